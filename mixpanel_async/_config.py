@@ -1,0 +1,340 @@
+"""Options: what a user can set, checked together when it is set and never changed afterwards."""
+
+from __future__ import annotations
+
+import base64
+import ipaddress
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, Final, Literal, NoReturn
+
+from ._errors import ConfigurationError
+
+VERSION: Final = "0.1.0"
+
+Region = Literal["us", "eu", "in"]
+EventsEndpoint = Literal["auto", "track", "import"]
+
+# https://docs.mixpanel.com/reference/overview, read 2026-08-21.
+REGION_ORIGINS: Final[Mapping[str, str]] = {
+    "us": "https://api.mixpanel.com",
+    "eu": "https://api-eu.mixpanel.com",
+    "in": "https://api-in.mixpanel.com",
+}
+
+_LABEL: Final = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)")
+_PATH: Final = re.compile(r"(?:/[A-Za-z0-9._~-]+)*")
+_AUTHORITY: Final = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::(?P<port>[0-9]{1,5}))?")
+
+
+class IdMerge(Enum):
+    """How a Mixpanel project joins ids into one person. It is fixed for each project once it holds data.
+
+    Source: Mixpanel's page on identity management, read 2026-08-21.
+    """
+
+    LEGACY = "legacy"
+    """Projects from before March 2020: only ``$create_alias`` has an effect, and not on events of the past."""
+    ORIGINAL = "original"
+    """``$identify``, ``$create_alias`` and ``$merge`` join ids, also for events of the past."""
+    SIMPLIFIED = "simplified"
+    """An event that carries both ``$device_id`` and ``$user_id`` joins them; the three verbs do nothing."""
+
+
+class Overflow(Enum):
+    """What happens to a record for which the queue has no room."""
+
+    DROP_NEWEST = "drop_newest"
+    """The record that came last is dropped, counted and reported."""
+    DROP_OLDEST = "drop_oldest"
+    """The records that have waited longest are dropped, counted and reported, and the new one is taken."""
+    WAIT = "wait"
+    """The coroutine methods wait for room, at most `BatchPolicy.wait_timeout` seconds, then raise
+    `QueueFullError`; `track_nowait` cannot wait and raises at once."""
+    RAISE = "raise"
+    """`QueueFullError` at the caller."""
+
+
+def _refuse(text: str) -> NoReturn:
+    raise ConfigurationError(text)
+
+
+def _number(name: str, value: object, *, least: float, most: float = math.inf) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or math.isnan(value):
+        _refuse(f"{name} must be a number of seconds, not {type(value).__name__}")
+    if not least <= value <= most:
+        _refuse(f"{name} must be between {least:g} and {most:g}, not {value:g}")
+
+
+def _count(name: str, value: object, *, least: int = 1, most: int | None = None) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        _refuse(f"{name} must be a whole number, not {type(value).__name__}")
+    if value < least or (most is not None and value > most):
+        _refuse(f"{name} must be at least {least}{'' if most is None else f' and at most {most}'}, not {value}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchPolicy:
+    """How records are gathered into requests, and how much may be held in memory.
+
+    Args:
+        max_events: records in one request; 1 to 2,000, Mixpanel's own limit.
+        max_bytes: uncompressed size of one request's body; 1 to 10,000,000. A larger record goes alone. Mixpanel
+            documents 10 MB in one place and 2 MiB in another, so the default keeps to the smaller.
+        linger: seconds that the first record of a batch waits for company; 0 to 3,600.
+        max_pending_events: records held at once, those in flight included; at least 1. A full queue is sent without
+            waiting for a full batch.
+        max_pending_bytes: encoded size of the records held at once, those in flight included; at least 1.
+        max_in_flight: requests under way at once for events, and again for imports; 1 to 100. Profile and group
+            updates always have one, as their order matters.
+        wait_timeout: with `Overflow.WAIT`, the seconds that a call waits for room; 0 to 3,600.
+        at_least_once: send `$add`, `$append` and `$remove` again when it is unknown whether Mixpanel applied them.
+            Off by default: such updates are counted as `uncertain`, because a second try may apply them twice.
+
+    Raises:
+        ConfigurationError: if a value is out of bounds.
+    """
+
+    max_events: int = 2_000
+    max_bytes: int = 2_000_000
+    linger: float = 1.0
+    max_pending_events: int = 250_000
+    max_pending_bytes: int = 100 * 1024 * 1024
+    max_in_flight: int = 4
+    wait_timeout: float = 30.0
+    at_least_once: bool = False
+
+    def __post_init__(self) -> None:
+        _count("max_events", self.max_events, most=2_000)
+        _count("max_bytes", self.max_bytes, most=10_000_000)
+        _number("linger", self.linger, least=0.0, most=3600.0)
+        _count("max_pending_events", self.max_pending_events)
+        _count("max_pending_bytes", self.max_pending_bytes)
+        _count("max_in_flight", self.max_in_flight, most=100)
+        _number("wait_timeout", self.wait_timeout, least=0.0, most=3600.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetryPolicy:
+    """When a request that may succeed later is sent again.
+
+    Each wait is drawn evenly from 0 to the current ceiling (full jitter); the ceiling starts at `initial` and doubles
+    up to `maximum`. A `Retry-After` from Mixpanel is honoured up to 300 seconds and is never undercut.
+
+    Args:
+        attempts: tries in all, the first included; at least 1, or None for no limit.
+        initial: ceiling in seconds of the first wait; 0 to 3,600. Mixpanel advises 2.
+        maximum: largest ceiling in seconds; `initial` to 3,600. Mixpanel advises 60.
+        total_timeout: seconds from the first try after which no other is begun, or None for no limit. For the awaited
+            calls it is also the deadline of the call as a whole.
+
+    Raises:
+        ConfigurationError: if a value, or a relation between two of them, is out of bounds.
+    """
+
+    attempts: int | None = None
+    initial: float = 2.0
+    maximum: float = 60.0
+    total_timeout: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.attempts is not None:
+            _count("attempts", self.attempts)
+        _number("initial", self.initial, least=0.0, most=3600.0)
+        _number("maximum", self.maximum, least=0.0, most=3600.0)
+        if self.maximum < self.initial:
+            _refuse("maximum must be at least initial")
+        if self.total_timeout is not None:
+            _number("total_timeout", self.total_timeout, least=0.001, most=86_400.0)
+
+
+class Secret:
+    """A credential that shows itself only to the code that signs a request."""
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: str) -> None:
+        self._value = value
+
+    def reveal(self) -> str:
+        return self._value
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and other._value == self._value
+
+    def __hash__(self) -> int:
+        return hash(self._value)
+
+    def __repr__(self) -> str:
+        return "Secret('***')"
+
+    def __copy__(self) -> Secret:
+        return self
+
+    def __deepcopy__(self, memo: object) -> Secret:
+        return self
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a Mixpanel credential cannot be pickled")
+
+
+class ServiceAccountCredentials:
+    """A Mixpanel service account, the documented way to authenticate a server.
+
+    Every argument is a string that is not blank; white space around it is taken off, as the official SDK does.
+
+    Args:
+        username: name of the service account; without a colon, which HTTP Basic cannot carry in a user name.
+        secret: its secret. It appears in no repr, copy or pickle of this object.
+        project_id: number of the project, sent as `project_id` in the query string.
+
+    Raises:
+        ConfigurationError: if an argument is not a string, or blank, or has a control character in it.
+    """
+
+    __slots__ = ("_secret", "project_id", "username")
+
+    def __init__(self, username: str, secret: str, project_id: str) -> None:
+        for name, value in (("username", username), ("secret", secret), ("project_id", project_id)):
+            if not isinstance(value, str):
+                _refuse(f"service account {name} must be a string, not {type(value).__name__}")
+            if not value.strip():
+                _refuse(f"service account {name} cannot be blank")
+            if not value.strip().isprintable():
+                _refuse(f"service account {name} has a control character in it")
+        if ":" in username:
+            _refuse("service account username cannot contain a colon")
+        self.username = username.strip()
+        self.project_id = project_id.strip()
+        self._secret = Secret(secret.strip())
+
+    @property
+    def secret(self) -> str:
+        """The secret itself, for the request that needs it."""
+        return self._secret.reveal()
+
+    def __repr__(self) -> str:
+        return f"ServiceAccountCredentials(username={self.username!r}, project_id={self.project_id!r}, secret='***')"
+
+    def __copy__(self) -> ServiceAccountCredentials:
+        return self
+
+    def __deepcopy__(self, memo: object) -> ServiceAccountCredentials:
+        return self
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("Mixpanel credentials cannot be pickled")
+
+
+def basic_auth(user: str, password: str) -> str:
+    """The value of an `Authorization` header for HTTP Basic."""
+    return "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode("ascii")
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def _check_host(host: str) -> None:
+    if host.startswith("["):
+        try:
+            ipaddress.IPv6Address(host[1:-1])
+        except ValueError:
+            _refuse("api_host is not a valid IPv6 address")
+        return
+    labels = host.removesuffix(".").split(".")
+    if len(host) > 253 or not all(_LABEL.fullmatch(label) for label in labels):
+        _refuse("api_host is not a valid host name")
+    if labels[-1].isdigit() or labels[-1].lower().startswith("0x"):
+        try:
+            ipaddress.IPv4Address(host)
+        except ValueError:
+            _refuse("api_host is not a valid IPv4 address")
+
+
+def parse_origin(region: str, api_host: str | None, *, allow_http: bool = False) -> str:
+    """The origin that every request goes to: scheme, host, port and an optional path prefix.
+
+    The value is parsed against a narrow grammar instead of being pasted into a URL, so that no user-info, query,
+    fragment or look-alike can send credentials elsewhere.
+
+    Args:
+        region: `us`, `eu` or `in`; used when `api_host` is None.
+        api_host: a bare host, as the official SDK takes it, or an origin with `https://`; `http://` only for a
+            loopback address, unless `allow_http` is set.
+        allow_http: take `http://` for any host, such as an emulator in a neighbouring container.
+
+    Raises:
+        ConfigurationError: if either is malformed. The message never repeats the value.
+    """
+    if region not in REGION_ORIGINS:
+        _refuse(f"region must be one of {', '.join(map(repr, REGION_ORIGINS))}")
+    if api_host is None:
+        return REGION_ORIGINS[region]
+    if not isinstance(api_host, str):
+        _refuse(f"api_host must be a string, not {type(api_host).__name__}")
+    scheme, separator, rest = api_host.partition("://")
+    if not separator:
+        scheme, rest = "https", api_host
+    elif scheme not in {"http", "https"}:
+        _refuse("api_host must start with https:// or http://, or be a bare host")
+    authority, slash, path = rest.partition("/")
+    prefix = (slash + path).rstrip("/") if path else ""
+    match = _AUTHORITY.fullmatch(authority)
+    if match is None or not _PATH.fullmatch(prefix) or any(part in {".", ".."} for part in prefix.split("/")):
+        _refuse("api_host must be a host or an origin: no user, query, fragment, space or control character")
+    host, port = match["host"], match["port"]
+    _check_host(host)
+    if port is not None and not 1 <= int(port) <= 65535:
+        _refuse("api_host has a port out of range")
+    if scheme == "http" and not allow_http and not _is_loopback(host):
+        _refuse("api_host must use https:// unless it is a loopback address; allow_http=True lifts this")
+    return f"{scheme}://{host.lower()}{'' if port is None else f':{int(port)}'}{prefix}"
+
+
+def env_options(environ: Mapping[str, str]) -> dict[str, Any]:
+    """The client's options as `MIXPANEL_*` variables give them; a blank variable counts as unset.
+
+    Raises:
+        ConfigurationError: if the token is missing, a service account is given in part, or a value is not one of
+            those allowed.
+    """
+
+    def read(name: str) -> str | None:
+        return environ.get(f"MIXPANEL_{name}", "").strip() or None
+
+    token = read("TOKEN")
+    if token is None:
+        _refuse("MIXPANEL_TOKEN is not set")
+    options: dict[str, Any] = {"token": token}
+    account = {
+        "username": read("SERVICE_ACCOUNT_USERNAME"),
+        "secret": read("SERVICE_ACCOUNT_SECRET"),
+        "project_id": read("PROJECT_ID"),
+    }
+    username, secret, project_id = account.values()
+    if username and secret and project_id:
+        options["credentials"] = ServiceAccountCredentials(username, secret, project_id)
+    elif username or secret:
+        _refuse(
+            "a service account needs MIXPANEL_SERVICE_ACCOUNT_USERNAME, MIXPANEL_SERVICE_ACCOUNT_SECRET and "
+            "MIXPANEL_PROJECT_ID together"
+        )
+    if region := read("REGION"):
+        options["region"] = region.lower()
+    if api_host := read("API_HOST"):
+        options["api_host"] = api_host
+    if id_merge := read("ID_MERGE"):
+        try:
+            options["id_merge"] = IdMerge(id_merge.lower())
+        except ValueError:
+            _refuse("MIXPANEL_ID_MERGE must be legacy, original or simplified")
+    return options

@@ -1,0 +1,228 @@
+"""What all layers say to one another: kinds of record, outcomes of a request, and what the user is told.
+
+A record in the queue is its encoded bytes and nothing more, so that a hundred thousand of them cost what they weigh.
+`OnceOnly` marks the few that must not be sent twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, Final
+
+from ._errors import FailedRecord
+
+
+class Kind(Enum):
+    """Where a record goes, by the official SDK's names of the endpoints."""
+
+    EVENTS = "events"
+    IMPORTS = "imports"
+    PEOPLE = "people"
+    GROUPS = "groups"
+
+
+class OnceOnly(bytes):
+    """A record that is not idempotent (`$add`, `$append`, `$remove`): two tries could apply it twice."""
+
+    __slots__ = ()
+
+
+class DropReason(str, Enum):
+    """Why a record was not delivered, as `on_drop` and `Stats.losses` name it."""
+
+    QUEUE_FULL = "queue_full"
+    """No room in the queue (counted as dropped)."""
+    BEFORE_SEND = "before_send"
+    """The `before_send` hook returned None (dropped)."""
+    BEFORE_SEND_FAILED = "before_send_failed"
+    """The `before_send` hook raised, or returned what cannot be sent (dropped)."""
+    CLOSED = "closed"
+    """Still waiting when `aclose()` ran out of time (dropped)."""
+    REJECTED = "rejected"
+    """Mixpanel refused this record (failed)."""
+    TOO_LARGE = "too_large"
+    """Mixpanel refused this record alone as too large (failed)."""
+    EXHAUSTED = "exhausted"
+    """The attempts or the total time of the `RetryPolicy` ran out (failed)."""
+    UNAUTHORIZED = "unauthorized"
+    """Mixpanel refused the credentials of an awaited call (failed)."""
+    UNCERTAIN = "uncertain"
+    """Sent once, no telling answer, and not safe to send again (uncertain)."""
+
+
+DROPPED: Final = frozenset(
+    {DropReason.QUEUE_FULL, DropReason.BEFORE_SEND, DropReason.BEFORE_SEND_FAILED, DropReason.CLOSED}
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LostRecord:
+    """One record that was not delivered.
+
+    Args:
+        kind: `events`, `imports`, `people` or `groups`.
+        payload: the message as it would have been sent, without the project token; None if so many records were lost
+            faster than `on_drop` could take them that only their number was kept.
+        field: path of the property that Mixpanel objected to, if it named one.
+        message: Mixpanel's words, or an empty string.
+    """
+
+    kind: str
+    payload: Mapping[str, Any] | None
+    field: str = ""
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delivery:
+    """One request that Mixpanel took, as `on_delivered` is told of it.
+
+    Args:
+        kind: `events`, `imports`, `people` or `groups`.
+        records: how many records it delivered.
+        body_bytes: uncompressed size of its body.
+        attempts: requests that these records took, this one included.
+        duration: seconds from its start to the end of the answer.
+    """
+
+    kind: str
+    records: int
+    body_bytes: int
+    attempts: int
+    duration: float
+
+
+@dataclass(frozen=True, slots=True)
+class FlushResult:
+    """What became of the records that `flush()` or `aclose()` covered.
+
+    Args:
+        delivered: taken by Mixpanel.
+        failed: ended without delivery, for whatever reason; `dropped` and `uncertain` are parts of it.
+        pending: still waiting when the time was up.
+        dropped: the part of `failed` that was never sent (no room, or the client closed).
+        uncertain: the part of `failed` of which it is unknown whether Mixpanel applied it.
+    """
+
+    delivered: int
+    failed: int
+    pending: int
+    dropped: int = 0
+    uncertain: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stats:
+    """A snapshot. At every moment `accepted == delivered + failed + dropped + uncertain + pending`.
+
+    Args:
+        accepted: records taken from the caller since the client was made.
+        delivered: taken by Mixpanel.
+        failed: refused by Mixpanel, or out of attempts.
+        dropped: never sent: no room in the queue, refused by `before_send`, or left over at `aclose()`.
+        uncertain: sent once with no telling answer, and not safe to send again.
+        pending: waiting or in flight.
+        pending_bytes: encoded size of the pending records.
+        in_flight: requests under way.
+        requests: requests begun, identity calls included.
+        retries: the part of `requests` that repeated an earlier one.
+        losses: number of records by the value of their `DropReason`.
+        last_error: what went wrong last, in words; None if nothing has.
+    """
+
+    accepted: int = 0
+    delivered: int = 0
+    failed: int = 0
+    dropped: int = 0
+    uncertain: int = 0
+    pending: int = 0
+    pending_bytes: int = 0
+    in_flight: int = 0
+    requests: int = 0
+    retries: int = 0
+    losses: Mapping[str, int] = field(default_factory=dict)
+    last_error: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """One POST, ready for the wire. `path` carries the query string and nothing secret."""
+
+    path: str
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def endpoint(self) -> str:
+        return self.path.partition("?")[0]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply:
+    """What came back: the body is complete and within its limit."""
+
+    status: int
+    body: bytes
+    retry_after: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NoReply:
+    """Nothing usable came back. `sent` says whether a byte of the request may have left."""
+
+    sent: bool
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Delivered:
+    """Every record of the request was taken."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pruned:
+    """The named records were refused and all others taken."""
+
+    failed: tuple[FailedRecord, ...]
+    status: int
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Split:
+    """The request was refused as a whole, and a smaller one may tell which record is to blame."""
+
+    reason: DropReason
+    status: int
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retry:
+    """The same request may succeed later. `applied` is True if it may have taken effect already."""
+
+    message: str
+    applied: bool
+    status: int | None = None
+    retry_after: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refused:
+    """The request was refused for good."""
+
+    status: int
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Misconfigured:
+    """Credentials, host or path are wrong: no record is to blame, and none can be delivered until that is mended."""
+
+    status: int
+    message: str
+
+
+Outcome = Delivered | Pruned | Split | Retry | Refused | Misconfigured
