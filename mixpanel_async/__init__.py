@@ -1,1 +1,49 @@
 """An async-native SDK for Mixpanel. The names below are the public ones; everything else may change."""
+
+from ._bound import BoundMixpanel
+from ._client import AsyncMixpanel
+from ._config import VERSION as __version__
+from ._config import BatchPolicy, IdMerge, Overflow, RetryPolicy, ServiceAccountCredentials
+from ._errors import (
+    ApiError,
+    AuthenticationError,
+    ClientClosedError,
+    ConfigurationError,
+    FailedRecord,
+    IdentityError,
+    MixpanelException,
+    PayloadTooLargeError,
+    QueueFullError,
+    RateLimitError,
+    TransportError,
+    ValidationError,
+)
+from ._records import Delivery, DropReason, FlushResult, LostRecord, Stats
+
+__all__ = [
+    "ApiError",
+    "AsyncMixpanel",
+    "AuthenticationError",
+    "BatchPolicy",
+    "BoundMixpanel",
+    "ClientClosedError",
+    "ConfigurationError",
+    "Delivery",
+    "DropReason",
+    "FailedRecord",
+    "FlushResult",
+    "IdMerge",
+    "IdentityError",
+    "LostRecord",
+    "MixpanelException",
+    "Overflow",
+    "PayloadTooLargeError",
+    "QueueFullError",
+    "RateLimitError",
+    "RetryPolicy",
+    "ServiceAccountCredentials",
+    "Stats",
+    "TransportError",
+    "ValidationError",
+    "__version__",
+]

@@ -300,8 +300,81 @@ def parse_origin(region: str, api_host: str | None, *, allow_http: bool = False)
     return f"{scheme}://{host.lower()}{'' if port is None else f':{int(port)}'}{prefix}"
 
 
-def env_options(environ: Mapping[str, str]) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClientOptions:
+    """The client's own options, as far as they are plain values. `AsyncMixpanel` says what they mean.
+
+    Raises:
+        ConfigurationError: if a value, or a combination of two, cannot work.
+    """
+
+    token: str
+    credentials: ServiceAccountCredentials | None
+    region: str
+    api_host: str | None
+    allow_http: bool
+    id_merge: IdMerge | None
+    batching: BatchPolicy
+    retry: RetryPolicy
+    identity_retry: RetryPolicy
+    overflow: Overflow
+    events_endpoint: str
+    timeout: float
+    shutdown_timeout: float
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.token, str) or not self.token.strip() or not self.token.isprintable():
+            _refuse("token must be a string that is not blank")
+        kinds: tuple[tuple[str, type, bool], ...] = (
+            ("credentials", ServiceAccountCredentials, True),
+            ("id_merge", IdMerge, True),
+            ("batching", BatchPolicy, False),
+            ("retry", RetryPolicy, False),
+            ("identity_retry", RetryPolicy, False),
+            ("overflow", Overflow, False),
+        )
+        for name, kind, optional in kinds:
+            value = getattr(self, name)
+            if not (isinstance(value, kind) or (optional and value is None)):
+                _refuse(f"{name} must be a {kind.__name__}, not {type(value).__name__}")
+        if self.events_endpoint not in {"auto", "track", "import"}:
+            _refuse("events_endpoint must be 'auto', 'track' or 'import'")
+        if self.identity_retry.attempts is None and self.identity_retry.total_timeout is None:
+            _refuse("identity_retry needs attempts or total_timeout: an awaited call must end")
+        _number("timeout", self.timeout, least=0.001, most=3600.0)
+        _number("shutdown_timeout", self.shutdown_timeout, least=0.0, most=3600.0)
+
+    @property
+    def origin(self) -> str:
+        return parse_origin(self.region, self.api_host, allow_http=self.allow_http)
+
+    @property
+    def by_import(self) -> bool:
+        """Whether ordinary events go to `/import`."""
+        if self.events_endpoint == "auto":
+            return self.credentials is not None
+        return self.events_endpoint == "import"
+
+
+def as_secret(value: object) -> Secret | None:
+    """A project secret as an argument gives it; None and an empty string mean that there is none.
+
+    Raises:
+        ConfigurationError: if it is not a string that can be sent.
+    """
+    if value is None or value == "":
+        return None
+    if not isinstance(value, str) or not value.strip() or not value.isprintable() or ":" in value:
+        _refuse("api_secret must be a string without blanks at its ends, colons or control characters")
+    return Secret(value.strip())
+
+
+def env_options(environ: Mapping[str, str], given: Mapping[str, Any]) -> dict[str, Any]:
     """The client's options as `MIXPANEL_*` variables give them; a blank variable counts as unset.
+
+    Args:
+        environ: the variables.
+        given: options that are given otherwise and need not be there.
 
     Raises:
         ConfigurationError: if the token is missing, a service account is given in part, or a value is not one of
@@ -312,7 +385,7 @@ def env_options(environ: Mapping[str, str]) -> dict[str, Any]:
         return environ.get(f"MIXPANEL_{name}", "").strip() or None
 
     token = read("TOKEN")
-    if token is None:
+    if token is None and "token" not in given:
         _refuse("MIXPANEL_TOKEN is not set")
     options: dict[str, Any] = {"token": token}
     account = {
@@ -323,7 +396,7 @@ def env_options(environ: Mapping[str, str]) -> dict[str, Any]:
     username, secret, project_id = account.values()
     if username and secret and project_id:
         options["credentials"] = ServiceAccountCredentials(username, secret, project_id)
-    elif username or secret:
+    elif (username or secret) and "credentials" not in given:
         _refuse(
             "a service account needs MIXPANEL_SERVICE_ACCOUNT_USERNAME, MIXPANEL_SERVICE_ACCOUNT_SECRET and "
             "MIXPANEL_PROJECT_ID together"

@@ -21,6 +21,8 @@ class Kind(Enum):
     IMPORTS = "imports"
     PEOPLE = "people"
     GROUPS = "groups"
+    IDENTITY = "identity"
+    """`$create_alias` and `$identify`: always `/track`, which asks nothing of them but a token."""
 
 
 class OnceOnly(bytes):

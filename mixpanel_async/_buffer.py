@@ -1,0 +1,427 @@
+"""What is waiting, what may be sent now, and what became of it: a state machine that is told the time.
+
+Records gather in the open batch of their lane. A batch that is full, old enough or wanted by a flush is *leased* to a
+request; it stays charged until the request's outcome *settles* it. Cancellation, a crash of the sender and a retry are
+therefore one path, and at every moment accepted == delivered + failed + dropped + uncertain + pending.
+
+The buffer takes no lock and reads no clock: its owner does both.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+from ._config import BatchPolicy, Overflow, RetryPolicy, Secret
+from ._errors import FailedRecord
+from ._records import (
+    DROPPED,
+    Delivered,
+    DropReason,
+    FlushResult,
+    Kind,
+    Misconfigured,
+    OnceOnly,
+    Outcome,
+    Pruned,
+    Refused,
+    Retry,
+    Split,
+)
+
+
+class Barrier:
+    """What a flush waits for: the records that had been accepted when it began."""
+
+    __slots__ = ("delivered", "dropped", "failed", "pending", "uncertain")
+
+    def __init__(self) -> None:
+        self.pending = self.delivered = self.failed = self.dropped = self.uncertain = 0
+
+    def result(self) -> FlushResult:
+        lost = self.failed + self.dropped + self.uncertain
+        return FlushResult(self.delivered, lost, self.pending, self.dropped, self.uncertain)
+
+
+class Batch:
+    """Records of one lane that travel together. `size` counts the commas and brackets of the request's body."""
+
+    __slots__ = ("attempts", "barriers", "episode", "first_try", "items", "lane", "opened", "size")
+
+    def __init__(self, lane: Lane, items: list[bytes], opened: float) -> None:
+        self.lane = lane
+        self.items = items
+        self.size = 2 + sum(map(len, items)) + len(items)
+        self.opened = opened
+        self.attempts = 0
+        self.first_try = 0.0
+        self.episode = 0
+        self.barriers: list[Barrier] = []
+
+    def part(self, items: list[bytes]) -> Batch:
+        """Some of its records as a batch of their own, with the same past."""
+        twin = Batch(self.lane, items, self.opened)
+        twin.attempts, twin.first_try, twin.episode = self.attempts, self.first_try, self.episode
+        twin.barriers = self.barriers
+        return twin
+
+
+class Lane:
+    """Records that go to one endpoint with one authentication.
+
+    A lane in trouble (`failures` in a row) sends one probe at a time, and none before `paused_until`.
+    """
+
+    __slots__ = ("failures", "kind", "leased", "limit", "max_bytes", "open", "paused_until", "ready", "secret")
+
+    def __init__(self, kind: Kind, secret: Secret | None, limit: int, max_bytes: int) -> None:
+        self.kind = kind
+        self.secret = secret
+        self.limit = limit
+        self.max_bytes = max_bytes
+        self.open: Batch | None = None
+        self.ready: deque[Batch] = deque()
+        self.leased: set[Batch] = set()
+        self.failures = 0
+        self.paused_until = 0.0
+
+    def close_open(self) -> None:
+        if self.open is not None:
+            self.ready.append(self.open)
+            self.open = None
+
+    def batches(self) -> Iterable[Batch]:
+        yield from self.leased
+        yield from self.ready
+        if self.open is not None:
+            yield self.open
+
+
+class Offer(Enum):
+    """What became of an offered record, and whether the sender must be told."""
+
+    TAKEN = "taken"
+    NOTIFY = "notify"
+    FULL = "full"
+
+
+@dataclass(frozen=True, slots=True)
+class WaitUntil:
+    """Nothing can be sent before this moment of the monotonic clock."""
+
+    at: float
+
+
+class Idle:
+    """Nothing can be sent until a record comes or a request ends."""
+
+
+IDLE = Idle()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loss:
+    """Records of one kind that ended without delivery, for one reason."""
+
+    kind: Kind
+    reason: DropReason
+    items: Sequence[bytes]
+    details: Sequence[FailedRecord] = ()
+    message: str = ""
+
+
+class Buffer:
+    """Bounded in records and in bytes, in flight included.
+
+    Args:
+        policy: bounds and triggers.
+        retry: when a batch gives up.
+        overflow: what to do without room; `WAIT` is its owner's business and looks like `RAISE` here.
+    """
+
+    def __init__(self, policy: BatchPolicy, retry: RetryPolicy, overflow: Overflow) -> None:
+        self._policy = policy
+        self._retry = retry
+        self._overflow = overflow
+        self._lanes: dict[tuple[Kind, Secret | None], Lane] = {}
+        self.accepted = self.delivered = self.failed = self.dropped = self.uncertain = 0
+        self.pending = self.pending_bytes = 0
+        self.losses: dict[DropReason, int] = {}
+
+    def lane(self, kind: Kind, secret: Secret | None = None) -> Lane:
+        """The lane for this kind and authentication, made at its first use."""
+        key = (kind, secret)
+        lane = self._lanes.get(key)
+        if lane is None:
+            limit = self._policy.max_in_flight if kind in {Kind.EVENTS, Kind.IMPORTS} else 1
+            # Lanes of project secrets no longer in use would add up in a process that serves many projects.
+            if secret is not None:
+                for old in [k for k, v in self._lanes.items() if k[1] is not None and not any(v.batches())]:
+                    del self._lanes[old]
+            lane = self._lanes[key] = Lane(kind, secret, limit, self._policy.max_bytes)
+        return lane
+
+    @property
+    def in_flight(self) -> int:
+        return sum(len(lane.leased) for lane in self._lanes.values())
+
+    def is_full(self, size: int) -> bool:
+        """Whether a record of this size has no room."""
+        policy = self._policy
+        return self.pending >= policy.max_pending_events or self.pending_bytes + size > policy.max_pending_bytes
+
+    def offer(self, lane: Lane, item: bytes, now: float) -> Offer:
+        """Take a record into its lane.
+
+        Returns:
+            `TAKEN`; `NOTIFY` if the sender has something new to consider; `FULL` if there is no room, in which case
+            the record is not accepted.
+        """
+        size = len(item)
+        policy = self._policy
+        if self.is_full(size):
+            return Offer.FULL
+        self.accepted += 1
+        self.pending += 1
+        self.pending_bytes += size
+        batch = lane.open
+        if batch is not None and batch.size + size + 1 > lane.max_bytes:
+            lane.close_open()
+            batch = None
+        if batch is None:
+            lane.open = Batch(lane, [item], now)
+            return Offer.NOTIFY if policy.max_events > 1 else self._closed(lane)
+        batch.items.append(item)
+        batch.size += size + 1
+        if len(batch.items) >= policy.max_events or self.pending >= policy.max_pending_events:
+            return self._closed(lane)
+        return Offer.TAKEN
+
+    @staticmethod
+    def _closed(lane: Lane) -> Offer:
+        lane.close_open()
+        return Offer.NOTIFY
+
+    def discard(self, lane: Lane, items: list[bytes], reason: DropReason) -> Loss:
+        """Count records as accepted and lost at once: they never had a place in the queue."""
+        self.accepted += len(items)
+        self.dropped += len(items)
+        self.losses[reason] = self.losses.get(reason, 0) + len(items)
+        return Loss(kind=lane.kind, reason=reason, items=items)
+
+    def evict(self, room: int) -> list[Loss]:
+        """Drop the batches that have waited longest until one record of `room` bytes fits; those in flight stay.
+
+        Returns:
+            What was dropped; fewer than needed if the rest is in flight.
+        """
+        losses = []
+        while self.is_full(room):
+            heads = [lane.ready[0] if lane.ready else lane.open for lane in self._lanes.values()]
+            oldest = min((batch for batch in heads if batch is not None), key=lambda batch: batch.opened, default=None)
+            if oldest is None:
+                break
+            item = oldest.items.pop(0)
+            oldest.size -= len(item) + 1
+            losses.append(self._lose(oldest, [item], DropReason.QUEUE_FULL))
+            if not oldest.items:
+                lane = oldest.lane
+                if lane.ready and lane.ready[0] is oldest:
+                    lane.ready.popleft()
+                else:
+                    lane.open = None
+        return losses
+
+    def lease_alone(self, lane: Lane, item: bytes, now: float) -> Batch | None:
+        """Charge and lease one record that does not wait for company; None if there is no room for it."""
+        if self.is_full(len(item)):
+            return None
+        self.accepted += 1
+        self.pending += 1
+        self.pending_bytes += len(item)
+        batch = Batch(lane, [item], now)
+        batch.first_try = now
+        lane.leased.add(batch)
+        return batch
+
+    def conclude(self, batch: Batch, reason: DropReason | None, *, message: str = "") -> list[Loss]:
+        """End a lease made by `lease_alone`: delivered if there is no reason, else lost for it."""
+        batch.lane.leased.discard(batch)
+        if reason is None:
+            self._deliver(batch, batch.items)
+            return []
+        return [self._lose(batch, batch.items, reason, message=message)]
+
+    def poll(self, now: float) -> Batch | WaitUntil | Idle:
+        """What to do now: a batch, leased to the caller, or how long to wait."""
+        wake: float | None = None
+        for key, lane in self._lanes.items():
+            batch_or_time = self._poll_lane(lane, now)
+            if isinstance(batch_or_time, Batch):
+                # The lane goes to the end of the line, so that a busy one cannot starve the others.
+                self._lanes[key] = self._lanes.pop(key)
+                return batch_or_time
+            if batch_or_time is not None and (wake is None or batch_or_time < wake):
+                wake = batch_or_time
+        return IDLE if wake is None else WaitUntil(wake)
+
+    def _poll_lane(self, lane: Lane, now: float) -> Batch | float | None:
+        if len(lane.leased) >= (1 if lane.failures else lane.limit):
+            return None
+        if not lane.ready:
+            if lane.open is None:
+                return None
+            due = lane.open.opened + self._policy.linger
+            if due > now:
+                return max(due, lane.paused_until)
+        if lane.paused_until > now:
+            return lane.paused_until
+        if not lane.ready:
+            lane.close_open()
+        batch = lane.ready.popleft()
+        if batch.attempts == 0:
+            batch.first_try = now
+        batch.attempts += 1
+        batch.episode = lane.failures
+        lane.leased.add(batch)
+        return batch
+
+    def settle(self, batch: Batch, outcome: Outcome, now: float, delay: float = 0.0) -> list[Loss]:
+        """End a lease.
+
+        Args:
+            batch: the leased batch.
+            outcome: what became of its request.
+            now: monotonic seconds.
+            delay: seconds that the lane pauses, if the outcome asks for another try.
+
+        Returns:
+            The records that ended without delivery.
+        """
+        lane = batch.lane
+        lane.leased.discard(batch)
+        if isinstance(outcome, Retry):
+            return self._retried(batch, outcome, now, delay)
+        if isinstance(outcome, Misconfigured):
+            self._trouble(batch, now + delay)
+            lane.ready.appendleft(batch)
+            return []
+        lane.failures = 0
+        if isinstance(outcome, Delivered):
+            self._deliver(batch, batch.items)
+            return []
+        if isinstance(outcome, Pruned):
+            return self._pruned(batch, outcome)
+        if isinstance(outcome, Split) and len(batch.items) > 1:
+            return self._halved(batch, outcome)
+        reason = outcome.reason if isinstance(outcome, Split) else DropReason.REJECTED
+        return [self._lose(batch, batch.items, reason, message=outcome.message)]
+
+    def _retried(self, batch: Batch, outcome: Retry, now: float, delay: float) -> list[Loss]:
+        self._trouble(batch, now + delay)
+        losses = []
+        if outcome.applied and not self._policy.at_least_once:
+            once = [item for item in batch.items if isinstance(item, OnceOnly)]
+            if once:
+                losses.append(self._lose(batch, once, DropReason.UNCERTAIN, message=outcome.message))
+                batch = batch.part([item for item in batch.items if not isinstance(item, OnceOnly)])
+        if not batch.items:
+            return losses
+        retry = self._retry
+        out_of_tries = retry.attempts is not None and batch.attempts >= retry.attempts
+        out_of_time = retry.total_timeout is not None and now + delay > batch.first_try + retry.total_timeout
+        if out_of_tries or out_of_time:
+            losses.append(self._lose(batch, batch.items, DropReason.EXHAUSTED, message=outcome.message))
+        else:
+            batch.lane.ready.appendleft(batch)
+        return losses
+
+    @staticmethod
+    def _trouble(batch: Batch, until: float) -> None:
+        # Requests that were in flight together fail together: they are one failure of the lane, not several.
+        lane = batch.lane
+        lane.failures = max(lane.failures, batch.episode + 1)
+        lane.paused_until = max(lane.paused_until, until)
+
+    def _pruned(self, batch: Batch, outcome: Pruned) -> list[Loss]:
+        named = {record.index for record in outcome.failed}
+        lost = [batch.items[record.index] for record in outcome.failed]
+        self._deliver(batch, [item for at, item in enumerate(batch.items) if at not in named])
+        return [self._lose(batch, lost, DropReason.REJECTED, details=outcome.failed, message=outcome.message)]
+
+    def _halved(self, batch: Batch, outcome: Split) -> list[Loss]:
+        losses = []
+        items = batch.items
+        if outcome.reason is DropReason.TOO_LARGE:
+            batch.lane.max_bytes = max(1, min(batch.lane.max_bytes, batch.size // 2 + 1))
+        elif not self._policy.at_least_once and any(isinstance(item, OnceOnly) for item in items):
+            # Mixpanel's documents disagree on whether the valid rows of a refused profile batch were applied.
+            once = [item for item in items if isinstance(item, OnceOnly)]
+            losses.append(self._lose(batch, once, DropReason.UNCERTAIN, message=outcome.message))
+            items = [item for item in items if not isinstance(item, OnceOnly)]
+        middle = (len(items) + 1) // 2
+        for half in (items[middle:], items[:middle]):
+            if half:
+                batch.lane.ready.appendleft(batch.part(half))
+        return losses
+
+    def _deliver(self, batch: Batch, items: Sequence[bytes]) -> None:
+        count = len(items)
+        self._discharge(items)
+        self.delivered += count
+        for barrier in batch.barriers:
+            barrier.pending -= count
+            barrier.delivered += count
+
+    def _lose(
+        self,
+        batch: Batch,
+        items: Sequence[bytes],
+        reason: DropReason,
+        *,
+        details: Sequence[FailedRecord] = (),
+        message: str = "",
+    ) -> Loss:
+        count = len(items)
+        place = "dropped" if reason in DROPPED else "uncertain" if reason is DropReason.UNCERTAIN else "failed"
+        self._discharge(items)
+        setattr(self, place, getattr(self, place) + count)
+        self.losses[reason] = self.losses.get(reason, 0) + count
+        for barrier in batch.barriers:
+            barrier.pending -= count
+            setattr(barrier, place, getattr(barrier, place) + count)
+        return Loss(kind=batch.lane.kind, reason=reason, items=items, details=details, message=message)
+
+    def _discharge(self, items: Sequence[bytes]) -> None:
+        self.pending -= len(items)
+        self.pending_bytes -= sum(map(len, items))
+
+    def barrier(self) -> Barrier:
+        """Make everything accepted so far due at once, and a count of what becomes of it."""
+        barrier = Barrier()
+        for lane in self._lanes.values():
+            lane.close_open()
+            for batch in lane.batches():
+                # Halves share their parent's list, so the list is replaced and never changed.
+                batch.barriers = [*batch.barriers, barrier]
+                barrier.pending += len(batch.items)
+        return barrier
+
+    def next_try(self) -> float:
+        """The earliest moment at which a waiting batch may be sent; minus infinity if one is in flight."""
+        times = [lane.paused_until for lane in self._lanes.values() if lane.ready or lane.open]
+        if self.in_flight or not times:
+            return float("-inf")
+        return min(times)
+
+    def abandon(self, reason: DropReason) -> list[Loss]:
+        """Give up everything that waits. Batches in flight stay with whoever holds their lease."""
+        losses = []
+        for lane in self._lanes.values():
+            lane.close_open()
+            while lane.ready:
+                batch = lane.ready.popleft()
+                losses.append(self._lose(batch, batch.items, reason))
+        return losses

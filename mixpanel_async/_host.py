@@ -1,0 +1,159 @@
+"""The event loop that a client lives in: the one place that knows asyncio from trio.
+
+Requests run in tasks that the package owns, outside the cancel scopes of its callers: a caller that is cancelled must
+not take a request down half-way, which in httpx 0.28 can leave the connection pool unusable. A task group would have to
+be left by the task that entered it, while `start()` and `aclose()` may come from different ones; so each task stands
+alone, is held by its host, and ends in a `Job` that can be awaited.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+import sys
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Generic, Protocol, TypeVar
+
+import anyio
+
+from ._errors import ClientClosedError
+
+T = TypeVar("T")
+
+_log = logging.getLogger("mixpanel_async")
+
+
+class Job(Generic[T]):
+    """A task of the package's own, and how it ended."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.done = anyio.Event()
+        self._scope = anyio.CancelScope()
+        self._value: T
+        self._error: Exception | None = None
+        self._has_value = False
+
+    async def run(self, work: Callable[[], Awaitable[T]]) -> None:
+        """Body of the task. Only cancellation by the event loop itself escapes."""
+        try:
+            with self._scope:
+                self._value = await work()
+                self._has_value = True
+        except Exception as error:  # noqa: BLE001  kept for whoever waits
+            self._error = error
+        finally:
+            self.done.set()
+
+    def cancel(self) -> None:
+        """Ask it to stop. From the loop's own thread only."""
+        self._scope.cancel()
+
+    async def result(self) -> T:
+        """Wait for its end. A waiter that is cancelled leaves it running.
+
+        Raises:
+            ClientClosedError: if it was cancelled before it had a result.
+        """
+        await self.done.wait()
+        if self._error is not None:
+            raise self._error
+        if not self._has_value:
+            raise ClientClosedError("the client was closed while the call was under way")
+        return self._value
+
+
+class Host(Protocol):
+    """An event loop."""
+
+    def spawn(self, work: Callable[[], Awaitable[T]], name: str) -> Job[T]:
+        """Run it in a task of its own, with an empty context. From the loop's own thread only."""
+
+    def call_soon(self, callback: Callable[[], object]) -> None:
+        """Run it in the loop. From any thread; nothing happens if the loop has ended."""
+
+    def is_current(self) -> bool:
+        """Whether the caller runs inside this loop."""
+
+    def is_over(self) -> bool:
+        """Whether the loop will never run again."""
+
+
+class _Asyncio:
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def spawn(self, work: Callable[[], Awaitable[T]], name: str) -> Job[T]:
+        job: Job[T] = Job(name)
+        task = contextvars.Context().run(self._create, job.run(work), name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return job
+
+    def _create(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        return self._loop.create_task(work, name=name)
+
+    def call_soon(self, callback: Callable[[], object]) -> None:
+        try:
+            self._loop.call_soon_threadsafe(callback)
+        except RuntimeError:
+            _log.debug("the event loop has ended")
+
+    def is_current(self) -> bool:
+        try:
+            return asyncio.get_running_loop() is self._loop
+        except RuntimeError:
+            return False
+
+    def is_over(self) -> bool:
+        return self._loop.is_closed()
+
+
+class _Trio:
+    def __init__(self) -> None:
+        import trio  # noqa: PLC0415  an optional library, in use already when this runs
+
+        self._trio = trio
+        self._token = trio.lowlevel.current_trio_token()
+
+    def spawn(self, work: Callable[[], Awaitable[T]], name: str) -> Job[T]:
+        job: Job[T] = Job(name)
+        self._trio.lowlevel.spawn_system_task(job.run, work, name=name, context=contextvars.Context())
+        return job
+
+    def call_soon(self, callback: Callable[[], object]) -> None:
+        try:
+            self._token.run_sync_soon(callback)
+        except self._trio.RunFinishedError:
+            _log.debug("the event loop has ended")
+
+    def is_current(self) -> bool:
+        return _in_trio() and self._trio.lowlevel.current_trio_token() is self._token
+
+    def is_over(self) -> bool:
+        try:
+            self._token.run_sync_soon(_nothing)
+        except self._trio.RunFinishedError:
+            return True
+        return False
+
+
+def _nothing() -> None:
+    return None
+
+
+def _in_trio() -> bool:
+    trio = sys.modules.get("trio")
+    return trio is not None and bool(trio.lowlevel.in_trio_task())
+
+
+def current_host() -> Host | None:
+    """The loop that the caller runs in, if it runs in one."""
+    if _in_trio():
+        return _Trio()
+    try:
+        return _Asyncio(asyncio.get_running_loop())
+    except RuntimeError:
+        return None

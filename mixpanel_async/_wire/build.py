@@ -1,0 +1,366 @@
+"""Arguments of a call to the bytes of a record: stamped, checked and encoded once, at the caller's line.
+
+Mixpanel's duplicate key is (event, time, distinct_id, `$insert_id`). All four are in the bytes that leave here, so that
+no later try can differ from the first.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Set
+from datetime import datetime
+from inspect import iscoroutine
+from ipaddress import ip_address
+from math import isfinite
+from typing import Any, Final, cast
+
+import orjson
+
+from .._config import VERSION
+from .._errors import ConfigurationError, ValidationError
+from .._records import DropReason, OnceOnly
+from .values import (
+    EVENT_LIMITS,
+    PROFILE_LIMITS,
+    WHOLE_EVENT_LIMITS,
+    Cleaner,
+    Serializer,
+    check_finite,
+    check_id,
+    check_insert_id,
+    first_mapping,
+    is_flat,
+    is_plain,
+    join_path,
+    names,
+)
+
+Message = dict[str, Any]
+BeforeSend = Callable[[Message], Message | None]
+
+MP_LIB: Final = "python-async"
+MAX_RECORD_BYTES: Final = 1_000_000
+_FIRST_MS: Final = 31_536_000_000
+_AHEAD_MS: Final = 3_600_000
+_TRACK_WINDOW_MS: Final = 5 * 86_400_000
+# Values below are seconds, values from it to the next are milliseconds; both spans reach past any time that can be sent.
+_SECONDS_END: Final = 100_000_000_000
+_MILLISECONDS_END: Final = 100_000_000_000_000
+
+_MAPPING_OPS: Final = ("$set", "$set_once", "$add", "$append", "$union", "$remove")
+# Every other operation, a new one included, is taken to be unsafe to send twice.
+_IDEMPOTENT: Final = frozenset({"$set", "$set_once", "$union", "$unset", "$delete"})
+_ENVELOPE: Final = frozenset(
+    {
+        "$token",
+        "$distinct_id",
+        "$group_key",
+        "$group_id",
+        "$time",
+        "$ip",
+        "$ignore_time",
+        "$ignore_alias",
+        "$latitude",
+        "$longitude",
+    }
+)
+
+
+class Discarded(Exception):  # noqa: N818  a signal inside the package, not an error
+    """The user's `before_send` hook kept the message back, or failed. `record` is the message as far as it encodes."""
+
+    def __init__(self, reason: DropReason, message: Message) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        try:
+            self.record = orjson.dumps(message, default=lambda value: f"<{type(value).__name__}>")
+        except TypeError:
+            self.record = b""
+
+
+def as_serializer(serializer: object) -> Serializer | None:
+    """The user's hook as a function: a callable, or a `json.JSONEncoder` class as the official SDK takes it.
+
+    Raises:
+        ConfigurationError: if it is neither.
+    """
+    if serializer is None:
+        return None
+    if isinstance(serializer, type) and issubclass(serializer, json.JSONEncoder):
+        return cast("Serializer", serializer().default)
+    if not callable(serializer):
+        raise ConfigurationError("serializer must be a callable or a json.JSONEncoder class")
+    return cast("Serializer", serializer)
+
+
+def event_time(value: object, path: str, *, now: float, recent: bool) -> int:
+    """A time as Mixpanel's schema has it: whole milliseconds since 1970.
+
+    Args:
+        value: seconds or milliseconds since 1970, told apart at 1e11, or a `datetime` with a time zone.
+        path: where it is, for errors.
+        now: wall clock in seconds.
+        recent: the event goes to `/track`, which takes the last five days only.
+
+    Raises:
+        ValidationError: if it is of another type, naive, before 1971, over an hour ahead, or too old for `/track`.
+    """
+    if isinstance(value, datetime):
+        if value.tzinfo is None or value.utcoffset() is None:
+            raise ValidationError(path, "must have a time zone; a naive datetime could be any of 26 hours")
+        number: float = value.timestamp()
+    elif isinstance(value, (int, float)) and not isinstance(value, bool):
+        if not isfinite(value):
+            raise ValidationError(path, "must be a finite number")
+        number = value
+    else:
+        raise ValidationError(path, f"must be a number or a datetime with a time zone, not {type(value).__name__}")
+    if abs(number) >= _MILLISECONDS_END:
+        raise ValidationError(path, "must be in seconds or milliseconds; this looks like a smaller unit")
+    ms = round(number * 1000) if abs(number) < _SECONDS_END else round(number)
+    now_ms = now * 1000
+    if ms < _FIRST_MS:
+        raise ValidationError(path, "must not be before 1971-01-01")
+    if ms > now_ms + _AHEAD_MS:
+        raise ValidationError(path, "must not be more than one hour in the future")
+    if recent and ms < now_ms - _TRACK_WINDOW_MS:
+        raise ValidationError(
+            path, "is more than five days ago, which /track ignores; use import_data, or give the client credentials"
+        )
+    return ms
+
+
+class Builder:
+    """Makes records for one project.
+
+    Args:
+        token: the project's token.
+        super_properties: put under the properties of every event.
+        serializer: see `as_serializer`.
+        before_send: sees every tracked message and may change it or return None.
+        recent: ordinary events go to `/track`, which takes the last five days only.
+    """
+
+    __slots__ = ("_before_send", "_events", "_profiles", "_recent", "_super", "_token", "_whole_event")
+
+    def __init__(
+        self,
+        token: str,
+        *,
+        super_properties: Mapping[str, Any] | None = None,
+        serializer: object = None,
+        before_send: BeforeSend | None = None,
+        recent: bool = False,
+    ) -> None:
+        hook = as_serializer(serializer)
+        self._events = Cleaner(EVENT_LIMITS, hook)
+        self._whole_event = Cleaner(WHOLE_EVENT_LIMITS, hook)
+        self._profiles = Cleaner(PROFILE_LIMITS, hook)
+        self._token = token
+        self._super = self.clean(super_properties, "super_properties")
+        self._before_send = before_send
+        self._recent = recent
+
+    def event(
+        self,
+        distinct_id: str | None,
+        event_name: str,
+        properties: Mapping[str, Any] | None,
+        meta: Mapping[str, Any] | None,
+        *,
+        now: float,
+        new_id: Callable[[], str],
+        user_id: str | None = None,
+        device_id: str | None = None,
+        ip: str | None = None,
+        time: object = None,
+        insert_id: str | None = None,
+        recent: bool | None = None,
+    ) -> bytes:
+        """One event, as `/track` and `/import` take it.
+
+        Raises:
+            ValidationError: naming the path of what cannot be sent.
+            Discarded: if the `before_send` hook kept it back.
+        """
+        stamp = int(now * 1000)
+        made_id = new_id() if insert_id is None else insert_id
+        if distinct_id is None:
+            distinct_id = user_id if user_id is not None else None if device_id is None else f"$device:{device_id}"
+        props: Message = {
+            "token": self._token,
+            "distinct_id": distinct_id,
+            "time": stamp,
+            "$insert_id": made_id,
+            "mp_lib": MP_LIB,
+            "$lib_version": VERSION,
+        }
+        if self._super:
+            props.update(self._super)
+        if ip is not None:
+            props["ip"] = _address(ip)
+        if user_id is not None:
+            props["$user_id"] = user_id
+        if device_id is not None:
+            props["$device_id"] = device_id
+        if time is not None:
+            props["time"] = time
+        if properties:
+            if type(properties) is not dict:
+                properties = self._events.mapping(first_mapping(properties, "properties"), "properties")
+            props.update(properties)
+        elif properties is not None and not isinstance(properties, Mapping):
+            raise ValidationError("properties", f"must be a mapping, not {type(properties).__name__}")
+        message: Message = {"event": event_name, "properties": props}
+        if meta:
+            _merge_meta(message, meta)
+        if self._before_send is not None:
+            message = self._filtered(message)
+            props = message["properties"]
+            # What a hook has touched is checked as if the caller had written it.
+            stamp = -1
+        if props.get("time") is not stamp:
+            props["time"] = event_time(
+                props.get("time"), "properties.time", now=now, recent=self._recent if recent is None else recent
+            )
+        if props.get("$insert_id") is not made_id or insert_id is not None or stamp == -1:
+            check_insert_id(props.get("$insert_id"), "properties.$insert_id")
+        return self._seal_event(message, props)
+
+    def _seal_event(self, message: Message, props: Message) -> bytes:
+        name = message.get("event")
+        if type(name) is not str or not 0 < len(name) <= 255 or name.isspace():
+            _check_name(name)
+        check_id(props.get("distinct_id"), "properties.distinct_id", empty=True)
+        if "$user_id" in props:
+            _check_part(props["$user_id"], "properties.$user_id")
+        if "$device_id" in props:
+            _check_part(props["$device_id"], "properties.$device_id")
+        if len(props) > EVENT_LIMITS.properties:
+            raise ValidationError("properties", f"are {len(props)} in all; Mixpanel takes {EVENT_LIMITS.properties}")
+        values = props.values()
+        if not is_plain(map(type, values)):
+            if is_flat(map(type, values)):
+                check_finite(props, "properties")
+            else:
+                message["properties"] = props = self._events.mapping(props, "properties")
+        return _encode(message, self._whole_event)
+
+    def profile(self, message: Mapping[str, Any], meta: Mapping[str, Any] | None, *, now: float) -> bytes:
+        """One update of a user's or a group's profile, `OnceOnly` if a second try could apply it twice.
+
+        Raises:
+            ValidationError: naming the path of what cannot be sent.
+            Discarded: if the `before_send` hook kept it back.
+        """
+        record: Message = {"$token": self._token, "$time": now}
+        record.update(first_mapping(message, "message"))
+        if meta:
+            record.update(first_mapping(meta, "meta"))
+        if self._before_send is not None:
+            record = self._filtered(record)
+        _check_target(record)
+        for operation in _MAPPING_OPS:
+            if operation in record:
+                first_mapping(record[operation], operation)
+        if "$add" in record:
+            _check_numbers(record["$add"])
+        if "$unset" in record:
+            names(record["$unset"], "$unset")
+        data = _encode(self._profiles.mapping(record, ""), self._profiles)
+        repeatable = all(key in _IDEMPOTENT or key in _ENVELOPE for key in record)
+        return data if repeatable else OnceOnly(data)
+
+    def identity(self, event_name: str, properties: Message, meta: Mapping[str, Any] | None) -> bytes:
+        """One `$create_alias`, `$merge` or `$identify` with exactly the fields that the official SDK sends.
+
+        Raises:
+            ValidationError: if `meta` cannot be sent.
+        """
+        message: Message = {"event": event_name, "properties": {**properties, "token": self._token}}
+        if meta:
+            _merge_meta(message, meta)
+        return _encode(message, self._whole_event)
+
+    def clean(self, properties: Mapping[str, Any] | None, path: str) -> Message:
+        """A copy of event properties that the caller can no longer change, holding only what JSON has.
+
+        Raises:
+            ValidationError: naming the path of what cannot be sent.
+        """
+        return {} if properties is None else self._events.mapping(first_mapping(properties, path), path)
+
+    def _filtered(self, message: Message) -> Message:
+        assert self._before_send is not None
+        try:
+            result = self._before_send(message)
+        except Exception:  # noqa: BLE001  a user's hook may fail in any way
+            raise Discarded(DropReason.BEFORE_SEND_FAILED, message) from None
+        if result is None:
+            raise Discarded(DropReason.BEFORE_SEND, message)
+        if iscoroutine(result):
+            result.close()
+        if not isinstance(result, dict) or ("event" in message and not isinstance(result.get("properties"), dict)):
+            raise Discarded(DropReason.BEFORE_SEND_FAILED, message)
+        return result
+
+
+def _merge_meta(message: Message, meta: Mapping[str, Any]) -> None:
+    for key in first_mapping(meta, "meta"):
+        if key in {"event", "properties"}:
+            raise ValidationError(f"meta.{key}", "would replace the event itself; pass it as an argument")
+    message.update(Cleaner(EVENT_LIMITS).mapping(meta, "meta"))
+
+
+def _address(ip: object) -> str:
+    if isinstance(ip, str):
+        if ip == "0":
+            return ip
+        try:
+            return str(ip_address(ip))
+        except ValueError:
+            pass
+    raise ValidationError("properties.ip", 'must be an IP address, or "0" to keep Mixpanel from looking one up')
+
+
+def _check_name(name: object) -> None:
+    if not isinstance(name, str):
+        raise ValidationError("event", f"must be a string, not {type(name).__name__}")
+    if not name.strip():
+        raise ValidationError("event", "must not be blank")
+    if len(name) > 255:
+        raise ValidationError("event", f"has {len(name)} characters; Mixpanel cuts a name after 255")
+
+
+def _check_part(value: object, path: str) -> None:
+    check_id(value, path)
+    if cast("str", value).startswith("$device:"):
+        raise ValidationError(path, "must not carry the $device: prefix, which Mixpanel adds itself")
+
+
+def _check_target(record: Message) -> None:
+    if "$group_key" in record or "$group_id" in record:
+        check_id(record.get("$group_id"), "$group_id")
+        key = record.get("$group_key")
+        if not isinstance(key, str) or not key.strip():
+            raise ValidationError("$group_key", "must be a string that is not blank")
+    else:
+        check_id(record.get("$distinct_id"), "$distinct_id")
+
+
+def _check_numbers(values: Mapping[Any, Any]) -> None:
+    for key, value in values.items():
+        if isinstance(value, (str, bool, type(None), Mapping, list, tuple, Set)):
+            raise ValidationError(join_path("$add", key), f"must be a number, not {type(value).__name__}")
+
+
+def _encode(message: Message, whole: Cleaner) -> bytes:
+    """The message as JSON. orjson does not say what it could not take, so `whole` walks it then to name the path."""
+    try:
+        data = orjson.dumps(message)
+    except TypeError:
+        data = orjson.dumps(whole.mapping(message, ""))
+    if len(data) >= MAX_RECORD_BYTES:
+        path = "properties" if "properties" in message else "message"
+        raise ValidationError(path, f"takes {len(data)} bytes as JSON; Mixpanel takes less than {MAX_RECORD_BYTES}")
+    return data

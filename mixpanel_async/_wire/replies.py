@@ -1,0 +1,211 @@
+"""A reply to an outcome: the only file that knows what Mixpanel's answers mean.
+
+A status alone is not believed: a 200 with `0` in it is no success, nor is the page of a captive portal.
+
+| status                            | outcome                                                                  |
+| --------------------------------- | ------------------------------------------------------------------------ |
+| 200 with a documented success     | delivered                                                                |
+| 200 with any other body           | try again, it may have been applied                                      |
+| 200 with `0` or `"status": 0`     | refused as a whole: halve the batch to find the record                   |
+| 400, 422 that names records       | those failed, the others are in                                          |
+| 400, 422 that names none          | halve the batch to find the record                                       |
+| 401 402 403 404 405 407, any 3xx  | credentials, host or path are wrong: keep the records and probe slowly   |
+| 408, 5xx but 501 503 505          | try again, it may have been applied                                      |
+| 429, 503                          | try again, it was not applied                                            |
+| 413                               | halve the batch                                                          |
+| 501, 505, any other               | refused for good                                                         |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from datetime import datetime, timezone
+from email.utils import parsedate_to_datetime
+from math import isfinite
+from typing import Any, Final
+
+import orjson
+
+from .._errors import FailedRecord
+from .._records import (
+    Delivered,
+    DropReason,
+    Misconfigured,
+    NoReply,
+    Outcome,
+    Pruned,
+    Refused,
+    Reply,
+    Retry,
+    Split,
+)
+
+MAX_RETRY_AFTER: Final = 300.0
+_SHOWN: Final = 200
+_MISCONFIGURED: Final = frozenset({401, 402, 403, 404, 405, 407})
+_NEVER: Final = frozenset({501, 505})
+_NOT_APPLIED: Final = frozenset({429, 503})
+
+
+def read(reply: Reply | NoReply, count: int, *, now: float, secrets: Iterable[str] = ()) -> Outcome:
+    """What became of the records of a request.
+
+    Args:
+        reply: what came back, if anything did.
+        count: how many records were sent.
+        now: wall clock in seconds, for a `Retry-After` that names a date.
+        secrets: what is masked should the server repeat it.
+    """
+    if isinstance(reply, NoReply):
+        return Retry(message=reply.message, applied=reply.sent)
+    return _masked(_outcome(reply, count, now), tuple(secrets))
+
+
+def _masked(outcome: Outcome, secrets: tuple[str, ...]) -> Outcome:
+    if isinstance(outcome, Delivered) or not secrets:
+        return outcome
+
+    def mask(text: str) -> str:
+        for secret in secrets:
+            text = text.replace(secret, "***")
+        return text
+
+    if isinstance(outcome, Pruned):
+        failed = (replace(row, field=mask(row.field), message=mask(row.message)) for row in outcome.failed)
+        return replace(outcome, message=mask(outcome.message), failed=tuple(failed))
+    return replace(outcome, message=mask(outcome.message))
+
+
+def _outcome(reply: Reply, count: int, now: float) -> Outcome:
+    status = reply.status
+    body = _json(reply.body)
+    said = _words(body)
+    if status == 200:
+        return _success(body, count, said)
+    if status in {400, 422}:
+        return _invalid(body, count, status, said)
+    if status in _MISCONFIGURED or 300 <= status < 400:
+        return Misconfigured(status=status, message=said or _DEFAULT_WORDS.get(status, "the request was not accepted"))
+    if status == 413:
+        return Split(reason=DropReason.TOO_LARGE, status=status, message=said or "the request is too large")
+    if status in {408, 429} or (status >= 500 and status not in _NEVER):
+        return Retry(
+            message=said or _DEFAULT_WORDS.get(status, "Mixpanel is in trouble"),
+            applied=status not in _NOT_APPLIED,
+            status=status,
+            retry_after=retry_after(reply.retry_after, now=now),
+        )
+    if 100 <= status < 300:
+        return Retry(message="the answer is not one that Mixpanel gives", applied=True, status=status)
+    return Refused(status=status, message=said or "the request was refused")
+
+
+_DEFAULT_WORDS: Final = {
+    401: "the credentials were refused",
+    403: "the credentials were refused",
+    404: "there is no such endpoint; check region and api_host",
+    429: "the project is over its rate limit",
+}
+
+
+def retry_after(value: str | None, *, now: float) -> float | None:
+    """Seconds to wait, from either form of the header.
+
+    Args:
+        value: the header's value.
+        now: wall clock in seconds.
+
+    Returns:
+        0 to 300, or None if the header is absent or makes no sense.
+    """
+    if value is None or len(value) > 100 or not value.isascii():
+        return None
+    text = value.strip()
+    try:
+        seconds = float(text) if text[:1].isdigit() and "_" not in text else None
+    except ValueError:
+        seconds = None
+    if seconds is None:
+        try:
+            moment = parsedate_to_datetime(text)
+        except (ValueError, TypeError, IndexError, OverflowError):
+            return None
+        if moment.tzinfo is None:
+            moment = moment.replace(tzinfo=timezone.utc)
+        try:
+            seconds = (moment - datetime.fromtimestamp(now, timezone.utc)).total_seconds()
+        except OverflowError:
+            return None
+    if not isfinite(seconds):
+        return None
+    return min(max(seconds, 0.0), MAX_RETRY_AFTER)
+
+
+def _json(body: bytes) -> Any:
+    try:
+        return orjson.loads(body)
+    except ValueError:
+        return None
+
+
+def _words(body: Any) -> str:
+    """Mixpanel's own words, fit to print in one line."""
+    error = body.get("error") if isinstance(body, dict) else None
+    return _printable(error) if isinstance(error, str) else ""
+
+
+def _printable(text: str) -> str:
+    return "".join(char if char.isprintable() else " " for char in text[:_SHOWN])
+
+
+def _is_one(value: Any) -> bool:
+    return value == 1 and not isinstance(value, bool)
+
+
+def _is_zero(value: Any) -> bool:
+    return value == 0 and not isinstance(value, bool)
+
+
+def _success(body: Any, count: int, said: str) -> Outcome:
+    if isinstance(body, dict):
+        if body.get("failed_records"):
+            return _invalid(body, count, 200, said)
+        status = body.get("status")
+        if _is_one(status) or (status == "OK" and body.get("code", 200) == 200):
+            return Delivered()
+        if _is_zero(status):
+            return Split(reason=DropReason.REJECTED, status=200, message=said or "Mixpanel took no record of it")
+    elif _is_one(body):
+        return Delivered()
+    elif _is_zero(body):
+        return Split(reason=DropReason.REJECTED, status=200, message="Mixpanel took no record of it")
+    return Retry(message="the answer is not one that Mixpanel gives", applied=True, status=200)
+
+
+def _invalid(body: Any, count: int, status: int, said: str) -> Outcome:
+    message = said or "Mixpanel refused the request"
+    listed = body.get("failed_records") if isinstance(body, dict) else None
+    failed: dict[int, FailedRecord] = {}
+    for entry in listed if isinstance(listed, list) else ():
+        if isinstance(entry, dict):
+            index = entry.get("index")
+            if isinstance(index, int) and not isinstance(index, bool) and 0 <= index < count:
+                failed.setdefault(index, _failed(index, entry))
+        elif isinstance(entry, str):
+            # Observed of Simplified projects: words without an index.
+            message = _printable(entry)
+    if failed:
+        return Pruned(failed=tuple(failed[index] for index in sorted(failed)), status=status, message=message)
+    return Split(reason=DropReason.REJECTED, status=status, message=message)
+
+
+def _failed(index: int, entry: dict[str, Any]) -> FailedRecord:
+    insert_id = entry.get("$insert_id", entry.get("insert_id"))
+    field, message = entry.get("field"), entry.get("message")
+    return FailedRecord(
+        index=index,
+        field=_printable(field) if isinstance(field, str) else "",
+        message=_printable(message) if isinstance(message, str) else "",
+        insert_id=_printable(insert_id) if isinstance(insert_id, str) else None,
+    )

@@ -1,0 +1,280 @@
+"""Property values: what can be sent, how it is sent, and the path of what cannot.
+
+The common event holds only strings, whole numbers, booleans and None; `is_plain` and `is_flat` settle those at the
+speed of C. Everything else is walked once, here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable, Iterable, Mapping, Set
+from dataclasses import dataclass
+from datetime import date, datetime, timezone
+from decimal import Decimal
+from enum import Enum
+from math import isfinite
+from typing import Any, Final
+from uuid import UUID
+
+from .._errors import ValidationError
+
+Serializer = Callable[[Any], Any]
+
+_PLAIN: Final = frozenset({str, int, bool, type(None)})
+_FLAT: Final = _PLAIN | {float}
+_LEAST_INT: Final = -(2**63)
+_MOST_INT: Final = 2**64 - 1
+
+is_plain: Final = _PLAIN.issuperset
+"""Whether every type in an iterable is one that needs no look at the value."""
+is_flat: Final = _FLAT.issuperset
+
+# https://docs.mixpanel.com/reference/import-events, read 2026-08-21. The comparison ignores case.
+FORBIDDEN_IDS: Final = frozenset(
+    {
+        "00000000-0000-0000-0000-000000000000",
+        "anon",
+        "anonymous",
+        "nil",
+        "none",
+        "null",
+        "n/a",
+        "na",
+        "undefined",
+        "unknown",
+        "<nil>",
+        "0",
+        "-1",
+        "true",
+        "false",
+        "[]",
+        "{}",
+        "lmy47d",
+    }
+)
+_INSERT_ID: Final = re.compile(r"[A-Za-z0-9-]{1,36}")
+_UUID4: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """How much one message may hold. Source: Mixpanel's pages on import and on data types, read 2026-08-21.
+
+    Args:
+        properties: properties at the top.
+        items: elements of one array, or None for no limit.
+        keys: keys of one nested object.
+        depth: containers inside one another.
+    """
+
+    properties: int
+    items: int | None
+    keys: int = 254
+    depth: int = 3
+
+
+EVENT_LIMITS: Final = Limits(properties=254, items=254)
+WHOLE_EVENT_LIMITS: Final = Limits(properties=254, items=254, depth=4)
+PROFILE_LIMITS: Final = Limits(properties=2000, items=None, keys=2000, depth=4)
+
+
+def is_uuid4(text: str) -> bool:
+    """Whether Mixpanel takes this as an anonymous id: version 4, with dashes, in either case (iOS sends capitals)."""
+    return _UUID4.fullmatch(text) is not None
+
+
+def check_id(value: object, path: str, *, empty: bool = False) -> None:
+    """Refuse an id that Mixpanel would refuse or that stands for nobody.
+
+    Raises:
+        ValidationError: if it is not a string, is blank (unless `empty`), or is on Mixpanel's list.
+    """
+    if type(value) is not str and not isinstance(value, str):
+        raise ValidationError(path, f"must be a string, not {type(value).__name__}")
+    if not value.strip():
+        if empty and not value:
+            return
+        raise ValidationError(path, "must not be blank")
+    if len(value) <= 36 and value.lower() in FORBIDDEN_IDS:
+        raise ValidationError(path, "is one of the placeholder ids that Mixpanel refuses")
+
+
+def check_insert_id(value: object, path: str) -> None:
+    """Refuse an `$insert_id` that Mixpanel would refuse.
+
+    Raises:
+        ValidationError: if it is not 1 to 36 of A-Z, a-z, 0-9 and dash, or is on Mixpanel's list.
+    """
+    if not isinstance(value, str):
+        raise ValidationError(path, f"must be a string, not {type(value).__name__}")
+    if not _INSERT_ID.fullmatch(value):
+        raise ValidationError(path, f"must be 1 to 36 letters, digits and dashes; this one has {len(value)} characters")
+    if value.lower() in FORBIDDEN_IDS:
+        raise ValidationError(path, "is one of the placeholder ids that Mixpanel refuses")
+
+
+def join_path(path: str, key: object) -> str:
+    """`path.key`, with a key that cannot be shown made safe to print."""
+    text = key if isinstance(key, str) else f"<{type(key).__name__}>"
+    if not text.isprintable():
+        text = ascii(text)
+    text = text if len(text) <= 60 else text[:57] + "..."
+    return f"{path}.{text}" if path else text
+
+
+def check_finite(properties: Mapping[str, Any], path: str) -> None:
+    """Refuse NaN and infinities among flat values, which JSON does not have.
+
+    Raises:
+        ValidationError: naming the first one.
+    """
+    for key, value in properties.items():
+        if type(value) is float and not isfinite(value):
+            raise ValidationError(join_path(path, key), "must be a finite number")
+
+
+@dataclass(frozen=True, slots=True)
+class Cleaner:
+    """Turns values into what JSON has.
+
+    Args:
+        limits: see `Limits`.
+        serializer: asked for a value of a type that is not known here; returns one that is.
+    """
+
+    limits: Limits
+    serializer: Serializer | None = None
+
+    def mapping(self, value: Mapping[Any, Any], path: str, *, depth: int = 0) -> dict[str, Any]:
+        """A clean copy of a message or of a part of it.
+
+        Args:
+            value: the mapping; it is not changed.
+            path: where it is, for errors.
+            depth: containers around its values. 0 stands for the properties themselves.
+
+        Raises:
+            ValidationError: naming the first thing in it that cannot be sent.
+        """
+        try:
+            items = list(value.items())
+        except Exception:  # noqa: BLE001  a user's mapping may fail in any way
+            raise ValidationError(path, "cannot be read as a mapping") from None
+        most = self.limits.keys if depth else self.limits.properties
+        if len(items) > most:
+            raise ValidationError(path, f"has {len(items)} keys; Mixpanel takes {most}")
+        clean = {}
+        for key, entry in items:
+            if not isinstance(key, str):
+                raise ValidationError(join_path(path, key), "keys must be strings")
+            inner = join_path(path, key)
+            clean[self._text(key, inner)] = self._value(entry, inner, depth, 0)
+        return clean
+
+    def _value(self, value: Any, path: str, depth: int, converted: int) -> Any:
+        kind = type(value)
+        if value is None or kind is bool:
+            return value
+        if kind is str:
+            return self._text(value, path)
+        if kind is int:
+            if not _LEAST_INT <= value <= _MOST_INT:
+                raise ValidationError(path, "is a whole number of more than 64 bits")
+            return value
+        if kind is float:
+            if not isfinite(value):
+                raise ValidationError(path, "must be a finite number")
+            return value
+        if isinstance(value, (Mapping, list, tuple, Set)):
+            return self._container(value, path, depth)
+        return self._converted(value, path, depth, converted)
+
+    def _container(self, value: Any, path: str, depth: int) -> Any:
+        if depth >= self.limits.depth:
+            raise ValidationError(path, f"is nested deeper than {self.limits.depth} levels, or contains itself")
+        if isinstance(value, Mapping):
+            return self.mapping(value, path, depth=depth + 1)
+        entries = list(value)
+        if self.limits.items is not None and len(entries) > self.limits.items:
+            raise ValidationError(path, f"has {len(entries)} elements; Mixpanel takes {self.limits.items}")
+        clean = [self._value(entry, f"{path}[{at}]", depth + 1, 0) for at, entry in enumerate(entries)]
+        # A set has no order of its own: without one, equal events would have unequal bytes.
+        return sorted(clean, key=repr) if isinstance(value, Set) else clean
+
+    def _converted(self, value: Any, path: str, depth: int, converted: int) -> Any:
+        if converted > 8:
+            raise ValidationError(path, "is still no JSON value after eight conversions")
+        try:
+            plain = self._convert(value)
+        except ValidationError as error:
+            raise ValidationError(path, error.problem) from None
+        except Exception:  # noqa: BLE001  a user's type or serializer may fail in any way
+            raise ValidationError(path, f"of type {type(value).__name__} cannot be sent") from None
+        return self._value(plain, path, depth, converted + 1)
+
+    def _convert(self, value: Any) -> Any:
+        if isinstance(value, Enum):
+            return value.value
+        if isinstance(value, datetime):
+            # https://docs.mixpanel.com: dates are UTC without an offset. A naive one is taken to be UTC already.
+            utc = value if value.tzinfo is None else value.astimezone(timezone.utc)
+            return utc.replace(tzinfo=None, microsecond=0).isoformat()
+        if isinstance(value, date):
+            return value.isoformat()
+        if isinstance(value, UUID):
+            return str(value)
+        if isinstance(value, Decimal):
+            return _decimal(value)
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+        for base in (str, int, float):
+            if isinstance(value, base):
+                return base.__new__(base, value)
+        if self.serializer is None:
+            raise TypeError
+        return self.serializer(value)
+
+    @staticmethod
+    def _text(value: str, path: str) -> str:
+        if not value.isascii():
+            try:
+                value.encode()
+            except UnicodeEncodeError:
+                raise ValidationError(path, "has a lone surrogate, which is not valid Unicode text") from None
+        return value if type(value) is str else str.__str__(value)
+
+
+def _decimal(value: Decimal) -> int | float:
+    if not value.is_finite():
+        raise ValidationError("", "must be a finite number")
+    if value.adjusted() < 19 and value == value.to_integral_value():
+        return int(value)
+    return float(value)
+
+
+def first_mapping(value: object, path: str) -> Mapping[Any, Any]:
+    """The value, if it is a mapping.
+
+    Raises:
+        ValidationError: if it is not.
+    """
+    if not isinstance(value, Mapping):
+        raise ValidationError(path, f"must be a mapping, not {type(value).__name__}")
+    return value
+
+
+def names(value: object, path: str) -> Iterable[Any]:
+    """The value, if it is a list of property names and not by mistake a single one.
+
+    Raises:
+        ValidationError: if it is not, or is empty.
+    """
+    if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, (list, tuple, Set)):
+        raise ValidationError(path, f"must be a list of property names, not {type(value).__name__}")
+    if not value:
+        raise ValidationError(path, "must name at least one property")
+    for at, name in enumerate(value):
+        if not isinstance(name, str):
+            raise ValidationError(f"{path}[{at}]", f"must be a string, not {type(name).__name__}")
+    return value

@@ -1,0 +1,138 @@
+"""The answers that Mixpanel documents, byte for byte where it shows them.
+
+Source: Mixpanel's OpenAPI description of the ingestion API (https://docs.mixpanel.com/reference/overview, read
+2026-08-21).
+
+Decisions where Mixpanel's documents are silent
+    - `/track`, `/engage` and `/groups` answer `1` if at least one record is valid, as the ingestion page says (the
+      identity page says: if all are). A record that is silently ignored counts as valid.
+    - `strict=1` on `/engage` and `/groups` adds `failed_records` and `num_good_events` to the verbose answer.
+    - `/import` answers a form as `/track` does, which the official Python SDK needs, unless a strict check fails.
+    - A request that cannot be read gets 400 or 413 on every endpoint.
+    - Failed records carry `$insert_id`, as in the prose; the OpenAPI description calls it `insert_id`.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import orjson
+
+JSON: Final = "application/json"
+TEXT: Final = "text/plain; charset=utf-8"
+
+_PIXEL: Final = base64.b64decode("R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7")
+_CALLBACK: Final = re.compile(r"[A-Za-z_$][A-Za-z0-9_$.]{0,127}")
+
+_PHRASES: Final[Mapping[int, str]] = {
+    200: "OK",
+    400: "Bad Request",
+    401: "Unauthorized",
+    403: "Forbidden",
+    413: "Request Entity Too Large",
+    429: "Too Many Requests",
+}
+_ERRORS: Final[Mapping[int, str]] = {
+    400: "some data points in the request failed validation",
+    401: "Invalid credentials",
+    403: "Forbidden",
+    413: "request exceeds max limit of 10485760 bytes",
+    429: "Project exceeded rate limits. Please retry the request with exponential backoff.",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What goes back to the client.
+
+    Args:
+        status: HTTP status.
+        body: its body.
+        media_type: value of `Content-Type`.
+        headers: further headers.
+        records: how many records the request held, for the log of requests.
+    """
+
+    status: int
+    body: bytes
+    media_type: str = JSON
+    headers: Mapping[str, str] = field(default_factory=dict)
+    records: int = 0
+
+
+def as_json(status: int, content: object, *, records: int = 0) -> Answer:
+    """An answer with a JSON body."""
+    return Answer(status=status, body=orjson.dumps(content), records=records)
+
+
+def imported(number: int, *, records: int) -> Answer:
+    """`/import` took what it was given."""
+    return as_json(200, {"code": 200, "num_records_imported": number, "status": "OK"}, records=records)
+
+
+def import_failed(failed: list[dict[str, Any] | str], number: int, *, records: int) -> Answer:
+    """`/import?strict=1` took some records and refused others."""
+    content = {
+        "code": 400,
+        "error": _ERRORS[400],
+        "failed_records": failed,
+        "num_records_imported": number,
+        "status": _PHRASES[400],
+    }
+    return as_json(400, content, records=records)
+
+
+def refused(path: str, status: int, error: str | None = None) -> Answer:
+    """A request refused as a whole, in the form of its endpoint.
+
+    Args:
+        path: of the endpoint.
+        status: 400 or above.
+        error: the words; by default those of Mixpanel's example. For 5xx no body is documented, and there is none.
+    """
+    text = error or _ERRORS.get(status)
+    if text is None:
+        return Answer(status=status, body=b"", media_type=TEXT)
+    if path != "/import":
+        return as_json(status, {"error": text, "status": "error"})
+    content: dict[str, Any] = {"code": status, "error": text, "status": _PHRASES[status]}
+    if status == 400:
+        content |= {"failed_records": [], "num_records_imported": 0}
+    return as_json(status, content)
+
+
+def tracked(
+    fields: Mapping[str, str], *, valid: int, records: int, error: str | None, failed: list[dict[str, Any]] | None = None
+) -> Answer:
+    """The answer of `/track`, `/engage` and `/groups`, and of `/import` to a form.
+
+    Args:
+        fields: query parameters and form fields: `verbose`, `img`, `callback`.
+        valid: how many records were taken or silently ignored.
+        records: how many there were.
+        error: why the first bad one is bad, or None.
+        failed: with `strict=1`, what is wrong with each bad one.
+    """
+    status = 1 if valid else 0
+    content: dict[str, Any] = {"error": None if status else error or "no valid records", "status": status}
+    if failed is not None:
+        content |= {"error": error, "failed_records": failed, "num_good_events": valid}
+    verbose = failed is not None or is_on(fields.get("verbose"))
+    body = orjson.dumps(content) if verbose else str(status).encode()
+    callback = fields.get("callback", "")
+    if _CALLBACK.fullmatch(callback):
+        return Answer(
+            status=200, body=b"%b(%b);" % (callback.encode(), body), media_type="text/javascript", records=records
+        )
+    if is_on(fields.get("img")):
+        return Answer(status=200, body=_PIXEL, media_type="image/gif", records=records)
+    return Answer(status=200, body=body, media_type=JSON if verbose else TEXT, records=records)
+
+
+def is_on(flag: str | None) -> bool:
+    """Whether a parameter such as `verbose` asks for something: any number but 0."""
+    return flag is not None and flag.isdecimal() and flag.strip("0") != ""

@@ -1,0 +1,215 @@
+"""From the bytes of a request to the list of its records, whatever official client sent it.
+
+Pure, and bounded: a compressed body is expanded only up to the limit, so that a small hostile request stays small.
+
+Sources: https://docs.mixpanel.com/reference/import-events and /reference/track-event (read 2026-08-21), and what the
+official Python (form, raw JSON), Node (form, base64 not percent-encoded; GET with `?data=`) and Go (JSON array, gzip)
+clients put on the wire.
+
+Decisions where Mixpanel's documents are silent
+    - The uncompressed limit is 10 MiB on every endpoint (the documents say 10 MB in one place, 2 MiB in another). A
+      form may be three times as long on the wire, as percent-encoding is; what it carries may not.
+    - A gzip body is one member with nothing after it.
+    - A body that begins with `[` or `{` is JSON whatever its content type says.
+    - A line of NDJSON that is no JSON fails alone; so does a record of a JSON array with text that is no valid UTF-8.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final, NoReturn
+from urllib.parse import unquote_to_bytes
+
+import orjson
+
+MAX_RECORDS: Final = 2_000
+MAX_BYTES: Final = 10 * 1024 * 1024
+MAX_WIRE_BYTES: Final = 3 * MAX_BYTES + 64 * 1024
+
+_MAX_FIELDS: Final = 32
+_CHUNK: Final = 64 * 1024
+
+
+class BadBodyError(Exception):
+    """The request as a whole cannot be read.
+
+    Args:
+        status: HTTP status of the answer, 400 or 413.
+        message: what is wrong, without a copy of the data.
+    """
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Body:
+    """A request's records, not yet checked.
+
+    Args:
+        records: what the array, the lines or the single object held.
+        fields: the other fields of a form (`verbose`, `ip`, ...); empty for JSON.
+        is_form: whether it came as a form or a query string.
+    """
+
+    records: list[Any]
+    fields: Mapping[str, str]
+    is_form: bool
+
+
+def decode(raw: bytes, *, content_type: str, content_encoding: str) -> Body:
+    """Read the body of a POST.
+
+    Args:
+        raw: the bytes as received, at most `MAX_WIRE_BYTES`.
+        content_type: value of that header; may be empty.
+        content_encoding: value of that header: empty, `identity` or `gzip`.
+
+    Raises:
+        BadBodyError: if it is too large, or not what the headers say.
+    """
+    encoding = content_encoding.strip().lower()
+    if encoding == "gzip":
+        raw = _gunzip(raw)
+    elif encoding not in {"", "identity"}:
+        raise BadBodyError(400, "unsupported content encoding")
+    kind = content_type.partition(";")[0].strip().lower()
+    start = raw[:64].lstrip()[:1]
+    if kind == "application/x-ndjson":
+        _check_size(raw)
+        return Body(records=_lines(raw), fields={}, is_form=False)
+    if start not in {b"[", b"{"} and (kind == "application/x-www-form-urlencoded" or raw.startswith(b"data=")):
+        fields = _form(raw)
+        return Body(records=decode_data(fields.pop("data", b"")), fields=_texts(fields), is_form=True)
+    _check_size(raw)
+    return Body(records=_records(raw), fields={}, is_form=False)
+
+
+def decode_data(data: bytes) -> list[Any]:
+    """Read a `data` field: a JSON object or array, as it is or in base64.
+
+    Raises:
+        BadBodyError: if it is neither, or too large.
+    """
+    data = data.strip()
+    if not data:
+        raise BadBodyError(400, "no data")
+    if data[:1] not in {b"[", b"{"}:
+        # The Node SDK does not percent-encode its base64, so a plus sign arrives as a space.
+        compact = data.replace(b" ", b"+").rstrip(b"=")
+        try:
+            data = base64.b64decode(compact + b"=" * (-len(compact) % 4), validate=True)
+        except (binascii.Error, ValueError):
+            raise BadBodyError(400, "data is neither JSON nor base64") from None
+    _check_size(data)
+    return _records(data)
+
+
+def too_large() -> BadBodyError:
+    """The refusal of a body beyond the limit, in Mixpanel's words."""
+    return BadBodyError(413, f"request exceeds max limit of {MAX_BYTES} bytes")
+
+
+def _check_size(raw: bytes) -> None:
+    if len(raw) > MAX_BYTES:
+        raise too_large()
+
+
+def _gunzip(raw: bytes) -> bytes:
+    inflater = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
+    try:
+        body = inflater.decompress(raw, MAX_WIRE_BYTES + 1)
+    except zlib.error:
+        raise BadBodyError(400, "body is not gzip") from None
+    if len(body) > MAX_WIRE_BYTES:
+        raise too_large()
+    if not inflater.eof or inflater.unused_data:
+        raise BadBodyError(400, "body is not one complete gzip member")
+    return body
+
+
+def _form(raw: bytes) -> dict[str, bytes]:
+    parts = raw.split(b"&", _MAX_FIELDS)
+    if len(parts) > _MAX_FIELDS:
+        raise BadBodyError(400, "form has too many fields")
+    fields: dict[str, bytes] = {}
+    for part in parts:
+        name, _, value = part.partition(b"=")
+        fields[_unquote(name[:256]).decode("utf-8", "replace")] = _unquote(value)
+    return fields
+
+
+def _texts(fields: Mapping[str, bytes]) -> dict[str, str]:
+    return {name: value[:1024].decode("utf-8", "replace") for name, value in fields.items()}
+
+
+def _unquote(value: bytes) -> bytes:
+    """Undo form encoding piece by piece: the library function makes one object of each escape it meets."""
+    if b"%" not in value:
+        return value.replace(b"+", b" ")
+    plain = bytearray()
+    start = 0
+    while start < len(value):
+        end = min(start + _CHUNK, len(value))
+        if end < len(value):
+            end -= next((back for back in (1, 2) if value[end - back] == 0x25), 0)
+        plain += unquote_to_bytes(value[start:end].replace(b"+", b" "))
+        start = end
+    return bytes(plain)
+
+
+def _records(raw: bytes) -> list[Any]:
+    try:
+        parsed = orjson.loads(raw)
+    except orjson.JSONDecodeError:
+        parsed = _loads_damaged(raw)
+    if type(parsed) is list:
+        records: list[Any] = parsed
+    elif type(parsed) is dict:
+        records = [parsed]
+    else:
+        raise BadBodyError(400, "body must be a JSON array or object")
+    return _counted(records)
+
+
+def _lines(raw: bytes) -> list[Any]:
+    lines = raw.split(b"\n", 2 * MAX_RECORDS)
+    return _counted([_line(line) for line in lines if line and not line.isspace()])
+
+
+def _line(line: bytes) -> Any:
+    try:
+        return orjson.loads(line)
+    except orjson.JSONDecodeError:
+        return None
+
+
+def _counted(records: list[Any]) -> list[Any]:
+    if len(records) > MAX_RECORDS:
+        raise BadBodyError(400, f"request has more than {MAX_RECORDS} records")
+    return records
+
+
+def _loads_damaged(raw: bytes) -> Any:
+    """Read JSON whose only fault is text that is no valid UTF-8, so that the fault can be told of the record.
+
+    Such text comes out with lone surrogates in it, which no record can be stored with.
+    """
+    text = raw.decode("utf-8", "surrogateescape")
+    if text.isascii() and b"\\ud" not in raw.lower():
+        raise BadBodyError(400, "body is not valid JSON")
+    try:
+        return json.loads(text, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError):
+        raise BadBodyError(400, "body is not valid JSON") from None
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(name)

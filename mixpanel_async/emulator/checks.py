@@ -1,0 +1,281 @@
+"""What Mixpanel takes as an event and what it refuses, record by record.
+
+Pure. The cheap questions come first, and a record that is in order costs one pass over its properties.
+
+Sources: https://docs.mixpanel.com/reference/import-events, /reference/track-event and
+/docs/data-structure/property-reference (read 2026-08-21). Of the messages Mixpanel documents two and its own importer
+three more; the others follow their form. Nobody should parse them.
+
+Decisions where Mixpanel's documents are silent
+    - `time` is in milliseconds from 1e11 on (as seconds that is the year 5138, as milliseconds 1973), else in seconds.
+      It must be a number; a text of digits is refused.
+    - `/import` refuses a time over an hour ahead and overwrites a nearer one with now; `/track` overwrites both, as its
+      page says. Less than a millisecond ahead is not ahead.
+    - "Fewer than 255" is the rule for properties, keys and list items. Depth counts lists and objects alike.
+    - Text is cut at 255 characters (the documents say bytes elsewhere), also in lists and objects, names included, but
+      not in `distinct_id`, the other ids, `token` and `$insert_id`.
+    - 1 MB is 1,048,576 bytes of the properties as compact JSON. The 8 KB limit of lists and objects, the number of
+      event names, hot shards and retention are not enforced.
+    - The limits on properties, the forbidden ids and the form of `$insert_id` hold for `/import` alone.
+    - Identity verbs need neither `time` nor `$insert_id`, nor a `distinct_id` beyond what the verb itself names; what
+      they do carry is checked. Ids in the verb's own properties are not compared with the forbidden list.
+    - `$user_id` and `$device_id` are compared with the forbidden list in a Simplified project only.
+    - Further keys beside `event` and `properties` are not kept.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from typing import Any, Final
+
+import orjson
+
+from .identity import FORBIDDEN_IDS, VERBS, verb_ids
+
+MAX_PROPERTIES: Final = 254
+MAX_DEPTH: Final = 3
+MAX_TEXT: Final = 255
+MAX_EVENT_BYTES: Final = 1_048_576
+
+_EARLIEST_MS: Final = 365 * 86_400_000
+_HOUR_MS: Final = 3_600_000
+_TRACK_WINDOW_MS: Final = 5 * 86_400_000
+_MILLISECONDS_FROM: Final = 1e11
+_INSERT_ID: Final = re.compile(r"[A-Za-z0-9-]{1,36}")
+_WHOLE: Final = frozenset(
+    {"distinct_id", "$insert_id", "token", "$device_id", "$user_id", "$identified_id", "$anon_id", "alias"}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Why a record is refused: path of the field, and words."""
+
+    field: str
+    message: str
+
+
+def epoch_ms(time: float) -> int:
+    """A Mixpanel time, in seconds or milliseconds, as whole milliseconds."""
+    return round(time if abs(time) >= _MILLISECONDS_FROM else time * 1000)
+
+
+def encode(properties: object) -> bytes | Problem:
+    """Compact JSON of what is to be stored, or why it cannot be."""
+    try:
+        payload = orjson.dumps(properties)
+    except orjson.JSONEncodeError:
+        path = _damaged_text(properties)
+        if path is None:
+            return Problem("properties", "'properties' is invalid: nested too deeply, or a number out of range")
+        return Problem(path, f"{path} is invalid: string should be valid utf8")
+    if len(payload) >= MAX_EVENT_BYTES:
+        return Problem("", f"record exceeds max size of {MAX_EVENT_BYTES} bytes")
+    return payload
+
+
+def check_shape(event: Any) -> Problem | None:
+    """Whether this is an event at all: an object with a name and properties, and the ids that a verb needs."""
+    if type(event) is not dict:
+        return Problem("", "record must be a JSON object")
+    name, properties = event.get("event"), event.get("properties")
+    if type(name) is not str or not name or name.isspace():
+        return Problem("event", "'event' must not be missing or blank")
+    if type(properties) is not dict:
+        return Problem("properties", "'properties' is invalid: must be an object")
+    if name in VERBS:
+        missing = verb_ids(name, properties)
+        if type(missing) is str:
+            return _invalid(missing, "must not be missing")
+    return None
+
+
+def check_import(event: Any, now_ms: int, *, simplified: bool) -> Problem | None:
+    """Check one record of `/import`, and rewrite what Mixpanel rewrites (a near future, long text).
+
+    Args:
+        event: the record as parsed; changed in place.
+        now_ms: the clock, in milliseconds.
+        simplified: whether the project has Simplified ID Merge, where a `distinct_id` may be left out.
+    """
+    problem = check_shape(event)
+    if problem is not None:
+        return problem
+    properties: dict[str, Any] = event["properties"]
+    verb = event["event"] in VERBS
+    problem = (
+        _time_problem(properties, now_ms, required=not verb)
+        or _distinct_id_problem(properties, verb=verb, simplified=simplified)
+        or _insert_id_problem(properties, required=not verb)
+    )
+    if problem is not None:
+        return problem
+    if len(properties) > MAX_PROPERTIES:
+        return Problem("properties", f"'properties' is invalid: must have at most {MAX_PROPERTIES} keys")
+    for key, value in properties.items():
+        if type(value) in {dict, list}:
+            problem = _nested_problem(f"properties.{key}", value, 1)
+            if problem is not None:
+                return problem
+    _cut(event)
+    return None
+
+
+def check_track(event: Any, now_ms: int) -> Problem | None:
+    """Check one record of `/track`, and rewrite what Mixpanel rewrites. Without a `time` it gets the present one."""
+    problem = check_shape(event)
+    if problem is not None:
+        return problem
+    properties: dict[str, Any] = event["properties"]
+    time = properties.get("time")
+    if time is None:
+        properties["time"] = now_ms / 1000
+    elif type(time) not in {int, float} or not math.isfinite(time):
+        return _invalid("time", "must be specified as seconds since epoch")
+    elif epoch_ms(time) > now_ms:
+        properties["time"] = _now_like(time, now_ms)
+    if type(properties.get("distinct_id")) in {bool, dict, list}:
+        return _invalid("distinct_id", "must be a string")
+    _cut(event)
+    return None
+
+
+def too_old_for_track(properties: dict[str, Any], now_ms: int) -> bool:
+    """Whether an event lies before the five days that `/track` takes."""
+    return epoch_ms(properties["time"]) < now_ms - _TRACK_WINDOW_MS
+
+
+def is_ignored(properties: dict[str, Any]) -> bool:
+    """Whether `$ignore` asks Mixpanel to drop the event: `true` or any text that is not empty."""
+    value = properties.get("$ignore")
+    return value is True or (type(value) is str and bool(value))
+
+
+def _invalid(name: str, words: str) -> Problem:
+    return Problem(f"properties.{name}", f"'properties.{name}' is invalid: {words}")
+
+
+def _now_like(time: float, now_ms: int) -> float:
+    return now_ms if time >= _MILLISECONDS_FROM else now_ms / 1000
+
+
+def _time_problem(properties: dict[str, Any], now_ms: int, *, required: bool) -> Problem | None:
+    time = properties.get("time")
+    if time is None:
+        return _invalid("time", "must not be missing") if required else None
+    if type(time) not in {int, float} or not math.isfinite(time):
+        return _invalid("time", "must be specified as seconds since epoch")
+    ms = epoch_ms(time)
+    if ms < _EARLIEST_MS:
+        return _invalid("time", "must not be before 1971-01-01")
+    if ms > now_ms:
+        if ms > now_ms + _HOUR_MS:
+            return _invalid("time", "must not be in the future")
+        properties["time"] = _now_like(time, now_ms)
+    return None
+
+
+def _distinct_id_problem(properties: dict[str, Any], *, verb: bool, simplified: bool) -> Problem | None:
+    names = ("distinct_id", "$user_id", "$device_id") if simplified else ("distinct_id",)
+    present = False
+    for name in names:
+        value = properties.get(name)
+        if value is None:
+            continue
+        present = True
+        if type(value) is str:
+            if len(value) <= 36 and value.lower() in FORBIDDEN_IDS:
+                return _invalid(name, "is not an allowed value")
+        elif type(value) not in {int, float}:
+            return _invalid(name, "must be a string")
+        elif str(value) in FORBIDDEN_IDS:
+            return _invalid(name, "is not an allowed value")
+    return None if present or verb else _invalid("distinct_id", "must not be missing")
+
+
+def _insert_id_problem(properties: dict[str, Any], *, required: bool) -> Problem | None:
+    value = properties.get("$insert_id")
+    if value is None:
+        return _invalid("$insert_id", "must not be missing") if required else None
+    if type(value) is not str or not _INSERT_ID.fullmatch(value):
+        return _invalid("$insert_id", "must be 1 to 36 characters of A-Z, a-z, 0-9 and -")
+    if value.lower() in FORBIDDEN_IDS:
+        return _invalid("$insert_id", "is not an allowed value")
+    return None
+
+
+def _nested_problem(path: str, value: Any, depth: int) -> Problem | None:
+    if depth > MAX_DEPTH:
+        return Problem(path, f"'{path}' is invalid: nested more than {MAX_DEPTH} levels deep")
+    if len(value) > MAX_PROPERTIES:
+        return Problem(path, f"'{path}' is invalid: must have at most {MAX_PROPERTIES} items")
+    items = value.items() if type(value) is dict else enumerate(value)
+    for key, item in items:
+        if type(item) in {dict, list}:
+            problem = _nested_problem(f"{path}.{key}", item, depth + 1)
+            if problem is not None:
+                return problem
+    return None
+
+
+def _cut(event: dict[str, Any]) -> None:
+    """Cut long text in place; the usual event has none and is only looked through."""
+    if len(event["event"]) > MAX_TEXT:
+        event["event"] = event["event"][:MAX_TEXT]
+    properties = event["properties"]
+    for key, value in properties.items():
+        kind = type(value)
+        if (
+            (kind is str and len(value) > MAX_TEXT and key not in _WHOLE)
+            or kind is list
+            or kind is dict
+            or len(key) > MAX_TEXT
+        ):
+            break
+    else:
+        return
+    event["properties"] = {
+        key[:MAX_TEXT]: value if key in _WHOLE or key == "$distinct_ids" else _shortened(value, 1)
+        for key, value in properties.items()
+    }
+
+
+def _shortened(value: Any, depth: int) -> Any:
+    if type(value) is str:
+        return value[:MAX_TEXT]
+    # Deeper than Mixpanel allows is left as it is: only `/track` gets here with it, and the nesting may be hostile.
+    if depth > MAX_DEPTH:
+        return value
+    if type(value) is list:
+        return [_shortened(item, depth + 1) for item in value]
+    if type(value) is dict:
+        return {key[:MAX_TEXT]: _shortened(item, depth + 1) for key, item in value.items()}
+    return value
+
+
+def _damaged_text(value: object) -> str | None:
+    """Path of a text that is no valid UTF-8, looked for without recursion."""
+    waiting: list[tuple[str, object]] = [("properties", value)]
+    while waiting:
+        path, item = waiting.pop()
+        if isinstance(item, str):
+            if not _is_text(item):
+                return path
+        elif isinstance(item, dict):
+            for key, inner in item.items():
+                if not _is_text(key):
+                    return path
+                waiting.append((f"{path}.{key}", inner))
+        elif isinstance(item, list):
+            waiting.extend((f"{path}.{index}", inner) for index, inner in enumerate(item))
+    return None
+
+
+def _is_text(value: str) -> bool:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

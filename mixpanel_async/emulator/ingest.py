@@ -1,0 +1,260 @@
+"""One request to an ingestion endpoint: who may send it, what is in it, what becomes of each record, what to answer.
+
+Pure: it takes the request as a value, with the time, and returns the answer as one.
+
+Sources: https://docs.mixpanel.com/reference/import-events, /reference/track-event, /reference/authentication and
+/reference/service-accounts (read 2026-08-21).
+
+Decisions where Mixpanel's documents are silent
+    - Without `strict=1`, `/import` drops what it would have refused and says nothing.
+    - In a Simplified project `/import?strict=1` refuses the identity verbs with a text instead of an object, as
+      observed, and takes the other records of the batch; everywhere else the verbs are stored without effect.
+    - More than 2,000 records: 400 for the request as a whole.
+    - `ip=1` on `/track` without a `distinct_id` makes a hash of the address into one. On the other endpoints `ip` has
+      no effect, as nothing is geolocated.
+    - The credentials decide the project on `/import`; a record's `token` is not looked at there. `/track` ignores
+      events with none or with another project's, `/engage` and `/groups` ignore another project's and refuse none.
+    - An OAuth bearer is not accepted.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from .answers import Answer, import_failed, imported, is_on, refused, tracked
+from .bodies import BadBodyError, Body, decode, decode_data
+from .checks import Problem, check_import, check_track, encode, is_ignored, too_old_for_track
+from .identity import VERBS, as_id
+from .profiles import RefusedUpdateError
+from .project import Project
+
+ENDPOINTS: Final = ("/track", "/import", "/engage", "/groups")
+
+_NO_VERBS: Final = "identity events are not allowed when project is using simplified identity management"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Received:
+    """A request as it arrived, complete and within the limits of size.
+
+    Args:
+        method: `POST` or `GET`.
+        path: one of `ENDPOINTS`.
+        query: parameters of the URL.
+        headers: by their names in lower case.
+        body: as received, not yet decompressed.
+        client: address of the sender.
+    """
+
+    method: str
+    path: str
+    query: Mapping[str, str]
+    headers: Mapping[str, str]
+    body: bytes
+    client: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Access:
+    """Who may write. What is None is not configured; with no credentials configured, any will do on `/import`.
+
+    Args:
+        token: the project's token.
+        secret: the project's secret.
+        service_account: user name, secret and project id.
+    """
+
+    token: str | None
+    secret: str | None
+    service_account: tuple[str, str, str] | None
+
+    def may_import(self, authorization: str, project_id: str | None) -> bool:
+        """Whether an `Authorization` header opens `/import`."""
+        user, password = _basic(authorization)
+        if not user:
+            return False
+        if self.token is None and self.secret is None and self.service_account is None:
+            return True
+        if self.service_account is not None and (user, password, project_id) == self.service_account:
+            return True
+        return not password and user in {self.token, self.secret}
+
+    def is_foreign(self, token: object) -> bool:
+        """Whether a record's token names another project."""
+        return self.token is not None and token != self.token
+
+
+def handle(request: Received, project: Project, access: Access, now: float) -> Answer:
+    """Take one request.
+
+    Args:
+        request: what arrived.
+        project: where it goes.
+        access: who may write.
+        now: the clock, in seconds since the epoch.
+    """
+    if request.path == "/import" and not access.may_import(
+        request.headers.get("authorization", ""), request.query.get("project_id")
+    ):
+        return refused(request.path, 401)
+    try:
+        body = _body(request)
+    except BadBodyError as error:
+        return refused(request.path, error.status, error.message)
+    fields = {**body.fields, **request.query}
+    if request.path == "/import":
+        return _import(body, fields, project, now)
+    if request.path == "/track":
+        return _track(body, fields, request.client, project, access, now)
+    return _update(request.path, body, fields, project, access, now)
+
+
+def _body(request: Received) -> Body:
+    if request.method == "GET":
+        data = request.query.get("data", "").encode("utf-8", "surrogateescape")
+        return Body(records=decode_data(data), fields={}, is_form=True)
+    encoding = request.headers.get("content-encoding", "")
+    if request.path == "/engage" and encoding.strip().lower() == "gzip":
+        raise BadBodyError(400, "gzip is not supported on /engage")
+    return decode(request.body, content_type=request.headers.get("content-type", ""), content_encoding=encoding)
+
+
+def _import(body: Body, fields: Mapping[str, str], project: Project, now: float) -> Answer:
+    strict = is_on(fields.get("strict"))
+    simplified = project.is_simplified
+    now_ms = _milliseconds(now)
+    failed: list[dict[str, Any] | str] = []
+    first: str | None = None
+    for index, event in enumerate(body.records):
+        problem = check_import(event, now_ms, simplified=simplified)
+        if problem is None:
+            name, properties = event["event"], event["properties"]
+            if strict and simplified and name in VERBS:
+                project.note_rejected(name, properties, _NO_VERBS)
+                failed.append(_NO_VERBS)
+                continue
+            if is_ignored(properties):
+                continue
+            problem = project.take_event(name, properties, imported=True)
+            if problem is None:
+                continue
+        failed.append(_failed(index, event, problem))
+        first = first or problem.message
+    records = len(body.records)
+    number = records - len(failed)
+    if strict and failed:
+        return import_failed(failed, number, records=records)
+    if body.is_form:
+        return tracked(fields, valid=number, records=records, error=first)
+    return imported(number, records=records)
+
+
+def _track(
+    body: Body, fields: Mapping[str, str], client: str, project: Project, access: Access, now: float
+) -> Answer:
+    now_ms = _milliseconds(now)
+    hashed = hashlib.sha256(client.encode()).hexdigest()[:32] if is_on(fields.get("ip")) else None
+    valid = 0
+    error: str | None = None
+    for event in body.records:
+        problem = check_track(event, now_ms)
+        if problem is None:
+            properties = event["properties"]
+            token = properties.get("token")
+            if (
+                token
+                and not access.is_foreign(token)
+                and not too_old_for_track(properties, now_ms)
+                and not is_ignored(properties)
+            ):
+                if hashed is not None and properties.get("distinct_id") is None:
+                    properties["distinct_id"] = hashed
+                problem = project.take_event(event["event"], properties, imported=False)
+        if problem is None:
+            valid += 1
+        else:
+            error = error or problem.message
+    return tracked(fields, valid=valid, records=len(body.records), error=error)
+
+
+def _update(
+    path: str, body: Body, fields: Mapping[str, str], project: Project, access: Access, now: float
+) -> Answer:
+    failed: list[dict[str, Any]] = []
+    for index, record in enumerate(body.records):
+        try:
+            if path == "/engage":
+                _update_user(record, project, access, now)
+            else:
+                _update_group(record, project, access, now)
+        except RefusedUpdateError as error:
+            failed.append({"index": index, "message": str(error)})
+    records = len(body.records)
+    return tracked(
+        fields,
+        valid=records - len(failed),
+        records=records,
+        error=failed[0]["message"] if failed else None,
+        failed=failed if is_on(fields.get("strict")) else None,
+    )
+
+
+def _update_user(record: Any, project: Project, access: Access, now: float) -> None:
+    (distinct_id,) = _addressed(record, "$distinct_id")
+    if not access.is_foreign(record["$token"]):
+        project.update_profile(distinct_id, record, now)
+
+
+def _update_group(record: Any, project: Project, access: Access, now: float) -> None:
+    key, group_id = _addressed(record, "$group_key", "$group_id")
+    if not access.is_foreign(record["$token"]):
+        project.update_group(key, group_id, record, now)
+
+
+def _addressed(record: Any, *names: str) -> list[str]:
+    if type(record) is not dict:
+        raise RefusedUpdateError("record must be a JSON object")
+    problem = encode(record)
+    if isinstance(problem, Problem):
+        raise RefusedUpdateError(problem.message)
+    for name in ("$token", *names):
+        if not as_id(record.get(name)):
+            raise RefusedUpdateError(f"{name} must not be missing")
+    return [as_id(record[name]) for name in names]
+
+
+def _failed(index: int, event: Any, problem: Problem) -> dict[str, Any]:
+    properties = event.get("properties") if type(event) is dict else None
+    insert_id = properties.get("$insert_id") if type(properties) is dict else None
+    return {
+        "index": index,
+        "$insert_id": insert_id if type(insert_id) is str and insert_id.isascii() else "",
+        "field": problem.field.encode("utf-8", "replace").decode(),
+        "message": problem.message.encode("utf-8", "replace").decode(),
+    }
+
+
+def _milliseconds(now: float) -> int:
+    # Rounded up: a client that rounds its own clock to the nearest millisecond is not ahead of it.
+    return math.ceil(now * 1000)
+
+
+def _basic(authorization: str) -> tuple[str, str]:
+    """User and password of HTTP Basic; Mixpanel takes the credentials in base64 or as they are."""
+    scheme, _, credentials = authorization.partition(" ")
+    credentials = credentials.strip()
+    if scheme.lower() != "basic" or not credentials:
+        return "", ""
+    if ":" not in credentials:
+        try:
+            credentials = base64.b64decode(credentials, validate=True).decode()
+        except (binascii.Error, UnicodeDecodeError, ValueError):
+            return "", ""
+    user, _, password = credentials.partition(":")
+    return user, password

@@ -1,0 +1,23 @@
+"""The benchmarks run, and every subject in them delivers what it was given. Nothing is said about speed."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.mark.parametrize("events", [1, 120])
+def test_every_subject_delivers_every_event(events: int) -> None:
+    command = [sys.executable, "-m", "benchmarks", "--events", str(events), "--rounds", "1"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=25)
+    assert result.returncode == 0, result.stdout + result.stderr
+    lines = {line[:30].strip(): line for line in result.stdout.splitlines()}
+    for title in ("floor (orjson, gzip, socket)", "mixpanel-async", "mixpanel BufferedConsumer"):
+        assert f" {events} of {events} in " in lines[title]
+    posthog = lines["posthog AsyncPosthog"]
+    assert f" {events} of {events} in " in posthog or posthog.endswith("not installed")
