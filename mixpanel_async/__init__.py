@@ -2,8 +2,8 @@
 
 from ._bound import BoundMixpanel
 from ._client import AsyncMixpanel
-from ._config import VERSION as __version__
-from ._config import BatchPolicy, IdMerge, Overflow, RetryPolicy, ServiceAccountCredentials
+from ._config import VERSION, BatchPolicy, IdMerge, Overflow, RetryPolicy
+from ._credentials import ServiceAccountCredentials
 from ._errors import (
     ApiError,
     AuthenticationError,
@@ -19,6 +19,8 @@ from ._errors import (
     ValidationError,
 )
 from ._records import Delivery, DropReason, FlushResult, LostRecord, Stats
+
+__version__ = VERSION
 
 __all__ = [
     "ApiError",

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypedDict
 
+from ._core import Meta, Properties
 from ._errors import ValidationError
-from ._profiles import Meta, Properties
 
 if TYPE_CHECKING:
     from ._client import AsyncMixpanel
@@ -166,9 +166,7 @@ class BoundMixpanel:
         """See `AsyncMixpanel.people_delete`."""
         await self._client.people_delete(self._person, self._located(meta))
 
-    async def people_track_charge(
-        self, amount: float, properties: Properties | None = None, meta: Meta = None
-    ) -> None:
+    async def people_track_charge(self, amount: float, properties: Properties | None = None, meta: Meta = None) -> None:
         """See `AsyncMixpanel.people_track_charge`."""
         await self._client.people_track_charge(self._person, amount, properties, self._located(meta))
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import base64
 import ipaddress
 import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, Final, Literal, NoReturn
+from typing import Any, Final, Literal
 
-from ._errors import ConfigurationError
+from ._credentials import ServiceAccountCredentials
+from ._errors import refuse
 
 VERSION: Final = "0.1.0"
 
@@ -58,22 +58,18 @@ class Overflow(Enum):
     """`QueueFullError` at the caller."""
 
 
-def _refuse(text: str) -> NoReturn:
-    raise ConfigurationError(text)
-
-
 def _number(name: str, value: object, *, least: float, most: float = math.inf) -> None:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or math.isnan(value):
-        _refuse(f"{name} must be a number of seconds, not {type(value).__name__}")
+        refuse(f"{name} must be a number of seconds, not {type(value).__name__}")
     if not least <= value <= most:
-        _refuse(f"{name} must be between {least:g} and {most:g}, not {value:g}")
+        refuse(f"{name} must be between {least:g} and {most:g}, not {value:g}")
 
 
 def _count(name: str, value: object, *, least: int = 1, most: int | None = None) -> None:
     if isinstance(value, bool) or not isinstance(value, int):
-        _refuse(f"{name} must be a whole number, not {type(value).__name__}")
+        refuse(f"{name} must be a whole number, not {type(value).__name__}")
     if value < least or (most is not None and value > most):
-        _refuse(f"{name} must be at least {least}{'' if most is None else f' and at most {most}'}, not {value}")
+        refuse(f"{name} must be at least {least}{'' if most is None else f' and at most {most}'}, not {value}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,92 +142,9 @@ class RetryPolicy:
         _number("initial", self.initial, least=0.0, most=3600.0)
         _number("maximum", self.maximum, least=0.0, most=3600.0)
         if self.maximum < self.initial:
-            _refuse("maximum must be at least initial")
+            refuse("maximum must be at least initial")
         if self.total_timeout is not None:
             _number("total_timeout", self.total_timeout, least=0.001, most=86_400.0)
-
-
-class Secret:
-    """A credential that shows itself only to the code that signs a request."""
-
-    __slots__ = ("_value",)
-
-    def __init__(self, value: str) -> None:
-        self._value = value
-
-    def reveal(self) -> str:
-        return self._value
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Secret) and other._value == self._value
-
-    def __hash__(self) -> int:
-        return hash(self._value)
-
-    def __repr__(self) -> str:
-        return "Secret('***')"
-
-    def __copy__(self) -> Secret:
-        return self
-
-    def __deepcopy__(self, memo: object) -> Secret:
-        return self
-
-    def __reduce__(self) -> NoReturn:
-        raise TypeError("a Mixpanel credential cannot be pickled")
-
-
-class ServiceAccountCredentials:
-    """A Mixpanel service account, the documented way to authenticate a server.
-
-    Every argument is a string that is not blank; white space around it is taken off, as the official SDK does.
-
-    Args:
-        username: name of the service account; without a colon, which HTTP Basic cannot carry in a user name.
-        secret: its secret. It appears in no repr, copy or pickle of this object.
-        project_id: number of the project, sent as `project_id` in the query string.
-
-    Raises:
-        ConfigurationError: if an argument is not a string, or blank, or has a control character in it.
-    """
-
-    __slots__ = ("_secret", "project_id", "username")
-
-    def __init__(self, username: str, secret: str, project_id: str) -> None:
-        for name, value in (("username", username), ("secret", secret), ("project_id", project_id)):
-            if not isinstance(value, str):
-                _refuse(f"service account {name} must be a string, not {type(value).__name__}")
-            if not value.strip():
-                _refuse(f"service account {name} cannot be blank")
-            if not value.strip().isprintable():
-                _refuse(f"service account {name} has a control character in it")
-        if ":" in username:
-            _refuse("service account username cannot contain a colon")
-        self.username = username.strip()
-        self.project_id = project_id.strip()
-        self._secret = Secret(secret.strip())
-
-    @property
-    def secret(self) -> str:
-        """The secret itself, for the request that needs it."""
-        return self._secret.reveal()
-
-    def __repr__(self) -> str:
-        return f"ServiceAccountCredentials(username={self.username!r}, project_id={self.project_id!r}, secret='***')"
-
-    def __copy__(self) -> ServiceAccountCredentials:
-        return self
-
-    def __deepcopy__(self, memo: object) -> ServiceAccountCredentials:
-        return self
-
-    def __reduce__(self) -> NoReturn:
-        raise TypeError("Mixpanel credentials cannot be pickled")
-
-
-def basic_auth(user: str, password: str) -> str:
-    """The value of an `Authorization` header for HTTP Basic."""
-    return "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode("ascii")
 
 
 def _is_loopback(host: str) -> bool:
@@ -248,16 +161,16 @@ def _check_host(host: str) -> None:
         try:
             ipaddress.IPv6Address(host[1:-1])
         except ValueError:
-            _refuse("api_host is not a valid IPv6 address")
+            refuse("api_host is not a valid IPv6 address")
         return
     labels = host.removesuffix(".").split(".")
     if len(host) > 253 or not all(_LABEL.fullmatch(label) for label in labels):
-        _refuse("api_host is not a valid host name")
+        refuse("api_host is not a valid host name")
     if labels[-1].isdigit() or labels[-1].lower().startswith("0x"):
         try:
             ipaddress.IPv4Address(host)
         except ValueError:
-            _refuse("api_host is not a valid IPv4 address")
+            refuse("api_host is not a valid IPv4 address")
 
 
 def parse_origin(region: str, api_host: str | None, *, allow_http: bool = False) -> str:
@@ -276,27 +189,27 @@ def parse_origin(region: str, api_host: str | None, *, allow_http: bool = False)
         ConfigurationError: if either is malformed. The message never repeats the value.
     """
     if region not in REGION_ORIGINS:
-        _refuse(f"region must be one of {', '.join(map(repr, REGION_ORIGINS))}")
+        refuse(f"region must be one of {', '.join(map(repr, REGION_ORIGINS))}")
     if api_host is None:
         return REGION_ORIGINS[region]
     if not isinstance(api_host, str):
-        _refuse(f"api_host must be a string, not {type(api_host).__name__}")
+        refuse(f"api_host must be a string, not {type(api_host).__name__}")
     scheme, separator, rest = api_host.partition("://")
     if not separator:
         scheme, rest = "https", api_host
     elif scheme not in {"http", "https"}:
-        _refuse("api_host must start with https:// or http://, or be a bare host")
+        refuse("api_host must start with https:// or http://, or be a bare host")
     authority, slash, path = rest.partition("/")
     prefix = (slash + path).rstrip("/") if path else ""
     match = _AUTHORITY.fullmatch(authority)
     if match is None or not _PATH.fullmatch(prefix) or any(part in {".", ".."} for part in prefix.split("/")):
-        _refuse("api_host must be a host or an origin: no user, query, fragment, space or control character")
+        refuse("api_host must be a host or an origin: no user, query, fragment, space or control character")
     host, port = match["host"], match["port"]
     _check_host(host)
     if port is not None and not 1 <= int(port) <= 65535:
-        _refuse("api_host has a port out of range")
+        refuse("api_host has a port out of range")
     if scheme == "http" and not allow_http and not _is_loopback(host):
-        _refuse("api_host must use https:// unless it is a loopback address; allow_http=True lifts this")
+        refuse("api_host must use https:// unless it is a loopback address; allow_http=True lifts this")
     return f"{scheme}://{host.lower()}{'' if port is None else f':{int(port)}'}{prefix}"
 
 
@@ -324,7 +237,7 @@ class ClientOptions:
 
     def __post_init__(self) -> None:
         if not isinstance(self.token, str) or not self.token.strip() or not self.token.isprintable():
-            _refuse("token must be a string that is not blank")
+            refuse("token must be a string that is not blank")
         kinds: tuple[tuple[str, type, bool], ...] = (
             ("credentials", ServiceAccountCredentials, True),
             ("id_merge", IdMerge, True),
@@ -336,11 +249,11 @@ class ClientOptions:
         for name, kind, optional in kinds:
             value = getattr(self, name)
             if not (isinstance(value, kind) or (optional and value is None)):
-                _refuse(f"{name} must be a {kind.__name__}, not {type(value).__name__}")
+                refuse(f"{name} must be a {kind.__name__}, not {type(value).__name__}")
         if self.events_endpoint not in {"auto", "track", "import"}:
-            _refuse("events_endpoint must be 'auto', 'track' or 'import'")
+            refuse("events_endpoint must be 'auto', 'track' or 'import'")
         if self.identity_retry.attempts is None and self.identity_retry.total_timeout is None:
-            _refuse("identity_retry needs attempts or total_timeout: an awaited call must end")
+            refuse("identity_retry needs attempts or total_timeout: an awaited call must end")
         _number("timeout", self.timeout, least=0.001, most=3600.0)
         _number("shutdown_timeout", self.shutdown_timeout, least=0.0, most=3600.0)
 
@@ -354,19 +267,6 @@ class ClientOptions:
         if self.events_endpoint == "auto":
             return self.credentials is not None
         return self.events_endpoint == "import"
-
-
-def as_secret(value: object) -> Secret | None:
-    """A project secret as an argument gives it; None and an empty string mean that there is none.
-
-    Raises:
-        ConfigurationError: if it is not a string that can be sent.
-    """
-    if value is None or value == "":
-        return None
-    if not isinstance(value, str) or not value.strip() or not value.isprintable() or ":" in value:
-        _refuse("api_secret must be a string without blanks at its ends, colons or control characters")
-    return Secret(value.strip())
 
 
 def env_options(environ: Mapping[str, str], given: Mapping[str, Any]) -> dict[str, Any]:
@@ -386,7 +286,7 @@ def env_options(environ: Mapping[str, str], given: Mapping[str, Any]) -> dict[st
 
     token = read("TOKEN")
     if token is None and "token" not in given:
-        _refuse("MIXPANEL_TOKEN is not set")
+        refuse("MIXPANEL_TOKEN is not set")
     options: dict[str, Any] = {"token": token}
     account = {
         "username": read("SERVICE_ACCOUNT_USERNAME"),
@@ -397,7 +297,7 @@ def env_options(environ: Mapping[str, str], given: Mapping[str, Any]) -> dict[st
     if username and secret and project_id:
         options["credentials"] = ServiceAccountCredentials(username, secret, project_id)
     elif (username or secret) and "credentials" not in given:
-        _refuse(
+        refuse(
             "a service account needs MIXPANEL_SERVICE_ACCOUNT_USERNAME, MIXPANEL_SERVICE_ACCOUNT_SECRET and "
             "MIXPANEL_PROJECT_ID together"
         )
@@ -409,5 +309,5 @@ def env_options(environ: Mapping[str, str], given: Mapping[str, Any]) -> dict[st
         try:
             options["id_merge"] = IdMerge(id_merge.lower())
         except ValueError:
-            _refuse("MIXPANEL_ID_MERGE must be legacy, original or simplified")
+            refuse("MIXPANEL_ID_MERGE must be legacy, original or simplified")
     return options

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NoReturn
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,6 +156,11 @@ class RateLimitError(ApiError):
 
 class PayloadTooLargeError(ApiError):
     """The request is larger than Mixpanel takes (413)."""
+
+
+def refuse(text: str) -> NoReturn:
+    """Raise for an option that is out of bounds. The text must not repeat a value that could be secret."""
+    raise ConfigurationError(text)
 
 
 def _times(attempts: int) -> str:

@@ -11,7 +11,7 @@ from typing import Any, Final
 import anyio.to_thread
 import orjson
 
-from ._buffer import Loss
+from ._lanes import Loss
 from ._records import Delivery, DropReason, LostRecord
 
 OnDrop = Callable[[Sequence[LostRecord], DropReason], Awaitable[None] | None]
@@ -94,7 +94,7 @@ async def _call(callback: Callable[..., Any], *args: object) -> None:
 
 
 def _records(loss: Loss) -> list[LostRecord]:
-    details = {at: detail for at, detail in enumerate(loss.details)} if len(loss.details) == len(loss.items) else {}
+    details = dict(enumerate(loss.details)) if len(loss.details) == len(loss.items) else {}
     records = []
     for at, item in enumerate(loss.items):
         detail = details.get(at)

@@ -1,150 +1,96 @@
-"""Calls whose answer the caller acts on: sent at once, tried a few times, and either true or an exception.
-
-The only file that knows tenacity.
-"""
+"""The verbs that join ids: awaited, because merges are irreversible and the caller acts on the answer."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Awaitable, Callable
-from typing import Protocol
+from collections.abc import Mapping
 
-import anyio
-from tenacity import AsyncRetrying, RetryCallState, retry_if_result
-
-from ._config import RetryPolicy, Secret
-from ._errors import (
-    ApiError,
-    AuthenticationError,
-    MixpanelException,
-    PayloadTooLargeError,
-    RateLimitError,
-    TransportError,
-)
-from ._records import Delivered, DropReason, Kind, Outcome, Pruned, Request, Retry
-from ._retry import backoff
-from ._runtime import Runtime
-from ._wire.encode import Encoder
-
-_log = logging.getLogger("mixpanel_async")
+from ._config import IdMerge
+from ._core import Core, Meta
+from ._credentials import as_secret
+from ._errors import ConfigurationError, IdentityError
+from ._records import Kind
+from ._wire.values import check_id, is_uuid4
 
 
-class Attempts(Protocol):
-    """What sends: one counted request in the shared pool."""
+class Identity(Core):
+    """Mixed into the client."""
 
-    def __call__(self, request: Request, count: int, *, again: bool, timeout: float | None) -> Awaitable[Outcome]: ...
-
-
-class Caller:
-    """Sends single messages and waits for the answer.
-
-    Args:
-        attempt: sends one request.
-        encoder: makes requests.
-        policy: attempts, backoff and total deadline.
-        runtime: clocks and chance.
-    """
-
-    def __init__(self, attempt: Attempts, encoder: Encoder, policy: RetryPolicy, runtime: Runtime) -> None:
-        self._attempt = attempt
-        self._encoder = encoder
-        self._policy = policy
-        self._runtime = runtime
-
-    async def call(self, kind: Kind, item: bytes, secret: Secret | None, given_up: Callable[[], bool]) -> None:
-        """Send one message until it is taken, refused or out of tries.
+    async def alias(self, alias_id: str, original: str, meta: Meta = None) -> None:
+        """Let `alias_id` mean the person known as `original`, from now on and (Original ID Merge) for the past.
 
         Args:
-            kind: where it goes.
-            item: its encoded bytes.
-            secret: a project secret to sign it with.
-            given_up: whether the caller waits no longer, which ends the tries but not the one under way.
+            alias_id: the new id. It can be an alias once only.
+            original: the id that Mixpanel knows already.
+            meta: merged beside `event`.
 
         Raises:
-            ApiError: Mixpanel answered and did not take it.
-            TransportError: no answer could be had.
+            IdentityError: the project's `id_merge` ignores aliases, or both ids are the same.
+            ValidationError: an id is blank or a placeholder that Mixpanel refuses.
+            ApiError, TransportError: it did not succeed; `attempts`, `status` and `endpoint` tell how.
+            ClientClosedError: after `aclose()`.
         """
-        request = self._encoder.request(kind, [item], secret=secret)
-        clock = self._runtime.monotonic
-        total = self._policy.total_timeout
-        deadline = None if total is None else clock() + total
-        attempts = 0
-        uncertain = False
+        self._check_identity("alias", {"alias_id": alias_id, "original": original}, IdMerge.SIMPLIFIED)
+        properties = {"distinct_id": original, "alias": alias_id}
+        await self._awaited(Kind.IDENTITY, self._builder.identity("$create_alias", properties, meta))
 
-        async def once() -> Outcome:
-            nonlocal attempts, uncertain
-            attempts += 1
-            left = None if deadline is None else max(0.001, deadline - clock())
-            outcome = await self._attempt(request, 1, again=attempts > 1, timeout=left)
-            if isinstance(outcome, Retry):
-                uncertain = uncertain or outcome.applied
-            return outcome
+    async def merge(
+        self,
+        api_key: str | None = None,  # noqa: ARG002  the official SDK's first argument
+        distinct_id1: str | None = None,
+        distinct_id2: str | None = None,
+        meta: Meta = None,
+        api_secret: str | None = None,
+    ) -> None:
+        """Make one person of two ids. It cannot be undone.
 
-        def wait(state: RetryCallState) -> float:
-            outcome = _outcome(state)
-            asked = outcome.retry_after if isinstance(outcome, Retry) else None
-            return backoff(self._policy, state.attempt_number, asked, self._runtime.chance())
+        Args:
+            api_key: taken for the official SDK's sake and not sent.
+            distinct_id1: one id.
+            distinct_id2: the other.
+            meta: merged beside `event`.
+            api_secret: the project's secret, if the client has no service account.
 
-        def stop(state: RetryCallState) -> bool:
-            most = self._policy.attempts
-            if given_up() or (most is not None and state.attempt_number >= most):
-                return True
-            return deadline is not None and clock() + state.upcoming_sleep >= deadline
+        Raises:
+            ConfigurationError: there is neither a service account nor `api_secret`; Mixpanel wants one.
+            IdentityError, ValidationError, ApiError, TransportError, ClientClosedError: as `alias` does.
+        """
+        ids = {"distinct_id1": distinct_id1, "distinct_id2": distinct_id2}
+        self._check_identity("merge", ids, IdMerge.SIMPLIFIED, IdMerge.LEGACY)
+        secret = as_secret(api_secret)
+        if self._options.credentials is None and secret is None:
+            raise ConfigurationError("merge needs a service account (credentials=) or api_secret=")
+        properties = {"$distinct_ids": [distinct_id1, distinct_id2]}
+        await self._awaited(Kind.IMPORTS, self._builder.identity("$merge", properties, meta), secret)
 
-        outcome = await AsyncRetrying(
-            sleep=anyio.sleep,
-            retry=retry_if_result(_is_retry),
-            wait=wait,
-            stop=stop,
-            retry_error_callback=_outcome,
-        )(once)
-        if given_up() and not isinstance(outcome, Delivered):
-            _log.warning("a call to %s was cancelled; whether it was applied is unknown", request.endpoint)
-        if not isinstance(outcome, Delivered):
-            raise error_of(outcome, request.endpoint, attempts, uncertain=uncertain)
+    async def identify(self, identified_id: str, anon_id: str, meta: Meta = None) -> None:
+        """Join the anonymous visitor `anon_id` to the person `identified_id`.
 
+        Args:
+            identified_id: the user's id.
+            anon_id: a UUID of version 4 with dashes. Mixpanel takes any other form and silently ignores it.
+            meta: merged beside `event`.
 
-def _is_retry(outcome: Outcome) -> bool:
-    return isinstance(outcome, Retry)
+        Raises:
+            IdentityError: the project's `id_merge` ignores it, or `anon_id` is one that Mixpanel would ignore.
+            ValidationError, ApiError, TransportError, ClientClosedError: as `alias` does.
+        """
+        ids = {"identified_id": identified_id, "anon_id": anon_id}
+        self._check_identity("identify", ids, IdMerge.SIMPLIFIED, IdMerge.LEGACY)
+        if not is_uuid4(anon_id):
+            raise IdentityError("anon_id", "must be a UUID of version 4 with dashes; Mixpanel silently ignores others")
+        properties = {"$identified_id": identified_id, "$anon_id": anon_id}
+        await self._awaited(Kind.IDENTITY, self._builder.identity("$identify", properties, meta))
 
-
-def _outcome(state: RetryCallState) -> Outcome:
-    assert state.outcome is not None
-    result: Outcome = state.outcome.result()
-    return result
-
-
-def error_of(outcome: Outcome, endpoint: str, attempts: int, *, uncertain: bool) -> MixpanelException:
-    """The exception for an outcome that is no success."""
-    assert not isinstance(outcome, Delivered)
-    if isinstance(outcome, Retry) and outcome.status is None:
-        return TransportError(outcome.message, endpoint=endpoint, attempts=attempts, uncertain=uncertain)
-    status = outcome.status or 0
-    kinds: dict[int, type[ApiError]] = {
-        401: AuthenticationError,
-        402: AuthenticationError,
-        403: AuthenticationError,
-        407: AuthenticationError,
-        413: PayloadTooLargeError,
-        429: RateLimitError,
-    }
-    failed = outcome.failed if isinstance(outcome, Pruned) else ()
-    return kinds.get(status, ApiError)(
-        failed[0].message if failed and failed[0].message else outcome.message,
-        endpoint=endpoint,
-        attempts=attempts,
-        status=status,
-        failed_records=failed,
-        retry_after=outcome.retry_after if isinstance(outcome, Retry) else None,
-    )
-
-
-def reason_of(error: BaseException) -> DropReason:
-    """Where a record is counted whose awaited call ended in this error."""
-    if isinstance(error, AuthenticationError):
-        return DropReason.UNAUTHORIZED
-    if isinstance(error, PayloadTooLargeError):
-        return DropReason.TOO_LARGE
-    if isinstance(error, (TransportError, RateLimitError)) or (isinstance(error, ApiError) and error.status >= 500):
-        return DropReason.EXHAUSTED
-    return DropReason.REJECTED if isinstance(error, ApiError) else DropReason.CLOSED
+    def _check_identity(self, call: str, ids: Mapping[str, object], *without: IdMerge) -> None:
+        for name, value in ids.items():
+            check_id(value, name)
+        if self._options.id_merge in without:
+            advice = (
+                "; track an event with user_id and device_id instead"
+                if self._options.id_merge is IdMerge.SIMPLIFIED
+                else "; use alias instead"
+            )
+            raise IdentityError(call, f"does nothing in a project with {self._options.id_merge.value} ID merge{advice}")
+        first, second = ids.values()
+        if first == second:
+            raise IdentityError(" and ".join(ids), "are the same id; there is nothing to join")

@@ -10,18 +10,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ._core import Core, Meta, Properties
 from ._errors import ValidationError
 from ._records import Kind
 
-Properties = Mapping[str, Any]
-Meta = Mapping[str, Any] | None
 
-
-class Profiles:
-    """Mixed into the client, which provides `_update`."""
-
-    async def _update(self, kind: Kind, message: Mapping[str, Any], meta: Meta) -> None:
-        raise AssertionError("the client provides this")
+class Profiles(Core):
+    """Mixed into the client."""
 
     async def people_update(self, message: Mapping[str, Any], meta: Meta = None) -> None:
         """Queue a profile update in Mixpanel's own form.

@@ -22,7 +22,7 @@ def backoff(policy: RetryPolicy, failures: int, retry_after: float | None, draw:
         retry_after: what Mixpanel asked for, which is never undercut.
         draw: an even draw from 0 to 1.
     """
-    ceiling = min(policy.maximum, policy.initial * 2 ** min(failures - 1, _MOST_DOUBLINGS))
+    ceiling = min(policy.maximum, policy.initial * 2.0 ** min(failures - 1, _MOST_DOUBLINGS))
     own = ceiling * draw
     if retry_after is None:
         return own

@@ -1,33 +1,22 @@
-"""The tasks that hold records: they ask the buffer what to do, do it, and tell the buffer what became of it."""
+"""The tasks that hold records: they ask the queue what to do, do it, and tell the queue what became of it."""
 
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import anyio
 import anyio.to_thread
 
-from ._buffer import Barrier, Batch, Buffer, Idle, Lane, Loss, Offer
-from ._config import Overflow, RetryPolicy, Secret
-from ._errors import ClientClosedError, QueueFullError
-from ._hooks import Hooks
+from ._buffer import Idle
+from ._config import RetryPolicy
+from ._errors import ClientClosedError
 from ._host import Host, Job, current_host
-from ._records import (
-    Delivered,
-    Delivery,
-    DropReason,
-    FlushResult,
-    Kind,
-    Misconfigured,
-    Outcome,
-    Request,
-    Retry,
-    Stats,
-)
+from ._lanes import Barrier, Batch
+from ._queue import Queue
+from ._records import Delivered, Delivery, DropReason, FlushResult, Kind, Misconfigured, Outcome, Request, Retry
 from ._retry import PROBE_AFTER, backoff
 from ._runtime import Runtime
 from ._transport import Transport
@@ -37,153 +26,58 @@ from ._wire.encode import Encoder, secrets_of
 T = TypeVar("T")
 
 _log = logging.getLogger("mixpanel_async")
+# Seconds that tasks which were told to stop, and callbacks, are given at the end.
 _WIND_UP: Final = 1.0
 
 
 class Sender:
-    """Owns the buffer, its lock, the pool and every background task.
+    """Owns the pool and every background task.
 
     Args:
-        buffer: what is waiting.
+        queue: what is waiting.
         transport: the pool.
         encoder: makes requests.
         off_loop_from: size in bytes from which a body is packed in a thread.
-        overflow: what to do without room.
         retry: backoff of batches.
-        hooks: the user's callbacks.
         runtime: clocks and chance.
         patience: seconds that a flush without a time-out goes on without any progress.
     """
 
     def __init__(
         self,
+        queue: Queue,
         *,
-        buffer: Buffer,
         transport: Transport,
         encoder: Encoder,
         off_loop_from: int,
-        overflow: Overflow,
         retry: RetryPolicy,
-        hooks: Hooks,
         runtime: Runtime,
         patience: float,
     ) -> None:
-        self._buffer = buffer
+        self._queue = queue
         self._transport = transport
         self._encoder = encoder
         self._off_loop_from = off_loop_from
-        self._overflow = overflow
         self._retry = retry
-        self._hooks = hooks
         self._runtime = runtime
         self._patience = patience
-        # Re-entrant: a finalizer or a signal handler may track while this very thread holds it.
-        self._lock = threading.RLock()
         self._host: Host | None = None
         self._main: Job[None] | None = None
         self._telling: Job[None] | None = None
         self._closer: Job[FlushResult] | None = None
-        self._jobs: set[Job[None]] = set()
+        self._jobs: set[Job[Any]] = set()
         self._awake = False
         self._bell: anyio.Event | None = None
         self._progress: anyio.Event | None = None
-        self._closing = False
         self._closed: FlushResult | None = None
-        self._requests = self._retries = 0
-        self._last_error: str | None = None
         self._complaint: tuple[Kind, int | None] | None = None
-
-    # From any thread.
-
-    def lane(self, kind: Kind, secret: Secret | None = None) -> Lane:
-        with self._lock:
-            return self._buffer.lane(kind, secret)
-
-    @property
-    def pending(self) -> int:
-        return self._buffer.pending
-
-    @property
-    def closed(self) -> bool:
-        return self._closing
-
-    def offer(self, lane: Lane, item: bytes) -> bool:
-        """Take a record.
-
-        Returns:
-            False if there is no room and the policy is to wait for it; the record is then not accepted.
-
-        Raises:
-            ClientClosedError: if the client is closed.
-            QueueFullError: if there is no room and the policy is to raise.
-        """
-        losses: list[Loss] = []
-        with self._lock:
-            if self._closing:
-                raise ClientClosedError("the client is closed; the record was not accepted")
-            now = self._runtime.monotonic()
-            verdict = self._buffer.offer(lane, item, now)
-            if verdict is Offer.FULL:
-                if self._overflow is Overflow.WAIT:
-                    return False
-                if self._overflow is Overflow.RAISE:
-                    raise self.full()
-                if self._overflow is Overflow.DROP_OLDEST:
-                    losses = self._buffer.evict(len(item))
-                    verdict = self._buffer.offer(lane, item, now)
-                if verdict is Offer.FULL:
-                    losses.append(self._buffer.discard(lane, [item], DropReason.QUEUE_FULL))
-        if losses:
-            self._report(losses)
-        if verdict is not Offer.TAKEN:
-            self._wake()
-        return True
-
-    def full(self) -> QueueFullError:
-        return QueueFullError(self._buffer.pending, self._buffer.pending_bytes)
-
-    def discard(self, lane: Lane, item: bytes, reason: DropReason) -> None:
-        """Count a record as accepted and dropped at once."""
-        with self._lock:
-            if self._closing:
-                raise ClientClosedError("the client is closed; the record was not accepted")
-            loss = self._buffer.discard(lane, [item], reason)
-        self._report([loss])
-
-    def stats(self) -> Stats:
-        with self._lock:
-            buffer = self._buffer
-            return Stats(
-                accepted=buffer.accepted,
-                delivered=buffer.delivered,
-                failed=buffer.failed,
-                dropped=buffer.dropped,
-                uncertain=buffer.uncertain,
-                pending=buffer.pending,
-                pending_bytes=buffer.pending_bytes,
-                in_flight=buffer.in_flight,
-                requests=self._requests,
-                retries=self._retries,
-                losses={reason.value: count for reason, count in buffer.losses.items()},
-                last_error=self._last_error,
-            )
-
-    def _wake(self) -> None:
-        if not self._awake:
-            self._awake = True
-            if self._host is not None:
-                self._host.call_soon(self._ring)
-
-    def _report(self, losses: list[Loss]) -> None:
-        if self._hooks.lost(losses) and self._host is not None:
-            self._host.call_soon(self._tell)
+        queue.on_work = self._wake
+        queue.on_loss = self._tell_soon
 
     def attach_if_idle(self) -> None:
-        """Start in the caller's event loop, if there is one and no other was begun."""
+        """Start in the caller's event loop, if there is one and the client runs in no other."""
         if self._main is None or self._main.done.is_set():
             self.attach()
-
-    # In the event loop only.
 
     def attach(self) -> Host | None:
         """Bind to the running event loop and start there, unless that was done. None if no loop is running.
@@ -200,49 +94,61 @@ class Sender:
         current = current_host()
         if current is None:
             return None
-        if host is not None and not host.is_over():
-            raise ClientClosedError("the client is in use in another event loop that is still running")
         if host is not None:
+            if not host.is_over():
+                raise ClientClosedError("the client is in use in another event loop that is still running")
             self._transport.forget()
         self._host = current
         self._progress = anyio.Event()
         self._bell = anyio.Event()
         self._closer = self._telling = None
-        self._jobs.clear()
+        self._jobs = set()
         self._main = current.spawn(self._run, "mixpanel sender")
-        if not self._hooks.idle:
+        if not self._queue.hooks.idle:
             self._tell()
         return current
 
     async def open(self) -> None:
         """Bind to the running loop and make the pool ready."""
-        if self._closing:
+        if self._queue.closed:
             raise ClientClosedError("the client is closed and cannot be started again")
         self.attach()
         await self._transport.open()
+
+    def _wake(self) -> None:
+        if not self._awake:
+            self._awake = True
+            if self._host is not None:
+                self._host.call_soon(self._ring)
 
     def _ring(self) -> None:
         if self._bell is not None:
             self._bell.set()
 
+    def _tell_soon(self) -> None:
+        if self._host is not None:
+            self._host.call_soon(self._tell)
+
     def _tell(self) -> None:
         if self._host is not None and (self._telling is None or self._telling.done.is_set()):
-            self._telling = self._host.spawn(self._hooks.run, "mixpanel callbacks")
+            self._telling = self._host.spawn(self._queue.hooks.run, "mixpanel callbacks")
 
     async def _run(self) -> None:
         assert self._host is not None
         while True:
             self._bell = anyio.Event()
             self._awake = False
-            with self._lock:
-                step = self._buffer.poll(self._runtime.monotonic())
+            step = self._queue.poll()
             if isinstance(step, Batch):
-                job = self._host.spawn(partial(self._deliver, step), "mixpanel request")
-                self._jobs = {held for held in self._jobs if not held.done.is_set()} | {job}
+                self._hold(self._host.spawn(partial(self._deliver, step), "mixpanel request"))
                 continue
             patience = None if isinstance(step, Idle) else max(0.0, step.at - self._runtime.monotonic())
             with anyio.move_on_after(patience):
                 await self._bell.wait()
+
+    def _hold(self, job: Job[Any]) -> None:
+        self._jobs = {held for held in self._jobs if not held.done.is_set()}
+        self._jobs.add(job)
 
     async def _deliver(self, batch: Batch) -> None:
         # What holds if this task dies before it learns better: cancellation is no Exception, and the lease must end.
@@ -263,39 +169,32 @@ class Sender:
 
     async def attempt(self, request: Request, count: int, *, again: bool, timeout: float | None = None) -> Outcome:
         """One counted request of `count` records. `again` says that it repeats an earlier one."""
-        with self._lock:
-            self._requests += 1
-            self._retries += again
+        self._queue.count_request(again=again)
         reply = await self._transport.send(request, timeout=timeout)
         outcome = replies.read(reply, count, now=self._runtime.wall(), secrets=secrets_of(request))
         if not isinstance(outcome, Delivered):
             status = "" if outcome.status is None else f"HTTP {outcome.status}: "
-            self._last_error = f"{request.endpoint}: {status}{outcome.message}"
+            self._queue.count_error(f"{request.endpoint}: {status}{outcome.message}")
         return outcome
 
     def _settle(self, batch: Batch, outcome: Outcome, started: float) -> None:
-        now = self._runtime.monotonic()
         delay = 0.0
         if isinstance(outcome, Retry):
             delay = backoff(self._retry, batch.episode + 1, outcome.retry_after, self._runtime.chance())
         elif isinstance(outcome, Misconfigured):
             delay = PROBE_AFTER * (1 + self._runtime.chance()) / 2
-        size = batch.size
-        with self._lock:
-            before = self._buffer.delivered
-            losses = self._buffer.settle(batch, outcome, now, delay)
-            delivered = self._buffer.delivered - before
-        self._note(batch.lane.kind, outcome, len(batch.items))
-        self._report(losses)
+        kind, records, size = batch.lane.kind, len(batch.items), batch.size
+        delivered = self._queue.settle(batch, outcome, delay)
+        self._note(kind, outcome, records)
         if delivered:
             delivery = Delivery(
-                kind=batch.lane.kind.value,
+                kind=kind.value,
                 records=delivered,
                 body_bytes=size,
                 attempts=batch.attempts,
-                duration=now - started,
+                duration=self._runtime.monotonic() - started,
             )
-            if self._hooks.delivered(delivery):
+            if self._queue.hooks.delivered(delivery):
                 self._tell()
         self.progressed()
 
@@ -306,12 +205,11 @@ class Sender:
                 _log.info("delivery of %s works again", kind.value)
                 self._complaint = None
             return
-        status = outcome.status
-        if self._complaint == (kind, status):
+        if self._complaint == (kind, outcome.status):
             return
-        self._complaint = (kind, status)
+        self._complaint = (kind, outcome.status)
         level = logging.ERROR if isinstance(outcome, Misconfigured) else logging.WARNING
-        _log.log(level, "a request of %d %s did not succeed (%s)", records, kind.value, status or "no answer")
+        _log.log(level, "a request of %d %s did not succeed (%s)", records, kind.value, outcome.status or "no answer")
 
     def progressed(self) -> None:
         """Let everybody look again who waits for records to be settled."""
@@ -320,50 +218,31 @@ class Sender:
             progress.set()
         self._wake()
 
-    def lease_alone(self, lane: Lane, item: bytes) -> Batch:
-        """Charge a record that is sent on its own.
-
-        Raises:
-            ClientClosedError: if the client is closed.
-            QueueFullError: if there is no room for it.
-        """
-        with self._lock:
-            if self._closing:
-                raise ClientClosedError("the client is closed; the record was not accepted")
-            batch = self._buffer.lease_alone(lane, item, self._runtime.monotonic())
-            if batch is None:
-                raise self.full()
-            return batch
-
     def conclude(self, batch: Batch, reason: DropReason | None, message: str) -> None:
-        """End what `lease_alone` began."""
-        with self._lock:
-            losses = self._buffer.conclude(batch, reason, message=message)
-        self._report(losses)
+        """End what `Queue.lease_alone` began."""
+        self._queue.conclude(batch, reason, message)
         self.progressed()
 
     def spawn(self, work: Callable[[], Awaitable[T]], name: str) -> Job[T]:
         """Run an awaited call's requests in a task of the package's own.
 
         Raises:
-            ClientClosedError: if the client is closed.
+            ClientClosedError: if the client is closed, or bound to another loop that has not ended.
         """
-        if self._closing:
+        if self._queue.closed:
             raise ClientClosedError("the client is closed")
         host = self.attach()
         assert host is not None, "a coroutine runs in an event loop"
         job = host.spawn(work, name)
-        self._jobs = {held for held in self._jobs if not held.done.is_set()} | {job}  # type: ignore[arg-type]
+        self._hold(job)
         return job
 
     async def room(self, size: int, deadline: float) -> bool:
         """Wait until a record of this size may have room. False if the deadline came first."""
-        self.attach()
         while True:
             progress = self._progress
-            with self._lock:
-                if self._closing or not self._buffer.is_full(size):
-                    return True
+            if self._queue.closed or not self._queue.is_full(size):
+                return True
             left = deadline - self._runtime.monotonic()
             if left <= 0 or progress is None:
                 return False
@@ -375,8 +254,7 @@ class Sender:
         if self._closed is not None:
             return FlushResult(0, 0, 0)
         self.attach()
-        with self._lock:
-            barrier = self._buffer.barrier()
+        barrier = self._queue.barrier()
         await self._passed(barrier, timeout)
         return barrier.result()
 
@@ -387,12 +265,10 @@ class Sender:
         left = barrier.pending
         while barrier.pending:
             progress = self._progress
-            with self._lock:
-                next_try = self._buffer.next_try()
             if timeout is None and barrier.pending < left:
                 left, deadline = barrier.pending, clock() + self._patience
             # A wait that would end after the deadline is not begun.
-            if progress is None or max(next_try, clock()) >= deadline:
+            if progress is None or max(self._queue.next_try(), clock()) >= deadline:
                 return
             with anyio.move_on_after(deadline - clock()):
                 await progress.wait()
@@ -403,16 +279,18 @@ class Sender:
             return self._closed
         host = self.attach()
         assert host is not None, "a coroutine runs in an event loop"
-        self._closing = True
+        self._queue.closed = True
         if self._closer is None or self._closer.done.is_set():
             self._closer = host.spawn(partial(self._close, timeout), "mixpanel close")
+        # Bounded by its own deadline, so that leaving a cancelled block still delivers.
+        closer = self._closer
         with anyio.CancelScope(shield=True):
-            return await self._closer.result()
+            await closer.done.wait()
+        return await closer.result()
 
     async def _close(self, timeout: float) -> FlushResult:
         deadline = self._runtime.monotonic() + timeout
-        with self._lock:
-            barrier = self._buffer.barrier()
+        barrier = self._queue.barrier()
         await self._passed(barrier, timeout)
         jobs = [*self._jobs, *([self._main] if self._main else [])]
         for job in jobs:
@@ -420,26 +298,25 @@ class Sender:
         with anyio.move_on_after(_WIND_UP):
             for job in jobs:
                 await job.done.wait()
-        with self._lock:
-            losses = self._buffer.abandon(DropReason.CLOSED)
-        if losses:
-            _log.warning("closed with %d records undelivered", sum(len(loss.items) for loss in losses))
-        self._report(losses)
-        self._tell()
+        if left := self._queue.abandon():
+            _log.warning("closed with %d records undelivered", left)
         with anyio.move_on_after(max(_WIND_UP, deadline - self._runtime.monotonic())):
-            while not self._hooks.idle or not (self._telling is None or self._telling.done.is_set()):
-                self._tell()
-                if self._telling is not None:
-                    await self._telling.done.wait()
+            await self._told()
         if self._telling is not None:
             self._telling.cancel()
         await self._transport.aclose()
         self._closed = barrier.result()
         return self._closed
 
+    async def _told(self) -> None:
+        while not self._queue.hooks.idle or not (self._telling is None or self._telling.done.is_set()):
+            self._tell()
+            if self._telling is not None:
+                await self._telling.done.wait()
+
     def abandon(self) -> None:
-        """Stop without an event loop to wait in: the client was dropped. What waits is lost, and was reported."""
-        self._closing = True
+        """Stop without waiting: the client was dropped, from whatever thread."""
+        self._queue.closed = True
         if self._host is not None:
             self._host.call_soon(self._cancel_all)
 

@@ -78,9 +78,7 @@ class Transport:
         return httpx.AsyncClient(
             verify=self._tls,
             timeout=httpx.Timeout(self._timeout * _PHASE_SHARE),
-            limits=httpx.Limits(
-                max_connections=self._max_connections, max_keepalive_connections=self._max_connections
-            ),
+            limits=httpx.Limits(max_connections=self._max_connections, max_keepalive_connections=self._max_connections),
             follow_redirects=False,
             cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
         )

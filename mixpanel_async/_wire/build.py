@@ -7,9 +7,10 @@ no later try can differ from the first.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Mapping
+from collections.abc import Set as AbstractSet
 from datetime import datetime
-from inspect import iscoroutine
+from inspect import iscoroutinefunction
 from ipaddress import ip_address
 from math import isfinite
 from typing import Any, Final, cast
@@ -43,7 +44,7 @@ MAX_RECORD_BYTES: Final = 1_000_000
 _FIRST_MS: Final = 31_536_000_000
 _AHEAD_MS: Final = 3_600_000
 _TRACK_WINDOW_MS: Final = 5 * 86_400_000
-# Values below are seconds, values from it to the next are milliseconds; both spans reach past any time that can be sent.
+# Below the first are seconds, below the second milliseconds; both spans reach past any time that can be sent.
 _SECONDS_END: Final = 100_000_000_000
 _MILLISECONDS_END: Final = 100_000_000_000_000
 
@@ -158,6 +159,8 @@ class Builder:
         self._profiles = Cleaner(PROFILE_LIMITS, hook)
         self._token = token
         self._super = self.clean(super_properties, "super_properties")
+        if before_send is not None and (not callable(before_send) or iscoroutinefunction(before_send)):
+            raise ConfigurationError("before_send must be a plain function: it is called at the caller's line")
         self._before_send = before_send
         self._recent = recent
 
@@ -197,20 +200,12 @@ class Builder:
         }
         if self._super:
             props.update(self._super)
-        if ip is not None:
-            props["ip"] = _address(ip)
-        if user_id is not None:
-            props["$user_id"] = user_id
-        if device_id is not None:
-            props["$device_id"] = device_id
-        if time is not None:
-            props["time"] = time
-        if properties:
+        if not (ip is user_id is device_id is time is None):
+            _put_arguments(props, ip, user_id, device_id, time)
+        if properties is not None:
             if type(properties) is not dict:
-                properties = self._events.mapping(first_mapping(properties, "properties"), "properties")
+                properties = self.clean(properties, "properties")
             props.update(properties)
-        elif properties is not None and not isinstance(properties, Mapping):
-            raise ValidationError("properties", f"must be a mapping, not {type(properties).__name__}")
         message: Message = {"event": event_name, "properties": props}
         if meta:
             _merge_meta(message, meta)
@@ -298,8 +293,6 @@ class Builder:
             raise Discarded(DropReason.BEFORE_SEND_FAILED, message) from None
         if result is None:
             raise Discarded(DropReason.BEFORE_SEND, message)
-        if iscoroutine(result):
-            result.close()
         if not isinstance(result, dict) or ("event" in message and not isinstance(result.get("properties"), dict)):
             raise Discarded(DropReason.BEFORE_SEND_FAILED, message)
         return result
@@ -310,6 +303,14 @@ def _merge_meta(message: Message, meta: Mapping[str, Any]) -> None:
         if key in {"event", "properties"}:
             raise ValidationError(f"meta.{key}", "would replace the event itself; pass it as an argument")
     message.update(Cleaner(EVENT_LIMITS).mapping(meta, "meta"))
+
+
+def _put_arguments(props: Message, ip: object, user_id: object, device_id: object, time: object) -> None:
+    if ip is not None:
+        props["ip"] = _address(ip)
+    for name, value in (("$user_id", user_id), ("$device_id", device_id), ("time", time)):
+        if value is not None:
+            props[name] = value
 
 
 def _address(ip: object) -> str:
@@ -350,7 +351,7 @@ def _check_target(record: Message) -> None:
 
 def _check_numbers(values: Mapping[Any, Any]) -> None:
     for key, value in values.items():
-        if isinstance(value, (str, bool, type(None), Mapping, list, tuple, Set)):
+        if isinstance(value, (str, bool, type(None), Mapping, list, tuple, AbstractSet)):
             raise ValidationError(join_path("$add", key), f"must be a number, not {type(value).__name__}")
 
 

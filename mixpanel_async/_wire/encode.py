@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Final
 from urllib.parse import quote
 
-from .._config import VERSION, Secret, ServiceAccountCredentials, basic_auth
+from .._config import VERSION
+from .._credentials import Secret, ServiceAccountCredentials, basic_auth
 from .._records import Kind, Request
 
 Compress = Callable[[bytes], bytes]

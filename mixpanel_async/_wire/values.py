@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable, Iterable, Mapping, Set
+from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from datetime import date, datetime, timezone
 from decimal import Decimal
@@ -186,7 +187,7 @@ class Cleaner:
             if not isfinite(value):
                 raise ValidationError(path, "must be a finite number")
             return value
-        if isinstance(value, (Mapping, list, tuple, Set)):
+        if isinstance(value, (Mapping, list, tuple, AbstractSet)):
             return self._container(value, path, depth)
         return self._converted(value, path, depth, converted)
 
@@ -200,7 +201,7 @@ class Cleaner:
             raise ValidationError(path, f"has {len(entries)} elements; Mixpanel takes {self.limits.items}")
         clean = [self._value(entry, f"{path}[{at}]", depth + 1, 0) for at, entry in enumerate(entries)]
         # A set has no order of its own: without one, equal events would have unequal bytes.
-        return sorted(clean, key=repr) if isinstance(value, Set) else clean
+        return sorted(clean, key=repr) if isinstance(value, AbstractSet) else clean
 
     def _converted(self, value: Any, path: str, depth: int, converted: int) -> Any:
         if converted > 8:
@@ -228,9 +229,8 @@ class Cleaner:
             return _decimal(value)
         if dataclasses.is_dataclass(value) and not isinstance(value, type):
             return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-        for base in (str, int, float):
-            if isinstance(value, base):
-                return base.__new__(base, value)
+        if isinstance(value, (str, int, float)):
+            return _base(value)
         if self.serializer is None:
             raise TypeError
         return self.serializer(value)
@@ -243,6 +243,13 @@ class Cleaner:
             except UnicodeEncodeError:
                 raise ValidationError(path, "has a lone surrogate, which is not valid Unicode text") from None
         return value if type(value) is str else str.__str__(value)
+
+
+def _base(value: str | int | float) -> str | int | float:
+    """The plain value within a user's subclass, whatever its own conversions do."""
+    if isinstance(value, str):
+        return str.__str__(value)
+    return int.__int__(value) if isinstance(value, int) else float.__float__(value)
 
 
 def _decimal(value: Decimal) -> int | float:
@@ -270,7 +277,7 @@ def names(value: object, path: str) -> Iterable[Any]:
     Raises:
         ValidationError: if it is not, or is empty.
     """
-    if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, (list, tuple, Set)):
+    if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, (list, tuple, AbstractSet)):
         raise ValidationError(path, f"must be a list of property names, not {type(value).__name__}")
     if not value:
         raise ValidationError(path, "must name at least one property")

@@ -8,7 +8,7 @@ import anyio
 import typer
 from rich.console import Console
 
-from mixpanel_async import AsyncMixpanel, IdMerge, RetryPolicy, ServiceAccountCredentials
+from mixpanel_async import AsyncMixpanel, Delivery, IdMerge, RetryPolicy, ServiceAccountCredentials
 
 from . import require
 from ._stage import Stage

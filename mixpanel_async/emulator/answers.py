@@ -106,7 +106,12 @@ def refused(path: str, status: int, error: str | None = None) -> Answer:
 
 
 def tracked(
-    fields: Mapping[str, str], *, valid: int, records: int, error: str | None, failed: list[dict[str, Any]] | None = None
+    fields: Mapping[str, str],
+    *,
+    valid: int,
+    records: int,
+    error: str | None,
+    failed: list[dict[str, Any]] | None = None,
 ) -> Answer:
     """The answer of `/track`, `/engage` and `/groups`, and of `/import` to a form.
 

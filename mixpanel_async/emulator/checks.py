@@ -28,7 +28,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 import orjson
 
@@ -60,6 +60,11 @@ class Problem:
 def epoch_ms(time: float) -> int:
     """A Mixpanel time, in seconds or milliseconds, as whole milliseconds."""
     return round(time if abs(time) >= _MILLISECONDS_FROM else time * 1000)
+
+
+def is_number(value: object) -> TypeGuard[float]:
+    """Whether this is a JSON number; a boolean is none."""
+    return type(value) in {int, float} and math.isfinite(value)  # type: ignore[arg-type]
 
 
 def encode(properties: object) -> bytes | Problem:
@@ -132,7 +137,7 @@ def check_track(event: Any, now_ms: int) -> Problem | None:
     time = properties.get("time")
     if time is None:
         properties["time"] = now_ms / 1000
-    elif type(time) not in {int, float} or not math.isfinite(time):
+    elif not is_number(time):
         return _invalid("time", "must be specified as seconds since epoch")
     elif epoch_ms(time) > now_ms:
         properties["time"] = _now_like(time, now_ms)
@@ -165,7 +170,7 @@ def _time_problem(properties: dict[str, Any], now_ms: int, *, required: bool) ->
     time = properties.get("time")
     if time is None:
         return _invalid("time", "must not be missing") if required else None
-    if type(time) not in {int, float} or not math.isfinite(time):
+    if not is_number(time):
         return _invalid("time", "must be specified as seconds since epoch")
     ms = epoch_ms(time)
     if ms < _EARLIEST_MS:

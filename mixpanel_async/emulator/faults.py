@@ -13,7 +13,7 @@ from .ingest import ENDPOINTS
 
 
 class ConnectionDroppedError(Exception):
-    """Raised out of the application in place of an answer, when a connection is to break."""
+    """Raised out of the application in place of an answer, when a connection is broken or to be broken."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,18 +34,15 @@ class Fault:
     body: bytes | None = None
     apply: bool = False
 
-    def answer(self, path: str, *, records: int) -> Answer:
-        """What the client gets instead of the true answer.
+    def answer(self, path: str, *, records: int) -> Answer | None:
+        """What the client gets instead of the true answer; None if it gets nothing.
 
         Args:
             path: of the endpoint.
             records: how many records the request held.
-
-        Raises:
-            ConnectionDroppedError: if it is to get nothing.
         """
         if self.status is None:
-            raise ConnectionDroppedError
+            return None
         headers = {} if self.retry_after is None else {"Retry-After": self.retry_after}
         if self.body is not None:
             media_type = JSON if self.body[:1] in {b"{", b"["} else TEXT

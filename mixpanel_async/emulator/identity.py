@@ -161,10 +161,10 @@ class LegacyIdentities:
     def place(self, properties: dict[str, Any]) -> tuple[str, str | None]:
         return self.resolve(as_id(properties.get("distinct_id"))), None
 
-    def claim(self, device: str, person: str) -> Verdict | None:  # noqa: ARG002, PLR6301  only Simplified has devices
+    def claim(self, device: str, person: str) -> Verdict | None:  # noqa: ARG002  only Simplified has devices
         return None
 
-    def counts_as(self, placed: str) -> str:  # noqa: PLR6301  an orphan stays one: Legacy is not retroactive
+    def counts_as(self, placed: str) -> str:
         return placed
 
     def resolve(self, distinct_id: str) -> str:
@@ -242,10 +242,10 @@ class OriginalIdentities:
             self._home[member] = kept
         return Verdict(outcome="merged", kept=kept, absorbed=absorbed)
 
-    def place(self, properties: dict[str, Any]) -> tuple[str, str | None]:  # noqa: PLR6301
+    def place(self, properties: dict[str, Any]) -> tuple[str, str | None]:
         return as_id(properties.get("distinct_id")), None
 
-    def claim(self, device: str, person: str) -> Verdict | None:  # noqa: ARG002, PLR6301  only Simplified has devices
+    def claim(self, device: str, person: str) -> Verdict | None:  # noqa: ARG002  only Simplified has devices
         return None
 
     def counts_as(self, placed: str) -> str:

@@ -155,9 +155,7 @@ def _import(body: Body, fields: Mapping[str, str], project: Project, now: float)
     return imported(number, records=records)
 
 
-def _track(
-    body: Body, fields: Mapping[str, str], client: str, project: Project, access: Access, now: float
-) -> Answer:
+def _track(body: Body, fields: Mapping[str, str], client: str, project: Project, access: Access, now: float) -> Answer:
     now_ms = _milliseconds(now)
     hashed = hashlib.sha256(client.encode()).hexdigest()[:32] if is_on(fields.get("ip")) else None
     valid = 0
@@ -183,18 +181,12 @@ def _track(
     return tracked(fields, valid=valid, records=len(body.records), error=error)
 
 
-def _update(
-    path: str, body: Body, fields: Mapping[str, str], project: Project, access: Access, now: float
-) -> Answer:
+def _update(path: str, body: Body, fields: Mapping[str, str], project: Project, access: Access, now: float) -> Answer:
     failed: list[dict[str, Any]] = []
     for index, record in enumerate(body.records):
-        try:
-            if path == "/engage":
-                _update_user(record, project, access, now)
-            else:
-                _update_group(record, project, access, now)
-        except RefusedUpdateError as error:
-            failed.append({"index": index, "message": str(error)})
+        error = _update_error(path, record, project, access, now)
+        if error is not None:
+            failed.append({"index": index, "message": error})
     records = len(body.records)
     return tracked(
         fields,
@@ -205,16 +197,19 @@ def _update(
     )
 
 
-def _update_user(record: Any, project: Project, access: Access, now: float) -> None:
-    (distinct_id,) = _addressed(record, "$distinct_id")
-    if not access.is_foreign(record["$token"]):
-        project.update_profile(distinct_id, record, now)
-
-
-def _update_group(record: Any, project: Project, access: Access, now: float) -> None:
-    key, group_id = _addressed(record, "$group_key", "$group_id")
-    if not access.is_foreign(record["$token"]):
-        project.update_group(key, group_id, record, now)
+def _update_error(path: str, record: Any, project: Project, access: Access, now: float) -> str | None:
+    try:
+        if path == "/engage":
+            (distinct_id,) = _addressed(record, "$distinct_id")
+            if not access.is_foreign(record["$token"]):
+                project.update_profile(distinct_id, record, now)
+        else:
+            key, group_id = _addressed(record, "$group_key", "$group_id")
+            if not access.is_foreign(record["$token"]):
+                project.update_group(key, group_id, record, now)
+    except RefusedUpdateError as error:
+        return str(error)
+    return None
 
 
 def _addressed(record: Any, *names: str) -> list[str]:

@@ -26,7 +26,7 @@ from typing import Any, Final
 
 import orjson
 
-from .checks import epoch_ms
+from .checks import epoch_ms, is_number
 
 Profile = dict[str, Any]
 
@@ -57,11 +57,11 @@ def _set_once(profile: Profile, value: Any) -> None:
 
 def _add(profile: Profile, value: Any) -> None:
     amounts = _object("$add", value)
-    if not all(_is_number(amount) for amount in amounts.values()):
+    if not all(is_number(amount) for amount in amounts.values()):
         raise RefusedUpdateError("$add takes numbers only")
     for name, amount in amounts.items():
         stored = profile.get(name, 0)
-        if _is_number(stored):
+        if is_number(stored):
             profile[name] = _sum(stored, amount)
 
 
@@ -154,10 +154,6 @@ def _is_true(value: Any) -> bool:
     return value is True or (type(value) is str and value.lower() == "true")
 
 
-def _is_number(value: Any) -> bool:
-    return type(value) in {int, float}
-
-
 def _sum(stored: float, amount: float) -> float:
     total = stored + amount
     if type(total) is float and not math.isfinite(total):
@@ -173,7 +169,7 @@ def _key(item: Any) -> object:
 
 
 def _last_seen(time: Any, now: float) -> str:
-    ms = epoch_ms(time if _is_number(time) and math.isfinite(time) else now)
+    ms = epoch_ms(time if is_number(time) else now)
     try:
         moment = _EPOCH + timedelta(milliseconds=ms)
     except OverflowError:

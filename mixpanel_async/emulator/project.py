@@ -31,7 +31,7 @@ from typing import Any, Final
 
 import orjson
 
-from .checks import Problem, encode, epoch_ms
+from .checks import Problem, encode, epoch_ms, is_number
 from .identity import MERGE, VERBS, Identities, SimplifiedIdentities, Verdict, as_id, ignored, verb_ids
 from .profiles import Profile, apply_update, ignores_alias
 
@@ -238,6 +238,6 @@ def _read(row: _Row) -> tuple[dict[str, Any], str]:
 
 def _duplicate_key(name: str, sent: str, properties: Mapping[str, Any]) -> tuple[str, int, str, str] | None:
     insert_id, time = properties.get("$insert_id"), properties.get("time")
-    if type(insert_id) is not str or not insert_id or type(time) not in {int, float}:
+    if type(insert_id) is not str or not insert_id or not is_number(time):
         return None
     return name, epoch_ms(time), sent, insert_id

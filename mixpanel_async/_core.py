@@ -1,0 +1,113 @@
+"""What the verbs stand on: a record admitted to the queue, or a message sent and waited for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import anyio.lowlevel
+
+from ._attempts import Caller, reason_of
+from ._config import ClientOptions
+from ._credentials import Secret
+from ._errors import ClientClosedError
+from ._lanes import Batch, Lane
+from ._queue import Queue
+from ._records import DropReason, Kind
+from ._runtime import Runtime
+from ._sender import Sender
+from ._wire.build import Builder, Discarded
+
+Properties = Mapping[str, Any]
+Meta = Mapping[str, Any] | None
+
+# A coroutine that never waits keeps the event loop to itself; after this many records the verbs let others run.
+_YIELD_EVERY: Final = 64
+
+
+class Core:
+    """The parts, and the three things that the verbs do with them.
+
+    Args:
+        options: the client's plain options.
+        builder: makes records.
+        queue: holds them.
+        sender: sends them.
+        caller: sends single messages.
+        runtime: clocks, chance and ids.
+    """
+
+    def __init__(
+        self,
+        *,
+        options: ClientOptions,
+        builder: Builder,
+        queue: Queue,
+        sender: Sender,
+        caller: Caller,
+        runtime: Runtime,
+    ) -> None:
+        self._options = options
+        self._builder = builder
+        self._queue = queue
+        self._sender = sender
+        self._caller = caller
+        self._runtime = runtime
+        self._lanes = {kind: queue.lane(kind) for kind in (Kind.EVENTS, Kind.PEOPLE, Kind.GROUPS)}
+        # With a service account, imports and events are the same request: they share a lane, and so their batches.
+        same = options.credentials is not None and options.by_import
+        self._lanes[Kind.IMPORTS] = self._lanes[Kind.EVENTS] if same else queue.lane(Kind.IMPORTS)
+        self._events = self._lanes[Kind.EVENTS]
+        self._until_yield = _YIELD_EVERY
+
+    async def _update(self, kind: Kind, message: Mapping[str, Any], meta: Meta) -> None:
+        lane = self._lanes[kind]
+        try:
+            item = self._builder.profile(message, meta, now=self._runtime.wall())
+        except Discarded as kept:
+            self._queue.discard(lane, kept.record, kept.reason)
+        else:
+            await self._admit(lane, item)
+
+    async def _admit(self, lane: Lane, item: bytes) -> None:
+        self._sender.attach()
+        if not self._queue.offer(lane, item):
+            deadline = self._runtime.monotonic() + self._options.batching.wait_timeout
+            while await self._sender.room(len(item), deadline):
+                if self._queue.offer(lane, item):
+                    break
+            else:
+                raise self._queue.full()
+        self._until_yield -= 1
+        if self._until_yield <= 0:
+            self._until_yield = _YIELD_EVERY
+            await anyio.lowlevel.checkpoint()
+
+    async def _awaited(self, kind: Kind, item: bytes, secret: Secret | None = None, batch: Batch | None = None) -> None:
+        """Send a message in a task of the package's own, and wait for what becomes of it."""
+        is_gone = False
+
+        async def work() -> None:
+            reason: DropReason | None = DropReason.CLOSED
+            message = ""
+            try:
+                await self._caller.call(kind, item, secret, lambda: is_gone)
+                reason = None
+            except Exception as error:
+                reason, message = reason_of(error), str(error)
+                raise
+            finally:
+                if batch is not None:
+                    self._sender.conclude(batch, reason, message)
+
+        try:
+            job = self._sender.spawn(work, f"mixpanel {kind.value}")
+        except ClientClosedError:
+            if batch is not None:
+                self._sender.conclude(batch, DropReason.CLOSED, "")
+            raise
+        try:
+            await job.result()
+        except BaseException:
+            is_gone = True
+            raise

@@ -1,0 +1,89 @@
+"""The parts of the buffer: lanes of batches, what a flush waits for, and what was lost."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from ._credentials import Secret
+from ._errors import FailedRecord
+from ._records import DropReason, FlushResult, Kind
+
+
+class Barrier:
+    """What a flush waits for: the records that had been accepted when it began."""
+
+    __slots__ = ("delivered", "dropped", "failed", "pending", "uncertain")
+
+    def __init__(self) -> None:
+        self.pending = self.delivered = self.failed = self.dropped = self.uncertain = 0
+
+    def result(self) -> FlushResult:
+        lost = self.failed + self.dropped + self.uncertain
+        return FlushResult(self.delivered, lost, self.pending, self.dropped, self.uncertain)
+
+
+class Batch:
+    """Records of one lane that travel together. `size` counts the commas and brackets of the request's body."""
+
+    __slots__ = ("attempts", "barriers", "episode", "first_try", "items", "lane", "opened", "size")
+
+    def __init__(self, lane: Lane, items: list[bytes], opened: float) -> None:
+        self.lane = lane
+        self.items = items
+        self.size = 2 + sum(map(len, items)) + len(items)
+        self.opened = opened
+        self.attempts = 0
+        self.first_try = 0.0
+        self.episode = 0
+        self.barriers: list[Barrier] = []
+
+    def part(self, items: list[bytes]) -> Batch:
+        """Some of its records as a batch of their own, with the same past."""
+        twin = Batch(self.lane, items, self.opened)
+        twin.attempts, twin.first_try, twin.episode = self.attempts, self.first_try, self.episode
+        twin.barriers = self.barriers
+        return twin
+
+
+class Lane:
+    """Records that go to one endpoint with one authentication.
+
+    A lane in trouble (`failures` in a row) sends one probe at a time, and none before `paused_until`.
+    """
+
+    __slots__ = ("failures", "kind", "leased", "limit", "max_bytes", "open", "paused_until", "ready", "secret")
+
+    def __init__(self, kind: Kind, secret: Secret | None, limit: int, max_bytes: int) -> None:
+        self.kind = kind
+        self.secret = secret
+        self.limit = limit
+        self.max_bytes = max_bytes
+        self.open: Batch | None = None
+        self.ready: deque[Batch] = deque()
+        self.leased: set[Batch] = set()
+        self.failures = 0
+        self.paused_until = 0.0
+
+    def close_open(self) -> None:
+        if self.open is not None:
+            self.ready.append(self.open)
+            self.open = None
+
+    def batches(self) -> Iterable[Batch]:
+        yield from self.leased
+        yield from self.ready
+        if self.open is not None:
+            yield self.open
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loss:
+    """Records of one kind that ended without delivery, for one reason."""
+
+    kind: Kind
+    reason: DropReason
+    items: Sequence[bytes]
+    details: Sequence[FailedRecord] = ()
+    message: str = ""

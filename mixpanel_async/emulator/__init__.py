@@ -1,0 +1,263 @@
+"""A local Mixpanel: it takes what any official client sends, and resolves identities as Mixpanel does.
+
+    emulator = Emulator(IdMerge.ORIGINAL)
+    async with emulator.client() as mp:
+        await mp.track("device", "Viewed page")
+        await mp.identify("user-1", "device")
+    assert emulator.cluster("user-1") == {"user-1", "device"}
+
+It shares no code with the client, so that the two cannot agree on a mistake. Where Mixpanel's own documents say
+nothing or contradict each other, the module concerned lists what was decided, under "Decisions where Mixpanel's
+documents are silent".
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from mixpanel_async._config import IdMerge
+
+from .identity import Identities, LegacyIdentities, OriginalIdentities, SimplifiedIdentities
+from .ingest import Access
+from .project import Project
+
+try:
+    from .app import RecordedRequest, State, build_app
+    from .server import Server
+except ModuleNotFoundError as error:
+    if error.name not in {"starlette", "uvicorn", "h11"}:
+        raise
+    raise ImportError('the emulator needs an extra: pip install "mixpanel-async[emulator]"', name=error.name) from error
+
+from .faults import Fault, retry_after_text
+
+if TYPE_CHECKING:
+    from mixpanel_async import AsyncMixpanel
+
+__all__ = ["Emulator", "RecordedRequest", "Server"]
+
+DEFAULT_TOKEN = "emulator-token"  # noqa: S105  names no real project
+
+
+def first_named(first: str, second: str) -> str:  # noqa: ARG001  the signature of a choice
+    """The default choice of the canonical id: the cluster that the identity verb names first keeps its own."""
+    return first
+
+
+class Emulator:
+    """One emulated Mixpanel project, in memory.
+
+    Args:
+        id_merge: how the project joins ids into people.
+        token: the project's token. If None, any token is taken; else `/track`, `/engage` and `/groups` silently
+            ignore records of another, as Mixpanel does.
+        secret: the project's secret, for `/import`; None if it has none.
+        service_account: user name, secret and project id for `/import`; None if there is none. With none of the
+            three configured, `/import` takes any HTTP Basic credentials, but not their absence.
+        cluster_limit: ids in the largest person of an Original project; at least 2. Mixpanel documents 500, and in a
+            diagram 499.
+        choose_canonical: in an Original project, given the canonical ids of two clusters about to merge, the one that
+            the identity verb names first in front, returns the one to keep. Mixpanel's own choice is not documented:
+            code that depends on it fails with `lambda first, second: second`.
+        max_events: events kept, at least 1; the oldest are forgotten beyond that.
+        max_bytes: size in bytes of the events kept, as JSON, at least 1; the oldest are forgotten beyond that.
+        now: the clock, in seconds since the epoch.
+
+    Raises:
+        ValueError: if a value is out of bounds.
+    """
+
+    def __init__(
+        self,
+        id_merge: IdMerge = IdMerge.SIMPLIFIED,
+        *,
+        token: str | None = None,
+        secret: str | None = None,
+        service_account: tuple[str, str, str] | None = None,
+        cluster_limit: int = 500,
+        choose_canonical: Callable[[str, str], str] = first_named,
+        max_events: int = 1_000_000,
+        max_bytes: int = 1_000_000_000,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        if cluster_limit < 2:
+            raise ValueError("cluster_limit must be at least 2")
+        if max_events < 1 or max_bytes < 1:
+            raise ValueError("max_events and max_bytes must be at least 1")
+        self.id_merge = IdMerge(id_merge)
+        self.token = token
+
+        def identities() -> Identities:
+            if self.id_merge is IdMerge.LEGACY:
+                return LegacyIdentities()
+            if self.id_merge is IdMerge.ORIGINAL:
+                return OriginalIdentities(cluster_limit, choose_canonical)
+            return SimplifiedIdentities()
+
+        def project() -> Project:
+            return Project(identities(), max_events=max_events, max_bytes=max_bytes)
+
+        access = Access(token=token, secret=secret, service_account=service_account)
+        self._state = State(project, access, now)
+        self.app = build_app(self._state)
+
+    @property
+    def latency(self) -> float:
+        """Seconds before each answer, 0 at first. The request has taken effect by then.
+
+        Raises:
+            ValueError: if set to a negative number.
+        """
+        return self._state.latency
+
+    @latency.setter
+    def latency(self, seconds: float) -> None:
+        if not seconds >= 0:
+            raise ValueError("latency must be a number of seconds, 0 or more")
+        self._state.latency = seconds
+
+    def client(self, token: str | None = None, **options: Any) -> AsyncMixpanel:
+        """A client that talks to this emulator in-process, without a socket.
+
+        Args:
+            token: project token; by default the emulator's own, or `emulator-token` if it takes any.
+            options: of `AsyncMixpanel`; they win over what the emulator would set.
+        """
+        # Here and not above: the emulator must not need the client to be what it is.
+        from mixpanel_async import AsyncMixpanel  # noqa: PLC0415
+        from mixpanel_async._transport import in_process  # noqa: PLC0415
+
+        wired = {"api_host": "http://127.0.0.1", **options}
+        if "http_client" not in wired:
+            wired["http_client"] = in_process(self.app)
+        return AsyncMixpanel(token or self.token or DEFAULT_TOKEN, **wired)
+
+    def serve(self, host: str = "127.0.0.1", port: int = 0, *, allow_remote: bool = False) -> Server:
+        """This emulator on a socket: `with emulator.serve() as server:` or `async with`, then `server.url`.
+
+        It runs in a thread of its own, installs no signal handlers and writes no log.
+
+        Args:
+            host: address to listen at; a loopback address, unless `allow_remote` is set.
+            port: port to listen at; 0 takes a free one.
+            allow_remote: listen at an address that other machines reach. Nothing protects the emulator from them.
+
+        Raises:
+            ValueError: if the host is not a loopback address and `allow_remote` is not set.
+        """
+        return Server(self.app, host, port, allow_remote=allow_remote)
+
+    def events(self, name: str | None = None) -> list[dict[str, Any]]:
+        """The events as a report shows them now: each once, under the person whom it counts for.
+
+        Duplicates are told by event, time, `distinct_id` as sent and `$insert_id`; the copy that came last stands.
+        `properties.distinct_id` is the canonical id of the person, and `$distinct_id_before_identity` the id as sent.
+        Identity verbs are events, too, with `$failure_reason` if they failed.
+
+        Args:
+            name: only events of this name; None for all.
+        """
+        with self._state.lock:
+            return self._state.project.events(name)
+
+    def raw_events(self, name: str | None = None) -> list[dict[str, Any]]:
+        """Every copy of every event, as raw export gives them: in the order of arrival, ids not resolved.
+
+        Args:
+            name: only events of this name; None for all.
+        """
+        with self._state.lock:
+            return self._state.project.raw_events(name)
+
+    def profile(self, distinct_id: str) -> dict[str, Any] | None:
+        """A person's profile properties, by any of the person's ids; None if there is no profile."""
+        with self._state.lock:
+            return self._state.project.profile(distinct_id)
+
+    def profiles(self) -> dict[str, dict[str, Any]]:
+        """Every profile, by canonical id."""
+        with self._state.lock:
+            return self._state.project.profiles()
+
+    def group(self, group_key: str, group_id: str) -> dict[str, Any] | None:
+        """A group's profile properties; None if there is no such profile."""
+        with self._state.lock:
+            return self._state.project.group(group_key, str(group_id))
+
+    def resolve(self, distinct_id: str) -> str:
+        """The canonical id of a person by any id; an unknown id is its own."""
+        with self._state.lock:
+            return self._state.project.resolve(distinct_id)
+
+    def cluster(self, distinct_id: str) -> set[str]:
+        """All ids of the person whom this id names, itself included."""
+        with self._state.lock:
+            return self._state.project.cluster(distinct_id)
+
+    def clusters(self) -> list[set[str]]:
+        """The ids of every person known from an event, a profile or an identity verb, in the order of appearance."""
+        with self._state.lock:
+            return self._state.project.clusters()
+
+    def identity_log(self) -> list[dict[str, Any]]:
+        """Each `$identify`, `$create_alias` and `$merge`, and each link of a device in Simplified, in order.
+
+        An entry has `event`, `properties` as sent, `outcome` (`merged`; `unchanged`: one person already; `failed`;
+        `ignored`: without effect here), `$failure_reason` (Mixpanel's code, or None) and `$failure_description`
+        (words; Mixpanel's own are not documented). The last 100,000 are kept.
+        """
+        with self._state.lock:
+            return self._state.project.identity_log()
+
+    def requests(self) -> list[RecordedRequest]:
+        """Each request to an endpoint, in order, without its credentials. The last 10,000 are kept."""
+        with self._state.lock:
+            return list(self._state.requests)
+
+    def fail_next(
+        self,
+        status: int = 503,
+        times: int = 1,
+        retry_after: float | str | None = None,
+        path: str | None = None,
+        body: bytes | None = None,
+        *,
+        apply: bool = False,
+    ) -> None:
+        """Make the next requests fail.
+
+        Args:
+            status: HTTP status of the answer, 200 to 599.
+            times: how many requests fail, at least 1.
+            retry_after: value of `Retry-After`: seconds, or a text such as a date; None for no such header.
+            path: only requests to this endpoint, such as `/import`; None for any.
+            body: body of the answer; None for the one that Mixpanel documents for the status.
+            apply: store the records first and fail then, as when the answer of a true Mixpanel is lost on its way.
+
+        Raises:
+            ValueError: if a value is out of bounds.
+        """
+        header = retry_after_text(retry_after)
+        with self._state.lock:
+            self._state.faults.add(Fault(status=status, path=path, retry_after=header, body=body, apply=apply), times)
+
+    def drop_connections(self, n: int = 1, *, path: str | None = None, apply: bool = False) -> None:
+        """Close the connections of the next requests without an answer.
+
+        Args:
+            n: how many requests, at least 1.
+            path: only requests to this endpoint; None for any.
+            apply: store the records first.
+
+        Raises:
+            ValueError: if a value is out of bounds.
+        """
+        with self._state.lock:
+            self._state.faults.add(Fault(status=None, path=path, apply=apply), n)
+
+    def reset(self) -> None:
+        """Forget events, people, groups, requests and planned failures. `latency` stays."""
+        with self._state.lock:
+            self._state.reset()

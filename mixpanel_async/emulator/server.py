@@ -1,0 +1,194 @@
+"""The emulator on a socket; the only module that knows uvicorn.
+
+uvicorn's HTTP protocol runs on an event loop in a thread of the server's own, so that a test may be written for
+asyncio, trio or no loop at all. uvicorn's `Server` is not used: it polls, installs signal handlers and writes to the
+log, while this one stops as soon as it is told to.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import logging
+import socket
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from types import TracebackType
+from typing import Any, Final, cast, final
+
+import anyio
+import anyio.to_thread
+from uvicorn.config import Config
+from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.server import ServerState
+
+from .faults import ConnectionDroppedError
+
+_KEEP_ALIVE: Final = 75
+_BACKLOG: Final = 512
+
+ASGIApp = Callable[[Any, Any, Any], Any]
+
+
+@final
+class Server:
+    """A loopback address at which the emulator listens. Use it in `with` or `async with`, or call `start` and `close`.
+
+    Args:
+        app: the ASGI application.
+        host: address to listen at; a loopback address, or any with `allow_remote`.
+        port: port to listen at; 0 takes a free one.
+        allow_remote: listen at an address that other machines reach. The emulator has no protection against them.
+
+    Raises:
+        ValueError: if the host is not a loopback address and `allow_remote` is not set.
+    """
+
+    def __init__(self, app: ASGIApp, host: str, port: int, *, allow_remote: bool) -> None:
+        if not allow_remote and not _is_loopback(host):
+            raise ValueError("the emulator listens at a loopback address only, unless allow_remote=True")
+        self._app = app
+        self._host = host
+        self._port = port
+        self._socket: socket.socket | None = None
+        self._thread: threading.Thread | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stop: asyncio.Event | None = None
+
+    @property
+    def url(self) -> str:
+        """Address for clients, such as `http://127.0.0.1:49152`.
+
+        Raises:
+            RuntimeError: if the server is not running.
+        """
+        if self._socket is None:
+            raise RuntimeError("the server is not running")
+        host, port = self._socket.getsockname()[:2]
+        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+    def start(self) -> None:
+        """Listen. Returns once connections are taken.
+
+        Raises:
+            RuntimeError: if it is running already.
+            OSError: if the address cannot be had.
+        """
+        if self._thread is not None:
+            raise RuntimeError("the server is running already")
+        family = socket.AF_INET6 if ":" in self._host else socket.AF_INET
+        self._socket = socket.create_server((self._host, self._port), family=family, backlog=_BACKLOG)
+        started: Future[None] = Future()
+        self._thread = threading.Thread(
+            target=self._run, args=(self._socket, started), name="mixpanel-emulator", daemon=True
+        )
+        self._thread.start()
+        started.result()
+
+    def close(self) -> None:
+        """Stop listening and cut every connection. Does nothing if the server is not running."""
+        thread, self._thread = self._thread, None
+        if thread is None:
+            return
+        loop, stop = self._loop, self._stop
+        if loop is not None and stop is not None:
+            loop.call_soon_threadsafe(stop.set)
+        thread.join()
+        self._socket = None
+
+    def _run(self, listener: socket.socket, started: Future[None]) -> None:
+        try:
+            asyncio.run(self._serve(listener, started))
+        except BaseException as error:
+            if started.done():
+                raise
+            # The thread that waits in `start` is the one to hear of it.
+            started.set_exception(error)
+
+    async def _serve(self, listener: socket.socket, started: Future[None]) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._stop = asyncio.Event()
+        config = Config(
+            self._dispatch,
+            interface="asgi3",
+            lifespan="off",
+            ws="none",
+            log_config=None,
+            log_level=None,
+            proxy_headers=False,
+            timeout_keep_alive=_KEEP_ALIVE,
+        )
+        state = ServerState()
+        log = _error_log()
+        server = await self._loop.create_server(lambda: _Protocol(config, state, log), sock=listener)
+        started.set_result(None)
+        try:
+            await self._stop.wait()
+        finally:
+            server.close()
+            for connection in list(state.connections):
+                cast("_Protocol", connection).transport.abort()
+
+    async def _dispatch(self, scope: Any, receive: Any, send: Any) -> None:
+        try:
+            await self._app(scope, receive, send)
+        except ConnectionDroppedError:
+            scope["state"]["abort"]()
+            # uvicorn answers for an application that did not, unless it has seen the connection go.
+            while (await receive())["type"] != "http.disconnect":
+                pass
+        except asyncio.CancelledError:
+            # The server is closing and has cut the connection; uvicorn would log the cancellation as an error.
+            return
+
+    def __enter__(self) -> Server:
+        self.start()
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Server:
+        await anyio.to_thread.run_sync(self.start)
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        with anyio.CancelScope(shield=True):
+            await anyio.to_thread.run_sync(self.close)
+
+
+class _Protocol(H11Protocol):
+    """uvicorn's protocol, silent, and with a way for the application to break its own connection."""
+
+    def __init__(self, config: Config, server_state: ServerState, log: logging.Logger) -> None:
+        super().__init__(config, server_state, {})
+        self.logger = log
+        self.access_log = False
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        self.app_state = {"abort": transport.abort}
+        super().connection_made(transport)
+
+
+def _error_log() -> logging.Logger:
+    """A logger for failures of the emulator itself; malformed requests are no news here.
+
+    It stands outside the hierarchy by name, because setting a level on a shared logger would change it for everybody.
+    """
+    log = logging.Logger("mixpanel_async.emulator", logging.ERROR)  # noqa: LOG001  not to be shared, as said above
+    log.parent = logging.getLogger("mixpanel_async")
+    return log
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
