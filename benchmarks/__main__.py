@@ -63,15 +63,14 @@ def main() -> int:
     environment = _environment()
     with _sink(environment) as origin:
         for turn in range(options.rounds):
+            print(f"round {turn + 1} of {options.rounds}", file=sys.stderr, flush=True)
             for name in names:
-                print(f"\rround {turn + 1} of {options.rounds}: {name:20}", end="", file=sys.stderr, flush=True)
                 runs[name].append(_run(name, origin, options.events, environment))
-    print("\r" + " " * 50 + "\r", end="", file=sys.stderr)
 
     harness = runs.pop("harness")
     rows = {name: summarise(name, measured, harness, options.events) for name, measured in runs.items()}
     print(*machine(), sep="\n")
-    print(f"{options.events:,} events, {options.rounds} rounds, medians; CPU net of the harness\n")
+    print(f"{options.events:,} events, medians of {options.rounds} rounds (spread: from the lowest to the highest)\n")
     print(*table(rows, options.events), "", *ratios(rows), sep="\n")
     return 0 if all(complete(row, options.events) for row in rows.values()) else 1
 

@@ -43,7 +43,6 @@ class Row:
     events_per_second: float
     peak_mb: float
     requests: int
-    fewest: int
     most: int
     distinct: int
 
@@ -59,7 +58,6 @@ def summarise(name: str, runs: Sequence[Run], harness: Sequence[Run], events: in
         events_per_second=events / median(run.wall for run in runs),
         peak_mb=median(run.peak for run in runs) / 1e6,
         requests=max(run.requests for run in runs),
-        fewest=min(run.events for run in runs),
         most=max(run.events for run in runs),
         distinct=min(run.distinct for run in runs),
     )

@@ -139,7 +139,14 @@ async def posthog(origin: str, events: int) -> AsyncIterator[Subject]:
     """PostHog's `AsyncPosthog` with batches of 2,000, room for all events, and no compression."""
     from posthog import AsyncPosthog
 
-    client = AsyncPosthog(TOKEN, host=origin, flush_at=_BATCH, max_queue_size=max(events, _BATCH), is_server=False)
+    client = AsyncPosthog(
+        TOKEN,
+        host=origin,
+        flush_at=_BATCH,
+        max_queue_size=max(events, _BATCH),
+        disable_geoip=False,
+        is_server=False,
+    )
 
     async def track(distinct_id: str, event_name: str, properties: dict[str, Any]) -> None:
         client.capture(event_name, distinct_id=distinct_id, properties=properties)

@@ -67,6 +67,8 @@ class Buffer:
         self._lanes: dict[tuple[Kind, Secret | None], Lane] = {}
         self.accepted = self.delivered = self.failed = self.dropped = self.uncertain = 0
         self.pending = self.pending_bytes = 0
+        # There was no room: what is open leaves without lingering.
+        self._crowded = False
         self.losses: dict[DropReason, int] = {}
 
     def lane(self, kind: Kind, secret: Secret | None = None) -> Lane:
@@ -101,6 +103,7 @@ class Buffer:
         size = len(item)
         policy = self._policy
         if self.is_full(size):
+            self._crowded = True
             return Offer.FULL
         self.accepted += 1
         self.pending += 1
@@ -109,18 +112,18 @@ class Buffer:
         if batch is not None and batch.size + size + 1 > lane.max_bytes:
             lane.close_open()
             batch = None
+        is_first = batch is None
         if batch is None:
-            lane.open = Batch(lane, [item], now)
-            return Offer.NOTIFY if policy.max_events > 1 else self._closed(lane)
-        batch.items.append(item)
-        batch.size += size + 1
-        if len(batch.items) >= policy.max_events or self.pending >= policy.max_pending_events:
-            return self._closed(lane)
-        return Offer.TAKEN
-
-    @staticmethod
-    def _closed(lane: Lane) -> Offer:
-        lane.close_open()
+            batch = lane.open = Batch(lane, [item], now)
+        else:
+            batch.items.append(item)
+            batch.size += size + 1
+        if self.pending >= policy.max_pending_events:
+            self._crowded = True
+        if len(batch.items) >= policy.max_events:
+            lane.close_open()
+        elif not is_first and not self._crowded:
+            return Offer.TAKEN
         return Offer.NOTIFY
 
     def discard(self, lane: Lane, items: list[bytes], reason: DropReason) -> Loss:
@@ -193,7 +196,7 @@ class Buffer:
             if lane.open is None:
                 return None
             due = lane.open.opened + self._policy.linger
-            if due > now:
+            if due > now and not self._crowded:
                 return max(due, lane.paused_until)
         if lane.paused_until > now:
             return lane.paused_until
@@ -314,6 +317,7 @@ class Buffer:
         return Loss(kind=batch.lane.kind, reason=reason, items=items, details=details, message=message)
 
     def _discharge(self, items: Sequence[bytes]) -> None:
+        self._crowded = False
         self.pending -= len(items)
         self.pending_bytes -= sum(map(len, items))
 

@@ -30,7 +30,9 @@ class Job(Generic[T]):
     def __init__(self, name: str) -> None:
         self.name = name
         self.done = anyio.Event()
-        self._scope = anyio.CancelScope()
+        # Made by the task itself: a job may be spawned from a plain callback of the loop.
+        self._scope: anyio.CancelScope | None = None
+        self._is_cancelled = False
         self._value: T
         self._error: Exception | None = None
         self._has_value = False
@@ -38,7 +40,9 @@ class Job(Generic[T]):
     async def run(self, work: Callable[[], Awaitable[T]]) -> None:
         """Body of the task. Only cancellation by the event loop itself escapes."""
         try:
-            with self._scope:
+            with anyio.CancelScope() as self._scope:
+                if self._is_cancelled:
+                    self._scope.cancel()
                 self._value = await work()
                 self._has_value = True
         except Exception as error:  # noqa: BLE001  kept for whoever waits
@@ -48,7 +52,9 @@ class Job(Generic[T]):
 
     def cancel(self) -> None:
         """Ask it to stop. From the loop's own thread only."""
-        self._scope.cancel()
+        self._is_cancelled = True
+        if self._scope is not None:
+            self._scope.cancel()
 
     async def result(self) -> T:
         """Wait for its end. A waiter that is cancelled leaves it running.

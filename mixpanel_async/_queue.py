@@ -63,6 +63,7 @@ class Queue:
             now = self._monotonic()
             verdict = self._buffer.offer(lane, item, now)
             if verdict is Offer.FULL:
+                self.on_work()
                 if self._overflow is Overflow.WAIT:
                     return False
                 if self._overflow is Overflow.RAISE:

@@ -144,16 +144,15 @@ class Transport:
         )
         response = await client.send(outgoing, stream=True, follow_redirects=False)
         try:
+            if response.is_stream_consumed:
+                # A transport of the user's, such as a mock, may hand over a response that is complete.
+                return _reply(response, response.content)
             body = bytearray()
             async for chunk in response.aiter_raw():
                 body += chunk
                 if len(body) > MAX_REPLY_BYTES:
                     return NoReply(sent=True, message=f"the answer is larger than {MAX_REPLY_BYTES} bytes")
-            return Reply(
-                status=response.status_code,
-                body=_decoded(bytes(body), response.headers.get("Content-Encoding", "")),
-                retry_after=response.headers.get("Retry-After"),
-            )
+            return _reply(response, _decoded(bytes(body), response.headers.get("Content-Encoding", "")))
         finally:
             with anyio.CancelScope(shield=True), anyio.move_on_after(_CLOSE_TIMEOUT):
                 await response.aclose()
@@ -174,6 +173,10 @@ class Transport:
 async def _close(client: httpx.AsyncClient) -> None:
     with anyio.move_on_after(_CLOSE_TIMEOUT):
         await client.aclose()
+
+
+def _reply(response: httpx.Response, body: bytes) -> Reply:
+    return Reply(status=response.status_code, body=body, retry_after=response.headers.get("Retry-After"))
 
 
 def _decoded(body: bytes, encoding: str) -> bytes:

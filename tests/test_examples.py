@@ -36,7 +36,8 @@ def example(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 
 def run_example(name: str) -> str:
-    result = subprocess.run([sys.executable, str(EXAMPLES / name)], capture_output=True, text=True, timeout=25)
+    command = [sys.executable, "-W", "error", str(EXAMPLES / name)]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=25)
     assert result.returncode == 0, result.stderr
     assert result.stderr == ""
     return result.stdout
@@ -59,9 +60,9 @@ def test_quick_start(emulator: Emulator) -> None:
 
 
 def test_worker(emulator: Emulator) -> None:
-    assert run_example("worker.py") == "2,000 events delivered\n"
+    assert run_example("worker.py") == "10,000 events delivered\n"
     events = emulator.events("Job finished")
-    assert len({event["properties"]["$insert_id"] for event in events}) == len(events) == 2_000
+    assert len({event["properties"]["$insert_id"] for event in events}) == len(events) == 10_000
 
 
 @pytest.mark.anyio

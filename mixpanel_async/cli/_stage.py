@@ -13,8 +13,6 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-WIDTH = 80
-
 
 @dataclass(frozen=True, slots=True)
 class Claim:
@@ -35,7 +33,7 @@ class Stage:
     def __init__(self, console: Console) -> None:
         self._console = console
         self._claims: list[Claim] = []
-        self._advance: Callable[[float], None] | None = None
+        self._reach: Callable[..., None] | None = None
 
     def open(self, url: str) -> None:
         self._console.print("[bold]mixpanel-async demo[/]")
@@ -60,30 +58,30 @@ class Stage:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         with Progress(*columns, console=self._console, disable=not self._console.is_terminal) as progress:
             task = progress.add_task(title, total=total)
-            self._advance = partial(progress.advance, task)
+            self._reach = partial(progress.update, task)
             try:
                 yield
             finally:
-                self._advance = None
+                self._reach = None
 
-    def advance(self, count: int) -> None:
-        """Move the bar, if there is one."""
-        if self._advance is not None:
-            self._advance(count)
+    def reach(self, completed: int) -> None:
+        """Move the bar to a count, if there is a bar."""
+        if self._reach is not None:
+            self._reach(completed=completed)
 
     def note(self, text: str) -> None:
         self._console.print(f"  {escape(text)}")
 
     def table(self, title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: int = 0) -> None:
         """A table; its last `numbers` columns hold numbers."""
-        table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+        table = Table(box=box.ROUNDED, show_lines=not numbers)
         for position, column in enumerate(columns):
             right = position >= len(columns) - numbers
             table.add_column(column, justify="right" if right else "left", no_wrap=right, overflow="fold")
         for row in rows:
             table.add_row(*map(escape, row))
-        self._console.print()
-        self._console.print(table, width=min(WIDTH, self._console.width))
+        self._console.print(f"\n[bold]{escape(title)}[/]")
+        self._console.print(table)
 
     def failure(self, details: Mapping[str, object]) -> None:
         """What an app learns from an exception."""

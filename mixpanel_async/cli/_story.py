@@ -5,14 +5,17 @@ from __future__ import annotations
 import time
 import uuid
 from collections import defaultdict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
+from typing import TYPE_CHECKING
 
 import anyio
 
 from mixpanel_async import AsyncMixpanel, MixpanelException
-from mixpanel_async.emulator import Emulator
 
 from ._stage import Stage
+
+if TYPE_CHECKING:
+    from mixpanel_async.emulator import Emulator
 
 ACCOUNT = "maya@example.com"
 DUPLICATE = "maya@work.example"
@@ -37,19 +40,29 @@ class Story:
         self._emulator = emulator
         self._stage = stage
         self._events = events
+        # Hers are six events and three updates of profiles.
+        self._records = events + 9
         self._seconds = 0.0
         self._laptop = str(uuid.uuid4())
         self._phone = str(uuid.uuid4())
-        self._names = {self._laptop: f"laptop {self._laptop[:8]}", self._phone: f"phone {self._phone[:8]}"}
+        # In the order in which she came by them, which is the order in which they are shown.
+        self._names = {
+            self._laptop: f"laptop {self._laptop[:8]}",
+            ACCOUNT: ACCOUNT,
+            self._phone: f"phone {self._phone[:8]}",
+            DUPLICATE: DUPLICATE,
+            LATER: LATER,
+        }
         self._identity: list[tuple[str, str, str]] = []
 
     async def tell(self) -> None:
         """All chapters, the worker beside those of the visitor."""
-        with self._stage.progress("worker", self._events):
+        with self._stage.progress("delivered", self._records):
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self._guard, self._work)
                 for chapter in (self._browse, self._sign_up, self._profile, self._return, self._duplicate):
                     await self._guard(chapter)
+            self._stage.reach(self._mp.stats().delivered)
         await self._guard(self._count)
         self._show_people()
         await self._guard(self._outage)
@@ -121,7 +134,8 @@ class Story:
     async def _duplicate(self) -> None:
         self._stage.chapter(
             "5. She has a second account, from work",
-            f'await mp.merge(distinct_id1="{ACCOUNT}", distinct_id2="{DUPLICATE}")',
+            f'await mp.merge(distinct_id1="{ACCOUNT}",',
+            f'               distinct_id2="{DUPLICATE}")',
         )
         await self._mp.track(DUPLICATE, "Report opened")
         await self._mp.people_set(DUPLICATE, {"company": "Example Ltd"})
@@ -142,10 +156,12 @@ class Story:
         self._stage.chapter(f"Meanwhile a worker tracked {self._events:,} events on the same client")
         self._claim_events("the server holds each of them once", _JOB, self._events)
         stats = self._mp.stats()
-        self._stage.claim("the client counts everything as delivered", expected=self._events + 9, found=stats.delivered)
+        self._stage.claim("the client counts everything as delivered", expected=self._records, found=stats.delivered)
         lost = stats.failed + stats.dropped + stats.uncertain + stats.pending
         self._stage.claim("and nothing as lost or waiting", expected=0, found=lost)
-        self._stage.note(f"{self._events / self._seconds:,.0f} events per second, checked, compressed and delivered")
+        self._stage.note(
+            f"{self._events / self._seconds:,.0f} events per second, with client and server in one process"
+        )
 
     async def _outage(self) -> None:
         self._stage.chapter("6. Mixpanel is down when she adds an address", f'await mp.alias("{LATER}", "{ACCOUNT}")')
@@ -168,7 +184,8 @@ class Story:
         await call()
         self._identity.append((verb, before, self._persons(*ids)))
         entry = self._emulator.identity_log()[-1]
-        self._stage.claim(f"Mixpanel accepts the {verb}", expected=None, found=entry.get("$failure_reason"))
+        outcome = entry["$failure_reason"] or entry["outcome"]
+        self._stage.claim(f"Mixpanel accepts the {verb}", expected="merged", found=outcome)
 
     def _show_people(self) -> None:
         self._stage.table("Who is who (an empty line parts two persons)", ("call", "before", "after"), self._identity)
@@ -185,16 +202,17 @@ class Story:
         rows = [(*key, *(f"{amount:,}" for amount in total)) for key, total in sorted(totals.items())]
         self._stage.table("What the server received", columns, rows, numbers=4)
 
+    def _named(self, ids: Collection[str]) -> list[str]:
+        known = [name for distinct_id, name in self._names.items() if distinct_id in ids]
+        return known + sorted(set(ids).difference(self._names))
+
     def _persons(self, *ids: str) -> str:
         """The persons behind some ids, one id a line and an empty line between persons."""
-        persons = {frozenset(self._emulator.cluster(name)) for name in ids}
-        blocks = ["\n".join(sorted(self._names.get(name, name) for name in person)) for person in persons]
-        return "\n\n".join(sorted(blocks))
+        persons = {frozenset(self._emulator.cluster(distinct_id)): None for distinct_id in ids}
+        return "\n\n".join("\n".join(self._named(person)) for person in persons)
 
     def _claim_cluster(self, text: str, *ids: str) -> None:
-        expected = sorted(self._names.get(name, name) for name in ids)
-        found = sorted(self._names.get(name, name) for name in self._emulator.cluster(ids[0]))
-        self._stage.claim(text, expected=expected, found=found)
+        self._stage.claim(text, expected=self._named(ids), found=self._named(self._emulator.cluster(ids[0])))
 
     def _claim_events(self, text: str, name: str, expected: int) -> None:
         self._stage.claim(text, expected=expected, found=len(self._emulator.events(name)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Annotated
 
 import anyio
@@ -31,7 +32,8 @@ def demo(
     console = Console(highlight=False)
     try:
         kept = perform(Emulator(id_merge=IdMerge.ORIGINAL), console, events=events)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        # On Python 3.10 anyio.run ends a Ctrl-C with the cancellation by which it stopped its main task.
         console.print("\nInterrupted.")
         raise typer.Exit(130) from None
     raise typer.Exit(0 if kept else 1)
@@ -55,8 +57,8 @@ def perform(emulator: Emulator, console: Console, *, events: int) -> bool:
 
 
 async def _perform(emulator: Emulator, url: str, stage: Stage, events: int) -> None:
-    async def delivered(delivery: Delivery) -> None:
-        stage.advance(delivery.records)
+    async def delivered(_: Delivery) -> None:
+        stage.reach(mp.stats().delivered)
 
     stage.open(url)
     async with AsyncMixpanel(

@@ -1,10 +1,12 @@
 """A local Mixpanel: it takes what any official client sends, and resolves identities as Mixpanel does.
 
     emulator = Emulator(IdMerge.ORIGINAL)
+    visitor = str(uuid.uuid4())
     async with emulator.client() as mp:
-        await mp.track("device", "Viewed page")
-        await mp.identify("user-1", "device")
-    assert emulator.cluster("user-1") == {"user-1", "device"}
+        await mp.track(visitor, "Viewed page")
+        await mp.identify("user-1", visitor)
+    assert emulator.cluster("user-1") == {"user-1", visitor}
+    assert emulator.events("Viewed page")[0]["properties"]["distinct_id"] == "user-1"
 
 It shares no code with the client, so that the two cannot agree on a mistake. Where Mixpanel's own documents say
 nothing or contradict each other, the module concerned lists what was decided, under "Decisions where Mixpanel's
@@ -27,7 +29,7 @@ try:
     from .app import RecordedRequest, State, build_app
     from .server import Server
 except ModuleNotFoundError as error:
-    if error.name not in {"starlette", "uvicorn", "h11"}:
+    if (error.name or "").partition(".")[0] not in {"starlette", "uvicorn", "h11"}:
         raise
     raise ImportError('the emulator needs an extra: pip install "mixpanel-async[emulator]"', name=error.name) from error
 

@@ -40,7 +40,7 @@ class RecordedRequest:
         query: parameters of the URL; `api_key` and `data` are masked.
         headers: by their names in lower case; credentials are masked.
         status: HTTP status answered, or None if the connection was closed without an answer.
-        records: how many records it held; 0 if it was refused unread.
+        records: how many records it held; 0 if it was refused, or failed as planned, without being read.
         body_bytes: size of the body on the wire, before decompression.
     """
 

@@ -84,7 +84,13 @@ class Server:
             target=self._run, args=(self._socket, started), name="mixpanel-emulator", daemon=True
         )
         self._thread.start()
-        started.result()
+        try:
+            started.result()
+        except BaseException:
+            self._thread = None
+            self._socket.close()
+            self._socket = None
+            raise
 
     def close(self) -> None:
         """Stop listening and cut every connection. Does nothing if the server is not running."""

@@ -1,0 +1,217 @@
+"""Every body that an official client sends, and what is answered to it in each mode."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import json
+from typing import Any
+from urllib.parse import quote, urlencode
+
+import pytest
+from emulator_wire import TOKEN, Wire, imported
+
+from mixpanel_async import IdMerge
+from mixpanel_async.emulator import Emulator
+
+# Three bytes that base64 makes a plus sign of, which the Node SDK does not percent-encode.
+EVENT = {"event": "Viewed", "properties": {"token": TOKEN, "distinct_id": "u", "text": "a>>>b>>>c ~~~ é"}}
+FORM = {"content-type": "application/x-www-form-urlencoded"}
+GZIP = {"content-type": "application/json", "content-encoding": "gzip"}
+
+
+@pytest.fixture
+def mixpanel() -> Wire:
+    return Wire(Emulator(IdMerge.ORIGINAL))
+
+
+def compact(value: Any) -> bytes:
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+BODIES = {
+    "array": (compact([EVENT]), {"content-type": "application/json"}),
+    "object": (compact(EVENT), {"content-type": "application/json"}),
+    "gzip": (gzip.compress(compact([EVENT])), GZIP),
+    "form, raw object": (urlencode({"data": compact(EVENT), "verbose": 0, "ip": 0}).encode(), FORM),
+    "form, raw array": (b"data=" + quote(compact([EVENT])).encode(), FORM),
+    "form, base64 encoded": (urlencode({"data": base64.b64encode(compact([EVENT]))}).encode(), FORM),
+    "form, base64 bare": (b"data=" + base64.b64encode(compact([EVENT])), FORM),
+    "form, base64 without padding": (b"data=" + base64.b64encode(compact(EVENT)).rstrip(b"="), FORM),
+    "form, no content type": (b"data=" + base64.b64encode(compact(EVENT)), {}),
+    "JSON under a form's content type": (compact([EVENT]), FORM),
+    "form, gzip": (gzip.compress(b"data=" + quote(compact(EVENT)).encode()), FORM | {"content-encoding": "gzip"}),
+}
+
+
+@pytest.mark.parametrize("form", BODIES)
+def test_every_body_form(mixpanel: Wire, form: str) -> None:
+    body, headers = BODIES[form]
+    response = mixpanel.post("/track", content=body, headers=headers)
+    assert (response.status_code, response.text) == (200, "1")
+    (event,) = mixpanel.emulator.raw_events()
+    assert EVENT["properties"].items() <= event["properties"].items()  # type: ignore[attr-defined]
+
+
+def test_the_bare_base64_has_a_plus_sign_in_it() -> None:
+    assert b"+" in BODIES["form, base64 bare"][0]
+
+
+@pytest.mark.parametrize("path", ["/track", "/track/"])
+def test_get_as_the_node_sdk_does(mixpanel: Wire, path: str) -> None:
+    data = base64.b64encode(compact(EVENT)).decode()
+    response = mixpanel.request("GET", f"{path}?data={data}&ip=0&verbose=1")
+    assert response.json() == {"error": None, "status": 1}
+    assert len(mixpanel.emulator.events("Viewed")) == 1
+
+
+def test_ndjson_takes_good_lines_and_names_bad_ones(mixpanel: Wire) -> None:
+    lines = [compact(imported(**{"$insert_id": "a"})), b"", b"{broken", compact(imported(**{"$insert_id": "b"})), b""]
+    response = mixpanel.post(
+        "/import?strict=1", content=b"\n".join(lines), headers={"content-type": "application/x-ndjson"}
+    )
+    assert response.status_code == 400
+    assert [failed["index"] for failed in response.json()["failed_records"]] == [1]
+    assert [event["properties"]["$insert_id"] for event in mixpanel.emulator.events()] == ["a", "b"]
+
+
+@pytest.mark.parametrize("damage", [b"\xff\xfe", b"\\ud800"])
+def test_text_that_is_no_utf8_fails_its_own_record_only(mixpanel: Wire, damage: bytes) -> None:
+    body = compact([imported(utm_source="DAMAGE"), imported()]).replace(b"DAMAGE", damage)
+    response = mixpanel.post("/import?strict=1", content=body, headers={"content-type": "application/json"})
+    assert response.status_code == 400
+    (failed,) = response.json()["failed_records"]
+    assert failed["field"] == "properties.utm_source"
+    assert failed["message"] == "properties.utm_source is invalid: string should be valid utf8"
+    assert len(mixpanel.emulator.events()) == 1
+
+
+JSON = {"content-type": "application/json"}
+UNREADABLE: dict[str, tuple[bytes, dict[str, str], int]] = {
+    "nothing": (b"", {}, 400),
+    "blanks": (b"   ", JSON, 400),
+    "half an array": (b"[", JSON, 400),
+    "a text": (b'"text"', JSON, 400),
+    "NaN": (b"[NaN]", JSON, 400),
+    "NaN beside text": ('["é", NaN]'.encode(), JSON, 400),
+    "deep nesting": (b"[" * 100_000, JSON, 400),
+    "deep nesting beside text": (b'["\xff",' + b"[" * 100_000, JSON, 400),
+    "form: no base64": (b"data=%%%", FORM, 400),
+    "form: empty data": (b"data=", FORM, 400),
+    "form: no data": (b"verbose=1", FORM, 400),
+    "form: too many fields": (b"&" * 100_000, FORM, 400),
+    "form: a number": (b"data=" + base64.b64encode(b"17"), FORM, 400),
+    "form: too large": (b"data=" + b"%20" * 10_600_000 + b"[]", FORM, 413),
+    "no gzip": (b"not gzip", GZIP, 400),
+    "half a gzip": (gzip.compress(b"[]")[:-4], GZIP, 400),
+    "gzip with more behind it": (gzip.compress(b"[]") + b"more", GZIP, 400),
+    "gzip bomb": (gzip.compress(b" " * 100_000_000, 1), GZIP, 413),
+    "too many records": (b"[" + b"{}," * 2_000 + b"{}]", JSON, 400),
+    "too large": (b" " * 11_000_000 + b"[]", JSON, 413),
+    "far too large": (b" " * 40_000_000, JSON, 413),
+    "unknown encoding": (b"[]", {"content-encoding": "br"}, 400),
+}
+
+
+@pytest.mark.parametrize("case", UNREADABLE)
+@pytest.mark.parametrize("path", ["/track", "/import", "/engage", "/groups"])
+def test_bodies_that_cannot_be_read(path: str, case: str) -> None:
+    body, headers, status = UNREADABLE[case]
+    mixpanel = Wire(Emulator())
+    response = mixpanel.post(path, content=body, headers=headers)
+    if path == "/engage" and headers.get("content-encoding") == "gzip":
+        status = 400
+    assert response.status_code == status
+    content = response.json()
+    assert content["error"]
+    if path == "/import":
+        assert content["code"] == status
+        assert content["status"] == {400: "Bad Request", 413: "Request Entity Too Large"}[status]
+    else:
+        assert content["status"] == "error"
+    assert mixpanel.emulator.requests()[-1].status == status
+
+
+def test_gzip_is_not_taken_on_engage(mixpanel: Wire) -> None:
+    record = [{"$token": TOKEN, "$distinct_id": "u", "$set": {"a": 1}}]
+    assert mixpanel.post("/engage", content=gzip.compress(compact(record)), headers=GZIP).status_code == 400
+    assert mixpanel.emulator.profile("u") is None
+
+
+@pytest.mark.parametrize("path", ["/track", "/engage", "/groups"])
+@pytest.mark.parametrize("in_form", [True, False])
+def test_answers_of_the_plain_endpoints(mixpanel: Wire, path: str, in_form: bool) -> None:
+    good = {
+        "/track": EVENT,
+        "/engage": {"$token": TOKEN, "$distinct_id": "u", "$set": {}},
+        "/groups": {"$token": TOKEN, "$group_key": "k", "$group_id": "g", "$set": {}},
+    }[path]
+
+    def answer(records: list[Any], **flags: str) -> Any:
+        if in_form:
+            response = mixpanel.post(path, data={"data": json.dumps(records), **flags})
+        else:
+            response = mixpanel.post(path, records, params=flags)
+        assert response.status_code == 200
+        return response
+
+    assert answer([good]).text == "1"
+    assert answer([good, {}]).text == "1"
+    assert answer([{}]).text == "0"
+    assert answer([good]).headers["content-type"].startswith("text/plain")
+    assert answer([good], verbose="1").json() == {"error": None, "status": 1}
+    refused = answer([{}], verbose="1").json()
+    assert refused["status"] == 0
+    assert isinstance(refused["error"], str)
+    called = answer([good], callback="app.done")
+    assert called.text == "app.done(1);"
+    assert called.headers["content-type"].startswith("text/javascript")
+    assert answer([good], callback="alert(1)//").text == "1"
+    assert answer([good], img="1").headers["content-type"] == "image/gif"
+    assert answer([good], img="0").text == "1"
+
+
+def test_import_answers_json_with_its_table_and_a_form_as_track_does(mixpanel: Wire) -> None:
+    assert mixpanel.post("/import?strict=1&verbose=1", [imported()]).json() == {
+        "code": 200,
+        "num_records_imported": 1,
+        "status": "OK",
+    }
+    form = {"data": json.dumps(imported()), "verbose": "1"}
+    assert mixpanel.post("/import", data=form).json() == {"error": None, "status": 1}
+    assert mixpanel.post("/import", data={"data": json.dumps(imported())}).text == "1"
+
+
+def test_import_without_strict_drops_bad_records_in_silence(mixpanel: Wire) -> None:
+    response = mixpanel.post("/import", [imported(), imported(time=None)])
+    assert response.json() == {"code": 200, "num_records_imported": 1, "status": "OK"}
+    assert len(mixpanel.emulator.events()) == 1
+
+
+def test_import_with_strict_names_bad_records_and_keeps_the_others(mixpanel: Wire) -> None:
+    bad = imported(time="yesterday")
+    response = mixpanel.post("/import?strict=1", [imported(), bad])
+    assert response.status_code == 400
+    assert response.json() == {
+        "code": 400,
+        "error": "some data points in the request failed validation",
+        "failed_records": [
+            {
+                "index": 1,
+                "$insert_id": bad["properties"]["$insert_id"],
+                "field": "properties.time",
+                "message": "'properties.time' is invalid: must be specified as seconds since epoch",
+            }
+        ],
+        "num_records_imported": 1,
+        "status": "Bad Request",
+    }
+    assert len(mixpanel.emulator.events()) == 1
+
+
+@pytest.mark.parametrize("path", ["/engage", "/groups"])
+def test_strict_updates_say_which_record_is_bad(mixpanel: Wire, path: str) -> None:
+    good = {"$token": TOKEN, "$distinct_id": "u", "$group_key": "k", "$group_id": "g", "$set": {"a": 1}}
+    answer = mixpanel.post(f"{path}?strict=1", [good, {**good, "$set": 3}]).json()
+    assert answer["num_good_events"] == 1
+    assert [failed["index"] for failed in answer["failed_records"]] == [1]

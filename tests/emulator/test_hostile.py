@@ -1,0 +1,154 @@
+"""Whatever is sent, the emulator answers with a 2xx or a 4xx, keeps its memory, and goes on."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import tracemalloc
+from typing import Any
+
+import pytest
+from emulator_wire import TOKEN, Wire, imported
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from mixpanel_async import IdMerge
+from mixpanel_async.emulator import Emulator
+
+SCALARS = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.floats(allow_nan=True, allow_infinity=True),
+    st.text(max_size=8),
+    st.sampled_from(["u", "$device:u", "", "null", "\ud800", "true", 2**63, -(2**70), 1e308, 1e18, 1_700_000_000]),
+)
+ANYTHING = st.recursive(
+    SCALARS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    max_leaves=8,
+)
+PROPERTY = st.sampled_from(
+    [
+        "time", "distinct_id", "$insert_id", "token", "$device_id", "$user_id", "alias", "$identified_id", "$anon_id",
+        "$distinct_ids", "$ignore", "$distinct_id_before_identity", "ip",
+    ]
+)  # fmt: skip
+EVENT = st.fixed_dictionaries(
+    {
+        "event": st.sampled_from(["$identify", "$create_alias", "$merge", "Viewed"]) | ANYTHING,
+        "properties": st.dictionaries(PROPERTY, ANYTHING, max_size=6).map(lambda extra: {"token": TOKEN} | extra),
+    }
+)
+UPDATE = st.dictionaries(
+    st.sampled_from(
+        [
+            "$token", "$distinct_id", "$group_key", "$group_id", "$set", "$set_once", "$add", "$append", "$union",
+            "$remove", "$unset", "$delete", "$time", "$ignore_time", "$ignore_alias", "$ip",
+        ]
+    ),
+    st.dictionaries(st.sampled_from("ab"), ANYTHING, max_size=2) | ANYTHING,
+).map(lambda update: {"$token": TOKEN, "$distinct_id": "u", "$group_key": "k", "$group_id": "g"} | update)  # fmt: skip
+PATH = st.sampled_from(["/track", "/import", "/engage", "/groups"])
+FLAGS = st.dictionaries(
+    st.sampled_from(["strict", "verbose", "ip", "img", "callback", "data"]),
+    st.sampled_from(["0", "1", "2", "", "f", "-", "²", "[]", "bm8="]),
+)
+
+
+def check_alive(mixpanel: Wire) -> None:
+    """Everything can still be looked at, and good records are still taken."""
+    emulator = mixpanel.emulator
+    before = len(emulator.raw_events("Imported"))
+    assert mixpanel.post("/import?strict=1", [imported(), imported()]).status_code == 200
+    assert len(emulator.raw_events("Imported")) == before + 2
+    emulator.events()
+    emulator.profiles()
+    emulator.clusters()
+    emulator.identity_log()
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.sampled_from(IdMerge), PATH, FLAGS, st.lists(EVENT | UPDATE | ANYTHING, max_size=4), st.booleans())
+def test_records_of_any_shape(
+    id_merge: IdMerge, path: str, flags: dict[str, str], records: list[Any], as_form: bool
+) -> None:
+    mixpanel = Wire(Emulator(id_merge))
+    body = json.dumps(records)
+    options: dict[str, Any] = {"data": {"data": body}} if as_form else {"content": body}
+    response = mixpanel.post(path, params=flags, **options)
+    assert response.status_code in {200, 400}
+    assert mixpanel.emulator.requests()[-1].status == response.status_code
+    if "json" in response.headers["content-type"]:
+        response.json()
+    check_alive(mixpanel)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    PATH,
+    st.sampled_from(["GET", "POST"]),
+    st.binary(max_size=60) | st.text(max_size=60).map(str.encode),
+    st.sampled_from(["", "application/json", "application/x-ndjson", "application/x-www-form-urlencoded", ";;"]),
+    st.sampled_from(["", "gzip", "GZIP", "br", "gzip, gzip"]),
+    FLAGS,
+)
+def test_bytes_of_any_kind(
+    path: str, method: str, body: bytes, content_type: str, encoding: str, flags: dict[str, str]
+) -> None:
+    mixpanel = Wire(Emulator())
+    for content in (body, gzip.compress(body), b"data=" + body):
+        response = mixpanel.request(
+            method,
+            path,
+            content=content,
+            params=flags,
+            auth=(TOKEN, ""),
+            headers={"content-type": content_type, "content-encoding": encoding},
+        )
+        assert response.status_code in {200, 400}
+    check_alive(mixpanel)
+
+
+@pytest.mark.parametrize("path", ["/track", "/import?strict=1", "/engage", "/groups"])
+@pytest.mark.parametrize("depth", [100, 300, 900, 5_000])
+def test_nesting_of_any_depth(path: str, depth: int) -> None:
+    mixpanel = Wire(Emulator(IdMerge.ORIGINAL))
+    deep = b'{"a":' * depth + b"1" + b"}" * depth
+    record = json.dumps(
+        {
+            "event": "Deep",
+            "properties": imported()["properties"] | {"token": TOKEN, "deep": "HERE"},
+            "$token": TOKEN,
+            "$distinct_id": "u",
+            "$group_key": "k",
+            "$group_id": "g",
+            "$set": {"deep": "HERE"},
+        }
+    ).encode()
+    response = mixpanel.post(path, content=b"[" + record.replace(b'"HERE"', deep) + b"]")
+    assert response.status_code in {200, 400}
+    check_alive(mixpanel)
+
+
+def test_a_gzip_bomb_is_not_expanded_beyond_the_limit() -> None:
+    mixpanel = Wire(Emulator())
+    bomb = gzip.compress(b" " * 300_000_000, 1)
+    tracemalloc.start()
+    try:
+        response = mixpanel.post("/track", content=bomb, headers={"content-encoding": "gzip"})
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert response.status_code == 413
+    assert peak < 100_000_000
+    check_alive(mixpanel)
+
+
+def test_long_lists_do_not_take_square_time() -> None:
+    mixpanel = Wire(Emulator())
+    items = list(range(100_000))
+    assert mixpanel.engage("u", union={"l": items}) == "1"
+    assert mixpanel.engage("u", union={"l": items}) == "1"
+    assert mixpanel.engage("u", remove={"l": items[1:]}) == "1"
+    assert (mixpanel.emulator.profile("u") or {})["l"] == [0]

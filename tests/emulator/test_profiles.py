@@ -1,0 +1,197 @@
+"""Profile and group updates, operation by operation, and whose profile they reach."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+import pytest
+from emulator_wire import TOKEN, Wire
+
+from mixpanel_async import IdMerge
+from mixpanel_async.emulator import Emulator
+
+A1 = "0b1fba6c-16d3-4e3f-9a4e-2f0c1b7d0001"
+
+
+@pytest.fixture
+def mixpanel() -> Wire:
+    return Wire(Emulator(IdMerge.ORIGINAL))
+
+
+def profile(mixpanel: Wire, distinct_id: str = "u") -> dict[str, Any] | None:
+    """The profile without `$last_seen`."""
+    properties = mixpanel.emulator.profile(distinct_id)
+    if properties is not None:
+        properties.pop("$last_seen", None)
+    return properties
+
+
+@pytest.mark.parametrize(
+    ("before", "operation", "value", "after"),
+    [
+        ({"a": 1}, "set", {"a": 2, "b": None}, {"a": 2, "b": None}),
+        ({"a": None}, "set_once", {"a": 2, "b": 3}, {"a": None, "b": 3}),
+        ({"a": 1, "t": "x"}, "add", {"a": -3, "n": 0.5, "t": 1}, {"a": -2, "n": 0.5, "t": "x"}),
+        ({"f": True}, "add", {"f": 1}, {"f": True}),
+        ({"a": 2**62}, "add", {"a": 2**62}, {"a": float(2**63)}),
+        ({"l": [1], "t": "x"}, "append", {"l": [1], "n": 1, "t": 1}, {"l": [1, [1]], "n": [1], "t": "x"}),
+        ({"l": [1]}, "append", {"l": 1}, {"l": [1, 1]}),
+        ({"l": [1, "a"]}, "union", {"l": ["a", True, 2, 2, None, {}]}, {"l": [1, "a", True, 2]}),
+        ({"t": "x"}, "union", {"n": "one", "t": ["y"]}, {"n": ["one"], "t": "x"}),
+        ({"l": [1, "a", 1, True]}, "remove", {"l": 1, "n": 1}, {"l": ["a", True]}),
+        ({"l": [1, {"k": 1}, 2, 3]}, "remove", {"l": [{"k": 1}, 3]}, {"l": [1, 2]}),
+        ({"t": "x"}, "remove", {"t": "x"}, {"t": "x"}),
+        ({"a": 1, "b": 2}, "unset", ["a", "n"], {"b": 2}),
+        ({"a": 1}, "delete", "", None),
+        (None, "set", {}, {}),
+        (None, "set_once", {"a": 1}, {"a": 1}),
+        (None, "add", {"a": 1}, {"a": 1}),
+        (None, "append", {"a": 1}, {"a": [1]}),
+        (None, "union", {"a": [1]}, {"a": [1]}),
+        (None, "remove", {"a": 1}, None),
+        (None, "unset", ["a"], None),
+        (None, "delete", "", None),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_operations(mixpanel: Wire, before: Any, operation: str, value: Any, after: Any) -> None:
+    if before is not None:
+        mixpanel.engage("u", set=before)
+    assert mixpanel.engage("u", **{operation: value}) == "1"
+    # As JSON, where `true` is not `1`.
+    assert json.dumps(profile(mixpanel), sort_keys=True) == json.dumps(after, sort_keys=True)
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"set": 1},
+        {"set_once": []},
+        {"add": {"a": "1"}},
+        {"add": {"a": True}},
+        {"add": {"big": 1e308}},
+        {"append": "a"},
+        {"union": ["a"]},
+        {"remove": None},
+        {"unset": "a"},
+        {"unset": [1]},
+        {},
+        {"unknown": {"a": 1}},
+        {"set": {"a": 2}, "unset": "a"},
+        {"set": {f"p{number}": 1 for number in range(2000)}},
+        {"set": {"x": "y" * 1_048_576}},
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_a_refused_record_changes_nothing(mixpanel: Wire, record: dict[str, Any]) -> None:
+    mixpanel.engage("u", set={"a": 1, "big": 1e308})
+    assert mixpanel.engage("u", **record) == "0"
+    assert profile(mixpanel) == {"a": 1, "big": 1e308}
+
+
+@pytest.mark.parametrize("missing", ["$token", "$distinct_id"])
+def test_an_incomplete_envelope_is_refused(mixpanel: Wire, missing: str) -> None:
+    record = {"$token": TOKEN, "$distinct_id": "u", "$set": {"a": 1}}
+    del record[missing]
+    assert mixpanel.post("/engage", [record]).text == "0"
+    assert mixpanel.emulator.profiles() == {}
+
+
+def test_records_of_another_project_are_ignored_in_silence() -> None:
+    mixpanel = Wire(Emulator(token="mine"))
+    assert mixpanel.engage("u", set={"a": 1}) == "1"
+    assert mixpanel.groups("k", "g", set={"a": 1}) == "1"
+    assert mixpanel.emulator.profile("u") is None
+    assert mixpanel.emulator.group("k", "g") is None
+
+
+def test_updates_of_a_batch_apply_in_order(mixpanel: Wire) -> None:
+    base = {"$token": TOKEN, "$distinct_id": "u"}
+    batch = [{**base, "$set": {"a": 1}}, {**base, "$unset": ["a"]}, {**base, "$set_once": {"a": 2}}]
+    assert mixpanel.post("/engage", batch).text == "1"
+    assert profile(mixpanel) == {"a": 2}
+
+
+def test_last_seen_follows_time_or_the_clock_unless_told_otherwise(mixpanel: Wire) -> None:
+    def last_seen() -> Any:
+        return (mixpanel.emulator.profile("u") or {}).get("$last_seen")
+
+    mixpanel.engage("u", add={"n": 1})
+    assert last_seen() is None
+    mixpanel.engage("u", set={"a": 1}, time=1_700_000_000)
+    assert last_seen() == "2023-11-14T22:13:20"
+    mixpanel.engage("u", set={"a": 2}, time=1_800_000_000_000, ignore_time=True)
+    assert last_seen() == "2023-11-14T22:13:20"
+    mixpanel.engage("u", set_once={"a": 3}, time=1_800_000_000_000)
+    assert last_seen() == "2027-01-15T08:00:00"
+    mixpanel.engage("u", set={"a": 4}, time=1e300)
+    assert last_seen()[:4] == time.strftime("%Y", time.gmtime())
+
+
+def test_any_id_of_the_person_reaches_the_profile(mixpanel: Wire) -> None:
+    mixpanel.identify("u", A1)
+    mixpanel.engage(A1, set={"a": 1})
+    mixpanel.engage("u", add={"n": 1})
+    assert profile(mixpanel, A1) == profile(mixpanel, "u") == {"a": 1, "n": 1}
+    assert set(mixpanel.emulator.profiles()) == {"u"}
+
+
+def test_a_merge_combines_profiles_and_the_canonical_one_wins(mixpanel: Wire) -> None:
+    mixpanel.engage(A1, set={"plan": "free", "seen": 1})
+    mixpanel.engage("u", set={"plan": "pro"})
+    mixpanel.identify("u", A1)
+    assert profile(mixpanel) == {"plan": "pro", "seen": 1}
+
+
+def test_a_merge_carries_a_lone_profile_along(mixpanel: Wire) -> None:
+    mixpanel.engage(A1, set={"seen": 1})
+    mixpanel.identify("u", A1)
+    assert profile(mixpanel) == {"seen": 1}
+
+
+def test_a_refused_merge_leaves_profiles_alone(mixpanel: Wire) -> None:
+    mixpanel.engage("anon", set={"seen": 1})
+    mixpanel.identify("u", "anon")
+    assert profile(mixpanel) is None
+    assert profile(mixpanel, "anon") == {"seen": 1}
+
+
+def test_legacy_keeps_an_aliased_profile_apart_for_ignore_alias() -> None:
+    mixpanel = Wire(Emulator(IdMerge.LEGACY))
+    mixpanel.engage("new", set={"kind": "duplicate"})
+    mixpanel.engage("old", set={"kind": "original"})
+    mixpanel.alias("old", "new")
+    mixpanel.engage("new", set={"more": 1})
+    assert profile(mixpanel, "new") == {"kind": "original", "more": 1}
+    mixpanel.engage("new", delete="", ignore_alias="true")
+    assert set(mixpanel.emulator.profiles()) == {"old"}
+
+
+def test_what_is_looked_at_cannot_be_changed_from_outside(mixpanel: Wire) -> None:
+    mixpanel.engage("u", set={"l": [1]})
+    (profile(mixpanel) or {})["l"].append(2)
+    mixpanel.emulator.profiles()["u"].clear()
+    assert profile(mixpanel) == {"l": [1]}
+
+
+def test_groups(mixpanel: Wire) -> None:
+    mixpanel.groups("company", "acme", set={"size": 10, "tags": ["a"]})
+    mixpanel.groups("company", "acme", set_once={"size": 11, "city": "Rome"})
+    mixpanel.groups("company", "acme", union={"tags": ["a", "b"]})
+    mixpanel.groups("company", "acme", remove={"tags": "a"})
+    mixpanel.groups("company", "acme", unset=["city"])
+    number = {"$token": TOKEN, "$group_key": "company", "$group_id": 7, "$set": {"other": True}}
+    mixpanel.post("/groups", [number])
+    assert mixpanel.emulator.group("company", "acme") == {"size": 10, "tags": ["b"]}
+    assert mixpanel.emulator.group("company", "7") == {"other": True}
+    assert mixpanel.emulator.group("other", "acme") is None
+    mixpanel.groups("company", "acme", delete="")
+    assert mixpanel.emulator.group("company", "acme") is None
+
+
+@pytest.mark.parametrize("operation", ["add", "append"])
+def test_groups_take_neither_add_nor_append(mixpanel: Wire, operation: str) -> None:
+    assert mixpanel.groups("company", "acme", **{operation: {"size": 1}}) == "0"
+    assert mixpanel.emulator.group("company", "acme") is None

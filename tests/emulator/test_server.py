@@ -1,0 +1,196 @@
+"""The emulator on a socket: start, stop, and connections that break."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+import httpx
+import pytest
+from emulator_wire import TOKEN
+
+from mixpanel_async import IdMerge
+from mixpanel_async.emulator import Emulator
+
+EVENT = {"event": "Viewed", "properties": {"token": TOKEN, "distinct_id": "u"}}
+
+
+def post(url: str, **options: Any) -> httpx.Response:
+    return httpx.post(url, trust_env=False, **{"json": [EVENT], **options})
+
+
+def test_it_serves_from_plain_code_and_stops() -> None:
+    emulator = Emulator()
+    threads = threading.active_count()
+    with emulator.serve() as server:
+        assert post(f"{server.url}/track").text == "1"
+        assert post(f"{server.url}/nowhere").status_code == 404
+        assert httpx.put(f"{server.url}/track", trust_env=False).status_code == 405
+        url = server.url
+    with pytest.raises(RuntimeError):
+        _ = server.url
+    with pytest.raises(httpx.ConnectError):
+        post(f"{url}/track")
+    assert threading.active_count() == threads
+    assert len(emulator.events()) == 1
+
+
+@pytest.mark.anyio
+async def test_it_serves_from_either_event_loop() -> None:
+    emulator = Emulator(IdMerge.ORIGINAL)
+    async with emulator.serve() as server, httpx.AsyncClient(base_url=server.url, trust_env=False) as http:
+        for _ in range(3):
+            assert (await http.post("/track", json=[EVENT])).text == "1"
+    assert len(emulator.events()) == 3
+
+
+def test_start_and_close() -> None:
+    emulator = Emulator()
+    server = emulator.serve()
+    server.close()
+    server.start()
+    with pytest.raises(RuntimeError):
+        server.start()
+    first = server.url
+    assert first.startswith("http://127.0.0.1:")
+    server.close()
+    server.close()
+    with server:
+        assert post(f"{server.url}/track").text == "1"
+
+
+def test_a_port_that_is_taken_is_told_to_the_caller() -> None:
+    with Emulator().serve() as server:
+        port = int(server.url.rpartition(":")[2])
+        again = Emulator().serve(port=port)
+        with pytest.raises(OSError, match="in use"):
+            again.start()
+        again.close()
+        assert post(f"{server.url}/track").text == "1"
+
+
+@pytest.mark.skipif(not socket.has_ipv6, reason="this Python has no IPv6")
+def test_ipv6_loopback() -> None:
+    server = Emulator().serve("::1")
+    try:
+        server.start()
+    except OSError:
+        pytest.skip("this machine has no IPv6 loopback")
+    with_host = server.url
+    try:
+        assert with_host.startswith("http://[::1]:")
+        assert post(f"{with_host}/track").text == "1"
+    finally:
+        server.close()
+
+
+def test_another_address_must_be_asked_for() -> None:
+    with Emulator().serve("0.0.0.0", allow_remote=True) as server:
+        port = server.url.rpartition(":")[2]
+        assert post(f"http://127.0.0.1:{port}/track").text == "1"
+
+
+@pytest.mark.parametrize("apply", [False, True])
+def test_a_connection_closes_without_an_answer(apply: bool) -> None:
+    emulator = Emulator()
+    with emulator.serve() as server:
+        emulator.drop_connections(apply=apply)
+        with pytest.raises((httpx.RemoteProtocolError, httpx.ReadError)):
+            post(f"{server.url}/track")
+        assert len(emulator.events()) == int(apply)
+        assert post(f"{server.url}/track").text == "1"
+
+
+def test_it_stops_at_once_while_an_answer_is_held_back(caplog: pytest.LogCaptureFixture) -> None:
+    emulator = Emulator()
+    emulator.latency = 3600.0
+    outcome: list[Exception] = []
+    stored = threading.Event()
+
+    def ask(url: str) -> None:
+        try:
+            post(f"{url}/track", timeout=None)
+        except httpx.TransportError as error:
+            outcome.append(error)
+
+    with emulator.serve() as server:
+        client = threading.Thread(target=ask, args=(server.url,))
+        client.start()
+        while not emulator.requests():
+            stored.wait(0.001)
+    client.join()
+    assert len(outcome) == 1
+    assert caplog.records == []
+
+
+def test_it_leaves_signals_and_logging_alone(
+    caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    loggers = [logging.getLogger(name) for name in ("uvicorn", "uvicorn.error", "uvicorn.access")]
+    before = [(log.level, log.handlers, log.propagate) for log in loggers]
+    with caplog.at_level(logging.DEBUG), Emulator().serve() as server:
+        assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
+        post(f"{server.url}/track")
+        host, _, port = server.url.removeprefix("http://").partition(":")
+        with socket.create_connection((host, int(port))) as raw:
+            raw.sendall(b"this is no HTTP\r\n\r\n")
+            assert raw.recv(1000).startswith(b"HTTP/1.1 400")
+    assert [(log.level, log.handlers, log.propagate) for log in loggers] == before
+    assert [record for record in caplog.records if record.name.startswith(("uvicorn", "mixpanel"))] == []
+    assert capfd.readouterr().err == ""
+
+
+def test_a_client_that_leaves_in_the_middle_of_its_body_harms_nobody(capfd: pytest.CaptureFixture[str]) -> None:
+    emulator = Emulator()
+    with emulator.serve() as server:
+        host, _, port = server.url.removeprefix("http://").partition(":")
+        with socket.create_connection((host, int(port))) as raw:
+            raw.sendall(b"POST /track HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n[")
+        assert post(f"{server.url}/track").text == "1"
+    assert len(emulator.requests()) == 1
+    assert capfd.readouterr().err == ""
+
+
+def test_a_large_body_is_refused_where_the_client_can_see_it() -> None:
+    with Emulator().serve() as server:
+        assert post(f"{server.url}/track", json=None, content=b" " * 40_000_000).status_code == 413
+
+
+@pytest.mark.anyio
+async def test_it_is_looked_at_while_it_takes_events() -> None:
+    emulator = Emulator(IdMerge.ORIGINAL)
+    seen: list[int] = []
+    async with emulator.serve() as server, httpx.AsyncClient(base_url=server.url, trust_env=False) as http:
+
+        async def send() -> None:
+            for _ in range(20):
+                await http.post("/track", json=[EVENT] * 10)
+
+        async with anyio.create_task_group() as tasks:
+            for _ in range(3):
+                tasks.start_soon(send)
+            while not seen or seen[-1] < 600:
+                seen.append(len(emulator.events()))
+                await anyio.lowlevel.checkpoint()
+    assert seen[-1] == 600
+    assert seen == sorted(seen)
+    assert all(count % 10 == 0 for count in seen)
+
+
+@pytest.mark.parametrize("missing", ["starlette", "uvicorn"])
+def test_a_missing_extra_is_named(missing: str) -> None:
+    code = (
+        f"import sys; sys.modules[{missing!r}] = None\n"
+        "try: import mixpanel_async.emulator\n"
+        "except ImportError as error: print(error)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert 'pip install "mixpanel-async[emulator]"' in done.stdout
