@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import warnings
+import weakref
 from collections.abc import Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, NoReturn
@@ -30,6 +32,7 @@ from ._wire.encode import Encoder, best_compressor
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+_log = logging.getLogger("mixpanel_async")
 # Beside the lanes' own requests, for calls that are awaited.
 _SPARE_CONNECTIONS: Final = 12
 _BATCHING: Final = BatchPolicy()
@@ -151,6 +154,7 @@ class AsyncMixpanel(Tracking, Identity, Profiles):
             caller=Caller(sender.attempt, encoder, identity_retry, runtime),
             runtime=runtime,
         )
+        weakref.finalize(self, _left_behind, queue, sender)
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None, **options: Any) -> Self:
@@ -255,16 +259,15 @@ class AsyncMixpanel(Tracking, Identity, Profiles):
     def __reduce__(self) -> NoReturn:
         raise TypeError("an AsyncMixpanel holds connections and credentials and cannot be pickled")
 
-    def __del__(self) -> None:
-        sender: Sender | None = getattr(self, "_sender", None)
-        if sender is None or self._queue.closed:
-            return
-        pending = self._queue.pending
-        sender.abandon()
-        if pending:
-            warnings.warn(
-                f"an AsyncMixpanel was dropped without aclose(); {pending} records were not delivered",
-                ResourceWarning,
-                source=self,
-                stacklevel=2,
-            )
+
+def _left_behind(queue: Queue, sender: Sender) -> None:
+    """What happens when a client is dropped, or the interpreter exits, without `aclose()`."""
+    if queue.closed:
+        return
+    pending = queue.pending
+    sender.abandon()
+    if pending:
+        text = f"an AsyncMixpanel was dropped without aclose(); {pending} records were not delivered"
+        # For the operator as well: ResourceWarning is hidden unless the interpreter is told to show it.
+        _log.warning(text)
+        warnings.warn(text, ResourceWarning, stacklevel=2)

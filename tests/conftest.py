@@ -27,17 +27,18 @@ def scrubbed_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(autouse=True)
 def conservation(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """At the end of every test each client accounts for each record that it accepted."""
-    clients: list[AsyncMixpanel] = []
+    # The queues and not the clients, so that a test can see a client dropped.
+    queues: list[Any] = []
     make = AsyncMixpanel.__init__
 
     def make_and_note(self: AsyncMixpanel, *args: Any, **options: Any) -> None:
         make(self, *args, **options)
-        clients.append(self)
+        queues.append(self._queue)
 
     monkeypatch.setattr(AsyncMixpanel, "__init__", make_and_note)
     yield
-    for client in clients:
-        stats = client.stats()
+    for queue in queues:
+        stats = queue.stats()
         assert stats.accepted == stats.delivered + stats.failed + stats.dropped + stats.uncertain + stats.pending
         assert sum(stats.losses.values()) == stats.failed + stats.dropped + stats.uncertain
         assert stats.pending >= 0

@@ -440,9 +440,7 @@ def forms(method: str) -> list[Call]:
 
 def shared_methods() -> list[str]:
     return [
-        name
-        for name, member in inspect.getmembers(official.Mixpanel, inspect.isfunction)
-        if not name.startswith("_")
+        name for name, member in inspect.getmembers(official.Mixpanel, inspect.isfunction) if not name.startswith("_")
     ]
 
 
@@ -688,7 +686,9 @@ def calls_of(method: str) -> st.SearchStrategy[Call]:
     elif method == "people_track_charge":
         usual["properties"] = st.none() | mappings(2)
     elif method == "people_update":
-        usual["message"] = st.builds(lambda to, known, update: {"$distinct_id": to, **known, **update}, ids, envelope, updates)
+        usual["message"] = st.builds(
+            lambda to, known, update: {"$distinct_id": to, **known, **update}, ids, envelope, updates
+        )
     elif method == "group_update":
         usual["message"] = st.builds(
             lambda pair, known, update: {"$group_key": pair[0], **known, **update, "$group_id": pair[1]},
@@ -938,9 +938,10 @@ def test_the_parameters_of_a_shared_method_agree(method: str) -> None:
 def test_service_account_credentials_are_alike() -> None:
     arguments = ("  sdk.1a2b3c ", "\tsecret-words ", " 2195193\n")
     theirs, ours = official.ServiceAccountCredentials(*arguments), ServiceAccountCredentials(*arguments)
-    assert inspect.signature(ServiceAccountCredentials).parameters.keys() == inspect.signature(
-        official.ServiceAccountCredentials
-    ).parameters.keys()
+    assert (
+        inspect.signature(ServiceAccountCredentials).parameters.keys()
+        == inspect.signature(official.ServiceAccountCredentials).parameters.keys()
+    )
     for name in ("username", "secret", "project_id"):
         assert getattr(ours, name) == getattr(theirs, name)
     assert repr(ours) == repr(theirs)

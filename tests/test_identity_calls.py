@@ -1,0 +1,288 @@
+"""`alias`, `merge`, `identify`: they happened, or they raised."""
+
+from __future__ import annotations
+
+import base64
+import traceback
+import uuid
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+import httpx
+import pytest
+import respx
+
+from mixpanel_async import (
+    ApiError,
+    AsyncMixpanel,
+    AuthenticationError,
+    ClientClosedError,
+    ConfigurationError,
+    IdentityError,
+    IdMerge,
+    MixpanelException,
+    PayloadTooLargeError,
+    RateLimitError,
+    RetryPolicy,
+    ServiceAccountCredentials,
+    TransportError,
+    ValidationError,
+)
+from mixpanel_async.emulator import Emulator
+
+pytestmark = pytest.mark.anyio
+
+QUICK = RetryPolicy(attempts=3, initial=0.0, maximum=0.0)
+ACCOUNT = ServiceAccountCredentials("account", "canary-secret", "12345")
+ANON = "3f2b0a52-1c1c-4b6e-9d7e-0a4f2c1d8e11"
+API = "https://api.mixpanel.com"
+TAKEN = httpx.Response(200, json={"status": 1, "error": None})
+
+
+async def test_the_three_verbs_make_one_person() -> None:
+    emulator = Emulator(IdMerge.ORIGINAL)
+    async with emulator.client(credentials=ACCOUNT) as mp:
+        await mp.identify("user-1", ANON)
+        await mp.alias("user@example.com", "user-1")
+        await mp.merge(distinct_id1="user-1", distinct_id2="old-account")
+        await mp.merge("ignored-key", "user-1", "older-account", None, "project-secret")
+    assert emulator.cluster(ANON) == {"user-1", ANON, "user@example.com", "old-account", "older-account"}
+
+
+async def test_they_are_sent_at_once_and_not_queued() -> None:
+    emulator = Emulator(IdMerge.ORIGINAL)
+    async with emulator.client() as mp:
+        await mp.alias("new", "old")
+        assert emulator.cluster("new") == {"new", "old"}
+        assert mp.stats().accepted == 0
+
+
+@respx.mock
+async def test_trouble_that_passes_is_waited_out_with_the_same_payload() -> None:
+    route = respx.post(url__startswith=f"{API}/track").mock(
+        side_effect=[httpx.Response(503), httpx.Response(429, headers={"Retry-After": "0"}), TAKEN]
+    )
+    async with AsyncMixpanel("token", identity_retry=QUICK) as mp:
+        await mp.alias("new", "old")
+    assert route.call_count == 3
+    assert len({call.request.content for call in route.calls}) == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [
+        (400, ApiError),
+        (401, AuthenticationError),
+        (403, AuthenticationError),
+        (404, ApiError),
+        (413, PayloadTooLargeError),
+        (302, ApiError),
+    ],
+)
+@pytest.mark.parametrize("verb", ["alias", "merge", "identify"])
+@respx.mock
+async def test_what_will_not_pass_is_tried_once(status: int, kind: type[ApiError], verb: str) -> None:
+    route = respx.post(url__startswith=API).mock(
+        return_value=httpx.Response(status, json={"error": "in words", "status": "error"})
+    )
+    async with AsyncMixpanel("token", identity_retry=QUICK, credentials=ACCOUNT) as mp:
+        with pytest.raises(kind, match="in words") as caught:
+            await _call(mp, verb)
+    error = caught.value
+    assert route.call_count == 1
+    assert (error.attempts, error.status) == (1, status)
+    assert error.endpoint == ("/import" if verb == "merge" else "/track")
+
+
+async def _call(mp: AsyncMixpanel, verb: str) -> None:
+    if verb == "alias":
+        await mp.alias("new", "old")
+    elif verb == "merge":
+        await mp.merge(distinct_id1="one", distinct_id2="two")
+    else:
+        await mp.identify("user", ANON)
+
+
+@respx.mock
+async def test_a_200_that_says_no_raises() -> None:
+    respx.post(url__startswith=API).mock(return_value=httpx.Response(200, json={"status": 0, "error": "bad token"}))
+    async with AsyncMixpanel("token", identity_retry=QUICK) as mp:
+        with pytest.raises(ApiError, match="bad token") as caught:
+            await mp.alias("new", "old")
+    assert (caught.value.status, caught.value.attempts) == (200, 1)
+
+
+@respx.mock
+async def test_a_rate_limit_beyond_the_deadline_is_not_waited_for() -> None:
+    respx.post(url__startswith=API).mock(return_value=httpx.Response(429, headers={"Retry-After": "120"}))
+    async with AsyncMixpanel("token") as mp:
+        with pytest.raises(RateLimitError) as caught, anyio.fail_after(5):
+            await mp.alias("new", "old")
+    assert (caught.value.attempts, caught.value.retry_after) == (1, 120.0)
+
+
+@pytest.mark.parametrize(
+    ("failure", "uncertain"),
+    [
+        (httpx.ConnectError("refused"), False),
+        (httpx.ConnectTimeout("slow"), False),
+        (httpx.ReadTimeout("slow"), True),
+        (httpx.RemoteProtocolError("gone"), True),
+    ],
+)
+@respx.mock
+async def test_no_answer_raises_and_says_whether_it_may_have_been_applied(failure: Exception, uncertain: bool) -> None:
+    respx.post(url__startswith=API).mock(side_effect=failure)
+    async with AsyncMixpanel("token", identity_retry=QUICK) as mp:
+        with pytest.raises(TransportError) as caught:
+            await mp.alias("new", "old")
+    error = caught.value
+    assert (error.attempts, error.uncertain, error.endpoint, error.status) == (3, uncertain, "/track", None)
+
+
+async def test_the_deadline_holds_against_a_server_that_never_answers() -> None:
+    emulator = Emulator()
+    emulator.latency = 3600.0
+    policy = RetryPolicy(attempts=None, initial=0.0, maximum=0.0, total_timeout=0.1)
+    async with emulator.client(identity_retry=policy, timeout=3600.0) as mp:
+        with pytest.raises(TransportError, match="unknown whether"), anyio.fail_after(10):
+            await mp.alias("new", "old")
+
+
+@pytest.mark.parametrize(
+    "anon_id",
+    [
+        "not-a-uuid",
+        ANON.replace("-", ""),
+        str(uuid.uuid1()),
+        "13bbf7943e584-0885c2531-5c793977-3e8000-13bbf7943e64cf",
+        f"$device:{ANON}",
+        f" {ANON}",
+    ],
+)
+async def test_identify_refuses_what_mixpanel_would_silently_ignore(anon_id: str) -> None:
+    emulator = Emulator(IdMerge.ORIGINAL)
+    async with emulator.client() as mp:
+        with pytest.raises(IdentityError, match="anon_id"):
+            await mp.identify("user", anon_id)
+    assert emulator.requests() == []
+
+
+async def test_identify_takes_the_capitals_of_an_iphone() -> None:
+    emulator = Emulator(IdMerge.ORIGINAL)
+    async with emulator.client() as mp:
+        await mp.identify("user", ANON.upper())
+    assert emulator.cluster("user") == {"user", ANON.upper()}
+
+
+@pytest.mark.parametrize("verb", ["alias", "merge", "identify"])
+async def test_simplified_projects_refuse_the_three_verbs(verb: str) -> None:
+    emulator = Emulator(IdMerge.SIMPLIFIED)
+    async with emulator.client(id_merge=IdMerge.SIMPLIFIED, credentials=ACCOUNT) as mp:
+        with pytest.raises(IdentityError, match="user_id and device_id"):
+            await _call(mp, verb)
+    assert emulator.requests() == []
+
+
+async def test_legacy_projects_know_alias_only() -> None:
+    async with Emulator(IdMerge.LEGACY).client(id_merge=IdMerge.LEGACY, credentials=ACCOUNT) as mp:
+        await _call(mp, "alias")
+        for verb in ("merge", "identify"):
+            with pytest.raises(IdentityError, match="use alias"):
+                await _call(mp, verb)
+
+
+@pytest.mark.parametrize("bad", ["", " ", "null", "UNDEFINED", "00000000-0000-0000-0000-000000000000", None, 7, b"x"])
+async def test_ids_that_stand_for_nobody_are_refused_without_a_request(bad: Any) -> None:
+    emulator = Emulator(IdMerge.ORIGINAL)
+    async with emulator.client(credentials=ACCOUNT) as mp:
+        for call in (
+            mp.alias(bad, "x"),
+            mp.alias("x", bad),
+            mp.identify(bad, ANON),
+            mp.identify("x", bad),
+            mp.merge(distinct_id1=bad, distinct_id2="x"),
+            mp.merge(distinct_id1="x", distinct_id2=bad),
+        ):
+            with pytest.raises(ValidationError):
+                await call
+    assert emulator.requests() == []
+
+
+async def test_equal_ids_have_nothing_to_join() -> None:
+    async with Emulator(IdMerge.ORIGINAL).client(credentials=ACCOUNT) as mp:
+        for call in (mp.alias("a", "a"), mp.merge(None, "a", "a"), mp.identify(ANON, ANON)):
+            with pytest.raises(IdentityError, match="nothing to join"):
+                await call
+
+
+async def test_merge_without_credentials_says_what_is_missing() -> None:
+    async with Emulator(IdMerge.ORIGINAL).client() as mp:
+        with pytest.raises(ConfigurationError, match="service account"):
+            await mp.merge(distinct_id1="a", distinct_id2="b")
+
+
+async def test_many_at_once_share_a_bounded_pool_and_all_finish() -> None:
+    emulator = Emulator(IdMerge.ORIGINAL)
+    async with emulator.serve() as server, AsyncMixpanel("token", api_host=server.url) as mp:
+        async with anyio.create_task_group() as tasks:
+            for number in range(300):
+                tasks.start_soon(mp.alias, f"alias-{number}", "person")
+    assert len(emulator.cluster("person")) == 301
+
+
+async def test_a_caller_that_is_cancelled_at_any_step_leaves_the_pool_whole() -> None:
+    emulator = Emulator(IdMerge.ORIGINAL)
+    async with emulator.serve() as server, AsyncMixpanel("token", api_host=server.url) as mp:
+        for steps in range(40):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(mp.alias, f"alias-{steps}", "person")
+                for _ in range(steps):
+                    await anyio.lowlevel.checkpoint()
+                tasks.cancel_scope.cancel()
+        with anyio.fail_after(10):
+            await mp.alias("last", "person")
+    assert "last" in emulator.cluster("person")
+
+
+async def test_closing_ends_a_call_under_way() -> None:
+    emulator = Emulator()
+    emulator.latency = 3600.0
+    mp = emulator.client(shutdown_timeout=0.05, timeout=3600.0)
+    errors: list[MixpanelException] = []
+
+    async def call() -> None:
+        try:
+            await mp.alias("new", "old")
+        except MixpanelException as error:
+            errors.append(error)
+
+    with anyio.fail_after(10):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(call)
+            await anyio.lowlevel.checkpoint()
+            await anyio.lowlevel.checkpoint()
+            await mp.aclose()
+    assert [type(error) for error in errors] == [ClientClosedError]
+
+
+async def test_no_error_shows_a_credential_even_if_the_server_repeats_it() -> None:
+    encoded = base64.b64encode(b"account:canary-secret").decode()
+
+    def echo(request: httpx.Request) -> httpx.Response:
+        words = f"no: {request.headers['Authorization']} canary-secret"
+        return httpx.Response(401, json={"error": words, "code": 401, "status": "Unauthorized"})
+
+    http_client = httpx.AsyncClient(transport=httpx.MockTransport(echo))
+    async with AsyncMixpanel("token", credentials=ACCOUNT, http_client=http_client) as mp:
+        with pytest.raises(AuthenticationError) as caught:
+            await mp.merge(distinct_id1="a", distinct_id2="b")
+        shown = "".join(traceback.TracebackException.from_exception(caught.value, capture_locals=True).format())
+        shown += str(vars(caught.value)) + repr(mp.stats()) + repr(mp)
+    assert "canary" not in shown
+    assert encoded not in shown
+    error: BaseException | None = caught.value
+    while error is not None:
+        assert type(error).__module__.split(".")[0] == "mixpanel_async"
+        error = error.__cause__ or error.__context__
