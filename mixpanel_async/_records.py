@@ -150,11 +150,11 @@ class Stats:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """One POST, ready for the wire. `path` carries the query string and nothing secret."""
+    """One POST, ready for the wire. `path` carries the query string and nothing secret; the rest is kept out of reprs."""
 
     path: str
-    headers: Mapping[str, str]
-    body: bytes
+    headers: Mapping[str, str] = field(repr=False)
+    body: bytes = field(repr=False)
 
     @property
     def endpoint(self) -> str:

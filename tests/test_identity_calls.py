@@ -225,10 +225,13 @@ async def test_merge_without_credentials_says_what_is_missing() -> None:
 
 async def test_many_at_once_share_a_bounded_pool_and_all_finish() -> None:
     emulator = Emulator(IdMerge.ORIGINAL)
-    async with emulator.serve() as server, AsyncMixpanel("token", api_host=server.url) as mp:
-        async with anyio.create_task_group() as tasks:
-            for number in range(300):
-                tasks.start_soon(mp.alias, f"alias-{number}", "person")
+    async with (
+        emulator.serve() as server,
+        AsyncMixpanel("token", api_host=server.url) as mp,
+        anyio.create_task_group() as tasks,
+    ):
+        for number in range(300):
+            tasks.start_soon(mp.alias, f"alias-{number}", "person")
     assert len(emulator.cluster("person")) == 301
 
 
@@ -268,8 +271,6 @@ async def test_closing_ends_a_call_under_way() -> None:
 
 
 async def test_no_error_shows_a_credential_even_if_the_server_repeats_it() -> None:
-    encoded = base64.b64encode(b"account:canary-secret").decode()
-
     def echo(request: httpx.Request) -> httpx.Response:
         words = f"no: {request.headers['Authorization']} canary-secret"
         return httpx.Response(401, json={"error": words, "code": 401, "status": "Unauthorized"})
@@ -281,7 +282,7 @@ async def test_no_error_shows_a_credential_even_if_the_server_repeats_it() -> No
         shown = "".join(traceback.TracebackException.from_exception(caught.value, capture_locals=True).format())
         shown += str(vars(caught.value)) + repr(mp.stats()) + repr(mp)
     assert "canary" not in shown
-    assert encoded not in shown
+    assert base64.b64encode(b"account:canary-secret").decode() not in shown
     error: BaseException | None = caught.value
     while error is not None:
         assert type(error).__module__.split(".")[0] == "mixpanel_async"

@@ -26,11 +26,9 @@ from .values import (
     WHOLE_EVENT_LIMITS,
     Cleaner,
     Serializer,
-    check_finite,
     check_id,
     check_insert_id,
     first_mapping,
-    is_flat,
     is_plain,
     join_path,
     names,
@@ -211,7 +209,7 @@ class Builder:
             _merge_meta(message, meta)
         if self._before_send is not None:
             message = self._filtered(message)
-            props = message["properties"]
+            props = message["properties"] = dict(message["properties"])
             # What a hook has touched is checked as if the caller had written it.
             stamp = -1
         if props.get("time") is not stamp:
@@ -233,12 +231,8 @@ class Builder:
             _check_part(props["$device_id"], "properties.$device_id")
         if len(props) > EVENT_LIMITS.properties:
             raise ValidationError("properties", f"are {len(props)} in all; Mixpanel takes {EVENT_LIMITS.properties}")
-        values = props.values()
-        if not is_plain(map(type, values)):
-            if is_flat(map(type, values)):
-                check_finite(props, "properties")
-            else:
-                message["properties"] = props = self._events.mapping(props, "properties")
+        if not is_plain(map(type, props.values())):
+            self._events.settle(props, "properties")
         return _encode(message, self._whole_event)
 
     def profile(self, message: Mapping[str, Any], meta: Mapping[str, Any] | None, *, now: float) -> bytes:
@@ -364,4 +358,5 @@ def _encode(message: Message, whole: Cleaner) -> bytes:
     if len(data) >= MAX_RECORD_BYTES:
         path = "properties" if "properties" in message else "message"
         raise ValidationError(path, f"takes {len(data)} bytes as JSON; Mixpanel takes less than {MAX_RECORD_BYTES}")
-    return data
+    # What orjson returns may hold a page of memory for as long as it is kept; a copy holds what it weighs.
+    return bytes(memoryview(data))

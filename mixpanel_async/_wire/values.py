@@ -1,7 +1,7 @@
 """Property values: what can be sent, how it is sent, and the path of what cannot.
 
-The common event holds only strings, whole numbers, booleans and None; `is_plain` and `is_flat` settle those at the
-speed of C. Everything else is walked once, here.
+Most values are strings, whole numbers, booleans and None; `is_plain` settles those at the speed of C. Everything else
+is looked at once, here.
 """
 
 from __future__ import annotations
@@ -23,13 +23,11 @@ from .._errors import ValidationError
 Serializer = Callable[[Any], Any]
 
 _PLAIN: Final = frozenset({str, int, bool, type(None)})
-_FLAT: Final = _PLAIN | {float}
 _LEAST_INT: Final = -(2**63)
 _MOST_INT: Final = 2**64 - 1
 
 is_plain: Final = _PLAIN.issuperset
 """Whether every type in an iterable is one that needs no look at the value."""
-is_flat: Final = _FLAT.issuperset
 
 # https://docs.mixpanel.com/reference/import-events, read 2026-08-21. The comparison ignores case.
 FORBIDDEN_IDS: Final = frozenset(
@@ -124,17 +122,6 @@ def join_path(path: str, key: object) -> str:
     return f"{path}.{text}" if path else text
 
 
-def check_finite(properties: Mapping[str, Any], path: str) -> None:
-    """Refuse NaN and infinities among flat values, which JSON does not have.
-
-    Raises:
-        ValidationError: naming the first one.
-    """
-    for key, value in properties.items():
-        if type(value) is float and not isfinite(value):
-            raise ValidationError(join_path(path, key), "must be a finite number")
-
-
 @dataclass(frozen=True, slots=True)
 class Cleaner:
     """Turns values into what JSON has.
@@ -146,6 +133,24 @@ class Cleaner:
 
     limits: Limits
     serializer: Serializer | None = None
+
+    def settle(self, properties: dict[str, Any], path: str) -> None:
+        """Replace in place what JSON does not have. Keys and texts are left to the encoder, which refuses bad ones.
+
+        Raises:
+            ValidationError: naming the first value that cannot be sent.
+        """
+        for key, value in properties.items():
+            kind = type(value)
+            if kind in _PLAIN or (kind is float and isfinite(value)):
+                continue
+            if (
+                kind is list
+                and is_plain(map(type, value))
+                and (self.limits.items is None or len(value) <= self.limits.items)
+            ):
+                continue
+            properties[key] = self._value(value, join_path(path, key), 0, 0)
 
     def mapping(self, value: Mapping[Any, Any], path: str, *, depth: int = 0) -> dict[str, Any]:
         """A clean copy of a message or of a part of it.
@@ -245,7 +250,7 @@ class Cleaner:
         return value if type(value) is str else str.__str__(value)
 
 
-def _base(value: str | int | float) -> str | int | float:
+def _base(value: str | float) -> str | float:
     """The plain value within a user's subclass, whatever its own conversions do."""
     if isinstance(value, str):
         return str.__str__(value)
