@@ -209,7 +209,8 @@ class AsyncMixpanel(Tracking, Identity, Profiles):
                 was for `shutdown_timeout` seconds. If Mixpanel has asked to wait beyond the end, it returns at once.
 
         Returns:
-            What became of those records; `pending` ones stay queued.
+            What became of the records that were waiting when it began; `pending` ones stay queued. What had ended
+            before is in `stats()`. Losses have been reported to `on_drop` by then, unless that takes over a second.
 
         Raises:
             ValidationError: if `timeout` is negative or not a number.

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from inspect import isawaitable, iscoroutinefunction
 from typing import Any, Final
 
+import anyio
 import anyio.to_thread
 import orjson
 
@@ -36,6 +37,7 @@ class Hooks:
         self._waiting: deque[Loss | Delivery] = deque()
         self._kept = 0
         self._has_failed = False
+        self._task: int | None = None
 
     def lost(self, losses: Sequence[Loss]) -> bool:
         """Note losses. From any thread.
@@ -63,8 +65,19 @@ class Hooks:
     def idle(self) -> bool:
         return not self._waiting
 
+    def is_caller(self) -> bool:
+        """Whether the running task is a callback, which must not wait for itself."""
+        return self._task is not None and self._task == anyio.get_current_task().id
+
     async def run(self) -> None:
         """Tell the user everything that waits."""
+        self._task = anyio.get_current_task().id
+        try:
+            await self._run()
+        finally:
+            self._task = None
+
+    async def _run(self) -> None:
         while self._waiting:
             entry = self._waiting.popleft()
             try:

@@ -150,7 +150,7 @@ class Stats:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """One POST, ready for the wire. `path` carries the query string and nothing secret; the rest is kept out of reprs."""
+    """One POST, ready for the wire. `path` holds nothing secret; the rest is kept out of reprs."""
 
     path: str
     headers: Mapping[str, str] = field(repr=False)

@@ -256,6 +256,9 @@ class Sender:
         self.attach()
         barrier = self._queue.barrier()
         await self._passed(barrier, timeout)
+        if not self._queue.hooks.is_caller():
+            with anyio.move_on_after(_WIND_UP):
+                await self._told()
         return barrier.result()
 
     async def _passed(self, barrier: Barrier, timeout: float | None) -> None:
@@ -281,14 +284,15 @@ class Sender:
         assert host is not None, "a coroutine runs in an event loop"
         self._queue.closed = True
         if self._closer is None or self._closer.done.is_set():
-            self._closer = host.spawn(partial(self._close, timeout), "mixpanel close")
+            from_callback = self._queue.hooks.is_caller()
+            self._closer = host.spawn(partial(self._close, timeout, from_callback), "mixpanel close")
         # Bounded by its own deadline, so that leaving a cancelled block still delivers.
         closer = self._closer
         with anyio.CancelScope(shield=True):
             await closer.done.wait()
         return await closer.result()
 
-    async def _close(self, timeout: float) -> FlushResult:
+    async def _close(self, timeout: float, from_callback: bool) -> FlushResult:  # noqa: FBT001  passed on
         deadline = self._runtime.monotonic() + timeout
         barrier = self._queue.barrier()
         await self._passed(barrier, timeout)
@@ -300,10 +304,12 @@ class Sender:
                 await job.done.wait()
         if left := self._queue.abandon():
             _log.warning("closed with %d records undelivered", left)
-        with anyio.move_on_after(max(_WIND_UP, deadline - self._runtime.monotonic())):
-            await self._told()
-        if self._telling is not None:
-            self._telling.cancel()
+        # A callback that closes the client is waiting for this very task.
+        if not from_callback:
+            with anyio.move_on_after(max(_WIND_UP, deadline - self._runtime.monotonic())):
+                await self._told()
+            if self._telling is not None:
+                self._telling.cancel()
         await self._transport.aclose()
         self._closed = barrier.result()
         return self._closed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Iterator
 from typing import Any
@@ -31,6 +32,7 @@ def conservation(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     queues: list[Any] = []
     make = AsyncMixpanel.__init__
 
+    @functools.wraps(make)
     def make_and_note(self: AsyncMixpanel, *args: Any, **options: Any) -> None:
         make(self, *args, **options)
         queues.append(self._queue)

@@ -542,6 +542,32 @@ async def test_a_callback_may_track() -> None:
     assert len(emulator.events("Lost")) == 1
 
 
+async def test_a_callback_may_close_and_flush_without_waiting_for_itself() -> None:
+    closed = anyio.Event()
+
+    async def on_drop(records: Any, reason: DropReason) -> None:
+        await mp.flush()
+        await mp.aclose()
+        closed.set()
+
+    server = Server(httpx.Response(400, json={"error": "no"}))
+    mp = server.client(on_drop=on_drop, shutdown_timeout=3600.0)
+    with anyio.fail_after(10):
+        await mp.track("user", "Event")
+        await mp.flush()
+        await closed.wait()
+        await mp.aclose()
+
+
+async def test_flush_returns_after_the_callbacks_were_told() -> None:
+    lost: list[LostRecord] = []
+    server = Server(httpx.Response(400, json={"error": "no"}))
+    async with server.client(on_drop=lambda records, reason: lost.extend(records)) as mp:
+        await mp.track("user", "Event")
+        await mp.flush()
+        assert len(lost) == 1
+
+
 async def test_before_send_changes_drops_and_fails_closed() -> None:
     def before_send(message: dict[str, Any]) -> dict[str, Any] | None:
         if message["event"] == "Secret":

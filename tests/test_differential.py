@@ -970,3 +970,18 @@ def test_service_account_credentials_refuse_alike(at: int) -> None:
         official.ServiceAccountCredentials(*arguments(7))
     with pytest.raises(ConfigurationError, match="must be a string"):
         ServiceAccountCredentials(*arguments(7))
+
+
+TESTED_APART: Final = {
+    "time zones": test_a_datetime_is_sent_as_utc_instead_of_losing_its_offset,
+    "more types": test_types_that_only_ours_takes,
+    "refused": test_input_that_the_official_sdk_sends_and_ours_refuses,
+    "merge by keyword": test_merge_as_the_documentation_writes_it_is_merge_with_a_key_of_none,
+    "charge": test_a_charge_leaves_the_caller_s_dict_alone,
+    "credentials": test_service_account_credentials_refuse_alike,
+}
+
+
+def test_every_difference_is_listed_once_with_its_reason() -> None:
+    assert sorted([*ADAPTERS, *TESTED_APART]) == sorted(DIFFERENCES)
+    assert all(DIFFERENCES.values())

@@ -32,7 +32,7 @@ from typing import Any, Final, TypeGuard
 
 import orjson
 
-from .identity import FORBIDDEN_IDS, VERBS, verb_ids
+from .identity import FORBIDDEN_IDS, VERBS
 
 MAX_PROPERTIES: Final = 254
 MAX_DEPTH: Final = 3
@@ -82,7 +82,7 @@ def encode(properties: object) -> bytes | Problem:
 
 
 def check_shape(event: Any) -> Problem | None:
-    """Whether this is an event at all: an object with a name and properties, and the ids that a verb needs."""
+    """Whether this is an event at all: an object with a name and properties."""
     if type(event) is not dict:
         return Problem("", "record must be a JSON object")
     name, properties = event.get("event"), event.get("properties")
@@ -90,10 +90,6 @@ def check_shape(event: Any) -> Problem | None:
         return Problem("event", "'event' must not be missing or blank")
     if type(properties) is not dict:
         return Problem("properties", "'properties' is invalid: must be an object")
-    if name in VERBS:
-        missing = verb_ids(name, properties)
-        if type(missing) is str:
-            return _invalid(missing, "must not be missing")
     return None
 
 
@@ -138,11 +134,11 @@ def check_track(event: Any, now_ms: int) -> Problem | None:
     if time is None:
         properties["time"] = now_ms / 1000
     elif not is_number(time):
-        return _invalid("time", "must be specified as seconds since epoch")
+        return invalid("time", "must be specified as seconds since epoch")
     elif epoch_ms(time) > now_ms:
         properties["time"] = _now_like(time, now_ms)
     if type(properties.get("distinct_id")) in {bool, dict, list}:
-        return _invalid("distinct_id", "must be a string")
+        return invalid("distinct_id", "must be a string")
     _cut(event)
     return None
 
@@ -158,7 +154,8 @@ def is_ignored(properties: dict[str, Any]) -> bool:
     return value is True or (type(value) is str and bool(value))
 
 
-def _invalid(name: str, words: str) -> Problem:
+def invalid(name: str, words: str) -> Problem:
+    """A problem with one property, in the form of Mixpanel's own messages."""
     return Problem(f"properties.{name}", f"'properties.{name}' is invalid: {words}")
 
 
@@ -169,15 +166,15 @@ def _now_like(time: float, now_ms: int) -> float:
 def _time_problem(properties: dict[str, Any], now_ms: int, *, required: bool) -> Problem | None:
     time = properties.get("time")
     if time is None:
-        return _invalid("time", "must not be missing") if required else None
+        return invalid("time", "must not be missing") if required else None
     if not is_number(time):
-        return _invalid("time", "must be specified as seconds since epoch")
+        return invalid("time", "must be specified as seconds since epoch")
     ms = epoch_ms(time)
     if ms < _EARLIEST_MS:
-        return _invalid("time", "must not be before 1971-01-01")
+        return invalid("time", "must not be before 1971-01-01")
     if ms > now_ms:
         if ms > now_ms + _HOUR_MS:
-            return _invalid("time", "must not be in the future")
+            return invalid("time", "must not be in the future")
         properties["time"] = _now_like(time, now_ms)
     return None
 
@@ -192,22 +189,22 @@ def _distinct_id_problem(properties: dict[str, Any], *, verb: bool, simplified: 
         present = True
         if type(value) is str:
             if len(value) <= 36 and value.lower() in FORBIDDEN_IDS:
-                return _invalid(name, "is not an allowed value")
+                return invalid(name, "is not an allowed value")
         elif type(value) not in {int, float}:
-            return _invalid(name, "must be a string")
+            return invalid(name, "must be a string")
         elif str(value) in FORBIDDEN_IDS:
-            return _invalid(name, "is not an allowed value")
-    return None if present or verb else _invalid("distinct_id", "must not be missing")
+            return invalid(name, "is not an allowed value")
+    return None if present or verb else invalid("distinct_id", "must not be missing")
 
 
 def _insert_id_problem(properties: dict[str, Any], *, required: bool) -> Problem | None:
     value = properties.get("$insert_id")
     if value is None:
-        return _invalid("$insert_id", "must not be missing") if required else None
+        return invalid("$insert_id", "must not be missing") if required else None
     if type(value) is not str or not _INSERT_ID.fullmatch(value):
-        return _invalid("$insert_id", "must be 1 to 36 characters of A-Z, a-z, 0-9 and -")
+        return invalid("$insert_id", "must be 1 to 36 characters of A-Z, a-z, 0-9 and -")
     if value.lower() in FORBIDDEN_IDS:
-        return _invalid("$insert_id", "is not an allowed value")
+        return invalid("$insert_id", "is not an allowed value")
     return None
 
 

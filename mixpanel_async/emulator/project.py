@@ -31,7 +31,7 @@ from typing import Any, Final
 
 import orjson
 
-from .checks import Problem, encode, epoch_ms, is_number
+from .checks import Problem, encode, epoch_ms, invalid, is_number
 from .identity import MERGE, VERBS, Identities, SimplifiedIdentities, Verdict, as_id, ignored, verb_ids
 from .profiles import Profile, apply_update, ignores_alias
 
@@ -96,7 +96,7 @@ class Project:
             return payload
         ids = verb_ids(verb, properties)
         if isinstance(ids, str):
-            return Problem(f"properties.{ids}", f"'properties.{ids}' is invalid: must not be missing")
+            return invalid(ids, "must not be missing")
         if verb == MERGE and not imported:
             verdict = ignored("$merge is taken by /import only")
         else:

@@ -165,6 +165,28 @@ def test_track_hashes_the_address_into_a_missing_id_when_asked(mixpanel: Wire) -
     assert hashed == again != none == ""
 
 
+def test_a_long_name_alone_is_cut(mixpanel: Wire) -> None:
+    mixpanel.post("/import?strict=1", [row(**{"k" * 300: 1})])
+    assert mixpanel.emulator.raw_events()[0]["properties"]["k" * 255] == 1
+
+
+def test_import_drops_what_asks_to_be_ignored(mixpanel: Wire) -> None:
+    assert mixpanel.post("/import?strict=1", [row(**{"$ignore": "bot"}), row()]).status_code == 200
+    assert len(mixpanel.emulator.events()) == 1
+
+
+@pytest.mark.parametrize("properties", [{}, {"token": None}, {"token": ""}])
+def test_track_ignores_events_without_a_token_where_any_will_do(mixpanel: Wire, properties: dict[str, Any]) -> None:
+    assert mixpanel.post("/track", [{"event": "e", "properties": properties}]).text == "1"
+    assert mixpanel.emulator.events() == []
+
+
+@pytest.mark.parametrize("name", ["$identify", "$create_alias", "$merge"])
+def test_track_counts_verbs_without_their_ids_as_invalid(mixpanel: Wire, name: str) -> None:
+    assert mixpanel.post("/track", [{"event": name, "properties": {"token": TOKEN}}]).text == "0"
+    assert mixpanel.emulator.identity_log() == mixpanel.emulator.events() == []
+
+
 def test_long_text_is_cut_and_ids_are_not(mixpanel: Wire) -> None:
     long = "é" * 300
     sent = row(text=long, inside={long: [long, 1]}, **{long: 1, "distinct_id": long})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import tracemalloc
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -137,6 +138,24 @@ def test_a_gzip_bomb_is_not_expanded_beyond_the_limit() -> None:
     tracemalloc.start()
     try:
         response = mixpanel.post("/track", content=bomb, headers={"content-encoding": "gzip"})
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert response.status_code == 413
+    assert peak < 100_000_000
+    check_alive(mixpanel)
+
+
+def test_a_body_without_end_is_not_kept() -> None:
+    mixpanel = Wire(Emulator())
+
+    async def chunks() -> AsyncIterator[bytes]:
+        for _ in range(150):
+            yield bytes(1_000_000)
+
+    tracemalloc.start()
+    try:
+        response = mixpanel.post("/track", content=chunks())
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

@@ -145,6 +145,15 @@ def test_a_merge_combines_profiles_and_the_canonical_one_wins(mixpanel: Wire) ->
     assert profile(mixpanel) == {"plan": "pro", "seen": 1}
 
 
+def test_the_profile_follows_another_choice_of_the_canonical_id() -> None:
+    mixpanel = Wire(Emulator(IdMerge.ORIGINAL, choose_canonical=lambda first, second: second))
+    mixpanel.engage(A1, set={"plan": "free"})
+    mixpanel.engage("u", set={"plan": "pro", "name": "U"})
+    mixpanel.identify("u", A1)
+    assert set(mixpanel.emulator.profiles()) == {A1}
+    assert profile(mixpanel) == {"plan": "free", "name": "U"}
+
+
 def test_a_merge_carries_a_lone_profile_along(mixpanel: Wire) -> None:
     mixpanel.engage(A1, set={"seen": 1})
     mixpanel.identify("u", A1)

@@ -1,0 +1,75 @@
+"""Every snippet of the README runs, against the emulator, on both event loops."""
+
+from __future__ import annotations
+
+import ast
+import importlib.metadata
+import inspect
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import mixpanel_async
+from mixpanel_async import AsyncMixpanel, BatchPolicy, IdMerge, RetryPolicy
+from mixpanel_async._transport import in_process
+from mixpanel_async.emulator import Emulator
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+SNIPPETS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("snippet", SNIPPETS, ids=range(len(SNIPPETS)))
+async def test_the_snippet_runs(snippet: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    emulator = Emulator(IdMerge.SIMPLIFIED if "SIMPLIFIED" in snippet else IdMerge.ORIGINAL)
+    make = AsyncMixpanel.__init__
+
+    def offline(self: AsyncMixpanel, token: str, **options: Any) -> None:
+        """Nothing leaves the machine: a client of the real Mixpanel gets the emulator instead."""
+        if "http_client" not in options and "api_host" not in options:
+            options["http_client"] = in_process(emulator.app)
+        make(self, token, **options)
+
+    monkeypatch.setattr(AsyncMixpanel, "__init__", offline)
+    code = compile(snippet, "README.md", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+    namespace: dict[str, Any] = {}
+    running = eval(code, namespace)
+    if running is not None:
+        await running
+    made = [value for value in namespace.values() if isinstance(value, AsyncMixpanel)]
+    assert made
+    for client in made:
+        stats = client.stats()
+        assert (stats.failed, stats.dropped, stats.uncertain, stats.pending) == (0, 0, 0, 0)
+
+
+def test_the_two_commands_are_as_agreed() -> None:
+    assert 'pip install -e ".[demo]" && mixpanel-async demo\n' in README
+    assert 'pip install -e ".[dev]" && pytest\n' in README
+
+
+@pytest.mark.parametrize("options", [BatchPolicy(), RetryPolicy()], ids=["BatchPolicy", "RetryPolicy"])
+def test_every_option_of_a_policy_is_in_the_readme(options: object) -> None:
+    for name in type(options).__slots__:  # type: ignore[attr-defined]
+        assert f"| `{name}` |" in README
+
+
+def test_every_option_of_the_client_is_in_the_readme() -> None:
+    names = set(inspect.signature(AsyncMixpanel).parameters) - {"token", "_runtime"}
+    for name in names:
+        assert f"| `{name}` |" in README
+
+
+def test_every_public_error_is_in_the_readme() -> None:
+    for name in mixpanel_async.__all__:
+        if name.endswith("Error"):
+            assert f"`{name}`" in README
+
+
+def test_the_version_is_in_the_changelog_and_only_four_packages_are_needed() -> None:
+    assert f"## [{mixpanel_async.__version__}]" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    needed = [line for line in importlib.metadata.requires("mixpanel-async") or [] if "extra ==" not in line]
+    assert {re.split(r"[^a-z0-9-]", line)[0] for line in needed} == {"httpx", "anyio", "tenacity", "orjson"}
