@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
+from typing import Final
 
 from ._config import BatchPolicy, RetryPolicy
 from ._credentials import Secret
@@ -50,7 +51,7 @@ class Idle:
     """Nothing can be sent until a record comes or a request ends."""
 
 
-IDLE = Idle()
+IDLE: Final = Idle()
 
 
 class Buffer:

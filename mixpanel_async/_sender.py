@@ -158,6 +158,9 @@ class Sender:
             request = await self._packed(batch)
             outcome = Retry(message="the sender was stopped during a request", applied=True)
             outcome = await self.attempt(request, len(batch.items), again=batch.attempts > 1)
+        except Exception as error:
+            _log.error("a request could not be made (%s); its records are tried again", type(error).__name__)
+            raise
         finally:
             self._settle(batch, outcome, started)
 

@@ -8,7 +8,7 @@ Mixpanel's own worked sequences of identity calls by means of this client.
 from __future__ import annotations
 
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final
@@ -126,6 +126,19 @@ async def test_linking_an_anonymous_visitor_at_login(emulator: Emulator, open_cl
         # the historical events from "anonymous_12345"
         await mp.track("user_67890", "report_opened")
     assert persons(emulator, "page_viewed") == persons(emulator, "report_opened") == [emulator.resolve("user_67890")]
+
+
+@pytest.mark.anyio
+async def test_sign_up_in_a_legacy_project_leads_the_new_id_to_the_old_one() -> None:
+    """Mixpanel's video on Legacy projects: a successful alias shows as the original id in Live View."""
+    emulator = Emulator(id_merge=IdMerge.LEGACY)
+    async with emulator.client(id_merge=IdMerge.LEGACY) as mp:
+        await tracked(mp, "anonymous_12345", "page_viewed")
+        await mp.alias("user_67890", "anonymous_12345")
+        await mp.track("user_67890", "signup_completed")
+        await mp.people_set("user_67890", {"$first_name": "John"})
+    assert persons(emulator, "page_viewed") == persons(emulator, "signup_completed") == ["anonymous_12345"]
+    assert list(emulator.profiles()) == ["anonymous_12345"]
 
 
 # "Profile Consolidation"
@@ -294,11 +307,12 @@ async def test_an_answer_that_is_lost_is_not_told_as_a_failure_that_did_not_happ
 async def test_in_a_simplified_project_the_examples_are_caught_before_they_do_nothing() -> None:
     emulator = Emulator(id_merge=IdMerge.SIMPLIFIED)
     async with emulator.client(id_merge=IdMerge.SIMPLIFIED) as mp:
-        for operation in (
+        operations: list[Callable[[], Awaitable[None]]] = [
             lambda: mp.alias("new_user_123", "anonymous_456"),
             lambda: mp.merge(api_secret=SECRET, distinct_id1="user_1", distinct_id2="user_2"),
             lambda: mp.identify("user_1", str(uuid.uuid4())),
-        ):
+        ]
+        for operation in operations:
             with pytest.raises(IdentityError, match="user_id and device_id") as caught:
                 await operation()
             assert isinstance(caught.value, MixpanelException)

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from mixpanel_async._config import IdMerge
 
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Emulator", "RecordedRequest", "Server"]
 
-DEFAULT_TOKEN = "emulator-token"  # noqa: S105  names no real project
+DEFAULT_TOKEN: Final = "emulator-token"  # noqa: S105  names no real project
 
 
 def first_named(first: str, second: str) -> str:  # noqa: ARG001  the signature of a choice

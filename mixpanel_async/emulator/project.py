@@ -110,7 +110,7 @@ class Project:
             properties["$failure_description"] = verdict.description
         sent = as_id(properties.get("distinct_id"))
         person, _ = self._identities.place({"distinct_id": sent if sent or verb == MERGE else ids[0]})
-        self._keep((verb, person, orjson.dumps(properties)))
+        self._keep((verb, person, bytes(memoryview(orjson.dumps(properties)))))
         return None
 
     def note_rejected(self, verb: str, properties: Mapping[str, Any], description: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -94,6 +95,19 @@ def test_the_oldest_events_are_forgotten_beyond_a_size() -> None:
     kept = mixpanel.counted()
     assert 2 <= len(kept) <= 5
     assert kept[-1] == "u19"
+
+
+def test_an_event_takes_little_more_memory_than_it_weighs(mixpanel: Wire) -> None:
+    batch = [row(**{"$insert_id": f"row-{number}"}) for number in range(2_000)]
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        mixpanel.post("/import?strict=1", batch)
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(mixpanel.emulator.raw_events()) == 2_000
+    assert after - before < 2_000 * 600
 
 
 def test_the_log_of_identities_has_the_properties_as_sent(mixpanel: Wire) -> None:

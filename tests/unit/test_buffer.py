@@ -1,0 +1,1477 @@
+"""The buffer, told the time by plain numbers: each rule by name, then all of them at once against a model."""
+
+from __future__ import annotations
+
+import math
+import sys
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from mixpanel_async._buffer import IDLE, Buffer, Idle, Offer, WaitUntil
+from mixpanel_async._config import BatchPolicy, Overflow, RetryPolicy
+from mixpanel_async._credentials import Secret
+from mixpanel_async._errors import ClientClosedError, FailedRecord, QueueFullError
+from mixpanel_async._hooks import Hooks
+from mixpanel_async._lanes import Barrier, Batch, Lane, Loss
+from mixpanel_async._queue import Queue
+from mixpanel_async._records import (
+    DROPPED,
+    Delivered,
+    DropReason,
+    FlushResult,
+    Kind,
+    Misconfigured,
+    OnceOnly,
+    Outcome,
+    Pruned,
+    Refused,
+    Retry,
+    Split,
+)
+
+ORDERED = (Kind.PEOPLE, Kind.GROUPS)
+AGAIN = Retry(message="not now", applied=False, status=503)
+UNKNOWN = Retry(message="no answer", applied=True)
+REFUSED = Refused(status=406, message="no")
+ASTRAY = Misconfigured(status=401, message="who are you")
+TOO_LARGE = Split(reason=DropReason.TOO_LARGE, status=413, message="too large")
+INVALID = Split(reason=DropReason.REJECTED, status=400, message="something is wrong")
+FOREVER = 3600.0
+
+
+def pruned(*indexes: int) -> Pruned:
+    return Pruned(failed=tuple(failure(index) for index in indexes), status=400, message="some failed")
+
+
+def failure(index: int) -> FailedRecord:
+    return FailedRecord(index=index, field=f"properties.p{index}", message=f"m{index}")
+
+
+def records(count: int, size: int = 8, *, start: int = 0) -> list[bytes]:
+    """Different records of one size."""
+    return [b"%0*d" % (size, start + number) for number in range(count)]
+
+
+def body(items: Iterable[bytes]) -> int:
+    """Size of the request's body, worked out by making it."""
+    return len(b"[" + b",".join(items) + b"]")
+
+
+def make(retry: RetryPolicy | None = None, **policy: Any) -> tuple[Buffer, Lane]:
+    """A buffer and its lane for events; by default only a full batch leaves by itself."""
+    buffer = Buffer(BatchPolicy(**{"linger": FOREVER, **policy}), retry or RetryPolicy())
+    return buffer, buffer.lane(Kind.EVENTS)
+
+
+def offer_all(buffer: Buffer, lane: Lane, items: Iterable[bytes], now: float = 0.0) -> None:
+    for item in items:
+        assert buffer.offer(lane, item, now) is not Offer.FULL
+
+
+def lease(buffer: Buffer, now: float = 0.0) -> Batch:
+    step = buffer.poll(now)
+    assert isinstance(step, Batch)
+    return step
+
+
+def lease_all(buffer: Buffer, now: float = 0.0) -> list[Batch]:
+    batches = []
+    while isinstance(step := buffer.poll(now), Batch):
+        batches.append(step)
+    return batches
+
+
+def waits_until(buffer: Buffer, now: float) -> float:
+    step = buffer.poll(now)
+    assert isinstance(step, WaitUntil)
+    return step.at
+
+
+def lost(losses: Sequence[Loss]) -> dict[bytes, DropReason]:
+    return {item: loss.reason for loss in losses for item in loss.items}
+
+
+def counts(buffer: Buffer) -> tuple[int, int, int, int, int, int]:
+    """accepted, delivered, failed, dropped, uncertain, pending"""
+    return (
+        buffer.accepted,
+        buffer.delivered,
+        buffer.failed,
+        buffer.dropped,
+        buffer.uncertain,
+        buffer.pending,
+    )
+
+
+def serve(
+    buffer: Buffer, answer: Callable[[Batch], Outcome], *, now: float = 0.0, most: int = 10_000
+) -> tuple[list[list[bytes]], list[Loss]]:
+    """Answer every request until nothing may be sent at this moment; the requests and the losses."""
+    requests: list[list[bytes]] = []
+    losses: list[Loss] = []
+    while isinstance(batch := buffer.poll(now), Batch):
+        requests.append(list(batch.items))
+        assert len(requests) <= most, "it goes on without end"
+        losses += buffer.settle(batch, answer(batch), now)
+    return requests, losses
+
+
+# When a batch leaves
+
+
+def test_a_record_alone_leaves_when_its_linger_is_over() -> None:
+    buffer, lane = make(linger=1.0)
+    buffer.offer(lane, b"one", 10.0)
+    assert waits_until(buffer, 10.0) == 11.0
+    assert waits_until(buffer, 10.999) == 11.0
+    assert lease(buffer, 11.0).items == [b"one"]
+
+
+def test_the_linger_counts_from_the_first_record_of_the_batch() -> None:
+    buffer, lane = make(linger=1.0)
+    offer_all(buffer, lane, [b"one"], 10.0)
+    offer_all(buffer, lane, [b"two"], 10.9)
+    assert waits_until(buffer, 10.9) == 11.0
+    assert lease(buffer, 11.0).items == [b"one", b"two"]
+    offer_all(buffer, lane, [b"three"], 11.0)
+    assert waits_until(buffer, 11.0) == 12.0
+
+
+def test_without_linger_a_record_leaves_at_once() -> None:
+    buffer, lane = make(linger=0.0)
+    buffer.offer(lane, b"one", 5.0)
+    assert lease(buffer, 5.0).items == [b"one"]
+
+
+def test_a_batch_that_is_full_by_count_leaves_at_once() -> None:
+    buffer, lane = make(max_events=3)
+    items = records(7)
+    offer_all(buffer, lane, items)
+    assert [batch.items for batch in lease_all(buffer)] == [items[:3], items[3:6]]
+    assert waits_until(buffer, 0.0) == FOREVER
+
+
+def test_with_batches_of_one_each_record_leaves_at_once() -> None:
+    buffer, lane = make(max_events=1)
+    assert buffer.offer(lane, b"one", 0.0) is Offer.NOTIFY
+    assert lease(buffer).items == [b"one"]
+
+
+def test_a_batch_that_is_full_by_bytes_leaves_when_the_next_record_does_not_fit() -> None:
+    items = records(3, size=10)
+    buffer, lane = make(max_bytes=30)
+    offer_all(buffer, lane, items)
+    assert lease(buffer).items == items[:2]
+    assert waits_until(buffer, 0.0) == FOREVER
+
+
+def test_a_body_of_exactly_the_limit_is_one_request() -> None:
+    items = records(3, size=10)
+    buffer, lane = make(max_bytes=body(items), max_events=3)
+    offer_all(buffer, lane, items)
+    assert lease(buffer).items == items
+
+
+def test_a_body_one_byte_over_the_limit_is_two_requests() -> None:
+    items = records(3, size=10)
+    buffer, lane = make(max_bytes=body(items) - 1)
+    offer_all(buffer, lane, items)
+    assert lease(buffer).items == items[:2]
+
+
+def test_the_size_of_a_batch_is_the_size_of_its_body() -> None:
+    buffer, lane = make(max_events=4)
+    items = records(4)
+    offer_all(buffer, lane, items)
+    batch = lease(buffer)
+    assert batch.size == body(items)
+    assert batch.part(items[:1]).size == body(items[:1])
+
+
+def test_a_record_larger_than_a_batch_may_be_goes_alone() -> None:
+    buffer, lane = make(max_bytes=20)
+    items = [b"small", b"L" * 100, b"next"]
+    offer_all(buffer, lane, items)
+    assert [batch.items for batch in lease_all(buffer)] == [[b"small"], [b"L" * 100]]
+    assert waits_until(buffer, 0.0) == FOREVER
+
+
+def test_an_empty_buffer_is_idle() -> None:
+    buffer, lane = make()
+    assert buffer.poll(0.0) is IDLE
+    offer_all(buffer, lane, [b"one"])
+    buffer.barrier()
+    lease(buffer)
+    assert buffer.poll(0.0) is IDLE
+
+
+def test_the_sender_is_told_of_the_first_record_and_of_a_full_batch_and_not_between() -> None:
+    buffer, lane = make(max_events=3)
+    verdicts = [buffer.offer(lane, item, 0.0) for item in records(4)]
+    assert verdicts == [Offer.NOTIFY, Offer.TAKEN, Offer.NOTIFY, Offer.NOTIFY]
+
+
+def test_the_sender_is_told_of_a_batch_that_is_full_by_bytes() -> None:
+    buffer, lane = make(max_bytes=30)
+    verdicts = [buffer.offer(lane, item, 0.0) for item in records(3, size=10)]
+    assert verdicts == [Offer.NOTIFY, Offer.TAKEN, Offer.NOTIFY]
+
+
+# Bounds
+
+
+def test_a_queue_full_by_count_refuses_and_does_not_accept() -> None:
+    buffer, lane = make(max_pending_events=2)
+    offer_all(buffer, lane, records(2))
+    assert buffer.is_full(0)
+    assert buffer.offer(lane, b"three", 0.0) is Offer.FULL
+    assert counts(buffer) == (2, 0, 0, 0, 0, 2)
+
+
+def test_a_queue_full_by_bytes_refuses_what_does_not_fit_and_takes_what_does() -> None:
+    buffer, lane = make(max_pending_bytes=20)
+    offer_all(buffer, lane, [b"x" * 15])
+    assert buffer.is_full(6)
+    assert buffer.offer(lane, b"y" * 6, 0.0) is Offer.FULL
+    assert not buffer.is_full(5)
+    assert buffer.offer(lane, b"z" * 5, 0.0) is not Offer.FULL
+    assert buffer.pending_bytes == 20
+
+
+@pytest.mark.parametrize("bound", [{"max_pending_events": 2}, {"max_pending_bytes": 16}], ids=["count", "bytes"])
+def test_what_is_in_flight_stays_charged_until_it_is_settled(bound: dict[str, int]) -> None:
+    buffer, lane = make(max_events=2, **bound)
+    offer_all(buffer, lane, records(2))
+    batch = lease(buffer)
+    assert buffer.offer(lane, b"01234567", 0.0) is Offer.FULL
+    buffer.settle(batch, Delivered(), 0.0)
+    assert (buffer.pending, buffer.pending_bytes) == (0, 0)
+    assert buffer.offer(lane, b"01234567", 0.0) is not Offer.FULL
+
+
+def test_a_queue_that_is_full_by_count_does_not_linger() -> None:
+    buffer, lane = make(max_pending_events=3)
+    people = buffer.lane(Kind.PEOPLE)
+    offer_all(buffer, people, [b"p"])
+    offer_all(buffer, lane, [b"one"])
+    assert waits_until(buffer, 0.0) == FOREVER
+    assert buffer.offer(lane, b"two", 0.0) is Offer.NOTIFY
+    assert sorted(batch.items for batch in lease_all(buffer)) == [[b"one", b"two"], [b"p"]]
+
+
+def test_a_queue_of_one_record_does_not_linger() -> None:
+    buffer, lane = make(max_pending_events=1)
+    assert buffer.offer(lane, b"one", 0.0) is Offer.NOTIFY
+    assert lease(buffer).items == [b"one"]
+
+
+def test_a_queue_that_is_full_by_bytes_does_not_linger() -> None:
+    buffer, lane = make(max_pending_bytes=10)
+    offer_all(buffer, lane, [b"sixteen"])
+    assert waits_until(buffer, 0.0) == FOREVER
+    assert buffer.offer(lane, b"four", 0.0) is Offer.FULL
+    assert lease(buffer).items == [b"sixteen"]
+
+
+def test_a_queue_that_makes_room_by_eviction_does_not_linger_either() -> None:
+    buffer, lane = make(max_pending_bytes=10)
+    offer_all(buffer, lane, [b"aaaa", b"bbbb"])
+    assert buffer.offer(lane, b"cccc", 0.0) is Offer.FULL
+    assert lost(buffer.evict(4)) == {b"aaaa": DropReason.QUEUE_FULL}
+    buffer.offer(lane, b"cccc", 0.0)
+    assert lease(buffer).items == [b"bbbb", b"cccc"]
+
+
+def test_a_queue_with_room_again_lingers_again() -> None:
+    buffer, lane = make(max_pending_events=2)
+    offer_all(buffer, lane, records(2))
+    buffer.settle(lease(buffer), Delivered(), 0.0)
+    offer_all(buffer, lane, [b"one"])
+    assert waits_until(buffer, 0.0) == FOREVER
+
+
+# Lanes
+
+
+def test_events_travel_in_parallel_up_to_max_in_flight() -> None:
+    buffer, lane = make(max_events=1, max_in_flight=3)
+    offer_all(buffer, lane, records(5))
+    batches = lease_all(buffer)
+    assert len(batches) == buffer.in_flight == 3
+    buffer.settle(batches[0], Delivered(), 0.0)
+    assert len(lease_all(buffer)) == 1
+
+
+@pytest.mark.parametrize("secret", [None, Secret("s")])
+def test_imports_have_slots_of_their_own(secret: Secret | None) -> None:
+    buffer, events = make(max_events=1, max_in_flight=2)
+    offer_all(buffer, events, records(3))
+    offer_all(buffer, buffer.lane(Kind.IMPORTS, secret), records(3))
+    assert Counter(batch.lane.kind for batch in lease_all(buffer)) == {Kind.EVENTS: 2, Kind.IMPORTS: 2}
+
+
+@pytest.mark.parametrize("kind", ORDERED)
+def test_updates_of_profiles_travel_one_request_at_a_time_and_in_order(kind: Kind) -> None:
+    buffer, _ = make(max_events=2, max_in_flight=4)
+    items = records(6)
+    offer_all(buffer, buffer.lane(kind), items)
+    first = lease(buffer)
+    assert buffer.poll(0.0) is IDLE
+    buffer.settle(first, AGAIN, 0.0, 0.0)
+    requests, _losses = serve(buffer, lambda _: Delivered())
+    assert requests == [items[:2], items[2:4], items[4:]]
+
+
+def test_a_lane_that_must_wait_does_not_hold_another() -> None:
+    buffer, events = make(max_events=1)
+    people = buffer.lane(Kind.PEOPLE)
+    offer_all(buffer, events, [b"event"])
+    buffer.settle(lease(buffer), AGAIN, 0.0, 100.0)
+    offer_all(buffer, people, [b"person"])
+    assert lease(buffer).items == [b"person"]
+    assert waits_until(buffer, 0.0) == 100.0
+
+
+def test_the_wait_ends_with_the_first_lane_that_may_send() -> None:
+    buffer, events = make(max_events=1, linger=50.0)
+    people, groups = buffer.lane(Kind.PEOPLE), buffer.lane(Kind.GROUPS)
+    for lane, delay in ((events, 30.0), (people, 10.0), (groups, 20.0)):
+        offer_all(buffer, lane, [b"x"])
+        buffer.settle(lease(buffer), AGAIN, 0.0, delay)
+    assert waits_until(buffer, 0.0) == 10.0
+
+
+def test_what_lingers_in_a_paused_lane_waits_for_both() -> None:
+    buffer, lane = make(linger=5.0, retry=RetryPolicy(attempts=1))
+    offer_all(buffer, lane, [b"lost"])
+    buffer.settle(lease(buffer, 5.0), AGAIN, 5.0, 2.0)
+    offer_all(buffer, lane, [b"next"], 6.0)
+    assert waits_until(buffer, 6.0) == 11.0
+    buffer.settle(lease(buffer, 11.0), AGAIN, 11.0, 30.0)
+    offer_all(buffer, lane, [b"last"], 12.0)
+    assert waits_until(buffer, 12.0) == 41.0
+    assert lease(buffer, 41.0).items == [b"last"]
+
+
+def test_a_busy_lane_does_not_starve_the_others() -> None:
+    buffer, events = make(max_events=1, max_in_flight=100)
+    people, groups = buffer.lane(Kind.PEOPLE), buffer.lane(Kind.GROUPS)
+    offer_all(buffer, events, records(50))
+    offer_all(buffer, people, records(1))
+    offer_all(buffer, groups, records(1))
+    first_three = [lease(buffer).lane for _ in range(3)]
+    assert set(first_three) == {events, people, groups}
+
+
+def test_awaited_events_do_not_take_the_slots_of_queued_ones() -> None:
+    buffer, lane = make(max_events=1, max_in_flight=2)
+    for item in records(5):
+        assert buffer.lease_alone(lane, item, 0.0)
+    offer_all(buffer, lane, records(2, start=5))
+    assert len(lease_all(buffer)) == 2
+
+
+def test_equal_secrets_share_a_lane_and_others_do_not() -> None:
+    buffer, _ = make()
+    one = buffer.lane(Kind.IMPORTS, Secret("one"))
+    assert buffer.lane(Kind.IMPORTS, Secret("one")) is one
+    assert buffer.lane(Kind.IMPORTS, Secret("two")) is not one
+    assert buffer.lane(Kind.IMPORTS) is not one
+
+
+def test_lanes_of_secrets_no_longer_in_use_are_forgotten() -> None:
+    buffer, _ = make(max_events=1)
+    for number in range(100):
+        offer_all(buffer, buffer.lane(Kind.IMPORTS, Secret(str(number))), records(1))
+        buffer.settle(lease(buffer), Delivered(), 0.0)
+    assert len(buffer._lanes) <= 2
+
+
+def test_a_lane_in_use_is_not_forgotten() -> None:
+    buffer, _ = make(max_events=2)
+    flying = buffer.lane(Kind.IMPORTS, Secret("flying"))
+    offer_all(buffer, flying, records(2))
+    batch = lease(buffer)
+    waiting = buffer.lane(Kind.IMPORTS, Secret("waiting"))
+    offer_all(buffer, waiting, [b"w"])
+    buffer.lane(Kind.IMPORTS, Secret("new"))
+    assert buffer.lane(Kind.IMPORTS, Secret("waiting")) is waiting
+    assert buffer.lane(Kind.IMPORTS, Secret("flying")) is batch.lane
+
+
+def test_a_record_for_a_lane_that_was_forgotten_meanwhile_is_not_lost() -> None:
+    """A caller may hold a lane while it waits for room, and another secret is used in between."""
+    buffer, _ = make(max_events=1)
+    held = buffer.lane(Kind.IMPORTS, Secret("one"))
+    buffer.lane(Kind.IMPORTS, Secret("two"))
+    offer_all(buffer, held, [b"record"])
+    batch = lease(buffer)
+    assert (batch.items, batch.lane.secret) == ([b"record"], Secret("one"))
+
+
+def test_forgetting_a_lane_does_not_undercut_its_pause() -> None:
+    buffer, _ = make(RetryPolicy(attempts=1), max_events=1)
+    offer_all(buffer, buffer.lane(Kind.IMPORTS, Secret("one")), [b"lost"])
+    buffer.settle(lease(buffer), AGAIN, 0.0, 300.0)
+    buffer.lane(Kind.IMPORTS, Secret("two"))
+    offer_all(buffer, buffer.lane(Kind.IMPORTS, Secret("one")), [b"next"])
+    assert waits_until(buffer, 0.0) == 300.0
+
+
+# Outcomes
+
+
+def test_delivered_records_are_counted_and_discharged() -> None:
+    buffer, lane = make(max_events=3)
+    offer_all(buffer, lane, records(3))
+    assert buffer.settle(lease(buffer), Delivered(), 0.0) == []
+    assert counts(buffer) == (3, 3, 0, 0, 0, 0)
+    assert (buffer.pending_bytes, buffer.in_flight, buffer.losses) == (0, 0, {})
+
+
+def test_pruned_records_fail_with_their_details_and_the_others_are_delivered() -> None:
+    buffer, lane = make(max_events=5)
+    items = records(5)
+    offer_all(buffer, lane, items)
+    (loss,) = buffer.settle(lease(buffer), pruned(1, 4), 0.0)
+    assert (loss.kind, loss.reason) == (Kind.EVENTS, DropReason.REJECTED)
+    assert list(loss.items) == [items[1], items[4]]
+    assert loss.details == (failure(1), failure(4))
+    assert counts(buffer) == (5, 3, 2, 0, 0, 0)
+    assert buffer.losses == {DropReason.REJECTED: 2}
+    assert buffer.poll(1e9) is IDLE
+
+
+def test_refused_records_fail() -> None:
+    buffer, lane = make(max_events=2)
+    offer_all(buffer, lane, records(2))
+    (loss,) = buffer.settle(lease(buffer), REFUSED, 0.0)
+    assert (loss.reason, loss.message, len(loss.items)) == (DropReason.REJECTED, "no", 2)
+    assert counts(buffer) == (2, 0, 2, 0, 0, 0)
+
+
+def test_a_misconfigured_lane_keeps_its_records_and_probes_after_the_pause() -> None:
+    buffer, lane = make(RetryPolicy(attempts=1, total_timeout=1.0), max_events=2)
+    items = records(4)
+    offer_all(buffer, lane, items)
+    first, second = lease_all(buffer)
+    for batch in (second, first):
+        assert buffer.settle(batch, ASTRAY, 0.0, 60.0) == []
+    assert counts(buffer) == (4, 0, 0, 0, 0, 4)
+    assert waits_until(buffer, 0.0) == 60.0
+    assert [batch.items for batch in lease_all(buffer, 60.0)] == [items[:2]]
+
+
+def test_a_retried_batch_is_the_same_records_and_goes_first() -> None:
+    buffer, lane = make(max_events=2)
+    items = records(4)
+    offer_all(buffer, lane, items)
+    buffer.settle(lease(buffer), AGAIN, 0.0, 3.0)
+    assert waits_until(buffer, 0.0) == 3.0
+    again = lease(buffer, 3.0)
+    assert (again.items, again.attempts) == (items[:2], 2)
+
+
+def test_a_lane_in_trouble_sends_one_probe_until_it_succeeds() -> None:
+    buffer, lane = make(max_events=1, max_in_flight=3)
+    offer_all(buffer, lane, records(6))
+    for batch in lease_all(buffer):
+        buffer.settle(batch, AGAIN, 0.0, 1.0)
+    (probe,) = lease_all(buffer, 1.0)
+    buffer.settle(probe, AGAIN, 1.0, 2.0)
+    (probe,) = lease_all(buffer, 3.0)
+    buffer.settle(probe, Delivered(), 3.0)
+    assert len(lease_all(buffer, 3.0)) == 3
+
+
+@pytest.mark.parametrize("outcome", [Delivered(), pruned(0), REFUSED, TOO_LARGE, INVALID])
+def test_any_answer_that_says_what_became_of_the_request_ends_the_trouble(outcome: Outcome) -> None:
+    buffer, lane = make(max_events=2, max_in_flight=3)
+    offer_all(buffer, lane, records(10))
+    buffer.settle(lease(buffer), AGAIN, 0.0, 1.0)
+    buffer.settle(lease(buffer, 1.0), outcome, 1.0)
+    assert len(lease_all(buffer, 1.0)) == 3
+
+
+def test_requests_that_fail_together_are_one_failure_of_the_lane() -> None:
+    buffer, lane = make(max_events=1, max_in_flight=4)
+    offer_all(buffer, lane, records(4))
+    for batch in lease_all(buffer):
+        buffer.settle(batch, AGAIN, 0.0, 1.0)
+    probe = lease(buffer, 1.0)
+    assert probe.episode == 1
+    buffer.settle(probe, AGAIN, 1.0, 1.0)
+    assert lease(buffer, 2.0).episode == 2
+
+
+def test_a_pause_is_kept_although_another_request_succeeds() -> None:
+    buffer, lane = make(max_events=1, max_in_flight=2)
+    offer_all(buffer, lane, records(3))
+    limited, fine = lease_all(buffer)
+    buffer.settle(limited, AGAIN, 0.0, 300.0)
+    buffer.settle(fine, Delivered(), 1.0)
+    assert waits_until(buffer, 1.0) == 300.0
+
+
+def test_a_short_pause_does_not_cut_a_long_one() -> None:
+    buffer, lane = make(max_events=1, max_in_flight=2)
+    offer_all(buffer, lane, records(2))
+    first, second = lease_all(buffer)
+    buffer.settle(first, AGAIN, 0.0, 300.0)
+    buffer.settle(second, AGAIN, 1.0, 2.0)
+    assert waits_until(buffer, 3.0) == 300.0
+
+
+def test_a_batch_gives_up_when_its_attempts_are_used_up() -> None:
+    buffer, lane = make(RetryPolicy(attempts=3), max_events=2)
+    items = records(2)
+    offer_all(buffer, lane, items)
+    assert buffer.settle(lease(buffer), AGAIN, 0.0) == []
+    assert buffer.settle(lease(buffer), AGAIN, 0.0) == []
+    (loss,) = buffer.settle(lease(buffer), AGAIN, 0.0)
+    assert (loss.reason, loss.message) == (DropReason.EXHAUSTED, "not now")
+    assert counts(buffer) == (2, 0, 2, 0, 0, 0)
+
+
+def test_without_a_limit_of_attempts_a_batch_does_not_give_up() -> None:
+    buffer, lane = make(max_events=1)
+    offer_all(buffer, lane, records(1))
+    for _ in range(200):
+        assert buffer.settle(lease(buffer), AGAIN, 0.0) == []
+    assert buffer.pending == 1
+
+
+def test_a_batch_gives_up_when_the_next_try_would_begin_after_the_total_timeout() -> None:
+    buffer, lane = make(RetryPolicy(total_timeout=10.0), max_events=1)
+    offer_all(buffer, lane, [b"one"])
+    assert buffer.settle(lease(buffer, 100.0), AGAIN, 101.0, 9.0) == []
+    assert lost(buffer.settle(lease(buffer, 110.0), AGAIN, 110.0, 0.001)) == {b"one": DropReason.EXHAUSTED}
+
+
+def test_the_total_timeout_counts_from_the_first_try_and_not_from_the_call() -> None:
+    buffer, lane = make(RetryPolicy(total_timeout=10.0), linger=50.0)
+    offer_all(buffer, lane, [b"one"], 0.0)
+    assert buffer.settle(lease(buffer, 50.0), AGAIN, 55.0, 4.0) == []
+
+
+def test_a_batch_gives_up_when_its_lane_is_paused_beyond_the_total_timeout() -> None:
+    buffer, lane = make(RetryPolicy(total_timeout=10.0), max_events=1, max_in_flight=2)
+    offer_all(buffer, lane, [b"one", b"two"])
+    limited, other = lease_all(buffer)
+    assert lost(buffer.settle(limited, AGAIN, 0.0, 60.0)) == {b"one": DropReason.EXHAUSTED}
+    assert lost(buffer.settle(other, AGAIN, 0.0, 1.0)) == {b"two": DropReason.EXHAUSTED}
+
+
+@pytest.mark.parametrize("at_least_once", [False, True])
+def test_what_is_not_idempotent_is_sent_again_only_if_it_was_surely_not_applied(*, at_least_once: bool) -> None:
+    buffer, _ = make(max_events=3, at_least_once=at_least_once)
+    items = [b"set", OnceOnly(b"add"), b"union"]
+    offer_all(buffer, buffer.lane(Kind.PEOPLE), items)
+    assert buffer.settle(lease(buffer), AGAIN, 0.0) == []
+    again = lease(buffer)
+    assert again.items == items
+    losses = buffer.settle(again, UNKNOWN, 0.0)
+    if at_least_once:
+        assert losses == []
+        assert lease(buffer).items == items
+    else:
+        assert lost(losses) == {b"add": DropReason.UNCERTAIN}
+        assert losses[0].message == "no answer"
+        assert lease(buffer).items == [b"set", b"union"]
+        assert counts(buffer) == (3, 0, 0, 0, 1, 2)
+
+
+def test_a_batch_of_nothing_but_uncertain_records_is_over() -> None:
+    buffer, _ = make(max_events=2)
+    offer_all(buffer, buffer.lane(Kind.GROUPS), [OnceOnly(b"one"), OnceOnly(b"two")])
+    assert len(lost(buffer.settle(lease(buffer), UNKNOWN, 0.0))) == 2
+    assert buffer.poll(1e9) is IDLE
+    assert counts(buffer) == (2, 0, 0, 0, 2, 0)
+
+
+def test_uncertain_records_are_not_exhausted_as_well() -> None:
+    buffer, _ = make(RetryPolicy(attempts=1), max_events=2)
+    offer_all(buffer, buffer.lane(Kind.PEOPLE), [OnceOnly(b"add"), b"set"])
+    losses = buffer.settle(lease(buffer), UNKNOWN, 0.0)
+    assert lost(losses) == {b"add": DropReason.UNCERTAIN, b"set": DropReason.EXHAUSTED}
+    assert counts(buffer) == (2, 0, 1, 0, 1, 0)
+
+
+# Splitting
+
+
+def test_413_halves_the_batch_and_keeps_the_order() -> None:
+    buffer, _ = make(max_events=5)
+    items = records(5)
+    offer_all(buffer, buffer.lane(Kind.PEOPLE), items)
+    assert buffer.settle(lease(buffer), TOO_LARGE, 0.0) == []
+    first = lease(buffer)
+    buffer.settle(first, Delivered(), 0.0)
+    second = lease(buffer)
+    assert (first.items, second.items) == (items[:3], items[3:])
+
+
+def test_413_for_one_record_is_its_end() -> None:
+    buffer, lane = make(max_events=1)
+    offer_all(buffer, lane, [b"big"])
+    (loss,) = buffer.settle(lease(buffer), TOO_LARGE, 0.0)
+    assert (loss.reason, loss.message) == (DropReason.TOO_LARGE, "too large")
+    assert counts(buffer) == (1, 0, 1, 0, 0, 0)
+    assert buffer.poll(1e9) is IDLE
+
+
+def test_413_teaches_the_lane_to_send_less() -> None:
+    buffer, lane = make(max_events=100, max_in_flight=100)
+    offer_all(buffer, lane, records(100, size=20))
+    refused = lease(buffer)
+    buffer.settle(refused, TOO_LARGE, 0.0)
+    offer_all(buffer, lane, records(500, size=20, start=100))
+    batches = lease_all(buffer)
+    assert len(batches) > 10
+    assert max(body(batch.items) for batch in batches) <= body(refused.items) // 2 + 1
+    assert max(len(batch.items) for batch in batches) >= 49, "no smaller than it must be"
+
+
+def test_what_one_endpoint_refuses_for_its_size_says_nothing_about_another() -> None:
+    buffer, events = make(max_events=100)
+    people = buffer.lane(Kind.PEOPLE)
+    for lane in (events, people):
+        offer_all(buffer, lane, records(100))
+        buffer.settle(lease(buffer), TOO_LARGE if lane is events else Delivered(), 0.0)
+        serve(buffer, lambda _: Delivered())
+    offer_all(buffer, people, records(100))
+    assert len(lease(buffer).items) == 100
+
+
+def test_413_of_ever_smaller_requests_never_ends_in_requests_of_nothing() -> None:
+    buffer, lane = make(max_events=8, linger=0.0)
+    offer_all(buffer, lane, records(8))
+    requests, losses = serve(buffer, lambda _: TOO_LARGE)
+    assert all(requests)
+    assert len(lost(losses)) == 8
+    offer_all(buffer, lane, records(2, start=8))
+    assert [len(batch.items) for batch in lease_all(buffer)] == [1, 1]
+
+
+def test_a_lane_forgets_in_time_what_413_taught_it() -> None:
+    """A proxy that was wrong for a minute must not leave requests of one record until the process ends."""
+    buffer, lane = make(max_events=50, linger=0.0)
+    offer_all(buffer, lane, records(50))
+    serve(buffer, lambda _: TOO_LARGE)
+    for hour in range(1, 400):
+        offer_all(buffer, lane, records(50, start=50 * hour), 3600.0 * hour)
+        serve(buffer, lambda _: Delivered(), now=3600.0 * hour)
+    offer_all(buffer, lane, records(50), 3600.0 * 400)
+    assert len(lease(buffer, 3600.0 * 400).items) == 50
+
+
+@given(count=st.integers(1, 300), data=st.data(), split=st.sampled_from([TOO_LARGE, INVALID]))
+@settings(max_examples=60, deadline=None, derandomize=True, database=None)
+def test_bisection_finds_one_poison_record_within_its_bound(count: int, data: st.DataObject, split: Split) -> None:
+    buffer, lane = make(max_events=count)
+    items = records(count)
+    poison = items[data.draw(st.integers(0, count - 1))]
+    offer_all(buffer, lane, items)
+    requests, losses = serve(buffer, lambda batch: split if poison in batch.items else Delivered())
+    assert lost(losses) == {poison: split.reason}
+    assert counts(buffer) == (count, count - 1, 1, 0, 0, 0)
+    assert len(requests) <= 2 * math.ceil(math.log2(count)) + 1
+
+
+def test_a_refused_profile_batch_may_have_been_applied_in_part() -> None:
+    buffer, _ = make(max_events=4)
+    items = [b"set", OnceOnly(b"add"), b"union", b"unset"]
+    offer_all(buffer, buffer.lane(Kind.PEOPLE), items)
+    losses = buffer.settle(lease(buffer), INVALID, 0.0)
+    assert lost(losses) == {b"add": DropReason.UNCERTAIN}
+    requests, losses = serve(buffer, lambda batch: INVALID if b"unset" in batch.items else Delivered())
+    assert requests[0] == [b"set", b"union"]
+    assert lost(losses) == {b"unset": DropReason.REJECTED}
+    assert counts(buffer) == (4, 2, 1, 0, 1, 0)
+
+
+def test_a_refused_batch_is_halved_whole_under_at_least_once() -> None:
+    buffer, _ = make(max_events=2, at_least_once=True)
+    offer_all(buffer, buffer.lane(Kind.PEOPLE), [b"set", OnceOnly(b"add")])
+    requests, losses = serve(buffer, lambda batch: INVALID if len(batch.items) > 1 else Delivered())
+    assert requests[1:] == [[b"set"], [b"add"]]
+    assert losses == []
+
+
+def test_a_batch_refused_for_its_size_was_not_applied() -> None:
+    buffer, _ = make(max_events=2)
+    offer_all(buffer, buffer.lane(Kind.PEOPLE), [OnceOnly(b"one"), OnceOnly(b"two")])
+    requests, losses = serve(buffer, lambda batch: TOO_LARGE if len(batch.items) > 1 else Delivered())
+    assert (requests[1:], losses) == ([[b"one"], [b"two"]], [])
+
+
+# Eviction, giving up, awaited records
+
+
+def test_eviction_drops_the_oldest_of_all_lanes() -> None:
+    buffer, events = make(max_pending_events=4)
+    people = buffer.lane(Kind.PEOPLE)
+    offer_all(buffer, people, [b"first"], 1.0)
+    offer_all(buffer, events, [b"second", b"third"], 2.0)
+    offer_all(buffer, people, [b"fourth"], 3.0)
+    assert lost(buffer.evict(1)) == {b"first": DropReason.QUEUE_FULL}
+    assert counts(buffer) == (4, 0, 0, 1, 0, 3)
+    assert buffer.offer(events, b"fifth", 4.0) is not Offer.FULL
+
+
+def test_eviction_drops_as_many_as_the_new_record_needs_and_no_more() -> None:
+    buffer, lane = make(max_pending_bytes=100)
+    items = [b"%02d" % number * 10 for number in range(5)]
+    offer_all(buffer, lane, items)
+    assert list(lost(buffer.evict(30))) == items[:2]
+    assert buffer.evict(30) == []
+
+
+def test_eviction_takes_the_whole_batch_that_has_waited_longest_before_the_next() -> None:
+    buffer, lane = make(max_events=2, max_pending_events=6)
+    items = records(6)
+    offer_all(buffer, lane, items)
+    dropped = []
+    for number in range(6, 10):
+        dropped += list(lost(buffer.evict(1)))
+        offer_all(buffer, lane, records(1, start=number))
+    assert dropped == items[:4]
+    assert [batch.items for batch in lease_all(buffer)][0] == items[4:]
+
+
+def test_eviction_leaves_what_is_in_flight() -> None:
+    buffer, lane = make(max_events=2, max_pending_events=3)
+    items = records(3)
+    offer_all(buffer, lane, items)
+    flying = lease(buffer)
+    assert list(lost(buffer.evict(1))) == items[2:]
+    buffer.settle(flying, Delivered(), 0.0)
+    assert counts(buffer) == (3, 2, 0, 1, 0, 0)
+
+
+def test_an_evicted_batch_that_is_empty_is_never_sent() -> None:
+    buffer, lane = make(max_events=2, max_pending_events=2)
+    offer_all(buffer, lane, records(2))
+    buffer.evict(1)
+    offer_all(buffer, lane, records(1, start=2))
+    buffer.evict(1)
+    buffer.evict(1)
+    assert [batch.items for batch in lease_all(buffer, 1e9)] == [records(1, start=2)]
+
+
+def test_eviction_corrects_the_size_of_the_batch() -> None:
+    buffer, lane = make(max_pending_events=3, max_bytes=body(records(3)))
+    offer_all(buffer, lane, records(3))
+    buffer.evict(1)
+    offer_all(buffer, lane, records(1, start=3))
+    assert lease(buffer).items == records(3, start=1)
+
+
+def test_nothing_is_evicted_for_a_record_that_can_never_fit() -> None:
+    buffer, lane = make(max_pending_bytes=100)
+    offer_all(buffer, lane, records(5))
+    assert buffer.evict(101) == []
+    assert buffer.pending == 5
+
+
+def test_nothing_is_evicted_if_what_is_in_flight_leaves_no_room_anyway() -> None:
+    buffer, lane = make(max_events=2, max_pending_bytes=40)
+    offer_all(buffer, lane, records(3))
+    lease(buffer)
+    assert buffer.evict(30) == []
+    assert buffer.pending == 3
+
+
+def test_abandon_gives_up_what_waits_and_leaves_what_is_in_flight() -> None:
+    buffer, lane = make(max_events=2)
+    items = records(5)
+    offer_all(buffer, lane, items)
+    flying = lease(buffer)
+    offer_all(buffer, buffer.lane(Kind.PEOPLE), [b"person"])
+    assert lost(buffer.abandon(DropReason.CLOSED)) == dict.fromkeys([*items[2:], b"person"], DropReason.CLOSED)
+    assert counts(buffer) == (6, 0, 0, 4, 0, 2)
+    buffer.settle(flying, Delivered(), 0.0)
+    assert counts(buffer) == (6, 2, 0, 4, 0, 0)
+    assert buffer.poll(1e9) is IDLE
+
+
+def test_discarded_records_are_accepted_and_dropped_at_once() -> None:
+    buffer, lane = make()
+    loss = buffer.discard(lane, records(2), DropReason.BEFORE_SEND)
+    assert (loss.kind, loss.reason, loss.items) == (Kind.EVENTS, DropReason.BEFORE_SEND, records(2))
+    assert counts(buffer) == (2, 0, 0, 2, 0, 0)
+    assert buffer.losses == {DropReason.BEFORE_SEND: 2}
+
+
+def test_an_awaited_record_is_charged_until_it_is_concluded() -> None:
+    buffer, lane = make(max_pending_events=1)
+    batch = buffer.lease_alone(lane, b"alone", 0.0)
+    assert batch is not None
+    assert (buffer.in_flight, buffer.pending, buffer.pending_bytes) == (1, 1, 5)
+    assert buffer.lease_alone(lane, b"more", 0.0) is None
+    assert buffer.conclude(batch, None) == []
+    assert counts(buffer) == (1, 1, 0, 0, 0, 0)
+    assert (buffer.in_flight, buffer.pending_bytes) == (0, 0)
+
+
+def test_an_awaited_record_that_failed_is_lost_for_the_reason_given() -> None:
+    buffer, lane = make()
+    batch = buffer.lease_alone(lane, b"alone", 0.0)
+    assert batch is not None
+    (loss,) = buffer.conclude(batch, DropReason.UNAUTHORIZED, message="who are you")
+    assert (loss.reason, list(loss.items), loss.message) == (DropReason.UNAUTHORIZED, [b"alone"], "who are you")
+    assert counts(buffer) == (1, 0, 1, 0, 0, 0)
+
+
+# Barriers
+
+
+def test_a_barrier_makes_everything_due_at_once() -> None:
+    buffer, lane = make()
+    offer_all(buffer, lane, records(2))
+    offer_all(buffer, buffer.lane(Kind.PEOPLE), [b"person"])
+    buffer.barrier()
+    assert sorted(len(batch.items) for batch in lease_all(buffer)) == [1, 2]
+
+
+def test_a_barrier_counts_what_becomes_of_the_records_before_it_and_of_no_others() -> None:
+    buffer, lane = make(max_events=2)
+    offer_all(buffer, lane, records(3))
+    flying = lease(buffer)
+    barrier = buffer.barrier()
+    offer_all(buffer, lane, records(3, start=3))
+    assert barrier.pending == 3
+    buffer.settle(flying, pruned(0), 0.0)
+    assert barrier.result() == FlushResult(delivered=1, failed=1, pending=1)
+    serve(buffer, lambda _: Delivered())
+    assert barrier.result() == FlushResult(delivered=2, failed=1, pending=0)
+
+
+def test_a_barrier_tells_dropped_and_uncertain_apart() -> None:
+    buffer, _ = make(max_events=2, max_pending_events=5)
+    people = buffer.lane(Kind.PEOPLE)
+    offer_all(buffer, people, [OnceOnly(b"add"), b"set", b"last"])
+    barrier = buffer.barrier()
+    buffer.settle(lease(buffer), UNKNOWN, 0.0)
+    buffer.settle(lease(buffer), REFUSED, 0.0)
+    buffer.abandon(DropReason.CLOSED)
+    assert barrier.result() == FlushResult(delivered=0, failed=3, pending=0, dropped=1, uncertain=1)
+
+
+def test_a_barrier_follows_the_halves_of_a_batch() -> None:
+    buffer, lane = make(max_events=4)
+    offer_all(buffer, lane, records(4))
+    first = buffer.barrier()
+    buffer.settle(lease(buffer), TOO_LARGE, 0.0)
+    second = buffer.barrier()
+    serve(buffer, lambda batch: TOO_LARGE if records(1)[0] in batch.items else Delivered())
+    for barrier in (first, second):
+        assert barrier.result() == FlushResult(delivered=3, failed=1, pending=0)
+
+
+def test_a_barrier_counts_evicted_and_awaited_records() -> None:
+    buffer, lane = make(max_pending_events=3)
+    offer_all(buffer, lane, records(2))
+    alone = buffer.lease_alone(lane, b"alone", 0.0)
+    assert alone is not None
+    barrier = buffer.barrier()
+    assert barrier.pending == 3
+    buffer.evict(1)
+    buffer.conclude(alone, None)
+    assert barrier.result() == FlushResult(delivered=1, failed=1, pending=1, dropped=1)
+
+
+def test_a_barrier_in_an_empty_buffer_is_passed() -> None:
+    buffer, _ = make()
+    assert buffer.barrier().result() == FlushResult(0, 0, 0)
+
+
+def test_the_next_try_is_the_first_moment_at_which_something_that_waits_may_go() -> None:
+    buffer, events = make(max_events=1)
+    people = buffer.lane(Kind.PEOPLE)
+    assert buffer.next_try() == -math.inf
+    offer_all(buffer, events, [b"event"])
+    offer_all(buffer, people, [b"person"])
+    first, second = lease_all(buffer)
+    buffer.settle(first, AGAIN, 0.0, 30.0)
+    assert buffer.next_try() == -math.inf, "one is in flight"
+    buffer.settle(second, AGAIN, 0.0, 20.0)
+    assert buffer.next_try() == 20.0
+
+
+# The queue: lock, overflow policy, and who is told
+
+
+class Told:
+    """Counts the calls of `on_work`."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def __call__(self) -> None:
+        self.count += 1
+
+
+def make_queue(overflow: Overflow, **policy: Any) -> tuple[Queue, Lane, Told]:
+    buffer, lane = make(**policy)
+    queue = Queue(buffer, overflow, Hooks(None, None), lambda: 0.0)
+    queue.on_work = told = Told()
+    return queue, lane, told
+
+
+def test_drop_newest_counts_the_record_that_came_last() -> None:
+    queue, lane, _ = make_queue(Overflow.DROP_NEWEST, max_pending_events=2)
+    assert all(queue.offer(lane, item) for item in records(3))
+    stats = queue.stats()
+    assert (stats.accepted, stats.dropped, stats.pending, stats.losses) == (3, 1, 2, {"queue_full": 1})
+    batch = queue.poll()
+    assert isinstance(batch, Batch)
+    assert batch.items == records(2)
+
+
+def test_drop_oldest_takes_the_record_that_came_last() -> None:
+    queue, lane, _ = make_queue(Overflow.DROP_OLDEST, max_pending_events=2)
+    assert all(queue.offer(lane, item) for item in records(3))
+    stats = queue.stats()
+    assert (stats.accepted, stats.dropped, stats.pending, stats.losses) == (3, 1, 2, {"queue_full": 1})
+    batch = queue.poll()
+    assert isinstance(batch, Batch)
+    assert batch.items == records(2, start=1)
+
+
+def test_drop_oldest_drops_the_newest_if_the_rest_is_in_flight() -> None:
+    queue, lane, _ = make_queue(Overflow.DROP_OLDEST, max_pending_events=2, max_events=2)
+    assert all(queue.offer(lane, item) for item in records(2))
+    queue.poll()
+    assert queue.offer(lane, b"third")
+    stats = queue.stats()
+    assert (stats.accepted, stats.dropped, stats.pending, stats.in_flight) == (3, 1, 2, 1)
+
+
+def test_wait_hands_the_decision_back_and_raise_raises() -> None:
+    queue, lane, _ = make_queue(Overflow.WAIT, max_pending_events=1)
+    assert queue.offer(lane, b"one")
+    assert not queue.offer(lane, b"two")
+    assert queue.stats().accepted == 1
+    queue, lane, _ = make_queue(Overflow.RAISE, max_pending_events=1)
+    assert queue.offer(lane, b"one")
+    with pytest.raises(QueueFullError, match="1 records in 3 bytes"):
+        queue.offer(lane, b"two")
+    assert queue.stats().accepted == 1
+
+
+@pytest.mark.parametrize("overflow", list(Overflow))
+def test_the_sender_is_told_when_there_is_no_room(overflow: Overflow) -> None:
+    """A full queue does not linger, whatever becomes of the record that did not fit."""
+    queue, lane, told = make_queue(overflow, max_pending_bytes=10)
+    assert queue.offer(lane, b"sixteen")
+    before = told.count
+    try:
+        queue.offer(lane, b"four")
+    except QueueFullError:
+        assert overflow is Overflow.RAISE
+    assert told.count > before
+
+
+def test_a_closed_queue_takes_nothing() -> None:
+    queue, lane, _ = make_queue(Overflow.DROP_NEWEST)
+    queue.closed = True
+    for call in (
+        lambda: queue.offer(lane, b"x"),
+        lambda: queue.lease_alone(lane, b"x"),
+        lambda: queue.discard(lane, b"x", DropReason.BEFORE_SEND),
+    ):
+        with pytest.raises(ClientClosedError):
+            call()
+    assert queue.stats().accepted == 0
+
+
+def test_threads_lose_nothing() -> None:
+    queue, lane, _ = make_queue(Overflow.DROP_OLDEST, max_pending_events=500, max_events=7)
+
+    def work(start: int) -> None:
+        for item in records(2000, start=start):
+            queue.offer(lane, item)
+            step = queue.poll()
+            if isinstance(step, Batch):
+                queue.settle(step, Delivered(), 0.0)
+
+    threads = [threading.Thread(target=work, args=(number * 2000,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    stats = queue.stats()
+    assert stats.accepted == 8000
+    assert stats.accepted == stats.delivered + stats.dropped + stats.pending
+
+
+# All at once, against a model
+
+LANES: dict[str, tuple[Kind, Secret | None]] = {
+    "events": (Kind.EVENTS, None),
+    "people": (Kind.PEOPLE, None),
+    "groups": (Kind.GROUPS, None),
+    "imports of one": (Kind.IMPORTS, Secret("one")),
+    "imports of two": (Kind.IMPORTS, Secret("two")),
+}
+WAITING, FLYING, DELIVERED, FAILED, DROPPED_, UNCERTAIN = "waiting", "flying", "delivered", "failed", "dropped", "unsure"
+Times = st.sampled_from([0.25, 0.5, 1.0, 2.0, 5.0])
+
+
+@dataclass(eq=False)
+class Row:
+    """What the model knows of a record."""
+
+    item: bytes
+    lane: str
+    number: int
+    accepted: float
+    place: str = WAITING
+    tries: int = 0
+    first_try: float = 0.0
+    is_due: bool = False
+    was_sent_once: bool = False
+
+    @property
+    def once(self) -> bool:
+        return isinstance(self.item, OnceOnly)
+
+
+@dataclass(eq=False)
+class Track:
+    """What the model knows of a lane."""
+
+    ordered: bool
+    open: list[Row] = field(default_factory=list)
+    flying: int = 0
+    alone: int = 0
+    paused_until: float = 0.0
+    in_trouble: bool = False
+    passed_over: int = 0
+
+
+def place_of(reason: DropReason) -> str:
+    if reason in DROPPED:
+        return DROPPED_
+    return UNCERTAIN if reason is DropReason.UNCERTAIN else FAILED
+
+
+class BufferModel(RuleBasedStateMachine):
+    """Records are offered, sent, settled, evicted and given up in any order; each must end in one place.
+
+    The model keeps a flat list of records. It does not know how the buffer groups them: it checks what each lease may
+    and may not hold, and by when it must come.
+    """
+
+    @initialize(
+        policy=st.builds(
+            BatchPolicy,
+            max_events=st.integers(1, 6),
+            max_bytes=st.integers(1, 150),
+            linger=st.sampled_from([0.0, 1.0, 2.0, 20.0]),
+            max_pending_events=st.integers(1, 25),
+            max_pending_bytes=st.integers(60, 600),
+            max_in_flight=st.integers(1, 3),
+            at_least_once=st.booleans(),
+        ),
+        retry=st.builds(
+            RetryPolicy,
+            attempts=st.none() | st.integers(1, 4),
+            total_timeout=st.none() | st.sampled_from([1.0, 4.0, 10.0]),
+        ),
+    )
+    def begin(self, policy: BatchPolicy, retry: RetryPolicy) -> None:
+        self.policy, self.retry = policy, retry
+        self.buffer = Buffer(policy, retry)
+        self.now = 1000.0
+        self.rows: list[Row] = []
+        self.by_item: dict[bytes, Row] = {}
+        self.tracks = {name: Track(kind in ORDERED) for name, (kind, _) in LANES.items()}
+        self.held = {name: self.buffer.lane(*key) for name, key in LANES.items()}
+        self.flying: list[tuple[Batch, list[Row]]] = []
+        self.alone: list[tuple[Batch, Row]] = []
+        self.barriers: list[tuple[Barrier, list[Row]]] = []
+        self.reasons: Counter[DropReason] = Counter()
+        self.discarded = 0
+        self.is_crowded = False
+        # Before the first 413 and the first eviction, the model can also tell when a batch leaves too early.
+        self.knows_all = True
+        self.asleep_until: float | None = None
+
+    # What the model can tell
+
+    def at(self, *places: str, lane: str | None = None) -> list[Row]:
+        return [row for row in self.rows if row.place in places and (lane is None or row.lane == lane)]
+
+    @property
+    def pending(self) -> list[Row]:
+        return self.at(WAITING, FLYING)
+
+    def limit(self, track: Track) -> int:
+        return 1 if track.ordered or track.in_trouble else self.policy.max_in_flight
+
+    def needed_by(self, name: str) -> float | None:
+        """The latest moment at which a lane must send, or None if it need not, or cannot."""
+        track = self.tracks[name]
+        waiting = self.at(WAITING, lane=name)
+        if not waiting or track.flying + track.alone >= self.limit(track):
+            return None
+        if self.is_crowded or any(row.is_due for row in waiting):
+            return max(self.now, track.paused_until)
+        return max(min(row.accepted for row in waiting) + self.policy.linger, track.paused_until)
+
+    def needs(self) -> dict[str, float]:
+        return {name: at for name in LANES if (at := self.needed_by(name)) is not None}
+
+    def fits(self, size: int) -> bool:
+        held = sum(len(row.item) for row in self.pending)
+        return len(self.pending) < self.policy.max_pending_events and held + size <= self.policy.max_pending_bytes
+
+    def end(self, row: Row, reason: DropReason | None) -> None:
+        row.place = DELIVERED if reason is None else place_of(reason)
+        if reason is not None:
+            self.reasons[reason] += 1
+        self.is_crowded = False
+        self.close([row])
+
+    def close(self, rows: Iterable[Row]) -> None:
+        """These are in no open batch any more."""
+        for row in rows:
+            track = self.tracks[row.lane]
+            track.open = [other for other in track.open if other is not row]
+
+    def wake(self) -> None:
+        self.asleep_until = None
+
+    # What happens
+
+    @rule(
+        name=st.sampled_from(sorted(LANES)),
+        size=st.integers(6, 70),
+        once=st.booleans(),
+        held=st.booleans(),
+        times=st.integers(1, 4),
+    )
+    def offer(self, name: str, size: int, *, once: bool, held: bool, times: int) -> None:
+        for _ in range(times):
+            item: bytes = b"%06d" % len(self.rows) + b"." * (size - 6)
+            lane = self.held[name] if held else self.buffer.lane(*LANES[name])
+            item = OnceOnly(item) if once else item
+            fits = self.fits(size)
+            assert self.buffer.is_full(size) is not fits
+            verdict = self.buffer.offer(lane, item, self.now)
+            assert (verdict is Offer.FULL) is not fits
+            if verdict is not Offer.TAKEN:
+                self.wake()
+            if not fits:
+                self.is_crowded = True
+                return
+            self.accept(Row(item, name, len(self.rows), self.now))
+
+    def accept(self, row: Row) -> None:
+        self.rows.append(row)
+        self.by_item[row.item] = row
+        track = self.tracks[row.lane]
+        if body(other.item for other in [*track.open, row]) > self.policy.max_bytes:
+            for other in track.open:
+                other.is_due = True
+            track.open = []
+        track.open.append(row)
+        if len(track.open) >= self.policy.max_events:
+            for other in track.open:
+                other.is_due = True
+            track.open = []
+        if len(self.pending) >= self.policy.max_pending_events:
+            self.is_crowded = True
+
+    @rule(dt=Times)
+    def pass_time(self, dt: float) -> None:
+        self.now += dt
+
+    @rule(times=st.integers(1, 6))
+    def poll(self, times: int) -> None:
+        self.wake()
+        for _ in range(times):
+            needs = self.needs()
+            step = self.buffer.poll(self.now)
+            if not isinstance(step, Batch):
+                self.check_wait(step, needs)
+                return
+            self.check_lease(step, needs)
+
+    def check_wait(self, step: WaitUntil | Idle, needs: dict[str, float]) -> None:
+        until = step.at if isinstance(step, WaitUntil) else math.inf
+        assert until > self.now, "a wait that is over"
+        assert until <= min(needs.values(), default=math.inf), "a wait that is too long"
+        self.asleep_until = until
+
+    def check_lease(self, batch: Batch, needs: dict[str, float]) -> None:
+        name = next(name for name, key in LANES.items() if key == (batch.lane.kind, batch.lane.secret))
+        track = self.tracks[name]
+        rows = [self.by_item[item] for item in batch.items]
+        assert rows, "a request of nothing"
+        assert all(row.place == WAITING and row.lane == name for row in rows)
+        assert len({row.number for row in rows}) == len(rows)
+        assert [row.number for row in rows] == sorted(row.number for row in rows)
+        assert len(rows) <= self.policy.max_events
+        assert len(rows) == 1 or body(batch.items) <= self.policy.max_bytes
+        assert track.paused_until <= self.now, "leased during a pause"
+        assert track.flying < self.limit(track), "too many at once"
+        if track.ordered:
+            assert rows == self.at(WAITING, lane=name)[: len(rows)], "out of order"
+        assert not any(row.was_sent_once for row in rows), "sent twice although it may have been applied"
+        assert {(row.tries + 1) for row in rows} == {batch.attempts}
+        if self.knows_all and not self.is_crowded and not any(row.is_due for row in rows):
+            assert rows[0].accepted + self.policy.linger <= self.now, "too early"
+        self.check_turn(name, needs)
+        for row in rows:
+            row.place = FLYING
+            if row.tries == 0:
+                row.first_try = self.now
+            row.tries += 1
+        self.close(rows)
+        track.flying += 1
+        self.flying.append((batch, rows))
+
+    def check_turn(self, name: str, needs: dict[str, float]) -> None:
+        for other, track in self.tracks.items():
+            must = other != name and other in needs and needs[other] <= self.now
+            track.passed_over = track.passed_over + 1 if must else 0
+            assert track.passed_over < len(LANES), "one lane starves another"
+
+    @rule()
+    def sleep(self) -> None:
+        """A sender that waits as it was told finds something to send."""
+        self.poll(100)
+        if self.asleep_until is not None and self.asleep_until < math.inf:
+            self.now = self.asleep_until
+            needs = self.needs()
+            step = self.buffer.poll(self.now)
+            assert isinstance(step, Batch), "woken for nothing"
+            self.check_lease(step, needs)
+
+    @precondition(lambda self: self.flying)
+    @rule(data=st.data())
+    def deliver(self, data: st.DataObject) -> None:
+        batch, rows = self.land(data)
+        self.settle(batch, Delivered(), dict.fromkeys(rows))
+
+    @precondition(lambda self: self.flying)
+    @rule(data=st.data())
+    def prune(self, data: st.DataObject) -> None:
+        batch, rows = self.land(data)
+        indexes = data.draw(st.sets(st.integers(0, len(rows) - 1), min_size=1))
+        ends = {row: DropReason.REJECTED if at in indexes else None for at, row in enumerate(rows)}
+        self.settle(batch, pruned(*sorted(indexes)), ends)
+
+    @precondition(lambda self: self.flying)
+    @rule(data=st.data())
+    def refuse(self, data: st.DataObject) -> None:
+        batch, rows = self.land(data)
+        self.settle(batch, REFUSED, dict.fromkeys(rows, DropReason.REJECTED))
+
+    @precondition(lambda self: self.flying)
+    @rule(data=st.data(), outcome=st.sampled_from([TOO_LARGE, INVALID]))
+    def split(self, data: st.DataObject, outcome: Split) -> None:
+        batch, rows = self.land(data)
+        ends: dict[Row, DropReason | None] = {}
+        if len(rows) == 1:
+            ends[rows[0]] = outcome.reason
+        elif outcome is TOO_LARGE:
+            self.knows_all = False
+        elif not self.policy.at_least_once:
+            ends = {row: DropReason.UNCERTAIN for row in rows if row.once}
+        self.settle(batch, outcome, ends)
+
+    @precondition(lambda self: self.flying)
+    @rule(data=st.data(), applied=st.booleans(), delay=st.sampled_from([0.0, 0.5, 1.0, 4.0, 60.0]))
+    def try_again(self, data: st.DataObject, *, applied: bool, delay: float) -> None:
+        batch, rows = self.land(data)
+        track = self.tracks[rows[0].lane]
+        track.in_trouble = True
+        track.paused_until = max(track.paused_until, self.now + delay)
+        ends: dict[Row, DropReason | None] = {}
+        for row in rows:
+            if row.once and applied and not self.policy.at_least_once:
+                ends[row] = DropReason.UNCERTAIN
+                row.was_sent_once = True
+            elif self.is_over(row, track):
+                ends[row] = DropReason.EXHAUSTED
+        self.settle(batch, UNKNOWN if applied else AGAIN, ends, delay)
+
+    def is_over(self, row: Row, track: Track) -> bool:
+        attempts, total = self.retry.attempts, self.retry.total_timeout
+        if attempts is not None and row.tries >= attempts:
+            return True
+        return total is not None and track.paused_until > row.first_try + total
+
+    @precondition(lambda self: self.flying)
+    @rule(data=st.data(), delay=st.sampled_from([0.5, 60.0]))
+    def be_misconfigured(self, data: st.DataObject, delay: float) -> None:
+        batch, rows = self.land(data)
+        track = self.tracks[rows[0].lane]
+        track.in_trouble = True
+        track.paused_until = max(track.paused_until, self.now + delay)
+        self.settle(batch, ASTRAY, {}, delay)
+
+    def land(self, data: st.DataObject) -> tuple[Batch, list[Row]]:
+        return self.flying.pop(data.draw(st.integers(0, len(self.flying) - 1)))
+
+    def settle(self, batch: Batch, outcome: Outcome, ends: dict[Row, DropReason | None], delay: float = 0.0) -> None:
+        """The request is over. `ends` are the records that ended with it, and how; the others wait again."""
+        rows = [self.by_item[item] for item in batch.items]
+        track = self.tracks[rows[0].lane]
+        track.flying -= 1
+        if not isinstance(outcome, (Retry, Misconfigured)):
+            track.in_trouble = False
+        losses = self.buffer.settle(batch, outcome, self.now, delay)
+        assert lost(losses) == {row.item: reason for row, reason in ends.items() if reason is not None}
+        assert all(loss.kind is batch.lane.kind for loss in losses)
+        for row in rows:
+            if row in ends:
+                self.end(row, ends[row])
+            else:
+                row.place, row.is_due = WAITING, True
+        self.wake()
+
+    @rule(name=st.sampled_from(sorted(LANES)), size=st.integers(6, 70))
+    def send_alone(self, name: str, size: int) -> None:
+        item = b"%06d" % len(self.rows) + b"!" * (size - 6)
+        fits = self.fits(size)
+        batch = self.buffer.lease_alone(self.buffer.lane(*LANES[name]), item, self.now)
+        assert (batch is not None) is fits
+        if batch is not None:
+            row = Row(item, name, len(self.rows), self.now, place=FLYING)
+            self.rows.append(row)
+            self.by_item[item] = row
+            self.tracks[name].alone += 1
+            self.alone.append((batch, row))
+
+    @precondition(lambda self: self.alone)
+    @rule(data=st.data(), reason=st.none() | st.sampled_from([DropReason.UNAUTHORIZED, DropReason.CLOSED]))
+    def conclude(self, data: st.DataObject, reason: DropReason | None) -> None:
+        batch, row = self.alone.pop(data.draw(st.integers(0, len(self.alone) - 1)))
+        losses = self.buffer.conclude(batch, reason)
+        assert lost(losses) == ({} if reason is None else {row.item: reason})
+        self.tracks[row.lane].alone -= 1
+        self.end(row, reason)
+        self.wake()
+
+    @rule(name=st.sampled_from(sorted(LANES)), count=st.integers(1, 3))
+    def discard(self, name: str, count: int) -> None:
+        self.buffer.discard(self.buffer.lane(*LANES[name]), [b"x"] * count, DropReason.BEFORE_SEND)
+        self.discarded += count
+        self.reasons[DropReason.BEFORE_SEND] += count
+
+    @precondition(lambda self: self.at(WAITING))
+    @rule(size=st.integers(1, 100))
+    def evict(self, size: int) -> None:
+        for loss in self.buffer.evict(size):
+            assert loss.reason is DropReason.QUEUE_FULL
+            for item in loss.items:
+                row = self.by_item[item]
+                assert row.place == WAITING
+                assert not self.fits(size), "more than the new record needs"
+                if self.tracks[row.lane].ordered:
+                    assert row is self.at(WAITING, lane=row.lane)[0]
+                self.end(row, DropReason.QUEUE_FULL)
+                self.knows_all = False
+        self.wake()
+
+    @rule()
+    def flush(self) -> None:
+        barrier = self.buffer.barrier()
+        self.barriers.append((barrier, self.pending))
+        for row in self.at(WAITING):
+            row.is_due = True
+        for track in self.tracks.values():
+            track.open = []
+        self.wake()
+
+    @precondition(lambda self: len(self.rows) > 20)
+    @rule()
+    def abandon(self) -> None:
+        waiting = self.at(WAITING)
+        losses = self.buffer.abandon(DropReason.CLOSED)
+        assert lost(losses) == {row.item: DropReason.CLOSED for row in waiting}
+        for row in waiting:
+            self.end(row, DropReason.CLOSED)
+
+    # What always holds
+
+    @invariant()
+    def every_record_is_in_one_place(self) -> None:
+        buffer = self.buffer
+        there = Counter(row.place for row in self.rows)
+        assert buffer.accepted == len(self.rows) + self.discarded
+        assert buffer.delivered == there[DELIVERED]
+        assert buffer.failed == there[FAILED]
+        assert buffer.dropped == there[DROPPED_] + self.discarded
+        assert buffer.uncertain == there[UNCERTAIN]
+        assert buffer.pending == there[WAITING] + there[FLYING]
+        assert buffer.pending_bytes == sum(len(row.item) for row in self.pending)
+        assert buffer.in_flight == len(self.flying) + len(self.alone)
+        assert buffer.losses == self.reasons
+
+    @invariant()
+    def the_bounds_hold(self) -> None:
+        assert self.buffer.pending <= self.policy.max_pending_events
+        assert self.buffer.pending_bytes <= self.policy.max_pending_bytes
+
+    @invariant()
+    def each_barrier_counts_its_own(self) -> None:
+        for barrier, rows in self.barriers:
+            there = Counter(row.place for row in rows)
+            assert barrier.pending == there[WAITING] + there[FLYING]
+            assert barrier.delivered == there[DELIVERED]
+            assert barrier.failed == there[FAILED]
+            assert barrier.dropped == there[DROPPED_]
+            assert barrier.uncertain == there[UNCERTAIN]
+
+    @invariant()
+    def nobody_sleeps_while_there_is_work(self) -> None:
+        """Since the sender went to sleep, only what wakes it may have made it late."""
+        if self.asleep_until is None or self.now >= self.asleep_until:
+            return
+        assert min(self.needs().values(), default=math.inf) > self.now
+
+    def teardown(self) -> None:
+        """Once Mixpanel takes everything, nothing stays behind."""
+        # After a failure there is no need to look for the next, nor may it hide the first.
+        if sys.exc_info()[0] is not None or not hasattr(self, "buffer"):
+            return
+        for batch, row in self.alone:
+            self.buffer.conclude(batch, None)
+            row.place = DELIVERED
+        for batch, _ in self.flying:
+            self.buffer.settle(batch, Delivered(), self.now)
+        for _ in range(1000):
+            step = self.buffer.poll(self.now)
+            if isinstance(step, Idle):
+                break
+            if isinstance(step, WaitUntil):
+                self.now = step.at
+            else:
+                self.buffer.settle(step, Delivered(), self.now)
+        assert (self.buffer.pending, self.buffer.pending_bytes, self.buffer.in_flight) == (0, 0, 0)
+
+
+# To make a failure small takes longer than to find it.
+TestBufferModel = pytest.mark.timeout(300)(BufferModel.TestCase)
+TestBufferModel.settings = settings(
+    max_examples=150,
+    stateful_step_count=60,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    phases=[Phase.generate, Phase.shrink],
+)
