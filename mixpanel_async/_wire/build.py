@@ -206,7 +206,7 @@ class Builder:
             props.update(properties)
         message: Message = {"event": event_name, "properties": props}
         if meta:
-            _merge_meta(message, meta)
+            _merge_meta(message, meta, self._events)
         if self._before_send is not None:
             message = self._filtered(message)
             props = message["properties"] = dict(message["properties"])
@@ -268,7 +268,7 @@ class Builder:
         """
         message: Message = {"event": event_name, "properties": {**properties, "token": self._token}}
         if meta:
-            _merge_meta(message, meta)
+            _merge_meta(message, meta, self._events)
         return _encode(message, self._whole_event)
 
     def clean(self, properties: Mapping[str, Any] | None, path: str) -> Message:
@@ -292,11 +292,11 @@ class Builder:
         return result
 
 
-def _merge_meta(message: Message, meta: Mapping[str, Any]) -> None:
+def _merge_meta(message: Message, meta: Mapping[str, Any], cleaner: Cleaner) -> None:
     for key in first_mapping(meta, "meta"):
         if key in {"event", "properties"}:
             raise ValidationError(f"meta.{key}", "would replace the event itself; pass it as an argument")
-    message.update(Cleaner(EVENT_LIMITS).mapping(meta, "meta"))
+    message.update(cleaner.mapping(meta, "meta"))
 
 
 def _put_arguments(props: Message, ip: object, user_id: object, device_id: object, time: object) -> None:

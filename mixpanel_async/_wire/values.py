@@ -220,25 +220,19 @@ class Cleaner:
         return self._value(plain, path, depth, converted + 1)
 
     def _convert(self, value: Any) -> Any:
-        if isinstance(value, Enum):
-            return value.value
         if isinstance(value, datetime):
             # https://docs.mixpanel.com: dates are UTC without an offset. A naive one is taken to be UTC already.
             utc = value if value.tzinfo is None else value.astimezone(timezone.utc)
             return utc.replace(tzinfo=None, microsecond=0).isoformat()
-        if isinstance(value, date):
-            return value.isoformat()
-        if isinstance(value, UUID):
-            return str(value)
-        if isinstance(value, Decimal):
-            return _decimal(value)
-        if dataclasses.is_dataclass(value) and not isinstance(value, type):
-            return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-        if isinstance(value, (str, int, float)):
+        if isinstance(value, (str, int, float)) and not isinstance(value, Enum):
             return _base(value)
-        if self.serializer is None:
-            raise TypeError
-        return self.serializer(value)
+        if self.serializer is not None:
+            try:
+                return self.serializer(value)
+            except TypeError:
+                # Its way of saying that it does not know the type either.
+                return _known(value)
+        return _known(value)
 
     @staticmethod
     def _text(value: str, path: str) -> str:
@@ -248,6 +242,20 @@ class Cleaner:
             except UnicodeEncodeError:
                 raise ValidationError(path, "has a lone surrogate, which is not valid Unicode text") from None
         return value if type(value) is str else str.__str__(value)
+
+
+def _known(value: Any) -> Any:
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, date):
+        return value.isoformat()
+    if isinstance(value, UUID):
+        return str(value)
+    if isinstance(value, Decimal):
+        return _decimal(value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    raise TypeError
 
 
 def _base(value: str | float) -> str | float:

@@ -1,73 +1,54 @@
-"""The buffer, told the time by plain numbers: each rule by name, then all of them at once against a model."""
+"""The buffer, told the time by plain numbers: each rule by name."""
 
 from __future__ import annotations
 
 import math
-import sys
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
-from hypothesis import Phase, given, settings
+from buffer_samples import (
+    AGAIN,
+    ASTRAY,
+    INVALID,
+    ORDERED,
+    REFUSED,
+    TOO_LARGE,
+    UNKNOWN,
+    body,
+    failure,
+    lost,
+    pruned,
+    records,
+)
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from mixpanel_async._buffer import IDLE, Buffer, Idle, Offer, WaitUntil
+from mixpanel_async._buffer import IDLE, Buffer, Offer, WaitUntil
 from mixpanel_async._config import BatchPolicy, Overflow, RetryPolicy
 from mixpanel_async._credentials import Secret
-from mixpanel_async._errors import ClientClosedError, FailedRecord, QueueFullError
+from mixpanel_async._errors import ClientClosedError, QueueFullError
 from mixpanel_async._hooks import Hooks
-from mixpanel_async._lanes import Barrier, Batch, Lane, Loss
+from mixpanel_async._lanes import Batch, Lane, Loss
 from mixpanel_async._queue import Queue
 from mixpanel_async._records import (
-    DROPPED,
     Delivered,
     DropReason,
     FlushResult,
     Kind,
-    Misconfigured,
     OnceOnly,
     Outcome,
-    Pruned,
-    Refused,
-    Retry,
     Split,
 )
 
-ORDERED = (Kind.PEOPLE, Kind.GROUPS)
-AGAIN = Retry(message="not now", applied=False, status=503)
-UNKNOWN = Retry(message="no answer", applied=True)
-REFUSED = Refused(status=406, message="no")
-ASTRAY = Misconfigured(status=401, message="who are you")
-TOO_LARGE = Split(reason=DropReason.TOO_LARGE, status=413, message="too large")
-INVALID = Split(reason=DropReason.REJECTED, status=400, message="something is wrong")
 FOREVER = 3600.0
 
 
-def pruned(*indexes: int) -> Pruned:
-    return Pruned(failed=tuple(failure(index) for index in indexes), status=400, message="some failed")
-
-
-def failure(index: int) -> FailedRecord:
-    return FailedRecord(index=index, field=f"properties.p{index}", message=f"m{index}")
-
-
-def records(count: int, size: int = 8, *, start: int = 0) -> list[bytes]:
-    """Different records of one size."""
-    return [b"%0*d" % (size, start + number) for number in range(count)]
-
-
-def body(items: Iterable[bytes]) -> int:
-    """Size of the request's body, worked out by making it."""
-    return len(b"[" + b",".join(items) + b"]")
-
-
-def make(retry: RetryPolicy | None = None, **policy: Any) -> tuple[Buffer, Lane]:
+def make(retry: RetryPolicy = RetryPolicy(), /, **policy: Any) -> tuple[Buffer, Lane]:  # noqa: B008  it is frozen
     """A buffer and its lane for events; by default only a full batch leaves by itself."""
-    buffer = Buffer(BatchPolicy(**{"linger": FOREVER, **policy}), retry or RetryPolicy())
+    buffer = Buffer(BatchPolicy(**{"linger": FOREVER, **policy}), retry)
     return buffer, buffer.lane(Kind.EVENTS)
 
 
@@ -93,10 +74,6 @@ def waits_until(buffer: Buffer, now: float) -> float:
     step = buffer.poll(now)
     assert isinstance(step, WaitUntil)
     return step.at
-
-
-def lost(losses: Sequence[Loss]) -> dict[bytes, DropReason]:
-    return {item: loss.reason for loss in losses for item in loss.items}
 
 
 def counts(buffer: Buffer) -> tuple[int, int, int, int, int, int]:
@@ -350,7 +327,7 @@ def test_the_wait_ends_with_the_first_lane_that_may_send() -> None:
 
 
 def test_what_lingers_in_a_paused_lane_waits_for_both() -> None:
-    buffer, lane = make(linger=5.0, retry=RetryPolicy(attempts=1))
+    buffer, lane = make(RetryPolicy(attempts=1), linger=5.0)
     offer_all(buffer, lane, [b"lost"])
     buffer.settle(lease(buffer, 5.0), AGAIN, 5.0, 2.0)
     offer_all(buffer, lane, [b"next"], 6.0)
@@ -744,7 +721,7 @@ def test_eviction_takes_the_whole_batch_that_has_waited_longest_before_the_next(
         dropped += list(lost(buffer.evict(1)))
         offer_all(buffer, lane, records(1, start=number))
     assert dropped == items[:4]
-    assert [batch.items for batch in lease_all(buffer)][0] == items[4:]
+    assert lease(buffer).items == items[4:]
 
 
 def test_eviction_leaves_what_is_in_flight() -> None:
@@ -768,7 +745,7 @@ def test_an_evicted_batch_that_is_empty_is_never_sent() -> None:
 
 
 def test_eviction_corrects_the_size_of_the_batch() -> None:
-    buffer, lane = make(max_pending_events=3, max_bytes=body(records(3)))
+    buffer, lane = make(max_pending_events=3, max_bytes=body(records(3)) + 2)
     offer_all(buffer, lane, records(3))
     buffer.evict(1)
     offer_all(buffer, lane, records(1, start=3))
@@ -1012,466 +989,3 @@ def test_threads_lose_nothing() -> None:
     stats = queue.stats()
     assert stats.accepted == 8000
     assert stats.accepted == stats.delivered + stats.dropped + stats.pending
-
-
-# All at once, against a model
-
-LANES: dict[str, tuple[Kind, Secret | None]] = {
-    "events": (Kind.EVENTS, None),
-    "people": (Kind.PEOPLE, None),
-    "groups": (Kind.GROUPS, None),
-    "imports of one": (Kind.IMPORTS, Secret("one")),
-    "imports of two": (Kind.IMPORTS, Secret("two")),
-}
-WAITING, FLYING, DELIVERED, FAILED, DROPPED_, UNCERTAIN = "waiting", "flying", "delivered", "failed", "dropped", "unsure"
-Times = st.sampled_from([0.25, 0.5, 1.0, 2.0, 5.0])
-
-
-@dataclass(eq=False)
-class Row:
-    """What the model knows of a record."""
-
-    item: bytes
-    lane: str
-    number: int
-    accepted: float
-    place: str = WAITING
-    tries: int = 0
-    first_try: float = 0.0
-    is_due: bool = False
-    was_sent_once: bool = False
-
-    @property
-    def once(self) -> bool:
-        return isinstance(self.item, OnceOnly)
-
-
-@dataclass(eq=False)
-class Track:
-    """What the model knows of a lane."""
-
-    ordered: bool
-    open: list[Row] = field(default_factory=list)
-    flying: int = 0
-    alone: int = 0
-    paused_until: float = 0.0
-    in_trouble: bool = False
-    passed_over: int = 0
-
-
-def place_of(reason: DropReason) -> str:
-    if reason in DROPPED:
-        return DROPPED_
-    return UNCERTAIN if reason is DropReason.UNCERTAIN else FAILED
-
-
-class BufferModel(RuleBasedStateMachine):
-    """Records are offered, sent, settled, evicted and given up in any order; each must end in one place.
-
-    The model keeps a flat list of records. It does not know how the buffer groups them: it checks what each lease may
-    and may not hold, and by when it must come.
-    """
-
-    @initialize(
-        policy=st.builds(
-            BatchPolicy,
-            max_events=st.integers(1, 6),
-            max_bytes=st.integers(1, 150),
-            linger=st.sampled_from([0.0, 1.0, 2.0, 20.0]),
-            max_pending_events=st.integers(1, 25),
-            max_pending_bytes=st.integers(60, 600),
-            max_in_flight=st.integers(1, 3),
-            at_least_once=st.booleans(),
-        ),
-        retry=st.builds(
-            RetryPolicy,
-            attempts=st.none() | st.integers(1, 4),
-            total_timeout=st.none() | st.sampled_from([1.0, 4.0, 10.0]),
-        ),
-    )
-    def begin(self, policy: BatchPolicy, retry: RetryPolicy) -> None:
-        self.policy, self.retry = policy, retry
-        self.buffer = Buffer(policy, retry)
-        self.now = 1000.0
-        self.rows: list[Row] = []
-        self.by_item: dict[bytes, Row] = {}
-        self.tracks = {name: Track(kind in ORDERED) for name, (kind, _) in LANES.items()}
-        self.held = {name: self.buffer.lane(*key) for name, key in LANES.items()}
-        self.flying: list[tuple[Batch, list[Row]]] = []
-        self.alone: list[tuple[Batch, Row]] = []
-        self.barriers: list[tuple[Barrier, list[Row]]] = []
-        self.reasons: Counter[DropReason] = Counter()
-        self.discarded = 0
-        self.is_crowded = False
-        # Before the first 413 and the first eviction, the model can also tell when a batch leaves too early.
-        self.knows_all = True
-        self.asleep_until: float | None = None
-
-    # What the model can tell
-
-    def at(self, *places: str, lane: str | None = None) -> list[Row]:
-        return [row for row in self.rows if row.place in places and (lane is None or row.lane == lane)]
-
-    @property
-    def pending(self) -> list[Row]:
-        return self.at(WAITING, FLYING)
-
-    def limit(self, track: Track) -> int:
-        return 1 if track.ordered or track.in_trouble else self.policy.max_in_flight
-
-    def needed_by(self, name: str) -> float | None:
-        """The latest moment at which a lane must send, or None if it need not, or cannot."""
-        track = self.tracks[name]
-        waiting = self.at(WAITING, lane=name)
-        if not waiting or track.flying + track.alone >= self.limit(track):
-            return None
-        if self.is_crowded or any(row.is_due for row in waiting):
-            return max(self.now, track.paused_until)
-        return max(min(row.accepted for row in waiting) + self.policy.linger, track.paused_until)
-
-    def needs(self) -> dict[str, float]:
-        return {name: at for name in LANES if (at := self.needed_by(name)) is not None}
-
-    def fits(self, size: int) -> bool:
-        held = sum(len(row.item) for row in self.pending)
-        return len(self.pending) < self.policy.max_pending_events and held + size <= self.policy.max_pending_bytes
-
-    def end(self, row: Row, reason: DropReason | None) -> None:
-        row.place = DELIVERED if reason is None else place_of(reason)
-        if reason is not None:
-            self.reasons[reason] += 1
-        self.is_crowded = False
-        self.close([row])
-
-    def close(self, rows: Iterable[Row]) -> None:
-        """These are in no open batch any more."""
-        for row in rows:
-            track = self.tracks[row.lane]
-            track.open = [other for other in track.open if other is not row]
-
-    def wake(self) -> None:
-        self.asleep_until = None
-
-    # What happens
-
-    @rule(
-        name=st.sampled_from(sorted(LANES)),
-        size=st.integers(6, 70),
-        once=st.booleans(),
-        held=st.booleans(),
-        times=st.integers(1, 4),
-    )
-    def offer(self, name: str, size: int, *, once: bool, held: bool, times: int) -> None:
-        for _ in range(times):
-            item: bytes = b"%06d" % len(self.rows) + b"." * (size - 6)
-            lane = self.held[name] if held else self.buffer.lane(*LANES[name])
-            item = OnceOnly(item) if once else item
-            fits = self.fits(size)
-            assert self.buffer.is_full(size) is not fits
-            verdict = self.buffer.offer(lane, item, self.now)
-            assert (verdict is Offer.FULL) is not fits
-            if verdict is not Offer.TAKEN:
-                self.wake()
-            if not fits:
-                self.is_crowded = True
-                return
-            self.accept(Row(item, name, len(self.rows), self.now))
-
-    def accept(self, row: Row) -> None:
-        self.rows.append(row)
-        self.by_item[row.item] = row
-        track = self.tracks[row.lane]
-        if body(other.item for other in [*track.open, row]) > self.policy.max_bytes:
-            for other in track.open:
-                other.is_due = True
-            track.open = []
-        track.open.append(row)
-        if len(track.open) >= self.policy.max_events:
-            for other in track.open:
-                other.is_due = True
-            track.open = []
-        if len(self.pending) >= self.policy.max_pending_events:
-            self.is_crowded = True
-
-    @rule(dt=Times)
-    def pass_time(self, dt: float) -> None:
-        self.now += dt
-
-    @rule(times=st.integers(1, 6))
-    def poll(self, times: int) -> None:
-        self.wake()
-        for _ in range(times):
-            needs = self.needs()
-            step = self.buffer.poll(self.now)
-            if not isinstance(step, Batch):
-                self.check_wait(step, needs)
-                return
-            self.check_lease(step, needs)
-
-    def check_wait(self, step: WaitUntil | Idle, needs: dict[str, float]) -> None:
-        until = step.at if isinstance(step, WaitUntil) else math.inf
-        assert until > self.now, "a wait that is over"
-        assert until <= min(needs.values(), default=math.inf), "a wait that is too long"
-        self.asleep_until = until
-
-    def check_lease(self, batch: Batch, needs: dict[str, float]) -> None:
-        name = next(name for name, key in LANES.items() if key == (batch.lane.kind, batch.lane.secret))
-        track = self.tracks[name]
-        rows = [self.by_item[item] for item in batch.items]
-        assert rows, "a request of nothing"
-        assert all(row.place == WAITING and row.lane == name for row in rows)
-        assert len({row.number for row in rows}) == len(rows)
-        assert [row.number for row in rows] == sorted(row.number for row in rows)
-        assert len(rows) <= self.policy.max_events
-        assert len(rows) == 1 or body(batch.items) <= self.policy.max_bytes
-        assert track.paused_until <= self.now, "leased during a pause"
-        assert track.flying < self.limit(track), "too many at once"
-        if track.ordered:
-            assert rows == self.at(WAITING, lane=name)[: len(rows)], "out of order"
-        assert not any(row.was_sent_once for row in rows), "sent twice although it may have been applied"
-        assert {(row.tries + 1) for row in rows} == {batch.attempts}
-        if self.knows_all and not self.is_crowded and not any(row.is_due for row in rows):
-            assert rows[0].accepted + self.policy.linger <= self.now, "too early"
-        self.check_turn(name, needs)
-        for row in rows:
-            row.place = FLYING
-            if row.tries == 0:
-                row.first_try = self.now
-            row.tries += 1
-        self.close(rows)
-        track.flying += 1
-        self.flying.append((batch, rows))
-
-    def check_turn(self, name: str, needs: dict[str, float]) -> None:
-        for other, track in self.tracks.items():
-            must = other != name and other in needs and needs[other] <= self.now
-            track.passed_over = track.passed_over + 1 if must else 0
-            assert track.passed_over < len(LANES), "one lane starves another"
-
-    @rule()
-    def sleep(self) -> None:
-        """A sender that waits as it was told finds something to send."""
-        self.poll(100)
-        if self.asleep_until is not None and self.asleep_until < math.inf:
-            self.now = self.asleep_until
-            needs = self.needs()
-            step = self.buffer.poll(self.now)
-            assert isinstance(step, Batch), "woken for nothing"
-            self.check_lease(step, needs)
-
-    @precondition(lambda self: self.flying)
-    @rule(data=st.data())
-    def deliver(self, data: st.DataObject) -> None:
-        batch, rows = self.land(data)
-        self.settle(batch, Delivered(), dict.fromkeys(rows))
-
-    @precondition(lambda self: self.flying)
-    @rule(data=st.data())
-    def prune(self, data: st.DataObject) -> None:
-        batch, rows = self.land(data)
-        indexes = data.draw(st.sets(st.integers(0, len(rows) - 1), min_size=1))
-        ends = {row: DropReason.REJECTED if at in indexes else None for at, row in enumerate(rows)}
-        self.settle(batch, pruned(*sorted(indexes)), ends)
-
-    @precondition(lambda self: self.flying)
-    @rule(data=st.data())
-    def refuse(self, data: st.DataObject) -> None:
-        batch, rows = self.land(data)
-        self.settle(batch, REFUSED, dict.fromkeys(rows, DropReason.REJECTED))
-
-    @precondition(lambda self: self.flying)
-    @rule(data=st.data(), outcome=st.sampled_from([TOO_LARGE, INVALID]))
-    def split(self, data: st.DataObject, outcome: Split) -> None:
-        batch, rows = self.land(data)
-        ends: dict[Row, DropReason | None] = {}
-        if len(rows) == 1:
-            ends[rows[0]] = outcome.reason
-        elif outcome is TOO_LARGE:
-            self.knows_all = False
-        elif not self.policy.at_least_once:
-            ends = {row: DropReason.UNCERTAIN for row in rows if row.once}
-        self.settle(batch, outcome, ends)
-
-    @precondition(lambda self: self.flying)
-    @rule(data=st.data(), applied=st.booleans(), delay=st.sampled_from([0.0, 0.5, 1.0, 4.0, 60.0]))
-    def try_again(self, data: st.DataObject, *, applied: bool, delay: float) -> None:
-        batch, rows = self.land(data)
-        track = self.tracks[rows[0].lane]
-        track.in_trouble = True
-        track.paused_until = max(track.paused_until, self.now + delay)
-        ends: dict[Row, DropReason | None] = {}
-        for row in rows:
-            if row.once and applied and not self.policy.at_least_once:
-                ends[row] = DropReason.UNCERTAIN
-                row.was_sent_once = True
-            elif self.is_over(row, track):
-                ends[row] = DropReason.EXHAUSTED
-        self.settle(batch, UNKNOWN if applied else AGAIN, ends, delay)
-
-    def is_over(self, row: Row, track: Track) -> bool:
-        attempts, total = self.retry.attempts, self.retry.total_timeout
-        if attempts is not None and row.tries >= attempts:
-            return True
-        return total is not None and track.paused_until > row.first_try + total
-
-    @precondition(lambda self: self.flying)
-    @rule(data=st.data(), delay=st.sampled_from([0.5, 60.0]))
-    def be_misconfigured(self, data: st.DataObject, delay: float) -> None:
-        batch, rows = self.land(data)
-        track = self.tracks[rows[0].lane]
-        track.in_trouble = True
-        track.paused_until = max(track.paused_until, self.now + delay)
-        self.settle(batch, ASTRAY, {}, delay)
-
-    def land(self, data: st.DataObject) -> tuple[Batch, list[Row]]:
-        return self.flying.pop(data.draw(st.integers(0, len(self.flying) - 1)))
-
-    def settle(self, batch: Batch, outcome: Outcome, ends: dict[Row, DropReason | None], delay: float = 0.0) -> None:
-        """The request is over. `ends` are the records that ended with it, and how; the others wait again."""
-        rows = [self.by_item[item] for item in batch.items]
-        track = self.tracks[rows[0].lane]
-        track.flying -= 1
-        if not isinstance(outcome, (Retry, Misconfigured)):
-            track.in_trouble = False
-        losses = self.buffer.settle(batch, outcome, self.now, delay)
-        assert lost(losses) == {row.item: reason for row, reason in ends.items() if reason is not None}
-        assert all(loss.kind is batch.lane.kind for loss in losses)
-        for row in rows:
-            if row in ends:
-                self.end(row, ends[row])
-            else:
-                row.place, row.is_due = WAITING, True
-        self.wake()
-
-    @rule(name=st.sampled_from(sorted(LANES)), size=st.integers(6, 70))
-    def send_alone(self, name: str, size: int) -> None:
-        item = b"%06d" % len(self.rows) + b"!" * (size - 6)
-        fits = self.fits(size)
-        batch = self.buffer.lease_alone(self.buffer.lane(*LANES[name]), item, self.now)
-        assert (batch is not None) is fits
-        if batch is not None:
-            row = Row(item, name, len(self.rows), self.now, place=FLYING)
-            self.rows.append(row)
-            self.by_item[item] = row
-            self.tracks[name].alone += 1
-            self.alone.append((batch, row))
-
-    @precondition(lambda self: self.alone)
-    @rule(data=st.data(), reason=st.none() | st.sampled_from([DropReason.UNAUTHORIZED, DropReason.CLOSED]))
-    def conclude(self, data: st.DataObject, reason: DropReason | None) -> None:
-        batch, row = self.alone.pop(data.draw(st.integers(0, len(self.alone) - 1)))
-        losses = self.buffer.conclude(batch, reason)
-        assert lost(losses) == ({} if reason is None else {row.item: reason})
-        self.tracks[row.lane].alone -= 1
-        self.end(row, reason)
-        self.wake()
-
-    @rule(name=st.sampled_from(sorted(LANES)), count=st.integers(1, 3))
-    def discard(self, name: str, count: int) -> None:
-        self.buffer.discard(self.buffer.lane(*LANES[name]), [b"x"] * count, DropReason.BEFORE_SEND)
-        self.discarded += count
-        self.reasons[DropReason.BEFORE_SEND] += count
-
-    @precondition(lambda self: self.at(WAITING))
-    @rule(size=st.integers(1, 100))
-    def evict(self, size: int) -> None:
-        for loss in self.buffer.evict(size):
-            assert loss.reason is DropReason.QUEUE_FULL
-            for item in loss.items:
-                row = self.by_item[item]
-                assert row.place == WAITING
-                assert not self.fits(size), "more than the new record needs"
-                if self.tracks[row.lane].ordered:
-                    assert row is self.at(WAITING, lane=row.lane)[0]
-                self.end(row, DropReason.QUEUE_FULL)
-                self.knows_all = False
-        self.wake()
-
-    @rule()
-    def flush(self) -> None:
-        barrier = self.buffer.barrier()
-        self.barriers.append((barrier, self.pending))
-        for row in self.at(WAITING):
-            row.is_due = True
-        for track in self.tracks.values():
-            track.open = []
-        self.wake()
-
-    @precondition(lambda self: len(self.rows) > 20)
-    @rule()
-    def abandon(self) -> None:
-        waiting = self.at(WAITING)
-        losses = self.buffer.abandon(DropReason.CLOSED)
-        assert lost(losses) == {row.item: DropReason.CLOSED for row in waiting}
-        for row in waiting:
-            self.end(row, DropReason.CLOSED)
-
-    # What always holds
-
-    @invariant()
-    def every_record_is_in_one_place(self) -> None:
-        buffer = self.buffer
-        there = Counter(row.place for row in self.rows)
-        assert buffer.accepted == len(self.rows) + self.discarded
-        assert buffer.delivered == there[DELIVERED]
-        assert buffer.failed == there[FAILED]
-        assert buffer.dropped == there[DROPPED_] + self.discarded
-        assert buffer.uncertain == there[UNCERTAIN]
-        assert buffer.pending == there[WAITING] + there[FLYING]
-        assert buffer.pending_bytes == sum(len(row.item) for row in self.pending)
-        assert buffer.in_flight == len(self.flying) + len(self.alone)
-        assert buffer.losses == self.reasons
-
-    @invariant()
-    def the_bounds_hold(self) -> None:
-        assert self.buffer.pending <= self.policy.max_pending_events
-        assert self.buffer.pending_bytes <= self.policy.max_pending_bytes
-
-    @invariant()
-    def each_barrier_counts_its_own(self) -> None:
-        for barrier, rows in self.barriers:
-            there = Counter(row.place for row in rows)
-            assert barrier.pending == there[WAITING] + there[FLYING]
-            assert barrier.delivered == there[DELIVERED]
-            assert barrier.failed == there[FAILED]
-            assert barrier.dropped == there[DROPPED_]
-            assert barrier.uncertain == there[UNCERTAIN]
-
-    @invariant()
-    def nobody_sleeps_while_there_is_work(self) -> None:
-        """Since the sender went to sleep, only what wakes it may have made it late."""
-        if self.asleep_until is None or self.now >= self.asleep_until:
-            return
-        assert min(self.needs().values(), default=math.inf) > self.now
-
-    def teardown(self) -> None:
-        """Once Mixpanel takes everything, nothing stays behind."""
-        # After a failure there is no need to look for the next, nor may it hide the first.
-        if sys.exc_info()[0] is not None or not hasattr(self, "buffer"):
-            return
-        for batch, row in self.alone:
-            self.buffer.conclude(batch, None)
-            row.place = DELIVERED
-        for batch, _ in self.flying:
-            self.buffer.settle(batch, Delivered(), self.now)
-        for _ in range(1000):
-            step = self.buffer.poll(self.now)
-            if isinstance(step, Idle):
-                break
-            if isinstance(step, WaitUntil):
-                self.now = step.at
-            else:
-                self.buffer.settle(step, Delivered(), self.now)
-        assert (self.buffer.pending, self.buffer.pending_bytes, self.buffer.in_flight) == (0, 0, 0)
-
-
-# To make a failure small takes longer than to find it.
-TestBufferModel = pytest.mark.timeout(300)(BufferModel.TestCase)
-TestBufferModel.settings = settings(
-    max_examples=150,
-    stateful_step_count=60,
-    deadline=None,
-    derandomize=True,
-    database=None,
-    phases=[Phase.generate, Phase.shrink],
-)
