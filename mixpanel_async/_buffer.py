@@ -31,6 +31,10 @@ from ._records import (
     Split,
 )
 
+_MOST_LANES: Final = 100
+# Seconds for which a lane remembers that a server, or a proxy before it, found a body too large.
+_UNLEARN_AFTER: Final = 3600.0
+
 
 class Offer(Enum):
     """What became of an offered record, and whether the sender must be told."""
@@ -66,6 +70,8 @@ class Buffer:
         self._policy = policy
         self._retry = retry
         self._lanes: dict[tuple[Kind, Secret | None], Lane] = {}
+        # Those that hold records, in the order in which they take their turn.
+        self._active: dict[Lane, None] = {}
         self.accepted = self.delivered = self.failed = self.dropped = self.uncertain = 0
         self.pending = self.pending_bytes = 0
         # There was no room: what is open leaves without lingering.
@@ -78,16 +84,19 @@ class Buffer:
         lane = self._lanes.get(key)
         if lane is None:
             limit = self._policy.max_in_flight if kind in {Kind.EVENTS, Kind.IMPORTS} else 1
-            # Lanes of project secrets no longer in use would add up in a process that serves many projects.
-            if secret is not None:
-                for old in [k for k, v in self._lanes.items() if k[1] is not None and not any(v.batches())]:
+            if len(self._lanes) > _MOST_LANES:
+                # Secrets that are no longer in use would add up in a process that serves many projects.
+                idle = [
+                    k for k, v in self._lanes.items() if k[1] is not None and not v.failures and v not in self._active
+                ]
+                for old in idle:
                     del self._lanes[old]
             lane = self._lanes[key] = Lane(kind, secret, limit, self._policy.max_bytes)
         return lane
 
     @property
     def in_flight(self) -> int:
-        return sum(len(lane.leased) for lane in self._lanes.values())
+        return sum(len(lane.leased) + len(lane.alone) for lane in self._active)
 
     def is_full(self, size: int) -> bool:
         """Whether a record of this size has no room."""
@@ -116,6 +125,7 @@ class Buffer:
         is_first = batch is None
         if batch is None:
             batch = lane.open = Batch(lane, [item], now)
+            self._active[lane] = None
         else:
             batch.items.append(item)
             batch.size += size + 1
@@ -142,10 +152,8 @@ class Buffer:
         """
         losses = []
         while self.is_full(room):
-            heads = [lane.ready[0] if lane.ready else lane.open for lane in self._lanes.values()]
-            oldest = min((batch for batch in heads if batch is not None), key=lambda batch: batch.opened, default=None)
-            if oldest is None:
-                break
+            heads = [lane.ready[0] if lane.ready else lane.open for lane in self._active]
+            oldest = min((batch for batch in heads if batch is not None), key=lambda batch: batch.opened)
             item = oldest.items.pop(0)
             oldest.size -= len(item) + 1
             losses.append(self._lose(oldest, [item], DropReason.QUEUE_FULL))
@@ -155,6 +163,7 @@ class Buffer:
                     lane.ready.popleft()
                 else:
                     lane.open = None
+        self._crowded = True
         return losses
 
     def lease_alone(self, lane: Lane, item: bytes, now: float) -> Batch | None:
@@ -166,12 +175,13 @@ class Buffer:
         self.pending_bytes += len(item)
         batch = Batch(lane, [item], now)
         batch.first_try = now
-        lane.leased.add(batch)
+        lane.alone.add(batch)
+        self._active[lane] = None
         return batch
 
     def conclude(self, batch: Batch, reason: DropReason | None, *, message: str = "") -> list[Loss]:
         """End a lease made by `lease_alone`: delivered if there is no reason, else lost for it."""
-        batch.lane.leased.discard(batch)
+        batch.lane.alone.discard(batch)
         if reason is None:
             self._deliver(batch, batch.items)
             return []
@@ -180,14 +190,17 @@ class Buffer:
     def poll(self, now: float) -> Batch | WaitUntil | Idle:
         """What to do now: a batch, leased to the caller, or how long to wait."""
         wake: float | None = None
-        for key, lane in self._lanes.items():
+        for lane in [*self._active]:
             batch_or_time = self._poll_lane(lane, now)
             if isinstance(batch_or_time, Batch):
                 # The lane goes to the end of the line, so that a busy one cannot starve the others.
-                self._lanes[key] = self._lanes.pop(key)
+                del self._active[lane]
+                self._active[lane] = None
                 return batch_or_time
-            if batch_or_time is not None and (wake is None or batch_or_time < wake):
-                wake = batch_or_time
+            if batch_or_time is not None:
+                wake = batch_or_time if wake is None else min(wake, batch_or_time)
+            elif not any(lane.batches()):
+                del self._active[lane]
         return IDLE if wake is None else WaitUntil(wake)
 
     def _poll_lane(self, lane: Lane, now: float) -> Batch | float | None:
@@ -232,13 +245,15 @@ class Buffer:
             lane.ready.appendleft(batch)
             return []
         lane.failures = 0
+        if now - lane.learned >= _UNLEARN_AFTER:
+            lane.max_bytes = self._policy.max_bytes
         if isinstance(outcome, Delivered):
             self._deliver(batch, batch.items)
             return []
         if isinstance(outcome, Pruned):
             return self._pruned(batch, outcome)
         if isinstance(outcome, Split) and len(batch.items) > 1:
-            return self._halved(batch, outcome)
+            return self._halved(batch, outcome, now)
         reason = outcome.reason if isinstance(outcome, Split) else DropReason.REJECTED
         return [self._lose(batch, batch.items, reason, message=outcome.message)]
 
@@ -254,7 +269,9 @@ class Buffer:
             return losses
         retry = self._retry
         out_of_tries = retry.attempts is not None and batch.attempts >= retry.attempts
-        out_of_time = retry.total_timeout is not None and now + delay > batch.first_try + retry.total_timeout
+        out_of_time = (
+            retry.total_timeout is not None and batch.lane.paused_until > batch.first_try + retry.total_timeout
+        )
         if out_of_tries or out_of_time:
             losses.append(self._lose(batch, batch.items, DropReason.EXHAUSTED, message=outcome.message))
         else:
@@ -274,11 +291,12 @@ class Buffer:
         self._deliver(batch, [item for at, item in enumerate(batch.items) if at not in named])
         return [self._lose(batch, lost, DropReason.REJECTED, details=outcome.failed, message=outcome.message)]
 
-    def _halved(self, batch: Batch, outcome: Split) -> list[Loss]:
+    def _halved(self, batch: Batch, outcome: Split, now: float) -> list[Loss]:
         losses = []
         items = batch.items
         if outcome.reason is DropReason.TOO_LARGE:
             batch.lane.max_bytes = max(1, min(batch.lane.max_bytes, batch.size // 2 + 1))
+            batch.lane.learned = now
         elif not self._policy.at_least_once and any(isinstance(item, OnceOnly) for item in items):
             # Mixpanel's documents disagree on whether the valid rows of a refused profile batch were applied.
             once = [item for item in items if isinstance(item, OnceOnly)]
@@ -325,7 +343,7 @@ class Buffer:
     def barrier(self) -> Barrier:
         """Make everything accepted so far due at once, and a count of what becomes of it."""
         barrier = Barrier()
-        for lane in self._lanes.values():
+        for lane in self._active:
             lane.close_open()
             for batch in lane.batches():
                 # Halves share their parent's list, so the list is replaced and never changed.
@@ -335,7 +353,7 @@ class Buffer:
 
     def next_try(self) -> float:
         """The earliest moment at which a waiting batch may be sent; minus infinity if one is in flight."""
-        times = [lane.paused_until for lane in self._lanes.values() if lane.ready or lane.open]
+        times = [lane.paused_until for lane in self._active if lane.ready or lane.open]
         if self.in_flight or not times:
             return float("-inf")
         return min(times)
@@ -343,7 +361,7 @@ class Buffer:
     def abandon(self, reason: DropReason) -> list[Loss]:
         """Give up everything that waits. Batches in flight stay with whoever holds their lease."""
         losses = []
-        for lane in self._lanes.values():
+        for lane in self._active:
             lane.close_open()
             while lane.ready:
                 batch = lane.ready.popleft()

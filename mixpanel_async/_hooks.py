@@ -125,7 +125,7 @@ def _records(loss: Loss) -> list[LostRecord]:
 def _payload(item: bytes) -> dict[str, Any] | None:
     if not item:
         return None
-    payload: dict[str, Any] = orjson.loads(item)
+    payload: dict[str, Any] = orjson.loads(memoryview(item))
     payload.pop("$token", None)
     properties = payload.get("properties")
     if isinstance(properties, dict):

@@ -32,12 +32,17 @@ class Batch:
     def __init__(self, lane: Lane, items: list[bytes], opened: float) -> None:
         self.lane = lane
         self.items = items
-        self.size = 2 + sum(map(len, items)) + len(items)
+        self.size = 1 + sum(map(len, items)) + len(items)
         self.opened = opened
         self.attempts = 0
         self.first_try = 0.0
         self.episode = 0
         self.barriers: list[Barrier] = []
+
+    @property
+    def payload(self) -> int:
+        """Size of the records themselves."""
+        return self.size - 1 - len(self.items)
 
     def part(self, items: list[bytes]) -> Batch:
         """Some of its records as a batch of their own, with the same past."""
@@ -53,7 +58,19 @@ class Lane:
     A lane in trouble (`failures` in a row) sends one probe at a time, and none before `paused_until`.
     """
 
-    __slots__ = ("failures", "kind", "leased", "limit", "max_bytes", "open", "paused_until", "ready", "secret")
+    __slots__ = (
+        "alone",
+        "failures",
+        "kind",
+        "learned",
+        "leased",
+        "limit",
+        "max_bytes",
+        "open",
+        "paused_until",
+        "ready",
+        "secret",
+    )
 
     def __init__(self, kind: Kind, secret: Secret | None, limit: int, max_bytes: int) -> None:
         self.kind = kind
@@ -63,6 +80,10 @@ class Lane:
         self.open: Batch | None = None
         self.ready: deque[Batch] = deque()
         self.leased: set[Batch] = set()
+        # Records that somebody waits for travel beside the queue and take no place of a batch.
+        self.alone: set[Batch] = set()
+        # When a 413 last made `max_bytes` smaller.
+        self.learned = 0.0
         self.failures = 0
         self.paused_until = 0.0
 
@@ -73,6 +94,7 @@ class Lane:
 
     def batches(self) -> Iterable[Batch]:
         yield from self.leased
+        yield from self.alone
         yield from self.ready
         if self.open is not None:
             yield self.open

@@ -356,7 +356,10 @@ async def test_profile_updates_keep_their_order_through_trouble() -> None:
 async def test_an_update_that_may_have_been_applied_is_not_sent_again() -> None:
     emulator = Emulator()
     emulator.drop_connections(1, path="/engage", apply=True)
-    async with emulator.client(retry=AT_ONCE, batching=NEVER_BY_TIME) as mp:
+    lost: list[LostRecord] = []
+    async with emulator.client(
+        retry=AT_ONCE, batching=NEVER_BY_TIME, on_drop=lambda records, reason: lost.extend(records)
+    ) as mp:
         await mp.people_set("user", {"name": "Ada"})
         await mp.people_increment("user", {"visits": 1})
         await mp.people_append("user", {"seen": "home"})
@@ -367,6 +370,8 @@ async def test_an_update_that_may_have_been_applied_is_not_sent_again() -> None:
     profile = emulator.profile("user")
     assert profile is not None
     assert (profile["name"], profile["visits"], profile["seen"]) == ("Ada", 1, ["home"])
+    assert [set(record.payload or {}) & {"$add", "$append"} for record in lost] == [{"$add"}, {"$append"}, {"$append"}]
+    assert "$token" not in (lost[0].payload or {})
 
 
 async def test_an_update_that_was_not_applied_is_sent_again() -> None:

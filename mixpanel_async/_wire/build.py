@@ -349,11 +349,17 @@ def _check_numbers(values: Mapping[Any, Any]) -> None:
             raise ValidationError(join_path("$add", key), f"must be a number, not {type(value).__name__}")
 
 
+def _dumped(message: Message) -> bytes | None:
+    try:
+        return orjson.dumps(message)
+    except TypeError:
+        return None
+
+
 def _encode(message: Message, whole: Cleaner) -> bytes:
     """The message as JSON. orjson does not say what it could not take, so `whole` walks it then to name the path."""
-    try:
-        data = orjson.dumps(message)
-    except TypeError:
+    data = _dumped(message)
+    if data is None:
         data = orjson.dumps(whole.mapping(message, ""))
     if len(data) >= MAX_RECORD_BYTES:
         path = "properties" if "properties" in message else "message"

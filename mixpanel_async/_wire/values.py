@@ -164,7 +164,7 @@ class Cleaner:
             ValidationError: naming the first thing in it that cannot be sent.
         """
         try:
-            items = list(value.items())
+            items = [(key, entry) for key, entry in value.items()]
         except Exception:  # noqa: BLE001  a user's mapping may fail in any way
             raise ValidationError(path, "cannot be read as a mapping") from None
         most = self.limits.keys if depth else self.limits.properties
@@ -192,9 +192,14 @@ class Cleaner:
             if not isfinite(value):
                 raise ValidationError(path, "must be a finite number")
             return value
-        if isinstance(value, (Mapping, list, tuple, AbstractSet)):
-            return self._container(value, path, depth)
-        return self._converted(value, path, depth, converted)
+        try:
+            if isinstance(value, (Mapping, list, tuple, AbstractSet)):
+                return self._container(value, path, depth)
+            return self._converted(value, path, depth, converted)
+        except ValidationError:
+            raise
+        except Exception:  # noqa: BLE001  a user's type may fail in any way, when it is asked for its class even
+            raise ValidationError(path, f"of type {kind.__name__} cannot be sent") from None
 
     def _container(self, value: Any, path: str, depth: int) -> Any:
         if depth >= self.limits.depth:
@@ -215,22 +220,19 @@ class Cleaner:
             plain = self._convert(value)
         except ValidationError as error:
             raise ValidationError(path, error.problem) from None
-        except Exception:  # noqa: BLE001  a user's type or serializer may fail in any way
-            raise ValidationError(path, f"of type {type(value).__name__} cannot be sent") from None
         return self._value(plain, path, depth, converted + 1)
 
     def _convert(self, value: Any) -> Any:
         if isinstance(value, datetime):
             # https://docs.mixpanel.com: dates are UTC without an offset. A naive one is taken to be UTC already.
-            utc = value if value.tzinfo is None else value.astimezone(timezone.utc)
+            utc = value if value.utcoffset() is None else value.astimezone(timezone.utc)
             return utc.replace(tzinfo=None, microsecond=0).isoformat()
         if isinstance(value, (str, int, float)) and not isinstance(value, Enum):
             return _base(value)
         if self.serializer is not None:
             try:
                 return self.serializer(value)
-            except TypeError:
-                # Its way of saying that it does not know the type either.
+            except Exception:  # noqa: BLE001  its way of saying that it does not know the type
                 return _known(value)
         return _known(value)
 
@@ -268,7 +270,7 @@ def _base(value: str | float) -> str | float:
 def _decimal(value: Decimal) -> int | float:
     if not value.is_finite():
         raise ValidationError("", "must be a finite number")
-    if value.adjusted() < 19 and value == value.to_integral_value():
+    if value.adjusted() < 20 and value == value.to_integral_value() and _LEAST_INT <= int(value) <= _MOST_INT:
         return int(value)
     return float(value)
 
