@@ -31,7 +31,7 @@ from ._records import (
     Split,
 )
 
-_MOST_LANES: Final = 100
+_MOST_LANES: Final = 50
 # Seconds for which a lane remembers that a server, or a proxy before it, found a body too large.
 _UNLEARN_AFTER: Final = 3600.0
 
@@ -145,12 +145,16 @@ class Buffer:
         return Loss(kind=lane.kind, reason=reason, items=items)
 
     def evict(self, room: int) -> list[Loss]:
-        """Drop the batches that have waited longest until one record of `room` bytes fits; those in flight stay.
+        """Drop the records that have waited longest until one of `room` bytes fits; those in flight stay.
 
         Returns:
-            What was dropped; fewer than needed if the rest is in flight.
+            What was dropped; nothing if that could not make enough room.
         """
-        losses = []
+        losses: list[Loss] = []
+        flying = [batch for lane in self._active for batch in (*lane.leased, *lane.alone)]
+        held, held_bytes = sum(len(batch.items) for batch in flying), sum(batch.payload for batch in flying)
+        if held >= self._policy.max_pending_events or held_bytes + room > self._policy.max_pending_bytes:
+            return losses
         while self.is_full(room):
             heads = [lane.ready[0] if lane.ready else lane.open for lane in self._active]
             oldest = min((batch for batch in heads if batch is not None), key=lambda batch: batch.opened)
@@ -163,7 +167,7 @@ class Buffer:
                     lane.ready.popleft()
                 else:
                     lane.open = None
-        self._crowded = True
+        self._crowded = self._crowded or bool(losses)
         return losses
 
     def lease_alone(self, lane: Lane, item: bytes, now: float) -> Batch | None:

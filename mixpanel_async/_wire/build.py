@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from collections.abc import Set as AbstractSet
 from datetime import datetime
 from inspect import iscoroutinefunction
 from ipaddress import ip_address
@@ -32,6 +31,7 @@ from .values import (
     is_plain,
     join_path,
     names,
+    shallow,
 )
 
 Message = dict[str, Any]
@@ -107,16 +107,15 @@ def event_time(value: object, path: str, *, now: float, recent: bool) -> int:
     if isinstance(value, datetime):
         if value.tzinfo is None or value.utcoffset() is None:
             raise ValidationError(path, "must have a time zone; a naive datetime could be any of 26 hours")
-        number: float = value.timestamp()
+        ms = round(value.timestamp() * 1000)
     elif isinstance(value, (int, float)) and not isinstance(value, bool):
-        if not isfinite(value):
+        if isinstance(value, float) and not isfinite(value):
             raise ValidationError(path, "must be a finite number")
-        number = value
+        if abs(value) >= _MILLISECONDS_END:
+            raise ValidationError(path, "must be in seconds or milliseconds; this looks like a smaller unit")
+        ms = round(value * 1000) if abs(value) < _SECONDS_END else round(value)
     else:
         raise ValidationError(path, f"must be a number or a datetime with a time zone, not {type(value).__name__}")
-    if abs(number) >= _MILLISECONDS_END:
-        raise ValidationError(path, "must be in seconds or milliseconds; this looks like a smaller unit")
-    ms = round(number * 1000) if abs(number) < _SECONDS_END else round(number)
     now_ms = now * 1000
     if ms < _FIRST_MS:
         raise ValidationError(path, "must not be before 1971-01-01")
@@ -187,7 +186,9 @@ class Builder:
         stamp = int(now * 1000)
         made_id = new_id() if insert_id is None else insert_id
         if distinct_id is None:
-            distinct_id = user_id if user_id is not None else None if device_id is None else f"$device:{device_id}"
+            distinct_id = user_id
+            if user_id is None and isinstance(device_id, str):
+                distinct_id = f"$device:{device_id}"
         props: Message = {
             "token": self._token,
             "distinct_id": distinct_id,
@@ -198,6 +199,7 @@ class Builder:
         }
         if self._super:
             props.update(self._super)
+            props.update({"distinct_id": distinct_id, "time": stamp, "$insert_id": made_id})
         if not (ip is user_id is device_id is time is None):
             _put_arguments(props, ip, user_id, device_id, time)
         if properties is not None:
@@ -205,22 +207,28 @@ class Builder:
                 properties = self.clean(properties, "properties")
             props.update(properties)
         message: Message = {"event": event_name, "properties": props}
-        if meta:
+        if meta is not None:
             _merge_meta(message, meta, self._events)
-        if self._before_send is not None:
-            message = self._filtered(message)
-            props = message["properties"] = dict(message["properties"])
-            # What a hook has touched is checked as if the caller had written it.
-            stamp = -1
-        if props.get("time") is not stamp:
-            props["time"] = event_time(
-                props.get("time"), "properties.time", now=now, recent=self._recent if recent is None else recent
-            )
-        if props.get("$insert_id") is not made_id or insert_id is not None or stamp == -1:
-            check_insert_id(props.get("$insert_id"), "properties.$insert_id")
-        return self._seal_event(message, props)
+        checked = props.get("time") is stamp and insert_id is None and props.get("$insert_id") is made_id
+        recent = self._recent if recent is None else recent
+        data = self._seal_event(message, now=now, recent=recent, stamps_are_ours=checked)
+        if self._before_send is None:
+            return data
+        # The caller's own mistakes have been refused by now; what is wrong from here on is the hook's doing.
+        message = self._filtered(orjson.loads(data))
+        try:
+            beside = {key: value for key, value in message.items() if key != "properties"}
+            message = {**self._events.mapping(beside, ""), "properties": shallow(message["properties"], "properties")}
+            return self._seal_event(message, now=now, recent=recent, stamps_are_ours=False)
+        except ValidationError:
+            raise Discarded(DropReason.BEFORE_SEND_FAILED, message) from None
 
-    def _seal_event(self, message: Message, props: Message) -> bytes:
+    def _seal_event(self, message: Message, *, now: float, recent: bool, stamps_are_ours: bool) -> bytes:
+        """Check an event, make its values fit for JSON in place, and encode it."""
+        props = message["properties"]
+        if not stamps_are_ours:
+            props["time"] = event_time(props.get("time"), "properties.time", now=now, recent=recent)
+            check_insert_id(props.get("$insert_id"), "properties.$insert_id")
         name = message.get("event")
         if type(name) is not str or not 0 < len(name) <= 255 or name.isspace():
             _check_name(name)
@@ -243,22 +251,32 @@ class Builder:
             Discarded: if the `before_send` hook kept it back.
         """
         record: Message = {"$token": self._token, "$time": now}
-        record.update(first_mapping(message, "message"))
-        if meta:
-            record.update(first_mapping(meta, "meta"))
+        record.update(shallow(message, "message"))
+        if meta is not None:
+            record.update(shallow(meta, "meta"))
+        data, clean = self._seal_profile(record)
         if self._before_send is not None:
-            record = self._filtered(record)
+            clean = self._filtered(orjson.loads(data))
+            try:
+                data, clean = self._seal_profile(clean)
+            except ValidationError:
+                raise Discarded(DropReason.BEFORE_SEND_FAILED, clean) from None
+        repeatable = all(key in _IDEMPOTENT or key in _ENVELOPE for key in clean)
+        return data if repeatable else OnceOnly(data)
+
+    def _seal_profile(self, record: Message) -> tuple[bytes, Message]:
+        """Check an update and encode it; also as JSON has it."""
         _check_target(record)
         for operation in _MAPPING_OPS:
             if operation in record:
                 first_mapping(record[operation], operation)
-        if "$add" in record:
-            _check_numbers(record["$add"])
         if "$unset" in record:
             names(record["$unset"], "$unset")
-        data = _encode(self._profiles.mapping(record, ""), self._profiles)
-        repeatable = all(key in _IDEMPOTENT or key in _ENVELOPE for key in record)
-        return data if repeatable else OnceOnly(data)
+        clean = self._profiles.mapping(record, "")
+        for key, value in clean.get("$add", {}).items():
+            if isinstance(value, bool) or not isinstance(value, (int, float)):
+                raise ValidationError(join_path("$add", key), f"must be a number, not {type(value).__name__}")
+        return _encode(clean, self._profiles), clean
 
     def identity(self, event_name: str, properties: Message, meta: Mapping[str, Any] | None) -> bytes:
         """One `$create_alias`, `$merge` or `$identify` with exactly the fields that the official SDK sends.
@@ -267,7 +285,7 @@ class Builder:
             ValidationError: if `meta` cannot be sent.
         """
         message: Message = {"event": event_name, "properties": {**properties, "token": self._token}}
-        if meta:
+        if meta is not None:
             _merge_meta(message, meta, self._events)
         return _encode(message, self._whole_event)
 
@@ -293,10 +311,11 @@ class Builder:
 
 
 def _merge_meta(message: Message, meta: Mapping[str, Any], cleaner: Cleaner) -> None:
-    for key in first_mapping(meta, "meta"):
-        if key in {"event", "properties"}:
+    clean = cleaner.mapping(first_mapping(meta, "meta"), "meta")
+    for key in ("event", "properties"):
+        if key in clean:
             raise ValidationError(f"meta.{key}", "would replace the event itself; pass it as an argument")
-    message.update(cleaner.mapping(meta, "meta"))
+    message.update(clean)
 
 
 def _put_arguments(props: Message, ip: object, user_id: object, device_id: object, time: object) -> None:
@@ -341,12 +360,6 @@ def _check_target(record: Message) -> None:
             raise ValidationError("$group_key", "must be a string that is not blank")
     else:
         check_id(record.get("$distinct_id"), "$distinct_id")
-
-
-def _check_numbers(values: Mapping[Any, Any]) -> None:
-    for key, value in values.items():
-        if isinstance(value, (str, bool, type(None), Mapping, list, tuple, AbstractSet)):
-            raise ValidationError(join_path("$add", key), f"must be a number, not {type(value).__name__}")
 
 
 def _dumped(message: Message) -> bytes | None:

@@ -163,10 +163,7 @@ class Cleaner:
         Raises:
             ValidationError: naming the first thing in it that cannot be sent.
         """
-        try:
-            items = [(key, entry) for key, entry in value.items()]
-        except Exception:  # noqa: BLE001  a user's mapping may fail in any way
-            raise ValidationError(path, "cannot be read as a mapping") from None
+        items = _pairs(value, path)
         most = self.limits.keys if depth else self.limits.properties
         if len(items) > most:
             raise ValidationError(path, f"has {len(items)} keys; Mixpanel takes {most}")
@@ -284,6 +281,25 @@ def first_mapping(value: object, path: str) -> Mapping[Any, Any]:
     if not isinstance(value, Mapping):
         raise ValidationError(path, f"must be a mapping, not {type(value).__name__}")
     return value
+
+
+def shallow(value: object, path: str) -> dict[Any, Any]:
+    """A copy of a mapping with the values that it had.
+
+    Raises:
+        ValidationError: if it is none, or cannot be read.
+    """
+    try:
+        return dict(_pairs(first_mapping(value, path), path))
+    except TypeError:
+        raise ValidationError(path, "cannot be read as a mapping") from None
+
+
+def _pairs(value: Mapping[Any, Any], path: str) -> list[tuple[Any, Any]]:
+    try:
+        return [(key, entry) for key, entry in value.items()]
+    except Exception:  # noqa: BLE001  a user's mapping may fail in any way
+        raise ValidationError(path, "cannot be read as a mapping") from None
 
 
 def names(value: object, path: str) -> Iterable[Any]:

@@ -1,0 +1,105 @@
+"""Fresh ids: 32 hexadecimal digits, never twice, in no thread and no forked child."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from mixpanel_async._runtime import IdSource, real_runtime
+from mixpanel_async._wire.values import check_id, check_insert_id
+
+
+def test_an_id_is_32_hexadecimal_digits_that_mixpanel_takes() -> None:
+    draw = IdSource()
+    for _ in range(2000):
+        one = draw()
+        assert re.fullmatch(r"[0-9a-f]{32}", one)
+        check_insert_id(one, "$insert_id")
+        check_id(one, "distinct_id")
+
+
+def test_a_million_ids_are_a_million_different_ones() -> None:
+    draw = IdSource()
+    assert len({draw() for _ in range(1_000_000)}) == 1_000_000
+
+
+def test_two_sources_share_nothing() -> None:
+    first, second = IdSource(), IdSource()
+    assert not {first() for _ in range(5000)} & {second() for _ in range(5000)}
+
+
+def test_ids_are_evenly_random() -> None:
+    draw = IdSource()
+    digits = "".join(draw() for _ in range(5000))
+    for digit in "0123456789abcdef":
+        assert 9_000 < digits.count(digit) < 11_000
+
+
+def test_threads_never_draw_the_same_id() -> None:
+    draw = IdSource()
+    drawn: list[list[str]] = [[] for _ in range(8)]
+    start = threading.Barrier(8)
+
+    def work(into: list[str]) -> None:
+        start.wait()
+        into.extend(draw() for _ in range(20_000))
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        threads = [threading.Thread(target=work, args=(into,)) for into in drawn]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+    assert len({one for into in drawn for one in into}) == 160_000
+
+
+FORKING = """
+import os
+from mixpanel_async._runtime import IdSource
+
+draw = IdSource()
+mine = [draw() for _ in range(10)]
+readers = []
+for child in range(4):
+    reader, writer = os.pipe()
+    if os.fork() == 0:
+        with os.fdopen(writer, "w") as out:
+            out.write(" ".join(draw() for _ in range(700)) + " ")
+            out.flush()
+            grandchild = os.fork()
+            out.write(" ".join(draw() for _ in range(700)) + " ")
+            out.flush()
+            if grandchild:
+                os.waitpid(grandchild, 0)
+        os._exit(0)
+    os.close(writer)
+    readers.append(os.fdopen(reader))
+mine += [draw() for _ in range(700)]
+theirs = [one for reader in readers for one in reader.read().split()]
+print(len(mine), len(theirs), len({*mine, *theirs}))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_a_forked_child_never_repeats_its_parents_ids() -> None:
+    """In a process of its own: to fork one with threads is no longer safe."""
+    done = subprocess.run([sys.executable, "-c", FORKING], capture_output=True, text=True, check=True, timeout=20)
+    assert done.stdout.split() == ["710", "8400", "9110"]
+
+
+def test_each_client_has_randomness_of_its_own() -> None:
+    first, second = real_runtime(), real_runtime()
+    assert [first.chance() for _ in range(5)] != [second.chance() for _ in range(5)]
+    assert all(0.0 <= first.chance() < 1.0 for _ in range(1000))
+    assert first.new_id is not second.new_id
+    assert first.monotonic() <= first.monotonic()
+    assert first.wall() > 1_700_000_000
