@@ -18,8 +18,7 @@ A status alone is not believed: a 200 with `0` in it is no success, nor is the p
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import replace
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 from math import isfinite
@@ -59,32 +58,18 @@ def read(reply: Reply | NoReply, count: int, *, now: float, secrets: Iterable[st
     """
     if isinstance(reply, NoReply):
         return Retry(message=reply.message, applied=reply.sent)
-    return _masked(_outcome(reply, count, now), tuple(secrets))
+    # The longest first: one may be part of another.
+    return _outcome(reply, count, now, sorted(secrets, key=len, reverse=True))
 
 
-def _masked(outcome: Outcome, secrets: tuple[str, ...]) -> Outcome:
-    if isinstance(outcome, Delivered) or not secrets:
-        return outcome
-
-    def mask(text: str) -> str:
-        for secret in secrets:
-            text = text.replace(secret, "***")
-        return text
-
-    if isinstance(outcome, Pruned):
-        failed = (replace(row, field=mask(row.field), message=mask(row.message)) for row in outcome.failed)
-        return replace(outcome, message=mask(outcome.message), failed=tuple(failed))
-    return replace(outcome, message=mask(outcome.message))
-
-
-def _outcome(reply: Reply, count: int, now: float) -> Outcome:
+def _outcome(reply: Reply, count: int, now: float, secrets: Sequence[str]) -> Outcome:
     status = reply.status
     body = _json(reply.body)
-    said = _words(body)
+    said = _words(body, secrets)
     if status == 200:
-        return _success(body, count, said)
+        return _success(body, count, said, secrets)
     if status in {400, 422}:
-        return _invalid(body, count, status, said)
+        return _invalid(body, count, status, said, secrets)
     if status in _MISCONFIGURED or 300 <= status < 400:
         return Misconfigured(status=status, message=said or _DEFAULT_WORDS.get(status, "the request was not accepted"))
     if status == 413:
@@ -149,13 +134,18 @@ def _json(body: bytes) -> Any:
         return None
 
 
-def _words(body: Any) -> str:
+def _words(body: Any, secrets: Sequence[str]) -> str:
     """Mixpanel's own words, fit to print in one line."""
     error = body.get("error") if isinstance(body, dict) else None
-    return _printable(error) if isinstance(error, str) else ""
+    return _printable(error, secrets)
 
 
-def _printable(text: str) -> str:
+def _printable(text: Any, secrets: Sequence[str]) -> str:
+    """Words of the server's, masked before they are cut: half a secret is too much. Empty if they are no text."""
+    if not isinstance(text, str):
+        return ""
+    for secret in secrets:
+        text = text.replace(secret, "***")
     return "".join(char if char.isprintable() else " " for char in text[:_SHOWN])
 
 
@@ -167,10 +157,10 @@ def _is_zero(value: Any) -> bool:
     return value == 0 and not isinstance(value, bool)
 
 
-def _success(body: Any, count: int, said: str) -> Outcome:
+def _success(body: Any, count: int, said: str, secrets: Sequence[str]) -> Outcome:
     if isinstance(body, dict):
         if body.get("failed_records"):
-            return _invalid(body, count, 200, said)
+            return _invalid(body, count, 200, said, secrets)
         status = body.get("status")
         if _is_one(status) or (status == "OK" and body.get("code", 200) == 200):
             return Delivered()
@@ -183,7 +173,7 @@ def _success(body: Any, count: int, said: str) -> Outcome:
     return Retry(message="the answer is not one that Mixpanel gives", applied=True, status=200)
 
 
-def _invalid(body: Any, count: int, status: int, said: str) -> Outcome:
+def _invalid(body: Any, count: int, status: int, said: str, secrets: Sequence[str]) -> Outcome:
     message = said or "Mixpanel refused the request"
     listed = body.get("failed_records") if isinstance(body, dict) else None
     failed: dict[int, FailedRecord] = {}
@@ -191,21 +181,19 @@ def _invalid(body: Any, count: int, status: int, said: str) -> Outcome:
         if isinstance(entry, dict):
             index = entry.get("index")
             if isinstance(index, int) and not isinstance(index, bool) and 0 <= index < count:
-                failed.setdefault(index, _failed(index, entry))
+                failed.setdefault(index, _failed(index, entry, secrets))
         elif isinstance(entry, str):
             # Observed of Simplified projects: words without an index.
-            message = _printable(entry)
+            message = _printable(entry, secrets)
     if failed:
         return Pruned(failed=tuple(failed[index] for index in sorted(failed)), status=status, message=message)
     return Split(reason=DropReason.REJECTED, status=status, message=message)
 
 
-def _failed(index: int, entry: dict[str, Any]) -> FailedRecord:
-    insert_id = entry.get("$insert_id", entry.get("insert_id"))
-    field, message = entry.get("field"), entry.get("message")
+def _failed(index: int, entry: dict[str, Any], secrets: Sequence[str]) -> FailedRecord:
     return FailedRecord(
         index=index,
-        field=_printable(field) if isinstance(field, str) else "",
-        message=_printable(message) if isinstance(message, str) else "",
-        insert_id=_printable(insert_id) if isinstance(insert_id, str) else None,
+        field=_printable(entry.get("field"), secrets),
+        message=_printable(entry.get("message"), secrets),
+        insert_id=_printable(entry.get("$insert_id", entry.get("insert_id")), secrets) or None,
     )

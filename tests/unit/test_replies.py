@@ -57,35 +57,36 @@ AGAIN_MAYBE_APPLIED = {408, *range(500, 600)} - {501, 503, 505}
 STRANGE = {*range(100, 200), *range(200, 300)}
 
 
-@pytest.mark.parametrize("body", [b"", b"<html>gateway</html>", b'{"error": "words"}'], ids=["empty", "page", "words"])
-@pytest.mark.parametrize("status", range(100, 600))
-def test_each_status_has_its_outcome(status: int, body: bytes) -> None:
-    """The table in the module's docstring; fault catalogue, C1."""
-    result = outcome(status, body)
+def expected_of(status: int) -> tuple[type[Outcome], object]:
+    """The table in the module's docstring, and fault catalogue C1: the outcome, and what else is sure about it."""
     if status in MISCONFIGURED:
-        assert isinstance(result, Misconfigured)
-    elif status in HALVED:
-        assert isinstance(result, Split)
-        assert result.reason is HALVED[status]
-    elif status in AGAIN_AS_NOT_APPLIED:
-        assert isinstance(result, Retry)
-        assert not result.applied
-    elif status in AGAIN_MAYBE_APPLIED or status in STRANGE:
-        assert isinstance(result, Retry)
-        assert result.applied
-    else:
-        assert status in {501, 505} or 400 <= status < 500
-        assert isinstance(result, Refused)
-    assert result.status == status  # type: ignore[union-attr]
-    assert result.message  # type: ignore[union-attr]
-    if b"words" in body and status not in STRANGE:
-        assert result.message == "words"  # type: ignore[union-attr]
+        return Misconfigured, None
+    if status in HALVED:
+        return Split, HALVED[status]
+    if status in AGAIN_AS_NOT_APPLIED:
+        return Retry, False
+    if status in AGAIN_MAYBE_APPLIED or status in STRANGE:
+        return Retry, True
+    return Refused, None
 
 
-@pytest.mark.parametrize("status", sorted(set(range(100, 600)) - {200}))
-def test_no_status_but_200_is_a_success_whatever_the_body_says(status: int) -> None:
-    for body in (1, {"status": 1}, {"code": 200, "num_records_imported": 10, "status": "OK"}):
-        assert not isinstance(outcome(status, body), Delivered)
+@pytest.mark.parametrize("body", [b"", b"<html>gateway</html>", b'{"error": "words"}'], ids=["empty", "page", "words"])
+def test_each_of_the_500_statuses_has_its_outcome(body: bytes) -> None:
+    for status in range(100, 600):
+        result = outcome(status, body)
+        assert not isinstance(result, Delivered), status
+        detail = result.reason if isinstance(result, Split) else result.applied if isinstance(result, Retry) else None
+        assert (type(result), detail) == expected_of(status), status
+        assert result.status == status
+        assert result.message, status
+        if b"words" in body and status not in STRANGE:
+            assert result.message == "words", status
+
+
+def test_no_status_but_200_is_a_success_whatever_the_body_says() -> None:
+    for status in {*range(100, 600)} - {200}:
+        for body in (1, {"status": 1}, {"code": 200, "num_records_imported": 10, "status": "OK"}):
+            assert not isinstance(outcome(status, body), Delivered), status
 
 
 @pytest.mark.parametrize("sent", [True, False])
@@ -252,13 +253,12 @@ def test_a_retry_after_is_read_from_every_answer_that_asks_for_another_try(statu
 
 
 @pytest.mark.parametrize(
-    "index", [-1, 10, 10**6, 2**63, 10**400, True, False, 1.0, "1", None, [1], {"index": 1}, float("nan")], ids=repr
+    "index", [-1, 10, 10**6, 2**63, 2**64 - 1, True, False, 1.0, 1e300, "1", None, [1], {"index": 1}], ids=repr
 )
 def test_an_index_that_names_no_record_is_passed_over(index: Any) -> None:
     entry = {"index": index, "message": "odd"}
     assert isinstance(outcome(400, {"failed_records": [entry]}), Split)
-    if index == index:  # not NaN, which makes the whole body no JSON
-        assert indexes(outcome(400, {"failed_records": [entry, {"index": 3}]})) == [3]
+    assert indexes(outcome(400, {"failed_records": [entry, {"index": 3}]})) == [3]
 
 
 def test_a_record_named_twice_counts_once_and_the_first_reason_stands() -> None:
@@ -359,9 +359,9 @@ def test_any_json_has_an_outcome(body: Any, status: int, count: int) -> None:
     check(result, count)
     if isinstance(result, Delivered):
         assert status == 200
-        assert body == 1 or (
-            isinstance(body, dict) and body.get("status") in {1, "OK"} and not body.get("failed_records")
-        )
+        if body != 1:
+            assert body["status"] in {1, "OK"}
+            assert not body.get("failed_records")
 
 
 @pytest.mark.parametrize(
@@ -425,12 +425,9 @@ def test_a_secret_that_the_server_repeats_is_masked_everywhere(account: bool, sp
     secret = spellings(account=account)[spelling]
     text = f"no access for {secret}, and {secret} it was"
     entry = {"index": 0, "field": text, "message": text, "$insert_id": text}
+    bodies = ({"error": text, "status": 0}, {"error": text, "failed_records": [entry]}, {"failed_records": [text]})
     for status in (200, 400, 401, 404, 406, 413, 422, 429, 500):
-        for body in (
-            {"error": text, "status": 0},
-            {"error": text, "failed_records": [entry]},
-            {"failed_records": [text]},
-        ):
+        for body in bodies:
             result = outcome(status, body, secrets=secrets(account=account))
             assert secret not in shown(result)
             assert CANARY not in shown(result)
@@ -439,7 +436,7 @@ def test_a_secret_that_the_server_repeats_is_masked_everywhere(account: bool, sp
 
 
 @pytest.mark.parametrize("account", [True, False])
-@pytest.mark.parametrize("start", range(150, 201, 5))
+@pytest.mark.parametrize("start", [160, 180, 190, 195, 199])
 def test_a_secret_that_lies_across_the_cut_is_masked_as_well(account: bool, start: int) -> None:
     """Words are shortened to 200 characters; the first half of a secret is still half a secret."""
     for secret in spellings(account=account):
