@@ -2,7 +2,7 @@
 
 from ._bound import BoundMixpanel
 from ._client import AsyncMixpanel
-from ._config import VERSION, BatchPolicy, IdMerge, Overflow, RetryPolicy
+from ._config import VERSION, BatchPolicy, IdMerge, Overflow, Region, RetryPolicy
 from ._credentials import ServiceAccountCredentials
 from ._errors import (
     ApiError,
@@ -42,6 +42,7 @@ __all__ = [
     "PayloadTooLargeError",
     "QueueFullError",
     "RateLimitError",
+    "Region",
     "RetryPolicy",
     "ServiceAccountCredentials",
     "Stats",

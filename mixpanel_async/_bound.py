@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 from ._core import Meta, Properties
 from ._errors import ValidationError
+from ._wire.values import shallow
 
 if TYPE_CHECKING:
     from ._client import AsyncMixpanel
@@ -181,14 +182,12 @@ class BoundMixpanel:
             raise ValidationError("distinct_id", "is not bound, and neither is user_id")
         return person
 
-    def _merged(self, properties: Properties | None) -> Properties | None:
-        if not self._properties:
-            return properties
+    def _merged(self, properties: object) -> Properties | None:
         if properties is None:
             return self._properties
-        if not isinstance(properties, Mapping):
-            raise ValidationError("properties", f"must be a mapping, not {type(properties).__name__}")
-        return {**self._properties, **properties}
+        if isinstance(properties, str):
+            raise ValidationError("properties", "must be a mapping; the ids are bound, so the event's name comes first")
+        return {**self._properties, **shallow(properties, "properties")}
 
     def _located(self, meta: Meta) -> Meta:
         ip = self._ids["ip"]

@@ -34,6 +34,8 @@ from ._records import (
 _MOST_LANES: Final = 50
 # Seconds for which a lane remembers that a server, or a proxy before it, found a body too large.
 _UNLEARN_AFTER: Final = 3600.0
+# Seconds after which refused credentials are tried once more if somebody waits.
+_SECOND_LOOK: Final = 2.0
 
 
 class Offer(Enum):
@@ -187,6 +189,7 @@ class Buffer:
         """End a lease made by `lease_alone`: delivered if there is no reason, else lost for it."""
         batch.lane.alone.discard(batch)
         if reason is None:
+            self._recovered(batch.lane)
             self._deliver(batch, batch.items)
             return []
         return [self._lose(batch, batch.items, reason, message=message)]
@@ -245,10 +248,12 @@ class Buffer:
         if isinstance(outcome, Retry):
             return self._retried(batch, outcome, now, delay)
         if isinstance(outcome, Misconfigured):
-            self._trouble(batch, now + delay)
+            self._trouble(batch, now, delay)
+            # What is wrong once may have been a slip of a proxy; what is wrong twice will not pass while one waits.
+            lane.held_until = now + (delay if lane.failures > 1 else min(delay, _SECOND_LOOK))
             lane.ready.appendleft(batch)
             return []
-        lane.failures = 0
+        self._recovered(lane)
         if now - lane.learned >= _UNLEARN_AFTER:
             lane.max_bytes = self._policy.max_bytes
         if isinstance(outcome, Delivered):
@@ -262,7 +267,9 @@ class Buffer:
         return [self._lose(batch, batch.items, reason, message=outcome.message)]
 
     def _retried(self, batch: Batch, outcome: Retry, now: float, delay: float) -> list[Loss]:
-        self._trouble(batch, now + delay)
+        self._trouble(batch, now, delay)
+        if outcome.retry_after is not None:
+            batch.lane.held_until = max(batch.lane.held_until, now + delay)
         losses = []
         if outcome.applied and not self._policy.at_least_once:
             once = [item for item in batch.items if isinstance(item, OnceOnly)]
@@ -283,11 +290,17 @@ class Buffer:
         return losses
 
     @staticmethod
-    def _trouble(batch: Batch, until: float) -> None:
+    def _trouble(batch: Batch, now: float, delay: float) -> None:
         # Requests that were in flight together fail together: they are one failure of the lane, not several.
         lane = batch.lane
         lane.failures = max(lane.failures, batch.episode + 1)
-        lane.paused_until = max(lane.paused_until, until)
+        lane.failed_at = now
+        lane.paused_until = max(lane.paused_until, now + delay)
+
+    @staticmethod
+    def _recovered(lane: Lane) -> None:
+        lane.failures = 0
+        lane.paused_until = lane.held_until
 
     def _pruned(self, batch: Batch, outcome: Pruned) -> list[Loss]:
         named = {record.index for record in outcome.failed}
@@ -336,7 +349,7 @@ class Buffer:
         self.losses[reason] = self.losses.get(reason, 0) + count
         for barrier in batch.barriers:
             barrier.pending -= count
-            setattr(barrier, place, getattr(barrier, place) + count)
+            barrier.losses[reason.value] = barrier.losses.get(reason.value, 0) + count
         return Loss(kind=batch.lane.kind, reason=reason, items=items, details=details, message=message)
 
     def _discharge(self, items: Sequence[bytes]) -> None:
@@ -354,6 +367,16 @@ class Buffer:
                 batch.barriers = [*batch.barriers, barrier]
                 barrier.pending += len(batch.items)
         return barrier
+
+    def hurry(self, spacing: float) -> None:
+        """Cut pauses short for somebody who waits: to `spacing` seconds after the last failure, at the least.
+
+        A pause that Mixpanel asked for with `Retry-After` stays.
+        """
+        for lane in self._active:
+            if lane.failures:
+                sooner = max(lane.held_until, lane.failed_at + spacing)
+                lane.paused_until = min(lane.paused_until, sooner)
 
     def next_try(self) -> float:
         """The earliest moment at which a waiting batch may be sent; minus infinity if one is in flight."""

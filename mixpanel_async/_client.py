@@ -26,7 +26,7 @@ from ._runtime import Runtime, real_runtime
 from ._sender import Sender
 from ._tracking import Tracking
 from ._transport import HttpClient, Transport
-from ._wire.build import BeforeSend, Builder
+from ._wire.build import BeforeSend, Builder, SerializerOption
 from ._wire.encode import Encoder, best_compressor
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ class AsyncMixpanel(Tracking, Identity, Profiles):
         overflow: Overflow = Overflow.DROP_NEWEST,
         events_endpoint: EventsEndpoint = "auto",
         super_properties: Mapping[str, Any] | None = None,
-        serializer: object = None,
+        serializer: SerializerOption = None,
         before_send: BeforeSend | None = None,
         on_drop: OnDrop | None = None,
         on_delivered: OnDelivered | None = None,
@@ -206,7 +206,8 @@ class AsyncMixpanel(Tracking, Identity, Profiles):
 
         Args:
             timeout: seconds, at least 0. None goes on for as long as records are being settled, and ends when none
-                was for `shutdown_timeout` seconds. If Mixpanel has asked to wait beyond the end, it returns at once.
+                was for `shutdown_timeout` seconds. While it waits, records in trouble are tried again every
+                `RetryPolicy.initial` seconds; if Mixpanel has asked to wait beyond the end, it returns at once.
 
         Returns:
             What became of the records that were waiting when it began; `pending` ones stay queued. What had ended

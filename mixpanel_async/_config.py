@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import ipaddress
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
+from math import inf
 from typing import Any, Final, Literal
 
 from ._credentials import ServiceAccountCredentials
@@ -58,11 +58,16 @@ class Overflow(Enum):
     """`QueueFullError` at the caller."""
 
 
-def _number(name: str, value: object, *, least: float, most: float = math.inf) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or math.isnan(value):
+def _number(name: str, value: object, *, least: float, most: float = inf) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or value != value:  # noqa: PLR0124  NaN
         refuse(f"{name} must be a number of seconds, not {type(value).__name__}")
     if not least <= value <= most:
-        refuse(f"{name} must be between {least:g} and {most:g}, not {value:g}")
+        refuse(f"{name} must be between {least:g} and {most:g} seconds")
+
+
+def _switch(name: str, value: object) -> None:
+    if not isinstance(value, bool):
+        refuse(f"{name} must be True or False, not {type(value).__name__}")
 
 
 def _count(name: str, value: object, *, least: int = 1, most: int | None = None) -> None:
@@ -111,6 +116,7 @@ class BatchPolicy:
         _count("max_pending_bytes", self.max_pending_bytes)
         _count("max_in_flight", self.max_in_flight, most=100)
         _number("wait_timeout", self.wait_timeout, least=0.0, most=3600.0)
+        _switch("at_least_once", self.at_least_once)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -188,7 +194,7 @@ def parse_origin(region: str, api_host: str | None, *, allow_http: bool = False)
     Raises:
         ConfigurationError: if either is malformed. The message never repeats the value.
     """
-    if region not in REGION_ORIGINS:
+    if not isinstance(region, str) or region not in REGION_ORIGINS:
         refuse(f"region must be one of {', '.join(map(repr, REGION_ORIGINS))}")
     if api_host is None:
         return REGION_ORIGINS[region]
@@ -204,13 +210,15 @@ def parse_origin(region: str, api_host: str | None, *, allow_http: bool = False)
     match = _AUTHORITY.fullmatch(authority)
     if match is None or not _PATH.fullmatch(prefix) or any(part in {".", ".."} for part in prefix.split("/")):
         refuse("api_host must be a host or an origin: no user, query, fragment, space or control character")
-    host, port = match["host"], match["port"]
+    if prefix.rpartition("/")[2] in {"track", "import", "engage", "groups"}:
+        refuse("api_host must not name an endpoint: the client adds it")
+    host, port = match["host"].lower(), match["port"]
     _check_host(host)
     if port is not None and not 1 <= int(port) <= 65535:
         refuse("api_host has a port out of range")
     if scheme == "http" and not allow_http and not _is_loopback(host):
         refuse("api_host must use https:// unless it is a loopback address; allow_http=True lifts this")
-    return f"{scheme}://{host.lower()}{'' if port is None else f':{int(port)}'}{prefix}"
+    return f"{scheme}://{host}{'' if port is None else f':{int(port)}'}{prefix}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -249,8 +257,10 @@ class ClientOptions:
         for name, kind, optional in kinds:
             value = getattr(self, name)
             if not (isinstance(value, kind) or (optional and value is None)):
-                refuse(f"{name} must be a {kind.__name__}, not {type(value).__name__}")
-        if self.events_endpoint not in {"auto", "track", "import"}:
+                wanted = ", ".join(map(str, kind)) if issubclass(kind, Enum) else f"an instance of {kind.__name__}"
+                refuse(f"{name} must be {wanted}, not {type(value).__name__}")
+        _switch("allow_http", self.allow_http)
+        if self.events_endpoint not in ("auto", "track", "import"):
             refuse("events_endpoint must be 'auto', 'track' or 'import'")
         if self.identity_retry.attempts is None and self.identity_retry.total_timeout is None:
             refuse("identity_retry needs attempts or total_timeout: an awaited call must end")
@@ -288,24 +298,17 @@ def env_options(environ: Mapping[str, str], given: Mapping[str, Any]) -> dict[st
     if token is None and "token" not in given:
         refuse("MIXPANEL_TOKEN is not set")
     options: dict[str, Any] = {"token": token}
-    account = {
-        "username": read("SERVICE_ACCOUNT_USERNAME"),
-        "secret": read("SERVICE_ACCOUNT_SECRET"),
-        "project_id": read("PROJECT_ID"),
-    }
-    username, secret, project_id = account.values()
-    if username and secret and project_id:
-        options["credentials"] = ServiceAccountCredentials(username, secret, project_id)
-    elif (username or secret) and "credentials" not in given:
-        refuse(
-            "a service account needs MIXPANEL_SERVICE_ACCOUNT_USERNAME, MIXPANEL_SERVICE_ACCOUNT_SECRET and "
-            "MIXPANEL_PROJECT_ID together"
-        )
+    if "credentials" not in given and (read("SERVICE_ACCOUNT_USERNAME") or read("SERVICE_ACCOUNT_SECRET")):
+        names = ("SERVICE_ACCOUNT_USERNAME", "SERVICE_ACCOUNT_SECRET", "PROJECT_ID")
+        if not all(map(read, names)):
+            refuse(f"a service account needs {', '.join(f'MIXPANEL_{name}' for name in names)} together")
+        options["credentials"] = ServiceAccountCredentials(*(read(name) or "" for name in names))
     if region := read("REGION"):
         options["region"] = region.lower()
     if api_host := read("API_HOST"):
         options["api_host"] = api_host
-    if id_merge := read("ID_MERGE"):
+    id_merge = read("ID_MERGE")
+    if id_merge is not None and "id_merge" not in given:
         try:
             options["id_merge"] = IdMerge(id_merge.lower())
         except ValueError:

@@ -55,15 +55,11 @@ class ServiceAccountCredentials:
     __slots__ = ("_secret", "project_id", "username")
 
     def __init__(self, username: str, secret: str, project_id: str) -> None:
-        for name, value in (("username", username), ("secret", secret), ("project_id", project_id)):
-            if not isinstance(value, str):
-                refuse(f"service account {name} must be a string, not {type(value).__name__}")
-            if not value.strip():
-                refuse(f"service account {name} cannot be blank")
-            if not value.strip().isprintable():
-                refuse(f"service account {name} has a control character in it")
-        if ":" in username:
-            refuse("service account username cannot contain a colon")
+        problem = _problem(username, secret, project_id)
+        if problem is not None:
+            # What reports errors may show the locals of every frame.
+            del secret
+            refuse(problem)
         self.username = username.strip()
         self.project_id = project_id.strip()
         self._secret = Secret(secret.strip())
@@ -74,7 +70,9 @@ class ServiceAccountCredentials:
         return self._secret.reveal()
 
     def __repr__(self) -> str:
-        return f"ServiceAccountCredentials(username={self.username!r}, project_id={self.project_id!r}, secret='***')"
+        # An error's traceback may show one that is only half made.
+        username, project_id = getattr(self, "username", None), getattr(self, "project_id", None)
+        return f"ServiceAccountCredentials(username={username!r}, project_id={project_id!r}, secret='***')"
 
     def __copy__(self) -> ServiceAccountCredentials:
         return self
@@ -86,6 +84,18 @@ class ServiceAccountCredentials:
         raise TypeError("Mixpanel credentials cannot be pickled")
 
 
+def _problem(username: object, secret: object, project_id: object) -> str | None:
+    """What keeps these from being a service account, if anything does."""
+    for name, value in (("username", username), ("secret", secret), ("project_id", project_id)):
+        if not isinstance(value, str):
+            return f"service account {name} must be a string, not {type(value).__name__}"
+        if not value.strip():
+            return f"service account {name} cannot be blank"
+        if not value.strip().isprintable():
+            return f"service account {name} has a control character in it"
+    return "service account username cannot contain a colon" if ":" in str(username) else None
+
+
 def as_secret(value: object) -> Secret | None:
     """A project secret as an argument gives it; None and an empty string mean that there is none.
 
@@ -94,8 +104,9 @@ def as_secret(value: object) -> Secret | None:
     """
     if value is None or value == "":
         return None
-    if not isinstance(value, str) or not value.strip() or not value.isprintable() or ":" in value:
-        refuse("api_secret must be a string without blanks at its ends, colons or control characters")
+    if not isinstance(value, str) or not value.strip() or not value.strip().isprintable() or ":" in value:
+        del value
+        refuse("api_secret must be a string without a colon or a control character")
     return Secret(value.strip())
 
 

@@ -15,7 +15,7 @@ import orjson
 from ._lanes import Loss
 from ._records import Delivery, DropReason, LostRecord
 
-OnDrop = Callable[[Sequence[LostRecord], DropReason], Awaitable[None] | None]
+OnDrop = Callable[[list[LostRecord], DropReason], Awaitable[None] | None]
 OnDelivered = Callable[[Delivery], Awaitable[None] | None]
 
 _log = logging.getLogger("mixpanel_async")
@@ -80,6 +80,7 @@ class Hooks:
     async def _run(self) -> None:
         while self._waiting:
             entry = self._waiting.popleft()
+            name = "on_drop" if isinstance(entry, Loss) else "on_delivered"
             try:
                 if isinstance(entry, Loss):
                     self._kept -= len(entry.items)
@@ -88,13 +89,13 @@ class Hooks:
                 elif self._on_delivered is not None:
                     await _call(self._on_delivered, entry)
             except Exception as error:  # noqa: BLE001  a user's callback may fail in any way
-                self._report(error)
+                self._report(name, error)
 
-    def _report(self, error: Exception) -> None:
+    def _report(self, name: str, error: Exception) -> None:
         # Once a client: a callback that fails tends to fail every time.
         if not self._has_failed:
             self._has_failed = True
-            _log.error("a callback raised %s; further failures are not logged", type(error).__name__)
+            _log.error("%s raised %s; further failures are not logged", name, type(error).__name__)
 
 
 async def _call(callback: Callable[..., Any], *args: object) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from ._config import IdMerge
 from ._core import Core, Meta
 from ._credentials import as_secret
-from ._errors import ConfigurationError, IdentityError
+from ._errors import IdentityError
 from ._records import Kind
 from ._wire.values import check_id, is_uuid4
 
@@ -48,17 +48,16 @@ class Identity(Core):
             distinct_id1: one id.
             distinct_id2: the other.
             meta: merged beside `event`.
-            api_secret: the project's secret, if the client has no service account.
+            api_secret: the project's secret, if the client has no service account. Without either, the token signs
+                the request, which Mixpanel documents for imports and not for merges.
 
         Raises:
-            ConfigurationError: there is neither a service account nor `api_secret`; Mixpanel wants one.
+            ConfigurationError: `api_secret` cannot be sent.
             IdentityError, ValidationError, ApiError, TransportError, ClientClosedError: as `alias` does.
         """
         ids = {"distinct_id1": distinct_id1, "distinct_id2": distinct_id2}
         self._check_identity("merge", ids, IdMerge.SIMPLIFIED, IdMerge.LEGACY)
         secret = as_secret(api_secret)
-        if self._options.credentials is None and secret is None:
-            raise ConfigurationError("merge needs a service account (credentials=) or api_secret=")
         properties = {"$distinct_ids": [distinct_id1, distinct_id2]}
         await self._awaited(Kind.IMPORTS, self._builder.identity("$merge", properties, meta), secret)
 
@@ -91,6 +90,6 @@ class Identity(Core):
                 else "; use alias instead"
             )
             raise IdentityError(call, f"does nothing in a project with {self._options.id_merge.value} ID merge{advice}")
-        first, second = ids.values()
-        if first == second:
-            raise IdentityError(" and ".join(ids), "are the same id; there is nothing to join")
+        (first, value), (second, other) = ids.items()
+        if value == other:
+            raise IdentityError(first, f"is the same id as {second}; there is nothing to join")

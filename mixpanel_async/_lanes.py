@@ -14,14 +14,14 @@ from ._records import DropReason, FlushResult, Kind
 class Barrier:
     """What a flush waits for: the records that had been accepted when it began."""
 
-    __slots__ = ("delivered", "dropped", "failed", "pending", "uncertain")
+    __slots__ = ("delivered", "losses", "pending")
 
     def __init__(self) -> None:
-        self.pending = self.delivered = self.failed = self.dropped = self.uncertain = 0
+        self.pending = self.delivered = 0
+        self.losses: dict[str, int] = {}
 
     def result(self) -> FlushResult:
-        lost = self.failed + self.dropped + self.uncertain
-        return FlushResult(self.delivered, lost, self.pending, self.dropped, self.uncertain)
+        return FlushResult(self.delivered, sum(self.losses.values()), self.pending, dict(self.losses))
 
 
 class Batch:
@@ -55,12 +55,15 @@ class Batch:
 class Lane:
     """Records that go to one endpoint with one authentication.
 
-    A lane in trouble (`failures` in a row) sends one probe at a time, and none before `paused_until`.
+    A lane in trouble (`failures` in a row) sends one probe at a time, and none before `paused_until`. Somebody who
+    waits may cut that pause short, but not before `held_until`.
     """
 
     __slots__ = (
         "alone",
+        "failed_at",
         "failures",
+        "held_until",
         "kind",
         "learned",
         "leased",
@@ -85,7 +88,9 @@ class Lane:
         # When a 413 last made `max_bytes` smaller.
         self.learned = 0.0
         self.failures = 0
+        self.failed_at = 0.0
         self.paused_until = 0.0
+        self.held_until = 0.0
 
     def close_open(self) -> None:
         if self.open is not None:

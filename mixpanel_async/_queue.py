@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable
+from typing import Final
 
 from ._buffer import Buffer, Idle, Offer, WaitUntil
 from ._config import Overflow
@@ -12,6 +14,10 @@ from ._errors import ClientClosedError, QueueFullError
 from ._hooks import Hooks
 from ._lanes import Barrier, Batch, Lane, Loss
 from ._records import DropReason, Kind, Outcome, Stats
+
+_log = logging.getLogger("mixpanel_async")
+# Seconds between two lines in the log about the same kind of loss.
+_LOG_EVERY: Final = 20.0
 
 
 class Queue:
@@ -32,6 +38,7 @@ class Queue:
         self._lock = threading.RLock()
         self._requests = self._retries = 0
         self._last_error: str | None = None
+        self._complained: dict[DropReason, float] = {}
         self.hooks = hooks
         self.closed = False
         self.on_work: Callable[[], None] = _nothing
@@ -42,6 +49,10 @@ class Queue:
     @property
     def pending(self) -> int:
         return self._buffer.pending
+
+    @property
+    def last_error(self) -> str | None:
+        return self._last_error
 
     def lane(self, kind: Kind, secret: Secret | None = None) -> Lane:
         with self._lock:
@@ -138,8 +149,10 @@ class Queue:
         with self._lock:
             return self._buffer.barrier()
 
-    def next_try(self) -> float:
+    def next_try(self, hurry: float) -> float:
+        """When a waiting batch may be sent, after pauses of our own were cut to `hurry` seconds."""
         with self._lock:
+            self._buffer.hurry(hurry)
             return self._buffer.next_try()
 
     def abandon(self) -> int:
@@ -184,8 +197,20 @@ class Queue:
             raise ClientClosedError("the client is closed; the record was not accepted")
 
     def _report(self, losses: list[Loss]) -> None:
+        for loss in losses:
+            self._complain(loss.reason)
         if self.hooks.lost(losses):
             self.on_loss()
+
+    def _complain(self, reason: DropReason) -> None:
+        """Tell the log of records that were never sent, once in a while; their owner meant `before_send` to drop."""
+        if reason not in {DropReason.QUEUE_FULL, DropReason.BEFORE_SEND_FAILED}:
+            return
+        now = self._monotonic()
+        if now - self._complained.get(reason, -_LOG_EVERY) >= _LOG_EVERY:
+            # Noted first: a log handler that tracks comes back here.
+            self._complained[reason] = now
+            _log.warning("records are being dropped (%s): %d so far", reason.value, self._buffer.losses.get(reason, 0))
 
 
 def _nothing() -> None:

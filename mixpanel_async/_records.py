@@ -102,17 +102,15 @@ class FlushResult:
 
     Args:
         delivered: taken by Mixpanel.
-        failed: ended without delivery, for whatever reason; `dropped` and `uncertain` are parts of it.
+        failed: ended without delivery, for whatever reason: what `Stats` counts as failed, dropped or uncertain.
         pending: still waiting when the time was up.
-        dropped: the part of `failed` that was never sent (no room, or the client closed).
-        uncertain: the part of `failed` of which it is unknown whether Mixpanel applied it.
+        losses: the `failed` ones by the value of their `DropReason`; not compared.
     """
 
     delivered: int
     failed: int
     pending: int
-    dropped: int = 0
-    uncertain: int = 0
+    losses: Mapping[str, int] = field(default_factory=dict, compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

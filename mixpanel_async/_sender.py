@@ -28,6 +28,8 @@ T = TypeVar("T")
 _log = logging.getLogger("mixpanel_async")
 # Seconds that tasks which were told to stop, and callbacks, are given at the end.
 _WIND_UP: Final = 1.0
+# Seconds between probes, at the least, while somebody waits for a lane in trouble.
+_LEAST_HURRY: Final = 0.05
 
 
 class Sender:
@@ -61,6 +63,7 @@ class Sender:
         self._retry = retry
         self._runtime = runtime
         self._patience = patience
+        self._hurry = max(retry.initial, _LEAST_HURRY)
         self._host: Host | None = None
         self._main: Job[None] | None = None
         self._telling: Job[None] | None = None
@@ -202,7 +205,7 @@ class Sender:
         self.progressed()
 
     def _note(self, kind: Kind, outcome: Outcome, records: int) -> None:
-        """Tell the log what went wrong, once an episode."""
+        """Tell the log what went wrong, once an episode, in words of our own: a server's could repeat a payload."""
         if isinstance(outcome, Delivered):
             if self._complaint is not None and self._complaint[0] is kind:
                 _log.info("delivery of %s works again", kind.value)
@@ -211,8 +214,14 @@ class Sender:
         if self._complaint == (kind, outcome.status):
             return
         self._complaint = (kind, outcome.status)
-        level = logging.ERROR if isinstance(outcome, Misconfigured) else logging.WARNING
-        _log.log(level, "a request of %d %s did not succeed (%s)", records, kind.value, outcome.status or "no answer")
+        what = f"HTTP {outcome.status}" if outcome.status is not None else outcome.message
+        if isinstance(outcome, Misconfigured):
+            text = "%s: refused (%s); check credentials, region and api_host; %d in this request are kept"
+            _log.error(text, kind.value, what, records)
+        elif isinstance(outcome, Retry):
+            _log.warning("%s: no success (%s); %d in this request are tried again", kind.value, what, records)
+        else:
+            _log.warning("%s: a request of %d was not taken whole (%s)", kind.value, records, what)
 
     def progressed(self) -> None:
         """Let everybody look again who waits for records to be settled."""
@@ -274,8 +283,9 @@ class Sender:
             if timeout is None and barrier.pending < left:
                 left, deadline = barrier.pending, clock() + self._patience
             # A wait that would end after the deadline is not begun.
-            if progress is None or max(self._queue.next_try(), clock()) >= deadline:
+            if progress is None or max(self._queue.next_try(self._hurry), clock()) >= deadline:
                 return
+            self._wake()
             with anyio.move_on_after(deadline - clock()):
                 await progress.wait()
 
@@ -306,7 +316,7 @@ class Sender:
             for job in jobs:
                 await job.done.wait()
         if left := self._queue.abandon():
-            _log.warning("closed with %d records undelivered", left)
+            _log.warning("closed with %d records undelivered; last error: %s", left, self._queue.last_error)
         # A callback that closes the client is waiting for this very task.
         if not from_callback:
             with anyio.move_on_after(max(_WIND_UP, deadline - self._runtime.monotonic())):

@@ -56,6 +56,7 @@ class Transport:
     ) -> None:
         self._origin = origin
         self._timeout = timeout
+        self._host = origin.partition("://")[2]
         self._theirs = http_client
         self._max_connections = max_connections
         self._tls: ssl.SSLContext | None = None
@@ -124,7 +125,7 @@ class Transport:
         except _NOT_SENT as error:
             if isinstance(error, httpx.PoolTimeout):
                 self._retire(pool)
-            return NoReply(sent=False, message=_words(error))
+            return NoReply(sent=False, message=f"no connection to {self._host} ({_words(error)})")
         except (httpx.HTTPError, httpx.StreamError) as error:
             return NoReply(sent=True, message=_words(error))
         except Exception as error:  # noqa: BLE001  a transport of the user's may raise anything

@@ -6,6 +6,7 @@ import gzip
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import anyio
@@ -29,6 +30,7 @@ from mixpanel_async import (
     ServiceAccountCredentials,
     TransportError,
 )
+from mixpanel_async._runtime import Runtime, real_runtime
 from mixpanel_async.emulator import Emulator
 
 pytestmark = pytest.mark.anyio
@@ -329,6 +331,42 @@ async def test_wrong_credentials_or_host_keep_the_records_and_pause(status: int)
     assert mp.stats().losses == {"closed": 2}
 
 
+async def test_closing_tries_once_more_although_the_backoff_is_longer() -> None:
+    emulator = Emulator()
+    emulator.fail_next(503)
+    long = RetryPolicy(initial=0.0, maximum=3600.0)
+    mp = emulator.client(retry=long, _runtime=_unlucky())
+    await mp.track("user", "Event")
+    assert (await mp.aclose()).delivered == 1
+
+
+def _unlucky() -> Runtime:
+    """Every draw is the longest wait."""
+    return replace(real_runtime(), chance=lambda: 1.0)
+
+
+async def test_a_refusal_that_was_a_slip_is_looked_at_again_while_one_waits() -> None:
+    emulator = Emulator()
+    emulator.fail_next(401)
+    now = 1_000.0
+    mp = emulator.client(_runtime=replace(real_runtime(), monotonic=lambda: now))
+    await mp.track("user", "Event")
+    assert (await mp.flush(timeout=1.0)).pending == 1
+    await mp.track_immediate("user", "Proof")
+    now += 3.0
+    assert (await mp.flush(timeout=1.0)).delivered == 1
+    await mp.aclose()
+
+
+async def test_records_that_find_no_room_are_in_the_log_once_in_a_while(caplog: pytest.LogCaptureFixture) -> None:
+    mp = Emulator().client(batching=BatchPolicy(max_pending_events=1, linger=3600.0))
+    for _ in range(100):
+        mp.track_nowait("user", "canary")
+    await mp.aclose()
+    (record,) = [record for record in caplog.records if "queue_full" in record.getMessage()]
+    assert "canary" not in record.getMessage()
+
+
 async def test_one_lane_in_trouble_does_not_hold_up_another() -> None:
     emulator = Emulator()
     emulator.fail_next(503, times=1, retry_after=300, path="/engage")
@@ -366,7 +404,7 @@ async def test_an_update_that_may_have_been_applied_is_not_sent_again() -> None:
         await mp.people_track_charge("user", 9.5)
         result = await mp.flush()
     stats = mp.stats()
-    assert (result.delivered, result.uncertain, stats.uncertain) == (1, 3, 3)
+    assert (result.delivered, result.losses, stats.uncertain) == (1, {"uncertain": 3}, 3)
     profile = emulator.profile("user")
     assert profile is not None
     assert (profile["name"], profile["visits"], profile["seen"]) == ("Ada", 1, ["home"])

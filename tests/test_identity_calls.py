@@ -18,7 +18,6 @@ from mixpanel_async import (
     AsyncMixpanel,
     AuthenticationError,
     ClientClosedError,
-    ConfigurationError,
     IdentityError,
     IdMerge,
     MixpanelException,
@@ -217,10 +216,15 @@ async def test_equal_ids_have_nothing_to_join() -> None:
                 await call
 
 
-async def test_merge_without_credentials_says_what_is_missing() -> None:
-    async with Emulator(IdMerge.ORIGINAL).client() as mp:
-        with pytest.raises(ConfigurationError, match="service account"):
+async def test_merge_without_credentials_is_signed_by_the_token_and_mixpanel_decides() -> None:
+    refusing = Emulator(IdMerge.ORIGINAL, token="token", service_account=("account", "secret", "1"))
+    async with refusing.client("other-token") as mp:
+        with pytest.raises(AuthenticationError):
             await mp.merge(distinct_id1="a", distinct_id2="b")
+    taking = Emulator(IdMerge.ORIGINAL)
+    async with taking.client() as mp:
+        await mp.merge(distinct_id1="a", distinct_id2="b")
+    assert taking.cluster("a") == {"a", "b"}
 
 
 async def test_many_at_once_share_a_bounded_pool_and_all_finish() -> None:

@@ -36,6 +36,7 @@ from .values import (
 
 Message = dict[str, Any]
 BeforeSend = Callable[[Message], Message | None]
+SerializerOption = Serializer | type[json.JSONEncoder] | None
 
 MP_LIB: Final = "python-async"
 MAX_RECORD_BYTES: Final = 1_000_000
@@ -77,7 +78,7 @@ class Discarded(Exception):  # noqa: N818  a signal inside the package, not an e
             self.record = b""
 
 
-def as_serializer(serializer: object) -> Serializer | None:
+def as_serializer(serializer: SerializerOption) -> Serializer | None:
     """The user's hook as a function: a callable, or a `json.JSONEncoder` class as the official SDK takes it.
 
     Raises:
@@ -146,7 +147,7 @@ class Builder:
         token: str,
         *,
         super_properties: Mapping[str, Any] | None = None,
-        serializer: object = None,
+        serializer: SerializerOption = None,
         before_send: BeforeSend | None = None,
         recent: bool = False,
     ) -> None:
@@ -267,6 +268,8 @@ class Builder:
     def _seal_profile(self, record: Message) -> tuple[bytes, Message]:
         """Check an update and encode it; also as JSON has it."""
         _check_target(record)
+        if all(key in _ENVELOPE for key in record):
+            raise ValidationError("message", "has no operation, such as $set")
         for operation in _MAPPING_OPS:
             if operation in record:
                 first_mapping(record[operation], operation)

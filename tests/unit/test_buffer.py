@@ -6,6 +6,7 @@ import math
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -38,6 +39,7 @@ from mixpanel_async._records import (
     DropReason,
     FlushResult,
     Kind,
+    Misconfigured,
     OnceOnly,
     Outcome,
     Split,
@@ -493,9 +495,38 @@ def test_a_pause_is_kept_although_another_request_succeeds() -> None:
     buffer, lane = make(max_events=1, max_in_flight=2)
     offer_all(buffer, lane, records(3))
     limited, fine = lease_all(buffer)
-    buffer.settle(limited, AGAIN, 0.0, 300.0)
+    buffer.settle(limited, replace(AGAIN, retry_after=300.0), 0.0, 300.0)
     buffer.settle(fine, Delivered(), 1.0)
     assert waits_until(buffer, 1.0) == 300.0
+    buffer.hurry(2.0)
+    assert waits_until(buffer, 1.0) == 300.0
+
+
+def test_a_success_ends_a_pause_that_nobody_asked_for() -> None:
+    buffer, lane = make(max_events=1, max_in_flight=2)
+    offer_all(buffer, lane, records(3))
+    failed, fine = lease_all(buffer)
+    buffer.settle(failed, AGAIN, 0.0, 60.0)
+    buffer.settle(fine, Delivered(), 1.0)
+    assert len(lease_all(buffer, 1.0)) == 2
+
+
+def test_somebody_who_waits_cuts_a_pause_short_but_not_to_nothing() -> None:
+    buffer, lane = make(max_events=1)
+    offer_all(buffer, lane, records(1))
+    buffer.settle(lease(buffer), AGAIN, 10.0, 60.0)
+    assert waits_until(buffer, 10.0) == 70.0
+    buffer.hurry(2.0)
+    assert waits_until(buffer, 10.0) == 12.0
+
+
+def test_refused_credentials_get_one_second_look() -> None:
+    buffer, lane = make(max_events=1)
+    offer_all(buffer, lane, records(1))
+    for now, expected in ((0.0, 2.0), (2.0, 62.0)):
+        buffer.settle(lease(buffer, now), Misconfigured(status=401, message=""), now, 60.0)
+        buffer.hurry(0.0)
+        assert waits_until(buffer, now) == expected
 
 
 def test_a_short_pause_does_not_cut_a_long_one() -> None:
@@ -840,7 +871,8 @@ def test_a_barrier_tells_dropped_and_uncertain_apart() -> None:
     buffer.settle(lease(buffer), UNKNOWN, 0.0)
     buffer.settle(lease(buffer), REFUSED, 0.0)
     buffer.abandon(DropReason.CLOSED)
-    assert barrier.result() == FlushResult(delivered=0, failed=3, pending=0, dropped=1, uncertain=1)
+    assert barrier.result() == FlushResult(delivered=0, failed=3, pending=0)
+    assert barrier.result().losses == {"uncertain": 1, "rejected": 1, "closed": 1}
 
 
 def test_a_barrier_follows_the_halves_of_a_batch() -> None:
@@ -863,7 +895,7 @@ def test_a_barrier_counts_evicted_and_awaited_records() -> None:
     assert barrier.pending == 3
     buffer.evict(1)
     buffer.conclude(alone, None)
-    assert barrier.result() == FlushResult(delivered=1, failed=1, pending=1, dropped=1)
+    assert barrier.result() == FlushResult(delivered=1, failed=1, pending=1)
 
 
 def test_a_barrier_in_an_empty_buffer_is_passed() -> None:

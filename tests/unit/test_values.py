@@ -567,25 +567,11 @@ def test_a_serializer_is_asked_first_for_what_json_has_not_but_for_datetimes_and
         asked.append(value)
         return "asked"
 
-    for value in (date(2026, 1, 1), uuid.UUID(int=1), Decimal(1), Colour.RED, Money(Decimal(1)), b"x", Opaque()):
-        assert on_event({"a": value}, serializer=serializer) == {"a": "asked"}
-        assert asked.pop() is value
-    for value in (
-        "text",
-        1,
-        1.5,
-        True,
-        None,
-        [1],
-        (1,),
-        {"a": 1},
-        {1},
-        frozenset({1}),
-        NOON,
-        Text("t"),
-        Whole(1),
-        Real(1),
-    ):
+    for odd in (date(2026, 1, 1), uuid.UUID(int=1), Decimal(1), Colour.RED, Money(Decimal(1)), b"x", Opaque()):
+        assert on_event({"a": odd}, serializer=serializer) == {"a": "asked"}
+        assert asked.pop() is odd
+    plain = ("text", 1, 1.5, True, None, [1], (1,), {"a": 1}, {1}, frozenset({1}), NOON, Text("t"), Whole(1), Real(1))
+    for value in plain:
         on_event({"a": value}, serializer=serializer)
         assert asked == []
 
