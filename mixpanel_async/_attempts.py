@@ -71,14 +71,18 @@ class Caller:
         deadline = None if total is None else clock() + total
         attempts = 0
         uncertain = False
+        last: Outcome | None = None
 
         async def once() -> Outcome:
-            nonlocal attempts, uncertain
+            nonlocal attempts, uncertain, last
+            if last is not None and given_up():
+                return last
             attempts += 1
             left = None if deadline is None else max(0.001, deadline - clock())
             outcome = await self._attempt(request, 1, again=attempts > 1, timeout=left)
             if isinstance(outcome, Retry):
                 uncertain = uncertain or outcome.applied
+            last = outcome
             return outcome
 
         def wait(state: RetryCallState) -> float:

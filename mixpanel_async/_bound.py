@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 from ._core import Meta, Properties
 from ._errors import ValidationError
-from ._wire.values import shallow
+from ._wire.values import is_a, shallow
 
 if TYPE_CHECKING:
     from ._client import AsyncMixpanel
@@ -131,9 +131,8 @@ class BoundMixpanel:
 
     async def people_update(self, message: Mapping[str, Any], meta: Meta = None) -> None:
         """See `AsyncMixpanel.people_update`; `$distinct_id` is put in."""
-        if not isinstance(message, Mapping):
-            raise ValidationError("message", f"must be a mapping, not {type(message).__name__}")
-        await self._client.people_update({"$distinct_id": self._person, **message}, self._located(meta))
+        message = {"$distinct_id": self._person, **shallow(message, "message")}
+        await self._client.people_update(message, self._located(meta))
 
     async def people_set(self, properties: Properties, meta: Meta = None) -> None:
         """See `AsyncMixpanel.people_set`."""
@@ -185,13 +184,13 @@ class BoundMixpanel:
     def _merged(self, properties: object) -> Properties | None:
         if properties is None:
             return self._properties
-        if isinstance(properties, str):
+        if is_a(properties, str):
             raise ValidationError("properties", "must be a mapping; the ids are bound, so the event's name comes first")
         return {**self._properties, **shallow(properties, "properties")}
 
     def _located(self, meta: Meta) -> Meta:
         ip = self._ids["ip"]
-        return meta if ip is None else {"$ip": ip, **(meta or {})}
+        return meta if ip is None else {"$ip": ip, **({} if meta is None else shallow(meta, "meta"))}
 
     def __repr__(self) -> str:
         bound = [name for name, value in (("distinct_id", self._distinct_id), *self._ids.items()) if value is not None]

@@ -9,17 +9,15 @@ The buffer takes no lock and reads no clock: its owner does both.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
 from ._config import BatchPolicy, RetryPolicy
 from ._credentials import Secret
-from ._errors import FailedRecord
 from ._lanes import Barrier, Batch, Lane, Loss
+from ._ledger import Ledger
 from ._records import (
-    DROPPED,
     Delivered,
     DropReason,
     Kind,
@@ -34,8 +32,15 @@ from ._records import (
 _MOST_LANES: Final = 50
 # Seconds for which a lane remembers that a server, or a proxy before it, found a body too large.
 _UNLEARN_AFTER: Final = 3600.0
+# No 413 teaches a lane less than this: one giant must not leave requests of a single record behind it.
+_LEAST_LEARNED: Final = 65_536
 # Seconds after which refused credentials are tried once more if somebody waits.
 _SECOND_LOOK: Final = 2.0
+
+
+def most_in_flight(policy: BatchPolicy) -> int:
+    """Batches under way at once: events, imports, user and group updates."""
+    return 2 * policy.max_in_flight + 2
 
 
 class Offer(Enum):
@@ -60,7 +65,7 @@ class Idle:
 IDLE: Final = Idle()
 
 
-class Buffer:
+class Buffer(Ledger):
     """Bounded in records and in bytes, in flight included.
 
     Args:
@@ -69,16 +74,11 @@ class Buffer:
     """
 
     def __init__(self, policy: BatchPolicy, retry: RetryPolicy) -> None:
-        self._policy = policy
+        super().__init__(policy)
         self._retry = retry
         self._lanes: dict[tuple[Kind, Secret | None], Lane] = {}
         # Those that hold records, in the order in which they take their turn.
         self._active: dict[Lane, None] = {}
-        self.accepted = self.delivered = self.failed = self.dropped = self.uncertain = 0
-        self.pending = self.pending_bytes = 0
-        # There was no room: what is open leaves without lingering.
-        self._crowded = False
-        self.losses: dict[DropReason, int] = {}
 
     def lane(self, kind: Kind, secret: Secret | None = None) -> Lane:
         """The lane for this kind and authentication, made at its first use."""
@@ -100,11 +100,6 @@ class Buffer:
     def in_flight(self) -> int:
         return sum(len(lane.leased) + len(lane.alone) for lane in self._active)
 
-    def is_full(self, size: int) -> bool:
-        """Whether a record of this size has no room."""
-        policy = self._policy
-        return self.pending >= policy.max_pending_events or self.pending_bytes + size > policy.max_pending_bytes
-
     def offer(self, lane: Lane, item: bytes, now: float) -> Offer:
         """Take a record into its lane.
 
@@ -115,11 +110,9 @@ class Buffer:
         size = len(item)
         policy = self._policy
         if self.is_full(size):
-            self._crowded = True
+            self.crowded = True
             return Offer.FULL
-        self.accepted += 1
-        self.pending += 1
-        self.pending_bytes += size
+        self.take(size)
         batch = lane.open
         if batch is not None and batch.size + size + 1 > lane.max_bytes:
             lane.close_open()
@@ -132,19 +125,12 @@ class Buffer:
             batch.items.append(item)
             batch.size += size + 1
         if self.pending >= policy.max_pending_events:
-            self._crowded = True
+            self.crowded = True
         if len(batch.items) >= policy.max_events:
             lane.close_open()
-        elif not is_first and not self._crowded:
+        elif not is_first and not self.crowded:
             return Offer.TAKEN
         return Offer.NOTIFY
-
-    def discard(self, lane: Lane, items: list[bytes], reason: DropReason) -> Loss:
-        """Count records as accepted and lost at once: they never had a place in the queue."""
-        self.accepted += len(items)
-        self.dropped += len(items)
-        self.losses[reason] = self.losses.get(reason, 0) + len(items)
-        return Loss(kind=lane.kind, reason=reason, items=items)
 
     def evict(self, room: int) -> list[Loss]:
         """Drop the records that have waited longest until one of `room` bytes fits; those in flight stay.
@@ -160,25 +146,21 @@ class Buffer:
         while self.is_full(room):
             heads = [lane.ready[0] if lane.ready else lane.open for lane in self._active]
             oldest = min((batch for batch in heads if batch is not None), key=lambda batch: batch.opened)
-            item = oldest.items.pop(0)
-            oldest.size -= len(item) + 1
-            losses.append(self._lose(oldest, [item], DropReason.QUEUE_FULL))
+            losses.append(self.lose(oldest.pop_first(), DropReason.QUEUE_FULL))
             if not oldest.items:
                 lane = oldest.lane
                 if lane.ready and lane.ready[0] is oldest:
                     lane.ready.popleft()
                 else:
                     lane.open = None
-        self._crowded = self._crowded or bool(losses)
+        self.crowded = self.crowded or bool(losses)
         return losses
 
     def lease_alone(self, lane: Lane, item: bytes, now: float) -> Batch | None:
         """Charge and lease one record that does not wait for company; None if there is no room for it."""
         if self.is_full(len(item)):
             return None
-        self.accepted += 1
-        self.pending += 1
-        self.pending_bytes += len(item)
+        self.take(len(item))
         batch = Batch(lane, [item], now)
         batch.first_try = now
         lane.alone.add(batch)
@@ -186,13 +168,37 @@ class Buffer:
         return batch
 
     def conclude(self, batch: Batch, reason: DropReason | None, *, message: str = "") -> list[Loss]:
-        """End a lease made by `lease_alone`: delivered if there is no reason, else lost for it."""
+        """End a lease made by `lease_alone`: delivered if there is no reason, else lost for it.
+
+        Nothing happens if the lease has ended otherwise.
+        """
+        if batch not in batch.lane.alone:
+            return []
         batch.lane.alone.discard(batch)
         if reason is None:
             self._recovered(batch.lane)
-            self._deliver(batch, batch.items)
+            self.deliver(batch)
             return []
-        return [self._lose(batch, batch.items, reason, message=message)]
+        return [self.lose(batch, reason, message=message)]
+
+    def reclaim(self) -> list[Loss]:
+        """Take every lease back: the event loop of those who held them is gone.
+
+        Returns:
+            The records that must not be sent again and may have been applied.
+        """
+        losses: list[Loss] = []
+        for lane in self._active:
+            for batch in [*lane.leased, *lane.alone]:
+                lane.leased.discard(batch)
+                lane.alone.discard(batch)
+                # A batch of its own, so that a late word from the old holder means nothing.
+                again = batch.part(range(len(batch.items)))
+                if batch.begun:
+                    again = self._without_once(again, "the event loop ended during a request", losses)
+                if again.items:
+                    lane.ready.appendleft(again)
+        return losses
 
     def poll(self, now: float) -> Batch | WaitUntil | Idle:
         """What to do now: a batch, leased to the caller, or how long to wait."""
@@ -211,13 +217,13 @@ class Buffer:
         return IDLE if wake is None else WaitUntil(wake)
 
     def _poll_lane(self, lane: Lane, now: float) -> Batch | float | None:
-        if len(lane.leased) >= (1 if lane.failures else lane.limit):
+        if len(lane.leased) >= (1 if lane.failures else lane.limit) or self._is_busy():
             return None
         if not lane.ready:
             if lane.open is None:
                 return None
             due = lane.open.opened + self._policy.linger
-            if due > now and not self._crowded:
+            if due > now and not self.crowded and not lane.open.is_due:
                 return max(due, lane.paused_until)
         if lane.paused_until > now:
             return lane.paused_until
@@ -231,8 +237,12 @@ class Buffer:
         lane.leased.add(batch)
         return batch
 
+    def _is_busy(self) -> bool:
+        """Whether as many batches are under way as the pool was made for. Many project secrets make many lanes."""
+        return sum(len(lane.leased) for lane in self._active) >= most_in_flight(self._policy)
+
     def settle(self, batch: Batch, outcome: Outcome, now: float, delay: float = 0.0) -> list[Loss]:
-        """End a lease.
+        """End a lease. Nothing happens if it has ended otherwise.
 
         Args:
             batch: the leased batch.
@@ -244,6 +254,8 @@ class Buffer:
             The records that ended without delivery.
         """
         lane = batch.lane
+        if batch not in lane.leased:
+            return []
         lane.leased.discard(batch)
         if isinstance(outcome, Retry):
             return self._retried(batch, outcome, now, delay)
@@ -257,25 +269,24 @@ class Buffer:
         if now - lane.learned >= _UNLEARN_AFTER:
             lane.max_bytes = self._policy.max_bytes
         if isinstance(outcome, Delivered):
-            self._deliver(batch, batch.items)
+            self.deliver(batch)
             return []
         if isinstance(outcome, Pruned):
-            return self._pruned(batch, outcome)
+            named, others = batch.divide({record.index for record in outcome.failed})
+            self.deliver(others)
+            return [self.lose(named, DropReason.REJECTED, details=outcome.failed, message=outcome.message)]
         if isinstance(outcome, Split) and len(batch.items) > 1:
             return self._halved(batch, outcome, now)
         reason = outcome.reason if isinstance(outcome, Split) else DropReason.REJECTED
-        return [self._lose(batch, batch.items, reason, message=outcome.message)]
+        return [self.lose(batch, reason, message=outcome.message)]
 
     def _retried(self, batch: Batch, outcome: Retry, now: float, delay: float) -> list[Loss]:
         self._trouble(batch, now, delay)
         if outcome.retry_after is not None:
             batch.lane.held_until = max(batch.lane.held_until, now + delay)
-        losses = []
-        if outcome.applied and not self._policy.at_least_once:
-            once = [item for item in batch.items if isinstance(item, OnceOnly)]
-            if once:
-                losses.append(self._lose(batch, once, DropReason.UNCERTAIN, message=outcome.message))
-                batch = batch.part([item for item in batch.items if not isinstance(item, OnceOnly)])
+        losses: list[Loss] = []
+        if outcome.applied:
+            batch = self._without_once(batch, outcome.message, losses)
         if not batch.items:
             return losses
         retry = self._retry
@@ -284,10 +295,19 @@ class Buffer:
             retry.total_timeout is not None and batch.lane.paused_until > batch.first_try + retry.total_timeout
         )
         if out_of_tries or out_of_time:
-            losses.append(self._lose(batch, batch.items, DropReason.EXHAUSTED, message=outcome.message))
+            losses.append(self.lose(batch, DropReason.EXHAUSTED, message=outcome.message))
         else:
             batch.lane.ready.appendleft(batch)
         return losses
+
+    def _without_once(self, batch: Batch, message: str, losses: list[Loss]) -> Batch:
+        """What is left of a batch that may have been applied: what may be sent again. The rest is added to `losses`."""
+        once = [at for at, item in enumerate(batch.items) if isinstance(item, OnceOnly)]
+        if not once or self._policy.at_least_once:
+            return batch
+        unsure, rest = batch.divide(once)
+        losses.append(self.lose(unsure, DropReason.UNCERTAIN, message=message))
+        return rest
 
     @staticmethod
     def _trouble(batch: Batch, now: float, delay: float) -> None:
@@ -302,71 +322,38 @@ class Buffer:
         lane.failures = 0
         lane.paused_until = lane.held_until
 
-    def _pruned(self, batch: Batch, outcome: Pruned) -> list[Loss]:
-        named = {record.index for record in outcome.failed}
-        lost = [batch.items[record.index] for record in outcome.failed]
-        self._deliver(batch, [item for at, item in enumerate(batch.items) if at not in named])
-        return [self._lose(batch, lost, DropReason.REJECTED, details=outcome.failed, message=outcome.message)]
-
     def _halved(self, batch: Batch, outcome: Split, now: float) -> list[Loss]:
-        losses = []
-        items = batch.items
+        losses: list[Loss] = []
         if outcome.reason is DropReason.TOO_LARGE:
-            batch.lane.max_bytes = max(1, min(batch.lane.max_bytes, batch.size // 2 + 1))
+            batch.lane.max_bytes = max(
+                min(self._policy.max_bytes, _LEAST_LEARNED), min(batch.lane.max_bytes, batch.size // 2 + 1)
+            )
             batch.lane.learned = now
-        elif not self._policy.at_least_once and any(isinstance(item, OnceOnly) for item in items):
-            # Mixpanel's documents disagree on whether the valid rows of a refused profile batch were applied.
-            once = [item for item in items if isinstance(item, OnceOnly)]
-            losses.append(self._lose(batch, once, DropReason.UNCERTAIN, message=outcome.message))
-            items = [item for item in items if not isinstance(item, OnceOnly)]
-        middle = (len(items) + 1) // 2
-        for half in (items[middle:], items[:middle]):
-            if half:
-                batch.lane.ready.appendleft(batch.part(half))
+        elif outcome.status != 200:
+            # Mixpanel does not say whether the valid rows of a profile batch that it refused were applied. With a
+            # 200 it does: 0 means that it took none.
+            batch = self._without_once(batch, outcome.message, losses)
+        middle = (len(batch.items) + 1) // 2
+        for half in reversed(batch.divide(range(middle))):
+            if half.items:
+                batch.lane.ready.appendleft(half)
         return losses
-
-    def _deliver(self, batch: Batch, items: Sequence[bytes]) -> None:
-        count = len(items)
-        self._discharge(items)
-        self.delivered += count
-        for barrier in batch.barriers:
-            barrier.pending -= count
-            barrier.delivered += count
-
-    def _lose(
-        self,
-        batch: Batch,
-        items: Sequence[bytes],
-        reason: DropReason,
-        *,
-        details: Sequence[FailedRecord] = (),
-        message: str = "",
-    ) -> Loss:
-        count = len(items)
-        place = "dropped" if reason in DROPPED else "uncertain" if reason is DropReason.UNCERTAIN else "failed"
-        self._discharge(items)
-        setattr(self, place, getattr(self, place) + count)
-        self.losses[reason] = self.losses.get(reason, 0) + count
-        for barrier in batch.barriers:
-            barrier.pending -= count
-            barrier.losses[reason.value] = barrier.losses.get(reason.value, 0) + count
-        return Loss(kind=batch.lane.kind, reason=reason, items=items, details=details, message=message)
-
-    def _discharge(self, items: Sequence[bytes]) -> None:
-        self._crowded = False
-        self.pending -= len(items)
-        self.pending_bytes -= sum(map(len, items))
 
     def barrier(self) -> Barrier:
         """Make everything accepted so far due at once, and a count of what becomes of it."""
         barrier = Barrier()
         for lane in self._active:
-            lane.close_open()
             for batch in lane.batches():
-                # Halves share their parent's list, so the list is replaced and never changed.
-                batch.barriers = [*batch.barriers, barrier]
+                batch.is_due = True
+                batch.marks.append((barrier, len(batch.items)))
                 barrier.pending += len(batch.items)
         return barrier
+
+    def forget(self, barrier: Barrier) -> None:
+        """Count for this barrier no longer: nobody waits for it."""
+        for lane in self._active:
+            for batch in lane.batches():
+                batch.marks = [mark for mark in batch.marks if mark[0] is not barrier]
 
     def hurry(self, spacing: float) -> None:
         """Cut pauses short for somebody who waits: to `spacing` seconds after the last failure, at the least.
@@ -385,12 +372,21 @@ class Buffer:
             return float("-inf")
         return min(times)
 
+    def reset(self) -> None:
+        """Forget every record and count: after a fork they are the parent's."""
+        self._active.clear()
+        for lane in self._lanes.values():
+            lane.open = None
+            lane.ready.clear()
+            lane.leased.clear()
+            lane.alone.clear()
+        self.forget_all()
+
     def abandon(self, reason: DropReason) -> list[Loss]:
         """Give up everything that waits. Batches in flight stay with whoever holds their lease."""
         losses = []
         for lane in self._active:
             lane.close_open()
             while lane.ready:
-                batch = lane.ready.popleft()
-                losses.append(self._lose(batch, batch.items, reason))
+                losses.append(self.lose(lane.ready.popleft(), reason))
         return losses

@@ -37,6 +37,7 @@ _log = logging.getLogger("mixpanel_async")
 _SPARE_CONNECTIONS: Final = 12
 _BATCHING: Final = BatchPolicy()
 _RETRY: Final = RetryPolicy()
+_LONGEST: Final = 1e9
 _IDENTITY_RETRY: Final = RetryPolicy(attempts=3, initial=0.5, maximum=4.0, total_timeout=15.0)
 
 
@@ -216,9 +217,11 @@ class AsyncMixpanel(Tracking, Identity, Profiles):
         Raises:
             ValidationError: if `timeout` is negative or not a number.
         """
-        if timeout is not None and (isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or timeout < 0):
+        if timeout is None:
+            return await self._sender.flush(None)
+        if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not timeout >= 0:
             raise ValidationError("timeout", "must be a number of seconds, at least 0, or None")
-        return await self._sender.flush(timeout)
+        return await self._sender.flush(float(min(timeout, _LONGEST)))
 
     def stats(self) -> Stats:
         """A snapshot of what became of everything so far. From any thread."""
@@ -264,7 +267,7 @@ class AsyncMixpanel(Tracking, Identity, Profiles):
 
 def _left_behind(queue: Queue, sender: Sender) -> None:
     """What happens when a client is dropped, or the interpreter exits, without `aclose()`."""
-    if queue.closed:
+    if sender.is_closed:
         return
     pending = queue.pending
     sender.abandon()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from math import inf
 from typing import Any, Final, Literal
@@ -229,7 +229,7 @@ class ClientOptions:
         ConfigurationError: if a value, or a combination of two, cannot work.
     """
 
-    token: str
+    token: str = field(repr=False)
     credentials: ServiceAccountCredentials | None
     region: str
     api_host: str | None

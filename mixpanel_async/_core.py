@@ -10,7 +10,7 @@ import anyio.lowlevel
 from ._attempts import Caller, reason_of
 from ._config import ClientOptions
 from ._credentials import Secret
-from ._errors import ClientClosedError
+from ._errors import ClientClosedError, MixpanelException, ValidationError
 from ._lanes import Batch, Lane
 from ._queue import Queue
 from ._records import DropReason, Kind
@@ -66,6 +66,10 @@ class Core:
             item = self._builder.profile(message, meta, now=self._runtime.wall())
         except Discarded as kept:
             self._queue.discard(lane, kept.record, kept.reason)
+        except MixpanelException:
+            raise
+        except Exception as error:  # noqa: BLE001  a user's types may fail in any way
+            raise unreadable(error) from None
         else:
             await self._admit(lane, item)
 
@@ -87,6 +91,10 @@ class Core:
         """Send a message in a task of the package's own, and wait for what becomes of it."""
         is_gone = False
 
+        def conclude(reason: DropReason | None = DropReason.CLOSED, message: str = "") -> None:
+            if batch is not None:
+                self._sender.conclude(batch, reason, message)
+
         async def work() -> None:
             reason: DropReason | None = DropReason.CLOSED
             message = ""
@@ -97,17 +105,22 @@ class Core:
                 reason, message = reason_of(error), str(error)
                 raise
             finally:
-                if batch is not None:
-                    self._sender.conclude(batch, reason, message)
+                conclude(reason, message)
 
+        if batch is not None:
+            batch.begun = True
         try:
-            job = self._sender.spawn(work, f"mixpanel {kind.value}")
+            job = self._sender.spawn(work, f"mixpanel {kind.value}", conclude)
         except ClientClosedError:
-            if batch is not None:
-                self._sender.conclude(batch, DropReason.CLOSED, "")
+            conclude()
             raise
         try:
             await job.result()
         except BaseException:
             is_gone = True
             raise
+
+
+def unreadable(error: Exception) -> ValidationError:
+    """For an argument that fails when it is looked at."""
+    return ValidationError("arguments", f"cannot be read: looking at them raised {type(error).__name__}")

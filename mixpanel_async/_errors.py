@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import Any, NoReturn
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +41,17 @@ class FailedRecord:
 
 class MixpanelException(Exception):  # noqa: N818  the official SDK's name
     """Root of the family; the official SDK's only error type has the same name."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # The default would call the class with `args`, which lack what is passed by name.
+        return _restored, (type(self), self.args, self.__dict__)
+
+
+def _restored(kind: type[MixpanelException], args: tuple[Any, ...], state: dict[str, Any]) -> MixpanelException:
+    error = kind.__new__(kind, *args)
+    error.args = args
+    error.__dict__.update(state)
+    return error
 
 
 class ConfigurationError(MixpanelException, ValueError):

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from inspect import isawaitable, iscoroutinefunction
 from typing import Any, Final
 
@@ -12,6 +15,7 @@ import anyio
 import anyio.to_thread
 import orjson
 
+from ._errors import refuse
 from ._lanes import Loss
 from ._records import Delivery, DropReason, LostRecord
 
@@ -19,8 +23,8 @@ OnDrop = Callable[[list[LostRecord], DropReason], Awaitable[None] | None]
 OnDelivered = Callable[[Delivery], Awaitable[None] | None]
 
 _log = logging.getLogger("mixpanel_async")
-# Losses that wait for a slow callback keep their payload up to this many records, then only their number.
-_KEPT_PAYLOADS: Final = 50_000
+# Losses that wait for a slow callback keep their payload up to this many bytes, then only their number.
+_KEPT_BYTES: Final = 16 * 1024 * 1024
 
 
 class Hooks:
@@ -29,15 +33,29 @@ class Hooks:
     Args:
         on_drop: told of records that ended without delivery.
         on_delivered: told of each request that Mixpanel took.
+
+    Raises:
+        ConfigurationError: if one of them cannot be called.
     """
 
     def __init__(self, on_drop: OnDrop | None, on_delivered: OnDelivered | None) -> None:
+        for name, callback in (("on_drop", on_drop), ("on_delivered", on_delivered)):
+            if callback is not None and not callable(callback):
+                refuse(f"{name} must be callable, not {type(callback).__name__}")
         self._on_drop = on_drop
         self._on_delivered = on_delivered
         self._waiting: deque[Loss | Delivery] = deque()
+        self._lock = threading.RLock()
         self._kept = 0
         self._has_failed = False
         self._task: int | None = None
+        self._thread: anyio.CapacityLimiter | None = None
+
+    def forget(self) -> None:
+        """Begin anew in a forked child."""
+        self._waiting.clear()
+        self._lock = threading.RLock()
+        self._kept, self._task, self._thread = 0, None, None
 
     def lost(self, losses: Sequence[Loss]) -> bool:
         """Note losses. From any thread.
@@ -45,20 +63,37 @@ class Hooks:
         Returns:
             Whether `run` has something to do.
         """
-        if self._on_drop is None:
+        if self._on_drop is None or not losses:
             return False
-        for loss in losses:
-            if self._kept > _KEPT_PAYLOADS:
-                loss = Loss(kind=loss.kind, reason=loss.reason, items=[b""] * len(loss.items))  # noqa: PLW2901
-            self._kept += len(loss.items)
-            self._waiting.append(loss)
-        return bool(losses)
+        with self._lock:
+            for loss in losses:
+                self._note(loss)
+        return True
+
+    def _note(self, loss: Loss) -> None:
+        weight = sum(map(len, loss.items))
+        if self._kept + weight > _KEPT_BYTES:
+            loss, weight = Loss(kind=loss.kind, reason=loss.reason, items=(), bare=len(loss.items)), 0
+        self._kept += weight
+        last = self._waiting[-1] if self._waiting else None
+        # Neighbours of a kind are told in one call: an overflow loses records one by one.
+        if isinstance(last, Loss) and isinstance(last.items, list) and _is_alike(last, loss):
+            last.items.extend(loss.items)
+            self._waiting[-1] = replace(last, bare=last.bare + loss.bare)
+            return
+        self._waiting.append(replace(loss, items=list(loss.items)))
+
+    def untold(self) -> int:
+        """How many lost records nobody was told of."""
+        with self._lock:
+            return sum(len(entry.items) + entry.bare for entry in self._waiting if isinstance(entry, Loss))
 
     def delivered(self, delivery: Delivery) -> bool:
         """Note a delivery. Returns whether `run` has something to do."""
         if self._on_delivered is None:
             return False
-        self._waiting.append(delivery)
+        with self._lock:
+            self._waiting.append(delivery)
         return True
 
     @property
@@ -78,33 +113,57 @@ class Hooks:
             self._task = None
 
     async def _run(self) -> None:
-        while self._waiting:
-            entry = self._waiting.popleft()
-            name = "on_drop" if isinstance(entry, Loss) else "on_delivered"
-            try:
+        if self._thread is None:
+            # Of the package's own: an application that keeps all its threads busy must not hold up a report.
+            self._thread = anyio.CapacityLimiter(1)
+        while True:
+            with self._lock:
+                if not self._waiting:
+                    return
+                entry = self._waiting.popleft()
                 if isinstance(entry, Loss):
-                    self._kept -= len(entry.items)
-                    if self._on_drop is not None:
-                        await _call(self._on_drop, _records(entry), entry.reason)
-                elif self._on_delivered is not None:
-                    await _call(self._on_delivered, entry)
-            except Exception as error:  # noqa: BLE001  a user's callback may fail in any way
-                self._report(name, error)
+                    self._kept -= sum(map(len, entry.items))
+            if isinstance(entry, Loss):
+                assert self._on_drop is not None
+                records = await anyio.to_thread.run_sync(_records, entry, limiter=self._thread)
+                await self._call("on_drop", self._on_drop, records, entry.reason)
+            elif self._on_delivered is not None:
+                await self._call("on_delivered", self._on_delivered, entry)
 
-    def _report(self, name: str, error: Exception) -> None:
+    async def _call(self, name: str, callback: Callable[..., Any], *args: object) -> None:
+        try:
+            if iscoroutinefunction(callback) or iscoroutinefunction(getattr(callback, "__call__", None)):  # noqa: B004
+                await callback(*args)
+                return
+            guarded = partial(_guarded, callback, *args)
+            result = await anyio.to_thread.run_sync(guarded, limiter=self._thread, abandon_on_cancel=True)
+            if isinstance(result, BaseException):
+                self._report(name, result)
+            elif isawaitable(result):
+                await result
+        except anyio.get_cancelled_exc_class():
+            raise
+        except BaseException as error:  # noqa: BLE001  a callback must not end the program that it reports to
+            self._report(name, error)
+
+    def _report(self, name: str, error: BaseException) -> None:
         # Once a client: a callback that fails tends to fail every time.
         if not self._has_failed:
             self._has_failed = True
             _log.error("%s raised %s; further failures are not logged", name, type(error).__name__)
 
 
-async def _call(callback: Callable[..., Any], *args: object) -> None:
-    if iscoroutinefunction(callback) or iscoroutinefunction(getattr(callback, "__call__", None)):  # noqa: B004
-        await callback(*args)
-        return
-    result = await anyio.to_thread.run_sync(callback, *args, abandon_on_cancel=True)
-    if isawaitable(result):
-        await result
+def _is_alike(one: Loss, other: Loss) -> bool:
+    same = (one.kind, one.reason, one.message) == (other.kind, other.reason, other.message)
+    return same and not (one.details or other.details)
+
+
+def _guarded(callback: Callable[..., Any], *args: object) -> Any:
+    """What it returns or raises. A worker thread must not be left by an exception that ends programs."""
+    try:
+        return callback(*args)
+    except BaseException as error:  # noqa: BLE001
+        return error
 
 
 def _records(loss: Loss) -> list[LostRecord]:
@@ -120,7 +179,9 @@ def _records(loss: Loss) -> list[LostRecord]:
                 message=detail.message if detail else loss.message,
             )
         )
-    return records
+    # One object for all: they say nothing but that they were.
+    bare = LostRecord(kind=loss.kind.value, payload=None, message=loss.message)
+    return records + [bare] * loss.bare
 
 
 def _payload(item: bytes) -> dict[str, Any] | None:

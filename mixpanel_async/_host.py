@@ -9,8 +9,8 @@ alone, is held by its host, and ends in a `Job` that can be awaited.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
-import logging
 import sys
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Generic, Protocol, TypeVar
@@ -21,24 +21,29 @@ from ._errors import ClientClosedError
 
 T = TypeVar("T")
 
-_log = logging.getLogger("mixpanel_async")
-
 
 class Job(Generic[T]):
-    """A task of the package's own, and how it ended."""
+    """A task of the package's own, and how it ended.
 
-    def __init__(self, name: str) -> None:
-        self.name = name
+    Args:
+        if_unstarted: called if the task is cancelled before its first step, when none of its own code can run.
+        on_end: called once it has ended, however.
+    """
+
+    def __init__(self, if_unstarted: Callable[[], None], on_end: Callable[[Job[Any]], None]) -> None:
         self.done = anyio.Event()
+        self._if_unstarted = if_unstarted
+        self._on_end = on_end
         # Made by the task itself: a job may be spawned from a plain callback of the loop.
         self._scope: anyio.CancelScope | None = None
-        self._is_cancelled = False
+        self._is_cancelled = self._is_started = self._is_ended = False
         self._value: T
         self._error: Exception | None = None
         self._has_value = False
 
     async def run(self, work: Callable[[], Awaitable[T]]) -> None:
         """Body of the task. Only cancellation by the event loop itself escapes."""
+        self._is_started = True
         try:
             with anyio.CancelScope() as self._scope:
                 if self._is_cancelled:
@@ -48,7 +53,17 @@ class Job(Generic[T]):
         except Exception as error:  # noqa: BLE001  kept for whoever waits
             self._error = error
         finally:
-            self.done.set()
+            self.end()
+
+    def end(self) -> None:
+        """Note that the task is over."""
+        if self._is_ended:
+            return
+        self._is_ended = True
+        if not self._is_started:
+            self._if_unstarted()
+        self._on_end(self)
+        self.done.set()
 
     def cancel(self) -> None:
         """Ask it to stop. From the loop's own thread only."""
@@ -66,14 +81,16 @@ class Job(Generic[T]):
         if self._error is not None:
             raise self._error
         if not self._has_value:
-            raise ClientClosedError("the client was closed while the call was under way")
+            raise ClientClosedError(
+                "the client was closed while the call was under way; it is unknown whether it was applied"
+            )
         return self._value
 
 
 class Host(Protocol):
     """An event loop."""
 
-    def spawn(self, work: Callable[[], Awaitable[T]], name: str) -> Job[T]:
+    def spawn(self, job: Job[T], work: Callable[[], Awaitable[T]], name: str) -> None:
         """Run it in a task of its own, with an empty context. From the loop's own thread only."""
 
     def call_soon(self, callback: Callable[[], object]) -> None:
@@ -83,7 +100,7 @@ class Host(Protocol):
         """Whether the caller runs inside this loop."""
 
     def is_over(self) -> bool:
-        """Whether the loop will never run again."""
+        """Whether the loop does not run, and so nothing in it."""
 
 
 class _Asyncio:
@@ -91,21 +108,22 @@ class _Asyncio:
         self._loop = loop
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def spawn(self, work: Callable[[], Awaitable[T]], name: str) -> Job[T]:
-        job: Job[T] = Job(name)
+    def spawn(self, job: Job[T], work: Callable[[], Awaitable[T]], name: str) -> None:
         task = contextvars.Context().run(self._create, job.run(work), name)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return job
+
+        def ended(task: asyncio.Task[None]) -> None:
+            self._tasks.discard(task)
+            job.end()
+
+        task.add_done_callback(ended)
 
     def _create(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
         return self._loop.create_task(work, name=name)
 
     def call_soon(self, callback: Callable[[], object]) -> None:
-        try:
+        with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(callback)
-        except RuntimeError:
-            _log.debug("the event loop has ended")
 
     def is_current(self) -> bool:
         try:
@@ -114,7 +132,8 @@ class _Asyncio:
             return False
 
     def is_over(self) -> bool:
-        return self._loop.is_closed()
+        # One that was stopped may be run again, but not while another runs in its place.
+        return self._loop.is_closed() or not self._loop.is_running()
 
 
 class _Trio:
@@ -124,16 +143,12 @@ class _Trio:
         self._trio = trio
         self._token = trio.lowlevel.current_trio_token()
 
-    def spawn(self, work: Callable[[], Awaitable[T]], name: str) -> Job[T]:
-        job: Job[T] = Job(name)
+    def spawn(self, job: Job[T], work: Callable[[], Awaitable[T]], name: str) -> None:
         self._trio.lowlevel.spawn_system_task(job.run, work, name=name, context=contextvars.Context())
-        return job
 
     def call_soon(self, callback: Callable[[], object]) -> None:
-        try:
+        with contextlib.suppress(self._trio.RunFinishedError):
             self._token.run_sync_soon(callback)
-        except self._trio.RunFinishedError:
-            _log.debug("the event loop has ended")
 
     def is_current(self) -> bool:
         return _in_trio() and self._trio.lowlevel.current_trio_token() is self._token

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from ._credentials import Secret
@@ -25,31 +25,51 @@ class Barrier:
 
 
 class Batch:
-    """Records of one lane that travel together. `size` counts the commas and brackets of the request's body."""
+    """Records of one lane that travel together.
 
-    __slots__ = ("attempts", "barriers", "episode", "first_try", "items", "lane", "opened", "size")
+    `size` is that of the request's body: the records, the commas between them and the brackets. `marks` says of each
+    barrier how many of the records, from the first on, it waits for. `begun` says whether a request for it was made.
+    """
+
+    __slots__ = ("attempts", "begun", "episode", "first_try", "is_due", "items", "lane", "marks", "opened", "size")
 
     def __init__(self, lane: Lane, items: list[bytes], opened: float) -> None:
         self.lane = lane
         self.items = items
         self.size = 1 + sum(map(len, items)) + len(items)
         self.opened = opened
+        self.is_due = False
         self.attempts = 0
+        self.begun = False
         self.first_try = 0.0
         self.episode = 0
-        self.barriers: list[Barrier] = []
+        self.marks: list[tuple[Barrier, int]] = []
 
     @property
     def payload(self) -> int:
         """Size of the records themselves."""
         return self.size - 1 - len(self.items)
 
-    def part(self, items: list[bytes]) -> Batch:
-        """Some of its records as a batch of their own, with the same past."""
-        twin = Batch(self.lane, items, self.opened)
+    def part(self, positions: Collection[int]) -> Batch:
+        """Some of its records, in their order, as a batch of their own with the same past."""
+        twin = Batch(self.lane, [item for at, item in enumerate(self.items) if at in positions], self.opened)
         twin.attempts, twin.first_try, twin.episode = self.attempts, self.first_try, self.episode
-        twin.barriers = self.barriers
+        for barrier, covered in self.marks:
+            if part := sum(1 for at in positions if at < covered):
+                twin.marks.append((barrier, part))
         return twin
+
+    def divide(self, positions: Collection[int]) -> tuple[Batch, Batch]:
+        """The records at these positions, and the others."""
+        return self.part(positions), self.part(set(range(len(self.items))).difference(positions))
+
+    def pop_first(self) -> Batch:
+        """Its first record, taken out of it."""
+        first = self.part((0,))
+        item = self.items.pop(0)
+        self.size -= len(item) + 1
+        self.marks = [(barrier, covered - 1) for barrier, covered in self.marks if covered > 1]
+        return first
 
 
 class Lane:
@@ -107,10 +127,20 @@ class Lane:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loss:
-    """Records of one kind that ended without delivery, for one reason."""
+    """Records of one kind that ended without delivery, for one reason.
+
+    Args:
+        kind: where they were to go.
+        reason: why they did not.
+        items: their bytes.
+        details: what Mixpanel said of each, if it named them.
+        message: what it said of the request.
+        bare: further records, of which only the number was kept.
+    """
 
     kind: Kind
     reason: DropReason
     items: Sequence[bytes]
     details: Sequence[FailedRecord] = ()
     message: str = ""
+    bare: int = 0

@@ -8,11 +8,13 @@ would not take, `ClientClosedError` after `aclose()`, and `QueueFullError` under
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from decimal import Decimal
 from typing import Any
 
 from ._core import Core, Meta, Properties
 from ._errors import ValidationError
 from ._records import Kind
+from ._wire.values import is_a, shallow
 
 
 class Profiles(Core):
@@ -79,7 +81,9 @@ class Profiles(Core):
             properties: details of the payment; left as they are.
             meta: merged beside the operation.
         """
-        charge = {**_charge(amount, properties), "$amount": amount}
+        if is_a(amount, bool) or not is_a(amount, (int, float, Decimal)):
+            raise ValidationError("amount", f"must be a number, not {type(amount).__name__}")
+        charge = {**({} if properties is None else shallow(properties, "properties")), "$amount": amount}
         await self._person(distinct_id, "$append", {"$transactions": charge}, meta)
 
     async def people_clear_charges(self, distinct_id: str, meta: Meta = None) -> None:
@@ -93,8 +97,8 @@ class Profiles(Core):
             message: `$group_key`, `$group_id` and one operation. It may override `$token` and `$time`.
             meta: merged beside the operation.
         """
-        target = {key: message.get(key) for key in ("$group_key", "$group_id")} if isinstance(message, Mapping) else {}
-        await self._update(Kind.GROUPS, {**message, **target} if target else message, meta)
+        # Without a target it would pass for a person's.
+        await self._update(Kind.GROUPS, {"$group_key": None, **shallow(message, "message")}, meta)
 
     async def _group(self, group_key: str, group_id: str, operation: str, value: object, meta: Meta) -> None:
         await self._update(Kind.GROUPS, {"$group_key": group_key, "$group_id": group_id, operation: value}, meta)
@@ -122,11 +126,3 @@ class Profiles(Core):
     async def group_delete(self, group_key: str, group_id: str, meta: Meta = None) -> None:
         """Delete a group's profile."""
         await self._group(group_key, group_id, "$delete", "", meta)
-
-
-def _charge(amount: object, properties: Properties | None) -> Properties:
-    if isinstance(amount, (str, bool, type(None))):
-        raise ValidationError("amount", f"must be a number, not {type(amount).__name__}")
-    if properties is not None and not isinstance(properties, Mapping):
-        raise ValidationError("properties", f"must be a mapping, not {type(properties).__name__}")
-    return properties or {}

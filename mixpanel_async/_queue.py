@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
+from collections import deque
 from collections.abc import Callable
-from typing import Final
+from typing import Final, TypeVar
 
 from ._buffer import Buffer, Idle, Offer, WaitUntil
 from ._config import Overflow
@@ -15,6 +17,8 @@ from ._hooks import Hooks
 from ._lanes import Barrier, Batch, Lane, Loss
 from ._records import DropReason, Kind, Outcome, Stats
 
+T = TypeVar("T")
+
 _log = logging.getLogger("mixpanel_async")
 # Seconds between two lines in the log about the same kind of loss.
 _LOG_EVERY: Final = 20.0
@@ -22,6 +26,9 @@ _LOG_EVERY: Final = 20.0
 
 class Queue:
     """Owns the buffer, its lock and the counters.
+
+    A signal handler, a finalizer or a log handler may track while this very thread is inside. What it brings is put
+    aside (`_late`) and taken in before the lock is given up.
 
     Args:
         buffer: what is waiting.
@@ -34,29 +41,32 @@ class Queue:
         self._buffer = buffer
         self._overflow = overflow
         self._monotonic = monotonic
-        # Re-entrant: a finalizer or a signal handler may track while this very thread holds it.
         self._lock = threading.RLock()
+        self._is_inside = False
+        self._late: deque[tuple[Lane, bytes]] = deque()
+        self._pid = os.getpid()
         self._requests = self._retries = 0
         self._last_error: str | None = None
         self._complained: dict[DropReason, float] = {}
         self.hooks = hooks
         self.closed = False
         self.on_work: Callable[[], None] = _nothing
-        """Called when the sender has something new to consider. From any thread."""
+        """Called when the sender has something new to consider. From any thread, without the lock."""
         self.on_loss: Callable[[], None] = _nothing
-        """Called when the user's callbacks have something to be told. From any thread."""
+        """Called when the user's callbacks have something to be told. From any thread, without the lock."""
+        self.on_fork: Callable[[], None] = _nothing
+        """Called in a forked child, before anything else happens in it."""
 
     @property
     def pending(self) -> int:
-        return self._buffer.pending
+        return self._buffer.pending + len(self._late)
 
     @property
     def last_error(self) -> str | None:
         return self._last_error
 
     def lane(self, kind: Kind, secret: Secret | None = None) -> Lane:
-        with self._lock:
-            return self._buffer.lane(kind, secret)
+        return self._locked(lambda: self._buffer.lane(kind, secret))
 
     def offer(self, lane: Lane, item: bytes) -> bool:
         """Take a record.
@@ -66,36 +76,86 @@ class Queue:
 
         Raises:
             ClientClosedError: if the client is closed.
-            QueueFullError: if there is no room and the policy is to raise.
+            QueueFullError: if there is no room and the policy is to raise, or the record can never have any.
         """
+        if self._pid != os.getpid():
+            self.forked()
         losses: list[Loss] = []
         with self._lock:
-            self._refuse_if_closed()
-            now = self._monotonic()
-            verdict = self._buffer.offer(lane, item, now)
-            if verdict is Offer.FULL:
-                self.on_work()
-                if self._overflow is Overflow.WAIT:
-                    return False
-                if self._overflow is Overflow.RAISE:
-                    raise self.full()
-                if self._overflow is Overflow.DROP_OLDEST:
-                    losses = self._buffer.evict(len(item))
-                    verdict = self._buffer.offer(lane, item, now)
-                if verdict is Offer.FULL:
-                    losses.append(self._buffer.discard(lane, [item], DropReason.QUEUE_FULL))
+            if self.closed:
+                raise ClientClosedError("the client is closed; the record was not accepted")
+            if self._is_inside:
+                self._late.append((lane, item))
+                return True
+            self._is_inside = True
+            try:
+                verdict = self._offer(lane, item, losses)
+                if self._late:
+                    self._take_late(losses)
+            finally:
+                self._is_inside = False
         if losses:
             self._report(losses)
         if verdict is not Offer.TAKEN:
             self.on_work()
+            if verdict is Offer.FULL and self._overflow in {Overflow.WAIT, Overflow.RAISE}:
+                if self._overflow is Overflow.RAISE or not self._buffer.could_fit(len(item)):
+                    raise self.full()
+                return False
         return True
+
+    def _offer(self, lane: Lane, item: bytes, losses: list[Loss]) -> Offer:
+        now = self._monotonic()
+        verdict = self._buffer.offer(lane, item, now)
+        if verdict is not Offer.FULL or self._overflow in {Overflow.WAIT, Overflow.RAISE}:
+            return verdict
+        if self._overflow is Overflow.DROP_OLDEST:
+            losses.extend(self._buffer.evict(len(item)))
+            verdict = self._buffer.offer(lane, item, now)
+        if verdict is Offer.FULL:
+            losses.append(self._buffer.discard(lane, [item], DropReason.QUEUE_FULL))
+        return verdict
+
+    def _take_late(self, losses: list[Loss]) -> None:
+        while self._late:
+            lane, item = self._late.popleft()
+            if self._offer(lane, item, losses) is Offer.FULL and self._overflow in {Overflow.WAIT, Overflow.RAISE}:
+                # Nobody is left to be told: the call that brought it has returned.
+                losses.append(self._buffer.discard(lane, [item], DropReason.QUEUE_FULL))
+
+    def _locked(self, work: Callable[[], T]) -> T:
+        """Do something to the buffer that no re-entry may see half done."""
+        if self._pid != os.getpid():
+            self.forked()
+        losses: list[Loss] = []
+        with self._lock:
+            was_inside, self._is_inside = self._is_inside, True
+            try:
+                result = work()
+                if self._late and not was_inside:
+                    self._take_late(losses)
+            finally:
+                self._is_inside = was_inside
+        if losses:
+            self._report(losses)
+        return result
+
+    def forked(self) -> None:
+        """Begin anew in a forked child: what waits, its lock and its tasks are the parent's."""
+        self._pid = os.getpid()
+        self._lock = threading.RLock()
+        self._is_inside = False
+        self._late.clear()
+        self._buffer.reset()
+        self._requests = self._retries = 0
+        self.hooks.forget()
+        self.on_fork()
 
     def full(self) -> QueueFullError:
         return QueueFullError(self._buffer.pending, self._buffer.pending_bytes)
 
     def is_full(self, size: int) -> bool:
-        with self._lock:
-            return self._buffer.is_full(size)
+        return self._locked(lambda: self._buffer.is_full(size))
 
     def discard(self, lane: Lane, item: bytes, reason: DropReason) -> None:
         """Count a record as accepted and dropped at once.
@@ -103,10 +163,8 @@ class Queue:
         Raises:
             ClientClosedError: if the client is closed.
         """
-        with self._lock:
-            self._refuse_if_closed()
-            loss = self._buffer.discard(lane, [item], reason)
-        self._report([loss])
+        self._refuse_if_closed()
+        self._report([self._locked(lambda: self._buffer.discard(lane, [item], reason))])
 
     def lease_alone(self, lane: Lane, item: bytes) -> Batch:
         """Charge a record that is sent on its own.
@@ -115,22 +173,18 @@ class Queue:
             ClientClosedError: if the client is closed.
             QueueFullError: if there is no room for it.
         """
-        with self._lock:
-            self._refuse_if_closed()
-            batch = self._buffer.lease_alone(lane, item, self._monotonic())
-            if batch is None:
-                raise self.full()
-            return batch
+        self._refuse_if_closed()
+        batch = self._locked(lambda: self._buffer.lease_alone(lane, item, self._monotonic()))
+        if batch is None:
+            raise self.full()
+        return batch
 
     def conclude(self, batch: Batch, reason: DropReason | None, message: str) -> None:
         """End what `lease_alone` began."""
-        with self._lock:
-            losses = self._buffer.conclude(batch, reason, message=message)
-        self._report(losses)
+        self._report(self._locked(lambda: self._buffer.conclude(batch, reason, message=message)))
 
     def poll(self) -> Batch | WaitUntil | Idle:
-        with self._lock:
-            return self._buffer.poll(self._monotonic())
+        return self._locked(lambda: self._buffer.poll(self._monotonic()))
 
     def settle(self, batch: Batch, outcome: Outcome, delay: float) -> int:
         """End a lease.
@@ -138,22 +192,34 @@ class Queue:
         Returns:
             How many records were delivered.
         """
-        with self._lock:
+
+        def work() -> tuple[int, list[Loss]]:
             before = self._buffer.delivered
             losses = self._buffer.settle(batch, outcome, self._monotonic(), delay)
-            delivered = self._buffer.delivered - before
+            return self._buffer.delivered - before, losses
+
+        delivered, losses = self._locked(work)
         self._report(losses)
         return delivered
 
+    def reclaim(self) -> None:
+        """Take back every lease of an event loop that is gone."""
+        self._report(self._locked(self._buffer.reclaim))
+
     def barrier(self) -> Barrier:
-        with self._lock:
-            return self._buffer.barrier()
+        return self._locked(self._buffer.barrier)
+
+    def forget(self, barrier: Barrier) -> None:
+        self._locked(lambda: self._buffer.forget(barrier))
 
     def next_try(self, hurry: float) -> float:
         """When a waiting batch may be sent, after pauses of our own were cut to `hurry` seconds."""
-        with self._lock:
+
+        def work() -> float:
             self._buffer.hurry(hurry)
             return self._buffer.next_try()
+
+        return self._locked(work)
 
     def abandon(self) -> int:
         """Give up everything that waits, as the client is closed.
@@ -161,8 +227,7 @@ class Queue:
         Returns:
             How many records that were.
         """
-        with self._lock:
-            losses = self._buffer.abandon(DropReason.CLOSED)
+        losses = self._locked(lambda: self._buffer.abandon(DropReason.CLOSED))
         self._report(losses)
         return sum(len(loss.items) for loss in losses)
 
@@ -176,15 +241,15 @@ class Queue:
 
     def stats(self) -> Stats:
         with self._lock:
-            buffer = self._buffer
+            buffer, late = self._buffer, len(self._late)
             return Stats(
-                accepted=buffer.accepted,
+                accepted=buffer.accepted + late,
                 delivered=buffer.delivered,
                 failed=buffer.failed,
                 dropped=buffer.dropped,
                 uncertain=buffer.uncertain,
-                pending=buffer.pending,
-                pending_bytes=buffer.pending_bytes,
+                pending=buffer.pending + late,
+                pending_bytes=buffer.pending_bytes + sum(len(item) for _, item in self._late),
                 in_flight=buffer.in_flight,
                 requests=self._requests,
                 retries=self._retries,

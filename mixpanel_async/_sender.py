@@ -28,8 +28,15 @@ T = TypeVar("T")
 _log = logging.getLogger("mixpanel_async")
 # Seconds that tasks which were told to stop, and callbacks, are given at the end.
 _WIND_UP: Final = 1.0
+_PACKING_THREADS: Final = 2
+# Seconds after which trouble that had passed is told to the log again.
+_LOG_EVERY: Final = 20.0
 # Seconds between probes, at the least, while somebody waits for a lane in trouble.
 _LEAST_HURRY: Final = 0.05
+
+
+def _nothing() -> None:
+    return None
 
 
 class Sender:
@@ -72,14 +79,22 @@ class Sender:
         self._awake = False
         self._bell: anyio.Event | None = None
         self._progress: anyio.Event | None = None
+        self._threads: anyio.CapacityLimiter | None = None
         self._closed: FlushResult | None = None
-        self._complaint: tuple[Kind, int | None] | None = None
+        self._is_winding_up = self._is_abandoned = False
+        self._complaints: dict[tuple[Kind, int | None], float] = {}
         queue.on_work = self._wake
         queue.on_loss = self._tell_soon
+        queue.on_fork = self._forked
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether `aclose()` has come to its end."""
+        return self._closed is not None
 
     def attach_if_idle(self) -> None:
         """Start in the caller's event loop, if there is one and the client runs in no other."""
-        if self._main is None or self._main.done.is_set():
+        if self._host is None or self._host.is_over() or self._main is None or self._main.done.is_set():
             self.attach()
 
     def attach(self) -> Host | None:
@@ -90,9 +105,7 @@ class Sender:
         """
         host = self._host
         if host is not None and host.is_current():
-            if self._main is None or self._main.done.is_set():
-                # Something cancelled every task of a loop that goes on.
-                self._main = host.spawn(self._run, "mixpanel sender")
+            self._revive()
             return host
         current = current_host()
         if current is None:
@@ -101,15 +114,45 @@ class Sender:
             if not host.is_over():
                 raise ClientClosedError("the client is in use in another event loop that is still running")
             self._transport.forget()
+            self._queue.reclaim()
         self._host = current
         self._progress = anyio.Event()
         self._bell = anyio.Event()
+        # Of the package's own: an application that keeps all its threads busy must not stop delivery.
+        self._threads = anyio.CapacityLimiter(_PACKING_THREADS)
         self._closer = self._telling = None
         self._jobs = set()
-        self._main = current.spawn(self._run, "mixpanel sender")
+        self._main = None
+        self._revive()
         if not self._queue.hooks.idle:
             self._tell()
         return current
+
+    def _revive(self) -> None:
+        """Start the main task, also if something has cancelled every task of a loop that goes on."""
+        if not self._is_winding_up and (self._main is None or self._main.done.is_set()):
+            self._main = Job(_nothing, self._main_ended)
+            assert self._host is not None
+            self._host.spawn(self._main, self._run, "mixpanel sender")
+
+    def _main_ended(self, job: Job[Any]) -> None:
+        if job is self._main:
+            self.progressed()
+
+    def _forked(self) -> None:
+        """Let go of everything that lives in the parent's event loop and sockets."""
+        self._host = self._main = self._telling = self._closer = None
+        self._jobs = set()
+        self._awake = False
+        self._transport.forget()
+
+    def _spawn(
+        self, work: Callable[[], Awaitable[T]], name: str, if_unstarted: Callable[[], None] = _nothing
+    ) -> Job[T]:
+        assert self._host is not None
+        job: Job[T] = Job(if_unstarted, self._jobs.discard)
+        self._host.spawn(job, work, name)
+        return job
 
     async def open(self) -> None:
         """Bind to the running loop and make the pool ready."""
@@ -134,24 +177,22 @@ class Sender:
 
     def _tell(self) -> None:
         if self._host is not None and (self._telling is None or self._telling.done.is_set()):
-            self._telling = self._host.spawn(self._queue.hooks.run, "mixpanel callbacks")
+            self._telling = self._spawn(self._queue.hooks.run, "mixpanel callbacks")
 
     async def _run(self) -> None:
-        assert self._host is not None
-        while True:
+        host = self._host
+        while self._host is host:
             self._bell = anyio.Event()
             self._awake = False
             step = self._queue.poll()
             if isinstance(step, Batch):
-                self._hold(self._host.spawn(partial(self._deliver, step), "mixpanel request"))
+                unsent = Retry(message="the sender was stopped", applied=False)
+                unstarted = partial(self._settle, step, unsent, self._runtime.monotonic())
+                self._jobs.add(self._spawn(partial(self._deliver, step), "mixpanel request", unstarted))
                 continue
             patience = None if isinstance(step, Idle) else max(0.0, step.at - self._runtime.monotonic())
             with anyio.move_on_after(patience):
                 await self._bell.wait()
-
-    def _hold(self, job: Job[Any]) -> None:
-        self._jobs = {held for held in self._jobs if not held.done.is_set()}
-        self._jobs.add(job)
 
     async def _deliver(self, batch: Batch) -> None:
         # What holds if this task dies before it learns better: cancellation is no Exception, and the lease must end.
@@ -159,6 +200,7 @@ class Sender:
         started = self._runtime.monotonic()
         try:
             request = await self._packed(batch)
+            batch.begun = True
             outcome = Retry(message="the sender was stopped during a request", applied=True)
             outcome = await self.attempt(request, len(batch.items), again=batch.attempts > 1)
         except Exception as error:
@@ -171,7 +213,7 @@ class Sender:
         pack = partial(self._encoder.request, batch.lane.kind, batch.items, secret=batch.lane.secret)
         if batch.size < self._off_loop_from:
             return pack()
-        return await anyio.to_thread.run_sync(pack)
+        return await anyio.to_thread.run_sync(pack, limiter=self._threads)
 
     async def attempt(self, request: Request, count: int, *, again: bool, timeout: float | None = None) -> Outcome:
         """One counted request of `count` records. `again` says that it repeats an earlier one."""
@@ -202,18 +244,22 @@ class Sender:
             )
             if self._queue.hooks.delivered(delivery):
                 self._tell()
+        if self._is_abandoned:
+            # It outlived the close, and what it brings back has no place to wait any more.
+            self._queue.abandon()
         self.progressed()
 
     def _note(self, kind: Kind, outcome: Outcome, records: int) -> None:
         """Tell the log what went wrong, once an episode, in words of our own: a server's could repeat a payload."""
+        now = self._runtime.monotonic()
         if isinstance(outcome, Delivered):
-            if self._complaint is not None and self._complaint[0] is kind:
-                _log.info("delivery of %s works again", kind.value)
-                self._complaint = None
+            over = [key for key, at in self._complaints.items() if key[0] is kind and now - at >= _LOG_EVERY]
+            for key in over:
+                del self._complaints[key]
             return
-        if self._complaint == (kind, outcome.status):
+        if (kind, outcome.status) in self._complaints:
             return
-        self._complaint = (kind, outcome.status)
+        self._complaints[kind, outcome.status] = now
         what = f"HTTP {outcome.status}" if outcome.status is not None else outcome.message
         if isinstance(outcome, Misconfigured):
             text = "%s: refused (%s); check credentials, region and api_host; %d in this request are kept"
@@ -235,7 +281,7 @@ class Sender:
         self._queue.conclude(batch, reason, message)
         self.progressed()
 
-    def spawn(self, work: Callable[[], Awaitable[T]], name: str) -> Job[T]:
+    def spawn(self, work: Callable[[], Awaitable[T]], name: str, if_unstarted: Callable[[], None]) -> Job[T]:
         """Run an awaited call's requests in a task of the package's own.
 
         Raises:
@@ -243,10 +289,9 @@ class Sender:
         """
         if self._queue.closed:
             raise ClientClosedError("the client is closed")
-        host = self.attach()
-        assert host is not None, "a coroutine runs in an event loop"
-        job = host.spawn(work, name)
-        self._hold(job)
+        self.attach()
+        job = self._spawn(work, name, if_unstarted)
+        self._jobs.add(job)
         return job
 
     async def room(self, size: int, deadline: float) -> bool:
@@ -267,7 +312,10 @@ class Sender:
             return FlushResult(0, 0, 0)
         self.attach()
         barrier = self._queue.barrier()
-        await self._passed(barrier, timeout)
+        try:
+            await self._passed(barrier, timeout)
+        finally:
+            self._queue.forget(barrier)
         if not self._queue.hooks.is_caller():
             with anyio.move_on_after(_WIND_UP):
                 await self._told()
@@ -279,6 +327,7 @@ class Sender:
         deadline = clock() + (self._patience if timeout is None else timeout)
         left = barrier.pending
         while barrier.pending:
+            self._revive()
             progress = self._progress
             if timeout is None and barrier.pending < left:
                 left, deadline = barrier.pending, clock() + self._patience
@@ -293,12 +342,12 @@ class Sender:
         """See `AsyncMixpanel.aclose`."""
         if self._closed is not None:
             return self._closed
-        host = self.attach()
-        assert host is not None, "a coroutine runs in an event loop"
+        self.attach()
         self._queue.closed = True
+        self.progressed()
         if self._closer is None or self._closer.done.is_set():
             from_callback = self._queue.hooks.is_caller()
-            self._closer = host.spawn(partial(self._close, timeout, from_callback), "mixpanel close")
+            self._closer = self._spawn(partial(self._close, timeout, from_callback), "mixpanel close")
         # Bounded by its own deadline, so that leaving a cancelled block still delivers.
         closer = self._closer
         with anyio.CancelScope(shield=True):
@@ -309,20 +358,29 @@ class Sender:
         deadline = self._runtime.monotonic() + timeout
         barrier = self._queue.barrier()
         await self._passed(barrier, timeout)
+        self._is_winding_up = True
+        # Awaited calls may still be under way.
+        with anyio.move_on_after(deadline - self._runtime.monotonic()):
+            for job in [*self._jobs]:
+                await job.done.wait()
         jobs = [*self._jobs, *([self._main] if self._main else [])]
         for job in jobs:
             job.cancel()
         with anyio.move_on_after(_WIND_UP):
             for job in jobs:
                 await job.done.wait()
+        self._is_abandoned = True
         if left := self._queue.abandon():
             _log.warning("closed with %d records undelivered; last error: %s", left, self._queue.last_error)
+        self.progressed()
         # A callback that closes the client is waiting for this very task.
         if not from_callback:
             with anyio.move_on_after(max(_WIND_UP, deadline - self._runtime.monotonic())):
                 await self._told()
             if self._telling is not None:
                 self._telling.cancel()
+            if untold := self._queue.hooks.untold():
+                _log.warning("closed before on_drop could be told of %d records", untold)
         await self._transport.aclose()
         self._closed = barrier.result()
         return self._closed

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from ._core import Core, Meta, Properties
+from ._core import Core, Meta, Properties, unreadable
 from ._credentials import as_secret
-from ._errors import ValidationError
+from ._errors import MixpanelException, ValidationError
 from ._lanes import Lane
 from ._records import Kind
 from ._wire.build import Discarded
@@ -183,3 +183,7 @@ class Tracking(Core):
         except Discarded as kept:
             self._queue.discard(lane, kept.record, kept.reason)
             return None
+        except MixpanelException:
+            raise
+        except Exception as error:  # noqa: BLE001  a user's types may fail in any way
+            raise unreadable(error) from None

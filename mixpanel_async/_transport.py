@@ -69,7 +69,9 @@ class Transport:
             self._building = anyio.Lock()
         async with self._building:
             if self._pool is None:
-                self._pool = _Pool(await anyio.to_thread.run_sync(self._make_client))
+                # With a limiter of its own: an application that keeps all its threads busy must not stop delivery.
+                own = anyio.CapacityLimiter(1)
+                self._pool = _Pool(await anyio.to_thread.run_sync(self._make_client, limiter=own))
 
     def _make_client(self) -> httpx.AsyncClient:
         if self._tls is None:
@@ -101,6 +103,7 @@ class Transport:
             The reply, whatever its status, or why there is none. Nothing is raised.
         """
         limit = self._timeout if timeout is None else min(timeout, self._timeout)
+        deadline = anyio.current_time() + limit
         try:
             with anyio.move_on_after(limit) as scope:
                 await self.open()
@@ -109,9 +112,11 @@ class Transport:
         pool = self._pool
         if scope.cancelled_caught or pool is None:
             return NoReply(sent=False, message="no connection pool could be made in time")
+        if pool.client.is_closed:
+            return NoReply(sent=False, message="the HTTP client is closed")
         pool.users += 1
         try:
-            return await self._attempt(pool, request, limit)
+            return await self._attempt(pool, request, max(0.001, deadline - anyio.current_time()))
         finally:
             pool.users -= 1
             if pool.retired and not pool.users:
@@ -126,6 +131,9 @@ class Transport:
             if isinstance(error, httpx.PoolTimeout):
                 self._retire(pool)
             return NoReply(sent=False, message=f"no connection to {self._host} ({_words(error)})")
+        except httpx.ProtocolError:
+            # Its text repeats what the server sent, which may repeat what it was sent.
+            return NoReply(sent=True, message="the connection ended early, or what came back was not HTTP")
         except (httpx.HTTPError, httpx.StreamError) as error:
             return NoReply(sent=True, message=_words(error))
         except Exception as error:  # noqa: BLE001  a transport of the user's may raise anything

@@ -15,7 +15,7 @@ from datetime import date, datetime, timezone
 from decimal import Decimal
 from enum import Enum
 from math import isfinite
-from typing import Any, Final
+from typing import Any, Final, cast
 from uuid import UUID
 
 from .._errors import ValidationError
@@ -89,13 +89,15 @@ def check_id(value: object, path: str, *, empty: bool = False) -> None:
     Raises:
         ValidationError: if it is not a string, is blank (unless `empty`), or is on Mixpanel's list.
     """
-    if type(value) is not str and not isinstance(value, str):
+    # By the true class, and with the methods of `str` itself: a mock or a subclass may say anything of itself.
+    if not issubclass(type(value), str):
         raise ValidationError(path, f"must be a string, not {type(value).__name__}")
-    if not value.strip():
-        if empty and not value:
+    text = str.__str__(value)
+    if not text.strip():
+        if empty and not text:
             return
         raise ValidationError(path, "must not be blank")
-    if len(value) <= 36 and value.lower() in FORBIDDEN_IDS:
+    if len(text) <= 36 and text.lower() in FORBIDDEN_IDS:
         raise ValidationError(path, "is one of the placeholder ids that Mixpanel refuses")
 
 
@@ -272,15 +274,23 @@ def _decimal(value: Decimal) -> int | float:
     return float(value)
 
 
+def is_a(value: object, kind: type | tuple[type, ...]) -> bool:
+    """`isinstance`, and False for what fails when it is asked for its class."""
+    try:
+        return isinstance(value, kind)
+    except Exception:  # noqa: BLE001  a user's type may fail in any way
+        return False
+
+
 def first_mapping(value: object, path: str) -> Mapping[Any, Any]:
     """The value, if it is a mapping.
 
     Raises:
         ValidationError: if it is not.
     """
-    if not isinstance(value, Mapping):
+    if not is_a(value, Mapping):
         raise ValidationError(path, f"must be a mapping, not {type(value).__name__}")
-    return value
+    return cast("Mapping[Any, Any]", value)
 
 
 def shallow(value: object, path: str) -> dict[Any, Any]:

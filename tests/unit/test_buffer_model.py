@@ -6,7 +6,7 @@ import math
 import sys
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 from buffer_samples import (
@@ -80,8 +80,27 @@ class Track:
     flying: int = 0
     alone: int = 0
     paused_until: float = 0.0
-    in_trouble: bool = False
+    held_until: float = 0.0
+    failed_at: float = 0.0
+    failures: int = 0
     passed_over: int = 0
+
+
+@dataclass(eq=False)
+class Flight:
+    """A request under way, and how often its lane had failed when it began."""
+
+    batch: Batch
+    rows: list[Row]
+    track: Track
+    failures: int
+
+    def fail(self, now: float, delay: float) -> None:
+        """What an outcome does to the lane that asks for another try."""
+        track = self.track
+        track.failures = max(track.failures, self.failures + 1)
+        track.failed_at = now
+        track.paused_until = max(track.paused_until, now + delay)
 
 
 def place_of(reason: DropReason) -> str:
@@ -122,7 +141,7 @@ class BufferModel(RuleBasedStateMachine):
         self.by_item: dict[bytes, Row] = {}
         self.tracks = {name: Track(kind in ORDERED) for name, (kind, _) in LANES.items()}
         self.held = {name: self.buffer.lane(*key) for name, key in LANES.items()}
-        self.flying: list[tuple[Batch, list[Row]]] = []
+        self.flying: list[Flight] = []
         self.alone: list[tuple[Batch, Row]] = []
         self.barriers: list[tuple[Barrier, list[Row]]] = []
         self.reasons: Counter[DropReason] = Counter()
@@ -142,7 +161,7 @@ class BufferModel(RuleBasedStateMachine):
         return self.at(WAITING, FLYING)
 
     def limit(self, track: Track) -> int:
-        return 1 if track.ordered or track.in_trouble else self.policy.max_in_flight
+        return 1 if track.ordered or track.failures else self.policy.max_in_flight
 
     def needed_by(self, name: str) -> float | None:
         """The latest moment at which a lane must send, or None if it need not, or cannot."""
@@ -265,7 +284,7 @@ class BufferModel(RuleBasedStateMachine):
             row.tries += 1
         self.close(rows)
         track.flying += 1
-        self.flying.append((batch, rows))
+        self.flying.append(Flight(batch, rows, track, track.failures))
 
     def check_turn(self, name: str, needs: dict[str, float]) -> None:
         for other, track in self.tracks.items():
@@ -287,51 +306,58 @@ class BufferModel(RuleBasedStateMachine):
     @precondition(lambda self: self.flying)
     @rule(data=st.data())
     def deliver(self, data: st.DataObject) -> None:
-        batch, rows = self.land(data)
-        self.settle(batch, Delivered(), dict.fromkeys(rows))
+        flight = self.land(data)
+        self.settle(flight, Delivered(), dict.fromkeys(flight.rows))
 
     @precondition(lambda self: self.flying)
     @rule(data=st.data())
     def prune(self, data: st.DataObject) -> None:
-        batch, rows = self.land(data)
-        indexes = data.draw(st.sets(st.integers(0, len(rows) - 1), min_size=1))
-        ends = {row: DropReason.REJECTED if at in indexes else None for at, row in enumerate(rows)}
-        self.settle(batch, pruned(*sorted(indexes)), ends)
+        flight = self.land(data)
+        indexes = data.draw(st.sets(st.integers(0, len(flight.rows) - 1), min_size=1))
+        ends = {row: DropReason.REJECTED if at in indexes else None for at, row in enumerate(flight.rows)}
+        self.settle(flight, pruned(*sorted(indexes)), ends)
 
     @precondition(lambda self: self.flying)
     @rule(data=st.data())
     def refuse(self, data: st.DataObject) -> None:
-        batch, rows = self.land(data)
-        self.settle(batch, REFUSED, dict.fromkeys(rows, DropReason.REJECTED))
+        flight = self.land(data)
+        self.settle(flight, REFUSED, dict.fromkeys(flight.rows, DropReason.REJECTED))
 
     @precondition(lambda self: self.flying)
     @rule(data=st.data(), outcome=st.sampled_from([TOO_LARGE, INVALID]))
     def split(self, data: st.DataObject, outcome: Split) -> None:
-        batch, rows = self.land(data)
+        flight = self.land(data)
         ends: dict[Row, DropReason | None] = {}
-        if len(rows) == 1:
-            ends[rows[0]] = outcome.reason
+        if len(flight.rows) == 1:
+            ends[flight.rows[0]] = outcome.reason
         elif outcome is TOO_LARGE:
             self.knows_all = False
         elif not self.policy.at_least_once:
-            ends = {row: DropReason.UNCERTAIN for row in rows if row.once}
-        self.settle(batch, outcome, ends)
+            ends = {row: DropReason.UNCERTAIN for row in flight.rows if row.once}
+        self.settle(flight, outcome, ends)
 
     @precondition(lambda self: self.flying)
-    @rule(data=st.data(), applied=st.booleans(), delay=st.sampled_from([0.0, 0.5, 1.0, 4.0, 60.0]))
-    def try_again(self, data: st.DataObject, *, applied: bool, delay: float) -> None:
-        batch, rows = self.land(data)
-        track = self.tracks[rows[0].lane]
-        track.in_trouble = True
-        track.paused_until = max(track.paused_until, self.now + delay)
+    @rule(
+        data=st.data(),
+        applied=st.booleans(),
+        asked=st.booleans(),
+        delay=st.sampled_from([0.0, 0.5, 1.0, 4.0, 60.0]),
+    )
+    def try_again(self, data: st.DataObject, *, applied: bool, asked: bool, delay: float) -> None:
+        flight = self.land(data)
+        track = flight.track
+        flight.fail(self.now, delay)
+        if asked:
+            track.held_until = max(track.held_until, self.now + delay)
         ends: dict[Row, DropReason | None] = {}
-        for row in rows:
+        for row in flight.rows:
             if row.once and applied and not self.policy.at_least_once:
                 ends[row] = DropReason.UNCERTAIN
                 row.was_sent_once = True
             elif self.is_over(row, track):
                 ends[row] = DropReason.EXHAUSTED
-        self.settle(batch, UNKNOWN if applied else AGAIN, ends, delay)
+        outcome = replace(UNKNOWN if applied else AGAIN, retry_after=delay if asked else None)
+        self.settle(flight, outcome, ends, delay)
 
     def is_over(self, row: Row, track: Track) -> bool:
         attempts, total = self.retry.attempts, self.retry.total_timeout
@@ -342,30 +368,43 @@ class BufferModel(RuleBasedStateMachine):
     @precondition(lambda self: self.flying)
     @rule(data=st.data(), delay=st.sampled_from([0.5, 60.0]))
     def be_misconfigured(self, data: st.DataObject, delay: float) -> None:
-        batch, rows = self.land(data)
-        track = self.tracks[rows[0].lane]
-        track.in_trouble = True
-        track.paused_until = max(track.paused_until, self.now + delay)
-        self.settle(batch, ASTRAY, {}, delay)
+        flight = self.land(data)
+        track = flight.track
+        flight.fail(self.now, delay)
+        track.held_until = max(track.held_until, self.now + (delay if track.failures > 1 else min(delay, 2.0)))
+        self.settle(flight, ASTRAY, {}, delay)
 
-    def land(self, data: st.DataObject) -> tuple[Batch, list[Row]]:
+    def land(self, data: st.DataObject) -> Flight:
         return self.flying.pop(data.draw(st.integers(0, len(self.flying) - 1)))
 
-    def settle(self, batch: Batch, outcome: Outcome, ends: dict[Row, DropReason | None], delay: float = 0.0) -> None:
+    def settle(self, flight: Flight, outcome: Outcome, ends: dict[Row, DropReason | None], delay: float = 0.0) -> None:
         """The request is over. `ends` are the records that ended with it, and how; the others wait again."""
-        rows = [self.by_item[item] for item in batch.items]
-        track = self.tracks[rows[0].lane]
-        track.flying -= 1
+        flight.track.flying -= 1
         if not isinstance(outcome, (Retry, Misconfigured)):
-            track.in_trouble = False
-        losses = self.buffer.settle(batch, outcome, self.now, delay)
+            self.recover(flight.track)
+        losses = self.buffer.settle(flight.batch, outcome, self.now, delay)
         assert lost(losses) == {row.item: reason for row, reason in ends.items() if reason is not None}
-        assert all(loss.kind is batch.lane.kind for loss in losses)
-        for row in rows:
+        assert all(loss.kind is flight.batch.lane.kind for loss in losses)
+        for row in flight.rows:
             if row in ends:
                 self.end(row, ends[row])
             else:
                 row.place, row.is_due = WAITING, True
+        self.wake()
+
+    def recover(self, track: Track) -> None:
+        """A telling answer ends the lane's trouble, but no pause that Mixpanel asked for."""
+        track.failures = 0
+        track.paused_until = track.held_until
+
+    @rule(spacing=st.sampled_from([0.0, 0.5, 2.0]))
+    def hurry(self, spacing: float) -> None:
+        """Somebody waits."""
+        self.buffer.hurry(spacing)
+        for track in self.tracks.values():
+            if track.failures:
+                sooner = max(track.held_until, track.failed_at + spacing)
+                track.paused_until = min(track.paused_until, sooner)
         self.wake()
 
     @rule(name=st.sampled_from(sorted(LANES)), size=st.integers(6, 70))
@@ -388,6 +427,8 @@ class BufferModel(RuleBasedStateMachine):
         losses = self.buffer.conclude(batch, reason)
         assert lost(losses) == ({} if reason is None else {row.item: reason})
         self.tracks[row.lane].alone -= 1
+        if reason is None:
+            self.recover(self.tracks[row.lane])
         self.end(row, reason)
         self.wake()
 
@@ -475,8 +516,8 @@ class BufferModel(RuleBasedStateMachine):
         for batch, row in self.alone:
             self.buffer.conclude(batch, None)
             row.place = DELIVERED
-        for batch, _ in self.flying:
-            self.buffer.settle(batch, Delivered(), self.now)
+        for flight in self.flying:
+            self.buffer.settle(flight.batch, Delivered(), self.now)
         for _ in range(1000):
             step = self.buffer.poll(self.now)
             if isinstance(step, Idle):
@@ -491,8 +532,8 @@ class BufferModel(RuleBasedStateMachine):
 # To make a failure small takes longer than to find it.
 TestBufferModel = pytest.mark.timeout(300)(BufferModel.TestCase)
 TestBufferModel.settings = settings(
-    max_examples=150,
-    stateful_step_count=60,
+    max_examples=250,
+    stateful_step_count=80,
     deadline=None,
     derandomize=True,
     database=None,

@@ -610,10 +610,11 @@ def test_a_secret_is_never_shown(held: Any, way: str) -> None:
 
 @pytest.mark.skipif(not hasattr(object, "__getstate__"), reason="new in Python 3.11")
 def test_the_state_of_credentials_holds_the_secret_in_its_wrapper() -> None:
-    for held in (ACCOUNT, options(credentials=ACCOUNT)):
-        state = held.__getstate__()
-        assert CANARY not in repr(state)
-        assert "'***'" in repr(state)
+    holders: list[Any] = [ACCOUNT, options(credentials=ACCOUNT)]
+    for holder in holders:
+        state = repr(holder.__getstate__())
+        assert CANARY not in state
+        assert "'***'" in state
 
 
 @opaque
@@ -625,7 +626,7 @@ def test_a_secret_has_no_dict_to_look_into(held: Any) -> None:
 @opaque
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
 def test_a_secret_cannot_be_pickled(held: Any, protocol: int) -> None:
-    with pytest.raises((TypeError, pickle.PicklingError)) as caught:
+    with pytest.raises(TypeError, match="cannot be pickled") as caught:
         pickle.dumps(held, protocol)
     assert CANARY not in str(caught.value)
 

@@ -83,6 +83,25 @@ def test_each_of_the_500_statuses_has_its_outcome(body: bytes) -> None:
             assert result.message == "words", status
 
 
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [
+        (401, "credentials"),
+        (403, "credentials"),
+        (404, "no such endpoint"),
+        (429, "over its rate limit"),
+        (413, "too large"),
+        (503, "trouble"),
+        (302, "not accepted"),
+        (410, "refused"),
+    ],
+)
+def test_a_status_without_words_gets_words_of_our_own(status: int, words: str) -> None:
+    result = outcome(status)
+    assert not isinstance(result, Delivered)
+    assert words in result.message
+
+
 def test_no_status_but_200_is_a_success_whatever_the_body_says() -> None:
     for status in {*range(100, 600)} - {200}:
         for body in (1, {"status": 1}, {"code": 200, "num_records_imported": 10, "status": "OK"}):
@@ -477,7 +496,8 @@ def http_date(seconds: float) -> str:
         ("300", 300.0),
         ("301", 300.0),
         ("99999999999", 300.0),
-        ("9" * 99, 300.0),
+        ("9" * 100, 300.0),
+        ("9" * 101, None),
         (http_date(60), 60.0),
         (http_date(0), 0.0),
         (http_date(-60), 0.0),

@@ -655,7 +655,7 @@ def test_what_a_serializer_returns_is_not_changed() -> None:
 
 
 @pytest.mark.parametrize("serializer", ["text", 1, json.JSONEncoder(), {}])
-def test_a_serializer_must_be_callable(serializer: object) -> None:
+def test_a_serializer_must_be_callable(serializer: Any) -> None:
     with pytest.raises(ConfigurationError, match="serializer"):
         Builder("t", serializer=serializer)
 
