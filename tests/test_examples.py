@@ -35,8 +35,8 @@ def example(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return import_module(name)
 
 
-def run_example(name: str) -> str:
-    command = [sys.executable, "-W", "error", str(EXAMPLES / name)]
+def run_example(name: str, *runner: str) -> str:
+    command = [sys.executable, "-W", "error", *runner, str(EXAMPLES / name)]
     result = subprocess.run(command, capture_output=True, text=True, timeout=25)
     assert result.returncode == 0, result.stderr
     assert result.stderr == ""
@@ -57,6 +57,12 @@ def test_quick_start(emulator: Emulator) -> None:
     profile = emulator.profile(ACCOUNT)
     assert profile is not None
     assert profile["$name"] == "Maya"
+
+
+def test_a_test_of_the_sign_up() -> None:
+    # Without plugins that have no part in it and take seconds to import.
+    unneeded = [f"-pno:{plugin}" for plugin in ("cacheprovider", "hypothesispytest", "respx")]
+    run_example("test_signup.py", "-m", "pytest", "-q", *unneeded)
 
 
 def test_worker(emulator: Emulator) -> None:

@@ -24,7 +24,7 @@ def require(extra: str, *modules: str) -> None:
 
 def main() -> None:
     """The console entry point."""
-    require("demo" if sys.argv[1:2] == ["demo"] else "cli", "typer", "rich")
+    require("demo" if sys.argv[1:2] in (["demo"], ["emulator"]) else "cli", "typer", "rich")
     from .app import app
 
     app()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from .demo import demo
+from .emulator import emulator
 
 app = typer.Typer(
     name="mixpanel-async",
@@ -20,3 +21,4 @@ def commands() -> None:
 
 
 app.command()(demo)
+app.command()(emulator)

@@ -15,8 +15,12 @@ documents are silent".
 
 from __future__ import annotations
 
+import math
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final
 
 from mixpanel_async._config import IdMerge
@@ -27,18 +31,23 @@ from .project import Project
 
 try:
     from .app import RecordedRequest, State, build_app
+    from .routes import routes_of
     from .server import Server
 except ModuleNotFoundError as error:
     if (error.name or "").partition(".")[0] not in {"starlette", "uvicorn", "h11"}:
         raise
     raise ImportError('the emulator needs an extra: pip install "mixpanel-async[emulator]"', name=error.name) from error
 
-from .faults import Fault, retry_after_text
+from .controls import FaultControls
+from .faults import KINDS, TRANSIENT, FaultKind
+from .feed import counts
+from .propagation import Reports
+from .store import Store, StoreError
 
 if TYPE_CHECKING:
     from mixpanel_async import AsyncMixpanel
 
-__all__ = ["Emulator", "RecordedRequest", "Server"]
+__all__ = ["KINDS", "TRANSIENT", "Emulator", "FaultKind", "RecordedRequest", "Server"]
 
 DEFAULT_TOKEN: Final = "emulator-token"  # noqa: S105  names no real project
 
@@ -48,8 +57,8 @@ def first_named(first: str, second: str) -> str:  # noqa: ARG001  the signature 
     return first
 
 
-class Emulator:
-    """One emulated Mixpanel project, in memory.
+class Emulator(FaultControls):
+    """One emulated Mixpanel project, in memory or in a directory.
 
     Args:
         id_merge: how the project joins ids into people.
@@ -65,10 +74,20 @@ class Emulator:
             code that depends on it fails with `lambda first, second: second`.
         max_events: events kept, at least 1; the oldest are forgotten beyond that.
         max_bytes: size in bytes of the events kept, as JSON, at least 1; the oldest are forgotten beyond that.
+        propagation_delay: seconds, 0 or more, until reports (`events`, `resolve`, the export) know a mapping between
+            ids. Ingestion, profiles, `cluster` and `identity_log` know it at once. Mixpanel says: up to 24 hours.
+        data_dir: directory in which events, profiles, groups and identities outlast the emulator; made if it is not
+            there. None keeps them in memory. A request is on disk before it is answered, so that a killed process
+            loses nothing that it confirmed. One emulator at a time uses a directory; `close` lets go of it. A file that
+            cannot be read is set aside as `*.corrupt-<n>`, with a warning in the log.
+        geolocate: gives `$city`, `$region`, `$country_code` and `$timezone` for an address; what it gives is written to
+            the user's profile with every `$set` and `$set_once`, as Mixpanel does, unless the update has `$ip` 0 or,
+            without an `$ip`, comes with `ip=0`. None: nobody is geolocated.
         now: the clock, in seconds since the epoch.
 
     Raises:
-        ValueError: if a value is out of bounds.
+        ValueError: if a value is out of bounds, or `data_dir` holds a project of another `id_merge`.
+        OSError: if `data_dir` cannot be used, or another emulator uses it.
     """
 
     def __init__(
@@ -82,12 +101,17 @@ class Emulator:
         choose_canonical: Callable[[str, str], str] = first_named,
         max_events: int = 1_000_000,
         max_bytes: int = 1_000_000_000,
+        propagation_delay: float = 0.0,
+        data_dir: str | os.PathLike[str] | None = None,
+        geolocate: Callable[[str], Mapping[str, Any]] | None = None,
         now: Callable[[], float] = time.time,
     ) -> None:
         if cluster_limit < 2:
             raise ValueError("cluster_limit must be at least 2")
         if max_events < 1 or max_bytes < 1:
             raise ValueError("max_events and max_bytes must be at least 1")
+        if not (math.isfinite(propagation_delay) and propagation_delay >= 0):
+            raise ValueError("propagation_delay must be a number of seconds, 0 or more")
         self.id_merge = IdMerge(id_merge)
         self.token = token
 
@@ -98,27 +122,24 @@ class Emulator:
                 return OriginalIdentities(cluster_limit, choose_canonical)
             return SimplifiedIdentities()
 
+        store = None if data_dir is None else Store(Path(data_dir), self.id_merge.value)
+
         def project() -> Project:
-            return Project(identities(), max_events=max_events, max_bytes=max_bytes)
+            live = identities()
+            return Project(
+                live,
+                max_events=max_events,
+                max_bytes=max_bytes,
+                reports=Reports(live, identities, propagation_delay, now),
+                ledger=None if store is None else store.ledger,
+                geolocate=geolocate,
+            )
 
         access = Access(token=token, secret=secret, service_account=service_account)
-        self._state = State(project, access, now)
-        self.app = build_app(self._state)
-
-    @property
-    def latency(self) -> float:
-        """Seconds before each answer, 0 at first. The request has taken effect by then.
-
-        Raises:
-            ValueError: if set to a negative number.
-        """
-        return self._state.latency
-
-    @latency.setter
-    def latency(self, seconds: float) -> None:
-        if not seconds >= 0:
-            raise ValueError("latency must be a number of seconds, 0 or more")
-        self._state.latency = seconds
+        super().__init__(State(project, access, now, store))
+        if store is not None:
+            self._state.project.restore(store.saved())
+        self.app = build_app(self._state, routes_of(self, self._state))
 
     def client(self, token: str | None = None, **options: Any) -> AsyncMixpanel:
         """A client that talks to this emulator in-process, without a socket.
@@ -165,7 +186,7 @@ class Emulator:
             return self._state.project.events(name)
 
     def raw_events(self, name: str | None = None) -> list[dict[str, Any]]:
-        """Every copy of every event, as raw export gives them: in the order of arrival, ids not resolved.
+        """Every copy of every event in the order of arrival, under the id that it counted under then.
 
         Args:
             name: only events of this name; None for all.
@@ -189,7 +210,7 @@ class Emulator:
             return self._state.project.group(group_key, str(group_id))
 
     def resolve(self, distinct_id: str) -> str:
-        """The canonical id of a person by any id; an unknown id is its own."""
+        """The canonical id of a person by any id, as reports know it; an unknown id is its own."""
         with self._state.lock:
             return self._state.project.resolve(distinct_id)
 
@@ -213,53 +234,51 @@ class Emulator:
         with self._state.lock:
             return self._state.project.identity_log()
 
+    def stats(self) -> dict[str, Any]:
+        """Figures of the project, as `GET /_emulator/stats` gives them. Takes time in proportion to the events kept."""
+        with self._state.lock:
+            project = self._state.project
+            figures = counts(self._state)
+            figures["events"]["duplicates"] = project.duplicate_count()
+            figures["clusters"] = len(project.clusters())
+            figures["id_merge"] = self.id_merge.value
+            figures["uptime"] = self._state.now() - self._state.started
+        return figures
+
     def requests(self) -> list[RecordedRequest]:
         """Each request to an endpoint, in order, without its credentials. The last 10,000 are kept."""
         with self._state.lock:
             return list(self._state.requests)
 
-    def fail_next(
-        self,
-        status: int = 503,
-        times: int = 1,
-        retry_after: float | str | None = None,
-        path: str | None = None,
-        body: bytes | None = None,
-        *,
-        apply: bool = False,
-    ) -> None:
-        """Make the next requests fail.
-
-        Args:
-            status: HTTP status of the answer, 200 to 599.
-            times: how many requests fail, at least 1.
-            retry_after: value of `Retry-After`: seconds, or a text such as a date; None for no such header.
-            path: only requests to this endpoint, such as `/import`; None for any.
-            body: body of the answer; None for the one that Mixpanel documents for the status.
-            apply: store the records first and fail then, as when the answer of a true Mixpanel is lost on its way.
-
-        Raises:
-            ValueError: if a value is out of bounds.
-        """
-        header = retry_after_text(retry_after)
-        with self._state.lock:
-            self._state.faults.add(Fault(status=status, path=path, retry_after=header, body=body, apply=apply), times)
-
-    def drop_connections(self, n: int = 1, *, path: str | None = None, apply: bool = False) -> None:
-        """Close the connections of the next requests without an answer.
-
-        Args:
-            n: how many requests, at least 1.
-            path: only requests to this endpoint; None for any.
-            apply: store the records first.
-
-        Raises:
-            ValueError: if a value is out of bounds.
-        """
-        with self._state.lock:
-            self._state.faults.add(Fault(status=None, path=path, apply=apply), n)
-
     def reset(self) -> None:
-        """Forget events, people, groups, requests and planned failures. `latency` stays."""
+        """Forget events, people, groups, requests and planned failures, also on disk. `latency` stays.
+
+        Raises:
+            OSError: if that cannot be written to `data_dir`.
+        """
         with self._state.lock:
             self._state.reset()
+        self._flush()
+
+    def close(self) -> None:
+        """Let go of `data_dir`. Without one there is nothing to close; a second call does nothing.
+
+        What was kept can still be looked at. Requests are answered 503 from then on. The end of `serve()` does not
+        close the emulator, as it may be served again.
+        """
+        if self._state.store is not None:
+            self._state.store.close(self._state.lock)
+
+    def _flush(self) -> None:
+        try:
+            self._state.flush()
+        except StoreError as error:
+            raise OSError(str(error)) from error
+
+    def __enter__(self) -> Emulator:  # noqa: PYI034  `Self` would need another dependency before Python 3.11
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()

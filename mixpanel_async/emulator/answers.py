@@ -33,8 +33,12 @@ _PHRASES: Final[Mapping[int, str]] = {
     400: "Bad Request",
     401: "Unauthorized",
     403: "Forbidden",
+    404: "Not Found",
+    405: "Method Not Allowed",
+    408: "Request Timeout",
     413: "Request Entity Too Large",
     429: "Too Many Requests",
+    503: "Service Unavailable",
 }
 _ERRORS: Final[Mapping[int, str]] = {
     400: "some data points in the request failed validation",

@@ -1,4 +1,4 @@
-"""The emulator as an ASGI application; the only module that knows Starlette.
+"""The emulator as an ASGI application; with `routes` the only module that knows Starlette.
 
 It reads a request within its limits, has it answered under one lock, and carries out planned failures. The lock is
 there because `serve()` runs the application in a thread of its own while tests look at the state from theirs.
@@ -7,24 +7,29 @@ there because `serve()` runs the application in a thread of its own while tests 
 from __future__ import annotations
 
 import threading
-from collections import deque
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
-from typing import Final
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
 
 import anyio
+import anyio.to_thread
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response
 from starlette.routing import Route, Router
 
 from .answers import Answer, refused
 from .bodies import MAX_WIRE_BYTES, too_large
-from .faults import ConnectionDroppedError, FaultPlan
+from .checks import Problem
+from .delivery import Delivered, Receive, Scope, Send
+from .faults import ConnectionDroppedError, Delivery, Fault, FaultPlan
+from .guard import Guard
 from .ingest import ENDPOINTS, Access, Received, handle
+from .journal import Journal
 from .project import Project
+from .store import Store, StoreError
 
 REQUEST_LOG_LIMIT: Final = 10_000
 
+_BODY_SECONDS: Final = 60.0
 _MAX_DRAINED_BYTES: Final = 8 * MAX_WIRE_BYTES
 _SECRET_HEADERS: Final = frozenset({"authorization", "cookie", "proxy-authorization"})
 _SECRET_PARAMETERS: Final = frozenset({"api_key", "data"})
@@ -60,40 +65,106 @@ class State:
         new_project: makes an empty project; called again at a reset.
         access: who may write.
         now: the clock, in seconds since the epoch.
+        store: where the project is kept over a restart, or None to keep it in memory only.
     """
 
-    def __init__(self, new_project: Callable[[], Project], access: Access, now: Callable[[], float]) -> None:
+    def __init__(
+        self, new_project: Callable[[], Project], access: Access, now: Callable[[], float], store: Store | None = None
+    ) -> None:
         self.lock = threading.Lock()
         self.access = access
         self.now = now
         self.latency = 0.0
         self.faults = FaultPlan()
-        self.requests: deque[RecordedRequest] = deque(maxlen=REQUEST_LOG_LIMIT)
+        self.started = now()
+        self.requests: Journal[RecordedRequest] = Journal(REQUEST_LOG_LIMIT)
+        self.store = store
         self.project = new_project()
         self._new_project = new_project
 
     def reset(self) -> None:
-        """Forget all data, requests and planned failures."""
+        """Forget all data, requests and planned failures. Call `flush` afterwards, without the lock."""
+        if self.store is not None:
+            self.store.ledger.clear()
         self.project = self._new_project()
         self.faults.clear()
-        self.requests.clear()
+        self.requests = Journal(REQUEST_LOG_LIMIT)
+
+    def flush(self) -> None:
+        """Have what happened so far on disk, if it is kept there. Blocks; call it without the lock.
+
+        Raises:
+            StoreError: if it cannot be written.
+        """
+        if self.store is not None:
+            self.store.flush(self.lock)
 
 
-def build_app(state: State) -> Router:
+class JsonRoute(Route):
+    """A route that takes no other methods than those named, and says so in Mixpanel's form."""
+
+    def __init__(self, path: str, endpoint: Callable[..., Any], methods: Sequence[str]) -> None:
+        super().__init__(path, endpoint, methods=list(methods))
+        # Starlette adds HEAD to GET, and nobody asks for the head of a stream.
+        self._taken = frozenset(methods)
+
+    async def handle(self, scope: Any, receive: Any, send: Any) -> None:
+        app = self.app if scope["method"] in self._taken else _not_allowed(scope["path"], sorted(self._taken))
+        await app(scope, receive, send)
+
+
+class TooSlowError(Exception):
+    """The body of a request took too long to arrive."""
+
+    def answer(self, path: str) -> Answer:
+        """What the client is told. What it may still send is no next request, so the connection ends.
+
+        Args:
+            path: of the endpoint.
+        """
+        return replace(refused(path, 408, "the body did not arrive in time"), headers={"Connection": "close"})
+
+
+def build_app(state: State, further: Sequence[JsonRoute]) -> Guard:
     """The ASGI application over a state.
 
     A bare router, so that an exception planned by `drop_connections` comes out of it and is not made into a 500.
+
+    Args:
+        state: what it changes.
+        further: routes beside those of the ingestion endpoints.
     """
-    return Router(
-        [Route(at, _endpoint(state, path), methods=["GET", "POST"]) for path in ENDPOINTS for at in (path, path + "/")]
-    )
+    ingestion = [
+        JsonRoute(at, _endpoint(state, path), ["GET", "POST"]) for path in ENDPOINTS for at in (path, path + "/")
+    ]
+    return Guard(Router([*ingestion, *further], redirect_slashes=False, default=_not_found))
 
 
-def _endpoint(state: State, path: str) -> Callable[[Request], Awaitable[Response]]:
-    async def endpoint(request: Request) -> Response:
-        body = await _read(request)
+async def _not_found(scope: Scope, receive: Receive, send: Send) -> None:
+    await Delivered(Delivery(answer=refused("", 404, "not found")))(scope, receive, send)
+
+
+def _not_allowed(path: str, methods: Sequence[str]) -> Delivered:
+    answer = refused(path.rstrip("/"), 405, "method not allowed")
+    return Delivered(Delivery(answer=replace(answer, headers={"Allow": ", ".join(methods)})))
+
+
+def _endpoint(state: State, path: str) -> Callable[[Request], Awaitable[Delivered]]:
+    async def endpoint(request: Request) -> Delivered:
+        try:
+            body = await read_body(request, MAX_WIRE_BYTES)
+        except TooSlowError as error:
+            return Delivered(Delivery(answer=error.answer(path)))
         with state.lock:
-            answer, records = _take(state, path, request, body)
+            fault = state.faults.take(path)
+        if fault is not None and fault.hold > 0:
+            await anyio.sleep(fault.hold)
+        with state.lock:
+            delivery, records = _take(state, path, fault, request, body)
+        if state.store is not None:
+            delivery = await _written(state, path, delivery)
+        answer = delivery.answer
+        with state.lock:
             state.requests.append(
                 RecordedRequest(
                     method=request.method,
@@ -107,19 +178,17 @@ def _endpoint(state: State, path: str) -> Callable[[Request], Awaitable[Response
             )
         if state.latency > 0:
             await anyio.sleep(state.latency)
-        if answer is None:
-            raise ConnectionDroppedError
-        return Response(answer.body, answer.status, headers=dict(answer.headers), media_type=answer.media_type)
+        return Delivered(delivery)
 
     return endpoint
 
 
-def _take(state: State, path: str, request: Request, body: bytes) -> tuple[Answer | None, int]:
-    """The answer to a request, or None if its connection is to be dropped; and how many records it held."""
-    fault = state.faults.take(path)
-    if fault is not None and not fault.apply:
-        return fault.answer(path, records=0), 0
+def _take(state: State, path: str, fault: Fault | None, request: Request, body: bytes) -> tuple[Delivery, int]:
+    """The answer to a request with what a failure makes of it, and how many records it held."""
+    if fault is not None and not fault.takes_effect:
+        return fault.delivery(path, None), 0
     if len(body) > MAX_WIRE_BYTES:
+        state.project.note_refusal(path, Problem("", f"413: {too_large().message}"), None)
         true = refused(path, 413, too_large().message)
     else:
         received = Received(
@@ -129,27 +198,49 @@ def _take(state: State, path: str, request: Request, body: bytes) -> tuple[Answe
             headers=dict(request.headers),
             body=body,
             client=request.client.host if request.client is not None else "",
+            refuse=frozenset() if fault is None else fault.refuse,
         )
         true = handle(received, state.project, state.access, state.now())
-    return true if fault is None else fault.answer(path, records=true.records), true.records
+    return Delivery(answer=true) if fault is None else fault.delivery(path, true), true.records
 
 
-async def _read(request: Request) -> bytes:
-    """The body; of one that is too large only as much as shows it.
+async def _written(state: State, path: str, delivery: Delivery) -> Delivery:
+    """The same delivery once the request is on disk, as nothing may be confirmed before."""
+    try:
+        # In a thread, where it holds up no other request and joins those that came meanwhile in one transaction.
+        await anyio.to_thread.run_sync(state.flush)
+    except StoreError as error:
+        return Delivery(answer=refused(path, 503, str(error)))
+    return delivery
+
+
+async def read_body(request: Request, most: int) -> bytes:
+    """The body of a request; of one that is too large only as much as shows it.
 
     The rest is read and thrown away, within reason, because a client that is still sending does not see an answer.
+
+    Args:
+        request: not yet read.
+        most: the length in bytes beyond which a body is too large.
+
+    Raises:
+        ConnectionDroppedError: if the client leaves before the end.
+        TooSlowError: if the end does not come in time.
     """
     chunks: list[bytes] = []
     size = 0
     try:
-        async for chunk in request.stream():
-            if size <= MAX_WIRE_BYTES:
-                chunks.append(chunk)
-            size += len(chunk)
-            if size > _MAX_DRAINED_BYTES:
-                break
+        with anyio.fail_after(_BODY_SECONDS):
+            async for chunk in request.stream():
+                if size <= most:
+                    chunks.append(chunk)
+                size += len(chunk)
+                if size > _MAX_DRAINED_BYTES:
+                    break
     except ClientDisconnect:
         raise ConnectionDroppedError from None
+    except TimeoutError:
+        raise TooSlowError from None
     return b"".join(chunks)
 
 

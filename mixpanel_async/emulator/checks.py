@@ -17,6 +17,7 @@ Decisions where Mixpanel's documents are silent
     - 1 MB is 1,048,576 bytes of the properties as compact JSON. The 8 KB limit of lists and objects, the number of
       event names, hot shards and retention are not enforced.
     - The limits on properties, the forbidden ids and the form of `$insert_id` hold for `/import` alone.
+    - Only `strict=1` asks for an `$insert_id`: the official Node SDK imports without `strict` and sends none.
     - Identity verbs need neither `time` nor `$insert_id`, nor a `distinct_id` beyond what the verb itself names; what
       they do carry is checked. Ids in the verb's own properties are not compared with the forbidden list.
     - `$user_id` and `$device_id` are compared with the forbidden list in a Simplified project only.
@@ -27,6 +28,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, TypeGuard
 
@@ -89,18 +91,21 @@ def check_shape(event: Any) -> Problem | None:
     name, properties = event.get("event"), event.get("properties")
     if type(name) is not str or not name or name.isspace():
         return Problem("event", "'event' must not be missing or blank")
+    if not _is_text(name):
+        return Problem("event", "'event' is invalid: string should be valid utf8")
     if type(properties) is not dict:
         return Problem("properties", "'properties' is invalid: must be an object")
     return None
 
 
-def check_import(event: Any, now_ms: int, *, simplified: bool) -> Problem | None:
+def check_import(event: Any, now_ms: int, *, simplified: bool, strict: bool) -> Problem | None:
     """Check one record of `/import`, and rewrite what Mixpanel rewrites (a near future, long text).
 
     Args:
         event: the record as parsed; changed in place.
         now_ms: the clock, in milliseconds.
         simplified: whether the project has Simplified ID Merge, where a `distinct_id` may be left out.
+        strict: whether the request asks for `strict=1`, under which an `$insert_id` may not.
     """
     problem = check_shape(event)
     if problem is not None:
@@ -110,7 +115,7 @@ def check_import(event: Any, now_ms: int, *, simplified: bool) -> Problem | None
     problem = (
         _time_problem(properties, now_ms, required=not verb)
         or _distinct_id_problem(properties, verb=verb, simplified=simplified)
-        or _insert_id_problem(properties, required=not verb)
+        or _insert_id_problem(properties, required=strict and not verb)
     )
     if problem is not None:
         return problem
@@ -144,12 +149,12 @@ def check_track(event: Any, now_ms: int) -> Problem | None:
     return None
 
 
-def too_old_for_track(properties: dict[str, Any], now_ms: int) -> bool:
+def too_old_for_track(properties: Mapping[str, Any], now_ms: int) -> bool:
     """Whether an event lies before the five days that `/track` takes."""
     return epoch_ms(properties["time"]) < now_ms - _TRACK_WINDOW_MS
 
 
-def is_ignored(properties: dict[str, Any]) -> bool:
+def is_ignored(properties: Mapping[str, Any]) -> bool:
     """Whether `$ignore` asks Mixpanel to drop the event: `true` or any text that is not empty."""
     value = properties.get("$ignore")
     return value is True or (type(value) is str and bool(value))
@@ -240,21 +245,22 @@ def _cut(event: dict[str, Any]) -> None:
     else:
         return
     event["properties"] = {
-        key[:MAX_TEXT]: value if key in _WHOLE or key == "$distinct_ids" else _shortened(value, 1)
+        key[:MAX_TEXT]: value if key in _WHOLE or key == "$distinct_ids" else cut_text(value, 1)
         for key, value in properties.items()
     }
 
 
-def _shortened(value: Any, depth: int) -> Any:
+def cut_text(value: Any, depth: int) -> Any:
+    """A JSON value with its long text cut, names included. `depth` is that of the value, counted from 1."""
     if type(value) is str:
         return value[:MAX_TEXT]
     # Deeper than Mixpanel allows is left as it is: only `/track` gets here with it, and the nesting may be hostile.
     if depth > MAX_DEPTH:
         return value
     if type(value) is list:
-        return [_shortened(item, depth + 1) for item in value]
+        return [cut_text(item, depth + 1) for item in value]
     if type(value) is dict:
-        return {key[:MAX_TEXT]: _shortened(item, depth + 1) for key, item in value.items()}
+        return {key[:MAX_TEXT]: cut_text(item, depth + 1) for key, item in value.items()}
     return value
 
 

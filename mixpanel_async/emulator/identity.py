@@ -36,6 +36,7 @@ MERGE: Final = "$merge"
 VERBS: Final = frozenset({IDENTIFY, CREATE_ALIAS, MERGE})
 
 DEVICE_PREFIX: Final = "$device:"
+DEVICE_LINK: Final = "$device"
 
 # https://docs.mixpanel.com/reference/import-events, read 2026-08-21; compared without regard to letter case.
 FORBIDDEN_IDS: Final = frozenset(
@@ -56,6 +57,7 @@ DESCRIPTIONS: Final[Mapping[str, str]] = {
 _UUID4: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}", re.IGNORECASE)
 
 ChooseCanonical = Callable[[str, str], str]
+Outcome = Literal["merged", "unchanged", "failed", "ignored"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,11 +73,28 @@ class Verdict:
         absorbed: the id that was canonical before and no longer is, or None.
     """
 
-    outcome: Literal["merged", "unchanged", "failed", "ignored"]
+    outcome: Outcome
     reason: str | None = None
     description: str = ""
     kept: str | None = None
     absorbed: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """Something accepted that joins ids, or that later verbs are judged by.
+
+    Args:
+        verb: an identity verb, or `DEVICE_LINK` for a device that a user claimed in Simplified.
+        first: the id that the verb names first; the user of a device.
+        second: the other id; the device.
+        kept: the canonical id after a merge; None if the ids were one person already.
+    """
+
+    verb: str
+    first: str
+    second: str
+    kept: str | None
 
 
 _UNCHANGED: Final = Verdict(outcome="unchanged")
@@ -127,6 +146,9 @@ class Identities(Protocol):
     def claim(self, device: str, person: str) -> Verdict | None:
         """Link a device as `place` named it; None if nothing is new."""
 
+    def adopt(self, link: Link) -> None:
+        """Take a link that such a project accepted before, as it was accepted then."""
+
     def counts_as(self, placed: str) -> str:
         """Whom an event that arrived under this id counts for now."""
 
@@ -163,6 +185,9 @@ class LegacyIdentities:
 
     def claim(self, device: str, person: str) -> Verdict | None:  # noqa: ARG002  only Simplified has devices
         return None
+
+    def adopt(self, link: Link) -> None:
+        self._pointers[link.second] = self.resolve(link.first)
 
     def counts_as(self, placed: str) -> str:
         return placed
@@ -207,11 +232,14 @@ class OriginalIdentities:
             return failed(refused)
         verdict = self._union(first, second)
         if verdict.outcome != "failed":
-            if verb == IDENTIFY:
-                self._identified.add(first)
-            elif verb == CREATE_ALIAS:
-                self._aliases.add(second)
+            self._use_up(verb, first, second)
         return verdict
+
+    def _use_up(self, verb: str, first: str, second: str) -> None:
+        if verb == IDENTIFY:
+            self._identified.add(first)
+        elif verb == CREATE_ALIAS:
+            self._aliases.add(second)
 
     def _refusal(self, verb: str, first: str, second: str) -> str | None:
         if verb == IDENTIFY:
@@ -229,18 +257,28 @@ class OriginalIdentities:
         left, right = self.resolve(first), self.resolve(second)
         if left == right:
             return _UNCHANGED
-        together = self.cluster(left) | self.cluster(right)
-        if len(together) > self._limit:
+        if len(self.cluster(left)) + len(self.cluster(right)) > self._limit:
             return failed("errManyIDs")
         kept = self._choose(left, right)
         if kept not in {left, right}:
             raise ValueError("choose_canonical must return one of the two ids that it was given")
         absorbed = right if kept == left else left
+        self._join(kept, absorbed)
+        return Verdict(outcome="merged", kept=kept, absorbed=absorbed)
+
+    def _join(self, kept: str, absorbed: str) -> None:
+        together = self.cluster(kept) | self.cluster(absorbed)
         self._members.pop(absorbed, None)
         self._members[kept] = together
         for member in together:
             self._home[member] = kept
-        return Verdict(outcome="merged", kept=kept, absorbed=absorbed)
+
+    def adopt(self, link: Link) -> None:
+        self._use_up(link.verb, link.first, link.second)
+        left, right = self.resolve(link.first), self.resolve(link.second)
+        if left != right:
+            # The limit and the choice of the canonical id may have been others then.
+            self._join(left, right) if link.kept == left else self._join(right, left)
 
     def place(self, properties: dict[str, Any]) -> tuple[str, str | None]:
         return as_id(properties.get("distinct_id")), None
@@ -293,9 +331,15 @@ class SimplifiedIdentities:
             return None
         if owner is not None:
             return ignored(f"the device belongs to another user since an earlier event: {owner}")
+        self._give(device, person)
+        return Verdict(outcome="merged", kept=person, absorbed=device)
+
+    def adopt(self, link: Link) -> None:
+        self._give(link.second, link.first)
+
+    def _give(self, device: str, person: str) -> None:
         self._owner[device] = person
         self._devices.setdefault(person, []).append(device)
-        return Verdict(outcome="merged", kept=person, absorbed=device)
 
     def counts_as(self, placed: str) -> str:
         return self.resolve(placed)

@@ -10,8 +10,8 @@ Decisions where Mixpanel's documents are silent
     - In a Simplified project `/import?strict=1` refuses the identity verbs with a text instead of an object, as
       observed, and takes the other records of the batch; everywhere else the verbs are stored without effect.
     - More than 2,000 records: 400 for the request as a whole.
-    - `ip=1` on `/track` without a `distinct_id` makes a hash of the address into one. On the other endpoints `ip` has
-      no effect, as nothing is geolocated.
+    - `ip=1` on `/track` without a `distinct_id` makes a hash of the address into one. Events are not geolocated, nor
+      are groups; what `ip` does on `/engage` is said in `profiles`.
     - The credentials decide the project on `/import`; a record's `token` is not looked at there. `/track` ignores
       events with none or with another project's, `/engage` and `/groups` ignore another project's and refuse none.
     - An OAuth bearer is not accepted.
@@ -38,6 +38,14 @@ ENDPOINTS: Final = ("/track", "/import", "/engage", "/groups")
 
 _NO_VERBS: Final = "identity events are not allowed when project is using simplified identity management"
 
+# What Mixpanel drops without a word to the sender; the words are for the live page alone.
+_NO_TOKEN: Final = Problem("properties.token", "dropped in silence: the event has no token")
+_OTHER_TOKEN: Final = Problem("properties.token", "dropped in silence: the token is another project's")
+_OTHER_TOKEN_OF_UPDATE: Final = Problem("$token", "dropped in silence: the token is another project's")
+_TOO_OLD: Final = Problem("properties.time", "dropped in silence: older than the five days of /track; /import takes it")
+_IGNORED: Final = Problem("properties.$ignore", "dropped in silence: $ignore asks for it")
+_PLANNED: Final = Problem("properties", "'properties' is invalid: refused on demand")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Received:
@@ -50,6 +58,7 @@ class Received:
         headers: by their names in lower case.
         body: as received, not yet decompressed.
         client: address of the sender.
+        refuse: indexes of records to be refused whatever they hold, as a failure on demand.
     """
 
     method: str
@@ -58,6 +67,7 @@ class Received:
     headers: Mapping[str, str]
     body: bytes
     client: str
+    refuse: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +95,17 @@ class Access:
             return True
         return not password and user in {self.token, self.secret}
 
+    def may_read(self, authorization: str, project_id: str | None) -> bool:
+        """Whether an `Authorization` header opens what reads data back; a token, which is no secret, does not."""
+        user, password = _basic(authorization)
+        if not user:
+            return False
+        if self.secret is None and self.service_account is None:
+            return True
+        if self.service_account is not None and (user, password, project_id) == self.service_account:
+            return True
+        return not password and user == self.secret
+
     def is_foreign(self, token: object) -> bool:
         """Whether a record's token names another project."""
         return self.token is not None and token != self.token
@@ -102,17 +123,19 @@ def handle(request: Received, project: Project, access: Access, now: float) -> A
     if request.path == "/import" and not access.may_import(
         request.headers.get("authorization", ""), request.query.get("project_id")
     ):
+        project.note_refusal(request.path, Problem("", "401: invalid credentials"), None)
         return refused(request.path, 401)
     try:
         body = _body(request)
     except BadBodyError as error:
+        project.note_refusal(request.path, Problem("", f"{error.status}: {error.message}"), None)
         return refused(request.path, error.status, error.message)
     fields = {**body.fields, **request.query}
     if request.path == "/import":
-        return _import(body, fields, project, now)
+        return _import(body, fields, request.refuse, project, now)
     if request.path == "/track":
-        return _track(body, fields, request.client, project, access, now)
-    return _update(request.path, body, fields, project, access, now)
+        return _track(body, fields, request, project, access, now)
+    return _update(request, body, fields, project, access, now)
 
 
 def _body(request: Received) -> Body:
@@ -125,25 +148,29 @@ def _body(request: Received) -> Body:
     return decode(request.body, content_type=request.headers.get("content-type", ""), content_encoding=encoding)
 
 
-def _import(body: Body, fields: Mapping[str, str], project: Project, now: float) -> Answer:
+def _import(body: Body, fields: Mapping[str, str], refuse: frozenset[int], project: Project, now: float) -> Answer:
     strict = is_on(fields.get("strict"))
     simplified = project.is_simplified
     now_ms = _milliseconds(now)
+    arrival = ("/import", now)
     failed: list[dict[str, Any] | str] = []
     first: str | None = None
     for index, event in enumerate(body.records):
-        problem = check_import(event, now_ms, simplified=simplified)
+        problem = _PLANNED if index in refuse else check_import(event, now_ms, simplified=simplified, strict=strict)
         if problem is None:
             name, properties = event["event"], event["properties"]
             if strict and simplified and name in VERBS:
                 project.note_rejected(name, properties, _NO_VERBS)
+                project.note_refusal("/import", Problem("event", _NO_VERBS), event)
                 failed.append(_NO_VERBS)
                 continue
             if is_ignored(properties):
+                project.note_refusal("/import", _IGNORED, event, silent=True)
                 continue
-            problem = project.take_event(name, properties, imported=True)
+            problem = project.take_event(name, properties, arrival)
             if problem is None:
                 continue
+        project.note_refusal("/import", problem, event, silent=not strict)
         failed.append(_failed(index, event, problem))
         first = first or problem.message
     records = len(body.records)
@@ -155,37 +182,57 @@ def _import(body: Body, fields: Mapping[str, str], project: Project, now: float)
     return imported(number, records=records)
 
 
-def _track(body: Body, fields: Mapping[str, str], client: str, project: Project, access: Access, now: float) -> Answer:
+def _track(
+    body: Body, fields: Mapping[str, str], request: Received, project: Project, access: Access, now: float
+) -> Answer:
     now_ms = _milliseconds(now)
-    hashed = hashlib.sha256(client.encode()).hexdigest()[:32] if is_on(fields.get("ip")) else None
+    hashed = hashlib.sha256(request.client.encode()).hexdigest()[:32] if is_on(fields.get("ip")) else None
+    arrival = ("/track", now)
     valid = 0
     error: str | None = None
-    for event in body.records:
-        problem = check_track(event, now_ms)
+    for index, event in enumerate(body.records):
+        problem = _PLANNED if index in request.refuse else check_track(event, now_ms)
         if problem is None:
             properties = event["properties"]
-            token = properties.get("token")
-            if (
-                token
-                and not access.is_foreign(token)
-                and not too_old_for_track(properties, now_ms)
-                and not is_ignored(properties)
-            ):
+            unwanted = _unwanted(properties, access, now_ms)
+            if unwanted is not None:
+                project.note_refusal("/track", unwanted, event, silent=True)
+            else:
                 if hashed is not None and properties.get("distinct_id") is None:
                     properties["distinct_id"] = hashed
-                problem = project.take_event(event["event"], properties, imported=False)
+                problem = project.take_event(event["event"], properties, arrival)
         if problem is None:
             valid += 1
         else:
+            project.note_refusal("/track", problem, event)
             error = error or problem.message
     return tracked(fields, valid=valid, records=len(body.records), error=error)
 
 
-def _update(path: str, body: Body, fields: Mapping[str, str], project: Project, access: Access, now: float) -> Answer:
+def _unwanted(properties: Mapping[str, Any], access: Access, now_ms: int) -> Problem | None:
+    """Why `/track` takes an event for valid and drops it all the same; None if it does not."""
+    token = properties.get("token")
+    if not token:
+        return _NO_TOKEN
+    if access.is_foreign(token):
+        return _OTHER_TOKEN
+    if too_old_for_track(properties, now_ms):
+        return _TOO_OLD
+    return _IGNORED if is_ignored(properties) else None
+
+
+def _update(
+    request: Received, body: Body, fields: Mapping[str, str], project: Project, access: Access, now: float
+) -> Answer:
+    address = request.client if is_on(fields.get("ip", "1")) else ""
     failed: list[dict[str, Any]] = []
     for index, record in enumerate(body.records):
-        error = _update_error(path, record, project, access, now)
+        if index in request.refuse:
+            error: str | None = _PLANNED.message
+        else:
+            error = _update_error(request.path, record, address, project, access, now)
         if error is not None:
+            project.note_refusal(request.path, Problem("", error), record)
             failed.append({"index": index, "message": error})
     records = len(body.records)
     return tracked(
@@ -197,15 +244,19 @@ def _update(path: str, body: Body, fields: Mapping[str, str], project: Project, 
     )
 
 
-def _update_error(path: str, record: Any, project: Project, access: Access, now: float) -> str | None:
+def _update_error(path: str, record: Any, address: str, project: Project, access: Access, now: float) -> str | None:
     try:
         if path == "/engage":
             (distinct_id,) = _addressed(record, "$distinct_id")
-            if not access.is_foreign(record["$token"]):
-                project.update_profile(distinct_id, record, now)
+            if access.is_foreign(record["$token"]):
+                project.note_refusal(path, _OTHER_TOKEN_OF_UPDATE, record, silent=True)
+            else:
+                project.update_profile(distinct_id, record, now, address)
         else:
             key, group_id = _addressed(record, "$group_key", "$group_id")
-            if not access.is_foreign(record["$token"]):
+            if access.is_foreign(record["$token"]):
+                project.note_refusal(path, _OTHER_TOKEN_OF_UPDATE, record, silent=True)
+            else:
                 project.update_group(key, group_id, record, now)
     except RefusedUpdateError as error:
         return str(error)

@@ -12,9 +12,13 @@ Decisions where Mixpanel's documents are silent
       null. `$remove` takes out every match, and with a list each of its items.
     - `$unset`, `$remove` and `$delete` do not create a profile.
     - More than 2,000 properties: the record that would add them is refused.
+    - Names and text are cut at 255 characters, also in lists and objects; the 256 KB limit of those is not enforced.
     - `$last_seen` is the `$time` of the latest `$set` or `$set_once` that arrived, or the clock's; as UTC without a
       suffix. Updates apply in the order of arrival, whatever their `$time`. Groups have none.
-    - Nothing is geolocated: `$ip`, `$latitude` and `$longitude` have no effect.
+    - Nobody is geolocated unless the emulator is told how, and users only. What it is told is written with every `$set`
+      and `$set_once`, but for what these set themselves. An absent `$ip` stands for the sender's address, unless
+      `ip=0` (the documents contradict each other on the default of `ip`; it is 1 here).
+    - `$latitude` and `$longitude` together set `$geo_source` in place of that; no city is looked up for them.
 """
 
 from __future__ import annotations
@@ -26,9 +30,11 @@ from typing import Any, Final
 
 import orjson
 
-from .checks import epoch_ms, is_number
+from .checks import cut_text, epoch_ms, is_number
 
 Profile = dict[str, Any]
+Geolocate = Callable[[str], Mapping[str, Any]]
+"""From an address to `$city`, `$region`, `$country_code` and `$timezone`, as far as they are known."""
 
 MAX_PROPERTIES: Final = 2_000
 
@@ -116,14 +122,25 @@ _CREATING: Final = frozenset({"$set", "$set_once", "$add", "$append", "$union"})
 _FOR_USERS_ONLY: Final = frozenset({"$add", "$append"})
 
 
-def apply_update(profile: Profile | None, record: Mapping[str, Any], *, now: float, is_group: bool) -> Profile | None:
+def apply_update(
+    profile: Profile | None,
+    record: Mapping[str, Any],
+    *,
+    now: float,
+    is_group: bool,
+    geolocate: Geolocate | None = None,
+    address: str = "",
+) -> Profile | None:
     """What a profile is after an update; None if there is none then.
 
     Args:
         profile: as stored, or None; not changed.
         record: the update with its envelope.
         now: the clock, in seconds.
-        is_group: whether this is a group's profile, which takes neither `$add` nor `$append` and has no `$last_seen`.
+        is_group: whether this is a group's profile, which takes neither `$add` nor `$append`, has no `$last_seen` and
+            is not geolocated.
+        geolocate: gives the properties of the place that an address is at, or is None.
+        address: of the sender, for records that name none; empty if it is not to be used.
 
     Raises:
         RefusedUpdateError: if the record is malformed; the profile is then as before.
@@ -135,14 +152,32 @@ def apply_update(profile: Profile | None, record: Mapping[str, Any], *, now: flo
         raise RefusedUpdateError("$add and $append are not supported for groups")
     updated: Profile = dict(profile or {})
     for name in operations:
-        OPERATIONS[name](updated, record[name])
+        OPERATIONS[name](updated, cut_text(record[name], 0))
     if len(updated) > MAX_PROPERTIES and len(updated) > len(profile or {}):
         raise RefusedUpdateError(f"profile would have more than {MAX_PROPERTIES} properties")
     if DELETE in record or (profile is None and _CREATING.isdisjoint(operations)):
         return None
-    if not is_group and ("$set" in record or "$set_once" in record) and not _is_true(record.get("$ignore_time")):
-        updated["$last_seen"] = _last_seen(record.get("$time"), now)
+    if not is_group and ("$set" in record or "$set_once" in record):
+        if not _is_true(record.get("$ignore_time")):
+            updated["$last_seen"] = _last_seen(record.get("$time"), now)
+        own = {**record.get("$set_once", {}), **record.get("$set", {})}
+        updated.update((name, item) for name, item in _place(record, geolocate, address).items() if name not in own)
     return updated
+
+
+def _place(record: Mapping[str, Any], geolocate: Geolocate | None, address: str) -> Mapping[str, Any]:
+    """The properties that Mixpanel derives from where an update says that the user is."""
+    if is_number(record.get("$latitude")) and is_number(record.get("$longitude")):
+        return {"$geo_source": "reverse_geocoding"}
+    ip = record.get("$ip")
+    if ip is None:
+        ip = address
+    # A zero, as a number or as text, asks for nothing to be looked up.
+    if geolocate is None or type(ip) is not str or ip in {"", "0"}:
+        return {}
+    # What a function of the user's returns becomes JSON here and not when the profile is read or written down.
+    place: Mapping[str, Any] = orjson.loads(orjson.dumps(dict(geolocate(ip))))
+    return place
 
 
 def ignores_alias(record: Mapping[str, Any]) -> bool:

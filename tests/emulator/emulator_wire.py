@@ -23,7 +23,7 @@ class Wire:
     def request(self, method: str, url: str, **options: Any) -> httpx.Response:
         async def send() -> httpx.Response:
             transport = httpx.ASGITransport(app=self.emulator.app)
-            async with httpx.AsyncClient(transport=transport, base_url="http://emulator") as http:
+            async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as http:
                 return await http.request(method, url, **options)
 
         return anyio.run(send)

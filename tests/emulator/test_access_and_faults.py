@@ -170,7 +170,7 @@ async def test_latency_holds_the_answer_back_and_not_the_effect() -> None:
     emulator.latency = 3600.0
     event = {"event": "Viewed", "properties": {"token": TOKEN, "distinct_id": "u"}}
     transport = httpx.ASGITransport(app=emulator.app)
-    async with httpx.AsyncClient(transport=transport, base_url="http://emulator") as http:
+    async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as http:
         with anyio.move_on_after(0.05) as scope:
             await http.post("/track", json=[event])
     assert scope.cancelled_caught

@@ -1,20 +1,28 @@
-"""The identity graph against a model that keeps no graph: it works everything out from the list of what happened."""
+"""The identity graph against a model that keeps no graph: it works everything out from the list of what happened.
+
+The short form runs a few hundred random sequences for each system; the long one, behind the marker `long`, 10,000
+longer ones for each.
+"""
 
 from __future__ import annotations
 
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from hypothesis import given, settings
+import pytest
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mixpanel_async.emulator.identity import (
     CREATE_ALIAS,
+    DEVICE_LINK,
     IDENTIFY,
     MERGE,
     Identities,
     LegacyIdentities,
+    Link,
     OriginalIdentities,
     SimplifiedIdentities,
 )
@@ -31,10 +39,16 @@ class Step:
     second: str
 
 
-STEPS = st.lists(
-    st.builds(Step, st.sampled_from([IDENTIFY, CREATE_ALIAS, MERGE]), st.sampled_from(NAMES), st.sampled_from(NAMES)),
-    max_size=12,
-)
+SHORT = settings(max_examples=300, deadline=None)
+LONG = settings(max_examples=10_000, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+
+
+def sequences(most: int) -> st.SearchStrategy[list[Step]]:
+    verbs, names = st.sampled_from([IDENTIFY, CREATE_ALIAS, MERGE]), st.sampled_from(NAMES)
+    return st.lists(st.builds(Step, verbs, names, names), max_size=most)
+
+
+STEPS = sequences(12)
 
 
 def reachable(edges: list[tuple[str, str]], start: str) -> set[str]:
@@ -73,20 +87,62 @@ def check_consistent(identities: Identities) -> None:
         assert identities.resolve(name) in cluster
 
 
-@settings(max_examples=300, deadline=None)
+def check_adopted(identities: Identities, links: list[Link], empty: Callable[[], Identities]) -> None:
+    """What is made of the accepted links alone, as after a restart, answers the same and judges the same."""
+    again = empty()
+    for link in links:
+        again.adopt(link)
+    for name in NAMES:
+        assert (again.resolve(name), again.cluster(name)) == (identities.resolve(name), identities.cluster(name))
+    if isinstance(identities, SimplifiedIdentities):
+        return
+    for verb in (IDENTIFY, CREATE_ALIAS, MERGE):
+        for first, second in zip(NAMES, reversed(NAMES), strict=True):
+            assert again.apply(verb, first, second) == identities.apply(verb, first, second)
+
+
+@SHORT
 @given(STEPS)
 def test_original(steps: list[Step]) -> None:
-    identities = OriginalIdentities(LIMIT, lambda first, second: first)
+    check_original(steps, lambda first, second: first)
+
+
+@SHORT
+@given(STEPS, st.sampled_from([min, max, lambda first, second: second]))
+def test_original_with_any_choice_of_the_canonical_id(steps: list[Step], choose: Callable[[str, str], str]) -> None:
+    check_original(steps, choose)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1_800)
+@LONG
+@given(sequences(30))
+def test_original_long(steps: list[Step]) -> None:
+    check_original(steps, lambda first, second: first)
+
+
+def check_original(steps: list[Step], choose: Callable[[str, str], str]) -> None:
+    identities = OriginalIdentities(LIMIT, choose)
     accepted: list[Step] = []
+    links: list[Link] = []
     for step in steps:
         expected = original_reason(accepted, step)
-        assert identities.apply(step.verb, step.first, step.second).reason == expected
+        before = {name: identities.resolve(name) for name in NAMES}
+        verdict = identities.apply(step.verb, step.first, step.second)
+        assert verdict.reason == expected
         if expected is None:
             accepted.append(step)
+            links.append(Link(step.verb, step.first, step.second, verdict.kept))
+        if verdict.outcome == "merged":
+            assert verdict.kept == choose(before[step.first], before[step.second])
+        # Whom the verb does not concern keeps the canonical id, and so does everybody if nothing was merged.
+        moved = {name for name in NAMES if identities.resolve(name) != before[name]}
+        assert {before[name] for name in moved} <= {verdict.absorbed}
         edges = [(past.first, past.second) for past in accepted]
         for name in NAMES:
             assert identities.cluster(name) == reachable(edges, name)
     check_consistent(identities)
+    check_adopted(identities, links, lambda: OriginalIdentities(LIMIT, choose))
 
 
 def legacy_root(pointers: list[Step], name: str) -> str:
@@ -96,9 +152,21 @@ def legacy_root(pointers: list[Step], name: str) -> str:
     return name
 
 
-@settings(max_examples=300, deadline=None)
+@SHORT
 @given(STEPS, st.lists(st.integers(0, 12), max_size=6))
 def test_legacy(steps: list[Step], tracked_before: list[int]) -> None:
+    check_legacy(steps, tracked_before)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1_800)
+@LONG
+@given(sequences(30), st.lists(st.integers(0, 30), max_size=10))
+def test_legacy_long(steps: list[Step], tracked_before: list[int]) -> None:
+    check_legacy(steps, tracked_before)
+
+
+def check_legacy(steps: list[Step], tracked_before: list[int]) -> None:
     identities = LegacyIdentities()
     pointers: list[Step] = []
     placed: list[tuple[str, str]] = []
@@ -125,19 +193,18 @@ def test_legacy(steps: list[Step], tracked_before: list[int]) -> None:
     for name in NAMES:
         root = legacy_root(pointers, name)
         assert identities.cluster(name) == {other for other in NAMES if legacy_root(pointers, other) == root}
+    check_adopted(identities, [Link(each.verb, each.first, each.second, None) for each in pointers], LegacyIdentities)
 
 
-EVENTS = st.lists(
-    st.fixed_dictionaries(
-        {},
-        optional={
-            "$device_id": st.sampled_from(["d1", "d2", "$device:d1", ""]),
-            "$user_id": st.sampled_from(["u1", "u2", "null", "$device:d2"]),
-            "distinct_id": st.sampled_from(["u1", "$device:d1", ""]),
-        },
-    ),
-    max_size=10,
+EVENT = st.fixed_dictionaries(
+    {},
+    optional={
+        "$device_id": st.sampled_from(["d1", "d2", "$device:d1", ""]),
+        "$user_id": st.sampled_from(["u1", "u2", "null", "$device:d2"]),
+        "distinct_id": st.sampled_from(["u1", "$device:d1", ""]),
+    },
 )
+VERB = st.sampled_from([IDENTIFY, CREATE_ALIAS, MERGE])
 
 
 def simplified_pair(event: dict[str, Any]) -> tuple[str, str]:
@@ -153,19 +220,39 @@ def simplified_pair(event: dict[str, Any]) -> tuple[str, str]:
     return device.replace("$device:", ""), user
 
 
-@settings(max_examples=300, deadline=None)
-@given(EVENTS)
-def test_simplified(events: list[dict[str, Any]]) -> None:
+@SHORT
+@given(st.lists(EVENT | VERB, max_size=10))
+def test_simplified(happenings: list[dict[str, Any] | str]) -> None:
+    check_simplified(happenings)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1_800)
+@LONG
+@given(st.lists(EVENT | VERB, max_size=30))
+def test_simplified_long(happenings: list[dict[str, Any] | str]) -> None:
+    check_simplified(happenings)
+
+
+def check_simplified(happenings: list[dict[str, Any] | str]) -> None:
+    """Events with ids, and between them identity verbs, which do nothing here."""
     identities = SimplifiedIdentities()
     placed: list[str] = []
-    for event in events:
-        person, device = identities.place(dict(event))
-        if device is not None:
-            identities.claim(device, person)
+    links: list[Link] = []
+    for happening in happenings:
+        if isinstance(happening, str):
+            assert identities.apply(happening, "u1", "u2").outcome == "ignored"
+            continue
+        person, device = identities.place(dict(happening))
+        verdict = None if device is None else identities.claim(device, person)
+        if device is not None and verdict is not None and verdict.outcome == "merged":
+            links.append(Link(DEVICE_LINK, person, device, verdict.kept))
         placed.append(person)
+    events = [happening for happening in happenings if not isinstance(happening, str)]
     pairs = [simplified_pair(event) for event in events]
     for (device, user), person in zip(pairs, placed, strict=True):
         claims = [other_user for other, other_user in pairs if device and other == device and other_user]
         expected = user or (claims[0] if claims else f"$device:{device}" if device else "")
         assert identities.counts_as(person) == expected
     check_consistent(identities)
+    check_adopted(identities, links, SimplifiedIdentities)

@@ -10,7 +10,7 @@ import time
 from typing import Any
 
 import pytest
-from emulator_wire import TOKEN, Wire
+from emulator_wire import TOKEN, Wire, imported
 
 from mixpanel_async import IdMerge
 from mixpanel_async.emulator import Emulator
@@ -166,6 +166,17 @@ class TestOriginal:
         assert mixpanel.merge(U1, U2)["$failure_reason"] == "errManyIDs"
         assert people(mixpanel) == persons({U1, A1}, {U2, A2})
 
+    def test_16_the_limit_is_500_unless_told_otherwise(self, mixpanel: Wire) -> None:
+        merges = [
+            {"event": "$merge", "properties": {"token": TOKEN, "$distinct_ids": ["id-0", f"id-{number}"]}}
+            for number in range(1, 502)
+        ]
+        assert mixpanel.post("/import?strict=1", merges).status_code == 200
+        assert [entry["$failure_reason"] for entry in mixpanel.emulator.identity_log()] == [None] * 499 + [
+            "errManyIDs"
+        ] * 2
+        assert len(mixpanel.emulator.cluster("id-0")) == 500
+
     def test_19_events_from_days_before_the_identify(self, mixpanel: Wire) -> None:
         mixpanel.track(A1, time=int(time.time()) - 4 * 86_400)
         mixpanel.identify(U1, A1)
@@ -204,6 +215,30 @@ class TestOriginal:
         mixpanel.identify(U1, A1)
         assert mixpanel.counted() == [A1]
         assert mixpanel.emulator.cluster(U1) == {U1, A1}
+
+    def test_a_full_person_takes_what_it_has_already(self) -> None:
+        mixpanel = wire(IdMerge.ORIGINAL, cluster_limit=2)
+        mixpanel.alias(U1, A1)
+        assert mixpanel.merge(A1, U1)["outcome"] == "unchanged"
+        assert mixpanel.identify(U1, A1)["outcome"] == "unchanged"
+        assert mixpanel.identify(U2, A1)["$failure_reason"] == "errAnonDistinctIdAssignedAlready"
+
+    def test_the_canonical_id_is_stable_whatever_is_refused(self) -> None:
+        mixpanel = wire(IdMerge.ORIGINAL, choose_canonical=min)
+        mixpanel.identify("m", A1)
+        before = mixpanel.emulator.resolve("m")
+        assert before == min("m", A1)
+        mixpanel.identify("other", A1)
+        mixpanel.alias("m", A1)
+        mixpanel.alias("m", A1)
+        mixpanel.merge("m", A1)
+        assert {mixpanel.emulator.resolve(each) for each in ("m", A1)} == {before}
+
+    def test_a_choice_of_another_id_is_a_mistake(self) -> None:
+        mixpanel = wire(IdMerge.ORIGINAL, choose_canonical=lambda first, second: "third")
+        with pytest.raises(ValueError, match="choose_canonical"):
+            mixpanel.identify(U1, A1)
+        assert mixpanel.emulator.cluster(U1) == {U1}
 
     def test_a_refused_identify_uses_nothing_up(self, mixpanel: Wire) -> None:
         mixpanel.identify(U1, N1)
@@ -311,6 +346,31 @@ class TestSimplified:
         mixpanel.track(None, **{"$user_id": "+6512345678"})
         assert mixpanel.emulator.cluster("charlie") == {"charlie", "$device:+6512345678"}
         assert mixpanel.counted() == ["charlie", "+6512345678"]
+
+    def test_logging_in_again_after_logging_out(self, mixpanel: Wire) -> None:
+        self.device(mixpanel, "anonymous111", "charlie")
+        self.device(mixpanel, "anonymous222")
+        self.device(mixpanel, "anonymous222", "charlie")
+        assert people(mixpanel) == persons({"charlie", "$device:anonymous111", "$device:anonymous222"})
+
+    def test_one_event_with_both_ids_is_enough_and_later_ones_follow(self, mixpanel: Wire) -> None:
+        self.device(mixpanel, D1, U1)
+        mixpanel.track(f"$device:{D1}")
+        self.device(mixpanel, D1)
+        assert mixpanel.counted() == [U1, U1, U1]
+
+    def test_a_merging_event_imported_from_a_month_before(self, mixpanel: Wire) -> None:
+        self.device(mixpanel, D1)
+        past = imported(distinct_id=None, time=int(time.time()) - 30 * 86_400, **{"$device_id": D1, "$user_id": U1})
+        assert mixpanel.post("/import?strict=1", [past]).status_code == 200
+        assert mixpanel.counted() == [U1]
+
+    def test_two_users_never_become_one(self, mixpanel: Wire) -> None:
+        self.device(mixpanel, D1, U1)
+        self.device(mixpanel, D2, U2)
+        self.device(mixpanel, D1, U2)
+        self.device(mixpanel, D2, U1)
+        assert people(mixpanel) == persons({U1, f"$device:{D1}"}, {U2, f"$device:{D2}"})
 
     def test_another_user_on_a_new_device_id(self, mixpanel: Wire) -> None:
         self.device(mixpanel, "111", "charlie")

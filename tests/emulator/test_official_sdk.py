@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import json
+import subprocess
+import sys
 import time
 import warnings
 from collections.abc import Iterator
 from typing import Any
 
+import httpx
 import pytest
 
 from mixpanel_async import IdMerge
@@ -21,9 +23,12 @@ with warnings.catch_warnings():
 A1 = "0b1fba6c-16d3-4e3f-9a4e-2f0c1b7d0001"
 
 
+PlainConsumer = mixpanel.Consumer
+
+
 @pytest.fixture
-def emulator() -> Emulator:
-    return Emulator(IdMerge.ORIGINAL)
+def emulator(request: pytest.FixtureRequest) -> Emulator:
+    return Emulator(getattr(request, "param", IdMerge.ORIGINAL))
 
 
 @pytest.fixture
@@ -46,15 +51,23 @@ def official(url: str) -> Any:
     return mixpanel.Mixpanel("tok", consumer=mixpanel.Consumer(**urls(url)))
 
 
-def alias(official: Any, alias_id: str, original: str) -> None:
-    """What `Mixpanel.alias` sends; the method itself knows only one host."""
-    message = {"event": "$create_alias", "properties": {"distinct_id": original, "alias": alias_id, "token": "tok"}}
-    official._consumer.send("events", json.dumps(message))
+def let_alias_find(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`Mixpanel.alias` makes a consumer of its own, without arguments, which knows only one host."""
+
+    def consumer(*given: Any, **options: Any) -> Any:
+        return PlainConsumer(*given, **options) if given or options else PlainConsumer(**urls(url))
+
+    monkeypatch.setattr(mixpanel, "Consumer", consumer)
+
+
+@pytest.fixture(autouse=True)
+def alias_finds_the_emulator(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    let_alias_find(url, monkeypatch)
 
 
 def test_events_and_identities(official: Any, emulator: Emulator) -> None:
     official.track(A1, "Viewed", {"page": "/é & +?"})
-    alias(official, "u", A1)
+    official.alias("u", A1)
     official.track("u", "Bought", {"price": 3.5})
     official.import_data(None, "u", "Imported", time.time() - 30 * 86_400, {"old": True}, api_secret="secret")
     official.merge(None, "u", "u-old", api_secret="secret")
@@ -102,6 +115,7 @@ def test_people(official: Any, emulator: Emulator) -> None:
     official.people_remove("u", {"tags": "a"})
     official.people_unset("u", ["first"])
     official.people_track_charge("u", 9.5, {"sku": 1})
+    official.people_update({"$distinct_id": "u", "$set": {"updated": True}})
     profile = emulator.profile("u")
     assert profile is not None
     assert profile.pop("$last_seen")
@@ -110,6 +124,7 @@ def test_people(official: Any, emulator: Emulator) -> None:
         "plan": "free",
         "visits": 2,
         "tags": ["b"],
+        "updated": True,
         "$transactions": [{"sku": 1, "$amount": 9.5}],
     }
     official.people_clear_charges("u")
@@ -124,7 +139,8 @@ def test_groups(official: Any, emulator: Emulator) -> None:
     official.group_union("company", "acme", {"tags": ["a", "b"]})
     official.group_remove("company", "acme", {"tags": "a"})
     official.group_unset("company", "acme", ["gone"])
-    assert emulator.group("company", "acme") == {"size": 1, "tags": ["b"]}
+    official.group_update({"$group_key": "company", "$group_id": "acme", "$set": {"updated": True}})
+    assert emulator.group("company", "acme") == {"size": 1, "tags": ["b"], "updated": True}
     official.group_delete("company", "acme")
     assert emulator.group("company", "acme") is None
 
@@ -137,6 +153,14 @@ def test_the_buffered_consumer(url: str, emulator: Emulator) -> None:
         official.people_increment("u", {"visits": 1})
         official.group_set("company", "acme", {"n": number})
     consumer.flush()
+    # Apart, because it forgets the secret at the next call of another kind.
+    official.alias("u", A1)
+    for number in range(3):
+        official.import_data(None, A1, "Imported", time.time() - 60, {"n": number}, api_secret="secret")
+    official.merge(None, "u", "u-old", api_secret="secret")
+    consumer.flush()
+    assert emulator.cluster("u") == {"u", "u-old", A1}
+    assert [event["properties"]["n"] for event in emulator.events("Imported")] == [0, 1, 2]
     assert [event["properties"]["n"] for event in emulator.events("Viewed")] == list(range(20))
     assert emulator.profile("u") == {"visits": 20}
     assert emulator.group("company", "acme") == {"n": 19}
@@ -151,11 +175,46 @@ def test_an_error_in_mixpanels_form_reaches_the_caller(official: Any, emulator: 
         official.people_set("u", ["no object"])
 
 
-def test_verbs_in_a_simplified_project_are_taken_and_do_nothing() -> None:
-    emulator = Emulator()
-    with emulator.serve() as server:
-        official = mixpanel.Mixpanel("tok", consumer=mixpanel.Consumer(**urls(server.url)))
-        alias(official, "x", "u")
-        official.merge(None, "u", "v", api_secret="secret")
+@pytest.mark.parametrize("emulator", [IdMerge.SIMPLIFIED], indirect=True)
+def test_verbs_in_a_simplified_project_are_taken_and_do_nothing(official: Any, emulator: Emulator) -> None:
+    official.alias("x", "u")
+    official.merge(None, "u", "v", api_secret="secret")
     assert emulator.cluster("u") == {"u"}
     assert [entry["outcome"] for entry in emulator.identity_log()] == ["ignored", "ignored"]
+
+
+@pytest.fixture
+def command() -> Iterator[str]:
+    """Address of a `mixpanel-async emulator` that runs in a process of its own."""
+    arguments = ["emulator", "--port", "0", "--id-merge", "original", "--secret", "secret", "--token", "tok"]
+    run = [sys.executable, "-c", "from mixpanel_async.cli import main; main()", *arguments]
+    with subprocess.Popen(run, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            yield process.stdout.readline().strip()
+        finally:
+            process.terminate()
+    assert process.returncode == 0
+
+
+def test_the_command(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    let_alias_find(command, monkeypatch)
+    buffered = mixpanel.BufferedConsumer(**urls(command))
+    for official in (mixpanel.Mixpanel("tok", consumer=mixpanel.Consumer()), mixpanel.Mixpanel("tok", buffered)):
+        official.track(A1, "Viewed")
+        official.people_set("u", {"plan": "free"})
+        official.people_increment("u", {"visits": 1})
+        official.group_set("company", "acme", {"size": 1})
+        official.import_data(None, "u", "Imported", time.time() - 30 * 86_400, api_secret="secret")
+    official.alias("u", A1)
+    official.merge(None, "u", "u-old", api_secret="secret")
+    buffered.flush()
+    with httpx.Client(base_url=f"{command}/_emulator", trust_env=False) as http:
+        events = http.get("/events", params={"distinct_id": A1}).json()
+        assert sorted(event["event"] for event in events if not event["event"].startswith("$")) == [
+            "Imported", "Imported", "Viewed", "Viewed",
+        ]  # fmt: skip
+        assert http.get("/cluster", params={"distinct_id": "u"}).json() == sorted(["u", "u-old", A1])
+        profile = http.get("/profile", params={"distinct_id": "u-old"}).json()
+        assert (profile["plan"], profile["visits"]) == ("free", 2)
+        assert http.get("/group", params={"group_key": "company", "group_id": "acme"}).json() == {"size": 1}

@@ -91,6 +91,160 @@ def test_a_refused_record_changes_nothing(mixpanel: Wire, record: dict[str, Any]
     assert profile(mixpanel) == {"a": 1, "big": 1e308}
 
 
+class TestGeolocation:
+    """`$ip` and `ip`: whose address says where a user is."""
+
+    @pytest.fixture
+    def mixpanel(self) -> Wire:
+        cities = {"127.0.0.1": "Data centre", "203.0.113.9": "Rome"}
+        return Wire(Emulator(IdMerge.ORIGINAL, geolocate=lambda ip: {"$city": cities.get(ip, f"not known: {ip}")}))
+
+    def city(self, mixpanel: Wire, **record: Any) -> Any:
+        mixpanel.engage("u", **record)
+        return (profile(mixpanel) or {}).get("$city")
+
+    def test_without_an_address_the_sender_is_where_the_user_is(self, mixpanel: Wire) -> None:
+        assert self.city(mixpanel, set={"a": 1}) == "Data centre"
+
+    def test_the_address_in_the_record_wins(self, mixpanel: Wire) -> None:
+        assert self.city(mixpanel, set={"a": 1}, ip="203.0.113.9") == "Rome"
+        assert profile(mixpanel) == {"a": 1, "$city": "Rome"}
+
+    @pytest.mark.parametrize("zero", [0, "0", ""])
+    def test_a_zero_asks_for_nothing(self, mixpanel: Wire, zero: Any) -> None:
+        assert self.city(mixpanel, set={"a": 1}, ip=zero) is None
+
+    def test_a_parameter_keeps_the_senders_address_out_of_it(self, mixpanel: Wire) -> None:
+        record = {"$token": TOKEN, "$distinct_id": "u", "$set": {"a": 1}}
+        mixpanel.post("/engage?ip=0", [record])
+        assert profile(mixpanel) == {"a": 1}
+        mixpanel.post("/engage", data={"data": json.dumps(record), "ip": "0"})
+        assert profile(mixpanel) == {"a": 1}
+        mixpanel.post("/engage?ip=0", [{**record, "$ip": "203.0.113.9"}])
+        assert profile(mixpanel) == {"a": 1, "$city": "Rome"}
+        mixpanel.post("/engage?ip=1", [record])
+        assert profile(mixpanel) == {"a": 1, "$city": "Data centre"}
+
+    def test_every_set_writes_it_anew_and_other_operations_do_not(self, mixpanel: Wire) -> None:
+        assert self.city(mixpanel, add={"n": 1}) is None
+        assert self.city(mixpanel, set_once={"a": 1}, ip="203.0.113.9") == "Rome"
+        assert self.city(mixpanel, union={"l": [1]}) == "Rome"
+        assert self.city(mixpanel, set_once={"a": 2}) == "Data centre"
+
+    def test_what_the_update_sets_itself_wins(self, mixpanel: Wire) -> None:
+        assert self.city(mixpanel, set={"$city": "Oslo"}) == "Oslo"
+
+    def test_coordinates_stand_in_for_the_address(self, mixpanel: Wire) -> None:
+        mixpanel.engage("u", set={"a": 1}, latitude=59.9, longitude=10.7)
+        assert profile(mixpanel) == {"a": 1, "$geo_source": "reverse_geocoding"}
+
+    def test_groups_are_nowhere(self, mixpanel: Wire) -> None:
+        mixpanel.groups("company", "acme", set={"a": 1}, ip="203.0.113.9")
+        assert mixpanel.emulator.group("company", "acme") == {"a": 1}
+
+    def test_nobody_is_located_unless_the_emulator_is_told_how(self) -> None:
+        mixpanel = Wire(Emulator())
+        mixpanel.engage("u", set={"a": 1}, ip="203.0.113.9")
+        assert profile(mixpanel) == {"a": 1}
+
+
+def test_the_envelope_is_no_part_of_the_profile(mixpanel: Wire) -> None:
+    envelope = {"ip": "0", "time": 1_700_000_000, "ignore_time": True, "ignore_alias": False, "unknown": 1}
+    assert mixpanel.engage("u", set={"a": 1}, **envelope) == "1"
+    assert mixpanel.emulator.profile("u") == {"a": 1}
+
+
+def test_names_and_text_are_cut(mixpanel: Wire) -> None:
+    long, cut = "x" * 300, "x" * 255
+    mixpanel.engage("u", set={long: long, "l": [long], "o": {long: long}}, append={"a": long}, union={"n": [long]})
+    assert profile(mixpanel) == {cut: cut, "l": [cut], "o": {cut: cut}, "a": [cut], "n": [cut]}
+    mixpanel.engage("u", remove={"l": long}, unset=[long, "o", "a", "n"])
+    assert profile(mixpanel) == {"l": []}
+
+
+def test_several_operations_in_one_record(mixpanel: Wire) -> None:
+    mixpanel.engage("u", unset=["b"], set={"a": 1, "b": 1}, add={"a": 2}, append={"l": 1}, union={"l": [1, 2]})
+    assert profile(mixpanel) == {"a": 3, "l": [1, 2]}
+    mixpanel.engage("u", set={"a": 1}, delete="")
+    assert profile(mixpanel) is None
+
+
+@pytest.mark.parametrize("value", ["", "null", None, {}, 0], ids=str)
+def test_delete_takes_any_value(mixpanel: Wire, value: Any) -> None:
+    mixpanel.track("u")
+    mixpanel.engage("u", set={"a": 1})
+    assert mixpanel.engage("u", delete=value) == "1"
+    assert mixpanel.emulator.profiles() == {}
+    # The events stay, and what comes next makes a new profile.
+    assert mixpanel.counted() == ["u"]
+    mixpanel.engage("u", set={"b": 1})
+    assert profile(mixpanel) == {"b": 1}
+
+
+@pytest.mark.parametrize("by", ["u", A1, "nick"])
+def test_delete_by_any_id_of_the_person(mixpanel: Wire, by: str) -> None:
+    mixpanel.identify("u", A1)
+    mixpanel.alias("u", "nick")
+    mixpanel.engage("u", set={"a": 1})
+    mixpanel.engage(by, delete="")
+    assert mixpanel.emulator.profiles() == {}
+    assert mixpanel.emulator.cluster("u") == {"u", A1, "nick"}
+
+
+@pytest.mark.parametrize("flag", [True, "true"])
+def test_ignore_alias_does_not_reach_the_person_by_another_id(mixpanel: Wire, flag: Any) -> None:
+    mixpanel.alias("u", "nick")
+    mixpanel.engage("u", set={"a": 1})
+    mixpanel.engage("nick", delete="", ignore_alias=flag)
+    assert profile(mixpanel) == {"a": 1}
+    mixpanel.engage("u", delete="", ignore_alias=flag)
+    assert profile(mixpanel) is None
+
+
+@pytest.mark.parametrize("flag", [False, "false", None, 1])
+def test_ignore_alias_that_is_not_set(mixpanel: Wire, flag: Any) -> None:
+    mixpanel.alias("u", "nick")
+    mixpanel.engage("nick", set={"a": 1}, ignore_alias=flag)
+    assert set(mixpanel.emulator.profiles()) == {"u"}
+
+
+@pytest.mark.parametrize(
+    "clear", [{"unset": ["$transactions"]}, {"set": {"$transactions": []}}], ids=["python", "node"]
+)
+def test_charges_are_a_list_that_either_sdk_clears(mixpanel: Wire, clear: dict[str, Any]) -> None:
+    for amount in (9.99, -5):
+        charge = {"$amount": amount, "$time": "2026-08-21T10:00:00"}
+        assert mixpanel.engage("u", append={"$transactions": charge}) == "1"
+    assert [each["$amount"] for each in (profile(mixpanel) or {})["$transactions"]] == [9.99, -5]
+    mixpanel.engage("u", **clear)
+    assert not (profile(mixpanel) or {}).get("$transactions")
+
+
+def test_an_id_may_be_a_number(mixpanel: Wire) -> None:
+    mixpanel.post("/engage", [{"$token": TOKEN, "$distinct_id": 7, "$set": {"a": 1}}])
+    assert profile(mixpanel, "7") == {"a": 1}
+
+
+def test_a_bad_record_of_a_batch_harms_no_other(mixpanel: Wire) -> None:
+    envelope = {"$token": TOKEN}
+    batch = [
+        {**envelope, "$distinct_id": "u", "$set": {"a": 1}},
+        {**envelope, "$distinct_id": "u", "$add": {"a": "x"}},
+        {**envelope, "$distinct_id": "v", "$union": {"l": ["x"]}},
+        {**envelope, "$distinct_id": "u", "$add": {"a": 1}},
+    ]
+    answer = mixpanel.post("/engage?strict=1", batch).json()
+    assert (answer["num_good_events"], [each["index"] for each in answer["failed_records"]]) == (3, [1])
+    assert (profile(mixpanel), profile(mixpanel, "v")) == ({"a": 2}, {"l": ["x"]})
+
+
+def test_a_profile_has_2000_properties_at_most(mixpanel: Wire) -> None:
+    assert mixpanel.engage("u", set={f"p{number}": 1 for number in range(2_000)}) == "1"
+    assert mixpanel.engage("u", set={"p0": 2}) == "1"
+    assert mixpanel.engage("u", set={"more": 1}, ignore_time=True) == "0"
+    assert mixpanel.engage("u", unset=["p1"]) == "1"
+
+
 @pytest.mark.parametrize("missing", ["$token", "$distinct_id"])
 def test_an_incomplete_envelope_is_refused(mixpanel: Wire, missing: str) -> None:
     record = {"$token": TOKEN, "$distinct_id": "u", "$set": {"a": 1}}
@@ -198,6 +352,36 @@ def test_groups(mixpanel: Wire) -> None:
     assert mixpanel.emulator.group("other", "acme") is None
     mixpanel.groups("company", "acme", delete="")
     assert mixpanel.emulator.group("company", "acme") is None
+
+
+def test_a_group_has_no_last_seen_and_no_alias(mixpanel: Wire) -> None:
+    mixpanel.alias("acme", "acme-inc")
+    mixpanel.groups("company", "acme", set={"size": 1}, time=1_700_000_000)
+    assert mixpanel.emulator.group("company", "acme") == {"size": 1}
+    assert mixpanel.emulator.group("company", "acme-inc") is None
+    assert mixpanel.emulator.profiles() == {}
+
+
+@pytest.mark.parametrize("missing", ["$token", "$group_key", "$group_id"])
+def test_an_incomplete_envelope_of_a_group_is_refused(mixpanel: Wire, missing: str) -> None:
+    record = {"$token": TOKEN, "$group_key": "k", "$group_id": "g", "$set": {"a": 1}}
+    del record[missing]
+    assert mixpanel.post("/groups", [record]).text == "0"
+    assert mixpanel.emulator.group("k", "g") is None
+
+
+def test_updates_of_groups_apply_in_order_and_alone(mixpanel: Wire) -> None:
+    envelope = {"$token": TOKEN, "$group_key": "k"}
+    batch = [
+        {**envelope, "$group_id": "g", "$set": {"a": 1, "l": [1, 2]}},
+        {**envelope, "$group_id": "g", "$add": {"a": 1}},
+        {**envelope, "$group_id": "h", "$set_once": {"a": 3}},
+        {**envelope, "$group_id": "g", "$remove": {"l": [1]}, "$unset": ["a"]},
+    ]
+    answer = mixpanel.post("/groups?strict=1", batch).json()
+    assert [each["index"] for each in answer["failed_records"]] == [1]
+    assert mixpanel.emulator.group("k", "g") == {"l": [2]}
+    assert mixpanel.emulator.group("k", "h") == {"a": 3}
 
 
 @pytest.mark.parametrize("operation", ["add", "append"])

@@ -153,7 +153,7 @@ def test_a_client_that_leaves_in_the_middle_of_its_body_harms_nobody(capfd: pyte
     with emulator.serve() as server:
         host, _, port = server.url.removeprefix("http://").partition(":")
         with socket.create_connection((host, int(port))) as raw:
-            raw.sendall(b"POST /track HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n[")
+            raw.sendall(b"POST /track HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 100\r\n\r\n[")
         assert post(f"{server.url}/track").text == "1"
     assert len(emulator.requests()) == 1
     assert capfd.readouterr().err == ""

@@ -1,0 +1,266 @@
+/**
+ * The live view of the emulator: the stream goes into the store, and once a frame the visible part of the page follows.
+ *
+ * The address after the `#` says what is shown (`#/events`, `#/people/<id>`, `#/identity`, `#/rejected`), so that the
+ * browser's Back works and a person can be linked to.
+ */
+
+import { count } from "./dom.js";
+import { Detail } from "./detail.js";
+import { EventsView } from "./events-view.js";
+import { PeopleView } from "./people-view.js";
+import { ProblemsView } from "./problems-view.js";
+import { Store } from "./store.js";
+import { listen } from "./stream.js";
+
+const VIEWS = ["events", "people", "identity", "rejected"];
+const SYSTEMS = { original: "Original ID Merge", simplified: "Simplified ID Merge", legacy: "Legacy, no ID Merge" };
+const STATES = { connecting: "Connecting", connected: "Connected", reconnecting: "Reconnecting", paused: "Paused" };
+
+const byId = (id) => document.getElementById(id);
+
+class Page {
+  constructor() {
+    this.store = new Store();
+    this.connection = "connecting";
+    this.paused = false;
+    this.view = "events";
+    this.isScheduled = false;
+    this.sparkAt = 0;
+    this.detail = new Detail(this.store, this);
+    this.events = new EventsView(this.store, this);
+    this.people = new PeopleView(this.store, this);
+    this.problems = new ProblemsView(this.store, this);
+    this.#listen();
+    this.#route();
+    listen({
+      state: (state) => {
+        this.connection = state;
+        this.refresh();
+      },
+      hello: (hello) => this.#hello(hello),
+      batch: (batch, characters) => {
+        this.store.take(batch, characters);
+        this.refresh();
+      },
+      reset: () => this.#clear(),
+    });
+    setInterval(() => this.refresh(), 1000);
+  }
+
+  // -- what views ask of the page --
+
+  /** Bring what is visible up to date with the next frame. */
+  refresh() {
+    if (this.isScheduled) return;
+    this.isScheduled = true;
+    requestAnimationFrame(() => {
+      this.isScheduled = false;
+      this.#render();
+    });
+  }
+
+  isPaused() {
+    return this.paused;
+  }
+
+  isDetailOpen() {
+    return this.detail.isOpen;
+  }
+
+  resume() {
+    this.paused = false;
+    this.refresh();
+  }
+
+  /** Open an event. */
+  open(event, { moveFocus = true } = {}) {
+    const wasOpen = this.detail.isOpen;
+    if (!wasOpen) this.opener = this.view;
+    if (this.view === "events" || this.detail.event !== null) history.replaceState(null, "", "#/events");
+    this.detail.showEvent(event);
+    this.events.select(event.seq);
+    this.people.select(null);
+    this.#focusDetail(moveFocus);
+    this.refresh();
+  }
+
+  /** Open a person, by any id. */
+  openPerson(id, { moveFocus = true } = {}) {
+    const hash = `#/people/${encodeURIComponent(id.toWellFormed?.() ?? id)}`;
+    if (moveFocus && location.hash !== hash) history.pushState(null, "", hash);
+    else history.replaceState(null, "", hash);
+    this.#showPerson(id, moveFocus);
+  }
+
+  /** Show the events of one person only. */
+  filterPerson(canonical) {
+    this.closeDetail({ restoreFocus: false });
+    location.hash = "#/events";
+    this.events.setFilter("", canonical);
+    byId("filter-person").focus();
+  }
+
+  closeDetail({ restoreFocus = true, keepAddress = false } = {}) {
+    if (!this.detail.isOpen) return;
+    const { event, person } = this.detail;
+    this.detail.close();
+    this.events.select(null);
+    this.people.select(null);
+    if (person !== null && !keepAddress) history.replaceState(null, "", "#/people");
+    if (restoreFocus && this.view === "events" && event !== null) this.events.focusRow(event.seq);
+    else if (restoreFocus && this.view === "people")
+      this.people.focusRow(person === null ? null : this.store.resolve(person));
+    this.refresh();
+  }
+
+  // -- inside --
+
+  #showPerson(id, moveFocus) {
+    this.view = "people";
+    this.detail.showPerson(id);
+    this.events.select(null);
+    this.people.select(this.store.resolve(id));
+    this.#focusDetail(moveFocus);
+    this.refresh();
+  }
+
+  #focusDetail(moveFocus) {
+    if (moveFocus) this.detail.element.focus({ preventScroll: true });
+  }
+
+  #listen() {
+    // Told of a link to another `#` as well as of Back.
+    addEventListener("popstate", () => this.#route());
+    addEventListener("keydown", (event) => {
+      if (event.key === "Escape" && !byId("confirm").open && this.detail.isOpen) {
+        event.preventDefault();
+        this.closeDetail();
+      }
+    });
+    byId("skip").addEventListener("click", (event) => {
+      event.preventDefault();
+      (byId("main").querySelector('.row[tabindex="0"]') ?? byId("main")).focus();
+    });
+    byId("pause").addEventListener("click", () => {
+      this.paused = !this.paused;
+      this.refresh();
+    });
+    byId("reset").addEventListener("click", () => byId("confirm").showModal());
+    byId("confirm").addEventListener("close", () => {
+      if (byId("confirm").returnValue === "reset") this.#reset();
+      byId("confirm").returnValue = "";
+    });
+    document.addEventListener("visibilitychange", () => this.refresh());
+  }
+
+  #route() {
+    const [, view, ...rest] = location.hash.split("/");
+    const id = rest.join("/");
+    const wanted = VIEWS.includes(view) ? view : "events";
+    if (wanted === "people" && id !== "") {
+      const person = decoded(id);
+      if (this.detail.person !== person || this.view !== "people") this.#showPerson(person, false);
+      return;
+    }
+    if (wanted !== this.view || wanted !== "events") this.closeDetail({ restoreFocus: false, keepAddress: true });
+    this.view = wanted;
+    this.refresh();
+  }
+
+  #hello(hello) {
+    // Another `started` means another emulator: what this one said before is not its history.
+    if (this.store.info.started !== undefined && this.store.info.started !== hello.started) this.#clear();
+    this.store.info = hello;
+    this.store.begin(hello.stats ?? {});
+    this.connection = "connected";
+    this.refresh();
+  }
+
+  #clear() {
+    this.store.clear();
+    this.problems.clear();
+    this.closeDetail({ restoreFocus: false });
+    this.refresh();
+  }
+
+  async #reset() {
+    try {
+      const answer = await fetch("/_emulator/reset", { method: "POST" });
+      byId("announcer").textContent = answer.ok
+        ? "Everything was forgotten."
+        : `The emulator refused (${answer.status}).`;
+    } catch {
+      byId("announcer").textContent = "The emulator cannot be reached; nothing was reset.";
+    }
+  }
+
+  #render() {
+    const { store } = this;
+    this.#renderHeader();
+    const open = store.problemList({ onlyOpen: true });
+    const totals = {
+      events: store.stats.events?.ingested ?? store.events.length,
+      people: store.people.size,
+      // Those that did harm: a call repeated for ids that are one person already is no problem.
+      identity: open.length,
+      rejected: store.stats.rejected ?? store.rejectedCount,
+    };
+    for (const view of VIEWS) {
+      byId(view).hidden = view !== this.view;
+      const tab = document.querySelector(`[data-view="${view}"]`);
+      if (view === this.view) tab.setAttribute("aria-current", "page");
+      else tab.removeAttribute("aria-current");
+      const badge = tab.querySelector(".count");
+      setText(badge, count(totals[view]) + (view === "people" && store.hasForgottenPeople ? "+" : ""));
+      badge.classList.toggle("bad", (view === "identity" || view === "rejected") && totals[view] > 0);
+    }
+    setText(
+      document.querySelector("title"),
+      open.length > 0 ? `(${open.length}) Mixpanel emulator` : "Mixpanel emulator",
+    );
+    this.problems.renderAlert(this.view);
+    this.problems.announce();
+    if (this.view === "events") this.events.render();
+    else if (this.view === "people") this.people.render({ isPaused: this.paused });
+    else if (this.view === "identity") this.problems.renderIdentity();
+    else this.problems.renderRejected();
+    this.detail.render();
+    byId("columns").classList.toggle("with-detail", this.detail.isOpen);
+  }
+
+  #renderHeader() {
+    const state = this.connection === "connected" && this.paused ? "paused" : this.connection;
+    const element = byId("state");
+    element.dataset.state = state;
+    setText(element, STATES[state]);
+    byId("pause").setAttribute("aria-pressed", String(this.paused));
+    setText(byId("pause"), this.paused ? "Resume" : "Pause");
+    const system = SYSTEMS[this.store.info.id_merge];
+    byId("system").hidden = system === undefined;
+    setText(byId("system"), system ?? "");
+    const second = Math.floor(Date.now() / 1000);
+    if (second === this.sparkAt) return;
+    this.sparkAt = second;
+    const rates = this.store.rates();
+    const highest = Math.max(1, ...rates);
+    setText(byId("rate"), count(rates.at(-1)));
+    const points = rates.map((rate, index) => `${index},${(19 - (rate / highest) * 18).toFixed(1)}`).join(" ");
+    byId("spark").firstElementChild.setAttribute("points", points);
+  }
+}
+
+/** Set a text only if it differs: even an equal one would be laid out and read aloud again. */
+function setText(element, text) {
+  if (element.textContent !== text) element.textContent = text;
+}
+
+function decoded(text) {
+  try {
+    return decodeURIComponent(text);
+  } catch {
+    return text;
+  }
+}
+
+new Page();

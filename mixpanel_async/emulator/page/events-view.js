@@ -1,0 +1,269 @@
+/**
+ * The list of events, newest first.
+ *
+ * It shows a bounded number of rows and uses the row that falls off the end for the next event, so that a flood costs
+ * new text and no new elements. While somebody reads – has scrolled down, walks with the keyboard, holds the mouse
+ * button or has paused – nothing moves, and a button tells how many events wait.
+ */
+
+import { brief, clock, count, h, hue, plural, shown } from "./dom.js";
+import { callKey, callName, flagOf, idsOf } from "./identity.js";
+import { keepTabStop, walkable } from "./rows.js";
+import { welcome } from "./welcome.js";
+
+const MAX_ROWS = 300;
+const PREVIEWED = 4;
+const NAMES_OFFERED = 100;
+// What each event has, and what therefore tells nothing in a line of preview.
+const COMMON = new Set(["token", "time", "distinct_id", "mp_lib", "sent_by_lib_version", "ip", "alias"]);
+
+const byId = (id) => document.getElementById(id);
+
+export class EventsView {
+  /** @param {{open: function(object): void, close: function(): void, isPaused: function(): boolean}} page */
+  constructor(store, page) {
+    this.store = store;
+    this.page = page;
+    this.list = byId("event-rows");
+    this.newer = byId("newer");
+    this.name = byId("filter-name");
+    this.person = byId("filter-person");
+    this.events = new WeakMap();
+    this.shownSeq = 0;
+    this.seen = { generation: -1, moves: -1, filter: null, names: 0 };
+    this.atTop = true;
+    this.isPressed = false;
+    this.selected = null;
+    this.#listen();
+  }
+
+  #listen() {
+    const edge = byId("event-edge");
+    new IntersectionObserver((entries) => {
+      const { isIntersecting, boundingClientRect } = entries.at(-1);
+      // Below the lower end of a small window is not scrolled away.
+      this.atTop = isIntersecting || boundingClientRect.top >= innerHeight;
+      if (this.atTop) this.page.refresh();
+    }).observe(edge);
+    this.list.addEventListener("click", (event) => {
+      const row = event.target.closest(".row");
+      if (row) this.#open(row);
+    });
+    walkable(this.list, (row) => {
+      if (this.page.isDetailOpen()) this.#open(row, { moveFocus: false });
+    });
+    // A row must not slip away between the press and the release of the button.
+    this.list.addEventListener("pointerdown", () => {
+      this.isPressed = true;
+    });
+    for (const type of ["pointerup", "pointercancel"]) {
+      addEventListener(type, () => {
+        this.isPressed = false;
+        this.page.refresh();
+      });
+    }
+    this.list.addEventListener("focusout", () => this.page.refresh());
+    this.newer.addEventListener("click", () => this.showNewest());
+    for (const input of [this.name, this.person]) input.addEventListener("input", () => this.page.refresh());
+    byId("filter-clear").addEventListener("click", () => {
+      this.setFilter("", "");
+      this.name.focus();
+    });
+    byId("filters").addEventListener("submit", (event) => event.preventDefault());
+  }
+
+  setFilter(name, person) {
+    this.name.value = name;
+    this.person.value = person;
+    this.page.refresh();
+  }
+
+  #open(row, options) {
+    const event = this.events.get(row);
+    if (event !== undefined) this.page.open(event, options);
+  }
+
+  /** Mark the event whose details are open; null for none. */
+  select(seq) {
+    this.selected = seq;
+    for (const row of this.list.querySelectorAll(".row")) this.#mark(row);
+  }
+
+  #mark(row) {
+    if (this.selected !== null && this.events.get(row)?.seq === this.selected) row.setAttribute("aria-current", "true");
+    else row.removeAttribute("aria-current");
+  }
+
+  /** Give the focus back to the row of an event, or to the list. */
+  focusRow(seq) {
+    const row = [...this.list.querySelectorAll(".row")].find((candidate) => this.events.get(candidate)?.seq === seq);
+    (row ?? this.list.querySelector(".row"))?.focus();
+  }
+
+  showNewest() {
+    this.page.resume();
+    if (this.list.contains(document.activeElement)) document.activeElement.blur();
+    byId("event-scroller").scrollTop = 0;
+    byId("event-edge").scrollIntoView({ block: "nearest" });
+    this.#update();
+    this.list.querySelector(".row")?.focus({ preventScroll: true });
+  }
+
+  #isHeld() {
+    if (this.page.isPaused() || !this.atTop || this.isPressed) return true;
+    return this.list.querySelector(".row:focus-visible") !== null;
+  }
+
+  render() {
+    const { store } = this;
+    const filter = `${this.name.value}\n${this.person.value}`;
+    const isFresh = store.generation !== this.seen.generation || filter !== this.seen.filter;
+    const hasMoved = store.moves !== this.seen.moves;
+    if (isFresh || (hasMoved && this.person.value.trim() !== "" && !this.#isHeld())) {
+      this.seen.generation = store.generation;
+      this.seen.filter = filter;
+      this.shownSeq = 0;
+      this.list.replaceChildren();
+      this.#update();
+    } else if (this.#isHeld()) {
+      this.#tellNewer();
+    } else {
+      this.#update();
+    }
+    if (hasMoved) {
+      this.seen.moves = store.moves;
+      for (const row of this.list.querySelectorAll(".row")) {
+        this.#fillPerson(row, this.events.get(row));
+        this.#fillFlag(row, this.events.get(row));
+      }
+    }
+    this.#renderNames();
+    this.#renderNotes();
+  }
+
+  /** Events that match and came after those in the list, newest first, no more than the list has room for. */
+  #fresh() {
+    const matches = this.store.filter(this.name.value, this.person.value);
+    const fresh = [];
+    const { events } = this.store;
+    for (let index = events.length - 1; index >= 0 && fresh.length < MAX_ROWS; index -= 1) {
+      if (events[index].seq <= this.shownSeq) break;
+      if (matches(events[index])) fresh.push(events[index]);
+    }
+    return fresh;
+  }
+
+  #update() {
+    const fresh = this.#fresh();
+    this.newer.hidden = true;
+    if (fresh.length > 0) {
+      const items = fresh.map((event, index) => this.#item(event, index));
+      this.list.prepend(...items);
+    }
+    this.shownSeq = this.store.events.at(-1)?.seq ?? this.shownSeq;
+    keepTabStop(this.list);
+  }
+
+  /** An item for an event: the last one of a full list, filled anew, or a new one. */
+  #item(event, pending) {
+    const { list } = this;
+    const item = list.childElementCount + pending >= MAX_ROWS ? (list.lastElementChild ?? newItem()) : newItem();
+    item.remove();
+    const row = item.firstElementChild;
+    row.tabIndex = -1;
+    this.#fill(row, event);
+    return item;
+  }
+
+  #fill(row, event) {
+    this.events.set(row, event);
+    const [when, name, , preview] = row.children;
+    when.textContent = clock(event.received_at);
+    name.textContent = event.event === "" ? "(no name)" : shown(event.event, 80);
+    this.#fillPerson(row, event);
+    preview.textContent = previewOf(event);
+    this.#fillFlag(row, event);
+    this.#mark(row);
+  }
+
+  #fillFlag(row, event) {
+    const flag = row.lastElementChild;
+    const isCall = callName(event) !== null;
+    const said = isCall ? flagOf(event, this.store.outcomes.get(callKey(event)), this.store.areOne(event)) : null;
+    flag.hidden = said === null;
+    if (said === null) return;
+    flag.textContent = said.text;
+    flag.className = `flag ${said.kind}`;
+  }
+
+  #fillPerson(row, event) {
+    const who = row.children[2];
+    const canonical = this.store.resolve(event.distinct_id ?? "");
+    const text = canonical === "" ? "(nobody)" : shown(canonical, 60);
+    if (who.textContent === text) return;
+    who.firstElementChild.textContent = text;
+    who.className = `who ${canonical === "" ? "nobody" : hue(canonical)}`;
+  }
+
+  #tellNewer() {
+    const number = this.#fresh().length;
+    this.newer.hidden = number === 0;
+    if (number === 0) return;
+    const words = number >= MAX_ROWS ? `${count(MAX_ROWS)}+ new events` : plural(number, "new event");
+    this.newer.textContent = this.page.isPaused() ? `${words} – resume` : `${words} – show`;
+  }
+
+  #renderNames() {
+    const { names } = this.store;
+    if (names.size === this.seen.names) return;
+    this.seen.names = names.size;
+    const often = [...names].sort((one, other) => other[1] - one[1]).slice(0, NAMES_OFFERED);
+    byId("names").replaceChildren(...often.map(([name]) => h("option", { value: name.slice(0, 200) })));
+  }
+
+  #renderNotes() {
+    const isFiltered = this.name.value.trim() !== "" || this.person.value.trim() !== "";
+    const isEmpty = this.list.childElementCount === 0;
+    byId("filter-clear").hidden = !isFiltered;
+    const { events } = this.store;
+    const matches = this.store.filter(this.name.value, this.person.value);
+    // Counted only while somebody filters: it is a look at each event kept.
+    const number = isFiltered ? events.filter(matches).length : 0;
+    byId("matches").textContent = isFiltered ? `${count(number)} of the latest ${count(events.length)}` : "";
+    const note = byId("event-note");
+    note.hidden = this.list.childElementCount < MAX_ROWS;
+    note.textContent = `The latest ${count(this.list.childElementCount)} are shown. All are at /_emulator/events.`;
+    welcome(byId("event-empty"), { isHidden: !isEmpty, isFiltered, info: this.store.info });
+  }
+}
+
+function newItem() {
+  return h(
+    "li",
+    {},
+    h(
+      "button",
+      { type: "button", class: "row event", tabindex: "-1" },
+      h("time", { class: "when" }),
+      h("span", { class: "name" }),
+      h("span", { class: "who" }, h("bdi", {})),
+      h("span", { class: "preview" }),
+      h("span", { class: "flag" }),
+    ),
+  );
+}
+
+function previewOf(event) {
+  const { properties } = event;
+  if (callName(event) !== null) {
+    const [first, second] = idsOf(event);
+    return `${shown(second, 60)} → ${shown(first, 60)}`;
+  }
+  const parts = [];
+  for (const name in properties ?? {}) {
+    if (name.startsWith("$") || COMMON.has(name)) continue;
+    parts.push(`${shown(name, 40)}: ${brief(properties[name], 60)}`);
+    if (parts.length === PREVIEWED) break;
+  }
+  return parts.join("  ·  ");
+}

@@ -1,0 +1,212 @@
+/**
+ * What went wrong: identity calls that joined nobody, records that were refused, and the alert above every other view
+ * that says so to somebody who did not look for it.
+ */
+
+import { brief, clock, count, h, plural, renewed, shown } from "./dom.js";
+import { callName, explanation, headline, idsOf, plain, reason } from "./identity.js";
+import { valueTree } from "./values.js";
+
+const MAX_CARDS = 100;
+// Read aloud no more often than this, whatever the rate.
+const ANNOUNCE_EVERY = 5000;
+
+const byId = (id) => document.getElementById(id);
+
+export class ProblemsView {
+  /** @param {{openPerson: function(string): void}} page */
+  constructor(store, page) {
+    this.store = store;
+    this.page = page;
+    this.dismissed = -1;
+    this.announced = { identity: -1, rejected: 0, at: -Infinity };
+  }
+
+  /** The strip under the header, with the latest problem in full. */
+  renderAlert(view) {
+    const alert = byId("alert");
+    const open = this.store.problemList({ onlyOpen: true }).filter(({ entry }) => entry.seq > this.dismissed);
+    alert.hidden = open.length === 0 || view === "identity";
+    if (alert.hidden) return;
+    const { entry } = open[0];
+    renewed(alert, `${this.store.generation} ${entry.seq} ${open.length}`, () => [
+      h("div", { class: "say" }, explanation(entry, false, "h2")),
+      h("div", { class: "buttons" }, [
+        h(
+          "a",
+          { class: "button", href: "#/identity" },
+          open.length === 1 ? "Show the call" : `Show all ${count(open.length)}`,
+        ),
+        h("button", { type: "button", onclick: () => this.#dismiss() }, "Dismiss"),
+      ]),
+    ]);
+  }
+
+  #dismiss() {
+    this.dismissed = Math.max(-1, ...this.store.problemList().map(({ entry }) => entry.seq));
+    this.page.refresh();
+    byId("main").focus();
+  }
+
+  /** Tell a screen reader of what is new, in few words and seldom. */
+  announce(now = performance.now()) {
+    const latest = this.store.problemList({ onlyOpen: true })[0]?.entry;
+    const isNewProblem = latest !== undefined && latest.seq > this.announced.identity;
+    const rejected = this.store.rejectedCount - this.announced.rejected;
+    if ((!isNewProblem && rejected <= 0) || document.hidden) return;
+    if (now - this.announced.at < ANNOUNCE_EVERY) {
+      clearTimeout(this.timer);
+      this.timer = setTimeout(() => this.announce(), ANNOUNCE_EVERY);
+      return;
+    }
+    const words = [];
+    if (isNewProblem) words.push(`${plain(headline(latest))}. ${plain(reason(latest))}`);
+    if (rejected > 0) words.push(`${plural(rejected, "record")} rejected.`);
+    byId("announcer").textContent = words.join(" ");
+    this.announced = { identity: latest?.seq ?? this.announced.identity, rejected: this.store.rejectedCount, at: now };
+  }
+
+  /** Forget what was dismissed and announced, as numbers begin anew. */
+  clear() {
+    this.dismissed = -1;
+    this.announced = { identity: -1, rejected: 0, at: -Infinity };
+    byId("announcer").textContent = "";
+  }
+
+  renderIdentity() {
+    const problems = this.store.problemList();
+    const cards = problems.slice(0, MAX_CARDS);
+    keyedCards(
+      byId("identity-cards"),
+      cards,
+      ({ key }) => key,
+      (problem) => this.#identityCard(problem),
+    );
+    const empty = byId("identity-empty");
+    empty.hidden = problems.length > 0;
+    empty.textContent = "None. Every identity call and every linking event so far did what it says.";
+  }
+
+  #identityCard({ entry, times }) {
+    const areOne = this.store.areOne(entry);
+    const signature = `${entry.seq} ${times} ${areOne}`;
+    const build = () => [
+      h("div", { class: "card-top" }, [
+        h(
+          "span",
+          { class: `tag ${areOne ? "calm" : ""}` },
+          areOne ? "no harm done" : entry.outcome === "ignored" ? "ignored" : "failed",
+        ),
+        times > 1 ? h("span", { class: "tag" }, `${count(times)} times`) : null,
+        entry.received_at === undefined ? null : h("time", {}, clock(entry.received_at, { withMilliseconds: false })),
+      ]),
+      explanation(entry, areOne),
+      h("div", { class: "buttons" }, [
+        idsOf(entry)
+          .filter((id, index, ids) => id !== "" && ids.indexOf(id) === index)
+          .map((id) =>
+            h(
+              "button",
+              { type: "button", onclick: () => this.page.openPerson(id) },
+              "Show ",
+              h("bdi", {}, shown(id, 40)),
+            ),
+          ),
+      ]),
+      details(callName(entry) === null ? "The event as sent" : "The call as sent", {
+        event: entry.event,
+        properties: entry.properties,
+      }),
+      h("p", { class: "code" }, codeOf(entry)),
+    ];
+    return { signature, build, isCalm: areOne };
+  }
+
+  renderRejected() {
+    const { rejected, rejectedCount } = this.store;
+    const cards = rejected.slice(-MAX_CARDS).reverse();
+    keyedCards(
+      byId("rejected-cards"),
+      cards,
+      (record) => String(record.seq),
+      (record) => ({
+        signature: String(record.seq),
+        build: () => rejectedCard(record),
+      }),
+    );
+    const empty = byId("rejected-empty");
+    empty.hidden = rejectedCount > 0;
+    empty.textContent = "None. Each record so far was taken. /import?strict=1 is the strictest way to send.";
+  }
+}
+
+function codeOf(entry) {
+  const named = entry.event === "" ? "" : shown(entry.event, 60);
+  return entry.$failure_reason
+    ? `${named} · $failure_reason: ${shown(entry.$failure_reason, 100)}`
+    : `${named} · ${entry.outcome}`;
+}
+
+function rejectedCard(record) {
+  return [
+    h("div", { class: "card-top" }, [
+      h("span", { class: "tag" }, record.silent ? "dropped" : "refused"),
+      h("code", {}, shown(record.endpoint ?? "", 40)),
+      record.received_at === undefined ? null : h("time", {}, clock(record.received_at, { withMilliseconds: false })),
+    ]),
+    h("h3", { class: "what" }, [
+      record.field ? [h("code", { class: "id" }, shown(record.field, 200)), " "] : null,
+      messageOf(record),
+    ]),
+    h(
+      "p",
+      { class: "why" },
+      recordName(record.record),
+      record.silent ? " The sender was told that all is well, as Mixpanel does." : null,
+    ),
+    record.record === null || record.record === undefined ? null : details("The record as sent", record.record),
+  ];
+}
+
+/** The message without the field, which stands before it. */
+function messageOf({ field, message }) {
+  const words = String(message ?? "");
+  const prefix = `'${field}' `;
+  return shown(field && words.startsWith(prefix) ? words.slice(prefix.length) : words, 500);
+}
+
+function recordName(record) {
+  if (record === null || record === undefined) return "The request as a whole was refused.";
+  if (typeof record !== "object") return "";
+  if (record.event !== undefined) return `In the event “${brief(record.event, 80)}”.`;
+  if (record.$distinct_id !== undefined) return `In a profile update of “${brief(record.$distinct_id, 80)}”.`;
+  if (record.$group_id !== undefined) return `In a group update of “${brief(record.$group_id, 80)}”.`;
+  return "";
+}
+
+/** A value behind a disclosure, built when it is opened first: most never are. */
+function details(summary, value) {
+  const element = h("details", {}, h("summary", {}, summary));
+  element.addEventListener("toggle", () => {
+    if (element.childElementCount === 1) element.append(valueTree(value));
+  });
+  return element;
+}
+
+/** Bring a list of cards up to date, leaving alone those that show what they should. */
+function keyedCards(list, items, keyOf, describe) {
+  const present = new Map([...list.children].map((card) => [card.dataset.key, card]));
+  let previous = null;
+  for (const item of items) {
+    const key = keyOf(item);
+    const card = present.get(key) ?? h("li", { class: "card", "data-key": key });
+    present.delete(key);
+    const { signature, build, isCalm = false } = describe(item);
+    card.classList.toggle("calm", isCalm);
+    renewed(card, signature, build);
+    const place = previous === null ? list.firstElementChild : previous.nextElementSibling;
+    if (card !== place) list.insertBefore(card, place);
+    previous = card;
+  }
+  for (const card of present.values()) card.remove();
+}

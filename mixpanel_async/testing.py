@@ -1,0 +1,310 @@
+"""Assertions about an emulated Mixpanel whose failure says what happened instead.
+
+    event = assert_tracked(emulator, "Signed up", distinct_id="user-1", properties={"plan": "free"})
+    assert_same_person(emulator, "user-1", visitor)
+    assert_profile(emulator, "user-1", {"$name": "Maya"})
+
+    AssertionError: expected one 'Signed up' for 'user-1' with {'plan': 'free'}; got:
+      - 'Signed up' for 'user-1', but plan is 'pro' instead of 'free'
+      - 'Viewed page' for 'user-1'
+
+They look at what has arrived: `await client.flush()` first. They need no test framework; with pytest come the fixtures
+`mixpanel_emulator` and `mixpanel_client`, which this package provides as a plugin.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from reprlib import Repr
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from mixpanel_async.emulator import Emulator
+
+__all__ = [
+    "assert_different_people",
+    "assert_group",
+    "assert_not_tracked",
+    "assert_profile",
+    "assert_same_person",
+    "assert_tracked",
+]
+
+_MOST_LINES: Final = 10
+_VERBS: Final = frozenset({"$identify", "$create_alias", "$merge"})
+_ABSENT: Final = object()
+
+_Event = dict[str, Any]
+
+
+def assert_tracked(
+    emulator: Emulator,
+    event_name: str,
+    *,
+    distinct_id: str | None = None,
+    properties: Mapping[str, Any] | None = None,
+    times: int | None = 1,
+) -> dict[str, Any]:
+    """Assert that an event arrived, and counts for a person now.
+
+    Args:
+        emulator: where it should have arrived.
+        event_name: name of the event.
+        distinct_id: any id of the person; None for anybody.
+        properties: among its properties these must be there and be equal; None for any.
+        times: how often, at least 1; None for once or more. Duplicates count once, as in Mixpanel's reports.
+
+    Returns:
+        The event, as `Emulator.events` shows it; the first, if there are several.
+
+    Raises:
+        AssertionError: if it did not, with what came closest.
+        ValueError: if `times` is less than 1.
+    """
+    __tracebackhide__ = True
+    if times is not None and times < 1:
+        raise ValueError("times must be at least 1, or None; for none at all there is assert_not_tracked")
+    found = _matching(emulator, event_name, distinct_id, properties)
+    if found and times in {None, len(found)}:
+        return found[0]
+    many = "at least one" if times is None else "one" if times == 1 else f"{times} times"
+    wanted = f"expected {many} {_described(event_name, distinct_id, properties)}"
+    if found:
+        raise AssertionError(f"{wanted}; got {len(found)}:{_listed(_told(event) for event in found)}")
+    raise AssertionError(f"{wanted}; got{_nothing_like(emulator, event_name, distinct_id, properties)}")
+
+
+def assert_not_tracked(
+    emulator: Emulator,
+    event_name: str,
+    *,
+    distinct_id: str | None = None,
+    properties: Mapping[str, Any] | None = None,
+) -> None:
+    """Assert that no such event arrived. Arguments are those of `assert_tracked`.
+
+    Raises:
+        AssertionError: if one did, with what it is.
+    """
+    __tracebackhide__ = True
+    found = _matching(emulator, event_name, distinct_id, properties)
+    if found:
+        raise AssertionError(
+            f"expected no {_described(event_name, distinct_id, properties)}; "
+            f"got {len(found)}:{_listed(_told(event) for event in found)}"
+        )
+
+
+def assert_same_person(emulator: Emulator, first: str, second: str) -> str:
+    """Assert that two ids are one person's.
+
+    Returns:
+        The person's canonical id.
+
+    Raises:
+        AssertionError: if they are not, with the identity calls that named them and why those failed.
+    """
+    __tracebackhide__ = True
+    if emulator.resolve(first) == emulator.resolve(second):
+        return emulator.resolve(first)
+    people = " and ".join(_ids(emulator.cluster(one)) for one in (first, second))
+    told = [_told_link(entry) for entry in _links(emulator, first, second)]
+    raise AssertionError(
+        f"expected {first!r} and {second!r} to be one person; they are two: {people}"
+        f"{_listed(told) if told else f'{chr(10)}  {_how_to_link(emulator)}'}"
+    )
+
+
+def assert_different_people(emulator: Emulator, first: str, second: str) -> None:
+    """Assert that two ids are not one person's.
+
+    Raises:
+        AssertionError: if they are, with the identity calls that joined them.
+    """
+    __tracebackhide__ = True
+    if emulator.resolve(first) == emulator.resolve(second):
+        told = [_told_link(entry) for entry in _links(emulator, first, second) if entry["outcome"] == "merged"]
+        raise AssertionError(
+            f"expected {first!r} and {second!r} to be different people; "
+            f"they are one: {_ids(emulator.cluster(first))}{_listed(told)}"
+        )
+
+
+def assert_profile(emulator: Emulator, distinct_id: str, properties: Mapping[str, Any]) -> dict[str, Any]:
+    """Assert that a person has a profile with these properties, by any of the person's ids.
+
+    Args:
+        emulator: where it should be.
+        distinct_id: any id of the person.
+        properties: these must be there and be equal; there may be others.
+
+    Returns:
+        All properties of the profile.
+
+    Raises:
+        AssertionError: if there is no such profile, or it differs, with the differences.
+    """
+    __tracebackhide__ = True
+    found = emulator.profile(distinct_id)
+    if found is None:
+        raise AssertionError(f"expected a profile of {distinct_id!r}; got profiles of {_ids(emulator.profiles())}")
+    return _agreeing(f"the profile of {distinct_id!r}", found, properties)
+
+
+def assert_group(emulator: Emulator, group_key: str, group_id: str, properties: Mapping[str, Any]) -> dict[str, Any]:
+    """Assert that a group has a profile with these properties.
+
+    Args:
+        emulator: where it should be.
+        group_key: kind of group, such as `company`.
+        group_id: which of them.
+        properties: these must be there and be equal; there may be others.
+
+    Returns:
+        All properties of the group.
+
+    Raises:
+        AssertionError: if there is no such group, or it differs, with the differences.
+    """
+    __tracebackhide__ = True
+    found = emulator.group(group_key, group_id)
+    if found is None:
+        raise AssertionError(f"expected a profile of {group_key} {group_id!r}; got none{_arrivals(emulator)}")
+    return _agreeing(f"the profile of {group_key} {group_id!r}", found, properties)
+
+
+def _matching(
+    emulator: Emulator, name: str, distinct_id: str | None, properties: Mapping[str, Any] | None
+) -> list[_Event]:
+    return [
+        event
+        for event in emulator.events(name)
+        if _is_theirs(emulator, event, distinct_id) and not _differences(event["properties"], properties)
+    ]
+
+
+def _is_theirs(emulator: Emulator, event: _Event, distinct_id: str | None) -> bool:
+    return distinct_id is None or event["properties"]["distinct_id"] == emulator.resolve(distinct_id)
+
+
+def _differences(found: Mapping[str, Any], expected: Mapping[str, Any] | None) -> list[str]:
+    differences = []
+    for key, value in (expected or {}).items():
+        actual = found.get(key, _ABSENT)
+        if actual is _ABSENT:
+            differences.append(f"{key} is missing instead of {_short(value)}")
+        elif value != actual:
+            differences.append(f"{key} is {_short(actual)} instead of {_short(value)}")
+    return differences
+
+
+def _agreeing(what: str, found: dict[str, Any], expected: Mapping[str, Any]) -> dict[str, Any]:
+    __tracebackhide__ = True
+    differences = _differences(found, expected)
+    if differences:
+        raise AssertionError(
+            f"expected {what} with {_short(dict(expected))}; got {_short(found)}{_listed(differences)}"
+        )
+    return found
+
+
+def _nothing_like(emulator: Emulator, name: str, distinct_id: str | None, properties: Mapping[str, Any] | None) -> str:
+    """What arrived instead, the closest first."""
+    wrong_properties, wrong_person, wrong_name = [], [], []
+    for event in emulator.events():
+        if event["event"] == name:
+            if _is_theirs(emulator, event, distinct_id):
+                differences = ", ".join(_differences(event["properties"], properties))
+                wrong_properties.append(f"{_told(event)}, but {differences}")
+            else:
+                wrong_person.append(_told(event))
+        elif distinct_id is not None and _is_theirs(emulator, event, distinct_id) and event["event"] not in _VERBS:
+            wrong_name.append(_told(event))
+    near = [*wrong_properties, *wrong_person, *wrong_name]
+    if distinct_id is not None:
+        near += [_told_link(entry) for entry in _links(emulator, distinct_id) if entry["outcome"] != "merged"]
+    return f":{_listed(near)}" if near else f" none{_arrivals(emulator)}"
+
+
+def _arrivals(emulator: Emulator) -> str:
+    """Words about what did arrive, for when nothing of it was asked for."""
+    requests = emulator.requests()
+    if not requests:
+        return ", and no request at all: was the client flushed?"
+    names = sorted({event["event"] for event in emulator.events()})
+    refused = [f"{one.path} with {one.status}" for one in requests if one.status != 200]
+    many = "the one request" if len(requests) == 1 else f"{len(requests)} requests"
+    told = f"; {many} brought {', '.join(map(repr, names)) or 'no event'}"
+    return f"{told}; answered {', '.join(refused[:_MOST_LINES])}" if refused else told
+
+
+def _links(emulator: Emulator, *ids: str) -> list[dict[str, Any]]:
+    """The identity calls that name any id of these people."""
+    named = {member for one in ids for member in emulator.cluster(one)}
+    return [entry for entry in emulator.identity_log() if not named.isdisjoint(_named_in(entry))]
+
+
+def _named_in(entry: Mapping[str, Any]) -> list[str]:
+    properties = entry["properties"]
+    pair = properties.get("$distinct_ids")
+    if entry["event"] in _VERBS:
+        names: tuple[str, ...] = ("$identified_id", "$anon_id", "distinct_id", "alias")
+        found = [properties.get(name) for name in names] + (pair if isinstance(pair, list) else [])
+    else:
+        device = str(properties.get("$device_id", "")).removeprefix("$device:")
+        found = [properties.get("$user_id"), f"$device:{device}"]
+    return list(dict.fromkeys(str(one) for one in found if one))
+
+
+def _told_link(entry: Mapping[str, Any]) -> str:
+    """An identity call in a line: what it named, and what came of it."""
+    name = entry["event"]
+    what = f"{name if name in _VERBS else repr(name)} of {' and '.join(map(repr, _named_in(entry)))}"
+    outcome = {"merged": "joined them", "unchanged": "changed nothing", "ignored": "had no effect"}.get(
+        entry["outcome"], "was refused"
+    )
+    reason, words = entry["$failure_reason"], entry["$failure_description"]
+    return f"{what} {outcome}{f': {words}' if words else ''}{f' ({reason})' if reason else ''}"
+
+
+def _how_to_link(emulator: Emulator) -> str:
+    """What would have made two ids one person."""
+    if emulator.id_merge.value == "simplified":
+        return "no event carried both ids, one as $user_id and the other as $device_id"
+    verbs = "$create_alias" if emulator.id_merge.value == "legacy" else "$identify, $create_alias or $merge"
+    return f"no {verbs} named either of them{_arrivals(emulator)}"
+
+
+def _described(name: str, distinct_id: str | None, properties: Mapping[str, Any] | None) -> str:
+    who = "" if distinct_id is None else f" for {distinct_id!r}"
+    return f"{name!r}{who}{f' with {_short(dict(properties))}' if properties else ''}"
+
+
+def _told(event: _Event) -> str:
+    properties = event["properties"]
+    sent, counted = properties["$distinct_id_before_identity"], properties["distinct_id"]
+    return f"{event['event']!r} for {counted!r}{'' if sent == counted else f' (sent as {sent!r})'}"
+
+
+def _listed(lines: Iterable[str]) -> str:
+    return "".join(_bullets(list(lines)))
+
+
+def _bullets(lines: list[str]) -> Iterator[str]:
+    for line in lines[:_MOST_LINES]:
+        yield f"\n  - {line}"
+    if len(lines) > _MOST_LINES:
+        yield f"\n  ... and {len(lines) - _MOST_LINES} more"
+
+
+def _ids(ids: Iterable[str]) -> str:
+    known = sorted(ids)
+    shown = ", ".join(map(repr, known[:_MOST_LINES])) or "nobody"
+    return f"{shown} and {len(known) - _MOST_LINES} more" if len(known) > _MOST_LINES else shown
+
+
+def _short(value: object) -> str:
+    shortened = Repr()
+    shortened.maxdict = shortened.maxlist = _MOST_LINES
+    shortened.maxstring = shortened.maxother = 120
+    return shortened.repr(value)

@@ -1,0 +1,136 @@
+"""The command `mixpanel-async emulator`, run as a developer runs it."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+from typer.testing import CliRunner
+
+from mixpanel_async.cli.app import app
+from mixpanel_async.emulator import Emulator
+
+RUN = [sys.executable, "-W", "error", "-c", "from mixpanel_async.cli import main; main()", "emulator"]
+EVENT = {"event": "Viewed", "properties": {"token": "t", "distinct_id": "u"}}
+
+
+@contextmanager
+def running(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """The command, once it has told its address."""
+    with subprocess.Popen([*RUN, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            yield process, process.stdout.readline().removesuffix("\n")
+        finally:
+            if process.poll() is None:
+                process.kill()
+
+
+def ended(process: subprocess.Popen[str], number: signal.Signals) -> None:
+    process.send_signal(number)
+    output, errors = process.communicate(timeout=10)
+    assert (process.returncode, output, errors) == (0, "", "")
+
+
+def refused(*arguments: str) -> tuple[int, str]:
+    result = subprocess.run([*RUN, *arguments], capture_output=True, text=True, timeout=25)
+    assert result.stdout == ""
+    assert "Traceback" not in result.stderr
+    return result.returncode, result.stderr
+
+
+def get(url: str) -> httpx.Response:
+    return httpx.get(url, trust_env=False)
+
+
+def post(url: str, content: object, user: str = "t", password: str = "") -> httpx.Response:
+    return httpx.post(url, json=content, auth=(user, password), trust_env=False)
+
+
+def test_it_tells_its_address_first_and_serves_until_it_is_stopped() -> None:
+    with running() as (process, url):
+        assert url.startswith("http://127.0.0.1:")
+        assert post(f"{url}/track", [EVENT]).text == "1"
+        assert get(f"{url}/_emulator/stats").json()["id_merge"] == "simplified"
+        assert get(url).headers["content-type"] == "text/html; charset=utf-8"
+        with httpx.stream("GET", f"{url}/_emulator/stream", trust_env=False) as stream:
+            assert next(stream.iter_lines()).startswith("retry")
+            ended(process, signal.SIGTERM)
+
+
+def test_control_c_and_every_option(tmp_path: Path) -> None:
+    options = (
+        "--port=0 --host=localhost --id-merge=original --token=tok --secret=sec --service-account=user:pass:word:12 "
+        f"--cluster-limit=2 --data-dir={tmp_path / 'data'}"
+    ).split()
+    anon = "3f2b8c1e-9d4a-4b7e-8c1d-2a5e6f7b8c9"
+    with running(*options) as (process, url):
+        for number in range(2):
+            properties = {"token": "tok", "$identified_id": "u", "$anon_id": f"{anon}{number}"}
+            post(f"{url}/track", [{"event": "$identify", "properties": properties}])
+        log = get(f"{url}/_emulator/identity-log").json()
+        assert [entry["$failure_reason"] for entry in log] == [None, "errManyIDs"]
+        assert post(f"{url}/import?strict=1", [], "nobody").status_code == 401
+        assert post(f"{url}/import?strict=1", [], "sec").status_code == 200
+        assert post(f"{url}/import?strict=1&project_id=12", [], "user", "pass:word").status_code == 200
+        ended(process, signal.SIGINT)
+    with running(*options) as (process, url):
+        assert (
+            get(
+                f"{url}/_emulator/cluster",
+            ).status_code
+            == 400
+        )
+        assert get(f"{url}/_emulator/cluster?distinct_id=u").json() == [f"{anon}0", "u"]
+        ended(process, signal.SIGTERM)
+
+
+def test_a_port_in_use_is_told_in_one_line() -> None:
+    with Emulator().serve() as server:
+        port = server.url.rpartition(":")[2]
+        status, errors = refused("--port", port)
+    assert status == 1
+    assert errors.count("\n") == 1
+    assert f"cannot listen at 127.0.0.1 port {port}" in errors
+
+
+def test_another_address_must_be_asked_for_and_comes_with_a_warning() -> None:
+    status, errors = refused("--host", "0.0.0.0")
+    assert status == 1
+    assert errors.count("\n") == 1
+    assert "--allow-remote" in errors
+    with running("--host", "0.0.0.0", "--allow-remote") as (process, url):
+        port = url.rpartition(":")[2]
+        assert get(f"http://127.0.0.1:{port}/_emulator/events").json() == []
+        process.send_signal(signal.SIGTERM)
+        output, errors = process.communicate(timeout=10)
+    assert (process.returncode, output) == (0, "")
+    assert errors.startswith("warning: other machines may reach this emulator")
+    assert errors.count("\n") == 1
+
+
+@pytest.mark.parametrize("account", ["user", "user:pass", "::", "user::12", ":pass:12"])
+def test_a_service_account_in_another_form_is_refused(account: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(signal, "signal", lambda number, handler: None)
+    result = CliRunner().invoke(app, ["emulator", "--service-account", account])
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "USER:SECRET:PROJECT" in result.stderr
+
+
+def test_a_data_directory_that_cannot_be_used(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    status, errors = refused("--data-dir", str(tmp_path / "file"))
+    assert (status, errors.count("\n")) == (1, 1)
+    assert "data directory" in errors
+
+
+@pytest.mark.parametrize("options", [["--port", "65536"], ["--id-merge", "magic"], ["--cluster-limit", "1"]])
+def test_options_out_of_bounds_are_refused(options: list[str]) -> None:
+    result = CliRunner().invoke(app, ["emulator", *options])
+    assert (result.exit_code, result.stdout) == (2, "")

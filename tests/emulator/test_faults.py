@@ -1,0 +1,349 @@
+"""Every failure on demand, as a client on a socket and one in-process see it, and the random plan."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from typing import Any
+
+import anyio
+import httpx
+import pytest
+from emulator_wire import TOKEN, Wire, imported
+
+from mixpanel_async import IdMerge, RetryPolicy
+from mixpanel_async.emulator import KINDS, Emulator, FaultKind
+from mixpanel_async.emulator.answers import Answer
+from mixpanel_async.emulator.faults import (
+    ConnectionDroppedError,
+    Delivery,
+    Fault,
+    FaultPlan,
+    RandomFaults,
+)
+
+EVENT = {"event": "Viewed", "properties": {"token": TOKEN, "distinct_id": "u"}}
+BROKEN = (httpx.RemoteProtocolError, httpx.ReadError)
+# What a client sees of each: status, content type and body of a verbose `/track`.
+TRUE_BODY = b'{"error":null,"status":1}'
+SEEN: dict[FaultKind, tuple[int, str, bytes]] = {
+    "status": (503, "text/plain; charset=utf-8", b""),
+    "slow": (200, "application/json", TRUE_BODY),
+    "drip": (200, "application/json", TRUE_BODY),
+    "partial": (200, "application/json", b'{"error":"\'properties\' is invalid: refused on demand","status":0}'),
+    "type": (200, "application/octet-stream", TRUE_BODY),
+    "zero": (200, "text/plain; charset=utf-8", b"0"),
+    "empty": (200, "text/plain; charset=utf-8", b""),
+    "truncated": (200, "application/json", TRUE_BODY[: len(TRUE_BODY) // 2]),
+    "redirect": (307, "text/plain; charset=utf-8", b""),
+}
+ALWAYS_STORED = {"slow", "drip", "type"}
+
+
+# What seed 1 has in store for the first requests to `/import` at a rate of one half.
+GOLDEN = [
+    ("half", False), ("slow", True), None, None, ("drip", False), ("status", False),
+    ("half", True), ("status", True), None, ("truncated", True), ("truncated", True), ("drip", True),
+]  # fmt: skip
+
+
+@pytest.fixture
+def mixpanel() -> Wire:
+    return Wire(Emulator(IdMerge.ORIGINAL))
+
+
+def plan(emulator: Emulator, kind: FaultKind, **options: Any) -> None:
+    emulator.break_next(kind, seconds=0.01, rate=2_000, **options)
+
+
+def stored(kind: FaultKind, *, apply: bool) -> int:
+    return int(kind in ALWAYS_STORED or (apply and kind != "partial"))
+
+
+@pytest.mark.parametrize("apply", [False, True])
+@pytest.mark.parametrize("kind", SEEN)
+def test_what_arrives_is_the_same_on_a_socket_and_in_process(kind: FaultKind, apply: bool) -> None:
+    emulator = Emulator(IdMerge.ORIGINAL)
+    plan(emulator, kind, times=2, apply=apply)
+    with emulator.serve() as server, httpx.Client(base_url=server.url, trust_env=False) as http:
+        answers = [http.post("/track?verbose=1", json=[EVENT]), Wire(emulator).post("/track?verbose=1", [EVENT])]
+        assert len(emulator.events()) == 2 * stored(kind, apply=apply)
+        for answer in answers:
+            assert (answer.status_code, answer.headers["content-type"], answer.content) == SEEN[kind]
+        # The connection is whole, and the next request on it is in order.
+        assert http.post("/track", json=[EVENT]).text == "1"
+    assert [request.status for request in emulator.requests()] == [SEEN[kind][0]] * 2 + [200]
+
+
+def test_a_captive_portal_is_a_page_with_status_200(mixpanel: Wire) -> None:
+    mixpanel.emulator.break_next("html")
+    answer = mixpanel.post("/import", [imported()])
+    assert (answer.status_code, answer.headers["content-type"]) == (200, "text/html; charset=utf-8")
+    assert "Sign in" in answer.text
+    assert mixpanel.emulator.events() == []
+
+
+@pytest.mark.parametrize("apply", [False, True])
+@pytest.mark.parametrize("kind", ["drop", "half"])
+def test_a_connection_that_breaks(kind: FaultKind, apply: bool) -> None:
+    emulator = Emulator(IdMerge.ORIGINAL)
+    plan(emulator, kind, times=2, apply=apply)
+    with emulator.serve() as server, httpx.Client(base_url=server.url, trust_env=False) as http:
+        with pytest.raises(BROKEN):
+            http.post("/track?verbose=1", json=[EVENT])
+        with pytest.raises(ConnectionDroppedError):
+            Wire(emulator).post("/track?verbose=1", [EVENT])
+        assert len(emulator.events()) == 2 * apply
+        assert http.post("/track", json=[EVENT]).text == "1"
+
+
+def test_half_an_answer_has_its_head_and_half_of_its_body() -> None:
+    emulator = Emulator()
+    emulator.break_next("half", apply=True)
+    received = bytearray()
+
+    def read(response: httpx.Response) -> None:
+        for chunk in response.iter_raw():
+            received.extend(chunk)
+
+    with (
+        emulator.serve() as server,
+        httpx.Client(base_url=server.url, trust_env=False) as http,
+        http.stream("POST", "/track?verbose=1", json=[EVENT]) as response,
+    ):
+        assert (response.status_code, response.headers["content-length"]) == (200, str(len(TRUE_BODY)))
+        with pytest.raises(BROKEN):
+            read(response)
+    assert received == TRUE_BODY[: len(TRUE_BODY) // 2]
+
+
+@pytest.mark.parametrize("apply", [False, True])
+def test_no_answer_until_the_client_gives_up(apply: bool) -> None:
+    emulator = Emulator()
+    emulator.break_next("hang", apply=apply)
+    with emulator.serve() as server:
+        with pytest.raises(httpx.ReadTimeout):
+            httpx.post(f"{server.url}/track", json=[EVENT], timeout=0.1, trust_env=False)
+        assert len(emulator.events()) == apply
+        assert httpx.post(f"{server.url}/track", json=[EVENT], trust_env=False).text == "1"
+    assert [request.status for request in emulator.requests()] == [None, 200]
+
+
+def test_the_server_stops_at_once_while_an_answer_hangs() -> None:
+    emulator = Emulator()
+    emulator.break_next("hang", apply=True)
+    ended: list[Exception] = []
+
+    def ask(url: str) -> None:
+        try:
+            httpx.post(f"{url}/track", json=[EVENT], timeout=None, trust_env=False)
+        except httpx.TransportError as error:
+            ended.append(error)
+
+    with emulator.serve() as server:
+        client = threading.Thread(target=ask, args=(server.url,))
+        client.start()
+        while not emulator.requests():
+            threading.Event().wait(0.001)
+    client.join()
+    assert len(ended) == 1
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("before", [False, True])
+async def test_slow_before_or_after_it_takes_effect(before: bool) -> None:
+    emulator = Emulator()
+    emulator.break_next("slow", seconds=3600, before=before)
+    transport = httpx.ASGITransport(app=emulator.app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as http:
+        with anyio.move_on_after(0.05) as scope:
+            await http.post("/track", json=[EVENT])
+    assert scope.cancelled_caught
+    assert len(emulator.events()) == (not before)
+
+
+def test_a_request_given_up_on_a_socket_still_takes_effect_later() -> None:
+    emulator = Emulator()
+    emulator.break_next("slow", seconds=0.2, before=True)
+    with emulator.serve() as server:
+        with pytest.raises(httpx.ReadTimeout):
+            httpx.post(f"{server.url}/track", json=[EVENT], timeout=0.05, trust_env=False)
+        assert emulator.events() == []
+        while not emulator.events():
+            threading.Event().wait(0.005)
+
+
+def test_a_body_drips_at_its_rate() -> None:
+    body = bytes(range(200))
+    for rate in (0.5, 10.0, 200.0, 1_000_000.0):
+        parts = Delivery(answer=Answer(status=200, body=body), rate=rate).parts()
+        assert b"".join(part for _, part in parts) == body
+        assert sum(seconds for seconds, _ in parts) == pytest.approx(len(body) / rate)
+        assert max(len(part) for _, part in parts) <= max(1, rate / 50)
+    assert Delivery(answer=Answer(status=200, body=b""), rate=1.0).parts() == [(0.0, b"")]
+
+
+class TestPartialFailure:
+    def test_strict_import_names_the_refused_records_and_takes_the_others(self, mixpanel: Wire) -> None:
+        mixpanel.emulator.break_next("partial", indexes=[1, 3, 99])
+        batch = [imported(number=number, **{"$insert_id": f"id-{number}"}) for number in range(5)]
+        answer = mixpanel.post("/import?strict=1", batch)
+        assert answer.status_code == 400
+        assert answer.json()["num_records_imported"] == 3
+        assert [(each["index"], each["$insert_id"]) for each in answer.json()["failed_records"]] == [
+            (1, "id-1"),
+            (3, "id-3"),
+        ]
+        assert all(each["field"] and each["message"] for each in answer.json()["failed_records"])
+        assert [event["properties"]["number"] for event in mixpanel.emulator.events()] == [0, 2, 4]
+        assert mixpanel.post("/import?strict=1", batch).status_code == 200
+
+    def test_import_that_is_not_strict_says_nothing(self, mixpanel: Wire) -> None:
+        mixpanel.emulator.break_next("partial")
+        assert mixpanel.post("/import", [imported(), imported()]).json()["num_records_imported"] == 1
+
+    def test_track(self, mixpanel: Wire) -> None:
+        mixpanel.emulator.break_next("partial", path="/track")
+        assert mixpanel.post("/track", [EVENT, EVENT]).text == "1"
+        assert len(mixpanel.emulator.events()) == 1
+
+    @pytest.mark.parametrize("path", ["/engage", "/groups"])
+    def test_updates(self, mixpanel: Wire, path: str) -> None:
+        mixpanel.emulator.break_next("partial", path=path)
+        envelope = {"$token": TOKEN, "$distinct_id": "u", "$group_key": "k", "$group_id": "g"}
+        answer = mixpanel.post(f"{path}?strict=1", [{**envelope, "$set": {name: 1}} for name in "ab"]).json()
+        assert (answer["num_good_events"], [each["index"] for each in answer["failed_records"]]) == (1, [0])
+        profile = mixpanel.emulator.profile("u") or mixpanel.emulator.group("k", "g") or {}
+        assert ("a" in profile, "b" in profile) == (False, True)
+
+
+def test_a_redirect_goes_to_another_host(mixpanel: Wire) -> None:
+    mixpanel.emulator.break_next("redirect", location="http://elsewhere.test/track")
+    answer = mixpanel.post("/track", [EVENT])
+    assert (answer.status_code, answer.headers["location"]) == (307, "http://elsewhere.test/track")
+
+
+def test_failures_of_every_kind_wait_for_their_endpoint_and_their_turn(mixpanel: Wire) -> None:
+    mixpanel.emulator.break_next("zero", path="/engage")
+    mixpanel.emulator.break_next("empty", times=2)
+    mixpanel.emulator.break_next("html")
+    assert [mixpanel.post("/track", [EVENT]).text[:1] for _ in range(4)] == ["", "", "<", "1"]
+    assert mixpanel.engage("u", set={"a": 1}) == "0"
+    mixpanel.emulator.break_next("html", times=9)
+    mixpanel.emulator.stop_faults()
+    assert mixpanel.engage("u", set={"a": 1}) == "1"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"kind": "explode"},
+        {"path": "/tracks"},
+        {"times": 0},
+        {"seconds": -1.0},
+        {"seconds": float("nan")},
+        {"rate": 0.0},
+        {"rate": float("inf")},
+        {"location": "http://x/\r\nSet-Cookie: a=b"},
+    ],
+    ids=str,
+)
+def test_failures_out_of_bounds_are_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011  each names its own argument
+        Emulator().break_next(**{"kind": "drop", **options})
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"rate": 1.1}, {"rate": -0.1}, {"kinds": []}, {"kinds": ["explode"]}, {"paths": ["/x"]}, {"seconds": 0.0}],
+    ids=str,
+)
+def test_random_plans_out_of_bounds_are_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011  each names its own argument
+        Emulator().random_faults(1, **options)
+
+
+class TestRandomPlan:
+    def test_is_a_function_of_seed_endpoint_and_number(self) -> None:
+        plans = [RandomFaults(seed=7, rate=0.5, kinds=KINDS) for _ in range(2)]
+        met = [[faults.fault("/import", number) for number in range(200)] for faults in plans]
+        assert met[0] == met[1]
+        assert met[0] != [RandomFaults(seed=8, rate=0.5, kinds=KINDS).fault("/import", n) for n in range(200)]
+        assert met[0] != [plans[0].fault("/track", n) for n in range(200)]
+
+    def test_stays_the_same_from_one_release_to_the_next(self) -> None:
+        faults = [RandomFaults(seed=1, rate=0.5).fault("/import", number) for number in range(12)]
+        assert [fault and (fault.kind, fault.apply) for fault in faults] == GOLDEN
+
+    def test_has_the_rate_and_all_the_kinds_asked_for(self) -> None:
+        faults = [RandomFaults(seed="x", rate=0.25, kinds=KINDS).fault("/engage", number) for number in range(4_000)]
+        met = Counter(fault.kind for fault in faults if fault is not None)
+        assert 900 < sum(met.values()) < 1_100
+        assert set(met) == set(KINDS)
+        assert min(met.values()) > 40
+        assert {fault.apply for fault in faults if fault is not None} == {False, True}
+
+    def test_keeps_to_the_seconds_given(self) -> None:
+        faults = [
+            RandomFaults(seed=1, rate=1.0, kinds=("slow", "drip"), seconds=0.01).fault("/track", n) for n in range(99)
+        ]
+        assert all(fault is not None and fault.seconds < 0.01 and 100 / fault.rate <= 0.01 for fault in faults)
+
+    def test_other_endpoints_do_not_move_it(self) -> None:
+        def met(order: list[str]) -> dict[str, list[Fault | None]]:
+            plan = FaultPlan()
+            plan.randomize(RandomFaults(seed=3, rate=0.5))
+            seen: dict[str, list[Fault | None]] = {path: [] for path in order}
+            for path in order:
+                seen[path].append(plan.take(path))
+            return seen
+
+        assert met(["/import", "/engage"] * 30) == met(["/engage"] * 30 + ["/import"] * 30)
+
+    def test_is_confined_to_its_endpoints_and_stops(self, mixpanel: Wire) -> None:
+        mixpanel.emulator.random_faults(1, rate=1.0, kinds=["zero"], paths=["/engage"])
+        assert mixpanel.post("/track", [EVENT]).text == "1"
+        assert mixpanel.engage("u", set={"a": 1}) == "0"
+        mixpanel.emulator.stop_faults()
+        assert mixpanel.engage("u", set={"a": 1}) == "1"
+        mixpanel.emulator.random_faults(1, rate=1.0, kinds=["zero"])
+        mixpanel.emulator.reset()
+        assert mixpanel.engage("u", set={"a": 1}) == "1"
+
+    def test_what_is_asked_for_goes_first_and_counts(self) -> None:
+        plan, faults = FaultPlan(), RandomFaults(seed=1, rate=0.5)
+        plan.take("/track")
+        plan.randomize(faults)
+        plan.add(Fault(kind="drop"), 2)
+        assert [plan.take("/track") for _ in range(8)] == [Fault(kind="drop")] * 2 + [
+            faults.fault("/track", number) for number in range(2, 8)
+        ]
+
+    @pytest.mark.anyio
+    @pytest.mark.parametrize("seed", range(4))
+    async def test_a_client_that_repeats_what_was_not_confirmed_loses_nothing(self, seed: int) -> None:
+        emulator = Emulator(IdMerge.ORIGINAL)
+        emulator.random_faults(seed, rate=0.5, seconds=0.002)
+        retry = RetryPolicy(attempts=50, initial=0.001, maximum=0.002)
+        async with emulator.client(retry=retry, timeout=0.5) as mp:
+            for number in range(12):
+                await mp.track(f"user-{number}", "Viewed", {"number": number})
+                await mp.flush()
+        assert [event["properties"]["number"] for event in emulator.events()] == list(range(12))
+        assert len(emulator.requests()) > 12
+
+
+def test_kept_connections_can_be_cut_while_the_server_goes_on() -> None:
+    emulator = Emulator()
+    server = emulator.serve()
+    with pytest.raises(RuntimeError):
+        server.cut_connections()
+    with server, httpx.Client(base_url=server.url, trust_env=False) as http:
+        assert http.post("/track", json=[EVENT]).text == "1"
+        server.cut_connections()
+        # The dead connection is seen either before the request is sent or while it is.
+        try:
+            http.post("/track", json=[EVENT])
+        except BROKEN:
+            http.post("/track", json=[EVENT])
+    assert len(emulator.events()) == 2

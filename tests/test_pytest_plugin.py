@@ -1,0 +1,338 @@
+"""The pytest plugin, seen by projects that use it: each test here runs a small suite of its own."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+# Here and not only in the suites below: what those import first is forgotten when they end.
+import trio
+from anyio import from_thread
+
+import mixpanel_async.emulator
+import mixpanel_async.testing
+
+pytest_plugins = ["pytester"]
+
+PACKAGE = Path(mixpanel_async.__file__).parent
+MODES = ["asyncio strict", "asyncio auto", "anyio", "neither"]
+
+# Runs one coroutine function as a test in each of the modes.
+HEADER = {
+    "asyncio strict": "import pytest\nfrom pytest_asyncio import fixture\npytestmark = pytest.mark.asyncio\n",
+    "asyncio auto": "import pytest\nfixture = pytest.fixture\n",
+    "anyio": "import pytest\npytestmark = pytest.mark.anyio\nfixture = pytest.fixture\n",
+    "neither": "import pytest\n",
+}
+# Unset, it is a warning; and without pytest-asyncio it is an unknown option, which is one, too.
+SCOPE = ["-o", "asyncio_default_fixture_loop_scope=function"]
+NEITHER = ["-p", "no:asyncio", "-p", "no:anyio"]
+RUNS = {"asyncio strict": 1, "asyncio auto": 1, "anyio": 2, "neither": 1}
+
+
+@pytest.fixture
+def project(pytester: pytest.Pytester) -> pytest.Pytester:
+    """A project in which every warning is an error, and whose tests may ask what arrived after they ended."""
+    # Without plugins that have no part in it and take seconds to import.
+    pytester.makeini(
+        "[pytest]\nfilterwarnings = error\naddopts = -p no:cacheprovider -p no:hypothesispytest -p no:respx"
+    )
+    pytester.makeconftest(
+        """
+        import pytest
+
+        @pytest.fixture
+        def arrives(mixpanel_emulator):
+            names = []
+            yield names
+            assert [event["event"] for event in mixpanel_emulator.events()] == names
+        """
+    )
+    return pytester
+
+
+def run(project: pytest.Pytester, mode: str, text: str) -> pytest.RunResult:
+    project.makepyfile(HEADER[mode] + text)
+    options = {
+        "asyncio strict": [*SCOPE, "-o", "asyncio_mode=strict"],
+        "asyncio auto": [*SCOPE, "-o", "asyncio_mode=auto"],
+        "anyio": SCOPE,
+        "neither": NEITHER,
+    }
+    return project.runpytest_inprocess(*options[mode])
+
+
+@pytest.mark.parametrize("mode", MODES[:3])
+def test_what_a_test_tracks_arrives(project: pytest.Pytester, mode: str) -> None:
+    result = run(
+        project,
+        mode,
+        """
+async def test_sign_up(arrives, mixpanel_client, mixpanel_emulator):
+    await mixpanel_client.track("user-1", "Signed up")
+    assert mixpanel_emulator.events() == []
+    await mixpanel_client.flush()
+    assert mixpanel_emulator.events("Signed up")[0]["properties"]["distinct_id"] == "user-1"
+    await mixpanel_client.track("user-1", "Left over")
+    arrives += ["Signed up", "Left over"]
+
+async def test_an_unused_client(mixpanel_client, mixpanel_emulator):
+    assert mixpanel_emulator.requests() == []
+
+class TestMethods:
+    async def test_method(self, arrives, mixpanel_client):
+        mixpanel_client.track_nowait("user-1", "Left over")
+        arrives.append("Left over")
+""",
+    )
+    result.assert_outcomes(passed=3 * RUNS[mode])
+
+
+def test_without_a_plugin_for_coroutines(project: pytest.Pytester) -> None:
+    result = run(
+        project,
+        "neither",
+        """
+import asyncio
+
+def test_own_loop(arrives, mixpanel_client):
+    asyncio.run(mixpanel_client.track("user-1", "Left over"))
+    arrives.append("Left over")
+
+def test_no_loop(arrives, mixpanel_client):
+    mixpanel_client.track_nowait("user-1", "Left over")
+    arrives.append("Left over")
+
+def test_loop_of_another_thread(arrives, mixpanel_client, mixpanel_emulator):
+    from anyio.from_thread import start_blocking_portal
+
+    with start_blocking_portal() as portal:
+        portal.call(mixpanel_client.track, "user-1", "Viewed")
+        portal.call(mixpanel_client.flush)
+        assert len(mixpanel_emulator.events()) == 1
+        portal.call(mixpanel_client.track, "user-1", "Left over")
+    arrives += ["Viewed", "Left over"]
+
+@pytest.fixture
+def current_loop():
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    yield
+    assert asyncio.get_event_loop() is loop
+    asyncio.set_event_loop(None)
+    loop.close()
+
+def test_the_current_loop_is_left_alone(current_loop, mixpanel_client):
+    mixpanel_client.track_nowait("user-1", "Left over")
+""",
+    )
+    assert from_thread is not None
+    result.assert_outcomes(passed=4)
+
+
+@pytest.mark.parametrize("mode", MODES[:3])
+def test_fixtures_may_use_the_client_until_their_end(project: pytest.Pytester, mode: str) -> None:
+    result = run(
+        project,
+        mode,
+        """
+@fixture
+async def app(arrives, mixpanel_client):
+    await mixpanel_client.track("app", "Started")
+    yield
+    await mixpanel_client.track("app", "Stopped")
+    arrives += ["Started", "Served", "Stopped"]
+
+@fixture
+async def app_that_closes(arrives, mixpanel_client):
+    async with mixpanel_client:
+        yield
+    arrives.append("Served")
+
+async def test_app(app, mixpanel_client):
+    await mixpanel_client.track("user-1", "Served")
+
+async def test_app_that_closes(app_that_closes, mixpanel_client):
+    await mixpanel_client.track("user-1", "Served")
+""",
+    )
+    result.assert_outcomes(passed=2 * RUNS[mode])
+
+
+def test_an_event_loop_for_several_tests(project: pytest.Pytester) -> None:
+    result = run(
+        project,
+        "asyncio strict",
+        """
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+async def test_first(arrives, mixpanel_client):
+    await mixpanel_client.track("user-1", "Left over")
+    arrives.append("Left over")
+
+async def test_second(arrives, mixpanel_client):
+    import asyncio
+
+    assert [task for task in asyncio.all_tasks() if "mixpanel" in task.get_name()] == []
+    await mixpanel_client.track("user-1", "Left over")
+    arrives.append("Left over")
+""",
+    )
+    result.assert_outcomes(passed=2)
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_an_anyio_runner_for_several_tests(project: pytest.Pytester, backend: str) -> None:
+    result = run(
+        project,
+        "anyio",
+        f"""
+@pytest.fixture(scope="module")
+def anyio_backend():
+    return {backend!r}
+
+@pytest.fixture(scope="module")
+async def database(anyio_backend):
+    yield
+
+async def test_first(arrives, database, mixpanel_client):
+    await mixpanel_client.track("user-1", "Left over")
+    arrives.append("Left over")
+
+async def test_second(arrives, database, mixpanel_client):
+    await mixpanel_client.track("user-1", "Left over")
+    arrives.append("Left over")
+""",
+    )
+    assert trio is not None
+    result.assert_outcomes(passed=2)
+
+
+def test_each_test_has_a_project_of_its_own(project: pytest.Pytester) -> None:
+    result = run(
+        project,
+        "asyncio auto",
+        """
+@pytest.mark.parametrize("number", [1, 2])
+async def test_alone(number, mixpanel_client, mixpanel_emulator):
+    await mixpanel_client.track("user-1", "Viewed")
+    await mixpanel_client.flush()
+    assert len(mixpanel_emulator.events()) == 1
+    mixpanel_emulator.fail_next(500, times=1)
+""",
+    )
+    result.assert_outcomes(passed=2)
+
+
+def test_options(project: pytest.Pytester) -> None:
+    project.makefile(".ini", pytest=f"{(project.path / 'tox.ini').read_text()}\nmixpanel_id_merge = legacy\n")
+    result = run(
+        project,
+        "asyncio auto",
+        """
+from mixpanel_async import IdMerge
+
+pytestmark = pytest.mark.mixpanel(token="module")
+
+def test_ini(mixpanel_emulator):
+    assert (mixpanel_emulator.id_merge, mixpanel_emulator.token) == (IdMerge.LEGACY, "module")
+
+@pytest.mark.mixpanel(id_merge="original", cluster_limit=2)
+class TestMarker:
+    async def test_class(self, mixpanel_client, mixpanel_emulator):
+        assert (mixpanel_emulator.id_merge, mixpanel_emulator.token) == (IdMerge.ORIGINAL, "module")
+        await mixpanel_client.alias("b", "a")
+        await mixpanel_client.alias("c", "a")
+        assert mixpanel_emulator.cluster("a") == {"a", "b"}
+
+    @pytest.mark.mixpanel(id_merge=IdMerge.SIMPLIFIED)
+    def test_closest(self, mixpanel_emulator):
+        assert mixpanel_emulator.id_merge is IdMerge.SIMPLIFIED
+
+class TestClient:
+    @pytest.fixture
+    def mixpanel_client_options(self):
+        return {"super_properties": {"plan": "free"}, "shutdown_timeout": 0.0}
+
+    async def test_client_options(self, mixpanel_client, mixpanel_emulator):
+        await mixpanel_client.track_immediate("user-1", "Viewed")
+        assert mixpanel_emulator.events()[0]["properties"]["plan"] == "free"
+
+    async def test_a_failure_without_end_does_not_hold_it_up(self, mixpanel_client, mixpanel_emulator):
+        mixpanel_emulator.fail_next(503, times=1_000_000)
+        await mixpanel_client.track("user-1", "Viewed")
+""",
+    )
+    result.assert_outcomes(passed=5)
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        ("id_merge='simple'", "*cannot be made from {'id_merge': 'simple'}: 'simple' is not a valid IdMerge"),
+        ("cluster=2", "*cannot be made from {'id_merge': 'simplified', 'cluster': 2}: *unexpected keyword*'cluster'"),
+    ],
+)
+def test_a_wrong_option_is_named(project: pytest.Pytester, option: str, words: str) -> None:
+    text = f"@pytest.mark.mixpanel({option})\ndef test_it(mixpanel_emulator): pass\n"
+    result = run(project, "neither", text)
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines([words])
+    result.stdout.no_fnmatch_line("*Traceback*")
+
+
+def test_a_failed_assertion_is_readable(project: pytest.Pytester) -> None:
+    result = run(
+        project,
+        "asyncio strict",
+        """
+from mixpanel_async.testing import assert_tracked
+
+async def test_sign_up(mixpanel_client, mixpanel_emulator):
+    await mixpanel_client.track("user-1", "Signed up", {"plan": "pro"})
+    await mixpanel_client.flush()
+    assert_tracked(mixpanel_emulator, "Signed up", distinct_id="user-1", properties={"plan": "free"})
+""",
+    )
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(
+        [
+            ">       assert_tracked(*",
+            "E       AssertionError: expected one 'Signed up' for 'user-1' with {'plan': 'free'}; got:",
+            "E         - 'Signed up' for 'user-1', but plan is 'pro' instead of 'free'",
+        ]
+    )
+    result.stdout.no_fnmatch_line("*testing.py:*")
+
+
+def test_a_project_without_the_extra_notices_nothing(project: pytest.Pytester) -> None:
+    project.makeconftest("import sys\nsys.modules.update(starlette=None, uvicorn=None)")
+    project.makepyfile("def test_nothing(): pass\n\ndef test_emulator(mixpanel_emulator): pass\n")
+    result = project.runpytest_subprocess(*NEITHER)
+    result.assert_outcomes(passed=1, errors=1)
+    result.stdout.fnmatch_lines(
+        ['E *ImportError: the emulator needs an extra: pip install "mixpanel-async[[]emulator[]]"']
+    )
+
+
+def test_loading_the_plugin_imports_nothing_else() -> None:
+    probe = (
+        "import pytest, sys; before = set(sys.modules); import mixpanel_async_pytest; print(*set(sys.modules) - before)"
+    )
+    result = subprocess.run([sys.executable, "-W", "error", "-c", probe], capture_output=True, text=True, check=True)
+    assert result.stdout.split() == ["mixpanel_async_pytest"]
+
+
+def test_the_installed_plugin_is_the_one_in_the_source() -> None:
+    """An editable installation copies it, and must be repeated when it changes."""
+    source = PACKAGE / "_pytest_plugin.py"
+    if not source.exists():
+        pytest.skip("the package is installed without its source")
+    installed = importlib.util.find_spec("mixpanel_async_pytest")
+    assert installed is not None
+    assert installed.origin is not None
+    assert Path(installed.origin).read_text() == source.read_text()
