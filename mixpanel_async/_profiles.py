@@ -97,8 +97,10 @@ class Profiles(Core):
             message: `$group_key`, `$group_id` and one operation. It may override `$token` and `$time`.
             meta: merged beside the operation.
         """
+        update = shallow(message, "message")
         # Without a target it would pass for a person's.
-        await self._update(Kind.GROUPS, {"$group_key": None, **shallow(message, "message")}, meta)
+        update.setdefault("$group_key", None)
+        await self._update(Kind.GROUPS, update, meta)
 
     async def _group(self, group_key: str, group_id: str, operation: str, value: object, meta: Meta) -> None:
         await self._update(Kind.GROUPS, {"$group_key": group_key, "$group_id": group_id, operation: value}, meta)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
 from collections import deque
 from collections.abc import Callable
-from typing import Final, TypeVar
+from typing import TypeVar
 
 from ._buffer import Buffer, Idle, Offer, WaitUntil
 from ._config import Overflow
@@ -15,13 +14,10 @@ from ._credentials import Secret
 from ._errors import ClientClosedError, QueueFullError
 from ._hooks import Hooks
 from ._lanes import Barrier, Batch, Lane, Loss
+from ._logbook import Logbook
 from ._records import DropReason, Kind, Outcome, Stats
 
 T = TypeVar("T")
-
-_log = logging.getLogger("mixpanel_async")
-# Seconds between two lines in the log about the same kind of loss.
-_LOG_EVERY: Final = 20.0
 
 
 class Queue:
@@ -47,7 +43,7 @@ class Queue:
         self._pid = os.getpid()
         self._requests = self._retries = 0
         self._last_error: str | None = None
-        self._complained: dict[DropReason, float] = {}
+        self._logbook = Logbook(monotonic)
         self.hooks = hooks
         self.closed = False
         self.on_work: Callable[[], None] = _nothing
@@ -263,19 +259,9 @@ class Queue:
 
     def _report(self, losses: list[Loss]) -> None:
         for loss in losses:
-            self._complain(loss.reason)
+            self._logbook.dropped(loss.reason, self._buffer.losses.get(loss.reason, 0))
         if self.hooks.lost(losses):
             self.on_loss()
-
-    def _complain(self, reason: DropReason) -> None:
-        """Tell the log of records that were never sent, once in a while; their owner meant `before_send` to drop."""
-        if reason not in {DropReason.QUEUE_FULL, DropReason.BEFORE_SEND_FAILED}:
-            return
-        now = self._monotonic()
-        if now - self._complained.get(reason, -_LOG_EVERY) >= _LOG_EVERY:
-            # Noted first: a log handler that tracks comes back here.
-            self._complained[reason] = now
-            _log.warning("records are being dropped (%s): %d so far", reason.value, self._buffer.losses.get(reason, 0))
 
 
 def _nothing() -> None:

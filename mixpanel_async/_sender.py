@@ -15,8 +15,9 @@ from ._config import RetryPolicy
 from ._errors import ClientClosedError
 from ._host import Host, Job, current_host
 from ._lanes import Barrier, Batch
+from ._logbook import Logbook
 from ._queue import Queue
-from ._records import Delivered, Delivery, DropReason, FlushResult, Kind, Misconfigured, Outcome, Request, Retry
+from ._records import Delivered, Delivery, DropReason, FlushResult, Misconfigured, Outcome, Request, Retry
 from ._retry import PROBE_AFTER, backoff
 from ._runtime import Runtime
 from ._transport import Transport
@@ -29,8 +30,6 @@ _log = logging.getLogger("mixpanel_async")
 # Seconds that tasks which were told to stop, and callbacks, are given at the end.
 _WIND_UP: Final = 1.0
 _PACKING_THREADS: Final = 2
-# Seconds after which trouble that had passed is told to the log again.
-_LOG_EVERY: Final = 20.0
 # Seconds between probes, at the least, while somebody waits for a lane in trouble.
 _LEAST_HURRY: Final = 0.05
 
@@ -82,7 +81,7 @@ class Sender:
         self._threads: anyio.CapacityLimiter | None = None
         self._closed: FlushResult | None = None
         self._is_winding_up = self._is_abandoned = False
-        self._complaints: dict[tuple[Kind, int | None], float] = {}
+        self._logbook = Logbook(runtime.monotonic)
         queue.on_work = self._wake
         queue.on_loss = self._tell_soon
         queue.on_fork = self._forked
@@ -233,7 +232,7 @@ class Sender:
             delay = PROBE_AFTER * (1 + self._runtime.chance()) / 2
         kind, records, size = batch.lane.kind, len(batch.items), batch.size
         delivered = self._queue.settle(batch, outcome, delay)
-        self._note(kind, outcome, records)
+        self._logbook.request(kind, outcome, records)
         if delivered:
             delivery = Delivery(
                 kind=kind.value,
@@ -248,26 +247,6 @@ class Sender:
             # It outlived the close, and what it brings back has no place to wait any more.
             self._queue.abandon()
         self.progressed()
-
-    def _note(self, kind: Kind, outcome: Outcome, records: int) -> None:
-        """Tell the log what went wrong, once an episode, in words of our own: a server's could repeat a payload."""
-        now = self._runtime.monotonic()
-        if isinstance(outcome, Delivered):
-            over = [key for key, at in self._complaints.items() if key[0] is kind and now - at >= _LOG_EVERY]
-            for key in over:
-                del self._complaints[key]
-            return
-        if (kind, outcome.status) in self._complaints:
-            return
-        self._complaints[kind, outcome.status] = now
-        what = f"HTTP {outcome.status}" if outcome.status is not None else outcome.message
-        if isinstance(outcome, Misconfigured):
-            text = "%s: refused (%s); check credentials, region and api_host; %d in this request are kept"
-            _log.error(text, kind.value, what, records)
-        elif isinstance(outcome, Retry):
-            _log.warning("%s: no success (%s); %d in this request are tried again", kind.value, what, records)
-        else:
-            _log.warning("%s: a request of %d was not taken whole (%s)", kind.value, records, what)
 
     def progressed(self) -> None:
         """Let everybody look again who waits for records to be settled."""

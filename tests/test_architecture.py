@@ -30,7 +30,7 @@ ROOT: Final = Path(mixpanel_async.__file__).parent
 LAYERS: Final[Mapping[str, tuple[str, ...]]] = {
     "vocabulary": ("_records.py", "_config.py", "_credentials.py", "_errors.py", "_runtime.py"),
     "core": ("_wire/*.py", "_lanes.py", "_ledger.py", "_buffer.py", "_retry.py"),
-    "shell": ("_queue.py", "_hooks.py", "_host.py", "_transport.py", "_sender.py", "_attempts.py"),
+    "shell": ("_queue.py", "_logbook.py", "_hooks.py", "_host.py", "_transport.py", "_sender.py", "_attempts.py"),
     "client": (
         "_core.py",
         "_tracking.py",

@@ -437,7 +437,7 @@ async def test_hostile_arguments_are_refused_in_the_familys_own_words(name: str)
     emulator = Emulator()
     async with emulator.client() as mp:
         bound = mp.bind(distinct_id="user", properties={"a": 1}, ip="203.0.113.9")
-        for call in (
+        calls: list[Callable[[], Any]] = [
             lambda: mp.track(value, "Event"),
             lambda: mp.track("user", value),
             lambda: mp.track("user", "Event", {"a": Hostile()}),
@@ -449,7 +449,8 @@ async def test_hostile_arguments_are_refused_in_the_familys_own_words(name: str)
             lambda: mp.group_update(value),
             lambda: mp.alias(value, "x"),
             lambda: bound.people_update(value),
-        ):
+        ]
+        for call in calls:
             with pytest.raises(ValidationError) as caught:
                 await call()
             assert "canary" not in str(caught.value)

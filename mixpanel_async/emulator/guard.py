@@ -32,7 +32,8 @@ class Guard:
     """An ASGI application behind a check of `Host` and `Origin`, with every reply marked.
 
     The server tells of the address that it listens at in the scope's state: `host` and `remote`, whether other
-    machines may come. Without that, only loopback names and addresses are taken.
+    machines may come. Without that, only loopback names and addresses are taken. A client that calls the application
+    in-process has no such state, and is free to name any host.
 
     Args:
         app: the application.
@@ -69,7 +70,10 @@ def is_loopback(host: str) -> bool:
 def _refusal(scope: Scope) -> Answer | None:
     path = scope["path"].rstrip("/")
     hosts = _values(scope, b"host")
-    bound = scope.get("state") or {}
+    if "state" not in scope:
+        # No server, but a client that calls the application itself: whatever host it thinks of, no page can do that.
+        return None
+    bound = scope["state"]
     if not all(_is_ours(host, bound) for host in hosts):
         return refused(path, 403, "this emulator does not answer for the host named in the request")
     if (path + "/").startswith(CONTROL + "/"):

@@ -15,14 +15,18 @@ TOKEN = "t"
 
 
 class Wire:
-    """Plain HTTP to an emulator, from code without an event loop."""
+    """Plain HTTP to an emulator, from code without an event loop; `served` as if a server stood between."""
 
-    def __init__(self, emulator: Emulator) -> None:
+    def __init__(self, emulator: Emulator, *, served: bool = False) -> None:
         self.emulator = emulator
+        self._state: dict[str, Any] = {"state": {}} if served else {}
 
     def request(self, method: str, url: str, **options: Any) -> httpx.Response:
         async def send() -> httpx.Response:
-            transport = httpx.ASGITransport(app=self.emulator.app)
+            async def app(scope: Any, receive: Any, send: Any) -> None:
+                await self.emulator.app({**scope, **self._state}, receive, send)
+
+            transport = httpx.ASGITransport(app=app)
             async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as http:
                 return await http.request(method, url, **options)
 

@@ -25,7 +25,12 @@ PATHS = ["/", "/track", "/import", "/engage", "/groups", "/_emulator/events", "/
 
 @pytest.fixture
 def mixpanel() -> Wire:
-    return Wire(Emulator())
+    return Wire(Emulator(), served=True)
+
+
+def test_in_process_any_host_will_do() -> None:
+    mixpanel = Wire(Emulator())
+    assert mixpanel.request("POST", "/track", json=[EVENT], headers={"host": "api.mixpanel.com"}).text == "1"
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ REFUSED = Refused(status=406, message="no")
 ASTRAY = Misconfigured(status=401, message="who are you")
 TOO_LARGE = Split(reason=DropReason.TOO_LARGE, status=413, message="too large")
 INVALID = Split(reason=DropReason.REJECTED, status=400, message="something is wrong")
+NONE_TAKEN = Split(reason=DropReason.REJECTED, status=200, message="Mixpanel took no record of it")
 
 
 def pruned(*indexes: int) -> Pruned:
