@@ -14,6 +14,7 @@ from buffer_samples import (
     AGAIN,
     ASTRAY,
     INVALID,
+    NONE_TAKEN,
     ORDERED,
     REFUSED,
     TOO_LARGE,
@@ -358,6 +359,25 @@ def test_awaited_events_do_not_take_the_slots_of_queued_ones() -> None:
     assert len(lease_all(buffer)) == 2
 
 
+def test_the_imports_of_all_secrets_share_the_slots_of_imports() -> None:
+    """`max_in_flight`: "requests at once for events, and again for imports"."""
+    buffer, _ = make(max_events=1, max_in_flight=2)
+    for number in range(10):
+        offer_all(buffer, buffer.lane(Kind.IMPORTS, Secret(str(number))), records(3))
+    assert len(lease_all(buffer)) == 2
+
+
+def test_imports_of_many_secrets_do_not_hold_up_anything_else() -> None:
+    """Trouble in one kind does not hold up another: each of these requests may hang until it times out."""
+    buffer, events = make(max_events=1, max_in_flight=2)
+    for number in range(10):
+        offer_all(buffer, buffer.lane(Kind.IMPORTS, Secret(str(number))), records(3))
+    lease_all(buffer)
+    for lane in (events, buffer.lane(Kind.PEOPLE), buffer.lane(Kind.GROUPS)):
+        offer_all(buffer, lane, records(1))
+        assert lease(buffer).lane is lane
+
+
 def test_equal_secrets_share_a_lane_and_others_do_not() -> None:
     buffer, _ = make()
     one = buffer.lane(Kind.IMPORTS, Secret("one"))
@@ -527,6 +547,18 @@ def test_refused_credentials_get_one_second_look() -> None:
         buffer.settle(lease(buffer, now), Misconfigured(status=401, message=""), now, 60.0)
         buffer.hurry(0.0)
         assert waits_until(buffer, now) == expected
+
+
+def test_refused_credentials_do_not_cut_a_pause_that_mixpanel_asked_for() -> None:
+    buffer, lane = make(max_events=1, max_in_flight=3)
+    offer_all(buffer, lane, records(3))
+    limited, astray, fine = lease_all(buffer)
+    buffer.settle(limited, replace(AGAIN, retry_after=300.0), 0.0, 300.0)
+    buffer.settle(astray, ASTRAY, 1.0, 60.0)
+    buffer.hurry(0.0)
+    assert waits_until(buffer, 1.0) == 300.0
+    buffer.settle(fine, Delivered(), 2.0)
+    assert waits_until(buffer, 2.0) == 300.0
 
 
 def test_a_short_pause_does_not_cut_a_long_one() -> None:
@@ -713,6 +745,15 @@ def test_a_refused_profile_batch_may_have_been_applied_in_part() -> None:
     assert counts(buffer) == (4, 2, 1, 0, 1, 0)
 
 
+def test_a_profile_batch_of_which_none_was_taken_was_not_applied() -> None:
+    """Mixpanel's specification of /engage and /groups: 0 says that no record was valid."""
+    buffer, _ = make(max_events=2)
+    offer_all(buffer, buffer.lane(Kind.PEOPLE), [b"set", OnceOnly(b"add")])
+    requests, losses = serve(buffer, lambda batch: NONE_TAKEN if b"set" in batch.items else Delivered())
+    assert requests[1:] == [[b"set"], [b"add"]]
+    assert lost(losses) == {b"set": DropReason.REJECTED}
+
+
 def test_a_refused_batch_is_halved_whole_under_at_least_once() -> None:
     buffer, _ = make(max_events=2, at_least_once=True)
     offer_all(buffer, buffer.lane(Kind.PEOPLE), [b"set", OnceOnly(b"add")])
@@ -846,6 +887,84 @@ def test_an_awaited_record_that_failed_is_lost_for_the_reason_given() -> None:
     assert counts(buffer) == (1, 0, 1, 0, 0, 0)
 
 
+# A second word, and the end of those who held a lease
+
+
+def test_a_second_word_about_a_batch_means_nothing() -> None:
+    buffer, lane = make(max_events=2)
+    offer_all(buffer, lane, records(2))
+    batch = lease(buffer)
+    buffer.settle(batch, Delivered(), 0.0)
+    for outcome in (REFUSED, AGAIN, ASTRAY, TOO_LARGE, Delivered()):
+        assert buffer.settle(batch, outcome, 0.0) == []
+    alone = buffer.lease_alone(lane, b"alone", 0.0)
+    assert alone is not None
+    buffer.conclude(alone, DropReason.CLOSED)
+    assert buffer.conclude(alone, None) == []
+    assert counts(buffer) == (3, 2, 0, 1, 0, 0)
+
+
+def test_what_was_leased_waits_again_when_its_holder_is_gone() -> None:
+    buffer, lane = make(max_events=2)
+    items = records(2)
+    offer_all(buffer, lane, items)
+    batch = lease(buffer)
+    alone = buffer.lease_alone(lane, b"alone", 0.0)
+    assert alone is not None
+    assert buffer.reclaim() == []
+    assert counts(buffer) == (3, 0, 0, 0, 0, 3)
+    assert buffer.settle(batch, REFUSED, 0.0) == []
+    assert buffer.conclude(alone, DropReason.CLOSED) == []
+    requests, _ = serve(buffer, lambda _: Delivered())
+    assert sorted(requests) == sorted([items, [b"alone"]])
+    assert counts(buffer) == (3, 3, 0, 0, 0, 0)
+
+
+@pytest.mark.parametrize("begun", [True, False])
+@pytest.mark.parametrize("at_least_once", [True, False])
+def test_what_is_not_idempotent_is_not_sent_again_if_its_request_had_begun(begun: bool, at_least_once: bool) -> None:
+    buffer, _ = make(max_events=2, at_least_once=at_least_once)
+    offer_all(buffer, buffer.lane(Kind.PEOPLE), [OnceOnly(b"add"), b"set"])
+    lease(buffer).begun = begun
+    expected = {b"add": DropReason.UNCERTAIN} if begun and not at_least_once else {}
+    assert lost(buffer.reclaim()) == expected
+    assert lease(buffer).items == ([b"set"] if expected else [b"add", b"set"])
+
+
+def test_a_request_that_was_answered_and_is_leased_again_has_not_begun() -> None:
+    buffer, _ = make(max_events=1)
+    offer_all(buffer, buffer.lane(Kind.PEOPLE), [OnceOnly(b"add")])
+    batch = lease(buffer)
+    batch.begun = True
+    buffer.settle(batch, AGAIN, 0.0)
+    lease(buffer)
+    assert buffer.reclaim() == []
+    assert buffer.pending == 1
+
+
+def test_what_is_reclaimed_goes_out_in_its_old_order() -> None:
+    buffer, lane = make(max_events=1, max_in_flight=50)
+    items = records(50)
+    offer_all(buffer, lane, items)
+    lease_all(buffer)
+    buffer.reclaim()
+    assert [batch.items for batch in lease_all(buffer)] == [[item] for item in items]
+
+
+def test_a_forked_child_begins_with_nothing_and_can_go_on() -> None:
+    buffer, lane = make(max_events=2, max_pending_events=8)
+    offer_all(buffer, lane, records(5))
+    lease(buffer)
+    buffer.lease_alone(lane, b"alone", 0.0)
+    buffer.discard(lane, records(1), DropReason.BEFORE_SEND)
+    buffer.reset()
+    assert counts(buffer) == (0, 0, 0, 0, 0, 0)
+    assert (buffer.pending_bytes, buffer.in_flight, buffer.losses) == (0, 0, {})
+    assert buffer.poll(1e9) is IDLE
+    offer_all(buffer, lane, [b"one", b"two"])
+    assert lease(buffer).items == [b"one", b"two"]
+
+
 # Barriers
 
 
@@ -903,6 +1022,38 @@ def test_a_barrier_counts_evicted_and_awaited_records() -> None:
     buffer.evict(1)
     buffer.conclude(alone, None)
     assert barrier.result() == FlushResult(delivered=1, failed=1, pending=1)
+
+
+def test_a_barrier_counts_only_those_of_a_batch_that_were_there_before_it() -> None:
+    buffer, lane = make(max_events=10, max_in_flight=1)
+    offer_all(buffer, lane, records(10))
+    lease(buffer)
+    offer_all(buffer, lane, records(3, start=10))
+    barrier = buffer.barrier()
+    offer_all(buffer, lane, records(3, start=13))
+    late = buffer.barrier()
+    assert (barrier.pending, late.pending) == (13, 16)
+    (flying,) = lane.leased
+    buffer.settle(flying, Delivered(), 0.0)
+    batch = lease(buffer)
+    assert len(batch.items) == 6
+    buffer.settle(batch, pruned(0, 2, 5), 0.0)
+    assert barrier.result() == FlushResult(delivered=11, failed=2, pending=0)
+    assert late.result() == FlushResult(delivered=13, failed=3, pending=0)
+
+
+def test_a_barrier_that_is_forgotten_counts_no_more_and_weighs_nothing() -> None:
+    buffer, lane = make()
+    offer_all(buffer, lane, records(3))
+    kept = buffer.barrier()
+    for _ in range(1000):
+        buffer.forget(buffer.barrier())
+    assert [len(batch.marks) for batch in lane.batches()] == [1]
+    gone = buffer.barrier()
+    buffer.forget(gone)
+    serve(buffer, lambda _: Delivered())
+    assert kept.result() == FlushResult(delivered=3, failed=0, pending=0)
+    assert gone.result() == FlushResult(delivered=0, failed=0, pending=3)
 
 
 def test_a_barrier_in_an_empty_buffer_is_passed() -> None:
@@ -982,6 +1133,86 @@ def test_wait_hands_the_decision_back_and_raise_raises() -> None:
     with pytest.raises(QueueFullError, match="1 records in 3 bytes"):
         queue.offer(lane, b"two")
     assert queue.stats().accepted == 1
+
+
+def test_a_record_that_can_never_have_room_is_not_waited_for() -> None:
+    queue, lane, _ = make_queue(Overflow.WAIT, max_pending_bytes=10)
+    with pytest.raises(QueueFullError):
+        queue.offer(lane, b"eleven byte")
+    assert queue.stats().accepted == 0
+
+
+class Reentry:
+    """A clock that, read once more, tracks: as a finalizer, a signal handler or a log handler may do at any moment."""
+
+    def __init__(self) -> None:
+        self.act: Callable[[], object] | None = None
+
+    def __call__(self) -> float:
+        act, self.act = self.act, None
+        if act is not None:
+            act()
+        return 0.0
+
+
+def make_reentrant(overflow: Overflow, **policy: Any) -> tuple[Queue, Lane, Told, Reentry]:
+    buffer, lane = make(**policy)
+    clock = Reentry()
+    queue = Queue(buffer, overflow, Hooks(None, None), clock)
+    queue.on_work = told = Told()
+    return queue, lane, told, clock
+
+
+@pytest.mark.parametrize("overflow", list(Overflow))
+def test_a_record_that_comes_while_another_is_taken_is_counted(overflow: Overflow) -> None:
+    queue, lane, told, clock = make_reentrant(overflow, max_events=2)
+    clock.act = lambda: queue.offer(lane, b"inner")
+    assert queue.offer(lane, b"outer")
+    assert (queue.stats().accepted, queue.pending) == (2, 2)
+    assert told.count > 0
+    batch = queue.poll()
+    assert isinstance(batch, Batch)
+    assert sorted(batch.items) == [b"inner", b"outer"]
+
+
+def test_the_sender_is_told_of_a_batch_that_such_a_record_fills() -> None:
+    queue, lane, told, clock = make_reentrant(Overflow.DROP_NEWEST, max_events=3)
+    assert queue.offer(lane, b"first")
+    before = told.count
+    clock.act = lambda: queue.offer(lane, b"inner")
+    assert queue.offer(lane, b"outer")
+    assert told.count > before
+    assert isinstance(queue.poll(), Batch)
+
+
+@pytest.mark.parametrize("call", ["poll", "settle", "next_try"])
+def test_the_sender_is_told_of_a_record_that_comes_while_it_looks(call: str) -> None:
+    """It has been told that there is nothing to do, and would sleep for ever."""
+    queue, lane, told, clock = make_reentrant(Overflow.DROP_NEWEST, max_events=1)
+    assert queue.offer(lane, b"first")
+    batch = queue.poll()
+    assert isinstance(batch, Batch)
+    before = told.count
+    clock.act = lambda: queue.offer(lane, b"inner")
+    if call == "poll":
+        queue.poll()
+    elif call == "settle":
+        queue.settle(batch, Delivered(), 0.0)
+    else:
+        clock.act()
+        clock.act = None
+        queue.next_try(0.0)
+    assert told.count > before
+    assert queue.stats().accepted == 2
+
+
+def test_such_a_record_without_room_is_dropped_and_counted() -> None:
+    for overflow in Overflow:
+        queue, lane, _, clock = make_reentrant(overflow, max_pending_events=1)
+        clock.act = lambda queue=queue, lane=lane: queue.offer(lane, b"inner")  # type: ignore[misc]
+        assert queue.offer(lane, b"outer")
+        stats = queue.stats()
+        assert (stats.accepted, stats.dropped, stats.pending) == (2, 1, 1)
 
 
 @pytest.mark.parametrize("overflow", list(Overflow))
