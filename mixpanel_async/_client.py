@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from ._attempts import Caller
 from ._bound import BoundMixpanel
-from ._buffer import Buffer
+from ._buffer import Buffer, most_in_flight
 from ._config import BatchPolicy, ClientOptions, EventsEndpoint, IdMerge, Overflow, Region, RetryPolicy, env_options
 from ._core import Properties
 from ._credentials import ServiceAccountCredentials
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("mixpanel_async")
 # Beside the lanes' own requests, for calls that are awaited.
-_SPARE_CONNECTIONS: Final = 12
+_SPARE_CONNECTIONS: Final = 10
 _BATCHING: Final = BatchPolicy()
 _RETRY: Final = RetryPolicy()
 _LONGEST: Final = 1e9
@@ -130,31 +130,8 @@ class AsyncMixpanel(Tracking, Identity, Profiles):
             before_send=before_send,
             recent=not options.by_import,
         )
-        compress, off_loop_from = best_compressor()
-        encoder = Encoder(token=token, credentials=credentials, events_by_import=options.by_import, compress=compress)
-        queue = Queue(Buffer(batching, retry), overflow, Hooks(on_drop, on_delivered), runtime.monotonic)
-        sender = Sender(
-            queue,
-            transport=Transport(
-                options.origin,
-                timeout=timeout,
-                http_client=http_client,
-                max_connections=2 * batching.max_in_flight + _SPARE_CONNECTIONS,
-            ),
-            encoder=encoder,
-            off_loop_from=off_loop_from,
-            retry=retry,
-            runtime=runtime,
-            patience=shutdown_timeout,
-        )
-        super().__init__(
-            options=options,
-            builder=builder,
-            queue=queue,
-            sender=sender,
-            caller=Caller(sender.attempt, encoder, identity_retry, runtime),
-            runtime=runtime,
-        )
+        queue, sender, caller = _wired(options, Hooks(on_drop, on_delivered), http_client, runtime)
+        super().__init__(options=options, builder=builder, queue=queue, sender=sender, caller=caller, runtime=runtime)
         weakref.finalize(self, _left_behind, queue, sender)
 
     @classmethod
@@ -263,6 +240,36 @@ class AsyncMixpanel(Tracking, Identity, Profiles):
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("an AsyncMixpanel holds connections and credentials and cannot be pickled")
+
+
+def _wired(
+    options: ClientOptions, hooks: Hooks, http_client: HttpClient | None, runtime: Runtime
+) -> tuple[Queue, Sender, Caller]:
+    """The parts that hold and send, joined to one another."""
+    compress, off_loop_from = best_compressor()
+    encoder = Encoder(
+        token=options.token,
+        credentials=options.credentials,
+        events_by_import=options.by_import,
+        compress=compress,
+    )
+    transport = Transport(
+        options.origin,
+        timeout=options.timeout,
+        http_client=http_client,
+        max_connections=most_in_flight(options.batching) + _SPARE_CONNECTIONS,
+    )
+    queue = Queue(Buffer(options.batching, options.retry), options.overflow, hooks, runtime.monotonic)
+    sender = Sender(
+        queue,
+        transport=transport,
+        encoder=encoder,
+        off_loop_from=off_loop_from,
+        retry=options.retry,
+        runtime=runtime,
+        patience=options.shutdown_timeout,
+    )
+    return queue, sender, Caller(sender.attempt, encoder, options.identity_retry, runtime)
 
 
 def _left_behind(queue: Queue, sender: Sender) -> None:

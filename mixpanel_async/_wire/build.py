@@ -365,17 +365,13 @@ def _check_target(record: Message) -> None:
         check_id(record.get("$distinct_id"), "$distinct_id")
 
 
-def _dumped(message: Message) -> bytes | None:
-    try:
-        return orjson.dumps(message)
-    except TypeError:
-        return None
-
-
 def _encode(message: Message, whole: Cleaner) -> bytes:
     """The message as JSON. orjson does not say what it could not take, so `whole` walks it then to name the path."""
-    data = _dumped(message)
-    if data is None:
+    try:
+        data = orjson.dumps(message)
+    except TypeError:
+        data = b""
+    if not data:
         data = orjson.dumps(whole.mapping(message, ""))
     if len(data) >= MAX_RECORD_BYTES:
         path = "properties" if "properties" in message else "message"
