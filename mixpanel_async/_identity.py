@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Final
 
 from ._config import IdMerge
 from ._core import Core, Meta
@@ -10,6 +11,11 @@ from ._credentials import as_secret
 from ._errors import IdentityError
 from ._records import Kind
 from ._wire.values import check_id, is_uuid4
+
+_NOT_AN_ANON_ID: Final = (
+    "must be a UUID of version 4 with dashes, such as str(uuid.uuid4()); Mixpanel silently ignores others. "
+    "To join an id of another form, use alias or merge"
+)
 
 
 class Identity(Core):
@@ -76,7 +82,7 @@ class Identity(Core):
         ids = {"identified_id": identified_id, "anon_id": anon_id}
         self._check_identity("identify", ids, IdMerge.SIMPLIFIED, IdMerge.LEGACY)
         if not is_uuid4(anon_id):
-            raise IdentityError("anon_id", "must be a UUID of version 4 with dashes; Mixpanel silently ignores others")
+            raise IdentityError("anon_id", _NOT_AN_ANON_ID)
         properties = {"$identified_id": identified_id, "$anon_id": anon_id}
         await self._awaited(Kind.IDENTITY, self._builder.identity("$identify", properties, meta))
 

@@ -235,7 +235,10 @@ def _arrivals(emulator: Emulator) -> str:
     refused = [f"{one.path} with {one.status}" for one in requests if one.status != 200]
     many = "the one request" if len(requests) == 1 else f"{len(requests)} requests"
     told = f"; {many} brought {', '.join(map(repr, names)) or 'no event'}"
-    return f"{told}; answered {', '.join(refused[:_MOST_LINES])}" if refused else told
+    if refused:
+        return f"{told}; answered {', '.join(refused[:_MOST_LINES])}"
+    # Identity calls are sent at once, so that a request says nothing of what is queued.
+    return f"{told}; was the client flushed?"
 
 
 def _links(emulator: Emulator, *ids: str) -> list[dict[str, Any]]:

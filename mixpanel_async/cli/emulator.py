@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import sys
-from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Annotated, Final, NoReturn
 
@@ -26,7 +25,7 @@ def emulator(
     id_merge: Annotated[
         IdMerge, typer.Option(help="How the project joins ids into people.", case_sensitive=False)
     ] = IdMerge.SIMPLIFIED,
-    token: Annotated[str | None, typer.Option(help="The project's token; without it any token is taken.")] = None,
+    token: Annotated[str | None, typer.Option(help="The project's token; others are ignored in silence.")] = None,
     secret: Annotated[str | None, typer.Option(help="The project's secret, for /import and the export.")] = None,
     service_account: Annotated[
         str | None, typer.Option(metavar="USER:SECRET:PROJECT", help="A service account and its project id.")
@@ -36,18 +35,21 @@ def emulator(
         bool, typer.Option("--allow-remote", help="Listen at an address that other machines reach.")
     ] = False,
     data_dir: Annotated[
-        Path | None, typer.Option(help="Directory to keep data in over a restart; without it, in memory.")
+        str | None,
+        typer.Option(metavar="DIR", help="Directory to keep data in over a restart; without it, in memory."),
     ] = None,
     cluster_limit: Annotated[int, typer.Option(min=2, help="Ids of one person at most (Original ID Merge).")] = 500,
 ) -> None:
     """Run a local Mixpanel that takes what any official SDK sends, until it is stopped with Ctrl-C or SIGTERM.
 
-    The first line of the output is its address. Open it in a browser to watch; /_emulator/ gives the same as JSON.
+    The first line of the output is its address. Open it in a browser to watch; /_emulator/ says what there is as JSON.
     """
     stops = _stop_signals()
     require("demo", "starlette", "uvicorn")
     from mixpanel_async.emulator import Emulator
 
+    if data_dir is not None and not data_dir.strip():
+        _fail("the data directory has no name")
     try:
         project = Emulator(
             id_merge,

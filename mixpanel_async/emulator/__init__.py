@@ -15,6 +15,7 @@ documents are silent".
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
 import time
@@ -106,6 +107,8 @@ class Emulator(FaultControls):
         geolocate: Callable[[str], Mapping[str, Any]] | None = None,
         now: Callable[[], float] = time.time,
     ) -> None:
+        if token is not None and not token.strip():
+            raise ValueError("token must not be blank; None takes any")
         if cluster_limit < 2:
             raise ValueError("cluster_limit must be at least 2")
         if max_events < 1 or max_bytes < 1:
@@ -233,6 +236,15 @@ class Emulator(FaultControls):
         """
         with self._state.lock:
             return self._state.project.identity_log()
+
+    def rejected(self) -> list[dict[str, Any]]:
+        """Each record, or request as a whole, that was not stored, in order; the last few thousand are kept.
+
+        An entry has `endpoint`, `field` (path of the offending property, or empty), `message`, `record` (shortened;
+        None for a request refused as a whole) and `silent`: whether the sender was told that all is well.
+        """
+        with self._state.lock:
+            return [dataclasses.asdict(rejection) for rejection in self._state.project.rejections]
 
     def stats(self) -> dict[str, Any]:
         """Figures of the project, as `GET /_emulator/stats` gives them. Takes time in proportion to the events kept."""

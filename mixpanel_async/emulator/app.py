@@ -58,6 +58,10 @@ class RecordedRequest:
     body_bytes: int
 
 
+# Characters of a header or a parameter that the log of requests keeps.
+_KEPT_OF_A_VALUE: Final = 1_000
+
+
 class State:
     """What the application and those who inspect it share. Hold `lock` to touch anything but `latency`.
 
@@ -159,10 +163,7 @@ def _endpoint(state: State, path: str) -> Callable[[Request], Awaitable[Delivere
             fault = state.faults.take(path)
         if fault is not None and fault.hold > 0:
             await anyio.sleep(fault.hold)
-        with state.lock:
-            delivery, records = _take(state, path, fault, request, body)
-        if state.store is not None:
-            delivery = await _written(state, path, delivery)
+        delivery, records = await _taken(state, path, fault, request, body)
         answer = delivery.answer
         with state.lock:
             state.requests.append(
@@ -181,6 +182,20 @@ def _endpoint(state: State, path: str) -> Callable[[Request], Awaitable[Delivere
         return Delivered(delivery)
 
     return endpoint
+
+
+async def _taken(state: State, path: str, fault: Fault | None, request: Request, body: bytes) -> tuple[Delivery, int]:
+    """What `_take` gives, once it is on disk if it is to be kept there."""
+    if state.store is not None and state.store.is_behind:
+        # What cannot be kept must not take effect: a client that tries again would have it counted twice.
+        behind = await _written(state, path, None)
+        if behind is not None:
+            return behind, 0
+    with state.lock:
+        delivery, records = _take(state, path, fault, request, body)
+    if state.store is not None:
+        delivery = await _written(state, path, delivery) or delivery
+    return delivery, records
 
 
 def _take(state: State, path: str, fault: Fault | None, request: Request, body: bytes) -> tuple[Delivery, int]:
@@ -204,7 +219,7 @@ def _take(state: State, path: str, fault: Fault | None, request: Request, body: 
     return Delivery(answer=true) if fault is None else fault.delivery(path, true), true.records
 
 
-async def _written(state: State, path: str, delivery: Delivery) -> Delivery:
+async def _written(state: State, path: str, delivery: Delivery | None) -> Delivery | None:
     """The same delivery once the request is on disk, as nothing may be confirmed before."""
     try:
         # In a thread, where it holds up no other request and joins those that came meanwhile in one transaction.
@@ -245,4 +260,4 @@ async def read_body(request: Request, most: int) -> bytes:
 
 
 def _masked(values: Mapping[str, str], secret: frozenset[str]) -> dict[str, str]:
-    return {name: "***" if name in secret else value for name, value in values.items()}
+    return {name: "***" if name in secret else value[:_KEPT_OF_A_VALUE] for name, value in values.items()}

@@ -65,8 +65,10 @@ def epoch_ms(time: float) -> int:
 
 
 def is_number(value: object) -> TypeGuard[float]:
-    """Whether this is a JSON number; a boolean is none."""
-    return type(value) in {int, float} and math.isfinite(value)  # type: ignore[arg-type]
+    """Whether this is a JSON number; a boolean is none, nor is one of more than 64 bits."""
+    if type(value) is int:
+        return -(2**63) <= value < 2**64
+    return type(value) is float and math.isfinite(value)
 
 
 def encode(properties: object) -> bytes | Problem:

@@ -24,14 +24,14 @@ class FaultControls:
         """Seconds before each answer, 0 at first. The request has taken effect by then.
 
         Raises:
-            ValueError: if set to a negative number.
+            ValueError: if set to a number below 0 or above a day's 86,400.
         """
         return self._state.latency
 
     @latency.setter
     def latency(self, seconds: float) -> None:
-        if not seconds >= 0:
-            raise ValueError("latency must be a number of seconds, 0 or more")
+        if not 0 <= seconds <= 86_400:
+            raise ValueError("latency must be a number of seconds from 0 to 86,400")
         self._state.latency = seconds
 
     def fail_next(

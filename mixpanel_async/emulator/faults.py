@@ -118,15 +118,15 @@ class Fault:
             raise ValueError(f"kind must be one of {', '.join(KINDS)}")
         if self.path is not None and self.path not in ENDPOINTS:
             raise ValueError(f"path must be one of {', '.join(ENDPOINTS)}")
-        if not 200 <= self.status <= 599:
-            raise ValueError("status must be between 200 and 599")
+        if not 200 <= self.status <= 599 or self.status in {204, 205, 304}:
+            raise ValueError("status must be between 200 and 599, and one whose answer has a body")
         if not (math.isfinite(self.seconds) and self.seconds >= 0):
             raise ValueError("seconds must be a number, 0 or more")
         if not (math.isfinite(self.rate) and self.rate > 0):
             raise ValueError("rate must be a number of bytes per second, above 0")
         for name, text in (("location", self.location), ("retry_after", self.retry_after or "")):
-            if not text.isprintable():
-                raise ValueError(f"{name} must be printable text")
+            if not text.isprintable() or text != text.strip():
+                raise ValueError(f"{name} must be printable text without blanks at its ends")
 
     @property
     def takes_effect(self) -> bool:
@@ -226,8 +226,8 @@ class RandomFaults:
             raise ValueError(f"kinds must be some of {', '.join(KINDS)}")
         if not set(self.paths) <= set(ENDPOINTS):
             raise ValueError(f"paths must be among {', '.join(ENDPOINTS)}")
-        if not (math.isfinite(self.seconds) and self.seconds > 0):
-            raise ValueError("seconds must be a number above 0")
+        if not (math.isfinite(self.seconds) and self.seconds >= 0.001):
+            raise ValueError("seconds must be a number of at least 0.001")
 
     def fault(self, path: str, number: int) -> Fault | None:
         """What the request of this number, counted from 0, to this endpoint meets."""

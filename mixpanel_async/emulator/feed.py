@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sized
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Final, Protocol
 
 import orjson
@@ -232,7 +233,7 @@ class Feed:
         ids, profile = self._project.person(canonical)
         person = {
             "canonical": canonical,
-            "ids": sorted(ids)[:_MAX_IDS],
+            "ids": sorted(islice(ids, _MAX_IDS)),
             "profile": None if profile is None else _bounded(orjson.dumps(profile), profile),
         }
         return orjson.dumps(person)

@@ -12,10 +12,12 @@ Every answer is JSON, in the shape that the Python method of the same name retur
     GET /_emulator/clusters       list of such lists; limit
     GET /_emulator/identity-log   list of entries, with "advice" for what failed; name (of the verb), limit
     GET /_emulator/requests       list of requests; limit
+    GET /_emulator/rejected       list of records and requests that were not stored, with field and message; limit
     GET /_emulator/stats          {"events": {"stored", "ingested", "duplicates"}, "profiles", "groups", "clusters",
                                   "requests", "rejected", "identity": {outcome: number}, "id_merge", "started",
                                   "uptime"}
     GET /_emulator/stream         server-sent events, see `stream`
+    GET /_emulator/               what there is to read and to steer, with the parameters of each
 
     POST /_emulator/reset             forget everything; `latency` stays
     POST /_emulator/fail-next         status, times, retry_after, path, body, apply
@@ -152,6 +154,10 @@ def _requests(emulator: Emulator, parameters: Parameters) -> object:
     return [dataclasses.asdict(request) for request in _last(emulator.requests(), parameters)]
 
 
+def _rejected(emulator: Emulator, parameters: Parameters) -> object:
+    return _last(emulator.rejected(), parameters)
+
+
 def _stats(emulator: Emulator, _: Parameters) -> object:
     return emulator.stats()
 
@@ -166,8 +172,16 @@ VIEWS: Final[Mapping[str, _View]] = {
     "clusters": _View(_clusters, optional=("limit",)),
     "identity-log": _View(_identity_log, optional=("name", "limit")),
     "requests": _View(_requests, optional=("limit",)),
+    "rejected": _View(_rejected, optional=("limit",)),
     "stats": _View(_stats),
 }
+
+
+def index() -> Answer:
+    """Answer `GET /_emulator/`: the names of everything, and the parameters that each takes."""
+    read = {name: [*found.required, *found.optional] for name, found in VIEWS.items()}
+    steer = {name: list(found.arguments) for name, found in CONTROLS.items()}
+    return as_json(200, {"GET": read, "POST": steer})
 
 
 def _last(items: Sequence[Any], parameters: Parameters) -> Sequence[Any]:

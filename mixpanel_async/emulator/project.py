@@ -50,6 +50,8 @@ from .profiles import Geolocate, Profile, apply_update, ignores_alias
 from .propagation import Reports
 
 IDENTITY_LOG_LIMIT: Final = 100_000
+_LOGGED_BYTES: Final = 4_096
+"""Properties of an identity verb are logged whole up to this size, as JSON, and shortened beyond."""
 
 # Tuples of plain values, because a million tracked objects would slow down every garbage collection.
 Arrival = tuple[str, float]
@@ -187,6 +189,8 @@ class Project:
     def _judged(self, name: str, payload: bytes, verdict: Verdict, *ids: str) -> None:
         """Log what an identity verb came to, carry it out on the profiles, and note whom it concerned."""
         self._merge_profiles(verdict)
+        if len(payload) > _LOGGED_BYTES:
+            payload = bytes(memoryview(orjson.dumps(shortened(orjson.loads(payload)))))
         self.log.append((name, payload, verdict))
         self.outcomes[verdict.outcome] += 1
         if self._ledger is not None:

@@ -19,7 +19,7 @@ from .delivery import Delivered, Receive, Scope, Send
 from .export import EXPORT, MAX_QUERY_BYTES, QUERIES, ProfileQueries, Query, export
 from .faults import Delivery
 from .guard import CONTROL
-from .inspect import CONTROLS, MAX_CONTROL_BYTES, VIEWS, control, view
+from .inspect import CONTROLS, MAX_CONTROL_BYTES, VIEWS, control, index, view
 from .pages import INDEX, page_file, page_names
 from .stream import Viewers
 
@@ -42,6 +42,7 @@ def routes_of(emulator: Emulator, state: State) -> list[JsonRoute]:
     viewers = Viewers(state, state.lock, id_merge=emulator.id_merge.value, token=emulator.token)
     queries = ProfileQueries()
     return [
+        *(JsonRoute(path, _index(), ["GET"]) for path in (CONTROL, f"{CONTROL}/")),
         *(JsonRoute(f"{CONTROL}/{name}", _view(emulator, name), ["GET"]) for name in VIEWS),
         *(JsonRoute(f"{CONTROL}/{name}", _control(emulator, name), ["POST"]) for name in CONTROLS),
         JsonRoute(f"{CONTROL}/stream", viewers, ["GET"]),
@@ -50,6 +51,13 @@ def routes_of(emulator: Emulator, state: State) -> list[JsonRoute]:
         JsonRoute("/", _page(INDEX), ["GET"]),
         *(JsonRoute(f"/{name}", _page(name), ["GET"]) for name in page_names()),
     ]
+
+
+def _index() -> Endpoint:
+    async def endpoint(_: Request) -> ASGIApp:
+        return _sent(index())
+
+    return endpoint
 
 
 def _view(emulator: Emulator, name: str) -> Endpoint:

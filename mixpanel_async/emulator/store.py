@@ -11,6 +11,7 @@ import contextlib
 import logging
 import os
 import sqlite3
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +26,7 @@ from .ledger import EventRow, Ledger, LogRow
 from .project import IDENTITY_LOG_LIMIT
 
 FILE_NAME: Final = "emulator.sqlite3"
+LOCK_NAME: Final = "emulator.lock"
 
 _VERSION: Final = 1
 _APPLICATION: Final = 0x6D786D75
@@ -87,12 +89,35 @@ class Store:
         self._next = 1
         self._oldest = 1
         self._saved = Ledger()
+        self._held = _held(directory / LOCK_NAME)
+        try:
+            self._open_or_set_aside(id_merge)
+        except BaseException:
+            self._let_go()
+            raise
+
+    def _open_or_set_aside(self, id_merge: str) -> None:
         try:
             self._open(id_merge)
         # Of damaged text even the message of an error may be damaged.
         except (sqlite3.Error, UnicodeError, _DamagedError) as error:
+            if isinstance(error, sqlite3.Error) and _is_trouble(error):
+                raise OSError(f"{self._path} cannot be used: {error}") from error
             self._set_aside(error)
-            self._open(id_merge)
+            try:
+                self._open(id_merge)
+            except sqlite3.Error as second:
+                raise OSError(f"{self._path} cannot be used: {second}") from second
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether something could not be written yet."""
+        return bool(self._unwritten)
+
+    def _let_go(self) -> None:
+        held, self._held = self._held, None
+        if held is not None:
+            os.close(held)
 
     def saved(self) -> Ledger:
         """What was on disk at the start. It is handed out once, so that it is not held in memory twice."""
@@ -135,10 +160,14 @@ class Store:
             db, self._db = self._db, None
             if db is not None:
                 db.close()
+            self._let_go()
 
     def _open(self, id_merge: str) -> None:
-        # Made here, because SQLite would make it readable for everybody; its other files take their mode from it.
-        os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o600))
+        if self._path.is_symlink():
+            raise OSError(f"{self._path} is a symbolic link")
+        if not self._path.exists():
+            # Made here, because SQLite would make it readable for everybody; its other files take their mode from it.
+            os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
         self._path.chmod(0o600)
         db = sqlite3.connect(self._path, timeout=0, isolation_level=None, check_same_thread=False)
         try:
@@ -219,6 +248,34 @@ class Store:
             raise
         self._next, self._oldest = following, oldest
         self._unwritten.clear()
+
+
+def _held(path: Path) -> int | None:
+    """A lock that only the end of this process, or of the store, gives up.
+
+    SQLite's own lock is not enough: POSIX drops it when anything in the process closes the file.
+
+    Raises:
+        OSError: if another emulator has it, in this process or another.
+    """
+    if sys.platform == "win32":
+        # Locks belong to the open file there.
+        return None
+    import fcntl  # noqa: PLC0415  not everywhere
+
+    held = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(held)
+        raise OSError(f"{path.parent} is in use by another emulator") from error
+    return held
+
+
+def _is_trouble(error: sqlite3.Error) -> bool:
+    """Whether an error says that the file cannot be reached now, and nothing of what is in it."""
+    words = ("unable to open", "disk i/o", "is full", "readonly", "locked", "out of memory", "denied")
+    return any(word in str(error).lower() for word in words)
 
 
 def _numbered(rows: list[EventRow], following: int) -> Iterator[tuple[Any, ...]]:

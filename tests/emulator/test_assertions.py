@@ -107,7 +107,7 @@ def test_when_nothing_came_it_says_what_did(emulator: Emulator, wire: Wire) -> N
     ]
     wire.track("user-2", "Viewed")
     assert failure(assert_tracked, emulator, "Signed up", **ask) == [
-        f"{wanted}; got none; the one request brought 'Viewed'"
+        f"{wanted}; got none; the one request brought 'Viewed'; was the client flushed?"
     ]
     emulator.reset()
     wire.post("/import", [], auth=None)

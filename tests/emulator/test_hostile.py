@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import time
 import tracemalloc
 from collections.abc import AsyncIterator
 from typing import Any
@@ -171,3 +172,15 @@ def test_long_lists_do_not_take_square_time() -> None:
     assert mixpanel.engage("u", union={"l": items}) == "1"
     assert mixpanel.engage("u", remove={"l": items[1:]}) == "1"
     assert (mixpanel.emulator.profile("u") or {})["l"] == [0]
+
+
+@pytest.mark.parametrize("path", ["/track", "/import?strict=1", "/engage"])
+def test_a_number_of_four_hundred_digits_in_damaged_text_is_no_500(path: str) -> None:
+    digits = b"9" * 400
+    body = (
+        b'[{"event":"ok","properties":{"token":"t","distinct_id":"a","time":%d}},'
+        b'{"event":"x","$token":"t","$distinct_id":"a","$add":{"n":%s},"properties":{"token":"t","time":%s}},'
+        b'{"event":"\xff"}]' % (time.time(), digits, digits)
+    )
+    response = Wire(Emulator()).request("POST", path, content=body, auth=("t", ""))
+    assert response.status_code in {200, 400}

@@ -11,6 +11,7 @@ from emulator_wire import TOKEN, Wire, imported
 from mixpanel_async import IdMerge
 from mixpanel_async.emulator import Emulator
 from mixpanel_async.emulator.faults import ConnectionDroppedError
+from mixpanel_async.emulator.inspect import CONTROLS, VIEWS
 
 ANON = "3f2b8c1e-9d4a-4b7e-8c1d-2a5e6f7b8c9d"
 
@@ -234,7 +235,7 @@ def test_a_body_that_is_no_object_is_refused(mixpanel: Wire, body: bytes) -> Non
 def test_nothing_else_is_answered(mixpanel: Wire) -> None:
     for method, path, status in (
         ("GET", "/_emulator/nothing", 404),
-        ("GET", "/_emulator", 404),
+        ("POST", "/_emulator", 405),
         ("GET", "/_emulator/events/", 404),
         ("POST", "/_emulator/events", 405),
         ("GET", "/_emulator/reset", 405),
@@ -262,3 +263,25 @@ def test_over_a_socket() -> None:
         assert http.get("/_emulator/events", params={"limit": 1}).json() == emulator.events()
         assert http.post("/_emulator/reset").json() == {"status": "ok"}
         assert http.get("/_emulator/events").json() == []
+
+
+def test_what_was_not_stored_can_be_read_with_the_reason() -> None:
+    mixpanel = Wire(Emulator(token="mine"))
+    mixpanel.post("/track", [{"event": "Viewed", "properties": {"token": "another"}}])
+    (entry,) = mixpanel.request("GET", "/_emulator/rejected").json()
+    assert (entry["endpoint"], entry["silent"]) == ("/track", True)
+    assert "token" in entry["field"] + entry["message"]
+    assert mixpanel.emulator.rejected() == [entry]
+
+
+@pytest.mark.parametrize("path", ["/_emulator", "/_emulator/"])
+def test_the_index_names_every_view_and_every_control(path: str) -> None:
+    index = Wire(Emulator()).request("GET", path).json()
+    assert set(index["GET"]) == set(VIEWS)
+    assert set(index["POST"]) == set(CONTROLS)
+    assert index["GET"]["events"] == ["name", "distinct_id", "limit"]
+
+
+def test_a_blank_token_is_refused() -> None:
+    with pytest.raises(ValueError, match="blank"):
+        Emulator(token=" ")

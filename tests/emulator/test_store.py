@@ -24,7 +24,7 @@ from emulator_wire import TOKEN, Wire, imported
 from mixpanel_async import IdMerge
 from mixpanel_async.emulator import Emulator
 from mixpanel_async.emulator.identity import Link
-from mixpanel_async.emulator.store import FILE_NAME
+from mixpanel_async.emulator.store import FILE_NAME, LOCK_NAME
 
 A1 = "0b1fba6c-16d3-4e3f-9a4e-2f0c1b7d0001"
 A2 = "0b1fba6c-16d3-4e3f-9a4e-2f0c1b7d0002"
@@ -306,7 +306,7 @@ def test_no_damage_keeps_it_from_starting(tmp_path: Path, caplog: pytest.LogCapt
     with Emulator(IdMerge.ORIGINAL, data_dir=tmp_path) as emulator:
         fill(Wire(emulator))
         # As a killed process leaves it: part of the data is in the write-ahead log.
-        whole = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+        whole = {file.name: file.read_bytes() for file in tmp_path.iterdir() if file.name != LOCK_NAME}
     assert set(whole) == {FILE_NAME, f"{FILE_NAME}-wal"}
     closed = {FILE_NAME: (tmp_path / FILE_NAME).read_bytes()}
     chance = random.Random(7)
@@ -422,3 +422,56 @@ def test_a_name_that_is_no_text_is_refused_and_harms_nobody(tmp_path: Path) -> N
         Wire(emulator).track("u")
     with Emulator(data_dir=tmp_path) as again:
         assert [event["event"] for event in again.events()] == ["Viewed"]
+
+
+OTHER = (
+    "import sys\n"
+    "from mixpanel_async.emulator import Emulator\n"
+    "try:\n"
+    "    Emulator(data_dir=sys.argv[1])\n"
+    "except OSError:\n"
+    "    sys.exit(3)\n"
+)
+
+
+def test_a_second_try_in_the_same_process_does_not_let_another_process_in(tmp_path: Path) -> None:
+    with Emulator(data_dir=tmp_path):
+        with pytest.raises(OSError, match="in use"):
+            Emulator(data_dir=tmp_path)
+        done = subprocess.run([sys.executable, "-c", OTHER, str(tmp_path)], check=False, timeout=20)
+        assert done.returncode == 3
+    Emulator(data_dir=tmp_path).close()
+
+
+def test_trouble_that_is_not_damage_leaves_the_file_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Emulator(data_dir=tmp_path) as emulator:
+        Wire(emulator).track("user")
+    connect = sqlite3.connect
+
+    def fail(*args: Any, **options: Any) -> sqlite3.Connection:
+        raise sqlite3.OperationalError("unable to open database file")
+
+    monkeypatch.setattr(sqlite3, "connect", fail)
+    with pytest.raises(OSError, match="cannot be used"):
+        Emulator(data_dir=tmp_path)
+    monkeypatch.setattr(sqlite3, "connect", connect)
+    with Emulator(data_dir=tmp_path) as emulator:
+        assert len(emulator.events()) == 1
+    assert not list(tmp_path.glob("*.corrupt-*"))
+
+
+def test_an_update_that_cannot_be_kept_does_not_take_effect_with_every_try(tmp_path: Path) -> None:
+    with Emulator(data_dir=tmp_path) as emulator:
+        mixpanel = Wire(emulator)
+        mixpanel.engage("user", add={"n": 1})
+        store = emulator._state.store
+        assert store is not None
+        store._db.execute("PRAGMA query_only=ON")  # type: ignore[union-attr]
+        for _ in range(4):
+            body = {"$token": TOKEN, "$distinct_id": "user", "$add": {"n": 1}}
+            assert mixpanel.post("/engage", [body]).status_code == 503
+        store._db.execute("PRAGMA query_only=OFF")  # type: ignore[union-attr]
+        mixpanel.track("user")
+        assert (emulator.profile("user") or {})["n"] == 2
+    with Emulator(data_dir=tmp_path) as emulator:
+        assert (emulator.profile("user") or {})["n"] == 2

@@ -28,7 +28,7 @@ from buffer_samples import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mixpanel_async._buffer import IDLE, Buffer, Offer, WaitUntil
+from mixpanel_async._buffer import IDLE, Buffer, Offer, WaitUntil, most_in_flight
 from mixpanel_async._config import BatchPolicy, Overflow, RetryPolicy
 from mixpanel_async._credentials import Secret
 from mixpanel_async._errors import ClientClosedError, QueueFullError
@@ -387,23 +387,25 @@ def test_equal_secrets_share_a_lane_and_others_do_not() -> None:
 
 
 def test_lanes_of_secrets_no_longer_in_use_are_forgotten() -> None:
-    buffer, _ = make(max_events=1)
-    for number in range(100):
+    buffer, events = make(max_events=1)
+    for number in range(300):
         offer_all(buffer, buffer.lane(Kind.IMPORTS, Secret(str(number))), records(1))
         buffer.settle(lease(buffer), Delivered(), 0.0)
-    assert len(buffer._lanes) <= 52
+    assert len(buffer._lanes) < 100
+    assert buffer.lane(Kind.EVENTS) is events
 
 
 def test_a_lane_in_use_is_not_forgotten() -> None:
     buffer, _ = make(max_events=2)
-    flying = buffer.lane(Kind.IMPORTS, Secret("flying"))
-    offer_all(buffer, flying, records(2))
-    batch = lease(buffer)
-    waiting = buffer.lane(Kind.IMPORTS, Secret("waiting"))
-    offer_all(buffer, waiting, [b"w"])
-    buffer.lane(Kind.IMPORTS, Secret("new"))
-    assert buffer.lane(Kind.IMPORTS, Secret("waiting")) is waiting
-    assert buffer.lane(Kind.IMPORTS, Secret("flying")) is batch.lane
+    used = {}
+    for name in ("flying", "alone", "waiting"):
+        lane = used[name] = buffer.lane(Kind.IMPORTS, Secret(name))
+        offer_all(buffer, lane, [b"w"] if name == "waiting" else records(2))
+    assert {lease(buffer).lane, lease(buffer).lane} == {used["flying"], used["alone"]}
+    for number in range(300):
+        buffer.lane(Kind.IMPORTS, Secret(str(number)))
+    for name, lane in used.items():
+        assert buffer.lane(Kind.IMPORTS, Secret(name)) is lane
 
 
 def test_a_record_for_a_lane_that_was_forgotten_meanwhile_is_not_lost() -> None:
@@ -420,7 +422,9 @@ def test_forgetting_a_lane_does_not_undercut_its_pause() -> None:
     buffer, _ = make(RetryPolicy(attempts=1), max_events=1)
     offer_all(buffer, buffer.lane(Kind.IMPORTS, Secret("one")), [b"lost"])
     buffer.settle(lease(buffer), AGAIN, 0.0, 300.0)
-    buffer.lane(Kind.IMPORTS, Secret("two"))
+    assert buffer.poll(0.0) is IDLE
+    for number in range(300):
+        buffer.lane(Kind.IMPORTS, Secret(str(number)))
     offer_all(buffer, buffer.lane(Kind.IMPORTS, Secret("one")), [b"next"])
     assert waits_until(buffer, 0.0) == 300.0
 
@@ -673,8 +677,9 @@ def test_413_teaches_the_lane_to_send_less() -> None:
     refused = lease(buffer)
     buffer.settle(refused, TOO_LARGE, 0.0)
     offer_all(buffer, lane, records(500, size=2_000, start=100))
-    batches = lease_all(buffer)
-    assert len(batches) > 10
+    halves, batches = [lease(buffer), lease(buffer)], lease_all(buffer)
+    assert [len(batch.items) for batch in halves] == [50, 50]
+    assert len(batches) > 8
     assert max(body(batch.items) for batch in batches) <= body(refused.items) // 2 + 1
     assert max(len(batch.items) for batch in batches) >= 49, "no smaller than it must be"
 
@@ -684,7 +689,7 @@ def test_413_for_a_giant_does_not_leave_requests_of_one_record_behind() -> None:
     offer_all(buffer, lane, [b"x" * 100, b"y"])
     buffer.barrier()
     serve(buffer, lambda batch: TOO_LARGE if b"x" * 100 in batch.items else Delivered())
-    offer_all(buffer, lane, records(100))
+    offer_all(buffer, lane, records(100, size=600))
     assert len(lease(buffer).items) == 100
 
 
@@ -708,15 +713,16 @@ def test_413_of_ever_smaller_requests_never_ends_in_requests_of_nothing() -> Non
 
 
 def test_a_lane_forgets_in_time_what_413_taught_it() -> None:
-    """A proxy that was wrong for a minute must not leave requests of one record until the process ends."""
+    """A proxy that was wrong for a minute must not leave small requests behind until the process ends."""
     buffer, lane = make(max_events=50, linger=0.0)
-    offer_all(buffer, lane, records(50))
-    serve(buffer, lambda _: TOO_LARGE)
-    for hour in range(1, 400):
-        offer_all(buffer, lane, records(50, start=50 * hour), 3600.0 * hour)
-        serve(buffer, lambda _: Delivered(), now=3600.0 * hour)
-    offer_all(buffer, lane, records(50), 3600.0 * 400)
-    assert len(lease(buffer, 3600.0 * 400).items) == 50
+    offer_all(buffer, lane, records(50, size=20_000), 100.0)
+    serve(buffer, lambda _: TOO_LARGE, now=100.0)
+    sizes = []
+    for now in (200.0, 3_600.0, 3_800.0, 3_900.0):
+        offer_all(buffer, lane, records(50, size=20_000), now)
+        requests, _ = serve(buffer, lambda _: Delivered(), now=now)
+        sizes.append(max(map(len, requests)))
+    assert sizes == [3, 3, 3, 50]
 
 
 @given(count=st.integers(1, 300), data=st.data(), split=st.sampled_from([TOO_LARGE, INVALID]))
@@ -841,8 +847,9 @@ def test_nothing_is_evicted_if_what_is_in_flight_leaves_no_room_anyway() -> None
     buffer, lane = make(max_events=2, max_pending_bytes=40)
     offer_all(buffer, lane, records(3))
     lease(buffer)
-    assert buffer.evict(30) == []
+    assert buffer.evict(25) == []
     assert buffer.pending == 3
+    assert list(lost(buffer.evict(24))) == records(1, start=2), "which leaves just enough"
 
 
 def test_abandon_gives_up_what_waits_and_leaves_what_is_in_flight() -> None:
@@ -875,6 +882,26 @@ def test_an_awaited_record_is_charged_until_it_is_concluded() -> None:
     assert buffer.conclude(batch, None) == []
     assert counts(buffer) == (1, 1, 0, 0, 0, 0)
     assert (buffer.in_flight, buffer.pending_bytes) == (0, 0)
+
+
+def test_an_awaited_record_that_was_taken_ends_the_trouble_of_its_lane() -> None:
+    buffer, lane = make(max_events=1, max_in_flight=2)
+    offer_all(buffer, lane, records(2))
+    buffer.settle(lease(buffer), AGAIN, 0.0, 60.0)
+    for reason in (DropReason.EXHAUSTED, None):
+        assert waits_until(buffer, 0.0) == 60.0
+        alone = buffer.lease_alone(lane, b"alone", 0.0)
+        assert alone is not None
+        buffer.conclude(alone, reason)
+    assert len(lease_all(buffer)) == 2
+
+
+def test_the_pool_is_made_for_what_may_be_under_way_at_once() -> None:
+    buffer, events = make(max_events=1, max_in_flight=3)
+    secrets = [buffer.lane(Kind.IMPORTS, Secret(str(number))) for number in range(5)]
+    for lane in (events, buffer.lane(Kind.PEOPLE), buffer.lane(Kind.GROUPS), buffer.lane(Kind.IMPORTS), *secrets):
+        offer_all(buffer, lane, records(10))
+    assert len(lease_all(buffer)) == most_in_flight(BatchPolicy(max_in_flight=3)) == 8
 
 
 def test_an_awaited_record_that_failed_is_lost_for_the_reason_given() -> None:
@@ -960,7 +987,9 @@ def test_a_forked_child_begins_with_nothing_and_can_go_on() -> None:
     assert counts(buffer) == (0, 0, 0, 0, 0, 0)
     assert (buffer.pending_bytes, buffer.in_flight, buffer.losses) == (0, 0, {})
     assert buffer.poll(1e9) is IDLE
+    assert buffer.barrier().pending == 0
     offer_all(buffer, lane, [b"one", b"two"])
+    assert (buffer.in_flight, buffer.barrier().pending) == (0, 2)
     assert lease(buffer).items == [b"one", b"two"]
 
 
@@ -1039,6 +1068,23 @@ def test_a_barrier_counts_only_those_of_a_batch_that_were_there_before_it() -> N
     buffer.settle(batch, pruned(0, 2, 5), 0.0)
     assert barrier.result() == FlushResult(delivered=11, failed=2, pending=0)
     assert late.result() == FlushResult(delivered=13, failed=3, pending=0)
+
+
+@pytest.mark.parametrize("evicted", range(6))
+def test_a_barrier_follows_a_batch_that_is_evicted_in_part(evicted: int) -> None:
+    buffer, lane = make(max_pending_events=5)
+    offer_all(buffer, lane, records(2))
+    first = buffer.barrier()
+    offer_all(buffer, lane, records(1, start=2))
+    second = buffer.barrier()
+    offer_all(buffer, lane, records(2, start=3))
+    for number in range(evicted):
+        buffer.evict(1)
+        offer_all(buffer, lane, records(1, start=5 + number))
+    serve(buffer, lambda _: Delivered())
+    for barrier, covered in ((first, 2), (second, 3)):
+        gone = min(evicted, covered)
+        assert barrier.result() == FlushResult(delivered=covered - gone, failed=gone, pending=0)
 
 
 def test_a_barrier_that_is_forgotten_counts_no_more_and_weighs_nothing() -> None:
@@ -1139,6 +1185,89 @@ def test_a_record_that_can_never_have_room_is_not_waited_for() -> None:
     with pytest.raises(QueueFullError):
         queue.offer(lane, b"eleven byte")
     assert queue.stats().accepted == 0
+    assert queue.offer(lane, b"one")
+    assert not queue.offer(lane, b"ten bytes!"), "it will have room when the other has gone"
+
+
+def test_every_loss_is_made_known() -> None:
+    """`on_drop` is told of each record that ended without delivery, wherever that was found out."""
+    told = Told()
+    buffer, lane = make(max_events=2, max_pending_events=4)
+    hooks = Hooks(lambda *_: None, None)
+    queue = Queue(buffer, Overflow.DROP_OLDEST, hooks, lambda: 0.0)
+    queue.on_loss = told
+    seen = []
+
+    def check() -> None:
+        stats = queue.stats()
+        seen.append((stats.failed + stats.dropped + stats.uncertain, hooks.untold(), told.count))
+
+    for item in records(5):
+        queue.offer(lane, item)
+    check()
+    queue.discard(lane, b"kept back", DropReason.BEFORE_SEND)
+    check()
+    batch = queue.poll()
+    assert isinstance(batch, Batch)
+    assert queue.settle(batch, REFUSED, 0.0) == 0
+    check()
+    queue.conclude(queue.lease_alone(lane, b"alone"), DropReason.REJECTED, "no")
+    check()
+    queue.offer(queue.lane(Kind.PEOPLE), OnceOnly(b"add"))
+    queue.barrier()
+    while isinstance(step := queue.poll(), Batch):
+        step.begun = True
+    queue.reclaim()
+    check()
+    assert queue.abandon() == 3
+    check()
+    assert [(lost_, told_) for lost_, told_, _ in seen] == [(n, n) for n in (1, 2, 3, 4, 5, 8)]
+    assert [calls for _, _, calls in seen] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_settled_batch_says_how_many_were_delivered() -> None:
+    queue, lane, _ = make_queue(Overflow.RAISE, max_events=3)
+    for item in records(6):
+        queue.offer(lane, item)
+    for outcome, delivered in ((Delivered(), 3), (pruned(0, 1), 1)):
+        batch = queue.poll()
+        assert isinstance(batch, Batch)
+        assert queue.settle(batch, outcome, 0.0) == delivered
+
+
+def test_an_awaited_record_without_room_is_refused_whatever_the_policy() -> None:
+    for overflow in Overflow:
+        queue, lane, _ = make_queue(overflow, max_pending_events=1)
+        assert queue.offer(lane, b"one")
+        with pytest.raises(QueueFullError):
+            queue.lease_alone(lane, b"two")
+        assert queue.stats().accepted == 1
+
+
+def test_requests_and_the_last_error_are_counted() -> None:
+    queue, _, _ = make_queue(Overflow.RAISE)
+    assert (queue.stats().requests, queue.stats().retries, queue.stats().last_error) == (0, 0, None)
+    for again in (False, True, True):
+        queue.count_request(again=again)
+    queue.count_error("/track: HTTP 503")
+    assert (queue.stats().requests, queue.stats().retries) == (3, 2)
+    assert queue.stats().last_error == queue.last_error == "/track: HTTP 503"
+
+
+@pytest.mark.parametrize("call", ["offer", "poll"])
+def test_in_another_process_a_queue_begins_anew(call: str) -> None:
+    queue, lane, _ = make_queue(Overflow.DROP_NEWEST, max_pending_events=1)
+    for item in records(2):
+        queue.offer(lane, item)
+    queue.count_request(again=True)
+    queue.on_fork = forked = Told()
+    queue._pid = -1
+    if call == "poll":
+        assert queue.poll() is IDLE
+    assert queue.offer(lane, b"child")
+    stats = queue.stats()
+    assert (stats.accepted, stats.dropped, stats.pending, stats.requests, stats.retries) == (1, 0, 1, 0, 0)
+    assert forked.count == 1
 
 
 class Reentry:
@@ -1165,8 +1294,16 @@ def make_reentrant(overflow: Overflow, **policy: Any) -> tuple[Queue, Lane, Told
 @pytest.mark.parametrize("overflow", list(Overflow))
 def test_a_record_that_comes_while_another_is_taken_is_counted(overflow: Overflow) -> None:
     queue, lane, told, clock = make_reentrant(overflow, max_events=2)
-    clock.act = lambda: queue.offer(lane, b"inner")
+    inside = []
+
+    def track() -> None:
+        assert queue.offer(lane, b"inner")
+        inside.append(queue.stats())
+        assert queue.pending == inside[0].pending
+
+    clock.act = track
     assert queue.offer(lane, b"outer")
+    assert (inside[0].accepted, inside[0].pending, inside[0].pending_bytes) == (1, 1, 5)
     assert (queue.stats().accepted, queue.pending) == (2, 2)
     assert told.count > 0
     batch = queue.poll()

@@ -114,8 +114,9 @@ export class PeopleView {
     who.className = `who ${hue(person.canonical)}`;
     name.firstElementChild.textContent = shown(profileName(person.profile) ?? "", 80);
     ids.textContent = person.ids.length > 1 ? plural(person.ids.length, "id") : "";
+    const unseen = person.profile === null ? "only named in identity calls" : "profile only";
     seen.textContent =
-      person.last === undefined ? "profile only" : `seen ${clock(person.last, { withMilliseconds: false })}`;
+      person.last === undefined ? unseen : `seen ${clock(person.last, { withMilliseconds: false })}`;
     this.#mark(row);
   }
 }

@@ -17,7 +17,9 @@ consumer = Consumer(
     groups_url="${url}/groups",
     import_url="${url}/import",
 )
-Mixpanel("${token}", consumer=consumer).track("user-1", "Signed up", {"plan": "pro"})`,
+mp = Mixpanel("${token}", consumer=consumer)
+mp.track("user-1", "Signed up", {"plan": "pro"})
+# mp.alias() does not use the consumer: it always goes to api.mixpanel.com.`,
     "Official Node SDK": `const Mixpanel = require("mixpanel");
 
 const mixpanel = Mixpanel.init("${token}", {
@@ -65,7 +67,7 @@ function firstSteps(texts) {
       {},
       "Point an SDK at ",
       h("code", { class: "origin" }, location.origin),
-      " and track something. It shows up here at once; nothing leaves this machine.",
+      " and track something. It shows up here at once.",
     ),
     h("div", { class: "snippet" }, [
       h(
