@@ -163,7 +163,7 @@ class Buffer(Ledger):
         self.take(len(item))
         batch = Batch(lane, [item], now)
         batch.first_try = now
-        lane.alone.add(batch)
+        lane.alone[batch] = None
         self._active[lane] = None
         return batch
 
@@ -174,7 +174,7 @@ class Buffer(Ledger):
         """
         if batch not in batch.lane.alone:
             return []
-        batch.lane.alone.discard(batch)
+        batch.lane.alone.pop(batch, None)
         if reason is None:
             self._recovered(batch.lane)
             self.deliver(batch)
@@ -189,9 +189,9 @@ class Buffer(Ledger):
         """
         losses: list[Loss] = []
         for lane in self._active:
-            for batch in [*lane.leased, *lane.alone]:
-                lane.leased.discard(batch)
-                lane.alone.discard(batch)
+            for batch in reversed([*lane.leased, *lane.alone]):
+                lane.leased.pop(batch, None)
+                lane.alone.pop(batch, None)
                 # A batch of its own, so that a late word from the old holder means nothing.
                 again = batch.part(range(len(batch.items)))
                 if batch.begun:
@@ -217,7 +217,7 @@ class Buffer(Ledger):
         return IDLE if wake is None else WaitUntil(wake)
 
     def _poll_lane(self, lane: Lane, now: float) -> Batch | float | None:
-        if len(lane.leased) >= (1 if lane.failures else lane.limit) or self._is_busy():
+        if len(lane.leased) >= (1 if lane.failures else lane.limit) or self._is_busy(lane.kind):
             return None
         if not lane.ready:
             if lane.open is None:
@@ -233,13 +233,16 @@ class Buffer(Ledger):
         if batch.attempts == 0:
             batch.first_try = now
         batch.attempts += 1
+        batch.begun = False
         batch.episode = lane.failures
-        lane.leased.add(batch)
+        lane.leased[batch] = None
         return batch
 
-    def _is_busy(self) -> bool:
-        """Whether as many batches are under way as the pool was made for. Many project secrets make many lanes."""
-        return sum(len(lane.leased) for lane in self._active) >= most_in_flight(self._policy)
+    def _is_busy(self, kind: Kind) -> bool:
+        """Whether the slots of imports are taken, which the lanes of all project secrets share."""
+        if kind is not Kind.IMPORTS:
+            return False
+        return sum(len(lane.leased) for lane in self._active if lane.kind is kind) >= self._policy.max_in_flight
 
     def settle(self, batch: Batch, outcome: Outcome, now: float, delay: float = 0.0) -> list[Loss]:
         """End a lease. Nothing happens if it has ended otherwise.
@@ -256,13 +259,14 @@ class Buffer(Ledger):
         lane = batch.lane
         if batch not in lane.leased:
             return []
-        lane.leased.discard(batch)
+        lane.leased.pop(batch, None)
         if isinstance(outcome, Retry):
             return self._retried(batch, outcome, now, delay)
         if isinstance(outcome, Misconfigured):
             self._trouble(batch, now, delay)
             # What is wrong once may have been a slip of a proxy; what is wrong twice will not pass while one waits.
-            lane.held_until = now + (delay if lane.failures > 1 else min(delay, _SECOND_LOOK))
+            patience = delay if lane.failures > 1 else min(delay, _SECOND_LOOK)
+            lane.held_until = max(lane.held_until, now + patience)
             lane.ready.appendleft(batch)
             return []
         self._recovered(lane)

@@ -102,9 +102,10 @@ class Lane:
         self.max_bytes = max_bytes
         self.open: Batch | None = None
         self.ready: deque[Batch] = deque()
-        self.leased: set[Batch] = set()
+        # In the order of their leases, in which they go back if the event loop ends.
+        self.leased: dict[Batch, None] = {}
         # Records that somebody waits for travel beside the queue and take no place of a batch.
-        self.alone: set[Batch] = set()
+        self.alone: dict[Batch, None] = {}
         # When a 413 last made `max_bytes` smaller.
         self.learned = 0.0
         self.failures = 0

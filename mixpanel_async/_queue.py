@@ -88,6 +88,7 @@ class Queue:
                 verdict = self._offer(lane, item, losses)
                 if self._late:
                     self._take_late(losses)
+                    verdict = Offer.NOTIFY if verdict is Offer.TAKEN else verdict
             finally:
                 self._is_inside = False
         if losses:
@@ -124,16 +125,20 @@ class Queue:
         if self._pid != os.getpid():
             self.forked()
         losses: list[Loss] = []
+        came_late = False
         with self._lock:
             was_inside, self._is_inside = self._is_inside, True
             try:
                 result = work()
                 if self._late and not was_inside:
+                    came_late = True
                     self._take_late(losses)
             finally:
                 self._is_inside = was_inside
         if losses:
             self._report(losses)
+        if came_late:
+            self.on_work()
         return result
 
     def forked(self) -> None:

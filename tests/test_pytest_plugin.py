@@ -228,7 +228,7 @@ async def test_alone(number, mixpanel_client, mixpanel_emulator):
     result.assert_outcomes(passed=2)
 
 
-def test_options(project: pytest.Pytester) -> None:
+def test_ini_and_marker_choose_the_project(project: pytest.Pytester) -> None:
     project.makefile(".ini", pytest=f"{(project.path / 'tox.ini').read_text()}\nmixpanel_id_merge = legacy\n")
     result = run(
         project,
