@@ -148,6 +148,20 @@ def test_every_argument_has_its_property() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("argument", "value", "name"),
+    [
+        ("user_id", "u", "$user_id"),
+        ("device_id", "d", "$device_id"),
+        ("ip", "203.0.113.9", "ip"),
+        ("time", NOW_MS - 1000, "time"),
+        ("insert_id", "mine", "$insert_id"),
+    ],
+)
+def test_each_argument_alone_has_its_property(argument: str, value: Any, name: str) -> None:
+    assert sent(**{argument: value}) == {**sent(), name: value}
+
+
 def test_the_duplicate_key_is_frozen_in_the_bytes() -> None:
     """Mixpanel counts equal (event, time, distinct_id, $insert_id) once, so a second try must not differ."""
     first, second = (
@@ -902,6 +916,12 @@ def test_on_drop_is_told_of_every_kind_of_update_that_was_lost(operation: str) -
 )
 def test_an_update_that_mixpanel_would_not_take_is_refused(message: Any, path: str) -> None:
     assert refused(lambda: update(message)).path == path
+
+
+@pytest.mark.parametrize("meta", [None, ENVELOPE])
+def test_an_update_has_an_operation(meta: Any) -> None:
+    assert refused(lambda: update({"$distinct_id": "u"}, meta)).path == "message"
+    assert refused(lambda: update({"$group_key": "k", "$group_id": "g"}, meta)).path == "message"
 
 
 @pytest.mark.parametrize("operation", ["$set", "$set_once", "$add", "$append", "$union", "$remove"])
