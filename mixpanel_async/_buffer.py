@@ -109,10 +109,12 @@ class Buffer(Ledger):
         """
         size = len(item)
         policy = self._policy
-        if self.is_full(size):
+        if self.pending >= policy.max_pending_events or self.pending_bytes + size > policy.max_pending_bytes:
             self.crowded = True
             return Offer.FULL
-        self.take(size)
+        self.accepted += 1
+        self.pending += 1
+        self.pending_bytes += size
         batch = lane.open
         if batch is not None and batch.size + size + 1 > lane.max_bytes:
             lane.close_open()

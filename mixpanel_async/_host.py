@@ -65,6 +65,11 @@ class Job(Generic[T]):
         self._on_end(self)
         self.done.set()
 
+    @property
+    def is_over(self) -> bool:
+        """Whether it has ended, in any way."""
+        return self._is_ended
+
     def cancel(self) -> None:
         """Ask it to stop. From the loop's own thread only."""
         self._is_cancelled = True

@@ -85,7 +85,9 @@ class Queue:
                 return True
             self._is_inside = True
             try:
-                verdict = self._offer(lane, item, losses)
+                verdict = self._buffer.offer(lane, item, self._monotonic())
+                if verdict is Offer.FULL:
+                    verdict = self._overflowed(lane, item, losses)
                 if self._late:
                     self._take_late(losses)
                     verdict = Offer.NOTIFY if verdict is Offer.TAKEN else verdict
@@ -101,14 +103,14 @@ class Queue:
                 return False
         return True
 
-    def _offer(self, lane: Lane, item: bytes, losses: list[Loss]) -> Offer:
-        now = self._monotonic()
-        verdict = self._buffer.offer(lane, item, now)
-        if verdict is not Offer.FULL or self._overflow in {Overflow.WAIT, Overflow.RAISE}:
-            return verdict
+    def _overflowed(self, lane: Lane, item: bytes, losses: list[Loss]) -> Offer:
+        """What becomes of a record for which there was no room."""
+        if self._overflow in {Overflow.WAIT, Overflow.RAISE}:
+            return Offer.FULL
+        verdict = Offer.FULL
         if self._overflow is Overflow.DROP_OLDEST:
             losses.extend(self._buffer.evict(len(item)))
-            verdict = self._buffer.offer(lane, item, now)
+            verdict = self._buffer.offer(lane, item, self._monotonic())
         if verdict is Offer.FULL:
             losses.append(self._buffer.discard(lane, [item], DropReason.QUEUE_FULL))
         return verdict
@@ -116,7 +118,9 @@ class Queue:
     def _take_late(self, losses: list[Loss]) -> None:
         while self._late:
             lane, item = self._late.popleft()
-            if self._offer(lane, item, losses) is Offer.FULL and self._overflow in {Overflow.WAIT, Overflow.RAISE}:
+            if self._buffer.offer(lane, item, self._monotonic()) is not Offer.FULL:
+                continue
+            if self._overflowed(lane, item, losses) is Offer.FULL and self._overflow in {Overflow.WAIT, Overflow.RAISE}:
                 # Nobody is left to be told: the call that brought it has returned.
                 losses.append(self._buffer.discard(lane, [item], DropReason.QUEUE_FULL))
 

@@ -104,7 +104,8 @@ class Sender:
         """
         host = self._host
         if host is not None and host.is_current():
-            self._revive()
+            if self._main is None or self._main.is_over:
+                self._revive()
             return host
         current = current_host()
         if current is None:

@@ -90,10 +90,13 @@ def check_id(value: object, path: str, *, empty: bool = False) -> None:
         ValidationError: if it is not a string, is blank (unless `empty`), or is on Mixpanel's list.
     """
     # By the true class, and with the methods of `str` itself: a mock or a subclass may say anything of itself.
-    if not issubclass(type(value), str):
+    if type(value) is str:
+        text = value
+    elif issubclass(type(value), str):
+        text = str.__str__(value)
+    else:
         raise ValidationError(path, f"must be a string, not {type(value).__name__}")
-    text = str.__str__(value)
-    if not text.strip():
+    if not text or text.isspace():
         if empty and not text:
             return
         raise ValidationError(path, "must not be blank")
