@@ -308,7 +308,7 @@ class Buffer(Ledger):
 
     def _without_once(self, batch: Batch, message: str, losses: list[Loss]) -> Batch:
         """What is left of a batch that may have been applied: what may be sent again. The rest is added to `losses`."""
-        once = [at for at, item in enumerate(batch.items) if isinstance(item, OnceOnly)]
+        once = {at for at, item in enumerate(batch.items) if isinstance(item, OnceOnly)}
         if not once or self._policy.at_least_once:
             return batch
         unsure, rest = batch.divide(once)

@@ -65,8 +65,9 @@ class Batch:
 
     def pop_first(self) -> Batch:
         """Its first record, taken out of it."""
-        first = self.part((0,))
         item = self.items.pop(0)
+        first = Batch(self.lane, [item], self.opened)
+        first.marks = [(barrier, 1) for barrier, _ in self.marks]
         self.size -= len(item) + 1
         self.marks = [(barrier, covered - 1) for barrier, covered in self.marks if covered > 1]
         return first

@@ -13,6 +13,7 @@ A status alone is not believed: a 200 with `0` in it is no success, nor is the p
 | 408, 5xx but 501 503 505          | try again, it may have been applied                                      |
 | 429, 503                          | try again, it was not applied                                            |
 | 413                               | halve the batch                                                          |
+| 1xx, 201 to 299                   | try again, it may have been applied                                      |
 | 501, 505, any other               | refused for good                                                         |
 """
 

@@ -195,6 +195,10 @@ def test_what_has_a_default_cannot_be_none(name: str) -> None:
     assert name in refused(lambda: options(**{name: None}))
 
 
+def test_the_token_is_kept_out_of_reprs() -> None:
+    assert "the-token" not in repr(options())
+
+
 def test_a_policy_is_not_taken_for_another() -> None:
     assert "batching" in refused(lambda: options(batching=RetryPolicy()))
     assert "retry" in refused(lambda: options(retry=BatchPolicy()))
@@ -254,6 +258,8 @@ def test_any_other_region_is_refused(region: Any) -> None:
         ("proxy.example:00443", "https://proxy.example:443"),
         ("https://proxy.example/mp", "https://proxy.example/mp"),
         ("https://proxy.example/mp/v1/", "https://proxy.example/mp/v1"),
+        ("https://proxy.example/track/v1", "https://proxy.example/track/v1"),
+        ("https://proxy.example/tracking", "https://proxy.example/tracking"),
         ("proxy.example/a-b_c.d~e", "https://proxy.example/a-b_c.d~e"),
         ("https://proxy.example/CaseKept", "https://proxy.example/CaseKept"),
         ("proxy", "https://proxy"),
@@ -316,6 +322,11 @@ BAD_HOSTS = [
     ".evil.test",
     ".",
     "..",
+    # endpoints, which the client adds
+    "https://api.mixpanel.com/track",
+    "https://api.mixpanel.com/import/",
+    "proxy.example/mp/engage",
+    "proxy.example/groups",
     # other schemes
     "ftp://evil.test",
     "file:///etc/passwd",
