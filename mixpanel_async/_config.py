@@ -130,7 +130,7 @@ class RetryPolicy:
         attempts: tries in all, the first included; at least 1, or None for no limit.
         initial: ceiling in seconds of the first wait; 0 to 3,600. Mixpanel advises 2.
         maximum: largest ceiling in seconds; `initial` to 3,600. Mixpanel advises 60.
-        total_timeout: seconds from the first try after which no other is begun, or None for no limit. For the awaited
+        total_timeout: seconds from the first try after which one that failed is the last, or None for no limit. For the awaited
             calls it is also the deadline of the call as a whole.
 
     Raises:

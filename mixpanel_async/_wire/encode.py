@@ -40,7 +40,7 @@ def best_compressor() -> tuple[Compress, int]:
         isal's, if the extra `speedups` is installed, else zlib's.
     """
     try:
-        from isal import igzip  # noqa: PLC0415  an extra: imported only where a request is about to be packed
+        from isal import igzip  # noqa: PLC0415  an extra: imported only when a client is made
     except ImportError:
         return gzip_body, 64 * 1024
 
