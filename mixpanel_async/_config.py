@@ -130,8 +130,8 @@ class RetryPolicy:
         attempts: tries in all, the first included; at least 1, or None for no limit.
         initial: ceiling in seconds of the first wait; 0 to 3,600. Mixpanel advises 2.
         maximum: largest ceiling in seconds; `initial` to 3,600. Mixpanel advises 60.
-        total_timeout: seconds from the first try after which one that failed is the last, or None for no limit. For the awaited
-            calls it is also the deadline of the call as a whole.
+        total_timeout: seconds from the first try after which one that failed is the last, or None for no limit. For
+            the awaited calls it is also the deadline of the call as a whole.
 
     Raises:
         ConfigurationError: if a value, or a relation between two of them, is out of bounds.
