@@ -15,10 +15,12 @@ from ._errors import (
     PayloadTooLargeError,
     QueueFullError,
     RateLimitError,
+    SpoolError,
     TransportError,
     ValidationError,
 )
 from ._records import Delivery, DropReason, FlushResult, LostRecord, Stats
+from ._spool import SqliteSpool
 
 __version__ = VERSION
 
@@ -45,6 +47,8 @@ __all__ = [
     "Region",
     "RetryPolicy",
     "ServiceAccountCredentials",
+    "SpoolError",
+    "SqliteSpool",
     "Stats",
     "TransportError",
     "ValidationError",

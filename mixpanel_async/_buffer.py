@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
+from ._backlog import Backlog, SpoolLimits
 from ._config import BatchPolicy, RetryPolicy
 from ._credentials import Secret
 from ._lanes import Barrier, Batch, Lane, Loss
-from ._ledger import Ledger
 from ._records import (
     Delivered,
     DropReason,
@@ -65,43 +65,51 @@ class Idle:
 IDLE: Final = Idle()
 
 
-class Buffer(Ledger):
+class Buffer(Backlog):
     """Bounded in records and in bytes, in flight included.
 
     Args:
         policy: bounds and triggers.
         retry: when a batch gives up.
+        spool: bounds on disk; None without a spool.
     """
 
-    def __init__(self, policy: BatchPolicy, retry: RetryPolicy) -> None:
-        super().__init__(policy)
+    def __init__(self, policy: BatchPolicy, retry: RetryPolicy, spool: SpoolLimits | None = None) -> None:
+        super().__init__(policy, spool)
         self._retry = retry
-        self._lanes: dict[tuple[Kind, Secret | None], Lane] = {}
         # Those that hold records, in the order in which they take their turn.
         self._active: dict[Lane, None] = {}
 
     def lane(self, kind: Kind, secret: Secret | None = None) -> Lane:
         """The lane for this kind and authentication, made at its first use."""
         key = (kind, secret)
-        lane = self._lanes.get(key)
+        lane = self.lanes.get(key)
         if lane is None:
             limit = self._policy.max_in_flight if kind in {Kind.EVENTS, Kind.IMPORTS} else 1
-            if len(self._lanes) > _MOST_LANES:
+            if len(self.lanes) > _MOST_LANES:
                 # Secrets that are no longer in use would add up in a process that serves many projects.
                 idle = [
-                    k for k, v in self._lanes.items() if k[1] is not None and not v.failures and v not in self._active
+                    key
+                    for key, lane in self.lanes.items()
+                    if lane.secret is not None and not lane.failures and lane not in self._active and not lane.on_disk
                 ]
                 for old in idle:
-                    del self._lanes[old]
-            lane = self._lanes[key] = Lane(kind, secret, limit, self._policy.max_bytes)
+                    del self.lanes[old]
+            lane = self.lanes[key] = Lane(kind, secret, limit, self._policy.max_bytes)
         return lane
 
     @property
     def in_flight(self) -> int:
         return sum(len(lane.leased) + len(lane.alone) for lane in self._active)
 
-    def offer(self, lane: Lane, item: bytes, now: float) -> Offer:
+    def offer(self, lane: Lane, item: bytes, now: float, group: int = 0) -> Offer:
         """Take a record into its lane.
+
+        Args:
+            lane: where it goes.
+            item: its bytes.
+            now: monotonic seconds.
+            group: with a spool, the commit that it waits for; its row is then `lane.last_id`.
 
         Returns:
             `TAKEN`; `NOTIFY` if the sender has something new to consider; `FULL` if there is no room, in which case
@@ -109,12 +117,18 @@ class Buffer(Ledger):
         """
         size = len(item)
         policy = self._policy
-        if self.pending >= policy.max_pending_events or self.pending_bytes + size > policy.max_pending_bytes:
+        if self.is_full(size):
             self.crowded = True
             return Offer.FULL
         self.accepted += 1
         self.pending += 1
         self.pending_bytes += size
+        if group:
+            lane.last_id += 1
+            self.charge_write(size)
+            if lane.on_disk or self.is_memory_full(size):
+                self.leave_on_disk(lane, size, group)
+                return Offer.TAKEN
         batch = lane.open
         if batch is not None and batch.size + size + 1 > lane.max_bytes:
             lane.close_open()
@@ -126,7 +140,10 @@ class Buffer(Ledger):
         else:
             batch.items.append(item)
             batch.size += size + 1
-        if self.pending >= policy.max_pending_events:
+        if group:
+            batch.ids.append(lane.last_id)
+            batch.group = group
+        elif self.pending >= policy.max_pending_events:
             self.crowded = True
         if len(batch.items) >= policy.max_events:
             lane.close_open()
@@ -147,14 +164,14 @@ class Buffer(Ledger):
             return losses
         while self.is_full(room):
             heads = [lane.ready[0] if lane.ready else lane.open for lane in self._active]
-            oldest = min((batch for batch in heads if batch is not None), key=lambda batch: batch.opened)
-            losses.append(self.lose(oldest.pop_first(), DropReason.QUEUE_FULL))
+            waiting = [batch for batch in heads if batch is not None]
+            if not waiting:
+                break
+            oldest = min(waiting, key=lambda batch: batch.opened)
+            first = oldest.pop_first()
+            losses.append(self.lose(first, DropReason.QUEUE_FULL))
             if not oldest.items:
-                lane = oldest.lane
-                if lane.ready and lane.ready[0] is oldest:
-                    lane.ready.popleft()
-                else:
-                    lane.open = None
+                oldest.lane.put_in_place_of(oldest, oldest)
         self.crowded = self.crowded or bool(losses)
         return losses
 
@@ -231,6 +248,9 @@ class Buffer(Ledger):
             return lane.paused_until
         if not lane.ready:
             lane.close_open()
+        if lane.ready[0].group > self.committed:
+            # It is on its way to the disk, and what has not arrived there must not be sent.
+            return None
         batch = lane.ready.popleft()
         if batch.attempts == 0:
             batch.first_try = now
@@ -353,6 +373,7 @@ class Buffer(Ledger):
                 batch.is_due = True
                 batch.marks.append((barrier, len(batch.items)))
                 barrier.pending += len(batch.items)
+        self.await_on_disk(barrier)
         return barrier
 
     def forget(self, barrier: Barrier) -> None:
@@ -360,6 +381,8 @@ class Buffer(Ledger):
         for lane in self._active:
             for batch in lane.batches():
                 batch.marks = [mark for mark in batch.marks if mark[0] is not barrier]
+        for lane in self.lanes_on_disk():
+            lane.disk_marks = [mark for mark in lane.disk_marks if mark[0] is not barrier]
 
     def hurry(self, spacing: float) -> None:
         """Cut pauses short for somebody who waits: to `spacing` seconds after the last failure, at the least.
@@ -374,25 +397,30 @@ class Buffer(Ledger):
     def next_try(self) -> float:
         """The earliest moment at which a waiting batch may be sent; minus infinity if one is in flight."""
         times = [lane.paused_until for lane in self._active if lane.ready or lane.open]
-        if self.in_flight or not times:
+        if self.in_flight or not times or self.unwritten:
             return float("-inf")
         return min(times)
 
     def reset(self) -> None:
         """Forget every record and count: after a fork they are the parent's."""
         self._active.clear()
-        for lane in self._lanes.values():
+        for lane in self.lanes.values():
             lane.open = None
             lane.ready.clear()
             lane.leased.clear()
             lane.alone.clear()
+            lane.forget_rows()
         self.forget_all()
 
     def abandon(self, reason: DropReason) -> list[Loss]:
-        """Give up everything that waits. Batches in flight stay with whoever holds their lease."""
+        """Give up everything that waits. Batches in flight stay with whoever holds their lease.
+
+        What is on disk is left there.
+        """
         losses = []
         for lane in self._active:
             lane.close_open()
-            while lane.ready:
-                losses.append(self.lose(lane.ready.popleft(), reason))
+            for batch in [batch for batch in lane.ready if not batch.ids]:
+                lane.ready.remove(batch)
+                losses.append(self.lose(batch, reason))
         return losses

@@ -16,6 +16,7 @@ from ._queue import Queue
 from ._records import DropReason, Kind
 from ._runtime import Runtime
 from ._sender import Sender
+from ._spool.work import Group
 from ._wire.build import Builder, Discarded
 
 Properties = Mapping[str, Any]
@@ -75,13 +76,17 @@ class Core:
 
     async def _admit(self, lane: Lane, item: bytes) -> None:
         self._sender.attach()
-        if not self._queue.offer(lane, item):
+        tickets: list[Group] | None = None if self._queue.durable is None else []
+        if not self._queue.offer(lane, item, tickets):
             deadline = self._runtime.monotonic() + self._options.batching.wait_timeout
             while await self._sender.room(len(item), deadline):
-                if self._queue.offer(lane, item):
+                if self._queue.offer(lane, item, tickets):
                     break
             else:
                 raise self._queue.full()
+        if tickets:
+            await self._sender.landed(tickets[0])
+            return
         self._until_yield -= 1
         if self._until_yield <= 0:
             self._until_yield = _YIELD_EVERY

@@ -20,6 +20,7 @@ from ._queue import Queue
 from ._records import Delivered, Delivery, DropReason, FlushResult, Misconfigured, Outcome, Request, Retry
 from ._retry import PROBE_AFTER, backoff
 from ._runtime import Runtime
+from ._spool.work import Group
 from ._transport import Transport
 from ._wire import replies
 from ._wire.encode import Encoder, secrets_of
@@ -84,6 +85,7 @@ class Sender:
         self._logbook = Logbook(runtime.monotonic)
         queue.on_work = self._wake
         queue.on_loss = self._tell_soon
+        queue.on_room = self._progressed_soon
         queue.on_fork = self._forked
 
     @property
@@ -160,6 +162,17 @@ class Sender:
             raise ClientClosedError("the client is closed and cannot be started again")
         self.attach()
         await self._transport.open()
+        if self._queue.durable is not None:
+            await self.landed(self._queue.durable.journal.begin())
+
+    async def landed(self, group: Group) -> None:
+        """Wait until the spool has written this.
+
+        Raises:
+            MixpanelException: if it could not.
+        """
+        assert self._queue.durable is not None and self._host is not None
+        await self._queue.durable.landed(group, self._host)
 
     def _wake(self) -> None:
         if not self._awake:
@@ -170,6 +183,10 @@ class Sender:
     def _ring(self) -> None:
         if self._bell is not None:
             self._bell.set()
+
+    def _progressed_soon(self) -> None:
+        if self._host is not None:
+            self._host.call_soon(self.progressed)
 
     def _tell_soon(self) -> None:
         if self._host is not None:
@@ -199,6 +216,9 @@ class Sender:
         outcome: Outcome = Retry(message="the sender was stopped", applied=False)
         started = self._runtime.monotonic()
         try:
+            if self._queue.durable is not None:
+                assert self._host is not None
+                await self._queue.durable.begin(batch, self._host)
             request = await self._packed(batch)
             batch.begun = True
             outcome = Retry(message="the sender was stopped during a request", applied=True)
@@ -352,6 +372,7 @@ class Sender:
         self._is_abandoned = True
         if left := self._queue.abandon():
             _log.warning("closed with %d records undelivered; last error: %s", left, self._queue.last_error)
+        await self._close_spool(max(_WIND_UP, deadline - self._runtime.monotonic()))
         self.progressed()
         # A callback that closes the client is waiting for this very task.
         if not from_callback:
@@ -365,6 +386,15 @@ class Sender:
         self._closed = barrier.result()
         return self._closed
 
+    async def _close_spool(self, timeout: float) -> None:
+        if self._queue.durable is None:
+            return
+        close = partial(self._queue.durable.journal.close, timeout)
+        if not await anyio.to_thread.run_sync(close, limiter=anyio.CapacityLimiter(1)):
+            _log.warning("the spool could not be closed in time")
+        if left := self._queue.pending:
+            _log.warning("closed with %d records left in the spool", left)
+
     async def _told(self) -> None:
         while not self._queue.hooks.idle or not (self._telling is None or self._telling.done.is_set()):
             self._tell()
@@ -372,8 +402,10 @@ class Sender:
                 await self._telling.done.wait()
 
     def abandon(self) -> None:
-        """Stop without waiting: the client was dropped, from whatever thread."""
+        """Stop without waiting for the network: the client was dropped, from whatever thread."""
         self._queue.closed = True
+        if self._queue.durable is not None:
+            self._queue.durable.journal.close(_WIND_UP)
         if self._host is not None:
             self._host.call_soon(self._cancel_all)
 

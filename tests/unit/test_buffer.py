@@ -391,7 +391,7 @@ def test_lanes_of_secrets_no_longer_in_use_are_forgotten() -> None:
     for number in range(300):
         offer_all(buffer, buffer.lane(Kind.IMPORTS, Secret(str(number))), records(1))
         buffer.settle(lease(buffer), Delivered(), 0.0)
-    assert len(buffer._lanes) < 100
+    assert len(buffer.lanes) < 100
     assert buffer.lane(Kind.EVENTS) is events
 
 
