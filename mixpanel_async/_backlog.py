@@ -17,6 +17,8 @@ from ._lanes import Barrier, Batch, Lane, Loss
 from ._ledger import Ledger
 from ._records import DropReason, Kind
 
+_MOST_LANES: Final = 50
+_ANY_SECRET: Final = Secret("")
 # What is held in memory of a backlog that is safe on disk: enough to keep every request busy while more is read.
 WINDOW_RECORDS: Final = 20_000
 WINDOW_BYTES: Final = 16 * 1024 * 1024
@@ -54,6 +56,8 @@ class Backlog(Ledger):
     def __init__(self, policy: BatchPolicy, spool: SpoolLimits | None) -> None:
         self.spool = spool
         self.lanes: dict[tuple[Kind, Secret | None], Lane] = {}
+        # Those that hold records in memory, in the order in which they take their turn.
+        self.active: dict[Lane, None] = {}
         self._window = min(WINDOW_RECORDS, policy.max_pending_events), min(WINDOW_BYTES, policy.max_pending_bytes)
         super().__init__(policy)
 
@@ -64,6 +68,24 @@ class Backlog(Ledger):
         # The last group that is on disk, and the bytes in use there.
         self.committed = self.disk_used = 0
         self.is_disk_full = False
+
+    def lane(self, kind: Kind, secret: Secret | None = None) -> Lane:
+        """The lane for this kind and authentication, made at its first use."""
+        # A spool keeps no secret: what waits there is signed with the last one that was given.
+        key = (kind, secret if self.spool is None or secret is None else _ANY_SECRET)
+        lane = self.lanes.get(key)
+        if lane is None:
+            if len(self.lanes) > _MOST_LANES:
+                # Secrets that are no longer in use would add up in a process that serves many projects.
+                self.lanes = {
+                    key: lane
+                    for key, lane in self.lanes.items()
+                    if lane.secret is None or lane.failures or lane in self.active
+                }
+            limit = self._policy.max_in_flight if kind in {Kind.EVENTS, Kind.IMPORTS} else 1
+            lane = self.lanes[key] = Lane(kind, secret, limit, self._policy.max_bytes)
+        lane.secret = secret
+        return lane
 
     def is_full(self, size: int) -> bool:
         """Whether a record of this size has no room."""
@@ -144,6 +166,7 @@ class Backlog(Ledger):
         lane.close_open()
         size = sum(len(item) for _, item in rows)
         self._add_on_disk(lane, -len(rows), -size)
+        self.active[lane] = None
         at = 0
         while at < len(rows):
             batch = Batch(lane, [], now)
@@ -158,11 +181,26 @@ class Backlog(Ledger):
             lane.disk_marks = _without_first(lane.disk_marks, len(batch.items))
             lane.ready.append(batch)
 
-    def await_on_disk(self, barrier: Barrier) -> None:
-        """Have a barrier wait for everything that is on disk alone."""
+    def barrier(self) -> Barrier:
+        """Make everything accepted so far due at once, and a count of what becomes of it."""
+        barrier = Barrier()
+        for lane in self.active:
+            for batch in lane.batches():
+                batch.is_due = True
+                batch.marks.append((barrier, len(batch.items)))
+                barrier.pending += len(batch.items)
         for lane in self.lanes_on_disk():
             lane.disk_marks.append((barrier, lane.on_disk))
             barrier.pending += lane.on_disk
+        return barrier
+
+    def forget(self, barrier: Barrier) -> None:
+        """Count for this barrier no longer: nobody waits for it."""
+        for lane in self.active:
+            for batch in lane.batches():
+                batch.marks = [mark for mark in batch.marks if mark[0] is not barrier]
+        for lane in self.lanes_on_disk():
+            lane.disk_marks = [mark for mark in lane.disk_marks if mark[0] is not barrier]
 
     def vanished(self, lane: Lane, reason: DropReason) -> Loss:
         """Count as lost what should be on disk and is not there."""

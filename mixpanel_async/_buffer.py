@@ -16,7 +16,7 @@ from typing import Final
 from ._backlog import Backlog, SpoolLimits
 from ._config import BatchPolicy, RetryPolicy
 from ._credentials import Secret
-from ._lanes import Barrier, Batch, Lane, Loss
+from ._lanes import Batch, Lane, Loss
 from ._records import (
     Delivered,
     DropReason,
@@ -29,7 +29,6 @@ from ._records import (
     Split,
 )
 
-_MOST_LANES: Final = 50
 # Seconds for which a lane remembers that a server, or a proxy before it, found a body too large.
 _UNLEARN_AFTER: Final = 3600.0
 # No 413 teaches a lane less than this: one giant must not leave requests of a single record behind it.
@@ -77,30 +76,10 @@ class Buffer(Backlog):
     def __init__(self, policy: BatchPolicy, retry: RetryPolicy, spool: SpoolLimits | None = None) -> None:
         super().__init__(policy, spool)
         self._retry = retry
-        # Those that hold records, in the order in which they take their turn.
-        self._active: dict[Lane, None] = {}
-
-    def lane(self, kind: Kind, secret: Secret | None = None) -> Lane:
-        """The lane for this kind and authentication, made at its first use."""
-        key = (kind, secret)
-        lane = self.lanes.get(key)
-        if lane is None:
-            limit = self._policy.max_in_flight if kind in {Kind.EVENTS, Kind.IMPORTS} else 1
-            if len(self.lanes) > _MOST_LANES:
-                # Secrets that are no longer in use would add up in a process that serves many projects.
-                idle = [
-                    key
-                    for key, lane in self.lanes.items()
-                    if lane.secret is not None and not lane.failures and lane not in self._active and not lane.on_disk
-                ]
-                for old in idle:
-                    del self.lanes[old]
-            lane = self.lanes[key] = Lane(kind, secret, limit, self._policy.max_bytes)
-        return lane
 
     @property
     def in_flight(self) -> int:
-        return sum(len(lane.leased) + len(lane.alone) for lane in self._active)
+        return sum(len(lane.leased) + len(lane.alone) for lane in self.active)
 
     def offer(self, lane: Lane, item: bytes, now: float, group: int = 0) -> Offer:
         """Take a record into its lane.
@@ -136,7 +115,7 @@ class Buffer(Backlog):
         is_first = batch is None
         if batch is None:
             batch = lane.open = Batch(lane, [item], now)
-            self._active[lane] = None
+            self.active[lane] = None
         else:
             batch.items.append(item)
             batch.size += size + 1
@@ -158,12 +137,12 @@ class Buffer(Backlog):
             What was dropped; nothing if that could not make enough room.
         """
         losses: list[Loss] = []
-        flying = [batch for lane in self._active for batch in (*lane.leased, *lane.alone)]
+        flying = [batch for lane in self.active for batch in (*lane.leased, *lane.alone)]
         held, held_bytes = sum(len(batch.items) for batch in flying), sum(batch.payload for batch in flying)
         if held >= self._policy.max_pending_events or held_bytes + room > self._policy.max_pending_bytes:
             return losses
         while self.is_full(room):
-            heads = [lane.ready[0] if lane.ready else lane.open for lane in self._active]
+            heads = [lane.ready[0] if lane.ready else lane.open for lane in self.active]
             waiting = [batch for batch in heads if batch is not None]
             if not waiting:
                 break
@@ -183,7 +162,7 @@ class Buffer(Backlog):
         batch = Batch(lane, [item], now)
         batch.first_try = now
         lane.alone[batch] = None
-        self._active[lane] = None
+        self.active[lane] = None
         return batch
 
     def conclude(self, batch: Batch, reason: DropReason | None, *, message: str = "") -> list[Loss]:
@@ -207,7 +186,7 @@ class Buffer(Backlog):
             The records that must not be sent again and may have been applied.
         """
         losses: list[Loss] = []
-        for lane in self._active:
+        for lane in self.active:
             for batch in reversed([*lane.leased, *lane.alone]):
                 lane.leased.pop(batch, None)
                 lane.alone.pop(batch, None)
@@ -222,17 +201,17 @@ class Buffer(Backlog):
     def poll(self, now: float) -> Batch | WaitUntil | Idle:
         """What to do now: a batch, leased to the caller, or how long to wait."""
         wake: float | None = None
-        for lane in [*self._active]:
+        for lane in [*self.active]:
             batch_or_time = self._poll_lane(lane, now)
             if isinstance(batch_or_time, Batch):
                 # The lane goes to the end of the line, so that a busy one cannot starve the others.
-                del self._active[lane]
-                self._active[lane] = None
+                del self.active[lane]
+                self.active[lane] = None
                 return batch_or_time
             if batch_or_time is not None:
                 wake = batch_or_time if wake is None else min(wake, batch_or_time)
             elif not any(lane.batches()):
-                del self._active[lane]
+                del self.active[lane]
         return IDLE if wake is None else WaitUntil(wake)
 
     def _poll_lane(self, lane: Lane, now: float) -> Batch | float | None:
@@ -264,7 +243,7 @@ class Buffer(Backlog):
         """Whether the slots of imports are taken, which the lanes of all project secrets share."""
         if kind is not Kind.IMPORTS:
             return False
-        return sum(len(lane.leased) for lane in self._active if lane.kind is kind) >= self._policy.max_in_flight
+        return sum(len(lane.leased) for lane in self.active if lane.kind is kind) >= self._policy.max_in_flight
 
     def settle(self, batch: Batch, outcome: Outcome, now: float, delay: float = 0.0) -> list[Loss]:
         """End a lease. Nothing happens if it has ended otherwise.
@@ -365,45 +344,26 @@ class Buffer(Backlog):
                 batch.lane.ready.appendleft(half)
         return losses
 
-    def barrier(self) -> Barrier:
-        """Make everything accepted so far due at once, and a count of what becomes of it."""
-        barrier = Barrier()
-        for lane in self._active:
-            for batch in lane.batches():
-                batch.is_due = True
-                batch.marks.append((barrier, len(batch.items)))
-                barrier.pending += len(batch.items)
-        self.await_on_disk(barrier)
-        return barrier
-
-    def forget(self, barrier: Barrier) -> None:
-        """Count for this barrier no longer: nobody waits for it."""
-        for lane in self._active:
-            for batch in lane.batches():
-                batch.marks = [mark for mark in batch.marks if mark[0] is not barrier]
-        for lane in self.lanes_on_disk():
-            lane.disk_marks = [mark for mark in lane.disk_marks if mark[0] is not barrier]
-
     def hurry(self, spacing: float) -> None:
         """Cut pauses short for somebody who waits: to `spacing` seconds after the last failure, at the least.
 
         A pause that Mixpanel asked for with `Retry-After` stays.
         """
-        for lane in self._active:
+        for lane in self.active:
             if lane.failures:
                 sooner = max(lane.held_until, lane.failed_at + spacing)
                 lane.paused_until = min(lane.paused_until, sooner)
 
     def next_try(self) -> float:
         """The earliest moment at which a waiting batch may be sent; minus infinity if one is in flight."""
-        times = [lane.paused_until for lane in self._active if lane.ready or lane.open]
+        times = [lane.paused_until for lane in self.active if lane.ready or lane.open]
         if self.in_flight or not times or self.unwritten:
             return float("-inf")
         return min(times)
 
     def reset(self) -> None:
         """Forget every record and count: after a fork they are the parent's."""
-        self._active.clear()
+        self.active.clear()
         for lane in self.lanes.values():
             lane.open = None
             lane.ready.clear()
@@ -418,7 +378,7 @@ class Buffer(Backlog):
         What is on disk is left there.
         """
         losses = []
-        for lane in self._active:
+        for lane in self.active:
             lane.close_open()
             for batch in [batch for batch in lane.ready if not batch.ids]:
                 lane.ready.remove(batch)

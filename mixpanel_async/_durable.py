@@ -1,4 +1,4 @@
-"""The queue's side of the spool: what the journal's thread reports is entered in the buffer, and callers wait for it."""
+"""The queue's side of the spool: what its thread reports is entered in the buffer, and callers wait for it."""
 
 from __future__ import annotations
 
@@ -240,8 +240,8 @@ class Durable:
         losses: list[Loss] = []
 
         def work() -> None:
-            for lane in self._buffer.lanes_on_disk():
-                losses.append(self._buffer.vanished(lane, DropReason.SPOOL_FAILED))
+            lanes = self._buffer.lanes_on_disk()
+            losses.extend(self._buffer.vanished(lane, DropReason.SPOOL_FAILED) for lane in lanes)
 
         self._owner.locked(work)
         self._owner.report(losses)

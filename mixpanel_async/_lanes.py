@@ -106,7 +106,7 @@ class Batch:
 class Lane:
     """Records that go to one endpoint with one authentication.
 
-    With a spool, those for which memory has no room wait on disk alone (`on_disk`), behind everything that is in memory.
+    With a spool, those for which memory has no room wait on disk alone (`on_disk`), behind all that is in memory.
 
     A lane in trouble (`failures` in a row) sends one probe at a time, and none before `paused_until`. Somebody who
     waits may cut that pause short, but not before `held_until`.

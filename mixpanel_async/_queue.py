@@ -105,10 +105,7 @@ class Queue:
                 return True
             self._is_inside = True
             try:
-                if self.durable is None:
-                    verdict = self._buffer.offer(lane, item, self._monotonic())
-                else:
-                    verdict = self._write(lane, item, tickets)
+                verdict = self._put(lane, item, tickets)
                 if verdict is Offer.FULL:
                     verdict = self._overflowed(lane, item, losses, tickets)
                 if self._late:
@@ -129,10 +126,6 @@ class Queue:
     def _put(self, lane: Lane, item: bytes, tickets: list[Group] | None) -> Offer:
         if self.durable is None:
             return self._buffer.offer(lane, item, self._monotonic())
-        return self._write(lane, item, tickets)
-
-    def _write(self, lane: Lane, item: bytes, tickets: list[Group] | None) -> Offer:
-        assert self.durable is not None
         verdict, group = self.durable.offer(lane, item, is_awaited=tickets is not None)
         if tickets is not None and verdict is not Offer.FULL:
             tickets.append(group)

@@ -171,7 +171,8 @@ class Sender:
         Raises:
             MixpanelException: if it could not.
         """
-        assert self._queue.durable is not None and self._host is not None
+        assert self._queue.durable is not None
+        assert self._host is not None
         await self._queue.durable.landed(group, self._host)
 
     def _wake(self) -> None:

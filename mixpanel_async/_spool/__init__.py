@@ -27,8 +27,8 @@ class SqliteSpool:
     Needs a POSIX system, and a disk of this machine.
 
     Args:
-        path: the file; made with its folder, if that is the only one missing, and readable by this user alone. Beside it
-            SQLite keeps `-wal` and `-shm`, and each client a file `-owner-N`.
+        path: the file; made with its folder, if that is the only one missing, and readable by this user alone. Beside
+            it SQLite keeps `-wal` and `-shm`, and each client a file `-owner-N`.
         max_bytes: size of the file in bytes, all clients and dead letters together; at least 1,000,000. Above it, the
             `overflow` policy holds. SQLite's log comes on top, some 8 MB. Default 4 GiB.
         max_records: records of one client that may wait; at least 1. None for no bound but `max_bytes`.

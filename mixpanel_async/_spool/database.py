@@ -42,8 +42,10 @@ SCHEMA: Final = (
     "CREATE TABLE meta (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID",
     "CREATE TABLE owners (id INTEGER PRIMARY KEY AUTOINCREMENT, project BLOB NOT NULL, born REAL NOT NULL)",
     "CREATE TABLE records (id INTEGER PRIMARY KEY, state INTEGER NOT NULL, body BLOB NOT NULL)",
-    "CREATE TABLE dead (id INTEGER PRIMARY KEY AUTOINCREMENT, project BLOB NOT NULL, lane INTEGER NOT NULL,"
-    " state INTEGER NOT NULL, reason TEXT NOT NULL, message TEXT NOT NULL, died REAL NOT NULL, body BLOB NOT NULL)",
+    (
+        "CREATE TABLE dead (id INTEGER PRIMARY KEY AUTOINCREMENT, project BLOB NOT NULL, lane INTEGER NOT NULL,"
+        " state INTEGER NOT NULL, reason TEXT NOT NULL, message TEXT NOT NULL, died REAL NOT NULL, body BLOB NOT NULL)"
+    ),
 )
 
 Row = tuple[int, int, bytes]
@@ -118,10 +120,7 @@ class Database:
             self._db.execute(f"PRAGMA max_page_count={int(max_bytes * _HARD_CAP) // self._page_bytes + 16}")
             with self.transaction():
                 self._check_or_make()
-            if self._number("PRAGMA page_count") * self._page_bytes <= _CHECK_UP_TO_BYTES:
-                verdict = self._one("PRAGMA quick_check(1)")
-                if verdict != "ok":
-                    raise Damaged("SQLite's check found damage")
+            self._check_pages()
             self.inode = os.stat(path).st_ino
         except BaseException as error:
             self._db.close()
@@ -146,6 +145,12 @@ class Database:
             refuse(f"the spool was written by a newer version of this package (schema {version}, known: {VERSION})")
         if found != SCHEMA or len(self.salt) != 16:
             raise Damaged("its tables are not those of a spool")
+
+    def _check_pages(self) -> None:
+        if self._number("PRAGMA page_count") * self._page_bytes > _CHECK_UP_TO_BYTES:
+            return
+        if self._one("PRAGMA quick_check(1)") != "ok":
+            raise Damaged("SQLite's check found damage")
 
     def _one(self, sql: str, *values: object) -> object:
         row = self._db.execute(sql, values).fetchone()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -49,7 +49,7 @@ class Salvage:
 
 
 def salvage(
-    path: Path, stamp: int, make: Callable[[], Database], *, leave: Callable[[int], bool] = lambda row: False
+    path: Path, stamp: int, make: Callable[[], Database], *, leave: Container[int] = frozenset()
 ) -> tuple[Database, Salvage]:
     """Set a damaged spool aside and begin a new one with what can be read of it.
 
@@ -59,7 +59,7 @@ def salvage(
         path: the damaged file.
         stamp: seconds since 1970, for its new name.
         make: opens the new database at the same path.
-        leave: says of a row that it is not wanted.
+        leave: rows that are not wanted.
     """
     aside = files.set_aside(path, stamp)
     fresh = make()
@@ -72,7 +72,7 @@ def salvage(
                     continue
                 heir = 0
                 for found in wreck.chunks(owner):
-                    chunk = [row for row in found if not leave(row[0])]
+                    chunk = [row for row in found if row[0] not in leave]
                     with fresh.transaction():
                         if not heir:
                             fresh.set_salt(wreck.salt)

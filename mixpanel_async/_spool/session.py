@@ -125,7 +125,7 @@ class Session:
             base = own << OWNER_SHIFT
             in_memory = {number + base if number < _OWN_ROWS else number for number, _ in held}
             stamp = int(self._runtime.wall())
-            db, saved = salvage(self._settings.path, stamp, self._open_file, leave=in_memory.__contains__)
+            db, saved = salvage(self._settings.path, stamp, self._open_file, leave=in_memory)
             _log.error(
                 "the spool was damaged and has been set aside as %s; %d rows were saved, %d places could not be read",
                 saved.aside.name,
