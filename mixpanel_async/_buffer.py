@@ -15,7 +15,6 @@ from typing import Final
 
 from ._backlog import Backlog, SpoolLimits
 from ._config import BatchPolicy, RetryPolicy
-from ._credentials import Secret
 from ._lanes import Batch, Lane, Loss
 from ._records import (
     Delivered,
