@@ -87,6 +87,8 @@ class Caller:
 
         def wait(state: RetryCallState) -> float:
             outcome = _outcome(state)
+            if isinstance(outcome, Retry) and outcome.at_once and state.attempt_number == 1:
+                return 0.0
             asked = outcome.retry_after if isinstance(outcome, Retry) else None
             return backoff(self._policy, state.attempt_number, asked, self._runtime.chance())
 

@@ -23,6 +23,7 @@ from ._records import (
     Misconfigured,
     OnceOnly,
     Outcome,
+    Outdated,
     Pruned,
     Retry,
     Split,
@@ -159,7 +160,6 @@ class Buffer(Backlog):
             return None
         self.take(len(item))
         batch = Batch(lane, [item], now)
-        batch.first_try = now
         lane.alone[batch] = None
         self.active[lane] = None
         return batch
@@ -230,7 +230,7 @@ class Buffer(Backlog):
             # It is on its way to the disk, and what has not arrived there must not be sent.
             return None
         batch = lane.ready.popleft()
-        if batch.attempts == 0:
+        if batch.first_try is None:
             batch.first_try = now
         batch.attempts += 1
         batch.begun = False
@@ -243,6 +243,21 @@ class Buffer(Backlog):
         if kind is not Kind.IMPORTS:
             return False
         return sum(len(lane.leased) for lane in self.active if lane.kind is kind) >= self._policy.max_in_flight
+
+    def outdate(self, batch: Batch, outcome: Outdated) -> list[Loss]:
+        """End a lease for which no request was made, as some of its records are too old to be taken."""
+        if batch not in batch.lane.leased:
+            return []
+        del batch.lane.leased[batch]
+        old, rest = batch.divide(outcome.positions)
+        if rest.items:
+            batch.lane.ready.appendleft(rest)
+        if not outcome.by_import:
+            return [self.lose(old, DropReason.TOO_OLD)]
+        old.lane = self.lane(Kind.IMPORTS)
+        old.lane.ready.append(old)
+        self.active[old.lane] = None
+        return []
 
     def settle(self, batch: Batch, outcome: Outcome, now: float, delay: float = 0.0) -> list[Loss]:
         """End a lease. Nothing happens if it has ended otherwise.
@@ -295,9 +310,8 @@ class Buffer(Backlog):
             return losses
         retry = self._retry
         out_of_tries = retry.attempts is not None and batch.attempts >= retry.attempts
-        out_of_time = (
-            retry.total_timeout is not None and batch.lane.paused_until > batch.first_try + retry.total_timeout
-        )
+        began = now if batch.first_try is None else batch.first_try
+        out_of_time = retry.total_timeout is not None and batch.lane.paused_until > began + retry.total_timeout
         if out_of_tries or out_of_time:
             losses.append(self.lose(batch, DropReason.EXHAUSTED, message=outcome.message))
         else:
@@ -337,6 +351,8 @@ class Buffer(Backlog):
             # Mixpanel does not say whether the valid rows of a profile batch that it refused were applied. With a
             # 200 it does: 0 means that it took none.
             batch = self._without_once(batch, outcome.message, losses)
+        # Asked for by the answer, and not a try that failed.
+        batch.attempts -= 1
         middle = (len(batch.items) + 1) // 2
         for half in reversed(batch.divide(range(middle))):
             if half.items:
@@ -344,10 +360,7 @@ class Buffer(Backlog):
         return losses
 
     def hurry(self, spacing: float) -> None:
-        """Cut pauses short for somebody who waits: to `spacing` seconds after the last failure, at the least.
-
-        A pause that Mixpanel asked for with `Retry-After` stays.
-        """
+        """Cut pauses of our own short for somebody who waits: to `spacing` seconds after the last failure."""
         for lane in self.active:
             if lane.failures:
                 sooner = max(lane.held_until, lane.failed_at + spacing)

@@ -8,7 +8,7 @@ import warnings
 import weakref
 from collections.abc import Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn
 
 from ._attempts import Caller
 from ._backlog import SpoolLimits
@@ -16,6 +16,7 @@ from ._bound import BoundMixpanel
 from ._buffer import Buffer, most_in_flight
 from ._config import BatchPolicy, ClientOptions, EventsEndpoint, IdMerge, Overflow, Region, RetryPolicy, env_options
 from ._core import Properties
+from ._courier import Courier
 from ._credentials import ServiceAccountCredentials
 from ._durable import Durable
 from ._errors import ValidationError, refuse
@@ -138,9 +139,9 @@ class AsyncMixpanel(Tracking, Identity, Profiles):
             before_send=before_send,
             recent=not options.by_import,
         )
-        queue, sender, caller = _wired(options, Hooks(on_drop, on_delivered), spool, http_client, runtime)
-        super().__init__(options=options, builder=builder, queue=queue, sender=sender, caller=caller, runtime=runtime)
-        weakref.finalize(self, _left_behind, queue, sender)
+        parts = _wired(options, Hooks(on_drop, on_delivered), spool, http_client, runtime)
+        super().__init__(options=options, builder=builder, runtime=runtime, **parts._asdict())
+        weakref.finalize(self, _left_behind, parts.queue, parts.sender)
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None, **options: Any) -> Self:
@@ -250,9 +251,16 @@ class AsyncMixpanel(Tracking, Identity, Profiles):
         raise TypeError("an AsyncMixpanel holds connections and credentials and cannot be pickled")
 
 
+class _Parts(NamedTuple):
+    queue: Queue
+    sender: Sender
+    courier: Courier
+    caller: Caller
+
+
 def _wired(
     options: ClientOptions, hooks: Hooks, spool: SqliteSpool | None, http_client: HttpClient | None, runtime: Runtime
-) -> tuple[Queue, Sender, Caller]:
+) -> _Parts:
     """The parts that hold and send, joined to one another."""
     compress, off_loop_from = best_compressor()
     encoder = Encoder(
@@ -271,16 +279,16 @@ def _wired(
     buffer = Buffer(options.batching, options.retry, limits)
     durable = None if spool is None else _durable(options, spool, buffer, runtime)
     queue = Queue(buffer, options.overflow, hooks, runtime.monotonic, durable)
-    sender = Sender(
+    courier = Courier(
         queue,
         transport=transport,
         encoder=encoder,
         off_loop_from=off_loop_from,
         retry=options.retry,
         runtime=runtime,
-        patience=options.shutdown_timeout,
     )
-    return queue, sender, Caller(sender.attempt, encoder, options.identity_retry, runtime)
+    sender = Sender(queue, transport=transport, courier=courier, runtime=runtime, patience=options.shutdown_timeout)
+    return _Parts(queue, sender, courier, Caller(courier.attempt, encoder, options.identity_retry, runtime))
 
 
 def _durable(options: ClientOptions, spool: SqliteSpool, buffer: Buffer, runtime: Runtime) -> Durable:

@@ -9,6 +9,7 @@ import anyio.lowlevel
 
 from ._attempts import Caller, reason_of
 from ._config import ClientOptions
+from ._courier import Courier
 from ._credentials import Secret
 from ._errors import ClientClosedError, MixpanelException, ValidationError
 from ._lanes import Batch, Lane
@@ -33,7 +34,8 @@ class Core:
         options: the client's plain options.
         builder: makes records.
         queue: holds them.
-        sender: sends them.
+        sender: has them sent.
+        courier: sends them.
         caller: sends single messages.
         runtime: clocks, chance and ids.
     """
@@ -45,6 +47,7 @@ class Core:
         builder: Builder,
         queue: Queue,
         sender: Sender,
+        courier: Courier,
         caller: Caller,
         runtime: Runtime,
     ) -> None:
@@ -52,6 +55,7 @@ class Core:
         self._builder = builder
         self._queue = queue
         self._sender = sender
+        self._courier = courier
         self._caller = caller
         self._runtime = runtime
         self._lanes = {kind: queue.lane(kind) for kind in (Kind.EVENTS, Kind.PEOPLE, Kind.GROUPS)}
@@ -61,10 +65,17 @@ class Core:
         self._events = self._lanes[Kind.EVENTS]
         self._until_yield = _YIELD_EVERY
 
+    def _now(self) -> float:
+        """Wall clock in seconds, put right if Mixpanel's answers have shown that it is ahead of theirs.
+
+        Mixpanel overwrites a `time` that lies in its future, and two tries of one event could then differ.
+        """
+        return self._runtime.wall() - self._courier.seconds_ahead
+
     async def _update(self, kind: Kind, message: Mapping[str, Any], meta: Meta) -> None:
         lane = self._lanes[kind]
         try:
-            item = self._builder.profile(message, meta, now=self._runtime.wall())
+            item = self._builder.profile(message, meta, now=self._now())
         except Discarded as kept:
             self._queue.discard(lane, kept.record, kept.reason)
         except MixpanelException:

@@ -69,9 +69,14 @@ class Batch:
         self.is_due = False
         self.attempts = 0
         self.begun = False
-        self.first_try = 0.0
+        self.first_try: float | None = None
         self.episode = 0
         self.marks: list[tuple[Barrier, int]] = []
+
+    @property
+    def is_from_disk(self) -> bool:
+        """Whether it was read from a spool, where it may have lain for long."""
+        return bool(self.ids) and not self.group
 
     @property
     def payload(self) -> int:

@@ -16,7 +16,7 @@ from ._errors import ClientClosedError, QueueFullError
 from ._hooks import Hooks
 from ._lanes import Barrier, Batch, Lane, Loss
 from ._logbook import Logbook
-from ._records import DropReason, Kind, Outcome, Stats
+from ._records import DropReason, Kind, Outcome, Outdated, Stats
 from ._spool.work import Group
 
 T = TypeVar("T")
@@ -256,6 +256,10 @@ class Queue:
         self.report(losses)
         return delivered
 
+    def outdate(self, batch: Batch, outcome: Outdated) -> None:
+        """End a lease for which no request was made."""
+        self.report(self.locked(lambda: self._buffer.outdate(batch, outcome)))
+
     def reclaim(self) -> None:
         """Take back every lease of an event loop that is gone."""
         self.report(self.locked(self._buffer.reclaim))
@@ -266,11 +270,12 @@ class Queue:
     def forget(self, barrier: Barrier) -> None:
         self.locked(lambda: self._buffer.forget(barrier))
 
-    def next_try(self, hurry: float) -> float:
-        """When a waiting batch may be sent, after pauses of our own were cut to `hurry` seconds."""
+    def next_try(self, hurry: float | None) -> float:
+        """When a waiting batch may be sent, after pauses of our own were cut to `hurry` seconds, if that is given."""
 
         def work() -> float:
-            self._buffer.hurry(hurry)
+            if hurry is not None:
+                self._buffer.hurry(hurry)
             return self._buffer.next_try()
 
         return self.locked(work)

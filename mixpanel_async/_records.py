@@ -188,14 +188,22 @@ class Reply:
     status: int
     body: bytes
     retry_after: str | None = None
+    date: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NoReply:
-    """Nothing usable came back. `sent` says whether a byte of the request may have left."""
+    """Nothing usable came back.
+
+    Args:
+        sent: whether a byte of the request may have left.
+        message: why, in words.
+        stale: a connection that had served before was gone when it was used again.
+    """
 
     sent: bool
     message: str
+    stale: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,12 +231,21 @@ class Split:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retry:
-    """The same request may succeed later. `applied` is True if it may have taken effect already."""
+    """The same request may succeed later.
+
+    Args:
+        message: why it did not succeed now.
+        applied: it may have taken effect already.
+        status: of the answer, if there was one.
+        retry_after: seconds that Mixpanel asked to wait.
+        at_once: nothing but the connection was at fault.
+    """
 
     message: str
     applied: bool
     status: int | None = None
     retry_after: float | None = None
+    at_once: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -245,6 +262,19 @@ class Misconfigured:
 
     status: int
     message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outdated:
+    """No request was made: these records have become too old for where they were to go.
+
+    Args:
+        positions: where they are in the batch.
+        by_import: they may go to `/import` instead.
+    """
+
+    positions: frozenset[int]
+    by_import: bool
 
 
 Outcome = Delivered | Pruned | Split | Retry | Refused | Misconfigured

@@ -171,7 +171,7 @@ class Tracking(Core):
                 event_name,
                 properties,
                 meta,
-                now=self._runtime.wall(),
+                now=self._now(),
                 new_id=self._runtime.new_id,
                 user_id=user_id,
                 device_id=device_id,

@@ -37,6 +37,7 @@ LAYERS: Final[Mapping[str, tuple[str, ...]]] = {
         "_hooks.py",
         "_host.py",
         "_transport.py",
+        "_courier.py",
         "_sender.py",
         "_attempts.py",
         "_spool/*.py",

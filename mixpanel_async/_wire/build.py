@@ -7,7 +7,7 @@ no later try can differ from the first.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from inspect import iscoroutinefunction
 from ipaddress import ip_address
@@ -127,6 +127,18 @@ def event_time(value: object, path: str, *, now: float, recent: bool) -> int:
             path, "is more than five days ago, which /track ignores; use import_data, or give the client credentials"
         )
     return ms
+
+
+def outdated(items: Sequence[bytes], *, now: float) -> frozenset[int]:
+    """Positions of the events that `/track` ignores by now, after a long outage.
+
+    Args:
+        items: encoded events.
+        now: wall clock in seconds.
+    """
+    oldest = now * 1000 - _TRACK_WINDOW_MS
+    times = (orjson.loads(memoryview(item))["properties"]["time"] for item in items)
+    return frozenset(at for at, time in enumerate(times) if time < oldest)
 
 
 class Builder:
