@@ -65,7 +65,7 @@ class Caller:
             ApiError: Mixpanel answered and did not take it.
             TransportError: no answer could be had.
         """
-        request = self._encoder.request(kind, [item], secret=secret)
+        request = self._encoder.request(kind, item, secret=secret)
         clock = self._runtime.monotonic
         total = self._policy.total_timeout
         deadline = None if total is None else clock() + total

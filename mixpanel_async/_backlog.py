@@ -100,6 +100,25 @@ class Backlog(Ledger):
         on_disk = self.disk_used - self.freeing + coming * _ROW_OVERHEAD
         return coming > policy.max_pending_bytes or on_disk > spool.max_bytes
 
+    @property
+    def spare(self) -> int:
+        """How many records more may be held."""
+        return self._policy.max_pending_events - self.pending
+
+    def extend(self, lane: Lane, items: list[bytes]) -> bool:
+        """Take records into the open batch of their lane, all of them or none. False if it has no place for them."""
+        batch, size = lane.open, sum(map(len, items))
+        if batch is None or self.is_full(size) or self.pending + len(items) > self._policy.max_pending_events:
+            return False
+        if batch.size + size + len(items) > lane.max_bytes or len(batch.items) + len(items) >= self._policy.max_events:
+            return False
+        self.accepted += len(items)
+        self.pending += len(items)
+        self.pending_bytes += size
+        batch.items.pack(items)
+        batch.size += size + len(items)
+        return True
+
     def could_fit(self, size: int) -> bool:
         """Whether a record of this size would have room in an empty queue."""
         if self.spool is not None and size * _ROW_OVERHEAD > self.spool.max_bytes:

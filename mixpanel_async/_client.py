@@ -254,7 +254,6 @@ class AsyncMixpanel(Tracking, Identity, Profiles):
 class _Parts(NamedTuple):
     queue: Queue
     sender: Sender
-    courier: Courier
     caller: Caller
 
 
@@ -288,7 +287,7 @@ def _wired(
         runtime=runtime,
     )
     sender = Sender(queue, transport=transport, courier=courier, runtime=runtime, patience=options.shutdown_timeout)
-    return _Parts(queue, sender, courier, Caller(courier.attempt, encoder, options.identity_retry, runtime))
+    return _Parts(queue, sender, Caller(courier.attempt, encoder, options.identity_retry, runtime))
 
 
 def _durable(options: ClientOptions, spool: SqliteSpool, buffer: Buffer, runtime: Runtime) -> Durable:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any
 
 import anyio.lowlevel
 
 from ._attempts import Caller, reason_of
 from ._config import ClientOptions
-from ._courier import Courier
 from ._credentials import Secret
 from ._errors import ClientClosedError, MixpanelException, ValidationError
 from ._lanes import Batch, Lane
@@ -18,13 +17,11 @@ from ._records import DropReason, Kind
 from ._runtime import Runtime
 from ._sender import Sender
 from ._spool.work import Group
+from ._stage import YIELD_AFTER_BYTES
 from ._wire.build import Builder, Discarded
 
 Properties = Mapping[str, Any]
 Meta = Mapping[str, Any] | None
-
-# A coroutine that never waits keeps the event loop to itself; after this many records the verbs let others run.
-_YIELD_EVERY: Final = 64
 
 
 class Core:
@@ -35,7 +32,6 @@ class Core:
         builder: makes records.
         queue: holds them.
         sender: has them sent.
-        courier: sends them.
         caller: sends single messages.
         runtime: clocks, chance and ids.
     """
@@ -47,7 +43,6 @@ class Core:
         builder: Builder,
         queue: Queue,
         sender: Sender,
-        courier: Courier,
         caller: Caller,
         runtime: Runtime,
     ) -> None:
@@ -55,7 +50,6 @@ class Core:
         self._builder = builder
         self._queue = queue
         self._sender = sender
-        self._courier = courier
         self._caller = caller
         self._runtime = runtime
         self._lanes = {kind: queue.lane(kind) for kind in (Kind.EVENTS, Kind.PEOPLE, Kind.GROUPS)}
@@ -63,14 +57,18 @@ class Core:
         same = options.credentials is not None and options.by_import
         self._lanes[Kind.IMPORTS] = self._lanes[Kind.EVENTS] if same else queue.lane(Kind.IMPORTS)
         self._events = self._lanes[Kind.EVENTS]
-        self._until_yield = _YIELD_EVERY
+        self._stage = queue.stage
+        queue.set_stage(self._events)
+        self._usual_event = _never if builder.usual is None else builder.usual.event
+        self._wall = runtime.wall
+        self._id_stock = runtime.id_stock
 
     def _now(self) -> float:
         """Wall clock in seconds, put right if Mixpanel's answers have shown that it is ahead of theirs.
 
         Mixpanel overwrites a `time` that lies in its future, and two tries of one event could then differ.
         """
-        return self._runtime.wall() - self._courier.seconds_ahead
+        return self._runtime.wall() - self._stage.seconds_ahead
 
     async def _update(self, kind: Kind, message: Mapping[str, Any], meta: Meta) -> None:
         lane = self._lanes[kind]
@@ -98,9 +96,14 @@ class Core:
         if tickets:
             await self._sender.landed(tickets[0])
             return
-        self._until_yield -= 1
-        if self._until_yield <= 0:
-            self._until_yield = _YIELD_EVERY
+        await self._yielded(item)
+
+    async def _yielded(self, item: bytes) -> None:
+        """Let others run, if enough has been done since they last did."""
+        stage = self._stage
+        stage.until_yield -= len(item)
+        if stage.until_yield <= 0:
+            stage.until_yield = YIELD_AFTER_BYTES
             await anyio.lowlevel.checkpoint()
 
     async def _awaited(self, kind: Kind, item: bytes, secret: Secret | None = None, batch: Batch | None = None) -> None:
@@ -135,6 +138,10 @@ class Core:
         except BaseException:
             is_gone = True
             raise
+
+
+def _never(*_: object) -> bytes | None:
+    return None
 
 
 def unreadable(error: Exception) -> ValidationError:

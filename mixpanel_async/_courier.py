@@ -76,8 +76,6 @@ class Courier:
         self._spacing = self._hurry
         self._threads: anyio.CapacityLimiter | None = None
         self._logbook = Logbook(runtime.monotonic)
-        self.seconds_ahead = 0.0
-        """How far this machine's clock is ahead of Mixpanel's, as the last answer showed."""
         self.on_settled: Callable[[], None] = _nothing
         """Called when a batch has ended."""
         self.on_delivery: Callable[[], None] = _nothing
@@ -135,12 +133,12 @@ class Courier:
         if isinstance(reply, NoReply):
             return
         ahead = replies.seconds_ahead(reply.date, now=self._runtime.wall())
-        if ahead and not self.seconds_ahead:
+        if ahead and not self._queue.stage.seconds_ahead:
             _log.warning("this machine's clock is %d s ahead of Mixpanel's; events are stamped with Mixpanel's", ahead)
-        self.seconds_ahead = ahead
+        self._queue.stage.seconds_ahead = ahead
 
     async def _packed(self, batch: Batch) -> Request:
-        pack = partial(self._encoder.request, batch.lane.kind, batch.items, secret=batch.lane.secret)
+        pack = partial(self._encoder.request, batch.lane.kind, batch.items.joined(), secret=batch.lane.secret)
         if batch.size < self._off_loop_from:
             return pack()
         return await anyio.to_thread.run_sync(pack, limiter=self._threads)

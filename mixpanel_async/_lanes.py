@@ -9,6 +9,7 @@ from typing import Final
 
 from ._credentials import Secret
 from ._errors import FailedRecord
+from ._parcel import Parcel
 from ._records import DropReason, FlushResult, Kind
 
 SEQUENCE_BITS: Final = 36
@@ -59,9 +60,9 @@ class Batch:
         "size",
     )
 
-    def __init__(self, lane: Lane, items: list[bytes], opened: float, ids: list[int] | None = None) -> None:
+    def __init__(self, lane: Lane, items: Sequence[bytes], opened: float, ids: list[int] | None = None) -> None:
         self.lane = lane
-        self.items = items
+        self.items = Parcel(items)
         self.ids: list[int] = [] if ids is None else ids
         self.group = 0
         self.size = 1 + sum(map(len, items)) + len(items)
@@ -100,7 +101,7 @@ class Batch:
 
     def pop_first(self) -> Batch:
         """Its first record, taken out of it."""
-        item = self.items.pop(0)
+        item = self.items.pop_first()
         first = Batch(self.lane, [item], self.opened, [self.ids.pop(0)] if self.ids else [])
         first.marks = [(barrier, 1) for barrier, _ in self.marks]
         self.size -= len(item) + 1

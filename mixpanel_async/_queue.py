@@ -18,6 +18,7 @@ from ._lanes import Barrier, Batch, Lane, Loss
 from ._logbook import Logbook
 from ._records import DropReason, Kind, Outcome, Outdated, Stats
 from ._spool.work import Group
+from ._stage import MOST_STAGED_BYTES, STAGED, STAGED_BYTES, Stage
 
 T = TypeVar("T")
 
@@ -50,6 +51,8 @@ class Queue:
         self._lock = threading.RLock()
         self._is_inside = False
         self._late: deque[tuple[Lane, bytes]] = deque()
+        self.stage = Stage()
+        self._stage_lane: Lane | None = None
         self._pid = os.getpid()
         self._requests = self._retries = 0
         self._last_error: str | None = None
@@ -70,7 +73,23 @@ class Queue:
 
     @property
     def pending(self) -> int:
-        return self._buffer.pending + len(self._late)
+        return self._buffer.pending + len(self._late) + len(self.stage.items)
+
+    def set_stage(self, lane: Lane) -> None:
+        """Let `stage` be used for this lane."""
+        if self.durable is None:
+            self._stage_lane = lane
+
+    def _clear_stage(self, losses: list[Loss]) -> None:
+        lane, items = self._stage_lane, self.stage.take()
+        if lane is not None and not self._buffer.extend(lane, items):
+            self._late.extendleft((lane, item) for item in reversed(items))
+            self._take_late(losses)
+
+    def _measure_stage(self) -> None:
+        lane, buffer = self._stage_lane, self._buffer
+        is_close = lane is None or self.closed or lane.open is None or buffer.crowded
+        self.stage.room = 0 if is_close or buffer.is_full(STAGED_BYTES) else min(STAGED, buffer.spare)
 
     @property
     def last_error(self) -> str | None:
@@ -98,19 +117,13 @@ class Queue:
             self.forked()
         losses: list[Loss] = []
         with self._lock:
-            if self.closed:
-                raise ClientClosedError("the client is closed; the record was not accepted")
+            self._refuse_if_closed()
             if self._is_inside:
                 self._late.append((lane, item))
                 return True
             self._is_inside = True
             try:
-                verdict = self._put(lane, item, tickets)
-                if verdict is Offer.FULL:
-                    verdict = self._overflowed(lane, item, losses, tickets)
-                if self._late:
-                    self._take_late(losses)
-                    verdict = Offer.NOTIFY if verdict is Offer.TAKEN else verdict
+                verdict = self._taken(lane, item, losses, tickets)
             finally:
                 self._is_inside = False
         if losses:
@@ -122,6 +135,24 @@ class Queue:
                     raise self.full()
                 return False
         return True
+
+    def _taken(self, lane: Lane, item: bytes, losses: list[Loss], tickets: list[Group] | None) -> Offer:
+        """Enter a record in the buffer, after what came before it."""
+        stage = self.stage
+        had_staged = bool(stage.items)
+        if had_staged:
+            self._clear_stage(losses)
+        verdict = self._put(lane, item, tickets)
+        if verdict is Offer.FULL:
+            verdict = self._overflowed(lane, item, losses, tickets)
+        if self._late:
+            self._take_late(losses)
+            verdict = Offer.NOTIFY if verdict is Offer.TAKEN else verdict
+        # What was measured holds for so many small records, whichever way they come.
+        stage.room -= 1
+        if stage.room <= 0 or had_staged or lane.open is None or len(item) > MOST_STAGED_BYTES:
+            self._measure_stage()
+        return verdict
 
     def _put(self, lane: Lane, item: bytes, tickets: list[Group] | None) -> Offer:
         if self.durable is None:
@@ -166,12 +197,15 @@ class Queue:
         with self._lock:
             was_inside, self._is_inside = self._is_inside, True
             try:
+                if self.stage.items and not was_inside:
+                    self._clear_stage(losses)
                 result = work()
                 if self.durable is not None and self._buffer.ended:
                     self.durable.note()
                 if self._late and not was_inside:
                     came_late = True
                     self._take_late(losses)
+                self._measure_stage()
             finally:
                 self._is_inside = was_inside
         if losses:
@@ -180,12 +214,22 @@ class Queue:
             self.on_work()
         return result
 
+    def close(self) -> None:
+        """Take no more records."""
+
+        def work() -> None:
+            self.closed = True
+
+        self.locked(work)
+
     def forked(self) -> None:
         """Begin anew in a forked child: what waits, its lock and its tasks are the parent's."""
         self._pid = os.getpid()
         self._lock = threading.RLock()
         self._is_inside = False
         self._late.clear()
+        self.stage.take()
+        self.stage.room = 0
         self._buffer.reset()
         if self.durable is not None:
             self.durable.journal.forget()
@@ -300,7 +344,7 @@ class Queue:
 
     def stats(self) -> Stats:
         with self._lock:
-            buffer, late = self._buffer, len(self._late)
+            buffer, late = self._buffer, len(self._late) + len(self.stage.items)
             return Stats(
                 accepted=buffer.accepted + late,
                 delivered=buffer.delivered,
@@ -308,7 +352,9 @@ class Queue:
                 dropped=buffer.dropped,
                 uncertain=buffer.uncertain,
                 pending=buffer.pending + late,
-                pending_bytes=buffer.pending_bytes + sum(len(item) for _, item in self._late),
+                pending_bytes=buffer.pending_bytes
+                + sum(len(item) for _, item in self._late)
+                + sum(map(len, self.stage.items)),
                 on_disk=buffer.on_disk,
                 recovered=buffer.recovered,
                 in_flight=buffer.in_flight,

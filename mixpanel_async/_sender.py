@@ -115,14 +115,17 @@ class Sender:
             self._main = Job(_nothing, self._main_ended)
             assert self._host is not None
             self._host.spawn(self._main, self._run, "mixpanel sender")
+            self._queue.stage.home = self._host.loop
 
     def _main_ended(self, job: Job[Any]) -> None:
         if job is self._main:
+            self._queue.stage.home = None
             self.progressed()
 
     def _forked(self) -> None:
         """Let go of everything that lives in the parent's event loop and sockets."""
         self._host = self._main = self._telling = self._closer = None
+        self._queue.stage.home = None
         self._jobs = set()
         self._awake = False
         self._transport.forget()
@@ -273,7 +276,7 @@ class Sender:
         if self._closed is not None:
             return self._closed
         self.attach()
-        self._queue.closed = True
+        self._queue.close()
         self.progressed()
         if self._closer is None or self._closer.done.is_set():
             from_callback = self._queue.hooks.is_caller()
@@ -333,7 +336,7 @@ class Sender:
 
     def abandon(self) -> None:
         """Stop without waiting for the network: the client was dropped, from whatever thread."""
-        self._queue.closed = True
+        self._queue.close()
         if self._queue.durable is not None:
             self._queue.durable.journal.close(_WIND_UP)
         if self._host is not None:

@@ -29,8 +29,9 @@ ROOT: Final = Path(mixpanel_async.__file__).parent
 # Imports go from a later layer to an earlier one, or stay within their own.
 LAYERS: Final[Mapping[str, tuple[str, ...]]] = {
     "vocabulary": ("_records.py", "_config.py", "_credentials.py", "_errors.py", "_runtime.py"),
-    "core": ("_wire/*.py", "_lanes.py", "_ledger.py", "_backlog.py", "_buffer.py", "_retry.py"),
+    "core": ("_wire/*.py", "_parcel.py", "_lanes.py", "_ledger.py", "_backlog.py", "_buffer.py", "_retry.py"),
     "shell": (
+        "_stage.py",
         "_queue.py",
         "_durable.py",
         "_logbook.py",

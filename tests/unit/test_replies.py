@@ -425,7 +425,7 @@ def secrets(*, account: bool) -> tuple[str, ...]:
         events_by_import=account,
         compress=gzip_body,
     )
-    return secrets_of(encoder.request(Kind.IMPORTS, [b"{}"], secret=None if account else Secret(CANARY)))
+    return secrets_of(encoder.request(Kind.IMPORTS, b"{}", secret=None if account else Secret(CANARY)))
 
 
 def spellings(*, account: bool) -> list[str]:
@@ -469,7 +469,7 @@ def test_a_secret_that_lies_across_the_cut_is_masked_as_well(account: bool, star
 def test_without_authentication_there_is_nothing_to_mask() -> None:
     encoder = Encoder(token="t", credentials=None, events_by_import=False, compress=gzip_body)
     for kind in (Kind.EVENTS, Kind.PEOPLE, Kind.GROUPS, Kind.IDENTITY):
-        assert secrets_of(encoder.request(kind, [b"{}"])) == ()
+        assert secrets_of(encoder.request(kind, b"{}")) == ()
 
 
 def test_the_name_of_a_service_account_is_no_secret() -> None:
