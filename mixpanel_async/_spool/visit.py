@@ -172,7 +172,8 @@ class Visit(Database):
         before = 0
         while (idle := self._number("PRAGMA freelist_count")) and idle != before:
             before = idle
-            self._db.execute(f"PRAGMA incremental_vacuum({_PAGES_AT_ONCE})").fetchall()
+            # As a script, which alone steps through all of it.
+            self._db.executescript(f"PRAGMA incremental_vacuum({_PAGES_AT_ONCE})")
             breathe()
         self.checkpoint()
 

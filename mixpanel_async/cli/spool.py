@@ -50,7 +50,7 @@ _AGE: Final = re.compile(r"(\d{1,9}(?:\.\d{1,3})?)([smhd]?)")
 
 spool: Final = typer.Typer(
     help="Show and mend a durable spool, also while clients use it.\n\n"
-    "Exit status: 0 done; 1 no spool is there, or it cannot be used now; 2 it is damaged, or the command line is wrong.",
+    "Exit status: 0 done; 1 there is no spool, or it cannot be used; 2 it is damaged, or the command line is wrong.",
     no_args_is_help=True,
 )
 
