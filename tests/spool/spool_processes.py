@@ -6,7 +6,7 @@ import json
 import sqlite3
 import subprocess
 import sys
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -100,46 +100,59 @@ class Account:
 def audited(receipts: Path, emulator: Emulator, path: Path, round: str) -> Account:
     """Hold what the emulator has against the receipts: nothing lost, nothing twice.
 
-    Dead letters of other rounds stay in the file. A task that was killed may have been accepted once more than it could put down; beyond that nothing may be extra.
+    Dead letters of other rounds stay in the file. A task that was killed may have been accepted once more than it
+    could put down; beyond that nothing may be extra.
     """
-    acknowledged: dict[str, list[int]] = defaultdict(list)
-    for line in receipts.read_bytes().splitlines():
-        who, number = line.split()
-        acknowledged[who.decode()].append(int(number))
-    for numbers in acknowledged.values():
-        assert numbers == [*range(len(numbers))]
-    unsure: dict[str, set[int]] = defaultdict(set)
-    for reason, letter in dead(path):
-        assert reason == "uncertain"
-        (name,) = letter["$add"]
-        if letter["$distinct_id"].startswith(round):
-            unsure[letter["$distinct_id"]].add(int(name[1:]))
-
-    stored: dict[str, set[int]] = defaultdict(set)
+    acknowledged = _acknowledged(receipts)
     events = emulator.events("E")
+    stored, applied, unsure = _stored(events), _applied(emulator), _unsure(path, round)
+    for who in {*acknowledged, *stored, *applied, *unsure}:
+        have = stored[who] | applied[who] | unsure[who]
+        lost = set(range(acknowledged[who])) - have
+        assert not lost, f"{len(lost)} of {who} were lost"
+        assert have <= set(range(acknowledged[who] + 1)), f"more of {who} than was ever tracked"
+    return Account(
+        receipts=sum(acknowledged.values()),
+        events=len(events),
+        increments=sum(map(len, applied.values())),
+        uncertain=sum(len(numbers - applied[who]) for who, numbers in unsure.items()),
+        raw_duplicates=len(emulator.raw_events("E")) - len(events),
+    )
+
+
+def _acknowledged(receipts: Path) -> Counter[str]:
+    count: Counter[str] = Counter()
+    for line in receipts.read_text().splitlines():
+        who, number = line.split()
+        assert int(number) == count[who]
+        count[who] += 1
+    return count
+
+
+def _stored(events: list[dict[str, Any]]) -> dict[str, set[int]]:
+    stored: dict[str, set[int]] = defaultdict(set)
     for event in events:
         properties = event["properties"]
         assert properties["$insert_id"] == f"{properties['distinct_id']}-{properties['n']}"
         stored[properties["distinct_id"]].add(properties["n"])
     assert sum(map(len, stored.values())) == len(events), "stored twice after de-duplication"
+    return stored
+
+
+def _applied(emulator: Emulator) -> dict[str, set[int]]:
     applied: dict[str, set[int]] = defaultdict(set)
     for who, profile in emulator.profiles().items():
         for name, value in profile.items():
             if name.startswith("n"):
                 assert value == 1, f"{who} was incremented {value} times instead of once"
                 applied[who].add(int(name[1:]))
+    return applied
 
-    for who, numbers in acknowledged.items():
-        have = stored[who] | applied[who] | unsure[who]
-        lost = set(numbers) - have
-        assert not lost, f"{len(lost)} of {who} were lost"
-        assert have <= set(range(len(numbers) + 1)), f"more of {who} than was ever tracked"
-    for who in {*stored, *applied, *unsure} - {*acknowledged}:
-        assert stored[who] | applied[who] | unsure[who] <= {0}
-    return Account(
-        receipts=sum(map(len, acknowledged.values())),
-        events=len(events),
-        increments=sum(map(len, applied.values())),
-        uncertain=sum(len(numbers - applied[who]) for who, numbers in unsure.items()),
-        raw_duplicates=len(emulator.raw_events("E")) - len(events),
-    )
+
+def _unsure(path: Path, round: str) -> dict[str, set[int]]:
+    unsure: dict[str, set[int]] = defaultdict(set)
+    for reason, letter in dead(path):
+        assert reason == "uncertain"
+        if letter["$distinct_id"].startswith(round):
+            unsure[letter["$distinct_id"]] |= {int(name[1:]) for name in letter["$add"]}
+    return unsure
