@@ -13,9 +13,9 @@ from typing import Any
 import anyio
 
 from mixpanel_async import AsyncMixpanel, BatchPolicy, LostRecord, SqliteSpool
-from mixpanel_async.emulator import Emulator
 
 FOR_EVER = 3600.0
+NOBODY = "http://127.0.0.1:9"
 LINGERING = BatchPolicy(linger=FOR_EVER)
 
 
@@ -24,7 +24,7 @@ def spool_of(given: dict[str, Any], **more: Any) -> SqliteSpool | None:
 
 
 async def forgets(given: dict[str, Any]) -> None:
-    mp = Emulator().client(batching=LINGERING, spool=spool_of(given))
+    mp = AsyncMixpanel("token", api_host=NOBODY, batching=LINGERING, spool=spool_of(given))
     for _ in range(500):
         await mp.track("user", "Event")
 
@@ -32,18 +32,21 @@ async def forgets(given: dict[str, Any]) -> None:
 async def drops(given: dict[str, Any]) -> None:
     """A plain callback that never returns."""
 
+    told = threading.Event()
+
     def on_drop(records: list[LostRecord], reason: object) -> None:
         print("told", len(records), flush=True)
+        told.set()
         time.sleep(FOR_EVER)
 
     options: dict[str, Any] = {"on_drop": on_drop, "spool": spool_of(given), "shutdown_timeout": 0.1}
-    mp = Emulator().client(before_send=lambda message: None, **options)
+    mp = AsyncMixpanel("token", api_host=NOBODY, before_send=lambda message: None, **options)
     await mp.start()
     await mp.track("user", "Event")
     if given["closes"]:
         await mp.aclose()
     else:
-        while mp._queue.hooks.untold():  # noqa: ASYNC110  what happens there happens in a thread
+        while not told.is_set():  # noqa: ASYNC110  what happens there happens in a thread
             await anyio.sleep(0.001)
 
 
@@ -67,12 +70,10 @@ async def resolves(given: dict[str, Any]) -> None:
 
 async def locked(given: dict[str, Any]) -> None:
     """A database that somebody else has locked, and a server that never answers."""
-    emulator = Emulator()
-    emulator.latency = FOR_EVER
-    with emulator.serve() as server:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
         mp = AsyncMixpanel(
             "token",
-            api_host=server.url,
+            api_host=f"http://127.0.0.1:{silent.getsockname()[1]}",
             spool=spool_of(given, timeout=600.0),
             shutdown_timeout=0.1,
             timeout=600.0,

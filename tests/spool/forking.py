@@ -55,6 +55,8 @@ def check(path: str) -> None:
 
 def outside(mp: AsyncMixpanel, given: dict[str, Any]) -> None:
     """Fork between two event loops, as a server that loads the application first."""
+    # No child can finish what a thread of its parent is importing.
+    asyncio.run(mp.start())
     for turn in range(given["forks"]):
         asyncio.run(track(mp, f"before-{turn}", 100))
         # The thread is in the middle of a commit as often as not.
