@@ -312,6 +312,7 @@ def _durable(options: ClientOptions, spool: SqliteSpool, buffer: Buffer, runtime
 
 def _left_behind(queue: Queue, sender: Sender) -> None:
     """What happens when a client is dropped, or the interpreter exits, without `aclose()`."""
+    queue.note_fork()
     if sender.is_closed:
         return
     pending = queue.pending

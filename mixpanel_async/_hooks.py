@@ -12,12 +12,12 @@ from inspect import isawaitable, iscoroutinefunction
 from typing import Any, Final
 
 import anyio
-import anyio.to_thread
 import orjson
 
 from ._errors import refuse
 from ._lanes import Loss
 from ._records import Delivery, DropReason, LostRecord
+from ._threads import begin, ended
 
 OnDrop = Callable[[list[LostRecord], DropReason], Awaitable[None] | None]
 OnDelivered = Callable[[Delivery], Awaitable[None] | None]
@@ -49,13 +49,14 @@ class Hooks:
         self._kept = 0
         self._has_failed = False
         self._task: int | None = None
-        self._thread: anyio.CapacityLimiter | None = None
+        # A callback that was abandoned with its event loop may still run.
+        self._turn = threading.Lock()
 
     def forget(self) -> None:
         """Begin anew in a forked child."""
         self._waiting.clear()
-        self._lock = threading.RLock()
-        self._kept, self._task, self._thread = 0, None, None
+        self._lock, self._turn = threading.RLock(), threading.Lock()
+        self._kept, self._task = 0, None
 
     def lost(self, losses: Sequence[Loss]) -> bool:
         """Note losses. From any thread.
@@ -113,9 +114,6 @@ class Hooks:
             self._task = None
 
     async def _run(self) -> None:
-        if self._thread is None:
-            # Of the package's own: an application that keeps all its threads busy must not hold up a report.
-            self._thread = anyio.CapacityLimiter(1)
         while True:
             with self._lock:
                 if not self._waiting:
@@ -125,7 +123,7 @@ class Hooks:
                     self._kept -= sum(map(len, entry.items))
             if isinstance(entry, Loss):
                 assert self._on_drop is not None
-                records = await anyio.to_thread.run_sync(_records, entry, limiter=self._thread)
+                records = await ended(begin(partial(_records, entry), "mixpanel callback"))
                 await self._call("on_drop", self._on_drop, records, entry.reason)
             elif self._on_delivered is not None:
                 await self._call("on_delivered", self._on_delivered, entry)
@@ -135,8 +133,8 @@ class Hooks:
             if iscoroutinefunction(callback) or iscoroutinefunction(getattr(callback, "__call__", None)):  # noqa: B004
                 await callback(*args)
                 return
-            guarded = partial(_guarded, callback, *args)
-            result = await anyio.to_thread.run_sync(guarded, limiter=self._thread, abandon_on_cancel=True)
+            guarded = partial(_guarded, self._turn, callback, *args)
+            result = await ended(begin(guarded, "mixpanel callback"))
             if isinstance(result, BaseException):
                 self._report(name, result)
             elif isawaitable(result):
@@ -158,10 +156,11 @@ def _is_alike(one: Loss, other: Loss) -> bool:
     return same and not (one.details or other.details)
 
 
-def _guarded(callback: Callable[..., Any], *args: object) -> Any:
-    """What it returns or raises. A worker thread must not be left by an exception that ends programs."""
+def _guarded(turn: threading.Lock, callback: Callable[..., Any], *args: object) -> Any:
+    """What it returns or raises, in its turn."""
     try:
-        return callback(*args)
+        with turn:
+            return callback(*args)
     except BaseException as error:  # noqa: BLE001
         return error
 

@@ -113,8 +113,7 @@ class Queue:
             ClientClosedError: if the client is closed.
             QueueFullError: if there is no room and the policy is to raise, or the record can never have any.
         """
-        if self._pid != os.getpid():
-            self.forked()
+        self.note_fork()
         losses: list[Loss] = []
         with self._lock:
             self._refuse_if_closed()
@@ -190,8 +189,7 @@ class Queue:
 
     def locked(self, work: Callable[[], T]) -> T:
         """Do something to the buffer that no re-entry may see half done."""
-        if self._pid != os.getpid():
-            self.forked()
+        self.note_fork()
         losses: list[Loss] = []
         came_late = False
         with self._lock:
@@ -222,8 +220,10 @@ class Queue:
 
         self.locked(work)
 
-    def forked(self) -> None:
+    def note_fork(self) -> None:
         """Begin anew in a forked child: what waits, its lock and its tasks are the parent's."""
+        if self._pid == os.getpid():
+            return
         self._pid = os.getpid()
         self._lock = threading.RLock()
         self._is_inside = False
@@ -343,6 +343,7 @@ class Queue:
         self._last_error = words
 
     def stats(self) -> Stats:
+        self.note_fork()
         with self._lock:
             buffer, late = self._buffer, len(self._late) + len(self.stage.items)
             return Stats(

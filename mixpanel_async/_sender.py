@@ -56,6 +56,7 @@ class Sender:
         self._telling: Job[None] | None = None
         self._closer: Job[FlushResult] | None = None
         self._jobs: set[Job[Any]] = set()
+        self._inherited: object = None
         self._awake = False
         self._bell: anyio.Event | None = None
         self._progress: anyio.Event | None = None
@@ -84,6 +85,7 @@ class Sender:
         Raises:
             ClientClosedError: if the client is bound to another loop that has not ended.
         """
+        self._queue.note_fork()
         host = self._host
         if host is not None and host.is_current():
             if self._main is None or self._main.is_over:
@@ -123,12 +125,16 @@ class Sender:
             self.progressed()
 
     def _forked(self) -> None:
-        """Let go of everything that lives in the parent's event loop and sockets."""
+        """Let go of everything that lives in the parent's event loop and sockets.
+
+        It is kept: a task or a connection that is collected is closed first, which reaches the parent, as both
+        processes have one selector.
+        """
+        self._inherited = self._host, self._main, self._telling, self._closer, self._jobs, self._transport.forget()
         self._host = self._main = self._telling = self._closer = None
         self._queue.stage.home = None
         self._jobs = set()
         self._awake = False
-        self._transport.forget()
 
     def _spawn(
         self, work: Callable[[], Awaitable[T]], name: str, if_unstarted: Callable[[], None] = _nothing

@@ -74,23 +74,33 @@ class Transport:
                 self._pool = _Pool(await anyio.to_thread.run_sync(self._make_client, limiter=own))
 
     def _make_client(self) -> httpx.AsyncClient:
+        # It brings all of httpcore, and with it trio, which nobody shall wait for who only imports this.
+        from ._network import resolve_in_threads  # noqa: PLC0415
+
         if self._tls is None:
             # Without TLS no trust store is needed; a context that trusts nobody keeps that honest.
             plain = self._origin.startswith("http://")
             self._tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT) if plain else httpx.create_ssl_context()
-        return httpx.AsyncClient(
+        client = httpx.AsyncClient(
             verify=self._tls,
             timeout=httpx.Timeout(self._timeout * _PHASE_SHARE),
             limits=httpx.Limits(max_connections=self._max_connections, max_keepalive_connections=self._max_connections),
             follow_redirects=False,
             cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
         )
+        return resolve_in_threads(client)
 
-    def forget(self) -> None:
-        """Drop the pool without closing it: its event loop is gone, and its sockets with it."""
+    def forget(self) -> object:
+        """Drop the pool without closing it: its event loop is gone, and its sockets with it.
+
+        Returns:
+            What was dropped.
+        """
         self._building = None
+        pool = self._pool
         if self._theirs is None:
             self._pool = None
+        return pool
 
     async def send(self, request: Request, *, timeout: float | None = None) -> Reply | NoReply:
         """One attempt.

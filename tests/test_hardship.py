@@ -9,7 +9,9 @@ import logging
 import os
 import pickle
 import signal
+import sys
 import threading
+import types
 from collections.abc import Callable
 from typing import Any
 from unittest.mock import Mock
@@ -473,3 +475,17 @@ async def test_a_closed_http_client_of_the_users_is_not_taken_for_a_lost_answer(
     await mp.people_increment("user", {"visits": 1})
     await mp.aclose()
     assert mp.stats().losses == {"closed": 1}
+
+
+def test_trio_that_another_thread_is_importing_is_not_looked_into(monkeypatch: pytest.MonkeyPatch) -> None:
+    emulator = Emulator()
+    half = types.ModuleType("trio")
+    monkeypatch.setitem(sys.modules, "trio", half)
+    monkeypatch.setitem(sys.modules, "trio.lowlevel", types.ModuleType("trio.lowlevel"))
+
+    async def main() -> None:
+        async with emulator.client() as mp:
+            await mp.track("user", "Event")
+
+    asyncio.run(main())
+    assert len(emulator.events("Event")) == 1

@@ -163,6 +163,9 @@ class Claim:
             if remove:
                 with contextlib.suppress(OSError):
                     self._path.unlink()
+            # Closing alone would leave it locked for as long as a forked child has the file open as well.
+            with contextlib.suppress(OSError):
+                fcntl.flock(self._handle, fcntl.LOCK_UN)
             self.forget()
 
     def forget(self) -> None:

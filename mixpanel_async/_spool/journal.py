@@ -1,7 +1,9 @@
 """The thread that writes: one commit for all that came while the last one was under way.
 
-Everything that touches the database happens here, in the order in which it was asked for. The connection is a local
-variable of the thread, so that a forked child, in which this thread does not exist, can neither use nor close it.
+Everything that touches the database happens here, in the order in which it was asked for. While the process forks, the
+thread rests with the database closed: SQLite remembers within the process which locks its connections hold, and a child
+that inherits such a memory would believe locks to be its own that are its parent's.
+https://www.sqlite.org/howtocorrupt.html section 2.6, read 2026-11-22.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ import logging
 import sqlite3
 import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Final
 
 from .._backlog import Entry
@@ -17,6 +20,7 @@ from .._errors import MixpanelException, SpoolError
 from .._runtime import Runtime
 from .database import is_damage, is_full
 from .files import Claim
+from .forks import Gate
 from .session import Session
 from .work import Group, Reports, Settings, Work
 
@@ -39,13 +43,20 @@ class Journal:
         self._settings = settings
         self._reports = reports
         self._runtime = runtime
-        self.forget()
+        self._gate = Gate(self.forget, self._ring_bell)
+        self._claims: dict[int, Claim] = {}
+        self._begin_anew()
 
     def forget(self) -> None:
-        """Begin anew: in a forked child, the thread, its connection and its claims are the parent's."""
-        for claim in getattr(self, "_claims", {}).values():
+        """Begin anew in a forked child: the thread and its claims are the parent's."""
+        self._gate.forked()
+        for claim in self._claims.values():
             claim.forget()
-        self.mutex = threading.Lock()
+        self._begin_anew()
+
+    def _begin_anew(self) -> None:
+        # A signal handler may track while this very thread holds it.
+        self.mutex: AbstractContextManager[bool] = threading.RLock()
         """Held while a record gets its place in a group."""
         self._bell = threading.Event()
         self._stop = threading.Event()
@@ -53,7 +64,10 @@ class Journal:
         self._group_number = 1
         self._work = Work(Group(1))
         self._has_said = False
-        self._claims: dict[int, Claim] = {}
+        self._claims = {}
+
+    def _ring_bell(self) -> None:
+        self._bell.set()
 
     @property
     def group(self) -> Group:
@@ -64,7 +78,7 @@ class Journal:
         """Have what was asked for looked at."""
         if self._thread is None:
             self.begin()
-        if not self._bell.is_set():
+        elif not self._bell.is_set():
             self._bell.set()
 
     def ask(self, change: Callable[[Work], None]) -> Group:
@@ -84,11 +98,15 @@ class Journal:
         with self.mutex:
             if self._thread is None and not self._stop.is_set():
                 self._thread = threading.Thread(target=self._run, name="mixpanel spool", daemon=True)
+                self._gate.watch(self._thread)
                 self._thread.start()
-            return self._work.group
+            group = self._work.group
+        # A thread that runs already would look at an empty group only when there is something else to do.
+        self._bell.set()
+        return group
 
     def close(self, timeout: float) -> bool:
-        """Write what waits and give up every claim. From any thread but the journal's.
+        """Write what waits and give up every claim. From any thread; the journal's own does so later.
 
         Returns:
             Whether the thread ended within this many seconds.
@@ -99,6 +117,9 @@ class Journal:
         self._bell.set()
         if thread is None:
             return True
+        # The garbage collector runs in any thread, and so does the end of a client that nobody holds.
+        if thread is threading.current_thread():
+            return False
         thread.join(timeout)
         return not thread.is_alive()
 
@@ -128,6 +149,8 @@ class Journal:
                 closing = self._stop.is_set()
                 work = self._take()
                 try:
+                    # After the bell was cleared, which a fork rings.
+                    self._gate.pass_by(session.rest)
                     if not session.is_open:
                         session.open()
                         looked = clock()
@@ -144,6 +167,7 @@ class Journal:
                 self._bell.wait(_LOOK_EVERY)
         finally:
             session.leave()
+            self._gate.leave()
 
     def _failed(self, session: Session, work: Work, error: Exception) -> None:
         full = is_full(error)

@@ -65,6 +65,7 @@ class Session:
         self._own_at = [0] * LANES
         self._has_told_others = False
         self._open: Database | None = None
+        self._rested_on: int | None = None
 
     @property
     def is_open(self) -> bool:
@@ -95,6 +96,29 @@ class Session:
         self._db.close()
         self._open = None
 
+    def rest(self) -> None:
+        """Close the database for a moment. What is claimed stays claimed, and `open` goes on with it."""
+        if self._open is not None:
+            self._rested_on = self._db.inode
+            self.drop()
+
+    def _goes_on(self) -> bool:
+        """Open again what `rest` has closed. False if it is another file by now, or damaged."""
+        if self._rested_on is None:
+            return False
+        try:
+            db = self._open_file()
+        except Exception as error:
+            if not is_damage(error):
+                raise
+        else:
+            if db.inode == self._rested_on and any(owner == self._owner for owner, *_ in db.owners()):
+                self._open = db
+            else:
+                db.close()
+        self._rested_on = None
+        return self.is_open
+
     def _open_file(self) -> Database:
         settings = self._settings
         return open_database(
@@ -110,6 +134,8 @@ class Session:
 
         A damaged one is set aside, and what can be read of it is saved.
         """
+        if self._goes_on():
+            return
         own, self._owner = self._owner, 0
         held = self._reports.held() if own else []
         for claim in self._claims.values():

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -111,7 +111,7 @@ class Reports(Protocol):
 class Writer(Protocol):
     """The journal, as the queue sees it."""
 
-    mutex: threading.Lock
+    mutex: AbstractContextManager[bool]
 
     @property
     def group(self) -> Group: ...

@@ -31,6 +31,7 @@ from .guard import MARKS, is_loopback
 _KEEP_ALIVE: Final = 75
 _BACKLOG: Final = 512
 _HEAD_SECONDS: Final = 30.0
+_STEPS_TO_ACCEPT: Final = 5
 
 ASGIApp = Callable[[Any, Any, Any], Any]
 
@@ -165,7 +166,10 @@ class Server:
             await self._stop.wait()
         finally:
             server.close()
-            self._abort_connections()
+            # A connection that was being accepted shows itself only a few steps later.
+            for _ in range(_STEPS_TO_ACCEPT):
+                self._abort_connections()
+                await asyncio.sleep(0)
 
     async def _dispatch(self, scope: Any, receive: Any, send: Any) -> None:
         try:

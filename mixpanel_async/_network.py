@@ -1,0 +1,128 @@
+"""Connections by name, resolved in threads that nobody waits for. The only file that knows httpcore.
+
+asyncio resolves names in its default executor, whose threads `asyncio.run` and the interpreter wait for at the end: a
+name server that does not answer would hold the process for as long as the system's resolver tries.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from collections.abc import Iterable
+from concurrent.futures import Future
+from functools import partial
+from itertools import chain, zip_longest
+from typing import Any, Final
+
+import anyio
+import httpcore
+import httpx
+
+from ._threads import begin, ended
+
+# RFC 8305, section 5: how long one address has for itself before the next is tried as well.
+_HEAD_START: Final = 0.25
+
+
+class Network(httpcore.AsyncNetworkBackend):
+    """Connects as httpcore does, but for where names are resolved."""
+
+    def __init__(self) -> None:
+        self._inner = httpcore.AnyIOBackend()
+        # One thread a name, however many connections wait for it and however often they give up.
+        self._lookups: dict[tuple[str, int], Future[list[str]]] = {}
+
+    async def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[Any] | None = None,
+    ) -> httpcore.AsyncNetworkStream:
+        connect = partial(
+            self._inner.connect_tcp,
+            port=port,
+            timeout=timeout,
+            local_address=local_address,
+            socket_options=socket_options,
+        )
+        if _is_address(host):
+            return await connect(host)
+        try:
+            with anyio.fail_after(timeout):
+                addresses = await self._addresses(host, port)
+                return await _first_to_answer(connect, addresses)
+        except TimeoutError:
+            raise httpcore.ConnectTimeout from None
+        except OSError as error:
+            raise httpcore.ConnectError(str(error)) from None
+
+    async def sleep(self, seconds: float) -> None:
+        await anyio.sleep(seconds)
+
+    async def _addresses(self, host: str, port: int) -> list[str]:
+        key = host, port
+        lookup = self._lookups.get(key)
+        if lookup is None:
+            lookup = self._lookups[key] = begin(partial(_resolve, host, port), "mixpanel resolver")
+            lookup.add_done_callback(lambda _: self._lookups.pop(key, None))
+        return await ended(lookup)
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def _resolve(host: str, port: int) -> list[str]:
+    """The addresses of a host, those of its two families by turns and in the system's order."""
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    families: dict[int, list[str]] = {}
+    for family, _, _, _, address in found:
+        families.setdefault(family, []).append(str(address[0]))
+    return [one for one in chain.from_iterable(zip_longest(*families.values())) if one is not None]
+
+
+async def _first_to_answer(connect: Any, addresses: list[str]) -> httpcore.AsyncNetworkStream:
+    """Try one address after the other, each with a head start, and keep the first that answers."""
+    streams: list[httpcore.AsyncNetworkStream] = []
+    errors: list[Exception] = []
+
+    async def attempt(address: str, failed: anyio.Event) -> None:
+        try:
+            stream = await connect(address)
+        except (httpcore.NetworkError, httpcore.TimeoutException) as error:
+            errors.append(error)
+            failed.set()
+        else:
+            streams.append(stream)
+            tasks.cancel_scope.cancel()
+
+    async with anyio.create_task_group() as tasks:
+        for address in addresses:
+            failed = anyio.Event()
+            tasks.start_soon(attempt, address, failed)
+            with anyio.move_on_after(_HEAD_START):
+                await failed.wait()
+    for late in streams[1:]:
+        await late.aclose()
+    if streams:
+        return streams[0]
+    raise errors[0] if errors else OSError("the name has no address")
+
+
+def resolve_in_threads(client: httpx.AsyncClient) -> httpx.AsyncClient:
+    """Have a client of our own connect through `Network`.
+
+    httpx has no public way to a part that httpcore lets its users choose.
+    """
+    network = Network()
+    for transport in (client._transport, *client._mounts.values()):
+        pool: Any = getattr(transport, "_pool", None)
+        if hasattr(pool, "_network_backend"):
+            pool._network_backend = network
+    return client

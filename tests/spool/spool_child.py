@@ -1,0 +1,91 @@
+"""The processes that the tests kill, stop, fork and leave alone: `python spool_child.py PART JSON`."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from typing import Any
+
+from mixpanel_async import AsyncMixpanel, BatchPolicy, RetryPolicy, SqliteSpool, Stats
+
+INCREMENT_EVERY = 10
+
+
+def client(given: dict[str, Any], **more: Any) -> AsyncMixpanel:
+    options: dict[str, Any] = {
+        "api_host": given["url"],
+        "batching": BatchPolicy(linger=0.01, max_events=given.get("max_events", 500)),
+        "retry": RetryPolicy(initial=0.02, maximum=0.1),
+        "spool": SqliteSpool(given["path"], keep_dead=1_000_000, fsync=given.get("fsync", True), timeout=20.0),
+        **more,
+    }
+    return AsyncMixpanel(given.get("token", "token"), **options)
+
+
+def say(**words: Any) -> None:
+    print(json.dumps(words), flush=True)
+
+
+def as_words(stats: Stats) -> dict[str, Any]:
+    return {name: getattr(stats, name) for name in Stats.__slots__ if name != "losses"} | {"losses": {**stats.losses}}
+
+
+async def storm(given: dict[str, Any]) -> None:
+    """Track from many tasks, each with a number after the other, and put down every number once its call returned."""
+    receipts = os.open(given["receipts"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    mp = client(given)
+    say(up=True)
+
+    async def work(task: int) -> None:
+        who = f"{given['life']}-{task}"
+        for number in range(given["numbers"]):
+            if number % INCREMENT_EVERY == INCREMENT_EVERY - 1:
+                await mp.people_increment(who, {f"n{number}": 1})
+            else:
+                await mp.track(who, "E", {"n": number}, insert_id=f"{who}-{number}")
+            os.write(receipts, b"%s %d\n" % (who.encode(), number))
+
+    await asyncio.gather(*map(work, range(given["tasks"])))
+    if given.get("drains"):
+        await until_empty(mp)
+        await mp.aclose()
+    say(stats=as_words(mp.stats()))
+    if given.get("waits"):
+        await asyncio.to_thread(sys.stdin.readline)
+
+
+async def until_empty(mp: AsyncMixpanel) -> None:
+    await mp.start()
+    while mp.stats().pending:
+        await mp.flush(5.0)
+
+
+async def drain(given: dict[str, Any]) -> None:
+    """Deliver what others have left."""
+    mp = client(given)
+    await until_empty(mp)
+    await mp.aclose()
+    say(stats=as_words(mp.stats()))
+
+
+async def forget(given: dict[str, Any]) -> None:
+    """Track and return without a close."""
+    mp = client(given, batching=BatchPolicy(linger=3600.0))
+    for number in range(given["numbers"]):
+        await mp.track("user", "E", {"n": number}, insert_id=f"forgotten-{number}")
+
+
+async def once_only(given: dict[str, Any]) -> None:
+    """Send an update that must not be sent twice, and wait to be killed."""
+    mp = client(given, timeout=600.0)
+    await mp.people_increment("user", {"visits": 1})
+    say(accepted=True)
+    await asyncio.sleep(600)
+
+
+PARTS = {part.__name__: part for part in (storm, drain, forget, once_only)}
+
+if __name__ == "__main__":
+    asyncio.run(PARTS[sys.argv[1]](json.loads(sys.argv[2])))

@@ -1,0 +1,165 @@
+"""One file, many clients: of several processes, of one, and of several projects."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import random
+import signal
+import time
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from spool_processes import Child, audited, child, dead, drain, rows
+
+from mixpanel_async import AsyncMixpanel, BatchPolicy, RetryPolicy, SqliteSpool
+from mixpanel_async._runtime import real_runtime
+from mixpanel_async.emulator import Emulator
+
+
+def shared(folder: Path, *, processes: int, numbers: int, kills: int, seed: int, longest: float) -> None:
+    """Processes that share a spool, some of them killed, each of those followed by another."""
+    chance = random.Random(seed)
+    emulator = Emulator()
+    path, receipts = folder / "spool.db", folder / "receipts"
+    lives = iter(range(1_000_000))
+    killed: set[str] = set()
+    with emulator.serve() as server:
+
+        def begin() -> tuple[str, Child]:
+            name = f"0-{next(lives)}"
+            given = {"url": server.url, "path": path, "receipts": receipts, "life": name, "tasks": 20}
+            return name, Child("storm", numbers=numbers, drains=True, **given)
+
+        running = [begin() for _ in range(processes)]
+        try:
+            for _ in range(kills):
+                time.sleep(chance.uniform(0.0, longest))
+                at = chance.randrange(processes)
+                name, victim = running[at]
+                if victim.lives:
+                    killed.add(name)
+                victim.kill()
+                running[at] = begin()
+            for _, one in running:
+                one.end(300.0)
+        finally:
+            for _, one in running:
+                one.kill()
+        drain(server.url, path)
+        audited(receipts, emulator, path, "0-")
+    assert rows(path) == 0
+    # Only what was on its way when its sender was killed may have come twice.
+    copies = Counter(event["properties"]["$insert_id"] for event in emulator.raw_events("E"))
+    twice = {identity.rsplit("-", 2)[0] for identity, count in copies.items() if count > 1}
+    assert twice <= killed
+
+
+def test_e6_processes_that_share_a_spool_and_die_lose_nothing_and_send_nothing_twice(tmp_path: Path) -> None:
+    shared(tmp_path, processes=3, numbers=60, kills=2, seed=6, longest=0.6)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1800)
+def test_e6_four_processes_share_a_hundred_thousand_events_through_fifty_kills(tmp_path: Path) -> None:
+    shared(tmp_path, processes=4, numbers=1_250, kills=50, seed=66, longest=1.0)
+
+
+def test_e6_a_process_that_is_stopped_keeps_its_rows_and_goes_on(tmp_path: Path) -> None:
+    emulator = Emulator()
+    path, receipts = tmp_path / "spool.db", tmp_path / "receipts"
+    with emulator.serve() as server:
+        emulator.fail_next(503, times=1_000_000)
+        given = {"url": server.url, "path": path, "receipts": receipts, "life": "0-0", "tasks": 5, "numbers": 50}
+        with child("storm", waits=True, **given) as one:
+            one.heard()
+            assert one.heard()["stats"]["accepted"] == 250
+            os.kill(one.process.pid, signal.SIGSTOP)
+            emulator.stop_faults()
+            assert drain(server.url, path)["accepted"] == 0
+            assert rows(path) == 250
+            assert emulator.events() == []
+            os.kill(one.process.pid, signal.SIGCONT)
+            while rows(path):
+                time.sleep(0.01)
+        audited(receipts, emulator, path, "0-")
+        assert len(emulator.raw_events()) == len(emulator.events()) == 225
+
+
+def test_e6_a_client_that_runs_takes_over_what_one_that_died_has_left(tmp_path: Path) -> None:
+    """A clock that runs sixty times as fast stands for the half minute that it may take."""
+    emulator = Emulator()
+    path = tmp_path / "spool.db"
+    runtime = real_runtime()
+    fast = replace(runtime, monotonic=lambda: 60.0 * runtime.monotonic())
+
+    async def main(url: str) -> None:
+        async with emulator.client("token", spool=SqliteSpool(path), _runtime=fast) as mp:
+            emulator.latency = 3600.0
+            with child("once_only", url=url, path=path) as one:
+                assert one.heard() == {"accepted": True}
+                while not emulator.requests():  # noqa: ASYNC110  what happens there happens in a thread
+                    await asyncio.sleep(0.001)
+            emulator.latency = 0.0
+            while not mp.stats().recovered:
+                await mp.track("user", "Tick")
+                await asyncio.sleep(0.01)
+            assert mp.stats().losses == {"uncertain": 1}
+            await mp.flush()
+
+    with emulator.serve() as server:
+        asyncio.run(main(server.url))
+    assert [reason for reason, _ in dead(path)] == ["uncertain"]
+
+
+@pytest.mark.anyio
+async def test_e6_two_clients_of_one_process_share_a_file_and_send_their_own(tmp_path: Path) -> None:
+    emulator = Emulator()
+    path = tmp_path / "spool.db"
+    options: dict[str, Any] = {"batching": BatchPolicy(linger=3600.0), "spool": SqliteSpool(path)}
+    async with emulator.client(**options) as one, emulator.client(**options) as two:
+        for number in range(100):
+            await one.track("one", "E", {"n": number})
+            await two.track("two", "E", {"n": number})
+        await one.flush()
+        assert (one.stats().delivered, two.stats().pending) == (100, 100)
+        assert {event["properties"]["distinct_id"] for event in emulator.events()} == {"one"}
+    assert two.stats().delivered == 100
+    assert len(emulator.raw_events()) == 200
+    assert rows(path) == 0
+    assert os.listdir(tmp_path) == ["spool.db"]
+
+
+def test_e7_the_rows_of_another_project_are_kept_reported_and_never_sent(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    mine, theirs = Emulator(token="mine"), Emulator(token="theirs")
+    spool = SqliteSpool(tmp_path / "spool.db")
+
+    async def leave() -> None:
+        retry = RetryPolicy(initial=60.0)
+        theirs.fail_next(503, times=1_000_000)
+        mp: AsyncMixpanel = theirs.client(spool=spool, retry=retry, shutdown_timeout=0.0)
+        for number in range(50):
+            await mp.track("user", "E", {"n": number})
+        await mp.aclose()
+
+    async def use(emulator: Emulator) -> int:
+        async with emulator.client(spool=spool) as mp:
+            await mp.track("user", "Mine")
+        return mp.stats().recovered
+
+    asyncio.run(leave())
+    with caplog.at_level(logging.WARNING):
+        assert asyncio.run(use(mine)) == 0
+    assert "1 clients of other projects" in caplog.text
+    assert [event["event"] for event in mine.raw_events()] == ["Mine"]
+    assert mine.rejected() == []
+    assert rows(tmp_path / "spool.db") == 50
+    theirs.stop_faults()
+    assert asyncio.run(use(theirs)) == 50
+    assert len(theirs.events("E")) == 50
