@@ -104,8 +104,8 @@ class Buffer(Backlog):
         if group:
             lane.last_id += 1
             self.charge_write(size)
-            if lane.on_disk or self.is_memory_full(size):
-                self.leave_on_disk(lane, size, group)
+            if lane.on_disk or lane.is_loading or self.is_memory_full(size):
+                self.leave_on_disk(lane, size)
                 return Offer.TAKEN
         batch = lane.open
         if batch is not None and batch.size + size + 1 > lane.max_bytes:
@@ -138,7 +138,7 @@ class Buffer(Backlog):
         losses: list[Loss] = []
         flying = [batch for lane in self.active for batch in (*lane.leased, *lane.alone)]
         held, held_bytes = sum(len(batch.items) for batch in flying), sum(batch.payload for batch in flying)
-        if held >= self._policy.max_pending_events or held_bytes + room > self._policy.max_pending_bytes:
+        if not self.can_make_room(room, held, held_bytes):
             return losses
         while self.is_full(room):
             heads = [lane.ready[0] if lane.ready else lane.open for lane in self.active]

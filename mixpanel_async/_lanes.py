@@ -23,6 +23,29 @@ LANE_CODES: Final = {
 """How a spool names a lane: its kind, and whether a project secret signs it."""
 
 
+@dataclass(slots=True)
+class Eviction:
+    """The oldest records that a lane had on disk alone and that were dropped for want of room.
+
+    Args:
+        lane: its code.
+        own: the first row on disk alone that was this client's own.
+        count: how many.
+        size: their estimated size.
+    """
+
+    lane: int
+    own: int
+    count: int
+    size: int
+
+    def absorb(self, later: Eviction) -> None:
+        """Make one of two that follow each other."""
+        self.own = self.own or later.own
+        self.count += later.count
+        self.size += later.size
+
+
 class Barrier:
     """What a flush waits for: the records that had been accepted when it began."""
 
@@ -116,8 +139,8 @@ class Lane:
         "alone",
         "code",
         "disk_from",
-        "disk_group",
         "disk_marks",
+        "doomed",
         "failed_at",
         "failures",
         "held_until",
@@ -134,6 +157,9 @@ class Lane:
         "paused_until",
         "ready",
         "secret",
+        "unwritten",
+        "unwritten_from",
+        "written_to",
     )
 
     def __init__(self, kind: Kind, secret: Secret | None, limit: int, max_bytes: int) -> None:
@@ -160,12 +186,21 @@ class Lane:
         """Begin anew with a spool: no row has been given out, none waits."""
         # A row's number, as far as it is this client's own: the lane, then a sequence.
         self.last_id = self.code << SEQUENCE_BITS
-        # Of the records on disk alone: how many, how large, the first row of them that is this client's own, and the
-        # commit that the last of them waits for.
-        self.on_disk = self.on_disk_bytes = self.disk_from = self.disk_group = 0
+        # The last of these rows that has been committed.
+        self.written_to = self.last_id
+        # Of the records on disk alone: how many, how large, and the first row of them that is this client's own.
+        self.on_disk = self.on_disk_bytes = self.disk_from = 0
+        # How many of them, the last ones, are still on their way there, and the first row that ever was.
+        self.unwritten = self.unwritten_from = 0
         self.is_loading = False
+        # Dropped while rows were on their way into memory, to be thrown away as they arrive.
+        self.doomed: Eviction | None = None
         # How many of them, from the first on, each barrier waits for.
         self.disk_marks: list[tuple[Barrier, int]] = []
+
+    def is_written(self, row: int) -> bool:
+        """Whether the row of a record in memory has been committed. Those of other clients have."""
+        return not self.written_to < row < (self.code + 1) << SEQUENCE_BITS
 
     def close_open(self) -> None:
         if self.open is not None:

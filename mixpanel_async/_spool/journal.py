@@ -7,8 +7,8 @@ variable of the thread, so that a forked child, in which this thread does not ex
 from __future__ import annotations
 
 import logging
-import sqlite3
 import threading
+from collections import deque
 from collections.abc import Callable
 from typing import Final
 
@@ -24,6 +24,8 @@ _log = logging.getLogger("mixpanel_async")
 # Seconds between two looks for what others have left, and between tries when the disk fails.
 _LOOK_EVERY: Final = 10.0
 _TRY_AGAIN_AFTER: Final = 1.0
+# What one commit holds, about: SQLite's log grows with the largest.
+_MOST_GROUP_BYTES: Final = 4 * 1024 * 1024
 
 
 class Journal:
@@ -51,14 +53,24 @@ class Journal:
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._group_number = 1
-        self._work = Work(Group(1))
+        self._works = deque([Work(Group(1))])
+        """What has been asked for, as one commit each. There is always one that takes more."""
+        self._under_way = Work(Group(0))
         self._has_said = False
         self._claims: dict[int, Claim] = {}
 
     @property
     def group(self) -> Group:
         """The group that the next record joins. Hold `mutex`."""
-        return self._work.group
+        group = self._works[-1].group
+        if group.size < _MOST_GROUP_BYTES:
+            return group
+        return self._add_work().group
+
+    def _add_work(self) -> Work:
+        self._group_number += 1
+        self._works.append(Work(Group(self._group_number)))
+        return self._works[-1]
 
     def ring(self) -> None:
         """Have what was asked for looked at."""
@@ -70,8 +82,8 @@ class Journal:
     def ask(self, change: Callable[[Work], None]) -> Group:
         """Have something done with the next commit."""
         with self.mutex:
-            change(self._work)
-            group = self._work.group
+            change(self._works[-1])
+            group = self._works[-1].group
         self.ring()
         return group
 
@@ -85,7 +97,21 @@ class Journal:
             if self._thread is None and not self._stop.is_set():
                 self._thread = threading.Thread(target=self._run, name="mixpanel spool", daemon=True)
                 self._thread.start()
-            return self._work.group
+            return self._works[-1].group
+
+    def ended_rows(self) -> set[int]:
+        """The rows that are to be taken out and still there. In the journal's thread."""
+        with self.mutex:
+            works = [self._under_way, *self._works]
+            return {row for work in works for end in work.ended for row in end.ids}
+
+    def drop_readings(self) -> None:
+        """Forget what was to be read, or dropped unread: the file is another one. In the journal's thread."""
+        with self.mutex:
+            for work in (self._under_way, *self._works):
+                work.loads.clear()
+                for eviction in work.evictions:
+                    eviction.count = eviction.own = 0
 
     def close(self, timeout: float) -> bool:
         """Write what waits and give up every claim. From any thread but the journal's.
@@ -105,19 +131,28 @@ class Journal:
     def _take(self) -> Work:
         self._bell.clear()
         with self.mutex:
-            self._group_number += 1
-            work, self._work = self._work, Work(Group(self._group_number))
+            self._under_way = work = self._works.popleft()
+            if not self._works:
+                self._add_work()
         return work
+
+    def _has_more(self) -> bool:
+        with self.mutex:
+            return any(not work.is_empty for work in self._works)
 
     def _give_back(self, work: Work, entries: list[Entry]) -> None:
         """Ask again for what could not be done."""
         with self.mutex:
-            mine = self._work
+            mine = self._works[0]
             mine.group.entries[:0] = entries
+            mine.group.size += sum(len(entry.item) for entry in entries)
             mine.ended[:0] = work.ended
             mine.marks[:0] = work.marks
             mine.loads[:0] = work.loads
-            mine.evictions[:0] = work.evictions
+            later, mine.evictions = mine.evictions, work.evictions
+            for eviction in later:
+                mine.evict(eviction)
+            self._under_way = Work(Group(0))
 
     def _run(self) -> None:
         session = Session(self._settings, self._reports, self._runtime, self._claims)
@@ -135,15 +170,29 @@ class Journal:
                     if clock() - looked >= _LOOK_EVERY:
                         looked = clock()
                         session.look()
-                    self._has_said = False
+                    self._has_said = has_failed = False
                 except Exception as error:  # noqa: BLE001  whatever happens here, nobody else can tell of it
+                    has_failed = True
                     self._failed(session, work, error)
                     self._stop.wait(_TRY_AGAIN_AFTER)
-                if closing:
+                has_more = self._has_more()
+                if closing and (has_failed or not has_more):
                     return
-                self._bell.wait(_LOOK_EVERY)
+                if not has_more:
+                    self._bell.wait(_LOOK_EVERY)
         finally:
             session.leave()
+            self._give_up()
+
+    def _give_up(self) -> None:
+        """Account for what will not be written any more."""
+        with self.mutex:
+            works = [*self._works]
+            self._works.clear()
+            self._add_work()
+        self._reports.given_up([entry for work in works for entry in work.group.entries])
+        for work in works:
+            work.group.finish(SpoolError("the spool was closed before it could be written"), is_noted=False)
 
     def _failed(self, session: Session, work: Work, error: Exception) -> None:
         full = is_full(error)
@@ -158,20 +207,22 @@ class Journal:
             self._give_back(Work(work.group, loads=work.loads), [])
         else:
             self._give_back(work, self._reports.not_written(work.group.entries, full=full))
-            work.group.finish(self._reports.refusal(told, full=full))
-        if session.is_open and (is_damage(error) or session.is_replaced()):
-            session.drop()
-        elif full and session.is_open:
-            self._make_room(session)
+            # A request that must not be made twice may begin only if that has been noted.
+            is_noted = full and session.is_open and self._make_room(session)
+            work.group.finish(self._reports.refusal(told, full=full), is_noted=is_noted)
+        if session.is_open and (session.is_replaced() or is_damage(error)):
+            session.drop(is_damaged=not session.is_replaced())
 
-    def _make_room(self, session: Session) -> None:
-        """Take out what has ended although nothing can be added."""
+    def _make_room(self, session: Session) -> bool:
+        """Take out what has ended although nothing can be added. Returns whether that could be done."""
         with self.mutex:
-            mine = self._work
+            mine = self._works[0]
             # What was not written stays unsent: no group is on disk by this.
-            work = Work(Group(0), mine.ended, mine.marks, [], mine.evictions)
+            self._under_way = work = Work(Group(0), mine.ended, mine.marks, [], mine.evictions)
             mine.ended, mine.marks, mine.evictions = [], [], []
         try:
             session.do(work, 0)
-        except sqlite3.Error:
+        except Exception:  # noqa: BLE001  it is tried again, and then told
             self._give_back(work, [])
+            return False
+        return True
