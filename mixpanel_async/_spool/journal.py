@@ -57,6 +57,7 @@ class Journal:
         """What has been asked for, as one commit each. There is always one that takes more."""
         self._under_way = Work(Group(0))
         self._has_said = False
+        self._looked = 0.0
         self._claims: dict[int, Claim] = {}
 
     @property
@@ -155,36 +156,45 @@ class Journal:
             self._under_way = Work(Group(0))
 
     def _run(self) -> None:
-        session = Session(self._settings, self._reports, self._runtime, self._claims)
-        looked = 0.0
-        clock = self._runtime.monotonic
+        session = self.session()
         try:
             while True:
-                closing = self._stop.is_set()
-                work = self._take()
-                try:
-                    if not session.is_open:
-                        session.open()
-                        looked = clock()
-                    session.do(work, work.group.number)
-                    if clock() - looked >= _LOOK_EVERY:
-                        looked = clock()
-                        session.look()
-                    self._has_said = has_failed = False
-                except Exception as error:  # noqa: BLE001  whatever happens here, nobody else can tell of it
-                    has_failed = True
-                    self._failed(session, work, error)
+                is_closing = self._stop.is_set()
+                is_well = self.step(session)
+                if not is_well:
                     self._stop.wait(_TRY_AGAIN_AFTER)
                 has_more = self._has_more()
-                if closing and (has_failed or not has_more):
+                if is_closing and not (is_well and has_more):
                     return
                 if not has_more:
                     self._bell.wait(_LOOK_EVERY)
         finally:
             session.leave()
-            self._give_up()
+            self.give_up()
 
-    def _give_up(self) -> None:
+    def session(self) -> Session:
+        """What the thread works with."""
+        return Session(self._settings, self._reports, self._runtime, self._claims)
+
+    def step(self, session: Session) -> bool:
+        """Do what has been asked for, as far as it fits one commit. Returns whether that went well."""
+        clock = self._runtime.monotonic
+        work = self._take()
+        try:
+            if not session.is_open:
+                session.open()
+                self._looked = clock()
+            session.do(work, work.group.number)
+            if clock() - self._looked >= _LOOK_EVERY:
+                self._looked = clock()
+                session.look()
+        except Exception as error:  # noqa: BLE001  whatever happens here, nobody else can tell of it
+            self._failed(session, work, error)
+            return False
+        self._has_said = False
+        return True
+
+    def give_up(self) -> None:
         """Account for what will not be written any more."""
         with self.mutex:
             works = [*self._works]

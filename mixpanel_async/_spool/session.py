@@ -127,14 +127,15 @@ class Session:
         owners.let_go()
         for sources in self._sources.values():
             sources.clear()
+        has_mended = False
         try:
             db = self._open_file()
         except Exception as error:
             if not is_damage(error):
                 raise
-            db = self._mended(leave)
+            db, has_mended = self._mended(leave)
         try:
-            if is_again and (aside := files.aside_of(self._settings.path, self._was)):
+            if is_again and not has_mended and (aside := files.aside_of(self._settings.path, self._was)):
                 # Another process has mended the file, and left out what belongs to a client that lives.
                 rescue(aside, db, self._settings.path, leave=leave, above=owners.highest, only=owners.before)
             owners.register(db, held)
@@ -148,8 +149,12 @@ class Session:
             self._reports.reopened()
         self._adopt()
 
-    def _mended(self, leave: set[int]) -> Database:
-        """Set a damaged file aside, but for these rows save what can be read, and open the new one."""
+    def _mended(self, leave: set[int]) -> tuple[Database, bool]:
+        """Set a damaged file aside, but for these rows save what can be read, and open the new one.
+
+        Returns:
+            The new one, and whether it was not another process that did all this.
+        """
         path = self._settings.path
         # No owner has this number. Who comes second finds a sound file.
         alone = Claim.take(path, 0)
@@ -157,7 +162,7 @@ class Session:
             raise SpoolError("another process is mending the spool")
         try:
             try:
-                return self._open_file()
+                return self._open_file(), False
             except Exception as error:
                 if not is_damage(error):
                     raise
@@ -173,7 +178,7 @@ class Session:
             saved.rows,
             saved.holes,
         )
-        return db
+        return db, True
 
     def do(self, work: Work, committed: int) -> None:
         """Carry out what was asked for, in one transaction; `committed` is the group that is then on disk."""
