@@ -66,9 +66,10 @@ class Backlog(Ledger):
         super().forget_all()
         self.on_disk = self.on_disk_bytes = 0
         self.unwritten = self.unwritten_bytes = 0
-        # The last group that is on disk, and the bytes in use there.
-        self.committed = self.disk_used = 0
-        self.is_disk_full = False
+        # The bytes in use there.
+        self.disk_used = 0
+        # The last commit failed, for want of room or otherwise.
+        self.is_disk_full = self.is_disk_failing = False
 
     def lane(self, kind: Kind, secret: Secret | None = None) -> Lane:
         """The lane for this kind and authentication, made at its first use."""
@@ -288,12 +289,26 @@ class Backlog(Ledger):
         self.unwritten += 1
         self.unwritten_bytes += size
 
-    def written(self, entries: Sequence[Entry], group: int, used_bytes: int, freed: int) -> None:
+    def may_be_sent(self, lane: Lane) -> bool:
+        """Whether the first batch of a lane is on disk, as it must be.
+
+        While the disk fails, what is there of a batch goes without the rest.
+        """
+        first = lane.ready[0]
+        if not first.ids or lane.is_written(first.ids[-1]):
+            return True
+        if not self.is_disk_failing or not lane.is_written(first.ids[0]):
+            return False
+        at = next(at for at, row in enumerate(first.ids) if not lane.is_written(row))
+        lane.ready[0], rest = first.divide(range(at))
+        lane.ready.insert(1, rest)
+        return True
+
+    def written(self, entries: Sequence[Entry], used_bytes: int, freed: int) -> None:
         """A group is on disk: what it holds may be sent.
 
         Args:
             entries: what it holds.
-            group: its number.
             used_bytes: what is in use of the file now.
             freed: the part of `freeing` that has been given back.
         """
@@ -303,9 +318,12 @@ class Backlog(Ledger):
             lane.written_to = entry.row
             if lane.unwritten and entry.row >= lane.unwritten_from:
                 lane.unwritten -= 1
-        self.committed = max(self.committed, group)
         self.disk_used, self.freeing = used_bytes, self.freeing - freed
-        self.is_disk_full = False
+        self.is_disk_full = self.is_disk_failing = False
+
+    def not_written(self, *, full: bool) -> None:
+        """A group is not on disk."""
+        self.is_disk_full, self.is_disk_failing = full, True
 
     def _discharge_write(self, entries: Sequence[Entry]) -> None:
         self.unwritten -= len(entries)
@@ -319,7 +337,7 @@ class Backlog(Ledger):
         for entry in entries:
             by_lane.setdefault(entry.lane, {})[entry.row] = entry.item
         for lane, rows in by_lane.items():
-            for batch in [batch for batch in lane.batches() if batch.group]:
+            for batch in [batch for batch in lane.batches() if batch.ids and not lane.is_written(batch.ids[-1])]:
                 gone, rest = batch.divide({at for at, row in enumerate(batch.ids) if row in rows})
                 if not gone.items:
                     continue

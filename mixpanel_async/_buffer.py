@@ -80,14 +80,13 @@ class Buffer(Backlog):
     def in_flight(self) -> int:
         return sum(len(lane.leased) + len(lane.alone) for lane in self.active)
 
-    def offer(self, lane: Lane, item: bytes, now: float, group: int = 0) -> Offer:
-        """Take a record into its lane.
+    def offer(self, lane: Lane, item: bytes, now: float) -> Offer:
+        """Take a record into its lane; with a spool, `lane.last_id` is then its row.
 
         Args:
             lane: where it goes.
             item: its bytes.
             now: monotonic seconds.
-            group: with a spool, the commit that it waits for; its row is then `lane.last_id`.
 
         Returns:
             `TAKEN`; `NOTIFY` if the sender has something new to consider; `FULL` if there is no room, in which case
@@ -101,7 +100,7 @@ class Buffer(Backlog):
         self.accepted += 1
         self.pending += 1
         self.pending_bytes += size
-        if group:
+        if self.spool is not None:
             lane.last_id += 1
             self.charge_write(size)
             if lane.on_disk or lane.is_loading or self.is_memory_full(size):
@@ -118,9 +117,8 @@ class Buffer(Backlog):
         else:
             batch.items.append(item)
             batch.size += size + 1
-        if group:
+        if self.spool is not None:
             batch.ids.append(lane.last_id)
-            batch.group = group
         elif self.pending >= policy.max_pending_events:
             self.crowded = True
         if len(batch.items) >= policy.max_events:
@@ -226,8 +224,7 @@ class Buffer(Backlog):
             return lane.paused_until
         if not lane.ready:
             lane.close_open()
-        if lane.ready[0].group > self.committed:
-            # It is on its way to the disk, and what has not arrived there must not be sent.
+        if not self.may_be_sent(lane):
             return None
         batch = lane.ready.popleft()
         if batch.attempts == 0:

@@ -68,7 +68,7 @@ class Durable:
         journal = self.journal
         with journal.mutex:
             group = journal.group
-            verdict = self._buffer.offer(lane, item, self._monotonic(), group.number)
+            verdict = self._buffer.offer(lane, item, self._monotonic())
             if verdict is not Offer.FULL:
                 group.entries.append(Entry(lane, lane.last_id, item, is_awaited))
                 group.size += len(item)
@@ -181,15 +181,15 @@ class Durable:
 
     # What follows is called in the journal's thread.
 
-    def written(self, entries: Sequence[Entry], group: int, used_bytes: int, freed: int) -> None:
-        self._owner.locked(lambda: self._buffer.written(entries, group, used_bytes, freed))
+    def written(self, entries: Sequence[Entry], used_bytes: int, freed: int) -> None:
+        self._owner.locked(lambda: self._buffer.written(entries, used_bytes, freed))
         self._owner.moved()
 
     def not_written(self, entries: Sequence[Entry], *, full: bool) -> list[Entry]:
         losses: list[Loss] = []
 
         def work() -> list[Entry]:
-            self._buffer.is_disk_full = full
+            self._buffer.not_written(full=full)
             if full and self._drops:
                 losses.extend(self._buffer.retract(entries, DropReason.SPOOL_FULL))
                 return []
@@ -274,16 +274,23 @@ class Durable:
         losses: list[Loss] = []
 
         def work() -> None:
-            self.journal.drop_readings()
+            dropped = self.journal.drop_readings()
             for lane in self._buffer.lanes.values():
                 if lane.doomed is not None:
                     self._buffer.freeing -= lane.doomed.size
+                    dropped.append(lane.doomed)
                 lane.is_loading, lane.doomed = False, None
                 if gone := lane.on_disk - lane.unwritten:
                     losses.append(self._buffer.vanished(lane, gone, DropReason.SPOOL_FAILED))
                 if lane.unwritten:
                     # Where the new file's rows on disk alone begin: behind all that is in memory.
                     lane.disk_from = max(lane.unwritten_from, lane.written_to + 1)
+            # They have been counted, and are told without a word of what was in them.
+            losses.extend(
+                Loss(kind=self._lane(one.lane).kind, reason=DropReason.QUEUE_FULL, items=(), bare=one.count)
+                for one in dropped
+                if one.count
+            )
 
         self._owner.locked(work)
         self._owner.report(losses)

@@ -64,7 +64,7 @@ class Batch:
 
     `size` is that of the request's body: the records, the commas between them and the brackets. `marks` says of each
     barrier how many of the records, from the first on, it waits for. `begun` says whether a request for it was made.
-    With a spool, `ids` names the row of each record, and `group` is the last commit that one of them waits for.
+    With a spool, `ids` names the row of each record.
     """
 
     __slots__ = (
@@ -72,7 +72,6 @@ class Batch:
         "begun",
         "episode",
         "first_try",
-        "group",
         "ids",
         "is_due",
         "items",
@@ -86,7 +85,6 @@ class Batch:
         self.lane = lane
         self.items = items
         self.ids: list[int] = [] if ids is None else ids
-        self.group = 0
         self.size = 1 + sum(map(len, items)) + len(items)
         self.opened = opened
         self.is_due = False
@@ -106,7 +104,7 @@ class Batch:
         items = [item for at, item in enumerate(self.items) if at in positions]
         twin = Batch(self.lane, items, self.opened, [row for at, row in enumerate(self.ids) if at in positions])
         twin.attempts, twin.first_try, twin.episode = self.attempts, self.first_try, self.episode
-        twin.group, twin.is_due = self.group, self.is_due
+        twin.is_due = self.is_due
         for barrier, covered in self.marks:
             if part := sum(1 for at in positions if at < covered):
                 twin.marks.append((barrier, part))

@@ -10,10 +10,12 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Final
 
 from .._backlog import Entry
 from .._errors import MixpanelException, SpoolError
+from .._lanes import Eviction
 from .._runtime import Runtime
 from .database import is_damage, is_full
 from .files import Claim
@@ -52,10 +54,9 @@ class Journal:
         self._bell = threading.Event()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
-        self._group_number = 1
-        self._works = deque([Work(Group(1))])
+        self._works = deque([Work(Group())])
         """What has been asked for, as one commit each. There is always one that takes more."""
-        self._under_way = Work(Group(0))
+        self._under_way = Work(Group())
         self._has_said = False
         self._looked = 0.0
         self._claims: dict[int, Claim] = {}
@@ -69,8 +70,7 @@ class Journal:
         return self._add_work().group
 
     def _add_work(self) -> Work:
-        self._group_number += 1
-        self._works.append(Work(Group(self._group_number)))
+        self._works.append(Work(Group()))
         return self._works[-1]
 
     def ring(self) -> None:
@@ -106,13 +106,20 @@ class Journal:
             works = [self._under_way, *self._works]
             return {row for work in works for end in work.ended for row in end.ids}
 
-    def drop_readings(self) -> None:
-        """Forget what was to be read, or dropped unread: the file is another one. In the journal's thread."""
+    def drop_readings(self) -> list[Eviction]:
+        """Forget what was to be read: the file is another one. In the journal's thread.
+
+        Returns:
+            What was to be dropped unread.
+        """
+        dropped = []
         with self.mutex:
             for work in (self._under_way, *self._works):
                 work.loads.clear()
                 for eviction in work.evictions:
+                    dropped.append(replace(eviction))
                     eviction.count = eviction.own = 0
+        return dropped
 
     def close(self, timeout: float) -> bool:
         """Write what waits and give up every claim. From any thread but the journal's.
@@ -153,7 +160,7 @@ class Journal:
             later, mine.evictions = mine.evictions, work.evictions
             for eviction in later:
                 mine.evict(eviction)
-            self._under_way = Work(Group(0))
+            self._under_way = Work(Group())
 
     def _run(self) -> None:
         session = self.session()
@@ -184,7 +191,7 @@ class Journal:
             if not session.is_open:
                 session.open()
                 self._looked = clock()
-            session.do(work, work.group.number)
+            session.do(work)
             if clock() - self._looked >= _LOOK_EVERY:
                 self._looked = clock()
                 session.look()
@@ -228,10 +235,10 @@ class Journal:
         with self.mutex:
             mine = self._works[0]
             # What was not written stays unsent: no group is on disk by this.
-            self._under_way = work = Work(Group(0), mine.ended, mine.marks, [], mine.evictions)
+            self._under_way = work = Work(Group(), mine.ended, mine.marks, [], mine.evictions)
             mine.ended, mine.marks, mine.evictions = [], [], []
         try:
-            session.do(work, 0)
+            session.do(work)
         except Exception:  # noqa: BLE001  it is tried again, and then told
             self._give_back(work, [])
             return False

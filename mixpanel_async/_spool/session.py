@@ -83,7 +83,7 @@ class Session:
         self._refuse_if_replaced()
         self._adopt()
         self._db.shrink()
-        self._reports.written((), 0, self._db.used_bytes(), 0)
+        self._reports.written((), self._db.used_bytes(), 0)
 
     def is_replaced(self) -> bool:
         """Whether the path leads to another file than the one that is open."""
@@ -180,8 +180,8 @@ class Session:
         )
         return db, True
 
-    def do(self, work: Work, committed: int) -> None:
-        """Carry out what was asked for, in one transaction; `committed` is the group that is then on disk."""
+    def do(self, work: Work) -> None:
+        """Carry out what was asked for, in one transaction."""
         entries = work.group.entries
         if entries or work.ended or work.marks or work.evictions:
             with self._keeping_place(), self._db.transaction():
@@ -193,7 +193,7 @@ class Session:
                 evicted = [(eviction.lane, self._evict(eviction)) for eviction in work.evictions]
                 used = self._db.used_bytes()
             freed = sum(end.size for end in work.ended) + sum(eviction.size for eviction in work.evictions)
-            self._reports.written(entries, committed, used, freed)
+            self._reports.written(entries, used, freed)
             for lane, items in evicted:
                 if items:
                     self._reports.evicted(lane, items)

@@ -42,16 +42,11 @@ class Held(NamedTuple):
 
 
 class Group:
-    """Records that share a commit.
+    """Records that share a commit."""
 
-    Args:
-        number: greater than that of any group before it.
-    """
+    __slots__ = ("_when_done", "entries", "error", "is_done", "is_noted", "size", "watch")
 
-    __slots__ = ("_when_done", "entries", "error", "is_done", "is_noted", "number", "size", "watch")
-
-    def __init__(self, number: int) -> None:
-        self.number = number
+    def __init__(self) -> None:
         self.entries: list[Entry] = []
         self.size = 0
         self.is_done = False
@@ -102,7 +97,7 @@ class Work:
 class Reports(Protocol):
     """Who is told, in the journal's thread."""
 
-    def written(self, entries: Sequence[Entry], group: int, used_bytes: int, freed: int) -> None:
+    def written(self, entries: Sequence[Entry], used_bytes: int, freed: int) -> None:
         """A group and all that was asked with it is on disk."""
 
     def not_written(self, entries: Sequence[Entry], *, full: bool) -> list[Entry]:
@@ -146,7 +141,7 @@ class Writer(Protocol):
 
     def ended_rows(self) -> set[int]: ...
 
-    def drop_readings(self) -> None: ...
+    def drop_readings(self) -> list[Eviction]: ...
 
     def close(self, timeout: float) -> bool: ...
 

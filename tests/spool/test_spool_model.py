@@ -3,6 +3,7 @@ fails, fills up, is found damaged, and the process dies."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import tempfile
 from collections import Counter
@@ -255,10 +256,8 @@ class SpoolModel(RuleBasedStateMachine):
     def crash(self, after: int) -> None:
         """The process dies in the middle of a transaction, if one is made."""
         self.b.fail(Crash(), after)  # type: ignore[arg-type]
-        try:
+        with contextlib.suppress(Crash):
             self.turn()
-        except Crash:
-            pass
         self.die()
 
     @rule()
