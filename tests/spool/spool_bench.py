@@ -20,7 +20,7 @@ from mixpanel_async._queue import Queue
 from mixpanel_async._records import DropReason, Kind, OnceOnly, Outcome
 from mixpanel_async._runtime import Runtime
 from mixpanel_async._spool.journal import Journal
-from mixpanel_async._spool.work import ONCE, SENDING, Group, Settings
+from mixpanel_async._spool.work import SENDING, Group, Settings
 
 TOKEN = "canary-token-5f1c"
 IO_ERROR = sqlite3.OperationalError("disk I/O error")
@@ -243,4 +243,6 @@ def spooled(item: bytes) -> bytes:
     return item.replace(orjson.dumps(TOKEN), b"\x01")
 
 
-__all__ = ["DAMAGE", "IO_ERROR", "LOCKED", "NO_ROOM", "ONCE", "TOKEN", "Bench", "Disk", "Recorder", "record", "spooled"]
+def fast_folder() -> str | None:
+    """A place for files that need not outlive the test."""
+    return "/dev/shm" if Path("/dev/shm").is_dir() else None

@@ -22,7 +22,7 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from spool_bench import DAMAGE, IO_ERROR, LOCKED, NO_ROOM, Bench, record, spooled
+from spool_bench import DAMAGE, IO_ERROR, LOCKED, NO_ROOM, Bench, fast_folder, record, spooled
 
 from mixpanel_async._config import BatchPolicy, Overflow
 from mixpanel_async._errors import FailedRecord, QueueFullError
@@ -74,7 +74,7 @@ class SpoolModel(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.folder = tempfile.TemporaryDirectory(dir=_fast_folder())
+        self.folder = tempfile.TemporaryDirectory(dir=fast_folder())
         self.life = 0
         self.bench: Bench | None = None
 
@@ -340,10 +340,6 @@ class SpoolModel(RuleBasedStateMachine):
                 assert copies <= 1, "applied twice"
         b.close()
         assert [file.name for file in self.path.parent.iterdir() if "-owner-" in file.name] == []
-
-
-def _fast_folder() -> str | None:
-    return "/dev/shm" if Path("/dev/shm").is_dir() else None
 
 
 QUICK = settings(
