@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import ceil
 from typing import Final, NamedTuple
 
 from ._config import BatchPolicy
 from ._credentials import Secret
-from ._lanes import Barrier, Batch, Lane, Loss
-from ._ledger import Ledger
+from ._lanes import Barrier, Batch, Eviction, Lane, Loss
+from ._ledger import Ended, Ledger
 from ._records import DropReason, Kind
 
 _MOST_LANES: Final = 50
@@ -65,9 +66,10 @@ class Backlog(Ledger):
         super().forget_all()
         self.on_disk = self.on_disk_bytes = 0
         self.unwritten = self.unwritten_bytes = 0
-        # The last group that is on disk, and the bytes in use there.
-        self.committed = self.disk_used = 0
-        self.is_disk_full = False
+        # The bytes in use there.
+        self.disk_used = 0
+        # The last commit failed, for want of room or otherwise.
+        self.is_disk_full = self.is_disk_failing = False
 
     def lane(self, kind: Kind, secret: Secret | None = None) -> Lane:
         """The lane for this kind and authentication, made at its first use."""
@@ -111,9 +113,7 @@ class Backlog(Ledger):
             return True
         if spool.max_records is not None and self.pending >= spool.max_records:
             return True
-        coming = self.unwritten_bytes + size
-        on_disk = self.disk_used - self.freeing + coming * _ROW_OVERHEAD
-        return coming > policy.max_pending_bytes or on_disk > spool.max_bytes
+        return self.unwritten_bytes + size > policy.max_pending_bytes or self._excess_bytes(size) > 0
 
     @property
     def spare(self) -> int:
@@ -147,11 +147,43 @@ class Backlog(Ledger):
         # A giant passes an empty window.
         return self.pending - self.on_disk >= records or (held_bytes > 0 and held_bytes + size > most)
 
-    def leave_on_disk(self, lane: Lane, size: int, group: int) -> None:
+    def can_make_room(self, size: int, flying: int, flying_bytes: int) -> bool:
+        """Whether a record of this size would have room if everything were dropped but what is in flight."""
+        policy, spool = self._policy, self.spool
+        if spool is None:
+            return flying < policy.max_pending_events and flying_bytes + size <= policy.max_pending_bytes
+        coming = self.unwritten_bytes + size
+        # What is on its way to the disk is not taken back: to drop it, or what is older, would help nothing.
+        if self.is_disk_full or self.unwritten >= policy.max_pending_events or coming > policy.max_pending_bytes:
+            return False
+        if spool.max_records is not None and flying >= spool.max_records:
+            return False
+        return self._excess_bytes(size) <= self.pending_bytes - flying_bytes
+
+    def _excess_bytes(self, size: int) -> int:
+        """What must be dropped before a record of this size has room on disk; negative if it has."""
+        assert self.spool is not None
+        coming = (self.unwritten_bytes + size) * _ROW_OVERHEAD
+        return ceil(self.disk_used - self.freeing + coming - self.spool.max_bytes)
+
+    def excess(self, lane: Lane, size: int) -> int:
+        """How many of the records that a lane has on disk alone must be dropped for a new one to have room."""
+        assert self.spool is not None
+        held = lane.on_disk - lane.unwritten
+        if held <= 0:
+            return 0
+        too_large = self._excess_bytes(size)
+        by_size = -(-too_large * lane.on_disk // max(1, lane.on_disk_bytes)) if too_large > 0 else 0
+        too_many = 0 if self.spool.max_records is None else self.pending + 1 - self.spool.max_records
+        return min(held, max(by_size, too_many, 0))
+
+    def leave_on_disk(self, lane: Lane, size: int) -> None:
         """Charge a record of this client's that waits on disk alone."""
         if not lane.disk_from:
             lane.disk_from = lane.last_id
-        lane.disk_group = group
+        if not lane.unwritten:
+            lane.unwritten_from = lane.last_id
+        lane.unwritten += 1
         self._add_on_disk(lane, 1, size)
 
     def adopt(self, lane: Lane, records: int, size: int) -> None:
@@ -161,6 +193,10 @@ class Backlog(Ledger):
         self.pending += records
         self.pending_bytes += size
         self._add_on_disk(lane, records, size)
+        # They come before what this client has on disk alone, so whoever waits for that waits for them, too.
+        for barrier, _ in lane.disk_marks:
+            barrier.pending += records
+        lane.disk_marks = [(barrier, covered + records) for barrier, covered in lane.disk_marks]
 
     def adopt_lost(self, lane: Lane, items: list[bytes]) -> Loss:
         """Count what another client left in the middle of a request, and what must not be sent again."""
@@ -189,21 +225,22 @@ class Backlog(Ledger):
 
     def wants(self, lane: Lane) -> bool:
         """Whether records of this lane should be read from the disk now."""
-        if not lane.on_disk or lane.is_loading or len(lane.ready) > 1:
+        if lane.on_disk <= lane.unwritten or lane.is_loading or len(lane.ready) > 1:
             return False
         return not lane.ready or not self.is_memory_full(0)
 
     def restock(self, lane: Lane, rows: Sequence[tuple[int, bytes]], now: float) -> None:
         """Take into memory what was read from the disk, in the order of the rows."""
-        lane.is_loading = False
         # What is open is older than what was on disk alone.
         lane.close_open()
-        size = sum(len(item) for _, item in rows)
-        self._add_on_disk(lane, -len(rows), -size)
+        estimate = _share(lane, len(rows))
+        self.pending_bytes += sum(len(item) for _, item in rows) - estimate
+        self._add_on_disk(lane, -len(rows), -estimate)
         self.active[lane] = None
         at = 0
         while at < len(rows):
             batch = Batch(lane, [], now)
+            batch.is_from_disk = True
             for row, item in rows[at : at + self._policy.max_events]:
                 if batch.items and batch.size + len(item) + 1 > lane.max_bytes:
                     break
@@ -236,21 +273,39 @@ class Backlog(Ledger):
         for lane in self.lanes_on_disk():
             lane.disk_marks = [mark for mark in lane.disk_marks if mark[0] is not barrier]
 
-    def vanished(self, lane: Lane, reason: DropReason) -> Loss:
-        """Count as lost what should be on disk and is not there."""
-        lane.is_loading = False
-        return self._forget_on_disk(lane, lane.on_disk, lane.on_disk_bytes, reason)
+    def vanished(self, lane: Lane, records: int, reason: DropReason) -> Loss:
+        """Count as lost the oldest records that a lane should have on disk, which are not there."""
+        return self._forget_on_disk(lane, records, _share(lane, records), reason)
 
-    def doom(self, lane: Lane, records: int) -> int:
-        """Count the oldest records that a lane has on disk alone as dropped for want of room.
+    def doom(self, lane: Lane, records: int) -> Eviction:
+        """Count the oldest records that a lane has on disk alone as dropped for want of room."""
+        eviction = Eviction(lane.code, lane.disk_from, records, _share(lane, records))
+        self._forget_on_disk(lane, records, eviction.size, DropReason.QUEUE_FULL)
+        self.freeing += eviction.size
+        return eviction
+
+    def arrived(self, lane: Lane, rows: Sequence[tuple[int, bytes]], now: float) -> list[Loss]:
+        """Take in what was read from the disk, but for what was dropped since somebody asked for it.
 
         Returns:
-            Their estimated size.
+            What was dropped; it has been counted.
         """
-        size = lane.on_disk_bytes * records // lane.on_disk
-        self._forget_on_disk(lane, records, size, DropReason.QUEUE_FULL)
-        self.freeing += size
-        return size
+        lane.is_loading = False
+        doomed, losses = lane.doomed, []
+        if doomed is not None and not rows:
+            # Somebody else has taken them out.
+            self.freeing -= doomed.size
+            doomed.count = doomed.size = 0
+        elif doomed is not None:
+            gone, rows = rows[: doomed.count], rows[doomed.count :]
+            size = doomed.size * len(gone) // doomed.count
+            doomed.count -= len(gone)
+            doomed.size -= size
+            self.ended.append(Ended([row for row, _ in gone], size))
+            losses.append(Loss(kind=lane.kind, reason=DropReason.QUEUE_FULL, items=[item for _, item in gone]))
+        if rows:
+            self.restock(lane, rows, now)
+        return losses
 
     def _forget_on_disk(self, lane: Lane, records: int, size: int, reason: DropReason) -> Loss:
         self.pending -= records
@@ -269,19 +324,41 @@ class Backlog(Ledger):
         self.unwritten += 1
         self.unwritten_bytes += size
 
-    def written(self, entries: Sequence[Entry], group: int, used_bytes: int, freed: int) -> None:
+    def may_be_sent(self, lane: Lane) -> bool:
+        """Whether the first batch of a lane is on disk, as it must be.
+
+        While the disk fails, what is there of a batch goes without the rest.
+        """
+        first = lane.ready[0]
+        if not first.ids or lane.is_written(first.ids[-1]):
+            return True
+        if not self.is_disk_failing or not lane.is_written(first.ids[0]):
+            return False
+        at = next(at for at, row in enumerate(first.ids) if not lane.is_written(row))
+        lane.ready[0], rest = first.divide(range(at))
+        lane.ready.insert(1, rest)
+        return True
+
+    def written(self, entries: Sequence[Entry], used_bytes: int, freed: int) -> None:
         """A group is on disk: what it holds may be sent.
 
         Args:
             entries: what it holds.
-            group: its number.
             used_bytes: what is in use of the file now.
             freed: the part of `freeing` that has been given back.
         """
         self._discharge_write(entries)
-        self.committed = max(self.committed, group)
+        for entry in entries:
+            lane = entry.lane
+            lane.written_to = entry.row
+            if lane.unwritten and entry.row >= lane.unwritten_from:
+                lane.unwritten -= 1
         self.disk_used, self.freeing = used_bytes, self.freeing - freed
-        self.is_disk_full = False
+        self.is_disk_full = self.is_disk_failing = False
+
+    def not_written(self, *, full: bool) -> None:
+        """A group is not on disk."""
+        self.is_disk_full, self.is_disk_failing = full, True
 
     def _discharge_write(self, entries: Sequence[Entry]) -> None:
         self.unwritten -= len(entries)
@@ -295,7 +372,7 @@ class Backlog(Ledger):
         for entry in entries:
             by_lane.setdefault(entry.lane, {})[entry.row] = entry.item
         for lane, rows in by_lane.items():
-            for batch in [batch for batch in lane.batches() if batch.group]:
+            for batch in [batch for batch in lane.batches() if batch.ids and not lane.is_written(batch.ids[-1])]:
                 gone, rest = batch.divide({at for at, row in enumerate(batch.ids) if row in rows})
                 if not gone.items:
                     continue
@@ -308,8 +385,11 @@ class Backlog(Ledger):
                     self._unaccept(gone)
                 else:
                     losses.append(self.lose(gone, reason))
-            if rows:
-                losses.extend(self._retract_on_disk(lane, list(rows.values()), reason))
+            # What is in neither place was dropped while it was on its way.
+            alone = [item for row, item in rows.items() if lane.unwritten and row >= lane.unwritten_from]
+            if alone:
+                lane.unwritten -= len(alone)
+                losses.extend(self._retract_on_disk(lane, alone, reason))
         return losses
 
     def _unaccept(self, batch: Batch) -> None:
@@ -319,7 +399,8 @@ class Backlog(Ledger):
             barrier.pending -= covered
 
     def _retract_on_disk(self, lane: Lane, items: list[bytes], reason: DropReason | None) -> list[Loss]:
-        size = sum(map(len, items))
+        # Something is left of the estimate for those that stay.
+        size = min(sum(map(len, items)), lane.on_disk_bytes - (lane.on_disk - len(items)))
         self.pending -= len(items)
         self.pending_bytes -= size
         self._add_on_disk(lane, -len(items), -size)
@@ -335,6 +416,11 @@ class Backlog(Ledger):
             return []
         self.count_loss(reason, len(items))
         return [Loss(kind=lane.kind, reason=reason, items=items)]
+
+
+def _share(lane: Lane, records: int) -> int:
+    """Estimated size of some of the records that a lane has on disk alone."""
+    return lane.on_disk_bytes * records // lane.on_disk if lane.on_disk else 0
 
 
 def _without_first(marks: list[tuple[Barrier, int]], records: int) -> list[tuple[Barrier, int]]:

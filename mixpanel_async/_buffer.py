@@ -87,14 +87,13 @@ class Buffer(Backlog):
         self._new_packer = new_packer
         self._retry = retry
 
-    def offer(self, lane: Lane, item: bytes, now: float, group: int = 0) -> Offer:
-        """Take a record into its lane.
+    def offer(self, lane: Lane, item: bytes, now: float) -> Offer:
+        """Take a record into its lane; with a spool, `lane.last_id` is then its row.
 
         Args:
             lane: where it goes.
             item: its bytes.
             now: monotonic seconds.
-            group: with a spool, the commit that it waits for; its row is then `lane.last_id`.
 
         Returns:
             `TAKEN`; `NOTIFY` if the sender has something new to consider; `FULL` if there is no room, in which case
@@ -108,11 +107,11 @@ class Buffer(Backlog):
         self.accepted += 1
         self.pending += 1
         self.pending_bytes += size
-        if group:
+        if self.spool is not None:
             lane.last_id += 1
             self.charge_write(size)
-            if lane.on_disk or self.is_memory_full(size):
-                self.leave_on_disk(lane, size, group)
+            if lane.on_disk or lane.is_loading or self.is_memory_full(size):
+                self.leave_on_disk(lane, size)
                 return Offer.TAKEN
         batch = lane.open
         if batch is not None and batch.size + size + 1 > lane.max_bytes:
@@ -125,9 +124,8 @@ class Buffer(Backlog):
         else:
             batch.items.append(item)
             batch.size += size + 1
-        if group:
+        if self.spool is not None:
             batch.ids.append(lane.last_id)
-            batch.group = group
         elif self.pending >= policy.max_pending_events:
             self.crowded = True
         if len(batch.items) >= policy.max_events:
@@ -145,7 +143,7 @@ class Buffer(Backlog):
         losses: list[Loss] = []
         flying = [batch for lane in self.active for batch in (*lane.leased, *lane.alone)]
         held, held_bytes = sum(len(batch.items) for batch in flying), sum(batch.payload for batch in flying)
-        if held >= self._policy.max_pending_events or held_bytes + room > self._policy.max_pending_bytes:
+        if not self.can_make_room(room, held, held_bytes):
             return losses
         while self.is_full(room):
             heads = [lane.ready[0] if lane.ready else lane.open for lane in self.active]
@@ -232,8 +230,7 @@ class Buffer(Backlog):
             return lane.paused_until
         if not lane.ready:
             lane.close_open()
-        if lane.ready[0].group > self.committed:
-            # It is on its way to the disk, and what has not arrived there must not be sent.
+        if not self.may_be_sent(lane):
             return None
         batch = lane.ready.popleft()
         if batch.first_try is None:

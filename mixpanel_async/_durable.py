@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
 import anyio
 
-from ._backlog import LOAD_RECORDS, Entry
+from ._backlog import Entry
 from ._buffer import Buffer, Offer
 from ._errors import MixpanelException, QueueFullError, SpoolError
 from ._host import Host
-from ._lanes import LANE_CODES, Batch, Lane, Loss
+from ._lanes import LANE_CODES, Batch, Eviction, Lane, Loss
 from ._records import DropReason, OnceOnly
 from ._runtime import Runtime
-from ._spool.work import ONCE, SENDING, Group, Reports, Settings, Writer
+from ._spool.work import ONCE, SENDING, Group, Held, Reports, Settings, Writer
 
 T = TypeVar("T")
 
@@ -67,24 +68,36 @@ class Durable:
         journal = self.journal
         with journal.mutex:
             group = journal.group
-            verdict = self._buffer.offer(lane, item, self._monotonic(), group.number)
+            verdict = self._buffer.offer(lane, item, self._monotonic())
             if verdict is not Offer.FULL:
                 group.entries.append(Entry(lane, lane.last_id, item, is_awaited))
+                group.size += len(item)
         if verdict is not Offer.FULL:
             journal.ring()
         return verdict, group
 
     def make_room(self, size: int) -> None:
-        """Drop the oldest of what waits on disk alone. Hold the queue's lock."""
-        lanes = [lane for lane in self._buffer.lanes_on_disk() if not lane.is_loading or lane.on_disk > LOAD_RECORDS]
-        if not lanes:
+        """Drop the oldest of what waits on disk alone, if that makes room. Hold the queue's lock."""
+        buffer = self._buffer
+        flying = [batch for lane in buffer.active for batch in (*lane.leased, *lane.alone)]
+        held, held_bytes = sum(len(batch.items) for batch in flying), sum(batch.payload for batch in flying)
+        if not buffer.is_full(size) or not buffer.can_make_room(size, held, held_bytes):
             return
-        lane = max(lanes, key=lambda lane: lane.on_disk)
-        # As many as make up for the new one, by their mean size.
-        count = min(lane.on_disk, 1 + size * lane.on_disk // max(1, lane.on_disk_bytes))
-        own = lane.disk_from
-        estimate = self._buffer.doom(lane, count)
-        self.journal.ask(lambda work: work.evictions.append((lane.code, own, count, estimate)))
+        for lane in sorted(buffer.lanes_on_disk(), key=lambda lane: -lane.on_disk):
+            count = buffer.excess(lane, size)
+            if not count:
+                continue
+            eviction = buffer.doom(lane, count)
+            if not lane.is_loading:
+                self._ask_to_evict(eviction)
+            elif lane.doomed is None:
+                # They are on their way into memory, or right behind what is.
+                lane.doomed = eviction
+            else:
+                lane.doomed.absorb(eviction)
+
+    def _ask_to_evict(self, eviction: Eviction) -> None:
+        self.journal.ask(lambda work: work.evict(eviction))
 
     def note(self) -> None:
         """Have the rows taken out of the spool whose records have ended. Hold the queue's lock."""
@@ -114,23 +127,26 @@ class Durable:
             raise _copy_of(group.error)
 
     async def _wait(self, group: Group, host: Host) -> None:
-        event: anyio.Event | None = group.waiters
-        if event is None:
-            event = group.waiters = anyio.Event()
-            group.when_done(lambda: host.call_soon(event.set))
-            # One of them all watches the clock: a scope each would cost more than the write.
-            with anyio.move_on_after(self._patience):
-                await event.wait()
-            group.waiters = None
-            if not group.is_done and not event.is_set():
-                group.is_late = True
-                event.set()
-        else:
-            await event.wait()
-        if not group.is_done:
-            if group.is_late:
+        while not group.is_done:
+            watch: _Watch | None = group.watch
+            # One that an event loop has left behind rings no more.
+            if watch is None or watch.host is not host:
+                watch = group.watch = _Watch(host, anyio.current_time() + self._patience)
+                group.when_done(watch.ring_soon)
+            if anyio.current_time() >= watch.until:
                 raise SpoolError("the disk did not answer in time", uncertain=True)
-            await self._wait(group, host)
+            if watch.is_kept:
+                await watch.bell.wait()
+                continue
+            # One of them all watches the clock: a scope each would cost more than the write.
+            watch.is_kept = True
+            try:
+                with anyio.move_on_after(watch.until - anyio.current_time()):
+                    await watch.bell.wait()
+            finally:
+                # Late, or cancelled: then another one must watch.
+                watch.is_kept = False
+                watch.ring()
 
     async def begin(self, batch: Batch, host: Host) -> None:
         """Note on disk that a request begins, if a record in it must not be sent twice.
@@ -139,7 +155,10 @@ class Durable:
             MixpanelException: if that could not be noted; the request must not be made.
         """
         if ids := self._once(batch):
-            await self.landed(self.journal.ask(lambda work: work.marks.append((ids, SENDING))), host)
+            group = self.journal.ask(lambda work: work.marks.append((ids, SENDING)))
+            await self.landed(group, host)
+            if not group.is_noted:
+                raise SpoolError("the spool could not be written")
 
     def settled(self, batch: Batch) -> None:
         """Note that no request is under way for what is left of a batch. Hold the queue's lock, before `note`."""
@@ -162,15 +181,15 @@ class Durable:
 
     # What follows is called in the journal's thread.
 
-    def written(self, entries: Sequence[Entry], group: int, used_bytes: int, freed: int) -> None:
-        self._owner.locked(lambda: self._buffer.written(entries, group, used_bytes, freed))
+    def written(self, entries: Sequence[Entry], used_bytes: int, freed: int) -> None:
+        self._owner.locked(lambda: self._buffer.written(entries, used_bytes, freed))
         self._owner.moved()
 
     def not_written(self, entries: Sequence[Entry], *, full: bool) -> list[Entry]:
         losses: list[Loss] = []
 
         def work() -> list[Entry]:
-            self._buffer.is_disk_full = full
+            self._buffer.not_written(full=full)
             if full and self._drops:
                 losses.extend(self._buffer.retract(entries, DropReason.SPOOL_FULL))
                 return []
@@ -192,17 +211,31 @@ class Durable:
             return error
         return None if self._drops else QueueFullError(self._buffer.pending, self._buffer.pending_bytes)
 
-    def loaded(self, lane: int, rows: list[tuple[int, bytes]], committed: int) -> None:
+    def loaded(self, lane: int, rows: list[tuple[int, bytes]], spoiled: int) -> None:
         losses: list[Loss] = []
 
         def work() -> None:
             into = self._lane(lane)
-            if rows:
-                self._buffer.restock(into, rows, self._monotonic())
-            elif into.on_disk and into.disk_group <= committed:
-                losses.append(self._buffer.vanished(into, DropReason.PURGED))
-            else:
-                into.is_loading = False
+            if spoiled:
+                losses.append(self._buffer.vanished(into, min(spoiled, into.on_disk), DropReason.SPOOL_FAILED))
+            losses.extend(self._buffer.arrived(into, rows, self._monotonic()))
+            if into.doomed is not None and into.doomed.count:
+                self._ask_to_evict(into.doomed)
+            into.doomed = None
+            if not (rows or spoiled or into.unwritten) and into.on_disk:
+                losses.append(self._buffer.vanished(into, into.on_disk, DropReason.PURGED))
+
+        self._owner.locked(work)
+        self._owner.report(losses)
+        self._owner.moved()
+
+    def given_up(self, entries: Sequence[Entry]) -> None:
+        losses: list[Loss] = []
+
+        def work() -> None:
+            self._buffer.retract([entry for entry in entries if entry.is_awaited], None)
+            others = [entry for entry in entries if not entry.is_awaited]
+            losses.extend(self._buffer.retract(others, DropReason.SPOOL_FAILED))
 
         self._owner.locked(work)
         self._owner.report(losses)
@@ -224,27 +257,61 @@ class Durable:
         self._owner.report(losses)
         self._owner.moved()
 
-    def held(self) -> list[tuple[int, bytes]]:
+    def held(self) -> tuple[list[Held], set[int]]:
         return self._owner.locked(self._held)
 
-    def _held(self) -> list[tuple[int, bytes]]:
-        batches = [batch for lane in self._buffer.lanes.values() for batch in lane.batches()]
-        return [
-            row
-            for batch in batches
-            if batch.group <= self._buffer.committed
-            for row in zip(batch.ids, batch.items, strict=False)
+    def _held(self) -> tuple[list[Held], set[int]]:
+        held = [
+            Held(row, item, isinstance(item, OnceOnly) and batch in lane.leased and not self._at_least_once)
+            for lane in self._buffer.lanes.values()
+            for batch in lane.batches()
+            for row, item in zip(batch.ids, batch.items, strict=False)
+            if lane.is_written(row)
         ]
+        return held, self.journal.ended_rows()
 
     def reopened(self) -> None:
         losses: list[Loss] = []
 
         def work() -> None:
-            lanes = self._buffer.lanes_on_disk()
-            losses.extend(self._buffer.vanished(lane, DropReason.SPOOL_FAILED) for lane in lanes)
+            dropped = self.journal.drop_readings()
+            for lane in self._buffer.lanes.values():
+                if lane.doomed is not None:
+                    self._buffer.freeing -= lane.doomed.size
+                    dropped.append(lane.doomed)
+                lane.is_loading, lane.doomed = False, None
+                if gone := lane.on_disk - lane.unwritten:
+                    losses.append(self._buffer.vanished(lane, gone, DropReason.SPOOL_FAILED))
+                if lane.unwritten:
+                    # Where the new file's rows on disk alone begin: behind all that is in memory.
+                    lane.disk_from = max(lane.unwritten_from, lane.written_to + 1)
+            # They have been counted, and are told without a word of what was in them.
+            losses.extend(
+                Loss(kind=self._lane(one.lane).kind, reason=DropReason.QUEUE_FULL, items=(), bare=one.count)
+                for one in dropped
+                if one.count
+            )
 
         self._owner.locked(work)
         self._owner.report(losses)
+
+
+@dataclass(slots=True)
+class _Watch:
+    """For those of one event loop that wait for a group: which of them minds the clock, and until when."""
+
+    host: Host
+    until: float
+    is_kept: bool = False
+    bell: anyio.Event = field(default_factory=anyio.Event)
+
+    def ring(self) -> None:
+        """Let everybody look again."""
+        bell, self.bell = self.bell, anyio.Event()
+        bell.set()
+
+    def ring_soon(self) -> None:
+        self.host.call_soon(self.ring)
 
 
 def _copy_of(error: MixpanelException) -> Any:

@@ -24,6 +24,29 @@ LANE_CODES: Final = {
 """How a spool names a lane: its kind, and whether a project secret signs it."""
 
 
+@dataclass(slots=True)
+class Eviction:
+    """The oldest records that a lane had on disk alone and that were dropped for want of room.
+
+    Args:
+        lane: its code.
+        own: the first row on disk alone that was this client's own.
+        count: how many.
+        size: their estimated size.
+    """
+
+    lane: int
+    own: int
+    count: int
+    size: int
+
+    def absorb(self, later: Eviction) -> None:
+        """Make one of two that follow each other."""
+        self.own = self.own or later.own
+        self.count += later.count
+        self.size += later.size
+
+
 class Barrier:
     """What a flush waits for: the records that had been accepted when it began."""
 
@@ -42,7 +65,7 @@ class Batch:
 
     `size` is that of the request's body: the records, the commas between them and the brackets. `marks` says of each
     barrier how many of the records, from the first on, it waits for. `begun` says whether a request for it was made.
-    With a spool, `ids` names the row of each record, and `group` is the last commit that one of them waits for.
+    With a spool, `ids` names the row of each record.
     """
 
     __slots__ = (
@@ -50,9 +73,9 @@ class Batch:
         "begun",
         "episode",
         "first_try",
-        "group",
         "ids",
         "is_due",
+        "is_from_disk",
         "items",
         "lane",
         "marks",
@@ -71,20 +94,16 @@ class Batch:
         self.lane = lane
         self.items = Parcel(items, new_packer)
         self.ids: list[int] = [] if ids is None else ids
-        self.group = 0
         self.size = 1 + sum(map(len, items)) + len(items)
         self.opened = opened
         self.is_due = False
+        # Read from a spool, where it may have lain for long.
+        self.is_from_disk = False
         self.attempts = 0
         self.begun = False
         self.first_try: float | None = None
         self.episode = 0
         self.marks: list[tuple[Barrier, int]] = []
-
-    @property
-    def is_from_disk(self) -> bool:
-        """Whether it was read from a spool, where it may have lain for long."""
-        return bool(self.ids) and not self.group
 
     @property
     def payload(self) -> int:
@@ -96,7 +115,7 @@ class Batch:
         items = [item for at, item in enumerate(self.items) if at in positions]
         twin = Batch(self.lane, items, self.opened, [row for at, row in enumerate(self.ids) if at in positions])
         twin.attempts, twin.first_try, twin.episode = self.attempts, self.first_try, self.episode
-        twin.group, twin.is_due = self.group, self.is_due
+        twin.is_due, twin.is_from_disk = self.is_due, self.is_from_disk
         for barrier, covered in self.marks:
             if part := sum(1 for at in positions if at < covered):
                 twin.marks.append((barrier, part))
@@ -129,8 +148,8 @@ class Lane:
         "alone",
         "code",
         "disk_from",
-        "disk_group",
         "disk_marks",
+        "doomed",
         "failed_at",
         "failures",
         "held_until",
@@ -147,6 +166,9 @@ class Lane:
         "paused_until",
         "ready",
         "secret",
+        "unwritten",
+        "unwritten_from",
+        "written_to",
     )
 
     def __init__(self, kind: Kind, secret: Secret | None, limit: int, max_bytes: int) -> None:
@@ -173,12 +195,21 @@ class Lane:
         """Begin anew with a spool: no row has been given out, none waits."""
         # A row's number, as far as it is this client's own: the lane, then a sequence.
         self.last_id = self.code << SEQUENCE_BITS
-        # Of the records on disk alone: how many, how large, the first row of them that is this client's own, and the
-        # commit that the last of them waits for.
-        self.on_disk = self.on_disk_bytes = self.disk_from = self.disk_group = 0
+        # The last of these rows that has been committed.
+        self.written_to = self.last_id
+        # Of the records on disk alone: how many, how large, and the first row of them that is this client's own.
+        self.on_disk = self.on_disk_bytes = self.disk_from = 0
+        # How many of them, the last ones, are still on their way there, and the first row that ever was.
+        self.unwritten = self.unwritten_from = 0
         self.is_loading = False
+        # Dropped while rows were on their way into memory, to be thrown away as they arrive.
+        self.doomed: Eviction | None = None
         # How many of them, from the first on, each barrier waits for.
         self.disk_marks: list[tuple[Barrier, int]] = []
+
+    def is_written(self, row: int) -> bool:
+        """Whether the row of a record in memory has been committed. Those of other clients have."""
+        return not self.written_to < row < (self.code + 1) << SEQUENCE_BITS
 
     def close_open(self) -> None:
         if self.open is not None:

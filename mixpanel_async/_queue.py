@@ -169,13 +169,13 @@ class Queue:
         if self._overflow is Overflow.DROP_OLDEST:
             losses.extend(self._buffer.evict(len(item)))
             if self.durable is not None:
-                if self._buffer.is_full(len(item)):
-                    self.durable.make_room(len(item))
+                self.durable.make_room(len(item))
                 if self._buffer.ended:
                     self.durable.note()
             verdict = self._put(lane, item, tickets)
         if verdict is Offer.FULL:
-            losses.append(self._buffer.discard(lane, [item], DropReason.QUEUE_FULL))
+            reason = DropReason.SPOOL_FULL if self._buffer.is_disk_full else DropReason.QUEUE_FULL
+            losses.append(self._buffer.discard(lane, [item], reason))
         return verdict
 
     def _take_late(self, losses: list[Loss]) -> None:

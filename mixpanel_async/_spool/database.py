@@ -117,11 +117,11 @@ class Database:
             self._db.execute(f"PRAGMA journal_size_limit={_MOST_WAL_BYTES}")
             self._db.execute(f"PRAGMA secure_delete={'ON' if erase else 'FAST'}")
             self._page_bytes = self._number("PRAGMA page_size")
-            self._db.execute(f"PRAGMA max_page_count={int(max_bytes * _HARD_CAP) // self._page_bytes + 16}")
+            self._db.execute(f"PRAGMA max_page_count={int(max_bytes * _HARD_CAP) // self._page_bytes}")
             with self.transaction():
                 self._check_or_make()
             self._check_pages()
-            self.inode = os.stat(path).st_ino
+            self.inode = files.inode_of(path)
         except BaseException as error:
             self._db.close()
             if is_damage(error):
@@ -199,11 +199,12 @@ class Database:
             if is_first and self._db.in_transaction:
                 self._db.execute("ROLLBACK")
 
-    def add_owner(self, project: bytes, born: float) -> int:
-        """A number that no other client has or had. Within a transaction."""
-        cursor = self._db.execute("INSERT INTO owners (project, born) VALUES (?, ?)", (project, born))
-        assert cursor.lastrowid is not None
-        return cursor.lastrowid
+    def add_owner(self, project: bytes, born: float, *, above: int = 0) -> int:
+        """A number that no other client has or had, and larger than `above`. Within a transaction."""
+        last = self._number("SELECT seq FROM sqlite_sequence WHERE name='owners'")
+        owner = max(last, above) + 1
+        self._db.execute("INSERT INTO owners (id, project, born) VALUES (?, ?, ?)", (owner, project, born))
+        return owner
 
     def owners(self) -> list[tuple[int, bytes, float]]:
         return self._db.execute("SELECT id, project, born FROM owners ORDER BY id").fetchall()
@@ -286,7 +287,10 @@ class Database:
         heads: list[tuple[int, int, int]] = []
         total = 0
         for text in listing.split(","):
-            number, state, size = map(int, text.split())
+            try:
+                number, state, size = map(int, text.split())
+            except ValueError:
+                raise Damaged("a row is not what it should be") from None
             total += size
             if heads and total > max_bytes:
                 break
@@ -310,6 +314,12 @@ class Database:
     def used_bytes(self) -> int:
         """What is in use of the file, pages that wait to be used again aside."""
         return (self._number("PRAGMA page_count") - self._number("PRAGMA freelist_count")) * self._page_bytes
+
+    def restore_dead(self, rows: Sequence[tuple[object, ...]]) -> None:
+        """Add dead letters of another file, as they were."""
+        self._db.executemany(
+            "INSERT INTO dead (project, lane, state, reason, message, died, body) VALUES (?, ?, ?, ?, ?, ?, ?)", rows
+        )
 
     def checkpoint(self) -> None:
         """Move what the log holds into the file, and empty it."""

@@ -37,7 +37,8 @@ def prepare(path: Path) -> bool:
         if not folder.parent.is_dir():
             refuse("the folder of the spool does not exist, nor the one above it")
         with _refusing("the folder of the spool cannot be made"):
-            folder.mkdir(mode=_PRIVATE_FOLDER)
+            # Several processes may come at once.
+            folder.mkdir(mode=_PRIVATE_FOLDER, exist_ok=True)
     if is_remote(folder.resolve(), _mounts()):
         refuse("the spool must lie on a disk of this machine, not on a network file system")
     with _refusing("the file of the spool cannot be made"), contextlib.suppress(FileExistsError):
@@ -187,6 +188,23 @@ def _opened(path: Path) -> int:
         raise SpoolError(f"a lock file of the spool cannot be opened ({error.strerror})") from None
 
 
+def inode_of(path: Path) -> int:
+    """What tells one file from another at the same path; 0 if there is none."""
+    try:
+        return path.stat().st_ino
+    except OSError:
+        return 0
+
+
+def aside_of(path: Path, inode: int) -> Path | None:
+    """Where a file has gone that was set aside."""
+    start = path.name + ".corrupt-"
+    for name in sorted(os.listdir(path.parent)):
+        if name.startswith(start) and inode_of(path.with_name(name)) == inode:
+            return path.with_name(name)
+    return None
+
+
 def set_aside(path: Path, stamp: int) -> Path:
     """Rename a damaged database and what lies beside it, so that a new one can take its place.
 
@@ -201,7 +219,8 @@ def set_aside(path: Path, stamp: int) -> Path:
         if not aside.exists():
             break
         number += 1
-    for old, new in zip(beside(path), beside(aside), strict=True):
+    # The log first: one that lies there without its database would be deleted by whoever opens a new one.
+    for old, new in zip(reversed(beside(path)), reversed(beside(aside)), strict=True):
         with contextlib.suppress(FileNotFoundError):
             old.rename(new)
     return aside

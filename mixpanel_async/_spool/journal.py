@@ -9,14 +9,16 @@ https://www.sqlite.org/howtocorrupt.html section 2.6, read 2026-11-22.
 from __future__ import annotations
 
 import logging
-import sqlite3
 import threading
+from collections import deque
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import Final
 
 from .._backlog import Entry
 from .._errors import MixpanelException, SpoolError
+from .._lanes import Eviction
 from .._runtime import Runtime
 from .database import is_damage, is_full
 from .files import Claim
@@ -28,6 +30,8 @@ _log = logging.getLogger("mixpanel_async")
 # Seconds between two looks for what others have left, and between tries when the disk fails.
 _LOOK_EVERY: Final = 10.0
 _TRY_AGAIN_AFTER: Final = 1.0
+# What one commit holds, about: SQLite's log grows with the largest.
+_MOST_GROUP_BYTES: Final = 4 * 1024 * 1024
 
 
 class Journal:
@@ -61,9 +65,11 @@ class Journal:
         self._bell = threading.Event()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
-        self._group_number = 1
-        self._work = Work(Group(1))
+        self._works = deque([Work(Group())])
+        """What has been asked for, as one commit each. There is always one that takes more."""
+        self._under_way = Work(Group())
         self._has_said = False
+        self._looked = 0.0
         self._claims = {}
 
     def _ring_bell(self) -> None:
@@ -72,7 +78,14 @@ class Journal:
     @property
     def group(self) -> Group:
         """The group that the next record joins. Hold `mutex`."""
-        return self._work.group
+        group = self._works[-1].group
+        if group.size < _MOST_GROUP_BYTES:
+            return group
+        return self._add_work().group
+
+    def _add_work(self) -> Work:
+        self._works.append(Work(Group()))
+        return self._works[-1]
 
     def ring(self) -> None:
         """Have what was asked for looked at."""
@@ -84,8 +97,8 @@ class Journal:
     def ask(self, change: Callable[[Work], None]) -> Group:
         """Have something done with the next commit."""
         with self.mutex:
-            change(self._work)
-            group = self._work.group
+            change(self._works[-1])
+            group = self._works[-1].group
         self.ring()
         return group
 
@@ -100,10 +113,31 @@ class Journal:
                 self._thread = threading.Thread(target=self._run, name="mixpanel spool", daemon=True)
                 self._gate.watch(self._thread)
                 self._thread.start()
-            group = self._work.group
+            group = self._works[-1].group
         # A thread that runs already would look at an empty group only when there is something else to do.
         self._bell.set()
         return group
+
+    def ended_rows(self) -> set[int]:
+        """The rows that are to be taken out and still there. In the journal's thread."""
+        with self.mutex:
+            works = [self._under_way, *self._works]
+            return {row for work in works for end in work.ended for row in end.ids}
+
+    def drop_readings(self) -> list[Eviction]:
+        """Forget what was to be read: the file is another one. In the journal's thread.
+
+        Returns:
+            What was to be dropped unread.
+        """
+        dropped = []
+        with self.mutex:
+            for work in (self._under_way, *self._works):
+                work.loads.clear()
+                for eviction in work.evictions:
+                    dropped.append(replace(eviction))
+                    eviction.count = eviction.own = 0
+        return dropped
 
     def close(self, timeout: float) -> bool:
         """Write what waits and give up every claim. From any thread; the journal's own does so later.
@@ -126,48 +160,80 @@ class Journal:
     def _take(self) -> Work:
         self._bell.clear()
         with self.mutex:
-            self._group_number += 1
-            work, self._work = self._work, Work(Group(self._group_number))
+            self._under_way = work = self._works.popleft()
+            if not self._works:
+                self._add_work()
         return work
+
+    def _has_more(self) -> bool:
+        with self.mutex:
+            return any(not work.is_empty for work in self._works)
 
     def _give_back(self, work: Work, entries: list[Entry]) -> None:
         """Ask again for what could not be done."""
         with self.mutex:
-            mine = self._work
+            mine = self._works[0]
             mine.group.entries[:0] = entries
+            mine.group.size += sum(len(entry.item) for entry in entries)
             mine.ended[:0] = work.ended
             mine.marks[:0] = work.marks
             mine.loads[:0] = work.loads
-            mine.evictions[:0] = work.evictions
+            later, mine.evictions = mine.evictions, work.evictions
+            for eviction in later:
+                mine.evict(eviction)
+            self._under_way = Work(Group())
 
     def _run(self) -> None:
-        session = Session(self._settings, self._reports, self._runtime, self._claims)
-        looked = 0.0
-        clock = self._runtime.monotonic
+        session = self.session()
         try:
             while True:
-                closing = self._stop.is_set()
-                work = self._take()
-                try:
-                    # After the bell was cleared, which a fork rings.
-                    self._gate.pass_by(session.rest)
-                    if not session.is_open:
-                        session.open()
-                        looked = clock()
-                    session.do(work, work.group.number)
-                    if clock() - looked >= _LOOK_EVERY:
-                        looked = clock()
-                        session.look()
-                    self._has_said = False
-                except Exception as error:  # noqa: BLE001  whatever happens here, nobody else can tell of it
-                    self._failed(session, work, error)
+                is_closing = self._stop.is_set()
+                is_well = self.step(session)
+                if not is_well:
                     self._stop.wait(_TRY_AGAIN_AFTER)
-                if closing:
+                has_more = self._has_more()
+                if is_closing and not (is_well and has_more):
                     return
-                self._bell.wait(_LOOK_EVERY)
+                if not has_more:
+                    self._bell.wait(_LOOK_EVERY)
         finally:
             session.leave()
             self._gate.leave()
+            self.give_up()
+
+    def session(self) -> Session:
+        """What the thread works with."""
+        return Session(self._settings, self._reports, self._runtime, self._claims)
+
+    def step(self, session: Session) -> bool:
+        """Do what has been asked for, as far as it fits one commit. Returns whether that went well."""
+        clock = self._runtime.monotonic
+        work = self._take()
+        try:
+            # After the bell was cleared, which a fork rings.
+            self._gate.pass_by(session.rest)
+            if not session.is_open:
+                session.open()
+                self._looked = clock()
+            session.do(work)
+            if clock() - self._looked >= _LOOK_EVERY:
+                self._looked = clock()
+                session.look()
+        except Exception as error:  # noqa: BLE001  whatever happens here, nobody else can tell of it
+            self._failed(session, work, error)
+            return False
+        self._has_said = False
+        return True
+
+    def give_up(self) -> None:
+        """Account for what will not be written any more."""
+        with self.mutex:
+            works = [*self._works]
+            self._works.clear()
+            self._add_work()
+        self._reports.given_up([entry for work in works for entry in work.group.entries])
+        for work in works:
+            work.group.finish(SpoolError("the spool was closed before it could be written"), is_noted=False)
 
     def _failed(self, session: Session, work: Work, error: Exception) -> None:
         full = is_full(error)
@@ -182,20 +248,22 @@ class Journal:
             self._give_back(Work(work.group, loads=work.loads), [])
         else:
             self._give_back(work, self._reports.not_written(work.group.entries, full=full))
-            work.group.finish(self._reports.refusal(told, full=full))
-        if session.is_open and (is_damage(error) or session.is_replaced()):
-            session.drop()
-        elif full and session.is_open:
-            self._make_room(session)
+            # A request that must not be made twice may begin only if that has been noted.
+            is_noted = full and session.is_open and self._make_room(session)
+            work.group.finish(self._reports.refusal(told, full=full), is_noted=is_noted)
+        if session.is_open and (session.is_replaced() or is_damage(error)):
+            session.drop(is_damaged=not session.is_replaced())
 
-    def _make_room(self, session: Session) -> None:
-        """Take out what has ended although nothing can be added."""
+    def _make_room(self, session: Session) -> bool:
+        """Take out what has ended although nothing can be added. Returns whether that could be done."""
         with self.mutex:
-            mine = self._work
+            mine = self._works[0]
             # What was not written stays unsent: no group is on disk by this.
-            work = Work(Group(0), mine.ended, mine.marks, [], mine.evictions)
+            self._under_way = work = Work(Group(), mine.ended, mine.marks, [], mine.evictions)
             mine.ended, mine.marks, mine.evictions = [], [], []
         try:
-            session.do(work, 0)
-        except sqlite3.Error:
+            session.do(work)
+        except Exception:  # noqa: BLE001  it is tried again, and then told
             self._give_back(work, [])
+            return False
+        return True

@@ -11,6 +11,7 @@ from typing import Final
 
 import orjson
 
+from .._errors import SpoolError
 from .._lanes import SEQUENCE_BITS
 from . import files
 from .database import (
@@ -49,7 +50,7 @@ class Salvage:
 
 
 def salvage(
-    path: Path, stamp: int, make: Callable[[], Database], *, leave: Container[int] = frozenset()
+    path: Path, stamp: int, make: Callable[[], Database], *, leave: Container[int] = frozenset(), above: int = 0
 ) -> tuple[Database, Salvage]:
     """Set a damaged spool aside and begin a new one with what can be read of it.
 
@@ -60,31 +61,62 @@ def salvage(
         stamp: seconds since 1970, for its new name.
         make: opens the new database at the same path.
         leave: rows that are not wanted.
+        above: no owner of the new one gets this number, or a smaller one.
     """
     aside = files.set_aside(path, stamp)
     fresh = make()
+    return fresh, rescue(aside, fresh, path, leave=leave, above=above)
+
+
+def rescue(
+    aside: Path,
+    fresh: Database,
+    path: Path,
+    *,
+    leave: Container[int] = frozenset(),
+    above: int = 0,
+    only: Container[int] | None = None,
+) -> Salvage:
+    """Copy what can be read of a file that was set aside.
+
+    Args:
+        aside: its name now.
+        fresh: the database in its place.
+        path: of that one.
+        leave: rows that are not wanted.
+        above: no owner of the new one gets this number, or a smaller one.
+        only: the owners whose rows are wanted; None for all that live no more, and the dead letters.
+    """
     rows = holes = 0
     try:
         with contextlib.closing(_Wreck(aside)) as wreck:
-            for owner, project in wreck.owners():
-                claim = files.Claim.take(path, owner)
+            owners = list(wreck.owners())
+            above = max([above, *(owner for owner, _ in owners)])
+            if owners and only is None:
+                with fresh.transaction():
+                    fresh.set_salt(wreck.salt)
+            for owner, project in owners:
+                claim = files.Claim.take(path, owner) if only is None or owner in only else None
                 if claim is None:
                     continue
                 heir = 0
                 for found in wreck.chunks(owner):
                     chunk = [row for row in found if row[0] not in leave]
                     with fresh.transaction():
-                        if not heir:
-                            fresh.set_salt(wreck.salt)
-                            heir = fresh.add_owner(project, 0.0)
+                        if chunk and not heir:
+                            heir = fresh.add_owner(project, 0.0, above=above)
                         fresh.insert([_moved(row, owner, heir) for row in chunk])
                     rows += len(chunk)
                 claim.release(remove=True)
+            if only is None:
+                for letters in wreck.dead():
+                    with fresh.transaction():
+                        fresh.restore_dead(letters)
             holes = wreck.holes
-    except (sqlite3.Error, OSError):
+    except (sqlite3.Error, OSError, SpoolError):
         # What was copied is committed; the rest stays in the file that is set aside.
         holes += 1
-    return fresh, Salvage(aside=aside, rows=rows, holes=holes)
+    return Salvage(aside=aside, rows=rows, holes=holes)
 
 
 def _moved(row: Row, owner: int, heir: int) -> Row:
@@ -144,26 +176,54 @@ class _Wreck:
         if chunk:
             yield chunk
 
+    def dead(self) -> Iterator[list[tuple[object, ...]]]:
+        """The dead letters, as far as they can be read in their order."""
+        if not self.salt:
+            return
+        with contextlib.suppress(sqlite3.DatabaseError):
+            cursor = self._db.execute(
+                "SELECT project, lane, state, reason, message, died, body FROM dead"
+                " WHERE typeof(project) = 'blob' AND typeof(body) = 'blob' AND typeof(lane) = 'integer'"
+                " AND typeof(reason) = 'text' AND typeof(message) = 'text' AND typeof(died) = 'real' ORDER BY id"
+            )
+            while letters := cursor.fetchmany(_AT_ONCE):
+                yield letters
+
     def _rows(self, after: int, end: int) -> Iterator[Row]:
-        step = 1
         while after < end and self.holes < _MOST_HOLES:
             try:
-                cursor = self._db.execute(
-                    "SELECT id, state, body FROM records WHERE id > ? AND id < ? ORDER BY id", (after, end)
-                )
-                for row in cursor:
+                for row in self._after(after, end):
                     if not isinstance(row[0], int) or not after < row[0] < end:
                         break
-                    after, step = row[0], 1
+                    after = row[0]
                     yield row
                 else:
                     return
             except sqlite3.DatabaseError:
                 pass
-            # What follows the hole is found by ever longer steps over it.
-            self.holes += step == 1
-            after += step
+            self.holes += 1
+            after = self._beyond_hole(after, end)
+
+    def _after(self, after: int, end: int) -> Iterator[Row]:
+        return self._db.execute("SELECT id, state, body FROM records WHERE id > ? AND id < ? ORDER BY id", (after, end))
+
+    def _beyond_hole(self, after: int, end: int) -> int:
+        """The last number after which nothing can be read: found by ever longer steps, then by halving."""
+        step = 1
+        while after + step < end and not self._is_readable(after + step, end):
             step *= 2
+        low, high = after + step // 2, min(after + step, end)
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (low, middle) if self._is_readable(middle, end) else (middle, high)
+        return high
+
+    def _is_readable(self, after: int, end: int) -> bool:
+        try:
+            row = next(iter(self._after(after, end)), None)
+        except sqlite3.DatabaseError:
+            return False
+        return row is None or (isinstance(row[0], int) and after < row[0] < end)
 
     def close(self) -> None:
         self._db.close()
@@ -174,8 +234,13 @@ def _is_sound(row: Row) -> bool:
     lane = number >> SEQUENCE_BITS & (LANES - 1)
     if lane > 4 or state not in {REPEATABLE, ONCE, SENDING} or not isinstance(body, bytes):
         return False
+    return is_record(show_token(body, b'""'))
+
+
+def is_record(item: bytes) -> bool:
+    """Whether bytes from a disk are a record; SQLite cannot tell."""
     try:
-        return isinstance(orjson.loads(show_token(body, b'""')), dict)
+        return isinstance(orjson.loads(memoryview(item)), dict)
     except orjson.JSONDecodeError:
         return False
 

@@ -5,20 +5,21 @@ from __future__ import annotations
 import logging
 import sqlite3
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Final
 
 import orjson
 
 from .._backlog import LOAD_RECORDS
 from .._errors import SpoolError
-from .._lanes import LANE_CODES, SEQUENCE_BITS, Loss
+from .._lanes import LANE_CODES, SEQUENCE_BITS, Eviction, Loss
 from .._ledger import Ended
 from .._records import DropReason, Kind, OnceOnly
 from .._runtime import Runtime
+from . import files
 from .database import (
     LANES,
-    OWNER_SHIFT,
     Damaged,
     Database,
     DeadLetter,
@@ -29,12 +30,12 @@ from .database import (
     open_database,
     show_token,
 )
-from .files import Claim
-from .salvage import salvage
-from .work import ONCE, REPEATABLE, Reports, Settings, Work
+from .files import Claim, inode_of
+from .owners import Owners
+from .salvage import is_record, rescue, salvage
+from .work import ONCE, REPEATABLE, Held, Reports, Settings, Work
 
 _log = logging.getLogger("mixpanel_async")
-_OWN_ROWS: Final = 1 << OWNER_SHIFT
 _LOAD_BYTES: Final = 4 * 1024 * 1024
 _IMPORTS: Final = LANE_CODES[Kind.IMPORTS, False]
 _SECRET_IMPORTS: Final = LANE_CODES[Kind.IMPORTS, True]
@@ -58,9 +59,11 @@ class Session:
         self._settings = settings
         self._reports = reports
         self._runtime = runtime
+        self._owners = Owners(settings, runtime, claims)
         self._claims = claims
         self._token: bytes = orjson.dumps(settings.token)
-        self._owner = 0
+        # The file that was open last, and the same if there was damage in it.
+        self._was = self._condemned = 0
         self._sources: dict[int, deque[list[int]]] = {lane: deque() for lane in range(LANES)}
         self._own_at = [0] * LANES
         self._has_told_others = False
@@ -78,21 +81,23 @@ class Session:
 
     def look(self) -> None:
         """Take over what others have left, and give back what is not used."""
-        if self.is_replaced():
-            raise Damaged("the file of the spool was taken away")
+        self._refuse_if_replaced()
         self._adopt()
         self._db.shrink()
-        self._reports.written((), 0, self._db.used_bytes(), 0)
+        self._reports.written((), self._db.used_bytes(), 0)
 
     def is_replaced(self) -> bool:
         """Whether the path leads to another file than the one that is open."""
-        try:
-            return self._settings.path.stat().st_ino != self._db.inode
-        except OSError:
-            return True
+        return inode_of(self._settings.path) != self._db.inode
 
-    def drop(self) -> None:
-        """Close the database, so that it is opened anew."""
+    def _refuse_if_replaced(self) -> None:
+        if self.is_replaced():
+            raise Damaged("the file of the spool was taken away")
+
+    def drop(self, *, is_damaged: bool) -> None:
+        """Close the database, so that it is opened anew; one in which damage was found is not used again."""
+        self._was = self._db.inode
+        self._condemned = self._was if is_damaged else 0
         self._db.close()
         self._open = None
 
@@ -100,7 +105,8 @@ class Session:
         """Close the database for a moment. What is claimed stays claimed, and `open` goes on with it."""
         if self._open is not None:
             self._rested_on = self._db.inode
-            self.drop()
+            self._db.close()
+            self._open = None
 
     def _goes_on(self) -> bool:
         """Open again what `rest` has closed. False if it is another file by now, or damaged."""
@@ -112,7 +118,7 @@ class Session:
             if not is_damage(error):
                 raise
         else:
-            if db.inode == self._rested_on and any(owner == self._owner for owner, *_ in db.owners()):
+            if db.inode == self._rested_on and any(owner == self._owners.own for owner, *_ in db.owners()):
                 self._open = db
             else:
                 db.close()
@@ -121,6 +127,8 @@ class Session:
 
     def _open_file(self) -> Database:
         settings = self._settings
+        if self._condemned and self._condemned == inode_of(settings.path):
+            raise Damaged("damage was found while it was in use")
         return open_database(
             settings.path,
             max_bytes=settings.max_bytes,
@@ -136,88 +144,127 @@ class Session:
         """
         if self._goes_on():
             return
-        own, self._owner = self._owner, 0
-        held = self._reports.held() if own else []
-        for claim in self._claims.values():
-            claim.release(remove=False)
-        self._claims.clear()
+        owners = self._owners
+        held: list[Held] = []
+        ended: set[int] = set()
+        is_again = owners.own > 0
+        if is_again:
+            held, ended = self._reports.held()
+        leave = {*owners.numbers([row.number for row in held]), *owners.numbers(ended)}
+        owners.let_go()
         for sources in self._sources.values():
             sources.clear()
+        has_mended = False
         try:
             db = self._open_file()
         except Exception as error:
             if not is_damage(error):
                 raise
-            base = own << OWNER_SHIFT
-            in_memory = {number + base if number < _OWN_ROWS else number for number, _ in held}
-            stamp = int(self._runtime.wall())
-            db, saved = salvage(self._settings.path, stamp, self._open_file, leave=in_memory)
-            _log.error(
-                "the spool was damaged and has been set aside as %s; %d rows were saved, %d places could not be read",
-                saved.aside.name,
-                saved.rows,
-                saved.holes,
-            )
+            db, has_mended = self._mended(leave)
         try:
-            self._register(db, [row for row in held if row[0] < _OWN_ROWS])
+            if is_again and not has_mended and (aside := files.aside_of(self._settings.path, self._was)):
+                # Another process has mended the file, and left out what belongs to a client that lives.
+                rescue(aside, db, self._settings.path, leave=leave, above=owners.highest, only=owners.before)
+            owners.register(db, held)
         except BaseException:
-            self._owner = own
             db.close()
             raise
         self._open = db
-        if own:
+        self._condemned = 0
+        self._own_at = [0] * LANES
+        if is_again:
             self._reports.reopened()
         self._adopt()
 
-    def _register(self, db: Database, held: list[tuple[int, bytes]]) -> None:
-        with db.transaction():
-            owner = db.add_owner(db.project(self._settings.token), self._runtime.wall())
-            # Locked before anybody else can see it.
-            claim = Claim.take(self._settings.path, owner)
-            if claim is None:
-                raise SpoolError("a lock file of the spool is held by another process")
-            db.insert([self._row(owner, number, item) for number, item in held])
-        self._owner = owner
-        self._claims[owner] = claim
-        self._own_at = [0] * LANES
+    def _mended(self, leave: set[int]) -> tuple[Database, bool]:
+        """Set a damaged file aside, but for these rows save what can be read, and open the new one.
 
-    def _row(self, owner: int, number: int, item: bytes) -> Row:
-        state = ONCE if isinstance(item, OnceOnly) else REPEATABLE
-        return number + (owner << OWNER_SHIFT), state, hide_token(item, self._token)
+        Returns:
+            The new one, and whether it was not another process that did all this.
+        """
+        path = self._settings.path
+        # No owner has this number. Who comes second finds a sound file.
+        alone = Claim.take(path, 0)
+        if alone is None:
+            raise SpoolError("another process is mending the spool")
+        try:
+            try:
+                return self._open_file(), False
+            except Exception as error:
+                if not is_damage(error):
+                    raise
+            self._condemned = 0
+            db, saved = salvage(
+                path, int(self._runtime.wall()), self._open_file, leave=leave, above=self._owners.highest
+            )
+        finally:
+            alone.release(remove=True)
+        _log.error(
+            "the spool was damaged and has been set aside as %s; %d rows were saved, %d places could not be read",
+            saved.aside.name,
+            saved.rows,
+            saved.holes,
+        )
+        return db, True
 
-    def _absolute(self, ids: Sequence[int]) -> list[int]:
-        base = self._owner << OWNER_SHIFT
-        return [number + base if number < _OWN_ROWS else number for number in ids]
-
-    def do(self, work: Work, committed: int) -> None:
-        """Carry out what was asked for, in one transaction; `committed` is the group that is then on disk."""
+    def do(self, work: Work) -> None:
+        """Carry out what was asked for, in one transaction."""
         entries = work.group.entries
         if entries or work.ended or work.marks or work.evictions:
-            with self._db.transaction():
-                self._db.insert([self._row(self._owner, entry.row, entry.item) for entry in entries])
+            with self._keeping_place(), self._db.transaction():
+                self._db.insert([self._owners.row(entry.row, entry.item) for entry in entries])
                 for ids, state in work.marks:
-                    self._db.mark(self._absolute(ids), state)
+                    self._db.mark(self._owners.numbers(ids), state)
                 for end in work.ended:
                     self._end(end)
-                evicted = [self._evict(*eviction) for eviction in work.evictions]
+                evicted = [(eviction.lane, self._evict(eviction)) for eviction in work.evictions]
                 used = self._db.used_bytes()
-            freed = sum(end.size for end in work.ended) + sum(size for *_, size in work.evictions)
-            self._reports.written(entries, committed, used, freed)
+            freed = sum(end.size for end in work.ended) + sum(eviction.size for eviction in work.evictions)
+            self._reports.written(entries, used, freed)
             for lane, items in evicted:
-                self._reports.evicted(lane, items)
+                if items:
+                    self._reports.evicted(lane, items)
         work.group.finish()
-        for lane, own in work.loads:
-            self._reports.loaded(lane, self._first_rows(lane, own, LOAD_RECORDS), work.group.number)
+        while work.loads:
+            self._load(*work.loads[0])
+            del work.loads[0]
 
-    def _evict(self, lane: int, own: int, count: int, _: int) -> tuple[int, list[bytes]]:
+    def _evict(self, eviction: Eviction) -> list[bytes]:
         items: list[bytes] = []
-        while len(items) < count and (rows := self._first_rows(lane, own, count - len(items))):
-            self._db.delete(self._absolute([number for number, _ in rows]))
+        while left := eviction.count - len(items):
+            rows = self._first_rows(eviction.lane, eviction.own, left)
+            if not rows:
+                break
+            self._db.delete(self._owners.numbers([number for number, _ in rows]))
             items += [item for _, item in rows]
-        return lane, items
+        return items
+
+    def _load(self, lane: int, own: int) -> None:
+        with self._keeping_place():
+            rows = self._first_rows(lane, own, LOAD_RECORDS)
+            spoiled = [row for row in rows if not is_record(row[1])]
+            if spoiled:
+                # A server would refuse all that travels with it.
+                ids = self._owners.numbers([number for number, _ in spoiled])
+                letters = [(row, ONCE, item) for row, (_, item) in zip(ids, spoiled, strict=True)]
+                with self._db.transaction():
+                    self._bury_rows(letters, DropReason.SPOOL_FAILED, "damaged on disk")
+        sound = [row for row in rows if row not in spoiled] if spoiled else rows
+        self._reports.loaded(lane, sound, len(spoiled))
+
+    @contextmanager
+    def _keeping_place(self) -> Iterator[None]:
+        """Read again, after a failure, what was read in vain."""
+        sources = {lane: deque([*span] for span in spans) for lane, spans in self._sources.items()}
+        own_at = [*self._own_at]
+        try:
+            yield
+        except BaseException:
+            self._sources, self._own_at = sources, own_at
+            raise
 
     def _end(self, end: Ended) -> None:
-        ids = self._absolute(end.ids)
+        ids = self._owners.numbers(end.ids)
         self._db.delete(ids)
         if end.loss is not None:
             letters = [
@@ -244,9 +291,9 @@ class Session:
             sources.popleft()
         if not own:
             return []
-        base = self._owner << OWNER_SHIFT
+        base = first_of(self._owners.own, 0)
         after = max(base + own - 1, self._own_at[lane])
-        rows = self._db.read(after, first_of(self._owner, lane + 1), max_records=count, max_bytes=_LOAD_BYTES)
+        rows = self._db.read(after, first_of(self._owners.own, lane + 1), max_records=count, max_bytes=_LOAD_BYTES)
         if rows:
             self._own_at[lane] = rows[-1][0]
         return [(number - base, self._item(state, body)) for number, state, body in rows]
@@ -260,18 +307,33 @@ class Session:
         project = self._db.project(self._settings.token)
         others = 0
         for owner, theirs, _ in self._db.owners():
+            self._owners.highest = max(self._owners.highest, owner)
             if theirs != project:
                 others += 1
             elif owner not in self._claims:
                 claim = Claim.take(self._settings.path, owner)
                 if claim is not None:
-                    self._claims[owner] = claim
-                    self._take_over(owner)
-            elif owner != self._owner and not any(self._db.sizes(owner, lane)[0] for lane in range(LANES)):
-                self._dismiss(owner)
+                    self._claim(owner, claim)
+            elif owner != self._owners.own:
+                self._dismiss_if_empty(owner)
         if others and not self._has_told_others:
             self._has_told_others = True
-            _log.warning("the spool holds what %d clients of other projects have left; it is kept", others)
+            _log.warning("the spool holds records of %d clients of other projects; they are kept", others)
+
+    def _claim(self, owner: int, claim: Claim) -> None:
+        """Take over from an owner, or leave it as it was."""
+        self._claims[owner] = claim
+        try:
+            # Whoever takes the file away moves these rows.
+            self._refuse_if_replaced()
+            self._take_over(owner)
+        except BaseException:
+            self._claims.pop(owner).release(remove=False)
+            raise
+
+    def _dismiss_if_empty(self, owner: int) -> None:
+        if not any(self._db.sizes(owner, lane)[0] for lane in range(LANES)):
+            self._dismiss(owner)
 
     def _take_over(self, owner: int) -> None:
         unsure: dict[int, list[bytes]] = {}
@@ -282,10 +344,9 @@ class Session:
             else:
                 for number, state, body in sending:
                     unsure.setdefault(number >> SEQUENCE_BITS & (LANES - 1), []).append(self._item(state, body))
-                self._bury_unsure(sending)
-            left = {lane: sizes for lane in range(LANES) if (sizes := self._db.sizes(owner, lane))[0]}
-        if not left:
-            self._dismiss(owner)
+                self._bury_rows(sending, DropReason.UNCERTAIN, "the process ended during a request")
+            # Rows of no lane that there is stay where they are.
+            left = {lane: sizes for lane in LANE_CODES.values() if (sizes := self._db.sizes(owner, lane))[0]}
         # What a project secret was to sign, which is not kept, is signed as other imports are.
         signed = {lane: _IMPORTS if lane == _SECRET_IMPORTS else lane for lane in left}
         counts: dict[int, tuple[int, int]] = {}
@@ -295,17 +356,19 @@ class Session:
             counts[signed[lane]] = sum_records + records, sum_bytes + size
         if counts or unsure:
             self._reports.adopted(counts, unsure)
+        if not left:
+            self._dismiss_if_empty(owner)
 
-    def _bury_unsure(self, rows: Sequence[Row]) -> None:
+    def _bury_rows(self, rows: Sequence[Row], reason: DropReason, message: str) -> None:
         letters = [
             DeadLetter(
                 lane=number >> SEQUENCE_BITS & (LANES - 1),
-                state=ONCE,
-                reason=DropReason.UNCERTAIN.value,
-                message="the process ended during a request",
+                state=min(state, ONCE),
+                reason=reason.value,
+                message=message,
                 body=body,
             )
-            for number, _, body in rows
+            for number, state, body in rows
         ]
         if letters:
             self._db.delete([row[0] for row in rows])
@@ -324,15 +387,12 @@ class Session:
         try:
             if self._open is not None:
                 for owner in [*self._claims]:
-                    if not any(self._db.sizes(owner, lane)[0] for lane in range(LANES)):
-                        self._dismiss(owner)
+                    self._dismiss_if_empty(owner)
                 self._db.close()
         except sqlite3.Error as error:
             _log.warning("the spool could not be tidied (%s)", error)
         finally:
-            for claim in self._claims.values():
-                claim.release(remove=False)
-            self._claims.clear()
+            self._owners.let_go()
 
 
 def _messages(loss: Loss) -> list[str]:

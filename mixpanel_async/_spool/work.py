@@ -6,10 +6,11 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 from .._backlog import Entry
 from .._errors import MixpanelException
+from .._lanes import Eviction
 from .._ledger import Ended
 
 # States of a row: it may be sent twice, only once, or only once and its request has begun.
@@ -32,21 +33,27 @@ class Settings:
     at_least_once: bool
 
 
+class Held(NamedTuple):
+    """A row whose record is in memory, and whether a request with it is under way that must not be made twice."""
+
+    number: int
+    item: bytes
+    is_sending: bool
+
+
 class Group:
-    """Records that share a commit.
+    """Records that share a commit."""
 
-    Args:
-        number: greater than that of any group before it.
-    """
+    __slots__ = ("_when_done", "entries", "error", "is_done", "is_noted", "size", "watch")
 
-    __slots__ = ("_when_done", "entries", "error", "is_done", "is_late", "number", "waiters")
-
-    def __init__(self, number: int) -> None:
-        self.number = number
+    def __init__(self) -> None:
         self.entries: list[Entry] = []
-        self.is_done = self.is_late = False
-        self.waiters: Any = None
-        """For whoever waits: an event of their event loop."""
+        self.size = 0
+        self.is_done = False
+        self.is_noted = True
+        """Whether the marks that were asked for with it are on disk, too."""
+        self.watch: Any = None
+        """For whoever waits."""
         self.error: MixpanelException | None = None
         self._when_done: list[Callable[[], None]] = []
 
@@ -56,8 +63,9 @@ class Group:
         if self.is_done:
             callback()
 
-    def finish(self, error: MixpanelException | None = None) -> None:
+    def finish(self, error: MixpanelException | None = None, *, is_noted: bool = True) -> None:
         self.error = error
+        self.is_noted = is_noted
         self.is_done = True
         for callback in self._when_done:
             callback()
@@ -72,8 +80,14 @@ class Work:
     marks: list[tuple[Sequence[int], int]] = field(default_factory=list)
     loads: list[tuple[int, int]] = field(default_factory=list)
     """Lane and first own row on disk alone."""
-    evictions: list[tuple[int, int, int, int]] = field(default_factory=list)
-    """Lane, first own row on disk alone, how many, estimated size."""
+    evictions: list[Eviction] = field(default_factory=list)
+
+    def evict(self, eviction: Eviction) -> None:
+        for earlier in self.evictions:
+            if (earlier.lane, earlier.own) == (eviction.lane, eviction.own):
+                earlier.absorb(eviction)
+                return
+        self.evictions.append(eviction)
 
     @property
     def is_empty(self) -> bool:
@@ -83,14 +97,17 @@ class Work:
 class Reports(Protocol):
     """Who is told, in the journal's thread."""
 
-    def written(self, entries: Sequence[Entry], group: int, used_bytes: int, freed: int) -> None:
+    def written(self, entries: Sequence[Entry], used_bytes: int, freed: int) -> None:
         """A group and all that was asked with it is on disk."""
 
     def not_written(self, entries: Sequence[Entry], *, full: bool) -> list[Entry]:
         """A group is not on disk. Returns what is to be tried again."""
 
-    def loaded(self, lane: int, rows: list[tuple[int, bytes]], committed: int) -> None:
-        """Rows were read, or none were there when this group was the last one on disk."""
+    def given_up(self, entries: Sequence[Entry]) -> None:
+        """These were never written, and will not be."""
+
+    def loaded(self, lane: int, rows: list[tuple[int, bytes]], spoiled: int) -> None:
+        """All that was there has been read, up to a limit; so many of it were no records."""
 
     def refusal(self, error: MixpanelException, *, full: bool) -> MixpanelException | None:
         """What those who wait for a group that was not written are told."""
@@ -101,8 +118,8 @@ class Reports(Protocol):
     def adopted(self, lanes: dict[int, tuple[int, int]], unsure: dict[int, list[bytes]]) -> None:
         """Records and bytes that others left, by lane; and what of theirs may have been applied already."""
 
-    def held(self) -> list[tuple[int, bytes]]:
-        """The rows that are in memory."""
+    def held(self) -> tuple[list[Held], set[int]]:
+        """The rows that are on disk and in memory; and those of records that have ended and wait to be taken out."""
 
     def reopened(self) -> None:
         """The file is another one: what was in the old one alone is gone, or comes back as left by others."""
@@ -121,6 +138,10 @@ class Writer(Protocol):
     def ask(self, change: Callable[[Work], None]) -> Group: ...
 
     def begin(self) -> Group: ...
+
+    def ended_rows(self) -> set[int]: ...
+
+    def drop_readings(self) -> list[Eviction]: ...
 
     def close(self, timeout: float) -> bool: ...
 

@@ -1,0 +1,106 @@
+"""Whose rows are whose: the numbers that a client's records have in the file that is open, and who may send them.
+
+In memory a row of this client's own has a small number; one that was left by others has the number with which it was
+read. If the file has to be opened anew, both stay as they are in memory, and this module knows what has become of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+import orjson
+
+from .._records import OnceOnly
+from .._runtime import Runtime
+from .database import OWNER_SHIFT, Database, Row, hide_token
+from .files import Claim
+from .work import ONCE, REPEATABLE, SENDING, Held, Settings
+
+_OWN_ROWS: Final = 1 << OWNER_SHIFT
+
+
+class Owners:
+    """The owners in whose name one client reads and writes.
+
+    Args:
+        settings: where and how.
+        runtime: clocks.
+        claims: filled with the owners whose rows are this client's to send.
+    """
+
+    def __init__(self, settings: Settings, runtime: Runtime, claims: dict[int, Claim]) -> None:
+        self._settings = settings
+        self._runtime = runtime
+        self._claims = claims
+        self._token: bytes = orjson.dumps(settings.token)
+        self.own = 0
+        """The owner that this client is; 0 before it has been registered for the first time."""
+        self.before: set[int] = set()
+        """Whose rows were this client's to send when it last let go."""
+        self.highest = 0
+        """The largest number that is known: a file that is opened anew must not give it to somebody else."""
+        # Who has the rows now that an owner had in a file before.
+        self._heirs: dict[int, int] = {}
+
+    def let_go(self) -> None:
+        """Give up every claim; rows that are left are for the next to take over."""
+        self.before |= {*self._claims}
+        for claim in self._claims.values():
+            claim.release(remove=False)
+        self._claims.clear()
+
+    def register(self, db: Database, held: Sequence[Held]) -> None:
+        """Become an owner in this file, and put in what is in memory already.
+
+        What others had left in the file before, and is in memory now, gets owners of its own here.
+
+        Raises:
+            sqlite3.Error: if that cannot be written.
+            SpoolError: if a lock cannot be taken.
+        """
+        claims: dict[int, Claim] = {}
+        heirs: dict[int, int] = {}
+        try:
+            with db.transaction():
+                for was in sorted({row.number >> OWNER_SHIFT for row in held} | {0}):
+                    owner, claim = self._new_owner(db)
+                    claims[owner], heirs[was] = claim, owner
+                db.insert([self._row(heirs[row.number >> OWNER_SHIFT], *row) for row in held])
+        except BaseException:
+            for claim in claims.values():
+                claim.release(remove=True)
+            raise
+        self.own = heirs.pop(0)
+        self._heirs = heirs
+        self._claims.update(claims)
+        self.before.clear()
+
+    def _new_owner(self, db: Database) -> tuple[int, Claim]:
+        while True:
+            owner = db.add_owner(db.project(self._settings.token), self._runtime.wall(), above=self.highest)
+            self.highest = owner
+            # Locked before anybody else can see it.
+            claim = Claim.take(self._settings.path, owner)
+            if claim is not None:
+                return owner, claim
+            # Somebody still uses a file that was taken away, in which he has this number.
+            db.remove_owner(owner)
+
+    def row(self, number: int, item: bytes) -> Row:
+        """A new row of this client's own, as it is stored."""
+        return self._row(self.own, number, item)
+
+    def _row(self, owner: int, number: int, item: bytes, is_sending: bool = False) -> Row:  # noqa: FBT001, FBT002
+        state = (SENDING if is_sending else ONCE) if isinstance(item, OnceOnly) else REPEATABLE
+        return number % _OWN_ROWS + (owner << OWNER_SHIFT), state, hide_token(item, self._token)
+
+    def numbers(self, rows: Iterable[int]) -> list[int]:
+        """The numbers that rows have in the file; those of a file before that are not in this one are left out."""
+        found = []
+        for row in rows:
+            owner, rest = divmod(row, _OWN_ROWS)
+            owner = self._heirs.get(owner, owner) if owner else self.own
+            if owner in self._claims or owner in self.before:
+                found.append(rest + (owner << OWNER_SHIFT))
+        return found

@@ -1,0 +1,248 @@
+"""A client without its event loop and its thread: the real queue, journal and database, taken step by step."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from mixpanel_async._backlog import SpoolLimits
+from mixpanel_async._buffer import Buffer
+from mixpanel_async._config import BatchPolicy, Overflow, RetryPolicy
+from mixpanel_async._durable import Durable
+from mixpanel_async._lanes import Batch, Lane, Loss
+from mixpanel_async._queue import Queue
+from mixpanel_async._records import DropReason, Kind, OnceOnly, Outcome
+from mixpanel_async._runtime import Runtime
+from mixpanel_async._spool.journal import Journal
+from mixpanel_async._spool.work import SENDING, Group, Settings
+
+TOKEN = "canary-token-5f1c"
+IO_ERROR = sqlite3.OperationalError("disk I/O error")
+NO_ROOM = sqlite3.OperationalError("database or disk is full")
+LOCKED = sqlite3.OperationalError("database is locked")
+DAMAGE = sqlite3.DatabaseError("database disk image is malformed")
+
+
+class Recorder:
+    """Takes the place of the user's callbacks."""
+
+    def __init__(self) -> None:
+        self.lost: Counter[bytes] = Counter()
+        self.reasons: Counter[DropReason] = Counter()
+        self.bare = 0
+
+    def hear(self, losses: Sequence[Loss]) -> bool:
+        for loss in losses:
+            self.lost.update(bytes(item) for item in loss.items)
+            self.reasons[loss.reason] += len(loss.items) + loss.bare
+            self.bare += loss.bare
+        return False
+
+
+class Hooks:
+    def __init__(self, recorder: Recorder) -> None:
+        self.lost = recorder.hear
+
+    def forget(self) -> None:
+        return None
+
+
+class Disk:
+    """A connection that fails when it is told to."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self.connection = connection
+        self.fails_after = -1
+        self.error: Exception = IO_ERROR
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.connection, name)
+
+    def _may_fail(self, sql: str) -> None:
+        # To undo always works, as it does in SQLite.
+        if self.fails_after < 0 or sql == "ROLLBACK":
+            return
+        if self.fails_after == 0:
+            raise self.error
+        self.fails_after -= 1
+
+    def execute(self, sql: str, *values: Any) -> Any:
+        self._may_fail(sql)
+        return self.connection.execute(sql, *values)
+
+    def executemany(self, sql: str, *values: Any) -> Any:
+        self._may_fail(sql)
+        return self.connection.executemany(sql, *values)
+
+
+def record(number: int, size: int = 0, *, once: bool = False) -> bytes:
+    item = orjson.dumps({"n": number, "token": TOKEN, "x": "." * size})
+    return OnceOnly(item) if once else item
+
+
+class Bench:
+    """One client's life.
+
+    Args:
+        path: of the spool.
+        now: seconds, shared by the lives of one test.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        batching: BatchPolicy | None = None,
+        overflow: Overflow = Overflow.DROP_NEWEST,
+        max_records: int | None = None,
+        max_bytes: int = 10_000_000,
+        token: str = TOKEN,
+        erase: bool = False,
+        keep_dead: int = 10_000,
+        wait: float = 0.1,
+        now: float = 1_000.0,
+    ) -> None:
+        self.now = now
+        self.path = path
+        self.heard = Recorder()
+        policy = batching or BatchPolicy(linger=0.0)
+        self.buffer = Buffer(policy, RetryPolicy(), SpoolLimits(max_bytes=max_bytes, max_records=max_records))
+        runtime = Runtime(
+            wall=lambda: 1.8e9 + self.now, monotonic=lambda: self.now, chance=lambda: 0.5, new_id=lambda: "id"
+        )
+        settings = Settings(
+            path=path,
+            max_bytes=max_bytes,
+            keep_dead=keep_dead,
+            wait=wait,
+            fsync=False,
+            erase=erase,
+            token=token,
+            at_least_once=policy.at_least_once,
+        )
+        self.journals: list[Journal] = []
+
+        def make(reports: Any) -> Journal:
+            journal = Journal(settings, reports, runtime)
+            # No thread: the test takes its steps.
+            journal.ring = lambda: None  # type: ignore[method-assign]
+            self.journals.append(journal)
+            return journal
+
+        drops = overflow in {Overflow.DROP_NEWEST, Overflow.DROP_OLDEST}
+        durable = Durable(settings, self.buffer, runtime, drops=drops, make_journal=make)
+        hooks: Any = Hooks(self.heard)
+        self.queue = Queue(self.buffer, overflow, hooks, lambda: self.now, durable)
+        self.durable = durable
+        (self.journal,) = self.journals
+        self.session = self.journal.session()
+
+    def lane(self, kind: Kind = Kind.EVENTS) -> Lane:
+        return self.queue.lane(kind)
+
+    def offer(self, item: bytes, kind: Kind = Kind.EVENTS, *, awaited: bool = False) -> Group | None:
+        """The group that an awaited record waits for."""
+        tickets: list[Group] | None = [] if awaited else None
+        self.queue.offer(self.lane(kind), item, tickets)
+        return tickets[0] if tickets else None
+
+    def step(self) -> bool:
+        return self.journal.step(self.session)
+
+    def settle_down(self) -> None:
+        """Step until everything that was asked for is done."""
+        for _ in range(100):
+            if self.step() and not self.journal._has_more():
+                return
+        raise AssertionError("the journal does not come to rest")
+
+    def take(self) -> Batch | None:
+        """A batch to send, whose beginning is noted if it must be."""
+        step = self.queue.poll()
+        return step if isinstance(step, Batch) else None
+
+    def mark(self, batch: Batch) -> Group | None:
+        ids = self.durable._once(batch)
+        return self.journal.ask(lambda work: work.marks.append((ids, SENDING))) if ids else None
+
+    def settle(self, batch: Batch, outcome: Outcome, delay: float = 0.0) -> None:
+        self.queue.settle(batch, outcome, delay)
+
+    def fail(self, error: Exception, after: int = 0) -> None:
+        """Have the disk fail from some statement on."""
+        database: Any = self.session._db
+        if not isinstance(database._db, Disk):
+            database._db = Disk(database._db)
+        database._db.error, database._db.fails_after = error, after
+
+    def heal(self) -> None:
+        if self.session.is_open:
+            database: Any = self.session._db
+            if isinstance(database._db, Disk):
+                database._db.fails_after = -1
+
+    def rows(self) -> dict[int, bytes]:
+        """What is on disk, as any other process sees it."""
+        connection = sqlite3.connect(self.path)
+        try:
+            return dict(connection.execute("SELECT id, body FROM records").fetchall())
+        finally:
+            connection.close()
+
+    def check(self) -> None:
+        """The law of conservation, and what else holds at every moment."""
+        stats = self.queue.stats()
+        ended = stats.delivered + stats.failed + stats.dropped + stats.uncertain
+        assert stats.accepted == ended + stats.pending
+        assert sum(stats.losses.values()) == stats.failed + stats.dropped + stats.uncertain
+        assert stats.pending >= stats.on_disk >= 0
+        assert (stats.pending == 0) == (stats.pending_bytes == 0)
+        assert stats.pending_bytes >= 0
+        buffer = self.buffer
+        assert buffer.unwritten >= 0
+        assert buffer.unwritten_bytes >= 0
+        assert buffer.on_disk == sum(lane.on_disk for lane in buffer.lanes.values())
+        for lane in buffer.lanes.values():
+            assert 0 <= lane.unwritten <= lane.on_disk
+            assert (lane.on_disk == 0) == (lane.on_disk_bytes == 0)
+        in_memory = sum(len(batch.items) for lane in buffer.lanes.values() for batch in lane.batches())
+        assert stats.pending == in_memory + stats.on_disk
+
+    def crash(self, folder: Path) -> Path:
+        """The files as the death of the process at this moment leaves them, at another place."""
+        folder.mkdir()
+        for file in self.path.parent.iterdir():
+            if not file.name.endswith("-shm"):
+                shutil.copy(file, folder / file.name)
+        self.abandon()
+        return folder / self.path.name
+
+    def abandon(self) -> None:
+        """End without a word."""
+        for claim in self.journal._claims.values():
+            claim.forget()
+        self.journal._claims.clear()
+        if self.session.is_open:
+            database: Any = self.session._db
+            database._db.close()
+            self.session._open = None
+
+    def close(self) -> None:
+        self.session.leave()
+        self.journal.give_up()
+
+
+def spooled(item: bytes) -> bytes:
+    """How a record lies on disk."""
+    return item.replace(orjson.dumps(TOKEN), b"\x01")
+
+
+def fast_folder() -> str | None:
+    """A place for files that need not outlive the test."""
+    return "/dev/shm" if Path("/dev/shm").is_dir() else None

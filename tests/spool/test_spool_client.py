@@ -1,0 +1,379 @@
+"""A client with a spool, through its public methods: what a caller sees, and what arrives."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+import pytest
+from spool_bench import fast_folder
+
+from mixpanel_async import (
+    AsyncMixpanel,
+    BatchPolicy,
+    ClientClosedError,
+    DropReason,
+    LostRecord,
+    Overflow,
+    QueueFullError,
+    RetryPolicy,
+    ServiceAccountCredentials,
+    SpoolError,
+    SqliteSpool,
+)
+from mixpanel_async.emulator import Emulator
+
+pytestmark = pytest.mark.anyio
+
+NEVER_BY_TIME = BatchPolicy(linger=3600.0)
+AT_ONCE = RetryPolicy(initial=0.0, maximum=0.0)
+
+
+@pytest.fixture
+def path() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(dir=fast_folder()) as folder:
+        yield Path(folder) / "spool" / "spool.db"
+
+
+def down(emulator: Emulator) -> Emulator:
+    emulator.fail_next(503, times=100_000)
+    return emulator
+
+
+def names(emulator: Emulator) -> list[Any]:
+    return [event["properties"].get("number") for event in emulator.raw_events()]
+
+
+async def left_behind(path: Path, count: int, **options: Any) -> list[tuple[Any, Any]]:
+    """Have a client leave events on disk; returns their times and ids."""
+    emulator = down(Emulator())
+    seen: list[tuple[Any, Any]] = []
+
+    def before_send(message: dict[str, Any]) -> dict[str, Any]:
+        if "properties" in message:
+            seen.append((message["properties"]["time"], message["properties"]["$insert_id"]))
+        return message
+
+    mp = emulator.client(spool=SqliteSpool(path), shutdown_timeout=0.02, before_send=before_send, **options)
+    for number in range(count):
+        await mp.track("user", "Event", {"number": number})
+    result = await mp.aclose()
+    assert (result.delivered, result.failed, result.pending) == (0, 0, count)
+    assert mp.stats().pending == count
+    assert mp.stats().losses == {}
+    return seen
+
+
+async def test_what_is_left_is_pending_and_the_next_client_sends_it_as_it_was(path: Path) -> None:
+    seen = await left_behind(path, 50)
+    emulator = Emulator()
+    async with emulator.client(spool=SqliteSpool(path)) as mp:
+        assert mp.stats().recovered == 50
+        assert (await mp.flush()).delivered == 50
+    properties = [event["properties"] for event in emulator.raw_events()]
+    assert [(one["time"], one["$insert_id"]) for one in properties] == seen
+    assert [one["number"] for one in properties] == list(range(50))
+    stats = mp.stats()
+    assert (stats.accepted, stats.delivered, stats.pending, stats.pending_bytes) == (50, 50, 0, 0)
+
+
+async def test_flush_says_what_is_pending_and_goes_on_later(path: Path) -> None:
+    emulator = Emulator()
+    emulator.fail_next(429, retry_after=60)
+    mp = emulator.client(spool=SqliteSpool(path), shutdown_timeout=0.05)
+    await mp.track("user", "Event")
+    result = await mp.flush()
+    assert (result.delivered, result.failed, result.pending) == (0, 0, 1)
+    result = await mp.aclose()
+    assert (result.delivered, result.failed, result.pending) == (0, 0, 1)
+    async with emulator.client(spool=SqliteSpool(path)) as again:
+        assert (await again.flush()).delivered == 1
+
+
+async def test_sizes_of_what_was_left_never_go_below_nothing(path: Path) -> None:
+    """On disk a mark stands for the token, so that what is left there is smaller than what is sent."""
+    await left_behind(path, 800)
+    emulator = Emulator()
+    seen = []
+    mp = emulator.client(spool=SqliteSpool(path), batching=BatchPolicy(max_events=25, max_pending_events=100))
+    mp_stats = mp.stats
+    async with mp:
+        while mp_stats().pending:
+            seen.append(mp_stats())
+            await anyio.lowlevel.checkpoint()
+    assert len(seen) > 3
+    assert all(one.pending_bytes > 0 for one in seen)
+    assert mp.stats().delivered == 800
+
+
+@pytest.mark.parametrize("ticks", range(12))
+async def test_a_cancelled_call_counts_once_and_arrives(path: Path, ticks: int) -> None:
+    """Whatever await of `track()` it is cancelled at."""
+    emulator = Emulator()
+    async with emulator.client(spool=SqliteSpool(path), batching=NEVER_BY_TIME) as mp:
+        with anyio.CancelScope() as scope:
+            async with anyio.create_task_group() as tasks:
+
+                async def call() -> None:
+                    await mp.track("user", "Cancelled")
+
+                tasks.start_soon(call)
+                for _ in range(ticks):
+                    await anyio.lowlevel.checkpoint()
+                scope.cancel()
+        await mp.track("user", "After")
+        await mp.flush()
+        accepted = mp.stats().accepted
+    assert accepted in ({1, 2} if ticks == 0 else {2})
+    assert len(emulator.raw_events()) == accepted
+    assert mp.stats().delivered == accepted
+
+
+async def test_threads_bring_their_own(path: Path) -> None:
+    emulator = Emulator()
+
+    def work(first: int, mp: AsyncMixpanel) -> None:
+        for number in range(first, first + 250):
+            mp.track_nowait("user", "Event", {"number": number})
+
+    async with emulator.client(spool=SqliteSpool(path)) as mp:
+        threads = [threading.Thread(target=work, args=(first, mp)) for first in range(0, 1_000, 250)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            await anyio.to_thread.run_sync(thread.join)
+        assert (await mp.flush()).delivered == 1_000
+    assert sorted(names(emulator)) == list(range(1_000))
+
+
+async def test_a_thousand_callers_share_few_commits(path: Path) -> None:
+    emulator = Emulator()
+    async with emulator.client(spool=SqliteSpool(path), batching=NEVER_BY_TIME) as mp:
+        async with anyio.create_task_group() as tasks:
+            for number in range(1_000):
+                tasks.start_soon(mp.track, "user", "Event", {"number": number})
+        connection = sqlite3.connect(path)
+        assert connection.execute("SELECT count(*) FROM records").fetchone() == (1_000,)
+        connection.close()
+    assert sorted(names(emulator)) == list(range(1_000))
+
+
+@pytest.mark.parametrize("overflow", list(Overflow))
+async def test_a_full_spool_does_what_the_policy_says(path: Path, overflow: Overflow) -> None:
+    emulator = Emulator()
+    emulator.fail_next(429, retry_after=60)
+    lost: list[LostRecord] = []
+    reasons: set[DropReason] = set()
+
+    def on_drop(records: list[LostRecord], reason: DropReason) -> None:
+        lost.extend(records)
+        reasons.add(reason)
+
+    mp = emulator.client(
+        spool=SqliteSpool(path, max_records=5),
+        overflow=overflow,
+        on_drop=on_drop,
+        shutdown_timeout=0.05,
+        batching=BatchPolicy(linger=3600.0, wait_timeout=0.05),
+    )
+    await mp.track("user", "Event", {"number": 0})
+    # From now on nothing is in flight.
+    await mp.flush()
+    refused = [number for number in range(1, 8) if await is_refused(mp, number)]
+    raises = overflow in {Overflow.WAIT, Overflow.RAISE}
+    assert refused == ([5, 6, 7] if raises else [])
+    assert (await mp.aclose()).pending == 5
+    stats = mp.stats()
+    assert stats.losses == ({} if raises else {"queue_full": 3})
+    assert stats.accepted == (5 if raises else 8)
+    async with emulator.client(spool=SqliteSpool(path)) as again:
+        await again.flush()
+    assert names(emulator) == ([3, 4, 5, 6, 7] if overflow is Overflow.DROP_OLDEST else [0, 1, 2, 3, 4])
+    if not raises:
+        assert reasons == {DropReason.QUEUE_FULL}
+        numbers = [one.payload["properties"]["number"] for one in lost if one.payload]
+        assert numbers == ([0, 1, 2] if overflow is Overflow.DROP_OLDEST else [5, 6, 7])
+        assert all("token" not in one.payload["properties"] for one in lost if one.payload)
+
+
+async def is_refused(mp: AsyncMixpanel, number: int) -> bool:
+    try:
+        await mp.track("user", "Event", {"number": number})
+    except QueueFullError:
+        return True
+    return False
+
+
+async def test_who_waits_for_room_gets_it(path: Path) -> None:
+    emulator = Emulator()
+    async with (
+        emulator.client(
+            spool=SqliteSpool(path, max_records=10), overflow=Overflow.WAIT, batching=BatchPolicy(linger=0.0)
+        ) as mp,
+        anyio.create_task_group() as tasks,
+    ):
+        for number in range(100):
+            tasks.start_soon(mp.track, "user", "Event", {"number": number})
+    assert sorted(names(emulator)) == list(range(100))
+
+
+async def test_imports_are_taken_over_and_signed_with_what_is_there(path: Path) -> None:
+    emulator = down(Emulator())
+    account = ServiceAccountCredentials("account", "secret", "12345")
+    mp = emulator.client(spool=SqliteSpool(path), shutdown_timeout=0.02, batching=NEVER_BY_TIME)
+    for number in range(5):
+        await mp.import_data(None, "user", "Old", 1_700_000_000 + number, api_secret="project-secret")
+        await mp.import_data(None, "user", "Older", 1_600_000_000 + number)
+    assert (await mp.aclose()).pending == 10
+    emulator.reset()
+    async with emulator.client(spool=SqliteSpool(path), credentials=account) as again:
+        assert again.stats().recovered == 10
+        assert (await again.flush()).delivered == 10
+    by_name = {name: [one["properties"]["time"] for one in emulator.raw_events(name)] for name in ("Old", "Older")}
+    assert len(by_name["Old"]) == len(by_name["Older"]) == 5
+    assert {request.path for request in emulator.requests()} == {"/import"}
+
+
+async def in_flight(path: Path, **options: Any) -> None:
+    """Leave an update on disk as the death of a process in the middle of its request does."""
+    emulator = Emulator()
+    mp = emulator.client(spool=SqliteSpool(path), shutdown_timeout=0.02, **options)
+    emulator.fail_next(503, times=1_000)
+    await mp.people_increment("user", {"visits": 1})
+    await mp.people_set("user", {"name": "Ada"})
+    await mp.aclose()
+    connection = sqlite3.connect(path)
+    connection.execute("UPDATE records SET state = 2 WHERE state = 1")
+    connection.commit()
+    connection.close()
+
+
+async def test_an_update_whose_request_had_begun_is_uncertain_and_not_sent(path: Path) -> None:
+    await in_flight(path)
+    emulator = Emulator()
+    lost: list[tuple[DropReason, Any]] = []
+
+    def on_drop(records: list[LostRecord], reason: DropReason) -> None:
+        lost.extend((reason, record.payload) for record in records)
+
+    async with emulator.client(spool=SqliteSpool(path), on_drop=on_drop) as mp:
+        await mp.flush()
+    stats = mp.stats()
+    assert (stats.accepted, stats.recovered, stats.uncertain, stats.delivered) == (2, 2, 1, 1)
+    assert (emulator.profile("user") or {})["name"] == "Ada"
+    assert "visits" not in (emulator.profile("user") or {})
+    ((reason, payload),) = lost
+    assert reason is DropReason.UNCERTAIN
+    assert payload["$add"] == {"visits": 1}
+    assert "$token" not in payload
+    connection = sqlite3.connect(path)
+    assert connection.execute("SELECT reason FROM dead").fetchall() == [("uncertain",)]
+    connection.close()
+
+
+async def test_at_least_once_sends_such_an_update_again(path: Path) -> None:
+    await in_flight(path)
+    emulator = Emulator()
+    async with emulator.client(spool=SqliteSpool(path), batching=BatchPolicy(at_least_once=True)) as mp:
+        await mp.flush()
+    assert mp.stats().delivered == 2
+    assert (emulator.profile("user") or {})["visits"] == 1
+
+
+async def test_what_mixpanel_refuses_is_a_dead_letter_without_a_token(path: Path) -> None:
+    now = time.time()
+    emulator = Emulator(now=lambda: now - 7_200)
+    lost: list[LostRecord] = []
+    account = ServiceAccountCredentials("account", "secret", "12345")
+    async with emulator.client(
+        spool=SqliteSpool(path),
+        credentials=account,
+        batching=NEVER_BY_TIME,
+        on_drop=lambda records, reason: lost.extend(records),
+    ) as mp:
+        await mp.track("user", "Good", time=now - 8_000)
+        await mp.track("user", "Ahead of the server", time=now)
+        result = await mp.flush()
+    assert (result.delivered, result.failed) == (1, 1)
+    (record,) = lost
+    assert record.payload is not None
+    assert "token" not in record.payload["properties"]
+    connection = sqlite3.connect(path)
+    ((reason, body),) = connection.execute("SELECT reason, body FROM dead").fetchall()
+    connection.close()
+    assert reason == "rejected"
+    assert b"Ahead" in body
+    assert b"emulator-token" not in body
+
+
+async def test_after_the_close_nothing_is_taken(path: Path) -> None:
+    mp = Emulator().client(spool=SqliteSpool(path))
+    await mp.track("user", "Event")
+    await mp.aclose()
+    with pytest.raises(ClientClosedError):
+        await mp.track("user", "Late")
+    assert mp.stats().pending == 0
+
+
+def test_a_second_event_loop_meets_calls_that_wait_in_the_first(path: Path) -> None:
+    """The group that it joins may be one that the first loop has left behind."""
+    emulator = Emulator()
+    mp = emulator.client(spool=SqliteSpool(path, timeout=0.3), batching=NEVER_BY_TIME)
+
+    async def first() -> None:
+        await mp.start()
+        lock.execute("BEGIN IMMEDIATE")
+        calls = [asyncio.ensure_future(mp.track("user", "First", {"number": 0}))]
+        await asyncio.sleep(0.05)
+        # These join the next commit, and are cancelled with their loop.
+        calls += [asyncio.ensure_future(mp.track("user", "First", {"number": number})) for number in (1, 2)]
+        await asyncio.sleep(0.01)
+
+    async def second() -> None:
+        await mp.track("user", "Second", {"number": 3})
+        await mp.aclose()
+
+    lock = _made(path)
+    asyncio.run(first())
+    lock.execute("ROLLBACK")
+    lock.close()
+    asyncio.run(second())
+    stats = mp.stats()
+    assert stats.pending == 0
+    assert 3 in names(emulator)
+    assert stats.delivered == len(names(emulator)) == stats.accepted
+
+
+def _made(path: Path) -> sqlite3.Connection:
+    async def make() -> None:
+        async with Emulator().client(spool=SqliteSpool(path)):
+            pass
+
+    asyncio.run(make())
+    return sqlite3.connect(path, isolation_level=None, timeout=0.0)
+
+
+async def test_a_broken_disk_holds_up_nothing_that_it_has_taken(path: Path) -> None:
+    emulator = Emulator()
+    mp = emulator.client(spool=SqliteSpool(path, timeout=0.1), batching=NEVER_BY_TIME)
+    for number in range(10):
+        await mp.track("user", "Event", {"number": number})
+    lock = sqlite3.connect(path, isolation_level=None)
+    lock.execute("BEGIN IMMEDIATE")
+    mp.track_nowait("user", "Event", {"number": 10})
+    with pytest.raises(SpoolError):
+        await mp.track("user", "Event", {"number": 11})
+    assert (await mp.flush(timeout=0.2)).delivered == 10
+    assert names(emulator) == list(range(10))
+    lock.execute("ROLLBACK")
+    lock.close()
+    assert (await mp.aclose()).pending == 0
+    assert names(emulator) == list(range(11))
