@@ -206,6 +206,9 @@ class Builder:
         if properties is not None:
             if type(properties) is not dict:
                 properties = self.clean(properties, "properties")
+            if len(properties) > EVENT_LIMITS.properties:
+                # Before they are copied: millions of them would hold the event loop.
+                raise ValidationError("properties", f"are {len(properties)}; Mixpanel takes {EVENT_LIMITS.properties}")
             props.update(properties)
         message: Message = {"event": event_name, "properties": props}
         if meta is not None:
