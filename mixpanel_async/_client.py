@@ -18,7 +18,7 @@ from ._config import BatchPolicy, ClientOptions, EventsEndpoint, IdMerge, Overfl
 from ._core import Properties
 from ._credentials import ServiceAccountCredentials
 from ._durable import Durable
-from ._errors import ValidationError, refuse
+from ._errors import MixpanelException, ValidationError, bare, refuse
 from ._hooks import Hooks, OnDelivered, OnDrop
 from ._identity import Identity
 from ._profiles import Profiles
@@ -112,35 +112,43 @@ class AsyncMixpanel(Tracking, Identity, Profiles):
         allow_http: bool = False,
         _runtime: Runtime | None = None,
     ) -> None:
-        options = ClientOptions(
-            token=token,
-            credentials=credentials,
-            region=region,
-            api_host=api_host,
-            allow_http=allow_http,
-            id_merge=id_merge,
-            batching=batching,
-            retry=retry,
-            identity_retry=identity_retry,
-            overflow=overflow,
-            events_endpoint=events_endpoint,
-            timeout=timeout,
-            shutdown_timeout=shutdown_timeout,
-        )
-        self._origin = options.origin
-        if spool is not None and not isinstance(spool, SqliteSpool):
-            refuse(f"spool must be an instance of SqliteSpool, not {type(spool).__name__}")
-        runtime = _runtime or real_runtime()
-        builder = Builder(
-            token,
-            super_properties=super_properties,
-            serializer=serializer,
-            before_send=before_send,
-            recent=not options.by_import,
-        )
-        queue, sender, caller = _wired(options, Hooks(on_drop, on_delivered), spool, http_client, runtime)
-        super().__init__(options=options, builder=builder, queue=queue, sender=sender, caller=caller, runtime=runtime)
-        weakref.finalize(self, _left_behind, queue, sender)
+        try:
+            options = ClientOptions(
+                token=token,
+                credentials=credentials,
+                region=region,
+                api_host=api_host,
+                allow_http=allow_http,
+                id_merge=id_merge,
+                batching=batching,
+                retry=retry,
+                identity_retry=identity_retry,
+                overflow=overflow,
+                events_endpoint=events_endpoint,
+                timeout=timeout,
+                shutdown_timeout=shutdown_timeout,
+            )
+            self._origin = options.origin
+            if spool is not None and not isinstance(spool, SqliteSpool):
+                refuse(f"spool must be an instance of SqliteSpool, not {type(spool).__name__}")
+            runtime = _runtime or real_runtime()
+            builder = Builder(
+                token,
+                super_properties=super_properties,
+                serializer=serializer,
+                before_send=before_send,
+                recent=not options.by_import,
+            )
+            queue, sender, caller = _wired(options, Hooks(on_drop, on_delivered), spool, http_client, runtime)
+            super().__init__(
+                options=options, builder=builder, queue=queue, sender=sender, caller=caller, runtime=runtime
+            )
+            weakref.finalize(self, _left_behind, queue, sender)
+        except MixpanelException as error:
+            raise bare(error) from None
+        finally:
+            # What reports errors may show the locals of this frame.
+            del token
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None, **options: Any) -> Self:
@@ -155,7 +163,13 @@ class AsyncMixpanel(Tracking, Identity, Profiles):
         Raises:
             ConfigurationError: if the token is missing or a value cannot work.
         """
-        return cls(**{**env_options(os.environ if environ is None else environ, options), **options})
+        try:
+            return cls(**{**env_options(os.environ if environ is None else environ, options), **options})
+        except MixpanelException as error:
+            raise bare(error) from None
+        finally:
+            # What reports errors may show the locals of this frame.
+            del environ, options
 
     async def start(self) -> None:
         """Bind to the running event loop, start there and make the connection pool ready, off the loop.

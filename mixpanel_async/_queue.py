@@ -6,7 +6,8 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable
-from typing import TypeVar
+from contextvars import ContextVar
+from typing import Final, TypeVar
 
 from ._buffer import Buffer, Idle, Offer, WaitUntil
 from ._config import Overflow
@@ -20,6 +21,9 @@ from ._records import DropReason, Kind, Outcome, Stats
 from ._spool.work import Group
 
 T = TypeVar("T")
+
+IN_REQUEST: Final = ContextVar("mixpanel_async_in_request", default=False)
+"""Whether what runs now is part of a request of this package's own."""
 
 
 class Queue:
@@ -96,6 +100,9 @@ class Queue:
         """
         if self._pid != os.getpid():
             self.forked()
+        if IN_REQUEST.get():
+            self.discard(lane, item, DropReason.OWN_REQUEST)
+            return True
         losses: list[Loss] = []
         with self._lock:
             if self.closed:

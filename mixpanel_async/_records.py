@@ -25,7 +25,16 @@ class Kind(Enum):
     """`$create_alias` and `$identify`: always `/track`, which asks nothing of them but a token."""
 
 
-class OnceOnly(bytes):
+class Record(bytes):
+    """The encoded bytes of a record. Error reporters show the locals of every frame; of this they show the size."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return f"<record of {len(self)} bytes>"
+
+
+class OnceOnly(Record):
     """A record that is not idempotent (`$add`, `$append`, `$remove`): two tries could apply it twice."""
 
     __slots__ = ()
@@ -46,6 +55,8 @@ class DropReason(str, Enum):
     """The `before_send` hook returned None (dropped)."""
     BEFORE_SEND_FAILED = "before_send_failed"
     """The `before_send` hook raised, or returned what cannot be sent (dropped)."""
+    OWN_REQUEST = "own_request"
+    """Tracked from inside this client's own request, as by a hook of `http_client`: it would never end (dropped)."""
     CLOSED = "closed"
     """Still waiting when `aclose()` ran out of time (dropped)."""
     TOO_OLD = "too_old"
@@ -71,6 +82,7 @@ DROPPED: Final = frozenset(
         DropReason.PURGED,
         DropReason.BEFORE_SEND,
         DropReason.BEFORE_SEND_FAILED,
+        DropReason.OWN_REQUEST,
         DropReason.CLOSED,
     }
 )
@@ -170,9 +182,13 @@ class Stats:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """One POST, ready for the wire. `path` holds nothing secret; the rest is kept out of reprs."""
+    """One POST, ready for the wire. `path` holds nothing secret; the rest is kept out of reprs.
+
+    `token` is in the body; it is named here so that it can be masked should the server repeat it.
+    """
 
     path: str
+    token: str = field(default="", repr=False)
     headers: Mapping[str, str] = field(repr=False)
     body: bytes = field(repr=False)
 

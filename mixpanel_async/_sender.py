@@ -16,7 +16,7 @@ from ._errors import ClientClosedError
 from ._host import Host, Job, current_host
 from ._lanes import Barrier, Batch
 from ._logbook import Logbook
-from ._queue import Queue
+from ._queue import IN_REQUEST, Queue
 from ._records import Delivered, Delivery, DropReason, FlushResult, Misconfigured, Outcome, Request, Retry
 from ._retry import PROBE_AFTER, backoff
 from ._runtime import Runtime
@@ -239,7 +239,11 @@ class Sender:
     async def attempt(self, request: Request, count: int, *, again: bool, timeout: float | None = None) -> Outcome:
         """One counted request of `count` records. `again` says that it repeats an earlier one."""
         self._queue.count_request(again=again)
-        reply = await self._transport.send(request, timeout=timeout)
+        inside = IN_REQUEST.set(True)
+        try:
+            reply = await self._transport.send(request, timeout=timeout)
+        finally:
+            IN_REQUEST.reset(inside)
         outcome = replies.read(reply, count, now=self._runtime.wall(), secrets=secrets_of(request))
         if not isinstance(outcome, Delivered):
             status = "" if outcome.status is None else f"HTTP {outcome.status}: "
