@@ -86,7 +86,7 @@ class Buffer(Backlog):
         Args:
             lane: where it goes.
             item: its bytes.
-            now: monotonic seconds.
+            now: monotonic seconds; infinite for a record that is to wait for company.
             group: with a spool, the commit that it waits for; its row is then `lane.last_id`.
 
         Returns:
@@ -118,6 +118,8 @@ class Buffer(Backlog):
         else:
             batch.items.append(item)
             batch.size += size + 1
+            if now < batch.opened:
+                batch.opened, is_first = now, True
         if group:
             batch.ids.append(lane.last_id)
             batch.group = group

@@ -7,6 +7,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from contextvars import ContextVar
+from math import inf
 from typing import Final, TypeVar
 
 from ._buffer import Buffer, Idle, Offer, WaitUntil
@@ -100,13 +101,10 @@ class Queue:
         """
         if self._pid != os.getpid():
             self.forked()
-        if IN_REQUEST.get():
-            self.discard(lane, item, DropReason.OWN_REQUEST)
-            return True
         losses: list[Loss] = []
         with self._lock:
             if self.closed:
-                raise ClientClosedError("the client is closed; the record was not accepted")
+                return self._came_too_late(lane, item)
             if self._is_inside:
                 self._late.append((lane, item))
                 return True
@@ -125,15 +123,27 @@ class Queue:
         if verdict is not Offer.TAKEN:
             self.on_work()
             if verdict is Offer.FULL and self._overflow in {Overflow.WAIT, Overflow.RAISE}:
-                if self._overflow is Overflow.RAISE or not self._buffer.could_fit(len(item)):
-                    raise self.full()
+                self._raise_if_in_vain(len(item))
                 return False
         return True
 
+    def _came_too_late(self, lane: Lane, item: bytes) -> bool:
+        if not IN_REQUEST.get():
+            raise ClientClosedError("the client is closed; the record was not accepted")
+        # To raise would break off the request that a hook of the HTTP client tells of.
+        self.report([self._buffer.discard(lane, [item], DropReason.CLOSED)])
+        return True
+
+    def _raise_if_in_vain(self, size: int) -> None:
+        if self._overflow is Overflow.RAISE or not self._buffer.could_fit(size):
+            raise self.full()
+
     def _put(self, lane: Lane, item: bytes, tickets: list[Group] | None) -> Offer:
+        # What tells of a request of ours waits for company: a request of its own would be told of again, without end.
+        now = inf if IN_REQUEST.get() else self._monotonic()
         if self.durable is None:
-            return self._buffer.offer(lane, item, self._monotonic())
-        verdict, group = self.durable.offer(lane, item, is_awaited=tickets is not None)
+            return self._buffer.offer(lane, item, now)
+        verdict, group = self.durable.offer(lane, item, now, is_awaited=tickets is not None)
         if tickets is not None and verdict is not Offer.FULL:
             tickets.append(group)
         return verdict

@@ -55,8 +55,6 @@ class DropReason(str, Enum):
     """The `before_send` hook returned None (dropped)."""
     BEFORE_SEND_FAILED = "before_send_failed"
     """The `before_send` hook raised, or returned what cannot be sent (dropped)."""
-    OWN_REQUEST = "own_request"
-    """Tracked from inside this client's own request, as by a hook of `http_client`: it would never end (dropped)."""
     CLOSED = "closed"
     """Still waiting when `aclose()` ran out of time (dropped)."""
     TOO_OLD = "too_old"
@@ -82,7 +80,6 @@ DROPPED: Final = frozenset(
         DropReason.PURGED,
         DropReason.BEFORE_SEND,
         DropReason.BEFORE_SEND_FAILED,
-        DropReason.OWN_REQUEST,
         DropReason.CLOSED,
     }
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ssl
 import zlib
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any, Final
 
@@ -30,6 +30,29 @@ _CLOSE_TIMEOUT: Final = 1.0
 # a cancellation while it connects may not (encode/httpcore#1099).
 _PHASE_SHARE: Final = 0.95
 _NOT_SENT: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol)
+
+
+class _Body(httpx.AsyncByteStream):
+    """A request's body in one piece. httpx has a generator for it, which an attempt that is cut off leaves unfinished."""
+
+    def __init__(self, body: bytes) -> None:
+        self._body = body
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return _Once(self._body)
+
+
+class _Once:
+    def __init__(self, body: bytes) -> None:
+        self._left = [body]
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        if not self._left:
+            raise StopAsyncIteration
+        return self._left.pop()
 
 
 class _Pool:
@@ -151,6 +174,7 @@ class Transport:
             content=request.body,
             timeout=httpx.Timeout(limit * _PHASE_SHARE),
         )
+        outgoing.stream = _Body(request.body)
         response = await client.send(outgoing, stream=True, follow_redirects=False)
         try:
             if response.is_stream_consumed:
