@@ -28,6 +28,7 @@ from mixpanel_async import (
     LostRecord,
     RetryPolicy,
     SqliteSpool,
+    TransportError,
 )
 from mixpanel_async.emulator import Emulator, IdMerge
 
@@ -102,11 +103,9 @@ async def test_b2_a_pool_without_a_free_connection_is_replaced() -> None:
 
         async def call(number: int) -> None:
             nonlocal failures
-            try:
+            with pytest.raises(TransportError):
                 await mp.alias(f"alias-{number}", "person")
-            except Exception as error:
-                assert "no connection" in str(error) or "answer" in str(error) or "ReadTimeout" in str(error)
-                failures += 1
+            failures += 1
 
         async with anyio.create_task_group() as tasks:
             for number in range(60):
@@ -154,7 +153,8 @@ async def test_b5_threads_that_track_do_not_wait_for_a_stalled_loop() -> None:
 @pytest.mark.anyio
 async def test_b5_160_000_calls_of_16_threads_while_the_loop_is_stalled() -> None:
     took = sorted(await _from_threads(16, 10_000))
-    print(f"\ntrack_nowait beside 15 other threads: p50 {took[80_000] * 1e6:.0f} us, p99 {took[158_400] * 1e6:.0f} us")
+    p50, p99 = (took[at] * 1e6 for at in (80_000, 158_400))
+    sys.stdout.write(f"\ntrack_nowait beside 15 other threads: p50 {p50:.0f} us, p99 {p99:.0f} us\n")
 
 
 class Dying:
