@@ -111,15 +111,14 @@ class Buffer(Backlog):
         if batch is not None and batch.size + size + 1 > lane.max_bytes:
             lane.close_open()
             batch = None
-        is_first = batch is None
+        is_first = batch is None or now < batch.opened
         if batch is None:
             batch = lane.open = Batch(lane, [item], now)
             self.active[lane] = None
         else:
             batch.items.append(item)
             batch.size += size + 1
-            if now < batch.opened:
-                batch.opened, is_first = now, True
+            batch.opened = min(batch.opened, now)
         if group:
             batch.ids.append(lane.last_id)
             batch.group = group

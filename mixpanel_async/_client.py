@@ -257,8 +257,11 @@ class AsyncMixpanel(Tracking, Identity, Profiles):
         )
 
     def __repr__(self) -> str:
-        closed = " closed" if self._queue.closed else ""
-        return f"<AsyncMixpanel {self._origin} pending={self._queue.pending}{closed}>"
+        queue: Queue | None = getattr(self, "_queue", None)
+        if queue is None:
+            # An error's traceback may show one that is only half made.
+            return "<AsyncMixpanel>"
+        return f"<AsyncMixpanel {self._origin} pending={queue.pending}{' closed' if queue.closed else ''}>"
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("an AsyncMixpanel holds connections and credentials and cannot be pickled")

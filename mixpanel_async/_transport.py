@@ -33,7 +33,7 @@ _NOT_SENT: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout,
 
 
 class _Body(httpx.AsyncByteStream):
-    """A request's body in one piece. httpx has a generator for it, which an attempt that is cut off leaves unfinished."""
+    """A request's body in one piece. httpx has a generator for it, which an attempt that is cut off leaves open."""
 
     def __init__(self, body: bytes) -> None:
         self._body = body
@@ -223,7 +223,13 @@ def _decoded(body: bytes, encoding: str) -> bytes:
 
 
 def _words(error: Exception) -> str:
-    text = str(error)[:160]
+    text = str(error)
+    cause: BaseException | None = error
+    while not text and cause is not None:
+        # On trio, a certificate that was not accepted is told by what the error was raised from alone.
+        cause = cause.__cause__ or cause.__context__
+        text = str(cause or "")
+    text = text[:160]
     text = "".join(char if char.isprintable() else " " for char in text)
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
