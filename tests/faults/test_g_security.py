@@ -467,10 +467,12 @@ def _endless(kind: str) -> Iterator[bytes]:
         yield b"HTTP/1.1 200 OK\r\n"
         while True:
             yield b"X-Header: " + b"x" * 60_000 + b"\r\n"
-    packed = gzip.compress(b"\0" * 200_000_000, 9)
+    packed = gzip.compress(b"\0" * 100_000_000, 9)
     yield b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(packed) + packed
 
 
+# On trio, generators of httpx's that are left in the middle of an answer say so when they are collected.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.anyio
 @pytest.mark.parametrize("kind", ["body", "drip", "headers", "bomb"])
 async def test_s10_an_answer_without_end_is_bounded_in_size_and_time(kind: str) -> None:
