@@ -97,17 +97,23 @@ class Transport:
                 self._pool = _Pool(await anyio.to_thread.run_sync(self._make_client, limiter=own))
 
     def _make_client(self) -> httpx.AsyncClient:
+        # httpcore imports trio where that is installed: nobody pays for it who only imports this package.
+        from ._resolve import resolve_in_own_thread  # noqa: PLC0415
+
         if self._tls is None:
             # Without TLS no trust store is needed; a context that trusts nobody keeps that honest.
             plain = self._origin.startswith("http://")
             self._tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT) if plain else httpx.create_ssl_context()
-        return httpx.AsyncClient(
+        client = httpx.AsyncClient(
             verify=self._tls,
             timeout=httpx.Timeout(self._timeout * _PHASE_SHARE),
             limits=httpx.Limits(max_connections=self._max_connections, max_keepalive_connections=self._max_connections),
             follow_redirects=False,
             cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
         )
+        for transport in (client._transport, *client._mounts.values()):  # the proxies of the environment
+            resolve_in_own_thread(transport)
+        return client
 
     def forget(self) -> None:
         """Drop the pool without closing it: its event loop is gone, and its sockets with it."""
