@@ -364,7 +364,8 @@ class TlsServer:
             plain.settimeout(5)
             try:
                 with self.context.wrap_socket(plain, server_side=True) as connection:
-                    self.heard += connection.recv(65_536)
+                    while not self.heard.endswith(b"]"):
+                        self.heard += connection.recv(65_536)
                     answer = b'{"status":1,"error":null}'
                     connection.sendall(
                         b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%b" % (len(answer), answer)

@@ -21,22 +21,19 @@ def _check(stats: Stats) -> None:
     assert stats.accepted == stats.delivered + stats.failed + stats.dropped + stats.uncertain + stats.pending
 
 
-async def _torment(emulator: Emulator, server: Server, chance: random.Random, mp: AsyncMixpanel) -> None:
-    """Cut connections, and kill the server and start it again at its old port, until cancelled."""
+async def _torment(emulator: Emulator, server: Server, chance: random.Random, over: asyncio.Event) -> None:
+    """Cut connections, and kill the server and start it again at its old port, until it is over."""
     port = int(server.url.rpartition(":")[2])
-    try:
-        while True:
-            await asyncio.sleep(chance.uniform(0.02, 0.1))
-            _check(mp.stats())
-            if chance.random() < 0.7:
-                server.cut_connections()
-                continue
-            await anyio.to_thread.run_sync(server.close)
-            await asyncio.sleep(chance.uniform(0.0, 0.03))
-            server = emulator.serve(port=port)
-            await anyio.to_thread.run_sync(server.start)
-    finally:
-        server.close()
+    while not over.is_set():
+        await asyncio.sleep(chance.uniform(0.02, 0.1))
+        if chance.random() < 0.7:
+            server.cut_connections()
+            continue
+        await anyio.to_thread.run_sync(server.close)
+        await asyncio.sleep(chance.uniform(0.0, 0.03))
+        server = emulator.serve(port=port)
+        await anyio.to_thread.run_sync(server.start)
+    await anyio.to_thread.run_sync(server.close)
 
 
 async def _survive(seed: int, spool: SqliteSpool | None) -> None:
@@ -55,7 +52,8 @@ async def _survive(seed: int, spool: SqliteSpool | None) -> None:
         shutdown_timeout=60,
     )
     await mp.start()
-    tormentor = asyncio.ensure_future(_torment(emulator, server, chance, mp))
+    over = asyncio.Event()
+    tormentor = asyncio.ensure_future(_torment(emulator, server, chance, over))
     with anyio.fail_after(120):
         for number in range(EVENTS):
             await mp.track("user", "Event", {"number": number})
@@ -67,9 +65,8 @@ async def _survive(seed: int, spool: SqliteSpool | None) -> None:
             _check(mp.stats())
         await mp.flush()
         await mp.aclose()
-    tormentor.cancel()
-    await asyncio.wait([tormentor])
-    assert tormentor.cancelled()
+    over.set()
+    await tormentor
     stats = mp.stats()
     _check(stats)
     assert (stats.pending, stats.dropped, stats.failed) == (0, 0, 0)
