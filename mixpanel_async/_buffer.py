@@ -93,7 +93,7 @@ class Buffer(Backlog):
         Args:
             lane: where it goes.
             item: its bytes.
-            now: monotonic seconds.
+            now: monotonic seconds; infinite for a record that is to wait for company.
 
         Returns:
             `TAKEN`; `NOTIFY` if the sender has something new to consider; `FULL` if there is no room, in which case
@@ -117,13 +117,14 @@ class Buffer(Backlog):
         if batch is not None and batch.size + size + 1 > lane.max_bytes:
             lane.close_open()
             batch = None
-        is_first = batch is None
+        is_first = batch is None or now < batch.opened
         if batch is None:
             batch = lane.open = Batch(lane, [item], now, new_packer=self._new_packer)
             self.active[lane] = None
         else:
             batch.items.append(item)
             batch.size += size + 1
+            batch.opened = min(batch.opened, now)
         if self.spool is not None:
             batch.ids.append(lane.last_id)
         elif self.pending >= policy.max_pending_events:

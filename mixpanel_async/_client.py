@@ -19,7 +19,7 @@ from ._core import Properties
 from ._courier import Courier
 from ._credentials import ServiceAccountCredentials
 from ._durable import Durable
-from ._errors import ValidationError, refuse
+from ._errors import MixpanelException, ValidationError, bare, refuse
 from ._hooks import Hooks, OnDelivered, OnDrop
 from ._identity import Identity
 from ._profiles import Profiles
@@ -113,35 +113,41 @@ class AsyncMixpanel(Tracking, Identity, Profiles):
         allow_http: bool = False,
         _runtime: Runtime | None = None,
     ) -> None:
-        options = ClientOptions(
-            token=token,
-            credentials=credentials,
-            region=region,
-            api_host=api_host,
-            allow_http=allow_http,
-            id_merge=id_merge,
-            batching=batching,
-            retry=retry,
-            identity_retry=identity_retry,
-            overflow=overflow,
-            events_endpoint=events_endpoint,
-            timeout=timeout,
-            shutdown_timeout=shutdown_timeout,
-        )
-        self._origin = options.origin
-        if spool is not None and not isinstance(spool, SqliteSpool):
-            refuse(f"spool must be an instance of SqliteSpool, not {type(spool).__name__}")
-        runtime = _runtime or real_runtime()
-        builder = Builder(
-            token,
-            super_properties=super_properties,
-            serializer=serializer,
-            before_send=before_send,
-            recent=not options.by_import,
-        )
-        parts = _wired(options, Hooks(on_drop, on_delivered), spool, http_client, runtime)
-        super().__init__(options=options, builder=builder, runtime=runtime, **parts._asdict())
-        weakref.finalize(self, _left_behind, parts.queue, parts.sender)
+        try:
+            options = ClientOptions(
+                token=token,
+                credentials=credentials,
+                region=region,
+                api_host=api_host,
+                allow_http=allow_http,
+                id_merge=id_merge,
+                batching=batching,
+                retry=retry,
+                identity_retry=identity_retry,
+                overflow=overflow,
+                events_endpoint=events_endpoint,
+                timeout=timeout,
+                shutdown_timeout=shutdown_timeout,
+            )
+            self._origin = options.origin
+            if spool is not None and not isinstance(spool, SqliteSpool):
+                refuse(f"spool must be an instance of SqliteSpool, not {type(spool).__name__}")
+            runtime = _runtime or real_runtime()
+            builder = Builder(
+                token,
+                super_properties=super_properties,
+                serializer=serializer,
+                before_send=before_send,
+                recent=not options.by_import,
+            )
+            parts = _wired(options, Hooks(on_drop, on_delivered), spool, http_client, runtime)
+            super().__init__(options=options, builder=builder, runtime=runtime, **parts._asdict())
+            weakref.finalize(self, _left_behind, parts.queue, parts.sender)
+        except MixpanelException as error:
+            raise bare(error) from None
+        finally:
+            # What reports errors may show the locals of this frame.
+            del token
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None, **options: Any) -> Self:
@@ -156,7 +162,13 @@ class AsyncMixpanel(Tracking, Identity, Profiles):
         Raises:
             ConfigurationError: if the token is missing or a value cannot work.
         """
-        return cls(**{**env_options(os.environ if environ is None else environ, options), **options})
+        try:
+            return cls(**{**env_options(os.environ if environ is None else environ, options), **options})
+        except MixpanelException as error:
+            raise bare(error) from None
+        finally:
+            # What reports errors may show the locals of this frame.
+            del environ, options
 
     async def start(self) -> None:
         """Bind to the running event loop, start there and make the connection pool ready, off the loop.
@@ -244,8 +256,11 @@ class AsyncMixpanel(Tracking, Identity, Profiles):
         )
 
     def __repr__(self) -> str:
-        closed = " closed" if self._queue.closed else ""
-        return f"<AsyncMixpanel {self._origin} pending={self._queue.pending}{closed}>"
+        queue: Queue | None = getattr(self, "_queue", None)
+        if queue is None:
+            # An error's traceback may show one that is only half made.
+            return "<AsyncMixpanel>"
+        return f"<AsyncMixpanel {self._origin} pending={queue.pending}{' closed' if queue.closed else ''}>"
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("an AsyncMixpanel holds connections and credentials and cannot be pickled")

@@ -10,7 +10,7 @@ import anyio.lowlevel
 from ._attempts import Caller, reason_of
 from ._config import ClientOptions
 from ._credentials import Secret
-from ._errors import ClientClosedError, MixpanelException, ValidationError
+from ._errors import ClientClosedError, MixpanelException, ValidationError, bare
 from ._lanes import Batch, Lane
 from ._queue import Queue
 from ._records import DropReason, Kind
@@ -76,12 +76,14 @@ class Core:
             item = self._builder.profile(message, meta, now=self._now())
         except Discarded as kept:
             self._queue.discard(lane, kept.record, kept.reason)
-        except MixpanelException:
-            raise
+        except MixpanelException as error:
+            raise bare(error) from None
         except Exception as error:  # noqa: BLE001  a user's types may fail in any way
-            raise unreadable(error) from None
+            failure = unreadable(error)
         else:
             await self._admit(lane, item)
+            return
+        raise failure
 
     async def _admit(self, lane: Lane, item: bytes) -> None:
         self._sender.attach()

@@ -14,7 +14,7 @@ from ._config import RetryPolicy
 from ._host import Host
 from ._lanes import Batch
 from ._logbook import Logbook
-from ._queue import Queue
+from ._queue import IN_REQUEST, Queue
 from ._records import (
     Delivered,
     Delivery,
@@ -146,7 +146,11 @@ class Courier:
     async def attempt(self, request: Request, count: int, *, again: bool, timeout: float | None = None) -> Outcome:
         """One counted request of `count` records. `again` says that it repeats an earlier one."""
         self._queue.count_request(again=again)
-        reply = await self._transport.send(request, timeout=timeout)
+        inside = IN_REQUEST.set(True)
+        try:
+            reply = await self._transport.send(request, timeout=timeout)
+        finally:
+            IN_REQUEST.reset(inside)
         self._compare_clocks(reply)
         outcome = replies.read(reply, count, now=self._runtime.wall(), secrets=secrets_of(request))
         if not isinstance(outcome, Delivered):

@@ -63,12 +63,12 @@ class Durable:
     def belong_to(self, owner: Owner) -> None:
         self._owner = owner
 
-    def offer(self, lane: Lane, item: bytes, *, is_awaited: bool) -> tuple[Offer, Group]:
+    def offer(self, lane: Lane, item: bytes, now: float, *, is_awaited: bool) -> tuple[Offer, Group]:
         """Take a record into the buffer and the next commit. Hold the queue's lock."""
         journal = self.journal
         with journal.mutex:
             group = journal.group
-            verdict = self._buffer.offer(lane, item, self._monotonic())
+            verdict = self._buffer.offer(lane, item, now)
             if verdict is not Offer.FULL:
                 group.entries.append(Entry(lane, lane.last_id, item, is_awaited))
                 group.size += len(item)

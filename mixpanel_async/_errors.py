@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -191,6 +191,19 @@ class RateLimitError(ApiError):
 
 class PayloadTooLargeError(ApiError):
     """The request is larger than Mixpanel takes (413)."""
+
+
+E = TypeVar("E", bound=BaseException)
+
+
+def bare(error: E) -> E:
+    """The error without the frames that it came through and without what it was raised from.
+
+    Error reporters show the locals of every frame, and those of the frames that make a record or take the options hold
+    the token.
+    """
+    error.__cause__ = error.__context__ = None
+    return error.with_traceback(None)
 
 
 def refuse(text: str) -> NoReturn:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final
+from typing import Any, Final
 
 from ._config import IdMerge
 from ._core import Core, Meta
 from ._credentials import as_secret
-from ._errors import IdentityError
+from ._errors import IdentityError, MixpanelException, bare
 from ._records import Kind
 from ._wire.values import check_id, is_uuid4
 
@@ -37,7 +37,7 @@ class Identity(Core):
         """
         self._check_identity("alias", {"alias_id": alias_id, "original": original}, IdMerge.SIMPLIFIED)
         properties = {"distinct_id": original, "alias": alias_id}
-        await self._awaited(Kind.IDENTITY, self._builder.identity("$create_alias", properties, meta))
+        await self._awaited(Kind.IDENTITY, self._message("$create_alias", properties, meta))
 
     async def merge(
         self,
@@ -61,11 +61,15 @@ class Identity(Core):
             ConfigurationError: `api_secret` cannot be sent.
             IdentityError, ValidationError, ApiError, TransportError, ClientClosedError: as `alias` does.
         """
+        try:
+            secret = as_secret(api_secret)
+        finally:
+            # What reports errors may show the locals of this frame.
+            del api_secret
         ids = {"distinct_id1": distinct_id1, "distinct_id2": distinct_id2}
         self._check_identity("merge", ids, IdMerge.SIMPLIFIED, IdMerge.LEGACY)
-        secret = as_secret(api_secret)
         properties = {"$distinct_ids": [distinct_id1, distinct_id2]}
-        await self._awaited(Kind.IMPORTS, self._builder.identity("$merge", properties, meta), secret)
+        await self._awaited(Kind.IMPORTS, self._message("$merge", properties, meta), secret)
 
     async def identify(self, identified_id: str, anon_id: str, meta: Meta = None) -> None:
         """Join the anonymous visitor `anon_id` to the person `identified_id`.
@@ -84,7 +88,13 @@ class Identity(Core):
         if not is_uuid4(anon_id):
             raise IdentityError("anon_id", _NOT_AN_ANON_ID)
         properties = {"$identified_id": identified_id, "$anon_id": anon_id}
-        await self._awaited(Kind.IDENTITY, self._builder.identity("$identify", properties, meta))
+        await self._awaited(Kind.IDENTITY, self._message("$identify", properties, meta))
+
+    def _message(self, event_name: str, properties: dict[str, Any], meta: Meta) -> bytes:
+        try:
+            return self._builder.identity(event_name, properties, meta)
+        except MixpanelException as error:
+            raise bare(error) from None
 
     def _check_identity(self, call: str, ids: Mapping[str, object], *without: IdMerge) -> None:
         for name, value in ids.items():

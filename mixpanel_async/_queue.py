@@ -6,7 +6,9 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable
-from typing import TypeVar
+from contextvars import ContextVar
+from math import inf
+from typing import Final, TypeVar
 
 from ._buffer import Buffer, Idle, Offer, WaitUntil
 from ._config import Overflow
@@ -21,6 +23,9 @@ from ._spool.work import Group
 from ._stage import MOST_STAGED_BYTES, STAGED, STAGED_BYTES, Stage
 
 T = TypeVar("T")
+
+IN_REQUEST: Final = ContextVar("mixpanel_async_in_request", default=False)
+"""Whether what runs now is part of a request of this package's own."""
 
 
 class Queue:
@@ -116,7 +121,8 @@ class Queue:
         self.note_fork()
         losses: list[Loss] = []
         with self._lock:
-            self._refuse_if_closed()
+            if self.closed:
+                return self._came_too_late(lane, item)
             if self._is_inside:
                 self._late.append((lane, item))
                 return True
@@ -130,8 +136,7 @@ class Queue:
         if verdict is not Offer.TAKEN:
             self.on_work()
             if verdict is Offer.FULL and self._overflow in {Overflow.WAIT, Overflow.RAISE}:
-                if self._overflow is Overflow.RAISE or not self._buffer.could_fit(len(item)):
-                    raise self.full()
+                self._raise_if_in_vain(len(item))
                 return False
         return True
 
@@ -153,10 +158,23 @@ class Queue:
             self._measure_stage()
         return verdict
 
+    def _came_too_late(self, lane: Lane, item: bytes) -> bool:
+        if not IN_REQUEST.get():
+            raise ClientClosedError("the client is closed; the record was not accepted")
+        # To raise would break off the request that a hook of the HTTP client tells of.
+        self.report([self._buffer.discard(lane, [item], DropReason.CLOSED)])
+        return True
+
+    def _raise_if_in_vain(self, size: int) -> None:
+        if self._overflow is Overflow.RAISE or not self._buffer.could_fit(size):
+            raise self.full()
+
     def _put(self, lane: Lane, item: bytes, tickets: list[Group] | None) -> Offer:
+        # What tells of a request of ours waits for company: a request of its own would be told of again, without end.
+        now = inf if IN_REQUEST.get() else self._monotonic()
         if self.durable is None:
-            return self._buffer.offer(lane, item, self._monotonic())
-        verdict, group = self.durable.offer(lane, item, is_awaited=tickets is not None)
+            return self._buffer.offer(lane, item, now)
+        verdict, group = self.durable.offer(lane, item, now, is_awaited=tickets is not None)
         if tickets is not None and verdict is not Offer.FULL:
             tickets.append(group)
         return verdict

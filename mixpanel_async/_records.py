@@ -25,7 +25,16 @@ class Kind(Enum):
     """`$create_alias` and `$identify`: always `/track`, which asks nothing of them but a token."""
 
 
-class OnceOnly(bytes):
+class Record(bytes):
+    """The encoded bytes of a record. Error reporters show the locals of every frame; of this they show the size."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return f"<record of {len(self)} bytes>"
+
+
+class OnceOnly(Record):
     """A record that is not idempotent (`$add`, `$append`, `$remove`): two tries could apply it twice."""
 
     __slots__ = ()
@@ -170,9 +179,13 @@ class Stats:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """One POST, ready for the wire. `path` holds nothing secret; the rest is kept out of reprs."""
+    """One POST, ready for the wire. `path` holds nothing secret; the rest is kept out of reprs.
+
+    `token` is in the body; it is named here so that it can be masked should the server repeat it.
+    """
 
     path: str
+    token: str = field(default="", repr=False)
     headers: Mapping[str, str] = field(repr=False)
     body: bytes = field(repr=False)
 

@@ -76,14 +76,15 @@ class Sender:
 
     def attach_if_idle(self) -> None:
         """Start in the caller's event loop, if there is one and the client runs in no other."""
-        if self._host is None or self._host.is_over() or self._main is None or self._main.done.is_set():
+        is_idle = self._host is None or self._host.is_over() or self._main is None or self._main.done.is_set()
+        if is_idle and current_host() is not None:
             self.attach()
 
-    def attach(self) -> Host | None:
-        """Bind to the running event loop and start there, unless that was done. None if no loop is running.
+    def attach(self) -> Host:
+        """Bind to the running event loop and start there, unless that was done.
 
         Raises:
-            ClientClosedError: if the client is bound to another loop that has not ended.
+            ClientClosedError: if the client is bound to another loop that has not ended, or none is running.
         """
         self._queue.note_fork()
         host = self._host
@@ -93,7 +94,7 @@ class Sender:
             return host
         current = current_host()
         if current is None:
-            return None
+            raise ClientClosedError("the client runs in an event loop of asyncio or trio, and none is running here")
         if host is not None:
             if not host.is_over():
                 raise ClientClosedError("the client is in use in another event loop that is still running")

@@ -9,7 +9,7 @@ from anyio.lowlevel import checkpoint
 
 from ._core import Core, Meta, Properties, unreadable
 from ._credentials import as_secret
-from ._errors import MixpanelException, ValidationError
+from ._errors import MixpanelException, ValidationError, bare
 from ._host import running_loop
 from ._lanes import Lane
 from ._records import Kind
@@ -168,8 +168,12 @@ class Tracking(Core):
             ValidationError, QueueFullError, ClientClosedError: as `track` does.
             ConfigurationError: if `api_secret` cannot be sent.
         """
+        try:
+            secret = as_secret(api_secret)
+        finally:
+            # What reports errors may show the locals of this frame.
+            del api_secret
         lane = self._lanes[Kind.IMPORTS]
-        secret = as_secret(api_secret)
         if self._options.credentials is None and secret is not None:
             lane = self._queue.lane(Kind.IMPORTS, secret)
         if timestamp is None:
@@ -220,7 +224,8 @@ class Tracking(Core):
         except Discarded as kept:
             self._queue.discard(lane, kept.record, kept.reason)
             return None
-        except MixpanelException:
-            raise
+        except MixpanelException as error:
+            raise bare(error) from None
         except Exception as error:  # noqa: BLE001  a user's types may fail in any way
-            raise unreadable(error) from None
+            failure = unreadable(error)
+        raise failure

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ssl
 import zlib
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any, Final
 
@@ -30,6 +30,29 @@ _CLOSE_TIMEOUT: Final = 1.0
 # a cancellation while it connects may not (encode/httpcore#1099).
 _PHASE_SHARE: Final = 0.95
 _NOT_SENT: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol)
+
+
+class _Body(httpx.AsyncByteStream):
+    """A request's body in one piece. httpx has a generator for it, which an attempt that is cut off leaves open."""
+
+    def __init__(self, body: bytes) -> None:
+        self._body = body
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return _Once(self._body)
+
+
+class _Once:
+    def __init__(self, body: bytes) -> None:
+        self._left = [body]
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        if not self._left:
+            raise StopAsyncIteration
+        return self._left.pop()
 
 
 class _Pool:
@@ -168,6 +191,7 @@ class Transport:
             timeout=httpx.Timeout(limit * _PHASE_SHARE),
         )
         outgoing.extensions = {**outgoing.extensions, "trace": connected.note}
+        outgoing.stream = _Body(request.body)
         response = await client.send(outgoing, stream=True, follow_redirects=False)
         try:
             if response.is_stream_consumed:
@@ -241,7 +265,13 @@ def _decoded(body: bytes, encoding: str) -> bytes:
 
 
 def _words(error: Exception) -> str:
-    text = str(error)[:160]
+    text = str(error)
+    cause: BaseException | None = error
+    while not text and cause is not None:
+        # On trio, a certificate that was not accepted is told by what the error was raised from alone.
+        cause = cause.__cause__ or cause.__context__
+        text = str(cause or "")
+    text = text[:160]
     text = "".join(char if char.isprintable() else " " for char in text)
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 

@@ -150,7 +150,9 @@ def test_a_signal_handler_that_tracks_corrupts_nothing() -> None:
     stats = mp.stats()
     assert handled
     assert stats.pending == 0
-    assert stats.delivered == stats.accepted == len(emulator.events())
+    # A signal that arrives within one of the client's own requests while it closes is counted instead of refused.
+    assert stats.delivered == stats.accepted - stats.losses.get("closed", 0) == len(emulator.events())
+    assert set(stats.losses) <= {"closed"}
 
 
 @pytest.mark.anyio

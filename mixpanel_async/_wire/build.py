@@ -18,7 +18,7 @@ import orjson
 
 from .._config import VERSION
 from .._errors import ConfigurationError, ValidationError
-from .._records import DropReason, OnceOnly
+from .._records import DropReason, OnceOnly, Record
 from .usual import MAX_RECORD_BYTES, MP_LIB, UsualEvents
 from .values import (
     EVENT_LIMITS,
@@ -217,7 +217,8 @@ class Builder:
         if not (ip is user_id is device_id is time is None):
             _put_arguments(props, ip, user_id, device_id, time)
         if properties is not None:
-            if type(properties) is not dict:
+            # Millions of them would hold the event loop while they are copied; `clean` refuses them before.
+            if type(properties) is not dict or len(properties) > EVENT_LIMITS.properties:
                 properties = self.clean(properties, "properties")
             props.update(properties)
         message: Message = {"event": event_name, "properties": props}
@@ -229,7 +230,7 @@ class Builder:
         if self._before_send is None:
             return data
         # The caller's own mistakes have been refused by now; what is wrong from here on is the hook's doing.
-        message = self._filtered(orjson.loads(data))
+        message = self._filtered(orjson.loads(memoryview(data)))
         try:
             beside = {key: value for key, value in message.items() if key != "properties"}
             message = {**self._events.mapping(beside, ""), "properties": shallow(message["properties"], "properties")}
@@ -270,7 +271,7 @@ class Builder:
             record.update(shallow(meta, "meta"))
         data, clean = self._seal_profile(record)
         if self._before_send is not None:
-            clean = self._filtered(orjson.loads(data))
+            clean = self._filtered(orjson.loads(memoryview(data)))
             try:
                 data, clean = self._seal_profile(clean)
             except ValidationError:
@@ -390,4 +391,4 @@ def _encode(message: Message, whole: Cleaner) -> bytes:
         path = "properties" if "properties" in message else "message"
         raise ValidationError(path, f"takes {len(data)} bytes as JSON; Mixpanel takes less than {MAX_RECORD_BYTES}")
     # What orjson returns may hold a page of memory for as long as it is kept; a copy holds what it weighs.
-    return bytes(memoryview(data))
+    return Record(memoryview(data))

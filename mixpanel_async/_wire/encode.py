@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import quote
 
@@ -19,6 +19,8 @@ USER_AGENT: Final = f"mixpanel-async/{VERSION}"
 _COMPRESS_FROM: Final = 1024
 # https://docs.mixpanel.com/reference/profile-set: /engage takes no gzip; of /groups nothing is said.
 _GZIPPED: Final = frozenset({"/track", "/import"})
+# A shorter token is none of Mixpanel's, whose have 32 digits, and may be a word that an answer needs.
+_LEAST_TOKEN: Final = 8
 _PATHS: Final = {
     Kind.EVENTS: "/track",
     Kind.IDENTITY: "/track",
@@ -62,7 +64,7 @@ class Encoder:
         new_packer: gzip.
     """
 
-    token: str
+    token: str = field(repr=False)
     credentials: ServiceAccountCredentials | None
     events_by_import: bool
     new_packer: Callable[[], Packer]
@@ -89,7 +91,7 @@ class Encoder:
             body = records.compressed(self.new_packer)
         else:
             body = records.body()
-        return Request(path=f"{path}?{query}", headers=headers, body=body)
+        return Request(path=f"{path}?{query}", token=self.token, headers=headers, body=body)
 
     def _authorization(self, secret: Secret | None) -> str:
         # The order that Mixpanel's Go SDK uses: service account, project secret, token.
@@ -99,11 +101,13 @@ class Encoder:
 
 
 def secrets_of(request: Request) -> tuple[str, ...]:
-    """What must not be shown even if the server repeats it: the credentials, as sent, as written and in a URL."""
+    """What must not be shown even if the server repeats it: token and credentials, as sent, as written, in a URL."""
+    token = request.token if len(request.token) >= _LEAST_TOKEN else ""
+    known = {token, quote(token, safe="")} - {""}
     sent = request.headers.get("Authorization", "").removeprefix("Basic ")
     if not sent:
-        return ()
+        return tuple(known)
     user, _, password = base64.b64decode(sent).decode().partition(":")
     # Without a password the user is the project's secret or token; with one it is only a name.
     plain = password or user
-    return tuple({sent, plain, quote(plain, safe="")})
+    return tuple(known | {sent, plain, quote(plain, safe="")})

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from datetime import date, datetime, timezone
 from decimal import Decimal
 from enum import Enum
+from itertools import islice
 from math import isfinite
 from typing import Any, Final, cast
 from uuid import UUID
@@ -23,6 +24,7 @@ from .._errors import ValidationError
 Serializer = Callable[[Any], Any]
 
 _PLAIN: Final = frozenset({str, int, bool, type(None)})
+_SIZED: Final = frozenset({dict, list, tuple, set, frozenset})
 _LEAST_INT: Final = -(2**63)
 _MOST_INT: Final = 2**64 - 1
 
@@ -52,6 +54,8 @@ FORBIDDEN_IDS: Final = frozenset(
         "lmy47d",
     }
 )
+# More than a message of 1,000,000 bytes has room for: an endless mapping must not be read to its end.
+_MOST_PAIRS: Final = 200_000
 _INSERT_ID: Final = re.compile(r"[A-Za-z0-9-]{1,36}")
 _UUID4: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}", re.IGNORECASE)
 
@@ -65,12 +69,14 @@ class Limits:
         items: elements of one array, or None for no limit.
         keys: keys of one nested object.
         depth: containers inside one another.
+        size: bytes of JSON that one message must stay below.
     """
 
     properties: int
     items: int | None
     keys: int = 254
     depth: int = 3
+    size: int = 1_000_000
 
 
 EVENT_LIMITS: Final = Limits(properties=254, items=254)
@@ -145,47 +151,73 @@ class Cleaner:
         Raises:
             ValidationError: naming the first value that cannot be sent.
         """
+        walk = None
+        most = self.limits.items
         for key, value in properties.items():
             kind = type(value)
             if kind in _PLAIN or (kind is float and isfinite(value)):
                 continue
-            if (
-                kind is list
-                and is_plain(map(type, value))
-                and (self.limits.items is None or len(value) <= self.limits.items)
-            ):
+            if kind is list and (most is None or len(value) <= most) and is_plain(map(type, value)):
                 continue
-            properties[key] = self._value(value, join_path(path, key), 0, 0)
+            if walk is None:
+                walk = _Walk(self.limits, self.serializer)
+            properties[key] = walk.value(value, join_path(path, key), 0, 0)
 
-    def mapping(self, value: Mapping[Any, Any], path: str, *, depth: int = 0) -> dict[str, Any]:
-        """A clean copy of a message or of a part of it.
+    def mapping(self, value: Mapping[Any, Any], path: str) -> dict[str, Any]:
+        """A clean copy of a message, or of the properties of one.
 
         Args:
             value: the mapping; it is not changed.
             path: where it is, for errors.
-            depth: containers around its values. 0 stands for the properties themselves.
 
         Raises:
             ValidationError: naming the first thing in it that cannot be sent.
         """
-        items = _pairs(value, path)
-        most = self.limits.keys if depth else self.limits.properties
-        if len(items) > most:
-            raise ValidationError(path, f"has {len(items)} keys; Mixpanel takes {most}")
+        return _Walk(self.limits, self.serializer).mapping(value, path, 0)
+
+
+class _Walk:
+    """One look at a message.
+
+    A few lists that hold one another may stand for millions of values, and each would be looked at before the size of
+    the whole is known. So every value is charged the least that it can take as JSON, and the walk ends where no message
+    could be small enough any more.
+    """
+
+    __slots__ = ("_left", "_limits", "_serializer")
+
+    def __init__(self, limits: Limits, serializer: Serializer | None) -> None:
+        self._limits = limits
+        self._serializer = serializer
+        self._left = limits.size - 1
+
+    def _charge(self, size: int, path: str) -> None:
+        self._left -= size
+        if self._left < 0:
+            raise ValidationError(
+                path, f"is where the message outgrows what Mixpanel takes, less than {self._limits.size} bytes as JSON"
+            )
+
+    def mapping(self, value: Mapping[Any, Any], path: str, depth: int) -> dict[str, Any]:
+        """A clean copy. `depth` counts the containers around its values, 0 for the properties themselves."""
+        items = _pairs(value, path, self._limits.keys if depth else self._limits.properties)
         clean = {}
         for key, entry in items:
             if not isinstance(key, str):
                 raise ValidationError(join_path(path, key), "keys must be strings")
             inner = join_path(path, key)
-            clean[self._text(key, inner)] = self._value(entry, inner, depth, 0)
+            clean[self._text(key, inner)] = self.value(entry, inner, depth, 0)
         return clean
 
-    def _value(self, value: Any, path: str, depth: int, converted: int) -> Any:
+    def value(self, value: Any, path: str, depth: int, converted: int) -> Any:
+        """What is sent for a value; `converted` counts how often this one was turned into another."""
         kind = type(value)
-        if value is None or kind is bool:
-            return value
         if kind is str:
             return self._text(value, path)
+        # A digit and a comma, or a comma and a bracket, as the last in a container has no comma.
+        self._charge(2, path)
+        if value is None or kind is bool:
+            return value
         if kind is int:
             if not _LEAST_INT <= value <= _MOST_INT:
                 raise ValidationError(path, "is a whole number of more than 64 bits")
@@ -204,25 +236,32 @@ class Cleaner:
             raise ValidationError(path, f"of type {kind.__name__} cannot be sent") from None
 
     def _container(self, value: Any, path: str, depth: int) -> Any:
-        if depth >= self.limits.depth:
-            raise ValidationError(path, f"is nested deeper than {self.limits.depth} levels, or contains itself")
+        limits = self._limits
+        if depth >= limits.depth:
+            raise ValidationError(path, f"is nested deeper than {limits.depth} levels, or contains itself")
         if isinstance(value, Mapping):
-            return self.mapping(value, path, depth=depth + 1)
-        entries = list(value)
-        if self.limits.items is not None and len(entries) > self.limits.items:
-            raise ValidationError(path, f"has {len(entries)} elements; Mixpanel takes {self.limits.items}")
-        clean = [self._value(entry, f"{path}[{at}]", depth + 1, 0) for at, entry in enumerate(entries)]
+            return self.mapping(value, path, depth + 1)
+        # Each takes two bytes at least: where their number is not limited, there is no more room than for so many.
+        most = self._left // 2 if limits.items is None else limits.items
+        entries = list(islice(value, most + 1))
+        if len(entries) > most:
+            if limits.items is None:
+                self._charge(2 * len(entries), path)
+            raise ValidationError(path, f"has {_count(value, most)} elements; Mixpanel takes {most}")
+        clean = [self.value(entry, f"{path}[{at}]", depth + 1, 0) for at, entry in enumerate(entries)]
         # A set has no order of its own: without one, equal events would have unequal bytes.
         return sorted(clean, key=repr) if isinstance(value, AbstractSet) else clean
 
     def _converted(self, value: Any, path: str, depth: int, converted: int) -> Any:
+        # What it is turned into is charged in its place.
+        self._left += 2
         if converted > 8:
             raise ValidationError(path, "is still no JSON value after eight conversions")
         try:
             plain = self._convert(value)
         except ValidationError as error:
             raise ValidationError(path, error.problem) from None
-        return self._value(plain, path, depth, converted + 1)
+        return self.value(plain, path, depth, converted + 1)
 
     def _convert(self, value: Any) -> Any:
         if isinstance(value, datetime):
@@ -231,21 +270,27 @@ class Cleaner:
             return utc.replace(tzinfo=None, microsecond=0).isoformat()
         if isinstance(value, (str, int, float)) and not isinstance(value, Enum):
             return _base(value)
-        if self.serializer is not None:
+        if self._serializer is not None:
             try:
-                return self.serializer(value)
+                return self._serializer(value)
             except Exception:  # noqa: BLE001  its way of saying that it does not know the type
                 return _known(value)
         return _known(value)
 
-    @staticmethod
-    def _text(value: str, path: str) -> str:
+    def _text(self, value: str, path: str) -> str:
+        # Two quotes, and a comma or a colon.
+        self._charge(len(value) + 2, path)
         if not value.isascii():
             try:
                 value.encode()
             except UnicodeEncodeError:
                 raise ValidationError(path, "has a lone surrogate, which is not valid Unicode text") from None
         return value if type(value) is str else str.__str__(value)
+
+
+def _count(value: Any, most: int) -> str:
+    """How many a container holds that holds too many, as far as it can be trusted with the number."""
+    return str(len(value)) if type(value) in _SIZED else f"more than {most}"
 
 
 def _known(value: Any) -> Any:
@@ -303,16 +348,19 @@ def shallow(value: object, path: str) -> dict[Any, Any]:
         ValidationError: if it is none, or cannot be read.
     """
     try:
-        return dict(_pairs(first_mapping(value, path), path))
+        return dict(_pairs(first_mapping(value, path), path, _MOST_PAIRS))
     except TypeError:
         raise ValidationError(path, "cannot be read as a mapping") from None
 
 
-def _pairs(value: Mapping[Any, Any], path: str) -> list[tuple[Any, Any]]:
+def _pairs(value: Mapping[Any, Any], path: str, most: int) -> list[tuple[Any, Any]]:
     try:
-        return [(key, entry) for key, entry in value.items()]
+        pairs = [(key, entry) for key, entry in islice(value.items(), most + 1)]
     except Exception:  # noqa: BLE001  a user's mapping may fail in any way
         raise ValidationError(path, "cannot be read as a mapping") from None
+    if len(pairs) > most:
+        raise ValidationError(path, f"has {_count(value, most)} keys; Mixpanel takes {most}")
+    return pairs
 
 
 def names(value: object, path: str) -> Iterable[Any]:
@@ -326,6 +374,8 @@ def names(value: object, path: str) -> Iterable[Any]:
     if not value:
         raise ValidationError(path, "must name at least one property")
     for at, name in enumerate(value):
+        if at >= _MOST_PAIRS:
+            raise ValidationError(path, f"has {_count(value, _MOST_PAIRS)} names, more than a message can hold")
         if not isinstance(name, str):
             raise ValidationError(f"{path}[{at}]", f"must be a string, not {type(name).__name__}")
     return value

@@ -8,6 +8,7 @@ log, while this one stops as soon as it is told to.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import socket
 import threading
@@ -165,6 +166,13 @@ class Server:
         try:
             await self._stop.wait()
         finally:
+            # A connection that was taken but has no transport yet would be left open by `server.close()`: first no more
+            # are taken, and those few steps later are all there to be broken.
+            with contextlib.suppress(NotImplementedError):
+                self._loop.remove_reader(listener)
+            for _ in range(3):
+                self._abort_connections()
+                await asyncio.sleep(0)
             server.close()
             # A connection that was being accepted shows itself only a few steps later.
             for _ in range(_STEPS_TO_ACCEPT):

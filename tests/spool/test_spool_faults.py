@@ -644,7 +644,7 @@ def test_e4_two_clients_share_a_file_that_is_found_damaged(path: Path, opened: C
     assert not second.step()
     assert second.step()
     assert len(asides(path)) == 1
-    arrived = []
+    arrived: list[Any] = []
     for _ in range(100):
         for bench in (first, second):
             bench.now += 1.0

@@ -1,0 +1,377 @@
+"""Part B of the fault catalogue: cancellation, event loops, threads, callbacks. Each test is named after its row."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import random
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+import anyio.to_thread
+import httpx
+import pytest
+
+from mixpanel_async import (
+    AsyncMixpanel,
+    BatchPolicy,
+    ClientClosedError,
+    DropReason,
+    IdMerge,
+    LostRecord,
+    RetryPolicy,
+    SqliteSpool,
+    TransportError,
+)
+from mixpanel_async.emulator import Emulator
+
+AT_ONCE = RetryPolicy(initial=0.0, maximum=0.0)
+LINGERING = BatchPolicy(linger=3600.0)
+
+
+def test_b1_a_flush_cancelled_at_any_of_200_steps_propagates_and_loses_nothing() -> None:
+    emulator = Emulator()
+    emulator.random_faults(1, rate=0.3, kinds=["drop", "status"])
+    emulator.latency = 0.003
+
+    async def main() -> None:
+        cancelled = 0
+        async with emulator.client(batching=LINGERING, retry=AT_ONCE) as mp:
+            for steps in range(200):
+                await mp.track("user", "Event", {"number": steps})
+                task = asyncio.ensure_future(mp.flush())
+                for _ in range(steps):
+                    await asyncio.sleep(0)
+                task.cancel()
+                await asyncio.wait([task])
+                cancelled += task.cancelled()
+            assert (await mp.flush()).pending == 0
+        assert cancelled > 100
+        assert mp.stats().delivered == 200
+
+    asyncio.run(main())
+    assert sorted(event["properties"]["number"] for event in emulator.events()) == list(range(200))
+
+
+async def _cancel_at_random(calls: int) -> None:
+    emulator = Emulator(IdMerge.ORIGINAL)
+    chance = random.Random(2)
+    async with emulator.serve() as server, AsyncMixpanel("token", api_host=server.url) as mp:
+        for number in range(calls):
+            if number % 20 == 0:
+                # What is cancelled now and then is a connection that is being made.
+                server.cut_connections()
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(mp.alias, f"alias-{number}", "person")
+                for _ in range(chance.randrange(31)):
+                    await anyio.lowlevel.checkpoint()
+                tasks.cancel_scope.cancel()
+        with anyio.fail_after(5):
+            await mp.alias("last", "person")
+    assert "last" in emulator.cluster("person")
+
+
+@pytest.mark.anyio
+async def test_b2_callers_cancelled_at_random_leave_the_pool_whole() -> None:
+    await _cancel_at_random(100)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(300)
+@pytest.mark.anyio
+async def test_b2_1_000_callers_cancelled_at_random_leave_the_pool_whole() -> None:
+    await _cancel_at_random(1_000)
+
+
+@pytest.mark.anyio
+async def test_b2_a_pool_without_a_free_connection_is_replaced() -> None:
+    emulator = Emulator(IdMerge.ORIGINAL)
+    once = RetryPolicy(attempts=1)
+    failures = 0
+    async with (
+        emulator.serve() as server,
+        AsyncMixpanel("token", api_host=server.url, timeout=0.4, identity_retry=once) as mp,
+    ):
+        emulator.break_next("hang", times=1_000)
+
+        async def call(number: int) -> None:
+            nonlocal failures
+            with pytest.raises(TransportError):
+                await mp.alias(f"alias-{number}", "person")
+            failures += 1
+
+        async with anyio.create_task_group() as tasks:
+            for number in range(60):
+                tasks.start_soon(call, number)
+        emulator.stop_faults()
+        await mp.alias("last", "person")
+    assert failures == 60
+    assert emulator.cluster("last") == {"last", "person"}
+
+
+async def _from_threads(threads: int, calls: int) -> list[float]:
+    """Track from threads while the event loop stands still; seconds that each call took."""
+    emulator = Emulator()
+    took: list[float] = []
+
+    def work(thread: int) -> None:
+        own = []
+        for number in range(calls):
+            began = time.perf_counter()
+            mp.track_nowait("user", "Event", {"at": f"{thread}/{number}"})
+            own.append(time.perf_counter() - began)
+        took.extend(own)
+
+    async with emulator.client() as mp:
+        workers = [threading.Thread(target=work, args=(thread,)) for thread in range(threads)]
+        for worker in workers:
+            worker.start()
+        # The loop goes on only when they are done: none of them may wait for it.
+        for worker in workers:
+            worker.join()
+        result = await mp.flush()
+        assert result.pending == 0
+    assert mp.stats().delivered == threads * calls
+    assert len({event["properties"]["at"] for event in emulator.events()}) == threads * calls
+    return took
+
+
+@pytest.mark.anyio
+async def test_b5_threads_that_track_do_not_wait_for_a_stalled_loop() -> None:
+    await _from_threads(16, 250)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(300)
+@pytest.mark.anyio
+async def test_b5_160_000_calls_of_16_threads_while_the_loop_is_stalled() -> None:
+    took = sorted(await _from_threads(16, 10_000))
+    p50, p99 = (took[at] * 1e6 for at in (80_000, 158_400))
+    sys.stdout.write(f"\ntrack_nowait beside 15 other threads: p50 {p50:.0f} us, p99 {p99:.0f} us\n")
+
+
+class Dying:
+    """Tracks when it is collected, and is part of a cycle so that only the collector ends it."""
+
+    def __init__(self, mp: AsyncMixpanel) -> None:
+        self.mp = mp
+        self.cycle = self
+
+    def __del__(self) -> None:
+        self.mp.track_nowait("finalizer", "Collected")
+
+
+@pytest.mark.anyio
+async def test_b6_a_finalizer_that_tracks_at_any_moment_corrupts_nothing() -> None:
+    emulator = Emulator()
+    thresholds = gc.get_threshold()
+    # The first client is alive while its last finalizers run.
+    mp = emulator.client()
+    gc.set_threshold(7)
+    try:
+        for number in range(2_000):
+            Dying(mp)
+            await mp.track("user", "Event", {"number": number})
+    finally:
+        gc.set_threshold(*thresholds)
+        gc.collect()
+    await mp.aclose()
+    stats = mp.stats()
+    assert stats.delivered == stats.accepted == 4_000
+    assert len(emulator.events("Collected")) == 2_000
+
+
+@pytest.mark.anyio
+async def test_b6_whatever_is_dropped_is_told_once_in_20_seconds(caplog: pytest.LogCaptureFixture) -> None:
+    mp = Emulator().client(batching=BatchPolicy(max_pending_events=1, linger=3600.0))
+    for _ in range(5_000):
+        mp.track_nowait("user", "Event")
+    await mp.aclose()
+    assert len([record for record in caplog.records if record.levelno >= logging.WARNING]) == 1
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("kind", ["plain", "coroutine"])
+async def test_b7_a_callback_that_raises_1_000_times_stops_nothing(kind: str, caplog: pytest.LogCaptureFixture) -> None:
+    calls = 0
+
+    def plain(records: list[LostRecord], reason: DropReason) -> None:
+        nonlocal calls
+        calls += len(records)
+        raise RuntimeError("canary")
+
+    async def coroutine(records: list[LostRecord], reason: DropReason) -> None:
+        plain(records, reason)
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        good = b'"good"' in request.content
+        return httpx.Response(200, json={"status": 1}) if good else httpx.Response(406, json={"error": "no"})
+
+    http_client = httpx.AsyncClient(transport=httpx.MockTransport(answer))
+    options: dict[str, Any] = {"on_drop": plain if kind == "plain" else coroutine, "http_client": http_client}
+    async with Emulator().client(batching=BatchPolicy(max_events=1), **options) as mp:
+        for _ in range(1_000):
+            await mp.track("user", "bad")
+        await mp.flush()
+        await mp.track("user", "good")
+        assert (await mp.flush()).delivered == 1
+    assert calls == 1_000
+    assert len([record for record in caplog.records if "on_drop raised" in record.getMessage()]) == 1
+    assert "canary" not in caplog.text
+
+
+@pytest.mark.anyio
+async def test_b7_a_callback_that_blocks_holds_up_neither_the_loop_nor_delivery() -> None:
+    emulator = Emulator()
+    emulator.fail_next(400, body=b'{"error":"no"}')
+    entered, release = threading.Event(), threading.Event()
+
+    def on_drop(records: list[LostRecord], reason: DropReason) -> None:
+        entered.set()
+        release.wait(20)
+
+    mp = emulator.client(on_drop=on_drop, batching=BatchPolicy(linger=0.0))
+    try:
+        await mp.track("user", "Bad")
+        await anyio.to_thread.run_sync(entered.wait)
+        for _ in range(10):
+            await mp.track_immediate("user", "Good")
+            await mp.track("user", "Good")
+        with anyio.fail_after(10):
+            while mp.stats().delivered < 20:
+                await anyio.lowlevel.checkpoint()
+        assert not release.is_set()
+    finally:
+        release.set()
+    await mp.aclose()
+    assert len(emulator.events("Good")) == 20
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("durable", [False, True], ids=["memory", "spool"])
+async def test_b9_an_event_about_each_request_does_not_feed_itself(durable: bool, tmp_path: Path) -> None:
+    emulator = Emulator()
+    requests = 0
+
+    async def note(request: httpx.Request) -> None:
+        nonlocal requests
+        requests += 1
+        mp.track_nowait("http", "Request", {"path": request.url.path})
+        await mp.track("http", "Request", {"path": request.url.path})
+
+    inner = httpx.ASGITransport(app=emulator.app)
+    http_client = httpx.AsyncClient(transport=inner, event_hooks={"request": [note]})
+    spool = SqliteSpool(tmp_path / "spool") if durable else None
+    mp = emulator.client(http_client=http_client, spool=spool, batching=BatchPolicy(linger=0.0))
+    await mp.track("user", "First")
+    while not emulator.events("First"):
+        await anyio.lowlevel.checkpoint()
+    # As long as nothing else happens, nothing is sent.
+    await anyio.sleep(0.1)
+    assert requests == 1
+    assert mp.stats().pending == 2
+    await mp.track("user", "Second")
+    while not emulator.events("Second"):
+        await anyio.lowlevel.checkpoint()
+    # They came along with what else was sent.
+    assert requests <= 3
+    assert len(emulator.events("Request")) in {2, 4}
+    assert (await mp.aclose()).failed == 0
+    await http_client.aclose()
+    stats = mp.stats()
+    assert stats.accepted == 2 + 2 * requests
+    # What tells of the last request comes after the close has begun, and breaks nothing off.
+    assert stats.losses in ({"closed": 2}, {})
+
+
+LIFE = """
+    import asyncio
+    from mixpanel_async import AsyncMixpanel, BatchPolicy
+
+    async def main(origin):
+        async with AsyncMixpanel("token", api_host=origin, batching=BatchPolicy(max_events=50)) as mp:
+            await mp.alias("new", "user")
+            for number in range(500):
+                await mp.track("user", "Event", {"number": number})
+            await mp.people_increment("user", {"visits": 1})
+            await asyncio.gather(*(mp.track("user", "Together") for _ in range(100)))
+            assert (await mp.flush()).pending == 0
+            await mp.track("user", "Last")
+        stats = mp.stats()
+        assert stats.delivered == stats.accepted == 602, stats
+"""
+RUNTIMES = {
+    "debug": "asyncio.run(main(origin), debug=True)",
+    "uvloop": "import uvloop; uvloop.run(main(origin))",
+    "gevent": "asyncio.run(main(origin))",
+    "eager": (
+        "loop = asyncio.new_event_loop(); loop.set_task_factory(getattr(asyncio, 'eager_task_factory', None)); "
+        "loop.run_until_complete(main(origin)); loop.close()"
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    "runtime",
+    [
+        pytest.param("debug", id="b10_debug"),
+        pytest.param("uvloop", id="b10_uvloop"),
+        pytest.param("eager", id="b10_eager"),
+        pytest.param("gevent", id="b12_gevent"),
+    ],
+)
+def test_b10_b12_a_whole_life_in_other_runtimes(runtime: str) -> None:
+    head = "from gevent import monkey; monkey.patch_all()\n" if runtime == "gevent" else ""
+    code = head + textwrap.dedent(LIFE) + f"import sys; origin = sys.argv[1]; {RUNTIMES[runtime]}"
+    emulator = Emulator(IdMerge.ORIGINAL)
+    with emulator.serve() as server:
+        done = subprocess.run(
+            [sys.executable, "-c", code, server.url], capture_output=True, text=True, timeout=25, check=False
+        )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert len(emulator.events("Event")) == 500
+    assert (emulator.profile("user") or {})["visits"] == 1
+
+
+def test_b10_without_a_runtime_that_is_known_nothing_is_lost_in_silence() -> None:
+    emulator = Emulator()
+    mp = emulator.client()
+    # A coroutine driven by hand, as a loop of its own kind would do it.
+    flushing = mp.flush()
+    with pytest.raises(ClientClosedError, match="asyncio or trio"):
+        flushing.send(None)
+    starting = mp.start()
+    with pytest.raises(ClientClosedError, match="asyncio or trio"):
+        starting.send(None)
+    mp.track_nowait("user", "Event")
+    asyncio.run(_close(mp))
+    assert len(emulator.events()) == 1
+
+
+async def _close(mp: AsyncMixpanel) -> None:
+    await mp.aclose()
+
+
+@pytest.mark.anyio
+async def test_b13_an_event_tracked_during_a_flush_leaves_when_it_has_lingered() -> None:
+    emulator = Emulator()
+    emulator.latency = 0.05
+    async with emulator.client(batching=BatchPolicy(linger=0.02)) as mp:
+        await mp.track("user", "First")
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(mp.flush)
+            while not mp.stats().in_flight:
+                await anyio.lowlevel.checkpoint()
+            await mp.track("user", "Last")
+        with anyio.fail_after(10):
+            while not emulator.events("Last"):
+                await anyio.lowlevel.checkpoint()
