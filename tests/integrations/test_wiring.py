@@ -2,6 +2,7 @@
 
 # Annotations are real objects here: FastAPI reads them, and some name what is local.
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
@@ -65,6 +66,19 @@ async def test_the_lifespan_is_a_part_of_the_apps_own(make: Callable[[], AsyncMi
         assert state == {"of": "the app"}
     assert order == ["up", "down"]
     assert_tracked(emulator, "Went down")
+
+
+@pytest.mark.anyio
+async def test_the_hosts_signal_handlers_stay_as_they_are(make: Callable[[], AsyncMixpanel]) -> None:
+    def handlers() -> list[Any]:
+        return [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)]
+
+    before = handlers()
+    mixpanel = starlette.MixpanelIntegration(make)
+    async with mixpanel.lifespan():
+        await mixpanel.client.track("app", "Started")
+        assert handlers() == before
+    assert handlers() == before
 
 
 @pytest.mark.anyio
