@@ -36,7 +36,7 @@ def make_client() -> AsyncMixpanel:
     return AsyncMixpanel.from_env(environment, identity_retry=RetryPolicy(attempts=2, initial=0.2, total_timeout=3.0))
 
 
-def current_user(session: Annotated[str, Cookie()] = "") -> str | None:
+async def current_user(session: Annotated[str, Cookie()] = "") -> str | None:
     return sessions.get(session)
 
 

@@ -5,8 +5,10 @@ The web apps are run by tests/integrations/test_app_servers.py.
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -60,6 +62,21 @@ def test_a_test_of_the_sign_up() -> None:
 
 
 def test_worker(emulator: Emulator) -> None:
-    assert run_example("worker.py") == "10,000 events delivered\n"
-    events = emulator.events("Job finished")
-    assert len({event["properties"]["$insert_id"] for event in events}) == len(events) == 10_000
+    assert run_example("worker.py") == "10,020 events delivered\n"
+    for name, number in (("Job finished", 10_000), ("Paid", 20)):
+        events = emulator.events(name)
+        assert len({event["properties"]["$insert_id"] for event in events}) == len(events) == number
+
+
+def test_a_worker_that_is_stopped_delivers_what_it_tracked(emulator: Emulator) -> None:
+    emulator.latency = 0.2
+    command = [sys.executable, "-W", "error", str(EXAMPLES / "worker.py")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as worker:
+        while not emulator.requests():
+            assert worker.poll() is None
+            time.sleep(0.01)
+        worker.send_signal(signal.SIGTERM)
+        words, errors = worker.communicate(timeout=20)
+    assert (worker.returncode, errors) == (0, "")
+    delivered = int(words.split()[0].replace(",", ""))
+    assert len(emulator.events()) == delivered < 10_020

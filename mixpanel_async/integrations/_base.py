@@ -33,7 +33,7 @@ class Exchange:
         self.status = 500
 
 
-_CURRENT: Final[ContextVar[Exchange]] = ContextVar("mixpanel_async.integrations.exchange")
+CURRENT: Final[ContextVar[Exchange]] = ContextVar("mixpanel_async.integrations.exchange")
 
 
 def current_mixpanel() -> BoundMixpanel:
@@ -44,20 +44,10 @@ def current_mixpanel() -> BoundMixpanel:
     Raises:
         LookupError: outside a request, or in one that nobody has asked for its client yet.
     """
-    exchange = _CURRENT.get(None)
+    exchange = CURRENT.get(None)
     if exchange is None or exchange.visit is None:
         raise LookupError("no request is running whose client has been asked for")
     return exchange.visit.bound
-
-
-@contextmanager
-def running(exchange: Exchange) -> Iterator[None]:
-    """Make it the one that `current_mixpanel` looks at."""
-    token = _CURRENT.set(exchange)
-    try:
-        yield
-    finally:
-        _CURRENT.reset(token)
 
 
 class BaseIntegration(Generic[R]):

@@ -11,8 +11,8 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Final
-from uuid import UUID
 
 from mixpanel_async import AsyncMixpanel, BoundMixpanel, ConfigurationError, ValidationError
 
@@ -20,6 +20,10 @@ from ._headers import Proxies, agent_properties, referrer_properties
 
 _NAME: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}", re.ASCII)
 _PLACE: Final = re.compile(r"[!-:<-~]{1,255}", re.ASCII)
+# As they are made here; another spelling of an id would be another id.
+_UUID4: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}", re.ASCII)
+# Headers that are seen again and again are read once.
+_REMEMBERED: Final = 512
 _LONGEST: Final = 400 * 86_400.0
 _FOR_MANY: Final = re.compile(r"(?:^|[,\s])(?:public|s-maxage)(?:[=,\s]|$)", re.IGNORECASE)
 
@@ -146,6 +150,8 @@ class Visitors:
         self._cookie = cookie
         self._proxies = proxies
         self._geolocate = geolocate
+        self._agent = lru_cache(_REMEMBERED)(agent_properties)
+        self._referrer = lru_cache(_REMEMBERED)(referrer_properties)
 
     def agreed(self, client: AsyncMixpanel, facts: Facts, user_id: str | None) -> Visit:
         """The visit of somebody who may be tracked.
@@ -156,11 +162,9 @@ class Visitors:
         if user_id is not None and not isinstance(user_id, str):
             raise ValidationError("user_id", f"must be a string or None, not {type(user_id).__name__}")
         device_id = facts.cookies.get(self._cookie.name, "")
-        is_known = _is_uuid4(device_id)
+        is_known = _UUID4.fullmatch(device_id) is not None
         ip = self._proxies.client_ip(facts.peer, facts.forwarded_for) if self._geolocate else None
-        properties: dict[str, Any] = agent_properties(facts.user_agent)
-        if facts.referrer:
-            properties.update(referrer_properties(facts.referrer))
+        properties: dict[str, Any] = {**self._agent(facts.user_agent), **self._referrer(facts.referrer)}
         bound = client.bind(
             user_id=user_id or None,
             device_id=device_id if is_known else client.new_device_id(),
@@ -179,11 +183,3 @@ class Visitors:
         if not is_https and facts.forwarded_proto and self._proxies.speak_for(facts.peer):
             is_https = facts.forwarded_proto.rpartition(",")[2].strip().lower() == "https"
         return Visit(bound, self._cookie, facts, is_https=is_https)
-
-
-def _is_uuid4(text: str) -> bool:
-    try:
-        found = UUID(text)
-    except ValueError:
-        return False
-    return found.version == 4 and str(found) == text

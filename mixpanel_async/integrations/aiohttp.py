@@ -24,7 +24,7 @@ except ModuleNotFoundError as error:
 
 from mixpanel_async import BoundMixpanel
 
-from ._base import BaseIntegration, Exchange, current_mixpanel, running
+from ._base import CURRENT, BaseIntegration, Exchange, current_mixpanel
 from ._visits import CookiePolicy, Facts
 
 __all__ = ["MIXPANEL", "CookiePolicy", "MixpanelIntegration", "current_mixpanel"]
@@ -90,19 +90,21 @@ class MixpanelIntegration(BaseIntegration[web.Request]):
                 return await handler(request)
             exchange = request[self._exchange] = Exchange()
             started = time.perf_counter()
+            token = CURRENT.set(exchange)
             try:
-                with running(exchange):
-                    exchange.visit = await self._visit(request, _facts(request))
-                    request[MIXPANEL] = exchange.visit.bound
-                    response = await handler(request)
-                    exchange.status = response.status
-                    if response.prepared:
-                        self._check_told(exchange)
-                    return response
+                exchange.visit = await self._visit(request, _facts(request))
+                request[MIXPANEL] = exchange.visit.bound
+                response = await handler(request)
             except web.HTTPException as error:
                 exchange.status = error.status
                 raise
+            else:
+                exchange.status = response.status
+                if response.prepared:
+                    self._check_told(exchange)
+                return response
             finally:
+                CURRENT.reset(token)
                 if self._event_name is not None:
                     duration = time.perf_counter() - started
                     self._track_request(exchange, method=request.method, path=_path(request), duration=duration)

@@ -25,7 +25,7 @@ except ModuleNotFoundError as error:
 
 from mixpanel_async import BoundMixpanel
 
-from ._base import BaseIntegration, Exchange, current_mixpanel, running
+from ._base import CURRENT, BaseIntegration, Exchange, current_mixpanel
 from ._visits import CookiePolicy, Facts
 
 __all__ = ["CookiePolicy", "MixpanelIntegration", "current_mixpanel"]
@@ -109,10 +109,11 @@ class MixpanelIntegration(BaseIntegration[HTTPConnection]):
                 message = await self._begun(exchange, scope, message)
             await send(message)
 
+        token = CURRENT.set(exchange)
         try:
-            with running(exchange):
-                await app(scope, receive, send_with_cookies)
+            await app(scope, receive, send_with_cookies)
         finally:
+            CURRENT.reset(token)
             self._check_told(exchange)
             if self._event_name is not None and "endpoint" in scope:
                 duration = time.perf_counter() - started
