@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator
-from functools import cached_property
 from typing import Final
 
 try:
@@ -31,6 +30,7 @@ __all__ = ["MIXPANEL", "CookiePolicy", "MixpanelIntegration", "current_mixpanel"
 
 MIXPANEL: Final = web.RequestKey("mixpanel_async", BoundMixpanel)
 """`request[MIXPANEL]` is the client bound to the request's visitor and user."""
+_EXCHANGES: Final = web.RequestKey("mixpanel_async_exchanges", dict[int, Exchange])
 
 
 class MixpanelIntegration(BaseIntegration[web.Request]):
@@ -78,17 +78,14 @@ class MixpanelIntegration(BaseIntegration[web.Request]):
         async with self._open():
             yield
 
-    @cached_property
-    def _exchange(self) -> web.RequestKey[Exchange]:
-        # Of its own: a sub-app may have another integration, with another project.
-        return web.RequestKey("mixpanel_async_exchange", Exchange)
-
     def _middleware(self) -> Middleware:
         @web.middleware
         async def visited(request: web.Request, handler: Handler) -> web.StreamResponse:
             if request.match_info.http_exception is not None:
                 return await handler(request)
-            exchange = request[self._exchange] = Exchange()
+            exchange = Exchange()
+            # By integration: a sub-app may have another one, with another project.
+            request.setdefault(_EXCHANGES, {})[id(self)] = exchange
             started = time.perf_counter()
             token = CURRENT.set(exchange)
             try:
@@ -112,7 +109,7 @@ class MixpanelIntegration(BaseIntegration[web.Request]):
         return visited
 
     async def _prepare(self, request: web.Request, response: web.StreamResponse) -> None:
-        exchange = request.get(self._exchange)
+        exchange = request.get(_EXCHANGES, {}).get(id(self))
         if exchange is None or exchange.visit is None or isinstance(response, web.WebSocketResponse):
             return
         for cookie in exchange.visit.cookies(",".join(response.headers.getall("Cache-Control", []))):
