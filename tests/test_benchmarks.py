@@ -23,10 +23,11 @@ def test_every_subject_delivers_every_event(events: int) -> None:
     assert f" {events} of {events} in " in posthog or posthog.endswith("not installed")
 
 
-def test_the_apps_are_measured_with_and_without_tracking() -> None:
-    command = [sys.executable, "-m", "benchmarks.apps", "--turns", "1", "--connections", "4"]
+@pytest.mark.parametrize("framework", ["aiohttp", pytest.param("fastapi", marks=pytest.mark.long)])
+def test_the_apps_are_measured_with_and_without_tracking(framework: str) -> None:
+    command = [sys.executable, "-m", "benchmarks.apps", "--framework", framework, "--turns", "1", "--connections", "4"]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=25)
     assert result.returncode == 0, result.stdout + result.stderr
-    assert result.stdout.count("101 of 101 events delivered") == 2
+    assert "101 of 101 events delivered" in result.stdout
     for words in ("without tracking", "with tracking", "Mixpanel refuses connections", "Mixpanel never answers"):
-        assert result.stdout.count(words) == 2
+        assert words in result.stdout

@@ -22,8 +22,9 @@ _NAME: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}", re.ASCII)
 _PLACE: Final = re.compile(r"[!-:<-~]{1,255}", re.ASCII)
 # As they are made here; another spelling of an id would be another id.
 _UUID4: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}", re.ASCII)
-# Headers that are seen again and again are read once.
+# Headers that are seen again and again are read once; no more of one than this counts.
 _REMEMBERED: Final = 512
+_MOST_CHARACTERS: Final = 1_024
 _LONGEST: Final = 400 * 86_400.0
 _FOR_MANY: Final = re.compile(r"(?:^|[,\s])(?:public|s-maxage)(?:[=,\s]|$)", re.IGNORECASE)
 
@@ -164,7 +165,10 @@ class Visitors:
         device_id = facts.cookies.get(self._cookie.name, "")
         is_known = _UUID4.fullmatch(device_id) is not None
         ip = self._proxies.client_ip(facts.peer, facts.forwarded_for) if self._geolocate else None
-        properties: dict[str, Any] = {**self._agent(facts.user_agent), **self._referrer(facts.referrer)}
+        properties: dict[str, Any] = {
+            **self._agent(facts.user_agent[:_MOST_CHARACTERS]),
+            **self._referrer(facts.referrer[:_MOST_CHARACTERS]),
+        }
         bound = client.bind(
             user_id=user_id or None,
             device_id=device_id if is_known else client.new_device_id(),

@@ -90,7 +90,9 @@ class MixpanelIntegration(BaseIntegration[HTTPConnection]):
                 raise RuntimeError("the app lacks the middleware: app.add_middleware(mixpanel.middleware)")
             exchange = request.scope[self._key] = Exchange()
         if exchange.visit is None:
-            exchange.visit = await self._visit(request, _facts(request), user_id)
+            visit = await self._visit(request, _facts(request), user_id)
+            # Whoever asked at the same time gets the same.
+            exchange.visit = exchange.visit or visit
         return exchange.visit.bound
 
     @property

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mixpanel_async import ConfigurationError
@@ -56,6 +56,7 @@ def test_the_address_is_the_one_that_a_trusted_proxy_saw(
     assert Proxies(trusted).client_ip(peer, forwarded) == found
 
 
+@settings(max_examples=50)
 @given(forged=st.lists(st.text(alphabet=st.characters(codec="latin-1"), max_size=20), max_size=4))
 @pytest.mark.parametrize("trusted", [1, ["10.0.0.0/8"]], ids=["count", "networks"])
 def test_no_header_of_the_senders_own_changes_it(trusted: Any, forged: list[str]) -> None:
@@ -144,6 +145,7 @@ def test_what_is_no_page_on_the_web_refers_nobody(odd: str) -> None:
 TEXT = st.text(max_size=60)
 
 
+@settings(max_examples=50)
 @given(
     text=TEXT | TEXT.map(lambda path: f"https://shop.example/{path}") | TEXT.map(lambda rest: f"Version/{rest} Safari/")
 )

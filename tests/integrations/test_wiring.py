@@ -10,6 +10,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
+import anyio
+import anyio.lowlevel
 import httpx
 import pytest
 from aiohttp import ClientSession, web
@@ -210,6 +212,29 @@ async def test_an_aiohttp_sub_app_may_have_a_project_of_its_own(
         assert set(browser.cookies) == {"mp_visitor", "inner"}
     for project, name in ((emulator, "mp_visitor"), (other, "inner")):
         assert_tracked(project, "Page viewed", distinct_id=f"$device:{browser.cookies[name]}")
+
+
+@pytest.mark.anyio
+async def test_who_asks_at_the_same_time_gets_the_same(make: Callable[[], AsyncMixpanel], emulator: Emulator) -> None:
+    async def user(connection: HTTPConnection) -> None:
+        await anyio.lowlevel.checkpoint()
+
+    mixpanel = starlette.MixpanelIntegration(make, user_id=user)
+    found = []
+
+    async def page(request: Request) -> Response:
+        async def ask() -> None:
+            found.append(await mixpanel.bound(request))
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(ask)
+            tasks.start_soon(ask)
+        return Response()
+
+    app = Starlette(routes=[Route("/", page)], lifespan=mixpanel.lifespan, middleware=[Middleware(mixpanel.middleware)])
+    async with app.router.lifespan_context(app), browser_of(app) as browser:
+        await browser.get("/")
+    assert found[0] is found[1]
 
 
 @pytest.mark.anyio
