@@ -114,9 +114,9 @@ class MixpanelIntegration(BaseIntegration[HTTPConnection]):
         token = CURRENT.set(exchange)
         try:
             await app(scope, receive, send_with_cookies)
+            self._check_told(exchange)
         finally:
             CURRENT.reset(token)
-            self._check_told(exchange)
             if self._event_name is not None and "endpoint" in scope:
                 duration = time.perf_counter() - started
                 self._track_request(exchange, method=scope["method"], path=_path(scope), duration=duration)

@@ -339,11 +339,14 @@ async def test_an_http_error_of_the_handler_carries_the_cookie(serve: Serve, emu
     assert_tracked(emulator, "About to fail", distinct_id=visitor)
 
 
-async def test_an_exception_in_the_handler_is_the_apps_as_ever(serve: Serve, emulator: Emulator) -> None:
+async def test_an_exception_in_the_handler_is_the_apps_as_ever(
+    serve: Serve, emulator: Emulator, caplog: pytest.LogCaptureFixture
+) -> None:
     async with serve() as served, served.browser() as browser:
         assert (await browser.get("/breaks")).status_code == 500
         assert (await browser.get("/")).status_code == 200
     assert_tracked(emulator, "About to break")
+    assert [record for record in caplog.records if record.name == "mixpanel_async"] == []
 
 
 async def test_a_stream_keeps_its_visitor_to_its_end(serve: Serve, emulator: Emulator) -> None:
