@@ -143,6 +143,9 @@ class Visitors:
         cookie: where the anonymous id is kept.
         proxies: whose word is taken.
         geolocate: pass the visitor's address to Mixpanel, which keeps the place and not the address.
+
+    Raises:
+        ConfigurationError: if `cookie` is something else.
     """
 
     def __init__(self, cookie: CookiePolicy, proxies: Proxies, *, geolocate: bool) -> None:
