@@ -22,11 +22,10 @@ from .subjects import SUBJECTS, installed
 
 
 @contextmanager
-def _sink(environment: dict[str, str]) -> Iterator[str]:
+def sink(variables: dict[str, str]) -> Iterator[str]:
+    """The origin of the server that all subjects talk to."""
     command = [sys.executable, "-m", "benchmarks.sink"]
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, text=True
-    ) as process:
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=variables, text=True) as process:
         assert process.stdin is not None
         assert process.stdout is not None
         try:
@@ -35,20 +34,20 @@ def _sink(environment: dict[str, str]) -> Iterator[str]:
             process.stdin.close()
 
 
-def _run(name: str, origin: str, events: int, environment: dict[str, str]) -> Run:
+def _run(name: str, origin: str, events: int, variables: dict[str, str]) -> Run:
     command = [sys.executable, "-m", "benchmarks.child", name, origin, str(events)]
-    child = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    child = subprocess.run(command, env=variables, stdout=subprocess.PIPE, text=True, check=True)
     with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(f"{origin}/take") as reply:
         counts = json.load(reply)
     return Run(**json.loads(child.stdout), **counts)
 
 
-def _environment() -> dict[str, str]:
+def environment() -> dict[str, str]:
     """This process's environment without proxies, which would come between the subjects and the server."""
-    environment = {key: value for key, value in os.environ.items() if not key.lower().endswith("_proxy")}
+    variables = {key: value for key, value in os.environ.items() if not key.lower().endswith("_proxy")}
     root = str(Path(__file__).resolve().parent.parent)
-    environment["PYTHONPATH"] = os.pathsep.join(filter(None, (root, environment.get("PYTHONPATH"))))
-    return environment
+    variables["PYTHONPATH"] = os.pathsep.join(filter(None, (root, variables.get("PYTHONPATH"))))
+    return variables
 
 
 def main() -> int:
@@ -60,12 +59,12 @@ def main() -> int:
 
     names = [name for name in SUBJECTS if installed(name)]
     runs: dict[str, list[Run]] = {name: [] for name in names}
-    environment = _environment()
-    with _sink(environment) as origin:
+    variables = environment()
+    with sink(variables) as origin:
         for turn in range(options.rounds):
             print(f"round {turn + 1} of {options.rounds}", file=sys.stderr, flush=True)
             for name in names:
-                runs[name].append(_run(name, origin, options.events, environment))
+                runs[name].append(_run(name, origin, options.events, variables))
 
     harness = runs.pop("harness")
     rows = {name: summarise(name, measured, harness, options.events) for name, measured in runs.items()}

@@ -1,63 +1,101 @@
-"""An aiohttp app whose client lives in a cleanup context: made at start-up, drained at shutdown.
+"""An aiohttp app with accounts, whose visitors are the same people in Mixpanel before and after they sign in.
 
     pip install "mixpanel-async[aiohttp]"
-    MIXPANEL_TOKEN=... python examples/aiohttp_app.py
-    curl -c jar -b jar localhost:8080/                               # an anonymous page view
-    curl -c jar -b jar localhost:8080/signup -d email=maya@example.com
+    MIXPANEL_TOKEN=... MIXPANEL_ID_MERGE=simplified python examples/aiohttp_app.py --port 8080
+    curl -c jar -b jar localhost:8080/                                          # an anonymous page view
+    curl -c jar -b jar localhost:8080/signup -d email=maya@example.com          # or /login
+    curl -c jar -b jar -X POST localhost:8080/logout
 
-Here sign-up goes on when Mixpanel cannot be reached: the account matters more to this app than its analytics, so the
-failure is logged with what is needed to call `alias` again later.
+Here sign-up goes on when Mixpanel cannot be reached: the account matters more to this app than its analytics. What the
+visitor did before then stays apart, until a login on the same browser joins the two.
 """
 
 from __future__ import annotations
 
+import argparse
 import logging
-import uuid
-from collections.abc import AsyncIterator
+import os
+import secrets
 
 from aiohttp import web
 
-from mixpanel_async import AsyncMixpanel, MixpanelException
+from mixpanel_async import AsyncMixpanel, MixpanelException, RetryPolicy
+from mixpanel_async.integrations.aiohttp import MIXPANEL, MixpanelIntegration
 
-MIXPANEL = web.AppKey("mixpanel", AsyncMixpanel)
 logger = logging.getLogger(__name__)
+# Stand in for a database: accounts, and who is signed in by which session.
+accounts: set[str] = set()
+sessions: dict[str, str] = {}
 
 
-async def mixpanel(app: web.Application) -> AsyncIterator[None]:
-    async with AsyncMixpanel.from_env() as app[MIXPANEL]:
-        yield
+def make_client() -> AsyncMixpanel:
+    environment = {"MIXPANEL_ID_MERGE": "simplified", **os.environ}
+    # A login must not wait long for Mixpanel.
+    return AsyncMixpanel.from_env(environment, identity_retry=RetryPolicy(attempts=2, initial=0.2, total_timeout=3.0))
+
+
+def current_user(request: web.Request) -> str | None:
+    return sessions.get(request.cookies.get("session", ""))
 
 
 async def home(request: web.Request) -> web.Response:
-    response = web.json_response({"hello": "visitor"})
-    visitor = request.cookies.get("visitor")
-    if visitor is None:
-        visitor = str(uuid.uuid4())
-        response.set_cookie("visitor", visitor, httponly=True, samesite="Lax")
-    await request.app[MIXPANEL].track(visitor, "Page viewed", {"page": "/"})
-    return response
+    mp = request[MIXPANEL]
+    await mp.track("Page viewed", {"page": "/"})
+    return web.json_response({"hello": mp.user_id or "visitor"})
 
 
 async def sign_up(request: web.Request) -> web.Response:
-    mp = request.app[MIXPANEL]
     email = str((await request.post())["email"])
-    visitor = request.cookies.get("visitor")
-    if visitor is not None:
-        try:
-            await mp.alias(email, visitor)
-        except MixpanelException:
-            logger.exception("to be repeated: alias of visitor %s", visitor)
-    await mp.track(email, "Signed up", {"plan": "free"})
-    return web.json_response({"account": email}, status=201)
+    if email in accounts:
+        raise web.HTTPConflict(text="there is such an account")
+    accounts.add(email)
+    return await start_session(request, email, is_new=True)
+
+
+async def log_in(request: web.Request) -> web.Response:
+    email = str((await request.post())["email"])
+    if email not in accounts:
+        raise web.HTTPForbidden(text="there is no such account")
+    return await start_session(request, email, is_new=False)
+
+
+async def start_session(request: web.Request, email: str, *, is_new: bool) -> web.Response:
+    mp = request[MIXPANEL]
+    try:
+        await mp.sign_in(email, is_new=is_new)
+        await mp.people_set({"$email": email})
+    except MixpanelException:
+        logger.exception("a visitor signed in and was not joined to the account")
+    session = secrets.token_urlsafe()
+    sessions[session] = email
+    response = web.json_response({"account": email}, status=201 if is_new else 200)
+    response.set_cookie("session", session, httponly=True, samesite="Lax")
+    return response
+
+
+async def log_out(request: web.Request) -> web.Response:
+    mp = request[MIXPANEL]
+    await mp.track("Signed out")
+    mp.sign_out()
+    sessions.pop(request.cookies.get("session", ""), None)
+    response = web.Response(status=204)
+    response.del_cookie("session")
+    return response
 
 
 def create_app() -> web.Application:
     app = web.Application()
-    app.cleanup_ctx.append(mixpanel)
+    MixpanelIntegration(make_client, user_id=current_user).setup(app)
     app.router.add_get("/", home)
     app.router.add_post("/signup", sign_up)
+    app.router.add_post("/login", log_in)
+    app.router.add_post("/logout", log_out)
     return app
 
 
 if __name__ == "__main__":
-    web.run_app(create_app())
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=8080)
+    options = parser.parse_args()
+    web.run_app(create_app(), host=options.host, port=options.port)

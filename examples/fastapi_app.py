@@ -1,69 +1,98 @@
-"""A FastAPI app that tracks visitors by cookie and joins them to their account at sign-up.
+"""A FastAPI app with accounts, whose visitors are the same people in Mixpanel before and after they sign in.
 
     pip install "mixpanel-async[fastapi]" uvicorn
-    MIXPANEL_TOKEN=... uvicorn --app-dir examples fastapi_app:app
-    curl -c jar -b jar localhost:8000/                                      # an anonymous page view
-    curl -c jar -b jar localhost:8000/signup --json '{"email": "maya@example.com"}'
+    MIXPANEL_TOKEN=... MIXPANEL_ID_MERGE=simplified uvicorn --app-dir examples fastapi_app:app
+    curl -c jar -b jar localhost:8000/                                              # an anonymous page view
+    curl -c jar -b jar localhost:8000/signup --json '{"email": "maya@example.com"}' # or /login
+    curl -c jar -b jar -X POST localhost:8000/logout
 
-Tracking is queued: it costs the handler microseconds and cannot fail the request. `alias` is awaited, since joining two
-people cannot be undone and must not be lost: when Mixpanel cannot be reached, the app answers 503 and the visitor may
-try again.
+Tracking is queued: it costs the handler microseconds and cannot fail the request. `sign_in` tells Mixpanel that the
+visitor is the user. In an Original or Legacy project it may raise, and the app decides: here nobody signs up then, as
+this is the moment that cannot be repeated, but everybody can still log in.
 """
 
 from __future__ import annotations
 
-import uuid
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import logging
+import os
+import secrets
 from typing import Annotated
 
-from fastapi import Cookie, Depends, FastAPI, HTTPException, Request, Response
+from fastapi import Cookie, Depends, FastAPI, HTTPException, Response
 from pydantic import BaseModel
 
-from mixpanel_async import AsyncMixpanel, MixpanelException
+from mixpanel_async import AsyncMixpanel, BoundMixpanel, MixpanelException, RetryPolicy
+from mixpanel_async.integrations.fastapi import MixpanelIntegration
+
+logger = logging.getLogger(__name__)
+# Stand in for a database: accounts, and who is signed in by which session.
+accounts: set[str] = set()
+sessions: dict[str, str] = {}
 
 
-@asynccontextmanager
-async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-    """One client for the whole app; leaving delivers what is still queued."""
-    async with AsyncMixpanel.from_env() as app.state.mixpanel:
-        yield
+def make_client() -> AsyncMixpanel:
+    environment = {"MIXPANEL_ID_MERGE": "simplified", **os.environ}
+    # A login must not wait long for Mixpanel.
+    return AsyncMixpanel.from_env(environment, identity_retry=RetryPolicy(attempts=2, initial=0.2, total_timeout=3.0))
 
 
-def mixpanel(request: Request) -> AsyncMixpanel:
-    client: AsyncMixpanel = request.app.state.mixpanel
-    return client
+async def current_user(session: Annotated[str, Cookie()] = "") -> str | None:
+    return sessions.get(session)
 
 
-Mixpanel = Annotated[AsyncMixpanel, Depends(mixpanel)]
-Visitor = Annotated[str | None, Cookie()]
+mixpanel = MixpanelIntegration(make_client, user_id=current_user)
+app = FastAPI(lifespan=mixpanel.lifespan)
+app.add_middleware(mixpanel.middleware)
+Mixpanel = Annotated[BoundMixpanel, Depends(mixpanel.bound)]
 
-app = FastAPI(lifespan=lifespan)
 
-
-class SignUp(BaseModel):
-    """What the sign-up form sends."""
+class Account(BaseModel):
+    """What the forms send; a real one has a password."""
 
     email: str
 
 
+def start_session(email: str, response: Response) -> dict[str, str]:
+    session = secrets.token_urlsafe()
+    sessions[session] = email
+    response.set_cookie("session", session, httponly=True, samesite="lax")
+    return {"account": email}
+
+
 @app.get("/")
-async def home(mp: Mixpanel, response: Response, visitor: Visitor = None) -> dict[str, str]:
-    if visitor is None:
-        visitor = str(uuid.uuid4())
-        response.set_cookie("visitor", visitor, httponly=True, samesite="lax")
-    await mp.track(visitor, "Page viewed", {"page": "/"})
-    return {"hello": "visitor"}
+async def home(mp: Mixpanel) -> dict[str, str]:
+    await mp.track("Page viewed", {"page": "/"})
+    return {"hello": mp.user_id or "visitor"}
 
 
 @app.post("/signup", status_code=201)
-async def sign_up(form: SignUp, mp: Mixpanel, visitor: Visitor = None) -> dict[str, str]:
-    if visitor is not None:
-        try:
-            await mp.alias(form.email, visitor)
-        except MixpanelException as error:
-            raise HTTPException(503, "sign-up is not possible right now, please try again") from error
-    user = mp.bind(distinct_id=form.email)
-    await user.track("Signed up", {"plan": "free"})
-    await user.people_set({"$email": form.email})
-    return {"account": form.email}
+async def sign_up(form: Account, mp: Mixpanel, response: Response) -> dict[str, str]:
+    if form.email in accounts:
+        raise HTTPException(409, "there is such an account")
+    try:
+        await mp.sign_in(form.email, "Signed up", {"plan": "free"}, is_new=True)
+    except MixpanelException as error:
+        raise HTTPException(503, "sign-up is not possible right now, please try again") from error
+    accounts.add(form.email)
+    await mp.people_set({"$email": form.email})
+    return start_session(form.email, response)
+
+
+@app.post("/login")
+async def log_in(form: Account, mp: Mixpanel, response: Response) -> dict[str, str]:
+    if form.email not in accounts:
+        raise HTTPException(403, "there is no such account")
+    try:
+        await mp.sign_in(form.email)
+    except MixpanelException:
+        # Their next login on this browser joins them.
+        logger.exception("a visitor logged in and was not joined to the account")
+    return start_session(form.email, response)
+
+
+@app.post("/logout", status_code=204)
+async def log_out(mp: Mixpanel, response: Response, session: Annotated[str, Cookie()] = "") -> None:
+    await mp.track("Signed out")
+    mp.sign_out()
+    sessions.pop(session, None)
+    response.delete_cookie("session")

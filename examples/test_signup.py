@@ -9,14 +9,14 @@ The fixtures come with the package. `mixpanel_emulator` is an empty project that
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Iterator
+from typing import Any
 
+import fastapi_app
 import httpx
 import pytest
-from fastapi_app import app, mixpanel
 
-from mixpanel_async import AsyncMixpanel
+from mixpanel_async import AsyncMixpanel, IdMerge
 from mixpanel_async.emulator import Emulator
 from mixpanel_async.testing import assert_not_tracked, assert_profile, assert_same_person, assert_tracked
 
@@ -25,10 +25,15 @@ pytestmark = [pytest.mark.asyncio, pytest.mark.mixpanel(id_merge="original")]
 
 
 @pytest.fixture
+def mixpanel_client_options() -> dict[str, Any]:
+    return {"id_merge": IdMerge.ORIGINAL}
+
+
+@pytest.fixture
 def browser(mixpanel_client: AsyncMixpanel) -> Iterator[httpx.AsyncClient]:
-    app.dependency_overrides[mixpanel] = lambda: mixpanel_client
-    yield httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://shop.example")
-    app.dependency_overrides.clear()
+    fastapi_app.accounts.clear()
+    with fastapi_app.mixpanel.using(mixpanel_client):
+        yield httpx.AsyncClient(transport=httpx.ASGITransport(fastapi_app.app), base_url="http://shop.example")
 
 
 async def test_a_visitor_becomes_a_user(
@@ -41,18 +46,17 @@ async def test_a_visitor_becomes_a_user(
     assert_tracked(mixpanel_emulator, "Signed up", distinct_id="maya@example.com", properties={"plan": "free"})
     assert_profile(mixpanel_emulator, "maya@example.com", {"$email": "maya@example.com"})
     # What the visitor did before belongs to the user now.
-    assert_same_person(mixpanel_emulator, "maya@example.com", browser.cookies["visitor"])
+    assert_same_person(mixpanel_emulator, "maya@example.com", browser.cookies["mp_visitor"])
     assert_tracked(mixpanel_emulator, "Page viewed", distinct_id="maya@example.com")
 
 
-async def test_a_user_who_comes_back_is_not_a_new_visitor(
+async def test_a_visitor_who_comes_back_is_the_same(
     browser: httpx.AsyncClient, mixpanel_client: AsyncMixpanel, mixpanel_emulator: Emulator
 ) -> None:
-    browser.cookies["visitor"] = visitor = str(uuid.uuid4())
     for _ in range(2):
         await browser.get("/")
     await mixpanel_client.flush()
-    assert_tracked(mixpanel_emulator, "Page viewed", distinct_id=visitor, times=2)
+    assert_tracked(mixpanel_emulator, "Page viewed", distinct_id=browser.cookies["mp_visitor"], times=2)
 
 
 async def test_without_mixpanel_there_is_no_sign_up(

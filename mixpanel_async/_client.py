@@ -233,6 +233,7 @@ class AsyncMixpanel(Tracking, Identity, Profiles):
         device_id: str | None = None,
         ip: str | None = None,
         properties: Properties | None = None,
+        link: str | None = None,
     ) -> BoundMixpanel:
         """The same client, seen through one user or request.
 
@@ -242,6 +243,7 @@ class AsyncMixpanel(Tracking, Identity, Profiles):
             device_id: `$device_id` of every event.
             ip: the user's address, for Mixpanel to locate them.
             properties: put under the properties of every event; copied now.
+            link: what `BoundMixpanel.link` was at the end of this device's last request; see `BoundMixpanel.sign_in`.
 
         Raises:
             ValidationError: if a property cannot be sent.
@@ -253,6 +255,7 @@ class AsyncMixpanel(Tracking, Identity, Profiles):
             device_id=device_id,
             ip=ip,
             properties=self._builder.clean(properties, "properties"),
+            link=link,
         )
 
     def __repr__(self) -> str:

@@ -8,8 +8,9 @@ from typing import Any, Final
 from ._config import IdMerge
 from ._core import Core, Meta
 from ._credentials import as_secret
-from ._errors import IdentityError, MixpanelException, bare
+from ._errors import ConfigurationError, IdentityError, MixpanelException, bare
 from ._records import Kind
+from ._runtime import uuid4_text
 from ._wire.values import check_id, is_uuid4
 
 _NOT_AN_ANON_ID: Final = (
@@ -20,6 +21,15 @@ _NOT_AN_ANON_ID: Final = (
 
 class Identity(Core):
     """Mixed into the client."""
+
+    @property
+    def id_merge(self) -> IdMerge | None:
+        """How the project joins ids, as the client was told; None if it was not."""
+        return self._options.id_merge
+
+    def new_device_id(self) -> str:
+        """A fresh id for an anonymous visitor: a UUID of version 4, the only form that `identify` takes."""
+        return uuid4_text(self._runtime.new_id())
 
     async def alias(self, alias_id: str, original: str, meta: Meta = None) -> None:
         """Let `alias_id` mean the person known as `original`, from now on and (Original ID Merge) for the past.
@@ -95,6 +105,20 @@ class Identity(Core):
             return self._builder.identity(event_name, properties, meta)
         except MixpanelException as error:
             raise bare(error) from None
+
+    async def _join_device(self, user_id: str, device_id: str, *, is_new: bool) -> None:
+        """What `BoundMixpanel.sign_in` needs beside an event with both ids, in each of the three systems."""
+        system = self._options.id_merge
+        if system is None:
+            raise ConfigurationError("sign_in must know how the project joins ids: give the client an id_merge")
+        if system is IdMerge.ORIGINAL and is_uuid4(device_id):
+            await self.identify(user_id, device_id)
+        elif system is IdMerge.LEGACY and is_new:
+            # The new id points to the old one, whose events are then the user's. It works once for each user id.
+            await self.alias(user_id, device_id)
+        elif system is not IdMerge.SIMPLIFIED:
+            # The other way round for a user who exists: what is stored under the user's id must stay the user's.
+            await self.alias(device_id, user_id)
 
     def _check_identity(self, call: str, ids: Mapping[str, object], *without: IdMerge) -> None:
         for name, value in ids.items():

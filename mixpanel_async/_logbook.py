@@ -1,10 +1,14 @@
-"""What operators read: one line an episode, in words of our own, since a server's could repeat a payload."""
+"""What operators read: one line an episode, in words of our own, since a server's could repeat a payload.
+
+Each record carries the same as data, for handlers that write JSON: its attribute `mixpanel` is a dict with `event`
+(`refused`, `retried`, `not_whole` or `dropped`) and, as far as they apply, `kind`, `status`, `records` and `reason`.
+"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Callable, Mapping
+from typing import Any, Final
 
 from ._records import Delivered, DropReason, Kind, Misconfigured, Outcome, Retry
 
@@ -36,13 +40,16 @@ class Logbook:
             return
         self._requests[kind, outcome.status] = now
         what = f"HTTP {outcome.status}" if outcome.status is not None else outcome.message
+        data = {"kind": kind.value, "status": outcome.status, "records": records}
         if isinstance(outcome, Misconfigured):
             text = "%s: refused (%s); check credentials, region and api_host; %d in this request are kept"
-            _log.error(text, kind.value, what, records)
+            _log.error(text, kind.value, what, records, extra=_as_data("refused", data))
         elif isinstance(outcome, Retry):
-            _log.warning("%s: no success (%s); %d in this request are tried again", kind.value, what, records)
+            text = "%s: no success (%s); %d in this request are tried again"
+            _log.warning(text, kind.value, what, records, extra=_as_data("retried", data))
         else:
-            _log.warning("%s: a request of %d was not taken whole (%s)", kind.value, records, what)
+            text = "%s: a request of %d was not taken whole (%s)"
+            _log.warning(text, kind.value, records, what, extra=_as_data("not_whole", data))
 
     def dropped(self, reason: DropReason, so_far: int) -> None:
         """Records were dropped before they were sent. Not for those that `before_send` was meant to drop."""
@@ -52,4 +59,9 @@ class Logbook:
         if now - self._drops.get(reason, -_EVERY) >= _EVERY:
             # Noted first: a log handler that tracks comes back here.
             self._drops[reason] = now
-            _log.warning("records are being dropped (%s): %d so far", reason.value, so_far)
+            data = _as_data("dropped", {"reason": reason.value, "records": so_far})
+            _log.warning("records are being dropped (%s): %d so far", reason.value, so_far, extra=data)
+
+
+def _as_data(event: str, data: Mapping[str, Any]) -> dict[str, Any]:
+    return {"mixpanel": {"event": event, **data}}

@@ -42,6 +42,12 @@ class IdSource:
             return one
 
 
+def uuid4_text(digits: str) -> str:
+    """Random hexadecimal digits, 32 of them, as the text of a UUID of version 4."""
+    variant = "89ab"[int(digits[16], 16) % 4]
+    return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:]}"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Runtime:
     """What the core takes as arguments.

@@ -63,6 +63,7 @@ OUTSIDE: Final[Mapping[str, tuple[str, ...]]] = {
 
 # Files that may import a library; each must, or the entry is stale. What is missing here nobody may import.
 OWNERS: Final[Mapping[str, tuple[str, ...]]] = {
+    "aiohttp": ("integrations/aiohttp.py",),
     "anyio": (
         "_*.py",
         "cli/*.py",
@@ -75,17 +76,19 @@ OWNERS: Final[Mapping[str, tuple[str, ...]]] = {
     ),
     # The command is a program of its own, and runs on asyncio.
     "asyncio": ("_host.py", "_pytest_plugin.py", "cli/demo.py", "emulator/server.py"),
+    "fastapi": ("integrations/fastapi.py",),
     "h11": ("emulator/server.py",),
     "httpcore": ("_network.py",),
     "httpx": ("_transport.py", "_network.py"),
     "isal": ("_wire/encode.py",),
+    "opentelemetry": ("integrations/otel.py",),
     "orjson": ("_wire/*.py", "_hooks.py", "_spool/*.py", "emulator/*.py"),
     "pytest": ("_pytest_plugin.py",),
     "rich": ("cli/*.py",),
     "socket": ("_network.py", "emulator/server.py"),
     "sqlite3": ("_spool/*.py", "emulator/store.py"),
     "ssl": ("_transport.py",),
-    "starlette": ("emulator/app.py", "emulator/routes.py"),
+    "starlette": ("emulator/app.py", "emulator/routes.py", "integrations/starlette.py"),
     "tenacity": ("_attempts.py",),
     "trio": ("_host.py",),
     "typer": ("cli/*.py",),
@@ -582,8 +585,8 @@ seen["extras"] = sorted(name for name in extras if name in sys.modules and name 
 print(json.dumps(seen))
 """
 EXTRAS: Final = (
-    "aiohttp", "fastapi", "isal", "mixpanel", "rich", "sqlite3", "starlette", "trio", "typer", "uvicorn",
-    "mixpanel_async.cli", "mixpanel_async.emulator",
+    "aiohttp", "fastapi", "isal", "mixpanel", "opentelemetry", "rich", "sqlite3", "starlette", "trio", "typer",
+    "uvicorn", "mixpanel_async.cli", "mixpanel_async.emulator",
 )  # fmt: skip
 GUILTY_MODULE: Final = """
 import logging, os, socket, threading, starlette

@@ -21,3 +21,14 @@ def test_every_subject_delivers_every_event(events: int) -> None:
         assert f" {events} of {events} in " in lines[title]
     posthog = lines["posthog AsyncPosthog"]
     assert f" {events} of {events} in " in posthog or posthog.endswith("not installed")
+
+
+@pytest.mark.parametrize("framework", ["aiohttp", pytest.param("fastapi", marks=pytest.mark.long)])
+def test_the_apps_are_measured_with_and_without_tracking(framework: str) -> None:
+    command = [sys.executable, "-m", "benchmarks.apps", "--framework", framework, "--turns", "1", "--connections", "4"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=25)
+    assert result.returncode == 0, result.stdout + result.stderr
+    # 200 that count, and 20 before them on each of the four connections and the one that found the app up.
+    assert "300 of 300 events delivered" in result.stdout
+    for words in ("without tracking", "with tracking", "Mixpanel refuses connections", "Mixpanel never answers"):
+        assert words in result.stdout

@@ -1,17 +1,18 @@
-"""Each example runs unchanged against the emulator, told where it is by the environment only."""
+"""Each example runs unchanged against the emulator, told where it is by the environment only.
+
+The web apps are run by tests/integrations/test_app_servers.py.
+"""
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
-from importlib import import_module
 from pathlib import Path
-from types import ModuleType
 
-import httpx
 import pytest
-from aiohttp.test_utils import TestClient, TestServer
 
 from mixpanel_async import IdMerge
 from mixpanel_async.emulator import Emulator
@@ -28,11 +29,6 @@ def emulator(monkeypatch: pytest.MonkeyPatch) -> Iterator[Emulator]:
         monkeypatch.setenv("MIXPANEL_TOKEN", "example-token")
         monkeypatch.setenv("MIXPANEL_API_HOST", server.url)
         yield emulator
-
-
-def example(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(str(EXAMPLES))
-    return import_module(name)
 
 
 def run_example(name: str, *runner: str) -> str:
@@ -66,59 +62,21 @@ def test_a_test_of_the_sign_up() -> None:
 
 
 def test_worker(emulator: Emulator) -> None:
-    assert run_example("worker.py") == "10,000 events delivered\n"
-    events = emulator.events("Job finished")
-    assert len({event["properties"]["$insert_id"] for event in events}) == len(events) == 10_000
+    assert run_example("worker.py") == "10,020 events delivered\n"
+    for name, number in (("Job finished", 10_000), ("Paid", 20)):
+        events = emulator.events(name)
+        assert len({event["properties"]["$insert_id"] for event in events}) == len(events) == number
 
 
-@pytest.mark.anyio
-async def test_fastapi_app(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
-    app = example("fastapi_app", monkeypatch).app
-    async with app.router.lifespan_context(app):
-        transport = httpx.ASGITransport(app)
-        async with httpx.AsyncClient(transport=transport, base_url="http://shop.example") as browser:
-            assert (await browser.get("/")).status_code == 200
-            assert (await browser.post("/signup", json={"email": ACCOUNT})).status_code == 201
-            visitor = browser.cookies["visitor"]
-    assert_one_person(emulator, visitor)
-    profile = emulator.profile(visitor)
-    assert profile is not None
-    assert profile["$email"] == ACCOUNT
-
-
-@pytest.mark.anyio
-async def test_fastapi_app_refuses_the_sign_up_when_the_alias_fails(
-    emulator: Emulator, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    app = example("fastapi_app", monkeypatch).app
-    async with app.router.lifespan_context(app):
-        transport = httpx.ASGITransport(app)
-        async with httpx.AsyncClient(transport=transport, base_url="http://shop.example") as browser:
-            await browser.get("/")
-            emulator.fail_next(status=400, times=1, path="/track")
-            assert (await browser.post("/signup", json={"email": ACCOUNT})).status_code == 503
-            assert (await browser.post("/signup", json={"email": ACCOUNT})).status_code == 201
-    assert_one_person(emulator, browser.cookies["visitor"])
-
-
-@pytest.mark.asyncio
-async def test_aiohttp_app(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
-    app = example("aiohttp_app", monkeypatch).create_app()
-    async with TestClient(TestServer(app)) as browser:
-        assert (await browser.get("/")).status == 200
-        visitor = browser.session.cookie_jar.filter_cookies(browser.make_url("/"))["visitor"].value
-        assert (await browser.post("/signup", data={"email": ACCOUNT})).status == 201
-    assert_one_person(emulator, visitor)
-
-
-@pytest.mark.asyncio
-async def test_aiohttp_app_signs_up_although_the_alias_fails(
-    emulator: Emulator, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    app = example("aiohttp_app", monkeypatch).create_app()
-    async with TestClient(TestServer(app)) as browser:
-        await browser.get("/")
-        emulator.fail_next(status=400, times=1, path="/track")
-        assert (await browser.post("/signup", data={"email": ACCOUNT})).status == 201
-    assert "to be repeated: alias of visitor" in caplog.text
-    assert emulator.cluster(ACCOUNT) == {ACCOUNT}
+def test_a_worker_that_is_stopped_delivers_what_it_tracked(emulator: Emulator) -> None:
+    emulator.latency = 0.2
+    command = [sys.executable, "-W", "error", str(EXAMPLES / "worker.py")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as worker:
+        while not emulator.requests():
+            assert worker.poll() is None
+            time.sleep(0.01)
+        worker.send_signal(signal.SIGTERM)
+        words, errors = worker.communicate(timeout=20)
+    assert (worker.returncode, errors) == (0, "")
+    delivered = int(words.split()[0].replace(",", ""))
+    assert len(emulator.events()) == delivered < 10_020

@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import anyio.to_thread
 import pytest
 
 import mixpanel_async
@@ -19,6 +20,28 @@ from mixpanel_async.emulator import Emulator
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+# What a browser does with the web apps: each ends with the life of the app.
+ASGI_VISIT = """
+import httpx
+async with app.router.lifespan_context(app):
+    client = mixpanel.client
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://shop.example") as browser:
+        for method, path in (("GET", "/"), ("POST", "/signup"), ("POST", "/logout")):
+            assert (await browser.request(method, path)).status_code == 200
+assert EMULATOR.cluster("user-1") == {"user-1", EMULATOR.events("Signed up")[0]["properties"]["$device_id"]}
+"""
+AIOHTTP_VISIT = """
+import anyio.to_thread, asyncio
+from aiohttp.test_utils import TestClient, TestServer
+async def visit():
+    global client
+    async with TestClient(TestServer(app)) as browser:
+        client = mixpanel.client
+        assert (await browser.get("/")).status == 200
+# It knows asyncio alone.
+await anyio.to_thread.run_sync(asyncio.run, visit())
+assert len(EMULATOR.events("Page viewed")) == 1
+"""
 SNIPPETS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
@@ -38,11 +61,15 @@ async def test_the_snippet_runs(snippet: str, monkeypatch: pytest.MonkeyPatch) -
     if "def test_" in snippet:
         # It is a test itself: its fixtures are stood in for by what they give.
         snippet += "\nasync with EMULATOR.client() as client:\n    await test_sign_up(client, EMULATOR)\n"
+    if "MixpanelIntegration(" in snippet:
+        snippet += ASGI_VISIT if "FastAPI(" in snippet else AIOHTTP_VISIT
     code = compile(snippet, "README.md", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
     namespace: dict[str, Any] = {"EMULATOR": emulator}
-    running = eval(code, namespace)
-    if running is not None:
-        await running
+    if "await " in snippet or "async with" in snippet:
+        await eval(code, namespace)
+    else:
+        # A program without an event loop.
+        await anyio.to_thread.run_sync(eval, code, namespace)
     made = [value for value in namespace.values() if isinstance(value, AsyncMixpanel)]
     assert made
     for client in made:

@@ -1,0 +1,49 @@
+"""One app in a process of its own: `python -m benchmarks.app_child FRAMEWORK VARIANT` prints its port and serves.
+
+It ends by SIGTERM, as its server does.
+"""
+
+from __future__ import annotations
+
+import socket
+import sys
+from pathlib import Path
+from typing import Any
+
+EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+
+
+def serve(framework: str, variant: str) -> None:
+    """Serve the plain app, or the example as the environment tells it."""
+    # By its full name, or asyncio would not see that it is TCP, and leave Nagle's algorithm on.
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listener.bind(("127.0.0.1", 0))
+    listener.listen(1_000)
+    print(listener.getsockname()[1], flush=True)
+    sys.path.insert(0, str(EXAMPLES))
+    if framework == "fastapi":
+        import uvicorn
+
+        from . import plain_apps
+
+        app: Any = plain_apps.fastapi_app
+        if variant != "plain":
+            import fastapi_app
+
+            app = fastapi_app.app
+        uvicorn.Server(uvicorn.Config(app, access_log=False, log_level="error")).run([listener])
+    else:
+        from aiohttp import web
+
+        from . import plain_apps
+
+        made = plain_apps.aiohttp_app()
+        if variant != "plain":
+            import aiohttp_app
+
+            made = aiohttp_app.create_app()
+        web.run_app(made, sock=listener, access_log=None, print=None)
+
+
+if __name__ == "__main__":
+    serve(sys.argv[1], sys.argv[2])

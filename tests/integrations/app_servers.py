@@ -1,0 +1,130 @@
+"""The example apps as processes of their own, under the servers that people run them with."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+import httpx
+
+EXAMPLES: Final = Path(__file__).resolve().parents[2] / "examples"
+_ADDRESS: Final = re.compile(r"http://127\.0\.0\.1:([1-9]\d*)")
+_PATIENCE: Final = 20.0
+
+UVICORN: Final = ("uvicorn", "--app-dir", str(EXAMPLES), "--host", "127.0.0.1", "--port", "0")
+GUNICORN: Final = ("gunicorn", "--chdir", str(EXAMPLES), "--bind", "127.0.0.1:0", "--no-control-socket")
+# By the name that tests call them: the arguments after `python -m`, or the path of a script.
+SERVERS: Final[dict[str, Sequence[str]]] = {
+    "uvicorn": (*UVICORN, "fastapi_app:app"),
+    "gunicorn": (*GUNICORN, "-k", "uvicorn_worker.UvicornWorker", "fastapi_app:app"),
+    "gunicorn-asgi": (*GUNICORN, "-k", "asgi", "fastapi_app:app"),
+    "aiohttp": (str(EXAMPLES / "aiohttp_app.py"), "--port"),
+}
+
+
+class App:
+    """A running process.
+
+    Args:
+        process: it; its output is read all the time, so that it never waits for a reader.
+    """
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.process = process
+        self._lines: list[str] = []
+        self._news = threading.Condition()
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+        self.url = ""
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            with self._news:
+                self._lines.append(line)
+                self._news.notify_all()
+        with self._news:
+            self._lines.append("")
+            self._news.notify_all()
+
+    @property
+    def output(self) -> str:
+        with self._news:
+            return "".join(self._lines)
+
+    def wait_for(self, pattern: re.Pattern[str]) -> re.Match[str]:
+        """The first match in the output."""
+        found: re.Match[str] | None = None
+
+        def is_there() -> bool:
+            nonlocal found
+            found = pattern.search("".join(self._lines))
+            return found is not None or "" in self._lines
+
+        with self._news:
+            self._news.wait_for(is_there, _PATIENCE)
+        assert found is not None, self.output
+        return found
+
+    def browser(self) -> httpx.Client:
+        return httpx.Client(base_url=self.url, timeout=_PATIENCE, trust_env=False)
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """Ask it to stop, and wait until it has. Returns its exit status."""
+        self.process.send_signal(number)
+        status = self.process.wait(_PATIENCE)
+        self._reader.join(_PATIENCE)
+        return status
+
+    def kill(self) -> None:
+        if self.process.poll() is None:
+            # With the workers that it may have.
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait(_PATIENCE)
+        self._reader.join(_PATIENCE)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
+@contextmanager
+def started(server: str, api_host: str, **environment: str) -> Iterator[App]:
+    """An example app under a server, which answers by then."""
+    arguments = list(SERVERS[server])
+    if server == "aiohttp":
+        # It prints the port that it was asked for.
+        arguments.append(str(free_port()))
+    else:
+        arguments.insert(0, "-m")
+    command = [sys.executable, "-X", "dev", *arguments]
+    variables = {
+        **os.environ,
+        "MIXPANEL_TOKEN": "example-token",
+        "MIXPANEL_API_HOST": api_host,
+        "PYTHONUNBUFFERED": "1",
+        **environment,
+    }
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=variables, start_new_session=True
+    )
+    app = App(process)
+    try:
+        app.url = app.wait_for(_ADDRESS)[0]
+        yield app
+    finally:
+        app.kill()
+        assert process.stdout is not None
+        process.stdout.close()

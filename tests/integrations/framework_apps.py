@@ -1,0 +1,332 @@
+"""The same small app in each framework, for tests of what all integrations promise."""
+
+# Annotations are real objects here: FastAPI reads them, and some name what is local.
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import anyio
+import anyio.to_thread
+import httpx
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+from fastapi import BackgroundTasks as FastApiTasks
+from fastapi import Depends, FastAPI, HTTPException, Request, WebSocket
+from fastapi.responses import JSONResponse as FastApiResponse
+from fastapi.responses import RedirectResponse as FastApiRedirect
+from starlette.applications import Starlette
+from starlette.background import BackgroundTask
+from starlette.exceptions import HTTPException as StarletteHTTPException
+from starlette.middleware import Middleware
+from starlette.responses import JSONResponse, RedirectResponse, Response, StreamingResponse
+from starlette.routing import Mount, Route
+
+from mixpanel_async import AsyncMixpanel, BoundMixpanel
+from mixpanel_async.integrations import aiohttp, fastapi, starlette
+from mixpanel_async.integrations.starlette import current_mixpanel
+
+USER_HEADER = "X-User"
+
+
+def user_of(request: Any) -> str | None:
+    """Tests say in a header who is signed in."""
+    found: str | None = request.headers.get(USER_HEADER)
+    return found
+
+
+def user_dependency(request: Request) -> str | None:
+    return user_of(request)
+
+
+@dataclass
+class Served:
+    """A running app, and how to come to it."""
+
+    browser: Callable[[], httpx.AsyncClient]
+    mixpanel: Any
+
+
+async def described(mp: BoundMixpanel, name: str = "Page viewed") -> dict[str, Any]:
+    await mp.track(name)
+    assert current_mixpanel() is mp
+    return {"user": mp.user_id, "device": mp.device_id}
+
+
+async def parts() -> AsyncIterator[bytes]:
+    yield b"one,"
+    await current_mixpanel().track("Stream begun")
+    yield b"two"
+    await current_mixpanel().track("Stream ended")
+
+
+def background() -> None:
+    current_mixpanel().track_nowait("Background done")
+
+
+async def deep_task() -> None:
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(described, current_mixpanel(), "Task done")
+
+
+def starlette_app(mixpanel: starlette.MixpanelIntegration) -> Starlette:  # noqa: C901  a function a route
+    async def page(request: Request) -> Response:
+        return JSONResponse(await described(await mixpanel.bound(request)))
+
+    async def sign_in(request: Request) -> Response:
+        mp = await mixpanel.bound(request)
+        await mp.sign_in(request.path_params["user"], is_new="new" in request.query_params)
+        return JSONResponse({"device": mp.device_id})
+
+    async def sign_in_and_leave(request: Request) -> Response:
+        await (await mixpanel.bound(request)).sign_in(request.path_params["user"])
+        return RedirectResponse("/", 303)
+
+    async def sign_out(request: Request) -> Response:
+        mp = await mixpanel.bound(request)
+        mp.sign_out()
+        return JSONResponse({"device": mp.device_id})
+
+    async def fails(request: Request) -> Response:
+        await (await mixpanel.bound(request)).track("About to fail")
+        raise StarletteHTTPException(418)
+
+    async def breaks(request: Request) -> Response:
+        await (await mixpanel.bound(request)).track("About to break")
+        raise RuntimeError("broken")
+
+    async def stream(request: Request) -> Response:
+        await mixpanel.bound(request)
+        return StreamingResponse(parts())
+
+    async def late(request: Request) -> Response:
+        async def body() -> AsyncIterator[bytes]:
+            yield b"one"
+            await (await mixpanel.bound(request)).track("Too late for a cookie")
+
+        return StreamingResponse(body())
+
+    async def public(request: Request) -> Response:
+        await described(await mixpanel.bound(request))
+        return JSONResponse({}, headers={"Cache-Control": "public, max-age=60"})
+
+    async def with_background(request: Request) -> Response:
+        await mixpanel.bound(request)
+        return Response(background=BackgroundTask(background))
+
+    async def with_task(request: Request) -> Response:
+        await mixpanel.bound(request)
+        await deep_task()
+        await anyio.to_thread.run_sync(background)
+        return Response()
+
+    async def plain(request: Request) -> Response:
+        return Response("untouched")
+
+    routes = [
+        Route("/", page),
+        Route("/items/{item}", page),
+        Route("/signin/{user}", sign_in),
+        Route("/enter/{user}", sign_in_and_leave),
+        Route("/signout", sign_out),
+        Route("/fails", fails),
+        Route("/breaks", breaks),
+        Route("/stream", stream),
+        Route("/late", late),
+        Route("/public", public),
+        Route("/background", with_background),
+        Route("/task", with_task),
+        Route("/plain", plain),
+        Mount("/sub", routes=[Route("/items/{item}", page)]),
+    ]
+    return Starlette(routes=routes, lifespan=mixpanel.lifespan, middleware=[Middleware(mixpanel.middleware)])
+
+
+def fastapi_app(mixpanel: fastapi.MixpanelIntegration) -> FastAPI:  # noqa: C901  a function a route
+    app = FastAPI(lifespan=mixpanel.lifespan)
+    app.add_middleware(mixpanel.middleware)
+    bound = Depends(mixpanel.bound)
+
+    async def page(mp: Annotated[BoundMixpanel, bound]) -> dict[str, Any]:
+        return await described(mp)
+
+    app.add_api_route("/", page)
+    app.add_api_route("/items/{item}", page)
+
+    async def sign_in(user: str, request: Request, mp: Annotated[BoundMixpanel, bound]) -> dict[str, Any]:
+        await mp.sign_in(user, is_new="new" in request.query_params)
+        return {"device": mp.device_id}
+
+    app.add_api_route("/signin/{user}", sign_in)
+
+    async def sign_in_and_leave(user: str, mp: Annotated[BoundMixpanel, bound]) -> Any:
+        await mp.sign_in(user)
+        return FastApiRedirect("/", 303)
+
+    app.add_api_route("/enter/{user}", sign_in_and_leave)
+
+    def sign_out(mp: Annotated[BoundMixpanel, bound]) -> Any:
+        # In a worker thread, and with a response of its own.
+        mp.sign_out()
+        return FastApiResponse({"device": mp.device_id})
+
+    app.add_api_route("/signout", sign_out)
+
+    async def fails(mp: Annotated[BoundMixpanel, bound]) -> None:
+        await mp.track("About to fail")
+        raise HTTPException(418)
+
+    app.add_api_route("/fails", fails)
+
+    async def breaks(mp: Annotated[BoundMixpanel, bound]) -> None:
+        await mp.track("About to break")
+        raise RuntimeError("broken")
+
+    app.add_api_route("/breaks", breaks)
+
+    async def stream(mp: Annotated[BoundMixpanel, bound]) -> Any:
+        return StreamingResponse(parts())
+
+    app.add_api_route("/stream", stream)
+
+    async def public(mp: Annotated[BoundMixpanel, bound]) -> Any:
+        await described(mp)
+        return FastApiResponse({}, headers={"Cache-Control": "public, max-age=60"})
+
+    app.add_api_route("/public", public)
+
+    async def with_background(tasks: FastApiTasks, mp: Annotated[BoundMixpanel, bound]) -> None:
+        tasks.add_task(background)
+
+    app.add_api_route("/background", with_background)
+
+    async def with_task(mp: Annotated[BoundMixpanel, bound]) -> None:
+        await deep_task()
+        await anyio.to_thread.run_sync(background)
+
+    app.add_api_route("/task", with_task)
+
+    async def plain() -> str:
+        return "untouched"
+
+    app.add_api_route("/plain", plain)
+    sub = FastAPI()
+    sub.add_api_route("/items/{item}", page)
+    app.mount("/sub", sub)
+
+    @app.websocket("/ws")
+    async def socket(websocket: WebSocket, mp: Annotated[BoundMixpanel, bound]) -> None:
+        await websocket.accept()
+        await mp.track("Socket opened")
+        await websocket.send_json({"user": mp.user_id, "device": mp.device_id})
+        await websocket.close()
+
+    return app
+
+
+def aiohttp_app(mixpanel: aiohttp.MixpanelIntegration) -> web.Application:  # noqa: C901  a function a route
+    async def page(request: web.Request) -> web.StreamResponse:
+        return web.json_response(await described(request[aiohttp.MIXPANEL]))
+
+    async def sign_in(request: web.Request) -> web.StreamResponse:
+        mp = request[aiohttp.MIXPANEL]
+        await mp.sign_in(request.match_info["user"], is_new="new" in request.query)
+        return web.json_response({"device": mp.device_id})
+
+    async def sign_in_and_leave(request: web.Request) -> web.StreamResponse:
+        await request[aiohttp.MIXPANEL].sign_in(request.match_info["user"])
+        raise web.HTTPSeeOther("/")
+
+    async def sign_out(request: web.Request) -> web.StreamResponse:
+        mp = request[aiohttp.MIXPANEL]
+        mp.sign_out()
+        return web.json_response({"device": mp.device_id})
+
+    async def fails(request: web.Request) -> web.StreamResponse:
+        await request[aiohttp.MIXPANEL].track("About to fail")
+        raise web.HTTPNotAcceptable
+
+    async def breaks(request: web.Request) -> web.StreamResponse:
+        await request[aiohttp.MIXPANEL].track("About to break")
+        raise RuntimeError("broken")
+
+    async def stream(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        async for part in parts():
+            await response.write(part)
+        return response
+
+    async def late(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        await request[aiohttp.MIXPANEL].sign_in("maya")
+        return response
+
+    async def public(request: web.Request) -> web.StreamResponse:
+        await described(request[aiohttp.MIXPANEL])
+        return web.json_response({}, headers={"Cache-Control": "public, max-age=60"})
+
+    async def with_task(request: web.Request) -> web.StreamResponse:
+        await deep_task()
+        await anyio.to_thread.run_sync(background)
+        return web.Response()
+
+    async def socket(request: web.Request) -> web.StreamResponse:
+        response = web.WebSocketResponse()
+        await response.prepare(request)
+        mp = request[aiohttp.MIXPANEL]
+        await mp.track("Socket opened")
+        await response.send_json({"user": mp.user_id, "device": mp.device_id})
+        await response.close()
+        return response
+
+    app = web.Application()
+    mixpanel.setup(app)
+    app.add_routes(
+        [
+            web.get("/", page),
+            web.get("/items/{item}", page),
+            web.get("/signin/{user}", sign_in),
+            web.get("/enter/{user}", sign_in_and_leave),
+            web.get("/signout", sign_out),
+            web.get("/fails", fails),
+            web.get("/breaks", breaks),
+            web.get("/stream", stream),
+            web.get("/late", late),
+            web.get("/public", public),
+            web.get("/task", with_task),
+            web.get("/ws", socket),
+        ]
+    )
+    sub = web.Application()
+    sub.router.add_get("/items/{item}", page)
+    app.add_subapp("/sub", sub)
+    return app
+
+
+@asynccontextmanager
+async def serving(
+    framework: str, make: Callable[[], AsyncMixpanel], *, base_url: str = "http://shop.example", **options: Any
+) -> AsyncIterator[Served]:
+    """The app of a framework, from its start to its end."""
+    if framework == "aiohttp":
+        integration = aiohttp.MixpanelIntegration(make, **{"user_id": user_of, **options})
+        async with TestServer(aiohttp_app(integration)) as server:
+            yield Served(lambda: httpx.AsyncClient(base_url=str(server.make_url("/"))), integration)
+        return
+    app: Any
+    if framework == "starlette":
+        in_starlette = starlette.MixpanelIntegration(make, **{"user_id": user_of, **options})
+        app, mixpanel = starlette_app(in_starlette), in_starlette
+    else:
+        mixpanel = fastapi.MixpanelIntegration(make, **{"user_id": user_dependency, **options})
+        app = fastapi_app(mixpanel)
+
+    def browser() -> httpx.AsyncClient:
+        # The client's own address is the peer's.
+        transport = httpx.ASGITransport(app, raise_app_exceptions=False, client=("127.0.0.1", 40_000))
+        return httpx.AsyncClient(transport=transport, base_url=base_url)
+
+    async with app.router.lifespan_context(app):
+        yield Served(browser, mixpanel)

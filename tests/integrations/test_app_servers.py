@@ -1,0 +1,126 @@
+"""The example apps under real servers: started, used, stopped by a signal, and without Mixpanel."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+
+import httpx
+import pytest
+from aiohttp import ClientSession, DummyCookieJar, TCPConnector
+from app_servers import App, free_port, started
+
+from mixpanel_async import IdMerge
+from mixpanel_async.emulator import Emulator
+from mixpanel_async.testing import assert_profile, assert_tracked
+
+MAYA = "maya@example.com"
+NOAH = "noah@example.com"
+
+
+def post(app: App, browser: httpx.Client, path: str, email: str) -> httpx.Response:
+    # The one app takes a form, the other JSON.
+    if "aiohttp_app" in str(app.process.args):
+        return browser.post(path, data={"email": email})
+    return browser.post(path, json={"email": email})
+
+
+@pytest.mark.parametrize("system", IdMerge, ids=lambda system: system.value)
+@pytest.mark.parametrize("server", ["uvicorn", "aiohttp"])
+def test_one_person_with_all_ids(server: str, system: IdMerge) -> None:
+    """Anonymous visit, sign-up, second device, login, sign-out, somebody else on the same browser."""
+    emulator = Emulator(system)
+    with (
+        emulator.serve() as mixpanel,
+        started(server, mixpanel.url, MIXPANEL_ID_MERGE=system.value) as app,
+        app.browser() as laptop,
+        app.browser() as phone,
+    ):
+        assert laptop.get("/").json() == {"hello": "visitor"}
+        assert post(app, laptop, "/signup", MAYA).status_code == 201
+        assert laptop.get("/").json() == {"hello": MAYA}
+        hers = [laptop.cookies["mp_visitor"]]
+        assert phone.get("/").json() == {"hello": "visitor"}
+        assert post(app, phone, "/login", MAYA).status_code == 200
+        hers.append(phone.cookies["mp_visitor"])
+        assert laptop.post("/logout").status_code == 204
+        assert laptop.get("/").json() == {"hello": "visitor"}
+        assert post(app, laptop, "/signup", NOAH).status_code == 201
+        assert laptop.get("/").json() == {"hello": NOAH}
+        his = laptop.cookies["mp_visitor"]
+        assert app.stop() in {0, -signal.SIGTERM}
+    prefix = "$device:" if system is IdMerge.SIMPLIFIED else ""
+    assert emulator.cluster(MAYA) == {MAYA, *(prefix + one for one in hers)}
+    assert emulator.cluster(NOAH) == {NOAH, prefix + his}
+    for person in (MAYA, NOAH):
+        assert_tracked(emulator, "Signed up", distinct_id=person)
+        assert_profile(emulator, person, {"$email": person})
+    assert_tracked(emulator, "Signed in", distinct_id=MAYA)
+    assert_tracked(emulator, "Signed out", distinct_id=MAYA)
+    views = [event["properties"] for event in emulator.events("Page viewed")]
+    # In a Legacy project, what the phone did before is hers only if it is still queued at the login.
+    sure = [view for view in views if system is not IdMerge.LEGACY or view["$device_id"] != hers[1]]
+    assert [view["distinct_id"] for view in sure].count(emulator.resolve(MAYA)) == len(sure) - 2
+    assert_tracked(emulator, "Page viewed", distinct_id=NOAH, times=2)
+    assert len(views) == 5
+    assert emulator.rejected() == []
+
+
+# SIGINT is for those that people stop by hand; gunicorn takes it as a wish not to wait for workers.
+@pytest.mark.parametrize(
+    ("server", "number"),
+    [
+        ("uvicorn", signal.SIGTERM),
+        ("uvicorn", signal.SIGINT),
+        ("aiohttp", signal.SIGTERM),
+        ("aiohttp", signal.SIGINT),
+        ("gunicorn", signal.SIGTERM),
+        pytest.param("gunicorn-asgi", signal.SIGTERM, marks=pytest.mark.long),
+    ],
+    ids=str,
+)
+def test_a_signal_delivers_what_is_pending(server: str, number: signal.Signals) -> None:
+    emulator = Emulator()
+    with emulator.serve() as mixpanel, started(server, mixpanel.url) as app, app.browser() as browser:
+        for _ in range(50):
+            assert browser.get("/").status_code == 200
+        status = app.stop(number)
+    # Some servers end themselves by the signal, when they have cleaned up.
+    assert status in {0, -number}, app.output
+    assert "Warning" not in app.output
+    assert "ERROR" not in app.output
+    assert_tracked(emulator, "Page viewed", times=50)
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("server", ["uvicorn", "aiohttp"])
+async def test_500_requests_at_once(server: str) -> None:
+    emulator = Emulator()
+    with emulator.serve() as mixpanel, started(server, mixpanel.url) as app:
+        connector, jar = TCPConnector(limit=0), DummyCookieJar()
+        async with ClientSession(app.url, connector=connector, cookie_jar=jar) as browsers:
+            answers = await asyncio.gather(*(browsers.get("/") for _ in range(500)))
+        app.stop()
+    assert {answer.status for answer in answers} == {200}
+    visitors = {answer.cookies["mp_visitor"].value for answer in answers}
+    assert len(visitors) == 500
+    events = emulator.events("Page viewed")
+    assert {event["properties"]["$device_id"] for event in events} == visitors
+    assert len(events) == 500
+
+
+@pytest.mark.parametrize("server", ["uvicorn", "aiohttp"])
+def test_without_mixpanel_requests_succeed_and_sign_up_is_the_apps_decision(server: str) -> None:
+    nowhere = f"http://127.0.0.1:{free_port()}"
+    with started(server, nowhere, MIXPANEL_ID_MERGE="original") as app, app.browser() as browser:
+        for _ in range(20):
+            assert browser.get("/").status_code == 200
+        signed_up = post(app, browser, "/signup", MAYA)
+        if server == "aiohttp":
+            assert signed_up.status_code == 201
+            assert browser.get("/").json() == {"hello": MAYA}
+            assert "was not joined to the account" in app.output
+        else:
+            assert signed_up.status_code == 503
+            assert browser.get("/").json() == {"hello": "visitor"}
+            assert "503" in app.output

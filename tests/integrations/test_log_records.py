@@ -1,0 +1,45 @@
+"""Log records carry as data what they say in words, and come once an episode."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import pytest
+
+from mixpanel_async import BatchPolicy, RetryPolicy
+from mixpanel_async.emulator import Emulator
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_trouble_is_told_as_data_once(caplog: pytest.LogCaptureFixture) -> None:
+    emulator = Emulator()
+    retry = RetryPolicy(initial=0.0, maximum=0.0)
+    with caplog.at_level(logging.WARNING, "mixpanel_async"):
+        async with emulator.client(retry=retry, batching=BatchPolicy(max_pending_events=2)) as mp:
+            emulator.fail_next(status=503, times=3, path="/track")
+            for _ in range(5):
+                await mp.track("private-person", "Event", {"private": "value"})
+            await mp.flush()
+            emulator.break_next("zero", path="/engage")
+            await mp.people_set("private-person", {"private": "value"})
+            await mp.flush()
+    told: list[dict[str, Any]] = [record.mixpanel for record in caplog.records]  # type: ignore[attr-defined]
+    assert told == [
+        {"event": "dropped", "reason": "queue_full", "records": 1},
+        {"event": "retried", "kind": "events", "status": 503, "records": 2},
+        {"event": "not_whole", "kind": "people", "status": 200, "records": 1},
+    ]
+    assert "private" not in caplog.text
+
+
+async def test_refused_credentials_are_an_error(caplog: pytest.LogCaptureFixture) -> None:
+    emulator = Emulator()
+    emulator.fail_next(status=401, times=1)
+    with caplog.at_level(logging.WARNING, "mixpanel_async"):
+        async with emulator.client(shutdown_timeout=0.05) as mp:
+            await mp.track("user", "Event")
+            await mp.flush(0.05)
+    (record,) = [record for record in caplog.records if record.levelno == logging.ERROR]
+    assert record.mixpanel == {"event": "refused", "kind": "events", "status": 401, "records": 1}  # type: ignore[attr-defined]

@@ -1,0 +1,123 @@
+"""The metrics agree with what the client says of itself, and tell nothing else."""
+
+from __future__ import annotations
+
+import gc
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+
+from mixpanel_async import BatchPolicy, RetryPolicy
+from mixpanel_async.emulator import Emulator
+from mixpanel_async.integrations.otel import MixpanelMetrics
+
+pytestmark = pytest.mark.anyio
+
+
+class Exported:
+    """Metrics as an exporter would get them: for each name, values or histograms by their attributes."""
+
+    def __init__(self) -> None:
+        self._reader = InMemoryMetricReader()
+        self.provider = MeterProvider([self._reader])
+
+    def read(self) -> dict[str, dict[tuple[tuple[str, str], ...], Any]]:
+        data = self._reader.get_metrics_data()
+        found: dict[str, dict[tuple[tuple[str, str], ...], Any]] = {}
+        for resource in data.resource_metrics if data else ():
+            for scope in resource.scope_metrics:
+                assert scope.scope.name == "mixpanel_async"
+                for metric in scope.metrics:
+                    points = found.setdefault(metric.name.removeprefix("mixpanel.client."), {})
+                    for point in metric.data.data_points:
+                        attributes: Any = point.attributes or {}
+                        points[tuple(sorted(attributes.items()))] = getattr(point, "value", point)
+        return found
+
+
+async def test_counts_queue_and_batches_are_exported() -> None:
+    exported = Exported()
+    metrics = MixpanelMetrics(exported.provider)
+    emulator = Emulator()
+    batching = BatchPolicy(linger=3600.0, max_pending_events=5)
+    retry = RetryPolicy(initial=0.0, maximum=0.0)
+    async with emulator.client(on_delivered=metrics.on_delivered, batching=batching, retry=retry) as mp:
+        metrics.watch(mp)
+        for number in range(6):
+            await mp.track("user", "Event", {"number": number})
+        queued = exported.read()
+        assert queued["queue.records"] == {(): 5}
+        assert queued["queue.size"] == {(): mp.stats().pending_bytes}
+        emulator.fail_next(status=503, times=1)
+        await mp.flush()
+        await mp.people_set("user", {"plan": "free"})
+        await mp.flush()
+        seen = exported.read()
+        stats = mp.stats()
+    assert seen["records.accepted"] == {(): stats.accepted} == {(): 7}
+    assert seen["records.delivered"] == {(): 6}
+    assert seen["records.lost"] == {(("reason", "queue_full"),): 1}
+    assert seen["requests"] == {(): 3}
+    assert seen["retries"] == {(): 1}
+    assert seen["queue.records"] == seen["queue.size"] == seen["requests.in_flight"] == {(): 0}
+    events, people = ((("kind", kind),) for kind in ("events", "people"))
+    assert {kind: point.sum for kind, point in seen["batch.records"].items()} == {events: 5, people: 1}
+    assert {kind: point.sum for kind, point in seen["batch.attempts"].items()} == {events: 2, people: 1}
+    assert seen["batch.size"][events].sum > seen["batch.size"][people].sum > 0
+    for point in seen["request.duration"].values():
+        assert point.count == 1
+        assert 0 < point.sum < 20
+
+
+async def test_clients_are_told_apart_by_name() -> None:
+    exported = Exported()
+    metrics = MixpanelMetrics(exported.provider)
+    emulator = Emulator()
+    async with (
+        emulator.client(on_delivered=metrics.named("shop")) as shop,
+        emulator.client(on_delivered=metrics.named("worker")) as worker,
+    ):
+        metrics.watch(shop, "shop")
+        metrics.watch(worker, "worker")
+        metrics.watch(worker, "worker")
+        with pytest.raises(ValueError, match="another client"):
+            metrics.watch(shop, "worker")
+        await shop.track("user", "Event")
+        await shop.flush()
+        seen = exported.read()
+    assert seen["records.delivered"] == {(("client", "shop"),): 1, (("client", "worker"),): 0}
+    assert list(seen["batch.records"]) == [(("client", "shop"), ("kind", "events"))]
+
+
+async def test_a_client_that_is_gone_is_not_kept_for_its_numbers() -> None:
+    exported = Exported()
+    metrics = MixpanelMetrics(exported.provider)
+    mp = Emulator().client()
+    metrics.watch(mp)
+    await mp.aclose()
+    assert exported.read()["records.accepted"] == {(): 0}
+    del mp
+    gc.collect()
+    assert exported.read().get("records.accepted", {}) == {}
+    async with Emulator().client() as other:
+        metrics.watch(other)
+        assert exported.read()["records.accepted"] == {(): 0}
+
+
+async def test_without_an_sdk_it_costs_and_does_nothing() -> None:
+    metrics = MixpanelMetrics()
+    async with Emulator().client(on_delivered=metrics.on_delivered) as mp:
+        metrics.watch(mp)
+        await mp.track("user", "Event")
+    assert mp.stats().delivered == 1
+
+
+def test_a_missing_extra_is_named(tmp_path: Path) -> None:
+    program = "import sys; sys.modules['opentelemetry'] = None\nimport mixpanel_async.integrations.otel"
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=25, cwd=tmp_path)
+    assert 'pip install "mixpanel-async[otel]"' in result.stderr.splitlines()[-1]

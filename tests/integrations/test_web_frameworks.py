@@ -1,0 +1,503 @@
+"""What the integrations promise, in each framework: who a request is from, what the browser keeps, what is tracked."""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from http.cookies import SimpleCookie
+from typing import Any
+
+import anyio
+import httpx
+import pytest
+from framework_apps import USER_HEADER, Served, serving
+
+from mixpanel_async import AsyncMixpanel, ClientClosedError, ConfigurationError, IdMerge, Overflow
+from mixpanel_async import BatchPolicy as Batches
+from mixpanel_async.emulator import Emulator
+from mixpanel_async.integrations._visits import CookiePolicy
+from mixpanel_async.integrations.starlette import current_mixpanel
+from mixpanel_async.testing import assert_not_tracked, assert_same_person, assert_tracked
+
+pytestmark = pytest.mark.anyio
+
+VISITOR = "3f2b0a52-1c1c-4b6e-9d7e-0a4f2c1d8e11"
+CHROME = "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/120.0.0.0 Safari/537.36"
+
+# aiohttp knows asyncio alone.
+FRAMEWORKS = [("starlette", "asyncio"), ("starlette", "trio"), ("fastapi", "asyncio"), ("aiohttp", "asyncio")]
+
+
+def only(*frameworks: str) -> pytest.MarkDecorator:
+    """For what the others do not have."""
+    chosen = [one for one in FRAMEWORKS if one[0] in frameworks]
+    return pytest.mark.parametrize("framework_and_backend", chosen, indirect=True, ids=map("-".join, chosen))
+
+
+@pytest.fixture(params=FRAMEWORKS, ids="-".join)
+def framework_and_backend(request: pytest.FixtureRequest) -> Any:
+    return request.param
+
+
+@pytest.fixture
+def anyio_backend(framework_and_backend: tuple[str, str]) -> Any:
+    backend = framework_and_backend[1]
+    return backend, {"debug": True} if backend == "asyncio" else {}
+
+
+@pytest.fixture
+def framework(framework_and_backend: tuple[str, str]) -> str:
+    return framework_and_backend[0]
+
+
+Serve = Callable[..., Any]
+
+
+@pytest.fixture
+def emulator() -> Emulator:
+    return Emulator(IdMerge.ORIGINAL)
+
+
+@pytest.fixture
+def serve(framework: str, emulator: Emulator) -> Serve:
+    """Serve the app with a client of the emulator, which is closed when the app ends."""
+
+    @asynccontextmanager
+    async def serve(*, client: dict[str, Any] | None = None, **options: Any) -> AsyncIterator[Served]:
+        def make() -> AsyncMixpanel:
+            return emulator.client(**{"id_merge": emulator.id_merge, **(client or {})})
+
+        async with serving(framework, make, **options) as served:
+            yield served
+
+    return serve
+
+
+def sent_cookies(response: httpx.Response) -> dict[str, Any]:
+    """The cookies that a response sets, by name, with their attributes."""
+    found: dict[str, Any] = {}
+    for header in response.headers.get_list("set-cookie"):
+        found.update(SimpleCookie(header))
+    return found
+
+
+async def test_the_first_visit_leaves_an_anonymous_id_in_a_cookie(serve: Serve, emulator: Emulator) -> None:
+    async with serve() as served, served.browser() as browser:
+        first = await browser.get("/")
+        (cookie,) = sent_cookies(first).values()
+        again = await browser.get("/items/7")
+        assert sent_cookies(again) == {}
+        assert first.json() == again.json() == {"user": None, "device": cookie.value}
+    assert cookie.key == "mp_visitor"
+    assert uuid.UUID(cookie.value).version == 4
+    attributes = {name: cookie[name] for name in ("path", "max-age", "httponly", "samesite", "secure", "domain")}
+    assert attributes == {
+        "path": "/",
+        "max-age": "31536000",
+        "httponly": True,
+        "samesite": "Lax",
+        "secure": "",
+        "domain": "",
+    }
+    assert_tracked(emulator, "Page viewed", distinct_id=cookie.value, times=2)
+
+
+async def test_name_age_and_place_of_the_cookie_are_the_apps(serve: Serve) -> None:
+    policy = CookiePolicy(name="anon", max_age=60, domain="shop.example", path="/items", secure=True)
+    async with serve(cookie=policy) as served, served.browser() as browser:
+        (cookie,) = sent_cookies(await browser.get("/items/7")).values()
+    assert cookie.key == "anon"
+    assert (cookie["max-age"], cookie["domain"], cookie["path"]) == ("60", "shop.example", "/items")
+    assert cookie["secure"] is True
+
+
+async def test_the_cookie_is_secure_where_the_visitor_came_by_https(serve: Serve) -> None:
+    said = {"https": True, "http, https": True, "https, http": False, "": False}
+    for trusted, expected in (
+        (1, said),
+        (["127.0.0.0/8"], said),
+        (["10.0.0.0/8"], {"https": False}),
+        (0, {"https": False}),
+    ):
+        async with serve(trusted_proxies=trusted) as served:
+            for proto, secure in expected.items():
+                async with served.browser() as browser:
+                    response = await browser.get("/", headers={"X-Forwarded-Proto": proto})
+                assert bool(sent_cookies(response)["mp_visitor"]["secure"]) is secure
+
+
+@only("starlette", "fastapi")
+async def test_https_without_a_proxy(serve: Serve) -> None:
+    async with serve(base_url="https://shop.example") as served, served.browser() as browser:
+        assert sent_cookies(await browser.get("/"))["mp_visitor"]["secure"] is True
+
+
+TAMPERED = (
+    "garbage",
+    str(uuid.uuid1()),
+    VISITOR.upper(),
+    VISITOR.replace("-", ""),
+    VISITOR.replace("-4", "-5"),
+    "{" + VISITOR + "}",
+    "00000000-0000-0000-0000-000000000000",
+    "x" * 3_000,
+    "' OR 1=1",
+    "",
+)
+
+
+async def test_a_cookie_that_is_no_uuid4_is_replaced(serve: Serve, emulator: Emulator) -> None:
+    fresh = set()
+    async with serve() as served:
+        for tampered in TAMPERED:
+            async with served.browser() as browser:
+                headers = {"Cookie": f"mp_visitor={tampered}; mp_visitor_user=abc"}
+                cookies = sent_cookies(await browser.get("/", headers=headers))
+            assert uuid.UUID(cookies["mp_visitor"].value).version == 4
+            fresh.add(cookies["mp_visitor"].value)
+            # What was kept of the user went with the id.
+            assert cookies["mp_visitor_user"]["max-age"] == "0"
+    assert VISITOR not in fresh
+    assert {event["properties"]["distinct_id"] for event in emulator.events("Page viewed")} == fresh
+    assert len(fresh) == len(TAMPERED)
+
+
+async def test_a_forged_link_costs_the_forger_a_fresh_id_and_joins_nobody(serve: Serve, emulator: Emulator) -> None:
+    headers = {"Cookie": f"mp_visitor={VISITOR}; mp_visitor_user=forged"}
+    async with serve() as served, served.browser() as browser:
+        assert sent_cookies(await browser.get("/", headers=headers)) == {}
+        fresh = (await browser.get("/signin/maya", headers=headers)).json()["device"]
+    assert fresh != VISITOR
+    assert emulator.cluster("maya") == {"maya", fresh}
+
+
+async def test_signing_in_and_out(serve: Serve, emulator: Emulator) -> None:
+    async with serve() as served, served.browser() as browser:
+        await browser.get("/")
+        anonymous = browser.cookies["mp_visitor"]
+        signed_in = await browser.get("/signin/maya?new")
+        assert set(sent_cookies(signed_in)) == {"mp_visitor_user"}
+        assert "maya" not in str(signed_in.headers)
+        assert sent_cookies(await browser.get("/", headers={USER_HEADER: "maya"})) == {}
+        # Her session ended, she logs in again: nothing is new.
+        assert sent_cookies(await browser.get("/signin/maya")) == {}
+        assert browser.cookies["mp_visitor"] == anonymous
+        signed_out = await browser.get("/signout")
+        assert set(sent_cookies(signed_out)) == {"mp_visitor", "mp_visitor_user"}
+        assert sent_cookies(signed_out)["mp_visitor_user"]["max-age"] == "0"
+        stranger = browser.cookies["mp_visitor"]
+        await browser.get("/signin/noah?new")
+        assert browser.cookies["mp_visitor"] == stranger
+    assert emulator.cluster("maya") == {"maya", anonymous}
+    assert emulator.cluster("noah") == {"noah", stranger}
+    assert len([entry for entry in emulator.identity_log() if entry["event"] == "$identify"]) == 2
+
+
+async def test_another_user_of_the_browser_although_nobody_signed_out(serve: Serve, emulator: Emulator) -> None:
+    async with serve() as served, served.browser() as browser:
+        await browser.get("/signin/maya?new")
+        hers = browser.cookies["mp_visitor"]
+        response = await browser.get("/signin/noah?new")
+        assert set(sent_cookies(response)) == {"mp_visitor", "mp_visitor_user"}
+    assert emulator.cluster("maya") == {"maya", hers}
+    assert emulator.cluster("noah") == {"noah", browser.cookies["mp_visitor"]}
+
+
+async def test_a_sign_in_that_ends_in_a_redirect_is_kept(serve: Serve) -> None:
+    async with serve() as served, served.browser() as browser:
+        response = await browser.get("/enter/maya")
+        assert response.status_code == 303
+        assert set(sent_cookies(response)) == {"mp_visitor", "mp_visitor_user"}
+
+
+async def test_a_sign_in_that_mixpanel_cannot_take_raises_in_the_handler(serve: Serve, emulator: Emulator) -> None:
+    async with serve() as served, served.browser() as browser:
+        await browser.get("/")
+        anonymous = browser.cookies["mp_visitor"]
+        emulator.fail_next(status=400, times=1, path="/track")
+        # The app of this test does nothing about it.
+        assert (await browser.get("/signin/maya?new")).status_code == 500
+        assert (await browser.get("/signin/maya?new")).status_code == 200
+        assert browser.cookies["mp_visitor"] == anonymous
+    assert emulator.cluster("maya") == {"maya", anonymous}
+
+
+async def test_the_user_is_who_the_app_says(serve: Serve, emulator: Emulator) -> None:
+    async with serve() as served, served.browser() as browser:
+        assert (await browser.get("/", headers={USER_HEADER: "maya"})).json()["user"] == "maya"
+        assert (await browser.get("/", headers={USER_HEADER: ""})).json()["user"] is None
+    assert_tracked(emulator, "Page viewed", distinct_id="maya", properties={"$user_id": "maya"})
+
+
+async def test_a_user_who_is_no_text_is_the_apps_mistake(serve: Serve, emulator: Emulator, framework: str) -> None:
+    def seven(request: Any) -> Any:
+        return 7
+
+    def seven_dependency() -> int:
+        return 7
+
+    user_id = seven_dependency if framework == "fastapi" else seven
+    async with serve(user_id=user_id) as served, served.browser() as browser:
+        assert (await browser.get("/")).status_code == 500
+    assert_not_tracked(emulator, "Page viewed")
+
+
+async def test_the_apps_own_answers_may_be_awaited(serve: Serve, framework: str) -> None:
+    async def user(request: Any) -> str:
+        await anyio.lowlevel.checkpoint()
+        return "maya"
+
+    async def user_dependency() -> str:
+        return "maya"
+
+    async def consent(request: Any) -> bool:
+        await anyio.lowlevel.checkpoint()
+        return "yes" in request.headers
+
+    user_id: Any = user_dependency if framework == "fastapi" else user
+    async with serve(user_id=user_id, consent=consent) as served, served.browser() as browser:
+        assert (await browser.get("/", headers={"yes": "1"})).json()["user"] == "maya"
+        assert (await browser.get("/")).json()["user"] is None
+
+
+async def test_without_consent_nothing_is_sent_and_nothing_kept(serve: Serve, emulator: Emulator) -> None:
+    def consent(request: Any) -> bool:
+        return str(request.headers.get("X-Consent", "yes")) == "yes"
+
+    no = {"X-Consent": "no", USER_HEADER: "maya"}
+    async with serve(consent=consent) as served, served.browser() as browser:
+        for path in ("/", "/signin/maya", "/signout", "/stream"):
+            response = await browser.get(path, headers=no)
+            assert response.status_code == 200
+            assert sent_cookies(response) == {}
+        assert emulator.requests() == []
+        # It was given, and is taken back.
+        await browser.get("/signin/noah")
+        assert set(browser.cookies) == {"mp_visitor", "mp_visitor_user"}
+        response = await browser.get("/", headers=no)
+        assert {cookie["max-age"] for cookie in sent_cookies(response).values()} == {"0"}
+        assert response.json() == {"user": None, "device": None}
+        assert set(browser.cookies) == set()
+    assert_not_tracked(emulator, "Page viewed")
+
+
+async def test_what_the_headers_say_is_on_the_events(serve: Serve, emulator: Emulator) -> None:
+    headers = {
+        "User-Agent": CHROME,
+        "Referer": "https://search.example/find?q=private",
+        "X-Forwarded-For": "203.0.113.99, 198.51.100.7",
+    }
+    async with serve(trusted_proxies=1) as served, served.browser() as browser:
+        await browser.get("/", headers=headers)
+    assert_tracked(
+        emulator,
+        "Page viewed",
+        properties={
+            "$browser": "Chrome",
+            "$browser_version": 120,
+            "$os": "Linux",
+            "$referrer": "https://search.example/find",
+            "$referring_domain": "search.example",
+            "ip": "198.51.100.7",
+        },
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "ip"),
+    [({}, "127.0.0.1"), ({"geolocate": False}, None), ({"trusted_proxies": ["127.0.0.0/8"]}, "198.51.100.7")],
+    ids=["peer", "off", "proxy"],
+)
+async def test_the_address_is_the_peers_unless_a_proxy_is_trusted(
+    serve: Serve, emulator: Emulator, options: dict[str, Any], ip: str | None
+) -> None:
+    forwarded = [("X-Forwarded-For", "203.0.113.99"), ("X-Forwarded-For", "198.51.100.7")]
+    async with serve(**options) as served, served.browser() as browser:
+        await browser.get("/", headers=forwarded)
+    assert emulator.events("Page viewed")[0]["properties"].get("ip") == ip
+
+
+async def test_headers_that_are_no_text_break_nothing(serve: Serve, emulator: Emulator) -> None:
+    headers = [
+        (b"Referer", b"https://shop.example/\xff\xfe"),
+        (b"User-Agent", b"\xff Version/\xff Safari/"),
+        (b"X-Forwarded-For", b"\xff"),
+        (b"Cookie", b"mp_visitor=\xff; \xff"),
+    ]
+    async with serve(trusted_proxies=1) as served, served.browser() as browser:
+        assert (await browser.get("/", headers=headers)).status_code == 200
+    assert_tracked(emulator, "Page viewed")
+
+
+async def test_an_http_error_of_the_handler_carries_the_cookie(serve: Serve, emulator: Emulator) -> None:
+    async with serve() as served, served.browser() as browser:
+        response = await browser.get("/fails")
+        assert response.status_code in {406, 418}
+        visitor = sent_cookies(response)["mp_visitor"].value
+    assert_tracked(emulator, "About to fail", distinct_id=visitor)
+
+
+async def test_an_exception_in_the_handler_is_the_apps_as_ever(
+    serve: Serve, emulator: Emulator, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with serve() as served, served.browser() as browser:
+        assert (await browser.get("/breaks")).status_code == 500
+        assert (await browser.get("/")).status_code == 200
+    assert_tracked(emulator, "About to break")
+    assert [record for record in caplog.records if record.name == "mixpanel_async"] == []
+
+
+async def test_a_stream_keeps_its_visitor_to_its_end(serve: Serve, emulator: Emulator) -> None:
+    async with serve() as served, served.browser() as browser:
+        response = await browser.get("/stream")
+        assert response.text == "one,two"
+        visitor = sent_cookies(response)["mp_visitor"].value
+    for name in ("Stream begun", "Stream ended"):
+        assert_tracked(emulator, name, distinct_id=visitor)
+
+
+# FastAPI's dependencies come before any response.
+@only("starlette", "aiohttp")
+async def test_what_comes_after_the_response_has_begun_is_said_to_be_lost(
+    serve: Serve, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with serve() as served, served.browser() as browser:
+        with caplog.at_level(logging.WARNING, "mixpanel_async"):
+            for _ in range(2):
+                assert (await browser.get("/late")).status_code == 200
+    words = [record.getMessage() for record in caplog.records if record.name == "mixpanel_async"]
+    assert len([word for word in words if "after the response had begun" in word]) == 1
+
+
+async def test_a_response_for_everybody_carries_nobodys_id(serve: Serve) -> None:
+    async with serve() as served, served.browser() as browser:
+        assert sent_cookies(await browser.get("/public")) == {}
+        assert sent_cookies(await browser.get("/")) != {}
+
+
+async def test_tasks_and_threads_keep_the_binding(serve: Serve, emulator: Emulator) -> None:
+    async with serve() as served, served.browser() as browser:
+        await browser.get("/task", headers={USER_HEADER: "maya"})
+    for name in ("Task done", "Background done"):
+        assert_tracked(emulator, name, distinct_id="maya")
+
+
+@only("starlette", "fastapi")
+async def test_background_tasks_keep_the_binding(serve: Serve, emulator: Emulator) -> None:
+    async with serve() as served, served.browser() as browser:
+        await browser.get("/background", headers={USER_HEADER: "maya"})
+    assert_tracked(emulator, "Background done", distinct_id="maya")
+
+
+async def test_requests_at_once_do_not_mix(serve: Serve, emulator: Emulator) -> None:
+    async def visit(served: Served, person: str) -> None:
+        async with served.browser() as browser:
+            for _ in range(5):
+                assert (await browser.get("/", headers={USER_HEADER: person})).json()["user"] == person
+
+    async with serve() as served, anyio.create_task_group() as tasks:
+        for number in range(20):
+            tasks.start_soon(visit, served, f"person-{number}")
+    for number in range(20):
+        assert_tracked(emulator, "Page viewed", distinct_id=f"person-{number}", times=5)
+
+
+async def test_outside_a_request_there_is_no_current_client(serve: Serve) -> None:
+    async with serve() as served, served.browser() as browser:
+        await browser.get("/")
+        with pytest.raises(LookupError, match="no request"):
+            current_mixpanel()
+
+
+async def test_requests_can_be_tracked(serve: Serve, emulator: Emulator) -> None:
+    async with serve(track_requests="Request") as served, served.browser() as browser:
+        for path in ("/items/private?token=secret", "/sub/items/7", "/fails", "/breaks", "/nowhere"):
+            await browser.get(path)
+    events = [event["properties"] for event in emulator.events("Request")]
+    seen = [(event["method"], event["path"], event["status"]) for event in events]
+    (_, _, failed) = seen[2]
+    assert failed in {406, 418}
+    assert seen == [
+        ("GET", "/items/{item}", 200),
+        ("GET", "/sub/items/{item}", 200),
+        ("GET", "/fails", failed),
+        ("GET", "/breaks", 500),
+    ]
+    assert all(0 <= event["duration"] < 20 for event in events)
+    assert len({event["distinct_id"] for event in events}) == 1
+
+
+# In aiohttp every request has its visitor.
+@only("starlette", "fastapi")
+async def test_a_request_that_asked_for_nothing_is_tracked_with_a_visitor(serve: Serve, emulator: Emulator) -> None:
+    async with serve() as served, served.browser() as browser:
+        assert sent_cookies(await browser.get("/plain")) == {}
+    async with serve(track_requests="Request") as served, served.browser() as browser:
+        visitor = sent_cookies(await browser.get("/plain"))["mp_visitor"].value
+    assert_tracked(emulator, "Request", distinct_id=visitor, properties={"path": "/plain"})
+
+
+async def test_a_full_queue_fails_no_request_that_is_only_tracked(serve: Serve) -> None:
+    options = {"overflow": Overflow.RAISE, "batching": Batches(max_pending_events=1, linger=3600.0)}
+    async with serve(client=options, track_requests="Request") as served, served.browser() as browser:
+        assert (await browser.get("/signout")).status_code == 200
+        assert (await browser.get("/signout")).status_code == 200
+
+
+async def test_leaving_delivers_what_is_queued(serve: Serve, emulator: Emulator) -> None:
+    async with serve(client={"batching": Batches(linger=3600.0)}) as served, served.browser() as browser:
+        await browser.get("/")
+        assert emulator.requests() == []
+        client = served.mixpanel.client
+    assert_tracked(emulator, "Page viewed")
+    with pytest.raises(ClientClosedError):
+        await client.track("somebody", "Too late")
+    with pytest.raises(RuntimeError, match="has no Mixpanel client yet"):
+        _ = served.mixpanel.client
+
+
+async def test_a_client_that_does_not_know_the_project_stops_the_start(serve: Serve) -> None:
+    with pytest.raises(ConfigurationError, match="MIXPANEL_ID_MERGE"):
+        async with serve(client={"id_merge": None}):
+            pass
+
+
+async def test_a_test_can_put_its_own_client_in(serve: Serve, emulator: Emulator) -> None:
+    other = Emulator(IdMerge.ORIGINAL)
+    async with serve() as served, served.browser() as browser, other.client(id_merge=IdMerge.ORIGINAL) as mp:
+        with served.mixpanel.using(mp):
+            await browser.get("/")
+        await browser.get("/")
+        await mp.flush()
+        assert len(other.events("Page viewed")) == 1
+    assert len(emulator.events("Page viewed")) == 1
+
+
+@pytest.mark.parametrize("system", IdMerge, ids=lambda system: system.value)
+async def test_one_person_with_all_ids(framework: str, system: IdMerge) -> None:
+    """Visit, sign-up, second device, login, sign-out, somebody else on the same browser."""
+    emulator = Emulator(system)
+
+    def make() -> AsyncMixpanel:
+        return emulator.client(id_merge=system, batching=Batches(linger=0.0))
+
+    async with serving(framework, make) as served, served.browser() as laptop, served.browser() as phone:
+        for browser, path in (
+            (laptop, "/"),
+            (laptop, "/signin/maya?new"),
+            (phone, "/"),
+            (phone, "/signin/maya"),
+        ):
+            await browser.get(path)
+            await served.mixpanel.client.flush()
+        hers = {laptop.cookies["mp_visitor"], phone.cookies["mp_visitor"]}
+        await laptop.get("/signout")
+        await laptop.get("/")
+        await laptop.get("/signin/noah?new")
+        his = laptop.cookies["mp_visitor"]
+    prefix = "$device:" if system is IdMerge.SIMPLIFIED else ""
+    assert emulator.cluster("maya") == {"maya", *(prefix + one for one in hers)}
+    assert emulator.cluster("noah") == {"noah", prefix + his}
+    assert_same_person(emulator, "maya", prefix + hers.pop())
