@@ -7,6 +7,7 @@ import os
 import warnings
 import weakref
 from collections.abc import Mapping
+from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
@@ -16,7 +17,7 @@ from ._buffer import Buffer, most_in_flight
 from ._config import BatchPolicy, ClientOptions, EventsEndpoint, IdMerge, Overflow, Region, RetryPolicy, env_options
 from ._core import Properties
 from ._credentials import ServiceAccountCredentials
-from ._errors import ValidationError
+from ._errors import ClientClosedError, ValidationError, refuse
 from ._hooks import Hooks, OnDelivered, OnDrop
 from ._identity import Identity
 from ._profiles import Profiles
@@ -28,6 +29,11 @@ from ._tracking import Tracking
 from ._transport import HttpClient, Transport
 from ._wire.build import BeforeSend, Builder, SerializerOption
 from ._wire.encode import Encoder, best_compressor
+from .flags.exposures import Track
+from .flags.local import LocalFeatureFlagsProvider
+from .flags.options import LocalFlags, RemoteFlags
+from .flags.providers import make_providers
+from .flags.remote import RemoteFeatureFlagsProvider
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -72,6 +78,8 @@ class AsyncMixpanel(Tracking, Identity, Profiles):
         on_drop: called with a list of `LostRecord` and a `DropReason` for every loss; a plain function is called in
             a worker thread, a coroutine function in the event loop.
         on_delivered: called with a `Delivery` for each request that Mixpanel took, in the same way.
+        local_flags: evaluate feature flags in this process; see `LocalFlags`. None for not.
+        remote_flags: evaluate feature flags by asking Mixpanel; see `RemoteFlags`. None for not.
         http_client: an `httpx.AsyncClient` of your own. It stays yours to close.
         timeout: seconds for one request as a whole, from the wait for a connection to the last byte; 0.001 to 3,600.
         shutdown_timeout: seconds that `aclose()` may take to deliver; 0 to 3,600. Also how long a `flush()` without a
@@ -80,6 +88,7 @@ class AsyncMixpanel(Tracking, Identity, Profiles):
 
     Raises:
         ConfigurationError: if an option is out of bounds.
+        ImportError: if `local_flags` is given and the extra `flags` is missing.
     """
 
     def __init__(
@@ -100,6 +109,8 @@ class AsyncMixpanel(Tracking, Identity, Profiles):
         before_send: BeforeSend | None = None,
         on_drop: OnDrop | None = None,
         on_delivered: OnDelivered | None = None,
+        local_flags: LocalFlags | None = None,
+        remote_flags: RemoteFlags | None = None,
         http_client: HttpClient | None = None,
         timeout: float = 10.0,
         shutdown_timeout: float = 10.0,
@@ -130,8 +141,17 @@ class AsyncMixpanel(Tracking, Identity, Profiles):
             before_send=before_send,
             recent=not options.by_import,
         )
-        queue, sender, caller = _wired(options, Hooks(on_drop, on_delivered), http_client, runtime)
+        queue, sender, caller, transport = _wired(options, Hooks(on_drop, on_delivered), http_client, runtime)
         super().__init__(options=options, builder=builder, queue=queue, sender=sender, caller=caller, runtime=runtime)
+        self._flags = make_providers(
+            local_flags,
+            remote_flags,
+            options=options,
+            sender=sender,
+            transport=transport,
+            runtime=runtime,
+            track=_tracker(weakref.ref(self)),
+        )
         weakref.finalize(self, _left_behind, queue, sender)
 
     @classmethod
@@ -202,7 +222,27 @@ class AsyncMixpanel(Tracking, Identity, Profiles):
 
     def stats(self) -> Stats:
         """A snapshot of what became of everything so far. From any thread."""
-        return self._queue.stats()
+        stats = self._queue.stats()
+        flags = self._flags.stats()
+        return stats if flags is None else replace(stats, flags=flags)
+
+    @property
+    def local_flags(self) -> LocalFeatureFlagsProvider:
+        """Feature flags, evaluated in this process.
+
+        Raises:
+            ConfigurationError: if the client was made without `local_flags`.
+        """
+        return self._flags.local or refuse("the client was made without local_flags=LocalFlags()")
+
+    @property
+    def remote_flags(self) -> RemoteFeatureFlagsProvider:
+        """Feature flags, evaluated by Mixpanel.
+
+        Raises:
+            ConfigurationError: if the client was made without `remote_flags`.
+        """
+        return self._flags.remote or refuse("the client was made without remote_flags=RemoteFlags()")
 
     def bind(
         self,
@@ -244,7 +284,7 @@ class AsyncMixpanel(Tracking, Identity, Profiles):
 
 def _wired(
     options: ClientOptions, hooks: Hooks, http_client: HttpClient | None, runtime: Runtime
-) -> tuple[Queue, Sender, Caller]:
+) -> tuple[Queue, Sender, Caller, Transport]:
     """The parts that hold and send, joined to one another."""
     compress, off_loop_from = best_compressor()
     encoder = Encoder(
@@ -269,7 +309,19 @@ def _wired(
         runtime=runtime,
         patience=options.shutdown_timeout,
     )
-    return queue, sender, Caller(sender.attempt, encoder, options.identity_retry, runtime)
+    return queue, sender, Caller(sender.attempt, encoder, options.identity_retry, runtime), transport
+
+
+def _tracker(client: weakref.ref[AsyncMixpanel]) -> Track:
+    """What queues an event for flags, which outlive a client that is dropped and must not keep it."""
+
+    def track(distinct_id: str, event_name: str, properties: Mapping[str, Any]) -> None:
+        found = client()
+        if found is None:
+            raise ClientClosedError("the client was dropped")
+        found.track_nowait(distinct_id, event_name, properties)
+
+    return track
 
 
 def _left_behind(queue: Queue, sender: Sender) -> None:

@@ -82,6 +82,10 @@ class Sender:
         self._closed: FlushResult | None = None
         self._is_winding_up = self._is_abandoned = False
         self._logbook = Logbook(runtime.monotonic)
+        self.on_start: Callable[[], None] = _nothing
+        """Called in the event loop whenever the sender starts there."""
+        self.on_close: Callable[[], None] = _nothing
+        """Called in the event loop when the client begins to close."""
         queue.on_work = self._wake
         queue.on_loss = self._tell_soon
         queue.on_fork = self._forked
@@ -134,6 +138,7 @@ class Sender:
             self._main = Job(_nothing, self._main_ended)
             assert self._host is not None
             self._host.spawn(self._main, self._run, "mixpanel sender")
+            self.on_start()
 
     def _main_ended(self, job: Job[Any]) -> None:
         if job is self._main:
@@ -324,6 +329,7 @@ class Sender:
             return self._closed
         self.attach()
         self._queue.closed = True
+        self.on_close()
         self.progressed()
         if self._closer is None or self._closer.done.is_set():
             from_callback = self._queue.hooks.is_caller()

@@ -96,7 +96,7 @@ class Transport:
         """One attempt.
 
         Args:
-            request: what to post.
+            request: what to send.
             timeout: seconds for this attempt, if fewer than usual.
 
         Returns:
@@ -142,11 +142,12 @@ class Transport:
         return NoReply(sent=True, message=f"no complete answer within {limit:g} s")
 
     async def _exchange(self, client: httpx.AsyncClient, request: Request, limit: float) -> Reply | NoReply:
-        # A compressed answer is not asked for: httpx would unfold it before its size can be looked at.
-        headers = {**request.headers, "Accept-Encoding": "identity"}
+        # Unless the request asks for it, no compressed answer: those to a POST are small.
+        headers = {"Accept-Encoding": "identity", **request.headers}
+        most = MAX_REPLY_BYTES if request.max_reply_bytes is None else request.max_reply_bytes
         outgoing = client.build_request(
-            "POST",
-            self._origin + request.path,
+            request.method,
+            self._origin + request.path + ("?" + request.query if request.query else ""),
             headers=headers,
             content=request.body,
             timeout=httpx.Timeout(limit * _PHASE_SHARE),
@@ -155,13 +156,13 @@ class Transport:
         try:
             if response.is_stream_consumed:
                 # A transport of the user's, such as a mock, may hand over a response that is complete.
-                return _reply(response, response.content)
+                return _reply(response, response.content, most)
             body = bytearray()
             async for chunk in response.aiter_raw():
                 body += chunk
-                if len(body) > MAX_REPLY_BYTES:
-                    return NoReply(sent=True, message=f"the answer is larger than {MAX_REPLY_BYTES} bytes")
-            return _reply(response, _decoded(bytes(body), response.headers.get("Content-Encoding", "")))
+                if len(body) > most:
+                    return _too_large(most)
+            return _reply(response, _decoded(bytes(body), response.headers.get("Content-Encoding", ""), most), most)
         finally:
             with anyio.CancelScope(shield=True), anyio.move_on_after(_CLOSE_TIMEOUT):
                 await response.aclose()
@@ -184,16 +185,26 @@ async def _close(client: httpx.AsyncClient) -> None:
         await client.aclose()
 
 
-def _reply(response: httpx.Response, body: bytes) -> Reply:
-    return Reply(status=response.status_code, body=body, retry_after=response.headers.get("Retry-After"))
+def _reply(response: httpx.Response, body: bytes, most: int) -> Reply | NoReply:
+    if len(body) > most:
+        return _too_large(most)
+    headers = response.headers
+    return Reply(
+        status=response.status_code, body=body, retry_after=headers.get("Retry-After"), etag=headers.get("ETag")
+    )
 
 
-def _decoded(body: bytes, encoding: str) -> bytes:
-    """The body of a proxy that compresses what it was asked not to, within the limit; empty if it cannot be read."""
+def _too_large(most: int) -> NoReply:
+    return NoReply(sent=True, message=f"the answer is larger than {most} bytes")
+
+
+def _decoded(body: bytes, encoding: str, most: int) -> bytes:
+    """The body of an answer that is compressed, asked for or not: a little beyond the limit at most, empty if it cannot
+    be read."""
     if encoding.lower() not in {"gzip", "deflate"}:
         return body
     try:
-        return zlib.decompressobj(zlib.MAX_WBITS | 32).decompress(body, MAX_REPLY_BYTES)
+        return zlib.decompressobj(zlib.MAX_WBITS | 32).decompress(body, most + 1)
     except zlib.error:
         return b""
 
