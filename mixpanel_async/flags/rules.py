@@ -81,9 +81,9 @@ def _in(item: Any, container: Any) -> bool:
 
 def _remainder(dividend: Any, divisor: Any) -> Any:
     # Of a text it is formatting, by which a rule could ask for gigabytes of blanks.
-    if isinstance(dividend, str) and "%" in dividend:
-        if len(dividend) > _MAX_FORMAT or any(char.isdecimal() or char == "*" for char in dividend):
-            raise TypeError
+    is_format = isinstance(dividend, str) and "%" in dividend
+    if is_format and (len(dividend) > _MAX_FORMAT or any(char.isdecimal() or char == "*" for char in dividend)):
+        raise TypeError
     return dividend % divisor
 
 
