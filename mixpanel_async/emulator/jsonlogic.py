@@ -16,10 +16,19 @@ import operator
 import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta, timezone
+from itertools import pairwise
 from typing import Any, Final
 
 _MAX_DEPTH: Final = 100
 _MOMENT: Final = re.compile(r"(\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d)(?:\.\d+)?(?:[Zz]|([+-])(\d\d):(\d\d))")
+_SYMBOLS: Final[Mapping[str, Callable[[Any, Any], Any]]] = {
+    "===": operator.eq,
+    "!==": operator.ne,
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+}
 _PLAIN_NUMBER: Final = re.compile(r"0|[1-9][0-9]*")
 _IDENTIFIER: Final = re.compile(r"[0-9A-Za-z-]+")
 
@@ -193,21 +202,24 @@ def _number(value: Any) -> float:
 def _equal(first: Any, second: Any) -> bool:
     if first is None or second is None:
         return first is second
-    same_kind = isinstance(first, str) == isinstance(second, str)
-    if isinstance(first, (list, Mapping)) or isinstance(second, (list, Mapping)) or (same_kind and first == second):
+    kinds = (type(first), type(second))
+    if kinds == (str, str) or list in kinds or dict in kinds:
         return bool(first == second)
-    return False if same_kind and isinstance(first, str) else _number(first) == _number(second)
+    return _number(first) == _number(second)
 
 
 def _identical(first: Any, second: Any) -> bool:
-    kinds = [bool if isinstance(one, bool) else float if isinstance(one, (int, float)) else type(one) for one in
-             (first, second)]  # fmt: skip
-    return kinds[0] is kinds[1] and bool(first == second)
+    return _kind(first) is _kind(second) and bool(first == second)
+
+
+def _kind(value: Any) -> type:
+    """As JavaScript has them: whole numbers and fractions are one kind."""
+    return float if isinstance(value, int) and not isinstance(value, bool) else type(value)
 
 
 def _ordered(compare: Callable[[Any, Any], bool]) -> Callable[..., bool]:
     def holds(*values: Any) -> bool:
-        pairs = list(zip(values, values[1:]))  # noqa: B905  of neighbours
+        pairs = list(pairwise(values))
         return bool(pairs) and all(
             compare(*pair) if all(isinstance(one, str) for one in pair) else compare(*map(_number, pair))
             for pair in pairs
@@ -233,21 +245,22 @@ def _semver(actual: Any, symbol: Any, target: Any) -> bool:
 def _moment(actual: Any, symbol: Any, target: Any) -> bool:
     if isinstance(target, bool) or not isinstance(target, (int, float)) or abs(target) >= 2**63:
         return False
-    return _compared(_epoch(actual), symbol, math.trunc(target / 1000) if isinstance(target, float) else
-                     int(math.copysign(abs(target) // 1000, target)))  # fmt: skip
+    seconds = abs(int(target)) // 1000
+    return _compared(_epoch(actual), symbol, -seconds if target < 0 else seconds)
 
 
 def _compared(actual: Any, symbol: Any, target: Any) -> bool:
-    symbols = {"===": operator.eq, "!==": operator.ne, "<": operator.lt, "<=": operator.le, ">": operator.gt,
-               ">=": operator.ge}  # fmt: skip
-    return actual is not None and target is not None and symbol in symbols and bool(symbols[symbol](actual, target))
+    if actual is None or target is None or symbol not in _SYMBOLS:
+        return False
+    return bool(_SYMBOLS[symbol](actual, target))
 
 
 def _version_key(text: Any) -> Any:
     """What orders versions by Semantic Versioning 2.0.0; None for what is none."""
     if not isinstance(text, str) or len(text) > 256:
         return None
-    text, plus, build = text.strip().removeprefix("v").removeprefix("V" * (text.strip()[:1] == "V")).partition("+")
+    text = text.strip()
+    text, plus, build = text[text[:1] in {"v", "V"} :].partition("+")
     numbers, dash, tail = text.partition("-")
     parts = numbers.split(".")
     fields = tail.split(".") if dash else []

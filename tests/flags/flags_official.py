@@ -25,19 +25,19 @@ FALLBACK: Final = "the fallback"
 
 
 class Official:
-    """The official local provider, given definitions as an answer of Mixpanel's would give them."""
+    """The official local provider."""
 
-    def __init__(self, definitions: bytes) -> None:
+    def __init__(self) -> None:
         self.tracked: list[tuple[str, str, dict[str, Any]]] = []
         self._provider = LocalFeatureFlagsProvider(
             "token", LocalFlagsConfig(), "5.4.1", lambda *event: self.tracked.append(event)
         )
+
+    def load(self, definitions: bytes) -> set[Any]:
+        """Give it an answer of Mixpanel's. Returns the keys of the flags that it has now."""
         request = httpx.Request("GET", "https://api.mixpanel.com")
         now = datetime(2026, 1, 1)
         self._provider._handle_response(httpx.Response(200, content=definitions, request=request), now, now)
-
-    @property
-    def keys(self) -> set[str]:
         return set(self._provider._flag_definitions)
 
     def get_variant(self, key: str, context: Mapping[str, Any], *, report_exposure: bool = False) -> Any:
@@ -149,7 +149,10 @@ def definition(chance: Random, key: str) -> dict[str, Any]:
         if chance.random() < 0.9:
             variant["split"] = _share(chance) if chance.random() < 0.97 else None
         variants.append(variant)
-    ruleset = {"variants": variants, "rollout": [_rollout(chance) for _ in range(chance.choice((0, 1, 1, 1, 2, 3)))]}
+    ruleset: dict[str, Any] = {
+        "variants": variants,
+        "rollout": [_rollout(chance) for _ in range(chance.choice((0, 1, 1, 1, 2, 3)))],
+    }
     if chance.random() < 0.4:
         users = {chance.choice(_PEOPLE): chance.choice((*_VARIANTS, "TREATMENT", "ghost", None)) for _ in range(3)}
         ruleset["test"] = chance.choice(({"users": users}, {"users": users}, {"users": {}}, None))

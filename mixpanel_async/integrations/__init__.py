@@ -1,0 +1,1 @@
+"""Helpers for frameworks; each needs its extra."""
