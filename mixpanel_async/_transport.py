@@ -152,16 +152,23 @@ class Transport:
             content=request.body,
             timeout=httpx.Timeout(limit * _PHASE_SHARE),
         )
+        if request.query:
+            outgoing.url = _Discreet(outgoing.url)
         response = await client.send(outgoing, stream=True, follow_redirects=False)
         try:
             if response.is_stream_consumed:
                 # A transport of the user's, such as a mock, may hand over a response that is complete.
                 return _reply(response, response.content, most)
             body = bytearray()
-            async for chunk in response.aiter_raw():
-                body += chunk
-                if len(body) > most:
-                    return _too_large(most)
+            # Cancelled and not left: only so do the generators beneath it come to their end in time.
+            with anyio.CancelScope() as reading:
+                async for chunk in response.aiter_raw():
+                    if len(body) <= most:
+                        body += chunk
+                    if len(body) > most:
+                        reading.cancel()
+            if len(body) > most:
+                return _too_large(most)
             return _reply(response, _decoded(bytes(body), response.headers.get("Content-Encoding", ""), most), most)
         finally:
             with anyio.CancelScope(shield=True), anyio.move_on_after(_CLOSE_TIMEOUT):
@@ -183,6 +190,22 @@ class Transport:
 async def _close(client: httpx.AsyncClient) -> None:
     with anyio.move_on_after(_CLOSE_TIMEOUT):
         await client.aclose()
+
+
+class _Discreet(httpx.URL):
+    """A URL that shows no query where it is written, as httpx writes every one to its log."""
+
+    def __str__(self) -> str:
+        return str(self.copy_with(query=None))
+
+    def __repr__(self) -> str:
+        return repr(self.copy_with(query=None))
+
+    def __eq__(self, other: object) -> bool:
+        return httpx.URL(self) == (httpx.URL(other) if isinstance(other, httpx.URL) else other)
+
+    def __hash__(self) -> int:
+        return hash(httpx.URL(self))
 
 
 def _reply(response: httpx.Response, body: bytes, most: int) -> Reply | NoReply:
