@@ -37,6 +37,7 @@ pytestmark = pytest.mark.anyio
 
 PERSON = {"distinct_id": "user-1"}
 SECRET = "account-secret"
+BOMB = gzip.compress(b" " * 50_000_000, 1)
 
 
 def enabled(mp: AsyncMixpanel, key: str = "f") -> bool:
@@ -81,7 +82,7 @@ def packed(body: bytes) -> httpx.Response:
 
 
 async def bomb(request: httpx.Request) -> httpx.Response:
-    return packed(gzip.compress(b" " * 50_000_000))
+    return packed(BOMB)
 
 
 async def half_packed(request: httpx.Request) -> httpx.Response:
