@@ -15,6 +15,7 @@ documents are silent".
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
 import os
@@ -255,7 +256,7 @@ class Emulator(FaultControls):
     def flags(self) -> list[dict[str, Any]]:
         """The definitions of all feature flags, complete."""
         with self._state.lock:
-            return self._state.flags.all()
+            return copy.deepcopy(self._state.flags.all())
 
     def set_flags(self, definitions: Iterable[Mapping[str, Any]]) -> None:
         """Have these feature flags and no others, until they are set again or the file of `flags` changes.
