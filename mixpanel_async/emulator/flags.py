@@ -208,7 +208,7 @@ def variant_of(definition: Mapping[str, Any], context: Mapping[str, Any]) -> dic
     ruleset = definition["ruleset"]
     variants = sorted(ruleset["variants"], key=lambda variant: str(variant["key"]))
     users = (ruleset.get("test") or {}).get("users") or {}
-    tested = _by_name(variants, users.get(str(context.get("distinct_id"))))
+    tested = _by_name(variants, users.get(str(context.get("distinct_id"))) or None)
     if tested is not None:
         return _told(definition, tested, is_tester=True)
     salt = definition.get("hash_salt")

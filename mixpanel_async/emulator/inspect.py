@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from . import Emulator
 
 MAX_LIMIT: Final = 1_000_000
-MAX_CONTROL_BYTES: Final = 1024 * 1024
+MAX_CONTROL_BYTES: Final = 64 * 1024
 
 
 class BadParameterError(Exception):

@@ -69,6 +69,8 @@ class Flag:
         named: what a test user gets, by the variant's folded name.
         rollouts: in order.
         variant_salt: that variants are drawn with.
+        is_drawn: whether a person's buckets can make a difference.
+        is_shared: whether every value may be handed to several callers, as none can be changed by them.
         digest: of the definition, to tell whether it changed.
         problems: of its rules that are never met.
     """
@@ -80,6 +82,8 @@ class Flag:
     named: Mapping[str, SelectedVariant]
     rollouts: Sequence[Rollout]
     variant_salt: Salt
+    is_drawn: bool
+    is_shared: bool
     digest: bytes
     problems: Sequence[str]
 
@@ -174,6 +178,8 @@ def _flag(entry: Mapping[str, Any], before: Flag | None, library: Library) -> Fl
         named=named,
         rollouts=rollouts,
         variant_salt=_salt(f"{entry['key']}{salt or ''}variant"),
+        is_drawn=any(one.buckets != BUCKETS or not (one.forced or one.only) for one in rollouts),
+        is_shared=not any(isinstance(variant["value"], (dict, list)) for variant in variants),
         digest=digest,
         problems=problems,
     )

@@ -30,7 +30,7 @@ def evaluate(flag: Flag, context: Mapping[str, Any], state_of: StateOf) -> Selec
     Args:
         flag: the definition.
         context: of the person: `distinct_id`, what the flag is rolled out by, `custom_properties` for rules.
-        state_of: `hashing.state_of`, best with a memory: it is asked twice.
+        state_of: `hashing.state_of`, or the same with a memory.
 
     Raises:
         UndecidableError: if the definition makes no sense where the evaluation got to.
@@ -40,29 +40,26 @@ def evaluate(flag: Flag, context: Mapping[str, Any], state_of: StateOf) -> Selec
     if not subject:
         return flag.missing
     if flag.testers and (forced := _of_tester(flag, context)) is not None:
-        return _own(forced)
-    rollout = _assigned(flag, subject, context, state_of)
+        return _own(flag, forced)
+    state = state_of(subject if subject.__class__ is str else str(subject)) if flag.is_drawn else 0
+    rollout = _assigned(flag, state, context)
     if rollout is None:
         return _NO_MATCH
-    chosen = rollout.forced or rollout.only
-    if chosen is None:
-        chosen = rollout.by_bucket[flag.variant_salt.bucket(state_of(str(subject)))]
+    chosen = rollout.forced or rollout.only or rollout.by_bucket[flag.variant_salt.bucket(state)]
     if chosen is None:
         raise UndecidableError
-    return _own(chosen)
+    return chosen if flag.is_shared else _own(flag, chosen)
 
 
-def _assigned(flag: Flag, subject: object, context: Mapping[str, Any], state_of: StateOf) -> Rollout | None:
+def _assigned(flag: Flag, state: int, context: Mapping[str, Any]) -> Rollout | None:
     """The first rollout that reaches this context."""
-    state: int | None = None
     properties: Mapping[Any, Any] | None = None
     for rollout in flag.rollouts:
-        if rollout.buckets is None:
+        buckets = rollout.buckets
+        if buckets is None:
             raise UndecidableError
-        if rollout.buckets < BUCKETS:
-            state = state_of(str(subject)) if state is None else state
-            if rollout.salt.bucket(state) >= rollout.buckets:
-                continue
+        if buckets < BUCKETS and rollout.salt.bucket(state) >= buckets:
+            continue
         if rollout.is_ruled or rollout.legacy is not None:
             properties = _properties(context) if properties is None else properties
             if not properties or not _is_met(rollout, properties):
@@ -77,10 +74,9 @@ def _of_tester(flag: Flag, context: Mapping[str, Any]) -> SelectedVariant | None
     return None if name is None else flag.named.get(name)
 
 
-def _own(variant: SelectedVariant) -> SelectedVariant:
+def _own(flag: Flag, variant: SelectedVariant) -> SelectedVariant:
     """The variant for a caller: what it does to an object or a list in it must not reach the next caller."""
-    value = variant.variant_value
-    return replace(variant, variant_value=_copied(value)) if value.__class__ in {dict, list} else variant
+    return variant if flag.is_shared else replace(variant, variant_value=_copied(variant.variant_value))
 
 
 def _copied(value: Any) -> Any:

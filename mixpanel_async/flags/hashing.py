@@ -19,8 +19,10 @@ _MASK: Final = 0xFFFFFFFFFFFFFFFF
 
 def fnv1a64(data: bytes, state: int = _OFFSET) -> int:
     """64-bit FNV-1a, from the beginning or from where an earlier part of the data left it."""
+    # Locals, as this is where the time goes that evaluating a flag takes.
+    prime, mask = _PRIME, _MASK
     for byte in data:
-        state = ((state ^ byte) * _PRIME) & _MASK
+        state = ((state ^ byte) * prime) & mask
     return state
 
 

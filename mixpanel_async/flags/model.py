@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 FallbackKind = Literal["FLAG_NOT_FOUND", "MISSING_CONTEXT_KEY", "NO_ROLLOUT_MATCH", "BACKEND_ERROR"]
@@ -79,11 +79,23 @@ class SelectedVariant:
 
     def with_source(self, source: Source) -> SelectedVariant:
         """A copy that says where it came from, and is no fallback."""
-        return replace(self, variant_source=source, fallback_reason=None)
+        return self._as(source, None)
 
     def as_fallback(self, reason: FallbackReason) -> SelectedVariant:
         """A copy that says that it is the caller's own value, and why."""
-        return replace(self, variant_source=VariantSource.FALLBACK, fallback_reason=reason)
+        return self._as(VariantSource.FALLBACK, reason)
+
+    def _as(self, source: Source, reason: FallbackReason | None) -> SelectedVariant:
+        # `dataclasses.replace` takes three times as long.
+        return SelectedVariant(
+            self.variant_value,
+            self.variant_key,
+            self.experiment_id,
+            self.is_experiment_active,
+            self.is_qa_tester,
+            source,
+            reason,
+        )
 
 
 def as_variant(fallback: object) -> SelectedVariant:

@@ -113,6 +113,8 @@ class Poller:
         self._etag: str | None = None
         self._digest = b""
         self._is_stopped = False
+        self.is_idle = True
+        """Whether nothing fetches definitions although something should."""
         # Whoever holds this polls; a task that finds another in its place has been superseded.
         self._turn: object | None = None
         self._bell: anyio.Event | None = None
@@ -123,11 +125,6 @@ class Poller:
     def age(self) -> float | None:
         """Seconds since the definitions were last known to be those that Mixpanel has."""
         return None if self._fresh_at is None else max(0.0, self._runtime.monotonic() - self._fresh_at)
-
-    @property
-    def is_idle(self) -> bool:
-        """Whether nothing fetches definitions although something should."""
-        return self._turn is None and not self._is_stopped and not self._is_done
 
     @property
     def _is_done(self) -> bool:
@@ -150,16 +147,18 @@ class Poller:
         if self._is_stopped or self._is_done:
             return
         turn = self._turn = object()
+        self.is_idle = False
         self._bell, self._news = anyio.Event(), anyio.Event()
         try:
             self._sender.spawn(partial(self._run, turn), "mixpanel flags", partial(self._ended, turn))
         except ClientClosedError:
-            self._turn = None
+            self._ended(turn)
 
     def stop(self) -> None:
         """Poll no more. A fetch under way has a moment to end. From the loop's own thread only."""
         self._is_stopped = True
         self._turn = None
+        self.is_idle = False
         for event in (self._bell, self._news):
             if event is not None:
                 event.set()
@@ -184,6 +183,7 @@ class Poller:
     def _ended(self, turn: object) -> None:
         if self._turn is turn:
             self._turn = None
+            self.is_idle = not self._is_done
 
     async def _run(self, turn: object) -> None:
         failures = 0
