@@ -71,6 +71,21 @@ def test_worker(emulator: Emulator) -> None:
     assert len({event["properties"]["$insert_id"] for event in events}) == len(events) == 10_000
 
 
+def test_feature_flags(emulator: Emulator) -> None:
+    variants = [{"key": "one-page", "value": {"layout": "one page"}, "is_control": False, "split": 1.0}]
+    rollout = {"rollout_percentage": 1.0, "runtime_evaluation_rule": {"==": [{"var": "plan"}, "Pro"]}}
+    emulator.set_flags([{"key": "checkout", "ruleset": {"variants": variants, "rollout": [rollout]}}])
+    printed = run_example("feature_flags.py").splitlines()
+    assert printed == ["user-1: classic (NO_ROLLOUT_MATCH)", "user-2: one page", "user-3: one page"]
+    exposed = [event["properties"]["distinct_id"] for event in emulator.events("$experiment_started")]
+    assert sorted(exposed) == ["user-2", "user-3"]
+
+
+def test_feature_flags_without_definitions(emulator: Emulator) -> None:
+    printed = run_example("feature_flags.py").splitlines()
+    assert printed == [f"user-{number}: classic (FLAG_NOT_FOUND)" for number in (1, 2, 3)]
+
+
 @pytest.mark.anyio
 async def test_fastapi_app(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
     app = example("fastapi_app", monkeypatch).app

@@ -15,6 +15,7 @@ import mixpanel_async
 from mixpanel_async import AsyncMixpanel, BatchPolicy, IdMerge, RetryPolicy
 from mixpanel_async._transport import in_process
 from mixpanel_async.emulator import Emulator
+from mixpanel_async.flags import LocalFlags, RemoteFlags
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -54,7 +55,9 @@ def test_the_two_commands_are_as_agreed() -> None:
     assert 'pip install -e ".[dev]" && pytest\n' in README
 
 
-@pytest.mark.parametrize("options", [BatchPolicy(), RetryPolicy()], ids=["BatchPolicy", "RetryPolicy"])
+@pytest.mark.parametrize(
+    "options", [BatchPolicy(), RetryPolicy(), LocalFlags(), RemoteFlags()], ids=lambda options: type(options).__name__
+)
 def test_every_option_of_a_policy_is_in_the_readme(options: object) -> None:
     for name in type(options).__slots__:  # type: ignore[attr-defined]
         assert f"| `{name}` |" in README

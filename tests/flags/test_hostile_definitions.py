@@ -13,6 +13,13 @@ from mixpanel_async.flags import FallbackReason, SelectedVariant
 
 pytestmark = pytest.mark.anyio
 
+
+@pytest.fixture
+def anyio_backend() -> Any:
+    """Nothing here depends on the event loop."""
+    return "asyncio"
+
+
 JUNK: list[Any] = [
     None, True, 0, -1, 2**70, 1e308, float("nan"), float("inf"), "", "x", "\ud800", [], [None], {}, {"key": None},
     {"": {}}, [[[]]], ["a", 1], "\x00", {"users": 5}, {"key": []},

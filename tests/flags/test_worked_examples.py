@@ -16,6 +16,12 @@ SALT = "0123456789abcdef0123456789abcdef"
 NO_MATCH = FallbackReason.no_rollout_match()
 
 
+@pytest.fixture
+def anyio_backend() -> Any:
+    """Nothing here depends on the event loop."""
+    return "asyncio"
+
+
 async def decided(definition: dict[str, Any], *contexts: dict[str, Any]) -> list[Any]:
     """For each context the variant's key, or the reason why there is none."""
     async with local(Server(), [definition], poll_interval=None) as mp:
