@@ -156,7 +156,7 @@ class LocalFeatureFlagsProvider:
     def _wake(self) -> None:
         """Start to poll in the caller's event loop, if there is one, as nothing else may call upon the client."""
         try:
-            if self._sender.attach() is not None and self._poller.is_idle:
+            if not self._sender.is_closing and self._sender.attach() is not None:
                 self._poller.start()
         except ClientClosedError:
             return

@@ -14,6 +14,7 @@ import anyio.to_thread
 
 from .._config import RetryPolicy
 from .._errors import ClientClosedError
+from .._host import Host
 from .._records import NoReply, Reply
 from .._retry import PROBE_AFTER, backoff
 from .._runtime import Runtime
@@ -115,8 +116,9 @@ class Poller:
         self._is_stopped = False
         self.is_idle = True
         """Whether nothing fetches definitions although something should."""
-        # Whoever holds this polls; a task that finds another in its place has been superseded.
+        # Whoever holds this polls; a task that finds another in its place, after its event loop went, has no business.
         self._turn: object | None = None
+        self._home: Host | None = None
         self._bell: anyio.Event | None = None
         self._news: anyio.Event | None = None
         self._fetching: anyio.CancelScope | None = None
@@ -143,11 +145,16 @@ class Poller:
         return unsubscribe
 
     def start(self) -> None:
-        """Poll in the event loop that the sender is bound to, in place of any task that may have done so before."""
+        """Poll in the event loop that the sender is bound to, unless that is being done."""
         if self._is_stopped or self._is_done:
             return
+        home = self._sender.attach()
+        if self._turn is not None and home is self._home:
+            return
+        self._home = home
         turn = self._turn = object()
         self.is_idle = False
+        self._fetching = None
         self._bell, self._news = anyio.Event(), anyio.Event()
         try:
             self._sender.spawn(partial(self._run, turn), "mixpanel flags", partial(self._ended, turn))
@@ -168,11 +175,8 @@ class Poller:
     async def wait_ready(self, timeout: float) -> bool:
         """Wait until there are definitions. False if there are none by then, or none will come."""
         deadline = self._runtime.monotonic() + timeout
-        while not self.is_ready and not self._is_stopped:
-            if self.is_idle:
-                self._sender.attach()
-                if self.is_idle:
-                    self.start()
+        while not self.is_ready and not self._sender.is_closing:
+            self.start()
             left = deadline - self._runtime.monotonic()
             if self._news is None or left <= 0:
                 break
@@ -203,7 +207,6 @@ class Poller:
                 with anyio.move_on_after(delay):
                     await self._bell.wait()
         finally:
-            self._fetching = None
             self._ended(turn)
 
     def _delay(self, failure: _Failure | None, failures: int) -> float | None:
@@ -252,6 +255,7 @@ class Poller:
 
     def _adopt(self, definitions: Definitions) -> None:
         was_ready = self.is_ready
+        self._tally.over("evaluation")
         self.flags = definitions.flags
         self.is_ready = True
         self._tally.refused = len(definitions.refused)

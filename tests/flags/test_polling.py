@@ -521,6 +521,26 @@ def test_polling_goes_on_in_the_next_event_loop() -> None:
     in_loops_of_its_own(first, second, third)
 
 
+def test_polling_goes_on_when_every_task_was_cancelled() -> None:
+    server = Server()
+
+    async def main() -> None:
+        async with local(server, [flag("f")]) as mp:
+            for task in asyncio.all_tasks() - {asyncio.current_task()}:
+                task.cancel()
+            await asyncio.sleep(0.02)
+            server.says = definitions(flag("g"))
+            await until(lambda: enabled(mp, "g"))
+            polls = len(server.requests)
+            await server.asked(3)
+            # One task polls, and not two.
+            assert mp.stats().flags.polls >= polls + 3  # type: ignore[union-attr]
+            names = [task.get_name() for task in asyncio.all_tasks()]
+            assert names.count("mixpanel flags") == names.count("mixpanel sender") == 1
+
+    asyncio.run(main())
+
+
 def test_evaluations_in_a_thread_without_a_loop() -> None:
     server = Server(definitions(flag("f")))
     mp = AsyncMixpanel(TOKEN, http_client=server.client, local_flags=LocalFlags(poll_interval=0.01))
@@ -567,6 +587,9 @@ def test_a_client_that_is_dropped_stops_polling() -> None:
         await asyncio.sleep(0.05)
         assert len(server.requests) == polls
         assert flags.is_enabled("f", PERSON)
+        assert await flags.wait_ready()
+        await asyncio.sleep(0)
+        assert asyncio.all_tasks() == {asyncio.current_task()}
 
     asyncio.run(main())
 
