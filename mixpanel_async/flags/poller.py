@@ -38,7 +38,7 @@ _REFUSED: Final = frozenset({401, 402, 403, 404, 405, 407})
 # is not ours unusable.
 _WIND_UP: Final = 1.0
 # Reading that many bytes takes about a millisecond.
-_OFF_LOOP_FROM: Final = 64 * 1024
+_OFF_LOOP_FROM: Final = 8 * 1024
 _SHOWN: Final = 5
 _EPISODE: Final = "definitions"
 

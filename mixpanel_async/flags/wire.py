@@ -32,7 +32,8 @@ _HEADERS: Final[Mapping[str, str]] = {
 }
 _SHOWN: Final = 500
 _MAX_ETAG: Final = 1_000
-_URL: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://\S+")
+# A URL, or the path and query of one: the query names a person.
+_URL: Final = re.compile(r"""[^\s"'<>]*(?:://|\?[^\s"'<>]*=)[^\s"'<>]*""")
 
 
 class ContextError(Exception):

@@ -130,12 +130,16 @@ ECHO = httpx.Response(
     400,
     json={"error": f"GET https://api.mixpanel.com/flags?token={TOKEN} user:{SECRET}"},
 )
+ECHO_OF_THE_PATH = httpx.Response(
+    404, content=b"<p>no such page: '/flags?context=%7B%22distinct_id%22%3A%22user-1%22%7D'</p>"
+)
 BAD: dict[str, tuple[Any, str]] = {
     "400": (
         httpx.Response(400, content=b'{"error":"distinct_id must be provided in evalContext as a string"}'),
         'HTTP 400: {"error":"distinct_id must be provided in evalContext as a string"}',
     ),
     "echo": (ECHO, 'HTTP 400: {"error":"GET *** user:***"}'),
+    "echo of the path": (ECHO_OF_THE_PATH, "HTTP 404: <p>no such page: '***'</p>"),
     "401": (httpx.Response(401), "HTTP 401"),
     "500": (httpx.Response(500, content=b"  line\nline  "), "HTTP 500: line line"),
     "long": (httpx.Response(500, content=b"x" * 5000), "HTTP 500: " + "x" * 500),
