@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from datetime import datetime, timezone
 from typing import Any
@@ -26,6 +27,8 @@ from openfeature.provider import ProviderStatus
 
 pytestmark = pytest.mark.anyio
 
+# Before 0.10, `set_provider` waits by itself.
+set_provider = getattr(api, "set_provider_and_wait", api.set_provider)
 PERSON = EvaluationContext(attributes={"distinct_id": "user-1"})
 
 
@@ -184,6 +187,7 @@ async def test_of_the_experiment() -> None:
 
 @pytest.fixture
 def client() -> Iterator[OpenFeatureClient]:
+    api.clear_providers()
     yield api.get_client()
     api.clear_providers()
 
@@ -191,7 +195,7 @@ def client() -> Iterator[OpenFeatureClient]:
 async def test_local_flags(client: OpenFeatureClient) -> None:
     server = Server()
     async with local(server, [flag("f")]) as mp:
-        await anyio.to_thread.run_sync(api.set_provider_and_wait, MixpanelProvider(mp.local_flags))
+        await anyio.to_thread.run_sync(set_provider, MixpanelProvider(mp.local_flags))
         assert client.get_provider_status() is ProviderStatus.READY
         assert client.provider.get_metadata().name == "mixpanel-provider"
         assert client.get_boolean_value("f", False, PERSON) is True
@@ -205,7 +209,7 @@ async def test_local_flags(client: OpenFeatureClient) -> None:
 async def test_remote_flags(client: OpenFeatureClient) -> None:
     server = Server(b'{"code": 200, "flags": {"f": {"variant_key": "on", "variant_value": true}}}')
     async with AsyncMixpanel(TOKEN, http_client=server.client, remote_flags=RemoteFlags()) as mp:
-        api.set_provider_and_wait(MixpanelProvider(mp.remote_flags))
+        set_provider(MixpanelProvider(mp.remote_flags))
         assert await client.get_boolean_value_async("f", False, PERSON) is True
         details = client.get_boolean_details("f", False, PERSON)
         assert (details.value, details.error_code) == (False, ErrorCode.GENERAL)
@@ -248,7 +252,7 @@ async def test_events(client: OpenFeatureClient) -> None:
     await until(lambda: len(seen) == 1)
     seen.clear()
     async with local(server, [flag("a")]) as mp:
-        await anyio.to_thread.run_sync(api.set_provider_and_wait, MixpanelProvider(mp.local_flags))
+        await anyio.to_thread.run_sync(set_provider, MixpanelProvider(mp.local_flags))
         await until(lambda: len(seen) == 1)
         server.says = definitions(flag("a"), flag("b"))
         await until(lambda: len(seen) == 2)
@@ -274,8 +278,9 @@ async def test_events(client: OpenFeatureClient) -> None:
 async def test_definitions_that_come_after_the_provider_was_set(client: OpenFeatureClient) -> None:
     server = Server(500)
     async with AsyncMixpanel(TOKEN, http_client=server.client, local_flags=LocalFlags(poll_interval=0.01)) as mp:
-        with pytest.raises(ProviderNotReadyError):
-            api.set_provider_and_wait(MixpanelProvider(mp.local_flags))
+        # Before 0.10 it does not raise.
+        with contextlib.suppress(ProviderNotReadyError):
+            set_provider(MixpanelProvider(mp.local_flags))
         assert client.get_provider_status() is ProviderStatus.ERROR
         assert client.get_boolean_details("f", False, PERSON).error_code is ErrorCode.PROVIDER_NOT_READY
         server.says = definitions(flag("f"))
