@@ -7,6 +7,7 @@ import os
 import warnings
 import weakref
 from collections.abc import Mapping
+from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn
 
@@ -18,8 +19,8 @@ from ._config import BatchPolicy, ClientOptions, EventsEndpoint, IdMerge, Overfl
 from ._core import Properties
 from ._courier import Courier
 from ._credentials import ServiceAccountCredentials
-from ._durable import Durable
-from ._errors import MixpanelException, ValidationError, bare, refuse
+from ._durable import durable_of
+from ._errors import ClientClosedError, MixpanelException, ValidationError, bare, refuse
 from ._hooks import Hooks, OnDelivered, OnDrop
 from ._identity import Identity
 from ._profiles import Profiles
@@ -27,12 +28,16 @@ from ._queue import Queue
 from ._records import FlushResult, Stats
 from ._runtime import Runtime, real_runtime
 from ._sender import Sender
-from ._spool import SqliteSpool, journal_of
-from ._spool.work import Settings
+from ._spool import SqliteSpool
 from ._tracking import Tracking
 from ._transport import HttpClient, Transport
 from ._wire.build import BeforeSend, Builder, SerializerOption
 from ._wire.encode import Encoder, best_packer
+from .flags.exposures import Track
+from .flags.local import LocalFeatureFlagsProvider
+from .flags.options import LocalFlags, RemoteFlags
+from .flags.providers import make_providers
+from .flags.remote import RemoteFeatureFlagsProvider
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -78,6 +83,8 @@ class AsyncMixpanel(Tracking, Identity, Profiles):
             a worker thread, a coroutine function in the event loop.
         on_delivered: called with a `Delivery` for each request that Mixpanel took, in the same way.
         spool: keeps accepted records on disk until Mixpanel has taken them; see `SqliteSpool`.
+        local_flags: evaluate feature flags in this process; see `LocalFlags`. None for not.
+        remote_flags: evaluate feature flags by asking Mixpanel; see `RemoteFlags`. None for not.
         http_client: an `httpx.AsyncClient` of your own. It stays yours to close.
         timeout: seconds for one request as a whole, from the wait for a connection to the last byte; 0.001 to 3,600.
         shutdown_timeout: seconds that `aclose()` may take to deliver; 0 to 3,600. Also how long a `flush()` without a
@@ -86,6 +93,7 @@ class AsyncMixpanel(Tracking, Identity, Profiles):
 
     Raises:
         ConfigurationError: if an option is out of bounds.
+        ImportError: if `local_flags` is given and the extra `flags` is missing.
     """
 
     def __init__(
@@ -107,6 +115,8 @@ class AsyncMixpanel(Tracking, Identity, Profiles):
         on_drop: OnDrop | None = None,
         on_delivered: OnDelivered | None = None,
         spool: SqliteSpool | None = None,
+        local_flags: LocalFlags | None = None,
+        remote_flags: RemoteFlags | None = None,
         http_client: HttpClient | None = None,
         timeout: float = 10.0,
         shutdown_timeout: float = 10.0,
@@ -141,7 +151,23 @@ class AsyncMixpanel(Tracking, Identity, Profiles):
                 recent=not options.by_import,
             )
             parts = _wired(options, Hooks(on_drop, on_delivered), spool, http_client, runtime)
-            super().__init__(options=options, builder=builder, runtime=runtime, **parts._asdict())
+            super().__init__(
+                options=options,
+                builder=builder,
+                runtime=runtime,
+                queue=parts.queue,
+                sender=parts.sender,
+                caller=parts.caller,
+            )
+            self._flags = make_providers(
+                local_flags,
+                remote_flags,
+                options=options,
+                sender=parts.sender,
+                transport=parts.transport,
+                runtime=runtime,
+                track=_tracker(weakref.ref(self)),
+            )
             weakref.finalize(self, _left_behind, parts.queue, parts.sender)
         except MixpanelException as error:
             raise bare(error) from None
@@ -223,7 +249,27 @@ class AsyncMixpanel(Tracking, Identity, Profiles):
 
     def stats(self) -> Stats:
         """A snapshot of what became of everything so far. From any thread."""
-        return self._queue.stats()
+        stats = self._queue.stats()
+        flags = self._flags.stats()
+        return stats if flags is None else replace(stats, flags=flags)
+
+    @property
+    def local_flags(self) -> LocalFeatureFlagsProvider:
+        """Feature flags, evaluated in this process.
+
+        Raises:
+            ConfigurationError: if the client was made without `local_flags`.
+        """
+        return self._flags.local or refuse("the client was made without local_flags=LocalFlags()")
+
+    @property
+    def remote_flags(self) -> RemoteFeatureFlagsProvider:
+        """Feature flags, evaluated by Mixpanel.
+
+        Raises:
+            ConfigurationError: if the client was made without `remote_flags`.
+        """
+        return self._flags.remote or refuse("the client was made without remote_flags=RemoteFlags()")
 
     def bind(
         self,
@@ -273,6 +319,7 @@ class _Parts(NamedTuple):
     queue: Queue
     sender: Sender
     caller: Caller
+    transport: Transport
 
 
 def _wired(
@@ -294,7 +341,7 @@ def _wired(
     )
     limits = None if spool is None else SpoolLimits(max_bytes=spool.max_bytes, max_records=spool.max_records)
     buffer = Buffer(options.batching, options.retry, limits, new_packer)
-    durable = None if spool is None else _durable(options, spool, buffer, runtime)
+    durable = None if spool is None else durable_of(options, spool, buffer, runtime)
     queue = Queue(buffer, options.overflow, hooks, runtime.monotonic, durable)
     courier = Courier(
         queue,
@@ -305,27 +352,19 @@ def _wired(
         runtime=runtime,
     )
     sender = Sender(queue, transport=transport, courier=courier, runtime=runtime, patience=options.shutdown_timeout)
-    return _Parts(queue, sender, Caller(courier.attempt, encoder, options.identity_retry, runtime))
+    return _Parts(queue, sender, Caller(courier.attempt, encoder, options.identity_retry, runtime), transport)
 
 
-def _durable(options: ClientOptions, spool: SqliteSpool, buffer: Buffer, runtime: Runtime) -> Durable:
-    settings = Settings(
-        path=spool.file,
-        max_bytes=spool.max_bytes,
-        keep_dead=spool.keep_dead,
-        wait=spool.timeout,
-        fsync=spool.fsync,
-        erase=spool.erase,
-        token=options.token,
-        at_least_once=options.batching.at_least_once,
-    )
-    return Durable(
-        settings,
-        buffer,
-        runtime,
-        drops=options.overflow in {Overflow.DROP_NEWEST, Overflow.DROP_OLDEST},
-        make_journal=lambda reports: journal_of(settings, reports, runtime),
-    )
+def _tracker(client: weakref.ref[AsyncMixpanel]) -> Track:
+    """What queues an event for flags, which outlive a client that is dropped and must not keep it."""
+
+    def track(distinct_id: str, event_name: str, properties: Mapping[str, Any]) -> None:
+        found = client()
+        if found is None:
+            raise ClientClosedError("the client was dropped")
+        found.track_nowait(distinct_id, event_name, properties)
+
+    return track
 
 
 def _left_behind(queue: Queue, sender: Sender) -> None:

@@ -10,11 +10,13 @@ import anyio
 
 from ._backlog import Entry
 from ._buffer import Buffer, Offer
+from ._config import ClientOptions, Overflow
 from ._errors import MixpanelException, QueueFullError, SpoolError
 from ._host import Host
 from ._lanes import LANE_CODES, Batch, Eviction, Lane, Loss
 from ._records import DropReason, OnceOnly
 from ._runtime import Runtime
+from ._spool import SqliteSpool, journal_of
 from ._spool.work import ONCE, SENDING, Group, Held, Reports, Settings, Writer
 
 T = TypeVar("T")
@@ -312,6 +314,31 @@ class _Watch:
 
     def ring_soon(self) -> None:
         self.host.call_soon(self.ring)
+
+
+def durable_of(options: ClientOptions, spool: SqliteSpool, buffer: Buffer, runtime: Runtime) -> Durable:
+    """What joins this buffer to this spool.
+
+    Raises:
+        ConfigurationError: if this system has no locks that a spool can stand on.
+    """
+    settings = Settings(
+        path=spool.file,
+        max_bytes=spool.max_bytes,
+        keep_dead=spool.keep_dead,
+        wait=spool.timeout,
+        fsync=spool.fsync,
+        erase=spool.erase,
+        token=options.token,
+        at_least_once=options.batching.at_least_once,
+    )
+    return Durable(
+        settings,
+        buffer,
+        runtime,
+        drops=options.overflow in {Overflow.DROP_NEWEST, Overflow.DROP_OLDEST},
+        make_journal=lambda reports: journal_of(settings, reports, runtime),
+    )
 
 
 def _copy_of(error: MixpanelException) -> Any:

@@ -140,6 +140,43 @@ class FlushResult:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FlagStats:
+    """What became of feature flags since the client was made.
+
+    Args:
+        ready: whether there are definitions to evaluate locally.
+        definitions: flags among them.
+        age: seconds since Mixpanel last said, in a usable answer, what they are; None if it never did.
+        polls: times that definitions were asked for.
+        updates: answers that changed them.
+        failures: answers without usable definitions, or none at all; the last good ones stay.
+        refused: definitions in the last usable answer that are malformed; earlier versions of these flags stay.
+        remote_requests: requests for remote evaluation, second tries included.
+        remote_failures: remote evaluations without a usable answer; the caller got its fallback.
+        undecidable: local evaluations that failed; the caller got its fallback.
+        exposures: exposure events handed to the queue.
+        exposures_repeated: exposures left out because the same was reported within the window.
+        exposures_lost: exposures that could not be tracked: without a `distinct_id`, no room, client closed.
+        last_error: what went wrong last, in words; None if nothing has.
+    """
+
+    ready: bool = False
+    definitions: int = 0
+    age: float | None = None
+    polls: int = 0
+    updates: int = 0
+    failures: int = 0
+    refused: int = 0
+    remote_requests: int = 0
+    remote_failures: int = 0
+    undecidable: int = 0
+    exposures: int = 0
+    exposures_repeated: int = 0
+    exposures_lost: int = 0
+    last_error: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Stats:
     """A snapshot. At every moment `accepted == delivered + failed + dropped + uncertain + pending`.
 
@@ -159,6 +196,7 @@ class Stats:
         retries: the part of `requests` that repeated an earlier one.
         losses: number of records by the value of their `DropReason`.
         last_error: what went wrong last, in words; None if nothing has.
+        flags: of feature flags; None without them. Their requests are counted there and not in `requests`.
     """
 
     accepted: int = 0
@@ -175,19 +213,30 @@ class Stats:
     retries: int = 0
     losses: Mapping[str, int] = field(default_factory=dict)
     last_error: str | None = None
+    flags: FlagStats | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """One POST, ready for the wire. `path` holds nothing secret; the rest is kept out of reprs.
+    """One request, ready for the wire. `path` holds nothing secret; the rest is kept out of reprs.
 
-    `token` is in the body; it is named here so that it can be masked should the server repeat it.
+    Args:
+        path: of the endpoint, with a query if nothing in that is secret.
+        token: the one in the body, so that it can be masked should the server repeat it.
+        headers: by name.
+        body: of a POST.
+        method: `POST` or `GET`.
+        query: of a GET, which may name a person; without the question mark.
+        max_reply_bytes: size of the largest answer that is taken; None for that of an answer to a POST.
     """
 
     path: str
     token: str = field(default="", repr=False)
     headers: Mapping[str, str] = field(repr=False)
     body: bytes = field(repr=False)
+    method: str = "POST"
+    query: str = field(default="", repr=False)
+    max_reply_bytes: int | None = None
 
     @property
     def endpoint(self) -> str:
@@ -196,12 +245,13 @@ class Request:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
-    """What came back: the body is complete and within its limit."""
+    """What came back: the body is complete and within its limit. With `etag` it can be asked whether it still holds."""
 
     status: int
     body: bytes
     retry_after: str | None = None
     date: str | None = None
+    etag: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

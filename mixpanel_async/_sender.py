@@ -64,6 +64,10 @@ class Sender:
         self._is_winding_up = self._is_abandoned = False
         courier.on_settled = self._settled
         courier.on_delivery = self._tell
+        self.on_start: Callable[[], None] = _nothing
+        """Called in the event loop whenever the sender starts there."""
+        self.on_close: Callable[[], None] = _nothing
+        """Called in the event loop when the client begins to close."""
         queue.on_work = self._wake
         queue.on_loss = self._tell_soon
         queue.on_room = self._progressed_soon
@@ -73,6 +77,11 @@ class Sender:
     def is_closed(self) -> bool:
         """Whether `aclose()` has come to its end."""
         return self._closed is not None
+
+    @property
+    def is_closing(self) -> bool:
+        """Whether the client takes nothing any more."""
+        return self._queue.closed
 
     def attach_if_idle(self) -> None:
         """Start in the caller's event loop, if there is one and the client runs in no other."""
@@ -119,6 +128,7 @@ class Sender:
             assert self._host is not None
             self._host.spawn(self._main, self._run, "mixpanel sender")
             self._queue.stage.home = self._host.loop
+            self.on_start()
 
     def _main_ended(self, job: Job[Any]) -> None:
         if job is self._main:
@@ -284,6 +294,7 @@ class Sender:
             return self._closed
         self.attach()
         self._queue.close()
+        self.on_close()
         self.progressed()
         if self._closer is None or self._closer.done.is_set():
             from_callback = self._queue.hooks.is_caller()

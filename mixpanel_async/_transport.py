@@ -129,7 +129,7 @@ class Transport:
         """One attempt.
 
         Args:
-            request: what to post.
+            request: what to send.
             timeout: seconds for this attempt, if fewer than usual.
 
         Returns:
@@ -181,28 +181,37 @@ class Transport:
     async def _exchange(
         self, client: httpx.AsyncClient, request: Request, limit: float, connected: _Connected
     ) -> Reply | NoReply:
-        # A compressed answer is not asked for: httpx would unfold it before its size can be looked at.
-        headers = {**request.headers, "Accept-Encoding": "identity"}
+        # Unless the request asks for it, no compressed answer: those to a POST are small.
+        headers = {"Accept-Encoding": "identity", **request.headers}
+        most = MAX_REPLY_BYTES if request.max_reply_bytes is None else request.max_reply_bytes
         outgoing = client.build_request(
-            "POST",
-            self._origin + request.path,
+            request.method,
+            self._origin + request.path + ("?" + request.query if request.query else ""),
             headers=headers,
             content=request.body,
             timeout=httpx.Timeout(limit * _PHASE_SHARE),
         )
         outgoing.extensions = {**outgoing.extensions, "trace": connected.note}
-        outgoing.stream = _Body(request.body)
+        if request.body:
+            outgoing.stream = _Body(request.body)
+        if request.query:
+            outgoing.url = _Discreet(outgoing.url)
         response = await client.send(outgoing, stream=True, follow_redirects=False)
         try:
             if response.is_stream_consumed:
                 # A transport of the user's, such as a mock, may hand over a response that is complete.
-                return _reply(response, response.content)
+                return _reply(response, response.content, most)
             body = bytearray()
-            async for chunk in response.aiter_raw():
-                body += chunk
-                if len(body) > MAX_REPLY_BYTES:
-                    return NoReply(sent=True, message=f"the answer is larger than {MAX_REPLY_BYTES} bytes")
-            return _reply(response, _decoded(bytes(body), response.headers.get("Content-Encoding", "")))
+            # Cancelled and not left: only so do the generators beneath it come to their end in time.
+            with anyio.CancelScope() as reading:
+                async for chunk in response.aiter_raw():
+                    if len(body) <= most:
+                        body += chunk
+                    if len(body) > most:
+                        reading.cancel()
+            if len(body) > most:
+                return _too_large(most)
+            return _reply(response, _decoded(bytes(body), response.headers.get("Content-Encoding", ""), most), most)
         finally:
             with anyio.CancelScope(shield=True), anyio.move_on_after(_CLOSE_TIMEOUT):
                 await response.aclose()
@@ -245,21 +254,46 @@ async def _close(client: httpx.AsyncClient) -> None:
         await client.aclose()
 
 
-def _reply(response: httpx.Response, body: bytes) -> Reply:
+class _Discreet(httpx.URL):
+    """A URL that shows no query where it is written, as httpx writes every one to its log."""
+
+    def __str__(self) -> str:
+        return str(self.copy_with(query=None))
+
+    def __repr__(self) -> str:
+        return repr(self.copy_with(query=None))
+
+    def __eq__(self, other: object) -> bool:
+        return httpx.URL(self) == (httpx.URL(other) if isinstance(other, httpx.URL) else other)
+
+    def __hash__(self) -> int:
+        return hash(httpx.URL(self))
+
+
+def _reply(response: httpx.Response, body: bytes, most: int) -> Reply | NoReply:
+    if len(body) > most:
+        return _too_large(most)
+    headers = response.headers
     return Reply(
         status=response.status_code,
         body=body,
-        retry_after=response.headers.get("Retry-After"),
-        date=response.headers.get("Date"),
+        retry_after=headers.get("Retry-After"),
+        date=headers.get("Date"),
+        etag=headers.get("ETag"),
     )
 
 
-def _decoded(body: bytes, encoding: str) -> bytes:
-    """The body of a proxy that compresses what it was asked not to, within the limit; empty if it cannot be read."""
+def _too_large(most: int) -> NoReply:
+    return NoReply(sent=True, message=f"the answer is larger than {most} bytes")
+
+
+def _decoded(body: bytes, encoding: str, most: int) -> bytes:
+    """The body of an answer that is compressed, asked for or not: a little beyond the limit at most, empty if it cannot
+    be read."""
     if encoding.lower() not in {"gzip", "deflate"}:
         return body
     try:
-        return zlib.decompressobj(zlib.MAX_WBITS | 32).decompress(body, MAX_REPLY_BYTES)
+        return zlib.decompressobj(zlib.MAX_WBITS | 32).decompress(body, most + 1)
     except zlib.error:
         return b""
 

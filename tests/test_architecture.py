@@ -22,6 +22,7 @@ import pytest
 
 import mixpanel_async
 import mixpanel_async.emulator
+import mixpanel_async.flags
 
 PACKAGE: Final = "mixpanel_async"
 ROOT: Final = Path(mixpanel_async.__file__).parent
@@ -29,7 +30,23 @@ ROOT: Final = Path(mixpanel_async.__file__).parent
 # Imports go from a later layer to an earlier one, or stay within their own.
 LAYERS: Final[Mapping[str, tuple[str, ...]]] = {
     "vocabulary": ("_records.py", "_config.py", "_credentials.py", "_errors.py", "_runtime.py"),
-    "core": ("_wire/*.py", "_parcel.py", "_lanes.py", "_ledger.py", "_backlog.py", "_buffer.py", "_retry.py"),
+    "core": (
+        "_wire/*.py",
+        "_parcel.py",
+        "_lanes.py",
+        "_ledger.py",
+        "_backlog.py",
+        "_buffer.py",
+        "_retry.py",
+        "flags/definitions.py",
+        "flags/evaluate.py",
+        "flags/hashing.py",
+        "flags/model.py",
+        "flags/operators.py",
+        "flags/options.py",
+        "flags/rules.py",
+        "flags/wire.py",
+    ),
     "shell": (
         "_stage.py",
         "_queue.py",
@@ -44,6 +61,13 @@ LAYERS: Final[Mapping[str, tuple[str, ...]]] = {
         "_sender.py",
         "_attempts.py",
         "_spool/*.py",
+        "flags/__init__.py",
+        "flags/exposures.py",
+        "flags/local.py",
+        "flags/poller.py",
+        "flags/providers.py",
+        "flags/remote.py",
+        "flags/tally.py",
     ),
     "client": (
         "_core.py",
@@ -73,6 +97,8 @@ OWNERS: Final[Mapping[str, tuple[str, ...]]] = {
         "emulator/routes.py",
         "emulator/server.py",
         "emulator/stream.py",
+        "flags/poller.py",
+        "integrations/openfeature.py",
     ),
     # The command is a program of its own, and runs on asyncio.
     "asyncio": ("_host.py", "_pytest_plugin.py", "cli/demo.py", "emulator/server.py"),
@@ -81,6 +107,8 @@ OWNERS: Final[Mapping[str, tuple[str, ...]]] = {
     "httpcore": ("_network.py",),
     "httpx": ("_transport.py", "_network.py"),
     "isal": ("_wire/encode.py",),
+    "json_logic": ("flags/rules.py",),
+    "openfeature": ("integrations/openfeature.py",),
     "opentelemetry": ("integrations/otel.py",),
     "orjson": ("_wire/*.py", "_hooks.py", "_spool/*.py", "emulator/*.py"),
     "pytest": ("_pytest_plugin.py",),
@@ -312,12 +340,16 @@ def extras_are_imported_where_they_are_used(sources: Sequence[Source]) -> Iterat
     """What the client can do without is imported by a function, so that `import mixpanel_async` does not need it."""
     for source in within(sources, *LAYERS):
         for one in source.imports:
-            if one.root in {"isal", "trio"} and one.function is None:
+            if one.root in {"isal", "json_logic", "trio"} and one.function is None:
                 yield source.at(one.line, f"imports {one.root} at its top")
 
 
 def users_use_public_names(sources: Sequence[Source]) -> Iterator[str]:
-    public = {PACKAGE: mixpanel_async.__all__, f"{PACKAGE}.emulator": mixpanel_async.emulator.__all__}
+    public = {
+        PACKAGE: mixpanel_async.__all__,
+        f"{PACKAGE}.emulator": mixpanel_async.emulator.__all__,
+        f"{PACKAGE}.flags": mixpanel_async.flags.__all__,
+    }
     for source in within(sources, "users"):
         home = ".".join(source.dotted.split(".")[:2])
         for one in source.imports:
@@ -585,8 +617,8 @@ seen["extras"] = sorted(name for name in extras if name in sys.modules and name 
 print(json.dumps(seen))
 """
 EXTRAS: Final = (
-    "aiohttp", "fastapi", "isal", "mixpanel", "opentelemetry", "rich", "sqlite3", "starlette", "trio", "typer",
-    "uvicorn", "mixpanel_async.cli", "mixpanel_async.emulator",
+    "aiohttp", "fastapi", "isal", "json_logic", "mixpanel", "openfeature", "opentelemetry", "rich", "sqlite3",
+    "starlette", "trio", "typer", "uvicorn", "mixpanel_async.cli", "mixpanel_async.emulator", "mixpanel_async.integrations",
 )  # fmt: skip
 GUILTY_MODULE: Final = """
 import logging, os, socket, threading, starlette

@@ -11,6 +11,13 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 
 
+def test_flags_are_evaluated_beside_the_official_sdk() -> None:
+    command = [sys.executable, "-m", "benchmarks.flags", "--rounds", "1"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=25)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert result.stdout.count(" us") >= 14
+
+
 @pytest.mark.parametrize("events", [1, 120])
 def test_every_subject_delivers_every_event(events: int) -> None:
     command = [sys.executable, "-m", "benchmarks", "--events", str(events), "--rounds", "1"]

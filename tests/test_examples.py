@@ -80,3 +80,18 @@ def test_a_worker_that_is_stopped_delivers_what_it_tracked(emulator: Emulator) -
     assert (worker.returncode, errors) == (0, "")
     delivered = int(words.split()[0].replace(",", ""))
     assert len(emulator.events()) == delivered < 10_020
+
+
+def test_feature_flags(emulator: Emulator) -> None:
+    variants = [{"key": "one-page", "value": {"layout": "one page"}, "is_control": False, "split": 1.0}]
+    rollout = {"rollout_percentage": 1.0, "runtime_evaluation_rule": {"==": [{"var": "plan"}, "Pro"]}}
+    emulator.set_flags([{"key": "checkout", "ruleset": {"variants": variants, "rollout": [rollout]}}])
+    printed = run_example("feature_flags.py").splitlines()
+    assert printed == ["user-1: classic (NO_ROLLOUT_MATCH)", "user-2: one page", "user-3: one page"]
+    exposed = [event["properties"]["distinct_id"] for event in emulator.events("$experiment_started")]
+    assert sorted(exposed) == ["user-2", "user-3"]
+
+
+def test_feature_flags_without_definitions(emulator: Emulator) -> None:
+    printed = run_example("feature_flags.py").splitlines()
+    assert printed == [f"user-{number}: classic (FLAG_NOT_FOUND)" for number in (1, 2, 3)]

@@ -82,7 +82,7 @@ def test_the_two_commands_are_as_agreed() -> None:
     assert 'pip install -e ".[dev]" && pytest\n' in README
 
 
-@pytest.mark.parametrize("options", [BatchPolicy, RetryPolicy, SqliteSpool])
+@pytest.mark.parametrize("options", [BatchPolicy, RetryPolicy, SqliteSpool, LocalFlags])
 def test_every_option_of_a_policy_is_in_the_readme(options: type) -> None:
     heading = README.index(f"\n`{options.__name__}(")
     table = README[heading : README.index("\n\n", README.index("\n\n", heading) + 2)]

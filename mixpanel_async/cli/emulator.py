@@ -38,6 +38,10 @@ def emulator(
         str | None,
         typer.Option(metavar="DIR", help="Directory to keep data in over a restart; without it, in memory."),
     ] = None,
+    flags: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Feature flags, as /flags/definitions has them; read again when it changes."),
+    ] = None,
     cluster_limit: Annotated[int, typer.Option(min=2, help="Ids of one person at most (Original ID Merge).")] = 500,
 ) -> None:
     """Run a local Mixpanel that takes what any official SDK sends, until it is stopped with Ctrl-C or SIGTERM.
@@ -50,6 +54,8 @@ def emulator(
 
     if data_dir is not None and not data_dir.strip():
         _fail("the data directory has no name")
+    if flags is not None:
+        _check_flags(flags)
     try:
         project = Emulator(
             id_merge,
@@ -58,6 +64,7 @@ def emulator(
             service_account=_account(service_account),
             cluster_limit=cluster_limit,
             data_dir=data_dir,
+            flags=() if flags is None else flags,
         )
     except (OSError, ValueError) as error:
         _fail(f"cannot use the data directory: {error}" if data_dir is not None else str(error))
@@ -83,6 +90,17 @@ def _serve(project: Emulator, host: str, port: int, *, allow_remote: bool, stops
         _wait(stops)
     finally:
         server.close()
+
+
+def _check_flags(file: str) -> None:
+    from mixpanel_async.emulator import Emulator
+
+    try:
+        Emulator(flags=file)
+    except OSError as error:
+        _fail(f"cannot read the file of flags: {error.strerror or error}")
+    except ValueError as error:
+        _fail(f"cannot use the file of flags: {error}")
 
 
 def _stop_signals() -> SimpleQueue[int]:

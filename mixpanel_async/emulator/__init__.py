@@ -15,11 +15,12 @@ documents are silent".
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final
@@ -42,6 +43,7 @@ except ModuleNotFoundError as error:
 from .controls import FaultControls
 from .faults import KINDS, TRANSIENT, FaultKind
 from .feed import counts
+from .flags import Flags, simple
 from .propagation import Reports
 from .store import Store, StoreError
 
@@ -84,11 +86,14 @@ class Emulator(FaultControls):
         geolocate: gives `$city`, `$region`, `$country_code` and `$timezone` for an address; what it gives is written to
             the user's profile with every `$set` and `$set_once`, as Mixpanel does, unless the update has `$ip` 0 or,
             without an `$ip`, comes with `ip=0`. None: nobody is geolocated.
+        flags: definitions of feature flags, or a JSON file of them, which is read again whenever it has changed. A
+            definition needs a `key` and a `ruleset`, as `/flags/definitions` has them; the rest is filled in.
         now: the clock, in seconds since the epoch.
 
     Raises:
-        ValueError: if a value is out of bounds, or `data_dir` holds a project of another `id_merge`.
-        OSError: if `data_dir` cannot be used, or another emulator uses it.
+        ValueError: if a value is out of bounds, a flag is malformed, or `data_dir` holds a project of another
+            `id_merge`.
+        OSError: if `data_dir` cannot be used, or another emulator uses it, or the file of `flags` cannot be read.
     """
 
     def __init__(
@@ -105,6 +110,7 @@ class Emulator(FaultControls):
         propagation_delay: float = 0.0,
         data_dir: str | os.PathLike[str] | None = None,
         geolocate: Callable[[str], Mapping[str, Any]] | None = None,
+        flags: Iterable[Mapping[str, Any]] | str | os.PathLike[str] = (),
         now: Callable[[], float] = time.time,
     ) -> None:
         if token is not None and not token.strip():
@@ -125,6 +131,7 @@ class Emulator(FaultControls):
                 return OriginalIdentities(cluster_limit, choose_canonical)
             return SimplifiedIdentities()
 
+        known_flags = Flags(Path(flags) if isinstance(flags, (str, os.PathLike)) else flags)
         store = None if data_dir is None else Store(Path(data_dir), self.id_merge.value)
 
         def project() -> Project:
@@ -139,7 +146,7 @@ class Emulator(FaultControls):
             )
 
         access = Access(token=token, secret=secret, service_account=service_account)
-        super().__init__(State(project, access, now, store))
+        super().__init__(State(project, access, now, store, known_flags))
         if store is not None:
             self._state.project.restore(store.saved())
         self.app = build_app(self._state, routes_of(self, self._state))
@@ -246,6 +253,39 @@ class Emulator(FaultControls):
         with self._state.lock:
             return [dataclasses.asdict(rejection) for rejection in self._state.project.rejections]
 
+    def flags(self) -> list[dict[str, Any]]:
+        """The definitions of all feature flags, complete."""
+        with self._state.lock:
+            return copy.deepcopy(self._state.flags.all())
+
+    def set_flags(self, definitions: Iterable[Mapping[str, Any]]) -> None:
+        """Have these feature flags and no others, until they are set again or the file of `flags` changes.
+
+        Raises:
+            ValueError: if one is malformed; nothing has changed then.
+        """
+        with self._state.lock:
+            self._state.flags.replace(definitions)
+
+    def set_flag(self, key: str, value: Any = True, *, variant_key: str = "on") -> None:  # noqa: FBT002  a flag's value
+        """Have a feature flag that gives everybody this value.
+
+        Args:
+            key: name of the flag; one of this name is replaced.
+            value: any JSON value.
+            variant_key: name of its only variant.
+
+        Raises:
+            ValueError: if the key is empty or the value is none that JSON has.
+        """
+        with self._state.lock:
+            self._state.flags.put(simple(key, value, variant_key))
+
+    def remove_flag(self, key: str) -> None:
+        """Forget a feature flag. Does nothing if there is none of this name."""
+        with self._state.lock:
+            self._state.flags.remove(key)
+
     def stats(self) -> dict[str, Any]:
         """Figures of the project, as `GET /_emulator/stats` gives them. Takes time in proportion to the events kept."""
         with self._state.lock:
@@ -263,7 +303,8 @@ class Emulator(FaultControls):
             return list(self._state.requests)
 
     def reset(self) -> None:
-        """Forget events, people, groups, requests and planned failures, also on disk. `latency` stays.
+        """Forget events, people, groups, requests and planned failures, also on disk, and have the flags that the
+        emulator was made with. `latency` stays.
 
         Raises:
             OSError: if that cannot be written to `data_dir`.

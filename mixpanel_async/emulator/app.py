@@ -21,6 +21,7 @@ from .bodies import MAX_WIRE_BYTES, too_large
 from .checks import Problem
 from .delivery import Delivered, Receive, Scope, Send
 from .faults import ConnectionDroppedError, Delivery, Fault, FaultPlan
+from .flags import FLAG_PATHS, Flags
 from .guard import Guard
 from .ingest import ENDPOINTS, Access, Received, handle
 from .journal import Journal
@@ -70,10 +71,16 @@ class State:
         access: who may write.
         now: the clock, in seconds since the epoch.
         store: where the project is kept over a restart, or None to keep it in memory only.
+        flags: the project's feature flags.
     """
 
     def __init__(
-        self, new_project: Callable[[], Project], access: Access, now: Callable[[], float], store: Store | None = None
+        self,
+        new_project: Callable[[], Project],
+        access: Access,
+        now: Callable[[], float],
+        store: Store | None,
+        flags: Flags,
     ) -> None:
         self.lock = threading.Lock()
         self.access = access
@@ -83,15 +90,18 @@ class State:
         self.started = now()
         self.requests: Journal[RecordedRequest] = Journal(REQUEST_LOG_LIMIT)
         self.store = store
+        self.flags = flags
         self.project = new_project()
         self._new_project = new_project
 
     def reset(self) -> None:
-        """Forget all data, requests and planned failures. Call `flush` afterwards, without the lock."""
+        """Forget all data, requests and planned failures, and have the flags of the beginning. Call `flush` afterwards,
+        without the lock."""
         if self.store is not None:
             self.store.ledger.clear()
         self.project = self._new_project()
         self.faults.clear()
+        self.flags.reset()
         self.requests = Journal(REQUEST_LOG_LIMIT)
 
     def flush(self) -> None:
@@ -136,12 +146,13 @@ def build_app(state: State, further: Sequence[JsonRoute]) -> Guard:
 
     Args:
         state: what it changes.
-        further: routes beside those of the ingestion endpoints.
+        further: routes beside those of the ingestion endpoints and of flags.
     """
     ingestion = [
         JsonRoute(at, _endpoint(state, path), ["GET", "POST"]) for path in ENDPOINTS for at in (path, path + "/")
     ]
-    return Guard(Router([*ingestion, *further], redirect_slashes=False, default=_not_found))
+    flags = [JsonRoute(at, _endpoint(state, path), ["GET"]) for path in FLAG_PATHS for at in (path, path + "/")]
+    return Guard(Router([*ingestion, *flags, *further], redirect_slashes=False, default=_not_found))
 
 
 async def _not_found(scope: Scope, receive: Receive, send: Send) -> None:
@@ -202,7 +213,9 @@ def _take(state: State, path: str, fault: Fault | None, request: Request, body: 
     """The answer to a request with what a failure makes of it, and how many records it held."""
     if fault is not None and not fault.takes_effect:
         return fault.delivery(path, None), 0
-    if len(body) > MAX_WIRE_BYTES:
+    if path in FLAG_PATHS:
+        true = state.flags.answer(path, dict(request.query_params), dict(request.headers), state.access)
+    elif len(body) > MAX_WIRE_BYTES:
         state.project.note_refusal(path, Problem("", f"413: {too_large().message}"), None)
         true = refused(path, 413, too_large().message)
     else:

@@ -50,7 +50,7 @@ class FaultControls:
             status: HTTP status of the answer, 200 to 599.
             times: how many requests fail, at least 1.
             retry_after: value of `Retry-After`: seconds, or a text such as a date; None for no such header.
-            path: only requests to this endpoint, such as `/import`; None for any.
+            path: only requests to this endpoint, such as `/import` or `/flags`; None for any.
             body: body of the answer; None for the one that Mixpanel documents for the status.
             apply: store the records first and fail then, as when the answer of a true Mixpanel is lost on its way.
 
@@ -163,7 +163,7 @@ class FaultControls:
             kinds: as of `break_next`; `status` is one of 429, 500, 502, 503 and 504. By default `TRANSIENT`: those
                 after which a client that repeats what was not confirmed has lost nothing. `hang` is another, if the
                 client gives up soon enough; `partial` and `zero` refuse records for good.
-            paths: endpoints where requests go wrong.
+            paths: endpoints where requests go wrong; by default those that take records.
             seconds: how long `slow` and `drip` last at most, above 0.
 
         Raises:

@@ -29,6 +29,7 @@ from random import Random
 from typing import Final, Literal, get_args
 
 from .answers import JSON, TEXT, Answer, imported, refused, tracked
+from .flags import FLAG_PATHS
 from .ingest import ENDPOINTS
 
 FaultKind = Literal[
@@ -39,6 +40,9 @@ FaultKind = Literal[
 KINDS: Final[tuple[FaultKind, ...]] = get_args(FaultKind)
 TRANSIENT: Final[tuple[FaultKind, ...]] = ("status", "drop", "half", "slow", "drip", "html", "empty", "truncated")
 """Kinds after which a later try succeeds: a client that repeats what was not confirmed loses nothing to them."""
+
+FAULT_PATHS: Final = (*ENDPOINTS, *FLAG_PATHS)
+"""Endpoints where requests can be made to fail."""
 
 _TRUE: Final = frozenset({"slow", "drip", "partial", "type"})
 _TRANSIENT_STATUSES: Final = (429, 500, 502, 503, 504)
@@ -116,8 +120,8 @@ class Fault:
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise ValueError(f"kind must be one of {', '.join(KINDS)}")
-        if self.path is not None and self.path not in ENDPOINTS:
-            raise ValueError(f"path must be one of {', '.join(ENDPOINTS)}")
+        if self.path is not None and self.path not in FAULT_PATHS:
+            raise ValueError(f"path must be one of {', '.join(FAULT_PATHS)}")
         if not 200 <= self.status <= 599 or self.status in {204, 205, 304}:
             raise ValueError("status must be between 200 and 599, and one whose answer has a body")
         if not (math.isfinite(self.seconds) and self.seconds >= 0):
@@ -224,8 +228,8 @@ class RandomFaults:
             raise ValueError("rate must be between 0 and 1")
         if not self.kinds or not set(self.kinds) <= set(KINDS):
             raise ValueError(f"kinds must be some of {', '.join(KINDS)}")
-        if not set(self.paths) <= set(ENDPOINTS):
-            raise ValueError(f"paths must be among {', '.join(ENDPOINTS)}")
+        if not set(self.paths) <= set(FAULT_PATHS):
+            raise ValueError(f"paths must be among {', '.join(FAULT_PATHS)}")
         if not (math.isfinite(self.seconds) and self.seconds >= 0.001):
             raise ValueError("seconds must be a number of at least 0.001")
 

@@ -13,6 +13,7 @@ Every answer is JSON, in the shape that the Python method of the same name retur
     GET /_emulator/identity-log   list of entries, with "advice" for what failed; name (of the verb), limit
     GET /_emulator/requests       list of requests; limit
     GET /_emulator/rejected       list of records and requests that were not stored, with field and message; limit
+    GET /_emulator/flags          list of definitions of feature flags
     GET /_emulator/stats          {"events": {"stored", "ingested", "duplicates"}, "profiles", "groups", "clusters",
                                   "requests", "rejected", "identity": {outcome: number}, "id_merge", "started",
                                   "uptime"}
@@ -26,6 +27,7 @@ Every answer is JSON, in the shape that the Python method of the same name retur
     POST /_emulator/random-faults     seed, rate, kinds, paths, seconds
     POST /_emulator/stop-faults       forget the failures still planned
     POST /_emulator/latency           seconds
+    POST /_emulator/set-flags         flags: a list of definitions, in place of all
 
 `limit` keeps the last so many, 1 to 1,000,000. A POST takes its arguments as a JSON object or as parameters of the URL,
 where lists are separated by commas, and answers `{"status": "ok"}`. What a Python method refuses with a `ValueError`,
@@ -158,6 +160,10 @@ def _rejected(emulator: Emulator, parameters: Parameters) -> object:
     return _last(emulator.rejected(), parameters)
 
 
+def _flags(emulator: Emulator, _: Parameters) -> object:
+    return emulator.flags()
+
+
 def _stats(emulator: Emulator, _: Parameters) -> object:
     return emulator.stats()
 
@@ -173,6 +179,7 @@ VIEWS: Final[Mapping[str, _View]] = {
     "identity-log": _View(_identity_log, optional=("name", "limit")),
     "requests": _View(_requests, optional=("limit",)),
     "rejected": _View(_rejected, optional=("limit",)),
+    "flags": _View(_flags),
     "stats": _View(_stats),
 }
 
@@ -266,6 +273,12 @@ def _list_of(convert: Callable[[object], Any]) -> Callable[[object], list[Any]]:
     return convert_all
 
 
+def _objects(value: object) -> list[Any]:
+    if isinstance(value, list):
+        return value
+    raise ValueError
+
+
 @dataclass(frozen=True, slots=True)
 class _Control:
     """Something to do.
@@ -329,6 +342,7 @@ CONTROLS: Final[Mapping[str, _Control]] = {
         required=("seed",),
     ),
     "stop-faults": _Control(lambda emulator: emulator.stop_faults(), {}),
+    "set-flags": _Control(lambda emulator, flags: emulator.set_flags(flags), {"flags": _objects}, required=("flags",)),
     "latency": _Control(_set_latency, {"seconds": _number}, required=("seconds",)),
 }
 

@@ -1,0 +1,291 @@
+"""An OpenFeature provider over a client's feature flags.
+
+    async with AsyncMixpanel("PROJECT_TOKEN", local_flags=LocalFlags()) as mp:
+        await mp.local_flags.wait_ready()
+        api.set_provider_and_wait(MixpanelProvider(mp.local_flags))
+        client = api.get_client()
+        enabled = await client.get_boolean_value_async("checkout", False, EvaluationContext(attributes=context))
+
+Reasons and error codes are those of Mixpanel's own provider (`mixpanel-openfeature` 0.2.0).
+"""
+
+from __future__ import annotations
+
+import inspect
+import threading
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from datetime import datetime
+from typing import Any, Final, Protocol
+
+import anyio
+
+from mixpanel_async.flags import FallbackReason, FlagsUpdate, SelectedVariant
+
+try:
+    from openfeature.evaluation_context import EvaluationContext
+    from openfeature.event import ProviderEventDetails
+    from openfeature.exception import ErrorCode, ProviderNotReadyError
+    from openfeature.flag_evaluation import FlagResolutionDetails, FlagValueType, Reason
+    from openfeature.provider import AbstractProvider, Metadata
+except ModuleNotFoundError as error:
+    if (error.name or "").partition(".")[0] != "openfeature":
+        raise
+    words = 'the OpenFeature provider needs an extra: pip install "mixpanel-async[openfeature]"'
+    raise ImportError(words, name=error.name) from error
+
+__all__ = ["MixpanelProvider"]
+
+_NAME: Final = "mixpanel-provider"
+_FALLBACKS: Final[Mapping[str, tuple[ErrorCode, Reason]]] = {
+    "FLAG_NOT_FOUND": (ErrorCode.FLAG_NOT_FOUND, Reason.DEFAULT),
+    "MISSING_CONTEXT_KEY": (ErrorCode.TARGETING_KEY_MISSING, Reason.ERROR),
+    "BACKEND_ERROR": (ErrorCode.GENERAL, Reason.ERROR),
+}
+_NOT_HERE: Final = "remote flags take a request: use the methods that end in _async"
+
+_Object = Sequence[FlagValueType] | Mapping[str, FlagValueType]
+
+
+class FlagsProvider(Protocol):
+    """What resolves flags: `AsyncMixpanel.local_flags` or `AsyncMixpanel.remote_flags`."""
+
+    def get_variant(
+        self, flag_key: str, fallback_value: SelectedVariant, context: Mapping[str, Any], /
+    ) -> SelectedVariant | Awaitable[SelectedVariant]: ...
+
+
+class MixpanelProvider(AbstractProvider):
+    """Resolves OpenFeature flags with Mixpanel's.
+
+    With local flags, both the plain and the `_async` methods of an OpenFeature client work; remote flags need the
+    `_async` ones. Without definitions, flags resolve to their default with `PROVIDER_NOT_READY`.
+
+    The attributes of an evaluation context are Mixpanel's context: `distinct_id`, what a flag is rolled out by, and
+    `custom_properties` for runtime rules. Whole floats in it become integers, and moments RFC 3339 texts.
+
+    Events, with local flags: `PROVIDER_CONFIGURATION_CHANGED` with the flags that changed, `PROVIDER_STALE` when
+    definitions cannot be fetched any more, `PROVIDER_READY` when they can again, or are there at last.
+
+    Args:
+        flags: of a client, which stays the user's to close: a provider that is shut down only stops listening to it.
+        targeting_key: attribute of Mixpanel's context that takes OpenFeature's targeting key. By default it is
+            `targetingKey`, as with Mixpanel's own provider; `distinct_id` makes it the person.
+        ready_timeout: seconds that `initialize` waits for definitions, at least 0. It does not in an event loop, which
+            it would hold up: there `await mp.local_flags.wait_ready()` first.
+    """
+
+    def __init__(
+        self, flags: FlagsProvider, *, targeting_key: str = "targetingKey", ready_timeout: float = 10.0
+    ) -> None:
+        super().__init__()
+        self._flags = flags
+        self._targeting_key = targeting_key
+        self._ready_timeout = ready_timeout
+        self._unsubscribe: Callable[[], None] | None = None
+        self._is_initializing = False
+        self._became_ready = threading.Event()
+
+    def get_metadata(self) -> Metadata:
+        return Metadata(name=_NAME)
+
+    def initialize(self, evaluation_context: EvaluationContext) -> None:  # noqa: ARG002  the interface's
+        """Listen to the definitions, and wait for the first.
+
+        Raises:
+            ProviderNotReadyError: if there are none by then; `PROVIDER_READY` follows when they come.
+        """
+        subscribe = getattr(self._flags, "subscribe", None)
+        if subscribe is None:
+            return
+        self._is_initializing = True
+        try:
+            if self._unsubscribe is None:
+                self._unsubscribe = subscribe(self._updated)
+            if not self._is_ready() and not _in_event_loop():
+                self._became_ready.wait(self._ready_timeout)
+        finally:
+            self._is_initializing = False
+        if not self._is_ready():
+            raise ProviderNotReadyError("there are no definitions yet")
+
+    def shutdown(self) -> None:
+        """Listen no more. The client goes on, and so do evaluations by it."""
+        unsubscribe, self._unsubscribe = self._unsubscribe, None
+        if unsubscribe is not None:
+            unsubscribe()
+
+    def resolve_boolean_details(
+        self,
+        flag_key: str,
+        default_value: bool,  # noqa: FBT001  the interface's
+        evaluation_context: EvaluationContext | None = None,
+    ) -> FlagResolutionDetails[bool]:
+        return self._now(flag_key, default_value, bool, evaluation_context)
+
+    def resolve_string_details(
+        self, flag_key: str, default_value: str, evaluation_context: EvaluationContext | None = None
+    ) -> FlagResolutionDetails[str]:
+        return self._now(flag_key, default_value, str, evaluation_context)
+
+    def resolve_integer_details(
+        self, flag_key: str, default_value: int, evaluation_context: EvaluationContext | None = None
+    ) -> FlagResolutionDetails[int]:
+        return self._now(flag_key, default_value, int, evaluation_context)
+
+    def resolve_float_details(
+        self, flag_key: str, default_value: float, evaluation_context: EvaluationContext | None = None
+    ) -> FlagResolutionDetails[float]:
+        return self._now(flag_key, default_value, float, evaluation_context)
+
+    def resolve_object_details(
+        self, flag_key: str, default_value: _Object, evaluation_context: EvaluationContext | None = None
+    ) -> FlagResolutionDetails[_Object]:
+        return self._now(flag_key, default_value, None, evaluation_context)
+
+    async def resolve_boolean_details_async(
+        self,
+        flag_key: str,
+        default_value: bool,  # noqa: FBT001  the interface's
+        evaluation_context: EvaluationContext | None = None,
+    ) -> FlagResolutionDetails[bool]:
+        return await self._later(flag_key, default_value, bool, evaluation_context)
+
+    async def resolve_string_details_async(
+        self, flag_key: str, default_value: str, evaluation_context: EvaluationContext | None = None
+    ) -> FlagResolutionDetails[str]:
+        return await self._later(flag_key, default_value, str, evaluation_context)
+
+    async def resolve_integer_details_async(
+        self, flag_key: str, default_value: int, evaluation_context: EvaluationContext | None = None
+    ) -> FlagResolutionDetails[int]:
+        return await self._later(flag_key, default_value, int, evaluation_context)
+
+    async def resolve_float_details_async(
+        self, flag_key: str, default_value: float, evaluation_context: EvaluationContext | None = None
+    ) -> FlagResolutionDetails[float]:
+        return await self._later(flag_key, default_value, float, evaluation_context)
+
+    async def resolve_object_details_async(
+        self, flag_key: str, default_value: _Object, evaluation_context: EvaluationContext | None = None
+    ) -> FlagResolutionDetails[_Object]:
+        return await self._later(flag_key, default_value, None, evaluation_context)
+
+    def _now(
+        self, flag_key: str, default: Any, kind: type | None, given: EvaluationContext | None
+    ) -> FlagResolutionDetails[Any]:
+        if not self._is_ready():
+            return _error(default, ErrorCode.PROVIDER_NOT_READY)
+        fallback = SelectedVariant(default)
+        try:
+            found = self._flags.get_variant(flag_key, fallback, self._context(given))
+        except Exception as error:  # noqa: BLE001  flags of somebody else's may raise anything
+            return _error(default, ErrorCode.GENERAL, str(error))
+        if inspect.iscoroutine(found):
+            found.close()
+            return _error(default, ErrorCode.GENERAL, _NOT_HERE)
+        return _details(found, fallback, kind)
+
+    async def _later(
+        self, flag_key: str, default: Any, kind: type | None, given: EvaluationContext | None
+    ) -> FlagResolutionDetails[Any]:
+        if not self._is_ready():
+            return _error(default, ErrorCode.PROVIDER_NOT_READY)
+        fallback = SelectedVariant(default)
+        try:
+            found = self._flags.get_variant(flag_key, fallback, self._context(given))
+            if inspect.isawaitable(found):
+                found = await found
+        except Exception as error:  # noqa: BLE001  flags of somebody else's may raise anything
+            return _error(default, ErrorCode.GENERAL, str(error))
+        return _details(found, fallback, kind)
+
+    def _is_ready(self) -> bool:
+        """Remote flags have no definitions to wait for."""
+        is_ready = getattr(self._flags, "are_flags_ready", None)
+        return is_ready is None or bool(is_ready())
+
+    def _context(self, given: EvaluationContext | None) -> dict[str, Any]:
+        if given is None:
+            return {}
+        context = {name: _plain(value) for name, value in given.attributes.items()}
+        if given.targeting_key:
+            context[self._targeting_key] = given.targeting_key
+        return context
+
+    def _updated(self, update: FlagsUpdate) -> None:
+        if update.kind == "changed":
+            self.emit_provider_configuration_changed(ProviderEventDetails(flags_changed=list(update.keys)))
+        elif update.kind == "failed" and self._is_ready():
+            self.emit_provider_stale(ProviderEventDetails(message=update.message))
+        elif update.kind == "failed":
+            # What `initialize` says is what the API passes on.
+            if not self._is_initializing:
+                self.emit_provider_error(
+                    ProviderEventDetails(message=update.message, error_code=ErrorCode.PROVIDER_NOT_READY)
+                )
+        else:
+            self._became_ready.set()
+            if not self._is_initializing:
+                self.emit_provider_ready(ProviderEventDetails())
+
+
+def _details(found: Any, fallback: SelectedVariant, kind: type | None) -> FlagResolutionDetails[Any]:
+    """What a variant is in OpenFeature's terms, if its value is of the kind that was asked for."""
+    default = fallback.variant_value
+    reason: FallbackReason | None = found.fallback_reason
+    if found is fallback and reason is None:
+        return FlagResolutionDetails(value=default, error_code=ErrorCode.FLAG_NOT_FOUND, reason=Reason.DEFAULT)
+    if reason is not None:
+        if reason.kind == "NO_ROLLOUT_MATCH":
+            return FlagResolutionDetails(value=default, reason=Reason.DEFAULT)
+        code, why = _FALLBACKS.get(reason.kind, (ErrorCode.GENERAL, Reason.ERROR))
+        return FlagResolutionDetails(value=default, error_code=code, error_message=reason.message, reason=why)
+    value = found.variant_value
+    if kind is not None:
+        value = _converted(value, kind)
+        if type(value) is not kind:
+            words = f"expected {kind.__name__}, got {type(found.variant_value).__name__}"
+            return _error(default, ErrorCode.TYPE_MISMATCH, words)
+    experiment = {"experiment_id": found.experiment_id, "is_experiment_active": found.is_experiment_active}
+    return FlagResolutionDetails(
+        value=value,
+        variant=found.variant_key,
+        reason=Reason.TARGETING_MATCH,
+        flag_metadata={name: one for name, one in experiment.items() if one is not None},
+    )
+
+
+def _error(default: Any, code: ErrorCode, message: str | None = None) -> FlagResolutionDetails[Any]:
+    return FlagResolutionDetails(value=default, error_code=code, error_message=message, reason=Reason.ERROR)
+
+
+def _converted(value: Any, kind: type) -> Any:
+    """A whole float as an integer, and an integer as a float, if that is what was asked for; never a truth value."""
+    if kind is int and isinstance(value, float) and value.is_integer():
+        return int(value)
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        try:
+            return float(value)
+        except OverflowError:
+            return value
+    return value
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _plain(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value
+
+
+def _in_event_loop() -> bool:
+    try:
+        anyio.get_current_task()
+    except RuntimeError:
+        return False
+    return True

@@ -1,0 +1,177 @@
+"""Exposures are ordinary events: queued, never in the way, and counted if they cannot be tracked."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import pytest
+from flags_server import CT, TOKEN, Server, definitions, flag, local
+
+from mixpanel_async import AsyncMixpanel, BatchPolicy, Overflow, ServiceAccountCredentials
+from mixpanel_async._runtime import Runtime
+from mixpanel_async.flags import LocalFlags, SelectedVariant
+
+pytestmark = pytest.mark.anyio
+
+PERSON = {"distinct_id": "user-1"}
+FALLBACK = SelectedVariant(None)
+
+
+async def test_an_exposure_goes_the_way_of_every_event() -> None:
+    server = Server()
+    seen: list[str] = []
+
+    def before_send(message: dict[str, Any]) -> dict[str, Any]:
+        seen.append(message["event"])
+        return message
+
+    account = ServiceAccountCredentials("account", "secret", "1")
+    options: dict[str, Any] = {"super_properties": {"env": "test"}, "before_send": before_send, "credentials": account}
+    async with local(server, [flag("f")], **options) as mp:
+        assert mp.local_flags.is_enabled("f", PERSON)
+        assert mp.local_flags.get_variant_value("f", None, PERSON) is True
+        assert mp.stats().accepted == 2
+        await mp.flush()
+        assert [event["properties"]["env"] for event in server.events] == ["test", "test"]
+        assert server.events[0]["properties"]["$insert_id"] != server.events[1]["properties"]["$insert_id"]
+        assert seen == ["$experiment_started"] * 2
+        assert mp.stats().flags.exposures == 2  # type: ignore[union-attr]
+
+
+async def test_what_reports_nothing() -> None:
+    server = Server()
+    off = {"variants": CT, "rollout": []}
+    async with local(server, [flag("f"), flag("off", off)]) as mp:
+        flags = mp.local_flags
+        flags.get_variant("f", FALLBACK, PERSON, report_exposure=False)
+        flags.get_variant_value("f", FALLBACK, PERSON, report_exposure=False)
+        flags.is_enabled("f", PERSON, report_exposure=False)
+        flags.get_all_variants(PERSON)
+        flags.is_enabled("off", PERSON)
+        flags.is_enabled("ghost", PERSON)
+        flags.is_enabled("f", {})
+        assert mp.stats().accepted == 0
+
+
+@pytest.mark.parametrize("window", [0.0, 60.0])
+async def test_the_same_exposure_within_a_window(window: float) -> None:
+    now = 1000.0
+    runtime = Runtime(wall=lambda: 1.7e9, monotonic=lambda: now, chance=lambda: 0.5, new_id=lambda: "0" * 32)
+    variants = {"variants": CT, "rollout": [{"rollout_percentage": 1.0}]}
+    server = Server(definitions(flag("f"), flag("g", variants)))
+    options = LocalFlags(poll_interval=None, exposure_window=window)
+    mp = AsyncMixpanel(TOKEN, http_client=server.client, local_flags=options, _runtime=runtime)
+    async with mp:
+        assert await mp.local_flags.wait_ready(5)
+        flags = mp.local_flags
+
+        def expose() -> int:
+            """How many exposures these make."""
+            before = mp.stats().accepted
+            flags.is_enabled("f", PERSON)
+            flags.is_enabled("f", {"distinct_id": "user-2"})
+            flags.get_variant_value("g", 0, PERSON)
+            flags.track_exposure_event("g", SelectedVariant(0, "another"), PERSON)
+            return mp.stats().accepted - before
+
+        assert expose() == 4
+        assert expose() == (0 if window else 4)
+        now += 59.9
+        assert expose() == (0 if window else 4)
+        now += 0.2
+        assert expose() == 4
+        now += 59.0
+        assert expose() == (0 if window else 4)
+        now += 600.0
+        assert expose() == 4
+        stats = mp.stats().flags
+        assert stats is not None
+        assert stats.exposures + stats.exposures_repeated == 24
+        assert stats.exposures_lost == 0
+
+
+async def test_the_window_remembers_a_bounded_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mixpanel_async.flags.exposures._REMEMBERED", 100)
+    server = Server(definitions(flag("f")))
+    options = LocalFlags(poll_interval=None, exposure_window=3600)
+    async with local(server, local_flags=options) as mp:
+
+        def repeated(*people: int) -> int:
+            """How many of these exposures are left out."""
+            before = mp.stats().accepted
+            for number in people:
+                mp.local_flags.track_exposure_event("f", SelectedVariant(1, "on"), {"distinct_id": f"user-{number}"})
+            return len(people) - mp.stats().accepted + before
+
+        assert repeated(*range(110)) == 0
+        assert repeated(0, 99, 109) == 3
+        assert repeated(*range(1_000, 1_210)) == 0
+        assert repeated(0) == 0
+
+
+@pytest.mark.parametrize(
+    ("context", "words"),
+    [
+        ({"distinct_id": "null"}, "properties.distinct_id: "),
+        ({"distinct_id": 42}, "properties.distinct_id: must be a string, not int"),
+        ({"company": "c"}, "the context has no distinct_id"),
+        ({"company": "c", "distinct_id": ""}, "the context has no distinct_id"),
+    ],
+)
+async def test_an_exposure_that_cannot_be_tracked_fails_no_evaluation(
+    context: dict[str, Any], words: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    context = {"company": "c", **context}
+    async with local(Server(), [flag("f", context="company")]) as mp:
+        for _ in range(3):
+            assert mp.local_flags.is_enabled("f", context)
+        stats = mp.stats().flags
+        assert stats is not None
+        assert (stats.exposures, stats.exposures_lost) == (0, 3)
+        (line,) = [record.getMessage() for record in caplog.records]
+        assert line.startswith(f"flags: an exposure could not be tracked ({words}")
+
+
+@pytest.mark.parametrize("overflow", list(Overflow))
+async def test_a_full_queue_fails_no_evaluation(overflow: Overflow) -> None:
+    batching = BatchPolicy(max_pending_events=1, linger=3600)
+    async with local(Server(), [flag("f")], overflow=overflow, batching=batching) as mp:
+        for _ in range(3):
+            assert mp.local_flags.is_enabled("f", PERSON)
+
+
+async def test_hooks_that_fail_or_evaluate_flags_fail_no_evaluation() -> None:
+    clients: list[AsyncMixpanel] = []
+
+    def before_send(message: dict[str, Any]) -> dict[str, Any] | None:
+        if message["event"] == "Fails":
+            raise ValueError
+        return message if clients[0].local_flags.is_enabled("sampled", PERSON) else None
+
+    server = Server()
+    async with local(server, [flag("sampled")], before_send=before_send) as mp:
+        clients.append(mp)
+        await mp.track("user-1", "Sampled")
+        assert mp.local_flags.is_enabled("sampled", PERSON)
+        await mp.flush()
+    # One exposure for the event's evaluation and one for the caller's, and none for the exposures'.
+    assert sorted(event["event"] for event in server.events) == ["$experiment_started"] * 2 + ["Sampled"]
+
+
+async def test_exposures_from_many_threads_are_all_counted() -> None:
+    server = Server()
+    async with local(server, [flag("f")], poll_interval=None) as mp:
+
+        def evaluate() -> None:
+            for number in range(500):
+                mp.local_flags.is_enabled("f", {"distinct_id": f"user-{number}"})
+
+        threads = [threading.Thread(target=evaluate) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert mp.stats().accepted == 2_000
+        await mp.flush()
+    assert len(server.events) == 2_000

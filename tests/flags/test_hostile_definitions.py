@@ -1,0 +1,229 @@
+"""Definitions that nobody in their right mind would send: evaluation never raises, and good flags survive them."""
+
+from __future__ import annotations
+
+from random import Random
+from typing import Any
+
+import pytest
+from flags_official import FALLBACK, Official, context, definition, outcome, silence
+from flags_server import CT, ON, Server, definitions, flag, local, until
+
+from mixpanel_async.flags import FallbackReason, SelectedVariant
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def anyio_backend() -> Any:
+    """Nothing here depends on the event loop."""
+    return "asyncio"
+
+
+JUNK: list[Any] = [
+    None, True, 0, -1, 2**70, 1e308, float("nan"), float("inf"), "", "x", "\ud800", [], [None], {}, {"key": None},
+    {"": {}}, [[[]]], ["a", 1], "\x00", {"users": 5}, {"key": []},
+]  # fmt: skip
+PEOPLE: list[Any] = [
+    {}, {"distinct_id": []}, {"distinct_id": {}}, {"distinct_id": "\ud800"}, {"distinct_id": float("nan")},
+    {"distinct_id": "u", "custom_properties": {1: 2, None: "x", "a": {"b": [object()]}}},
+    {"distinct_id": object(), "custom_properties": {"plan": b"x"}}, None, 5, "text", [("distinct_id", "u")],
+]  # fmt: skip
+
+
+def spoiled(chance: Random, value: Any) -> Any:
+    """The same with one part of it, at any depth, something else."""
+    if not isinstance(value, (dict, list)) or not value or chance.random() < 0.15:
+        return chance.choice(JUNK)
+    if isinstance(value, list):
+        at = chance.randrange(len(value))
+        return [spoiled(chance, one) if index == at else one for index, one in enumerate(value)]
+    name = chance.choice(list(value))
+    if chance.random() < 0.2:
+        return {key: one for key, one in value.items() if key != name}
+    return {key: spoiled(chance, one) if key == name else one for key, one in value.items()}
+
+
+def is_refused_on_purpose(given: Any) -> bool:
+    """What the official SDK loads although its own types forbid it, and then mostly cannot evaluate."""
+    ruleset = given["ruleset"]
+    texts = [given["key"], given["context"], given.get("hash_salt") or "", *(one["key"] for one in ruleset["variants"])]
+    return (
+        not all(isinstance(text, str) and text.isascii() for text in texts)
+        or given.get("hash_salt", "") not in (None, *texts)
+        or not isinstance(ruleset["rollout"], list)
+        or not isinstance(ruleset["variants"], list)
+    )
+
+
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.long) for seed in range(1, 40))])
+async def test_spoiled_definitions_beside_a_good_one(seed: int) -> None:
+    chance = Random(seed)
+    good = flag("good")
+    official = Official()
+    with silence():
+        for _ in range(15):
+            spoilt = [spoiled(chance, definition(chance, f"bad-{number}")) for number in range(20)]
+            named = [one for one in spoilt if isinstance(one, dict) and isinstance(one.get("key"), str)]
+            named = list({one["key"]: one for one in named}.values())
+            async with local(Server(), [good, *named], poll_interval=None) as mp:
+                flags = mp.local_flags
+                assert flags.is_enabled("good", {"distinct_id": "u"}, report_exposure=False)
+                for one in named:
+                    is_loaded = bool(official.load(definitions(one)))
+                    for person in [*PEOPLE, *(context(chance) for _ in range(10))]:
+                        ours = flags.get_variant(one["key"], SelectedVariant(FALLBACK), person)
+                        assert isinstance(ours, SelectedVariant)
+                        theirs = official.get_variant(one["key"], person) if is_loaded else None
+                        if theirs is None:
+                            continue
+                        if ours.fallback_reason == FallbackReason.flag_not_found() and is_refused_on_purpose(one):
+                            continue
+                        assert outcome(ours) == outcome(theirs), (one, person)
+                assert mp.stats().flags is not None
+
+
+async def test_any_context_gets_an_answer() -> None:
+    rule = {"and": [{"==": [{"var": "plan"}, "pro"]}, {">": [{"var": "a.b.0"}, 5]}]}
+    rollouts = [{"rollout_percentage": 0.9, "runtime_evaluation_rule": rule}, {"rollout_percentage": 0.5}]
+    ruleset = {"variants": CT, "rollout": rollouts, "test": {"users": {"qa": "control"}}}
+    async with local(Server(), [flag("f", ruleset), flag("on")], poll_interval=None) as mp:
+        for person in PEOPLE:
+            for key in ("f", "on", "ghost", None, 5, [], object()):
+                found = mp.local_flags.get_variant(key, SelectedVariant("fb"), person)  # type: ignore[arg-type]
+                assert isinstance(found, SelectedVariant)
+            assert mp.local_flags.get_variant_value("f", "fb", person) in {"fb", "c", "t"}
+            assert mp.local_flags.is_enabled("f", person) is False
+            assert set(mp.local_flags.get_all_variants(person)) <= {"f", "on"}
+            mp.local_flags.track_exposure_event("f", SelectedVariant("c", "control"), person)
+        # A fallback that is no variant, against the types, is taken for its value.
+        assert mp.local_flags.get_variant("ghost", "bare", {}).variant_value == "bare"  # type: ignore[arg-type]
+        stats = mp.stats().flags
+        assert stats is not None
+        assert stats.undecidable > 0
+        assert stats.exposures_lost > 0
+
+
+def nested(operator: str, depth: int) -> Any:
+    rule: Any = {"var": "plan"}
+    for _ in range(depth):
+        rule = {operator: [rule]}
+    return rule
+
+
+@pytest.mark.parametrize(
+    ("rule", "is_met"),
+    [
+        (nested("!!", 50), True),
+        (nested("!!", 300), False),
+        ({"==": [{"%": ["%0999999999d", 5]}, "x"]}, False),
+        ({"%": ["%s" * 200, 5]}, False),
+        ({"%": ["%s", 5]}, True),
+        ({"cat": [{"var": "plan"}] * 20_000}, True),
+        ({"and": [{"==": [{"var": "plan"}, "pro"]}] * 5_000}, True),
+        ({"in": ["pro", ["pro"] * 100_000]}, True),
+        ({"*": [1e308] * 1_000}, True),
+        ({"+": ["9" * 5_000, 1]}, False),
+        ({"missing": ["plan"] * 10_000}, False),
+        ({"some": [{"var": "tags"}, True]}, False),
+        ({}, True),
+        ({"": []}, False),
+        ({"or": [True, {"unknown": 1}]}, False),
+    ],
+    ids=range(15),
+)
+async def test_rules_that_are_deep_huge_or_greedy(rule: Any, is_met: bool) -> None:
+    rollouts = [{"rollout_percentage": 1, "runtime_evaluation_rule": rule}]
+    async with local(Server(), [flag("f", {"variants": ON, "rollout": rollouts})], poll_interval=None) as mp:
+        person = {"distinct_id": "u", "custom_properties": {"PLAN": "Pro"}}
+        assert mp.local_flags.is_enabled("f", person) is is_met
+
+
+async def test_properties_that_are_deep_or_contain_themselves() -> None:
+    rollouts = [{"rollout_percentage": 1, "runtime_evaluation_rule": {"==": [{"var": "plan"}, "pro"]}}]
+    circle: dict[str, Any] = {"plan": "pro"}
+    circle["self"] = circle
+    deep: Any = {"plan": "pro"}
+    for _ in range(5_000):
+        deep = {"plan": "pro", "deeper": deep}
+    async with local(Server(), [flag("f", {"variants": ON, "rollout": rollouts})], poll_interval=None) as mp:
+        for properties in (circle, deep):
+            found = mp.local_flags.get_variant(
+                "f", SelectedVariant(0), {"distinct_id": "u", "custom_properties": properties}
+            )
+            assert found.fallback_reason == FallbackReason.no_rollout_match()
+
+
+async def test_a_rule_that_can_never_be_met_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    rollouts = [{"rollout_percentage": 1, "runtime_evaluation_rule": {"some": [{"var": "tags"}, {"var": ""}]}}]
+    async with local(Server(), [flag("listed", {"variants": ON, "rollout": rollouts})]) as mp:
+        for _ in range(5):
+            assert not mp.local_flags.is_enabled("listed", {"distinct_id": "u", "custom_properties": {"tags": [1]}})
+    lines = [record.getMessage() for record in caplog.records]
+    assert lines == [
+        "flags: a rule of 'listed' is never met: it uses the operator 'some', which local evaluation does not have"
+    ]
+
+
+async def test_cases_of_other_alphabets_are_folded() -> None:
+    rule = {"and": [{"==": [{"var": "STRASSE"}, "Große"]}, {"in": [{"var": "i"}, ["I\u0307", "ſ"]]}]}
+    rollouts = [{"rollout_percentage": 1, "runtime_evaluation_rule": rule}]
+    definition = flag("f", {"variants": ON, "rollout": rollouts})
+    official = Official()
+    with silence():
+        official.load(definitions(definition))
+        async with local(Server(), [definition], poll_interval=None) as mp:
+            for name in ("straße", "STRASSE", "Strasse", "strase"):
+                for other in ("İ", "i̇", "i", "s", "S", "ſ"):
+                    person = {
+                        "distinct_id": "u",
+                        "custom_properties": {name: "GROSSE", "İ"[:1]: 1, "i": other, "I": other},
+                    }
+                    ours = mp.local_flags.get_variant("f", SelectedVariant(FALLBACK), person)
+                    assert outcome(ours) == outcome(official.get_variant("f", person))
+
+
+async def test_what_a_caller_does_to_a_value_reaches_nobody_else() -> None:
+    value = {"colors": ["red", {"deep": 1}]}
+    variants = [{"key": "on", "value": value, "is_control": False, "split": 1}]
+    ruleset = {"variants": variants, "rollout": [{"rollout_percentage": 1}], "test": {"users": {"qa": "on"}}}
+    async with local(Server(), [flag("f", ruleset)], poll_interval=None) as mp:
+        for person in ("u", "qa", "u", "qa"):
+            found = mp.local_flags.get_variant_value("f", None, {"distinct_id": person})
+            assert found == value
+            found["colors"][1].clear()
+            found["colors"].append("blue")
+            found.clear()
+
+
+async def test_malformed_definitions_leave_their_flags_as_they_were(caplog: pytest.LogCaptureFixture) -> None:
+    server = Server()
+    off = {"variants": [{"key": "off", "value": False, "is_control": True}], "rollout": [{"rollout_percentage": 1}]}
+    async with local(server, [flag("a"), flag("b"), flag("gone")]) as mp:
+        broken = flag("b", {"variants": ON, "rollout": [{}]})
+        new = flag("new", {"variants": 5, "rollout": []})
+        server.says = definitions(flag("a", off), broken, new)
+        await until(lambda: not mp.local_flags.is_enabled("a", {"distinct_id": "u"}, report_exposure=False))
+        found = mp.local_flags.get_all_variants({"distinct_id": "u"})
+        assert {key: one.variant_key for key, one in found.items()} == {"a": "off", "b": "on"}
+        stats = mp.stats().flags
+        assert stats is not None
+        assert (stats.refused, stats.failures, stats.definitions) == (2, 0, 2)
+        lines = [record.getMessage() for record in caplog.records]
+        assert lines == ["flags: 2 definitions are malformed; these flags stay as they were: 'b', 'new'"]
+        server.says = definitions(flag("b", off))
+        await until(lambda: set(mp.local_flags.get_all_variants({"distinct_id": "u"})) == {"b"})
+        assert mp.stats().flags.refused == 0  # type: ignore[union-attr]
+
+
+async def test_a_value_that_changes_its_type_only_is_a_change() -> None:
+    server = Server()
+
+    def valued(value: Any) -> dict[str, Any]:
+        variants = [{"key": "on", "value": value, "is_control": False}]
+        return flag("f", {"variants": variants, "rollout": [{"rollout_percentage": 1}]})
+
+    async with local(server, [valued(1)]) as mp:
+        for value in (True, 1.0, 1, "1"):
+            server.says = definitions(valued(value))
+            await until(lambda: repr(mp.local_flags.get_variant_value("f", None, {"distinct_id": "u"})) == repr(value))  # noqa: B023
