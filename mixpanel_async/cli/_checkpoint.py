@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from hashlib import blake2b
 from pathlib import Path
 from typing import Final
@@ -168,8 +168,3 @@ def _sync_directory(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def advanced(checkpoint: Checkpoint, position: Position, counts: Counts, *, complete: bool) -> Checkpoint:
-    """The checkpoint once everything before a position is settled."""
-    return replace(checkpoint, position=position, counts=counts, sending=0, complete=complete)

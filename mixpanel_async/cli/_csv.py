@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from time import monotonic
 
 from ._inputs import DamagedError, InputError
-from ._stream import BOM, CHUNK_BYTES, MAX_RECORD_BYTES, SHOWN, File, Position, Row, Stream, Unreadable
+from ._stream import BOM, MAX_RECORD_BYTES, SHOWN, File, Lines, Position, Row, Stream, Unreadable
 
 
 class CsvSource(Stream):
@@ -18,8 +18,9 @@ class CsvSource(Stream):
         super().__init__(content, Position(), file)
         csv.field_size_limit(MAX_RECORD_BYTES)
         self._encoding = encoding
-        self._rows = csv.reader(self._lines(), delimiter=delimiter, strict=True)
-        self._read = self._read_lines = self._row_bytes = 0
+        self._lines = Lines(content)
+        self._rows = csv.reader(self._text(), delimiter=delimiter, strict=True)
+        self._row_start = 0
         try:
             header = next(self._rows, [])
         except (csv.Error, DamagedError) as error:
@@ -27,25 +28,22 @@ class CsvSource(Stream):
         self._columns = _columns([name.strip() for name in header], delimiter)
         self._width = len(header)
         if start.line:
-            content.seek(start.offset)
-            self._read, self._read_lines = start.offset, start.line
-        self._offset, self._line = self._read, self._read_lines
+            self._lines.seek(start.offset, start.line)
+        self._offset, self._line = self._lines.bytes_taken, self._lines.taken
 
-    def _lines(self) -> Iterator[str]:
-        while line := self._content.readline(MAX_RECORD_BYTES):
-            self._read += len(line)
-            self._read_lines += 1
-            self._row_bytes += len(line)
-            if self._row_bytes >= MAX_RECORD_BYTES:
+    def _text(self) -> Iterator[str]:
+        lines = self._lines
+        while taken := lines.take(1):
+            if lines.bytes_taken - self._row_start > MAX_RECORD_BYTES:
                 raise DamagedError(f"a row is longer than {MAX_RECORD_BYTES} bytes; a quote may not be closed")
-            if self._read_lines == 1:
-                line = line.removeprefix(BOM)
-            yield line.decode(self._encoding, "surrogateescape")
+            line = taken[0].removeprefix(BOM) if lines.taken == 1 else taken[0]
+            # The end of a line may be part of a cell.
+            yield line.decode(self._encoding, "surrogateescape") + "\n"
 
     def _fill(self, rows: list[Row], most: int, late: float) -> None:
-        end = self._offset + CHUNK_BYTES
-        while len(rows) < most and self._offset < end and monotonic() < late:
-            self._row_bytes = 0
+        lines = self._lines
+        while len(rows) < most and not (rows and (lines.is_dry or monotonic() > late)):
+            self._row_start = self._offset
             row = self._next()
             if row is None:
                 self.is_over = True
@@ -53,7 +51,7 @@ class CsvSource(Stream):
             if row:
                 rows.append((self._line + 1, row if isinstance(row, Unreadable) else self._record(row)))
             # Not before: a row that cannot be read to its end is not taken.
-            self._offset, self._line = self._read, self._read_lines
+            self._offset, self._line = lines.bytes_taken, lines.taken
 
     def _next(self) -> list[str] | Unreadable | None:
         try:

@@ -9,7 +9,7 @@ sent: what is found noted but not confirmed is sent again only if it may be.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from time import monotonic
 from typing import Final
 
@@ -145,7 +145,7 @@ class Importer:
             if not await self._has_room(len(chunk.rows)):
                 return
             if self._is_serial:
-                if not await self._announce(chunk):
+                if chunk.rows and not await self._announce(chunk):
                     return
                 counts = await self._updates(chunk, read_update)
             else:
@@ -239,7 +239,7 @@ class Importer:
         for line, row in chunk.rows:
             try:
                 message = read(row)
-                if job.is_unsure(line) and not self._is_repeatable(message):
+                if line <= job.unsure and not self._is_repeatable(message):
                     uncertain += 1
                     self._guarded(self.journal.doubt, job, line, row)
                 else:
@@ -257,14 +257,10 @@ class Importer:
 
     async def _announce(self, chunk: Chunk) -> bool:
         """Note down that updates are about to be sent. False if that cannot be done."""
-        job = chunk.job
-        if job.store is None or job.checkpoint is None or not chunk.rows:
-            return True
-        job.checkpoint = replace(job.checkpoint, sending=max(chunk.position.line, job.checkpoint.sending))
         try:
-            await anyio.to_thread.run_sync(job.store.save, job.checkpoint)
+            await anyio.to_thread.run_sync(chunk.job.announce, chunk.position.line)
         except OSError as error:
-            self._fail(f"cannot write {job.store.path}: {error.strerror or error}")
+            self._fail(f"cannot write the checkpoint: {error.strerror or error}")
             return False
         return True
 
@@ -306,7 +302,7 @@ class Importer:
                     try:
                         await anyio.to_thread.run_sync(job.save, mark)
                     except OSError as error:
-                        self._fail(f"cannot write {error.filename or 'the checkpoint'}: {error.strerror or error}")
+                        self._fail(f"cannot write the checkpoint: {error.strerror or error}")
         self.journal.forget(places)
 
     def _fail(self, words: str) -> None:

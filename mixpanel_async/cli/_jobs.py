@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from ._checkpoint import Checkpoint, Counts, Store, advanced
+from ._checkpoint import Checkpoint, Counts, Store
 from ._inputs import Input
 from ._rejects import Rejects
 from ._stream import Position
@@ -31,6 +31,8 @@ class Job:
     """Of the records handed to the client, this program's own refusals included."""
     settled: Counts = field(init=False)
     """Of the records of which it is known what became of them."""
+    unsure: int = field(init=False)
+    """Line up to which an interrupted import may have sent updates."""
     done: int = 0
     """Bytes of the file that are read."""
     damage: str | None = None
@@ -42,15 +44,12 @@ class Job:
         known = self.checkpoint
         self.start = Position() if known is None else known.position
         self.before = self.fed = self.settled = Counts() if known is None else known.counts
+        self.unsure = 0 if known is None else known.sending
         self.is_complete = known is not None and known.complete
 
     @property
     def name(self) -> str:
         return self.input.name
-
-    def is_unsure(self, line: int) -> bool:
-        """Whether an interrupted import may have sent the update of this line."""
-        return self.checkpoint is not None and line <= self.checkpoint.sending and line > self.start.line
 
     def lost(self, line: int | None, *, uncertain: bool) -> None:
         """Note a record that the client could not deliver."""
@@ -80,7 +79,23 @@ class Job:
         """
         self.rejects.sync()
         if self.store is not None and self.checkpoint is not None:
-            self.checkpoint = advanced(self.checkpoint, mark.position, self.settled, complete=mark.complete)
+            self.checkpoint = replace(
+                self.checkpoint,
+                position=mark.position,
+                counts=self.settled,
+                sending=self.unsure if self.unsure > mark.position.line else 0,
+                complete=mark.complete,
+            )
+            self.store.save(self.checkpoint)
+
+    def announce(self, line: int) -> None:
+        """Bring to the disk that updates up to a line are about to be sent.
+
+        Raises:
+            OSError: if that fails.
+        """
+        if self.store is not None and self.checkpoint is not None:
+            self.checkpoint = replace(self.checkpoint, sending=max(line, self.unsure))
             self.store.save(self.checkpoint)
 
 

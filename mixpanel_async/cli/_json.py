@@ -12,9 +12,22 @@ from typing import Any, Final
 import orjson
 
 from ._inputs import DamagedError
-from ._stream import BOM, CHUNK_BYTES, MAX_RECORD_BYTES, File, Position, Row, Stream, Unreadable, shown, words
+from ._stream import (
+    BOM,
+    CHUNK_BYTES,
+    MAX_RECORD_BYTES,
+    File,
+    Lines,
+    LongLine,
+    Position,
+    Row,
+    Stream,
+    Unreadable,
+    shown,
+    words,
+)
 
-_LOOK_AT_CLOCK: Final = 64
+_LINE_END: Final = 2
 _SPACE: Final = re.compile(r"[ \t\r\n]*")
 
 
@@ -23,35 +36,30 @@ class NdjsonSource(Stream):
 
     def __init__(self, content: io.BufferedReader, start: Position, file: File) -> None:
         super().__init__(content, start, file)
+        self._lines = Lines(content)
         if start.offset:
-            content.seek(start.offset)
+            self._lines.seek(start.offset, start.line)
 
-    def _fill(self, rows: list[Row], most: int, late: float) -> None:
-        readline, loads = self._content.readline, orjson.loads
-        offset, number = self._offset, self._line
-        end = offset + CHUNK_BYTES
-        try:
-            while len(rows) < most and offset < end:
-                line = readline(MAX_RECORD_BYTES)
-                if not line:
-                    self.is_over = True
-                    break
-                number += 1
-                offset += len(line)
-                try:
-                    rows.append((number, loads(line)))
-                except ValueError as error:
-                    offset += self._odd(line, number, error, rows)
-                if number % _LOOK_AT_CLOCK == 0 and monotonic() > late:
-                    break
-        finally:
-            self._offset, self._line = offset, number
+    def _fill(self, rows: list[Row], most: int, late: float) -> None:  # noqa: ARG002
+        lines, loads = self._lines, orjson.loads
+        number = lines.taken
+        taken = lines.take(most)
+        self.is_over = not taken
+        for line in taken:
+            number += 1
+            try:
+                rows.append((number, loads(line)))
+            except ValueError as error:
+                self._odd(line, number, error, rows)
+        self._offset, self._line = lines.bytes_taken, lines.taken
 
-    def _odd(self, line: bytes, number: int, error: ValueError, rows: list[Row]) -> int:
-        """Deal with what is no JSON, and return how many further bytes belong to it."""
-        if len(line) >= MAX_RECORD_BYTES and not line.endswith(b"\n"):
-            rows.append((number, Unreadable(f"is longer than {MAX_RECORD_BYTES} bytes", shown(line))))
-            return self._rest_of_line()
+    @staticmethod
+    def _odd(line: bytes, number: int, error: ValueError, rows: list[Row]) -> None:
+        """Deal with what is no JSON."""
+        if isinstance(line, LongLine):
+            problem = f"is longer than {MAX_RECORD_BYTES} bytes"
+            rows.append((number, Unreadable(problem, shown(line))))
+            return
         if number == 1 and line.startswith(BOM):
             line = line[len(BOM) :]
             try:
@@ -59,18 +67,9 @@ class NdjsonSource(Stream):
             except ValueError as second:
                 error = second
             else:
-                return 0
+                return
         if line.strip():
             rows.append((number, Unreadable(f"is no valid JSON: {words(error)}", shown(line))))
-        return 0
-
-    def _rest_of_line(self) -> int:
-        skipped = 0
-        while piece := self._content.readline(CHUNK_BYTES):
-            skipped += len(piece)
-            if piece.endswith(b"\n"):
-                break
-        return skipped
 
 
 class JsonSource(Stream):
@@ -109,6 +108,9 @@ class JsonSource(Stream):
                 self._needs_comma = self._is_array
                 self._line += 1
                 rows.append((self._line, value))
+                if len(self._text) - used <= _LINE_END and not self._is_read:
+                    # More would have to be waited for.
+                    break
         finally:
             self._offset += len(self._text[:used].encode(errors="surrogateescape"))
             self._text, self._at = self._text[used:], max(0, self._at - used)
@@ -162,5 +164,5 @@ class JsonSource(Stream):
                     raise DamagedError(f"what follows is no valid JSON: {words(error)}") from None
             else:
                 # A number may go on in what was not read yet.
-                if end < len(self._text) or not self._more():
+                if end < len(self._text) or type(value) not in {int, float} or not self._more():
                     return value, end

@@ -119,3 +119,80 @@ def shown(line: bytes) -> str:
 def words(error: Exception) -> str:
     """What a parser says, without what it says of its own place."""
     return str(error).partition(": line ")[0][:200] or type(error).__name__
+
+
+class LongLine(bytes):
+    """The beginning of a line that is longer than any record may be. Its length is that of the whole line."""
+
+    whole: int
+
+    def __len__(self) -> int:
+        return self.whole
+
+
+class Lines:
+    """The lines of a stream, as many at once as have come in: who reads a slow pipe need not wait for more.
+
+    Args:
+        content: the stream.
+    """
+
+    def __init__(self, content: io.BufferedReader) -> None:
+        self._content = content
+        self._block: list[bytes] = []
+        self._at = 0
+        self._tail = b""
+        # Length of a line of which no more is kept.
+        self._dropped = 0
+        self._has_ended = False
+        self.taken = self.bytes_taken = 0
+
+    @property
+    def is_dry(self) -> bool:
+        """Whether the next lines have to be waited for."""
+        return self._at == len(self._block)
+
+    def seek(self, offset: int, line: int) -> None:
+        """Go on at the beginning of a line."""
+        self._content.seek(offset)
+        self._block, self._at, self._tail, self._dropped, self._has_ended = [], 0, b"", 0, False
+        self.taken, self.bytes_taken = line, offset
+
+    def take(self, most: int) -> list[bytes]:
+        """Lines without their ends, at most so many; none at the end of the stream."""
+        while self.is_dry and not self._has_ended:
+            self._load()
+        lines = self._block[self._at : self._at + most]
+        self._at += len(lines)
+        self.taken += len(lines)
+        self.bytes_taken += sum(map(len, lines)) + len(lines)
+        return lines
+
+    def _load(self) -> None:
+        data = self._content.read1(CHUNK_BYTES)
+        if not data:
+            self._has_ended = True
+            rest = self._whole(b"")
+            self._block, self._at = [rest] if rest else [], 0
+            # The last line has no end that would count.
+            self.bytes_taken -= len(self._block)
+            return
+        block = data.split(b"\n")
+        if len(block) > 1:
+            block[0] = self._whole(block[0])
+            self._tail = block.pop()
+        else:
+            self._tail += block.pop()
+        if len(self._tail) > MAX_RECORD_BYTES:
+            self._dropped += len(self._tail) - SHOWN
+            self._tail = self._tail[:SHOWN]
+        self._block, self._at = block, 0
+
+    def _whole(self, end: bytes) -> bytes:
+        line, self._tail = self._tail + end, b""
+        if self._dropped:
+            dropped, self._dropped = self._dropped, 0
+            short = LongLine(line[:SHOWN])
+            short.whole = len(line) + dropped
+            return short
+        return line
