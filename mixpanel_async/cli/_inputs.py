@@ -180,20 +180,25 @@ def opened(one: Input, format: Format) -> Opened:
     try:
         # Not `sys.stdin`: the interpreter takes that one's lock when it ends, and a read may hold it for ever.
         file: io.RawIOBase = io.FileIO(0, closefd=False) if one.name == STDIN else io.FileIO(one.name)
-        raw: io.BufferedReader = io.BufferedReader(file, _BUFFER)
+    except OSError as error:
+        raise InputError(f"cannot read {one.name}: {error.strerror or error}") from None
+    raw: io.BufferedReader = io.BufferedReader(file, _BUFFER)
+    try:
         head = raw.read(4)
+        source = raw
         if one.identity is not None:
             raw.seek(0)
-            source = raw
         else:
             rejoined: io.RawIOBase = _Rejoined(head, raw)
             source = io.BufferedReader(rejoined, _BUFFER)
         content = _decompressed(source, head, one.name)
         return Opened(raw, content, _told(one, format, head, content))
-    except OSError as error:
-        raise InputError(f"cannot read {one.name}: {error.strerror or error}") from None
-    except (EOFError, zlib.error) as error:
-        raise InputError(f"{one.name} is damaged at its beginning: {error}") from None
+    except (OSError, EOFError, zlib.error) as error:
+        raw.close()
+        raise InputError(f"cannot read {one.name}: {error}") from None
+    except InputError:
+        raw.close()
+        raise
 
 
 class _Rejoined(io.RawIOBase):
@@ -215,11 +220,14 @@ class _Rejoined(io.RawIOBase):
 
 
 def _decompressed(source: io.BufferedReader, head: bytes, name: str) -> io.BufferedReader:
+    unpacked: io.RawIOBase
     if head.startswith(_GZIP):
-        return io.BufferedReader(gzip.GzipFile(fileobj=source), _BUFFER)
-    if head == _ZSTD:
-        return io.BufferedReader(_zstd(source, name), _BUFFER)
-    return source
+        unpacked = _Unpacked(gzip.GzipFile(fileobj=source), zlib.error)
+    elif head == _ZSTD:
+        unpacked = _zstd(source, name)
+    else:
+        return source
+    return io.BufferedReader(unpacked, _BUFFER)
 
 
 def _zstd(source: io.BufferedReader, name: str) -> io.RawIOBase:
@@ -229,13 +237,13 @@ def _zstd(source: io.BufferedReader, name: str) -> io.RawIOBase:
         if find_spec("backports") is None or find_spec("backports.zstd") is None:
             raise InputError(f'{name} is compressed with zstd: pip install "mixpanel-async[cli]"')
         from backports import zstd
-    return _Zstd(zstd.ZstdFile(source), zstd.ZstdError)
+    return _Unpacked(zstd.ZstdFile(source), zstd.ZstdError)
 
 
-class _Zstd(io.RawIOBase):
-    """A zstd stream whose faults are those that other streams have."""
+class _Unpacked(io.RawIOBase):
+    """A compressed stream that hands over what is good of it before it fails, and fails as other streams do."""
 
-    def __init__(self, file: io.IOBase, fault: type[Exception]) -> None:
+    def __init__(self, file: io.BufferedIOBase, fault: type[Exception]) -> None:
         self._file = file
         self._fault = fault
 
@@ -253,7 +261,7 @@ class _Zstd(io.RawIOBase):
 
     def readinto(self, buffer: bytearray) -> int:  # type: ignore[override]
         try:
-            data = self._file.read(len(buffer))
+            data = self._file.read1(len(buffer))
         except self._fault as error:
             raise OSError(str(error)) from None
         buffer[: len(data)] = data
@@ -275,7 +283,8 @@ def _told(one: Input, format: Format, head: bytes, content: io.BufferedReader) -
         if text and text[:1] not in {b"{", b"["}:
             raise InputError(f"cannot tell what {one.name} is; say so with --format")
         told = Format.JSON
-    return Format.NDJSON if told is Format.JSON and _has_a_record_a_line(text) else told
+    is_guess = told is Format.JSON and format is Format.AUTO
+    return Format.NDJSON if is_guess and _has_a_record_a_line(text) else told
 
 
 def _by_name(name: str) -> Format:

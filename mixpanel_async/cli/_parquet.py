@@ -30,7 +30,7 @@ class ParquetSource:
 
     def __init__(self, name: str, start: Position) -> None:
         if find_spec("pyarrow") is None:
-            raise InputError(f'{name} is Parquet, which needs pyarrow: pip install "mixpanel-async[cli,parquet]"')
+            raise InputError('it is Parquet, which needs pyarrow: pip install "mixpanel-async[cli,parquet]"')
         import pyarrow as pa
         from pyarrow import parquet
 
@@ -40,7 +40,7 @@ class ParquetSource:
         try:
             self._file = parquet.ParquetFile(name, buffer_size=_BUFFER, pre_buffer=False)
         except (self._fault, OSError, ValueError) as error:
-            raise InputError(f"{name} cannot be read as Parquet: {_words(error)}") from None
+            raise InputError(f"it cannot be read as Parquet: {_words(error)}") from None
         check_unique(self._file.schema_arrow.names)
         metadata = self._file.metadata
         self._total: int = metadata.num_rows

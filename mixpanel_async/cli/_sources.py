@@ -40,8 +40,11 @@ def source(one: Input, reading: Reading, start: Position) -> Source:
         if file.format in {Format.CSV, Format.TSV}:
             delimiter = reading.delimiter or ("\t" if file.format is Format.TSV else ",")
             return CsvSource(file.content, start, file, delimiter, reading.encoding)
-        if file.format is Format.JSON:
-            return JsonSource(file.content, start, file)
-        return NdjsonSource(file.content, start, file)
+        kind = JsonSource if file.format is Format.JSON else NdjsonSource
+        return kind(file.content, start, file)
     except FAULTS as error:
-        raise InputError(f"cannot read {one.name} from where the last import stopped: {error}") from None
+        file.close()
+        raise InputError(f"cannot read {one.name}: {error}") from None
+    except InputError as error:
+        file.close()
+        raise InputError(f"{one.name}: {error}") from None

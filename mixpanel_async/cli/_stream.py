@@ -190,7 +190,7 @@ class Lines:
 
     def _whole(self, end: bytes) -> bytes:
         line, self._tail = self._tail + end, b""
-        if self._dropped:
+        if self._dropped or len(line) > MAX_RECORD_BYTES:
             dropped, self._dropped = self._dropped, 0
             short = LongLine(line[:SHOWN])
             short.whole = len(line) + dropped
