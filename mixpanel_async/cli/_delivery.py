@@ -43,7 +43,7 @@ from ._sources import Reading
 
 BATCH: Final = 2_000
 BATCH_BYTES: Final = 2_000_000
-_CHUNK: Final = 1_000
+_CHUNK: Final = 500
 _COMMIT_EVERY: Final = 10_000
 _COMMIT_SECONDS: Final = 5.0
 _TICK: Final = 0.1
@@ -338,6 +338,7 @@ class Importer:
         rejected = sum(job.fed.rejected + job.fed.uncertain for job in self._jobs) + stats.failed + stats.uncertain
         figures = Figures(
             records=self._before + stats.delivered,
+            before=self._before,
             rejected=rejected,
             done=sum(job.done for job in self._jobs),
             total=None if None in sizes else sum(size or 0 for size in sizes),

@@ -17,7 +17,8 @@ from ._shape import Kind, Shape
 from ._sources import Reading, source
 from ._stream import Position, Source
 
-_CHUNK: Final = 1_000
+# Few enough that they are gone before the garbage collector looks at them twice.
+_CHUNK: Final = 100
 _SHOW_EVERY: Final = 0.2
 
 

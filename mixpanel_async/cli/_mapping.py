@@ -99,7 +99,8 @@ def update_of(shape: Shape) -> Callable[[object], Record]:
     """The function that reads an update of a profile.
 
     It takes Mixpanel's own form, with an operation such as `$set`; that of its profile export, with `$properties`; and
-    flat records, in which what is no field is a property. It raises `ValidationError`.
+    flat records, in which what is no field is a property. Without a `$time` of its own an update leaves `$last_seen`
+    alone. It raises `ValidationError`.
     """
 
     def read(record: object) -> Record:
@@ -116,6 +117,9 @@ def update_of(shape: Shape) -> Callable[[object], Record]:
         if shape.kind is Kind.GROUPS:
             message.setdefault("$group_key", None)
             message.pop("$distinct_id", None)
+        elif "$time" not in message:
+            # Nobody was seen just now because a file is imported; mixpanel-utils does the same.
+            message.setdefault("$ignore_time", True)
         if "$time" in message and type(message["$time"]) not in {int, float}:
             when = shape.clock.read(message["$time"], "$time")
             message["$time"] = when.timestamp() if isinstance(when, datetime) else when

@@ -43,12 +43,11 @@ class Meter:
 
     Args:
         now: monotonic seconds.
-        share: what was done before, from 0 to 1.
     """
 
-    def __init__(self, now: float, share: float) -> None:
+    def __init__(self, now: float) -> None:
         self._start = now
-        self._first_share = share
+        self._first_share: float | None = None
         self._marks: deque[tuple[float, int]] = deque([(now, 0)])
 
     def rate(self, now: float, count: int) -> float:
@@ -59,9 +58,20 @@ class Meter:
         then, before = self._marks[0]
         return (count - before) / (now - then) if now > then else 0.0
 
+    def mean(self, now: float, count: int) -> float:
+        """Records a second since the beginning."""
+        return count / (now - self._start) if now > self._start else 0.0
+
     def left(self, now: float, share: float) -> float | None:
-        """Seconds until the end, as far as one can tell."""
-        done = share - self._first_share
+        """Seconds until the end, as far as one can tell.
+
+        Args:
+            now: monotonic seconds.
+            share: what is done, from 0 to 1; what was done at the first call was done before.
+        """
+        if self._first_share is None and share:
+            self._first_share = share if now - self._start < 1.0 else 0.0
+        done = share - (self._first_share or 0.0)
         if done <= 0 or now <= self._start:
             return None
         return (now - self._start) * (1 - share) / done

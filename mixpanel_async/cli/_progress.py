@@ -23,6 +23,7 @@ class Figures:
 
     Args:
         records: imported, or found good in a dry run; also by earlier imports.
+        before: by those alone, which say nothing of the speed of this one.
         rejected: not imported.
         done: bytes of the files that are read.
         total: bytes of all files; None if that cannot be known.
@@ -30,6 +31,7 @@ class Figures:
     """
 
     records: int
+    before: int = 0
     rejected: int
     done: int
     total: int | None
@@ -71,19 +73,15 @@ class _Rates:
     def __init__(self, verb: str, clock: Callable[[], float]) -> None:
         self._verb = verb
         self._clock = clock
-        self._meter: Meter | None = None
-        self._before = 0
+        self._meter = Meter(clock())
 
-    def words(self, figures: Figures) -> tuple[str, str]:
+    def words(self, figures: Figures, *, last: bool = False) -> tuple[str, str]:
         """What was done, and the rate with the time left."""
-        now = self._clock()
-        if self._meter is None:
-            # What earlier imports did says nothing of the speed of this one.
-            self._meter, self._before = Meter(now, figures.share), figures.records
-        rate = self._meter.rate(now, figures.records - self._before)
+        now, count = self._clock(), figures.records - figures.before
+        rate = self._meter.rate(now, count)
         left = self._meter.left(now, figures.share)
-        speed = f"{rate:,.0f}/s"
-        if left is not None and figures.total:
+        speed = f"{self._meter.mean(now, count) if last else rate:,.0f}/s"
+        if left is not None and figures.total and not last:
             speed += f", {_duration(left)} left"
         return f"{figures.records:,} {self._verb}, {figures.rejected:,} rejected", speed
 
@@ -100,8 +98,8 @@ class _Bar:
         self._task = self._progress.add_task("", total=None, percent="", words="")
         self._progress.start()
 
-    def show(self, figures: Figures, *, last: bool = False) -> None:  # noqa: ARG002
-        words = ", ".join(self._rates.words(figures))
+    def show(self, figures: Figures, *, last: bool = False) -> None:
+        words = ", ".join(self._rates.words(figures, last=last))
         if figures.note:
             words += f"\n{figures.note}"
         self._progress.update(
@@ -131,7 +129,7 @@ class _Lines:
     def show(self, figures: Figures, *, last: bool = False) -> None:
         if self._is_quiet:
             return
-        words = self._rates.words(figures)
+        words = self._rates.words(figures, last=last)
         if last or self._clock() >= self._next or (figures.note and figures.note != self._said):
             self._next = self._clock() + _LINE_EVERY
             self._said = figures.note

@@ -82,7 +82,7 @@ class Rejects:
             OSError: if the file cannot be written anew.
         """
         path = self.path
-        if path is None or not path.exists():
+        if path is None or not path.is_file():
             return
         fresh = path.with_name(path.name + ".new")
         with path.open("rb") as old, _private(fresh, truncate=True) as new:
