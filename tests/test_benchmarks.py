@@ -21,3 +21,11 @@ def test_every_subject_delivers_every_event(events: int) -> None:
         assert f" {events} of {events} in " in lines[title]
     posthog = lines["posthog AsyncPosthog"]
     assert f" {events} of {events} in " in posthog or posthog.endswith("not installed")
+
+
+def test_the_import_is_measured() -> None:
+    command = [sys.executable, "-m", "benchmarks.importer", "--events", "500", "--rounds", "1", "--gigabytes", "0.01"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=25)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert result.stdout.count("events a second of CPU on one core") == 2
+    assert "50,000 events imported, 0 rejected; peak memory" in result.stdout
