@@ -16,10 +16,13 @@ from ._errors import (
     PayloadTooLargeError,
     QueueFullError,
     RateLimitError,
+    SpoolError,
     TransportError,
     ValidationError,
 )
 from ._records import Delivery, DropReason, FlushResult, LostRecord, Stats
+from ._spool import SqliteSpool
+from ._spool.report import Purged, SpoolCount, SpooledRecord, SpoolStatus
 
 __version__ = VERSION
 
@@ -43,11 +46,17 @@ __all__ = [
     "MixpanelException",
     "Overflow",
     "PayloadTooLargeError",
+    "Purged",
     "QueueFullError",
     "RateLimitError",
     "Region",
     "RetryPolicy",
     "ServiceAccountCredentials",
+    "SpoolCount",
+    "SpoolError",
+    "SpoolStatus",
+    "SpooledRecord",
+    "SqliteSpool",
     "Stats",
     "TransportError",
     "ValidationError",

@@ -22,6 +22,7 @@ from ._errors import (
     RateLimitError,
     TransportError,
 )
+from ._parcel import Parcel
 from ._records import Delivered, DropReason, Kind, Outcome, Pruned, Request, Retry
 from ._retry import backoff
 from ._runtime import Runtime
@@ -65,7 +66,7 @@ class Caller:
             ApiError: Mixpanel answered and did not take it.
             TransportError: no answer could be had.
         """
-        request = self._encoder.request(kind, [item], secret=secret)
+        request = self._encoder.request(kind, Parcel([item]), secret=secret)
         clock = self._runtime.monotonic
         total = self._policy.total_timeout
         deadline = None if total is None else clock() + total
@@ -87,6 +88,8 @@ class Caller:
 
         def wait(state: RetryCallState) -> float:
             outcome = _outcome(state)
+            if isinstance(outcome, Retry) and outcome.at_once and state.attempt_number == 1:
+                return 0.0
             asked = outcome.retry_after if isinstance(outcome, Retry) else None
             return backoff(self._policy, state.attempt_number, asked, self._runtime.chance())
 

@@ -9,14 +9,15 @@ The buffer takes no lock and reads no clock: its owner does both.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
+from ._backlog import Backlog, SpoolLimits
 from ._config import BatchPolicy, RetryPolicy
-from ._credentials import Secret
-from ._lanes import Barrier, Batch, Lane, Loss
-from ._ledger import Ledger
+from ._lanes import Batch, Lane, Loss
+from ._parcel import Packer
 from ._records import (
     Delivered,
     DropReason,
@@ -24,12 +25,12 @@ from ._records import (
     Misconfigured,
     OnceOnly,
     Outcome,
+    Outdated,
     Pruned,
     Retry,
     Split,
 )
 
-_MOST_LANES: Final = 50
 # Seconds for which a lane remembers that a server, or a proxy before it, found a body too large.
 _UNLEARN_AFTER: Final = 3600.0
 # No 413 teaches a lane less than this: one giant must not leave requests of a single record behind it.
@@ -65,43 +66,35 @@ class Idle:
 IDLE: Final = Idle()
 
 
-class Buffer(Ledger):
+class Buffer(Backlog):
     """Bounded in records and in bytes, in flight included.
 
     Args:
         policy: bounds and triggers.
         retry: when a batch gives up.
+        spool: bounds on disk; None without a spool.
+        new_packer: makes what compresses events as they come; None if that is not wanted.
     """
 
-    def __init__(self, policy: BatchPolicy, retry: RetryPolicy) -> None:
-        super().__init__(policy)
+    def __init__(
+        self,
+        policy: BatchPolicy,
+        retry: RetryPolicy,
+        spool: SpoolLimits | None = None,
+        new_packer: Callable[[], Packer] | None = None,
+    ) -> None:
+        super().__init__(policy, spool)
+        self._new_packer = new_packer
         self._retry = retry
-        self._lanes: dict[tuple[Kind, Secret | None], Lane] = {}
-        # Those that hold records, in the order in which they take their turn.
-        self._active: dict[Lane, None] = {}
 
-    def lane(self, kind: Kind, secret: Secret | None = None) -> Lane:
-        """The lane for this kind and authentication, made at its first use."""
-        key = (kind, secret)
-        lane = self._lanes.get(key)
-        if lane is None:
-            limit = self._policy.max_in_flight if kind in {Kind.EVENTS, Kind.IMPORTS} else 1
-            if len(self._lanes) > _MOST_LANES:
-                # Secrets that are no longer in use would add up in a process that serves many projects.
-                idle = [
-                    k for k, v in self._lanes.items() if k[1] is not None and not v.failures and v not in self._active
-                ]
-                for old in idle:
-                    del self._lanes[old]
-            lane = self._lanes[key] = Lane(kind, secret, limit, self._policy.max_bytes)
-        return lane
-
-    @property
-    def in_flight(self) -> int:
-        return sum(len(lane.leased) + len(lane.alone) for lane in self._active)
-
-    def offer(self, lane: Lane, item: bytes, now: float) -> Offer:
+    def offer(self, lane: Lane, item: bytes, now: float, group: int = 0) -> Offer:
         """Take a record into its lane.
+
+        Args:
+            lane: where it goes.
+            item: its bytes.
+            now: monotonic seconds.
+            group: with a spool, the commit that it waits for; its row is then `lane.last_id`.
 
         Returns:
             `TAKEN`; `NOTIFY` if the sender has something new to consider; `FULL` if there is no room, in which case
@@ -109,24 +102,33 @@ class Buffer(Ledger):
         """
         size = len(item)
         policy = self._policy
-        if self.pending >= policy.max_pending_events or self.pending_bytes + size > policy.max_pending_bytes:
+        if self.is_full(size):
             self.crowded = True
             return Offer.FULL
         self.accepted += 1
         self.pending += 1
         self.pending_bytes += size
+        if group:
+            lane.last_id += 1
+            self.charge_write(size)
+            if lane.on_disk or self.is_memory_full(size):
+                self.leave_on_disk(lane, size, group)
+                return Offer.TAKEN
         batch = lane.open
         if batch is not None and batch.size + size + 1 > lane.max_bytes:
             lane.close_open()
             batch = None
         is_first = batch is None
         if batch is None:
-            batch = lane.open = Batch(lane, [item], now)
-            self._active[lane] = None
+            batch = lane.open = Batch(lane, [item], now, new_packer=self._new_packer)
+            self.active[lane] = None
         else:
             batch.items.append(item)
             batch.size += size + 1
-        if self.pending >= policy.max_pending_events:
+        if group:
+            batch.ids.append(lane.last_id)
+            batch.group = group
+        elif self.pending >= policy.max_pending_events:
             self.crowded = True
         if len(batch.items) >= policy.max_events:
             lane.close_open()
@@ -141,20 +143,20 @@ class Buffer(Ledger):
             What was dropped; nothing if that could not make enough room.
         """
         losses: list[Loss] = []
-        flying = [batch for lane in self._active for batch in (*lane.leased, *lane.alone)]
+        flying = [batch for lane in self.active for batch in (*lane.leased, *lane.alone)]
         held, held_bytes = sum(len(batch.items) for batch in flying), sum(batch.payload for batch in flying)
         if held >= self._policy.max_pending_events or held_bytes + room > self._policy.max_pending_bytes:
             return losses
         while self.is_full(room):
-            heads = [lane.ready[0] if lane.ready else lane.open for lane in self._active]
-            oldest = min((batch for batch in heads if batch is not None), key=lambda batch: batch.opened)
-            losses.append(self.lose(oldest.pop_first(), DropReason.QUEUE_FULL))
+            heads = [lane.ready[0] if lane.ready else lane.open for lane in self.active]
+            waiting = [batch for batch in heads if batch is not None]
+            if not waiting:
+                break
+            oldest = min(waiting, key=lambda batch: batch.opened)
+            first = oldest.pop_first()
+            losses.append(self.lose(first, DropReason.QUEUE_FULL))
             if not oldest.items:
-                lane = oldest.lane
-                if lane.ready and lane.ready[0] is oldest:
-                    lane.ready.popleft()
-                else:
-                    lane.open = None
+                oldest.lane.put_in_place_of(oldest, oldest)
         self.crowded = self.crowded or bool(losses)
         return losses
 
@@ -164,9 +166,8 @@ class Buffer(Ledger):
             return None
         self.take(len(item))
         batch = Batch(lane, [item], now)
-        batch.first_try = now
         lane.alone[batch] = None
-        self._active[lane] = None
+        self.active[lane] = None
         return batch
 
     def conclude(self, batch: Batch, reason: DropReason | None, *, message: str = "") -> list[Loss]:
@@ -190,7 +191,7 @@ class Buffer(Ledger):
             The records that must not be sent again and may have been applied.
         """
         losses: list[Loss] = []
-        for lane in self._active:
+        for lane in self.active:
             for batch in reversed([*lane.leased, *lane.alone]):
                 lane.leased.pop(batch, None)
                 lane.alone.pop(batch, None)
@@ -205,17 +206,17 @@ class Buffer(Ledger):
     def poll(self, now: float) -> Batch | WaitUntil | Idle:
         """What to do now: a batch, leased to the caller, or how long to wait."""
         wake: float | None = None
-        for lane in [*self._active]:
+        for lane in [*self.active]:
             batch_or_time = self._poll_lane(lane, now)
             if isinstance(batch_or_time, Batch):
                 # The lane goes to the end of the line, so that a busy one cannot starve the others.
-                del self._active[lane]
-                self._active[lane] = None
+                del self.active[lane]
+                self.active[lane] = None
                 return batch_or_time
             if batch_or_time is not None:
                 wake = batch_or_time if wake is None else min(wake, batch_or_time)
             elif not any(lane.batches()):
-                del self._active[lane]
+                del self.active[lane]
         return IDLE if wake is None else WaitUntil(wake)
 
     def _poll_lane(self, lane: Lane, now: float) -> Batch | float | None:
@@ -231,8 +232,11 @@ class Buffer(Ledger):
             return lane.paused_until
         if not lane.ready:
             lane.close_open()
+        if lane.ready[0].group > self.committed:
+            # It is on its way to the disk, and what has not arrived there must not be sent.
+            return None
         batch = lane.ready.popleft()
-        if batch.attempts == 0:
+        if batch.first_try is None:
             batch.first_try = now
         batch.attempts += 1
         batch.begun = False
@@ -244,7 +248,22 @@ class Buffer(Ledger):
         """Whether the slots of imports are taken, which the lanes of all project secrets share."""
         if kind is not Kind.IMPORTS:
             return False
-        return sum(len(lane.leased) for lane in self._active if lane.kind is kind) >= self._policy.max_in_flight
+        return sum(len(lane.leased) for lane in self.active if lane.kind is kind) >= self._policy.max_in_flight
+
+    def outdate(self, batch: Batch, outcome: Outdated) -> list[Loss]:
+        """End a lease for which no request was made, as some of its records are too old to be taken."""
+        if batch not in batch.lane.leased:
+            return []
+        del batch.lane.leased[batch]
+        old, rest = batch.divide(outcome.positions)
+        if rest.items:
+            batch.lane.ready.appendleft(rest)
+        if not outcome.by_import:
+            return [self.lose(old, DropReason.TOO_OLD)]
+        old.lane = self.lane(Kind.IMPORTS)
+        old.lane.ready.append(old)
+        self.active[old.lane] = None
+        return []
 
     def settle(self, batch: Batch, outcome: Outcome, now: float, delay: float = 0.0) -> list[Loss]:
         """End a lease. Nothing happens if it has ended otherwise.
@@ -297,9 +316,8 @@ class Buffer(Ledger):
             return losses
         retry = self._retry
         out_of_tries = retry.attempts is not None and batch.attempts >= retry.attempts
-        out_of_time = (
-            retry.total_timeout is not None and batch.lane.paused_until > batch.first_try + retry.total_timeout
-        )
+        began = now if batch.first_try is None else batch.first_try
+        out_of_time = retry.total_timeout is not None and batch.lane.paused_until > began + retry.total_timeout
         if out_of_tries or out_of_time:
             losses.append(self.lose(batch, DropReason.EXHAUSTED, message=outcome.message))
         else:
@@ -339,60 +357,37 @@ class Buffer(Ledger):
             # Mixpanel does not say whether the valid rows of a profile batch that it refused were applied. With a
             # 200 it does: 0 means that it took none.
             batch = self._without_once(batch, outcome.message, losses)
+        # Asked for by the answer, and not a try that failed.
+        batch.attempts -= 1
         middle = (len(batch.items) + 1) // 2
         for half in reversed(batch.divide(range(middle))):
             if half.items:
                 batch.lane.ready.appendleft(half)
         return losses
 
-    def barrier(self) -> Barrier:
-        """Make everything accepted so far due at once, and a count of what becomes of it."""
-        barrier = Barrier()
-        for lane in self._active:
-            for batch in lane.batches():
-                batch.is_due = True
-                batch.marks.append((barrier, len(batch.items)))
-                barrier.pending += len(batch.items)
-        return barrier
-
-    def forget(self, barrier: Barrier) -> None:
-        """Count for this barrier no longer: nobody waits for it."""
-        for lane in self._active:
-            for batch in lane.batches():
-                batch.marks = [mark for mark in batch.marks if mark[0] is not barrier]
-
     def hurry(self, spacing: float) -> None:
-        """Cut pauses short for somebody who waits: to `spacing` seconds after the last failure, at the least.
-
-        A pause that Mixpanel asked for with `Retry-After` stays.
-        """
-        for lane in self._active:
+        """Cut pauses of our own short for somebody who waits: to `spacing` seconds after the last failure."""
+        for lane in self.active:
             if lane.failures:
                 sooner = max(lane.held_until, lane.failed_at + spacing)
                 lane.paused_until = min(lane.paused_until, sooner)
 
     def next_try(self) -> float:
         """The earliest moment at which a waiting batch may be sent; minus infinity if one is in flight."""
-        times = [lane.paused_until for lane in self._active if lane.ready or lane.open]
-        if self.in_flight or not times:
+        times = [lane.paused_until for lane in self.active if lane.ready or lane.open]
+        if self.in_flight or not times or self.unwritten:
             return float("-inf")
         return min(times)
 
-    def reset(self) -> None:
-        """Forget every record and count: after a fork they are the parent's."""
-        self._active.clear()
-        for lane in self._lanes.values():
-            lane.open = None
-            lane.ready.clear()
-            lane.leased.clear()
-            lane.alone.clear()
-        self.forget_all()
-
     def abandon(self, reason: DropReason) -> list[Loss]:
-        """Give up everything that waits. Batches in flight stay with whoever holds their lease."""
+        """Give up everything that waits. Batches in flight stay with whoever holds their lease.
+
+        What is on disk is left there.
+        """
         losses = []
-        for lane in self._active:
+        for lane in self.active:
             lane.close_open()
-            while lane.ready:
-                losses.append(self.lose(lane.ready.popleft(), reason))
+            for batch in [batch for batch in lane.ready if not batch.ids]:
+                lane.ready.remove(batch)
+                losses.append(self.lose(batch, reason))
         return losses

@@ -8,15 +8,18 @@ import warnings
 import weakref
 from collections.abc import Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn
 
 from ._attempts import Caller
+from ._backlog import SpoolLimits
 from ._bound import BoundMixpanel
 from ._buffer import Buffer, most_in_flight
 from ._config import BatchPolicy, ClientOptions, EventsEndpoint, IdMerge, Overflow, Region, RetryPolicy, env_options
 from ._core import Properties
+from ._courier import Courier
 from ._credentials import ServiceAccountCredentials
-from ._errors import ValidationError
+from ._durable import Durable
+from ._errors import ValidationError, refuse
 from ._hooks import Hooks, OnDelivered, OnDrop
 from ._identity import Identity
 from ._profiles import Profiles
@@ -24,10 +27,12 @@ from ._queue import Queue
 from ._records import FlushResult, Stats
 from ._runtime import Runtime, real_runtime
 from ._sender import Sender
+from ._spool import SqliteSpool, journal_of
+from ._spool.work import Settings
 from ._tracking import Tracking
 from ._transport import HttpClient, Transport
 from ._wire.build import BeforeSend, Builder, SerializerOption
-from ._wire.encode import Encoder, best_compressor
+from ._wire.encode import Encoder, best_packer
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -72,6 +77,7 @@ class AsyncMixpanel(Tracking, Identity, Profiles):
         on_drop: called with a list of `LostRecord` and a `DropReason` for every loss; a plain function is called in
             a worker thread, a coroutine function in the event loop.
         on_delivered: called with a `Delivery` for each request that Mixpanel took, in the same way.
+        spool: keeps accepted records on disk until Mixpanel has taken them; see `SqliteSpool`.
         http_client: an `httpx.AsyncClient` of your own. It stays yours to close.
         timeout: seconds for one request as a whole, from the wait for a connection to the last byte; 0.001 to 3,600.
         shutdown_timeout: seconds that `aclose()` may take to deliver; 0 to 3,600. Also how long a `flush()` without a
@@ -100,6 +106,7 @@ class AsyncMixpanel(Tracking, Identity, Profiles):
         before_send: BeforeSend | None = None,
         on_drop: OnDrop | None = None,
         on_delivered: OnDelivered | None = None,
+        spool: SqliteSpool | None = None,
         http_client: HttpClient | None = None,
         timeout: float = 10.0,
         shutdown_timeout: float = 10.0,
@@ -122,6 +129,8 @@ class AsyncMixpanel(Tracking, Identity, Profiles):
             shutdown_timeout=shutdown_timeout,
         )
         self._origin = options.origin
+        if spool is not None and not isinstance(spool, SqliteSpool):
+            refuse(f"spool must be an instance of SqliteSpool, not {type(spool).__name__}")
         runtime = _runtime or real_runtime()
         builder = Builder(
             token,
@@ -130,9 +139,9 @@ class AsyncMixpanel(Tracking, Identity, Profiles):
             before_send=before_send,
             recent=not options.by_import,
         )
-        queue, sender, caller = _wired(options, Hooks(on_drop, on_delivered), http_client, runtime)
-        super().__init__(options=options, builder=builder, queue=queue, sender=sender, caller=caller, runtime=runtime)
-        weakref.finalize(self, _left_behind, queue, sender)
+        parts = _wired(options, Hooks(on_drop, on_delivered), spool, http_client, runtime)
+        super().__init__(options=options, builder=builder, runtime=runtime, **parts._asdict())
+        weakref.finalize(self, _left_behind, parts.queue, parts.sender)
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None, **options: Any) -> Self:
@@ -242,16 +251,22 @@ class AsyncMixpanel(Tracking, Identity, Profiles):
         raise TypeError("an AsyncMixpanel holds connections and credentials and cannot be pickled")
 
 
+class _Parts(NamedTuple):
+    queue: Queue
+    sender: Sender
+    caller: Caller
+
+
 def _wired(
-    options: ClientOptions, hooks: Hooks, http_client: HttpClient | None, runtime: Runtime
-) -> tuple[Queue, Sender, Caller]:
+    options: ClientOptions, hooks: Hooks, spool: SqliteSpool | None, http_client: HttpClient | None, runtime: Runtime
+) -> _Parts:
     """The parts that hold and send, joined to one another."""
-    compress, off_loop_from = best_compressor()
+    new_packer, off_loop_from = best_packer()
     encoder = Encoder(
         token=options.token,
         credentials=options.credentials,
         events_by_import=options.by_import,
-        compress=compress,
+        new_packer=new_packer,
     )
     transport = Transport(
         options.origin,
@@ -259,17 +274,40 @@ def _wired(
         http_client=http_client,
         max_connections=most_in_flight(options.batching) + _SPARE_CONNECTIONS,
     )
-    queue = Queue(Buffer(options.batching, options.retry), options.overflow, hooks, runtime.monotonic)
-    sender = Sender(
+    limits = None if spool is None else SpoolLimits(max_bytes=spool.max_bytes, max_records=spool.max_records)
+    buffer = Buffer(options.batching, options.retry, limits, new_packer)
+    durable = None if spool is None else _durable(options, spool, buffer, runtime)
+    queue = Queue(buffer, options.overflow, hooks, runtime.monotonic, durable)
+    courier = Courier(
         queue,
         transport=transport,
         encoder=encoder,
         off_loop_from=off_loop_from,
         retry=options.retry,
         runtime=runtime,
-        patience=options.shutdown_timeout,
     )
-    return queue, sender, Caller(sender.attempt, encoder, options.identity_retry, runtime)
+    sender = Sender(queue, transport=transport, courier=courier, runtime=runtime, patience=options.shutdown_timeout)
+    return _Parts(queue, sender, Caller(courier.attempt, encoder, options.identity_retry, runtime))
+
+
+def _durable(options: ClientOptions, spool: SqliteSpool, buffer: Buffer, runtime: Runtime) -> Durable:
+    settings = Settings(
+        path=spool.file,
+        max_bytes=spool.max_bytes,
+        keep_dead=spool.keep_dead,
+        wait=spool.timeout,
+        fsync=spool.fsync,
+        erase=spool.erase,
+        token=options.token,
+        at_least_once=options.batching.at_least_once,
+    )
+    return Durable(
+        settings,
+        buffer,
+        runtime,
+        drops=options.overflow in {Overflow.DROP_NEWEST, Overflow.DROP_OLDEST},
+        make_journal=lambda reports: journal_of(settings, reports, runtime),
+    )
 
 
 def _left_behind(queue: Queue, sender: Sender) -> None:
@@ -279,7 +317,8 @@ def _left_behind(queue: Queue, sender: Sender) -> None:
     pending = queue.pending
     sender.abandon()
     if pending:
-        text = f"an AsyncMixpanel was dropped without aclose(); {pending} records were not delivered"
+        where = "were not delivered" if queue.durable is None else "wait in the spool"
+        text = f"an AsyncMixpanel was dropped without aclose(); {pending} records {where}"
         # For the operator as well: ResourceWarning is hidden unless the interpreter is told to show it.
         _log.warning(text)
         warnings.warn(text, ResourceWarning, stacklevel=2)

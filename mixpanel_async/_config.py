@@ -58,19 +58,19 @@ class Overflow(Enum):
     """`QueueFullError` at the caller."""
 
 
-def _number(name: str, value: object, *, least: float, most: float = inf) -> None:
+def check_number(name: str, value: object, *, least: float, most: float = inf) -> None:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or value != value:  # noqa: PLR0124  NaN
         refuse(f"{name} must be a number of seconds, not {type(value).__name__}")
     if not least <= value <= most:
         refuse(f"{name} must be between {least:g} and {most:g} seconds")
 
 
-def _switch(name: str, value: object) -> None:
+def check_switch(name: str, value: object) -> None:
     if not isinstance(value, bool):
         refuse(f"{name} must be True or False, not {type(value).__name__}")
 
 
-def _count(name: str, value: object, *, least: int = 1, most: int | None = None) -> None:
+def check_count(name: str, value: object, *, least: int = 1, most: int | None = None) -> None:
     if isinstance(value, bool) or not isinstance(value, int):
         refuse(f"{name} must be a whole number, not {type(value).__name__}")
     if value < least or (most is not None and value > most):
@@ -109,14 +109,14 @@ class BatchPolicy:
     at_least_once: bool = False
 
     def __post_init__(self) -> None:
-        _count("max_events", self.max_events, most=2_000)
-        _count("max_bytes", self.max_bytes, most=10_000_000)
-        _number("linger", self.linger, least=0.0, most=3600.0)
-        _count("max_pending_events", self.max_pending_events)
-        _count("max_pending_bytes", self.max_pending_bytes)
-        _count("max_in_flight", self.max_in_flight, most=100)
-        _number("wait_timeout", self.wait_timeout, least=0.0, most=3600.0)
-        _switch("at_least_once", self.at_least_once)
+        check_count("max_events", self.max_events, most=2_000)
+        check_count("max_bytes", self.max_bytes, most=10_000_000)
+        check_number("linger", self.linger, least=0.0, most=3600.0)
+        check_count("max_pending_events", self.max_pending_events)
+        check_count("max_pending_bytes", self.max_pending_bytes)
+        check_count("max_in_flight", self.max_in_flight, most=100)
+        check_number("wait_timeout", self.wait_timeout, least=0.0, most=3600.0)
+        check_switch("at_least_once", self.at_least_once)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,13 +144,13 @@ class RetryPolicy:
 
     def __post_init__(self) -> None:
         if self.attempts is not None:
-            _count("attempts", self.attempts)
-        _number("initial", self.initial, least=0.0, most=3600.0)
-        _number("maximum", self.maximum, least=0.0, most=3600.0)
+            check_count("attempts", self.attempts)
+        check_number("initial", self.initial, least=0.0, most=3600.0)
+        check_number("maximum", self.maximum, least=0.0, most=3600.0)
         if self.maximum < self.initial:
             refuse("maximum must be at least initial")
         if self.total_timeout is not None:
-            _number("total_timeout", self.total_timeout, least=0.001, most=86_400.0)
+            check_number("total_timeout", self.total_timeout, least=0.001, most=86_400.0)
 
 
 def _is_loopback(host: str) -> bool:
@@ -259,13 +259,13 @@ class ClientOptions:
             if not (isinstance(value, kind) or (optional and value is None)):
                 wanted = ", ".join(map(str, kind)) if issubclass(kind, Enum) else f"an instance of {kind.__name__}"
                 refuse(f"{name} must be {wanted}, not {type(value).__name__}")
-        _switch("allow_http", self.allow_http)
+        check_switch("allow_http", self.allow_http)
         if self.events_endpoint not in ("auto", "track", "import"):
             refuse("events_endpoint must be 'auto', 'track' or 'import'")
         if self.identity_retry.attempts is None and self.identity_retry.total_timeout is None:
             refuse("identity_retry needs attempts or total_timeout: an awaited call must end")
-        _number("timeout", self.timeout, least=0.001, most=3600.0)
-        _number("shutdown_timeout", self.shutdown_timeout, least=0.0, most=3600.0)
+        check_number("timeout", self.timeout, least=0.001, most=3600.0)
+        check_number("shutdown_timeout", self.shutdown_timeout, least=0.0, most=3600.0)
 
     @property
     def origin(self) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any
 
 import anyio.lowlevel
 
@@ -16,13 +16,12 @@ from ._queue import Queue
 from ._records import DropReason, Kind
 from ._runtime import Runtime
 from ._sender import Sender
+from ._spool.work import Group
+from ._stage import YIELD_AFTER_BYTES
 from ._wire.build import Builder, Discarded
 
 Properties = Mapping[str, Any]
 Meta = Mapping[str, Any] | None
-
-# A coroutine that never waits keeps the event loop to itself; after this many records the verbs let others run.
-_YIELD_EVERY: Final = 64
 
 
 class Core:
@@ -32,7 +31,7 @@ class Core:
         options: the client's plain options.
         builder: makes records.
         queue: holds them.
-        sender: sends them.
+        sender: has them sent.
         caller: sends single messages.
         runtime: clocks, chance and ids.
     """
@@ -58,12 +57,23 @@ class Core:
         same = options.credentials is not None and options.by_import
         self._lanes[Kind.IMPORTS] = self._lanes[Kind.EVENTS] if same else queue.lane(Kind.IMPORTS)
         self._events = self._lanes[Kind.EVENTS]
-        self._until_yield = _YIELD_EVERY
+        self._stage = queue.stage
+        queue.set_stage(self._events)
+        self._usual_event = _never if builder.usual is None else builder.usual.event
+        self._wall = runtime.wall
+        self._id_stock = runtime.id_stock
+
+    def _now(self) -> float:
+        """Wall clock in seconds, put right if Mixpanel's answers have shown that it is ahead of theirs.
+
+        Mixpanel overwrites a `time` that lies in its future, and two tries of one event could then differ.
+        """
+        return self._runtime.wall() - self._stage.seconds_ahead
 
     async def _update(self, kind: Kind, message: Mapping[str, Any], meta: Meta) -> None:
         lane = self._lanes[kind]
         try:
-            item = self._builder.profile(message, meta, now=self._runtime.wall())
+            item = self._builder.profile(message, meta, now=self._now())
         except Discarded as kept:
             self._queue.discard(lane, kept.record, kept.reason)
         except MixpanelException:
@@ -75,16 +85,25 @@ class Core:
 
     async def _admit(self, lane: Lane, item: bytes) -> None:
         self._sender.attach()
-        if not self._queue.offer(lane, item):
+        tickets: list[Group] | None = None if self._queue.durable is None else []
+        if not self._queue.offer(lane, item, tickets):
             deadline = self._runtime.monotonic() + self._options.batching.wait_timeout
             while await self._sender.room(len(item), deadline):
-                if self._queue.offer(lane, item):
+                if self._queue.offer(lane, item, tickets):
                     break
             else:
                 raise self._queue.full()
-        self._until_yield -= 1
-        if self._until_yield <= 0:
-            self._until_yield = _YIELD_EVERY
+        if tickets:
+            await self._sender.landed(tickets[0])
+            return
+        await self._yielded(item)
+
+    async def _yielded(self, item: bytes) -> None:
+        """Let others run, if enough has been done since they last did."""
+        stage = self._stage
+        stage.until_yield -= len(item)
+        if stage.until_yield <= 0:
+            stage.until_yield = YIELD_AFTER_BYTES
             await anyio.lowlevel.checkpoint()
 
     async def _awaited(self, kind: Kind, item: bytes, secret: Secret | None = None, batch: Batch | None = None) -> None:
@@ -119,6 +138,10 @@ class Core:
         except BaseException:
             is_gone = True
             raise
+
+
+def _never(*_: object) -> bytes | None:
+    return None
 
 
 def unreadable(error: Exception) -> ValidationError:

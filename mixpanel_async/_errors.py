@@ -5,6 +5,7 @@
     ├── ValidationError         an argument or property is wrong (also a ValueError)
     │   └── IdentityError       the identity call would have no effect in this project
     ├── QueueFullError          no room in the queue, under Overflow.RAISE or Overflow.WAIT
+    ├── SpoolError              the spool could not be read or written
     ├── ClientClosedError       the client is closed, or bound to another running event loop (also a RuntimeError)
     ├── TransportError          no answer could be had
     └── ApiError                Mixpanel answered, and refused
@@ -94,6 +95,29 @@ class QueueFullError(MixpanelException):
 
     def __str__(self) -> str:
         return f"the queue is full: {self.pending} records in {self.pending_bytes} bytes are waiting"
+
+
+class SpoolError(MixpanelException):
+    """The spool could not be read or written.
+
+    Args:
+        message: what went wrong.
+        uncertain: True if the record may yet reach the disk and be sent, False if it was not accepted; None if no
+            record was to be taken.
+        is_damaged: whether the file holds something else than it should.
+    """
+
+    def __init__(self, message: str, *, uncertain: bool | None = False, is_damaged: bool = False) -> None:
+        super().__init__(message)
+        self.message = message
+        self.uncertain = uncertain
+        self.is_damaged = is_damaged
+
+    def __str__(self) -> str:
+        if self.uncertain is None:
+            return self.message
+        tail = "it may yet be written and sent" if self.uncertain else "nothing was accepted"
+        return f"{self.message}; {tail}"
 
 
 class ClientClosedError(MixpanelException, RuntimeError):

@@ -22,6 +22,10 @@ from ._errors import ClientClosedError
 T = TypeVar("T")
 
 
+# The running asyncio loop or None, at the cost of a call in C. It knows a forked child, too.
+running_loop: Callable[[], object] = asyncio._get_running_loop
+
+
 class Job(Generic[T]):
     """A task of the package's own, and how it ended.
 
@@ -95,6 +99,9 @@ class Job(Generic[T]):
 class Host(Protocol):
     """An event loop."""
 
+    loop: object
+    """What `running_loop` returns inside it; None if that does not know it."""
+
     def spawn(self, job: Job[T], work: Callable[[], Awaitable[T]], name: str) -> None:
         """Run it in a task of its own, with an empty context. From the loop's own thread only."""
 
@@ -111,6 +118,7 @@ class Host(Protocol):
 class _Asyncio:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
+        self.loop: object = loop
         self._tasks: set[asyncio.Task[None]] = set()
 
     def spawn(self, job: Job[T], work: Callable[[], Awaitable[T]], name: str) -> None:
@@ -145,6 +153,7 @@ class _Trio:
     def __init__(self) -> None:
         import trio  # noqa: PLC0415  an optional library, in use already when this runs
 
+        self.loop: object = None
         self._trio = trio
         self._token = trio.lowlevel.current_trio_token()
 

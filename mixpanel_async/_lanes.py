@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from ._credentials import Secret
 from ._errors import FailedRecord
+from ._parcel import Packer, Parcel
 from ._records import DropReason, FlushResult, Kind
+
+SEQUENCE_BITS: Final = 36
+LANE_CODES: Final = {
+    (Kind.EVENTS, False): 0,
+    (Kind.IMPORTS, False): 1,
+    (Kind.PEOPLE, False): 2,
+    (Kind.GROUPS, False): 3,
+    (Kind.IMPORTS, True): 4,
+    (Kind.IDENTITY, False): 5,
+}
+"""How a spool names a lane: its kind, and whether a project secret signs it."""
 
 
 class Barrier:
@@ -29,21 +42,49 @@ class Batch:
 
     `size` is that of the request's body: the records, the commas between them and the brackets. `marks` says of each
     barrier how many of the records, from the first on, it waits for. `begun` says whether a request for it was made.
+    With a spool, `ids` names the row of each record, and `group` is the last commit that one of them waits for.
     """
 
-    __slots__ = ("attempts", "begun", "episode", "first_try", "is_due", "items", "lane", "marks", "opened", "size")
+    __slots__ = (
+        "attempts",
+        "begun",
+        "episode",
+        "first_try",
+        "group",
+        "ids",
+        "is_due",
+        "items",
+        "lane",
+        "marks",
+        "opened",
+        "size",
+    )
 
-    def __init__(self, lane: Lane, items: list[bytes], opened: float) -> None:
+    def __init__(
+        self,
+        lane: Lane,
+        items: Sequence[bytes],
+        opened: float,
+        ids: list[int] | None = None,
+        new_packer: Callable[[], Packer] | None = None,
+    ) -> None:
         self.lane = lane
-        self.items = items
+        self.items = Parcel(items, new_packer)
+        self.ids: list[int] = [] if ids is None else ids
+        self.group = 0
         self.size = 1 + sum(map(len, items)) + len(items)
         self.opened = opened
         self.is_due = False
         self.attempts = 0
         self.begun = False
-        self.first_try = 0.0
+        self.first_try: float | None = None
         self.episode = 0
         self.marks: list[tuple[Barrier, int]] = []
+
+    @property
+    def is_from_disk(self) -> bool:
+        """Whether it was read from a spool, where it may have lain for long."""
+        return bool(self.ids) and not self.group
 
     @property
     def payload(self) -> int:
@@ -52,8 +93,10 @@ class Batch:
 
     def part(self, positions: Collection[int]) -> Batch:
         """Some of its records, in their order, as a batch of their own with the same past."""
-        twin = Batch(self.lane, [item for at, item in enumerate(self.items) if at in positions], self.opened)
+        items = [item for at, item in enumerate(self.items) if at in positions]
+        twin = Batch(self.lane, items, self.opened, [row for at, row in enumerate(self.ids) if at in positions])
         twin.attempts, twin.first_try, twin.episode = self.attempts, self.first_try, self.episode
+        twin.group, twin.is_due = self.group, self.is_due
         for barrier, covered in self.marks:
             if part := sum(1 for at in positions if at < covered):
                 twin.marks.append((barrier, part))
@@ -65,8 +108,8 @@ class Batch:
 
     def pop_first(self) -> Batch:
         """Its first record, taken out of it."""
-        item = self.items.pop(0)
-        first = Batch(self.lane, [item], self.opened)
+        item = self.items.pop_first()
+        first = Batch(self.lane, [item], self.opened, [self.ids.pop(0)] if self.ids else [])
         first.marks = [(barrier, 1) for barrier, _ in self.marks]
         self.size -= len(item) + 1
         self.marks = [(barrier, covered - 1) for barrier, covered in self.marks if covered > 1]
@@ -76,20 +119,30 @@ class Batch:
 class Lane:
     """Records that go to one endpoint with one authentication.
 
+    With a spool, those for which memory has no room wait on disk alone (`on_disk`), behind all that is in memory.
+
     A lane in trouble (`failures` in a row) sends one probe at a time, and none before `paused_until`. Somebody who
     waits may cut that pause short, but not before `held_until`.
     """
 
     __slots__ = (
         "alone",
+        "code",
+        "disk_from",
+        "disk_group",
+        "disk_marks",
         "failed_at",
         "failures",
         "held_until",
+        "is_loading",
         "kind",
+        "last_id",
         "learned",
         "leased",
         "limit",
         "max_bytes",
+        "on_disk",
+        "on_disk_bytes",
         "open",
         "paused_until",
         "ready",
@@ -98,6 +151,7 @@ class Lane:
 
     def __init__(self, kind: Kind, secret: Secret | None, limit: int, max_bytes: int) -> None:
         self.kind = kind
+        self.code = LANE_CODES[kind, secret is not None]
         self.secret = secret
         self.limit = limit
         self.max_bytes = max_bytes
@@ -113,11 +167,32 @@ class Lane:
         self.failed_at = 0.0
         self.paused_until = 0.0
         self.held_until = 0.0
+        self.forget_rows()
+
+    def forget_rows(self) -> None:
+        """Begin anew with a spool: no row has been given out, none waits."""
+        # A row's number, as far as it is this client's own: the lane, then a sequence.
+        self.last_id = self.code << SEQUENCE_BITS
+        # Of the records on disk alone: how many, how large, the first row of them that is this client's own, and the
+        # commit that the last of them waits for.
+        self.on_disk = self.on_disk_bytes = self.disk_from = self.disk_group = 0
+        self.is_loading = False
+        # How many of them, from the first on, each barrier waits for.
+        self.disk_marks: list[tuple[Barrier, int]] = []
 
     def close_open(self) -> None:
         if self.open is not None:
             self.ready.append(self.open)
             self.open = None
+
+    def put_in_place_of(self, batch: Batch, other: Batch) -> None:
+        """Exchange a batch that waits for another one, or for nothing if that is empty."""
+        if self.open is batch:
+            self.open = other if other.items else None
+        elif other.items:
+            self.ready[self.ready.index(batch)] = other
+        else:
+            self.ready.remove(batch)
 
     def batches(self) -> Iterable[Batch]:
         yield from self.leased

@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from ._config import BatchPolicy
 from ._errors import FailedRecord
 from ._lanes import Batch, Lane, Loss
 from ._records import DROPPED, DropReason
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """Rows of the spool whose records have ended: taken out, and kept as dead letters if there is a loss to tell."""
+
+    ids: list[int]
+    size: int
+    loss: Loss | None = None
 
 
 class Ledger:
@@ -20,14 +30,19 @@ class Ledger:
     def __init__(self, policy: BatchPolicy) -> None:
         self._policy = policy
         self.losses: dict[DropReason, int] = {}
+        self.ended: list[Ended] = []
+        """Rows that ended since the owner of this ledger last looked."""
         self.forget_all()
 
     def forget_all(self) -> None:
-        self.accepted = self.delivered = self.failed = self.dropped = self.uncertain = 0
+        self.accepted = self.delivered = self.failed = self.dropped = self.uncertain = self.recovered = 0
         self.pending = self.pending_bytes = 0
+        # Bytes in the spool that are about to be given back.
+        self.freeing = 0
         # There was no room: what is open leaves without lingering.
         self.crowded = False
         self.losses.clear()
+        self.ended.clear()
 
     def take(self, size: int) -> None:
         """Charge a record."""
@@ -47,13 +62,14 @@ class Ledger:
     def discard(self, lane: Lane, items: list[bytes], reason: DropReason) -> Loss:
         """Count records as accepted and lost at once: they never had a place in the queue."""
         self.accepted += len(items)
-        self.dropped += len(items)
-        self.losses[reason] = self.losses.get(reason, 0) + len(items)
+        self.count_loss(reason, len(items))
         return Loss(kind=lane.kind, reason=reason, items=items)
 
     def deliver(self, batch: Batch) -> None:
         """Count a batch as taken by Mixpanel."""
-        self._discharge(batch)
+        self.discharge(batch)
+        if batch.ids:
+            self.note_ended(batch)
         self.delivered += len(batch.items)
         for barrier, covered in batch.marks:
             barrier.pending -= covered
@@ -63,8 +79,25 @@ class Ledger:
         self, batch: Batch, reason: DropReason, *, details: Sequence[FailedRecord] = (), message: str = ""
     ) -> Loss:
         """Count a batch as ended without delivery, in the place that its reason names."""
-        count = len(batch.items)
-        self._discharge(batch)
+        self.discharge(batch)
+        self.count_loss(reason, len(batch.items))
+        for barrier, covered in batch.marks:
+            barrier.pending -= covered
+            barrier.losses[reason.value] = barrier.losses.get(reason.value, 0) + covered
+        loss = Loss(kind=batch.lane.kind, reason=reason, items=batch.items, details=details, message=message)
+        if batch.ids:
+            self.note_ended(batch, None if reason in DROPPED else loss)
+        return loss
+
+    def note_ended(self, batch: Batch, loss: Loss | None = None) -> None:
+        """Have the rows of a batch taken out of the spool."""
+        # A dead letter stays on the disk.
+        size = batch.payload if loss is None else 0
+        self.freeing += size
+        self.ended.append(Ended(batch.ids, size, loss))
+
+    def count_loss(self, reason: DropReason, count: int) -> None:
+        """Count records in the place that this reason names."""
         if reason in DROPPED:
             self.dropped += count
         elif reason is DropReason.UNCERTAIN:
@@ -72,12 +105,9 @@ class Ledger:
         else:
             self.failed += count
         self.losses[reason] = self.losses.get(reason, 0) + count
-        for barrier, covered in batch.marks:
-            barrier.pending -= covered
-            barrier.losses[reason.value] = barrier.losses.get(reason.value, 0) + covered
-        return Loss(kind=batch.lane.kind, reason=reason, items=batch.items, details=details, message=message)
 
-    def _discharge(self, batch: Batch) -> None:
+    def discharge(self, batch: Batch) -> None:
+        """Take the records of a batch out of what is held."""
         self.crowded = False
         self.pending -= len(batch.items)
         self.pending_bytes -= batch.payload

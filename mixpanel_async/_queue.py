@@ -11,11 +11,14 @@ from typing import TypeVar
 from ._buffer import Buffer, Idle, Offer, WaitUntil
 from ._config import Overflow
 from ._credentials import Secret
+from ._durable import Durable
 from ._errors import ClientClosedError, QueueFullError
 from ._hooks import Hooks
 from ._lanes import Barrier, Batch, Lane, Loss
 from ._logbook import Logbook
-from ._records import DropReason, Kind, Outcome, Stats
+from ._records import DropReason, Kind, Outcome, Outdated, Stats
+from ._spool.work import Group
+from ._stage import MOST_STAGED_BYTES, STAGED, STAGED_BYTES, Stage
 
 T = TypeVar("T")
 
@@ -31,15 +34,25 @@ class Queue:
         overflow: what to do without room.
         hooks: the user's callbacks.
         monotonic: seconds from an arbitrary start.
+        durable: joins the buffer to a spool; None without one.
     """
 
-    def __init__(self, buffer: Buffer, overflow: Overflow, hooks: Hooks, monotonic: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        buffer: Buffer,
+        overflow: Overflow,
+        hooks: Hooks,
+        monotonic: Callable[[], float],
+        durable: Durable | None = None,
+    ) -> None:
         self._buffer = buffer
         self._overflow = overflow
         self._monotonic = monotonic
         self._lock = threading.RLock()
         self._is_inside = False
         self._late: deque[tuple[Lane, bytes]] = deque()
+        self.stage = Stage()
+        self._stage_lane: Lane | None = None
         self._pid = os.getpid()
         self._requests = self._retries = 0
         self._last_error: str | None = None
@@ -50,22 +63,48 @@ class Queue:
         """Called when the sender has something new to consider. From any thread, without the lock."""
         self.on_loss: Callable[[], None] = _nothing
         """Called when the user's callbacks have something to be told. From any thread, without the lock."""
+        self.on_room: Callable[[], None] = _nothing
+        """Called when the spool's thread has made room. From that thread, without the lock."""
+        self.durable = durable
+        if durable is not None:
+            durable.belong_to(self)
         self.on_fork: Callable[[], None] = _nothing
         """Called in a forked child, before anything else happens in it."""
 
     @property
     def pending(self) -> int:
-        return self._buffer.pending + len(self._late)
+        return self._buffer.pending + len(self._late) + len(self.stage.items)
+
+    def set_stage(self, lane: Lane) -> None:
+        """Let `stage` be used for this lane."""
+        if self.durable is None:
+            self._stage_lane = lane
+
+    def _clear_stage(self, losses: list[Loss]) -> None:
+        lane, items = self._stage_lane, self.stage.take()
+        if lane is not None and not self._buffer.extend(lane, items):
+            self._late.extendleft((lane, item) for item in reversed(items))
+            self._take_late(losses)
+
+    def _measure_stage(self) -> None:
+        lane, buffer = self._stage_lane, self._buffer
+        is_close = lane is None or self.closed or lane.open is None or buffer.crowded
+        self.stage.room = 0 if is_close or buffer.is_full(STAGED_BYTES) else min(STAGED, buffer.spare)
 
     @property
     def last_error(self) -> str | None:
         return self._last_error
 
     def lane(self, kind: Kind, secret: Secret | None = None) -> Lane:
-        return self._locked(lambda: self._buffer.lane(kind, secret))
+        return self.locked(lambda: self._buffer.lane(kind, secret))
 
-    def offer(self, lane: Lane, item: bytes) -> bool:
+    def offer(self, lane: Lane, item: bytes, tickets: list[Group] | None = None) -> bool:
         """Take a record.
+
+        Args:
+            lane: where it goes.
+            item: its bytes.
+            tickets: with a spool, is given the commit that the caller will wait for; None if it will not.
 
         Returns:
             False if there is no room and the policy is to wait for it; the record is then not accepted.
@@ -78,23 +117,17 @@ class Queue:
             self.forked()
         losses: list[Loss] = []
         with self._lock:
-            if self.closed:
-                raise ClientClosedError("the client is closed; the record was not accepted")
+            self._refuse_if_closed()
             if self._is_inside:
                 self._late.append((lane, item))
                 return True
             self._is_inside = True
             try:
-                verdict = self._buffer.offer(lane, item, self._monotonic())
-                if verdict is Offer.FULL:
-                    verdict = self._overflowed(lane, item, losses)
-                if self._late:
-                    self._take_late(losses)
-                    verdict = Offer.NOTIFY if verdict is Offer.TAKEN else verdict
+                verdict = self._taken(lane, item, losses, tickets)
             finally:
                 self._is_inside = False
         if losses:
-            self._report(losses)
+            self.report(losses)
         if verdict is not Offer.TAKEN:
             self.on_work()
             if verdict is Offer.FULL and self._overflow in {Overflow.WAIT, Overflow.RAISE}:
@@ -103,14 +136,45 @@ class Queue:
                 return False
         return True
 
-    def _overflowed(self, lane: Lane, item: bytes, losses: list[Loss]) -> Offer:
+    def _taken(self, lane: Lane, item: bytes, losses: list[Loss], tickets: list[Group] | None) -> Offer:
+        """Enter a record in the buffer, after what came before it."""
+        stage = self.stage
+        had_staged = bool(stage.items)
+        if had_staged:
+            self._clear_stage(losses)
+        verdict = self._put(lane, item, tickets)
+        if verdict is Offer.FULL:
+            verdict = self._overflowed(lane, item, losses, tickets)
+        if self._late:
+            self._take_late(losses)
+            verdict = Offer.NOTIFY if verdict is Offer.TAKEN else verdict
+        # What was measured holds for so many small records, whichever way they come.
+        stage.room -= 1
+        if stage.room <= 0 or had_staged or lane.open is None or len(item) > MOST_STAGED_BYTES:
+            self._measure_stage()
+        return verdict
+
+    def _put(self, lane: Lane, item: bytes, tickets: list[Group] | None) -> Offer:
+        if self.durable is None:
+            return self._buffer.offer(lane, item, self._monotonic())
+        verdict, group = self.durable.offer(lane, item, is_awaited=tickets is not None)
+        if tickets is not None and verdict is not Offer.FULL:
+            tickets.append(group)
+        return verdict
+
+    def _overflowed(self, lane: Lane, item: bytes, losses: list[Loss], tickets: list[Group] | None = None) -> Offer:
         """What becomes of a record for which there was no room."""
         if self._overflow in {Overflow.WAIT, Overflow.RAISE}:
             return Offer.FULL
         verdict = Offer.FULL
         if self._overflow is Overflow.DROP_OLDEST:
             losses.extend(self._buffer.evict(len(item)))
-            verdict = self._buffer.offer(lane, item, self._monotonic())
+            if self.durable is not None:
+                if self._buffer.is_full(len(item)):
+                    self.durable.make_room(len(item))
+                if self._buffer.ended:
+                    self.durable.note()
+            verdict = self._put(lane, item, tickets)
         if verdict is Offer.FULL:
             losses.append(self._buffer.discard(lane, [item], DropReason.QUEUE_FULL))
         return verdict
@@ -118,13 +182,13 @@ class Queue:
     def _take_late(self, losses: list[Loss]) -> None:
         while self._late:
             lane, item = self._late.popleft()
-            if self._buffer.offer(lane, item, self._monotonic()) is not Offer.FULL:
+            if self._put(lane, item, None) is not Offer.FULL:
                 continue
             if self._overflowed(lane, item, losses) is Offer.FULL and self._overflow in {Overflow.WAIT, Overflow.RAISE}:
                 # Nobody is left to be told: the call that brought it has returned.
                 losses.append(self._buffer.discard(lane, [item], DropReason.QUEUE_FULL))
 
-    def _locked(self, work: Callable[[], T]) -> T:
+    def locked(self, work: Callable[[], T]) -> T:
         """Do something to the buffer that no re-entry may see half done."""
         if self._pid != os.getpid():
             self.forked()
@@ -133,17 +197,30 @@ class Queue:
         with self._lock:
             was_inside, self._is_inside = self._is_inside, True
             try:
+                if self.stage.items and not was_inside:
+                    self._clear_stage(losses)
                 result = work()
+                if self.durable is not None and self._buffer.ended:
+                    self.durable.note()
                 if self._late and not was_inside:
                     came_late = True
                     self._take_late(losses)
+                self._measure_stage()
             finally:
                 self._is_inside = was_inside
         if losses:
-            self._report(losses)
+            self.report(losses)
         if came_late:
             self.on_work()
         return result
+
+    def close(self) -> None:
+        """Take no more records."""
+
+        def work() -> None:
+            self.closed = True
+
+        self.locked(work)
 
     def forked(self) -> None:
         """Begin anew in a forked child: what waits, its lock and its tasks are the parent's."""
@@ -151,7 +228,11 @@ class Queue:
         self._lock = threading.RLock()
         self._is_inside = False
         self._late.clear()
+        self.stage.take()
+        self.stage.room = 0
         self._buffer.reset()
+        if self.durable is not None:
+            self.durable.journal.forget()
         self._requests = self._retries = 0
         self.hooks.forget()
         self.on_fork()
@@ -160,7 +241,7 @@ class Queue:
         return QueueFullError(self._buffer.pending, self._buffer.pending_bytes)
 
     def is_full(self, size: int) -> bool:
-        return self._locked(lambda: self._buffer.is_full(size))
+        return self.locked(lambda: self._buffer.is_full(size))
 
     def discard(self, lane: Lane, item: bytes, reason: DropReason) -> None:
         """Count a record as accepted and dropped at once.
@@ -169,7 +250,7 @@ class Queue:
             ClientClosedError: if the client is closed.
         """
         self._refuse_if_closed()
-        self._report([self._locked(lambda: self._buffer.discard(lane, [item], reason))])
+        self.report([self.locked(lambda: self._buffer.discard(lane, [item], reason))])
 
     def lease_alone(self, lane: Lane, item: bytes) -> Batch:
         """Charge a record that is sent on its own.
@@ -179,17 +260,27 @@ class Queue:
             QueueFullError: if there is no room for it.
         """
         self._refuse_if_closed()
-        batch = self._locked(lambda: self._buffer.lease_alone(lane, item, self._monotonic()))
+        batch = self.locked(lambda: self._buffer.lease_alone(lane, item, self._monotonic()))
         if batch is None:
             raise self.full()
         return batch
 
     def conclude(self, batch: Batch, reason: DropReason | None, message: str) -> None:
         """End what `lease_alone` began."""
-        self._report(self._locked(lambda: self._buffer.conclude(batch, reason, message=message)))
+        self.report(self.locked(lambda: self._buffer.conclude(batch, reason, message=message)))
 
     def poll(self) -> Batch | WaitUntil | Idle:
-        return self._locked(lambda: self._buffer.poll(self._monotonic()))
+        def work() -> Batch | WaitUntil | Idle:
+            if self.durable is not None:
+                self.durable.refill()
+            return self._buffer.poll(self._monotonic())
+
+        return self.locked(work)
+
+    def moved(self) -> None:
+        """Records may be sent, or there is room, that was not before."""
+        self.on_work()
+        self.on_room()
 
     def settle(self, batch: Batch, outcome: Outcome, delay: float) -> int:
         """End a lease.
@@ -201,30 +292,37 @@ class Queue:
         def work() -> tuple[int, list[Loss]]:
             before = self._buffer.delivered
             losses = self._buffer.settle(batch, outcome, self._monotonic(), delay)
+            if self.durable is not None:
+                self.durable.settled(batch)
             return self._buffer.delivered - before, losses
 
-        delivered, losses = self._locked(work)
-        self._report(losses)
+        delivered, losses = self.locked(work)
+        self.report(losses)
         return delivered
+
+    def outdate(self, batch: Batch, outcome: Outdated) -> None:
+        """End a lease for which no request was made."""
+        self.report(self.locked(lambda: self._buffer.outdate(batch, outcome)))
 
     def reclaim(self) -> None:
         """Take back every lease of an event loop that is gone."""
-        self._report(self._locked(self._buffer.reclaim))
+        self.report(self.locked(self._buffer.reclaim))
 
     def barrier(self) -> Barrier:
-        return self._locked(self._buffer.barrier)
+        return self.locked(self._buffer.barrier)
 
     def forget(self, barrier: Barrier) -> None:
-        self._locked(lambda: self._buffer.forget(barrier))
+        self.locked(lambda: self._buffer.forget(barrier))
 
-    def next_try(self, hurry: float) -> float:
-        """When a waiting batch may be sent, after pauses of our own were cut to `hurry` seconds."""
+    def next_try(self, hurry: float | None) -> float:
+        """When a waiting batch may be sent, after pauses of our own were cut to `hurry` seconds, if that is given."""
 
         def work() -> float:
-            self._buffer.hurry(hurry)
+            if hurry is not None:
+                self._buffer.hurry(hurry)
             return self._buffer.next_try()
 
-        return self._locked(work)
+        return self.locked(work)
 
     def abandon(self) -> int:
         """Give up everything that waits, as the client is closed.
@@ -232,8 +330,8 @@ class Queue:
         Returns:
             How many records that were.
         """
-        losses = self._locked(lambda: self._buffer.abandon(DropReason.CLOSED))
-        self._report(losses)
+        losses = self.locked(lambda: self._buffer.abandon(DropReason.CLOSED))
+        self.report(losses)
         return sum(len(loss.items) for loss in losses)
 
     def count_request(self, *, again: bool) -> None:
@@ -246,7 +344,7 @@ class Queue:
 
     def stats(self) -> Stats:
         with self._lock:
-            buffer, late = self._buffer, len(self._late)
+            buffer, late = self._buffer, len(self._late) + len(self.stage.items)
             return Stats(
                 accepted=buffer.accepted + late,
                 delivered=buffer.delivered,
@@ -254,7 +352,11 @@ class Queue:
                 dropped=buffer.dropped,
                 uncertain=buffer.uncertain,
                 pending=buffer.pending + late,
-                pending_bytes=buffer.pending_bytes + sum(len(item) for _, item in self._late),
+                pending_bytes=buffer.pending_bytes
+                + sum(len(item) for _, item in self._late)
+                + sum(map(len, self.stage.items)),
+                on_disk=buffer.on_disk,
+                recovered=buffer.recovered,
                 in_flight=buffer.in_flight,
                 requests=self._requests,
                 retries=self._retries,
@@ -266,7 +368,8 @@ class Queue:
         if self.closed:
             raise ClientClosedError("the client is closed; the record was not accepted")
 
-    def _report(self, losses: list[Loss]) -> None:
+    def report(self, losses: list[Loss]) -> None:
+        """Make losses known. Without the lock."""
         for loss in losses:
             self._logbook.dropped(loss.reason, self._buffer.losses.get(loss.reason, 0))
         if self.hooks.lost(losses):

@@ -36,12 +36,21 @@ class DropReason(str, Enum):
 
     QUEUE_FULL = "queue_full"
     """No room in the queue (counted as dropped)."""
+    SPOOL_FULL = "spool_full"
+    """No room on the disk (dropped)."""
+    SPOOL_FAILED = "spool_failed"
+    """The spool could not be written, or lost what it had (dropped)."""
+    PURGED = "purged"
+    """Taken out of the spool by hand (dropped)."""
     BEFORE_SEND = "before_send"
     """The `before_send` hook returned None (dropped)."""
     BEFORE_SEND_FAILED = "before_send_failed"
     """The `before_send` hook raised, or returned what cannot be sent (dropped)."""
     CLOSED = "closed"
     """Still waiting when `aclose()` ran out of time (dropped)."""
+    TOO_OLD = "too_old"
+    """Older than the five days that `/track` takes when its turn came, and there are no credentials for `/import`
+    (failed)."""
     REJECTED = "rejected"
     """Mixpanel refused this record (failed)."""
     TOO_LARGE = "too_large"
@@ -55,7 +64,15 @@ class DropReason(str, Enum):
 
 
 DROPPED: Final = frozenset(
-    {DropReason.QUEUE_FULL, DropReason.BEFORE_SEND, DropReason.BEFORE_SEND_FAILED, DropReason.CLOSED}
+    {
+        DropReason.QUEUE_FULL,
+        DropReason.SPOOL_FULL,
+        DropReason.SPOOL_FAILED,
+        DropReason.PURGED,
+        DropReason.BEFORE_SEND,
+        DropReason.BEFORE_SEND_FAILED,
+        DropReason.CLOSED,
+    }
 )
 
 
@@ -118,13 +135,16 @@ class Stats:
     """A snapshot. At every moment `accepted == delivered + failed + dropped + uncertain + pending`.
 
     Args:
-        accepted: records taken from the caller since the client was made.
+        accepted: records taken from the caller since the client was made, and those taken over from a spool.
         delivered: taken by Mixpanel.
         failed: refused by Mixpanel, or out of attempts.
         dropped: never sent: no room in the queue, refused by `before_send`, or left over at `aclose()`.
         uncertain: sent once with no telling answer, and not safe to send again.
-        pending: waiting or in flight.
+        pending: waiting or in flight, in memory or on disk.
         pending_bytes: encoded size of the pending records.
+        on_disk: the part of `pending` that waits on disk alone.
+        recovered: the part of `accepted` that was taken over from a spool: left there by a process that ended, or put
+            back by `mixpanel-async spool retry`.
         in_flight: requests under way.
         requests: requests begun, identity calls included.
         retries: the part of `requests` that repeated an earlier one.
@@ -139,6 +159,8 @@ class Stats:
     uncertain: int = 0
     pending: int = 0
     pending_bytes: int = 0
+    on_disk: int = 0
+    recovered: int = 0
     in_flight: int = 0
     requests: int = 0
     retries: int = 0
@@ -166,14 +188,22 @@ class Reply:
     status: int
     body: bytes
     retry_after: str | None = None
+    date: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NoReply:
-    """Nothing usable came back. `sent` says whether a byte of the request may have left."""
+    """Nothing usable came back.
+
+    Args:
+        sent: whether a byte of the request may have left.
+        message: why, in words.
+        stale: a connection that had served before was gone when it was used again.
+    """
 
     sent: bool
     message: str
+    stale: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,12 +231,21 @@ class Split:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retry:
-    """The same request may succeed later. `applied` is True if it may have taken effect already."""
+    """The same request may succeed later.
+
+    Args:
+        message: why it did not succeed now.
+        applied: it may have taken effect already.
+        status: of the answer, if there was one.
+        retry_after: seconds that Mixpanel asked to wait.
+        at_once: nothing but the connection was at fault.
+    """
 
     message: str
     applied: bool
     status: int | None = None
     retry_after: float | None = None
+    at_once: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -223,6 +262,19 @@ class Misconfigured:
 
     status: int
     message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outdated:
+    """No request was made: these records have become too old for where they were to go.
+
+    Args:
+        positions: where they are in the batch.
+        by_import: they may go to `/import` instead.
+    """
+
+    positions: frozenset[int]
+    by_import: bool
 
 
 Outcome = Delivered | Pruned | Split | Retry | Refused | Misconfigured

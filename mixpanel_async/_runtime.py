@@ -6,7 +6,7 @@ import os
 import random
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 _IDS_A_REFILL: Final = 512
@@ -20,24 +20,26 @@ class IdSource:
     thread (`list.pop` is atomic); a forked child throws the parent's stock away.
     """
 
-    __slots__ = ("_pid", "_stock")
+    __slots__ = ("_pid", "stock")
 
     def __init__(self) -> None:
-        self._stock: list[str] = []
+        self.stock: list[str] = []
+        """Ids to be popped by a caller that knows not to be in a forked child; never another list."""
         self._pid = os.getpid()
 
     def __call__(self) -> str:
-        if self._pid == os.getpid():
-            try:
-                return self._stock.pop()
-            except IndexError:
-                pass
-        digits = os.urandom(_ID_BYTES * _IDS_A_REFILL).hex()
-        width = 2 * _ID_BYTES
-        fresh = [digits[at : at + width] for at in range(0, len(digits), width)]
-        one = fresh.pop()
-        self._stock, self._pid = fresh, os.getpid()
-        return one
+        if self._pid != os.getpid():
+            self.stock.clear()
+            self._pid = os.getpid()
+        try:
+            return self.stock.pop()
+        except IndexError:
+            digits = os.urandom(_ID_BYTES * _IDS_A_REFILL).hex()
+            width = 2 * _ID_BYTES
+            fresh = [digits[at : at + width] for at in range(0, len(digits), width)]
+            one = fresh.pop()
+            self.stock += fresh
+            return one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,19 +51,23 @@ class Runtime:
         monotonic: seconds from an arbitrary start; measures intervals.
         chance: an even draw from 0 to 1, for jitter.
         new_id: a fresh `$insert_id`.
+        id_stock: ids at hand, for a caller that knows not to be in a forked child; may be empty.
     """
 
     wall: Callable[[], float]
     monotonic: Callable[[], float]
     chance: Callable[[], float]
     new_id: Callable[[], str]
+    id_stock: list[str] = field(default_factory=list, repr=False)
 
 
 def real_runtime() -> Runtime:
     """The clocks of this machine, and randomness of its own for each client."""
+    ids = IdSource()
     return Runtime(
         wall=time.time,
         monotonic=time.monotonic,
         chance=random.Random().random,  # noqa: S311  jitter is no secret
-        new_id=IdSource(),
+        new_id=ids,
+        id_stock=ids.stock,
     )

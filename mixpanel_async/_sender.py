@@ -11,27 +11,21 @@ import anyio
 import anyio.to_thread
 
 from ._buffer import Idle
-from ._config import RetryPolicy
+from ._courier import Courier
 from ._errors import ClientClosedError
 from ._host import Host, Job, current_host
 from ._lanes import Barrier, Batch
-from ._logbook import Logbook
 from ._queue import Queue
-from ._records import Delivered, Delivery, DropReason, FlushResult, Misconfigured, Outcome, Request, Retry
-from ._retry import PROBE_AFTER, backoff
+from ._records import DropReason, FlushResult
 from ._runtime import Runtime
+from ._spool.work import Group
 from ._transport import Transport
-from ._wire import replies
-from ._wire.encode import Encoder, secrets_of
 
 T = TypeVar("T")
 
 _log = logging.getLogger("mixpanel_async")
 # Seconds that tasks which were told to stop, and callbacks, are given at the end.
 _WIND_UP: Final = 1.0
-_PACKING_THREADS: Final = 2
-# Seconds between probes, at the least, while somebody waits for a lane in trouble.
-_LEAST_HURRY: Final = 0.05
 
 
 def _nothing() -> None:
@@ -44,32 +38,19 @@ class Sender:
     Args:
         queue: what is waiting.
         transport: the pool.
-        encoder: makes requests.
-        off_loop_from: size in bytes from which a body is packed in a thread.
-        retry: backoff of batches.
-        runtime: clocks and chance.
+        courier: sends one batch.
+        runtime: clocks.
         patience: seconds that a flush without a time-out goes on without any progress.
     """
 
     def __init__(
-        self,
-        queue: Queue,
-        *,
-        transport: Transport,
-        encoder: Encoder,
-        off_loop_from: int,
-        retry: RetryPolicy,
-        runtime: Runtime,
-        patience: float,
+        self, queue: Queue, *, transport: Transport, courier: Courier, runtime: Runtime, patience: float
     ) -> None:
         self._queue = queue
         self._transport = transport
-        self._encoder = encoder
-        self._off_loop_from = off_loop_from
-        self._retry = retry
+        self._courier = courier
         self._runtime = runtime
         self._patience = patience
-        self._hurry = max(retry.initial, _LEAST_HURRY)
         self._host: Host | None = None
         self._main: Job[None] | None = None
         self._telling: Job[None] | None = None
@@ -78,12 +59,13 @@ class Sender:
         self._awake = False
         self._bell: anyio.Event | None = None
         self._progress: anyio.Event | None = None
-        self._threads: anyio.CapacityLimiter | None = None
         self._closed: FlushResult | None = None
         self._is_winding_up = self._is_abandoned = False
-        self._logbook = Logbook(runtime.monotonic)
+        courier.on_settled = self._settled
+        courier.on_delivery = self._tell
         queue.on_work = self._wake
         queue.on_loss = self._tell_soon
+        queue.on_room = self._progressed_soon
         queue.on_fork = self._forked
 
     @property
@@ -118,8 +100,7 @@ class Sender:
         self._host = current
         self._progress = anyio.Event()
         self._bell = anyio.Event()
-        # Of the package's own: an application that keeps all its threads busy must not stop delivery.
-        self._threads = anyio.CapacityLimiter(_PACKING_THREADS)
+        self._courier.arrive()
         self._closer = self._telling = None
         self._jobs = set()
         self._main = None
@@ -134,14 +115,17 @@ class Sender:
             self._main = Job(_nothing, self._main_ended)
             assert self._host is not None
             self._host.spawn(self._main, self._run, "mixpanel sender")
+            self._queue.stage.home = self._host.loop
 
     def _main_ended(self, job: Job[Any]) -> None:
         if job is self._main:
+            self._queue.stage.home = None
             self.progressed()
 
     def _forked(self) -> None:
         """Let go of everything that lives in the parent's event loop and sockets."""
         self._host = self._main = self._telling = self._closer = None
+        self._queue.stage.home = None
         self._jobs = set()
         self._awake = False
         self._transport.forget()
@@ -160,6 +144,18 @@ class Sender:
             raise ClientClosedError("the client is closed and cannot be started again")
         self.attach()
         await self._transport.open()
+        if self._queue.durable is not None:
+            await self.landed(self._queue.durable.journal.begin())
+
+    async def landed(self, group: Group) -> None:
+        """Wait until the spool has written this.
+
+        Raises:
+            MixpanelException: if it could not.
+        """
+        assert self._queue.durable is not None
+        assert self._host is not None
+        await self._queue.durable.landed(group, self._host)
 
     def _wake(self) -> None:
         if not self._awake:
@@ -170,6 +166,10 @@ class Sender:
     def _ring(self) -> None:
         if self._bell is not None:
             self._bell.set()
+
+    def _progressed_soon(self) -> None:
+        if self._host is not None:
+            self._host.call_soon(self.progressed)
 
     def _tell_soon(self) -> None:
         if self._host is not None:
@@ -186,64 +186,15 @@ class Sender:
             self._awake = False
             step = self._queue.poll()
             if isinstance(step, Batch):
-                unsent = Retry(message="the sender was stopped", applied=False)
-                unstarted = partial(self._settle, step, unsent, self._runtime.monotonic())
-                self._jobs.add(self._spawn(partial(self._deliver, step), "mixpanel request", unstarted))
+                assert host is not None
+                deliver = partial(self._courier.deliver, step, host)
+                self._jobs.add(self._spawn(deliver, "mixpanel request", partial(self._courier.unsent, step)))
                 continue
             patience = None if isinstance(step, Idle) else max(0.0, step.at - self._runtime.monotonic())
             with anyio.move_on_after(patience):
                 await self._bell.wait()
 
-    async def _deliver(self, batch: Batch) -> None:
-        # What holds if this task dies before it learns better: cancellation is no Exception, and the lease must end.
-        outcome: Outcome = Retry(message="the sender was stopped", applied=False)
-        started = self._runtime.monotonic()
-        try:
-            request = await self._packed(batch)
-            batch.begun = True
-            outcome = Retry(message="the sender was stopped during a request", applied=True)
-            outcome = await self.attempt(request, len(batch.items), again=batch.attempts > 1)
-        except Exception as error:
-            _log.error("a request could not be made (%s); its records are tried again", type(error).__name__)
-            raise
-        finally:
-            self._settle(batch, outcome, started)
-
-    async def _packed(self, batch: Batch) -> Request:
-        pack = partial(self._encoder.request, batch.lane.kind, batch.items, secret=batch.lane.secret)
-        if batch.size < self._off_loop_from:
-            return pack()
-        return await anyio.to_thread.run_sync(pack, limiter=self._threads)
-
-    async def attempt(self, request: Request, count: int, *, again: bool, timeout: float | None = None) -> Outcome:
-        """One counted request of `count` records. `again` says that it repeats an earlier one."""
-        self._queue.count_request(again=again)
-        reply = await self._transport.send(request, timeout=timeout)
-        outcome = replies.read(reply, count, now=self._runtime.wall(), secrets=secrets_of(request))
-        if not isinstance(outcome, Delivered):
-            status = "" if outcome.status is None else f"HTTP {outcome.status}: "
-            self._queue.count_error(f"{request.endpoint}: {status}{outcome.message}")
-        return outcome
-
-    def _settle(self, batch: Batch, outcome: Outcome, started: float) -> None:
-        delay = 0.0
-        if isinstance(outcome, Retry):
-            delay = backoff(self._retry, batch.episode + 1, outcome.retry_after, self._runtime.chance())
-        elif isinstance(outcome, Misconfigured):
-            delay = PROBE_AFTER * (1 + self._runtime.chance()) / 2
-        kind, records, size = batch.lane.kind, len(batch.items), batch.size
-        delivered = self._queue.settle(batch, outcome, delay)
-        self._logbook.request(kind, outcome, records)
-        if delivered:
-            delivery = Delivery(
-                kind=kind.value,
-                records=delivered,
-                body_bytes=size,
-                attempts=batch.attempts,
-                duration=self._runtime.monotonic() - started,
-            )
-            if self._queue.hooks.delivered(delivery):
-                self._tell()
+    def _settled(self) -> None:
         if self._is_abandoned:
             # It outlived the close, and what it brings back has no place to wait any more.
             self._queue.abandon()
@@ -312,7 +263,9 @@ class Sender:
             if timeout is None and barrier.pending < left:
                 left, deadline = barrier.pending, clock() + self._patience
             # A wait that would end after the deadline is not begun.
-            if progress is None or max(self._queue.next_try(self._hurry), clock()) >= deadline:
+            # Nor are pauses cut short for ever in an outage that lasts; the last word of a client is worth a try.
+            spacing = self._courier.last_spacing if self._queue.closed else self._courier.spacing
+            if progress is None or max(self._queue.next_try(spacing), clock()) >= deadline:
                 return
             self._wake()
             with anyio.move_on_after(deadline - clock()):
@@ -323,7 +276,7 @@ class Sender:
         if self._closed is not None:
             return self._closed
         self.attach()
-        self._queue.closed = True
+        self._queue.close()
         self.progressed()
         if self._closer is None or self._closer.done.is_set():
             from_callback = self._queue.hooks.is_caller()
@@ -352,6 +305,7 @@ class Sender:
         self._is_abandoned = True
         if left := self._queue.abandon():
             _log.warning("closed with %d records undelivered; last error: %s", left, self._queue.last_error)
+        await self._close_spool(max(_WIND_UP, deadline - self._runtime.monotonic()))
         self.progressed()
         # A callback that closes the client is waiting for this very task.
         if not from_callback:
@@ -365,6 +319,15 @@ class Sender:
         self._closed = barrier.result()
         return self._closed
 
+    async def _close_spool(self, timeout: float) -> None:
+        if self._queue.durable is None:
+            return
+        close = partial(self._queue.durable.journal.close, timeout)
+        if not await anyio.to_thread.run_sync(close, limiter=anyio.CapacityLimiter(1)):
+            _log.warning("the spool could not be closed in time")
+        if left := self._queue.pending:
+            _log.warning("closed with %d records left in the spool", left)
+
     async def _told(self) -> None:
         while not self._queue.hooks.idle or not (self._telling is None or self._telling.done.is_set()):
             self._tell()
@@ -372,8 +335,10 @@ class Sender:
                 await self._telling.done.wait()
 
     def abandon(self) -> None:
-        """Stop without waiting: the client was dropped, from whatever thread."""
-        self._queue.closed = True
+        """Stop without waiting for the network: the client was dropped, from whatever thread."""
+        self._queue.close()
+        if self._queue.durable is not None:
+            self._queue.durable.journal.close(_WIND_UP)
         if self._host is not None:
             self._host.call_soon(self._cancel_all)
 

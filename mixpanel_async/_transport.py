@@ -124,16 +124,20 @@ class Transport:
                     await _close(pool.client)
 
     async def _attempt(self, pool: _Pool, request: Request, limit: float) -> Reply | NoReply:
+        connected = _Connected()
         try:
             with anyio.move_on_after(limit):
-                return await self._exchange(pool.client, request, limit)
+                return await self._exchange(pool.client, request, limit, connected)
         except _NOT_SENT as error:
             if isinstance(error, httpx.PoolTimeout):
                 self._retire(pool)
             return NoReply(sent=False, message=f"no connection to {self._host} ({_words(error)})")
         except httpx.ProtocolError:
             # Its text repeats what the server sent, which may repeat what it was sent.
-            return NoReply(sent=True, message="the connection ended early, or what came back was not HTTP")
+            words = "the connection ended early, or what came back was not HTTP"
+            return NoReply(sent=True, message=words, stale=connected.is_stale)
+        except httpx.NetworkError as error:
+            return NoReply(sent=True, message=_words(error), stale=connected.is_stale)
         except (httpx.HTTPError, httpx.StreamError) as error:
             return NoReply(sent=True, message=_words(error))
         except Exception as error:  # noqa: BLE001  a transport of the user's may raise anything
@@ -141,7 +145,9 @@ class Transport:
         self._retire(pool)
         return NoReply(sent=True, message=f"no complete answer within {limit:g} s")
 
-    async def _exchange(self, client: httpx.AsyncClient, request: Request, limit: float) -> Reply | NoReply:
+    async def _exchange(
+        self, client: httpx.AsyncClient, request: Request, limit: float, connected: _Connected
+    ) -> Reply | NoReply:
         # A compressed answer is not asked for: httpx would unfold it before its size can be looked at.
         headers = {**request.headers, "Accept-Encoding": "identity"}
         outgoing = client.build_request(
@@ -151,6 +157,7 @@ class Transport:
             content=request.body,
             timeout=httpx.Timeout(limit * _PHASE_SHARE),
         )
+        outgoing.extensions = {**outgoing.extensions, "trace": connected.note}
         response = await client.send(outgoing, stream=True, follow_redirects=False)
         try:
             if response.is_stream_consumed:
@@ -179,13 +186,38 @@ class Transport:
             await _close(pool.client)
 
 
+class _Connected:
+    """What httpcore tells of a request: whether it used a connection that was there, and whether an answer began."""
+
+    def __init__(self) -> None:
+        self._is_new = self._is_sending = self._is_answered = False
+
+    async def note(self, event: str, _: object) -> None:
+        if event == "connection.connect_tcp.started":
+            self._is_new = True
+        elif event == "http11.send_request_headers.started":
+            self._is_sending = True
+        elif event == "http11.receive_response_headers.complete":
+            self._is_answered = True
+
+    @property
+    def is_stale(self) -> bool:
+        """Whether a connection that had been kept was gone when it was used."""
+        return self._is_sending and not self._is_new and not self._is_answered
+
+
 async def _close(client: httpx.AsyncClient) -> None:
     with anyio.move_on_after(_CLOSE_TIMEOUT):
         await client.aclose()
 
 
 def _reply(response: httpx.Response, body: bytes) -> Reply:
-    return Reply(status=response.status_code, body=body, retry_after=response.headers.get("Retry-After"))
+    return Reply(
+        status=response.status_code,
+        body=body,
+        retry_after=response.headers.get("Retry-After"),
+        date=response.headers.get("Date"),
+    )
 
 
 def _decoded(body: bytes, encoding: str) -> bytes:

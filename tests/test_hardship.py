@@ -209,7 +209,7 @@ async def test_flushing_again_and_again_in_an_outage_costs_nothing() -> None:
         for _ in range(2_000):
             await mp.track("user", "Event")
             await mp.flush(timeout=0)
-        batches = [batch for lane in mp._queue._buffer._active for batch in lane.batches()]
+        batches = [batch for lane in mp._queue._buffer.active for batch in lane.batches()]
         assert len(batches) <= 3
         assert not [batch for batch in batches if batch.marks]
 

@@ -7,7 +7,7 @@ no later try can differ from the first.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from inspect import iscoroutinefunction
 from ipaddress import ip_address
@@ -19,6 +19,7 @@ import orjson
 from .._config import VERSION
 from .._errors import ConfigurationError, ValidationError
 from .._records import DropReason, OnceOnly
+from .usual import MAX_RECORD_BYTES, MP_LIB, UsualEvents
 from .values import (
     EVENT_LIMITS,
     PROFILE_LIMITS,
@@ -38,8 +39,6 @@ Message = dict[str, Any]
 BeforeSend = Callable[[Message], Message | None]
 SerializerOption = Serializer | type[json.JSONEncoder] | None
 
-MP_LIB: Final = "python-async"
-MAX_RECORD_BYTES: Final = 1_000_000
 _FIRST_MS: Final = 31_536_000_000
 _AHEAD_MS: Final = 3_600_000
 _TRACK_WINDOW_MS: Final = 5 * 86_400_000
@@ -129,6 +128,18 @@ def event_time(value: object, path: str, *, now: float, recent: bool) -> int:
     return ms
 
 
+def outdated(items: Sequence[bytes], *, now: float) -> frozenset[int]:
+    """Positions of the events that `/track` ignores by now, after a long outage.
+
+    Args:
+        items: encoded events.
+        now: wall clock in seconds.
+    """
+    oldest = now * 1000 - _TRACK_WINDOW_MS
+    times = (orjson.loads(memoryview(item))["properties"]["time"] for item in items)
+    return frozenset(at for at, time in enumerate(times) if time < oldest)
+
+
 class Builder:
     """Makes records for one project.
 
@@ -140,7 +151,7 @@ class Builder:
         recent: ordinary events go to `/track`, which takes the last five days only.
     """
 
-    __slots__ = ("_before_send", "_events", "_profiles", "_recent", "_super", "_token", "_whole_event")
+    __slots__ = ("_before_send", "_events", "_profiles", "_recent", "_super", "_token", "_whole_event", "usual")
 
     def __init__(
         self,
@@ -161,6 +172,8 @@ class Builder:
             raise ConfigurationError("before_send must be a plain function: it is called at the caller's line")
         self._before_send = before_send
         self._recent = recent
+        self.usual = None if before_send is not None or self._super else UsualEvents(token)
+        """The short way for events that need nothing else; None if all do."""
 
     def event(
         self,

@@ -43,6 +43,9 @@ from .._records import (
 
 MAX_RETRY_AFTER: Final = 300.0
 _SHOWN: Final = 200
+# A header has whole seconds, and an answer may be slow. More than a day is no skew but a test, or a broken server.
+_NOTABLE_SKEW: Final = 30.0
+_MOST_SKEW: Final = 86_400.0
 _MISCONFIGURED: Final = frozenset({401, 402, 403, 404, 405, 407})
 _NEVER: Final = frozenset({501, 505})
 _NOT_APPLIED: Final = frozenset({429, 503})
@@ -58,7 +61,7 @@ def read(reply: Reply | NoReply, count: int, *, now: float, secrets: Iterable[st
         secrets: what is masked should the server repeat it.
     """
     if isinstance(reply, NoReply):
-        return Retry(message=reply.message, applied=reply.sent)
+        return Retry(message=reply.message, applied=reply.sent, at_once=reply.stale)
     # The longest first: one may be part of another.
     return _outcome(reply, count, now, sorted(secrets, key=len, reverse=True))
 
@@ -93,6 +96,22 @@ _DEFAULT_WORDS: Final = {
     404: "there is no such endpoint; check region and api_host",
     429: "the project is over its rate limit",
 }
+
+
+def seconds_ahead(date: str | None, *, now: float) -> float:
+    """How far this machine's clock is ahead of the server's; 0 if it is not, or by no more than is worth a word.
+
+    Args:
+        date: the `Date` header of an answer.
+        now: wall clock in seconds when it came.
+    """
+    if date is None or len(date) > 100:
+        return 0.0
+    try:
+        ahead = now - parsedate_to_datetime(date).timestamp()
+    except (ValueError, TypeError, OverflowError):
+        return 0.0
+    return ahead if _NOTABLE_SKEW < ahead < _MOST_SKEW else 0.0
 
 
 def retry_after(value: str | None, *, now: float) -> float | None:

@@ -7,6 +7,7 @@ import typer
 from .demo import demo
 from .emulator import emulator
 from .importer import import_
+from .spool import spool
 
 app = typer.Typer(
     name="mixpanel-async",
@@ -24,3 +25,4 @@ def commands() -> None:
 app.command()(demo)
 app.command()(emulator)
 app.command("import")(import_)
+app.add_typer(spool, name="spool")

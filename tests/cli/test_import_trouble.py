@@ -212,7 +212,7 @@ def test_a_disk_that_is_full_stops_it_before_it_goes_on_unnoted(tmp_path: Path) 
             "-c",
             limit + quiet + MAIN,
             "import",
-            path,
+            str(path),
             "--token",
             TOKEN,
             "--api-host",

@@ -64,7 +64,7 @@ class Row:
     accepted: float
     place: str = WAITING
     tries: int = 0
-    first_try: float = 0.0
+    first_try: float | None = None
     is_due: bool = False
     was_sent_once: bool = False
 
@@ -299,7 +299,7 @@ class BufferModel(RuleBasedStateMachine):
         self.check_turn(name, needs)
         for row in rows:
             row.place = FLYING
-            if row.tries == 0:
+            if row.first_try is None:
                 row.first_try = self.now
             row.tries += 1
         self.close(rows)
@@ -348,6 +348,10 @@ class BufferModel(RuleBasedStateMachine):
     def split(self, data: st.DataObject, outcome: Split) -> None:
         flight = self.land(data)
         ends: dict[Row, DropReason | None] = {}
+        if len(flight.rows) > 1:
+            # Halving is what the answer asks for, and no try that failed.
+            for row in flight.rows:
+                row.tries -= 1
         if len(flight.rows) == 1:
             ends[flight.rows[0]] = outcome.reason
         elif outcome is TOO_LARGE:
@@ -383,6 +387,7 @@ class BufferModel(RuleBasedStateMachine):
         attempts, total = self.retry.attempts, self.retry.total_timeout
         if attempts is not None and row.tries >= attempts:
             return True
+        assert row.first_try is not None
         return total is not None and track.paused_until > row.first_try + total
 
     @precondition(lambda self: self.flying)

@@ -1,0 +1,341 @@
+"""The part of the buffer that knows a spool: which records are on disk yet, and which are there alone.
+
+Every record of a client with a spool is written to it in a *group*, a commit that many callers share, and may be sent
+only once its group is committed. While memory has room the record waits there as well; what comes when it has none, and
+all that comes behind that in the same lane, waits on disk alone and is *restocked* when the lane runs low.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+from ._config import BatchPolicy
+from ._credentials import Secret
+from ._lanes import Barrier, Batch, Lane, Loss
+from ._ledger import Ledger
+from ._records import DropReason, Kind
+
+_MOST_LANES: Final = 50
+_ANY_SECRET: Final = Secret("")
+# What is held in memory of a backlog that is safe on disk: enough to keep every request busy while more is read.
+WINDOW_RECORDS: Final = 20_000
+WINDOW_BYTES: Final = 16 * 1024 * 1024
+# Records of one reading; an eviction on disk leaves as many alone, as they may be on their way into memory.
+LOAD_RECORDS: Final = 2_000
+# A row and its share of half-empty pages take about this much more than the record itself, as measured.
+_ROW_OVERHEAD: Final = 1.125
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpoolLimits:
+    """How much a client may leave on disk; see `SqliteSpool`."""
+
+    max_bytes: int
+    max_records: int | None
+
+
+class Entry(NamedTuple):
+    """A record on its way to the disk."""
+
+    lane: Lane
+    row: int
+    item: bytes
+    is_awaited: bool
+
+
+class Backlog(Ledger):
+    """Counts what is in memory, what is on disk, and what is on its way there.
+
+    Args:
+        policy: the bounds in memory.
+        spool: the bounds on disk; None without a spool.
+    """
+
+    def __init__(self, policy: BatchPolicy, spool: SpoolLimits | None) -> None:
+        self.spool = spool
+        self.lanes: dict[tuple[Kind, Secret | None], Lane] = {}
+        # Those that hold records in memory, in the order in which they take their turn.
+        self.active: dict[Lane, None] = {}
+        self._window = min(WINDOW_RECORDS, policy.max_pending_events), min(WINDOW_BYTES, policy.max_pending_bytes)
+        super().__init__(policy)
+
+    def forget_all(self) -> None:
+        super().forget_all()
+        self.on_disk = self.on_disk_bytes = 0
+        self.unwritten = self.unwritten_bytes = 0
+        # The last group that is on disk, and the bytes in use there.
+        self.committed = self.disk_used = 0
+        self.is_disk_full = False
+
+    def lane(self, kind: Kind, secret: Secret | None = None) -> Lane:
+        """The lane for this kind and authentication, made at its first use."""
+        # A spool keeps no secret: what waits there is signed with the last one that was given.
+        key = (kind, secret if self.spool is None or secret is None else _ANY_SECRET)
+        lane = self.lanes.get(key)
+        if lane is None:
+            if len(self.lanes) > _MOST_LANES:
+                # Secrets that are no longer in use would add up in a process that serves many projects.
+                self.lanes = {
+                    key: lane
+                    for key, lane in self.lanes.items()
+                    if lane.secret is None or lane.failures or lane in self.active
+                }
+            limit = self._policy.max_in_flight if kind in {Kind.EVENTS, Kind.IMPORTS} else 1
+            lane = self.lanes[key] = Lane(kind, secret, limit, self._policy.max_bytes)
+        lane.secret = secret
+        return lane
+
+    def reset(self) -> None:
+        """Forget every record and count: after a fork they are the parent's."""
+        self.active.clear()
+        for lane in self.lanes.values():
+            lane.open = None
+            lane.ready.clear()
+            lane.leased.clear()
+            lane.alone.clear()
+            lane.forget_rows()
+        self.forget_all()
+
+    @property
+    def in_flight(self) -> int:
+        return sum(len(lane.leased) + len(lane.alone) for lane in self.active)
+
+    def is_full(self, size: int) -> bool:
+        """Whether a record of this size has no room."""
+        if self.spool is None:
+            return super().is_full(size)
+        policy, spool = self._policy, self.spool
+        if self.is_disk_full or self.unwritten >= policy.max_pending_events:
+            return True
+        if spool.max_records is not None and self.pending >= spool.max_records:
+            return True
+        coming = self.unwritten_bytes + size
+        on_disk = self.disk_used - self.freeing + coming * _ROW_OVERHEAD
+        return coming > policy.max_pending_bytes or on_disk > spool.max_bytes
+
+    @property
+    def spare(self) -> int:
+        """How many records more may be held."""
+        return self._policy.max_pending_events - self.pending
+
+    def extend(self, lane: Lane, items: list[bytes]) -> bool:
+        """Take records into the open batch of their lane, all of them or none. False if it has no place for them."""
+        batch, size = lane.open, sum(map(len, items))
+        if batch is None or self.is_full(size) or self.pending + len(items) > self._policy.max_pending_events:
+            return False
+        if batch.size + size + len(items) > lane.max_bytes or len(batch.items) + len(items) >= self._policy.max_events:
+            return False
+        self.accepted += len(items)
+        self.pending += len(items)
+        self.pending_bytes += size
+        batch.items.pack(items)
+        batch.size += size + len(items)
+        return True
+
+    def could_fit(self, size: int) -> bool:
+        """Whether a record of this size would have room in an empty queue."""
+        if self.spool is not None and size * _ROW_OVERHEAD > self.spool.max_bytes:
+            return False
+        return super().could_fit(size)
+
+    def is_memory_full(self, size: int) -> bool:
+        """Whether a record of this size, safe on disk, waits there alone."""
+        records, most = self._window
+        held_bytes = self.pending_bytes - self.on_disk_bytes
+        # A giant passes an empty window.
+        return self.pending - self.on_disk >= records or (held_bytes > 0 and held_bytes + size > most)
+
+    def leave_on_disk(self, lane: Lane, size: int, group: int) -> None:
+        """Charge a record of this client's that waits on disk alone."""
+        if not lane.disk_from:
+            lane.disk_from = lane.last_id
+        lane.disk_group = group
+        self._add_on_disk(lane, 1, size)
+
+    def adopt(self, lane: Lane, records: int, size: int) -> None:
+        """Take over what another client left on disk."""
+        self.accepted += records
+        self.recovered += records
+        self.pending += records
+        self.pending_bytes += size
+        self._add_on_disk(lane, records, size)
+
+    def adopt_lost(self, lane: Lane, items: list[bytes]) -> Loss:
+        """Count what another client left in the middle of a request, and what must not be sent again."""
+        self.accepted += len(items)
+        self.recovered += len(items)
+        self.count_loss(DropReason.UNCERTAIN, len(items))
+        return Loss(
+            kind=lane.kind, reason=DropReason.UNCERTAIN, items=items, message="the process ended during a request"
+        )
+
+    def _add_on_disk(self, lane: Lane, records: int, size: int) -> None:
+        lane.on_disk += records
+        lane.on_disk_bytes += size
+        self.on_disk += records
+        self.on_disk_bytes += size
+        if not lane.on_disk:
+            lane.disk_from = 0
+            # Sizes of what others left, and of what was dropped unread, are estimates.
+            self.on_disk_bytes -= lane.on_disk_bytes
+            self.pending_bytes -= lane.on_disk_bytes
+            lane.on_disk_bytes = 0
+
+    def lanes_on_disk(self) -> list[Lane]:
+        """The lanes of which something waits on disk alone."""
+        return [lane for lane in self.lanes.values() if lane.on_disk] if self.on_disk else []
+
+    def wants(self, lane: Lane) -> bool:
+        """Whether records of this lane should be read from the disk now."""
+        if not lane.on_disk or lane.is_loading or len(lane.ready) > 1:
+            return False
+        return not lane.ready or not self.is_memory_full(0)
+
+    def restock(self, lane: Lane, rows: Sequence[tuple[int, bytes]], now: float) -> None:
+        """Take into memory what was read from the disk, in the order of the rows."""
+        lane.is_loading = False
+        # What is open is older than what was on disk alone.
+        lane.close_open()
+        size = sum(len(item) for _, item in rows)
+        self._add_on_disk(lane, -len(rows), -size)
+        self.active[lane] = None
+        at = 0
+        while at < len(rows):
+            batch = Batch(lane, [], now)
+            for row, item in rows[at : at + self._policy.max_events]:
+                if batch.items and batch.size + len(item) + 1 > lane.max_bytes:
+                    break
+                batch.items.append(item)
+                batch.ids.append(row)
+                batch.size += len(item) + 1
+            at += len(batch.items)
+            batch.marks = [(barrier, min(covered, len(batch.items))) for barrier, covered in lane.disk_marks]
+            lane.disk_marks = _without_first(lane.disk_marks, len(batch.items))
+            lane.ready.append(batch)
+
+    def barrier(self) -> Barrier:
+        """Make everything accepted so far due at once, and a count of what becomes of it."""
+        barrier = Barrier()
+        for lane in self.active:
+            for batch in lane.batches():
+                batch.is_due = True
+                batch.marks.append((barrier, len(batch.items)))
+                barrier.pending += len(batch.items)
+        for lane in self.lanes_on_disk():
+            lane.disk_marks.append((barrier, lane.on_disk))
+            barrier.pending += lane.on_disk
+        return barrier
+
+    def forget(self, barrier: Barrier) -> None:
+        """Count for this barrier no longer: nobody waits for it."""
+        for lane in self.active:
+            for batch in lane.batches():
+                batch.marks = [mark for mark in batch.marks if mark[0] is not barrier]
+        for lane in self.lanes_on_disk():
+            lane.disk_marks = [mark for mark in lane.disk_marks if mark[0] is not barrier]
+
+    def vanished(self, lane: Lane, reason: DropReason) -> Loss:
+        """Count as lost what should be on disk and is not there."""
+        lane.is_loading = False
+        return self._forget_on_disk(lane, lane.on_disk, lane.on_disk_bytes, reason)
+
+    def doom(self, lane: Lane, records: int) -> int:
+        """Count the oldest records that a lane has on disk alone as dropped for want of room.
+
+        Returns:
+            Their estimated size.
+        """
+        size = lane.on_disk_bytes * records // lane.on_disk
+        self._forget_on_disk(lane, records, size, DropReason.QUEUE_FULL)
+        self.freeing += size
+        return size
+
+    def _forget_on_disk(self, lane: Lane, records: int, size: int, reason: DropReason) -> Loss:
+        self.pending -= records
+        self.pending_bytes -= size
+        self._add_on_disk(lane, -records, -size)
+        self.count_loss(reason, records)
+        for barrier, covered in lane.disk_marks:
+            part = min(covered, records)
+            barrier.pending -= part
+            barrier.losses[reason.value] = barrier.losses.get(reason.value, 0) + part
+        lane.disk_marks = _without_first(lane.disk_marks, records)
+        return Loss(kind=lane.kind, reason=reason, items=(), bare=records)
+
+    def charge_write(self, size: int) -> None:
+        """Count a record that is on its way to the disk."""
+        self.unwritten += 1
+        self.unwritten_bytes += size
+
+    def written(self, entries: Sequence[Entry], group: int, used_bytes: int, freed: int) -> None:
+        """A group is on disk: what it holds may be sent.
+
+        Args:
+            entries: what it holds.
+            group: its number.
+            used_bytes: what is in use of the file now.
+            freed: the part of `freeing` that has been given back.
+        """
+        self._discharge_write(entries)
+        self.committed = max(self.committed, group)
+        self.disk_used, self.freeing = used_bytes, self.freeing - freed
+        self.is_disk_full = False
+
+    def _discharge_write(self, entries: Sequence[Entry]) -> None:
+        self.unwritten -= len(entries)
+        self.unwritten_bytes -= sum(len(entry.item) for entry in entries)
+
+    def retract(self, entries: Sequence[Entry], reason: DropReason | None) -> list[Loss]:
+        """Records that could not be written: lost for this reason or, without one, never accepted."""
+        self._discharge_write(entries)
+        losses: list[Loss] = []
+        by_lane: dict[Lane, dict[int, bytes]] = {}
+        for entry in entries:
+            by_lane.setdefault(entry.lane, {})[entry.row] = entry.item
+        for lane, rows in by_lane.items():
+            for batch in [batch for batch in lane.batches() if batch.group]:
+                gone, rest = batch.divide({at for at, row in enumerate(batch.ids) if row in rows})
+                if not gone.items:
+                    continue
+                for row in gone.ids:
+                    del rows[row]
+                # Nothing of it is on disk.
+                gone.ids.clear()
+                lane.put_in_place_of(batch, rest)
+                if reason is None:
+                    self._unaccept(gone)
+                else:
+                    losses.append(self.lose(gone, reason))
+            if rows:
+                losses.extend(self._retract_on_disk(lane, list(rows.values()), reason))
+        return losses
+
+    def _unaccept(self, batch: Batch) -> None:
+        self.discharge(batch)
+        self.accepted -= len(batch.items)
+        for barrier, covered in batch.marks:
+            barrier.pending -= covered
+
+    def _retract_on_disk(self, lane: Lane, items: list[bytes], reason: DropReason | None) -> list[Loss]:
+        size = sum(map(len, items))
+        self.pending -= len(items)
+        self.pending_bytes -= size
+        self._add_on_disk(lane, -len(items), -size)
+        for at, (barrier, covered) in enumerate(lane.disk_marks):
+            # They are the newest: a barrier that began before they came does not wait for them.
+            if part := max(0, covered - lane.on_disk):
+                barrier.pending -= part
+                if reason is not None:
+                    barrier.losses[reason.value] = barrier.losses.get(reason.value, 0) + part
+                lane.disk_marks[at] = barrier, covered - part
+        if reason is None:
+            self.accepted -= len(items)
+            return []
+        self.count_loss(reason, len(items))
+        return [Loss(kind=lane.kind, reason=reason, items=items)]
+
+
+def _without_first(marks: list[tuple[Barrier, int]], records: int) -> list[tuple[Barrier, int]]:
+    return [(barrier, covered - records) for barrier, covered in marks if covered > records]

@@ -1,0 +1,204 @@
+"""The files of a spool: nobody else's to read, on a disk of this machine, and locked by whoever lives."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from .._errors import SpoolError, refuse
+
+_PRIVATE: Final = 0o600
+_PRIVATE_FOLDER: Final = 0o700
+# SQLite's write-ahead log needs memory that all its users share, which these do not give.
+# https://www.sqlite.org/wal.html, read 2026-11-22.
+_REMOTE: Final = frozenset(
+    {"nfs", "nfs4", "cifs", "smb3", "smbfs", "ncpfs", "afs", "ceph", "glusterfs", "lustre", "davfs"}
+)
+_REMOTE_FUSE: Final = ("fuse.sshfs", "fuse.s3fs", "fuse.glusterfs", "fuse.gcsfuse", "fuse.rclone", "fuse.davfs")
+_MOUNTS: Final = Path("/proc/self/mountinfo")
+
+
+def prepare(path: Path) -> bool:
+    """Make the place ready: folder and file are there, private, and no link.
+
+    Returns:
+        Whether the file is new or empty.
+
+    Raises:
+        ConfigurationError: if the place cannot hold a spool.
+    """
+    folder = path.parent
+    if not folder.exists():
+        if not folder.parent.is_dir():
+            refuse("the folder of the spool does not exist, nor the one above it")
+        with _refusing("the folder of the spool cannot be made"):
+            folder.mkdir(mode=_PRIVATE_FOLDER)
+    if is_remote(folder.resolve(), _mounts()):
+        refuse("the spool must lie on a disk of this machine, not on a network file system")
+    with _refusing("the file of the spool cannot be made"), contextlib.suppress(FileExistsError):
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, _PRIVATE))
+    with _refusing("the files of the spool cannot be made private"):
+        size = _make_private(path)
+        for name in beside(path)[1:]:
+            with contextlib.suppress(FileNotFoundError):
+                _make_private(name)
+    return size == 0
+
+
+def _make_private(path: Path) -> int:
+    """See to it that a file is regular, ours, and closed to everybody else. Returns its size.
+
+    It is not opened: to close it again would lift every lock that SQLite holds on it in this process.
+    https://www.sqlite.org/howtocorrupt.html section 2.2, read 2026-11-22.
+    """
+    status = path.lstat()
+    if not stat.S_ISREG(status.st_mode):
+        refuse("the path of the spool is a link, or not a regular file")
+    if status.st_uid != os.geteuid():
+        refuse("the file of the spool belongs to another user")
+    if stat.S_IMODE(status.st_mode) != _PRIVATE:
+        path.chmod(_PRIVATE)
+    return status.st_size
+
+
+def beside(path: Path) -> list[Path]:
+    """The database and the two files that SQLite puts beside it."""
+    return [path, path.with_name(path.name + "-wal"), path.with_name(path.name + "-shm")]
+
+
+@contextlib.contextmanager
+def _refusing(text: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        refuse(f"{text} ({error.strerror or type(error).__name__})")
+
+
+def _mounts() -> str:
+    try:
+        return _MOUNTS.read_text(errors="replace")
+    except OSError:
+        return ""
+
+
+def is_remote(folder: Path, mounts: str) -> bool:
+    """Whether a folder lies on a network file system.
+
+    Args:
+        folder: an absolute path without links.
+        mounts: what Linux says of its mounts in `/proc/self/mountinfo`; empty elsewhere.
+    """
+    best, kind = "", ""
+    for line in mounts.splitlines():
+        left, _, right = line.partition(" - ")
+        fields = left.split()
+        if len(fields) < 5 or not right:
+            continue
+        point = fields[4].replace("\\040", " ")
+        inside = point == "/" or folder == Path(point) or Path(point) in folder.parents
+        if inside and len(point) >= len(best):
+            best, kind = point, right.split()[0]
+    return kind in _REMOTE or kind.startswith(_REMOTE_FUSE)
+
+
+class Claim:
+    """The right to send what one client wrote: a lock on a file, which the system lifts when its holder dies.
+
+    It belongs to the open file and not to the process, so that two clients of one process exclude each other as well.
+    """
+
+    __slots__ = ("_handle", "_path")
+
+    def __init__(self, path: Path, handle: int) -> None:
+        self._path = path
+        self._handle = handle
+
+    @classmethod
+    def take(cls, spool: Path, owner: int) -> Claim | None:
+        """Lock the file of an owner, which is made if it is missing. None if somebody else holds it."""
+        path = _claim_path(spool, owner)
+        while True:
+            handle = _opened(path)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                # Whoever held it before may have taken the file away since it was opened here.
+                is_current = os.fstat(handle).st_nlink > 0
+            except BlockingIOError:
+                os.close(handle)
+                return None
+            except BaseException:
+                os.close(handle)
+                raise
+            if is_current:
+                return cls(path, handle)
+            os.close(handle)
+
+    @staticmethod
+    def is_taken(spool: Path, owner: int) -> bool:
+        """Whether an owner lives. Makes no file."""
+        try:
+            handle = os.open(_claim_path(spool, owner), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return False
+        except OSError:
+            # Whose it is cannot be told; nothing may be taken from an owner who might live.
+            return True
+        try:
+            # Shared, so that two who ask do not take each other for the owner.
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(handle)
+        return False
+
+    def release(self, *, remove: bool) -> None:
+        """Give it up; `remove` when there is nothing left to claim."""
+        if self._handle >= 0:
+            if remove:
+                with contextlib.suppress(OSError):
+                    self._path.unlink()
+            self.forget()
+
+    def forget(self) -> None:
+        """Let go of the file without a word: in a forked child, the lock is the parent's."""
+        if self._handle >= 0:
+            with contextlib.suppress(OSError):
+                os.close(self._handle)
+            self._handle = -1
+
+
+def _claim_path(spool: Path, owner: int) -> Path:
+    return spool.with_name(f"{spool.name}-owner-{owner}")
+
+
+def _opened(path: Path) -> int:
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, _PRIVATE)
+    except OSError as error:
+        raise SpoolError(f"a lock file of the spool cannot be opened ({error.strerror})") from None
+
+
+def set_aside(path: Path, stamp: int) -> Path:
+    """Rename a damaged database and what lies beside it, so that a new one can take its place.
+
+    Args:
+        path: the database.
+        stamp: seconds since 1970, for its new name.
+    """
+    number = 0
+    while True:
+        tail = f".corrupt-{stamp}" + (f"-{number}" if number else "")
+        aside = path.with_name(path.name + tail)
+        if not aside.exists():
+            break
+        number += 1
+    for old, new in zip(beside(path), beside(aside), strict=True):
+        with contextlib.suppress(FileNotFoundError):
+            old.rename(new)
+    return aside
