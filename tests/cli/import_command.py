@@ -78,12 +78,12 @@ def started(*arguments: object, host: str = "", stdin: int | io.BufferedReader =
     )
 
 
-def ended(process: Any, timeout: float = 20) -> Result:
+def ended(process: Any, timeout: float = 60) -> Result:
     output, errors = process.communicate(timeout=timeout)
     return Result(process.returncode, output, errors)
 
 
-def until(condition: Callable[[], bool], process: Any = None, timeout: float = 20.0) -> None:
+def until(condition: Callable[[], bool], process: Any = None, timeout: float = 60.0) -> None:
     """Wait for something that another process does."""
     end = time.monotonic() + timeout
     while not condition():

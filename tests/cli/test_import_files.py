@@ -27,6 +27,9 @@ try:
 except ImportError:
     from backports import zstd
 
+# Processes start slowly on a machine that is busy.
+pytestmark = pytest.mark.timeout(90)
+
 
 def ndjson(records: list[dict[str, Any]]) -> bytes:
     return b"".join(orjson.dumps(record) + b"\r\n" for record in records)

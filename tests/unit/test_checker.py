@@ -32,6 +32,12 @@ ODD: list[dict[str, Any]] = [
     {"ip": "nowhere"},
     {"meta": {"event": "x"}},
 ]
+OWN = {"time", "distinct_id", "$insert_id", "token", "mp_lib", "$user_id", "$device_id", "ip"}
+VALUES = st.recursive(
+    st.none() | st.integers() | st.floats() | st.text(max_size=9) | st.just("\ud800"),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=6,
+)
 
 
 def arguments(odd: dict[str, Any]) -> dict[str, Any]:
@@ -59,14 +65,21 @@ def test_events_are_refused_with_the_clients_own_words(odd: dict[str, Any]) -> N
     assert found == anyio.run(queued, arguments(odd))[0]
 
 
+@pytest.mark.parametrize("properties", [{"time": NOW}, {"$insert_id": "a"}, {"time": 12}, {"$insert_id": "a b"}])
+@pytest.mark.parametrize("odd", [{"time": 12}, {"insert_id": "a b"}, {}])
+def test_properties_win_over_arguments(properties: dict[str, Any], odd: dict[str, Any]) -> None:
+    given = arguments({**odd, "properties": properties})
+    assert problem(Checker("token").event, **given) == anyio.run(queued, given)[0]
+
+
 def test_the_age_of_an_event_matters_to_track_alone() -> None:
     assert problem(Checker().event, **arguments({})) is None
     assert problem(Checker(recent=True).event, **arguments({})) is not None
     assert Checker(recent=True).event("u", "e").repeatable
 
 
-@settings(max_examples=25, deadline=None)
-@drawn(st.dictionaries(st.text(min_size=1, max_size=5), st.integers() | st.floats() | st.text(max_size=9), max_size=5))
+@settings(max_examples=60, deadline=None)
+@drawn(st.dictionaries(st.text(min_size=1, max_size=5) | st.sampled_from(sorted(OWN)), VALUES, max_size=5))
 def test_the_size_is_that_of_what_would_be_sent(properties: dict[str, Any]) -> None:
     given = arguments({"properties": properties})
     refused, size = anyio.run(queued, given)
