@@ -109,6 +109,9 @@ class Store:
             return self._fresh
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise CheckpointError(f"{self.path} cannot be read ({type(error).__name__}); {_AGAIN}") from None
+        if not (found.position.line or found.sending):
+            # Nothing came of that import, so nothing has to fit to it.
+            return self._fresh
         problem = _difference(found, self._fresh)
         if problem is not None:
             raise CheckpointError(f"{self.path} is of an import that {problem}; {_AGAIN}")

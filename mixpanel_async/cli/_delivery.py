@@ -334,12 +334,10 @@ class Importer:
 
     def _show(self, stats: Stats, note: str, *, last: bool = False) -> None:
         sizes = [job.input.size for job in self._jobs]
-        # What was refused here, and what was lost on the way.
-        rejected = sum(job.fed.rejected + job.fed.uncertain for job in self._jobs) + stats.failed + stats.uncertain
         figures = Figures(
             records=self._before + stats.delivered,
             before=self._before,
-            rejected=rejected,
+            rejected=sum(job.refused for job in self._jobs),
             done=sum(job.done for job in self._jobs),
             total=None if None in sizes else sum(size or 0 for size in sizes),
             note=note,

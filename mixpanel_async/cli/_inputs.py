@@ -86,7 +86,7 @@ class Input:
     @property
     def mark(self) -> str:
         """Tells its lines from those of other files, wherever it lies."""
-        return STDIN if self.identity is None else self.identity.sample
+        return STDIN if self.identity is None else f"{self.identity.size}-{self.identity.sample}"
 
     @property
     def size(self) -> int | None:
@@ -123,7 +123,7 @@ def found(names: Sequence[str]) -> tuple[list[Input], list[str]]:
 
 
 def _identity(path: str) -> Identity | None:
-    if path == STDIN:
+    if path == STDIN or path.startswith(("/dev/", "/proc/")):
         return None
     try:
         about = Path(path).stat()

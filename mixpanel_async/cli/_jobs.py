@@ -51,6 +51,12 @@ class Job:
     def name(self) -> str:
         return self.input.name
 
+    @property
+    def refused(self) -> int:
+        """Records that are known not to be imported."""
+        settled, fed = self._lost_settled, self.fed
+        return fed.rejected + fed.uncertain + settled.rejected + settled.uncertain + len(self._lost)
+
     def lost(self, line: int | None, *, uncertain: bool) -> None:
         """Note a record that the client could not deliver."""
         self._lost.append((line, uncertain))

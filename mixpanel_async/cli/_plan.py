@@ -10,7 +10,7 @@ from typing import Final
 
 from mixpanel_async import AsyncMixpanel, BatchPolicy, Overflow, RetryPolicy
 
-from ._checkpoint import Checkpoint, Store, fingerprint, path_of
+from ._checkpoint import Checkpoint, CheckpointError, Store, fingerprint, path_of
 from ._delivery import BATCH, BATCH_BYTES, Limits, OnDelivered, OnDrop
 from ._inputs import REJECTS_SUFFIX, STDIN, Format, Input
 from ._jobs import Job
@@ -127,6 +127,8 @@ class Project:
             timeout=_REQUEST_TIMEOUT,
             # What can be delivered is flushed before; the rest is to stay undelivered.
             shutdown_timeout=0.0,
+            # It has checkpoints of its own.
+            spool=None,
             on_drop=on_drop,
             on_delivered=on_delivered,
         )
@@ -152,7 +154,7 @@ class Places:
         """What is to be done with each file, by what earlier imports left.
 
         Raises:
-            CheckpointError: if a checkpoint does not belong to what is asked for.
+            CheckpointError: if a checkpoint does not belong to what is asked for, or cannot be written.
             OSError: if the rejected records of an earlier import cannot be read.
         """
         if self.directory is not None:
@@ -165,6 +167,7 @@ class Places:
                 fresh = Checkpoint(identity=one.identity, project=project, options=options)
                 store = Store(path_of(one, self.directory), fresh)
                 checkpoint = store.load(restart=self.restart)
+                _try_out(store, checkpoint)
             rejects = shared or Rejects(self._rejects_of(one))
             jobs.append(Job(input=one, rejects=rejects, store=store, checkpoint=checkpoint))
         _prune(jobs)
@@ -182,9 +185,21 @@ class Places:
         return jobs
 
     def _rejects_of(self, one: Input) -> Path:
-        if one.name == STDIN:
-            return (self.directory or Path()) / f"stdin{REJECTS_SUFFIX}"
+        if one.identity is None:
+            name = "stdin" if one.name == STDIN else Path(one.name).name
+            return (self.directory or Path()) / f"{name}{REJECTS_SUFFIX}"
         return path_of(one, self.directory, REJECTS_SUFFIX)
+
+
+def _try_out(store: Store, checkpoint: Checkpoint) -> None:
+    """Find out that a checkpoint cannot be kept before there is anything to keep."""
+    try:
+        store.save(checkpoint)
+    except OSError as error:
+        raise CheckpointError(
+            f"cannot write {store.path}: {error.strerror or error}; choose a directory with --state-dir, or do without "
+            "with --no-checkpoint"
+        ) from None
 
 
 def _prune(jobs: Sequence[Job]) -> None:

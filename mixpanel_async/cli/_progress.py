@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from time import monotonic
 from typing import Any, Final, Protocol
@@ -109,13 +110,17 @@ class _Bar:
             percent=f"{figures.share:.0%}" if figures.total else "",
             words=escape(words),
         )
-        self._progress.refresh()
+        # A terminal that is gone must not end an import.
+        with suppress(OSError, ValueError):
+            self._progress.refresh()
 
     def say(self, text: str) -> None:
-        self._progress.console.print(escape(text))
+        with suppress(OSError, ValueError):
+            self._progress.console.print(escape(text))
 
     def close(self) -> None:
-        self._progress.stop()
+        with suppress(OSError, ValueError):
+            self._progress.stop()
 
 
 class _Lines:

@@ -98,8 +98,8 @@ def _stays(entry: bytes, kept: Mapping[str, int]) -> bool:
     try:
         found = orjson.loads(entry)
         last = kept.get(found["file"])
-        # An entry without a line belongs to records that nobody can tell; it is not said twice.
-        return last is None or (found["line"] is not None and found["line"] <= last)
+        # Of one without a line nobody can tell where it is from: better twice than not at all.
+        return last is None or found["line"] is None or found["line"] <= last
     except (ValueError, TypeError, KeyError):
         # A line that a killed process did not write to its end.
         return False

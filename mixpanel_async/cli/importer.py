@@ -30,7 +30,7 @@ from ._stream import Position
 
 # As long as a token, which counts in the size of an event.
 _ANY_TOKEN: Final = "0" * 32
-_GRACE: Final = 30.0
+_GRACE: Final = 20.0
 
 
 def import_(

@@ -83,7 +83,7 @@ def test_a_mixpanel_that_is_down_is_waited_for_and_then_given_up_with_everything
     assert state(path)["position"]["line"] == 0
     emulator = Emulator()
     with emulator.serve() as server:
-        result = run(path, "--restart", host=server.url)
+        result = run(path, host=server.url)
     assert (result.status, len(emulator.events())) == (0, 3_000)
 
 
@@ -185,6 +185,23 @@ def test_checkpoints_and_rejects_may_be_elsewhere_or_nowhere(tmp_path: Path) -> 
             assert run(path, "--no-checkpoint", "--rejects", written, host=server.url).status == 3
     assert [one.name for one in (tmp_path / "data").iterdir()] == ["a.ndjson"]
     assert len(rejects(written)) == 1
+
+
+def test_a_place_that_cannot_be_written_is_told_before_anything_is_sent(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.ndjson", [event(0)])
+    path.with_name("a.ndjson.import-state.new").mkdir()
+    result = run(path, host="http://127.0.0.1:1")
+    assert (result.status, result.output, result.errors.count("\n")) == (2, "", 1)
+    assert "choose a directory with --state-dir" in result.errors
+
+
+def test_what_comes_through_a_device_has_no_checkpoint_beside_it(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.ndjson", [event(0), b"{"])
+    emulator = Emulator()
+    with emulator.serve() as server, path.open("rb") as file:
+        result = ended(started("/dev/stdin", "--state-dir", tmp_path / "state", host=server.url, stdin=file))
+    assert (result.status, result.output.splitlines()[0]) == (3, "1 events imported, 1 rejected")
+    assert [one.name for one in (tmp_path / "state").iterdir()] == ["stdin.import-rejects"]
 
 
 # The disk, and those who read what it says.
