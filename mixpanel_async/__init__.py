@@ -1,6 +1,7 @@
 """An async-native SDK for Mixpanel. The names below are the public ones; everything else may change."""
 
 from ._bound import BoundMixpanel
+from ._checker import Checked, Checker
 from ._client import AsyncMixpanel
 from ._config import VERSION, BatchPolicy, IdMerge, Overflow, Region, RetryPolicy
 from ._credentials import ServiceAccountCredentials
@@ -31,6 +32,8 @@ __all__ = [
     "AuthenticationError",
     "BatchPolicy",
     "BoundMixpanel",
+    "Checked",
+    "Checker",
     "ClientClosedError",
     "ConfigurationError",
     "Delivery",

@@ -75,6 +75,7 @@ LAYERS: Final[Mapping[str, tuple[str, ...]]] = {
         "_identity.py",
         "_profiles.py",
         "_bound.py",
+        "_checker.py",
         "_client.py",
         "__init__.py",
     ),
@@ -101,7 +102,10 @@ OWNERS: Final[Mapping[str, tuple[str, ...]]] = {
         "integrations/openfeature.py",
     ),
     # The command is a program of its own, and runs on asyncio.
-    "asyncio": ("_host.py", "_pytest_plugin.py", "cli/demo.py", "emulator/server.py"),
+    "asyncio": ("_host.py", "_pytest_plugin.py", "cli/_reader.py", "cli/demo.py", "emulator/server.py"),
+    "backports": ("cli/_inputs.py",),
+    # From Python 3.14 on, of the standard library.
+    "compression": ("cli/_inputs.py",),
     "fastapi": ("integrations/fastapi.py",),
     "h11": ("emulator/server.py",),
     "httpcore": ("_network.py",),
@@ -110,7 +114,8 @@ OWNERS: Final[Mapping[str, tuple[str, ...]]] = {
     "json_logic": ("flags/rules.py",),
     "openfeature": ("integrations/openfeature.py",),
     "opentelemetry": ("integrations/otel.py",),
-    "orjson": ("_wire/*.py", "_hooks.py", "_spool/*.py", "emulator/*.py"),
+    "orjson": ("_wire/*.py", "_hooks.py", "_spool/*.py", "cli/_*.py", "emulator/*.py"),
+    "pyarrow": ("cli/_parquet.py",),
     "pytest": ("_pytest_plugin.py",),
     "rich": ("cli/*.py",),
     "socket": ("_network.py", "emulator/server.py"),
@@ -617,8 +622,9 @@ seen["extras"] = sorted(name for name in extras if name in sys.modules and name 
 print(json.dumps(seen))
 """
 EXTRAS: Final = (
-    "aiohttp", "fastapi", "isal", "json_logic", "mixpanel", "openfeature", "opentelemetry", "rich", "sqlite3",
-    "starlette", "trio", "typer", "uvicorn", "mixpanel_async.cli", "mixpanel_async.emulator", "mixpanel_async.integrations",
+    "aiohttp", "fastapi", "isal", "json_logic", "mixpanel", "openfeature", "opentelemetry", "pyarrow", "rich",
+    "sqlite3", "starlette", "trio", "typer", "uvicorn", "mixpanel_async.cli", "mixpanel_async.emulator",
+    "mixpanel_async.integrations",
 )  # fmt: skip
 GUILTY_MODULE: Final = """
 import logging, os, socket, threading, starlette

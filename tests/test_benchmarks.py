@@ -39,3 +39,11 @@ def test_the_apps_are_measured_with_and_without_tracking(framework: str) -> None
     assert "300 of 300 events delivered" in result.stdout
     for words in ("without tracking", "with tracking", "Mixpanel refuses connections", "Mixpanel never answers"):
         assert words in result.stdout
+
+
+def test_the_import_is_measured() -> None:
+    command = [sys.executable, "-m", "benchmarks.importer", "--events", "500", "--rounds", "1", "--gigabytes", "0.01"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=25)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert result.stdout.count("events a second of CPU on one core") == 2
+    assert "50,000 events imported, 0 rejected; peak memory" in result.stdout

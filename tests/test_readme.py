@@ -17,6 +17,7 @@ from mixpanel_async import AsyncMixpanel, BatchPolicy, IdMerge, RetryPolicy, Sql
 from mixpanel_async._transport import in_process
 from mixpanel_async.cli.spool import spool
 from mixpanel_async.emulator import Emulator
+from mixpanel_async.flags import LocalFlags
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

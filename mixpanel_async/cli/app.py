@@ -6,6 +6,7 @@ import typer
 
 from .demo import demo
 from .emulator import emulator
+from .importer import import_
 from .spool import spool
 
 app = typer.Typer(
@@ -23,4 +24,5 @@ def commands() -> None:
 
 app.command()(demo)
 app.command()(emulator)
+app.command("import")(import_)
 app.add_typer(spool, name="spool")

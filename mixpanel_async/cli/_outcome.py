@@ -1,0 +1,87 @@
+"""What an import came to, in words and as an exit status."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from ._jobs import Job
+
+DONE: Final = 0
+STOPPED: Final = 1
+USAGE: Final = 2
+INCOMPLETE: Final = 3
+
+_REASONS_SHOWN: Final = 10
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """The end of an import or of a dry run.
+
+    Args:
+        jobs: the files, those that were complete before included.
+        noun: what the records are.
+        is_dry: whether anything was to be sent.
+        reasons: why records were rejected.
+        failure: why it stopped, if an error stopped it.
+        signal: exit status of a program that was interrupted, if it was.
+    """
+
+    jobs: Sequence[Job]
+    noun: str
+    is_dry: bool
+    reasons: Counter[str]
+    failure: str | None = None
+    signal: int | None = None
+
+    @property
+    def is_complete(self) -> bool:
+        return all(job.is_complete for job in self.jobs)
+
+    @property
+    def status(self) -> int:
+        if self.failure is not None:
+            return STOPPED
+        if self.signal is not None and not self.is_complete:
+            return self.signal
+        if not self.is_complete:
+            return STOPPED
+        lost = sum(_refused(job) - job.before.rejected - job.before.uncertain for job in self.jobs)
+        return INCOMPLETE if lost else DONE
+
+    def lines(self) -> list[str]:
+        """What is said at the end."""
+        imported = sum(job.settled.imported for job in self.jobs)
+        earlier = sum(job.before.imported for job in self.jobs)
+        rejected = sum(job.settled.rejected for job in self.jobs)
+        uncertain = sum(job.settled.uncertain for job in self.jobs)
+        text = f"{imported:,} {self.noun} {'are good' if self.is_dry else 'imported'}, {rejected:,} rejected"
+        if uncertain:
+            text += f", {uncertain:,} uncertain: they may have been applied and were not sent again"
+        if earlier:
+            text += f" ({earlier:,} imported before)"
+        lines = [text, *(f"{count:>10,}  {words}" for words, count in self.reasons.most_common(_REASONS_SHOWN))]
+        paths = dict.fromkeys(job.rejects.path for job in self.jobs if job.rejects.path and _refused(job))
+        lines += [f"rejected records: {path}" for path in paths]
+        lines += [f"{job.name}: damaged {job.damage}" for job in self.jobs if job.damage is not None]
+        if self.failure is not None:
+            lines.append(f"stopped: {self.failure}")
+        return lines if self.is_dry or self.is_complete else [*lines, *self._what_next()]
+
+    def _what_next(self) -> list[str]:
+        left = [job for job in self.jobs if not job.is_complete and job.damage is None]
+        lines = []
+        if any(job.store is not None for job in left):
+            lines.append("Give the same command again to go on from here.")
+        once = [job.name for job in left if job.store is None]
+        if once:
+            names = ", ".join("the standard input" if name == "-" else name for name in once)
+            lines.append(f"{names} cannot be resumed: there is no checkpoint. Events that are sent again count once.")
+        return lines
+
+
+def _refused(job: Job) -> int:
+    return job.settled.rejected + job.settled.uncertain

@@ -1,0 +1,212 @@
+"""What an import is to do, by the options of the command, and the objects that do it."""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from mixpanel_async import AsyncMixpanel, BatchPolicy, Overflow, RetryPolicy
+
+from ._checkpoint import Checkpoint, CheckpointError, Store, fingerprint, path_of
+from ._delivery import BATCH, BATCH_BYTES, Limits, OnDelivered, OnDrop
+from ._inputs import REJECTS_SUFFIX, STDIN, Format, Input
+from ._jobs import Job
+from ._rejects import Rejects
+from ._shape import InsertIds, Kind, Operation, Shape, column_types, constants, pairs
+from ._sources import Reading
+from ._times import Clock, zone
+
+_REQUEST_TIMEOUT: Final = 60.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Columns:
+    """The options that decide what is sent, as they were given. A checkpoint holds for one set of them."""
+
+    kind: Kind
+    format: Format
+    map: Sequence[str]
+    set: Sequence[str]
+    drop: Sequence[str]
+    type: Sequence[str]
+    infer_types: bool
+    time_format: str
+    timezone: str | None
+    operation: Operation
+    insert_ids: InsertIds
+    delimiter: str | None
+    encoding: str
+
+    def reading(self) -> Reading:
+        """How files are read.
+
+        Raises:
+            ValueError: if the delimiter or the encoding is of no use.
+        """
+        if self.delimiter is not None and len(self.delimiter) != 1:
+            raise ValueError("--delimiter must be one character")
+        try:
+            is_by_byte = codecs.encode("\n", self.encoding) == b"\n"
+        except (LookupError, TypeError, ValueError):
+            is_by_byte = False
+        if not is_by_byte:
+            raise ValueError("--encoding must be one that extends ASCII, such as utf-8 or cp1252")
+        return Reading(format=self.format, delimiter=self.delimiter, encoding=self.encoding)
+
+    def shape(self) -> Shape:
+        """What the columns of the files mean.
+
+        Raises:
+            ValueError: naming the option that is malformed.
+        """
+        try:
+            clock = Clock(self.time_format, None if self.timezone is None else zone(self.timezone))
+        except ValueError as error:
+            raise ValueError(f"--time-format or --timezone: {error}") from None
+        return Shape(
+            kind=self.kind,
+            columns=pairs(self.map, "--map"),
+            constants=constants(self.set, self.kind),
+            dropped=frozenset(self.drop),
+            types=column_types(self.type),
+            infer=self.infer_types,
+            clock=clock,
+            operation=self.operation,
+            insert_ids=self.insert_ids,
+        )
+
+    def decisive(self) -> dict[str, str]:
+        """A fingerprint of each by its name, as a checkpoint keeps them: what they say may be personal."""
+        return {name.replace("_", "-"): fingerprint(repr(getattr(self, name))) for name in self.__slots__}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Project:
+    """Where it goes, as `AsyncMixpanel.from_env` reads it.
+
+    Args:
+        environ: the `MIXPANEL_*` variables.
+        allow_http: as the client's.
+    """
+
+    environ: Mapping[str, str]
+    allow_http: bool
+
+    def fingerprint(self) -> str:
+        """Tells it from other projects."""
+        names = ("TOKEN", "PROJECT_ID", "REGION", "API_HOST")
+        return fingerprint(*(self.environ.get(f"MIXPANEL_{name}", "").strip() for name in names))
+
+    def connect(self, limits: Limits, on_drop: OnDrop, on_delivered: OnDelivered) -> AsyncMixpanel:
+        """The client of the import.
+
+        Raises:
+            ConfigurationError: if the project or its account is not given, or not in full.
+        """
+        return AsyncMixpanel.from_env(
+            self.environ,
+            events_endpoint="import",
+            allow_http=self.allow_http,
+            overflow=Overflow.WAIT,
+            batching=BatchPolicy(
+                max_events=BATCH,
+                max_bytes=BATCH_BYTES,
+                linger=0.25,
+                max_in_flight=limits.concurrency,
+                # What is handed over is bounded before it is; these leave room for one chunk more.
+                max_pending_events=(limits.concurrency + 2) * BATCH,
+                max_pending_bytes=(limits.concurrency + 8) * BATCH_BYTES,
+                wait_timeout=3_600.0,
+                at_least_once=limits.at_least_once,
+            ),
+            retry=RetryPolicy(),
+            identity_retry=RetryPolicy(attempts=1, total_timeout=_REQUEST_TIMEOUT),
+            timeout=_REQUEST_TIMEOUT,
+            # What can be delivered is flushed before; the rest is to stay undelivered.
+            shutdown_timeout=0.0,
+            # It has checkpoints of its own.
+            spool=None,
+            on_drop=on_drop,
+            on_delivered=on_delivered,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Places:
+    """Where checkpoints and rejected records are kept.
+
+    Args:
+        directory: for all files; None for beside each.
+        rejects: one file for what is rejected; None for one a file.
+        keeps_checkpoints: whether imports can be resumed.
+        restart: forget what earlier imports left.
+    """
+
+    directory: Path | None
+    rejects: Path | None
+    keeps_checkpoints: bool
+    restart: bool
+
+    def jobs(self, inputs: Sequence[Input], project: str, options: Mapping[str, str]) -> list[Job]:
+        """What is to be done with each file, by what earlier imports left.
+
+        Raises:
+            CheckpointError: if a checkpoint does not belong to what is asked for, or cannot be written.
+            OSError: if the rejected records of an earlier import cannot be read.
+        """
+        if self.directory is not None:
+            self.directory.mkdir(parents=True, exist_ok=True)
+        shared = None if self.rejects is None else Rejects(self.rejects)
+        jobs = []
+        for one in inputs:
+            store = checkpoint = None
+            if self.keeps_checkpoints and one.identity is not None:
+                fresh = Checkpoint(identity=one.identity, project=project, options=options)
+                store = Store(path_of(one, self.directory), fresh)
+                checkpoint = store.load(restart=self.restart)
+                _try_out(store, checkpoint)
+            rejects = shared or Rejects(self._rejects_of(one))
+            jobs.append(Job(input=one, rejects=rejects, store=store, checkpoint=checkpoint))
+        _prune(jobs)
+        return jobs
+
+    def dry(self, inputs: Sequence[Input]) -> list[Job]:
+        """What a dry run looks at. It leaves nothing but the file of rejects, if one is asked for.
+
+        Raises:
+            OSError: if that file is there and cannot be read.
+        """
+        rejects = Rejects(self.rejects)
+        jobs = [Job(input=one, rejects=rejects) for one in inputs]
+        _prune(jobs)
+        return jobs
+
+    def _rejects_of(self, one: Input) -> Path:
+        if one.identity is None:
+            name = "stdin" if one.name == STDIN else Path(one.name).name
+            return (self.directory or Path()) / f"{name}{REJECTS_SUFFIX}"
+        return path_of(one, self.directory, REJECTS_SUFFIX)
+
+
+def _try_out(store: Store, checkpoint: Checkpoint) -> None:
+    """Find out that a checkpoint cannot be kept before there is anything to keep."""
+    try:
+        store.save(checkpoint)
+    except OSError as error:
+        raise CheckpointError(
+            f"cannot write {store.path}: {error.strerror or error}; choose a directory with --state-dir, or do without "
+            "with --no-checkpoint"
+        ) from None
+
+
+def _prune(jobs: Sequence[Job]) -> None:
+    """Take out of the rejects what will be found again."""
+    kept: dict[Rejects, dict[str, int]] = {}
+    for job in jobs:
+        if job.input.identity is not None and not job.is_complete:
+            kept.setdefault(job.rejects, {})[job.input.path] = job.start.line
+    for rejects, lines in kept.items():
+        rejects.prune(lines)

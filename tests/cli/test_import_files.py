@@ -1,0 +1,398 @@
+"""What can be imported: formats, compressions, and everything that may be wrong with a file."""
+
+from __future__ import annotations
+
+import gzip
+import subprocess
+from collections.abc import Callable
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from import_command import NOW, ended, event, rejects, run, started, state, write
+
+from mixpanel_async.cli._inputs import Format, found
+from mixpanel_async.cli._sources import Reading, source
+from mixpanel_async.cli._stream import MAX_RECORD_BYTES, Position, Unreadable
+from mixpanel_async.emulator import Emulator
+
+try:
+    from compression import zstd  # type: ignore[import-not-found,unused-ignore]
+except ImportError:
+    from backports import zstd
+
+# Processes start slowly on a machine that is busy.
+pytestmark = pytest.mark.timeout(90)
+
+
+def ndjson(records: list[dict[str, Any]]) -> bytes:
+    return b"".join(orjson.dumps(record) + b"\r\n" for record in records)
+
+
+def pretty(records: list[dict[str, Any]]) -> bytes:
+    return orjson.dumps(records, option=orjson.OPT_INDENT_2)
+
+
+def flat(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{"event": one["event"], **one["properties"]} for one in records]
+
+
+def csv(records: list[dict[str, Any]]) -> bytes:
+    rows = [",".join(flat(records)[0]), *(",".join(f'"{cell}"' for cell in row.values()) for row in flat(records))]
+    return "\n".join(rows).encode()
+
+
+FILES: dict[str, Callable[[list[dict[str, Any]]], bytes]] = {
+    "a.ndjson": ndjson,
+    "a.jsonl": lambda records: b"\xef\xbb\xbf" + ndjson(records),
+    "a.json": pretty,
+    "lines.json": ndjson,
+    "compact.json": orjson.dumps,
+    "concatenated.json": lambda records: b"\n".join(orjson.dumps(one, option=orjson.OPT_INDENT_2) for one in records),
+    "without-a-name": ndjson,
+    "a.csv": csv,
+    "bom.csv": lambda records: b"\xef\xbb\xbf" + csv(records),
+    "a.tsv": lambda records: csv(records).replace(b",", b"\t"),
+    "a.ndjson.gz": lambda records: gzip.compress(ndjson(records)),
+    "members.ndjson.gz": lambda records: gzip.compress(ndjson(records[:2])) + gzip.compress(ndjson(records[2:])),
+    "a.csv.gz": lambda records: gzip.compress(csv(records)),
+    "a.json.zst": lambda records: zstd.compress(pretty(records)),
+    "misnamed.ndjson": lambda records: zstd.compress(ndjson(records)),
+}
+
+
+@pytest.fixture(scope="module")
+def emulator() -> Any:
+    emulator = Emulator()
+    with emulator.serve() as server:
+        emulator.url = server.url  # type: ignore[attr-defined]
+        yield emulator
+
+
+@pytest.fixture(autouse=True)
+def empty(emulator: Any) -> None:
+    emulator.reset()
+
+
+def sent(emulator: Emulator) -> list[dict[str, Any]]:
+    """The properties of the events, without what the client adds."""
+    ours = {"token", "mp_lib", "$lib_version", "$import", "$insert_id", "$user_id"}
+    events = sorted(emulator.raw_events(), key=lambda one: one["properties"]["time"])
+    return [
+        {key: value for key, value in one["properties"].items() if key not in ours and not key.startswith("$mp_")}
+        for one in events
+    ]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_every_form_and_compression(name: str, tmp_path: Path, emulator: Any) -> None:
+    path = tmp_path / name
+    path.write_bytes(FILES[name]([event(number, size="XL") for number in range(5)]))
+    result = run(path, host=emulator.url)
+    assert (result.status, result.output) == (0, "5 events imported, 0 rejected\n"), result
+    assert [(one["distinct_id"], one["time"], one["size"]) for one in sent(emulator)] == [
+        (f"u{number}", (NOW + number) * 1000, "XL") for number in range(5)
+    ]
+    # And once more is never.
+    again = run(path, host=emulator.url)
+    assert (again.status, again.output) == (0, "5 events imported, 0 rejected (5 imported before)\n")
+    assert "was imported before; --restart imports it again" in again.errors
+    assert len(emulator.raw_events()) == 5
+    # The same content has the same ids.
+    assert run(path, "--restart", host=emulator.url).status == 0
+    assert (len(emulator.raw_events()), len(emulator.events())) == (10, 5)
+
+
+def test_parquet_with_its_types(tmp_path: Path, emulator: Any) -> None:
+    moment = datetime.fromtimestamp(NOW, timezone.utc)
+    table = pa.table(
+        {
+            "event": ["Sold"] * 5_000,
+            "distinct_id": pa.array(range(1, 5_001), pa.int64()),
+            "time": pa.array([moment] * 5_000, pa.timestamp("ns", "UTC")),
+            "amount": [1.5, None] * 2_500,
+            "number": range(5_000),
+            "tags": [["a", "b"]] * 5_000,
+        }
+    )
+    path = tmp_path / "a.parquet"
+    pyarrow.parquet.write_table(table, path, row_group_size=1_700)
+    result = run(path, host=emulator.url)
+    assert (result.status, result.output) == (0, "5,000 events imported, 0 rejected\n"), result
+    events = sorted(sent(emulator), key=lambda one: int(one["distinct_id"]))
+    assert events[0] == {"distinct_id": "1", "time": NOW * 1000, "amount": 1.5, "number": 0, "tags": ["a", "b"]}
+    assert "amount" not in events[1]
+    with path.open("rb") as file:
+        process = started("-", host=emulator.url, stdin=file)
+        refused = ended(process)
+    # A redirected file is one that can be wound back, but the command cannot know what it is called.
+    assert refused.status == 1
+    assert "save it to a file first" in refused.output
+
+
+def test_standard_input(emulator: Any, tmp_path: Path) -> None:
+    data = gzip.compress(ndjson([event(number) for number in range(5)]))
+    process = started("-", "--state-dir", tmp_path, host=emulator.url, stdin=subprocess.PIPE)
+    process.stdin.buffer.write(data)
+    result = ended(process)
+    assert (result.status, result.output) == (0, "5 events imported, 0 rejected\n"), result
+    assert "100%" not in result.errors
+    assert "5 imported" in result.errors
+
+
+def test_files_patterns_and_what_an_earlier_import_left(tmp_path: Path, emulator: Any) -> None:
+    for name in ("b.ndjson", "a.ndjson", "c.ndjson"):
+        write(tmp_path / name, [event(ord(name[0]) + number, file=name) for number in range(3)])
+    write(tmp_path / "c.ndjson", [event(0, file="c"), b"{"])
+    result = run(tmp_path / "*.ndjson", tmp_path / "a.ndjson", host=emulator.url)
+    assert (result.status, result.output.splitlines()[0]) == (3, "7 events imported, 1 rejected"), result
+    assert rejects(tmp_path / "c.ndjson")[0]["line"] == 2
+    again = run(tmp_path / "*", host=emulator.url)
+    assert again.status == 0
+    assert again.errors.count("passing over") == 4
+    assert len(emulator.raw_events()) == 7
+    write(tmp_path / "d.ndjson", [event(9)])
+    more = run(*tmp_path.iterdir(), host=emulator.url)
+    assert more.output.startswith("8 events imported, 1 rejected (7 imported before)")
+    assert len(emulator.raw_events()) == 8
+
+
+ODD_LINES: list[tuple[bytes, str]] = [
+    (b"{", "is no valid JSON"),
+    (b'{"event": NaN}', "is no valid JSON"),
+    (b'{"event": "\xff"}', "is no valid JSON"),
+    (b"[1]", "is no JSON object"),
+    (b'"text"', "is no JSON object"),
+    (b"\x00", "is no valid JSON"),
+    (b'{"properties": {"distinct_id": "u", "time": 1700000000}}', "event: must be a string"),
+    (b'{"event": "e", "properties": {"distinct_id": "u"}}', "time: is missing"),
+    (b'{"event": "e", "properties": {"distinct_id": "u", "time": null}}', "time: is missing"),
+    (b'{"event": "e", "properties": {"distinct_id": "u", "time": "soon"}}', "time: is no time of ISO 8601"),
+    (b'{"event": "e", "properties": {"distinct_id": "u", "time": "2024-05-01 12:00"}}', "time: has no time zone"),
+    (b'{"event": "e", "properties": {"distinct_id": "u", "time": true}}', "time: is no time"),
+    (b'{"event": "e", "properties": {"distinct_id": "u", "time": 17e20}}', "smaller unit"),
+    (b'{"event": "e", "properties": {"distinct_id": "u", "time": 12}}', "before 1971"),
+    (b'{"event": "e", "properties": {"distinct_id": "u", "time": 9999999999}}', "in the future"),
+    (b'{"event": "e", "properties": {"time": 1700000000}}', "properties.distinct_id: must be a string"),
+    (b'{"event": "e", "properties": {"distinct_id": 1.5, "time": 1700000000}}', "properties.distinct_id"),
+    (b'{"event": "e", "properties": {"distinct_id": "null", "time": 1700000000}}', "placeholder"),
+    (b'{"event": "e", "properties": {"distinct_id": "u", "time": 1700000000, "$insert_id": "a b"}}', "$insert_id"),
+    (b'{"event": "e", "properties": {"distinct_id": "u", "time": 1700000000, "$insert_id": [1]}}', "$insert_id"),
+    (b'{"event": "e", "properties": {"distinct_id": "u", "time": 1700000000, "a": {"b": {"c": {"d": {}}}}}}', "nested"),
+    (b'{"event": "e", "properties": [1]}', "time: is missing"),
+    (b'{"event": "e", "properties": null, "time": 1700000000, "distinct_id": {}}', "distinct_id"),
+    (b'{"event": "e", "x": "' + b"y" * (MAX_RECORD_BYTES + 10) + b'"}', "is longer than"),
+    (
+        b'{"event": "e", "properties": {"distinct_id": "u", "time": 1700000000, "x": "' + b"y" * 1_000_000 + b'"}}',
+        "Mixpanel takes less than 1000000",
+    ),
+]
+
+
+@pytest.mark.parametrize("dry", [True, False])
+def test_what_is_wrong_with_a_line_is_said_and_costs_that_line(dry: bool, tmp_path: Path, emulator: Any) -> None:
+    lines: list[object] = []
+    for line, _ in ODD_LINES:
+        lines += [event(len(lines), file="f"), line, b"", b"   \r"]
+    path = write(tmp_path / "odd.ndjson", lines)
+    written = tmp_path / "all.rejects"
+    result = run(path, "--rejects", written, *(["--dry-run"] if dry else []), host=emulator.url)
+    verb = "are good" if dry else "imported"
+    assert (result.status, result.output.splitlines()[0]) == (
+        3,
+        f"{len(ODD_LINES)} events {verb}, {len(ODD_LINES)} rejected",
+    )
+    for number, (entry, (line, problem)) in enumerate(zip(rejects(written), ODD_LINES, strict=True)):
+        words = f"{entry['field']}: {entry['message']}" if entry["field"] else entry["message"]
+        assert problem in words, (line[:80], words)
+        assert (entry["file"], entry["line"]) == (str(path), number * 4 + 2)
+        assert entry["reason"] == ("unreadable" if "is no valid" in problem or "longer" in problem else "invalid")
+    assert len(emulator.raw_events()) == (0 if dry else len(ODD_LINES))
+    assert not path.with_name("odd.ndjson.import-rejects").exists()
+    assert path.with_name("odd.ndjson.import-state").exists() != dry
+
+
+def test_numbers_for_ids_are_text_and_what_mixpanel_adds_is_left_out(tmp_path: Path, emulator: Any) -> None:
+    added = {"$import": True, "$mp_api_endpoint": "x", "mp_processing_time_ms": 1, "token": "another-project"}
+    records = [
+        event(0, **added, distinct_id=17, **{"$insert_id": 5, "$user_id": 17, "$device_id": 3}),
+        {"event": "e", "properties": {"$device_id": "d", "time": NOW + 1}, "extra": {"a": 1}},
+        {"event": "e", "properties": {"$user_id": "u", "time": (NOW + 2) * 1000, "mp_lib": "web"}},
+        {"event": "e", "distinct_id": "", "time": NOW + 3, "insert_id": "mine", "plan": "pro"},
+    ]
+    assert run(write(tmp_path / "a.ndjson", records), host=emulator.url).status == 0
+    first, second, third, fourth = (
+        one["properties"] for one in sorted(emulator.raw_events(), key=lambda one: one["properties"]["time"])
+    )
+    assert (first["$insert_id"], first["$user_id"], first["$device_id"]) == ("5", "17", "3")
+    assert "another-project" not in str(emulator.raw_events())
+    assert not {"$mp_api_endpoint", "mp_processing_time_ms"} & first.keys()
+    assert (second["$device_id"], second["extra"]) == ("d", {"a": 1})
+    assert (third["$user_id"], third["mp_lib"]) == ("u", "web")
+    assert (fourth["distinct_id"], fourth["$insert_id"], fourth["plan"]) == ("", "mine", "pro")
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "good", "problem"),
+    [
+        ("cut.ndjson.gz", gzip.compress(ndjson([event(n) for n in range(9_000)]))[:-20_000], None, "end-of-stream"),
+        ("crc.ndjson.gz", gzip.compress(ndjson([event(0), event(1)]))[:-8] + b"\0" * 8, 2, "CRC"),
+        ("tail.ndjson.gz", gzip.compress(ndjson([event(0), event(1)])) + b"junk", 2, "gzipped"),
+        ("cut.ndjson.zst", zstd.compress(ndjson([event(n) for n in range(2)]))[:-3], None, "end-of-stream"),
+        ("open.json", b'[{"event":"e","distinct_id":"u","time":1700000000},', 1, "not closed"),
+        ("open2.json", b'[{"event":"e","distinct_id":"u","time":1700000000}', 1, "not closed"),
+        ("comma.json", b'[{"event":"e","distinct_id":"u","time":1700000000} {}]', 1, "comma"),
+        ("behind.json", b'[{"event":"e","distinct_id":"u","time":1700000000}] x', 1, "behind the end"),
+        ("bad.json", b'[{"event":"e","distinct_id":"u","time":1700000000}, {"a" 1}]', 1, "no valid JSON"),
+        ("cut.json", b'{"event":"e","distinct_id":"u",\n"time":1700000000} {"event":', 1, "no valid JSON"),
+        ("quote.csv", b'event,distinct_id,time\ne,u,1700000000\ne,"u,1700000000\ne,u,1', 1, "quote is not closed"),
+        ("empty.csv", b"", 0, "no header"),
+    ],
+)  # fmt: skip
+def test_a_damaged_file_is_imported_up_to_the_damage(
+    name: str, data: bytes, good: int | None, problem: str, tmp_path: Path, emulator: Any
+) -> None:
+    path = tmp_path / name
+    path.write_bytes(data)
+    fine = write(tmp_path / "fine.ndjson", [event(0, fine=True)])
+    result = run(path, fine, host=emulator.url)
+    if result.status == 2:
+        # It was noticed before anything was sent.
+        assert good == 0 or name == "cut.ndjson.zst"
+        assert problem in result.errors, result
+        return
+    assert result.status == 1
+    assert problem in result.output, result
+    events = sent(emulator)
+    assert sum("fine" in one for one in events) == 1
+    if good is None:
+        assert len(events) > 100
+    else:
+        assert len(events) == good + 1
+    assert state(fine)["complete"]
+    assert not state(path)["complete"]
+    again = run(path, fine, host=emulator.url)
+    assert (again.status, len(emulator.raw_events())) == (1, len(events))
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "problem"),
+    [
+        ("a.ndjson", "{}".encode("utf-16"), "UTF-16"),
+        ("a.csv", b"event,time,event\n", "'event' comes twice"),
+        ("a.csv", b"event;time\n", "--delimiter"),
+        ("a.parquet", b"PAR1nothingPAR1", "cannot be read as Parquet"),
+        ("a.txt", b"event\n", "say so with --format"),
+        ("a.ndjson.gz", b"\x1f\x8bnothing", "cannot read"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_refused_before_anything_is_sent(
+    name: str, data: bytes, problem: str, tmp_path: Path, emulator: Any
+) -> None:
+    (tmp_path / name).write_bytes(data)
+    fine = write(tmp_path / "0.ndjson", [event(0)])
+    result = run(fine, tmp_path / name, host=emulator.url)
+    assert (result.status, result.output) == (2, "")
+    assert problem in result.errors
+    assert emulator.requests() == []
+
+
+@pytest.mark.parametrize("name", ["missing.ndjson", "nothing-*.ndjson", "."])
+def test_a_file_that_is_not_there_is_refused(name: str, tmp_path: Path) -> None:
+    result = run(tmp_path / name, host="http://127.0.0.1:1")
+    assert (result.status, result.output, result.errors.count("\n")) == (2, "", 1)
+
+
+def test_csv_cells_that_are_empty_quoted_or_too_many(tmp_path: Path, emulator: Any) -> None:
+    rows = [
+        "event,distinct_id,time,,note,size",
+        f'e,u,{NOW},index,"two\nlines, ""quoted""",',
+        f"e,u,{NOW + 1},index,short",
+        f"e,u,{NOW + 2},index,a,b,c",
+        f'e,u,{NOW + 3},index,"a"b,c',
+        "",
+        f"e,u,{NOW + 4},index,\xe9,1",
+    ]
+    path = tmp_path / "a.csv"
+    path.write_bytes("\r\n".join(rows).encode("latin-1"))
+    result = run(path, host=emulator.url)
+    assert (result.status, result.output.splitlines()[0]) == (3, "1 events imported, 4 rejected"), result
+    assert [(entry["line"], entry["message"][:30]) for entry in rejects(path)] == [
+        (4, "has 5 cells, and the header 6"),
+        (5, "has 7 cells, and the header 6"),
+        (6, "is no valid CSV: ',' expected "),
+        (8, "has a lone surrogate, which is"),
+    ]
+    assert sent(emulator)[0]["note"] == 'two\nlines, "quoted"'
+    assert "size" not in sent(emulator)[0]
+    assert run(path, "--restart", "--encoding", "latin-1", host=emulator.url).status == 3
+    assert sent(emulator)[-1]["note"] == "é"
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**60), 2**60) | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.dictionaries(st.text(max_size=4), VALUES, max_size=4), max_size=12),
+    st.sampled_from(["ndjson", "json", "pretty", "stream"]),
+    st.sampled_from([bytes, gzip.compress, zstd.compress]),
+    st.integers(1, 5),
+)
+def test_reading_may_stop_and_go_on_after_any_chunk(
+    tmp_path_factory: pytest.TempPathFactory,
+    records: list[dict[str, Any]],
+    form: str,
+    pack: Callable[[bytes], bytes],
+    size: int,
+) -> None:
+    path = tmp_path_factory.mktemp("read") / "a"
+    join = b"\n" if form in {"ndjson", "stream"} else b" ,\n"
+    parts = [orjson.dumps(one, option=orjson.OPT_INDENT_2 if form != "ndjson" else None) for one in records]
+    body = join.join(parts)
+    path.write_bytes(pack(body if form in {"ndjson", "stream"} else b"[" + body + b"]"))
+    ((one,), _) = found([str(path)])
+    reading = Reading(format=Format.NDJSON if form == "ndjson" else Format.JSON)
+    rows: list[object] = []
+    position, is_over = Position(), False
+    while not is_over:
+        file = source(one, reading, position)
+        rows += [value for _, value in file.take(size)]
+        position, is_over = file.position, file.is_over
+        file.close()
+    assert not any(isinstance(row, Unreadable) for row in rows)
+    assert rows == records
+
+
+@given(
+    st.lists(
+        st.lists(st.text(st.characters(exclude_characters="\x00", codec="utf-8"), max_size=6), min_size=2, max_size=2),
+        max_size=8,
+    ),
+    st.integers(1, 4),
+)
+def test_reading_csv_may_stop_and_go_on_after_any_chunk(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[list[str]], size: int
+) -> None:
+    path = tmp_path_factory.mktemp("read") / "a.csv"
+    quoted = [",".join('"' + cell.replace('"', '""') + '"' for cell in row) for row in [["a", "b"], *rows]]
+    path.write_text("\n".join(quoted), encoding="utf-8", newline="")
+    ((one,), _) = found([str(path)])
+    read: list[object] = []
+    position, is_over = Position(), False
+    while not is_over:
+        file = source(one, Reading(), position)
+        read += [value for _, value in file.take(size)]
+        position, is_over = file.position, file.is_over
+        file.close()
+    assert read == [{name: cell for name, cell in zip("ab", row, strict=True) if cell} for row in rows]
