@@ -8,6 +8,7 @@ log, while this one stops as soon as it is told to.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import socket
 import threading
@@ -31,7 +32,7 @@ from .guard import MARKS, is_loopback
 _KEEP_ALIVE: Final = 75
 _BACKLOG: Final = 512
 _HEAD_SECONDS: Final = 30.0
-_STEPS_TO_ACCEPT: Final = 5
+_STEPS_TO_ACCEPT: Final = 3
 
 ASGIApp = Callable[[Any, Any, Any], Any]
 
@@ -165,11 +166,13 @@ class Server:
         try:
             await self._stop.wait()
         finally:
-            server.close()
-            # A connection that was being accepted shows itself only a few steps later.
+            # A connection whose acceptance is under way when its server is closed would be left open by asyncio.
+            with contextlib.suppress(NotImplementedError):
+                self._loop.remove_reader(listener)
             for _ in range(_STEPS_TO_ACCEPT):
-                self._abort_connections()
                 await asyncio.sleep(0)
+            server.close()
+            self._abort_connections()
 
     async def _dispatch(self, scope: Any, receive: Any, send: Any) -> None:
         try:
