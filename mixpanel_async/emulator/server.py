@@ -32,7 +32,7 @@ from .guard import MARKS, is_loopback
 _KEEP_ALIVE: Final = 75
 _BACKLOG: Final = 512
 _HEAD_SECONDS: Final = 30.0
-_STEPS_TO_ACCEPT: Final = 5
+_STEPS_TO_ACCEPT: Final = 3
 
 ASGIApp = Callable[[Any, Any, Any], Any]
 
@@ -166,18 +166,13 @@ class Server:
         try:
             await self._stop.wait()
         finally:
-            # A connection that was taken but has no transport yet would be left open by `server.close()`: first no more
-            # are taken, and those few steps later are all there to be broken.
+            # A connection whose acceptance is under way when its server is closed would be left open by asyncio.
             with contextlib.suppress(NotImplementedError):
                 self._loop.remove_reader(listener)
-            for _ in range(3):
-                self._abort_connections()
+            for _ in range(_STEPS_TO_ACCEPT):
                 await asyncio.sleep(0)
             server.close()
-            # A connection that was being accepted shows itself only a few steps later.
-            for _ in range(_STEPS_TO_ACCEPT):
-                self._abort_connections()
-                await asyncio.sleep(0)
+            self._abort_connections()
 
     async def _dispatch(self, scope: Any, receive: Any, send: Any) -> None:
         try:
