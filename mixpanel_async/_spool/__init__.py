@@ -29,7 +29,10 @@ class SqliteSpool:
     touches the disk before the client starts.
 
     The bounds `max_pending_events` and `max_pending_bytes` of the `BatchPolicy` then hold for what is on its way to the
-    disk, and what waits there is bounded here.
+    disk, and what waits there is bounded here. Nothing that is on its way is taken back: if there is no room for more,
+    or if the disk itself is full, `Overflow.DROP_OLDEST` drops the new record as well.
+
+    A file that is found damaged is set aside as `*.corrupt-<time>`, and what can be read of it goes on in a new one.
 
     Needs a POSIX system, and a disk of this machine.
 
@@ -48,8 +51,9 @@ class SqliteSpool:
         max_records: records of one client that may wait; at least 1. None for no bound but `max_bytes`.
         keep_dead: dead letters that are kept, the newest; 0 to 1,000,000. What Mixpanel refused, or what may have been
             applied and must not be sent twice, is kept for `mixpanel-async spool`.
-        timeout: seconds that the disk, or another process's write, may take before a call raises `SpoolError`; 0.1 to
-            600.
+        timeout: seconds that the disk, or another process's write, may take; 0.1 to 600. A call whose commit fails
+            raises `SpoolError`; one that has to wait for the commit before its own as well, after twice this and a
+            second at the latest.
         fsync: each commit survives a power failure, too, and not only the death of the process. It costs what the disk
             takes for it, shared by all calls that wait.
         erase: overwrite what is deleted wherever it lay. Off, it is overwritten where that costs nothing.

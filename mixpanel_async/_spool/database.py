@@ -124,7 +124,7 @@ class Database:
             self.inode = files.inode_of(path)
         except BaseException as error:
             self._db.close()
-            if is_damage(error):
+            if is_damage(error) or _is_disguised(error, path):
                 raise Damaged(str(error)) from None
             raise
 
@@ -138,13 +138,16 @@ class Database:
             self._db.execute(f"PRAGMA user_version={VERSION}")
             self.set_salt(os.urandom(16))
             return
-        if self._number("PRAGMA application_id") != APPLICATION_ID:
+        is_ours = self._number("PRAGMA application_id") == APPLICATION_ID
+        if not is_ours and found != SCHEMA:
             refuse("the file of the spool is another program's SQLite database")
         version = self._number("PRAGMA user_version")
         if version > VERSION:
             refuse(f"the spool was written by a newer version of this package (schema {version}, known: {VERSION})")
-        if found != SCHEMA or len(self.salt) != 16:
+        if not is_ours or found != SCHEMA or len(self.salt) != 16:
             raise Damaged("its tables are not those of a spool")
+        # Whether it can be written shows only when it is.
+        self.set_salt(self.salt)
 
     def _check_pages(self) -> None:
         if self._number("PRAGMA page_count") * self._page_bytes > _CHECK_UP_TO_BYTES:
@@ -344,11 +347,18 @@ def runs(ids: Iterable[int]) -> Iterator[tuple[int, int]]:
 
 def is_damage(error: BaseException) -> bool:
     """Whether an error says that the file holds something else than it should, and not that the disk fails."""
-    if isinstance(error, Damaged):
-        return True
     if isinstance(error, sqlite3.OperationalError):
         return "decode" in str(error)
-    return isinstance(error, sqlite3.DatabaseError)
+    # A name that is no text is not even an error of SQLite's.
+    return isinstance(error, (Damaged, sqlite3.DatabaseError, UnicodeDecodeError))
+
+
+def _is_disguised(error: BaseException, path: Path) -> bool:
+    """Whether a file that could be written says of itself that it may not, or is of a format that there is not."""
+    if not isinstance(error, sqlite3.OperationalError):
+        return False
+    is_writable = os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)
+    return "unsupported file format" in str(error) or ("readonly" in str(error) and is_writable)
 
 
 def is_full(error: BaseException) -> bool:

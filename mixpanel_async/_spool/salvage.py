@@ -32,6 +32,7 @@ _FREELIST_AT: Final = slice(32, 40)
 # A file that is damaged all over is given up after so many holes.
 _MOST_HOLES: Final = 10_000
 _AT_ONCE: Final = 2_000
+_UNREADABLE: Final = (sqlite3.DatabaseError, UnicodeDecodeError)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,7 +114,7 @@ def rescue(
                     with fresh.transaction():
                         fresh.restore_dead(letters)
             holes = wreck.holes
-    except (sqlite3.Error, OSError, SpoolError):
+    except (sqlite3.Error, UnicodeDecodeError, OSError, SpoolError):
         # What was copied is committed; the rest stays in the file that is set aside.
         holes += 1
     return Salvage(aside=aside, rows=rows, holes=holes)
@@ -136,12 +137,12 @@ class _Wreck:
         self._db = sqlite3.connect(path, isolation_level=None)
         try:
             self.salt = self._salt()
-        except (sqlite3.DatabaseError, IndexError):
+        except (*_UNREADABLE, IndexError):
             self._db.close()
             _replace_first_page(path, _first_page(path.with_name(path.name + "-page")))
             self.holes += 1
             self._db = sqlite3.connect(path, isolation_level=None)
-            with contextlib.suppress(sqlite3.DatabaseError, IndexError):
+            with contextlib.suppress(*_UNREADABLE, IndexError):
                 self.salt = self._salt()
 
     def _salt(self) -> bytes:
@@ -155,7 +156,7 @@ class _Wreck:
         """Who wrote it, with their projects. Without the salt nobody can tell what belongs to whom: nothing."""
         found: list[tuple[int, bytes]] = []
         if self.salt:
-            with contextlib.suppress(sqlite3.DatabaseError):
+            with contextlib.suppress(*_UNREADABLE):
                 for owner, project in self._db.execute("SELECT id, project FROM owners ORDER BY id"):
                     found.append((owner, project))
         for owner, project in found:
@@ -180,7 +181,7 @@ class _Wreck:
         """The dead letters, as far as they can be read in their order."""
         if not self.salt:
             return
-        with contextlib.suppress(sqlite3.DatabaseError):
+        with contextlib.suppress(*_UNREADABLE):
             cursor = self._db.execute(
                 "SELECT project, lane, state, reason, message, died, body FROM dead"
                 " WHERE typeof(project) = 'blob' AND typeof(body) = 'blob' AND typeof(lane) = 'integer'"
@@ -199,7 +200,7 @@ class _Wreck:
                     yield row
                 else:
                     return
-            except sqlite3.DatabaseError:
+            except _UNREADABLE:
                 pass
             self.holes += 1
             after = self._beyond_hole(after, end)
@@ -221,7 +222,7 @@ class _Wreck:
     def _is_readable(self, after: int, end: int) -> bool:
         try:
             row = next(iter(self._after(after, end)), None)
-        except sqlite3.DatabaseError:
+        except _UNREADABLE:
             return False
         return row is None or (isinstance(row[0], int) and after < row[0] < end)
 

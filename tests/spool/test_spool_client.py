@@ -154,7 +154,7 @@ async def test_threads_bring_their_own(path: Path) -> None:
     assert sorted(names(emulator)) == list(range(1_000))
 
 
-async def test_a_thousand_callers_share_few_commits(path: Path) -> None:
+async def test_many_callers_share_few_commits(path: Path) -> None:
     emulator = Emulator()
     async with emulator.client(spool=SqliteSpool(path), batching=NEVER_BY_TIME) as mp:
         async with anyio.create_task_group() as tasks:

@@ -12,7 +12,8 @@ import subprocess
 import sys
 import tempfile
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -486,19 +487,12 @@ def test_e4_an_empty_file_and_a_file_of_garbage_stop_nobody(path: Path, opened: 
     assert len(asides(other)) == 1
 
 
-@pytest.mark.parametrize(
-    ("statement", "words"),
-    [
-        ("PRAGMA application_id=7", "another program's"),
-        ("PRAGMA user_version=2", "newer version"),
-    ],
-)
-def test_e4_what_is_not_ours_is_refused_and_left_alone(
-    sound: Path, tmp_path: Path, opened: Callable[..., Bench], statement: str, words: str
+def test_e4_the_file_of_a_newer_version_is_refused_and_left_alone(
+    sound: Path, tmp_path: Path, opened: Callable[..., Bench]
 ) -> None:
     path = checkpointed(sound, tmp_path / "spool")
     connection = sqlite3.connect(path)
-    connection.execute(statement)
+    connection.execute("PRAGMA user_version=2")
     connection.commit()
     connection.close()
     bench = opened(path)
@@ -506,7 +500,7 @@ def test_e4_what_is_not_ours_is_refused_and_left_alone(
     assert not bench.step()
     assert group is not None
     assert isinstance(group.error, ConfigurationError)
-    assert words in str(group.error)
+    assert "newer version" in str(group.error)
     assert asides(path) == []
     assert len(bodies(path)) > 200
 
@@ -691,6 +685,36 @@ def test_e4_rows_taken_out_by_hand_in_the_middle_of_a_reading_are_no_damage(
     assert all(json.loads(body.replace(b"\x01", b'""')) for *_, body in rows)
     assert len(database.read(0, 1 << 62, max_records=100, max_bytes=10**9)) == 15
     other.close()
+
+
+def try_header(sound: Path, folder: Path, places: Iterable[int], values: Iterable[int]) -> None:
+    whole = checkpointed(sound, folder / "whole")
+    for at, value in product(places, values):
+        place = folder / f"{at}-{value}"
+        shutil.copytree(whole.parent, place)
+        path = place / whole.name
+        with path.open("r+b") as file:
+            file.seek(at)
+            file.write(bytes([value]))
+        bench = Bench(path)
+        try:
+            reopened(bench, set())
+        except BaseException as error:
+            raise AssertionError(f"{value} at {at}") from error
+        finally:
+            bench.abandon()
+
+
+def test_e4_no_byte_of_the_header_stops_anybody(sound: Path, tmp_path: Path) -> None:
+    # File format, size, schema format, encoding, the program's name.
+    try_header(sound, tmp_path, [0, 16, 18, 19, 31, 47, 59, 68], [5])
+
+
+@pytest.mark.long
+@pytest.mark.timeout(600)
+def test_e4_no_byte_of_the_header_stops_anybody_at_length(sound: Path, tmp_path: Path) -> None:
+    # But for those that tell of a newer version, whose file is not touched.
+    try_header(sound, tmp_path, sorted({*range(100)} - {*range(60, 64)}), [0, 5, 0xFF])
 
 
 def bits(data: bytearray, chance: random.Random) -> None:
