@@ -21,3 +21,15 @@ def test_every_subject_delivers_every_event(events: int) -> None:
         assert f" {events} of {events} in " in lines[title]
     posthog = lines["posthog AsyncPosthog"]
     assert f" {events} of {events} in " in posthog or posthog.endswith("not installed")
+
+
+@pytest.mark.timeout(60)
+def test_faults_are_tried_on_every_library() -> None:
+    command = [sys.executable, "-m", "benchmarks.faults", "--only", "portal", "counter", "killed"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=55)
+    assert result.returncode == 0, result.stdout + result.stderr
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in result.stdout.splitlines()[2:]]
+    ours = [row for row in rows if row[1] == "mixpanel-async"]
+    assert len(ours) == 3
+    assert [row[2:5] for row in ours] == [["0 of 500", "0", "0"], ["0 of 20", "0", "0"], ["0 of 500", "0", "0"]]
+    assert len(rows) == 8

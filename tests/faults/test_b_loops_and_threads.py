@@ -25,12 +25,13 @@ from mixpanel_async import (
     BatchPolicy,
     ClientClosedError,
     DropReason,
+    IdMerge,
     LostRecord,
     RetryPolicy,
     SqliteSpool,
     TransportError,
 )
-from mixpanel_async.emulator import Emulator, IdMerge
+from mixpanel_async.emulator import Emulator
 
 AT_ONCE = RetryPolicy(initial=0.0, maximum=0.0)
 LINGERING = BatchPolicy(linger=3600.0)

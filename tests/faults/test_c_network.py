@@ -26,6 +26,7 @@ from mixpanel_async import (
     ApiError,
     AsyncMixpanel,
     BatchPolicy,
+    IdMerge,
     LostRecord,
     MixpanelException,
     RetryPolicy,
@@ -36,7 +37,7 @@ from mixpanel_async._lanes import Batch
 from mixpanel_async._records import Kind, Retry
 from mixpanel_async._retry import backoff
 from mixpanel_async._runtime import real_runtime
-from mixpanel_async.emulator import Emulator, IdMerge
+from mixpanel_async.emulator import Emulator
 
 AT_ONCE = RetryPolicy(initial=0.0, maximum=0.0)
 NEVER_BY_TIME = BatchPolicy(linger=3600.0)

@@ -17,6 +17,7 @@ import pytest
 from mixpanel_async import (
     AsyncMixpanel,
     BatchPolicy,
+    IdMerge,
     LostRecord,
     MixpanelException,
     RetryPolicy,
@@ -24,7 +25,7 @@ from mixpanel_async import (
     SqliteSpool,
     TransportError,
 )
-from mixpanel_async.emulator import Emulator, IdMerge
+from mixpanel_async.emulator import Emulator
 
 AT_ONCE = RetryPolicy(initial=0.0, maximum=0.0)
 ACCOUNT = ServiceAccountCredentials("account", "secret", "12345")
