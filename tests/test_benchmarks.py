@@ -47,3 +47,15 @@ def test_the_import_is_measured() -> None:
     assert result.returncode == 0, result.stdout + result.stderr
     assert result.stdout.count("events a second of CPU on one core") == 2
     assert "50,000 events imported, 0 rejected; peak memory" in result.stdout
+
+
+@pytest.mark.timeout(60)
+def test_faults_are_tried_on_every_library() -> None:
+    command = [sys.executable, "-m", "benchmarks.faults", "--only", "portal", "counter", "killed"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=55)
+    assert result.returncode == 0, result.stdout + result.stderr
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in result.stdout.splitlines()[2:]]
+    ours = [row for row in rows if row[1] == "mixpanel-async"]
+    assert len(ours) == 3
+    assert [row[2:5] for row in ours] == [["0 of 500", "0", "0"], ["0 of 20", "0", "0"], ["0 of 500", "0", "0"]]
+    assert len(rows) == 8

@@ -5,14 +5,18 @@ from __future__ import annotations
 import asyncio
 import random
 from pathlib import Path
+from typing import Final
 
 import anyio
 import anyio.to_thread
 import pytest
 
 from mixpanel_async import AsyncMixpanel, BatchPolicy, RetryPolicy, SqliteSpool, Stats
-from mixpanel_async.emulator import TRANSIENT, Emulator, Server
+from mixpanel_async.emulator import TRANSIENT, Emulator, FaultKind, Server
 
+# Statuses come from below: the plan would also have 429 and 503 after a request was applied, which both say it was not.
+KINDS: Final[list[FaultKind]] = [*(kind for kind in TRANSIENT if kind != "status"), "hang", "type"]
+STATUSES: Final = (408, 429, 500, 502, 503, 504)
 EVENTS = 60
 UPDATES = 25
 
@@ -26,6 +30,9 @@ async def _torment(emulator: Emulator, server: Server, chance: random.Random, ov
     port = int(server.url.rpartition(":")[2])
     while not over.is_set():
         await asyncio.sleep(chance.uniform(0.02, 0.1))
+        status = chance.choice(STATUSES)
+        apply = status not in {429, 503} and chance.random() < 0.5
+        emulator.fail_next(status, times=chance.randint(1, 3), retry_after=chance.choice([None, 0]), apply=apply)
         if chance.random() < 0.7:
             server.cut_connections()
             continue
@@ -41,7 +48,7 @@ async def _survive(seed: int, spool: SqliteSpool | None) -> None:
     chance = random.Random(seed)
     server = emulator.serve()
     server.start()
-    emulator.random_faults(seed, rate=chance.choice([0.1, 0.3, 0.6]), kinds=[*TRANSIENT, "hang", "type"], seconds=0.02)
+    emulator.random_faults(seed, rate=chance.choice([0.1, 0.3, 0.6]), kinds=KINDS, seconds=0.02)
     mp = AsyncMixpanel(
         "token",
         api_host=server.url,
