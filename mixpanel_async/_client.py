@@ -147,6 +147,7 @@ class AsyncMixpanel(Tracking, Identity, Profiles):
             local_flags,
             remote_flags,
             options=options,
+            queue=queue,
             sender=sender,
             transport=transport,
             runtime=runtime,
