@@ -163,6 +163,7 @@ class AsyncMixpanel(Tracking, Identity, Profiles):
                 local_flags,
                 remote_flags,
                 options=options,
+                queue=parts.queue,
                 sender=parts.sender,
                 transport=parts.transport,
                 runtime=runtime,

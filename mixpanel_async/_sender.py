@@ -78,11 +78,6 @@ class Sender:
         """Whether `aclose()` has come to its end."""
         return self._closed is not None
 
-    @property
-    def is_closing(self) -> bool:
-        """Whether the client takes nothing any more."""
-        return self._queue.closed
-
     def attach_if_idle(self) -> None:
         """Start in the caller's event loop, if there is one and the client runs in no other."""
         is_idle = self._host is None or self._host.is_over() or self._main is None or self._main.done.is_set()

@@ -38,6 +38,7 @@ FLAG_PATHS: Final = (FLAGS, DEFINITIONS)
 
 _log = logging.getLogger("mixpanel_async.emulator")
 
+_UNSEEN: Final = object()
 _NO_ID: Final = "distinct_id must be provided in evalContext as a string"
 
 
@@ -59,7 +60,7 @@ class Flags:
     def __init__(self, initial: Iterable[Mapping[str, Any]] | Path) -> None:
         self._file = initial if isinstance(initial, Path) else None
         self._initial = [] if isinstance(initial, Path) else [complete(one) for one in initial]
-        self._seen: tuple[int, int] | None = None
+        self._seen: object = None
         self._definitions: dict[str, dict[str, Any]] = {}
         if self._file is None:
             self.replace(self._initial)
@@ -90,7 +91,7 @@ class Flags:
 
     def reset(self) -> None:
         """Go back to what was there at first, or to what the file holds now."""
-        self._seen = None
+        self._seen = _UNSEEN
         if self._file is None:
             self.replace(self._initial)
         self._look()
@@ -130,11 +131,11 @@ class Flags:
         """Read the file again if it is another. What cannot be read leaves the flags as they are."""
         if self._file is None:
             return
+        version = _version(self._file)
+        if version == self._seen:
+            return
+        self._seen = version
         try:
-            version = _version(self._file)
-            if version == self._seen:
-                return
-            self._seen = version
             self.replace(read_file(self._file))
         except (OSError, BadFlagError) as error:
             words = str(error) if isinstance(error, BadFlagError) else error.strerror
@@ -270,6 +271,10 @@ def _definitions(enabled: list[dict[str, Any]], known: str) -> Answer:
     return Answer(status=200, body=body, headers={"ETag": etag, "Cache-Control": "no-cache"})
 
 
-def _version(path: Path) -> tuple[int, int]:
-    status = path.stat()
+def _version(path: Path) -> tuple[int, int] | None:
+    """What tells one content of a file from the next; None if there is no file."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
     return status.st_mtime_ns, status.st_size

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any, Final
 
 from .._errors import ClientClosedError, ValidationError
 from .._runtime import Runtime
-from .._sender import Sender
 from .evaluate import evaluate
 from .exposures import Exposures
 from .hashing import state_of
@@ -31,11 +31,10 @@ class LocalFeatureFlagsProvider:
     `custom_properties`, a dict, for runtime rules. Pass ids as text: 42 and 42.0 are different people.
     """
 
-    def __init__(self, poller: Poller, exposures: Exposures, tally: Tally, sender: Sender, runtime: Runtime) -> None:
+    def __init__(self, poller: Poller, exposures: Exposures, tally: Tally, runtime: Runtime) -> None:
         self._poller = poller
         self._exposures = exposures
         self._tally = tally
-        self._sender = sender
         self._clock = runtime.monotonic
         self._state_of = lru_cache(_PEOPLE)(state_of)
 
@@ -155,11 +154,8 @@ class LocalFeatureFlagsProvider:
 
     def _wake(self) -> None:
         """Start to poll in the caller's event loop, if there is one, as nothing else may call upon the client."""
-        try:
-            if not self._sender.is_closing and self._sender.attach() is not None:
-                self._poller.start()
-        except ClientClosedError:
-            return
+        with contextlib.suppress(ClientClosedError):
+            self._poller.wake()
 
     def __repr__(self) -> str:
         return f"<LocalFeatureFlagsProvider flags={len(self._poller.flags)} ready={self.ready}>"

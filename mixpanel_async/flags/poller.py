@@ -15,6 +15,7 @@ import anyio.to_thread
 from .._config import RetryPolicy
 from .._errors import ClientClosedError
 from .._host import Host
+from .._queue import Queue
 from .._records import NoReply, Reply
 from .._retry import PROBE_AFTER, backoff
 from .._runtime import Runtime
@@ -78,6 +79,7 @@ class Poller:
         options: when and how much.
         timeout: seconds for one fetch.
         encoder: makes requests.
+        queue: of the client, which says whether that is closed.
         sender: owns tasks.
         transport: the pool.
         library: for rules.
@@ -91,6 +93,7 @@ class Poller:
         *,
         timeout: float,
         encoder: FlagsEncoder,
+        queue: Queue,
         sender: Sender,
         transport: Transport,
         library: Library,
@@ -102,6 +105,7 @@ class Poller:
         self._options = options
         self._timeout = timeout
         self._encoder = encoder
+        self._queue = queue
         self._sender = sender
         self._transport = transport
         self._library = library
@@ -144,6 +148,15 @@ class Poller:
 
         return unsubscribe
 
+    def wake(self) -> None:
+        """Poll in the caller's event loop, if it is in one that the client may use.
+
+        Raises:
+            ClientClosedError: if the client is in use in another event loop that is still running.
+        """
+        if not self._queue.closed and self._sender.attach() is not None:
+            self.start()
+
     def start(self) -> None:
         """Poll in the event loop that the sender is bound to, unless that is being done."""
         if self._is_stopped or self._is_done:
@@ -175,7 +188,7 @@ class Poller:
     async def wait_ready(self, timeout: float) -> bool:
         """Wait until there are definitions. False if there are none by then, or none will come."""
         deadline = self._runtime.monotonic() + timeout
-        while not self.is_ready and not self._sender.is_closing:
+        while not self.is_ready and not self._queue.closed:
             self.start()
             left = deadline - self._runtime.monotonic()
             if self._news is None or left <= 0:
@@ -262,9 +275,10 @@ class Poller:
         if definitions.refused:
             text = "flags: %d definitions are malformed; these flags stay as they were: %s"
             _log.warning(text, len(definitions.refused), _listed(definitions.refused))
-        for key in definitions.changed:
-            if (flag := definitions.flags.get(key)) is not None and flag.problems:
-                _log.warning("flags: a rule of %r is never met: %s", key, flag.problems[0])
+        changed = [definitions.flags[key] for key in definitions.changed if key in definitions.flags]
+        if unmet := [flag for flag in changed if flag.problems]:
+            text = "flags: never met are rules of %s; of the first: %s"
+            _log.warning(text, _listed([flag.key for flag in unmet]), unmet[0].problems[0])
         if self._news is not None:
             self._news.set()
             self._news = anyio.Event()

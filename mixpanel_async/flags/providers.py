@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from .._config import ClientOptions
 from .._errors import refuse
+from .._queue import Queue
 from .._records import FlagStats
 from .._runtime import Runtime
 from .._sender import Sender
@@ -53,6 +54,7 @@ def make_providers(
     remote: RemoteFlags | None,
     *,
     options: ClientOptions,
+    queue: Queue,
     sender: Sender,
     transport: Transport,
     runtime: Runtime,
@@ -64,6 +66,7 @@ def make_providers(
         local: options of local evaluation, or None for none.
         remote: options of remote evaluation, or None for none.
         options: of the client.
+        queue: of the client.
         sender: owns tasks; told to start and to stop the polling with itself.
         transport: the pool.
         runtime: clocks, chance and ids.
@@ -84,6 +87,7 @@ def make_providers(
             local,
             timeout=min(options.timeout, local.timeout or options.timeout),
             encoder=encoder,
+            queue=queue,
             sender=sender,
             transport=transport,
             library=load_library(),
@@ -94,7 +98,7 @@ def make_providers(
         exposures = Exposures(
             track, mode="local", window=local.exposure_window, tally=tally, monotonic=runtime.monotonic
         )
-        local_provider = LocalFeatureFlagsProvider(poller, exposures, tally, sender, runtime)
+        local_provider = LocalFeatureFlagsProvider(poller, exposures, tally, runtime)
     if remote is not None:
         remote_provider = RemoteFeatureFlagsProvider(
             remote,

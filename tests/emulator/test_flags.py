@@ -173,7 +173,8 @@ def test_a_file_is_read_again_when_it_changes(tmp_path: Path, caplog: pytest.Log
         assert set(asked(emulator)) == set(asked(emulator)) == {"b"}
     file.rename(tmp_path / "away")
     assert set(asked(emulator)) == {"b"}
-    assert len(caplog.records) >= 5
+    # Once for each content that could not be used.
+    assert len(caplog.records) == 5
     (tmp_path / "away").rename(file)
     emulator.set_flags([flag("by hand")])
     assert set(asked(emulator)) == {"by hand"}
