@@ -28,7 +28,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, TypeGuard
 
@@ -237,12 +237,12 @@ def _cut(event: dict[str, Any]) -> None:
     properties = event["properties"]
     for key, value in properties.items():
         kind = type(value)
-        if (
-            (kind is str and len(value) > MAX_TEXT and key not in _WHOLE)
-            or kind is list
-            or kind is dict
-            or len(key) > MAX_TEXT
-        ):
+        if kind is str:
+            if len(value) > MAX_TEXT and key not in _WHOLE:
+                break
+        elif (kind is list or kind is dict) and _has_long_text(value, 1):
+            break
+        if len(key) > MAX_TEXT:
             break
     else:
         return
@@ -250,6 +250,25 @@ def _cut(event: dict[str, Any]) -> None:
         key[:MAX_TEXT]: value if key in _WHOLE or key == "$distinct_ids" else cut_text(value, 1)
         for key, value in properties.items()
     }
+
+
+def _has_long_text(value: dict[str, Any] | list[Any], depth: int) -> bool:
+    """Whether `cut_text` would change a list or an object. `depth` is its own, counted from 1."""
+    if depth > MAX_DEPTH:
+        return False
+    items: Iterable[Any] = value
+    if type(value) is dict:
+        if any(len(key) > MAX_TEXT for key in value):
+            return True
+        items = value.values()
+    for item in items:
+        kind = type(item)
+        if kind is str:
+            if len(item) > MAX_TEXT:
+                return True
+        elif (kind is list or kind is dict) and _has_long_text(item, depth + 1):
+            return True
+    return False
 
 
 def cut_text(value: Any, depth: int) -> Any:
