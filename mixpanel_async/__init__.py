@@ -21,6 +21,7 @@ from ._errors import (
 )
 from ._records import Delivery, DropReason, FlushResult, LostRecord, Stats
 from ._spool import SqliteSpool
+from ._spool.report import Purged, SpoolCount, SpooledRecord, SpoolStatus
 
 __version__ = VERSION
 
@@ -42,12 +43,16 @@ __all__ = [
     "MixpanelException",
     "Overflow",
     "PayloadTooLargeError",
+    "Purged",
     "QueueFullError",
     "RateLimitError",
     "Region",
     "RetryPolicy",
     "ServiceAccountCredentials",
+    "SpoolCount",
     "SpoolError",
+    "SpoolStatus",
+    "SpooledRecord",
     "SqliteSpool",
     "Stats",
     "TransportError",

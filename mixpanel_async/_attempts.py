@@ -22,6 +22,7 @@ from ._errors import (
     RateLimitError,
     TransportError,
 )
+from ._parcel import Parcel
 from ._records import Delivered, DropReason, Kind, Outcome, Pruned, Request, Retry
 from ._retry import backoff
 from ._runtime import Runtime
@@ -65,7 +66,7 @@ class Caller:
             ApiError: Mixpanel answered and did not take it.
             TransportError: no answer could be had.
         """
-        request = self._encoder.request(kind, item, secret=secret)
+        request = self._encoder.request(kind, Parcel([item]), secret=secret)
         clock = self._runtime.monotonic
         total = self._policy.total_timeout
         deadline = None if total is None else clock() + total

@@ -87,6 +87,21 @@ class Backlog(Ledger):
         lane.secret = secret
         return lane
 
+    def reset(self) -> None:
+        """Forget every record and count: after a fork they are the parent's."""
+        self.active.clear()
+        for lane in self.lanes.values():
+            lane.open = None
+            lane.ready.clear()
+            lane.leased.clear()
+            lane.alone.clear()
+            lane.forget_rows()
+        self.forget_all()
+
+    @property
+    def in_flight(self) -> int:
+        return sum(len(lane.leased) + len(lane.alone) for lane in self.active)
+
     def is_full(self, size: int) -> bool:
         """Whether a record of this size has no room."""
         if self.spool is None:

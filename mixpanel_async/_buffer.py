@@ -9,6 +9,7 @@ The buffer takes no lock and reads no clock: its owner does both.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 from typing import Final
@@ -16,6 +17,7 @@ from typing import Final
 from ._backlog import Backlog, SpoolLimits
 from ._config import BatchPolicy, RetryPolicy
 from ._lanes import Batch, Lane, Loss
+from ._parcel import Packer
 from ._records import (
     Delivered,
     DropReason,
@@ -71,15 +73,19 @@ class Buffer(Backlog):
         policy: bounds and triggers.
         retry: when a batch gives up.
         spool: bounds on disk; None without a spool.
+        new_packer: makes what compresses events as they come; None if that is not wanted.
     """
 
-    def __init__(self, policy: BatchPolicy, retry: RetryPolicy, spool: SpoolLimits | None = None) -> None:
+    def __init__(
+        self,
+        policy: BatchPolicy,
+        retry: RetryPolicy,
+        spool: SpoolLimits | None = None,
+        new_packer: Callable[[], Packer] | None = None,
+    ) -> None:
         super().__init__(policy, spool)
+        self._new_packer = new_packer
         self._retry = retry
-
-    @property
-    def in_flight(self) -> int:
-        return sum(len(lane.leased) + len(lane.alone) for lane in self.active)
 
     def offer(self, lane: Lane, item: bytes, now: float, group: int = 0) -> Offer:
         """Take a record into its lane.
@@ -114,7 +120,7 @@ class Buffer(Backlog):
             batch = None
         is_first = batch is None
         if batch is None:
-            batch = lane.open = Batch(lane, [item], now)
+            batch = lane.open = Batch(lane, [item], now, new_packer=self._new_packer)
             self.active[lane] = None
         else:
             batch.items.append(item)
@@ -372,17 +378,6 @@ class Buffer(Backlog):
         if self.in_flight or not times or self.unwritten:
             return float("-inf")
         return min(times)
-
-    def reset(self) -> None:
-        """Forget every record and count: after a fork they are the parent's."""
-        self.active.clear()
-        for lane in self.lanes.values():
-            lane.open = None
-            lane.ready.clear()
-            lane.leased.clear()
-            lane.alone.clear()
-            lane.forget_rows()
-        self.forget_all()
 
     def abandon(self, reason: DropReason) -> list[Loss]:
         """Give up everything that waits. Batches in flight stay with whoever holds their lease.

@@ -32,7 +32,7 @@ from ._spool.work import Settings
 from ._tracking import Tracking
 from ._transport import HttpClient, Transport
 from ._wire.build import BeforeSend, Builder, SerializerOption
-from ._wire.encode import Encoder, best_compressor
+from ._wire.encode import Encoder, best_packer
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -261,12 +261,12 @@ def _wired(
     options: ClientOptions, hooks: Hooks, spool: SqliteSpool | None, http_client: HttpClient | None, runtime: Runtime
 ) -> _Parts:
     """The parts that hold and send, joined to one another."""
-    compress, off_loop_from = best_compressor()
+    new_packer, off_loop_from = best_packer()
     encoder = Encoder(
         token=options.token,
         credentials=options.credentials,
         events_by_import=options.by_import,
-        compress=compress,
+        new_packer=new_packer,
     )
     transport = Transport(
         options.origin,
@@ -275,7 +275,7 @@ def _wired(
         max_connections=most_in_flight(options.batching) + _SPARE_CONNECTIONS,
     )
     limits = None if spool is None else SpoolLimits(max_bytes=spool.max_bytes, max_records=spool.max_records)
-    buffer = Buffer(options.batching, options.retry, limits)
+    buffer = Buffer(options.batching, options.retry, limits, new_packer)
     durable = None if spool is None else _durable(options, spool, buffer, runtime)
     queue = Queue(buffer, options.overflow, hooks, runtime.monotonic, durable)
     courier = Courier(

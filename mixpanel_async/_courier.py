@@ -138,8 +138,8 @@ class Courier:
         self._queue.stage.seconds_ahead = ahead
 
     async def _packed(self, batch: Batch) -> Request:
-        pack = partial(self._encoder.request, batch.lane.kind, batch.items.joined(), secret=batch.lane.secret)
-        if batch.size < self._off_loop_from:
+        pack = partial(self._encoder.request, batch.lane.kind, batch.items, secret=batch.lane.secret)
+        if batch.size < self._off_loop_from or batch.items.is_packed:
             return pack()
         return await anyio.to_thread.run_sync(pack, limiter=self._threads)
 

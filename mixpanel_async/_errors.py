@@ -102,15 +102,20 @@ class SpoolError(MixpanelException):
 
     Args:
         message: what went wrong.
-        uncertain: True if the record may yet reach the disk and be sent; otherwise it was not accepted.
+        uncertain: True if the record may yet reach the disk and be sent, False if it was not accepted; None if no
+            record was to be taken.
+        is_damaged: whether the file holds something else than it should.
     """
 
-    def __init__(self, message: str, *, uncertain: bool = False) -> None:
+    def __init__(self, message: str, *, uncertain: bool | None = False, is_damaged: bool = False) -> None:
         super().__init__(message)
         self.message = message
         self.uncertain = uncertain
+        self.is_damaged = is_damaged
 
     def __str__(self) -> str:
+        if self.uncertain is None:
+            return self.message
         tail = "it may yet be written and sent" if self.uncertain else "nothing was accepted"
         return f"{self.message}; {tail}"
 

@@ -174,7 +174,7 @@ def _records(loss: Loss) -> list[LostRecord]:
         records.append(
             LostRecord(
                 kind=loss.kind.value,
-                payload=_payload(item),
+                payload=payload_of(item),
                 field=detail.field if detail else "",
                 message=detail.message if detail else loss.message,
             )
@@ -184,7 +184,8 @@ def _records(loss: Loss) -> list[LostRecord]:
     return records + [bare] * loss.bare
 
 
-def _payload(item: bytes) -> dict[str, Any] | None:
+def payload_of(item: bytes) -> dict[str, Any] | None:
+    """A record as the user is shown it: without the token. None for no bytes at all."""
     if not item:
         return None
     payload: dict[str, Any] = orjson.loads(memoryview(item))

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from ._credentials import Secret
 from ._errors import FailedRecord
-from ._parcel import Parcel
+from ._parcel import Packer, Parcel
 from ._records import DropReason, FlushResult, Kind
 
 SEQUENCE_BITS: Final = 36
@@ -60,9 +60,16 @@ class Batch:
         "size",
     )
 
-    def __init__(self, lane: Lane, items: Sequence[bytes], opened: float, ids: list[int] | None = None) -> None:
+    def __init__(
+        self,
+        lane: Lane,
+        items: Sequence[bytes],
+        opened: float,
+        ids: list[int] | None = None,
+        new_packer: Callable[[], Packer] | None = None,
+    ) -> None:
         self.lane = lane
-        self.items = Parcel(items)
+        self.items = Parcel(items, new_packer)
         self.ids: list[int] = [] if ids is None else ids
         self.group = 0
         self.size = 1 + sum(map(len, items)) + len(items)

@@ -8,8 +8,16 @@ one of them.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
-from typing import overload
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Protocol, overload
+
+
+class Packer(Protocol):
+    """Compresses what it is fed, as `zlib.compressobj` does."""
+
+    def compress(self, data: bytes, /) -> bytes: ...
+
+    def flush(self) -> bytes: ...
 
 
 class Parcel(Sequence[bytes]):
@@ -17,11 +25,17 @@ class Parcel(Sequence[bytes]):
 
     Args:
         items: what it holds at first.
+        new_packer: makes what compresses pieces when they come, a little at a time; None if that is not wanted.
     """
 
-    __slots__ = ("_count", "_pieces", "_sizes")
+    __slots__ = ("_count", "_new_packer", "_out", "_packed", "_packer", "_pieces", "_sizes")
 
-    def __init__(self, items: Iterable[bytes] = ()) -> None:
+    def __init__(self, items: Iterable[bytes] = (), new_packer: Callable[[], Packer] | None = None) -> None:
+        self._new_packer = new_packer
+        self._packer: Packer | None = None
+        # What the packer has given so far, and of how many pieces.
+        self._out: list[bytes] = []
+        self._packed = 0
         self._pieces = list(items)
         # Of each piece: the sizes of its records, or None if it is one.
         self._sizes: list[array[int] | None] = [None] * len(self._pieces)
@@ -38,17 +52,50 @@ class Parcel(Sequence[bytes]):
         self._pieces.append(b",".join(items))
         self._sizes.append(array("L", map(len, items)))
         self._count += len(items)
+        if self._new_packer is not None:
+            if self._packer is None:
+                self._packer = self._new_packer()
+            self._feed(self._packer)
+
+    def _feed(self, packer: Packer) -> None:
+        for at in range(self._packed, len(self._pieces)):
+            self._out.append(packer.compress(b"," if at else b"["))
+            self._out.append(packer.compress(self._pieces[at]))
+        self._packed = len(self._pieces)
+
+    @property
+    def size(self) -> int:
+        """Bytes of the body of a request."""
+        return sum(map(len, self._pieces)) + len(self._pieces) + 1
+
+    @property
+    def is_packed(self) -> bool:
+        """Whether most of it has been compressed, so that the rest is quickly done."""
+        return self._packer is not None
+
+    def compressed(self, new_packer: Callable[[], Packer]) -> bytes:
+        """The body of a request, compressed."""
+        packer = self._packer
+        if packer is None:
+            packer = new_packer()
+            return packer.compress(self.body()) + packer.flush()
+        self._feed(packer)
+        # It cannot go on after its end: a further try begins anew.
+        self._packer = self._new_packer = None
+        out, self._out = [*self._out, packer.compress(b"]"), packer.flush()], []
+        return b"".join(out)
+
+    def body(self) -> bytes:
+        """The body of a request: all of them, with a comma between two, in brackets."""
+        return b"[%b]" % b",".join(self._pieces)
 
     def pop_first(self) -> bytes:
         """Take the first record out."""
+        self._packer = self._new_packer = None
         self._pieces = [*self]
         self._count -= 1
         self._sizes = [None] * self._count
         return self._pieces.pop(0)
-
-    def joined(self) -> bytes:
-        """All of them, with a comma between two."""
-        return b",".join(self._pieces)
 
     def __len__(self) -> int:
         return self._count

@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 import mixpanel_async
-from mixpanel_async import AsyncMixpanel, BatchPolicy, IdMerge, RetryPolicy
+from mixpanel_async import AsyncMixpanel, BatchPolicy, IdMerge, RetryPolicy, SqliteSpool
 from mixpanel_async._transport import in_process
+from mixpanel_async.cli.spool import spool
 from mixpanel_async.emulator import Emulator
 
 ROOT = Path(__file__).parent.parent
@@ -54,10 +55,20 @@ def test_the_two_commands_are_as_agreed() -> None:
     assert 'pip install -e ".[dev]" && pytest\n' in README
 
 
-@pytest.mark.parametrize("options", [BatchPolicy(), RetryPolicy()], ids=["BatchPolicy", "RetryPolicy"])
-def test_every_option_of_a_policy_is_in_the_readme(options: object) -> None:
-    for name in type(options).__slots__:  # type: ignore[attr-defined]
-        assert f"| `{name}` |" in README
+@pytest.mark.parametrize("options", [BatchPolicy, RetryPolicy, SqliteSpool])
+def test_every_option_of_a_policy_is_in_the_readme(options: type) -> None:
+    heading = README.index(f"\n`{options.__name__}(")
+    table = README[heading : README.index("\n\n", README.index("\n\n", heading) + 2)]
+    for name in inspect.signature(options).parameters:
+        assert f"\n| `{name}` |" in table
+
+
+def test_every_command_of_the_spool_is_in_the_readme() -> None:
+    for command in spool.registered_commands:
+        assert command.callback is not None
+        name = command.name or command.callback.__name__
+        assert f"\n| `{name}` |" in README
+        assert f"\nmixpanel-async spool {name} PATH" in README
 
 
 def test_every_option_of_the_client_is_in_the_readme() -> None:

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection, Iterator
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, NoReturn
 
 from .._config import check_count, check_number, check_switch
 from .._errors import refuse
+from .._records import DropReason
 from .._runtime import Runtime
+from .report import Purged, SpooledRecord, SpoolStatus
 from .work import Reports, Settings, Writer
+
+if TYPE_CHECKING:
+    from .admin import Admin
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +32,13 @@ class SqliteSpool:
     disk, and what waits there is bounded here.
 
     Needs a POSIX system, and a disk of this machine.
+
+    Its methods look after a file, also while clients use it: the command `mixpanel-async spool` stands on them. They
+    make no file, wait for the disk and block meanwhile; from async code, call them in a thread. Each raises
+    `ConfigurationError` if there is no spool at the path, and `SpoolError` if it cannot be used: with `is_damaged` if
+    the file holds something else than it should, otherwise because it is locked for longer than `timeout`, or the disk
+    fails. What concerns more than 10,000 records or 16 MiB is done in several transactions, so that no client waits
+    long; if it is cut short, each record is either as it was or as it was to be.
 
     Args:
         path: the file; made with its folder, if that is the only one missing, and readable by this user alone. Beside
@@ -73,6 +87,109 @@ class SqliteSpool:
         """The path, made absolute."""
         return Path(os.fspath(self.path)).absolute()
 
+    def status(self, *, check: bool | None = None) -> SpoolStatus:
+        """What the spool holds, at one moment.
+
+        Args:
+            check: whether SQLite checks the whole file, which takes seconds for each GB. None, the default, for a file
+                of up to 256 MiB.
+        """
+        return self._admin().status(check=check)
+
+    def records(self, *, waiting: bool = True, dead: bool = True) -> Iterator[SpooledRecord]:
+        """What waits, kind by kind of each client and in the order of its acceptance, then the dead letters.
+
+        Read in portions: what is sent meanwhile may be missing. Raises when it is iterated.
+
+        Args:
+            waiting: whether what waits is wanted.
+            dead: whether dead letters are.
+        """
+        return self._admin().records(waiting=waiting, dead=dead)
+
+    def dead_letters(self, *, reasons: Collection[str | DropReason] | None = None) -> Iterator[SpooledRecord]:
+        """What will not be sent again by itself, the oldest first. Raises when it is iterated.
+
+        Args:
+            reasons: only those with one of these reasons; None for all.
+        """
+        return self._admin().dead_letters(reasons)
+
+    def retry(self, *, reasons: Collection[str | DropReason] | None = None, ids: Collection[int] | None = None) -> int:
+        """Put dead letters back among what waits; a client of their project sends them, within ten seconds if one runs.
+
+        Args:
+            reasons: only those with one of these reasons. None for all but `uncertain`: those may have been applied
+                already, and are put back only if they are asked for by name.
+            ids: only those with one of these numbers; None for all.
+
+        Returns:
+            How many were put back.
+        """
+        return self._admin().retry(reasons=reasons, ids=ids)
+
+    def purge(
+        self,
+        *,
+        dead: bool = False,
+        reasons: Collection[str | DropReason] | None = None,
+        older_than: float | None = None,
+        ids: Collection[int] | None = None,
+        waiting: bool = False,
+        distinct_id: str | None = None,
+    ) -> Purged:
+        """Delete for good. The place on the disk is overwritten or given back, SQLite's log included.
+
+        Files that were set aside as damaged are not touched: delete them yourself.
+
+        Args:
+            dead: delete dead letters, all of them unless `reasons`, `older_than` or `ids` narrow it, each of which
+                implies it.
+            reasons: only dead letters with one of these reasons.
+            older_than: only dead letters that died at least so many seconds ago.
+            ids: only dead letters with one of these numbers.
+            waiting: delete what clients have left that live no more, of every project.
+            distinct_id: delete what names this person, waiting or dead, of every client and project: as `distinct_id`,
+                `$user_id`, `$device_id` (also with `$device:` in front), or in an identity event. Not to be combined
+                with the others. What a live client holds in memory at that moment (up to 20,000 records or 16 MiB) it
+                still sends; to be sure of those, stop it first. It counts what it then misses as dropped (`purged`).
+
+        Returns:
+            How many records were deleted.
+
+        Raises:
+            ConfigurationError: also if nothing was asked for.
+        """
+        if distinct_id is not None:
+            if dead or waiting or any(one is not None for one in (reasons, older_than, ids)):
+                refuse("distinct_id goes alone: it deletes whatever names the person")
+            return self._admin().purge_person(distinct_id)
+        return self._admin().purge(dead=dead, reasons=reasons, older_than=older_than, ids=ids, waiting=waiting)
+
+    def export(self, to: str | os.PathLike[str] | BinaryIO, *, waiting: bool = True, dead: bool = True) -> int:
+        """Write records as JSON, one a line, with the fields of `SpooledRecord`. They stay in the spool.
+
+        Args:
+            to: a file, which must not exist and which this user alone may read; or a binary stream, left open.
+            waiting: whether what waits is wanted.
+            dead: whether dead letters are.
+
+        Returns:
+            How many were written.
+
+        Raises:
+            ConfigurationError: also if the file exists or cannot be made.
+            OSError: if it, or the stream, cannot be written. What was written of the file is removed.
+        """
+        return self._admin().export(to, waiting=waiting, dead=dead)
+
+    def _admin(self) -> Admin:
+        try:
+            from .admin import Admin  # noqa: PLC0415  nobody who only sends needs it
+        except ImportError as error:
+            _refuse_system(error)
+        return Admin(self.file, self.timeout)
+
 
 def journal_of(settings: Settings, reports: Reports, runtime: Runtime) -> Writer:
     """The thread that writes.
@@ -84,5 +201,9 @@ def journal_of(settings: Settings, reports: Reports, runtime: Runtime) -> Writer
         # Nobody who has no spool pays for SQLite.
         from .journal import Journal  # noqa: PLC0415
     except ImportError as error:
-        refuse(f"a spool cannot be had on this system: {error.name} is missing")
+        _refuse_system(error)
     return Journal(settings, reports, runtime)
+
+
+def _refuse_system(error: ImportError) -> NoReturn:
+    refuse(f"a spool cannot be had on this system: {error.name} is missing")

@@ -187,6 +187,18 @@ class Database:
                 self._db.execute("ROLLBACK")
             raise
 
+    @contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """See one state of the file, whatever others write meanwhile."""
+        is_first = not self._db.in_transaction
+        if is_first:
+            self._db.execute("BEGIN")
+        try:
+            yield
+        finally:
+            if is_first and self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+
     def add_owner(self, project: bytes, born: float) -> int:
         """A number that no other client has or had. Within a transaction."""
         cursor = self._db.execute("INSERT INTO owners (project, born) VALUES (?, ?)", (project, born))
@@ -256,6 +268,11 @@ class Database:
             max_records: rows at most.
             max_bytes: bytes at most, but for a first row that is larger.
         """
+        # Rows may be purged by another process at any moment.
+        with self.snapshot():
+            return self._read(after, last, max_records, max_bytes)
+
+    def _read(self, after: int, last: int, max_records: int, max_bytes: int) -> list[Row]:
         # One row for all: each step of a statement may hand the interpreter to a busy thread.
         listing = self._one(
             "SELECT group_concat(id || ' ' || state || ' ' || length(body)) FROM"

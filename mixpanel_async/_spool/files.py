@@ -121,7 +121,7 @@ class Claim:
     @classmethod
     def take(cls, spool: Path, owner: int) -> Claim | None:
         """Lock the file of an owner, which is made if it is missing. None if somebody else holds it."""
-        path = spool.with_name(f"{spool.name}-owner-{owner}")
+        path = _claim_path(spool, owner)
         while True:
             handle = _opened(path)
             try:
@@ -138,6 +138,25 @@ class Claim:
                 return cls(path, handle)
             os.close(handle)
 
+    @staticmethod
+    def is_taken(spool: Path, owner: int) -> bool:
+        """Whether an owner lives. Makes no file."""
+        try:
+            handle = os.open(_claim_path(spool, owner), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return False
+        except OSError:
+            # Whose it is cannot be told; nothing may be taken from an owner who might live.
+            return True
+        try:
+            # Shared, so that two who ask do not take each other for the owner.
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(handle)
+        return False
+
     def release(self, *, remove: bool) -> None:
         """Give it up; `remove` when there is nothing left to claim."""
         if self._handle >= 0:
@@ -152,6 +171,10 @@ class Claim:
             with contextlib.suppress(OSError):
                 os.close(self._handle)
             self._handle = -1
+
+
+def _claim_path(spool: Path, owner: int) -> Path:
+    return spool.with_name(f"{spool.name}-owner-{owner}")
 
 
 def _opened(path: Path) -> int:

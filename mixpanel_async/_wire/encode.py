@@ -11,13 +11,14 @@ from urllib.parse import quote
 
 from .._config import VERSION
 from .._credentials import Secret, ServiceAccountCredentials, basic_auth
+from .._parcel import Packer, Parcel
 from .._records import Kind, Request
-
-Compress = Callable[[bytes], bytes]
 
 USER_AGENT: Final = f"mixpanel-async/{VERSION}"
 # A small body costs more to compress than it saves on the wire.
 _COMPRESS_FROM: Final = 1024
+# https://docs.mixpanel.com/reference/profile-set: /engage takes no gzip; of /groups nothing is said.
+_GZIPPED: Final = frozenset({"/track", "/import"})
 _PATHS: Final = {
     Kind.EVENTS: "/track",
     Kind.IDENTITY: "/track",
@@ -27,28 +28,27 @@ _PATHS: Final = {
 }
 
 
-def gzip_body(body: bytes) -> bytes:
-    """gzip at its fastest level, with no time in the header so that equal bodies stay equal."""
-    packer = zlib.compressobj(1, zlib.DEFLATED, 16 + zlib.MAX_WBITS)
-    return packer.compress(body) + packer.flush()
+def zlib_packer() -> Packer:
+    """gzip at its fastest level."""
+    return zlib.compressobj(1, zlib.DEFLATED, 16 + zlib.MAX_WBITS)
 
 
-def best_compressor() -> tuple[Compress, int]:
+def best_packer() -> tuple[Callable[[], Packer], int]:
     """The fastest gzip at hand, and the body size from which one call to it takes over a millisecond.
 
     Returns:
         isal's, if the extra `speedups` is installed, else zlib's.
     """
     try:
-        from isal import igzip  # noqa: PLC0415  an extra: imported only when a client is made
+        from isal import isal_zlib  # noqa: PLC0415  an extra: imported only when a client is made
     except ImportError:
-        return gzip_body, 64 * 1024
+        return zlib_packer, 64 * 1024
 
-    def pack(body: bytes) -> bytes:
-        packed: bytes = igzip.compress(body, compresslevel=1, mtime=0)
-        return packed
+    def isal_packer() -> Packer:
+        packer: Packer = isal_zlib.compressobj(1, isal_zlib.DEFLATED, 16 + zlib.MAX_WBITS)
+        return packer
 
-    return pack, 512 * 1024
+    return isal_packer, 512 * 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,23 +59,22 @@ class Encoder:
         token: the project's token, which also signs imports when there is nothing better.
         credentials: the service account, if there is one.
         events_by_import: ordinary events go to `/import`.
-        compress: gzip.
+        new_packer: gzip.
     """
 
     token: str
     credentials: ServiceAccountCredentials | None
     events_by_import: bool
-    compress: Compress
+    new_packer: Callable[[], Packer]
 
-    def request(self, kind: Kind, records: bytes, *, secret: Secret | None = None) -> Request:
+    def request(self, kind: Kind, records: Parcel, *, secret: Secret | None = None) -> Request:
         """One POST for these records.
 
         Args:
             kind: where they go.
-            records: their encoded bytes, at least one, with a comma between two.
+            records: their encoded bytes, at least one.
             secret: a project secret that replaces the token where the client has no service account.
         """
-        body = b"[%b]" % records
         headers = {"Content-Type": "application/json", "Accept": "application/json", "User-Agent": USER_AGENT}
         # ip=0 is what the official SDK sends with everything: Mixpanel must not locate users at this server.
         query = "verbose=1&ip=0"
@@ -85,10 +84,11 @@ class Encoder:
             if self.credentials is not None:
                 query += f"&project_id={quote(self.credentials.project_id, safe='')}"
             headers["Authorization"] = self._authorization(secret)
-        # https://docs.mixpanel.com/reference/profile-set: /engage takes no gzip; of /groups nothing is said.
-        if len(body) >= _COMPRESS_FROM and path in {"/track", "/import"}:
-            body = self.compress(body)
+        if path in _GZIPPED and records.size >= _COMPRESS_FROM:
             headers["Content-Encoding"] = "gzip"
+            body = records.compressed(self.new_packer)
+        else:
+            body = records.body()
         return Request(path=f"{path}?{query}", headers=headers, body=body)
 
     def _authorization(self, secret: Secret | None) -> str:

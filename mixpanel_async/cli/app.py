@@ -6,6 +6,7 @@ import typer
 
 from .demo import demo
 from .emulator import emulator
+from .spool import spool
 
 app = typer.Typer(
     name="mixpanel-async",
@@ -22,3 +23,4 @@ def commands() -> None:
 
 app.command()(demo)
 app.command()(emulator)
+app.add_typer(spool, name="spool")

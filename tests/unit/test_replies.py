@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from mixpanel_async import ServiceAccountCredentials
 from mixpanel_async._credentials import Secret
 from mixpanel_async._errors import FailedRecord
+from mixpanel_async._parcel import Parcel
 from mixpanel_async._records import (
     Delivered,
     DropReason,
@@ -29,7 +30,7 @@ from mixpanel_async._records import (
     Retry,
     Split,
 )
-from mixpanel_async._wire.encode import Encoder, gzip_body, secrets_of
+from mixpanel_async._wire.encode import Encoder, secrets_of, zlib_packer
 from mixpanel_async._wire.replies import MAX_RETRY_AFTER, read, retry_after
 
 NOW = 1_700_000_000.0
@@ -423,9 +424,9 @@ def secrets(*, account: bool) -> tuple[str, ...]:
         token="project-token-123",
         credentials=ACCOUNT if account else None,
         events_by_import=account,
-        compress=gzip_body,
+        new_packer=zlib_packer,
     )
-    return secrets_of(encoder.request(Kind.IMPORTS, b"{}", secret=None if account else Secret(CANARY)))
+    return secrets_of(encoder.request(Kind.IMPORTS, Parcel([b"{}"]), secret=None if account else Secret(CANARY)))
 
 
 def spellings(*, account: bool) -> list[str]:
@@ -467,9 +468,9 @@ def test_a_secret_that_lies_across_the_cut_is_masked_as_well(account: bool, star
 
 
 def test_without_authentication_there_is_nothing_to_mask() -> None:
-    encoder = Encoder(token="t", credentials=None, events_by_import=False, compress=gzip_body)
+    encoder = Encoder(token="t", credentials=None, events_by_import=False, new_packer=zlib_packer)
     for kind in (Kind.EVENTS, Kind.PEOPLE, Kind.GROUPS, Kind.IDENTITY):
-        assert secrets_of(encoder.request(kind, b"{}")) == ()
+        assert secrets_of(encoder.request(kind, Parcel([b"{}"]))) == ()
 
 
 def test_the_name_of_a_service_account_is_no_secret() -> None:

@@ -1,0 +1,315 @@
+"""What is done with a spool from outside: counting, showing, putting back and deleting, while clients use it.
+
+Each write is short, so that no client waits long: what concerns more than `ROWS_AT_ONCE` records is done in several
+transactions, after each of which every record is either as it was or as it is to be.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Iterable, Iterator
+from math import inf
+from pathlib import Path
+from typing import Any, BinaryIO, Final
+
+import orjson
+
+from .._config import check_number
+from .._errors import ConfigurationError, refuse
+from .._hooks import payload_of
+from .._lanes import LANE_CODES, SEQUENCE_BITS
+from .._records import DropReason
+from .._runtime import real_runtime
+from . import files
+from .database import LANES, Row, first_of, show_token
+from .report import Purged, SpoolCount, SpooledRecord, SpoolStatus
+from .visit import ROWS_AT_ONCE, Choice, Visit, breathe, visit
+from .work import ONCE, REPEATABLE, SENDING
+
+_KINDS: Final = {code: kind.value for (kind, _), code in LANE_CODES.items()}
+_LAST: Final = (1 << 63) - 1
+_BYTES_AT_ONCE: Final = 16 * 1024 * 1024
+# Above this a check takes seconds.
+_CHECK_UP_TO_BYTES: Final = 256 * 1024 * 1024
+# Where an event names a person, beside `$distinct_ids` of a merge.
+_PERSON: Final = ("distinct_id", "$user_id", "$device_id", "$identified_id", "$anon_id", "alias")
+_DEVICE: Final = "$device:"
+
+
+class Admin:
+    """Looks after a spool. What its methods do is told at those of `SqliteSpool`.
+
+    Args:
+        path: the file.
+        wait: seconds to wait for another process's transaction.
+    """
+
+    def __init__(self, path: Path, wait: float) -> None:
+        self._path = path
+        self._wait = wait
+
+    def status(self, *, check: bool | None) -> SpoolStatus:
+        with visit(self._path, self._wait) as db, db.snapshot():
+            waiting: dict[str, SpoolCount] = {}
+            held: dict[str, SpoolCount] = {}
+            owners = {owner: (project, born) for owner, project, born in db.owners()}
+            is_held = {owner: files.Claim.is_taken(self._path, owner) for owner in owners}
+            projects = db.dead_projects()
+            sending = 0
+            now = real_runtime().wall()
+            for owner, lane in db.lanes():
+                kind = _kind(lane)
+                project, born = owners.get(owner, (b"", 0.0))
+                records, size, begun, first = db.count(owner, lane)
+                count = SpoolCount(records=records, bytes=size, oldest=_since(first, born, now))
+                waiting[kind] = waiting.get(kind, SpoolCount()) + count
+                if is_held.get(owner):
+                    held[kind] = held.get(kind, SpoolCount()) + count
+                projects.add(project)
+                sending += begun
+            if check is None:
+                check = db.file_bytes <= _CHECK_UP_TO_BYTES
+            return SpoolStatus(
+                waiting=waiting,
+                held=held,
+                sending=sending,
+                dead=db.dead_counts(),
+                is_in_use=any(is_held.values()),
+                projects=len(projects),
+                file_bytes=_size(self._path),
+                used_bytes=db.used_bytes(),
+                log_bytes=_size(files.beside(self._path)[1]),
+                schema=db.schema,
+                integrity=db.check() if check else "not checked",
+                set_aside=_set_aside(self._path),
+            )
+
+    def records(self, *, waiting: bool, dead: bool) -> Iterator[SpooledRecord]:
+        return self._records(waiting=waiting, dead=Choice() if dead else None)
+
+    def dead_letters(self, reasons: Collection[str] | None) -> Iterator[SpooledRecord]:
+        return self._records(waiting=False, dead=Choice(reasons=reasons))
+
+    def _records(self, *, waiting: bool, dead: Choice | None) -> Iterator[SpooledRecord]:
+        with visit(self._path, self._wait) as db:
+            after = 0
+            while waiting and (rows := db.read(after, _LAST, max_records=1_000, max_bytes=_BYTES_AT_ONCE)):
+                after = rows[-1][0]
+                yield from map(_waiting, rows)
+            for chunk in _chunks([] if dead is None else db.choose(dead)):
+                yield from map(_dead, db.letters(chunk))
+
+    def retry(self, *, reasons: Collection[str] | None, ids: Collection[int] | None) -> int:
+        choice = Choice(reasons=reasons, without={DropReason.UNCERTAIN.value}, ids=ids)
+        with visit(self._path, self._wait) as db:
+            count = 0
+            for chunk in _chunks(db.choose(choice)):
+                with db.transaction():
+                    count += _put_back(db, chunk)
+                breathe()
+            return count
+
+    def purge(
+        self,
+        *,
+        dead: bool,
+        reasons: Collection[str] | None,
+        older_than: float | None,
+        ids: Collection[int] | None,
+        waiting: bool,
+    ) -> Purged:
+        dead = dead or any(one is not None for one in (reasons, older_than, ids))
+        if not (dead or waiting):
+            refuse("say what to purge: dead, reasons, older_than, ids, waiting or distinct_id")
+        if older_than is not None:
+            check_number("older_than", older_than, least=0.0)
+        died_before = inf if older_than is None else real_runtime().wall() - older_than
+        choice = Choice(reasons=reasons, ids=ids, died_before=died_before)
+        with visit(self._path, self._wait, erase=True) as db:
+            gone = _remove(db, "dead", db.choose(choice)) if dead else 0
+            left = self._remove_left(db) if waiting else 0
+            db.give_back()
+            return Purged(waiting=left, dead=gone)
+
+    def _remove_left(self, db: Visit) -> int:
+        """Delete what clients have left that live no more."""
+        count = 0
+        for owner, *_ in db.owners():
+            # As a client that takes it over would: as long as it is held here, nobody sends it.
+            claim = files.Claim.take(self._path, owner)
+            if claim is None:
+                continue
+            is_empty = False
+            try:
+                count += _remove_all(db, owner)
+                with db.transaction():
+                    db.remove_owner(owner)
+                is_empty = True
+            finally:
+                claim.release(remove=is_empty)
+        return count
+
+    def purge_person(self, distinct_id: str) -> Purged:
+        if not isinstance(distinct_id, str) or not distinct_id:
+            refuse("distinct_id must be a string that is not empty")
+        with visit(self._path, self._wait, erase=True) as db:
+            # A client whose record is refused meanwhile moves it from the first table to the second.
+            waiting = _remove(db, "records", _of_person(db, "records", distinct_id))
+            dead = _remove(db, "dead", _of_person(db, "dead", distinct_id))
+            db.give_back()
+            return Purged(waiting=waiting, dead=dead)
+
+    def export(self, to: str | os.PathLike[str] | BinaryIO, *, waiting: bool, dead: bool) -> int:
+        found = self.records(waiting=waiting, dead=dead)
+        if not isinstance(to, (str, os.PathLike)):
+            return _write(found, to)
+        try:
+            handle = os.open(to, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise ConfigurationError(f"the file to export to cannot be made ({error.strerror})") from None
+        try:
+            with open(handle, "wb") as file:
+                return _write(found, file)
+        except BaseException:
+            # What is not whole must not be taken for it.
+            os.unlink(to)
+            raise
+
+
+def _kind(lane: int) -> str:
+    return _KINDS.get(lane, "unknown")
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
+
+
+def _set_aside(path: Path) -> tuple[str, ...]:
+    names = (one.name for one in path.parent.iterdir() if one.name.startswith(f"{path.name}.corrupt-"))
+    return tuple(sorted(name for name in names if not name.endswith(("-wal", "-shm"))))
+
+
+def _since(body: bytes, born: float, now: float) -> float | None:
+    """When a record was accepted, as near as it can be told: no row says so itself."""
+    payload = _payload(body) or {}
+    properties = payload.get("properties")
+    value, unit = (properties.get("time"), 1000) if isinstance(properties, dict) else (payload.get("$time"), 1)
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return max(born, min(value / unit, now))
+    return born or None
+
+
+def _payload(body: bytes) -> dict[str, Any] | None:
+    try:
+        return payload_of(show_token(body, b'"***"'))
+    except (ValueError, AttributeError, TypeError):
+        return None
+
+
+def _waiting(row: Row) -> SpooledRecord:
+    number, state, body = row
+    return SpooledRecord(
+        id=number,
+        state="sending" if state == SENDING else "waiting",
+        kind=_kind(number >> SEQUENCE_BITS & (LANES - 1)),
+        payload=_payload(body),
+        is_once_only=state != REPEATABLE,
+    )
+
+
+def _dead(letter: tuple[Any, ...]) -> SpooledRecord:
+    number, _, lane, state, reason, message, died, body = letter
+    return SpooledRecord(
+        id=number,
+        state="dead",
+        kind=_kind(lane),
+        payload=_payload(body),
+        is_once_only=state != REPEATABLE,
+        reason=reason,
+        message=message,
+        died=died,
+    )
+
+
+def _chunks(found: Iterable[tuple[int, int]]) -> Iterator[list[int]]:
+    """Numbers in portions that are bounded in rows and in bytes."""
+    chunk: list[int] = []
+    total = 0
+    for number, size in found:
+        if chunk and (len(chunk) >= ROWS_AT_ONCE or total + size > _BYTES_AT_ONCE):
+            yield chunk
+            chunk, total = [], 0
+        chunk.append(number)
+        total += size
+    if chunk:
+        yield chunk
+
+
+def _put_back(db: Visit, ids: list[int]) -> int:
+    """Move dead letters to what waits. Within a transaction."""
+    # What was there before this lock may be gone.
+    letters = db.letters(ids)
+    heirs: dict[bytes, int] = {}
+    for _, project, *_ in letters:
+        if project not in heirs:
+            # Whoever takes an owner over counts once what is there: each portion has its own.
+            heirs[project] = db.add_owner(project, real_runtime().wall())
+    rows = [
+        (first_of(heirs[project], lane) + at, REPEATABLE if state == REPEATABLE else ONCE, body)
+        for at, (_, project, lane, state, *_, body) in enumerate(letters, start=1)
+    ]
+    db.remove("dead", ids)
+    db.insert(rows)
+    return len(rows)
+
+
+def _remove(db: Visit, table: str, found: Iterable[tuple[int, int]]) -> int:
+    count = 0
+    for chunk in _chunks(found):
+        with db.transaction():
+            count += db.remove(table, chunk)
+        breathe()
+    return count
+
+
+def _remove_all(db: Visit, owner: int) -> int:
+    count = 0
+    while True:
+        with db.transaction():
+            removed = db.remove_first(first_of(owner, 0), first_of(owner + 1, 0))
+        if not removed:
+            return count
+        count += removed
+        breathe()
+
+
+def _of_person(db: Visit, table: str, distinct_id: str) -> list[tuple[int, int]]:
+    # The same encoder has written the bodies, so that the id stands in them as it does here.
+    text = orjson.dumps(distinct_id.removeprefix(_DEVICE))[1:-1]
+    return [(number, len(body)) for number, body in db.candidates(table, text) if _names(body, distinct_id)]
+
+
+def _names(body: bytes, distinct_id: str) -> bool:
+    payload = _payload(body)
+    if payload is None:
+        # It cannot be read, and it holds the id.
+        return True
+    properties = payload.get("properties")
+    if not isinstance(properties, dict):
+        return bool(payload.get("$distinct_id") == distinct_id)
+    found = {value for name in _PERSON if isinstance(value := properties.get(name), str)}
+    if isinstance(device := properties.get("$device_id"), str):
+        found.add(_DEVICE + device)
+    merged = properties.get("$distinct_ids")
+    return distinct_id in found or (isinstance(merged, list) and distinct_id in merged)
+
+
+def _write(found: Iterable[SpooledRecord], file: BinaryIO) -> int:
+    count = 0
+    for record in found:
+        file.write(orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE))
+        count += 1
+    return count
