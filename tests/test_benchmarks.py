@@ -48,7 +48,7 @@ def test_another_interpreter_runs_the_burst_or_is_said_to_lack_the_package(tmp_p
 
 @pytest.mark.parametrize(
     ("section", "rows"),
-    [("paced", 2), ("growth", 4), ("identity", 3), ("backfill", 2), ("first-use", 4), ("spool", 2), ("start", 1)],
+    [("paced", 2), ("growth", 4), ("identity", 3), ("backfill", 2), ("first-use", 4), ("spool", 2), ("start", 2)],
 )
 def test_each_section_measures_what_it_names(section: str, rows: int, tmp_path: Path) -> None:
     made, printed = run(tmp_path, section, "--events", "10")

@@ -47,8 +47,7 @@ async def _measured(origin: str, path: str, events: int, callers: int, rate: int
         if rate:
             tasks = []
             for number in range(events):
-                while time.perf_counter() - began < number / rate:
-                    await asyncio.sleep(0.0005)
+                await asyncio.sleep(max(0.0, began + number / rate - time.perf_counter()))
                 tasks.append(asyncio.create_task(one(number)))
             await asyncio.gather(*tasks)
         else:
