@@ -1,77 +1,70 @@
-"""`python -m benchmarks`: every subject in fresh processes, rounds interleaved, one table at the end.
+"""`python -m benchmarks`: every section, one table at the end, a file of results and a chart.
 
-What is counted is the CPU time of the sending process, all its threads, from the first call to the end of delivery:
-importing a library, making its client and opening it come before. "Net of the harness" means minus the same loop around
-a coroutine that does nothing.
+What is counted is CPU time of the sending process, all its threads, wherever that says more than the clock on the wall:
+it holds on a busy machine, too. "Net of the harness" means minus the same loop around a coroutine that does nothing.
+Nothing here passes or fails by time; the exit status says whether every event was delivered.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
 import sys
-import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
 from pathlib import Path
 
-from .report import Run, complete, machine, ratios, summarise, table
-from .subjects import SUBJECTS, installed
+from .bench import opened
+from .burst import burst
+from .chart import chart
+from .report import Row, machine, results, table
+from .sections import backfill, emulator, first_use, growth, identity, paced, spool, start
 
-
-@contextmanager
-def sink(variables: dict[str, str]) -> Iterator[str]:
-    """The origin of the server that all subjects talk to."""
-    command = [sys.executable, "-m", "benchmarks.sink"]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=variables, text=True) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        try:
-            yield f"http://127.0.0.1:{int(process.stdout.readline())}"
-        finally:
-            process.stdin.close()
-
-
-def _run(name: str, origin: str, events: int, variables: dict[str, str]) -> Run:
-    command = [sys.executable, "-m", "benchmarks.child", name, origin, str(events)]
-    child = subprocess.run(command, env=variables, stdout=subprocess.PIPE, text=True, check=True)
-    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(f"{origin}/take") as reply:
-        counts = json.load(reply)
-    return Run(**json.loads(child.stdout), **counts)
-
-
-def environment() -> dict[str, str]:
-    """This process's environment without proxies, which would come between the subjects and the server."""
-    variables = {key: value for key, value in os.environ.items() if not key.lower().endswith("_proxy")}
-    root = str(Path(__file__).resolve().parent.parent)
-    variables["PYTHONPATH"] = os.pathsep.join(filter(None, (root, variables.get("PYTHONPATH"))))
-    return variables
+SECTIONS = {
+    "burst": burst,
+    "paced": paced,
+    "growth": growth,
+    "identity": identity,
+    "backfill": backfill,
+    "first-use": first_use,
+    "spool": spool,
+    "start": start,
+    "emulator": emulator,
+}
 
 
 def main() -> int:
-    """Measure, print, and say by the exit status whether every subject delivered every event."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="What one tracked event costs.")
-    parser.add_argument("--events", type=int, default=40_000, help="events in each run (default: 40000)")
+    """Measure, print, write, and say by the exit status whether every event arrived."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="What mixpanel-async costs.")
+    parser.add_argument("sections", nargs="*", metavar="SECTION", help=f"of {', '.join(SECTIONS)} (default: all)")
+    parser.add_argument("--events", type=int, default=40_000, help="events in a burst (default: 40000)")
     parser.add_argument("--rounds", type=int, default=5, help="runs of each subject (default: 5)")
+    parser.add_argument(
+        "--python", action="append", default=[], metavar="PATH",
+        help="an interpreter that the burst is run with, too, if it can import the package; may be repeated",
+    )  # fmt: skip
+    parser.add_argument(
+        "--output", type=Path, metavar="FOLDER", help="where results.json and chart.svg go (default: beside the code)"
+    )
     options = parser.parse_args()
+    if unknown := set(options.sections) - set(SECTIONS):
+        parser.error(f"there is no section {', '.join(sorted(unknown))}")
+    if options.events < 1 or options.rounds < 1:
+        parser.error("--events and --rounds must be at least 1")
 
-    names = [name for name in SUBJECTS if installed(name)]
-    runs: dict[str, list[Run]] = {name: [] for name in names}
-    variables = environment()
-    with sink(variables) as origin:
-        for turn in range(options.rounds):
-            print(f"round {turn + 1} of {options.rounds}", file=sys.stderr, flush=True)
-            for name in names:
-                runs[name].append(_run(name, origin, options.events, variables))
-
-    harness = runs.pop("harness")
-    rows = {name: summarise(name, measured, harness, options.events) for name, measured in runs.items()}
-    print(*machine(), sep="\n")
-    print(f"{options.events:,} events, medians of {options.rounds} rounds (spread: from the lowest to the highest)\n")
-    print(*table(rows, options.events), "", *ratios(rows), sep="\n")
-    return 0 if all(complete(row, options.events) for row in rows.values()) else 1
+    rows: list[Row] = []
+    with opened(options.events, options.rounds, tuple(options.python)) as bench:
+        for name in options.sections or SECTIONS:
+            began = time.monotonic()
+            rows += SECTIONS[name](bench)
+            print(f"{name}: {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
+    print(*machine(), f"{options.events:,} events, medians of {options.rounds} rounds", "", *table(rows), sep="\n")
+    # A part is no run of the benchmarks: it takes the place of nothing, unless it is told where to go.
+    folder = options.output if options.output or options.sections else Path(__file__).resolve().parent
+    if folder is not None:
+        content = results(rows, options.events, options.rounds)
+        (folder / "results.json").write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", "utf-8")
+        (folder / "chart.svg").write_text(chart(rows), "utf-8")
+    return 0 if all(row.figures.get("complete", True) for row in rows) else 1
 
 
 if __name__ == "__main__":

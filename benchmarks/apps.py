@@ -23,7 +23,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Final
 
-from .__main__ import environment, sink
+from .bench import environment, sink
 from .report import machine
 
 VARIANTS: Final = {

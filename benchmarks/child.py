@@ -1,16 +1,15 @@
-"""One measurement in a process of its own: `python -m benchmarks.child SUBJECT ORIGIN EVENTS` prints one JSON line."""
+"""One measurement in a process of its own: `python -m benchmarks.child SECTION ARGUMENTS` prints one JSON object.
+
+The arguments are those of the section's `measure`, as a JSON object.
+"""
 
 from __future__ import annotations
 
-import asyncio
+import importlib
 import json
 import re
 import sys
-import time
 from pathlib import Path
-
-from .event import NAME, distinct_id, properties
-from .subjects import SUBJECTS
 
 
 def peak_bytes() -> int:
@@ -27,17 +26,6 @@ def peak_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-async def measure(name: str, origin: str, events: int) -> dict[str, float]:
-    """Track `events` events and close; seconds of CPU (all threads) and of wall time, and bytes at the peak."""
-    async with SUBJECTS[name](origin, events) as subject:
-        track = subject.track
-        cpu, wall = time.process_time(), time.perf_counter()
-        for number in range(events):
-            await track(distinct_id(number), NAME, properties(number))
-        await subject.close()
-        cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
-    return {"cpu": cpu, "wall": wall, "peak": float(peak_bytes())}
-
-
 if __name__ == "__main__":
-    print(json.dumps(asyncio.run(measure(sys.argv[1], sys.argv[2], int(sys.argv[3])))))
+    section = importlib.import_module(f"benchmarks.inside.{sys.argv[1]}")
+    print(json.dumps(section.measure(**json.loads(sys.argv[2]))))

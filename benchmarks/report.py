@@ -1,71 +1,43 @@
-"""From the raw runs to the table that is printed."""
+"""From the figures to the table that is printed, which is Markdown, and to the file of results."""
 
 from __future__ import annotations
 
 import os
 import platform
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from statistics import median
-from typing import Final
+from typing import Any, Final
 
-TITLES: Final = {
-    "floor": "floor (orjson, gzip, socket)",
-    "mixpanel_async": "mixpanel-async",
-    "official": "mixpanel BufferedConsumer",
-    "posthog": "posthog AsyncPosthog",
-}
-_PACKAGES: Final = ("mixpanel-async", "httpx", "anyio", "orjson", "isal", "mixpanel", "requests", "posthog")
+_PACKAGES: Final = (
+    "mixpanel-async", "httpx", "anyio", "orjson", "isal", "uvloop", "mixpanel", "requests", "posthog",
+)  # fmt: skip
+_HEAD: Final = ("", "measured", "ratio", "wanted", "met")
 
 
-@dataclass(frozen=True)
-class Run:
-    """One subject measured once; times in seconds, and what the server says it was sent."""
-
-    cpu: float
-    wall: float
-    peak: float
-    requests: int
-    events: int
-    distinct: int
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Row:
-    """One subject over all rounds: medians, and the counts of its worst round."""
+    """One line of the table.
 
+    Args:
+        section: where it belongs.
+        name: what was measured.
+        measured: the figures, in words.
+        ratio: what the project's bar is about, in words; empty if there is nothing to compare with.
+        wanted: the bar, in words; empty if there is none.
+        met: whether it was met; None if there is none.
+        figures: the same as plain numbers.
+    """
+
+    section: str
     name: str
-    cpu_us: float
-    spread_us: float
-    events_per_second: float
-    peak_mb: float
-    requests: int
-    most: int
-    distinct: int
-
-
-def summarise(name: str, runs: Sequence[Run], harness: Sequence[Run], events: int) -> Row:
-    """Medians of all rounds, the CPU net of the harness."""
-    base = median(run.cpu for run in harness)
-    net = [(run.cpu - base) / events * 1e6 for run in runs]
-    return Row(
-        name=name,
-        cpu_us=median(net),
-        spread_us=max(net) - min(net),
-        events_per_second=events / median(run.wall for run in runs),
-        peak_mb=median(run.peak for run in runs) / 1e6,
-        requests=max(run.requests for run in runs),
-        most=max(run.events for run in runs),
-        distinct=min(run.distinct for run in runs),
-    )
-
-
-def complete(row: Row, events: int) -> bool:
-    """Whether every event arrived in every round; one that arrived twice is shown, but no failure."""
-    return row.distinct == events
+    measured: str
+    ratio: str = ""
+    wanted: str = ""
+    met: bool | None = None
+    figures: dict[str, Any] = field(default_factory=dict)
 
 
 def machine() -> Iterator[str]:
@@ -75,35 +47,38 @@ def machine() -> Iterator[str]:
     yield ", ".join(f"{name} {found}" for name in _PACKAGES if (found := _version(name)))
 
 
-def table(rows: Mapping[str, Row], events: int) -> Iterator[str]:
-    """The rows side by side, each with its ratio to the floor."""
-    yield f"{'':30}{'CPU/event':>10}{'spread':>8}{'x floor':>9}{'events/s':>10}{'peak':>8}  delivered"
-    floor = rows["floor"].cpu_us
-    for name, title in TITLES.items():
-        row = rows.get(name)
-        if row is None:
-            yield f"{title:30}not installed"
-            continue
-        yield (
-            f"{title:30}{row.cpu_us:7.2f} us{row.spread_us:8.2f}{row.cpu_us / floor:9.2f}"
-            f"{row.events_per_second:10,.0f}{row.peak_mb:5.0f} MB  {_delivered(row, events)}"
-        )
+def table(rows: Sequence[Row]) -> Iterator[str]:
+    """The rows as a Markdown table whose columns are also in line as plain text."""
+    lines = [_HEAD, *((*_first(row), row.ratio, row.wanted, _met(row)) for row in rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(_HEAD))]
+    for number, line in enumerate(lines):
+        yield "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |"
+        if not number:
+            yield "| " + " | ".join("-" * max(3, width) for width in widths) + " |"
 
 
-def ratios(rows: Mapping[str, Row]) -> Iterator[str]:
-    """The comparisons that the project sets itself bars for."""
-    ours = rows["mixpanel_async"]
-    yield f"mixpanel-async / floor: {ours.cpu_us / rows['floor'].cpu_us:.2f} times the CPU"
-    for name in ("official", "posthog"):
-        if name in rows:
-            yield f"{TITLES[name]} / mixpanel-async: {rows[name].cpu_us / ours.cpu_us:.1f} times the CPU"
+def results(rows: Sequence[Row], events: int, rounds: int) -> dict[str, Any]:
+    """What goes to the file of results."""
+    return {
+        "machine": list(machine()),
+        "events": events,
+        "rounds": rounds,
+        "rows": [
+            {
+                "section": row.section, "name": row.name, "measured": row.measured, "ratio": row.ratio,
+                "wanted": row.wanted, "met": row.met, **row.figures,
+            }
+            for row in rows
+        ],
+    }  # fmt: skip
 
 
-def _delivered(row: Row, events: int) -> str:
-    text = f"{row.distinct:,} of {events:,} in {row.requests:,} requests"
-    if row.most > row.distinct:
-        text += f", {row.most - row.distinct:,} of them twice"
-    return text
+def _first(row: Row) -> tuple[str, str]:
+    return f"{row.section}: {row.name}", row.measured
+
+
+def _met(row: Row) -> str:
+    return "" if row.met is None else "yes" if row.met else "no"
 
 
 def _version(name: str) -> str | None:

@@ -1,8 +1,8 @@
 """The server that all subjects talk to: it keeps what it is sent and says yes in the form each client expects.
 
 Bodies are only decoded and counted when `/take` asks for it, after the measurement, so that the server stays far from
-being what is measured. Run as `python -m benchmarks.sink`: it prints its port and serves until its standard input
-closes.
+being what is measured. `/delay?N` makes it take N milliseconds for each answer. Run as `python -m benchmarks.sink`: it
+prints its port and serves until its standard input closes.
 """
 
 from __future__ import annotations
@@ -10,9 +10,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gzip
+import json
 import re
 import sys
 import urllib.parse
+import urllib.request
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -25,8 +27,17 @@ _FORM: Final = re.compile(rb"\r\ncontent-type: *application/x-www-form-urlencode
 # The success that each client's own code looks for; Mixpanel's is that of /track with verbose=1.
 _SUCCESS: Final = {
     b"/track": b'{"error":null,"status":1}',
+    b"/import": b'{"code":200,"status":"OK"}',
     b"/batch/": b'{"status":"Ok"}',
 }
+_TLS_HANDSHAKE: Final = 0x16
+
+
+def ask(origin: str, path: str) -> dict[str, int]:
+    """What the sink answers to `/take` or `/delay?N`."""
+    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(origin + path) as reply:
+        counts: dict[str, int] = json.load(reply)
+    return counts
 
 
 @dataclass
@@ -34,25 +45,36 @@ class Received:
     """The requests since the last `/take`: head and body of each, as they came."""
 
     requests: list[tuple[bytes, bytes]] = field(default_factory=list)
+    connections: int = 0
+    """How many came with their first request since then."""
+    delay: float = 0.0
+    """Seconds that each answer takes."""
 
     def take(self) -> bytes:
         """Count what came, forget it, and give the counts as JSON."""
         ids: set[str] = set()
-        events = 0
-        for head, body in self.requests:
-            for record in _records(head, body):
+        events = size = 0
+        for head, packed in self.requests:
+            body = _plain(head, packed)
+            size += len(body)
+            for record in _records(body):
                 events += 1
-                ids.add(record.get("uuid") or record["properties"]["$insert_id"])
-        counts = {"requests": len(self.requests), "events": events, "distinct": len(ids)}
+                # An identity verb has an id only with some clients, and an event always.
+                ids.add(record.get("uuid") or record["properties"].get("$insert_id") or str(events))
+        counts = {"requests": len(self.requests), "events": events, "distinct": len(ids), "bytes": size}
+        counts["connections"] = self.connections
         self.requests.clear()
+        self.connections = 0
         return orjson.dumps(counts)
 
 
-def _records(head: bytes, body: bytes) -> list[dict[str, Any]]:
+def _plain(head: bytes, body: bytes) -> bytes:
     if _ENCODED.search(head):
         body = gzip.decompress(body)
-    if _FORM.search(head):
-        body = urllib.parse.parse_qs(body.decode())["data"][0].encode()
+    return urllib.parse.parse_qs(body.decode())["data"][0].encode() if _FORM.search(head) else body
+
+
+def _records(body: bytes) -> list[dict[str, Any]]:
     content = orjson.loads(body)
     if isinstance(content, dict):
         content = content.get("batch", [content])
@@ -67,6 +89,7 @@ class SinkProtocol(asyncio.Protocol):
         self._buffer = bytearray()
         self._head = b""
         self._missing = 0
+        self._is_counted = False
         self._transport: asyncio.WriteTransport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -74,6 +97,9 @@ class SinkProtocol(asyncio.Protocol):
         self._transport = transport
 
     def data_received(self, data: bytes) -> None:
+        if data[0] == _TLS_HANDSHAKE and not self._is_counted:
+            self._transport.close()
+            return
         self._buffer += data
         while self._read_head() and len(self._buffer) >= self._missing:
             body = bytes(self._buffer[: self._missing])
@@ -93,18 +119,28 @@ class SinkProtocol(asyncio.Protocol):
         return True
 
     def _answer(self, head: bytes, body: bytes) -> None:
-        path = head.split(b" ", 2)[1].partition(b"?")[0]
-        status, content = b"200 OK", _SUCCESS.get(path, b"")
+        path, _, query = head.split(b" ", 2)[1].partition(b"?")
+        status, content, delay = b"200 OK", _SUCCESS.get(path, b"{}"), 0.0
         if path == b"/take":
             content = self._received.take()
-        elif content:
+        elif path == b"/delay":
+            self._received.delay = int(query) / 1000
+        elif path in _SUCCESS:
             self._received.requests.append((head, body))
+            self._received.connections += not self._is_counted
+            self._is_counted = True
+            delay = self._received.delay
         else:
             status = b"404 Not Found"
-        self._transport.write(
-            b"HTTP/1.1 %b\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b"
-            % (status, len(content), content)
+        answer = b"HTTP/1.1 %b\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b" % (
+            status,
+            len(content),
+            content,
         )
+        if delay:
+            asyncio.get_running_loop().call_later(delay, self._transport.write, answer)
+        else:
+            self._transport.write(answer)
 
 
 async def _serve() -> None:

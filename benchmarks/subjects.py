@@ -169,6 +169,6 @@ SUBJECTS: Final[Mapping[str, Callable[[str, int], Any]]] = {
 
 
 def installed(name: str) -> bool:
-    """Whether the library behind a subject is there to be measured."""
-    module = {"official": "mixpanel", "posthog": "posthog"}.get(name)
+    """Whether the library behind a subject, or `uvloop`, is there to be measured."""
+    module = {"official": "mixpanel", "posthog": "posthog", "uvloop": "uvloop"}.get(name)
     return module is None or importlib.util.find_spec(module) is not None

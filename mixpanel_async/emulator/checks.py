@@ -28,7 +28,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, TypeGuard
 
@@ -74,16 +74,17 @@ def is_number(value: object) -> TypeGuard[float]:
 def encode(properties: object) -> bytes | Problem:
     """Compact JSON of what is to be stored, or why it cannot be."""
     try:
-        payload = orjson.dumps(properties)
+        payload = orjson.dumps(properties, option=orjson.OPT_APPEND_NEWLINE)
     except orjson.JSONEncodeError:
         path = _damaged_text(properties)
         if path is None:
             return Problem("properties", "'properties' is invalid: nested too deeply, or a number out of range")
         return Problem(path, f"{path} is invalid: string should be valid utf8")
-    if len(payload) >= MAX_EVENT_BYTES:
+    if len(payload) > MAX_EVENT_BYTES:
         return Problem("", f"record exceeds max size of {MAX_EVENT_BYTES} bytes")
-    # What orjson 3.13 returns holds on to its working buffer of 4 KiB; a copy takes what it weighs.
-    return bytes(memoryview(payload))
+    # What orjson 3.13 returns holds on to its working buffer of 4 KiB; a slice, here without the newline that is there
+    # to be cut off, takes what it weighs.
+    return payload[:-1]
 
 
 def check_shape(event: Any) -> Problem | None:
@@ -124,7 +125,8 @@ def check_import(event: Any, now_ms: int, *, simplified: bool, strict: bool) -> 
     if len(properties) > MAX_PROPERTIES:
         return Problem("properties", f"'properties' is invalid: must have at most {MAX_PROPERTIES} keys")
     for key, value in properties.items():
-        if type(value) in {dict, list}:
+        kind = type(value)
+        if (kind is list or kind is dict) and not _is_flat(value):
             problem = _nested_problem(f"properties.{key}", value, 1)
             if problem is not None:
                 return problem
@@ -216,6 +218,12 @@ def _insert_id_problem(properties: dict[str, Any], *, required: bool) -> Problem
     return None
 
 
+def _is_flat(value: dict[str, Any] | list[Any]) -> bool:
+    """Whether a list or an object is short and holds no other: the usual case, for which no path need be written."""
+    kinds = set(map(type, value.values() if type(value) is dict else value))
+    return len(value) <= MAX_PROPERTIES and dict not in kinds and list not in kinds
+
+
 def _nested_problem(path: str, value: Any, depth: int) -> Problem | None:
     if depth > MAX_DEPTH:
         return Problem(path, f"'{path}' is invalid: nested more than {MAX_DEPTH} levels deep")
@@ -237,12 +245,12 @@ def _cut(event: dict[str, Any]) -> None:
     properties = event["properties"]
     for key, value in properties.items():
         kind = type(value)
-        if (
-            (kind is str and len(value) > MAX_TEXT and key not in _WHOLE)
-            or kind is list
-            or kind is dict
-            or len(key) > MAX_TEXT
-        ):
+        if kind is str:
+            if len(value) > MAX_TEXT and key not in _WHOLE:
+                break
+        elif (kind is list or kind is dict) and _has_long_text(value, 1):
+            break
+        if len(key) > MAX_TEXT:
             break
     else:
         return
@@ -250,6 +258,25 @@ def _cut(event: dict[str, Any]) -> None:
         key[:MAX_TEXT]: value if key in _WHOLE or key == "$distinct_ids" else cut_text(value, 1)
         for key, value in properties.items()
     }
+
+
+def _has_long_text(value: dict[str, Any] | list[Any], depth: int) -> bool:
+    """Whether `cut_text` would change a list or an object. `depth` is its own, counted from 1."""
+    if depth > MAX_DEPTH:
+        return False
+    items: Iterable[Any] = value
+    if type(value) is dict:
+        if any(len(key) > MAX_TEXT for key in value):
+            return True
+        items = value.values()
+    for item in items:
+        kind = type(item)
+        if kind is str:
+            if len(item) > MAX_TEXT:
+                return True
+        elif (kind is list or kind is dict) and _has_long_text(item, depth + 1):
+            return True
+    return False
 
 
 def cut_text(value: Any, depth: int) -> Any:

@@ -310,14 +310,15 @@ class SimplifiedIdentities:
         return ignored(f"{verb} has no effect in a project with Simplified ID Merge")
 
     def place(self, properties: dict[str, Any]) -> tuple[str, str | None]:
-        device, user = _usable(properties.get("$device_id")), _usable(properties.get("$user_id"))
-        device = device.removeprefix(DEVICE_PREFIX)
-        if user.startswith(DEVICE_PREFIX):
-            device, user = device or user.removeprefix(DEVICE_PREFIX), ""
-        if user:
-            return user, DEVICE_PREFIX + device if device else None
-        if device:
-            return DEVICE_PREFIX + device, None
+        if "$device_id" in properties or "$user_id" in properties:
+            device, user = _usable(properties.get("$device_id")), _usable(properties.get("$user_id"))
+            device = device.removeprefix(DEVICE_PREFIX)
+            if user.startswith(DEVICE_PREFIX):
+                device, user = device or user.removeprefix(DEVICE_PREFIX), ""
+            if user:
+                return user, DEVICE_PREFIX + device if device else None
+            if device:
+                return DEVICE_PREFIX + device, None
         sent = as_id(properties.get("distinct_id"))
         if sent.startswith(DEVICE_PREFIX):
             properties["$device_id"] = sent.removeprefix(DEVICE_PREFIX)

@@ -208,7 +208,8 @@ class Project:
         self._bytes += len(row[2])
         if self._ledger is not None:
             self._ledger.rows.append(row)
-        self._trim()
+        if self._bytes > self._max_bytes or len(self.rows) > self._max_events:
+            self._trim()
 
     def _trim(self) -> None:
         while len(self.rows) > self._max_events or self._bytes > self._max_bytes:

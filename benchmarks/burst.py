@@ -1,0 +1,161 @@
+"""The burst: all events at once through every subject, rounds interleaved, each in a fresh process."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Final
+
+from .bench import Bench
+from .report import Row
+from .subjects import SUBJECTS, installed
+
+TITLES: Final = {
+    "floor": "floor (orjson, gzip, socket)",
+    "mixpanel_async": "mixpanel-async",
+    "official": "mixpanel BufferedConsumer",
+    "posthog": "posthog AsyncPosthog",
+}
+_OURS: Final = ("harness", "floor", "mixpanel_async")
+_EVENT_BYTES: Final = 420
+_MOST_OF_FLOOR: Final = 1.5
+_MOST_OF_MEMORY: Final = 1.3
+_ABOUT: Final = "import platform, mixpanel_async; print(platform.python_implementation(), platform.python_version())"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One subject measured once; times in seconds, and what the server says it was sent."""
+
+    cpu: float
+    wall: float
+    peak: float
+    requests: int
+    events: int
+    distinct: int
+
+
+@dataclass(frozen=True)
+class Summary:
+    """One subject over all rounds: medians, and the counts of its worst round."""
+
+    cpu_us: float
+    spread_us: float
+    events_per_second: float
+    peak_mb: float
+    requests: int
+    most: int
+    distinct: int
+
+
+def summarise(runs: Sequence[Run], harness: Sequence[Run], events: int) -> Summary:
+    """Medians of all rounds, the CPU net of the harness."""
+    base = median(run.cpu for run in harness)
+    net = [(run.cpu - base) / events * 1e6 for run in runs]
+    return Summary(
+        cpu_us=median(net),
+        spread_us=max(net) - min(net),
+        events_per_second=events / median(run.wall for run in runs),
+        peak_mb=median(run.peak for run in runs) / 1e6,
+        requests=max(run.requests for run in runs),
+        most=max(run.events for run in runs),
+        distinct=min(run.distinct for run in runs),
+    )
+
+
+def burst(bench: Bench) -> Iterator[Row]:
+    """CPU and memory of every subject; of ours again on uvloop and in other interpreters."""
+    names = [name for name in SUBJECTS if installed(name)]
+    others: list[tuple[str, str, str]] = []
+    if installed("uvloop"):
+        others.append(("on uvloop", sys.executable, "uvloop"))
+    for python in bench.pythons:
+        about = _about(bench, python)
+        if about is None:
+            yield Row(section="burst", name=f"mixpanel-async with {python}", measured="cannot be imported there")
+        else:
+            others.append((f"on {about}", python, "asyncio"))
+    runs: dict[tuple[str, str], list[Run]] = {}
+    for turn in range(bench.rounds):
+        print(f"burst: round {turn + 1} of {bench.rounds}", file=sys.stderr, flush=True)
+        for name in names:
+            runs.setdefault(("", name), []).append(_run(bench, name, sys.executable, "asyncio"))
+        for title, python, loop in others:
+            for name in _OURS:
+                runs.setdefault((title, name), []).append(_run(bench, name, python, loop))
+    yield from _rows("", runs, bench.events)
+    for title, _, _ in others:
+        yield from _rows(title, runs, bench.events)
+
+
+def _rows(title: str, runs: Mapping[tuple[str, str], list[Run]], events: int) -> Iterator[Row]:
+    """The subjects beside the floor of their own interpreter."""
+    harness = runs[title, "harness"]
+    floor = summarise(runs[title, "floor"], harness, events)
+    for name, words in TITLES.items():
+        if (title, name) not in runs:
+            if not title:
+                yield Row(section="burst", name=words, measured="not installed")
+            continue
+        if title and name == "floor":
+            continue
+        summary = summarise(runs[title, name], harness, events)
+        is_ours = name == "mixpanel_async"
+        times = summary.cpu_us / floor.cpu_us
+        yield Row(
+            section="burst",
+            name=f"{words} {title}".strip(),
+            measured=f"{summary.cpu_us:.2f} us of CPU an event (spread {summary.spread_us:.2f}), "
+            f"{summary.events_per_second:,.0f}/s, {_delivered(summary, events)}",
+            ratio=f"{times:.2f} x floor",
+            wanted=f"<= {_MOST_OF_FLOOR}" if is_ours else "",
+            met=times <= _MOST_OF_FLOOR if is_ours else None,
+            figures={
+                "cpu_us": summary.cpu_us, "spread_us": summary.spread_us, "times_floor": times,
+                "floor_us": floor.cpu_us, "events_per_second": summary.events_per_second, "peak_mb": summary.peak_mb,
+                "requests": summary.requests, "delivered": summary.distinct,
+                "duplicates": summary.most - summary.distinct, "complete": summary.distinct == events,
+            },
+        )  # fmt: skip
+        if not title:
+            yield _memory(words, summary, floor, events, is_ours=is_ours)
+
+
+def _memory(words: str, summary: Summary, floor: Summary, events: int, *, is_ours: bool) -> Row:
+    """The peak; what of it is the queue that was asked for is no cost of ours."""
+    queue_mb = events * _EVENT_BYTES / 1e6
+    times = (summary.peak_mb - queue_mb * is_ours) / floor.peak_mb
+    return Row(
+        section="memory",
+        name=words,
+        measured=f"{summary.peak_mb:.0f} MB at the peak" + f", a queue of {queue_mb:.0f} MB" * is_ours,
+        ratio=f"{times:.2f} x floor" + ", net of the queue" * is_ours,
+        wanted=f"<= {_MOST_OF_MEMORY}" if is_ours else "",
+        met=times <= _MOST_OF_MEMORY if is_ours else None,
+        figures={"peak_mb": summary.peak_mb, "queue_mb": queue_mb * is_ours, "times_floor": times},
+    )
+
+
+def _run(bench: Bench, name: str, python: str, loop: str) -> Run:
+    figures = bench.child("burst", python, subject=name, origin=bench.origin, events=bench.events, loop=loop)
+    counts = bench.take()
+    return Run(**figures, requests=counts["requests"], events=counts["events"], distinct=counts["distinct"])
+
+
+def _about(bench: Bench, python: str) -> str | None:
+    command = [python, "-c", _ABOUT]
+    try:
+        done = subprocess.run(command, env=bench.environment, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()
+
+
+def _delivered(summary: Summary, events: int) -> str:
+    text = f"{summary.distinct:,} of {events:,} in {summary.requests:,} requests"
+    if summary.most > summary.distinct:
+        text += f", {summary.most - summary.distinct:,} of them twice"
+    return text

@@ -1,0 +1,26 @@
+"""A subject that is given all events at once, and closed."""
+
+from __future__ import annotations
+
+import time
+
+from ..child import peak_bytes
+from ..event import NAME, distinct_id, properties
+from ..subjects import SUBJECTS
+from .loops import run
+
+
+def measure(subject: str, origin: str, events: int, loop: str = "asyncio") -> dict[str, float]:
+    """Seconds of CPU (all threads) and of wall time, and bytes at the peak."""
+    return run(_measured(subject, origin, events), loop=loop)
+
+
+async def _measured(name: str, origin: str, events: int) -> dict[str, float]:
+    async with SUBJECTS[name](origin, events) as subject:
+        track = subject.track
+        cpu, wall = time.process_time(), time.perf_counter()
+        for number in range(events):
+            await track(distinct_id(number), NAME, properties(number))
+        await subject.close()
+        cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
+    return {"cpu": cpu, "wall": wall, "peak": float(peak_bytes())}

@@ -1,0 +1,91 @@
+"""What one event costs as something around it grows."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from ..event import NAME, TOKEN, distinct_id, properties
+from ..sink import ask
+from .loops import run
+
+Track = Callable[[str, str, dict[str, Any]], Awaitable[object]]
+
+
+def measure(what: str, size: int, origin: str, events: int) -> dict[str, float]:
+    """Seconds of CPU net of the harness. What came before is forgotten at the server.
+
+    Args:
+        what: `events`, `properties`, `callers` or `clients`.
+        size: how many of them.
+        origin: the server.
+        events: how many events; with `events` it is `size`, as often as comes near it.
+    """
+    return run(_measured(what, size, origin, events))
+
+
+async def _measured(what: str, size: int, origin: str, events: int) -> dict[str, float]:
+    from mixpanel_async import AsyncMixpanel, BatchPolicy, Overflow
+
+    policy = BatchPolicy(wait_timeout=3600.0)
+    async with AsyncMixpanel(TOKEN, api_host=origin, batching=policy, overflow=Overflow.WAIT) as client:
+
+        async def nothing(distinct_id: str, event_name: str, properties: dict[str, Any]) -> None:
+            """Take the arguments."""
+
+        async def none(event_name: str, properties: dict[str, Any]) -> None:
+            """Take the arguments."""
+
+        for number in range(2_000):
+            await client.track(distinct_id(number), NAME, properties(number))
+        await client.flush()
+        ask(origin, "/take")
+        if what == "clients":
+            shared = {"plan": "pro"}
+            bound = [client.bind(distinct_id=distinct_id(number), properties=shared) for number in range(size)]
+            idle = await _cpu(lambda: _clients([none] * size, events))
+            busy = await _cpu(lambda: _clients([one.track for one in bound], events), client.flush)
+        else:
+            drive = {"events": _events, "properties": _properties, "callers": _callers}[what]
+            idle = await _cpu(lambda: drive(nothing, size, events, _none))
+            busy = await _cpu(lambda: drive(client.track, size, events, client.flush), client.flush)
+        return {"cpu": busy - idle}
+
+
+async def _none() -> None:
+    return None
+
+
+async def _cpu(*steps: Callable[[], Awaitable[object]]) -> float:
+    cpu = time.process_time()
+    for step in steps:
+        await step()
+    return time.process_time() - cpu
+
+
+async def _events(track: Track, size: int, events: int, flush: Callable[[], Awaitable[object]]) -> None:
+    for _ in range(max(1, events // size)):
+        for number in range(size):
+            await track(distinct_id(number), NAME, properties(number))
+        await flush()
+
+
+async def _properties(track: Track, size: int, events: int, _: object) -> None:
+    usual = {f"property_{index:03d}": f"the value of property {index:03d}" for index in range(size)}
+    for number in range(events):
+        await track(distinct_id(number), NAME, {**usual})
+
+
+async def _callers(track: Track, size: int, events: int, _: object) -> None:
+    async def caller(first: int) -> None:
+        for number in range(first, events, size):
+            await track(distinct_id(number), NAME, properties(number))
+
+    await asyncio.gather(*map(caller, range(size)))
+
+
+async def _clients(tracks: list[Callable[[str, dict[str, Any]], Awaitable[None]]], events: int) -> None:
+    for number in range(events):
+        await tracks[number % len(tracks)](NAME, properties(number))
