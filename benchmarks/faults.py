@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from .sink import Received, SinkProtocol, _records
+from .sink import Received, SinkProtocol, plain, records
 
 _TOKEN: Final = "fault-token-0123456789"
 _PORTAL: Final = b"<!DOCTYPE html><title>Sign in</title>"
@@ -79,7 +79,7 @@ class Plan:
 
     def store(self, head: bytes, body: bytes) -> None:
         """Take what a request holds."""
-        for record in _records(head, body):
+        for record in records(plain(head, body)):
             if "$add" in record:
                 self.added += record["$add"]["n"]
             else:
@@ -294,10 +294,10 @@ def table(names: list[str], limit: float) -> Iterator[str]:
                 yield f"| {scenario.title} | {TITLES[library]} | not installed | | | | |"
                 continue
             row = measure(library, name, limit)
-            over = "> " if row["end"] >= limit else ""
+            end = f"{'> ' if row['end'] >= limit else ''}{row['end']:.1f} s"
             yield (
                 f"| {scenario.title} | {TITLES[library]} | {row['missing']:.0f} of {scenario.events} "
-                f"| {row['silent']:.0f} | {row['twice']:.0f} | {row['stall'] * 1e3:,.0f} ms | {over}{row['end']:.1f} s |"
+                f"| {row['silent']:.0f} | {row['twice']:.0f} | {row['stall'] * 1e3:,.0f} ms | {end} |"
             )
 
 

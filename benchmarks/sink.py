@@ -55,9 +55,9 @@ class Received:
         ids: set[str] = set()
         events = size = 0
         for head, packed in self.requests:
-            body = _plain(head, packed)
+            body = plain(head, packed)
             size += len(body)
-            for record in _records(body):
+            for record in records(body):
                 events += 1
                 # An identity verb has an id only with some clients, and an event always.
                 ids.add(record.get("uuid") or record["properties"].get("$insert_id") or str(events))
@@ -68,13 +68,15 @@ class Received:
         return orjson.dumps(counts)
 
 
-def _plain(head: bytes, body: bytes) -> bytes:
+def plain(head: bytes, body: bytes) -> bytes:
+    """The JSON of a request, out of its compression and its form."""
     if _ENCODED.search(head):
         body = gzip.decompress(body)
     return urllib.parse.parse_qs(body.decode())["data"][0].encode() if _FORM.search(head) else body
 
 
-def _records(body: bytes) -> list[dict[str, Any]]:
+def records(body: bytes) -> list[dict[str, Any]]:
+    """What that JSON holds, however its sender wraps it."""
     content = orjson.loads(body)
     if isinstance(content, dict):
         content = content.get("batch", [content])

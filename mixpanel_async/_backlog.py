@@ -13,13 +13,10 @@ from math import ceil
 from typing import Final, NamedTuple
 
 from ._config import BatchPolicy
-from ._credentials import Secret
 from ._lanes import Barrier, Batch, Eviction, Lane, Loss
 from ._ledger import Ended, Ledger
-from ._records import DropReason, Kind
+from ._records import DropReason
 
-_MOST_LANES: Final = 50
-_ANY_SECRET: Final = Secret("")
 # What is held in memory of a backlog that is safe on disk: enough to keep every request busy while more is read.
 WINDOW_RECORDS: Final = 20_000
 WINDOW_BYTES: Final = 16 * 1024 * 1024
@@ -56,11 +53,8 @@ class Backlog(Ledger):
 
     def __init__(self, policy: BatchPolicy, spool: SpoolLimits | None) -> None:
         self.spool = spool
-        self.lanes: dict[tuple[Kind, Secret | None], Lane] = {}
-        # Those that hold records in memory, in the order in which they take their turn.
-        self.active: dict[Lane, None] = {}
         self._window = min(WINDOW_RECORDS, policy.max_pending_events), min(WINDOW_BYTES, policy.max_pending_bytes)
-        super().__init__(policy)
+        super().__init__(policy, one_secret=spool is not None)
 
     def forget_all(self) -> None:
         super().forget_all()
@@ -70,24 +64,6 @@ class Backlog(Ledger):
         self.disk_used = 0
         # The last commit failed, for want of room or otherwise.
         self.is_disk_full = self.is_disk_failing = False
-
-    def lane(self, kind: Kind, secret: Secret | None = None) -> Lane:
-        """The lane for this kind and authentication, made at its first use."""
-        # A spool keeps no secret: what waits there is signed with the last one that was given.
-        key = (kind, secret if self.spool is None or secret is None else _ANY_SECRET)
-        lane = self.lanes.get(key)
-        if lane is None:
-            if len(self.lanes) > _MOST_LANES:
-                # Secrets that are no longer in use would add up in a process that serves many projects.
-                self.lanes = {
-                    key: lane
-                    for key, lane in self.lanes.items()
-                    if lane.secret is None or lane.failures or lane in self.active
-                }
-            limit = self._policy.max_in_flight if kind in {Kind.EVENTS, Kind.IMPORTS} else 1
-            lane = self.lanes[key] = Lane(kind, secret, limit, self._policy.max_bytes)
-        lane.secret = secret
-        return lane
 
     def reset(self) -> None:
         """Forget every record and count: after a fork they are the parent's."""
@@ -100,10 +76,6 @@ class Backlog(Ledger):
             lane.forget_rows()
         self.forget_all()
 
-    @property
-    def in_flight(self) -> int:
-        return sum(len(lane.leased) + len(lane.alone) for lane in self.active)
-
     def is_full(self, size: int) -> bool:
         """Whether a record of this size has no room."""
         if self.spool is None:
@@ -114,25 +86,6 @@ class Backlog(Ledger):
         if spool.max_records is not None and self.pending >= spool.max_records:
             return True
         return self.unwritten_bytes + size > policy.max_pending_bytes or self._excess_bytes(size) > 0
-
-    @property
-    def spare(self) -> int:
-        """How many records more may be held."""
-        return self._policy.max_pending_events - self.pending
-
-    def extend(self, lane: Lane, items: list[bytes]) -> bool:
-        """Take records into the open batch of their lane, all of them or none. False if it has no place for them."""
-        batch, size = lane.open, sum(map(len, items))
-        if batch is None or self.is_full(size) or self.pending + len(items) > self._policy.max_pending_events:
-            return False
-        if batch.size + size + len(items) > lane.max_bytes or len(batch.items) + len(items) >= self._policy.max_events:
-            return False
-        self.accepted += len(items)
-        self.pending += len(items)
-        self.pending_bytes += size
-        batch.items.pack(items)
-        batch.size += size + len(items)
-        return True
 
     def could_fit(self, size: int) -> bool:
         """Whether a record of this size would have room in an empty queue."""

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from ._config import BatchPolicy
+from ._credentials import Secret
 from ._errors import FailedRecord
 from ._lanes import Batch, Lane, Loss
-from ._records import DROPPED, DropReason
+from ._records import DROPPED, DropReason, Kind
+
+_MOST_LANES: Final = 50
+_ANY_SECRET: Final = Secret("")
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,10 +30,15 @@ class Ledger:
 
     Args:
         policy: the bounds.
+        one_secret: records that different project secrets sign share a lane.
     """
 
-    def __init__(self, policy: BatchPolicy) -> None:
+    def __init__(self, policy: BatchPolicy, *, one_secret: bool = False) -> None:
         self._policy = policy
+        self._one_secret = one_secret
+        self.lanes: dict[tuple[Kind, Secret | None], Lane] = {}
+        # Those that hold records in memory, in the order in which they take their turn.
+        self.active: dict[Lane, None] = {}
         self.losses: dict[DropReason, int] = {}
         self.ended: list[Ended] = []
         """Rows that ended since the owner of this ledger last looked."""
@@ -43,6 +53,47 @@ class Ledger:
         self.crowded = False
         self.losses.clear()
         self.ended.clear()
+
+    def lane(self, kind: Kind, secret: Secret | None = None) -> Lane:
+        """The lane for this kind and authentication, made at its first use."""
+        # A spool keeps no secret: what waits there is signed with the last one that was given.
+        key = (kind, secret if not self._one_secret or secret is None else _ANY_SECRET)
+        lane = self.lanes.get(key)
+        if lane is None:
+            if len(self.lanes) > _MOST_LANES:
+                # Secrets that are no longer in use would add up in a process that serves many projects.
+                self.lanes = {
+                    key: lane
+                    for key, lane in self.lanes.items()
+                    if lane.secret is None or lane.failures or lane in self.active
+                }
+            limit = self._policy.max_in_flight if kind in {Kind.EVENTS, Kind.IMPORTS} else 1
+            lane = self.lanes[key] = Lane(kind, secret, limit, self._policy.max_bytes)
+        lane.secret = secret
+        return lane
+
+    @property
+    def in_flight(self) -> int:
+        return sum(len(lane.leased) + len(lane.alone) for lane in self.active)
+
+    @property
+    def spare(self) -> int:
+        """How many records more may be held."""
+        return self._policy.max_pending_events - self.pending
+
+    def extend(self, lane: Lane, items: list[bytes]) -> bool:
+        """Take records into the open batch of their lane, all of them or none. False if it has no place for them."""
+        batch, size = lane.open, sum(map(len, items))
+        if batch is None or self.is_full(size) or self.pending + len(items) > self._policy.max_pending_events:
+            return False
+        if batch.size + size + len(items) > lane.max_bytes or len(batch.items) + len(items) >= self._policy.max_events:
+            return False
+        self.accepted += len(items)
+        self.pending += len(items)
+        self.pending_bytes += size
+        batch.items.pack(items)
+        batch.size += size + len(items)
+        return True
 
     def take(self, size: int) -> None:
         """Charge a record."""

@@ -396,6 +396,5 @@ class Session:
 
 
 def _messages(loss: Loss) -> list[str]:
-    if len(loss.details) == len(loss.items):
-        return [detail.message for detail in loss.details]
-    return [loss.message] * len(loss.items)
+    named = len(loss.details) == len(loss.items)
+    return [detail.message for detail in loss.details] if named else [loss.message] * len(loss.items)
