@@ -294,10 +294,10 @@ def table(names: list[str], limit: float) -> Iterator[str]:
                 yield f"| {scenario.title} | {TITLES[library]} | not installed | | | | |"
                 continue
             row = measure(library, name, limit)
-            over = "> " if row["end"] >= limit else ""
+            end = f"{'> ' if row['end'] >= limit else ''}{row['end']:.1f} s"
             yield (
                 f"| {scenario.title} | {TITLES[library]} | {row['missing']:.0f} of {scenario.events} "
-                f"| {row['silent']:.0f} | {row['twice']:.0f} | {row['stall'] * 1e3:,.0f} ms | {over}{row['end']:.1f} s |"
+                f"| {row['silent']:.0f} | {row['twice']:.0f} | {row['stall'] * 1e3:,.0f} ms | {end} |"
             )
 
 
