@@ -41,7 +41,7 @@ OUTAGE = """
 import asyncio, json, re, sys, time
 from mixpanel_async import AsyncMixpanel, BatchPolicy, Overflow, SqliteSpool
 
-events, path = int(sys.argv[1]), sys.argv[2]
+events, path, cap = int(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 TEXT = "x" * 900
 up = False
 
@@ -66,7 +66,7 @@ async def main():
     server = await asyncio.get_running_loop().create_server(Protocol, "127.0.0.1", 0)
     origin = "http://127.0.0.1:%d" % server.sockets[0].getsockname()[1]
     spool = SqliteSpool(path) if path else None
-    batching = BatchPolicy() if spool is None else BatchPolicy(linger=0.1)
+    batching = BatchPolicy(max_pending_bytes=cap) if spool is None else BatchPolicy(linger=0.1)
     mp = AsyncMixpanel("token", api_host=origin, spool=spool, batching=batching, shutdown_timeout=60)
     await mp.start()
     for _ in range(2_000):
@@ -96,9 +96,13 @@ asyncio.run(main())
 """
 
 
-def _outage(events: int, path: str) -> dict[str, Any]:
-    command = [sys.executable, "-c", OUTAGE, str(events), path]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=1_500, check=False)
+MIB = 2**20
+CAP = BatchPolicy().max_pending_bytes
+
+
+def _outage(events: int, path: str, cap: int = CAP) -> dict[str, Any]:
+    command = [sys.executable, "-c", OUTAGE, str(events), path, str(cap)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=3_000, check=False)
     assert done.returncode == 0, done.stderr
     figures: dict[str, Any] = json.loads(done.stdout)
     sys.stdout.write(
@@ -110,28 +114,24 @@ def _outage(events: int, path: str) -> dict[str, Any]:
     return figures
 
 
-MIB = 2**20
-CAP = BatchPolicy().max_pending_bytes
-
-
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc")
 def test_f1_an_outage_keeps_memory_within_its_bound() -> None:
-    # More than the cap holds.
-    figures = _outage(100_000, "")
+    cap = 20 * MIB
+    figures = _outage(30_000, "", cap)
     assert figures["dropped"] > 0
     assert figures["losses"] == {"queue_full": figures["dropped"]}
-    assert figures["growth"] <= CAP * 1.5 + 32 * MIB
+    assert figures["growth"] <= cap * 1.5 + 32 * MIB
 
 
 @pytest.mark.long
-@pytest.mark.timeout(1_600)
+@pytest.mark.timeout(3_100)
 def test_f1_ten_minutes_of_outage_at_5_000_events_a_second_in_memory() -> None:
     figures = _outage(3_000_000, "")
     assert figures["peak"] <= CAP * 1.5 + 32 * MIB
 
 
 @pytest.mark.long
-@pytest.mark.timeout(1_600)
+@pytest.mark.timeout(3_100)
 def test_f1_ten_minutes_of_outage_at_5_000_events_a_second_with_a_spool(tmp_path: Path) -> None:
     figures = _outage(3_000_000, str(tmp_path / "spool"))
     assert figures["dropped"] == 0
@@ -141,7 +141,7 @@ def test_f1_ten_minutes_of_outage_at_5_000_events_a_second_with_a_spool(tmp_path
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc")
 def test_f1_an_outage_with_a_spool_keeps_memory_small(tmp_path: Path) -> None:
-    figures = _outage(15_000, str(tmp_path / "spool"))
+    figures = _outage(8_000, str(tmp_path / "spool"))
     assert figures["dropped"] == 0
     assert figures["peak"] <= 64 * MIB
 
@@ -158,8 +158,11 @@ def test_f2_a_slow_server_has_few_tasks_and_sockets() -> None:
             most_tasks = most_sockets = 0
             for number in range(20_000):
                 await mp.track("user", "Event", {"number": number})
+                if number == 1_000:
+                    while len(emulator.requests()) < BatchPolicy().max_in_flight:
+                        await anyio.lowlevel.checkpoint()
                 if number % 500 == 0:
-                    await asyncio.sleep(0.001)
+                    await asyncio.sleep(0)
                     most_tasks = max(most_tasks, len(asyncio.all_tasks()))
                     most_sockets = max(most_sockets, len(server._connections))
             assert mp.stats().in_flight <= BatchPolicy().max_in_flight
@@ -203,6 +206,7 @@ class Counted:
 
 
 @pytest.mark.anyio
+@pytest.mark.parametrize("anyio_backend", ["trio"])
 @pytest.mark.parametrize("call", ["track", "people_set", "import_data", "bind"])
 async def test_f4_a_property_of_millions_of_values_is_refused_before_they_are_looked_at(call: str) -> None:
     looked = 0
@@ -346,7 +350,7 @@ async def _capped(batches: int) -> None:
 
 @pytest.mark.anyio
 async def test_f8_no_request_is_over_a_cap() -> None:
-    await _capped(200)
+    await _capped(50)
 
 
 @pytest.mark.long
