@@ -44,7 +44,7 @@ from ._sources import Reading
 BATCH: Final = 2_000
 BATCH_BYTES: Final = 2_000_000
 _CHUNK: Final = 500
-_COMMIT_EVERY: Final = 10_000
+_COMMIT_EVERY: Final = 6_000
 _COMMIT_SECONDS: Final = 5.0
 _TICK: Final = 0.1
 # Seconds without an answer after which it is said what is waited for.

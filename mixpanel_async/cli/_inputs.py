@@ -189,6 +189,8 @@ def opened(one: Input, format: Format) -> Opened:
         if one.identity is not None:
             raw.seek(0)
         else:
+            # All that has come in, so that there is enough to tell what it is.
+            head += raw.read(len(raw.peek()))
             rejoined: io.RawIOBase = _Rejoined(head, raw)
             source = io.BufferedReader(rejoined, _BUFFER)
         content = _decompressed(source, head, one.name)
@@ -223,7 +225,7 @@ def _decompressed(source: io.BufferedReader, head: bytes, name: str) -> io.Buffe
     unpacked: io.RawIOBase
     if head.startswith(_GZIP):
         unpacked = _Unpacked(gzip.GzipFile(fileobj=source), zlib.error)
-    elif head == _ZSTD:
+    elif head.startswith(_ZSTD):
         unpacked = _zstd(source, name)
     else:
         return source
@@ -270,7 +272,7 @@ class _Unpacked(io.RawIOBase):
 
 def _told(one: Input, format: Format, head: bytes, content: io.BufferedReader) -> Format:
     """What a file is, by its first bytes, then by its name, then by its content."""
-    if head == _PARQUET or format is Format.PARQUET:
+    if head.startswith(_PARQUET) or format is Format.PARQUET:
         if one.identity is None:
             raise InputError(f"{one.name} is Parquet, which is read from its end: save it to a file first")
         return Format.PARQUET
@@ -296,10 +298,12 @@ def _by_name(name: str) -> Format:
 
 def _has_a_record_a_line(text: bytes) -> bool:
     """Whether a file begins with a line that is an object by itself: so do raw exports that are called `.json`."""
-    line, newline, _ = text.partition(b"\n")
-    line = line.strip()
-    if not (newline and line.startswith(b"{") and line.endswith(b"}")):
+    if not text.startswith(b"{"):
         return False
+    line, newline, _ = text.partition(b"\n")
+    if not newline:
+        # An object that is laid out over lines has its first break at once.
+        return True
     import orjson
 
     try:
