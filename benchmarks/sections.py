@@ -56,37 +56,34 @@ def paced(bench: Bench) -> Iterator[Row]:
 
 def growth(bench: Bench) -> Iterator[Row]:
     """The cost of one event while something grows: their number, their properties, callers, bound clients."""
-    small = bench.events
+    usual = bench.events
     plans: dict[str, tuple[str, list[tuple[int, int]]]] = {
-        "events": ("events", [(max(1, small // 40), small), (small, small), (25 * small, 25 * small)]),
-        "properties": ("properties an event", [(5, small), (25, small // 2), (100, small // 4)]),
-        "callers": ("concurrent callers", [(1, small), (100, small), (min(10_000, small), small)]),
-        "clients": ("bound clients", [(1, small), (100, small), (1_000, small)]),
+        "events": ("events", [(max(1, usual // 40), usual), (usual, usual), (25 * usual, 25 * usual)]),
+        "properties": ("properties an event", [(5, usual), (25, max(1, usual // 2)), (100, max(1, usual // 4))]),
+        "callers": ("concurrent callers", [(1, usual), (100, usual), (10_000, usual)]),
+        "clients": ("bound clients", [(1, usual), (100, usual), (1_000, usual)]),
     }
-    for what, (words, sizes) in plans.items():
-        costs: list[float] = []
+    for what, (words, plan) in plans.items():
+        rounds = bench.few if what != "events" else range(1)
+        runs = [bench.child("growth", what=what, plan=plan, origin=bench.origin)["runs"] for _ in rounds]
         complete = True
-        for size, count in sizes:
-            events = max(1, count)
-            runs = []
-            for _ in bench.few if events <= small else range(1):
-                figures = bench.child("growth", what=what, size=size, origin=bench.origin, events=events)
-                counts = bench.take()
-                sent = size * max(1, events // size) if what == "events" else events
-                complete = complete and counts["distinct"] == counts["events"] == sent
-                runs.append(1e6 * figures["cpu"] / (counts["bytes"] / 1_000 if what == "properties" else sent))
-            costs.append(median(runs))
+        costs: list[float] = []
+        for (size, events), measured in zip(plan, zip(*runs, strict=True), strict=True):
+            sent = size * (events // size) if what == "events" else events
+            complete = complete and all(one["distinct"] == one["events"] == sent for one in measured)
+            shares = [one["bytes"] / 1_000 if what == "properties" else sent for one in measured]
+            costs.append(median(1e6 * one["cpu"] / share for one, share in zip(measured, shares, strict=True)))
         # Cheaper as it grows is as good as flat.
         worst = max(later / earlier for at, earlier in enumerate(costs) for later in costs[at:])
         unit = "us of CPU a kilobyte" if what == "properties" else "us of CPU an event"
         yield Row(
             section="growth",
-            name=" / ".join(f"{size:,}" for size, _ in sizes) + f" {words}",
+            name=" / ".join(f"{size:,}" for size, _ in plan) + f" {words}",
             measured=" / ".join(f"{cost:.2f}" for cost in costs) + f" {unit}",
             ratio=f"{worst:.2f} x",
             wanted="<= 1.2 x",
             met=worst <= 1.2,
-            figures={"sizes": [size for size, _ in sizes], "costs_us": costs, "times": worst, "complete": complete},
+            figures={"sizes": [size for size, _ in plan], "costs_us": costs, "times": worst, "complete": complete},
         )
 
 
@@ -208,12 +205,11 @@ def start(bench: Bench) -> Iterator[Row]:
     """The import of the package beside that of what it stands on, which it cannot go below."""
     for asyncio in (False, True):
         runs: dict[bool, list[dict[str, Any]]] = {True: [], False: []}
-        for turn in range(2 * len(bench.few) + 2):
+        # The first fills the caches.
+        bench.child("start", whole=True, asyncio=asyncio)
+        for _ in range(2 * len(bench.few) - 1):
             for whole, measured in runs.items():
-                figures = bench.child("start", whole=whole, asyncio=asyncio)
-                # The first fills the caches.
-                if turn:
-                    measured.append(figures)
+                measured.append(bench.child("start", whole=whole, asyncio=asyncio))
         ours, base = (1e3 * median(run["cpu"] for run in measured) for measured in runs.values())
         # httpx, for one, imports rich if it is there.
         extras = sorted(set(runs[True][0]["extras"]) - set(runs[False][0]["extras"]))

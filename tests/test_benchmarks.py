@@ -11,39 +11,36 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.timeout(120)
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
 def run(folder: Path, *arguments: str) -> tuple[list[dict[str, Any]], str]:
     """The rows of one run, and what it printed."""
     command = [sys.executable, "-m", "benchmarks", *arguments, "--rounds", "1", "--output", str(folder)]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=28)
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=110)
     assert result.returncode == 0, result.stdout + result.stderr
     rows: list[dict[str, Any]] = json.loads((folder / "results.json").read_text("utf-8"))["rows"]
     return rows, result.stdout
 
 
-@pytest.mark.parametrize("events", [1, 120])
-def test_every_subject_delivers_every_event(events: int, tmp_path: Path) -> None:
-    rows, printed = run(tmp_path, "burst", "--events", str(events))
+def test_every_subject_delivers_every_event(tmp_path: Path) -> None:
+    events, nowhere = 120, tmp_path / "none"
+    pythons = ("--python", sys.executable, "--python", str(nowhere))
+    rows, printed = run(tmp_path, "burst", "--events", str(events), *pythons)
     delivered = {row["name"]: row["delivered"] for row in rows if "delivered" in row}
-    for name in ("floor (orjson, gzip, socket)", "mixpanel-async", "mixpanel BufferedConsumer"):
-        assert delivered[name] == events
-    assert delivered.get("posthog AsyncPosthog", events) == events
+    assert set(delivered.values()) == {events}
+    assert {"floor (orjson, gzip, socket)", "mixpanel-async", "mixpanel BufferedConsumer"} <= delivered.keys()
+    assert any(name.startswith("mixpanel-async on CPython ") for name in delivered)
     assert f" {events} of {events} in " in printed
+    (missing,) = (row for row in rows if row["name"] == f"mixpanel-async with {nowhere}")
+    assert missing["measured"] == "cannot be imported there"
+
     image = ET.fromstring((tmp_path / "chart.svg").read_text("utf-8"))
     bars = [rectangle for rectangle in image.iter() if rectangle.tag.endswith("rect")]
     # CPU and memory; memory is only shown for the interpreter that all subjects share.
-    assert len(bars) == len(delivered) + sum(row["section"] == "memory" for row in rows)
-
-
-def test_another_interpreter_runs_the_burst_or_is_said_to_lack_the_package(tmp_path: Path) -> None:
-    pythons = ("--python", sys.executable, "--python", str(tmp_path / "none"))
-    rows, _ = run(tmp_path, "burst", "--events", "20", *pythons)
-    names = [row["name"] for row in rows]
-    assert any(name.startswith("mixpanel-async on CPython ") for name in names)
-    (missing,) = (row for row in rows if row["name"] == f"mixpanel-async with {tmp_path / 'none'}")
-    assert missing["measured"] == "cannot be imported there"
+    assert len(bars) == len(delivered) + sum(row["section"] == "memory" and "peak_mb" in row for row in rows)
 
 
 @pytest.mark.parametrize(

@@ -14,16 +14,15 @@ from .loops import run
 Track = Callable[[str, str, dict[str, Any]], Awaitable[object]]
 
 
-def measure(what: str, size: int, origin: str, events: int) -> dict[str, float]:
-    """Seconds of CPU net of the harness. What came before is forgotten at the server.
+def measure(what: str, plan: list[tuple[int, int]], origin: str) -> dict[str, list[dict[str, float]]]:
+    """For each size, seconds of CPU net of the harness, and what the server counted.
 
     Args:
         what: `events`, `properties`, `callers` or `clients`.
-        size: how many of them.
+        plan: how many of them, and the number of events; with `events`, those are sent so many at a time.
         origin: the server.
-        events: how many events; with `events` it is `size`, as often as comes near it.
     """
-    return run(_measured(what, size, origin, events))
+    return {"runs": [run(_measured(what, size, origin, events)) for size, events in plan]}
 
 
 async def _measured(what: str, size: int, origin: str, events: int) -> dict[str, float]:
@@ -51,7 +50,7 @@ async def _measured(what: str, size: int, origin: str, events: int) -> dict[str,
             drive = {"events": _events, "properties": _properties, "callers": _callers}[what]
             idle = await _cpu(lambda: drive(nothing, size, events, _none))
             busy = await _cpu(lambda: drive(client.track, size, events, client.flush), client.flush)
-        return {"cpu": busy - idle}
+        return {"cpu": busy - idle, **ask(origin, "/take")}
 
 
 async def _none() -> None:
