@@ -1014,7 +1014,8 @@ async def test_e10_a_tight_loop_drops_the_documented_side_as_well(path: Path, ov
     await mp.aclose()
     arrived = [event["properties"]["number"] for event in emulator.raw_events()]
     expected = range(2_000) if overflow is Overflow.DROP_NEWEST else range(1_000, 3_000)
-    assert arrived == list(expected)
+    # Requests of events may overtake one another.
+    assert sorted(arrived) == list(expected)
     assert sorted(lost) == sorted(set(range(3_000)) - set(expected))
 
 
