@@ -110,6 +110,9 @@ class Database:
             if is_new:
                 # Only before the first page is written.
                 self._db.execute("PRAGMA auto_vacuum=INCREMENTAL")
+            else:
+                # Nothing of what belongs to another program may be changed.
+                self._refuse_foreign()
             mode = self._one("PRAGMA journal_mode=WAL")
             if mode != "wal":
                 refuse("the file system of the spool does not allow SQLite's write-ahead log")
@@ -120,6 +123,8 @@ class Database:
             self._db.execute(f"PRAGMA max_page_count={int(max_bytes * _HARD_CAP) // self._page_bytes}")
             with self.transaction():
                 self._check_or_make()
+                # Whether it can be written shows only when it is.
+                self.set_salt(self.salt)
             self._check_pages()
             self.inode = files.inode_of(path)
         except BaseException as error:
@@ -128,9 +133,18 @@ class Database:
                 raise Damaged(str(error)) from None
             raise
 
+    def _tables(self) -> tuple[str, ...]:
+        rows = self._db.execute("SELECT sql FROM sqlite_schema WHERE name NOT LIKE 'sqlite_%' ORDER BY rowid")
+        return tuple(sql for (sql,) in rows)
+
+    def _refuse_foreign(self) -> bool:
+        is_ours = self._number("PRAGMA application_id") == APPLICATION_ID
+        if not is_ours and self._tables() not in {(), SCHEMA}:
+            refuse("the file of the spool is another program's SQLite database")
+        return is_ours
+
     def _check_or_make(self) -> None:
-        tables = self._db.execute("SELECT sql FROM sqlite_schema WHERE name NOT LIKE 'sqlite_%' ORDER BY rowid")
-        found = tuple(sql for (sql,) in tables)
+        found = self._tables()
         if not found and not self._number("PRAGMA user_version"):
             for statement in SCHEMA:
                 self._db.execute(statement)
@@ -138,16 +152,12 @@ class Database:
             self._db.execute(f"PRAGMA user_version={VERSION}")
             self.set_salt(os.urandom(16))
             return
-        is_ours = self._number("PRAGMA application_id") == APPLICATION_ID
-        if not is_ours and found != SCHEMA:
-            refuse("the file of the spool is another program's SQLite database")
+        is_ours = self._refuse_foreign()
         version = self._number("PRAGMA user_version")
         if version > VERSION:
             refuse(f"the spool was written by a newer version of this package (schema {version}, known: {VERSION})")
         if not is_ours or found != SCHEMA or len(self.salt) != 16:
             raise Damaged("its tables are not those of a spool")
-        # Whether it can be written shows only when it is.
-        self.set_salt(self.salt)
 
     def _check_pages(self) -> None:
         if self._number("PRAGMA page_count") * self._page_bytes > _CHECK_UP_TO_BYTES:
@@ -245,7 +255,18 @@ class Database:
                 if keep
             ],
         )
-        self._db.execute("DELETE FROM dead WHERE id <= (SELECT max(id) FROM dead) - ?", (keep,))
+        self._db.execute(
+            "DELETE FROM dead WHERE id <= (SELECT id FROM dead ORDER BY id DESC LIMIT 1 OFFSET ?)", (keep,)
+        )
+
+    def present(self, ids: Iterable[int]) -> set[int]:
+        """Those of these rows that are there."""
+        found: set[int] = set()
+        for span in runs(ids):
+            found.update(
+                number for (number,) in self._db.execute("SELECT id FROM records WHERE id BETWEEN ? AND ?", span)
+            )
+        return found
 
     def sizes(self, owner: int, lane: int) -> tuple[int, int]:
         """How many rows an owner has in a lane, and their bytes."""

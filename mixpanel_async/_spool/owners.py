@@ -6,17 +6,20 @@ read. If the file has to be opened anew, both stay as they are in memory, and th
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence
 from typing import Final
 
 import orjson
 
+from .._errors import SpoolError
 from .._records import OnceOnly
 from .._runtime import Runtime
 from .database import OWNER_SHIFT, Database, Row, hide_token
 from .files import Claim
 from .work import ONCE, REPEATABLE, SENDING, Held, Settings
 
+_log = logging.getLogger("mixpanel_async")
 _OWN_ROWS: Final = 1 << OWNER_SHIFT
 
 
@@ -40,8 +43,20 @@ class Owners:
         """Whose rows were this client's to send when it last let go."""
         self.highest = 0
         """The largest number that is known: a file that is opened anew must not give it to somebody else."""
+        self._unclaimable: set[int] = set()
         # Who has the rows now that an owner had in a file before.
         self._heirs: dict[int, int] = {}
+
+    def claim_of(self, owner: int) -> Claim | None:
+        """The right to send what another client left; None if somebody has it, or it cannot be had."""
+        try:
+            return Claim.take(self._settings.path, owner)
+        except SpoolError as error:
+            # One file that cannot be opened must not stop everybody; its rows stay.
+            if owner not in self._unclaimable:
+                self._unclaimable.add(owner)
+                _log.warning("what client %d left in the spool cannot be taken over: %s", owner, error.message)
+            return None
 
     def let_go(self) -> None:
         """Give up every claim; rows that are left are for the next to take over."""

@@ -265,6 +265,8 @@ class Session:
 
     def _end(self, end: Ended) -> None:
         ids = self._owners.numbers(end.ids)
+        # What was purged meanwhile must not come back as a dead letter.
+        there = set() if end.loss is None else self._db.present(ids)
         self._db.delete(ids)
         if end.loss is not None:
             letters = [
@@ -276,6 +278,7 @@ class Session:
                     body=hide_token(item, self._token),
                 )
                 for number, item, message in zip(ids, end.loss.items, _messages(end.loss), strict=True)
+                if number in there
             ]
             self._bury(letters)
 
@@ -311,8 +314,7 @@ class Session:
             if theirs != project:
                 others += 1
             elif owner not in self._claims:
-                claim = Claim.take(self._settings.path, owner)
-                if claim is not None:
+                if claim := self._owners.claim_of(owner):
                     self._claim(owner, claim)
             elif owner != self._owners.own:
                 self._dismiss_if_empty(owner)

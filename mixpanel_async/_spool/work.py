@@ -29,7 +29,7 @@ class Settings:
     wait: float
     fsync: bool
     erase: bool
-    token: str
+    token: str = field(repr=False)
     at_least_once: bool
 
 

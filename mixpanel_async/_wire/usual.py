@@ -27,6 +27,7 @@ _AS_IT_STANDS: Final = (
 _NOT_USUAL: Final = frozenset(
     {"token", "distinct_id", "time", "$insert_id", "mp_lib", "$lib_version", "$user_id", "$device_id"}
 )
+_LIBRARY: Final = b'","mp_lib":"%b","$lib_version":"%b",' % (MP_LIB.encode(), VERSION.encode())
 _MOST_PROPERTIES: Final = 254 - 6
 _MOST_NAMES: Final = 1_000
 
@@ -87,7 +88,7 @@ class UsualEvents:
             moment = self._moment
             if moment[0] != stamp:
                 moment = self._moment = stamp, b',"time":%d,"$insert_id":"' % stamp
-            return b"".join((head, dumps(distinct_id), moment[1], made_id.encode(), b'",', data[1:-1], b"}"))
+            return b"".join((head, dumps(distinct_id), moment[1], made_id.encode(), _LIBRARY, data[1:-1], b"}"))
         except TypeError:
             return None
 
@@ -95,7 +96,7 @@ class UsualEvents:
         """An event of this name up to its `distinct_id`; None if the name needs a closer look."""
         if type(event_name) is not str or not 0 < len(event_name) <= 255 or event_name.isspace():
             return None
-        properties = {"token": self._token, "mp_lib": MP_LIB, "$lib_version": VERSION, "distinct_id": 0}
+        properties = {"token": self._token, "distinct_id": 0}
         head = dumps({"event": event_name, "properties": properties})[: -len("0}}")]
         if len(self._heads) >= _MOST_NAMES:
             self._heads.clear()

@@ -426,7 +426,8 @@ async def test_f11_what_comes_late_is_refused_and_the_report_adds_up() -> None:
     result = await mp.aclose()
     stats = mp.stats()
     assert result.delivered + result.failed + result.pending <= 12
-    assert (stats.delivered, stats.failed, stats.pending) == (7, 5, 0)
+    # Batches of five, five and two, of which any may arrive first.
+    assert (stats.delivered, stats.failed, stats.pending) in {(7, 5, 0), (10, 2, 0)}
     assert await mp.aclose() == result
     with pytest.raises(ClientClosedError, match="not accepted"):
         await mp.track("user", "Late")

@@ -113,7 +113,7 @@ def long_way(distinct_id: Any, name: Any, properties: dict[str, Any]) -> Any:
         data = Builder("token").event(distinct_id, name, properties, None, now=NOW, new_id=lambda: MADE)
     except MixpanelException:
         return None
-    return orjson.loads(data)
+    return orjson.loads(memoryview(data))
 
 
 def short_way(distinct_id: Any, name: Any, properties: dict[str, Any]) -> Any:
