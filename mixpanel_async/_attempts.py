@@ -99,17 +99,39 @@ class Caller:
                 return True
             return deadline is not None and clock() + state.upcoming_sleep >= deadline
 
-        outcome: Outcome = await AsyncRetrying(
-            sleep=anyio.sleep,
-            retry=retry_if_result(_is_retry),
-            wait=wait,
-            stop=stop,
-            retry_error_callback=_outcome,
-        )(once)
+        outcome = await _go_on(await once(), once, wait, stop)
         if given_up() and not isinstance(outcome, Delivered):
             _log.warning("a call to %s was cancelled; whether it was applied is unknown", request.endpoint)
         if not isinstance(outcome, Delivered):
             raise error_of(outcome, request.endpoint, attempts, uncertain=uncertain)
+
+
+async def _go_on(
+    first: Outcome,
+    once: Callable[[], Awaitable[Outcome]],
+    wait: Callable[[RetryCallState], float],
+    stop: Callable[[RetryCallState], bool],
+) -> Outcome:
+    """What comes of further tries, if the first one asks for them.
+
+    Their machinery costs as much as half a request: it is set up for them only, and told of the first one as if that
+    had been its own.
+    """
+    if not _is_retry(first):
+        return first
+    made = [first]
+
+    async def again() -> Outcome:
+        return made.pop() if made else await once()
+
+    outcome: Outcome = await AsyncRetrying(
+        sleep=anyio.sleep,
+        retry=retry_if_result(_is_retry),
+        wait=wait,
+        stop=stop,
+        retry_error_callback=_outcome,
+    )(again)
+    return outcome
 
 
 def _is_retry(outcome: Outcome) -> bool:

@@ -22,6 +22,7 @@ from ._credentials import ServiceAccountCredentials
 from ._durable import durable_of
 from ._errors import ClientClosedError, MixpanelException, ValidationError, bare, refuse
 from ._hooks import Hooks, OnDelivered, OnDrop
+from ._host import prepare
 from ._identity import Identity
 from ._profiles import Profiles
 from ._queue import Queue
@@ -142,6 +143,7 @@ class AsyncMixpanel(Tracking, Identity, Profiles):
             self._origin = options.origin
             if spool is not None and not isinstance(spool, SqliteSpool):
                 refuse(f"spool must be an instance of SqliteSpool, not {type(spool).__name__}")
+            prepare()
             runtime = _runtime or real_runtime()
             builder = Builder(
                 token,

@@ -13,6 +13,7 @@ import contextlib
 import contextvars
 import sys
 from collections.abc import Awaitable, Callable, Coroutine
+from importlib import import_module
 from typing import Any, Generic, Protocol, TypeVar
 
 import anyio
@@ -24,6 +25,12 @@ T = TypeVar("T")
 
 # The running asyncio loop or None, at the cost of a call in C. It knows a forked child, too.
 running_loop: Callable[[], object] = asyncio._get_running_loop
+
+
+def prepare() -> None:
+    """Load what anyio would load at its first call, inside the event loop, which that would hold for some 30 ms."""
+    with contextlib.suppress(ImportError):
+        import_module("anyio._backends._asyncio")
 
 
 class Job(Generic[T]):

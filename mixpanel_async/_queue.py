@@ -94,7 +94,8 @@ class Queue:
     def _measure_stage(self) -> None:
         lane, buffer = self._stage_lane, self._buffer
         is_close = lane is None or self.closed or lane.open is None or buffer.crowded
-        self.stage.room = 0 if is_close or buffer.is_full(STAGED_BYTES) else min(STAGED, buffer.spare)
+        room = 0 if is_close or buffer.is_full(STAGED_BYTES) else min(STAGED, buffer.spare)
+        self.stage.measured(room, is_busy=buffer.in_flight > 0)
 
     @property
     def last_error(self) -> str | None:

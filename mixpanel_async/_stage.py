@@ -9,6 +9,9 @@ MOST_STAGED_BYTES: Final = 4096
 STAGED_BYTES: Final = STAGED * MOST_STAGED_BYTES
 # About a millisecond of checking and encoding.
 YIELD_AFTER_BYTES: Final = 96 * 1024
+# While requests are under way others are let run sooner: what a request needs to reach the wire, and its answer to be
+# read, are several turns of the event loop, and a producer that kept it would have them wait for whole batches.
+YIELD_SOON_AFTER_BYTES: Final = 16 * 1024
 
 
 class Stage:
@@ -30,6 +33,12 @@ class Stage:
         """How far this machine's clock is ahead of Mixpanel's, as the last answer showed."""
         self.until_yield = YIELD_AFTER_BYTES
         """A coroutine that never waits keeps the loop to itself; after so many bytes others are let run."""
+
+    def measured(self, room: int, *, is_busy: bool) -> None:
+        """Note how many more may lie here, and whether requests are under way."""
+        self.room = room
+        if is_busy:
+            self.until_yield = min(self.until_yield, YIELD_SOON_AFTER_BYTES)
 
     def take(self) -> list[bytes]:
         """Take everything off the stage. Whatever is laid down meanwhile stays."""

@@ -137,13 +137,14 @@ class Transport:
         """
         limit = self._timeout if timeout is None else min(timeout, self._timeout)
         deadline = anyio.current_time() + limit
-        try:
-            with anyio.move_on_after(limit) as scope:
-                await self.open()
-        except Exception as error:  # noqa: BLE001  a proxy or trust store of the environment may be unusable
-            return NoReply(sent=False, message=f"no connection pool could be made ({type(error).__name__})")
+        if self._pool is None:
+            try:
+                with anyio.move_on_after(limit):
+                    await self.open()
+            except Exception as error:  # noqa: BLE001  a proxy or trust store of the environment may be unusable
+                return NoReply(sent=False, message=f"no connection pool could be made ({type(error).__name__})")
         pool = self._pool
-        if scope.cancelled_caught or pool is None:
+        if pool is None:
             return NoReply(sent=False, message="no connection pool could be made in time")
         if pool.client.is_closed:
             return NoReply(sent=False, message="the HTTP client is closed")
