@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import subprocess
+import sys
 from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
@@ -15,7 +16,7 @@ import pyarrow.parquet
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from import_command import NOW, ended, event, rejects, run, started, state, write
+from import_command import MAIN, NOW, ended, event, rejects, run, started, state, write
 
 from mixpanel_async.cli._inputs import Format, found
 from mixpanel_async.cli._sources import Reading, source
@@ -402,3 +403,18 @@ def test_reading_csv_may_stop_and_go_on_after_any_chunk(
         position, is_over = file.position, file.is_over
         file.close()
     assert read == [{name: cell for name, cell in zip("ab", row, strict=True) if cell} for row in rows]
+
+
+@pytest.mark.parametrize(("module", "extra"), [("pyarrow", "cli,parquet"), ("backports.zstd", "cli")])
+def test_a_library_that_is_missing_is_named(module: str, extra: str, tmp_path: Path) -> None:
+    if module == "backports.zstd" and sys.version_info >= (3, 14):
+        pytest.skip("it is part of Python")
+    path = tmp_path / "a"
+    path.write_bytes(zstd.compress(b"{}"))
+    if module == "pyarrow":
+        pyarrow.parquet.write_table(pa.table({"a": [1]}), path)
+    hide = f"import sys; sys.modules[{module!r}] = None"
+    command = [sys.executable, "-c", f"{hide}; {MAIN}", "import", str(path), "--dry-run"]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (result.returncode, result.stdout, result.stderr.count("\n")) == (2, "", 1)
+    assert f'pip install "mixpanel-async[{extra}]"' in result.stderr
