@@ -252,3 +252,8 @@ class Loss:
     details: Sequence[FailedRecord] = ()
     message: str = ""
     bare: int = 0
+
+    def messages(self) -> list[str]:
+        """What was said of each record."""
+        named = len(self.details) == len(self.items)
+        return [detail.message for detail in self.details] if named else [self.message] * len(self.items)

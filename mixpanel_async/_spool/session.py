@@ -13,7 +13,7 @@ import orjson
 
 from .._backlog import LOAD_RECORDS
 from .._errors import SpoolError
-from .._lanes import LANE_CODES, SEQUENCE_BITS, Eviction, Loss
+from .._lanes import LANE_CODES, SEQUENCE_BITS, Eviction
 from .._ledger import Ended
 from .._records import DropReason, Kind, OnceOnly
 from .._runtime import Runtime
@@ -277,7 +277,7 @@ class Session:
                     message=message,
                     body=hide_token(item, self._token),
                 )
-                for number, item, message in zip(ids, end.loss.items, _messages(end.loss), strict=True)
+                for number, item, message in zip(ids, end.loss.items, end.loss.messages(), strict=True)
                 if number in there
             ]
             self._bury(letters)
@@ -395,8 +395,3 @@ class Session:
             _log.warning("the spool could not be tidied (%s)", error)
         finally:
             self._owners.let_go()
-
-
-def _messages(loss: Loss) -> list[str]:
-    named = len(loss.details) == len(loss.items)
-    return [detail.message for detail in loss.details] if named else [loss.message] * len(loss.items)
