@@ -221,7 +221,8 @@ class AsyncMixpanel(Tracking, Identity, Profiles):
     async def aclose(self) -> FlushResult:
         """Take no more records, deliver those that were accepted, and close the pool if it is the client's own.
 
-        It takes `shutdown_timeout` seconds at most, and up to two more to stop what is left and to finish callbacks.
+        It takes `shutdown_timeout` seconds at most, and up to two more to stop what is left and to finish callbacks; up
+        to four with a spool whose disk does not answer either.
         It may be called again, also after a call that was cancelled, and then waits for and returns the same.
 
         Returns:

@@ -45,7 +45,14 @@ def test_every_subject_delivers_every_event(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("section", "rows"),
-    [("paced", 2), ("growth", 4), ("identity", 3), ("backfill", 2), ("first-use", 4), ("spool", 2), ("start", 2)],
+    [
+        ("identity", 3),
+        ("spool", 2),
+        *(
+            pytest.param(*one, marks=pytest.mark.long)
+            for one in (("paced", 2), ("growth", 4), ("backfill", 2), ("first-use", 4), ("start", 2))
+        ),
+    ],
 )
 def test_each_section_measures_what_it_names(section: str, rows: int, tmp_path: Path) -> None:
     made, printed = run(tmp_path, section, "--events", "10")
