@@ -45,7 +45,7 @@ class Logbook:
             text = "%s: refused (%s); check credentials, region and api_host; %d in this request are kept"
             _log.error(text, kind.value, what, records, extra=_as_data("refused", data))
         elif isinstance(outcome, Retry):
-            text = "%s: no success (%s); %d in this request are tried again"
+            text = "%s: no success (%s); %d in this request are tried again where they may be"
             _log.warning(text, kind.value, what, records, extra=_as_data("retried", data))
         else:
             text = "%s: a request of %d was not taken whole (%s)"

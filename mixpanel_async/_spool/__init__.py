@@ -150,7 +150,7 @@ class SqliteSpool:
             dead: delete dead letters, all of them unless `reasons`, `older_than` or `ids` narrow it, each of which
                 implies it.
             reasons: only dead letters with one of these reasons.
-            older_than: only dead letters that died at least so many seconds ago.
+            older_than: only dead letters that died at least so many seconds ago. Not together with `waiting`.
             ids: only dead letters with one of these numbers.
             waiting: delete what clients have left that live no more, of every project.
             distinct_id: delete what names this person, waiting or dead, of every client and project: as `distinct_id`,

@@ -123,6 +123,10 @@ class Admin:
             refuse("say what to purge: dead, reasons, older_than, ids, waiting or distinct_id")
         if older_than is not None:
             check_number("older_than", older_than, least=0.0)
+            if waiting:
+                refuse(
+                    "older_than holds for dead letters, and nobody knows how long a record has waited: purge them apart"
+                )
         died_before = inf if older_than is None else real_runtime().wall() - older_than
         choice = Choice(reasons=reasons, ids=ids, died_before=died_before)
         with visit(self._path, self._wait, erase=True) as db:

@@ -385,13 +385,3 @@ def _is_disguised(error: BaseException, path: Path) -> bool:
 def is_full(error: BaseException) -> bool:
     """Whether an error says that there is no room."""
     return isinstance(error, sqlite3.OperationalError) and "full" in str(error)
-
-
-def open_database(path: Path, *, max_bytes: int, wait: float, fsync: bool, erase: bool = False) -> Database:
-    """Make the place ready and open what is there.
-
-    Raises:
-        Damaged, ConfigurationError, sqlite3.Error: as `Database` does.
-    """
-    is_new = files.prepare(path)
-    return Database(path, is_new=is_new, max_bytes=max_bytes, wait=wait, fsync=fsync, erase=erase)

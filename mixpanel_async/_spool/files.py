@@ -20,6 +20,8 @@ _REMOTE: Final = frozenset(
     {"nfs", "nfs4", "cifs", "smb3", "smbfs", "ncpfs", "afs", "ceph", "glusterfs", "lustre", "davfs"}
 )
 _REMOTE_FUSE: Final = ("fuse.sshfs", "fuse.s3fs", "fuse.glusterfs", "fuse.gcsfuse", "fuse.rclone", "fuse.davfs")
+# Bytes at the start of a file that tell a text from a damaged database, which has zeros in its first hundred.
+_LOOK: Final = 4096
 _MOUNTS: Final = Path("/proc/self/mountinfo")
 
 
@@ -43,16 +45,16 @@ def prepare(path: Path) -> bool:
         refuse("the spool must lie on a disk of this machine, not on a network file system")
     with _refusing("the file of the spool cannot be made"), contextlib.suppress(FileExistsError):
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, _PRIVATE))
-    with _refusing("the files of the spool cannot be made private"):
-        size = _make_private(path)
+    with _refusing("the files of the spool cannot be looked at"):
+        size = _checked(path).st_size
         for name in beside(path)[1:]:
             with contextlib.suppress(FileNotFoundError):
-                _make_private(name)
+                _checked(name)
     return size == 0
 
 
-def _make_private(path: Path) -> int:
-    """See to it that a file is regular, ours, and closed to everybody else. Returns its size.
+def _checked(path: Path) -> os.stat_result:
+    """See to it that a file is regular and ours.
 
     It is not opened: to close it again would lift every lock that SQLite holds on it in this process.
     https://www.sqlite.org/howtocorrupt.html section 2.2, read 2026-11-22.
@@ -62,9 +64,31 @@ def _make_private(path: Path) -> int:
         refuse("the path of the spool is a link, or not a regular file")
     if status.st_uid != os.geteuid():
         refuse("the file of the spool belongs to another user")
-    if stat.S_IMODE(status.st_mode) != _PRIVATE:
-        path.chmod(_PRIVATE)
-    return status.st_size
+    return status
+
+
+def make_private(path: Path) -> None:
+    """Close the files of a spool to everybody else, once they are known to be that.
+
+    Raises:
+        ConfigurationError: if that cannot be done.
+    """
+    with _refusing("the files of the spool cannot be made private"):
+        for name in beside(path):
+            with contextlib.suppress(FileNotFoundError):
+                if stat.S_IMODE(_checked(name).st_mode) != _PRIVATE:
+                    name.chmod(_PRIVATE)
+
+
+def is_text(path: Path) -> bool:
+    """Whether a file that is no database looks like something that a person wrote."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(_LOOK)
+        # Its last letter may have been cut in two.
+        return b"\0" not in start and bool(start[:-3].decode() if len(start) == _LOOK else start.decode())
+    except (OSError, UnicodeDecodeError):
+        return False
 
 
 def beside(path: Path) -> list[Path]:

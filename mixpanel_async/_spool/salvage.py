@@ -21,9 +21,9 @@ from .database import (
     Database,
     Row,
     first_of,
-    open_database,
     show_token,
 )
+from .opening import open_database
 from .work import ONCE, REPEATABLE, SENDING
 
 _PAGE: Final = 4096

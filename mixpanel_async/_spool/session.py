@@ -27,10 +27,10 @@ from .database import (
     first_of,
     hide_token,
     is_damage,
-    open_database,
     show_token,
 )
 from .files import Claim, inode_of
+from .opening import open_database
 from .owners import Owners
 from .salvage import is_record, rescue, salvage
 from .work import ONCE, REPEATABLE, Held, Reports, Settings, Work

@@ -25,7 +25,8 @@ from mixpanel_async import (
     SpoolError,
     SqliteSpool,
 )
-from mixpanel_async._spool.database import DeadLetter, first_of, open_database
+from mixpanel_async._spool.database import DeadLetter, first_of
+from mixpanel_async._spool.opening import open_database
 from mixpanel_async._spool.work import ONCE, REPEATABLE, SENDING
 from mixpanel_async.emulator import Emulator
 

@@ -17,7 +17,8 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from mixpanel_async import SqliteSpool
-from mixpanel_async._spool.database import DeadLetter, first_of, open_database
+from mixpanel_async._spool.database import DeadLetter, first_of
+from mixpanel_async._spool.opening import open_database
 from mixpanel_async.cli.app import app
 from mixpanel_async.emulator import Emulator
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 import sqlite3
 import tempfile
 import threading
@@ -20,6 +22,7 @@ from mixpanel_async import (
     AsyncMixpanel,
     BatchPolicy,
     ClientClosedError,
+    ConfigurationError,
     DropReason,
     LostRecord,
     Overflow,
@@ -377,3 +380,35 @@ async def test_a_broken_disk_holds_up_nothing_that_it_has_taken(path: Path) -> N
     lock.close()
     assert (await mp.aclose()).pending == 0
     assert names(emulator) == list(range(11))
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("text", [b"KEY=value\n", ("näme " * 2_000).encode()])
+async def test_a_text_file_is_refused_and_left_alone(tmp_path: Path, text: bytes) -> None:
+    path = tmp_path / "my.env"
+    path.write_bytes(text)
+    path.chmod(0o644)
+    with pytest.raises(ConfigurationError, match="a text file"):
+        await Emulator().client(spool=SqliteSpool(path)).start()
+    assert path.read_bytes() == text
+    assert path.stat().st_mode & 0o777 == 0o644
+    assert os.listdir(tmp_path) == ["my.env"]
+
+
+@pytest.mark.anyio
+async def test_another_programs_database_is_refused_and_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "theirs.db"
+    with contextlib.closing(sqlite3.connect(path)) as theirs:
+        theirs.execute("CREATE TABLE notes (text TEXT)")
+        theirs.commit()
+    path.chmod(0o644)
+    before = path.read_bytes()
+    with pytest.raises(ConfigurationError, match="another program"):
+        await Emulator().client(spool=SqliteSpool(path)).start()
+    assert path.read_bytes() == before
+    assert path.stat().st_mode & 0o777 == 0o644
+
+
+def test_what_waits_is_not_purged_by_an_age_that_nobody_knows(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="purge them apart"):
+        SqliteSpool(tmp_path / "s.db").purge(waiting=True, older_than=60.0)

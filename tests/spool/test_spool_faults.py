@@ -35,7 +35,8 @@ from mixpanel_async import (
 )
 from mixpanel_async._records import Delivered, DropReason, Kind, Retry
 from mixpanel_async._spool import files
-from mixpanel_async._spool.database import APPLICATION_ID, Database, open_database
+from mixpanel_async._spool.database import APPLICATION_ID, Database
+from mixpanel_async._spool.opening import open_database
 from mixpanel_async.emulator import Emulator
 
 AGAIN = Retry(message="not now", applied=False, status=503)
