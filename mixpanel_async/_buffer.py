@@ -135,6 +135,36 @@ class Buffer(Backlog):
             return Offer.TAKEN
         return Offer.NOTIFY
 
+    def extend(self, lane: Lane, items: list[bytes], size: int, now: float) -> Offer:
+        """Take small records, none of which must not be sent twice, behind those in the open batch of their lane.
+
+        Args:
+            lane: where they go; without a spool.
+            items: their bytes.
+            size: of all of them.
+            now: monotonic seconds.
+
+        Returns:
+            As `offer` does; `FULL` also if there is no open batch that has room for their bytes. They are accepted all
+            or none.
+        """
+        first, most = lane.open, self._policy.max_events
+        if first is None or not self.has_room(first, len(items), size):
+            return Offer.FULL
+        self.accepted += len(items)
+        self.pending += len(items)
+        self.pending_bytes += size
+        while items:
+            batch = lane.open
+            if batch is None:
+                batch = lane.open = Batch(lane, [], now, new_packer=self._new_packer)
+            spare = most - len(batch.items)
+            batch.pack(items[:spare])
+            items = items[spare:]
+            if len(batch.items) >= most:
+                lane.close_open()
+        return Offer.TAKEN if lane.open is first else Offer.NOTIFY
+
     def evict(self, room: int) -> list[Loss]:
         """Drop the records that have waited longest until one of `room` bytes fits; those in flight stay.
 

@@ -11,6 +11,7 @@ from ._errors import MixpanelException
 from ._records import OnceOnly
 from ._runtime import real_runtime
 from ._wire.build import Builder, SerializerOption, event_time
+from ._wire.usual import moment_of
 from ._wire.values import check_insert_id
 
 _NOTHING: Final = (None,) * 4
@@ -110,7 +111,7 @@ class Checker:
             return None
         stamp = event_time(time, "properties.time", now=now, recent=self._recent)
         check_insert_id(insert_id, "properties.$insert_id")
-        return self._builder.usual.event(distinct_id, event_name, properties, stamp, insert_id)
+        return self._builder.usual.event(distinct_id, event_name, properties, moment_of(stamp), insert_id.encode())
 
     def update(self, message: Mapping[str, Any], meta: Meta = None) -> Checked:
         """Check an update of a user's or a group's profile, in Mixpanel's own form.

@@ -110,6 +110,10 @@ class Batch:
         """Size of the records themselves."""
         return self.size - 1 - len(self.items)
 
+    def pack(self, items: Sequence[bytes]) -> None:
+        """Add records, none of which must not be sent twice."""
+        self.size += self.items.pack(items)
+
     def part(self, positions: Collection[int]) -> Batch:
         """Some of its records, in their order, as a batch of their own with the same past."""
         items = [item for at, item in enumerate(self.items) if at in positions]

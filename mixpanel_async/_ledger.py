@@ -76,24 +76,24 @@ class Ledger:
     def in_flight(self) -> int:
         return sum(len(lane.leased) + len(lane.alone) for lane in self.active)
 
-    @property
-    def spare(self) -> int:
-        """How many records more may be held."""
-        return self._policy.max_pending_events - self.pending
+    def has_room(self, batch: Batch, count: int, size: int) -> bool:
+        """Whether so many records of so many bytes in all may be held, and travel with a batch if it has no limit but
+        that of bytes."""
+        policy = self._policy
+        return (
+            self.pending + count <= policy.max_pending_events
+            and self.pending_bytes + size <= policy.max_pending_bytes
+            and batch.size + size + count <= batch.lane.max_bytes
+        )
 
-    def extend(self, lane: Lane, items: list[bytes]) -> bool:
-        """Take records into the open batch of their lane, all of them or none. False if it has no place for them."""
-        batch, size = lane.open, sum(map(len, items))
-        if batch is None or self.is_full(size) or self.pending + len(items) > self._policy.max_pending_events:
-            return False
-        if batch.size + size + len(items) > lane.max_bytes or len(batch.items) + len(items) >= self._policy.max_events:
-            return False
-        self.accepted += len(items)
-        self.pending += len(items)
-        self.pending_bytes += size
-        batch.items.pack(items)
-        batch.size += size + len(items)
-        return True
+    def spare_bytes(self, batch: Batch, least: int) -> int:
+        """How many bytes of records, none smaller than `least`, may be taken without a look at `has_room`."""
+        policy = self._policy
+        return min(
+            (policy.max_pending_events - self.pending) * least,
+            policy.max_pending_bytes - self.pending_bytes,
+            (batch.lane.max_bytes - batch.size) // (least + 1) * least,
+        )
 
     def take(self, size: int) -> None:
         """Charge a record."""

@@ -47,15 +47,21 @@ class Parcel(Sequence[bytes]):
         self._sizes.append(None)
         self._count += 1
 
-    def pack(self, items: Sequence[bytes]) -> None:
-        """Add records in one piece; their types are forgotten."""
-        self._pieces.append(b",".join(items))
+    def pack(self, items: Sequence[bytes]) -> int:
+        """Add records in one piece; their types are forgotten.
+
+        Returns:
+            By how many bytes a body grows, commas included.
+        """
+        piece = b",".join(items)
+        self._pieces.append(piece)
         self._sizes.append(array("L", map(len, items)))
         self._count += len(items)
         if self._new_packer is not None:
             if self._packer is None:
                 self._packer = self._new_packer()
             self._feed(self._packer)
+        return len(piece) + 1
 
     def _feed(self, packer: Packer) -> None:
         for at in range(self._packed, len(self._pieces)):

@@ -20,7 +20,7 @@ from ._lanes import Barrier, Batch, Lane, Loss
 from ._logbook import Logbook
 from ._records import DropReason, Kind, Outcome, Outdated, Stats
 from ._spool.work import Group
-from ._stage import MOST_STAGED_BYTES, STAGED, STAGED_BYTES, Stage
+from ._stage import LEAST_RECORD_BYTES, STAGED_BYTES, Stage
 
 T = TypeVar("T")
 
@@ -85,16 +85,24 @@ class Queue:
         if self.durable is None:
             self._stage_lane = lane
 
-    def _clear_stage(self, losses: list[Loss]) -> None:
+    def _clear_stage(self, losses: list[Loss]) -> bool:
+        """Enter in the buffer what lies on the stage. True if the sender has something new to consider."""
         lane, items = self._stage_lane, self.stage.take()
-        if lane is not None and not self._buffer.extend(lane, items):
-            self._late.extendleft((lane, item) for item in reversed(items))
-            self._take_late(losses)
+        if lane is None or not items:
+            return False
+        size = sum(map(len, items))
+        self.stage.until_yield -= size
+        verdict = self._buffer.extend(lane, items, size, self._monotonic())
+        if verdict is not Offer.FULL:
+            return verdict is Offer.NOTIFY
+        self._late.extendleft((lane, item) for item in reversed(items))
+        self._take_late(losses)
+        return True
 
     def _measure_stage(self) -> None:
         lane, buffer = self._stage_lane, self._buffer
-        is_close = lane is None or self.closed or lane.open is None or buffer.crowded
-        room = 0 if is_close or buffer.is_full(STAGED_BYTES) else min(STAGED, buffer.spare)
+        is_close = lane is None or lane.open is None or self.closed or buffer.crowded
+        room = 0 if is_close else buffer.spare_bytes(lane.open, LEAST_RECORD_BYTES)
         self.stage.measured(room, is_busy=buffer.in_flight > 0)
 
     @property
@@ -145,17 +153,18 @@ class Queue:
         """Enter a record in the buffer, after what came before it."""
         stage = self.stage
         had_staged = bool(stage.items)
-        if had_staged:
-            self._clear_stage(losses)
+        is_news = had_staged and self._clear_stage(losses)
         verdict = self._put(lane, item, tickets)
         if verdict is Offer.FULL:
             verdict = self._overflowed(lane, item, losses, tickets)
         if self._late:
             self._take_late(losses)
-            verdict = Offer.NOTIFY if verdict is Offer.TAKEN else verdict
-        # What was measured holds for so many small records, whichever way they come.
-        stage.room -= 1
-        if stage.room <= 0 or had_staged or lane.open is None or len(item) > MOST_STAGED_BYTES:
+            is_news = True
+        if is_news and verdict is Offer.TAKEN:
+            verdict = Offer.NOTIFY
+        # What was measured holds for so many bytes, whichever way they come.
+        stage.room -= len(item)
+        if stage.room <= 0 or had_staged or lane.open is None:
             self._measure_stage()
         return verdict
 
@@ -210,24 +219,24 @@ class Queue:
         """Do something to the buffer that no re-entry may see half done."""
         self.note_fork()
         losses: list[Loss] = []
-        came_late = False
+        is_news = False
         with self._lock:
             was_inside, self._is_inside = self._is_inside, True
             try:
                 if self.stage.items and not was_inside:
-                    self._clear_stage(losses)
+                    is_news = self._clear_stage(losses)
                 result = work()
                 if self.durable is not None and self._buffer.ended:
                     self.durable.note()
                 if self._late and not was_inside:
-                    came_late = True
+                    is_news = True
                     self._take_late(losses)
                 self._measure_stage()
             finally:
                 self._is_inside = was_inside
         if losses:
             self.report(losses)
-        if came_late:
+        if is_news:
             self.on_work()
         return result
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import random
 import time
+from binascii import hexlify
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from struct import unpack_from
 from typing import Final
 
 _IDS_A_REFILL: Final = 512
@@ -23,7 +25,7 @@ class IdSource:
     __slots__ = ("_pid", "stock")
 
     def __init__(self) -> None:
-        self.stock: list[str] = []
+        self.stock: list[bytes] = []
         """Ids to be popped by a caller that knows not to be in a forked child; never another list."""
         self._pid = os.getpid()
 
@@ -32,14 +34,12 @@ class IdSource:
             self.stock.clear()
             self._pid = os.getpid()
         try:
-            return self.stock.pop()
+            return self.stock.pop().decode()
         except IndexError:
-            digits = os.urandom(_ID_BYTES * _IDS_A_REFILL).hex()
-            width = 2 * _ID_BYTES
-            fresh = [digits[at : at + width] for at in range(0, len(digits), width)]
-            one = fresh.pop()
+            digits = hexlify(os.urandom(_ID_BYTES * _IDS_A_REFILL))
+            one, *fresh = unpack_from(f"{2 * _ID_BYTES}s" * _IDS_A_REFILL, digits)
             self.stock += fresh
-            return one
+            return str(one, "ascii")
 
 
 def uuid4_text(digits: str) -> str:
@@ -57,14 +57,14 @@ class Runtime:
         monotonic: seconds from an arbitrary start; measures intervals.
         chance: an even draw from 0 to 1, for jitter.
         new_id: a fresh `$insert_id`.
-        id_stock: ids at hand, for a caller that knows not to be in a forked child; may be empty.
+        id_stock: ids at hand, as bytes, for a caller that knows not to be in a forked child; may be empty.
     """
 
     wall: Callable[[], float]
     monotonic: Callable[[], float]
     chance: Callable[[], float]
     new_id: Callable[[], str]
-    id_stock: list[str] = field(default_factory=list, repr=False)
+    id_stock: list[bytes] = field(default_factory=list, repr=False)
 
 
 def real_runtime() -> Runtime:

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from typing import Final
 
-STAGED: Final = 64
-MOST_STAGED_BYTES: Final = 4096
-STAGED_BYTES: Final = STAGED * MOST_STAGED_BYTES
+STAGED_BYTES: Final = 48 * 1024
+# No record is smaller: what every event carries takes more.
+LEAST_RECORD_BYTES: Final = 128
 # About a millisecond of checking and encoding.
 YIELD_AFTER_BYTES: Final = 96 * 1024
 # While requests are under way others are let run sooner: what a request needs to reach the wire, and its answer to be
 # read, are several turns of the event loop, and a producer that kept it would have them wait for whole batches.
-YIELD_SOON_AFTER_BYTES: Final = 16 * 1024
+YIELD_SOON_AFTER_BYTES: Final = 48 * 1024
 
 
 class Stage:
-    """Where the client's own event loop lays down small events whose batch is open and far from every bound.
+    """Where the client's own event loop lays down events whose batch is open and far from every bound.
 
     That takes a `list.append` each, and no lock. What is on the stage is entered in the buffer, many at a time, before
     anything else happens there; it is used only in the thread in which the client is closed.
@@ -26,7 +26,7 @@ class Stage:
     def __init__(self) -> None:
         self.items: list[bytes] = []
         self.room = 0
-        """How many of up to `MOST_STAGED_BYTES` may lie there."""
+        """How many bytes more may lie there."""
         self.home: object = None
         """The running asyncio loop in which the client lives, as long as its main task does."""
         self.seconds_ahead = 0.0
@@ -35,10 +35,10 @@ class Stage:
         """A coroutine that never waits keeps the loop to itself; after so many bytes others are let run."""
 
     def measured(self, room: int, *, is_busy: bool) -> None:
-        """Note how many more may lie here, and whether requests are under way."""
-        self.room = room
+        """Note how many bytes more may lie here, and whether requests are under way."""
         if is_busy:
             self.until_yield = min(self.until_yield, YIELD_SOON_AFTER_BYTES)
+        self.room = min(room, STAGED_BYTES, self.until_yield)
 
     def take(self) -> list[bytes]:
         """Take everything off the stage. Whatever is laid down meanwhile stays."""

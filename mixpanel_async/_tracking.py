@@ -5,16 +5,14 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Final
 
-from anyio.lowlevel import checkpoint
-
 from ._core import Core, Meta, Properties, unreadable
 from ._credentials import as_secret
 from ._errors import MixpanelException, ValidationError, bare
 from ._host import running_loop
 from ._lanes import Lane
 from ._records import Kind
-from ._stage import MOST_STAGED_BYTES, YIELD_AFTER_BYTES
 from ._wire.build import Discarded
+from ._wire.usual import moment_of
 
 _NOTHING: Final = (None,) * 6
 
@@ -56,8 +54,7 @@ class Tracking(Core):
         """
         stage = self._stage
         if (
-            len(stage.items) < stage.room
-            and type(properties) is dict
+            type(properties) is dict
             and meta is None
             and user_id is None
             and device_id is None
@@ -67,16 +64,19 @@ class Tracking(Core):
             and running_loop() is stage.home
         ):
             # The same as below, with as few calls as can be: most events go this way.
+            now = self._wall()
+            if not self._moment_from <= now < self._moment_to:
+                self._begin_moment(now)
             stock = self._id_stock
-            made_id = stock.pop() if stock else self._runtime.new_id()
-            stamp = int((self._wall() - stage.seconds_ahead) * 1000)
-            usual = self._usual_event(distinct_id, event_name, properties, stamp, made_id)
-            if usual is not None and len(usual) <= MOST_STAGED_BYTES:
-                stage.items.append(usual)
-                stage.until_yield -= len(usual)
-                if stage.until_yield <= 0:
-                    stage.until_yield = YIELD_AFTER_BYTES
-                    await checkpoint()
+            made_id = stock.pop() if stock else self._runtime.new_id().encode()
+            item = self._usual_event(distinct_id, event_name, properties, self._moment, made_id)
+            if item is not None:
+                size = len(item)
+                if size <= stage.room:
+                    stage.room -= size
+                    stage.items.append(item)
+                    return
+                await self._admit(self._events, item)
                 return
         item = self._event(
             distinct_id, event_name, properties, meta, user_id, device_id, ip, time, insert_id, self._events
@@ -203,8 +203,9 @@ class Tracking(Core):
         try:
             plain = lane is self._events and (meta, user_id, device_id, ip, time, insert_id) == _NOTHING
             if plain and type(properties) is dict:
-                stamp, made_id = int(self._now() * 1000), self._runtime.new_id()
-                usual = self._usual_event(distinct_id, event_name, properties, stamp, made_id)
+                moment = moment_of(int(self._now() * 1000))
+                made_id = self._runtime.new_id().encode()
+                usual = self._usual_event(distinct_id, event_name, properties, moment, made_id)
                 if usual is not None:
                     return usual
             return self._builder.event(

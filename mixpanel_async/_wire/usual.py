@@ -1,4 +1,8 @@
-"""The usual event, at the least cost: what `Builder.event` makes of it, or None for whatever needs a closer look."""
+"""The usual event, at the least cost: what `Builder.event` makes of it, or None for whatever needs a closer look.
+
+What is sent is checked by what the encoder made of it, as one look at its bytes costs less than one at each value. What
+was found out about the name of an event, or about an id, is kept for the next one.
+"""
 
 from __future__ import annotations
 
@@ -8,28 +12,29 @@ import orjson
 from orjson import dumps
 
 from .._config import VERSION
-from .values import FORBIDDEN_IDS, is_plain
+from .values import FORBIDDEN_IDS
 
 MP_LIB: Final = "python-async"
 MAX_RECORD_BYTES: Final = 1_000_000
-# Of the properties alone, so that no head and no id make it too large.
+# Of the properties alone, so that nothing that joins them makes a record too large.
 _MOST_BYTES: Final = MAX_RECORD_BYTES // 2
-# Only what JSON has; the last byte is cut off with the first.
+# Only what JSON has.
 _AS_IT_STANDS: Final = (
-    orjson.OPT_APPEND_NEWLINE
-    | orjson.OPT_PASSTHROUGH_DATACLASS
-    | orjson.OPT_PASSTHROUGH_DATETIME
-    | orjson.OPT_PASSTHROUGH_SUBCLASS
+    orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_PASSTHROUGH_SUBCLASS
 )
-
 
 # What the client puts among the properties itself, and ids that need a look.
-_NOT_USUAL: Final = frozenset(
+_are_usual: Final = frozenset(
     {"token", "distinct_id", "time", "$insert_id", "mp_lib", "$lib_version", "$user_id", "$device_id"}
-)
-_LIBRARY: Final = b'","mp_lib":"%b","$lib_version":"%b",' % (MP_LIB.encode(), VERSION.encode())
+).isdisjoint
 _MOST_PROPERTIES: Final = 254 - 6
+# An element takes two bytes at the least, so that a shorter list has not too many.
+_SHORT_LIST: Final = 500
 _MOST_NAMES: Final = 1_000
+_MOST_PEOPLE: Final = 4_000
+_LONGEST: Final = 255
+_NEXT: Final = b'",'
+_END: Final = b"}"
 
 
 class UsualEvents:
@@ -39,66 +44,91 @@ class UsualEvents:
         token: the project's token.
     """
 
-    __slots__ = ("_heads", "_moment", "_token")
+    __slots__ = ("_heads", "_people", "_token")
 
     def __init__(self, token: str) -> None:
         self._token = token
-        # What is the same for all events of a name, and for all of a millisecond.
+        # Of each name, and of each id: its share of a record.
         self._heads: dict[object, bytes] = {}
-        self._moment = 0, b""
+        self._people: dict[object, bytes] = {}
 
     def event(
-        self, distinct_id: object, event_name: object, properties: dict[str, Any], stamp: int, made_id: str
+        self, distinct_id: object, event_name: object, properties: dict[str, Any], moment: bytes, made_id: bytes
     ) -> bytes | None:
         """What `Builder.event` makes of the same, or None.
-
-        Nested values are checked by what the encoder made of them: it says `null` for a number that is not finite, and
-        what has so few brackets and commas cannot hold too much, nor too deep.
 
         Args:
             distinct_id: who did it.
             event_name: what was done.
             properties: details.
-            stamp: now, in milliseconds.
+            moment: when, as `moment_of` puts it.
             made_id: a fresh `$insert_id`.
         """
-        if (
-            type(distinct_id) is not str
-            or not 0 < len(properties) <= _MOST_PROPERTIES
-            or distinct_id.lower() in FORBIDDEN_IDS
-            or distinct_id.isspace()
-            or not distinct_id
-            or not _NOT_USUAL.isdisjoint(properties)
-        ):
-            return None
-        is_nested = False
-        for value in properties.values():
-            kind = type(value)
-            if kind is str or kind is int or kind is bool or (kind is float and value - value == 0.0):
-                continue
-            if kind is not list or len(value) > 254 or not is_plain(map(type, value)):
-                is_nested = True
         try:
             head = self._heads.get(event_name) or self._head(event_name)
-            data = dumps(properties, option=_AS_IT_STANDS)
-            if head is None or len(data) > _MOST_BYTES:
+            person = self._people.get(distinct_id) or self._person(distinct_id)
+            if not properties or head is None or person is None or not _are_usual(properties):
                 return None
-            if is_nested and (b"null" in data or data.count(b",") > 250 or data.count(b"[") + data.count(b"{") > 4):
+            # Of all the methods of bytes, `partition` has the least to do before it searches.
+            body = dumps(properties, option=_AS_IT_STANDS).partition(b"{")[2]
+            inner = body.partition(b"[")[2]
+            if (
+                body.partition(b"null")[1]
+                or body.partition(b"{")[1]
+                or (inner and (len(inner) > _SHORT_LIST or inner.partition(b"[")[1]))
+                or len(properties) > _MOST_PROPERTIES
+                or len(body) > _MOST_BYTES
+            ) and not _is_sound(properties, body):
                 return None
-            moment = self._moment
-            if moment[0] != stamp:
-                moment = self._moment = stamp, b',"time":%d,"$insert_id":"' % stamp
-            return b"".join((head, dumps(distinct_id), moment[1], made_id.encode(), _LIBRARY, data[1:-1], b"}"))
-        except TypeError:
+            return b"".join((head, person, moment, made_id, _NEXT, body, _END))
+        except Exception:  # noqa: BLE001  the long way finds the words for it
             return None
 
     def _head(self, event_name: object) -> bytes | None:
-        """An event of this name up to its `distinct_id`; None if the name needs a closer look."""
-        if type(event_name) is not str or not 0 < len(event_name) <= 255 or event_name.isspace():
+        """The record of an event of this name up to its `distinct_id`; None if the name needs a closer look."""
+        if type(event_name) is not str or not 0 < len(event_name) <= _LONGEST or event_name.isspace():
             return None
-        properties = {"token": self._token, "distinct_id": 0}
+        properties = {"token": self._token, "mp_lib": MP_LIB, "$lib_version": VERSION, "distinct_id": 0}
         head = dumps({"event": event_name, "properties": properties})[: -len("0}}")]
-        if len(self._heads) >= _MOST_NAMES:
-            self._heads.clear()
-        self._heads[event_name] = head
+        _keep(self._heads, _MOST_NAMES, event_name, head)
         return head
+
+    def _person(self, distinct_id: object) -> bytes | None:
+        """The id as JSON; None if the id needs a closer look."""
+        if type(distinct_id) is not str or not 0 < len(distinct_id) <= _LONGEST or distinct_id.isspace():
+            return None
+        if distinct_id.lower() in FORBIDDEN_IDS:
+            return None
+        person = dumps(distinct_id)
+        _keep(self._people, _MOST_PEOPLE, distinct_id, person)
+        return person
+
+
+def moment_of(stamp: int) -> bytes:
+    """The share of a record that says when.
+
+    Args:
+        stamp: milliseconds since 1970.
+    """
+    return b',"time":%d,"$insert_id":"' % stamp
+
+
+def _keep(kept: dict[object, bytes], most: int, key: str, share: bytes) -> None:
+    if len(kept) >= most:
+        kept.clear()
+    kept[key] = share
+
+
+def _is_sound(properties: dict[str, Any], body: bytes) -> bool:
+    """A closer look: the encoder says `null` for a number that is not finite, and what has so few brackets and commas
+    cannot hold too much, nor too deep."""
+    if len(properties) > _MOST_PROPERTIES or len(body) > _MOST_BYTES:
+        return False
+    is_nested = False
+    for value in properties.values():
+        kind = type(value)
+        if value is None or kind is str or kind is int or kind is bool or (kind is float and value - value == 0.0):
+            continue
+        is_nested = True
+    few = body.count(b",") <= 250 and body.count(b"[") + body.count(b"{") <= 3
+    return not is_nested or (few and b"null" not in body)

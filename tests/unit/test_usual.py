@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import pickle
 from collections import OrderedDict
 from datetime import date, datetime, timezone
 from decimal import Decimal
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 
 from mixpanel_async import MixpanelException
 from mixpanel_async._wire.build import Builder
-from mixpanel_async._wire.usual import MAX_RECORD_BYTES, UsualEvents
+from mixpanel_async._wire.usual import MAX_RECORD_BYTES, UsualEvents, moment_of
 
 NOW = 1_790_000_000.25
 STAMP = int(NOW * 1000)
@@ -117,8 +118,13 @@ def long_way(distinct_id: Any, name: Any, properties: dict[str, Any]) -> Any:
 
 
 def short_way(distinct_id: Any, name: Any, properties: dict[str, Any]) -> Any:
-    data = UsualEvents("token").event(distinct_id, name, properties, STAMP, MADE)
-    return None if data is None else orjson.loads(data)
+    """For the first time, and again by what was kept of it."""
+    usual = UsualEvents("token")
+    first, second = (
+        usual.event(distinct_id, name, properties, moment_of(STAMP), MADE.encode()) for _ in ("first", "second")
+    )
+    assert first == second
+    return None if first is None else orjson.loads(first)
 
 
 @given(distinct_id=IDS, name=NAMES, properties=st.dictionaries(KEYS, VALUES, max_size=6))
@@ -131,10 +137,22 @@ def test_the_short_way_agrees_with_the_long_one(distinct_id: Any, name: Any, pro
 
 @pytest.mark.parametrize("value", ODD, ids=lambda value: f"{type(value).__name__}-{str(value)[:12]!r}")
 def test_it_agrees_on_every_odd_value(value: Any) -> None:
-    properties = {"odd": value}
-    short = short_way("u", "e", properties)
-    if short is not None:
-        assert short == long_way("u", "e", properties)
+    for properties in ({"odd": value}, {"odd": value, "none": None}, {"odd": [value], "list": [1], "none": None}):
+        short = short_way("u", "e", properties)
+        if short is not None:
+            assert short == long_way("u", "e", properties)
+
+
+def test_what_is_kept_is_bounded() -> None:
+    usual = UsualEvents("token")
+    for number in range(10_000):
+        properties = {f"property {number}": 1}
+        data = usual.event(f"user {number}", f"event {number}", properties, moment_of(STAMP), MADE.encode())
+        assert data is not None
+        assert orjson.loads(data) == long_way(f"user {number}", f"event {number}", properties)
+    usual.event("x" * 100_000, "e", {"a": 1}, moment_of(STAMP), MADE.encode())
+    usual.event("u", "x" * 100_000, {"a": 1}, moment_of(STAMP), MADE.encode())
+    assert len(pickle.dumps((usual._heads, usual._people))) < 1_000_000
 
 
 @pytest.mark.parametrize("count", [247, 248, 249, 254, 255])
@@ -144,13 +162,13 @@ def test_it_keeps_to_the_number_of_properties(count: int) -> None:
 
 
 def test_it_takes_what_is_usual() -> None:
-    for value in ("text", 7, 1.5, True, ["a", "b"], [1, 2], {"a": 1}, [{"a": [1]}], UUID(int=7), (1, 2)):
+    for value in ("text", 7, 1.5, True, ["a", "b"], [1, 2], {"a": 1}, [{"a": [1]}], UUID(int=7), (1, 2), None):
         assert short_way("user-1", "Signed up", {"value": value}) == long_way("user-1", "Signed up", {"value": value})
         assert short_way("user-1", "Signed up", {"value": value}) is not None
 
 
 def test_what_it_keeps_weighs_what_it_holds() -> None:
-    data = UsualEvents("token").event("u", "e", {"a": 1}, STAMP, MADE)
+    data = UsualEvents("token").event("u", "e", {"a": 1}, moment_of(STAMP), MADE.encode())
     assert data is not None
     assert data.__sizeof__() <= len(data) + 33
     assert data.endswith(b"}}")
