@@ -115,12 +115,11 @@ async def _first_to_answer(connect: Any, addresses: list[str]) -> httpcore.Async
     raise errors[0] if errors else OSError("the name has no address")
 
 
-def resolve_in_threads(client: httpx.AsyncClient) -> httpx.AsyncClient:
-    """Have a client of our own connect through `Network`.
+def connect_through(network: Network, client: httpx.AsyncClient) -> httpx.AsyncClient:
+    """Have a client of our own connect through this network.
 
     httpx has no public way to a part that httpcore lets its users choose.
     """
-    network = Network()
     for transport in (client._transport, *client._mounts.values()):
         pool: Any = getattr(transport, "_pool", None)
         if hasattr(pool, "_network_backend"):

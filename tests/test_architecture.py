@@ -56,6 +56,7 @@ LAYERS: Final[Mapping[str, tuple[str, ...]]] = {
         "_host.py",
         "_threads.py",
         "_network.py",
+        "_pool.py",
         "_transport.py",
         "_courier.py",
         "_sender.py",
