@@ -32,6 +32,7 @@ _CLOSE_TIMEOUT: Final = 1.0
 _PHASE_SHARE: Final = 0.95
 # Seconds that a connection may lie idle: httpx's own default.
 _KEEP_ALIVE: Final = 5.0
+_MAX_URLS: Final = 16
 _NOT_SENT: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol)
 _CLOSED: Final = NoReply(sent=False, message="the HTTP client is closed")
 
@@ -84,6 +85,8 @@ class Transport:
         self._tls: ssl.SSLContext | None = None
         self._pool: Pool[httpx.AsyncClient] | None = None
         self._building: anyio.Lock | None = None
+        # To parse one costs more than to send a small body.
+        self._urls: dict[str, httpx.URL] = {}
         self._is_closed = False
 
     async def open(self) -> None:
@@ -196,9 +199,13 @@ class Transport:
 
     async def _attempt(self, client: httpx.AsyncClient, request: Request, limit: float) -> Reply | NoReply:
         connected = _Connected()
+        most = MAX_REPLY_BYTES if request.max_reply_bytes is None else request.max_reply_bytes
+        body = bytearray()
         try:
-            with anyio.move_on_after(limit):
-                return await self._exchange(client, request, limit, connected)
+            with anyio.move_on_after(limit) as scope:
+                return await self._exchange(
+                    client, self._outgoing(client, request, limit, connected), most, body, scope
+                )
         except _NOT_SENT as error:
             return NoReply(sent=False, message=f"no connection to {self._host} ({_words(error)})")
         except httpx.ProtocolError:
@@ -211,45 +218,58 @@ class Transport:
             return NoReply(sent=True, message=_words(error))
         except Exception as error:  # noqa: BLE001  a transport of the user's may raise anything
             return NoReply(sent=True, message=f"the HTTP client failed ({type(error).__name__})")
-        return NoReply(sent=True, message=f"no complete answer within {limit:g} s")
+        return (
+            _too_large(most)
+            if len(body) > most
+            else NoReply(sent=True, message=f"no complete answer within {limit:g} s")
+        )
 
-    async def _exchange(
+    def _outgoing(
         self, client: httpx.AsyncClient, request: Request, limit: float, connected: _Connected
-    ) -> Reply | NoReply:
-        # Unless the request asks for it, no compressed answer: those to a POST are small.
-        headers = {"Accept-Encoding": "identity", **request.headers}
-        most = MAX_REPLY_BYTES if request.max_reply_bytes is None else request.max_reply_bytes
+    ) -> httpx.Request:
+        url = None if request.query else self._urls.get(request.path)
+        if url is None:
+            url = httpx.URL(self._origin + request.path + ("?" + request.query if request.query else ""))
+            if not request.query and len(self._urls) < _MAX_URLS:
+                self._urls[request.path] = url
+        phase = limit * _PHASE_SHARE
         outgoing = client.build_request(
             request.method,
-            self._origin + request.path + ("?" + request.query if request.query else ""),
-            headers=headers,
+            url,
+            # Unless the request asks for it, no compressed answer: those to a POST are small.
+            headers={"Accept-Encoding": "identity", **request.headers},
             content=request.body,
-            timeout=httpx.Timeout(limit * _PHASE_SHARE),
+            extensions={
+                "timeout": {"connect": phase, "read": phase, "write": phase, "pool": phase},
+                "trace": connected.note,
+            },
         )
-        outgoing.extensions = {**outgoing.extensions, "trace": connected.note}
         if request.body:
             outgoing.stream = _Body(request.body)
         if request.query:
             outgoing.url = _Discreet(outgoing.url)
+        return outgoing
+
+    async def _exchange(
+        self, client: httpx.AsyncClient, outgoing: httpx.Request, most: int, body: bytearray, scope: anyio.CancelScope
+    ) -> Reply | NoReply:
         response = await client.send(outgoing, stream=True, follow_redirects=False)
         try:
             if response.is_stream_consumed:
                 # A transport of the user's, such as a mock, may hand over a response that is complete.
-                return _reply(response, response.content, most)
-            body = bytearray()
-            # Cancelled and not left: only so do the generators beneath it come to their end in time.
-            with anyio.CancelScope() as reading:
-                async for chunk in response.aiter_raw():
-                    if len(body) <= most:
-                        body += chunk
-                    if len(body) > most:
-                        reading.cancel()
-            if len(body) > most:
-                return _too_large(most)
-            return _reply(response, _decoded(bytes(body), response.headers.get("Content-Encoding", ""), most), most)
+                return _reply(_headers(response), response.content, response.status_code, most)
+            async for chunk in response.aiter_raw():
+                body += chunk
+                if len(body) > most:
+                    # Cancelled and not left: only so do the generators beneath it come to their end in time.
+                    scope.cancel()
+            headers = _headers(response)
+            whole = _decoded(bytes(body), headers.get(b"content-encoding", ""), most)
+            return _reply(headers, whole, response.status_code, most)
         finally:
-            with anyio.CancelScope(shield=True), anyio.move_on_after(_CLOSE_TIMEOUT):
-                await response.aclose()
+            if not response.is_closed:
+                with anyio.move_on_after(_CLOSE_TIMEOUT, shield=True):
+                    await response.aclose()
 
     async def aclose(self) -> None:
         """Close the pool, if it is ours, for good."""
@@ -306,16 +326,20 @@ class _Discreet(httpx.URL):
         return hash(httpx.URL(self))
 
 
-def _reply(response: httpx.Response, body: bytes, most: int) -> Reply | NoReply:
+def _headers(response: httpx.Response) -> dict[bytes, str]:
+    """By name in small letters. httpx looks through all of them for each that is asked for."""
+    return {name.lower(): value.decode("latin-1") for name, value in response.headers.raw}
+
+
+def _reply(headers: dict[bytes, str], body: bytes, status: int, most: int) -> Reply | NoReply:
     if len(body) > most:
         return _too_large(most)
-    headers = response.headers
     return Reply(
-        status=response.status_code,
+        status=status,
         body=body,
-        retry_after=headers.get("Retry-After"),
-        date=headers.get("Date"),
-        etag=headers.get("ETag"),
+        retry_after=headers.get(b"retry-after"),
+        date=headers.get(b"date"),
+        etag=headers.get(b"etag"),
     )
 
 
