@@ -1,4 +1,4 @@
-"""Connections by name, resolved in threads that nobody waits for. The only file that knows httpcore.
+"""Connections by name, resolved in threads that nobody waits for, used sparingly. The only file that knows httpcore.
 
 asyncio resolves names in its default executor, whose threads `asyncio.run` and the interpreter wait for at the end: a
 name server that does not answer would hold the process for as long as the system's resolver tries.
