@@ -1,4 +1,4 @@
-"""Connections by name, resolved in threads that nobody waits for. The only file that knows httpcore.
+"""Connections by name, resolved in threads that nobody waits for, used sparingly. The only file that knows httpcore.
 
 asyncio resolves names in its default executor, whose threads `asyncio.run` and the interpreter wait for at the end: a
 name server that does not answer would hold the process for as long as the system's resolver tries.
@@ -6,8 +6,11 @@ name server that does not answer would hold the process for as long as the syste
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
+import select
 import socket
+import ssl
 from collections.abc import Iterable
 from concurrent.futures import Future
 from functools import partial
@@ -22,6 +25,58 @@ from ._threads import begin, ended
 
 # RFC 8305, section 5: how long one address has for itself before the next is tried as well.
 _HEAD_START: Final = 0.25
+# A larger body goes by itself: to join it to its head would cost more than it saves.
+_MOST_HELD: Final = 64 * 1024
+
+
+class _Stream(httpcore.AsyncNetworkStream):
+    """A connection that sends the head of a request and a small body as one: with the first read that follows.
+
+    httpcore writes them one by one, which costs a call of the system, a packet and a turn of the event loop more.
+    """
+
+    def __init__(self, inner: httpcore.AsyncNetworkStream) -> None:
+        self._inner = inner
+        self._held = b""
+        self._socket: socket.socket | None = inner.get_extra_info("socket")
+        self._descriptor = -1 if self._socket is None else self._socket.fileno()
+        self._watch: Any = None
+        if self._descriptor >= 0 and hasattr(select, "poll"):
+            self._watch = select.poll()
+            self._watch.register(self._descriptor, select.POLLIN)
+
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        if self._held:
+            # As httpcore has it: a server may have answered before it closed the connection.
+            with contextlib.suppress(httpcore.WriteError):
+                await self._flush(timeout)
+        return await self._inner.read(max_bytes, timeout)
+
+    async def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        if len(self._held) + len(buffer) <= _MOST_HELD:
+            self._held += buffer
+            return
+        await self._flush(timeout)
+        await self._inner.write(buffer, timeout)
+
+    async def _flush(self, timeout: float | None) -> None:
+        held, self._held = self._held, b""
+        await self._inner.write(held, timeout)
+
+    async def aclose(self) -> None:
+        await self._inner.aclose()
+
+    async def start_tls(
+        self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
+    ) -> httpcore.AsyncNetworkStream:
+        await self._flush(timeout)
+        return _Stream(await self._inner.start_tls(ssl_context, server_hostname, timeout))
+
+    def get_extra_info(self, info: str) -> Any:
+        if info == "is_readable" and self._watch is not None and self._socket is not None:
+            # Asked twice a request, and anyio collects all it knows of a connection for each answer.
+            return self._socket.fileno() != self._descriptor or bool(self._watch.poll(0))
+        return self._inner.get_extra_info(info)
 
 
 class Network(httpcore.AsyncNetworkBackend):
@@ -48,11 +103,11 @@ class Network(httpcore.AsyncNetworkBackend):
             socket_options=socket_options,
         )
         if _is_address(host):
-            return await connect(host)
+            return _Stream(await connect(host))
         try:
             with anyio.fail_after(timeout):
                 addresses = await self._addresses(host, port)
-                return await _first_to_answer(connect, addresses)
+                return _Stream(await _first_to_answer(connect, addresses))
         except TimeoutError:
             raise httpcore.ConnectTimeout from None
         except OSError as error:
@@ -115,12 +170,11 @@ async def _first_to_answer(connect: Any, addresses: list[str]) -> httpcore.Async
     raise errors[0] if errors else OSError("the name has no address")
 
 
-def resolve_in_threads(client: httpx.AsyncClient) -> httpx.AsyncClient:
-    """Have a client of our own connect through `Network`.
+def connect_through(network: Network, client: httpx.AsyncClient) -> httpx.AsyncClient:
+    """Have a client of our own connect through this network.
 
     httpx has no public way to a part that httpcore lets its users choose.
     """
-    network = Network()
     for transport in (client._transport, *client._mounts.values()):
         pool: Any = getattr(transport, "_pool", None)
         if hasattr(pool, "_network_backend"):

@@ -12,6 +12,7 @@ import anyio
 import anyio.to_thread
 import httpx
 
+from ._pool import Pool
 from ._records import NoReply, Reply, Request
 
 HttpClient = httpx.AsyncClient
@@ -29,7 +30,11 @@ _CLOSE_TIMEOUT: Final = 1.0
 # httpx gives up on a phase a little before the attempt as a whole is cut off: its own time-outs leave the pool whole,
 # a cancellation while it connects may not (encode/httpcore#1099).
 _PHASE_SHARE: Final = 0.95
+# Seconds that a connection may lie idle: httpx's own default.
+_KEEP_ALIVE: Final = 5.0
+_MAX_URLS: Final = 16
 _NOT_SENT: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol)
+_CLOSED: Final = NoReply(sent=False, message="the HTTP client is closed")
 
 
 class _Body(httpx.AsyncByteStream):
@@ -55,22 +60,17 @@ class _Once:
         return self._left.pop()
 
 
-class _Pool:
-    """An httpx client and the number of requests in it, so that a retired one is closed after its last."""
-
-    def __init__(self, client: httpx.AsyncClient) -> None:
-        self.client = client
-        self.users = 0
-        self.retired = False
-
-
 class Transport:
     """One connection pool.
+
+    Each connection of a pool of our own is an httpx client that makes no second one. With all of them in one client,
+    requests that begin in the same turn of the event loop are given the same connection, and all but one must ask
+    again; and one that is cut off while it connects can leave the whole client unusable (encode/httpcore#1099).
 
     Args:
         origin: scheme, host, port and path prefix, as `parse_origin` gives them.
         timeout: seconds for one attempt, from the wait for a connection to the last byte of the answer.
-        http_client: a client of the user's, which stays the user's to close; None makes one.
+        http_client: a client of the user's, which stays the user's to close; None makes a pool of our own.
         max_connections: sockets that a pool of our own may hold.
     """
 
@@ -83,35 +83,47 @@ class Transport:
         self._theirs = http_client
         self._max_connections = max_connections
         self._tls: ssl.SSLContext | None = None
-        self._pool = None if http_client is None else _Pool(http_client)
+        self._pool: Pool[httpx.AsyncClient] | None = None
         self._building: anyio.Lock | None = None
+        # To parse one costs more than to send a small body.
+        self._urls: dict[str, httpx.URL] = {}
+        self._is_closed = False
 
     async def open(self) -> None:
         """Make the pool ready, off the event loop: the trust store alone takes tens of milliseconds to read."""
+        if self._theirs is not None:
+            return
         if self._building is None:
             self._building = anyio.Lock()
         async with self._building:
-            if self._pool is None:
+            if self._pool is None and not self._is_closed:
                 # With a limiter of its own: an application that keeps all its threads busy must not stop delivery.
                 own = anyio.CapacityLimiter(1)
-                self._pool = _Pool(await anyio.to_thread.run_sync(self._make_client, limiter=own))
+                pool, first = await anyio.to_thread.run_sync(self._make_pool, limiter=own)
+                pool.add(first)
+                self._pool = pool
 
-    def _make_client(self) -> httpx.AsyncClient:
+    def _make_pool(self) -> tuple[Pool[httpx.AsyncClient], httpx.AsyncClient]:
         # It brings all of httpcore, and with it trio, which nobody shall wait for who only imports this.
-        from ._network import resolve_in_threads  # noqa: PLC0415
+        from ._network import Network, connect_through  # noqa: PLC0415
 
         if self._tls is None:
             # Without TLS no trust store is needed; a context that trusts nobody keeps that honest.
             plain = self._origin.startswith("http://")
             self._tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT) if plain else httpx.create_ssl_context()
-        client = httpx.AsyncClient(
-            verify=self._tls,
-            timeout=httpx.Timeout(self._timeout * _PHASE_SHARE),
-            limits=httpx.Limits(max_connections=self._max_connections, max_keepalive_connections=self._max_connections),
-            follow_redirects=False,
-            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
-        )
-        return resolve_in_threads(client)
+        tls, network = self._tls, Network()
+
+        def make() -> httpx.AsyncClient:
+            client = httpx.AsyncClient(
+                verify=tls,
+                timeout=httpx.Timeout(self._timeout * _PHASE_SHARE),
+                limits=httpx.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=_KEEP_ALIVE),
+                follow_redirects=False,
+                cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
+            )
+            return connect_through(network, client)
+
+        return Pool(make, most=self._max_connections, keep=_KEEP_ALIVE, clock=anyio.current_time), make()
 
     def forget(self) -> object:
         """Drop the pool without closing it: its event loop is gone, and its sockets with it.
@@ -120,9 +132,7 @@ class Transport:
             What was dropped.
         """
         self._building = None
-        pool = self._pool
-        if self._theirs is None:
-            self._pool = None
+        pool, self._pool = self._pool, None
         return pool
 
     async def send(self, request: Request, *, timeout: float | None = None) -> Reply | NoReply:
@@ -136,35 +146,67 @@ class Transport:
             The reply, whatever its status, or why there is none. Nothing is raised.
         """
         limit = self._timeout if timeout is None else min(timeout, self._timeout)
+        if self._theirs is not None:
+            if self._theirs.is_closed:
+                return _CLOSED
+            return await self._attempt(self._theirs, request, limit)
         deadline = anyio.current_time() + limit
-        if self._pool is None:
-            try:
+        try:
+            if self._pool is None:
                 with anyio.move_on_after(limit):
                     await self.open()
-            except Exception as error:  # noqa: BLE001  a proxy or trust store of the environment may be unusable
-                return NoReply(sent=False, message=f"no connection pool could be made ({type(error).__name__})")
-        pool = self._pool
-        if pool is None:
-            return NoReply(sent=False, message="no connection pool could be made in time")
-        if pool.client.is_closed:
-            return NoReply(sent=False, message="the HTTP client is closed")
-        pool.users += 1
-        try:
-            return await self._attempt(pool, request, max(0.001, deadline - anyio.current_time()))
-        finally:
-            pool.users -= 1
-            if pool.retired and not pool.users:
-                with anyio.CancelScope(shield=True):
-                    await _close(pool.client)
+            pool = self._pool
+            if pool is None:
+                return (
+                    _CLOSED
+                    if self._is_closed
+                    else NoReply(sent=False, message="no connection pool could be made in time")
+                )
+            client = pool.borrow()
+            if client is None:
+                with anyio.CancelScope(deadline=deadline):
+                    client = await pool.next_free()
+        except Exception as error:  # noqa: BLE001  a proxy or trust store of the environment may be unusable
+            return NoReply(sent=False, message=f"no connection pool could be made ({type(error).__name__})")
+        if client is None:
+            return (
+                _CLOSED
+                if pool.is_closed
+                else NoReply(sent=False, message=f"no connection to {self._host} was free within {limit:g} s")
+            )
+        return await self._send_on(pool, client, request, max(0.001, deadline - anyio.current_time()))
 
-    async def _attempt(self, pool: _Pool, request: Request, limit: float) -> Reply | NoReply:
-        connected = _Connected()
+    async def _send_on(
+        self, pool: Pool[httpx.AsyncClient], client: httpx.AsyncClient, request: Request, limit: float
+    ) -> Reply | NoReply:
         try:
-            with anyio.move_on_after(limit):
-                return await self._exchange(pool.client, request, limit, connected)
+            reply = await self._attempt(client, request, limit)
+        except BaseException as error:
+            pool.discard(client)
+            # A task that is thrown away must not wait any more.
+            if not isinstance(error, GeneratorExit):
+                await _close([client])
+            raise
+        if isinstance(reply, Reply):
+            left_over = pool.give_back(client)
+        else:
+            # It may be in the middle of something, or of the bug above.
+            pool.discard(client)
+            left_over = [client]
+        if left_over:
+            await _close(left_over)
+        return reply
+
+    async def _attempt(self, client: httpx.AsyncClient, request: Request, limit: float) -> Reply | NoReply:
+        connected = _Connected()
+        most = MAX_REPLY_BYTES if request.max_reply_bytes is None else request.max_reply_bytes
+        body = bytearray()
+        try:
+            with anyio.move_on_after(limit) as scope:
+                return await self._exchange(
+                    client, self._outgoing(client, request, limit, connected), most, body, scope
+                )
         except _NOT_SENT as error:
-            if isinstance(error, httpx.PoolTimeout):
-                self._retire(pool)
             return NoReply(sent=False, message=f"no connection to {self._host} ({_words(error)})")
         except httpx.ProtocolError:
             # Its text repeats what the server sent, which may repeat what it was sent.
@@ -176,58 +218,65 @@ class Transport:
             return NoReply(sent=True, message=_words(error))
         except Exception as error:  # noqa: BLE001  a transport of the user's may raise anything
             return NoReply(sent=True, message=f"the HTTP client failed ({type(error).__name__})")
-        self._retire(pool)
-        return NoReply(sent=True, message=f"no complete answer within {limit:g} s")
+        return (
+            _too_large(most)
+            if len(body) > most
+            else NoReply(sent=True, message=f"no complete answer within {limit:g} s")
+        )
 
-    async def _exchange(
+    def _outgoing(
         self, client: httpx.AsyncClient, request: Request, limit: float, connected: _Connected
-    ) -> Reply | NoReply:
-        # Unless the request asks for it, no compressed answer: those to a POST are small.
-        headers = {"Accept-Encoding": "identity", **request.headers}
-        most = MAX_REPLY_BYTES if request.max_reply_bytes is None else request.max_reply_bytes
+    ) -> httpx.Request:
+        url = None if request.query else self._urls.get(request.path)
+        if url is None:
+            url = httpx.URL(self._origin + request.path + ("?" + request.query if request.query else ""))
+            if not request.query and len(self._urls) < _MAX_URLS:
+                self._urls[request.path] = url
+        phase = limit * _PHASE_SHARE
         outgoing = client.build_request(
             request.method,
-            self._origin + request.path + ("?" + request.query if request.query else ""),
-            headers=headers,
+            url,
+            # Unless the request asks for it, no compressed answer: those to a POST are small.
+            headers={"Accept-Encoding": "identity", **request.headers},
             content=request.body,
-            timeout=httpx.Timeout(limit * _PHASE_SHARE),
+            extensions={
+                "timeout": {"connect": phase, "read": phase, "write": phase, "pool": phase},
+                "trace": connected.note,
+            },
         )
-        outgoing.extensions = {**outgoing.extensions, "trace": connected.note}
         if request.body:
             outgoing.stream = _Body(request.body)
         if request.query:
             outgoing.url = _Discreet(outgoing.url)
+        return outgoing
+
+    async def _exchange(
+        self, client: httpx.AsyncClient, outgoing: httpx.Request, most: int, body: bytearray, scope: anyio.CancelScope
+    ) -> Reply | NoReply:
         response = await client.send(outgoing, stream=True, follow_redirects=False)
         try:
             if response.is_stream_consumed:
                 # A transport of the user's, such as a mock, may hand over a response that is complete.
-                return _reply(response, response.content, most)
-            body = bytearray()
-            # Cancelled and not left: only so do the generators beneath it come to their end in time.
-            with anyio.CancelScope() as reading:
-                async for chunk in response.aiter_raw():
-                    if len(body) <= most:
-                        body += chunk
-                    if len(body) > most:
-                        reading.cancel()
-            if len(body) > most:
-                return _too_large(most)
-            return _reply(response, _decoded(bytes(body), response.headers.get("Content-Encoding", ""), most), most)
+                return _reply(_headers(response), response.content, response.status_code, most)
+            async for chunk in response.aiter_raw():
+                body += chunk
+                if len(body) > most:
+                    # Cancelled and not left: only so do the generators beneath it come to their end in time.
+                    scope.cancel()
+            headers = _headers(response)
+            whole = _decoded(bytes(body), headers.get(b"content-encoding", ""), most)
+            return _reply(headers, whole, response.status_code, most)
         finally:
-            with anyio.CancelScope(shield=True), anyio.move_on_after(_CLOSE_TIMEOUT):
-                await response.aclose()
-
-    def _retire(self, pool: _Pool) -> None:
-        """Replace a pool that may have lost connections for good; requests under way in it still end."""
-        if self._theirs is None and self._pool is pool:
-            pool.retired = True
-            self._pool = None
+            if not response.is_closed:
+                with anyio.move_on_after(_CLOSE_TIMEOUT, shield=True):
+                    await response.aclose()
 
     async def aclose(self) -> None:
-        """Close the pool, if it is ours."""
+        """Close the pool, if it is ours, for good."""
+        self._is_closed = True
         pool, self._pool = self._pool, None
-        if pool is not None and self._theirs is None:
-            await _close(pool.client)
+        if pool is not None:
+            await _close(pool.close())
 
 
 class _Connected:
@@ -250,9 +299,15 @@ class _Connected:
         return self._is_sending and not self._is_new and not self._is_answered
 
 
-async def _close(client: httpx.AsyncClient) -> None:
-    with anyio.move_on_after(_CLOSE_TIMEOUT):
-        await client.aclose()
+async def _close(clients: list[httpx.AsyncClient]) -> None:
+    """Close them, all at once and within a bound that no cancellation shortens."""
+    with anyio.move_on_after(_CLOSE_TIMEOUT, shield=True):
+        if len(clients) == 1:
+            await clients[0].aclose()
+            return
+        async with anyio.create_task_group() as tasks:
+            for client in clients:
+                tasks.start_soon(client.aclose)
 
 
 class _Discreet(httpx.URL):
@@ -271,16 +326,20 @@ class _Discreet(httpx.URL):
         return hash(httpx.URL(self))
 
 
-def _reply(response: httpx.Response, body: bytes, most: int) -> Reply | NoReply:
+def _headers(response: httpx.Response) -> dict[bytes, str]:
+    """By name in small letters. httpx looks through all of them for each that is asked for."""
+    return {name.lower(): value.decode("latin-1") for name, value in response.headers.raw}
+
+
+def _reply(headers: dict[bytes, str], body: bytes, status: int, most: int) -> Reply | NoReply:
     if len(body) > most:
         return _too_large(most)
-    headers = response.headers
     return Reply(
-        status=response.status_code,
+        status=status,
         body=body,
-        retry_after=headers.get("Retry-After"),
-        date=headers.get("Date"),
-        etag=headers.get("ETag"),
+        retry_after=headers.get(b"retry-after"),
+        date=headers.get(b"date"),
+        etag=headers.get(b"etag"),
     )
 
 

@@ -15,6 +15,7 @@ _DELIVERY: Final = "test_delivery.py::test_"
 _LIFE: Final = "test_lifecycle.py::test_"
 _HARD: Final = "test_hardship.py::test_"
 _IDENTITY: Final = "test_identity_calls.py::test_"
+_POOL: Final = "test_transport.py::test_"
 _SHAPE: Final = "test_architecture.py::test_"
 _BUFFER: Final = "unit/test_buffer.py::test_"
 _BUILD: Final = "unit/test_build.py::test_"
@@ -51,6 +52,8 @@ ROWS: Final[Mapping[str, tuple[str, ...]]] = {
         f"{_B}b2_callers_cancelled_at_random_leave_the_pool_whole",
         f"{_B}b2_1_000_callers_cancelled_at_random_leave_the_pool_whole",
         f"{_B}b2_a_pool_without_a_free_connection_is_replaced",
+        f"{_POOL}a_waiter_that_is_cancelled_keeps_no_connection",
+        f"{_POOL}a_request_that_is_cut_off_costs_its_own_connection_and_no_other",
     ),
     "B4": (
         f"{_LIFE}a_second_asyncio_run_takes_over_what_the_first_left",
@@ -106,6 +109,7 @@ ROWS: Final[Mapping[str, tuple[str, ...]]] = {
     "C8": (f"{_C}c8_a_resolver_that_hangs_keeps_neither_the_close_nor_the_process",),
     "C10": (
         f"{_C}c10_200_awaited_calls_share_a_bounded_pool",
+        f"{_POOL}requests_that_begin_together_share_a_bounded_number_of_connections",
         f"{_IDENTITY}many_at_once_share_a_bounded_pool_and_all_finish",
     ),
     "C11": (
