@@ -119,7 +119,7 @@ class Buffer(Backlog):
             batch = None
         is_first = batch is None or now < batch.opened
         if batch is None:
-            batch = lane.open = Batch(lane, [item], now, new_packer=self._new_packer)
+            batch = lane.open = self._new_batch(lane, [item], now)
             self.active[lane] = None
         else:
             batch.items.append(item)
@@ -134,6 +134,11 @@ class Buffer(Backlog):
         elif not is_first and not self.crowded:
             return Offer.TAKEN
         return Offer.NOTIFY
+
+    def _new_batch(self, lane: Lane, items: list[bytes], now: float) -> Batch:
+        # Only what a second try cannot apply twice; the others' types tell, and their endpoints take no gzip.
+        is_event = lane.kind is Kind.EVENTS or lane.kind is Kind.IMPORTS
+        return Batch(lane, items, now, new_packer=self._new_packer if is_event else None)
 
     def extend(self, lane: Lane, items: list[bytes], size: int, now: float) -> Offer:
         """Take small records, none of which must not be sent twice, behind those in the open batch of their lane.
@@ -157,7 +162,7 @@ class Buffer(Backlog):
         while items:
             batch = lane.open
             if batch is None:
-                batch = lane.open = Batch(lane, [], now, new_packer=self._new_packer)
+                batch = lane.open = self._new_batch(lane, [], now)
             spare = most - len(batch.items)
             batch.pack(items[:spare])
             items = items[spare:]

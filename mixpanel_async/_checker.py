@@ -4,17 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 from ._core import Meta, Properties, unreadable
 from ._errors import MixpanelException
 from ._records import OnceOnly
 from ._runtime import real_runtime
-from ._wire.build import Builder, SerializerOption, event_time
-from ._wire.usual import moment_of
-from ._wire.values import check_insert_id
-
-_NOTHING: Final = (None,) * 4
+from ._wire.build import Builder, SerializerOption
 
 
 class Checked(NamedTuple):
@@ -44,12 +40,11 @@ class Checker:
         ConfigurationError: if `serializer` is of no use.
     """
 
-    __slots__ = ("_builder", "_new_id", "_recent", "_wall")
+    __slots__ = ("_builder", "_new_id", "_wall")
 
     def __init__(self, token: str = "", *, serializer: SerializerOption = None, recent: bool = False) -> None:
         runtime = real_runtime()
         self._builder = Builder(token, serializer=serializer, recent=recent)
-        self._recent = recent
         self._wall = runtime.wall
         self._new_id = runtime.new_id
 
@@ -73,45 +68,24 @@ class Checker:
         """
         now = self._wall()
         try:
-            item = None
-            if not (time is None or insert_id is None) and (meta, user_id, device_id, ip) == _NOTHING:
-                item = self._usual(distinct_id, event_name, properties, time, insert_id, now)
-            if item is None:
-                item = self._builder.event(
-                    distinct_id,
-                    event_name,
-                    properties,
-                    meta,
-                    now=now,
-                    new_id=self._new_id,
-                    user_id=user_id,
-                    device_id=device_id,
-                    ip=ip,
-                    time=time,
-                    insert_id=insert_id,
-                )
+            item = self._builder.event(
+                distinct_id,
+                event_name,
+                properties,
+                meta,
+                now=now,
+                new_id=self._new_id,
+                user_id=user_id,
+                device_id=device_id,
+                ip=ip,
+                time=time,
+                insert_id=insert_id,
+            )
         except MixpanelException:
             raise
         except Exception as error:  # noqa: BLE001  a user's types may fail in any way
             raise unreadable(error) from None
         return Checked(len(item), True)  # noqa: FBT003  by position, as this runs for every line of a file
-
-    def _usual(
-        self, distinct_id: object, event_name: object, properties: object, time: object, insert_id: str, now: float
-    ) -> bytes | None:
-        """An event of the past by the builder's short way, which takes time and id as they are; None for the long one.
-
-        Raises:
-            ValidationError: if the time or the id cannot be sent.
-        """
-        if self._builder.usual is None or type(properties) is not dict:
-            return None
-        if "time" in properties or "$insert_id" in properties:
-            # They win over the arguments.
-            return None
-        stamp = event_time(time, "properties.time", now=now, recent=self._recent)
-        check_insert_id(insert_id, "properties.$insert_id")
-        return self._builder.usual.event(distinct_id, event_name, properties, moment_of(stamp), insert_id.encode())
 
     def update(self, message: Mapping[str, Any], meta: Meta = None) -> Checked:
         """Check an update of a user's or a group's profile, in Mixpanel's own form.

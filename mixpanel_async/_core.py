@@ -19,7 +19,6 @@ from ._sender import Sender
 from ._spool.work import Group
 from ._stage import YIELD_AFTER_BYTES
 from ._wire.build import Builder, Discarded
-from ._wire.usual import moment_of
 
 Properties = Mapping[str, Any]
 Meta = Mapping[str, Any] | None
@@ -62,10 +61,6 @@ class Core:
         queue.set_stage(self._events)
         self._usual_event = _never if builder.usual is None else builder.usual.event
         self._wall = runtime.wall
-        self._id_stock = runtime.id_stock
-        # The millisecond that events are stamped with, and from when to when by this machine's clock it lasts.
-        self._moment = b""
-        self._moment_from = self._moment_to = 0.0
 
     def _now(self) -> float:
         """Wall clock in seconds, put right if Mixpanel's answers have shown that it is ahead of theirs.
@@ -73,12 +68,6 @@ class Core:
         Mixpanel overwrites a `time` that lies in its future, and two tries of one event could then differ.
         """
         return self._runtime.wall() - self._stage.seconds_ahead
-
-    def _begin_moment(self, now: float) -> None:
-        ahead = self._stage.seconds_ahead
-        stamp = int((now - ahead) * 1000)
-        self._moment = moment_of(stamp)
-        self._moment_from, self._moment_to = stamp / 1000 + ahead, (stamp + 1) / 1000 + ahead
 
     async def _update(self, kind: Kind, message: Mapping[str, Any], meta: Meta) -> None:
         lane = self._lanes[kind]

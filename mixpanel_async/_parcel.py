@@ -9,7 +9,10 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Protocol, overload
+from typing import Final, Protocol, overload
+
+
+_PIECE_BYTES: Final = 32 * 1024
 
 
 class Packer(Protocol):
@@ -25,10 +28,11 @@ class Parcel(Sequence[bytes]):
 
     Args:
         items: what it holds at first.
-        new_packer: makes what compresses pieces when they come, a little at a time; None if that is not wanted.
+        new_packer: makes what compresses records when they come, a little at a time, and forgets their types; None if
+            that is not wanted.
     """
 
-    __slots__ = ("_count", "_new_packer", "_out", "_packed", "_packer", "_pieces", "_sizes")
+    __slots__ = ("_count", "_joined", "_loose", "_new_packer", "_out", "_packed", "_packer", "_pieces", "_sizes")
 
     def __init__(self, items: Iterable[bytes] = (), new_packer: Callable[[], Packer] | None = None) -> None:
         self._new_packer = new_packer
@@ -40,12 +44,21 @@ class Parcel(Sequence[bytes]):
         # Of each piece: the sizes of its records, or None if it is one.
         self._sizes: list[array[int] | None] = [None] * len(self._pieces)
         self._count = len(self._pieces)
+        # How many pieces are as they stay, and the size of those behind them, which came one by one.
+        self._joined = self._loose = 0
 
     def append(self, item: bytes) -> None:
         """Add one record."""
         self._pieces.append(item)
         self._sizes.append(None)
         self._count += 1
+        self._loose += len(item)
+        if self._loose >= _PIECE_BYTES and self._new_packer is not None:
+            at = self._joined
+            items = self._pieces[at:]
+            del self._pieces[at:], self._sizes[at:]
+            self._count -= len(items)
+            self.pack(items)
 
     def pack(self, items: Sequence[bytes]) -> int:
         """Add records in one piece; their types are forgotten.
@@ -57,6 +70,7 @@ class Parcel(Sequence[bytes]):
         self._pieces.append(piece)
         self._sizes.append(array("L", map(len, items)))
         self._count += len(items)
+        self._joined, self._loose = len(self._pieces), 0
         if self._new_packer is not None:
             if self._packer is None:
                 self._packer = self._new_packer()

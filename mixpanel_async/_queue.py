@@ -256,8 +256,7 @@ class Queue:
         self._lock = threading.RLock()
         self._is_inside = False
         self._late.clear()
-        self.stage.take()
-        self.stage.room = 0
+        self.stage.forget()
         self._buffer.reset()
         if self.durable is not None:
             self.durable.journal.forget()

@@ -5,10 +5,8 @@ from __future__ import annotations
 import os
 import random
 import time
-from binascii import hexlify
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from struct import unpack_from
+from dataclasses import dataclass
 from typing import Final
 
 _IDS_A_REFILL: Final = 512
@@ -22,24 +20,25 @@ class IdSource:
     thread (`list.pop` is atomic); a forked child throws the parent's stock away.
     """
 
-    __slots__ = ("_pid", "stock")
+    __slots__ = ("_pid", "_stock")
 
     def __init__(self) -> None:
-        self.stock: list[bytes] = []
-        """Ids to be popped by a caller that knows not to be in a forked child; never another list."""
+        self._stock: list[str] = []
         self._pid = os.getpid()
 
     def __call__(self) -> str:
         if self._pid != os.getpid():
-            self.stock.clear()
+            self._stock.clear()
             self._pid = os.getpid()
         try:
-            return self.stock.pop().decode()
+            return self._stock.pop()
         except IndexError:
-            digits = hexlify(os.urandom(_ID_BYTES * _IDS_A_REFILL))
-            one, *fresh = unpack_from(f"{2 * _ID_BYTES}s" * _IDS_A_REFILL, digits)
-            self.stock += fresh
-            return str(one, "ascii")
+            digits = os.urandom(_ID_BYTES * _IDS_A_REFILL).hex()
+            width = 2 * _ID_BYTES
+            fresh = [digits[at : at + width] for at in range(0, len(digits), width)]
+            one = fresh.pop()
+            self._stock += fresh
+            return one
 
 
 def uuid4_text(digits: str) -> str:
@@ -57,23 +56,19 @@ class Runtime:
         monotonic: seconds from an arbitrary start; measures intervals.
         chance: an even draw from 0 to 1, for jitter.
         new_id: a fresh `$insert_id`.
-        id_stock: ids at hand, as bytes, for a caller that knows not to be in a forked child; may be empty.
     """
 
     wall: Callable[[], float]
     monotonic: Callable[[], float]
     chance: Callable[[], float]
     new_id: Callable[[], str]
-    id_stock: list[bytes] = field(default_factory=list, repr=False)
 
 
 def real_runtime() -> Runtime:
     """The clocks of this machine, and randomness of its own for each client."""
-    ids = IdSource()
     return Runtime(
         wall=time.time,
         monotonic=time.monotonic,
         chance=random.Random().random,  # noqa: S311  jitter is no secret
-        new_id=ids,
-        id_stock=ids.stock,
+        new_id=IdSource(),
     )

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Final
+
+from ._wire.usual import moment_of
 
 STAGED_BYTES: Final = 48 * 1024
 # No record is smaller: what every event carries takes more.
@@ -12,6 +15,7 @@ YIELD_AFTER_BYTES: Final = 96 * 1024
 # While requests are under way others are let run sooner: what a request needs to reach the wire, and its answer to be
 # read, are several turns of the event loop, and a producer that kept it would have them wait for whole batches.
 YIELD_SOON_AFTER_BYTES: Final = 48 * 1024
+_ENDS: Final = tuple(b"%02x" % number for number in range(256))
 
 
 class Stage:
@@ -21,7 +25,7 @@ class Stage:
     anything else happens there; it is used only in the thread in which the client is closed.
     """
 
-    __slots__ = ("home", "items", "room", "seconds_ahead", "until_yield")
+    __slots__ = ("home", "ids", "items", "moment", "room", "seconds_ahead", "since", "until", "until_yield")
 
     def __init__(self) -> None:
         self.items: list[bytes] = []
@@ -33,6 +37,36 @@ class Stage:
         """How far this machine's clock is ahead of Mixpanel's, as the last answer showed."""
         self.until_yield = YIELD_AFTER_BYTES
         """A coroutine that never waits keeps the loop to itself; after so many bytes others are let run."""
+
+        self.since = self.until = 0.0
+        """When the millisecond began that events are stamped with now, and when it ends, by this machine's clock."""
+        self.moment = b""
+        """The share of a record that says when, up to the end of its `$insert_id`."""
+        self.ids: Iterator[bytes] = iter(())
+        """The ends of further ids of this millisecond."""
+
+    def begin_moment(self, now: float, fresh_id: str) -> bytes:
+        """Stamp events with this time from now on, and give their ids the same random beginning.
+
+        Args:
+            now: wall clock in seconds.
+            fresh_id: a random id.
+
+        Returns:
+            The end of the first id.
+        """
+        ahead = self.seconds_ahead
+        stamp = int((now - ahead) * 1000)
+        self.since, self.until = stamp / 1000 + ahead, (stamp + 1) / 1000 + ahead
+        self.moment = moment_of(stamp) + fresh_id[: -len(_ENDS[0])].encode()
+        self.ids = iter(_ENDS)
+        return next(self.ids)
+
+    def forget(self) -> None:
+        """Begin anew in a forked child: what lies here, and what ids begin with, is the parent's."""
+        self.take()
+        self.room = 0
+        self.until = 0.0
 
     def measured(self, room: int, *, is_busy: bool) -> None:
         """Note how many bytes more may lie here, and whether requests are under way."""

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Final
-
 from ._core import Core, Meta, Properties, unreadable
 from ._credentials import as_secret
 from ._errors import MixpanelException, ValidationError, bare
@@ -12,10 +10,6 @@ from ._host import running_loop
 from ._lanes import Lane
 from ._records import Kind
 from ._wire.build import Discarded
-from ._wire.usual import moment_of
-
-_NOTHING: Final = (None,) * 6
-
 
 class Tracking(Core):
     """Mixed into the client."""
@@ -65,11 +59,10 @@ class Tracking(Core):
         ):
             # The same as below, with as few calls as can be: most events go this way.
             now = self._wall()
-            if not self._moment_from <= now < self._moment_to:
-                self._begin_moment(now)
-            stock = self._id_stock
-            made_id = stock.pop() if stock else self._runtime.new_id().encode()
-            item = self._usual_event(distinct_id, event_name, properties, self._moment, made_id)
+            made_id = next(stage.ids, b"") if stage.since <= now < stage.until else b""
+            if not made_id:
+                made_id = stage.begin_moment(now, self._runtime.new_id())
+            item = self._usual_event(distinct_id, event_name, properties, stage.moment, made_id)
             if item is not None:
                 size = len(item)
                 if size <= stage.room:
@@ -201,13 +194,6 @@ class Tracking(Core):
     ) -> bytes | None:
         """The encoded event, or None if `before_send` kept it back."""
         try:
-            plain = lane is self._events and (meta, user_id, device_id, ip, time, insert_id) == _NOTHING
-            if plain and type(properties) is dict:
-                moment = moment_of(int(self._now() * 1000))
-                made_id = self._runtime.new_id().encode()
-                usual = self._usual_event(distinct_id, event_name, properties, moment, made_id)
-                if usual is not None:
-                    return usual
             return self._builder.event(
                 distinct_id,
                 event_name,

@@ -19,7 +19,7 @@ import orjson
 from .._config import VERSION
 from .._errors import ConfigurationError, ValidationError
 from .._records import DropReason, OnceOnly, Record
-from .usual import MAX_RECORD_BYTES, MP_LIB, UsualEvents
+from .usual import MAX_RECORD_BYTES, MP_LIB, UsualEvents, moment_of
 from .values import (
     EVENT_LIMITS,
     PROFILE_LIMITS,
@@ -65,6 +65,9 @@ _ENVELOPE: Final = frozenset(
 )
 
 
+_NOTHING: Final = (None,) * 4
+
+
 class Discarded(Exception):  # noqa: N818  a signal inside the package, not an error
     """The user's `before_send` hook kept the message back, or failed. `record` is the message as far as it encodes."""
 
@@ -72,8 +75,9 @@ class Discarded(Exception):  # noqa: N818  a signal inside the package, not an e
         super().__init__(reason)
         self.reason = reason
         try:
-            self.record = orjson.dumps(message, default=lambda value: f"<{type(value).__name__}>")
-        except TypeError:
+            # Not by orjson, which an object of a hook may take down.
+            self.record = json.dumps(message, allow_nan=False, default=lambda value: f"<{type(value).__name__}>").encode()
+        except (TypeError, ValueError, RecursionError):
             self.record = b""
 
 
@@ -172,7 +176,8 @@ class Builder:
             raise ConfigurationError("before_send must be a plain function: it is called at the caller's line")
         self._before_send = before_send
         self._recent = recent
-        self.usual = None if before_send is not None or self._super else UsualEvents(token)
+        is_plain_client = before_send is None and hook is None and not self._super
+        self.usual = UsualEvents(token) if is_plain_client else None
         """The short way for events that need nothing else; None if all do."""
 
     def event(
@@ -197,8 +202,13 @@ class Builder:
             ValidationError: naming the path of what cannot be sent.
             Discarded: if the `before_send` hook kept it back.
         """
+        recent = self._recent if recent is None else recent
         stamp = int(now * 1000)
         made_id = new_id() if insert_id is None else insert_id
+        if type(properties) is dict and (meta, user_id, device_id, ip) == _NOTHING and self.usual is not None:
+            short = self._short_way(distinct_id, event_name, properties, stamp, made_id, time, insert_id, now, recent)
+            if short is not None:
+                return short
         if distinct_id is None:
             distinct_id = user_id
             if user_id is None and isinstance(device_id, str):
@@ -225,7 +235,6 @@ class Builder:
         if meta is not None:
             _merge_meta(message, meta, self._events)
         checked = props.get("time") is stamp and insert_id is None and props.get("$insert_id") is made_id
-        recent = self._recent if recent is None else recent
         data = self._seal_event(message, now=now, recent=recent, stamps_are_ours=checked)
         if self._before_send is None:
             return data
@@ -237,6 +246,30 @@ class Builder:
             return self._seal_event(message, now=now, recent=recent, stamps_are_ours=False)
         except ValidationError:
             raise Discarded(DropReason.BEFORE_SEND_FAILED, message) from None
+
+    def _short_way(
+        self,
+        distinct_id: object,
+        event_name: object,
+        properties: dict[str, Any],
+        stamp: int,
+        made_id: str,
+        time: object,
+        insert_id: str | None,
+        now: float,
+        recent: bool,  # noqa: FBT001  by position, as this runs for every event
+    ) -> bytes | None:
+        assert self.usual is not None
+        if time is not None:
+            if "time" in properties:
+                # It wins over the argument, which is then not looked at.
+                return None
+            stamp = event_time(time, "properties.time", now=now, recent=recent)
+        if insert_id is not None:
+            if "$insert_id" in properties:
+                return None
+            check_insert_id(insert_id, "properties.$insert_id")
+        return self.usual.event(distinct_id, event_name, properties, moment_of(stamp), made_id.encode())
 
     def _seal_event(self, message: Message, *, now: float, recent: bool, stamps_are_ours: bool) -> bytes:
         """Check an event, make its values fit for JSON in place, and encode it."""

@@ -806,7 +806,7 @@ def test_a_hook_must_be_a_plain_function(hook: Any) -> None:
 def test_a_message_kept_back_is_reported_as_far_as_it_encodes() -> None:
     builder = Builder("t", before_send=lambda message: message["properties"].update(a=b"x") or None)
     assert read(kept_back(lambda: record(builder=builder)).record)["properties"]["a"] == "<bytes>"
-    builder = Builder("t", before_send=lambda message: message["properties"].update({1: 1}) or None)
+    builder = Builder("t", before_send=lambda message: message["properties"].update({(1,): 1}) or None)
     assert kept_back(lambda: record(builder=builder)).record == b""
 
 
