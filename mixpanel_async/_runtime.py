@@ -48,7 +48,7 @@ def uuid4_text(digits: str) -> str:
     return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:]}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
 class Runtime:
     """What the core takes as arguments.
 
@@ -64,7 +64,7 @@ class Runtime:
     monotonic: Callable[[], float]
     chance: Callable[[], float]
     new_id: Callable[[], str]
-    id_stock: list[str] = field(default_factory=list, repr=False)
+    id_stock: list[str] = field(default_factory=list)
 
 
 def real_runtime() -> Runtime:
