@@ -1,7 +1,9 @@
 """An async-native SDK for Mixpanel. The names below are the public ones; everything else may change."""
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Final
+
 from ._bound import BoundMixpanel
-from ._checker import Checked, Checker
 from ._client import AsyncMixpanel
 from ._config import VERSION, BatchPolicy, IdMerge, Overflow, Region, RetryPolicy
 from ._credentials import ServiceAccountCredentials
@@ -21,10 +23,34 @@ from ._errors import (
     ValidationError,
 )
 from ._records import Delivery, DropReason, FlushResult, LostRecord, Stats
-from ._spool import SqliteSpool
-from ._spool.report import Purged, SpoolCount, SpooledRecord, SpoolStatus
 
 __version__ = VERSION
+
+if TYPE_CHECKING:
+    from ._checker import Checked, Checker
+    from ._spool import SqliteSpool
+    from ._spool.report import Purged, SpoolCount, SpooledRecord, SpoolStatus
+else:
+    # Hidden from type checkers, which would otherwise take any name for one of these.
+    _LATER: Final = {
+        "Checked": "._checker",
+        "Checker": "._checker",
+        "Purged": "._spool.report",
+        "SpoolCount": "._spool.report",
+        "SpoolStatus": "._spool.report",
+        "SpooledRecord": "._spool.report",
+        "SqliteSpool": "._spool",
+    }
+
+    def __getattr__(name: str) -> object:
+        """What not everybody uses is loaded when it is."""
+        if name not in _LATER:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return getattr(import_module(_LATER[name], __name__), name)
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *_LATER})
+
 
 __all__ = [
     "ApiError",

@@ -8,7 +8,6 @@ all that comes behind that in the same lane, waits on disk alone and is *restock
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from math import ceil
 from typing import Final, NamedTuple
 
@@ -26,8 +25,7 @@ LOAD_RECORDS: Final = 2_000
 _ROW_OVERHEAD: Final = 1.125
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SpoolLimits:
+class SpoolLimits(NamedTuple):
     """How much a client may leave on disk; see `SqliteSpool`."""
 
     max_bytes: int

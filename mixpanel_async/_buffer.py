@@ -10,9 +10,8 @@ The buffer takes no lock and reads no clock: its owner does both.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from enum import Enum
-from typing import Final
+from typing import Final, NamedTuple
 
 from ._backlog import Backlog, SpoolLimits
 from ._config import BatchPolicy, RetryPolicy
@@ -52,8 +51,7 @@ class Offer(Enum):
     FULL = "full"
 
 
-@dataclass(frozen=True, slots=True)
-class WaitUntil:
+class WaitUntil(NamedTuple):
     """Nothing can be sent before this moment of the monotonic clock."""
 
     at: float

@@ -12,14 +12,12 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn
 
 from ._attempts import Caller
-from ._backlog import SpoolLimits
 from ._bound import BoundMixpanel
 from ._buffer import Buffer, most_in_flight
 from ._config import BatchPolicy, ClientOptions, EventsEndpoint, IdMerge, Overflow, Region, RetryPolicy, env_options
 from ._core import Properties
 from ._courier import Courier
 from ._credentials import ServiceAccountCredentials
-from ._durable import durable_of
 from ._errors import ClientClosedError, MixpanelException, ValidationError, bare, refuse
 from ._hooks import Hooks, OnDelivered, OnDrop
 from ._host import prepare
@@ -29,19 +27,20 @@ from ._queue import Queue
 from ._records import FlushResult, Stats
 from ._runtime import Runtime, real_runtime
 from ._sender import Sender
-from ._spool import SqliteSpool
 from ._tracking import Tracking
 from ._transport import HttpClient, Transport
 from ._wire.build import BeforeSend, Builder, SerializerOption
 from ._wire.encode import Encoder, best_packer
-from .flags.exposures import Track
-from .flags.local import LocalFeatureFlagsProvider
-from .flags.options import LocalFlags, RemoteFlags
-from .flags.providers import make_providers
-from .flags.remote import RemoteFeatureFlagsProvider
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+    from ._spool import SqliteSpool
+    from .flags.exposures import Track
+    from .flags.local import LocalFeatureFlagsProvider
+    from .flags.options import LocalFlags, RemoteFlags
+    from .flags.providers import Providers
+    from .flags.remote import RemoteFeatureFlagsProvider
 
 _log = logging.getLogger("mixpanel_async")
 # Beside the lanes' own requests, for calls that are awaited.
@@ -141,8 +140,6 @@ class AsyncMixpanel(Tracking, Identity, Profiles):
                 shutdown_timeout=shutdown_timeout,
             )
             self._origin = options.origin
-            if spool is not None and not isinstance(spool, SqliteSpool):
-                refuse(f"spool must be an instance of SqliteSpool, not {type(spool).__name__}")
             prepare()
             runtime = _runtime or real_runtime()
             builder = Builder(
@@ -161,16 +158,20 @@ class AsyncMixpanel(Tracking, Identity, Profiles):
                 sender=parts.sender,
                 caller=parts.caller,
             )
-            self._flags = make_providers(
-                local_flags,
-                remote_flags,
-                options=options,
-                queue=parts.queue,
-                sender=parts.sender,
-                transport=parts.transport,
-                runtime=runtime,
-                track=_tracker(weakref.ref(self)),
-            )
+            self._flags: Providers | None = None
+            if local_flags is not None or remote_flags is not None:
+                from .flags.providers import make_providers  # noqa: PLC0415  nobody who has no flags pays for them
+
+                self._flags = make_providers(
+                    local_flags,
+                    remote_flags,
+                    options=options,
+                    queue=parts.queue,
+                    sender=parts.sender,
+                    transport=parts.transport,
+                    runtime=runtime,
+                    track=_tracker(weakref.ref(self)),
+                )
             weakref.finalize(self, _left_behind, parts.queue, parts.sender)
         except MixpanelException as error:
             raise bare(error) from None
@@ -254,8 +255,7 @@ class AsyncMixpanel(Tracking, Identity, Profiles):
     def stats(self) -> Stats:
         """A snapshot of what became of everything so far. From any thread."""
         stats = self._queue.stats()
-        flags = self._flags.stats()
-        return stats if flags is None else replace(stats, flags=flags)
+        return stats if self._flags is None else replace(stats, flags=self._flags.stats())
 
     @property
     def local_flags(self) -> LocalFeatureFlagsProvider:
@@ -264,7 +264,8 @@ class AsyncMixpanel(Tracking, Identity, Profiles):
         Raises:
             ConfigurationError: if the client was made without `local_flags`.
         """
-        return self._flags.local or refuse("the client was made without local_flags=LocalFlags()")
+        found = self._flags and self._flags.local
+        return found or refuse("the client was made without local_flags=LocalFlags()")
 
     @property
     def remote_flags(self) -> RemoteFeatureFlagsProvider:
@@ -273,7 +274,8 @@ class AsyncMixpanel(Tracking, Identity, Profiles):
         Raises:
             ConfigurationError: if the client was made without `remote_flags`.
         """
-        return self._flags.remote or refuse("the client was made without remote_flags=RemoteFlags()")
+        found = self._flags and self._flags.remote
+        return found or refuse("the client was made without remote_flags=RemoteFlags()")
 
     def bind(
         self,
@@ -343,9 +345,13 @@ def _wired(
         http_client=http_client,
         max_connections=most_in_flight(options.batching) + _SPARE_CONNECTIONS,
     )
-    limits = None if spool is None else SpoolLimits(max_bytes=spool.max_bytes, max_records=spool.max_records)
-    buffer = Buffer(options.batching, options.retry, limits, new_packer)
-    durable = None if spool is None else durable_of(options, spool, buffer, runtime)
+    if spool is None:
+        durable, buffer = None, Buffer(options.batching, options.retry, None, new_packer)
+    else:
+        from ._durable import buffer_of, durable_of  # noqa: PLC0415  nobody who has no spool pays for one
+
+        buffer = buffer_of(options, spool, new_packer)
+        durable = durable_of(options, spool, buffer, runtime)
     queue = Queue(buffer, options.overflow, hooks, runtime.monotonic, durable)
     courier = Courier(
         queue,

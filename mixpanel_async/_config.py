@@ -12,6 +12,7 @@ from typing import Any, Final, Literal
 
 from ._credentials import ServiceAccountCredentials
 from ._errors import refuse
+from ._value import Value
 
 VERSION: Final = "0.1.0"
 
@@ -25,9 +26,10 @@ REGION_ORIGINS: Final[Mapping[str, str]] = {
     "in": "https://api-in.mixpanel.com",
 }
 
-_LABEL: Final = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)")
-_PATH: Final = re.compile(r"(?:/[A-Za-z0-9._~-]+)*")
-_AUTHORITY: Final = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::(?P<port>[0-9]{1,5}))?")
+# Compiled when a host is given, which few do.
+_LABEL: Final = r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)"
+_PATH: Final = r"(?:/[A-Za-z0-9._~-]+)*"
+_AUTHORITY: Final = r"(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::(?P<port>[0-9]{1,5}))?"
 
 
 class IdMerge(Enum):
@@ -77,8 +79,8 @@ def check_count(name: str, value: object, *, least: int = 1, most: int | None = 
         refuse(f"{name} must be at least {least}{'' if most is None else f' and at most {most}'}, not {value}")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BatchPolicy:
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
+class BatchPolicy(Value):
     """How records are gathered into requests, and how much may be held in memory.
 
     Args:
@@ -119,8 +121,8 @@ class BatchPolicy:
         check_switch("at_least_once", self.at_least_once)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RetryPolicy:
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
+class RetryPolicy(Value):
     """When a request that may succeed later is sent again.
 
     Each wait is drawn evenly from 0 to the current ceiling (full jitter); the ceiling starts at `initial` and doubles
@@ -170,7 +172,7 @@ def _check_host(host: str) -> None:
             refuse("api_host is not a valid IPv6 address")
         return
     labels = host.removesuffix(".").split(".")
-    if len(host) > 253 or not all(_LABEL.fullmatch(label) for label in labels):
+    if len(host) > 253 or not all(re.fullmatch(_LABEL, label) for label in labels):
         refuse("api_host is not a valid host name")
     if labels[-1].isdigit() or labels[-1].lower().startswith("0x"):
         try:
@@ -207,8 +209,8 @@ def parse_origin(region: str, api_host: str | None, *, allow_http: bool = False)
         refuse("api_host must start with https:// or http://, or be a bare host")
     authority, slash, path = rest.partition("/")
     prefix = (slash + path).rstrip("/") if path else ""
-    match = _AUTHORITY.fullmatch(authority)
-    if match is None or not _PATH.fullmatch(prefix) or any(part in {".", ".."} for part in prefix.split("/")):
+    match = re.fullmatch(_AUTHORITY, authority)
+    if match is None or not re.fullmatch(_PATH, prefix) or any(part in {".", ".."} for part in prefix.split("/")):
         refuse("api_host must be a host or an origin: no user, query, fragment, space or control character")
     if prefix.rpartition("/")[2] in {"track", "import", "engage", "groups"}:
         refuse("api_host must not name an endpoint: the client adds it")
@@ -221,8 +223,8 @@ def parse_origin(region: str, api_host: str | None, *, allow_http: bool = False)
     return f"{scheme}://{host}{'' if port is None else f':{int(port)}'}{prefix}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ClientOptions:
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
+class ClientOptions(Value):
     """The client's own options, as far as they are plain values. `AsyncMixpanel` says what they mean.
 
     Raises:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio.lowlevel
 
@@ -11,14 +11,17 @@ from ._attempts import Caller, reason_of
 from ._config import ClientOptions
 from ._credentials import Secret
 from ._errors import ClientClosedError, MixpanelException, ValidationError, bare
+from ._host import loop_finder
 from ._lanes import Batch, Lane
 from ._queue import Queue
 from ._records import DropReason, Kind
 from ._runtime import Runtime
 from ._sender import Sender
-from ._spool.work import Group
 from ._stage import YIELD_AFTER_BYTES
 from ._wire.build import Builder, Discarded
+
+if TYPE_CHECKING:
+    from ._spool.work import Group
 
 Properties = Mapping[str, Any]
 Meta = Mapping[str, Any] | None
@@ -58,6 +61,7 @@ class Core:
         self._lanes[Kind.IMPORTS] = self._lanes[Kind.EVENTS] if same else queue.lane(Kind.IMPORTS)
         self._events = self._lanes[Kind.EVENTS]
         self._stage = queue.stage
+        self._running_loop = loop_finder()
         queue.set_stage(self._events)
         self._usual_event = _never if builder.usual is None else builder.usual.event
         self._wall = runtime.wall

@@ -8,12 +8,13 @@ from typing import Any, Protocol, TypeVar
 
 import anyio
 
-from ._backlog import Entry
+from ._backlog import Entry, SpoolLimits
 from ._buffer import Buffer, Offer
 from ._config import ClientOptions, Overflow
-from ._errors import MixpanelException, QueueFullError, SpoolError
+from ._errors import MixpanelException, QueueFullError, SpoolError, refuse
 from ._host import Host
 from ._lanes import LANE_CODES, Batch, Eviction, Lane, Loss
+from ._parcel import Packer
 from ._records import DropReason, OnceOnly
 from ._runtime import Runtime
 from ._spool import SqliteSpool, journal_of
@@ -314,6 +315,18 @@ class _Watch:
 
     def ring_soon(self) -> None:
         self.host.call_soon(self.ring)
+
+
+def buffer_of(options: ClientOptions, spool: SqliteSpool, new_packer: Callable[[], Packer]) -> Buffer:
+    """A buffer that may leave records to this spool.
+
+    Raises:
+        ConfigurationError: if it is none.
+    """
+    if not isinstance(spool, SqliteSpool):
+        refuse(f"spool must be an instance of SqliteSpool, not {type(spool).__name__}")
+    limits = SpoolLimits(max_bytes=spool.max_bytes, max_records=spool.max_records)
+    return Buffer(options.batching, options.retry, limits, new_packer)
 
 
 def durable_of(options: ClientOptions, spool: SqliteSpool, buffer: Buffer, runtime: Runtime) -> Durable:

@@ -22,9 +22,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn, TypeVar
 
+from ._value import Value
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FailedRecord:
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
+class FailedRecord(Value):
     """One record that Mixpanel refused, as it named it.
 
     Args:

@@ -6,7 +6,6 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import replace
 from functools import partial
 from inspect import isawaitable, iscoroutinefunction
 from typing import Any, Final
@@ -80,9 +79,9 @@ class Hooks:
         # Neighbours of a kind are told in one call: an overflow loses records one by one.
         if isinstance(last, Loss) and isinstance(last.items, list) and _is_alike(last, loss):
             last.items.extend(loss.items)
-            self._waiting[-1] = replace(last, bare=last.bare + loss.bare)
+            last.bare += loss.bare
             return
-        self._waiting.append(replace(loss, items=list(loss.items)))
+        self._waiting.append(loss.copy())
 
     def untold(self) -> int:
         """How many lost records nobody was told of."""

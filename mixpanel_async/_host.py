@@ -8,23 +8,29 @@ alone, is held by its host, and ends in a `Job` that can be awaited.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import contextvars
 import sys
 from collections.abc import Awaitable, Callable, Coroutine
 from importlib import import_module
-from typing import Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 import anyio
 
 from ._errors import ClientClosedError
 
+if TYPE_CHECKING:
+    import asyncio
+
 T = TypeVar("T")
 
 
-# The running asyncio loop or None, at the cost of a call in C. It knows a forked child, too.
-running_loop: Callable[[], object] = asyncio._get_running_loop
+def loop_finder() -> Callable[[], asyncio.AbstractEventLoop | None]:
+    """What returns the running asyncio loop or None, at the cost of a call in C. It knows a forked child, too."""
+    # Whoever lets asyncio run has imported it; nobody shall do so who only imports this.
+    import asyncio  # noqa: PLC0415
+
+    return asyncio._get_running_loop
 
 
 def prepare() -> None:
@@ -107,7 +113,7 @@ class Host(Protocol):
     """An event loop."""
 
     loop: object
-    """What `running_loop` returns inside it; None if that does not know it."""
+    """What `loop_finder` finds inside it; None if that does not know it."""
 
     def spawn(self, job: Job[T], work: Callable[[], Awaitable[T]], name: str) -> None:
         """Run it in a task of its own, with an empty context. From the loop's own thread only."""
@@ -125,6 +131,7 @@ class Host(Protocol):
 class _Asyncio:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
+        self._running_loop = loop_finder()
         self.loop: object = loop
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -146,10 +153,7 @@ class _Asyncio:
             self._loop.call_soon_threadsafe(callback)
 
     def is_current(self) -> bool:
-        try:
-            return asyncio.get_running_loop() is self._loop
-        except RuntimeError:
-            return False
+        return self._running_loop() is self._loop
 
     def is_over(self) -> bool:
         # One that was stopped may be run again, but not while another runs in its place.
@@ -196,7 +200,5 @@ def current_host() -> Host | None:
     """The loop that the caller runs in, if it runs in one."""
     if _in_trio():
         return _Trio()
-    try:
-        return _Asyncio(asyncio.get_running_loop())
-    except RuntimeError:
-        return None
+    loop = loop_finder()()
+    return None if loop is None else _Asyncio(loop)

@@ -24,7 +24,7 @@ LANE_CODES: Final = {
 """How a spool names a lane: its kind, and whether a project secret signs it."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False, repr=False)
 class Eviction:
     """The oldest records that a lane had on disk alone and that were dropped for want of room.
 
@@ -237,7 +237,6 @@ class Lane:
             yield self.open
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Loss:
     """Records of one kind that ended without delivery, for one reason.
 
@@ -250,12 +249,35 @@ class Loss:
         bare: further records, of which only the number was kept.
     """
 
-    kind: Kind
-    reason: DropReason
-    items: Sequence[bytes]
-    details: Sequence[FailedRecord] = ()
-    message: str = ""
-    bare: int = 0
+    __slots__ = ("bare", "details", "items", "kind", "message", "reason")
+
+    def __init__(
+        self,
+        *,
+        kind: Kind,
+        reason: DropReason,
+        items: Sequence[bytes],
+        details: Sequence[FailedRecord] = (),
+        message: str = "",
+        bare: int = 0,
+    ) -> None:
+        self.kind = kind
+        self.reason = reason
+        self.items = items
+        self.details = details
+        self.message = message
+        self.bare = bare
+
+    def copy(self) -> Loss:
+        """The same, with a list of items of its own."""
+        return Loss(
+            kind=self.kind,
+            reason=self.reason,
+            items=list(self.items),
+            details=self.details,
+            message=self.message,
+            bare=self.bare,
+        )
 
     def messages(self) -> list[str]:
         """What was said of each record."""

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from ._config import BatchPolicy
 from ._credentials import Secret
@@ -16,8 +15,7 @@ _MOST_LANES: Final = 50
 _ANY_SECRET: Final = Secret("")
 
 
-@dataclass(frozen=True, slots=True)
-class Ended:
+class Ended(NamedTuple):
     """Rows of the spool whose records have ended: taken out, and kept as dead letters if there is a loss to tell."""
 
     ids: list[int]

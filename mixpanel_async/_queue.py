@@ -8,22 +8,22 @@ from collections import deque
 from collections.abc import Callable
 from contextvars import ContextVar
 from math import inf
-from typing import Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from ._buffer import Buffer, Idle, Offer, WaitUntil
 from ._config import Overflow
 from ._credentials import Secret
-from ._durable import Durable
 from ._errors import ClientClosedError, QueueFullError
 from ._hooks import Hooks
 from ._lanes import Barrier, Batch, Lane, Loss
 from ._logbook import Logbook
 from ._records import DropReason, Kind, Outcome, Outdated, Stats
-from ._spool.work import Group
-from ._stage import LEAST_RECORD_BYTES, STAGED_BYTES, Stage
+from ._stage import LEAST_RECORD_BYTES, Stage
 
+if TYPE_CHECKING:
+    from ._durable import Durable
+    from ._spool.work import Group
 T = TypeVar("T")
-
 IN_REQUEST: Final = ContextVar("mixpanel_async_in_request", default=False)
 """Whether what runs now is part of a request of this package's own."""
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from ._errors import FailedRecord
+from ._value import Value
 
 
 class Kind(Enum):
@@ -85,8 +86,8 @@ DROPPED: Final = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LostRecord:
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
+class LostRecord(Value):
     """One record that was not delivered.
 
     Args:
@@ -103,8 +104,8 @@ class LostRecord:
     message: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Delivery:
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
+class Delivery(Value):
     """One request that Mixpanel took, as `on_delivered` is told of it.
 
     Args:
@@ -122,8 +123,8 @@ class Delivery:
     duration: float
 
 
-@dataclass(frozen=True, slots=True)
-class FlushResult:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class FlushResult(Value):
     """What became of the records that `flush()` or `aclose()` covered.
 
     Args:
@@ -139,8 +140,8 @@ class FlushResult:
     losses: Mapping[str, int] = field(default_factory=dict, compare=False)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FlagStats:
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
+class FlagStats(Value):
     """What became of feature flags since the client was made.
 
     Args:
@@ -176,8 +177,8 @@ class FlagStats:
     last_error: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Stats:
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
+class Stats(Value):
     """A snapshot. At every moment `accepted == delivered + failed + dropped + uncertain + pending`.
 
     Args:
@@ -216,7 +217,10 @@ class Stats:
     flags: FlagStats | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+# What follows passes between the parts of the client alone. It is no dataclass, of each of which the import would have
+# to compile six methods. What may hold a secret is no tuple either: error reporters look into those.
+
+
 class Request:
     """One request, ready for the wire. `path` holds nothing secret; the rest is kept out of reprs.
 
@@ -230,32 +234,60 @@ class Request:
         max_reply_bytes: size of the largest answer that is taken; None for that of an answer to a POST.
     """
 
-    path: str
-    token: str = field(default="", repr=False)
-    headers: Mapping[str, str] = field(repr=False)
-    body: bytes = field(repr=False)
-    method: str = "POST"
-    query: str = field(default="", repr=False)
-    max_reply_bytes: int | None = None
+    __slots__ = ("body", "headers", "max_reply_bytes", "method", "path", "query", "token")
+
+    def __init__(
+        self,
+        *,
+        path: str,
+        token: str = "",
+        headers: Mapping[str, str],
+        body: bytes,
+        method: str = "POST",
+        query: str = "",
+        max_reply_bytes: int | None = None,
+    ) -> None:
+        self.path = path
+        self.token = token
+        self.headers = headers
+        self.body = body
+        self.method = method
+        self.query = query
+        self.max_reply_bytes = max_reply_bytes
+
+    def __repr__(self) -> str:
+        return f"<{self.method} {self.path}>"
 
     @property
     def endpoint(self) -> str:
         return self.path.partition("?")[0]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
     """What came back: the body is complete and within its limit. With `etag` it can be asked whether it still holds."""
 
-    status: int
-    body: bytes
-    retry_after: str | None = None
-    date: str | None = None
-    etag: str | None = field(default=None, repr=False)
+    __slots__ = ("body", "date", "etag", "retry_after", "status")
+
+    def __init__(
+        self,
+        *,
+        status: int,
+        body: bytes,
+        retry_after: str | None = None,
+        date: str | None = None,
+        etag: str | None = None,
+    ) -> None:
+        self.status = status
+        self.body = body
+        self.retry_after = retry_after
+        self.date = date
+        self.etag = etag
+
+    def __repr__(self) -> str:
+        return f"<answer {self.status} of {len(self.body)} bytes>"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NoReply:
+class NoReply(NamedTuple):
     """Nothing usable came back.
 
     Args:
@@ -269,13 +301,22 @@ class NoReply:
     stale: bool = False
 
 
-@dataclass(frozen=True, slots=True)
 class Delivered:
     """Every record of the request was taken."""
 
+    __slots__ = ()
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pruned:
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Delivered)
+
+    def __hash__(self) -> int:
+        return hash(Delivered)
+
+    def __repr__(self) -> str:
+        return "Delivered()"
+
+
+class Pruned(NamedTuple):
     """The named records were refused and all others taken."""
 
     failed: tuple[FailedRecord, ...]
@@ -283,8 +324,7 @@ class Pruned:
     message: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Split:
+class Split(NamedTuple):
     """The request was refused as a whole, and a smaller one may tell which record is to blame."""
 
     reason: DropReason
@@ -292,8 +332,7 @@ class Split:
     message: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Retry:
+class Retry(NamedTuple):
     """The same request may succeed later.
 
     Args:
@@ -311,24 +350,22 @@ class Retry:
     at_once: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Refused:
+class Refused(NamedTuple):
     """The request was refused for good."""
 
     status: int
     message: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Misconfigured:
+class Misconfigured(NamedTuple):
     """Credentials, host or path are wrong: no record is to blame, and none can be delivered until that is mended."""
 
-    status: int
+    # Not in the order of `Refused`, so that the two are never equal.
     message: str
+    status: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outdated:
+class Outdated(NamedTuple):
     """No request was made: these records have become too old for where they were to go.
 
     Args:

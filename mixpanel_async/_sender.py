@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import anyio
 import anyio.to_thread
@@ -18,8 +18,10 @@ from ._lanes import Barrier, Batch
 from ._queue import Queue
 from ._records import DropReason, FlushResult
 from ._runtime import Runtime
-from ._spool.work import Group
 from ._transport import Transport
+
+if TYPE_CHECKING:
+    from ._spool.work import Group
 
 T = TypeVar("T")
 

@@ -6,7 +6,6 @@ from datetime import datetime
 from ._core import Core, Meta, Properties, unreadable
 from ._credentials import as_secret
 from ._errors import MixpanelException, ValidationError, bare
-from ._host import running_loop
 from ._lanes import Lane
 from ._records import Kind
 from ._wire.build import Discarded
@@ -55,7 +54,7 @@ class Tracking(Core):
             and ip is None
             and time is None
             and insert_id is None
-            and running_loop() is stage.home
+            and self._running_loop() is stage.home
         ):
             # The same as below, with as few calls as can be: most events go this way.
             now = self._wall()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import quote
 
@@ -53,7 +52,6 @@ def best_packer() -> tuple[Callable[[], Packer], int]:
     return isal_packer, 512 * 1024
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Encoder:
     """Knows how this client's requests look.
 
@@ -64,10 +62,20 @@ class Encoder:
         new_packer: gzip.
     """
 
-    token: str = field(repr=False)
-    credentials: ServiceAccountCredentials | None
-    events_by_import: bool
-    new_packer: Callable[[], Packer]
+    __slots__ = ("credentials", "events_by_import", "new_packer", "token")
+
+    def __init__(
+        self,
+        *,
+        token: str,
+        credentials: ServiceAccountCredentials | None,
+        events_by_import: bool,
+        new_packer: Callable[[], Packer],
+    ) -> None:
+        self.token = token
+        self.credentials = credentials
+        self.events_by_import = events_by_import
+        self.new_packer = new_packer
 
     def request(self, kind: Kind, records: Parcel, *, secret: Secret | None = None) -> Request:
         """One POST for these records.

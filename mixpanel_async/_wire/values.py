@@ -10,7 +10,6 @@ import dataclasses
 import re
 from collections.abc import Callable, Iterable, Mapping
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
 from datetime import date, datetime, timezone
 from decimal import Decimal
 from enum import Enum
@@ -60,7 +59,6 @@ _INSERT_ID: Final = re.compile(r"[A-Za-z0-9-]{1,36}")
 _UUID4: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}", re.IGNORECASE)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
     """How much one message may hold. Source: Mixpanel's pages on import and on data types, read 2026-08-21.
 
@@ -72,11 +70,16 @@ class Limits:
         size: bytes of JSON that one message must stay below.
     """
 
-    properties: int
-    items: int | None
-    keys: int = 254
-    depth: int = 3
-    size: int = 1_000_000
+    __slots__ = ("depth", "items", "keys", "properties", "size")
+
+    def __init__(
+        self, *, properties: int, items: int | None, keys: int = 254, depth: int = 3, size: int = 1_000_000
+    ) -> None:
+        self.properties = properties
+        self.items = items
+        self.keys = keys
+        self.depth = depth
+        self.size = size
 
 
 EVENT_LIMITS: Final = Limits(properties=254, items=254)
@@ -133,7 +136,6 @@ def join_path(path: str, key: object) -> str:
     return f"{path}.{text}" if path else text
 
 
-@dataclass(frozen=True, slots=True)
 class Cleaner:
     """Turns values into what JSON has.
 
@@ -142,8 +144,11 @@ class Cleaner:
         serializer: asked for a value of a type that is not known here; returns one that is.
     """
 
-    limits: Limits
-    serializer: Serializer | None = None
+    __slots__ = ("limits", "serializer")
+
+    def __init__(self, limits: Limits, serializer: Serializer | None = None) -> None:
+        self.limits = limits
+        self.serializer = serializer
 
     def settle(self, properties: dict[str, Any], path: str) -> None:
         """Replace in place what JSON does not have. Keys and texts are left to the encoder, which refuses bad ones.

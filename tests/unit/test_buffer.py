@@ -6,7 +6,6 @@ import math
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -519,7 +518,7 @@ def test_a_pause_is_kept_although_another_request_succeeds() -> None:
     buffer, lane = make(max_events=1, max_in_flight=2)
     offer_all(buffer, lane, records(3))
     limited, fine = lease_all(buffer)
-    buffer.settle(limited, replace(AGAIN, retry_after=300.0), 0.0, 300.0)
+    buffer.settle(limited, AGAIN._replace(retry_after=300.0), 0.0, 300.0)
     buffer.settle(fine, Delivered(), 1.0)
     assert waits_until(buffer, 1.0) == 300.0
     buffer.hurry(2.0)
@@ -557,7 +556,7 @@ def test_refused_credentials_do_not_cut_a_pause_that_mixpanel_asked_for() -> Non
     buffer, lane = make(max_events=1, max_in_flight=3)
     offer_all(buffer, lane, records(3))
     limited, astray, fine = lease_all(buffer)
-    buffer.settle(limited, replace(AGAIN, retry_after=300.0), 0.0, 300.0)
+    buffer.settle(limited, AGAIN._replace(retry_after=300.0), 0.0, 300.0)
     buffer.settle(astray, ASTRAY, 1.0, 60.0)
     buffer.hurry(0.0)
     buffer.settle(fine, Delivered(), 2.0)

@@ -6,7 +6,7 @@ import math
 import sys
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import pytest
 from buffer_samples import (
@@ -380,7 +380,7 @@ class BufferModel(RuleBasedStateMachine):
                 row.was_sent_once = True
             elif self.is_over(row, track):
                 ends[row] = DropReason.EXHAUSTED
-        outcome = replace(UNKNOWN if applied else AGAIN, retry_after=delay if asked else None)
+        outcome = (UNKNOWN if applied else AGAIN)._replace(retry_after=delay if asked else None)
         self.settle(flight, outcome, ends, delay)
 
     def is_over(self, row: Row, track: Track) -> bool:
