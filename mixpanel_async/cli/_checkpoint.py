@@ -37,7 +37,11 @@ class Counts:
 
     @property
     def imported(self) -> int:
-        return self.read - self.rejected - self.uncertain
+        return self.read - self.refused
+
+    @property
+    def refused(self) -> int:
+        return self.rejected + self.uncertain
 
     def plus(self, *, read: int = 0, rejected: int = 0, uncertain: int = 0) -> Counts:
         return Counts(read=self.read + read, rejected=self.rejected + rejected, uncertain=self.uncertain + uncertain)

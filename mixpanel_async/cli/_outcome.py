@@ -49,22 +49,24 @@ class Outcome:
             return self.signal
         if not self.is_complete:
             return STOPPED
-        lost = sum(_refused(job) - job.before.rejected - job.before.uncertain for job in self.jobs)
-        return INCOMPLETE if lost else DONE
+        return INCOMPLETE if any(job.settled.refused for job in self.jobs) else DONE
 
     def lines(self) -> list[str]:
         """What is said at the end."""
         imported = sum(job.settled.imported for job in self.jobs)
         earlier = sum(job.before.imported for job in self.jobs)
+        refused = sum(job.before.refused for job in self.jobs)
         rejected = sum(job.settled.rejected for job in self.jobs)
         uncertain = sum(job.settled.uncertain for job in self.jobs)
         text = f"{imported:,} {self.noun} {'are good' if self.is_dry else 'imported'}, {rejected:,} rejected"
         if uncertain:
             text += f", {uncertain:,} uncertain: they may have been applied and were not sent again"
-        if earlier:
+        if refused:
+            text += f" ({earlier:,} imported and {refused:,} rejected before)"
+        elif earlier:
             text += f" ({earlier:,} imported before)"
         lines = [text, *(f"{count:>10,}  {words}" for words, count in self.reasons.most_common(_REASONS_SHOWN))]
-        paths = dict.fromkeys(job.rejects.path for job in self.jobs if job.rejects.path and _refused(job))
+        paths = dict.fromkeys(job.rejects.path for job in self.jobs if job.rejects.path and job.settled.refused)
         lines += [f"rejected records: {path}" for path in paths]
         lines += [f"{job.name}: damaged {job.damage}" for job in self.jobs if job.damage is not None]
         if self.failure is not None:
@@ -81,7 +83,3 @@ class Outcome:
             names = ", ".join("the standard input" if name == "-" else name for name in once)
             lines.append(f"{names} cannot be resumed: there is no checkpoint. Events that are sent again count once.")
         return lines
-
-
-def _refused(job: Job) -> int:
-    return job.settled.rejected + job.settled.uncertain

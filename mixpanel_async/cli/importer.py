@@ -19,6 +19,7 @@ from ._checkpoint import CheckpointError
 from ._delivery import Importer, Limits
 from ._dry_run import DryRun
 from ._inputs import Format, Input, InputError, found
+from ._jobs import Job
 from ._lock import LockedError, locked
 from ._outcome import STOPPED, USAGE, Outcome
 from ._plan import Columns, Places, Project
@@ -120,8 +121,8 @@ def import_(
     """Import events, user profiles or groups from NDJSON, JSON, CSV and Parquet, plain or with gzip or zstd.
 
     An import that was interrupted goes on when the same command is given again. Exit status: 0 done; 1 stopped by an
-    error, or a file is damaged; 2 wrong usage, nothing was sent; 3 done, but some records were rejected; 130
-    interrupted.
+    error, or a file is damaged; 2 wrong usage, nothing was sent; 3 done, now or before, but some records were rejected
+    or are uncertain; 130 interrupted.
     """
     columns = Columns(
         kind=kind,
@@ -204,7 +205,7 @@ def _imported(
         for job in jobs:
             stack.callback(job.rejects.close)
             if job not in left:
-                tell(f"{job.name} was imported before; --restart imports it again", sys.stderr)
+                tell(_passed(job), sys.stderr)
         signals = stack.enter_context(Signals())
         shows = display("imported", quiet=quiet)
         stack.callback(shows.close)
@@ -227,6 +228,13 @@ def _imported(
         failure=importer.failure,
         signal=signals.status,
     )
+
+
+def _passed(job: Job) -> str:
+    """What is said of a file that is done."""
+    refused = job.settled.refused
+    but = f", but for {refused:,} record{'s' if refused > 1 else ''}" if refused else ""
+    return f"{job.name} was imported before{but}; --restart imports it again"
 
 
 def _fail(words: str, status: int) -> NoReturn:

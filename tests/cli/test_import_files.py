@@ -114,6 +114,23 @@ def test_a_file_that_is_done_is_not_imported_again_unless_it_is_asked_for(tmp_pa
     assert (len(emulator.raw_events()), len(emulator.events())) == (10, 5)
 
 
+def test_what_was_rejected_stays_rejected_when_the_same_command_is_given_again(tmp_path: Path, emulator: Any) -> None:
+    path = write(tmp_path / "a.ndjson", [event(0), b"{", event(1)])
+    assert run(path, host=emulator.url).status == 3
+    again = run(path, host=emulator.url)
+    assert again.status == 3
+    assert again.output == (
+        f"2 events imported, 1 rejected (2 imported and 1 rejected before)\nrejected records: {path}.import-rejects\n"
+    )
+    assert f"{path} was imported before, but for 1 record; --restart imports it again" in again.errors
+    # Another file beside it, in which all is well, does not make up for it.
+    both = run(path, write(tmp_path / "b.ndjson", [event(2)]), host=emulator.url)
+    assert (both.status, both.output.splitlines()[0]) == (
+        3,
+        "3 events imported, 1 rejected (2 imported and 1 rejected before)",
+    )
+
+
 def test_parquet_with_its_types(tmp_path: Path, emulator: Any) -> None:
     moment = datetime.fromtimestamp(NOW, timezone.utc)
     table = pa.table(
@@ -161,12 +178,12 @@ def test_files_patterns_and_what_an_earlier_import_left(tmp_path: Path, emulator
     assert (result.status, result.output.splitlines()[0]) == (3, "7 events imported, 1 rejected"), result
     assert rejects(tmp_path / "c.ndjson")[0]["line"] == 2
     again = run(tmp_path / "*", host=emulator.url)
-    assert again.status == 0
+    assert again.status == 3
     assert again.errors.count("passing over") == 4
     assert len(emulator.raw_events()) == 7
     write(tmp_path / "d.ndjson", [event(9)])
     more = run(*tmp_path.iterdir(), host=emulator.url)
-    assert more.output.startswith("8 events imported, 1 rejected (7 imported before)")
+    assert more.output.startswith("8 events imported, 1 rejected (7 imported and 1 rejected before)")
     assert len(emulator.raw_events()) == 8
 
 
