@@ -83,7 +83,7 @@ def status(
         else:
             _show_status(found)
         if found.integrity not in {"ok", "not checked"}:
-            _fail(f"the spool is damaged: {found.integrity}", DAMAGED)
+            _fail(f"{path}: the spool is damaged", DAMAGED)
 
 
 @spool.command("list")
@@ -194,7 +194,7 @@ def _told() -> Iterator[None]:
         # Whoever reads has seen enough: typer ends the program without a word.
         raise
     except SpoolError as error:
-        _fail(error.message, DAMAGED if error.is_damaged else CANNOT)
+        _fail(str(error), DAMAGED if error.is_damaged else CANNOT)
     except MixpanelException as error:
         _fail(str(error), CANNOT)
     except OSError as error:

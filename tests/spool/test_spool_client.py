@@ -372,8 +372,9 @@ async def test_a_broken_disk_holds_up_nothing_that_it_has_taken(path: Path) -> N
     lock = sqlite3.connect(path, isolation_level=None)
     lock.execute("BEGIN IMMEDIATE")
     mp.track_nowait("user", "Event", {"number": 10})
-    with pytest.raises(SpoolError):
+    with pytest.raises(SpoolError) as caught:
         await mp.track("user", "Event", {"number": 11})
+    assert (str(caught.value).index(str(path)), str(caught.value).count(str(path))) == (0, 1)
     assert (await mp.flush(timeout=0.2)).delivered == 10
     assert names(emulator) == list(range(10))
     lock.execute("ROLLBACK")
@@ -388,8 +389,9 @@ async def test_a_text_file_is_refused_and_left_alone(tmp_path: Path, text: bytes
     path = tmp_path / "my.env"
     path.write_bytes(text)
     path.chmod(0o644)
-    with pytest.raises(ConfigurationError, match="a text file"):
+    with pytest.raises(ConfigurationError, match="a text file") as caught:
         await Emulator().client(spool=SqliteSpool(path)).start()
+    assert str(caught.value).count(str(path)) == 1
     assert path.read_bytes() == text
     assert path.stat().st_mode & 0o777 == 0o644
     assert os.listdir(tmp_path) == ["my.env"]
