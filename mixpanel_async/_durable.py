@@ -29,6 +29,8 @@ class Owner(Protocol):
 
     def report(self, losses: list[Loss]) -> None: ...
 
+    def count_error(self, words: str) -> None: ...
+
     def moved(self) -> None:
         """Records may be sent, or there is room, that was not before."""
 
@@ -207,6 +209,9 @@ class Durable:
         self._owner.report(losses)
         self._owner.moved()
         return again
+
+    def failed(self, words: str) -> None:
+        self._owner.count_error(words)
 
     def refusal(self, error: MixpanelException, *, full: bool) -> MixpanelException | None:
         """What those who wait for a group that was not written are told."""

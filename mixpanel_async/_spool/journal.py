@@ -239,6 +239,7 @@ class Journal:
     def _failed(self, session: Session, work: Work, error: Exception) -> None:
         full = is_full(error)
         told = self._told(error)
+        self._reports.failed(told.args[0])
         if not self._has_said:
             self._has_said = True
             _log.error("%s", told.args[0])

@@ -397,6 +397,19 @@ async def test_a_text_file_is_refused_and_left_alone(tmp_path: Path, text: bytes
     assert os.listdir(tmp_path) == ["my.env"]
 
 
+async def test_who_does_not_wait_reads_in_the_stats_that_the_spool_cannot_be_used(tmp_path: Path) -> None:
+    path = tmp_path / "my.env"
+    path.write_bytes(b"KEY=value\n")
+    mp = Emulator().client(spool=SqliteSpool(path), shutdown_timeout=0.0)
+    mp.track_nowait("user", "Event")
+    with anyio.fail_after(10):
+        while mp.stats().last_error is None:  # noqa: ASYNC110  what happens there happens in a thread
+            await anyio.sleep(0.001)
+    assert mp.stats().last_error == f"{path}: the path of the spool leads to a text file, which is left alone"
+    await mp.aclose()
+    assert mp.stats().losses == {"spool_failed": 1}
+
+
 @pytest.mark.anyio
 async def test_another_programs_database_is_refused_and_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "theirs.db"
