@@ -8,7 +8,8 @@ from typing import Final
 from mixpanel_async import DropReason, LostRecord, ValidationError
 
 from ._jobs import Job
-from ._mapping import key_of
+from ._mapping import explained, key_of
+from ._shape import Shape
 from ._stream import Unreadable
 
 UNREADABLE: Final = "unreadable"
@@ -26,9 +27,13 @@ class Journal:
     """Notes records that are rejected, by this program or by Mixpanel.
 
     It remembers which line each record under way is from, as the client gives back what would have been sent.
+
+    Args:
+        shape: what the columns of the files mean.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, shape: Shape) -> None:
+        self._shape = shape
         self.reasons: Counter[str] = Counter()
         self.under_way: Places = {}
         """By what tells records apart, where those come from that no commit waits for yet."""
@@ -53,6 +58,7 @@ class Journal:
         if isinstance(row, Unreadable):
             self._note(job, line, UNREADABLE, "", error.problem, row.text)
         else:
+            error = explained(error, row, self._shape)
             self._note(job, line, INVALID, error.path, error.problem, row)
 
     def doubt(self, job: Job, line: int, row: object) -> None:

@@ -27,6 +27,7 @@ class Outcome:
         is_dry: whether anything was to be sent.
         reasons: why records were rejected.
         failure: why it stopped, if an error stopped it.
+        unused: `NAME=COLUMN` mappings whose columns no record had.
         signal: exit status of a program that was interrupted, if it was.
     """
 
@@ -34,6 +35,7 @@ class Outcome:
     noun: str
     is_dry: bool
     reasons: Counter[str]
+    unused: Sequence[str] = ()
     failure: str | None = None
     signal: int | None = None
 
@@ -66,6 +68,8 @@ class Outcome:
         elif earlier:
             text += f" ({earlier:,} imported before)"
         lines = [text, *(f"{count:>10,}  {words}" for words, count in self.reasons.most_common(_REASONS_SHOWN))]
+        if any(job.fed.read > job.before.read for job in self.jobs):
+            lines += [f"--map {mapping}: found in no record" for mapping in self.unused]
         paths = dict.fromkeys(job.rejects.path for job in self.jobs if job.rejects.path and job.settled.refused)
         lines += [f"rejected records: {path}" for path in paths]
         lines += [f"{job.name}: damaged {job.damage}" for job in self.jobs if job.damage is not None]

@@ -190,7 +190,14 @@ def _checked(inputs: Sequence[Input], columns: Columns, places: Places, *, quiet
     finally:
         shows.close()
         jobs[0].rejects.close()
-    return Outcome(jobs=jobs, noun=columns.kind.value, is_dry=True, reasons=run.journal.reasons, signal=signal)
+    return Outcome(
+        jobs=jobs,
+        noun=columns.kind.value,
+        is_dry=True,
+        reasons=run.journal.reasons,
+        unused=shape.idle(),
+        signal=signal,
+    )
 
 
 def _imported(
@@ -225,6 +232,7 @@ def _imported(
         noun=columns.kind.value,
         is_dry=False,
         reasons=importer.journal.reasons,
+        unused=shape.idle(),
         failure=importer.failure,
         signal=signals.status,
     )
