@@ -17,6 +17,7 @@ INVALID: Final = "invalid"
 UNCERTAIN: Final = "uncertain"
 
 _MOST_REASONS: Final = 1_000
+_MOST_NAMED: Final = 5
 # What the client gives back because it was closed, or because an awaited call ended: it is sent again.
 _NOT_OVER: Final = frozenset({DropReason.CLOSED, DropReason.EXHAUSTED, DropReason.UNAUTHORIZED})
 
@@ -35,6 +36,8 @@ class Journal:
     def __init__(self, shape: Shape) -> None:
         self._shape = shape
         self.reasons: Counter[str] = Counter()
+        self.first: list[tuple[str, str]] = []
+        """The first that were rejected: file and line, and why."""
         self.under_way: Places = {}
         """By what tells records apart, where those come from that no commit waits for yet."""
         self._awaited: list[Places] = []
@@ -90,5 +93,7 @@ class Journal:
     def _note(self, job: Job, line: int | None, reason: str, field: str, problem: str, record: object) -> None:
         words = f"{field}: {problem}" if field else problem
         is_known = words in self.reasons or len(self.reasons) < _MOST_REASONS
+        if len(self.first) < _MOST_NAMED:
+            self.first.append((f"{job.name}:{line}", words))
         self.reasons[words if is_known else "other reasons"] += 1
         job.rejects.add(job.input.path, line, reason, problem, record, field)

@@ -26,6 +26,7 @@ class Outcome:
         noun: what the records are.
         is_dry: whether anything was to be sent.
         reasons: why records were rejected.
+        named: where the first of them are, and why they were rejected; left out of the counts that are shown.
         failure: why it stopped, if an error stopped it.
         unused: `NAME=COLUMN` mappings whose columns no record had.
         signal: exit status of a program that was interrupted, if it was.
@@ -35,6 +36,7 @@ class Outcome:
     noun: str
     is_dry: bool
     reasons: Counter[str]
+    named: Sequence[tuple[str, str]] = ()
     unused: Sequence[str] = ()
     failure: str | None = None
     signal: int | None = None
@@ -67,7 +69,7 @@ class Outcome:
             text += f" ({earlier:,} imported and {refused:,} rejected before)"
         elif earlier:
             text += f" ({earlier:,} imported before)"
-        lines = [text, *(f"{count:>10,}  {words}" for words, count in self.reasons.most_common(_REASONS_SHOWN))]
+        lines = [text, *self._reasons()]
         if any(job.fed.read > job.before.read for job in self.jobs):
             lines += [f"--map {mapping}: found in no record" for mapping in self.unused]
         paths = dict.fromkeys(job.rejects.path for job in self.jobs if job.rejects.path and job.settled.refused)
@@ -76,6 +78,13 @@ class Outcome:
         if self.failure is not None:
             lines.append(f"stopped: {self.failure}")
         return lines if self.is_dry or self.is_complete else [*lines, *self._what_next()]
+
+    def _reasons(self) -> list[str]:
+        rest = self.reasons - Counter(words for _, words in self.named)
+        lines = [f"{place}: {words}" for place, words in self.named]
+        if lines and rest:
+            lines.append(f"and {rest.total():,} more:")
+        return lines + [f"{count:>10,}  {words}" for words, count in rest.most_common(_REASONS_SHOWN)]
 
     def _what_next(self) -> list[str]:
         left = [job for job in self.jobs if not job.is_complete and job.damage is None]

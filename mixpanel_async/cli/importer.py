@@ -195,6 +195,7 @@ def _checked(inputs: Sequence[Input], columns: Columns, places: Places, *, quiet
         noun=columns.kind.value,
         is_dry=True,
         reasons=run.journal.reasons,
+        named=run.journal.first,
         unused=shape.idle(),
         signal=signal,
     )

@@ -242,6 +242,30 @@ def test_what_is_wrong_with_a_line_is_said_and_costs_that_line(dry: bool, tmp_pa
     assert path.with_name("odd.ndjson.import-state").exists() != dry
 
 
+def test_a_dry_run_names_the_first_lines_that_are_bad_and_counts_the_rest(tmp_path: Path) -> None:
+    nameless = {"properties": {"distinct_id": "u", "time": NOW}}
+    good = write(tmp_path / "a.ndjson", [event(0)])
+    path = write(tmp_path / "b.ndjson", [event(0), b"[1]", nameless, b"[2]"])
+    named = [
+        f"{path}:2: is no JSON object",
+        f"{path}:3: event: must be a string, not NoneType",
+        f"{path}:4: is no JSON object",
+    ]
+    assert run(good, path, "--dry-run").output.splitlines() == ["2 events are good, 3 rejected", *named]
+    write(path, [event(0), b"[1]", nameless, b"[2]", b"[3]", b"[4]", b"[5]", nameless, b"[6]"])
+    result = run(good, path, "--dry-run")
+    assert result.status == 3
+    assert result.output.splitlines() == [
+        "2 events are good, 8 rejected",
+        *named,
+        f"{path}:5: is no JSON object",
+        f"{path}:6: is no JSON object",
+        "and 3 more:",
+        "         2  is no JSON object",
+        "         1  event: must be a string, not NoneType",
+    ]
+
+
 def test_numbers_for_ids_are_text_and_what_mixpanel_adds_is_left_out(tmp_path: Path, emulator: Any) -> None:
     added = {"$import": True, "$mp_api_endpoint": "x", "mp_processing_time_ms": 1, "token": "another-project"}
     records = [
