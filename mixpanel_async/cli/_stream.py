@@ -13,8 +13,8 @@ from ._inputs import DamagedError
 MAX_RECORD_BYTES: Final = 8 * 1024 * 1024
 CHUNK_BYTES: Final = 1024 * 1024
 """What one chunk of records may take of a file."""
-SHOWN: Final = 2_000
-"""Characters that are shown of what is no record."""
+KEPT: Final = 2_000
+"""Bytes that are kept of a line that is longer than any record may be."""
 BOM: Final = b"\xef\xbb\xbf"
 FAULTS: Final = (OSError, EOFError, zlib.error)
 """What a stream raises that cannot be read on."""
@@ -33,7 +33,7 @@ class Position:
 
 @dataclass(frozen=True, slots=True)
 class Unreadable:
-    """What should have been a record: why it is none, and how it begins."""
+    """What should have been a record: why it is none, and what stands there."""
 
     problem: str
     text: str
@@ -112,8 +112,9 @@ class Stream:
         raise NotImplementedError
 
 
-def shown(line: bytes) -> str:
-    return line[:SHOWN].decode(errors="replace").rstrip("\r\n")
+def text_of(line: bytes, encoding: str = "utf-8") -> str:
+    """What stands in a file, as it can be written down."""
+    return line.decode(encoding, "replace").rstrip("\r\n")
 
 
 def words(error: Exception) -> str:
@@ -184,15 +185,15 @@ class Lines:
         else:
             self._tail += block.pop()
         if len(self._tail) > MAX_RECORD_BYTES:
-            self._dropped += len(self._tail) - SHOWN
-            self._tail = self._tail[:SHOWN]
+            self._dropped += len(self._tail) - KEPT
+            self._tail = self._tail[:KEPT]
         self._block, self._at = block, 0
 
     def _whole(self, end: bytes) -> bytes:
         line, self._tail = self._tail + end, b""
         if self._dropped or len(line) > MAX_RECORD_BYTES:
             dropped, self._dropped = self._dropped, 0
-            short = LongLine(line[:SHOWN])
+            short = LongLine(line[:KEPT])
             short.whole = len(line) + dropped
             return short
         return line

@@ -383,6 +383,48 @@ def test_csv_cells_that_are_empty_quoted_or_too_many(tmp_path: Path, emulator: A
     assert sent(emulator)[-1]["note"] == "é"
 
 
+def test_lines_that_cannot_be_read_stand_in_the_rejects_as_in_the_file_and_can_be_mended(
+    tmp_path: Path, emulator: Any
+) -> None:
+    header, good = "event;distinct_id;time;note", f'e;u;{NOW};"a; ""b"""'
+    bad = [
+        f"e;u;{NOW + 1}",
+        f'e;u;{NOW + 2};"one; two\r\nthree";four',
+        f'e;u;{NOW + 3};"a"b',
+        f"e;u;{NOW + 4};{'x' * 9_000};",
+    ]
+    path = tmp_path / "a.csv"
+    path.write_bytes("\r\n".join([header, bad[0], good, *bad[1:], ""]).encode())
+    options = ["--delimiter", ";"]
+    assert run(path, *options, host=emulator.url).status == 3
+    found = rejects(path)
+    assert [(one["line"], one["reason"], one["record"]) for one in found] == [
+        (2, "unreadable", bad[0]),
+        (4, "unreadable", bad[1]),
+        (6, "unreadable", bad[2]),
+        (7, "unreadable", bad[3]),
+    ]
+    # As the README says: below the header they are CSV, which is refused again until it is mended.
+    texts = [one["record"] for one in found]
+    again = tmp_path / "again.csv"
+    again.write_text("\n".join([header, *texts, ""]), newline="")
+    assert run(again, *options, host=emulator.url).output.startswith("0 events imported, 4 rejected")
+    mended = [texts[0] + ";note", texts[1].replace(";four", ""), texts[2].replace('"', ""), texts[3][:-1]]
+    again.write_text("\n".join([header, *mended, ""]), newline="")
+    assert run(again, *options, "--restart", host=emulator.url).status == 0
+    assert [one["note"] for one in sent(emulator)] == ['a; "b"', "note", "one; two\r\nthree", "ab", "x" * 255]
+
+
+def test_a_long_line_that_is_no_json_is_kept_whole(tmp_path: Path, emulator: Any) -> None:
+    line = orjson.dumps(event(0, note="x" * 5_000))[:-1]
+    path = write(tmp_path / "a.ndjson", [line])
+    assert run(path, host=emulator.url).status == 3
+    assert rejects(path)[0]["record"] == line.decode()
+    write(path, [line + b"}"])
+    assert run(path, "--restart", host=emulator.url).status == 0
+    assert len(emulator.raw_events()) == 1
+
+
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**60), 2**60) | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
