@@ -227,6 +227,8 @@ def _imported(
             signals=signals,
         )
         if left:
+            # Not before everything is known to be well.
+            places.begin(left)
             anyio.run(importer.run)
     return Outcome(
         jobs=jobs,
