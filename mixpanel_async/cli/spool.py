@@ -116,8 +116,16 @@ def retry(path: Place, *, reason: Reasons = None, id: Ids = None, as_json: AsJso
     Those with the reason `uncertain` may have been applied already: they are put back only with `--reason uncertain`.
     """
     with _told():
-        count = SqliteSpool(path).retry(reasons=reason, ids=id)
+        found = SqliteSpool(path)
+        count = found.retry(reasons=reason, ids=id)
         _say({"retried": count}, f"{_records(count)} put back", as_json=as_json)
+        if reason is None:
+            unsure = found.dead_letters(reasons=[DropReason.UNCERTAIN])
+            left = sum(id is None or letter.id in id for letter in unsure)
+            if left:
+                was, it = ("was", "it") if left == 1 else ("were", "them")
+                text = f"{_records(left)} that may have been applied {was} left: --reason uncertain puts {it} back"
+                print(text, file=sys.stderr)
 
 
 @spool.command()

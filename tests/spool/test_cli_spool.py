@@ -121,9 +121,15 @@ def test_list_names_no_person_and_steers_no_terminal(path: Path) -> None:
 
 
 def test_retry_leaves_what_is_uncertain(path: Path) -> None:
-    assert lines(run("retry", path)) == ["1 record put back"]
-    assert lines(run("retry", path)) == ["0 records put back"]
-    assert json.loads(run("retry", path, "--reason", "uncertain", "--json").stdout) == {"retried": 1}
+    hint = "1 record that may have been applied was left: --reason uncertain puts it back\n"
+    for count, options in (("0 records", ["--id", "2"]), ("1 record", []), ("0 records", [])):
+        told = run("retry", path, *options)
+        assert (told.exit_code, told.stdout, told.stderr) == (0, f"{count} put back\n", hint)
+    assert run("retry", path, "--id", "1").stderr == ""
+    assert run("retry", path, "--reason", "rejected").stderr == ""
+    told = run("retry", path, "--reason", "uncertain", "--json")
+    assert (json.loads(told.stdout), told.stderr) == ({"retried": 1}, "")
+    assert run("retry", path).stderr == ""
     assert SqliteSpool(path).status().waiting["people"].records == 1
 
 
