@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import zlib
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from time import monotonic
 from typing import Final, Protocol
@@ -75,7 +76,7 @@ class File(Protocol):
     def close(self) -> None: ...
 
 
-class Stream:
+class Stream(ABC):
     """What all sources of streams have in common. A source fills rows, and keeps its place up to date when it fails."""
 
     def __init__(self, content: io.BufferedReader, start: Position, file: File) -> None:
@@ -108,8 +109,9 @@ class Stream:
             raise DamagedError(self._damage)
         return rows
 
+    @abstractmethod
     def _fill(self, rows: list[Row], most: int, late: float) -> None:
-        raise NotImplementedError
+        """Add the next rows, at most `most`; those that have to be waited for, until `monotonic()` is at `late`."""
 
 
 def text_of(line: bytes, encoding: str = "utf-8") -> str:
