@@ -37,7 +37,7 @@ from ._wire.encode import Encoder, best_packer
 from .flags.exposures import Track
 from .flags.local import LocalFeatureFlagsProvider
 from .flags.options import LocalFlags, RemoteFlags
-from .flags.providers import make_providers
+from .flags.providers import Wiring, make_providers
 from .flags.remote import RemoteFeatureFlagsProvider
 
 if TYPE_CHECKING:
@@ -141,8 +141,6 @@ class AsyncMixpanel(Tracking, Identity, Profiles):
                 shutdown_timeout=shutdown_timeout,
             )
             self._origin = options.origin
-            if spool is not None and not isinstance(spool, SqliteSpool):
-                refuse(f"spool must be an instance of SqliteSpool, not {type(spool).__name__}")
             prepare()
             runtime = _runtime or real_runtime()
             builder = Builder(
@@ -161,16 +159,9 @@ class AsyncMixpanel(Tracking, Identity, Profiles):
                 sender=parts.sender,
                 caller=parts.caller,
             )
-            self._flags = make_providers(
-                local_flags,
-                remote_flags,
-                options=options,
-                queue=parts.queue,
-                sender=parts.sender,
-                transport=parts.transport,
-                runtime=runtime,
-                track=_tracker(weakref.ref(self)),
-            )
+            track = _tracker(weakref.ref(self))
+            wiring = Wiring(options, parts.queue, parts.sender, parts.transport, runtime, track)
+            self._flags = make_providers(local_flags, remote_flags, wiring)
             weakref.finalize(self, _left_behind, parts.queue, parts.sender)
         except MixpanelException as error:
             raise bare(error) from None
@@ -329,7 +320,13 @@ class _Parts(NamedTuple):
 def _wired(
     options: ClientOptions, hooks: Hooks, spool: SqliteSpool | None, http_client: HttpClient | None, runtime: Runtime
 ) -> _Parts:
-    """The parts that hold and send, joined to one another."""
+    """The parts that hold and send, joined to one another.
+
+    Raises:
+        ConfigurationError: if the spool is none, or cannot be had on this system.
+    """
+    if spool is not None and not isinstance(spool, SqliteSpool):
+        refuse(f"spool must be an instance of SqliteSpool, not {type(spool).__name__}")
     new_packer, off_loop_from = best_packer()
     encoder = Encoder(
         token=options.token,

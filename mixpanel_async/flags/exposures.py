@@ -111,3 +111,24 @@ class Exposures:
         if now - self._since >= self._window or len(self._recent) >= _REMEMBERED:
             self._older, self._recent, self._since = self._recent, {}, now
         self._recent[exposure] = now
+
+
+class Reporting:
+    """A provider, as far as it reports exposures.
+
+    Args:
+        exposures: reports them.
+    """
+
+    def __init__(self, exposures: Exposures) -> None:
+        self._exposures = exposures
+
+    def track_exposure_event(self, flag_key: str, variant: SelectedVariant, context: Mapping[str, Any]) -> None:
+        """Track that a person was shown a variant, as after `get_all_variants`. It never raises, and does not wait.
+
+        Args:
+            flag_key: name of the flag.
+            variant: that was shown.
+            context: of the person, with a `distinct_id`.
+        """
+        self._exposures.report(flag_key, variant, context, {})
