@@ -56,7 +56,7 @@ class Backlog(Ledger):
 
     def forget_all(self) -> None:
         super().forget_all()
-        self.on_disk = self.on_disk_bytes = 0
+        self.on_disk_bytes = 0
         self.unwritten = self.unwritten_bytes = 0
         # The bytes in use there.
         self.disk_used = 0

@@ -30,17 +30,13 @@ from ._records import (
     Split,
 )
 
+_PACKED: Final = frozenset({Kind.EVENTS, Kind.IMPORTS})
 # Seconds for which a lane remembers that a server, or a proxy before it, found a body too large.
 _UNLEARN_AFTER: Final = 3600.0
 # No 413 teaches a lane less than this: one giant must not leave requests of a single record behind it.
 _LEAST_LEARNED: Final = 65_536
 # Seconds after which refused credentials are tried once more if somebody waits.
 _SECOND_LOOK: Final = 2.0
-
-
-def most_in_flight(policy: BatchPolicy) -> int:
-    """Batches under way at once: events, imports, user and group updates."""
-    return 2 * policy.max_in_flight + 2
 
 
 class Offer(Enum):
@@ -134,22 +130,14 @@ class Buffer(Backlog):
         return Offer.NOTIFY
 
     def _new_batch(self, lane: Lane, items: list[bytes], now: float) -> Batch:
-        # Only what a second try cannot apply twice; the others' types tell, and their endpoints take no gzip.
-        is_event = lane.kind is Kind.EVENTS or lane.kind is Kind.IMPORTS
-        return Batch(lane, items, now, new_packer=self._new_packer if is_event else None)
+        # The other kinds' endpoints take no gzip, and the types of their records must not be forgotten.
+        return Batch(lane, items, now, new_packer=self._new_packer if lane.kind in _PACKED else None)
 
     def extend(self, lane: Lane, items: list[bytes], size: int, now: float) -> Offer:
-        """Take small records, none of which must not be sent twice, behind those in the open batch of their lane.
-
-        Args:
-            lane: where they go; without a spool.
-            items: their bytes.
-            size: of all of them.
-            now: monotonic seconds.
+        """Take records that may be sent twice, of `size` bytes in all, behind those in the open batch of their lane.
 
         Returns:
-            As `offer` does; `FULL` also if there is no open batch that has room for their bytes. They are accepted all
-            or none.
+            As `offer` does, for all of them together; `FULL` also if no open batch has room for their bytes.
         """
         first, most = lane.open, self._policy.max_events
         if first is None or not self.has_room(first, len(items), size):
@@ -211,7 +199,7 @@ class Buffer(Backlog):
             return []
         batch.lane.alone.pop(batch, None)
         if reason is None:
-            self._recovered(batch.lane)
+            batch.lane.recover()
             self.deliver(batch)
             return []
         return [self.lose(batch, reason, message=message)]
@@ -315,13 +303,13 @@ class Buffer(Backlog):
         if isinstance(outcome, Retry):
             return self._retried(batch, outcome, now, delay)
         if isinstance(outcome, Misconfigured):
-            self._trouble(batch, now, delay)
+            batch.lane.fail(batch.episode, now, delay)
             # What is wrong once may have been a slip of a proxy; what is wrong twice will not pass while one waits.
             patience = delay if lane.failures > 1 else min(delay, _SECOND_LOOK)
             lane.held_until = max(lane.held_until, now + patience)
             lane.ready.appendleft(batch)
             return []
-        self._recovered(lane)
+        lane.recover()
         if now - lane.learned >= _UNLEARN_AFTER:
             lane.max_bytes = self._policy.max_bytes
         if isinstance(outcome, Delivered):
@@ -337,7 +325,7 @@ class Buffer(Backlog):
         return [self.lose(batch, reason, message=outcome.message)]
 
     def _retried(self, batch: Batch, outcome: Retry, now: float, delay: float) -> list[Loss]:
-        self._trouble(batch, now, delay)
+        batch.lane.fail(batch.episode, now, delay)
         if outcome.retry_after is not None:
             batch.lane.held_until = max(batch.lane.held_until, now + delay)
         losses: list[Loss] = []
@@ -364,19 +352,6 @@ class Buffer(Backlog):
         losses.append(self.lose(unsure, DropReason.UNCERTAIN, message=message))
         return rest
 
-    @staticmethod
-    def _trouble(batch: Batch, now: float, delay: float) -> None:
-        # Requests that were in flight together fail together: they are one failure of the lane, not several.
-        lane = batch.lane
-        lane.failures = max(lane.failures, batch.episode + 1)
-        lane.failed_at = now
-        lane.paused_until = max(lane.paused_until, now + delay)
-
-    @staticmethod
-    def _recovered(lane: Lane) -> None:
-        lane.failures = 0
-        lane.paused_until = lane.held_until
-
     def _halved(self, batch: Batch, outcome: Split, now: float) -> list[Loss]:
         losses: list[Loss] = []
         if outcome.reason is DropReason.TOO_LARGE:
@@ -399,9 +374,7 @@ class Buffer(Backlog):
     def hurry(self, spacing: float) -> None:
         """Cut pauses of our own short for somebody who waits: to `spacing` seconds after the last failure."""
         for lane in self.active:
-            if lane.failures:
-                sooner = max(lane.held_until, lane.failed_at + spacing)
-                lane.paused_until = min(lane.paused_until, sooner)
+            lane.hurry(spacing)
 
     def next_try(self) -> float:
         """The earliest moment at which a waiting batch may be sent; minus infinity if one is in flight."""

@@ -9,14 +9,11 @@ import weakref
 from collections.abc import Mapping
 from dataclasses import replace
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
-from ._attempts import Caller
 from ._bound import BoundMixpanel
-from ._buffer import Buffer, most_in_flight
 from ._config import BatchPolicy, ClientOptions, EventsEndpoint, IdMerge, Overflow, Region, RetryPolicy, env_options
 from ._core import Properties
-from ._courier import Courier
 from ._credentials import ServiceAccountCredentials
 from ._errors import ClientClosedError, MixpanelException, ValidationError, bare, refuse
 from ._hooks import Hooks, OnDelivered, OnDrop
@@ -28,9 +25,9 @@ from ._records import FlushResult, Stats
 from ._runtime import Runtime, real_runtime
 from ._sender import Sender
 from ._tracking import Tracking
-from ._transport import HttpClient, Transport
+from ._transport import HttpClient
 from ._wire.build import BeforeSend, Builder, SerializerOption
-from ._wire.encode import Encoder, best_packer
+from ._wiring import wired
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -43,8 +40,6 @@ if TYPE_CHECKING:
     from .flags.remote import RemoteFeatureFlagsProvider
 
 _log = logging.getLogger("mixpanel_async")
-# Beside the lanes' own requests, for calls that are awaited.
-_SPARE_CONNECTIONS: Final = 10
 _BATCHING: Final = BatchPolicy()
 _RETRY: Final = RetryPolicy()
 _LONGEST: Final = 1e9
@@ -149,7 +144,7 @@ class AsyncMixpanel(Tracking, Identity, Profiles):
                 before_send=before_send,
                 recent=not options.by_import,
             )
-            parts = _wired(options, Hooks(on_drop, on_delivered), spool, http_client, runtime)
+            parts = wired(options, Hooks(on_drop, on_delivered), spool, http_client, runtime)
             super().__init__(
                 options=options,
                 builder=builder,
@@ -160,18 +155,12 @@ class AsyncMixpanel(Tracking, Identity, Profiles):
             )
             self._flags: Providers | None = None
             if local_flags is not None or remote_flags is not None:
-                from .flags.providers import make_providers  # noqa: PLC0415  nobody who has no flags pays for them
+                # Nobody who has no flags pays for them.
+                from .flags.providers import Wiring, make_providers  # noqa: PLC0415
 
-                self._flags = make_providers(
-                    local_flags,
-                    remote_flags,
-                    options=options,
-                    queue=parts.queue,
-                    sender=parts.sender,
-                    transport=parts.transport,
-                    runtime=runtime,
-                    track=_tracker(weakref.ref(self)),
-                )
+                track = _tracker(weakref.ref(self))
+                wiring = Wiring(options, parts.queue, parts.sender, parts.transport, runtime, track)
+                self._flags = make_providers(local_flags, remote_flags, wiring)
             weakref.finalize(self, _left_behind, parts.queue, parts.sender)
         except MixpanelException as error:
             raise bare(error) from None
@@ -319,50 +308,6 @@ class AsyncMixpanel(Tracking, Identity, Profiles):
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("an AsyncMixpanel holds connections and credentials and cannot be pickled")
-
-
-class _Parts(NamedTuple):
-    queue: Queue
-    sender: Sender
-    caller: Caller
-    transport: Transport
-
-
-def _wired(
-    options: ClientOptions, hooks: Hooks, spool: SqliteSpool | None, http_client: HttpClient | None, runtime: Runtime
-) -> _Parts:
-    """The parts that hold and send, joined to one another."""
-    new_packer, off_loop_from = best_packer()
-    encoder = Encoder(
-        token=options.token,
-        credentials=options.credentials,
-        events_by_import=options.by_import,
-        new_packer=new_packer,
-    )
-    transport = Transport(
-        options.origin,
-        timeout=options.timeout,
-        http_client=http_client,
-        max_connections=most_in_flight(options.batching) + _SPARE_CONNECTIONS,
-    )
-    if spool is None:
-        durable, buffer = None, Buffer(options.batching, options.retry, None, new_packer)
-    else:
-        from ._durable import buffer_of, durable_of  # noqa: PLC0415  nobody who has no spool pays for one
-
-        buffer = buffer_of(options, spool, new_packer)
-        durable = durable_of(options, spool, buffer, runtime)
-    queue = Queue(buffer, options.overflow, hooks, runtime.monotonic, durable)
-    courier = Courier(
-        queue,
-        transport=transport,
-        encoder=encoder,
-        off_loop_from=off_loop_from,
-        retry=options.retry,
-        runtime=runtime,
-    )
-    sender = Sender(queue, transport=transport, courier=courier, runtime=runtime, patience=options.shutdown_timeout)
-    return _Parts(queue, sender, Caller(courier.attempt, encoder, options.identity_retry, runtime), transport)
 
 
 def _tracker(client: weakref.ref[AsyncMixpanel]) -> Track:

@@ -31,8 +31,8 @@ from ._retry import PROBE_AFTER, RetryBudget, backoff
 from ._runtime import Runtime
 from ._transport import Transport
 from ._wire import replies
-from ._wire.build import outdated
 from ._wire.encode import Encoder, secrets_of
+from ._wire.times import outdated
 
 _log = logging.getLogger("mixpanel_async")
 _PACKING_THREADS: Final = 2

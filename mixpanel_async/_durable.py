@@ -30,6 +30,8 @@ class Owner(Protocol):
 
     def report(self, losses: list[Loss]) -> None: ...
 
+    def count_error(self, words: str) -> None: ...
+
     def moved(self) -> None:
         """Records may be sent, or there is room, that was not before."""
 
@@ -56,6 +58,7 @@ class Durable:
     ) -> None:
         self._buffer = buffer
         self._drops = drops
+        self._path = settings.path
         self._monotonic = runtime.monotonic
         # A group may have to wait until the one before it has given up.
         self._patience = 2 * settings.wait + 1.0
@@ -137,7 +140,7 @@ class Durable:
                 watch = group.watch = _Watch(host, anyio.current_time() + self._patience)
                 group.when_done(watch.ring_soon)
             if anyio.current_time() >= watch.until:
-                raise SpoolError("the disk did not answer in time", uncertain=True)
+                raise SpoolError(f"{self._path}: the disk did not answer in time", uncertain=True)
             if watch.is_kept:
                 await watch.bell.wait()
                 continue
@@ -161,7 +164,7 @@ class Durable:
             group = self.journal.ask(lambda work: work.marks.append((ids, SENDING)))
             await self.landed(group, host)
             if not group.is_noted:
-                raise SpoolError("the spool could not be written")
+                raise SpoolError(f"{self._path}: the spool could not be written")
 
     def settled(self, batch: Batch) -> None:
         """Note that no request is under way for what is left of a batch. Hold the queue's lock, before `note`."""
@@ -207,6 +210,9 @@ class Durable:
         self._owner.report(losses)
         self._owner.moved()
         return again
+
+    def failed(self, words: str) -> None:
+        self._owner.count_error(words)
 
     def refusal(self, error: MixpanelException, *, full: bool) -> MixpanelException | None:
         """What those who wait for a group that was not written are told."""

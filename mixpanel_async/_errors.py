@@ -103,7 +103,7 @@ class SpoolError(MixpanelException):
     """The spool could not be read or written.
 
     Args:
-        message: what went wrong.
+        message: where the spool is, and what went wrong.
         uncertain: True if the record may yet reach the disk and be sent, False if it was not accepted; None if no
             record was to be taken.
         is_damaged: whether the file holds something else than it should.

@@ -215,6 +215,23 @@ class Lane:
         """Whether the row of a record in memory has been committed. Those of other clients have."""
         return not self.written_to < row < (self.code + 1) << SEQUENCE_BITS
 
+    def fail(self, episode: int, now: float, delay: float) -> None:
+        """Pause after a failed request, which began when `episode` had failed before it in a row."""
+        # Requests that were in flight together fail together: they are one failure of the lane, not several.
+        self.failures = max(self.failures, episode + 1)
+        self.failed_at = now
+        self.paused_until = max(self.paused_until, now + delay)
+
+    def recover(self) -> None:
+        """Note that a request was answered in good order."""
+        self.failures = 0
+        self.paused_until = self.held_until
+
+    def hurry(self, spacing: float) -> None:
+        """Cut a pause of our own short: to `spacing` seconds after the last failure."""
+        if self.failures:
+            self.paused_until = min(self.paused_until, max(self.held_until, self.failed_at + spacing))
+
     def close_open(self) -> None:
         if self.open is not None:
             self.ready.append(self.open)

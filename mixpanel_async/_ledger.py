@@ -9,7 +9,7 @@ from ._config import BatchPolicy
 from ._credentials import Secret
 from ._errors import FailedRecord
 from ._lanes import Batch, Lane, Loss
-from ._records import DROPPED, DropReason, Kind
+from ._records import DROPPED, DropReason, Kind, Stats
 
 _MOST_LANES: Final = 50
 _ANY_SECRET: Final = Secret("")
@@ -44,7 +44,7 @@ class Ledger:
 
     def forget_all(self) -> None:
         self.accepted = self.delivered = self.failed = self.dropped = self.uncertain = self.recovered = 0
-        self.pending = self.pending_bytes = 0
+        self.pending = self.pending_bytes = self.on_disk = 0
         # Bytes in the spool that are about to be given back.
         self.freeing = 0
         # There was no room: what is open leaves without lingering.
@@ -91,6 +91,32 @@ class Ledger:
             (policy.max_pending_events - self.pending) * least,
             policy.max_pending_bytes - self.pending_bytes,
             (batch.lane.max_bytes - batch.size) // (least + 1) * least,
+        )
+
+    def stats(self, waiting: Sequence[bytes], requests: int, retries: int, last_error: str | None) -> Stats:
+        """A snapshot.
+
+        Args:
+            waiting: records that have been accepted and are not entered here yet.
+            requests: how many were made.
+            retries: how many of them repeated an earlier one.
+            last_error: what went wrong last.
+        """
+        return Stats(
+            accepted=self.accepted + len(waiting),
+            delivered=self.delivered,
+            failed=self.failed,
+            dropped=self.dropped,
+            uncertain=self.uncertain,
+            pending=self.pending + len(waiting),
+            pending_bytes=self.pending_bytes + sum(map(len, waiting)),
+            on_disk=self.on_disk,
+            recovered=self.recovered,
+            in_flight=self.in_flight,
+            requests=requests,
+            retries=retries,
+            losses={reason.value: count for reason, count in self.losses.items()},
+            last_error=last_error,
         )
 
     def take(self, size: int) -> None:

@@ -11,7 +11,6 @@ from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final, Protocol, overload
 
-
 _PIECE_BYTES: Final = 32 * 1024
 
 

@@ -101,8 +101,8 @@ class Queue:
 
     def _measure_stage(self) -> None:
         lane, buffer = self._stage_lane, self._buffer
-        is_close = lane is None or lane.open is None or self.closed or buffer.crowded
-        room = 0 if is_close else buffer.spare_bytes(lane.open, LEAST_RECORD_BYTES)
+        batch = None if lane is None or self.closed or buffer.crowded else lane.open
+        room = 0 if batch is None else buffer.spare_bytes(batch, LEAST_RECORD_BYTES)
         self.stage.measured(room, is_busy=buffer.in_flight > 0)
 
     @property
@@ -372,25 +372,8 @@ class Queue:
     def stats(self) -> Stats:
         self.note_fork()
         with self._lock:
-            buffer, late = self._buffer, len(self._late) + len(self.stage.items)
-            return Stats(
-                accepted=buffer.accepted + late,
-                delivered=buffer.delivered,
-                failed=buffer.failed,
-                dropped=buffer.dropped,
-                uncertain=buffer.uncertain,
-                pending=buffer.pending + late,
-                pending_bytes=buffer.pending_bytes
-                + sum(len(item) for _, item in self._late)
-                + sum(map(len, self.stage.items)),
-                on_disk=buffer.on_disk,
-                recovered=buffer.recovered,
-                in_flight=buffer.in_flight,
-                requests=self._requests,
-                retries=self._retries,
-                losses={reason.value: count for reason, count in buffer.losses.items()},
-                last_error=self._last_error,
-            )
+            waiting = [*self.stage.items, *(item for _, item in self._late)]
+            return self._buffer.stats(waiting, self._requests, self._retries, self._last_error)
 
     def _refuse_if_closed(self) -> None:
         if self.closed:

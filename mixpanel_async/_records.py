@@ -157,7 +157,8 @@ class FlagStats(Value):
         undecidable: local evaluations that failed; the caller got its fallback.
         exposures: exposure events handed to the queue.
         exposures_repeated: exposures left out because the same was reported within the window.
-        exposures_lost: exposures that could not be tracked: without a `distinct_id`, no room, client closed.
+        exposures_lost: exposures that could not be tracked: without a `distinct_id` that is text or a whole number, no
+            room, client closed.
         last_error: what went wrong last, in words; None if nothing has.
     """
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from ._wire.usual import moment_of
+from ._wire.usual import id_of, moment_of
 
 STAGED_BYTES: Final = 48 * 1024
 # No record is smaller: what every event carries takes more.
@@ -15,7 +15,8 @@ YIELD_AFTER_BYTES: Final = 96 * 1024
 # While requests are under way others are let run sooner: what a request needs to reach the wire, and its answer to be
 # read, are several turns of the event loop, and a producer that kept it would have them wait for whole batches.
 YIELD_SOON_AFTER_BYTES: Final = 48 * 1024
-_ENDS: Final = tuple(b"%02x" % number for number in range(256))
+_COUNTED: Final = 2
+_ENDS: Final = tuple(id_of(f"{number:0{_COUNTED}x}") for number in range(16**_COUNTED))
 
 
 class Stage:
@@ -58,7 +59,7 @@ class Stage:
         ahead = self.seconds_ahead
         stamp = int((now - ahead) * 1000)
         self.since, self.until = stamp / 1000 + ahead, (stamp + 1) / 1000 + ahead
-        self.moment = moment_of(stamp) + fresh_id[: -len(_ENDS[0])].encode()
+        self.moment = moment_of(stamp) + fresh_id[:-_COUNTED].encode()
         self.ids = iter(_ENDS)
         return next(self.ids)
 

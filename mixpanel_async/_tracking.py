@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from datetime import datetime
+
 from ._core import Core, Meta, Properties, unreadable
 from ._credentials import as_secret
 from ._errors import MixpanelException, ValidationError, bare
 from ._lanes import Lane
 from ._records import Kind
 from ._wire.build import Discarded
+
 
 class Tracking(Core):
     """Mixed into the client."""

@@ -72,6 +72,7 @@ LAYERS: Final[Mapping[str, tuple[str, ...]]] = {
     ),
     "client": (
         "_core.py",
+        "_wiring.py",
         "_tracking.py",
         "_identity.py",
         "_profiles.py",

@@ -14,6 +14,7 @@ import functools
 import gzip
 import inspect
 import json
+import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -64,7 +65,9 @@ TOKEN: Final = "project-token"
 SECRET: Final = "project-secret"
 ACCOUNT: Final = ("sdk.1a2b3c.mp-service-account", "account-secret", "2195193")
 NOW: Final = 1_767_225_600.25
-INSERT_ID: Final = "0123456789abcdef0123456789abcdef"
+INSERT_ID: Final = "0123456789abcdef0123456789abcd00"
+# The client's ids have a random beginning, and two digits that count within a millisecond.
+COUNTED: Final = re.compile(f"(?<={INSERT_ID[:-2]})[0-9a-f]{{2}}")
 RUNTIME: Final = Runtime(wall=lambda: NOW, monotonic=time.monotonic, chance=lambda: 0.0, new_id=lambda: INSERT_ID)
 OFFICIAL_VERSION: Final = "5.4.1"
 
@@ -311,7 +314,8 @@ async def our_wires(calls: Iterable[Call], setup: Setup) -> list[Wire]:
     seen: list[Wire] = []
 
     def answer(request: httpx.Request) -> httpx.Response:
-        seen.append(taken_apart(request.method, str(request.url), request.headers.items(), request.content))
+        wire = taken_apart(request.method, str(request.url), request.headers.items(), request.content)
+        seen.append(replace(wire, messages=tuple(COUNTED.sub("00", message) for message in wire.messages)))
         return httpx.Response(200, json={"status": 1, "error": None})
 
     async with httpx.AsyncClient(transport=httpx.MockTransport(answer)) as http_client:

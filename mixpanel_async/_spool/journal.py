@@ -17,7 +17,7 @@ from dataclasses import replace
 from typing import Final
 
 from .._backlog import Entry
-from .._errors import MixpanelException, SpoolError
+from .._errors import ConfigurationError, SpoolError
 from .._lanes import Eviction
 from .._runtime import Runtime
 from .database import is_damage, is_full
@@ -233,16 +233,16 @@ class Journal:
             self._add_work()
         self._reports.given_up([entry for work in works for entry in work.group.entries])
         for work in works:
-            work.group.finish(SpoolError("the spool was closed before it could be written"), is_noted=False)
+            error = SpoolError(f"{self._settings.path}: the spool was closed before it could be written")
+            work.group.finish(error, is_noted=False)
 
     def _failed(self, session: Session, work: Work, error: Exception) -> None:
         full = is_full(error)
-        told = (
-            error if isinstance(error, MixpanelException) else SpoolError(f"the spool could not be written ({error})")
-        )
+        told = self._told(error)
+        self._reports.failed(told.args[0])
         if not self._has_said:
             self._has_said = True
-            _log.error("%s", told)
+            _log.error("%s", told.args[0])
         if work.group.is_done:
             # All but its readings has been done.
             self._give_back(Work(work.group, loads=work.loads), [])
@@ -253,6 +253,14 @@ class Journal:
             work.group.finish(self._reports.refusal(told, full=full), is_noted=is_noted)
         if session.is_open and (session.is_replaced() or is_damage(error)):
             session.drop(is_damaged=not session.is_replaced())
+
+    def _told(self, error: Exception) -> ConfigurationError | SpoolError:
+        """What is said of an error."""
+        path = self._settings.path
+        if isinstance(error, ConfigurationError):
+            return ConfigurationError(f"{path}: {error}")
+        words = error.message if isinstance(error, SpoolError) else f"the spool could not be written ({error})"
+        return SpoolError(f"{path}: {words}")
 
     def _make_room(self, session: Session) -> bool:
         """Take out what has ended although nothing can be added. Returns whether that could be done."""

@@ -55,7 +55,8 @@ class Owners:
             # One file that cannot be opened must not stop everybody; its rows stay.
             if owner not in self._unclaimable:
                 self._unclaimable.add(owner)
-                _log.warning("what client %d left in the spool cannot be taken over: %s", owner, error.message)
+                text = "%s: what client %d left in the spool cannot be taken over: %s"
+                _log.warning(text, self._settings.path, owner, error.message)
             return None
 
     def let_go(self) -> None:

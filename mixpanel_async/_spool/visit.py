@@ -12,10 +12,11 @@ from math import inf
 from pathlib import Path
 from typing import Any, Final
 
-from .._errors import MixpanelException, SpoolError, refuse
+from .._errors import ConfigurationError, SpoolError, refuse
 from .._lanes import SEQUENCE_BITS
 from .._records import DropReason
 from .database import APPLICATION_ID, LANES, OWNER_SHIFT, Database, first_of, is_damage, runs
+from .files import is_text
 from .report import SpoolCount
 from .work import SENDING
 
@@ -185,24 +186,26 @@ def visit(path: Path, wait: float, *, erase: bool = False) -> Iterator[Visit]:
             if not stat.S_ISREG(path.lstat().st_mode):
                 refuse("the path of the spool is a link, or not a regular file")
         except (FileNotFoundError, NotADirectoryError):
-            refuse("there is no spool at this path")
+            refuse("there is no spool")
         db = Visit(path, wait=wait, erase=erase)
         try:
             yield db
         finally:
             db.close()
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{path}: {error}") from None
     except SpoolError as error:
-        raise SpoolError(error.message, uncertain=None, is_damaged=error.is_damaged) from None
-    except MixpanelException:
-        raise
+        raise SpoolError(f"{path}: {error.message}", uncertain=None, is_damaged=error.is_damaged) from None
     except Exception as error:
         if is_damage(error):
-            text = f"the spool is damaged ({error}); the next client sets it aside and saves what can be read"
+            if is_text(path):
+                raise ConfigurationError(f"{path}: the file is a text, and not a spool") from None
+            text = f"{path}: the spool is damaged ({error}); the next client sets it aside and saves what can be read"
             raise SpoolError(text, uncertain=None, is_damaged=True) from None
         if isinstance(error, sqlite3.Error):
-            raise SpoolError(f"the spool cannot be used ({error})", uncertain=None) from None
+            raise SpoolError(f"{path}: the spool cannot be used ({error})", uncertain=None) from None
         if isinstance(error, PermissionError):
-            raise SpoolError("the spool cannot be used (permission denied)", uncertain=None) from None
+            raise SpoolError(f"{path}: the spool cannot be used (permission denied)", uncertain=None) from None
         raise
 
 

@@ -109,6 +109,9 @@ class Reports(Protocol):
     def loaded(self, lane: int, rows: list[tuple[int, bytes]], spoiled: int) -> None:
         """All that was there has been read, up to a limit; so many of it were no records."""
 
+    def failed(self, words: str) -> None:
+        """The spool could not be used, for the reason that these words tell."""
+
     def refusal(self, error: MixpanelException, *, full: bool) -> MixpanelException | None:
         """What those who wait for a group that was not written are told."""
 

@@ -7,11 +7,9 @@ no later try can differ from the first.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
+from collections.abc import Callable, Mapping
 from inspect import iscoroutinefunction
 from ipaddress import ip_address
-from math import isfinite
 from typing import Any, Final, cast
 
 import orjson
@@ -19,7 +17,8 @@ import orjson
 from .._config import VERSION
 from .._errors import ConfigurationError, ValidationError
 from .._records import DropReason, OnceOnly, Record
-from .usual import MAX_RECORD_BYTES, MP_LIB, UsualEvents, moment_of
+from .times import event_time
+from .usual import MAX_RECORD_BYTES, MP_LIB, UsualEvents, id_of, moment_of
 from .values import (
     EVENT_LIMITS,
     PROFILE_LIMITS,
@@ -38,13 +37,6 @@ from .values import (
 Message = dict[str, Any]
 BeforeSend = Callable[[Message], Message | None]
 SerializerOption = Serializer | type[json.JSONEncoder] | None
-
-_FIRST_MS: Final = 31_536_000_000
-_AHEAD_MS: Final = 3_600_000
-_TRACK_WINDOW_MS: Final = 5 * 86_400_000
-# Below the first are seconds, below the second milliseconds; both spans reach past any time that can be sent.
-_SECONDS_END: Final = 100_000_000_000
-_MILLISECONDS_END: Final = 100_000_000_000_000
 
 _MAPPING_OPS: Final = ("$set", "$set_once", "$add", "$append", "$union", "$remove")
 # Every other operation, a new one included, is taken to be unsafe to send twice.
@@ -76,7 +68,9 @@ class Discarded(Exception):  # noqa: N818  a signal inside the package, not an e
         self.reason = reason
         try:
             # Not by orjson, which an object of a hook may take down.
-            self.record = json.dumps(message, allow_nan=False, default=lambda value: f"<{type(value).__name__}>").encode()
+            self.record = json.dumps(
+                message, allow_nan=False, default=lambda value: f"<{type(value).__name__}>"
+            ).encode()
         except (TypeError, ValueError, RecursionError):
             self.record = b""
 
@@ -94,54 +88,6 @@ def as_serializer(serializer: SerializerOption) -> Serializer | None:
     if not callable(serializer):
         raise ConfigurationError("serializer must be a callable or a json.JSONEncoder class")
     return cast("Serializer", serializer)
-
-
-def event_time(value: object, path: str, *, now: float, recent: bool) -> int:
-    """A time as Mixpanel's schema has it: whole milliseconds since 1970.
-
-    Args:
-        value: seconds or milliseconds since 1970, told apart at 1e11, or a `datetime` with a time zone.
-        path: where it is, for errors.
-        now: wall clock in seconds.
-        recent: the event goes to `/track`, which takes the last five days only.
-
-    Raises:
-        ValidationError: if it is of another type, naive, before 1971, over an hour ahead, or too old for `/track`.
-    """
-    if isinstance(value, datetime):
-        if value.tzinfo is None or value.utcoffset() is None:
-            raise ValidationError(path, "must have a time zone; a naive datetime could be any of 26 hours")
-        ms = round(value.timestamp() * 1000)
-    elif isinstance(value, (int, float)) and not isinstance(value, bool):
-        if isinstance(value, float) and not isfinite(value):
-            raise ValidationError(path, "must be a finite number")
-        if abs(value) >= _MILLISECONDS_END:
-            raise ValidationError(path, "must be in seconds or milliseconds; this looks like a smaller unit")
-        ms = round(value * 1000) if abs(value) < _SECONDS_END else round(value)
-    else:
-        raise ValidationError(path, f"must be a number or a datetime with a time zone, not {type(value).__name__}")
-    now_ms = now * 1000
-    if ms < _FIRST_MS:
-        raise ValidationError(path, "must not be before 1971-01-01")
-    if ms > now_ms + _AHEAD_MS:
-        raise ValidationError(path, "must not be more than one hour in the future")
-    if recent and ms < now_ms - _TRACK_WINDOW_MS:
-        raise ValidationError(
-            path, "is more than five days ago, which /track ignores; use import_data, or give the client credentials"
-        )
-    return ms
-
-
-def outdated(items: Sequence[bytes], *, now: float) -> frozenset[int]:
-    """Positions of the events that `/track` ignores by now, after a long outage.
-
-    Args:
-        items: encoded events.
-        now: wall clock in seconds.
-    """
-    oldest = now * 1000 - _TRACK_WINDOW_MS
-    times = (orjson.loads(memoryview(item))["properties"]["time"] for item in items)
-    return frozenset(at for at, time in enumerate(times) if time < oldest)
 
 
 class Builder:
@@ -176,8 +122,7 @@ class Builder:
             raise ConfigurationError("before_send must be a plain function: it is called at the caller's line")
         self._before_send = before_send
         self._recent = recent
-        is_plain_client = before_send is None and hook is None and not self._super
-        self.usual = UsualEvents(token) if is_plain_client else None
+        self.usual = None if before_send is not None or hook is not None or self._super else UsualEvents(token)
         """The short way for events that need nothing else; None if all do."""
 
     def event(
@@ -205,14 +150,12 @@ class Builder:
         recent = self._recent if recent is None else recent
         stamp = int(now * 1000)
         made_id = new_id() if insert_id is None else insert_id
-        if type(properties) is dict and (meta, user_id, device_id, ip) == _NOTHING and self.usual is not None:
+        if (meta, user_id, device_id, ip) == _NOTHING and type(properties) is dict:
             short = self._short_way(distinct_id, event_name, properties, stamp, made_id, time, insert_id, now, recent)
             if short is not None:
                 return short
         if distinct_id is None:
-            distinct_id = user_id
-            if user_id is None and isinstance(device_id, str):
-                distinct_id = f"$device:{device_id}"
+            distinct_id = _derived(user_id, device_id)
         props: Message = {
             "token": self._token,
             "distinct_id": distinct_id,
@@ -224,8 +167,7 @@ class Builder:
         if self._super:
             props.update(self._super)
             props.update({"distinct_id": distinct_id, "time": stamp, "$insert_id": made_id})
-        if not (ip is user_id is device_id is time is None):
-            _put_arguments(props, ip, user_id, device_id, time)
+        _put_arguments(props, ip, user_id, device_id, time)
         if properties is not None:
             # Millions of them would hold the event loop while they are copied; `clean` refuses them before.
             if type(properties) is not dict or len(properties) > EVENT_LIMITS.properties:
@@ -259,7 +201,8 @@ class Builder:
         now: float,
         recent: bool,  # noqa: FBT001  by position, as this runs for every event
     ) -> bytes | None:
-        assert self.usual is not None
+        if self.usual is None:
+            return None
         if time is not None:
             if "time" in properties:
                 # It wins over the argument, which is then not looked at.
@@ -269,7 +212,7 @@ class Builder:
             if "$insert_id" in properties:
                 return None
             check_insert_id(insert_id, "properties.$insert_id")
-        return self.usual.event(distinct_id, event_name, properties, moment_of(stamp), made_id.encode())
+        return self.usual.event(distinct_id, event_name, properties, moment_of(stamp), id_of(made_id))
 
     def _seal_event(self, message: Message, *, now: float, recent: bool, stamps_are_ours: bool) -> bytes:
         """Check an event, make its values fit for JSON in place, and encode it."""
@@ -366,6 +309,10 @@ def _merge_meta(message: Message, meta: Mapping[str, Any], cleaner: Cleaner) -> 
         if key in clean:
             raise ValidationError(f"meta.{key}", "would replace the event itself; pass it as an argument")
     message.update(clean)
+
+
+def _derived(user_id: str | None, device_id: str | None) -> str | None:
+    return f"$device:{device_id}" if user_id is None and isinstance(device_id, str) else user_id
 
 
 def _put_arguments(props: Message, ip: object, user_id: object, device_id: object, time: object) -> None:

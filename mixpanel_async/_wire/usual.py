@@ -11,7 +11,7 @@ import orjson
 from orjson import dumps
 
 from .._config import VERSION
-from .values import FORBIDDEN_IDS, is_plain
+from .values import FORBIDDEN_IDS
 
 MP_LIB: Final = "python-async"
 MAX_RECORD_BYTES: Final = 1_000_000
@@ -28,12 +28,10 @@ _are_usual: Final = frozenset(
 ).isdisjoint
 _MOST_PROPERTIES: Final = 254 - 6
 _MOST_ITEMS: Final = 254
-# Nothing else reaches the encoder, which takes the process down if the `value` of an `Enum` raises.
 _is_flat: Final = frozenset({str, int, bool, float, type(None)}).issuperset
 _MOST_NAMES: Final = 1_000
 _MOST_PEOPLE: Final = 4_000
 _LONGEST: Final = 255
-_NEXT: Final = b'",'
 _END: Final = b"}"
 
 
@@ -52,44 +50,45 @@ class UsualEvents:
         self._heads: dict[object, bytes] = {}
         self._people: dict[object, bytes] = {}
 
-    def event(
+    def event(  # noqa: C901  in one piece, as this runs for every event
         self, distinct_id: object, event_name: object, properties: dict[str, Any], moment: bytes, made_id: bytes
     ) -> bytes | None:
         """What `Builder.event` makes of the same, or None.
 
-        A list or a mapping is taken if it holds no other. Of a number in it that is not finite the encoder makes `null`.
+        A list or a mapping is taken if it holds no other. Of a number that is not finite the encoder makes `null`.
 
         Args:
             distinct_id: who did it.
             event_name: what was done.
             properties: details.
             moment: when, as `moment_of` puts it.
-            made_id: a fresh `$insert_id`.
+            made_id: the rest of its `$insert_id`, as `id_of` puts it.
         """
         try:
             head = self._heads.get(event_name) or self._head(event_name)
             person = self._people.get(distinct_id) or self._person(distinct_id)
-            if head is None or person is None or not 0 < len(properties) <= _MOST_PROPERTIES or not _are_usual(properties):
+            if head is None or person is None or not (properties and _are_usual(properties)):
                 return None
-            has_numbers = False
+            is_plain_throughout = True
             for value in properties.values():
                 kind = type(value)
                 if kind is str or kind is int or kind is bool or (kind is float and value - value == 0.0):
                     continue
-                if kind is list or kind is dict:
-                    inner = value if kind is list else value.values()
-                    if len(value) > _MOST_ITEMS:
-                        return None
-                    if not is_plain(map(type, inner)):
-                        if not _is_flat(map(type, inner)):
-                            return None
-                        has_numbers = True
+                if kind is list and len(value) <= _MOST_ITEMS:
+                    for item in value:
+                        if type(item) is not str:
+                            is_plain_throughout = False
+                            break
                 elif value is not None:
-                    return None
-            data = dumps(properties, option=_AS_IT_STANDS)
-            if len(data) > _MOST_BYTES or (has_numbers and b"null" in data):
+                    is_plain_throughout = False
+            if not (is_plain_throughout or all(map(_is_shallow, properties.values()))):
                 return None
-            return b"".join((head, person, moment, made_id, _NEXT, data[1:], _END))
+            data = dumps(properties, option=_AS_IT_STANDS)
+            if len(properties) > _MOST_PROPERTIES or len(data) > _MOST_BYTES:
+                return None
+            if not is_plain_throughout and b"null" in data:
+                return None
+            return b"".join((head, person, moment, made_id, data[1:], _END))
         except Exception:  # noqa: BLE001  the long way finds the words for it
             return None
 
@@ -97,8 +96,7 @@ class UsualEvents:
         """The record of an event of this name up to its `distinct_id`; None if the name needs a closer look."""
         if type(event_name) is not str or not 0 < len(event_name) <= _LONGEST or event_name.isspace():
             return None
-        properties = {"token": self._token, "mp_lib": MP_LIB, "$lib_version": VERSION, "distinct_id": 0}
-        head = dumps({"event": event_name, "properties": properties})[: -len("0}}")]
+        head = dumps({"event": event_name, "properties": {"token": self._token, "distinct_id": 0}})[: -len("0}}")]
         _keep(self._heads, _MOST_NAMES, event_name, head)
         return head
 
@@ -120,6 +118,23 @@ def moment_of(stamp: int) -> bytes:
         stamp: milliseconds since 1970.
     """
     return b',"time":%d,"$insert_id":"' % stamp
+
+
+def _is_shallow(value: object) -> bool:
+    """Whether this is nothing but what JSON has, lists and mappings of that included.
+
+    The encoder takes the process down if the `value` of an `Enum` raises, so none reaches it.
+    """
+    if type(value) is list:
+        return len(value) <= _MOST_ITEMS and _is_flat(map(type, value))
+    if type(value) is dict:
+        return len(value) <= _MOST_ITEMS and _is_flat(map(type, value.values()))
+    return _is_flat((type(value),))
+
+
+def id_of(text: str) -> bytes:
+    """An `$insert_id`, or its last characters, and the share of a record that says by which library."""
+    return b'%b","mp_lib":"%b","$lib_version":"%b",' % (text.encode(), MP_LIB.encode(), VERSION.encode())
 
 
 def _keep(kept: dict[object, bytes], most: int, key: str, share: bytes) -> None:

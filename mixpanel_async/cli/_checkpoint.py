@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from hashlib import blake2b
 from pathlib import Path
@@ -37,7 +38,11 @@ class Counts:
 
     @property
     def imported(self) -> int:
-        return self.read - self.rejected - self.uncertain
+        return self.read - self.refused
+
+    @property
+    def refused(self) -> int:
+        return self.rejected + self.uncertain
 
     def plus(self, *, read: int = 0, rejected: int = 0, uncertain: int = 0) -> Counts:
         return Counts(read=self.read + read, rejected=self.rejected + rejected, uncertain=self.uncertain + uncertain)
@@ -123,14 +128,38 @@ class Store:
         Raises:
             OSError: if it cannot be written; the last one is still there.
         """
-        fresh = self.path.with_name(self.path.name + ".new")
-        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0), 0o600)
+        self.write(checkpoint)
+        self.put()
+
+    @property
+    def _new(self) -> Path:
+        return self.path.with_name(self.path.name + ".new")
+
+    def write(self, checkpoint: Checkpoint) -> None:
+        """Write a checkpoint beside the last. `put` or `forget` must follow.
+
+        Raises:
+            OSError: if it cannot be written.
+        """
+        descriptor = os.open(self._new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0), 0o600)
         with os.fdopen(descriptor, "wb") as file:
             file.write(orjson.dumps({"version": _VERSION, **asdict(checkpoint)}, option=orjson.OPT_INDENT_2))
             file.flush()
             os.fsync(file.fileno())
-        fresh.replace(self.path)
+
+    def put(self) -> None:
+        """Put what was written in the place of the last.
+
+        Raises:
+            OSError: if that fails.
+        """
+        self._new.replace(self.path)
         _sync_directory(self.path.parent)
+
+    def forget(self) -> None:
+        """Take away what was written."""
+        with suppress(OSError):
+            self._new.unlink()
 
 
 _AGAIN: Final = "begin anew with --restart, or give what it was begun with"

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from time import monotonic
 
 from ._inputs import DamagedError, InputError
-from ._stream import BOM, MAX_RECORD_BYTES, SHOWN, File, Lines, Position, Row, Stream, Unreadable
+from ._stream import BOM, MAX_RECORD_BYTES, File, Lines, Position, Row, Stream, Unreadable, text_of
 
 
 class CsvSource(Stream):
@@ -21,6 +21,8 @@ class CsvSource(Stream):
         self._lines = Lines(content)
         self._rows = csv.reader(self._text(), delimiter=delimiter, strict=True)
         self._row_start = 0
+        # The lines of the row that is being read.
+        self._taken: list[bytes] = []
         try:
             header = next(self._rows, [])
         except (csv.Error, DamagedError) as error:
@@ -37,6 +39,7 @@ class CsvSource(Stream):
             if lines.bytes_taken - self._row_start > MAX_RECORD_BYTES:
                 raise DamagedError(f"a row is longer than {MAX_RECORD_BYTES} bytes; a quote may not be closed")
             line = taken[0].removeprefix(BOM) if lines.taken == 1 else taken[0]
+            self._taken.append(line)
             # The end of a line may be part of a cell.
             yield line.decode(self._encoding, "surrogateescape") + "\n"
 
@@ -44,6 +47,7 @@ class CsvSource(Stream):
         lines = self._lines
         while len(rows) < most and not (rows and (lines.is_dry or monotonic() > late)):
             self._row_start = self._offset
+            self._taken.clear()
             row = self._next()
             if row is None:
                 self.is_over = True
@@ -59,12 +63,15 @@ class CsvSource(Stream):
         except csv.Error as error:
             if "unexpected end of data" in str(error):
                 raise DamagedError("a quote is not closed") from None
-            return Unreadable(f"is no valid CSV: {error}", "")
+            return self._unreadable(f"is no valid CSV: {error}")
 
     def _record(self, row: list[str]) -> dict[str, str] | Unreadable:
         if len(row) != self._width:
-            return Unreadable(f"has {len(row)} cells, and the header {self._width}", ",".join(row)[:SHOWN])
+            return self._unreadable(f"has {len(row)} cells, and the header {self._width}")
         return {name: cell for name, cell in zip(self._columns, row, strict=True) if name and cell}
+
+    def _unreadable(self, problem: str) -> Unreadable:
+        return Unreadable(problem, text_of(b"\n".join(self._taken), self._encoding))
 
 
 def _columns(header: list[str], delimiter: str) -> list[str]:

@@ -116,7 +116,7 @@ class Importer:
         self._news: anyio.Event
         self._reader: Reader
         self._is_introduced = self._is_serial
-        self.journal = Journal()
+        self.journal = Journal(shape)
         self.failure: str | None = None
         """Why it stopped before the end, if it was not the user's wish."""
 

@@ -41,7 +41,7 @@ class DryRun:
         self._display = display
         self._check = _event_check(shape, checker) if shape.kind is Kind.EVENTS else _update_check(shape, checker)
         self._shown_at = monotonic()
-        self.journal = Journal()
+        self.journal = Journal(shape)
 
     def run(self) -> None:
         """Check everything.

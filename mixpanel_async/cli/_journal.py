@@ -8,7 +8,8 @@ from typing import Final
 from mixpanel_async import DropReason, LostRecord, ValidationError
 
 from ._jobs import Job
-from ._mapping import key_of
+from ._mapping import explained, key_of
+from ._shape import Shape
 from ._stream import Unreadable
 
 UNREADABLE: Final = "unreadable"
@@ -16,6 +17,7 @@ INVALID: Final = "invalid"
 UNCERTAIN: Final = "uncertain"
 
 _MOST_REASONS: Final = 1_000
+_MOST_NAMED: Final = 5
 # What the client gives back because it was closed, or because an awaited call ended: it is sent again.
 _NOT_OVER: Final = frozenset({DropReason.CLOSED, DropReason.EXHAUSTED, DropReason.UNAUTHORIZED})
 
@@ -26,10 +28,16 @@ class Journal:
     """Notes records that are rejected, by this program or by Mixpanel.
 
     It remembers which line each record under way is from, as the client gives back what would have been sent.
+
+    Args:
+        shape: what the columns of the files mean.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, shape: Shape) -> None:
+        self._shape = shape
         self.reasons: Counter[str] = Counter()
+        self.first: list[tuple[str, str]] = []
+        """The first that were rejected: file and line, and why."""
         self.under_way: Places = {}
         """By what tells records apart, where those come from that no commit waits for yet."""
         self._awaited: list[Places] = []
@@ -53,6 +61,7 @@ class Journal:
         if isinstance(row, Unreadable):
             self._note(job, line, UNREADABLE, "", error.problem, row.text)
         else:
+            error = explained(error, row, self._shape)
             self._note(job, line, INVALID, error.path, error.problem, row)
 
     def doubt(self, job: Job, line: int, row: object) -> None:
@@ -84,5 +93,7 @@ class Journal:
     def _note(self, job: Job, line: int | None, reason: str, field: str, problem: str, record: object) -> None:
         words = f"{field}: {problem}" if field else problem
         is_known = words in self.reasons or len(self.reasons) < _MOST_REASONS
+        if len(self.first) < _MOST_NAMED:
+            self.first.append((f"{job.name}:{line}", words))
         self.reasons[words if is_known else "other reasons"] += 1
         job.rejects.add(job.input.path, line, reason, problem, record, field)

@@ -23,7 +23,7 @@ from ._stream import (
     Row,
     Stream,
     Unreadable,
-    shown,
+    text_of,
     words,
 )
 
@@ -58,7 +58,7 @@ class NdjsonSource(Stream):
         """Deal with what is no JSON."""
         if isinstance(line, LongLine):
             problem = f"is longer than {MAX_RECORD_BYTES} bytes"
-            rows.append((number, Unreadable(problem, shown(line))))
+            rows.append((number, Unreadable(problem, text_of(line))))
             return
         if number == 1 and line.startswith(BOM):
             line = line[len(BOM) :]
@@ -69,7 +69,7 @@ class NdjsonSource(Stream):
             else:
                 return
         if line.strip():
-            rows.append((number, Unreadable(f"is no valid JSON: {words(error)}", shown(line))))
+            rows.append((number, Unreadable(f"is no valid JSON: {words(error)}", text_of(line))))
 
 
 class JsonSource(Stream):

@@ -128,12 +128,33 @@ def update_of(shape: Shape) -> Callable[[object], Record]:
     return read
 
 
-def _flat(record: Record, shape: Shape) -> Record:
+def explained(error: ValidationError, record: object, shape: Shape) -> ValidationError:
+    """What is said of a record: the mapping that found nothing, if that is what is wrong."""
+    if type(record) is not dict or not shape.columns:
+        return error
+    mapping = shape.missed(_event(record) if shape.kind is Kind.EVENTS else _profile(record), error.path)
+    return error if mapping is None else ValidationError(error.path, f"is missing, as --map {mapping} finds nothing")
+
+
+def _event(record: Record) -> Record:
+    """An event with everything side by side."""
     properties = record.get("properties")
-    if type(properties) is dict:
-        beside = {key: value for key, value in record.items() if key != "properties"}
-        record = {**beside, **properties, **({"event": record["event"]} if "event" in record else {})}
-    flat = shape.applied(record)
+    if type(properties) is not dict:
+        return record
+    beside = {key: value for key, value in record.items() if key != "properties"}
+    return {**beside, **properties, **({"event": record["event"]} if "event" in record else {})}
+
+
+def _profile(record: Record) -> Record:
+    """The same of an exported profile."""
+    exported = record.get("$properties")
+    if type(exported) is not dict:
+        return record
+    return {**exported, **{key: value for key, value in record.items() if key != "$properties"}}
+
+
+def _flat(record: Record, shape: Shape) -> Record:
+    flat = shape.applied(_event(record))
     if "$insert_id" not in flat and "insert_id" in flat:
         flat["$insert_id"] = flat.pop("insert_id")
     return flat
@@ -141,10 +162,7 @@ def _flat(record: Record, shape: Shape) -> Record:
 
 def _gathered(record: Record, shape: Shape) -> Record:
     """A flat record as an update with the operation of the options."""
-    exported = record.get("$properties")
-    if type(exported) is dict:
-        record = {**exported, **{key: value for key, value in record.items() if key != "$properties"}}
-    flat = shape.applied(record)
+    flat = shape.applied(_profile(record))
     flat.pop("$token", None)
     for short, wire in shape.fields.items():
         if short in {"distinct_id", "group_key", "group_id"} and short in flat:

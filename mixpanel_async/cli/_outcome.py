@@ -26,7 +26,9 @@ class Outcome:
         noun: what the records are.
         is_dry: whether anything was to be sent.
         reasons: why records were rejected.
+        named: where the first of them are, and why they were rejected; left out of the counts that are shown.
         failure: why it stopped, if an error stopped it.
+        unused: `NAME=COLUMN` mappings whose columns no record had.
         signal: exit status of a program that was interrupted, if it was.
     """
 
@@ -34,6 +36,8 @@ class Outcome:
     noun: str
     is_dry: bool
     reasons: Counter[str]
+    named: Sequence[tuple[str, str]] = ()
+    unused: Sequence[str] = ()
     failure: str | None = None
     signal: int | None = None
 
@@ -49,27 +53,38 @@ class Outcome:
             return self.signal
         if not self.is_complete:
             return STOPPED
-        lost = sum(_refused(job) - job.before.rejected - job.before.uncertain for job in self.jobs)
-        return INCOMPLETE if lost else DONE
+        return INCOMPLETE if any(job.settled.refused for job in self.jobs) else DONE
 
     def lines(self) -> list[str]:
         """What is said at the end."""
         imported = sum(job.settled.imported for job in self.jobs)
         earlier = sum(job.before.imported for job in self.jobs)
+        refused = sum(job.before.refused for job in self.jobs)
         rejected = sum(job.settled.rejected for job in self.jobs)
         uncertain = sum(job.settled.uncertain for job in self.jobs)
         text = f"{imported:,} {self.noun} {'are good' if self.is_dry else 'imported'}, {rejected:,} rejected"
         if uncertain:
             text += f", {uncertain:,} uncertain: they may have been applied and were not sent again"
-        if earlier:
+        if refused:
+            text += f" ({earlier:,} imported and {refused:,} rejected before)"
+        elif earlier:
             text += f" ({earlier:,} imported before)"
-        lines = [text, *(f"{count:>10,}  {words}" for words, count in self.reasons.most_common(_REASONS_SHOWN))]
-        paths = dict.fromkeys(job.rejects.path for job in self.jobs if job.rejects.path and _refused(job))
+        lines = [text, *self._reasons()]
+        if any(job.fed.read > job.before.read for job in self.jobs):
+            lines += [f"--map {mapping}: found in no record" for mapping in self.unused]
+        paths = dict.fromkeys(job.rejects.path for job in self.jobs if job.rejects.path and job.settled.refused)
         lines += [f"rejected records: {path}" for path in paths]
         lines += [f"{job.name}: damaged {job.damage}" for job in self.jobs if job.damage is not None]
         if self.failure is not None:
             lines.append(f"stopped: {self.failure}")
         return lines if self.is_dry or self.is_complete else [*lines, *self._what_next()]
+
+    def _reasons(self) -> list[str]:
+        rest = self.reasons - Counter(words for _, words in self.named)
+        lines = [f"{place}: {words}" for place, words in self.named]
+        if lines and rest:
+            lines.append(f"and {rest.total():,} more:")
+        return lines + [f"{count:>10,}  {words}" for words, count in rest.most_common(_REASONS_SHOWN)]
 
     def _what_next(self) -> list[str]:
         left = [job for job in self.jobs if not job.is_complete and job.damage is None]
@@ -81,7 +96,3 @@ class Outcome:
             names = ", ".join("the standard input" if name == "-" else name for name in once)
             lines.append(f"{names} cannot be resumed: there is no checkpoint. Events that are sent again count once.")
         return lines
-
-
-def _refused(job: Job) -> int:
-    return job.settled.rejected + job.settled.uncertain

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -151,14 +152,11 @@ class Places:
     restart: bool
 
     def jobs(self, inputs: Sequence[Input], project: str, options: Mapping[str, str]) -> list[Job]:
-        """What is to be done with each file, by what earlier imports left.
+        """What is to be done with each file, by what earlier imports left. Nothing is changed.
 
         Raises:
-            CheckpointError: if a checkpoint does not belong to what is asked for, or cannot be written.
-            OSError: if the rejected records of an earlier import cannot be read.
+            CheckpointError: if a checkpoint does not belong to what is asked for.
         """
-        if self.directory is not None:
-            self.directory.mkdir(parents=True, exist_ok=True)
         shared = None if self.rejects is None else Rejects(self.rejects)
         jobs = []
         for one in inputs:
@@ -167,11 +165,28 @@ class Places:
                 fresh = Checkpoint(identity=one.identity, project=project, options=options)
                 store = Store(path_of(one, self.directory), fresh)
                 checkpoint = store.load(restart=self.restart)
-                _try_out(store, checkpoint)
             rejects = shared or Rejects(self._rejects_of(one))
             jobs.append(Job(input=one, rejects=rejects, store=store, checkpoint=checkpoint))
-        _prune(jobs)
         return jobs
+
+    def begin(self, jobs: Sequence[Job]) -> None:
+        """Make ready what the import of these files writes, or leave everything as it was.
+
+        Raises:
+            CheckpointError: if a checkpoint cannot be written.
+            OSError: if the rejected records of an earlier import cannot be read.
+        """
+        if self.directory is not None:
+            self.directory.mkdir(parents=True, exist_ok=True)
+        kept = [(job.store, job.checkpoint) for job in jobs if job.store is not None and job.checkpoint is not None]
+        with ExitStack() as undoing:
+            for store, checkpoint in kept:
+                undoing.callback(store.forget)
+                _written(store, checkpoint)
+            undoing.pop_all()
+        for store, _ in kept:
+            store.put()
+        _prune(jobs)
 
     def dry(self, inputs: Sequence[Input]) -> list[Job]:
         """What a dry run looks at. It leaves nothing but the file of rejects, if one is asked for.
@@ -191,10 +206,10 @@ class Places:
         return path_of(one, self.directory, REJECTS_SUFFIX)
 
 
-def _try_out(store: Store, checkpoint: Checkpoint) -> None:
+def _written(store: Store, checkpoint: Checkpoint) -> None:
     """Find out that a checkpoint cannot be kept before there is anything to keep."""
     try:
-        store.save(checkpoint)
+        store.write(checkpoint)
     except OSError as error:
         raise CheckpointError(
             f"cannot write {store.path}: {error.strerror or error}; choose a directory with --state-dir, or do without "

@@ -97,6 +97,11 @@ class Shape:
     clock: Clock = field(default_factory=Clock)
     operation: Operation = Operation.SET
     insert_ids: InsertIds = InsertIds.CONTENT
+    unused: set[str] = field(init=False)
+    """Of `columns`, those that no record had so far."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "unused", {*self.columns})
 
     @property
     def fields(self) -> Mapping[str, str]:
@@ -124,9 +129,30 @@ class Shape:
             # A column that is mapped leaves its own name, unless that is the one it is mapped to.
             if is_there and name != column:
                 flat.pop(column, None)
+            if is_there and name in self.unused:
+                self.unused.remove(name)
         flat.update({self.fields.get(name, name): value for name, _, is_there, value in taken if is_there})
         flat.update(self.constants)
         return flat
+
+    def missed(self, record: Record, path: str) -> str | None:
+        """The `NAME=COLUMN` by which a field of a flat record should have come, if that is why it is not there.
+
+        Args:
+            record: as `applied` gets it.
+            path: of the field, as a `ValidationError` has it.
+        """
+        wanted = path.removeprefix("properties.")
+        flat = {name: value for name, value in record.items() if name not in self.dropped}
+        for name, column in self.columns.items():
+            wire = self.fields.get(name, name)
+            if wanted in {name, wire} and not ({name, wire} & flat.keys() or _found(flat, column)[1]):
+                return f"{name}={column}"
+        return None
+
+    def idle(self) -> list[str]:
+        """The `NAME=COLUMN` mappings that found nothing in any record so far."""
+        return [f"{name}={column}" for name, column in self.columns.items() if name in self.unused]
 
     def _guess(self, flat: Record) -> None:
         text = {self.columns.get(name, name) for name in (*self.fields, *_TEXT_FIELDS, "time")}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import zlib
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from time import monotonic
 from typing import Final, Protocol
@@ -13,8 +14,8 @@ from ._inputs import DamagedError
 MAX_RECORD_BYTES: Final = 8 * 1024 * 1024
 CHUNK_BYTES: Final = 1024 * 1024
 """What one chunk of records may take of a file."""
-SHOWN: Final = 2_000
-"""Characters that are shown of what is no record."""
+KEPT: Final = 2_000
+"""Bytes that are kept of a line that is longer than any record may be."""
 BOM: Final = b"\xef\xbb\xbf"
 FAULTS: Final = (OSError, EOFError, zlib.error)
 """What a stream raises that cannot be read on."""
@@ -33,7 +34,7 @@ class Position:
 
 @dataclass(frozen=True, slots=True)
 class Unreadable:
-    """What should have been a record: why it is none, and how it begins."""
+    """What should have been a record: why it is none, and what stands there."""
 
     problem: str
     text: str
@@ -75,7 +76,7 @@ class File(Protocol):
     def close(self) -> None: ...
 
 
-class Stream:
+class Stream(ABC):
     """What all sources of streams have in common. A source fills rows, and keeps its place up to date when it fails."""
 
     def __init__(self, content: io.BufferedReader, start: Position, file: File) -> None:
@@ -108,12 +109,14 @@ class Stream:
             raise DamagedError(self._damage)
         return rows
 
+    @abstractmethod
     def _fill(self, rows: list[Row], most: int, late: float) -> None:
-        raise NotImplementedError
+        """Add the next rows, at most `most`; those that have to be waited for, until `monotonic()` is at `late`."""
 
 
-def shown(line: bytes) -> str:
-    return line[:SHOWN].decode(errors="replace").rstrip("\r\n")
+def text_of(line: bytes, encoding: str = "utf-8") -> str:
+    """What stands in a file, as it can be written down."""
+    return line.decode(encoding, "replace").rstrip("\r\n")
 
 
 def words(error: Exception) -> str:
@@ -184,15 +187,15 @@ class Lines:
         else:
             self._tail += block.pop()
         if len(self._tail) > MAX_RECORD_BYTES:
-            self._dropped += len(self._tail) - SHOWN
-            self._tail = self._tail[:SHOWN]
+            self._dropped += len(self._tail) - KEPT
+            self._tail = self._tail[:KEPT]
         self._block, self._at = block, 0
 
     def _whole(self, end: bytes) -> bytes:
         line, self._tail = self._tail + end, b""
         if self._dropped or len(line) > MAX_RECORD_BYTES:
             dropped, self._dropped = self._dropped, 0
-            short = LongLine(line[:SHOWN])
+            short = LongLine(line[:KEPT])
             short.whole = len(line) + dropped
             return short
         return line

@@ -83,7 +83,7 @@ def status(
         else:
             _show_status(found)
         if found.integrity not in {"ok", "not checked"}:
-            _fail(f"the spool is damaged: {found.integrity}", DAMAGED)
+            _fail(f"{path}: the spool is damaged", DAMAGED)
 
 
 @spool.command("list")
@@ -116,8 +116,16 @@ def retry(path: Place, *, reason: Reasons = None, id: Ids = None, as_json: AsJso
     Those with the reason `uncertain` may have been applied already: they are put back only with `--reason uncertain`.
     """
     with _told():
-        count = SqliteSpool(path).retry(reasons=reason, ids=id)
+        found = SqliteSpool(path)
+        count = found.retry(reasons=reason, ids=id)
         _say({"retried": count}, f"{_records(count)} put back", as_json=as_json)
+        if reason is None:
+            unsure = found.dead_letters(reasons=[DropReason.UNCERTAIN])
+            left = sum(id is None or letter.id in id for letter in unsure)
+            if left:
+                was, it = ("was", "it") if left == 1 else ("were", "them")
+                text = f"{_records(left)} that may have been applied {was} left: --reason uncertain puts {it} back"
+                print(text, file=sys.stderr)
 
 
 @spool.command()
@@ -194,7 +202,7 @@ def _told() -> Iterator[None]:
         # Whoever reads has seen enough: typer ends the program without a word.
         raise
     except SpoolError as error:
-        _fail(error.message, DAMAGED if error.is_damaged else CANNOT)
+        _fail(str(error), DAMAGED if error.is_damaged else CANNOT)
     except MixpanelException as error:
         _fail(str(error), CANNOT)
     except OSError as error:

@@ -48,7 +48,7 @@ class Exposures:
         Args:
             flag_key: name of the flag.
             variant: that was shown.
-            context: of the person; without a `distinct_id` nothing can be reported.
+            context: of the person; without a `distinct_id` that is text or a whole number nothing can be reported.
             timing: further properties: how long the evaluation took.
         """
         if getattr(self._here, "is_reporting", False):
@@ -68,6 +68,12 @@ class Exposures:
         distinct_id = context.get("distinct_id")
         if not distinct_id:
             self._lose("the context has no distinct_id")
+            return
+        if type(distinct_id) is int:
+            # The official SDK sends the number. As text it is the person whom `str(user.id)` tracks.
+            distinct_id = str(distinct_id)
+        elif not isinstance(distinct_id, str):
+            self._lose(f"properties.distinct_id: must be a string, not {type(distinct_id).__name__}")
             return
         exposure = (flag_key, variant.variant_key, distinct_id)
         now = self._monotonic()
@@ -105,3 +111,24 @@ class Exposures:
         if now - self._since >= self._window or len(self._recent) >= _REMEMBERED:
             self._older, self._recent, self._since = self._recent, {}, now
         self._recent[exposure] = now
+
+
+class Reporting:
+    """A provider, as far as it reports exposures.
+
+    Args:
+        exposures: reports them.
+    """
+
+    def __init__(self, exposures: Exposures) -> None:
+        self._exposures = exposures
+
+    def track_exposure_event(self, flag_key: str, variant: SelectedVariant, context: Mapping[str, Any]) -> None:
+        """Track that a person was shown a variant, as after `get_all_variants`. It never raises, and does not wait.
+
+        Args:
+            flag_key: name of the flag.
+            variant: that was shown.
+            context: of the person, with a `distinct_id`.
+        """
+        self._exposures.report(flag_key, variant, context, {})

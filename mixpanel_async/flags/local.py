@@ -10,7 +10,7 @@ from typing import Any, Final
 from .._errors import ClientClosedError, ValidationError
 from .._runtime import Runtime
 from .evaluate import evaluate
-from .exposures import Exposures
+from .exposures import Exposures, Reporting
 from .hashing import state_of
 from .model import FallbackReason, SelectedVariant, as_variant
 from .poller import Listener, Poller
@@ -21,7 +21,7 @@ _PEOPLE: Final = 1024
 _NO_FLAG: Final = FallbackReason.flag_not_found()
 
 
-class LocalFeatureFlagsProvider:
+class LocalFeatureFlagsProvider(Reporting):
     """`AsyncMixpanel.local_flags`: evaluates flags without asking Mixpanel, in microseconds, from any thread.
 
     An evaluation never raises and never waits. Without definitions every flag is `FLAG_NOT_FOUND`; once there are
@@ -32,8 +32,8 @@ class LocalFeatureFlagsProvider:
     """
 
     def __init__(self, poller: Poller, exposures: Exposures, tally: Tally, runtime: Runtime) -> None:
+        super().__init__(exposures)
         self._poller = poller
-        self._exposures = exposures
         self._tally = tally
         self._clock = runtime.monotonic
         self._state_of = lru_cache(_PEOPLE)(state_of)
@@ -127,16 +127,6 @@ class LocalFeatureFlagsProvider:
         """The variant of every flag that has one for a context, by flag. No exposure is tracked."""
         found = {key: self._decide(key, context) for key in self._poller.flags}
         return {key: one for key, one in found.items() if isinstance(one, SelectedVariant)}
-
-    def track_exposure_event(self, flag_key: str, variant: SelectedVariant, context: Mapping[str, Any]) -> None:
-        """Track that a person was shown a variant, as after `get_all_variants`. It never raises.
-
-        Args:
-            flag_key: name of the flag.
-            variant: that was shown.
-            context: of the person, with a `distinct_id`.
-        """
-        self._exposures.report(flag_key, variant, context, {})
 
     def _decide(self, flag_key: str, context: Mapping[str, Any]) -> SelectedVariant | FallbackReason:
         poller = self._poller

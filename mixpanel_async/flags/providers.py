@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from .._config import ClientOptions
 from .._errors import refuse
@@ -49,28 +50,33 @@ class Providers:
         )
 
 
-def make_providers(
-    local: LocalFlags | None,
-    remote: RemoteFlags | None,
-    *,
-    options: ClientOptions,
-    queue: Queue,
-    sender: Sender,
-    transport: Transport,
-    runtime: Runtime,
-    track: Track,
-) -> Providers:
-    """Make what was asked for.
+class Wiring(NamedTuple):
+    """What flags need of the client.
 
     Args:
-        local: options of local evaluation, or None for none.
-        remote: options of remote evaluation, or None for none.
         options: of the client.
         queue: of the client.
         sender: owns tasks; told to start and to stop the polling with itself.
         transport: the pool.
         runtime: clocks, chance and ids.
         track: queues an event.
+    """
+
+    options: ClientOptions
+    queue: Queue
+    sender: Sender
+    transport: Transport
+    runtime: Runtime
+    track: Track
+
+
+def make_providers(local: LocalFlags | None, remote: RemoteFlags | None, wiring: Wiring) -> Providers:
+    """Make what was asked for.
+
+    Args:
+        local: options of local evaluation, or None for none.
+        remote: options of remote evaluation, or None for none.
+        wiring: see `Wiring`.
 
     Raises:
         ConfigurationError: if an option is of the wrong type.
@@ -79,37 +85,52 @@ def make_providers(
     for name, given, kind in (("local_flags", local, LocalFlags), ("remote_flags", remote, RemoteFlags)):
         if given is not None and not isinstance(given, kind):
             refuse(f"{name} must be an instance of {kind.__name__}, not {type(given).__name__}")
+    options, runtime = wiring.options, wiring.runtime
     tally = Tally(runtime.monotonic)
     encoder = FlagsEncoder(options.token, options.credentials, runtime.new_id)
     poller = local_provider = remote_provider = None
     if local is not None:
-        poller = Poller(
-            local,
-            timeout=min(options.timeout, local.timeout or options.timeout),
-            encoder=encoder,
-            queue=queue,
-            sender=sender,
-            transport=transport,
-            library=load_library(),
-            tally=tally,
-            runtime=runtime,
-        )
-        sender.on_start, sender.on_close = poller.start, poller.stop
-        exposures = Exposures(
-            track, mode="local", window=local.exposure_window, tally=tally, monotonic=runtime.monotonic
-        )
+        poller = _poller(local, encoder, tally, wiring)
+        exposures = _exposures("local", local, tally, wiring)
         local_provider = LocalFeatureFlagsProvider(poller, exposures, tally, runtime)
     if remote is not None:
-        remote_provider = RemoteFeatureFlagsProvider(
-            remote,
-            timeout=min(options.timeout, remote.timeout or options.timeout),
-            encoder=encoder,
-            sender=sender,
-            transport=transport,
-            exposures=Exposures(
-                track, mode="remote", window=remote.exposure_window, tally=tally, monotonic=runtime.monotonic
-            ),
-            tally=tally,
-            runtime=runtime,
-        )
+        remote_provider = _remote(remote, encoder, tally, wiring)
     return Providers(local=local_provider, remote=remote_provider, poller=poller, tally=tally)
+
+
+def _poller(local: LocalFlags, encoder: FlagsEncoder, tally: Tally, wiring: Wiring) -> Poller:
+    poller = Poller(
+        local,
+        timeout=_timeout(local, wiring),
+        encoder=encoder,
+        queue=wiring.queue,
+        sender=wiring.sender,
+        transport=wiring.transport,
+        library=load_library(),
+        tally=tally,
+        runtime=wiring.runtime,
+    )
+    wiring.sender.on_start, wiring.sender.on_close = poller.start, poller.stop
+    return poller
+
+
+def _remote(remote: RemoteFlags, encoder: FlagsEncoder, tally: Tally, wiring: Wiring) -> RemoteFeatureFlagsProvider:
+    return RemoteFeatureFlagsProvider(
+        remote,
+        timeout=_timeout(remote, wiring),
+        encoder=encoder,
+        sender=wiring.sender,
+        transport=wiring.transport,
+        exposures=_exposures("remote", remote, tally, wiring),
+        tally=tally,
+        runtime=wiring.runtime,
+    )
+
+
+def _timeout(flags: LocalFlags | RemoteFlags, wiring: Wiring) -> float:
+    return min(wiring.options.timeout, flags.timeout or wiring.options.timeout)
+
+
+def _exposures(mode: str, flags: LocalFlags | RemoteFlags, tally: Tally, wiring: Wiring) -> Exposures:
+    clock = wiring.runtime.monotonic
+    return Exposures(wiring.track, mode=mode, window=flags.exposure_window, tally=tally, monotonic=clock)

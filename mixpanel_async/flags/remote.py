@@ -11,7 +11,7 @@ from .._records import NoReply, Reply, Request
 from .._runtime import Runtime
 from .._sender import Sender
 from .._transport import Transport
-from .exposures import Exposures
+from .exposures import Exposures, Reporting
 from .model import FallbackReason, SelectedVariant, as_variant
 from .options import RemoteFlags
 from .tally import Tally
@@ -20,7 +20,7 @@ from .wire import ContextError, FlagsEncoder, ReplyError, read_variants
 _EPISODE = "remote"
 
 
-class RemoteFeatureFlagsProvider:
+class RemoteFeatureFlagsProvider(Reporting):
     """`AsyncMixpanel.remote_flags`: asks Mixpanel for the variant each time, which takes a request.
 
     An evaluation raises nothing but cancellation. It ends within its timeout; a connection that Mixpanel had closed in
@@ -42,12 +42,12 @@ class RemoteFeatureFlagsProvider:
         tally: Tally,
         runtime: Runtime,
     ) -> None:
+        super().__init__(exposures)
         self._options = options
         self._timeout = timeout
         self._encoder = encoder
         self._sender = sender
         self._transport = transport
-        self._exposures = exposures
         self._tally = tally
         self._runtime = runtime
 
@@ -119,16 +119,6 @@ class RemoteFeatureFlagsProvider:
         if isinstance(found, FallbackReason):
             return None
         return {key: variant for key, variant in found.items() if variant is not None}
-
-    def track_exposure_event(self, flag_key: str, variant: SelectedVariant, context: Mapping[str, Any]) -> None:
-        """Track that a person was shown a variant, as after `get_all_variants`. It never raises, and does not wait.
-
-        Args:
-            flag_key: name of the flag.
-            variant: that was shown.
-            context: of the person, with a `distinct_id`.
-        """
-        self._exposures.report(flag_key, variant, context, {})
 
     async def _ask(
         self, context: Mapping[str, Any], flag_key: str | None

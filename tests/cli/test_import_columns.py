@@ -105,6 +105,45 @@ def test_columns_within_columns_and_one_for_two(tmp_path: Path, emulator: Any) -
     ]
 
 
+@pytest.mark.parametrize("dry", [False, True])
+def test_a_mapping_that_finds_nothing_is_named(dry: bool, tmp_path: Path, emulator: Any) -> None:
+    record = {"type": "Sold", "user": {"id": "u"}, "ts": NOW}
+    # One that lacks a column only here and there says so as well; one with the field's own name needs no column.
+    path = write(tmp_path / "a.ndjson", [record, {**record, "uid": "u"}, {**record, "uid": "u", "event": "Own"}])
+    mappings = ("event=name", "distinct_id=uid", "time=ts", "plan=Plan", "size=user.size")
+    options = [word for mapping in mappings for word in ("--map", mapping)]
+    result = run(
+        path, *options, *(["--dry-run", "--rejects", tmp_path / "a.rejects"] if dry else []), host=emulator.url
+    )
+    assert result.status == 3
+    assert [
+        (one["line"], one["field"], one["message"]) for one in rejects(tmp_path / "a.rejects" if dry else path)
+    ] == [
+        (1, "event", "is missing, as --map event=name finds nothing"),
+        (2, "event", "is missing, as --map event=name finds nothing"),
+    ]
+    assert result.output.splitlines()[0].startswith("1 events")
+    told = [line for line in result.output.splitlines() if line.startswith("--map")]
+    assert told == [
+        "--map event=name: found in no record",
+        "--map plan=Plan: found in no record",
+        "--map size=user.size: found in no record",
+    ]
+
+
+def test_a_mapping_of_profiles_that_finds_nothing_is_named(tmp_path: Path, emulator: Any) -> None:
+    path = write(tmp_path / "p.ndjson", [{"id": "u", "plan": "pro"}, {"$distinct_id": "u", "plan": "pro"}])
+    result = run(path, "--kind", "people", "--map", "distinct_id=uid", host=emulator.url)
+    assert result.status == 3
+    assert [(one["line"], one["message"]) for one in rejects(path)] == [
+        (1, "is missing, as --map distinct_id=uid finds nothing")
+    ]
+    assert "--map distinct_id=uid: found in no record" in result.output
+    assert emulator.profile("u") == {"plan": "pro"}
+    # Nothing is looked at, so nothing is found missing.
+    assert "--map" not in run(path, "--kind", "people", "--map", "distinct_id=uid", host=emulator.url).output
+
+
 def test_types_are_guessed_if_asked_for_and_never_those_of_ids(tmp_path: Path, emulator: Any) -> None:
     path = tmp_path / "a.csv"
     path.write_text(

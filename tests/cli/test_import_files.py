@@ -114,6 +114,23 @@ def test_a_file_that_is_done_is_not_imported_again_unless_it_is_asked_for(tmp_pa
     assert (len(emulator.raw_events()), len(emulator.events())) == (10, 5)
 
 
+def test_what_was_rejected_stays_rejected_when_the_same_command_is_given_again(tmp_path: Path, emulator: Any) -> None:
+    path = write(tmp_path / "a.ndjson", [event(0), b"{", event(1)])
+    assert run(path, host=emulator.url).status == 3
+    again = run(path, host=emulator.url)
+    assert again.status == 3
+    assert again.output == (
+        f"2 events imported, 1 rejected (2 imported and 1 rejected before)\nrejected records: {path}.import-rejects\n"
+    )
+    assert f"{path} was imported before, but for 1 record; --restart imports it again" in again.errors
+    # Another file beside it, in which all is well, does not make up for it.
+    both = run(path, write(tmp_path / "b.ndjson", [event(2)]), host=emulator.url)
+    assert (both.status, both.output.splitlines()[0]) == (
+        3,
+        "3 events imported, 1 rejected (2 imported and 1 rejected before)",
+    )
+
+
 def test_parquet_with_its_types(tmp_path: Path, emulator: Any) -> None:
     moment = datetime.fromtimestamp(NOW, timezone.utc)
     table = pa.table(
@@ -161,12 +178,12 @@ def test_files_patterns_and_what_an_earlier_import_left(tmp_path: Path, emulator
     assert (result.status, result.output.splitlines()[0]) == (3, "7 events imported, 1 rejected"), result
     assert rejects(tmp_path / "c.ndjson")[0]["line"] == 2
     again = run(tmp_path / "*", host=emulator.url)
-    assert again.status == 0
+    assert again.status == 3
     assert again.errors.count("passing over") == 4
     assert len(emulator.raw_events()) == 7
     write(tmp_path / "d.ndjson", [event(9)])
     more = run(*tmp_path.iterdir(), host=emulator.url)
-    assert more.output.startswith("8 events imported, 1 rejected (7 imported before)")
+    assert more.output.startswith("8 events imported, 1 rejected (7 imported and 1 rejected before)")
     assert len(emulator.raw_events()) == 8
 
 
@@ -223,6 +240,30 @@ def test_what_is_wrong_with_a_line_is_said_and_costs_that_line(dry: bool, tmp_pa
     assert len(emulator.raw_events()) == (0 if dry else len(ODD_LINES))
     assert not path.with_name("odd.ndjson.import-rejects").exists()
     assert path.with_name("odd.ndjson.import-state").exists() != dry
+
+
+def test_a_dry_run_names_the_first_lines_that_are_bad_and_counts_the_rest(tmp_path: Path) -> None:
+    nameless = {"properties": {"distinct_id": "u", "time": NOW}}
+    good = write(tmp_path / "a.ndjson", [event(0)])
+    path = write(tmp_path / "b.ndjson", [event(0), b"[1]", nameless, b"[2]"])
+    named = [
+        f"{path}:2: is no JSON object",
+        f"{path}:3: event: must be a string, not NoneType",
+        f"{path}:4: is no JSON object",
+    ]
+    assert run(good, path, "--dry-run").output.splitlines() == ["2 events are good, 3 rejected", *named]
+    write(path, [event(0), b"[1]", nameless, b"[2]", b"[3]", b"[4]", b"[5]", nameless, b"[6]"])
+    result = run(good, path, "--dry-run")
+    assert result.status == 3
+    assert result.output.splitlines() == [
+        "2 events are good, 8 rejected",
+        *named,
+        f"{path}:5: is no JSON object",
+        f"{path}:6: is no JSON object",
+        "and 3 more:",
+        "         2  is no JSON object",
+        "         1  event: must be a string, not NoneType",
+    ]
 
 
 def test_numbers_for_ids_are_text_and_what_mixpanel_adds_is_left_out(tmp_path: Path, emulator: Any) -> None:
@@ -340,6 +381,48 @@ def test_csv_cells_that_are_empty_quoted_or_too_many(tmp_path: Path, emulator: A
     assert "size" not in sent(emulator)[0]
     assert run(path, "--restart", "--encoding", "latin-1", host=emulator.url).status == 3
     assert sent(emulator)[-1]["note"] == "é"
+
+
+def test_lines_that_cannot_be_read_stand_in_the_rejects_as_in_the_file_and_can_be_mended(
+    tmp_path: Path, emulator: Any
+) -> None:
+    header, good = "event;distinct_id;time;note", f'e;u;{NOW};"a; ""b"""'
+    bad = [
+        f"e;u;{NOW + 1}",
+        f'e;u;{NOW + 2};"one; two\r\nthree";four',
+        f'e;u;{NOW + 3};"a"b',
+        f"e;u;{NOW + 4};{'x' * 9_000};",
+    ]
+    path = tmp_path / "a.csv"
+    path.write_bytes("\r\n".join([header, bad[0], good, *bad[1:], ""]).encode())
+    options = ["--delimiter", ";"]
+    assert run(path, *options, host=emulator.url).status == 3
+    found = rejects(path)
+    assert [(one["line"], one["reason"], one["record"]) for one in found] == [
+        (2, "unreadable", bad[0]),
+        (4, "unreadable", bad[1]),
+        (6, "unreadable", bad[2]),
+        (7, "unreadable", bad[3]),
+    ]
+    # As the README says: below the header they are CSV, which is refused again until it is mended.
+    texts = [one["record"] for one in found]
+    again = tmp_path / "again.csv"
+    again.write_text("\n".join([header, *texts, ""]), newline="")
+    assert run(again, *options, host=emulator.url).output.startswith("0 events imported, 4 rejected")
+    mended = [texts[0] + ";note", texts[1].replace(";four", ""), texts[2].replace('"', ""), texts[3][:-1]]
+    again.write_text("\n".join([header, *mended, ""]), newline="")
+    assert run(again, *options, "--restart", host=emulator.url).status == 0
+    assert [one["note"] for one in sent(emulator)] == ['a; "b"', "note", "one; two\r\nthree", "ab", "x" * 255]
+
+
+def test_a_long_line_that_is_no_json_is_kept_whole(tmp_path: Path, emulator: Any) -> None:
+    line = orjson.dumps(event(0, note="x" * 5_000))[:-1]
+    path = write(tmp_path / "a.ndjson", [line])
+    assert run(path, host=emulator.url).status == 3
+    assert rejects(path)[0]["record"] == line.decode()
+    write(path, [line + b"}"])
+    assert run(path, "--restart", host=emulator.url).status == 0
+    assert len(emulator.raw_events()) == 1
 
 
 VALUES = st.recursive(

@@ -193,6 +193,34 @@ def test_a_place_that_cannot_be_written_is_told_before_anything_is_sent(tmp_path
     assert "choose a directory with --state-dir" in result.errors
 
 
+def test_an_import_that_cannot_begin_leaves_everything_as_it_was(tmp_path: Path) -> None:
+    good, other = write(tmp_path / "a.ndjson", [event(0)]), write(tmp_path / "b.ndjson", [event(1), b"{"])
+    emulator = Emulator()
+
+    def left() -> dict[str, bytes]:
+        return {one.name: one.read_bytes() for one in tmp_path.iterdir() if one.is_file()}
+
+    with emulator.serve() as server:
+        before = left()
+        # Without a token.
+        assert run(good, "--state-dir", tmp_path / "state").status == 2
+        assert run(good).status == 2
+        assert (left(), (tmp_path / "state").exists()) == (before, False)
+        assert run(other, host=server.url).status == 3
+        before = left()
+        assert run(good, other, "--restart").status == 2
+        # With another file's checkpoint that does not fit.
+        assert run(good, other, "--map", "a=b", host=server.url).status == 2
+        assert left() == before
+        # With one that cannot be written.
+        third = write(tmp_path / "c.ndjson", [event(2)])
+        third.with_name("c.ndjson.import-state.new").mkdir()
+        before = left()
+        assert run(good, other, third, "--restart", host=server.url).status == 2
+        assert left() == before
+    assert len(emulator.raw_events()) == 1
+
+
 def test_what_comes_through_a_device_has_no_checkpoint_beside_it(tmp_path: Path) -> None:
     path = write(tmp_path / "a.ndjson", [event(0), b"{"])
     emulator = Emulator()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from typing import Any
+from uuid import UUID
 
 import pytest
 from flags_server import CT, TOKEN, Server, definitions, flag, local
@@ -114,7 +115,10 @@ async def test_the_window_remembers_a_bounded_number(monkeypatch: pytest.MonkeyP
     ("context", "words"),
     [
         ({"distinct_id": "null"}, "properties.distinct_id: "),
-        ({"distinct_id": 42}, "properties.distinct_id: must be a string, not int"),
+        ({"distinct_id": 42.0}, "properties.distinct_id: must be a string, not float"),
+        ({"distinct_id": True}, "properties.distinct_id: must be a string, not bool"),
+        ({"distinct_id": UUID(int=1)}, "properties.distinct_id: must be a string, not UUID"),
+        ({"distinct_id": ["user-1"]}, "properties.distinct_id: must be a string, not list"),
         ({"company": "c"}, "the context has no distinct_id"),
         ({"company": "c", "distinct_id": ""}, "the context has no distinct_id"),
     ],
@@ -131,6 +135,20 @@ async def test_an_exposure_that_cannot_be_tracked_fails_no_evaluation(
         assert (stats.exposures, stats.exposures_lost) == (0, 3)
         (line,) = [record.getMessage() for record in caplog.records]
         assert line.startswith(f"flags: an exposure could not be tracked ({words}")
+
+
+@pytest.mark.parametrize("window", [0.0, 60.0])
+async def test_a_number_for_an_id_is_tracked_as_its_text(window: float) -> None:
+    server = Server(definitions(flag("f")))
+    options = LocalFlags(poll_interval=None, exposure_window=window)
+    async with local(server, local_flags=options) as mp:
+        assert mp.local_flags.is_enabled("f", {"distinct_id": 42})
+        assert mp.local_flags.is_enabled("f", {"distinct_id": "42"})
+        await mp.flush()
+        stats = mp.stats().flags
+    assert stats is not None
+    assert (stats.exposures, stats.exposures_repeated, stats.exposures_lost) == ((1, 1, 0) if window else (2, 0, 0))
+    assert {event["properties"]["distinct_id"] for event in server.events} == {"42"}
 
 
 @pytest.mark.parametrize("overflow", list(Overflow))

@@ -359,8 +359,9 @@ def test_what_is_no_spool_is_refused_and_left_alone(call: Callable[[SqliteSpool]
     db.close()
     foreign.chmod(0o644)
     before = foreign.read_bytes()
-    with pytest.raises(ConfigurationError, match="not a spool"):
+    with pytest.raises(ConfigurationError, match="not a spool") as caught:
         call(SqliteSpool(foreign))
+    assert str(caught.value).count(str(foreign)) == 1
     assert foreign.read_bytes() == before
     assert stat.S_IMODE(foreign.stat().st_mode) == 0o644
     empty = tmp_path / "empty"
@@ -384,6 +385,7 @@ def test_a_damaged_file_is_said_to_be(call: Callable[[SqliteSpool], object], tmp
         call(spool)
     assert caught.value.is_damaged
     assert str(caught.value) == caught.value.message
+    assert str(caught.value).count(str(spool.file)) == 1
 
 
 def test_what_the_check_finds_is_told(tmp_path: Path) -> None:
@@ -410,6 +412,7 @@ def test_another_writer_is_waited_for_and_no_longer(tmp_path: Path) -> None:
         with pytest.raises(SpoolError, match="locked") as caught:
             spool.retry()
         assert not caught.value.is_damaged
+        assert str(caught.value).startswith(f"{spool.file}: ")
     finally:
         other.execute("ROLLBACK")
         other.close()

@@ -121,9 +121,15 @@ def test_list_names_no_person_and_steers_no_terminal(path: Path) -> None:
 
 
 def test_retry_leaves_what_is_uncertain(path: Path) -> None:
-    assert lines(run("retry", path)) == ["1 record put back"]
-    assert lines(run("retry", path)) == ["0 records put back"]
-    assert json.loads(run("retry", path, "--reason", "uncertain", "--json").stdout) == {"retried": 1}
+    hint = "1 record that may have been applied was left: --reason uncertain puts it back\n"
+    for count, options in (("0 records", ["--id", "2"]), ("1 record", []), ("0 records", [])):
+        told = run("retry", path, *options)
+        assert (told.exit_code, told.stdout, told.stderr) == (0, f"{count} put back\n", hint)
+    assert run("retry", path, "--id", "1").stderr == ""
+    assert run("retry", path, "--reason", "rejected").stderr == ""
+    told = run("retry", path, "--reason", "uncertain", "--json")
+    assert (json.loads(told.stdout), told.stderr) == ({"retried": 1}, "")
+    assert run("retry", path).stderr == ""
     assert SqliteSpool(path).status().waiting["people"].records == 1
 
 
@@ -202,16 +208,23 @@ def test_what_is_no_spool_and_what_is_damaged(command: list[str], path: Path, tm
     name, *options = command
     missing = run(name, tmp_path / "missing", *options)
     assert (missing.exit_code, missing.stdout) == (1, "")
-    assert missing.stderr == "mixpanel-async spool: there is no spool at this path\n"
+    assert missing.stderr == f"mixpanel-async spool: {tmp_path / 'missing'}: there is no spool\n"
     assert not (tmp_path / "missing").exists()
     with sqlite3.connect(tmp_path / "app.db") as db:
         db.execute("CREATE TABLE users (name)")
     db.close()
-    assert "not a spool" in run(name, tmp_path / "app.db", *options).stderr
+    foreign = run(name, tmp_path / "app.db", *options)
+    assert foreign.stderr == f"mixpanel-async spool: {tmp_path / 'app.db'}: the file is not a spool\n"
+    (tmp_path / "my.env").write_text("KEY=value\n")
+    text = run(name, tmp_path / "my.env", *options)
+    assert (text.exit_code, text.stderr) == (
+        1,
+        f"mixpanel-async spool: {tmp_path / 'my.env'}: the file is a text, and not a spool\n",
+    )
     path.write_bytes(b"not SQLite at all" + path.read_bytes()[17:])
     damaged = run(name, path, *options)
     assert (damaged.exit_code, damaged.stdout) == (2, "")
-    assert damaged.stderr.startswith("mixpanel-async spool: the spool is damaged")
+    assert damaged.stderr.startswith(f"mixpanel-async spool: {path}: the spool is damaged (")
 
 
 def test_status_tells_what_the_check_finds(path: Path) -> None:
@@ -224,7 +237,9 @@ def test_status_tells_what_the_check_finds(path: Path) -> None:
     db.close()
     result = run("status", path)
     assert result.exit_code == 2
-    assert "damaged" in result.stderr
+    # What it is, stands in the table.
+    assert "reference to page" in result.stdout
+    assert result.stderr == f"mixpanel-async spool: {path}: the spool is damaged\n"
 
 
 def test_help_and_exit_statuses() -> None:

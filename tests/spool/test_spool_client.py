@@ -372,8 +372,9 @@ async def test_a_broken_disk_holds_up_nothing_that_it_has_taken(path: Path) -> N
     lock = sqlite3.connect(path, isolation_level=None)
     lock.execute("BEGIN IMMEDIATE")
     mp.track_nowait("user", "Event", {"number": 10})
-    with pytest.raises(SpoolError):
+    with pytest.raises(SpoolError) as caught:
         await mp.track("user", "Event", {"number": 11})
+    assert (str(caught.value).index(str(path)), str(caught.value).count(str(path))) == (0, 1)
     assert (await mp.flush(timeout=0.2)).delivered == 10
     assert names(emulator) == list(range(10))
     lock.execute("ROLLBACK")
@@ -388,11 +389,25 @@ async def test_a_text_file_is_refused_and_left_alone(tmp_path: Path, text: bytes
     path = tmp_path / "my.env"
     path.write_bytes(text)
     path.chmod(0o644)
-    with pytest.raises(ConfigurationError, match="a text file"):
+    with pytest.raises(ConfigurationError, match="a text file") as caught:
         await Emulator().client(spool=SqliteSpool(path)).start()
+    assert str(caught.value).count(str(path)) == 1
     assert path.read_bytes() == text
     assert path.stat().st_mode & 0o777 == 0o644
     assert os.listdir(tmp_path) == ["my.env"]
+
+
+async def test_who_does_not_wait_reads_in_the_stats_that_the_spool_cannot_be_used(tmp_path: Path) -> None:
+    path = tmp_path / "my.env"
+    path.write_bytes(b"KEY=value\n")
+    mp = Emulator().client(spool=SqliteSpool(path), shutdown_timeout=0.0)
+    mp.track_nowait("user", "Event")
+    with anyio.fail_after(10):
+        while mp.stats().last_error is None:  # noqa: ASYNC110  what happens there happens in a thread
+            await anyio.sleep(0.001)
+    assert mp.stats().last_error == f"{path}: the path of the spool leads to a text file, which is left alone"
+    await mp.aclose()
+    assert mp.stats().losses == {"spool_failed": 1}
 
 
 @pytest.mark.anyio

@@ -916,7 +916,8 @@ def test_e9_a_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
         check=True,
     )
     error, accepted = child.stdout.splitlines()
-    assert error.startswith("ConfigurationError the file of the spool cannot be made (Permission denied)")
+    cannot = "the file of the spool cannot be made (Permission denied)"
+    assert error.startswith(f"ConfigurationError {place / 'spool.db'}: {cannot}")
     assert accepted == "0"
     assert list(place.iterdir()) == []
 

@@ -27,7 +27,7 @@ from buffer_samples import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mixpanel_async._buffer import IDLE, Buffer, Offer, WaitUntil, most_in_flight
+from mixpanel_async._buffer import IDLE, Buffer, Offer, WaitUntil
 from mixpanel_async._config import BatchPolicy, Overflow, RetryPolicy
 from mixpanel_async._credentials import Secret
 from mixpanel_async._errors import ClientClosedError, QueueFullError
@@ -44,6 +44,7 @@ from mixpanel_async._records import (
     Outcome,
     Split,
 )
+from mixpanel_async._wiring import most_in_flight
 
 FOREVER = 3600.0
 

@@ -21,7 +21,8 @@ from mixpanel_async._config import VERSION
 from mixpanel_async._hooks import _records
 from mixpanel_async._lanes import Loss
 from mixpanel_async._records import DropReason, Kind, OnceOnly
-from mixpanel_async._wire.build import Builder, Discarded, event_time
+from mixpanel_async._wire.build import Builder, Discarded
+from mixpanel_async._wire.times import event_time
 from mixpanel_async._wire.usual import MAX_RECORD_BYTES
 
 NOW = 1_700_000_000.0

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from mixpanel_async import MixpanelException
 from mixpanel_async._wire.build import Builder
-from mixpanel_async._wire.usual import MAX_RECORD_BYTES, UsualEvents, moment_of
+from mixpanel_async._wire.usual import MAX_RECORD_BYTES, UsualEvents, id_of, moment_of
 
 NOW = 1_790_000_000.25
 STAMP = int(NOW * 1000)
@@ -121,7 +121,7 @@ def short_way(distinct_id: Any, name: Any, properties: dict[str, Any]) -> Any:
     """For the first time, and again by what was kept of it."""
     usual = UsualEvents("token")
     first, second = (
-        usual.event(distinct_id, name, properties, moment_of(STAMP), MADE.encode()) for _ in ("first", "second")
+        usual.event(distinct_id, name, properties, moment_of(STAMP), id_of(MADE)) for _ in ("first", "second")
     )
     assert first == second
     return None if first is None else orjson.loads(first)
@@ -147,11 +147,11 @@ def test_what_is_kept_is_bounded() -> None:
     usual = UsualEvents("token")
     for number in range(10_000):
         properties = {f"property {number}": 1}
-        data = usual.event(f"user {number}", f"event {number}", properties, moment_of(STAMP), MADE.encode())
+        data = usual.event(f"user {number}", f"event {number}", properties, moment_of(STAMP), id_of(MADE))
         assert data is not None
         assert orjson.loads(data) == long_way(f"user {number}", f"event {number}", properties)
-    usual.event("x" * 100_000, "e", {"a": 1}, moment_of(STAMP), MADE.encode())
-    usual.event("u", "x" * 100_000, {"a": 1}, moment_of(STAMP), MADE.encode())
+    usual.event("x" * 100_000, "e", {"a": 1}, moment_of(STAMP), id_of(MADE))
+    usual.event("u", "x" * 100_000, {"a": 1}, moment_of(STAMP), id_of(MADE))
     assert len(pickle.dumps((usual._heads, usual._people))) < 1_000_000
 
 
@@ -168,7 +168,7 @@ def test_it_takes_what_is_usual() -> None:
 
 
 def test_what_it_keeps_weighs_what_it_holds() -> None:
-    data = UsualEvents("token").event("u", "e", {"a": 1}, moment_of(STAMP), MADE.encode())
+    data = UsualEvents("token").event("u", "e", {"a": 1}, moment_of(STAMP), id_of(MADE))
     assert data is not None
     assert data.__sizeof__() <= len(data) + 33
     assert data.endswith(b"}}")
