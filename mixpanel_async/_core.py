@@ -17,7 +17,7 @@ from ._queue import Queue
 from ._records import DropReason, Kind
 from ._runtime import Runtime
 from ._sender import Sender
-from ._stage import YIELD_AFTER_BYTES
+from ._stage import TIMES_OFF_STAGE, YIELD_AFTER_BYTES
 from ._wire.build import Builder, Discarded
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ class Core:
     async def _yielded(self, item: bytes) -> None:
         """Let others run, if enough has been done since they last did."""
         stage = self._stage
-        stage.until_yield -= len(item)
+        stage.until_yield -= TIMES_OFF_STAGE * len(item)
         if stage.until_yield <= 0:
             stage.until_yield = YIELD_AFTER_BYTES
             await anyio.lowlevel.checkpoint()

@@ -15,6 +15,7 @@ YIELD_AFTER_BYTES: Final = 96 * 1024
 # While requests are under way others are let run sooner: what a request needs to reach the wire, and its answer to be
 # read, are several turns of the event loop, and a producer that kept it would have them wait for whole batches.
 YIELD_SOON_AFTER_BYTES: Final = 48 * 1024
+TIMES_OFF_STAGE: Final = 4
 _COUNTED: Final = 2
 _ENDS: Final = tuple(id_of(f"{number:0{_COUNTED}x}") for number in range(16**_COUNTED))
 

@@ -1383,3 +1383,52 @@ def test_threads_lose_nothing() -> None:
     stats = queue.stats()
     assert stats.accepted == 8000
     assert stats.accepted == stats.delivered + stats.dropped + stats.pending
+
+
+# Many at a time
+
+
+@given(
+    sizes=st.lists(st.integers(1, 40), min_size=1, max_size=60),
+    before=st.integers(1, 5),
+    most=st.integers(2, 12),
+    max_bytes=st.integers(100, 2_000),
+    pending=st.integers(5, 80),
+)
+@settings(max_examples=200, deadline=None, derandomize=True, database=None)
+def test_records_that_come_together_are_taken_as_if_they_had_come_one_by_one(
+    sizes: list[int], before: int, most: int, max_bytes: int, pending: int
+) -> None:
+    policy = {"max_events": most, "max_bytes": max_bytes, "max_pending_events": max(pending, most)}
+    together, lane = make(**policy)
+    singly, other = make(**policy)
+    for each, into in ((together, lane), (singly, other)):
+        offer_all(each, into, [b"first"] * min(before, most - 1))
+    items = [b"%b" % (b"x" * size) for size in sizes]
+    opened, held = lane.open, together.pending
+    verdict = together.extend(lane, items, sum(sizes), 0.0)
+    if verdict is Offer.FULL:
+        assert (together.accepted, together.pending, lane.open) == (held, held, opened)
+        return
+    news = [singly.offer(other, item, 0.0) for item in items]
+    assert Offer.FULL not in news
+    assert counts(together) == counts(singly)
+    assert together.pending_bytes == singly.pending_bytes
+    assert (verdict is Offer.NOTIFY) == (lane.open is not opened)
+    mine, theirs = lease_all(together, FOREVER), lease_all(singly, FOREVER)
+    assert [item for batch in mine for item in batch.items] == [item for batch in theirs for item in batch.items]
+    assert all(len(batch.items) <= most and batch.size == len(batch.items.body()) for batch in mine)
+    assert [len(batch.items) for batch in mine] == [len(batch.items) for batch in theirs] or any(
+        batch.size > max_bytes - 45 for batch in theirs
+    )
+
+
+def test_what_may_lie_on_the_stage_never_needs_a_second_look() -> None:
+    least = 128
+    for held in range(0, 40):
+        buffer, lane = make(max_events=50, max_pending_events=50, max_bytes=20_000)
+        offer_all(buffer, lane, [b"x" * 300] * (held + 1))
+        assert lane.open is not None
+        room = buffer.spare_bytes(lane.open, least)
+        items = [b"x" * least] * (room // least)
+        assert not items or buffer.extend(lane, items, least * len(items), 0.0) is not Offer.FULL

@@ -8,9 +8,13 @@ import subprocess
 import sys
 import threading
 
+import orjson
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from mixpanel_async._runtime import IdSource, real_runtime
+from mixpanel_async._stage import Stage
 from mixpanel_async._wire.values import check_id, check_insert_id
 
 
@@ -103,3 +107,41 @@ def test_each_client_has_randomness_of_its_own() -> None:
     assert first.new_id is not second.new_id
     assert first.monotonic() <= first.monotonic()
     assert first.wall() > 1_700_000_000
+
+
+def stamped(stage: Stage, now: float, count: int) -> list[str]:
+    """The ids of so many events at one moment, as `track` puts them together."""
+    found = []
+    for _ in range(count):
+        end = next(stage.ids, b"") if stage.since <= now < stage.until else b""
+        if not end:
+            end = stage.begin_moment(now, IdSource()())
+        found.append(orjson.loads(b'{"a":0' + stage.moment + end + b'"b":0}')["$insert_id"])
+    return found
+
+
+def test_events_of_a_millisecond_differ_in_their_ids_however_many_there_are() -> None:
+    stage = Stage()
+    ids = [one for now in (1.0, 1.0004, 1.002, 1.0) for one in stamped(stage, now, 700)]
+    assert len({*ids}) == 2_800
+    assert all(re.fullmatch(r"[0-9a-f]{32}", one) for one in ids)
+
+
+def test_a_forked_child_makes_no_id_of_its_parents_millisecond() -> None:
+    stage = Stage()
+    ours = stamped(stage, 1.0, 3)
+    stage.forget()
+    theirs = stamped(stage, 1.0, 3)
+    assert not {one[:28] for one in ours} & {one[:28] for one in theirs}
+
+
+@given(now=st.floats(0, 4e9), ahead=st.sampled_from([0.0, 0.25, 86_400.0]))
+@settings(deadline=None, derandomize=True, database=None)
+def test_a_moment_is_the_millisecond_in_which_it_lies(now: float, ahead: float) -> None:
+    stage = Stage()
+    stage.seconds_ahead = ahead
+    stamped(stage, now + 1_000 + ahead, 1)
+    stamp = orjson.loads(b'{"a":0' + stage.moment + b'"}')["time"]
+    assert abs(stamp - (now + 1_000) * 1000) <= 1.001
+    assert stage.since <= now + 1_000 + ahead + 1e-6
+    assert now + 1_000 + ahead < stage.until + 1e-6
