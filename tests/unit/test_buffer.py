@@ -1425,7 +1425,7 @@ def test_records_that_come_together_are_taken_as_if_they_had_come_one_by_one(
 
 def test_what_may_lie_on_the_stage_never_needs_a_second_look() -> None:
     least = 128
-    for held in range(0, 40):
+    for held in range(40):
         buffer, lane = make(max_events=50, max_pending_events=50, max_bytes=20_000)
         offer_all(buffer, lane, [b"x" * 300] * (held + 1))
         assert lane.open is not None

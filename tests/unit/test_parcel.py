@@ -38,7 +38,7 @@ def check(parcel: Parcel, expected: Sequence[bytes]) -> None:
 @given(steps=STEPS)
 @settings(max_examples=60, deadline=None, derandomize=True, database=None)
 def test_it_is_the_sequence_of_its_records(new_packer: Callable[[], object] | None, steps: list[object]) -> None:
-    parcel, expected = Parcel((), new_packer), []  # type: ignore[arg-type, var-annotated]
+    parcel, expected = Parcel((), new_packer), []  # type: ignore[arg-type]
     for step in steps:
         if isinstance(step, bytes):
             parcel.append(step)
