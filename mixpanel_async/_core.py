@@ -17,7 +17,7 @@ from ._queue import Queue
 from ._records import DropReason, Kind
 from ._runtime import Runtime
 from ._sender import Sender
-from ._stage import TIMES_OFF_STAGE, YIELD_AFTER_BYTES
+from ._stage import TIMES_OFF_STAGE
 from ._wire.build import Builder, Discarded
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ class Core:
         stage = self._stage
         stage.until_yield -= TIMES_OFF_STAGE * len(item)
         if stage.until_yield <= 0:
-            stage.until_yield = YIELD_AFTER_BYTES
+            stage.until_yield = stage.slice
             await anyio.lowlevel.checkpoint()
 
     async def _awaited(self, kind: Kind, item: bytes, secret: Secret | None = None, batch: Batch | None = None) -> None:

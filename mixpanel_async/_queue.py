@@ -113,7 +113,7 @@ class Queue:
         return self.locked(lambda: self._buffer.lane(kind, secret))
 
     def offer(self, lane: Lane, item: bytes, tickets: list[Group] | None = None) -> bool:
-        """Take a record.
+        """Take a record, in a process of which `note_fork` knows.
 
         Args:
             lane: where it goes.
@@ -127,7 +127,6 @@ class Queue:
             ClientClosedError: if the client is closed.
             QueueFullError: if there is no room and the policy is to raise, or the record can never have any.
         """
-        self.note_fork()
         losses: list[Loss] = []
         with self._lock:
             if self.closed:
@@ -164,7 +163,7 @@ class Queue:
             verdict = Offer.NOTIFY
         # What was measured holds for so many bytes, whichever way they come.
         stage.room -= len(item)
-        if stage.room <= 0 or had_staged or lane.open is None:
+        if had_staged or (lane is self._stage_lane and (stage.room <= 0 or lane.open is None)):
             self._measure_stage()
         return verdict
 

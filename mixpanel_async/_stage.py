@@ -15,7 +15,9 @@ YIELD_AFTER_BYTES: Final = 96 * 1024
 # While requests are under way others are let run sooner: what a request needs to reach the wire, and its answer to be
 # read, are several turns of the event loop, and a producer that kept it would have them wait for whole batches.
 YIELD_SOON_AFTER_BYTES: Final = 48 * 1024
+# What a record costs that is entered by itself, in records that come by the stage.
 TIMES_OFF_STAGE: Final = 4
+# How many digits of an `$insert_id` count within a millisecond; the others are random.
 _COUNTED: Final = 2
 _ENDS: Final = tuple(id_of(f"{number:0{_COUNTED}x}") for number in range(16**_COUNTED))
 
@@ -27,7 +29,7 @@ class Stage:
     anything else happens there; it is used only in the thread in which the client is closed.
     """
 
-    __slots__ = ("home", "ids", "items", "moment", "room", "seconds_ahead", "since", "until", "until_yield")
+    __slots__ = ("home", "ids", "items", "moment", "room", "seconds_ahead", "since", "slice", "until", "until_yield")
 
     def __init__(self) -> None:
         self.items: list[bytes] = []
@@ -37,7 +39,7 @@ class Stage:
         """The running asyncio loop in which the client lives, as long as its main task does."""
         self.seconds_ahead = 0.0
         """How far this machine's clock is ahead of Mixpanel's, as the last answer showed."""
-        self.until_yield = YIELD_AFTER_BYTES
+        self.slice = self.until_yield = YIELD_AFTER_BYTES
         """A coroutine that never waits keeps the loop to itself; after so many bytes others are let run."""
 
         self.since = self.until = 0.0
@@ -72,8 +74,8 @@ class Stage:
 
     def measured(self, room: int, *, is_busy: bool) -> None:
         """Note how many bytes more may lie here, and whether requests are under way."""
-        if is_busy:
-            self.until_yield = min(self.until_yield, YIELD_SOON_AFTER_BYTES)
+        self.slice = YIELD_SOON_AFTER_BYTES if is_busy else YIELD_AFTER_BYTES
+        self.until_yield = min(self.until_yield, self.slice)
         self.room = min(room, STAGED_BYTES, self.until_yield)
 
     def take(self) -> list[bytes]:
