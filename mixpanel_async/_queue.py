@@ -113,7 +113,7 @@ class Queue:
         return self.locked(lambda: self._buffer.lane(kind, secret))
 
     def offer(self, lane: Lane, item: bytes, tickets: list[Group] | None = None) -> bool:
-        """Take a record, in a process of which `note_fork` knows.
+        """Take a record.
 
         Args:
             lane: where it goes.
@@ -127,6 +127,7 @@ class Queue:
             ClientClosedError: if the client is closed.
             QueueFullError: if there is no room and the policy is to raise, or the record can never have any.
         """
+        self.note_fork()
         losses: list[Loss] = []
         with self._lock:
             if self.closed:

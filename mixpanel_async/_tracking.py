@@ -100,7 +100,6 @@ class Tracking(Core):
             distinct_id, event_name, properties, meta, user_id, device_id, ip, time, insert_id, self._events
         )
         if item is not None:
-            self._queue.note_fork()
             if not self._queue.offer(self._events, item):
                 raise self._queue.full()
             self._sender.attach_if_idle()
