@@ -67,25 +67,27 @@ def summarise(runs: Sequence[Run], harness: Sequence[Run], events: int) -> Summa
 
 
 def burst(bench: Bench) -> Iterator[Row]:
-    """CPU and memory of every subject; of ours again on uvloop and in other interpreters."""
+    """CPU and memory of every subject; of ours again without isal, on uvloop and in other interpreters."""
     names = [name for name in SUBJECTS if installed(name)]
-    others: list[tuple[str, str, str]] = []
+    others: list[tuple[str, str, dict[str, object]]] = []
+    if installed("isal"):
+        others.append(("without isal", sys.executable, {"speedups": False}))
     if installed("uvloop"):
-        others.append(("on uvloop", sys.executable, "uvloop"))
+        others.append(("on uvloop", sys.executable, {"loop": "uvloop"}))
     for python in bench.pythons:
         about = _about(bench, python)
         if about is None:
             yield Row(section="burst", name=f"mixpanel-async with {python}", measured="cannot be imported there")
         else:
-            others.append((f"on {about}", python, "asyncio"))
+            others.append((f"on {about}", python, {}))
     runs: dict[tuple[str, str], list[Run]] = {}
     for turn in range(bench.rounds):
         print(f"burst: round {turn + 1} of {bench.rounds}", file=sys.stderr, flush=True)
         for name in names:
-            runs.setdefault(("", name), []).append(_run(bench, name, sys.executable, "asyncio"))
-        for title, python, loop in others:
+            runs.setdefault(("", name), []).append(_run(bench, name, sys.executable, {}))
+        for title, python, options in others:
             for name in _OURS:
-                runs.setdefault((title, name), []).append(_run(bench, name, python, loop))
+                runs.setdefault((title, name), []).append(_run(bench, name, python, options))
     yield from _rows("", runs, bench.events)
     for title, _, _ in others:
         yield from _rows(title, runs, bench.events)
@@ -110,7 +112,7 @@ def _rows(title: str, runs: Mapping[tuple[str, str], list[Run]], events: int) ->
             name=f"{words} {title}".strip(),
             measured=f"{summary.cpu_us:.2f} us of CPU an event (spread {summary.spread_us:.2f}), "
             f"{summary.events_per_second:,.0f}/s, {_delivered(summary, events)}",
-            ratio=f"{times:.2f} x floor",
+            ratio=f"{times:.2f} x floor" + (f" of {floor.cpu_us:.2f} us there" if title else ""),
             wanted=f"<= {_MOST_OF_FLOOR}" if is_ours else "",
             met=times <= _MOST_OF_FLOOR if is_ours else None,
             figures={
@@ -139,8 +141,8 @@ def _memory(words: str, summary: Summary, floor: Summary, events: int, *, is_our
     )
 
 
-def _run(bench: Bench, name: str, python: str, loop: str) -> Run:
-    figures = bench.child("burst", python, subject=name, origin=bench.origin, events=bench.events, loop=loop)
+def _run(bench: Bench, name: str, python: str, options: Mapping[str, object]) -> Run:
+    figures = bench.child("burst", python, subject=name, origin=bench.origin, events=bench.events, **options)
     counts = bench.take()
     return Run(**figures, requests=counts["requests"], events=counts["events"], distinct=counts["distinct"])
 

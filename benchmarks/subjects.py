@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.util
 import random
 import socket
+import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -168,7 +169,12 @@ SUBJECTS: Final[Mapping[str, Callable[[str, int], Any]]] = {
 }
 
 
+def without_isal() -> None:
+    """Have the rest of this process take it for not installed."""
+    sys.modules["isal"] = None  # type: ignore[assignment]
+
+
 def installed(name: str) -> bool:
-    """Whether the library behind a subject, or `uvloop`, is there to be measured."""
-    module = {"official": "mixpanel", "posthog": "posthog", "uvloop": "uvloop"}.get(name)
+    """Whether the library behind a subject, or one of the libraries that make a difference, is there to be measured."""
+    module = {"official": "mixpanel", "posthog": "posthog", "uvloop": "uvloop", "isal": "isal"}.get(name)
     return module is None or importlib.util.find_spec(module) is not None

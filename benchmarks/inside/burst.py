@@ -6,12 +6,16 @@ import time
 
 from ..child import peak_bytes
 from ..event import NAME, distinct_id, properties
-from ..subjects import SUBJECTS
+from ..subjects import SUBJECTS, without_isal
 from .loops import run
 
 
-def measure(subject: str, origin: str, events: int, loop: str = "asyncio") -> dict[str, float]:
+def measure(
+    subject: str, origin: str, events: int, loop: str = "asyncio", *, speedups: bool = True
+) -> dict[str, float]:
     """Seconds of CPU (all threads) and of wall time, and bytes at the peak."""
+    if not speedups:
+        without_isal()
     return run(_measured(subject, origin, events), loop=loop)
 
 
