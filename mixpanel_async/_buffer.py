@@ -145,6 +145,8 @@ class Buffer(Backlog):
         self.accepted += len(items)
         self.pending += len(items)
         self.pending_bytes += size
+        is_first = now < first.opened
+        first.opened = min(first.opened, now)
         while items:
             batch = lane.open
             if batch is None:
@@ -154,7 +156,7 @@ class Buffer(Backlog):
             items = items[spare:]
             if len(batch.items) >= most:
                 lane.close_open()
-        return Offer.TAKEN if lane.open is first else Offer.NOTIFY
+        return Offer.NOTIFY if is_first or lane.open is not first else Offer.TAKEN
 
     def evict(self, room: int) -> list[Loss]:
         """Drop the records that have waited longest until one of `room` bytes fits; those in flight stay.

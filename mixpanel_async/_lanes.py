@@ -234,6 +234,7 @@ class Lane:
 
     def close_open(self) -> None:
         if self.open is not None:
+            self.open.items.seal()
             self.ready.append(self.open)
             self.open = None
 

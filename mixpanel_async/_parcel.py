@@ -31,11 +31,23 @@ class Parcel(Sequence[bytes]):
             that is not wanted.
     """
 
-    __slots__ = ("_count", "_joined", "_loose", "_new_packer", "_out", "_packed", "_packer", "_pieces", "_sizes")
+    __slots__ = (
+        "_count",
+        "_joined",
+        "_loose",
+        "_new_packer",
+        "_out",
+        "_packed",
+        "_packer",
+        "_pieces",
+        "_sealed",
+        "_sizes",
+    )
 
     def __init__(self, items: Iterable[bytes] = (), new_packer: Callable[[], Packer] | None = None) -> None:
         self._new_packer = new_packer
         self._packer: Packer | None = None
+        self._sealed: bytes | None = None
         # What the packer has given so far, and of how many pieces.
         self._out: list[bytes] = []
         self._packed = 0
@@ -51,6 +63,7 @@ class Parcel(Sequence[bytes]):
         self._pieces.append(item)
         self._sizes.append(None)
         self._count += 1
+        self._sealed = None
         self._loose += len(item)
         if self._loose >= _PIECE_BYTES and self._new_packer is not None:
             at = self._joined
@@ -69,7 +82,7 @@ class Parcel(Sequence[bytes]):
         self._pieces.append(piece)
         self._sizes.append(array("L", map(len, items)))
         self._count += len(items)
-        self._joined, self._loose = len(self._pieces), 0
+        self._joined, self._loose, self._sealed = len(self._pieces), 0, None
         if self._new_packer is not None:
             if self._packer is None:
                 self._packer = self._new_packer()
@@ -90,19 +103,23 @@ class Parcel(Sequence[bytes]):
     @property
     def is_packed(self) -> bool:
         """Whether most of it has been compressed, so that the rest is quickly done."""
-        return self._packer is not None
+        return self._packer is not None or self._sealed is not None
+
+    def seal(self) -> None:
+        """End what was compressed as it came: what that takes is far more than what it gives."""
+        packer, self._packer, self._new_packer = self._packer, None, None
+        if packer is not None:
+            self._feed(packer)
+            self._sealed = b"".join((*self._out, packer.compress(b"]"), packer.flush()))
+            self._out.clear()
 
     def compressed(self, new_packer: Callable[[], Packer]) -> bytes:
         """The body of a request, compressed."""
-        packer = self._packer
-        if packer is None:
-            packer = new_packer()
-            return packer.compress(self.body()) + packer.flush()
-        self._feed(packer)
-        # It cannot go on after its end: a further try begins anew.
-        self._packer = self._new_packer = None
-        out, self._out = [*self._out, packer.compress(b"]"), packer.flush()], []
-        return b"".join(out)
+        self.seal()
+        if self._sealed is not None:
+            return self._sealed
+        packer = new_packer()
+        return packer.compress(self.body()) + packer.flush()
 
     def body(self) -> bytes:
         """The body of a request: all of them, with a comma between two, in brackets."""
@@ -110,7 +127,7 @@ class Parcel(Sequence[bytes]):
 
     def pop_first(self) -> bytes:
         """Take the first record out."""
-        self._packer = self._new_packer = None
+        self._packer = self._new_packer = self._sealed = None
         self._pieces = [*self]
         self._count -= 1
         self._sizes = [None] * self._count

@@ -102,7 +102,8 @@ class Queue:
     def _measure_stage(self) -> None:
         lane, buffer = self._stage_lane, self._buffer
         batch = None if lane is None or self.closed or buffer.crowded else lane.open
-        room = 0 if batch is None else buffer.spare_bytes(batch, LEAST_RECORD_BYTES)
+        # Nobody would come for what joins a batch that waits for company.
+        room = 0 if batch is None or batch.opened == inf else buffer.spare_bytes(batch, LEAST_RECORD_BYTES)
         self.stage.measured(room, is_busy=buffer.in_flight > 0)
 
     @property
@@ -152,6 +153,7 @@ class Queue:
     def _taken(self, lane: Lane, item: bytes, losses: list[Loss], tickets: list[Group] | None) -> Offer:
         """Enter a record in the buffer, after what came before it."""
         stage = self.stage
+        stage.shut()
         had_staged = bool(stage.items)
         is_news = had_staged and self._clear_stage(losses)
         verdict = self._put(lane, item, tickets)
@@ -222,6 +224,7 @@ class Queue:
         is_news = False
         with self._lock:
             was_inside, self._is_inside = self._is_inside, True
+            self.stage.shut()
             try:
                 if self.stage.items and not was_inside:
                     is_news = self._clear_stage(losses)

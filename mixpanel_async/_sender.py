@@ -124,12 +124,12 @@ class Sender:
             self._main = Job(_nothing, self._main_ended)
             assert self._host is not None
             self._host.spawn(self._main, self._run, "mixpanel sender")
-            self._queue.stage.home = self._host.loop
+            self._queue.stage.settle_in(self._host.loop)
             self.on_start()
 
     def _main_ended(self, job: Job[Any]) -> None:
         if job is self._main:
-            self._queue.stage.home = None
+            self._queue.stage.leave()
             self.progressed()
 
     def _forked(self) -> None:
@@ -140,7 +140,7 @@ class Sender:
         """
         self._inherited = self._host, self._main, self._telling, self._closer, self._jobs, self._transport.forget()
         self._host = self._main = self._telling = self._closer = None
-        self._queue.stage.home = None
+        self._queue.stage.leave()
         self._jobs = set()
         self._awake = False
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from typing import Final
 
@@ -19,6 +20,8 @@ YIELD_SOON_AFTER_BYTES: Final = 48 * 1024
 TIMES_OFF_STAGE: Final = 4
 # How many digits of an `$insert_id` count within a millisecond; the others are random.
 _COUNTED: Final = 2
+# Nothing that a loop finder finds, unlike None.
+_NOWHERE: Final = object()
 _ENDS: Final = tuple(id_of(f"{number:0{_COUNTED}x}") for number in range(16**_COUNTED))
 
 
@@ -29,14 +32,27 @@ class Stage:
     anything else happens there; it is used only in the thread in which the client is closed.
     """
 
-    __slots__ = ("home", "ids", "items", "moment", "room", "seconds_ahead", "since", "slice", "until", "until_yield")
+    __slots__ = (
+        "_thread",
+        "home",
+        "ids",
+        "items",
+        "moment",
+        "room",
+        "seconds_ahead",
+        "since",
+        "slice",
+        "until",
+        "until_yield",
+    )
 
     def __init__(self) -> None:
         self.items: list[bytes] = []
         self.room = 0
         """How many bytes more may lie there."""
-        self.home: object = None
-        """The running asyncio loop in which the client lives, as long as its main task does."""
+        self.home: object = _NOWHERE
+        """The asyncio loop in which the client lives, as long as its main task does."""
+        self._thread = 0
         self.seconds_ahead = 0.0
         """How far this machine's clock is ahead of Mixpanel's, as the last answer showed."""
         self.slice = self.until_yield = YIELD_AFTER_BYTES
@@ -66,17 +82,36 @@ class Stage:
         self.ids = iter(_ENDS)
         return next(self.ids)
 
+    def settle_in(self, loop: object) -> None:
+        """Be used in this asyncio loop, whose thread calls; without one nowhere."""
+        self.home = _NOWHERE if loop is None else loop
+        self._thread = threading.get_ident()
+
+    def leave(self) -> None:
+        """Be used no more: the loop has ended, or the main task in it."""
+        self.home = _NOWHERE
+        self.room = 0
+
+    def shut(self) -> None:
+        """Let nothing more be laid down until the thread of the loop measures again.
+
+        Only that thread may say that there is room: what it lays down meanwhile another one cannot know.
+        """
+        if threading.get_ident() != self._thread:
+            self.room = 0
+
     def forget(self) -> None:
         """Begin anew in a forked child: what lies here, and what ids begin with, is the parent's."""
         self.take()
-        self.room = 0
+        self.leave()
         self.until = 0.0
 
     def measured(self, room: int, *, is_busy: bool) -> None:
         """Note how many bytes more may lie here, and whether requests are under way."""
         self.slice = YIELD_SOON_AFTER_BYTES if is_busy else YIELD_AFTER_BYTES
         self.until_yield = min(self.until_yield, self.slice)
-        self.room = min(room, STAGED_BYTES, self.until_yield)
+        if threading.get_ident() == self._thread:
+            self.room = min(room - sum(map(len, self.items)), STAGED_BYTES, self.until_yield)
 
     def take(self) -> list[bytes]:
         """Take everything off the stage. Whatever is laid down meanwhile stays."""

@@ -8,7 +8,7 @@ from ._core import Core, Meta, Properties, unreadable
 from ._credentials import as_secret
 from ._errors import MixpanelException, ValidationError, bare
 from ._lanes import Lane
-from ._records import Kind
+from ._records import Kind, Record
 from ._wire.build import Discarded
 
 
@@ -70,6 +70,8 @@ class Tracking(Core):
                     stage.room -= size
                     stage.items.append(item)
                     return
+                # A plain one would show what it holds in a report of an error.
+                item = Record(item)
                 await self._admit(self._events, item)
                 return
         item = self._event(

@@ -209,10 +209,11 @@ class Builder:
                 return None
             stamp = event_time(time, "properties.time", now=now, recent=recent)
         if insert_id is not None:
-            if "$insert_id" in properties:
+            if "$insert_id" in properties or type(insert_id) is not str:
                 return None
             check_insert_id(insert_id, "properties.$insert_id")
-        return self.usual.event(distinct_id, event_name, properties, moment_of(stamp), id_of(made_id))
+        data = self.usual.event(distinct_id, event_name, properties, moment_of(stamp), id_of(made_id))
+        return None if data is None else Record(data)
 
     def _seal_event(self, message: Message, *, now: float, recent: bool, stamps_are_ours: bool) -> bytes:
         """Check an event, make its values fit for JSON in place, and encode it."""

@@ -1004,3 +1004,15 @@ def test_bound_properties_are_a_clean_copy() -> None:
     assert clean["a"] == [1]
     assert Builder("t").clean(None, "properties") == {}
     assert refused(lambda: Builder("t").clean({"a": b"x"}, "bound")).path == "bound.a"
+
+
+def test_an_insert_id_that_encodes_itself_is_not_taken_at_its_word() -> None:
+    class Lying(str):
+        __slots__ = ()
+
+        def encode(self, *_: object) -> bytes:
+            return b'x","token":"evil'
+
+    data = Builder("token").event("u", "e", {"a": 1}, None, now=1.8e9, new_id=str, insert_id=Lying("one"))
+    properties = orjson.loads(memoryview(data))["properties"]
+    assert (properties["token"], properties["$insert_id"]) == ("token", "one")

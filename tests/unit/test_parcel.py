@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 import zlib
 from collections.abc import Callable, Sequence
 
@@ -10,7 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mixpanel_async import BatchPolicy, RetryPolicy
+from mixpanel_async._buffer import Buffer, Offer
+from mixpanel_async._lanes import Batch
 from mixpanel_async._parcel import Parcel
+from mixpanel_async._records import Delivered, Kind
 from mixpanel_async._wire.encode import best_packer, zlib_packer
 
 RECORDS = st.integers(0, 20_000).map(lambda size: b'"%b"' % (b"x" * size))
@@ -70,3 +75,30 @@ def test_without_a_packer_records_stay_the_objects_that_they_were() -> None:
     for record in records:
         parcel.append(record)
     assert all(one is other for one, other in zip(parcel, records, strict=True))
+
+
+def test_only_a_batch_that_is_open_keeps_what_compresses_it() -> None:
+    alive: weakref.WeakSet[Recorder] = weakref.WeakSet()
+
+    class Recorder:
+        def __init__(self) -> None:
+            alive.add(self)
+            self._packer = zlib_packer()
+
+        def compress(self, data: bytes, /) -> bytes:
+            return self._packer.compress(data)
+
+        def flush(self) -> bytes:
+            return self._packer.flush()
+
+    buffer = Buffer(BatchPolicy(linger=3600.0, max_events=10), RetryPolicy(), None, Recorder)
+    lane = buffer.lane(Kind.EVENTS)
+    for _ in range(50):
+        assert buffer.offer(lane, b"0", 0.0) is not Offer.FULL
+        if lane.open is not None:
+            assert buffer.extend(lane, [b"1"] * 12, 12, 0.0) is not Offer.FULL
+        assert len(alive) <= 1
+    while isinstance(batch := buffer.poll(0.0), Batch):
+        assert zlib.decompress(batch.items.compressed(zlib_packer), 47) == batch.items.body()
+        buffer.settle(batch, Delivered(), 0.0)
+    assert buffer.delivered == buffer.accepted - buffer.pending >= 500
