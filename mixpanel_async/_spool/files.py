@@ -60,6 +60,8 @@ def _checked(path: Path) -> os.stat_result:
     https://www.sqlite.org/howtocorrupt.html section 2.2, read 2026-11-22.
     """
     status = path.lstat()
+    if stat.S_ISDIR(status.st_mode):
+        refuse("the path of the spool is a folder, not a regular file")
     if not stat.S_ISREG(status.st_mode):
         refuse("the path of the spool is a link, or not a regular file")
     if status.st_uid != os.geteuid():

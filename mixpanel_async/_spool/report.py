@@ -45,7 +45,7 @@ class SpoolStatus:
         is_in_use: whether a live client uses it.
         projects: how many projects it holds records of.
         file_bytes: size of the file.
-        used_bytes: the part of it that is in use; `SqliteSpool.max_bytes` bounds it.
+        used_bytes: what is in use of the file, what is still in its log included; `SqliteSpool.max_bytes` bounds it.
         log_bytes: size of SQLite's log beside it.
         schema: version of its tables.
         integrity: `ok`, `not checked`, or what SQLite's check found.

@@ -16,6 +16,7 @@ from ._inputs import STATE_SUFFIX, Identity, Input
 from ._stream import Position
 
 _VERSION: Final = 1
+PROJECT_ID: Final = "project-id"
 
 
 class CheckpointError(Exception):
@@ -189,6 +190,8 @@ def _difference(found: Checkpoint, wanted: Checkpoint) -> str | None:
         return "had this file before it was changed"
     names = {*found.options, *wanted.options}
     differing = sorted(name for name in names if found.options.get(name) != wanted.options.get(name))
+    if differing == [PROJECT_ID]:
+        return "had the same token and host, but another project id of a service account, or none"
     return f"had other options: {', '.join(differing)}" if differing else None
 
 

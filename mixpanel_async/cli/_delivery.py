@@ -52,6 +52,11 @@ _SAY_AFTER: Final = 3.0
 # A flush ends when everything is settled; how long that may take is watched elsewhere.
 _NO_END: Final = 1e9
 _NO_SUCH_PLACE: Final = frozenset({404, 405})
+_NOT_LET_IN: Final = (401, 402, 403, 407)
+
+CREDENTIALS: Final = "Mend the token or the service account first"
+HOST: Final = "Mend the region or the host first"
+MAKE_ROOM: Final = "Make room for that file, or let it be written, first"
 
 OnDrop = Callable[[list[LostRecord], DropReason], Awaitable[None]]
 OnDelivered = Callable[[Delivery], Awaitable[None]]
@@ -119,6 +124,8 @@ class Importer:
         self.journal = Journal(shape)
         self.failure: str | None = None
         """Why it stopped before the end, if it was not the user's wish."""
+        self.mend = ""
+        """What has to be mended before it is of use to try again, if anything has to."""
 
     async def run(self) -> None:
         """Import everything, or as much as can be until it is stopped."""
@@ -132,7 +139,14 @@ class Importer:
                 await self._commit()
                 tasks.cancel_scope.cancel()
             self._reader.stop()
+        for job in self._jobs:
+            self._guarded(job.rejects.close)
         self._show(self._mp.stats(), "", last=True)
+
+    @property
+    def delivered(self) -> int:
+        """Records that Mixpanel took in this run."""
+        return self._mp.stats().delivered
 
     async def _feed(self, spawn: Callable[..., object]) -> None:
         read_event, read_update = event_of(self._shape), update_of(self._shape)
@@ -220,7 +234,7 @@ class Importer:
             await self._mp.track_immediate(distinct_id, name, properties, **arguments)  # type: ignore[arg-type]
         except ApiError as error:
             if isinstance(error, AuthenticationError) or error.status in _NO_SUCH_PLACE or 300 <= error.status < 400:
-                self._fail(str(error))
+                self._fail(str(error), CREDENTIALS if isinstance(error, AuthenticationError) else HOST)
                 return
             self._is_introduced = True
             if isinstance(error, RateLimitError) or error.status >= 500 or error.status == 408:
@@ -260,7 +274,7 @@ class Importer:
         try:
             await anyio.to_thread.run_sync(chunk.job.announce, chunk.position.line)
         except OSError as error:
-            self._fail(f"cannot write the checkpoint: {error.strerror or error}")
+            self._fail(f"cannot write the checkpoint: {error.strerror or error}", MAKE_ROOM)
             return False
         return True
 
@@ -272,7 +286,7 @@ class Importer:
         try:
             note(*arguments)
         except OSError as error:
-            self._fail(f"cannot write down what was rejected: {error.strerror or error}")
+            self._fail(f"cannot write what was rejected to {error.filename}: {error.strerror or error}", MAKE_ROOM)
 
     async def _dropped(self, records: list[LostRecord], reason: DropReason) -> None:
         """The client's callback: what Mixpanel did not take."""
@@ -302,12 +316,12 @@ class Importer:
                     try:
                         await anyio.to_thread.run_sync(job.save, mark)
                     except OSError as error:
-                        self._fail(f"cannot write the checkpoint: {error.strerror or error}")
+                        self._fail(f"cannot write the checkpoint: {error.strerror or error}", MAKE_ROOM)
         self.journal.forget(places)
 
-    def _fail(self, words: str) -> None:
+    def _fail(self, words: str, mend: str = "") -> None:
         if self.failure is None:
-            self.failure = words
+            self.failure, self.mend = words, mend
 
     async def _watch(self, scope: anyio.CancelScope) -> None:
         """Show how far it is, and end what is to end: at signals, after a failure, and when nothing moves any more."""
@@ -320,7 +334,11 @@ class Importer:
                 settled, since = done, now
             waits = now - since
             if waits > limits.patience:
-                self._fail(f"nothing was taken for {limits.patience:g} seconds; {stats.last_error or 'no answer'}")
+                last = stats.last_error or "no answer"
+                is_refused = any(f"HTTP {status}" in last for status in _NOT_LET_IN)
+                self._fail(
+                    f"nothing was taken for {limits.patience:g} seconds; {last}", CREDENTIALS if is_refused else ""
+                )
             if self._signals.count and not stopped_at:
                 stopped_at = now
                 self._display.say("Stopping when what is on its way is settled; once more to stop at once.")

@@ -85,7 +85,7 @@ class DryRun:
         sizes = [job.input.size for job in self._jobs]
         figures = Figures(
             records=sum(job.fed.imported for job in self._jobs),
-            rejected=sum(job.fed.rejected for job in self._jobs),
+            rejected=sum(job.refused for job in self._jobs),
             done=sum(job.done for job in self._jobs),
             total=None if None in sizes else sum(size or 0 for size in sizes),
         )

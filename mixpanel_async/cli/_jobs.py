@@ -37,6 +37,8 @@ class Job:
     """Bytes of the file that are read."""
     damage: str | None = None
     is_complete: bool = False
+    noted: Counts = field(default_factory=Counts)
+    """Of this run, the records that are written down as rejected, also where the next run reads them again."""
     _lost: list[tuple[int | None, bool]] = field(default_factory=list)
     _lost_settled: Counts = field(default_factory=Counts)
 
@@ -54,8 +56,11 @@ class Job:
     @property
     def refused(self) -> int:
         """Records that are known not to be imported."""
-        settled, fed = self._lost_settled, self.fed
-        return fed.rejected + fed.uncertain + settled.rejected + settled.uncertain + len(self._lost)
+        return self.before.refused + self.noted.refused
+
+    def note(self, *, uncertain: bool) -> None:
+        """Count a record that is not imported."""
+        self.noted = self.noted.plus(rejected=not uncertain, uncertain=uncertain)
 
     def lost(self, line: int | None, *, uncertain: bool) -> None:
         """Note a record that the client could not deliver."""

@@ -96,4 +96,5 @@ class Journal:
         if len(self.first) < _MOST_NAMED:
             self.first.append((f"{job.name}:{line}", words))
         self.reasons[words if is_known else "other reasons"] += 1
+        job.note(uncertain=reason == UNCERTAIN)
         job.rejects.add(job.input.path, line, reason, problem, record, field)

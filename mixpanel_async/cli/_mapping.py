@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from hashlib import blake2b
@@ -40,6 +41,8 @@ _BESIDE: Final = frozenset(
         "$longitude",
     }
 )
+# As Python's `surrogateescape` reads a byte that it cannot decode.
+_ODD_BYTE: Final = re.compile("[\udc80-\udcff]")
 _OPERATIONS: Final = frozenset(f"${one.value}" for one in Operation)
 
 
@@ -130,10 +133,26 @@ def update_of(shape: Shape) -> Callable[[object], Record]:
 
 def explained(error: ValidationError, record: object, shape: Shape) -> ValidationError:
     """What is said of a record: the mapping that found nothing, if that is what is wrong."""
-    if type(record) is not dict or not shape.columns:
+    if type(record) is not dict:
+        return error
+    if "lone surrogate" in error.problem and _has_odd_bytes(record):
+        return ValidationError(error.path, "is not in the encoding of the file; for CSV, --encoding names another")
+    if shape.kind is Kind.EVENTS and "event" not in record and _is_update(record):
+        kind = "groups" if "$group_key" in record else "people"
+        return ValidationError("", f"looks like an update of a profile, for which there is --kind {kind}")
+    if not shape.columns:
         return error
     mapping = shape.missed(_event(record) if shape.kind is Kind.EVENTS else _profile(record), error.path)
     return error if mapping is None else ValidationError(error.path, f"is missing, as --map {mapping} finds nothing")
+
+
+def _has_odd_bytes(record: Record) -> bool:
+    """Whether a flat record has text with bytes in it that could not be read."""
+    return any(_ODD_BYTE.search(text) for pair in record.items() for text in pair if type(text) is str)
+
+
+def _is_update(record: Record) -> bool:
+    return "$properties" in record or not _OPERATIONS.isdisjoint(record)
 
 
 def _event(record: Record) -> Record:

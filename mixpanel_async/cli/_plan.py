@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import codecs
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from mixpanel_async import AsyncMixpanel, BatchPolicy, Overflow, RetryPolicy
 
-from ._checkpoint import Checkpoint, CheckpointError, Store, fingerprint, path_of
+from ._checkpoint import PROJECT_ID, Checkpoint, CheckpointError, Store, fingerprint, path_of
 from ._delivery import BATCH, BATCH_BYTES, Limits, OnDelivered, OnDrop
 from ._inputs import REJECTS_SUFFIX, STDIN, Format, Input
 from ._jobs import Job
@@ -69,7 +69,7 @@ class Columns:
             raise ValueError(f"--time-format or --timezone: {error}") from None
         return Shape(
             kind=self.kind,
-            columns=pairs(self.map, "--map"),
+            columns=pairs(self.map, "--map", "NAME=COLUMN"),
             constants=constants(self.set, self.kind),
             dropped=frozenset(self.drop),
             types=column_types(self.type),
@@ -98,8 +98,18 @@ class Project:
 
     def fingerprint(self) -> str:
         """Tells it from other projects."""
-        names = ("TOKEN", "PROJECT_ID", "REGION", "API_HOST")
-        return fingerprint(*(self.environ.get(f"MIXPANEL_{name}", "").strip() for name in names))
+        return fingerprint(*map(self._given, ("TOKEN", "REGION", "API_HOST")))
+
+    def account(self) -> dict[str, str]:
+        """A fingerprint of the service account's project, if one is given, as `Columns.decisive` has them.
+
+        With a service account Mixpanel goes by this id, and nobody here can tell whether it is the token's project.
+        """
+        project_id = self._given("PROJECT_ID")
+        return {PROJECT_ID: fingerprint(project_id)} if project_id else {}
+
+    def _given(self, name: str) -> str:
+        return self.environ.get(f"MIXPANEL_{name}", "").strip()
 
     def connect(self, limits: Limits, on_drop: OnDrop, on_delivered: OnDelivered) -> AsyncMixpanel:
         """The client of the import.
@@ -173,13 +183,14 @@ class Places:
         """Make ready what the import of these files writes, or leave everything as it was.
 
         Raises:
-            CheckpointError: if a checkpoint cannot be written.
+            CheckpointError: if a checkpoint, or what is rejected, cannot be written.
             OSError: if the rejected records of an earlier import cannot be read.
         """
-        if self.directory is not None:
-            self.directory.mkdir(parents=True, exist_ok=True)
         kept = [(job.store, job.checkpoint) for job in jobs if job.store is not None and job.checkpoint is not None]
         with ExitStack() as undoing:
+            if self.directory is not None:
+                _made(self.directory, undoing)
+            _check(jobs)
             for store, checkpoint in kept:
                 undoing.callback(store.forget)
                 _written(store, checkpoint)
@@ -192,10 +203,12 @@ class Places:
         """What a dry run looks at. It leaves nothing but the file of rejects, if one is asked for.
 
         Raises:
-            OSError: if that file is there and cannot be read.
+            CheckpointError: if that file cannot be written.
+            OSError: if it is there and cannot be read.
         """
         rejects = Rejects(self.rejects)
         jobs = [Job(input=one, rejects=rejects) for one in inputs]
+        _check(jobs)
         _prune(jobs)
         return jobs
 
@@ -215,6 +228,30 @@ def _written(store: Store, checkpoint: Checkpoint) -> None:
             f"cannot write {store.path}: {error.strerror or error}; choose a directory with --state-dir, or do without "
             "with --no-checkpoint"
         ) from None
+
+
+def _made(directory: Path, undoing: ExitStack) -> None:
+    """Make a directory, which is taken away again if nothing comes of it."""
+    missing = [path for path in (directory, *directory.parents) if not path.exists()]
+    for path in reversed(missing):
+        path.mkdir(exist_ok=True)
+        undoing.callback(_unmade, path)
+
+
+def _unmade(path: Path) -> None:
+    with suppress(OSError):
+        path.rmdir()
+
+
+def _check(jobs: Sequence[Job]) -> None:
+    """Find out that what is rejected cannot be written down before there is anything to write."""
+    for rejects in dict.fromkeys(job.rejects for job in jobs):
+        try:
+            rejects.check()
+        except OSError as error:  # noqa: PERF203  one or a few files
+            raise CheckpointError(
+                f"cannot write what is rejected to {rejects.path}: {error.strerror}; choose another file with --rejects"
+            ) from None
 
 
 def _prune(jobs: Sequence[Job]) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import stat
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
@@ -24,6 +26,27 @@ class Rejects:
         self.path = path
         self._file: BinaryIO | None = None
 
+    def check(self) -> None:
+        """Find out whether an entry could be written, and leave everything as it is.
+
+        Raises:
+            OSError: if it could not.
+        """
+        path = self.path
+        if path is None or self._file is not None:
+            return
+        with self._named(path):
+            try:
+                mode = path.stat().st_mode
+            except FileNotFoundError:
+                os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+                with suppress(OSError):
+                    path.unlink()
+                return
+            # Whoever reads a pipe would take the end of this look for the end of all.
+            if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
+                os.close(os.open(path, os.O_WRONLY | os.O_APPEND))
+
     def add(self, source: str, line: int | None, reason: str, problem: str, record: object, field: str = "") -> None:
         """Write an entry.
 
@@ -40,8 +63,6 @@ class Rejects:
         """
         if self.path is None:
             return
-        if self._file is None:
-            self._file = _private(self.path)
         entry = {
             "file": source,
             "line": line,
@@ -50,7 +71,10 @@ class Rejects:
             "message": problem,
             "record": _without_token(record),
         }
-        self._file.write(_json(entry) + b"\n")
+        with self._named(self.path):
+            if self._file is None:
+                self._file = _private(self.path)
+            self._file.write(_json(entry) + b"\n")
 
     def sync(self) -> None:
         """Bring everything to the disk.
@@ -59,8 +83,9 @@ class Rejects:
             OSError: if that fails.
         """
         if self._file is not None:
-            self._file.flush()
-            os.fsync(self._file.fileno())
+            with self._named(self.path):
+                self._file.flush()
+                os.fsync(self._file.fileno())
 
     def close(self) -> None:
         """Bring what is left to the file, and close it.
@@ -70,7 +95,17 @@ class Rejects:
         """
         file, self._file = self._file, None
         if file is not None:
-            file.close()
+            with self._named(self.path):
+                file.close()
+
+    @staticmethod
+    @contextmanager
+    def _named(path: Path | None) -> Iterator[None]:
+        """Let an error say of which file it is."""
+        try:
+            yield
+        except OSError as error:
+            raise OSError(error.errno, error.strerror or str(error), str(path)) from None
 
     def prune(self, kept: Mapping[str, int]) -> None:
         """Take out what an interrupted import wrote of records that will be read again.

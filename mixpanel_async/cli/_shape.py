@@ -227,8 +227,8 @@ _CASTS: Final[Mapping[ColumnType, Callable[[Any, str, Clock], Any]]] = {
 }
 
 
-def pairs(texts: Iterable[str], option: str) -> dict[str, str]:
-    """`NAME=VALUE` arguments.
+def pairs(texts: Iterable[str], option: str, form: str = "NAME=VALUE") -> dict[str, str]:
+    """Arguments of a form such as `NAME=VALUE`.
 
     Raises:
         ValueError: if one has no name or no `=`, or a name comes twice.
@@ -237,7 +237,7 @@ def pairs(texts: Iterable[str], option: str) -> dict[str, str]:
     for text in texts:
         name, separator, value = text.partition("=")
         if not separator or not name:
-            raise ValueError(f"{option} must have the form NAME=VALUE")
+            raise ValueError(f"{option} must have the form {form}")
         if name in found:
             raise ValueError(f"{option} names {name} twice")
         found[name] = value
@@ -266,7 +266,7 @@ def column_types(texts: Iterable[str]) -> dict[str, ColumnType]:
     """
     known = {kind.value: kind for kind in ColumnType}
     result = {}
-    for column, name in pairs(texts, "--type").items():
+    for column, name in pairs(texts, "--type", "COLUMN=TYPE").items():
         if name not in known:
             raise ValueError(f"--type {column} must be one of {', '.join(known)}")
         result[column] = known[name]

@@ -24,7 +24,7 @@ from ._lock import LockedError, locked
 from ._outcome import STOPPED, USAGE, Outcome
 from ._plan import Columns, Places, Project
 from ._progress import display, tell
-from ._shape import InsertIds, Kind, Operation
+from ._shape import InsertIds, Kind, Operation, Shape
 from ._signals import Signals
 from ._sources import source
 from ._stream import Position
@@ -107,7 +107,7 @@ def import_(
         else:
             outcome = _imported(inputs, columns, project, limits, places, quiet=quiet)
     except (InputError, CheckpointError, LockedError, ConfigurationError, ValueError) as error:
-        _fail(str(error), USAGE)
+        _fail(str(error).replace("allow_http=True", "--allow-http"), USAGE)
     except OSError as error:
         _fail(f"{error.filename or 'a file'}: {error.strerror or error}", STOPPED)
     for line in outcome.lines():
@@ -146,6 +146,7 @@ def _checked(inputs: Sequence[Input], columns: Columns, places: Places, *, quiet
         reasons=run.journal.reasons,
         named=run.journal.first,
         unused=shape.idle(),
+        can_map=_can_map(columns, shape),
         signal=signal,
     )
 
@@ -157,7 +158,7 @@ def _imported(
         for one in inputs:
             stack.enter_context(locked(one))
         shape = columns.shape()
-        jobs = places.jobs(inputs, project.fingerprint(), columns.decisive())
+        jobs = places.jobs(inputs, project.fingerprint(), {**columns.decisive(), **project.account()})
         left = [job for job in jobs if not job.is_complete]
         for job in jobs:
             stack.callback(job.rejects.close)
@@ -185,9 +186,17 @@ def _imported(
         is_dry=False,
         reasons=importer.journal.reasons,
         unused=shape.idle(),
+        can_map=_can_map(columns, shape),
+        delivered=importer.delivered,
         failure=importer.failure,
+        mend=importer.mend,
         signal=signals.status,
     )
+
+
+def _can_map(columns: Columns, shape: Shape) -> bool:
+    """Whether it helps to say which column the time comes from."""
+    return columns.kind is Kind.EVENTS and "time" not in shape.columns
 
 
 def _passed(job: Job) -> str:

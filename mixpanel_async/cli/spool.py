@@ -54,7 +54,9 @@ spool: Final = typer.Typer(
     no_args_is_help=True,
 )
 
-Place = Annotated[Path, typer.Argument(metavar="PATH", help="The file of the spool.", show_default=False)]
+Place = Annotated[
+    Path, typer.Argument(metavar="PATH", dir_okay=False, help="The file of the spool.", show_default=False)
+]
 AsJson = Annotated[bool, typer.Option("--json", help="JSON, for machines.")]
 Reasons = Annotated[
     list[DropReason] | None,
@@ -234,7 +236,7 @@ def _show_status(found: SpoolStatus) -> None:
         "in use": "by a live client" if found.is_in_use else "by nobody",
         "being sent": f"{_records(found.sending)} that must not be sent twice",
         "projects": str(found.projects),
-        "file": f"{found.file_bytes:,} bytes, {found.used_bytes:,} of them in use; log {found.log_bytes:,} bytes",
+        "file": f"{found.file_bytes:,} bytes; log {found.log_bytes:,} bytes; in use of both {found.used_bytes:,} bytes",
         "schema": str(found.schema),
         "integrity": found.integrity,
     }

@@ -260,7 +260,7 @@ def test_what_mixpanel_refuses_is_written_down_with_its_line_and_can_be_imported
 @pytest.mark.parametrize(
     ("options", "problem"),
     [
-        (["--map", "event"], "--map must have the form NAME=VALUE"),
+        (["--map", "event"], "--map must have the form NAME=COLUMN"),
         (["--map", "a=b", "--map", "a=c"], "--map names a twice"),
         (["--type", "a=decimal"], "--type a must be one of text, number, boolean, time, json"),
         (["--time-format", "stardate"], "must be one of auto, iso, seconds"),

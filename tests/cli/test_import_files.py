@@ -375,7 +375,7 @@ def test_csv_cells_that_are_empty_quoted_or_too_many(tmp_path: Path, emulator: A
         (4, "has 5 cells, and the header 6"),
         (5, "has 7 cells, and the header 6"),
         (6, "is no valid CSV: ',' expected "),
-        (8, "has a lone surrogate, which is"),
+        (8, "is not in the encoding of the "),
     ]
     assert sent(emulator)[0]["note"] == 'two\nlines, "quoted"'
     assert "size" not in sent(emulator)[0]

@@ -141,7 +141,7 @@ def test_another_file_project_or_mapping_is_refused(tmp_path: Path) -> None:
             return result.errors
 
         assert "had other options: map, set;" in refusal("--map", "a=b", "--set", "c=d")
-        assert "went to another project or host" in refusal("--project-id", "7")
+        assert "had the same token and host, but another project id" in refusal("--project-id", "7")
         assert "went to another project or host" in refusal("--token=another", f"--api-host={server.url}", given=True)
         os.utime(path, ns=(0, NOW))
         assert "had this file before it was changed" in refusal()
