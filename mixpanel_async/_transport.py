@@ -111,6 +111,8 @@ class Transport:
             # Without TLS no trust store is needed; a context that trusts nobody keeps that honest.
             plain = self._origin.startswith("http://")
             self._tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT) if plain else httpx.create_ssl_context()
+        # What looks for cookies in the first answer has patterns to compile, which would hold the event loop.
+        httpx.Cookies().extract_cookies(httpx.Response(200, request=httpx.Request("POST", self._origin)))
         tls, network = self._tls, Network()
 
         def make() -> httpx.AsyncClient:
