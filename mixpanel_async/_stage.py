@@ -29,7 +29,7 @@ class Stage:
     """Where the client's own event loop lays down events whose batch is open and far from every bound.
 
     That takes a `list.append` each, and no lock. What is on the stage is entered in the buffer, many at a time, before
-    anything else happens there; it is used only in the thread in which the client is closed.
+    anything else happens there. Other threads may only take it off, and say with `shut` that there is no room.
     """
 
     __slots__ = (
@@ -57,7 +57,6 @@ class Stage:
         """How far this machine's clock is ahead of Mixpanel's, as the last answer showed."""
         self.slice = self.until_yield = YIELD_AFTER_BYTES
         """A coroutine that never waits keeps the loop to itself; after so many bytes others are let run."""
-
         self.since = self.until = 0.0
         """When the millisecond began that events are stamped with now, and when it ends, by this machine's clock."""
         self.moment = b""
