@@ -17,18 +17,8 @@ from ._backlog import Backlog, SpoolLimits
 from ._config import BatchPolicy, RetryPolicy
 from ._lanes import Batch, Lane, Loss
 from ._parcel import Packer
-from ._records import (
-    Delivered,
-    DropReason,
-    Kind,
-    Misconfigured,
-    OnceOnly,
-    Outcome,
-    Outdated,
-    Pruned,
-    Retry,
-    Split,
-)
+from ._records import Delivered, DropReason, Kind, Misconfigured, OnceOnly, Outcome, Outdated, Pruned, Retry, Split
+from ._wire.usual import apart
 
 _PACKED: Final = frozenset({Kind.EVENTS, Kind.IMPORTS})
 # Seconds for which a lane remembers that a server, or a proxy before it, found a body too large.
@@ -133,30 +123,33 @@ class Buffer(Backlog):
         # The other kinds' endpoints take no gzip, and the types of their records must not be forgotten.
         return Batch(lane, items, now, new_packer=self._new_packer if lane.kind in _PACKED else None)
 
-    def extend(self, lane: Lane, items: list[bytes], size: int, now: float) -> Offer:
-        """Take records that may be sent twice, of `size` bytes in all, behind those in the open batch of their lane.
+    def extend(self, lane: Lane, records: bytes, count: int, now: float) -> Offer:
+        """Take usual events, `count` of them that were put `together`, behind those in the open batch of their lane.
 
         Returns:
             As `offer` does, for all of them together; `FULL` also if no open batch has room for their bytes.
         """
         first, most = lane.open, self._policy.max_events
-        if first is None or not self.has_room(first, len(items), size):
+        size = len(records) - (count - 1)
+        if first is None or not self.has_room(first, count, size):
             return Offer.FULL
-        self.accepted += len(items)
-        self.pending += len(items)
+        self.accepted += count
+        self.pending += count
         self.pending_bytes += size
         is_first = now < first.opened
         first.opened = min(first.opened, now)
+        if len(first.items) + count < most:
+            first.pack(records, count)
+            return Offer.NOTIFY if is_first else Offer.TAKEN
+        items = apart(records)
         while items:
-            batch = lane.open
-            if batch is None:
-                batch = lane.open = self._new_batch(lane, [], now)
-            spare = most - len(batch.items)
-            batch.pack(items[:spare])
-            items = items[spare:]
+            batch = lane.open = lane.open or self._new_batch(lane, [], now)
+            part = items[: most - len(batch.items)]
+            batch.pack(b",".join(part), len(part))
+            items = items[len(part) :]
             if len(batch.items) >= most:
                 lane.close_open()
-        return Offer.NOTIFY if is_first or lane.open is not first else Offer.TAKEN
+        return Offer.NOTIFY
 
     def evict(self, room: int) -> list[Loss]:
         """Drop the records that have waited longest until one of `room` bytes fits; those in flight stay.

@@ -11,7 +11,6 @@ from ._attempts import Caller, reason_of
 from ._config import ClientOptions
 from ._credentials import Secret
 from ._errors import ClientClosedError, MixpanelException, ValidationError, bare
-from ._host import loop_finder
 from ._lanes import Batch, Lane
 from ._queue import Queue
 from ._records import DropReason, Kind
@@ -19,6 +18,7 @@ from ._runtime import Runtime
 from ._sender import Sender
 from ._stage import TIMES_OFF_STAGE
 from ._wire.build import Builder, Discarded
+from ._wire.usual import Shares, UsualEvents
 
 if TYPE_CHECKING:
     from ._spool.work import Group
@@ -61,8 +61,8 @@ class Core:
         self._lanes[Kind.IMPORTS] = self._lanes[Kind.EVENTS] if same else queue.lane(Kind.IMPORTS)
         self._events = self._lanes[Kind.EVENTS]
         self._stage = queue.stage
-        self._running_loop = loop_finder()
         queue.set_stage(self._events)
+        self._usual = UsualEvents("") if builder.usual is None else builder.usual
         self._usual_event = _never if builder.usual is None else builder.usual.event
         self._wall = runtime.wall
 
@@ -145,7 +145,7 @@ class Core:
             raise
 
 
-def _never(*_: object) -> bytes | None:
+def _never(*_: object) -> Shares | None:
     return None
 
 

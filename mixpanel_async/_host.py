@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-def loop_finder() -> Callable[[], asyncio.AbstractEventLoop | None]:
+def _loop_finder() -> Callable[[], asyncio.AbstractEventLoop | None]:
     """What returns the running asyncio loop or None, at the cost of a call in C. It knows a forked child, too."""
     # Whoever lets asyncio run has imported it; nobody shall do so who only imports this.
     import asyncio  # noqa: PLC0415
@@ -112,8 +112,8 @@ class Job(Generic[T]):
 class Host(Protocol):
     """An event loop."""
 
-    loop: object
-    """What `loop_finder` finds inside it; None if that does not know it."""
+    is_running: Callable[[], bool] | None
+    """Whether it runs, at little cost; None if that cannot be had."""
 
     def spawn(self, job: Job[T], work: Callable[[], Awaitable[T]], name: str) -> None:
         """Run it in a task of its own, with an empty context. From the loop's own thread only."""
@@ -131,8 +131,8 @@ class Host(Protocol):
 class _Asyncio:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._running_loop = loop_finder()
-        self.loop: object = loop
+        self._running_loop = _loop_finder()
+        self.is_running: Callable[[], bool] | None = loop.is_running
         self._tasks: set[asyncio.Task[None]] = set()
 
     def spawn(self, job: Job[T], work: Callable[[], Awaitable[T]], name: str) -> None:
@@ -164,7 +164,7 @@ class _Trio:
     def __init__(self) -> None:
         import trio  # noqa: PLC0415  an optional library, in use already when this runs
 
-        self.loop: object = None
+        self.is_running: Callable[[], bool] | None = None
         self._trio = trio
         self._token = trio.lowlevel.current_trio_token()
 
@@ -200,5 +200,5 @@ def current_host() -> Host | None:
     """The loop that the caller runs in, if it runs in one."""
     if _in_trio():
         return _Trio()
-    loop = loop_finder()()
+    loop = _loop_finder()()
     return None if loop is None else _Asyncio(loop)

@@ -110,9 +110,9 @@ class Batch:
         """Size of the records themselves."""
         return self.size - 1 - len(self.items)
 
-    def pack(self, items: Sequence[bytes]) -> None:
-        """Add records, none of which must not be sent twice."""
-        self.size += self.items.pack(items)
+    def pack(self, records: bytes, count: int) -> None:
+        """Add usual events, so many of them that were put `together`."""
+        self.size += self.items.pack(records, count)
 
     def part(self, positions: Collection[int]) -> Batch:
         """Some of its records, in their order, as a batch of their own with the same past."""

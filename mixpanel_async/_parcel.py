@@ -9,7 +9,10 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import Final, Protocol, overload
+
+from ._wire.usual import apart
 
 _PIECE_BYTES: Final = 32 * 1024
 
@@ -33,6 +36,7 @@ class Parcel(Sequence[bytes]):
 
     __slots__ = (
         "_count",
+        "_cuts",
         "_joined",
         "_loose",
         "_new_packer",
@@ -41,7 +45,6 @@ class Parcel(Sequence[bytes]):
         "_packer",
         "_pieces",
         "_sealed",
-        "_sizes",
     )
 
     def __init__(self, items: Iterable[bytes] = (), new_packer: Callable[[], Packer] | None = None) -> None:
@@ -52,8 +55,8 @@ class Parcel(Sequence[bytes]):
         self._out: list[bytes] = []
         self._packed = 0
         self._pieces = list(items)
-        # Of each piece: the sizes of its records, or None if it is one.
-        self._sizes: list[array[int] | None] = [None] * len(self._pieces)
+        # Of each piece: what cuts it into its records, or None if it is one.
+        self._cuts: list[Callable[[bytes], Iterable[bytes]] | None] = [None] * len(self._pieces)
         self._count = len(self._pieces)
         # How many pieces are as they stay, and the size of those behind them, which came one by one.
         self._joined = self._loose = 0
@@ -61,33 +64,34 @@ class Parcel(Sequence[bytes]):
     def append(self, item: bytes) -> None:
         """Add one record."""
         self._pieces.append(item)
-        self._sizes.append(None)
+        self._cuts.append(None)
         self._count += 1
         self._sealed = None
         self._loose += len(item)
         if self._loose >= _PIECE_BYTES and self._new_packer is not None:
             at = self._joined
             items = self._pieces[at:]
-            del self._pieces[at:], self._sizes[at:]
-            self._count -= len(items)
-            self.pack(items)
+            del self._pieces[at:], self._cuts[at:]
+            self._add(b",".join(items), partial(_cut, array("L", map(len, items))))
 
-    def pack(self, items: Sequence[bytes]) -> int:
-        """Add records in one piece; their types are forgotten.
+    def pack(self, records: bytes, count: int) -> int:
+        """Add so many usual events that were put `together`.
 
         Returns:
             By how many bytes a body grows, commas included.
         """
-        piece = b",".join(items)
+        self._count += count
+        self._add(records, apart)
+        return len(records) + 1
+
+    def _add(self, piece: bytes, cut: Callable[[bytes], Iterable[bytes]]) -> None:
         self._pieces.append(piece)
-        self._sizes.append(array("L", map(len, items)))
-        self._count += len(items)
+        self._cuts.append(cut)
         self._joined, self._loose, self._sealed = len(self._pieces), 0, None
         if self._new_packer is not None:
             if self._packer is None:
                 self._packer = self._new_packer()
             self._feed(self._packer)
-        return len(piece) + 1
 
     def _feed(self, packer: Packer) -> None:
         for at in range(self._packed, len(self._pieces)):
@@ -130,21 +134,18 @@ class Parcel(Sequence[bytes]):
         self._packer = self._new_packer = self._sealed = None
         self._pieces = [*self]
         self._count -= 1
-        self._sizes = [None] * self._count
+        self._cuts = [None] * self._count
         return self._pieces.pop(0)
 
     def __len__(self) -> int:
         return self._count
 
     def __iter__(self) -> Iterator[bytes]:
-        for piece, sizes in zip(self._pieces, self._sizes, strict=True):
-            if sizes is None:
+        for piece, cut in zip(self._pieces, self._cuts, strict=True):
+            if cut is None:
                 yield piece
-                continue
-            at = 0
-            for size in sizes:
-                yield piece[at : at + size]
-                at += size + 1
+            else:
+                yield from cut(piece)
 
     @overload
     def __getitem__(self, at: int) -> bytes: ...
@@ -159,3 +160,11 @@ class Parcel(Sequence[bytes]):
         return isinstance(other, Sequence) and [*self] == [*other]
 
     __hash__ = None  # type: ignore[assignment]
+
+
+def _cut(sizes: Iterable[int], piece: bytes) -> Iterator[bytes]:
+    """Records of these sizes, with a comma between two."""
+    at = 0
+    for size in sizes:
+        yield piece[at : at + size]
+        at += size + 1

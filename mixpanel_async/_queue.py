@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -19,6 +18,7 @@ from ._lanes import Barrier, Batch, Lane, Loss
 from ._logbook import Logbook
 from ._records import DropReason, Kind, Outcome, Outdated, Stats
 from ._stage import LEAST_RECORD_BYTES, Stage
+from ._wire.usual import apart
 
 if TYPE_CHECKING:
     from ._durable import Durable
@@ -58,7 +58,6 @@ class Queue:
         self._late: deque[tuple[Lane, bytes]] = deque()
         self.stage = Stage()
         self._stage_lane: Lane | None = None
-        self._pid = os.getpid()
         self._requests = self._retries = 0
         self._last_error: str | None = None
         self._logbook = Logbook(monotonic)
@@ -78,7 +77,7 @@ class Queue:
 
     @property
     def pending(self) -> int:
-        return self._buffer.pending + len(self._late) + len(self.stage.items)
+        return self._buffer.pending + len(self._late) + len(self.stage)
 
     def set_stage(self, lane: Lane) -> None:
         """Let `stage` be used for this lane."""
@@ -87,15 +86,15 @@ class Queue:
 
     def _clear_stage(self, losses: list[Loss]) -> bool:
         """Enter in the buffer what lies on the stage. True if the sender has something new to consider."""
-        lane, items = self._stage_lane, self.stage.take()
-        if lane is None or not items:
+        lane = self._stage_lane
+        records, count = self.stage.take()
+        if lane is None or not count:
             return False
-        size = sum(map(len, items))
-        self.stage.until_yield -= size
-        verdict = self._buffer.extend(lane, items, size, self._monotonic())
+        self.stage.until_yield -= len(records)
+        verdict = self._buffer.extend(lane, records, count, self._monotonic())
         if verdict is not Offer.FULL:
             return verdict is Offer.NOTIFY
-        self._late.extendleft((lane, item) for item in reversed(items))
+        self._late.extendleft((lane, item) for item in reversed(apart(records)))
         self._take_late(losses)
         return True
 
@@ -154,7 +153,7 @@ class Queue:
         """Enter a record in the buffer, after what came before it."""
         stage = self.stage
         stage.shut()
-        had_staged = bool(stage.items)
+        had_staged = bool(stage.shares)
         is_news = had_staged and self._clear_stage(losses)
         verdict = self._put(lane, item, tickets)
         if verdict is Offer.FULL:
@@ -226,7 +225,7 @@ class Queue:
             was_inside, self._is_inside = self._is_inside, True
             self.stage.shut()
             try:
-                if self.stage.items and not was_inside:
+                if self.stage.shares and not was_inside:
                     is_news = self._clear_stage(losses)
                 result = work()
                 if self.durable is not None and self._buffer.ended:
@@ -253,9 +252,8 @@ class Queue:
 
     def note_fork(self) -> None:
         """Begin anew in a forked child: what waits, its lock and its tasks are the parent's."""
-        if self._pid == os.getpid():
+        if self.stage.mark[0]:
             return
-        self._pid = os.getpid()
         self._lock = threading.RLock()
         self._is_inside = False
         self._late.clear()
@@ -375,7 +373,7 @@ class Queue:
     def stats(self) -> Stats:
         self.note_fork()
         with self._lock:
-            waiting = [*self.stage.items, *(item for _, item in self._late)]
+            waiting = [*self.stage.records(), *(item for _, item in self._late)]
             return self._buffer.stats(waiting, self._requests, self._retries, self._last_error)
 
     def _refuse_if_closed(self) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Final
 
-from ._wire.usual import id_of, moment_of
+from ._runtime import birthmark
+from ._wire.usual import SHARES, apart, id_of, moment_of, together
 
 STAGED_BYTES: Final = 48 * 1024
 # No record is smaller: what every event carries takes more.
@@ -20,39 +21,41 @@ YIELD_SOON_AFTER_BYTES: Final = 48 * 1024
 TIMES_OFF_STAGE: Final = 4
 # How many digits of an `$insert_id` count within a millisecond; the others are random.
 _COUNTED: Final = 2
-# Nothing that a loop finder finds, unlike None.
-_NOWHERE: Final = object()
 _ENDS: Final = tuple(id_of(f"{number:0{_COUNTED}x}") for number in range(16**_COUNTED))
 
 
 class Stage:
     """Where the client's own event loop lays down events whose batch is open and far from every bound.
 
-    That takes a `list.append` each, and no lock. What is on the stage is entered in the buffer, many at a time, before
+    That takes a `list.extend` each, and no lock. What is on the stage is entered in the buffer, many at a time, before
     anything else happens there. Other threads may only take it off, and say with `shut` that there is no room.
     """
 
     __slots__ = (
-        "_thread",
-        "home",
         "ids",
-        "items",
+        "is_running",
+        "mark",
         "moment",
         "room",
         "seconds_ahead",
+        "shares",
         "since",
         "slice",
+        "thread",
         "until",
         "until_yield",
     )
 
     def __init__(self) -> None:
-        self.items: list[bytes] = []
+        self.shares: list[bytes] = []
+        """What lies there: the shares of each record, which come and go together."""
         self.room = 0
         """How many bytes more may lie there."""
-        self.home: object = _NOWHERE
-        """The asyncio loop in which the client lives, as long as its main task does."""
-        self._thread = 0
+        self.thread = 0
+        """The thread of the event loop in which the client lives."""
+        self.is_running: Callable[[], bool] = _nowhere
+        """Whether that loop runs, as long as the client's main task does; never one that is not asyncio's."""
+        self.mark = birthmark()
         self.seconds_ahead = 0.0
         """How far this machine's clock is ahead of Mixpanel's, as the last answer showed."""
         self.slice = self.until_yield = YIELD_AFTER_BYTES
@@ -81,14 +84,14 @@ class Stage:
         self.ids = iter(_ENDS)
         return next(self.ids)
 
-    def settle_in(self, loop: object) -> None:
-        """Be used in this asyncio loop, whose thread calls; without one nowhere."""
-        self.home = _NOWHERE if loop is None else loop
-        self._thread = threading.get_ident()
+    def settle_in(self, is_running: Callable[[], bool] | None) -> None:
+        """Be used in the asyncio loop that calls, as long as this says that it runs; without that nowhere."""
+        self.is_running = is_running or _nowhere
+        self.thread = threading.get_ident()
 
     def leave(self) -> None:
         """Be used no more: the loop has ended, or the main task in it."""
-        self.home = _NOWHERE
+        self.is_running = _nowhere
         self.room = 0
 
     def shut(self) -> None:
@@ -96,7 +99,7 @@ class Stage:
 
         Only that thread may say that there is room: what it lays down meanwhile another one cannot know.
         """
-        if threading.get_ident() != self._thread:
+        if threading.get_ident() != self.thread:
             self.room = 0
 
     def forget(self) -> None:
@@ -104,16 +107,33 @@ class Stage:
         self.take()
         self.leave()
         self.until = 0.0
+        self.mark = birthmark()
 
     def measured(self, room: int, *, is_busy: bool) -> None:
         """Note how many bytes more may lie here, and whether requests are under way."""
         self.slice = YIELD_SOON_AFTER_BYTES if is_busy else YIELD_AFTER_BYTES
         self.until_yield = min(self.until_yield, self.slice)
-        if threading.get_ident() == self._thread:
-            self.room = min(room - sum(map(len, self.items)), STAGED_BYTES, self.until_yield)
+        if threading.get_ident() == self.thread:
+            self.room = min(room - sum(map(len, self.shares)), STAGED_BYTES, self.until_yield)
 
-    def take(self) -> list[bytes]:
-        """Take everything off the stage. Whatever is laid down meanwhile stays."""
-        items = self.items[:]
-        del self.items[: len(items)]
-        return items
+    def __len__(self) -> int:
+        """How many records lie there."""
+        return len(self.shares) // SHARES
+
+    def records(self) -> list[bytes]:
+        """What lies there."""
+        return apart(together(self.shares)) if self.shares else []
+
+    def take(self) -> tuple[bytes, int]:
+        """Take everything off the stage. Whatever is laid down meanwhile stays.
+
+        Returns:
+            The records, joined, and how many they are.
+        """
+        shares = self.shares[:]
+        del self.shares[: len(shares)]
+        return (together(shares), len(shares) // SHARES) if shares else (b"", 0)
+
+
+def _nowhere() -> bool:
+    return False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from threading import get_ident
 
 from ._core import Core, Meta, Properties, unreadable
 from ._credentials import as_secret
@@ -10,6 +11,7 @@ from ._errors import MixpanelException, ValidationError, bare
 from ._lanes import Lane
 from ._records import Kind, Record
 from ._wire.build import Discarded
+from ._wire.usual import together
 
 
 class Tracking(Core):
@@ -48,6 +50,7 @@ class Tracking(Core):
             ClientClosedError: after `aclose()`.
         """
         stage = self._stage
+        is_running = stage.is_running
         if (
             type(properties) is dict
             and meta is None
@@ -56,23 +59,28 @@ class Tracking(Core):
             and ip is None
             and time is None
             and insert_id is None
-            and self._running_loop() is stage.home
+            and get_ident() == stage.thread
+            and stage.mark[0]
+            and is_running()
         ):
-            # The same as below, with as few calls as can be: most events go this way.
-            now = self._wall()
+            # The same as below, with as few calls as can be: most events go this way. What is called has a name of its
+            # own, as an attribute that is called at once is looked for among the methods first.
+            wall, usual_event = self._wall, self._usual_event
+            now = wall()
             made_id = next(stage.ids, b"") if stage.since <= now < stage.until else b""
             if not made_id:
                 made_id = stage.begin_moment(now, self._runtime.new_id())
-            item = self._usual_event(distinct_id, event_name, properties, stage.moment, made_id)
-            if item is not None:
-                size = len(item)
+            shares = usual_event(distinct_id, event_name, properties, stage.moment, made_id)
+            if shares is not None:
+                size = self._usual.beside + len(shares[4])
                 if size <= stage.room:
                     stage.room -= size
-                    stage.items.append(item)
+                    stage.shares.extend(shares)
                     return
-                # A plain one would show what it holds in a report of an error.
-                item = Record(item)
-                await self._admit(self._events, item)
+                record = Record(together(shares))
+                # What reports errors may show the locals of this frame, and these name the token.
+                del shares
+                await self._admit(self._events, record)
                 return
         item = self._event(
             distinct_id, event_name, properties, meta, user_id, device_id, ip, time, insert_id, self._events

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import os
 import threading
 from collections.abc import Callable
@@ -114,6 +116,34 @@ def test_a_forked_child_that_never_waited_sends_its_own_events_and_no_other(back
             os._exit(0 if seen == ["child"] else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
     anyio.run(mp.aclose, backend=backend)
+    assert seen == ["one", "two"]
+
+
+@pytest.mark.parametrize("fork", [os.fork, ctypes.CDLL(None).fork], ids=["in Python", "in C"])
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@pytest.mark.anyio
+async def test_a_child_that_is_forked_within_the_loop_lays_nothing_beside_what_its_parent_has_laid(
+    fork: Callable[[], int],
+) -> None:
+    seen: list[str] = []
+    async with client(seen, batching=BatchPolicy(linger=NEVER)) as mp:
+        for name in ("one", "two"):
+            await mp.track("u", name, {"a": 1})
+        pid = fork()
+        if not pid:
+            took = 0
+            try:
+                with contextlib.suppress(ClientClosedError):
+                    await mp.track("u", "child", {"a": 1})
+                    took = 1
+                mp.track_nowait("u", "child", {"a": 1})
+                took += 1
+            finally:
+                stats = mp.stats()
+                os._exit(0 if stats.accepted == stats.pending == took > 0 else 1)
+        _, status = await anyio.to_thread.run_sync(os.waitpid, pid, 0)
+        assert os.waitstatus_to_exitcode(status) == 0
+        assert mp.stats().pending == 2
     assert seen == ["one", "two"]
 
 

@@ -25,8 +25,9 @@ class SqliteSpool:
 
     `await track()` and its like return once the record is on disk; many callers share one commit. A client that starts
     takes over what others of the same project have left, with the same `time` and `$insert_id`. Several processes may
-    share a file, each sending its own; what one leaves behind another takes over within ten seconds or so. Nothing
-    touches the disk before the client starts.
+    share a file, each sending its own; what one leaves behind another takes over within ten seconds or so. One that is
+    stopped in the midst of a write (`SIGSTOP`, a paused container) keeps the others from writing until it goes on.
+    Nothing touches the disk before the client starts.
 
     The bounds `max_pending_events` and `max_pending_bytes` of the `BatchPolicy` then hold for what is on its way to the
     disk, and what waits there is bounded here. Nothing that is on its way is taken back: if there is no room for more,

@@ -1261,7 +1261,7 @@ def test_in_another_process_a_queue_begins_anew(call: str) -> None:
         queue.offer(lane, item)
     queue.count_request(again=True)
     queue.on_fork = forked = Told()
-    queue._pid = -1
+    queue.stage.mark = [False]
     if call == "poll":
         assert queue.poll() is IDLE
     assert queue.offer(lane, b"child")
@@ -1388,6 +1388,11 @@ def test_threads_lose_nothing() -> None:
 # Many at a time
 
 
+def usual(size: int) -> bytes:
+    """What can be told from its neighbours as a usual event can."""
+    return b'{"event":"%b"}' % (b"x" * size)
+
+
 @given(
     sizes=st.lists(st.integers(1, 40), min_size=1, max_size=60),
     before=st.integers(1, 5),
@@ -1404,9 +1409,9 @@ def test_records_that_come_together_are_taken_as_if_they_had_come_one_by_one(
     singly, other = make(**policy)
     for each, into in ((together, lane), (singly, other)):
         offer_all(each, into, [b"first"] * min(before, most - 1))
-    items = [b"%b" % (b"x" * size) for size in sizes]
+    items = [usual(size) for size in sizes]
     opened, held = lane.open, together.pending
-    verdict = together.extend(lane, items, sum(sizes), 0.0)
+    verdict = together.extend(lane, b",".join(items), len(items), 0.0)
     if verdict is Offer.FULL:
         assert (together.accepted, together.pending, lane.open) == (held, held, opened)
         return
@@ -1419,7 +1424,7 @@ def test_records_that_come_together_are_taken_as_if_they_had_come_one_by_one(
     assert [item for batch in mine for item in batch.items] == [item for batch in theirs for item in batch.items]
     assert all(len(batch.items) <= most and batch.size == len(batch.items.body()) for batch in mine)
     assert [len(batch.items) for batch in mine] == [len(batch.items) for batch in theirs] or any(
-        batch.size > max_bytes - 45 for batch in theirs
+        batch.size > max_bytes - 60 for batch in theirs
     )
 
 
@@ -1430,5 +1435,5 @@ def test_what_may_lie_on_the_stage_never_needs_a_second_look() -> None:
         offer_all(buffer, lane, [b"x" * 300] * (held + 1))
         assert lane.open is not None
         room = buffer.spare_bytes(lane.open, least)
-        items = [b"x" * least] * (room // least)
-        assert not items or buffer.extend(lane, items, least * len(items), 0.0) is not Offer.FULL
+        items = [usual(least - len(usual(0)))] * (room // least)
+        assert not items or buffer.extend(lane, b",".join(items), len(items), 0.0) is not Offer.FULL

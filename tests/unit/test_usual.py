@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from mixpanel_async import MixpanelException
 from mixpanel_async._wire.build import Builder
-from mixpanel_async._wire.usual import MAX_RECORD_BYTES, UsualEvents, id_of, moment_of
+from mixpanel_async._wire.usual import MAX_RECORD_BYTES, UsualEvents, apart, id_of, moment_of, together
 
 NOW = 1_790_000_000.25
 STAMP = int(NOW * 1000)
@@ -64,6 +64,9 @@ ODD: list[Any] = [
     {str(number): number for number in range(255)},
     "null",
     "[[[[",
+    '"},{"event":"e","properties":{',
+    {"event": "e"},
+    [{"event": "e"}, {"event": "e"}],
     "\ud800",
     "\0",
     "x" * 300,
@@ -86,6 +89,8 @@ KEYS = st.one_of(
         [
             "a",
             "$browser",
+            '},{"event":',
+            "event",
             "token",
             "distinct_id",
             "time",
@@ -104,9 +109,11 @@ VALUES = st.recursive(
 )
 IDS: Any = st.one_of(
     st.text(max_size=4),
-    st.sampled_from(["u", "NULL", "undefined", "0", " ", "", "$device:x", None, 7, Text("u"), "\ud800"]),
+    st.sampled_from(["u", '},{"', "NULL", "undefined", "0", " ", "", "$device:x", None, 7, Text("u"), "\ud800"]),
 )
-NAMES: Any = st.one_of(st.text(max_size=4), st.sampled_from(["e", "", " ", "x" * 255, "x" * 256, None, 7, Text("e")]))
+NAMES: Any = st.one_of(
+    st.text(max_size=4), st.sampled_from(["e", '},{"', "", " ", "x" * 255, "x" * 256, None, 7, Text("e")])
+)
 
 
 def long_way(distinct_id: Any, name: Any, properties: dict[str, Any]) -> Any:
@@ -124,7 +131,12 @@ def short_way(distinct_id: Any, name: Any, properties: dict[str, Any]) -> Any:
         usual.event(distinct_id, name, properties, moment_of(STAMP), id_of(MADE)) for _ in ("first", "second")
     )
     assert first == second
-    return None if first is None else orjson.loads(first)
+    if first is None:
+        return None
+    record = together(first)
+    assert len(record) <= usual.beside + len(first[-1])
+    assert apart(together([*first] * 3)) == [record] * 3
+    return orjson.loads(record)
 
 
 @given(distinct_id=IDS, name=NAMES, properties=st.dictionaries(KEYS, VALUES, max_size=6))
@@ -147,12 +159,14 @@ def test_what_is_kept_is_bounded() -> None:
     usual = UsualEvents("token")
     for number in range(10_000):
         properties = {f"property {number}": 1}
-        data = usual.event(f"user {number}", f"event {number}", properties, moment_of(STAMP), id_of(MADE))
-        assert data is not None
-        assert orjson.loads(data) == long_way(f"user {number}", f"event {number}", properties)
-    usual.event("x" * 100_000, "e", {"a": 1}, moment_of(STAMP), id_of(MADE))
-    usual.event("u", "x" * 100_000, {"a": 1}, moment_of(STAMP), id_of(MADE))
-    assert len(pickle.dumps((usual._heads, usual._people))) < 1_000_000
+        shares = usual.event(f"user {number}", f"event {number}", properties, moment_of(STAMP), id_of(MADE))
+        assert shares is not None
+        assert orjson.loads(together(shares)) == long_way(f"user {number}", f"event {number}", properties)
+    for text in ("x" * 100_000, "\0" * 200):
+        assert usual.event(text, "e", {"a": 1}, moment_of(STAMP), id_of(MADE)) is None
+        assert usual.event("u", text, {"a": 1}, moment_of(STAMP), id_of(MADE)) is None
+    assert len(pickle.dumps(({**usual._heads}, {**usual._people}))) < 1_000_000
+    assert usual.beside < 1_000
 
 
 @pytest.mark.parametrize("count", [247, 248, 249, 254, 255])
@@ -168,7 +182,8 @@ def test_it_takes_what_is_usual() -> None:
 
 
 def test_what_it_keeps_weighs_what_it_holds() -> None:
-    data = UsualEvents("token").event("u", "e", {"a": 1}, moment_of(STAMP), id_of(MADE))
-    assert data is not None
+    shares = UsualEvents("token").event("u", "e", {"a": 1}, moment_of(STAMP), id_of(MADE))
+    assert shares is not None
+    data = together(shares)
     assert data.__sizeof__() <= len(data) + 33
     assert data.endswith(b"}}")
