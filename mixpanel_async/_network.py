@@ -1,4 +1,4 @@
-"""Connections by name, resolved in threads that nobody waits for, used sparingly. The only file that knows httpcore.
+"""Lines: connections by name, resolved in threads that nobody waits for, used sparingly. Only this file knows httpcore.
 
 asyncio resolves names in its default executor, whose threads `asyncio.run` and the interpreter wait for at the end: a
 name server that does not answer would hold the process for as long as the system's resolver tries.
@@ -11,11 +11,13 @@ import ipaddress
 import select
 import socket
 import ssl
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from concurrent.futures import Future
 from functools import partial
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from itertools import chain, zip_longest
 from typing import Any, Final
+from urllib.request import getproxies
 
 import anyio
 import httpcore
@@ -35,8 +37,9 @@ class _Stream(httpcore.AsyncNetworkStream):
     httpcore writes them one by one, which costs a call of the system, a packet and a turn of the event loop more.
     """
 
-    def __init__(self, inner: httpcore.AsyncNetworkStream) -> None:
+    def __init__(self, inner: httpcore.AsyncNetworkStream, network: Network) -> None:
         self._inner = inner
+        self._network = network
         self._held = b""
         self._socket: socket.socket | None = inner.get_extra_info("socket")
         self._descriptor = -1 if self._socket is None else self._socket.fileno()
@@ -50,7 +53,9 @@ class _Stream(httpcore.AsyncNetworkStream):
             # As httpcore has it: a server may have answered before it closed the connection.
             with contextlib.suppress(httpcore.WriteError):
                 await self._flush(timeout)
-        return await self._inner.read(max_bytes, timeout)
+        data = await self._inner.read(max_bytes, timeout)
+        self._network.has_heard = self._network.has_heard or bool(data)
+        return data
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:
         if len(self._held) + len(buffer) <= _MOST_HELD:
@@ -70,7 +75,7 @@ class _Stream(httpcore.AsyncNetworkStream):
         self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
     ) -> httpcore.AsyncNetworkStream:
         await self._flush(timeout)
-        return _Stream(await self._inner.start_tls(ssl_context, server_hostname, timeout))
+        return _Stream(await self._inner.start_tls(ssl_context, server_hostname, timeout), self._network)
 
     def get_extra_info(self, info: str) -> Any:
         if info == "is_readable" and self._watch is not None and self._socket is not None:
@@ -80,12 +85,17 @@ class _Stream(httpcore.AsyncNetworkStream):
 
 
 class Network(httpcore.AsyncNetworkBackend):
-    """Connects as httpcore does, but for where names are resolved."""
+    """Connects as httpcore does, but for where names are resolved, and remembers what happened.
 
-    def __init__(self) -> None:
+    Args:
+        lookups: names that are being resolved: one thread each, however many connections wait for it and however often
+            they give up.
+    """
+
+    def __init__(self, lookups: dict[tuple[str, int], Future[list[str]]]) -> None:
         self._inner = httpcore.AnyIOBackend()
-        # One thread a name, however many connections wait for it and however often they give up.
-        self._lookups: dict[tuple[str, int], Future[list[str]]] = {}
+        self._lookups = lookups
+        self.has_connected = self.has_heard = False
 
     async def connect_tcp(
         self,
@@ -95,6 +105,7 @@ class Network(httpcore.AsyncNetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore.AsyncNetworkStream:
+        self.has_connected = True
         connect = partial(
             self._inner.connect_tcp,
             port=port,
@@ -103,11 +114,11 @@ class Network(httpcore.AsyncNetworkBackend):
             socket_options=socket_options,
         )
         if _is_address(host):
-            return _Stream(await connect(host))
+            return _Stream(await connect(host), self)
         try:
             with anyio.fail_after(timeout):
                 addresses = await self._addresses(host, port)
-                return _Stream(await _first_to_answer(connect, addresses))
+                return _Stream(await _first_to_answer(connect, addresses), self)
         except TimeoutError:
             raise httpcore.ConnectTimeout from None
         except OSError as error:
@@ -170,13 +181,77 @@ async def _first_to_answer(connect: Any, addresses: list[str]) -> httpcore.Async
     raise errors[0] if errors else OSError("the name has no address")
 
 
-def connect_through(network: Network, client: httpx.AsyncClient) -> httpx.AsyncClient:
-    """Have a client of our own connect through this network.
+class Line:
+    """A connection that is made when it is needed and serves one request at a time, through httpx.
+
+    Args:
+        network: connects.
+        send: makes a request.
+        aclose: closes the connection.
+    """
+
+    __slots__ = ("_network", "aclose", "send")
+
+    def __init__(
+        self,
+        network: Network,
+        send: Callable[[httpx.Request], Awaitable[httpx.Response]],
+        aclose: Callable[[], Coroutine[Any, Any, None]],
+    ) -> None:
+        self._network = network
+        self.send = send
+        self.aclose = aclose
+
+    def begin(self) -> None:
+        """Forget what happened to earlier requests."""
+        self._network.has_connected = self._network.has_heard = False
+
+    @property
+    def is_stale(self) -> bool:
+        """Whether the connection that was kept from an earlier request has served this one, and brought nothing."""
+        return not (self._network.has_connected or self._network.has_heard)
+
+
+def line_maker(tls: ssl.SSLContext, *, timeout: float, keep: float) -> Callable[[], Line]:
+    """What makes lines to wherever requests go, by way of the proxies that the environment names now.
+
+    Args:
+        tls: what is trusted.
+        timeout: seconds for each phase of a request.
+        keep: seconds that a connection may lie idle.
+    """
+    limits = httpx.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=keep)
+    lookups: dict[tuple[str, int], Future[list[str]]] = {}
+
+    def direct() -> Line:
+        network = Network(lookups)
+        transport = httpx.AsyncHTTPTransport(verify=tls, limits=limits)
+        _connect_through(network, transport)
+        # Looked up for each request: a tool for tests may take its place meanwhile.
+        send = lambda request: transport.handle_async_request(request)  # noqa: E731, PLW0108
+        return Line(network, send, transport.aclose)
+
+    def by_proxy() -> Line:
+        network = Network(lookups)
+        client = httpx.AsyncClient(
+            verify=tls,
+            timeout=httpx.Timeout(timeout),
+            limits=limits,
+            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
+        )
+        for transport in (client._transport, *client._mounts.values()):
+            _connect_through(network, transport)
+        return Line(network, partial(client.send, stream=True, follow_redirects=False), client.aclose)
+
+    # Without a proxy, a client of httpx would add nothing to its transport but a third of what a request costs.
+    return by_proxy if any(map(getproxies().get, ("http", "https", "all"))) else direct
+
+
+def _connect_through(network: Network, transport: object) -> None:
+    """Have a transport of our own connect through this network.
 
     httpx has no public way to a part that httpcore lets its users choose.
     """
-    for transport in (client._transport, *client._mounts.values()):
-        pool: Any = getattr(transport, "_pool", None)
-        if hasattr(pool, "_network_backend"):
-            pool._network_backend = network
-    return client
+    pool: Any = getattr(transport, "_pool", None)
+    if hasattr(pool, "_network_backend"):
+        pool._network_backend = network

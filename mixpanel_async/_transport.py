@@ -5,8 +5,8 @@ from __future__ import annotations
 import ssl
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
-from http.cookiejar import CookieJar, DefaultCookiePolicy
-from typing import Any, Final
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
 
 import anyio
 import anyio.to_thread
@@ -14,6 +14,9 @@ import httpx
 
 from ._pool import Pool
 from ._records import NoReply, Reply, Request
+
+if TYPE_CHECKING:
+    from ._network import Line
 
 HttpClient = httpx.AsyncClient
 AsgiApp = Callable[
@@ -63,9 +66,9 @@ class _Once:
 class Transport:
     """One connection pool.
 
-    Each connection of a pool of our own is an httpx client that makes no second one. With all of them in one client,
-    requests that begin in the same turn of the event loop are given the same connection, and all but one must ask
-    again; and one that is cut off while it connects can leave the whole client unusable (encode/httpcore#1099).
+    Each line of a pool of our own makes no second connection. With all of them in one httpx client, requests that begin
+    in the same turn of the event loop are given the same connection, and all but one must ask again; and one that is
+    cut off while it connects can leave the whole client unusable (encode/httpcore#1099).
 
     Args:
         origin: scheme, host, port and path prefix, as `parse_origin` gives them.
@@ -83,10 +86,15 @@ class Transport:
         self._theirs = http_client
         self._max_connections = max_connections
         self._tls: ssl.SSLContext | None = None
-        self._pool: Pool[httpx.AsyncClient] | None = None
+        self._pool: Pool[Line] | None = None
         self._building: anyio.Lock | None = None
         # To parse one costs more than to send a small body.
         self._urls: dict[str, httpx.URL] = {}
+        self._own_headers = {
+            "Host": httpx.URL(origin).netloc.decode(),
+            # Unless the request asks for it, no compressed answer: those to a POST are small.
+            "Accept-Encoding": "identity",
+        }
         self._is_closed = False
 
     async def open(self) -> None:
@@ -103,28 +111,15 @@ class Transport:
                 pool.add(first)
                 self._pool = pool
 
-    def _make_pool(self) -> tuple[Pool[httpx.AsyncClient], httpx.AsyncClient]:
+    def _make_pool(self) -> tuple[Pool[Line], Line]:
         # It brings all of httpcore, and with it trio, which nobody shall wait for who only imports this.
-        from ._network import Network, connect_through  # noqa: PLC0415
+        from ._network import line_maker  # noqa: PLC0415
 
         if self._tls is None:
             # Without TLS no trust store is needed; a context that trusts nobody keeps that honest.
             plain = self._origin.startswith("http://")
             self._tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT) if plain else httpx.create_ssl_context()
-        # What looks for cookies in the first answer has patterns to compile, which would hold the event loop.
-        httpx.Cookies().extract_cookies(httpx.Response(200, request=httpx.Request("POST", self._origin)))
-        tls, network = self._tls, Network()
-
-        def make() -> httpx.AsyncClient:
-            client = httpx.AsyncClient(
-                verify=tls,
-                timeout=httpx.Timeout(self._timeout * _PHASE_SHARE),
-                limits=httpx.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=_KEEP_ALIVE),
-                follow_redirects=False,
-                cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
-            )
-            return connect_through(network, client)
-
+        make = line_maker(self._tls, timeout=self._timeout * _PHASE_SHARE, keep=_KEEP_ALIVE)
         return Pool(make, most=self._max_connections, keep=_KEEP_ALIVE, clock=anyio.current_time), make()
 
     def forget(self) -> object:
@@ -151,7 +146,7 @@ class Transport:
         if self._theirs is not None:
             if self._theirs.is_closed:
                 return _CLOSED
-            return await self._attempt(self._theirs, request, limit)
+            return await self._by_theirs(self._theirs, request, limit)
         deadline = anyio.current_time() + limit
         try:
             if self._pool is None:
@@ -164,58 +159,81 @@ class Transport:
                     if self._is_closed
                     else NoReply(sent=False, message="no connection pool could be made in time")
                 )
-            client = pool.borrow()
-            if client is None:
+            line = pool.borrow()
+            if line is None:
                 with anyio.CancelScope(deadline=deadline):
-                    client = await pool.next_free()
+                    line = await pool.next_free()
         except Exception as error:  # noqa: BLE001  a proxy or trust store of the environment may be unusable
             return NoReply(sent=False, message=f"no connection pool could be made ({type(error).__name__})")
-        if client is None:
+        if line is None:
             return (
                 _CLOSED
                 if pool.is_closed
                 else NoReply(sent=False, message=f"no connection to {self._host} was free within {limit:g} s")
             )
-        return await self._send_on(pool, client, request, max(0.001, deadline - anyio.current_time()))
+        return await self._send_on(pool, line, request, max(0.001, deadline - anyio.current_time()))
 
-    async def _send_on(
-        self, pool: Pool[httpx.AsyncClient], client: httpx.AsyncClient, request: Request, limit: float
-    ) -> Reply | NoReply:
+    async def _by_theirs(self, client: httpx.AsyncClient, request: Request, limit: float) -> Reply | NoReply:
+        connected = _Connected()
+
+        def build(**parts: Any) -> httpx.Request:
+            parts["extensions"]["trace"] = connected.note
+            headers = {"Accept-Encoding": "identity", **request.headers}
+            outgoing = client.build_request(headers=headers, content=request.body, **parts)
+            if request.body:
+                outgoing.stream = _Body(request.body)
+            return outgoing
+
+        send = partial(client.send, stream=True, follow_redirects=False)
+        return await self._attempt(build, send, request, limit, lambda: connected.is_stale)
+
+    async def _send_on(self, pool: Pool[Line], line: Line, request: Request, limit: float) -> Reply | NoReply:
+        def build(**parts: Any) -> httpx.Request:
+            headers = {**self._own_headers, **request.headers}
+            if request.body:
+                headers["Content-Length"] = str(len(request.body))
+            return httpx.Request(headers=headers, stream=_Body(request.body), **parts)
+
+        line.begin()
         try:
-            reply = await self._attempt(client, request, limit)
+            reply = await self._attempt(build, line.send, request, limit, lambda: line.is_stale)
         except BaseException as error:
-            pool.discard(client)
+            pool.discard(line)
             # A task that is thrown away must not wait any more.
             if not isinstance(error, GeneratorExit):
-                await _close([client])
+                await _close([line])
             raise
         if isinstance(reply, Reply):
-            left_over = pool.give_back(client)
+            left_over = pool.give_back(line)
         else:
             # It may be in the middle of something, or of the bug above.
-            pool.discard(client)
-            left_over = [client]
+            pool.discard(line)
+            left_over = [line]
         if left_over:
             await _close(left_over)
         return reply
 
-    async def _attempt(self, client: httpx.AsyncClient, request: Request, limit: float) -> Reply | NoReply:
-        connected = _Connected()
+    async def _attempt(
+        self,
+        build: Callable[..., httpx.Request],
+        send: Callable[[httpx.Request], Awaitable[httpx.Response]],
+        request: Request,
+        limit: float,
+        is_stale: Callable[[], bool],
+    ) -> Reply | NoReply:
         most = MAX_REPLY_BYTES if request.max_reply_bytes is None else request.max_reply_bytes
         body = bytearray()
         try:
             with anyio.move_on_after(limit) as scope:
-                return await self._exchange(
-                    client, self._outgoing(client, request, limit, connected), most, body, scope
-                )
+                return await _exchange(send, self._outgoing(build, request, limit), most, body, scope)
         except _NOT_SENT as error:
             return NoReply(sent=False, message=f"no connection to {self._host} ({_words(error)})")
         except httpx.ProtocolError:
             # Its text repeats what the server sent, which may repeat what it was sent.
             words = "the connection ended early, or what came back was not HTTP"
-            return NoReply(sent=True, message=words, stale=connected.is_stale)
+            return NoReply(sent=True, message=words, stale=is_stale())
         except httpx.NetworkError as error:
-            return NoReply(sent=True, message=_words(error), stale=connected.is_stale)
+            return NoReply(sent=True, message=_words(error), stale=is_stale())
         except (httpx.HTTPError, httpx.StreamError) as error:
             return NoReply(sent=True, message=_words(error))
         except Exception as error:  # noqa: BLE001  a transport of the user's may raise anything
@@ -226,52 +244,18 @@ class Transport:
             else NoReply(sent=True, message=f"no complete answer within {limit:g} s")
         )
 
-    def _outgoing(
-        self, client: httpx.AsyncClient, request: Request, limit: float, connected: _Connected
-    ) -> httpx.Request:
+    def _outgoing(self, build: Callable[..., httpx.Request], request: Request, limit: float) -> httpx.Request:
         url = None if request.query else self._urls.get(request.path)
         if url is None:
             url = httpx.URL(self._origin + request.path + ("?" + request.query if request.query else ""))
             if not request.query and len(self._urls) < _MAX_URLS:
                 self._urls[request.path] = url
         phase = limit * _PHASE_SHARE
-        outgoing = client.build_request(
-            request.method,
-            url,
-            # Unless the request asks for it, no compressed answer: those to a POST are small.
-            headers={"Accept-Encoding": "identity", **request.headers},
-            content=request.body,
-            extensions={
-                "timeout": {"connect": phase, "read": phase, "write": phase, "pool": phase},
-                "trace": connected.note,
-            },
-        )
-        if request.body:
-            outgoing.stream = _Body(request.body)
+        timeouts = {"connect": phase, "read": phase, "write": phase, "pool": phase}
+        outgoing = build(method=request.method, url=url, extensions={"timeout": timeouts})
         if request.query:
             outgoing.url = _Discreet(outgoing.url)
         return outgoing
-
-    async def _exchange(
-        self, client: httpx.AsyncClient, outgoing: httpx.Request, most: int, body: bytearray, scope: anyio.CancelScope
-    ) -> Reply | NoReply:
-        response = await client.send(outgoing, stream=True, follow_redirects=False)
-        try:
-            if response.is_stream_consumed:
-                # A transport of the user's, such as a mock, may hand over a response that is complete.
-                return _reply(_headers(response), response.content, response.status_code, most)
-            async for chunk in response.aiter_raw():
-                body += chunk
-                if len(body) > most:
-                    # Cancelled and not left: only so do the generators beneath it come to their end in time.
-                    scope.cancel()
-            headers = _headers(response)
-            whole = _decoded(bytes(body), headers.get(b"content-encoding", ""), most)
-            return _reply(headers, whole, response.status_code, most)
-        finally:
-            if not response.is_closed:
-                with anyio.move_on_after(_CLOSE_TIMEOUT, shield=True):
-                    await response.aclose()
 
     async def aclose(self) -> None:
         """Close the pool, if it is ours, for good."""
@@ -279,6 +263,32 @@ class Transport:
         pool, self._pool = self._pool, None
         if pool is not None:
             await _close(pool.close())
+
+
+async def _exchange(
+    send: Callable[[httpx.Request], Awaitable[httpx.Response]],
+    outgoing: httpx.Request,
+    most: int,
+    body: bytearray,
+    scope: anyio.CancelScope,
+) -> Reply | NoReply:
+    response = await send(outgoing)
+    try:
+        if response.is_stream_consumed:
+            # A transport of the user's, such as a mock, may hand over a response that is complete.
+            return _reply(_headers(response), response.content, response.status_code, most)
+        async for chunk in response.aiter_raw():
+            body += chunk
+            if len(body) > most:
+                # Cancelled and not left: only so do the generators beneath it come to their end in time.
+                scope.cancel()
+        headers = _headers(response)
+        whole = _decoded(bytes(body), headers.get(b"content-encoding", ""), most)
+        return _reply(headers, whole, response.status_code, most)
+    finally:
+        if not response.is_closed:
+            with anyio.move_on_after(_CLOSE_TIMEOUT, shield=True):
+                await response.aclose()
 
 
 class _Connected:
@@ -301,15 +311,15 @@ class _Connected:
         return self._is_sending and not self._is_new and not self._is_answered
 
 
-async def _close(clients: list[httpx.AsyncClient]) -> None:
+async def _close(lines: list[Line]) -> None:
     """Close them, all at once and within a bound that no cancellation shortens."""
     with anyio.move_on_after(_CLOSE_TIMEOUT, shield=True):
-        if len(clients) == 1:
-            await clients[0].aclose()
+        if len(lines) == 1:
+            await lines[0].aclose()
             return
         async with anyio.create_task_group() as tasks:
-            for client in clients:
-                tasks.start_soon(client.aclose)
+            for line in lines:
+                tasks.start_soon(line.aclose)
 
 
 class _Discreet(httpx.URL):
