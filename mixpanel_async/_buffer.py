@@ -124,13 +124,13 @@ class Buffer(Backlog):
         return Batch(lane, items, now, new_packer=self._new_packer if lane.kind in _PACKED else None)
 
     def extend(self, lane: Lane, records: bytes, count: int, now: float) -> Offer:
-        """Take usual events, `count` of them that were put `together`, behind those in the open batch of their lane.
+        """Take usual events, `count` of them that are `together`, behind those in the open batch of their lane.
 
         Returns:
             As `offer` does, for all of them together; `FULL` also if no open batch has room for their bytes.
         """
         first, most = lane.open, self._policy.max_events
-        size = len(records) - (count - 1)
+        size = len(records) - count
         if first is None or not self.has_room(first, count, size):
             return Offer.FULL
         self.accepted += count
@@ -145,7 +145,7 @@ class Buffer(Backlog):
         while items:
             batch = lane.open = lane.open or self._new_batch(lane, [], now)
             part = items[: most - len(batch.items)]
-            batch.pack(b",".join(part), len(part))
+            batch.pack(b",".join((b"", *part)), len(part))
             items = items[len(part) :]
             if len(batch.items) >= most:
                 lane.close_open()

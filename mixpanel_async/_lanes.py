@@ -111,7 +111,7 @@ class Batch:
         return self.size - 1 - len(self.items)
 
     def pack(self, records: bytes, count: int) -> None:
-        """Add usual events, so many of them that were put `together`."""
+        """Add usual events, so many of them that are `together`."""
         self.size += self.items.pack(records, count)
 
     def part(self, positions: Collection[int]) -> Batch:

@@ -55,7 +55,7 @@ class Parcel(Sequence[bytes]):
         self._out: list[bytes] = []
         self._packed = 0
         self._pieces = list(items)
-        # Of each piece: what cuts it into its records, or None if it is one.
+        # Of each piece: what cuts it into its records, each with a comma before it; None if it is a record.
         self._cuts: list[Callable[[bytes], Iterable[bytes]] | None] = [None] * len(self._pieces)
         self._count = len(self._pieces)
         # How many pieces are as they stay, and the size of those behind them, which came one by one.
@@ -72,17 +72,17 @@ class Parcel(Sequence[bytes]):
             at = self._joined
             items = self._pieces[at:]
             del self._pieces[at:], self._cuts[at:]
-            self._add(b",".join(items), partial(_cut, array("L", map(len, items))))
+            self._add(b",".join((b"", *items)), partial(_cut, array("L", map(len, items))))
 
     def pack(self, records: bytes, count: int) -> int:
-        """Add so many usual events that were put `together`.
+        """Add so many usual events that are `together`.
 
         Returns:
             By how many bytes a body grows, commas included.
         """
         self._count += count
         self._add(records, apart)
-        return len(records) + 1
+        return len(records)
 
     def _add(self, piece: bytes, cut: Callable[[bytes], Iterable[bytes]]) -> None:
         self._pieces.append(piece)
@@ -95,14 +95,20 @@ class Parcel(Sequence[bytes]):
 
     def _feed(self, packer: Packer) -> None:
         for at in range(self._packed, len(self._pieces)):
-            self._out.append(packer.compress(b"," if at else b"["))
-            self._out.append(packer.compress(self._pieces[at]))
+            if at == 0:
+                self._out.append(packer.compress(b"[" + self._with_comma(at)[1:]))
+            else:
+                self._out.append(packer.compress(self._with_comma(at)))
         self._packed = len(self._pieces)
+
+    def _with_comma(self, at: int) -> bytes:
+        # To feed a comma by itself would cost as much as a thousand bytes.
+        return self._pieces[at] if self._cuts[at] else b"," + self._pieces[at]
 
     @property
     def size(self) -> int:
         """Bytes of the body of a request."""
-        return sum(map(len, self._pieces)) + len(self._pieces) + 1
+        return sum(map(len, self._pieces)) + self._cuts.count(None) + 1
 
     @property
     def is_packed(self) -> bool:
@@ -127,7 +133,7 @@ class Parcel(Sequence[bytes]):
 
     def body(self) -> bytes:
         """The body of a request: all of them, with a comma between two, in brackets."""
-        return b"[%b]" % b",".join(self._pieces)
+        return b"[%b]" % b"".join(map(self._with_comma, range(len(self._pieces))))[1:]
 
     def pop_first(self) -> bytes:
         """Take the first record out."""
@@ -163,8 +169,8 @@ class Parcel(Sequence[bytes]):
 
 
 def _cut(sizes: Iterable[int], piece: bytes) -> Iterator[bytes]:
-    """Records of these sizes, with a comma between two."""
-    at = 0
+    """Records of these sizes, with a comma before each."""
+    at = 1
     for size in sizes:
         yield piece[at : at + size]
         at += size + 1

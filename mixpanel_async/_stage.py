@@ -122,17 +122,18 @@ class Stage:
 
     def records(self) -> list[bytes]:
         """What lies there."""
-        return apart(together(self.shares)) if self.shares else []
+        return apart(together(self.shares[:])) if self.shares else []
 
     def take(self) -> tuple[bytes, int]:
         """Take everything off the stage. Whatever is laid down meanwhile stays.
 
         Returns:
-            The records, joined, and how many they are.
+            The records, `together`, and how many they are.
         """
         shares = self.shares[:]
-        del self.shares[: len(shares)]
-        return (together(shares), len(shares) // SHARES) if shares else (b"", 0)
+        count = len(shares)
+        del self.shares[:count]
+        return (together(shares), count // SHARES) if shares else (b"", 0)
 
 
 def _nowhere() -> bool:

@@ -11,7 +11,7 @@ from ._errors import MixpanelException, ValidationError, bare
 from ._lanes import Lane
 from ._records import Kind, Record
 from ._wire.build import Discarded
-from ._wire.usual import together
+from ._wire.usual import single
 
 
 class Tracking(Core):
@@ -65,23 +65,29 @@ class Tracking(Core):
         ):
             # The same as below, with as few calls as can be: most events go this way. What is called has a name of its
             # own, as an attribute that is called at once is looked for among the methods first.
-            wall, usual_event = self._wall, self._usual_event
-            now = wall()
-            made_id = next(stage.ids, b"") if stage.since <= now < stage.until else b""
-            if not made_id:
-                made_id = stage.begin_moment(now, self._runtime.new_id())
-            shares = usual_event(distinct_id, event_name, properties, stage.moment, made_id)
-            if shares is not None:
-                size = self._usual.beside + len(shares[4])
+            usual, rest_of, wall = self._usual, self._rest_of, self._wall
+            try:
+                rest = rest_of(properties)
+                head, person = usual.heads[event_name], usual.people[distinct_id]
+            except Exception:  # noqa: BLE001  what it was is told below
+                rest = None
+            if rest is not None:
+                now = wall()
+                made_id = next(stage.ids, b"") if stage.since <= now < stage.until else b""
+                if not made_id:
+                    made_id = stage.begin_moment(now, self._runtime.new_id())
+                size = usual.beside + len(rest)
                 if size <= stage.room:
                     stage.room -= size
-                    stage.shares.extend(shares)
+                    shares = stage.shares
+                    shares += head, person, stage.moment, made_id, rest
                     return
-                record = Record(together(shares))
-                # What reports errors may show the locals of this frame, and these name the token.
-                del shares
+                record = Record(single(head, person, stage.moment, made_id, rest))
+                head = b""
                 await self._admit(self._events, record)
                 return
+            # What reports errors may show the locals of this frame, and this one names the token.
+            head = b""
         item = self._event(
             distinct_id, event_name, properties, meta, user_id, device_id, ip, time, insert_id, self._events
         )

@@ -18,7 +18,7 @@ from .._config import VERSION
 from .._errors import ConfigurationError, ValidationError
 from .._records import DropReason, OnceOnly, Record
 from .times import event_time
-from .usual import MAX_RECORD_BYTES, MP_LIB, UsualEvents, id_of, moment_of, together
+from .usual import MAX_RECORD_BYTES, MP_LIB, UsualEvents, id_of, moment_of
 from .values import (
     EVENT_LIMITS,
     PROFILE_LIMITS,
@@ -212,8 +212,8 @@ class Builder:
             if "$insert_id" in properties or type(insert_id) is not str:
                 return None
             check_insert_id(insert_id, "properties.$insert_id")
-        shares = self.usual.event(distinct_id, event_name, properties, moment_of(stamp), id_of(made_id))
-        return None if shares is None else Record(together(shares))
+        data = self.usual.event(distinct_id, event_name, properties, moment_of(stamp), id_of(made_id))
+        return None if data is None else Record(data)
 
     def _seal_event(self, message: Message, *, now: float, recent: bool, stamps_are_ours: bool) -> bytes:
         """Check an event, make its values fit for JSON in place, and encode it."""

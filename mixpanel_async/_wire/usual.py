@@ -6,7 +6,7 @@ to join those of a hundred records at once costs less than to join each.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, Final
 
 import orjson
@@ -29,6 +29,8 @@ _are_usual: Final = frozenset(
     {"token", "distinct_id", "time", "$insert_id", "mp_lib", "$lib_version", "$user_id", "$device_id"}
 ).isdisjoint
 _MOST_PROPERTIES: Final = 254 - 6
+# Bytes that more properties than that take, `"":0,` each.
+_LEAST_OF_MANY: Final = 5 * _MOST_PROPERTIES
 _MOST_ITEMS: Final = 254
 _is_flat: Final = frozenset({str, int, bool, float, type(None)}).issuperset
 _LONGEST: Final = 255
@@ -37,9 +39,8 @@ _BETWEEN: Final = b"},"
 # What JSON has nowhere.
 _MARK: Final = b"\n"
 
-Shares = tuple[bytes, bytes, bytes, bytes, bytes]
-"""What makes a record: the end of the one before it and its own beginning, who, when, its id, and its properties."""
 SHARES: Final = 5
+"""How many make a record: the end of the one before it and its own beginning, who, when, its id, and its properties."""
 
 
 class UsualEvents:
@@ -49,24 +50,24 @@ class UsualEvents:
         token: the project's token.
     """
 
-    __slots__ = ("_heads", "_people", "_token", "beside")
+    __slots__ = ("_token", "beside", "heads", "people")
 
     def __init__(self, token: str) -> None:
         self._token = token
         self.beside = len(moment_of(10**13) + id_of("0" * 32) + _END)
         """No record that was stamped on the stage has more bytes than this beside those of its properties."""
-        self._heads = _Kept(self._head, most=1_000, most_bytes=512, grow=self._grow)
-        self._people = _Kept(_person, most=4_000, most_bytes=128, grow=self._grow)
+        self.heads = _Kept(self._head, most=1_000, most_bytes=512, grow=self._grow)
+        """The first share of a record of this name; a `KeyError` if the name needs a closer look."""
+        self.people = _Kept(_person, most=4_000, most_bytes=128, grow=self._grow)
+        """The second one, of this id; likewise."""
 
     def _grow(self, more: int) -> None:
         self.beside += more
 
-    def event(  # noqa: C901  in one piece, as this runs for every event
+    def event(
         self, distinct_id: object, event_name: object, properties: dict[str, Any], moment: bytes, made_id: bytes
-    ) -> Shares | None:
-        """The shares of what `Builder.event` makes of the same, or None.
-
-        A list or a mapping is taken if it holds no other. Of a number that is not finite the encoder makes `null`.
+    ) -> bytes | None:
+        """What `Builder.event` makes of the same, or None.
 
         Args:
             distinct_id: who did it.
@@ -75,18 +76,38 @@ class UsualEvents:
             moment: when, as `moment_of` puts it.
             made_id: the rest of its `$insert_id`, as `id_of` puts it.
         """
+        rest = self.rest_of(properties)
+        if rest is None:
+            return None
         try:
-            head, person = self._heads[event_name], self._people[distinct_id]
+            return single(self.heads[event_name], self.people[distinct_id], moment, made_id, rest)
+        except Exception:  # noqa: BLE001  the long way finds the words for it
+            return None
+
+    def rest_of(  # noqa: C901  in one piece, as this runs for every event
+        self,
+        properties: dict[str, Any],
+        # What is built in costs more to find than what is passed.
+        text: type = str,
+        whole: type = int,
+        truth: type = bool,
+        number: type = float,
+    ) -> bytes | None:
+        """The last share of an event with these properties, or None.
+
+        A list or a mapping is taken if it holds no other. Of a number that is not finite the encoder makes `null`.
+        """
+        try:
             if not (properties and _are_usual(properties)):
                 return None
             is_plain_throughout = True
             for value in properties.values():
                 kind = type(value)
-                if kind is str or kind is int or kind is bool or (kind is float and value - value == 0.0):
+                if kind is text or kind is whole or kind is truth or (kind is number and value - value == 0.0):
                     continue
                 if kind is list and len(value) <= _MOST_ITEMS:
                     for item in value:
-                        if type(item) is not str:
+                        if type(item) is not text:
                             is_plain_throughout = False
                             break
                 elif value is not None:
@@ -94,11 +115,11 @@ class UsualEvents:
             if not (is_plain_throughout or all(map(_is_shallow, properties.values()))):
                 return None
             data = dumps(properties, None, _AS_IT_STANDS)
-            if len(properties) > _MOST_PROPERTIES or len(data) > _MOST_BYTES:
+            if len(data) > _LEAST_OF_MANY and (len(properties) > _MOST_PROPERTIES or len(data) > _MOST_BYTES):
                 return None
             if not is_plain_throughout and b"null" in data:
                 return None
-            return head, person, moment, made_id, data[1:]
+            return data[1:]
         except Exception:  # noqa: BLE001  the long way finds the words for it
             return None
 
@@ -151,20 +172,25 @@ class _Kept(dict[object, bytes]):
         return share
 
 
-def together(shares: Iterable[bytes]) -> bytes:
-    """Records with a comma between two, made of their shares."""
-    all_shares = [*shares, _END]
-    all_shares[0] = all_shares[0][len(_BETWEEN) :]
-    return b"".join(all_shares)
+def single(*shares: bytes) -> bytes:
+    """The record that these are the shares of."""
+    return together([*shares])[1:]
+
+
+def together(shares: list[bytes]) -> bytes:
+    """Records with a comma before each, made of their shares, whose list is used up."""
+    shares[0] = shares[0][len(_END) :]
+    shares.append(_END)
+    return b"".join(shares)
 
 
 def apart(records: bytes) -> list[bytes]:
-    """The records that `together` has joined.
+    """The records that are `together`.
 
     No list of a usual event holds a mapping, and quotes within text are escaped: what stands between two records stands
     in none of them.
     """
-    return records.replace(b'},{"', b'}%b{"' % _MARK).split(_MARK)
+    return records[1:].replace(b'},{"', b'}%b{"' % _MARK).split(_MARK)
 
 
 def moment_of(stamp: int) -> bytes:

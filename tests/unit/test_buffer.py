@@ -1411,7 +1411,7 @@ def test_records_that_come_together_are_taken_as_if_they_had_come_one_by_one(
         offer_all(each, into, [b"first"] * min(before, most - 1))
     items = [usual(size) for size in sizes]
     opened, held = lane.open, together.pending
-    verdict = together.extend(lane, b",".join(items), len(items), 0.0)
+    verdict = together.extend(lane, b",".join((b"", *items)), len(items), 0.0)
     if verdict is Offer.FULL:
         assert (together.accepted, together.pending, lane.open) == (held, held, opened)
         return
@@ -1436,4 +1436,4 @@ def test_what_may_lie_on_the_stage_never_needs_a_second_look() -> None:
         assert lane.open is not None
         room = buffer.spare_bytes(lane.open, least)
         items = [usual(least - len(usual(0)))] * (room // least)
-        assert not items or buffer.extend(lane, b",".join(items), len(items), 0.0) is not Offer.FULL
+        assert not items or buffer.extend(lane, b",".join((b"", *items)), len(items), 0.0) is not Offer.FULL

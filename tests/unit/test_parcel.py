@@ -51,7 +51,7 @@ def test_it_is_the_sequence_of_its_records(new_packer: Callable[[], object] | No
         elif isinstance(step, list):
             before = parcel.size
             events = [b'{"event":"%b"}' % (b"x" * size) for size in step]
-            grown = parcel.pack(b",".join(events), len(events))
+            grown = parcel.pack(b",".join((b"", *events)), len(events))
             assert parcel.size == before + grown
             expected.extend(events)
         elif step == "first" and expected:
@@ -97,7 +97,7 @@ def test_only_a_batch_that_is_open_keeps_what_compresses_it() -> None:
     for _ in range(50):
         assert buffer.offer(lane, b"0", 0.0) is not Offer.FULL
         if lane.open is not None:
-            assert buffer.extend(lane, b",".join([b'{"event":1}'] * 12), 12, 0.0) is not Offer.FULL
+            assert buffer.extend(lane, b',{"event":1}' * 12, 12, 0.0) is not Offer.FULL
         assert len(alive) <= 1
     while isinstance(batch := buffer.poll(0.0), Batch):
         assert zlib.decompress(batch.items.compressed(zlib_packer), 47) == batch.items.body()
