@@ -28,7 +28,7 @@ from ._threads import begin, ended
 # RFC 8305, section 5: how long one address has for itself before the next is tried as well.
 _HEAD_START: Final = 0.25
 # A larger body goes by itself: to join it to its head would cost more than it saves.
-_MOST_HELD: Final = 64 * 1024
+_MOST_HELD: Final = 256 * 1024
 
 
 class _Stream(httpcore.AsyncNetworkStream):

@@ -52,42 +52,59 @@ class Tracking(Core):
         stage = self._stage
         is_running = stage.is_running
         if (
-            type(properties) is dict
-            and meta is None
-            and user_id is None
-            and device_id is None
-            and ip is None
-            and time is None
-            and insert_id is None
-            and get_ident() == stage.thread
-            and stage.mark[0]
-            and is_running()
+            meta is not None
+            or user_id is not None
+            or device_id is not None
+            or ip is not None
+            or time is not None
+            or insert_id is not None
+            or type(properties) is not dict
+            or get_ident() != stage.thread
+            or not stage.mark[0]
+            or not is_running()
         ):
-            # The same as below, with as few calls as can be: most events go this way. What is called has a name of its
-            # own, as an attribute that is called at once is looked for among the methods first.
-            usual, rest_of, wall = self._usual, self._rest_of, self._wall
-            try:
-                rest = rest_of(properties)
-                head, person = usual.heads[event_name], usual.people[distinct_id]
-            except Exception:  # noqa: BLE001  what it was is told below
-                rest = None
-            if rest is not None:
-                now = wall()
-                made_id = next(stage.ids, b"") if stage.since <= now < stage.until else b""
-                if not made_id:
-                    made_id = stage.begin_moment(now, self._runtime.new_id())
-                size = usual.beside + len(rest)
-                if size <= stage.room:
-                    stage.room -= size
-                    shares = stage.shares
-                    shares += head, person, stage.moment, made_id, rest
-                    return
-                record = Record(single(head, person, stage.moment, made_id, rest))
-                head = b""
-                await self._admit(self._events, record)
+            await self._track(distinct_id, event_name, properties, meta, user_id, device_id, ip, time, insert_id)
+            return
+        # What `_track` does, with as little as can be: most events go this way. What is called has a name of its own,
+        # as an attribute that is called at once is looked for among the methods first.
+        usual, rest_of, wall = self._usual, self._rest_of, self._wall
+        try:
+            rest = rest_of(properties)
+            head, person = usual.heads[event_name], usual.people[distinct_id]
+        except Exception:  # noqa: BLE001  what it was is told below
+            rest = None
+        if rest is not None:
+            now = wall()
+            made_id = next(stage.ids, b"") if stage.since <= now < stage.until else b""
+            if not made_id:
+                made_id = stage.begin_moment(now, self._runtime.new_id())
+            size = usual.beside + len(rest)
+            if size <= stage.room:
+                stage.room -= size
+                shares = stage.shares
+                shares += head, person, stage.moment, made_id, rest
                 return
+            record = Record(single(head, person, stage.moment, made_id, rest))
             # What reports errors may show the locals of this frame, and this one names the token.
             head = b""
+            await self._admit(self._events, record)
+            return
+        head = b""
+        await self._track(distinct_id, event_name, properties, meta, user_id, device_id, ip, time, insert_id)
+
+    async def _track(
+        self,
+        distinct_id: str | None,
+        event_name: str,
+        properties: Properties | None,
+        meta: Meta,
+        user_id: str | None,
+        device_id: str | None,
+        ip: str | None,
+        time: object,
+        insert_id: str | None,
+    ) -> None:
+        """`track`, whatever the event."""
         item = self._event(
             distinct_id, event_name, properties, meta, user_id, device_id, ip, time, insert_id, self._events
         )

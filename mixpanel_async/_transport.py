@@ -30,8 +30,8 @@ AsgiApp = Callable[
 
 MAX_REPLY_BYTES: Final = 1024 * 1024
 _CLOSE_TIMEOUT: Final = 1.0
-# httpx gives up on a phase a little before the attempt as a whole is cut off: its own time-outs leave the pool whole,
-# a cancellation while it connects may not (encode/httpcore#1099).
+# httpx gives up on a phase a little before the attempt as a whole is cut off: its own time-outs leave a pool of the
+# user's whole, a cancellation while it connects may not (encode/httpcore#1099).
 _PHASE_SHARE: Final = 0.95
 # Seconds that a connection may lie idle: httpx's own default.
 _KEEP_ALIVE: Final = 5.0
@@ -166,20 +166,18 @@ class Transport:
         except Exception as error:  # noqa: BLE001  a proxy or trust store of the environment may be unusable
             return NoReply(sent=False, message=f"no connection pool could be made ({type(error).__name__})")
         if line is None:
-            return (
-                _CLOSED
-                if pool.is_closed
-                else NoReply(sent=False, message=f"no connection to {self._host} was free within {limit:g} s")
-            )
+            words = f"no connection to {self._host} was free within {limit:g} s"
+            return _CLOSED if pool.is_closed else NoReply(sent=False, message=words)
         return await self._send_on(pool, line, request, max(0.001, deadline - anyio.current_time()))
 
     async def _by_theirs(self, client: httpx.AsyncClient, request: Request, limit: float) -> Reply | NoReply:
         connected = _Connected()
 
         def build(**parts: Any) -> httpx.Request:
-            parts["extensions"]["trace"] = connected.note
             headers = {"Accept-Encoding": "identity", **request.headers}
-            outgoing = client.build_request(headers=headers, content=request.body, **parts)
+            timeouts = dict.fromkeys(("connect", "read", "write", "pool"), limit * _PHASE_SHARE)
+            extensions = {"timeout": timeouts, "trace": connected.note}
+            outgoing = client.build_request(headers=headers, content=request.body, extensions=extensions, **parts)
             if request.body:
                 outgoing.stream = _Body(request.body)
             return outgoing
@@ -192,7 +190,9 @@ class Transport:
             headers = {**self._own_headers, **request.headers}
             if request.body:
                 headers["Content-Length"] = str(len(request.body))
-            return httpx.Request(headers=headers, stream=_Body(request.body), **parts)
+            # All else is cut off with the attempt, and the line with it; but this says that nothing was sent.
+            extensions = {"timeout": {"connect": limit * _PHASE_SHARE}}
+            return httpx.Request(headers=headers, stream=_Body(request.body), extensions=extensions, **parts)
 
         line.begin()
         try:
@@ -225,7 +225,7 @@ class Transport:
         body = bytearray()
         try:
             with anyio.move_on_after(limit) as scope:
-                return await _exchange(send, self._outgoing(build, request, limit), most, body, scope)
+                return await _exchange(send, self._outgoing(build, request), most, body, scope)
         except _NOT_SENT as error:
             return NoReply(sent=False, message=f"no connection to {self._host} ({_words(error)})")
         except httpx.ProtocolError:
@@ -244,15 +244,13 @@ class Transport:
             else NoReply(sent=True, message=f"no complete answer within {limit:g} s")
         )
 
-    def _outgoing(self, build: Callable[..., httpx.Request], request: Request, limit: float) -> httpx.Request:
+    def _outgoing(self, build: Callable[..., httpx.Request], request: Request) -> httpx.Request:
         url = None if request.query else self._urls.get(request.path)
         if url is None:
             url = httpx.URL(self._origin + request.path + ("?" + request.query if request.query else ""))
             if not request.query and len(self._urls) < _MAX_URLS:
                 self._urls[request.path] = url
-        phase = limit * _PHASE_SHARE
-        timeouts = {"connect": phase, "read": phase, "write": phase, "pool": phase}
-        outgoing = build(method=request.method, url=url, extensions={"timeout": timeouts})
+        outgoing = build(method=request.method, url=url)
         if request.query:
             outgoing.url = _Discreet(outgoing.url)
         return outgoing

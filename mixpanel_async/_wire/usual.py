@@ -84,7 +84,7 @@ class UsualEvents:
         except Exception:  # noqa: BLE001  the long way finds the words for it
             return None
 
-    def rest_of(  # noqa: C901  in one piece, as this runs for every event
+    def rest_of(
         self,
         properties: dict[str, Any],
         # What is built in costs more to find than what is passed.
@@ -100,7 +100,6 @@ class UsualEvents:
         try:
             if not (properties and _are_usual(properties)):
                 return None
-            is_plain_throughout = True
             for value in properties.values():
                 kind = type(value)
                 if kind is text or kind is whole or kind is truth or (kind is number and value - value == 0.0):
@@ -108,16 +107,11 @@ class UsualEvents:
                 if kind is list and len(value) <= _MOST_ITEMS:
                     for item in value:
                         if type(item) is not text:
-                            is_plain_throughout = False
-                            break
+                            return _rest_of_shallow(properties)
                 elif value is not None:
-                    is_plain_throughout = False
-            if not (is_plain_throughout or all(map(_is_shallow, properties.values()))):
-                return None
+                    return _rest_of_shallow(properties)
             data = dumps(properties, None, _AS_IT_STANDS)
-            if len(data) > _LEAST_OF_MANY and (len(properties) > _MOST_PROPERTIES or len(data) > _MOST_BYTES):
-                return None
-            if not is_plain_throughout and b"null" in data:
+            if len(data) > _LEAST_OF_MANY and _is_large(properties, data):
                 return None
             return data[1:]
         except Exception:  # noqa: BLE001  the long way finds the words for it
@@ -191,6 +185,18 @@ def apart(records: bytes) -> list[bytes]:
     in none of them.
     """
     return records[1:].replace(b'},{"', b'}%b{"' % _MARK).split(_MARK)
+
+
+def _is_large(properties: dict[str, Any], data: bytes) -> bool:
+    return len(properties) > _MOST_PROPERTIES or len(data) > _MOST_BYTES
+
+
+def _rest_of_shallow(properties: dict[str, Any]) -> bytes | None:
+    """The same for properties among which are lists of numbers, or mappings."""
+    if not all(map(_is_shallow, properties.values())):
+        return None
+    data = dumps(properties, None, _AS_IT_STANDS)
+    return None if _is_large(properties, data) or b"null" in data else data[1:]
 
 
 def moment_of(stamp: int) -> bytes:
