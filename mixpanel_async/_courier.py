@@ -8,7 +8,6 @@ from functools import partial
 from typing import Final
 
 import anyio
-import anyio.to_thread
 
 from ._config import RetryPolicy
 from ._host import Host
@@ -29,6 +28,7 @@ from ._records import (
 )
 from ._retry import PROBE_AFTER, RetryBudget, backoff
 from ._runtime import Runtime
+from ._threads import worked
 from ._transport import Transport
 from ._wire import replies
 from ._wire.encode import Encoder, secrets_of
@@ -141,7 +141,8 @@ class Courier:
         pack = partial(self._encoder.request, batch.lane.kind, batch.items, secret=batch.lane.secret)
         if batch.size < self._off_loop_from or batch.items.is_packed:
             return pack()
-        return await anyio.to_thread.run_sync(pack, limiter=self._threads)
+        assert self._threads is not None
+        return await worked(pack, self._threads)
 
     async def attempt(self, request: Request, count: int, *, again: bool, timeout: float | None = None) -> Outcome:
         """One counted request of `count` records. `again` says that it repeats an earlier one."""

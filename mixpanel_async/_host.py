@@ -37,6 +37,7 @@ def prepare() -> None:
     """Load what anyio would load at its first call, inside the event loop, which that would hold for some 30 ms."""
     with contextlib.suppress(ImportError):
         import_module("anyio._backends._asyncio")
+    import_module("anyio.to_thread")
 
 
 class Job(Generic[T]):

@@ -74,6 +74,11 @@ class Ledger:
     def in_flight(self) -> int:
         return sum(len(lane.leased) + len(lane.alone) for lane in self.active)
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether requests are under way or about to begin."""
+        return any(lane.ready or lane.leased or lane.alone for lane in self.active)
+
     def has_room(self, batch: Batch, count: int, size: int) -> bool:
         """Whether so many records of so many bytes in all may be held, and travel with a batch if it has no limit but
         that of bytes."""

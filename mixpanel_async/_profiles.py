@@ -8,13 +8,12 @@ would not take, `ClientClosedError` after `aclose()`, and `QueueFullError` under
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from decimal import Decimal
 from typing import Any
 
 from ._core import Core, Meta, Properties
 from ._errors import ValidationError
 from ._records import Kind
-from ._wire.values import is_a, shallow
+from ._wire.values import is_a, is_decimal, shallow
 
 
 class Profiles(Core):
@@ -81,7 +80,7 @@ class Profiles(Core):
             properties: details of the payment; left as they are.
             meta: merged beside the operation.
         """
-        if is_a(amount, bool) or not is_a(amount, (int, float, Decimal)):
+        if is_a(amount, bool) or not (is_a(amount, (int, float)) or is_decimal(amount)):
             raise ValidationError("amount", f"must be a number, not {type(amount).__name__}")
         charge = {**({} if properties is None else shallow(properties, "properties")), "$amount": amount}
         await self._person(distinct_id, "$append", {"$transactions": charge}, meta)

@@ -103,7 +103,7 @@ class Queue:
         batch = None if lane is None or self.closed or buffer.crowded else lane.open
         # Nobody would come for what joins a batch that waits for company.
         room = 0 if batch is None or batch.opened == inf else buffer.spare_bytes(batch, LEAST_RECORD_BYTES)
-        self.stage.measured(room, is_busy=buffer.in_flight > 0)
+        self.stage.measured(room, is_busy=buffer.is_busy)
 
     @property
     def last_error(self) -> str | None:

@@ -8,7 +8,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import anyio
-import anyio.to_thread
 
 from ._buffer import Idle
 from ._courier import Courier
@@ -18,6 +17,7 @@ from ._lanes import Barrier, Batch
 from ._queue import Queue
 from ._records import DropReason, FlushResult
 from ._runtime import Runtime
+from ._threads import worked
 from ._transport import Transport
 
 if TYPE_CHECKING:
@@ -219,7 +219,8 @@ class Sender:
         progress, self._progress = self._progress, anyio.Event()
         if progress is not None:
             progress.set()
-        self._wake()
+        # At once, and not by way of the loop: a turn of it may take as long as a producer keeps it.
+        self._ring()
 
     def conclude(self, batch: Batch, reason: DropReason | None, message: str) -> None:
         """End what `Queue.lease_alone` began."""
@@ -338,7 +339,7 @@ class Sender:
         if self._queue.durable is None:
             return
         close = partial(self._queue.durable.journal.close, timeout)
-        if not await anyio.to_thread.run_sync(close, limiter=anyio.CapacityLimiter(1)):
+        if not await worked(close, anyio.CapacityLimiter(1)):
             _log.warning("the spool could not be closed in time")
         if left := self._queue.pending:
             _log.warning("closed with %d records left in the spool", left)

@@ -1,7 +1,4 @@
-"""Plain functions that may block for ever, in threads that hold up neither the event loop nor the process's end.
-
-The worker threads of an event loop are waited for when it ends and when the interpreter exits; these are not.
-"""
+"""Plain functions in threads, so that they hold up no event loop."""
 
 from __future__ import annotations
 
@@ -17,8 +14,23 @@ from ._host import current_host
 T = TypeVar("T")
 
 
+async def worked(work: Callable[[], T], limiter: anyio.CapacityLimiter) -> T:
+    """Run a function that comes to its end in a worker thread of the event loop.
+
+    Raises:
+        BaseException: what the function raised.
+    """
+    # `prepare` has loaded it, so that who only imports this need not.
+    from anyio import to_thread  # noqa: PLC0415
+
+    return await to_thread.run_sync(work, limiter=limiter)
+
+
 def begin(work: Callable[[], T], name: str) -> Future[T]:
-    """Start a function in a thread of its own."""
+    """Start a function that may block for ever, in a thread of its own.
+
+    The workers of an event loop are waited for when it ends and when the interpreter exits; such a thread is not.
+    """
     future: Future[T] = Future()
 
     def run() -> None:

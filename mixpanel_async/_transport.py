@@ -9,11 +9,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import anyio
-import anyio.to_thread
 import httpx
 
 from ._pool import Pool
 from ._records import NoReply, Reply, Request
+from ._threads import worked
 
 if TYPE_CHECKING:
     from ._network import Line
@@ -107,7 +107,7 @@ class Transport:
             if self._pool is None and not self._is_closed:
                 # With a limiter of its own: an application that keeps all its threads busy must not stop delivery.
                 own = anyio.CapacityLimiter(1)
-                pool, first = await anyio.to_thread.run_sync(self._make_pool, limiter=own)
+                pool, first = await worked(self._make_pool, own)
                 pool.add(first)
                 self._pool = pool
 

@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from datetime import date, datetime, timezone
-from decimal import Decimal
 from enum import Enum
 from itertools import islice
 from math import isfinite
-from typing import Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 from uuid import UUID
 
 from .._errors import ValidationError
+
+if TYPE_CHECKING:
+    from decimal import Decimal
 
 Serializer = Callable[[Any], Any]
 
@@ -305,7 +308,7 @@ def _known(value: Any) -> Any:
         return value.isoformat()
     if isinstance(value, UUID):
         return str(value)
-    if isinstance(value, Decimal):
+    if is_decimal(value):
         return _decimal(value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
@@ -325,6 +328,12 @@ def _decimal(value: Decimal) -> int | float:
     if value.adjusted() < 20 and value == value.to_integral_value() and _LEAST_INT <= int(value) <= _MOST_INT:
         return int(value)
     return float(value)
+
+
+def is_decimal(value: object) -> bool:
+    """Whether this is a `Decimal`. Whoever has one has imported that; nobody else shall have to."""
+    decimal = sys.modules.get("decimal")
+    return decimal is not None and is_a(value, decimal.Decimal)
 
 
 def is_a(value: object, kind: type | tuple[type, ...]) -> bool:

@@ -505,7 +505,7 @@ async def test_s10_an_answer_without_end_is_bounded_in_size_and_time(kind: str) 
         tasks.start_soon(listener.serve, handle)
         origin = f"http://127.0.0.1:{port}"
         once = RetryPolicy(attempts=1)
-        async with AsyncMixpanel("token", api_host=origin, timeout=0.5, identity_retry=once) as mp:
+        async with AsyncMixpanel("token", api_host=origin, timeout=1.0, identity_retry=once) as mp:
             with anyio.fail_after(10), pytest.raises(MixpanelException) as caught:
                 await mp.alias("new", "old")
         tasks.cancel_scope.cancel()
