@@ -57,7 +57,7 @@ def main() -> int:
             began = time.monotonic()
             rows += SECTIONS[name](bench)
             print(f"{name}: {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
-    print(*machine(), f"{options.events:,} events, medians of {options.rounds} rounds", "", *table(rows), sep="\n")
+    print(*machine(), f"{options.events:,} events, {options.rounds} rounds", "", *table(rows), sep="\n")
     # A part is no run of the benchmarks: it takes the place of nothing, unless it is told where to go.
     folder = options.output if options.output or options.sections else Path(__file__).resolve().parent
     if folder is not None:
