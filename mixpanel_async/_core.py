@@ -16,7 +16,7 @@ from ._queue import Queue
 from ._records import DropReason, Kind
 from ._runtime import Runtime
 from ._sender import Sender
-from ._stage import TIMES_OFF_STAGE
+from ._stage import YIELD_AFTER_BYTES
 from ._wire.build import Builder, Discarded
 from ._wire.usual import UsualEvents
 
@@ -106,9 +106,9 @@ class Core:
     async def _yielded(self, item: bytes) -> None:
         """Let others run, if enough has been done since they last did."""
         stage = self._stage
-        stage.until_yield -= TIMES_OFF_STAGE * len(item)
+        stage.until_yield -= stage.weight * len(item)
         if stage.until_yield <= 0:
-            stage.until_yield = stage.slice
+            stage.until_yield = YIELD_AFTER_BYTES
             # What `anyio.lowlevel.checkpoint()` does, of which nobody must wait for the import.
             await anyio.sleep(0)  # noqa: ASYNC115
 

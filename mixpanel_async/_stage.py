@@ -9,16 +9,13 @@ from typing import Final
 from ._runtime import birthmark
 from ._wire.usual import SHARES, apart, id_of, moment_of, together
 
-STAGED_BYTES: Final = 48 * 1024
 # No record is smaller: what every event carries takes more.
 LEAST_RECORD_BYTES: Final = 128
 # About a millisecond of checking and encoding.
 YIELD_AFTER_BYTES: Final = 96 * 1024
-# While requests are under way others are let run sooner: what a request needs to reach the wire, and its answer to be
-# read, are several turns of the event loop, and a producer that kept it would have them wait for whole batches.
-YIELD_SOON_AFTER_BYTES: Final = 48 * 1024
-# What a record costs that is entered by itself, in records that come by the stage.
-TIMES_OFF_STAGE: Final = 4
+# What a record costs that is entered by itself, in records that come by the stage. While requests are under way it
+# counts twice: what a request needs to reach the wire, and its answer to be read, are several turns of the event loop.
+_TIMES_OFF_STAGE: Final = 4
 # How many digits of an `$insert_id` count within a millisecond; the others are random.
 _COUNTED: Final = 2
 _ENDS: Final = tuple(id_of(f"{number:0{_COUNTED}x}") for number in range(16**_COUNTED))
@@ -40,10 +37,10 @@ class Stage:
         "seconds_ahead",
         "shares",
         "since",
-        "slice",
         "thread",
         "until",
         "until_yield",
+        "weight",
     )
 
     def __init__(self) -> None:
@@ -58,8 +55,10 @@ class Stage:
         self.mark = birthmark()
         self.seconds_ahead = 0.0
         """How far this machine's clock is ahead of Mixpanel's, as the last answer showed."""
-        self.slice = self.until_yield = YIELD_AFTER_BYTES
+        self.until_yield = YIELD_AFTER_BYTES
         """A coroutine that never waits keeps the loop to itself; after so many bytes others are let run."""
+        self.weight = _TIMES_OFF_STAGE
+        """How often a byte counts of what comes by itself."""
         self.since = self.until = 0.0
         """When the millisecond began that events are stamped with now, and when it ends, by this machine's clock."""
         self.moment = b""
@@ -111,10 +110,9 @@ class Stage:
 
     def measured(self, room: int, *, is_busy: bool) -> None:
         """Note how many bytes more may lie here, and whether requests are under way."""
-        self.slice = YIELD_SOON_AFTER_BYTES if is_busy else YIELD_AFTER_BYTES
-        self.until_yield = min(self.until_yield, self.slice)
+        self.weight = 2 * _TIMES_OFF_STAGE if is_busy else _TIMES_OFF_STAGE
         if threading.get_ident() == self.thread:
-            self.room = min(room - sum(map(len, self.shares)), STAGED_BYTES, self.until_yield)
+            self.room = min(room - sum(map(len, self.shares)), self.until_yield)
 
     def __len__(self) -> int:
         """How many records lie there."""
