@@ -70,13 +70,14 @@ async def _cancel_at_random(calls: int) -> None:
                 # What is cancelled now and then is a connection that is being made.
                 server.cut_connections()
             async with anyio.create_task_group() as tasks:
-                tasks.start_soon(mp.alias, f"alias-{number}", "person")
+                # An Original person has 500 ids at most.
+                tasks.start_soon(mp.alias, f"alias-{number}", f"person-{number % 10}")
                 for _ in range(chance.randrange(31)):
                     await anyio.lowlevel.checkpoint()
                 tasks.cancel_scope.cancel()
         with anyio.fail_after(5):
-            await mp.alias("last", "person")
-    assert "last" in emulator.cluster("person")
+            await mp.alias("last", "person-0")
+    assert "last" in emulator.cluster("person-0")
 
 
 @pytest.mark.anyio
