@@ -24,8 +24,6 @@ TITLES: Final = {
     "posthog": "posthog AsyncPosthog",
 }
 _OURS: Final = ("harness", "floor", "mixpanel_async")
-# Runs of these in each round; one takes half a second, and a few microseconds are to be told from a few others.
-_TURNS: Final = 4
 _EVENT_BYTES: Final = 420
 _MOST_OF_FLOOR: Final = 1.5
 _MOST_OF_MEMORY: Final = 1.3
@@ -83,7 +81,8 @@ def burst(bench: Bench) -> Iterator[Row]:
     runs: dict[tuple[str, str], list[Run]] = {}
     for turn in range(bench.rounds):
         print(f"burst: round {turn + 1} of {bench.rounds}", file=sys.stderr, flush=True)
-        for title, python, options in variants * _TURNS:
+        # They take half a second each, and a few microseconds are to be told from a few others.
+        for title, python, options in variants * len(bench.few):
             for name in _OURS:
                 runs.setdefault((title, name), []).append(_run(bench, name, python, options))
         for name in peers if turn in bench.few else ():
