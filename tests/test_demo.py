@@ -11,7 +11,7 @@ import sys
 import pytest
 from rich.console import Console
 
-from mixpanel_async import IdMerge
+from mixpanel_async import IdMerge, __version__
 from mixpanel_async.cli.demo import perform
 from mixpanel_async.emulator import Emulator
 
@@ -145,3 +145,8 @@ def test_control_c_ends_it_without_a_traceback() -> None:
     assert process.returncode == 130, output + errors
     assert "Interrupted." in output
     assert "Traceback" not in errors
+
+
+def test_the_command_tells_its_version() -> None:
+    done = command("--version")
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"mixpanel-async {__version__}\n", "")

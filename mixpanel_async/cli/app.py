@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
+from .. import __version__
 from .demo import demo
 from .emulator import emulator
 from .importer import import_
@@ -17,8 +20,19 @@ app = typer.Typer(
 )
 
 
+def _tell_version(is_wanted: bool) -> None:  # noqa: FBT001  as Typer calls it
+    if is_wanted:
+        typer.echo(f"mixpanel-async {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
-def commands() -> None:
+def commands(
+    *,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_tell_version, is_eager=True, help="Tell the version and exit.")
+    ] = False,
+) -> None:
     """Tools around the async Mixpanel client."""
 
 
