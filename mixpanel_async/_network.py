@@ -17,7 +17,6 @@ from functools import partial
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from itertools import chain, zip_longest
 from typing import Any, Final
-from urllib.request import getproxies
 
 import anyio
 import httpcore
@@ -223,15 +222,7 @@ def line_maker(tls: ssl.SSLContext, *, timeout: float, keep: float) -> Callable[
     limits = httpx.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=keep)
     lookups: dict[tuple[str, int], Future[list[str]]] = {}
 
-    def direct() -> Line:
-        network = Network(lookups)
-        transport = httpx.AsyncHTTPTransport(verify=tls, limits=limits)
-        _connect_through(network, transport)
-        # Looked up for each request: a tool for tests may take its place meanwhile.
-        send = lambda request: transport.handle_async_request(request)  # noqa: E731, PLW0108
-        return Line(network, send, transport.aclose)
-
-    def by_proxy() -> Line:
+    def make() -> Line:
         network = Network(lookups)
         client = httpx.AsyncClient(
             verify=tls,
@@ -241,10 +232,14 @@ def line_maker(tls: ssl.SSLContext, *, timeout: float, keep: float) -> Callable[
         )
         for transport in (client._transport, *client._mounts.values()):
             _connect_through(network, transport)
-        return Line(network, partial(client.send, stream=True, follow_redirects=False), client.aclose)
+        if not hasattr(client, "_transport_for_url"):
+            return Line(network, partial(client.send, stream=True, follow_redirects=False), client.aclose)
+        # The client knows which proxy serves which host, and tools for tests take its place there. What else it does
+        # with a request is a third of what that costs, and of no use here.
+        send = lambda request: client._transport_for_url(request.url).handle_async_request(request)  # noqa: E731
+        return Line(network, send, client.aclose)
 
-    # Without a proxy, a client of httpx would add nothing to its transport but a third of what a request costs.
-    return by_proxy if any(map(getproxies().get, ("http", "https", "all"))) else direct
+    return make
 
 
 def _connect_through(network: Network, transport: object) -> None:

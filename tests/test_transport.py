@@ -10,9 +10,11 @@ import anyio
 import anyio.abc
 import anyio.lowlevel
 import pytest
+import respx
 import trio
 import trio.testing
 
+from mixpanel_async import _network
 from mixpanel_async._records import NoReply, Reply, Request
 from mixpanel_async._transport import Transport
 
@@ -279,3 +281,40 @@ async def test_a_small_body_leaves_with_its_head_and_any_arrives(size: int) -> N
     assert server.answered == ["/0", "/1", "/2"]
     if size <= 2_000:
         assert server.parts == [1, 1, 1]
+
+
+@pytest.mark.parametrize("using", ["httpcore", "httpx"])
+@pytest.mark.parametrize("is_first", [True, False], ids=["before the client", "after its first request"])
+@pytest.mark.anyio
+async def test_what_respx_takes_never_reaches_the_network(using: str, is_first: bool) -> None:
+    async with serving() as server:
+        server.gate.set()
+        transport = Transport(server.url, timeout=LONG, max_connections=1)
+        if not is_first:
+            assert isinstance(await transport.send(post("/first")), Reply)
+        with respx.mock(using=using) as mocked:
+            mocked.post(f"{server.url}/mocked").respond(202)
+            reply = await transport.send(post("/mocked"))
+        assert isinstance(reply, Reply)
+        assert reply.status == 202
+        assert server.answered == ([] if is_first else ["/first"])
+        await transport.aclose()
+
+
+@pytest.mark.anyio
+async def test_a_client_of_httpx_that_does_not_tell_its_transports_is_used_itself(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def told(thing: object, name: str) -> bool:
+        return name != "_transport_for_url" and hasattr(thing, name)
+
+    monkeypatch.setattr(_network, "hasattr", told, raising=False)
+    async with serving() as server:
+        server.gate.set()
+        transport = Transport(server.url, timeout=LONG, max_connections=1)
+        for path in ("/one", "/two"):
+            reply = await transport.send(post(path))
+            assert isinstance(reply, Reply)
+        assert server.answered == ["/one", "/two"]
+        assert server.made == 1
+        await transport.aclose()

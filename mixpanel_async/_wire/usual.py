@@ -181,10 +181,10 @@ def together(shares: list[bytes]) -> bytes:
 def apart(records: bytes) -> list[bytes]:
     """The records that are `together`.
 
-    No list of a usual event holds a mapping, and quotes within text are escaped: what stands between two records stands
-    in none of them.
+    What stands between two of them stands in none: no list of a usual event holds a mapping, quotes within text are
+    escaped, and what follows the one at its end is no letter.
     """
-    return records[1:].replace(b'},{"', b'}%b{"' % _MARK).split(_MARK)
+    return records[1:].replace(b'},{"event":', b'}%b{"event":' % _MARK).split(_MARK)
 
 
 def _is_large(properties: dict[str, Any], data: bytes) -> bool:

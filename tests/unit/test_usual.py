@@ -65,6 +65,9 @@ ODD: list[Any] = [
     "null",
     "[[[[",
     '"},{"event":"e","properties":{',
+    "},{",
+    ["},{", "},{", "event"],
+    {"},{": "},{"},
     {"event": "e"},
     [{"event": "e"}, {"event": "e"}],
     "\ud800",
@@ -90,6 +93,7 @@ KEYS = st.one_of(
             "a",
             "$browser",
             '},{"event":',
+            "},{",
             "event",
             "token",
             "distinct_id",
@@ -109,7 +113,7 @@ VALUES = st.recursive(
 )
 IDS: Any = st.one_of(
     st.text(max_size=4),
-    st.sampled_from(["u", '},{"', "NULL", "undefined", "0", " ", "", "$device:x", None, 7, Text("u"), "\ud800"]),
+    st.sampled_from(["u", '},{"', "},{", "NULL", "undefined", "0", " ", "", "$device:x", None, 7, Text("u"), "\ud800"]),
 )
 NAMES: Any = st.one_of(
     st.text(max_size=4), st.sampled_from(["e", '},{"', "", " ", "x" * 255, "x" * 256, None, 7, Text("e")])
