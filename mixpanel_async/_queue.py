@@ -163,8 +163,8 @@ class Queue:
             is_news = True
         if is_news and verdict is Offer.TAKEN:
             verdict = Offer.NOTIFY
-        # What was measured holds for so many bytes, whichever way they come.
-        stage.room -= len(item)
+        # What was measured holds for so many bytes, whichever way they come, and for records that are no smaller.
+        stage.room -= max(len(item), LEAST_RECORD_BYTES)
         if had_staged or (lane is self._stage_lane and (stage.room <= 0 or lane.open is None)):
             self._measure_stage()
         return verdict

@@ -147,6 +147,32 @@ async def test_a_child_that_is_forked_within_the_loop_lays_nothing_beside_what_i
     assert seen == ["one", "two"]
 
 
+@pytest.mark.parametrize("most", [200, 500])
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@pytest.mark.anyio
+async def test_small_updates_take_their_places_among_so_many_records(most: int) -> None:
+    async def never(_: httpx.Request) -> httpx.Response:
+        await anyio.sleep_forever()
+        raise AssertionError
+
+    http = httpx.AsyncClient(transport=httpx.MockTransport(never))
+    policy = BatchPolicy(linger=NEVER, max_pending_events=most)
+    mp = AsyncMixpanel(TOKEN, http_client=http, overflow=Overflow.RAISE, batching=policy, shutdown_timeout=0.0)
+    for name in ("one", "two"):
+        await mp.track("u", name, {"a": 1})
+    for _ in range(most * 3 // 4):
+        await mp.people_unset("u", ["a"])
+    taken = 2 + most * 3 // 4
+    for _ in range(most):
+        with contextlib.suppress(QueueFullError):
+            await mp.track("u", "more", {"a": 1})
+            taken += 1
+    stats = mp.stats()
+    assert stats.accepted == stats.pending == taken == most
+    assert stats.losses == {}
+    await mp.aclose()
+
+
 @pytest.mark.parametrize("overflow", [Overflow.WAIT, Overflow.RAISE])
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 @pytest.mark.anyio
