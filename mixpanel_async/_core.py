@@ -18,7 +18,7 @@ from ._runtime import Runtime
 from ._sender import Sender
 from ._stage import YIELD_AFTER_BYTES
 from ._wire.build import Builder, Discarded
-from ._wire.usual import UsualEvents
+from ._wire.usual import UsualEvents, rest_of
 
 if TYPE_CHECKING:
     from ._spool.work import Group
@@ -63,7 +63,7 @@ class Core:
         self._stage = queue.stage
         queue.set_stage(self._events)
         self._usual = UsualEvents("") if builder.usual is None else builder.usual
-        self._rest_of = _nothing if builder.usual is None else builder.usual.rest_of
+        self._rest_of = _nothing if builder.usual is None else rest_of
         self._wall = runtime.wall
 
     def _now(self) -> float:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import sys
+import threading
 from collections.abc import Awaitable, Callable, Coroutine
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
@@ -110,11 +111,41 @@ class Job(Generic[T]):
         return self._value
 
 
+class Runner(Protocol):
+    """What an event loop of asyncio's own is: the number of the thread in which it runs, or None, costs a look."""
+
+    @property
+    def _thread_id(self) -> int | None: ...
+
+
+class _Asked:
+    """The same of any other loop, which is asked each time."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._thread = threading.get_ident()
+
+    @property
+    def _thread_id(self) -> int | None:
+        return self._thread if self._loop.is_running() else None
+
+
+def _runner(loop: Any) -> Runner:
+    """What says whether a loop, which runs in this thread now, does so later."""
+    from asyncio import BaseEventLoop  # noqa: PLC0415
+
+    is_plain = getattr(type(loop), "is_running", None) is BaseEventLoop.is_running
+    if is_plain and getattr(loop, "_thread_id", None) == threading.get_ident():
+        runner: Runner = loop
+        return runner
+    return _Asked(loop)
+
+
 class Host(Protocol):
     """An event loop."""
 
-    is_running: Callable[[], bool] | None
-    """Whether it runs, at little cost; None if that cannot be had."""
+    runner: Runner | None
+    """What says in which thread it runs; None if that cannot be had."""
 
     def spawn(self, job: Job[T], work: Callable[[], Awaitable[T]], name: str) -> None:
         """Run it in a task of its own, with an empty context. From the loop's own thread only."""
@@ -133,7 +164,7 @@ class _Asyncio:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._running_loop = _loop_finder()
-        self.is_running: Callable[[], bool] | None = loop.is_running
+        self.runner: Runner | None = _runner(loop)
         self._tasks: set[asyncio.Task[None]] = set()
 
     def spawn(self, job: Job[T], work: Callable[[], Awaitable[T]], name: str) -> None:
@@ -165,7 +196,7 @@ class _Trio:
     def __init__(self) -> None:
         import trio  # noqa: PLC0415  an optional library, in use already when this runs
 
-        self.is_running: Callable[[], bool] | None = None
+        self.runner: Runner | None = None
         self._trio = trio
         self._token = trio.lowlevel.current_trio_token()
 

@@ -124,7 +124,7 @@ class Sender:
             self._main = Job(_nothing, self._main_ended)
             assert self._host is not None
             self._host.spawn(self._main, self._run, "mixpanel sender")
-            self._queue.stage.settle_in(self._host.is_running)
+            self._queue.stage.settle_in(self._host.runner)
             self.on_start()
 
     def _main_ended(self, job: Job[Any]) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
-from typing import Final
+from collections.abc import Iterator
+from typing import Any, Final
 
 from ._runtime import birthmark
 from ._wire.usual import SHARES, apart, id_of, moment_of, together
@@ -21,6 +21,10 @@ _COUNTED: Final = 2
 _ENDS: Final = tuple(id_of(f"{number:0{_COUNTED}x}") for number in range(16**_COUNTED))
 
 
+class _Nobody:
+    _thread_id = None
+
+
 class Stage:
     """Where the client's own event loop lays down events whose batch is open and far from every bound.
 
@@ -30,10 +34,10 @@ class Stage:
 
     __slots__ = (
         "ids",
-        "is_running",
         "mark",
         "moment",
         "room",
+        "runner",
         "seconds_ahead",
         "shares",
         "since",
@@ -50,8 +54,8 @@ class Stage:
         """How many bytes more may lie there."""
         self.thread = 0
         """The thread of the event loop in which the client lives."""
-        self.is_running: Callable[[], bool] = _nowhere
-        """Whether that loop runs, as long as the client's main task does; never one that is not asyncio's."""
+        self.runner: Any = _Nobody
+        """Says in which thread that loop runs, as long as the client's main task does; none if it is not asyncio's."""
         self.mark = birthmark()
         self.seconds_ahead = 0.0
         """How far this machine's clock is ahead of Mixpanel's, as the last answer showed."""
@@ -83,14 +87,14 @@ class Stage:
         self.ids = iter(_ENDS)
         return next(self.ids)
 
-    def settle_in(self, is_running: Callable[[], bool] | None) -> None:
+    def settle_in(self, runner: object | None) -> None:
         """Be used in the asyncio loop that calls, as long as this says that it runs; without that nowhere."""
-        self.is_running = is_running or _nowhere
+        self.runner = runner or _Nobody
         self.thread = threading.get_ident()
 
     def leave(self) -> None:
         """Be used no more: the loop has ended, or the main task in it."""
-        self.is_running = _nowhere
+        self.runner = _Nobody
         self.room = 0
 
     def shut(self) -> None:
@@ -132,7 +136,3 @@ class Stage:
         count = len(shares)
         del self.shares[:count]
         return (together(shares), count // SHARES) if shares else (b"", 0)
-
-
-def _nowhere() -> bool:
-    return False

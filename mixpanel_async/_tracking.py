@@ -50,7 +50,6 @@ class Tracking(Core):
             ClientClosedError: after `aclose()`.
         """
         stage = self._stage
-        is_running = stage.is_running
         if (
             meta is not None
             or user_id is not None
@@ -59,9 +58,8 @@ class Tracking(Core):
             or time is not None
             or insert_id is not None
             or type(properties) is not dict
-            or get_ident() != stage.thread
+            or get_ident() != stage.runner._thread_id
             or not stage.mark[0]
-            or not is_running()
         ):
             await self._track(distinct_id, event_name, properties, meta, user_id, device_id, ip, time, insert_id)
             return
@@ -75,8 +73,7 @@ class Tracking(Core):
             rest = None
         if rest is not None:
             now = wall()
-            made_id = next(stage.ids, b"") if stage.since <= now < stage.until else b""
-            if not made_id:
+            if not (stage.since <= now < stage.until and (made_id := next(stage.ids, b""))):
                 made_id = stage.begin_moment(now, self._runtime.new_id())
             size = usual.beside + len(rest)
             if size <= stage.room:

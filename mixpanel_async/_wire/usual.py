@@ -76,7 +76,7 @@ class UsualEvents:
             moment: when, as `moment_of` puts it.
             made_id: the rest of its `$insert_id`, as `id_of` puts it.
         """
-        rest = self.rest_of(properties)
+        rest = rest_of(properties)
         if rest is None:
             return None
         try:
@@ -84,43 +84,43 @@ class UsualEvents:
         except Exception:  # noqa: BLE001  the long way finds the words for it
             return None
 
-    def rest_of(
-        self,
-        properties: dict[str, Any],
-        # What is built in costs more to find than what is passed.
-        text: type = str,
-        whole: type = int,
-        truth: type = bool,
-        number: type = float,
-    ) -> bytes | None:
-        """The last share of an event with these properties, or None.
-
-        A list or a mapping is taken if it holds no other. Of a number that is not finite the encoder makes `null`.
-        """
-        try:
-            if not (properties and _are_usual(properties)):
-                return None
-            for value in properties.values():
-                kind = type(value)
-                if kind is text or kind is whole or kind is truth or (kind is number and value - value == 0.0):
-                    continue
-                if kind is list and len(value) <= _MOST_ITEMS:
-                    for item in value:
-                        if type(item) is not text:
-                            return _rest_of_shallow(properties)
-                elif value is not None:
-                    return _rest_of_shallow(properties)
-            data = dumps(properties, None, _AS_IT_STANDS)
-            if len(data) > _LEAST_OF_MANY and _is_large(properties, data):
-                return None
-            return data[1:]
-        except Exception:  # noqa: BLE001  the long way finds the words for it
-            return None
-
     def _head(self, event_name: str) -> bytes:
         """The record of an event of this name up to its `distinct_id`."""
         record = {"event": event_name, "properties": {"token": self._token, "distinct_id": 0}}
         return _BETWEEN + dumps(record)[: -len("0}}")]
+
+
+def rest_of(
+    properties: dict[str, Any],
+    # What is built in costs more to find than what is passed.
+    text: type = str,
+    whole: type = int,
+    truth: type = bool,
+    number: type = float,
+) -> bytes | None:
+    """The last share of an event with these properties, or None.
+
+    A list or a mapping is taken if it holds no other. Of a number that is not finite the encoder makes `null`.
+    """
+    try:
+        if not (properties and _are_usual(properties)):
+            return None
+        for value in properties.values():
+            kind = type(value)
+            if kind is text or kind is whole or kind is truth or (kind is number and value - value == 0.0):
+                continue
+            if kind is list and len(value) <= _MOST_ITEMS:
+                for item in value:
+                    if type(item) is not text:
+                        return _rest_of_shallow(properties)
+            elif value is not None:
+                return _rest_of_shallow(properties)
+        data = dumps(properties, None, _AS_IT_STANDS)
+        if len(data) > _LEAST_OF_MANY and _is_large(properties, data):
+            return None
+        return data[1:]
+    except Exception:  # noqa: BLE001  the long way finds the words for it
+        return None
 
 
 def _person(distinct_id: str) -> bytes:

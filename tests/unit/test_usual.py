@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from mixpanel_async import MixpanelException
 from mixpanel_async._wire.build import Builder
-from mixpanel_async._wire.usual import MAX_RECORD_BYTES, UsualEvents, apart, id_of, moment_of, together
+from mixpanel_async._wire.usual import MAX_RECORD_BYTES, UsualEvents, apart, id_of, moment_of, rest_of, together
 
 NOW = 1_790_000_000.25
 STAMP = int(NOW * 1000)
@@ -137,7 +137,7 @@ def short_way(distinct_id: Any, name: Any, properties: dict[str, Any]) -> Any:
     assert first == second
     if first is None:
         return None
-    rest = usual.rest_of(properties)
+    rest = rest_of(properties)
     assert rest is not None
     shares = [usual.heads[name], usual.people[distinct_id], moment_of(STAMP), id_of(MADE), rest]
     assert len(first) <= usual.beside + len(rest)
