@@ -13,6 +13,7 @@ from email.utils import formatdate
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import httpx
 import pytest
 import trio
@@ -209,16 +210,29 @@ async def test_d12_a_fast_clock_is_put_right_once_an_answer_has_shown_it(caplog:
     ]
 
 
+AT_ONCE = BatchPolicy(linger=0.0)
+
+
 class Days:
-    """A clock that can be set forward."""
+    """A clock that can be set forward, and jitter that never shortens a pause."""
 
     def __init__(self) -> None:
         self.passed = 0.0
 
     def runtime(self) -> Runtime:
         return replace(
-            real_runtime(), wall=lambda: time.time() + self.passed, monotonic=lambda: time.monotonic() + self.passed
+            real_runtime(),
+            wall=lambda: time.time() + self.passed,
+            monotonic=lambda: time.monotonic() + self.passed,
+            chance=lambda: 1.0,
         )
+
+    async def pass_after_a_failure(self, mp: AsyncMixpanel, days: float) -> None:
+        """Set the clock forward in the pause before the next try of what `mp` holds."""
+        while not mp.stats().last_error:
+            await anyio.lowlevel.checkpoint()
+        assert mp.stats().pending == 1
+        self.passed += days * 86_400.0
 
 
 @pytest.mark.anyio
@@ -226,12 +240,13 @@ async def test_d9_events_that_have_become_too_old_for_track_are_not_sent_there()
     days = Days()
     told: list[Any] = []
     emulator = Emulator()
-    mp = emulator.client(_runtime=days.runtime(), on_drop=lambda records, reason: told.append((reason, len(records))))
+    mp = emulator.client(
+        batching=AT_ONCE, _runtime=days.runtime(), on_drop=lambda records, reason: told.append((reason, len(records)))
+    )
     emulator.fail_next(status=503, times=1)
     async with mp:
         await mp.track("u", "old")
-        assert (await mp.flush(0.05)).pending == 1
-        days.passed = 6 * 86_400.0
+        await days.pass_after_a_failure(mp, 6)
         await mp.track("u", "new")
         result = await mp.flush()
     assert (result.delivered, result.failed, result.losses) == (1, 1, {"too_old": 1})
@@ -245,12 +260,11 @@ async def test_d9_with_credentials_they_go_to_import_instead() -> None:
     days = Days()
     emulator = Emulator()
     account = ServiceAccountCredentials("account", "secret", "1")
-    mp = emulator.client(credentials=account, events_endpoint="track", _runtime=days.runtime())
+    mp = emulator.client(credentials=account, events_endpoint="track", batching=AT_ONCE, _runtime=days.runtime())
     emulator.fail_next(status=503, times=1)
     async with mp:
         await mp.track("u", "old")
-        assert (await mp.flush(0.05)).pending == 1
-        days.passed = 6 * 86_400.0
+        await days.pass_after_a_failure(mp, 6)
         await mp.track("u", "new")
         result = await mp.flush()
     assert (result.delivered, result.failed) == (2, 0)

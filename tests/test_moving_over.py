@@ -22,7 +22,7 @@ PAIRS = [
     if "```py\n" in section
 ]
 # What either SDK says of itself, and what is never the same twice.
-OWN = {"token", "time", "$insert_id", "mp_lib", "$lib_version", "$import"}
+OWN = {"token", "time", "$insert_id", "mp_lib", "$lib_version", "$import", "$last_seen"}
 
 
 def left_in(emulator: Emulator) -> dict[str, Any]:
@@ -31,7 +31,11 @@ def left_in(emulator: Emulator) -> dict[str, Any]:
         (event["event"], sorted((name, str(value)) for name, value in event["properties"].items() if name not in OWN))
         for event in emulator.events()
     ]
-    return {"events": sorted(events), "profiles": emulator.profiles(), "people": list(map(sorted, emulator.clusters()))}
+    profiles = {
+        who: {name: value for name, value in profile.items() if name not in OWN}
+        for who, profile in emulator.profiles().items()
+    }
+    return {"events": sorted(events), "profiles": profiles, "people": list(map(sorted, emulator.clusters()))}
 
 
 def run_before(snippet: str, monkeypatch: pytest.MonkeyPatch) -> Emulator:

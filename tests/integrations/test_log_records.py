@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+import anyio.lowlevel
 import pytest
 
 from mixpanel_async import BatchPolicy, RetryPolicy
@@ -38,8 +39,9 @@ async def test_refused_credentials_are_an_error(caplog: pytest.LogCaptureFixture
     emulator = Emulator()
     emulator.fail_next(status=401, times=1)
     with caplog.at_level(logging.WARNING, "mixpanel_async"):
-        async with emulator.client(shutdown_timeout=0.05) as mp:
+        async with emulator.client(shutdown_timeout=0.05, batching=BatchPolicy(linger=0.0)) as mp:
             await mp.track("user", "Event")
-            await mp.flush(0.05)
+            while not mp.stats().last_error:
+                await anyio.lowlevel.checkpoint()
     (record,) = [record for record in caplog.records if record.levelno == logging.ERROR]
     assert record.mixpanel == {"event": "refused", "kind": "events", "status": 401, "records": 1}  # type: ignore[attr-defined]
