@@ -18,7 +18,6 @@ from ._config import BatchPolicy, RetryPolicy
 from ._lanes import Batch, Lane, Loss
 from ._parcel import Packer
 from ._records import Delivered, DropReason, Kind, Misconfigured, OnceOnly, Outcome, Outdated, Pruned, Retry, Split
-from ._wire.usual import apart
 
 _PACKED: Final = frozenset({Kind.EVENTS, Kind.IMPORTS})
 # Seconds for which a lane remembers that a server, or a proxy before it, found a body too large.
@@ -123,33 +122,31 @@ class Buffer(Backlog):
         # The other kinds' endpoints take no gzip, and the types of their records must not be forgotten.
         return Batch(lane, items, now, new_packer=self._new_packer if lane.kind in _PACKED else None)
 
+    def vacancies(self, lane: Lane) -> int:
+        """How many records more the open batch of this lane takes before it is full."""
+        return self._policy.max_events - (0 if lane.open is None else len(lane.open.items))
+
     def extend(self, lane: Lane, records: bytes, count: int, now: float) -> Offer:
-        """Take usual events, `count` of them that are `together`, behind those in the open batch of their lane.
+        """Take usual events that are `together`, `count` of them and no more than there are vacancies.
 
         Returns:
-            As `offer` does, for all of them together; `FULL` also if no open batch has room for their bytes.
+            As `offer` does, for all of them together; `FULL` also if their bytes are too many for one batch.
         """
-        first, most = lane.open, self._policy.max_events
+        batch = lane.open or self._new_batch(lane, [], now)
         size = len(records) - count
-        if first is None or not self.has_room(first, count, size):
+        if not self.has_room(batch, count, size):
             return Offer.FULL
         self.accepted += count
         self.pending += count
         self.pending_bytes += size
-        is_first = now < first.opened
-        first.opened = min(first.opened, now)
-        if len(first.items) + count < most:
-            first.pack(records, count)
-            return Offer.NOTIFY if is_first else Offer.TAKEN
-        items = apart(records)
-        while items:
-            batch = lane.open = lane.open or self._new_batch(lane, [], now)
-            part = items[: most - len(batch.items)]
-            batch.pack(b",".join((b"", *part)), len(part))
-            items = items[len(part) :]
-            if len(batch.items) >= most:
-                lane.close_open()
-        return Offer.NOTIFY
+        is_news = batch is not lane.open or now < batch.opened
+        lane.open, self.active[lane] = batch, None
+        batch.opened = min(batch.opened, now)
+        batch.pack(records, count)
+        if len(batch.items) >= self._policy.max_events:
+            lane.close_open()
+            is_news = True
+        return Offer.NOTIFY if is_news else Offer.TAKEN
 
     def evict(self, room: int) -> list[Loss]:
         """Drop the records that have waited longest until one of `room` bytes fits; those in flight stay.

@@ -109,6 +109,7 @@ class Core:
         stage.until_yield -= stage.weight * len(item)
         if stage.until_yield <= 0:
             stage.until_yield = YIELD_AFTER_BYTES
+            self._queue.open_stage()
             # What `anyio.lowlevel.checkpoint()` does, of which nobody must wait for the import.
             await anyio.sleep(0)  # noqa: ASYNC115
 

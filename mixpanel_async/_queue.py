@@ -84,19 +84,24 @@ class Queue:
         if self.durable is None:
             self._stage_lane = lane
 
+    def open_stage(self) -> None:
+        """Let as much be laid down there as there is room for now."""
+        self.locked(_nothing)
+
     def _clear_stage(self, losses: list[Loss]) -> bool:
         """Enter in the buffer what lies on the stage. True if the sender has something new to consider."""
-        lane = self._stage_lane
-        records, count = self.stage.take()
-        if lane is None or not count:
-            return False
-        self.stage.until_yield -= len(records)
-        verdict = self._buffer.extend(lane, records, count, self._monotonic())
-        if verdict is not Offer.FULL:
-            return verdict is Offer.NOTIFY
-        self._late.extendleft((lane, item) for item in reversed(apart(records)))
-        self._take_late(losses)
-        return True
+        lane, stage, buffer = self._stage_lane, self.stage, self._buffer
+        is_news = False
+        while lane is not None and stage.shares:
+            records, count = stage.take(buffer.vacancies(lane))
+            stage.until_yield -= len(records)
+            verdict = buffer.extend(lane, records, count, self._monotonic())
+            if verdict is Offer.FULL:
+                rest, _ = stage.take(len(stage))
+                self._late.extendleft((lane, item) for item in reversed(apart(records + rest)))
+                self._take_late(losses)
+            is_news = is_news or verdict is not Offer.TAKEN
+        return is_news
 
     def _measure_stage(self) -> None:
         lane, buffer = self._stage_lane, self._buffer

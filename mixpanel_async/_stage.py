@@ -107,7 +107,7 @@ class Stage:
 
     def forget(self) -> None:
         """Begin anew in a forked child: what lies here, and what ids begin with, is the parent's."""
-        self.take()
+        self.shares.clear()
         self.leave()
         self.until = 0.0
         self.mark = birthmark()
@@ -126,13 +126,13 @@ class Stage:
         """What lies there."""
         return apart(together(self.shares[:])) if self.shares else []
 
-    def take(self) -> tuple[bytes, int]:
-        """Take everything off the stage. Whatever is laid down meanwhile stays.
+    def take(self, most: int) -> tuple[bytes, int]:
+        """Take the first records off the stage, no more than `most`. Whatever is laid down meanwhile stays.
 
         Returns:
             The records, `together`, and how many they are.
         """
-        shares = self.shares[:]
+        shares = self.shares[: most * SHARES]
         count = len(shares)
         del self.shares[:count]
         return (together(shares), count // SHARES) if shares else (b"", 0)

@@ -129,7 +129,7 @@ def stamped(stage: Stage, now: float, count: int) -> list[str]:
         end = next(stage.ids, b"") if stage.since <= now < stage.until else b""
         if not end:
             end = stage.begin_moment(now, IdSource()())
-        found.append(orjson.loads(b'{"a":0' + stage.moment + end + b'"b":0}')["$insert_id"])
+        found.append(orjson.loads(b'{"time":' + stage.moment + end + b'"b":0}')["$insert_id"])
     return found
 
 
@@ -154,7 +154,7 @@ def test_a_moment_is_the_millisecond_in_which_it_lies(now: float, ahead: float) 
     stage = Stage()
     stage.seconds_ahead = ahead
     stamped(stage, now + 1_000 + ahead, 1)
-    stamp = orjson.loads(b'{"a":0' + stage.moment + b'"}')["time"]
+    stamp = orjson.loads(b'{"time":' + stage.moment + b'"}')["time"]
     assert abs(stamp - (now + 1_000) * 1000) <= 1.001
     assert stage.since <= now + 1_000 + ahead + 1e-6
     assert now + 1_000 + ahead < stage.until + 1e-6
