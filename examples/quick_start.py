@@ -20,6 +20,8 @@ async def main() -> None:
         await mp.alias("maya@example.com", visitor)
         await mp.track("maya@example.com", "Signed up", {"plan": "free"})
         await mp.people_set("maya@example.com", {"$name": "Maya", "plan": "free"})
+        result = await mp.flush()
+    print(f"{result.delivered} records delivered, {result.failed} failed, {result.pending} still to be sent")
 
 
 if __name__ == "__main__":

@@ -42,11 +42,11 @@ class Logbook:
         what = f"HTTP {outcome.status}" if outcome.status is not None else outcome.message
         data = {"kind": kind.value, "status": outcome.status, "records": records}
         if isinstance(outcome, Misconfigured):
-            text = "%s: refused (%s); check credentials, region and api_host; %d in this request are kept"
-            _log.error(text, kind.value, what, records, extra=_as_data("refused", data))
+            text = "%s: a request of %d was refused (%s) and is kept; check credentials, region and api_host"
+            _log.error(text, kind.value, records, what, extra=_as_data("refused", data))
         elif isinstance(outcome, Retry):
-            text = "%s: no success (%s); %d in this request are tried again where they may be"
-            _log.warning(text, kind.value, what, records, extra=_as_data("retried", data))
+            text = "%s: a request of %d failed (%s); what of it may be sent again will be"
+            _log.warning(text, kind.value, records, what, extra=_as_data("retried", data))
         else:
             text = "%s: a request of %d was not taken whole (%s)"
             _log.warning(text, kind.value, records, what, extra=_as_data("not_whole", data))

@@ -47,7 +47,7 @@ def assert_one_person(emulator: Emulator, visitor: str) -> None:
 
 
 def test_quick_start(emulator: Emulator) -> None:
-    run_example("quick_start.py")
+    assert run_example("quick_start.py") == "3 records delivered, 0 failed, 0 still to be sent\n"
     (visitor,) = emulator.cluster(ACCOUNT) - {ACCOUNT}
     assert_one_person(emulator, visitor)
     profile = emulator.profile(ACCOUNT)
