@@ -108,10 +108,13 @@ class Core:
         stage = self._stage
         stage.until_yield -= stage.weight * len(item)
         if stage.until_yield <= 0:
-            stage.until_yield = YIELD_AFTER_BYTES
-            self._queue.open_stage()
-            # What `anyio.lowlevel.checkpoint()` does, of which nobody must wait for the import.
-            await anyio.sleep(0)  # noqa: ASYNC115
+            await self._give_way()
+
+    async def _give_way(self) -> None:
+        """Let others run."""
+        self._queue.open_stage(YIELD_AFTER_BYTES)
+        # What `anyio.lowlevel.checkpoint()` does, of which nobody must wait for the import.
+        await anyio.sleep(0)  # noqa: ASYNC115
 
     async def _awaited(self, kind: Kind, item: bytes, secret: Secret | None = None, batch: Batch | None = None) -> None:
         """Send a message in a task of the package's own, and wait for what becomes of it."""

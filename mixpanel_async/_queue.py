@@ -6,6 +6,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from contextvars import ContextVar
+from functools import partial
 from math import inf
 from typing import TYPE_CHECKING, Final, TypeVar
 
@@ -55,11 +56,11 @@ class Queue:
         self._monotonic = monotonic
         self._lock = threading.RLock()
         self._is_inside = False
-        self._late: deque[tuple[Lane, bytes]] = deque()
+        self._late: deque[tuple[Lane, bytes, DropReason | None]] = deque()
         self.stage = Stage()
         self._stage_lane: Lane | None = None
         self._requests = self._retries = 0
-        self._last_error: str | None = None
+        self.last_error: str | None = None
         self._logbook = Logbook(monotonic)
         self.hooks = hooks
         self.closed = False
@@ -84,9 +85,9 @@ class Queue:
         if self.durable is None:
             self._stage_lane = lane
 
-    def open_stage(self) -> None:
-        """Let as much be laid down there as there is room for now."""
-        self.locked(_nothing)
+    def open_stage(self, until_yield: int) -> None:
+        """Enter what lies on the stage, and let as many bytes be laid down there until others are let run."""
+        self.locked(partial(setattr, self.stage, "until_yield", until_yield))
 
     def _clear_stage(self, losses: list[Loss]) -> bool:
         """Enter in the buffer what lies on the stage. True if the sender has something new to consider."""
@@ -98,7 +99,7 @@ class Queue:
             verdict = buffer.extend(lane, records, count, self._monotonic())
             if verdict is Offer.FULL:
                 rest, _ = stage.take(len(stage))
-                self._late.extendleft((lane, item) for item in reversed(apart(records + rest)))
+                self._late.extendleft((lane, item, None) for item in reversed(apart(records + rest)))
                 self._take_late(losses)
             is_news = is_news or verdict is not Offer.TAKEN
         return is_news
@@ -109,10 +110,6 @@ class Queue:
         # Nobody would come for what joins a batch that waits for company.
         room = 0 if batch is None or batch.opened == inf else buffer.spare_bytes(batch, LEAST_RECORD_BYTES)
         self.stage.measured(room, is_busy=buffer.is_busy)
-
-    @property
-    def last_error(self) -> str | None:
-        return self._last_error
 
     def lane(self, kind: Kind, secret: Secret | None = None) -> Lane:
         return self.locked(lambda: self._buffer.lane(kind, secret))
@@ -136,9 +133,13 @@ class Queue:
         losses: list[Loss] = []
         with self._lock:
             if self.closed:
-                return self._came_too_late(lane, item)
+                if not IN_REQUEST.get():
+                    self._refuse_if_closed()
+                # To raise would break off the request that a hook of the HTTP client tells of.
+                self._put_aside(lane, item, DropReason.CLOSED)
+                return True
             if self._is_inside:
-                self._late.append((lane, item))
+                self._put_aside(lane, item)
                 return True
             self._is_inside = True
             try:
@@ -150,7 +151,8 @@ class Queue:
         if verdict is not Offer.TAKEN:
             self.on_work()
             if verdict is Offer.FULL and self._overflow in {Overflow.WAIT, Overflow.RAISE}:
-                self._raise_if_in_vain(len(item))
+                if self._overflow is Overflow.RAISE or not self._buffer.could_fit(len(item)):
+                    raise self.full()
                 return False
         return True
 
@@ -174,16 +176,13 @@ class Queue:
             self._measure_stage()
         return verdict
 
-    def _came_too_late(self, lane: Lane, item: bytes) -> bool:
-        if not IN_REQUEST.get():
-            raise ClientClosedError("the client is closed; the record was not accepted")
-        # To raise would break off the request that a hook of the HTTP client tells of.
-        self.report([self._buffer.discard(lane, [item], DropReason.CLOSED)])
-        return True
-
-    def _raise_if_in_vain(self, size: int) -> None:
-        if self._overflow is Overflow.RAISE or not self._buffer.could_fit(size):
-            raise self.full()
+    def _put_aside(self, lane: Lane, item: bytes, reason: DropReason | None = None) -> None:
+        """Leave a record, to be dropped if there is a reason, to whoever is inside; without anybody it is taken in."""
+        with self._lock:
+            self._late.append((lane, item, reason))
+            is_left = self._is_inside
+        if not is_left:
+            self.locked(_nothing)
 
     def _put(self, lane: Lane, item: bytes, tickets: list[Group] | None) -> Offer:
         # What tells of a request of ours waits for company: a request of its own would be told of again, without end.
@@ -214,12 +213,14 @@ class Queue:
 
     def _take_late(self, losses: list[Loss]) -> None:
         while self._late:
-            lane, item = self._late.popleft()
-            if self._put(lane, item, None) is not Offer.FULL:
-                continue
-            if self._overflowed(lane, item, losses) is Offer.FULL and self._overflow in {Overflow.WAIT, Overflow.RAISE}:
-                # Nobody is left to be told: the call that brought it has returned.
-                losses.append(self._buffer.discard(lane, [item], DropReason.QUEUE_FULL))
+            lane, item, reason = self._late.popleft()
+            if reason is None and self._put(lane, item, None) is Offer.FULL:
+                verdict = self._overflowed(lane, item, losses)
+                if verdict is Offer.FULL and self._overflow in {Overflow.WAIT, Overflow.RAISE}:
+                    # Nobody is left to be told: the call that brought it has returned.
+                    reason = DropReason.QUEUE_FULL
+            if reason is not None:
+                losses.append(self._buffer.discard(lane, [item], reason))
 
     def locked(self, work: Callable[[], T]) -> T:
         """Do something to the buffer that no re-entry may see half done."""
@@ -283,7 +284,7 @@ class Queue:
             ClientClosedError: if the client is closed.
         """
         self._refuse_if_closed()
-        self.report([self.locked(lambda: self._buffer.discard(lane, [item], reason))])
+        self._put_aside(lane, item, reason)
 
     def lease_alone(self, lane: Lane, item: bytes) -> Batch:
         """Charge a record that is sent on its own.
@@ -373,13 +374,13 @@ class Queue:
             self._retries += again
 
     def count_error(self, words: str) -> None:
-        self._last_error = words
+        self.last_error = words
 
     def stats(self) -> Stats:
         self.note_fork()
         with self._lock:
-            waiting = [*self.stage.records(), *(item for _, item in self._late)]
-            return self._buffer.stats(waiting, self._requests, self._retries, self._last_error)
+            waiting = [*self.stage.records(), *(item for _, item, _ in self._late)]
+            return self._buffer.stats(waiting, self._requests, self._retries, self.last_error)
 
     def _refuse_if_closed(self) -> None:
         if self.closed:

@@ -36,6 +36,7 @@ class Stage:
         "ids",
         "mark",
         "moment",
+        "reserve",
         "room",
         "runner",
         "seconds_ahead",
@@ -51,7 +52,9 @@ class Stage:
         self.shares: list[bytes] = []
         """What lies there: the shares of each record, which come and go together."""
         self.room = 0
-        """How many bytes more may lie there."""
+        """How many bytes more may lie there before others are let run."""
+        self.reserve = 0
+        """How many there is room for beyond that."""
         self.thread = 0
         """The thread of the event loop in which the client lives."""
         self.runner: Any = _Nobody
@@ -95,7 +98,7 @@ class Stage:
     def leave(self) -> None:
         """Be used no more: the loop has ended, or the main task in it."""
         self.runner = _Nobody
-        self.room = 0
+        self.room = self.reserve = 0
 
     def shut(self) -> None:
         """Let nothing more be laid down until the thread of the loop measures again.
@@ -103,7 +106,7 @@ class Stage:
         Only that thread may say that there is room: what it lays down meanwhile another one cannot know.
         """
         if threading.get_ident() != self.thread:
-            self.room = 0
+            self.room = self.reserve = 0
 
     def forget(self) -> None:
         """Begin anew in a forked child: what lies here, and what ids begin with, is the parent's."""
@@ -116,7 +119,9 @@ class Stage:
         """Note how many bytes more may lie here, and whether requests are under way."""
         self.weight = 2 * _TIMES_OFF_STAGE if is_busy else _TIMES_OFF_STAGE
         if threading.get_ident() == self.thread:
-            self.room = min(room - sum(map(len, self.shares)), self.until_yield)
+            room -= sum(map(len, self.shares))
+            self.room = min(room, self.until_yield)
+            self.reserve = room - self.room
 
     def __len__(self) -> int:
         """How many records lie there."""

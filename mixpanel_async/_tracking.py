@@ -81,6 +81,12 @@ class Tracking(Core):
                 shares = stage.shares
                 shares += head, person, stage.moment, made_id, rest
                 return
+            if size <= stage.room + stage.reserve:
+                stage.room -= size
+                stage.shares += head, person, stage.moment, made_id, rest
+                head = b""
+                await self._give_way()
+                return
             record = Record(single(head, person, stage.moment, made_id, rest))
             # What reports errors may show the locals of this frame, and this one names the token.
             head = b""

@@ -37,6 +37,7 @@ from mixpanel_async import (
     TransportError,
     ValidationError,
 )
+from mixpanel_async._transport import in_process
 from mixpanel_async.emulator import Emulator
 
 AT_ONCE = RetryPolicy(initial=0.0, maximum=0.0)
@@ -153,6 +154,48 @@ def test_a_signal_handler_that_tracks_corrupts_nothing() -> None:
     # A signal that arrives within one of the client's own requests while it closes is counted instead of refused.
     assert stats.delivered == stats.accepted - stats.losses.get("closed", 0) == len(emulator.events())
     assert set(stats.losses) <= {"closed"}
+
+
+def test_signals_upon_signals_while_it_closes_are_all_counted() -> None:
+    """They come faster than they are handled, within a request, where a closed client counts what it cannot take."""
+    emulator = Emulator()
+    handled = depth = 0
+
+    def more() -> None:
+        if handled < 500:
+            signal.setitimer(signal.ITIMER_REAL, 0.00002)
+
+    def handler(number: int, frame: object) -> None:
+        nonlocal handled, depth
+        handled += 1
+        depth += 1
+        if depth < 4:
+            more()
+        mp.track_nowait("signal", "Signal")
+        depth -= 1
+        if depth == 3:
+            more()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        while handled < 500:
+            more()
+        await emulator.app(scope, receive, send)
+
+    mp = AsyncMixpanel("token", http_client=in_process(app), batching=BatchPolicy(linger=3600.0))
+
+    async def main() -> None:
+        await mp.track("user", "Event")
+        await mp.aclose()
+
+    before = signal.signal(signal.SIGALRM, handler)
+    try:
+        asyncio.run(main())
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    stats = mp.stats()
+    assert (handled, stats.accepted, stats.delivered) == (500, 501, 1)
+    assert stats.losses == {"closed": 500}
 
 
 @pytest.mark.anyio
