@@ -156,7 +156,8 @@ def test_a_signal_handler_that_tracks_corrupts_nothing() -> None:
     assert set(stats.losses) <= {"closed"}
 
 
-def test_signals_upon_signals_while_it_closes_are_all_counted() -> None:
+@pytest.mark.parametrize("is_closing", [True, False])
+def test_signals_upon_signals_are_all_counted(*, is_closing: bool) -> None:
     """They come faster than they are handled, within a request, where a closed client counts what it cannot take."""
     emulator = Emulator()
     handled = depth = 0
@@ -181,10 +182,17 @@ def test_signals_upon_signals_while_it_closes_are_all_counted() -> None:
             more()
         await emulator.app(scope, receive, send)
 
-    mp = AsyncMixpanel("token", http_client=in_process(app), batching=BatchPolicy(linger=3600.0))
+    mp = AsyncMixpanel(
+        "token",
+        http_client=in_process(app),
+        batching=BatchPolicy(linger=3600.0),
+        before_send=lambda message: message if is_closing or message["event"] != "Signal" else None,
+    )
 
     async def main() -> None:
         await mp.track("user", "Event")
+        if not is_closing:
+            await mp.flush()
         await mp.aclose()
 
     before = signal.signal(signal.SIGALRM, handler)
@@ -195,7 +203,7 @@ def test_signals_upon_signals_while_it_closes_are_all_counted() -> None:
         signal.signal(signal.SIGALRM, before)
     stats = mp.stats()
     assert (handled, stats.accepted, stats.delivered) == (500, 501, 1)
-    assert stats.losses == {"closed": 500}
+    assert stats.losses == {"closed" if is_closing else "before_send": 500}
 
 
 @pytest.mark.anyio
