@@ -219,7 +219,7 @@ def _started(bench: Bench) -> Iterator[Row]:
         runs: dict[bool, list[dict[str, Any]]] = {True: [], False: []}
         # The first fills the caches.
         bench.child("start", whole=True, asyncio=asyncio)
-        for _ in range(2 * len(bench.few) - 1):
+        for _ in range(4 * len(bench.few) - 1):
             for whole, measured in runs.items():
                 measured.append(bench.child("start", whole=whole, asyncio=asyncio))
         ours, base = (1e3 * min(run["cpu"] for run in measured) for measured in runs.values())
