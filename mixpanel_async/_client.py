@@ -226,7 +226,8 @@ class AsyncMixpanel(Tracking, Identity, Profiles):
         Args:
             timeout: seconds, at least 0. None goes on for as long as records are being settled, and ends when none
                 was for `shutdown_timeout` seconds. While it waits, records in trouble are tried again every
-                `RetryPolicy.initial` seconds; if Mixpanel has asked to wait beyond the end, it returns at once.
+                `RetryPolicy.initial` seconds. If no try can be made before the end, as Mixpanel has asked to wait for
+                longer or so many have failed that pauses are kept, it lets other tasks run and returns.
 
         Returns:
             What became of the records that were waiting when it began; `pending` ones stay queued. What had ended

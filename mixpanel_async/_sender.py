@@ -34,6 +34,16 @@ def _nothing() -> None:
     return None
 
 
+async def _let_others_run() -> None:
+    """Take a turn of the loop, whoever flushes again and again until nothing is pending.
+
+    Nothing may be left to wait for at the moment. Other tasks would stand still then, and asyncio, which forgets a
+    cancelled timer in a later turn only, would heap up one for each flush.
+    """
+    # What `anyio.lowlevel.checkpoint()` does, of which nobody must wait for the import.
+    await anyio.sleep(0)  # noqa: ASYNC115
+
+
 class Sender:
     """Owns the pool and every background task.
 
@@ -255,10 +265,12 @@ class Sender:
     async def flush(self, timeout: float | None) -> FlushResult:
         """See `AsyncMixpanel.flush`."""
         if self._closed is not None:
+            await _let_others_run()
             return FlushResult(0, 0, 0)
         self.attach()
         barrier = self._queue.barrier()
         try:
+            await _let_others_run()
             await self._passed(barrier, timeout)
         finally:
             self._queue.forget(barrier)

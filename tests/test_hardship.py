@@ -11,6 +11,7 @@ import pickle
 import signal
 import sys
 import threading
+import tracemalloc
 import types
 from collections.abc import Callable
 from typing import Any
@@ -267,6 +268,38 @@ async def test_flushing_again_and_again_in_an_outage_costs_nothing() -> None:
         batches = [batch for lane in mp._queue._buffer.active for batch in lane.batches()]
         assert len(batches) <= 3
         assert not [batch for batch in batches if batch.marks]
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("is_closed", [False, True], ids=["open", "closed"])
+async def test_flushing_again_and_again_lets_others_run_and_heaps_up_nothing(is_closed: bool) -> None:
+    emulator = Emulator()
+    emulator.fail_next(503, retry_after=300)
+    turns = 0
+
+    async def other() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await anyio.lowlevel.checkpoint()
+
+    async with emulator.client(shutdown_timeout=0.05) as mp:
+        await mp.track("user", "Event")
+        await mp.flush()
+        if is_closed:
+            await mp.aclose()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(other)
+            tracemalloc.start()
+            try:
+                for _ in range(500):
+                    await mp.flush(timeout=5)
+                held, _ = tracemalloc.get_traced_memory()
+            finally:
+                tracemalloc.stop()
+            tasks.cancel_scope.cancel()
+    assert turns >= 499
+    assert held <= 128 * 1024
 
 
 @pytest.mark.anyio
