@@ -34,6 +34,9 @@ _MOST_WAL_BYTES: Final = 8 * 1024 * 1024
 # The file may grow past its cap by this share before SQLite itself refuses: the exact bound is the client's, this one
 # holds also against several clients that write at the same moment.
 _HARD_CAP: Final = 1.1
+# What one transaction gives back. SQLite may look through all that lies idle for each page, and writes anew what it
+# moves: a file of gigabytes at once would hold the lock for minutes and make the log as large as itself.
+_PAGES_AT_ONCE: Final = 64
 _CHECK_UP_TO_BYTES: Final = 256 * 1024 * 1024
 # Stands in the stored bytes for the project's token as JSON has it. JSON never holds a raw control character.
 _TOKEN_MARK: Final = b"\x01"
@@ -349,11 +352,19 @@ class Database:
         """Move what the log holds into the file, and empty it."""
         self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
-    def shrink(self) -> None:
-        """Give pages back to the disk if more lie idle than are in use, and cut the log back."""
-        if self._number("PRAGMA freelist_count") * 2 > self._number("PRAGMA page_count"):
-            self._db.executescript("PRAGMA incremental_vacuum")
-            self.checkpoint()
+    def shrink(self) -> bool:
+        """Give some pages back to the disk if more lie idle than are in use. Returns whether to go on."""
+        if not self._is_mostly_idle():
+            return False
+        # As a script, which alone steps through all of it.
+        self._db.executescript(f"PRAGMA incremental_vacuum({_PAGES_AT_ONCE})")
+        if self._is_mostly_idle():
+            return True
+        self.checkpoint()
+        return False
+
+    def _is_mostly_idle(self) -> bool:
+        return self._number("PRAGMA freelist_count") * 2 > self._number("PRAGMA page_count")
 
     def close(self) -> None:
         self._db.close()

@@ -30,6 +30,8 @@ _log = logging.getLogger("mixpanel_async")
 # Seconds between two looks for what others have left, and between tries when the disk fails.
 _LOOK_EVERY: Final = 10.0
 _TRY_AGAIN_AFTER: Final = 1.0
+# Seconds between two portions that are given back to the disk, if nothing is asked for.
+_BREATH: Final = 0.02
 # What one commit holds, about: SQLite's log grows with the largest.
 _MOST_GROUP_BYTES: Final = 4 * 1024 * 1024
 
@@ -70,6 +72,7 @@ class Journal:
         self._under_way = Work(Group())
         self._has_said = False
         self._looked = 0.0
+        self._has_read = self._is_shrinking = False
         self._claims = {}
 
     def _ring_bell(self) -> None:
@@ -195,7 +198,7 @@ class Journal:
                 if is_closing and not (is_well and has_more):
                     return
                 if not has_more:
-                    self._bell.wait(_LOOK_EVERY)
+                    self._bell.wait(_BREATH if self._is_shrinking else _LOOK_EVERY)
         finally:
             session.leave()
             self._gate.leave()
@@ -215,11 +218,18 @@ class Journal:
             if not session.is_open:
                 session.open()
                 self._looked = clock()
+            if work.loads:
+                self._has_read, self._is_shrinking = True, False
             session.do(work)
             if clock() - self._looked >= _LOOK_EVERY:
                 self._looked = clock()
                 session.look()
+                # While a backlog is read the file empties by itself: what would be moved is deleted soon after.
+                self._is_shrinking, self._has_read = not self._has_read, False
+            if self._is_shrinking:
+                self._is_shrinking = session.shrink()
         except Exception as error:  # noqa: BLE001  whatever happens here, nobody else can tell of it
+            self._is_shrinking = False
             self._failed(session, work, error)
             return False
         self._has_said = False

@@ -80,11 +80,14 @@ class Session:
         return self._open
 
     def look(self) -> None:
-        """Take over what others have left, and give back what is not used."""
+        """Take over what others have left."""
         self._refuse_if_replaced()
         self._adopt()
-        self._db.shrink()
         self._reports.written((), self._db.used_bytes(), 0)
+
+    def shrink(self) -> bool:
+        """Give some of what is not used back to the disk. Returns whether to go on."""
+        return self._db.shrink()
 
     def is_replaced(self) -> bool:
         """Whether the path leads to another file than the one that is open."""

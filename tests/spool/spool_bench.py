@@ -156,9 +156,9 @@ class Bench:
         return self.journal.step(self.session)
 
     def settle_down(self) -> None:
-        """Step until everything that was asked for is done."""
-        for _ in range(100):
-            if self.step() and not self.journal._has_more():
+        """Step until everything that was asked for is done, and nothing is given back to the disk any more."""
+        for _ in range(5_000):
+            if self.step() and not (self.journal._has_more() or self.journal._is_shrinking):
                 return
         raise AssertionError("the journal does not come to rest")
 
