@@ -36,7 +36,7 @@ _MOST_WAL_BYTES: Final = 8 * 1024 * 1024
 _HARD_CAP: Final = 1.1
 # What one transaction gives back. SQLite may look through all that lies idle for each page, and writes anew what it
 # moves: a file of gigabytes at once would hold the lock for minutes and make the log as large as itself.
-_PAGES_AT_ONCE: Final = 64
+_PAGES_AT_ONCE: Final = 32
 _CHECK_UP_TO_BYTES: Final = 256 * 1024 * 1024
 # Stands in the stored bytes for the project's token as JSON has it. JSON never holds a raw control character.
 _TOKEN_MARK: Final = b"\x01"

@@ -31,7 +31,7 @@ _log = logging.getLogger("mixpanel_async")
 _LOOK_EVERY: Final = 10.0
 _TRY_AGAIN_AFTER: Final = 1.0
 # Seconds between two portions that are given back to the disk, if nothing is asked for.
-_BREATH: Final = 0.02
+_BREATH: Final = 0.01
 # What one commit holds, about: SQLite's log grows with the largest.
 _MOST_GROUP_BYTES: Final = 4 * 1024 * 1024
 
