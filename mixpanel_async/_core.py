@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-import anyio
-
 from ._attempts import Caller, reason_of
 from ._config import ClientOptions
 from ._credentials import Secret
 from ._errors import ClientClosedError, MixpanelException, ValidationError, bare
+from ._host import let_others_run
 from ._lanes import Batch, Lane
 from ._queue import Queue
 from ._records import DropReason, Kind
@@ -111,10 +110,8 @@ class Core:
             await self._give_way()
 
     async def _give_way(self) -> None:
-        """Let others run."""
         self._queue.open_stage(YIELD_AFTER_BYTES)
-        # What `anyio.lowlevel.checkpoint()` does, of which nobody must wait for the import.
-        await anyio.sleep(0)  # noqa: ASYNC115
+        await let_others_run()
 
     async def _awaited(self, kind: Kind, item: bytes, secret: Secret | None = None, batch: Batch | None = None) -> None:
         """Send a message in a task of the package's own, and wait for what becomes of it."""

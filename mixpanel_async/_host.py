@@ -41,6 +41,12 @@ def prepare() -> None:
     import_module("anyio.to_thread")
 
 
+async def let_others_run() -> None:
+    """Take a turn of the event loop."""
+    # What `anyio.lowlevel.checkpoint()` does, of which nobody must wait for the import.
+    await anyio.sleep(0)  # noqa: ASYNC115
+
+
 class Job(Generic[T]):
     """A task of the package's own, and how it ended.
 

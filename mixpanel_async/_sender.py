@@ -12,7 +12,7 @@ import anyio
 from ._buffer import Idle
 from ._courier import Courier
 from ._errors import ClientClosedError
-from ._host import Host, Job, current_host
+from ._host import Host, Job, current_host, let_others_run
 from ._lanes import Barrier, Batch
 from ._queue import Queue
 from ._records import DropReason, FlushResult
@@ -32,16 +32,6 @@ _WIND_UP: Final = 1.0
 
 def _nothing() -> None:
     return None
-
-
-async def _let_others_run() -> None:
-    """Take a turn of the loop, whoever flushes again and again until nothing is pending.
-
-    Nothing may be left to wait for at the moment. Other tasks would stand still then, and asyncio, which forgets a
-    cancelled timer in a later turn only, would heap up one for each flush.
-    """
-    # What `anyio.lowlevel.checkpoint()` does, of which nobody must wait for the import.
-    await anyio.sleep(0)  # noqa: ASYNC115
 
 
 class Sender:
@@ -265,12 +255,14 @@ class Sender:
     async def flush(self, timeout: float | None) -> FlushResult:
         """See `AsyncMixpanel.flush`."""
         if self._closed is not None:
-            await _let_others_run()
+            await let_others_run()
             return FlushResult(0, 0, 0)
         self.attach()
         barrier = self._queue.barrier()
         try:
-            await _let_others_run()
+            # Also if there is nothing to wait for: whoever flushed again and again until nothing is pending would stop
+            # all other tasks, and asyncio, which forgets a cancelled timer in a later turn only, would heap up timers.
+            await let_others_run()
             await self._passed(barrier, timeout)
         finally:
             self._queue.forget(barrier)
