@@ -156,7 +156,7 @@ class Courier:
         outcome = replies.read(reply, count, now=self._runtime.wall(), secrets=secrets_of(request))
         if not isinstance(outcome, Delivered):
             status = "" if outcome.status is None else f"HTTP {outcome.status}: "
-            self._queue.count_error(f"{request.endpoint}: {status}{outcome.message}")
+            self._queue.last_error = f"{request.endpoint}: {status}{outcome.message}"
         return outcome
 
     def _settle(self, batch: Batch, outcome: Outcome, started: float) -> None:

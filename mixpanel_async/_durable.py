@@ -26,11 +26,11 @@ T = TypeVar("T")
 class Owner(Protocol):
     """The queue, as far as the journal's thread needs it."""
 
+    last_error: str | None
+
     def locked(self, work: Callable[[], T]) -> T: ...
 
     def report(self, losses: list[Loss]) -> None: ...
-
-    def count_error(self, words: str) -> None: ...
 
     def moved(self) -> None:
         """Records may be sent, or there is room, that was not before."""
@@ -212,7 +212,7 @@ class Durable:
         return again
 
     def failed(self, words: str) -> None:
-        self._owner.count_error(words)
+        self._owner.last_error = words
 
     def refusal(self, error: MixpanelException, *, full: bool) -> MixpanelException | None:
         """What those who wait for a group that was not written are told."""

@@ -108,8 +108,10 @@ class Queue:
         lane, buffer = self._stage_lane, self._buffer
         batch = None if lane is None or self.closed or buffer.crowded else lane.open
         # Nobody would come for what joins a batch that waits for company.
-        room = 0 if batch is None or batch.opened == inf else buffer.spare_bytes(batch, LEAST_RECORD_BYTES)
-        self.stage.measured(room, is_busy=buffer.is_busy)
+        room = vacancies = 0
+        if batch is not None and batch.opened != inf:
+            room, vacancies = buffer.spare_bytes(batch, LEAST_RECORD_BYTES), buffer.vacancies(batch.lane)
+        self.stage.measured(room, vacancies, is_busy=buffer.is_busy)
 
     def lane(self, kind: Kind, secret: Secret | None = None) -> Lane:
         return self.locked(lambda: self._buffer.lane(kind, secret))
@@ -131,24 +133,22 @@ class Queue:
         """
         self.note_fork()
         losses: list[Loss] = []
+        verdict = None
         with self._lock:
-            if self.closed:
-                if not IN_REQUEST.get():
-                    self._refuse_if_closed()
-                # To raise would break off the request that a hook of the HTTP client tells of.
-                self._put_aside(lane, item, DropReason.CLOSED)
-                return True
-            if self._is_inside:
-                self._put_aside(lane, item)
-                return True
-            self._is_inside = True
-            try:
-                verdict = self._taken(lane, item, losses, tickets)
-            finally:
-                self._is_inside = False
+            is_closed = self.closed
+            if not is_closed and not self._is_inside:
+                self._is_inside = True
+                try:
+                    verdict = self._taken(lane, item, losses, tickets)
+                finally:
+                    self._is_inside = False
+        if verdict is None:
+            self._put_aside(lane, item, DropReason.CLOSED if is_closed else None)
+        elif self._late:
+            self.locked(_nothing)
         if losses:
             self.report(losses)
-        if verdict is not Offer.TAKEN:
+        if verdict in {Offer.NOTIFY, Offer.FULL}:
             self.on_work()
             if verdict is Offer.FULL and self._overflow in {Overflow.WAIT, Overflow.RAISE}:
                 if self._overflow is Overflow.RAISE or not self._buffer.could_fit(len(item)):
@@ -171,13 +171,16 @@ class Queue:
         if is_news and verdict is Offer.TAKEN:
             verdict = Offer.NOTIFY
         # What was measured holds for so many bytes, whichever way they come, and for records that are no smaller.
-        stage.room -= max(len(item), LEAST_RECORD_BYTES)
+        stage.entered(max(len(item), LEAST_RECORD_BYTES))
         if had_staged or (lane is self._stage_lane and (stage.room <= 0 or lane.open is None)):
             self._measure_stage()
         return verdict
 
     def _put_aside(self, lane: Lane, item: bytes, reason: DropReason | None = None) -> None:
         """Leave a record, to be dropped if there is a reason, to whoever is inside; without anybody it is taken in."""
+        if not IN_REQUEST.get():
+            # To raise would break off the request that a hook of the HTTP client tells of.
+            self._refuse_if_closed()
         with self._lock:
             self._late.append((lane, item, reason))
             is_left = self._is_inside
@@ -242,6 +245,8 @@ class Queue:
                 self._measure_stage()
             finally:
                 self._is_inside = was_inside
+        if self._late and not was_inside:
+            self.locked(_nothing)
         if losses:
             self.report(losses)
         if is_news:
@@ -283,7 +288,6 @@ class Queue:
         Raises:
             ClientClosedError: if the client is closed.
         """
-        self._refuse_if_closed()
         self._put_aside(lane, item, reason)
 
     def lease_alone(self, lane: Lane, item: bytes) -> Batch:
@@ -373,14 +377,12 @@ class Queue:
             self._requests += 1
             self._retries += again
 
-    def count_error(self, words: str) -> None:
-        self.last_error = words
-
     def stats(self) -> Stats:
-        self.note_fork()
-        with self._lock:
-            waiting = [*self.stage.records(), *(item for _, item, _ in self._late)]
-            return self._buffer.stats(waiting, self._requests, self._retries, self.last_error)
+        def work() -> Stats:
+            late = [item for _, item, _ in [*self._late]]
+            return self._buffer.stats(late, self._requests, self._retries, self.last_error)
+
+        return self.locked(work)
 
     def _refuse_if_closed(self) -> None:
         if self.closed:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from ._runtime import birthmark
-from ._wire.usual import SHARES, apart, id_of, moment_of, together
+from ._wire.usual import SHARES, id_of, moment_of, together
 
 # No record is smaller: what every event carries takes more.
 LEAST_RECORD_BYTES: Final = 128
@@ -45,6 +45,7 @@ class Stage:
         "thread",
         "until",
         "until_yield",
+        "vacancies",
         "weight",
     )
 
@@ -55,6 +56,8 @@ class Stage:
         """How many bytes more may lie there before others are let run."""
         self.reserve = 0
         """How many there is room for beyond that."""
+        self.vacancies = 0
+        """How many records may lie there in all before their batch is full."""
         self.thread = 0
         """The thread of the event loop in which the client lives."""
         self.runner: Any = _Nobody
@@ -76,6 +79,9 @@ class Stage:
     def begin_moment(self, now: float, fresh_id: str) -> bytes:
         """Stamp events with this time from now on, and give their ids the same random beginning.
 
+        There are ids for no more of them than may lie here without filling their batch. The one that fills it gives way
+        to others, so that the batch is sent.
+
         Args:
             now: wall clock in seconds.
             fresh_id: a random id.
@@ -87,8 +93,11 @@ class Stage:
         stamp = int((now - ahead) * 1000)
         self.since, self.until = stamp / 1000 + ahead, (stamp + 1) / 1000 + ahead
         self.moment = moment_of(stamp) + fresh_id[:-_COUNTED].encode()
-        self.ids = iter(_ENDS)
-        return next(self.ids)
+        left = self.vacancies - len(self)
+        if left <= 1:
+            self.room, self.reserve = 0, self.room + self.reserve
+        self.ids = iter(_ENDS[1 : max(1, left - 1)])
+        return _ENDS[0]
 
     def settle_in(self, runner: object | None) -> None:
         """Be used in the asyncio loop that calls, as long as this says that it runs; without that nowhere."""
@@ -115,21 +124,24 @@ class Stage:
         self.until = 0.0
         self.mark = birthmark()
 
-    def measured(self, room: int, *, is_busy: bool) -> None:
-        """Note how many bytes more may lie here, and whether requests are under way."""
+    def measured(self, room: int, vacancies: int, *, is_busy: bool) -> None:
+        """Note how many bytes and records there is room for in all, and whether requests are under way."""
         self.weight = 2 * _TIMES_OFF_STAGE if is_busy else _TIMES_OFF_STAGE
+        self.vacancies, self.until = vacancies, 0.0
         if threading.get_ident() == self.thread:
             room -= sum(map(len, self.shares))
             self.room = min(room, self.until_yield)
             self.reserve = room - self.room
 
+    def entered(self, size: int) -> None:
+        """Note that a record of this size, which did not lie here, may have taken the place of one that was to."""
+        self.room -= size
+        self.vacancies -= 1
+        self.until = 0.0
+
     def __len__(self) -> int:
         """How many records lie there."""
         return len(self.shares) // SHARES
-
-    def records(self) -> list[bytes]:
-        """What lies there."""
-        return apart(together(self.shares[:])) if self.shares else []
 
     def take(self, most: int) -> tuple[bytes, int]:
         """Take the first records off the stage, no more than `most`. Whatever is laid down meanwhile stays.

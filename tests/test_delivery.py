@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import httpx
 import orjson
 import pytest
@@ -683,3 +684,32 @@ async def test_bind_sends_what_is_bound() -> None:
     assert upgraded["properties"]["plan"] == "max"
     assert (emulator.profile("user-1") or {})["name"] == "Ada"
     assert emulator.cluster("user-1") == {"user-1", "$device:device-1"}
+
+
+@pytest.mark.parametrize("most", [1, 2, 10, 50, 300])
+async def test_a_full_batch_leaves_at_once_however_long_it_might_linger(most: int) -> None:
+    emulator = Emulator()
+    async with emulator.client(batching=BatchPolicy(max_events=most, linger=3600.0)) as mp:
+        for number in range(3 * most):
+            await mp.track("user", "Event", {"number": number})
+            await anyio.lowlevel.checkpoint()
+        with anyio.fail_after(10):
+            while mp.stats().pending:
+                await anyio.lowlevel.checkpoint()
+        assert mp.stats().requests == 3
+    assert len(emulator.events()) == 3 * most
+
+
+async def test_a_full_batch_leaves_although_others_track_beside_it() -> None:
+    emulator = Emulator()
+    async with emulator.client(batching=BatchPolicy(max_events=20, linger=3600.0)) as mp:
+        for number in range(60):
+            if number % 7:
+                await mp.track("user", "Event", {"number": number})
+            else:
+                mp.track_nowait("user", "Event", {"number": number})
+                await mp.people_set("user", {"number": number})
+            await anyio.lowlevel.checkpoint()
+        with anyio.fail_after(10):
+            while len(emulator.events()) < 60:
+                await anyio.lowlevel.checkpoint()

@@ -207,6 +207,61 @@ def test_signals_upon_signals_are_all_counted(*, is_closing: bool) -> None:
     assert stats.losses == {"closed" if is_closing else "before_send": 500}
 
 
+def test_statistics_that_a_signal_interrupts_add_up() -> None:
+    emulator = Emulator()
+    mp = emulator.client(
+        batching=BatchPolicy(linger=3600.0),
+        before_send=lambda message: None if message["properties"]["number"] % 2 else message,
+    )
+    handled = 0
+
+    def handler(signal_number: int, frame: object) -> None:
+        nonlocal handled
+        handled += 1
+        mp.track_nowait("signal", "Signal", {"number": handled})
+        signal.setitimer(signal.ITIMER_REAL, 0.00005)
+
+    async def main() -> None:
+        signal.setitimer(signal.ITIMER_REAL, 0.00005)
+        tracked = 0
+        while handled < 1_000:
+            before = handled
+            await mp.track("user", "Event", {"number": 2})
+            tracked += 1
+            stats = mp.stats()
+            assert stats.accepted == stats.dropped + stats.pending
+            assert stats.losses.get("before_send", 0) == stats.dropped
+            assert tracked + before <= stats.accepted <= tracked + handled
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        await mp.aclose()
+
+    before = signal.signal(signal.SIGALRM, handler)
+    try:
+        asyncio.run(main())
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.anyio
+async def test_what_a_hook_tracks_while_the_client_closes_breaks_off_no_request() -> None:
+    emulator = Emulator()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        mp.track_nowait("hook", "Of the hook")
+        await emulator.app(scope, receive, send)
+
+    mp = AsyncMixpanel(
+        "token",
+        http_client=in_process(app),
+        batching=BatchPolicy(linger=3600.0),
+        before_send=lambda message: None if message["event"] == "Of the hook" else message,
+    )
+    await mp.track("user", "Event")
+    assert (await mp.aclose()).delivered == 1
+    assert mp.stats().losses == {"before_send": 1}
+
+
 @pytest.mark.anyio
 async def test_a_log_handler_that_tracks_does_not_recurse(caplog: pytest.LogCaptureFixture) -> None:
     emulator = Emulator()

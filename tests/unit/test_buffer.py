@@ -44,6 +44,7 @@ from mixpanel_async._records import (
     Outcome,
     Split,
 )
+from mixpanel_async._stage import Stage
 from mixpanel_async._wiring import most_in_flight
 
 FOREVER = 3600.0
@@ -1249,7 +1250,7 @@ def test_requests_and_the_last_error_are_counted() -> None:
     assert (queue.stats().requests, queue.stats().retries, queue.stats().last_error) == (0, 0, None)
     for again in (False, True, True):
         queue.count_request(again=again)
-    queue.count_error("/track: HTTP 503")
+    queue.last_error = "/track: HTTP 503"
     assert (queue.stats().requests, queue.stats().retries) == (3, 2)
     assert queue.stats().last_error == queue.last_error == "/track: HTTP 503"
 
@@ -1309,6 +1310,33 @@ def test_a_record_that_comes_while_another_is_taken_is_counted(overflow: Overflo
     batch = queue.poll()
     assert isinstance(batch, Batch)
     assert sorted(batch.items) == [b"inner", b"outer"]
+
+
+class Interrupted(Stage):
+    """Is measured last of all, and then once interrupted."""
+
+    def __init__(self, act: Callable[[], object]) -> None:
+        super().__init__()
+        self._acts = [act]
+
+    def measured(self, room: int, vacancies: int, *, is_busy: bool) -> None:
+        super().measured(room, vacancies, is_busy=is_busy)
+        if self._acts:
+            self._acts.pop()()
+
+
+@pytest.mark.parametrize("call", ["offer", "poll"])
+def test_a_record_that_comes_at_the_very_end_of_another_call_is_taken_at_once(call: str) -> None:
+    queue, lane, told, _ = make_reentrant(Overflow.DROP_NEWEST)
+    queue.set_stage(lane)
+    queue.stage = Interrupted(lambda: queue.offer(lane, b"inner"))
+    if call == "offer":
+        assert queue.offer(lane, b"outer")
+    else:
+        assert queue.poll() is IDLE
+    assert told.count > 0
+    assert lane.open is not None
+    assert b"inner" in lane.open.items
 
 
 def test_the_sender_is_told_of_a_batch_that_such_a_record_fills() -> None:

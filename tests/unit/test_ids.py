@@ -135,6 +135,7 @@ def stamped(stage: Stage, now: float, count: int) -> list[str]:
 
 def test_events_of_a_millisecond_differ_in_their_ids_however_many_there_are() -> None:
     stage = Stage()
+    stage.vacancies = 10_000
     ids = [one for now in (1.0, 1.0004, 1.002, 1.0) for one in stamped(stage, now, 700)]
     assert len({*ids}) == 2_800
     assert all(re.fullmatch(r"[0-9a-f]{32}", one) for one in ids)
