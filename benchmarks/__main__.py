@@ -43,7 +43,10 @@ def main() -> int:
         help="an interpreter that the burst is run with, too, if it can import the package; may be repeated",
     )  # fmt: skip
     parser.add_argument(
-        "--output", type=Path, metavar="FOLDER", help="where results.json and chart.svg go (default: beside the code)"
+        "--output",
+        type=Path,
+        metavar="FOLDER",
+        help="where results.json and, with the burst, chart.svg go; made if missing (default: beside the code)",
     )
     options = parser.parse_args()
     if unknown := set(options.sections) - set(SECTIONS):
@@ -61,9 +64,11 @@ def main() -> int:
     # A part is no run of the benchmarks: it takes the place of nothing, unless it is told where to go.
     folder = options.output if options.output or options.sections else Path(__file__).resolve().parent
     if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
         content = results(rows, options.events, options.rounds)
         (folder / "results.json").write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", "utf-8")
-        (folder / "chart.svg").write_text(chart(rows), "utf-8")
+        if any(row.section == "burst" for row in rows):
+            (folder / "chart.svg").write_text(chart(rows), "utf-8")
     return 0 if all(row.figures.get("complete", True) for row in rows) else 1
 
 

@@ -87,7 +87,8 @@ class BatchPolicy(Value):
         max_events: records in one request; 1 to 2,000, Mixpanel's own limit.
         max_bytes: uncompressed size of one request's body; 1 to 10,000,000. A larger record goes alone. Mixpanel
             documents 10 MB in one place and 2 MiB in another, so the default keeps to the smaller.
-        linger: seconds that the first record of a batch waits for company; 0 to 3,600.
+        linger: seconds that the first record of a batch waits for company; 0 to 3,600. A batch that is full, `flush()`
+            and `aclose()` cut it short.
         max_pending_events: records held at once, those in flight included; at least 1. A full queue is sent without
             waiting for a full batch.
         max_pending_bytes: encoded size of the records held at once, those in flight included; at least 1.

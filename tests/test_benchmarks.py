@@ -55,7 +55,9 @@ def test_every_subject_delivers_every_event(tmp_path: Path) -> None:
     ],
 )
 def test_each_section_measures_what_it_names(section: str, rows: int, tmp_path: Path) -> None:
-    made, printed = run(tmp_path, section, "--events", "10")
+    folder = tmp_path / "made" / "anew"
+    made, printed = run(folder, section, "--events", "10")
+    assert [file.name for file in folder.iterdir()] == ["results.json"]
     assert len(made) == rows
     assert all(row["measured"] and row["wanted"] and row["met"] is not None for row in made)
     # The exit status says so, too: what was sent arrived.
