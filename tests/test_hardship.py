@@ -13,7 +13,7 @@ import sys
 import threading
 import tracemalloc
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 from unittest.mock import Mock
 
@@ -125,7 +125,21 @@ def test_a_loop_whose_every_task_is_cancelled_can_still_be_closed_in() -> None:
     assert emulator.profile("user") is not None
 
 
-@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="there are no interval timers here")
+with_timers = pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="there are no interval timers here")
+
+
+@contextlib.contextmanager
+def alarms(handler: Callable[[int, object], None]) -> Iterator[None]:
+    """Have this called whenever a timer that the block sets runs out."""
+    before = signal.signal(signal.SIGALRM, handler)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+@with_timers
 def test_a_signal_handler_that_tracks_corrupts_nothing() -> None:
     emulator = Emulator()
     mp = emulator.client()
@@ -142,13 +156,9 @@ def test_a_signal_handler_that_tracks_corrupts_nothing() -> None:
             for _ in range(30_000):
                 await mp.track("user", "Event")
 
-    before = signal.signal(signal.SIGALRM, handler)
-    signal.setitimer(signal.ITIMER_REAL, 0.0005, 0.0005)
-    try:
+    with alarms(handler):
+        signal.setitimer(signal.ITIMER_REAL, 0.0005, 0.0005)
         asyncio.run(main())
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
     stats = mp.stats()
     assert handled
     assert stats.pending == 0
@@ -157,6 +167,7 @@ def test_a_signal_handler_that_tracks_corrupts_nothing() -> None:
     assert set(stats.losses) <= {"closed"}
 
 
+@with_timers
 @pytest.mark.parametrize("is_closing", [True, False])
 def test_signals_upon_signals_are_all_counted(*, is_closing: bool) -> None:
     """They come faster than they are handled, within a request, where a closed client counts what it cannot take."""
@@ -196,17 +207,14 @@ def test_signals_upon_signals_are_all_counted(*, is_closing: bool) -> None:
             await mp.flush()
         await mp.aclose()
 
-    before = signal.signal(signal.SIGALRM, handler)
-    try:
+    with alarms(handler):
         asyncio.run(main())
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
     stats = mp.stats()
     assert (handled, stats.accepted, stats.delivered) == (500, 501, 1)
     assert stats.losses == {"closed" if is_closing else "before_send": 500}
 
 
+@with_timers
 def test_statistics_that_a_signal_interrupts_add_up() -> None:
     emulator = Emulator()
     mp = emulator.client(
@@ -215,14 +223,18 @@ def test_statistics_that_a_signal_interrupts_add_up() -> None:
     )
     handled = 0
 
-    def handler(signal_number: int, frame: object) -> None:
+    def more() -> None:
+        if handled < 1_000:
+            signal.setitimer(signal.ITIMER_REAL, 0.00005)
+
+    def handler(number: int, frame: object) -> None:
         nonlocal handled
         handled += 1
         mp.track_nowait("signal", "Signal", {"number": handled})
-        signal.setitimer(signal.ITIMER_REAL, 0.00005)
+        more()
 
     async def main() -> None:
-        signal.setitimer(signal.ITIMER_REAL, 0.00005)
+        more()
         tracked = 0
         while handled < 1_000:
             before = handled
@@ -232,15 +244,10 @@ def test_statistics_that_a_signal_interrupts_add_up() -> None:
             assert stats.accepted == stats.dropped + stats.pending
             assert stats.losses.get("before_send", 0) == stats.dropped
             assert tracked + before <= stats.accepted <= tracked + handled
-        signal.setitimer(signal.ITIMER_REAL, 0)
         await mp.aclose()
 
-    before = signal.signal(signal.SIGALRM, handler)
-    try:
+    with alarms(handler):
         asyncio.run(main())
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
 
 
 @pytest.mark.anyio

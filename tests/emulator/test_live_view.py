@@ -604,9 +604,9 @@ def test_what_was_sent_is_shown_and_never_run(viewport: ViewportSize, app: App, 
         check()
 
 
-# How many frames a second a flood must leave depends on what else the machine does: only the long form tells.
-@pytest.mark.parametrize(("seconds", "least"), [(1.0, 0), pytest.param(15.0, 10, marks=pytest.mark.long)])
-def test_a_flood_leaves_the_page_fluid_and_small(seconds: float, least: int, app: App, open_page: Open) -> None:
+# How many frames a second a flood leaves depends on what else the machine does: only the long form asks for so many.
+@pytest.mark.parametrize(("seconds", "frames"), [(1.0, 20), pytest.param(15.0, 150, marks=pytest.mark.long)])
+def test_a_flood_leaves_the_page_fluid_and_small(seconds: float, frames: int, app: App, open_page: Open) -> None:
     """2,000 events a second; the page draws frame after frame, in bounded space, and still answers."""
     page = open_page()
     sent = 0
@@ -633,6 +633,7 @@ def test_a_flood_leaves_the_page_fluid_and_small(seconds: float, least: int, app
     sender.start()
     try:
         expect(rows(page)).to_have_count(300)
+        # A page that the flood holds never comes to its twentieth frame.
         measure = """(seconds) => new Promise((done) => {
           const gaps = [];
           const began = performance.now();
@@ -642,14 +643,14 @@ def test_a_flood_leaves_the_page_fluid_and_small(seconds: float, least: int, app
             gaps.push(now - last);
             last = now;
             nodes = Math.max(nodes, document.querySelectorAll("*").length);
-            if (now - began < seconds * 1000) requestAnimationFrame(frame);
+            if (now - began < seconds * 1000 || gaps.length < 20) requestAnimationFrame(frame);
             else done({frames: gaps.length, longest: Math.max(...gaps), nodes});
           };
           requestAnimationFrame(frame);
         })"""
         seen = page.evaluate(measure, seconds)
         assert seen["nodes"] < 3000
-        assert seen["frames"] / seconds > least, seen
+        assert seen["frames"] >= frames, seen
         page.get_by_role("button", name="Pause").click()
         expect(state(page)).to_have_text("Paused")
         before = names(page)
