@@ -3,11 +3,11 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Final
 
-from ._bound import BoundMixpanel
-from ._client import AsyncMixpanel
-from ._config import VERSION, BatchPolicy, IdMerge, Overflow, Region, RetryPolicy
-from ._credentials import ServiceAccountCredentials
-from ._errors import (
+from ._client.bound import BoundMixpanel
+from ._client.client import AsyncMixpanel
+from ._model.config import VERSION, BatchPolicy, IdMerge, Overflow, Region, RetryPolicy
+from ._model.credentials import ServiceAccountCredentials
+from ._model.errors import (
     ApiError,
     AuthenticationError,
     ClientClosedError,
@@ -22,24 +22,25 @@ from ._errors import (
     TransportError,
     ValidationError,
 )
-from ._records import Delivery, DropReason, FlushResult, LostRecord, Stats
+from ._model.records import DropReason
+from ._model.stats import Delivery, FlushResult, LostRecord, Stats
 
 __version__ = VERSION
 
 if TYPE_CHECKING:
-    from ._checker import Checked, Checker
-    from ._spool import SqliteSpool
+    from ._client.checker import Checked, Checker
     from ._spool.report import Purged, SpoolCount, SpooledRecord, SpoolStatus
+    from ._spool.spool import SqliteSpool
 else:
     # Hidden from type checkers, which would otherwise take any name for one of these.
     _LATER: Final = {
-        "Checked": "._checker",
-        "Checker": "._checker",
+        "Checked": "._client.checker",
+        "Checker": "._client.checker",
         "Purged": "._spool.report",
         "SpoolCount": "._spool.report",
         "SpoolStatus": "._spool.report",
         "SpooledRecord": "._spool.report",
-        "SqliteSpool": "._spool",
+        "SqliteSpool": "._spool.spool",
     }
 
     def __getattr__(name: str) -> object:

@@ -27,114 +27,91 @@ import mixpanel_async.flags
 PACKAGE: Final = "mixpanel_async"
 ROOT: Final = Path(mixpanel_async.__file__).parent
 
-# Imports go from a later layer to an earlier one, or stay within their own.
-LAYERS: Final[Mapping[str, tuple[str, ...]]] = {
-    "vocabulary": ("_records.py", "_config.py", "_credentials.py", "_errors.py", "_runtime.py", "_value.py"),
-    "core": (
-        "_wire/*.py",
-        "_parcel.py",
-        "_lanes.py",
-        "_ledger.py",
-        "_backlog.py",
-        "_buffer.py",
-        "_retry.py",
-        "flags/definitions.py",
-        "flags/evaluate.py",
-        "flags/hashing.py",
-        "flags/model.py",
-        "flags/operators.py",
-        "flags/options.py",
-        "flags/rules.py",
-        "flags/wire.py",
-    ),
-    "shell": (
-        "_stage.py",
-        "_queue.py",
-        "_durable.py",
-        "_logbook.py",
-        "_hooks.py",
-        "_host.py",
-        "_threads.py",
-        "_network.py",
-        "_pool.py",
-        "_transport.py",
-        "_courier.py",
-        "_sender.py",
-        "_attempts.py",
-        "_spool/*.py",
-        "flags/__init__.py",
-        "flags/exposures.py",
-        "flags/local.py",
-        "flags/poller.py",
-        "flags/providers.py",
-        "flags/remote.py",
-        "flags/tally.py",
-    ),
-    "client": (
-        "_core.py",
-        "_wiring.py",
-        "_tracking.py",
-        "_identity.py",
-        "_profiles.py",
-        "_bound.py",
-        "_checker.py",
-        "_client.py",
-        "__init__.py",
-    ),
-}
-# Stand beside the client and use its public names, but for the emulator, which uses none.
-OUTSIDE: Final[Mapping[str, tuple[str, ...]]] = {
-    "emulator": ("emulator/*.py",),
-    "users": ("cli/*.py", "integrations/*.py", "testing.py", "_pytest_plugin.py"),
-}
+# From bottom to top. A package may import the packages before it, but no peer on its own line.
+LAYERS: Final[Sequence[tuple[str, ...]]] = (
+    ("_model",),
+    ("_runtime",),
+    ("_encoding",),
+    ("_http", "_spool"),
+    ("_delivery",),
+    ("flags",),
+    ("_client",),
+    ("__init__.py",),
+)
+CORE: Final = tuple(name for layer in LAYERS for name in layer)
+# Use the public names of the package only; the emulator uses none of them.
+USERS: Final = ("cli", "integrations", "testing.py", "_pytest_plugin.py")
 
-# Files that may import a library; each must, or the entry is stale. What is missing here nobody may import.
+# Modules without I/O, clocks and randomness.
+PURE: Final = (
+    "_model/*.py",
+    "_encoding/*.py",
+    "_delivery/accounting.py",
+    "_delivery/buffer.py",
+    "_delivery/disk_backlog.py",
+    "_delivery/lanes.py",
+    "_delivery/retry.py",
+    "flags/definitions.py",
+    "flags/evaluate.py",
+    "flags/hashing.py",
+    "flags/model.py",
+    "flags/operators.py",
+    "flags/options.py",
+    "flags/rules.py",
+    "flags/wire.py",
+)
+
+# Files that may import a library; each of them must, or the entry is stale. Other libraries may not be imported.
 OWNERS: Final[Mapping[str, tuple[str, ...]]] = {
     "aiohttp": ("integrations/aiohttp.py",),
     "anyio": (
-        "_*.py",
+        "_delivery/*.py",
+        "_http/*.py",
+        "_runtime/*.py",
         "cli/*.py",
-        "emulator/app.py",
-        "emulator/delivery.py",
-        "emulator/export.py",
-        "emulator/routes.py",
-        "emulator/server.py",
-        "emulator/stream.py",
+        "emulator/http/*.py",
+        "emulator/project/export.py",
         "flags/poller.py",
         "integrations/openfeature.py",
     ),
-    # The command is a program of its own, and runs on asyncio.
-    "asyncio": ("_host.py", "_pytest_plugin.py", "cli/_reader.py", "cli/demo.py", "emulator/server.py"),
-    "backports": ("cli/_inputs.py",),
-    # From Python 3.14 on, of the standard library.
-    "compression": ("cli/_inputs.py",),
+    # The commands are programs on asyncio.
+    "asyncio": (
+        "_runtime/event_loop.py",
+        "_pytest_plugin.py",
+        "cli/importing/reader.py",
+        "cli/demo/command.py",
+        "emulator/http/server.py",
+    ),
+    "backports": ("cli/importing/inputs.py",),
+    # Part of the standard library since Python 3.14.
+    "compression": ("cli/importing/inputs.py",),
     "fastapi": ("integrations/fastapi.py",),
-    "h11": ("emulator/server.py",),
-    "httpcore": ("_network.py",),
-    "httpx": ("_transport.py", "_network.py"),
-    "isal": ("_wire/encode.py",),
+    "h11": ("emulator/http/server.py",),
+    "httpcore": ("_http/connection.py",),
+    "httpx": ("_http/transport.py", "_http/asgi.py", "_http/connection.py"),
+    "isal": ("_encoding/requests.py",),
     "json_logic": ("flags/rules.py",),
     "openfeature": ("integrations/openfeature.py",),
     "opentelemetry": ("integrations/otel.py",),
-    "orjson": ("_wire/*.py", "_hooks.py", "_spool/*.py", "cli/_*.py", "emulator/*.py"),
-    "pyarrow": ("cli/_parquet.py",),
+    "orjson": ("_encoding/*.py", "_spool/*.py", "cli/importing/*.py", "emulator/*.py"),
+    "pyarrow": ("cli/importing/parquet_source.py",),
     "pytest": ("_pytest_plugin.py",),
     "rich": ("cli/*.py",),
-    "select": ("_network.py",),
-    "socket": ("_network.py", "emulator/server.py"),
-    "sqlite3": ("_spool/*.py", "emulator/store.py"),
-    "ssl": ("_network.py", "_transport.py"),
-    "starlette": ("emulator/app.py", "emulator/routes.py", "integrations/starlette.py"),
-    "tenacity": ("_attempts.py",),
-    "trio": ("_host.py",),
+    "select": ("_http/connection.py",),
+    "socket": ("_http/connection.py", "emulator/http/server.py"),
+    "sqlite3": ("_spool/*.py", "emulator/storage/store.py"),
+    "ssl": ("_http/connection.py", "_http/transport.py"),
+    "starlette": ("emulator/http/app.py", "emulator/http/routes.py", "integrations/starlette.py"),
+    "tenacity": ("_delivery/direct_request.py",),
+    "trio": ("_runtime/event_loop.py",),
     "typer": ("cli/*.py",),
-    "typing_extensions": ("_client.py",),
-    "uvicorn": ("emulator/server.py",),
+    "typing_extensions": ("_client/client.py",),
+    "uvicorn": ("emulator/http/server.py",),
 }
-# Of the standard library these have owners, too.
+# Modules of the standard library that have owners as well.
 OWNED_STDLIB: Final = frozenset({"asyncio", "multiprocessing", "select", "selectors", "socket", "sqlite3", "ssl"})
 
-# What the core and the vocabulary may not import: anything that waits, talks, remembers or guesses.
+# Not imported by pure modules.
 IMPURE: Final = frozenset(
     {
         "anyio", "asyncio", "concurrent", "httpx", "io", "logging", "multiprocessing", "os", "pathlib", "random",
@@ -142,20 +119,19 @@ IMPURE: Final = frozenset(
         "trio", "uuid",
     }
 )  # fmt: skip
-# In the shell and the client, only the first of these may be read, and by `_runtime` alone.
-CLOCKS_AND_CHANCE: Final = frozenset({"random", "secrets", "time", "uuid"})
+# Not imported by the other modules of the core, except by the `_runtime` files that own them.
+CLOCKS_AND_RANDOMNESS: Final = frozenset({"random", "secrets", "time", "uuid"})
 IMPURE_BUT_ALLOWED: Final = frozenset(
     {
-        ("_runtime.py", "os"),
-        ("_runtime.py", "random"),
-        ("_runtime.py", "time"),
-        # The type, to know a value of it; no id is made there.
-        ("_wire/values.py", "uuid.UUID"),
+        ("_runtime/clock.py", "random"),
+        ("_runtime/clock.py", "time"),
+        # The type, to recognise values; no id is made there.
+        ("_encoding/validation.py", "uuid.UUID"),
     }
 )
 CLOCK_METHODS: Final = frozenset({"now", "today", "utcnow"})
 
-MAX_MODULE_LINES: Final = 400
+MAX_MODULE_LINES: Final = 500
 MAX_FUNCTION_LINES: Final = 60
 
 # Made once, at import, and not changed afterwards although not annotated as Final.
@@ -246,17 +222,22 @@ SOURCES: Final = tuple(
 Rule = Callable[[Sequence[Source]], Iterable[str]]
 
 
-def places(path: str) -> list[str]:
-    return [name for name, patterns in {**LAYERS, **OUTSIDE}.items() if any(fnmatch(path, one) for one in patterns)]
+def package_of(path: str) -> str:
+    """The sub-package that a module is in, or the module itself if it is in the root."""
+    return path.partition("/")[0]
 
 
-def place(source: Source) -> str:
-    (name,) = places(source.path)
-    return name
+def level_of(package: str) -> int:
+    (level,) = (number for number, layer in enumerate(LAYERS) if package in layer)
+    return level
 
 
-def within(sources: Sequence[Source], *names: str) -> list[Source]:
-    return [source for source in sources if places(source.path) in [[name] for name in names]]
+def core(sources: Sequence[Source]) -> list[Source]:
+    return [source for source in sources if package_of(source.path) in CORE]
+
+
+def is_pure(source: Source) -> bool:
+    return any(fnmatch(source.path, pattern) for pattern in PURE)
 
 
 def file_of(target: str, modules: Mapping[str, Source]) -> Source | None:
@@ -267,31 +248,32 @@ def file_of(target: str, modules: Mapping[str, Source]) -> Source | None:
 # The rules.
 
 
-def every_module_has_a_place(sources: Sequence[Source]) -> Iterator[str]:
+def every_module_is_in_a_known_package(sources: Sequence[Source]) -> Iterator[str]:
     for source in sources:
-        if len(places(source.path)) != 1:
-            yield f"{source.path} is in {places(source.path) or 'no layer'}"
+        if package_of(source.path) not in {*CORE, *USERS, "emulator"}:
+            yield f"{source.path} is in no package of the architecture"
 
 
-def imports_go_one_way(sources: Sequence[Source]) -> Iterator[str]:
-    order = list(LAYERS)
+def imports_go_downwards(sources: Sequence[Source]) -> Iterator[str]:
     modules = {source.dotted: source for source in sources}
-    for source in within(sources, *LAYERS):
-        own = place(source)
+    for source in core(sources):
+        own = package_of(source.path)
         for one in source.imports:
             if not one.is_internal:
                 continue
             found = file_of(one.target, modules)
             if found is None:
-                yield source.at(one.line, f"imports {one.target}, which is not there")
-            elif place(found) not in order or order.index(place(found)) > order.index(own):
-                yield source.at(one.line, f"is {own} and imports {place(found)}: {one.target}")
+                yield source.at(one.line, f"imports {one.target}, which does not exist")
+                continue
+            other = package_of(found.path)
+            if other not in CORE or (other != own and level_of(other) >= level_of(own)):
+                yield source.at(one.line, f"{own} imports {other}: {one.target}")
 
 
 def no_import_goes_in_a_circle(sources: Sequence[Source]) -> Iterator[str]:
     modules = {source.dotted: source for source in sources}
     edges: dict[str, set[str]] = {}
-    for source in within(sources, *LAYERS):
+    for source in core(sources):
         found = [file_of(one.target, modules) for one in source.imports if one.is_internal and not one.for_types]
         edges[source.dotted] = {one.dotted for one in found if one is not None} - {source.dotted}
     done: set[str] = set()
@@ -308,13 +290,13 @@ def no_import_goes_in_a_circle(sources: Sequence[Source]) -> Iterator[str]:
         yield from visit(module, ())
 
 
-def the_core_is_pure(sources: Sequence[Source]) -> Iterator[str]:
-    for source in within(sources, *LAYERS):
-        banned = IMPURE if place(source) in {"vocabulary", "core"} else CLOCKS_AND_CHANCE
+def pure_modules_do_no_io(sources: Sequence[Source]) -> Iterator[str]:
+    for source in core(sources):
+        banned = IMPURE if is_pure(source) else CLOCKS_AND_RANDOMNESS
         for one in source.imports:
             if one.root in banned and (source.path, one.target) not in IMPURE_BUT_ALLOWED:
                 yield source.at(one.line, f"imports {one.target}")
-    for source in within(sources, "vocabulary", "core"):
+    for source in filter(is_pure, sources):
         for node in ast.walk(source.tree):
             if not isinstance(node, ast.Call):
                 continue
@@ -346,7 +328,7 @@ def no_owner_is_stale(sources: Sequence[Source]) -> Iterator[str]:
 
 def extras_are_imported_where_they_are_used(sources: Sequence[Source]) -> Iterator[str]:
     """What the client can do without is imported by a function, so that `import mixpanel_async` does not need it."""
-    for source in within(sources, *LAYERS):
+    for source in core(sources):
         for one in source.imports:
             if one.root in {"isal", "json_logic", "trio"} and one.function is None:
                 yield source.at(one.line, f"imports {one.root} at its top")
@@ -358,7 +340,9 @@ def users_use_public_names(sources: Sequence[Source]) -> Iterator[str]:
         f"{PACKAGE}.emulator": mixpanel_async.emulator.__all__,
         f"{PACKAGE}.flags": mixpanel_async.flags.__all__,
     }
-    for source in within(sources, "users"):
+    for source in sources:
+        if package_of(source.path) not in USERS:
+            continue
         home = ".".join(source.dotted.split(".")[:2])
         for one in source.imports:
             name = one.target.removeprefix(f"{one.module}.")
@@ -379,11 +363,13 @@ def is_private(name: str) -> bool:
 
 
 def the_emulator_stands_alone(sources: Sequence[Source]) -> Iterator[str]:
-    for source in within(sources, "emulator"):
+    for source in sources:
+        if package_of(source.path) != "emulator":
+            continue
         for one in source.imports:
             if not one.is_internal or (one.module + ".").startswith(f"{PACKAGE}.emulator."):
                 continue
-            is_enum = one.target == f"{PACKAGE}._config.IdMerge"
+            is_enum = one.target == f"{PACKAGE}._model.config.IdMerge"
             is_annotation = one.for_types and one.module == PACKAGE
             if not is_enum and not is_annotation and one.function != "client":
                 yield source.at(one.line, f"imports {one.target}")
@@ -431,7 +417,9 @@ def modules_keep_no_state(sources: Sequence[Source]) -> Iterator[str]:
 
 
 def modules_do_nothing_when_imported(sources: Sequence[Source]) -> Iterator[str]:
-    for source in within(sources, *LAYERS, "emulator"):
+    for source in sources:
+        if package_of(source.path) in USERS:
+            continue
         for node in statements(source.tree.body):
             is_text = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
             if isinstance(node, (ast.Expr, ast.For, ast.While, ast.With)) and not is_text:
@@ -481,61 +469,90 @@ def changes(tree: ast.Module) -> Iterator[tuple[str, int]]:
 
 # For each rule, modules that break it, and words of the complaint.
 GUILTY: Final[Sequence[tuple[Rule, Mapping[str, str], str]]] = (
-    (every_module_has_a_place, {"_new.py": ""}, "_new.py is in no layer"),
-    (imports_go_one_way, {"_errors.py": "from ._client import X", "_client.py": ""}, "vocabulary and imports client"),
+    (every_module_is_in_a_known_package, {"_new.py": ""}, "_new.py is in no package"),
     (
-        imports_go_one_way,
-        {"_buffer.py": "def f():\n  from . import _sender", "_sender.py": ""},
-        "core and imports shell",
+        imports_go_downwards,
+        {"_model/errors.py": "from .._client.client import X", "_client/client.py": ""},
+        "_model imports _client",
     ),
-    (imports_go_one_way, {"_wire/a.py": "from .._queue import X", "_queue.py": ""}, "core and imports shell"),
     (
-        imports_go_one_way,
-        {"_sender.py": "import typing\nif typing.TYPE_CHECKING:\n  from ._client import X", "_client.py": ""},
-        "shell and imports client",
+        imports_go_downwards,
+        {"_http/pool.py": "def f():\n  from .._spool import writer", "_spool/writer.py": ""},
+        "_http imports _spool",
     ),
-    (imports_go_one_way, {"_client.py": "from .cli import app", "cli/__init__.py": ""}, "client and imports users"),
-    (imports_go_one_way, {"_client.py": "from .nowhere import x"}, "not there"),
+    (
+        imports_go_downwards,
+        {
+            "_delivery/sender.py": "import typing\nif typing.TYPE_CHECKING:\n  from .._client.client import X",
+            "_client/client.py": "",
+        },
+        "_delivery imports _client",
+    ),
+    (
+        imports_go_downwards,
+        {"_client/client.py": "from ..cli import app", "cli/__init__.py": ""},
+        "_client imports cli",
+    ),
+    (imports_go_downwards, {"_client/client.py": "from .nowhere import x"}, "does not exist"),
     (
         no_import_goes_in_a_circle,
-        {"_queue.py": "from ._hooks import X", "_hooks.py": "import mixpanel_async._queue"},
-        "mixpanel_async._queue -> mixpanel_async._hooks -> mixpanel_async._queue",
+        {
+            "_delivery/queue.py": "from .callbacks import X",
+            "_delivery/callbacks.py": "import mixpanel_async._delivery.queue",
+        },
+        "mixpanel_async._delivery.queue -> mixpanel_async._delivery.callbacks -> mixpanel_async._delivery.queue",
     ),
-    (the_core_is_pure, {"_wire/build.py": "def f():\n  import time"}, "_wire/build.py:2 imports time"),
-    (the_core_is_pure, {"_wire/values.py": "from uuid import UUID, uuid4"}, "imports uuid.uuid4"),
-    (the_core_is_pure, {"_config.py": "from os import environ"}, "imports os.environ"),
-    (the_core_is_pure, {"_runtime.py": "import threading"}, "imports threading"),
-    (the_core_is_pure, {"_sender.py": "import time"}, "imports time"),
-    (the_core_is_pure, {"_retry.py": "x = datetime.now(timezone.utc)"}, "reads a clock"),
-    (the_core_is_pure, {"_errors.py": "print(1)"}, "calls print"),
-    (each_library_has_one_owner, {"_sender.py": "import httpx"}, "_sender.py:1 imports httpx"),
-    (each_library_has_one_owner, {"_sender.py": "async def f():\n  import trio"}, "imports trio"),
-    (each_library_has_one_owner, {"_client.py": "import numpy.linalg"}, "imports numpy"),
-    (each_library_has_one_owner, {"_queue.py": "import sqlite3"}, "imports sqlite3"),
-    (each_library_has_one_owner, {"emulator/project.py": "from starlette.routing import X"}, "imports starlette"),
-    (no_owner_is_stale, {}, "_transport.py does not import httpx"),
-    (no_owner_is_stale, {}, "_wire/values.py does not import uuid.UUID"),
-    (extras_are_imported_where_they_are_used, {"_host.py": "try:\n  import trio\nfinally:\n  pass"}, "trio at its top"),
-    (users_use_public_names, {"cli/demo.py": "from mixpanel_async._client import AsyncMixpanel"}, "imports mixpanel"),
+    (pure_modules_do_no_io, {"_encoding/records.py": "def f():\n  import time"}, "_encoding/records.py:2 imports time"),
+    (pure_modules_do_no_io, {"_encoding/validation.py": "from uuid import UUID, uuid4"}, "imports uuid.uuid4"),
+    (pure_modules_do_no_io, {"_model/config.py": "from os import environ"}, "imports os.environ"),
+    (pure_modules_do_no_io, {"_delivery/buffer.py": "import threading"}, "imports threading"),
+    (pure_modules_do_no_io, {"_delivery/sender.py": "import time"}, "imports time"),
+    (pure_modules_do_no_io, {"_delivery/retry.py": "x = datetime.now(timezone.utc)"}, "reads a clock"),
+    (pure_modules_do_no_io, {"_model/errors.py": "print(1)"}, "calls print"),
+    (each_library_has_one_owner, {"_delivery/sender.py": "import httpx"}, "_delivery/sender.py:1 imports httpx"),
+    (each_library_has_one_owner, {"_delivery/sender.py": "async def f():\n  import trio"}, "imports trio"),
+    (each_library_has_one_owner, {"_client/client.py": "import numpy.linalg"}, "imports numpy"),
+    (each_library_has_one_owner, {"_delivery/queue.py": "import sqlite3"}, "imports sqlite3"),
+    (
+        each_library_has_one_owner,
+        {"emulator/project/project.py": "from starlette.routing import X"},
+        "imports starlette",
+    ),
+    (no_owner_is_stale, {}, "_http/transport.py does not import httpx"),
+    (no_owner_is_stale, {}, "_encoding/validation.py does not import uuid.UUID"),
+    (
+        extras_are_imported_where_they_are_used,
+        {"_runtime/event_loop.py": "try:\n  import trio\nfinally:\n  pass"},
+        "trio at its top",
+    ),
+    (
+        users_use_public_names,
+        {"cli/demo.py": "from mixpanel_async._client.client import AsyncMixpanel"},
+        "imports mixpanel",
+    ),
     (users_use_public_names, {"cli/demo.py": "import mixpanel_async._client"}, "imports mixpanel"),
-    (users_use_public_names, {"cli/demo.py": "from .. import _config"}, "imports mixpanel_async._config"),
-    (users_use_public_names, {"testing.py": "from .emulator.project import Project"}, "imports mixpanel"),
+    (users_use_public_names, {"cli/demo.py": "from .. import _model"}, "imports mixpanel_async._model"),
+    (users_use_public_names, {"testing.py": "from .emulator.project.project import Project"}, "imports mixpanel"),
     (users_use_public_names, {"cli/demo.py": "def f(mp): mp._queue.closed = True"}, "reaches for mp._queue"),
-    (the_emulator_stands_alone, {"emulator/ingest.py": "from .._wire.values import FORBIDDEN_IDS"}, "imports mixpanel"),
+    (
+        the_emulator_stands_alone,
+        {"emulator/project/ingestion.py": "from ..._encoding.validation import FORBIDDEN_IDS"},
+        "imports mixpanel",
+    ),
     (
         the_emulator_stands_alone,
         {"emulator/__init__.py": "from mixpanel_async import AsyncMixpanel"},
         "imports mixpanel",
     ),
-    (modules_are_small, {"_client.py": "\n" * 401}, "_client.py has 401 lines"),
-    (functions_are_small, {"_client.py": "def f():\n  '''d'''\n" + "  pass\n" * 61}, "f has 61 lines"),
-    (modules_keep_no_state, {"_client.py": "CACHE = {}"}, "CACHE is not Final"),
-    (modules_keep_no_state, {"_client.py": "try:\n  _ids = count()\nexcept X: pass"}, "_ids is not Final"),
-    (modules_keep_no_state, {"_client.py": "SEEN: Final = []\ndef f(): SEEN.append(1)"}, "changes SEEN"),
-    (modules_keep_no_state, {"_client.py": "SEEN: Final = {}\ndef f(): SEEN[1] = 2"}, "changes SEEN"),
-    (modules_keep_no_state, {"_client.py": "class C:\n  seen: list[int] = []"}, "class C shares seen"),
-    (modules_keep_no_state, {"_client.py": "def f():\n  global n\n  n = 1"}, "has global n"),
-    (modules_do_nothing_when_imported, {"_client.py": "'''d'''\natexit.register(f)"}, "does atexit.register(f)"),
+    (modules_are_small, {"_client/client.py": "\n" * 501}, "_client/client.py has 501 lines"),
+    (functions_are_small, {"_client/client.py": "def f():\n  '''d'''\n" + "  pass\n" * 61}, "f has 61 lines"),
+    (modules_keep_no_state, {"_client/client.py": "CACHE = {}"}, "CACHE is not Final"),
+    (modules_keep_no_state, {"_client/client.py": "try:\n  _ids = count()\nexcept X: pass"}, "_ids is not Final"),
+    (modules_keep_no_state, {"_client/client.py": "SEEN: Final = []\ndef f(): SEEN.append(1)"}, "changes SEEN"),
+    (modules_keep_no_state, {"_client/client.py": "SEEN: Final = {}\ndef f(): SEEN[1] = 2"}, "changes SEEN"),
+    (modules_keep_no_state, {"_client/client.py": "class C:\n  seen: list[int] = []"}, "class C shares seen"),
+    (modules_keep_no_state, {"_client/client.py": "def f():\n  global n\n  n = 1"}, "has global n"),
+    (modules_do_nothing_when_imported, {"_client/client.py": "'''d'''\natexit.register(f)"}, "does atexit.register(f)"),
 )
 RULES: Final[Sequence[Rule]] = tuple(dict.fromkeys(rule for rule, _, _ in GUILTY))
 

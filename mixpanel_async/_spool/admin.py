@@ -14,17 +14,16 @@ from typing import Any, BinaryIO, Final
 
 import orjson
 
-from .._config import check_number
-from .._errors import ConfigurationError, refuse
-from .._hooks import payload_of
-from .._lanes import LANE_CODES, SEQUENCE_BITS
-from .._records import DropReason
-from .._runtime import real_runtime
+from .._encoding.records import payload_of
+from .._model.config import check_number
+from .._model.errors import ConfigurationError, refuse
+from .._model.records import DropReason
+from .._runtime.clock import real_runtime
 from . import files
 from .database import LANES, Row, first_of, show_token
+from .inspection import ROWS_AT_ONCE, Choice, Visit, breathe, visit
+from .messages import LANE_CODES, ONCE, REPEATABLE, SENDING, SEQUENCE_BITS
 from .report import Purged, SpoolCount, SpooledRecord, SpoolStatus
-from .visit import ROWS_AT_ONCE, Choice, Visit, breathe, visit
-from .work import ONCE, REPEATABLE, SENDING
 
 _KINDS: Final = {code: kind.value for (kind, _), code in LANE_CODES.items()}
 _LAST: Final = (1 << 63) - 1

@@ -16,10 +16,9 @@ from itertools import groupby
 from pathlib import Path
 from typing import Final
 
-from .._errors import refuse
-from .._lanes import SEQUENCE_BITS
+from .._model.errors import refuse
 from . import files
-from .work import SENDING
+from .messages import SENDING, SEQUENCE_BITS
 
 APPLICATION_ID: Final = 0x6D786173
 VERSION: Final = 1

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from .._errors import SpoolError, refuse
+from .._model.errors import SpoolError, refuse
 
 _PRIVATE: Final = 0o600
 _PRIVATE_FOLDER: Final = 0o700

@@ -12,12 +12,12 @@ from typing import Final
 
 import orjson
 
-from .._errors import SpoolError
-from .._records import OnceOnly
-from .._runtime import Runtime
+from .._model.errors import SpoolError
+from .._model.records import OnceOnly
+from .._runtime.clock import Runtime
 from .database import OWNER_SHIFT, Database, Row, hide_token
 from .files import Claim
-from .work import ONCE, REPEATABLE, SENDING, Held, Settings
+from .messages import ONCE, REPEATABLE, SENDING, Held, Settings
 
 _log = logging.getLogger("mixpanel_async")
 _OWN_ROWS: Final = 1 << OWNER_SHIFT

@@ -11,29 +11,28 @@ from typing import Final
 
 import orjson
 
-from .._backlog import LOAD_RECORDS
-from .._errors import SpoolError
-from .._lanes import LANE_CODES, SEQUENCE_BITS, Eviction
-from .._ledger import Ended
-from .._records import DropReason, Kind, OnceOnly
-from .._runtime import Runtime
+from .._model.errors import SpoolError
+from .._model.records import DropReason, Kind, OnceOnly
+from .._runtime.clock import Runtime
 from . import files
-from .database import (
-    LANES,
-    Damaged,
-    Database,
-    DeadLetter,
-    Row,
-    first_of,
-    hide_token,
-    is_damage,
-    show_token,
-)
+from .connection import open_database
+from .database import LANES, Damaged, Database, DeadLetter, Row, first_of, hide_token, is_damage, show_token
 from .files import Claim, inode_of
-from .opening import open_database
+from .messages import (
+    LANE_CODES,
+    LOAD_RECORDS,
+    ONCE,
+    REPEATABLE,
+    SEQUENCE_BITS,
+    Ended,
+    Eviction,
+    Held,
+    Reports,
+    Settings,
+    Work,
+)
 from .owners import Owners
-from .salvage import is_record, rescue, salvage
-from .work import ONCE, REPEATABLE, Held, Reports, Settings, Work
+from .recovery import is_record, rescue, salvage
 
 _log = logging.getLogger("mixpanel_async")
 _LOAD_BYTES: Final = 4 * 1024 * 1024

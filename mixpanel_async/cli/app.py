@@ -7,9 +7,9 @@ from typing import Annotated
 import typer
 
 from .. import __version__
-from .demo import demo
+from .demo.command import demo
 from .emulator import emulator
-from .importer import import_
+from .importing.command import import_
 from .spool import spool
 
 app = typer.Typer(

@@ -25,27 +25,27 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final
 
-from mixpanel_async._config import IdMerge
+from mixpanel_async._model.config import IdMerge
 
-from .identity import Identities, LegacyIdentities, OriginalIdentities, SimplifiedIdentities
-from .ingest import Access
-from .project import Project
+from .project.identity import Identities, LegacyIdentities, OriginalIdentities, SimplifiedIdentities
+from .project.ingestion import Access
+from .project.project import Project
 
 try:
-    from .app import RecordedRequest, State, build_app
-    from .routes import routes_of
-    from .server import Server
+    from .http.app import RecordedRequest, State, build_app
+    from .http.routes import routes_of
+    from .http.server import Server
 except ModuleNotFoundError as error:
     if (error.name or "").partition(".")[0] not in {"starlette", "uvicorn", "h11"}:
         raise
     raise ImportError('the emulator needs an extra: pip install "mixpanel-async[emulator]"', name=error.name) from error
 
-from .controls import FaultControls
-from .faults import KINDS, TRANSIENT, FaultKind
-from .feed import counts
-from .flags import Flags, simple
-from .propagation import Reports
-from .store import Store, StoreError
+from .flags.flags import Flags, simple
+from .http.controls import FaultControls
+from .http.faults import KINDS, TRANSIENT, FaultKind
+from .page.feed import counts
+from .project.propagation import Reports
+from .storage.store import Store, StoreError
 
 if TYPE_CHECKING:
     from mixpanel_async import AsyncMixpanel
@@ -160,7 +160,7 @@ class Emulator(FaultControls):
         """
         # Here and not above: the emulator must not need the client to be what it is.
         from mixpanel_async import AsyncMixpanel  # noqa: PLC0415
-        from mixpanel_async._transport import in_process  # noqa: PLC0415
+        from mixpanel_async._http.asgi import in_process  # noqa: PLC0415
 
         wired = {"api_host": "http://127.0.0.1", **options}
         if "http_client" not in wired:

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from .._errors import MixpanelException
+from .._model.errors import MixpanelException
 from .model import SelectedVariant
 from .tally import Tally
 

@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any, Final
 
-from .._errors import ClientClosedError, ValidationError
-from .._runtime import Runtime
+from .._model.errors import ClientClosedError, ValidationError
+from .._runtime.clock import Runtime
 from .evaluate import evaluate
 from .exposures import Exposures, Reporting
 from .hashing import state_of

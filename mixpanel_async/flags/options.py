@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from .._config import check_count, check_number
+from .._model.config import check_count, check_number
 
 _LONGEST: Final = 86_400.0
 _MOST_BYTES: Final = 256 * 1024 * 1024

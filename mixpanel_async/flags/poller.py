@@ -12,16 +12,16 @@ from typing import Final, Literal
 import anyio
 import anyio.to_thread
 
-from .._config import RetryPolicy
-from .._errors import ClientClosedError
-from .._host import Host
-from .._queue import Queue
-from .._records import NoReply, Reply
-from .._retry import PROBE_AFTER, backoff
-from .._runtime import Runtime
-from .._sender import Sender
-from .._transport import Transport
-from .._wire.replies import retry_after
+from .._delivery.queue import Queue
+from .._delivery.retry import PROBE_AFTER, backoff
+from .._delivery.sender import Sender
+from .._encoding.responses import retry_after
+from .._http.transport import Transport
+from .._model.config import RetryPolicy
+from .._model.errors import ClientClosedError
+from .._model.outcomes import NoReply, Reply
+from .._runtime.clock import Runtime
+from .._runtime.event_loop import Host
 from .definitions import Definitions, DefinitionsError, Flag, read_definitions
 from .options import LocalFlags
 from .rules import Library

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from .._config import ClientOptions
-from .._errors import refuse
-from .._queue import Queue
-from .._records import FlagStats
-from .._runtime import Runtime
-from .._sender import Sender
-from .._transport import Transport
+from .._delivery.queue import Queue
+from .._delivery.sender import Sender
+from .._http.transport import Transport
+from .._model.config import ClientOptions
+from .._model.errors import refuse
+from .._model.stats import FlagStats
+from .._runtime.clock import Runtime
 from .exposures import Exposures, Track
 from .local import LocalFeatureFlagsProvider
 from .options import LocalFlags, RemoteFlags

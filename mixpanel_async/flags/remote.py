@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from datetime import datetime, timezone
 from typing import Any
 
-from .._errors import MixpanelException
-from .._records import NoReply, Reply, Request
-from .._runtime import Runtime
-from .._sender import Sender
-from .._transport import Transport
+from .._delivery.sender import Sender
+from .._http.transport import Transport
+from .._model.errors import MixpanelException
+from .._model.outcomes import NoReply, Reply, Request
+from .._runtime.clock import Runtime
 from .exposures import Exposures, Reporting
 from .model import FallbackReason, SelectedVariant, as_variant
 from .options import RemoteFlags

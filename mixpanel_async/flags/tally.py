@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 from typing import Final
 
-from .._records import FlagStats
+from .._model.stats import FlagStats
 
 _log = logging.getLogger("mixpanel_async")
 # Seconds after which trouble that comes again is told again.

@@ -12,10 +12,10 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 from urllib.parse import quote, urlencode
 
-from .._config import VERSION
-from .._credentials import ServiceAccountCredentials, basic_auth
-from .._records import NoReply, Reply, Request
-from .._wire.encode import USER_AGENT, secrets_of
+from .._encoding.requests import USER_AGENT, secrets_of
+from .._model.config import VERSION
+from .._model.credentials import ServiceAccountCredentials, basic_auth
+from .._model.outcomes import NoReply, Reply, Request
 from .model import SelectedVariant, VariantSource
 
 DEFINITIONS: Final = "/flags/definitions"

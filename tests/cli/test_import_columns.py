@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from import_command import NOW, event, rejects, run, write
 
 from mixpanel_async import IdMerge, ValidationError
-from mixpanel_async.cli._shape import Kind, Shape
-from mixpanel_async.cli._times import Clock, zone
+from mixpanel_async.cli.importing.column_mapping import Kind, Shape
+from mixpanel_async.cli.importing.times import Clock, zone
 from mixpanel_async.emulator import Emulator
 
 UTC = timezone.utc

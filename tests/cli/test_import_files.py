@@ -18,9 +18,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from import_command import MAIN, NOW, ended, event, rejects, run, started, state, write
 
-from mixpanel_async.cli._inputs import Format, found
-from mixpanel_async.cli._sources import Reading, source
-from mixpanel_async.cli._stream import MAX_RECORD_BYTES, Position, Unreadable
+from mixpanel_async.cli.importing.inputs import Format, found
+from mixpanel_async.cli.importing.open_source import Reading, source
+from mixpanel_async.cli.importing.source import MAX_RECORD_BYTES, Position, Unreadable
 from mixpanel_async.emulator import Emulator
 
 try:

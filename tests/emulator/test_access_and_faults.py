@@ -12,7 +12,7 @@ from emulator_wire import TOKEN, Wire, imported
 
 from mixpanel_async import AsyncMixpanel, IdMerge, RetryPolicy, TransportError
 from mixpanel_async.emulator import Emulator
-from mixpanel_async.emulator.faults import ConnectionDroppedError
+from mixpanel_async.emulator.http.faults import ConnectionDroppedError
 
 ACCOUNT = ("robot", "s3cret", "42")
 UNAUTHORIZED = {"code": 401, "error": "Invalid credentials", "status": "Unauthorized"}

@@ -13,14 +13,8 @@ from emulator_wire import TOKEN, Wire, imported
 
 from mixpanel_async import IdMerge, RetryPolicy
 from mixpanel_async.emulator import KINDS, Emulator, FaultKind
-from mixpanel_async.emulator.answers import Answer
-from mixpanel_async.emulator.faults import (
-    ConnectionDroppedError,
-    Delivery,
-    Fault,
-    FaultPlan,
-    RandomFaults,
-)
+from mixpanel_async.emulator.http.faults import ConnectionDroppedError, Delivery, Fault, FaultPlan, RandomFaults
+from mixpanel_async.emulator.project.responses import Answer
 
 EVENT = {"event": "Viewed", "properties": {"token": TOKEN, "distinct_id": "u"}}
 BROKEN = (httpx.RemoteProtocolError, httpx.ReadError)

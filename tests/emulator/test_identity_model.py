@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mixpanel_async.emulator.identity import (
+from mixpanel_async.emulator.project.identity import (
     CREATE_ALIAS,
     DEVICE_LINK,
     IDENTIFY,

@@ -14,14 +14,14 @@ import pytest
 from emulator_viewer import Viewer, viewing
 from emulator_wire import TOKEN, imported
 
-import mixpanel_async.emulator.stream
+import mixpanel_async.emulator.http.stream
 from mixpanel_async import IdMerge
 from mixpanel_async.emulator import Emulator
-from mixpanel_async.emulator.advice import advice
-from mixpanel_async.emulator.feed import Feed, message
-from mixpanel_async.emulator.identity import DESCRIPTIONS
-from mixpanel_async.emulator.journal import Journal, shortened
-from mixpanel_async.emulator.stream import MAX_VIEWERS
+from mixpanel_async.emulator.http.stream import MAX_VIEWERS
+from mixpanel_async.emulator.page.feed import Feed, message
+from mixpanel_async.emulator.project.bounded_log import Journal, shortened
+from mixpanel_async.emulator.project.hints import advice
+from mixpanel_async.emulator.project.identity import DESCRIPTIONS
 
 pytestmark = pytest.mark.anyio
 
@@ -295,7 +295,7 @@ async def test_a_slow_viewer_holds_up_nobody_and_is_told_what_it_missed() -> Non
 
 
 async def test_a_quiet_stream_is_kept_alive(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mixpanel_async.emulator.stream, "_KEEP_ALIVE", 0.1)
+    monkeypatch.setattr(mixpanel_async.emulator.http.stream, "_KEEP_ALIVE", 0.1)
     emulator = Emulator()
     async with viewing(emulator) as viewer:
         await greeted(viewer)

@@ -11,16 +11,17 @@ from typing import Any
 
 import orjson
 
-from mixpanel_async._backlog import SpoolLimits
-from mixpanel_async._buffer import Buffer
-from mixpanel_async._config import BatchPolicy, Overflow, RetryPolicy
-from mixpanel_async._durable import Durable
-from mixpanel_async._lanes import Batch, Lane, Loss
-from mixpanel_async._queue import Queue
-from mixpanel_async._records import DropReason, Kind, OnceOnly, Outcome
-from mixpanel_async._runtime import Runtime
-from mixpanel_async._spool.journal import Journal
-from mixpanel_async._spool.work import SENDING, Group, Settings
+from mixpanel_async._delivery.buffer import Buffer
+from mixpanel_async._delivery.disk_backlog import SpoolLimits
+from mixpanel_async._delivery.lanes import Batch, Lane
+from mixpanel_async._delivery.queue import Queue
+from mixpanel_async._delivery.spooling import Durable
+from mixpanel_async._model.config import BatchPolicy, Overflow, RetryPolicy
+from mixpanel_async._model.outcomes import Outcome
+from mixpanel_async._model.records import DropReason, Kind, Loss, OnceOnly
+from mixpanel_async._runtime.clock import Runtime
+from mixpanel_async._spool.messages import SENDING, Group, Settings
+from mixpanel_async._spool.writer import Journal
 
 TOKEN = "canary-token-5f1c"
 IO_ERROR = sqlite3.OperationalError("disk I/O error")

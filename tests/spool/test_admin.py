@@ -17,17 +17,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mixpanel_async import (
-    AsyncMixpanel,
-    BatchPolicy,
-    ConfigurationError,
-    DropReason,
-    SpoolError,
-    SqliteSpool,
-)
+from mixpanel_async import AsyncMixpanel, BatchPolicy, ConfigurationError, DropReason, SpoolError, SqliteSpool
+from mixpanel_async._spool.connection import open_database
 from mixpanel_async._spool.database import DeadLetter, first_of
-from mixpanel_async._spool.opening import open_database
-from mixpanel_async._spool.work import ONCE, REPEATABLE, SENDING
+from mixpanel_async._spool.messages import ONCE, REPEATABLE, SENDING
 from mixpanel_async.emulator import Emulator
 
 BROKEN: dict[str, Any] = {"shutdown_timeout": 0.0}
@@ -124,7 +117,7 @@ async def test_status_knows_a_live_client_from_a_dead_one(tmp_path: Path) -> Non
 async def test_what_is_put_back_is_sent_with_the_same_key(
     is_running: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mixpanel_async._spool.journal._LOOK_EVERY", 0.05)
+    monkeypatch.setattr("mixpanel_async._spool.writer._LOOK_EVERY", 0.05)
     spool = SqliteSpool(tmp_path / "s.db")
     emulator = Emulator()
     emulator.fail_next(status=400, times=1, path="/track")
@@ -287,7 +280,7 @@ def test_dead_letters_by_age(tmp_path: Path) -> None:
 
 def test_more_than_one_portion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mixpanel_async._spool.admin.ROWS_AT_ONCE", 7)
-    monkeypatch.setattr("mixpanel_async._spool.visit.ROWS_AT_ONCE", 7)
+    monkeypatch.setattr("mixpanel_async._spool.inspection.ROWS_AT_ONCE", 7)
     spool = SqliteSpool(tmp_path / "s.db")
     make(spool.file, [(0, REPEATABLE, event("a"))] * 20, [("rejected", event("b", n=n)) for n in range(20)])
     assert len([*spool.dead_letters()]) == 20

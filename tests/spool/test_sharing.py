@@ -19,7 +19,7 @@ import pytest
 from spool_processes import Child, audited, child, dead, drain, rows
 
 from mixpanel_async import AsyncMixpanel, BatchPolicy, RetryPolicy, SqliteSpool
-from mixpanel_async._runtime import real_runtime
+from mixpanel_async._runtime.clock import real_runtime
 from mixpanel_async.emulator import Emulator
 
 

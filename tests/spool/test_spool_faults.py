@@ -33,10 +33,11 @@ from mixpanel_async import (
     SpoolError,
     SqliteSpool,
 )
-from mixpanel_async._records import Delivered, DropReason, Kind, Retry
+from mixpanel_async._model.outcomes import Delivered, Retry
+from mixpanel_async._model.records import DropReason, Kind
 from mixpanel_async._spool import files
+from mixpanel_async._spool.connection import open_database
 from mixpanel_async._spool.database import APPLICATION_ID, Database
-from mixpanel_async._spool.opening import open_database
 from mixpanel_async.emulator import Emulator
 
 AGAIN = Retry(message="not now", applied=False, status=503)
@@ -882,7 +883,7 @@ async def test_e9_a_missing_folder_is_made_and_two_are_not(tmp_path: Path) -> No
 
 READ_ONLY = """
     import os, sys
-    import anyio._backends._asyncio, mixpanel_async._spool.journal
+    import anyio._backends._asyncio, mixpanel_async._spool.writer
     if os.geteuid() == 0:
         os.setgid(65534)
         os.setuid(65534)

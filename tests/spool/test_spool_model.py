@@ -24,11 +24,12 @@ from hypothesis.stateful import (
 )
 from spool_bench import DAMAGE, IO_ERROR, LOCKED, NO_ROOM, Bench, fast_folder, record, spooled
 
-from mixpanel_async._config import BatchPolicy, Overflow
-from mixpanel_async._errors import FailedRecord, QueueFullError
-from mixpanel_async._lanes import Barrier, Batch
-from mixpanel_async._records import Delivered, DropReason, Kind, Misconfigured, Outcome, Pruned, Retry, Split
-from mixpanel_async._spool.work import Group
+from mixpanel_async._delivery.lanes import Barrier, Batch
+from mixpanel_async._model.config import BatchPolicy, Overflow
+from mixpanel_async._model.errors import FailedRecord, QueueFullError
+from mixpanel_async._model.outcomes import Delivered, Misconfigured, Outcome, Pruned, Retry, Split
+from mixpanel_async._model.records import DropReason, Kind
+from mixpanel_async._spool.messages import Group
 
 KINDS = [Kind.EVENTS, Kind.PEOPLE, Kind.IMPORTS]
 AGAIN = Retry(message="not now", applied=False, status=503)

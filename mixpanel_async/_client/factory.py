@@ -1,0 +1,75 @@
+"""The parts of a client that hold and send, joined to one another."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from .._delivery.batch_request import Courier
+from .._delivery.buffer import Buffer
+from .._delivery.callbacks import Hooks
+from .._delivery.direct_request import Caller
+from .._delivery.queue import Queue
+from .._delivery.sender import Sender
+from .._encoding.requests import Encoder, best_packer
+from .._http.transport import HttpClient, Transport
+from .._model.config import BatchPolicy, ClientOptions
+from .._runtime.clock import Runtime
+
+if TYPE_CHECKING:
+    from .._spool.spool import SqliteSpool
+
+# Beside the lanes' own requests, for calls that are awaited.
+_SPARE_CONNECTIONS: Final = 10
+
+
+class Parts(NamedTuple):
+    queue: Queue
+    sender: Sender
+    caller: Caller
+    transport: Transport
+
+
+def most_in_flight(policy: BatchPolicy) -> int:
+    """Batches under way at once: events, imports, user and group updates."""
+    return 2 * policy.max_in_flight + 2
+
+
+def wired(
+    options: ClientOptions, hooks: Hooks, spool: SqliteSpool | None, http_client: HttpClient | None, runtime: Runtime
+) -> Parts:
+    """Make the parts.
+
+    Raises:
+        ConfigurationError: if the spool is none, or cannot be had on this system.
+    """
+    new_packer, off_loop_from = best_packer()
+    encoder = Encoder(
+        token=options.token,
+        credentials=options.credentials,
+        events_by_import=options.by_import,
+        new_packer=new_packer,
+    )
+    transport = Transport(
+        options.origin,
+        timeout=options.timeout,
+        http_client=http_client,
+        max_connections=most_in_flight(options.batching) + _SPARE_CONNECTIONS,
+    )
+    if spool is None:
+        durable, buffer = None, Buffer(options.batching, options.retry, None, new_packer)
+    else:
+        from .._delivery.spooling import buffer_of, durable_of  # noqa: PLC0415  nobody who has no spool pays for one
+
+        buffer = buffer_of(options, spool, new_packer)
+        durable = durable_of(options, spool, buffer, runtime)
+    queue = Queue(buffer, options.overflow, hooks, runtime.monotonic, durable)
+    courier = Courier(
+        queue,
+        transport=transport,
+        encoder=encoder,
+        off_loop_from=off_loop_from,
+        retry=options.retry,
+        runtime=runtime,
+    )
+    sender = Sender(queue, transport=transport, courier=courier, runtime=runtime, patience=options.shutdown_timeout)
+    return Parts(queue, sender, Caller(courier.attempt, encoder, options.identity_retry, runtime), transport)

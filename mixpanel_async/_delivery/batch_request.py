@@ -1,0 +1,182 @@
+"""What becomes of one batch: its request, the reading of the answer, and the decision how long its lane pauses."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from functools import partial
+from typing import Final
+
+import anyio
+
+from .._encoding import responses as replies
+from .._encoding.requests import Encoder, secrets_of
+from .._encoding.timestamps import outdated
+from .._http.transport import Transport
+from .._model.config import RetryPolicy
+from .._model.outcomes import Delivered, Misconfigured, NoReply, Outcome, Outdated, Reply, Request, Retry
+from .._model.records import Kind
+from .._model.stats import Delivery
+from .._runtime.clock import Runtime
+from .._runtime.event_loop import Host
+from .._runtime.threads import worked
+from .lanes import Batch
+from .log import Logbook
+from .queue import IN_REQUEST, Queue
+from .retry import PROBE_AFTER, RetryBudget, backoff
+
+_log = logging.getLogger("mixpanel_async")
+_PACKING_THREADS: Final = 2
+# A batch that has waited for so many seconds may hold events that have become too old.
+_LOOK_AT_AGE_AFTER: Final = 60.0
+# Seconds between probes, at the least, while somebody waits for a lane in trouble.
+_LEAST_HURRY: Final = 0.05
+
+
+class Courier:
+    """Takes a leased batch to Mixpanel and settles it.
+
+    Args:
+        queue: where batches are settled.
+        transport: the pool.
+        encoder: makes requests.
+        off_loop_from: size in bytes from which a body is packed in a thread.
+        retry: backoff of batches.
+        runtime: clocks and chance.
+    """
+
+    def __init__(
+        self,
+        queue: Queue,
+        *,
+        transport: Transport,
+        encoder: Encoder,
+        off_loop_from: int,
+        retry: RetryPolicy,
+        runtime: Runtime,
+    ) -> None:
+        self._queue = queue
+        self._transport = transport
+        self._encoder = encoder
+        self._off_loop_from = off_loop_from
+        self._retry = retry
+        self._runtime = runtime
+        self._budget = RetryBudget(retry)
+        self._hurry = max(retry.initial, _LEAST_HURRY)
+        # Drawn anew at each failure, so that a fleet whose clients all flush does not come back as one.
+        self._spacing = self._hurry
+        self._threads: anyio.CapacityLimiter | None = None
+        self._logbook = Logbook(runtime.monotonic)
+        self.on_settled: Callable[[], None] = _nothing
+        """Called when a batch has ended."""
+        self.on_delivery: Callable[[], None] = _nothing
+        """Called when the user's callbacks have a delivery to be told of."""
+
+    def arrive(self) -> None:
+        """Begin in an event loop."""
+        # Of the package's own: an application that keeps all its threads busy must not stop delivery.
+        self._threads = anyio.CapacityLimiter(_PACKING_THREADS)
+
+    @property
+    def spacing(self) -> float | None:
+        """Seconds between tries while somebody waits; None if so many have failed that pauses are kept."""
+        return None if self._budget.is_spent else self._spacing
+
+    @property
+    def last_spacing(self) -> float:
+        """The same for the last words of a client, which are worth a try in any case."""
+        return self._spacing
+
+    def unsent(self, batch: Batch) -> None:
+        """Settle a batch whose task ended before its first step."""
+        self._settle(batch, Retry(message="the sender was stopped", applied=False), self._runtime.monotonic())
+
+    async def deliver(self, batch: Batch, host: Host) -> None:
+        # What holds if this task dies before it learns better: cancellation is no Exception, and the lease must end.
+        outcome: Outcome = Retry(message="the sender was stopped", applied=False)
+        started = self._runtime.monotonic()
+        if (old := self._outdated(batch)) is not None:
+            self._queue.outdate(batch, old)
+            self.on_settled()
+            return
+        try:
+            if self._queue.durable is not None:
+                await self._queue.durable.begin(batch, host)
+            request = await self._packed(batch)
+            batch.begun = True
+            outcome = Retry(message="the sender was stopped during a request", applied=True)
+            outcome = await self.attempt(request, len(batch.items), again=batch.attempts > 1)
+        except Exception as error:
+            _log.error("a request could not be made (%s); its records are tried again", type(error).__name__)
+            raise
+        finally:
+            self._settle(batch, outcome, started)
+
+    def _outdated(self, batch: Batch) -> Outdated | None:
+        """What of a batch that has waited for long must not go to `/track` any more."""
+        waited = self._runtime.monotonic() - batch.opened >= _LOOK_AT_AGE_AFTER or batch.is_from_disk
+        if not waited or batch.lane.kind is not Kind.EVENTS or self._encoder.events_by_import:
+            return None
+        old = outdated(batch.items, now=self._runtime.wall())
+        return Outdated(positions=old, by_import=self._encoder.credentials is not None) if old else None
+
+    def _compare_clocks(self, reply: Reply | NoReply) -> None:
+        if isinstance(reply, NoReply):
+            return
+        ahead = replies.seconds_ahead(reply.date, now=self._runtime.wall())
+        if ahead and not self._queue.stage.seconds_ahead:
+            _log.warning("this machine's clock is %d s ahead of Mixpanel's; events are stamped with Mixpanel's", ahead)
+        self._queue.stage.seconds_ahead = ahead
+
+    async def _packed(self, batch: Batch) -> Request:
+        pack = partial(self._encoder.request, batch.lane.kind, batch.items, secret=batch.lane.secret)
+        if batch.size < self._off_loop_from or batch.items.is_packed:
+            return pack()
+        assert self._threads is not None
+        return await worked(pack, self._threads)
+
+    async def attempt(self, request: Request, count: int, *, again: bool, timeout: float | None = None) -> Outcome:
+        """One counted request of `count` records. `again` says that it repeats an earlier one."""
+        self._queue.count_request(again=again)
+        inside = IN_REQUEST.set(True)
+        try:
+            reply = await self._transport.send(request, timeout=timeout)
+        finally:
+            IN_REQUEST.reset(inside)
+        self._compare_clocks(reply)
+        outcome = replies.read(reply, count, now=self._runtime.wall(), secrets=secrets_of(request))
+        if not isinstance(outcome, Delivered):
+            status = "" if outcome.status is None else f"HTTP {outcome.status}: "
+            self._queue.last_error = f"{request.endpoint}: {status}{outcome.message}"
+        return outcome
+
+    def _settle(self, batch: Batch, outcome: Outcome, started: float) -> None:
+        delay = 0.0
+        again = batch.attempts > 1
+        if isinstance(outcome, Retry):
+            delay = backoff(self._retry, batch.episode + 1, outcome.retry_after, self._runtime.chance())
+            # Once: a server that closes each connection is in trouble, too.
+            delay = 0.0 if outcome.at_once and not again else self._budget.spend(delay, self._runtime.chance())
+            self._spacing = self._hurry * (0.5 + self._runtime.chance())
+        elif isinstance(outcome, Delivered):
+            self._budget.succeeded(again=again)
+        elif isinstance(outcome, Misconfigured):
+            delay = PROBE_AFTER * (1 + self._runtime.chance()) / 2
+        kind, records, size = batch.lane.kind, len(batch.items), batch.size
+        delivered = self._queue.settle(batch, outcome, delay)
+        self._logbook.request(kind, outcome, records)
+        if delivered:
+            delivery = Delivery(
+                kind=kind.value,
+                records=delivered,
+                body_bytes=size,
+                attempts=batch.attempts,
+                duration=self._runtime.monotonic() - started,
+            )
+            if self._queue.hooks.delivered(delivery):
+                self.on_delivery()
+        self.on_settled()
+
+
+def _nothing() -> None:
+    return None

@@ -1,0 +1,182 @@
+"""The user's callbacks: called in order, off the event loop if they are plain functions, and never able to stop it."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from inspect import isawaitable, iscoroutinefunction
+from typing import Any, Final
+
+import anyio
+
+from .._encoding.records import payload_of
+from .._model.errors import refuse
+from .._model.records import DropReason, Loss
+from .._model.stats import Delivery, LostRecord
+from .._runtime.threads import begin, ended
+
+OnDrop = Callable[[list[LostRecord], DropReason], Awaitable[None] | None]
+OnDelivered = Callable[[Delivery], Awaitable[None] | None]
+
+_log = logging.getLogger("mixpanel_async")
+# Losses that wait for a slow callback keep their payload up to this many bytes, then only their number.
+_KEPT_BYTES: Final = 16 * 1024 * 1024
+
+
+class Hooks:
+    """What is still to be told to the user.
+
+    Args:
+        on_drop: told of records that ended without delivery.
+        on_delivered: told of each request that Mixpanel took.
+
+    Raises:
+        ConfigurationError: if one of them cannot be called.
+    """
+
+    def __init__(self, on_drop: OnDrop | None, on_delivered: OnDelivered | None) -> None:
+        for name, callback in (("on_drop", on_drop), ("on_delivered", on_delivered)):
+            if callback is not None and not callable(callback):
+                refuse(f"{name} must be callable, not {type(callback).__name__}")
+        self._on_drop = on_drop
+        self._on_delivered = on_delivered
+        self._waiting: deque[Loss | Delivery] = deque()
+        self._lock = threading.RLock()
+        self._kept = 0
+        self._has_failed = False
+        self._task: int | None = None
+        # A callback that was abandoned with its event loop may still run.
+        self._turn = threading.Lock()
+
+    def forget(self) -> None:
+        """Begin anew in a forked child."""
+        self._waiting.clear()
+        self._lock, self._turn = threading.RLock(), threading.Lock()
+        self._kept, self._task = 0, None
+
+    def lost(self, losses: Sequence[Loss]) -> bool:
+        """Note losses. From any thread.
+
+        Returns:
+            Whether `run` has something to do.
+        """
+        if self._on_drop is None or not losses:
+            return False
+        with self._lock:
+            for loss in losses:
+                self._note(loss)
+        return True
+
+    def _note(self, loss: Loss) -> None:
+        weight = sum(map(len, loss.items))
+        if self._kept + weight > _KEPT_BYTES:
+            loss, weight = Loss(kind=loss.kind, reason=loss.reason, items=(), bare=len(loss.items)), 0
+        self._kept += weight
+        last = self._waiting[-1] if self._waiting else None
+        # Neighbours of a kind are told in one call: an overflow loses records one by one.
+        if isinstance(last, Loss) and isinstance(last.items, list) and _is_alike(last, loss):
+            last.items.extend(loss.items)
+            last.bare += loss.bare
+            return
+        self._waiting.append(loss.copy())
+
+    def untold(self) -> int:
+        """How many lost records nobody was told of."""
+        with self._lock:
+            return sum(len(entry.items) + entry.bare for entry in self._waiting if isinstance(entry, Loss))
+
+    def delivered(self, delivery: Delivery) -> bool:
+        """Note a delivery. Returns whether `run` has something to do."""
+        if self._on_delivered is None:
+            return False
+        with self._lock:
+            self._waiting.append(delivery)
+        return True
+
+    @property
+    def idle(self) -> bool:
+        return not self._waiting
+
+    def is_caller(self) -> bool:
+        """Whether the running task is a callback, which must not wait for itself."""
+        return self._task is not None and self._task == anyio.get_current_task().id
+
+    async def run(self) -> None:
+        """Tell the user everything that waits."""
+        self._task = anyio.get_current_task().id
+        try:
+            await self._run()
+        finally:
+            self._task = None
+
+    async def _run(self) -> None:
+        while True:
+            with self._lock:
+                if not self._waiting:
+                    return
+                entry = self._waiting.popleft()
+                if isinstance(entry, Loss):
+                    self._kept -= sum(map(len, entry.items))
+            if isinstance(entry, Loss):
+                assert self._on_drop is not None
+                records = await ended(begin(partial(_records, entry), "mixpanel callback"))
+                await self._call("on_drop", self._on_drop, records, entry.reason)
+            elif self._on_delivered is not None:
+                await self._call("on_delivered", self._on_delivered, entry)
+
+    async def _call(self, name: str, callback: Callable[..., Any], *args: object) -> None:
+        try:
+            if iscoroutinefunction(callback) or iscoroutinefunction(getattr(callback, "__call__", None)):  # noqa: B004
+                await callback(*args)
+                return
+            guarded = partial(_guarded, self._turn, callback, *args)
+            result = await ended(begin(guarded, "mixpanel callback"))
+            if isinstance(result, BaseException):
+                self._report(name, result)
+            elif isawaitable(result):
+                await result
+        except anyio.get_cancelled_exc_class():
+            raise
+        except BaseException as error:  # noqa: BLE001  a callback must not end the program that it reports to
+            self._report(name, error)
+
+    def _report(self, name: str, error: BaseException) -> None:
+        # Once a client: a callback that fails tends to fail every time.
+        if not self._has_failed:
+            self._has_failed = True
+            _log.error("%s raised %s; further failures are not logged", name, type(error).__name__)
+
+
+def _is_alike(one: Loss, other: Loss) -> bool:
+    same = (one.kind, one.reason, one.message) == (other.kind, other.reason, other.message)
+    return same and not (one.details or other.details)
+
+
+def _guarded(turn: threading.Lock, callback: Callable[..., Any], *args: object) -> Any:
+    """What it returns or raises, in its turn."""
+    try:
+        with turn:
+            return callback(*args)
+    except BaseException as error:  # noqa: BLE001
+        return error
+
+
+def _records(loss: Loss) -> list[LostRecord]:
+    details = dict(enumerate(loss.details)) if len(loss.details) == len(loss.items) else {}
+    records = []
+    for at, item in enumerate(loss.items):
+        detail = details.get(at)
+        records.append(
+            LostRecord(
+                kind=loss.kind.value,
+                payload=payload_of(item),
+                field=detail.field if detail else "",
+                message=detail.message if detail else loss.message,
+            )
+        )
+    # One object for all: they say nothing but that they were.
+    bare = LostRecord(kind=loss.kind.value, payload=None, message=loss.message)
+    return records + [bare] * loss.bare

@@ -1,0 +1,115 @@
+"""Credentials: opaque to everything but the code that signs a request."""
+
+from __future__ import annotations
+
+import base64
+from typing import NoReturn
+
+from .errors import refuse
+
+
+class Secret:
+    """A credential that shows itself only to the code that signs a request."""
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: str) -> None:
+        self._value = value
+
+    def reveal(self) -> str:
+        return self._value
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and other._value == self._value
+
+    def __hash__(self) -> int:
+        return hash(self._value)
+
+    def __repr__(self) -> str:
+        return "Secret('***')"
+
+    def __copy__(self) -> Secret:
+        return self
+
+    def __deepcopy__(self, memo: object) -> Secret:
+        return self
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a Mixpanel credential cannot be pickled")
+
+
+class ServiceAccountCredentials:
+    """A Mixpanel service account, the documented way to authenticate a server.
+
+    Every argument is a string that is not blank; white space around it is taken off, as the official SDK does.
+
+    Args:
+        username: name of the service account; without a colon, which HTTP Basic cannot carry in a user name.
+        secret: its secret. It appears in no repr, copy or pickle of this object.
+        project_id: number of the project, sent as `project_id` in the query string.
+
+    Raises:
+        ConfigurationError: if an argument is not a string, or blank, or has a control character in it.
+    """
+
+    __slots__ = ("_secret", "project_id", "username")
+
+    def __init__(self, username: str, secret: str, project_id: str) -> None:
+        problem = _problem(username, secret, project_id)
+        if problem is not None:
+            # What reports errors may show the locals of every frame.
+            del secret
+            refuse(problem)
+        self.username = username.strip()
+        self.project_id = project_id.strip()
+        self._secret = Secret(secret.strip())
+
+    @property
+    def secret(self) -> str:
+        """The secret itself, for the request that needs it."""
+        return self._secret.reveal()
+
+    def __repr__(self) -> str:
+        # An error's traceback may show one that is only half made.
+        username, project_id = getattr(self, "username", None), getattr(self, "project_id", None)
+        return f"ServiceAccountCredentials(username={username!r}, project_id={project_id!r}, secret='***')"
+
+    def __copy__(self) -> ServiceAccountCredentials:
+        return self
+
+    def __deepcopy__(self, memo: object) -> ServiceAccountCredentials:
+        return self
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("Mixpanel credentials cannot be pickled")
+
+
+def _problem(username: object, secret: object, project_id: object) -> str | None:
+    """What keeps these from being a service account, if anything does."""
+    for name, value in (("username", username), ("secret", secret), ("project_id", project_id)):
+        if not isinstance(value, str):
+            return f"service account {name} must be a string, not {type(value).__name__}"
+        if not value.strip():
+            return f"service account {name} cannot be blank"
+        if not value.strip().isprintable():
+            return f"service account {name} has a control character in it"
+    return "service account username cannot contain a colon" if ":" in str(username) else None
+
+
+def as_secret(value: object) -> Secret | None:
+    """A project secret as an argument gives it; None and an empty string mean that there is none.
+
+    Raises:
+        ConfigurationError: if it is not a string that can be sent.
+    """
+    if value is None or value == "":
+        return None
+    if not isinstance(value, str) or not value.strip() or not value.strip().isprintable() or ":" in value:
+        del value
+        refuse("api_secret must be a string without a colon or a control character")
+    return Secret(value.strip())
+
+
+def basic_auth(user: str, password: str) -> str:
+    """The value of an `Authorization` header for HTTP Basic."""
+    return "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode("ascii")

@@ -1,1 +1,0 @@
-"""The pure core of the wire: arguments to bytes, bytes to requests, replies to outcomes."""

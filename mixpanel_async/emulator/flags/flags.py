@@ -1,0 +1,280 @@
+"""Feature flags: what `/flags` and `/flags/definitions` answer.
+
+It evaluates by itself, and shares no code with the client's local evaluation. Source of the endpoints: Mixpanel's
+OpenAPI description of the feature flags API (read 2026-08-21); of the arithmetic, which that leaves out: the requests
+and results of Mixpanel's official SDKs.
+
+Decisions where Mixpanel's documents are silent
+    - Both endpoints take the credentials that `/import` takes: a service account with `project_id`, the project's
+      secret, or the token as the user, which is what every SDK of Mixpanel's sends.
+    - `/flags` answers for enabled flags that the person is enrolled in, with `"code": 200` in front, which the official
+      Python SDK needs; `flag_key` asks for one of them.
+    - `/flags/definitions` gives enabled flags, with an `ETag`; asked again with it, 304.
+    - A person is hashed as Python writes the value, which is what Mixpanel's Python SDK does; texts are the same in
+      every SDK. An empty text, 0 and False count as absent.
+    - Cohorts are not known: a rollout to a cohort reaches everybody whom its other conditions let through. Nor are
+      sticky variants.
+    - An answer holds no personal data that was not in the request, and the log of requests keeps the context.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import orjson
+
+from ..project.ingestion import Access
+from ..project.responses import JSON, Answer, as_json, refused
+from .jsonlogic import is_met
+
+FLAGS: Final = "/flags"
+DEFINITIONS: Final = "/flags/definitions"
+FLAG_PATHS: Final = (FLAGS, DEFINITIONS)
+
+_log = logging.getLogger("mixpanel_async.emulator")
+
+_UNSEEN: Final = object()
+_NO_ID: Final = "distinct_id must be provided in evalContext as a string"
+
+
+class BadFlagError(ValueError):
+    """A definition that no SDK of Mixpanel's could read; the text says which, and why."""
+
+
+class Flags:
+    """The flags of an emulated project. Not safe for several threads.
+
+    Args:
+        initial: definitions, or the file that they are in, as `read_file` takes it.
+
+    Raises:
+        BadFlagError: if a definition is malformed.
+        OSError: if the file cannot be read.
+    """
+
+    def __init__(self, initial: Iterable[Mapping[str, Any]] | Path) -> None:
+        self._file = initial if isinstance(initial, Path) else None
+        self._initial = [] if isinstance(initial, Path) else [complete(one) for one in initial]
+        self._seen: object = None
+        self._definitions: dict[str, dict[str, Any]] = {}
+        if self._file is None:
+            self.replace(self._initial)
+        else:
+            self._seen = _version(self._file)
+            self.replace(read_file(self._file))
+
+    def replace(self, definitions: Iterable[Mapping[str, Any]]) -> None:
+        """Take these in place of all.
+
+        Raises:
+            BadFlagError: if one is malformed; nothing has changed then.
+        """
+        self._definitions = {one["key"]: one for one in map(complete, definitions)}
+
+    def put(self, definition: Mapping[str, Any]) -> None:
+        """Take one, in place of that of the same key.
+
+        Raises:
+            BadFlagError: if it is malformed.
+        """
+        one = complete(definition)
+        self._definitions[one["key"]] = one
+
+    def remove(self, key: str) -> bool:
+        """Forget one. Returns whether it was there."""
+        return self._definitions.pop(key, None) is not None
+
+    def reset(self) -> None:
+        """Go back to what was there at first, or to what the file holds now."""
+        self._seen = _UNSEEN
+        if self._file is None:
+            self.replace(self._initial)
+        self._look()
+
+    def all(self) -> list[dict[str, Any]]:
+        """Every definition, in the order in which they came."""
+        self._look()
+        return list(self._definitions.values())
+
+    def answer(self, path: str, query: Mapping[str, str], headers: Mapping[str, str], access: Access) -> Answer:
+        """Answer a GET.
+
+        Args:
+            path: one of `FLAG_PATHS`.
+            query: parameters of the URL.
+            headers: by their names in lower case.
+            access: who may ask.
+        """
+        if not access.may_import(headers.get("authorization", ""), query.get("project_id")):
+            return refused(path, 401)
+        enabled = [one for one in self.all() if one["status"] == "enabled"]
+        if path == DEFINITIONS:
+            return _definitions(enabled, headers.get("if-none-match", ""))
+        try:
+            context = orjson.loads(query.get("context", ""))
+        except orjson.JSONDecodeError:
+            return refused(path, 400, "context must be a JSON object")
+        if not isinstance(context, dict):
+            return refused(path, 400, "context must be a JSON object")
+        if not isinstance(context.get("distinct_id"), str):
+            return refused(path, 400, _NO_ID)
+        wanted = query.get("flag_key")
+        variants = {one["key"]: variant_of(one, context) for one in enabled if wanted in (None, one["key"])}
+        return as_json(200, {"code": 200, "flags": {key: one for key, one in variants.items() if one is not None}})
+
+    def _look(self) -> None:
+        """Read the file again if it is another. What cannot be read leaves the flags as they are."""
+        if self._file is None:
+            return
+        version = _version(self._file)
+        if version == self._seen:
+            return
+        self._seen = version
+        try:
+            self.replace(read_file(self._file))
+        except (OSError, BadFlagError) as error:
+            words = str(error) if isinstance(error, BadFlagError) else error.strerror
+            _log.warning("the file of flags cannot be used, and they stay as they were: %s", words)
+
+
+def read_file(path: Path) -> list[dict[str, Any]]:
+    """Definitions from a JSON file: a list of them, or an object as `/flags/definitions` answers it.
+
+    Raises:
+        BadFlagError: if it holds something else.
+        OSError: if it cannot be read.
+    """
+    try:
+        content = json.loads(path.read_bytes())
+    except (ValueError, RecursionError):
+        raise BadFlagError("the file of flags is not JSON") from None
+    found = content.get("flags") if isinstance(content, dict) else content
+    if not isinstance(found, list):
+        raise BadFlagError("the file of flags holds no list of them")
+    return [complete(one) for one in found]
+
+
+def complete(definition: Mapping[str, Any]) -> dict[str, Any]:
+    """A definition with everything that Mixpanel's SDKs need, from one that has a key and a ruleset.
+
+    Raises:
+        BadFlagError: if those are missing, or have the wrong form.
+    """
+    key = definition.get("key") if isinstance(definition, Mapping) else None
+    if not isinstance(key, str) or not key:
+        raise BadFlagError("a flag needs a key, which is a text")
+    ruleset = definition.get("ruleset")
+    if not isinstance(ruleset, Mapping):
+        raise BadFlagError(f"flag {key!r}: ruleset must be an object")
+    for name, needed in (("variants", ("key", "value")), ("rollout", ("rollout_percentage",))):
+        found = ruleset.get(name)
+        if not isinstance(found, list) or not all(isinstance(one, Mapping) for one in found):
+            raise BadFlagError(f"flag {key!r}: ruleset.{name} must be a list of objects")
+        if missing := [part for one in found for part in needed if part not in one]:
+            raise BadFlagError(f"flag {key!r}: something in ruleset.{name} has no {missing[0]}")
+    if not all(isinstance(variant["key"], str) for variant in ruleset["variants"]):
+        raise BadFlagError(f"flag {key!r}: the key of a variant must be a text")
+    variants = [{"is_control": False, "split": 0.0, **variant} for variant in ruleset["variants"]]
+    defaults = {"id": key, "name": key, "status": "enabled", "project_id": 1, "workspace_id": 1}
+    one = {**defaults, "context": "distinct_id", **definition, "ruleset": {**ruleset, "variants": variants}}
+    try:
+        # A copy that nobody can change, and proof that it can be sent.
+        copy: dict[str, Any] = orjson.loads(orjson.dumps(one))
+    except (TypeError, orjson.JSONDecodeError):
+        raise BadFlagError(f"flag {key!r}: it cannot be written as JSON") from None
+    return copy
+
+
+def simple(key: str, value: Any, variant_key: str) -> dict[str, Any]:
+    """A definition that gives everybody one variant."""
+    variant = {"key": variant_key, "value": value, "is_control": False, "split": 1.0}
+    return {"key": key, "ruleset": {"variants": [variant], "rollout": [{"rollout_percentage": 1.0}]}}
+
+
+def variant_of(definition: Mapping[str, Any], context: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What `/flags` says of one flag for a context; None for a person who is not enrolled.
+
+    Args:
+        definition: complete.
+        context: of the person.
+    """
+    subject = context.get(definition["context"])
+    if not subject:
+        return None
+    ruleset = definition["ruleset"]
+    variants = sorted(ruleset["variants"], key=lambda variant: str(variant["key"]))
+    users = (ruleset.get("test") or {}).get("users") or {}
+    tested = _by_name(variants, users.get(str(context.get("distinct_id"))) or None)
+    if tested is not None:
+        return _told(definition, tested, is_tester=True)
+    salt = definition.get("hash_salt")
+    for index, rollout in enumerate(ruleset["rollout"]):
+        drawn = f"{definition['key']}rollout" if salt is None else f"{definition['key']}{salt}{index}"
+        if not _draw(subject, drawn) < rollout["rollout_percentage"] or not _lets(rollout, context):
+            continue
+        forced = _by_name(variants, (rollout.get("variant_override") or {}).get("key"))
+        if forced is not None:
+            return _told(definition, forced, is_tester=True)
+        splits = rollout.get("variant_splits") or {}
+        at, sum_so_far = _draw(subject, f"{definition['key']}{salt or ''}variant"), 0.0
+        for variant in variants:
+            sum_so_far += splits.get(variant["key"], variant["split"]) or 0.0
+            if at < sum_so_far:
+                return _told(definition, variant, is_tester=False)
+        return _told(definition, variants[-1], is_tester=False) if variants else None
+    return None
+
+
+def _draw(subject: object, salt: str) -> float:
+    """Where a subject falls, in hundredths from 0.00 to 0.99, by 64-bit FNV-1a."""
+    number = 14695981039346656037
+    for byte in f"{subject}{salt}".encode("utf-8", "replace"):
+        number = (number ^ byte) * 1099511628211 % 2**64
+    return number % 100 / 100
+
+
+def _lets(rollout: Mapping[str, Any], context: Mapping[str, Any]) -> bool:
+    rule, exact = rollout.get("runtime_evaluation_rule"), rollout.get("runtime_evaluation_definition")
+    if not rule and not exact:
+        return True
+    properties = context.get("custom_properties")
+    if not isinstance(properties, dict) or not properties:
+        return False
+    if rule or not isinstance(exact, dict):
+        return is_met(rule, properties)
+    conditions = [{"===": [{"var": name}, text]} for name, text in exact.items()]
+    return is_met({"and": conditions}, properties)
+
+
+def _by_name(variants: list[dict[str, Any]], name: object) -> dict[str, Any] | None:
+    if not isinstance(name, str):
+        return None
+    return next((variant for variant in variants if variant["key"].casefold() == name.casefold()), None)
+
+
+def _told(definition: Mapping[str, Any], variant: Mapping[str, Any], *, is_tester: bool) -> dict[str, Any]:
+    told = {"variant_key": variant["key"], "variant_value": variant["value"], "is_qa_tester": is_tester}
+    experiment = {name: definition.get(name) for name in ("experiment_id", "is_experiment_active")}
+    return told | {name: value for name, value in experiment.items() if value is not None}
+
+
+def _definitions(enabled: list[dict[str, Any]], known: str) -> Answer:
+    body = orjson.dumps({"flags": enabled})
+    etag = f'"{hashlib.blake2b(body, digest_size=16).hexdigest()}"'
+    if etag in (part.strip().removeprefix("W/") for part in known.split(",")):
+        return Answer(status=304, body=b"", media_type=JSON, headers={"ETag": etag})
+    return Answer(status=200, body=body, headers={"ETag": etag, "Cache-Control": "no-cache"})
+
+
+def _version(path: Path) -> tuple[int, int] | None:
+    """What tells one content of a file from the next; None if there is no file."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_size

@@ -1,0 +1,392 @@
+"""Looking at the emulator and steering it over HTTP, for tests in any language.
+
+Every answer is JSON, in the shape that the Python method of the same name returns; sets are sorted lists.
+
+    GET /_emulator/events         list of events, resolved and deduplicated; name, distinct_id (any id of the person),
+                                  limit
+    GET /_emulator/profile        the person's properties as an object, or 404; distinct_id
+    GET /_emulator/profiles       object of profiles by canonical id; limit
+    GET /_emulator/group          the group's properties as an object, or 404; group_key, group_id
+    GET /_emulator/resolve        {"distinct_id": the canonical id}; distinct_id
+    GET /_emulator/cluster        list of all ids of the person; distinct_id
+    GET /_emulator/clusters       list of such lists; limit
+    GET /_emulator/identity-log   list of entries, with "advice" for what failed; name (of the verb), limit
+    GET /_emulator/requests       list of requests; limit
+    GET /_emulator/rejected       list of records and requests that were not stored, with field and message; limit
+    GET /_emulator/flags          list of definitions of feature flags
+    GET /_emulator/stats          {"events": {"stored", "ingested", "duplicates"}, "profiles", "groups", "clusters",
+                                  "requests", "rejected", "identity": {outcome: number}, "id_merge", "started",
+                                  "uptime"}
+    GET /_emulator/stream         server-sent events, see `stream`
+    GET /_emulator/               what there is to read and to steer, with the parameters of each
+
+    POST /_emulator/reset             forget everything; `latency` stays
+    POST /_emulator/fail-next         status, times, retry_after, path, body, apply
+    POST /_emulator/drop-connections  n, path, apply
+    POST /_emulator/break-next        kind, times, path, apply, seconds, before, rate, indexes, location
+    POST /_emulator/random-faults     seed, rate, kinds, paths, seconds
+    POST /_emulator/stop-faults       forget the failures still planned
+    POST /_emulator/latency           seconds
+    POST /_emulator/set-flags         flags: a list of definitions, in place of all
+
+`limit` keeps the last so many, 1 to 1,000,000. A POST takes its arguments as a JSON object or as parameters of the URL,
+where lists are separated by commas, and answers `{"status": "ok"}`. What a Python method refuses with a `ValueError`,
+as well as parameters that are missing or unknown, is a 400 with `{"error": words}`.
+
+Figures of `stats`: `stored` events are still kept, `ingested` were ever taken, or were kept from before a restart;
+`duplicates` are further copies among the stored ones; `rejected` counts records and requests that were not stored,
+those included that Mixpanel drops in silence. `started` is in seconds since the epoch, `uptime` in seconds.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import orjson
+
+from ..project.hints import advice
+from ..project.responses import Answer, as_json
+
+if TYPE_CHECKING:
+    from .. import Emulator
+
+MAX_LIMIT: Final = 1_000_000
+MAX_CONTROL_BYTES: Final = 64 * 1024
+
+
+class BadParameterError(Exception):
+    """A parameter that is missing, unknown or malformed; the text says which and why."""
+
+
+class NotThereError(Exception):
+    """Nothing was found; the text says what."""
+
+
+Parameters = Mapping[str, str]
+Read = Callable[["Emulator", Parameters], object]
+
+
+@dataclass(frozen=True, slots=True)
+class _View:
+    """Something to look at.
+
+    Args:
+        read: gives it.
+        required: parameters without which it makes no sense.
+        optional: further parameters.
+    """
+
+    read: Read
+    required: tuple[str, ...] = ()
+    optional: tuple[str, ...] = ()
+
+
+def view(emulator: Emulator, name: str, parameters: Parameters) -> Answer:
+    """Answer `GET /_emulator/<name>`.
+
+    Args:
+        emulator: to look at.
+        name: a key of `VIEWS`.
+        parameters: of the URL.
+    """
+    wanted = VIEWS[name]
+    try:
+        _check_names(parameters, required=wanted.required, optional=wanted.optional)
+        return as_json(200, wanted.read(emulator, parameters))
+    except BadParameterError as error:
+        return as_json(400, {"error": str(error)})
+    except NotThereError as error:
+        return as_json(404, {"error": str(error)})
+
+
+def _events(emulator: Emulator, parameters: Parameters) -> object:
+    events = emulator.events(parameters.get("name"))
+    if "distinct_id" in parameters:
+        person = emulator.resolve(parameters["distinct_id"])
+        events = [event for event in events if event["properties"]["distinct_id"] == person]
+    return _last(events, parameters)
+
+
+def _profile(emulator: Emulator, parameters: Parameters) -> object:
+    profile = emulator.profile(parameters["distinct_id"])
+    if profile is None:
+        raise NotThereError("this person has no profile")
+    return profile
+
+
+def _profiles(emulator: Emulator, parameters: Parameters) -> object:
+    return dict(_last(list(emulator.profiles().items()), parameters))
+
+
+def _group(emulator: Emulator, parameters: Parameters) -> object:
+    group = emulator.group(parameters["group_key"], parameters["group_id"])
+    if group is None:
+        raise NotThereError("this group has no profile")
+    return group
+
+
+def _resolve(emulator: Emulator, parameters: Parameters) -> object:
+    return {"distinct_id": emulator.resolve(parameters["distinct_id"])}
+
+
+def _cluster(emulator: Emulator, parameters: Parameters) -> object:
+    return sorted(emulator.cluster(parameters["distinct_id"]))
+
+
+def _clusters(emulator: Emulator, parameters: Parameters) -> object:
+    return _last([sorted(cluster) for cluster in emulator.clusters()], parameters)
+
+
+def _identity_log(emulator: Emulator, parameters: Parameters) -> object:
+    name = parameters.get("name")
+    entries = _last([entry for entry in emulator.identity_log() if name in {None, entry["event"]}], parameters)
+    return [
+        {
+            **entry,
+            "advice": advice(entry["event"], entry["outcome"], entry["$failure_reason"], entry["$failure_description"]),
+        }
+        for entry in entries
+    ]
+
+
+def _requests(emulator: Emulator, parameters: Parameters) -> object:
+    return [dataclasses.asdict(request) for request in _last(emulator.requests(), parameters)]
+
+
+def _rejected(emulator: Emulator, parameters: Parameters) -> object:
+    return _last(emulator.rejected(), parameters)
+
+
+def _flags(emulator: Emulator, _: Parameters) -> object:
+    return emulator.flags()
+
+
+def _stats(emulator: Emulator, _: Parameters) -> object:
+    return emulator.stats()
+
+
+VIEWS: Final[Mapping[str, _View]] = {
+    "events": _View(_events, optional=("name", "distinct_id", "limit")),
+    "profile": _View(_profile, required=("distinct_id",)),
+    "profiles": _View(_profiles, optional=("limit",)),
+    "group": _View(_group, required=("group_key", "group_id")),
+    "resolve": _View(_resolve, required=("distinct_id",)),
+    "cluster": _View(_cluster, required=("distinct_id",)),
+    "clusters": _View(_clusters, optional=("limit",)),
+    "identity-log": _View(_identity_log, optional=("name", "limit")),
+    "requests": _View(_requests, optional=("limit",)),
+    "rejected": _View(_rejected, optional=("limit",)),
+    "flags": _View(_flags),
+    "stats": _View(_stats),
+}
+
+
+def index() -> Answer:
+    """Answer `GET /_emulator/`: the names of everything, and the parameters that each takes."""
+    read = {name: [*found.required, *found.optional] for name, found in VIEWS.items()}
+    steer = {name: list(found.arguments) for name, found in CONTROLS.items()}
+    return as_json(200, {"GET": read, "POST": steer})
+
+
+def _last(items: Sequence[Any], parameters: Parameters) -> Sequence[Any]:
+    text = parameters.get("limit")
+    if text is None:
+        return items
+    if not (text.isascii() and text.isdecimal() and len(text) <= 7 and 1 <= int(text) <= MAX_LIMIT):
+        raise BadParameterError(f"limit must be a whole number from 1 to {MAX_LIMIT}")
+    return items[-int(text) :]
+
+
+def _check_names(given: Mapping[str, object], *, required: Sequence[str], optional: Sequence[str]) -> None:
+    for name in required:
+        if given.get(name) is None or given[name] == "":
+            raise BadParameterError(f"{name} is missing")
+    known = [*required, *optional]
+    for name in given:
+        if name not in known:
+            raise BadParameterError(f"unknown parameter {name!r:.50}; there are: {', '.join(known) or 'none'}")
+
+
+# Steering.
+
+
+def _flag(value: object) -> bool:
+    if isinstance(value, bool):
+        return value
+    if value in ("1", "true"):
+        return True
+    if value in ("0", "false"):
+        return False
+    raise ValueError
+
+
+def _whole(value: object) -> int:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    if isinstance(value, str) and len(value) <= 18:
+        return int(value)
+    raise ValueError
+
+
+def _number(value: object) -> float:
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(value, str) and len(value) <= 30:
+        return float(value)
+    raise ValueError
+
+
+def _text(value: object) -> str:
+    if isinstance(value, str):
+        return value
+    raise ValueError
+
+
+def _seconds_or_text(value: object) -> float | str:
+    try:
+        return _number(value)
+    except ValueError:
+        return _text(value)
+
+
+def _number_or_text(value: object) -> int | str:
+    try:
+        return _whole(value)
+    except ValueError:
+        return _text(value)
+
+
+def _bytes(value: object) -> bytes:
+    return _text(value).encode()
+
+
+def _list_of(convert: Callable[[object], Any]) -> Callable[[object], list[Any]]:
+    def convert_all(value: object) -> list[Any]:
+        items = value.split(",") if isinstance(value, str) else value
+        if not isinstance(items, list):
+            raise ValueError  # noqa: TRY004  to whoever sent it, it is a value
+        return [convert(item) for item in items]
+
+    return convert_all
+
+
+def _objects(value: object) -> list[Any]:
+    if isinstance(value, list):
+        return value
+    raise ValueError
+
+
+@dataclass(frozen=True, slots=True)
+class _Control:
+    """Something to do.
+
+    Args:
+        do: does it, with converted arguments.
+        arguments: how each is converted; raises `ValueError` if it cannot be.
+        required: those that must be given.
+    """
+
+    do: Callable[..., None]
+    arguments: Mapping[str, Callable[[object], Any]]
+    required: tuple[str, ...] = ()
+
+
+def _set_latency(emulator: Emulator, seconds: float) -> None:
+    emulator.latency = seconds
+
+
+CONTROLS: Final[Mapping[str, _Control]] = {
+    "reset": _Control(lambda emulator: emulator.reset(), {}),
+    "fail-next": _Control(
+        lambda emulator, **arguments: emulator.fail_next(**arguments),
+        {
+            "status": _whole,
+            "times": _whole,
+            "retry_after": _seconds_or_text,
+            "path": _text,
+            "body": _bytes,
+            "apply": _flag,
+        },
+    ),
+    "drop-connections": _Control(
+        lambda emulator, **arguments: emulator.drop_connections(**arguments),
+        {"n": _whole, "path": _text, "apply": _flag},
+    ),
+    "break-next": _Control(
+        lambda emulator, **arguments: emulator.break_next(**arguments),
+        {
+            "kind": _text,
+            "times": _whole,
+            "path": _text,
+            "apply": _flag,
+            "seconds": _number,
+            "before": _flag,
+            "rate": _number,
+            "indexes": _list_of(_whole),
+            "location": _text,
+        },
+        required=("kind",),
+    ),
+    "random-faults": _Control(
+        lambda emulator, **arguments: emulator.random_faults(**arguments),
+        {
+            "seed": _number_or_text,
+            "rate": _number,
+            "kinds": _list_of(_text),
+            "paths": _list_of(_text),
+            "seconds": _number,
+        },
+        required=("seed",),
+    ),
+    "stop-faults": _Control(lambda emulator: emulator.stop_faults(), {}),
+    "set-flags": _Control(lambda emulator, flags: emulator.set_flags(flags), {"flags": _objects}, required=("flags",)),
+    "latency": _Control(_set_latency, {"seconds": _number}, required=("seconds",)),
+}
+
+
+def control(emulator: Emulator, name: str, parameters: Parameters, body: bytes) -> Answer:
+    """Answer `POST /_emulator/<name>`. It may block while the disk is written to.
+
+    Args:
+        emulator: to steer.
+        name: a key of `CONTROLS`.
+        parameters: of the URL.
+        body: a JSON object, or nothing.
+    """
+    wanted = CONTROLS[name]
+    try:
+        given = {**parameters, **_object(body)}
+        optional = [argument for argument in wanted.arguments if argument not in wanted.required]
+        _check_names(given, required=wanted.required, optional=optional)
+        # As in Python, None stands for the default.
+        arguments = {key: _converted(wanted, key, value) for key, value in given.items() if value is not None}
+        wanted.do(emulator, **arguments)
+    except (BadParameterError, ValueError) as error:
+        return as_json(400, {"error": str(error)})
+    except OSError as error:
+        return as_json(503, {"error": str(error)})
+    return as_json(200, {"status": "ok"})
+
+
+def _object(body: bytes) -> dict[str, Any]:
+    if len(body) > MAX_CONTROL_BYTES:
+        raise BadParameterError(f"body has more than {MAX_CONTROL_BYTES} bytes")
+    if not body.strip():
+        return {}
+    try:
+        parsed = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        parsed = None
+    if not isinstance(parsed, dict):
+        raise BadParameterError("body must be a JSON object")
+    return parsed
+
+
+def _converted(wanted: _Control, name: str, value: object) -> Any:
+    try:
+        return wanted.arguments[name](value)
+    except (ValueError, OverflowError):
+        raise BadParameterError(f"{name} is malformed") from None

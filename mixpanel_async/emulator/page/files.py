@@ -1,0 +1,46 @@
+"""Serve the static files of the live page from this directory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.resources import files
+from pathlib import PurePosixPath
+from typing import Final
+
+from ..project.responses import Answer
+
+INDEX: Final = "index.html"
+
+_TYPES: Final[Mapping[str, str]] = {
+    ".html": "text/html; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".svg": "image/svg+xml",
+}
+# Nothing from elsewhere, nothing inline, and in nobody's frame.
+_POLICY: Final = "default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'; object-src 'none'"
+
+
+def page_names() -> list[str]:
+    """The files that the page consists of."""
+    return sorted(file.name for file in files(__package__).iterdir() if _suffix(file.name) in _TYPES)
+
+
+def _suffix(name: str) -> str:
+    return PurePosixPath(name).suffix
+
+
+def page_file(name: str) -> Answer:
+    """Answer `GET /<name>`.
+
+    Args:
+        name: one of `page_names`.
+    """
+    body = (files(__package__) / name).read_bytes()
+    headers = {
+        "Cache-Control": "no-store",
+        "Content-Security-Policy": _POLICY,
+        "Referrer-Policy": "no-referrer",
+        "Cross-Origin-Opener-Policy": "same-origin",
+    }
+    return Answer(status=200, body=body, media_type=_TYPES[_suffix(name)], headers=headers)

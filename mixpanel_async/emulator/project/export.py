@@ -1,0 +1,309 @@
+"""The two places where Mixpanel's own tools read data back: raw export and the profile query.
+
+Sources: https://docs.mixpanel.com/reference/raw-event-export and /reference/engage-query (read 2026-08-21), and what
+`mixpanel-utils` 2.2.7 sends and reads.
+
+Decisions where Mixpanel's documents are silent, or where this is no Mixpanel
+    - Export gives every copy of every event, in the order of arrival, under the person whom it counts for now; the id
+      as sent is then in `$distinct_id_before_identity`. A true Mixpanel changes some rows only, and late.
+    - Days are those of UTC, as if that were the project's time zone. An event without a `time` lies on the day on which
+      it arrived.
+    - `mp_processing_time_ms`, `$mp_api_timestamp_ms` and `$mp_api_endpoint` are added, and `$import` to what came by
+      `/import`; `token` is left out. `$mp_event_size` and geolocation are not added.
+    - `where`, `filter_by_cohort`, `behaviors`, `search_parameters` and `data_group_id` are refused with 400, because to
+      ignore them would answer another question. Other parameters that mean nothing here are ignored.
+    - The project token opens neither, unless neither a secret nor a service account is configured: then any HTTP Basic
+      credentials do, but not their absence.
+    - Results of the profile query stay as they were at its first page. The last 16 queries are remembered; a query that
+      is not is refused with 400. `page_size` is 1,000 unless given, and at most 10,000.
+    - The limits on requests per hour are not enforced.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+from typing import Any, Final
+
+import anyio.lowlevel
+import orjson
+
+from ..http.delivery import Receive, Scope, Send
+from .checks import epoch_ms, is_number
+from .ingestion import Access
+from .project import Project, Row, read_row
+from .responses import Answer, as_json, refused
+
+EXPORT: Final = "/api/2.0/export"
+QUERIES: Final = ("/api/2.0/engage", "/api/query/engage")
+MAX_QUERY_BYTES: Final = 1024 * 1024
+
+_MAX_EXPORTED: Final = 100_000
+_PAGE_SIZE: Final = 1_000
+_MAX_PAGE_SIZE: Final = 10_000
+_MAX_SESSIONS: Final = 16
+_ROWS_AT_ONCE: Final = 500
+_DAY: Final = timedelta(days=1)
+_GZIP: Final = zlib.MAX_WBITS | 16
+
+
+class _RefusedQueryError(Exception):
+    """A query that cannot be answered; the text says why."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Query:
+    """A request to read data back.
+
+    Args:
+        path: `EXPORT` or one of `QUERIES`.
+        authorization: value of that header; may be empty.
+        parameters: of the URL and of the form.
+    """
+
+    path: str
+    authorization: str
+    parameters: Mapping[str, str]
+
+    def refusal(self, access: Access) -> Answer | None:
+        """Why this is not answered, or None."""
+        if not access.may_read(self.authorization, self.parameters.get("project_id")):
+            return refused(self.path, 401)
+        return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Span:
+    """Which events are exported.
+
+    Args:
+        first_ms: time of the earliest, in milliseconds since the epoch.
+        end_ms: time that all are before.
+        names: names of the events, or None for all.
+        limit: how many at most, or None.
+        in_ms: whether `time` is given in milliseconds and not in seconds.
+    """
+
+    first_ms: int
+    end_ms: int
+    names: frozenset[str] | None
+    limit: int | None
+    in_ms: bool
+
+
+class Lines:
+    """The ASGI application that sends the exported events, one a line, without ever holding them all as text.
+
+    Args:
+        project: whose events; read piece by piece under `lock`.
+        lock: of the project.
+        span: which of them.
+        compress: whether to send gzip.
+    """
+
+    def __init__(self, project: Project, lock: Any, span: _Span, *, compress: bool) -> None:
+        self._project = project
+        self._lock = lock
+        self._span = span
+        self._compress = compress
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002  ASGI's signature
+        headers = [(b"content-type", b"text/plain; charset=utf-8")]
+        if self._compress:
+            headers.append((b"content-encoding", b"gzip"))
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        packer = zlib.compressobj(1, wbits=_GZIP) if self._compress else None
+        for piece in self._pieces():
+            body = piece if packer is None else packer.compress(piece)
+            await send({"type": "http.response.body", "body": body, "more_body": True})
+            # A long export leaves room for other requests.
+            await anyio.lowlevel.checkpoint()
+        await send({"type": "http.response.body", "body": b"" if packer is None else packer.flush()})
+
+    def _pieces(self) -> Iterator[bytes]:
+        with self._lock:
+            rows = list(self._project.rows)
+        left = self._span.limit
+        for start in range(0, len(rows), _ROWS_AT_ONCE):
+            with self._lock:
+                wanted = (self._exported(row) for row in rows[start : start + _ROWS_AT_ONCE])
+                lines = [orjson.dumps(event) + b"\n" for event in wanted if event is not None][:left]
+            if left is not None:
+                left -= len(lines)
+            yield b"".join(lines)
+            if left == 0:
+                return
+
+    def _exported(self, row: Row) -> dict[str, Any] | None:
+        """An event as it is exported, or None if it was not asked for."""
+        name, _, _, (endpoint, received_at) = row
+        if self._span.names is not None and name not in self._span.names:
+            return None
+        properties, sent = read_row(row)
+        time = properties.get("time")
+        ms = epoch_ms(time if is_number(time) else received_at)
+        if not self._span.first_ms <= ms < self._span.end_ms:
+            return None
+        properties.pop("token", None)
+        properties["time"] = ms if self._span.in_ms else ms // 1000
+        properties["distinct_id"] = self._project.shown_as(row)
+        if sent != properties["distinct_id"]:
+            properties["$distinct_id_before_identity"] = sent
+        if endpoint == "/import":
+            properties["$import"] = True
+        received_ms = int(received_at * 1000)
+        properties["$mp_api_endpoint"] = "api.mixpanel.com"
+        properties["$mp_api_timestamp_ms"] = properties["mp_processing_time_ms"] = received_ms
+        return {"event": name, "properties": properties}
+
+
+def export(query: Query, project: Project, lock: Any, access: Access, accept_encoding: str) -> Answer | Lines:
+    """Answer a request for raw events.
+
+    Args:
+        query: what was asked.
+        project: whose events.
+        lock: of the project.
+        access: who may read.
+        accept_encoding: value of that header; may be empty.
+    """
+    refusal = query.refusal(access)
+    if refusal is not None:
+        return refusal
+    try:
+        span = _span(query.parameters)
+    except _RefusedQueryError as error:
+        return refused(query.path, 400, str(error))
+    return Lines(project, lock, span, compress="gzip" in accept_encoding.lower())
+
+
+def _span(parameters: Mapping[str, str]) -> _Span:
+    _refuse(parameters, "where")
+    first, last = _day(parameters, "from_date"), _day(parameters, "to_date")
+    if last < first:
+        raise _RefusedQueryError("to_date must not be before from_date")
+    return _Span(
+        first_ms=round(first.timestamp() * 1000),
+        end_ms=round(first.timestamp() * 1000) + round((last - first + _DAY).total_seconds() * 1000),
+        names=_names(parameters.get("event")),
+        limit=_whole(parameters, "limit", None, 1, _MAX_EXPORTED),
+        in_ms=parameters.get("time_in_ms", "").lower() in {"1", "true"},
+    )
+
+
+def _day(parameters: Mapping[str, str], name: str) -> datetime:
+    try:
+        return datetime.strptime(parameters.get(name, ""), "%Y-%m-%d").replace(tzinfo=timezone.utc)
+    except ValueError:
+        raise _RefusedQueryError(f"{name} must be a date as YYYY-MM-DD") from None
+
+
+def _names(text: str | None) -> frozenset[str] | None:
+    """The parameter `event`: a JSON list of names, or a name alone."""
+    if not text:
+        return None
+    if not text.startswith("["):
+        return frozenset({text})
+    return frozenset(_texts("event", text))
+
+
+def _texts(name: str, text: str) -> list[str]:
+    try:
+        items = orjson.loads(text)
+    except orjson.JSONDecodeError:
+        items = None
+    if not isinstance(items, list) or not all(isinstance(item, str) for item in items):
+        raise _RefusedQueryError(f"{name} must be a JSON list of strings")
+    return items
+
+
+def _whole(parameters: Mapping[str, str], name: str, default: int | None, least: int, most: int) -> int | None:
+    text = parameters.get(name)
+    if text is None or text == "":
+        return default
+    if not (text.isascii() and text.isdecimal() and len(text) <= 9 and least <= int(text) <= most):
+        raise _RefusedQueryError(f"{name} must be a whole number from {least} to {most}")
+    return int(text)
+
+
+def _refuse(parameters: Mapping[str, str], *names: str) -> None:
+    for name in names:
+        if parameters.get(name):
+            raise _RefusedQueryError(f"{name} is not supported by the emulator")
+
+
+class ProfileQueries:
+    """The profile query, and what its sessions still have to give."""
+
+    def __init__(self) -> None:
+        self._sessions: OrderedDict[str, list[dict[str, Any]]] = OrderedDict()
+        self._project: Project | None = None
+        self._made = 0
+
+    def answer(self, query: Query, project: Project, access: Access, now: float) -> Answer:
+        """One page of profiles.
+
+        Args:
+            query: what was asked.
+            project: whose profiles.
+            access: who may read.
+            now: the clock, in seconds since the epoch.
+        """
+        refusal = query.refusal(access)
+        if refusal is not None:
+            return refusal
+        if project is not self._project:
+            # After a reset, sessions from before it would show what is no more.
+            self._project = project
+            self._sessions.clear()
+        try:
+            return self._page(query.parameters, project, now)
+        except _RefusedQueryError as error:
+            return refused(query.path, 400, str(error))
+
+    def _page(self, parameters: Mapping[str, str], project: Project, now: float) -> Answer:
+        _refuse(parameters, "where", "filter_by_cohort", "behaviors", "search_parameters", "data_group_id")
+        page = _whole(parameters, "page", 0, 0, 999_999_999) or 0
+        size = _whole(parameters, "page_size", _PAGE_SIZE, 1, _MAX_PAGE_SIZE) or _PAGE_SIZE
+        output = parameters.get("output_properties")
+        kept = frozenset(_texts("output_properties", output)) if output else None
+        session = parameters.get("session_id") or self._begin(parameters, project, now)
+        found = self._sessions.get(session)
+        if found is None:
+            raise _RefusedQueryError("session_id is unknown or no longer remembered: query again without it")
+        self._sessions.move_to_end(session)
+        results = found[page * size : (page + 1) * size]
+        content = {
+            "page": page,
+            "page_size": size,
+            "session_id": session,
+            "status": "ok",
+            "total": len(found),
+            "results": results if kept is None else [_only(result, kept) for result in results],
+        }
+        return as_json(200, content)
+
+    def _begin(self, parameters: Mapping[str, str], project: Project, now: float) -> str:
+        """Start a session: what it gives later is what there is now. Profiles are replaced and never changed."""
+        ids = parameters.get("distinct_ids")
+        wanted = _texts("distinct_ids", ids) if ids else []
+        if parameters.get("distinct_id"):
+            wanted.append(parameters["distinct_id"])
+        people = project.all_profiles()
+        if wanted:
+            canonical = dict.fromkeys(project.resolve(one) for one in wanted)
+            people = {one: people[one] for one in canonical if one in people}
+        self._made += 1
+        session = f"{int(now)}-{self._made}"
+        self._sessions[session] = [{"$distinct_id": one, "$properties": people[one]} for one in people]
+        while len(self._sessions) > _MAX_SESSIONS:
+            self._sessions.popitem(last=False)
+        return session
+
+
+def _only(result: Mapping[str, Any], names: frozenset[str]) -> dict[str, Any]:
+    properties = {name: value for name, value in result["$properties"].items() if name in names}
+    return {"$distinct_id": result["$distinct_id"], "$properties": properties}

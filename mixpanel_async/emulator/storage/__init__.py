@@ -1,0 +1,4 @@
+"""Persistence of the emulator: one SQLite file.
+
+Start reading at `store.py`.
+"""

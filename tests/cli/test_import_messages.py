@@ -1,0 +1,224 @@
+"""What the command says when something is wrong: it must be true, and lead to what helps."""
+
+from __future__ import annotations
+
+import re
+import signal
+from pathlib import Path
+
+import pytest
+from import_command import NOW, ended, event, rejects, run, started, until, write
+from typer.testing import CliRunner
+
+from mixpanel_async import SqliteSpool
+from mixpanel_async._spool.connection import open_database
+from mixpanel_async._spool.database import first_of
+from mixpanel_async.cli.app import app
+from mixpanel_async.emulator import Emulator
+
+ACCOUNT = {
+    "MIXPANEL_SERVICE_ACCOUNT_USERNAME": "user",
+    "MIXPANEL_SERVICE_ACCOUNT_SECRET": "a-secret",
+    "MIXPANEL_PROJECT_ID": "12",
+}
+AGAIN = "Give the same command again to go on from here."
+
+# Processes start slowly on a machine that is busy.
+pytestmark = pytest.mark.timeout(90)
+
+
+@pytest.mark.parametrize("options", [[], ["--dry-run"], ["--no-checkpoint"], ["--state-dir", "new/state"]])
+@pytest.mark.parametrize(
+    ("place", "problem"),
+    [("nodir/x", "No such file or directory"), ("a.ndjson/x", "Not a directory"), ("folder", "Is a directory")],
+)
+def test_a_file_of_rejects_that_cannot_be_written_is_told_before_anything_is_sent(
+    options: list[str], place: str, problem: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = write(tmp_path / "a.ndjson", [event(0), b"{"])
+    (tmp_path / "folder").mkdir()
+    before = sorted(tmp_path.rglob("*"))
+    emulator = Emulator()
+    with emulator.serve() as server:
+        result = run(path, "--rejects", place, *options, host=server.url)
+    assert (result.status, result.output) == (2, "")
+    assert result.errors == (
+        f"mixpanel-async import: cannot write what is rejected to {place}: {problem}; "
+        "choose another file with --rejects\n"
+    )
+    assert (emulator.requests(), sorted(tmp_path.rglob("*"))) == ([], before)
+
+
+def test_the_look_at_the_file_of_rejects_leaves_nothing_and_takes_nothing(tmp_path: Path) -> None:
+    path, written = write(tmp_path / "a.ndjson", [event(0)]), tmp_path / "all.rejects"
+    with Emulator().serve() as server:
+        assert run(path, "--rejects", written, host=server.url).status == 0
+        assert not written.exists()
+        written.write_text('{"file": "another", "line": 1}\n')
+        assert run(path, "--restart", "--rejects", written, host=server.url).status == 0
+    assert written.read_text() == '{"file": "another", "line": 1}\n'
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no full disk to be had")
+def test_a_disk_that_is_full_is_named_and_to_be_mended_first(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.ndjson", [*(event(n) for n in range(3)), *[b"x" * 1_000] * 100])
+    with Emulator().serve() as server:
+        result = run(path, "--rejects", "/dev/full", host=server.url)
+    assert result.status == 1
+    assert "stopped: cannot write what was rejected to /dev/full: No space left on device" in result.output
+    assert AGAIN not in result.output
+
+
+@pytest.mark.parametrize("first", ["bad", "good"])
+def test_the_figures_of_an_import_that_stopped_agree(first: str, tmp_path: Path) -> None:
+    records = [event(0), b"{", event(1)]
+    path = write(tmp_path / "a.ndjson", records if first == "good" else [b"{", event(0), event(1)])
+    result = ended(started(path, "--patience", 2, host="http://127.0.0.1:1"))
+    assert result.status == 1
+    assert "0 imported, 1 rejected, " in result.errors.splitlines()[-1]
+    told = result.output.splitlines()
+    assert told[0] == "0 events imported, 1 rejected"
+    assert f"rejected records: {path}.import-rejects" in told
+    assert (told[-1], len(rejects(path))) == (AGAIN, 1)
+    with Emulator().serve() as server:
+        result = run(path, host=server.url)
+    assert result.output.splitlines()[0] == "2 events imported, 1 rejected"
+    assert len(rejects(path)) == 1
+
+
+def test_what_mixpanel_took_before_an_import_was_stopped_is_counted(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.ndjson", [b"{", *(event(n % 900, n=n) for n in range(15_000))])
+    emulator = Emulator()
+    with emulator.serve() as server:
+        emulator.latency = 0.1
+        process = started(path, "--concurrency", 1, host=server.url)
+        until(lambda: len(emulator.raw_events()) > 1, process)
+        seen = len(emulator.requests())
+        emulator.latency = 100.0
+        until(lambda: len(emulator.requests()) > seen, process)
+        process.send_signal(signal.SIGINT)
+        assert "Stopping" in process.stderr.readline()
+        process.send_signal(signal.SIGINT)
+        result = ended(process)
+    assert result.status == 130
+    shown = re.findall(r"([0-9,]+) imported, 1 rejected", result.errors)[-1]
+    assert shown != "0"
+    assert result.output.splitlines()[0] == f"{shown} events imported, 1 rejected"
+
+
+@pytest.mark.parametrize(
+    ("status", "what"), [(401, "the token or the service account"), (404, "the region or the host")]
+)
+def test_what_repetition_does_not_help_is_to_be_mended_first(status: int, what: str, tmp_path: Path) -> None:
+    path = write(tmp_path / "a.ndjson", [event(0)])
+    emulator = Emulator()
+    with emulator.serve() as server:
+        emulator.fail_next(status=status)
+        result = run(path, host=server.url)
+    assert result.status == 1
+    assert result.output.splitlines()[-1] == f"Mend {what} first, then give the same command again to go on from here."
+    assert AGAIN not in result.output
+
+
+def test_profiles_that_are_not_let_in_say_the_same(tmp_path: Path) -> None:
+    path = write(tmp_path / "p.ndjson", [{"$distinct_id": "u", "$set": {"a": 1}}])
+    emulator = Emulator()
+    with emulator.serve() as server:
+        emulator.fail_next(status=401, times=100)
+        result = run(path, "--kind", "people", "--patience", 2, host=server.url)
+    assert result.status == 1
+    assert result.output.splitlines()[-1].startswith("Mend the token or the service account first, then ")
+
+
+def test_a_service_account_that_comes_later_is_said_to_be_what_differs(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.ndjson", [event(0)])
+    emulator = Emulator()
+    with emulator.serve() as server:
+        assert run(path, host=server.url).status == 0
+        result = run(path, host=server.url, **ACCOUNT)
+        assert result.status == 2
+        assert "had the same token and host, but another project id of a service account, or none;" in result.errors
+        # Whose account it is makes no difference.
+        assert run(path, "--restart", "--project-id=12", host=server.url).status == 0
+        assert run(path, host=server.url, **ACCOUNT).status == 0
+
+
+@pytest.mark.parametrize("cell", ["distinct_id", "name", "header"])
+def test_bytes_of_another_encoding_lead_to_the_option(cell: str, tmp_path: Path) -> None:
+    head, values = ["event", "distinct_id", "time", "name"], ["Sold", "u", str(NOW), "x"]
+    if cell == "header":
+        head[3] = "näme"
+    else:
+        values[head.index(cell)] = "Jürgen"
+    path = tmp_path / "a.csv"
+    path.write_text(f"{','.join(head)}\n{','.join(values)}\n", encoding="latin-1")
+    with Emulator().serve() as server:
+        result = run(path, host=server.url)
+        assert result.status == 3
+        assert "is not in the encoding of the file; for CSV, --encoding names another" in result.output
+        assert run(path, "--restart", "--encoding", "latin-1", host=server.url).status == 0
+
+
+def test_the_command_names_its_own_options(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.ndjson", [event(0)])
+    result = run(path, host="http://mixpanel.example")
+    assert result.status == 2
+    assert "--allow-http lifts this" in result.errors
+    assert "allow_http" not in result.errors
+    assert "--map must have the form NAME=COLUMN" in run(path, "--map", "time").errors
+    assert "--set must have the form NAME=VALUE" in run(path, "--set", "time").errors
+    assert "--type must have the form COLUMN=TYPE" in run(path, "--type", "time").errors
+
+
+def test_a_file_without_the_wanted_columns_leads_to_the_option(tmp_path: Path) -> None:
+    hint = "The time is taken from a column called time; --map time=COLUMN takes it from another."
+    path = tmp_path / "a.csv"
+    path.write_text("event,distinct_id,ts\n" + f"Sold,u,{NOW}\n" * 3)
+    with Emulator().serve() as server:
+        assert run(path, "--dry-run").output.count(hint) == 1
+        assert run(path, host=server.url).output.count(hint) == 1
+        assert hint not in run(path, "--restart", "--map", "time=when", host=server.url).output
+        assert hint not in run(path, "--restart", "--map", "time=ts", host=server.url).output
+    # One that lacks a time here and there has the column.
+    assert hint not in run(write(tmp_path / "b.ndjson", [event(0), {"event": "Sold"}]), "--dry-run").output
+
+
+@pytest.mark.parametrize(
+    ("record", "kind"),
+    [
+        ({"$distinct_id": "u", "$set": {"a": 1}}, "people"),
+        ({"$distinct_id": "u", "$properties": {"a": 1}}, "people"),
+        ({"$group_key": "k", "$group_id": "g", "$set": {"a": 1}}, "groups"),
+    ],
+)
+def test_profiles_that_are_taken_for_events_lead_to_the_option(
+    record: dict[str, object], kind: str, tmp_path: Path
+) -> None:
+    path = write(tmp_path / "p.ndjson", [record])
+    result = run(path, "--dry-run")
+    assert f"looks like an update of a profile, for which there is --kind {kind}" in result.output
+    assert "--map" not in result.output
+    assert run(path, "--dry-run", "--kind", kind).status == 0
+
+
+def test_a_folder_is_no_spool_and_is_said_to_be_a_folder(tmp_path: Path) -> None:
+    for command in (["status"], ["list"], ["retry"], ["purge", "--dead", "--yes"], ["export"]):
+        found = CliRunner().invoke(app, ["spool", *command, str(tmp_path)], env={"COLUMNS": "300"})
+        assert found.exit_code == 2
+        assert "is a directory" in found.stderr
+
+
+def test_a_spool_never_has_more_in_use_than_there_is(tmp_path: Path) -> None:
+    path = tmp_path / "spool.db"
+    database = open_database(path, max_bytes=10**9, wait=5.0, fsync=False)
+    with database.transaction():
+        owner = database.add_owner(b"p" * 16, 1_600_000_000.0)
+        database.insert([(first_of(owner, 0) + at, 0, b"x" * 1_000) for at in range(1, 400)])
+    found = SqliteSpool(path).status()
+    assert found.used_bytes > found.file_bytes
+    told = CliRunner().invoke(app, ["spool", "status", str(path)]).stdout
+    database.close()
+    assert (
+        f"file\t{found.file_bytes:,} bytes; log {found.log_bytes:,} bytes; in use of both {found.used_bytes:,} bytes"
+    ) in told

@@ -1,0 +1,248 @@
+"""The command `mixpanel-async spool`, run as an operator runs it."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import sqlite3
+import stat
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+from typer.testing import CliRunner, Result
+
+from mixpanel_async import SqliteSpool
+from mixpanel_async._spool.connection import open_database
+from mixpanel_async._spool.database import DeadLetter, first_of
+from mixpanel_async.cli.app import app
+from mixpanel_async.emulator import Emulator
+
+RUN = [sys.executable, "-W", "error", "-c", "from mixpanel_async.cli import main; main()", "spool"]
+
+
+def body(message: dict[str, Any]) -> bytes:
+    return orjson.dumps(message).replace(b'"tok"', b"\x01")
+
+
+EVENT = body({"event": "Viewed", "properties": {"token": "tok", "distinct_id": "ada", "time": 1_700_000_000_000}})
+HOSTILE = body({"event": "Evil\x1b[2J\tname", "properties": {"token": "tok", "distinct_id": "eve"}})
+UPDATE = body({"$token": "tok", "$distinct_id": "ada", "$time": 1.0, "$add": {"a": 1}})
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Three events wait; an event was refused, and an update may have been applied."""
+    path = tmp_path / "spool.db"
+    db = open_database(path, max_bytes=10**9, wait=5.0, fsync=False)
+    with db.transaction():
+        owner = db.add_owner(b"p" * 16, 1_600_000_000.0)
+        db.insert([(first_of(owner, 0) + at, 0, EVENT) for at in range(1, 4)])
+        refused = DeadLetter(lane=0, state=0, reason="rejected", message="bad\nvalue", body=HOSTILE)
+        unsure = DeadLetter(lane=2, state=1, reason="uncertain", message="", body=UPDATE)
+        db.bury(b"p" * 16, [refused, unsure], 1_700_000_000.0, 10)
+    db.close()
+    return path
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(app, ["spool", *map(str, arguments)])
+
+
+def lines(result: Result) -> list[str]:
+    assert (result.exit_code, result.stderr) == (0, "")
+    return result.stdout.splitlines()
+
+
+def test_status_in_plain_lines_and_as_json(path: Path) -> None:
+    told = lines(run("status", path))
+    assert told[0].split("\t")[:4] == ["state", "what", "records", "bytes"]
+    assert [line.split("\t")[:3] for line in told[1:4]] == [
+        ["waiting", "events", "3"],
+        ["dead", "rejected", "1"],
+        ["dead", "uncertain", "1"],
+    ]
+    assert "integrity\tok" in told
+    value = json.loads(run("status", path, "--json").stdout)
+    assert value["waiting"]["events"] == {"records": 3, "bytes": 3 * len(EVENT), "oldest": 1_700_000_000.0}
+    assert (value["is_in_use"], value["projects"]) == (False, 1)
+    assert json.loads(run("status", path, "--json", "--no-check").stdout)["integrity"] == "not checked"
+
+
+@pytest.mark.anyio
+async def test_status_of_a_spool_in_use(tmp_path: Path) -> None:
+    emulator = Emulator()
+    emulator.fail_next(status=503, times=1_000)
+    async with emulator.client(spool=SqliteSpool(tmp_path / "s.db"), shutdown_timeout=0.0) as mp:
+        await mp.track("user", "Event")
+        told = lines(run("status", tmp_path / "s.db"))
+        assert told[1].split("\t")[-1] == "1"
+        assert "in use\tby a live client" in told
+
+
+def test_on_a_terminal_there_are_tables(path: Path) -> None:
+    master, slave = pty.openpty()
+    with subprocess.Popen(
+        [*RUN, "status", path], stdout=slave, stderr=slave, env={**os.environ, "COLUMNS": "100"}
+    ) as process:
+        os.close(slave)
+        told = b""
+        while True:
+            try:
+                part = os.read(master, 65_536)
+            except OSError:
+                break
+            if not part:
+                break
+            told += part
+    os.close(master)
+    assert process.returncode == 0
+    assert "│".encode() in told
+    assert b"rejected" in told
+
+
+def test_list_names_no_person_and_steers_no_terminal(path: Path) -> None:
+    told = lines(run("list", path))
+    assert [line.split("\t") for line in told] == [
+        ["id", "kind", "reason", "age", "what", "message"],
+        ["1", "events", "rejected", told[1].split("\t")[3], "Evil?[2J name", "bad value"],
+        ["2", "people", "uncertain", told[2].split("\t")[3], "$add", ""],
+    ]
+    assert len(lines(run("list", path, "--reason", "rejected"))) == 2
+    (only,) = lines(run("list", path, "--json", "--reason", "uncertain"))
+    assert json.loads(only)["payload"] == {"$distinct_id": "ada", "$time": 1.0, "$add": {"a": 1}}
+    cut = run("list", path, "--limit", "1")
+    assert len(cut.stdout.splitlines()) == 2
+    assert "more than 1" in cut.stderr
+
+
+def test_retry_leaves_what_is_uncertain(path: Path) -> None:
+    hint = "1 record that may have been applied was left: --reason uncertain puts it back\n"
+    for count, options in (("0 records", ["--id", "2"]), ("1 record", []), ("0 records", [])):
+        told = run("retry", path, *options)
+        assert (told.exit_code, told.stdout, told.stderr) == (0, f"{count} put back\n", hint)
+    assert run("retry", path, "--id", "1").stderr == ""
+    assert run("retry", path, "--reason", "rejected").stderr == ""
+    told = run("retry", path, "--reason", "uncertain", "--json")
+    assert (json.loads(told.stdout), told.stderr) == ({"retried": 1}, "")
+    assert run("retry", path).stderr == ""
+    assert SqliteSpool(path).status().waiting["people"].records == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "gone"),
+    [
+        (["--dead"], (0, 2)),
+        (["--reason", "rejected"], (0, 1)),
+        (["--id", "2"], (0, 1)),
+        (["--older-than", "7d"], (0, 2)),
+        (["--older-than", "90000d"], (0, 0)),
+        (["--waiting"], (3, 0)),
+        (["--waiting", "--dead"], (3, 2)),
+        (["--distinct-id", "ada"], (3, 1)),
+        (["--distinct-id", "nobody"], (0, 0)),
+    ],
+)
+def test_purge(options: list[str], gone: tuple[int, int], path: Path) -> None:
+    result = run("purge", path, *options, "--yes", "--json")
+    assert json.loads(result.stdout) == {"waiting": gone[0], "dead": gone[1]}
+    assert len([*SqliteSpool(path).records()]) == 5 - sum(gone)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--yes"],
+        ["--dead"],
+        ["--older-than", "soon", "--yes"],
+        ["--distinct-id", "ada", "--dead", "--yes"],
+        ["--id", "x"],
+    ],
+)
+def test_a_purge_that_is_not_clear_deletes_nothing(options: list[str], path: Path) -> None:
+    result = run("purge", path, *options)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert len([*SqliteSpool(path).records()]) == 5
+
+
+def test_export(path: Path, tmp_path: Path) -> None:
+    found = [json.loads(line) for line in lines(run("export", path))]
+    assert [(one["state"], one["kind"]) for one in found] == [("waiting", "events")] * 3 + [
+        ("dead", "events"),
+        ("dead", "people"),
+    ]
+    assert "tok" not in json.dumps(found)
+    result = run("export", path, "--no-waiting", "--output", tmp_path / "out")
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert "2 records" in result.stderr
+    assert len((tmp_path / "out").read_bytes().splitlines()) == 2
+    assert stat.S_IMODE((tmp_path / "out").stat().st_mode) == 0o600
+    assert run("export", path, "--output", tmp_path / "out").exit_code == 1
+
+
+def test_a_reader_that_has_seen_enough_gets_no_traceback(tmp_path: Path) -> None:
+    path = tmp_path / "spool.db"
+    db = open_database(path, max_bytes=10**9, wait=5.0, fsync=False)
+    with db.transaction():
+        owner = db.add_owner(b"p" * 16, 1_600_000_000.0)
+        db.insert([(first_of(owner, 0) + at, 0, EVENT) for at in range(1, 5_001)])
+    db.close()
+    with subprocess.Popen([*RUN, "export", path], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline().startswith(b'{"id":')
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 1
+
+
+COMMANDS = (["status"], ["list"], ["retry"], ["purge", "--dead", "--yes"], ["export"])
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command[0])
+def test_what_is_no_spool_and_what_is_damaged(command: list[str], path: Path, tmp_path: Path) -> None:
+    name, *options = command
+    missing = run(name, tmp_path / "missing", *options)
+    assert (missing.exit_code, missing.stdout) == (1, "")
+    assert missing.stderr == f"mixpanel-async spool: {tmp_path / 'missing'}: there is no spool\n"
+    assert not (tmp_path / "missing").exists()
+    with sqlite3.connect(tmp_path / "app.db") as db:
+        db.execute("CREATE TABLE users (name)")
+    db.close()
+    foreign = run(name, tmp_path / "app.db", *options)
+    assert foreign.stderr == f"mixpanel-async spool: {tmp_path / 'app.db'}: the file is not a spool\n"
+    (tmp_path / "my.env").write_text("KEY=value\n")
+    text = run(name, tmp_path / "my.env", *options)
+    assert (text.exit_code, text.stderr) == (
+        1,
+        f"mixpanel-async spool: {tmp_path / 'my.env'}: the file is a text, and not a spool\n",
+    )
+    path.write_bytes(b"not SQLite at all" + path.read_bytes()[17:])
+    damaged = run(name, path, *options)
+    assert (damaged.exit_code, damaged.stdout) == (2, "")
+    assert damaged.stderr.startswith(f"mixpanel-async spool: {path}: the spool is damaged (")
+
+
+def test_status_tells_what_the_check_finds(path: Path) -> None:
+    with sqlite3.connect(path) as db:
+        db.execute("PRAGMA writable_schema=ON")
+        db.execute(
+            "UPDATE sqlite_schema SET rootpage=(SELECT rootpage FROM sqlite_schema WHERE name='dead')"
+            " WHERE name='owners'"
+        )
+    db.close()
+    result = run("status", path)
+    assert result.exit_code == 2
+    # What it is, stands in the table.
+    assert "reference to page" in result.stdout
+    assert result.stderr == f"mixpanel-async spool: {path}: the spool is damaged\n"
+
+
+def test_help_and_exit_statuses() -> None:
+    told = " ".join(run("--help").stdout.split())
+    assert all(command[0] in told for command in COMMANDS)
+    assert "Exit status" in told

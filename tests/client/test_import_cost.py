@@ -1,0 +1,169 @@
+"""What an import brings in, what it leaves for later, and that nobody notices which name is which."""
+
+from __future__ import annotations
+
+import ast
+import copy
+import dataclasses
+import json
+import pickle
+import pydoc
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+import mixpanel_async
+from mixpanel_async import BatchPolicy, Delivery, FlushResult, RetryPolicy, SqliteSpool, Stats
+from mixpanel_async._model.config import ClientOptions
+
+# What stands at the top has been there before, or comes from the four dependencies.
+CHILD: Final = """
+import json, sys
+import anyio, httpx, orjson, tenacity
+before = set(sys.modules)
+{0}
+print(json.dumps(sorted(set(sys.modules) - before)))
+"""
+USE: Final = """
+import asyncio
+from mixpanel_async import AsyncMixpanel
+
+async def main():
+    global before
+    # Nobody listens at that port.
+    client = AsyncMixpanel("token", api_host="http://127.0.0.1:9", shutdown_timeout=0.1)
+    {0}
+    before = set(sys.modules)
+    await client.track("ada", "Signed up", {{"plan": "pro"}})
+    await client.people_set("ada", {{"plan": "pro"}})
+    await client.flush(timeout=0.2)
+    await client.aclose()
+
+asyncio.run(main())
+"""
+LATER: Final = (
+    "mixpanel_async._client.checker",
+    "mixpanel_async._delivery.spooling",
+    "mixpanel_async._spool.spool",
+    "mixpanel_async.flags",
+)
+
+
+def loaded(program: str) -> list[str]:
+    """The modules that a program brings in."""
+    command = [sys.executable, "-c", CHILD.format(program)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=25, check=False)
+    assert done.returncode == 0, done.stderr
+    found: list[str] = json.loads(done.stdout)
+    return found
+
+
+def within(modules: list[str], *packages: str) -> list[str]:
+    return [one for one in modules if any(f"{one}.".startswith(f"{package}.") for package in packages)]
+
+
+def test_the_import_leaves_out_what_not_everybody_uses() -> None:
+    modules = loaded("from mixpanel_async import AsyncMixpanel")
+    assert "mixpanel_async._client.client" in modules
+    unused = ("sqlite3", "asyncio", "trio", "httpcore", "subprocess", "json_logic", "isal", *LATER)
+    assert within(modules, *unused) == []
+
+
+def test_a_client_without_spool_and_flags_pays_for_neither() -> None:
+    modules = loaded("from mixpanel_async import AsyncMixpanel\nAsyncMixpanel('token')")
+    assert within(modules, "sqlite3", *LATER) == []
+
+
+@pytest.mark.parametrize("begin", ["await client.start()", "pass"])
+def test_no_part_of_a_usual_client_is_first_loaded_by_its_calls(begin: str) -> None:
+    modules = within(loaded(USE.format(begin)), "mixpanel_async")
+    # In the thread that makes the pool.
+    assert modules == ([] if "start" in begin else ["mixpanel_async._http.connection"])
+
+
+@pytest.mark.parametrize(
+    ("program", "packages"),
+    [
+        ("from mixpanel_async import SqliteSpool\nSqliteSpool('x')", {"mixpanel_async._spool.spool"}),
+        ("from mixpanel_async import Checker", {"mixpanel_async._client.checker"}),
+        ("from mixpanel_async.flags import LocalFlags", {"mixpanel_async.flags"}),
+    ],
+)
+def test_a_name_for_later_brings_its_own_part_alone(program: str, packages: set[str]) -> None:
+    modules = within(loaded(program), *LATER)
+    assert {package for package in LATER if within(modules, package)} == packages
+
+
+def test_every_public_name_can_be_had_in_each_way() -> None:
+    everything: dict[str, Any] = {}
+    exec("from mixpanel_async import *", everything)
+    assert set(mixpanel_async.__all__) <= set(everything)
+    assert set(mixpanel_async.__all__) <= set(dir(mixpanel_async))
+    assert mixpanel_async.SqliteSpool is mixpanel_async.SqliteSpool is SqliteSpool
+    help_text = pydoc.plain(pydoc.render_doc(mixpanel_async))
+    assert "class SqliteSpool" in help_text
+    assert "class Checker" in help_text
+    assert pickle.loads(pickle.dumps(SqliteSpool("x"))) == SqliteSpool("x")
+
+
+def test_a_name_that_is_not_there_is_said_to_be_missing() -> None:
+    name = "SqlSpool"
+    with pytest.raises(AttributeError, match="module 'mixpanel_async' has no attribute 'SqlSpool'"):
+        getattr(mixpanel_async, name)
+    with pytest.raises(ImportError, match="cannot import name 'SqlSpool'"):
+        exec(f"from mixpanel_async import {name}")
+
+
+def test_type_checkers_see_the_names_for_later_and_no_others() -> None:
+    """They take any name from a module with a `__getattr__`; this one is out of their sight."""
+    tree = ast.parse(Path(mixpanel_async.__file__).read_text())
+    (typed,) = (node for node in tree.body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING")
+    seen = {
+        name.name: f".{node.module}" for node in typed.body if isinstance(node, ast.ImportFrom) for name in node.names
+    }
+    (table,) = (node.value for node in typed.orelse if isinstance(node, ast.AnnAssign) and node.value is not None)
+    assert seen == ast.literal_eval(table)
+    functions = {node.name for node in typed.orelse if isinstance(node, ast.FunctionDef)}
+    assert functions == {"__getattr__", "__dir__"}
+    assert not any(isinstance(node, ast.FunctionDef) for node in tree.body)
+
+
+# Classes that leave `__repr__`, `__eq__` and `__hash__` to one base.
+
+
+@pytest.mark.parametrize("value", [BatchPolicy(), RetryPolicy(attempts=2), FlushResult(1, 2, 3), Stats(accepted=1)])
+def test_values_show_themselves_and_compare_as_dataclasses_do(value: Any) -> None:
+    fields = [(one.name, one.type, one) for one in dataclasses.fields(value)]
+    twin = dataclasses.make_dataclass(type(value).__qualname__, fields, frozen=True, slots=True)
+    given = {name: getattr(value, name) for name, *_ in fields}
+    assert repr(value) == repr(twin(**given))
+    assert value == copy.copy(value) == pickle.loads(pickle.dumps(value)) == dataclasses.replace(value)
+    assert value != twin(**given)
+    first = fields[0][0]
+    assert value != dataclasses.replace(value, **{first: 7})
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        setattr(value, first, 7)
+
+
+def test_values_hash_as_they_compare() -> None:
+    assert hash(BatchPolicy()) == hash(BatchPolicy(max_events=2_000)) != hash(BatchPolicy(max_events=7))
+    assert len({FlushResult(1, 2, 3), FlushResult(1, 2, 3, {"closed": 2})}) == 1, "losses are not compared"
+    # Of a mapping, as of any dataclass that holds one.
+    with pytest.raises(TypeError, match="unhashable"):
+        hash(Stats())
+    assert FlushResult(1, 2, 3) != (1, 2, 3)
+    assert Delivery(kind="events", records=1, body_bytes=2, attempts=1, duration=0.5) != Stats()
+
+
+def test_a_value_hides_what_its_field_hides() -> None:
+    policy = RetryPolicy(attempts=1)
+    options = ClientOptions(
+        token="canary", credentials=None, region="us", api_host=None, allow_http=False, id_merge=None,
+        batching=BatchPolicy(), retry=policy, identity_retry=policy, overflow=mixpanel_async.Overflow.RAISE,
+        events_endpoint="auto", timeout=1.0, shutdown_timeout=1.0,
+    )  # fmt: skip
+    assert repr(options).startswith("ClientOptions(credentials=None, region='us', ")
+    assert "canary" not in repr(options)

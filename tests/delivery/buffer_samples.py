@@ -1,0 +1,40 @@
+"""What the tests of the buffer share: one outcome of each kind, records, and what was lost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from mixpanel_async._model.errors import FailedRecord
+from mixpanel_async._model.outcomes import Misconfigured, Pruned, Refused, Retry, Split
+from mixpanel_async._model.records import DropReason, Kind, Loss
+
+ORDERED = (Kind.PEOPLE, Kind.GROUPS)
+AGAIN = Retry(message="not now", applied=False, status=503)
+UNKNOWN = Retry(message="no answer", applied=True)
+REFUSED = Refused(status=406, message="no")
+ASTRAY = Misconfigured(status=401, message="who are you")
+TOO_LARGE = Split(reason=DropReason.TOO_LARGE, status=413, message="too large")
+INVALID = Split(reason=DropReason.REJECTED, status=400, message="something is wrong")
+NONE_TAKEN = Split(reason=DropReason.REJECTED, status=200, message="Mixpanel took no record of it")
+
+
+def pruned(*indexes: int) -> Pruned:
+    return Pruned(failed=tuple(failure(index) for index in indexes), status=400, message="some failed")
+
+
+def failure(index: int) -> FailedRecord:
+    return FailedRecord(index=index, field=f"properties.p{index}", message=f"m{index}")
+
+
+def records(count: int, size: int = 8, *, start: int = 0) -> list[bytes]:
+    """Different records of one size."""
+    return [b"%0*d" % (size, start + number) for number in range(count)]
+
+
+def body(items: Iterable[bytes]) -> int:
+    """Size of the request's body, worked out by making it."""
+    return len(b"[" + b",".join(items) + b"]")
+
+
+def lost(losses: Sequence[Loss]) -> dict[bytes, DropReason]:
+    return {item: loss.reason for loss in losses for item in loss.items}

@@ -1,0 +1,1466 @@
+"""The buffer, told the time by plain numbers: each rule by name."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import pytest
+from buffer_samples import (
+    AGAIN,
+    ASTRAY,
+    INVALID,
+    NONE_TAKEN,
+    ORDERED,
+    REFUSED,
+    TOO_LARGE,
+    UNKNOWN,
+    body,
+    failure,
+    lost,
+    pruned,
+    records,
+)
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mixpanel_async._client.factory import most_in_flight
+from mixpanel_async._delivery.buffer import IDLE, Buffer, Offer, WaitUntil
+from mixpanel_async._delivery.callbacks import Hooks
+from mixpanel_async._delivery.lanes import Batch, Lane
+from mixpanel_async._delivery.queue import Queue
+from mixpanel_async._delivery.staging import Stage
+from mixpanel_async._model.config import BatchPolicy, Overflow, RetryPolicy
+from mixpanel_async._model.credentials import Secret
+from mixpanel_async._model.errors import ClientClosedError, QueueFullError
+from mixpanel_async._model.outcomes import Delivered, Misconfigured, Outcome, Split
+from mixpanel_async._model.records import DropReason, Kind, Loss, OnceOnly
+from mixpanel_async._model.stats import FlushResult
+
+FOREVER = 3600.0
+
+
+def make(retry: RetryPolicy = RetryPolicy(), /, **policy: Any) -> tuple[Buffer, Lane]:  # noqa: B008  it is frozen
+    """A buffer and its lane for events; by default only a full batch leaves by itself."""
+    buffer = Buffer(BatchPolicy(**{"linger": FOREVER, **policy}), retry)
+    return buffer, buffer.lane(Kind.EVENTS)
+
+
+def offer_all(buffer: Buffer, lane: Lane, items: Iterable[bytes], now: float = 0.0) -> None:
+    for item in items:
+        assert buffer.offer(lane, item, now) is not Offer.FULL
+
+
+def lease(buffer: Buffer, now: float = 0.0) -> Batch:
+    step = buffer.poll(now)
+    assert isinstance(step, Batch)
+    return step
+
+
+def lease_all(buffer: Buffer, now: float = 0.0) -> list[Batch]:
+    batches = []
+    while isinstance(step := buffer.poll(now), Batch):
+        batches.append(step)
+    return batches
+
+
+def waits_until(buffer: Buffer, now: float) -> float:
+    step = buffer.poll(now)
+    assert isinstance(step, WaitUntil)
+    return step.at
+
+
+def counts(buffer: Buffer) -> tuple[int, int, int, int, int, int]:
+    """accepted, delivered, failed, dropped, uncertain, pending"""
+    return (
+        buffer.accepted,
+        buffer.delivered,
+        buffer.failed,
+        buffer.dropped,
+        buffer.uncertain,
+        buffer.pending,
+    )
+
+
+def serve(
+    buffer: Buffer, answer: Callable[[Batch], Outcome], *, now: float = 0.0, most: int = 10_000
+) -> tuple[list[list[bytes]], list[Loss]]:
+    """Answer every request until nothing may be sent at this moment; the requests and the losses."""
+    requests: list[list[bytes]] = []
+    losses: list[Loss] = []
+    while isinstance(batch := buffer.poll(now), Batch):
+        requests.append(list(batch.items))
+        assert len(requests) <= most, "it goes on without end"
+        losses += buffer.settle(batch, answer(batch), now)
+    return requests, losses
+
+
+# When a batch leaves
+
+
+def test_a_record_alone_leaves_when_its_linger_is_over() -> None:
+    buffer, lane = make(linger=1.0)
+    buffer.offer(lane, b"one", 10.0)
+    assert waits_until(buffer, 10.0) == 11.0
+    assert waits_until(buffer, 10.999) == 11.0
+    assert lease(buffer, 11.0).items == [b"one"]
+
+
+def test_the_linger_counts_from_the_first_record_of_the_batch() -> None:
+    buffer, lane = make(linger=1.0)
+    offer_all(buffer, lane, [b"one"], 10.0)
+    offer_all(buffer, lane, [b"two"], 10.9)
+    assert waits_until(buffer, 10.9) == 11.0
+    assert lease(buffer, 11.0).items == [b"one", b"two"]
+    offer_all(buffer, lane, [b"three"], 11.0)
+    assert waits_until(buffer, 11.0) == 12.0
+
+
+def test_without_linger_a_record_leaves_at_once() -> None:
+    buffer, lane = make(linger=0.0)
+    buffer.offer(lane, b"one", 5.0)
+    assert lease(buffer, 5.0).items == [b"one"]
+
+
+def test_a_batch_that_is_full_by_count_leaves_at_once() -> None:
+    buffer, lane = make(max_events=3)
+    items = records(7)
+    offer_all(buffer, lane, items)
+    assert [batch.items for batch in lease_all(buffer)] == [items[:3], items[3:6]]
+    assert waits_until(buffer, 0.0) == FOREVER
+
+
+def test_with_batches_of_one_each_record_leaves_at_once() -> None:
+    buffer, lane = make(max_events=1)
+    assert buffer.offer(lane, b"one", 0.0) is Offer.NOTIFY
+    assert lease(buffer).items == [b"one"]
+
+
+def test_a_batch_that_is_full_by_bytes_leaves_when_the_next_record_does_not_fit() -> None:
+    items = records(3, size=10)
+    buffer, lane = make(max_bytes=30)
+    offer_all(buffer, lane, items)
+    assert lease(buffer).items == items[:2]
+    assert waits_until(buffer, 0.0) == FOREVER
+
+
+def test_a_body_of_exactly_the_limit_is_one_request() -> None:
+    items = records(3, size=10)
+    buffer, lane = make(max_bytes=body(items), max_events=3)
+    offer_all(buffer, lane, items)
+    assert lease(buffer).items == items
+
+
+def test_a_body_one_byte_over_the_limit_is_two_requests() -> None:
+    items = records(3, size=10)
+    buffer, lane = make(max_bytes=body(items) - 1)
+    offer_all(buffer, lane, items)
+    assert lease(buffer).items == items[:2]
+
+
+def test_the_size_of_a_batch_is_the_size_of_its_body() -> None:
+    buffer, lane = make(max_events=4)
+    items = records(4)
+    offer_all(buffer, lane, items)
+    batch = lease(buffer)
+    assert batch.size == body(items)
+    assert batch.part((0,)).size == body(items[:1])
+
+
+def test_a_record_larger_than_a_batch_may_be_goes_alone() -> None:
+    buffer, lane = make(max_bytes=20)
+    items = [b"small", b"L" * 100, b"next"]
+    offer_all(buffer, lane, items)
+    assert [batch.items for batch in lease_all(buffer)] == [[b"small"], [b"L" * 100]]
+    assert waits_until(buffer, 0.0) == FOREVER
+
+
+def test_an_empty_buffer_is_idle() -> None:
+    buffer, lane = make()
+    assert buffer.poll(0.0) is IDLE
+    offer_all(buffer, lane, [b"one"])
+    buffer.barrier()
+    lease(buffer)
+    assert buffer.poll(0.0) is IDLE
+
+
+def test_the_sender_is_told_of_the_first_record_and_of_a_full_batch_and_not_between() -> None:
+    buffer, lane = make(max_events=3)
+    verdicts = [buffer.offer(lane, item, 0.0) for item in records(4)]
+    assert verdicts == [Offer.NOTIFY, Offer.TAKEN, Offer.NOTIFY, Offer.NOTIFY]
+
+
+def test_the_sender_is_told_of_a_batch_that_is_full_by_bytes() -> None:
+    buffer, lane = make(max_bytes=30)
+    verdicts = [buffer.offer(lane, item, 0.0) for item in records(3, size=10)]
+    assert verdicts == [Offer.NOTIFY, Offer.TAKEN, Offer.NOTIFY]
+
+
+# Bounds
+
+
+def test_a_queue_full_by_count_refuses_and_does_not_accept() -> None:
+    buffer, lane = make(max_pending_events=2)
+    offer_all(buffer, lane, records(2))
+    assert buffer.is_full(0)
+    assert buffer.offer(lane, b"three", 0.0) is Offer.FULL
+    assert counts(buffer) == (2, 0, 0, 0, 0, 2)
+
+
+def test_a_queue_full_by_bytes_refuses_what_does_not_fit_and_takes_what_does() -> None:
+    buffer, lane = make(max_pending_bytes=20)
+    offer_all(buffer, lane, [b"x" * 15])
+    assert buffer.is_full(6)
+    assert buffer.offer(lane, b"y" * 6, 0.0) is Offer.FULL
+    assert not buffer.is_full(5)
+    assert buffer.offer(lane, b"z" * 5, 0.0) is not Offer.FULL
+    assert buffer.pending_bytes == 20
+
+
+@pytest.mark.parametrize("bound", [{"max_pending_events": 2}, {"max_pending_bytes": 16}], ids=["count", "bytes"])
+def test_what_is_in_flight_stays_charged_until_it_is_settled(bound: dict[str, int]) -> None:
+    buffer, lane = make(max_events=2, **bound)
+    offer_all(buffer, lane, records(2))
+    batch = lease(buffer)
+    assert buffer.offer(lane, b"01234567", 0.0) is Offer.FULL
+    buffer.settle(batch, Delivered(), 0.0)
+    assert (buffer.pending, buffer.pending_bytes) == (0, 0)
+    assert buffer.offer(lane, b"01234567", 0.0) is not Offer.FULL
+
+
+def test_a_queue_that_is_full_by_count_does_not_linger() -> None:
+    buffer, lane = make(max_pending_events=3)
+    people = buffer.lane(Kind.PEOPLE)
+    offer_all(buffer, people, [b"p"])
+    offer_all(buffer, lane, [b"one"])
+    assert waits_until(buffer, 0.0) == FOREVER
+    assert buffer.offer(lane, b"two", 0.0) is Offer.NOTIFY
+    assert sorted([*batch.items] for batch in lease_all(buffer)) == [[b"one", b"two"], [b"p"]]
+
+
+def test_a_queue_of_one_record_does_not_linger() -> None:
+    buffer, lane = make(max_pending_events=1)
+    assert buffer.offer(lane, b"one", 0.0) is Offer.NOTIFY
+    assert lease(buffer).items == [b"one"]
+
+
+def test_a_queue_that_is_full_by_bytes_does_not_linger() -> None:
+    buffer, lane = make(max_pending_bytes=10)
+    offer_all(buffer, lane, [b"sixteen"])
+    assert waits_until(buffer, 0.0) == FOREVER
+    assert buffer.offer(lane, b"four", 0.0) is Offer.FULL
+    assert lease(buffer).items == [b"sixteen"]
+
+
+def test_a_queue_that_makes_room_by_eviction_does_not_linger_either() -> None:
+    buffer, lane = make(max_pending_bytes=10)
+    offer_all(buffer, lane, [b"aaaa", b"bbbb"])
+    assert buffer.offer(lane, b"cccc", 0.0) is Offer.FULL
+    assert lost(buffer.evict(4)) == {b"aaaa": DropReason.QUEUE_FULL}
+    buffer.offer(lane, b"cccc", 0.0)
+    assert lease(buffer).items == [b"bbbb", b"cccc"]
+
+
+def test_a_queue_with_room_again_lingers_again() -> None:
+    buffer, lane = make(max_pending_events=2)
+    offer_all(buffer, lane, records(2))
+    buffer.settle(lease(buffer), Delivered(), 0.0)
+    offer_all(buffer, lane, [b"one"])
+    assert waits_until(buffer, 0.0) == FOREVER
+
+
+# Lanes
+
+
+def test_events_travel_in_parallel_up_to_max_in_flight() -> None:
+    buffer, lane = make(max_events=1, max_in_flight=3)
+    offer_all(buffer, lane, records(5))
+    batches = lease_all(buffer)
+    assert len(batches) == buffer.in_flight == 3
+    buffer.settle(batches[0], Delivered(), 0.0)
+    assert len(lease_all(buffer)) == 1
+
+
+@pytest.mark.parametrize("secret", [None, Secret("s")])
+def test_imports_have_slots_of_their_own(secret: Secret | None) -> None:
+    buffer, events = make(max_events=1, max_in_flight=2)
+    offer_all(buffer, events, records(3))
+    offer_all(buffer, buffer.lane(Kind.IMPORTS, secret), records(3))
+    assert Counter(batch.lane.kind for batch in lease_all(buffer)) == {Kind.EVENTS: 2, Kind.IMPORTS: 2}
+
+
+@pytest.mark.parametrize("kind", ORDERED)
+def test_updates_of_profiles_travel_one_request_at_a_time_and_in_order(kind: Kind) -> None:
+    buffer, _ = make(max_events=2, max_in_flight=4)
+    items = records(6)
+    offer_all(buffer, buffer.lane(kind), items)
+    first = lease(buffer)
+    assert buffer.poll(0.0) is IDLE
+    buffer.settle(first, AGAIN, 0.0, 0.0)
+    requests, _losses = serve(buffer, lambda _: Delivered())
+    assert requests == [items[:2], items[2:4], items[4:]]
+
+
+def test_a_lane_that_must_wait_does_not_hold_another() -> None:
+    buffer, events = make(max_events=1)
+    people = buffer.lane(Kind.PEOPLE)
+    offer_all(buffer, events, [b"event"])
+    buffer.settle(lease(buffer), AGAIN, 0.0, 100.0)
+    offer_all(buffer, people, [b"person"])
+    assert lease(buffer).items == [b"person"]
+    assert waits_until(buffer, 0.0) == 100.0
+
+
+def test_the_wait_ends_with_the_first_lane_that_may_send() -> None:
+    buffer, events = make(max_events=1, linger=50.0)
+    people, groups = buffer.lane(Kind.PEOPLE), buffer.lane(Kind.GROUPS)
+    for lane, delay in ((events, 30.0), (people, 10.0), (groups, 20.0)):
+        offer_all(buffer, lane, [b"x"])
+        buffer.settle(lease(buffer), AGAIN, 0.0, delay)
+    assert waits_until(buffer, 0.0) == 10.0
+
+
+def test_what_lingers_in_a_paused_lane_waits_for_both() -> None:
+    buffer, lane = make(RetryPolicy(attempts=1), linger=5.0)
+    offer_all(buffer, lane, [b"lost"])
+    buffer.settle(lease(buffer, 5.0), AGAIN, 5.0, 2.0)
+    offer_all(buffer, lane, [b"next"], 6.0)
+    assert waits_until(buffer, 6.0) == 11.0
+    buffer.settle(lease(buffer, 11.0), AGAIN, 11.0, 30.0)
+    offer_all(buffer, lane, [b"last"], 12.0)
+    assert waits_until(buffer, 12.0) == 41.0
+    assert lease(buffer, 41.0).items == [b"last"]
+
+
+def test_a_busy_lane_does_not_starve_the_others() -> None:
+    buffer, events = make(max_events=1, max_in_flight=100)
+    people, groups = buffer.lane(Kind.PEOPLE), buffer.lane(Kind.GROUPS)
+    offer_all(buffer, events, records(50))
+    offer_all(buffer, people, records(1))
+    offer_all(buffer, groups, records(1))
+    first_three = [lease(buffer).lane for _ in range(3)]
+    assert set(first_three) == {events, people, groups}
+
+
+def test_awaited_events_do_not_take_the_slots_of_queued_ones() -> None:
+    buffer, lane = make(max_events=1, max_in_flight=2)
+    for item in records(5):
+        assert buffer.lease_alone(lane, item, 0.0)
+    offer_all(buffer, lane, records(2, start=5))
+    assert len(lease_all(buffer)) == 2
+
+
+def test_the_imports_of_all_secrets_share_the_slots_of_imports() -> None:
+    """`max_in_flight`: "requests at once for events, and again for imports"."""
+    buffer, _ = make(max_events=1, max_in_flight=2)
+    for number in range(10):
+        offer_all(buffer, buffer.lane(Kind.IMPORTS, Secret(str(number))), records(3))
+    assert len(lease_all(buffer)) == 2
+
+
+def test_imports_of_many_secrets_do_not_hold_up_anything_else() -> None:
+    """Trouble in one kind does not hold up another: each of these requests may hang until it times out."""
+    buffer, events = make(max_events=1, max_in_flight=2)
+    for number in range(10):
+        offer_all(buffer, buffer.lane(Kind.IMPORTS, Secret(str(number))), records(3))
+    lease_all(buffer)
+    for lane in (events, buffer.lane(Kind.PEOPLE), buffer.lane(Kind.GROUPS)):
+        offer_all(buffer, lane, records(1))
+        assert lease(buffer).lane is lane
+
+
+def test_equal_secrets_share_a_lane_and_others_do_not() -> None:
+    buffer, _ = make()
+    one = buffer.lane(Kind.IMPORTS, Secret("one"))
+    assert buffer.lane(Kind.IMPORTS, Secret("one")) is one
+    assert buffer.lane(Kind.IMPORTS, Secret("two")) is not one
+    assert buffer.lane(Kind.IMPORTS) is not one
+
+
+def test_lanes_of_secrets_no_longer_in_use_are_forgotten() -> None:
+    buffer, events = make(max_events=1)
+    for number in range(300):
+        offer_all(buffer, buffer.lane(Kind.IMPORTS, Secret(str(number))), records(1))
+        buffer.settle(lease(buffer), Delivered(), 0.0)
+    assert len(buffer.lanes) < 100
+    assert buffer.lane(Kind.EVENTS) is events
+
+
+def test_a_lane_in_use_is_not_forgotten() -> None:
+    buffer, _ = make(max_events=2)
+    used = {}
+    for name in ("flying", "alone", "waiting"):
+        lane = used[name] = buffer.lane(Kind.IMPORTS, Secret(name))
+        offer_all(buffer, lane, [b"w"] if name == "waiting" else records(2))
+    assert {lease(buffer).lane, lease(buffer).lane} == {used["flying"], used["alone"]}
+    for number in range(300):
+        buffer.lane(Kind.IMPORTS, Secret(str(number)))
+    for name, lane in used.items():
+        assert buffer.lane(Kind.IMPORTS, Secret(name)) is lane
+
+
+def test_a_record_for_a_lane_that_was_forgotten_meanwhile_is_not_lost() -> None:
+    """A caller may hold a lane while it waits for room, and another secret is used in between."""
+    buffer, _ = make(max_events=1)
+    held = buffer.lane(Kind.IMPORTS, Secret("one"))
+    buffer.lane(Kind.IMPORTS, Secret("two"))
+    offer_all(buffer, held, [b"record"])
+    batch = lease(buffer)
+    assert ([*batch.items], batch.lane.secret) == ([b"record"], Secret("one"))
+
+
+def test_forgetting_a_lane_does_not_undercut_its_pause() -> None:
+    buffer, _ = make(RetryPolicy(attempts=1), max_events=1)
+    offer_all(buffer, buffer.lane(Kind.IMPORTS, Secret("one")), [b"lost"])
+    buffer.settle(lease(buffer), AGAIN, 0.0, 300.0)
+    assert buffer.poll(0.0) is IDLE
+    for number in range(300):
+        buffer.lane(Kind.IMPORTS, Secret(str(number)))
+    offer_all(buffer, buffer.lane(Kind.IMPORTS, Secret("one")), [b"next"])
+    assert waits_until(buffer, 0.0) == 300.0
+
+
+# Outcomes
+
+
+def test_delivered_records_are_counted_and_discharged() -> None:
+    buffer, lane = make(max_events=3)
+    offer_all(buffer, lane, records(3))
+    assert buffer.settle(lease(buffer), Delivered(), 0.0) == []
+    assert counts(buffer) == (3, 3, 0, 0, 0, 0)
+    assert (buffer.pending_bytes, buffer.in_flight, buffer.losses) == (0, 0, {})
+
+
+def test_pruned_records_fail_with_their_details_and_the_others_are_delivered() -> None:
+    buffer, lane = make(max_events=5)
+    items = records(5)
+    offer_all(buffer, lane, items)
+    (loss,) = buffer.settle(lease(buffer), pruned(1, 4), 0.0)
+    assert (loss.kind, loss.reason) == (Kind.EVENTS, DropReason.REJECTED)
+    assert list(loss.items) == [items[1], items[4]]
+    assert loss.details == (failure(1), failure(4))
+    assert counts(buffer) == (5, 3, 2, 0, 0, 0)
+    assert buffer.losses == {DropReason.REJECTED: 2}
+    assert buffer.poll(1e9) is IDLE
+
+
+def test_refused_records_fail() -> None:
+    buffer, lane = make(max_events=2)
+    offer_all(buffer, lane, records(2))
+    (loss,) = buffer.settle(lease(buffer), REFUSED, 0.0)
+    assert (loss.reason, loss.message, len(loss.items)) == (DropReason.REJECTED, "no", 2)
+    assert counts(buffer) == (2, 0, 2, 0, 0, 0)
+
+
+def test_a_misconfigured_lane_keeps_its_records_and_probes_after_the_pause() -> None:
+    buffer, lane = make(RetryPolicy(attempts=1, total_timeout=1.0), max_events=2)
+    items = records(4)
+    offer_all(buffer, lane, items)
+    first, second = lease_all(buffer)
+    for batch in (second, first):
+        assert buffer.settle(batch, ASTRAY, 0.0, 60.0) == []
+    assert counts(buffer) == (4, 0, 0, 0, 0, 4)
+    assert waits_until(buffer, 0.0) == 60.0
+    assert [batch.items for batch in lease_all(buffer, 60.0)] == [items[:2]]
+
+
+def test_a_retried_batch_is_the_same_records_and_goes_first() -> None:
+    buffer, lane = make(max_events=2)
+    items = records(4)
+    offer_all(buffer, lane, items)
+    buffer.settle(lease(buffer), AGAIN, 0.0, 3.0)
+    assert waits_until(buffer, 0.0) == 3.0
+    again = lease(buffer, 3.0)
+    assert ([*again.items], again.attempts) == (items[:2], 2)
+
+
+def test_a_lane_in_trouble_sends_one_probe_until_it_succeeds() -> None:
+    buffer, lane = make(max_events=1, max_in_flight=3)
+    offer_all(buffer, lane, records(6))
+    for batch in lease_all(buffer):
+        buffer.settle(batch, AGAIN, 0.0, 1.0)
+    (probe,) = lease_all(buffer, 1.0)
+    buffer.settle(probe, AGAIN, 1.0, 2.0)
+    (probe,) = lease_all(buffer, 3.0)
+    buffer.settle(probe, Delivered(), 3.0)
+    assert len(lease_all(buffer, 3.0)) == 3
+
+
+@pytest.mark.parametrize("outcome", [Delivered(), pruned(0), REFUSED, TOO_LARGE, INVALID])
+def test_any_answer_that_says_what_became_of_the_request_ends_the_trouble(outcome: Outcome) -> None:
+    buffer, lane = make(max_events=2, max_in_flight=3)
+    offer_all(buffer, lane, records(10))
+    buffer.settle(lease(buffer), AGAIN, 0.0, 1.0)
+    buffer.settle(lease(buffer, 1.0), outcome, 1.0)
+    assert len(lease_all(buffer, 1.0)) == 3
+
+
+def test_requests_that_fail_together_are_one_failure_of_the_lane() -> None:
+    buffer, lane = make(max_events=1, max_in_flight=4)
+    offer_all(buffer, lane, records(4))
+    for batch in lease_all(buffer):
+        buffer.settle(batch, AGAIN, 0.0, 1.0)
+    probe = lease(buffer, 1.0)
+    assert probe.episode == 1
+    buffer.settle(probe, AGAIN, 1.0, 1.0)
+    assert lease(buffer, 2.0).episode == 2
+
+
+def test_a_pause_is_kept_although_another_request_succeeds() -> None:
+    buffer, lane = make(max_events=1, max_in_flight=2)
+    offer_all(buffer, lane, records(3))
+    limited, fine = lease_all(buffer)
+    buffer.settle(limited, AGAIN._replace(retry_after=300.0), 0.0, 300.0)
+    buffer.settle(fine, Delivered(), 1.0)
+    assert waits_until(buffer, 1.0) == 300.0
+    buffer.hurry(2.0)
+    assert waits_until(buffer, 1.0) == 300.0
+
+
+def test_a_success_ends_a_pause_that_nobody_asked_for() -> None:
+    buffer, lane = make(max_events=1, max_in_flight=2)
+    offer_all(buffer, lane, records(3))
+    failed, fine = lease_all(buffer)
+    buffer.settle(failed, AGAIN, 0.0, 60.0)
+    buffer.settle(fine, Delivered(), 1.0)
+    assert len(lease_all(buffer, 1.0)) == 2
+
+
+def test_somebody_who_waits_cuts_a_pause_short_but_not_to_nothing() -> None:
+    buffer, lane = make(max_events=1)
+    offer_all(buffer, lane, records(1))
+    buffer.settle(lease(buffer), AGAIN, 10.0, 60.0)
+    assert waits_until(buffer, 10.0) == 70.0
+    buffer.hurry(2.0)
+    assert waits_until(buffer, 10.0) == 12.0
+
+
+def test_refused_credentials_get_one_second_look() -> None:
+    buffer, lane = make(max_events=1)
+    offer_all(buffer, lane, records(1))
+    for now, expected in ((0.0, 2.0), (2.0, 62.0)):
+        buffer.settle(lease(buffer, now), Misconfigured(status=401, message=""), now, 60.0)
+        buffer.hurry(0.0)
+        assert waits_until(buffer, now) == expected
+
+
+def test_refused_credentials_do_not_cut_a_pause_that_mixpanel_asked_for() -> None:
+    buffer, lane = make(max_events=1, max_in_flight=3)
+    offer_all(buffer, lane, records(3))
+    limited, astray, fine = lease_all(buffer)
+    buffer.settle(limited, AGAIN._replace(retry_after=300.0), 0.0, 300.0)
+    buffer.settle(astray, ASTRAY, 1.0, 60.0)
+    buffer.hurry(0.0)
+    buffer.settle(fine, Delivered(), 2.0)
+    assert waits_until(buffer, 2.0) == 300.0
+
+
+def test_a_short_pause_does_not_cut_a_long_one() -> None:
+    buffer, lane = make(max_events=1, max_in_flight=2)
+    offer_all(buffer, lane, records(2))
+    first, second = lease_all(buffer)
+    buffer.settle(first, AGAIN, 0.0, 300.0)
+    buffer.settle(second, AGAIN, 1.0, 2.0)
+    assert waits_until(buffer, 3.0) == 300.0
+
+
+def test_a_batch_gives_up_when_its_attempts_are_used_up() -> None:
+    buffer, lane = make(RetryPolicy(attempts=3), max_events=2)
+    items = records(2)
+    offer_all(buffer, lane, items)
+    assert buffer.settle(lease(buffer), AGAIN, 0.0) == []
+    assert buffer.settle(lease(buffer), AGAIN, 0.0) == []
+    (loss,) = buffer.settle(lease(buffer), AGAIN, 0.0)
+    assert (loss.reason, loss.message) == (DropReason.EXHAUSTED, "not now")
+    assert counts(buffer) == (2, 0, 2, 0, 0, 0)
+
+
+def test_without_a_limit_of_attempts_a_batch_does_not_give_up() -> None:
+    buffer, lane = make(max_events=1)
+    offer_all(buffer, lane, records(1))
+    for _ in range(200):
+        assert buffer.settle(lease(buffer), AGAIN, 0.0) == []
+    assert buffer.pending == 1
+
+
+def test_a_batch_gives_up_when_the_next_try_would_begin_after_the_total_timeout() -> None:
+    buffer, lane = make(RetryPolicy(total_timeout=10.0), max_events=1)
+    offer_all(buffer, lane, [b"one"])
+    assert buffer.settle(lease(buffer, 100.0), AGAIN, 101.0, 9.0) == []
+    assert lost(buffer.settle(lease(buffer, 110.0), AGAIN, 110.0, 0.001)) == {b"one": DropReason.EXHAUSTED}
+
+
+def test_the_total_timeout_counts_from_the_first_try_and_not_from_the_call() -> None:
+    buffer, lane = make(RetryPolicy(total_timeout=10.0), linger=50.0)
+    offer_all(buffer, lane, [b"one"], 0.0)
+    assert buffer.settle(lease(buffer, 50.0), AGAIN, 55.0, 4.0) == []
+
+
+def test_a_batch_gives_up_when_its_lane_is_paused_beyond_the_total_timeout() -> None:
+    buffer, lane = make(RetryPolicy(total_timeout=10.0), max_events=1, max_in_flight=2)
+    offer_all(buffer, lane, [b"one", b"two"])
+    limited, other = lease_all(buffer)
+    assert lost(buffer.settle(limited, AGAIN, 0.0, 60.0)) == {b"one": DropReason.EXHAUSTED}
+    assert lost(buffer.settle(other, AGAIN, 0.0, 1.0)) == {b"two": DropReason.EXHAUSTED}
+
+
+@pytest.mark.parametrize("at_least_once", [False, True])
+def test_what_is_not_idempotent_is_sent_again_only_if_it_was_surely_not_applied(*, at_least_once: bool) -> None:
+    buffer, _ = make(max_events=3, at_least_once=at_least_once)
+    items = [b"set", OnceOnly(b"add"), b"union"]
+    offer_all(buffer, buffer.lane(Kind.PEOPLE), items)
+    assert buffer.settle(lease(buffer), AGAIN, 0.0) == []
+    again = lease(buffer)
+    assert again.items == items
+    losses = buffer.settle(again, UNKNOWN, 0.0)
+    if at_least_once:
+        assert losses == []
+        assert lease(buffer).items == items
+    else:
+        assert lost(losses) == {b"add": DropReason.UNCERTAIN}
+        assert losses[0].message == "no answer"
+        assert lease(buffer).items == [b"set", b"union"]
+        assert counts(buffer) == (3, 0, 0, 0, 1, 2)
+
+
+def test_a_batch_of_nothing_but_uncertain_records_is_over() -> None:
+    buffer, _ = make(max_events=2)
+    offer_all(buffer, buffer.lane(Kind.GROUPS), [OnceOnly(b"one"), OnceOnly(b"two")])
+    assert len(lost(buffer.settle(lease(buffer), UNKNOWN, 0.0))) == 2
+    assert buffer.poll(1e9) is IDLE
+    assert counts(buffer) == (2, 0, 0, 0, 2, 0)
+
+
+def test_uncertain_records_are_not_exhausted_as_well() -> None:
+    buffer, _ = make(RetryPolicy(attempts=1), max_events=2)
+    offer_all(buffer, buffer.lane(Kind.PEOPLE), [OnceOnly(b"add"), b"set"])
+    losses = buffer.settle(lease(buffer), UNKNOWN, 0.0)
+    assert lost(losses) == {b"add": DropReason.UNCERTAIN, b"set": DropReason.EXHAUSTED}
+    assert counts(buffer) == (2, 0, 1, 0, 1, 0)
+
+
+# Splitting
+
+
+def test_413_halves_the_batch_and_keeps_the_order() -> None:
+    buffer, _ = make(max_events=5)
+    items = records(5)
+    offer_all(buffer, buffer.lane(Kind.PEOPLE), items)
+    assert buffer.settle(lease(buffer), TOO_LARGE, 0.0) == []
+    first = lease(buffer)
+    buffer.settle(first, Delivered(), 0.0)
+    second = lease(buffer)
+    assert ([*first.items], [*second.items]) == (items[:3], items[3:])
+
+
+def test_413_for_one_record_is_its_end() -> None:
+    buffer, lane = make(max_events=1)
+    offer_all(buffer, lane, [b"big"])
+    (loss,) = buffer.settle(lease(buffer), TOO_LARGE, 0.0)
+    assert (loss.reason, loss.message) == (DropReason.TOO_LARGE, "too large")
+    assert counts(buffer) == (1, 0, 1, 0, 0, 0)
+    assert buffer.poll(1e9) is IDLE
+
+
+def test_413_teaches_the_lane_to_send_less() -> None:
+    buffer, lane = make(max_events=100, max_in_flight=100)
+    offer_all(buffer, lane, records(100, size=2_000))
+    refused = lease(buffer)
+    buffer.settle(refused, TOO_LARGE, 0.0)
+    offer_all(buffer, lane, records(500, size=2_000, start=100))
+    halves, batches = [lease(buffer), lease(buffer)], lease_all(buffer)
+    assert [len(batch.items) for batch in halves] == [50, 50]
+    assert len(batches) > 8
+    assert max(body(batch.items) for batch in batches) <= body(refused.items) // 2 + 1
+    assert max(len(batch.items) for batch in batches) >= 49, "no smaller than it must be"
+
+
+def test_413_for_a_giant_does_not_leave_requests_of_one_record_behind() -> None:
+    buffer, lane = make(max_events=100)
+    offer_all(buffer, lane, [b"x" * 100, b"y"])
+    buffer.barrier()
+    serve(buffer, lambda batch: TOO_LARGE if b"x" * 100 in batch.items else Delivered())
+    offer_all(buffer, lane, records(100, size=600))
+    assert len(lease(buffer).items) == 100
+
+
+def test_what_one_endpoint_refuses_for_its_size_says_nothing_about_another() -> None:
+    buffer, events = make(max_events=100)
+    people = buffer.lane(Kind.PEOPLE)
+    for lane in (events, people):
+        offer_all(buffer, lane, records(100))
+        buffer.settle(lease(buffer), TOO_LARGE if lane is events else Delivered(), 0.0)
+        serve(buffer, lambda _: Delivered())
+    offer_all(buffer, people, records(100))
+    assert len(lease(buffer).items) == 100
+
+
+def test_413_of_ever_smaller_requests_never_ends_in_requests_of_nothing() -> None:
+    buffer, lane = make(max_events=8, linger=0.0)
+    offer_all(buffer, lane, records(8))
+    requests, losses = serve(buffer, lambda _: TOO_LARGE)
+    assert all(requests)
+    assert len(lost(losses)) == 8
+
+
+def test_a_lane_forgets_in_time_what_413_taught_it() -> None:
+    """A proxy that was wrong for a minute must not leave small requests behind until the process ends."""
+    buffer, lane = make(max_events=50, linger=0.0)
+    offer_all(buffer, lane, records(50, size=20_000), 100.0)
+    serve(buffer, lambda _: TOO_LARGE, now=100.0)
+    sizes = []
+    for now in (200.0, 3_600.0, 3_800.0, 3_900.0):
+        offer_all(buffer, lane, records(50, size=20_000), now)
+        requests, _ = serve(buffer, lambda _: Delivered(), now=now)
+        sizes.append(max(map(len, requests)))
+    assert sizes == [3, 3, 3, 50]
+
+
+@given(count=st.integers(1, 300), data=st.data(), split=st.sampled_from([TOO_LARGE, INVALID]))
+@settings(max_examples=60, deadline=None, derandomize=True, database=None)
+def test_bisection_finds_one_poison_record_within_its_bound(count: int, data: st.DataObject, split: Split) -> None:
+    buffer, lane = make(max_events=count)
+    items = records(count)
+    poison = items[data.draw(st.integers(0, count - 1))]
+    offer_all(buffer, lane, items)
+    requests, losses = serve(buffer, lambda batch: split if poison in batch.items else Delivered())
+    assert lost(losses) == {poison: split.reason}
+    assert counts(buffer) == (count, count - 1, 1, 0, 0, 0)
+    assert len(requests) <= 2 * math.ceil(math.log2(count)) + 1
+
+
+def test_a_refused_profile_batch_may_have_been_applied_in_part() -> None:
+    buffer, _ = make(max_events=4)
+    items = [b"set", OnceOnly(b"add"), b"union", b"unset"]
+    offer_all(buffer, buffer.lane(Kind.PEOPLE), items)
+    losses = buffer.settle(lease(buffer), INVALID, 0.0)
+    assert lost(losses) == {b"add": DropReason.UNCERTAIN}
+    requests, losses = serve(buffer, lambda batch: INVALID if b"unset" in batch.items else Delivered())
+    assert requests[0] == [b"set", b"union"]
+    assert lost(losses) == {b"unset": DropReason.REJECTED}
+    assert counts(buffer) == (4, 2, 1, 0, 1, 0)
+
+
+def test_a_profile_batch_of_which_none_was_taken_was_not_applied() -> None:
+    """Mixpanel's specification of /engage and /groups: 0 says that no record was valid."""
+    buffer, _ = make(max_events=2)
+    offer_all(buffer, buffer.lane(Kind.PEOPLE), [b"set", OnceOnly(b"add")])
+    requests, losses = serve(buffer, lambda batch: NONE_TAKEN if b"set" in batch.items else Delivered())
+    assert requests[1:] == [[b"set"], [b"add"]]
+    assert lost(losses) == {b"set": DropReason.REJECTED}
+
+
+def test_a_refused_batch_is_halved_whole_under_at_least_once() -> None:
+    buffer, _ = make(max_events=2, at_least_once=True)
+    offer_all(buffer, buffer.lane(Kind.PEOPLE), [b"set", OnceOnly(b"add")])
+    requests, losses = serve(buffer, lambda batch: INVALID if len(batch.items) > 1 else Delivered())
+    assert requests[1:] == [[b"set"], [b"add"]]
+    assert losses == []
+
+
+def test_a_batch_refused_for_its_size_was_not_applied() -> None:
+    buffer, _ = make(max_events=2)
+    offer_all(buffer, buffer.lane(Kind.PEOPLE), [OnceOnly(b"one"), OnceOnly(b"two")])
+    requests, losses = serve(buffer, lambda batch: TOO_LARGE if len(batch.items) > 1 else Delivered())
+    assert (requests[1:], losses) == ([[b"one"], [b"two"]], [])
+
+
+# Eviction, giving up, awaited records
+
+
+def test_eviction_drops_the_oldest_of_all_lanes() -> None:
+    buffer, events = make(max_pending_events=4)
+    people = buffer.lane(Kind.PEOPLE)
+    offer_all(buffer, people, [b"first"], 1.0)
+    offer_all(buffer, events, [b"second", b"third"], 2.0)
+    offer_all(buffer, people, [b"fourth"], 3.0)
+    assert lost(buffer.evict(1)) == {b"first": DropReason.QUEUE_FULL}
+    assert counts(buffer) == (4, 0, 0, 1, 0, 3)
+    assert buffer.offer(events, b"fifth", 4.0) is not Offer.FULL
+
+
+def test_eviction_drops_as_many_as_the_new_record_needs_and_no_more() -> None:
+    buffer, lane = make(max_pending_bytes=100)
+    items = [b"%02d" % number * 10 for number in range(5)]
+    offer_all(buffer, lane, items)
+    assert list(lost(buffer.evict(30))) == items[:2]
+    assert buffer.evict(30) == []
+
+
+def test_eviction_takes_the_whole_batch_that_has_waited_longest_before_the_next() -> None:
+    buffer, lane = make(max_events=2, max_pending_events=6)
+    items = records(6)
+    offer_all(buffer, lane, items)
+    dropped = []
+    for number in range(6, 10):
+        dropped += list(lost(buffer.evict(1)))
+        offer_all(buffer, lane, records(1, start=number))
+    assert dropped == items[:4]
+    assert lease(buffer).items == items[4:]
+
+
+def test_eviction_leaves_what_is_in_flight() -> None:
+    buffer, lane = make(max_events=2, max_pending_events=3)
+    items = records(3)
+    offer_all(buffer, lane, items)
+    flying = lease(buffer)
+    assert list(lost(buffer.evict(1))) == items[2:]
+    buffer.settle(flying, Delivered(), 0.0)
+    assert counts(buffer) == (3, 2, 0, 1, 0, 0)
+
+
+def test_an_evicted_batch_that_is_empty_is_never_sent() -> None:
+    buffer, lane = make(max_events=2, max_pending_events=2)
+    offer_all(buffer, lane, records(2))
+    buffer.evict(1)
+    offer_all(buffer, lane, records(1, start=2))
+    buffer.evict(1)
+    buffer.evict(1)
+    assert [batch.items for batch in lease_all(buffer, 1e9)] == [records(1, start=2)]
+
+
+def test_eviction_corrects_the_size_of_the_batch() -> None:
+    buffer, lane = make(max_pending_events=3, max_bytes=body(records(3)) + 2)
+    offer_all(buffer, lane, records(3))
+    buffer.evict(1)
+    offer_all(buffer, lane, records(1, start=3))
+    assert lease(buffer).items == records(3, start=1)
+
+
+def test_nothing_is_evicted_for_a_record_that_can_never_fit() -> None:
+    buffer, lane = make(max_pending_bytes=100)
+    offer_all(buffer, lane, records(5))
+    assert buffer.evict(101) == []
+    assert buffer.pending == 5
+
+
+def test_nothing_is_evicted_if_what_is_in_flight_leaves_no_room_anyway() -> None:
+    buffer, lane = make(max_events=2, max_pending_bytes=40)
+    offer_all(buffer, lane, records(3))
+    lease(buffer)
+    assert buffer.evict(25) == []
+    assert buffer.pending == 3
+    assert list(lost(buffer.evict(24))) == records(1, start=2), "which leaves just enough"
+
+
+def test_abandon_gives_up_what_waits_and_leaves_what_is_in_flight() -> None:
+    buffer, lane = make(max_events=2)
+    items = records(5)
+    offer_all(buffer, lane, items)
+    flying = lease(buffer)
+    offer_all(buffer, buffer.lane(Kind.PEOPLE), [b"person"])
+    assert lost(buffer.abandon(DropReason.CLOSED)) == dict.fromkeys([*items[2:], b"person"], DropReason.CLOSED)
+    assert counts(buffer) == (6, 0, 0, 4, 0, 2)
+    buffer.settle(flying, Delivered(), 0.0)
+    assert counts(buffer) == (6, 2, 0, 4, 0, 0)
+    assert buffer.poll(1e9) is IDLE
+
+
+def test_discarded_records_are_accepted_and_dropped_at_once() -> None:
+    buffer, lane = make()
+    loss = buffer.discard(lane, records(2), DropReason.BEFORE_SEND)
+    assert (loss.kind, loss.reason, loss.items) == (Kind.EVENTS, DropReason.BEFORE_SEND, records(2))
+    assert counts(buffer) == (2, 0, 0, 2, 0, 0)
+    assert buffer.losses == {DropReason.BEFORE_SEND: 2}
+
+
+def test_an_awaited_record_is_charged_until_it_is_concluded() -> None:
+    buffer, lane = make(max_pending_events=1)
+    batch = buffer.lease_alone(lane, b"alone", 0.0)
+    assert batch is not None
+    assert (buffer.in_flight, buffer.pending, buffer.pending_bytes) == (1, 1, 5)
+    assert buffer.lease_alone(lane, b"more", 0.0) is None
+    assert buffer.conclude(batch, None) == []
+    assert counts(buffer) == (1, 1, 0, 0, 0, 0)
+    assert (buffer.in_flight, buffer.pending_bytes) == (0, 0)
+
+
+def test_an_awaited_record_that_was_taken_ends_the_trouble_of_its_lane() -> None:
+    buffer, lane = make(max_events=1, max_in_flight=2)
+    offer_all(buffer, lane, records(2))
+    buffer.settle(lease(buffer), AGAIN, 0.0, 60.0)
+    for reason in (DropReason.EXHAUSTED, None):
+        assert waits_until(buffer, 0.0) == 60.0
+        alone = buffer.lease_alone(lane, b"alone", 0.0)
+        assert alone is not None
+        buffer.conclude(alone, reason)
+    assert len(lease_all(buffer)) == 2
+
+
+def test_the_pool_is_made_for_what_may_be_under_way_at_once() -> None:
+    buffer, events = make(max_events=1, max_in_flight=3)
+    secrets = [buffer.lane(Kind.IMPORTS, Secret(str(number))) for number in range(5)]
+    for lane in (events, buffer.lane(Kind.PEOPLE), buffer.lane(Kind.GROUPS), buffer.lane(Kind.IMPORTS), *secrets):
+        offer_all(buffer, lane, records(10))
+    assert len(lease_all(buffer)) == most_in_flight(BatchPolicy(max_in_flight=3)) == 8
+
+
+def test_an_awaited_record_that_failed_is_lost_for_the_reason_given() -> None:
+    buffer, lane = make()
+    batch = buffer.lease_alone(lane, b"alone", 0.0)
+    assert batch is not None
+    (loss,) = buffer.conclude(batch, DropReason.UNAUTHORIZED, message="who are you")
+    assert (loss.reason, list(loss.items), loss.message) == (DropReason.UNAUTHORIZED, [b"alone"], "who are you")
+    assert counts(buffer) == (1, 0, 1, 0, 0, 0)
+
+
+# A second word, and the end of those who held a lease
+
+
+def test_a_second_word_about_a_batch_means_nothing() -> None:
+    buffer, lane = make(max_events=2)
+    offer_all(buffer, lane, records(2))
+    batch = lease(buffer)
+    buffer.settle(batch, Delivered(), 0.0)
+    for outcome in (REFUSED, AGAIN, ASTRAY, TOO_LARGE, Delivered()):
+        assert buffer.settle(batch, outcome, 0.0) == []
+    alone = buffer.lease_alone(lane, b"alone", 0.0)
+    assert alone is not None
+    buffer.conclude(alone, DropReason.CLOSED)
+    assert buffer.conclude(alone, None) == []
+    assert counts(buffer) == (3, 2, 0, 1, 0, 0)
+
+
+def test_what_was_leased_waits_again_when_its_holder_is_gone() -> None:
+    buffer, lane = make(max_events=2)
+    items = records(2)
+    offer_all(buffer, lane, items)
+    batch = lease(buffer)
+    alone = buffer.lease_alone(lane, b"alone", 0.0)
+    assert alone is not None
+    assert buffer.reclaim() == []
+    assert counts(buffer) == (3, 0, 0, 0, 0, 3)
+    assert buffer.settle(batch, REFUSED, 0.0) == []
+    assert buffer.conclude(alone, DropReason.CLOSED) == []
+    requests, _ = serve(buffer, lambda _: Delivered())
+    assert sorted(requests) == sorted([items, [b"alone"]])
+    assert counts(buffer) == (3, 3, 0, 0, 0, 0)
+
+
+@pytest.mark.parametrize("begun", [True, False])
+@pytest.mark.parametrize("at_least_once", [True, False])
+def test_what_is_not_idempotent_is_not_sent_again_if_its_request_had_begun(begun: bool, at_least_once: bool) -> None:
+    buffer, _ = make(max_events=2, at_least_once=at_least_once)
+    offer_all(buffer, buffer.lane(Kind.PEOPLE), [OnceOnly(b"add"), b"set"])
+    lease(buffer).begun = begun
+    expected = {b"add": DropReason.UNCERTAIN} if begun and not at_least_once else {}
+    assert lost(buffer.reclaim()) == expected
+    assert lease(buffer).items == ([b"set"] if expected else [b"add", b"set"])
+
+
+def test_a_request_that_was_answered_and_is_leased_again_has_not_begun() -> None:
+    buffer, _ = make(max_events=1)
+    offer_all(buffer, buffer.lane(Kind.PEOPLE), [OnceOnly(b"add")])
+    batch = lease(buffer)
+    batch.begun = True
+    buffer.settle(batch, AGAIN, 0.0)
+    lease(buffer)
+    assert buffer.reclaim() == []
+    assert buffer.pending == 1
+
+
+def test_what_is_reclaimed_goes_out_in_its_old_order() -> None:
+    buffer, lane = make(max_events=1, max_in_flight=50)
+    items = records(50)
+    offer_all(buffer, lane, items)
+    lease_all(buffer)
+    buffer.reclaim()
+    assert [batch.items for batch in lease_all(buffer)] == [[item] for item in items]
+
+
+def test_a_forked_child_begins_with_nothing_and_can_go_on() -> None:
+    buffer, lane = make(max_events=2, max_pending_events=8)
+    offer_all(buffer, lane, records(5))
+    lease(buffer)
+    buffer.lease_alone(lane, b"alone", 0.0)
+    buffer.discard(lane, records(1), DropReason.BEFORE_SEND)
+    buffer.reset()
+    assert counts(buffer) == (0, 0, 0, 0, 0, 0)
+    assert (buffer.pending_bytes, buffer.in_flight, buffer.losses) == (0, 0, {})
+    assert buffer.poll(1e9) is IDLE
+    assert buffer.barrier().pending == 0
+    offer_all(buffer, lane, [b"one", b"two"])
+    assert (buffer.in_flight, buffer.barrier().pending) == (0, 2)
+    assert lease(buffer).items == [b"one", b"two"]
+
+
+# Barriers
+
+
+def test_a_barrier_makes_everything_due_at_once() -> None:
+    buffer, lane = make()
+    offer_all(buffer, lane, records(2))
+    offer_all(buffer, buffer.lane(Kind.PEOPLE), [b"person"])
+    buffer.barrier()
+    assert sorted(len(batch.items) for batch in lease_all(buffer)) == [1, 2]
+
+
+def test_a_barrier_counts_what_becomes_of_the_records_before_it_and_of_no_others() -> None:
+    buffer, lane = make(max_events=2)
+    offer_all(buffer, lane, records(3))
+    flying = lease(buffer)
+    barrier = buffer.barrier()
+    offer_all(buffer, lane, records(3, start=3))
+    assert barrier.pending == 3
+    buffer.settle(flying, pruned(0), 0.0)
+    assert barrier.result() == FlushResult(delivered=1, failed=1, pending=1)
+    serve(buffer, lambda _: Delivered())
+    assert barrier.result() == FlushResult(delivered=2, failed=1, pending=0)
+
+
+def test_a_barrier_tells_dropped_and_uncertain_apart() -> None:
+    buffer, _ = make(max_events=2, max_pending_events=5)
+    people = buffer.lane(Kind.PEOPLE)
+    offer_all(buffer, people, [OnceOnly(b"add"), b"set", b"last"])
+    barrier = buffer.barrier()
+    buffer.settle(lease(buffer), UNKNOWN, 0.0)
+    buffer.settle(lease(buffer), REFUSED, 0.0)
+    buffer.abandon(DropReason.CLOSED)
+    assert barrier.result() == FlushResult(delivered=0, failed=3, pending=0)
+    assert barrier.result().losses == {"uncertain": 1, "rejected": 1, "closed": 1}
+
+
+def test_a_barrier_follows_the_halves_of_a_batch() -> None:
+    buffer, lane = make(max_events=4)
+    offer_all(buffer, lane, records(4))
+    first = buffer.barrier()
+    buffer.settle(lease(buffer), TOO_LARGE, 0.0)
+    second = buffer.barrier()
+    serve(buffer, lambda batch: TOO_LARGE if records(1)[0] in batch.items else Delivered())
+    for barrier in (first, second):
+        assert barrier.result() == FlushResult(delivered=3, failed=1, pending=0)
+
+
+def test_a_barrier_counts_evicted_and_awaited_records() -> None:
+    buffer, lane = make(max_pending_events=3)
+    offer_all(buffer, lane, records(2))
+    alone = buffer.lease_alone(lane, b"alone", 0.0)
+    assert alone is not None
+    barrier = buffer.barrier()
+    assert barrier.pending == 3
+    buffer.evict(1)
+    buffer.conclude(alone, None)
+    assert barrier.result() == FlushResult(delivered=1, failed=1, pending=1)
+
+
+def test_a_barrier_counts_only_those_of_a_batch_that_were_there_before_it() -> None:
+    buffer, lane = make(max_events=10, max_in_flight=1)
+    offer_all(buffer, lane, records(10))
+    lease(buffer)
+    offer_all(buffer, lane, records(3, start=10))
+    barrier = buffer.barrier()
+    offer_all(buffer, lane, records(3, start=13))
+    late = buffer.barrier()
+    assert (barrier.pending, late.pending) == (13, 16)
+    (flying,) = lane.leased
+    buffer.settle(flying, Delivered(), 0.0)
+    batch = lease(buffer)
+    assert len(batch.items) == 6
+    buffer.settle(batch, pruned(0, 2, 5), 0.0)
+    assert barrier.result() == FlushResult(delivered=11, failed=2, pending=0)
+    assert late.result() == FlushResult(delivered=13, failed=3, pending=0)
+
+
+@pytest.mark.parametrize("evicted", range(6))
+def test_a_barrier_follows_a_batch_that_is_evicted_in_part(evicted: int) -> None:
+    buffer, lane = make(max_pending_events=5)
+    offer_all(buffer, lane, records(2))
+    first = buffer.barrier()
+    offer_all(buffer, lane, records(1, start=2))
+    second = buffer.barrier()
+    offer_all(buffer, lane, records(2, start=3))
+    for number in range(evicted):
+        buffer.evict(1)
+        offer_all(buffer, lane, records(1, start=5 + number))
+    serve(buffer, lambda _: Delivered())
+    for barrier, covered in ((first, 2), (second, 3)):
+        gone = min(evicted, covered)
+        assert barrier.result() == FlushResult(delivered=covered - gone, failed=gone, pending=0)
+
+
+def test_a_barrier_that_is_forgotten_counts_no_more_and_weighs_nothing() -> None:
+    buffer, lane = make()
+    offer_all(buffer, lane, records(3))
+    kept = buffer.barrier()
+    for _ in range(1000):
+        buffer.forget(buffer.barrier())
+    assert [len(batch.marks) for batch in lane.batches()] == [1]
+    gone = buffer.barrier()
+    buffer.forget(gone)
+    serve(buffer, lambda _: Delivered())
+    assert kept.result() == FlushResult(delivered=3, failed=0, pending=0)
+    assert gone.result() == FlushResult(delivered=0, failed=0, pending=3)
+
+
+def test_a_barrier_in_an_empty_buffer_is_passed() -> None:
+    buffer, _ = make()
+    assert buffer.barrier().result() == FlushResult(0, 0, 0)
+
+
+def test_the_next_try_is_the_first_moment_at_which_something_that_waits_may_go() -> None:
+    buffer, events = make(max_events=1)
+    people = buffer.lane(Kind.PEOPLE)
+    assert buffer.next_try() == -math.inf
+    offer_all(buffer, events, [b"event"])
+    offer_all(buffer, people, [b"person"])
+    first, second = lease_all(buffer)
+    buffer.settle(first, AGAIN, 0.0, 30.0)
+    assert buffer.next_try() == -math.inf, "one is in flight"
+    buffer.settle(second, AGAIN, 0.0, 20.0)
+    assert buffer.next_try() == 20.0
+
+
+# The queue: lock, overflow policy, and who is told
+
+
+class Told:
+    """Counts the calls of `on_work`."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def __call__(self) -> None:
+        self.count += 1
+
+
+def make_queue(overflow: Overflow, **policy: Any) -> tuple[Queue, Lane, Told]:
+    buffer, lane = make(**policy)
+    queue = Queue(buffer, overflow, Hooks(None, None), lambda: 0.0)
+    queue.on_work = told = Told()
+    return queue, lane, told
+
+
+def test_drop_newest_counts_the_record_that_came_last() -> None:
+    queue, lane, _ = make_queue(Overflow.DROP_NEWEST, max_pending_events=2)
+    assert all(queue.offer(lane, item) for item in records(3))
+    stats = queue.stats()
+    assert (stats.accepted, stats.dropped, stats.pending, stats.losses) == (3, 1, 2, {"queue_full": 1})
+    batch = queue.poll()
+    assert isinstance(batch, Batch)
+    assert batch.items == records(2)
+
+
+def test_drop_oldest_takes_the_record_that_came_last() -> None:
+    queue, lane, _ = make_queue(Overflow.DROP_OLDEST, max_pending_events=2)
+    assert all(queue.offer(lane, item) for item in records(3))
+    stats = queue.stats()
+    assert (stats.accepted, stats.dropped, stats.pending, stats.losses) == (3, 1, 2, {"queue_full": 1})
+    batch = queue.poll()
+    assert isinstance(batch, Batch)
+    assert batch.items == records(2, start=1)
+
+
+def test_drop_oldest_drops_the_newest_if_the_rest_is_in_flight() -> None:
+    queue, lane, _ = make_queue(Overflow.DROP_OLDEST, max_pending_events=2, max_events=2)
+    assert all(queue.offer(lane, item) for item in records(2))
+    queue.poll()
+    assert queue.offer(lane, b"third")
+    stats = queue.stats()
+    assert (stats.accepted, stats.dropped, stats.pending, stats.in_flight) == (3, 1, 2, 1)
+
+
+def test_wait_hands_the_decision_back_and_raise_raises() -> None:
+    queue, lane, _ = make_queue(Overflow.WAIT, max_pending_events=1)
+    assert queue.offer(lane, b"one")
+    assert not queue.offer(lane, b"two")
+    assert queue.stats().accepted == 1
+    queue, lane, _ = make_queue(Overflow.RAISE, max_pending_events=1)
+    assert queue.offer(lane, b"one")
+    with pytest.raises(QueueFullError, match="1 records in 3 bytes"):
+        queue.offer(lane, b"two")
+    assert queue.stats().accepted == 1
+
+
+def test_a_record_that_can_never_have_room_is_not_waited_for() -> None:
+    queue, lane, _ = make_queue(Overflow.WAIT, max_pending_bytes=10)
+    with pytest.raises(QueueFullError):
+        queue.offer(lane, b"eleven byte")
+    assert queue.stats().accepted == 0
+    assert queue.offer(lane, b"one")
+    assert not queue.offer(lane, b"ten bytes!"), "it will have room when the other has gone"
+
+
+def test_every_loss_is_made_known() -> None:
+    """`on_drop` is told of each record that ended without delivery, wherever that was found out."""
+    told = Told()
+    buffer, lane = make(max_events=2, max_pending_events=4)
+    hooks = Hooks(lambda *_: None, None)
+    queue = Queue(buffer, Overflow.DROP_OLDEST, hooks, lambda: 0.0)
+    queue.on_loss = told
+    seen = []
+
+    def check() -> None:
+        stats = queue.stats()
+        seen.append((stats.failed + stats.dropped + stats.uncertain, hooks.untold(), told.count))
+
+    for item in records(5):
+        queue.offer(lane, item)
+    check()
+    queue.discard(lane, b"kept back", DropReason.BEFORE_SEND)
+    check()
+    batch = queue.poll()
+    assert isinstance(batch, Batch)
+    assert queue.settle(batch, REFUSED, 0.0) == 0
+    check()
+    queue.conclude(queue.lease_alone(lane, b"alone"), DropReason.REJECTED, "no")
+    check()
+    queue.offer(queue.lane(Kind.PEOPLE), OnceOnly(b"add"))
+    queue.barrier()
+    while isinstance(step := queue.poll(), Batch):
+        step.begun = True
+    queue.reclaim()
+    check()
+    assert queue.abandon() == 3
+    check()
+    assert [(lost_, told_) for lost_, told_, _ in seen] == [(n, n) for n in (1, 2, 3, 4, 5, 8)]
+    assert [calls for _, _, calls in seen] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_settled_batch_says_how_many_were_delivered() -> None:
+    queue, lane, _ = make_queue(Overflow.RAISE, max_events=3)
+    for item in records(6):
+        queue.offer(lane, item)
+    for outcome, delivered in ((Delivered(), 3), (pruned(0, 1), 1)):
+        batch = queue.poll()
+        assert isinstance(batch, Batch)
+        assert queue.settle(batch, outcome, 0.0) == delivered
+
+
+def test_an_awaited_record_without_room_is_refused_whatever_the_policy() -> None:
+    for overflow in Overflow:
+        queue, lane, _ = make_queue(overflow, max_pending_events=1)
+        assert queue.offer(lane, b"one")
+        with pytest.raises(QueueFullError):
+            queue.lease_alone(lane, b"two")
+        assert queue.stats().accepted == 1
+
+
+def test_requests_and_the_last_error_are_counted() -> None:
+    queue, _, _ = make_queue(Overflow.RAISE)
+    assert (queue.stats().requests, queue.stats().retries, queue.stats().last_error) == (0, 0, None)
+    for again in (False, True, True):
+        queue.count_request(again=again)
+    queue.last_error = "/track: HTTP 503"
+    assert (queue.stats().requests, queue.stats().retries) == (3, 2)
+    assert queue.stats().last_error == queue.last_error == "/track: HTTP 503"
+
+
+@pytest.mark.parametrize("call", ["offer", "poll"])
+def test_in_another_process_a_queue_begins_anew(call: str) -> None:
+    queue, lane, _ = make_queue(Overflow.DROP_NEWEST, max_pending_events=1)
+    for item in records(2):
+        queue.offer(lane, item)
+    queue.count_request(again=True)
+    queue.on_fork = forked = Told()
+    queue.stage.mark = [False]
+    if call == "poll":
+        assert queue.poll() is IDLE
+    assert queue.offer(lane, b"child")
+    stats = queue.stats()
+    assert (stats.accepted, stats.dropped, stats.pending, stats.requests, stats.retries) == (1, 0, 1, 0, 0)
+    assert forked.count == 1
+
+
+class Reentry:
+    """A clock that, read once more, tracks: as a finalizer, a signal handler or a log handler may do at any moment."""
+
+    def __init__(self) -> None:
+        self.act: Callable[[], object] | None = None
+
+    def __call__(self) -> float:
+        act, self.act = self.act, None
+        if act is not None:
+            act()
+        return 0.0
+
+
+def make_reentrant(overflow: Overflow, **policy: Any) -> tuple[Queue, Lane, Told, Reentry]:
+    buffer, lane = make(**policy)
+    clock = Reentry()
+    queue = Queue(buffer, overflow, Hooks(None, None), clock)
+    queue.on_work = told = Told()
+    return queue, lane, told, clock
+
+
+@pytest.mark.parametrize("overflow", list(Overflow))
+def test_a_record_that_comes_while_another_is_taken_is_counted(overflow: Overflow) -> None:
+    queue, lane, told, clock = make_reentrant(overflow, max_events=2)
+    inside = []
+
+    def track() -> None:
+        assert queue.offer(lane, b"inner")
+        inside.append(queue.stats())
+        assert queue.pending == inside[0].pending
+
+    clock.act = track
+    assert queue.offer(lane, b"outer")
+    assert (inside[0].accepted, inside[0].pending, inside[0].pending_bytes) == (1, 1, 5)
+    assert (queue.stats().accepted, queue.pending) == (2, 2)
+    assert told.count > 0
+    batch = queue.poll()
+    assert isinstance(batch, Batch)
+    assert sorted(batch.items) == [b"inner", b"outer"]
+
+
+class Interrupted(Stage):
+    """Is measured last of all, and then once interrupted."""
+
+    def __init__(self, act: Callable[[], object]) -> None:
+        super().__init__()
+        self._acts = [act]
+
+    def measured(self, room: int, vacancies: int, *, is_busy: bool) -> None:
+        super().measured(room, vacancies, is_busy=is_busy)
+        if self._acts:
+            self._acts.pop()()
+
+
+@pytest.mark.parametrize("call", ["offer", "poll"])
+def test_a_record_that_comes_at_the_very_end_of_another_call_is_taken_at_once(call: str) -> None:
+    queue, lane, told, _ = make_reentrant(Overflow.DROP_NEWEST)
+    queue.set_stage(lane)
+    queue.stage = Interrupted(lambda: queue.offer(lane, b"inner"))
+    if call == "offer":
+        assert queue.offer(lane, b"outer")
+    else:
+        assert queue.poll() is IDLE
+    assert told.count > 0
+    assert lane.open is not None
+    assert b"inner" in lane.open.items
+
+
+def test_the_sender_is_told_of_a_batch_that_such_a_record_fills() -> None:
+    queue, lane, told, clock = make_reentrant(Overflow.DROP_NEWEST, max_events=3)
+    assert queue.offer(lane, b"first")
+    before = told.count
+    clock.act = lambda: queue.offer(lane, b"inner")
+    assert queue.offer(lane, b"outer")
+    assert told.count > before
+    assert isinstance(queue.poll(), Batch)
+
+
+def test_the_sender_is_told_of_a_record_that_comes_while_it_looks() -> None:
+    """Its look found nothing to do, and it would sleep for ever."""
+    queue, lane, told, clock = make_reentrant(Overflow.DROP_NEWEST, max_events=1)
+    clock.act = lambda: queue.offer(lane, b"inner")
+    assert queue.poll() is IDLE
+    assert told.count > 0
+    assert isinstance(queue.poll(), Batch)
+
+
+def test_such_a_record_without_room_is_dropped_and_counted() -> None:
+    for overflow in Overflow:
+        queue, lane, _, clock = make_reentrant(overflow, max_pending_events=1)
+        clock.act = lambda queue=queue, lane=lane: queue.offer(lane, b"inner")
+        assert queue.offer(lane, b"outer")
+        stats = queue.stats()
+        assert (stats.accepted, stats.dropped, stats.pending) == (2, 1, 1)
+
+
+@pytest.mark.parametrize("overflow", list(Overflow))
+def test_the_sender_is_told_when_there_is_no_room(overflow: Overflow) -> None:
+    """A full queue does not linger, whatever becomes of the record that did not fit."""
+    queue, lane, told = make_queue(overflow, max_pending_bytes=10)
+    assert queue.offer(lane, b"sixteen")
+    before = told.count
+    try:
+        queue.offer(lane, b"four")
+    except QueueFullError:
+        assert overflow is Overflow.RAISE
+    assert told.count > before
+
+
+def test_a_closed_queue_takes_nothing() -> None:
+    queue, lane, _ = make_queue(Overflow.DROP_NEWEST)
+    queue.closed = True
+    for call in (
+        lambda: queue.offer(lane, b"x"),
+        lambda: queue.lease_alone(lane, b"x"),
+        lambda: queue.discard(lane, b"x", DropReason.BEFORE_SEND),
+    ):
+        with pytest.raises(ClientClosedError):
+            call()
+    assert queue.stats().accepted == 0
+
+
+def test_threads_lose_nothing() -> None:
+    queue, lane, _ = make_queue(Overflow.DROP_OLDEST, max_pending_events=500, max_events=7)
+
+    def work(start: int) -> None:
+        for item in records(2000, start=start):
+            queue.offer(lane, item)
+            step = queue.poll()
+            if isinstance(step, Batch):
+                queue.settle(step, Delivered(), 0.0)
+
+    threads = [threading.Thread(target=work, args=(number * 2000,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    stats = queue.stats()
+    assert stats.accepted == 8000
+    assert stats.accepted == stats.delivered + stats.dropped + stats.pending
+
+
+# Many at a time
+
+
+def usual(size: int) -> bytes:
+    """What can be told from its neighbours as a usual event can."""
+    return b'{"event":"%b"}' % (b"x" * size)
+
+
+@given(
+    sizes=st.lists(st.integers(1, 40), min_size=1, max_size=60),
+    before=st.integers(1, 5),
+    most=st.integers(2, 12),
+    max_bytes=st.integers(100, 2_000),
+    pending=st.integers(5, 80),
+)
+@settings(max_examples=200, deadline=None, derandomize=True, database=None)
+def test_records_that_come_together_are_taken_as_if_they_had_come_one_by_one(
+    sizes: list[int], before: int, most: int, max_bytes: int, pending: int
+) -> None:
+    policy = {"max_events": most, "max_bytes": max_bytes, "max_pending_events": max(pending, most)}
+    together, lane = make(**policy)
+    singly, other = make(**policy)
+    for each, into in ((together, lane), (singly, other)):
+        offer_all(each, into, [b"first"] * min(before, most - 1))
+    items = [usual(size) for size in sizes]
+    left = items
+    while left:
+        opened, held = lane.open, together.pending
+        part = left[: together.vacancies(lane)]
+        verdict = together.extend(lane, b",".join((b"", *part)), len(part), 0.0)
+        if verdict is Offer.FULL:
+            assert (together.accepted, together.pending, lane.open) == (held, held, opened)
+            return
+        assert (verdict is Offer.NOTIFY) == (opened is None or lane.open is not opened)
+        left = left[len(part) :]
+    assert Offer.FULL not in [singly.offer(other, item, 0.0) for item in items]
+    assert counts(together) == counts(singly)
+    assert together.pending_bytes == singly.pending_bytes
+    mine, theirs = lease_all(together, FOREVER), lease_all(singly, FOREVER)
+    assert [item for batch in mine for item in batch.items] == [item for batch in theirs for item in batch.items]
+    assert all(len(batch.items) <= most and batch.size == len(batch.items.body()) for batch in mine)
+    assert [len(batch.items) for batch in mine] == [len(batch.items) for batch in theirs] or any(
+        batch.size > max_bytes - 60 for batch in theirs
+    )
+
+
+def test_what_may_lie_on_the_stage_never_needs_a_second_look() -> None:
+    least = 128
+    for held in range(40):
+        buffer, lane = make(max_events=50, max_pending_events=50, max_bytes=20_000)
+        offer_all(buffer, lane, [b"x" * 300] * (held + 1))
+        assert lane.open is not None
+        room = buffer.spare_bytes(lane.open, least)
+        items = [usual(least - len(usual(0)))] * (room // least)
+        while items:
+            part = items[: buffer.vacancies(lane)]
+            assert buffer.extend(lane, b",".join((b"", *part)), len(part), 0.0) is not Offer.FULL
+            items = items[len(part) :]

@@ -1,0 +1,353 @@
+"""How the client behaves towards a Mixpanel in trouble, and towards the clock. An outage of minutes passes at once:
+trio's clock jumps to the next thing that happens."""
+
+from __future__ import annotations
+
+import random
+import socket
+import threading
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from email.utils import formatdate
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+import httpx
+import pytest
+import trio
+import trio.testing
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mixpanel_async import AsyncMixpanel, BatchPolicy, RetryPolicy, ServiceAccountCredentials, Stats
+from mixpanel_async._delivery.retry import RetryBudget
+from mixpanel_async._encoding.responses import seconds_ahead
+from mixpanel_async._runtime.clock import Runtime, real_runtime
+from mixpanel_async.emulator import Emulator
+
+START = 1_790_000_000.0
+PROPERTY = settings(max_examples=300, deadline=None, derandomize=True, database=None)
+
+
+class Outage:
+    """A Mixpanel that answers 503 until it is told otherwise, and remembers when it was asked."""
+
+    def __init__(self) -> None:
+        self.is_down = True
+        self.asked: list[float] = []
+        self.taken = 0
+
+    def client(self) -> httpx.AsyncClient:
+        def answer(request: httpx.Request) -> httpx.Response:
+            self.asked.append(trio.current_time())
+            if self.is_down:
+                return httpx.Response(503)
+            self.taken += 1
+            return httpx.Response(200, json={"status": 1})
+
+        return httpx.AsyncClient(transport=httpx.MockTransport(answer))
+
+
+def in_virtual_time(body: Callable[[Outage, Runtime], Awaitable[None]], seed: int) -> None:
+    async def main() -> None:
+        runtime = replace(
+            real_runtime(),
+            wall=lambda: START + trio.current_time(),
+            monotonic=trio.current_time,
+            chance=random.Random(seed).random,
+        )
+        await body(Outage(), runtime)
+
+    trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_c4_an_outage_meets_no_retry_storm(seed: int) -> None:
+    """60 s of 503: the tries that follow upon failures are at most 10 % of the others, and ten."""
+
+    async def body(outage: Outage, runtime: Runtime) -> None:
+        async with outage.client() as http, AsyncMixpanel("t", http_client=http, _runtime=runtime) as mp:
+            for _ in range(600):
+                await mp.track("u", "e")
+                await trio.sleep(0.1)
+            stats = mp.stats()
+            assert stats.retries <= 0.1 * (stats.requests - stats.retries) + 10
+            assert stats.requests == len(outage.asked) >= 2
+            outage.is_down = False
+
+    in_virtual_time(body, seed)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_c4_flushing_again_and_again_does_not_lift_the_budget(seed: int) -> None:
+    async def body(outage: Outage, runtime: Runtime) -> None:
+        async with outage.client() as http, AsyncMixpanel("t", http_client=http, _runtime=runtime) as mp:
+            for _ in range(60):
+                await mp.track("u", "e")
+                result = await mp.flush(1.0)
+                assert result.delivered == 0
+                await trio.sleep(1.0)
+            # Two minutes: what is above the burst comes at the slowest pace, every 30 to 60 s.
+            assert mp.stats().retries <= 10 + 5
+            outage.is_down = False
+
+    in_virtual_time(body, seed)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_c5_after_a_long_outage_the_backlog_drains_within_one_pause(seed: int) -> None:
+    async def body(outage: Outage, runtime: Runtime) -> None:
+        batching = BatchPolicy(max_events=100)
+        async with (
+            outage.client() as http,
+            AsyncMixpanel("t", http_client=http, batching=batching, _runtime=runtime) as mp,
+        ):
+            for _ in range(600):
+                await mp.track("u", "e")
+                await mp.track("u", "e")
+                await trio.sleep(1.0)
+            assert mp.stats().delivered == 0
+            outage.is_down = False
+            await trio.sleep(60.0)
+            assert mp.stats().delivered >= 1_199
+            assert mp.stats().retries <= 10 + 600 / 30
+
+    in_virtual_time(body, seed)
+
+
+def test_c3_a_fleet_does_not_come_back_as_one() -> None:
+    """200 clients, 30 s of outage: their tries are spread, also where all of them flush."""
+
+    async def body(outage: Outage, runtime: Runtime) -> None:
+        async def one(seed: int) -> None:
+            own = replace(runtime, chance=random.Random(seed).random)
+            async with outage.client() as http, AsyncMixpanel("t", http_client=http, _runtime=own) as mp:
+                await mp.track("u", "e")
+                await mp.flush(120.0)
+
+        async with trio.open_nursery() as nursery:
+            for seed in range(200):
+                nursery.start_soon(one, seed)
+            await trio.sleep(30.0)
+            since = len(outage.asked)
+            outage.is_down = False
+        back = outage.asked[since:]
+        assert outage.taken == 200
+        assert len(set(back)) == len(back)
+        mean = len(back) / (max(back) - min(back))
+        assert max(sum(1 for at in back if low <= at < low + 1.0) for low in back) <= 3 * max(mean, 40.0)
+
+    in_virtual_time(body, 0)
+
+
+@given(st.lists(st.sampled_from(["fail", "good", "good again"]), max_size=200))
+@PROPERTY
+def test_the_budget_never_lends(outcomes: list[str]) -> None:
+    budget = RetryBudget(RetryPolicy(initial=1.0, maximum=60.0))
+    quick = 0
+    for outcome in outcomes:
+        if outcome == "fail":
+            wait = budget.spend(0.5, 0.5)
+            assert wait in (0.5, 45.0)
+            quick += wait == 0.5
+        else:
+            budget.succeeded(again=outcome == "good again")
+    assert quick <= 10 + outcomes.count("good again") + 0.1 * outcomes.count("good") + 1e-6
+
+
+def test_a_spent_budget_keeps_a_longer_wait() -> None:
+    budget = RetryBudget(RetryPolicy(initial=1.0, maximum=60.0))
+    for _ in range(10):
+        budget.spend(1.0, 0.0)
+    assert budget.is_spent
+    assert budget.spend(300.0, 1.0) == 300.0
+
+
+@pytest.mark.parametrize(
+    ("date", "ahead"),
+    [
+        (formatdate(START - 600.0, usegmt=True), 600.0),
+        (formatdate(START - 10.0, usegmt=True), 0.0),
+        (formatdate(START + 600.0, usegmt=True), 0.0),
+        (formatdate(START - 90_000.0, usegmt=True), 0.0),
+        (None, 0.0),
+        ("", 0.0),
+        ("yesterday", 0.0),
+        ("Sat, 99 Nov 2026 99:99:99 GMT", 0.0),
+        ("x" * 10_000, 0.0),
+    ],
+)
+def test_the_skew_that_a_date_shows(date: str | None, ahead: float) -> None:
+    assert seconds_ahead(date, now=START) == ahead
+
+
+@pytest.mark.anyio
+async def test_d12_a_fast_clock_is_put_right_once_an_answer_has_shown_it(caplog: pytest.LogCaptureFixture) -> None:
+    true = float(int(time.time()))
+    sent: list[Any] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        sent.extend(httpx.Response(200, content=request.content).json())
+        return httpx.Response(200, json={"status": 1}, headers={"Date": formatdate(true, usegmt=True)})
+
+    fast = replace(real_runtime(), wall=lambda: true + 600.0)
+    async with (
+        httpx.AsyncClient(transport=httpx.MockTransport(answer)) as http,
+        AsyncMixpanel("t", http_client=http, _runtime=fast) as mp,
+    ):
+        await mp.track("u", "e")
+        await mp.flush()
+        await mp.track("u", "e")
+        await mp.people_set("u", {"a": 1})
+        await mp.flush()
+    stamps = [event["properties"]["time"] / 1000 - true for event in sent if "event" in event]
+    assert stamps == [600.0, 0.0]
+    assert [update["$time"] - true for update in sent if "$set" in update] == [0.0]
+    assert [record.message for record in caplog.records if "ahead" in record.message] == [
+        "this machine's clock is 600 s ahead of Mixpanel's; events are stamped with Mixpanel's"
+    ]
+
+
+AT_ONCE = BatchPolicy(linger=0.0)
+
+
+class Days:
+    """A clock that can be set forward, and jitter that never shortens a pause."""
+
+    def __init__(self) -> None:
+        self.passed = 0.0
+
+    def runtime(self) -> Runtime:
+        return replace(
+            real_runtime(),
+            wall=lambda: time.time() + self.passed,
+            monotonic=lambda: time.monotonic() + self.passed,
+            chance=lambda: 1.0,
+        )
+
+    async def pass_after_a_failure(self, mp: AsyncMixpanel, days: float) -> None:
+        """Set the clock forward in the pause before the next try of what `mp` holds."""
+        while not mp.stats().last_error:
+            await anyio.lowlevel.checkpoint()
+        assert mp.stats().pending == 1
+        self.passed += days * 86_400.0
+
+
+@pytest.mark.anyio
+async def test_d9_events_that_have_become_too_old_for_track_are_not_sent_there() -> None:
+    days = Days()
+    told: list[Any] = []
+    emulator = Emulator()
+    mp = emulator.client(
+        batching=AT_ONCE, _runtime=days.runtime(), on_drop=lambda records, reason: told.append((reason, len(records)))
+    )
+    emulator.fail_next(status=503, times=1)
+    async with mp:
+        await mp.track("u", "old")
+        await days.pass_after_a_failure(mp, 6)
+        await mp.track("u", "new")
+        result = await mp.flush()
+    assert (result.delivered, result.failed, result.losses) == (1, 1, {"too_old": 1})
+    assert told == [("too_old", 1)]
+    assert [event["event"] for event in emulator.events()] == ["new"]
+    assert mp.stats().requests == 2
+
+
+@pytest.mark.anyio
+async def test_d9_with_credentials_they_go_to_import_instead() -> None:
+    days = Days()
+    emulator = Emulator()
+    account = ServiceAccountCredentials("account", "secret", "1")
+    mp = emulator.client(credentials=account, events_endpoint="track", batching=AT_ONCE, _runtime=days.runtime())
+    emulator.fail_next(status=503, times=1)
+    async with mp:
+        await mp.track("u", "old")
+        await days.pass_after_a_failure(mp, 6)
+        await mp.track("u", "new")
+        result = await mp.flush()
+    assert (result.delivered, result.failed) == (2, 0)
+    paths = [request.path for request in emulator.requests()]
+    assert sorted(path.partition("?")[0] for path in paths) == ["/import", "/track", "/track"]
+
+
+class Hasty:
+    """A server that answers the first request of each connection and resets the connection at the next one."""
+
+    def __init__(self) -> None:
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        self.requests = self.connections = 0
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                return
+            self.connections += 1
+            with connection:
+                if not self._read(connection):
+                    continue
+                body = b'{"status": 1}'
+                head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body)
+                connection.sendall(head + body)
+                # The next request is read, and the connection reset without a word.
+                self._read(connection)
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+
+    def _read(self, connection: socket.socket) -> bool:
+        data = b""
+        while b"\r\n\r\n" not in data:
+            chunk = connection.recv(65_536)
+            if not chunk:
+                return False
+            data += chunk
+        head, _, body = data.partition(b"\r\n\r\n")
+        length = int(head.lower().partition(b"content-length: ")[2].split(b"\r\n")[0])
+        while len(body) < length:
+            body += connection.recv(65_536)
+        self.requests += 1
+        return True
+
+    def close(self) -> None:
+        self._listener.close()
+
+
+@pytest.mark.anyio
+async def test_c9_a_stale_connection_is_replaced_at_once() -> None:
+    server = Hasty()
+    slow = RetryPolicy(initial=3600.0, maximum=3600.0)
+    unlucky = replace(real_runtime(), chance=lambda: 1.0)
+    try:
+        async with AsyncMixpanel("t", api_host=server.url, retry=slow, _runtime=unlucky) as mp:
+            for _ in range(5):
+                await mp.track("u", "e")
+                assert (await mp.flush(5.0)).delivered == 1
+            # An awaited call has the same habit.
+            with anyio.fail_after(5.0):
+                await mp.alias("a", "b")
+            stats = mp.stats()
+    finally:
+        server.close()
+    assert (stats.delivered, stats.uncertain) == (5, 0)
+    assert stats.retries == server.requests - 6
+
+
+@pytest.mark.anyio
+async def test_c9_what_must_not_be_sent_twice_is_not() -> None:
+    server = Hasty()
+    try:
+        async with AsyncMixpanel("t", api_host=server.url) as mp:
+            await mp.track("u", "e")
+            await mp.flush(5.0)
+            await mp.people_increment("u", {"n": 1})
+            result = await mp.flush(5.0)
+            stats: Stats = mp.stats()
+    finally:
+        server.close()
+    assert (result.delivered, result.losses) == (0, {"uncertain": 1})
+    assert stats.retries == 0

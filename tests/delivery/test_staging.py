@@ -1,0 +1,231 @@
+"""Events on their shortest way into the queue: none is forgotten there, in whatever loop or thread, and bounds hold."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+import anyio.to_thread
+import httpx
+import orjson
+import pytest
+import trio
+
+from mixpanel_async import AsyncMixpanel, BatchPolicy, ClientClosedError, Overflow, QueueFullError
+from mixpanel_async._runtime.clock import real_runtime
+
+TOKEN = "canary-token-0123456789"
+NEVER = 3600.0
+
+
+def client(seen: list[str], on_request: Callable[[AsyncMixpanel], None] = lambda _: None, **options: Any) -> Any:
+    """A client whose every request is taken, and the names of what it was sent."""
+
+    async def answer(request: httpx.Request) -> httpx.Response:
+        on_request(mp)
+        body = httpx.Response(200, headers=request.headers, content=request.content).content
+        seen.extend(event["event"] for event in orjson.loads(body))
+        return httpx.Response(200, json={"status": 1, "error": None})
+
+    mp = AsyncMixpanel(TOKEN, http_client=httpx.AsyncClient(transport=httpx.MockTransport(answer)), **options)
+    return mp
+
+
+async def until(condition: Callable[[], object]) -> None:
+    with anyio.fail_after(5):
+        while not condition():
+            await anyio.lowlevel.checkpoint()
+
+
+@pytest.mark.anyio
+async def test_what_joins_an_event_of_a_hook_leaves_after_linger() -> None:
+    seen: list[str] = []
+    hooks = [lambda mp: mp.track_nowait("u", "of the hook", {"a": 1})]
+    async with client(seen, lambda mp: hooks.pop()(mp) if hooks else None, batching=BatchPolicy(linger=0.05)) as mp:
+        await mp.track("u", "first", {"a": 1})
+        await until(lambda: "first" in seen and not mp.stats().in_flight)
+        assert mp.stats().pending == 1
+        await mp.track("u", "second", {"a": 1})
+        await until(lambda: seen == ["first", "of the hook", "second"])
+
+
+@pytest.mark.parametrize("first", ["asyncio", "trio"])
+def test_another_loop_of_trio_delivers_what_is_tracked_in_it(first: str) -> None:
+    seen: list[str] = []
+    mp = client(seen, batching=BatchPolicy(linger=0.05))
+
+    async def one() -> None:
+        for name in ("one", "two"):
+            await mp.track("u", name, {"a": 1})
+
+    async def other() -> None:
+        await mp.track("u", "three", {"a": 1})
+        await until(lambda: "three" in seen)
+        await mp.aclose()
+
+    anyio.run(one, backend=first)
+    trio.run(other)
+    assert seen == ["one", "two", "three"]
+
+
+def test_a_loop_of_trio_in_another_thread_is_refused() -> None:
+    mp = client([], batching=BatchPolicy(linger=NEVER))
+    refused: list[bool] = []
+
+    async def other() -> None:
+        for properties in ({"a": 1}, {}):
+            with pytest.raises(ClientClosedError):
+                await mp.track("u", "other", properties)
+            refused.append(True)
+
+    async def main() -> None:
+        async with mp:
+            await mp.track("u", "one", {"a": 1})
+            await anyio.to_thread.run_sync(trio.run, other)
+
+    trio.run(main)
+    assert refused == [True, True]
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_a_forked_child_that_never_waited_sends_its_own_events_and_no_other(backend: str) -> None:
+    seen: list[str] = []
+    mp = client(seen, batching=BatchPolicy(linger=NEVER))
+
+    async def parent() -> None:
+        for name in ("one", "two"):
+            await mp.track("u", name, {"a": 1})
+
+    async def child() -> None:
+        await mp.track("u", "child", {"a": 1})
+        await mp.aclose()
+
+    anyio.run(parent, backend=backend)
+    pid = os.fork()
+    if not pid:
+        try:
+            anyio.run(child, backend=backend)
+        finally:
+            os._exit(0 if seen == ["child"] else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    anyio.run(mp.aclose, backend=backend)
+    assert seen == ["one", "two"]
+
+
+@pytest.mark.parametrize("fork", [os.fork, ctypes.CDLL(None).fork], ids=["in Python", "in C"])
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@pytest.mark.anyio
+async def test_a_child_that_is_forked_within_the_loop_lays_nothing_beside_what_its_parent_has_laid(
+    fork: Callable[[], int],
+) -> None:
+    seen: list[str] = []
+    async with client(seen, batching=BatchPolicy(linger=NEVER)) as mp:
+        for name in ("one", "two"):
+            await mp.track("u", name, {"a": 1})
+        pid = fork()
+        if not pid:
+            took = 0
+            try:
+                with contextlib.suppress(ClientClosedError):
+                    await mp.track("u", "child", {"a": 1})
+                    took = 1
+                mp.track_nowait("u", "child", {"a": 1})
+                took += 1
+            finally:
+                stats = mp.stats()
+                os._exit(0 if stats.accepted == stats.pending == took > 0 else 1)
+        _, status = await anyio.to_thread.run_sync(os.waitpid, pid, 0)
+        assert os.waitstatus_to_exitcode(status) == 0
+        assert mp.stats().pending == 2
+    assert seen == ["one", "two"]
+
+
+@pytest.mark.parametrize("most", [200, 500])
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@pytest.mark.anyio
+async def test_small_updates_take_their_places_among_so_many_records(most: int) -> None:
+    async def never(_: httpx.Request) -> httpx.Response:
+        await anyio.sleep_forever()
+        raise AssertionError
+
+    http = httpx.AsyncClient(transport=httpx.MockTransport(never))
+    policy = BatchPolicy(linger=NEVER, max_pending_events=most)
+    mp = AsyncMixpanel(TOKEN, http_client=http, overflow=Overflow.RAISE, batching=policy, shutdown_timeout=0.0)
+    for name in ("one", "two"):
+        await mp.track("u", name, {"a": 1})
+    for _ in range(most * 3 // 4):
+        await mp.people_unset("u", ["a"])
+    taken = 2 + most * 3 // 4
+    for _ in range(most):
+        with contextlib.suppress(QueueFullError):
+            await mp.track("u", "more", {"a": 1})
+            taken += 1
+    stats = mp.stats()
+    assert stats.accepted == stats.pending == taken == most
+    assert stats.losses == {}
+    await mp.aclose()
+
+
+@pytest.mark.parametrize("overflow", [Overflow.WAIT, Overflow.RAISE])
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@pytest.mark.anyio
+async def test_what_is_laid_down_while_a_thread_measures_has_its_room(overflow: Overflow) -> None:
+    inside, go = threading.Event(), threading.Event()
+    real, seen = real_runtime(), list[str]()
+
+    def monotonic() -> float:
+        if threading.current_thread().name == "producer":
+            inside.set()
+            go.wait(5)
+        return real.monotonic()
+
+    most, large = 13_000, {"text": "x" * 2_800}
+    mp = client(
+        seen,
+        overflow=overflow,
+        batching=BatchPolicy(linger=NEVER, max_pending_bytes=most, wait_timeout=0),
+        _runtime=replace(real, monotonic=monotonic),
+    )
+    accepted = ["one", "two", "of the thread"]
+    async with mp:
+        for name in ("one", "two"):
+            await mp.track("u", name, large)
+        thread = threading.Thread(target=mp.track_nowait, args=("u", "of the thread", large), name="producer")
+        thread.start()
+        assert inside.wait(5)
+        # It stands between clearing the stage and measuring it, with the lock held.
+        threading.Timer(0.05, go.set).start()
+        for name in ("four", "five"):
+            try:
+                await mp.track("u", name, large)
+            except QueueFullError:
+                continue
+            accepted.append(name)
+        thread.join()
+        assert mp.stats().pending_bytes <= most
+    assert sorted(seen) == sorted(accepted)
+    assert mp.stats().dropped == 0
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("properties", [{"a": 1}, {"a": 1, "b": [{"c": [1]}]}], ids=["usual", "odd"])
+async def test_the_frames_of_a_full_queue_show_no_token(properties: dict[str, Any]) -> None:
+    policy = BatchPolicy(linger=NEVER, max_pending_events=1, max_events=1)
+    async with client([], batching=policy, overflow=Overflow.RAISE, shutdown_timeout=0) as mp:
+        with pytest.raises(QueueFullError) as caught:  # noqa: PT012  whichever of them has no room
+            for _ in range(3):
+                await mp.track("u", "x", properties)
+        trace = caught.value.__traceback__
+        shown = []
+        while trace is not None:
+            names = trace.tb_frame.f_locals
+            shown += [name for name, value in names.items() if TOKEN in repr(value)]
+            trace = trace.tb_next
+        assert shown == []

@@ -1,0 +1,97 @@
+"""Each example runs unchanged against the emulator, told where it is by the environment only.
+
+The web apps are run by tests/integrations/test_app_servers.py.
+"""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from mixpanel_async import IdMerge
+from mixpanel_async.emulator import Emulator
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+ACCOUNT = "maya@example.com"
+
+
+@pytest.fixture
+def emulator(monkeypatch: pytest.MonkeyPatch) -> Iterator[Emulator]:
+    """A project on a socket, to which the environment points."""
+    emulator = Emulator(id_merge=IdMerge.ORIGINAL)
+    with emulator.serve() as server:
+        monkeypatch.setenv("MIXPANEL_TOKEN", "example-token")
+        monkeypatch.setenv("MIXPANEL_API_HOST", server.url)
+        yield emulator
+
+
+def run_example(name: str, *runner: str) -> str:
+    command = [sys.executable, "-W", "error", *runner, str(EXAMPLES / name)]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=25)
+    assert result.returncode == 0, result.stderr
+    assert result.stderr == ""
+    return result.stdout
+
+
+def assert_one_person(emulator: Emulator, visitor: str) -> None:
+    """The anonymous page view and the sign-up belong to one person with both ids."""
+    assert emulator.cluster(ACCOUNT) == {visitor, ACCOUNT}
+    (view,), (sign_up,) = emulator.events("Page viewed"), emulator.events("Signed up")
+    assert view["properties"]["distinct_id"] == sign_up["properties"]["distinct_id"] == emulator.resolve(ACCOUNT)
+
+
+def test_quick_start(emulator: Emulator) -> None:
+    assert run_example("quick_start.py") == "3 records delivered, 0 failed, 0 still to be sent\n"
+    (visitor,) = emulator.cluster(ACCOUNT) - {ACCOUNT}
+    assert_one_person(emulator, visitor)
+    profile = emulator.profile(ACCOUNT)
+    assert profile is not None
+    assert profile["$name"] == "Maya"
+
+
+def test_a_test_of_the_sign_up() -> None:
+    # Without plugins that have no part in it and take seconds to import.
+    unneeded = [f"-pno:{plugin}" for plugin in ("cacheprovider", "hypothesispytest", "respx")]
+    run_example("test_signup.py", "-m", "pytest", "-q", *unneeded)
+
+
+def test_worker(emulator: Emulator) -> None:
+    assert run_example("worker.py") == "10,020 events delivered\n"
+    for name, number in (("Job finished", 10_000), ("Paid", 20)):
+        events = emulator.events(name)
+        assert len({event["properties"]["$insert_id"] for event in events}) == len(events) == number
+
+
+def test_a_worker_that_is_stopped_delivers_what_it_tracked(emulator: Emulator) -> None:
+    emulator.latency = 0.2
+    command = [sys.executable, "-W", "error", str(EXAMPLES / "worker.py")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as worker:
+        while not emulator.requests():
+            assert worker.poll() is None
+            time.sleep(0.01)
+        worker.send_signal(signal.SIGTERM)
+        words, errors = worker.communicate(timeout=20)
+    assert (worker.returncode, errors) == (0, "")
+    delivered = int(words.split()[0].replace(",", ""))
+    assert len(emulator.events()) == delivered < 10_020
+
+
+def test_feature_flags(emulator: Emulator) -> None:
+    variants = [{"key": "one-page", "value": {"layout": "one page"}, "is_control": False, "split": 1.0}]
+    rollout = {"rollout_percentage": 1.0, "runtime_evaluation_rule": {"==": [{"var": "plan"}, "Pro"]}}
+    emulator.set_flags([{"key": "checkout", "ruleset": {"variants": variants, "rollout": [rollout]}}])
+    printed = run_example("feature_flags.py").splitlines()
+    assert printed == ["user-1: classic (NO_ROLLOUT_MATCH)", "user-2: one page", "user-3: one page"]
+    exposed = [event["properties"]["distinct_id"] for event in emulator.events("$experiment_started")]
+    assert sorted(exposed) == ["user-2", "user-3"]
+
+
+def test_feature_flags_without_definitions(emulator: Emulator) -> None:
+    printed = run_example("feature_flags.py").splitlines()
+    assert printed == [f"user-{number}: classic (FLAG_NOT_FOUND)" for number in (1, 2, 3)]

@@ -1,0 +1,287 @@
+"""Looking at the emulator and steering it over HTTP: the same as in Python, for tests in any language."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+import pytest
+from emulator_wire import TOKEN, Wire, imported
+
+from mixpanel_async import IdMerge
+from mixpanel_async.emulator import Emulator
+from mixpanel_async.emulator.http.faults import ConnectionDroppedError
+from mixpanel_async.emulator.http.inspection import CONTROLS, VIEWS
+
+ANON = "3f2b8c1e-9d4a-4b7e-8c1d-2a5e6f7b8c9d"
+
+
+@pytest.fixture
+def mixpanel() -> Wire:
+    return Wire(Emulator(IdMerge.ORIGINAL))
+
+
+def look(mixpanel: Wire, view: str, status: int = 200, /, **parameters: Any) -> Any:
+    response = mixpanel.request("GET", f"/_emulator/{view}", params=parameters)
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/json"
+    return response.json()
+
+
+def steer(mixpanel: Wire, name: str, status: int = 200, /, **options: Any) -> Any:
+    response = mixpanel.request("POST", f"/_emulator/{name}", **options)
+    assert response.status_code == status, response.text
+    return response.json()
+
+
+def test_events(mixpanel: Wire) -> None:
+    for number in range(3):
+        mixpanel.track(ANON, "Viewed", n=number)
+    mixpanel.track("other", "Bought")
+    mixpanel.identify("u", ANON)
+    assert look(mixpanel, "events") == mixpanel.emulator.events()
+    assert look(mixpanel, "events", name="Bought") == mixpanel.emulator.events("Bought")
+    assert [event["properties"]["n"] for event in look(mixpanel, "events", name="Viewed", limit=2)] == [1, 2]
+    for known_as in (ANON, "u"):
+        found = look(mixpanel, "events", distinct_id=known_as, name="Viewed")
+        assert [event["properties"]["distinct_id"] for event in found] == ["u"] * 3
+    assert look(mixpanel, "events", distinct_id="nobody") == []
+
+
+def test_people_and_groups(mixpanel: Wire) -> None:
+    mixpanel.identify("u", ANON)
+    mixpanel.engage("u", set={"plan": "pro"})
+    mixpanel.engage("v", set={"plan": "free"})
+    mixpanel.groups("company", "acme", set={"size": 3})
+    emulator = mixpanel.emulator
+    assert look(mixpanel, "profile", distinct_id=ANON) == emulator.profile("u")
+    assert look(mixpanel, "profile", 404, distinct_id="x") == {"error": "this person has no profile"}
+    assert look(mixpanel, "profiles") == emulator.profiles()
+    assert list(look(mixpanel, "profiles", limit=1)) == ["v"]
+    assert look(mixpanel, "group", group_key="company", group_id="acme") == {"size": 3}
+    assert "error" in look(mixpanel, "group", 404, group_key="company", group_id="x")
+    assert look(mixpanel, "resolve", distinct_id=ANON) == {"distinct_id": "u"}
+    assert look(mixpanel, "resolve", distinct_id="x") == {"distinct_id": "x"}
+    assert look(mixpanel, "cluster", distinct_id=ANON) == sorted([ANON, "u"])
+    assert look(mixpanel, "clusters") == [sorted([ANON, "u"]), ["v"]]
+    assert look(mixpanel, "clusters", limit=1) == [["v"]]
+
+
+def test_the_identity_log_comes_with_advice(mixpanel: Wire) -> None:
+    mixpanel.identify("u", ANON)
+    mixpanel.identify("u", "visitor-17")
+    mixpanel.alias("u", "maya@example.com")
+    first, second = look(mixpanel, "identity-log", name="$identify")
+    logged = mixpanel.emulator.identity_log()
+    assert first == {**logged[0], "advice": None}
+    assert second["$failure_reason"] == "errAnonDistinctIdNonGUIDForm"
+    assert "UUID" in second["advice"]
+    (last,) = look(mixpanel, "identity-log", limit=1)
+    assert last["event"] == "$create_alias"
+
+
+def test_requests_come_without_credentials(mixpanel: Wire) -> None:
+    mixpanel.track("u")
+    mixpanel.post("/import?strict=1", [imported()])
+    (request,) = look(mixpanel, "requests", limit=1)
+    assert (request["method"], request["path"], request["query"]) == ("POST", "/import", {"strict": "1"})
+    assert (request["status"], request["records"], request["headers"]["authorization"]) == (200, 1, "***")
+    assert len(look(mixpanel, "requests")) == 2
+
+
+def test_stats(mixpanel: Wire) -> None:
+    again = imported()
+    for _ in range(3):
+        mixpanel.post("/import?strict=1", [again])
+    mixpanel.post("/import?strict=1", [imported(time="noon")])
+    mixpanel.identify("u", ANON)
+    mixpanel.identify("u", "visitor-17")
+    mixpanel.engage("u", set={"plan": "pro"})
+    mixpanel.groups("company", "acme", set={"size": 3})
+    stats = look(mixpanel, "stats")
+    assert stats.pop("uptime") >= 0
+    assert stats.pop("started") > 1_700_000_000
+    assert stats == {
+        "events": {"stored": 5, "ingested": 5, "duplicates": 2},
+        "profiles": 1,
+        "groups": 1,
+        "clusters": 3,
+        "requests": 8,
+        "rejected": 1,
+        "identity": {"merged": 1, "unchanged": 0, "failed": 1, "ignored": 0},
+        "id_merge": "original",
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "words"),
+    [
+        ("events", {"limit": "0"}, "limit must be"),
+        ("events", {"limit": "-1"}, "limit must be"),
+        ("events", {"limit": "1000001"}, "limit must be"),
+        ("events", {"limit": "9" * 5_000}, "limit must be"),
+        ("events", {"limit": "two"}, "limit must be"),
+        ("events", {"limit": "²"}, "limit must be"),
+        ("events", {"nmae": "Viewed"}, "unknown parameter 'nmae'; there are: name, distinct_id, limit"),
+        ("profile", {}, "distinct_id is missing"),
+        ("profile", {"distinct_id": ""}, "distinct_id is missing"),
+        ("group", {"group_key": "k"}, "group_id is missing"),
+        ("resolve", {}, "distinct_id is missing"),
+        ("cluster", {}, "distinct_id is missing"),
+        ("stats", {"limit": "1"}, "unknown parameter 'limit'; there are: none"),
+    ],
+)
+def test_bad_parameters_are_refused(mixpanel: Wire, name: str, parameters: dict[str, str], words: str) -> None:
+    assert words in look(mixpanel, name, 400, **parameters)["error"]
+
+
+def test_reset(mixpanel: Wire) -> None:
+    mixpanel.track("u")
+    assert steer(mixpanel, "reset") == {"status": "ok"}
+    assert mixpanel.emulator.events() == []
+    assert look(mixpanel, "stats")["requests"] == 0
+
+
+@pytest.mark.parametrize("form", ["json", "params"])
+def test_fail_next(mixpanel: Wire, form: str) -> None:
+    arguments = {"status": 429, "times": 2, "retry_after": 7, "path": "/track", "body": "no", "apply": "true"}
+    if form == "json":
+        arguments["apply"] = True
+    assert steer(mixpanel, "fail-next", **{form: arguments}) == {"status": "ok"}
+    assert mixpanel.post("/engage", []).status_code == 200
+    for _ in range(2):
+        response = mixpanel.post("/track", [{"event": "Viewed", "properties": {"token": TOKEN, "distinct_id": "u"}}])
+        assert (response.status_code, response.text, response.headers["retry-after"]) == (429, "no", "7")
+    assert len(mixpanel.emulator.events()) == 2
+    mixpanel.track("u")
+
+
+def test_fail_next_without_arguments_and_with_a_date(mixpanel: Wire) -> None:
+    steer(mixpanel, "fail-next")
+    assert mixpanel.post("/track", []).status_code == 503
+    date = "Wed, 21 Oct 2026 07:28:00 GMT"
+    steer(mixpanel, "fail-next", json={"retry_after": date, "body": None})
+    assert mixpanel.post("/track", []).headers["retry-after"] == date
+
+
+def test_drop_connections(mixpanel: Wire) -> None:
+    steer(mixpanel, "drop-connections", json={"n": 1, "path": "/track", "apply": True})
+    with pytest.raises(ConnectionDroppedError):
+        mixpanel.track("u")
+    assert len(mixpanel.emulator.events()) == 1
+
+
+def test_latency(mixpanel: Wire) -> None:
+    steer(mixpanel, "latency", json={"seconds": 0.001})
+    assert mixpanel.emulator.latency == 0.001
+    steer(mixpanel, "latency", params={"seconds": "0"})
+    assert mixpanel.emulator.latency == 0.0
+
+
+def test_other_failures(mixpanel: Wire) -> None:
+    steer(mixpanel, "break-next", json={"kind": "partial", "indexes": [1], "path": "/import"})
+    response = mixpanel.post("/import?strict=1", [imported(), imported(), imported()])
+    assert [record["index"] for record in response.json()["failed_records"]] == [1]
+    steer(mixpanel, "random-faults", params={"seed": "7", "rate": "1", "kinds": "zero,html", "paths": "/track"})
+    assert mixpanel.post("/track", []).status_code == 200
+    assert mixpanel.post("/engage", []).text == "0"
+    steer(mixpanel, "stop-faults")
+    mixpanel.track("u")
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("fail-next", {"status": 199}),
+        ("fail-next", {"status": True}),
+        ("fail-next", {"status": "many"}),
+        ("fail-next", {"status": 503.5}),
+        ("fail-next", {"times": 0}),
+        ("fail-next", {"path": "/nowhere"}),
+        ("fail-next", {"retry_after": -1}),
+        ("fail-next", {"retry_after": "inf"}),
+        ("fail-next", {"retry_after": "5\r\nX-Other: 1"}),
+        ("fail-next", {"body": {"a": 1}}),
+        ("fail-next", {"apply": "yes"}),
+        ("fail-next", {"apply": []}),
+        ("fail-next", {"statsu": 500}),
+        ("drop-connections", {"n": 0}),
+        ("drop-connections", {"times": 1}),
+        ("latency", {"seconds": -1}),
+        ("latency", {"seconds": "nan"}),
+        ("latency", {}),
+        ("latency", {"seconds": {}}),
+        ("break-next", {}),
+        ("break-next", {"kind": "melt"}),
+        ("break-next", {"kind": "partial", "indexes": 1}),
+        ("random-faults", {"seed": 1, "rate": 2}),
+        ("random-faults", {"seed": 1, "kinds": ["melt"]}),
+        ("random-faults", {"seed": []}),
+        ("reset", {"everything": True}),
+    ],
+)
+def test_arguments_out_of_bounds_are_refused(mixpanel: Wire, name: str, arguments: dict[str, Any]) -> None:
+    assert isinstance(steer(mixpanel, name, 400, json=arguments)["error"], str)
+    assert mixpanel.emulator.latency == 0
+    mixpanel.track("u")
+
+
+@pytest.mark.parametrize("body", [b"[", b"[]", b"1", b"\xff", b" " * 70_000, b"[" * 60_000])
+def test_a_body_that_is_no_object_is_refused(mixpanel: Wire, body: bytes) -> None:
+    assert "error" in steer(mixpanel, "fail-next", 400, content=body)
+    mixpanel.track("u")
+
+
+def test_nothing_else_is_answered(mixpanel: Wire) -> None:
+    for method, path, status in (
+        ("GET", "/_emulator/nothing", 404),
+        ("POST", "/_emulator", 405),
+        ("GET", "/_emulator/events/", 404),
+        ("POST", "/_emulator/events", 405),
+        ("GET", "/_emulator/reset", 405),
+        ("HEAD", "/_emulator/stream", 405),
+        ("OPTIONS", "/_emulator/events", 405),
+        ("PUT", "/track", 405),
+        ("DELETE", "/import", 405),
+    ):
+        response = mixpanel.request(method, path)
+        assert response.status_code == status, path
+        if method != "HEAD":
+            assert response.json()["error"]
+
+
+def test_looking_is_not_logged_and_not_disturbed(mixpanel: Wire) -> None:
+    mixpanel.emulator.fail_next(times=3)
+    look(mixpanel, "events")
+    assert look(mixpanel, "requests") == []
+
+
+def test_over_a_socket() -> None:
+    emulator = Emulator()
+    with emulator.serve() as server, httpx.Client(base_url=server.url, trust_env=False) as http:
+        http.post("/track", json=[{"event": "Viewed", "properties": {"token": TOKEN, "distinct_id": "u"}}])
+        assert http.get("/_emulator/events", params={"limit": 1}).json() == emulator.events()
+        assert http.post("/_emulator/reset").json() == {"status": "ok"}
+        assert http.get("/_emulator/events").json() == []
+
+
+def test_what_was_not_stored_can_be_read_with_the_reason() -> None:
+    mixpanel = Wire(Emulator(token="mine"))
+    mixpanel.post("/track", [{"event": "Viewed", "properties": {"token": "another"}}])
+    (entry,) = mixpanel.request("GET", "/_emulator/rejected").json()
+    assert (entry["endpoint"], entry["silent"]) == ("/track", True)
+    assert "token" in entry["field"] + entry["message"]
+    assert mixpanel.emulator.rejected() == [entry]
+
+
+@pytest.mark.parametrize("path", ["/_emulator", "/_emulator/"])
+def test_the_index_names_every_view_and_every_control(path: str) -> None:
+    index = Wire(Emulator()).request("GET", path).json()
+    assert set(index["GET"]) == set(VIEWS)
+    assert set(index["POST"]) == set(CONTROLS)
+    assert index["GET"]["events"] == ["name", "distinct_id", "limit"]
+
+
+def test_a_blank_token_is_refused() -> None:
+    with pytest.raises(ValueError, match="blank"):
+        Emulator(token=" ")

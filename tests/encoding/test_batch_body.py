@@ -1,0 +1,109 @@
+"""A parcel is the sequence of its records, however they came, and its body the same, compressed as they came or not."""
+
+from __future__ import annotations
+
+import weakref
+import zlib
+from collections.abc import Callable, Sequence
+
+import orjson
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mixpanel_async import BatchPolicy, RetryPolicy
+from mixpanel_async._delivery.buffer import Buffer, Offer
+from mixpanel_async._delivery.lanes import Batch
+from mixpanel_async._encoding.batch_body import Parcel
+from mixpanel_async._encoding.requests import best_packer, zlib_packer
+from mixpanel_async._model.outcomes import Delivered
+from mixpanel_async._model.records import Kind
+
+RECORDS = st.integers(0, 20_000).map(lambda size: b'"%b"' % (b"x" * size))
+STEPS = st.lists(
+    st.one_of(
+        RECORDS,
+        st.lists(st.integers(0, 20_000), min_size=1, max_size=5),
+        st.just("first"),
+        st.just("compress"),
+    ),
+    max_size=30,
+)
+
+
+def check(parcel: Parcel, expected: Sequence[bytes]) -> None:
+    assert [*parcel] == [*expected]
+    assert len(parcel) == len(expected)
+    assert parcel.body() == b"[%b]" % b",".join(expected)
+    if expected:
+        assert len(parcel.body()) == parcel.size
+        assert orjson.loads(parcel.body()) == [orjson.loads(one) for one in expected]
+
+
+@pytest.mark.parametrize("new_packer", [None, zlib_packer, best_packer()[0]], ids=["plain", "zlib", "best"])
+@given(steps=STEPS)
+@settings(max_examples=60, deadline=None, derandomize=True, database=None)
+def test_it_is_the_sequence_of_its_records(new_packer: Callable[[], object] | None, steps: list[object]) -> None:
+    parcel, expected = Parcel((), new_packer), []  # type: ignore[arg-type]
+    for step in steps:
+        if isinstance(step, bytes):
+            parcel.append(step)
+            expected.append(step)
+        elif isinstance(step, list):
+            before = parcel.size
+            events = [b'{"event":"%b"}' % (b"x" * size) for size in step]
+            grown = parcel.pack(b",".join((b"", *events)), len(events))
+            assert parcel.size == before + grown
+            expected.extend(events)
+        elif step == "first" and expected:
+            assert parcel.pop_first() == expected.pop(0)
+        elif step == "compress" and expected:
+            for _ in ("once", "for another try"):
+                assert zlib.decompress(parcel.compressed(zlib_packer), 47) == parcel.body()
+        check(parcel, expected)
+
+
+def test_single_records_are_joined_and_compressed_as_they_come() -> None:
+    parcel = Parcel((), zlib_packer)
+    records = [b'"%05d%b"' % (number, b"x" * 400) for number in range(200)]
+    for record in records:
+        parcel.append(record)
+    assert parcel.is_packed
+    check(parcel, records)
+
+
+def test_without_a_packer_records_stay_the_objects_that_they_were() -> None:
+    parcel, records = Parcel(), [b"%d" % number * 400 for number in range(200)]
+    for record in records:
+        parcel.append(record)
+    assert all(one is other for one, other in zip(parcel, records, strict=True))
+
+
+def test_only_a_batch_that_is_open_keeps_what_compresses_it() -> None:
+    alive: weakref.WeakSet[Recorder] = weakref.WeakSet()
+
+    class Recorder:
+        def __init__(self) -> None:
+            alive.add(self)
+            self._packer = zlib_packer()
+
+        def compress(self, data: bytes, /) -> bytes:
+            return self._packer.compress(data)
+
+        def flush(self) -> bytes:
+            return self._packer.flush()
+
+    buffer = Buffer(BatchPolicy(linger=3600.0, max_events=10), RetryPolicy(), None, Recorder)
+    lane = buffer.lane(Kind.EVENTS)
+    for _ in range(50):
+        assert buffer.offer(lane, b"0", 0.0) is not Offer.FULL
+        left = 12
+        while left:
+            count = min(left, buffer.vacancies(lane))
+            assert buffer.extend(lane, b',{"event":1}' * count, count, 0.0) is not Offer.FULL
+            left -= count
+        assert len(alive) <= 1
+    while isinstance(batch := buffer.poll(0.0), Batch):
+        assert zlib.decompress(batch.items.compressed(zlib_packer), 47) == batch.items.body()
+        buffer.settle(batch, Delivered(), 0.0)
+    assert buffer.delivered == buffer.accepted - buffer.pending >= 500

@@ -1,0 +1,267 @@
+"""Which test holds which row of the fault catalogue, promise of the README, and line of the security checklist."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+_B: Final = "faults/test_loops_and_threads.py::test_"
+_C: Final = "faults/test_network.py::test_"
+_D: Final = "faults/test_order_and_identity.py::test_"
+_F: Final = "faults/test_memory_and_input.py::test_"
+_G: Final = "faults/test_security.py::test_"
+_RANDOM: Final = "faults/test_random_faults.py::test_"
+_DELIVERY: Final = "delivery/test_delivery.py::test_"
+_LIFE: Final = "client/test_lifecycle.py::test_"
+_HARD: Final = "client/test_misuse.py::test_"
+_IDENTITY: Final = "client/test_identity_methods.py::test_"
+_POOL: Final = "http/test_transport.py::test_"
+_SHAPE: Final = "test_architecture.py::test_"
+_BUFFER: Final = "delivery/test_buffer.py::test_"
+_BUILD: Final = "encoding/test_records.py::test_"
+_IDS: Final = "runtime/test_ids.py::test_"
+_OPTIONS: Final = "model/test_config.py::test_"
+_REPLIES: Final = "encoding/test_responses.py::test_"
+_RETRY: Final = "delivery/test_retry.py::test_"
+_VALUES: Final = "encoding/test_validation.py::test_"
+_SAFETY: Final = "emulator/test_access_control.py::test_"
+_HOSTILE: Final = "emulator/test_hostile_input.py::test_"
+
+# Rows that are to be covered here; the rest of the catalogue, on the spool and on dying processes, has its own tests.
+CATALOGUE: Final = (
+    "A10",
+    *("B1", "B2", "B4", "B5", "B6", "B7", "B9", "B10", "B12", "B13"),
+    *("C1", "C2", "C3", "C5", "C6", "C8", "C10", "C11", "C12", "C14", "C16", "C17", "C18"),
+    *("D1", "D2", "D3", "D4", "D5", "D6", "D7", "D10"),
+    *("F1", "F2", "F3", "F4", "F5", "F6", "F7", "F8", "F10", "F11", "F12"),
+    *("G1", "G3", "G4", "G5", "G6"),
+    *("P1", "P2", "P3", "P4", "P5", "P6", "P7"),
+    *("S1", "S2", "S3", "S4", "S5", "S6", "S7", "S10", "S11", "S12", "S13", "S14"),
+)
+
+ROWS: Final[Mapping[str, tuple[str, ...]]] = {
+    "A10": (
+        f"{_LIFE}a_client_that_is_dropped_says_what_was_lost_and_leaves_no_task",
+        f"{_LIFE}a_client_that_is_dropped_with_nothing_pending_is_silent",
+    ),
+    "B1": (
+        f"{_B}b1_a_flush_cancelled_at_any_of_200_steps_propagates_and_loses_nothing",
+        f"{_LIFE}a_flush_that_is_cancelled_at_any_step_loses_nothing",
+    ),
+    "B2": (
+        f"{_B}b2_callers_cancelled_at_random_leave_the_pool_whole",
+        f"{_B}b2_1_000_callers_cancelled_at_random_leave_the_pool_whole",
+        f"{_B}b2_a_pool_without_a_free_connection_is_replaced",
+        f"{_POOL}a_waiter_that_is_cancelled_keeps_no_connection",
+        f"{_POOL}a_request_that_is_cut_off_costs_its_own_connection_and_no_other",
+    ),
+    "B4": (
+        f"{_LIFE}a_second_asyncio_run_takes_over_what_the_first_left",
+        f"{_LIFE}two_loops_at_once_are_refused_in_words",
+        f"{_LIFE}asyncio_and_then_trio",
+        f"{_HARD}a_loop_that_ends_at_any_step_leaves_no_lease_behind",
+    ),
+    "B5": (
+        f"{_B}b5_threads_that_track_do_not_wait_for_a_stalled_loop",
+        f"{_B}b5_160_000_calls_of_16_threads_while_the_loop_is_stalled",
+    ),
+    "B6": (
+        f"{_B}b6_a_finalizer_that_tracks_at_any_moment_corrupts_nothing",
+        f"{_B}b6_whatever_is_dropped_is_told_once_in_20_seconds",
+        f"{_HARD}a_signal_handler_that_tracks_corrupts_nothing",
+        f"{_HARD}a_log_handler_that_tracks_does_not_recurse",
+    ),
+    "B7": (
+        f"{_B}b7_a_callback_that_raises_1_000_times_stops_nothing",
+        f"{_B}b7_a_callback_that_blocks_holds_up_neither_the_loop_nor_delivery",
+        f"{_DELIVERY}a_callback_may_close_and_flush_without_waiting_for_itself",
+        f"{_HARD}a_callback_that_raises_anything_stops_nothing",
+    ),
+    "B9": (f"{_B}b9_an_event_about_each_request_does_not_feed_itself",),
+    "B10": (
+        f"{_B}b10_b12_a_whole_life_in_other_runtimes",
+        f"{_B}b10_without_a_runtime_that_is_known_nothing_is_lost_in_silence",
+    ),
+    "B12": (f"{_B}b10_b12_a_whole_life_in_other_runtimes",),
+    "B13": (
+        f"{_DELIVERY}the_last_event_alone_leaves_when_it_has_lingered",
+        f"{_B}b13_an_event_tracked_during_a_flush_leaves_when_it_has_lingered",
+    ),
+    "C1": (
+        f"{_REPLIES}each_of_the_500_statuses_has_its_outcome",
+        f"{_DELIVERY}trouble_that_passes_is_waited_out",
+        f"{_DELIVERY}wrong_credentials_or_host_keep_the_records_and_pause",
+    ),
+    "C2": (
+        f"{_REPLIES}each_form_of_retry_after",
+        f"{_REPLIES}no_retry_after_does_harm",
+        f"{_RETRY}what_mixpanel_asked_for_is_never_undercut",
+    ),
+    "C3": (
+        f"{_C}c3_200_clients_do_not_come_back_as_one",
+        f"{_RETRY}delays_of_a_fleet_are_pairwise_distinct",
+    ),
+    "C5": (f"{_C}c5_after_ten_minutes_of_outage_the_backlog_drains_at_full_rate",),
+    "C6": (
+        f"{_C}c6_applied_without_an_answer_counts_once_and_is_told_as_uncertain",
+        f"{_DELIVERY}a_lost_answer_does_not_count_an_event_twice",
+    ),
+    "C8": (f"{_C}c8_a_resolver_that_hangs_keeps_neither_the_close_nor_the_process",),
+    "C10": (
+        f"{_C}c10_200_awaited_calls_share_a_bounded_pool",
+        f"{_POOL}requests_that_begin_together_share_a_bounded_number_of_connections",
+        f"{_IDENTITY}many_at_once_share_a_bounded_pool_and_all_finish",
+    ),
+    "C11": (
+        f"{_DELIVERY}413_halves_until_it_fits_and_only_the_giant_is_lost",
+        f"{_BUFFER}bisection_finds_one_poison_record_within_its_bound",
+        f"{_BUFFER}413_of_ever_smaller_requests_never_ends_in_requests_of_nothing",
+    ),
+    "C12": (
+        f"{_C}c12_three_bad_rows_of_2_000_cost_three_and_one_request",
+        f"{_REPLIES}three_bad_rows_of_2_000_cost_three",
+    ),
+    "C14": (
+        f"{_DELIVERY}a_captive_portal_is_no_success_and_loses_nothing",
+        f"{_DELIVERY}a_200_that_says_no_is_no_success_and_the_poison_is_isolated",
+        f"{_REPLIES}a_200_that_is_no_answer_of_mixpanels_is_tried_again",
+    ),
+    "C16": (
+        f"{_C}c16_a_redirect_is_not_followed_and_takes_nothing_along",
+        f"{_DELIVERY}wrong_credentials_or_host_keep_the_records_and_pause",
+    ),
+    "C17": (
+        f"{_C}c17_waits_of_one_lane_are_none_of_another",
+        f"{_DELIVERY}one_lane_in_trouble_does_not_hold_up_another",
+    ),
+    "C18": (f"{_C}c18_a_proxy_of_the_environment_is_used_and_its_password_shown_nowhere",),
+    "D1": (f"{_D}d1_a_counter_never_exceeds_the_calls_and_what_is_missing_is_uncertain",),
+    "D2": (f"{_D}d2_an_update_in_flight_when_the_process_is_killed_is_not_sent_again",),
+    "D3": (
+        f"{_D}d3_the_last_of_500_updates_wins_through_trouble",
+        f"{_D}d3_the_last_of_500_updates_wins_in_100_runs",
+    ),
+    "D4": (
+        f"{_D}d4_a_call_that_times_out_is_tried_as_often_as_allowed_and_says_so",
+        f"{_IDENTITY}trouble_that_passes_is_waited_out_with_the_same_payload",
+        f"{_IDENTITY}a_rate_limit_beyond_the_deadline_is_not_waited_for",
+    ),
+    "D5": (
+        f"{_D}d5_a_merge_that_is_refused_is_asked_for_once",
+        f"{_IDENTITY}what_will_not_pass_is_tried_once",
+    ),
+    "D6": (
+        f"{_D}d6_every_method_goes_to_the_configured_host_alone",
+        f"{_DELIVERY}every_method_goes_to_the_configured_region",
+    ),
+    "D7": (
+        f"{_D}d7_a_call_cancelled_at_any_step_leaves_the_client_whole",
+        f"{_HARD}a_call_that_is_cancelled_while_it_backs_off_sends_nothing_more",
+    ),
+    "D10": (
+        f"{_BUILD}a_time_that_mixpanel_would_not_take_is_refused",
+        f"{_BUILD}track_takes_five_days_and_import_any_age",
+    ),
+    "F1": (
+        f"{_F}f1_an_outage_keeps_memory_within_its_bound",
+        f"{_F}f1_an_outage_with_a_spool_keeps_memory_small",
+        f"{_F}f1_ten_minutes_of_outage_at_5_000_events_a_second_in_memory",
+        f"{_F}f1_ten_minutes_of_outage_at_5_000_events_a_second_with_a_spool",
+    ),
+    "F2": (f"{_F}f2_a_slow_server_has_few_tasks_and_sockets",),
+    "F3": (
+        f"{_F}f3_what_is_dropped_is_counted_told_and_logged_once",
+        f"{_DELIVERY}wait_gives_up_at_its_deadline_and_track_nowait_does_not_wait",
+        f"{_DELIVERY}raise_refuses_and_accepts_nothing",
+    ),
+    "F4": (
+        f"{_F}f4_a_property_of_millions_of_values_is_refused_before_they_are_looked_at",
+        f"{_F}f4_what_never_ends_is_refused",
+        f"{_F}f4_nothing_that_is_taken_fails_a_batch",
+        f"{_VALUES}what_json_has_not_is_named_wherever_it_is",
+        f"{_VALUES}100_000_levels_are_refused_without_a_recursion_error",
+        f"{_VALUES}a_hostile_object_is_refused_and_not_repeated",
+    ),
+    "F5": (f"{_F}f5_what_is_sent_is_what_was_at_the_call",),
+    "F6": (
+        f"{_F}f6_a_refusal_gives_the_size_and_not_the_payload",
+        f"{_BUILD}a_record_of_999_999_bytes_is_taken_and_one_byte_more_is_not",
+        f"{_VALUES}three_levels_are_the_most",
+        f"{_VALUES}a_list_of_an_event_has_254_elements",
+    ),
+    "F7": (
+        f"{_BUILD}any_other_insert_id_is_refused",
+        f"{_BUILD}placeholders_are_refused_as_ids_in_any_case",
+        f"{_IDS}a_million_ids_are_a_million_different_ones",
+        f"{_IDS}a_forked_child_never_repeats_its_parents_ids",
+    ),
+    "F8": (
+        f"{_F}f8_no_request_is_over_a_cap",
+        f"{_F}f8_none_of_10_000_requests_is_over_a_cap",
+    ),
+    "F10": (
+        f"{_F}f10_100_flushes_beside_tracking_and_closing_all_return",
+        f"{_DELIVERY}flush_covers_everything_accepted_before_it_and_many_may_run_at_once",
+    ),
+    "F11": (
+        f"{_F}f11_what_comes_late_is_refused_and_the_report_adds_up",
+        f"{_LIFE}closing_twice_and_at_the_same_time_is_closing_once",
+        f"{_LIFE}a_close_that_is_cancelled_can_be_called_again",
+    ),
+    "F12": (f"{_F}f12_closing_against_a_dead_server_ends_and_keeps_what_is_durable",),
+    "G1": (
+        f"{_G}g1_no_secret_is_seen_whatever_the_server_does",
+        f"{_G}g1_no_secret_is_in_the_traceback_of_a_refused_call",
+        f"{_G}g1_no_secret_is_in_the_traceback_of_a_call_without_room_or_after_the_close",
+        f"{_G}g1_no_secret_is_in_the_traceback_of_a_refused_option",
+        f"{_G}g1_no_secret_is_in_what_a_forgotten_client_says",
+        f"{_REPLIES}a_secret_that_lies_across_the_cut_is_masked_as_well",
+    ),
+    "G3": (
+        f"{_OPTIONS}any_other_host_is_refused_and_not_repeated",
+        f"{_OPTIONS}whatever_is_taken_is_scheme_host_port_and_path_and_nothing_else",
+    ),
+    "G4": (f"{_G}g4_a_server_that_cannot_prove_its_name_hears_nothing",),
+    "G5": (
+        f"{_HOSTILE}a_gzip_bomb_is_not_expanded_beyond_the_limit",
+        f"{_HOSTILE}a_body_without_end_is_not_kept",
+    ),
+    "G6": (
+        f"{_SAFETY}a_foreign_host_is_refused",
+        f"{_SAFETY}pages_of_another_origin_may_not_steer",
+        f"{_SAFETY}every_reply_is_marked_and_none_allows_another_origin",
+        "emulator/test_server.py::test_another_address_must_be_asked_for",
+    ),
+    # Conservation is also asserted after each test of the suite, by a fixture of `conftest.py`.
+    "P1": (f"{_RANDOM}what_is_accepted_arrives_once_for_200_seeds",),
+    "P2": (
+        f"{_RANDOM}what_is_accepted_arrives_once_whatever_the_server_does",
+        f"{_BUILD}the_duplicate_key_is_frozen_in_the_bytes",
+    ),
+    "P3": (f"{_F}f1_an_outage_keeps_memory_within_its_bound", f"{_F}f2_a_slow_server_has_few_tasks_and_sockets"),
+    "P4": (
+        f"{_F}f12_closing_against_a_dead_server_ends_and_keeps_what_is_durable",
+        f"{_IDENTITY}the_deadline_holds_against_a_server_that_never_answers",
+    ),
+    "P5": (f"{_B}b5_threads_that_track_do_not_wait_for_a_stalled_loop",),
+    "P6": (f"{_G}g1_no_secret_is_seen_whatever_the_server_does",),
+    "P7": (f"{_D}d2_an_update_in_flight_when_the_process_is_killed_is_not_sent_again",),
+    "S1": (f"{_OPTIONS}a_secret_is_never_shown", f"{_LIFE}a_client_cannot_be_pickled_and_shows_no_secret"),
+    "S2": (
+        f"{_G}g1_no_secret_is_in_the_traceback_of_a_refused_call",
+        f"{_IDENTITY}no_error_shows_a_credential_even_if_the_server_repeats_it",
+    ),
+    "S3": (f"{_LIFE}an_outage_is_logged_once_an_episode", f"{_G}g1_no_secret_is_seen_whatever_the_server_does"),
+    "S4": (f"{_G}g4_a_server_that_cannot_prove_its_name_hears_nothing",),
+    "S5": (
+        f"{_G}s5_no_cookie_is_kept_and_no_netrc_read",
+        f"{_C}c16_a_redirect_is_not_followed_and_takes_nothing_along",
+    ),
+    "S6": (f"{_OPTIONS}any_other_host_is_refused_and_not_repeated", f"{_OPTIONS}regions_are_constants"),
+    "S7": (f"{_OPTIONS}any_other_token_is_refused", f"{_OPTIONS}a_secret_that_cannot_be_sent_is_refused"),
+    "S10": (f"{_G}s10_an_answer_without_end_is_bounded_in_size_and_time",),
+    "S11": (f"{_SAFETY}a_foreign_host_is_refused", f"{_HOSTILE}a_gzip_bomb_is_not_expanded_beyond_the_limit"),
+    "S12": (f"{_F}f4_a_property_of_millions_of_values_is_refused_before_they_are_looked_at",),
+    "S13": (f"{_SHAPE}importing_does_nothing", f"{_G}s13_a_running_client_registers_no_hooks_of_the_process"),
+    "S14": (f"{_G}g1_no_secret_is_seen_whatever_the_server_does",),
+}

@@ -1,0 +1,697 @@
+"""Options: their bounds, the grammar of hosts, the environment, and credentials that show themselves to nobody."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import io
+import json
+import pickle
+import pprint
+import re
+import reprlib
+import traceback
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mixpanel_async import (
+    BatchPolicy,
+    ConfigurationError,
+    IdMerge,
+    MixpanelException,
+    Overflow,
+    RetryPolicy,
+    ServiceAccountCredentials,
+)
+from mixpanel_async._model.config import ClientOptions, env_options
+from mixpanel_async._model.credentials import Secret, as_secret, basic_auth
+from mixpanel_async._model.origin import REGION_ORIGINS, parse_origin
+
+CANARY = "canary-secret-7f3a9b"
+ACCOUNT = ServiceAccountCredentials("account", CANARY, "12345")
+PROPERTY = settings(max_examples=300, deadline=None, derandomize=True, database=None)
+NAN, INF = float("nan"), float("inf")
+
+GIVEN: dict[str, Any] = {
+    "token": "the-token",
+    "credentials": None,
+    "region": "us",
+    "api_host": None,
+    "allow_http": False,
+    "id_merge": None,
+    "batching": BatchPolicy(),
+    "retry": RetryPolicy(),
+    "identity_retry": RetryPolicy(attempts=3),
+    "overflow": Overflow.DROP_NEWEST,
+    "events_endpoint": "auto",
+    "timeout": 10.0,
+    "shutdown_timeout": 10.0,
+}
+
+
+def options(**changes: Any) -> ClientOptions:
+    return ClientOptions(**{**GIVEN, **changes})
+
+
+def refused(call: Callable[..., object], /, *args: Any, **kwargs: Any) -> str:
+    """The words of the refusal, which repeat no secret."""
+    with pytest.raises(ConfigurationError) as caught:
+        call(*args, **kwargs)
+    assert isinstance(caught.value, (MixpanelException, ValueError))
+    words = str(caught.value)
+    assert words
+    assert CANARY not in words
+    return words
+
+
+# Bounds
+
+COUNTS: list[tuple[type, str, int, int | None]] = [
+    (BatchPolicy, "max_events", 1, 2_000),
+    (BatchPolicy, "max_bytes", 1, 10_000_000),
+    (BatchPolicy, "max_pending_events", 1, None),
+    (BatchPolicy, "max_pending_bytes", 1, None),
+    (BatchPolicy, "max_in_flight", 1, 100),
+    (RetryPolicy, "attempts", 1, None),
+]
+SECONDS: list[tuple[Callable[..., Any], str, float, float]] = [
+    (BatchPolicy, "linger", 0.0, 3600.0),
+    (BatchPolicy, "wait_timeout", 0.0, 3600.0),
+    (lambda initial: RetryPolicy(initial=initial, maximum=3600.0), "initial", 0.0, 3600.0),
+    (lambda maximum: RetryPolicy(initial=0.0, maximum=maximum), "maximum", 0.0, 3600.0),
+    (RetryPolicy, "total_timeout", 0.001, 86_400.0),
+    (options, "timeout", 0.001, 3600.0),
+    (options, "shutdown_timeout", 0.0, 3600.0),
+]
+
+
+def shown(value: object) -> str:
+    return getattr(value, "__name__", None) or repr(value)[:20]
+
+
+@pytest.mark.parametrize(("make", "name", "least", "most"), COUNTS, ids=shown)
+def test_a_count_is_a_whole_number_within_its_bounds(make: type, name: str, least: int, most: int | None) -> None:
+    for value in (least, 10**30 if most is None else most):
+        assert getattr(make(**{name: value}), name) == value
+    bads: list[Any] = [least - 1, -1, 1.0, 1.5, True, "1", None, NAN, [1], *([] if most is None else [most + 1])]
+    for bad in bads:
+        if not (name == "attempts" and bad is None):
+            assert name in refused(make, **{name: bad})
+
+
+@pytest.mark.parametrize(("make", "name", "least", "most"), SECONDS, ids=shown)
+def test_a_time_is_a_number_of_seconds_within_its_bounds(
+    make: Callable[..., Any], name: str, least: float, most: float
+) -> None:
+    for value in (least, most, int(most)):
+        assert getattr(make(**{name: value}), name) == value
+    huge = (10**400, -(10**400), 10**30)
+    bads: tuple[Any, ...] = (least - 0.001, most + 0.001, -1, NAN, INF, -INF, True, False, "1", None, [1], 1j, *huge)
+    for bad in bads:
+        if not (name == "total_timeout" and bad is None):
+            assert name in refused(make, **{name: bad})
+
+
+@pytest.mark.parametrize("make", [BatchPolicy, options])
+def test_a_switch_is_true_or_false_and_nothing_else(make: Callable[..., Any]) -> None:
+    """`"false"` from a settings file must not switch on what may apply an update twice, or allow plain HTTP."""
+    name = "at_least_once" if make is BatchPolicy else "allow_http"
+    for value in (True, False):
+        assert getattr(make(**{name: value}), name) is value
+    bads: list[Any] = ["false", "", 0, 1, None, []]
+    for bad in bads:
+        assert name in refused(make, **{name: bad})
+
+
+def test_the_largest_wait_is_no_smaller_than_the_first() -> None:
+    assert RetryPolicy(initial=5.0, maximum=5.0).maximum == 5.0
+    assert "initial" in refused(lambda: RetryPolicy(initial=5.0, maximum=4.9))
+    assert "initial" in refused(lambda: RetryPolicy(maximum=1.0))
+
+
+def test_defaults_are_what_the_readme_says() -> None:
+    assert dataclasses.asdict(BatchPolicy()) == {
+        "max_events": 2_000,
+        "max_bytes": 2_000_000,
+        "linger": 1.0,
+        "max_pending_events": 250_000,
+        "max_pending_bytes": 100 * 1024 * 1024,
+        "max_in_flight": 4,
+        "wait_timeout": 30.0,
+        "at_least_once": False,
+    }
+    assert dataclasses.asdict(RetryPolicy()) == {
+        "attempts": None,
+        "initial": 2.0,
+        "maximum": 60.0,
+        "total_timeout": None,
+    }
+
+
+@pytest.mark.parametrize("made", [BatchPolicy(), RetryPolicy(), options()], ids=shown)
+def test_options_cannot_be_changed(made: Any) -> None:
+    for name in (field.name for field in dataclasses.fields(made)):
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            setattr(made, name, getattr(made, name))
+    assert not hasattr(made, "__dict__")
+
+
+@pytest.mark.parametrize("make", [BatchPolicy, RetryPolicy])
+def test_options_are_given_by_name(make: Any) -> None:
+    with pytest.raises(TypeError):
+        make(1)
+
+
+# The client's own
+
+
+@pytest.mark.parametrize("token", ["t", "0123456789abcdef0123456789abcdef", "with space"])
+def test_a_token_is_any_text(token: str) -> None:
+    assert options(token=token).token == token
+
+
+@pytest.mark.parametrize("token", ["", " ", "\t", "a\n", "a\x00", "a\r\nX: y", "\ud800", None, 5, b"token", ["t"]])
+def test_any_other_token_is_refused(token: object) -> None:
+    assert "token" in refused(lambda: options(token=token))
+
+
+@pytest.mark.parametrize("name", list(GIVEN))
+@pytest.mark.parametrize(
+    "junk",
+    [object(), [], {}, {1}, 1j, b"x", type, lambda: None, "no such thing", ...],
+    ids=lambda junk: type(junk).__name__,
+)
+def test_any_option_of_another_kind_is_refused_and_raises_nothing_else(name: str, junk: object) -> None:
+    if (name, junk) != ("token", "no such thing"):
+        refused(lambda: options(**{name: junk}).origin)
+
+
+@pytest.mark.parametrize("name", ["batching", "retry", "identity_retry", "overflow"])
+def test_what_has_a_default_cannot_be_none(name: str) -> None:
+    assert name in refused(lambda: options(**{name: None}))
+
+
+def test_the_token_is_kept_out_of_reprs() -> None:
+    assert "the-token" not in repr(options())
+
+
+def test_a_policy_is_not_taken_for_another() -> None:
+    assert "batching" in refused(lambda: options(batching=RetryPolicy()))
+    assert "retry" in refused(lambda: options(retry=BatchPolicy()))
+    assert "overflow" in refused(lambda: options(overflow="drop_newest"))
+    assert "id_merge" in refused(lambda: options(id_merge="original"))
+    assert "credentials" in refused(lambda: options(credentials=("account", CANARY, "1")))
+
+
+def test_an_awaited_call_must_end() -> None:
+    assert "identity_retry" in refused(lambda: options(identity_retry=RetryPolicy()))
+    assert options(identity_retry=RetryPolicy(attempts=1))
+    assert options(identity_retry=RetryPolicy(total_timeout=1.0))
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "credentials", "expected"),
+    [
+        ("auto", None, False),
+        ("auto", ACCOUNT, True),
+        ("track", ACCOUNT, False),
+        ("import", None, True),
+    ],
+)
+def test_events_go_by_import_with_credentials_unless_told_otherwise(
+    endpoint: str, credentials: ServiceAccountCredentials | None, expected: bool
+) -> None:
+    assert options(events_endpoint=endpoint, credentials=credentials).by_import is expected
+
+
+# Region and host
+
+
+def test_regions_are_constants() -> None:
+    assert dict(REGION_ORIGINS) == {
+        "us": "https://api.mixpanel.com",
+        "eu": "https://api-eu.mixpanel.com",
+        "in": "https://api-in.mixpanel.com",
+    }
+    for region, origin in REGION_ORIGINS.items():
+        assert options(region=region).origin == origin
+        assert options(region=region, api_host="proxy.example").origin == "https://proxy.example"
+
+
+@pytest.mark.parametrize("region", ["", "US", "uk", "us ", "api.evil.test", None, 1, [], {}, b"us"])
+def test_any_other_region_is_refused(region: Any) -> None:
+    assert "'us', 'eu', 'in'" in refused(lambda: parse_origin(region, None))
+
+
+@pytest.mark.parametrize(
+    ("host", "origin"),
+    [
+        ("api.mixpanel.com", "https://api.mixpanel.com"),
+        ("https://api.mixpanel.com", "https://api.mixpanel.com"),
+        ("https://api.mixpanel.com/", "https://api.mixpanel.com"),
+        ("API.Mixpanel.COM", "https://api.mixpanel.com"),
+        ("proxy.example:8443", "https://proxy.example:8443"),
+        ("proxy.example:00443", "https://proxy.example:443"),
+        ("https://proxy.example/mp", "https://proxy.example/mp"),
+        ("https://proxy.example/mp/v1/", "https://proxy.example/mp/v1"),
+        ("https://proxy.example/track/v1", "https://proxy.example/track/v1"),
+        ("https://proxy.example/tracking", "https://proxy.example/tracking"),
+        ("proxy.example/a-b_c.d~e", "https://proxy.example/a-b_c.d~e"),
+        ("https://proxy.example/CaseKept", "https://proxy.example/CaseKept"),
+        ("proxy", "https://proxy"),
+        ("under_score.example", "https://under_score.example"),
+        ("xn--bcher-kva.example", "https://xn--bcher-kva.example"),
+        ("a." * 126 + "a", "https://" + "a." * 126 + "a"),
+        ("host.example.", "https://host.example."),
+        ("203.0.113.9", "https://203.0.113.9"),
+        ("[2001:DB8::1]:8443", "https://[2001:db8::1]:8443"),
+        ("https://[::1]", "https://[::1]"),
+        ("http://localhost:8080", "http://localhost:8080"),
+        ("http://LOCALHOST:8080", "http://localhost:8080"),
+        ("http://mixpanel.localhost", "http://mixpanel.localhost"),
+        ("http://127.0.0.1:8080", "http://127.0.0.1:8080"),
+        ("http://127.255.0.1", "http://127.255.0.1"),
+        ("http://[::1]:8080/mp", "http://[::1]:8080/mp"),
+        ("localhost:1", "https://localhost:1"),
+        ("localhost:65535", "https://localhost:65535"),
+    ],
+)
+def test_a_host_or_an_origin_is_taken(host: str, origin: str) -> None:
+    assert parse_origin("eu", host) == origin
+
+
+BAD_HOSTS = [
+    # user-info
+    "api.mixpanel.com@evil.test",
+    "https://api.mixpanel.com@evil.test",
+    "https://user:pass@api.mixpanel.com",
+    "https://:@api.mixpanel.com",
+    "@api.mixpanel.com",
+    # query, fragment, parameters
+    "evil.test/?x=",
+    "evil.test?",
+    "evil.test#",
+    "https://evil.test/#@api.mixpanel.com",
+    "evil.test;x",
+    "evil.test/a;b",
+    "evil.test/a&b=c",
+    # slashes and dots
+    "",
+    "/",
+    "//",
+    "//evil.test",
+    "///evil.test",
+    "https://",
+    "https:///evil.test",
+    "https:/evil.test",
+    "https:evil.test",
+    "https:\\\\evil.test",
+    "evil.test\\@api.mixpanel.com",
+    "evil.test\\",
+    "evil.test/a//b",
+    "evil.test/..",
+    "evil.test/a/../b",
+    "evil.test/./b",
+    "evil.test/%2e%2e/b",
+    "evil.test/%00",
+    "evil..test",
+    ".evil.test",
+    ".",
+    "..",
+    # endpoints, which the client adds
+    "https://api.mixpanel.com/track",
+    "https://api.mixpanel.com/import/",
+    "proxy.example/mp/engage",
+    "proxy.example/groups",
+    # other schemes
+    "ftp://evil.test",
+    "file:///etc/passwd",
+    "javascript://evil.test",
+    "HTTPS://evil.test",
+    "https://https://evil.test",
+    "://evil.test",
+    "ws://evil.test",
+    # plain HTTP elsewhere
+    "http://evil.test",
+    "http://api.mixpanel.com",
+    "http://0.0.0.0",
+    "http://localhost.evil.test",
+    "http://127.0.0.1.evil.test",
+    "http://notlocalhost",
+    "http://[2001:db8::1]",
+    "http://10.0.0.1",
+    "http://[::]",
+    # ports
+    "evil.test:",
+    "evil.test:0",
+    "evil.test:65536",
+    "evil.test:99999",
+    "evil.test:123456",
+    "evil.test:-1",
+    "evil.test:+80",
+    "evil.test:80a",
+    "evil.test:８０",
+    "evil.test:80:80",
+    # addresses that programs read differently
+    "127.1",
+    "2130706433",
+    "0x7f000001",
+    "0x7f.0.0.1",
+    "0177.0.0.1",
+    "127.0.0.1.",
+    "127.0.0.256",
+    "1.2.3.4.5",
+    "evil.0x7f",
+    # IPv6
+    "::1",
+    "[::1",
+    "::1]",
+    "[]",
+    "[::g]",
+    "[::1]evil.test",
+    "[fe80::1%25eth0]",
+    "[fe80::1%eth0]",
+    "[127.0.0.1]",
+    "[::1]:",
+    # characters
+    " api.mixpanel.com",
+    "api.mixpanel.com ",
+    "api .mixpanel.com",
+    "api.mixpanel.com\n",
+    "api.mixpanel.com\r\nHost: evil.test",
+    "api.mixpanel.com\t",
+    "api.mixpanel.com\x00",
+    "api.mixpanel.com\x7f",
+    "bücher.example",
+    "аpi.mixpanel.com",
+    "api。mixpanel。com",
+    "api.mixpanel․com",
+    "evil.test/é",
+    "evil.test/a b",
+    "evil.test/a\n",
+    "*.mixpanel.com",
+    "-evil.test",
+    "evil-.test",
+    "evil.-test",
+    "a" * 64 + ".test",
+    "a." * 127 + "a",
+    "$(evil).test",
+    "{evil}.test",
+]
+
+
+@pytest.mark.parametrize("host", BAD_HOSTS, ids=lambda host: ascii(host)[:40])
+def test_any_other_host_is_refused_and_not_repeated(host: str) -> None:
+    """Fault catalogue, G3: what looks like Mixpanel and is somebody else."""
+    words = refused(lambda: parse_origin("us", host))
+    assert "api_host" in words
+    assert len(host) < 4 or host not in words
+
+
+@pytest.mark.parametrize("host", [5, b"api.mixpanel.com", ["api.mixpanel.com"], True, object()])
+def test_a_host_is_a_string(host: Any) -> None:
+    assert "must be a string" in refused(lambda: parse_origin("us", host))
+
+
+def test_plain_http_elsewhere_has_to_be_allowed() -> None:
+    assert parse_origin("us", "http://emulator:8080", allow_http=True) == "http://emulator:8080"
+    assert options(api_host="http://emulator:8080", allow_http=True).origin == "http://emulator:8080"
+    assert "allow_http" in refused(lambda: options(api_host="http://emulator:8080").origin)
+    refused(lambda: parse_origin("us", "ftp://emulator", allow_http=True))
+    refused(lambda: parse_origin("us", "http://user@emulator", allow_http=True))
+
+
+GRAMMAR = re.compile(
+    r"(https|http)://(\[[0-9a-f:.]+\]|[a-z0-9_-]+(\.[a-z0-9_-]+)*\.?)(:[1-9][0-9]{0,4})?(/[A-Za-z0-9._~-]+)*"
+)
+
+
+@given(
+    host=st.text(max_size=30)
+    | st.lists(
+        st.sampled_from([*"://@?#\\[]%.- a1\n", "https://", "http://", "localhost", "evil.test", "127.0.0.1", "::1"]),
+        max_size=8,
+    ).map("".join)
+)
+@PROPERTY
+def test_whatever_is_taken_is_scheme_host_port_and_path_and_nothing_else(host: str) -> None:
+    try:
+        origin = parse_origin("us", host)
+    except ConfigurationError:
+        return
+    assert GRAMMAR.fullmatch(origin)
+    assert "/.." not in origin
+    if origin.startswith("http://"):
+        assert re.match(r"http://((.+\.)?localhost|127\.|\[)", origin)
+
+
+# The environment
+
+
+def env(**variables: str) -> dict[str, str]:
+    return {f"MIXPANEL_{name}": value for name, value in variables.items()}
+
+
+def from_env(variables: Mapping[str, str], given_: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    return env_options(variables, given_ or {})
+
+
+def test_the_environment_gives_every_option() -> None:
+    made = from_env(
+        env(
+            TOKEN="t",
+            SERVICE_ACCOUNT_USERNAME="account",
+            SERVICE_ACCOUNT_SECRET=CANARY,
+            PROJECT_ID="12345",
+            REGION="EU",
+            API_HOST="proxy.example",
+            ID_MERGE="Original",
+        )
+    )
+    credentials = made.pop("credentials")
+    assert (credentials.username, credentials.secret, credentials.project_id) == ("account", CANARY, "12345")
+    assert made == {"token": "t", "region": "eu", "api_host": "proxy.example", "id_merge": IdMerge.ORIGINAL}
+
+
+def test_the_token_is_enough_and_blank_variables_are_unset() -> None:
+    blank = dict.fromkeys(["SERVICE_ACCOUNT_USERNAME", "SERVICE_ACCOUNT_SECRET", "REGION", "API_HOST", "ID_MERGE"], " ")
+    assert from_env(env(TOKEN=" t ")) == from_env(env(TOKEN="t", **blank)) == {"token": "t"}
+    assert from_env(env(TOKEN="t", PROJECT_ID="1")) == {"token": "t"}
+
+
+def test_other_variables_are_not_read() -> None:
+    assert from_env({"MIXPANEL_TOKEN": "t", "MIXPANEL_TIMEOUT": "x", "TOKEN": "other"}) == {"token": "t"}
+
+
+@pytest.mark.parametrize("variables", [{}, env(TOKEN=""), env(TOKEN=" "), {"TOKEN": "t"}])
+def test_a_missing_token_is_named(variables: dict[str, str]) -> None:
+    assert "MIXPANEL_TOKEN" in refused(lambda: from_env(variables))
+    assert "token" in {**from_env(variables, {"token": "given"}), "token": "given"}
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        env(SERVICE_ACCOUNT_USERNAME="account"),
+        env(SERVICE_ACCOUNT_SECRET=CANARY),
+        env(SERVICE_ACCOUNT_USERNAME="account", SERVICE_ACCOUNT_SECRET=CANARY),
+        env(SERVICE_ACCOUNT_USERNAME="account", PROJECT_ID="1"),
+        env(SERVICE_ACCOUNT_SECRET=CANARY, PROJECT_ID="1"),
+    ],
+)
+def test_half_a_service_account_is_refused(part: dict[str, str]) -> None:
+    words = refused(lambda: from_env({**env(TOKEN="t"), **part}))
+    for name in ("USERNAME", "SECRET", "PROJECT_ID"):
+        assert name in words
+    assert "credentials" not in from_env({**env(TOKEN="t"), **part}, {"credentials": None})
+
+
+def test_what_is_given_otherwise_is_not_read() -> None:
+    """ "These win": a variable that is overridden can be anything."""
+    broken = env(
+        TOKEN="t",
+        SERVICE_ACCOUNT_USERNAME="a:b",
+        SERVICE_ACCOUNT_SECRET=CANARY,
+        PROJECT_ID="1",
+        ID_MERGE="bogus",
+    )
+    refused(lambda: from_env(broken))
+    made = from_env(broken, {"credentials": ACCOUNT, "id_merge": IdMerge.LEGACY})
+    assert {**made, "credentials": ACCOUNT, "id_merge": IdMerge.LEGACY}["token"] == "t"
+
+
+@pytest.mark.parametrize("value", ["bogus", "1", "originals"])
+def test_an_unknown_id_merge_is_refused(value: str) -> None:
+    assert "MIXPANEL_ID_MERGE" in refused(lambda: from_env(env(TOKEN="t", ID_MERGE=value)))
+
+
+# Credentials
+
+
+def test_white_space_around_credentials_is_taken_off() -> None:
+    made = ServiceAccountCredentials(" account ", f"\t{CANARY}\n", " 1 ")
+    assert (made.username, made.secret, made.project_id) == ("account", CANARY, "1")
+
+
+@pytest.mark.parametrize("at", range(3))
+@pytest.mark.parametrize("bad", ["", " ", "\t\n", "a\x00b", "a\r\nb", "a\x7fb", None, 5, b"x", ["x"], True])
+def test_each_part_of_a_service_account_is_a_text_that_can_be_sent(at: int, bad: Any) -> None:
+    parts: list[Any] = ["account", CANARY, "12345"]
+    parts[at] = bad
+    assert ("username", "secret", "project_id")[at] in refused(lambda: ServiceAccountCredentials(*parts))
+
+
+def test_a_name_with_a_colon_cannot_be_sent() -> None:
+    assert "colon" in refused(lambda: ServiceAccountCredentials("a:b", CANARY, "1"))
+    assert ServiceAccountCredentials("a", "b:c", "1").secret == "b:c"
+
+
+def test_a_refusal_names_no_part_of_the_secret() -> None:
+    for bad in (f"{CANARY}\x00", f"{CANARY}\nx"):
+        refused(ServiceAccountCredentials, "account", bad, "1")
+        refused(as_secret, bad)
+    refused(lambda: as_secret(f"{CANARY}:x"))
+
+
+@pytest.mark.parametrize("value", [None, ""])
+def test_no_secret_is_none(value: object) -> None:
+    assert as_secret(value) is None
+
+
+@pytest.mark.parametrize("value", [" ", "a:b", "a\nb", "a\x00", 5, b"x", ["x"], True, 0])
+def test_a_secret_that_cannot_be_sent_is_refused(value: object) -> None:
+    assert "api_secret" in refused(lambda: as_secret(value))
+
+
+def test_basic_auth_is_that_of_the_standard() -> None:
+    """RFC 7617, with its own example, and UTF-8."""
+    assert basic_auth("Aladdin", "open sesame") == "Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ=="
+    assert basic_auth("test", "123£") == "Basic dGVzdDoxMjPCow=="
+
+
+@dataclasses.dataclass
+class Holder:
+    held: object
+
+
+OPAQUE: dict[str, object] = {"credentials": ACCOUNT, "secret": Secret(CANARY), "options": options(credentials=ACCOUNT)}
+opaque = pytest.mark.parametrize("held", OPAQUE.values(), ids=list(OPAQUE))
+
+
+def printed(value: object) -> str:
+    out = io.StringIO()
+    pprint.pprint(value, stream=out)
+    return out.getvalue()
+
+
+SHOWN_BY: dict[str, Callable[[Any], str]] = {
+    "repr": repr,
+    "str": str,
+    "ascii": ascii,
+    "format": format,
+    "f-string": lambda value: f"{value} {value!r} {value!s} {value!a}",
+    "percent": lambda value: "%s %r %a" % (value, value, value),  # noqa: UP031
+    "pprint": printed,
+    "reprlib": reprlib.repr,
+    "in a list": lambda value: repr([value]),
+    "in a dict": lambda value: repr({"held": value}),
+    "in an exception": lambda value: repr(ValueError(value)) + str(ValueError(value)),
+    "in a dataclass": lambda value: repr(Holder(value)),
+    "asdict": lambda value: repr(dataclasses.asdict(Holder(value))),
+    "astuple": lambda value: repr(dataclasses.astuple(Holder(value))),
+    "copy": lambda value: repr(copy.copy(value)),
+    "deepcopy": lambda value: repr(copy.deepcopy(value)),
+    "json": lambda value: json.dumps({"held": value}, default=str),
+    "orjson": lambda value: orjson.dumps({"held": str(value)}).decode(),
+    "dir": lambda value: " ".join(dir(value)),
+    "class": lambda value: repr(vars(type(value))),
+    "slots": lambda value: repr([getattr(value, name, None) for name in type(value).__slots__ if name != "_value"]),
+}
+
+
+@opaque
+@pytest.mark.parametrize("way", list(SHOWN_BY))
+def test_a_secret_is_never_shown(held: Any, way: str) -> None:
+    assert CANARY not in SHOWN_BY[way](held)
+
+
+@pytest.mark.skipif(not hasattr(object, "__getstate__"), reason="new in Python 3.11")
+def test_the_state_of_credentials_holds_the_secret_in_its_wrapper() -> None:
+    holders: list[Any] = [ACCOUNT, options(credentials=ACCOUNT)]
+    for holder in holders:
+        state = repr(holder.__getstate__())
+        assert CANARY not in state
+        assert "'***'" in state
+
+
+@opaque
+def test_a_secret_has_no_dict_to_look_into(held: Any) -> None:
+    with pytest.raises(TypeError):
+        vars(held)
+
+
+@opaque
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_a_secret_cannot_be_pickled(held: Any, protocol: int) -> None:
+    with pytest.raises(TypeError, match="cannot be pickled") as caught:
+        pickle.dumps(held, protocol)
+    assert CANARY not in str(caught.value)
+
+
+@opaque
+def test_a_secret_is_not_in_a_traceback_that_shows_locals(held: Any) -> None:
+    def fail(argument: Any) -> None:
+        local = {"argument": argument, "list": [argument]}  # noqa: F841  a traceback shows it
+        raise RuntimeError("something else")
+
+    try:
+        fail(held)
+    except RuntimeError as error:
+        shown_ = "".join(traceback.TracebackException.from_exception(error, capture_locals=True).format())
+    assert "local = " in shown_
+    assert CANARY not in shown_
+
+
+def of_the_package(error: BaseException) -> str:
+    """A traceback with locals, of the package's own frames only: the caller's are the caller's affair."""
+    found = traceback.TracebackException.from_exception(error, capture_locals=True)
+    return "".join(
+        repr(frame.locals) for frame in found.stack if frame.filename.endswith(("_credentials.py", "_config.py"))
+    )
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: ServiceAccountCredentials("a:b", CANARY, "1"),
+        lambda: ServiceAccountCredentials("", CANARY, "1"),
+        lambda: ServiceAccountCredentials("account", CANARY, ""),
+        lambda: ServiceAccountCredentials("account", f"{CANARY}\x00", "1"),
+        lambda: as_secret(f"{CANARY}:x"),
+    ],
+)
+def test_a_refusal_leaves_no_secret_in_the_packages_own_frames(make: Callable[[], object]) -> None:
+    """Tools that report errors send the locals of each frame along."""
+    with pytest.raises(ConfigurationError) as caught:
+        make()
+    assert CANARY not in of_the_package(caught.value)
+
+
+def test_copies_of_credentials_are_the_credentials() -> None:
+    assert copy.copy(ACCOUNT) is ACCOUNT
+    assert copy.deepcopy([ACCOUNT])[0] is ACCOUNT
+    assert copy.deepcopy(options(credentials=ACCOUNT)).credentials is ACCOUNT
+
+
+def test_equal_secrets_are_equal_and_hash_alike() -> None:
+    assert Secret("a") == Secret("a")
+    assert hash(Secret("a")) == hash(Secret("a"))
+    assert Secret("a") != Secret("b")
+    assert Secret("a") != "a"
+    assert len({Secret("a"), Secret("a"), Secret("b")}) == 2
+    assert Secret("a").reveal() == "a"

@@ -1,0 +1,162 @@
+"""Fresh ids: 32 hexadecimal digits, never twice, in no thread and no forked child."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import threading
+
+import orjson
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mixpanel_async._delivery.staging import Stage
+from mixpanel_async._encoding.validation import check_id, check_insert_id
+from mixpanel_async._runtime.clock import real_runtime
+from mixpanel_async._runtime.ids import IdSource
+
+
+def test_an_id_is_32_hexadecimal_digits_that_mixpanel_takes() -> None:
+    draw = IdSource()
+    for _ in range(2000):
+        one = draw()
+        assert re.fullmatch(r"[0-9a-f]{32}", one)
+        check_insert_id(one, "$insert_id")
+        check_id(one, "distinct_id")
+
+
+def test_a_million_ids_are_a_million_different_ones() -> None:
+    draw = IdSource()
+    assert len({draw() for _ in range(1_000_000)}) == 1_000_000
+
+
+def test_two_sources_share_nothing() -> None:
+    first, second = IdSource(), IdSource()
+    assert not {first() for _ in range(5000)} & {second() for _ in range(5000)}
+
+
+def test_ids_are_evenly_random() -> None:
+    draw = IdSource()
+    digits = "".join(draw() for _ in range(5000))
+    for digit in "0123456789abcdef":
+        assert 9_000 < digits.count(digit) < 11_000
+
+
+def test_threads_never_draw_the_same_id() -> None:
+    draw = IdSource()
+    drawn: list[list[str]] = [[] for _ in range(8)]
+    start = threading.Barrier(8)
+
+    def work(into: list[str]) -> None:
+        start.wait()
+        into.extend(draw() for _ in range(20_000))
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        threads = [threading.Thread(target=work, args=(into,)) for into in drawn]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+    assert len({one for into in drawn for one in into}) == 160_000
+
+
+FORKING = """
+import ctypes, mmap, os, sys
+from mixpanel_async._runtime.ids import IdSource
+
+class Yes(mmap.mmap):
+    def madvise(self, *_):
+        pass
+
+if "no page" in sys.argv:
+    del mmap.MAP_PRIVATE
+if "any advice" in sys.argv:
+    mmap.mmap = Yes
+if "in C" in sys.argv:
+    os.fork = ctypes.CDLL(None).fork
+draw = IdSource()
+mine = [draw() for _ in range(10)]
+readers = []
+for child in range(4):
+    reader, writer = os.pipe()
+    if os.fork() == 0:
+        with os.fdopen(writer, "w") as out:
+            out.write(" ".join(draw() for _ in range(700)) + " ")
+            out.flush()
+            grandchild = os.fork()
+            out.write(" ".join(draw() for _ in range(700)) + " ")
+            out.flush()
+            if grandchild:
+                os.waitpid(grandchild, 0)
+        os._exit(0)
+    os.close(writer)
+    readers.append(os.fdopen(reader))
+mine += [draw() for _ in range(700)]
+theirs = [one for reader in readers for one in reader.read().split()]
+print(len(mine), len(theirs), len({*mine, *theirs}))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+@pytest.mark.parametrize("system", ["", "no page", "any advice"])
+@pytest.mark.parametrize("fork", ["in Python", "in C"])
+def test_a_forked_child_never_repeats_its_parents_ids(fork: str, system: str) -> None:
+    """In a process of its own: to fork one with threads is no longer safe."""
+    command = [sys.executable, "-c", FORKING, fork, system]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=20)
+    assert done.stdout.split() == ["710", "8400", "9110"]
+
+
+def test_each_client_has_randomness_of_its_own() -> None:
+    first, second = real_runtime(), real_runtime()
+    assert [first.chance() for _ in range(5)] != [second.chance() for _ in range(5)]
+    assert all(0.0 <= first.chance() < 1.0 for _ in range(1000))
+    assert first.new_id is not second.new_id
+    assert first.monotonic() <= first.monotonic()
+    assert first.wall() > 1_700_000_000
+
+
+def stamped(stage: Stage, now: float, count: int) -> list[str]:
+    """The ids of so many events at one moment, as `track` puts them together."""
+    found = []
+    for _ in range(count):
+        end = next(stage.ids, b"") if stage.since <= now < stage.until else b""
+        if not end:
+            end = stage.begin_moment(now, IdSource()())
+        found.append(orjson.loads(b'{"time":' + stage.moment + end + b'"b":0}')["$insert_id"])
+    return found
+
+
+def test_events_of_a_millisecond_differ_in_their_ids_however_many_there_are() -> None:
+    stage = Stage()
+    stage.vacancies = 10_000
+    ids = [one for now in (1.0, 1.0004, 1.002, 1.0) for one in stamped(stage, now, 700)]
+    assert len({*ids}) == 2_800
+    assert all(re.fullmatch(r"[0-9a-f]{32}", one) for one in ids)
+
+
+def test_a_forked_child_makes_no_id_of_its_parents_millisecond() -> None:
+    stage = Stage()
+    ours = stamped(stage, 1.0, 3)
+    stage.forget()
+    theirs = stamped(stage, 1.0, 3)
+    assert not {one[:28] for one in ours} & {one[:28] for one in theirs}
+
+
+@given(now=st.floats(0, 4e9), ahead=st.sampled_from([0.0, 0.25, 86_400.0]))
+@settings(deadline=None, derandomize=True, database=None)
+def test_a_moment_is_the_millisecond_in_which_it_lies(now: float, ahead: float) -> None:
+    stage = Stage()
+    stage.seconds_ahead = ahead
+    stamped(stage, now + 1_000 + ahead, 1)
+    stamp = orjson.loads(b'{"time":' + stage.moment + b'"}')["time"]
+    assert abs(stamp - (now + 1_000) * 1000) <= 1.001
+    assert stage.since <= now + 1_000 + ahead + 1e-6
+    assert now + 1_000 + ahead < stage.until + 1e-6
