@@ -7,7 +7,7 @@ from datetime import datetime
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, Final, TypedDict
 
-from .._encoding.validation import check_id, is_a, shallow
+from .._encoding.validation import check_id, copy_mapping, is_instance
 from .._model.config import IdMerge
 from .._model.errors import ValidationError
 from .base import Meta, Properties
@@ -37,7 +37,7 @@ class BoundMixpanel:
 
     def __init__(
         self,
-        client: AsyncMixpanel | Silence,
+        client: AsyncMixpanel | NullClient,
         *,
         distinct_id: str | None,
         user_id: str | None,
@@ -69,7 +69,7 @@ class BoundMixpanel:
 
     def silenced(self) -> BoundMixpanel:
         """The same, but its calls do nothing: for a visitor who has not agreed to being tracked."""
-        return BoundMixpanel(Silence(), distinct_id=None, properties={}, **_NOBODY)
+        return BoundMixpanel(NullClient(), distinct_id=None, properties={}, **_NOBODY)
 
     async def sign_in(
         self,
@@ -222,7 +222,7 @@ class BoundMixpanel:
 
     async def people_update(self, message: Mapping[str, Any], meta: Meta = None) -> None:
         """See `AsyncMixpanel.people_update`; `$distinct_id` is put in."""
-        message = {"$distinct_id": self._person, **shallow(message, "message")}
+        message = {"$distinct_id": self._person, **copy_mapping(message, "message")}
         await self._client.people_update(message, self._located(meta))
 
     async def people_set(self, properties: Properties, meta: Meta = None) -> None:
@@ -275,27 +275,27 @@ class BoundMixpanel:
     @property
     def _person(self) -> str:
         person = self._distinct_id or self._ids["user_id"]
-        if person is None and not isinstance(self._client, Silence):
+        if person is None and not isinstance(self._client, NullClient):
             raise ValidationError("distinct_id", "is not bound, and neither is user_id")
         return person or ""
 
     def _merged(self, properties: object) -> Properties | None:
         if properties is None:
             return self._properties
-        if is_a(properties, str):
+        if is_instance(properties, str):
             raise ValidationError("properties", "must be a mapping; the ids are bound, so the event's name comes first")
-        return {**self._properties, **shallow(properties, "properties")}
+        return {**self._properties, **copy_mapping(properties, "properties")}
 
     def _located(self, meta: Meta) -> Meta:
         ip = self._ids["ip"]
-        return meta if ip is None else {"$ip": ip, **({} if meta is None else shallow(meta, "meta"))}
+        return meta if ip is None else {"$ip": ip, **({} if meta is None else copy_mapping(meta, "meta"))}
 
     def __repr__(self) -> str:
         bound = [name for name, value in (("distinct_id", self._distinct_id), *self._ids.items()) if value is not None]
         return f"<BoundMixpanel {', '.join(bound) or 'nothing'} bound>"
 
 
-class Silence:
+class NullClient:
     """Stands in for the client of a visitor who has not agreed: every call does nothing."""
 
     id_merge: Final = None

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from .._encoding.records import Builder, SerializerOption
+from .._encoding.records import RecordEncoder, SerializerOption
 from .._model.errors import MixpanelException
-from .._model.records import OnceOnly
-from .._runtime.clock import real_runtime
-from .base import Meta, Properties, unreadable
+from .._model.records import NonIdempotentRecord
+from .._runtime.clock import real_environment
+from .base import Meta, Properties, unreadable_arguments
 
 
 class Checked(NamedTuple):
@@ -40,12 +40,12 @@ class Checker:
         ConfigurationError: if `serializer` is of no use.
     """
 
-    __slots__ = ("_builder", "_new_id", "_wall")
+    __slots__ = ("_encoder", "_new_id", "_wall")
 
     def __init__(self, token: str = "", *, serializer: SerializerOption = None, recent: bool = False) -> None:
-        runtime = real_runtime()
-        self._builder = Builder(token, serializer=serializer, recent=recent)
-        self._wall = runtime.wall
+        runtime = real_environment()
+        self._encoder = RecordEncoder(token, serializer=serializer, recent=recent)
+        self._wall = runtime.wall_time
         self._new_id = runtime.new_id
 
     def event(
@@ -68,7 +68,7 @@ class Checker:
         """
         now = self._wall()
         try:
-            item = self._builder.event(
+            item = self._encoder.event(
                 distinct_id,
                 event_name,
                 properties,
@@ -84,7 +84,7 @@ class Checker:
         except MixpanelException:
             raise
         except Exception as error:  # noqa: BLE001  a user's types may fail in any way
-            raise unreadable(error) from None
+            raise unreadable_arguments(error) from None
         return Checked(len(item), True)  # noqa: FBT003  by position, as this runs for every line of a file
 
     def update(self, message: Mapping[str, Any], meta: Meta = None) -> Checked:
@@ -98,9 +98,9 @@ class Checker:
             ValidationError: naming the path of what Mixpanel would not take.
         """
         try:
-            item = self._builder.profile(message, meta, now=self._wall())
+            item = self._encoder.profile(message, meta, now=self._wall())
         except MixpanelException:
             raise
         except Exception as error:  # noqa: BLE001  a user's types may fail in any way
-            raise unreadable(error) from None
-        return Checked(len(item), not isinstance(item, OnceOnly))
+            raise unreadable_arguments(error) from None
+        return Checked(len(item), not isinstance(item, NonIdempotentRecord))

@@ -11,10 +11,10 @@ from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
-from .._delivery.callbacks import Hooks, OnDelivered, OnDrop
+from .._delivery.callbacks import Callbacks, OnDelivered, OnDrop
 from .._delivery.queue import Queue
 from .._delivery.sender import Sender
-from .._encoding.records import BeforeSend, Builder, SerializerOption
+from .._encoding.records import BeforeSend, RecordEncoder, SerializerOption
 from .._http.transport import HttpClient
 from .._model.config import (
     BatchPolicy,
@@ -27,16 +27,22 @@ from .._model.config import (
     env_options,
 )
 from .._model.credentials import ServiceAccountCredentials
-from .._model.errors import ClientClosedError, MixpanelException, ValidationError, bare, refuse
+from .._model.errors import (
+    ClientClosedError,
+    MixpanelException,
+    ValidationError,
+    raise_configuration_error,
+    without_traceback,
+)
 from .._model.stats import FlushResult, Stats
-from .._runtime.clock import Runtime, real_runtime
-from .._runtime.event_loop import prepare
+from .._runtime.clock import Environment, real_environment
+from .._runtime.event_loop import preload_backend
 from .base import Properties
 from .bound import BoundMixpanel
-from .events import Tracking
-from .factory import wired
-from .identity import Identity
-from .profiles import Profiles
+from .events import EventMethods
+from .factory import build_pipeline
+from .identity import IdentityMethods
+from .profiles import ProfileMethods
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -55,7 +61,7 @@ _LONGEST: Final = 1e9
 _IDENTITY_RETRY: Final = RetryPolicy(attempts=3, initial=0.5, maximum=4.0, total_timeout=15.0)
 
 
-class AsyncMixpanel(Tracking, Identity, Profiles):
+class AsyncMixpanel(EventMethods, IdentityMethods, ProfileMethods):
     """An asynchronous Mixpanel client for asyncio and trio.
 
     One connection pool and one batching queue serve everything. `track`, `people_*`, `group_*` and `import_data` check
@@ -125,7 +131,7 @@ class AsyncMixpanel(Tracking, Identity, Profiles):
         timeout: float = 10.0,
         shutdown_timeout: float = 10.0,
         allow_http: bool = False,
-        _runtime: Runtime | None = None,
+        _runtime: Environment | None = None,
     ) -> None:
         try:
             options = ClientOptions(
@@ -144,35 +150,35 @@ class AsyncMixpanel(Tracking, Identity, Profiles):
                 shutdown_timeout=shutdown_timeout,
             )
             self._origin = options.origin
-            prepare()
-            runtime = _runtime or real_runtime()
-            builder = Builder(
+            preload_backend()
+            runtime = _runtime or real_environment()
+            builder = RecordEncoder(
                 token,
                 super_properties=super_properties,
                 serializer=serializer,
                 before_send=before_send,
                 recent=not options.by_import,
             )
-            parts = wired(options, Hooks(on_drop, on_delivered), spool, http_client, runtime)
+            parts = build_pipeline(options, Callbacks(on_drop, on_delivered), spool, http_client, runtime)
             super().__init__(
                 options=options,
-                builder=builder,
-                runtime=runtime,
+                encoder=builder,
+                environment=runtime,
                 queue=parts.queue,
                 sender=parts.sender,
-                caller=parts.caller,
+                direct_sender=parts.direct_sender,
             )
             self._flags: Providers | None = None
             if local_flags is not None or remote_flags is not None:
                 # Nobody who has no flags pays for them.
-                from ..flags.providers import Wiring, make_providers  # noqa: PLC0415
+                from ..flags.providers import FlagDependencies, make_providers  # noqa: PLC0415
 
                 track = _tracker(weakref.ref(self))
-                wiring = Wiring(options, parts.queue, parts.sender, parts.transport, runtime, track)
+                wiring = FlagDependencies(options, parts.queue, parts.sender, parts.transport, runtime, track)
                 self._flags = make_providers(local_flags, remote_flags, wiring)
-            weakref.finalize(self, _left_behind, parts.queue, parts.sender)
+            weakref.finalize(self, _warn_if_unclosed, parts.queue, parts.sender)
         except MixpanelException as error:
-            raise bare(error) from None
+            raise without_traceback(error) from None
         finally:
             # What reports errors may show the locals of this frame.
             del token
@@ -193,7 +199,7 @@ class AsyncMixpanel(Tracking, Identity, Profiles):
         try:
             return cls(**{**env_options(os.environ if environ is None else environ, options), **options})
         except MixpanelException as error:
-            raise bare(error) from None
+            raise without_traceback(error) from None
         finally:
             # What reports errors may show the locals of this frame.
             del environ, options
@@ -264,7 +270,7 @@ class AsyncMixpanel(Tracking, Identity, Profiles):
             ConfigurationError: if the client was made without `local_flags`.
         """
         found = self._flags and self._flags.local
-        return found or refuse("the client was made without local_flags=LocalFlags()")
+        return found or raise_configuration_error("the client was made without local_flags=LocalFlags()")
 
     @property
     def remote_flags(self) -> RemoteFeatureFlagsProvider:
@@ -274,7 +280,7 @@ class AsyncMixpanel(Tracking, Identity, Profiles):
             ConfigurationError: if the client was made without `remote_flags`.
         """
         found = self._flags and self._flags.remote
-        return found or refuse("the client was made without remote_flags=RemoteFlags()")
+        return found or raise_configuration_error("the client was made without remote_flags=RemoteFlags()")
 
     def bind(
         self,
@@ -305,7 +311,7 @@ class AsyncMixpanel(Tracking, Identity, Profiles):
             user_id=user_id,
             device_id=device_id,
             ip=ip,
-            properties=self._builder.clean(properties, "properties"),
+            properties=self._encoder.clean(properties, "properties"),
             link=link,
         )
 
@@ -332,15 +338,15 @@ def _tracker(client: weakref.ref[AsyncMixpanel]) -> Track:
     return track
 
 
-def _left_behind(queue: Queue, sender: Sender) -> None:
+def _warn_if_unclosed(queue: Queue, sender: Sender) -> None:
     """What happens when a client is dropped, or the interpreter exits, without `aclose()`."""
-    queue.note_fork()
+    queue.check_fork()
     if sender.is_closed:
         return
     pending = queue.pending
     sender.abandon()
     if pending:
-        where = "were not delivered" if queue.durable is None else "wait in the spool"
+        where = "were not delivered" if queue.spool is None else "wait in the spool"
         text = f"an AsyncMixpanel was dropped without aclose(); {pending} records {where}"
         # For the operator as well: ResourceWarning is hidden unless the interpreter is told to show it.
         _log.warning(text)

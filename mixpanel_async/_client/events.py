@@ -6,15 +6,15 @@ from datetime import datetime
 from threading import get_ident
 
 from .._delivery.lanes import Lane
-from .._encoding.fast_event import single
-from .._encoding.records import Discarded
+from .._encoding.fast_event import join_record
+from .._encoding.records import DroppedByHook
 from .._model.credentials import as_secret
-from .._model.errors import MixpanelException, ValidationError, bare
-from .._model.records import Kind, Record
-from .base import Core, Meta, Properties, unreadable
+from .._model.errors import MixpanelException, ValidationError, without_traceback
+from .._model.records import Record, RecordKind
+from .base import ClientBase, Meta, Properties, unreadable_arguments
 
 
-class Tracking(Core):
+class EventMethods(ClientBase):
     """Mixed into the client."""
 
     async def track(
@@ -49,7 +49,7 @@ class Tracking(Core):
             QueueFullError: under `Overflow.RAISE`, or under `Overflow.WAIT` after `wait_timeout`.
             ClientClosedError: after `aclose()`.
         """
-        stage = self._stage
+        stage = self._staging
         if (
             meta is not None
             or user_id is not None
@@ -58,39 +58,42 @@ class Tracking(Core):
             or time is not None
             or insert_id is not None
             or type(properties) is not dict
-            or get_ident() != stage.runner._thread_id
-            or not stage.mark[0]
+            or get_ident() != stage.loop_thread._thread_id
+            or not stage.fork_marker[0]
         ):
             await self._track(distinct_id, event_name, properties, meta, user_id, device_id, ip, time, insert_id)
             return
         # What `_track` does, with as little as can be: most events go this way. What is called has a name of its own,
         # as an attribute that is called at once is looked for among the methods first.
-        usual, rest_of, wall = self._usual, self._rest_of, self._wall
+        usual, rest_of, wall = self._fast_encoder, self._encode_properties, self._wall
         try:
             rest = rest_of(properties)
-            head, person = usual.heads[event_name], usual.people[distinct_id]
+            head, person = usual.name_fragments[event_name], usual.distinct_id_fragments[distinct_id]
         except Exception:  # noqa: BLE001  what it was is told below
             rest = None
         if rest is not None:
             now = wall()
-            if not (stage.since <= now < stage.until and (made_id := next(stage.ids, b""))):
-                made_id = stage.begin_moment(now, self._runtime.new_id())
-            size = usual.beside + len(rest)
-            if size <= stage.room:
-                stage.room -= size
-                shares = stage.shares
-                shares += head, person, stage.moment, made_id, rest
+            if not (
+                stage.millisecond_start <= now < stage.millisecond_end
+                and (made_id := next(stage.insert_id_endings, b""))
+            ):
+                made_id = stage.start_millisecond(now, self._environment.new_id())
+            size = usual.fixed_bytes + len(rest)
+            if size <= stage.bytes_until_yield:
+                stage.bytes_until_yield -= size
+                shares = stage.fragments
+                shares += head, person, stage.timestamp_prefix, made_id, rest
                 return
-            if size <= stage.room + stage.reserve:
-                stage.room -= size
-                stage.shares += head, person, stage.moment, made_id, rest
+            if size <= stage.bytes_until_yield + stage.bytes_reserved:
+                stage.bytes_until_yield -= size
+                stage.fragments += head, person, stage.timestamp_prefix, made_id, rest
                 head = b""
-                await self._give_way()
+                await self._yield()
                 return
-            record = Record(single(head, person, stage.moment, made_id, rest))
+            record = Record(join_record(head, person, stage.timestamp_prefix, made_id, rest))
             # What reports errors may show the locals of this frame, and this one names the token.
             head = b""
-            await self._admit(self._events, record)
+            await self._enqueue(self._events, record)
             return
         head = b""
         await self._track(distinct_id, event_name, properties, meta, user_id, device_id, ip, time, insert_id)
@@ -112,7 +115,7 @@ class Tracking(Core):
             distinct_id, event_name, properties, meta, user_id, device_id, ip, time, insert_id, self._events
         )
         if item is not None:
-            await self._admit(self._events, item)
+            await self._enqueue(self._events, item)
 
     def track_nowait(
         self,
@@ -138,7 +141,7 @@ class Tracking(Core):
         if item is not None:
             if not self._queue.offer(self._events, item):
                 raise self._queue.full()
-            self._sender.attach_if_idle()
+            self._sender.bind_loop_if_idle()
 
     async def track_immediate(
         self,
@@ -169,8 +172,8 @@ class Tracking(Core):
         )
         if item is None:
             return
-        batch = self._queue.lease_alone(self._events, item)
-        await self._awaited(Kind.EVENTS, item, None, batch)
+        batch = self._queue.lease_single(self._events, item)
+        await self._send_now(RecordKind.EVENTS, item, None, batch)
 
     async def import_data(
         self,
@@ -203,16 +206,16 @@ class Tracking(Core):
         finally:
             # What reports errors may show the locals of this frame.
             del api_secret
-        lane = self._lanes[Kind.IMPORTS]
+        lane = self._lanes[RecordKind.IMPORTS]
         if self._options.credentials is None and secret is not None:
-            lane = self._queue.lane(Kind.IMPORTS, secret)
+            lane = self._queue.lane(RecordKind.IMPORTS, secret)
         if timestamp is None:
             raise ValidationError("timestamp", "must be a number or a datetime with a time zone, not NoneType")
         item = self._event(
             distinct_id, event_name, properties, meta, None, None, None, timestamp, None, lane, recent=False
         )
         if item is not None:
-            await self._admit(lane, item)
+            await self._enqueue(lane, item)
 
     def _event(
         self,
@@ -231,13 +234,13 @@ class Tracking(Core):
     ) -> bytes | None:
         """The encoded event, or None if `before_send` kept it back."""
         try:
-            return self._builder.event(
+            return self._encoder.event(
                 distinct_id,
                 event_name,
                 properties,
                 meta,
                 now=self._now(),
-                new_id=self._runtime.new_id,
+                new_id=self._environment.new_id,
                 user_id=user_id,
                 device_id=device_id,
                 ip=ip,
@@ -245,11 +248,11 @@ class Tracking(Core):
                 insert_id=insert_id,
                 recent=recent,
             )
-        except Discarded as kept:
+        except DroppedByHook as kept:
             self._queue.discard(lane, kept.record, kept.reason)
             return None
         except MixpanelException as error:
-            raise bare(error) from None
+            raise without_traceback(error) from None
         except Exception as error:  # noqa: BLE001  a user's types may fail in any way
-            failure = unreadable(error)
+            failure = unreadable_arguments(error)
         raise failure

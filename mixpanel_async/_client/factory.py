@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from .._delivery.batch_request import Courier
+from .._delivery.batch_request import BatchSender
 from .._delivery.buffer import Buffer
-from .._delivery.callbacks import Hooks
-from .._delivery.direct_request import Caller
+from .._delivery.callbacks import Callbacks
+from .._delivery.direct_request import DirectSender
 from .._delivery.queue import Queue
 from .._delivery.sender import Sender
-from .._encoding.requests import Encoder, best_packer
+from .._encoding.requests import RequestEncoder, fastest_compressor
 from .._http.transport import HttpClient, Transport
 from .._model.config import BatchPolicy, ClientOptions
-from .._runtime.clock import Runtime
+from .._runtime.clock import Environment
 
 if TYPE_CHECKING:
     from .._spool.spool import SqliteSpool
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 _SPARE_CONNECTIONS: Final = 10
 
 
-class Parts(NamedTuple):
+class Pipeline(NamedTuple):
     queue: Queue
     sender: Sender
-    caller: Caller
+    direct_sender: DirectSender
     transport: Transport
 
 
@@ -34,20 +34,24 @@ def most_in_flight(policy: BatchPolicy) -> int:
     return 2 * policy.max_in_flight + 2
 
 
-def wired(
-    options: ClientOptions, hooks: Hooks, spool: SqliteSpool | None, http_client: HttpClient | None, runtime: Runtime
-) -> Parts:
+def build_pipeline(
+    options: ClientOptions,
+    hooks: Callbacks,
+    spool: SqliteSpool | None,
+    http_client: HttpClient | None,
+    runtime: Environment,
+) -> Pipeline:
     """Make the parts.
 
     Raises:
         ConfigurationError: if the spool is none, or cannot be had on this system.
     """
-    new_packer, off_loop_from = best_packer()
-    encoder = Encoder(
+    new_packer, off_loop_from = fastest_compressor()
+    encoder = RequestEncoder(
         token=options.token,
         credentials=options.credentials,
         events_by_import=options.by_import,
-        new_packer=new_packer,
+        new_compressor=new_packer,
     )
     transport = Transport(
         options.origin,
@@ -58,12 +62,12 @@ def wired(
     if spool is None:
         durable, buffer = None, Buffer(options.batching, options.retry, None, new_packer)
     else:
-        from .._delivery.spooling import buffer_of, durable_of  # noqa: PLC0415  nobody who has no spool pays for one
+        from .._delivery.spooling import make_bridge, make_buffer  # noqa: PLC0415  nobody who has no spool pays for one
 
-        buffer = buffer_of(options, spool, new_packer)
-        durable = durable_of(options, spool, buffer, runtime)
+        buffer = make_buffer(options, spool, new_packer)
+        durable = make_bridge(options, spool, buffer, runtime)
     queue = Queue(buffer, options.overflow, hooks, runtime.monotonic, durable)
-    courier = Courier(
+    courier = BatchSender(
         queue,
         transport=transport,
         encoder=encoder,
@@ -71,5 +75,9 @@ def wired(
         retry=options.retry,
         runtime=runtime,
     )
-    sender = Sender(queue, transport=transport, courier=courier, runtime=runtime, patience=options.shutdown_timeout)
-    return Parts(queue, sender, Caller(courier.attempt, encoder, options.identity_retry, runtime), transport)
+    sender = Sender(
+        queue, transport=transport, batch_sender=courier, runtime=runtime, stall_timeout=options.shutdown_timeout
+    )
+    return Pipeline(
+        queue, sender, DirectSender(courier.send_request, encoder, options.identity_retry, runtime), transport
+    )

@@ -8,10 +8,10 @@ from typing import Any, Final
 from .._encoding.validation import check_id, is_uuid4
 from .._model.config import IdMerge
 from .._model.credentials import as_secret
-from .._model.errors import ConfigurationError, IdentityError, MixpanelException, bare
-from .._model.records import Kind
+from .._model.errors import ConfigurationError, IdentityError, MixpanelException, without_traceback
+from .._model.records import RecordKind
 from .._runtime.ids import uuid4_text
-from .base import Core, Meta
+from .base import ClientBase, Meta
 
 _NOT_AN_ANON_ID: Final = (
     "must be a UUID of version 4 with dashes, such as str(uuid.uuid4()); Mixpanel silently ignores others. "
@@ -19,7 +19,7 @@ _NOT_AN_ANON_ID: Final = (
 )
 
 
-class Identity(Core):
+class IdentityMethods(ClientBase):
     """Mixed into the client."""
 
     @property
@@ -29,7 +29,7 @@ class Identity(Core):
 
     def new_device_id(self) -> str:
         """A fresh id for an anonymous visitor: a UUID of version 4, the only form that `identify` takes."""
-        return uuid4_text(self._runtime.new_id())
+        return uuid4_text(self._environment.new_id())
 
     async def alias(self, alias_id: str, original: str, meta: Meta = None) -> None:
         """Let `alias_id` mean the person known as `original`, from now on and (Original ID Merge) for the past.
@@ -47,7 +47,7 @@ class Identity(Core):
         """
         self._check_identity("alias", {"alias_id": alias_id, "original": original}, IdMerge.SIMPLIFIED)
         properties = {"distinct_id": original, "alias": alias_id}
-        await self._awaited(Kind.IDENTITY, self._message("$create_alias", properties, meta))
+        await self._send_now(RecordKind.IDENTITY, self._message("$create_alias", properties, meta))
 
     async def merge(
         self,
@@ -79,7 +79,7 @@ class Identity(Core):
         ids = {"distinct_id1": distinct_id1, "distinct_id2": distinct_id2}
         self._check_identity("merge", ids, IdMerge.SIMPLIFIED, IdMerge.LEGACY)
         properties = {"$distinct_ids": [distinct_id1, distinct_id2]}
-        await self._awaited(Kind.IMPORTS, self._message("$merge", properties, meta), secret)
+        await self._send_now(RecordKind.IMPORTS, self._message("$merge", properties, meta), secret)
 
     async def identify(self, identified_id: str, anon_id: str, meta: Meta = None) -> None:
         """Join the anonymous visitor `anon_id` to the person `identified_id`.
@@ -98,13 +98,13 @@ class Identity(Core):
         if not is_uuid4(anon_id):
             raise IdentityError("anon_id", _NOT_AN_ANON_ID)
         properties = {"$identified_id": identified_id, "$anon_id": anon_id}
-        await self._awaited(Kind.IDENTITY, self._message("$identify", properties, meta))
+        await self._send_now(RecordKind.IDENTITY, self._message("$identify", properties, meta))
 
     def _message(self, event_name: str, properties: dict[str, Any], meta: Meta) -> bytes:
         try:
-            return self._builder.identity(event_name, properties, meta)
+            return self._encoder.identity(event_name, properties, meta)
         except MixpanelException as error:
-            raise bare(error) from None
+            raise without_traceback(error) from None
 
     async def _join_device(self, user_id: str, device_id: str, *, is_new: bool) -> None:
         """What `BoundMixpanel.sign_in` needs beside an event with both ids, in each of the three systems."""

@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .._encoding.validation import is_a, is_decimal, shallow
+from .._encoding.validation import copy_mapping, is_decimal, is_instance
 from .._model.errors import ValidationError
-from .._model.records import Kind
-from .base import Core, Meta, Properties
+from .._model.records import RecordKind
+from .base import ClientBase, Meta, Properties
 
 
-class Profiles(Core):
+class ProfileMethods(ClientBase):
     """Mixed into the client."""
 
     async def people_update(self, message: Mapping[str, Any], meta: Meta = None) -> None:
@@ -26,10 +26,10 @@ class Profiles(Core):
             message: `$distinct_id` and one operation. It may override `$token` and `$time`.
             meta: merged beside the operation.
         """
-        await self._update(Kind.PEOPLE, message, meta)
+        await self._update(RecordKind.PEOPLE, message, meta)
 
     async def _person(self, distinct_id: str, operation: str, value: object, meta: Meta) -> None:
-        await self._update(Kind.PEOPLE, {"$distinct_id": distinct_id, operation: value}, meta)
+        await self._update(RecordKind.PEOPLE, {"$distinct_id": distinct_id, operation: value}, meta)
 
     async def people_set(self, distinct_id: str, properties: Properties, meta: Meta = None) -> None:
         """Set properties, replacing old values; the profile is created if it does not exist."""
@@ -80,9 +80,9 @@ class Profiles(Core):
             properties: details of the payment; left as they are.
             meta: merged beside the operation.
         """
-        if is_a(amount, bool) or not (is_a(amount, (int, float)) or is_decimal(amount)):
+        if is_instance(amount, bool) or not (is_instance(amount, (int, float)) or is_decimal(amount)):
             raise ValidationError("amount", f"must be a number, not {type(amount).__name__}")
-        charge = {**({} if properties is None else shallow(properties, "properties")), "$amount": amount}
+        charge = {**({} if properties is None else copy_mapping(properties, "properties")), "$amount": amount}
         await self._person(distinct_id, "$append", {"$transactions": charge}, meta)
 
     async def people_clear_charges(self, distinct_id: str, meta: Meta = None) -> None:
@@ -96,13 +96,13 @@ class Profiles(Core):
             message: `$group_key`, `$group_id` and one operation. It may override `$token` and `$time`.
             meta: merged beside the operation.
         """
-        update = shallow(message, "message")
+        update = copy_mapping(message, "message")
         # Without a target it would pass for a person's.
         update.setdefault("$group_key", None)
-        await self._update(Kind.GROUPS, update, meta)
+        await self._update(RecordKind.GROUPS, update, meta)
 
     async def _group(self, group_key: str, group_id: str, operation: str, value: object, meta: Meta) -> None:
-        await self._update(Kind.GROUPS, {"$group_key": group_key, "$group_id": group_id, operation: value}, meta)
+        await self._update(RecordKind.GROUPS, {"$group_key": group_key, "$group_id": group_id, operation: value}, meta)
 
     async def group_set(self, group_key: str, group_id: str, properties: Properties, meta: Meta = None) -> None:
         """Set properties of a group, replacing old values; the group is created if it does not exist."""

@@ -10,30 +10,39 @@ from typing import Final
 import anyio
 
 from .._encoding import responses as replies
-from .._encoding.requests import Encoder, secrets_of
-from .._encoding.timestamps import outdated
+from .._encoding.requests import RequestEncoder, secrets_to_mask
+from .._encoding.timestamps import expired_positions
 from .._http.transport import Transport
 from .._model.config import RetryPolicy
-from .._model.outcomes import Delivered, Misconfigured, NoReply, Outcome, Outdated, Reply, Request, Retry
-from .._model.records import Kind
+from .._model.outcomes import (
+    ConfigurationRefused,
+    Delivered,
+    Expired,
+    Outcome,
+    Request,
+    Response,
+    Retry,
+    TransportFailure,
+)
+from .._model.records import RecordKind
 from .._model.stats import Delivery
-from .._runtime.clock import Runtime
-from .._runtime.event_loop import Host
-from .._runtime.threads import worked
+from .._runtime.clock import Environment
+from .._runtime.event_loop import EventLoop
+from .._runtime.threads import run_in_worker
 from .lanes import Batch
-from .log import Logbook
+from .log import EpisodeLog
 from .queue import IN_REQUEST, Queue
 from .retry import PROBE_AFTER, RetryBudget, backoff
 
 _log = logging.getLogger("mixpanel_async")
-_PACKING_THREADS: Final = 2
+_COMPRESSION_THREADS: Final = 2
 # A batch that has waited for so many seconds may hold events that have become too old.
-_LOOK_AT_AGE_AFTER: Final = 60.0
+_CHECK_AGE_AFTER: Final = 60.0
 # Seconds between probes, at the least, while somebody waits for a lane in trouble.
-_LEAST_HURRY: Final = 0.05
+_MIN_PROBE_INTERVAL: Final = 0.05
 
 
-class Courier:
+class BatchSender:
     """Takes a leased batch to Mixpanel and settles it.
 
     Args:
@@ -50,10 +59,10 @@ class Courier:
         queue: Queue,
         *,
         transport: Transport,
-        encoder: Encoder,
+        encoder: RequestEncoder,
         off_loop_from: int,
         retry: RetryPolicy,
-        runtime: Runtime,
+        runtime: Environment,
     ) -> None:
         self._queue = queue
         self._transport = transport
@@ -62,80 +71,80 @@ class Courier:
         self._retry = retry
         self._runtime = runtime
         self._budget = RetryBudget(retry)
-        self._hurry = max(retry.initial, _LEAST_HURRY)
+        self._min_probe_interval = max(retry.initial, _MIN_PROBE_INTERVAL)
         # Drawn anew at each failure, so that a fleet whose clients all flush does not come back as one.
-        self._spacing = self._hurry
+        self._probe_interval = self._min_probe_interval
         self._threads: anyio.CapacityLimiter | None = None
-        self._logbook = Logbook(runtime.monotonic)
+        self._log = EpisodeLog(runtime.monotonic)
         self.on_settled: Callable[[], None] = _nothing
         """Called when a batch has ended."""
         self.on_delivery: Callable[[], None] = _nothing
         """Called when the user's callbacks have a delivery to be told of."""
 
-    def arrive(self) -> None:
+    def bind_loop(self) -> None:
         """Begin in an event loop."""
         # Of the package's own: an application that keeps all its threads busy must not stop delivery.
-        self._threads = anyio.CapacityLimiter(_PACKING_THREADS)
+        self._threads = anyio.CapacityLimiter(_COMPRESSION_THREADS)
 
     @property
-    def spacing(self) -> float | None:
+    def probe_interval(self) -> float | None:
         """Seconds between tries while somebody waits; None if so many have failed that pauses are kept."""
-        return None if self._budget.is_spent else self._spacing
+        return None if self._budget.is_spent else self._probe_interval
 
     @property
-    def last_spacing(self) -> float:
+    def final_probe_interval(self) -> float:
         """The same for the last words of a client, which are worth a try in any case."""
-        return self._spacing
+        return self._probe_interval
 
-    def unsent(self, batch: Batch) -> None:
+    def settle_unsent(self, batch: Batch) -> None:
         """Settle a batch whose task ended before its first step."""
         self._settle(batch, Retry(message="the sender was stopped", applied=False), self._runtime.monotonic())
 
-    async def deliver(self, batch: Batch, host: Host) -> None:
+    async def send(self, batch: Batch, loop: EventLoop) -> None:
         # What holds if this task dies before it learns better: cancellation is no Exception, and the lease must end.
         outcome: Outcome = Retry(message="the sender was stopped", applied=False)
         started = self._runtime.monotonic()
-        if (old := self._outdated(batch)) is not None:
-            self._queue.outdate(batch, old)
+        if (old := self._expired(batch)) is not None:
+            self._queue.expire(batch, old)
             self.on_settled()
             return
         try:
-            if self._queue.durable is not None:
-                await self._queue.durable.begin(batch, host)
-            request = await self._packed(batch)
-            batch.begun = True
+            if self._queue.spool is not None:
+                await self._queue.spool.begin(batch, loop)
+            request = await self._make_request(batch)
+            batch.is_request_begun = True
             outcome = Retry(message="the sender was stopped during a request", applied=True)
-            outcome = await self.attempt(request, len(batch.items), again=batch.attempts > 1)
+            outcome = await self.send_request(request, len(batch.items), again=batch.attempts > 1)
         except Exception as error:
             _log.error("a request could not be made (%s); its records are tried again", type(error).__name__)
             raise
         finally:
             self._settle(batch, outcome, started)
 
-    def _outdated(self, batch: Batch) -> Outdated | None:
+    def _expired(self, batch: Batch) -> Expired | None:
         """What of a batch that has waited for long must not go to `/track` any more."""
-        waited = self._runtime.monotonic() - batch.opened >= _LOOK_AT_AGE_AFTER or batch.is_from_disk
-        if not waited or batch.lane.kind is not Kind.EVENTS or self._encoder.events_by_import:
+        waited = self._runtime.monotonic() - batch.opened >= _CHECK_AGE_AFTER or batch.is_from_disk
+        if not waited or batch.lane.kind is not RecordKind.EVENTS or self._encoder.events_by_import:
             return None
-        old = outdated(batch.items, now=self._runtime.wall())
-        return Outdated(positions=old, by_import=self._encoder.credentials is not None) if old else None
+        old = expired_positions(batch.items, now=self._runtime.wall_time())
+        return Expired(positions=old, by_import=self._encoder.credentials is not None) if old else None
 
-    def _compare_clocks(self, reply: Reply | NoReply) -> None:
-        if isinstance(reply, NoReply):
+    def _compare_clocks(self, reply: Response | TransportFailure) -> None:
+        if isinstance(reply, TransportFailure):
             return
-        ahead = replies.seconds_ahead(reply.date, now=self._runtime.wall())
-        if ahead and not self._queue.stage.seconds_ahead:
+        ahead = replies.clock_offset(reply.date, now=self._runtime.wall_time())
+        if ahead and not self._queue.staging.clock_offset:
             _log.warning("this machine's clock is %d s ahead of Mixpanel's; events are stamped with Mixpanel's", ahead)
-        self._queue.stage.seconds_ahead = ahead
+        self._queue.staging.clock_offset = ahead
 
-    async def _packed(self, batch: Batch) -> Request:
+    async def _make_request(self, batch: Batch) -> Request:
         pack = partial(self._encoder.request, batch.lane.kind, batch.items, secret=batch.lane.secret)
-        if batch.size < self._off_loop_from or batch.items.is_packed:
+        if batch.size < self._off_loop_from or batch.items.is_compressed:
             return pack()
         assert self._threads is not None
-        return await worked(pack, self._threads)
+        return await run_in_worker(pack, self._threads)
 
-    async def attempt(self, request: Request, count: int, *, again: bool, timeout: float | None = None) -> Outcome:
+    async def send_request(self, request: Request, count: int, *, again: bool, timeout: float | None = None) -> Outcome:
         """One counted request of `count` records. `again` says that it repeats an earlier one."""
         self._queue.count_request(again=again)
         inside = IN_REQUEST.set(True)
@@ -144,7 +153,7 @@ class Courier:
         finally:
             IN_REQUEST.reset(inside)
         self._compare_clocks(reply)
-        outcome = replies.read(reply, count, now=self._runtime.wall(), secrets=secrets_of(request))
+        outcome = replies.read_response(reply, count, now=self._runtime.wall_time(), secrets=secrets_to_mask(request))
         if not isinstance(outcome, Delivered):
             status = "" if outcome.status is None else f"HTTP {outcome.status}: "
             self._queue.last_error = f"{request.endpoint}: {status}{outcome.message}"
@@ -154,17 +163,17 @@ class Courier:
         delay = 0.0
         again = batch.attempts > 1
         if isinstance(outcome, Retry):
-            delay = backoff(self._retry, batch.episode + 1, outcome.retry_after, self._runtime.chance())
+            delay = backoff(self._retry, batch.failure_epoch + 1, outcome.retry_after, self._runtime.random())
             # Once: a server that closes each connection is in trouble, too.
-            delay = 0.0 if outcome.at_once and not again else self._budget.spend(delay, self._runtime.chance())
-            self._spacing = self._hurry * (0.5 + self._runtime.chance())
+            delay = 0.0 if outcome.immediately and not again else self._budget.spend(delay, self._runtime.random())
+            self._probe_interval = self._min_probe_interval * (0.5 + self._runtime.random())
         elif isinstance(outcome, Delivered):
             self._budget.succeeded(again=again)
-        elif isinstance(outcome, Misconfigured):
-            delay = PROBE_AFTER * (1 + self._runtime.chance()) / 2
+        elif isinstance(outcome, ConfigurationRefused):
+            delay = PROBE_AFTER * (1 + self._runtime.random()) / 2
         kind, records, size = batch.lane.kind, len(batch.items), batch.size
         delivered = self._queue.settle(batch, outcome, delay)
-        self._logbook.request(kind, outcome, records)
+        self._log.request(kind, outcome, records)
         if delivered:
             delivery = Delivery(
                 kind=kind.value,
@@ -173,7 +182,7 @@ class Courier:
                 attempts=batch.attempts,
                 duration=self._runtime.monotonic() - started,
             )
-            if self._queue.hooks.delivered(delivery):
+            if self._queue.callbacks.enqueue_delivery(delivery):
                 self.on_delivery()
         self.on_settled()
 

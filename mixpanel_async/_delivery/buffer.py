@@ -13,14 +13,14 @@ from collections.abc import Callable
 from enum import Enum
 from typing import Final, NamedTuple
 
-from .._encoding.batch_body import Packer
+from .._encoding.batch_body import Compressor
 from .._model.config import BatchPolicy, RetryPolicy
-from .._model.outcomes import Delivered, Misconfigured, Outcome, Outdated, Pruned, Retry, Split
-from .._model.records import DropReason, Kind, Loss, OnceOnly
-from .disk_backlog import Backlog, SpoolLimits
+from .._model.outcomes import ConfigurationRefused, Delivered, Expired, Outcome, PartialFailure, Retry, SplitBatch
+from .._model.records import DropReason, Loss, NonIdempotentRecord, RecordKind
+from .disk_backlog import DiskBacklog, SpoolLimits
 from .lanes import Batch, Lane
 
-_PACKED: Final = frozenset({Kind.EVENTS, Kind.IMPORTS})
+_PACKED: Final = frozenset({RecordKind.EVENTS, RecordKind.IMPORTS})
 # Seconds for which a lane remembers that a server, or a proxy before it, found a body too large.
 _UNLEARN_AFTER: Final = 3600.0
 # No 413 teaches a lane less than this: one giant must not leave requests of a single record behind it.
@@ -29,11 +29,11 @@ _LEAST_LEARNED: Final = 65_536
 _SECOND_LOOK: Final = 2.0
 
 
-class Offer(Enum):
+class OfferResult(Enum):
     """What became of an offered record, and whether the sender must be told."""
 
-    TAKEN = "taken"
-    NOTIFY = "notify"
+    ACCEPTED = "taken"
+    WAKE_SENDER = "notify"
     FULL = "full"
 
 
@@ -50,7 +50,7 @@ class Idle:
 IDLE: Final = Idle()
 
 
-class Buffer(Backlog):
+class Buffer(DiskBacklog):
     """Bounded in records and in bytes, in flight included.
 
     Args:
@@ -65,13 +65,13 @@ class Buffer(Backlog):
         policy: BatchPolicy,
         retry: RetryPolicy,
         spool: SpoolLimits | None = None,
-        new_packer: Callable[[], Packer] | None = None,
+        new_compressor: Callable[[], Compressor] | None = None,
     ) -> None:
         super().__init__(policy, spool)
-        self._new_packer = new_packer
+        self._new_compressor = new_compressor
         self._retry = retry
 
-    def offer(self, lane: Lane, item: bytes, now: float) -> Offer:
+    def offer(self, lane: Lane, item: bytes, now: float) -> OfferResult:
         """Take a record into its lane; with a spool, `lane.last_id` is then its row.
 
         Args:
@@ -86,8 +86,8 @@ class Buffer(Backlog):
         size = len(item)
         policy = self._policy
         if self.is_full(size):
-            self.crowded = True
-            return Offer.FULL
+            self.under_pressure = True
+            return OfferResult.FULL
         self.accepted += 1
         self.pending += 1
         self.pending_bytes += size
@@ -95,8 +95,8 @@ class Buffer(Backlog):
             lane.last_id += 1
             self.charge_write(size)
             if lane.on_disk or lane.is_loading or self.is_memory_full(size):
-                self.leave_on_disk(lane, size)
-                return Offer.TAKEN
+                self.keep_on_disk(lane, size)
+                return OfferResult.ACCEPTED
         batch = lane.open
         if batch is not None and batch.size + size + 1 > lane.max_bytes:
             lane.close_open()
@@ -112,22 +112,22 @@ class Buffer(Backlog):
         if self.spool is not None:
             batch.ids.append(lane.last_id)
         elif self.pending >= policy.max_pending_events:
-            self.crowded = True
+            self.under_pressure = True
         if len(batch.items) >= policy.max_events:
             lane.close_open()
-        elif not is_first and not self.crowded:
-            return Offer.TAKEN
-        return Offer.NOTIFY
+        elif not is_first and not self.under_pressure:
+            return OfferResult.ACCEPTED
+        return OfferResult.WAKE_SENDER
 
     def _new_batch(self, lane: Lane, items: list[bytes], now: float) -> Batch:
         # The other kinds' endpoints take no gzip, and the types of their records must not be forgotten.
-        return Batch(lane, items, now, new_packer=self._new_packer if lane.kind in _PACKED else None)
+        return Batch(lane, items, now, new_compressor=self._new_compressor if lane.kind in _PACKED else None)
 
-    def vacancies(self, lane: Lane) -> int:
+    def records_left(self, lane: Lane) -> int:
         """How many records more the open batch of this lane takes before it is full."""
         return self._policy.max_events - (0 if lane.open is None else len(lane.open.items))
 
-    def extend(self, lane: Lane, records: bytes, count: int, now: float) -> Offer:
+    def extend(self, lane: Lane, records: bytes, count: int, now: float) -> OfferResult:
         """Take usual events that are `together`, `count` of them and no more than there are vacancies.
 
         Returns:
@@ -136,18 +136,18 @@ class Buffer(Backlog):
         batch = lane.open or self._new_batch(lane, [], now)
         size = len(records) - count
         if not self.has_room(batch, count, size):
-            return Offer.FULL
+            return OfferResult.FULL
         self.accepted += count
         self.pending += count
         self.pending_bytes += size
         is_news = batch is not lane.open or now < batch.opened
         lane.open, self.active[lane] = batch, None
         batch.opened = min(batch.opened, now)
-        batch.pack(records, count)
+        batch.extend(records, count)
         if len(batch.items) >= self._policy.max_events:
             lane.close_open()
             is_news = True
-        return Offer.NOTIFY if is_news else Offer.TAKEN
+        return OfferResult.WAKE_SENDER if is_news else OfferResult.ACCEPTED
 
     def evict(self, room: int) -> list[Loss]:
         """Drop the records that have waited longest until one of `room` bytes fits; those in flight stay.
@@ -156,7 +156,7 @@ class Buffer(Backlog):
             What was dropped; nothing if that could not make enough room.
         """
         losses: list[Loss] = []
-        flying = [batch for lane in self.active for batch in (*lane.leased, *lane.alone)]
+        flying = [batch for lane in self.active for batch in (*lane.leased, *lane.single_requests)]
         held, held_bytes = sum(len(batch.items) for batch in flying), sum(batch.payload for batch in flying)
         if not self.can_make_room(room, held, held_bytes):
             return losses
@@ -167,35 +167,35 @@ class Buffer(Backlog):
                 break
             oldest = min(waiting, key=lambda batch: batch.opened)
             first = oldest.pop_first()
-            losses.append(self.lose(first, DropReason.QUEUE_FULL))
+            losses.append(self.record_loss(first, DropReason.QUEUE_FULL))
             if not oldest.items:
-                oldest.lane.put_in_place_of(oldest, oldest)
-        self.crowded = self.crowded or bool(losses)
+                oldest.lane.replace(oldest, oldest)
+        self.under_pressure = self.under_pressure or bool(losses)
         return losses
 
-    def lease_alone(self, lane: Lane, item: bytes, now: float) -> Batch | None:
+    def lease_single(self, lane: Lane, item: bytes, now: float) -> Batch | None:
         """Charge and lease one record that does not wait for company; None if there is no room for it."""
         if self.is_full(len(item)):
             return None
-        self.take(len(item))
+        self.charge(len(item))
         batch = Batch(lane, [item], now)
-        lane.alone[batch] = None
+        lane.single_requests[batch] = None
         self.active[lane] = None
         return batch
 
-    def conclude(self, batch: Batch, reason: DropReason | None, *, message: str = "") -> list[Loss]:
+    def settle_single(self, batch: Batch, reason: DropReason | None, *, message: str = "") -> list[Loss]:
         """End a lease made by `lease_alone`: delivered if there is no reason, else lost for it.
 
         Nothing happens if the lease has ended otherwise.
         """
-        if batch not in batch.lane.alone:
+        if batch not in batch.lane.single_requests:
             return []
-        batch.lane.alone.pop(batch, None)
+        batch.lane.single_requests.pop(batch, None)
         if reason is None:
             batch.lane.recover()
             self.deliver(batch)
             return []
-        return [self.lose(batch, reason, message=message)]
+        return [self.record_loss(batch, reason, message=message)]
 
     def reclaim(self) -> list[Loss]:
         """Take every lease back: the event loop of those who held them is gone.
@@ -205,13 +205,13 @@ class Buffer(Backlog):
         """
         losses: list[Loss] = []
         for lane in self.active:
-            for batch in reversed([*lane.leased, *lane.alone]):
+            for batch in reversed([*lane.leased, *lane.single_requests]):
                 lane.leased.pop(batch, None)
-                lane.alone.pop(batch, None)
+                lane.single_requests.pop(batch, None)
                 # A batch of its own, so that a late word from the old holder means nothing.
-                again = batch.part(range(len(batch.items)))
-                if batch.begun:
-                    again = self._without_once(again, "the event loop ended during a request", losses)
+                again = batch.subset(range(len(batch.items)))
+                if batch.is_request_begun:
+                    again = self._drop_non_idempotent(again, "the event loop ended during a request", losses)
                 if again.items:
                     lane.ready.appendleft(again)
         return losses
@@ -239,7 +239,7 @@ class Buffer(Backlog):
             if lane.open is None:
                 return None
             due = lane.open.opened + self._policy.linger
-            if due > now and not self.crowded and not lane.open.is_due:
+            if due > now and not self.under_pressure and not lane.open.is_due:
                 return max(due, lane.paused_until)
         if lane.paused_until > now:
             return lane.paused_until
@@ -251,28 +251,28 @@ class Buffer(Backlog):
         if batch.first_try is None:
             batch.first_try = now
         batch.attempts += 1
-        batch.begun = False
-        batch.episode = lane.failures
+        batch.is_request_begun = False
+        batch.failure_epoch = lane.failures
         lane.leased[batch] = None
         return batch
 
-    def _is_busy(self, kind: Kind) -> bool:
+    def _is_busy(self, kind: RecordKind) -> bool:
         """Whether the slots of imports are taken, which the lanes of all project secrets share."""
-        if kind is not Kind.IMPORTS:
+        if kind is not RecordKind.IMPORTS:
             return False
         return sum(len(lane.leased) for lane in self.active if lane.kind is kind) >= self._policy.max_in_flight
 
-    def outdate(self, batch: Batch, outcome: Outdated) -> list[Loss]:
+    def expire(self, batch: Batch, outcome: Expired) -> list[Loss]:
         """End a lease for which no request was made, as some of its records are too old to be taken."""
         if batch not in batch.lane.leased:
             return []
         del batch.lane.leased[batch]
-        old, rest = batch.divide(outcome.positions)
+        old, rest = batch.partition(outcome.positions)
         if rest.items:
             batch.lane.ready.appendleft(rest)
         if not outcome.by_import:
-            return [self.lose(old, DropReason.TOO_OLD)]
-        old.lane = self.lane(Kind.IMPORTS)
+            return [self.record_loss(old, DropReason.TOO_OLD)]
+        old.lane = self.lane(RecordKind.IMPORTS)
         old.lane.ready.append(old)
         self.active[old.lane] = None
         return []
@@ -294,36 +294,36 @@ class Buffer(Backlog):
             return []
         lane.leased.pop(batch, None)
         if isinstance(outcome, Retry):
-            return self._retried(batch, outcome, now, delay)
-        if isinstance(outcome, Misconfigured):
-            batch.lane.fail(batch.episode, now, delay)
+            return self._retry_batch(batch, outcome, now, delay)
+        if isinstance(outcome, ConfigurationRefused):
+            batch.lane.fail(batch.failure_epoch, now, delay)
             # What is wrong once may have been a slip of a proxy; what is wrong twice will not pass while one waits.
             patience = delay if lane.failures > 1 else min(delay, _SECOND_LOOK)
-            lane.held_until = max(lane.held_until, now + patience)
+            lane.retry_after_until = max(lane.retry_after_until, now + patience)
             lane.ready.appendleft(batch)
             return []
         lane.recover()
-        if now - lane.learned >= _UNLEARN_AFTER:
+        if now - lane.size_limit_seen_at >= _UNLEARN_AFTER:
             lane.max_bytes = self._policy.max_bytes
         if isinstance(outcome, Delivered):
             self.deliver(batch)
             return []
-        if isinstance(outcome, Pruned):
-            named, others = batch.divide({record.index for record in outcome.failed})
+        if isinstance(outcome, PartialFailure):
+            named, others = batch.partition({record.index for record in outcome.failed})
             self.deliver(others)
-            return [self.lose(named, DropReason.REJECTED, details=outcome.failed, message=outcome.message)]
-        if isinstance(outcome, Split) and len(batch.items) > 1:
-            return self._halved(batch, outcome, now)
-        reason = outcome.reason if isinstance(outcome, Split) else DropReason.REJECTED
-        return [self.lose(batch, reason, message=outcome.message)]
+            return [self.record_loss(named, DropReason.REJECTED, details=outcome.failed, message=outcome.message)]
+        if isinstance(outcome, SplitBatch) and len(batch.items) > 1:
+            return self._split_batch(batch, outcome, now)
+        reason = outcome.reason if isinstance(outcome, SplitBatch) else DropReason.REJECTED
+        return [self.record_loss(batch, reason, message=outcome.message)]
 
-    def _retried(self, batch: Batch, outcome: Retry, now: float, delay: float) -> list[Loss]:
-        batch.lane.fail(batch.episode, now, delay)
+    def _retry_batch(self, batch: Batch, outcome: Retry, now: float, delay: float) -> list[Loss]:
+        batch.lane.fail(batch.failure_epoch, now, delay)
         if outcome.retry_after is not None:
-            batch.lane.held_until = max(batch.lane.held_until, now + delay)
+            batch.lane.retry_after_until = max(batch.lane.retry_after_until, now + delay)
         losses: list[Loss] = []
         if outcome.applied:
-            batch = self._without_once(batch, outcome.message, losses)
+            batch = self._drop_non_idempotent(batch, outcome.message, losses)
         if not batch.items:
             return losses
         retry = self._retry
@@ -331,43 +331,43 @@ class Buffer(Backlog):
         began = now if batch.first_try is None else batch.first_try
         out_of_time = retry.total_timeout is not None and batch.lane.paused_until > began + retry.total_timeout
         if out_of_tries or out_of_time:
-            losses.append(self.lose(batch, DropReason.EXHAUSTED, message=outcome.message))
+            losses.append(self.record_loss(batch, DropReason.EXHAUSTED, message=outcome.message))
         else:
             batch.lane.ready.appendleft(batch)
         return losses
 
-    def _without_once(self, batch: Batch, message: str, losses: list[Loss]) -> Batch:
+    def _drop_non_idempotent(self, batch: Batch, message: str, losses: list[Loss]) -> Batch:
         """What is left of a batch that may have been applied: what may be sent again. The rest is added to `losses`."""
-        once = {at for at, item in enumerate(batch.items) if isinstance(item, OnceOnly)}
+        once = {at for at, item in enumerate(batch.items) if isinstance(item, NonIdempotentRecord)}
         if not once or self._policy.at_least_once:
             return batch
-        unsure, rest = batch.divide(once)
-        losses.append(self.lose(unsure, DropReason.UNCERTAIN, message=message))
+        unsure, rest = batch.partition(once)
+        losses.append(self.record_loss(unsure, DropReason.UNCERTAIN, message=message))
         return rest
 
-    def _halved(self, batch: Batch, outcome: Split, now: float) -> list[Loss]:
+    def _split_batch(self, batch: Batch, outcome: SplitBatch, now: float) -> list[Loss]:
         losses: list[Loss] = []
         if outcome.reason is DropReason.TOO_LARGE:
             batch.lane.max_bytes = max(
                 min(self._policy.max_bytes, _LEAST_LEARNED), min(batch.lane.max_bytes, batch.size // 2 + 1)
             )
-            batch.lane.learned = now
+            batch.lane.size_limit_seen_at = now
         elif outcome.status != 200:
             # Mixpanel does not say whether the valid rows of a profile batch that it refused were applied. With a
             # 200 it does: 0 means that it took none.
-            batch = self._without_once(batch, outcome.message, losses)
+            batch = self._drop_non_idempotent(batch, outcome.message, losses)
         # Asked for by the answer, and not a try that failed.
         batch.attempts -= 1
         middle = (len(batch.items) + 1) // 2
-        for half in reversed(batch.divide(range(middle))):
+        for half in reversed(batch.partition(range(middle))):
             if half.items:
                 batch.lane.ready.appendleft(half)
         return losses
 
-    def hurry(self, spacing: float) -> None:
+    def shorten_backoff(self, spacing: float) -> None:
         """Cut pauses of our own short for somebody who waits: to `spacing` seconds after the last failure."""
         for lane in self.active:
-            lane.hurry(spacing)
+            lane.shorten_backoff(spacing)
 
     def next_try(self) -> float:
         """The earliest moment at which a waiting batch may be sent; minus infinity if one is in flight."""
@@ -386,5 +386,5 @@ class Buffer(Backlog):
             lane.close_open()
             for batch in [batch for batch in lane.ready if not batch.ids]:
                 lane.ready.remove(batch)
-                losses.append(self.lose(batch, reason))
+                losses.append(self.record_loss(batch, reason))
         return losses

@@ -13,20 +13,20 @@ from typing import Any, Final
 import anyio
 
 from .._encoding.records import payload_of
-from .._model.errors import refuse
+from .._model.errors import raise_configuration_error
 from .._model.records import DropReason, Loss
 from .._model.stats import Delivery, LostRecord
-from .._runtime.threads import begin, ended
+from .._runtime.threads import start_daemon_thread, wait_for
 
 OnDrop = Callable[[list[LostRecord], DropReason], Awaitable[None] | None]
 OnDelivered = Callable[[Delivery], Awaitable[None] | None]
 
 _log = logging.getLogger("mixpanel_async")
 # Losses that wait for a slow callback keep their payload up to this many bytes, then only their number.
-_KEPT_BYTES: Final = 16 * 1024 * 1024
+_MAX_KEPT_BYTES: Final = 16 * 1024 * 1024
 
 
-class Hooks:
+class Callbacks:
     """What is still to be told to the user.
 
     Args:
@@ -40,24 +40,24 @@ class Hooks:
     def __init__(self, on_drop: OnDrop | None, on_delivered: OnDelivered | None) -> None:
         for name, callback in (("on_drop", on_drop), ("on_delivered", on_delivered)):
             if callback is not None and not callable(callback):
-                refuse(f"{name} must be callable, not {type(callback).__name__}")
+                raise_configuration_error(f"{name} must be callable, not {type(callback).__name__}")
         self._on_drop = on_drop
         self._on_delivered = on_delivered
-        self._waiting: deque[Loss | Delivery] = deque()
+        self._pending: deque[Loss | Delivery] = deque()
         self._lock = threading.RLock()
-        self._kept = 0
+        self._kept_bytes = 0
         self._has_failed = False
         self._task: int | None = None
         # A callback that was abandoned with its event loop may still run.
-        self._turn = threading.Lock()
+        self._call_lock = threading.Lock()
 
-    def forget(self) -> None:
+    def reset_after_fork(self) -> None:
         """Begin anew in a forked child."""
-        self._waiting.clear()
-        self._lock, self._turn = threading.RLock(), threading.Lock()
-        self._kept, self._task = 0, None
+        self._pending.clear()
+        self._lock, self._call_lock = threading.RLock(), threading.Lock()
+        self._kept_bytes, self._task = 0, None
 
-    def lost(self, losses: Sequence[Loss]) -> bool:
+    def enqueue_losses(self, losses: Sequence[Loss]) -> bool:
         """Note losses. From any thread.
 
         Returns:
@@ -72,35 +72,35 @@ class Hooks:
 
     def _note(self, loss: Loss) -> None:
         weight = sum(map(len, loss.items))
-        if self._kept + weight > _KEPT_BYTES:
-            loss, weight = Loss(kind=loss.kind, reason=loss.reason, items=(), bare=len(loss.items)), 0
-        self._kept += weight
-        last = self._waiting[-1] if self._waiting else None
+        if self._kept_bytes + weight > _MAX_KEPT_BYTES:
+            loss, weight = Loss(kind=loss.kind, reason=loss.reason, items=(), count_only=len(loss.items)), 0
+        self._kept_bytes += weight
+        last = self._pending[-1] if self._pending else None
         # Neighbours of a kind are told in one call: an overflow loses records one by one.
         if isinstance(last, Loss) and isinstance(last.items, list) and _is_alike(last, loss):
             last.items.extend(loss.items)
-            last.bare += loss.bare
+            last.count_only += loss.count_only
             return
-        self._waiting.append(loss.copy())
+        self._pending.append(loss.copy())
 
-    def untold(self) -> int:
+    def undelivered(self) -> int:
         """How many lost records nobody was told of."""
         with self._lock:
-            return sum(len(entry.items) + entry.bare for entry in self._waiting if isinstance(entry, Loss))
+            return sum(len(entry.items) + entry.count_only for entry in self._pending if isinstance(entry, Loss))
 
-    def delivered(self, delivery: Delivery) -> bool:
+    def enqueue_delivery(self, delivery: Delivery) -> bool:
         """Note a delivery. Returns whether `run` has something to do."""
         if self._on_delivered is None:
             return False
         with self._lock:
-            self._waiting.append(delivery)
+            self._pending.append(delivery)
         return True
 
     @property
     def idle(self) -> bool:
-        return not self._waiting
+        return not self._pending
 
-    def is_caller(self) -> bool:
+    def is_running_in_callback(self) -> bool:
         """Whether the running task is a callback, which must not wait for itself."""
         return self._task is not None and self._task == anyio.get_current_task().id
 
@@ -115,14 +115,14 @@ class Hooks:
     async def _run(self) -> None:
         while True:
             with self._lock:
-                if not self._waiting:
+                if not self._pending:
                     return
-                entry = self._waiting.popleft()
+                entry = self._pending.popleft()
                 if isinstance(entry, Loss):
-                    self._kept -= sum(map(len, entry.items))
+                    self._kept_bytes -= sum(map(len, entry.items))
             if isinstance(entry, Loss):
                 assert self._on_drop is not None
-                records = await ended(begin(partial(_records, entry), "mixpanel callback"))
+                records = await wait_for(start_daemon_thread(partial(_records, entry), "mixpanel callback"))
                 await self._call("on_drop", self._on_drop, records, entry.reason)
             elif self._on_delivered is not None:
                 await self._call("on_delivered", self._on_delivered, entry)
@@ -132,8 +132,8 @@ class Hooks:
             if iscoroutinefunction(callback) or iscoroutinefunction(getattr(callback, "__call__", None)):  # noqa: B004
                 await callback(*args)
                 return
-            guarded = partial(_guarded, self._turn, callback, *args)
-            result = await ended(begin(guarded, "mixpanel callback"))
+            guarded = partial(_guarded, self._call_lock, callback, *args)
+            result = await wait_for(start_daemon_thread(guarded, "mixpanel callback"))
             if isinstance(result, BaseException):
                 self._report(name, result)
             elif isawaitable(result):
@@ -179,4 +179,4 @@ def _records(loss: Loss) -> list[LostRecord]:
         )
     # One object for all: they say nothing but that they were.
     bare = LostRecord(kind=loss.kind.value, payload=None, message=loss.message)
-    return records + [bare] * loss.bare
+    return records + [bare] * loss.count_only

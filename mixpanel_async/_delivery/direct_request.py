@@ -12,8 +12,8 @@ from typing import Protocol
 import anyio
 from tenacity import AsyncRetrying, RetryCallState, retry_if_result
 
-from .._encoding.batch_body import Parcel
-from .._encoding.requests import Encoder
+from .._encoding.batch_body import BatchBody
+from .._encoding.requests import RequestEncoder
 from .._model.config import RetryPolicy
 from .._model.credentials import Secret
 from .._model.errors import (
@@ -24,21 +24,21 @@ from .._model.errors import (
     RateLimitError,
     TransportError,
 )
-from .._model.outcomes import Delivered, Outcome, Pruned, Request, Retry
-from .._model.records import DropReason, Kind
-from .._runtime.clock import Runtime
+from .._model.outcomes import Delivered, Outcome, PartialFailure, Request, Retry
+from .._model.records import DropReason, RecordKind
+from .._runtime.clock import Environment
 from .retry import backoff
 
 _log = logging.getLogger("mixpanel_async")
 
 
-class Attempts(Protocol):
+class SendRequest(Protocol):
     """What sends: one counted request in the shared pool."""
 
     def __call__(self, request: Request, count: int, *, again: bool, timeout: float | None) -> Awaitable[Outcome]: ...
 
 
-class Caller:
+class DirectSender:
     """Sends single messages and waits for the answer.
 
     Args:
@@ -48,13 +48,17 @@ class Caller:
         runtime: clocks and chance.
     """
 
-    def __init__(self, attempt: Attempts, encoder: Encoder, policy: RetryPolicy, runtime: Runtime) -> None:
-        self._attempt = attempt
+    def __init__(
+        self, send_request: SendRequest, encoder: RequestEncoder, policy: RetryPolicy, runtime: Environment
+    ) -> None:
+        self._send_request = send_request
         self._encoder = encoder
         self._policy = policy
         self._runtime = runtime
 
-    async def call(self, kind: Kind, item: bytes, secret: Secret | None, given_up: Callable[[], bool]) -> None:
+    async def send(
+        self, kind: RecordKind, item: bytes, secret: Secret | None, is_cancelled: Callable[[], bool]
+    ) -> None:
         """Send one message until it is taken, refused or out of tries.
 
         Args:
@@ -67,7 +71,7 @@ class Caller:
             ApiError: Mixpanel answered and did not take it.
             TransportError: no answer could be had.
         """
-        request = self._encoder.request(kind, Parcel([item]), secret=secret)
+        request = self._encoder.request(kind, BatchBody([item]), secret=secret)
         clock = self._runtime.monotonic
         total = self._policy.total_timeout
         deadline = None if total is None else clock() + total
@@ -77,11 +81,11 @@ class Caller:
 
         async def once() -> Outcome:
             nonlocal attempts, uncertain, last
-            if last is not None and given_up():
+            if last is not None and is_cancelled():
                 return last
             attempts += 1
             left = None if deadline is None else max(0.001, deadline - clock())
-            outcome = await self._attempt(request, 1, again=attempts > 1, timeout=left)
+            outcome = await self._send_request(request, 1, again=attempts > 1, timeout=left)
             if isinstance(outcome, Retry):
                 uncertain = uncertain or outcome.applied
             last = outcome
@@ -89,25 +93,25 @@ class Caller:
 
         def wait(state: RetryCallState) -> float:
             outcome = _outcome(state)
-            if isinstance(outcome, Retry) and outcome.at_once and state.attempt_number == 1:
+            if isinstance(outcome, Retry) and outcome.immediately and state.attempt_number == 1:
                 return 0.0
             asked = outcome.retry_after if isinstance(outcome, Retry) else None
-            return backoff(self._policy, state.attempt_number, asked, self._runtime.chance())
+            return backoff(self._policy, state.attempt_number, asked, self._runtime.random())
 
         def stop(state: RetryCallState) -> bool:
             most = self._policy.attempts
-            if given_up() or (most is not None and state.attempt_number >= most):
+            if is_cancelled() or (most is not None and state.attempt_number >= most):
                 return True
             return deadline is not None and clock() + state.upcoming_sleep >= deadline
 
-        outcome = await _go_on(await once(), once, wait, stop)
-        if given_up() and not isinstance(outcome, Delivered):
+        outcome = await _retry(await once(), once, wait, stop)
+        if is_cancelled() and not isinstance(outcome, Delivered):
             _log.warning("a call to %s was cancelled; whether it was applied is unknown", request.endpoint)
         if not isinstance(outcome, Delivered):
             raise error_of(outcome, request.endpoint, attempts, uncertain=uncertain)
 
 
-async def _go_on(
+async def _retry(
     first: Outcome,
     once: Callable[[], Awaitable[Outcome]],
     wait: Callable[[RetryCallState], float],
@@ -159,7 +163,7 @@ def error_of(outcome: Outcome, endpoint: str, attempts: int, *, uncertain: bool)
         413: PayloadTooLargeError,
         429: RateLimitError,
     }
-    failed = outcome.failed if isinstance(outcome, Pruned) else ()
+    failed = outcome.failed if isinstance(outcome, PartialFailure) else ()
     return kinds.get(status, ApiError)(
         failed[0].message if failed and failed[0].message else outcome.message,
         endpoint=endpoint,
@@ -170,7 +174,7 @@ def error_of(outcome: Outcome, endpoint: str, attempts: int, *, uncertain: bool)
     )
 
 
-def reason_of(error: BaseException) -> DropReason:
+def drop_reason_of(error: BaseException) -> DropReason:
     """Where a record is counted whose awaited call ended in this error."""
     if isinstance(error, AuthenticationError):
         return DropReason.UNAUTHORIZED

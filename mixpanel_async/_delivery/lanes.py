@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Sequence
 
-from .._encoding.batch_body import Packer, Parcel
+from .._encoding.batch_body import BatchBody, Compressor
 from .._model.credentials import Secret
-from .._model.records import Kind
+from .._model.records import RecordKind
 from .._model.stats import FlushResult
 from .._spool.messages import LANE_CODES, SEQUENCE_BITS, Eviction
 
 
-class Barrier:
+class FlushBarrier:
     """What a flush waits for: the records that had been accepted when it began."""
 
     __slots__ = ("delivered", "losses", "pending")
@@ -35,15 +35,15 @@ class Batch:
 
     __slots__ = (
         "attempts",
-        "begun",
-        "episode",
+        "barriers",
+        "failure_epoch",
         "first_try",
         "ids",
         "is_due",
         "is_from_disk",
+        "is_request_begun",
         "items",
         "lane",
-        "marks",
         "opened",
         "size",
     )
@@ -54,10 +54,10 @@ class Batch:
         items: Sequence[bytes],
         opened: float,
         ids: list[int] | None = None,
-        new_packer: Callable[[], Packer] | None = None,
+        new_compressor: Callable[[], Compressor] | None = None,
     ) -> None:
         self.lane = lane
-        self.items = Parcel(items, new_packer)
+        self.items = BatchBody(items, new_compressor)
         self.ids: list[int] = [] if ids is None else ids
         self.size = 1 + sum(map(len, items)) + len(items)
         self.opened = opened
@@ -65,42 +65,42 @@ class Batch:
         # Read from a spool, where it may have lain for long.
         self.is_from_disk = False
         self.attempts = 0
-        self.begun = False
+        self.is_request_begun = False
         self.first_try: float | None = None
-        self.episode = 0
-        self.marks: list[tuple[Barrier, int]] = []
+        self.failure_epoch = 0
+        self.barriers: list[tuple[FlushBarrier, int]] = []
 
     @property
     def payload(self) -> int:
         """Size of the records themselves."""
         return self.size - 1 - len(self.items)
 
-    def pack(self, records: bytes, count: int) -> None:
+    def extend(self, records: bytes, count: int) -> None:
         """Add usual events, so many of them that are `together`."""
-        self.size += self.items.pack(records, count)
+        self.size += self.items.extend(records, count)
 
-    def part(self, positions: Collection[int]) -> Batch:
+    def subset(self, positions: Collection[int]) -> Batch:
         """Some of its records, in their order, as a batch of their own with the same past."""
         items = [item for at, item in enumerate(self.items) if at in positions]
         twin = Batch(self.lane, items, self.opened, [row for at, row in enumerate(self.ids) if at in positions])
-        twin.attempts, twin.first_try, twin.episode = self.attempts, self.first_try, self.episode
+        twin.attempts, twin.first_try, twin.failure_epoch = self.attempts, self.first_try, self.failure_epoch
         twin.is_due, twin.is_from_disk = self.is_due, self.is_from_disk
-        for barrier, covered in self.marks:
+        for barrier, covered in self.barriers:
             if part := sum(1 for at in positions if at < covered):
-                twin.marks.append((barrier, part))
+                twin.barriers.append((barrier, part))
         return twin
 
-    def divide(self, positions: Collection[int]) -> tuple[Batch, Batch]:
+    def partition(self, positions: Collection[int]) -> tuple[Batch, Batch]:
         """The records at these positions, and the others."""
-        return self.part(positions), self.part(set(range(len(self.items))).difference(positions))
+        return self.subset(positions), self.subset(set(range(len(self.items))).difference(positions))
 
     def pop_first(self) -> Batch:
         """Its first record, taken out of it."""
         item = self.items.pop_first()
         first = Batch(self.lane, [item], self.opened, [self.ids.pop(0)] if self.ids else [])
-        first.marks = [(barrier, 1) for barrier, _ in self.marks]
+        first.barriers = [(barrier, 1) for barrier, _ in self.barriers]
         self.size -= len(item) + 1
-        self.marks = [(barrier, covered - 1) for barrier, covered in self.marks if covered > 1]
+        self.barriers = [(barrier, covered - 1) for barrier, covered in self.barriers if covered > 1]
         return first
 
 
@@ -114,18 +114,14 @@ class Lane:
     """
 
     __slots__ = (
-        "alone",
         "code",
+        "disk_barriers",
         "disk_from",
-        "disk_marks",
-        "doomed",
         "failed_at",
         "failures",
-        "held_until",
         "is_loading",
         "kind",
         "last_id",
-        "learned",
         "leased",
         "limit",
         "max_bytes",
@@ -133,14 +129,18 @@ class Lane:
         "on_disk_bytes",
         "open",
         "paused_until",
+        "pending_eviction",
         "ready",
+        "retry_after_until",
         "secret",
+        "single_requests",
+        "size_limit_seen_at",
         "unwritten",
         "unwritten_from",
         "written_to",
     )
 
-    def __init__(self, kind: Kind, secret: Secret | None, limit: int, max_bytes: int) -> None:
+    def __init__(self, kind: RecordKind, secret: Secret | None, limit: int, max_bytes: int) -> None:
         self.kind = kind
         self.code = LANE_CODES[kind, secret is not None]
         self.secret = secret
@@ -151,13 +151,13 @@ class Lane:
         # In the order of their leases, in which they go back if the event loop ends.
         self.leased: dict[Batch, None] = {}
         # Records that somebody waits for travel beside the queue and take no place of a batch.
-        self.alone: dict[Batch, None] = {}
+        self.single_requests: dict[Batch, None] = {}
         # When a 413 last made `max_bytes` smaller.
-        self.learned = 0.0
+        self.size_limit_seen_at = 0.0
         self.failures = 0
         self.failed_at = 0.0
         self.paused_until = 0.0
-        self.held_until = 0.0
+        self.retry_after_until = 0.0
         self.forget_rows()
 
     def forget_rows(self) -> None:
@@ -172,38 +172,38 @@ class Lane:
         self.unwritten = self.unwritten_from = 0
         self.is_loading = False
         # Dropped while rows were on their way into memory, to be thrown away as they arrive.
-        self.doomed: Eviction | None = None
+        self.pending_eviction: Eviction | None = None
         # How many of them, from the first on, each barrier waits for.
-        self.disk_marks: list[tuple[Barrier, int]] = []
+        self.disk_barriers: list[tuple[FlushBarrier, int]] = []
 
     def is_written(self, row: int) -> bool:
         """Whether the row of a record in memory has been committed. Those of other clients have."""
         return not self.written_to < row < (self.code + 1) << SEQUENCE_BITS
 
-    def fail(self, episode: int, now: float, delay: float) -> None:
+    def fail(self, failure_epoch: int, now: float, delay: float) -> None:
         """Pause after a failed request, which began when `episode` had failed before it in a row."""
         # Requests that were in flight together fail together: they are one failure of the lane, not several.
-        self.failures = max(self.failures, episode + 1)
+        self.failures = max(self.failures, failure_epoch + 1)
         self.failed_at = now
         self.paused_until = max(self.paused_until, now + delay)
 
     def recover(self) -> None:
         """Note that a request was answered in good order."""
         self.failures = 0
-        self.paused_until = self.held_until
+        self.paused_until = self.retry_after_until
 
-    def hurry(self, spacing: float) -> None:
+    def shorten_backoff(self, spacing: float) -> None:
         """Cut a pause of our own short: to `spacing` seconds after the last failure."""
         if self.failures:
-            self.paused_until = min(self.paused_until, max(self.held_until, self.failed_at + spacing))
+            self.paused_until = min(self.paused_until, max(self.retry_after_until, self.failed_at + spacing))
 
     def close_open(self) -> None:
         if self.open is not None:
-            self.open.items.seal()
+            self.open.items.finish()
             self.ready.append(self.open)
             self.open = None
 
-    def put_in_place_of(self, batch: Batch, other: Batch) -> None:
+    def replace(self, batch: Batch, other: Batch) -> None:
         """Exchange a batch that waits for another one, or for nothing if that is empty."""
         if self.open is batch:
             self.open = other if other.items else None
@@ -214,7 +214,7 @@ class Lane:
 
     def batches(self) -> Iterable[Batch]:
         yield from self.leased
-        yield from self.alone
+        yield from self.single_requests
         yield from self.ready
         if self.open is not None:
             yield self.open

@@ -10,15 +10,15 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from .._model.outcomes import Delivered, Misconfigured, Outcome, Retry
-from .._model.records import DropReason, Kind
+from .._model.outcomes import ConfigurationRefused, Delivered, Outcome, Retry
+from .._model.records import DropReason, RecordKind
 
 _log = logging.getLogger("mixpanel_async")
 # Seconds after which trouble that lasts, or comes again, may be told again.
-_EVERY: Final = 20.0
+_REPEAT_AFTER: Final = 20.0
 
 
-class Logbook:
+class EpisodeLog:
     """Remembers what has been said.
 
     Args:
@@ -27,14 +27,14 @@ class Logbook:
 
     def __init__(self, monotonic: Callable[[], float]) -> None:
         self._monotonic = monotonic
-        self._requests: dict[tuple[Kind, int | None], float] = {}
+        self._requests: dict[tuple[RecordKind, int | None], float] = {}
         self._drops: dict[DropReason, float] = {}
 
-    def request(self, kind: Kind, outcome: Outcome, records: int) -> None:
+    def request(self, kind: RecordKind, outcome: Outcome, records: int) -> None:
         """A request ended. Trouble of one kind is told once, and again only after a success and a while."""
         now = self._monotonic()
         if isinstance(outcome, Delivered):
-            for key in [key for key, at in self._requests.items() if key[0] is kind and now - at >= _EVERY]:
+            for key in [key for key, at in self._requests.items() if key[0] is kind and now - at >= _REPEAT_AFTER]:
                 del self._requests[key]
             return
         if (kind, outcome.status) in self._requests:
@@ -42,7 +42,7 @@ class Logbook:
         self._requests[kind, outcome.status] = now
         what = f"HTTP {outcome.status}" if outcome.status is not None else outcome.message
         data = {"kind": kind.value, "status": outcome.status, "records": records}
-        if isinstance(outcome, Misconfigured):
+        if isinstance(outcome, ConfigurationRefused):
             text = "%s: a request of %d was refused (%s) and is kept; check credentials, region and api_host"
             _log.error(text, kind.value, records, what, extra=_as_data("refused", data))
         elif isinstance(outcome, Retry):
@@ -57,7 +57,7 @@ class Logbook:
         if reason not in {DropReason.QUEUE_FULL, DropReason.BEFORE_SEND_FAILED}:
             return
         now = self._monotonic()
-        if now - self._drops.get(reason, -_EVERY) >= _EVERY:
+        if now - self._drops.get(reason, -_REPEAT_AFTER) >= _REPEAT_AFTER:
             # Noted first: a log handler that tracks comes back here.
             self._drops[reason] = now
             data = _as_data("dropped", {"reason": reason.value, "records": so_far})

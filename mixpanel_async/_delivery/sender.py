@@ -13,22 +13,22 @@ from .._http.transport import Transport
 from .._model.errors import ClientClosedError
 from .._model.records import DropReason
 from .._model.stats import FlushResult
-from .._runtime.clock import Runtime
-from .._runtime.event_loop import Host, Job, current_host, let_others_run
-from .._runtime.threads import worked
-from .batch_request import Courier
+from .._runtime.clock import Environment
+from .._runtime.event_loop import BackgroundTask, EventLoop, current_loop, yield_to_loop
+from .._runtime.threads import run_in_worker
+from .batch_request import BatchSender
 from .buffer import Idle
-from .lanes import Barrier, Batch
+from .lanes import Batch, FlushBarrier
 from .queue import Queue
 
 if TYPE_CHECKING:
-    from .._spool.messages import Group
+    from .._spool.messages import CommitGroup
 
 T = TypeVar("T")
 
 _log = logging.getLogger("mixpanel_async")
 # Seconds that tasks which were told to stop, and callbacks, are given at the end.
-_WIND_UP: Final = 1.0
+_STOP_TIMEOUT: Final = 1.0
 
 
 def _nothing() -> None:
@@ -47,33 +47,39 @@ class Sender:
     """
 
     def __init__(
-        self, queue: Queue, *, transport: Transport, courier: Courier, runtime: Runtime, patience: float
+        self,
+        queue: Queue,
+        *,
+        transport: Transport,
+        batch_sender: BatchSender,
+        runtime: Environment,
+        stall_timeout: float,
     ) -> None:
         self._queue = queue
         self._transport = transport
-        self._courier = courier
+        self._batch_sender = batch_sender
         self._runtime = runtime
-        self._patience = patience
-        self._host: Host | None = None
-        self._main: Job[None] | None = None
-        self._telling: Job[None] | None = None
-        self._closer: Job[FlushResult] | None = None
-        self._jobs: set[Job[Any]] = set()
-        self._inherited: object = None
+        self.stall_timeout = stall_timeout
+        self._loop: EventLoop | None = None
+        self._main: BackgroundTask[None] | None = None
+        self._callbacks_task: BackgroundTask[None] | None = None
+        self._closer: BackgroundTask[FlushResult] | None = None
+        self._tasks: set[BackgroundTask[Any]] = set()
+        self._parent_resources: object = None
         self._awake = False
-        self._bell: anyio.Event | None = None
+        self._wakeup: anyio.Event | None = None
         self._progress: anyio.Event | None = None
         self._closed: FlushResult | None = None
-        self._is_winding_up = self._is_abandoned = False
-        courier.on_settled = self._settled
-        courier.on_delivery = self._tell
+        self._is_stopping = self._is_abandoned = False
+        batch_sender.on_settled = self._settled
+        batch_sender.on_delivery = self._run_callbacks
         self.on_start: Callable[[], None] = _nothing
         """Called in the event loop whenever the sender starts there."""
         self.on_close: Callable[[], None] = _nothing
         """Called in the event loop when the client begins to close."""
-        queue.on_work = self._wake
-        queue.on_loss = self._tell_soon
-        queue.on_room = self._progressed_soon
+        queue.on_work = self._wake_from_any_thread
+        queue.on_loss = self._run_callbacks_soon
+        queue.on_room = self._notify_waiters_soon
         queue.on_fork = self._forked
 
     @property
@@ -81,57 +87,57 @@ class Sender:
         """Whether `aclose()` has come to its end."""
         return self._closed is not None
 
-    def attach_if_idle(self) -> None:
+    def bind_loop_if_idle(self) -> None:
         """Start in the caller's event loop, if there is one and the client runs in no other."""
-        is_idle = self._host is None or self._host.is_over() or self._main is None or self._main.done.is_set()
-        if is_idle and current_host() is not None:
-            self.attach()
+        is_idle = self._loop is None or self._loop.is_over() or self._main is None or self._main.done.is_set()
+        if is_idle and current_loop() is not None:
+            self.bind_loop()
 
-    def attach(self) -> Host:
+    def bind_loop(self) -> EventLoop:
         """Bind to the running event loop and start there, unless that was done.
 
         Raises:
             ClientClosedError: if the client is bound to another loop that has not ended, or none is running.
         """
-        self._queue.note_fork()
-        host = self._host
+        self._queue.check_fork()
+        host = self._loop
         if host is not None and host.is_current():
-            if self._main is None or self._main.is_over:
-                self._revive()
+            if self._main is None or self._main.is_done:
+                self._ensure_running()
             return host
-        current = current_host()
+        current = current_loop()
         if current is None:
             raise ClientClosedError("the client runs in an event loop of asyncio or trio, and none is running here")
         if host is not None:
             if not host.is_over():
                 raise ClientClosedError("the client is in use in another event loop that is still running")
-            self._transport.forget()
+            self._transport.abandon_pool()
             self._queue.reclaim()
-        self._host = current
+        self._loop = current
         self._progress = anyio.Event()
-        self._bell = anyio.Event()
-        self._courier.arrive()
-        self._closer = self._telling = None
-        self._jobs = set()
+        self._wakeup = anyio.Event()
+        self._batch_sender.bind_loop()
+        self._closer = self._callbacks_task = None
+        self._tasks = set()
         self._main = None
-        self._revive()
-        if not self._queue.hooks.idle:
-            self._tell()
+        self._ensure_running()
+        if not self._queue.callbacks.idle:
+            self._run_callbacks()
         return current
 
-    def _revive(self) -> None:
+    def _ensure_running(self) -> None:
         """Start the main task, also if something has cancelled every task of a loop that goes on."""
-        if not self._is_winding_up and (self._main is None or self._main.done.is_set()):
-            self._main = Job(_nothing, self._main_ended)
-            assert self._host is not None
-            self._host.spawn(self._main, self._run, "mixpanel sender")
-            self._queue.stage.settle_in(self._host.runner)
+        if not self._is_stopping and (self._main is None or self._main.done.is_set()):
+            self._main = BackgroundTask(_nothing, self._main_ended)
+            assert self._loop is not None
+            self._loop.spawn(self._main, self._run, "mixpanel sender")
+            self._queue.staging.bind_loop(self._loop.runner)
             self.on_start()
 
-    def _main_ended(self, job: Job[Any]) -> None:
+    def _main_ended(self, job: BackgroundTask[Any]) -> None:
         if job is self._main:
-            self._queue.stage.leave()
-            self.progressed()
+            self._queue.staging.unbind_loop()
+            self.notify_waiters()
 
     def _forked(self) -> None:
         """Let go of everything that lives in the parent's event loop and sockets.
@@ -139,96 +145,105 @@ class Sender:
         It is kept: a task or a connection that is collected is closed first, which reaches the parent, as both
         processes have one selector.
         """
-        self._inherited = self._host, self._main, self._telling, self._closer, self._jobs, self._transport.forget()
-        self._host = self._main = self._telling = self._closer = None
-        self._queue.stage.leave()
-        self._jobs = set()
+        self._parent_resources = (
+            self._loop,
+            self._main,
+            self._callbacks_task,
+            self._closer,
+            self._tasks,
+            self._transport.abandon_pool(),
+        )
+        self._loop = self._main = self._callbacks_task = self._closer = None
+        self._queue.staging.unbind_loop()
+        self._tasks = set()
         self._awake = False
 
     def _spawn(
         self, work: Callable[[], Awaitable[T]], name: str, if_unstarted: Callable[[], None] = _nothing
-    ) -> Job[T]:
-        assert self._host is not None
-        job: Job[T] = Job(if_unstarted, self._jobs.discard)
-        self._host.spawn(job, work, name)
+    ) -> BackgroundTask[T]:
+        assert self._loop is not None
+        job: BackgroundTask[T] = BackgroundTask(if_unstarted, self._tasks.discard)
+        self._loop.spawn(job, work, name)
         return job
 
     async def open(self) -> None:
         """Bind to the running loop and make the pool ready."""
         if self._queue.closed:
             raise ClientClosedError("the client is closed and cannot be started again")
-        self.attach()
+        self.bind_loop()
         await self._transport.open()
-        if self._queue.durable is not None:
-            await self.landed(self._queue.durable.journal.begin())
+        if self._queue.spool is not None:
+            await self.wait_committed(self._queue.spool.writer.begin())
 
-    async def landed(self, group: Group) -> None:
+    async def wait_committed(self, group: CommitGroup) -> None:
         """Wait until the spool has written this.
 
         Raises:
             MixpanelException: if it could not.
         """
-        assert self._queue.durable is not None
-        assert self._host is not None
-        await self._queue.durable.landed(group, self._host)
+        assert self._queue.spool is not None
+        assert self._loop is not None
+        await self._queue.spool.wait_committed(group, self._loop)
 
-    def _wake(self) -> None:
+    def _wake_from_any_thread(self) -> None:
         if not self._awake:
             self._awake = True
-            if self._host is not None:
-                self._host.call_soon(self._ring)
+            if self._loop is not None:
+                self._loop.call_soon(self._wake)
 
-    def _ring(self) -> None:
-        if self._bell is not None:
-            self._bell.set()
+    def _wake(self) -> None:
+        if self._wakeup is not None:
+            self._wakeup.set()
 
-    def _progressed_soon(self) -> None:
-        if self._host is not None:
-            self._host.call_soon(self.progressed)
+    def _notify_waiters_soon(self) -> None:
+        if self._loop is not None:
+            self._loop.call_soon(self.notify_waiters)
 
-    def _tell_soon(self) -> None:
-        if self._host is not None:
-            self._host.call_soon(self._tell)
+    def _run_callbacks_soon(self) -> None:
+        if self._loop is not None:
+            self._loop.call_soon(self._run_callbacks)
 
-    def _tell(self) -> None:
-        if self._host is not None and (self._telling is None or self._telling.done.is_set()):
-            self._telling = self._spawn(self._queue.hooks.run, "mixpanel callbacks")
+    def _run_callbacks(self) -> None:
+        if self._loop is not None and (self._callbacks_task is None or self._callbacks_task.done.is_set()):
+            self._callbacks_task = self._spawn(self._queue.callbacks.run, "mixpanel callbacks")
 
     async def _run(self) -> None:
-        host = self._host
-        while self._host is host:
-            self._bell = anyio.Event()
+        host = self._loop
+        while self._loop is host:
+            self._wakeup = anyio.Event()
             self._awake = False
             step = self._queue.poll()
             if isinstance(step, Batch):
                 assert host is not None
-                deliver = partial(self._courier.deliver, step, host)
-                self._jobs.add(self._spawn(deliver, "mixpanel request", partial(self._courier.unsent, step)))
+                deliver = partial(self._batch_sender.send, step, host)
+                self._tasks.add(
+                    self._spawn(deliver, "mixpanel request", partial(self._batch_sender.settle_unsent, step))
+                )
                 continue
             patience = None if isinstance(step, Idle) else max(0.0, step.at - self._runtime.monotonic())
             with anyio.move_on_after(patience):
-                await self._bell.wait()
+                await self._wakeup.wait()
 
     def _settled(self) -> None:
         if self._is_abandoned:
             # It outlived the close, and what it brings back has no place to wait any more.
             self._queue.abandon()
-        self.progressed()
+        self.notify_waiters()
 
-    def progressed(self) -> None:
+    def notify_waiters(self) -> None:
         """Let everybody look again who waits for records to be settled."""
         progress, self._progress = self._progress, anyio.Event()
         if progress is not None:
             progress.set()
         # At once, and not by way of the loop: a turn of it may take as long as a producer keeps it.
-        self._ring()
+        self._wake()
 
-    def conclude(self, batch: Batch, reason: DropReason | None, message: str) -> None:
+    def settle_single(self, batch: Batch, reason: DropReason | None, message: str) -> None:
         """End what `Queue.lease_alone` began."""
-        self._queue.conclude(batch, reason, message)
-        self.progressed()
+        self._queue.settle_single(batch, reason, message)
+        self.notify_waiters()
 
-    def spawn(self, work: Callable[[], Awaitable[T]], name: str, if_unstarted: Callable[[], None]) -> Job[T]:
+    def spawn(self, work: Callable[[], Awaitable[T]], name: str, if_unstarted: Callable[[], None]) -> BackgroundTask[T]:
         """Run an awaited call's requests in a task of the package's own.
 
         Raises:
@@ -236,12 +251,12 @@ class Sender:
         """
         if self._queue.closed:
             raise ClientClosedError("the client is closed")
-        self.attach()
+        self.bind_loop()
         job = self._spawn(work, name, if_unstarted)
-        self._jobs.add(job)
+        self._tasks.add(job)
         return job
 
-    async def room(self, size: int, deadline: float) -> bool:
+    async def wait_for_room(self, size: int, deadline: float) -> bool:
         """Wait until a record of this size may have room. False if the deadline came first."""
         while True:
             progress = self._progress
@@ -256,38 +271,40 @@ class Sender:
     async def flush(self, timeout: float | None) -> FlushResult:
         """See `AsyncMixpanel.flush`."""
         if self._closed is not None:
-            await let_others_run()
+            await yield_to_loop()
             return FlushResult(0, 0, 0)
-        self.attach()
+        self.bind_loop()
         barrier = self._queue.barrier()
         try:
             # Also if there is nothing to wait for: whoever flushed again and again until nothing is pending would stop
             # all other tasks, and asyncio, which forgets a cancelled timer in a later turn only, would heap up timers.
-            await let_others_run()
-            await self._passed(barrier, timeout)
+            await yield_to_loop()
+            await self._wait_for_barrier(barrier, timeout)
         finally:
             self._queue.forget(barrier)
-        if not self._queue.hooks.is_caller():
-            with anyio.move_on_after(_WIND_UP):
-                await self._told()
+        if not self._queue.callbacks.is_running_in_callback():
+            with anyio.move_on_after(_STOP_TIMEOUT):
+                await self._callbacks_done()
         return barrier.result()
 
-    async def _passed(self, barrier: Barrier, timeout: float | None) -> None:
-        self._wake()
+    async def _wait_for_barrier(self, barrier: FlushBarrier, timeout: float | None) -> None:
+        self._wake_from_any_thread()
         clock = self._runtime.monotonic
-        deadline = clock() + (self._patience if timeout is None else timeout)
+        deadline = clock() + (self.stall_timeout if timeout is None else timeout)
         left = barrier.pending
         while barrier.pending:
-            self._revive()
+            self._ensure_running()
             progress = self._progress
             if timeout is None and barrier.pending < left:
-                left, deadline = barrier.pending, clock() + self._patience
+                left, deadline = barrier.pending, clock() + self.stall_timeout
             # A wait that would end after the deadline is not begun.
             # Nor are pauses cut short for ever in an outage that lasts; the last word of a client is worth a try.
-            spacing = self._courier.last_spacing if self._queue.closed else self._courier.spacing
+            spacing = (
+                self._batch_sender.final_probe_interval if self._queue.closed else self._batch_sender.probe_interval
+            )
             if progress is None or max(self._queue.next_try(spacing), clock()) >= deadline:
                 return
-            self._wake()
+            self._wake_from_any_thread()
             with anyio.move_on_after(deadline - clock()):
                 await progress.wait()
 
@@ -295,12 +312,12 @@ class Sender:
         """See `AsyncMixpanel.aclose`."""
         if self._closed is not None:
             return self._closed
-        self.attach()
+        self.bind_loop()
         self._queue.close()
         self.on_close()
-        self.progressed()
+        self.notify_waiters()
         if self._closer is None or self._closer.done.is_set():
-            from_callback = self._queue.hooks.is_caller()
+            from_callback = self._queue.callbacks.is_running_in_callback()
             self._closer = self._spawn(partial(self._close, timeout, from_callback), "mixpanel close")
         # Bounded by its own deadline, so that leaving a cancelled block still delivers.
         closer = self._closer
@@ -311,59 +328,61 @@ class Sender:
     async def _close(self, timeout: float, from_callback: bool) -> FlushResult:  # noqa: FBT001  passed on
         deadline = self._runtime.monotonic() + timeout
         barrier = self._queue.barrier()
-        await self._passed(barrier, timeout)
-        self._is_winding_up = True
+        await self._wait_for_barrier(barrier, timeout)
+        self._is_stopping = True
         # Awaited calls may still be under way.
         with anyio.move_on_after(deadline - self._runtime.monotonic()):
-            for job in [*self._jobs]:
+            for job in [*self._tasks]:
                 await job.done.wait()
-        jobs = [*self._jobs, *([self._main] if self._main else [])]
+        jobs = [*self._tasks, *([self._main] if self._main else [])]
         for job in jobs:
             job.cancel()
-        with anyio.move_on_after(_WIND_UP):
+        with anyio.move_on_after(_STOP_TIMEOUT):
             for job in jobs:
                 await job.done.wait()
         self._is_abandoned = True
         if left := self._queue.abandon():
             _log.warning("closed with %d records undelivered; last error: %s", left, self._queue.last_error)
-        await self._close_spool(max(_WIND_UP, deadline - self._runtime.monotonic()))
-        self.progressed()
+        await self._close_spool(max(_STOP_TIMEOUT, deadline - self._runtime.monotonic()))
+        self.notify_waiters()
         # A callback that closes the client is waiting for this very task.
         if not from_callback:
-            with anyio.move_on_after(max(_WIND_UP, deadline - self._runtime.monotonic())):
-                await self._told()
-            if self._telling is not None:
-                self._telling.cancel()
-            if untold := self._queue.hooks.untold():
+            with anyio.move_on_after(max(_STOP_TIMEOUT, deadline - self._runtime.monotonic())):
+                await self._callbacks_done()
+            if self._callbacks_task is not None:
+                self._callbacks_task.cancel()
+            if untold := self._queue.callbacks.undelivered():
                 _log.warning("closed before on_drop could be told of %d records", untold)
         await self._transport.aclose()
         self._closed = barrier.result()
         return self._closed
 
     async def _close_spool(self, timeout: float) -> None:
-        if self._queue.durable is None:
+        if self._queue.spool is None:
             return
-        close = partial(self._queue.durable.journal.close, timeout)
-        if not await worked(close, anyio.CapacityLimiter(1)):
+        close = partial(self._queue.spool.writer.close, timeout)
+        if not await run_in_worker(close, anyio.CapacityLimiter(1)):
             _log.warning("the spool could not be closed in time")
         if left := self._queue.pending:
             _log.warning("closed with %d records left in the spool", left)
 
-    async def _told(self) -> None:
-        while not self._queue.hooks.idle or not (self._telling is None or self._telling.done.is_set()):
-            self._tell()
-            if self._telling is not None:
-                await self._telling.done.wait()
+    async def _callbacks_done(self) -> None:
+        while not self._queue.callbacks.idle or not (
+            self._callbacks_task is None or self._callbacks_task.done.is_set()
+        ):
+            self._run_callbacks()
+            if self._callbacks_task is not None:
+                await self._callbacks_task.done.wait()
 
     def abandon(self) -> None:
         """Stop without waiting for the network: the client was dropped, from whatever thread."""
         self._queue.close()
-        if self._queue.durable is not None:
-            self._queue.durable.journal.close(_WIND_UP)
-        if self._host is not None:
-            self._host.call_soon(self._cancel_all)
+        if self._queue.spool is not None:
+            self._queue.spool.writer.close(_STOP_TIMEOUT)
+        if self._loop is not None:
+            self._loop.call_soon(self._cancel_all)
 
     def _cancel_all(self) -> None:
-        for job in (*self._jobs, self._main, self._telling):
+        for job in (*self._tasks, self._main, self._callbacks_task):
             if job is not None:
                 job.cancel()

@@ -8,35 +8,46 @@ from typing import Any, Protocol, TypeVar
 
 import anyio
 
-from .._encoding.batch_body import Packer
+from .._encoding.batch_body import Compressor
 from .._model.config import ClientOptions, Overflow
-from .._model.errors import MixpanelException, QueueFullError, SpoolError, refuse
-from .._model.records import DropReason, Loss, OnceOnly
-from .._runtime.clock import Runtime
-from .._runtime.event_loop import Host
-from .._spool.messages import LANE_CODES, ONCE, SENDING, Entry, Eviction, Group, Held, Reports, Settings, Writer
-from .._spool.spool import SqliteSpool, journal_of
-from .buffer import Buffer, Offer
+from .._model.errors import MixpanelException, QueueFullError, SpoolError, raise_configuration_error
+from .._model.records import DropReason, Loss, NonIdempotentRecord
+from .._runtime.clock import Environment
+from .._runtime.event_loop import EventLoop
+from .._spool.messages import (
+    LANE_CODES,
+    ONCE,
+    SENDING,
+    CommitGroup,
+    Eviction,
+    PendingWrite,
+    RowInMemory,
+    Settings,
+    WriterListener,
+    WriterProtocol,
+)
+from .._spool.spool import SqliteSpool, make_writer
+from .buffer import Buffer, OfferResult
 from .disk_backlog import SpoolLimits
 from .lanes import Batch, Lane
 
 T = TypeVar("T")
 
 
-class Owner(Protocol):
+class SpoolListener(Protocol):
     """The queue, as far as the journal's thread needs it."""
 
     last_error: str | None
 
-    def locked(self, work: Callable[[], T]) -> T: ...
+    def run_locked(self, work: Callable[[], T]) -> T: ...
 
-    def report(self, losses: list[Loss]) -> None: ...
+    def report_losses(self, losses: list[Loss]) -> None: ...
 
-    def moved(self) -> None:
+    def notify_progress(self) -> None:
         """Records may be sent, or there is room, that was not before."""
 
 
-class Durable:
+class SpoolBridge:
     """Joins a buffer to a journal.
 
     Args:
@@ -51,41 +62,41 @@ class Durable:
         self,
         settings: Settings,
         buffer: Buffer,
-        runtime: Runtime,
+        runtime: Environment,
         *,
         drops: bool,
-        make_journal: Callable[[Reports], Writer],
+        make_writer: Callable[[WriterListener], WriterProtocol],
     ) -> None:
         self._buffer = buffer
         self._drops = drops
         self._path = settings.path
         self._monotonic = runtime.monotonic
         # A group may have to wait until the one before it has given up.
-        self._patience = 2 * settings.wait + 1.0
+        self._timeout = 2 * settings.wait + 1.0
         self._at_least_once = settings.at_least_once
-        self._owner: Owner
-        self.journal = make_journal(self)
+        self._listener: SpoolListener
+        self.writer = make_writer(self)
 
-    def belong_to(self, owner: Owner) -> None:
-        self._owner = owner
+    def attach(self, owner: SpoolListener) -> None:
+        self._listener = owner
 
-    def offer(self, lane: Lane, item: bytes, now: float, *, is_awaited: bool) -> tuple[Offer, Group]:
+    def offer(self, lane: Lane, item: bytes, now: float, *, is_awaited: bool) -> tuple[OfferResult, CommitGroup]:
         """Take a record into the buffer and the next commit. Hold the queue's lock."""
-        journal = self.journal
-        with journal.mutex:
+        journal = self.writer
+        with journal.group_lock:
             group = journal.group
             verdict = self._buffer.offer(lane, item, now)
-            if verdict is not Offer.FULL:
-                group.entries.append(Entry(lane, lane.last_id, item, is_awaited))
+            if verdict is not OfferResult.FULL:
+                group.entries.append(PendingWrite(lane, lane.last_id, item, is_awaited))
                 group.size += len(item)
-        if verdict is not Offer.FULL:
-            journal.ring()
+        if verdict is not OfferResult.FULL:
+            journal.wake()
         return verdict, group
 
     def make_room(self, size: int) -> None:
         """Drop the oldest of what waits on disk alone, if that makes room. Hold the queue's lock."""
         buffer = self._buffer
-        flying = [batch for lane in buffer.active for batch in (*lane.leased, *lane.alone)]
+        flying = [batch for lane in buffer.active for batch in (*lane.leased, *lane.single_requests)]
         held, held_bytes = sum(len(batch.items) for batch in flying), sum(batch.payload for batch in flying)
         if not buffer.is_full(size) or not buffer.can_make_room(size, held, held_bytes):
             return
@@ -93,34 +104,34 @@ class Durable:
             count = buffer.excess(lane, size)
             if not count:
                 continue
-            eviction = buffer.doom(lane, count)
+            eviction = buffer.evict_on_disk(lane, count)
             if not lane.is_loading:
                 self._ask_to_evict(eviction)
-            elif lane.doomed is None:
+            elif lane.pending_eviction is None:
                 # They are on their way into memory, or right behind what is.
-                lane.doomed = eviction
+                lane.pending_eviction = eviction
             else:
-                lane.doomed.absorb(eviction)
+                lane.pending_eviction.absorb(eviction)
 
     def _ask_to_evict(self, eviction: Eviction) -> None:
-        self.journal.ask(lambda work: work.evict(eviction))
+        self.writer.submit(lambda work: work.evict(eviction))
 
-    def note(self) -> None:
+    def delete_settled(self) -> None:
         """Have the rows taken out of the spool whose records have ended. Hold the queue's lock."""
-        ended, self._buffer.ended = self._buffer.ended, []
-        self.journal.ask(lambda work: work.ended.extend(ended))
+        ended, self._buffer.settled_rows = self._buffer.settled_rows, []
+        self.writer.submit(lambda work: work.settled.extend(ended))
 
     def refill(self) -> None:
         """Have lanes that run low read from the disk. Hold the queue's lock."""
         for lane in self._buffer.lanes_on_disk():
-            if self._buffer.wants(lane):
+            if self._buffer.should_load(lane):
                 lane.is_loading = True
                 self._ask_to_load(lane)
 
     def _ask_to_load(self, lane: Lane) -> None:
-        self.journal.ask(lambda work: work.loads.append((lane.code, lane.disk_from)))
+        self.writer.submit(lambda work: work.loads.append((lane.code, lane.disk_from)))
 
-    async def landed(self, group: Group, host: Host) -> None:
+    async def wait_committed(self, group: CommitGroup, host: EventLoop) -> None:
         """Wait until a group is on disk.
 
         Raises:
@@ -132,51 +143,51 @@ class Durable:
             # One for each waiter, so that tracebacks do not grow.
             raise _copy_of(group.error)
 
-    async def _wait(self, group: Group, host: Host) -> None:
+    async def _wait(self, group: CommitGroup, host: EventLoop) -> None:
         while not group.is_done:
-            watch: _Watch | None = group.watch
+            watch: _CommitWaiter | None = group.watch
             # One that an event loop has left behind rings no more.
-            if watch is None or watch.host is not host:
-                watch = group.watch = _Watch(host, anyio.current_time() + self._patience)
-                group.when_done(watch.ring_soon)
+            if watch is None or watch.loop is not host:
+                watch = group.watch = _CommitWaiter(host, anyio.current_time() + self._timeout)
+                group.when_done(watch.wake_soon)
             if anyio.current_time() >= watch.until:
                 raise SpoolError(f"{self._path}: the disk did not answer in time", uncertain=True)
             if watch.is_kept:
-                await watch.bell.wait()
+                await watch.event.wait()
                 continue
             # One of them all watches the clock: a scope each would cost more than the write.
             watch.is_kept = True
             try:
                 with anyio.move_on_after(watch.until - anyio.current_time()):
-                    await watch.bell.wait()
+                    await watch.event.wait()
             finally:
                 # Late, or cancelled: then another one must watch.
                 watch.is_kept = False
-                watch.ring()
+                watch.wake()
 
-    async def begin(self, batch: Batch, host: Host) -> None:
+    async def begin(self, batch: Batch, host: EventLoop) -> None:
         """Note on disk that a request begins, if a record in it must not be sent twice.
 
         Raises:
             MixpanelException: if that could not be noted; the request must not be made.
         """
         if ids := self._once(batch):
-            group = self.journal.ask(lambda work: work.marks.append((ids, SENDING)))
-            await self.landed(group, host)
+            group = self.writer.submit(lambda work: work.marks.append((ids, SENDING)))
+            await self.wait_committed(group, host)
             if not group.is_noted:
                 raise SpoolError(f"{self._path}: the spool could not be written")
 
     def settled(self, batch: Batch) -> None:
         """Note that no request is under way for what is left of a batch. Hold the queue's lock, before `note`."""
         if ids := self._once(batch):
-            ended = {row for end in self._buffer.ended for row in end.ids}
+            ended = {row for end in self._buffer.settled_rows for row in end.ids}
             if left := [row for row in ids if row not in ended]:
-                self.journal.ask(lambda work: work.marks.append((left, ONCE)))
+                self.writer.submit(lambda work: work.marks.append((left, ONCE)))
 
     def _once(self, batch: Batch) -> list[int]:
         if self._at_least_once or not batch.ids:
             return []
-        return [row for row, item in zip(batch.ids, batch.items, strict=True) if isinstance(item, OnceOnly)]
+        return [row for row, item in zip(batch.ids, batch.items, strict=True) if isinstance(item, NonIdempotentRecord)]
 
     def _lane(self, code: int) -> Lane:
         for lane in self._buffer.lanes.values():
@@ -187,32 +198,32 @@ class Durable:
 
     # What follows is called in the journal's thread.
 
-    def written(self, entries: Sequence[Entry], used_bytes: int, freed: int) -> None:
-        self._owner.locked(lambda: self._buffer.written(entries, used_bytes, freed))
-        self._owner.moved()
+    def written(self, entries: Sequence[PendingWrite], used_bytes: int, freed: int) -> None:
+        self._listener.run_locked(lambda: self._buffer.written(entries, used_bytes, freed))
+        self._listener.notify_progress()
 
-    def not_written(self, entries: Sequence[Entry], *, full: bool) -> list[Entry]:
+    def not_written(self, entries: Sequence[PendingWrite], *, full: bool) -> list[PendingWrite]:
         losses: list[Loss] = []
 
-        def work() -> list[Entry]:
+        def work() -> list[PendingWrite]:
             self._buffer.not_written(full=full)
             if full and self._drops:
-                losses.extend(self._buffer.retract(entries, DropReason.SPOOL_FULL))
+                losses.extend(self._buffer.undo_writes(entries, DropReason.SPOOL_FULL))
                 return []
             again = [entry for entry in entries if not entry.is_awaited]
             if full:
-                losses.extend(self._buffer.retract(again, DropReason.SPOOL_FULL))
+                losses.extend(self._buffer.undo_writes(again, DropReason.SPOOL_FULL))
                 again = []
-            self._buffer.retract([entry for entry in entries if entry.is_awaited], None)
+            self._buffer.undo_writes([entry for entry in entries if entry.is_awaited], None)
             return again
 
-        again = self._owner.locked(work)
-        self._owner.report(losses)
-        self._owner.moved()
+        again = self._listener.run_locked(work)
+        self._listener.report_losses(losses)
+        self._listener.notify_progress()
         return again
 
     def failed(self, words: str) -> None:
-        self._owner.last_error = words
+        self._listener.last_error = words
 
     def refusal(self, error: MixpanelException, *, full: bool) -> MixpanelException | None:
         """What those who wait for a group that was not written are told."""
@@ -226,116 +237,118 @@ class Durable:
         def work() -> None:
             into = self._lane(lane)
             if spoiled:
-                losses.append(self._buffer.vanished(into, min(spoiled, into.on_disk), DropReason.SPOOL_FAILED))
-            losses.extend(self._buffer.arrived(into, rows, self._monotonic()))
-            if into.doomed is not None and into.doomed.count:
-                self._ask_to_evict(into.doomed)
-            into.doomed = None
+                losses.append(self._buffer.rows_missing(into, min(spoiled, into.on_disk), DropReason.SPOOL_FAILED))
+            losses.extend(self._buffer.rows_loaded(into, rows, self._monotonic()))
+            if into.pending_eviction is not None and into.pending_eviction.count:
+                self._ask_to_evict(into.pending_eviction)
+            into.pending_eviction = None
             if not (rows or spoiled or into.unwritten) and into.on_disk:
-                losses.append(self._buffer.vanished(into, into.on_disk, DropReason.PURGED))
+                losses.append(self._buffer.rows_missing(into, into.on_disk, DropReason.PURGED))
 
-        self._owner.locked(work)
-        self._owner.report(losses)
-        self._owner.moved()
+        self._listener.run_locked(work)
+        self._listener.report_losses(losses)
+        self._listener.notify_progress()
 
-    def given_up(self, entries: Sequence[Entry]) -> None:
+    def given_up(self, entries: Sequence[PendingWrite]) -> None:
         losses: list[Loss] = []
 
         def work() -> None:
-            self._buffer.retract([entry for entry in entries if entry.is_awaited], None)
+            self._buffer.undo_writes([entry for entry in entries if entry.is_awaited], None)
             others = [entry for entry in entries if not entry.is_awaited]
-            losses.extend(self._buffer.retract(others, DropReason.SPOOL_FAILED))
+            losses.extend(self._buffer.undo_writes(others, DropReason.SPOOL_FAILED))
 
-        self._owner.locked(work)
-        self._owner.report(losses)
-        self._owner.moved()
+        self._listener.run_locked(work)
+        self._listener.report_losses(losses)
+        self._listener.notify_progress()
 
     def evicted(self, lane: int, items: list[bytes]) -> None:
-        self._owner.report([Loss(kind=self._lane(lane).kind, reason=DropReason.QUEUE_FULL, items=items)])
+        self._listener.report_losses([Loss(kind=self._lane(lane).kind, reason=DropReason.QUEUE_FULL, items=items)])
 
     def adopted(self, lanes: dict[int, tuple[int, int]], unsure: dict[int, list[bytes]]) -> None:
         losses: list[Loss] = []
 
         def work() -> None:
             for code, (records, size) in lanes.items():
-                self._buffer.adopt(self._lane(code), records, size)
+                self._buffer.take_over(self._lane(code), records, size)
             for code, items in unsure.items():
-                losses.append(self._buffer.adopt_lost(self._lane(code), items))
+                losses.append(self._buffer.take_over_lost(self._lane(code), items))
 
-        self._owner.locked(work)
-        self._owner.report(losses)
-        self._owner.moved()
+        self._listener.run_locked(work)
+        self._listener.report_losses(losses)
+        self._listener.notify_progress()
 
-    def held(self) -> tuple[list[Held], set[int]]:
-        return self._owner.locked(self._held)
+    def rows_in_memory(self) -> tuple[list[RowInMemory], set[int]]:
+        return self._listener.run_locked(self._rows_in_memory)
 
-    def _held(self) -> tuple[list[Held], set[int]]:
+    def _rows_in_memory(self) -> tuple[list[RowInMemory], set[int]]:
         held = [
-            Held(row, item, isinstance(item, OnceOnly) and batch in lane.leased and not self._at_least_once)
+            RowInMemory(
+                row, item, isinstance(item, NonIdempotentRecord) and batch in lane.leased and not self._at_least_once
+            )
             for lane in self._buffer.lanes.values()
             for batch in lane.batches()
             for row, item in zip(batch.ids, batch.items, strict=False)
             if lane.is_written(row)
         ]
-        return held, self.journal.ended_rows()
+        return held, self.writer.settled_rows()
 
-    def reopened(self) -> None:
+    def on_reopened(self) -> None:
         losses: list[Loss] = []
 
         def work() -> None:
-            dropped = self.journal.drop_readings()
+            dropped = self.writer.discard_reads()
             for lane in self._buffer.lanes.values():
-                if lane.doomed is not None:
-                    self._buffer.freeing -= lane.doomed.size
-                    dropped.append(lane.doomed)
-                lane.is_loading, lane.doomed = False, None
+                if lane.pending_eviction is not None:
+                    self._buffer.bytes_being_freed -= lane.pending_eviction.size
+                    dropped.append(lane.pending_eviction)
+                lane.is_loading, lane.pending_eviction = False, None
                 if gone := lane.on_disk - lane.unwritten:
-                    losses.append(self._buffer.vanished(lane, gone, DropReason.SPOOL_FAILED))
+                    losses.append(self._buffer.rows_missing(lane, gone, DropReason.SPOOL_FAILED))
                 if lane.unwritten:
                     # Where the new file's rows on disk alone begin: behind all that is in memory.
                     lane.disk_from = max(lane.unwritten_from, lane.written_to + 1)
             # They have been counted, and are told without a word of what was in them.
             losses.extend(
-                Loss(kind=self._lane(one.lane).kind, reason=DropReason.QUEUE_FULL, items=(), bare=one.count)
+                Loss(kind=self._lane(one.lane).kind, reason=DropReason.QUEUE_FULL, items=(), count_only=one.count)
                 for one in dropped
                 if one.count
             )
 
-        self._owner.locked(work)
-        self._owner.report(losses)
+        self._listener.run_locked(work)
+        self._listener.report_losses(losses)
 
 
 @dataclass(slots=True)
-class _Watch:
+class _CommitWaiter:
     """For those of one event loop that wait for a group: which of them minds the clock, and until when."""
 
-    host: Host
+    loop: EventLoop
     until: float
     is_kept: bool = False
-    bell: anyio.Event = field(default_factory=anyio.Event)
+    event: anyio.Event = field(default_factory=anyio.Event)
 
-    def ring(self) -> None:
+    def wake(self) -> None:
         """Let everybody look again."""
-        bell, self.bell = self.bell, anyio.Event()
+        bell, self.event = self.event, anyio.Event()
         bell.set()
 
-    def ring_soon(self) -> None:
-        self.host.call_soon(self.ring)
+    def wake_soon(self) -> None:
+        self.loop.call_soon(self.wake)
 
 
-def buffer_of(options: ClientOptions, spool: SqliteSpool, new_packer: Callable[[], Packer]) -> Buffer:
+def make_buffer(options: ClientOptions, spool: SqliteSpool, new_compressor: Callable[[], Compressor]) -> Buffer:
     """A buffer that may leave records to this spool.
 
     Raises:
         ConfigurationError: if it is none.
     """
     if not isinstance(spool, SqliteSpool):
-        refuse(f"spool must be an instance of SqliteSpool, not {type(spool).__name__}")
+        raise_configuration_error(f"spool must be an instance of SqliteSpool, not {type(spool).__name__}")
     limits = SpoolLimits(max_bytes=spool.max_bytes, max_records=spool.max_records)
-    return Buffer(options.batching, options.retry, limits, new_packer)
+    return Buffer(options.batching, options.retry, limits, new_compressor)
 
 
-def durable_of(options: ClientOptions, spool: SqliteSpool, buffer: Buffer, runtime: Runtime) -> Durable:
+def make_bridge(options: ClientOptions, spool: SqliteSpool, buffer: Buffer, runtime: Environment) -> SpoolBridge:
     """What joins this buffer to this spool.
 
     Raises:
@@ -351,12 +364,12 @@ def durable_of(options: ClientOptions, spool: SqliteSpool, buffer: Buffer, runti
         token=options.token,
         at_least_once=options.batching.at_least_once,
     )
-    return Durable(
+    return SpoolBridge(
         settings,
         buffer,
         runtime,
         drops=options.overflow in {Overflow.DROP_NEWEST, Overflow.DROP_OLDEST},
-        make_journal=lambda reports: journal_of(settings, reports, runtime),
+        make_writer=lambda reports: make_writer(settings, reports, runtime),
     )
 
 

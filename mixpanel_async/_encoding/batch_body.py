@@ -12,12 +12,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Final, Protocol, overload
 
-from .fast_event import apart
+from .fast_event import split_records
 
-_PIECE_BYTES: Final = 32 * 1024
+_CHUNK_BYTES: Final = 32 * 1024
 
 
-class Packer(Protocol):
+class Compressor(Protocol):
     """Compresses what it is fed, as `zlib.compressobj` does."""
 
     def compress(self, data: bytes, /) -> bytes: ...
@@ -25,7 +25,7 @@ class Packer(Protocol):
     def flush(self) -> bytes: ...
 
 
-class Parcel(Sequence[bytes]):
+class BatchBody(Sequence[bytes]):
     """Grows at its end; what it is made of does not change.
 
     Args:
@@ -35,119 +35,119 @@ class Parcel(Sequence[bytes]):
     """
 
     __slots__ = (
+        "_chunks",
+        "_compressed_chunks",
+        "_compressor",
         "_count",
-        "_cuts",
-        "_joined",
-        "_loose",
-        "_new_packer",
-        "_out",
-        "_packed",
-        "_packer",
-        "_pieces",
-        "_sealed",
+        "_finished",
+        "_joined_chunks",
+        "_loose_bytes",
+        "_new_compressor",
+        "_output",
+        "_splitters",
     )
 
-    def __init__(self, items: Iterable[bytes] = (), new_packer: Callable[[], Packer] | None = None) -> None:
-        self._new_packer = new_packer
-        self._packer: Packer | None = None
-        self._sealed: bytes | None = None
+    def __init__(self, items: Iterable[bytes] = (), new_compressor: Callable[[], Compressor] | None = None) -> None:
+        self._new_compressor = new_compressor
+        self._compressor: Compressor | None = None
+        self._finished: bytes | None = None
         # What the packer has given so far, and of how many pieces.
-        self._out: list[bytes] = []
-        self._packed = 0
-        self._pieces = list(items)
+        self._output: list[bytes] = []
+        self._compressed_chunks = 0
+        self._chunks = list(items)
         # Of each piece: what cuts it into its records, each with a comma before it; None if it is a record.
-        self._cuts: list[Callable[[bytes], Iterable[bytes]] | None] = [None] * len(self._pieces)
-        self._count = len(self._pieces)
+        self._splitters: list[Callable[[bytes], Iterable[bytes]] | None] = [None] * len(self._chunks)
+        self._count = len(self._chunks)
         # How many pieces are as they stay, and the size of those behind them, which came one by one.
-        self._joined = self._loose = 0
+        self._joined_chunks = self._loose_bytes = 0
 
     def append(self, item: bytes) -> None:
         """Add one record."""
-        self._pieces.append(item)
-        self._cuts.append(None)
+        self._chunks.append(item)
+        self._splitters.append(None)
         self._count += 1
-        self._sealed = None
-        self._loose += len(item)
-        if self._loose >= _PIECE_BYTES and self._new_packer is not None:
-            at = self._joined
-            items = self._pieces[at:]
-            del self._pieces[at:], self._cuts[at:]
-            self._add(b",".join((b"", *items)), partial(_cut, array("L", map(len, items))))
+        self._finished = None
+        self._loose_bytes += len(item)
+        if self._loose_bytes >= _CHUNK_BYTES and self._new_compressor is not None:
+            at = self._joined_chunks
+            items = self._chunks[at:]
+            del self._chunks[at:], self._splitters[at:]
+            self._add(b",".join((b"", *items)), partial(_split_by_size, array("L", map(len, items))))
 
-    def pack(self, records: bytes, count: int) -> int:
+    def extend(self, records: bytes, count: int) -> int:
         """Add so many usual events that are `together`.
 
         Returns:
             By how many bytes a body grows, commas included.
         """
         self._count += count
-        self._add(records, apart)
+        self._add(records, split_records)
         return len(records)
 
-    def _add(self, piece: bytes, cut: Callable[[bytes], Iterable[bytes]]) -> None:
-        self._pieces.append(piece)
-        self._cuts.append(cut)
-        self._joined, self._loose, self._sealed = len(self._pieces), 0, None
-        if self._new_packer is not None:
-            if self._packer is None:
-                self._packer = self._new_packer()
-            self._feed(self._packer)
+    def _add(self, chunk: bytes, splitter: Callable[[bytes], Iterable[bytes]]) -> None:
+        self._chunks.append(chunk)
+        self._splitters.append(splitter)
+        self._joined_chunks, self._loose_bytes, self._finished = len(self._chunks), 0, None
+        if self._new_compressor is not None:
+            if self._compressor is None:
+                self._compressor = self._new_compressor()
+            self._feed(self._compressor)
 
-    def _feed(self, packer: Packer) -> None:
-        for at in range(self._packed, len(self._pieces)):
+    def _feed(self, compressor: Compressor) -> None:
+        for at in range(self._compressed_chunks, len(self._chunks)):
             if at == 0:
-                self._out.append(packer.compress(b"[" + self._with_comma(at)[1:]))
+                self._output.append(compressor.compress(b"[" + self._with_comma(at)[1:]))
             else:
-                self._out.append(packer.compress(self._with_comma(at)))
-        self._packed = len(self._pieces)
+                self._output.append(compressor.compress(self._with_comma(at)))
+        self._compressed_chunks = len(self._chunks)
 
     def _with_comma(self, at: int) -> bytes:
         # To feed a comma by itself would cost as much as a thousand bytes.
-        return self._pieces[at] if self._cuts[at] else b"," + self._pieces[at]
+        return self._chunks[at] if self._splitters[at] else b"," + self._chunks[at]
 
     @property
     def size(self) -> int:
         """Bytes of the body of a request."""
-        return sum(map(len, self._pieces)) + self._cuts.count(None) + 1
+        return sum(map(len, self._chunks)) + self._splitters.count(None) + 1
 
     @property
-    def is_packed(self) -> bool:
+    def is_compressed(self) -> bool:
         """Whether most of it has been compressed, so that the rest is quickly done."""
-        return self._packer is not None or self._sealed is not None
+        return self._compressor is not None or self._finished is not None
 
-    def seal(self) -> None:
+    def finish(self) -> None:
         """End what was compressed as it came: what that takes is far more than what it gives."""
-        packer, self._packer, self._new_packer = self._packer, None, None
+        packer, self._compressor, self._new_compressor = self._compressor, None, None
         if packer is not None:
             self._feed(packer)
-            self._sealed = b"".join((*self._out, packer.compress(b"]"), packer.flush()))
-            self._out.clear()
+            self._finished = b"".join((*self._output, packer.compress(b"]"), packer.flush()))
+            self._output.clear()
 
-    def compressed(self, new_packer: Callable[[], Packer]) -> bytes:
+    def compressed(self, new_compressor: Callable[[], Compressor]) -> bytes:
         """The body of a request, compressed."""
-        self.seal()
-        if self._sealed is not None:
-            return self._sealed
-        packer = new_packer()
+        self.finish()
+        if self._finished is not None:
+            return self._finished
+        packer = new_compressor()
         return packer.compress(self.body()) + packer.flush()
 
     def body(self) -> bytes:
         """The body of a request: all of them, with a comma between two, in brackets."""
-        return b"[%b]" % b"".join(map(self._with_comma, range(len(self._pieces))))[1:]
+        return b"[%b]" % b"".join(map(self._with_comma, range(len(self._chunks))))[1:]
 
     def pop_first(self) -> bytes:
         """Take the first record out."""
-        self._packer = self._new_packer = self._sealed = None
-        self._pieces = [*self]
+        self._compressor = self._new_compressor = self._finished = None
+        self._chunks = [*self]
         self._count -= 1
-        self._cuts = [None] * self._count
-        return self._pieces.pop(0)
+        self._splitters = [None] * self._count
+        return self._chunks.pop(0)
 
     def __len__(self) -> int:
         return self._count
 
     def __iter__(self) -> Iterator[bytes]:
-        for piece, cut in zip(self._pieces, self._cuts, strict=True):
+        for piece, cut in zip(self._chunks, self._splitters, strict=True):
             if cut is None:
                 yield piece
             else:
@@ -168,7 +168,7 @@ class Parcel(Sequence[bytes]):
     __hash__ = None  # type: ignore[assignment]
 
 
-def _cut(sizes: Iterable[int], piece: bytes) -> Iterator[bytes]:
+def _split_by_size(sizes: Iterable[int], piece: bytes) -> Iterator[bytes]:
     """Records of these sizes, with a comma before each."""
     at = 1
     for size in sizes:

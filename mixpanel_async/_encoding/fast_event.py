@@ -25,7 +25,7 @@ _AS_IT_STANDS: Final = (
 )
 
 # What the client puts among the properties itself, and ids that need a look.
-_are_usual: Final = frozenset(
+_are_plain: Final = frozenset(
     {"token", "distinct_id", "time", "$insert_id", "mp_lib", "$lib_version", "$user_id", "$device_id"}
 ).isdisjoint
 _MOST_PROPERTIES: Final = 254 - 6
@@ -40,32 +40,32 @@ _THEN: Final = b',"time":'
 # What JSON has nowhere.
 _MARK: Final = b"\n"
 
-SHARES: Final = 5
+FRAGMENTS_PER_RECORD: Final = 5
 """How many make a record: the end of the one before it and its own beginning, who, when, its id, and its properties."""
 
 
-class UsualEvents:
+class FastEventEncoder:
     """Makes events of one project that have no arguments but properties, no super properties and no hook.
 
     Args:
         token: the project's token.
     """
 
-    __slots__ = ("_token", "beside", "heads", "people")
+    __slots__ = ("_token", "distinct_id_fragments", "fixed_bytes", "name_fragments")
 
     def __init__(self, token: str) -> None:
         self._token = token
-        self.beside = len(moment_of(10**13) + id_of("0" * 32) + _END)
+        self.fixed_bytes = len(time_fragment(10**13) + insert_id_fragment("0" * 32) + _END)
         """No record that was stamped on the stage has more bytes than this beside those of its properties."""
-        self.heads = _Kept(self._head, most=1_000, most_bytes=512, grow=self._grow)
+        self.name_fragments = _FragmentCache(self._name_fragment, most=1_000, most_bytes=512, grow=self._grow)
         """The first share of a record of this name; a `KeyError` if the name needs a closer look."""
-        self.people = _Kept(_person, most=4_000, most_bytes=128, grow=self._grow)
+        self.distinct_id_fragments = _FragmentCache(_distinct_id_fragment, most=4_000, most_bytes=128, grow=self._grow)
         """The second one, of this id; likewise."""
 
     def _grow(self, more: int) -> None:
-        self.beside += more
+        self.fixed_bytes += more
 
-    def event(
+    def encode(
         self, distinct_id: object, event_name: object, properties: dict[str, Any], moment: bytes, made_id: bytes
     ) -> bytes | None:
         """What `Builder.event` makes of the same, or None.
@@ -77,21 +77,23 @@ class UsualEvents:
             moment: when, as `moment_of` puts it.
             made_id: the rest of its `$insert_id`, as `id_of` puts it.
         """
-        rest = rest_of(properties)
+        rest = encode_properties(properties)
         if rest is None:
             return None
         try:
-            return single(self.heads[event_name], self.people[distinct_id], moment, made_id, rest)
+            return join_record(
+                self.name_fragments[event_name], self.distinct_id_fragments[distinct_id], moment, made_id, rest
+            )
         except Exception:  # noqa: BLE001  the long way finds the words for it
             return None
 
-    def _head(self, event_name: str) -> bytes:
+    def _name_fragment(self, event_name: str) -> bytes:
         """The record of an event of this name up to its `distinct_id`."""
         record = {"event": event_name, "properties": {"token": self._token, "distinct_id": 0}}
         return _BETWEEN + dumps(record)[: -len("0}}")]
 
 
-def rest_of(
+def encode_properties(
     properties: dict[str, Any],
     # What is built in costs more to find than what is passed.
     text: type = str,
@@ -104,7 +106,7 @@ def rest_of(
     A list or a mapping is taken if it holds no other. Of a number that is not finite the encoder makes `null`.
     """
     try:
-        if not (properties and _are_usual(properties)):
+        if not (properties and _are_plain(properties)):
             return None
         for value in properties.values():
             kind = type(value)
@@ -113,9 +115,9 @@ def rest_of(
             if kind is list and len(value) <= _MOST_ITEMS:
                 for item in value:
                     if type(item) is not text:
-                        return _rest_of_shallow(properties)
+                        return _encode_nested(properties)
             elif value is not None:
-                return _rest_of_shallow(properties)
+                return _encode_nested(properties)
         data = dumps(properties, None, _AS_IT_STANDS)
         if len(data) > _LEAST_OF_MANY and _is_large(properties, data):
             return None
@@ -124,7 +126,7 @@ def rest_of(
         return None
 
 
-def _person(distinct_id: str) -> bytes:
+def _distinct_id_fragment(distinct_id: str) -> bytes:
     """The id as JSON."""
     if distinct_id.lower() in FORBIDDEN_IDS:
         raise KeyError
@@ -132,7 +134,7 @@ def _person(distinct_id: str) -> bytes:
     return dumps(distinct_id) + _THEN
 
 
-class _Kept(dict[object, bytes]):
+class _FragmentCache(dict[object, bytes]):
     """Of each name, or of each id, its share of a record. What needs a closer look is missing.
 
     Args:
@@ -168,19 +170,19 @@ class _Kept(dict[object, bytes]):
         return share
 
 
-def single(*shares: bytes) -> bytes:
+def join_record(*shares: bytes) -> bytes:
     """The record that these are the shares of."""
-    return together([*shares])[1:]
+    return join_records([*shares])[1:]
 
 
-def together(shares: list[bytes]) -> bytes:
+def join_records(shares: list[bytes]) -> bytes:
     """Records with a comma before each, made of their shares, whose list is used up."""
     shares[0] = shares[0][len(_END) :]
     shares.append(_END)
     return b"".join(shares)
 
 
-def apart(records: bytes) -> list[bytes]:
+def split_records(records: bytes) -> list[bytes]:
     """The records that are `together`.
 
     What stands between two of them stands in none: no list of a usual event holds a mapping, quotes within text are
@@ -193,7 +195,7 @@ def _is_large(properties: dict[str, Any], data: bytes) -> bool:
     return len(properties) > _MOST_PROPERTIES or len(data) > _MOST_BYTES
 
 
-def _rest_of_shallow(properties: dict[str, Any]) -> bytes | None:
+def _encode_nested(properties: dict[str, Any]) -> bytes | None:
     """The same for properties among which are lists of numbers, or mappings."""
     if not all(map(_is_shallow, properties.values())):
         return None
@@ -201,7 +203,7 @@ def _rest_of_shallow(properties: dict[str, Any]) -> bytes | None:
     return None if _is_large(properties, data) or b"null" in data else data[1:]
 
 
-def moment_of(stamp: int) -> bytes:
+def time_fragment(stamp: int) -> bytes:
     """The share of a record that says when.
 
     Args:
@@ -222,6 +224,6 @@ def _is_shallow(value: object) -> bool:
     return _is_flat((type(value),))
 
 
-def id_of(text: str) -> bytes:
+def insert_id_fragment(text: str) -> bytes:
     """An `$insert_id`, or its last characters, and the share of a record that says by which library."""
     return b'%b","mp_lib":"%b","$lib_version":"%b",' % (text.encode(), MP_LIB.encode(), VERSION.encode())

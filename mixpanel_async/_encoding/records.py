@@ -16,22 +16,22 @@ import orjson
 
 from .._model.config import VERSION
 from .._model.errors import ConfigurationError, ValidationError
-from .._model.records import DropReason, OnceOnly, Record
-from .fast_event import MAX_RECORD_BYTES, MP_LIB, UsualEvents, id_of, moment_of
+from .._model.records import DropReason, NonIdempotentRecord, Record
+from .fast_event import MAX_RECORD_BYTES, MP_LIB, FastEventEncoder, insert_id_fragment, time_fragment
 from .timestamps import event_time
 from .validation import (
     EVENT_LIMITS,
     PROFILE_LIMITS,
     WHOLE_EVENT_LIMITS,
-    Cleaner,
+    Normalizer,
     Serializer,
     check_id,
     check_insert_id,
-    first_mapping,
+    check_names,
+    copy_mapping,
     is_plain,
     join_path,
-    names,
-    shallow,
+    require_mapping,
 )
 
 Message = dict[str, Any]
@@ -60,7 +60,7 @@ _ENVELOPE: Final = frozenset(
 _NOTHING: Final = (None,) * 4
 
 
-class Discarded(Exception):  # noqa: N818  a signal inside the package, not an error
+class DroppedByHook(Exception):  # noqa: N818  a signal inside the package, not an error
     """The user's `before_send` hook kept the message back, or failed. `record` is the message as far as it encodes."""
 
     def __init__(self, reason: DropReason, message: Message) -> None:
@@ -90,7 +90,7 @@ def as_serializer(serializer: SerializerOption) -> Serializer | None:
     return cast("Serializer", serializer)
 
 
-class Builder:
+class RecordEncoder:
     """Makes records for one project.
 
     Args:
@@ -101,7 +101,7 @@ class Builder:
         recent: ordinary events go to `/track`, which takes the last five days only.
     """
 
-    __slots__ = ("_before_send", "_events", "_profiles", "_recent", "_super", "_token", "_whole_event", "usual")
+    __slots__ = ("_before_send", "_events", "_profiles", "_recent", "_super", "_token", "_whole_event", "fast_encoder")
 
     def __init__(
         self,
@@ -113,16 +113,18 @@ class Builder:
         recent: bool = False,
     ) -> None:
         hook = as_serializer(serializer)
-        self._events = Cleaner(EVENT_LIMITS, hook)
-        self._whole_event = Cleaner(WHOLE_EVENT_LIMITS, hook)
-        self._profiles = Cleaner(PROFILE_LIMITS, hook)
+        self._events = Normalizer(EVENT_LIMITS, hook)
+        self._whole_event = Normalizer(WHOLE_EVENT_LIMITS, hook)
+        self._profiles = Normalizer(PROFILE_LIMITS, hook)
         self._token = token
         self._super = self.clean(super_properties, "super_properties")
         if before_send is not None and (not callable(before_send) or iscoroutinefunction(before_send)):
             raise ConfigurationError("before_send must be a plain function: it is called at the caller's line")
         self._before_send = before_send
         self._recent = recent
-        self.usual = None if before_send is not None or hook is not None or self._super else UsualEvents(token)
+        self.fast_encoder = (
+            None if before_send is not None or hook is not None or self._super else FastEventEncoder(token)
+        )
         """The short way for events that need nothing else; None if all do."""
 
     def event(
@@ -151,11 +153,11 @@ class Builder:
         stamp = int(now * 1000)
         made_id = new_id() if insert_id is None else insert_id
         if (meta, user_id, device_id, ip) == _NOTHING and type(properties) is dict:
-            short = self._short_way(distinct_id, event_name, properties, stamp, made_id, time, insert_id, now, recent)
+            short = self._fast_path(distinct_id, event_name, properties, stamp, made_id, time, insert_id, now, recent)
             if short is not None:
                 return short
         if distinct_id is None:
-            distinct_id = _derived(user_id, device_id)
+            distinct_id = _derive_distinct_id(user_id, device_id)
         props: Message = {
             "token": self._token,
             "distinct_id": distinct_id,
@@ -177,19 +179,22 @@ class Builder:
         if meta is not None:
             _merge_meta(message, meta, self._events)
         checked = props.get("time") is stamp and insert_id is None and props.get("$insert_id") is made_id
-        data = self._seal_event(message, now=now, recent=recent, stamps_are_ours=checked)
+        data = self._finish_event(message, now=now, recent=recent, stamps_are_ours=checked)
         if self._before_send is None:
             return data
         # The caller's own mistakes have been refused by now; what is wrong from here on is the hook's doing.
-        message = self._filtered(orjson.loads(memoryview(data)))
+        message = self._run_before_send(orjson.loads(memoryview(data)))
         try:
             beside = {key: value for key, value in message.items() if key != "properties"}
-            message = {**self._events.mapping(beside, ""), "properties": shallow(message["properties"], "properties")}
-            return self._seal_event(message, now=now, recent=recent, stamps_are_ours=False)
+            message = {
+                **self._events.mapping(beside, ""),
+                "properties": copy_mapping(message["properties"], "properties"),
+            }
+            return self._finish_event(message, now=now, recent=recent, stamps_are_ours=False)
         except ValidationError:
-            raise Discarded(DropReason.BEFORE_SEND_FAILED, message) from None
+            raise DroppedByHook(DropReason.BEFORE_SEND_FAILED, message) from None
 
-    def _short_way(
+    def _fast_path(
         self,
         distinct_id: object,
         event_name: object,
@@ -201,7 +206,7 @@ class Builder:
         now: float,
         recent: bool,  # noqa: FBT001  by position, as this runs for every event
     ) -> bytes | None:
-        if self.usual is None:
+        if self.fast_encoder is None:
             return None
         if time is not None:
             if "time" in properties:
@@ -212,10 +217,12 @@ class Builder:
             if "$insert_id" in properties or type(insert_id) is not str:
                 return None
             check_insert_id(insert_id, "properties.$insert_id")
-        data = self.usual.event(distinct_id, event_name, properties, moment_of(stamp), id_of(made_id))
+        data = self.fast_encoder.encode(
+            distinct_id, event_name, properties, time_fragment(stamp), insert_id_fragment(made_id)
+        )
         return None if data is None else Record(data)
 
-    def _seal_event(self, message: Message, *, now: float, recent: bool, stamps_are_ours: bool) -> bytes:
+    def _finish_event(self, message: Message, *, now: float, recent: bool, stamps_are_ours: bool) -> bytes:
         """Check an event, make its values fit for JSON in place, and encode it."""
         props = message["properties"]
         if not stamps_are_ours:
@@ -232,7 +239,7 @@ class Builder:
         if len(props) > EVENT_LIMITS.properties:
             raise ValidationError("properties", f"are {len(props)} in all; Mixpanel takes {EVENT_LIMITS.properties}")
         if not is_plain(map(type, props.values())):
-            self._events.settle(props, "properties")
+            self._events.normalize_in_place(props, "properties")
         return _encode(message, self._whole_event)
 
     def profile(self, message: Mapping[str, Any], meta: Mapping[str, Any] | None, *, now: float) -> bytes:
@@ -243,29 +250,29 @@ class Builder:
             Discarded: if the `before_send` hook kept it back.
         """
         record: Message = {"$token": self._token, "$time": now}
-        record.update(shallow(message, "message"))
+        record.update(copy_mapping(message, "message"))
         if meta is not None:
-            record.update(shallow(meta, "meta"))
-        data, clean = self._seal_profile(record)
+            record.update(copy_mapping(meta, "meta"))
+        data, clean = self._finish_profile(record)
         if self._before_send is not None:
-            clean = self._filtered(orjson.loads(memoryview(data)))
+            clean = self._run_before_send(orjson.loads(memoryview(data)))
             try:
-                data, clean = self._seal_profile(clean)
+                data, clean = self._finish_profile(clean)
             except ValidationError:
-                raise Discarded(DropReason.BEFORE_SEND_FAILED, clean) from None
+                raise DroppedByHook(DropReason.BEFORE_SEND_FAILED, clean) from None
         repeatable = all(key in _IDEMPOTENT or key in _ENVELOPE for key in clean)
-        return data if repeatable else OnceOnly(data)
+        return data if repeatable else NonIdempotentRecord(data)
 
-    def _seal_profile(self, record: Message) -> tuple[bytes, Message]:
+    def _finish_profile(self, record: Message) -> tuple[bytes, Message]:
         """Check an update and encode it; also as JSON has it."""
         _check_target(record)
         if all(key in _ENVELOPE for key in record):
             raise ValidationError("message", "has no operation, such as $set")
         for operation in _MAPPING_OPS:
             if operation in record:
-                first_mapping(record[operation], operation)
+                require_mapping(record[operation], operation)
         if "$unset" in record:
-            names(record["$unset"], "$unset")
+            check_names(record["$unset"], "$unset")
         clean = self._profiles.mapping(record, "")
         for key, value in clean.get("$add", {}).items():
             if isinstance(value, bool) or not isinstance(value, (int, float)):
@@ -289,30 +296,30 @@ class Builder:
         Raises:
             ValidationError: naming the path of what cannot be sent.
         """
-        return {} if properties is None else self._events.mapping(first_mapping(properties, path), path)
+        return {} if properties is None else self._events.mapping(require_mapping(properties, path), path)
 
-    def _filtered(self, message: Message) -> Message:
+    def _run_before_send(self, message: Message) -> Message:
         assert self._before_send is not None
         try:
             result = self._before_send(message)
         except Exception:  # noqa: BLE001  a user's hook may fail in any way
-            raise Discarded(DropReason.BEFORE_SEND_FAILED, message) from None
+            raise DroppedByHook(DropReason.BEFORE_SEND_FAILED, message) from None
         if result is None:
-            raise Discarded(DropReason.BEFORE_SEND, message)
+            raise DroppedByHook(DropReason.BEFORE_SEND, message)
         if not isinstance(result, dict) or ("event" in message and not isinstance(result.get("properties"), dict)):
-            raise Discarded(DropReason.BEFORE_SEND_FAILED, message)
+            raise DroppedByHook(DropReason.BEFORE_SEND_FAILED, message)
         return result
 
 
-def _merge_meta(message: Message, meta: Mapping[str, Any], cleaner: Cleaner) -> None:
-    clean = cleaner.mapping(first_mapping(meta, "meta"), "meta")
+def _merge_meta(message: Message, meta: Mapping[str, Any], cleaner: Normalizer) -> None:
+    clean = cleaner.mapping(require_mapping(meta, "meta"), "meta")
     for key in ("event", "properties"):
         if key in clean:
             raise ValidationError(f"meta.{key}", "would replace the event itself; pass it as an argument")
     message.update(clean)
 
 
-def _derived(user_id: str | None, device_id: str | None) -> str | None:
+def _derive_distinct_id(user_id: str | None, device_id: str | None) -> str | None:
     return f"$device:{device_id}" if user_id is None and isinstance(device_id, str) else user_id
 
 
@@ -360,7 +367,7 @@ def _check_target(record: Message) -> None:
         check_id(record.get("$distinct_id"), "$distinct_id")
 
 
-def _encode(message: Message, whole: Cleaner) -> bytes:
+def _encode(message: Message, whole: Normalizer) -> bytes:
     """The message as JSON. orjson does not say what it could not take, so `whole` walks it then to name the path."""
     try:
         data = orjson.dumps(message)

@@ -11,31 +11,31 @@ from urllib.parse import quote
 from .._model.config import VERSION
 from .._model.credentials import Secret, ServiceAccountCredentials, basic_auth
 from .._model.outcomes import Request
-from .._model.records import Kind
-from .batch_body import Packer, Parcel
+from .._model.records import RecordKind
+from .batch_body import BatchBody, Compressor
 
 USER_AGENT: Final = f"mixpanel-async/{VERSION}"
 # A small body costs more to compress than it saves on the wire.
-_COMPRESS_FROM: Final = 1024
+_MIN_COMPRESSED_BYTES: Final = 1024
 # https://docs.mixpanel.com/reference/profile-set: /engage takes no gzip; of /groups nothing is said.
 _GZIPPED: Final = frozenset({"/track", "/import"})
 # A shorter token is none of Mixpanel's, whose have 32 digits, and may be a word that an answer needs.
-_LEAST_TOKEN: Final = 8
+_MIN_TOKEN_LENGTH: Final = 8
 _PATHS: Final = {
-    Kind.EVENTS: "/track",
-    Kind.IDENTITY: "/track",
-    Kind.IMPORTS: "/import",
-    Kind.PEOPLE: "/engage",
-    Kind.GROUPS: "/groups",
+    RecordKind.EVENTS: "/track",
+    RecordKind.IDENTITY: "/track",
+    RecordKind.IMPORTS: "/import",
+    RecordKind.PEOPLE: "/engage",
+    RecordKind.GROUPS: "/groups",
 }
 
 
-def zlib_packer() -> Packer:
+def zlib_compressor() -> Compressor:
     """gzip at its fastest level."""
     return zlib.compressobj(1, zlib.DEFLATED, 16 + zlib.MAX_WBITS)
 
 
-def best_packer() -> tuple[Callable[[], Packer], int]:
+def fastest_compressor() -> tuple[Callable[[], Compressor], int]:
     """The fastest gzip at hand, and the body size from which one call to it takes over a millisecond.
 
     Returns:
@@ -44,16 +44,16 @@ def best_packer() -> tuple[Callable[[], Packer], int]:
     try:
         from isal import isal_zlib  # noqa: PLC0415  an extra: imported only when a client is made
     except ImportError:
-        return zlib_packer, 64 * 1024
+        return zlib_compressor, 64 * 1024
 
-    def isal_packer() -> Packer:
-        packer: Packer = isal_zlib.compressobj(1, isal_zlib.DEFLATED, 16 + zlib.MAX_WBITS)
+    def isal_packer() -> Compressor:
+        packer: Compressor = isal_zlib.compressobj(1, isal_zlib.DEFLATED, 16 + zlib.MAX_WBITS)
         return packer
 
     return isal_packer, 512 * 1024
 
 
-class Encoder:
+class RequestEncoder:
     """Knows how this client's requests look.
 
     Args:
@@ -63,7 +63,7 @@ class Encoder:
         new_packer: gzip.
     """
 
-    __slots__ = ("credentials", "events_by_import", "new_packer", "token")
+    __slots__ = ("credentials", "events_by_import", "new_compressor", "token")
 
     def __init__(
         self,
@@ -71,14 +71,14 @@ class Encoder:
         token: str,
         credentials: ServiceAccountCredentials | None,
         events_by_import: bool,
-        new_packer: Callable[[], Packer],
+        new_compressor: Callable[[], Compressor],
     ) -> None:
         self.token = token
         self.credentials = credentials
         self.events_by_import = events_by_import
-        self.new_packer = new_packer
+        self.new_compressor = new_compressor
 
-    def request(self, kind: Kind, records: Parcel, *, secret: Secret | None = None) -> Request:
+    def request(self, kind: RecordKind, records: BatchBody, *, secret: Secret | None = None) -> Request:
         """One POST for these records.
 
         Args:
@@ -90,14 +90,14 @@ class Encoder:
         # ip=0 is what the official SDK sends with everything: Mixpanel must not locate users at this server.
         query = "verbose=1&ip=0"
         path = _PATHS[kind]
-        if kind is Kind.IMPORTS or (kind is Kind.EVENTS and self.events_by_import):
+        if kind is RecordKind.IMPORTS or (kind is RecordKind.EVENTS and self.events_by_import):
             path, query = "/import", "strict=1&ip=0"
             if self.credentials is not None:
                 query += f"&project_id={quote(self.credentials.project_id, safe='')}"
             headers["Authorization"] = self._authorization(secret)
-        if path in _GZIPPED and records.size >= _COMPRESS_FROM:
+        if path in _GZIPPED and records.size >= _MIN_COMPRESSED_BYTES:
             headers["Content-Encoding"] = "gzip"
-            body = records.compressed(self.new_packer)
+            body = records.compressed(self.new_compressor)
         else:
             body = records.body()
         return Request(path=f"{path}?{query}", token=self.token, headers=headers, body=body)
@@ -109,9 +109,9 @@ class Encoder:
         return basic_auth(self.token if secret is None else secret.reveal(), "")
 
 
-def secrets_of(request: Request) -> tuple[str, ...]:
+def secrets_to_mask(request: Request) -> tuple[str, ...]:
     """What must not be shown even if the server repeats it: token and credentials, as sent, as written, in a URL."""
-    token = request.token if len(request.token) >= _LEAST_TOKEN else ""
+    token = request.token if len(request.token) >= _MIN_TOKEN_LENGTH else ""
     known = {token, quote(token, safe="")} - {""}
     sent = request.headers.get("Authorization", "").removeprefix("Basic ")
     if not sent:

@@ -28,20 +28,32 @@ from typing import Any, Final
 import orjson
 
 from .._model.errors import FailedRecord
-from .._model.outcomes import Delivered, Misconfigured, NoReply, Outcome, Pruned, Refused, Reply, Retry, Split
+from .._model.outcomes import (
+    ConfigurationRefused,
+    Delivered,
+    Outcome,
+    PartialFailure,
+    Refused,
+    Response,
+    Retry,
+    SplitBatch,
+    TransportFailure,
+)
 from .._model.records import DropReason
 
 MAX_RETRY_AFTER: Final = 300.0
-_SHOWN: Final = 200
+_MAX_SHOWN: Final = 200
 # A header has whole seconds, and an answer may be slow. More than a day is no skew but a test, or a broken server.
-_NOTABLE_SKEW: Final = 30.0
-_MOST_SKEW: Final = 86_400.0
+_MIN_SKEW: Final = 30.0
+_MAX_SKEW: Final = 86_400.0
 _MISCONFIGURED: Final = frozenset({401, 402, 403, 404, 405, 407})
 _NEVER: Final = frozenset({501, 505})
 _NOT_APPLIED: Final = frozenset({429, 503})
 
 
-def read(reply: Reply | NoReply, count: int, *, now: float, secrets: Iterable[str] = ()) -> Outcome:
+def read_response(
+    reply: Response | TransportFailure, count: int, *, now: float, secrets: Iterable[str] = ()
+) -> Outcome:
     """What became of the records of a request.
 
     Args:
@@ -50,30 +62,32 @@ def read(reply: Reply | NoReply, count: int, *, now: float, secrets: Iterable[st
         now: wall clock in seconds, for a `Retry-After` that names a date.
         secrets: what is masked should the server repeat it.
     """
-    if isinstance(reply, NoReply):
-        return Retry(message=reply.message, applied=reply.sent, at_once=reply.stale)
+    if isinstance(reply, TransportFailure):
+        return Retry(message=reply.message, applied=reply.sent, immediately=reply.stale)
     # The longest first: one may be part of another.
     return _outcome(reply, count, now, sorted(secrets, key=len, reverse=True))
 
 
-def _outcome(reply: Reply, count: int, now: float, secrets: Sequence[str]) -> Outcome:
+def _outcome(reply: Response, count: int, now: float, secrets: Sequence[str]) -> Outcome:
     status = reply.status
     body = _json(reply.body)
-    said = _words(body, secrets)
+    said = _message_of(body, secrets)
     if status == 200:
         return _success(body, count, said, secrets)
     if status in {400, 422}:
         return _invalid(body, count, status, said, secrets)
     if status in _MISCONFIGURED or 300 <= status < 400:
-        return Misconfigured(status=status, message=said or _DEFAULT_WORDS.get(status, "the request was not accepted"))
+        return ConfigurationRefused(
+            status=status, message=said or _DEFAULT_WORDS.get(status, "the request was not accepted")
+        )
     if status == 413:
-        return Split(reason=DropReason.TOO_LARGE, status=status, message=said or "the request is too large")
+        return SplitBatch(reason=DropReason.TOO_LARGE, status=status, message=said or "the request is too large")
     if status in {408, 429} or (status >= 500 and status not in _NEVER):
         return Retry(
             message=said or _DEFAULT_WORDS.get(status, "Mixpanel is in trouble"),
             applied=status not in _NOT_APPLIED,
             status=status,
-            retry_after=retry_after(reply.retry_after, now=now),
+            retry_after=parse_retry_after(reply.retry_after, now=now),
         )
     if 100 <= status < 300:
         return Retry(message="the answer is not one that Mixpanel gives", applied=True, status=status)
@@ -88,7 +102,7 @@ _DEFAULT_WORDS: Final = {
 }
 
 
-def seconds_ahead(date: str | None, *, now: float) -> float:
+def clock_offset(date: str | None, *, now: float) -> float:
     """How far this machine's clock is ahead of the server's; 0 if it is not, or by no more than is worth a word.
 
     Args:
@@ -101,10 +115,10 @@ def seconds_ahead(date: str | None, *, now: float) -> float:
         ahead = now - parsedate_to_datetime(date).timestamp()
     except (ValueError, TypeError, OverflowError):
         return 0.0
-    return ahead if _NOTABLE_SKEW < ahead < _MOST_SKEW else 0.0
+    return ahead if _MIN_SKEW < ahead < _MAX_SKEW else 0.0
 
 
-def retry_after(value: str | None, *, now: float) -> float | None:
+def parse_retry_after(value: str | None, *, now: float) -> float | None:
     """Seconds to wait, from either form of the header.
 
     Args:
@@ -144,7 +158,7 @@ def _json(body: bytes) -> Any:
         return None
 
 
-def _words(body: Any, secrets: Sequence[str]) -> str:
+def _message_of(body: Any, secrets: Sequence[str]) -> str:
     """Mixpanel's own words, fit to print in one line."""
     error = body.get("error") if isinstance(body, dict) else None
     return _printable(error, secrets)
@@ -156,7 +170,7 @@ def _printable(text: Any, secrets: Sequence[str]) -> str:
         return ""
     for secret in secrets:
         text = text.replace(secret, "***")
-    return "".join(char if char.isprintable() else " " for char in text[:_SHOWN])
+    return "".join(char if char.isprintable() else " " for char in text[:_MAX_SHOWN])
 
 
 def _is_one(value: Any) -> bool:
@@ -175,11 +189,11 @@ def _success(body: Any, count: int, said: str, secrets: Sequence[str]) -> Outcom
         if _is_one(status) or (status == "OK" and body.get("code", 200) == 200):
             return Delivered()
         if _is_zero(status):
-            return Split(reason=DropReason.REJECTED, status=200, message=said or "Mixpanel took no record of it")
+            return SplitBatch(reason=DropReason.REJECTED, status=200, message=said or "Mixpanel took no record of it")
     elif _is_one(body):
         return Delivered()
     elif _is_zero(body):
-        return Split(reason=DropReason.REJECTED, status=200, message="Mixpanel took no record of it")
+        return SplitBatch(reason=DropReason.REJECTED, status=200, message="Mixpanel took no record of it")
     return Retry(message="the answer is not one that Mixpanel gives", applied=True, status=200)
 
 
@@ -196,8 +210,8 @@ def _invalid(body: Any, count: int, status: int, said: str, secrets: Sequence[st
             # Observed of Simplified projects: words without an index.
             message = _printable(entry, secrets)
     if failed:
-        return Pruned(failed=tuple(failed[index] for index in sorted(failed)), status=status, message=message)
-    return Split(reason=DropReason.REJECTED, status=status, message=message)
+        return PartialFailure(failed=tuple(failed[index] for index in sorted(failed)), status=status, message=message)
+    return SplitBatch(reason=DropReason.REJECTED, status=status, message=message)
 
 
 def _failed(index: int, entry: dict[str, Any], secrets: Sequence[str]) -> FailedRecord:

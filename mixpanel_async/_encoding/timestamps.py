@@ -55,7 +55,7 @@ def event_time(value: object, path: str, *, now: float, recent: bool) -> int:
     return ms
 
 
-def outdated(items: Sequence[bytes], *, now: float) -> frozenset[int]:
+def expired_positions(items: Sequence[bytes], *, now: float) -> frozenset[int]:
     """Positions of the events that `/track` ignores by now, after a long outage.
 
     Args:

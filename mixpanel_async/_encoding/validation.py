@@ -62,7 +62,7 @@ _INSERT_ID: Final = re.compile(r"[A-Za-z0-9-]{1,36}")
 _UUID4: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}", re.IGNORECASE)
 
 
-class Limits:
+class ValueLimits:
     """How much one message may hold. Source: Mixpanel's pages on import and on data types, read 2026-08-21.
 
     Args:
@@ -85,9 +85,9 @@ class Limits:
         self.size = size
 
 
-EVENT_LIMITS: Final = Limits(properties=254, items=254)
-WHOLE_EVENT_LIMITS: Final = Limits(properties=254, items=254, depth=4)
-PROFILE_LIMITS: Final = Limits(properties=2000, items=None, keys=2000, depth=4)
+EVENT_LIMITS: Final = ValueLimits(properties=254, items=254)
+WHOLE_EVENT_LIMITS: Final = ValueLimits(properties=254, items=254, depth=4)
+PROFILE_LIMITS: Final = ValueLimits(properties=2000, items=None, keys=2000, depth=4)
 
 
 def is_uuid4(text: str) -> bool:
@@ -139,7 +139,7 @@ def join_path(path: str, key: object) -> str:
     return f"{path}.{text}" if path else text
 
 
-class Cleaner:
+class Normalizer:
     """Turns values into what JSON has.
 
     Args:
@@ -149,11 +149,11 @@ class Cleaner:
 
     __slots__ = ("limits", "serializer")
 
-    def __init__(self, limits: Limits, serializer: Serializer | None = None) -> None:
+    def __init__(self, limits: ValueLimits, serializer: Serializer | None = None) -> None:
         self.limits = limits
         self.serializer = serializer
 
-    def settle(self, properties: dict[str, Any], path: str) -> None:
+    def normalize_in_place(self, properties: dict[str, Any], path: str) -> None:
         """Replace in place what JSON does not have. Keys and texts are left to the encoder, which refuses bad ones.
 
         Raises:
@@ -168,7 +168,7 @@ class Cleaner:
             if kind is list and (most is None or len(value) <= most) and is_plain(map(type, value)):
                 continue
             if walk is None:
-                walk = _Walk(self.limits, self.serializer)
+                walk = _Visitor(self.limits, self.serializer)
             properties[key] = walk.value(value, join_path(path, key), 0, 0)
 
     def mapping(self, value: Mapping[Any, Any], path: str) -> dict[str, Any]:
@@ -181,10 +181,10 @@ class Cleaner:
         Raises:
             ValidationError: naming the first thing in it that cannot be sent.
         """
-        return _Walk(self.limits, self.serializer).mapping(value, path, 0)
+        return _Visitor(self.limits, self.serializer).mapping(value, path, 0)
 
 
-class _Walk:
+class _Visitor:
     """One look at a message.
 
     A few lists that hold one another may stand for millions of values, and each would be looked at before the size of
@@ -194,7 +194,7 @@ class _Walk:
 
     __slots__ = ("_left", "_limits", "_serializer")
 
-    def __init__(self, limits: Limits, serializer: Serializer | None) -> None:
+    def __init__(self, limits: ValueLimits, serializer: Serializer | None) -> None:
         self._limits = limits
         self._serializer = serializer
         self._left = limits.size - 1
@@ -333,10 +333,10 @@ def _decimal(value: Decimal) -> int | float:
 def is_decimal(value: object) -> bool:
     """Whether this is a `Decimal`. Whoever has one has imported that; nobody else shall have to."""
     decimal = sys.modules.get("decimal")
-    return decimal is not None and is_a(value, decimal.Decimal)
+    return decimal is not None and is_instance(value, decimal.Decimal)
 
 
-def is_a(value: object, kind: type | tuple[type, ...]) -> bool:
+def is_instance(value: object, kind: type | tuple[type, ...]) -> bool:
     """`isinstance`, and False for what fails when it is asked for its class."""
     try:
         return isinstance(value, kind)
@@ -344,25 +344,25 @@ def is_a(value: object, kind: type | tuple[type, ...]) -> bool:
         return False
 
 
-def first_mapping(value: object, path: str) -> Mapping[Any, Any]:
+def require_mapping(value: object, path: str) -> Mapping[Any, Any]:
     """The value, if it is a mapping.
 
     Raises:
         ValidationError: if it is not.
     """
-    if not is_a(value, Mapping):
+    if not is_instance(value, Mapping):
         raise ValidationError(path, f"must be a mapping, not {type(value).__name__}")
     return cast("Mapping[Any, Any]", value)
 
 
-def shallow(value: object, path: str) -> dict[Any, Any]:
+def copy_mapping(value: object, path: str) -> dict[Any, Any]:
     """A copy of a mapping with the values that it had.
 
     Raises:
         ValidationError: if it is none, or cannot be read.
     """
     try:
-        return dict(_pairs(first_mapping(value, path), path, _MOST_PAIRS))
+        return dict(_pairs(require_mapping(value, path), path, _MOST_PAIRS))
     except TypeError:
         raise ValidationError(path, "cannot be read as a mapping") from None
 
@@ -377,7 +377,7 @@ def _pairs(value: Mapping[Any, Any], path: str, most: int) -> list[tuple[Any, An
     return pairs
 
 
-def names(value: object, path: str) -> Iterable[Any]:
+def check_names(value: object, path: str) -> Iterable[Any]:
     """The value, if it is a list of property names and not by mistake a single one.
 
     Raises:

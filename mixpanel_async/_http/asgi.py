@@ -30,6 +30,6 @@ class _InProcess(httpx.AsyncBaseTransport):
             raise httpx.RemoteProtocolError("the connection was dropped without an answer") from error
 
 
-def in_process(app: AsgiApp) -> httpx.AsyncClient:
+def asgi_client(app: AsgiApp) -> httpx.AsyncClient:
     """An HTTP client whose every request is answered by this ASGI application, without a socket."""
     return httpx.AsyncClient(transport=_InProcess(app))

@@ -22,7 +22,7 @@ import anyio
 import httpcore
 import httpx
 
-from .._runtime.threads import begin, ended
+from .._runtime.threads import start_daemon_thread, wait_for
 
 # RFC 8305, section 5: how long one address has for itself before the next is tried as well.
 _HEAD_START: Final = 0.25
@@ -36,7 +36,7 @@ class _Stream(httpcore.AsyncNetworkStream):
     httpcore writes them one by one, which costs a call of the system, a packet and a turn of the event loop more.
     """
 
-    def __init__(self, inner: httpcore.AsyncNetworkStream, network: Network) -> None:
+    def __init__(self, inner: httpcore.AsyncNetworkStream, network: NetworkBackend) -> None:
         self._inner = inner
         self._network = network
         self._held = b""
@@ -53,7 +53,7 @@ class _Stream(httpcore.AsyncNetworkStream):
             with contextlib.suppress(httpcore.WriteError):
                 await self._flush(timeout)
         data = await self._inner.read(max_bytes, timeout)
-        self._network.has_heard = self._network.has_heard or bool(data)
+        self._network.has_received = self._network.has_received or bool(data)
         return data
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:
@@ -83,7 +83,7 @@ class _Stream(httpcore.AsyncNetworkStream):
         return self._inner.get_extra_info(info)
 
 
-class Network(httpcore.AsyncNetworkBackend):
+class NetworkBackend(httpcore.AsyncNetworkBackend):
     """Connects as httpcore does, but for where names are resolved, and remembers what happened.
 
     Args:
@@ -94,7 +94,7 @@ class Network(httpcore.AsyncNetworkBackend):
     def __init__(self, lookups: dict[tuple[str, int], Future[list[str]]]) -> None:
         self._inner = httpcore.AnyIOBackend()
         self._lookups = lookups
-        self.has_connected = self.has_heard = False
+        self.has_connected = self.has_received = False
 
     async def connect_tcp(
         self,
@@ -130,9 +130,9 @@ class Network(httpcore.AsyncNetworkBackend):
         key = host, port
         lookup = self._lookups.get(key)
         if lookup is None:
-            lookup = self._lookups[key] = begin(partial(_resolve, host, port), "mixpanel resolver")
+            lookup = self._lookups[key] = start_daemon_thread(partial(_resolve, host, port), "mixpanel resolver")
             lookup.add_done_callback(lambda _: self._lookups.pop(key, None))
-        return await ended(lookup)
+        return await wait_for(lookup)
 
 
 def _is_address(host: str) -> bool:
@@ -180,7 +180,7 @@ async def _first_to_answer(connect: Any, addresses: list[str]) -> httpcore.Async
     raise errors[0] if errors else OSError("the name has no address")
 
 
-class Line:
+class Connection:
     """A connection that is made when it is needed and serves one request at a time, through httpx.
 
     Args:
@@ -193,7 +193,7 @@ class Line:
 
     def __init__(
         self,
-        network: Network,
+        network: NetworkBackend,
         send: Callable[[httpx.Request], Awaitable[httpx.Response]],
         aclose: Callable[[], Coroutine[Any, Any, None]],
     ) -> None:
@@ -203,15 +203,15 @@ class Line:
 
     def begin(self) -> None:
         """Forget what happened to earlier requests."""
-        self._network.has_connected = self._network.has_heard = False
+        self._network.has_connected = self._network.has_received = False
 
     @property
     def is_stale(self) -> bool:
         """Whether the connection that was kept from an earlier request has served this one, and brought nothing."""
-        return not (self._network.has_connected or self._network.has_heard)
+        return not (self._network.has_connected or self._network.has_received)
 
 
-def line_maker(tls: ssl.SSLContext, *, timeout: float, keep: float) -> Callable[[], Line]:
+def connection_factory(tls: ssl.SSLContext, *, timeout: float, keep: float) -> Callable[[], Connection]:
     """What makes lines to wherever requests go, by way of the proxies that the environment names now.
 
     Args:
@@ -222,8 +222,8 @@ def line_maker(tls: ssl.SSLContext, *, timeout: float, keep: float) -> Callable[
     limits = httpx.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=keep)
     lookups: dict[tuple[str, int], Future[list[str]]] = {}
 
-    def make() -> Line:
-        network = Network(lookups)
+    def make() -> Connection:
+        network = NetworkBackend(lookups)
         client = httpx.AsyncClient(
             verify=tls,
             timeout=httpx.Timeout(timeout),
@@ -233,16 +233,16 @@ def line_maker(tls: ssl.SSLContext, *, timeout: float, keep: float) -> Callable[
         for transport in (client._transport, *client._mounts.values()):
             _connect_through(network, transport)
         if not hasattr(client, "_transport_for_url"):
-            return Line(network, partial(client.send, stream=True, follow_redirects=False), client.aclose)
+            return Connection(network, partial(client.send, stream=True, follow_redirects=False), client.aclose)
         # The client knows which proxy serves which host, and tools for tests take its place there. What else it does
         # with a request is a third of what that costs, and of no use here.
         send = lambda request: client._transport_for_url(request.url).handle_async_request(request)  # noqa: E731
-        return Line(network, send, client.aclose)
+        return Connection(network, send, client.aclose)
 
     return make
 
 
-def _connect_through(network: Network, transport: object) -> None:
+def _connect_through(network: NetworkBackend, transport: object) -> None:
     """Have a transport of our own connect through this network.
 
     httpx has no public way to a part that httpcore lets its users choose.

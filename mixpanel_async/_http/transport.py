@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Any, Final
 import anyio
 import httpx
 
-from .._model.outcomes import NoReply, Reply, Request
-from .._runtime.threads import worked
+from .._model.outcomes import Request, Response, TransportFailure
+from .._runtime.threads import run_in_worker
 from .pool import Pool
 
 if TYPE_CHECKING:
-    from .connection import Line
+    from .connection import Connection
 
 HttpClient = httpx.AsyncClient
 
-MAX_REPLY_BYTES: Final = 1024 * 1024
+MAX_RESPONSE_BYTES: Final = 1024 * 1024
 _CLOSE_TIMEOUT: Final = 1.0
 # httpx gives up on a phase a little before the attempt as a whole is cut off: its own time-outs leave a pool of the
 # user's whole, a cancellation while it connects may not (encode/httpcore#1099).
@@ -29,10 +29,10 @@ _PHASE_SHARE: Final = 0.95
 _KEEP_ALIVE: Final = 5.0
 _MAX_URLS: Final = 16
 _NOT_SENT: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol)
-_CLOSED: Final = NoReply(sent=False, message="the HTTP client is closed")
+_CLOSED: Final = TransportFailure(sent=False, message="the HTTP client is closed")
 
 
-class _Body(httpx.AsyncByteStream):
+class _RequestBody(httpx.AsyncByteStream):
     """A request's body in one piece. httpx has a generator for it, which an attempt that is cut off leaves open."""
 
     def __init__(self, body: bytes) -> None:
@@ -78,7 +78,7 @@ class Transport:
         self._theirs = http_client
         self._max_connections = max_connections
         self._tls: ssl.SSLContext | None = None
-        self._pool: Pool[Line] | None = None
+        self._pool: Pool[Connection] | None = None
         self._building: anyio.Lock | None = None
         # To parse one costs more than to send a small body.
         self._urls: dict[str, httpx.URL] = {}
@@ -99,22 +99,22 @@ class Transport:
             if self._pool is None and not self._is_closed:
                 # With a limiter of its own: an application that keeps all its threads busy must not stop delivery.
                 own = anyio.CapacityLimiter(1)
-                pool, first = await worked(self._make_pool, own)
+                pool, first = await run_in_worker(self._make_pool, own)
                 pool.add(first)
                 self._pool = pool
 
-    def _make_pool(self) -> tuple[Pool[Line], Line]:
+    def _make_pool(self) -> tuple[Pool[Connection], Connection]:
         # It brings all of httpcore, and with it trio, which nobody shall wait for who only imports this.
-        from .connection import line_maker  # noqa: PLC0415
+        from .connection import connection_factory  # noqa: PLC0415
 
         if self._tls is None:
             # Without TLS no trust store is needed; a context that trusts nobody keeps that honest.
             plain = self._origin.startswith("http://")
             self._tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT) if plain else httpx.create_ssl_context()
-        make = line_maker(self._tls, timeout=self._timeout * _PHASE_SHARE, keep=_KEEP_ALIVE)
-        return Pool(make, most=self._max_connections, keep=_KEEP_ALIVE, clock=anyio.current_time), make()
+        make = connection_factory(self._tls, timeout=self._timeout * _PHASE_SHARE, keep=_KEEP_ALIVE)
+        return Pool(make, max_size=self._max_connections, idle_timeout=_KEEP_ALIVE, clock=anyio.current_time), make()
 
-    def forget(self) -> object:
+    def abandon_pool(self) -> object:
         """Drop the pool without closing it: its event loop is gone, and its sockets with it.
 
         Returns:
@@ -124,7 +124,7 @@ class Transport:
         pool, self._pool = self._pool, None
         return pool
 
-    async def send(self, request: Request, *, timeout: float | None = None) -> Reply | NoReply:
+    async def send(self, request: Request, *, timeout: float | None = None) -> Response | TransportFailure:
         """One attempt.
 
         Args:
@@ -149,20 +149,22 @@ class Transport:
                 return (
                     _CLOSED
                     if self._is_closed
-                    else NoReply(sent=False, message="no connection pool could be made in time")
+                    else TransportFailure(sent=False, message="no connection pool could be made in time")
                 )
-            line = pool.borrow()
+            line = pool.try_acquire()
             if line is None:
                 with anyio.CancelScope(deadline=deadline):
-                    line = await pool.next_free()
+                    line = await pool.acquire()
         except Exception as error:  # noqa: BLE001  a proxy or trust store of the environment may be unusable
-            return NoReply(sent=False, message=f"no connection pool could be made ({type(error).__name__})")
+            return TransportFailure(sent=False, message=f"no connection pool could be made ({type(error).__name__})")
         if line is None:
             words = f"no connection to {self._host} was free within {limit:g} s"
-            return _CLOSED if pool.is_closed else NoReply(sent=False, message=words)
+            return _CLOSED if pool.is_closed else TransportFailure(sent=False, message=words)
         return await self._send_on(pool, line, request, max(0.001, deadline - anyio.current_time()))
 
-    async def _by_theirs(self, client: httpx.AsyncClient, request: Request, limit: float) -> Reply | NoReply:
+    async def _by_theirs(
+        self, client: httpx.AsyncClient, request: Request, limit: float
+    ) -> Response | TransportFailure:
         connected = _Connected()
 
         def build(**parts: Any) -> httpx.Request:
@@ -171,20 +173,22 @@ class Transport:
             extensions = {"timeout": timeouts, "trace": connected.note}
             outgoing = client.build_request(headers=headers, content=request.body, extensions=extensions, **parts)
             if request.body:
-                outgoing.stream = _Body(request.body)
+                outgoing.stream = _RequestBody(request.body)
             return outgoing
 
         send = partial(client.send, stream=True, follow_redirects=False)
         return await self._attempt(build, send, request, limit, lambda: connected.is_stale)
 
-    async def _send_on(self, pool: Pool[Line], line: Line, request: Request, limit: float) -> Reply | NoReply:
+    async def _send_on(
+        self, pool: Pool[Connection], line: Connection, request: Request, limit: float
+    ) -> Response | TransportFailure:
         def build(**parts: Any) -> httpx.Request:
             headers = {**self._own_headers, **request.headers}
             if request.body:
                 headers["Content-Length"] = str(len(request.body))
             # All else is cut off with the attempt, and the line with it; but this says that nothing was sent.
             extensions = {"timeout": {"connect": limit * _PHASE_SHARE}}
-            return httpx.Request(headers=headers, stream=_Body(request.body), extensions=extensions, **parts)
+            return httpx.Request(headers=headers, stream=_RequestBody(request.body), extensions=extensions, **parts)
 
         line.begin()
         try:
@@ -195,8 +199,8 @@ class Transport:
             if not isinstance(error, GeneratorExit):
                 await _close([line])
             raise
-        if isinstance(reply, Reply):
-            left_over = pool.give_back(line)
+        if isinstance(reply, Response):
+            left_over = pool.release(line)
         else:
             # It may be in the middle of something, or of the bug above.
             pool.discard(line)
@@ -212,28 +216,28 @@ class Transport:
         request: Request,
         limit: float,
         is_stale: Callable[[], bool],
-    ) -> Reply | NoReply:
-        most = MAX_REPLY_BYTES if request.max_reply_bytes is None else request.max_reply_bytes
+    ) -> Response | TransportFailure:
+        most = MAX_RESPONSE_BYTES if request.max_response_bytes is None else request.max_response_bytes
         body = bytearray()
         try:
             with anyio.move_on_after(limit) as scope:
                 return await _exchange(send, self._outgoing(build, request), most, body, scope)
         except _NOT_SENT as error:
-            return NoReply(sent=False, message=f"no connection to {self._host} ({_words(error)})")
+            return TransportFailure(sent=False, message=f"no connection to {self._host} ({_describe(error)})")
         except httpx.ProtocolError:
             # Its text repeats what the server sent, which may repeat what it was sent.
             words = "the connection ended early, or what came back was not HTTP"
-            return NoReply(sent=True, message=words, stale=is_stale())
+            return TransportFailure(sent=True, message=words, stale=is_stale())
         except httpx.NetworkError as error:
-            return NoReply(sent=True, message=_words(error), stale=is_stale())
+            return TransportFailure(sent=True, message=_describe(error), stale=is_stale())
         except (httpx.HTTPError, httpx.StreamError) as error:
-            return NoReply(sent=True, message=_words(error))
+            return TransportFailure(sent=True, message=_describe(error))
         except Exception as error:  # noqa: BLE001  a transport of the user's may raise anything
-            return NoReply(sent=True, message=f"the HTTP client failed ({type(error).__name__})")
+            return TransportFailure(sent=True, message=f"the HTTP client failed ({type(error).__name__})")
         return (
             _too_large(most)
             if len(body) > most
-            else NoReply(sent=True, message=f"no complete answer within {limit:g} s")
+            else TransportFailure(sent=True, message=f"no complete answer within {limit:g} s")
         )
 
     def _outgoing(self, build: Callable[..., httpx.Request], request: Request) -> httpx.Request:
@@ -244,7 +248,7 @@ class Transport:
                 self._urls[request.path] = url
         outgoing = build(method=request.method, url=url)
         if request.query:
-            outgoing.url = _Discreet(outgoing.url)
+            outgoing.url = _RedactedUrl(outgoing.url)
         return outgoing
 
     async def aclose(self) -> None:
@@ -261,7 +265,7 @@ async def _exchange(
     most: int,
     body: bytearray,
     scope: anyio.CancelScope,
-) -> Reply | NoReply:
+) -> Response | TransportFailure:
     response = await send(outgoing)
     try:
         if response.is_stream_consumed:
@@ -301,7 +305,7 @@ class _Connected:
         return self._is_sending and not self._is_new and not self._is_answered
 
 
-async def _close(lines: list[Line]) -> None:
+async def _close(lines: list[Connection]) -> None:
     """Close them, all at once and within a bound that no cancellation shortens."""
     with anyio.move_on_after(_CLOSE_TIMEOUT, shield=True):
         if len(lines) == 1:
@@ -312,7 +316,7 @@ async def _close(lines: list[Line]) -> None:
                 tasks.start_soon(line.aclose)
 
 
-class _Discreet(httpx.URL):
+class _RedactedUrl(httpx.URL):
     """A URL that shows no query where it is written, as httpx writes every one to its log."""
 
     def __str__(self) -> str:
@@ -333,10 +337,10 @@ def _headers(response: httpx.Response) -> dict[bytes, str]:
     return {name.lower(): value.decode("latin-1") for name, value in response.headers.raw}
 
 
-def _reply(headers: dict[bytes, str], body: bytes, status: int, most: int) -> Reply | NoReply:
+def _reply(headers: dict[bytes, str], body: bytes, status: int, most: int) -> Response | TransportFailure:
     if len(body) > most:
         return _too_large(most)
-    return Reply(
+    return Response(
         status=status,
         body=body,
         retry_after=headers.get(b"retry-after"),
@@ -345,8 +349,8 @@ def _reply(headers: dict[bytes, str], body: bytes, status: int, most: int) -> Re
     )
 
 
-def _too_large(most: int) -> NoReply:
-    return NoReply(sent=True, message=f"the answer is larger than {most} bytes")
+def _too_large(most: int) -> TransportFailure:
+    return TransportFailure(sent=True, message=f"the answer is larger than {most} bytes")
 
 
 def _decoded(body: bytes, encoding: str, most: int) -> bytes:
@@ -360,7 +364,7 @@ def _decoded(body: bytes, encoding: str, most: int) -> bytes:
         return b""
 
 
-def _words(error: Exception) -> str:
+def _describe(error: Exception) -> str:
     text = str(error)
     cause: BaseException | None = error
     while not text and cause is not None:

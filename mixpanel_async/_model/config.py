@@ -9,7 +9,7 @@ from math import inf
 from typing import Any, Final, Literal
 
 from .credentials import ServiceAccountCredentials
-from .errors import refuse
+from .errors import raise_configuration_error
 from .origin import parse_origin
 from .value import Value
 
@@ -47,23 +47,25 @@ class Overflow(Enum):
     """`QueueFullError` at the caller."""
 
 
-def check_number(name: str, value: object, *, least: float, most: float = inf) -> None:
+def check_number(name: str, value: object, *, minimum: float, maximum: float = inf) -> None:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or value != value:  # noqa: PLR0124  NaN
-        refuse(f"{name} must be a number of seconds, not {type(value).__name__}")
-    if not least <= value <= most:
-        refuse(f"{name} must be between {least:g} and {most:g} seconds")
+        raise_configuration_error(f"{name} must be a number of seconds, not {type(value).__name__}")
+    if not minimum <= value <= maximum:
+        raise_configuration_error(f"{name} must be between {minimum:g} and {maximum:g} seconds")
 
 
 def check_switch(name: str, value: object) -> None:
     if not isinstance(value, bool):
-        refuse(f"{name} must be True or False, not {type(value).__name__}")
+        raise_configuration_error(f"{name} must be True or False, not {type(value).__name__}")
 
 
-def check_count(name: str, value: object, *, least: int = 1, most: int | None = None) -> None:
+def check_count(name: str, value: object, *, minimum: int = 1, maximum: int | None = None) -> None:
     if isinstance(value, bool) or not isinstance(value, int):
-        refuse(f"{name} must be a whole number, not {type(value).__name__}")
-    if value < least or (most is not None and value > most):
-        refuse(f"{name} must be at least {least}{'' if most is None else f' and at most {most}'}, not {value}")
+        raise_configuration_error(f"{name} must be a whole number, not {type(value).__name__}")
+    if value < minimum or (maximum is not None and value > maximum):
+        raise_configuration_error(
+            f"{name} must be at least {minimum}{'' if maximum is None else f' and at most {maximum}'}, not {value}"
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
@@ -99,13 +101,13 @@ class BatchPolicy(Value):
     at_least_once: bool = False
 
     def __post_init__(self) -> None:
-        check_count("max_events", self.max_events, most=2_000)
-        check_count("max_bytes", self.max_bytes, most=10_000_000)
-        check_number("linger", self.linger, least=0.0, most=3600.0)
+        check_count("max_events", self.max_events, maximum=2_000)
+        check_count("max_bytes", self.max_bytes, maximum=10_000_000)
+        check_number("linger", self.linger, minimum=0.0, maximum=3600.0)
         check_count("max_pending_events", self.max_pending_events)
         check_count("max_pending_bytes", self.max_pending_bytes)
-        check_count("max_in_flight", self.max_in_flight, most=100)
-        check_number("wait_timeout", self.wait_timeout, least=0.0, most=3600.0)
+        check_count("max_in_flight", self.max_in_flight, maximum=100)
+        check_number("wait_timeout", self.wait_timeout, minimum=0.0, maximum=3600.0)
         check_switch("at_least_once", self.at_least_once)
 
 
@@ -135,12 +137,12 @@ class RetryPolicy(Value):
     def __post_init__(self) -> None:
         if self.attempts is not None:
             check_count("attempts", self.attempts)
-        check_number("initial", self.initial, least=0.0, most=3600.0)
-        check_number("maximum", self.maximum, least=0.0, most=3600.0)
+        check_number("initial", self.initial, minimum=0.0, maximum=3600.0)
+        check_number("maximum", self.maximum, minimum=0.0, maximum=3600.0)
         if self.maximum < self.initial:
-            refuse("maximum must be at least initial")
+            raise_configuration_error("maximum must be at least initial")
         if self.total_timeout is not None:
-            check_number("total_timeout", self.total_timeout, least=0.001, most=86_400.0)
+            check_number("total_timeout", self.total_timeout, minimum=0.001, maximum=86_400.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
@@ -167,7 +169,7 @@ class ClientOptions(Value):
 
     def __post_init__(self) -> None:
         if not isinstance(self.token, str) or not self.token.strip() or not self.token.isprintable():
-            refuse("token must be a string that is not blank")
+            raise_configuration_error("token must be a string that is not blank")
         kinds: tuple[tuple[str, type, bool], ...] = (
             ("credentials", ServiceAccountCredentials, True),
             ("id_merge", IdMerge, True),
@@ -180,14 +182,14 @@ class ClientOptions(Value):
             value = getattr(self, name)
             if not (isinstance(value, kind) or (optional and value is None)):
                 wanted = ", ".join(map(str, kind)) if issubclass(kind, Enum) else f"an instance of {kind.__name__}"
-                refuse(f"{name} must be {wanted}, not {type(value).__name__}")
+                raise_configuration_error(f"{name} must be {wanted}, not {type(value).__name__}")
         check_switch("allow_http", self.allow_http)
         if self.events_endpoint not in ("auto", "track", "import"):
-            refuse("events_endpoint must be 'auto', 'track' or 'import'")
+            raise_configuration_error("events_endpoint must be 'auto', 'track' or 'import'")
         if self.identity_retry.attempts is None and self.identity_retry.total_timeout is None:
-            refuse("identity_retry needs attempts or total_timeout: an awaited call must end")
-        check_number("timeout", self.timeout, least=0.001, most=3600.0)
-        check_number("shutdown_timeout", self.shutdown_timeout, least=0.0, most=3600.0)
+            raise_configuration_error("identity_retry needs attempts or total_timeout: an awaited call must end")
+        check_number("timeout", self.timeout, minimum=0.001, maximum=3600.0)
+        check_number("shutdown_timeout", self.shutdown_timeout, minimum=0.0, maximum=3600.0)
 
     @property
     def origin(self) -> str:
@@ -218,12 +220,14 @@ def env_options(environ: Mapping[str, str], given: Mapping[str, Any]) -> dict[st
 
     token = read("TOKEN")
     if token is None and "token" not in given:
-        refuse("MIXPANEL_TOKEN is not set")
+        raise_configuration_error("MIXPANEL_TOKEN is not set")
     options: dict[str, Any] = {"token": token}
     if "credentials" not in given and (read("SERVICE_ACCOUNT_USERNAME") or read("SERVICE_ACCOUNT_SECRET")):
         names = ("SERVICE_ACCOUNT_USERNAME", "SERVICE_ACCOUNT_SECRET", "PROJECT_ID")
         if not all(map(read, names)):
-            refuse(f"a service account needs {', '.join(f'MIXPANEL_{name}' for name in names)} together")
+            raise_configuration_error(
+                f"a service account needs {', '.join(f'MIXPANEL_{name}' for name in names)} together"
+            )
         options["credentials"] = ServiceAccountCredentials(*(read(name) or "" for name in names))
     if region := read("REGION"):
         options["region"] = region.lower()
@@ -234,5 +238,5 @@ def env_options(environ: Mapping[str, str], given: Mapping[str, Any]) -> dict[st
         try:
             options["id_merge"] = IdMerge(id_merge.lower())
         except ValueError:
-            refuse("MIXPANEL_ID_MERGE must be legacy, original or simplified")
+            raise_configuration_error("MIXPANEL_ID_MERGE must be legacy, original or simplified")
     return options

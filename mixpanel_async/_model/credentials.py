@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 from typing import NoReturn
 
-from .errors import refuse
+from .errors import raise_configuration_error
 
 
 class Secret:
@@ -59,7 +59,7 @@ class ServiceAccountCredentials:
         if problem is not None:
             # What reports errors may show the locals of every frame.
             del secret
-            refuse(problem)
+            raise_configuration_error(problem)
         self.username = username.strip()
         self.project_id = project_id.strip()
         self._secret = Secret(secret.strip())
@@ -106,7 +106,7 @@ def as_secret(value: object) -> Secret | None:
         return None
     if not isinstance(value, str) or not value.strip() or not value.strip().isprintable() or ":" in value:
         del value
-        refuse("api_secret must be a string without a colon or a control character")
+        raise_configuration_error("api_secret must be a string without a colon or a control character")
     return Secret(value.strip())
 
 

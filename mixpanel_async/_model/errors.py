@@ -198,7 +198,7 @@ class PayloadTooLargeError(ApiError):
 E = TypeVar("E", bound=BaseException)
 
 
-def bare(error: E) -> E:
+def without_traceback(error: E) -> E:
     """The error without the frames that it came through and without what it was raised from.
 
     Error reporters show the locals of every frame, and those of the frames that make a record or take the options hold
@@ -208,7 +208,7 @@ def bare(error: E) -> E:
     return error.with_traceback(None)
 
 
-def refuse(text: str) -> NoReturn:
+def raise_configuration_error(text: str) -> NoReturn:
     """Raise for an option that is out of bounds. The text must not repeat a value that could be secret."""
     raise ConfigurationError(text)
 

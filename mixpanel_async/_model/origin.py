@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Final
 
-from .errors import refuse
+from .errors import raise_configuration_error
 
 # https://docs.mixpanel.com/reference/overview, read 2026-08-21.
 REGION_ORIGINS: Final[Mapping[str, str]] = {
@@ -38,16 +38,16 @@ def _check_host(host: str) -> None:
         try:
             ipaddress.IPv6Address(host[1:-1])
         except ValueError:
-            refuse("api_host is not a valid IPv6 address")
+            raise_configuration_error("api_host is not a valid IPv6 address")
         return
     labels = host.removesuffix(".").split(".")
     if len(host) > 253 or not all(re.fullmatch(_LABEL, label) for label in labels):
-        refuse("api_host is not a valid host name")
+        raise_configuration_error("api_host is not a valid host name")
     if labels[-1].isdigit() or labels[-1].lower().startswith("0x"):
         try:
             ipaddress.IPv4Address(host)
         except ValueError:
-            refuse("api_host is not a valid IPv4 address")
+            raise_configuration_error("api_host is not a valid IPv4 address")
 
 
 def parse_origin(region: str, api_host: str | None, *, allow_http: bool = False) -> str:
@@ -66,27 +66,31 @@ def parse_origin(region: str, api_host: str | None, *, allow_http: bool = False)
         ConfigurationError: if either is malformed. The message never repeats the value.
     """
     if not isinstance(region, str) or region not in REGION_ORIGINS:
-        refuse(f"region must be one of {', '.join(map(repr, REGION_ORIGINS))}")
+        raise_configuration_error(f"region must be one of {', '.join(map(repr, REGION_ORIGINS))}")
     if api_host is None:
         return REGION_ORIGINS[region]
     if not isinstance(api_host, str):
-        refuse(f"api_host must be a string, not {type(api_host).__name__}")
+        raise_configuration_error(f"api_host must be a string, not {type(api_host).__name__}")
     scheme, separator, rest = api_host.partition("://")
     if not separator:
         scheme, rest = "https", api_host
     elif scheme not in {"http", "https"}:
-        refuse("api_host must start with https:// or http://, or be a bare host")
+        raise_configuration_error("api_host must start with https:// or http://, or be a bare host")
     authority, slash, path = rest.partition("/")
     prefix = (slash + path).rstrip("/") if path else ""
     match = re.fullmatch(_AUTHORITY, authority)
     if match is None or not re.fullmatch(_PATH, prefix) or any(part in {".", ".."} for part in prefix.split("/")):
-        refuse("api_host must be a host or an origin: no user, query, fragment, space or control character")
+        raise_configuration_error(
+            "api_host must be a host or an origin: no user, query, fragment, space or control character"
+        )
     if prefix.rpartition("/")[2] in {"track", "import", "engage", "groups"}:
-        refuse("api_host must not name an endpoint: the client adds it")
+        raise_configuration_error("api_host must not name an endpoint: the client adds it")
     host, port = match["host"].lower(), match["port"]
     _check_host(host)
     if port is not None and not 1 <= int(port) <= 65535:
-        refuse("api_host has a port out of range")
+        raise_configuration_error("api_host has a port out of range")
     if scheme == "http" and not allow_http and not _is_loopback(host):
-        refuse("api_host must use https:// unless it is a loopback address; allow_http=True lifts this")
+        raise_configuration_error(
+            "api_host must use https:// unless it is a loopback address; allow_http=True lifts this"
+        )
     return f"{scheme}://{host}{'' if port is None else f':{int(port)}'}{prefix}"

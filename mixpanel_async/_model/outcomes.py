@@ -22,7 +22,7 @@ class Request:
         max_reply_bytes: size of the largest answer that is taken; None for that of an answer to a POST.
     """
 
-    __slots__ = ("body", "headers", "max_reply_bytes", "method", "path", "query", "token")
+    __slots__ = ("body", "headers", "max_response_bytes", "method", "path", "query", "token")
 
     def __init__(
         self,
@@ -33,7 +33,7 @@ class Request:
         body: bytes,
         method: str = "POST",
         query: str = "",
-        max_reply_bytes: int | None = None,
+        max_response_bytes: int | None = None,
     ) -> None:
         self.path = path
         self.token = token
@@ -41,7 +41,7 @@ class Request:
         self.body = body
         self.method = method
         self.query = query
-        self.max_reply_bytes = max_reply_bytes
+        self.max_response_bytes = max_response_bytes
 
     def __repr__(self) -> str:
         return f"<{self.method} {self.path}>"
@@ -51,7 +51,7 @@ class Request:
         return self.path.partition("?")[0]
 
 
-class Reply:
+class Response:
     """What came back: the body is complete and within its limit. With `etag` it can be asked whether it still holds."""
 
     __slots__ = ("body", "date", "etag", "retry_after", "status")
@@ -75,7 +75,7 @@ class Reply:
         return f"<answer {self.status} of {len(self.body)} bytes>"
 
 
-class NoReply(NamedTuple):
+class TransportFailure(NamedTuple):
     """Nothing usable came back.
 
     Args:
@@ -104,7 +104,7 @@ class Delivered:
         return "Delivered()"
 
 
-class Pruned(NamedTuple):
+class PartialFailure(NamedTuple):
     """The named records were refused and all others taken."""
 
     failed: tuple[FailedRecord, ...]
@@ -112,7 +112,7 @@ class Pruned(NamedTuple):
     message: str
 
 
-class Split(NamedTuple):
+class SplitBatch(NamedTuple):
     """The request was refused as a whole, and a smaller one may tell which record is to blame."""
 
     reason: DropReason
@@ -135,7 +135,7 @@ class Retry(NamedTuple):
     applied: bool
     status: int | None = None
     retry_after: float | None = None
-    at_once: bool = False
+    immediately: bool = False
 
 
 class Refused(NamedTuple):
@@ -145,7 +145,7 @@ class Refused(NamedTuple):
     message: str
 
 
-class Misconfigured(NamedTuple):
+class ConfigurationRefused(NamedTuple):
     """Credentials, host or path are wrong: no record is to blame, and none can be delivered until that is mended."""
 
     # Not in the order of `Refused`, so that the two are never equal.
@@ -153,7 +153,7 @@ class Misconfigured(NamedTuple):
     status: int
 
 
-class Outdated(NamedTuple):
+class Expired(NamedTuple):
     """No request was made: these records have become too old for where they were to go.
 
     Args:
@@ -165,4 +165,4 @@ class Outdated(NamedTuple):
     by_import: bool
 
 
-Outcome = Delivered | Pruned | Split | Retry | Refused | Misconfigured
+Outcome = Delivered | PartialFailure | SplitBatch | Retry | Refused | ConfigurationRefused

@@ -13,7 +13,7 @@ from typing import Final
 from .errors import FailedRecord
 
 
-class Kind(Enum):
+class RecordKind(Enum):
     """Where a record goes, by the official SDK's names of the endpoints."""
 
     EVENTS = "events"
@@ -33,7 +33,7 @@ class Record(bytes):
         return f"<record of {len(self)} bytes>"
 
 
-class OnceOnly(Record):
+class NonIdempotentRecord(Record):
     """A record that is not idempotent (`$add`, `$append`, `$remove`): two tries could apply it twice."""
 
     __slots__ = ()
@@ -100,24 +100,24 @@ class Loss:
         bare: further records, of which only the number was kept.
     """
 
-    __slots__ = ("bare", "details", "items", "kind", "message", "reason")
+    __slots__ = ("count_only", "details", "items", "kind", "message", "reason")
 
     def __init__(
         self,
         *,
-        kind: Kind,
+        kind: RecordKind,
         reason: DropReason,
         items: Sequence[bytes],
         details: Sequence[FailedRecord] = (),
         message: str = "",
-        bare: int = 0,
+        count_only: int = 0,
     ) -> None:
         self.kind = kind
         self.reason = reason
         self.items = items
         self.details = details
         self.message = message
-        self.bare = bare
+        self.count_only = count_only
 
     def copy(self) -> Loss:
         """The same, with a list of items of its own."""
@@ -127,7 +127,7 @@ class Loss:
             items=list(self.items),
             details=self.details,
             message=self.message,
-            bare=self.bare,
+            count_only=self.count_only,
         )
 
     def messages(self) -> list[str]:

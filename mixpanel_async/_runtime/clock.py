@@ -11,7 +11,7 @@ from .ids import IdSource
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
-class Runtime:
+class Environment:
     """What the core takes as arguments.
 
     Args:
@@ -21,17 +21,17 @@ class Runtime:
         new_id: a fresh `$insert_id`.
     """
 
-    wall: Callable[[], float]
+    wall_time: Callable[[], float]
     monotonic: Callable[[], float]
-    chance: Callable[[], float]
+    random: Callable[[], float]
     new_id: Callable[[], str]
 
 
-def real_runtime() -> Runtime:
+def real_environment() -> Environment:
     """The clocks of this machine, and randomness of its own for each client."""
-    return Runtime(
-        wall=time.time,
+    return Environment(
+        wall_time=time.time,
         monotonic=time.monotonic,
-        chance=random.Random().random,  # noqa: S311  jitter is no secret
+        random=random.Random().random,  # noqa: S311  jitter is no secret
         new_id=IdSource(),
     )

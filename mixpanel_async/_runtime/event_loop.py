@@ -34,20 +34,20 @@ def _loop_finder() -> Callable[[], asyncio.AbstractEventLoop | None]:
     return asyncio._get_running_loop
 
 
-def prepare() -> None:
+def preload_backend() -> None:
     """Load what anyio would load at its first call, inside the event loop, which that would hold for some 30 ms."""
     with contextlib.suppress(ImportError):
         import_module("anyio._backends._asyncio")
     import_module("anyio.to_thread")
 
 
-async def let_others_run() -> None:
+async def yield_to_loop() -> None:
     """Take a turn of the event loop."""
     # What `anyio.lowlevel.checkpoint()` does, of which nobody must wait for the import.
     await anyio.sleep(0)  # noqa: ASYNC115
 
 
-class Job(Generic[T]):
+class BackgroundTask(Generic[T]):
     """A task of the package's own, and how it ended.
 
     Args:
@@ -55,7 +55,7 @@ class Job(Generic[T]):
         on_end: called once it has ended, however.
     """
 
-    def __init__(self, if_unstarted: Callable[[], None], on_end: Callable[[Job[Any]], None]) -> None:
+    def __init__(self, if_unstarted: Callable[[], None], on_end: Callable[[BackgroundTask[Any]], None]) -> None:
         self.done = anyio.Event()
         self._if_unstarted = if_unstarted
         self._on_end = on_end
@@ -91,7 +91,7 @@ class Job(Generic[T]):
         self.done.set()
 
     @property
-    def is_over(self) -> bool:
+    def is_done(self) -> bool:
         """Whether it has ended, in any way."""
         return self._is_ended
 
@@ -117,7 +117,7 @@ class Job(Generic[T]):
         return self._value
 
 
-class Runner(Protocol):
+class LoopThread(Protocol):
     """What an event loop of asyncio's own is: the number of the thread in which it runs, or None, costs a look."""
 
     @property
@@ -136,24 +136,24 @@ class _Asked:
         return self._thread if self._loop.is_running() else None
 
 
-def _runner(loop: Any) -> Runner:
+def _runner(loop: Any) -> LoopThread:
     """What says whether a loop, which runs in this thread now, does so later."""
     from asyncio import BaseEventLoop  # noqa: PLC0415
 
     is_plain = getattr(type(loop), "is_running", None) is BaseEventLoop.is_running
     if is_plain and getattr(loop, "_thread_id", None) == threading.get_ident():
-        runner: Runner = loop
+        runner: LoopThread = loop
         return runner
     return _Asked(loop)
 
 
-class Host(Protocol):
+class EventLoop(Protocol):
     """An event loop."""
 
-    runner: Runner | None
+    runner: LoopThread | None
     """What says in which thread it runs; None if that cannot be had."""
 
-    def spawn(self, job: Job[T], work: Callable[[], Awaitable[T]], name: str) -> None:
+    def spawn(self, task: BackgroundTask[T], work: Callable[[], Awaitable[T]], name: str) -> None:
         """Run it in a task of its own, with an empty context. From the loop's own thread only."""
 
     def call_soon(self, callback: Callable[[], object]) -> None:
@@ -170,10 +170,10 @@ class _Asyncio:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._running_loop = _loop_finder()
-        self.runner: Runner | None = _runner(loop)
+        self.runner: LoopThread | None = _runner(loop)
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def spawn(self, job: Job[T], work: Callable[[], Awaitable[T]], name: str) -> None:
+    def spawn(self, job: BackgroundTask[T], work: Callable[[], Awaitable[T]], name: str) -> None:
         task = contextvars.Context().run(self._create, job.run(work), name)
         self._tasks.add(task)
 
@@ -202,11 +202,11 @@ class _Trio:
     def __init__(self) -> None:
         import trio  # noqa: PLC0415  an optional library, in use already when this runs
 
-        self.runner: Runner | None = None
+        self.runner: LoopThread | None = None
         self._trio = trio
         self._token = trio.lowlevel.current_trio_token()
 
-    def spawn(self, job: Job[T], work: Callable[[], Awaitable[T]], name: str) -> None:
+    def spawn(self, job: BackgroundTask[T], work: Callable[[], Awaitable[T]], name: str) -> None:
         self._trio.lowlevel.spawn_system_task(job.run, work, name=name, context=contextvars.Context())
 
     def call_soon(self, callback: Callable[[], object]) -> None:
@@ -234,7 +234,7 @@ def _in_trio() -> bool:
     return in_trio_task is not None and bool(in_trio_task())
 
 
-def current_host() -> Host | None:
+def current_loop() -> EventLoop | None:
     """The loop that the caller runs in, if it runs in one."""
     if _in_trio():
         return _Trio()

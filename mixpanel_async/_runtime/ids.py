@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from typing import Final
 
-from .fork import birthmark
+from .fork import fork_marker
 
-_IDS_A_REFILL: Final = 512
+_IDS_PER_REFILL: Final = 512
 
 _ID_BYTES: Final = 16
 
@@ -23,16 +23,16 @@ class IdSource:
 
     def __init__(self) -> None:
         self._stock: list[str] = []
-        self._mark = birthmark()
+        self._mark = fork_marker()
 
     def __call__(self) -> str:
         if not self._mark[0]:
             self._stock.clear()
-            self._mark = birthmark()
+            self._mark = fork_marker()
         try:
             return self._stock.pop()
         except IndexError:
-            digits = os.urandom(_ID_BYTES * _IDS_A_REFILL).hex()
+            digits = os.urandom(_ID_BYTES * _IDS_PER_REFILL).hex()
             width = 2 * _ID_BYTES
             fresh = [digits[at : at + width] for at in range(0, len(digits), width)]
             one = fresh.pop()

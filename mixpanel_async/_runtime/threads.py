@@ -9,12 +9,12 @@ from typing import TypeVar
 
 import anyio
 
-from .event_loop import current_host
+from .event_loop import current_loop
 
 T = TypeVar("T")
 
 
-async def worked(work: Callable[[], T], limiter: anyio.CapacityLimiter) -> T:
+async def run_in_worker(work: Callable[[], T], limiter: anyio.CapacityLimiter) -> T:
     """Run a function that comes to its end in a worker thread of the event loop.
 
     Raises:
@@ -26,7 +26,7 @@ async def worked(work: Callable[[], T], limiter: anyio.CapacityLimiter) -> T:
     return await to_thread.run_sync(work, limiter=limiter)
 
 
-def begin(work: Callable[[], T], name: str) -> Future[T]:
+def start_daemon_thread(work: Callable[[], T], name: str) -> Future[T]:
     """Start a function that may block for ever, in a thread of its own.
 
     The workers of an event loop are waited for when it ends and when the interpreter exits; such a thread is not.
@@ -45,13 +45,13 @@ def begin(work: Callable[[], T], name: str) -> Future[T]:
     return future
 
 
-async def ended(future: Future[T]) -> T:
+async def wait_for(future: Future[T]) -> T:
     """Wait for the end of what `begin` started. A waiter that is cancelled leaves it running.
 
     Raises:
         BaseException: what the function raised.
     """
-    host = current_host()
+    host = current_loop()
     assert host is not None
     event = anyio.Event()
     future.add_done_callback(lambda _: host.call_soon(event.set))

@@ -16,12 +16,12 @@ import orjson
 
 from .._encoding.records import payload_of
 from .._model.config import check_number
-from .._model.errors import ConfigurationError, refuse
+from .._model.errors import ConfigurationError, raise_configuration_error
 from .._model.records import DropReason
-from .._runtime.clock import real_runtime
+from .._runtime.clock import real_environment
 from . import files
 from .database import LANES, Row, first_of, show_token
-from .inspection import ROWS_AT_ONCE, Choice, Visit, breathe, visit
+from .inspection import ROWS_AT_ONCE, AdminConnection, DeadLetterFilter, open_admin_connection, pause
 from .messages import LANE_CODES, ONCE, REPEATABLE, SENDING, SEQUENCE_BITS
 from .report import Purged, SpoolCount, SpooledRecord, SpoolStatus
 
@@ -48,14 +48,14 @@ class Admin:
         self._wait = wait
 
     def status(self, *, check: bool | None) -> SpoolStatus:
-        with visit(self._path, self._wait) as db, db.snapshot():
+        with open_admin_connection(self._path, self._wait) as db, db.snapshot():
             waiting: dict[str, SpoolCount] = {}
             held: dict[str, SpoolCount] = {}
             owners = {owner: (project, born) for owner, project, born in db.owners()}
-            is_held = {owner: files.Claim.is_taken(self._path, owner) for owner in owners}
+            is_held = {owner: files.OwnerLock.is_taken(self._path, owner) for owner in owners}
             projects = db.dead_projects()
             sending = 0
-            now = real_runtime().wall()
+            now = real_environment().wall_time()
             for owner, lane in db.lanes():
                 kind = _kind(lane)
                 project, born = owners.get(owner, (b"", 0.0))
@@ -84,28 +84,28 @@ class Admin:
             )
 
     def records(self, *, waiting: bool, dead: bool) -> Iterator[SpooledRecord]:
-        return self._records(waiting=waiting, dead=Choice() if dead else None)
+        return self._records(waiting=waiting, dead=DeadLetterFilter() if dead else None)
 
     def dead_letters(self, reasons: Collection[str] | None) -> Iterator[SpooledRecord]:
-        return self._records(waiting=False, dead=Choice(reasons=reasons))
+        return self._records(waiting=False, dead=DeadLetterFilter(reasons=reasons))
 
-    def _records(self, *, waiting: bool, dead: Choice | None) -> Iterator[SpooledRecord]:
-        with visit(self._path, self._wait) as db:
+    def _records(self, *, waiting: bool, dead: DeadLetterFilter | None) -> Iterator[SpooledRecord]:
+        with open_admin_connection(self._path, self._wait) as db:
             after = 0
             while waiting and (rows := db.read(after, _LAST, max_records=1_000, max_bytes=_BYTES_AT_ONCE)):
                 after = rows[-1][0]
                 yield from map(_waiting, rows)
             for chunk in _chunks([] if dead is None else db.choose(dead)):
-                yield from map(_dead, db.letters(chunk))
+                yield from map(_dead, db.dead_letters(chunk))
 
     def retry(self, *, reasons: Collection[str] | None, ids: Collection[int] | None) -> int:
-        choice = Choice(reasons=reasons, without={DropReason.UNCERTAIN.value}, ids=ids)
-        with visit(self._path, self._wait) as db:
+        choice = DeadLetterFilter(reasons=reasons, without={DropReason.UNCERTAIN.value}, ids=ids)
+        with open_admin_connection(self._path, self._wait) as db:
             count = 0
             for chunk in _chunks(db.choose(choice)):
                 with db.transaction():
                     count += _put_back(db, chunk)
-                breathe()
+                pause()
             return count
 
     def purge(
@@ -119,27 +119,27 @@ class Admin:
     ) -> Purged:
         dead = dead or any(one is not None for one in (reasons, older_than, ids))
         if not (dead or waiting):
-            refuse("say what to purge: dead, reasons, older_than, ids, waiting or distinct_id")
+            raise_configuration_error("say what to purge: dead, reasons, older_than, ids, waiting or distinct_id")
         if older_than is not None:
-            check_number("older_than", older_than, least=0.0)
+            check_number("older_than", older_than, minimum=0.0)
             if waiting:
-                refuse(
+                raise_configuration_error(
                     "older_than holds for dead letters, and nobody knows how long a record has waited: purge them apart"
                 )
-        died_before = inf if older_than is None else real_runtime().wall() - older_than
-        choice = Choice(reasons=reasons, ids=ids, died_before=died_before)
-        with visit(self._path, self._wait, erase=True) as db:
+        died_before = inf if older_than is None else real_environment().wall_time() - older_than
+        choice = DeadLetterFilter(reasons=reasons, ids=ids, died_before=died_before)
+        with open_admin_connection(self._path, self._wait, erase=True) as db:
             gone = _remove(db, "dead", db.choose(choice)) if dead else 0
             left = self._remove_left(db) if waiting else 0
             db.give_back()
             return Purged(waiting=left, dead=gone)
 
-    def _remove_left(self, db: Visit) -> int:
+    def _remove_left(self, db: AdminConnection) -> int:
         """Delete what clients have left that live no more."""
         count = 0
         for owner, *_ in db.owners():
             # As a client that takes it over would: as long as it is held here, nobody sends it.
-            claim = files.Claim.take(self._path, owner)
+            claim = files.OwnerLock.take(self._path, owner)
             if claim is None:
                 continue
             is_empty = False
@@ -154,8 +154,8 @@ class Admin:
 
     def purge_person(self, distinct_id: str) -> Purged:
         if not isinstance(distinct_id, str) or not distinct_id:
-            refuse("distinct_id must be a string that is not empty")
-        with visit(self._path, self._wait, erase=True) as db:
+            raise_configuration_error("distinct_id must be a string that is not empty")
+        with open_admin_connection(self._path, self._wait, erase=True) as db:
             # A client whose record is refused meanwhile moves it from the first table to the second.
             waiting = _remove(db, "records", _of_person(db, "records", distinct_id))
             dead = _remove(db, "dead", _of_person(db, "dead", distinct_id))
@@ -251,15 +251,15 @@ def _chunks(found: Iterable[tuple[int, int]]) -> Iterator[list[int]]:
         yield chunk
 
 
-def _put_back(db: Visit, ids: list[int]) -> int:
+def _put_back(db: AdminConnection, ids: list[int]) -> int:
     """Move dead letters to what waits. Within a transaction."""
     # What was there before this lock may be gone.
-    letters = db.letters(ids)
+    letters = db.dead_letters(ids)
     heirs: dict[bytes, int] = {}
     for _, project, *_ in letters:
         if project not in heirs:
             # Whoever takes an owner over counts once what is there: each portion has its own.
-            heirs[project] = db.add_owner(project, real_runtime().wall())
+            heirs[project] = db.add_owner(project, real_environment().wall_time())
     rows = [
         (first_of(heirs[project], lane) + at, REPEATABLE if state == REPEATABLE else ONCE, body)
         for at, (_, project, lane, state, *_, body) in enumerate(letters, start=1)
@@ -269,16 +269,16 @@ def _put_back(db: Visit, ids: list[int]) -> int:
     return len(rows)
 
 
-def _remove(db: Visit, table: str, found: Iterable[tuple[int, int]]) -> int:
+def _remove(db: AdminConnection, table: str, found: Iterable[tuple[int, int]]) -> int:
     count = 0
     for chunk in _chunks(found):
         with db.transaction():
             count += db.remove(table, chunk)
-        breathe()
+        pause()
     return count
 
 
-def _remove_all(db: Visit, owner: int) -> int:
+def _remove_all(db: AdminConnection, owner: int) -> int:
     count = 0
     while True:
         with db.transaction():
@@ -286,10 +286,10 @@ def _remove_all(db: Visit, owner: int) -> int:
         if not removed:
             return count
         count += removed
-        breathe()
+        pause()
 
 
-def _of_person(db: Visit, table: str, distinct_id: str) -> list[tuple[int, int]]:
+def _of_person(db: AdminConnection, table: str, distinct_id: str) -> list[tuple[int, int]]:
     # The same encoder has written the bodies, so that the id stands in them as it does here.
     text = orjson.dumps(distinct_id.removeprefix(_DEVICE))[1:-1]
     return [(number, len(body)) for number, body in db.candidates(table, text) if _names(body, distinct_id)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from .._model.errors import refuse
+from .._model.errors import raise_configuration_error
 from . import files
 from .database import Damaged, Database
 
@@ -20,7 +20,7 @@ def open_database(path: Path, *, max_bytes: int, wait: float, fsync: bool, erase
         db = Database(path, is_new=is_new, max_bytes=max_bytes, wait=wait, fsync=fsync, erase=erase)
     except Damaged:
         if files.is_text(path):
-            refuse("the path of the spool leads to a text file, which is left alone")
+            raise_configuration_error("the path of the spool leads to a text file, which is left alone")
         raise
     files.make_private(path)
     return db

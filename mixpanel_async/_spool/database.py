@@ -16,7 +16,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Final
 
-from .._model.errors import refuse
+from .._model.errors import raise_configuration_error
 from . import files
 from .messages import SENDING, SEQUENCE_BITS
 
@@ -117,7 +117,7 @@ class Database:
                 self._refuse_foreign()
             mode = self._one("PRAGMA journal_mode=WAL")
             if mode != "wal":
-                refuse("the file system of the spool does not allow SQLite's write-ahead log")
+                raise_configuration_error("the file system of the spool does not allow SQLite's write-ahead log")
             self._db.execute(f"PRAGMA synchronous={'FULL' if fsync else 'NORMAL'}")
             self._db.execute(f"PRAGMA journal_size_limit={_MOST_WAL_BYTES}")
             self._db.execute(f"PRAGMA secure_delete={'ON' if erase else 'FAST'}")
@@ -142,7 +142,7 @@ class Database:
     def _refuse_foreign(self) -> bool:
         is_ours = self._number("PRAGMA application_id") == APPLICATION_ID
         if not is_ours and self._tables() not in {(), SCHEMA}:
-            refuse("the file of the spool is another program's SQLite database")
+            raise_configuration_error("the file of the spool is another program's SQLite database")
         return is_ours
 
     def _check_or_make(self) -> None:
@@ -157,7 +157,9 @@ class Database:
         is_ours = self._refuse_foreign()
         version = self._number("PRAGMA user_version")
         if version > VERSION:
-            refuse(f"the spool was written by a newer version of this package (schema {version}, known: {VERSION})")
+            raise_configuration_error(
+                f"the spool was written by a newer version of this package (schema {version}, known: {VERSION})"
+            )
         if not is_ours or found != SCHEMA or len(self.salt) != 16:
             raise Damaged("its tables are not those of a spool")
 
@@ -240,14 +242,14 @@ class Database:
             at += size
 
     def delete(self, ids: Iterable[int]) -> None:
-        for first, last in runs(ids):
+        for first, last in id_ranges(ids):
             self._db.execute("DELETE FROM records WHERE id BETWEEN ? AND ?", (first, last))
 
     def mark(self, ids: Iterable[int], state: int) -> None:
-        for first, last in runs(ids):
+        for first, last in id_ranges(ids):
             self._db.execute("UPDATE records SET state=? WHERE id BETWEEN ? AND ?", (state, first, last))
 
-    def bury(self, project: bytes, letters: Sequence[DeadLetter], died: float, keep: int) -> None:
+    def add_dead_letters(self, project: bytes, letters: Sequence[DeadLetter], died: float, keep: int) -> None:
         """Add dead letters, and drop the oldest beyond `keep`."""
         self._db.executemany(
             "INSERT INTO dead (project, lane, state, reason, message, died, body) VALUES (?, ?, ?, ?, ?, ?, ?)",
@@ -264,7 +266,7 @@ class Database:
     def present(self, ids: Iterable[int]) -> set[int]:
         """Those of these rows that are there."""
         found: set[int] = set()
-        for span in runs(ids):
+        for span in id_ranges(ids):
             found.update(
                 number for (number,) in self._db.execute("SELECT id FROM records WHERE id BETWEEN ? AND ?", span)
             )
@@ -369,7 +371,7 @@ class Database:
         self._db.close()
 
 
-def runs(ids: Iterable[int]) -> Iterator[tuple[int, int]]:
+def id_ranges(ids: Iterable[int]) -> Iterator[tuple[int, int]]:
     """Numbers as ranges: first and last of each."""
     for _, group in groupby(enumerate(sorted(ids)), key=lambda pair: pair[1] - pair[0]):
         numbers = [number for _, number in group]

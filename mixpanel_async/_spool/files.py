@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from .._model.errors import SpoolError, refuse
+from .._model.errors import SpoolError, raise_configuration_error
 
 _PRIVATE: Final = 0o600
 _PRIVATE_FOLDER: Final = 0o700
@@ -37,12 +37,12 @@ def prepare(path: Path) -> bool:
     folder = path.parent
     if not folder.exists():
         if not folder.parent.is_dir():
-            refuse("the folder of the spool does not exist, nor the one above it")
+            raise_configuration_error("the folder of the spool does not exist, nor the one above it")
         with _refusing("the folder of the spool cannot be made"):
             # Several processes may come at once.
             folder.mkdir(mode=_PRIVATE_FOLDER, exist_ok=True)
     if is_remote(folder.resolve(), _mounts()):
-        refuse("the spool must lie on a disk of this machine, not on a network file system")
+        raise_configuration_error("the spool must lie on a disk of this machine, not on a network file system")
     with _refusing("the file of the spool cannot be made"), contextlib.suppress(FileExistsError):
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, _PRIVATE))
     with _refusing("the files of the spool cannot be looked at"):
@@ -61,11 +61,11 @@ def _checked(path: Path) -> os.stat_result:
     """
     status = path.lstat()
     if stat.S_ISDIR(status.st_mode):
-        refuse("the path of the spool is a folder, not a regular file")
+        raise_configuration_error("the path of the spool is a folder, not a regular file")
     if not stat.S_ISREG(status.st_mode):
-        refuse("the path of the spool is a link, or not a regular file")
+        raise_configuration_error("the path of the spool is a link, or not a regular file")
     if status.st_uid != os.geteuid():
-        refuse("the file of the spool belongs to another user")
+        raise_configuration_error("the file of the spool belongs to another user")
     return status
 
 
@@ -103,7 +103,7 @@ def _refusing(text: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        refuse(f"{text} ({error.strerror or type(error).__name__})")
+        raise_configuration_error(f"{text} ({error.strerror or type(error).__name__})")
 
 
 def _mounts() -> str:
@@ -133,7 +133,7 @@ def is_remote(folder: Path, mounts: str) -> bool:
     return kind in _REMOTE or kind.startswith(_REMOTE_FUSE)
 
 
-class Claim:
+class OwnerLock:
     """The right to send what one client wrote: a lock on a file, which the system lifts when its holder dies.
 
     It belongs to the open file and not to the process, so that two clients of one process exclude each other as well.
@@ -146,7 +146,7 @@ class Claim:
         self._handle = handle
 
     @classmethod
-    def take(cls, spool: Path, owner: int) -> Claim | None:
+    def take(cls, spool: Path, owner: int) -> OwnerLock | None:
         """Lock the file of an owner, which is made if it is missing. None if somebody else holds it."""
         path = _claim_path(spool, owner)
         while True:

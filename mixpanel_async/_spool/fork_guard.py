@@ -14,7 +14,7 @@ from .._model.errors import SpoolError
 _PATIENCE: Final = 2.0
 
 
-class Gate:
+class ForkGuard:
     """Keeps a thread and the forks of its process apart.
 
     Args:
@@ -62,7 +62,7 @@ class Gate:
             self._forks -= 1
             self._changed.notify_all()
 
-    def pass_by(self, close: Callable[[], None]) -> None:
+    def pause_while_forking(self, close: Callable[[], None]) -> None:
         """Rest while the process forks. In the thread, before it touches the database.
 
         Raises:

@@ -12,9 +12,9 @@ from math import inf
 from pathlib import Path
 from typing import Any, Final
 
-from .._model.errors import ConfigurationError, SpoolError, refuse
+from .._model.errors import ConfigurationError, SpoolError, raise_configuration_error
 from .._model.records import DropReason
-from .database import APPLICATION_ID, LANES, OWNER_SHIFT, Database, first_of, is_damage, runs
+from .database import APPLICATION_ID, LANES, OWNER_SHIFT, Database, first_of, id_ranges, is_damage
 from .files import is_text
 from .messages import SENDING, SEQUENCE_BITS
 from .report import SpoolCount
@@ -26,7 +26,7 @@ _BREATH: Final = 0.02
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Choice:
+class DeadLetterFilter:
     """Which dead letters.
 
     Args:
@@ -46,17 +46,17 @@ class Choice:
 
     def __post_init__(self) -> None:
         if isinstance(self.reasons, str) or isinstance(self.ids, (str, bytes)):
-            refuse("reasons and ids must be collections")
+            raise_configuration_error("reasons and ids must be collections")
         known = {reason.value for reason in DropReason}
         if not known.issuperset(self.reasons or ()):
-            refuse("a reason must be the value of a DropReason")
+            raise_configuration_error("a reason must be the value of a DropReason")
 
     def takes(self, number: int, reason: str, died: float) -> bool:
         is_named = reason not in self.without if self.reasons is None else reason in self.reasons
         return is_named and died <= self.died_before and (self.ids is None or number in self.ids)
 
 
-class Visit(Database):
+class AdminConnection(Database):
     """A guest's connection.
 
     Args:
@@ -79,7 +79,7 @@ class Visit(Database):
             self._db.execute("PRAGMA trusted_schema=OFF")
             self._db.execute("PRAGMA cell_size_check=ON")
             if self._number("PRAGMA application_id") != APPLICATION_ID:
-                refuse("the file is not a spool")
+                raise_configuration_error("the file is not a spool")
             self._check_or_make()
             self._page_bytes = self._number("PRAGMA page_size")
             if erase:
@@ -132,17 +132,17 @@ class Visit(Database):
     def dead_projects(self) -> set[bytes]:
         return {project for (project,) in self._db.execute("SELECT DISTINCT project FROM dead")}
 
-    def choose(self, choice: Choice) -> list[tuple[int, int]]:
+    def choose(self, choice: DeadLetterFilter) -> list[tuple[int, int]]:
         """Dead letters: number and size of the body."""
         found = self._db.execute("SELECT id, length(body), reason, died FROM dead ORDER BY id")
         return [(number, size) for number, size, reason, died in found if choice.takes(number, reason, died)]
 
-    def letters(self, ids: Sequence[int]) -> list[tuple[Any, ...]]:
+    def dead_letters(self, ids: Sequence[int]) -> list[tuple[Any, ...]]:
         """Those of these dead letters that are there: number, project, lane, state, reason, message, died, body."""
         columns = "id, project, lane, state, reason, message, died, body"
         return [
             row
-            for span in runs(ids)
+            for span in id_ranges(ids)
             for row in self._db.execute(f"SELECT {columns} FROM dead WHERE id BETWEEN ? AND ?", span)  # noqa: S608
         ]
 
@@ -150,7 +150,7 @@ class Visit(Database):
         """Delete rows of `records` or `dead`. Returns how many were there."""
         return sum(
             self._db.execute(f"DELETE FROM {table} WHERE id BETWEEN ? AND ?", span).rowcount  # noqa: S608
-            for span in runs(ids)
+            for span in id_ranges(ids)
         )
 
     def remove_first(self, after: int, end: int) -> int:
@@ -174,19 +174,19 @@ class Visit(Database):
             before = idle
             # As a script, which alone steps through all of it.
             self._db.executescript(f"PRAGMA incremental_vacuum({_PAGES_AT_ONCE})")
-            breathe()
+            pause()
         self.checkpoint()
 
 
 @contextmanager
-def visit(path: Path, wait: float, *, erase: bool = False) -> Iterator[Visit]:
+def open_admin_connection(path: Path, wait: float, *, erase: bool = False) -> Iterator[AdminConnection]:
     try:
         try:
             if not stat.S_ISREG(path.lstat().st_mode):
-                refuse("the path of the spool is a link, or not a regular file")
+                raise_configuration_error("the path of the spool is a link, or not a regular file")
         except (FileNotFoundError, NotADirectoryError):
-            refuse("there is no spool")
-        db = Visit(path, wait=wait, erase=erase)
+            raise_configuration_error("there is no spool")
+        db = AdminConnection(path, wait=wait, erase=erase)
         try:
             yield db
         finally:
@@ -208,6 +208,6 @@ def visit(path: Path, wait: float, *, erase: bool = False) -> Iterator[Visit]:
         raise
 
 
-def breathe() -> None:
+def pause() -> None:
     """Let others have their turn: who writes without a pause keeps the lock from them."""
     threading.Event().wait(_BREATH)

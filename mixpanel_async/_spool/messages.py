@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple, Protocol
 
 from .._model.errors import MixpanelException
-from .._model.records import Kind, Loss
+from .._model.records import Loss, RecordKind
 
 # States of a row: it may be sent twice, only once, or only once and its request has begun.
 REPEATABLE: Final = 0
@@ -31,7 +31,7 @@ class Settings:
     at_least_once: bool
 
 
-class Held(NamedTuple):
+class RowInMemory(NamedTuple):
     """A row whose record is in memory, and whether a request with it is under way that must not be made twice."""
 
     number: int
@@ -39,13 +39,13 @@ class Held(NamedTuple):
     is_sending: bool
 
 
-class Group:
+class CommitGroup:
     """Records that share a commit."""
 
     __slots__ = ("_when_done", "entries", "error", "is_done", "is_noted", "size", "watch")
 
     def __init__(self) -> None:
-        self.entries: list[Entry] = []
+        self.entries: list[PendingWrite] = []
         self.size = 0
         self.is_done = False
         self.is_noted = True
@@ -70,11 +70,11 @@ class Group:
 
 
 @dataclass(slots=True)
-class Work:
+class PendingWork:
     """What has been asked for since the thread last looked."""
 
-    group: Group
-    ended: list[Ended] = field(default_factory=list)
+    group: CommitGroup
+    settled: list[SettledRows] = field(default_factory=list)
     marks: list[tuple[Sequence[int], int]] = field(default_factory=list)
     loads: list[tuple[int, int]] = field(default_factory=list)
     """Lane and first own row on disk alone."""
@@ -89,19 +89,19 @@ class Work:
 
     @property
     def is_empty(self) -> bool:
-        return not (self.group.entries or self.ended or self.marks or self.loads or self.evictions)
+        return not (self.group.entries or self.settled or self.marks or self.loads or self.evictions)
 
 
-class Reports(Protocol):
+class WriterListener(Protocol):
     """Who is told, in the journal's thread."""
 
-    def written(self, entries: Sequence[Entry], used_bytes: int, freed: int) -> None:
+    def written(self, entries: Sequence[PendingWrite], used_bytes: int, freed: int) -> None:
         """A group and all that was asked with it is on disk."""
 
-    def not_written(self, entries: Sequence[Entry], *, full: bool) -> list[Entry]:
+    def not_written(self, entries: Sequence[PendingWrite], *, full: bool) -> list[PendingWrite]:
         """A group is not on disk. Returns what is to be tried again."""
 
-    def given_up(self, entries: Sequence[Entry]) -> None:
+    def given_up(self, entries: Sequence[PendingWrite]) -> None:
         """These were never written, and will not be."""
 
     def loaded(self, lane: int, rows: list[tuple[int, bytes]], spoiled: int) -> None:
@@ -119,30 +119,30 @@ class Reports(Protocol):
     def adopted(self, lanes: dict[int, tuple[int, int]], unsure: dict[int, list[bytes]]) -> None:
         """Records and bytes that others left, by lane; and what of theirs may have been applied already."""
 
-    def held(self) -> tuple[list[Held], set[int]]:
+    def rows_in_memory(self) -> tuple[list[RowInMemory], set[int]]:
         """The rows that are on disk and in memory; and those of records that have ended and wait to be taken out."""
 
-    def reopened(self) -> None:
+    def on_reopened(self) -> None:
         """The file is another one: what was in the old one alone is gone, or comes back as left by others."""
 
 
-class Writer(Protocol):
+class WriterProtocol(Protocol):
     """The journal, as the queue sees it."""
 
-    mutex: AbstractContextManager[bool]
+    group_lock: AbstractContextManager[bool]
 
     @property
-    def group(self) -> Group: ...
+    def group(self) -> CommitGroup: ...
 
-    def ring(self) -> None: ...
+    def wake(self) -> None: ...
 
-    def ask(self, change: Callable[[Work], None]) -> Group: ...
+    def submit(self, change: Callable[[PendingWork], None]) -> CommitGroup: ...
 
-    def begin(self) -> Group: ...
+    def begin(self) -> CommitGroup: ...
 
-    def ended_rows(self) -> set[int]: ...
+    def settled_rows(self) -> set[int]: ...
 
-    def drop_readings(self) -> list[Eviction]: ...
+    def discard_reads(self) -> list[Eviction]: ...
 
     def close(self, timeout: float) -> bool: ...
 
@@ -152,12 +152,12 @@ class Writer(Protocol):
 SEQUENCE_BITS: Final = 36
 
 LANE_CODES: Final = {
-    (Kind.EVENTS, False): 0,
-    (Kind.IMPORTS, False): 1,
-    (Kind.PEOPLE, False): 2,
-    (Kind.GROUPS, False): 3,
-    (Kind.IMPORTS, True): 4,
-    (Kind.IDENTITY, False): 5,
+    (RecordKind.EVENTS, False): 0,
+    (RecordKind.IMPORTS, False): 1,
+    (RecordKind.PEOPLE, False): 2,
+    (RecordKind.GROUPS, False): 3,
+    (RecordKind.IMPORTS, True): 4,
+    (RecordKind.IDENTITY, False): 5,
 }
 """How a spool names a lane: its kind, and whether a project secret signs it."""
 
@@ -185,7 +185,7 @@ class Eviction:
         self.size += later.size
 
 
-class Ended(NamedTuple):
+class SettledRows(NamedTuple):
     """Rows of the spool whose records have ended: taken out, and kept as dead letters if there is a loss to tell."""
 
     ids: list[int]
@@ -193,7 +193,7 @@ class Ended(NamedTuple):
     loss: Loss | None = None
 
 
-class Entry(NamedTuple):
+class PendingWrite(NamedTuple):
     """A record on its way to disk. `lane` is opaque to the spool: the buffer that made the entry reads it back."""
 
     lane: Any

@@ -13,11 +13,11 @@ from typing import Final
 import orjson
 
 from .._model.errors import SpoolError
-from .._model.records import OnceOnly
-from .._runtime.clock import Runtime
+from .._model.records import NonIdempotentRecord
+from .._runtime.clock import Environment
 from .database import OWNER_SHIFT, Database, Row, hide_token
-from .files import Claim
-from .messages import ONCE, REPEATABLE, SENDING, Held, Settings
+from .files import OwnerLock
+from .messages import ONCE, REPEATABLE, SENDING, RowInMemory, Settings
 
 _log = logging.getLogger("mixpanel_async")
 _OWN_ROWS: Final = 1 << OWNER_SHIFT
@@ -32,7 +32,7 @@ class Owners:
         claims: filled with the owners whose rows are this client's to send.
     """
 
-    def __init__(self, settings: Settings, runtime: Runtime, claims: dict[int, Claim]) -> None:
+    def __init__(self, settings: Settings, runtime: Environment, claims: dict[int, OwnerLock]) -> None:
         self._settings = settings
         self._runtime = runtime
         self._claims = claims
@@ -47,10 +47,10 @@ class Owners:
         # Who has the rows now that an owner had in a file before.
         self._heirs: dict[int, int] = {}
 
-    def claim_of(self, owner: int) -> Claim | None:
+    def claim_of(self, owner: int) -> OwnerLock | None:
         """The right to send what another client left; None if somebody has it, or it cannot be had."""
         try:
-            return Claim.take(self._settings.path, owner)
+            return OwnerLock.take(self._settings.path, owner)
         except SpoolError as error:
             # One file that cannot be opened must not stop everybody; its rows stay.
             if owner not in self._unclaimable:
@@ -66,7 +66,7 @@ class Owners:
             claim.release(remove=False)
         self._claims.clear()
 
-    def register(self, db: Database, held: Sequence[Held]) -> None:
+    def register(self, db: Database, held: Sequence[RowInMemory]) -> None:
         """Become an owner in this file, and put in what is in memory already.
 
         What others had left in the file before, and is in memory now, gets owners of its own here.
@@ -75,7 +75,7 @@ class Owners:
             sqlite3.Error: if that cannot be written.
             SpoolError: if a lock cannot be taken.
         """
-        claims: dict[int, Claim] = {}
+        claims: dict[int, OwnerLock] = {}
         heirs: dict[int, int] = {}
         try:
             with db.transaction():
@@ -92,12 +92,12 @@ class Owners:
         self._claims.update(claims)
         self.before.clear()
 
-    def _new_owner(self, db: Database) -> tuple[int, Claim]:
+    def _new_owner(self, db: Database) -> tuple[int, OwnerLock]:
         while True:
-            owner = db.add_owner(db.project(self._settings.token), self._runtime.wall(), above=self.highest)
+            owner = db.add_owner(db.project(self._settings.token), self._runtime.wall_time(), above=self.highest)
             self.highest = owner
             # Locked before anybody else can see it.
-            claim = Claim.take(self._settings.path, owner)
+            claim = OwnerLock.take(self._settings.path, owner)
             if claim is not None:
                 return owner, claim
             # Somebody still uses a file that was taken away, in which he has this number.
@@ -108,7 +108,7 @@ class Owners:
         return self._row(self.own, number, item)
 
     def _row(self, owner: int, number: int, item: bytes, is_sending: bool = False) -> Row:  # noqa: FBT001, FBT002
-        state = (SENDING if is_sending else ONCE) if isinstance(item, OnceOnly) else REPEATABLE
+        state = (SENDING if is_sending else ONCE) if isinstance(item, NonIdempotentRecord) else REPEATABLE
         return number % _OWN_ROWS + (owner << OWNER_SHIFT), state, hide_token(item, self._token)
 
     def numbers(self, rows: Iterable[int]) -> list[int]:

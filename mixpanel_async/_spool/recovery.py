@@ -27,7 +27,7 @@ _UNREADABLE: Final = (sqlite3.DatabaseError, UnicodeDecodeError)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Salvage:
+class Recovery:
     """What became of a damaged spool.
 
     Args:
@@ -41,9 +41,9 @@ class Salvage:
     holes: int
 
 
-def salvage(
+def recover(
     path: Path, stamp: int, make: Callable[[], Database], *, leave: Container[int] = frozenset(), above: int = 0
-) -> tuple[Database, Salvage]:
+) -> tuple[Database, Recovery]:
     """Set a damaged spool aside and begin a new one with what can be read of it.
 
     Rows of other clients that are alive are left.
@@ -57,10 +57,10 @@ def salvage(
     """
     aside = files.set_aside(path, stamp)
     fresh = make()
-    return fresh, rescue(aside, fresh, path, leave=leave, above=above)
+    return fresh, recover_remaining(aside, fresh, path, leave=leave, above=above)
 
 
-def rescue(
+def recover_remaining(
     aside: Path,
     fresh: Database,
     path: Path,
@@ -68,7 +68,7 @@ def rescue(
     leave: Container[int] = frozenset(),
     above: int = 0,
     only: Container[int] | None = None,
-) -> Salvage:
+) -> Recovery:
     """Copy what can be read of a file that was set aside.
 
     Args:
@@ -81,14 +81,14 @@ def rescue(
     """
     rows = holes = 0
     try:
-        with contextlib.closing(_Wreck(aside)) as wreck:
+        with contextlib.closing(_DamagedFile(aside)) as wreck:
             owners = list(wreck.owners())
             above = max([above, *(owner for owner, _ in owners)])
             if owners and only is None:
                 with fresh.transaction():
                     fresh.set_salt(wreck.salt)
             for owner, project in owners:
-                claim = files.Claim.take(path, owner) if only is None or owner in only else None
+                claim = files.OwnerLock.take(path, owner) if only is None or owner in only else None
                 if claim is None:
                     continue
                 heir = 0
@@ -108,14 +108,14 @@ def rescue(
     except (sqlite3.Error, UnicodeDecodeError, OSError, SpoolError):
         # What was copied is committed; the rest stays in the file that is set aside.
         holes += 1
-    return Salvage(aside=aside, rows=rows, holes=holes)
+    return Recovery(aside=aside, rows=rows, holes=holes)
 
 
 def _moved(row: Row, owner: int, heir: int) -> Row:
     return row[0] + ((heir - owner) << OWNER_SHIFT), row[1], row[2]
 
 
-class _Wreck:
+class _DamagedFile:
     """A damaged database, read as far as it goes.
 
     Its tables have been made in one order only, so that their places in the file are known even if its first page,

@@ -12,32 +12,32 @@ from typing import Final
 import orjson
 
 from .._model.errors import SpoolError
-from .._model.records import DropReason, Kind, OnceOnly
-from .._runtime.clock import Runtime
+from .._model.records import DropReason, NonIdempotentRecord, RecordKind
+from .._runtime.clock import Environment
 from . import files
 from .connection import open_database
 from .database import LANES, Damaged, Database, DeadLetter, Row, first_of, hide_token, is_damage, show_token
-from .files import Claim, inode_of
+from .files import OwnerLock, inode_of
 from .messages import (
     LANE_CODES,
     LOAD_RECORDS,
     ONCE,
     REPEATABLE,
     SEQUENCE_BITS,
-    Ended,
     Eviction,
-    Held,
-    Reports,
+    PendingWork,
+    RowInMemory,
     Settings,
-    Work,
+    SettledRows,
+    WriterListener,
 )
 from .owners import Owners
-from .recovery import is_record, rescue, salvage
+from .recovery import is_record, recover, recover_remaining
 
 _log = logging.getLogger("mixpanel_async")
 _LOAD_BYTES: Final = 4 * 1024 * 1024
-_IMPORTS: Final = LANE_CODES[Kind.IMPORTS, False]
-_SECRET_IMPORTS: Final = LANE_CODES[Kind.IMPORTS, True]
+_IMPORTS: Final = LANE_CODES[RecordKind.IMPORTS, False]
+_SECRET_IMPORTS: Final = LANE_CODES[RecordKind.IMPORTS, True]
 
 
 class Session:
@@ -54,7 +54,9 @@ class Session:
         ConfigurationError, SpoolError: if its place cannot.
     """
 
-    def __init__(self, settings: Settings, reports: Reports, runtime: Runtime, claims: dict[int, Claim]) -> None:
+    def __init__(
+        self, settings: Settings, reports: WriterListener, runtime: Environment, claims: dict[int, OwnerLock]
+    ) -> None:
         self._settings = settings
         self._reports = reports
         self._runtime = runtime
@@ -147,11 +149,11 @@ class Session:
         if self._goes_on():
             return
         owners = self._owners
-        held: list[Held] = []
+        held: list[RowInMemory] = []
         ended: set[int] = set()
         is_again = owners.own > 0
         if is_again:
-            held, ended = self._reports.held()
+            held, ended = self._reports.rows_in_memory()
         leave = {*owners.numbers([row.number for row in held]), *owners.numbers(ended)}
         owners.let_go()
         for sources in self._sources.values():
@@ -166,7 +168,7 @@ class Session:
         try:
             if is_again and not has_mended and (aside := files.aside_of(self._settings.path, self._was)):
                 # Another process has mended the file, and left out what belongs to a client that lives.
-                rescue(aside, db, self._settings.path, leave=leave, above=owners.highest, only=owners.before)
+                recover_remaining(aside, db, self._settings.path, leave=leave, above=owners.highest, only=owners.before)
             owners.register(db, held)
         except BaseException:
             db.close()
@@ -175,7 +177,7 @@ class Session:
         self._condemned = 0
         self._own_at = [0] * LANES
         if is_again:
-            self._reports.reopened()
+            self._reports.on_reopened()
         self._adopt()
 
     def _mended(self, leave: set[int]) -> tuple[Database, bool]:
@@ -186,7 +188,7 @@ class Session:
         """
         path = self._settings.path
         # No owner has this number. Who comes second finds a sound file.
-        alone = Claim.take(path, 0)
+        alone = OwnerLock.take(path, 0)
         if alone is None:
             raise SpoolError("another process is mending the spool")
         try:
@@ -196,8 +198,8 @@ class Session:
                 if not is_damage(error):
                     raise
             self._condemned = 0
-            db, saved = salvage(
-                path, int(self._runtime.wall()), self._open_file, leave=leave, above=self._owners.highest
+            db, saved = recover(
+                path, int(self._runtime.wall_time()), self._open_file, leave=leave, above=self._owners.highest
             )
         finally:
             alone.release(remove=True)
@@ -209,19 +211,19 @@ class Session:
         )
         return db, True
 
-    def do(self, work: Work) -> None:
+    def do(self, work: PendingWork) -> None:
         """Carry out what was asked for, in one transaction."""
         entries = work.group.entries
-        if entries or work.ended or work.marks or work.evictions:
+        if entries or work.settled or work.marks or work.evictions:
             with self._keeping_place(), self._db.transaction():
                 self._db.insert([self._owners.row(entry.row, entry.item) for entry in entries])
                 for ids, state in work.marks:
                     self._db.mark(self._owners.numbers(ids), state)
-                for end in work.ended:
+                for end in work.settled:
                     self._end(end)
                 evicted = [(eviction.lane, self._evict(eviction)) for eviction in work.evictions]
                 used = self._db.used_bytes()
-            freed = sum(end.size for end in work.ended) + sum(eviction.size for eviction in work.evictions)
+            freed = sum(end.size for end in work.settled) + sum(eviction.size for eviction in work.evictions)
             self._reports.written(entries, used, freed)
             for lane, items in evicted:
                 if items:
@@ -265,7 +267,7 @@ class Session:
             self._sources, self._own_at = sources, own_at
             raise
 
-    def _end(self, end: Ended) -> None:
+    def _end(self, end: SettledRows) -> None:
         ids = self._owners.numbers(end.ids)
         # What was purged meanwhile must not come back as a dead letter.
         there = set() if end.loss is None else self._db.present(ids)
@@ -274,7 +276,7 @@ class Session:
             letters = [
                 DeadLetter(
                     lane=number >> SEQUENCE_BITS & (LANES - 1),
-                    state=ONCE if isinstance(item, OnceOnly) else REPEATABLE,
+                    state=ONCE if isinstance(item, NonIdempotentRecord) else REPEATABLE,
                     reason=end.loss.reason.value,
                     message=message,
                     body=hide_token(item, self._token),
@@ -305,7 +307,7 @@ class Session:
 
     def _item(self, state: int, body: bytes) -> bytes:
         item = show_token(body, self._token)
-        return OnceOnly(item) if state else item
+        return NonIdempotentRecord(item) if state else item
 
     def _adopt(self) -> None:
         """Take over what clients of this project have left that live no more."""
@@ -324,7 +326,7 @@ class Session:
             self._has_told_others = True
             _log.warning("the spool holds records of %d clients of other projects; they are kept", others)
 
-    def _claim(self, owner: int, claim: Claim) -> None:
+    def _claim(self, owner: int, claim: OwnerLock) -> None:
         """Take over from an owner, or leave it as it was."""
         self._claims[owner] = claim
         try:
@@ -379,7 +381,9 @@ class Session:
             self._bury(letters)
 
     def _bury(self, letters: Sequence[DeadLetter]) -> None:
-        self._db.bury(self._db.project(self._settings.token), letters, self._runtime.wall(), self._settings.keep_dead)
+        self._db.add_dead_letters(
+            self._db.project(self._settings.token), letters, self._runtime.wall_time(), self._settings.keep_dead
+        )
 
     def _dismiss(self, owner: int) -> None:
         with self._db.transaction():

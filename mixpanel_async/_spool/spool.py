@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, NoReturn
 
 from .._model.config import check_count, check_number, check_switch
-from .._model.errors import refuse
+from .._model.errors import raise_configuration_error
 from .._model.records import DropReason
-from .._runtime.clock import Runtime
-from .messages import Reports, Settings, Writer
+from .._runtime.clock import Environment
+from .messages import Settings, WriterListener, WriterProtocol
 from .report import Purged, SpooledRecord, SpoolStatus
 
 if TYPE_CHECKING:
@@ -74,16 +74,16 @@ class SqliteSpool:
 
     def __post_init__(self) -> None:
         if not isinstance(self.path, (str, os.PathLike)) or not os.fspath(self.path):
-            refuse("the path of the spool must be a string or a path that is not empty")
+            raise_configuration_error("the path of the spool must be a string or a path that is not empty")
         if isinstance(os.fspath(self.path), bytes) or "\0" in os.fspath(self.path):
-            refuse("the path of the spool must be text without a zero in it")
+            raise_configuration_error("the path of the spool must be text without a zero in it")
         if os.fspath(self.path).startswith(":memory:"):
-            refuse("a spool in memory would outlive nothing")
-        check_count("max_bytes", self.max_bytes, least=1_000_000)
+            raise_configuration_error("a spool in memory would outlive nothing")
+        check_count("max_bytes", self.max_bytes, minimum=1_000_000)
         if self.max_records is not None:
             check_count("max_records", self.max_records)
-        check_count("keep_dead", self.keep_dead, least=0, most=1_000_000)
-        check_number("timeout", self.timeout, least=0.1, most=600.0)
+        check_count("keep_dead", self.keep_dead, minimum=0, maximum=1_000_000)
+        check_number("timeout", self.timeout, minimum=0.1, maximum=600.0)
         check_switch("fsync", self.fsync)
         check_switch("erase", self.erase)
 
@@ -167,7 +167,7 @@ class SqliteSpool:
         """
         if distinct_id is not None:
             if dead or waiting or any(one is not None for one in (reasons, older_than, ids)):
-                refuse("distinct_id goes alone: it deletes whatever names the person")
+                raise_configuration_error("distinct_id goes alone: it deletes whatever names the person")
             return self._admin().purge_person(distinct_id)
         return self._admin().purge(dead=dead, reasons=reasons, older_than=older_than, ids=ids, waiting=waiting)
 
@@ -196,7 +196,7 @@ class SqliteSpool:
         return Admin(self.file, self.timeout)
 
 
-def journal_of(settings: Settings, reports: Reports, runtime: Runtime) -> Writer:
+def make_writer(settings: Settings, reports: WriterListener, runtime: Environment) -> WriterProtocol:
     """The thread that writes.
 
     Raises:
@@ -204,11 +204,11 @@ def journal_of(settings: Settings, reports: Reports, runtime: Runtime) -> Writer
     """
     try:
         # Nobody who has no spool pays for SQLite.
-        from .writer import Journal  # noqa: PLC0415
+        from .writer import SpoolWriter  # noqa: PLC0415
     except ImportError as error:
         _refuse_system(error)
-    return Journal(settings, reports, runtime)
+    return SpoolWriter(settings, reports, runtime)
 
 
 def _refuse_system(error: ImportError) -> NoReturn:
-    refuse(f"a spool cannot be had on this system: {error.name} is missing")
+    raise_configuration_error(f"a spool cannot be had on this system: {error.name} is missing")

@@ -17,11 +17,11 @@ from dataclasses import replace
 from typing import Final
 
 from .._model.errors import ConfigurationError, SpoolError
-from .._runtime.clock import Runtime
+from .._runtime.clock import Environment
 from .database import is_damage, is_full
-from .files import Claim
-from .fork_guard import Gate
-from .messages import Entry, Eviction, Group, Reports, Settings, Work
+from .files import OwnerLock
+from .fork_guard import ForkGuard
+from .messages import CommitGroup, Eviction, PendingWork, PendingWrite, Settings, WriterListener
 from .session import Session
 
 _log = logging.getLogger("mixpanel_async")
@@ -34,7 +34,7 @@ _BREATH: Final = 0.01
 _MOST_GROUP_BYTES: Final = 4 * 1024 * 1024
 
 
-class Journal:
+class SpoolWriter:
     """Owns the thread.
 
     Args:
@@ -43,12 +43,12 @@ class Journal:
         runtime: clocks.
     """
 
-    def __init__(self, settings: Settings, reports: Reports, runtime: Runtime) -> None:
+    def __init__(self, settings: Settings, reports: WriterListener, runtime: Environment) -> None:
         self._settings = settings
         self._reports = reports
         self._runtime = runtime
-        self._gate = Gate(self.forget, self._ring_bell)
-        self._claims: dict[int, Claim] = {}
+        self._gate = ForkGuard(self.forget, self._wake_thread)
+        self._claims: dict[int, OwnerLock] = {}
         self._begin_anew()
 
     def forget(self) -> None:
@@ -60,79 +60,79 @@ class Journal:
 
     def _begin_anew(self) -> None:
         # A signal handler may track while this very thread holds it.
-        self.mutex: AbstractContextManager[bool] = threading.RLock()
+        self.group_lock: AbstractContextManager[bool] = threading.RLock()
         """Held while a record gets its place in a group."""
-        self._bell = threading.Event()
+        self._wakeup = threading.Event()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
-        self._works = deque([Work(Group())])
+        self._works = deque([PendingWork(CommitGroup())])
         """What has been asked for, as one commit each. There is always one that takes more."""
-        self._under_way = Work(Group())
+        self._under_way = PendingWork(CommitGroup())
         self._has_said = False
         self._looked = 0.0
         self._has_read = self._is_shrinking = False
         self._claims = {}
 
-    def _ring_bell(self) -> None:
-        self._bell.set()
+    def _wake_thread(self) -> None:
+        self._wakeup.set()
 
     @property
-    def group(self) -> Group:
+    def group(self) -> CommitGroup:
         """The group that the next record joins. Hold `mutex`."""
         group = self._works[-1].group
         if group.size < _MOST_GROUP_BYTES:
             return group
         return self._add_work().group
 
-    def _add_work(self) -> Work:
-        self._works.append(Work(Group()))
+    def _add_work(self) -> PendingWork:
+        self._works.append(PendingWork(CommitGroup()))
         return self._works[-1]
 
-    def ring(self) -> None:
+    def wake(self) -> None:
         """Have what was asked for looked at."""
         if self._thread is None:
             self.begin()
-        elif not self._bell.is_set():
-            self._bell.set()
+        elif not self._wakeup.is_set():
+            self._wakeup.set()
 
-    def ask(self, change: Callable[[Work], None]) -> Group:
+    def submit(self, change: Callable[[PendingWork], None]) -> CommitGroup:
         """Have something done with the next commit."""
-        with self.mutex:
+        with self.group_lock:
             change(self._works[-1])
             group = self._works[-1].group
-        self.ring()
+        self.wake()
         return group
 
-    def begin(self) -> Group:
+    def begin(self) -> CommitGroup:
         """Start the thread, which opens the database.
 
         Returns:
             A group whose end says whether that went well.
         """
-        with self.mutex:
+        with self.group_lock:
             if self._thread is None and not self._stop.is_set():
                 self._thread = threading.Thread(target=self._run, name="mixpanel spool", daemon=True)
                 self._gate.watch(self._thread)
                 self._thread.start()
             group = self._works[-1].group
         # A thread that runs already would look at an empty group only when there is something else to do.
-        self._bell.set()
+        self._wakeup.set()
         return group
 
-    def ended_rows(self) -> set[int]:
+    def settled_rows(self) -> set[int]:
         """The rows that are to be taken out and still there. In the journal's thread."""
-        with self.mutex:
+        with self.group_lock:
             works = [self._under_way, *self._works]
-            return {row for work in works for end in work.ended for row in end.ids}
+            return {row for work in works for end in work.settled for row in end.ids}
 
-    def drop_readings(self) -> list[Eviction]:
+    def discard_reads(self) -> list[Eviction]:
         """Forget what was to be read: the file is another one. In the journal's thread.
 
         Returns:
             What was to be dropped unread.
         """
         dropped = []
-        with self.mutex:
+        with self.group_lock:
             for work in (self._under_way, *self._works):
                 work.loads.clear()
                 for eviction in work.evictions:
@@ -146,10 +146,10 @@ class Journal:
         Returns:
             Whether the thread ended within this many seconds.
         """
-        with self.mutex:
+        with self.group_lock:
             thread = self._thread
         self._stop.set()
-        self._bell.set()
+        self._wakeup.set()
         if thread is None:
             return True
         # The garbage collector runs in any thread, and so does the end of a client that nobody holds.
@@ -158,31 +158,31 @@ class Journal:
         thread.join(timeout)
         return not thread.is_alive()
 
-    def _take(self) -> Work:
-        self._bell.clear()
-        with self.mutex:
+    def _take(self) -> PendingWork:
+        self._wakeup.clear()
+        with self.group_lock:
             self._under_way = work = self._works.popleft()
             if not self._works:
                 self._add_work()
         return work
 
     def _has_more(self) -> bool:
-        with self.mutex:
+        with self.group_lock:
             return any(not work.is_empty for work in self._works)
 
-    def _give_back(self, work: Work, entries: list[Entry]) -> None:
+    def _give_back(self, work: PendingWork, entries: list[PendingWrite]) -> None:
         """Ask again for what could not be done."""
-        with self.mutex:
+        with self.group_lock:
             mine = self._works[0]
             mine.group.entries[:0] = entries
             mine.group.size += sum(len(entry.item) for entry in entries)
-            mine.ended[:0] = work.ended
+            mine.settled[:0] = work.settled
             mine.marks[:0] = work.marks
             mine.loads[:0] = work.loads
             later, mine.evictions = mine.evictions, work.evictions
             for eviction in later:
                 mine.evict(eviction)
-            self._under_way = Work(Group())
+            self._under_way = PendingWork(CommitGroup())
 
     def _run(self) -> None:
         session = self.session()
@@ -196,7 +196,7 @@ class Journal:
                 if is_closing and not (is_well and has_more):
                     return
                 if not has_more:
-                    self._bell.wait(_BREATH if self._is_shrinking else _LOOK_EVERY)
+                    self._wakeup.wait(_BREATH if self._is_shrinking else _LOOK_EVERY)
         finally:
             session.leave()
             self._gate.leave()
@@ -212,7 +212,7 @@ class Journal:
         work = self._take()
         try:
             # After the bell was cleared, which a fork rings.
-            self._gate.pass_by(session.rest)
+            self._gate.pause_while_forking(session.rest)
             if not session.is_open:
                 session.open()
                 self._looked = clock()
@@ -235,7 +235,7 @@ class Journal:
 
     def give_up(self) -> None:
         """Account for what will not be written any more."""
-        with self.mutex:
+        with self.group_lock:
             works = [*self._works]
             self._works.clear()
             self._add_work()
@@ -244,7 +244,7 @@ class Journal:
             error = SpoolError(f"{self._settings.path}: the spool was closed before it could be written")
             work.group.finish(error, is_noted=False)
 
-    def _failed(self, session: Session, work: Work, error: Exception) -> None:
+    def _failed(self, session: Session, work: PendingWork, error: Exception) -> None:
         full = is_full(error)
         told = self._told(error)
         self._reports.failed(told.args[0])
@@ -253,7 +253,7 @@ class Journal:
             _log.error("%s", told.args[0])
         if work.group.is_done:
             # All but its readings has been done.
-            self._give_back(Work(work.group, loads=work.loads), [])
+            self._give_back(PendingWork(work.group, loads=work.loads), [])
         else:
             self._give_back(work, self._reports.not_written(work.group.entries, full=full))
             # A request that must not be made twice may begin only if that has been noted.
@@ -272,11 +272,11 @@ class Journal:
 
     def _make_room(self, session: Session) -> bool:
         """Take out what has ended although nothing can be added. Returns whether that could be done."""
-        with self.mutex:
+        with self.group_lock:
             mine = self._works[0]
             # What was not written stays unsent: no group is on disk by this.
-            self._under_way = work = Work(Group(), mine.ended, mine.marks, [], mine.evictions)
-            mine.ended, mine.marks, mine.evictions = [], [], []
+            self._under_way = work = PendingWork(CommitGroup(), mine.settled, mine.marks, [], mine.evictions)
+            mine.settled, mine.marks, mine.evictions = [], [], []
         try:
             session.do(work)
         except Exception:  # noqa: BLE001  it is tried again, and then told

@@ -44,8 +44,8 @@ from .flags.flags import Flags, simple
 from .http.controls import FaultControls
 from .http.faults import KINDS, TRANSIENT, FaultKind
 from .page.feed import counts
-from .project.propagation import Reports
-from .storage.store import Store, StoreError
+from .project.propagation import DelayedIdentities
+from .storage.store import ProjectStore, StoreError
 
 if TYPE_CHECKING:
     from mixpanel_async import AsyncMixpanel
@@ -132,7 +132,7 @@ class Emulator(FaultControls):
             return SimplifiedIdentities()
 
         known_flags = Flags(Path(flags) if isinstance(flags, (str, os.PathLike)) else flags)
-        store = None if data_dir is None else Store(Path(data_dir), self.id_merge.value)
+        store = None if data_dir is None else ProjectStore(Path(data_dir), self.id_merge.value)
 
         def project() -> Project:
             live = identities()
@@ -140,7 +140,7 @@ class Emulator(FaultControls):
                 live,
                 max_events=max_events,
                 max_bytes=max_bytes,
-                reports=Reports(live, identities, propagation_delay, now),
+                reports=DelayedIdentities(live, identities, propagation_delay, now),
                 ledger=None if store is None else store.ledger,
                 geolocate=geolocate,
             )
@@ -160,11 +160,11 @@ class Emulator(FaultControls):
         """
         # Here and not above: the emulator must not need the client to be what it is.
         from mixpanel_async import AsyncMixpanel  # noqa: PLC0415
-        from mixpanel_async._http.asgi import in_process  # noqa: PLC0415
+        from mixpanel_async._http.asgi import asgi_client  # noqa: PLC0415
 
         wired = {"api_host": "http://127.0.0.1", **options}
         if "http_client" not in wired:
-            wired["http_client"] = in_process(self.app)
+            wired["http_client"] = asgi_client(self.app)
         return AsyncMixpanel(token or self.token or DEFAULT_TOKEN, **wired)
 
     def serve(self, host: str = "127.0.0.1", port: int = 0, *, allow_remote: bool = False) -> Server:

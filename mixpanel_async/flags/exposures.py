@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from .._model.errors import MixpanelException
 from .model import SelectedVariant
-from .tally import Tally
+from .tally import FlagMetrics
 
 EVENT: Final = "$experiment_started"
 _REMEMBERED: Final = 50_000
@@ -28,7 +28,9 @@ class Exposures:
         monotonic: seconds from an arbitrary start.
     """
 
-    def __init__(self, track: Track, *, mode: str, window: float, tally: Tally, monotonic: Callable[[], float]) -> None:
+    def __init__(
+        self, track: Track, *, mode: str, window: float, tally: FlagMetrics, monotonic: Callable[[], float]
+    ) -> None:
         self._track = track
         self._mode = mode
         self._window = window
@@ -92,14 +94,14 @@ class Exposures:
         }
         self._track(distinct_id, EVENT, properties)
         self._tally.exposures += 1
-        self._tally.over("exposure")
+        self._tally.record_recovery("exposure")
         if self._window:
             self._remember(exposure, now)
 
     def _lose(self, words: str) -> None:
         self._tally.exposures_lost += 1
         text = f"an exposure could not be tracked ({words})"
-        self._tally.trouble("exposure", text, "flags: an exposure could not be tracked (%s)", words)
+        self._tally.record_failure("exposure", text, "flags: an exposure could not be tracked (%s)", words)
 
     def _is_repeated(self, exposure: _Exposure, now: float) -> bool:
         at = self._recent.get(exposure)

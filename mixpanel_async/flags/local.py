@@ -8,13 +8,13 @@ from functools import lru_cache
 from typing import Any, Final
 
 from .._model.errors import ClientClosedError, ValidationError
-from .._runtime.clock import Runtime
+from .._runtime.clock import Environment
 from .evaluate import evaluate
 from .exposures import Exposures, Reporting
 from .hashing import state_of
 from .model import FallbackReason, SelectedVariant, as_variant
 from .poller import Listener, Poller
-from .tally import Tally
+from .tally import FlagMetrics
 
 # A request asks for several flags of one person, most often.
 _PEOPLE: Final = 1024
@@ -31,7 +31,7 @@ class LocalFeatureFlagsProvider(Reporting):
     `custom_properties`, a dict, for runtime rules. Pass ids as text: 42 and 42.0 are different people.
     """
 
-    def __init__(self, poller: Poller, exposures: Exposures, tally: Tally, runtime: Runtime) -> None:
+    def __init__(self, poller: Poller, exposures: Exposures, tally: FlagMetrics, runtime: Environment) -> None:
         super().__init__(exposures)
         self._poller = poller
         self._tally = tally
@@ -139,7 +139,7 @@ class LocalFeatureFlagsProvider(Reporting):
             self._tally.undecidable += 1
             words = f"the flag could not be evaluated ({type(error).__name__})"
             text = "flags: %r could not be evaluated (%s); the fallback is given"
-            self._tally.trouble("evaluation", words, text, flag_key, type(error).__name__)
+            self._tally.record_failure("evaluation", words, text, flag_key, type(error).__name__)
             return FallbackReason.backend_error(words)
 
     def _wake(self) -> None:

@@ -32,9 +32,9 @@ class RemoteFlags:
 
     def __post_init__(self) -> None:
         if self.timeout is not None:
-            check_number("timeout", self.timeout, least=0.001, most=3600.0)
-        check_number("exposure_window", self.exposure_window, least=0.0, most=_LONGEST)
-        check_count("max_bytes", self.max_bytes, least=1024, most=_MOST_BYTES)
+            check_number("timeout", self.timeout, minimum=0.001, maximum=3600.0)
+        check_number("exposure_window", self.exposure_window, minimum=0.0, maximum=_LONGEST)
+        check_count("max_bytes", self.max_bytes, minimum=1024, maximum=_MOST_BYTES)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,8 +59,8 @@ class LocalFlags:
 
     def __post_init__(self) -> None:
         if self.poll_interval is not None:
-            check_number("poll_interval", self.poll_interval, least=0.01, most=_LONGEST)
+            check_number("poll_interval", self.poll_interval, minimum=0.01, maximum=_LONGEST)
         if self.timeout is not None:
-            check_number("timeout", self.timeout, least=0.001, most=3600.0)
-        check_number("exposure_window", self.exposure_window, least=0.0, most=_LONGEST)
-        check_count("max_bytes", self.max_bytes, least=1024, most=_MOST_BYTES)
+            check_number("timeout", self.timeout, minimum=0.001, maximum=3600.0)
+        check_number("exposure_window", self.exposure_window, minimum=0.0, maximum=_LONGEST)
+        check_count("max_bytes", self.max_bytes, minimum=1024, maximum=_MOST_BYTES)

@@ -15,17 +15,17 @@ import anyio.to_thread
 from .._delivery.queue import Queue
 from .._delivery.retry import PROBE_AFTER, backoff
 from .._delivery.sender import Sender
-from .._encoding.responses import retry_after
+from .._encoding.responses import parse_retry_after
 from .._http.transport import Transport
 from .._model.config import RetryPolicy
 from .._model.errors import ClientClosedError
-from .._model.outcomes import NoReply, Reply
-from .._runtime.clock import Runtime
-from .._runtime.event_loop import Host
+from .._model.outcomes import Response, TransportFailure
+from .._runtime.clock import Environment
+from .._runtime.event_loop import EventLoop
 from .definitions import Definitions, DefinitionsError, Flag, read_definitions
 from .options import LocalFlags
 from .rules import Library
-from .tally import Tally
+from .tally import FlagMetrics
 from .wire import FlagsEncoder, usable_etag
 
 _log = logging.getLogger("mixpanel_async")
@@ -97,8 +97,8 @@ class Poller:
         sender: Sender,
         transport: Transport,
         library: Library,
-        tally: Tally,
-        runtime: Runtime,
+        tally: FlagMetrics,
+        runtime: Environment,
     ) -> None:
         self.flags: Mapping[str, Flag] = {}
         self.is_ready = False
@@ -122,7 +122,7 @@ class Poller:
         """Whether nothing fetches definitions although something should."""
         # Whoever holds this polls; a task that finds another in its place, after its event loop went, has no business.
         self._turn: object | None = None
-        self._home: Host | None = None
+        self._home: EventLoop | None = None
         self._bell: anyio.Event | None = None
         self._news: anyio.Event | None = None
         self._fetching: anyio.CancelScope | None = None
@@ -154,14 +154,14 @@ class Poller:
         Raises:
             ClientClosedError: if the client is in use in another event loop that is still running.
         """
-        if not self._queue.closed and self._sender.attach() is not None:
+        if not self._queue.closed and self._sender.bind_loop() is not None:
             self.start()
 
     def start(self) -> None:
         """Poll in the event loop that the sender is bound to, unless that is being done."""
         if self._is_stopped or self._is_done:
             return
-        home = self._sender.attach()
+        home = self._sender.bind_loop()
         if self._turn is not None and home is self._home:
             return
         self._home = home
@@ -224,7 +224,7 @@ class Poller:
 
     def _delay(self, failure: _Failure | None, failures: int) -> float | None:
         """Seconds to the next fetch; None if there is none."""
-        interval, draw = self._options.poll_interval, self._runtime.chance()
+        interval, draw = self._options.poll_interval, self._runtime.random()
         if failure is None:
             return None if interval is None else interval * (1 + _JITTER * (2 * draw - 1))
         if failure.status in _REFUSED:
@@ -236,13 +236,13 @@ class Poller:
         self._tally.polls += 1
         request = self._encoder.definitions(self._options.max_bytes, self._etag if self.is_ready else None)
         reply = await self._transport.send(request, timeout=self._timeout)
-        if isinstance(reply, NoReply):
+        if isinstance(reply, TransportFailure):
             return _Failure(words=reply.message)
         if reply.status == 304 and self.is_ready and self._etag is not None:
             self._fresh_at = self._runtime.monotonic()
             return None
         if reply.status != 200:
-            wait = retry_after(reply.retry_after, now=self._runtime.wall())
+            wait = parse_retry_after(reply.retry_after, now=self._runtime.wall_time())
             return _Failure(words=f"HTTP {reply.status}", status=reply.status, retry_after=wait)
         try:
             await self._take(reply)
@@ -253,7 +253,7 @@ class Poller:
         self._fresh_at = self._runtime.monotonic()
         return None
 
-    async def _take(self, reply: Reply) -> None:
+    async def _take(self, reply: Response) -> None:
         """Take over what an answer says, if it is not what was said before."""
         digest = hashlib.blake2b(reply.body).digest()
         if digest != self._digest:
@@ -268,7 +268,7 @@ class Poller:
 
     def _adopt(self, definitions: Definitions) -> None:
         was_ready = self.is_ready
-        self._tally.over("evaluation")
+        self._tally.record_recovery("evaluation")
         self.flags = definitions.flags
         self.is_ready = True
         self._tally.refused = len(definitions.refused)
@@ -291,7 +291,7 @@ class Poller:
 
     def _tell(self, failure: _Failure | None) -> None:
         if failure is None:
-            if self._tally.over(_EPISODE):
+            if self._tally.record_recovery(_EPISODE):
                 _log.info("flags: definitions are up to date again")
                 self._notify(FlagsUpdate(kind="recovered"))
             return
@@ -300,7 +300,7 @@ class Poller:
         level = logging.ERROR if failure.status in _REFUSED else logging.WARNING
         text = "flags: definitions could not be fetched (%s); %s"
         words = f"definitions: {failure.words}"
-        if self._tally.trouble(_EPISODE, words, text, failure.words, kept, level=level):
+        if self._tally.record_failure(_EPISODE, words, text, failure.words, kept, level=level):
             self._notify(FlagsUpdate(kind="failed", message=failure.words))
 
     def _notify(self, update: FlagsUpdate) -> None:

@@ -9,16 +9,16 @@ from .._delivery.queue import Queue
 from .._delivery.sender import Sender
 from .._http.transport import Transport
 from .._model.config import ClientOptions
-from .._model.errors import refuse
+from .._model.errors import raise_configuration_error
 from .._model.stats import FlagStats
-from .._runtime.clock import Runtime
+from .._runtime.clock import Environment
 from .exposures import Exposures, Track
 from .local import LocalFeatureFlagsProvider
 from .options import LocalFlags, RemoteFlags
 from .poller import Poller
 from .remote import RemoteFeatureFlagsProvider
 from .rules import load_library
-from .tally import Tally
+from .tally import FlagMetrics
 from .wire import FlagsEncoder
 
 
@@ -36,7 +36,7 @@ class Providers:
     local: LocalFeatureFlagsProvider | None
     remote: RemoteFeatureFlagsProvider | None
     poller: Poller | None
-    tally: Tally
+    tally: FlagMetrics
 
     def stats(self) -> FlagStats | None:
         """A snapshot, or None without any."""
@@ -50,7 +50,7 @@ class Providers:
         )
 
 
-class Wiring(NamedTuple):
+class FlagDependencies(NamedTuple):
     """What flags need of the client.
 
     Args:
@@ -66,11 +66,11 @@ class Wiring(NamedTuple):
     queue: Queue
     sender: Sender
     transport: Transport
-    runtime: Runtime
+    runtime: Environment
     track: Track
 
 
-def make_providers(local: LocalFlags | None, remote: RemoteFlags | None, wiring: Wiring) -> Providers:
+def make_providers(local: LocalFlags | None, remote: RemoteFlags | None, wiring: FlagDependencies) -> Providers:
     """Make what was asked for.
 
     Args:
@@ -84,9 +84,9 @@ def make_providers(local: LocalFlags | None, remote: RemoteFlags | None, wiring:
     """
     for name, given, kind in (("local_flags", local, LocalFlags), ("remote_flags", remote, RemoteFlags)):
         if given is not None and not isinstance(given, kind):
-            refuse(f"{name} must be an instance of {kind.__name__}, not {type(given).__name__}")
+            raise_configuration_error(f"{name} must be an instance of {kind.__name__}, not {type(given).__name__}")
     options, runtime = wiring.options, wiring.runtime
-    tally = Tally(runtime.monotonic)
+    tally = FlagMetrics(runtime.monotonic)
     encoder = FlagsEncoder(options.token, options.credentials, runtime.new_id)
     poller = local_provider = remote_provider = None
     if local is not None:
@@ -98,7 +98,7 @@ def make_providers(local: LocalFlags | None, remote: RemoteFlags | None, wiring:
     return Providers(local=local_provider, remote=remote_provider, poller=poller, tally=tally)
 
 
-def _poller(local: LocalFlags, encoder: FlagsEncoder, tally: Tally, wiring: Wiring) -> Poller:
+def _poller(local: LocalFlags, encoder: FlagsEncoder, tally: FlagMetrics, wiring: FlagDependencies) -> Poller:
     poller = Poller(
         local,
         timeout=_timeout(local, wiring),
@@ -114,7 +114,9 @@ def _poller(local: LocalFlags, encoder: FlagsEncoder, tally: Tally, wiring: Wiri
     return poller
 
 
-def _remote(remote: RemoteFlags, encoder: FlagsEncoder, tally: Tally, wiring: Wiring) -> RemoteFeatureFlagsProvider:
+def _remote(
+    remote: RemoteFlags, encoder: FlagsEncoder, tally: FlagMetrics, wiring: FlagDependencies
+) -> RemoteFeatureFlagsProvider:
     return RemoteFeatureFlagsProvider(
         remote,
         timeout=_timeout(remote, wiring),
@@ -127,10 +129,10 @@ def _remote(remote: RemoteFlags, encoder: FlagsEncoder, tally: Tally, wiring: Wi
     )
 
 
-def _timeout(flags: LocalFlags | RemoteFlags, wiring: Wiring) -> float:
+def _timeout(flags: LocalFlags | RemoteFlags, wiring: FlagDependencies) -> float:
     return min(wiring.options.timeout, flags.timeout or wiring.options.timeout)
 
 
-def _exposures(mode: str, flags: LocalFlags | RemoteFlags, tally: Tally, wiring: Wiring) -> Exposures:
+def _exposures(mode: str, flags: LocalFlags | RemoteFlags, tally: FlagMetrics, wiring: FlagDependencies) -> Exposures:
     clock = wiring.runtime.monotonic
     return Exposures(wiring.track, mode=mode, window=flags.exposure_window, tally=tally, monotonic=clock)

@@ -9,12 +9,12 @@ from typing import Any
 from .._delivery.sender import Sender
 from .._http.transport import Transport
 from .._model.errors import MixpanelException
-from .._model.outcomes import NoReply, Reply, Request
-from .._runtime.clock import Runtime
+from .._model.outcomes import Request, Response, TransportFailure
+from .._runtime.clock import Environment
 from .exposures import Exposures, Reporting
 from .model import FallbackReason, SelectedVariant, as_variant
 from .options import RemoteFlags
-from .tally import Tally
+from .tally import FlagMetrics
 from .wire import ContextError, FlagsEncoder, ReplyError, read_variants
 
 _EPISODE = "remote"
@@ -39,8 +39,8 @@ class RemoteFeatureFlagsProvider(Reporting):
         sender: Sender,
         transport: Transport,
         exposures: Exposures,
-        tally: Tally,
-        runtime: Runtime,
+        tally: FlagMetrics,
+        runtime: Environment,
     ) -> None:
         super().__init__(exposures)
         self._options = options
@@ -70,7 +70,7 @@ class RemoteFeatureFlagsProvider(Reporting):
             The variant, with `variant_source` `remote`, or the fallback with its `fallback_reason`. A person who is not
             enrolled gets `FLAG_NOT_FOUND`, as Mixpanel does not tell that from a flag that does not exist.
         """
-        began, started = self._runtime.wall(), self._runtime.monotonic()
+        began, started = self._runtime.wall_time(), self._runtime.monotonic()
         found = await self._ask(context, flag_key)
         if isinstance(found, FallbackReason):
             return as_variant(fallback_value).as_fallback(found)
@@ -128,8 +128,8 @@ class RemoteFeatureFlagsProvider(Reporting):
             # In a task of the package's own: a caller that is cancelled must not take a request down half-way.
             job = self._sender.spawn(lambda: self._request(request), "mixpanel flags", _nothing)
             reply = await job.result()
-            if isinstance(reply, NoReply) or reply.status != 200:
-                status = None if isinstance(reply, NoReply) else reply.status
+            if isinstance(reply, TransportFailure) or reply.status != 200:
+                status = None if isinstance(reply, TransportFailure) else reply.status
                 told = f"HTTP {status}" if status is not None else self._encoder.words(request, reply)
                 return self._failed(self._encoder.words(request, reply), told)
             found = read_variants(reply.body)
@@ -137,15 +137,15 @@ class RemoteFeatureFlagsProvider(Reporting):
             return self._failed(str(error))
         except Exception as error:  # noqa: BLE001  whatever it is, it must not break the caller
             return self._failed(f"the evaluation failed ({type(error).__name__})")
-        self._tally.over(_EPISODE)
+        self._tally.record_recovery(_EPISODE)
         return found
 
-    async def _request(self, request: Request) -> Reply | NoReply:
+    async def _request(self, request: Request) -> Response | TransportFailure:
         started = self._runtime.monotonic()
         self._tally.remote_requests += 1
         reply = await self._transport.send(request, timeout=self._timeout)
         took = self._runtime.monotonic() - started
-        if isinstance(reply, NoReply) and reply.sent and took < self._timeout / 2:
+        if isinstance(reply, TransportFailure) and reply.sent and took < self._timeout / 2:
             # Most likely a connection that lay idle and that the other side has closed.
             self._tally.remote_requests += 1
             reply = await self._transport.send(request, timeout=self._timeout - took)
@@ -155,7 +155,7 @@ class RemoteFeatureFlagsProvider(Reporting):
         """Note a failure; `told` is what may be logged, where a server's words may not."""
         self._tally.remote_failures += 1
         text = "flags: no variant could be had from Mixpanel (%s); fallbacks are given"
-        self._tally.trouble(_EPISODE, f"/flags: {words}", text, words if told is None else told)
+        self._tally.record_failure(_EPISODE, f"/flags: {words}", text, words if told is None else told)
         return FallbackReason.backend_error(words)
 
     def __repr__(self) -> str:

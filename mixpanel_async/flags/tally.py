@@ -13,7 +13,7 @@ _log = logging.getLogger("mixpanel_async")
 _EVERY: Final = 20.0
 
 
-class Tally:
+class FlagMetrics:
     """Counters and episodes of one client.
 
     There is no lock, as evaluations must work in a signal handler and after a fork. CPython does not change threads
@@ -32,7 +32,9 @@ class Tally:
         self.exposures = self.exposures_repeated = self.exposures_lost = 0
         self.last_error: str | None = None
 
-    def trouble(self, subject: str, words: str, text: str, *values: object, level: int = logging.WARNING) -> bool:
+    def record_failure(
+        self, subject: str, words: str, text: str, *values: object, level: int = logging.WARNING
+    ) -> bool:
         """Note that something went wrong, and log it if that begins an episode.
 
         Args:
@@ -56,7 +58,7 @@ class Tally:
             _log.log(level, text, *values)
         return True
 
-    def over(self, subject: str) -> bool:
+    def record_recovery(self, subject: str) -> bool:
         """Note that it went well. Returns whether that ends an episode."""
         if subject not in self._open:
             return False

@@ -12,10 +12,10 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 from urllib.parse import quote, urlencode
 
-from .._encoding.requests import USER_AGENT, secrets_of
+from .._encoding.requests import USER_AGENT, secrets_to_mask
 from .._model.config import VERSION
 from .._model.credentials import ServiceAccountCredentials, basic_auth
-from .._model.outcomes import NoReply, Reply, Request
+from .._model.outcomes import Request, Response, TransportFailure
 from .model import SelectedVariant, VariantSource
 
 DEFINITIONS: Final = "/flags/definitions"
@@ -89,27 +89,27 @@ class FlagsEncoder:
             query=urlencode({**self._query, **parameters}, quote_via=quote),
             headers={**_HEADERS, "Authorization": self._authorization, "traceparent": self._traceparent(), **headers},
             body=b"",
-            max_reply_bytes=max_bytes,
+            max_response_bytes=max_bytes,
         )
 
     def _traceparent(self) -> str:
         # https://www.w3.org/TR/trace-context/: version, trace, span, and the flag that says "sampled".
         return f"00-{self._new_id()}-{self._new_id()[:16]}-01"
 
-    def words(self, request: Request, reply: Reply | NoReply) -> str:
+    def words(self, request: Request, reply: Response | TransportFailure) -> str:
         """What an answer that is no success says, in the official SDK's form, without credentials and URLs."""
-        if isinstance(reply, NoReply):
+        if isinstance(reply, TransportFailure):
             return reply.message
         text = reply.body.decode("utf-8", "replace").strip()
         # Masked before it is cut: half a secret is too much.
-        for secret in (self._token, quote(self._token, safe=""), *secrets_of(request)):
+        for secret in (self._token, quote(self._token, safe=""), *secrets_to_mask(request)):
             text = text.replace(secret, "***")
         text = _URL.sub("***", text)
         text = "".join(char if char.isprintable() else " " for char in text[:_SHOWN])
         return f"HTTP {reply.status}: {text}" if text else f"HTTP {reply.status}"
 
 
-def usable_etag(reply: Reply) -> str | None:
+def usable_etag(reply: Response) -> str | None:
     """What to ask with the next time, if it can be sent back as it came."""
     etag = reply.etag
     return etag if etag and len(etag) <= _MAX_ETAG and etag.isascii() and etag.isprintable() else None

@@ -12,7 +12,7 @@ from typing import Final, Generic, TypeVar
 from mixpanel_async import AsyncMixpanel, BoundMixpanel, ConfigurationError, MixpanelException
 
 from ._headers import Proxies
-from ._visits import CookiePolicy, Facts, Visit, Visitors
+from ._visits import CookiePolicy, RequestInfo, VisitorSession, VisitorSessions
 
 R = TypeVar("R")
 A = TypeVar("A")
@@ -23,17 +23,17 @@ _log = logging.getLogger("mixpanel_async")
 _COOKIE: Final = CookiePolicy()
 
 
-class Exchange:
+class RequestState:
     """One request and its response, and the visit once somebody has asked for it."""
 
     __slots__ = ("status", "visit")
 
     def __init__(self) -> None:
-        self.visit: Visit | None = None
+        self.visit: VisitorSession | None = None
         self.status = 500
 
 
-CURRENT: Final[ContextVar[Exchange]] = ContextVar("mixpanel_async.integrations.exchange")
+CURRENT: Final[ContextVar[RequestState]] = ContextVar("mixpanel_async.integrations.exchange")
 
 
 def current_mixpanel() -> BoundMixpanel:
@@ -85,7 +85,7 @@ class BaseIntegration(Generic[R]):
         self._client = client if isinstance(client, AsyncMixpanel) else None
         self._user_id = user_id
         self._consent = consent
-        self._visitors = Visitors(cookie, Proxies(trusted_proxies), geolocate=geolocate)
+        self._visitors = VisitorSessions(cookie, Proxies(trusted_proxies), geolocate=geolocate)
         self._event_name = track_requests
         self._is_lent = False
         self._said: set[str] = set()
@@ -105,7 +105,7 @@ class BaseIntegration(Generic[R]):
     def using(self, client: AsyncMixpanel) -> Iterator[None]:
         """Put another client in the place of the app's own, for tests. It stays yours to close."""
         before = (self._client, self._is_lent)
-        self._client, self._is_lent = _knowing(client), True
+        self._client, self._is_lent = _require_id_merge(client), True
         try:
             yield
         finally:
@@ -118,22 +118,22 @@ class BaseIntegration(Generic[R]):
             yield self.client
             return
         client = self._make if isinstance(self._make, AsyncMixpanel) else self._make()
-        async with _knowing(client):
+        async with _require_id_merge(client):
             self._client = client
             try:
                 yield client
             finally:
                 self._client = client if client is self._make else None
 
-    async def _visit(self, request: R, facts: Facts, user_id: str | None = None) -> Visit:
+    async def _visit(self, request: R, facts: RequestInfo, user_id: str | None = None) -> VisitorSession:
         client = self.client
         if self._consent is not None and not await _answer(self._consent, request):
-            return self._visitors.refused(client, facts)
+            return self._visitors.without_consent(client, facts)
         if user_id is None and self._user_id is not None:
             user_id = await _answer(self._user_id, request)
-        return self._visitors.agreed(client, facts, user_id)
+        return self._visitors.with_consent(client, facts, user_id)
 
-    def _track_request(self, exchange: Exchange, *, method: str, path: str, duration: float) -> None:
+    def _track_request(self, exchange: RequestState, *, method: str, path: str, duration: float) -> None:
         """A request ended. That no event can be taken must not concern it."""
         if exchange.visit is None:
             return
@@ -143,8 +143,8 @@ class BaseIntegration(Generic[R]):
         except MixpanelException as error:
             self._warn("a request was not tracked: %s", error)
 
-    def _check_told(self, exchange: Exchange) -> None:
-        if exchange.visit is not None and exchange.visit.is_untold():
+    def _check_told(self, exchange: RequestState) -> None:
+        if exchange.visit is not None and exchange.visit.cookie_not_sent():
             self._warn(
                 "a visitor came, signed in or signed out after the response had begun; the browser knows nothing"
             )
@@ -156,7 +156,7 @@ class BaseIntegration(Generic[R]):
             _log.warning(words, *details)
 
 
-def _knowing(client: AsyncMixpanel) -> AsyncMixpanel:
+def _require_id_merge(client: AsyncMixpanel) -> AsyncMixpanel:
     if client.id_merge is None:
         raise ConfigurationError(
             "the client must know how the project joins ids, which its settings show: "

@@ -81,7 +81,7 @@ class CookiePolicy:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Facts:
+class RequestInfo:
     """What a request says of its visitor. Headers that are missing are empty; repeated ones are joined by commas."""
 
     cookies: Mapping[str, str]
@@ -93,7 +93,7 @@ class Facts:
     referrer: str
 
 
-class Visit:
+class VisitorSession:
     """One request's visitor.
 
     Args:
@@ -105,7 +105,7 @@ class Visit:
 
     __slots__ = ("_is_https", "_policy", "_sent", "_told", "bound")
 
-    def __init__(self, bound: BoundMixpanel, policy: CookiePolicy, facts: Facts, *, is_https: bool) -> None:
+    def __init__(self, bound: BoundMixpanel, policy: CookiePolicy, facts: RequestInfo, *, is_https: bool) -> None:
         self.bound = bound
         self._policy = policy
         self._is_https = is_https
@@ -131,12 +131,12 @@ class Visit:
     def _kept(self) -> tuple[str | None, str | None]:
         return self.bound.device_id, self.bound.link
 
-    def is_untold(self) -> bool:
+    def cookie_not_sent(self) -> bool:
         """Whether the browser does not know by now what it should."""
         return self._told != self._kept
 
 
-class Visitors:
+class VisitorSessions:
     """Makes visits of requests.
 
     Args:
@@ -157,7 +157,7 @@ class Visitors:
         self._agent = lru_cache(_REMEMBERED)(agent_properties)
         self._referrer = lru_cache(_REMEMBERED)(referrer_properties)
 
-    def agreed(self, client: AsyncMixpanel, facts: Facts, user_id: str | None) -> Visit:
+    def with_consent(self, client: AsyncMixpanel, facts: RequestInfo, user_id: str | None) -> VisitorSession:
         """The visit of somebody who may be tracked.
 
         Raises:
@@ -181,12 +181,12 @@ class Visitors:
         )
         return self._visit(bound, facts)
 
-    def refused(self, client: AsyncMixpanel, facts: Facts) -> Visit:
+    def without_consent(self, client: AsyncMixpanel, facts: RequestInfo) -> VisitorSession:
         """The visit of somebody who may not: nothing is sent, no id is made, and what was kept is taken back."""
         return self._visit(client.bind().silenced(), facts)
 
-    def _visit(self, bound: BoundMixpanel, facts: Facts) -> Visit:
+    def _visit(self, bound: BoundMixpanel, facts: RequestInfo) -> VisitorSession:
         is_https = facts.scheme in {"https", "wss"}
         if not is_https and facts.forwarded_proto and self._proxies.speak_for(facts.peer):
             is_https = facts.forwarded_proto.rpartition(",")[2].strip().lower() == "https"
-        return Visit(bound, self._cookie, facts, is_https=is_https)
+        return VisitorSession(bound, self._cookie, facts, is_https=is_https)

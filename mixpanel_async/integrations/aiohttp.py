@@ -23,14 +23,14 @@ except ModuleNotFoundError as error:
 
 from mixpanel_async import BoundMixpanel
 
-from ._base import CURRENT, BaseIntegration, Exchange, current_mixpanel
-from ._visits import CookiePolicy, Facts
+from ._base import CURRENT, BaseIntegration, RequestState, current_mixpanel
+from ._visits import CookiePolicy, RequestInfo
 
 __all__ = ["MIXPANEL", "CookiePolicy", "MixpanelIntegration", "current_mixpanel"]
 
 MIXPANEL: Final = web.RequestKey("mixpanel_async", BoundMixpanel)
 """`request[MIXPANEL]` is the client bound to the request's visitor and user."""
-_EXCHANGES: Final = web.RequestKey("mixpanel_async_exchanges", dict[int, Exchange])
+_EXCHANGES: Final = web.RequestKey("mixpanel_async_exchanges", dict[int, RequestState])
 
 
 class MixpanelIntegration(BaseIntegration[web.Request]):
@@ -83,7 +83,7 @@ class MixpanelIntegration(BaseIntegration[web.Request]):
         async def visited(request: web.Request, handler: Handler) -> web.StreamResponse:
             if request.match_info.http_exception is not None:
                 return await handler(request)
-            exchange = Exchange()
+            exchange = RequestState()
             # By integration: a sub-app may have another one, with another project.
             request.setdefault(_EXCHANGES, {})[id(self)] = exchange
             started = time.perf_counter()
@@ -116,9 +116,9 @@ class MixpanelIntegration(BaseIntegration[web.Request]):
             response.headers.add("Set-Cookie", cookie)
 
 
-def _facts(request: web.Request) -> Facts:
+def _facts(request: web.Request) -> RequestInfo:
     headers = request.headers
-    return Facts(
+    return RequestInfo(
         cookies=request.cookies,
         peer=request.remote,
         scheme=request.scheme,

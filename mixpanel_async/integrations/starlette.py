@@ -25,8 +25,8 @@ except ModuleNotFoundError as error:
 
 from mixpanel_async import BoundMixpanel
 
-from ._base import CURRENT, BaseIntegration, Exchange, current_mixpanel
-from ._visits import CookiePolicy, Facts
+from ._base import CURRENT, BaseIntegration, RequestState, current_mixpanel
+from ._visits import CookiePolicy, RequestInfo
 
 __all__ = ["CookiePolicy", "MixpanelIntegration", "current_mixpanel"]
 
@@ -84,11 +84,11 @@ class MixpanelIntegration(BaseIntegration[HTTPConnection]):
         return await self._bound(request)
 
     async def _bound(self, request: HTTPConnection, user_id: str | None = None) -> BoundMixpanel:
-        exchange: Exchange | None = request.scope.get(self._key)
+        exchange: RequestState | None = request.scope.get(self._key)
         if exchange is None:
             if request.scope["type"] == "http":
                 raise RuntimeError("the app lacks the middleware: app.add_middleware(mixpanel.middleware)")
-            exchange = request.scope[self._key] = Exchange()
+            exchange = request.scope[self._key] = RequestState()
         if exchange.visit is None:
             visit = await self._visit(request, _facts(request), user_id)
             # Whoever asked at the same time gets the same.
@@ -102,7 +102,7 @@ class MixpanelIntegration(BaseIntegration[HTTPConnection]):
 
     async def handle(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
         """Let the app answer one HTTP request."""
-        exchange = scope[self._key] = Exchange()
+        exchange = scope[self._key] = RequestState()
         started = time.perf_counter()
 
         async def send_with_cookies(message: Message) -> None:
@@ -121,7 +121,7 @@ class MixpanelIntegration(BaseIntegration[HTTPConnection]):
                 duration = time.perf_counter() - started
                 self._track_request(exchange, method=scope["method"], path=_path(scope), duration=duration)
 
-    async def _begun(self, exchange: Exchange, scope: Scope, message: Message) -> Message:
+    async def _begun(self, exchange: RequestState, scope: Scope, message: Message) -> Message:
         if self._event_name is not None and exchange.visit is None and "endpoint" in scope:
             try:
                 await self._bound(HTTPConnection(scope))
@@ -149,9 +149,9 @@ class _Middleware:
             await self._app(scope, receive, send)
 
 
-def _facts(request: HTTPConnection) -> Facts:
+def _facts(request: HTTPConnection) -> RequestInfo:
     headers = request.headers
-    return Facts(
+    return RequestInfo(
         cookies=request.cookies,
         peer=request.client.host if request.client else None,
         scheme=request.scope.get("scheme", "http"),

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from import_command import NOW, event, rejects, run, write
 
 from mixpanel_async import IdMerge, ValidationError
-from mixpanel_async.cli.importing.column_mapping import Kind, Shape
+from mixpanel_async.cli.importing.column_mapping import ColumnMapping, ImportKind
 from mixpanel_async.cli.importing.times import Clock, zone
 from mixpanel_async.emulator import Emulator
 
@@ -342,6 +342,6 @@ def test_a_day_begins_at_midnight_in_the_zone() -> None:
 
 def test_a_shape_leaves_the_record_as_it_was() -> None:
     record = {"a": 1, "b": {"c": 2}}
-    shape = Shape(kind=Kind.EVENTS, columns={"x": "a"}, constants={"y": 1}, dropped=frozenset({"b"}))
+    shape = ColumnMapping(kind=ImportKind.EVENTS, columns={"x": "a"}, constants={"y": 1}, dropped=frozenset({"b"}))
     assert shape.applied(record) == {"x": 1, "y": 1}
     assert record == {"a": 1, "b": {"c": 2}}

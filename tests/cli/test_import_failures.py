@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from import_command import NOW, RUN, TOKEN, ended, event, rejects, run, started, state, until, write
 
-from mixpanel_async.cli.importing.concurrency import Meter, Pace
+from mixpanel_async.cli.importing.concurrency import ConcurrencyController, Meter
 from mixpanel_async.emulator import Emulator
 
 SECRET = "a-secret-that-nobody-may-show"
@@ -312,7 +312,7 @@ def on_a_terminal(arguments: list[str]) -> str:
 
 
 def test_the_pace_grows_by_one_a_round_and_is_halved_once_a_trouble() -> None:
-    pace = Pace(10)
+    pace = ConcurrencyController(10)
     assert pace.requests == 4
     for _ in range(4 + 5 + 1):
         pace.delivered(1)
@@ -330,7 +330,7 @@ def test_the_pace_grows_by_one_a_round_and_is_halved_once_a_trouble() -> None:
     for _ in range(200):
         pace.delivered(1)
     assert pace.requests == 10
-    assert Pace(1).requests == 1
+    assert ConcurrencyController(1).requests == 1
 
 
 def test_the_meter_tells_rate_and_time_left() -> None:

@@ -44,7 +44,7 @@ def path(tmp_path: Path) -> Path:
         db.insert([(first_of(owner, 0) + at, 0, EVENT) for at in range(1, 4)])
         refused = DeadLetter(lane=0, state=0, reason="rejected", message="bad\nvalue", body=HOSTILE)
         unsure = DeadLetter(lane=2, state=1, reason="uncertain", message="", body=UPDATE)
-        db.bury(b"p" * 16, [refused, unsure], 1_700_000_000.0, 10)
+        db.add_dead_letters(b"p" * 16, [refused, unsure], 1_700_000_000.0, 10)
     db.close()
     return path
 

@@ -38,7 +38,7 @@ from mixpanel_async import (
     TransportError,
     ValidationError,
 )
-from mixpanel_async._http.asgi import in_process
+from mixpanel_async._http.asgi import asgi_client
 from mixpanel_async.emulator import Emulator
 
 AT_ONCE = RetryPolicy(initial=0.0, maximum=0.0)
@@ -196,7 +196,7 @@ def test_signals_upon_signals_are_all_counted(*, is_closing: bool) -> None:
 
     mp = AsyncMixpanel(
         "token",
-        http_client=in_process(app),
+        http_client=asgi_client(app),
         batching=BatchPolicy(linger=3600.0),
         before_send=lambda message: message if is_closing or message["event"] != "Signal" else None,
     )
@@ -260,7 +260,7 @@ async def test_what_a_hook_tracks_while_the_client_closes_breaks_off_no_request(
 
     mp = AsyncMixpanel(
         "token",
-        http_client=in_process(app),
+        http_client=asgi_client(app),
         batching=BatchPolicy(linger=3600.0),
         before_send=lambda message: None if message["event"] == "Of the hook" else message,
     )
@@ -329,7 +329,7 @@ async def test_flushing_again_and_again_in_an_outage_costs_nothing() -> None:
             await mp.flush(timeout=0)
         batches = [batch for lane in mp._queue._buffer.active for batch in lane.batches()]
         assert len(batches) <= 3
-        assert not [batch for batch in batches if batch.marks]
+        assert not [batch for batch in batches if batch.barriers]
 
 
 @pytest.mark.anyio
@@ -380,7 +380,7 @@ async def test_losses_that_wait_for_a_slow_callback_are_bounded_and_all_told() -
     await mp.track("user", "Kept")
     for _ in range(300):
         mp.track_nowait("user", "Lost", {"text": "x" * 200_000})
-    kept = sum(len(item) for entry in mp._queue.hooks._waiting for item in getattr(entry, "items", ()))
+    kept = sum(len(item) for entry in mp._queue.callbacks._pending for item in getattr(entry, "items", ()))
     assert kept <= 16 * 1024 * 1024
     release.set()
     await mp.aclose()

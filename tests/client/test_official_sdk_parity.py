@@ -38,7 +38,7 @@ from hypothesis import strategies as st
 
 from mixpanel_async import AsyncMixpanel, ConfigurationError, MixpanelException, ServiceAccountCredentials
 from mixpanel_async._model.config import VERSION
-from mixpanel_async._runtime.clock import Runtime
+from mixpanel_async._runtime.clock import Environment
 
 DIFFERENCES: Final[Mapping[str, str]] = {
     "time": "Mixpanel's schema has whole milliseconds; seconds as a float lose the duplicate key to rounding",
@@ -68,7 +68,9 @@ NOW: Final = 1_767_225_600.25
 INSERT_ID: Final = "0123456789abcdef0123456789abcd00"
 # The client's ids have a random beginning, and two digits that count within a millisecond.
 COUNTED: Final = re.compile(f"(?<={INSERT_ID[:-2]})[0-9a-f]{{2}}")
-RUNTIME: Final = Runtime(wall=lambda: NOW, monotonic=time.monotonic, chance=lambda: 0.0, new_id=lambda: INSERT_ID)
+RUNTIME: Final = Environment(
+    wall_time=lambda: NOW, monotonic=time.monotonic, random=lambda: 0.0, new_id=lambda: INSERT_ID
+)
 OFFICIAL_VERSION: Final = "5.4.1"
 
 LOOKED_AT_APART: Final = frozenset({"authorization", "host", "content-length", "connection"})

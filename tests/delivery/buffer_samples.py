@@ -5,21 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from mixpanel_async._model.errors import FailedRecord
-from mixpanel_async._model.outcomes import Misconfigured, Pruned, Refused, Retry, Split
-from mixpanel_async._model.records import DropReason, Kind, Loss
+from mixpanel_async._model.outcomes import ConfigurationRefused, PartialFailure, Refused, Retry, SplitBatch
+from mixpanel_async._model.records import DropReason, Loss, RecordKind
 
-ORDERED = (Kind.PEOPLE, Kind.GROUPS)
+ORDERED = (RecordKind.PEOPLE, RecordKind.GROUPS)
 AGAIN = Retry(message="not now", applied=False, status=503)
 UNKNOWN = Retry(message="no answer", applied=True)
 REFUSED = Refused(status=406, message="no")
-ASTRAY = Misconfigured(status=401, message="who are you")
-TOO_LARGE = Split(reason=DropReason.TOO_LARGE, status=413, message="too large")
-INVALID = Split(reason=DropReason.REJECTED, status=400, message="something is wrong")
-NONE_TAKEN = Split(reason=DropReason.REJECTED, status=200, message="Mixpanel took no record of it")
+ASTRAY = ConfigurationRefused(status=401, message="who are you")
+TOO_LARGE = SplitBatch(reason=DropReason.TOO_LARGE, status=413, message="too large")
+INVALID = SplitBatch(reason=DropReason.REJECTED, status=400, message="something is wrong")
+NONE_TAKEN = SplitBatch(reason=DropReason.REJECTED, status=200, message="Mixpanel took no record of it")
 
 
-def pruned(*indexes: int) -> Pruned:
-    return Pruned(failed=tuple(failure(index) for index in indexes), status=400, message="some failed")
+def pruned(*indexes: int) -> PartialFailure:
+    return PartialFailure(failed=tuple(failure(index) for index in indexes), status=400, message="some failed")
 
 
 def failure(index: int) -> FailedRecord:

@@ -28,16 +28,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mixpanel_async._client.factory import most_in_flight
-from mixpanel_async._delivery.buffer import IDLE, Buffer, Offer, WaitUntil
-from mixpanel_async._delivery.callbacks import Hooks
+from mixpanel_async._delivery.buffer import IDLE, Buffer, OfferResult, WaitUntil
+from mixpanel_async._delivery.callbacks import Callbacks
 from mixpanel_async._delivery.lanes import Batch, Lane
 from mixpanel_async._delivery.queue import Queue
-from mixpanel_async._delivery.staging import Stage
+from mixpanel_async._delivery.staging import StagingBuffer
 from mixpanel_async._model.config import BatchPolicy, Overflow, RetryPolicy
 from mixpanel_async._model.credentials import Secret
 from mixpanel_async._model.errors import ClientClosedError, QueueFullError
-from mixpanel_async._model.outcomes import Delivered, Misconfigured, Outcome, Split
-from mixpanel_async._model.records import DropReason, Kind, Loss, OnceOnly
+from mixpanel_async._model.outcomes import ConfigurationRefused, Delivered, Outcome, SplitBatch
+from mixpanel_async._model.records import DropReason, Loss, NonIdempotentRecord, RecordKind
 from mixpanel_async._model.stats import FlushResult
 
 FOREVER = 3600.0
@@ -46,12 +46,12 @@ FOREVER = 3600.0
 def make(retry: RetryPolicy = RetryPolicy(), /, **policy: Any) -> tuple[Buffer, Lane]:  # noqa: B008  it is frozen
     """A buffer and its lane for events; by default only a full batch leaves by itself."""
     buffer = Buffer(BatchPolicy(**{"linger": FOREVER, **policy}), retry)
-    return buffer, buffer.lane(Kind.EVENTS)
+    return buffer, buffer.lane(RecordKind.EVENTS)
 
 
 def offer_all(buffer: Buffer, lane: Lane, items: Iterable[bytes], now: float = 0.0) -> None:
     for item in items:
-        assert buffer.offer(lane, item, now) is not Offer.FULL
+        assert buffer.offer(lane, item, now) is not OfferResult.FULL
 
 
 def lease(buffer: Buffer, now: float = 0.0) -> Batch:
@@ -135,7 +135,7 @@ def test_a_batch_that_is_full_by_count_leaves_at_once() -> None:
 
 def test_with_batches_of_one_each_record_leaves_at_once() -> None:
     buffer, lane = make(max_events=1)
-    assert buffer.offer(lane, b"one", 0.0) is Offer.NOTIFY
+    assert buffer.offer(lane, b"one", 0.0) is OfferResult.WAKE_SENDER
     assert lease(buffer).items == [b"one"]
 
 
@@ -167,7 +167,7 @@ def test_the_size_of_a_batch_is_the_size_of_its_body() -> None:
     offer_all(buffer, lane, items)
     batch = lease(buffer)
     assert batch.size == body(items)
-    assert batch.part((0,)).size == body(items[:1])
+    assert batch.subset((0,)).size == body(items[:1])
 
 
 def test_a_record_larger_than_a_batch_may_be_goes_alone() -> None:
@@ -190,13 +190,13 @@ def test_an_empty_buffer_is_idle() -> None:
 def test_the_sender_is_told_of_the_first_record_and_of_a_full_batch_and_not_between() -> None:
     buffer, lane = make(max_events=3)
     verdicts = [buffer.offer(lane, item, 0.0) for item in records(4)]
-    assert verdicts == [Offer.NOTIFY, Offer.TAKEN, Offer.NOTIFY, Offer.NOTIFY]
+    assert verdicts == [OfferResult.WAKE_SENDER, OfferResult.ACCEPTED, OfferResult.WAKE_SENDER, OfferResult.WAKE_SENDER]
 
 
 def test_the_sender_is_told_of_a_batch_that_is_full_by_bytes() -> None:
     buffer, lane = make(max_bytes=30)
     verdicts = [buffer.offer(lane, item, 0.0) for item in records(3, size=10)]
-    assert verdicts == [Offer.NOTIFY, Offer.TAKEN, Offer.NOTIFY]
+    assert verdicts == [OfferResult.WAKE_SENDER, OfferResult.ACCEPTED, OfferResult.WAKE_SENDER]
 
 
 # Bounds
@@ -206,7 +206,7 @@ def test_a_queue_full_by_count_refuses_and_does_not_accept() -> None:
     buffer, lane = make(max_pending_events=2)
     offer_all(buffer, lane, records(2))
     assert buffer.is_full(0)
-    assert buffer.offer(lane, b"three", 0.0) is Offer.FULL
+    assert buffer.offer(lane, b"three", 0.0) is OfferResult.FULL
     assert counts(buffer) == (2, 0, 0, 0, 0, 2)
 
 
@@ -214,9 +214,9 @@ def test_a_queue_full_by_bytes_refuses_what_does_not_fit_and_takes_what_does() -
     buffer, lane = make(max_pending_bytes=20)
     offer_all(buffer, lane, [b"x" * 15])
     assert buffer.is_full(6)
-    assert buffer.offer(lane, b"y" * 6, 0.0) is Offer.FULL
+    assert buffer.offer(lane, b"y" * 6, 0.0) is OfferResult.FULL
     assert not buffer.is_full(5)
-    assert buffer.offer(lane, b"z" * 5, 0.0) is not Offer.FULL
+    assert buffer.offer(lane, b"z" * 5, 0.0) is not OfferResult.FULL
     assert buffer.pending_bytes == 20
 
 
@@ -225,25 +225,25 @@ def test_what_is_in_flight_stays_charged_until_it_is_settled(bound: dict[str, in
     buffer, lane = make(max_events=2, **bound)
     offer_all(buffer, lane, records(2))
     batch = lease(buffer)
-    assert buffer.offer(lane, b"01234567", 0.0) is Offer.FULL
+    assert buffer.offer(lane, b"01234567", 0.0) is OfferResult.FULL
     buffer.settle(batch, Delivered(), 0.0)
     assert (buffer.pending, buffer.pending_bytes) == (0, 0)
-    assert buffer.offer(lane, b"01234567", 0.0) is not Offer.FULL
+    assert buffer.offer(lane, b"01234567", 0.0) is not OfferResult.FULL
 
 
 def test_a_queue_that_is_full_by_count_does_not_linger() -> None:
     buffer, lane = make(max_pending_events=3)
-    people = buffer.lane(Kind.PEOPLE)
+    people = buffer.lane(RecordKind.PEOPLE)
     offer_all(buffer, people, [b"p"])
     offer_all(buffer, lane, [b"one"])
     assert waits_until(buffer, 0.0) == FOREVER
-    assert buffer.offer(lane, b"two", 0.0) is Offer.NOTIFY
+    assert buffer.offer(lane, b"two", 0.0) is OfferResult.WAKE_SENDER
     assert sorted([*batch.items] for batch in lease_all(buffer)) == [[b"one", b"two"], [b"p"]]
 
 
 def test_a_queue_of_one_record_does_not_linger() -> None:
     buffer, lane = make(max_pending_events=1)
-    assert buffer.offer(lane, b"one", 0.0) is Offer.NOTIFY
+    assert buffer.offer(lane, b"one", 0.0) is OfferResult.WAKE_SENDER
     assert lease(buffer).items == [b"one"]
 
 
@@ -251,14 +251,14 @@ def test_a_queue_that_is_full_by_bytes_does_not_linger() -> None:
     buffer, lane = make(max_pending_bytes=10)
     offer_all(buffer, lane, [b"sixteen"])
     assert waits_until(buffer, 0.0) == FOREVER
-    assert buffer.offer(lane, b"four", 0.0) is Offer.FULL
+    assert buffer.offer(lane, b"four", 0.0) is OfferResult.FULL
     assert lease(buffer).items == [b"sixteen"]
 
 
 def test_a_queue_that_makes_room_by_eviction_does_not_linger_either() -> None:
     buffer, lane = make(max_pending_bytes=10)
     offer_all(buffer, lane, [b"aaaa", b"bbbb"])
-    assert buffer.offer(lane, b"cccc", 0.0) is Offer.FULL
+    assert buffer.offer(lane, b"cccc", 0.0) is OfferResult.FULL
     assert lost(buffer.evict(4)) == {b"aaaa": DropReason.QUEUE_FULL}
     buffer.offer(lane, b"cccc", 0.0)
     assert lease(buffer).items == [b"bbbb", b"cccc"]
@@ -288,12 +288,12 @@ def test_events_travel_in_parallel_up_to_max_in_flight() -> None:
 def test_imports_have_slots_of_their_own(secret: Secret | None) -> None:
     buffer, events = make(max_events=1, max_in_flight=2)
     offer_all(buffer, events, records(3))
-    offer_all(buffer, buffer.lane(Kind.IMPORTS, secret), records(3))
-    assert Counter(batch.lane.kind for batch in lease_all(buffer)) == {Kind.EVENTS: 2, Kind.IMPORTS: 2}
+    offer_all(buffer, buffer.lane(RecordKind.IMPORTS, secret), records(3))
+    assert Counter(batch.lane.kind for batch in lease_all(buffer)) == {RecordKind.EVENTS: 2, RecordKind.IMPORTS: 2}
 
 
 @pytest.mark.parametrize("kind", ORDERED)
-def test_updates_of_profiles_travel_one_request_at_a_time_and_in_order(kind: Kind) -> None:
+def test_updates_of_profiles_travel_one_request_at_a_time_and_in_order(kind: RecordKind) -> None:
     buffer, _ = make(max_events=2, max_in_flight=4)
     items = records(6)
     offer_all(buffer, buffer.lane(kind), items)
@@ -306,7 +306,7 @@ def test_updates_of_profiles_travel_one_request_at_a_time_and_in_order(kind: Kin
 
 def test_a_lane_that_must_wait_does_not_hold_another() -> None:
     buffer, events = make(max_events=1)
-    people = buffer.lane(Kind.PEOPLE)
+    people = buffer.lane(RecordKind.PEOPLE)
     offer_all(buffer, events, [b"event"])
     buffer.settle(lease(buffer), AGAIN, 0.0, 100.0)
     offer_all(buffer, people, [b"person"])
@@ -316,7 +316,7 @@ def test_a_lane_that_must_wait_does_not_hold_another() -> None:
 
 def test_the_wait_ends_with_the_first_lane_that_may_send() -> None:
     buffer, events = make(max_events=1, linger=50.0)
-    people, groups = buffer.lane(Kind.PEOPLE), buffer.lane(Kind.GROUPS)
+    people, groups = buffer.lane(RecordKind.PEOPLE), buffer.lane(RecordKind.GROUPS)
     for lane, delay in ((events, 30.0), (people, 10.0), (groups, 20.0)):
         offer_all(buffer, lane, [b"x"])
         buffer.settle(lease(buffer), AGAIN, 0.0, delay)
@@ -337,7 +337,7 @@ def test_what_lingers_in_a_paused_lane_waits_for_both() -> None:
 
 def test_a_busy_lane_does_not_starve_the_others() -> None:
     buffer, events = make(max_events=1, max_in_flight=100)
-    people, groups = buffer.lane(Kind.PEOPLE), buffer.lane(Kind.GROUPS)
+    people, groups = buffer.lane(RecordKind.PEOPLE), buffer.lane(RecordKind.GROUPS)
     offer_all(buffer, events, records(50))
     offer_all(buffer, people, records(1))
     offer_all(buffer, groups, records(1))
@@ -348,7 +348,7 @@ def test_a_busy_lane_does_not_starve_the_others() -> None:
 def test_awaited_events_do_not_take_the_slots_of_queued_ones() -> None:
     buffer, lane = make(max_events=1, max_in_flight=2)
     for item in records(5):
-        assert buffer.lease_alone(lane, item, 0.0)
+        assert buffer.lease_single(lane, item, 0.0)
     offer_all(buffer, lane, records(2, start=5))
     assert len(lease_all(buffer)) == 2
 
@@ -357,7 +357,7 @@ def test_the_imports_of_all_secrets_share_the_slots_of_imports() -> None:
     """`max_in_flight`: "requests at once for events, and again for imports"."""
     buffer, _ = make(max_events=1, max_in_flight=2)
     for number in range(10):
-        offer_all(buffer, buffer.lane(Kind.IMPORTS, Secret(str(number))), records(3))
+        offer_all(buffer, buffer.lane(RecordKind.IMPORTS, Secret(str(number))), records(3))
     assert len(lease_all(buffer)) == 2
 
 
@@ -365,48 +365,48 @@ def test_imports_of_many_secrets_do_not_hold_up_anything_else() -> None:
     """Trouble in one kind does not hold up another: each of these requests may hang until it times out."""
     buffer, events = make(max_events=1, max_in_flight=2)
     for number in range(10):
-        offer_all(buffer, buffer.lane(Kind.IMPORTS, Secret(str(number))), records(3))
+        offer_all(buffer, buffer.lane(RecordKind.IMPORTS, Secret(str(number))), records(3))
     lease_all(buffer)
-    for lane in (events, buffer.lane(Kind.PEOPLE), buffer.lane(Kind.GROUPS)):
+    for lane in (events, buffer.lane(RecordKind.PEOPLE), buffer.lane(RecordKind.GROUPS)):
         offer_all(buffer, lane, records(1))
         assert lease(buffer).lane is lane
 
 
 def test_equal_secrets_share_a_lane_and_others_do_not() -> None:
     buffer, _ = make()
-    one = buffer.lane(Kind.IMPORTS, Secret("one"))
-    assert buffer.lane(Kind.IMPORTS, Secret("one")) is one
-    assert buffer.lane(Kind.IMPORTS, Secret("two")) is not one
-    assert buffer.lane(Kind.IMPORTS) is not one
+    one = buffer.lane(RecordKind.IMPORTS, Secret("one"))
+    assert buffer.lane(RecordKind.IMPORTS, Secret("one")) is one
+    assert buffer.lane(RecordKind.IMPORTS, Secret("two")) is not one
+    assert buffer.lane(RecordKind.IMPORTS) is not one
 
 
 def test_lanes_of_secrets_no_longer_in_use_are_forgotten() -> None:
     buffer, events = make(max_events=1)
     for number in range(300):
-        offer_all(buffer, buffer.lane(Kind.IMPORTS, Secret(str(number))), records(1))
+        offer_all(buffer, buffer.lane(RecordKind.IMPORTS, Secret(str(number))), records(1))
         buffer.settle(lease(buffer), Delivered(), 0.0)
     assert len(buffer.lanes) < 100
-    assert buffer.lane(Kind.EVENTS) is events
+    assert buffer.lane(RecordKind.EVENTS) is events
 
 
 def test_a_lane_in_use_is_not_forgotten() -> None:
     buffer, _ = make(max_events=2)
     used = {}
     for name in ("flying", "alone", "waiting"):
-        lane = used[name] = buffer.lane(Kind.IMPORTS, Secret(name))
+        lane = used[name] = buffer.lane(RecordKind.IMPORTS, Secret(name))
         offer_all(buffer, lane, [b"w"] if name == "waiting" else records(2))
     assert {lease(buffer).lane, lease(buffer).lane} == {used["flying"], used["alone"]}
     for number in range(300):
-        buffer.lane(Kind.IMPORTS, Secret(str(number)))
+        buffer.lane(RecordKind.IMPORTS, Secret(str(number)))
     for name, lane in used.items():
-        assert buffer.lane(Kind.IMPORTS, Secret(name)) is lane
+        assert buffer.lane(RecordKind.IMPORTS, Secret(name)) is lane
 
 
 def test_a_record_for_a_lane_that_was_forgotten_meanwhile_is_not_lost() -> None:
     """A caller may hold a lane while it waits for room, and another secret is used in between."""
     buffer, _ = make(max_events=1)
-    held = buffer.lane(Kind.IMPORTS, Secret("one"))
-    buffer.lane(Kind.IMPORTS, Secret("two"))
+    held = buffer.lane(RecordKind.IMPORTS, Secret("one"))
+    buffer.lane(RecordKind.IMPORTS, Secret("two"))
     offer_all(buffer, held, [b"record"])
     batch = lease(buffer)
     assert ([*batch.items], batch.lane.secret) == ([b"record"], Secret("one"))
@@ -414,12 +414,12 @@ def test_a_record_for_a_lane_that_was_forgotten_meanwhile_is_not_lost() -> None:
 
 def test_forgetting_a_lane_does_not_undercut_its_pause() -> None:
     buffer, _ = make(RetryPolicy(attempts=1), max_events=1)
-    offer_all(buffer, buffer.lane(Kind.IMPORTS, Secret("one")), [b"lost"])
+    offer_all(buffer, buffer.lane(RecordKind.IMPORTS, Secret("one")), [b"lost"])
     buffer.settle(lease(buffer), AGAIN, 0.0, 300.0)
     assert buffer.poll(0.0) is IDLE
     for number in range(300):
-        buffer.lane(Kind.IMPORTS, Secret(str(number)))
-    offer_all(buffer, buffer.lane(Kind.IMPORTS, Secret("one")), [b"next"])
+        buffer.lane(RecordKind.IMPORTS, Secret(str(number)))
+    offer_all(buffer, buffer.lane(RecordKind.IMPORTS, Secret("one")), [b"next"])
     assert waits_until(buffer, 0.0) == 300.0
 
 
@@ -439,7 +439,7 @@ def test_pruned_records_fail_with_their_details_and_the_others_are_delivered() -
     items = records(5)
     offer_all(buffer, lane, items)
     (loss,) = buffer.settle(lease(buffer), pruned(1, 4), 0.0)
-    assert (loss.kind, loss.reason) == (Kind.EVENTS, DropReason.REJECTED)
+    assert (loss.kind, loss.reason) == (RecordKind.EVENTS, DropReason.REJECTED)
     assert list(loss.items) == [items[1], items[4]]
     assert loss.details == (failure(1), failure(4))
     assert counts(buffer) == (5, 3, 2, 0, 0, 0)
@@ -504,9 +504,9 @@ def test_requests_that_fail_together_are_one_failure_of_the_lane() -> None:
     for batch in lease_all(buffer):
         buffer.settle(batch, AGAIN, 0.0, 1.0)
     probe = lease(buffer, 1.0)
-    assert probe.episode == 1
+    assert probe.failure_epoch == 1
     buffer.settle(probe, AGAIN, 1.0, 1.0)
-    assert lease(buffer, 2.0).episode == 2
+    assert lease(buffer, 2.0).failure_epoch == 2
 
 
 def test_a_pause_is_kept_although_another_request_succeeds() -> None:
@@ -516,7 +516,7 @@ def test_a_pause_is_kept_although_another_request_succeeds() -> None:
     buffer.settle(limited, AGAIN._replace(retry_after=300.0), 0.0, 300.0)
     buffer.settle(fine, Delivered(), 1.0)
     assert waits_until(buffer, 1.0) == 300.0
-    buffer.hurry(2.0)
+    buffer.shorten_backoff(2.0)
     assert waits_until(buffer, 1.0) == 300.0
 
 
@@ -534,7 +534,7 @@ def test_somebody_who_waits_cuts_a_pause_short_but_not_to_nothing() -> None:
     offer_all(buffer, lane, records(1))
     buffer.settle(lease(buffer), AGAIN, 10.0, 60.0)
     assert waits_until(buffer, 10.0) == 70.0
-    buffer.hurry(2.0)
+    buffer.shorten_backoff(2.0)
     assert waits_until(buffer, 10.0) == 12.0
 
 
@@ -542,8 +542,8 @@ def test_refused_credentials_get_one_second_look() -> None:
     buffer, lane = make(max_events=1)
     offer_all(buffer, lane, records(1))
     for now, expected in ((0.0, 2.0), (2.0, 62.0)):
-        buffer.settle(lease(buffer, now), Misconfigured(status=401, message=""), now, 60.0)
-        buffer.hurry(0.0)
+        buffer.settle(lease(buffer, now), ConfigurationRefused(status=401, message=""), now, 60.0)
+        buffer.shorten_backoff(0.0)
         assert waits_until(buffer, now) == expected
 
 
@@ -553,7 +553,7 @@ def test_refused_credentials_do_not_cut_a_pause_that_mixpanel_asked_for() -> Non
     limited, astray, fine = lease_all(buffer)
     buffer.settle(limited, AGAIN._replace(retry_after=300.0), 0.0, 300.0)
     buffer.settle(astray, ASTRAY, 1.0, 60.0)
-    buffer.hurry(0.0)
+    buffer.shorten_backoff(0.0)
     buffer.settle(fine, Delivered(), 2.0)
     assert waits_until(buffer, 2.0) == 300.0
 
@@ -610,8 +610,8 @@ def test_a_batch_gives_up_when_its_lane_is_paused_beyond_the_total_timeout() -> 
 @pytest.mark.parametrize("at_least_once", [False, True])
 def test_what_is_not_idempotent_is_sent_again_only_if_it_was_surely_not_applied(*, at_least_once: bool) -> None:
     buffer, _ = make(max_events=3, at_least_once=at_least_once)
-    items = [b"set", OnceOnly(b"add"), b"union"]
-    offer_all(buffer, buffer.lane(Kind.PEOPLE), items)
+    items = [b"set", NonIdempotentRecord(b"add"), b"union"]
+    offer_all(buffer, buffer.lane(RecordKind.PEOPLE), items)
     assert buffer.settle(lease(buffer), AGAIN, 0.0) == []
     again = lease(buffer)
     assert again.items == items
@@ -628,7 +628,7 @@ def test_what_is_not_idempotent_is_sent_again_only_if_it_was_surely_not_applied(
 
 def test_a_batch_of_nothing_but_uncertain_records_is_over() -> None:
     buffer, _ = make(max_events=2)
-    offer_all(buffer, buffer.lane(Kind.GROUPS), [OnceOnly(b"one"), OnceOnly(b"two")])
+    offer_all(buffer, buffer.lane(RecordKind.GROUPS), [NonIdempotentRecord(b"one"), NonIdempotentRecord(b"two")])
     assert len(lost(buffer.settle(lease(buffer), UNKNOWN, 0.0))) == 2
     assert buffer.poll(1e9) is IDLE
     assert counts(buffer) == (2, 0, 0, 0, 2, 0)
@@ -636,7 +636,7 @@ def test_a_batch_of_nothing_but_uncertain_records_is_over() -> None:
 
 def test_uncertain_records_are_not_exhausted_as_well() -> None:
     buffer, _ = make(RetryPolicy(attempts=1), max_events=2)
-    offer_all(buffer, buffer.lane(Kind.PEOPLE), [OnceOnly(b"add"), b"set"])
+    offer_all(buffer, buffer.lane(RecordKind.PEOPLE), [NonIdempotentRecord(b"add"), b"set"])
     losses = buffer.settle(lease(buffer), UNKNOWN, 0.0)
     assert lost(losses) == {b"add": DropReason.UNCERTAIN, b"set": DropReason.EXHAUSTED}
     assert counts(buffer) == (2, 0, 1, 0, 1, 0)
@@ -648,7 +648,7 @@ def test_uncertain_records_are_not_exhausted_as_well() -> None:
 def test_413_halves_the_batch_and_keeps_the_order() -> None:
     buffer, _ = make(max_events=5)
     items = records(5)
-    offer_all(buffer, buffer.lane(Kind.PEOPLE), items)
+    offer_all(buffer, buffer.lane(RecordKind.PEOPLE), items)
     assert buffer.settle(lease(buffer), TOO_LARGE, 0.0) == []
     first = lease(buffer)
     buffer.settle(first, Delivered(), 0.0)
@@ -689,7 +689,7 @@ def test_413_for_a_giant_does_not_leave_requests_of_one_record_behind() -> None:
 
 def test_what_one_endpoint_refuses_for_its_size_says_nothing_about_another() -> None:
     buffer, events = make(max_events=100)
-    people = buffer.lane(Kind.PEOPLE)
+    people = buffer.lane(RecordKind.PEOPLE)
     for lane in (events, people):
         offer_all(buffer, lane, records(100))
         buffer.settle(lease(buffer), TOO_LARGE if lane is events else Delivered(), 0.0)
@@ -721,7 +721,7 @@ def test_a_lane_forgets_in_time_what_413_taught_it() -> None:
 
 @given(count=st.integers(1, 300), data=st.data(), split=st.sampled_from([TOO_LARGE, INVALID]))
 @settings(max_examples=60, deadline=None, derandomize=True, database=None)
-def test_bisection_finds_one_poison_record_within_its_bound(count: int, data: st.DataObject, split: Split) -> None:
+def test_bisection_finds_one_poison_record_within_its_bound(count: int, data: st.DataObject, split: SplitBatch) -> None:
     buffer, lane = make(max_events=count)
     items = records(count)
     poison = items[data.draw(st.integers(0, count - 1))]
@@ -734,8 +734,8 @@ def test_bisection_finds_one_poison_record_within_its_bound(count: int, data: st
 
 def test_a_refused_profile_batch_may_have_been_applied_in_part() -> None:
     buffer, _ = make(max_events=4)
-    items = [b"set", OnceOnly(b"add"), b"union", b"unset"]
-    offer_all(buffer, buffer.lane(Kind.PEOPLE), items)
+    items = [b"set", NonIdempotentRecord(b"add"), b"union", b"unset"]
+    offer_all(buffer, buffer.lane(RecordKind.PEOPLE), items)
     losses = buffer.settle(lease(buffer), INVALID, 0.0)
     assert lost(losses) == {b"add": DropReason.UNCERTAIN}
     requests, losses = serve(buffer, lambda batch: INVALID if b"unset" in batch.items else Delivered())
@@ -747,7 +747,7 @@ def test_a_refused_profile_batch_may_have_been_applied_in_part() -> None:
 def test_a_profile_batch_of_which_none_was_taken_was_not_applied() -> None:
     """Mixpanel's specification of /engage and /groups: 0 says that no record was valid."""
     buffer, _ = make(max_events=2)
-    offer_all(buffer, buffer.lane(Kind.PEOPLE), [b"set", OnceOnly(b"add")])
+    offer_all(buffer, buffer.lane(RecordKind.PEOPLE), [b"set", NonIdempotentRecord(b"add")])
     requests, losses = serve(buffer, lambda batch: NONE_TAKEN if b"set" in batch.items else Delivered())
     assert requests[1:] == [[b"set"], [b"add"]]
     assert lost(losses) == {b"set": DropReason.REJECTED}
@@ -755,7 +755,7 @@ def test_a_profile_batch_of_which_none_was_taken_was_not_applied() -> None:
 
 def test_a_refused_batch_is_halved_whole_under_at_least_once() -> None:
     buffer, _ = make(max_events=2, at_least_once=True)
-    offer_all(buffer, buffer.lane(Kind.PEOPLE), [b"set", OnceOnly(b"add")])
+    offer_all(buffer, buffer.lane(RecordKind.PEOPLE), [b"set", NonIdempotentRecord(b"add")])
     requests, losses = serve(buffer, lambda batch: INVALID if len(batch.items) > 1 else Delivered())
     assert requests[1:] == [[b"set"], [b"add"]]
     assert losses == []
@@ -763,7 +763,7 @@ def test_a_refused_batch_is_halved_whole_under_at_least_once() -> None:
 
 def test_a_batch_refused_for_its_size_was_not_applied() -> None:
     buffer, _ = make(max_events=2)
-    offer_all(buffer, buffer.lane(Kind.PEOPLE), [OnceOnly(b"one"), OnceOnly(b"two")])
+    offer_all(buffer, buffer.lane(RecordKind.PEOPLE), [NonIdempotentRecord(b"one"), NonIdempotentRecord(b"two")])
     requests, losses = serve(buffer, lambda batch: TOO_LARGE if len(batch.items) > 1 else Delivered())
     assert (requests[1:], losses) == ([[b"one"], [b"two"]], [])
 
@@ -773,13 +773,13 @@ def test_a_batch_refused_for_its_size_was_not_applied() -> None:
 
 def test_eviction_drops_the_oldest_of_all_lanes() -> None:
     buffer, events = make(max_pending_events=4)
-    people = buffer.lane(Kind.PEOPLE)
+    people = buffer.lane(RecordKind.PEOPLE)
     offer_all(buffer, people, [b"first"], 1.0)
     offer_all(buffer, events, [b"second", b"third"], 2.0)
     offer_all(buffer, people, [b"fourth"], 3.0)
     assert lost(buffer.evict(1)) == {b"first": DropReason.QUEUE_FULL}
     assert counts(buffer) == (4, 0, 0, 1, 0, 3)
-    assert buffer.offer(events, b"fifth", 4.0) is not Offer.FULL
+    assert buffer.offer(events, b"fifth", 4.0) is not OfferResult.FULL
 
 
 def test_eviction_drops_as_many_as_the_new_record_needs_and_no_more() -> None:
@@ -851,7 +851,7 @@ def test_abandon_gives_up_what_waits_and_leaves_what_is_in_flight() -> None:
     items = records(5)
     offer_all(buffer, lane, items)
     flying = lease(buffer)
-    offer_all(buffer, buffer.lane(Kind.PEOPLE), [b"person"])
+    offer_all(buffer, buffer.lane(RecordKind.PEOPLE), [b"person"])
     assert lost(buffer.abandon(DropReason.CLOSED)) == dict.fromkeys([*items[2:], b"person"], DropReason.CLOSED)
     assert counts(buffer) == (6, 0, 0, 4, 0, 2)
     buffer.settle(flying, Delivered(), 0.0)
@@ -862,18 +862,18 @@ def test_abandon_gives_up_what_waits_and_leaves_what_is_in_flight() -> None:
 def test_discarded_records_are_accepted_and_dropped_at_once() -> None:
     buffer, lane = make()
     loss = buffer.discard(lane, records(2), DropReason.BEFORE_SEND)
-    assert (loss.kind, loss.reason, loss.items) == (Kind.EVENTS, DropReason.BEFORE_SEND, records(2))
+    assert (loss.kind, loss.reason, loss.items) == (RecordKind.EVENTS, DropReason.BEFORE_SEND, records(2))
     assert counts(buffer) == (2, 0, 0, 2, 0, 0)
     assert buffer.losses == {DropReason.BEFORE_SEND: 2}
 
 
 def test_an_awaited_record_is_charged_until_it_is_concluded() -> None:
     buffer, lane = make(max_pending_events=1)
-    batch = buffer.lease_alone(lane, b"alone", 0.0)
+    batch = buffer.lease_single(lane, b"alone", 0.0)
     assert batch is not None
     assert (buffer.in_flight, buffer.pending, buffer.pending_bytes) == (1, 1, 5)
-    assert buffer.lease_alone(lane, b"more", 0.0) is None
-    assert buffer.conclude(batch, None) == []
+    assert buffer.lease_single(lane, b"more", 0.0) is None
+    assert buffer.settle_single(batch, None) == []
     assert counts(buffer) == (1, 1, 0, 0, 0, 0)
     assert (buffer.in_flight, buffer.pending_bytes) == (0, 0)
 
@@ -884,25 +884,31 @@ def test_an_awaited_record_that_was_taken_ends_the_trouble_of_its_lane() -> None
     buffer.settle(lease(buffer), AGAIN, 0.0, 60.0)
     for reason in (DropReason.EXHAUSTED, None):
         assert waits_until(buffer, 0.0) == 60.0
-        alone = buffer.lease_alone(lane, b"alone", 0.0)
+        alone = buffer.lease_single(lane, b"alone", 0.0)
         assert alone is not None
-        buffer.conclude(alone, reason)
+        buffer.settle_single(alone, reason)
     assert len(lease_all(buffer)) == 2
 
 
 def test_the_pool_is_made_for_what_may_be_under_way_at_once() -> None:
     buffer, events = make(max_events=1, max_in_flight=3)
-    secrets = [buffer.lane(Kind.IMPORTS, Secret(str(number))) for number in range(5)]
-    for lane in (events, buffer.lane(Kind.PEOPLE), buffer.lane(Kind.GROUPS), buffer.lane(Kind.IMPORTS), *secrets):
+    secrets = [buffer.lane(RecordKind.IMPORTS, Secret(str(number))) for number in range(5)]
+    for lane in (
+        events,
+        buffer.lane(RecordKind.PEOPLE),
+        buffer.lane(RecordKind.GROUPS),
+        buffer.lane(RecordKind.IMPORTS),
+        *secrets,
+    ):
         offer_all(buffer, lane, records(10))
     assert len(lease_all(buffer)) == most_in_flight(BatchPolicy(max_in_flight=3)) == 8
 
 
 def test_an_awaited_record_that_failed_is_lost_for_the_reason_given() -> None:
     buffer, lane = make()
-    batch = buffer.lease_alone(lane, b"alone", 0.0)
+    batch = buffer.lease_single(lane, b"alone", 0.0)
     assert batch is not None
-    (loss,) = buffer.conclude(batch, DropReason.UNAUTHORIZED, message="who are you")
+    (loss,) = buffer.settle_single(batch, DropReason.UNAUTHORIZED, message="who are you")
     assert (loss.reason, list(loss.items), loss.message) == (DropReason.UNAUTHORIZED, [b"alone"], "who are you")
     assert counts(buffer) == (1, 0, 1, 0, 0, 0)
 
@@ -917,10 +923,10 @@ def test_a_second_word_about_a_batch_means_nothing() -> None:
     buffer.settle(batch, Delivered(), 0.0)
     for outcome in (REFUSED, AGAIN, ASTRAY, TOO_LARGE, Delivered()):
         assert buffer.settle(batch, outcome, 0.0) == []
-    alone = buffer.lease_alone(lane, b"alone", 0.0)
+    alone = buffer.lease_single(lane, b"alone", 0.0)
     assert alone is not None
-    buffer.conclude(alone, DropReason.CLOSED)
-    assert buffer.conclude(alone, None) == []
+    buffer.settle_single(alone, DropReason.CLOSED)
+    assert buffer.settle_single(alone, None) == []
     assert counts(buffer) == (3, 2, 0, 1, 0, 0)
 
 
@@ -929,12 +935,12 @@ def test_what_was_leased_waits_again_when_its_holder_is_gone() -> None:
     items = records(2)
     offer_all(buffer, lane, items)
     batch = lease(buffer)
-    alone = buffer.lease_alone(lane, b"alone", 0.0)
+    alone = buffer.lease_single(lane, b"alone", 0.0)
     assert alone is not None
     assert buffer.reclaim() == []
     assert counts(buffer) == (3, 0, 0, 0, 0, 3)
     assert buffer.settle(batch, REFUSED, 0.0) == []
-    assert buffer.conclude(alone, DropReason.CLOSED) == []
+    assert buffer.settle_single(alone, DropReason.CLOSED) == []
     requests, _ = serve(buffer, lambda _: Delivered())
     assert sorted(requests) == sorted([items, [b"alone"]])
     assert counts(buffer) == (3, 3, 0, 0, 0, 0)
@@ -944,8 +950,8 @@ def test_what_was_leased_waits_again_when_its_holder_is_gone() -> None:
 @pytest.mark.parametrize("at_least_once", [True, False])
 def test_what_is_not_idempotent_is_not_sent_again_if_its_request_had_begun(begun: bool, at_least_once: bool) -> None:
     buffer, _ = make(max_events=2, at_least_once=at_least_once)
-    offer_all(buffer, buffer.lane(Kind.PEOPLE), [OnceOnly(b"add"), b"set"])
-    lease(buffer).begun = begun
+    offer_all(buffer, buffer.lane(RecordKind.PEOPLE), [NonIdempotentRecord(b"add"), b"set"])
+    lease(buffer).is_request_begun = begun
     expected = {b"add": DropReason.UNCERTAIN} if begun and not at_least_once else {}
     assert lost(buffer.reclaim()) == expected
     assert lease(buffer).items == ([b"set"] if expected else [b"add", b"set"])
@@ -953,9 +959,9 @@ def test_what_is_not_idempotent_is_not_sent_again_if_its_request_had_begun(begun
 
 def test_a_request_that_was_answered_and_is_leased_again_has_not_begun() -> None:
     buffer, _ = make(max_events=1)
-    offer_all(buffer, buffer.lane(Kind.PEOPLE), [OnceOnly(b"add")])
+    offer_all(buffer, buffer.lane(RecordKind.PEOPLE), [NonIdempotentRecord(b"add")])
     batch = lease(buffer)
-    batch.begun = True
+    batch.is_request_begun = True
     buffer.settle(batch, AGAIN, 0.0)
     lease(buffer)
     assert buffer.reclaim() == []
@@ -975,7 +981,7 @@ def test_a_forked_child_begins_with_nothing_and_can_go_on() -> None:
     buffer, lane = make(max_events=2, max_pending_events=8)
     offer_all(buffer, lane, records(5))
     lease(buffer)
-    buffer.lease_alone(lane, b"alone", 0.0)
+    buffer.lease_single(lane, b"alone", 0.0)
     buffer.discard(lane, records(1), DropReason.BEFORE_SEND)
     buffer.reset()
     assert counts(buffer) == (0, 0, 0, 0, 0, 0)
@@ -993,7 +999,7 @@ def test_a_forked_child_begins_with_nothing_and_can_go_on() -> None:
 def test_a_barrier_makes_everything_due_at_once() -> None:
     buffer, lane = make()
     offer_all(buffer, lane, records(2))
-    offer_all(buffer, buffer.lane(Kind.PEOPLE), [b"person"])
+    offer_all(buffer, buffer.lane(RecordKind.PEOPLE), [b"person"])
     buffer.barrier()
     assert sorted(len(batch.items) for batch in lease_all(buffer)) == [1, 2]
 
@@ -1013,8 +1019,8 @@ def test_a_barrier_counts_what_becomes_of_the_records_before_it_and_of_no_others
 
 def test_a_barrier_tells_dropped_and_uncertain_apart() -> None:
     buffer, _ = make(max_events=2, max_pending_events=5)
-    people = buffer.lane(Kind.PEOPLE)
-    offer_all(buffer, people, [OnceOnly(b"add"), b"set", b"last"])
+    people = buffer.lane(RecordKind.PEOPLE)
+    offer_all(buffer, people, [NonIdempotentRecord(b"add"), b"set", b"last"])
     barrier = buffer.barrier()
     buffer.settle(lease(buffer), UNKNOWN, 0.0)
     buffer.settle(lease(buffer), REFUSED, 0.0)
@@ -1037,12 +1043,12 @@ def test_a_barrier_follows_the_halves_of_a_batch() -> None:
 def test_a_barrier_counts_evicted_and_awaited_records() -> None:
     buffer, lane = make(max_pending_events=3)
     offer_all(buffer, lane, records(2))
-    alone = buffer.lease_alone(lane, b"alone", 0.0)
+    alone = buffer.lease_single(lane, b"alone", 0.0)
     assert alone is not None
     barrier = buffer.barrier()
     assert barrier.pending == 3
     buffer.evict(1)
-    buffer.conclude(alone, None)
+    buffer.settle_single(alone, None)
     assert barrier.result() == FlushResult(delivered=1, failed=1, pending=1)
 
 
@@ -1087,7 +1093,7 @@ def test_a_barrier_that_is_forgotten_counts_no_more_and_weighs_nothing() -> None
     kept = buffer.barrier()
     for _ in range(1000):
         buffer.forget(buffer.barrier())
-    assert [len(batch.marks) for batch in lane.batches()] == [1]
+    assert [len(batch.barriers) for batch in lane.batches()] == [1]
     gone = buffer.barrier()
     buffer.forget(gone)
     serve(buffer, lambda _: Delivered())
@@ -1102,7 +1108,7 @@ def test_a_barrier_in_an_empty_buffer_is_passed() -> None:
 
 def test_the_next_try_is_the_first_moment_at_which_something_that_waits_may_go() -> None:
     buffer, events = make(max_events=1)
-    people = buffer.lane(Kind.PEOPLE)
+    people = buffer.lane(RecordKind.PEOPLE)
     assert buffer.next_try() == -math.inf
     offer_all(buffer, events, [b"event"])
     offer_all(buffer, people, [b"person"])
@@ -1128,7 +1134,7 @@ class Told:
 
 def make_queue(overflow: Overflow, **policy: Any) -> tuple[Queue, Lane, Told]:
     buffer, lane = make(**policy)
-    queue = Queue(buffer, overflow, Hooks(None, None), lambda: 0.0)
+    queue = Queue(buffer, overflow, Callbacks(None, None), lambda: 0.0)
     queue.on_work = told = Told()
     return queue, lane, told
 
@@ -1187,14 +1193,14 @@ def test_every_loss_is_made_known() -> None:
     """`on_drop` is told of each record that ended without delivery, wherever that was found out."""
     told = Told()
     buffer, lane = make(max_events=2, max_pending_events=4)
-    hooks = Hooks(lambda *_: None, None)
+    hooks = Callbacks(lambda *_: None, None)
     queue = Queue(buffer, Overflow.DROP_OLDEST, hooks, lambda: 0.0)
     queue.on_loss = told
     seen = []
 
     def check() -> None:
         stats = queue.stats()
-        seen.append((stats.failed + stats.dropped + stats.uncertain, hooks.untold(), told.count))
+        seen.append((stats.failed + stats.dropped + stats.uncertain, hooks.undelivered(), told.count))
 
     for item in records(5):
         queue.offer(lane, item)
@@ -1205,12 +1211,12 @@ def test_every_loss_is_made_known() -> None:
     assert isinstance(batch, Batch)
     assert queue.settle(batch, REFUSED, 0.0) == 0
     check()
-    queue.conclude(queue.lease_alone(lane, b"alone"), DropReason.REJECTED, "no")
+    queue.settle_single(queue.lease_single(lane, b"alone"), DropReason.REJECTED, "no")
     check()
-    queue.offer(queue.lane(Kind.PEOPLE), OnceOnly(b"add"))
+    queue.offer(queue.lane(RecordKind.PEOPLE), NonIdempotentRecord(b"add"))
     queue.barrier()
     while isinstance(step := queue.poll(), Batch):
-        step.begun = True
+        step.is_request_begun = True
     queue.reclaim()
     check()
     assert queue.abandon() == 3
@@ -1234,7 +1240,7 @@ def test_an_awaited_record_without_room_is_refused_whatever_the_policy() -> None
         queue, lane, _ = make_queue(overflow, max_pending_events=1)
         assert queue.offer(lane, b"one")
         with pytest.raises(QueueFullError):
-            queue.lease_alone(lane, b"two")
+            queue.lease_single(lane, b"two")
         assert queue.stats().accepted == 1
 
 
@@ -1255,7 +1261,7 @@ def test_in_another_process_a_queue_begins_anew(call: str) -> None:
         queue.offer(lane, item)
     queue.count_request(again=True)
     queue.on_fork = forked = Told()
-    queue.stage.mark = [False]
+    queue.staging.fork_marker = [False]
     if call == "poll":
         assert queue.poll() is IDLE
     assert queue.offer(lane, b"child")
@@ -1280,7 +1286,7 @@ class Reentry:
 def make_reentrant(overflow: Overflow, **policy: Any) -> tuple[Queue, Lane, Told, Reentry]:
     buffer, lane = make(**policy)
     clock = Reentry()
-    queue = Queue(buffer, overflow, Hooks(None, None), clock)
+    queue = Queue(buffer, overflow, Callbacks(None, None), clock)
     queue.on_work = told = Told()
     return queue, lane, told, clock
 
@@ -1305,15 +1311,15 @@ def test_a_record_that_comes_while_another_is_taken_is_counted(overflow: Overflo
     assert sorted(batch.items) == [b"inner", b"outer"]
 
 
-class Interrupted(Stage):
+class Interrupted(StagingBuffer):
     """Is measured last of all, and then once interrupted."""
 
     def __init__(self, act: Callable[[], object]) -> None:
         super().__init__()
         self._acts = [act]
 
-    def measured(self, room: int, vacancies: int, *, is_busy: bool) -> None:
-        super().measured(room, vacancies, is_busy=is_busy)
+    def update_limits(self, bytes_left: int, records_left: int, *, is_busy: bool) -> None:
+        super().update_limits(bytes_left, records_left, is_busy=is_busy)
         if self._acts:
             self._acts.pop()()
 
@@ -1321,8 +1327,8 @@ class Interrupted(Stage):
 @pytest.mark.parametrize("call", ["offer", "poll"])
 def test_a_record_that_comes_at_the_very_end_of_another_call_is_taken_at_once(call: str) -> None:
     queue, lane, told, _ = make_reentrant(Overflow.DROP_NEWEST)
-    queue.set_stage(lane)
-    queue.stage = Interrupted(lambda: queue.offer(lane, b"inner"))
+    queue.enable_staging(lane)
+    queue.staging = Interrupted(lambda: queue.offer(lane, b"inner"))
     if call == "offer":
         assert queue.offer(lane, b"outer")
     else:
@@ -1378,7 +1384,7 @@ def test_a_closed_queue_takes_nothing() -> None:
     queue.closed = True
     for call in (
         lambda: queue.offer(lane, b"x"),
-        lambda: queue.lease_alone(lane, b"x"),
+        lambda: queue.lease_single(lane, b"x"),
         lambda: queue.discard(lane, b"x", DropReason.BEFORE_SEND),
     ):
         with pytest.raises(ClientClosedError):
@@ -1434,14 +1440,14 @@ def test_records_that_come_together_are_taken_as_if_they_had_come_one_by_one(
     left = items
     while left:
         opened, held = lane.open, together.pending
-        part = left[: together.vacancies(lane)]
+        part = left[: together.records_left(lane)]
         verdict = together.extend(lane, b",".join((b"", *part)), len(part), 0.0)
-        if verdict is Offer.FULL:
+        if verdict is OfferResult.FULL:
             assert (together.accepted, together.pending, lane.open) == (held, held, opened)
             return
-        assert (verdict is Offer.NOTIFY) == (opened is None or lane.open is not opened)
+        assert (verdict is OfferResult.WAKE_SENDER) == (opened is None or lane.open is not opened)
         left = left[len(part) :]
-    assert Offer.FULL not in [singly.offer(other, item, 0.0) for item in items]
+    assert OfferResult.FULL not in [singly.offer(other, item, 0.0) for item in items]
     assert counts(together) == counts(singly)
     assert together.pending_bytes == singly.pending_bytes
     mine, theirs = lease_all(together, FOREVER), lease_all(singly, FOREVER)
@@ -1461,6 +1467,6 @@ def test_what_may_lie_on_the_stage_never_needs_a_second_look() -> None:
         room = buffer.spare_bytes(lane.open, least)
         items = [usual(least - len(usual(0)))] * (room // least)
         while items:
-            part = items[: buffer.vacancies(lane)]
-            assert buffer.extend(lane, b",".join((b"", *part)), len(part), 0.0) is not Offer.FULL
+            part = items[: buffer.records_left(lane)]
+            assert buffer.extend(lane, b",".join((b"", *part)), len(part), 0.0) is not OfferResult.FULL
             items = items[len(part) :]

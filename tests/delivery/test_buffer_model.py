@@ -26,20 +26,20 @@ from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from mixpanel_async._delivery.buffer import Buffer, Idle, Offer, WaitUntil
-from mixpanel_async._delivery.lanes import Barrier, Batch
+from mixpanel_async._delivery.buffer import Buffer, Idle, OfferResult, WaitUntil
+from mixpanel_async._delivery.lanes import Batch, FlushBarrier
 from mixpanel_async._model.config import BatchPolicy, RetryPolicy
 from mixpanel_async._model.credentials import Secret
-from mixpanel_async._model.outcomes import Delivered, Misconfigured, Outcome, Retry, Split
-from mixpanel_async._model.records import DROPPED, DropReason, Kind, OnceOnly
+from mixpanel_async._model.outcomes import ConfigurationRefused, Delivered, Outcome, Retry, SplitBatch
+from mixpanel_async._model.records import DROPPED, DropReason, NonIdempotentRecord, RecordKind
 from mixpanel_async._model.stats import FlushResult
 
-LANES: dict[str, tuple[Kind, Secret | None]] = {
-    "events": (Kind.EVENTS, None),
-    "people": (Kind.PEOPLE, None),
-    "groups": (Kind.GROUPS, None),
-    "imports of one": (Kind.IMPORTS, Secret("one")),
-    "imports of two": (Kind.IMPORTS, Secret("two")),
+LANES: dict[str, tuple[RecordKind, Secret | None]] = {
+    "events": (RecordKind.EVENTS, None),
+    "people": (RecordKind.PEOPLE, None),
+    "groups": (RecordKind.GROUPS, None),
+    "imports of one": (RecordKind.IMPORTS, Secret("one")),
+    "imports of two": (RecordKind.IMPORTS, Secret("two")),
 }
 WAITING, FLYING, DELIVERED = "waiting", "flying", "delivered"
 FAILED, LOST, UNSURE = "failed", "dropped", "uncertain"
@@ -61,14 +61,14 @@ class Row:
 
     @property
     def once(self) -> bool:
-        return isinstance(self.item, OnceOnly)
+        return isinstance(self.item, NonIdempotentRecord)
 
 
 @dataclass(eq=False)
 class Track:
     """What the model knows of a lane."""
 
-    kind: Kind
+    kind: RecordKind
     open: list[Row] = field(default_factory=list)
     flying: int = 0
     alone: int = 0
@@ -144,8 +144,8 @@ class BufferModel(RuleBasedStateMachine):
         self.held = {name: self.buffer.lane(*key) for name, key in LANES.items()}
         self.flying: list[Flight] = []
         self.alone: list[tuple[Batch, Row]] = []
-        self.barriers: list[tuple[Barrier, list[Row]]] = []
-        self.forgotten: list[tuple[Barrier, FlushResult]] = []
+        self.barriers: list[tuple[FlushBarrier, list[Row]]] = []
+        self.forgotten: list[tuple[FlushBarrier, FlushResult]] = []
         self.reasons: Counter[DropReason] = Counter()
         self.discarded = 0
         self.is_crowded = False
@@ -170,8 +170,8 @@ class BufferModel(RuleBasedStateMachine):
 
     def is_busy(self, track: Track) -> bool:
         """The lanes of all project secrets share the slots that imports have."""
-        flying = sum(other.flying for other in self.tracks.values() if other.kind is Kind.IMPORTS)
-        return track.kind is Kind.IMPORTS and flying >= self.policy.max_in_flight
+        flying = sum(other.flying for other in self.tracks.values() if other.kind is RecordKind.IMPORTS)
+        return track.kind is RecordKind.IMPORTS and flying >= self.policy.max_in_flight
 
     def needed_by(self, name: str) -> float | None:
         """The latest moment at which a lane must send, or None if it need not, or cannot."""
@@ -219,12 +219,12 @@ class BufferModel(RuleBasedStateMachine):
         for _ in range(times):
             item: bytes = b"%06d" % len(self.rows) + b"." * (size - 6)
             lane = self.held[name] if held else self.buffer.lane(*LANES[name])
-            item = OnceOnly(item) if once else item
+            item = NonIdempotentRecord(item) if once else item
             fits = self.fits(size)
             assert self.buffer.is_full(size) is not fits
             verdict = self.buffer.offer(lane, item, self.now)
-            assert (verdict is Offer.FULL) is not fits
-            if verdict is not Offer.TAKEN:
+            assert (verdict is OfferResult.FULL) is not fits
+            if verdict is not OfferResult.ACCEPTED:
                 self.wake()
             if not fits:
                 self.is_crowded = True
@@ -336,7 +336,7 @@ class BufferModel(RuleBasedStateMachine):
 
     @precondition(lambda self: self.flying)
     @rule(data=st.data(), outcome=st.sampled_from([TOO_LARGE, INVALID, NONE_TAKEN]))
-    def split(self, data: st.DataObject, outcome: Split) -> None:
+    def split(self, data: st.DataObject, outcome: SplitBatch) -> None:
         flight = self.land(data)
         ends: dict[Row, DropReason | None] = {}
         if len(flight.rows) > 1:
@@ -396,7 +396,7 @@ class BufferModel(RuleBasedStateMachine):
     def settle(self, flight: Flight, outcome: Outcome, ends: dict[Row, DropReason | None], delay: float = 0.0) -> None:
         """The request is over. `ends` are the records that ended with it, and how; the others wait again."""
         flight.track.flying -= 1
-        if not isinstance(outcome, (Retry, Misconfigured)):
+        if not isinstance(outcome, (Retry, ConfigurationRefused)):
             self.recover(flight.track)
         losses = self.buffer.settle(flight.batch, outcome, self.now, delay)
         assert lost(losses) == {row.item: reason for row, reason in ends.items() if reason is not None}
@@ -418,7 +418,7 @@ class BufferModel(RuleBasedStateMachine):
     @rule(spacing=st.sampled_from([0.0, 0.5, 2.0]))
     def hurry(self, spacing: float) -> None:
         """Somebody waits for records of each lane in trouble. A lane without any may be passed over, or not."""
-        self.buffer.hurry(spacing)
+        self.buffer.shorten_backoff(spacing)
         for track in self.tracks.values():
             if track.failures:
                 sooner = max(track.held_until, track.failed_at + spacing)
@@ -430,7 +430,7 @@ class BufferModel(RuleBasedStateMachine):
         name = "events"
         item = b"%06d" % len(self.rows) + b"!" * (size - 6)
         fits = self.fits(size)
-        batch = self.buffer.lease_alone(self.buffer.lane(*LANES[name]), item, self.now)
+        batch = self.buffer.lease_single(self.buffer.lane(*LANES[name]), item, self.now)
         assert (batch is not None) is fits
         if batch is not None:
             row = Row(item, name, len(self.rows), self.now, place=FLYING)
@@ -443,8 +443,8 @@ class BufferModel(RuleBasedStateMachine):
     @rule(data=st.data(), reason=st.none() | st.sampled_from([DropReason.UNAUTHORIZED, DropReason.CLOSED]))
     def conclude(self, data: st.DataObject, reason: DropReason | None) -> None:
         batch, row = self.alone.pop(data.draw(st.integers(0, len(self.alone) - 1)))
-        losses = self.buffer.conclude(batch, reason)
-        assert self.buffer.conclude(batch, None) == [], "a second word means nothing"
+        losses = self.buffer.settle_single(batch, reason)
+        assert self.buffer.settle_single(batch, None) == [], "a second word means nothing"
         assert lost(losses) == ({} if reason is None else {row.item: reason})
         self.tracks[row.lane].alone -= 1
         if reason is None:
@@ -460,10 +460,10 @@ class BufferModel(RuleBasedStateMachine):
         ends: dict[bytes, DropReason] = {}
         held = [(flight.batch, flight.rows) for flight in self.flying] + [(batch, [row]) for batch, row in self.alone]
         for at, (batch, rows) in enumerate(held):
-            batch.begun = begun[at]
+            batch.is_request_begun = begun[at]
             for row in rows:
                 row.place, row.is_due = WAITING, True
-                if batch.begun and row.once and not self.policy.at_least_once:
+                if batch.is_request_begun and row.once and not self.policy.at_least_once:
                     ends[row.item] = DropReason.UNCERTAIN
                     row.was_sent_once = True
         losses = self.buffer.reclaim()
@@ -475,7 +475,7 @@ class BufferModel(RuleBasedStateMachine):
         self.flying, self.alone = [], []
         for batch, _ in held:
             assert self.buffer.settle(batch, REFUSED, self.now) == [], "a late word means nothing"
-            assert self.buffer.conclude(batch, DropReason.CLOSED) == []
+            assert self.buffer.settle_single(batch, DropReason.CLOSED) == []
         self.wake()
 
     @rule(name=st.sampled_from(sorted(LANES)), count=st.integers(1, 3))
@@ -570,7 +570,7 @@ class BufferModel(RuleBasedStateMachine):
         if sys.exc_info()[0] is not None or not hasattr(self, "buffer"):
             return
         for batch, row in self.alone:
-            self.buffer.conclude(batch, None)
+            self.buffer.settle_single(batch, None)
             row.place = DELIVERED
         for flight in self.flying:
             self.buffer.settle(flight.batch, Delivered(), self.now)

@@ -31,7 +31,7 @@ from mixpanel_async import (
     ServiceAccountCredentials,
     TransportError,
 )
-from mixpanel_async._runtime.clock import Runtime, real_runtime
+from mixpanel_async._runtime.clock import Environment, real_environment
 from mixpanel_async.emulator import Emulator
 
 pytestmark = pytest.mark.anyio
@@ -341,16 +341,16 @@ async def test_closing_tries_once_more_although_the_backoff_is_longer() -> None:
     assert (await mp.aclose()).delivered == 1
 
 
-def _unlucky() -> Runtime:
+def _unlucky() -> Environment:
     """Every draw is the longest wait."""
-    return replace(real_runtime(), chance=lambda: 1.0)
+    return replace(real_environment(), random=lambda: 1.0)
 
 
 async def test_a_refusal_that_was_a_slip_is_looked_at_again_while_one_waits() -> None:
     emulator = Emulator()
     emulator.fail_next(401)
     now = 1_000.0
-    mp = emulator.client(_runtime=replace(real_runtime(), monotonic=lambda: now))
+    mp = emulator.client(_runtime=replace(real_environment(), monotonic=lambda: now))
     await mp.track("user", "Event")
     assert (await mp.flush(timeout=1.0)).pending == 1
     await mp.track_immediate("user", "Proof")

@@ -23,8 +23,8 @@ from hypothesis import strategies as st
 
 from mixpanel_async import AsyncMixpanel, BatchPolicy, RetryPolicy, ServiceAccountCredentials, Stats
 from mixpanel_async._delivery.retry import RetryBudget
-from mixpanel_async._encoding.responses import seconds_ahead
-from mixpanel_async._runtime.clock import Runtime, real_runtime
+from mixpanel_async._encoding.responses import clock_offset
+from mixpanel_async._runtime.clock import Environment, real_environment
 from mixpanel_async.emulator import Emulator
 
 START = 1_790_000_000.0
@@ -50,13 +50,13 @@ class Outage:
         return httpx.AsyncClient(transport=httpx.MockTransport(answer))
 
 
-def in_virtual_time(body: Callable[[Outage, Runtime], Awaitable[None]], seed: int) -> None:
+def in_virtual_time(body: Callable[[Outage, Environment], Awaitable[None]], seed: int) -> None:
     async def main() -> None:
         runtime = replace(
-            real_runtime(),
-            wall=lambda: START + trio.current_time(),
+            real_environment(),
+            wall_time=lambda: START + trio.current_time(),
             monotonic=trio.current_time,
-            chance=random.Random(seed).random,
+            random=random.Random(seed).random,
         )
         await body(Outage(), runtime)
 
@@ -67,7 +67,7 @@ def in_virtual_time(body: Callable[[Outage, Runtime], Awaitable[None]], seed: in
 def test_c4_an_outage_meets_no_retry_storm(seed: int) -> None:
     """60 s of 503: the tries that follow upon failures are at most 10 % of the others, and ten."""
 
-    async def body(outage: Outage, runtime: Runtime) -> None:
+    async def body(outage: Outage, runtime: Environment) -> None:
         async with outage.client() as http, AsyncMixpanel("t", http_client=http, _runtime=runtime) as mp:
             for _ in range(600):
                 await mp.track("u", "e")
@@ -82,7 +82,7 @@ def test_c4_an_outage_meets_no_retry_storm(seed: int) -> None:
 
 @pytest.mark.parametrize("seed", range(10))
 def test_c4_flushing_again_and_again_does_not_lift_the_budget(seed: int) -> None:
-    async def body(outage: Outage, runtime: Runtime) -> None:
+    async def body(outage: Outage, runtime: Environment) -> None:
         async with outage.client() as http, AsyncMixpanel("t", http_client=http, _runtime=runtime) as mp:
             for _ in range(60):
                 await mp.track("u", "e")
@@ -98,7 +98,7 @@ def test_c4_flushing_again_and_again_does_not_lift_the_budget(seed: int) -> None
 
 @pytest.mark.parametrize("seed", range(10))
 def test_c5_after_a_long_outage_the_backlog_drains_within_one_pause(seed: int) -> None:
-    async def body(outage: Outage, runtime: Runtime) -> None:
+    async def body(outage: Outage, runtime: Environment) -> None:
         batching = BatchPolicy(max_events=100)
         async with (
             outage.client() as http,
@@ -120,9 +120,9 @@ def test_c5_after_a_long_outage_the_backlog_drains_within_one_pause(seed: int) -
 def test_c3_a_fleet_does_not_come_back_as_one() -> None:
     """200 clients, 30 s of outage: their tries are spread, also where all of them flush."""
 
-    async def body(outage: Outage, runtime: Runtime) -> None:
+    async def body(outage: Outage, runtime: Environment) -> None:
         async def one(seed: int) -> None:
-            own = replace(runtime, chance=random.Random(seed).random)
+            own = replace(runtime, random=random.Random(seed).random)
             async with outage.client() as http, AsyncMixpanel("t", http_client=http, _runtime=own) as mp:
                 await mp.track("u", "e")
                 await mp.flush(120.0)
@@ -180,7 +180,7 @@ def test_a_spent_budget_keeps_a_longer_wait() -> None:
     ],
 )
 def test_the_skew_that_a_date_shows(date: str | None, ahead: float) -> None:
-    assert seconds_ahead(date, now=START) == ahead
+    assert clock_offset(date, now=START) == ahead
 
 
 @pytest.mark.anyio
@@ -192,7 +192,7 @@ async def test_d12_a_fast_clock_is_put_right_once_an_answer_has_shown_it(caplog:
         sent.extend(httpx.Response(200, content=request.content).json())
         return httpx.Response(200, json={"status": 1}, headers={"Date": formatdate(true, usegmt=True)})
 
-    fast = replace(real_runtime(), wall=lambda: true + 600.0)
+    fast = replace(real_environment(), wall_time=lambda: true + 600.0)
     async with (
         httpx.AsyncClient(transport=httpx.MockTransport(answer)) as http,
         AsyncMixpanel("t", http_client=http, _runtime=fast) as mp,
@@ -219,12 +219,12 @@ class Days:
     def __init__(self) -> None:
         self.passed = 0.0
 
-    def runtime(self) -> Runtime:
+    def runtime(self) -> Environment:
         return replace(
-            real_runtime(),
-            wall=lambda: time.time() + self.passed,
+            real_environment(),
+            wall_time=lambda: time.time() + self.passed,
             monotonic=lambda: time.monotonic() + self.passed,
-            chance=lambda: 1.0,
+            random=lambda: 1.0,
         )
 
     async def pass_after_a_failure(self, mp: AsyncMixpanel, days: float) -> None:
@@ -321,7 +321,7 @@ class Hasty:
 async def test_c9_a_stale_connection_is_replaced_at_once() -> None:
     server = Hasty()
     slow = RetryPolicy(initial=3600.0, maximum=3600.0)
-    unlucky = replace(real_runtime(), chance=lambda: 1.0)
+    unlucky = replace(real_environment(), random=lambda: 1.0)
     try:
         async with AsyncMixpanel("t", api_host=server.url, retry=slow, _runtime=unlucky) as mp:
             for _ in range(5):

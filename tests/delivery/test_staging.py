@@ -19,7 +19,7 @@ import pytest
 import trio
 
 from mixpanel_async import AsyncMixpanel, BatchPolicy, ClientClosedError, Overflow, QueueFullError
-from mixpanel_async._runtime.clock import real_runtime
+from mixpanel_async._runtime.clock import real_environment
 
 TOKEN = "canary-token-0123456789"
 NEVER = 3600.0
@@ -178,7 +178,7 @@ async def test_small_updates_take_their_places_among_so_many_records(most: int) 
 @pytest.mark.anyio
 async def test_what_is_laid_down_while_a_thread_measures_has_its_room(overflow: Overflow) -> None:
     inside, go = threading.Event(), threading.Event()
-    real, seen = real_runtime(), list[str]()
+    real, seen = real_environment(), list[str]()
 
     def monotonic() -> float:
         if threading.current_thread().name == "producer":

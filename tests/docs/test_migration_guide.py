@@ -11,7 +11,7 @@ import mixpanel
 import pytest
 
 from mixpanel_async import AsyncMixpanel, IdMerge
-from mixpanel_async._http.asgi import in_process
+from mixpanel_async._http.asgi import asgi_client
 from mixpanel_async.emulator import Emulator
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
@@ -59,7 +59,7 @@ async def run_after(snippet: str, monkeypatch: pytest.MonkeyPatch) -> Emulator:
     make = AsyncMixpanel.__init__
 
     def local(self: AsyncMixpanel, token: str, **options: Any) -> None:
-        make(self, token, http_client=in_process(emulator.app), **options)
+        make(self, token, http_client=asgi_client(emulator.app), **options)
 
     monkeypatch.setattr(AsyncMixpanel, "__init__", local)
     await eval(compile(snippet, "README.md", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT), {})

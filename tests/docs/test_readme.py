@@ -14,7 +14,7 @@ import pytest
 
 import mixpanel_async
 from mixpanel_async import AsyncMixpanel, BatchPolicy, IdMerge, RetryPolicy, SqliteSpool
-from mixpanel_async._http.asgi import in_process
+from mixpanel_async._http.asgi import asgi_client
 from mixpanel_async.cli.spool import spool
 from mixpanel_async.emulator import Emulator
 from mixpanel_async.flags import LocalFlags
@@ -55,7 +55,7 @@ async def test_the_snippet_runs(snippet: str, monkeypatch: pytest.MonkeyPatch) -
     def offline(self: AsyncMixpanel, token: str, **options: Any) -> None:
         """Nothing leaves the machine: a client of the real Mixpanel gets the emulator instead."""
         if "http_client" not in options and "api_host" not in options:
-            options["http_client"] = in_process(emulator.app)
+            options["http_client"] = asgi_client(emulator.app)
         make(self, token, **options)
 
     monkeypatch.setattr(AsyncMixpanel, "__init__", offline)

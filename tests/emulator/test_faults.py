@@ -13,7 +13,7 @@ from emulator_wire import TOKEN, Wire, imported
 
 from mixpanel_async import IdMerge, RetryPolicy
 from mixpanel_async.emulator import KINDS, Emulator, FaultKind
-from mixpanel_async.emulator.http.faults import ConnectionDroppedError, Delivery, Fault, FaultPlan, RandomFaults
+from mixpanel_async.emulator.http.faults import ConnectionDroppedError, Fault, FaultPlan, PlannedDelivery, RandomFaults
 from mixpanel_async.emulator.project.responses import Answer
 
 EVENT = {"event": "Viewed", "properties": {"token": TOKEN, "distinct_id": "u"}}
@@ -170,11 +170,11 @@ def test_a_request_given_up_on_a_socket_still_takes_effect_later() -> None:
 def test_a_body_drips_at_its_rate() -> None:
     body = bytes(range(200))
     for rate in (0.5, 10.0, 200.0, 1_000_000.0):
-        parts = Delivery(answer=Answer(status=200, body=body), rate=rate).parts()
+        parts = PlannedDelivery(answer=Answer(status=200, body=body), rate=rate).parts()
         assert b"".join(part for _, part in parts) == body
         assert sum(seconds for seconds, _ in parts) == pytest.approx(len(body) / rate)
         assert max(len(part) for _, part in parts) <= max(1, rate / 50)
-    assert Delivery(answer=Answer(status=200, body=b""), rate=1.0).parts() == [(0.0, b"")]
+    assert PlannedDelivery(answer=Answer(status=200, body=b""), rate=1.0).parts() == [(0.0, b"")]
 
 
 class TestPartialFailure:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from mixpanel_async import IdMerge
 from mixpanel_async.emulator import Emulator
 from mixpanel_async.emulator.project.identity import CREATE_ALIAS, IDENTIFY, MERGE, Link, OriginalIdentities
-from mixpanel_async.emulator.project.propagation import Reports
+from mixpanel_async.emulator.project.propagation import DelayedIdentities
 
 A1 = "0b1fba6c-16d3-4e3f-9a4e-2f0c1b7d0001"
 A2 = "0b1fba6c-16d3-4e3f-9a4e-2f0c1b7d0002"
@@ -168,7 +168,7 @@ def test_reports_know_what_the_project_knew_before(steps: list[tuple[int, str, s
 
     time = 0
     live = empty()
-    reports = Reports(live, empty, delay, lambda: time)
+    reports = DelayedIdentities(live, empty, delay, lambda: time)
     history: list[dict[str, str]] = []
     for pause, verb, first, second in [*steps, (delay + 1, MERGE, "x", "x")]:
         for _ in range(pause):

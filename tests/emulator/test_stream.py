@@ -19,8 +19,8 @@ from mixpanel_async import IdMerge
 from mixpanel_async.emulator import Emulator
 from mixpanel_async.emulator.http.stream import MAX_VIEWERS
 from mixpanel_async.emulator.page.feed import Feed, message
-from mixpanel_async.emulator.project.bounded_log import Journal, shortened
-from mixpanel_async.emulator.project.hints import advice
+from mixpanel_async.emulator.project.bounded_log import BoundedLog, shortened
+from mixpanel_async.emulator.project.hints import hint
 from mixpanel_async.emulator.project.identity import DESCRIPTIONS
 
 pytestmark = pytest.mark.anyio
@@ -336,7 +336,7 @@ class State:
 
     def __init__(self, emulator: Emulator, started: float) -> None:
         self.project = emulator._state.project
-        self.requests: Journal[Any] = Journal(10)
+        self.requests: BoundedLog[Any] = BoundedLog(10)
         self.started = started
 
 
@@ -366,7 +366,7 @@ def test_viewers_that_are_equally_far_share_a_batch() -> None:
 
 @pytest.mark.parametrize("reason", DESCRIPTIONS)
 def test_every_failure_comes_with_advice(reason: str) -> None:
-    words = advice("$identify", "failed", reason, DESCRIPTIONS[reason])
+    words = hint("$identify", "failed", reason, DESCRIPTIONS[reason])
     assert words is not None
     assert words.endswith(".")
 
@@ -406,7 +406,7 @@ async def test_a_device_of_somebody_else_comes_with_advice() -> None:
 
 
 def test_a_journal_gives_its_newest_entries_in_order() -> None:
-    journal: Journal[int] = Journal(5)
+    journal: BoundedLog[int] = BoundedLog(5)
     assert journal.between(0, 10, 3) == []
     for number in range(1, 11):
         journal.append(number)

@@ -12,12 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mixpanel_async import BatchPolicy, RetryPolicy
-from mixpanel_async._delivery.buffer import Buffer, Offer
+from mixpanel_async._delivery.buffer import Buffer, OfferResult
 from mixpanel_async._delivery.lanes import Batch
-from mixpanel_async._encoding.batch_body import Parcel
-from mixpanel_async._encoding.requests import best_packer, zlib_packer
+from mixpanel_async._encoding.batch_body import BatchBody
+from mixpanel_async._encoding.requests import fastest_compressor, zlib_compressor
 from mixpanel_async._model.outcomes import Delivered
-from mixpanel_async._model.records import Kind
+from mixpanel_async._model.records import RecordKind
 
 RECORDS = st.integers(0, 20_000).map(lambda size: b'"%b"' % (b"x" * size))
 STEPS = st.lists(
@@ -31,7 +31,7 @@ STEPS = st.lists(
 )
 
 
-def check(parcel: Parcel, expected: Sequence[bytes]) -> None:
+def check(parcel: BatchBody, expected: Sequence[bytes]) -> None:
     assert [*parcel] == [*expected]
     assert len(parcel) == len(expected)
     assert parcel.body() == b"[%b]" % b",".join(expected)
@@ -40,11 +40,11 @@ def check(parcel: Parcel, expected: Sequence[bytes]) -> None:
         assert orjson.loads(parcel.body()) == [orjson.loads(one) for one in expected]
 
 
-@pytest.mark.parametrize("new_packer", [None, zlib_packer, best_packer()[0]], ids=["plain", "zlib", "best"])
+@pytest.mark.parametrize("new_packer", [None, zlib_compressor, fastest_compressor()[0]], ids=["plain", "zlib", "best"])
 @given(steps=STEPS)
 @settings(max_examples=60, deadline=None, derandomize=True, database=None)
 def test_it_is_the_sequence_of_its_records(new_packer: Callable[[], object] | None, steps: list[object]) -> None:
-    parcel, expected = Parcel((), new_packer), []  # type: ignore[arg-type]
+    parcel, expected = BatchBody((), new_packer), []  # type: ignore[arg-type]
     for step in steps:
         if isinstance(step, bytes):
             parcel.append(step)
@@ -52,28 +52,28 @@ def test_it_is_the_sequence_of_its_records(new_packer: Callable[[], object] | No
         elif isinstance(step, list):
             before = parcel.size
             events = [b'{"event":"%b"}' % (b"x" * size) for size in step]
-            grown = parcel.pack(b",".join((b"", *events)), len(events))
+            grown = parcel.extend(b",".join((b"", *events)), len(events))
             assert parcel.size == before + grown
             expected.extend(events)
         elif step == "first" and expected:
             assert parcel.pop_first() == expected.pop(0)
         elif step == "compress" and expected:
             for _ in ("once", "for another try"):
-                assert zlib.decompress(parcel.compressed(zlib_packer), 47) == parcel.body()
+                assert zlib.decompress(parcel.compressed(zlib_compressor), 47) == parcel.body()
         check(parcel, expected)
 
 
 def test_single_records_are_joined_and_compressed_as_they_come() -> None:
-    parcel = Parcel((), zlib_packer)
+    parcel = BatchBody((), zlib_compressor)
     records = [b'"%05d%b"' % (number, b"x" * 400) for number in range(200)]
     for record in records:
         parcel.append(record)
-    assert parcel.is_packed
+    assert parcel.is_compressed
     check(parcel, records)
 
 
 def test_without_a_packer_records_stay_the_objects_that_they_were() -> None:
-    parcel, records = Parcel(), [b"%d" % number * 400 for number in range(200)]
+    parcel, records = BatchBody(), [b"%d" % number * 400 for number in range(200)]
     for record in records:
         parcel.append(record)
     assert all(one is other for one, other in zip(parcel, records, strict=True))
@@ -85,7 +85,7 @@ def test_only_a_batch_that_is_open_keeps_what_compresses_it() -> None:
     class Recorder:
         def __init__(self) -> None:
             alive.add(self)
-            self._packer = zlib_packer()
+            self._packer = zlib_compressor()
 
         def compress(self, data: bytes, /) -> bytes:
             return self._packer.compress(data)
@@ -94,16 +94,16 @@ def test_only_a_batch_that_is_open_keeps_what_compresses_it() -> None:
             return self._packer.flush()
 
     buffer = Buffer(BatchPolicy(linger=3600.0, max_events=10), RetryPolicy(), None, Recorder)
-    lane = buffer.lane(Kind.EVENTS)
+    lane = buffer.lane(RecordKind.EVENTS)
     for _ in range(50):
-        assert buffer.offer(lane, b"0", 0.0) is not Offer.FULL
+        assert buffer.offer(lane, b"0", 0.0) is not OfferResult.FULL
         left = 12
         while left:
-            count = min(left, buffer.vacancies(lane))
-            assert buffer.extend(lane, b',{"event":1}' * count, count, 0.0) is not Offer.FULL
+            count = min(left, buffer.records_left(lane))
+            assert buffer.extend(lane, b',{"event":1}' * count, count, 0.0) is not OfferResult.FULL
             left -= count
         assert len(alive) <= 1
     while isinstance(batch := buffer.poll(0.0), Batch):
-        assert zlib.decompress(batch.items.compressed(zlib_packer), 47) == batch.items.body()
+        assert zlib.decompress(batch.items.compressed(zlib_compressor), 47) == batch.items.body()
         buffer.settle(batch, Delivered(), 0.0)
     assert buffer.delivered == buffer.accepted - buffer.pending >= 500

@@ -19,14 +19,14 @@ from hypothesis import strategies as st
 from mixpanel_async import MixpanelException
 from mixpanel_async._encoding.fast_event import (
     MAX_RECORD_BYTES,
-    UsualEvents,
-    apart,
-    id_of,
-    moment_of,
-    rest_of,
-    together,
+    FastEventEncoder,
+    encode_properties,
+    insert_id_fragment,
+    join_records,
+    split_records,
+    time_fragment,
 )
-from mixpanel_async._encoding.records import Builder
+from mixpanel_async._encoding.records import RecordEncoder
 
 NOW = 1_790_000_000.25
 STAMP = int(NOW * 1000)
@@ -130,7 +130,7 @@ NAMES: Any = st.one_of(
 
 def long_way(distinct_id: Any, name: Any, properties: dict[str, Any]) -> Any:
     try:
-        data = Builder("token").event(distinct_id, name, properties, None, now=NOW, new_id=lambda: MADE)
+        data = RecordEncoder("token").event(distinct_id, name, properties, None, now=NOW, new_id=lambda: MADE)
     except MixpanelException:
         return None
     return orjson.loads(memoryview(data))
@@ -138,18 +138,25 @@ def long_way(distinct_id: Any, name: Any, properties: dict[str, Any]) -> Any:
 
 def short_way(distinct_id: Any, name: Any, properties: dict[str, Any]) -> Any:
     """For the first time, and again by what was kept of it."""
-    usual = UsualEvents("token")
+    usual = FastEventEncoder("token")
     first, second = (
-        usual.event(distinct_id, name, properties, moment_of(STAMP), id_of(MADE)) for _ in ("first", "second")
+        usual.encode(distinct_id, name, properties, time_fragment(STAMP), insert_id_fragment(MADE))
+        for _ in ("first", "second")
     )
     assert first == second
     if first is None:
         return None
-    rest = rest_of(properties)
+    rest = encode_properties(properties)
     assert rest is not None
-    shares = [usual.heads[name], usual.people[distinct_id], moment_of(STAMP), id_of(MADE), rest]
-    assert len(first) <= usual.beside + len(rest)
-    assert apart(together(shares * 3)) == [first] * 3
+    shares = [
+        usual.name_fragments[name],
+        usual.distinct_id_fragments[distinct_id],
+        time_fragment(STAMP),
+        insert_id_fragment(MADE),
+        rest,
+    ]
+    assert len(first) <= usual.fixed_bytes + len(rest)
+    assert split_records(join_records(shares * 3)) == [first] * 3
     return orjson.loads(first)
 
 
@@ -170,17 +177,19 @@ def test_it_agrees_on_every_odd_value(value: Any) -> None:
 
 
 def test_what_is_kept_is_bounded() -> None:
-    usual = UsualEvents("token")
+    usual = FastEventEncoder("token")
     for number in range(10_000):
         properties = {f"property {number}": 1}
-        data = usual.event(f"user {number}", f"event {number}", properties, moment_of(STAMP), id_of(MADE))
+        data = usual.encode(
+            f"user {number}", f"event {number}", properties, time_fragment(STAMP), insert_id_fragment(MADE)
+        )
         assert data is not None
         assert orjson.loads(data) == long_way(f"user {number}", f"event {number}", properties)
     for text in ("x" * 100_000, "\0" * 200):
-        assert usual.event(text, "e", {"a": 1}, moment_of(STAMP), id_of(MADE)) is None
-        assert usual.event("u", text, {"a": 1}, moment_of(STAMP), id_of(MADE)) is None
-    assert len(pickle.dumps(({**usual.heads}, {**usual.people}))) < 1_000_000
-    assert usual.beside < 1_000
+        assert usual.encode(text, "e", {"a": 1}, time_fragment(STAMP), insert_id_fragment(MADE)) is None
+        assert usual.encode("u", text, {"a": 1}, time_fragment(STAMP), insert_id_fragment(MADE)) is None
+    assert len(pickle.dumps(({**usual.name_fragments}, {**usual.distinct_id_fragments}))) < 1_000_000
+    assert usual.fixed_bytes < 1_000
 
 
 @pytest.mark.parametrize("count", [247, 248, 249, 254, 255])
@@ -196,7 +205,7 @@ def test_it_takes_what_is_usual() -> None:
 
 
 def test_what_it_keeps_weighs_what_it_holds() -> None:
-    data = UsualEvents("token").event("u", "e", {"a": 1}, moment_of(STAMP), id_of(MADE))
+    data = FastEventEncoder("token").encode("u", "e", {"a": 1}, time_fragment(STAMP), insert_id_fragment(MADE))
     assert data is not None
     assert data.__sizeof__() <= len(data) + 33
     assert data.endswith(b"}}")

@@ -19,10 +19,10 @@ from hypothesis import strategies as st
 from mixpanel_async import ConfigurationError, ValidationError
 from mixpanel_async._delivery.callbacks import _records
 from mixpanel_async._encoding.fast_event import MAX_RECORD_BYTES
-from mixpanel_async._encoding.records import Builder, Discarded
+from mixpanel_async._encoding.records import DroppedByHook, RecordEncoder
 from mixpanel_async._encoding.timestamps import event_time
 from mixpanel_async._model.config import VERSION
-from mixpanel_async._model.records import DropReason, Kind, Loss, OnceOnly
+from mixpanel_async._model.records import DropReason, Loss, NonIdempotentRecord, RecordKind
 
 NOW = 1_700_000_000.0
 NOW_MS = 1_700_000_000_000
@@ -59,10 +59,10 @@ def record(
     *,
     distinct_id: Any = "someone",
     event_name: Any = "Done",
-    builder: Builder | None = None,
+    builder: RecordEncoder | None = None,
     **arguments: Any,
 ) -> bytes:
-    builder = builder or Builder("the token")
+    builder = builder or RecordEncoder("the token")
     return builder.event(distinct_id, event_name, properties, meta, now=NOW, new_id=lambda: "a-fresh-id", **arguments)
 
 
@@ -80,7 +80,7 @@ def sent(*args: Any, **arguments: Any) -> Any:
 
 
 def update(message: Any, meta: Any = None, **options: Any) -> bytes:
-    return Builder("the token", **options).profile(message, meta, now=NOW)
+    return RecordEncoder("the token", **options).profile(message, meta, now=NOW)
 
 
 def refused(call: Callable[[], object]) -> ValidationError:
@@ -90,8 +90,8 @@ def refused(call: Callable[[], object]) -> ValidationError:
     return caught.value
 
 
-def kept_back(call: Callable[[], object]) -> Discarded:
-    with pytest.raises(Discarded) as caught:
+def kept_back(call: Callable[[], object]) -> DroppedByHook:
+    with pytest.raises(DroppedByHook) as caught:
         call()
     return caught.value
 
@@ -166,7 +166,7 @@ def test_each_argument_alone_has_its_property(argument: str, value: Any, name: s
 def test_the_duplicate_key_is_frozen_in_the_bytes() -> None:
     """Mixpanel counts equal (event, time, distinct_id, $insert_id) once, so a second try must not differ."""
     first, second = (
-        Builder("t").event("u", "e", None, None, now=NOW, new_id=iter(["one", "two"]).__next__) for _ in range(2)
+        RecordEncoder("t").event("u", "e", None, None, now=NOW, new_id=iter(["one", "two"]).__next__) for _ in range(2)
     )
     assert first == second
     key = read(first)
@@ -176,7 +176,7 @@ def test_the_duplicate_key_is_frozen_in_the_bytes() -> None:
 
 def test_an_id_is_drawn_once_and_only_if_none_is_given() -> None:
     drawn = iter(["one", "two", "three"])
-    builder = Builder("t")
+    builder = RecordEncoder("t")
     for expected, insert_id in (("one", None), ("mine", "mine"), ("two", None)):
         data = builder.event("u", "e", None, None, now=NOW, new_id=drawn.__next__, insert_id=insert_id)
         assert read(data)["properties"]["$insert_id"] == expected
@@ -202,7 +202,7 @@ def test_properties_win_over_arguments_and_over_the_clients_own_fields() -> None
 @given(now=st.floats(1_600_000_000, 4_000_000_000))
 @PROPERTY
 def test_the_stamp_is_whole_milliseconds_of_the_clock(now: float) -> None:
-    data = Builder("t").event("u", "e", None, None, now=now, new_id=lambda: "id")
+    data = RecordEncoder("t").event("u", "e", None, None, now=now, new_id=lambda: "id")
     stamp = read(data)["properties"]["time"]
     assert type(stamp) is int
     assert abs(stamp - now * 1000) <= 1
@@ -435,7 +435,7 @@ def test_a_time_of_none_is_now_as_an_argument_and_an_error_as_a_property() -> No
 
 def test_track_takes_five_days_and_import_any_age() -> None:
     recent, old = NOW - 5 * DAY, NOW - 5 * DAY - 0.001
-    tracking, importing = Builder("t", recent=True), Builder("t", recent=False)
+    tracking, importing = RecordEncoder("t", recent=True), RecordEncoder("t", recent=False)
     assert sent(time=recent, builder=tracking)["time"] == NOW_MS - 432_000_000
     error = refused(lambda: record(time=old, builder=tracking))
     assert error.path == "properties.time"
@@ -515,7 +515,7 @@ def test_meta_is_merged_beside_the_event() -> None:
 @pytest.mark.parametrize("key", ["event", "properties"])
 def test_meta_must_not_replace_the_event(key: str) -> None:
     assert refused(lambda: record(meta={key: {}})).path == f"meta.{key}"
-    assert refused(lambda: Builder("t").identity("$merge", {}, {key: {}})).path == f"meta.{key}"
+    assert refused(lambda: RecordEncoder("t").identity("$merge", {}, {key: {}})).path == f"meta.{key}"
 
 
 @pytest.mark.parametrize(
@@ -535,11 +535,11 @@ def test_meta_must_not_replace_the_event(key: str) -> None:
 )
 def test_meta_is_checked_like_everything_else(meta: Any, path: str) -> None:
     assert refused(lambda: record(meta=meta)).path == path
-    assert refused(lambda: Builder("t").identity("$merge", {}, meta)).path == path
+    assert refused(lambda: RecordEncoder("t").identity("$merge", {}, meta)).path == path
 
 
 def test_the_serializer_serves_meta_as_well() -> None:
-    builder = Builder("t", serializer=bytes.decode)
+    builder = RecordEncoder("t", serializer=bytes.decode)
     assert event(meta={"a": b"x"}, builder=builder)["a"] == "x"
     assert read(builder.identity("$merge", {}, {"a": b"x"}))["a"] == "x"
     message = {"$distinct_id": "u", "$set": {}}
@@ -550,7 +550,7 @@ def test_the_serializer_serves_meta_as_well() -> None:
 
 
 def test_super_properties_lie_under_those_of_every_event() -> None:
-    builder = Builder("t", super_properties={"plan": "free", "app": {"version": 1}})
+    builder = RecordEncoder("t", super_properties={"plan": "free", "app": {"version": 1}})
     assert sent(builder=builder)["plan"] == "free"
     properties = sent({"plan": "pro"}, builder=builder)
     assert (properties["plan"], properties["app"]) == ("pro", {"version": 1})
@@ -558,7 +558,7 @@ def test_super_properties_lie_under_those_of_every_event() -> None:
 
 def test_super_properties_are_copied_when_the_client_is_made() -> None:
     mine: dict[str, Any] = {"list": [1], "deep": {"list": [1]}}
-    builder = Builder("t", super_properties=mine)
+    builder = RecordEncoder("t", super_properties=mine)
     mine["list"].append(2)
     mine["deep"]["list"].append(2)
     mine["more"] = 1
@@ -568,7 +568,9 @@ def test_super_properties_are_copied_when_the_client_is_made() -> None:
 
 
 def test_super_properties_lie_under_what_the_call_says() -> None:
-    builder = Builder("t", super_properties={"distinct_id": "all", "$insert_id": "all", "$user_id": "all", "time": 1})
+    builder = RecordEncoder(
+        "t", super_properties={"distinct_id": "all", "$insert_id": "all", "$user_id": "all", "time": 1}
+    )
     properties = sent(distinct_id="me", insert_id="mine", user_id="u", time=NOW, builder=builder)
     assert (properties["distinct_id"], properties["$insert_id"], properties["$user_id"], properties["time"]) == (
         "me",
@@ -579,12 +581,12 @@ def test_super_properties_lie_under_what_the_call_says() -> None:
 
 
 def test_super_properties_are_checked_when_the_client_is_made() -> None:
-    error = refused(lambda: Builder("t", super_properties={"a": [b"x"]}))
+    error = refused(lambda: RecordEncoder("t", super_properties={"a": [b"x"]}))
     assert error.path == "super_properties.a[0]"
 
 
 def test_super_properties_count() -> None:
-    builder = Builder("t", super_properties={f"s{number}": 1 for number in range(200)})
+    builder = RecordEncoder("t", super_properties={f"s{number}": 1 for number in range(200)})
     assert len(sent({f"p{number}": 1 for number in range(48)}, builder=builder)) == 254
     assert refused(lambda: record({f"p{number}": 1 for number in range(49)}, builder=builder)).path == "properties"
 
@@ -595,7 +597,7 @@ Hook = Callable[[dict[str, Any]], Any]
 
 
 def hooked(hook: Hook, properties: Any = None, **arguments: Any) -> Any:
-    return event(properties, builder=Builder("t", before_send=hook), **arguments)
+    return event(properties, builder=RecordEncoder("t", before_send=hook), **arguments)
 
 
 def put(*path: str, value: Any) -> Hook:
@@ -735,7 +737,7 @@ def test_a_hook_cannot_change_the_profile_properties_that_the_caller_holds() -> 
 
 
 def test_a_hook_cannot_change_super_properties_for_the_next_event() -> None:
-    builder = Builder("t", before_send=scrub, super_properties={"app": {"email": 1, "tags": ["x"]}})
+    builder = RecordEncoder("t", before_send=scrub, super_properties={"app": {"email": 1, "tags": ["x"]}})
     first, second = sent(builder=builder), sent(builder=builder)
     assert first["app"] == second["app"] == {"tags": ["x", "scrubbed"]}
 
@@ -755,7 +757,7 @@ def test_what_a_hook_keeps_cannot_change_what_is_sent() -> None:
         kept.append(message)
         return message
 
-    builder = Builder("t", before_send=hook, super_properties={"list": [1]})
+    builder = RecordEncoder("t", before_send=hook, super_properties={"list": [1]})
     assert [sent({"a": [1]}, builder=builder)["a"] for _ in range(3)] == [[1]] * 3
     assert sent(builder=builder)["list"] == [1]
 
@@ -764,8 +766,8 @@ def test_a_hook_sees_updates_of_profiles() -> None:
     message = {"$distinct_id": "u", "$set": {"a": 1}}
     data = update(message, before_send=put("$set", "b", value=2))
     assert read(data)["$set"] == {"a": 1, "b": 2}
-    assert not isinstance(data, OnceOnly)
-    assert isinstance(update(message, before_send=put("$add", value={"n": 1})), OnceOnly)
+    assert not isinstance(data, NonIdempotentRecord)
+    assert isinstance(update(message, before_send=put("$add", value={"n": 1})), NonIdempotentRecord)
     assert kept_back(lambda: update(message, before_send=lambda _: None)).reason is DropReason.BEFORE_SEND
 
 
@@ -789,7 +791,7 @@ def test_a_hook_that_breaks_an_update_drops_it(hook: Hook) -> None:
 
 
 def test_identity_calls_do_not_pass_through_the_hook() -> None:
-    builder = Builder("t", before_send=lambda _: None)
+    builder = RecordEncoder("t", before_send=lambda _: None)
     assert b"$merge" in builder.identity("$merge", {"$distinct_ids": ["a", "b"]}, None)
 
 
@@ -800,13 +802,13 @@ async def an_async_hook(message: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.parametrize("hook", [5, "text", an_async_hook, {}])
 def test_a_hook_must_be_a_plain_function(hook: Any) -> None:
     with pytest.raises(ConfigurationError, match="before_send"):
-        Builder("t", before_send=hook)
+        RecordEncoder("t", before_send=hook)
 
 
 def test_a_message_kept_back_is_reported_as_far_as_it_encodes() -> None:
-    builder = Builder("t", before_send=lambda message: message["properties"].update(a=b"x") or None)
+    builder = RecordEncoder("t", before_send=lambda message: message["properties"].update(a=b"x") or None)
     assert read(kept_back(lambda: record(builder=builder)).record)["properties"]["a"] == "<bytes>"
-    builder = Builder("t", before_send=lambda message: message["properties"].update({(1,): 1}) or None)
+    builder = RecordEncoder("t", before_send=lambda message: message["properties"].update({(1,): 1}) or None)
     assert kept_back(lambda: record(builder=builder)).record == b""
 
 
@@ -837,7 +839,7 @@ def test_an_update_has_the_same_bound() -> None:
 
 def test_meta_counts_as_well() -> None:
     assert refused(lambda: record(meta={"pad": "x" * 1_000_000}))
-    assert refused(lambda: Builder("t").identity("$merge", {}, {"pad": "x" * 1_000_000}))
+    assert refused(lambda: RecordEncoder("t").identity("$merge", {}, {"pad": "x" * 1_000_000}))
 
 
 # Profiles
@@ -847,7 +849,7 @@ def test_an_update_carries_the_token_and_the_time() -> None:
     message = {"$distinct_id": "u", "$set": {"a": 1}}
     data = update(message)
     assert read(data) == {"$token": "the token", "$time": NOW, **message}
-    assert not isinstance(data, OnceOnly)
+    assert not isinstance(data, NonIdempotentRecord)
 
 
 def test_message_and_meta_win_over_the_clients_own_fields() -> None:
@@ -878,17 +880,17 @@ def test_what_a_second_try_could_apply_twice_is_marked(target: dict[str, Any], o
     value = {**REPEATABLE, **NOT_REPEATABLE}[operation]
     data = update({**target, operation: value}, ENVELOPE)
     assert read(data)[operation] == value
-    assert isinstance(data, OnceOnly) is (operation in NOT_REPEATABLE)
+    assert isinstance(data, NonIdempotentRecord) is (operation in NOT_REPEATABLE)
 
 
 def test_one_operation_that_is_not_safe_makes_the_update_unsafe() -> None:
-    assert isinstance(update({"$distinct_id": "u", "$set": {"a": 1}, "$add": {"b": 1}}), OnceOnly)
+    assert isinstance(update({"$distinct_id": "u", "$set": {"a": 1}, "$add": {"b": 1}}), NonIdempotentRecord)
 
 
 @pytest.mark.parametrize("operation", [*REPEATABLE, *NOT_REPEATABLE])
 def test_on_drop_is_told_of_every_kind_of_update_that_was_lost(operation: str) -> None:
     message = {"$distinct_id": "u", operation: {**REPEATABLE, **NOT_REPEATABLE}[operation]}
-    loss = Loss(kind=Kind.PEOPLE, reason=DropReason.UNCERTAIN, items=[update(message)], message="no answer")
+    loss = Loss(kind=RecordKind.PEOPLE, reason=DropReason.UNCERTAIN, items=[update(message)], message="no answer")
     (told,) = _records(loss)
     assert (told.kind, told.payload, told.message) == ("people", {"$time": NOW, **message}, "no answer")
 
@@ -979,7 +981,7 @@ def test_any_other_unset_is_refused(value: Any, path: str) -> None:
 
 
 def test_identity_events_carry_exactly_what_the_official_sdk_sends() -> None:
-    data = Builder("t").identity("$create_alias", {"distinct_id": "a", "alias": "b"}, {"$x": 1})
+    data = RecordEncoder("t").identity("$create_alias", {"distinct_id": "a", "alias": "b"}, {"$x": 1})
     assert read(data) == {
         "event": "$create_alias",
         "properties": {"distinct_id": "a", "alias": "b", "token": "t"},
@@ -988,7 +990,7 @@ def test_identity_events_carry_exactly_what_the_official_sdk_sends() -> None:
 
 
 def test_a_lone_surrogate_in_an_identity_is_refused() -> None:
-    error = refused(lambda: Builder("t").identity("$merge", {"$distinct_ids": ["a", "\ud800"]}, None))
+    error = refused(lambda: RecordEncoder("t").identity("$merge", {"$distinct_ids": ["a", "\ud800"]}, None))
     assert error.path == "properties.$distinct_ids[1]"
 
 
@@ -997,12 +999,12 @@ def test_a_lone_surrogate_in_an_identity_is_refused() -> None:
 
 def test_bound_properties_are_a_clean_copy() -> None:
     mine: dict[str, Any] = {"a": [1], "b": (2,), "when": datetime(2026, 1, 1)}
-    clean = Builder("t").clean(mine, "properties")
+    clean = RecordEncoder("t").clean(mine, "properties")
     assert clean == {"a": [1], "b": [2], "when": "2026-01-01T00:00:00"}
     mine["a"].append(2)
     assert clean["a"] == [1]
-    assert Builder("t").clean(None, "properties") == {}
-    assert refused(lambda: Builder("t").clean({"a": b"x"}, "bound")).path == "bound.a"
+    assert RecordEncoder("t").clean(None, "properties") == {}
+    assert refused(lambda: RecordEncoder("t").clean({"a": b"x"}, "bound")).path == "bound.a"
 
 
 def test_an_insert_id_that_encodes_itself_is_not_taken_at_its_word() -> None:
@@ -1012,6 +1014,6 @@ def test_an_insert_id_that_encodes_itself_is_not_taken_at_its_word() -> None:
         def encode(self, *_: object) -> bytes:
             return b'x","token":"evil'
 
-    data = Builder("token").event("u", "e", {"a": 1}, None, now=1.8e9, new_id=str, insert_id=Lying("one"))
+    data = RecordEncoder("token").event("u", "e", {"a": 1}, None, now=1.8e9, new_id=str, insert_id=Lying("one"))
     properties = orjson.loads(memoryview(data))["properties"]
     assert (properties["token"], properties["$insert_id"]) == ("token", "one")

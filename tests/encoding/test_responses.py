@@ -14,23 +14,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mixpanel_async import ServiceAccountCredentials
-from mixpanel_async._encoding.batch_body import Parcel
-from mixpanel_async._encoding.requests import Encoder, secrets_of, zlib_packer
-from mixpanel_async._encoding.responses import MAX_RETRY_AFTER, read, retry_after
+from mixpanel_async._encoding.batch_body import BatchBody
+from mixpanel_async._encoding.requests import RequestEncoder, secrets_to_mask, zlib_compressor
+from mixpanel_async._encoding.responses import MAX_RETRY_AFTER, parse_retry_after, read_response
 from mixpanel_async._model.credentials import Secret
 from mixpanel_async._model.errors import FailedRecord
 from mixpanel_async._model.outcomes import (
+    ConfigurationRefused,
     Delivered,
-    Misconfigured,
-    NoReply,
     Outcome,
-    Pruned,
+    PartialFailure,
     Refused,
-    Reply,
+    Response,
     Retry,
-    Split,
+    SplitBatch,
+    TransportFailure,
 )
-from mixpanel_async._model.records import DropReason, Kind
+from mixpanel_async._model.records import DropReason, RecordKind
 
 NOW = 1_700_000_000.0
 CANARY = "canary-secret-7f3a9b"
@@ -39,11 +39,11 @@ PROPERTY = settings(max_examples=300, deadline=None, derandomize=True, database=
 
 def outcome(status: int, body: Any = b"", *, count: int = 10, after: str | None = None, secrets: Any = ()) -> Outcome:
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
-    return read(Reply(status=status, body=data, retry_after=after), count, now=NOW, secrets=secrets)
+    return read_response(Response(status=status, body=data, retry_after=after), count, now=NOW, secrets=secrets)
 
 
 def indexes(result: Outcome) -> list[int]:
-    assert isinstance(result, Pruned)
+    assert isinstance(result, PartialFailure)
     return [record.index for record in result.failed]
 
 
@@ -60,9 +60,9 @@ STRANGE = {*range(100, 200), *range(200, 300)}
 def expected_of(status: int) -> tuple[type[Outcome], object]:
     """The table in the module's docstring, and fault catalogue C1: the outcome, and what else is sure about it."""
     if status in MISCONFIGURED:
-        return Misconfigured, None
+        return ConfigurationRefused, None
     if status in HALVED:
-        return Split, HALVED[status]
+        return SplitBatch, HALVED[status]
     if status in AGAIN_AS_NOT_APPLIED:
         return Retry, False
     if status in AGAIN_MAYBE_APPLIED or status in STRANGE:
@@ -75,7 +75,9 @@ def test_each_of_the_500_statuses_has_its_outcome(body: bytes) -> None:
     for status in range(100, 600):
         result = outcome(status, body)
         assert not isinstance(result, Delivered), status
-        detail = result.reason if isinstance(result, Split) else result.applied if isinstance(result, Retry) else None
+        detail = (
+            result.reason if isinstance(result, SplitBatch) else result.applied if isinstance(result, Retry) else None
+        )
         assert (type(result), detail) == expected_of(status), status
         assert result.status == status
         assert result.message, status
@@ -110,7 +112,7 @@ def test_no_status_but_200_is_a_success_whatever_the_body_says() -> None:
 
 @pytest.mark.parametrize("sent", [True, False])
 def test_without_a_reply_it_depends_on_whether_a_byte_left(sent: bool) -> None:
-    result = read(NoReply(sent=sent, message="connection reset"), 10, now=NOW)
+    result = read_response(TransportFailure(sent=sent, message="connection reset"), 10, now=NOW)
     assert result == Retry(message="connection reset", applied=sent)
 
 
@@ -151,7 +153,7 @@ def test_a_documented_success_is_delivered(body: Any) -> None:
     ids=str,
 )
 def test_a_documented_failure_with_status_200_is_halved(body: Any, message: str) -> None:
-    assert outcome(200, body) == Split(reason=DropReason.REJECTED, status=200, message=message)
+    assert outcome(200, body) == SplitBatch(reason=DropReason.REJECTED, status=200, message=message)
 
 
 @pytest.mark.parametrize(
@@ -213,7 +215,7 @@ STRICT_400 = {
 def test_named_records_are_pruned(status: int) -> None:
     """Fault catalogue, C12. Both spellings of the key that Mixpanel's documents have."""
     body = STRICT_400 if status != 200 else {**STRICT_400, "status": 1}
-    assert outcome(status, body) == Pruned(
+    assert outcome(status, body) == PartialFailure(
         failed=(
             FailedRecord(index=0, field="properties.time", message="must be specified", insert_id="13c0b661"),
             FailedRecord(index=2, field="properties.utm_source", message="should be valid utf8", insert_id="f8ac0b4e"),
@@ -234,12 +236,12 @@ def test_three_bad_rows_of_2_000_cost_three() -> None:
         (
             401,
             {"code": 401, "error": "Invalid credentials", "status": "Unauthorized"},
-            Misconfigured(status=401, message="Invalid credentials"),
+            ConfigurationRefused(status=401, message="Invalid credentials"),
         ),
         (
             403,
             {"error": "some text", "status": "error"},
-            Misconfigured(status=403, message="some text"),
+            ConfigurationRefused(status=403, message="some text"),
         ),
         (
             413,
@@ -248,7 +250,7 @@ def test_three_bad_rows_of_2_000_cost_three() -> None:
                 "error": "request exceeds max limit of 2097152 bytes",
                 "status": "Request Entity Too Large",
             },
-            Split(reason=DropReason.TOO_LARGE, status=413, message="request exceeds max limit of 2097152 bytes"),
+            SplitBatch(reason=DropReason.TOO_LARGE, status=413, message="request exceeds max limit of 2097152 bytes"),
         ),
         (
             429,
@@ -276,13 +278,13 @@ def test_a_retry_after_is_read_from_every_answer_that_asks_for_another_try(statu
 )
 def test_an_index_that_names_no_record_is_passed_over(index: Any) -> None:
     entry = {"index": index, "message": "odd"}
-    assert isinstance(outcome(400, {"failed_records": [entry]}), Split)
+    assert isinstance(outcome(400, {"failed_records": [entry]}), SplitBatch)
     assert indexes(outcome(400, {"failed_records": [entry, {"index": 3}]})) == [3]
 
 
 def test_a_record_named_twice_counts_once_and_the_first_reason_stands() -> None:
     result = outcome(400, {"failed_records": [{"index": 4, "message": "first"}, {"index": 4, "message": "second"}]})
-    assert isinstance(result, Pruned)
+    assert isinstance(result, PartialFailure)
     assert [(record.index, record.message) for record in result.failed] == [(4, "first")]
 
 
@@ -297,27 +299,27 @@ def test_missing_and_odd_fields_become_empty() -> None:
         {"index": 2, "field": 5, "message": ["x"], "insert_id": {"a": 1}},
     ]
     result = outcome(400, {"failed_records": entries})
-    assert isinstance(result, Pruned)
+    assert isinstance(result, PartialFailure)
     assert result.failed == tuple(FailedRecord(index=index, field="", message="") for index in range(3))
 
 
 def test_the_documented_key_wins_over_the_other() -> None:
     result = outcome(400, {"failed_records": [{"index": 0, "$insert_id": "prose", "insert_id": "schema"}]})
-    assert isinstance(result, Pruned)
+    assert isinstance(result, PartialFailure)
     assert result.failed[0].insert_id == "prose"
 
 
 def test_plain_words_instead_of_records_are_quoted() -> None:
     """Observed of Simplified projects."""
     result = outcome(400, {"error": "some failed", "failed_records": ["$merge is not supported"]})
-    assert result == Split(reason=DropReason.REJECTED, status=400, message="$merge is not supported")
+    assert result == SplitBatch(reason=DropReason.REJECTED, status=400, message="$merge is not supported")
     assert indexes(outcome(400, {"failed_records": ["words", {"index": 1}]})) == [1]
 
 
 @pytest.mark.parametrize("listed", ["text", 5, {"0": {"index": 0}}, True, [None], [[{"index": 0}]], [5], [True]])
 def test_a_list_of_failed_records_that_is_none_halves_the_batch(listed: Any) -> None:
     for status in (400, 422, 200):
-        assert isinstance(outcome(status, {"failed_records": listed, "status": 1}), Split)
+        assert isinstance(outcome(status, {"failed_records": listed, "status": 1}), SplitBatch)
 
 
 @given(entries=st.lists(st.integers(-3, 12), max_size=20), count=st.integers(1, 10))
@@ -328,7 +330,7 @@ def test_what_is_pruned_is_always_part_of_what_was_sent(entries: list[int], coun
     if named:
         assert indexes(result) == named
     else:
-        assert isinstance(result, Split)
+        assert isinstance(result, SplitBatch)
 
 
 # Hostile answers
@@ -353,7 +355,7 @@ def check(result: Outcome, count: int) -> None:
     if isinstance(result, Delivered):
         return
     texts = [result.message]
-    if isinstance(result, Pruned):
+    if isinstance(result, PartialFailure):
         found = [record.index for record in result.failed]
         assert found
         assert found == sorted(set(found))
@@ -407,7 +409,7 @@ def test_a_hostile_body_has_an_outcome(body: bytes) -> None:
 @pytest.mark.parametrize("text", ["a\nb", "a\r\nb", "a\x1b[31mb", "a\u2028b", "a\u202eb", "a\x00b", "a\tb"])
 def test_words_of_the_server_are_fit_for_one_line_of_a_log(text: str) -> None:
     result = outcome(400, {"error": text, "failed_records": [{"index": 0, "field": text, "message": text}]})
-    assert isinstance(result, Pruned)
+    assert isinstance(result, PartialFailure)
     for shown in (result.message, result.failed[0].field, result.failed[0].message):
         assert shown.isprintable()
         assert (shown[0], shown[-1]) == ("a", "b")
@@ -419,13 +421,15 @@ ACCOUNT = ServiceAccountCredentials("account", CANARY + " +/ü", "12345")
 
 
 def secrets(*, account: bool) -> tuple[str, ...]:
-    encoder = Encoder(
+    encoder = RequestEncoder(
         token="project-token-123",
         credentials=ACCOUNT if account else None,
         events_by_import=account,
-        new_packer=zlib_packer,
+        new_compressor=zlib_compressor,
     )
-    return secrets_of(encoder.request(Kind.IMPORTS, Parcel([b"{}"]), secret=None if account else Secret(CANARY)))
+    return secrets_to_mask(
+        encoder.request(RecordKind.IMPORTS, BatchBody([b"{}"]), secret=None if account else Secret(CANARY))
+    )
 
 
 def spellings(*, account: bool) -> list[str]:
@@ -467,14 +471,14 @@ def test_a_secret_that_lies_across_the_cut_is_masked_as_well(account: bool, star
 
 
 def test_without_authentication_there_is_nothing_to_mask() -> None:
-    encoder = Encoder(token="t", credentials=None, events_by_import=False, new_packer=zlib_packer)
-    for kind in (Kind.EVENTS, Kind.PEOPLE, Kind.GROUPS, Kind.IDENTITY):
-        assert secrets_of(encoder.request(kind, Parcel([b"{}"]))) == ()
+    encoder = RequestEncoder(token="t", credentials=None, events_by_import=False, new_compressor=zlib_compressor)
+    for kind in (RecordKind.EVENTS, RecordKind.PEOPLE, RecordKind.GROUPS, RecordKind.IDENTITY):
+        assert secrets_to_mask(encoder.request(kind, BatchBody([b"{}"]))) == ()
 
 
 def test_the_name_of_a_service_account_is_no_secret() -> None:
     result = outcome(401, {"error": "account may not import"}, secrets=secrets(account=True))
-    assert result == Misconfigured(status=401, message="account may not import")
+    assert result == ConfigurationRefused(status=401, message="account may not import")
 
 
 # Retry-After
@@ -538,15 +542,15 @@ def http_date(seconds: float) -> str:
 def test_each_form_of_retry_after(value: str | None, expected: float | None) -> None:
     """Fault catalogue, C2."""
     if value == "Tue, 14 Nov 2023":
-        assert retry_after(value, now=NOW) in {None, 0.0}
+        assert parse_retry_after(value, now=NOW) in {None, 0.0}
     else:
-        assert retry_after(value, now=NOW) == expected
+        assert parse_retry_after(value, now=NOW) == expected
 
 
 @given(value=st.text(max_size=120) | st.text("0123456789.-+eE ,:;GMTanovue", max_size=40))
 @PROPERTY
 def test_no_retry_after_does_harm(value: str) -> None:
-    seconds = retry_after(value, now=NOW)
+    seconds = parse_retry_after(value, now=NOW)
     assert seconds is None or 0.0 <= seconds <= MAX_RETRY_AFTER
 
 
@@ -555,4 +559,4 @@ def test_no_retry_after_does_harm(value: str) -> None:
 def test_a_date_means_the_same_in_every_zone(seconds: int, hours: int) -> None:
     moment = datetime.fromtimestamp(NOW, timezone.utc) + timedelta(seconds=seconds)
     value = format_datetime(moment.astimezone(timezone(timedelta(hours=hours))))
-    assert retry_after(value, now=NOW) == min(max(seconds, 0), MAX_RETRY_AFTER)
+    assert parse_retry_after(value, now=NOW) == min(max(seconds, 0), MAX_RETRY_AFTER)

@@ -26,8 +26,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mixpanel_async import ConfigurationError, ValidationError
-from mixpanel_async._encoding.records import Builder
-from mixpanel_async._encoding.validation import EVENT_LIMITS, PROFILE_LIMITS, Cleaner, is_uuid4
+from mixpanel_async._encoding.records import RecordEncoder
+from mixpanel_async._encoding.validation import EVENT_LIMITS, PROFILE_LIMITS, Normalizer, is_uuid4
 
 NOW = 1_700_000_000.0
 OWN = ("token", "distinct_id", "time", "$insert_id", "mp_lib", "$lib_version")
@@ -43,7 +43,7 @@ PROPERTY = settings(
 
 def on_event(properties: Any, **options: Any) -> Any:
     """The properties as an event carries them."""
-    data = Builder("t", **options).event("someone", "Done", properties, None, now=NOW, new_id=lambda: "id")
+    data = RecordEncoder("t", **options).event("someone", "Done", properties, None, now=NOW, new_id=lambda: "id")
     sent = orjson.loads(memoryview(data))["properties"]
     assert sent == json.loads(data)["properties"], "two readers of JSON must agree"
     return {key: value for key, value in sent.items() if key not in OWN}
@@ -51,7 +51,7 @@ def on_event(properties: Any, **options: Any) -> Any:
 
 def on_profile(properties: Any, **options: Any) -> Any:
     """The properties as an update of a profile carries them."""
-    data = Builder("t", **options).profile({"$distinct_id": "someone", "$set": properties}, None, now=NOW)
+    data = RecordEncoder("t", **options).profile({"$distinct_id": "someone", "$set": properties}, None, now=NOW)
     return orjson.loads(memoryview(data))["$set"]
 
 
@@ -531,7 +531,7 @@ def test_equal_sets_have_equal_bytes(numbers: list[int], data: st.DataObject) ->
 def test_a_set_of_texts_is_sorted_whatever_the_seed_of_the_hashes() -> None:
     script = (
         "from mixpanel_async._encoding.validation import *;"
-        "print(Cleaner(EVENT_LIMITS).mapping({'a': {'x', 'y', 1, 2.5, None, ('t', 'u'), frozenset({'v', 'w'})}}, ''))"
+        "print(Normalizer(EVENT_LIMITS).mapping({'a': {'x', 'y', 1, 2.5, None, ('t', 'u'), frozenset({'v', 'w'})}}, ''))"
     )
 
     def run(seed: str) -> str:
@@ -657,7 +657,7 @@ def test_what_a_serializer_returns_is_not_changed() -> None:
 @pytest.mark.parametrize("serializer", ["text", 1, json.JSONEncoder(), {}])
 def test_a_serializer_must_be_callable(serializer: Any) -> None:
     with pytest.raises(ConfigurationError, match="serializer"):
-        Builder("t", serializer=serializer)
+        RecordEncoder("t", serializer=serializer)
 
 
 # Hostile objects
@@ -834,7 +834,7 @@ def test_a_default_dict_is_not_filled() -> None:
 @given(tree=TREES)
 @PROPERTY
 def test_a_clean_copy_shares_no_container_with_the_original(limits: Any, tree: dict[str, Any]) -> None:
-    clean = Cleaner(limits).mapping(tree, "")
+    clean = Normalizer(limits).mapping(tree, "")
     ours = {id(found) for found, _ in containers(clean)}
     theirs = {id(found) for found, _ in containers(tree)}
     assert not ours & theirs

@@ -36,8 +36,8 @@ from mixpanel_async._delivery.buffer import Buffer
 from mixpanel_async._delivery.lanes import Batch
 from mixpanel_async._delivery.retry import backoff
 from mixpanel_async._model.outcomes import Retry
-from mixpanel_async._model.records import Kind
-from mixpanel_async._runtime.clock import real_runtime
+from mixpanel_async._model.records import RecordKind
+from mixpanel_async._runtime.clock import real_environment
 from mixpanel_async.emulator import Emulator
 
 AT_ONCE = RetryPolicy(initial=0.0, maximum=0.0)
@@ -50,7 +50,7 @@ def _back_at(chance: random.Random) -> float:
     policy = RetryPolicy()
     buffer = Buffer(BatchPolicy(linger=0.0), policy, None)
     now = chance.random()
-    buffer.offer(buffer.lane(Kind.EVENTS), b"{}", now)
+    buffer.offer(buffer.lane(RecordKind.EVENTS), b"{}", now)
     failures = 0
     while True:
         step = buffer.poll(now)
@@ -74,7 +74,7 @@ def test_c3_200_clients_do_not_come_back_as_one() -> None:
 def _virtual(**options: Any) -> tuple[Emulator, AsyncMixpanel]:
     """An emulator and a client on the clock of trio, which here jumps to the next deadline."""
     emulator = Emulator()
-    runtime = replace(real_runtime(), monotonic=trio.current_time, chance=random.Random(5).random)
+    runtime = replace(real_environment(), monotonic=trio.current_time, random=random.Random(5).random)
     return emulator, emulator.client(_runtime=runtime, **options)
 
 

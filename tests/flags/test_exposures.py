@@ -10,7 +10,7 @@ import pytest
 from flags_server import CT, TOKEN, Server, definitions, flag, local
 
 from mixpanel_async import AsyncMixpanel, BatchPolicy, Overflow, ServiceAccountCredentials
-from mixpanel_async._runtime.clock import Runtime
+from mixpanel_async._runtime.clock import Environment
 from mixpanel_async.flags import LocalFlags, SelectedVariant
 
 pytestmark = pytest.mark.anyio
@@ -58,7 +58,7 @@ async def test_what_reports_nothing() -> None:
 @pytest.mark.parametrize("window", [0.0, 60.0])
 async def test_the_same_exposure_within_a_window(window: float) -> None:
     now = 1000.0
-    runtime = Runtime(wall=lambda: 1.7e9, monotonic=lambda: now, chance=lambda: 0.5, new_id=lambda: "0" * 32)
+    runtime = Environment(wall_time=lambda: 1.7e9, monotonic=lambda: now, random=lambda: 0.5, new_id=lambda: "0" * 32)
     variants = {"variants": CT, "rollout": [{"rollout_percentage": 1.0}]}
     server = Server(definitions(flag("f"), flag("g", variants)))
     options = LocalFlags(poll_interval=None, exposure_window=window)

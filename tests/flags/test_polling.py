@@ -30,7 +30,7 @@ from mixpanel_async import (
     ServiceAccountCredentials,
     ValidationError,
 )
-from mixpanel_async._runtime.clock import Runtime
+from mixpanel_async._runtime.clock import Environment
 from mixpanel_async.flags import FallbackReason, FlagsUpdate, LocalFlags, RemoteFlags, SelectedVariant
 
 pytestmark = pytest.mark.anyio
@@ -449,8 +449,11 @@ def test_polls_are_a_minute_apart_give_or_take_a_tenth(draw: float) -> None:
         return httpx.Response(200, content=definitions(flag("f")))
 
     async def main() -> None:
-        runtime = Runtime(
-            wall=lambda: 1.7e9, monotonic=trio.current_time, chance=lambda: draw, new_id=lambda: "0123456789abcdef" * 2
+        runtime = Environment(
+            wall_time=lambda: 1.7e9,
+            monotonic=trio.current_time,
+            random=lambda: draw,
+            new_id=lambda: "0123456789abcdef" * 2,
         )
         server = Server(answer)
         async with AsyncMixpanel(TOKEN, http_client=server.client, local_flags=LocalFlags(), _runtime=runtime) as mp:
@@ -483,8 +486,11 @@ def test_trouble_is_waited_out(says: Any, waits: list[float]) -> None:
         return httpx.Response(says) if isinstance(says, int) else httpx.Response(503, headers=says.headers)
 
     async def main() -> None:
-        runtime = Runtime(
-            wall=lambda: 1.7e9, monotonic=trio.current_time, chance=lambda: 1.0, new_id=lambda: "0123456789abcdef" * 2
+        runtime = Environment(
+            wall_time=lambda: 1.7e9,
+            monotonic=trio.current_time,
+            random=lambda: 1.0,
+            new_id=lambda: "0123456789abcdef" * 2,
         )
         async with AsyncMixpanel(TOKEN, http_client=Server(answer).client, local_flags=LocalFlags(), _runtime=runtime):
             await trio.sleep(sum(waits) * 1.3)

@@ -16,7 +16,7 @@ import trio.testing
 
 from mixpanel_async._http import connection as _network
 from mixpanel_async._http.transport import Transport
-from mixpanel_async._model.outcomes import NoReply, Reply, Request
+from mixpanel_async._model.outcomes import Request, Response, TransportFailure
 
 LONG = 20.0
 SOON = 0.2
@@ -101,7 +101,7 @@ class Calls:
     def __init__(self, transport: Transport, tasks: anyio.abc.TaskGroup) -> None:
         self._transport = transport
         self._tasks = tasks
-        self.replies: dict[str, Reply | NoReply] = {}
+        self.replies: dict[str, Response | TransportFailure] = {}
 
     def start(self, path: str, timeout: float = LONG) -> anyio.CancelScope:
         scope = anyio.CancelScope()
@@ -133,7 +133,7 @@ async def test_requests_that_begin_together_share_a_bounded_number_of_connection
         server.gate.set()
         await until(lambda: len(calls.replies) == 50)
     assert (server.made, server.most) == (3, 3)
-    assert all(isinstance(reply, Reply) for reply in calls.replies.values())
+    assert all(isinstance(reply, Response) for reply in calls.replies.values())
 
 
 @pytest.mark.anyio
@@ -154,12 +154,12 @@ async def test_a_wait_for_a_connection_ends_by_the_deadline_and_nothing_was_sent
         calls.start("/first")
         await until(lambda: server.waiting == ["/first"])
         reply = await transport.send(post("/late"), timeout=SOON)
-        assert isinstance(reply, NoReply)
+        assert isinstance(reply, TransportFailure)
         assert not reply.sent
         assert "no connection" in reply.message
         server.gate.set()
         await until(lambda: "/first" in calls.replies)
-        assert isinstance(await transport.send(post("/next")), Reply)
+        assert isinstance(await transport.send(post("/next")), Response)
     assert (server.made, server.answered) == (1, ["/first", "/next"])
 
 
@@ -176,7 +176,7 @@ async def test_a_waiter_that_is_cancelled_keeps_no_connection() -> None:
                 await anyio.lowlevel.checkpoint()
             waiter.cancel()
         with anyio.fail_after(LONG):
-            assert isinstance(await transport.send(post("/last")), Reply)
+            assert isinstance(await transport.send(post("/last")), Response)
 
 
 @pytest.mark.anyio
@@ -195,26 +195,26 @@ async def test_a_request_that_is_cut_off_costs_its_own_connection_and_no_other(e
         await until(lambda: len(server.waiting) == 3)
         server.gate.set()
         await until(lambda: {"/other", "/next"} <= calls.replies.keys())
-        assert isinstance(await transport.send(post("/last")), Reply)
+        assert isinstance(await transport.send(post("/last")), Response)
     assert (server.made, server.most) == (3, 2)
     assert "/cut" not in server.answered
     if ends == "by its time-out":
         cut = calls.replies.pop("/cut")
-        assert isinstance(cut, NoReply)
+        assert isinstance(cut, TransportFailure)
         assert cut.sent
-    assert all(isinstance(reply, Reply) for reply in calls.replies.values())
+    assert all(isinstance(reply, Response) for reply in calls.replies.values())
 
 
 @pytest.mark.anyio
 async def test_an_answer_that_is_too_large_leaves_no_connection() -> None:
     async with pool_of(1) as (server, transport, _):
         server.gate.set()
-        request = Request(path="/large", headers={}, body=b"[]", max_reply_bytes=1)
+        request = Request(path="/large", headers={}, body=b"[]", max_response_bytes=1)
         reply = await transport.send(request)
-        assert isinstance(reply, NoReply)
+        assert isinstance(reply, TransportFailure)
         assert reply.message == "the answer is larger than 1 bytes"
         await until(lambda: server.open == 0)
-        assert isinstance(await transport.send(post("/next")), Reply)
+        assert isinstance(await transport.send(post("/next")), Response)
     assert server.made == 2
 
 
@@ -243,9 +243,9 @@ def test_connections_left_over_from_a_burst_are_closed_with_a_later_request() ->
 async def test_a_pool_that_is_forgotten_is_left_as_it_is_and_another_is_made() -> None:
     async with pool_of(2) as (server, transport, _):
         server.gate.set()
-        assert isinstance(await transport.send(post("/one")), Reply)
-        forgotten = transport.forget()
-        assert isinstance(await transport.send(post("/two")), Reply)
+        assert isinstance(await transport.send(post("/one")), Response)
+        forgotten = transport.abandon_pool()
+        assert isinstance(await transport.send(post("/two")), Response)
         assert (server.made, server.open) == (2, 2)
         await transport.aclose()
         await until(lambda: server.open == 1)
@@ -266,7 +266,13 @@ async def test_closing_ends_what_is_under_way_and_who_waits_and_opens_nothing_ag
         after = await transport.send(post("/after"))
         await transport.open()
     replies = [*calls.replies.values(), after]
-    assert sorted(isinstance(reply, NoReply) and reply.sent for reply in replies) == [False, False, False, True, True]
+    assert sorted(isinstance(reply, TransportFailure) and reply.sent for reply in replies) == [
+        False,
+        False,
+        False,
+        True,
+        True,
+    ]
     assert server.made == 2
     assert server.answered == []
 
@@ -277,7 +283,7 @@ async def test_a_small_body_leaves_with_its_head_and_any_arrives(size: int) -> N
     async with pool_of(1) as (server, transport, _):
         server.gate.set()
         for number in range(3):
-            assert isinstance(await transport.send(post(f"/{number}", b"x" * size)), Reply)
+            assert isinstance(await transport.send(post(f"/{number}", b"x" * size)), Response)
     assert server.answered == ["/0", "/1", "/2"]
     if size <= 2_000:
         assert server.parts == [1, 1, 1]
@@ -291,11 +297,11 @@ async def test_what_respx_takes_never_reaches_the_network(using: str, is_first: 
         server.gate.set()
         transport = Transport(server.url, timeout=LONG, max_connections=1)
         if not is_first:
-            assert isinstance(await transport.send(post("/first")), Reply)
+            assert isinstance(await transport.send(post("/first")), Response)
         with respx.mock(using=using) as mocked:
             mocked.post(f"{server.url}/mocked").respond(202)
             reply = await transport.send(post("/mocked"))
-        assert isinstance(reply, Reply)
+        assert isinstance(reply, Response)
         assert reply.status == 202
         assert server.answered == ([] if is_first else ["/first"])
         await transport.aclose()
@@ -314,7 +320,7 @@ async def test_a_client_of_httpx_that_does_not_tell_its_transports_is_used_itsel
         transport = Transport(server.url, timeout=LONG, max_connections=1)
         for path in ("/one", "/two"):
             reply = await transport.send(post(path))
-            assert isinstance(reply, Reply)
+            assert isinstance(reply, Response)
         assert server.answered == ["/one", "/two"]
         assert server.made == 1
         await transport.aclose()

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mixpanel_async._delivery.staging import Stage
+from mixpanel_async._delivery.staging import StagingBuffer
 from mixpanel_async._encoding.validation import check_id, check_insert_id
-from mixpanel_async._runtime.clock import real_runtime
+from mixpanel_async._runtime.clock import real_environment
 from mixpanel_async._runtime.ids import IdSource
 
 
@@ -115,37 +115,37 @@ def test_a_forked_child_never_repeats_its_parents_ids(fork: str, system: str) ->
 
 
 def test_each_client_has_randomness_of_its_own() -> None:
-    first, second = real_runtime(), real_runtime()
-    assert [first.chance() for _ in range(5)] != [second.chance() for _ in range(5)]
-    assert all(0.0 <= first.chance() < 1.0 for _ in range(1000))
+    first, second = real_environment(), real_environment()
+    assert [first.random() for _ in range(5)] != [second.random() for _ in range(5)]
+    assert all(0.0 <= first.random() < 1.0 for _ in range(1000))
     assert first.new_id is not second.new_id
     assert first.monotonic() <= first.monotonic()
-    assert first.wall() > 1_700_000_000
+    assert first.wall_time() > 1_700_000_000
 
 
-def stamped(stage: Stage, now: float, count: int) -> list[str]:
+def stamped(stage: StagingBuffer, now: float, count: int) -> list[str]:
     """The ids of so many events at one moment, as `track` puts them together."""
     found = []
     for _ in range(count):
-        end = next(stage.ids, b"") if stage.since <= now < stage.until else b""
+        end = next(stage.insert_id_endings, b"") if stage.millisecond_start <= now < stage.millisecond_end else b""
         if not end:
-            end = stage.begin_moment(now, IdSource()())
-        found.append(orjson.loads(b'{"time":' + stage.moment + end + b'"b":0}')["$insert_id"])
+            end = stage.start_millisecond(now, IdSource()())
+        found.append(orjson.loads(b'{"time":' + stage.timestamp_prefix + end + b'"b":0}')["$insert_id"])
     return found
 
 
 def test_events_of_a_millisecond_differ_in_their_ids_however_many_there_are() -> None:
-    stage = Stage()
-    stage.vacancies = 10_000
+    stage = StagingBuffer()
+    stage.records_left = 10_000
     ids = [one for now in (1.0, 1.0004, 1.002, 1.0) for one in stamped(stage, now, 700)]
     assert len({*ids}) == 2_800
     assert all(re.fullmatch(r"[0-9a-f]{32}", one) for one in ids)
 
 
 def test_a_forked_child_makes_no_id_of_its_parents_millisecond() -> None:
-    stage = Stage()
+    stage = StagingBuffer()
     ours = stamped(stage, 1.0, 3)
-    stage.forget()
+    stage.reset_after_fork()
     theirs = stamped(stage, 1.0, 3)
     assert not {one[:28] for one in ours} & {one[:28] for one in theirs}
 
@@ -153,10 +153,10 @@ def test_a_forked_child_makes_no_id_of_its_parents_millisecond() -> None:
 @given(now=st.floats(0, 4e9), ahead=st.sampled_from([0.0, 0.25, 86_400.0]))
 @settings(deadline=None, derandomize=True, database=None)
 def test_a_moment_is_the_millisecond_in_which_it_lies(now: float, ahead: float) -> None:
-    stage = Stage()
-    stage.seconds_ahead = ahead
+    stage = StagingBuffer()
+    stage.clock_offset = ahead
     stamped(stage, now + 1_000 + ahead, 1)
-    stamp = orjson.loads(b'{"time":' + stage.moment + b'"}')["time"]
+    stamp = orjson.loads(b'{"time":' + stage.timestamp_prefix + b'"}')["time"]
     assert abs(stamp - (now + 1_000) * 1000) <= 1.001
-    assert stage.since <= now + 1_000 + ahead + 1e-6
-    assert now + 1_000 + ahead < stage.until + 1e-6
+    assert stage.millisecond_start <= now + 1_000 + ahead + 1e-6
+    assert now + 1_000 + ahead < stage.millisecond_end + 1e-6

@@ -15,13 +15,13 @@ from mixpanel_async._delivery.buffer import Buffer
 from mixpanel_async._delivery.disk_backlog import SpoolLimits
 from mixpanel_async._delivery.lanes import Batch, Lane
 from mixpanel_async._delivery.queue import Queue
-from mixpanel_async._delivery.spooling import Durable
+from mixpanel_async._delivery.spooling import SpoolBridge
 from mixpanel_async._model.config import BatchPolicy, Overflow, RetryPolicy
 from mixpanel_async._model.outcomes import Outcome
-from mixpanel_async._model.records import DropReason, Kind, Loss, OnceOnly
-from mixpanel_async._runtime.clock import Runtime
-from mixpanel_async._spool.messages import SENDING, Group, Settings
-from mixpanel_async._spool.writer import Journal
+from mixpanel_async._model.records import DropReason, Loss, NonIdempotentRecord, RecordKind
+from mixpanel_async._runtime.clock import Environment
+from mixpanel_async._spool.messages import SENDING, CommitGroup, Settings
+from mixpanel_async._spool.writer import SpoolWriter
 
 TOKEN = "canary-token-5f1c"
 IO_ERROR = sqlite3.OperationalError("disk I/O error")
@@ -41,16 +41,16 @@ class Recorder:
     def hear(self, losses: Sequence[Loss]) -> bool:
         for loss in losses:
             self.lost.update(bytes(item) for item in loss.items)
-            self.reasons[loss.reason] += len(loss.items) + loss.bare
-            self.bare += loss.bare
+            self.reasons[loss.reason] += len(loss.items) + loss.count_only
+            self.bare += loss.count_only
         return False
 
 
-class Hooks:
+class RecordingCallbacks:
     def __init__(self, recorder: Recorder) -> None:
-        self.lost = recorder.hear
+        self.enqueue_losses = recorder.hear
 
-    def forget(self) -> None:
+    def reset_after_fork(self) -> None:
         return None
 
 
@@ -84,7 +84,7 @@ class Disk:
 
 def record(number: int, size: int = 0, *, once: bool = False) -> bytes:
     item = orjson.dumps({"n": number, "token": TOKEN, "x": "." * size})
-    return OnceOnly(item) if once else item
+    return NonIdempotentRecord(item) if once else item
 
 
 class Bench:
@@ -114,8 +114,8 @@ class Bench:
         self.heard = Recorder()
         policy = batching or BatchPolicy(linger=0.0)
         self.buffer = Buffer(policy, RetryPolicy(), SpoolLimits(max_bytes=max_bytes, max_records=max_records))
-        runtime = Runtime(
-            wall=lambda: 1.8e9 + self.now, monotonic=lambda: self.now, chance=lambda: 0.5, new_id=lambda: "id"
+        runtime = Environment(
+            wall_time=lambda: 1.8e9 + self.now, monotonic=lambda: self.now, random=lambda: 0.5, new_id=lambda: "id"
         )
         settings = Settings(
             path=path,
@@ -127,29 +127,29 @@ class Bench:
             token=token,
             at_least_once=policy.at_least_once,
         )
-        self.journals: list[Journal] = []
+        self.journals: list[SpoolWriter] = []
 
-        def make(reports: Any) -> Journal:
-            journal = Journal(settings, reports, runtime)
+        def make(reports: Any) -> SpoolWriter:
+            journal = SpoolWriter(settings, reports, runtime)
             # No thread: the test takes its steps.
-            journal.ring = lambda: None  # type: ignore[method-assign]
+            journal.wake = lambda: None  # type: ignore[method-assign]
             self.journals.append(journal)
             return journal
 
         drops = overflow in {Overflow.DROP_NEWEST, Overflow.DROP_OLDEST}
-        durable = Durable(settings, self.buffer, runtime, drops=drops, make_journal=make)
-        hooks: Any = Hooks(self.heard)
-        self.queue = Queue(self.buffer, overflow, hooks, lambda: self.now, durable)
+        durable = SpoolBridge(settings, self.buffer, runtime, drops=drops, make_writer=make)
+        callbacks: Any = RecordingCallbacks(self.heard)
+        self.queue = Queue(self.buffer, overflow, callbacks, lambda: self.now, durable)
         self.durable = durable
         (self.journal,) = self.journals
         self.session = self.journal.session()
 
-    def lane(self, kind: Kind = Kind.EVENTS) -> Lane:
+    def lane(self, kind: RecordKind = RecordKind.EVENTS) -> Lane:
         return self.queue.lane(kind)
 
-    def offer(self, item: bytes, kind: Kind = Kind.EVENTS, *, awaited: bool = False) -> Group | None:
+    def offer(self, item: bytes, kind: RecordKind = RecordKind.EVENTS, *, awaited: bool = False) -> CommitGroup | None:
         """The group that an awaited record waits for."""
-        tickets: list[Group] | None = [] if awaited else None
+        tickets: list[CommitGroup] | None = [] if awaited else None
         self.queue.offer(self.lane(kind), item, tickets)
         return tickets[0] if tickets else None
 
@@ -168,9 +168,9 @@ class Bench:
         step = self.queue.poll()
         return step if isinstance(step, Batch) else None
 
-    def mark(self, batch: Batch) -> Group | None:
+    def mark(self, batch: Batch) -> CommitGroup | None:
         ids = self.durable._once(batch)
-        return self.journal.ask(lambda work: work.marks.append((ids, SENDING))) if ids else None
+        return self.journal.submit(lambda work: work.marks.append((ids, SENDING))) if ids else None
 
     def settle(self, batch: Batch, outcome: Outcome, delay: float = 0.0) -> None:
         self.queue.settle(batch, outcome, delay)

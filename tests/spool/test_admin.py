@@ -61,7 +61,7 @@ def make(
             )
             for reason, body in dead
         ]
-        db.bury(project, letters, died, 10_000)
+        db.add_dead_letters(project, letters, died, 10_000)
     db.close()
 
 

@@ -19,7 +19,7 @@ import pytest
 from spool_processes import Child, audited, child, dead, drain, rows
 
 from mixpanel_async import AsyncMixpanel, BatchPolicy, RetryPolicy, SqliteSpool
-from mixpanel_async._runtime.clock import real_runtime
+from mixpanel_async._runtime.clock import real_environment
 from mixpanel_async.emulator import Emulator
 
 
@@ -113,7 +113,7 @@ def test_e6_a_client_that_runs_takes_over_what_one_that_died_has_left(tmp_path: 
     """A clock that runs sixty times as fast stands for the half minute that it may take."""
     emulator = Emulator()
     path = tmp_path / "spool.db"
-    runtime = real_runtime()
+    runtime = real_environment()
     fast = replace(runtime, monotonic=lambda: 60.0 * runtime.monotonic())
 
     async def main(url: str) -> None:

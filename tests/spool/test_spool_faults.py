@@ -34,7 +34,7 @@ from mixpanel_async import (
     SqliteSpool,
 )
 from mixpanel_async._model.outcomes import Delivered, Retry
-from mixpanel_async._model.records import DropReason, Kind
+from mixpanel_async._model.records import DropReason, RecordKind
 from mixpanel_async._spool import files
 from mixpanel_async._spool.connection import open_database
 from mixpanel_async._spool.database import APPLICATION_ID, Database
@@ -83,7 +83,7 @@ def deliver_all(bench: Bench) -> list[bytes]:
     return arrived
 
 
-def filled(bench: Bench, count: int, size: int = 200, kind: Kind = Kind.EVENTS) -> list[bytes]:
+def filled(bench: Bench, count: int, size: int = 200, kind: RecordKind = RecordKind.EVENTS) -> list[bytes]:
     items = [record(number, size) for number in range(count)]
     for item in items:
         bench.offer(item, kind)
@@ -150,7 +150,7 @@ def test_e1_a_full_disk_refuses_or_drops_and_goes_on_when_there_is_room(
 def test_e1_a_full_disk_lets_no_update_go_unmarked(path: Path, opened: Callable[..., Bench]) -> None:
     """A request that must not be made twice may not begin before that is on disk, whatever else is dropped."""
     bench = opened(path, batching=ONE_EACH)
-    bench.offer(record(0, once=True), Kind.PEOPLE)
+    bench.offer(record(0, once=True), RecordKind.PEOPLE)
     bench.step()
     batch = bench.take()
     assert batch is not None
@@ -362,8 +362,8 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("sound") / "a" / "spool.db"
     bench = Bench(path, batching=BatchPolicy(max_events=20, linger=0.0))
     for number in range(300):
-        kind = (Kind.EVENTS, Kind.PEOPLE, Kind.IMPORTS)[number % 3]
-        bench.offer(record(number, number % 400, once=kind is Kind.PEOPLE and number % 2 == 0), kind)
+        kind = (RecordKind.EVENTS, RecordKind.PEOPLE, RecordKind.IMPORTS)[number % 3]
+        bench.offer(record(number, number % 400, once=kind is RecordKind.PEOPLE and number % 2 == 0), kind)
         if number % 50 == 0:
             bench.step()
     bench.step()

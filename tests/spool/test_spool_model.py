@@ -24,19 +24,19 @@ from hypothesis.stateful import (
 )
 from spool_bench import DAMAGE, IO_ERROR, LOCKED, NO_ROOM, Bench, fast_folder, record, spooled
 
-from mixpanel_async._delivery.lanes import Barrier, Batch
+from mixpanel_async._delivery.lanes import Batch, FlushBarrier
 from mixpanel_async._model.config import BatchPolicy, Overflow
 from mixpanel_async._model.errors import FailedRecord, QueueFullError
-from mixpanel_async._model.outcomes import Delivered, Misconfigured, Outcome, Pruned, Retry, Split
-from mixpanel_async._model.records import DropReason, Kind
-from mixpanel_async._spool.messages import Group
+from mixpanel_async._model.outcomes import ConfigurationRefused, Delivered, Outcome, PartialFailure, Retry, SplitBatch
+from mixpanel_async._model.records import DropReason, RecordKind
+from mixpanel_async._spool.messages import CommitGroup
 
-KINDS = [Kind.EVENTS, Kind.PEOPLE, Kind.IMPORTS]
+KINDS = [RecordKind.EVENTS, RecordKind.PEOPLE, RecordKind.IMPORTS]
 AGAIN = Retry(message="not now", applied=False, status=503)
 UNKNOWN = Retry(message="no answer", applied=True)
-ASTRAY = Misconfigured(status=401, message="who are you")
-INVALID = Split(reason=DropReason.REJECTED, status=400, message="something is wrong")
-PRUNED = Pruned(
+ASTRAY = ConfigurationRefused(status=401, message="who are you")
+INVALID = SplitBatch(reason=DropReason.REJECTED, status=400, message="something is wrong")
+PRUNED = PartialFailure(
     failed=(FailedRecord(index=0, field="properties.x", message="is odd"),), status=400, message="one failed"
 )
 
@@ -50,10 +50,10 @@ class Known:
     """What the model knows of a record."""
 
     item: bytes
-    kind: Kind
+    kind: RecordKind
     number: int
     once: bool
-    group: Group | None
+    group: CommitGroup | None
     life: int
     sent_in: list[int] = field(default_factory=list)
     """The lives in which it was sent."""
@@ -107,7 +107,7 @@ class SpoolModel(RuleBasedStateMachine):
         self.path = Path(self.folder.name) / "0" / "spool.db"
         self.known: dict[int, Known] = {}
         self.flying: list[Batch] = []
-        self.barriers: list[Barrier] = []
+        self.barriers: list[FlushBarrier] = []
         self.now = 1_000.0
         self.has_reopened = False
         self.earlier: Counter[bytes] = Counter()
@@ -124,7 +124,7 @@ class SpoolModel(RuleBasedStateMachine):
         )
         self.now += 100.0
         self.flying, self.barriers = [], []
-        self.last_sent: dict[Kind, int] = {}
+        self.last_sent: dict[RecordKind, int] = {}
 
     @property
     def b(self) -> Bench:
@@ -140,10 +140,10 @@ class SpoolModel(RuleBasedStateMachine):
         size=st.sampled_from([0, 0, 0, 30, 200]),
         times=st.integers(1, 8),
     )
-    def offer(self, kind: Kind, *, awaited: bool, once: bool, size: int, times: int) -> None:
+    def offer(self, kind: RecordKind, *, awaited: bool, once: bool, size: int, times: int) -> None:
         for _ in range(times):
             number = len(self.known)
-            once = once and kind is Kind.PEOPLE
+            once = once and kind is RecordKind.PEOPLE
             item = record(number, size, once=once)
             before = self.b.heard.lost[bytes(item)]
             try:
@@ -179,7 +179,7 @@ class SpoolModel(RuleBasedStateMachine):
                 if group.error is not None or not group.is_noted or not group.is_done:
                     self.b.settle(batch, AGAIN)
                     continue
-            batch.begun = True
+            batch.is_request_begun = True
             for known in self.of(batch):
                 known.sent_in.append(self.life)
                 known.may_be_applied = known.once and not self.policy.at_least_once
@@ -199,10 +199,10 @@ class SpoolModel(RuleBasedStateMachine):
             assert known.delivered == 0 or known.life < self.life or self.has_reopened, "sent again"
             if on_disk is not None and not self.has_reopened:
                 assert spooled(known.item) in on_disk, "sent before it was on disk"
-        if batch.lane.kind is Kind.PEOPLE and batch.attempts == 1 and not self.has_reopened and self.life == 0:
+        if batch.lane.kind is RecordKind.PEOPLE and batch.attempts == 1 and not self.has_reopened and self.life == 0:
             assert [known.number for known in found] == sorted(known.number for known in found)
-            assert found[0].number > self.last_sent.get(Kind.PEOPLE, -1), "out of order"
-            self.last_sent[Kind.PEOPLE] = found[-1].number
+            assert found[0].number > self.last_sent.get(RecordKind.PEOPLE, -1), "out of order"
+            self.last_sent[RecordKind.PEOPLE] = found[-1].number
 
     @precondition(lambda self: self.flying)
     @rule(
@@ -215,7 +215,7 @@ class SpoolModel(RuleBasedStateMachine):
 
     def land(self, batch: Batch, outcome: Outcome) -> None:
         for at, known in enumerate(self.of(batch)):
-            if isinstance(outcome, Delivered) or (isinstance(outcome, Pruned) and at):
+            if isinstance(outcome, Delivered) or (isinstance(outcome, PartialFailure) and at):
                 known.delivered += 1
             # Mixpanel says that it was not applied.
             elif outcome in {AGAIN, ASTRAY}:
@@ -322,7 +322,7 @@ class SpoolModel(RuleBasedStateMachine):
         b.check()
         stats = b.queue.stats()
         assert stats.pending == 0, "something never comes to its end"
-        assert b.buffer.freeing == 0
+        assert b.buffer.bytes_being_freed == 0
         assert b.rows() == {}, "rows are left of what has ended"
         for barrier in self.barriers:
             assert barrier.pending == 0, "a flush waits for ever"

@@ -12,8 +12,8 @@ from rich.console import Console
 from mixpanel_async import AsyncMixpanel, Delivery, IdMerge, RetryPolicy, ServiceAccountCredentials
 
 from .. import require
-from .output import Stage
-from .scenario import Story
+from .output import DemoOutput
+from .scenario import DemoScenario
 
 if TYPE_CHECKING:
     from mixpanel_async.emulator import Emulator
@@ -50,13 +50,13 @@ def perform(emulator: Emulator, console: Console, *, events: int) -> bool:
     Returns:
         Whether every claim held.
     """
-    stage = Stage(console)
+    stage = DemoOutput(console)
     with emulator.serve() as server:
         anyio.run(_perform, emulator, server.url, stage, events)
     return stage.verdict()
 
 
-async def _perform(emulator: Emulator, url: str, stage: Stage, events: int) -> None:
+async def _perform(emulator: Emulator, url: str, stage: DemoOutput, events: int) -> None:
     async def delivered(_: Delivery) -> None:
         stage.reach(mp.stats().delivered)
 
@@ -70,4 +70,4 @@ async def _perform(emulator: Emulator, url: str, stage: Stage, events: int) -> N
         on_delivered=delivered,
         shutdown_timeout=3.0,
     ) as mp:
-        await Story(mp, emulator, stage, events).tell()
+        await DemoScenario(mp, emulator, stage, events).tell()

@@ -15,7 +15,7 @@ from rich.table import Table
 
 
 @dataclass(frozen=True, slots=True)
-class Claim:
+class Expectation:
     """Something that the demo says, what it should be, and what the server holds."""
 
     text: str
@@ -27,12 +27,12 @@ class Claim:
         return self.expected == self.found
 
 
-class Stage:
+class DemoOutput:
     """Prints the story as it goes, and remembers every claim."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._claims: list[Claim] = []
+        self._claims: list[Expectation] = []
         self._reach: Callable[..., None] | None = None
 
     def open(self, url: str) -> None:
@@ -47,7 +47,7 @@ class Stage:
 
     def claim(self, text: str, *, expected: object, found: object) -> None:
         """Show a statement together with whether it is true."""
-        claim = Claim(text, expected, found)
+        claim = Expectation(text, expected, found)
         self._claims.append(claim)
         mark = "[green]ok[/]    " if claim.kept else "[bold red]FAILED[/]"
         self._console.print(f"  {mark}  {escape(text)}")

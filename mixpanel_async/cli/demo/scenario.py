@@ -12,7 +12,7 @@ import anyio
 
 from mixpanel_async import AsyncMixpanel, MixpanelException
 
-from .output import Stage
+from .output import DemoOutput
 
 if TYPE_CHECKING:
     from mixpanel_async.emulator import Emulator
@@ -25,7 +25,7 @@ _JOB = "Job finished"
 _HERS = ("Page viewed", "Signed up", "Report opened")
 
 
-class Story:
+class DemoScenario:
     """Tells the story with the client and checks every sentence of it against the emulator.
 
     Args:
@@ -35,7 +35,7 @@ class Story:
         events: how many the background worker tracks.
     """
 
-    def __init__(self, mp: AsyncMixpanel, emulator: Emulator, stage: Stage, events: int) -> None:
+    def __init__(self, mp: AsyncMixpanel, emulator: Emulator, stage: DemoOutput, events: int) -> None:
         self._mp = mp
         self._emulator = emulator
         self._stage = stage

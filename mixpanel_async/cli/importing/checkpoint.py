@@ -12,7 +12,7 @@ from typing import Final
 
 import orjson
 
-from .inputs import STATE_SUFFIX, Identity, Input
+from .inputs import STATE_SUFFIX, FileIdentity, Input
 from .source import Position
 
 _VERSION: Final = 1
@@ -63,7 +63,7 @@ class Checkpoint:
         complete: whether the file is done.
     """
 
-    identity: Identity
+    identity: FileIdentity
     project: str
     options: Mapping[str, str]
     position: Position = field(default_factory=Position)
@@ -86,7 +86,7 @@ def path_of(one: Input, directory: Path | None, suffix: str = STATE_SUFFIX) -> P
     return directory / f"{path.name}.{fingerprint(one.path)[:8]}{suffix}"
 
 
-class Store:
+class CheckpointStore:
     """The checkpoint of one file.
 
     Args:
@@ -173,7 +173,7 @@ def _parsed(data: bytes) -> Checkpoint:
     return Checkpoint(
         **{
             **found,
-            "identity": Identity(**found["identity"]),
+            "identity": FileIdentity(**found["identity"]),
             "position": Position(**found["position"]),
             "counts": Counts(**found["counts"]),
         }

@@ -17,7 +17,7 @@ from .times import Clock
 Record = dict[str, Any]
 
 
-class Kind(str, Enum):
+class ImportKind(str, Enum):
     """What the records of a file are."""
 
     EVENTS = "events"
@@ -73,7 +73,7 @@ _BOOLEANS: Final = {"true": True, "false": False, "yes": True, "no": False, "1":
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Shape:
+class ColumnMapping:
     """How a record of a file becomes a record for Mixpanel.
 
     Args:
@@ -88,7 +88,7 @@ class Shape:
         insert_ids: what an `$insert_id` is made from where there is none.
     """
 
-    kind: Kind = Kind.EVENTS
+    kind: ImportKind = ImportKind.EVENTS
     columns: Mapping[str, str] = field(default_factory=dict)
     constants: Mapping[str, Any] = field(default_factory=dict)
     dropped: frozenset[str] = frozenset()
@@ -105,7 +105,7 @@ class Shape:
 
     @property
     def fields(self) -> Mapping[str, str]:
-        return EVENT_FIELDS if self.kind is Kind.EVENTS else PROFILE_FIELDS
+        return EVENT_FIELDS if self.kind is ImportKind.EVENTS else PROFILE_FIELDS
 
     @property
     def is_bare(self) -> bool:
@@ -244,13 +244,13 @@ def pairs(texts: Iterable[str], option: str, form: str = "NAME=VALUE") -> dict[s
     return found
 
 
-def constants(texts: Iterable[str], kind: Kind) -> dict[str, Any]:
+def constants(texts: Iterable[str], kind: ImportKind) -> dict[str, Any]:
     """Values of `--set`: text for fields; for properties JSON if it is valid JSON, else text.
 
     Raises:
         ValueError: as `pairs` does.
     """
-    fields = EVENT_FIELDS if kind is Kind.EVENTS else PROFILE_FIELDS
+    fields = EVENT_FIELDS if kind is ImportKind.EVENTS else PROFILE_FIELDS
     result: dict[str, Any] = {}
     for name, text in pairs(texts, "--set").items():
         wire = fields.get(name, name)

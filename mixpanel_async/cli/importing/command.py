@@ -16,16 +16,16 @@ from mixpanel_async import Checker, ConfigurationError
 
 from . import options as opt
 from .checkpoint import CheckpointError
-from .column_mapping import InsertIds, Kind, Operation, Shape
+from .column_mapping import ColumnMapping, ImportKind, InsertIds, Operation
 from .dry_run import DryRun
-from .file_import import Job
-from .importer import Importer, Limits
+from .file_import import FileImport
+from .importer import Importer, ImportLimits
 from .inputs import Format, Input, InputError, found
 from .lock import LockedError, locked
 from .open_source import source
 from .outcome import STOPPED, USAGE, Outcome
 from .progress import display, tell
-from .setup import Columns, Places, Project
+from .setup import ColumnOptions, ImportPaths, ProjectOptions
 from .signals import Signals
 from .source import Position
 
@@ -37,7 +37,7 @@ _GRACE: Final = 20.0
 def import_(
     files: opt.Files,
     *,
-    kind: opt.KindOf = Kind.EVENTS,
+    kind: opt.KindOf = ImportKind.EVENTS,
     format: opt.FormatOf = Format.AUTO,
     map: opt.Maps = None,
     set: opt.Sets = None,
@@ -73,7 +73,7 @@ def import_(
     error, or a file is damaged; 2 wrong usage, nothing was sent; 3 done, now or before, but some records were rejected
     or are uncertain; 130 interrupted.
     """
-    columns = Columns(
+    columns = ColumnOptions(
         kind=kind,
         format=format,
         map=tuple(map or ()),
@@ -97,9 +97,9 @@ def import_(
         "API_HOST": api_host,
     }
     options = {f"MIXPANEL_{name}": value for name, value in given.items() if value is not None}
-    project = Project(environ={**os.environ, **options}, allow_http=allow_http)
-    limits = Limits(concurrency=concurrency, patience=patience, grace=_GRACE, at_least_once=at_least_once)
-    places = Places(directory=state_dir, rejects=rejects, keeps_checkpoints=checkpoint, restart=restart)
+    project = ProjectOptions(environ={**os.environ, **options}, allow_http=allow_http)
+    limits = ImportLimits(concurrency=concurrency, patience=patience, grace=_GRACE, at_least_once=at_least_once)
+    places = ImportPaths(directory=state_dir, rejects=rejects, keeps_checkpoints=checkpoint, restart=restart)
     try:
         inputs = _inputs(files, columns)
         if dry_run:
@@ -115,7 +115,7 @@ def import_(
     raise typer.Exit(outcome.status)
 
 
-def _inputs(files: Sequence[str], columns: Columns) -> list[Input]:
+def _inputs(files: Sequence[str], columns: ColumnOptions) -> list[Input]:
     """The files, each looked at: what cannot be read is told before anything is sent."""
     reading = columns.reading()
     inputs, passed = found(files)
@@ -127,7 +127,7 @@ def _inputs(files: Sequence[str], columns: Columns) -> list[Input]:
     return inputs
 
 
-def _checked(inputs: Sequence[Input], columns: Columns, places: Places, *, quiet: bool) -> Outcome:
+def _checked(inputs: Sequence[Input], columns: ColumnOptions, places: ImportPaths, *, quiet: bool) -> Outcome:
     shape, jobs = columns.shape(), places.dry(inputs)
     shows = display("good", quiet=quiet)
     run = DryRun(jobs, reading=columns.reading(), shape=shape, checker=Checker(_ANY_TOKEN), display=shows)
@@ -152,7 +152,13 @@ def _checked(inputs: Sequence[Input], columns: Columns, places: Places, *, quiet
 
 
 def _imported(
-    inputs: Sequence[Input], columns: Columns, project: Project, limits: Limits, places: Places, *, quiet: bool
+    inputs: Sequence[Input],
+    columns: ColumnOptions,
+    project: ProjectOptions,
+    limits: ImportLimits,
+    places: ImportPaths,
+    *,
+    quiet: bool,
 ) -> Outcome:
     with ExitStack() as stack:
         for one in inputs:
@@ -194,12 +200,12 @@ def _imported(
     )
 
 
-def _can_map(columns: Columns, shape: Shape) -> bool:
+def _can_map(columns: ColumnOptions, shape: ColumnMapping) -> bool:
     """Whether it helps to say which column the time comes from."""
-    return columns.kind is Kind.EVENTS and "time" not in shape.columns
+    return columns.kind is ImportKind.EVENTS and "time" not in shape.columns
 
 
-def _passed(job: Job) -> str:
+def _passed(job: FileImport) -> str:
     """What is said of a file that is done."""
     refused = job.settled.refused
     but = f", but for {refused:,} record{'s' if refused > 1 else ''}" if refused else ""

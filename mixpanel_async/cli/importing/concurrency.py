@@ -9,7 +9,7 @@ _FIRST: Final = 4
 _WINDOW: Final = 10.0
 
 
-class Pace:
+class ConcurrencyController:
     """The number of requests that may be under way: one more for each round without trouble, half after trouble.
 
     Trouble is a request that Mixpanel took at a second try or later: it answered 429 before, or not at all. All those

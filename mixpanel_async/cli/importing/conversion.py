@@ -12,7 +12,7 @@ import orjson
 
 from mixpanel_async import ValidationError
 
-from .column_mapping import InsertIds, Kind, Operation, Record, Shape
+from .column_mapping import ColumnMapping, ImportKind, InsertIds, Operation, Record
 from .source import Unreadable
 
 Event = tuple[str | None, str, Record, str | None, str | None, float | datetime, str]
@@ -46,7 +46,7 @@ _ODD_BYTE: Final = re.compile("[\udc80-\udcff]")
 _OPERATIONS: Final = frozenset(f"${one.value}" for one in Operation)
 
 
-def event_of(shape: Shape) -> Callable[[object, object], Event]:
+def event_of(shape: ColumnMapping) -> Callable[[object, object], Event]:
     """The function that reads an event. It gets a record, and what tells its line from all others.
 
     It takes Mixpanel's own form, `{"event": ..., "properties": {...}}`, as its raw export has it, and flat records, in
@@ -98,7 +98,7 @@ def _settled_ids(properties: Record) -> tuple[Any, Any]:
     return properties.get("$user_id"), properties.get("$device_id")
 
 
-def update_of(shape: Shape) -> Callable[[object], Record]:
+def update_of(shape: ColumnMapping) -> Callable[[object], Record]:
     """The function that reads an update of a profile.
 
     It takes Mixpanel's own form, with an operation such as `$set`; that of its profile export, with `$properties`; and
@@ -117,7 +117,7 @@ def update_of(shape: Shape) -> Callable[[object], Record]:
         for key in ("$distinct_id", "$group_id"):
             if key in message:
                 message[key] = _as_text(message[key])
-        if shape.kind is Kind.GROUPS:
+        if shape.kind is ImportKind.GROUPS:
             message.setdefault("$group_key", None)
             message.pop("$distinct_id", None)
         elif "$time" not in message:
@@ -131,18 +131,18 @@ def update_of(shape: Shape) -> Callable[[object], Record]:
     return read
 
 
-def explained(error: ValidationError, record: object, shape: Shape) -> ValidationError:
+def explained(error: ValidationError, record: object, shape: ColumnMapping) -> ValidationError:
     """What is said of a record: the mapping that found nothing, if that is what is wrong."""
     if type(record) is not dict:
         return error
     if "lone surrogate" in error.problem and _has_odd_bytes(record):
         return ValidationError(error.path, "is not in the encoding of the file; for CSV, --encoding names another")
-    if shape.kind is Kind.EVENTS and "event" not in record and _is_update(record):
+    if shape.kind is ImportKind.EVENTS and "event" not in record and _is_update(record):
         kind = "groups" if "$group_key" in record else "people"
         return ValidationError("", f"looks like an update of a profile, for which there is --kind {kind}")
     if not shape.columns:
         return error
-    mapping = shape.missed(_event(record) if shape.kind is Kind.EVENTS else _profile(record), error.path)
+    mapping = shape.missed(_event(record) if shape.kind is ImportKind.EVENTS else _profile(record), error.path)
     return error if mapping is None else ValidationError(error.path, f"is missing, as --map {mapping} finds nothing")
 
 
@@ -172,14 +172,14 @@ def _profile(record: Record) -> Record:
     return {**exported, **{key: value for key, value in record.items() if key != "$properties"}}
 
 
-def _flat(record: Record, shape: Shape) -> Record:
+def _flat(record: Record, shape: ColumnMapping) -> Record:
     flat = shape.applied(_event(record))
     if "$insert_id" not in flat and "insert_id" in flat:
         flat["$insert_id"] = flat.pop("insert_id")
     return flat
 
 
-def _gathered(record: Record, shape: Shape) -> Record:
+def _gathered(record: Record, shape: ColumnMapping) -> Record:
     """A flat record as an update with the operation of the options."""
     flat = shape.applied(_profile(record))
     flat.pop("$token", None)

@@ -8,17 +8,17 @@ from collections.abc import Iterator
 from time import monotonic
 
 from .inputs import DamagedError, InputError
-from .source import BOM, MAX_RECORD_BYTES, File, Lines, Position, Row, Stream, Unreadable, text_of
+from .source import BOM, MAX_RECORD_BYTES, File, LineReader, Position, RecordSource, Row, Unreadable, text_of
 
 
-class CsvSource(Stream):
+class CsvSource(RecordSource):
     """Rows below a header."""
 
     def __init__(self, content: io.BufferedReader, start: Position, file: File, delimiter: str, encoding: str) -> None:
         super().__init__(content, Position(), file)
         csv.field_size_limit(MAX_RECORD_BYTES)
         self._encoding = encoding
-        self._lines = Lines(content)
+        self._lines = LineReader(content)
         self._rows = csv.reader(self._text(), delimiter=delimiter, strict=True)
         self._row_start = 0
         # The lines of the row that is being read.

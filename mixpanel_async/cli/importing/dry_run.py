@@ -8,13 +8,13 @@ from typing import Final
 
 from mixpanel_async import Checker, ValidationError
 
-from .column_mapping import Kind, Shape
+from .column_mapping import ColumnMapping, ImportKind
 from .conversion import event_of, update_of
-from .file_import import Job
+from .file_import import FileImport
 from .inputs import DamagedError, InputError
 from .open_source import Reading, source
 from .progress import Display, Figures
-from .reject_tracker import Journal
+from .reject_tracker import RejectTracker
 from .source import Position, Source
 
 # Few enough that they are gone before the garbage collector looks at them twice.
@@ -34,14 +34,14 @@ class DryRun:
     """
 
     def __init__(
-        self, jobs: Sequence[Job], *, reading: Reading, shape: Shape, checker: Checker, display: Display
+        self, jobs: Sequence[FileImport], *, reading: Reading, shape: ColumnMapping, checker: Checker, display: Display
     ) -> None:
         self._jobs = jobs
         self._reading = reading
         self._display = display
-        self._check = _event_check(shape, checker) if shape.kind is Kind.EVENTS else _update_check(shape, checker)
+        self._check = _event_check(shape, checker) if shape.kind is ImportKind.EVENTS else _update_check(shape, checker)
         self._shown_at = monotonic()
-        self.journal = Journal(shape)
+        self.journal = RejectTracker(shape)
 
     def run(self) -> None:
         """Check everything.
@@ -63,7 +63,7 @@ class DryRun:
                 file.close()
         self._show(last=True)
 
-    def _file(self, job: Job, file: Source) -> None:
+    def _file(self, job: FileImport, file: Source) -> None:
         check, mark = self._check, job.input.mark
         while not file.is_over:
             rows = file.take(_CHUNK)
@@ -92,7 +92,7 @@ class DryRun:
         self._display.show(figures, last=last)
 
 
-def _event_check(shape: Shape, checker: Checker) -> Callable[[object, object], None]:
+def _event_check(shape: ColumnMapping, checker: Checker) -> Callable[[object, object], None]:
     read, check_event = event_of(shape), checker.event
 
     def check(row: object, place: object) -> None:
@@ -102,7 +102,7 @@ def _event_check(shape: Shape, checker: Checker) -> Callable[[object, object], N
     return check
 
 
-def _update_check(shape: Shape, checker: Checker) -> Callable[[object, object], None]:
+def _update_check(shape: ColumnMapping, checker: Checker) -> Callable[[object, object], None]:
     read = update_of(shape)
 
     def check(row: object, place: object) -> None:  # noqa: ARG001

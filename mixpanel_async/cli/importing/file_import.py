@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from .checkpoint import Checkpoint, Counts, Store
+from .checkpoint import Checkpoint, CheckpointStore, Counts
 from .inputs import Input
 from .rejects import Rejects
 from .source import Position
 
 
 @dataclass(slots=True, kw_only=True)
-class Job:
+class FileImport:
     """A file and its import.
 
     Args:
@@ -23,7 +23,7 @@ class Job:
 
     input: Input
     rejects: Rejects
-    store: Store | None = None
+    store: CheckpointStore | None = None
     checkpoint: Checkpoint | None = None
     start: Position = field(init=False)
     before: Counts = field(init=False)
@@ -66,7 +66,7 @@ class Job:
         """Note a record that the client could not deliver."""
         self._lost.append((line, uncertain))
 
-    def settle(self, mark: Mark) -> bool:
+    def settle(self, mark: ImportPosition) -> bool:
         """Everything up to a mark is settled. Returns False if that was known."""
         if mark.counts.read < self.settled.read or (self.is_complete and not mark.complete):
             return False
@@ -82,7 +82,7 @@ class Job:
         self.is_complete = mark.complete
         return True
 
-    def save(self, mark: Mark) -> None:
+    def save(self, mark: ImportPosition) -> None:
         """Bring what was settled to the disk: the rejected records first, so that none is forgotten.
 
         Raises:
@@ -111,7 +111,7 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Mark:
+class ImportPosition:
     """A place in a file that everything before it was handed to the client."""
 
     position: Position

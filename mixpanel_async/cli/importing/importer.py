@@ -31,14 +31,14 @@ from mixpanel_async import (
     ValidationError,
 )
 
-from .column_mapping import Kind, Record, Shape
-from .concurrency import Pace
+from .column_mapping import ColumnMapping, ImportKind, Record
+from .concurrency import ConcurrencyController
 from .conversion import Event, event_of, key_of, update_of
-from .file_import import Job, Mark
+from .file_import import FileImport, ImportPosition
 from .open_source import Reading
 from .progress import Display, Figures
 from .reader import Chunk, Reader
-from .reject_tracker import Journal
+from .reject_tracker import RejectTracker
 from .signals import Signals
 
 BATCH: Final = 2_000
@@ -63,7 +63,7 @@ OnDelivered = Callable[[Delivery], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
+class ImportLimits:
     """How an import behaves.
 
     Args:
@@ -94,12 +94,12 @@ class Importer:
 
     def __init__(
         self,
-        jobs: Sequence[Job],
+        jobs: Sequence[FileImport],
         connect: Callable[[OnDrop, OnDelivered], AsyncMixpanel],
         *,
         reading: Reading,
-        shape: Shape,
-        limits: Limits,
+        shape: ColumnMapping,
+        limits: ImportLimits,
         display: Display,
         signals: Signals,
     ) -> None:
@@ -110,18 +110,18 @@ class Importer:
         self._limits = limits
         self._display = display
         self._signals = signals
-        self._is_serial = shape.kind is not Kind.EVENTS
+        self._is_serial = shape.kind is not ImportKind.EVENTS
         self._checker = Checker()
-        self._pace = Pace(1 if self._is_serial else limits.concurrency)
+        self._pace = ConcurrencyController(1 if self._is_serial else limits.concurrency)
         self._before = sum(job.before.imported for job in jobs)
-        self._marks: dict[int, tuple[Job, Mark]] = {}
+        self._marks: dict[int, tuple[FileImport, ImportPosition]] = {}
         self._told = self._uncommitted = 0
         self._committed_at = monotonic()
         self._saving: anyio.Lock
         self._news: anyio.Event
         self._reader: Reader
         self._is_introduced = self._is_serial
-        self.journal = Journal(shape)
+        self.journal = RejectTracker(shape)
         self.failure: str | None = None
         """Why it stopped before the end, if it was not the user's wish."""
         self.mend = ""
@@ -168,7 +168,7 @@ class Importer:
                 return
             read, rejected, uncertain = counts
             job.fed = job.fed.plus(read=read, rejected=rejected, uncertain=uncertain)
-            self._marks[id(job)] = (job, Mark(position=chunk.position, counts=job.fed, complete=chunk.ended))
+            self._marks[id(job)] = (job, ImportPosition(position=chunk.position, counts=job.fed, complete=chunk.ended))
             self._uncommitted += read
             if self._is_serial:
                 await self._commit()
@@ -249,7 +249,7 @@ class Importer:
         """Hand updates to the client. Returns how many were read, rejected and uncertain."""
         job = chunk.job
         rejected = uncertain = 0
-        send = self._mp.people_update if self._shape.kind is Kind.PEOPLE else self._mp.group_update
+        send = self._mp.people_update if self._shape.kind is ImportKind.PEOPLE else self._mp.group_update
         for line, row in chunk.rows:
             try:
                 message = read(row)
@@ -278,7 +278,7 @@ class Importer:
             return False
         return True
 
-    def _refuse(self, job: Job, line: int, row: object, error: ValidationError) -> None:
+    def _refuse(self, job: FileImport, line: int, row: object, error: ValidationError) -> None:
         self._guarded(self.journal.refuse, job, line, row, error)
 
     def _guarded(self, note: Callable[..., None], *arguments: object) -> None:

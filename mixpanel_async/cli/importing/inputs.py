@@ -59,7 +59,7 @@ _BY_NAME: Final = {
 
 
 @dataclass(frozen=True, slots=True)
-class Identity:
+class FileIdentity:
     """What tells a file from another, or from itself after a change."""
 
     size: int
@@ -77,7 +77,7 @@ class Input:
     """
 
     name: str
-    identity: Identity | None
+    identity: FileIdentity | None
 
     @property
     def path(self) -> str:
@@ -122,7 +122,7 @@ def found(names: Sequence[str]) -> tuple[list[Input], list[str]]:
     return [*inputs.values()], passed
 
 
-def _identity(path: str) -> Identity | None:
+def _identity(path: str) -> FileIdentity | None:
     if path == STDIN or path.startswith(("/dev/", "/proc/")):
         return None
     try:
@@ -138,7 +138,7 @@ def _identity(path: str) -> Identity | None:
             digest.update(file.read(_SAMPLE))
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from None
-    return Identity(about.st_size, about.st_mtime_ns, digest.hexdigest())
+    return FileIdentity(about.st_size, about.st_mtime_ns, digest.hexdigest())
 
 
 class Opened:

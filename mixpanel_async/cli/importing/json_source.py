@@ -17,11 +17,11 @@ from .source import (
     CHUNK_BYTES,
     MAX_RECORD_BYTES,
     File,
-    Lines,
+    LineReader,
     LongLine,
     Position,
+    RecordSource,
     Row,
-    Stream,
     Unreadable,
     text_of,
     words,
@@ -31,12 +31,12 @@ _LINE_END: Final = 2
 _SPACE: Final = re.compile(r"[ \t\r\n]*")
 
 
-class NdjsonSource(Stream):
+class NdjsonSource(RecordSource):
     """One JSON value a line."""
 
     def __init__(self, content: io.BufferedReader, start: Position, file: File) -> None:
         super().__init__(content, start, file)
-        self._lines = Lines(content)
+        self._lines = LineReader(content)
         if start.offset:
             self._lines.seek(start.offset, start.line)
 
@@ -72,7 +72,7 @@ class NdjsonSource(Stream):
             rows.append((number, Unreadable(f"is no valid JSON: {words(error)}", text_of(line))))
 
 
-class JsonSource(Stream):
+class JsonSource(RecordSource):
     """An array of objects, or objects one after another, across lines or not. A line is a record here."""
 
     def __init__(self, content: io.BufferedReader, start: Position, file: File) -> None:

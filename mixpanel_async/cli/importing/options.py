@@ -7,14 +7,14 @@ from typing import Annotated
 
 import typer
 
-from .column_mapping import InsertIds, Kind, Operation
+from .column_mapping import ImportKind, InsertIds, Operation
 from .inputs import Format
 
 Files = Annotated[
     list[str],
     typer.Argument(metavar="FILE...", help="Files or patterns; - is the standard input.", show_default=False),
 ]
-KindOf = Annotated[Kind, typer.Option(help="What the records are.")]
+KindOf = Annotated[ImportKind, typer.Option(help="What the records are.")]
 FormatOf = Annotated[
     Format, typer.Option(help="How records lie in the files; auto goes by their first bytes and their names.")
 ]

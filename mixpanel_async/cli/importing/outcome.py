@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from .file_import import Job
+from .file_import import FileImport
 
 DONE: Final = 0
 STOPPED: Final = 1
@@ -37,7 +37,7 @@ class Outcome:
         signal: exit status of a program that was interrupted, if it was.
     """
 
-    jobs: Sequence[Job]
+    jobs: Sequence[FileImport]
     noun: str
     is_dry: bool
     reasons: Counter[str]

@@ -65,7 +65,7 @@ def display(verb: str, *, quiet: bool, clock: Callable[[], float] = monotonic) -
     console = Console(stderr=True, highlight=False)
     if console.is_terminal and not quiet:
         return _Bar(console, verb, clock)
-    return _Lines(verb, quiet=quiet, clock=clock)
+    return _LineDisplay(verb, quiet=quiet, clock=clock)
 
 
 class _Rates:
@@ -123,7 +123,7 @@ class _Bar:
             self._progress.stop()
 
 
-class _Lines:
+class _LineDisplay:
     def __init__(self, verb: str, *, quiet: bool, clock: Callable[[], float]) -> None:
         self._rates = _Rates(verb, clock)
         self._clock = clock

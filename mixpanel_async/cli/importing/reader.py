@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from .file_import import Job
+from .file_import import FileImport
 from .inputs import DamagedError, InputError
 from .open_source import Reading, source
 from .source import Position, Row
@@ -29,7 +29,7 @@ class Chunk:
         damage: why it cannot be read to its end.
     """
 
-    job: Job
+    job: FileImport
     rows: Sequence[Row]
     position: Position
     done: int
@@ -46,7 +46,7 @@ class Reader:
         size: records of one chunk.
     """
 
-    def __init__(self, jobs: Sequence[Job], reading: Reading, size: int) -> None:
+    def __init__(self, jobs: Sequence[FileImport], reading: Reading, size: int) -> None:
         self._jobs = jobs
         self._reading = reading
         self._size = size
@@ -84,7 +84,7 @@ class Reader:
             last = error
         self._put(last)
 
-    def _read(self, job: Job) -> None:
+    def _read(self, job: FileImport) -> None:
         position = job.start
         try:
             file = source(job.input, self._reading, position)

@@ -7,9 +7,9 @@ from typing import Final
 
 from mixpanel_async import DropReason, LostRecord, ValidationError
 
-from .column_mapping import Shape
+from .column_mapping import ColumnMapping
 from .conversion import explained, key_of
-from .file_import import Job
+from .file_import import FileImport
 from .source import Unreadable
 
 UNREADABLE: Final = "unreadable"
@@ -21,10 +21,10 @@ _MOST_NAMED: Final = 5
 # What the client gives back because it was closed, or because an awaited call ended: it is sent again.
 _NOT_OVER: Final = frozenset({DropReason.CLOSED, DropReason.EXHAUSTED, DropReason.UNAUTHORIZED})
 
-Places = dict[str | int, tuple[Job, int]]
+Places = dict[str | int, tuple[FileImport, int]]
 
 
-class Journal:
+class RejectTracker:
     """Notes records that are rejected, by this program or by Mixpanel.
 
     It remembers which line each record under way is from, as the client gives back what would have been sent.
@@ -33,7 +33,7 @@ class Journal:
         shape: what the columns of the files mean.
     """
 
-    def __init__(self, shape: Shape) -> None:
+    def __init__(self, shape: ColumnMapping) -> None:
         self._shape = shape
         self.reasons: Counter[str] = Counter()
         self.first: list[tuple[str, str]] = []
@@ -52,7 +52,7 @@ class Journal:
         """What was under way is settled."""
         self._awaited = [older for older in self._awaited if older is not places]
 
-    def refuse(self, job: Job, line: int, row: object, error: ValidationError) -> None:
+    def refuse(self, job: FileImport, line: int, row: object, error: ValidationError) -> None:
         """Note a record that is not sent.
 
         Raises:
@@ -64,11 +64,11 @@ class Journal:
             error = explained(error, row, self._shape)
             self._note(job, line, INVALID, error.path, error.problem, row)
 
-    def doubt(self, job: Job, line: int, row: object) -> None:
+    def doubt(self, job: FileImport, line: int, row: object) -> None:
         """Note an update that may have been applied, and is not sent again."""
         self._note(job, line, UNCERTAIN, "", "may have been applied before the import was interrupted", row)
 
-    def lose(self, records: list[LostRecord], reason: DropReason, otherwise: Job) -> None:
+    def lose(self, records: list[LostRecord], reason: DropReason, otherwise: FileImport) -> None:
         """Note records that the client could not deliver.
 
         Args:
@@ -84,13 +84,13 @@ class Journal:
             problem = record.message or "Mixpanel did not take it"
             self._note(job, line, reason.value, record.field, problem, record.payload)
 
-    def _place(self, record: LostRecord) -> tuple[Job, int] | None:
+    def _place(self, record: LostRecord) -> tuple[FileImport, int] | None:
         if record.payload is None:
             return None
         key = key_of(record.payload)
         return next((places[key] for places in (self.under_way, *reversed(self._awaited)) if key in places), None)
 
-    def _note(self, job: Job, line: int | None, reason: str, field: str, problem: str, record: object) -> None:
+    def _note(self, job: FileImport, line: int | None, reason: str, field: str, problem: str, record: object) -> None:
         words = f"{field}: {problem}" if field else problem
         is_known = words in self.reasons or len(self.reasons) < _MOST_REASONS
         if len(self.first) < _MOST_NAMED:

@@ -11,10 +11,10 @@ from typing import Final
 
 from mixpanel_async import AsyncMixpanel, BatchPolicy, Overflow, RetryPolicy
 
-from .checkpoint import PROJECT_ID, Checkpoint, CheckpointError, Store, fingerprint, path_of
-from .column_mapping import InsertIds, Kind, Operation, Shape, column_types, constants, pairs
-from .file_import import Job
-from .importer import BATCH, BATCH_BYTES, Limits, OnDelivered, OnDrop
+from .checkpoint import PROJECT_ID, Checkpoint, CheckpointError, CheckpointStore, fingerprint, path_of
+from .column_mapping import ColumnMapping, ImportKind, InsertIds, Operation, column_types, constants, pairs
+from .file_import import FileImport
+from .importer import BATCH, BATCH_BYTES, ImportLimits, OnDelivered, OnDrop
 from .inputs import REJECTS_SUFFIX, STDIN, Format, Input
 from .open_source import Reading
 from .rejects import Rejects
@@ -24,10 +24,10 @@ _REQUEST_TIMEOUT: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Columns:
+class ColumnOptions:
     """The options that decide what is sent, as they were given. A checkpoint holds for one set of them."""
 
-    kind: Kind
+    kind: ImportKind
     format: Format
     map: Sequence[str]
     set: Sequence[str]
@@ -57,7 +57,7 @@ class Columns:
             raise ValueError("--encoding must be one that extends ASCII, such as utf-8 or cp1252")
         return Reading(format=self.format, delimiter=self.delimiter, encoding=self.encoding)
 
-    def shape(self) -> Shape:
+    def shape(self) -> ColumnMapping:
         """What the columns of the files mean.
 
         Raises:
@@ -67,7 +67,7 @@ class Columns:
             clock = Clock(self.time_format, None if self.timezone is None else zone(self.timezone))
         except ValueError as error:
             raise ValueError(f"--time-format or --timezone: {error}") from None
-        return Shape(
+        return ColumnMapping(
             kind=self.kind,
             columns=pairs(self.map, "--map", "NAME=COLUMN"),
             constants=constants(self.set, self.kind),
@@ -85,7 +85,7 @@ class Columns:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Project:
+class ProjectOptions:
     """Where it goes, as `AsyncMixpanel.from_env` reads it.
 
     Args:
@@ -111,7 +111,7 @@ class Project:
     def _given(self, name: str) -> str:
         return self.environ.get(f"MIXPANEL_{name}", "").strip()
 
-    def connect(self, limits: Limits, on_drop: OnDrop, on_delivered: OnDelivered) -> AsyncMixpanel:
+    def connect(self, limits: ImportLimits, on_drop: OnDrop, on_delivered: OnDelivered) -> AsyncMixpanel:
         """The client of the import.
 
         Raises:
@@ -146,7 +146,7 @@ class Project:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Places:
+class ImportPaths:
     """Where checkpoints and rejected records are kept.
 
     Args:
@@ -161,7 +161,7 @@ class Places:
     keeps_checkpoints: bool
     restart: bool
 
-    def jobs(self, inputs: Sequence[Input], project: str, options: Mapping[str, str]) -> list[Job]:
+    def jobs(self, inputs: Sequence[Input], project: str, options: Mapping[str, str]) -> list[FileImport]:
         """What is to be done with each file, by what earlier imports left. Nothing is changed.
 
         Raises:
@@ -173,13 +173,13 @@ class Places:
             store = checkpoint = None
             if self.keeps_checkpoints and one.identity is not None:
                 fresh = Checkpoint(identity=one.identity, project=project, options=options)
-                store = Store(path_of(one, self.directory), fresh)
+                store = CheckpointStore(path_of(one, self.directory), fresh)
                 checkpoint = store.load(restart=self.restart)
             rejects = shared or Rejects(self._rejects_of(one))
-            jobs.append(Job(input=one, rejects=rejects, store=store, checkpoint=checkpoint))
+            jobs.append(FileImport(input=one, rejects=rejects, store=store, checkpoint=checkpoint))
         return jobs
 
-    def begin(self, jobs: Sequence[Job]) -> None:
+    def begin(self, jobs: Sequence[FileImport]) -> None:
         """Make ready what the import of these files writes, or leave everything as it was.
 
         Raises:
@@ -199,7 +199,7 @@ class Places:
             store.put()
         _prune(jobs)
 
-    def dry(self, inputs: Sequence[Input]) -> list[Job]:
+    def dry(self, inputs: Sequence[Input]) -> list[FileImport]:
         """What a dry run looks at. It leaves nothing but the file of rejects, if one is asked for.
 
         Raises:
@@ -207,7 +207,7 @@ class Places:
             OSError: if it is there and cannot be read.
         """
         rejects = Rejects(self.rejects)
-        jobs = [Job(input=one, rejects=rejects) for one in inputs]
+        jobs = [FileImport(input=one, rejects=rejects) for one in inputs]
         _check(jobs)
         _prune(jobs)
         return jobs
@@ -219,7 +219,7 @@ class Places:
         return path_of(one, self.directory, REJECTS_SUFFIX)
 
 
-def _written(store: Store, checkpoint: Checkpoint) -> None:
+def _written(store: CheckpointStore, checkpoint: Checkpoint) -> None:
     """Find out that a checkpoint cannot be kept before there is anything to keep."""
     try:
         store.write(checkpoint)
@@ -243,7 +243,7 @@ def _unmade(path: Path) -> None:
         path.rmdir()
 
 
-def _check(jobs: Sequence[Job]) -> None:
+def _check(jobs: Sequence[FileImport]) -> None:
     """Find out that what is rejected cannot be written down before there is anything to write."""
     for rejects in dict.fromkeys(job.rejects for job in jobs):
         try:
@@ -254,7 +254,7 @@ def _check(jobs: Sequence[Job]) -> None:
             ) from None
 
 
-def _prune(jobs: Sequence[Job]) -> None:
+def _prune(jobs: Sequence[FileImport]) -> None:
     """Take out of the rejects what will be found again."""
     kept: dict[Rejects, dict[str, int]] = {}
     for job in jobs:

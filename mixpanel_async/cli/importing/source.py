@@ -76,7 +76,7 @@ class File(Protocol):
     def close(self) -> None: ...
 
 
-class Stream(ABC):
+class RecordSource(ABC):
     """What all sources of streams have in common. A source fills rows, and keeps its place up to date when it fails."""
 
     def __init__(self, content: io.BufferedReader, start: Position, file: File) -> None:
@@ -133,7 +133,7 @@ class LongLine(bytes):
         return self.whole
 
 
-class Lines:
+class LineReader:
     """The lines of a stream, as many at once as have come in: who reads a slow pipe need not wait for more.
 
     Args:

@@ -18,14 +18,14 @@ from starlette.routing import Route, Router
 
 from ..flags.flags import FLAG_PATHS, Flags
 from ..project.bodies import MAX_WIRE_BYTES, too_large
-from ..project.bounded_log import Journal
+from ..project.bounded_log import BoundedLog
 from ..project.checks import Problem
 from ..project.ingestion import ENDPOINTS, Access, Received, handle
 from ..project.project import Project
 from ..project.responses import Answer, refused
-from ..storage.store import Store, StoreError
-from .delivery import Delivered, Receive, Scope, Send
-from .faults import ConnectionDroppedError, Delivery, Fault, FaultPlan
+from ..storage.store import ProjectStore, StoreError
+from .delivery import DeliveredResponse, Receive, Scope, Send
+from .faults import ConnectionDroppedError, Fault, FaultPlan, PlannedDelivery
 from .guard import Guard
 
 REQUEST_LOG_LIMIT: Final = 10_000
@@ -79,7 +79,7 @@ class State:
         new_project: Callable[[], Project],
         access: Access,
         now: Callable[[], float],
-        store: Store | None,
+        store: ProjectStore | None,
         flags: Flags,
     ) -> None:
         self.lock = threading.Lock()
@@ -88,7 +88,7 @@ class State:
         self.latency = 0.0
         self.faults = FaultPlan()
         self.started = now()
-        self.requests: Journal[RecordedRequest] = Journal(REQUEST_LOG_LIMIT)
+        self.requests: BoundedLog[RecordedRequest] = BoundedLog(REQUEST_LOG_LIMIT)
         self.store = store
         self.flags = flags
         self.project = new_project()
@@ -102,7 +102,7 @@ class State:
         self.project = self._new_project()
         self.faults.clear()
         self.flags.reset()
-        self.requests = Journal(REQUEST_LOG_LIMIT)
+        self.requests = BoundedLog(REQUEST_LOG_LIMIT)
 
     def flush(self) -> None:
         """Have what happened so far on disk, if it is kept there. Blocks; call it without the lock.
@@ -156,20 +156,20 @@ def build_app(state: State, further: Sequence[JsonRoute]) -> Guard:
 
 
 async def _not_found(scope: Scope, receive: Receive, send: Send) -> None:
-    await Delivered(Delivery(answer=refused("", 404, "not found")))(scope, receive, send)
+    await DeliveredResponse(PlannedDelivery(answer=refused("", 404, "not found")))(scope, receive, send)
 
 
-def _not_allowed(path: str, methods: Sequence[str]) -> Delivered:
+def _not_allowed(path: str, methods: Sequence[str]) -> DeliveredResponse:
     answer = refused(path.rstrip("/"), 405, "method not allowed")
-    return Delivered(Delivery(answer=replace(answer, headers={"Allow": ", ".join(methods)})))
+    return DeliveredResponse(PlannedDelivery(answer=replace(answer, headers={"Allow": ", ".join(methods)})))
 
 
-def _endpoint(state: State, path: str) -> Callable[[Request], Awaitable[Delivered]]:
-    async def endpoint(request: Request) -> Delivered:
+def _endpoint(state: State, path: str) -> Callable[[Request], Awaitable[DeliveredResponse]]:
+    async def endpoint(request: Request) -> DeliveredResponse:
         try:
             body = await read_body(request, MAX_WIRE_BYTES)
         except TooSlowError as error:
-            return Delivered(Delivery(answer=error.answer(path)))
+            return DeliveredResponse(PlannedDelivery(answer=error.answer(path)))
         with state.lock:
             fault = state.faults.take(path)
         if fault is not None and fault.hold > 0:
@@ -190,12 +190,14 @@ def _endpoint(state: State, path: str) -> Callable[[Request], Awaitable[Delivere
             )
         if state.latency > 0:
             await anyio.sleep(state.latency)
-        return Delivered(delivery)
+        return DeliveredResponse(delivery)
 
     return endpoint
 
 
-async def _taken(state: State, path: str, fault: Fault | None, request: Request, body: bytes) -> tuple[Delivery, int]:
+async def _taken(
+    state: State, path: str, fault: Fault | None, request: Request, body: bytes
+) -> tuple[PlannedDelivery, int]:
     """What `_take` gives, once it is on disk if it is to be kept there."""
     if state.store is not None and state.store.is_behind:
         # What cannot be kept must not take effect: a client that tries again would have it counted twice.
@@ -209,7 +211,7 @@ async def _taken(state: State, path: str, fault: Fault | None, request: Request,
     return delivery, records
 
 
-def _take(state: State, path: str, fault: Fault | None, request: Request, body: bytes) -> tuple[Delivery, int]:
+def _take(state: State, path: str, fault: Fault | None, request: Request, body: bytes) -> tuple[PlannedDelivery, int]:
     """The answer to a request with what a failure makes of it, and how many records it held."""
     if fault is not None and not fault.takes_effect:
         return fault.delivery(path, None), 0
@@ -229,16 +231,16 @@ def _take(state: State, path: str, fault: Fault | None, request: Request, body: 
             refuse=frozenset() if fault is None else fault.refuse,
         )
         true = handle(received, state.project, state.access, state.now())
-    return Delivery(answer=true) if fault is None else fault.delivery(path, true), true.records
+    return PlannedDelivery(answer=true) if fault is None else fault.delivery(path, true), true.records
 
 
-async def _written(state: State, path: str, delivery: Delivery | None) -> Delivery | None:
+async def _written(state: State, path: str, delivery: PlannedDelivery | None) -> PlannedDelivery | None:
     """The same delivery once the request is on disk, as nothing may be confirmed before."""
     try:
         # In a thread, where it holds up no other request and joins those that came meanwhile in one transaction.
         await anyio.to_thread.run_sync(state.flush)
     except StoreError as error:
-        return Delivery(answer=refused(path, 503, str(error)))
+        return PlannedDelivery(answer=refused(path, 503, str(error)))
     return delivery
 
 

@@ -11,7 +11,7 @@ from typing import Any, final
 
 import anyio
 
-from .faults import ConnectionDroppedError, Delivery
+from .faults import ConnectionDroppedError, PlannedDelivery
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -19,14 +19,14 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 
 @final
-class Delivered:
+class DeliveredResponse:
     """The ASGI application that sends one answer.
 
     Args:
         delivery: what to send, and how.
     """
 
-    def __init__(self, delivery: Delivery) -> None:
+    def __init__(self, delivery: PlannedDelivery) -> None:
         self._delivery = delivery
 
     async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:

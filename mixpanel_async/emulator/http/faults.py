@@ -55,7 +55,7 @@ class ConnectionDroppedError(Exception):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Delivery:
+class PlannedDelivery:
     """How an answer reaches its client.
 
     Args:
@@ -147,7 +147,7 @@ class Fault:
         """Indexes of the records to be refused."""
         return self.indexes if self.kind == "partial" else frozenset()
 
-    def delivery(self, path: str, true: Answer | None) -> Delivery:
+    def delivery(self, path: str, true: Answer | None) -> PlannedDelivery:
         """What the client gets.
 
         Args:
@@ -156,9 +156,9 @@ class Fault:
         """
         records = 0 if true is None else true.records
         if self.kind in {"drop", "hang"}:
-            return Delivery(answer=None, hang=self.kind == "hang")
+            return PlannedDelivery(answer=None, hang=self.kind == "hang")
         answer = self._answer(path, true or _success(path, records))
-        return Delivery(
+        return PlannedDelivery(
             answer=replace(answer, records=records),
             seconds=self.seconds if self.kind == "slow" and not self.before else 0.0,
             rate=self.rate if self.kind == "drip" else None,

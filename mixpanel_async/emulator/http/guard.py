@@ -13,11 +13,11 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 from ..project.responses import Answer, refused
-from .delivery import Delivered, Receive, Scope, Send
-from .faults import Delivery
+from .delivery import DeliveredResponse, Receive, Scope, Send
+from .faults import PlannedDelivery
 
 CONTROL: Final = "/_emulator"
-MARKS: Final = ((b"x-emulated-by", b"mixpanel-async"), (b"x-content-type-options", b"nosniff"))
+SECURITY_HEADERS: Final = ((b"x-emulated-by", b"mixpanel-async"), (b"x-content-type-options", b"nosniff"))
 """Headers of every reply, so that nobody takes the emulator for Mixpanel, or data for a script."""
 
 
@@ -49,11 +49,11 @@ class Guard:
 
         async def marked(message: Any) -> None:
             if message["type"] == "http.response.start":
-                message = {**message, "headers": [*message.get("headers", ()), *MARKS]}
+                message = {**message, "headers": [*message.get("headers", ()), *SECURITY_HEADERS]}
             await send(message)
 
         refusal = _refusal(scope)
-        app = self._app if refusal is None else Delivered(Delivery(answer=refusal))
+        app = self._app if refusal is None else DeliveredResponse(PlannedDelivery(answer=refusal))
         await app(scope, receive, marked)
 
 

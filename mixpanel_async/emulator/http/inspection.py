@@ -47,7 +47,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 
-from ..project.hints import advice
+from ..project.hints import hint
 from ..project.responses import Answer, as_json
 
 if TYPE_CHECKING:
@@ -146,7 +146,7 @@ def _identity_log(emulator: Emulator, parameters: Parameters) -> object:
     return [
         {
             **entry,
-            "advice": advice(entry["event"], entry["outcome"], entry["$failure_reason"], entry["$failure_description"]),
+            "advice": hint(entry["event"], entry["outcome"], entry["$failure_reason"], entry["$failure_description"]),
         }
         for entry in entries
     ]

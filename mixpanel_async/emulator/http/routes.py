@@ -17,8 +17,8 @@ from ..page.files import INDEX, page_file, page_names
 from ..project.export import EXPORT, MAX_QUERY_BYTES, QUERIES, ProfileQueries, Query, export
 from ..project.responses import Answer, refused
 from .app import JsonRoute, State, TooSlowError, read_body
-from .delivery import Delivered, Receive, Scope, Send
-from .faults import Delivery
+from .delivery import DeliveredResponse, Receive, Scope, Send
+from .faults import PlannedDelivery
 from .guard import CONTROL
 from .inspection import CONTROLS, MAX_CONTROL_BYTES, VIEWS, control, index, view
 from .stream import Viewers
@@ -123,5 +123,5 @@ def _page(name: str) -> Endpoint:
     return endpoint
 
 
-def _sent(answer: Answer) -> Delivered:
-    return Delivered(Delivery(answer=answer))
+def _sent(answer: Answer) -> DeliveredResponse:
+    return DeliveredResponse(PlannedDelivery(answer=answer))

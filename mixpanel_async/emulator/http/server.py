@@ -27,7 +27,7 @@ from uvicorn.server import ServerState
 
 from ..project.responses import refused
 from .faults import ConnectionDroppedError
-from .guard import MARKS, is_loopback
+from .guard import SECURITY_HEADERS, is_loopback
 
 _KEEP_ALIVE: Final = 75
 _BACKLOG: Final = 512
@@ -278,7 +278,7 @@ class _Protocol(H11Protocol):
             self.transport.abort()
             return
         answer = refused("", status, words)
-        headers = [(b"content-type", answer.media_type.encode()), (b"connection", b"close"), *MARKS]
+        headers = [(b"content-type", answer.media_type.encode()), (b"connection", b"close"), *SECURITY_HEADERS]
         headers.append((b"content-length", b"%d" % len(answer.body)))
         for event in (
             h11.Response(status_code=status, headers=headers, reason=HTTPStatus(status).phrase.encode()),

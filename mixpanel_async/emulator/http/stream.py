@@ -19,10 +19,10 @@ from typing import Any, Final
 
 import anyio
 
-from ..page.feed import BATCH, HISTORY, Feed, Mark, Watched, counts, message
+from ..page.feed import BATCH, HISTORY, ActivityLog, Feed, FeedPosition, counts, message
 from ..project.responses import as_json
-from .delivery import Delivered, Receive, Scope, Send
-from .faults import Delivery
+from .delivery import DeliveredResponse, Receive, Scope, Send
+from .faults import PlannedDelivery
 
 MAX_VIEWERS: Final = 20
 
@@ -45,7 +45,7 @@ class Viewers:
     """
 
     def __init__(
-        self, watched: Watched, lock: AbstractContextManager[Any], *, id_merge: str, token: str | None
+        self, watched: ActivityLog, lock: AbstractContextManager[Any], *, id_merge: str, token: str | None
     ) -> None:
         self._watched = watched
         self._lock = lock
@@ -61,7 +61,7 @@ class Viewers:
             self._present += not is_full
         if is_full:
             answer = as_json(503, {"error": f"{MAX_VIEWERS} viewers watch already"})
-            await Delivered(Delivery(answer=answer))(scope, receive, send)
+            await DeliveredResponse(PlannedDelivery(answer=answer))(scope, receive, send)
             return
         try:
             async with anyio.create_task_group() as tasks:
@@ -108,7 +108,7 @@ class Viewers:
         }
         return message("hello", hello)
 
-    def _messages(self, seen: Mark, head: Mark, history: int) -> list[bytes]:
+    def _messages(self, seen: FeedPosition, head: FeedPosition, history: int) -> list[bytes]:
         return [] if seen.id == head.id else self._feed.batches(seen, head, history)
 
 

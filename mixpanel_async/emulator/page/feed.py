@@ -17,7 +17,7 @@ from typing import Any, Final, Protocol
 import orjson
 
 from ..project.bounded_log import shortened
-from ..project.hints import advice
+from ..project.hints import hint
 from ..project.project import Project, Row, read_row
 
 HISTORY: Final = 2_000
@@ -40,7 +40,7 @@ class _Logged(Sized, Protocol):
     def total(self) -> int: ...
 
 
-class Watched(Protocol):
+class ActivityLog(Protocol):
     """What a feed reads; the application's state. Its lock is held by whoever calls the feed."""
 
     project: Project
@@ -51,7 +51,7 @@ class Watched(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Mark:
+class FeedPosition:
     """How far everything had come at one moment: the number of the latest entry of each log.
 
     Args:
@@ -81,16 +81,16 @@ class Feed:
         monotonic: the clock for intervals, in seconds.
     """
 
-    def __init__(self, watched: Watched, monotonic: Callable[[], float]) -> None:
+    def __init__(self, watched: ActivityLog, monotonic: Callable[[], float]) -> None:
         self._watched = watched
         self._monotonic = monotonic
         self._project = watched.project
         # Milliseconds grow faster than marks are made, so a later run of the emulator begins above an earlier one.
-        self._marks = deque([Mark(id=int(watched.started * 1000), epoch=0)], maxlen=_MAX_MARKS)
+        self._marks = deque([FeedPosition(id=int(watched.started * 1000), epoch=0)], maxlen=_MAX_MARKS)
         self._looked = -_INTERVAL
         self._made: dict[tuple[int, int, int], list[bytes]] = {}
 
-    def head(self, *, at_once: bool = False) -> Mark:
+    def head(self, *, at_once: bool = False) -> FeedPosition:
         """The latest mark; none is made if nothing happened, and at most ten a second, but for those asked for at once.
 
         Args:
@@ -102,13 +102,13 @@ class Feed:
         if project is not self._project:
             self._project = project
             self._marks.clear()
-            self._marks.append(Mark(id=latest.id + 1, epoch=latest.epoch + 1))
+            self._marks.append(FeedPosition(id=latest.id + 1, epoch=latest.epoch + 1))
         elif moment - self._looked < _INTERVAL and not at_once:
             return latest
         self._looked = moment
         self._made.clear()
         before = self._marks[-1]
-        now = Mark(
+        now = FeedPosition(
             id=before.id + 1,
             epoch=before.epoch,
             events=project.rows.total,
@@ -121,11 +121,11 @@ class Feed:
             self._marks.append(now)
         return self._marks[-1]
 
-    def start(self, head: Mark) -> Mark:
+    def start(self, head: FeedPosition) -> FeedPosition:
         """The mark from which a new viewer sees the history."""
-        return Mark(id=0, epoch=head.epoch, requests=head.requests)
+        return FeedPosition(id=0, epoch=head.epoch, requests=head.requests)
 
-    def found(self, last_id: int) -> Mark | None:
+    def found(self, last_id: int) -> FeedPosition | None:
         """The mark of an id, to go on from; None if too much happened since, or it is of another time."""
         head = self.head(at_once=True)
         index = last_id - self._marks[0].id
@@ -134,7 +134,7 @@ class Feed:
         mark = self._marks[index]
         return mark if head.events - mark.events <= HISTORY else None
 
-    def batches(self, after: Mark, upto: Mark, history: int) -> list[bytes]:
+    def batches(self, after: FeedPosition, upto: FeedPosition, history: int) -> list[bytes]:
         """What happened between two marks, as messages. The last one carries the id of the later mark.
 
         Args:
@@ -147,7 +147,7 @@ class Feed:
             self._made[key] = list(self._batches(after, upto, history))
         return self._made[key]
 
-    def _batches(self, after: Mark, upto: Mark, history: int) -> Iterator[bytes]:
+    def _batches(self, after: FeedPosition, upto: FeedPosition, history: int) -> Iterator[bytes]:
         first = max(after.events, upto.events - history)
         seen = after.events
         for last in range(first + BATCH, upto.events, BATCH):
@@ -199,7 +199,7 @@ class Feed:
                 "outcome": verdict.outcome,
                 "$failure_reason": verdict.reason,
                 "$failure_description": verdict.description,
-                "advice": advice(name, verdict.outcome, verdict.reason, verdict.description),
+                "advice": hint(name, verdict.outcome, verdict.reason, verdict.description),
             }
             for number, (name, payload, verdict) in self._project.log.between(after, upto, BATCH)
         ]
@@ -239,7 +239,7 @@ class Feed:
         return orjson.dumps(person)
 
 
-def counts(watched: Watched) -> dict[str, Any]:
+def counts(watched: ActivityLog) -> dict[str, Any]:
     """The figures that cost nothing to know."""
     project = watched.project
     return {
@@ -259,7 +259,7 @@ def message(kind: str, data: Mapping[str, Any], number: int | None = None) -> by
     return b"%bevent: %b\ndata: %b\n\n" % (head, kind.encode(), orjson.dumps(data))
 
 
-def _counts(mark: Mark) -> tuple[int, ...]:
+def _counts(mark: FeedPosition) -> tuple[int, ...]:
     return mark.events, mark.identity, mark.rejected, mark.changes, mark.requests
 
 

@@ -50,7 +50,7 @@ class BadBodyError(Exception):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Body:
+class DecodedBody:
     """A request's records, not yet checked.
 
     Args:
@@ -64,7 +64,7 @@ class Body:
     is_form: bool
 
 
-def decode(raw: bytes, *, content_type: str, content_encoding: str) -> Body:
+def decode(raw: bytes, *, content_type: str, content_encoding: str) -> DecodedBody:
     """Read the body of a POST.
 
     Args:
@@ -84,12 +84,12 @@ def decode(raw: bytes, *, content_type: str, content_encoding: str) -> Body:
     start = raw[:64].lstrip()[:1]
     if kind == "application/x-ndjson":
         _check_size(raw)
-        return Body(records=_lines(raw), fields={}, is_form=False)
+        return DecodedBody(records=_lines(raw), fields={}, is_form=False)
     if start not in {b"[", b"{"} and (kind == "application/x-www-form-urlencoded" or raw.startswith(b"data=")):
         fields = _form(raw)
-        return Body(records=decode_data(fields.pop("data", b"")), fields=_texts(fields), is_form=True)
+        return DecodedBody(records=decode_data(fields.pop("data", b"")), fields=_texts(fields), is_form=True)
     _check_size(raw)
-    return Body(records=_records(raw), fields={}, is_form=False)
+    return DecodedBody(records=_records(raw), fields={}, is_form=False)
 
 
 def decode_data(data: bytes) -> list[Any]:

@@ -22,7 +22,7 @@ _MAX_TEXT: Final = 120
 _MAX_PARTS: Final = 200
 
 
-class Journal(Generic[T]):
+class BoundedLog(Generic[T]):
     """The last entries of a log. Each has a number, counted from 1.
 
     Args:

@@ -94,7 +94,7 @@ class _Span:
     in_ms: bool
 
 
-class Lines:
+class ExportedLines:
     """The ASGI application that sends the exported events, one a line, without ever holding them all as text.
 
     Args:
@@ -160,7 +160,7 @@ class Lines:
         return {"event": name, "properties": properties}
 
 
-def export(query: Query, project: Project, lock: Any, access: Access, accept_encoding: str) -> Answer | Lines:
+def export(query: Query, project: Project, lock: Any, access: Access, accept_encoding: str) -> Answer | ExportedLines:
     """Answer a request for raw events.
 
     Args:
@@ -177,7 +177,7 @@ def export(query: Query, project: Project, lock: Any, access: Access, accept_enc
         span = _span(query.parameters)
     except _RefusedQueryError as error:
         return refused(query.path, 400, str(error))
-    return Lines(project, lock, span, compress="gzip" in accept_encoding.lower())
+    return ExportedLines(project, lock, span, compress="gzip" in accept_encoding.lower())
 
 
 def _span(parameters: Mapping[str, str]) -> _Span:

@@ -54,7 +54,7 @@ _DEVICE_TAKEN: Final = (
 )
 
 
-def advice(name: str, outcome: str, reason: str | None, description: str) -> str | None:
+def hint(name: str, outcome: str, reason: str | None, description: str) -> str | None:
     """What the outcome of an identity call means for the caller and what to do about it; None if all is well.
 
     Args:

@@ -61,7 +61,7 @@ Outcome = Literal["merged", "unchanged", "failed", "ignored"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
+class IdentityResult:
     """What an identity verb, or a Simplified link, came to.
 
     Args:
@@ -97,17 +97,17 @@ class Link:
     kept: str | None
 
 
-_UNCHANGED: Final = Verdict(outcome="unchanged")
+_UNCHANGED: Final = IdentityResult(outcome="unchanged")
 
 
-def failed(reason: str) -> Verdict:
+def failed(reason: str) -> IdentityResult:
     """The verdict on a refused verb, with Mixpanel's code."""
-    return Verdict(outcome="failed", reason=reason, description=DESCRIPTIONS[reason])
+    return IdentityResult(outcome="failed", reason=reason, description=DESCRIPTIONS[reason])
 
 
-def ignored(description: str) -> Verdict:
+def ignored(description: str) -> IdentityResult:
     """The verdict on a verb that has no effect here, with the reason in words."""
-    return Verdict(outcome="ignored", description=description)
+    return IdentityResult(outcome="ignored", description=description)
 
 
 def as_id(value: object) -> str:
@@ -134,7 +134,7 @@ def verb_ids(verb: str, properties: Mapping[str, Any]) -> tuple[str, str] | str:
 class Identities(Protocol):
     """One project's links between ids."""
 
-    def apply(self, verb: str, first: str, second: str) -> Verdict:
+    def apply(self, verb: str, first: str, second: str) -> IdentityResult:
         """Take an identity verb with the two ids of `verb_ids`."""
 
     def place(self, properties: dict[str, Any]) -> tuple[str, str | None]:
@@ -143,7 +143,7 @@ class Identities(Protocol):
         Properties that Mixpanel derives from the `distinct_id` are added in place.
         """
 
-    def claim(self, device: str, person: str) -> Verdict | None:
+    def claim(self, device: str, person: str) -> IdentityResult | None:
         """Link a device as `place` named it; None if nothing is new."""
 
     def adopt(self, link: Link) -> None:
@@ -168,7 +168,7 @@ class LegacyIdentities:
     def __init__(self) -> None:
         self._pointers: dict[str, str] = {}
 
-    def apply(self, verb: str, first: str, second: str) -> Verdict:
+    def apply(self, verb: str, first: str, second: str) -> IdentityResult:
         if verb != CREATE_ALIAS:
             return ignored(f"{verb} has no effect in a Legacy project")
         if second in self._pointers:
@@ -178,12 +178,12 @@ class LegacyIdentities:
             return failed("errSameIDs")
         self._pointers[second] = root
         # Profiles are not combined: the alias leads new messages to the old id and touches nothing stored.
-        return Verdict(outcome="merged")
+        return IdentityResult(outcome="merged")
 
     def place(self, properties: dict[str, Any]) -> tuple[str, str | None]:
         return self.resolve(as_id(properties.get("distinct_id"))), None
 
-    def claim(self, device: str, person: str) -> Verdict | None:  # noqa: ARG002  only Simplified has devices
+    def claim(self, device: str, person: str) -> IdentityResult | None:  # noqa: ARG002  only Simplified has devices
         return None
 
     def adopt(self, link: Link) -> None:
@@ -226,7 +226,7 @@ class OriginalIdentities:
         self._identified: set[str] = set()
         self._aliases: set[str] = set()
 
-    def apply(self, verb: str, first: str, second: str) -> Verdict:
+    def apply(self, verb: str, first: str, second: str) -> IdentityResult:
         refused = self._refusal(verb, first, second)
         if refused is not None:
             return failed(refused)
@@ -253,7 +253,7 @@ class OriginalIdentities:
             return "errAliasAlreadyExists"
         return None
 
-    def _union(self, first: str, second: str) -> Verdict:
+    def _union(self, first: str, second: str) -> IdentityResult:
         left, right = self.resolve(first), self.resolve(second)
         if left == right:
             return _UNCHANGED
@@ -264,7 +264,7 @@ class OriginalIdentities:
             raise ValueError("choose_canonical must return one of the two ids that it was given")
         absorbed = right if kept == left else left
         self._join(kept, absorbed)
-        return Verdict(outcome="merged", kept=kept, absorbed=absorbed)
+        return IdentityResult(outcome="merged", kept=kept, absorbed=absorbed)
 
     def _join(self, kept: str, absorbed: str) -> None:
         together = self.cluster(kept) | self.cluster(absorbed)
@@ -283,7 +283,7 @@ class OriginalIdentities:
     def place(self, properties: dict[str, Any]) -> tuple[str, str | None]:
         return as_id(properties.get("distinct_id")), None
 
-    def claim(self, device: str, person: str) -> Verdict | None:  # noqa: ARG002  only Simplified has devices
+    def claim(self, device: str, person: str) -> IdentityResult | None:  # noqa: ARG002  only Simplified has devices
         return None
 
     def counts_as(self, placed: str) -> str:
@@ -306,7 +306,7 @@ class SimplifiedIdentities:
         self._owner: dict[str, str] = {}
         self._devices: dict[str, list[str]] = {}
 
-    def apply(self, verb: str, first: str, second: str) -> Verdict:  # noqa: ARG002  the verbs do nothing here
+    def apply(self, verb: str, first: str, second: str) -> IdentityResult:  # noqa: ARG002  the verbs do nothing here
         return ignored(f"{verb} has no effect in a project with Simplified ID Merge")
 
     def place(self, properties: dict[str, Any]) -> tuple[str, str | None]:
@@ -326,14 +326,14 @@ class SimplifiedIdentities:
             properties["$user_id"] = sent
         return sent, None
 
-    def claim(self, device: str, person: str) -> Verdict | None:
+    def claim(self, device: str, person: str) -> IdentityResult | None:
         owner = self._owner.get(device)
         if owner == person:
             return None
         if owner is not None:
             return ignored(f"the device belongs to another user since an earlier event: {owner}")
         self._give(device, person)
-        return Verdict(outcome="merged", kept=person, absorbed=device)
+        return IdentityResult(outcome="merged", kept=person, absorbed=device)
 
     def adopt(self, link: Link) -> None:
         self._give(link.second, link.first)

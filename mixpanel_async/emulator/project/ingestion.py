@@ -27,7 +27,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from .bodies import BadBodyError, Body, decode, decode_data
+from .bodies import BadBodyError, DecodedBody, decode, decode_data
 from .checks import Problem, check_import, check_track, encode, is_ignored, too_old_for_track
 from .identity import VERBS, as_id
 from .profiles import RefusedUpdateError
@@ -138,17 +138,19 @@ def handle(request: Received, project: Project, access: Access, now: float) -> A
     return _update(request, body, fields, project, access, now)
 
 
-def _body(request: Received) -> Body:
+def _body(request: Received) -> DecodedBody:
     if request.method == "GET":
         data = request.query.get("data", "").encode("utf-8", "surrogateescape")
-        return Body(records=decode_data(data), fields={}, is_form=True)
+        return DecodedBody(records=decode_data(data), fields={}, is_form=True)
     encoding = request.headers.get("content-encoding", "")
     if request.path == "/engage" and encoding.strip().lower() == "gzip":
         raise BadBodyError(400, "gzip is not supported on /engage")
     return decode(request.body, content_type=request.headers.get("content-type", ""), content_encoding=encoding)
 
 
-def _import(body: Body, fields: Mapping[str, str], refuse: frozenset[int], project: Project, now: float) -> Answer:
+def _import(
+    body: DecodedBody, fields: Mapping[str, str], refuse: frozenset[int], project: Project, now: float
+) -> Answer:
     strict = is_on(fields.get("strict"))
     simplified = project.is_simplified
     now_ms = _milliseconds(now)
@@ -183,7 +185,7 @@ def _import(body: Body, fields: Mapping[str, str], refuse: frozenset[int], proje
 
 
 def _track(
-    body: Body, fields: Mapping[str, str], request: Received, project: Project, access: Access, now: float
+    body: DecodedBody, fields: Mapping[str, str], request: Received, project: Project, access: Access, now: float
 ) -> Answer:
     now_ms = _milliseconds(now)
     hashed = hashlib.sha256(request.client.encode()).hexdigest()[:32] if is_on(fields.get("ip")) else None
@@ -222,7 +224,7 @@ def _unwanted(properties: Mapping[str, Any], access: Access, now_ms: int) -> Pro
 
 
 def _update(
-    request: Received, body: Body, fields: Mapping[str, str], project: Project, access: Access, now: float
+    request: Received, body: DecodedBody, fields: Mapping[str, str], project: Project, access: Access, now: float
 ) -> Answer:
     address = request.client if is_on(fields.get("ip", "1")) else ""
     failed: list[dict[str, Any]] = []

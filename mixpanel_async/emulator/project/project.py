@@ -31,23 +31,23 @@ from typing import Any, Final
 
 import orjson
 
-from ..storage.change_set import Ledger
-from .bounded_log import REJECTIONS_LIMIT, Journal, Rejection, shortened
+from ..storage.change_set import ChangeSet
+from .bounded_log import REJECTIONS_LIMIT, BoundedLog, Rejection, shortened
 from .checks import Problem, encode, epoch_ms, invalid, is_number
 from .identity import (
     DEVICE_LINK,
     MERGE,
     VERBS,
     Identities,
+    IdentityResult,
     Link,
     SimplifiedIdentities,
-    Verdict,
     as_id,
     ignored,
     verb_ids,
 )
 from .profiles import Geolocate, Profile, apply_update, ignores_alias
-from .propagation import Reports
+from .propagation import DelayedIdentities
 
 IDENTITY_LOG_LIMIT: Final = 100_000
 _LOGGED_BYTES: Final = 4_096
@@ -80,8 +80,8 @@ class Project:
         *,
         max_events: int,
         max_bytes: int,
-        reports: Reports,
-        ledger: Ledger | None = None,
+        reports: DelayedIdentities,
+        ledger: ChangeSet | None = None,
         geolocate: Geolocate | None = None,
     ) -> None:
         self._identities = identities
@@ -90,11 +90,11 @@ class Project:
         self._geolocate = geolocate
         self._max_events = max_events
         self._max_bytes = max_bytes
-        self.rows: Journal[Row] = Journal()
-        self.log: Journal[tuple[str, bytes, Verdict]] = Journal(IDENTITY_LOG_LIMIT)
+        self.rows: BoundedLog[Row] = BoundedLog()
+        self.log: BoundedLog[tuple[str, bytes, IdentityResult]] = BoundedLog(IDENTITY_LOG_LIMIT)
         self.outcomes: Counter[str] = Counter()
-        self.rejections: Journal[Rejection] = Journal(REJECTIONS_LIMIT)
-        self.changes: Journal[str] = Journal(_CHANGES_LIMIT)
+        self.rejections: BoundedLog[Rejection] = BoundedLog(REJECTIONS_LIMIT)
+        self.changes: BoundedLog[str] = BoundedLog(_CHANGES_LIMIT)
         self._bytes = 0
         self._profiles: dict[str, Profile] = {}
         self._groups: dict[tuple[str, str], Profile] = {}
@@ -103,7 +103,7 @@ class Project:
     def is_simplified(self) -> bool:
         return isinstance(self._identities, SimplifiedIdentities)
 
-    def restore(self, saved: Ledger) -> None:
+    def restore(self, saved: ChangeSet) -> None:
         """Become what was kept before a restart. The project must be empty.
 
         Args:
@@ -180,13 +180,13 @@ class Project:
         """Log an identity verb that the endpoint refused to store."""
         payload = encode(properties)
         if not isinstance(payload, Problem):
-            self._judged(verb, payload, Verdict(outcome="failed", description=description))
+            self._judged(verb, payload, IdentityResult(outcome="failed", description=description))
 
     def note_refusal(self, endpoint: str, problem: Problem, record: Any, *, silent: bool = False) -> None:
         """Log a record, or with None a request as a whole, that is not stored."""
         self.rejections.append(Rejection(endpoint, problem.field, problem.message, shortened(record), silent))
 
-    def _judged(self, name: str, payload: bytes, verdict: Verdict, *ids: str) -> None:
+    def _judged(self, name: str, payload: bytes, verdict: IdentityResult, *ids: str) -> None:
         """Log what an identity verb came to, carry it out on the profiles, and note whom it concerned."""
         self._merge_profiles(verdict)
         if len(payload) > _LOGGED_BYTES:
@@ -217,7 +217,7 @@ class Project:
             if self._ledger is not None:
                 self._ledger.forgotten += 1
 
-    def _merge_profiles(self, verdict: Verdict) -> None:
+    def _merge_profiles(self, verdict: IdentityResult) -> None:
         if verdict.kept is None or verdict.absorbed is None:
             return
         absorbed = self._profiles.get(verdict.absorbed)

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from .identity import Identities, Link
 
 
-class Reports:
+class DelayedIdentities:
     """Identities as reports see them.
 
     Args:

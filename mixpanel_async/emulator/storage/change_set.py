@@ -9,17 +9,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from ..project.identity import Link, Verdict
+from ..project.identity import IdentityResult, Link
 from ..project.profiles import Profile
 
 EventRow = tuple[str, str, bytes, tuple[str, float]]
 """An event: name, id that it counted under as it arrived, properties as JSON, endpoint and time of arrival."""
-LogRow = tuple[str, bytes, Verdict]
+LogRow = tuple[str, bytes, IdentityResult]
 """An entry of the identity log: name of the event, its properties as JSON, what it came to."""
 
 
 @dataclass(slots=True)
-class Ledger:
+class ChangeSet:
     """Changes of a project, or, as read back at a start, everything there is.
 
     Args:
@@ -40,9 +40,9 @@ class Ledger:
     profiles: dict[str, Profile | None] = field(default_factory=dict)
     groups: dict[tuple[str, str], Profile | None] = field(default_factory=dict)
 
-    def take(self) -> Ledger:
+    def take(self) -> ChangeSet:
         """The changes so far, which are then gone from here."""
-        taken = Ledger(self.cleared, self.forgotten, self.rows, self.log, self.links, self.profiles, self.groups)
+        taken = ChangeSet(self.cleared, self.forgotten, self.rows, self.log, self.links, self.profiles, self.groups)
         self.clear()
         self.cleared = False
         return taken

@@ -21,9 +21,9 @@ import orjson
 
 from mixpanel_async._model.config import IdMerge
 
-from ..project.identity import Link, Outcome, Verdict
+from ..project.identity import IdentityResult, Link, Outcome
 from ..project.project import IDENTITY_LOG_LIMIT
-from .change_set import EventRow, Ledger, LogRow
+from .change_set import ChangeSet, EventRow, LogRow
 
 FILE_NAME: Final = "emulator.sqlite3"
 LOCK_NAME: Final = "emulator.lock"
@@ -58,12 +58,12 @@ class StoreError(Exception):
     """What happened cannot be written down; the text says why."""
 
 
-class _DamagedError(Exception):
+class _DamagedFileError(Exception):
     """The file holds something that this module has not written."""
 
 
 @final
-class Store:
+class ProjectStore:
     """A directory that holds one project, for one process at a time.
 
     A file that cannot be read is set aside under a name ending in `.corrupt-1`, `.corrupt-2` and so on; a warning in
@@ -79,16 +79,16 @@ class Store:
     """
 
     def __init__(self, directory: Path, id_merge: str) -> None:
-        self.ledger = Ledger()
+        self.ledger = ChangeSet()
         """Where the project notes its changes. Guarded by the lock that is given to `flush`."""
-        self._unwritten: list[Ledger] = []
+        self._unwritten: list[ChangeSet] = []
         self._writing = threading.Lock()
         self._path = directory / FILE_NAME
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._db: sqlite3.Connection | None = None
         self._next = 1
         self._oldest = 1
-        self._saved = Ledger()
+        self._saved = ChangeSet()
         self._held = _held(directory / LOCK_NAME)
         try:
             self._open_or_set_aside(id_merge)
@@ -100,7 +100,7 @@ class Store:
         try:
             self._open(id_merge)
         # Of damaged text even the message of an error may be damaged.
-        except (sqlite3.Error, UnicodeError, _DamagedError) as error:
+        except (sqlite3.Error, UnicodeError, _DamagedFileError) as error:
             if isinstance(error, sqlite3.Error) and _is_trouble(error):
                 raise OSError(f"{self._path} cannot be used: {error}") from error
             self._set_aside(error)
@@ -119,9 +119,9 @@ class Store:
         if held is not None:
             os.close(held)
 
-    def saved(self) -> Ledger:
+    def saved(self) -> ChangeSet:
         """What was on disk at the start. It is handed out once, so that it is not held in memory twice."""
-        saved, self._saved = self._saved, Ledger()
+        saved, self._saved = self._saved, ChangeSet()
         return saved
 
     def flush(self, lock: threading.Lock) -> None:
@@ -199,13 +199,13 @@ class Store:
             db.execute(f"PRAGMA application_id={_APPLICATION}")
             db.execute(f"PRAGMA user_version={_VERSION}")
         elif application != _APPLICATION:
-            raise _DamagedError("it is not a file of the emulator's")
+            raise _DamagedFileError("it is not a file of the emulator's")
         elif version > _VERSION:
             raise ValueError(f"{self._path} was written by a later version of mixpanel-async")
         else:
             kept = db.execute("SELECT value FROM meta WHERE name = 'id_merge'").fetchone()
             if kept is None or kept[0] not in {each.value for each in IdMerge}:
-                raise _DamagedError("it does not say how it joins ids")
+                raise _DamagedFileError("it does not say how it joins ids")
             if kept[0] != id_merge:
                 raise ValueError(f"{self._path} holds a project with id_merge={kept[0]!r}, not {id_merge!r}")
         db.execute("COMMIT")
@@ -283,7 +283,7 @@ def _numbered(rows: list[EventRow], following: int) -> Iterator[tuple[Any, ...]]
         yield seq, name, person, payload, endpoint, arrived
 
 
-def _write_identities(db: sqlite3.Connection, changes: Ledger) -> None:
+def _write_identities(db: sqlite3.Connection, changes: ChangeSet) -> None:
     db.executemany(
         "INSERT INTO links (at, verb, first, second, kept) VALUES (?, ?, ?, ?, ?)",
         ((at, link.verb, link.first, link.second, link.kept) for at, link in changes.links),
@@ -302,7 +302,7 @@ def _write_identities(db: sqlite3.Connection, changes: Ledger) -> None:
         )
 
 
-def _write_profiles(db: sqlite3.Connection, changes: Ledger) -> None:
+def _write_profiles(db: sqlite3.Connection, changes: ChangeSet) -> None:
     for person, properties in changes.profiles.items():
         if properties is None:
             db.execute("DELETE FROM profiles WHERE person = ?", (person,))
@@ -321,8 +321,8 @@ def _bounds(db: sqlite3.Connection) -> tuple[int, int]:
     return (1, 1) if latest is None else (latest + 1, oldest)
 
 
-def _read_all(db: sqlite3.Connection) -> Ledger:
-    saved = Ledger()
+def _read_all(db: sqlite3.Connection) -> ChangeSet:
+    saved = ChangeSet()
     for name, person, payload, endpoint, arrived in db.execute(
         "SELECT name, person, payload, endpoint, arrived FROM events ORDER BY seq"
     ):
@@ -347,9 +347,9 @@ def _log_row(row: tuple[Any, ...]) -> LogRow:
     name, payload, outcome, reason, description, kept, absorbed = row
     _expect((str, bytes, str, str), (name, payload, outcome, description))
     if outcome not in get_args(Outcome):
-        raise _DamagedError("it holds an outcome that there is not")
+        raise _DamagedFileError("it holds an outcome that there is not")
     _object(payload)
-    verdict = Verdict(outcome=outcome, reason=reason, description=description, kept=kept, absorbed=absorbed)
+    verdict = IdentityResult(outcome=outcome, reason=reason, description=description, kept=kept, absorbed=absorbed)
     return name, payload, verdict
 
 
@@ -357,15 +357,15 @@ def _object(payload: Any) -> dict[str, Any]:
     try:
         value = orjson.loads(payload)
     except orjson.JSONDecodeError as error:
-        raise _DamagedError("it holds text that is no JSON") from error
+        raise _DamagedFileError("it holds text that is no JSON") from error
     if type(value) is not dict:
-        raise _DamagedError("it holds a value that is no JSON object")
+        raise _DamagedFileError("it holds a value that is no JSON object")
     return cast("dict[str, Any]", value)
 
 
 def _expect(types: tuple[type, ...], values: tuple[object, ...]) -> None:
     if tuple(map(type, values)) != types:
-        raise _DamagedError("it holds a value of the wrong type")
+        raise _DamagedFileError("it holds a value of the wrong type")
 
 
 def _named(path: Path, end: str) -> Path:
