@@ -286,23 +286,24 @@ def test_numbers_for_ids_are_text_and_what_mixpanel_adds_is_left_out(tmp_path: P
     assert (fourth["distinct_id"], fourth["$insert_id"], fourth["plan"]) == ("", "mine", "pro")
 
 
-@pytest.mark.parametrize(
-    ("name", "data", "good", "problem"),
-    [
-        ("cut.ndjson.gz", gzip.compress(ndjson([event(n) for n in range(9_000)]))[:-20_000], None, "end-of-stream"),
-        ("crc.ndjson.gz", gzip.compress(ndjson([event(0), event(1)]))[:-8] + b"\0" * 8, 2, "CRC"),
-        ("tail.ndjson.gz", gzip.compress(ndjson([event(0), event(1)])) + b"junk", 2, "gzipped"),
-        ("cut.ndjson.zst", zstd.compress(ndjson([event(n) for n in range(2)]))[:-3], None, "end-of-stream"),
-        ("open.json", b'[{"event":"e","distinct_id":"u","time":1700000000},', 1, "not closed"),
-        ("open2.json", b'[{"event":"e","distinct_id":"u","time":1700000000}', 1, "not closed"),
-        ("comma.json", b'[{"event":"e","distinct_id":"u","time":1700000000} {}]', 1, "comma"),
-        ("behind.json", b'[{"event":"e","distinct_id":"u","time":1700000000}] x', 1, "behind the end"),
-        ("bad.json", b'[{"event":"e","distinct_id":"u","time":1700000000}, {"a" 1}]', 1, "no valid JSON"),
-        ("cut.json", b'{"event":"e","distinct_id":"u",\n"time":1700000000} {"event":', 1, "no valid JSON"),
-        ("quote.csv", b'event,distinct_id,time\ne,u,1700000000\ne,"u,1700000000\ne,u,1', 1, "quote is not closed"),
-        ("empty.csv", b"", 0, "no header"),
-    ],
-)  # fmt: skip
+# Name, content, number of good records (None: many), and words of the error.
+DAMAGED = [
+    ("cut.ndjson.gz", gzip.compress(ndjson([event(n) for n in range(9_000)]))[:-20_000], None, "end-of-stream"),
+    ("crc.ndjson.gz", gzip.compress(ndjson([event(0), event(1)]))[:-8] + b"\0" * 8, 2, "CRC"),
+    ("tail.ndjson.gz", gzip.compress(ndjson([event(0), event(1)])) + b"junk", 2, "gzipped"),
+    ("cut.ndjson.zst", zstd.compress(ndjson([event(n) for n in range(2)]))[:-3], None, "end-of-stream"),
+    ("open.json", b'[{"event":"e","distinct_id":"u","time":1700000000},', 1, "not closed"),
+    ("open2.json", b'[{"event":"e","distinct_id":"u","time":1700000000}', 1, "not closed"),
+    ("comma.json", b'[{"event":"e","distinct_id":"u","time":1700000000} {}]', 1, "comma"),
+    ("behind.json", b'[{"event":"e","distinct_id":"u","time":1700000000}] x', 1, "behind the end"),
+    ("bad.json", b'[{"event":"e","distinct_id":"u","time":1700000000}, {"a" 1}]', 1, "no valid JSON"),
+    ("cut.json", b'{"event":"e","distinct_id":"u",\n"time":1700000000} {"event":', 1, "no valid JSON"),
+    ("quote.csv", b'event,distinct_id,time\ne,u,1700000000\ne,"u,1700000000\ne,u,1', 1, "quote is not closed"),
+    ("empty.csv", b"", 0, "no header"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "data", "good", "problem"), DAMAGED, ids=[name for name, *_ in DAMAGED])
 def test_a_damaged_file_is_imported_up_to_the_damage(
     name: str, data: bytes, good: int | None, problem: str, tmp_path: Path, emulator: Any
 ) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -15,14 +14,12 @@ import anyio
 import pytest
 import yaml
 from emulator_wire import TOKEN, Wire
+from flags_official import context, definition
+from flags_server import CT, ON, flag, until
 
 from mixpanel_async import ServiceAccountCredentials
 from mixpanel_async.emulator import Emulator
 from mixpanel_async.flags import LocalFlags, RemoteFlags, SelectedVariant
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "flags"))
-from flags_official import context, definition
-from flags_server import CT, ON, flag, until
 
 with warnings.catch_warnings():
     # The official package depends on libraries that warn on newer Pythons.

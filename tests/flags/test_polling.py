@@ -161,7 +161,11 @@ async def test_no_answer_takes_good_flags_away(says: Any, caplog: pytest.LogCapt
             assert told(caplog)[1] == "flags: definitions are up to date again"
 
 
-@pytest.mark.parametrize("says", [500, 401, b"garbage", hang, httpx.ConnectError("refused")], ids=str)
+@pytest.mark.parametrize(
+    "says",
+    [500, 401, b"garbage", hang, httpx.ConnectError("refused")],
+    ids=["500", "401", "garbage", "hang", "refused"],
+)
 async def test_ready_tells_the_truth(says: Any) -> None:
     server = Server(says)
     options = LocalFlags(poll_interval=0.01, timeout=0.05)
