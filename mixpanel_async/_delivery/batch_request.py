@@ -12,6 +12,7 @@ import anyio
 from .._encoding import responses as replies
 from .._encoding.requests import RequestEncoder, secrets_to_mask
 from .._encoding.timestamps import expired_positions
+from .._http.retry import PROBE_AFTER, RetryBudget, backoff
 from .._http.transport import Transport
 from .._model.config import RetryPolicy
 from .._model.outcomes import (
@@ -32,7 +33,6 @@ from .._runtime.threads import run_in_worker
 from .lanes import Batch
 from .log import EpisodeLog
 from .queue import IN_REQUEST, Queue
-from .retry import PROBE_AFTER, RetryBudget, backoff
 
 _log = logging.getLogger("mixpanel_async")
 _COMPRESSION_THREADS: Final = 2

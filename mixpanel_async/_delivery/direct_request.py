@@ -14,6 +14,7 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_result
 
 from .._encoding.batch_body import BatchBody
 from .._encoding.requests import RequestEncoder
+from .._http.retry import backoff
 from .._model.config import RetryPolicy
 from .._model.credentials import Secret
 from .._model.errors import (
@@ -27,7 +28,6 @@ from .._model.errors import (
 from .._model.outcomes import Delivered, Outcome, PartialFailure, Request, Retry
 from .._model.records import DropReason, RecordKind
 from .._runtime.clock import Environment
-from .retry import backoff
 
 _log = logging.getLogger("mixpanel_async")
 

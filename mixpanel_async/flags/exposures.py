@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from .._model.errors import MixpanelException
+from .metrics import FlagMetrics
 from .model import SelectedVariant
-from .tally import FlagMetrics
 
 EVENT: Final = "$experiment_started"
 _REMEMBERED: Final = 50_000

@@ -12,9 +12,9 @@ from .._runtime.clock import Environment
 from .evaluate import evaluate
 from .exposures import Exposures, Reporting
 from .hashing import state_of
+from .metrics import FlagMetrics
 from .model import FallbackReason, SelectedVariant, as_variant
 from .poller import Listener, Poller
-from .tally import FlagMetrics
 
 # A request asks for several flags of one person, most often.
 _PEOPLE: Final = 1024

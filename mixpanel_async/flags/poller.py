@@ -13,9 +13,9 @@ import anyio
 import anyio.to_thread
 
 from .._delivery.queue import Queue
-from .._delivery.retry import PROBE_AFTER, backoff
 from .._delivery.sender import Sender
 from .._encoding.responses import parse_retry_after
+from .._http.retry import PROBE_AFTER, backoff
 from .._http.transport import Transport
 from .._model.config import RetryPolicy
 from .._model.errors import ClientClosedError
@@ -23,9 +23,9 @@ from .._model.outcomes import Response, TransportFailure
 from .._runtime.clock import Environment
 from .._runtime.event_loop import EventLoop
 from .definitions import Definitions, DefinitionsError, Flag, read_definitions
+from .metrics import FlagMetrics
 from .options import LocalFlags
 from .rules import Library
-from .tally import FlagMetrics
 from .wire import FlagsEncoder, usable_etag
 
 _log = logging.getLogger("mixpanel_async")

@@ -14,11 +14,11 @@ from .._model.stats import FlagStats
 from .._runtime.clock import Environment
 from .exposures import Exposures, Track
 from .local import LocalFeatureFlagsProvider
+from .metrics import FlagMetrics
 from .options import LocalFlags, RemoteFlags
 from .poller import Poller
 from .remote import RemoteFeatureFlagsProvider
 from .rules import load_library
-from .tally import FlagMetrics
 from .wire import FlagsEncoder
 
 

@@ -12,9 +12,9 @@ from .._model.errors import MixpanelException
 from .._model.outcomes import Request, Response, TransportFailure
 from .._runtime.clock import Environment
 from .exposures import Exposures, Reporting
+from .metrics import FlagMetrics
 from .model import FallbackReason, SelectedVariant, as_variant
 from .options import RemoteFlags
-from .tally import FlagMetrics
 from .wire import ContextError, FlagsEncoder, ReplyError, read_variants
 
 _EPISODE = "remote"

@@ -22,8 +22,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mixpanel_async import AsyncMixpanel, BatchPolicy, RetryPolicy, ServiceAccountCredentials, Stats
-from mixpanel_async._delivery.retry import RetryBudget
 from mixpanel_async._encoding.responses import clock_offset
+from mixpanel_async._http.retry import RetryBudget
 from mixpanel_async._runtime.clock import Environment, real_environment
 from mixpanel_async.emulator import Emulator
 

@@ -34,7 +34,7 @@ from mixpanel_async import (
 )
 from mixpanel_async._delivery.buffer import Buffer
 from mixpanel_async._delivery.lanes import Batch
-from mixpanel_async._delivery.retry import backoff
+from mixpanel_async._http.retry import backoff
 from mixpanel_async._model.outcomes import Retry
 from mixpanel_async._model.records import RecordKind
 from mixpanel_async._runtime.clock import real_environment

@@ -7,7 +7,7 @@ import random
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mixpanel_async._delivery.retry import PROBE_AFTER, backoff
+from mixpanel_async._http.retry import PROBE_AFTER, backoff
 from mixpanel_async._model.config import RetryPolicy
 
 PROPERTY = settings(max_examples=500, deadline=None, derandomize=True, database=None)

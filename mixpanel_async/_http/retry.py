@@ -1,0 +1,71 @@
+"""Retry delays: backoff with full jitter, and the retry budget of a client."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from .._model.config import RetryPolicy
+
+_MAX_DOUBLINGS: Final = 60
+# Jitter added to a Retry-After, so that many clients that were given the same delay do not return at the same moment.
+_RETRY_AFTER_JITTER: Final = 0.25
+# Retries available at the start, and the fraction of one that each successful request adds.
+_INITIAL_BUDGET: Final = 10.0
+_BUDGET_PER_SUCCESS: Final = 0.1
+PROBE_AFTER: Final = 60.0
+"""Maximum seconds between probes while Mixpanel refuses the credentials or the path."""
+
+
+def backoff(policy: RetryPolicy, failures: int, retry_after: float | None, random: float) -> float:
+    """Return the seconds to wait before the next attempt, with full jitter.
+
+    Args:
+        policy: gives the first and the longest delay.
+        failures: consecutive failures, at least 1.
+        retry_after: seconds that Mixpanel asked to wait, or None. The result is never shorter.
+        random: uniform random number from 0 to 1.
+    """
+    ceiling = min(policy.maximum, policy.initial * 2.0 ** min(failures - 1, _MAX_DOUBLINGS))
+    own = ceiling * random
+    if retry_after is None:
+        return own
+    return max(own, retry_after) + random * max(_RETRY_AFTER_JITTER * retry_after, min(ceiling, 1.0))
+
+
+class RetryBudget:
+    """Retry budget of one client. It limits the extra load that retries cause during an outage.
+
+    The budget starts at 10 retries. Each retry takes one. A successful first attempt adds a tenth, a successful retry
+    adds one. While the budget is spent, the delay before a retry is the policy's longest.
+
+    Args:
+        policy: gives the longest delay.
+    """
+
+    def __init__(self, policy: RetryPolicy) -> None:
+        self._policy = policy
+        self._left = _INITIAL_BUDGET
+
+    @property
+    def is_spent(self) -> bool:
+        """True if less than one retry is left."""
+        return self._left < 1.0
+
+    def spend(self, delay: float, random: float) -> float:
+        """Take one retry from the budget.
+
+        Args:
+            delay: seconds that the retry would wait with a sufficient budget.
+            random: uniform random number from 0 to 1.
+
+        Returns:
+            Seconds to wait.
+        """
+        if self.is_spent:
+            return max(delay, self._policy.maximum * (1.0 + random) / 2.0)
+        self._left -= 1.0
+        return delay
+
+    def succeeded(self, *, again: bool) -> None:
+        """Record a successful request. `again` is True for a retry."""
+        self._left = min(_INITIAL_BUDGET, self._left + (1.0 if again else _BUDGET_PER_SUCCESS))
