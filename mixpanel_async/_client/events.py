@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from datetime import datetime
-from threading import get_ident
 
 from .._delivery.lanes import Lane
 from .._encoding.fast_event import join_record
@@ -58,7 +57,7 @@ class EventMethods(ClientBase):
             or time is not None
             or insert_id is not None
             or type(properties) is not dict
-            or get_ident() != stage.loop_thread._thread_id
+            or not stage.is_own_loop()
             or not stage.fork_marker[0]
         ):
             await self._track(distinct_id, event_name, properties, meta, user_id, device_id, ip, time, insert_id)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
-from typing import Any, Final
+from collections.abc import Callable, Iterator
+from typing import Final
 
 from .._encoding.fast_event import FRAGMENTS_PER_RECORD, insert_id_fragment, join_records, time_fragment
 from .._runtime.fork import fork_marker
@@ -23,8 +23,8 @@ _INSERT_ID_ENDINGS: Final = tuple(
 )
 
 
-class _NoLoop:
-    _thread_id = None
+def _no_loop() -> bool:
+    return False
 
 
 class StagingBuffer:
@@ -42,7 +42,7 @@ class StagingBuffer:
         "fork_marker",
         "fragments",
         "insert_id_endings",
-        "loop_thread",
+        "is_own_loop",
         "millisecond_end",
         "millisecond_start",
         "records_left",
@@ -62,8 +62,8 @@ class StagingBuffer:
         """How many records may lie there in all before their batch is full."""
         self.thread_id = 0
         """The thread of the event loop in which the client lives."""
-        self.loop_thread: Any = _NoLoop
-        """Says in which thread that loop runs, as long as the client's main task does; none if it is not asyncio's."""
+        self.is_own_loop: Callable[[], bool] = _no_loop
+        """Return whether the caller runs in that loop; always False once the client's main task has ended."""
         self.fork_marker = fork_marker()
         self.clock_offset = 0.0
         """How far this machine's clock is ahead of Mixpanel's, as the last answer showed."""
@@ -101,14 +101,14 @@ class StagingBuffer:
         self.insert_id_endings = iter(_INSERT_ID_ENDINGS[1 : max(1, left - 1)])
         return _INSERT_ID_ENDINGS[0]
 
-    def bind_loop(self, runner: object | None) -> None:
-        """Be used in the asyncio loop that calls, as long as this says that it runs; without that nowhere."""
-        self.loop_thread = runner or _NoLoop
+    def bind_loop(self, is_own_loop: Callable[[], bool]) -> None:
+        """Accept events from the calling loop, which this function recognises."""
+        self.is_own_loop = is_own_loop
         self.thread_id = threading.get_ident()
 
     def unbind_loop(self) -> None:
         """Be used no more: the loop has ended, or the main task in it."""
-        self.loop_thread = _NoLoop
+        self.is_own_loop = _no_loop
         self.bytes_until_yield = self.bytes_reserved = 0
 
     def close_from_other_thread(self) -> None:

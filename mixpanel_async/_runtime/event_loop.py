@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import sys
-import threading
 from collections.abc import Awaitable, Callable, Coroutine
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
@@ -24,14 +23,6 @@ if TYPE_CHECKING:
     import asyncio
 
 T = TypeVar("T")
-
-
-def _loop_finder() -> Callable[[], asyncio.AbstractEventLoop | None]:
-    """What returns the running asyncio loop or None, at the cost of a call in C. It knows a forked child, too."""
-    # Whoever lets asyncio run has imported it; nobody shall do so who only imports this.
-    import asyncio  # noqa: PLC0415
-
-    return asyncio._get_running_loop
 
 
 def preload_backend() -> None:
@@ -117,41 +108,8 @@ class BackgroundTask(Generic[T]):
         return self._value
 
 
-class LoopThread(Protocol):
-    """What an event loop of asyncio's own is: the number of the thread in which it runs, or None, costs a look."""
-
-    @property
-    def _thread_id(self) -> int | None: ...
-
-
-class _Asked:
-    """The same of any other loop, which is asked each time."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
-        self._thread = threading.get_ident()
-
-    @property
-    def _thread_id(self) -> int | None:
-        return self._thread if self._loop.is_running() else None
-
-
-def _runner(loop: Any) -> LoopThread:
-    """What says whether a loop, which runs in this thread now, does so later."""
-    from asyncio import BaseEventLoop  # noqa: PLC0415
-
-    is_plain = getattr(type(loop), "is_running", None) is BaseEventLoop.is_running
-    if is_plain and getattr(loop, "_thread_id", None) == threading.get_ident():
-        runner: LoopThread = loop
-        return runner
-    return _Asked(loop)
-
-
 class EventLoop(Protocol):
     """An event loop."""
-
-    runner: LoopThread | None
-    """What says in which thread it runs; None if that cannot be had."""
 
     def spawn(self, task: BackgroundTask[T], work: Callable[[], Awaitable[T]], name: str) -> None:
         """Run it in a task of its own, with an empty context. From the loop's own thread only."""
@@ -168,9 +126,10 @@ class EventLoop(Protocol):
 
 class _Asyncio:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        import asyncio  # noqa: PLC0415  loaded already by every program that runs this loop
+
         self._loop = loop
-        self._running_loop = _loop_finder()
-        self.runner: LoopThread | None = _runner(loop)
+        self._get_running_loop = asyncio.get_running_loop
         self._tasks: set[asyncio.Task[None]] = set()
 
     def spawn(self, job: BackgroundTask[T], work: Callable[[], Awaitable[T]], name: str) -> None:
@@ -191,7 +150,10 @@ class _Asyncio:
             self._loop.call_soon_threadsafe(callback)
 
     def is_current(self) -> bool:
-        return self._running_loop() is self._loop
+        try:
+            return self._get_running_loop() is self._loop
+        except RuntimeError:
+            return False
 
     def is_over(self) -> bool:
         # One that was stopped may be run again, but not while another runs in its place.
@@ -202,7 +164,6 @@ class _Trio:
     def __init__(self) -> None:
         import trio  # noqa: PLC0415  an optional library, in use already when this runs
 
-        self.runner: LoopThread | None = None
         self._trio = trio
         self._token = trio.lowlevel.current_trio_token()
 
@@ -238,5 +199,10 @@ def current_loop() -> EventLoop | None:
     """The loop that the caller runs in, if it runs in one."""
     if _in_trio():
         return _Trio()
-    loop = _loop_finder()()
-    return None if loop is None else _Asyncio(loop)
+    # A program that runs asyncio has imported it; importing this package alone must not.
+    import asyncio  # noqa: PLC0415
+
+    try:
+        return _Asyncio(asyncio.get_running_loop())
+    except RuntimeError:
+        return None
