@@ -1,4 +1,11 @@
-"""The command `mixpanel-async`. Importing this package imports nothing beyond the standard library."""
+"""Command-line interface: the `mixpanel-async` command.
+
+`main` is the console entry point. `app.py` registers the commands: one module per command, and the sub-packages `demo`
+and `importing` for the larger ones. Start reading at `app.py`.
+
+Modules here import only public names of `mixpanel_async`, plus Typer and Rich. This `__init__` imports nothing but the
+standard library, so that a missing optional dependency is reported in one line.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +14,14 @@ from importlib.util import find_spec
 
 
 def require(extra: str, *modules: str) -> None:
-    """End the program with one clear line if an optional dependency is missing.
+    """Exit with a one-line error if an optional dependency is missing.
 
     Args:
-        extra: name of the extra that brings the modules.
+        extra: name of the extra that installs the modules.
         modules: top-level modules that must be importable.
 
     Raises:
-        SystemExit: with status 2.
+        SystemExit: with status 2 if a module is missing.
     """
     missing = [name for name in modules if find_spec(name) is None]
     if missing:
@@ -23,7 +30,7 @@ def require(extra: str, *modules: str) -> None:
 
 
 def main() -> None:
-    """The console entry point."""
+    """Run the command line: the console entry point."""
     require("demo" if sys.argv[1:2] in (["demo"], ["emulator"]) else "cli", "typer", "rich")
     from .app import app
 

@@ -1,4 +1,4 @@
-"""The Typer application that gathers the commands, one module each."""
+"""Typer application with all commands."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ app = typer.Typer(
 )
 
 
-def _tell_version(is_wanted: bool) -> None:  # noqa: FBT001  as Typer calls it
-    if is_wanted:
+def _print_version(is_requested: bool) -> None:  # noqa: FBT001  Typer passes it by position
+    if is_requested:
         typer.echo(f"mixpanel-async {__version__}")
         raise typer.Exit
 
@@ -30,10 +30,10 @@ def _tell_version(is_wanted: bool) -> None:  # noqa: FBT001  as Typer calls it
 def commands(
     *,
     version: Annotated[
-        bool, typer.Option("--version", callback=_tell_version, is_eager=True, help="Tell the version and exit.")
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """Tools around the async Mixpanel client."""
+    """Tools for the async Mixpanel client."""
 
 
 app.command()(demo)

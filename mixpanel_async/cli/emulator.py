@@ -1,4 +1,4 @@
-"""`mixpanel-async emulator`: a local Mixpanel for any client, with a live page."""
+"""Command `mixpanel-async emulator`: a local Mixpanel server with a live page."""
 
 from __future__ import annotations
 
@@ -16,44 +16,49 @@ from . import require
 if TYPE_CHECKING:
     from mixpanel_async.emulator import Emulator
 
-# On Windows a signal is not noticed while waiting without an end.
-_LOOK_UP: Final[float | None] = 0.5 if sys.platform == "win32" else None
+# Windows delivers a signal only between waits, so the wait must have a timeout there.
+_SIGNAL_POLL_SECONDS: Final[float | None] = 0.5 if sys.platform == "win32" else None
 
 
 def emulator(
-    port: Annotated[int, typer.Option(min=0, max=65_535, help="Port to listen at; 0 takes a free one.")] = 0,
+    port: Annotated[int, typer.Option(min=0, max=65_535, help="Port to listen on; 0 picks a free one.")] = 0,
     id_merge: Annotated[
-        IdMerge, typer.Option(help="How the project joins ids into people.", case_sensitive=False)
+        IdMerge, typer.Option(help="ID merge system of the project.", case_sensitive=False)
     ] = IdMerge.SIMPLIFIED,
-    token: Annotated[str | None, typer.Option(help="The project's token; others are ignored in silence.")] = None,
-    secret: Annotated[str | None, typer.Option(help="The project's secret, for /import and the export.")] = None,
-    service_account: Annotated[
-        str | None, typer.Option(metavar="USER:SECRET:PROJECT", help="A service account and its project id.")
+    token: Annotated[
+        str | None, typer.Option(help="Project token; requests with another token are silently ignored.")
     ] = None,
-    host: Annotated[str, typer.Option(help="Address to listen at.")] = "127.0.0.1",
+    secret: Annotated[str | None, typer.Option(help="Project secret, for /import and the export.")] = None,
+    service_account: Annotated[
+        str | None, typer.Option(metavar="USER:SECRET:PROJECT", help="Service account and its project id.")
+    ] = None,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     allow_remote: Annotated[  # noqa: FBT002  an option of a command
-        bool, typer.Option("--allow-remote", help="Listen at an address that other machines reach.")
+        bool, typer.Option("--allow-remote", help="Allow an address that other machines can reach.")
     ] = False,
     data_dir: Annotated[
         str | None,
-        typer.Option(metavar="DIR", help="Directory to keep data in over a restart; without it, in memory."),
+        typer.Option(metavar="DIR", help="Directory that keeps data across restarts; default: memory only."),
     ] = None,
     flags: Annotated[
         str | None,
-        typer.Option(metavar="FILE", help="Feature flags, as /flags/definitions has them; read again when it changes."),
+        typer.Option(metavar="FILE", help="Feature flags in the format of /flags/definitions; reloaded on change."),
     ] = None,
-    cluster_limit: Annotated[int, typer.Option(min=2, help="Ids of one person at most (Original ID Merge).")] = 500,
+    cluster_limit: Annotated[
+        int, typer.Option(min=2, help="Maximum number of ids per person (Original ID Merge).")
+    ] = 500,
 ) -> None:
-    """Run a local Mixpanel that takes what any official SDK sends, until it is stopped with Ctrl-C or SIGTERM.
+    """Run a local Mixpanel server that accepts requests of every official SDK, until Ctrl-C or SIGTERM.
 
-    The first line of the output is its address. Open it in a browser to watch; /_emulator/ says what there is as JSON.
+    The first line of the output is the server's address. Open it in a browser for the live page, or read the list of
+    JSON endpoints at /_emulator/.
     """
-    stops = _stop_signals()
+    stop_signals = _capture_stop_signals()
     require("demo", "starlette", "uvicorn")
     from mixpanel_async.emulator import Emulator
 
     if data_dir is not None and not data_dir.strip():
-        _fail("the data directory has no name")
+        _fail("--data-dir must not be empty")
     if flags is not None:
         _check_flags(flags)
     try:
@@ -61,7 +66,7 @@ def emulator(
             id_merge,
             token=token,
             secret=secret,
-            service_account=_account(service_account),
+            service_account=_parse_service_account(service_account),
             cluster_limit=cluster_limit,
             data_dir=data_dir,
             flags=() if flags is None else flags,
@@ -69,25 +74,23 @@ def emulator(
     except (OSError, ValueError) as error:
         _fail(f"cannot use the data directory: {error}" if data_dir is not None else str(error))
     with project:
-        _serve(project, host, port, allow_remote=allow_remote, stops=stops)
+        _serve(project, host, port, allow_remote=allow_remote, stop_signals=stop_signals)
 
 
-def _serve(project: Emulator, host: str, port: int, *, allow_remote: bool, stops: SimpleQueue[int]) -> None:
+def _serve(project: Emulator, host: str, port: int, *, allow_remote: bool, stop_signals: SimpleQueue[int]) -> None:
     try:
         server = project.serve(host, port, allow_remote=allow_remote)
     except ValueError:
-        _fail(
-            f"{host} is not a loopback address; other machines could reach the emulator: add --allow-remote to allow it"
-        )
+        _fail(f"{host} is not a loopback address, so others could reach the emulator; add --allow-remote to allow this")
     try:
         server.start()
     except OSError as error:
-        _fail(f"cannot listen at {host} port {port}: {error.strerror or error}")
+        _fail(f"cannot listen on {host} port {port}: {error.strerror or error}")
     try:
         if allow_remote:
-            print("warning: other machines may reach this emulator, and nothing protects it from them", file=sys.stderr)
+            print("warning: other machines can reach this emulator, and it has no access control", file=sys.stderr)
         print(server.url, flush=True)
-        _wait(stops)
+        _wait_for_signal(stop_signals)
     finally:
         server.close()
 
@@ -98,33 +101,33 @@ def _check_flags(file: str) -> None:
     try:
         Emulator(flags=file)
     except OSError as error:
-        _fail(f"cannot read the file of flags: {error.strerror or error}")
+        _fail(f"cannot read the flags file {file}: {error.strerror or error}")
     except ValueError as error:
-        _fail(f"cannot use the file of flags: {error}")
+        _fail(f"invalid flags file {file}: {error}")
 
 
-def _stop_signals() -> SimpleQueue[int]:
-    """The signals that end the program, as they come.
+def _capture_stop_signals() -> SimpleQueue[int]:
+    """Return a queue that receives SIGINT and SIGTERM.
 
-    A `SimpleQueue` is the one thing that may be written to by a handler while the same thread waits for it.
+    `SimpleQueue.put` is reentrant: a signal handler may call it while the same thread waits in `get`.
     """
-    stops: SimpleQueue[int] = SimpleQueue()
+    stop_signals: SimpleQueue[int] = SimpleQueue()
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda number, _: stops.put(number))
-    return stops
+        signal.signal(number, lambda number, _: stop_signals.put(number))
+    return stop_signals
 
 
-def _wait(stops: SimpleQueue[int]) -> None:
+def _wait_for_signal(stop_signals: SimpleQueue[int]) -> None:
     while True:
         try:
-            stops.get(timeout=_LOOK_UP)
+            stop_signals.get(timeout=_SIGNAL_POLL_SECONDS)
         except Empty:
             continue
         return
 
 
-def _account(text: str | None) -> tuple[str, str, str] | None:
-    """A service account as given on the command line; the secret may hold colons."""
+def _parse_service_account(text: str | None) -> tuple[str, str, str] | None:
+    """Parse the value of --service-account. The secret may contain colons."""
     if text is None:
         return None
     user, _, rest = text.partition(":")
@@ -134,6 +137,6 @@ def _account(text: str | None) -> tuple[str, str, str] | None:
     return user, secret, project_id
 
 
-def _fail(words: str) -> NoReturn:
-    print(f"mixpanel-async emulator: {words}", file=sys.stderr)
+def _fail(message: str) -> NoReturn:
+    print(f"mixpanel-async emulator: {message}", file=sys.stderr)
     raise typer.Exit(1)

@@ -1,4 +1,4 @@
-"""The demo tells its story, checks every sentence of it, and says so by its exit status."""
+"""Command `mixpanel-async demo`: narration, expectations and exit status."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ import pytest
 from rich.console import Console
 
 from mixpanel_async import IdMerge, __version__
-from mixpanel_async.cli.demo.command import perform
+from mixpanel_async.cli.demo.command import run_demo
 from mixpanel_async.emulator import Emulator
 
 RUN = "import sys; from mixpanel_async.cli import main; main()"
 
 
-def command(*arguments: str, hidden: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
-    """The console command in a child process, with some modules not to be found."""
+def run_command(*arguments: str, hidden: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
+    """Run the console command in a child process, with some modules hidden from import."""
     hide = "".join(f"sys.modules[{name!r}] = None; " for name in hidden)
     return subprocess.run(
         [sys.executable, "-W", "error", "-c", f"import sys; {hide}{RUN}", *arguments],
@@ -30,39 +30,39 @@ def command(*arguments: str, hidden: tuple[str, ...] = ()) -> subprocess.Complet
     )
 
 
-def told(emulator: Emulator, *, width: int = 80, events: int = 50) -> tuple[bool, str]:
-    """Whether all claims held, and everything that was shown."""
+def run_captured(emulator: Emulator, *, width: int = 80, events: int = 50) -> tuple[bool, str]:
+    """Run the demo in this process. Return whether all expectations hold, and the output."""
     console = Console(file=io.StringIO(), width=width, highlight=False)
     with console.capture() as capture:
-        kept = perform(emulator, console, events=events)
-    return kept, capture.get()
+        all_hold = run_demo(emulator, console, events=events)
+    return all_hold, capture.get()
 
 
-def test_the_command_tells_its_story_and_ends_with_success() -> None:
-    result = command("demo")
+def test_demo_succeeds_and_prints_its_steps() -> None:
+    result = run_command("demo")
     assert result.returncode == 0, result.stdout + result.stderr
     assert result.stderr == ""
     assert "FAILED" not in result.stdout
     for sentence in (
         "laptop and account are one person",
         "all four ids are one person",
-        "her two profiles are one",
+        "the two profiles are merged into one",
         "a worker tracked 20,000 events",
         "events per second",
         "HTTP 503",
-        "expectations hold",
+        "19 of 19 expectations hold",
     ):
         assert sentence in result.stdout
 
 
-def test_it_is_plain_text_within_80_columns_when_it_is_not_shown_on_a_terminal() -> None:
-    kept, text = told(Emulator(id_merge=IdMerge.ORIGINAL))
-    assert kept
+def test_output_is_plain_text_within_80_columns_without_a_terminal() -> None:
+    all_hold, text = run_captured(Emulator(id_merge=IdMerge.ORIGINAL))
+    assert all_hold
     assert "\x1b" not in text
     assert max(map(len, text.splitlines())) <= 80
 
 
-def test_an_ascii_terminal_can_show_it() -> None:
+def test_demo_runs_on_an_ascii_terminal() -> None:
     environment = os.environ | {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
     result = subprocess.run(
         [sys.executable, "-W", "error", "-c", RUN, "demo", "--events", "50"],
@@ -74,17 +74,17 @@ def test_an_ascii_terminal_can_show_it() -> None:
     assert result.stdout.isascii()
 
 
-def test_a_claim_that_does_not_hold_is_named_with_what_was_expected_and_found() -> None:
-    kept, text = told(Emulator(id_merge=IdMerge.ORIGINAL, cluster_limit=3))
-    assert not kept
+def test_failed_expectation_is_printed_with_expected_and_actual_values() -> None:
+    all_hold, text = run_captured(Emulator(id_merge=IdMerge.ORIGINAL, cluster_limit=3))
+    assert not all_hold
     assert "FAILED all four ids are one person" in text
     failure = text.rpartition("FAILED all four ids are one person")[2]
     assert "expected:" in failure
     assert "maya@work.example" in failure
-    assert "found:" in failure
+    assert "actual:" in failure
 
 
-def test_a_story_that_did_not_come_out_as_told_ends_with_a_non_zero_status() -> None:
+def test_failed_expectation_sets_exit_status_1() -> None:
     script = (
         "import typer; import mixpanel_async.emulator as emulator; from mixpanel_async.cli.app import app\n"
         "real = emulator.Emulator\n"
@@ -112,8 +112,8 @@ def test_a_story_that_did_not_come_out_as_told_ends_with_a_non_zero_status() -> 
         (["demo"], ("uvicorn",), "demo"),
     ],
 )
-def test_a_missing_extra_is_named_in_one_line(arguments: list[str], hidden: tuple[str, ...], extra: str) -> None:
-    result = command(*arguments, hidden=hidden)
+def test_missing_extra_is_reported_in_one_line(arguments: list[str], hidden: tuple[str, ...], extra: str) -> None:
+    result = run_command(*arguments, hidden=hidden)
     assert result.returncode == 2
     assert result.stdout == ""
     assert result.stderr.count("\n") == 1
@@ -121,8 +121,8 @@ def test_a_missing_extra_is_named_in_one_line(arguments: list[str], hidden: tupl
     assert all(name in result.stderr for name in hidden)
 
 
-def test_importing_the_command_imports_no_extra() -> None:
-    # rich is not asked for: httpx imports it by itself where it is installed.
+def test_importing_the_cli_package_imports_no_extra() -> None:
+    # rich is left out of the check: httpx imports it where it is installed.
     script = "import sys, mixpanel_async.cli; print({'typer', 'starlette', 'uvicorn'} & set(sys.modules))"
     result = subprocess.run(
         [sys.executable, "-W", "error", "-c", script], capture_output=True, text=True, timeout=25, check=True
@@ -130,11 +130,11 @@ def test_importing_the_command_imports_no_extra() -> None:
     assert result.stdout.strip() == "set()"
 
 
-def test_control_c_ends_it_without_a_traceback() -> None:
-    # A shell has what it starts in the background ignore Ctrl-C, and so may whoever runs this.
-    heed = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+def test_control_c_ends_the_demo_without_a_traceback() -> None:
+    # Background jobs of a shell inherit an ignored SIGINT, so the child restores the default handler.
+    restore_handler = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
     with subprocess.Popen(
-        [sys.executable, "-W", "error", "-c", f"{heed}; {RUN}", "demo", "--events", "200000"],
+        [sys.executable, "-W", "error", "-c", f"{restore_handler}; {RUN}", "demo", "--events", "200000"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -149,6 +149,6 @@ def test_control_c_ends_it_without_a_traceback() -> None:
     assert "Traceback" not in errors
 
 
-def test_the_command_tells_its_version() -> None:
-    done = command("--version")
-    assert (done.returncode, done.stdout, done.stderr) == (0, f"mixpanel-async {__version__}\n", "")
+def test_version_option_prints_the_version() -> None:
+    result = run_command("--version")
+    assert (result.returncode, result.stdout, result.stderr) == (0, f"mixpanel-async {__version__}\n", "")

@@ -1,4 +1,4 @@
-"""The command `mixpanel-async emulator`, run as a developer runs it."""
+"""Command `mixpanel-async emulator`, run in a child process."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ EVENT = {"event": "Viewed", "properties": {"token": "t", "distinct_id": "u"}}
 
 @contextmanager
 def running(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """The command, once it has told its address."""
+    """Run the command. Yields the process and the address that it printed."""
     with subprocess.Popen([*RUN, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         try:
@@ -32,13 +32,14 @@ def running(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
                 process.kill()
 
 
-def ended(process: subprocess.Popen[str], number: signal.Signals) -> None:
+def stop(process: subprocess.Popen[str], number: signal.Signals) -> None:
     process.send_signal(number)
     output, errors = process.communicate(timeout=10)
     assert (process.returncode, output, errors) == (0, "", "")
 
 
-def refused(*arguments: str) -> tuple[int, str]:
+def run_refused(*arguments: str) -> tuple[int, str]:
+    """Run arguments that are refused at once. Return the exit status and the error output."""
     result = subprocess.run([*RUN, *arguments], capture_output=True, text=True, timeout=25)
     assert result.stdout == ""
     assert "Traceback" not in result.stderr
@@ -53,7 +54,7 @@ def post(url: str, content: object, user: str = "t", password: str = "") -> http
     return httpx.post(url, json=content, auth=(user, password), trust_env=False)
 
 
-def test_it_tells_its_address_first_and_serves_until_it_is_stopped() -> None:
+def test_emulator_prints_its_address_and_serves_until_sigterm() -> None:
     with running() as (process, url):
         assert url.startswith("http://127.0.0.1:")
         assert post(f"{url}/track", [EVENT]).text == "1"
@@ -61,10 +62,10 @@ def test_it_tells_its_address_first_and_serves_until_it_is_stopped() -> None:
         assert get(url).headers["content-type"] == "text/html; charset=utf-8"
         with httpx.stream("GET", f"{url}/_emulator/stream", trust_env=False) as stream:
             assert next(stream.iter_lines()).startswith("retry")
-            ended(process, signal.SIGTERM)
+            stop(process, signal.SIGTERM)
 
 
-def test_control_c_and_every_option(tmp_path: Path) -> None:
+def test_every_option_takes_effect_and_control_c_stops_the_server(tmp_path: Path) -> None:
     options = (
         "--port=0 --host=localhost --id-merge=original --token=tok --secret=sec --service-account=user:pass:word:12 "
         f"--cluster-limit=2 --data-dir={tmp_path / 'data'}"
@@ -79,7 +80,7 @@ def test_control_c_and_every_option(tmp_path: Path) -> None:
         assert post(f"{url}/import?strict=1", [], "nobody").status_code == 401
         assert post(f"{url}/import?strict=1", [], "sec").status_code == 200
         assert post(f"{url}/import?strict=1&project_id=12", [], "user", "pass:word").status_code == 200
-        ended(process, signal.SIGINT)
+        stop(process, signal.SIGINT)
     with running(*options) as (process, url):
         assert (
             get(
@@ -88,20 +89,20 @@ def test_control_c_and_every_option(tmp_path: Path) -> None:
             == 400
         )
         assert get(f"{url}/_emulator/cluster?distinct_id=u").json() == [f"{anon}0", "u"]
-        ended(process, signal.SIGTERM)
+        stop(process, signal.SIGTERM)
 
 
-def test_a_port_in_use_is_told_in_one_line() -> None:
+def test_port_in_use_is_reported_in_one_line() -> None:
     with Emulator().serve() as server:
         port = server.url.rpartition(":")[2]
-        status, errors = refused("--port", port)
+        status, errors = run_refused("--port", port)
     assert status == 1
     assert errors.count("\n") == 1
-    assert f"cannot listen at 127.0.0.1 port {port}" in errors
+    assert f"cannot listen on 127.0.0.1 port {port}" in errors
 
 
-def test_another_address_must_be_asked_for_and_comes_with_a_warning() -> None:
-    status, errors = refused("--host", "0.0.0.0")
+def test_non_loopback_address_requires_allow_remote_and_prints_a_warning() -> None:
+    status, errors = run_refused("--host", "0.0.0.0")
     assert status == 1
     assert errors.count("\n") == 1
     assert "--allow-remote" in errors
@@ -111,21 +112,21 @@ def test_another_address_must_be_asked_for_and_comes_with_a_warning() -> None:
         process.send_signal(signal.SIGTERM)
         output, errors = process.communicate(timeout=10)
     assert (process.returncode, output) == (0, "")
-    assert errors.startswith("warning: other machines may reach this emulator")
+    assert errors.startswith("warning: other machines can reach this emulator")
     assert errors.count("\n") == 1
 
 
 @pytest.mark.parametrize("account", ["user", "user:pass", "::", "user::12", ":pass:12"])
-def test_a_service_account_in_another_form_is_refused(account: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_malformed_service_account_is_refused(account: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(signal, "signal", lambda number, handler: None)
     result = CliRunner().invoke(app, ["emulator", "--service-account", account])
     assert (result.exit_code, result.stdout) == (1, "")
     assert "USER:SECRET:PROJECT" in result.stderr
 
 
-def test_a_data_directory_that_cannot_be_used(tmp_path: Path) -> None:
+def test_unusable_data_directory_is_reported_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    status, errors = refused("--data-dir", str(tmp_path / "file"))
+    status, errors = run_refused("--data-dir", str(tmp_path / "file"))
     assert (status, errors.count("\n")) == (1, 1)
     assert "data directory" in errors
 

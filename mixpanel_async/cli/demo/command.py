@@ -1,4 +1,4 @@
-"""`mixpanel-async demo`: the whole product at work, against a Mixpanel that runs in this process."""
+"""Command `mixpanel-async demo`: runs the scenario against an emulator in this process."""
 
 from __future__ import annotations
 
@@ -20,54 +20,56 @@ if TYPE_CHECKING:
 
 
 def demo(
-    events: Annotated[int, typer.Option(min=1, max=200_000, help="Events that the background worker tracks.")] = 20_000,
+    events: Annotated[
+        int, typer.Option(min=1, max=200_000, help="Number of events that the background worker tracks.")
+    ] = 20_000,
 ) -> None:
-    """Watch a visitor become a person: track, alias, identify and merge, checked against a local Mixpanel.
+    """Show track, alias, identify and merge with a local Mixpanel emulator, and check each result.
 
-    Needs no account and no network. The exit status is 1 if anything came out differently than told.
+    Needs no account and no network. Exits with status 1 if a result differs from the expected one.
     """
     require("demo", "starlette", "uvicorn")
     from mixpanel_async.emulator import Emulator
 
     console = Console(highlight=False)
     try:
-        kept = perform(Emulator(id_merge=IdMerge.ORIGINAL), console, events=events)
+        all_hold = run_demo(Emulator(id_merge=IdMerge.ORIGINAL), console, events=events)
     except (KeyboardInterrupt, asyncio.CancelledError):
-        # On Python 3.10 anyio.run ends a Ctrl-C with the cancellation by which it stopped its main task.
+        # On Python 3.10 anyio.run reports Ctrl-C as the cancellation of its main task.
         console.print("\nInterrupted.")
         raise typer.Exit(130) from None
-    raise typer.Exit(0 if kept else 1)
+    raise typer.Exit(0 if all_hold else 1)
 
 
-def perform(emulator: Emulator, console: Console, *, events: int) -> bool:
-    """Tell the story to its end on a loopback socket.
+def run_demo(emulator: Emulator, console: Console, *, events: int) -> bool:
+    """Run the whole scenario over a loopback socket.
 
     Args:
-        emulator: a project of kind `IdMerge.ORIGINAL` that holds no data yet.
-        console: where it is shown.
-        events: how many the background worker tracks; at least 1.
+        emulator: an empty project with `IdMerge.ORIGINAL`.
+        console: receives the output.
+        events: number of events that the background worker tracks; at least 1.
 
     Returns:
-        Whether every claim held.
+        Whether every expectation holds.
     """
-    stage = DemoOutput(console)
+    output = DemoOutput(console)
     with emulator.serve() as server:
-        anyio.run(_perform, emulator, server.url, stage, events)
-    return stage.verdict()
+        anyio.run(_run_scenario, emulator, server.url, output, events)
+    return output.print_result()
 
 
-async def _perform(emulator: Emulator, url: str, stage: DemoOutput, events: int) -> None:
-    async def delivered(_: Delivery) -> None:
-        stage.reach(mp.stats().delivered)
+async def _run_scenario(emulator: Emulator, url: str, output: DemoOutput, events: int) -> None:
+    async def on_delivered(_: Delivery) -> None:
+        output.update_progress(mp.stats().delivered)
 
-    stage.open(url)
+    output.print_introduction(url)
     async with AsyncMixpanel(
         "demo-token",
         api_host=url,
         credentials=ServiceAccountCredentials("demo-account", "demo-secret", "1"),
         id_merge=IdMerge.ORIGINAL,
         identity_retry=RetryPolicy(attempts=3, initial=0.05, maximum=0.2, total_timeout=5.0),
-        on_delivered=delivered,
+        on_delivered=on_delivered,
         shutdown_timeout=3.0,
     ) as mp:
-        await DemoScenario(mp, emulator, stage, events).tell()
+        await DemoScenario(mp, emulator, output, events).run()

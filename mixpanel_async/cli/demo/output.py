@@ -1,4 +1,4 @@
-"""How the demo looks: headings, calls, claims and tables that fit 80 columns, on any background and without colours."""
+"""Console output of the demo: headings, calls, expectations and tables. Fits 80 columns and works without colors."""
 
 from __future__ import annotations
 
@@ -16,86 +16,99 @@ from rich.table import Table
 
 @dataclass(frozen=True, slots=True)
 class Expectation:
-    """Something that the demo says, what it should be, and what the server holds."""
+    """One checked statement of the demo.
+
+    Args:
+        text: the statement, as printed.
+        expected: the expected value.
+        actual: the value that the emulator or the client reports.
+    """
 
     text: str
     expected: object
-    found: object
+    actual: object
 
     @property
-    def kept(self) -> bool:
-        return self.expected == self.found
+    def holds(self) -> bool:
+        return self.expected == self.actual
 
 
 class DemoOutput:
-    """Prints the story as it goes, and remembers every claim."""
+    """Prints the demo and records every expectation.
+
+    Args:
+        console: receives the output.
+    """
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._claims: list[Expectation] = []
-        self._reach: Callable[..., None] | None = None
+        self._expectations: list[Expectation] = []
+        self._set_progress: Callable[..., None] | None = None
 
-    def open(self, url: str) -> None:
+    def print_introduction(self, url: str) -> None:
         self._console.print("[bold]mixpanel-async demo[/]")
-        self._console.print(f"A local Mixpanel listens on {url}. Nothing leaves this machine.")
+        self._console.print(f"A local Mixpanel emulator is listening on {url}.")
+        self._console.print("No data leaves this machine.")
 
-    def chapter(self, title: str, *calls: str) -> None:
-        """A heading, and the calls that an app would make."""
+    def print_step(self, title: str, *calls: str) -> None:
+        """Print a heading and the calls that an app would make."""
         self._console.print(f"\n[bold]{escape(title)}[/]")
         for call in calls:
             self._console.print(f"    {escape(call)}")
 
-    def claim(self, text: str, *, expected: object, found: object) -> None:
-        """Show a statement together with whether it is true."""
-        claim = Expectation(text, expected, found)
-        self._claims.append(claim)
-        mark = "[green]ok[/]    " if claim.kept else "[bold red]FAILED[/]"
-        self._console.print(f"  {mark}  {escape(text)}")
+    def expect(self, text: str, *, expected: object, actual: object) -> None:
+        """Record an expectation and print whether it holds."""
+        expectation = Expectation(text, expected, actual)
+        self._expectations.append(expectation)
+        label = "[green]ok[/]    " if expectation.holds else "[bold red]FAILED[/]"
+        self._console.print(f"  {label}  {escape(text)}")
 
     @contextmanager
     def progress(self, title: str, total: int) -> Iterator[None]:
-        """A bar below the story, on terminals only."""
+        """Show a progress bar for the length of the block, on terminals only."""
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         with Progress(*columns, console=self._console, disable=not self._console.is_terminal) as progress:
             task = progress.add_task(title, total=total)
-            self._reach = partial(progress.update, task)
+            self._set_progress = partial(progress.update, task)
             try:
                 yield
             finally:
-                self._reach = None
+                self._set_progress = None
 
-    def reach(self, completed: int) -> None:
-        """Move the bar to a count, if there is a bar."""
-        if self._reach is not None:
-            self._reach(completed=completed)
+    def update_progress(self, completed: int) -> None:
+        """Move the progress bar, if one is shown."""
+        if self._set_progress is not None:
+            self._set_progress(completed=completed)
 
-    def note(self, text: str) -> None:
+    def print_note(self, text: str) -> None:
         self._console.print(f"  {escape(text)}")
 
-    def table(self, title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: int = 0) -> None:
-        """A table; its last `numbers` columns hold numbers."""
-        table = Table(box=box.ROUNDED, show_lines=not numbers)
+    def print_table(
+        self, title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], *, numeric_columns: int = 0
+    ) -> None:
+        """Print a table whose last `numeric_columns` columns are right-aligned."""
+        table = Table(box=box.ROUNDED, show_lines=not numeric_columns)
         for position, column in enumerate(columns):
-            right = position >= len(columns) - numbers
-            table.add_column(column, justify="right" if right else "left", no_wrap=right, overflow="fold")
+            is_numeric = position >= len(columns) - numeric_columns
+            table.add_column(column, justify="right" if is_numeric else "left", no_wrap=is_numeric, overflow="fold")
         for row in rows:
             table.add_row(*map(escape, row))
         self._console.print(f"\n[bold]{escape(title)}[/]")
         self._console.print(table)
 
-    def failure(self, details: Mapping[str, object]) -> None:
-        """What an app learns from an exception."""
+    def print_details(self, details: Mapping[str, object]) -> None:
+        """Print named values, one per line."""
         for name, value in details.items():
             self._console.print(f"    {name:9} {escape(str(value))}")
 
-    def verdict(self) -> bool:
-        """The last lines: what failed, if anything did, and the count."""
-        failed = [claim for claim in self._claims if not claim.kept]
-        for claim in failed:
-            self._console.print(f"\n[bold red]FAILED[/] {escape(claim.text)}")
-            self._console.print(f"  expected: {escape(str(claim.expected))}")
-            self._console.print(f"  found:    {escape(str(claim.found))}")
-        kept = len(self._claims) - len(failed)
+    def print_result(self) -> bool:
+        """Print every failed expectation and the number that hold. Return whether all hold."""
+        failed = [expectation for expectation in self._expectations if not expectation.holds]
+        for expectation in failed:
+            self._console.print(f"\n[bold red]FAILED[/] {escape(expectation.text)}")
+            self._console.print(f"  expected: {escape(str(expectation.expected))}")
+            self._console.print(f"  actual:   {escape(str(expectation.actual))}")
+        holding = len(self._expectations) - len(failed)
         style = "bold red" if failed else "bold green"
-        self._console.print(f"\n[{style}]{kept} of {len(self._claims)} expectations hold.[/]")
+        self._console.print(f"\n[{style}]{holding} of {len(self._expectations)} expectations hold.[/]")
         return not failed

@@ -1,4 +1,4 @@
-"""The story that the demo tells: one visitor, four ids, one person; and what the server holds after each step."""
+"""Demo scenario: one visitor whose ids are joined step by step, with checks against the emulator after each step."""
 
 from __future__ import annotations
 
@@ -18,179 +18,190 @@ if TYPE_CHECKING:
     from mixpanel_async.emulator import Emulator
 
 ACCOUNT = "maya@example.com"
-DUPLICATE = "maya@work.example"
-LATER = "maya@home.example"
+SECOND_ACCOUNT = "maya@work.example"
+NEW_ADDRESS = "maya@home.example"
 
-_JOB = "Job finished"
-_HERS = ("Page viewed", "Signed up", "Report opened")
+_WORKER_EVENT = "Job finished"
+_VISITOR_EVENTS = ("Page viewed", "Signed up", "Report opened")
+# The visitor's six events and three profile updates.
+_VISITOR_RECORDS = 9
 
 
 class DemoScenario:
-    """Tells the story with the client and checks every sentence of it against the emulator.
+    """Runs the steps with the client and checks every statement against the emulator.
 
     Args:
         mp: an open client, connected to the emulator.
-        emulator: what the client talks to.
-        stage: where it is shown, and where claims are counted.
-        events: how many the background worker tracks.
+        emulator: the server that the client talks to.
+        output: prints the steps and counts expectations.
+        events: number of events that the background worker tracks.
     """
 
-    def __init__(self, mp: AsyncMixpanel, emulator: Emulator, stage: DemoOutput, events: int) -> None:
+    def __init__(self, mp: AsyncMixpanel, emulator: Emulator, output: DemoOutput, events: int) -> None:
         self._mp = mp
         self._emulator = emulator
-        self._stage = stage
+        self._output = output
         self._events = events
-        # Hers are six events and three updates of profiles.
-        self._records = events + 9
-        self._seconds = 0.0
+        self._records = events + _VISITOR_RECORDS
+        self._worker_seconds = 0.0
         self._laptop = str(uuid.uuid4())
         self._phone = str(uuid.uuid4())
-        # In the order in which she came by them, which is the order in which they are shown.
-        self._names = {
+        # Display names by id, in the order in which the visitor gets the ids. Tables use the same order.
+        self._display_names = {
             self._laptop: f"laptop {self._laptop[:8]}",
             ACCOUNT: ACCOUNT,
             self._phone: f"phone {self._phone[:8]}",
-            DUPLICATE: DUPLICATE,
-            LATER: LATER,
+            SECOND_ACCOUNT: SECOND_ACCOUNT,
+            NEW_ADDRESS: NEW_ADDRESS,
         }
-        self._identity: list[tuple[str, str, str]] = []
+        self._identity_calls: list[tuple[str, str, str]] = []
 
-    async def tell(self) -> None:
-        """All chapters, the worker beside those of the visitor."""
-        with self._stage.progress("delivered", self._records):
+    async def run(self) -> None:
+        """Run all steps. The background worker runs concurrently with the visitor's steps."""
+        with self._output.progress("delivered", self._records):
             async with anyio.create_task_group() as tasks:
-                tasks.start_soon(self._guard, self._work)
-                for chapter in (self._browse, self._sign_up, self._profile, self._return, self._duplicate):
-                    await self._guard(chapter)
-            self._stage.reach(self._mp.stats().delivered)
-        await self._guard(self._count)
+                tasks.start_soon(self._run_step, self._run_worker)
+                for step in (self._browse, self._sign_up, self._set_profile, self._log_in, self._merge_accounts):
+                    await self._run_step(step)
+            self._output.update_progress(self._mp.stats().delivered)
+        await self._run_step(self._check_counts)
         self._show_people()
-        await self._guard(self._outage)
+        await self._run_step(self._show_outage)
         self._show_requests()
 
-    async def _guard(self, chapter: Callable[[], Awaitable[None]]) -> None:
+    async def _run_step(self, step: Callable[[], Awaitable[None]]) -> None:
         try:
-            await chapter()
+            await step()
         except MixpanelException as error:
-            self._stage.claim(
-                "no call of this chapter raises", expected="no error", found=f"{type(error).__name__}: {error}"
+            self._output.expect(
+                "no call of this step raises", expected="no error", actual=f"{type(error).__name__}: {error}"
             )
 
-    async def _work(self) -> None:
+    async def _run_worker(self) -> None:
         started = time.perf_counter()
         for number in range(self._events):
-            await self._mp.track(f"worker-{number % 50}", _JOB, {"number": number, "queue": "invoices"})
+            await self._mp.track(f"worker-{number % 50}", _WORKER_EVENT, {"number": number, "queue": "invoices"})
         await self._mp.flush()
-        self._seconds = time.perf_counter() - started
+        self._worker_seconds = time.perf_counter() - started
 
     async def _browse(self) -> None:
-        self._stage.chapter(
+        self._output.print_step(
             "1. An anonymous visitor browses on a laptop",
             'await mp.track(laptop, "Page viewed", {"page": "/pricing"})      # 3 pages',
         )
         for page in ("/", "/pricing", "/docs"):
             await self._mp.track(self._laptop, "Page viewed", {"page": page})
         await self._mp.flush()
-        self._claim_events("three page views are stored", "Page viewed", 3)
-        self._claim_cluster("the visitor is nobody but that laptop", self._laptop)
+        self._expect_events("three page views are stored", "Page viewed", 3)
+        self._expect_person("the laptop is the visitor's only id", self._laptop)
 
     async def _sign_up(self) -> None:
-        self._stage.chapter(
-            "2. She signs up",
+        self._output.print_step(
+            "2. The visitor signs up",
             f'await mp.alias("{ACCOUNT}", laptop)',
             f'await mp.track("{ACCOUNT}", "Signed up", {{"plan": "free"}})',
         )
         await self._join("alias", lambda: self._mp.alias(ACCOUNT, self._laptop), self._laptop, ACCOUNT)
         await self._mp.track(ACCOUNT, "Signed up", {"plan": "free"})
         await self._mp.flush()
-        self._claim_cluster("laptop and account are one person", self._laptop, ACCOUNT)
-        self._claim_one_person("the page views from before are hers", 4)
+        self._expect_person("laptop and account are one person", self._laptop, ACCOUNT)
+        self._expect_events_of_person("the earlier page views belong to that person", 4)
 
-    async def _profile(self) -> None:
-        self._stage.chapter(
-            "3. She gets a profile",
+    async def _set_profile(self) -> None:
+        self._output.print_step(
+            "3. The app sets a user profile",
             f'await mp.people_set("{ACCOUNT}", {{"$name": "Maya", "plan": "free"}})',
             f'await mp.people_increment("{ACCOUNT}", {{"projects": 2}})',
         )
         await self._mp.people_set(ACCOUNT, {"$name": "Maya", "plan": "free"})
         await self._mp.people_increment(ACCOUNT, {"projects": 2})
         await self._mp.flush()
-        self._claim_profile(
-            "it can be read by any of her ids", self._laptop, {"$name": "Maya", "plan": "free", "projects": 2}
+        self._expect_profile(
+            "the laptop's id finds the same profile", self._laptop, {"$name": "Maya", "plan": "free", "projects": 2}
         )
 
-    async def _return(self) -> None:
-        self._stage.chapter(
-            "4. She returns on a phone and logs in",
+    async def _log_in(self) -> None:
+        self._output.print_step(
+            "4. The same user logs in on a phone",
             'await mp.track(phone, "Page viewed", {"page": "/login"})',
             f'await mp.identify("{ACCOUNT}", phone)',
         )
         await self._mp.track(self._phone, "Page viewed", {"page": "/login"})
         await self._mp.flush()
-        self._claim_cluster("before the login the phone is a stranger", self._phone)
+        self._expect_person("before the login, the phone is a separate person", self._phone)
         await self._join("identify", lambda: self._mp.identify(ACCOUNT, self._phone), self._phone, ACCOUNT)
-        self._claim_cluster("after it, phone, laptop and account are one", self._laptop, ACCOUNT, self._phone)
+        self._expect_person(
+            "after the login, phone, laptop and account are one person", self._laptop, ACCOUNT, self._phone
+        )
 
-    async def _duplicate(self) -> None:
-        self._stage.chapter(
-            "5. She has a second account, from work",
+    async def _merge_accounts(self) -> None:
+        self._output.print_step(
+            "5. The user also has a work account, and the two are merged",
             f'await mp.merge(distinct_id1="{ACCOUNT}",',
-            f'               distinct_id2="{DUPLICATE}")',
+            f'               distinct_id2="{SECOND_ACCOUNT}")',
         )
-        await self._mp.track(DUPLICATE, "Report opened")
-        await self._mp.people_set(DUPLICATE, {"company": "Example Ltd"})
+        await self._mp.track(SECOND_ACCOUNT, "Report opened")
+        await self._mp.people_set(SECOND_ACCOUNT, {"company": "Example Ltd"})
         await self._mp.flush()
-        self._claim_cluster("until now the second account is someone else", DUPLICATE)
+        self._expect_person("before the merge, the work account is a separate person", SECOND_ACCOUNT)
         await self._join(
-            "merge", lambda: self._mp.merge(distinct_id1=ACCOUNT, distinct_id2=DUPLICATE), ACCOUNT, DUPLICATE
+            "merge", lambda: self._mp.merge(distinct_id1=ACCOUNT, distinct_id2=SECOND_ACCOUNT), ACCOUNT, SECOND_ACCOUNT
         )
-        self._claim_cluster("all four ids are one person", self._laptop, ACCOUNT, self._phone, DUPLICATE)
-        self._claim_one_person("all her events, from every id, are that person's", 6)
-        self._claim_profile(
-            "her two profiles are one",
-            DUPLICATE,
+        self._expect_person("all four ids are one person", self._laptop, ACCOUNT, self._phone, SECOND_ACCOUNT)
+        self._expect_events_of_person("all six events belong to that person", 6)
+        self._expect_profile(
+            "the two profiles are merged into one",
+            SECOND_ACCOUNT,
             {"$name": "Maya", "plan": "free", "projects": 2, "company": "Example Ltd"},
         )
 
-    async def _count(self) -> None:
-        self._stage.chapter(f"Meanwhile a worker tracked {self._events:,} events on the same client")
-        self._claim_events("the server holds each of them once", _JOB, self._events)
+    async def _check_counts(self) -> None:
+        self._output.print_step(f"In the background, a worker tracked {self._events:,} events on the same client")
+        self._expect_events("the server stored each worker event once", _WORKER_EVENT, self._events)
         stats = self._mp.stats()
-        self._stage.claim("the client counts everything as delivered", expected=self._records, found=stats.delivered)
-        lost = stats.failed + stats.dropped + stats.uncertain + stats.pending
-        self._stage.claim("and nothing as lost or waiting", expected=0, found=lost)
-        self._stage.note(
-            f"{self._events / self._seconds:,.0f} events per second, with client and server in one process"
+        self._output.expect(
+            "the client counts every record as delivered", expected=self._records, actual=stats.delivered
+        )
+        undelivered = stats.failed + stats.dropped + stats.uncertain + stats.pending
+        self._output.expect("no record is lost or pending", expected=0, actual=undelivered)
+        self._output.print_note(
+            f"{self._events / self._worker_seconds:,.0f} events per second, with client and server in one process"
         )
 
-    async def _outage(self) -> None:
-        self._stage.chapter("6. Mixpanel is down when she adds an address", f'await mp.alias("{LATER}", "{ACCOUNT}")')
-        before = self._persons(ACCOUNT, LATER)
+    async def _show_outage(self) -> None:
+        self._output.print_step(
+            "6. Mixpanel is down while the user adds an address", f'await mp.alias("{NEW_ADDRESS}", "{ACCOUNT}")'
+        )
+        before = self._describe_people(ACCOUNT, NEW_ADDRESS)
         self._emulator.fail_next(status=503, times=3, path="/track")
         raised: MixpanelException | None = None
         try:
-            await self._mp.alias(LATER, ACCOUNT)
+            await self._mp.alias(NEW_ADDRESS, ACCOUNT)
         except MixpanelException as error:
             raised = error
-            self._stage.failure({"raised": type(error).__name__, "message": error})
-        facts = [getattr(raised, name, None) for name in ("status", "attempts", "endpoint")]
-        self._stage.claim(
-            "the call raises, and tells status, attempts and endpoint", expected=[503, 3, "/track"], found=facts
+            self._output.print_details({"raised": type(error).__name__, "message": error})
+        attributes = [getattr(raised, name, None) for name in ("status", "attempts", "endpoint")]
+        self._output.expect(
+            "the call raises, with status, attempts and endpoint", expected=[503, 3, "/track"], actual=attributes
         )
-        self._stage.claim("nobody was joined", expected=before, found=self._persons(ACCOUNT, LATER))
+        self._output.expect("no ids were joined", expected=before, actual=self._describe_people(ACCOUNT, NEW_ADDRESS))
 
-    async def _join(self, verb: str, call: Callable[[], Awaitable[object]], *ids: str) -> None:
-        before = self._persons(*ids)
+    async def _join(self, method: str, call: Callable[[], Awaitable[object]], *ids: str) -> None:
+        before = self._describe_people(*ids)
         await call()
-        self._identity.append((verb, before, self._persons(*ids)))
+        self._identity_calls.append((method, before, self._describe_people(*ids)))
         entry = self._emulator.identity_log()[-1]
         outcome = entry["$failure_reason"] or entry["outcome"]
-        self._stage.claim(f"Mixpanel accepts the {verb}", expected="merged", found=outcome)
+        self._output.expect(f"Mixpanel accepts the {method}", expected="merged", actual=outcome)
 
     def _show_people(self) -> None:
-        self._stage.table("Who is who (an empty line parts two persons)", ("call", "before", "after"), self._identity)
+        self._output.print_table(
+            "Identities (one id per line; an empty line separates people)",
+            ("call", "before", "after"),
+            self._identity_calls,
+        )
         properties = "\n".join(f"{name}: {value}" for name, value in sorted(self._profile_of(ACCOUNT).items()))
-        self._stage.table("Her profile", ("ids", "properties"), [(self._persons(ACCOUNT), properties)])
+        self._output.print_table("Profile", ("ids", "properties"), [(self._describe_people(ACCOUNT), properties)])
 
     def _show_requests(self) -> None:
         totals: defaultdict[tuple[str, str], list[int]] = defaultdict(lambda: [0, 0, 0])
@@ -200,31 +211,33 @@ class DemoScenario:
                 total[position] += amount
         columns = ("endpoint", "status", "requests", "records", "bytes")
         rows = [(*key, *(f"{amount:,}" for amount in total)) for key, total in sorted(totals.items())]
-        self._stage.table("What the server received", columns, rows, numbers=4)
+        self._output.print_table("Requests received by the server", columns, rows, numeric_columns=4)
 
-    def _named(self, ids: Collection[str]) -> list[str]:
-        known = [name for distinct_id, name in self._names.items() if distinct_id in ids]
-        return known + sorted(set(ids).difference(self._names))
+    def _display(self, ids: Collection[str]) -> list[str]:
+        """Return display names of ids in a stable order."""
+        known = [name for distinct_id, name in self._display_names.items() if distinct_id in ids]
+        return known + sorted(set(ids).difference(self._display_names))
 
-    def _persons(self, *ids: str) -> str:
-        """The persons behind some ids, one id a line and an empty line between persons."""
-        persons = {frozenset(self._emulator.cluster(distinct_id)): None for distinct_id in ids}
-        return "\n\n".join("\n".join(self._named(person)) for person in persons)
+    def _describe_people(self, *ids: str) -> str:
+        """Return the people that own the ids: one id per line, with an empty line between people."""
+        people = {frozenset(self._emulator.cluster(distinct_id)): None for distinct_id in ids}
+        return "\n\n".join("\n".join(self._display(person)) for person in people)
 
-    def _claim_cluster(self, text: str, *ids: str) -> None:
-        self._stage.claim(text, expected=self._named(ids), found=self._named(self._emulator.cluster(ids[0])))
+    def _expect_person(self, text: str, *ids: str) -> None:
+        """Expect that exactly these ids belong to one person."""
+        self._output.expect(text, expected=self._display(ids), actual=self._display(self._emulator.cluster(ids[0])))
 
-    def _claim_events(self, text: str, name: str, expected: int) -> None:
-        self._stage.claim(text, expected=expected, found=len(self._emulator.events(name)))
+    def _expect_events(self, text: str, name: str, count: int) -> None:
+        self._output.expect(text, expected=count, actual=len(self._emulator.events(name)))
 
-    def _claim_one_person(self, text: str, expected: int) -> None:
-        hers = self._emulator.resolve(ACCOUNT)
-        ids = [event["properties"]["distinct_id"] for name in _HERS for event in self._emulator.events(name)]
-        self._stage.claim(text, expected=expected, found=ids.count(hers))
+    def _expect_events_of_person(self, text: str, count: int) -> None:
+        person = self._emulator.resolve(ACCOUNT)
+        ids = [event["properties"]["distinct_id"] for name in _VISITOR_EVENTS for event in self._emulator.events(name)]
+        self._output.expect(text, expected=count, actual=ids.count(person))
 
     def _profile_of(self, distinct_id: str) -> dict[str, object]:
         return dict(self._emulator.profile(distinct_id) or {})
 
-    def _claim_profile(self, text: str, distinct_id: str, expected: dict[str, object]) -> None:
+    def _expect_profile(self, text: str, distinct_id: str, expected: dict[str, object]) -> None:
         profile = self._profile_of(distinct_id)
-        self._stage.claim(text, expected=expected, found={name: profile.get(name) for name in expected})
+        self._output.expect(text, expected=expected, actual={name: profile.get(name) for name in expected})
