@@ -275,7 +275,7 @@ class Queue:
         self.staging.reset_after_fork()
         self._buffer.reset()
         if self.spool is not None:
-            self.spool.writer.forget()
+            self.spool.writer.reset_after_fork()
         self._requests = self._retries = 0
         self.callbacks.reset_after_fork()
         self.on_fork()

@@ -173,7 +173,7 @@ class Sender:
         self.bind_loop()
         await self._transport.open()
         if self._queue.spool is not None:
-            await self.wait_committed(self._queue.spool.writer.begin())
+            await self.wait_committed(self._queue.spool.writer.start())
 
     async def wait_committed(self, group: CommitGroup) -> None:
         """Wait until the spool has written this.

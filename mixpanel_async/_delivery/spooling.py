@@ -22,7 +22,7 @@ from .._spool.messages import (
     Eviction,
     PendingWrite,
     RowInMemory,
-    Settings,
+    SpoolSettings,
     WriterListener,
     WriterProtocol,
 )
@@ -60,7 +60,7 @@ class SpoolBridge:
 
     def __init__(
         self,
-        settings: Settings,
+        settings: SpoolSettings,
         buffer: Buffer,
         runtime: Environment,
         *,
@@ -72,7 +72,7 @@ class SpoolBridge:
         self._path = settings.path
         self._monotonic = runtime.monotonic
         # A group may have to wait until the one before it has given up.
-        self._timeout = 2 * settings.wait + 1.0
+        self._timeout = 2 * settings.timeout + 1.0
         self._at_least_once = settings.at_least_once
         self._listener: SpoolListener
         self.writer = make_writer(self)
@@ -111,7 +111,7 @@ class SpoolBridge:
                 # They are on their way into memory, or right behind what is.
                 lane.pending_eviction = eviction
             else:
-                lane.pending_eviction.absorb(eviction)
+                lane.pending_eviction.merge(eviction)
 
     def _ask_to_evict(self, eviction: Eviction) -> None:
         self.writer.submit(lambda work: work.evict(eviction))
@@ -145,10 +145,10 @@ class SpoolBridge:
 
     async def _wait(self, group: CommitGroup, host: EventLoop) -> None:
         while not group.is_done:
-            watch: _CommitWaiter | None = group.watch
+            watch: _CommitWaiter | None = group.waiter
             # One that an event loop has left behind rings no more.
             if watch is None or watch.loop is not host:
-                watch = group.watch = _CommitWaiter(host, anyio.current_time() + self._timeout)
+                watch = group.waiter = _CommitWaiter(host, anyio.current_time() + self._timeout)
                 group.when_done(watch.wake_soon)
             if anyio.current_time() >= watch.until:
                 raise SpoolError(f"{self._path}: the disk did not answer in time", uncertain=True)
@@ -174,7 +174,7 @@ class SpoolBridge:
         if ids := self._once(batch):
             group = self.writer.submit(lambda work: work.marks.append((ids, SENDING)))
             await self.wait_committed(group, host)
-            if not group.is_noted:
+            if not group.marks_written:
                 raise SpoolError(f"{self._path}: the spool could not be written")
 
     def settled(self, batch: Batch) -> None:
@@ -198,11 +198,11 @@ class SpoolBridge:
 
     # What follows is called in the journal's thread.
 
-    def written(self, entries: Sequence[PendingWrite], used_bytes: int, freed: int) -> None:
+    def on_written(self, entries: Sequence[PendingWrite], used_bytes: int, freed: int) -> None:
         self._listener.run_locked(lambda: self._buffer.written(entries, used_bytes, freed))
         self._listener.notify_progress()
 
-    def not_written(self, entries: Sequence[PendingWrite], *, full: bool) -> list[PendingWrite]:
+    def on_write_failed(self, entries: Sequence[PendingWrite], *, full: bool) -> list[PendingWrite]:
         losses: list[Loss] = []
 
         def work() -> list[PendingWrite]:
@@ -222,34 +222,34 @@ class SpoolBridge:
         self._listener.notify_progress()
         return again
 
-    def failed(self, words: str) -> None:
-        self._listener.last_error = words
+    def on_error(self, message: str) -> None:
+        self._listener.last_error = message
 
-    def refusal(self, error: MixpanelException, *, full: bool) -> MixpanelException | None:
+    def error_for_callers(self, error: MixpanelException, *, full: bool) -> MixpanelException | None:
         """What those who wait for a group that was not written are told."""
         if not full:
             return error
         return None if self._drops else QueueFullError(self._buffer.pending, self._buffer.pending_bytes)
 
-    def loaded(self, lane: int, rows: list[tuple[int, bytes]], spoiled: int) -> None:
+    def on_loaded(self, lane: int, rows: list[tuple[int, bytes]], unreadable: int) -> None:
         losses: list[Loss] = []
 
         def work() -> None:
             into = self._lane(lane)
-            if spoiled:
-                losses.append(self._buffer.rows_missing(into, min(spoiled, into.on_disk), DropReason.SPOOL_FAILED))
+            if unreadable:
+                losses.append(self._buffer.rows_missing(into, min(unreadable, into.on_disk), DropReason.SPOOL_FAILED))
             losses.extend(self._buffer.rows_loaded(into, rows, self._monotonic()))
             if into.pending_eviction is not None and into.pending_eviction.count:
                 self._ask_to_evict(into.pending_eviction)
             into.pending_eviction = None
-            if not (rows or spoiled or into.unwritten) and into.on_disk:
+            if not (rows or unreadable or into.unwritten) and into.on_disk:
                 losses.append(self._buffer.rows_missing(into, into.on_disk, DropReason.PURGED))
 
         self._listener.run_locked(work)
         self._listener.report_losses(losses)
         self._listener.notify_progress()
 
-    def given_up(self, entries: Sequence[PendingWrite]) -> None:
+    def on_discarded(self, entries: Sequence[PendingWrite]) -> None:
         losses: list[Loss] = []
 
         def work() -> None:
@@ -261,16 +261,16 @@ class SpoolBridge:
         self._listener.report_losses(losses)
         self._listener.notify_progress()
 
-    def evicted(self, lane: int, items: list[bytes]) -> None:
+    def on_evicted(self, lane: int, items: list[bytes]) -> None:
         self._listener.report_losses([Loss(kind=self._lane(lane).kind, reason=DropReason.QUEUE_FULL, items=items)])
 
-    def adopted(self, lanes: dict[int, tuple[int, int]], unsure: dict[int, list[bytes]]) -> None:
+    def on_taken_over(self, lanes: dict[int, tuple[int, int]], uncertain: dict[int, list[bytes]]) -> None:
         losses: list[Loss] = []
 
         def work() -> None:
             for code, (records, size) in lanes.items():
                 self._buffer.take_over(self._lane(code), records, size)
-            for code, items in unsure.items():
+            for code, items in uncertain.items():
                 losses.append(self._buffer.take_over_lost(self._lane(code), items))
 
         self._listener.run_locked(work)
@@ -290,7 +290,7 @@ class SpoolBridge:
             for row, item in zip(batch.ids, batch.items, strict=False)
             if lane.is_written(row)
         ]
-        return held, self.writer.settled_rows()
+        return held, self.writer.rows_to_delete()
 
     def on_reopened(self) -> None:
         losses: list[Loss] = []
@@ -354,11 +354,11 @@ def make_bridge(options: ClientOptions, spool: SqliteSpool, buffer: Buffer, runt
     Raises:
         ConfigurationError: if this system has no locks that a spool can stand on.
     """
-    settings = Settings(
+    settings = SpoolSettings(
         path=spool.file,
         max_bytes=spool.max_bytes,
         keep_dead=spool.keep_dead,
-        wait=spool.timeout,
+        timeout=spool.timeout,
         fsync=spool.fsync,
         erase=spool.erase,
         token=options.token,

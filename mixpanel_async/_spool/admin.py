@@ -20,7 +20,7 @@ from .._model.errors import ConfigurationError, raise_configuration_error
 from .._model.records import DropReason
 from .._runtime.clock import real_environment
 from . import files
-from .database import LANES, Row, first_of, show_token
+from .database import LANES, Row, lane_start, show_token
 from .inspection import ROWS_AT_ONCE, AdminConnection, DeadLetterFilter, open_admin_connection, pause
 from .messages import LANE_CODES, ONCE, REPEATABLE, SENDING, SEQUENCE_BITS
 from .report import Purged, SpoolCount, SpooledRecord, SpoolStatus
@@ -35,7 +35,7 @@ _PERSON: Final = ("distinct_id", "$user_id", "$device_id", "$identified_id", "$a
 _DEVICE: Final = "$device:"
 
 
-class Admin:
+class SpoolAdmin:
     """Looks after a spool. What its methods do is told at those of `SqliteSpool`.
 
     Args:
@@ -52,11 +52,11 @@ class Admin:
             waiting: dict[str, SpoolCount] = {}
             held: dict[str, SpoolCount] = {}
             owners = {owner: (project, born) for owner, project, born in db.owners()}
-            is_held = {owner: files.OwnerLock.is_taken(self._path, owner) for owner in owners}
+            is_held = {owner: files.OwnerLock.is_held(self._path, owner) for owner in owners}
             projects = db.dead_projects()
             sending = 0
             now = real_environment().wall_time()
-            for owner, lane in db.lanes():
+            for owner, lane in db.owner_lanes():
                 kind = _kind(lane)
                 project, born = owners.get(owner, (b"", 0.0))
                 records, size, begun, first = db.count(owner, lane)
@@ -77,7 +77,7 @@ class Admin:
                 projects=len(projects),
                 file_bytes=_size(self._path),
                 used_bytes=db.used_bytes(),
-                log_bytes=_size(files.beside(self._path)[1]),
+                log_bytes=_size(files.with_log_files(self._path)[1]),
                 schema=db.schema,
                 integrity=db.check() if check else "not checked",
                 set_aside=_set_aside(self._path),
@@ -95,14 +95,14 @@ class Admin:
             while waiting and (rows := db.read(after, _LAST, max_records=1_000, max_bytes=_BYTES_AT_ONCE)):
                 after = rows[-1][0]
                 yield from map(_waiting, rows)
-            for chunk in _chunks([] if dead is None else db.choose(dead)):
+            for chunk in _chunks([] if dead is None else db.select_dead_letters(dead)):
                 yield from map(_dead, db.dead_letters(chunk))
 
     def retry(self, *, reasons: Collection[str] | None, ids: Collection[int] | None) -> int:
-        choice = DeadLetterFilter(reasons=reasons, without={DropReason.UNCERTAIN.value}, ids=ids)
+        choice = DeadLetterFilter(reasons=reasons, except_reasons={DropReason.UNCERTAIN.value}, ids=ids)
         with open_admin_connection(self._path, self._wait) as db:
             count = 0
-            for chunk in _chunks(db.choose(choice)):
+            for chunk in _chunks(db.select_dead_letters(choice)):
                 with db.transaction():
                     count += _put_back(db, chunk)
                 pause()
@@ -129,9 +129,9 @@ class Admin:
         died_before = inf if older_than is None else real_environment().wall_time() - older_than
         choice = DeadLetterFilter(reasons=reasons, ids=ids, died_before=died_before)
         with open_admin_connection(self._path, self._wait, erase=True) as db:
-            gone = _remove(db, "dead", db.choose(choice)) if dead else 0
+            gone = _remove(db, "dead", db.select_dead_letters(choice)) if dead else 0
             left = self._remove_left(db) if waiting else 0
-            db.give_back()
+            db.vacuum()
             return Purged(waiting=left, dead=gone)
 
     def _remove_left(self, db: AdminConnection) -> int:
@@ -139,7 +139,7 @@ class Admin:
         count = 0
         for owner, *_ in db.owners():
             # As a client that takes it over would: as long as it is held here, nobody sends it.
-            claim = files.OwnerLock.take(self._path, owner)
+            claim = files.OwnerLock.acquire(self._path, owner)
             if claim is None:
                 continue
             is_empty = False
@@ -159,7 +159,7 @@ class Admin:
             # A client whose record is refused meanwhile moves it from the first table to the second.
             waiting = _remove(db, "records", _of_person(db, "records", distinct_id))
             dead = _remove(db, "dead", _of_person(db, "dead", distinct_id))
-            db.give_back()
+            db.vacuum()
             return Purged(waiting=waiting, dead=dead)
 
     def export(self, to: str | os.PathLike[str] | BinaryIO, *, waiting: bool, dead: bool) -> int:
@@ -261,7 +261,7 @@ def _put_back(db: AdminConnection, ids: list[int]) -> int:
             # Whoever takes an owner over counts once what is there: each portion has its own.
             heirs[project] = db.add_owner(project, real_environment().wall_time())
     rows = [
-        (first_of(heirs[project], lane) + at, REPEATABLE if state == REPEATABLE else ONCE, body)
+        (lane_start(heirs[project], lane) + at, REPEATABLE if state == REPEATABLE else ONCE, body)
         for at, (_, project, lane, state, *_, body) in enumerate(letters, start=1)
     ]
     db.remove("dead", ids)
@@ -282,7 +282,7 @@ def _remove_all(db: AdminConnection, owner: int) -> int:
     count = 0
     while True:
         with db.transaction():
-            removed = db.remove_first(first_of(owner, 0), first_of(owner + 1, 0))
+            removed = db.remove_first(lane_start(owner, 0), lane_start(owner + 1, 0))
         if not removed:
             return count
         count += removed

@@ -27,15 +27,15 @@ OWNER_SHIFT: Final = LANE_BITS + SEQUENCE_BITS
 LANES: Final = 1 << LANE_BITS
 
 # More parameters in one statement than this an old SQLite does not take; 3 to a row.
-_ROWS_A_STATEMENT: Final = 300
+_ROWS_PER_STATEMENT: Final = 300
 # What the write-ahead log is cut back to after a checkpoint.
-_MOST_WAL_BYTES: Final = 8 * 1024 * 1024
+_MAX_LOG_BYTES: Final = 8 * 1024 * 1024
 # The file may grow past its cap by this share before SQLite itself refuses: the exact bound is the client's, this one
 # holds also against several clients that write at the same moment.
 _HARD_CAP: Final = 1.1
 # What one transaction gives back. SQLite may look through all that lies idle for each page, and writes anew what it
 # moves: a file of gigabytes at once would hold the lock for minutes and make the log as large as itself.
-_PAGES_AT_ONCE: Final = 32
+_PAGES_PER_TRANSACTION: Final = 32
 _CHECK_UP_TO_BYTES: Final = 256 * 1024 * 1024
 # Stands in the stored bytes for the project's token as JSON has it. JSON never holds a raw control character.
 _TOKEN_MARK: Final = b"\x01"
@@ -69,7 +69,7 @@ class DeadLetter:
     body: bytes
 
 
-def first_of(owner: int, lane: int) -> int:
+def lane_start(owner: int, lane: int) -> int:
     """The number before the first row of an owner's lane."""
     return (owner << OWNER_SHIFT) | (lane << SEQUENCE_BITS)
 
@@ -119,7 +119,7 @@ class Database:
             if mode != "wal":
                 raise_configuration_error("the file system of the spool does not allow SQLite's write-ahead log")
             self._db.execute(f"PRAGMA synchronous={'FULL' if fsync else 'NORMAL'}")
-            self._db.execute(f"PRAGMA journal_size_limit={_MOST_WAL_BYTES}")
+            self._db.execute(f"PRAGMA journal_size_limit={_MAX_LOG_BYTES}")
             self._db.execute(f"PRAGMA secure_delete={'ON' if erase else 'FAST'}")
             self._page_bytes = self._number("PRAGMA page_size")
             self._db.execute(f"PRAGMA max_page_count={int(max_bytes * _HARD_CAP) // self._page_bytes}")
@@ -187,7 +187,7 @@ class Database:
         """Key the fingerprints with this: what was salvaged keeps its projects."""
         self._db.execute("INSERT OR REPLACE INTO meta VALUES ('salt', ?)", (salt,))
 
-    def project(self, token: str) -> bytes:
+    def project_key(self, token: str) -> bytes:
         """What stands for a project in this file: rows are bound to it, and it tells nobody the token."""
         return hashlib.blake2b(token.encode(), key=self.salt, digest_size=16).digest()
 
@@ -234,9 +234,9 @@ class Database:
         at = 0
         while at < len(rows):
             # Sizes are powers of two or the largest, so that few statements are ever compiled.
-            size = min(_ROWS_A_STATEMENT, 1 << ((len(rows) - at).bit_length() - 1))
-            if len(rows) - at >= _ROWS_A_STATEMENT:
-                size = _ROWS_A_STATEMENT
+            size = min(_ROWS_PER_STATEMENT, 1 << ((len(rows) - at).bit_length() - 1))
+            if len(rows) - at >= _ROWS_PER_STATEMENT:
+                size = _ROWS_PER_STATEMENT
             values = [value for row in rows[at : at + size] for value in row]
             self._db.execute(f"INSERT INTO records VALUES {','.join(['(?,?,?)'] * size)}", values)  # noqa: S608
             at += size
@@ -274,7 +274,7 @@ class Database:
 
     def sizes(self, owner: int, lane: int) -> tuple[int, int]:
         """How many rows an owner has in a lane, and their bytes."""
-        low = first_of(owner, lane)
+        low = lane_start(owner, lane)
         row = self._db.execute(
             "SELECT count(*), coalesce(sum(length(body)), 0) FROM records WHERE id > ? AND id <= ?",
             (low, low + (1 << SEQUENCE_BITS) - 1),
@@ -285,7 +285,7 @@ class Database:
         """Rows of an owner whose request had begun and whose end is not known."""
         return self._db.execute(
             "SELECT id, state, body FROM records WHERE id > ? AND id < ? AND state = ?",
-            (first_of(owner, 0), first_of(owner + 1, 0), SENDING),
+            (lane_start(owner, 0), lane_start(owner + 1, 0), SENDING),
         ).fetchall()
 
     def read(self, after: int, last: int, *, max_records: int, max_bytes: int) -> list[Row]:
@@ -358,7 +358,7 @@ class Database:
         if not self._is_mostly_idle():
             return False
         # As a script, which alone steps through all of it.
-        self._db.executescript(f"PRAGMA incremental_vacuum({_PAGES_AT_ONCE})")
+        self._db.executescript(f"PRAGMA incremental_vacuum({_PAGES_PER_TRANSACTION})")
         if self._is_mostly_idle():
             return True
         self.checkpoint()

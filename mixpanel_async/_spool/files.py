@@ -38,22 +38,22 @@ def prepare(path: Path) -> bool:
     if not folder.exists():
         if not folder.parent.is_dir():
             raise_configuration_error("the folder of the spool does not exist, nor the one above it")
-        with _refusing("the folder of the spool cannot be made"):
+        with _as_configuration_error("the folder of the spool cannot be made"):
             # Several processes may come at once.
             folder.mkdir(mode=_PRIVATE_FOLDER, exist_ok=True)
     if is_remote(folder.resolve(), _mounts()):
         raise_configuration_error("the spool must lie on a disk of this machine, not on a network file system")
-    with _refusing("the file of the spool cannot be made"), contextlib.suppress(FileExistsError):
+    with _as_configuration_error("the file of the spool cannot be made"), contextlib.suppress(FileExistsError):
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, _PRIVATE))
-    with _refusing("the files of the spool cannot be looked at"):
-        size = _checked(path).st_size
-        for name in beside(path)[1:]:
+    with _as_configuration_error("the files of the spool cannot be looked at"):
+        size = _check_file(path).st_size
+        for name in with_log_files(path)[1:]:
             with contextlib.suppress(FileNotFoundError):
-                _checked(name)
+                _check_file(name)
     return size == 0
 
 
-def _checked(path: Path) -> os.stat_result:
+def _check_file(path: Path) -> os.stat_result:
     """See to it that a file is regular and ours.
 
     It is not opened: to close it again would lift every lock that SQLite holds on it in this process.
@@ -75,10 +75,10 @@ def make_private(path: Path) -> None:
     Raises:
         ConfigurationError: if that cannot be done.
     """
-    with _refusing("the files of the spool cannot be made private"):
-        for name in beside(path):
+    with _as_configuration_error("the files of the spool cannot be made private"):
+        for name in with_log_files(path):
             with contextlib.suppress(FileNotFoundError):
-                if stat.S_IMODE(_checked(name).st_mode) != _PRIVATE:
+                if stat.S_IMODE(_check_file(name).st_mode) != _PRIVATE:
                     name.chmod(_PRIVATE)
 
 
@@ -93,13 +93,13 @@ def is_text(path: Path) -> bool:
         return False
 
 
-def beside(path: Path) -> list[Path]:
+def with_log_files(path: Path) -> list[Path]:
     """The database and the two files that SQLite puts beside it."""
     return [path, path.with_name(path.name + "-wal"), path.with_name(path.name + "-shm")]
 
 
 @contextlib.contextmanager
-def _refusing(text: str) -> Iterator[None]:
+def _as_configuration_error(text: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
@@ -146,11 +146,11 @@ class OwnerLock:
         self._handle = handle
 
     @classmethod
-    def take(cls, spool: Path, owner: int) -> OwnerLock | None:
+    def acquire(cls, spool: Path, owner: int) -> OwnerLock | None:
         """Lock the file of an owner, which is made if it is missing. None if somebody else holds it."""
-        path = _claim_path(spool, owner)
+        path = _lock_path(spool, owner)
         while True:
-            handle = _opened(path)
+            handle = _open_lock_file(path)
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 # Whoever held it before may have taken the file away since it was opened here.
@@ -166,10 +166,10 @@ class OwnerLock:
             os.close(handle)
 
     @staticmethod
-    def is_taken(spool: Path, owner: int) -> bool:
+    def is_held(spool: Path, owner: int) -> bool:
         """Whether an owner lives. Makes no file."""
         try:
-            handle = os.open(_claim_path(spool, owner), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            handle = os.open(_lock_path(spool, owner), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         except FileNotFoundError:
             return False
         except OSError:
@@ -193,9 +193,9 @@ class OwnerLock:
             # Closing alone would leave it locked for as long as a forked child has the file open as well.
             with contextlib.suppress(OSError):
                 fcntl.flock(self._handle, fcntl.LOCK_UN)
-            self.forget()
+            self.close_without_unlock()
 
-    def forget(self) -> None:
+    def close_without_unlock(self) -> None:
         """Let go of the file without a word: in a forked child, the lock is the parent's."""
         if self._handle >= 0:
             with contextlib.suppress(OSError):
@@ -203,11 +203,11 @@ class OwnerLock:
             self._handle = -1
 
 
-def _claim_path(spool: Path, owner: int) -> Path:
+def _lock_path(spool: Path, owner: int) -> Path:
     return spool.with_name(f"{spool.name}-owner-{owner}")
 
 
-def _opened(path: Path) -> int:
+def _open_lock_file(path: Path) -> int:
     try:
         return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, _PRIVATE)
     except OSError as error:
@@ -222,7 +222,7 @@ def inode_of(path: Path) -> int:
         return 0
 
 
-def aside_of(path: Path, inode: int) -> Path | None:
+def find_set_aside(path: Path, inode: int) -> Path | None:
     """Where a file has gone that was set aside."""
     start = path.name + ".corrupt-"
     for name in sorted(os.listdir(path.parent)):
@@ -246,7 +246,7 @@ def set_aside(path: Path, stamp: int) -> Path:
             break
         number += 1
     # The log first: one that lies there without its database would be deleted by whoever opens a new one.
-    for old, new in zip(reversed(beside(path)), reversed(beside(aside)), strict=True):
+    for old, new in zip(reversed(with_log_files(path)), reversed(with_log_files(aside)), strict=True):
         with contextlib.suppress(FileNotFoundError):
             old.rename(new)
     return aside

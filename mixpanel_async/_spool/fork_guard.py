@@ -11,7 +11,7 @@ from typing import Final
 from .._model.errors import SpoolError
 
 # Seconds that a fork waits for a transaction under way.
-_PATIENCE: Final = 2.0
+_FORK_WAIT_SECONDS: Final = 2.0
 
 
 class ForkGuard:
@@ -26,13 +26,13 @@ class ForkGuard:
         self._in_child = weakref.WeakMethod(in_child)
         self._wake = wake
         self._is_registered = self._is_unsafe = False
-        self._begin_anew()
+        self._reset()
 
-    def _begin_anew(self) -> None:
+    def _reset(self) -> None:
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
         self._forks = 0
-        self._is_resting = False
+        self._is_paused = False
 
     def watch(self, thread: threading.Thread) -> None:
         """Keep forks and this thread apart from now on."""
@@ -55,7 +55,7 @@ class ForkGuard:
             if thread is None or thread is threading.current_thread():
                 return
             self._wake()
-            self._changed.wait_for(lambda: self._is_resting or self._thread is not thread, _PATIENCE)
+            self._changed.wait_for(lambda: self._is_paused or self._thread is not thread, _FORK_WAIT_SECONDS)
 
     def _after(self) -> None:
         with self._changed:
@@ -74,22 +74,22 @@ class ForkGuard:
             return
         close()
         with self._changed:
-            self._is_resting = True
+            self._is_paused = True
             self._changed.notify_all()
             self._changed.wait_for(lambda: not self._forks)
-            self._is_resting = False
+            self._is_paused = False
 
-    def leave(self) -> None:
+    def thread_ended(self) -> None:
         """Note that the thread has closed the database for good."""
         with self._changed:
             self._thread = None
             self._changed.notify_all()
 
-    def forked(self) -> None:
+    def reset_in_child(self) -> None:
         """Begin anew in a child."""
         thread = self._thread
-        self._is_unsafe = self._is_unsafe or (thread is not None and not self._is_resting)
-        self._begin_anew()
+        self._is_unsafe = self._is_unsafe or (thread is not None and not self._is_paused)
+        self._reset()
 
 
 def _call(method: weakref.WeakMethod[Callable[[], None]]) -> None:

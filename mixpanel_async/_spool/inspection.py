@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from .._model.errors import ConfigurationError, SpoolError, raise_configuration_error
 from .._model.records import DropReason
-from .database import APPLICATION_ID, LANES, OWNER_SHIFT, Database, first_of, id_ranges, is_damage
+from .database import APPLICATION_ID, LANES, OWNER_SHIFT, Database, id_ranges, is_damage, lane_start
 from .files import is_text
 from .messages import SENDING, SEQUENCE_BITS
 from .report import SpoolCount
@@ -22,7 +22,7 @@ from .report import SpoolCount
 ROWS_AT_ONCE: Final = 10_000
 _PAGES_AT_ONCE: Final = 2_000
 # Seconds between two transactions, in which others get their turn.
-_BREATH: Final = 0.02
+_PAUSE_SECONDS: Final = 0.02
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +40,7 @@ class DeadLetterFilter:
     """
 
     reasons: Collection[str] | None = None
-    without: Collection[str] = ()
+    except_reasons: Collection[str] = ()
     ids: Collection[int] | None = None
     died_before: float = inf
 
@@ -51,8 +51,8 @@ class DeadLetterFilter:
         if not known.issuperset(self.reasons or ()):
             raise_configuration_error("a reason must be the value of a DropReason")
 
-    def takes(self, number: int, reason: str, died: float) -> bool:
-        is_named = reason not in self.without if self.reasons is None else reason in self.reasons
+    def matches(self, number: int, reason: str, died: float) -> bool:
+        is_named = reason not in self.except_reasons if self.reasons is None else reason in self.reasons
         return is_named and died <= self.died_before and (self.ids is None or number in self.ids)
 
 
@@ -106,7 +106,7 @@ class AdminConnection(Database):
             return str(error)
         return "; ".join(" ".join(text.split()) for text in found)
 
-    def lanes(self) -> Iterator[tuple[int, int]]:
+    def owner_lanes(self) -> Iterator[tuple[int, int]]:
         """Owners and their lanes that hold rows, found by leaping from one range to the next."""
         after = 0
         while (number := self._number("SELECT id FROM records WHERE id > ? ORDER BY id LIMIT 1", after)) > after:
@@ -115,7 +115,7 @@ class AdminConnection(Database):
 
     def count(self, owner: int, lane: int) -> tuple[int, int, int, bytes]:
         """Rows of a lane, their bytes, how many of them are being sent, and the body of the first."""
-        low = first_of(owner, lane)
+        low = lane_start(owner, lane)
         high = low + (1 << SEQUENCE_BITS) - 1
         records, size, sending = self._db.execute(
             "SELECT count(*), coalesce(sum(length(body)), 0), coalesce(sum(state = ?), 0) FROM records"
@@ -132,10 +132,10 @@ class AdminConnection(Database):
     def dead_projects(self) -> set[bytes]:
         return {project for (project,) in self._db.execute("SELECT DISTINCT project FROM dead")}
 
-    def choose(self, choice: DeadLetterFilter) -> list[tuple[int, int]]:
+    def select_dead_letters(self, wanted: DeadLetterFilter) -> list[tuple[int, int]]:
         """Dead letters: number and size of the body."""
         found = self._db.execute("SELECT id, length(body), reason, died FROM dead ORDER BY id")
-        return [(number, size) for number, size, reason, died in found if choice.takes(number, reason, died)]
+        return [(number, size) for number, size, reason, died in found if wanted.matches(number, reason, died)]
 
     def dead_letters(self, ids: Sequence[int]) -> list[tuple[Any, ...]]:
         """Those of these dead letters that are there: number, project, lane, state, reason, message, died, body."""
@@ -167,7 +167,7 @@ class AdminConnection(Database):
         """Rows of `records` or `dead` whose bodies hold some bytes."""
         yield from self._db.execute(f"SELECT id, body FROM {table} WHERE instr(body, ?) > 0", (text,))  # noqa: S608
 
-    def give_back(self) -> None:
+    def vacuum(self) -> None:
         """Give every page that lies idle back to the disk, and empty the log: what was deleted is in neither."""
         before = 0
         while (idle := self._number("PRAGMA freelist_count")) and idle != before:
@@ -210,4 +210,4 @@ def open_admin_connection(path: Path, wait: float, *, erase: bool = False) -> It
 
 def pause() -> None:
     """Let others have their turn: who writes without a pause keeps the lock from them."""
-    threading.Event().wait(_BREATH)
+    threading.Event().wait(_PAUSE_SECONDS)

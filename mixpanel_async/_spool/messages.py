@@ -18,13 +18,13 @@ SENDING: Final = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
+class SpoolSettings:
     """What the thread needs to know of `SqliteSpool` and the client."""
 
     path: Path
     max_bytes: int
     keep_dead: int
-    wait: float
+    timeout: float
     fsync: bool
     erase: bool
     token: str = field(repr=False)
@@ -42,15 +42,15 @@ class RowInMemory(NamedTuple):
 class CommitGroup:
     """Records that share a commit."""
 
-    __slots__ = ("_when_done", "entries", "error", "is_done", "is_noted", "size", "watch")
+    __slots__ = ("_when_done", "entries", "error", "is_done", "marks_written", "size", "waiter")
 
     def __init__(self) -> None:
         self.entries: list[PendingWrite] = []
         self.size = 0
         self.is_done = False
-        self.is_noted = True
+        self.marks_written = True
         """Whether the marks that were asked for with it are on disk, too."""
-        self.watch: Any = None
+        self.waiter: Any = None
         """For whoever waits."""
         self.error: MixpanelException | None = None
         self._when_done: list[Callable[[], None]] = []
@@ -61,9 +61,9 @@ class CommitGroup:
         if self.is_done:
             callback()
 
-    def finish(self, error: MixpanelException | None = None, *, is_noted: bool = True) -> None:
+    def finish(self, error: MixpanelException | None = None, *, marks_written: bool = True) -> None:
         self.error = error
-        self.is_noted = is_noted
+        self.marks_written = marks_written
         self.is_done = True
         for callback in self._when_done:
             callback()
@@ -82,8 +82,8 @@ class PendingWork:
 
     def evict(self, eviction: Eviction) -> None:
         for earlier in self.evictions:
-            if (earlier.lane, earlier.own) == (eviction.lane, eviction.own):
-                earlier.absorb(eviction)
+            if (earlier.lane, earlier.first_own_row) == (eviction.lane, eviction.first_own_row):
+                earlier.merge(eviction)
                 return
         self.evictions.append(eviction)
 
@@ -95,28 +95,28 @@ class PendingWork:
 class WriterListener(Protocol):
     """Who is told, in the journal's thread."""
 
-    def written(self, entries: Sequence[PendingWrite], used_bytes: int, freed: int) -> None:
+    def on_written(self, entries: Sequence[PendingWrite], used_bytes: int, freed: int) -> None:
         """A group and all that was asked with it is on disk."""
 
-    def not_written(self, entries: Sequence[PendingWrite], *, full: bool) -> list[PendingWrite]:
+    def on_write_failed(self, entries: Sequence[PendingWrite], *, full: bool) -> list[PendingWrite]:
         """A group is not on disk. Returns what is to be tried again."""
 
-    def given_up(self, entries: Sequence[PendingWrite]) -> None:
+    def on_discarded(self, entries: Sequence[PendingWrite]) -> None:
         """These were never written, and will not be."""
 
-    def loaded(self, lane: int, rows: list[tuple[int, bytes]], spoiled: int) -> None:
+    def on_loaded(self, lane: int, rows: list[tuple[int, bytes]], unreadable: int) -> None:
         """All that was there has been read, up to a limit; so many of it were no records."""
 
-    def failed(self, words: str) -> None:
+    def on_error(self, message: str) -> None:
         """The spool could not be used, for the reason that these words tell."""
 
-    def refusal(self, error: MixpanelException, *, full: bool) -> MixpanelException | None:
+    def error_for_callers(self, error: MixpanelException, *, full: bool) -> MixpanelException | None:
         """What those who wait for a group that was not written are told."""
 
-    def evicted(self, lane: int, items: list[bytes]) -> None:
+    def on_evicted(self, lane: int, items: list[bytes]) -> None:
         """Rows were dropped for want of room."""
 
-    def adopted(self, lanes: dict[int, tuple[int, int]], unsure: dict[int, list[bytes]]) -> None:
+    def on_taken_over(self, lanes: dict[int, tuple[int, int]], uncertain: dict[int, list[bytes]]) -> None:
         """Records and bytes that others left, by lane; and what of theirs may have been applied already."""
 
     def rows_in_memory(self) -> tuple[list[RowInMemory], set[int]]:
@@ -138,15 +138,15 @@ class WriterProtocol(Protocol):
 
     def submit(self, change: Callable[[PendingWork], None]) -> CommitGroup: ...
 
-    def begin(self) -> CommitGroup: ...
+    def start(self) -> CommitGroup: ...
 
-    def settled_rows(self) -> set[int]: ...
+    def rows_to_delete(self) -> set[int]: ...
 
     def discard_reads(self) -> list[Eviction]: ...
 
     def close(self, timeout: float) -> bool: ...
 
-    def forget(self) -> None: ...
+    def reset_after_fork(self) -> None: ...
 
 
 SEQUENCE_BITS: Final = 36
@@ -174,13 +174,13 @@ class Eviction:
     """
 
     lane: int
-    own: int
+    first_own_row: int
     count: int
     size: int
 
-    def absorb(self, later: Eviction) -> None:
+    def merge(self, later: Eviction) -> None:
         """Make one of two that follow each other."""
-        self.own = self.own or later.own
+        self.first_own_row = self.first_own_row or later.first_own_row
         self.count += later.count
         self.size += later.size
 

@@ -17,13 +17,13 @@ from .._model.records import NonIdempotentRecord
 from .._runtime.clock import Environment
 from .database import OWNER_SHIFT, Database, Row, hide_token
 from .files import OwnerLock
-from .messages import ONCE, REPEATABLE, SENDING, RowInMemory, Settings
+from .messages import ONCE, REPEATABLE, SENDING, RowInMemory, SpoolSettings
 
 _log = logging.getLogger("mixpanel_async")
 _OWN_ROWS: Final = 1 << OWNER_SHIFT
 
 
-class Owners:
+class OwnerRegistry:
     """The owners in whose name one client reads and writes.
 
     Args:
@@ -32,25 +32,25 @@ class Owners:
         claims: filled with the owners whose rows are this client's to send.
     """
 
-    def __init__(self, settings: Settings, runtime: Environment, claims: dict[int, OwnerLock]) -> None:
+    def __init__(self, settings: SpoolSettings, environment: Environment, locks: dict[int, OwnerLock]) -> None:
         self._settings = settings
-        self._runtime = runtime
-        self._claims = claims
+        self._environment = environment
+        self._locks = locks
         self._token: bytes = orjson.dumps(settings.token)
         self.own = 0
         """The owner that this client is; 0 before it has been registered for the first time."""
-        self.before: set[int] = set()
+        self.previously_claimed: set[int] = set()
         """Whose rows were this client's to send when it last let go."""
-        self.highest = 0
+        self.highest_known = 0
         """The largest number that is known: a file that is opened anew must not give it to somebody else."""
         self._unclaimable: set[int] = set()
         # Who has the rows now that an owner had in a file before.
-        self._heirs: dict[int, int] = {}
+        self._new_owner_of: dict[int, int] = {}
 
-    def claim_of(self, owner: int) -> OwnerLock | None:
+    def claim(self, owner: int) -> OwnerLock | None:
         """The right to send what another client left; None if somebody has it, or it cannot be had."""
         try:
-            return OwnerLock.take(self._settings.path, owner)
+            return OwnerLock.acquire(self._settings.path, owner)
         except SpoolError as error:
             # One file that cannot be opened must not stop everybody; its rows stay.
             if owner not in self._unclaimable:
@@ -59,12 +59,12 @@ class Owners:
                 _log.warning(text, self._settings.path, owner, error.message)
             return None
 
-    def let_go(self) -> None:
+    def release_all(self) -> None:
         """Give up every claim; rows that are left are for the next to take over."""
-        self.before |= {*self._claims}
-        for claim in self._claims.values():
+        self.previously_claimed |= {*self._locks}
+        for claim in self._locks.values():
             claim.release(remove=False)
-        self._claims.clear()
+        self._locks.clear()
 
     def register(self, db: Database, held: Sequence[RowInMemory]) -> None:
         """Become an owner in this file, and put in what is in memory already.
@@ -88,16 +88,18 @@ class Owners:
                 claim.release(remove=True)
             raise
         self.own = heirs.pop(0)
-        self._heirs = heirs
-        self._claims.update(claims)
-        self.before.clear()
+        self._new_owner_of = heirs
+        self._locks.update(claims)
+        self.previously_claimed.clear()
 
     def _new_owner(self, db: Database) -> tuple[int, OwnerLock]:
         while True:
-            owner = db.add_owner(db.project(self._settings.token), self._runtime.wall_time(), above=self.highest)
-            self.highest = owner
+            owner = db.add_owner(
+                db.project_key(self._settings.token), self._environment.wall_time(), above=self.highest_known
+            )
+            self.highest_known = owner
             # Locked before anybody else can see it.
-            claim = OwnerLock.take(self._settings.path, owner)
+            claim = OwnerLock.acquire(self._settings.path, owner)
             if claim is not None:
                 return owner, claim
             # Somebody still uses a file that was taken away, in which he has this number.
@@ -111,12 +113,12 @@ class Owners:
         state = (SENDING if is_sending else ONCE) if isinstance(item, NonIdempotentRecord) else REPEATABLE
         return number % _OWN_ROWS + (owner << OWNER_SHIFT), state, hide_token(item, self._token)
 
-    def numbers(self, rows: Iterable[int]) -> list[int]:
+    def row_ids(self, rows: Iterable[int]) -> list[int]:
         """The numbers that rows have in the file; those of a file before that are not in this one are left out."""
         found = []
         for row in rows:
             owner, rest = divmod(row, _OWN_ROWS)
-            owner = self._heirs.get(owner, owner) if owner else self.own
-            if owner in self._claims or owner in self.before:
+            owner = self._new_owner_of.get(owner, owner) if owner else self.own
+            if owner in self._locks or owner in self.previously_claimed:
                 found.append(rest + (owner << OWNER_SHIFT))
         return found

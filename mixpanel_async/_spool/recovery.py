@@ -14,15 +14,15 @@ import orjson
 from .._model.errors import SpoolError
 from . import files
 from .connection import open_database
-from .database import LANES, OWNER_SHIFT, SCHEMA, Database, Row, first_of, show_token
+from .database import LANES, OWNER_SHIFT, SCHEMA, Database, Row, lane_start, show_token
 from .messages import ONCE, REPEATABLE, SENDING, SEQUENCE_BITS
 
 _PAGE: Final = 4096
 _PAGES_AT: Final = slice(28, 32)
 _FREELIST_AT: Final = slice(32, 40)
 # A file that is damaged all over is given up after so many holes.
-_MOST_HOLES: Final = 10_000
-_AT_ONCE: Final = 2_000
+_MAX_HOLES: Final = 10_000
+_ROWS_PER_TRANSACTION: Final = 2_000
 _UNREADABLE: Final = (sqlite3.DatabaseError, UnicodeDecodeError)
 
 
@@ -38,11 +38,16 @@ class Recovery:
 
     aside: Path
     rows: int
-    holes: int
+    unreadable: int
 
 
 def recover(
-    path: Path, stamp: int, make: Callable[[], Database], *, leave: Container[int] = frozenset(), above: int = 0
+    path: Path,
+    stamp: int,
+    open_new: Callable[[], Database],
+    *,
+    skip: Container[int] = frozenset(),
+    above_owner: int = 0,
 ) -> tuple[Database, Recovery]:
     """Set a damaged spool aside and begin a new one with what can be read of it.
 
@@ -56,18 +61,18 @@ def recover(
         above: no owner of the new one gets this number, or a smaller one.
     """
     aside = files.set_aside(path, stamp)
-    fresh = make()
-    return fresh, recover_remaining(aside, fresh, path, leave=leave, above=above)
+    fresh = open_new()
+    return fresh, recover_remaining(aside, fresh, path, skip=skip, above_owner=above_owner)
 
 
 def recover_remaining(
     aside: Path,
-    fresh: Database,
+    target: Database,
     path: Path,
     *,
-    leave: Container[int] = frozenset(),
-    above: int = 0,
-    only: Container[int] | None = None,
+    skip: Container[int] = frozenset(),
+    above_owner: int = 0,
+    only_owners: Container[int] | None = None,
 ) -> Recovery:
     """Copy what can be read of a file that was set aside.
 
@@ -83,32 +88,32 @@ def recover_remaining(
     try:
         with contextlib.closing(_DamagedFile(aside)) as wreck:
             owners = list(wreck.owners())
-            above = max([above, *(owner for owner, _ in owners)])
-            if owners and only is None:
-                with fresh.transaction():
-                    fresh.set_salt(wreck.salt)
+            above_owner = max([above_owner, *(owner for owner, _ in owners)])
+            if owners and only_owners is None:
+                with target.transaction():
+                    target.set_salt(wreck.salt)
             for owner, project in owners:
-                claim = files.OwnerLock.take(path, owner) if only is None or owner in only else None
+                claim = files.OwnerLock.acquire(path, owner) if only_owners is None or owner in only_owners else None
                 if claim is None:
                     continue
                 heir = 0
                 for found in wreck.chunks(owner):
-                    chunk = [row for row in found if row[0] not in leave]
-                    with fresh.transaction():
+                    chunk = [row for row in found if row[0] not in skip]
+                    with target.transaction():
                         if chunk and not heir:
-                            heir = fresh.add_owner(project, 0.0, above=above)
-                        fresh.insert([_moved(row, owner, heir) for row in chunk])
+                            heir = target.add_owner(project, 0.0, above=above_owner)
+                        target.insert([_moved(row, owner, heir) for row in chunk])
                     rows += len(chunk)
                 claim.release(remove=True)
-            if only is None:
+            if only_owners is None:
                 for letters in wreck.dead():
-                    with fresh.transaction():
-                        fresh.restore_dead(letters)
-            holes = wreck.holes
+                    with target.transaction():
+                        target.restore_dead(letters)
+            holes = wreck.unreadable
     except (sqlite3.Error, UnicodeDecodeError, OSError, SpoolError):
         # What was copied is committed; the rest stays in the file that is set aside.
         holes += 1
-    return Recovery(aside=aside, rows=rows, holes=holes)
+    return Recovery(aside=aside, rows=rows, unreadable=holes)
 
 
 def _moved(row: Row, owner: int, heir: int) -> Row:
@@ -123,7 +128,7 @@ class _DamagedFile:
     """
 
     def __init__(self, path: Path) -> None:
-        self.holes = 0
+        self.unreadable = 0
         self.salt = b""
         self._db = sqlite3.connect(path, isolation_level=None)
         try:
@@ -131,7 +136,7 @@ class _DamagedFile:
         except (*_UNREADABLE, IndexError):
             self._db.close()
             _replace_first_page(path, _first_page(path.with_name(path.name + "-page")))
-            self.holes += 1
+            self.unreadable += 1
             self._db = sqlite3.connect(path, isolation_level=None)
             with contextlib.suppress(*_UNREADABLE, IndexError):
                 self.salt = self._salt()
@@ -157,12 +162,12 @@ class _DamagedFile:
     def chunks(self, owner: int) -> Iterator[list[Row]]:
         """The sound rows of an owner."""
         chunk: list[Row] = []
-        for row in self._rows(first_of(owner, 0), first_of(owner + 1, 0)):
+        for row in self._rows(lane_start(owner, 0), lane_start(owner + 1, 0)):
             if _is_sound(row):
                 chunk.append(row)
             else:
-                self.holes += 1
-            if len(chunk) >= _AT_ONCE:
+                self.unreadable += 1
+            if len(chunk) >= _ROWS_PER_TRANSACTION:
                 yield chunk
                 chunk = []
         if chunk:
@@ -178,11 +183,11 @@ class _DamagedFile:
                 " WHERE typeof(project) = 'blob' AND typeof(body) = 'blob' AND typeof(lane) = 'integer'"
                 " AND typeof(reason) = 'text' AND typeof(message) = 'text' AND typeof(died) = 'real' ORDER BY id"
             )
-            while letters := cursor.fetchmany(_AT_ONCE):
+            while letters := cursor.fetchmany(_ROWS_PER_TRANSACTION):
                 yield letters
 
     def _rows(self, after: int, end: int) -> Iterator[Row]:
-        while after < end and self.holes < _MOST_HOLES:
+        while after < end and self.unreadable < _MAX_HOLES:
             try:
                 for row in self._after(after, end):
                     if not isinstance(row[0], int) or not after < row[0] < end:
@@ -193,13 +198,13 @@ class _DamagedFile:
                     return
             except _UNREADABLE:
                 pass
-            self.holes += 1
-            after = self._beyond_hole(after, end)
+            self.unreadable += 1
+            after = self._skip_unreadable(after, end)
 
     def _after(self, after: int, end: int) -> Iterator[Row]:
         return self._db.execute("SELECT id, state, body FROM records WHERE id > ? AND id < ? ORDER BY id", (after, end))
 
-    def _beyond_hole(self, after: int, end: int) -> int:
+    def _skip_unreadable(self, after: int, end: int) -> int:
         """The last number after which nothing can be read: found by ever longer steps, then by halving."""
         step = 1
         while after + step < end and not self._is_readable(after + step, end):

@@ -16,7 +16,7 @@ from .._model.records import DropReason, NonIdempotentRecord, RecordKind
 from .._runtime.clock import Environment
 from . import files
 from .connection import open_database
-from .database import LANES, Damaged, Database, DeadLetter, Row, first_of, hide_token, is_damage, show_token
+from .database import LANES, Damaged, Database, DeadLetter, Row, hide_token, is_damage, lane_start, show_token
 from .files import OwnerLock, inode_of
 from .messages import (
     LANE_CODES,
@@ -27,11 +27,11 @@ from .messages import (
     Eviction,
     PendingWork,
     RowInMemory,
-    Settings,
     SettledRows,
+    SpoolSettings,
     WriterListener,
 )
-from .owners import Owners
+from .owners import OwnerRegistry
 from .recovery import is_record, recover, recover_remaining
 
 _log = logging.getLogger("mixpanel_async")
@@ -40,7 +40,7 @@ _IMPORTS: Final = LANE_CODES[RecordKind.IMPORTS, False]
 _SECRET_IMPORTS: Final = LANE_CODES[RecordKind.IMPORTS, True]
 
 
-class Session:
+class SpoolSession:
     """One client's dealings with the database, in the thread that owns it.
 
     Args:
@@ -55,36 +55,36 @@ class Session:
     """
 
     def __init__(
-        self, settings: Settings, reports: WriterListener, runtime: Environment, claims: dict[int, OwnerLock]
+        self, settings: SpoolSettings, listener: WriterListener, environment: Environment, locks: dict[int, OwnerLock]
     ) -> None:
         self._settings = settings
-        self._reports = reports
-        self._runtime = runtime
-        self._owners = Owners(settings, runtime, claims)
-        self._claims = claims
+        self._listener = listener
+        self._environment = environment
+        self._owners = OwnerRegistry(settings, environment, locks)
+        self._locks = locks
         self._token: bytes = orjson.dumps(settings.token)
         # The file that was open last, and the same if there was damage in it.
-        self._was = self._condemned = 0
-        self._sources: dict[int, deque[list[int]]] = {lane: deque() for lane in range(LANES)}
-        self._own_at = [0] * LANES
-        self._has_told_others = False
-        self._open: Database | None = None
-        self._rested_on: int | None = None
+        self._last_inode = self._damaged_inode = 0
+        self._inherited_ranges: dict[int, deque[list[int]]] = {lane: deque() for lane in range(LANES)}
+        self._read_position = [0] * LANES
+        self._other_projects_logged = False
+        self._database: Database | None = None
+        self._paused_inode: int | None = None
 
     @property
     def is_open(self) -> bool:
-        return self._open is not None
+        return self._database is not None
 
     @property
     def _db(self) -> Database:
-        assert self._open is not None
-        return self._open
+        assert self._database is not None
+        return self._database
 
-    def look(self) -> None:
+    def maintain(self) -> None:
         """Take over what others have left."""
         self._refuse_if_replaced()
-        self._adopt()
-        self._reports.written((), self._db.used_bytes(), 0)
+        self._take_over_orphans()
+        self._listener.on_written((), self._db.used_bytes(), 0)
 
     def shrink(self) -> bool:
         """Give some of what is not used back to the disk. Returns whether to go on."""
@@ -98,23 +98,23 @@ class Session:
         if self.is_replaced():
             raise Damaged("the file of the spool was taken away")
 
-    def drop(self, *, is_damaged: bool) -> None:
+    def close_replaced(self, *, is_damaged: bool) -> None:
         """Close the database, so that it is opened anew; one in which damage was found is not used again."""
-        self._was = self._db.inode
-        self._condemned = self._was if is_damaged else 0
+        self._last_inode = self._db.inode
+        self._damaged_inode = self._last_inode if is_damaged else 0
         self._db.close()
-        self._open = None
+        self._database = None
 
-    def rest(self) -> None:
+    def pause(self) -> None:
         """Close the database for a moment. What is claimed stays claimed, and `open` goes on with it."""
-        if self._open is not None:
-            self._rested_on = self._db.inode
+        if self._database is not None:
+            self._paused_inode = self._db.inode
             self._db.close()
-            self._open = None
+            self._database = None
 
-    def _goes_on(self) -> bool:
+    def _resume(self) -> bool:
         """Open again what `rest` has closed. False if it is another file by now, or damaged."""
-        if self._rested_on is None:
+        if self._paused_inode is None:
             return False
         try:
             db = self._open_file()
@@ -122,21 +122,21 @@ class Session:
             if not is_damage(error):
                 raise
         else:
-            if db.inode == self._rested_on and any(owner == self._owners.own for owner, *_ in db.owners()):
-                self._open = db
+            if db.inode == self._paused_inode and any(owner == self._owners.own for owner, *_ in db.owners()):
+                self._database = db
             else:
                 db.close()
-        self._rested_on = None
+        self._paused_inode = None
         return self.is_open
 
     def _open_file(self) -> Database:
         settings = self._settings
-        if self._condemned and self._condemned == inode_of(settings.path):
+        if self._damaged_inode and self._damaged_inode == inode_of(settings.path):
             raise Damaged("damage was found while it was in use")
         return open_database(
             settings.path,
             max_bytes=settings.max_bytes,
-            wait=settings.wait,
+            wait=settings.timeout,
             fsync=settings.fsync,
             erase=settings.erase,
         )
@@ -146,17 +146,17 @@ class Session:
 
         A damaged one is set aside, and what can be read of it is saved.
         """
-        if self._goes_on():
+        if self._resume():
             return
         owners = self._owners
         held: list[RowInMemory] = []
         ended: set[int] = set()
         is_again = owners.own > 0
         if is_again:
-            held, ended = self._reports.rows_in_memory()
-        leave = {*owners.numbers([row.number for row in held]), *owners.numbers(ended)}
-        owners.let_go()
-        for sources in self._sources.values():
+            held, ended = self._listener.rows_in_memory()
+        leave = {*owners.row_ids([row.number for row in held]), *owners.row_ids(ended)}
+        owners.release_all()
+        for sources in self._inherited_ranges.values():
             sources.clear()
         has_mended = False
         try:
@@ -164,23 +164,30 @@ class Session:
         except Exception as error:
             if not is_damage(error):
                 raise
-            db, has_mended = self._mended(leave)
+            db, has_mended = self._recover_file(leave)
         try:
-            if is_again and not has_mended and (aside := files.aside_of(self._settings.path, self._was)):
+            if is_again and not has_mended and (aside := files.find_set_aside(self._settings.path, self._last_inode)):
                 # Another process has mended the file, and left out what belongs to a client that lives.
-                recover_remaining(aside, db, self._settings.path, leave=leave, above=owners.highest, only=owners.before)
+                recover_remaining(
+                    aside,
+                    db,
+                    self._settings.path,
+                    skip=leave,
+                    above_owner=owners.highest_known,
+                    only_owners=owners.previously_claimed,
+                )
             owners.register(db, held)
         except BaseException:
             db.close()
             raise
-        self._open = db
-        self._condemned = 0
-        self._own_at = [0] * LANES
+        self._database = db
+        self._damaged_inode = 0
+        self._read_position = [0] * LANES
         if is_again:
-            self._reports.on_reopened()
-        self._adopt()
+            self._listener.on_reopened()
+        self._take_over_orphans()
 
-    def _mended(self, leave: set[int]) -> tuple[Database, bool]:
+    def _recover_file(self, leave: set[int]) -> tuple[Database, bool]:
         """Set a damaged file aside, but for these rows save what can be read, and open the new one.
 
         Returns:
@@ -188,7 +195,7 @@ class Session:
         """
         path = self._settings.path
         # No owner has this number. Who comes second finds a sound file.
-        alone = OwnerLock.take(path, 0)
+        alone = OwnerLock.acquire(path, 0)
         if alone is None:
             raise SpoolError("another process is mending the spool")
         try:
@@ -197,9 +204,13 @@ class Session:
             except Exception as error:
                 if not is_damage(error):
                     raise
-            self._condemned = 0
+            self._damaged_inode = 0
             db, saved = recover(
-                path, int(self._runtime.wall_time()), self._open_file, leave=leave, above=self._owners.highest
+                path,
+                int(self._environment.wall_time()),
+                self._open_file,
+                skip=leave,
+                above_owner=self._owners.highest_known,
             )
         finally:
             alone.release(remove=True)
@@ -207,27 +218,27 @@ class Session:
             "the spool was damaged and has been set aside as %s; %d rows were saved, %d places could not be read",
             saved.aside.name,
             saved.rows,
-            saved.holes,
+            saved.unreadable,
         )
         return db, True
 
-    def do(self, work: PendingWork) -> None:
+    def execute(self, work: PendingWork) -> None:
         """Carry out what was asked for, in one transaction."""
         entries = work.group.entries
         if entries or work.settled or work.marks or work.evictions:
-            with self._keeping_place(), self._db.transaction():
+            with self._restoring_positions(), self._db.transaction():
                 self._db.insert([self._owners.row(entry.row, entry.item) for entry in entries])
                 for ids, state in work.marks:
-                    self._db.mark(self._owners.numbers(ids), state)
+                    self._db.mark(self._owners.row_ids(ids), state)
                 for end in work.settled:
-                    self._end(end)
+                    self._delete_settled(end)
                 evicted = [(eviction.lane, self._evict(eviction)) for eviction in work.evictions]
                 used = self._db.used_bytes()
             freed = sum(end.size for end in work.settled) + sum(eviction.size for eviction in work.evictions)
-            self._reports.written(entries, used, freed)
+            self._listener.on_written(entries, used, freed)
             for lane, items in evicted:
                 if items:
-                    self._reports.evicted(lane, items)
+                    self._listener.on_evicted(lane, items)
         work.group.finish()
         while work.loads:
             self._load(*work.loads[0])
@@ -236,39 +247,39 @@ class Session:
     def _evict(self, eviction: Eviction) -> list[bytes]:
         items: list[bytes] = []
         while left := eviction.count - len(items):
-            rows = self._first_rows(eviction.lane, eviction.own, left)
+            rows = self._first_rows(eviction.lane, eviction.first_own_row, left)
             if not rows:
                 break
-            self._db.delete(self._owners.numbers([number for number, _ in rows]))
+            self._db.delete(self._owners.row_ids([number for number, _ in rows]))
             items += [item for _, item in rows]
         return items
 
     def _load(self, lane: int, own: int) -> None:
-        with self._keeping_place():
+        with self._restoring_positions():
             rows = self._first_rows(lane, own, LOAD_RECORDS)
             spoiled = [row for row in rows if not is_record(row[1])]
             if spoiled:
                 # A server would refuse all that travels with it.
-                ids = self._owners.numbers([number for number, _ in spoiled])
+                ids = self._owners.row_ids([number for number, _ in spoiled])
                 letters = [(row, ONCE, item) for row, (_, item) in zip(ids, spoiled, strict=True)]
                 with self._db.transaction():
-                    self._bury_rows(letters, DropReason.SPOOL_FAILED, "damaged on disk")
+                    self._move_to_dead_letters(letters, DropReason.SPOOL_FAILED, "damaged on disk")
         sound = [row for row in rows if row not in spoiled] if spoiled else rows
-        self._reports.loaded(lane, sound, len(spoiled))
+        self._listener.on_loaded(lane, sound, len(spoiled))
 
     @contextmanager
-    def _keeping_place(self) -> Iterator[None]:
+    def _restoring_positions(self) -> Iterator[None]:
         """Read again, after a failure, what was read in vain."""
-        sources = {lane: deque([*span] for span in spans) for lane, spans in self._sources.items()}
-        own_at = [*self._own_at]
+        sources = {lane: deque([*span] for span in spans) for lane, spans in self._inherited_ranges.items()}
+        own_at = [*self._read_position]
         try:
             yield
         except BaseException:
-            self._sources, self._own_at = sources, own_at
+            self._inherited_ranges, self._read_position = sources, own_at
             raise
 
-    def _end(self, end: SettledRows) -> None:
-        ids = self._owners.numbers(end.ids)
+    def _delete_settled(self, end: SettledRows) -> None:
+        ids = self._owners.row_ids(end.ids)
         # What was purged meanwhile must not come back as a dead letter.
         there = set() if end.loss is None else self._db.present(ids)
         self._db.delete(ids)
@@ -284,11 +295,11 @@ class Session:
                 for number, item, message in zip(ids, end.loss.items, end.loss.messages(), strict=True)
                 if number in there
             ]
-            self._bury(letters)
+            self._add_dead_letters(letters)
 
     def _first_rows(self, lane: int, own: int, count: int) -> list[tuple[int, bytes]]:
         """The oldest rows of a lane that are not in memory: those of others first, then this client's own."""
-        sources = self._sources[lane]
+        sources = self._inherited_ranges[lane]
         while sources:
             source = sources[0]
             rows = self._db.read(source[0], source[1], max_records=count, max_bytes=_LOAD_BYTES)
@@ -298,50 +309,50 @@ class Session:
             sources.popleft()
         if not own:
             return []
-        base = first_of(self._owners.own, 0)
-        after = max(base + own - 1, self._own_at[lane])
-        rows = self._db.read(after, first_of(self._owners.own, lane + 1), max_records=count, max_bytes=_LOAD_BYTES)
+        base = lane_start(self._owners.own, 0)
+        after = max(base + own - 1, self._read_position[lane])
+        rows = self._db.read(after, lane_start(self._owners.own, lane + 1), max_records=count, max_bytes=_LOAD_BYTES)
         if rows:
-            self._own_at[lane] = rows[-1][0]
+            self._read_position[lane] = rows[-1][0]
         return [(number - base, self._item(state, body)) for number, state, body in rows]
 
     def _item(self, state: int, body: bytes) -> bytes:
         item = show_token(body, self._token)
         return NonIdempotentRecord(item) if state else item
 
-    def _adopt(self) -> None:
+    def _take_over_orphans(self) -> None:
         """Take over what clients of this project have left that live no more."""
-        project = self._db.project(self._settings.token)
+        project = self._db.project_key(self._settings.token)
         others = 0
         for owner, theirs, _ in self._db.owners():
-            self._owners.highest = max(self._owners.highest, owner)
+            self._owners.highest_known = max(self._owners.highest_known, owner)
             if theirs != project:
                 others += 1
-            elif owner not in self._claims:
-                if claim := self._owners.claim_of(owner):
+            elif owner not in self._locks:
+                if claim := self._owners.claim(owner):
                     self._claim(owner, claim)
             elif owner != self._owners.own:
-                self._dismiss_if_empty(owner)
-        if others and not self._has_told_others:
-            self._has_told_others = True
+                self._remove_owner_if_empty(owner)
+        if others and not self._other_projects_logged:
+            self._other_projects_logged = True
             _log.warning("the spool holds records of %d clients of other projects; they are kept", others)
 
     def _claim(self, owner: int, claim: OwnerLock) -> None:
         """Take over from an owner, or leave it as it was."""
-        self._claims[owner] = claim
+        self._locks[owner] = claim
         try:
             # Whoever takes the file away moves these rows.
             self._refuse_if_replaced()
-            self._take_over(owner)
+            self._take_over_owner(owner)
         except BaseException:
-            self._claims.pop(owner).release(remove=False)
+            self._locks.pop(owner).release(remove=False)
             raise
 
-    def _dismiss_if_empty(self, owner: int) -> None:
+    def _remove_owner_if_empty(self, owner: int) -> None:
         if not any(self._db.sizes(owner, lane)[0] for lane in range(LANES)):
-            self._dismiss(owner)
+            self._remove_owner(owner)
 
-    def _take_over(self, owner: int) -> None:
+    def _take_over_owner(self, owner: int) -> None:
         unsure: dict[int, list[bytes]] = {}
         with self._db.transaction():
             sending = self._db.sending(owner)
@@ -350,22 +361,22 @@ class Session:
             else:
                 for number, state, body in sending:
                     unsure.setdefault(number >> SEQUENCE_BITS & (LANES - 1), []).append(self._item(state, body))
-                self._bury_rows(sending, DropReason.UNCERTAIN, "the process ended during a request")
+                self._move_to_dead_letters(sending, DropReason.UNCERTAIN, "the process ended during a request")
             # Rows of no lane that there is stay where they are.
             left = {lane: sizes for lane in LANE_CODES.values() if (sizes := self._db.sizes(owner, lane))[0]}
         # What a project secret was to sign, which is not kept, is signed as other imports are.
         signed = {lane: _IMPORTS if lane == _SECRET_IMPORTS else lane for lane in left}
         counts: dict[int, tuple[int, int]] = {}
         for lane, (records, size) in left.items():
-            self._sources[signed[lane]].append([first_of(owner, lane), first_of(owner, lane + 1)])
+            self._inherited_ranges[signed[lane]].append([lane_start(owner, lane), lane_start(owner, lane + 1)])
             sum_records, sum_bytes = counts.get(signed[lane], (0, 0))
             counts[signed[lane]] = sum_records + records, sum_bytes + size
         if counts or unsure:
-            self._reports.adopted(counts, unsure)
+            self._listener.on_taken_over(counts, unsure)
         if not left:
-            self._dismiss_if_empty(owner)
+            self._remove_owner_if_empty(owner)
 
-    def _bury_rows(self, rows: Sequence[Row], reason: DropReason, message: str) -> None:
+    def _move_to_dead_letters(self, rows: Sequence[Row], reason: DropReason, message: str) -> None:
         letters = [
             DeadLetter(
                 lane=number >> SEQUENCE_BITS & (LANES - 1),
@@ -378,26 +389,26 @@ class Session:
         ]
         if letters:
             self._db.delete([row[0] for row in rows])
-            self._bury(letters)
+            self._add_dead_letters(letters)
 
-    def _bury(self, letters: Sequence[DeadLetter]) -> None:
+    def _add_dead_letters(self, letters: Sequence[DeadLetter]) -> None:
         self._db.add_dead_letters(
-            self._db.project(self._settings.token), letters, self._runtime.wall_time(), self._settings.keep_dead
+            self._db.project_key(self._settings.token), letters, self._environment.wall_time(), self._settings.keep_dead
         )
 
-    def _dismiss(self, owner: int) -> None:
+    def _remove_owner(self, owner: int) -> None:
         with self._db.transaction():
             self._db.remove_owner(owner)
-        self._claims.pop(owner).release(remove=True)
+        self._locks.pop(owner).release(remove=True)
 
-    def leave(self) -> None:
+    def close(self) -> None:
         """Close the database and give up every claim; rows that are left are for the next to take over."""
         try:
-            if self._open is not None:
-                for owner in [*self._claims]:
-                    self._dismiss_if_empty(owner)
+            if self._database is not None:
+                for owner in [*self._locks]:
+                    self._remove_owner_if_empty(owner)
                 self._db.close()
         except sqlite3.Error as error:
             _log.warning("the spool could not be tidied (%s)", error)
         finally:
-            self._owners.let_go()
+            self._owners.release_all()

@@ -12,11 +12,11 @@ from .._model.config import check_count, check_number, check_switch
 from .._model.errors import raise_configuration_error
 from .._model.records import DropReason
 from .._runtime.clock import Environment
-from .messages import Settings, WriterListener, WriterProtocol
+from .messages import SpoolSettings, WriterListener, WriterProtocol
 from .report import Purged, SpooledRecord, SpoolStatus
 
 if TYPE_CHECKING:
-    from .admin import Admin
+    from .admin import SpoolAdmin
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,15 +188,15 @@ class SqliteSpool:
         """
         return self._admin().export(to, waiting=waiting, dead=dead)
 
-    def _admin(self) -> Admin:
+    def _admin(self) -> SpoolAdmin:
         try:
-            from .admin import Admin  # noqa: PLC0415  nobody who only sends needs it
+            from .admin import SpoolAdmin  # noqa: PLC0415  nobody who only sends needs it
         except ImportError as error:
             _refuse_system(error)
-        return Admin(self.file, self.timeout)
+        return SpoolAdmin(self.file, self.timeout)
 
 
-def make_writer(settings: Settings, reports: WriterListener, runtime: Environment) -> WriterProtocol:
+def make_writer(settings: SpoolSettings, listener: WriterListener, environment: Environment) -> WriterProtocol:
     """The thread that writes.
 
     Raises:
@@ -207,7 +207,7 @@ def make_writer(settings: Settings, reports: WriterListener, runtime: Environmen
         from .writer import SpoolWriter  # noqa: PLC0415
     except ImportError as error:
         _refuse_system(error)
-    return SpoolWriter(settings, reports, runtime)
+    return SpoolWriter(settings, listener, environment)
 
 
 def _refuse_system(error: ImportError) -> NoReturn:

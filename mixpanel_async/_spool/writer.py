@@ -21,17 +21,17 @@ from .._runtime.clock import Environment
 from .database import is_damage, is_full
 from .files import OwnerLock
 from .fork_guard import ForkGuard
-from .messages import CommitGroup, Eviction, PendingWork, PendingWrite, Settings, WriterListener
-from .session import Session
+from .messages import CommitGroup, Eviction, PendingWork, PendingWrite, SpoolSettings, WriterListener
+from .session import SpoolSession
 
 _log = logging.getLogger("mixpanel_async")
 # Seconds between two looks for what others have left, and between tries when the disk fails.
-_LOOK_EVERY: Final = 10.0
-_TRY_AGAIN_AFTER: Final = 1.0
+_MAINTENANCE_INTERVAL: Final = 10.0
+_RETRY_DELAY: Final = 1.0
 # Seconds between two portions that are given back to the disk, if nothing is asked for.
-_BREATH: Final = 0.01
+_SHRINK_PAUSE: Final = 0.01
 # What one commit holds, about: SQLite's log grows with the largest.
-_MOST_GROUP_BYTES: Final = 4 * 1024 * 1024
+_MAX_GROUP_BYTES: Final = 4 * 1024 * 1024
 
 
 class SpoolWriter:
@@ -43,22 +43,22 @@ class SpoolWriter:
         runtime: clocks.
     """
 
-    def __init__(self, settings: Settings, reports: WriterListener, runtime: Environment) -> None:
+    def __init__(self, settings: SpoolSettings, listener: WriterListener, environment: Environment) -> None:
         self._settings = settings
-        self._reports = reports
-        self._runtime = runtime
-        self._gate = ForkGuard(self.forget, self._wake_thread)
-        self._claims: dict[int, OwnerLock] = {}
-        self._begin_anew()
+        self._listener = listener
+        self._environment = environment
+        self._fork_guard = ForkGuard(self.reset_after_fork, self._wake_thread)
+        self._locks: dict[int, OwnerLock] = {}
+        self._reset()
 
-    def forget(self) -> None:
+    def reset_after_fork(self) -> None:
         """Begin anew in a forked child: the thread and its claims are the parent's."""
-        self._gate.forked()
-        for claim in self._claims.values():
-            claim.forget()
-        self._begin_anew()
+        self._fork_guard.reset_in_child()
+        for claim in self._locks.values():
+            claim.close_without_unlock()
+        self._reset()
 
-    def _begin_anew(self) -> None:
+    def _reset(self) -> None:
         # A signal handler may track while this very thread holds it.
         self.group_lock: AbstractContextManager[bool] = threading.RLock()
         """Held while a record gets its place in a group."""
@@ -67,11 +67,11 @@ class SpoolWriter:
         self._thread: threading.Thread | None = None
         self._works = deque([PendingWork(CommitGroup())])
         """What has been asked for, as one commit each. There is always one that takes more."""
-        self._under_way = PendingWork(CommitGroup())
-        self._has_said = False
-        self._looked = 0.0
-        self._has_read = self._is_shrinking = False
-        self._claims = {}
+        self._current = PendingWork(CommitGroup())
+        self._error_logged = False
+        self._last_maintenance = 0.0
+        self._has_loaded = self._is_shrinking = False
+        self._locks = {}
 
     def _wake_thread(self) -> None:
         self._wakeup.set()
@@ -80,7 +80,7 @@ class SpoolWriter:
     def group(self) -> CommitGroup:
         """The group that the next record joins. Hold `mutex`."""
         group = self._works[-1].group
-        if group.size < _MOST_GROUP_BYTES:
+        if group.size < _MAX_GROUP_BYTES:
             return group
         return self._add_work().group
 
@@ -91,7 +91,7 @@ class SpoolWriter:
     def wake(self) -> None:
         """Have what was asked for looked at."""
         if self._thread is None:
-            self.begin()
+            self.start()
         elif not self._wakeup.is_set():
             self._wakeup.set()
 
@@ -103,7 +103,7 @@ class SpoolWriter:
         self.wake()
         return group
 
-    def begin(self) -> CommitGroup:
+    def start(self) -> CommitGroup:
         """Start the thread, which opens the database.
 
         Returns:
@@ -112,17 +112,17 @@ class SpoolWriter:
         with self.group_lock:
             if self._thread is None and not self._stop.is_set():
                 self._thread = threading.Thread(target=self._run, name="mixpanel spool", daemon=True)
-                self._gate.watch(self._thread)
+                self._fork_guard.watch(self._thread)
                 self._thread.start()
             group = self._works[-1].group
         # A thread that runs already would look at an empty group only when there is something else to do.
         self._wakeup.set()
         return group
 
-    def settled_rows(self) -> set[int]:
+    def rows_to_delete(self) -> set[int]:
         """The rows that are to be taken out and still there. In the journal's thread."""
         with self.group_lock:
-            works = [self._under_way, *self._works]
+            works = [self._current, *self._works]
             return {row for work in works for end in work.settled for row in end.ids}
 
     def discard_reads(self) -> list[Eviction]:
@@ -133,11 +133,11 @@ class SpoolWriter:
         """
         dropped = []
         with self.group_lock:
-            for work in (self._under_way, *self._works):
+            for work in (self._current, *self._works):
                 work.loads.clear()
                 for eviction in work.evictions:
                     dropped.append(replace(eviction))
-                    eviction.count = eviction.own = 0
+                    eviction.count = eviction.first_own_row = 0
         return dropped
 
     def close(self, timeout: float) -> bool:
@@ -158,10 +158,10 @@ class SpoolWriter:
         thread.join(timeout)
         return not thread.is_alive()
 
-    def _take(self) -> PendingWork:
+    def _take_work(self) -> PendingWork:
         self._wakeup.clear()
         with self.group_lock:
-            self._under_way = work = self._works.popleft()
+            self._current = work = self._works.popleft()
             if not self._works:
                 self._add_work()
         return work
@@ -170,7 +170,7 @@ class SpoolWriter:
         with self.group_lock:
             return any(not work.is_empty for work in self._works)
 
-    def _give_back(self, work: PendingWork, entries: list[PendingWrite]) -> None:
+    def _requeue(self, work: PendingWork, entries: list[PendingWrite]) -> None:
         """Ask again for what could not be done."""
         with self.group_lock:
             mine = self._works[0]
@@ -182,87 +182,87 @@ class SpoolWriter:
             later, mine.evictions = mine.evictions, work.evictions
             for eviction in later:
                 mine.evict(eviction)
-            self._under_way = PendingWork(CommitGroup())
+            self._current = PendingWork(CommitGroup())
 
     def _run(self) -> None:
-        session = self.session()
+        session = self.new_session()
         try:
             while True:
                 is_closing = self._stop.is_set()
                 is_well = self.step(session)
                 if not is_well:
-                    self._stop.wait(_TRY_AGAIN_AFTER)
+                    self._stop.wait(_RETRY_DELAY)
                 has_more = self._has_more()
                 if is_closing and not (is_well and has_more):
                     return
                 if not has_more:
-                    self._wakeup.wait(_BREATH if self._is_shrinking else _LOOK_EVERY)
+                    self._wakeup.wait(_SHRINK_PAUSE if self._is_shrinking else _MAINTENANCE_INTERVAL)
         finally:
-            session.leave()
-            self._gate.leave()
-            self.give_up()
+            session.close()
+            self._fork_guard.thread_ended()
+            self.discard_pending()
 
-    def session(self) -> Session:
+    def new_session(self) -> SpoolSession:
         """What the thread works with."""
-        return Session(self._settings, self._reports, self._runtime, self._claims)
+        return SpoolSession(self._settings, self._listener, self._environment, self._locks)
 
-    def step(self, session: Session) -> bool:
+    def step(self, session: SpoolSession) -> bool:
         """Do what has been asked for, as far as it fits one commit. Returns whether that went well."""
-        clock = self._runtime.monotonic
-        work = self._take()
+        clock = self._environment.monotonic
+        work = self._take_work()
         try:
             # After the bell was cleared, which a fork rings.
-            self._gate.pause_while_forking(session.rest)
+            self._fork_guard.pause_while_forking(session.pause)
             if not session.is_open:
                 session.open()
-                self._looked = clock()
+                self._last_maintenance = clock()
             if work.loads:
-                self._has_read, self._is_shrinking = True, False
-            session.do(work)
-            if clock() - self._looked >= _LOOK_EVERY:
-                self._looked = clock()
-                session.look()
+                self._has_loaded, self._is_shrinking = True, False
+            session.execute(work)
+            if clock() - self._last_maintenance >= _MAINTENANCE_INTERVAL:
+                self._last_maintenance = clock()
+                session.maintain()
                 # While a backlog is read the file empties by itself: what would be moved is deleted soon after.
-                self._is_shrinking, self._has_read = not self._has_read, False
+                self._is_shrinking, self._has_loaded = not self._has_loaded, False
             if self._is_shrinking:
                 self._is_shrinking = session.shrink()
         except Exception as error:  # noqa: BLE001  whatever happens here, nobody else can tell of it
             self._is_shrinking = False
-            self._failed(session, work, error)
+            self._handle_failure(session, work, error)
             return False
-        self._has_said = False
+        self._error_logged = False
         return True
 
-    def give_up(self) -> None:
+    def discard_pending(self) -> None:
         """Account for what will not be written any more."""
         with self.group_lock:
             works = [*self._works]
             self._works.clear()
             self._add_work()
-        self._reports.given_up([entry for work in works for entry in work.group.entries])
+        self._listener.on_discarded([entry for work in works for entry in work.group.entries])
         for work in works:
             error = SpoolError(f"{self._settings.path}: the spool was closed before it could be written")
-            work.group.finish(error, is_noted=False)
+            work.group.finish(error, marks_written=False)
 
-    def _failed(self, session: Session, work: PendingWork, error: Exception) -> None:
+    def _handle_failure(self, session: SpoolSession, work: PendingWork, error: Exception) -> None:
         full = is_full(error)
-        told = self._told(error)
-        self._reports.failed(told.args[0])
-        if not self._has_said:
-            self._has_said = True
+        told = self._describe(error)
+        self._listener.on_error(told.args[0])
+        if not self._error_logged:
+            self._error_logged = True
             _log.error("%s", told.args[0])
         if work.group.is_done:
             # All but its readings has been done.
-            self._give_back(PendingWork(work.group, loads=work.loads), [])
+            self._requeue(PendingWork(work.group, loads=work.loads), [])
         else:
-            self._give_back(work, self._reports.not_written(work.group.entries, full=full))
+            self._requeue(work, self._listener.on_write_failed(work.group.entries, full=full))
             # A request that must not be made twice may begin only if that has been noted.
             is_noted = full and session.is_open and self._make_room(session)
-            work.group.finish(self._reports.refusal(told, full=full), is_noted=is_noted)
+            work.group.finish(self._listener.error_for_callers(told, full=full), marks_written=is_noted)
         if session.is_open and (session.is_replaced() or is_damage(error)):
-            session.drop(is_damaged=not session.is_replaced())
+            session.close_replaced(is_damaged=not session.is_replaced())
 
-    def _told(self, error: Exception) -> ConfigurationError | SpoolError:
+    def _describe(self, error: Exception) -> ConfigurationError | SpoolError:
         """What is said of an error."""
         path = self._settings.path
         if isinstance(error, ConfigurationError):
@@ -270,16 +270,16 @@ class SpoolWriter:
         words = error.message if isinstance(error, SpoolError) else f"the spool could not be written ({error})"
         return SpoolError(f"{path}: {words}")
 
-    def _make_room(self, session: Session) -> bool:
+    def _make_room(self, session: SpoolSession) -> bool:
         """Take out what has ended although nothing can be added. Returns whether that could be done."""
         with self.group_lock:
             mine = self._works[0]
             # What was not written stays unsent: no group is on disk by this.
-            self._under_way = work = PendingWork(CommitGroup(), mine.settled, mine.marks, [], mine.evictions)
+            self._current = work = PendingWork(CommitGroup(), mine.settled, mine.marks, [], mine.evictions)
             mine.settled, mine.marks, mine.evictions = [], [], []
         try:
-            session.do(work)
+            session.execute(work)
         except Exception:  # noqa: BLE001  it is tried again, and then told
-            self._give_back(work, [])
+            self._requeue(work, [])
             return False
         return True

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from mixpanel_async import SqliteSpool
 from mixpanel_async._spool.connection import open_database
-from mixpanel_async._spool.database import first_of
+from mixpanel_async._spool.database import lane_start
 from mixpanel_async.cli.app import app
 from mixpanel_async.emulator import Emulator
 
@@ -214,7 +214,7 @@ def test_a_spool_never_has_more_in_use_than_there_is(tmp_path: Path) -> None:
     database = open_database(path, max_bytes=10**9, wait=5.0, fsync=False)
     with database.transaction():
         owner = database.add_owner(b"p" * 16, 1_600_000_000.0)
-        database.insert([(first_of(owner, 0) + at, 0, b"x" * 1_000) for at in range(1, 400)])
+        database.insert([(lane_start(owner, 0) + at, 0, b"x" * 1_000) for at in range(1, 400)])
     found = SqliteSpool(path).status()
     assert found.used_bytes > found.file_bytes
     told = CliRunner().invoke(app, ["spool", "status", str(path)]).stdout

@@ -18,7 +18,7 @@ from typer.testing import CliRunner, Result
 
 from mixpanel_async import SqliteSpool
 from mixpanel_async._spool.connection import open_database
-from mixpanel_async._spool.database import DeadLetter, first_of
+from mixpanel_async._spool.database import DeadLetter, lane_start
 from mixpanel_async.cli.app import app
 from mixpanel_async.emulator import Emulator
 
@@ -41,7 +41,7 @@ def path(tmp_path: Path) -> Path:
     db = open_database(path, max_bytes=10**9, wait=5.0, fsync=False)
     with db.transaction():
         owner = db.add_owner(b"p" * 16, 1_600_000_000.0)
-        db.insert([(first_of(owner, 0) + at, 0, EVENT) for at in range(1, 4)])
+        db.insert([(lane_start(owner, 0) + at, 0, EVENT) for at in range(1, 4)])
         refused = DeadLetter(lane=0, state=0, reason="rejected", message="bad\nvalue", body=HOSTILE)
         unsure = DeadLetter(lane=2, state=1, reason="uncertain", message="", body=UPDATE)
         db.add_dead_letters(b"p" * 16, [refused, unsure], 1_700_000_000.0, 10)
@@ -189,7 +189,7 @@ def test_a_reader_that_has_seen_enough_gets_no_traceback(tmp_path: Path) -> None
     db = open_database(path, max_bytes=10**9, wait=5.0, fsync=False)
     with db.transaction():
         owner = db.add_owner(b"p" * 16, 1_600_000_000.0)
-        db.insert([(first_of(owner, 0) + at, 0, EVENT) for at in range(1, 5_001)])
+        db.insert([(lane_start(owner, 0) + at, 0, EVENT) for at in range(1, 5_001)])
     db.close()
     with subprocess.Popen([*RUN, "export", path], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None

@@ -20,7 +20,7 @@ from mixpanel_async._model.config import BatchPolicy, Overflow, RetryPolicy
 from mixpanel_async._model.outcomes import Outcome
 from mixpanel_async._model.records import DropReason, Loss, NonIdempotentRecord, RecordKind
 from mixpanel_async._runtime.clock import Environment
-from mixpanel_async._spool.messages import SENDING, CommitGroup, Settings
+from mixpanel_async._spool.messages import SENDING, CommitGroup, SpoolSettings
 from mixpanel_async._spool.writer import SpoolWriter
 
 TOKEN = "canary-token-5f1c"
@@ -117,11 +117,11 @@ class Bench:
         runtime = Environment(
             wall_time=lambda: 1.8e9 + self.now, monotonic=lambda: self.now, random=lambda: 0.5, new_id=lambda: "id"
         )
-        settings = Settings(
+        settings = SpoolSettings(
             path=path,
             max_bytes=max_bytes,
             keep_dead=keep_dead,
-            wait=wait,
+            timeout=wait,
             fsync=False,
             erase=erase,
             token=token,
@@ -142,7 +142,7 @@ class Bench:
         self.queue = Queue(self.buffer, overflow, callbacks, lambda: self.now, durable)
         self.durable = durable
         (self.journal,) = self.journals
-        self.session = self.journal.session()
+        self.session = self.journal.new_session()
 
     def lane(self, kind: RecordKind = RecordKind.EVENTS) -> Lane:
         return self.queue.lane(kind)
@@ -226,17 +226,17 @@ class Bench:
 
     def abandon(self) -> None:
         """End without a word."""
-        for claim in self.journal._claims.values():
-            claim.forget()
-        self.journal._claims.clear()
+        for claim in self.journal._locks.values():
+            claim.close_without_unlock()
+        self.journal._locks.clear()
         if self.session.is_open:
             database: Any = self.session._db
             database._db.close()
-            self.session._open = None
+            self.session._database = None
 
     def close(self) -> None:
-        self.session.leave()
-        self.journal.give_up()
+        self.session.close()
+        self.journal.discard_pending()
 
 
 def spooled(item: bytes) -> bytes:

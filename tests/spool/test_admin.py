@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from mixpanel_async import AsyncMixpanel, BatchPolicy, ConfigurationError, DropReason, SpoolError, SqliteSpool
 from mixpanel_async._spool.connection import open_database
-from mixpanel_async._spool.database import DeadLetter, first_of
+from mixpanel_async._spool.database import DeadLetter, lane_start
 from mixpanel_async._spool.messages import ONCE, REPEATABLE, SENDING
 from mixpanel_async.emulator import Emulator
 
@@ -49,7 +49,7 @@ def make(
     db = open_database(path, max_bytes=10**9, wait=5.0, fsync=False)
     with db.transaction():
         owner = db.add_owner(project, 1_600_000_000.0)
-        rows = [(first_of(owner, lane) + at, state, body) for at, (lane, state, body) in enumerate(waiting, start=1)]
+        rows = [(lane_start(owner, lane) + at, state, body) for at, (lane, state, body) in enumerate(waiting, start=1)]
         db.insert(sorted(rows))
         letters = [
             DeadLetter(
@@ -117,7 +117,7 @@ async def test_status_knows_a_live_client_from_a_dead_one(tmp_path: Path) -> Non
 async def test_what_is_put_back_is_sent_with_the_same_key(
     is_running: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mixpanel_async._spool.writer._LOOK_EVERY", 0.05)
+    monkeypatch.setattr("mixpanel_async._spool.writer._MAINTENANCE_INTERVAL", 0.05)
     spool = SqliteSpool(tmp_path / "s.db")
     emulator = Emulator()
     emulator.fail_next(status=400, times=1, path="/track")

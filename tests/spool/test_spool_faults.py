@@ -159,7 +159,7 @@ def test_e1_a_full_disk_lets_no_update_go_unmarked(path: Path, opened: Callable[
     assert group is not None
     bench.step()
     assert group.is_done
-    assert not group.is_noted
+    assert not group.marks_written
     bench.heal()
     bench.step()
     (state,) = sqlite3.connect(path).execute("SELECT state FROM records").fetchone()

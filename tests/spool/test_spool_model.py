@@ -160,10 +160,10 @@ class SpoolModel(RuleBasedStateMachine):
             self.turn()
 
     def turn(self) -> None:
-        was = self.b.session._open
+        was = self.b.session._database
         inode = was.inode if was is not None else None
         self.b.step()
-        now = self.b.session._open
+        now = self.b.session._database
         self.has_reopened |= now is not None and inode is not None and now.inode != inode
 
     @rule(times=st.integers(1, 4))
@@ -176,7 +176,7 @@ class SpoolModel(RuleBasedStateMachine):
             group = self.b.mark(batch)
             if group is not None:
                 self.turn()
-                if group.error is not None or not group.is_noted or not group.is_done:
+                if group.error is not None or not group.marks_written or not group.is_done:
                     self.b.settle(batch, AGAIN)
                     continue
             batch.is_request_begun = True
@@ -191,7 +191,9 @@ class SpoolModel(RuleBasedStateMachine):
     def check_lease(self, batch: Batch) -> None:
         found = self.of(batch)
         assert found
-        on_disk = set(self.b.rows().values()) if not self.b.session.is_open or self.b.session._condemned == 0 else None
+        on_disk = (
+            set(self.b.rows().values()) if not self.b.session.is_open or self.b.session._damaged_inode == 0 else None
+        )
         for known in found:
             assert not known.is_refused, "sent although it was refused"
             assert not known.may_be_applied, "sent twice although it may have been applied"
