@@ -1,4 +1,4 @@
-"""What every test stands on: both event loops, a scrubbed environment, and the conservation law."""
+"""Fixtures for all tests: both event loops, a clean environment, and a check of the accounting."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ def anyio_backend(request: pytest.FixtureRequest) -> Any:
 
 
 @pytest.fixture(autouse=True)
-def scrubbed_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No proxy and no setting of the machine's own may reach a test."""
+def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Remove proxies and settings of the machine from the environment."""
     for name in list(os.environ):
         if name.upper().endswith("_PROXY") or name.startswith(("MIXPANEL_", "SSL_")):
             monkeypatch.delenv(name)
 
 
 @pytest.fixture(autouse=True)
-def conservation(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """At the end of every test each client accounts for each record that it accepted."""
-    # The queues and not the clients, so that a test can see a client dropped.
+def check_accounting(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Check at the end of a test that each client accounts for every accepted record."""
+    # Keep queues rather than clients, because some tests check that a client is garbage-collected.
     queues: list[Any] = []
-    make = AsyncMixpanel.__init__
+    init = AsyncMixpanel.__init__
 
-    @functools.wraps(make)
-    def make_and_note(self: AsyncMixpanel, *args: Any, **options: Any) -> None:
-        make(self, *args, **options)
+    @functools.wraps(init)
+    def init_and_collect(self: AsyncMixpanel, *args: Any, **options: Any) -> None:
+        init(self, *args, **options)
         queues.append(self._queue)
 
-    monkeypatch.setattr(AsyncMixpanel, "__init__", make_and_note)
+    monkeypatch.setattr(AsyncMixpanel, "__init__", init_and_collect)
     yield
     for queue in queues:
         stats = queue.stats()

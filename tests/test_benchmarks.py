@@ -1,4 +1,4 @@
-"""The benchmarks run, and every subject in them delivers what it was given. Nothing is said about speed."""
+"""The benchmarks run, and every subject delivers its events. Speed is not checked."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def run(folder: Path, *arguments: str) -> tuple[list[dict[str, Any]], str]:
-    """The rows of one run, and what it printed."""
+    """Run the benchmarks and return the rows of the results file and the printed output."""
     command = [sys.executable, "-m", "benchmarks", *arguments, "--rounds", "1", "--output", str(folder)]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=110)
     assert result.returncode == 0, result.stdout + result.stderr
@@ -39,7 +39,7 @@ def test_every_subject_delivers_every_event(tmp_path: Path) -> None:
 
     image = ET.fromstring((tmp_path / "chart.svg").read_text("utf-8"))
     bars = [rectangle for rectangle in image.iter() if rectangle.tag.endswith("rect")]
-    # CPU and memory; memory is only shown for the interpreter that all subjects share.
+    # Memory is shown only for the interpreter shared by all subjects.
     assert len(bars) == len(delivered) + sum(row["section"] == "memory" and "peak_mb" in row for row in rows)
 
 
@@ -54,30 +54,30 @@ def test_every_subject_delivers_every_event(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_each_section_measures_what_it_names(section: str, rows: int, tmp_path: Path) -> None:
+def test_each_section_produces_its_rows(section: str, rows: int, tmp_path: Path) -> None:
     folder = tmp_path / "made" / "anew"
     made, printed = run(folder, section, "--events", "10")
     assert [file.name for file in folder.iterdir()] == ["results.json"]
     assert len(made) == rows
     assert all(row["measured"] and row["wanted"] and row["met"] is not None for row in made)
-    # The exit status says so, too: what was sent arrived.
+    # Status 0 also means that all events arrived.
     assert all(row.get("complete", True) for row in made)
     assert all(row["measured"] in printed for row in made)
 
 
-def test_the_emulator_is_measured_by_its_own_process(tmp_path: Path) -> None:
+def test_emulator_section_measures_the_server_process(tmp_path: Path) -> None:
     rows, _ = run(tmp_path, "emulator", "--events", "2000")
     assert [row["name"] for row in rows] == ["/track?verbose=1", "/import?strict=1"]
     assert all(row["events_per_cpu_second"] > 0 for row in rows)
 
 
-def test_a_section_that_there_is_not_is_refused() -> None:
+def test_unknown_section_is_rejected() -> None:
     result = subprocess.run([sys.executable, "-m", "benchmarks", "sprint"], cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 2
     assert "there is no section sprint" in result.stderr
 
 
-def test_flags_are_evaluated_beside_the_official_sdk() -> None:
+def test_flags_benchmark_compares_with_the_official_sdk() -> None:
     command = [sys.executable, "-m", "benchmarks.flags", "--rounds", "1"]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=25)
     assert result.returncode == 0, result.stdout + result.stderr
@@ -85,17 +85,17 @@ def test_flags_are_evaluated_beside_the_official_sdk() -> None:
 
 
 @pytest.mark.parametrize("framework", ["aiohttp", pytest.param("fastapi", marks=pytest.mark.long)])
-def test_the_apps_are_measured_with_and_without_tracking(framework: str) -> None:
+def test_apps_benchmark_measures_with_and_without_tracking(framework: str) -> None:
     command = [sys.executable, "-m", "benchmarks.apps", "--framework", framework, "--turns", "1", "--connections", "4"]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=25)
     assert result.returncode == 0, result.stdout + result.stderr
-    # 200 that count, and 20 before them on each of the four connections and the one that found the app up.
+    # 200 measured requests, 20 warm-up requests on each of four connections, and one that checks the start of the app.
     assert "300 of 300 events delivered" in result.stdout
     for words in ("without tracking", "with tracking", "Mixpanel refuses connections", "Mixpanel never answers"):
         assert words in result.stdout
 
 
-def test_the_import_is_measured() -> None:
+def test_importer_benchmark_runs() -> None:
     command = [sys.executable, "-m", "benchmarks.importer", "--events", "500", "--rounds", "1", "--gigabytes", "0.01"]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=25)
     assert result.returncode == 0, result.stdout + result.stderr
@@ -104,7 +104,7 @@ def test_the_import_is_measured() -> None:
 
 
 @pytest.mark.timeout(60)
-def test_faults_are_tried_on_every_library() -> None:
+def test_faults_benchmark_covers_every_library() -> None:
     command = [sys.executable, "-m", "benchmarks.faults", "--only", "portal", "counter", "killed"]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=55)
     assert result.returncode == 0, result.stdout + result.stderr

@@ -1,4 +1,4 @@
-"""What all web frameworks share: the client's life, the app's own answers about a request, the request that runs."""
+"""Base class of the web framework integrations: client lifetime, the app's hooks and the current request."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Final, Generic, TypeVar
 from mixpanel_async import AsyncMixpanel, BoundMixpanel, ConfigurationError, MixpanelException
 
 from ._headers import Proxies
-from ._visits import CookiePolicy, RequestInfo, VisitorSession, VisitorSessions
+from ._visitors import CookiePolicy, RequestInfo, VisitorSession, VisitorSessions
 
 R = TypeVar("R")
 A = TypeVar("A")
@@ -24,43 +24,54 @@ _COOKIE: Final = CookiePolicy()
 
 
 class RequestState:
-    """One request and its response, and the visit once somebody has asked for it."""
+    """One HTTP request; has a visitor session after the first use of the bound client."""
 
-    __slots__ = ("status", "visit")
+    __slots__ = ("_session",)
 
     def __init__(self) -> None:
-        self.visit: VisitorSession | None = None
-        self.status = 500
+        self._session: VisitorSession | None = None
+
+    @property
+    def session(self) -> VisitorSession | None:
+        return self._session
+
+    def keep(self, session: VisitorSession) -> VisitorSession:
+        """Store the session unless the request already has one, and return the stored session."""
+        self._session = self._session or session
+        return self._session
 
 
-CURRENT: Final[ContextVar[RequestState]] = ContextVar("mixpanel_async.integrations.exchange")
+CURRENT_REQUEST: Final[ContextVar[RequestState]] = ContextVar("mixpanel_async.integrations.request")
 
 
 def current_mixpanel() -> BoundMixpanel:
-    """The client bound to the request that runs, for code that has no request at hand.
+    """Return the client bound to the current request, for code that has no access to the request object.
 
-    It follows the request into tasks, threads and background tasks that are started by it.
+    Tasks, threads and background tasks started by the request see the same client.
 
     Raises:
-        LookupError: outside a request, or in one that nobody has asked for its client yet.
+        LookupError: outside a request, or if the request has not used its bound client yet.
     """
-    exchange = CURRENT.get(None)
-    if exchange is None or exchange.visit is None:
-        raise LookupError("no request is running whose client has been asked for")
-    return exchange.visit.bound
+    state = CURRENT_REQUEST.get(None)
+    if state is None or state.session is None:
+        raise LookupError(
+            "no request with a bound Mixpanel client is running; call `bound` in the handler first, "
+            "and current_mixpanel() only during a request"
+        )
+    return state.session.bound
 
 
 class BaseIntegration(Generic[R]):
-    """See the integrations of the frameworks.
+    """Shared part of the framework integrations; see their `MixpanelIntegration` classes.
 
     Args:
-        client: makes the client, each time the app starts; or a client, which then serves one start.
-        user_id: given the request, the id of the user who is signed in, or None.
-        consent: given the request, whether its visitor may be tracked.
-        cookie: where the anonymous id is kept.
-        trusted_proxies: how many proxies there are in front of the app, or their networks.
-        geolocate: pass the visitor's address to Mixpanel.
-        track_requests: the name of an event to track for each request, or None.
+        client: function that creates the client at each start of the app; or a client, which serves one start.
+        user_id: function from the request to the id of the signed-in user, or None.
+        consent: function from the request to whether its visitor may be tracked.
+        cookie: settings of the cookie that stores the anonymous id.
+        trusted_proxies: number of proxies in front of the app, or their networks.
+        geolocate: whether to pass the visitor's IP address to Mixpanel.
+        track_requests: name of an event to track for each request; None tracks no requests.
     """
 
     def __init__(
@@ -76,45 +87,56 @@ class BaseIntegration(Generic[R]):
     ) -> None:
         for name, hook in (("user_id", user_id), ("consent", consent)):
             if hook is not None and not callable(hook):
-                raise ConfigurationError(f"{name} must be callable, not {type(hook).__name__}")
+                raise ConfigurationError(f"{name} must be callable or None, not {type(hook).__name__}")
         if not (callable(client) or isinstance(client, AsyncMixpanel)):
-            raise ConfigurationError("client must be an AsyncMixpanel, or make one when it is called")
+            raise ConfigurationError(
+                f"client must be an AsyncMixpanel or a function that returns one, not {type(client).__name__}"
+            )
         if track_requests is not None and not (isinstance(track_requests, str) and track_requests.strip()):
-            raise ConfigurationError("track_requests must be the name of an event, or None")
+            raise ConfigurationError(f"track_requests must be an event name or None, not {track_requests!r}")
         self._make = client
         self._client = client if isinstance(client, AsyncMixpanel) else None
         self._user_id = user_id
         self._consent = consent
         self._visitors = VisitorSessions(cookie, Proxies(trusted_proxies), geolocate=geolocate)
         self._event_name = track_requests
-        self._is_lent = False
-        self._said: set[str] = set()
+        self._is_replaced = False
+        self._logged_warnings: set[str] = set()
 
     @property
     def client(self) -> AsyncMixpanel:
-        """The app's client, bound to nobody.
+        """The app's client, not bound to a visitor.
 
         Raises:
             RuntimeError: if the app has not started.
         """
         if self._client is None:
-            raise RuntimeError("the app has no Mixpanel client yet: it comes with the lifespan or cleanup context")
+            raise RuntimeError(
+                "the app has no Mixpanel client yet: its lifespan or cleanup context creates the client at startup"
+            )
         return self._client
 
     @contextmanager
     def using(self, client: AsyncMixpanel) -> Iterator[None]:
-        """Put another client in the place of the app's own, for tests. It stays yours to close."""
-        before = (self._client, self._is_lent)
-        self._client, self._is_lent = _require_id_merge(client), True
+        """Replace the app's client inside a `with` block, for tests. The caller closes the replacement.
+
+        Args:
+            client: replacement; needs `id_merge`.
+
+        Raises:
+            ConfigurationError: if the client has no `id_merge`.
+        """
+        before = (self._client, self._is_replaced)
+        self._client, self._is_replaced = _require_id_merge(client), True
         try:
             yield
         finally:
-            self._client, self._is_lent = before
+            self._client, self._is_replaced = before
 
     @asynccontextmanager
     async def _open(self) -> AsyncIterator[AsyncMixpanel]:
-        """The client for as long as the app runs; leaving delivers what is queued."""
-        if self._is_lent:
+        """Open the client while the app runs. Leaving the context delivers queued records."""
+        if self._is_replaced:
             yield self.client
             return
         client = self._make if isinstance(self._make, AsyncMixpanel) else self._make()
@@ -125,46 +147,47 @@ class BaseIntegration(Generic[R]):
             finally:
                 self._client = client if client is self._make else None
 
-    async def _visit(self, request: R, facts: RequestInfo, user_id: str | None = None) -> VisitorSession:
+    async def _start_session(self, request: R, info: RequestInfo, user_id: str | None = None) -> VisitorSession:
         client = self.client
-        if self._consent is not None and not await _answer(self._consent, request):
-            return self._visitors.without_consent(client, facts)
+        if self._consent is not None and not await _call_hook(self._consent, request):
+            return self._visitors.without_consent(client, info)
         if user_id is None and self._user_id is not None:
-            user_id = await _answer(self._user_id, request)
-        return self._visitors.with_consent(client, facts, user_id)
+            user_id = await _call_hook(self._user_id, request)
+        return self._visitors.with_consent(client, info, user_id)
 
-    def _track_request(self, exchange: RequestState, *, method: str, path: str, duration: float) -> None:
-        """A request ended. That no event can be taken must not concern it."""
-        if exchange.visit is None:
+    def _track_request(self, state: RequestState, *, method: str, path: str, status: int, duration: float) -> None:
+        """Track a finished request. Failures are logged, because analytics must not fail the request."""
+        if state.session is None:
             return
-        properties = {"method": method, "path": path, "status": exchange.status, "duration": duration}
+        properties = {"method": method, "path": path, "status": status, "duration": duration}
         try:
-            exchange.visit.bound.track_nowait(self._event_name or "", properties)
+            state.session.bound.track_nowait(self._event_name or "", properties)
         except MixpanelException as error:
-            self._warn("a request was not tracked: %s", error)
+            self._warn("request not tracked: %s", error)
 
-    def _check_told(self, exchange: RequestState) -> None:
-        if exchange.visit is not None and exchange.visit.cookie_not_sent():
+    def _warn_if_cookie_not_sent(self, state: RequestState) -> None:
+        if state.session is not None and state.session.cookie_not_sent():
             self._warn(
-                "a visitor came, signed in or signed out after the response had begun; the browser knows nothing"
+                "visitor cookie not sent: the bound client was first used, or the user signed in or out, "
+                "after the response had begun; do it before the response starts"
             )
 
-    def _warn(self, words: str, *details: object) -> None:
-        # Once: what an app does, it does for every request.
-        if words not in self._said:
-            self._said.add(words)
-            _log.warning(words, *details)
+    def _warn(self, message: str, *details: object) -> None:
+        # Log each message once: the same mistake repeats with every request.
+        if message not in self._logged_warnings:
+            self._logged_warnings.add(message)
+            _log.warning(message, *details)
 
 
 def _require_id_merge(client: AsyncMixpanel) -> AsyncMixpanel:
     if client.id_merge is None:
         raise ConfigurationError(
-            "the client must know how the project joins ids, which its settings show: "
-            "AsyncMixpanel(id_merge=IdMerge.SIMPLIFIED), or MIXPANEL_ID_MERGE=simplified"
+            "the integration needs a client with id_merge, as shown in the settings of the Mixpanel project: "
+            "pass AsyncMixpanel(id_merge=IdMerge.SIMPLIFIED) or set MIXPANEL_ID_MERGE=simplified"
         )
     return client
 
 
-async def _answer(hook: Callable[[R], Awaitable[A] | A], request: R) -> A:
-    given = hook(request)
-    return await given if isawaitable(given) else given
+async def _call_hook(hook: Callable[[R], Awaitable[A] | A], request: R) -> A:
+    result = hook(request)
+    return await result if isawaitable(result) else result

@@ -1,6 +1,6 @@
-"""What a request's headers say of its sender. Pure, and safe with whatever a stranger may send.
+"""Event properties and client address from request headers. Pure functions that accept arbitrary input.
 
-Names and meaning of the properties: https://docs.mixpanel.com/docs/data-structure/property-reference/default-properties
+Property names and meanings: https://docs.mixpanel.com/docs/data-structure/property-reference/default-properties
 and https://docs.mixpanel.com/docs/best-practices/server-side-best-practices, read 2026-08-21.
 """
 
@@ -17,11 +17,11 @@ from mixpanel_async import ConfigurationError
 
 Address = IPv4Address | IPv6Address
 
-_MOST_PROXIES: Final = 100
-# Mixpanel cuts longer texts.
-_MOST_CHARACTERS: Final = 255
+_MAX_PROXIES: Final = 100
+# Mixpanel truncates longer strings.
+_MAX_CHARACTERS: Final = 255
 
-# The first marker that is found decides, so that a browser comes before those that it claims to be.
+# The first marker found wins. Most browsers also claim to be Chrome or Safari, so specific markers come first.
 _BROWSERS: Final = (
     ("Opera Mini/", "Opera Mini"),
     ("OPR/", "Opera"),
@@ -70,11 +70,11 @@ _VERSION: Final = re.compile(r"[0-9]{1,6}(?:\.[0-9]{1,6})?", re.ASCII)
 _EXPLORER: Final = re.compile(r"(?:MSIE |rv:)([0-9]{1,3}(?:\.[0-9]{1,3})?)", re.ASCII)
 
 
-def agent_properties(user_agent: str) -> dict[str, Any]:
-    """`$browser`, `$browser_version`, `$os` and `$device`, as far as they can be told, by Mixpanel's own names.
+def user_agent_properties(user_agent: str) -> dict[str, Any]:
+    """Return the detected `$browser`, `$browser_version`, `$os` and `$device`, with the values Mixpanel uses.
 
     Args:
-        user_agent: the header, or an empty string.
+        user_agent: the `User-Agent` header, or an empty string.
     """
     marker, browser = _first(_BROWSERS, user_agent)
     if not browser and "Safari/" in user_agent:
@@ -111,12 +111,15 @@ def _version(user_agent: str, marker: str) -> float | None:
 
 
 def referrer_properties(referrer: str) -> dict[str, str]:
-    """`$referrer` and `$referring_domain` of a page on the web.
+    """Return `$referrer` and `$referring_domain` of an HTTP(S) referrer.
 
-    Query and fragment are left out, as they may hold what is secret: tokens, searches, addresses.
+    Query and fragment are removed because they may contain secrets: tokens, search terms, email addresses.
 
     Args:
         referrer: the `Referer` header, or an empty string.
+
+    Returns:
+        Both properties; empty if the header is not an HTTP(S) URL.
     """
     try:
         url = urlsplit(referrer)
@@ -128,27 +131,27 @@ def referrer_properties(referrer: str) -> dict[str, str]:
         return {}
     domain = _sendable(host)
     authority = f"[{domain}]" if ":" in domain else domain
-    place = authority if port is None else f"{authority}:{port}"
-    return {"$referrer": _sendable(f"{url.scheme}://{place}{url.path}"), "$referring_domain": domain}
+    netloc = authority if port is None else f"{authority}:{port}"
+    return {"$referrer": _sendable(f"{url.scheme}://{netloc}{url.path}"), "$referring_domain": domain}
 
 
 def _sendable(text: str) -> str:
-    """Without lone surrogates, which servers make of bytes that are no UTF-8, and no longer than Mixpanel keeps."""
-    return text.encode("utf-8", "replace").decode()[:_MOST_CHARACTERS]
+    """Replace lone surrogates, which servers create from bytes that are not UTF-8, and truncate to Mixpanel's limit."""
+    return text.encode("utf-8", "replace").decode()[:_MAX_CHARACTERS]
 
 
 @dataclass(frozen=True, slots=True)
 class Proxies:
-    """The proxies in front of the app, whose word on the sender of a request is taken.
+    """Trusted proxies in front of the app.
 
-    `X-Forwarded-For` is read from the right, where the nearest proxy wrote: what a sender puts there stands to the left
-    of what the proxies know.
+    `X-Forwarded-For` is read from the right, where the nearest proxy appends its peer. Values forged by the sender end
+    up to the left of the values added by proxies.
 
     Args:
-        trusted: how many there are, 0 to 100; or the networks that they are in, such as `10.0.0.0/8`.
+        trusted: number of proxies, 0 to 100; or their networks, such as `["10.0.0.0/8"]`.
 
     Raises:
-        ConfigurationError: if it is neither.
+        ConfigurationError: if `trusted` is out of bounds or not a valid network.
     """
 
     count: int
@@ -158,36 +161,40 @@ class Proxies:
         count = 0
         networks: tuple[IPv4Network | IPv6Network, ...] = ()
         if isinstance(trusted, (str, bool)):
-            raise ConfigurationError("trusted_proxies must be a number of proxies, or a list of networks")
+            raise ConfigurationError(
+                f"trusted_proxies must be a number of proxies or a list of networks, not {trusted!r}"
+            )
         if isinstance(trusted, int):
-            if not 0 <= trusted <= _MOST_PROXIES:
-                raise ConfigurationError(f"trusted_proxies must be between 0 and {_MOST_PROXIES}")
+            if not 0 <= trusted <= _MAX_PROXIES:
+                raise ConfigurationError(f"trusted_proxies must be between 0 and {_MAX_PROXIES}, not {trusted}")
             count = trusted
         else:
             try:
                 networks = tuple(ip_network(network) for network in trusted)
             except (TypeError, ValueError) as error:
-                raise ConfigurationError(f"trusted_proxies must be a number, or a list of networks: {error}") from None
+                raise ConfigurationError(
+                    f"trusted_proxies must be a number of proxies or a list of networks: {error}"
+                ) from None
         object.__setattr__(self, "count", count)
         object.__setattr__(self, "networks", networks)
 
     def is_trusted(self, hop: Address | None) -> bool:
-        """Whether an address is that of a proxy. None, a peer on a Unix socket, is: the file system guards that."""
+        """Return whether an address belongs to a proxy. None means a Unix socket, which is trusted."""
         return hop is None or any(hop.version == one.version and hop in one for one in self.networks)
 
-    def speak_for(self, peer: str | None) -> bool:
-        """Whether the peer may say something of the request's sender."""
+    def is_proxied_by(self, peer: str | None) -> bool:
+        """Return whether the peer is a trusted proxy, so that its forwarding headers count."""
         return self.count > 0 or (bool(self.networks) and self.is_trusted(parse_address(peer)))
 
     def client_ip(self, peer: str | None, forwarded_for: str) -> str | None:
-        """The address of the sender.
+        """Return the IP address of the client.
 
         Args:
-            peer: the address at the other end of the connection; None if it has none.
-            forwarded_for: the `X-Forwarded-For` headers, joined by commas.
+            peer: address of the connection's peer; None for a Unix socket.
+            forwarded_for: `X-Forwarded-For` headers, joined by commas.
 
         Returns:
-            The address; None if it cannot be told.
+            The address; None if it is unknown.
         """
         hop = parse_address(peer)
         hops = forwarded_for.split(",") if forwarded_for else []
@@ -202,7 +209,7 @@ class Proxies:
 
 
 def parse_address(text: str | None) -> Address | None:
-    """An IP address as proxies write it: with a port, in brackets, in quotes. None if it is none."""
+    """Parse an IP address in the forms proxies write: with a port, in brackets, in quotes. None if it is invalid."""
     if not text:
         return None
     text = text.strip().strip('"')

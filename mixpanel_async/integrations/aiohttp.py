@@ -1,4 +1,4 @@
-"""Mixpanel in an aiohttp server.
+"""aiohttp server integration.
 
 mixpanel = MixpanelIntegration(AsyncMixpanel.from_env, user_id=current_user)
 mixpanel.setup(app)
@@ -19,104 +19,111 @@ try:
 except ModuleNotFoundError as error:
     if (error.name or "").partition(".")[0] != "aiohttp":
         raise
-    raise ImportError('aiohttp needs an extra: pip install "mixpanel-async[aiohttp]"', name=error.name) from error
+    raise ImportError(
+        'the aiohttp integration needs an extra: pip install "mixpanel-async[aiohttp]"', name=error.name
+    ) from error
 
 from mixpanel_async import BoundMixpanel
 
-from ._base import CURRENT, BaseIntegration, RequestState, current_mixpanel
-from ._visits import CookiePolicy, RequestInfo
+from ._base import CURRENT_REQUEST, BaseIntegration, RequestState, current_mixpanel
+from ._visitors import CookiePolicy, RequestInfo
 
 __all__ = ["MIXPANEL", "CookiePolicy", "MixpanelIntegration", "current_mixpanel"]
 
 MIXPANEL: Final = web.RequestKey("mixpanel_async", BoundMixpanel)
-"""`request[MIXPANEL]` is the client bound to the request's visitor and user."""
-_EXCHANGES: Final = web.RequestKey("mixpanel_async_exchanges", dict[int, RequestState])
+"""Key of the client bound to the request's visitor and user: `request[MIXPANEL]`."""
+_STATES: Final = web.RequestKey("mixpanel_async_states", dict[int, RequestState])
 
 
 class MixpanelIntegration(BaseIntegration[web.Request]):
-    """One Mixpanel client for an app, seen by each request through its own visitor.
+    """One Mixpanel client for an app; each request uses it bound to its visitor.
 
-    `setup` connects it; then `request[MIXPANEL]` is there for every request that a route was found for, sub-apps
-    included, and the browser gets the cookie with its anonymous id with the response.
+    Connect it with `setup`. Every request that matches a route, also in sub-apps, then has `request[MIXPANEL]`, and its
+    response sets the cookie with the visitor's anonymous id.
 
     Args:
-        client: makes the client, each time the app starts; by default from the environment. Or a client, which the app
-            starts and closes, and which serves one start only. Either must know the project's `id_merge`.
-        user_id: given the request, the id of the user who is signed in, or None; a plain or an `async` function. Called
-            once a request, after the middlewares that were added to the app before `setup`.
-        consent: given the request, whether its visitor may be tracked; plain or `async`. If not, the bound client does
-            nothing, no cookie is set, and those that the browser has are taken back. None: everybody may be.
-        cookie: where the anonymous id is kept.
-        trusted_proxies: how many proxies there are in front of the app, each of which adds to `X-Forwarded-For`, 0 to
-            100; or the networks that they are in, such as `["10.0.0.0/8"]`. With 0, the default, no such header is
-            believed.
-        geolocate: pass the visitor's address to Mixpanel, which keeps the place and not the address.
-        track_requests: the name of an event to track for each request that a route was found for, or None. Its
-            properties are `method`, `path` (of the route, without its parameters' values), `status` and `duration` in
-            seconds.
+        client: function that creates the client at each start of the app; by default from the environment. Or a client,
+            which the app starts and closes, and which serves one start only. The client needs `id_merge`.
+        user_id: plain or `async` function from the request to the id of the signed-in user, or None. Called once per
+            request, after the middlewares added to the app before `setup`.
+        consent: plain or `async` function from the request to whether its visitor may be tracked. Without consent, the
+            bound client does nothing, no cookie is set, and existing cookies are deleted. None tracks every visitor.
+        cookie: settings of the cookie that stores the anonymous id.
+        trusted_proxies: number of proxies in front of the app that each append to `X-Forwarded-For`, 0 to 100; or
+            their networks, such as `["10.0.0.0/8"]`. With 0, the default, forwarding headers are ignored.
+        geolocate: whether to pass the visitor's IP address to Mixpanel, which stores the location, not the address.
+        track_requests: name of an event to track for each request that matches a route; None tracks no requests. Its
+            properties are `method`, `path` (of the route, without the values of its parameters), `status` and
+            `duration` in seconds.
 
     Raises:
         ConfigurationError: if a value is out of bounds.
     """
 
     def setup(self, app: web.Application) -> None:
-        """Give the app the client and its requests their visitors. Call it after other middlewares are added.
+        """Add the cleanup context, the middleware and the response signal to the app.
 
-        The client closes after the cleanup contexts that are added later, so that those may still track.
+        Call it after adding other middlewares. The client closes after cleanup contexts added later, so that these can
+        still track.
+
+        Args:
+            app: an application that has not started.
         """
         app.cleanup_ctx.append(self.cleanup_context)
         app.middlewares.append(self._middleware())
-        app.on_response_prepare.append(self._prepare)
+        app.on_response_prepare.append(self._add_cookies)
 
-    async def cleanup_context(self, app: web.Application) -> AsyncIterator[None]:  # noqa: ARG002  what it is given
-        """The client for as long as the app runs; `setup` adds it.
+    async def cleanup_context(self, app: web.Application) -> AsyncIterator[None]:  # noqa: ARG002  aiohttp's signature
+        """Open the client while the app runs. `setup` adds this cleanup context.
 
         Raises:
-            ConfigurationError: if the client does not know the project's `id_merge`.
-            ClientClosedError: if a client that was given, and not made, has been closed.
+            ConfigurationError: if the client has no `id_merge`.
+            ClientClosedError: if the client passed to the constructor has been closed.
         """
         async with self._open():
             yield
 
     def _middleware(self) -> Middleware:
         @web.middleware
-        async def visited(request: web.Request, handler: Handler) -> web.StreamResponse:
+        async def mixpanel_middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
             if request.match_info.http_exception is not None:
                 return await handler(request)
-            exchange = RequestState()
-            # By integration: a sub-app may have another one, with another project.
-            request.setdefault(_EXCHANGES, {})[id(self)] = exchange
+            state = RequestState()
+            # Per integration: a sub-app may have another integration, for another project.
+            request.setdefault(_STATES, {})[id(self)] = state
+            status = 500
             started = time.perf_counter()
-            token = CURRENT.set(exchange)
+            token = CURRENT_REQUEST.set(state)
             try:
-                exchange.visit = await self._visit(request, _facts(request))
-                request[MIXPANEL] = exchange.visit.bound
+                session = state.keep(await self._start_session(request, _request_info(request)))
+                request[MIXPANEL] = session.bound
                 response = await handler(request)
             except web.HTTPException as error:
-                exchange.status = error.status
+                status = error.status
                 raise
             else:
-                exchange.status = response.status
+                status = response.status
                 if response.prepared:
-                    self._check_told(exchange)
+                    self._warn_if_cookie_not_sent(state)
                 return response
             finally:
-                CURRENT.reset(token)
+                CURRENT_REQUEST.reset(token)
                 if self._event_name is not None:
                     duration = time.perf_counter() - started
-                    self._track_request(exchange, method=request.method, path=_path(request), duration=duration)
+                    path = _route_path(request)
+                    self._track_request(state, method=request.method, path=path, status=status, duration=duration)
 
-        return visited
+        return mixpanel_middleware
 
-    async def _prepare(self, request: web.Request, response: web.StreamResponse) -> None:
-        exchange = request.get(_EXCHANGES, {}).get(id(self))
-        if exchange is None or exchange.visit is None or isinstance(response, web.WebSocketResponse):
+    async def _add_cookies(self, request: web.Request, response: web.StreamResponse) -> None:
+        state = request.get(_STATES, {}).get(id(self))
+        if state is None or state.session is None or isinstance(response, web.WebSocketResponse):
             return
-        for cookie in exchange.visit.cookies(",".join(response.headers.getall("Cache-Control", []))):
+        for cookie in state.session.cookies(",".join(response.headers.getall("Cache-Control", []))):
             response.headers.add("Set-Cookie", cookie)
 
 
-def _facts(request: web.Request) -> RequestInfo:
+def _request_info(request: web.Request) -> RequestInfo:
     headers = request.headers
     return RequestInfo(
         cookies=request.cookies,
@@ -129,6 +136,6 @@ def _facts(request: web.Request) -> RequestInfo:
     )
 
 
-def _path(request: web.Request) -> str:
+def _route_path(request: web.Request) -> str:
     resource = request.match_info.route.resource
     return "" if resource is None else resource.canonical

@@ -1,4 +1,4 @@
-"""Mixpanel in a FastAPI app.
+"""FastAPI integration.
 
 mixpanel = MixpanelIntegration(AsyncMixpanel.from_env, user_id=current_user)
 app = FastAPI(lifespan=mixpanel.lifespan)
@@ -10,7 +10,7 @@ async def home(mp: Mixpanel) -> None:
     await mp.track("Page viewed")
 """
 
-# Annotations are real objects here: FastAPI reads those of the dependency, and one of them is made for each app.
+# Annotations must be evaluated here: FastAPI reads them, and `Depends(user)` refers to a local variable.
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Annotated, Any, Final
 
@@ -20,12 +20,14 @@ try:
 except ModuleNotFoundError as error:
     if (error.name or "").partition(".")[0] not in {"fastapi", "starlette"}:
         raise
-    raise ImportError('FastAPI needs an extra: pip install "mixpanel-async[fastapi]"', name=error.name) from error
+    raise ImportError(
+        'the FastAPI integration needs an extra: pip install "mixpanel-async[fastapi]"', name=error.name
+    ) from error
 
 from mixpanel_async import AsyncMixpanel, BoundMixpanel
 
 from ._base import MakeClient, current_mixpanel
-from ._visits import CookiePolicy
+from ._visitors import CookiePolicy
 from .starlette import MixpanelIntegration as StarletteIntegration
 
 __all__ = ["CookiePolicy", "MixpanelIntegration", "current_mixpanel"]
@@ -34,23 +36,23 @@ _COOKIE: Final = CookiePolicy()
 
 
 class MixpanelIntegration(StarletteIntegration):
-    """One Mixpanel client for an app, seen by each request through its own visitor.
+    """One Mixpanel client for an app; each request uses it bound to its visitor.
 
-    Three things connect it: `lifespan`, `middleware`, and `Depends(mixpanel.bound)` in the handlers. A browser gets the
-    cookie with its anonymous id with the first response to a request that depends on `bound`.
+    Connect it with `lifespan`, `middleware`, and `Depends(mixpanel.bound)` in the handlers. The first response to a
+    request that depends on `bound` sets the cookie with the visitor's anonymous id.
 
     Args:
         client: as in `mixpanel_async.integrations.starlette`.
-        user_id: a dependency that gives the id of the user who is signed in, or None: any function that FastAPI can
-            call, with dependencies of its own.
-        consent: given the request, whether its visitor may be tracked; plain or `async`. If not, the bound client does
-            nothing, no cookie is set, and those that the browser has are taken back. None: everybody may be.
+        user_id: dependency that returns the id of the signed-in user, or None: any function that FastAPI can call,
+            including one with further dependencies.
+        consent: plain or `async` function from the request to whether its visitor may be tracked. Without consent, the
+            bound client does nothing, no cookie is set, and existing cookies are deleted. None tracks every visitor.
         cookie, trusted_proxies, geolocate: as in `mixpanel_async.integrations.starlette`.
-        track_requests: likewise. The user is known in requests that depend on `bound`; with
-            `FastAPI(dependencies=[Depends(mixpanel.bound)])` that is all of them.
+        track_requests: as in `mixpanel_async.integrations.starlette`. The event has a user id only in requests that
+            depend on `bound`; use `FastAPI(dependencies=[Depends(mixpanel.bound)])` to include all requests.
 
     Attributes:
-        bound: the dependency that gives the request's `BoundMixpanel`, the same wherever it is asked for.
+        bound: dependency that returns the request's `BoundMixpanel`. All uses in one request return the same object.
 
     Raises:
         ConfigurationError: if a value is out of bounds.

@@ -1,4 +1,4 @@
-"""An OpenFeature provider over a client's feature flags.
+"""OpenFeature provider backed by the feature flags of a client.
 
     async with AsyncMixpanel("PROJECT_TOKEN", local_flags=LocalFlags()) as mp:
         await mp.local_flags.wait_ready()
@@ -6,7 +6,7 @@
         client = api.get_client()
         enabled = await client.get_boolean_value_async("checkout", False, EvaluationContext(attributes=context))
 
-Reasons and error codes are those of Mixpanel's own provider (`mixpanel-openfeature` 0.2.0).
+Reasons and error codes match Mixpanel's official provider (`mixpanel-openfeature` 0.2.0).
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ try:
 except ModuleNotFoundError as error:
     if (error.name or "").partition(".")[0] != "openfeature":
         raise
-    words = 'the OpenFeature provider needs an extra: pip install "mixpanel-async[openfeature]"'
-    raise ImportError(words, name=error.name) from error
+    message = 'the OpenFeature provider needs an extra: pip install "mixpanel-async[openfeature]"'
+    raise ImportError(message, name=error.name) from error
 
 __all__ = ["MixpanelProvider"]
 
@@ -41,13 +41,13 @@ _FALLBACKS: Final[Mapping[str, tuple[ErrorCode, Reason]]] = {
     "MISSING_CONTEXT_KEY": (ErrorCode.TARGETING_KEY_MISSING, Reason.ERROR),
     "BACKEND_ERROR": (ErrorCode.GENERAL, Reason.ERROR),
 }
-_NOT_HERE: Final = "remote flags take a request: use the methods that end in _async"
+_ASYNC_ONLY: Final = "remote flags need an HTTP request: use the methods that end in _async"
 
 _Object = Sequence[FlagValueType] | Mapping[str, FlagValueType]
 
 
 class FlagsProvider(Protocol):
-    """What resolves flags: `AsyncMixpanel.local_flags` or `AsyncMixpanel.remote_flags`."""
+    """Source of flag variants: `AsyncMixpanel.local_flags` or `AsyncMixpanel.remote_flags`."""
 
     def get_variant(
         self, flag_key: str, fallback_value: SelectedVariant, context: Mapping[str, Any], /
@@ -55,23 +55,24 @@ class FlagsProvider(Protocol):
 
 
 class MixpanelProvider(AbstractProvider):
-    """Resolves OpenFeature flags with Mixpanel's.
+    """OpenFeature provider that resolves flags with Mixpanel.
 
     With local flags, both the plain and the `_async` methods of an OpenFeature client work; remote flags need the
-    `_async` ones. Without definitions, flags resolve to their default with `PROVIDER_NOT_READY`.
+    `_async` methods. Without definitions, flags resolve to their default with `PROVIDER_NOT_READY`.
 
-    The attributes of an evaluation context are Mixpanel's context: `distinct_id`, what a flag is rolled out by, and
-    `custom_properties` for runtime rules. Whole floats in it become integers, and moments RFC 3339 texts.
+    The attributes of an evaluation context are passed as Mixpanel's context: `distinct_id`, other keys by which a flag
+    is rolled out, and `custom_properties` for runtime rules. Whole floats become integers; datetimes become ISO 8601
+    strings.
 
-    Events, with local flags: `PROVIDER_CONFIGURATION_CHANGED` with the flags that changed, `PROVIDER_STALE` when
-    definitions cannot be fetched any more, `PROVIDER_READY` when they can again, or are there at last.
+    Local flags emit these events: `PROVIDER_CONFIGURATION_CHANGED` with the changed flags; `PROVIDER_STALE` when
+    fetching definitions fails; `PROVIDER_READY` with the first definitions, and when fetching works again.
 
     Args:
-        flags: of a client, which stays the user's to close: a provider that is shut down only stops listening to it.
-        targeting_key: attribute of Mixpanel's context that takes OpenFeature's targeting key. By default it is
-            `targetingKey`, as with Mixpanel's own provider; `distinct_id` makes it the person.
-        ready_timeout: seconds that `initialize` waits for definitions, at least 0. It does not in an event loop, which
-            it would hold up: there `await mp.local_flags.wait_ready()` first.
+        flags: flags of a client. Shutting down the provider only unsubscribes; the caller closes the client.
+        targeting_key: attribute of Mixpanel's context that receives OpenFeature's targeting key. The default is
+            `targetingKey`, as in Mixpanel's official provider; use `distinct_id` if the targeting key is a user id.
+        ready_timeout: seconds that `initialize` waits for definitions, at least 0. In an event loop `initialize` does
+            not wait, because it would block the loop; call `await mp.local_flags.wait_ready()` first.
     """
 
     def __init__(
@@ -88,11 +89,11 @@ class MixpanelProvider(AbstractProvider):
     def get_metadata(self) -> Metadata:
         return Metadata(name=_NAME)
 
-    def initialize(self, evaluation_context: EvaluationContext) -> None:  # noqa: ARG002  the interface's
-        """Listen to the definitions, and wait for the first.
+    def initialize(self, evaluation_context: EvaluationContext) -> None:  # noqa: ARG002  OpenFeature's signature
+        """Subscribe to the definitions and wait up to `ready_timeout` for the first.
 
         Raises:
-            ProviderNotReadyError: if there are none by then; `PROVIDER_READY` follows when they come.
+            ProviderNotReadyError: if no definitions have arrived; `PROVIDER_READY` is emitted when they do.
         """
         subscribe = getattr(self._flags, "subscribe", None)
         if subscribe is None:
@@ -100,16 +101,16 @@ class MixpanelProvider(AbstractProvider):
         self._is_initializing = True
         try:
             if self._unsubscribe is None:
-                self._unsubscribe = subscribe(self._updated)
+                self._unsubscribe = subscribe(self._on_update)
             if not self._is_ready() and not _in_event_loop():
                 self._became_ready.wait(self._ready_timeout)
         finally:
             self._is_initializing = False
         if not self._is_ready():
-            raise ProviderNotReadyError("there are no definitions yet")
+            raise ProviderNotReadyError("no flag definitions have been fetched yet; retry after PROVIDER_READY")
 
     def shutdown(self) -> None:
-        """Listen no more. The client goes on, and so do evaluations by it."""
+        """Unsubscribe from the definitions. The client stays open, and evaluations keep working."""
         unsubscribe, self._unsubscribe = self._unsubscribe, None
         if unsubscribe is not None:
             unsubscribe()
@@ -117,108 +118,108 @@ class MixpanelProvider(AbstractProvider):
     def resolve_boolean_details(
         self,
         flag_key: str,
-        default_value: bool,  # noqa: FBT001  the interface's
+        default_value: bool,  # noqa: FBT001  OpenFeature's signature
         evaluation_context: EvaluationContext | None = None,
     ) -> FlagResolutionDetails[bool]:
-        return self._now(flag_key, default_value, bool, evaluation_context)
+        return self._resolve(flag_key, default_value, bool, evaluation_context)
 
     def resolve_string_details(
         self, flag_key: str, default_value: str, evaluation_context: EvaluationContext | None = None
     ) -> FlagResolutionDetails[str]:
-        return self._now(flag_key, default_value, str, evaluation_context)
+        return self._resolve(flag_key, default_value, str, evaluation_context)
 
     def resolve_integer_details(
         self, flag_key: str, default_value: int, evaluation_context: EvaluationContext | None = None
     ) -> FlagResolutionDetails[int]:
-        return self._now(flag_key, default_value, int, evaluation_context)
+        return self._resolve(flag_key, default_value, int, evaluation_context)
 
     def resolve_float_details(
         self, flag_key: str, default_value: float, evaluation_context: EvaluationContext | None = None
     ) -> FlagResolutionDetails[float]:
-        return self._now(flag_key, default_value, float, evaluation_context)
+        return self._resolve(flag_key, default_value, float, evaluation_context)
 
     def resolve_object_details(
         self, flag_key: str, default_value: _Object, evaluation_context: EvaluationContext | None = None
     ) -> FlagResolutionDetails[_Object]:
-        return self._now(flag_key, default_value, None, evaluation_context)
+        return self._resolve(flag_key, default_value, None, evaluation_context)
 
     async def resolve_boolean_details_async(
         self,
         flag_key: str,
-        default_value: bool,  # noqa: FBT001  the interface's
+        default_value: bool,  # noqa: FBT001  OpenFeature's signature
         evaluation_context: EvaluationContext | None = None,
     ) -> FlagResolutionDetails[bool]:
-        return await self._later(flag_key, default_value, bool, evaluation_context)
+        return await self._resolve_async(flag_key, default_value, bool, evaluation_context)
 
     async def resolve_string_details_async(
         self, flag_key: str, default_value: str, evaluation_context: EvaluationContext | None = None
     ) -> FlagResolutionDetails[str]:
-        return await self._later(flag_key, default_value, str, evaluation_context)
+        return await self._resolve_async(flag_key, default_value, str, evaluation_context)
 
     async def resolve_integer_details_async(
         self, flag_key: str, default_value: int, evaluation_context: EvaluationContext | None = None
     ) -> FlagResolutionDetails[int]:
-        return await self._later(flag_key, default_value, int, evaluation_context)
+        return await self._resolve_async(flag_key, default_value, int, evaluation_context)
 
     async def resolve_float_details_async(
         self, flag_key: str, default_value: float, evaluation_context: EvaluationContext | None = None
     ) -> FlagResolutionDetails[float]:
-        return await self._later(flag_key, default_value, float, evaluation_context)
+        return await self._resolve_async(flag_key, default_value, float, evaluation_context)
 
     async def resolve_object_details_async(
         self, flag_key: str, default_value: _Object, evaluation_context: EvaluationContext | None = None
     ) -> FlagResolutionDetails[_Object]:
-        return await self._later(flag_key, default_value, None, evaluation_context)
+        return await self._resolve_async(flag_key, default_value, None, evaluation_context)
 
-    def _now(
-        self, flag_key: str, default: Any, kind: type | None, given: EvaluationContext | None
+    def _resolve(
+        self, flag_key: str, default: Any, kind: type | None, context: EvaluationContext | None
     ) -> FlagResolutionDetails[Any]:
         if not self._is_ready():
             return _error(default, ErrorCode.PROVIDER_NOT_READY)
         fallback = SelectedVariant(default)
         try:
-            found = self._flags.get_variant(flag_key, fallback, self._context(given))
-        except Exception as error:  # noqa: BLE001  flags of somebody else's may raise anything
+            found = self._flags.get_variant(flag_key, fallback, self._mixpanel_context(context))
+        except Exception as error:  # noqa: BLE001  other implementations of FlagsProvider may raise any error
             return _error(default, ErrorCode.GENERAL, str(error))
         if inspect.iscoroutine(found):
             found.close()
-            return _error(default, ErrorCode.GENERAL, _NOT_HERE)
+            return _error(default, ErrorCode.GENERAL, _ASYNC_ONLY)
         return _details(found, fallback, kind)
 
-    async def _later(
-        self, flag_key: str, default: Any, kind: type | None, given: EvaluationContext | None
+    async def _resolve_async(
+        self, flag_key: str, default: Any, kind: type | None, context: EvaluationContext | None
     ) -> FlagResolutionDetails[Any]:
         if not self._is_ready():
             return _error(default, ErrorCode.PROVIDER_NOT_READY)
         fallback = SelectedVariant(default)
         try:
-            found = self._flags.get_variant(flag_key, fallback, self._context(given))
+            found = self._flags.get_variant(flag_key, fallback, self._mixpanel_context(context))
             if inspect.isawaitable(found):
                 found = await found
-        except Exception as error:  # noqa: BLE001  flags of somebody else's may raise anything
+        except Exception as error:  # noqa: BLE001  other implementations of FlagsProvider may raise any error
             return _error(default, ErrorCode.GENERAL, str(error))
         return _details(found, fallback, kind)
 
     def _is_ready(self) -> bool:
-        """Remote flags have no definitions to wait for."""
+        """Return whether definitions exist. Remote flags have no definitions and are always ready."""
         is_ready = getattr(self._flags, "are_flags_ready", None)
         return is_ready is None or bool(is_ready())
 
-    def _context(self, given: EvaluationContext | None) -> dict[str, Any]:
-        if given is None:
+    def _mixpanel_context(self, context: EvaluationContext | None) -> dict[str, Any]:
+        if context is None:
             return {}
-        context = {name: _plain(value) for name, value in given.attributes.items()}
-        if given.targeting_key:
-            context[self._targeting_key] = given.targeting_key
-        return context
+        attributes = {name: _json_value(value) for name, value in context.attributes.items()}
+        if context.targeting_key:
+            attributes[self._targeting_key] = context.targeting_key
+        return attributes
 
-    def _updated(self, update: FlagsUpdate) -> None:
+    def _on_update(self, update: FlagsUpdate) -> None:
         if update.kind == "changed":
             self.emit_provider_configuration_changed(ProviderEventDetails(flags_changed=list(update.keys)))
         elif update.kind == "failed" and self._is_ready():
             self.emit_provider_stale(ProviderEventDetails(message=update.message))
         elif update.kind == "failed":
-            # What `initialize` says is what the API passes on.
+            # During `initialize`, the OpenFeature API emits the event from the raised exception.
             if not self._is_initializing:
                 self.emit_provider_error(
                     ProviderEventDetails(message=update.message, error_code=ErrorCode.PROVIDER_NOT_READY)
@@ -230,7 +231,7 @@ class MixpanelProvider(AbstractProvider):
 
 
 def _details(found: Any, fallback: SelectedVariant, kind: type | None) -> FlagResolutionDetails[Any]:
-    """What a variant is in OpenFeature's terms, if its value is of the kind that was asked for."""
+    """Convert a variant to OpenFeature's result; a value of another type than requested is a TYPE_MISMATCH."""
     default = fallback.variant_value
     reason: FallbackReason | None = found.fallback_reason
     if found is fallback and reason is None:
@@ -242,10 +243,10 @@ def _details(found: Any, fallback: SelectedVariant, kind: type | None) -> FlagRe
         return FlagResolutionDetails(value=default, error_code=code, error_message=reason.message, reason=why)
     value = found.variant_value
     if kind is not None:
-        value = _converted(value, kind)
+        value = _convert_number(value, kind)
         if type(value) is not kind:
-            words = f"expected {kind.__name__}, got {type(found.variant_value).__name__}"
-            return _error(default, ErrorCode.TYPE_MISMATCH, words)
+            message = f"expected {kind.__name__}, got {type(found.variant_value).__name__}"
+            return _error(default, ErrorCode.TYPE_MISMATCH, message)
     experiment = {"experiment_id": found.experiment_id, "is_experiment_active": found.is_experiment_active}
     return FlagResolutionDetails(
         value=value,
@@ -259,8 +260,8 @@ def _error(default: Any, code: ErrorCode, message: str | None = None) -> FlagRes
     return FlagResolutionDetails(value=default, error_code=code, error_message=message, reason=Reason.ERROR)
 
 
-def _converted(value: Any, kind: type) -> Any:
-    """A whole float as an integer, and an integer as a float, if that is what was asked for; never a truth value."""
+def _convert_number(value: Any, kind: type) -> Any:
+    """Convert a whole float to a requested int, and an int (except bool) to a requested float."""
     if kind is int and isinstance(value, float) and value.is_integer():
         return int(value)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
@@ -271,11 +272,11 @@ def _converted(value: Any, kind: type) -> Any:
     return value
 
 
-def _plain(value: Any) -> Any:
+def _json_value(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {name: _plain(item) for name, item in value.items()}
+        return {name: _json_value(item) for name, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
+        return [_json_value(item) for item in value]
     if isinstance(value, datetime):
         return value.isoformat()
     if isinstance(value, float) and value.is_integer():

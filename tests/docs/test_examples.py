@@ -1,4 +1,4 @@
-"""Each example runs unchanged against the emulator, told where it is by the environment only.
+"""Each example runs unchanged against the emulator; only environment variables point to it.
 
 The web apps are run by tests/integrations/test_app_servers.py.
 """
@@ -23,7 +23,7 @@ ACCOUNT = "maya@example.com"
 
 @pytest.fixture
 def emulator(monkeypatch: pytest.MonkeyPatch) -> Iterator[Emulator]:
-    """A project on a socket, to which the environment points."""
+    """Serve an emulator whose address is in the environment."""
     emulator = Emulator(id_merge=IdMerge.ORIGINAL)
     with emulator.serve() as server:
         monkeypatch.setenv("MIXPANEL_TOKEN", "example-token")
@@ -40,13 +40,13 @@ def run_example(name: str, *runner: str) -> str:
 
 
 def assert_one_person(emulator: Emulator, visitor: str) -> None:
-    """The anonymous page view and the sign-up belong to one person with both ids."""
+    """Check that the anonymous page view and the sign-up belong to one person with both ids."""
     assert emulator.cluster(ACCOUNT) == {visitor, ACCOUNT}
     (view,), (sign_up,) = emulator.events("Page viewed"), emulator.events("Signed up")
     assert view["properties"]["distinct_id"] == sign_up["properties"]["distinct_id"] == emulator.resolve(ACCOUNT)
 
 
-def test_quick_start(emulator: Emulator) -> None:
+def test_quick_start_example(emulator: Emulator) -> None:
     assert run_example("quick_start.py") == "3 records delivered, 0 failed, 0 still to be sent\n"
     (visitor,) = emulator.cluster(ACCOUNT) - {ACCOUNT}
     assert_one_person(emulator, visitor)
@@ -55,20 +55,20 @@ def test_quick_start(emulator: Emulator) -> None:
     assert profile["$name"] == "Maya"
 
 
-def test_a_test_of_the_sign_up() -> None:
-    # Without plugins that have no part in it and take seconds to import.
+def test_sign_up_test_example_passes() -> None:
+    # Unrelated plugins take seconds to import.
     unneeded = [f"-pno:{plugin}" for plugin in ("cacheprovider", "hypothesispytest", "respx")]
     run_example("test_signup.py", "-m", "pytest", "-q", *unneeded)
 
 
-def test_worker(emulator: Emulator) -> None:
+def test_worker_example(emulator: Emulator) -> None:
     assert run_example("worker.py") == "10,020 events delivered\n"
     for name, number in (("Job finished", 10_000), ("Paid", 20)):
         events = emulator.events(name)
         assert len({event["properties"]["$insert_id"] for event in events}) == len(events) == number
 
 
-def test_a_worker_that_is_stopped_delivers_what_it_tracked(emulator: Emulator) -> None:
+def test_stopped_worker_delivers_its_events(emulator: Emulator) -> None:
     emulator.latency = 0.2
     command = [sys.executable, "-W", "error", str(EXAMPLES / "worker.py")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as worker:
@@ -82,7 +82,7 @@ def test_a_worker_that_is_stopped_delivers_what_it_tracked(emulator: Emulator) -
     assert len(emulator.events()) == delivered < 10_020
 
 
-def test_feature_flags(emulator: Emulator) -> None:
+def test_feature_flags_example(emulator: Emulator) -> None:
     variants = [{"key": "one-page", "value": {"layout": "one page"}, "is_control": False, "split": 1.0}]
     rollout = {"rollout_percentage": 1.0, "runtime_evaluation_rule": {"==": [{"var": "plan"}, "Pro"]}}
     emulator.set_flags([{"key": "checkout", "ruleset": {"variants": variants, "rollout": [rollout]}}])
@@ -92,6 +92,6 @@ def test_feature_flags(emulator: Emulator) -> None:
     assert sorted(exposed) == ["user-2", "user-3"]
 
 
-def test_feature_flags_without_definitions(emulator: Emulator) -> None:
+def test_feature_flags_example_without_definitions(emulator: Emulator) -> None:
     printed = run_example("feature_flags.py").splitlines()
     assert printed == [f"user-{number}: classic (FLAG_NOT_FOUND)" for number in (1, 2, 3)]

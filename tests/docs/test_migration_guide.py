@@ -1,4 +1,4 @@
-"""The README's guide from the official SDK: before and after leave the same in a project, and before really ran."""
+"""Migration guide in the README: the code before and after produces the same data, and both are executed."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ PAIRS = [
     for section in GUIDE.split("### ")
     if "```py\n" in section
 ]
-# What either SDK says of itself, and what is never the same twice.
+# Properties that identify the SDK, or that differ between runs.
 OWN = {"token", "time", "$insert_id", "mp_lib", "$lib_version", "$import", "$last_seen"}
 
 
 def left_in(emulator: Emulator) -> dict[str, Any]:
-    """What a project holds, without the traces of who sent it."""
+    """Return the content of a project without properties that identify the sender."""
     events = [
         (event["event"], sorted((name, str(value)) for name, value in event["properties"].items() if name not in OWN))
         for event in emulator.events()
@@ -66,7 +66,7 @@ async def run_after(snippet: str, monkeypatch: pytest.MonkeyPatch) -> Emulator:
     return emulator
 
 
-def test_every_way_of_the_official_sdk_is_in_the_guide() -> None:
+def test_guide_covers_every_method_of_the_official_sdk() -> None:
     titles = [title for title, _, _ in PAIRS]
     assert titles == [
         "From `Mixpanel`",
@@ -79,7 +79,7 @@ def test_every_way_of_the_official_sdk_is_in_the_guide() -> None:
 
 @pytest.mark.anyio
 @pytest.mark.parametrize(("title", "before", "after"), PAIRS, ids=[title for title, _, _ in PAIRS])
-async def test_before_and_after_leave_the_same(
+async def test_code_before_and_after_produces_the_same_data(
     title: str, before: str, after: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     then = left_in(run_before(before, monkeypatch))

@@ -1,4 +1,4 @@
-"""Every snippet of the README runs, against the emulator, on both event loops."""
+"""Run every snippet of the README against the emulator on both event loops."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from mixpanel_async.flags import LocalFlags
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-# What a browser does with the web apps: each ends with the life of the app.
+# Requests of a browser to the web apps.
 ASGI_VISIT = """
 import httpx
 async with app.router.lifespan_context(app):
@@ -39,7 +39,7 @@ async def visit():
     async with TestClient(TestServer(app)) as browser:
         client = mixpanel.client
         assert (await browser.get("/")).status == 200
-# It knows asyncio alone.
+# aiohttp supports only asyncio.
 await anyio.to_thread.run_sync(asyncio.run, visit())
 assert len(EMULATOR.events("Page viewed")) == 1
 """
@@ -48,19 +48,19 @@ SNIPPETS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("snippet", SNIPPETS, ids=range(len(SNIPPETS)))
-async def test_the_snippet_runs(snippet: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_readme_snippet_runs(snippet: str, monkeypatch: pytest.MonkeyPatch) -> None:
     emulator = Emulator(IdMerge.SIMPLIFIED if "SIMPLIFIED" in snippet else IdMerge.ORIGINAL)
-    make = AsyncMixpanel.__init__
+    init = AsyncMixpanel.__init__
 
     def offline(self: AsyncMixpanel, token: str, **options: Any) -> None:
-        """Nothing leaves the machine: a client of the real Mixpanel gets the emulator instead."""
+        """Connect clients of the real Mixpanel to the emulator, so that nothing leaves the machine."""
         if "http_client" not in options and "api_host" not in options:
             options["http_client"] = asgi_client(emulator.app)
-        make(self, token, **options)
+        init(self, token, **options)
 
     monkeypatch.setattr(AsyncMixpanel, "__init__", offline)
     if "def test_" in snippet:
-        # It is a test itself: its fixtures are stood in for by what they give.
+        # The snippet is a test: pass values in place of its fixtures.
         snippet += "\nasync with EMULATOR.client() as client:\n    await test_sign_up(client, EMULATOR)\n"
     if "MixpanelIntegration(" in snippet:
         snippet += ASGI_VISIT if "FastAPI(" in snippet else AIOHTTP_VISIT
@@ -69,7 +69,7 @@ async def test_the_snippet_runs(snippet: str, monkeypatch: pytest.MonkeyPatch) -
     if "await " in snippet or "async with" in snippet:
         await eval(code, namespace)
     else:
-        # A program without an event loop.
+        # A program without a running event loop.
         await anyio.to_thread.run_sync(eval, code, namespace)
     made = [value for value in namespace.values() if isinstance(value, AsyncMixpanel)]
     assert made
@@ -78,20 +78,20 @@ async def test_the_snippet_runs(snippet: str, monkeypatch: pytest.MonkeyPatch) -
         assert (stats.failed, stats.dropped, stats.uncertain, stats.pending) == (0, 0, 0, 0)
 
 
-def test_the_two_commands_are_as_agreed() -> None:
+def test_console_commands_are_in_the_readme() -> None:
     assert 'pip install -e ".[demo]" && mixpanel-async demo\n' in README
     assert 'pip install -e ".[dev]" && pytest\n' in README
 
 
 @pytest.mark.parametrize("options", [BatchPolicy, RetryPolicy, SqliteSpool, LocalFlags])
-def test_every_option_of_a_policy_is_in_the_readme(options: type) -> None:
+def test_every_policy_option_is_in_the_readme(options: type) -> None:
     heading = README.index(f"\n`{options.__name__}(")
     table = README[heading : README.index("\n\n", README.index("\n\n", heading) + 2)]
     for name in inspect.signature(options).parameters:
         assert f"\n| `{name}` |" in table
 
 
-def test_every_command_of_the_spool_is_in_the_readme() -> None:
+def test_every_spool_command_is_in_the_readme() -> None:
     for command in spool.registered_commands:
         assert command.callback is not None
         name = command.name or command.callback.__name__
@@ -99,7 +99,7 @@ def test_every_command_of_the_spool_is_in_the_readme() -> None:
         assert f"\nmixpanel-async spool {name} PATH" in README
 
 
-def test_every_option_of_the_client_is_in_the_readme() -> None:
+def test_every_client_option_is_in_the_readme() -> None:
     names = set(inspect.signature(AsyncMixpanel).parameters) - {"token", "_runtime"}
     for name in names:
         assert f"| `{name}` |" in README
@@ -111,7 +111,7 @@ def test_every_public_error_is_in_the_readme() -> None:
             assert f"`{name}`" in README
 
 
-def test_the_version_is_in_the_changelog_and_only_four_packages_are_needed() -> None:
+def test_version_is_in_the_changelog_and_dependencies_are_as_documented() -> None:
     assert f"## [{mixpanel_async.__version__}]" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     needed = [line for line in importlib.metadata.requires("mixpanel-async") or [] if "extra ==" not in line]
     assert {re.split(r"[^a-z0-9-]", line)[0] for line in needed} == {"httpx", "anyio", "tenacity", "orjson"}

@@ -213,7 +213,7 @@ async def test_remote_flags(client: OpenFeatureClient) -> None:
         assert await client.get_boolean_value_async("f", False, PERSON) is True
         details = client.get_boolean_details("f", False, PERSON)
         assert (details.value, details.error_code) == (False, ErrorCode.GENERAL)
-        assert details.error_message == "remote flags take a request: use the methods that end in _async"
+        assert details.error_message == "remote flags need an HTTP request: use the methods that end in _async"
         server.says = 500
         details = await client.get_boolean_details_async("f", False, PERSON)
         assert (details.value, details.error_code, details.reason) == (False, ErrorCode.GENERAL, Reason.ERROR)

@@ -1,4 +1,4 @@
-"""The example apps as processes of their own, under the servers that people run them with."""
+"""Run the example apps in child processes under uvicorn, gunicorn and aiohttp."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ import httpx
 
 EXAMPLES: Final = Path(__file__).resolve().parents[2] / "examples"
 _ADDRESS: Final = re.compile(r"http://127\.0\.0\.1:([1-9]\d*)")
-_PATIENCE: Final = 20.0
+_TIMEOUT: Final = 20.0
 
 UVICORN: Final = ("uvicorn", "--app-dir", str(EXAMPLES), "--host", "127.0.0.1", "--port", "0")
 GUNICORN: Final = ("gunicorn", "--chdir", str(EXAMPLES), "--bind", "127.0.0.1:0", "--no-control-socket")
-# By the name that tests call them: the arguments after `python -m`, or the path of a script.
+# Test id of a server -> arguments after `python -m`, or the path of a script.
 SERVERS: Final[dict[str, Sequence[str]]] = {
     "uvicorn": (*UVICORN, "fastapi_app:app"),
     "gunicorn": (*GUNICORN, "-k", "uvicorn_worker.UvicornWorker", "fastapi_app:app"),
@@ -32,16 +32,16 @@ SERVERS: Final[dict[str, Sequence[str]]] = {
 
 
 class App:
-    """A running process.
+    """A running app process.
 
     Args:
-        process: it; its output is read all the time, so that it never waits for a reader.
+        process: the process. A thread reads its output continuously, so that it never blocks on a full pipe.
     """
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self.process = process
         self._lines: list[str] = []
-        self._news = threading.Condition()
+        self._output_changed = threading.Condition()
         self._reader = threading.Thread(target=self._read)
         self._reader.start()
         self.url = ""
@@ -49,48 +49,48 @@ class App:
     def _read(self) -> None:
         assert self.process.stdout is not None
         for line in self.process.stdout:
-            with self._news:
+            with self._output_changed:
                 self._lines.append(line)
-                self._news.notify_all()
-        with self._news:
+                self._output_changed.notify_all()
+        with self._output_changed:
             self._lines.append("")
-            self._news.notify_all()
+            self._output_changed.notify_all()
 
     @property
     def output(self) -> str:
-        with self._news:
+        with self._output_changed:
             return "".join(self._lines)
 
     def wait_for(self, pattern: re.Pattern[str]) -> re.Match[str]:
-        """The first match in the output."""
+        """Wait for the first match in the output and return it."""
         found: re.Match[str] | None = None
 
-        def is_there() -> bool:
+        def is_found_or_ended() -> bool:
             nonlocal found
             found = pattern.search("".join(self._lines))
             return found is not None or "" in self._lines
 
-        with self._news:
-            self._news.wait_for(is_there, _PATIENCE)
+        with self._output_changed:
+            self._output_changed.wait_for(is_found_or_ended, _TIMEOUT)
         assert found is not None, self.output
         return found
 
     def browser(self) -> httpx.Client:
-        return httpx.Client(base_url=self.url, timeout=_PATIENCE, trust_env=False)
+        return httpx.Client(base_url=self.url, timeout=_TIMEOUT, trust_env=False)
 
     def stop(self, number: int = signal.SIGTERM) -> int:
-        """Ask it to stop, and wait until it has. Returns its exit status."""
+        """Send a signal, wait for the process to exit and return its exit status."""
         self.process.send_signal(number)
-        status = self.process.wait(_PATIENCE)
-        self._reader.join(_PATIENCE)
+        status = self.process.wait(_TIMEOUT)
+        self._reader.join(_TIMEOUT)
         return status
 
     def kill(self) -> None:
         if self.process.poll() is None:
-            # With the workers that it may have.
+            # Kill the process group, which includes the workers.
             os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait(_PATIENCE)
-        self._reader.join(_PATIENCE)
+            self.process.wait(_TIMEOUT)
+        self._reader.join(_TIMEOUT)
 
 
 def free_port() -> int:
@@ -102,10 +102,10 @@ def free_port() -> int:
 
 @contextmanager
 def started(server: str, api_host: str, **environment: str) -> Iterator[App]:
-    """An example app under a server, which answers by then."""
+    """Start an example app under a server and wait until it listens."""
     arguments = list(SERVERS[server])
     if server == "aiohttp":
-        # It prints the port that it was asked for.
+        # The app prints the requested port, so port 0 would not reveal the real one.
         arguments.append(str(free_port()))
     else:
         arguments.insert(0, "-m")

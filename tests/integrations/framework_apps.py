@@ -1,6 +1,6 @@
-"""The same small app in each framework, for tests of what all integrations promise."""
+"""The same small app in each framework, for tests that apply to all integrations."""
 
-# Annotations are real objects here: FastAPI reads them, and some name what is local.
+# Annotations must be evaluated here: FastAPI reads them, and some refer to local variables.
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ USER_HEADER = "X-User"
 
 
 def user_of(request: Any) -> str | None:
-    """Tests say in a header who is signed in."""
+    """Return the signed-in user, which tests pass in a header."""
     found: str | None = request.headers.get(USER_HEADER)
     return found
 
@@ -41,7 +41,7 @@ def user_dependency(request: Request) -> str | None:
 
 @dataclass
 class Served:
-    """A running app, and how to come to it."""
+    """A running app and a factory of HTTP clients for it."""
 
     browser: Callable[[], httpx.AsyncClient]
     mixpanel: Any
@@ -69,7 +69,7 @@ async def deep_task() -> None:
         tasks.start_soon(described, current_mixpanel(), "Task done")
 
 
-def starlette_app(mixpanel: starlette.MixpanelIntegration) -> Starlette:  # noqa: C901  a function a route
+def starlette_app(mixpanel: starlette.MixpanelIntegration) -> Starlette:  # noqa: C901  one function per route
     async def page(request: Request) -> Response:
         return JSONResponse(await described(await mixpanel.bound(request)))
 
@@ -142,7 +142,7 @@ def starlette_app(mixpanel: starlette.MixpanelIntegration) -> Starlette:  # noqa
     return Starlette(routes=routes, lifespan=mixpanel.lifespan, middleware=[Middleware(mixpanel.middleware)])
 
 
-def fastapi_app(mixpanel: fastapi.MixpanelIntegration) -> FastAPI:  # noqa: C901  a function a route
+def fastapi_app(mixpanel: fastapi.MixpanelIntegration) -> FastAPI:  # noqa: C901  one function per route
     app = FastAPI(lifespan=mixpanel.lifespan)
     app.add_middleware(mixpanel.middleware)
     bound = Depends(mixpanel.bound)
@@ -166,7 +166,7 @@ def fastapi_app(mixpanel: fastapi.MixpanelIntegration) -> FastAPI:  # noqa: C901
     app.add_api_route("/enter/{user}", sign_in_and_leave)
 
     def sign_out(mp: Annotated[BoundMixpanel, bound]) -> Any:
-        # In a worker thread, and with a response of its own.
+        # Runs in a worker thread and returns a response object.
         mp.sign_out()
         return FastApiResponse({"device": mp.device_id})
 
@@ -224,7 +224,7 @@ def fastapi_app(mixpanel: fastapi.MixpanelIntegration) -> FastAPI:  # noqa: C901
     return app
 
 
-def aiohttp_app(mixpanel: aiohttp.MixpanelIntegration) -> web.Application:  # noqa: C901  a function a route
+def aiohttp_app(mixpanel: aiohttp.MixpanelIntegration) -> web.Application:  # noqa: C901  one function per route
     async def page(request: web.Request) -> web.StreamResponse:
         return web.json_response(await described(request[aiohttp.MIXPANEL]))
 
@@ -309,7 +309,7 @@ def aiohttp_app(mixpanel: aiohttp.MixpanelIntegration) -> web.Application:  # no
 async def serving(
     framework: str, make: Callable[[], AsyncMixpanel], *, base_url: str = "http://shop.example", **options: Any
 ) -> AsyncIterator[Served]:
-    """The app of a framework, from its start to its end."""
+    """Serve the app of a framework inside a `with` block."""
     if framework == "aiohttp":
         integration = aiohttp.MixpanelIntegration(make, **{"user_id": user_of, **options})
         async with TestServer(aiohttp_app(integration)) as server:
@@ -324,7 +324,7 @@ async def serving(
         app = fastapi_app(mixpanel)
 
     def browser() -> httpx.AsyncClient:
-        # The client's own address is the peer's.
+        # The peer address is the client's address.
         transport = httpx.ASGITransport(app, raise_app_exceptions=False, client=("127.0.0.1", 40_000))
         return httpx.AsyncClient(transport=transport, base_url=base_url)
 

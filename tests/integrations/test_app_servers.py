@@ -1,4 +1,4 @@
-"""The example apps under real servers: started, used, stopped by a signal, and without Mixpanel."""
+"""The example apps under real servers: requests, shutdown by a signal, and Mixpanel outages."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NOAH = "noah@example.com"
 
 
 def post(app: App, browser: httpx.Client, path: str, email: str) -> httpx.Response:
-    # The one app takes a form, the other JSON.
+    # One app expects a form, the other JSON.
     if "aiohttp_app" in str(app.process.args):
         return browser.post(path, data={"email": email})
     return browser.post(path, json={"email": email})
@@ -27,8 +27,8 @@ def post(app: App, browser: httpx.Client, path: str, email: str) -> httpx.Respon
 
 @pytest.mark.parametrize("system", IdMerge, ids=lambda system: system.value)
 @pytest.mark.parametrize("server", ["uvicorn", "aiohttp"])
-def test_one_person_with_all_ids(server: str, system: IdMerge) -> None:
-    """Anonymous visit, sign-up, second device, login, sign-out, somebody else on the same browser."""
+def test_visits_of_one_user_form_one_person(server: str, system: IdMerge) -> None:
+    """Anonymous visit, sign-up, login on a second device, sign-out, second user in the same browser."""
     emulator = Emulator(system)
     with (
         emulator.serve() as mixpanel,
@@ -58,7 +58,7 @@ def test_one_person_with_all_ids(server: str, system: IdMerge) -> None:
     assert_tracked(emulator, "Signed in", distinct_id=MAYA)
     assert_tracked(emulator, "Signed out", distinct_id=MAYA)
     views = [event["properties"] for event in emulator.events("Page viewed")]
-    # In a Legacy project, what the phone did before is hers only if it is still queued at the login.
+    # In a Legacy project, the phone's earlier events belong to the user only if they are still queued at login.
     sure = [view for view in views if system is not IdMerge.LEGACY or view["$device_id"] != hers[1]]
     assert [view["distinct_id"] for view in sure].count(emulator.resolve(MAYA)) == len(sure) - 2
     assert_tracked(emulator, "Page viewed", distinct_id=NOAH, times=2)
@@ -66,7 +66,7 @@ def test_one_person_with_all_ids(server: str, system: IdMerge) -> None:
     assert emulator.rejected() == []
 
 
-# SIGINT is for those that people stop by hand; gunicorn takes it as a wish not to wait for workers.
+# SIGINT applies to servers stopped from a terminal; gunicorn treats it as a request not to wait for workers.
 @pytest.mark.parametrize(
     ("server", "number"),
     [
@@ -79,13 +79,13 @@ def test_one_person_with_all_ids(server: str, system: IdMerge) -> None:
     ],
     ids=str,
 )
-def test_a_signal_delivers_what_is_pending(server: str, number: signal.Signals) -> None:
+def test_termination_signal_delivers_pending_events(server: str, number: signal.Signals) -> None:
     emulator = Emulator()
     with emulator.serve() as mixpanel, started(server, mixpanel.url) as app, app.browser() as browser:
         for _ in range(50):
             assert browser.get("/").status_code == 200
         status = app.stop(number)
-    # Some servers end themselves by the signal, when they have cleaned up.
+    # Some servers re-raise the signal after cleanup.
     assert status in {0, -number}, app.output
     assert "Warning" not in app.output
     assert "ERROR" not in app.output
@@ -94,7 +94,7 @@ def test_a_signal_delivers_what_is_pending(server: str, number: signal.Signals) 
 
 @pytest.mark.asyncio
 @pytest.mark.parametrize("server", ["uvicorn", "aiohttp"])
-async def test_500_requests_at_once(server: str) -> None:
+async def test_500_concurrent_requests(server: str) -> None:
     emulator = Emulator()
     with emulator.serve() as mixpanel, started(server, mixpanel.url) as app:
         connector, jar = TCPConnector(limit=0), DummyCookieJar()
@@ -110,7 +110,7 @@ async def test_500_requests_at_once(server: str) -> None:
 
 
 @pytest.mark.parametrize("server", ["uvicorn", "aiohttp"])
-def test_without_mixpanel_requests_succeed_and_sign_up_is_the_apps_decision(server: str) -> None:
+def test_requests_succeed_during_an_outage_and_sign_up_reports_it(server: str) -> None:
     nowhere = f"http://127.0.0.1:{free_port()}"
     with started(server, nowhere, MIXPANEL_ID_MERGE="original") as app, app.browser() as browser:
         for _ in range(20):

@@ -1,6 +1,6 @@
-"""How the integrations are put into apps: lifespans, middlewares, mounts, WebSockets, and what is missing."""
+"""Setup of the integrations in apps: lifespans, middlewares, mounts, WebSockets, and setup errors."""
 
-# Annotations are real objects here: FastAPI reads them, and some name what is local.
+# Annotations must be evaluated here: FastAPI reads them, and some refer to local variables.
 import json
 import signal
 import subprocess
@@ -50,7 +50,7 @@ def browser_of(app: Any) -> httpx.AsyncClient:
 
 
 @pytest.mark.anyio
-async def test_the_lifespan_is_a_part_of_the_apps_own(make: Callable[[], AsyncMixpanel], emulator: Emulator) -> None:
+async def test_lifespan_nests_in_the_lifespan_of_the_app(make: Callable[[], AsyncMixpanel], emulator: Emulator) -> None:
     order = []
     mixpanel = starlette.MixpanelIntegration(make)
 
@@ -59,7 +59,7 @@ async def test_the_lifespan_is_a_part_of_the_apps_own(make: Callable[[], AsyncMi
         async with mixpanel.lifespan(app):
             order.append("up")
             yield {"of": "the app"}
-            # What the app does while it goes down still counts.
+            # Events tracked during shutdown are delivered.
             await mixpanel.client.track("app", "Went down")
             order.append("down")
 
@@ -71,7 +71,7 @@ async def test_the_lifespan_is_a_part_of_the_apps_own(make: Callable[[], AsyncMi
 
 
 @pytest.mark.anyio
-async def test_the_hosts_signal_handlers_stay_as_they_are(make: Callable[[], AsyncMixpanel]) -> None:
+async def test_signal_handlers_of_the_process_are_unchanged(make: Callable[[], AsyncMixpanel]) -> None:
     def handlers() -> list[Any]:
         return [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)]
 
@@ -84,7 +84,7 @@ async def test_the_hosts_signal_handlers_stay_as_they_are(make: Callable[[], Asy
 
 
 @pytest.mark.anyio
-async def test_an_app_may_start_again(make: Callable[[], AsyncMixpanel], emulator: Emulator) -> None:
+async def test_app_can_start_again(make: Callable[[], AsyncMixpanel], emulator: Emulator) -> None:
     mixpanel = starlette.MixpanelIntegration(make)
     app = Starlette(lifespan=mixpanel.lifespan)
     for _ in range(2):
@@ -94,7 +94,7 @@ async def test_an_app_may_start_again(make: Callable[[], AsyncMixpanel], emulato
 
 
 @pytest.mark.anyio
-async def test_a_client_that_was_given_serves_before_and_in_one_start(
+async def test_client_object_works_before_and_during_one_start(
     make: Callable[[], AsyncMixpanel], emulator: Emulator
 ) -> None:
     client = make()
@@ -109,7 +109,7 @@ async def test_a_client_that_was_given_serves_before_and_in_one_start(
 
 
 @pytest.mark.anyio
-async def test_an_app_that_fails_to_start_or_breaks_delivers_all_the_same(
+async def test_app_that_fails_at_startup_or_later_delivers_its_events(
     make: Callable[[], AsyncMixpanel], emulator: Emulator
 ) -> None:
     mixpanel = starlette.MixpanelIntegration(make)
@@ -126,7 +126,7 @@ async def test_an_app_that_fails_to_start_or_breaks_delivers_all_the_same(
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("position", range(4))
-async def test_where_the_middleware_stands_does_not_matter(
+async def test_position_of_the_middleware_does_not_matter(
     position: int, make: Callable[[], AsyncMixpanel], emulator: Emulator
 ) -> None:
     mixpanel = starlette.MixpanelIntegration(
@@ -159,9 +159,7 @@ async def test_where_the_middleware_stands_does_not_matter(
 
 
 @pytest.mark.anyio
-async def test_a_mounted_app_may_have_a_project_of_its_own(
-    make: Callable[[], AsyncMixpanel], emulator: Emulator
-) -> None:
+async def test_mounted_app_can_use_another_project(make: Callable[[], AsyncMixpanel], emulator: Emulator) -> None:
     other = Emulator()
     outer = starlette.MixpanelIntegration(make)
     inner = starlette.MixpanelIntegration(
@@ -190,9 +188,7 @@ async def test_a_mounted_app_may_have_a_project_of_its_own(
 
 
 @pytest.mark.asyncio
-async def test_an_aiohttp_sub_app_may_have_a_project_of_its_own(
-    make: Callable[[], AsyncMixpanel], emulator: Emulator
-) -> None:
+async def test_aiohttp_sub_app_can_use_another_project(make: Callable[[], AsyncMixpanel], emulator: Emulator) -> None:
     other = Emulator()
 
     async def page(request: web.Request) -> web.Response:
@@ -215,7 +211,9 @@ async def test_an_aiohttp_sub_app_may_have_a_project_of_its_own(
 
 
 @pytest.mark.anyio
-async def test_who_asks_at_the_same_time_gets_the_same(make: Callable[[], AsyncMixpanel], emulator: Emulator) -> None:
+async def test_concurrent_calls_in_one_request_get_the_same_client(
+    make: Callable[[], AsyncMixpanel], emulator: Emulator
+) -> None:
     async def user(connection: HTTPConnection) -> None:
         await anyio.lowlevel.checkpoint()
 
@@ -238,7 +236,7 @@ async def test_who_asks_at_the_same_time_gets_the_same(make: Callable[[], AsyncM
 
 
 @pytest.mark.anyio
-async def test_without_the_middleware_the_app_is_told(make: Callable[[], AsyncMixpanel]) -> None:
+async def test_missing_middleware_raises(make: Callable[[], AsyncMixpanel]) -> None:
     mixpanel = starlette.MixpanelIntegration(make)
 
     async def page(request: Request) -> Response:
@@ -247,12 +245,12 @@ async def test_without_the_middleware_the_app_is_told(make: Callable[[], AsyncMi
 
     app = Starlette(routes=[Route("/", page)], lifespan=mixpanel.lifespan)
     async with app.router.lifespan_context(app), browser_of(app) as browser:
-        with pytest.raises(RuntimeError, match="lacks the middleware"):
+        with pytest.raises(RuntimeError, match="lacks the Mixpanel middleware"):
             await browser.get("/")
 
 
 @pytest.mark.anyio
-async def test_a_server_that_knows_no_lifespan_is_told(make: Callable[[], AsyncMixpanel]) -> None:
+async def test_missing_lifespan_raises(make: Callable[[], AsyncMixpanel]) -> None:
     mixpanel = starlette.MixpanelIntegration(make)
 
     async def page(request: Request) -> Response:
@@ -261,12 +259,12 @@ async def test_a_server_that_knows_no_lifespan_is_told(make: Callable[[], AsyncM
 
     app = Starlette(routes=[Route("/", page)], middleware=[Middleware(mixpanel.middleware)])
     async with browser_of(app) as browser:
-        with pytest.raises(RuntimeError, match="comes with the lifespan"):
+        with pytest.raises(RuntimeError, match="creates the client at startup"):
             await browser.get("/")
 
 
 async def talk(app: Any, headers: list[tuple[bytes, bytes]]) -> list[dict[str, Any]]:
-    """Everything that an app sends over a WebSocket that is only opened."""
+    """Return all messages that an app sends over a WebSocket that the client only opens."""
     sent: list[dict[str, Any]] = []
 
     async def receive() -> dict[str, Any]:
@@ -292,9 +290,7 @@ async def talk(app: Any, headers: list[tuple[bytes, bytes]]) -> list[dict[str, A
 
 
 @pytest.mark.anyio
-async def test_a_websocket_passes_untouched_and_knows_its_visitor(
-    make: Callable[[], AsyncMixpanel], emulator: Emulator
-) -> None:
+async def test_websocket_is_unchanged_and_has_a_visitor(make: Callable[[], AsyncMixpanel], emulator: Emulator) -> None:
     mixpanel = fastapi.MixpanelIntegration(make, user_id=user_dependency_of_any, track_requests="Request")
     app = fastapi_app(mixpanel)
     async with app.router.lifespan_context(app):
@@ -313,7 +309,7 @@ def user_dependency_of_any(connection: HTTPConnection) -> str | None:
 
 
 @pytest.mark.asyncio
-async def test_an_aiohttp_websocket_knows_its_visitor_and_gets_no_cookie(
+async def test_aiohttp_websocket_has_a_visitor_and_sets_no_cookie(
     make: Callable[[], AsyncMixpanel], emulator: Emulator
 ) -> None:
     async with TestServer(aiohttp_app(aiohttp.MixpanelIntegration(make))) as server, ClientSession() as browser:
@@ -327,7 +323,7 @@ async def test_an_aiohttp_websocket_knows_its_visitor_and_gets_no_cookie(
 
 
 @pytest.mark.anyio
-async def test_fastapi_gives_the_same_client_to_all_that_depend_on_it(
+async def test_fastapi_dependencies_of_one_request_share_the_client(
     make: Callable[[], AsyncMixpanel], emulator: Emulator
 ) -> None:
     mixpanel = fastapi.MixpanelIntegration(make, user_id=user_dependency, track_requests="Request")
@@ -353,7 +349,7 @@ async def test_fastapi_gives_the_same_client_to_all_that_depend_on_it(
 
 
 @pytest.mark.anyio
-async def test_the_path_of_a_tracked_request_holds_no_values(
+async def test_path_of_a_tracked_request_has_no_parameter_values(
     make: Callable[[], AsyncMixpanel], emulator: Emulator
 ) -> None:
     mixpanel = fastapi.MixpanelIntegration(make, track_requests="Request")
@@ -381,7 +377,7 @@ async def test_the_path_of_a_tracked_request_holds_no_values(
 
 
 @pytest.mark.anyio
-async def test_a_user_function_that_fails_spoils_no_response_that_is_only_tracked(
+async def test_failing_user_hook_does_not_fail_a_tracked_request(
     make: Callable[[], AsyncMixpanel], emulator: Emulator
 ) -> None:
     def broken(connection: Any) -> str:
@@ -411,7 +407,7 @@ MISTAKES: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("options", MISTAKES, ids=str)
 @pytest.mark.parametrize("module", [starlette, fastapi, aiohttp])
-def test_options_that_cannot_work_are_refused(module: Any, options: dict[str, Any]) -> None:
+def test_invalid_options_are_rejected(module: Any, options: dict[str, Any]) -> None:
     with pytest.raises(ConfigurationError):
         module.MixpanelIntegration(**options)
 
@@ -438,12 +434,12 @@ def test_options_that_cannot_work_are_refused(module: Any, options: dict[str, An
     ],
     ids=str,
 )
-def test_cookies_that_cannot_be_are_refused(options: dict[str, Any]) -> None:
+def test_invalid_cookie_settings_are_rejected(options: dict[str, Any]) -> None:
     with pytest.raises(ConfigurationError):
         starlette.CookiePolicy(**options)
 
 
-def test_the_prefixes_of_cookies_work_where_their_conditions_are_met() -> None:
+def test_cookie_prefixes_work_if_their_conditions_are_met() -> None:
     assert starlette.CookiePolicy(name="__Host-mp", secure=True).link_name == "__Host-mp_user"
     assert starlette.CookiePolicy(name="__Secure-mp", secure=True, domain="shop.example").max_age == 31_536_000
 
@@ -452,16 +448,16 @@ def test_the_prefixes_of_cookies_work_where_their_conditions_are_met() -> None:
     ("module", "missing", "extra"),
     [("starlette", "starlette", "starlette"), ("fastapi", "fastapi", "fastapi"), ("aiohttp", "aiohttp", "aiohttp")],
 )
-def test_a_missing_extra_is_named(module: str, missing: str, extra: str, tmp_path: Path) -> None:
+def test_import_error_names_the_missing_extra(module: str, missing: str, extra: str, tmp_path: Path) -> None:
     program = f"import sys; sys.modules[{missing!r}] = None\nimport mixpanel_async.integrations.{module}"
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=25, cwd=tmp_path)
     assert f'pip install "mixpanel-async[{extra}]"' in result.stderr.splitlines()[-1]
 
 
 @pytest.mark.asyncio
-async def test_aiohttp_tells_nothing_to_what_no_route_was_found_for(make: Callable[[], AsyncMixpanel]) -> None:
+async def test_aiohttp_request_without_a_route_has_no_client(make: Callable[[], AsyncMixpanel]) -> None:
     def user(request: web.Request) -> str:
-        raise AssertionError("nobody is to be asked")
+        raise AssertionError("consent is not needed")
 
     app = aiohttp_app(aiohttp.MixpanelIntegration(make, user_id=user))
     async with TestClient(TestServer(app)) as browser:

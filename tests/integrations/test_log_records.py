@@ -1,4 +1,4 @@
-"""Log records carry as data what they say in words, and come once an episode."""
+"""Log records have structured data and appear once per episode."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mixpanel_async.emulator import Emulator
 pytestmark = pytest.mark.anyio
 
 
-async def test_trouble_is_told_as_data_once(caplog: pytest.LogCaptureFixture) -> None:
+async def test_outage_is_logged_once_with_structured_data(caplog: pytest.LogCaptureFixture) -> None:
     emulator = Emulator()
     retry = RetryPolicy(initial=0.0, maximum=0.0)
     with caplog.at_level(logging.WARNING, "mixpanel_async"):
@@ -35,7 +35,7 @@ async def test_trouble_is_told_as_data_once(caplog: pytest.LogCaptureFixture) ->
     assert "private" not in caplog.text
 
 
-async def test_refused_credentials_are_an_error(caplog: pytest.LogCaptureFixture) -> None:
+async def test_rejected_credentials_are_logged_as_error(caplog: pytest.LogCaptureFixture) -> None:
     emulator = Emulator()
     emulator.fail_next(status=401, times=1)
     with caplog.at_level(logging.WARNING, "mixpanel_async"):

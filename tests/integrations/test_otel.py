@@ -1,4 +1,4 @@
-"""The metrics agree with what the client says of itself, and tell nothing else."""
+"""OpenTelemetry metrics match the client's statistics and contain no other data."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.anyio
 
 
 class Exported:
-    """Metrics as an exporter would get them: for each name, values or histograms by their attributes."""
+    """Return metrics as an exporter gets them: name -> values or histograms by attributes."""
 
     def __init__(self) -> None:
         self._reader = InMemoryMetricReader()
@@ -74,7 +74,7 @@ async def test_counts_queue_and_batches_are_exported() -> None:
         assert 0 < point.sum < 20
 
 
-async def test_clients_are_told_apart_by_name() -> None:
+async def test_metrics_distinguish_clients_by_name() -> None:
     exported = Exported()
     metrics = MixpanelMetrics(exported.provider)
     emulator = Emulator()
@@ -94,7 +94,7 @@ async def test_clients_are_told_apart_by_name() -> None:
     assert list(seen["batch.records"]) == [(("client", "shop"), ("kind", "events"))]
 
 
-async def test_a_client_that_is_gone_is_not_kept_for_its_numbers() -> None:
+async def test_metrics_do_not_keep_a_client_alive() -> None:
     exported = Exported()
     metrics = MixpanelMetrics(exported.provider)
     mp = Emulator().client()
@@ -109,7 +109,7 @@ async def test_a_client_that_is_gone_is_not_kept_for_its_numbers() -> None:
         assert exported.read()["records.accepted"] == {(): 0}
 
 
-async def test_without_an_sdk_it_costs_and_does_nothing() -> None:
+async def test_metrics_without_an_sdk_do_nothing() -> None:
     metrics = MixpanelMetrics()
     async with Emulator().client(on_delivered=metrics.on_delivered) as mp:
         metrics.watch(mp)
@@ -117,7 +117,7 @@ async def test_without_an_sdk_it_costs_and_does_nothing() -> None:
     assert mp.stats().delivered == 1
 
 
-def test_a_missing_extra_is_named(tmp_path: Path) -> None:
+def test_import_error_names_the_missing_extra(tmp_path: Path) -> None:
     program = "import sys; sys.modules['opentelemetry'] = None\nimport mixpanel_async.integrations.otel"
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=25, cwd=tmp_path)
     assert 'pip install "mixpanel-async[otel]"' in result.stderr.splitlines()[-1]

@@ -1,4 +1,4 @@
-"""What a request's headers say, and what they cannot make us believe."""
+"""Event properties and client address from request headers, including forged headers."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mixpanel_async import ConfigurationError
-from mixpanel_async.integrations._headers import Proxies, agent_properties, parse_address, referrer_properties
+from mixpanel_async.integrations._headers import Proxies, parse_address, referrer_properties, user_agent_properties
 
-# The sender forges what it likes; the proxies add what they see.
+# The sender controls its header values; each proxy appends the address of its peer.
 SENDER = "198.51.100.7"
 BALANCER = "10.0.0.1"
 EDGE = "192.0.2.44"
@@ -26,9 +26,9 @@ EDGE = "192.0.2.44"
         (1, BALANCER, f"203.0.113.99, {SENDER}", SENDER),
         (1, BALANCER, f"203.0.113.99,{SENDER} ", SENDER),
         (2, BALANCER, f"203.0.113.99, {SENDER}, {EDGE}", SENDER),
-        # A server that has already put the sender's address in the place of the proxy's.
+        # The server already replaced the proxy's address with the sender's.
         (1, SENDER, f"203.0.113.99, {SENDER}", SENDER),
-        # Fewer than there should be: some proxy was not on the way.
+        # Fewer hops than configured: the request bypassed a proxy.
         (2, BALANCER, SENDER, SENDER),
         (1, BALANCER, "", BALANCER),
         (1, BALANCER, f"{SENDER}, unknown", None),
@@ -39,7 +39,7 @@ EDGE = "192.0.2.44"
         (["10.0.0.0/8"], BALANCER, f"203.0.113.99, {SENDER}", SENDER),
         (["10.0.0.0/8", "192.0.2.0/24"], BALANCER, f"203.0.113.99, {SENDER}, {EDGE}", SENDER),
         (["10.0.0.0/8"], BALANCER, f"203.0.113.99, {SENDER}, {EDGE}", EDGE),
-        # Not through the proxy at all.
+        # The request bypassed all proxies.
         (["10.0.0.0/8"], SENDER, "203.0.113.99", SENDER),
         (["10.0.0.0/8"], BALANCER, "10.0.0.9, 10.0.0.8", "10.0.0.9"),
         (["10.0.0.0/8"], BALANCER, "", BALANCER),
@@ -50,7 +50,7 @@ EDGE = "192.0.2.44"
         ([], BALANCER, SENDER, BALANCER),
     ],
 )
-def test_the_address_is_the_one_that_a_trusted_proxy_saw(
+def test_client_address_is_the_one_seen_by_a_trusted_proxy(
     trusted: Any, peer: str | None, forwarded: str, found: str | None
 ) -> None:
     assert Proxies(trusted).client_ip(peer, forwarded) == found
@@ -59,7 +59,7 @@ def test_the_address_is_the_one_that_a_trusted_proxy_saw(
 @settings(max_examples=50)
 @given(forged=st.lists(st.text(alphabet=st.characters(codec="latin-1"), max_size=20), max_size=4))
 @pytest.mark.parametrize("trusted", [1, ["10.0.0.0/8"]], ids=["count", "networks"])
-def test_no_header_of_the_senders_own_changes_it(trusted: Any, forged: list[str]) -> None:
+def test_headers_forged_by_the_sender_do_not_change_the_address(trusted: Any, forged: list[str]) -> None:
     forwarded = ",".join([*forged, SENDER])
     assert Proxies(trusted).client_ip(BALANCER, forwarded) == SENDER
 
@@ -78,13 +78,13 @@ def test_no_header_of_the_senders_own_changes_it(trusted: Any, forged: list[str]
         ("_hidden", None),
     ],
 )
-def test_addresses_are_read_as_proxies_write_them(text: str, address: str | None) -> None:
+def test_address_formats_written_by_proxies_are_parsed(text: str, address: str | None) -> None:
     found = parse_address(text)
     assert (None if found is None else str(found)) == address
 
 
 @pytest.mark.parametrize("wrong", [-1, 101, True, "10.0.0.0/8", ["10.0.0.1/8"], ["nowhere"], 1.5, None])
-def test_trusted_proxies_that_cannot_be_are_refused(wrong: Any) -> None:
+def test_invalid_trusted_proxies_are_rejected(wrong: Any) -> None:
     with pytest.raises(ConfigurationError, match="trusted_proxies"):
         Proxies(wrong)
 
@@ -115,11 +115,11 @@ EXPLORER = "Internet Explorer"
         ("", None, None, None, None),
     ],
 )
-def test_browsers_are_called_as_mixpanel_calls_them(
+def test_browser_names_match_those_of_mixpanel(
     user_agent: str, browser: str | None, version: float | None, system: str | None, device: str | None
 ) -> None:
     expected = {"$browser": browser, "$browser_version": version, "$os": system, "$device": device}
-    assert agent_properties(user_agent) == {name: value for name, value in expected.items() if value is not None}
+    assert user_agent_properties(user_agent) == {name: value for name, value in expected.items() if value is not None}
 
 
 @pytest.mark.parametrize(
@@ -131,14 +131,14 @@ def test_browsers_are_called_as_mixpanel_calls_them(
         ("https://shop.example/" + "x" * 999, ("https://shop.example/" + "x" * 999)[:255], "shop.example"),
     ],
 )
-def test_a_referrer_is_told_without_what_may_be_secret(referrer: str, url: str, domain: str) -> None:
+def test_referrer_excludes_query_fragment_and_credentials(referrer: str, url: str, domain: str) -> None:
     assert referrer_properties(referrer) == {"$referrer": url, "$referring_domain": domain}
 
 
 @pytest.mark.parametrize(
     "odd", ["", "about:client", "android-app://com.example", "https://", "http://[", "https://a:x/"]
 )
-def test_what_is_no_page_on_the_web_refers_nobody(odd: str) -> None:
+def test_referrer_that_is_not_an_http_url_is_ignored(odd: str) -> None:
     assert referrer_properties(odd) == {}
 
 
@@ -149,15 +149,15 @@ TEXT = st.text(max_size=60)
 @given(
     text=TEXT | TEXT.map(lambda path: f"https://shop.example/{path}") | TEXT.map(lambda rest: f"Version/{rest} Safari/")
 )
-def test_no_header_is_too_odd(text: str) -> None:
-    for found in (agent_properties(text), referrer_properties(text)):
+def test_arbitrary_header_text_is_accepted(text: str) -> None:
+    for found in (user_agent_properties(text), referrer_properties(text)):
         for value in found.values():
             str(value).encode()
     Proxies(1).client_ip(text, text)
     Proxies(["10.0.0.0/8"]).client_ip(text, text)
 
 
-def test_bytes_that_are_no_text_do_not_spoil_an_event() -> None:
+def test_undecodable_header_bytes_give_a_sendable_event() -> None:
     assert referrer_properties("https://shop.example/\udcff") == {
         "$referrer": "https://shop.example/?",
         "$referring_domain": "shop.example",

@@ -1,4 +1,4 @@
-"""What the integrations promise, in each framework: who a request is from, what the browser keeps, what is tracked."""
+"""Behaviour shared by all framework integrations: visitor of a request, cookies and tracked events."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from framework_apps import USER_HEADER, Served, serving
 from mixpanel_async import AsyncMixpanel, ClientClosedError, ConfigurationError, IdMerge, Overflow
 from mixpanel_async import BatchPolicy as Batches
 from mixpanel_async.emulator import Emulator
-from mixpanel_async.integrations._visits import CookiePolicy
+from mixpanel_async.integrations._visitors import CookiePolicy
 from mixpanel_async.integrations.starlette import current_mixpanel
 from mixpanel_async.testing import assert_not_tracked, assert_same_person, assert_tracked
 
@@ -26,12 +26,12 @@ pytestmark = pytest.mark.anyio
 VISITOR = "3f2b0a52-1c1c-4b6e-9d7e-0a4f2c1d8e11"
 CHROME = "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/120.0.0.0 Safari/537.36"
 
-# aiohttp knows asyncio alone.
+# aiohttp supports only asyncio.
 FRAMEWORKS = [("starlette", "asyncio"), ("starlette", "trio"), ("fastapi", "asyncio"), ("aiohttp", "asyncio")]
 
 
 def only(*frameworks: str) -> pytest.MarkDecorator:
-    """For what the others do not have."""
+    """Restrict a test to the named frameworks."""
     chosen = [one for one in FRAMEWORKS if one[0] in frameworks]
     return pytest.mark.parametrize("framework_and_backend", chosen, indirect=True, ids=map("-".join, chosen))
 
@@ -62,7 +62,7 @@ def emulator() -> Emulator:
 
 @pytest.fixture
 def serve(framework: str, emulator: Emulator) -> Serve:
-    """Serve the app with a client of the emulator, which is closed when the app ends."""
+    """Serve the app with a client of the emulator, and close the client when the app stops."""
 
     @asynccontextmanager
     async def serve(*, client: dict[str, Any] | None = None, **options: Any) -> AsyncIterator[Served]:
@@ -76,14 +76,14 @@ def serve(framework: str, emulator: Emulator) -> Serve:
 
 
 def sent_cookies(response: httpx.Response) -> dict[str, Any]:
-    """The cookies that a response sets, by name, with their attributes."""
+    """Return the cookies set by a response, by name, with attributes."""
     found: dict[str, Any] = {}
     for header in response.headers.get_list("set-cookie"):
         found.update(SimpleCookie(header))
     return found
 
 
-async def test_the_first_visit_leaves_an_anonymous_id_in_a_cookie(serve: Serve, emulator: Emulator) -> None:
+async def test_first_visit_sets_a_cookie_with_an_anonymous_id(serve: Serve, emulator: Emulator) -> None:
     async with serve() as served, served.browser() as browser:
         first = await browser.get("/")
         (cookie,) = sent_cookies(first).values()
@@ -104,7 +104,7 @@ async def test_the_first_visit_leaves_an_anonymous_id_in_a_cookie(serve: Serve, 
     assert_tracked(emulator, "Page viewed", distinct_id=cookie.value, times=2)
 
 
-async def test_name_age_and_place_of_the_cookie_are_the_apps(serve: Serve) -> None:
+async def test_cookie_has_the_configured_name_age_domain_and_path(serve: Serve) -> None:
     policy = CookiePolicy(name="anon", max_age=60, domain="shop.example", path="/items", secure=True)
     async with serve(cookie=policy) as served, served.browser() as browser:
         (cookie,) = sent_cookies(await browser.get("/items/7")).values()
@@ -113,7 +113,7 @@ async def test_name_age_and_place_of_the_cookie_are_the_apps(serve: Serve) -> No
     assert cookie["secure"] is True
 
 
-async def test_the_cookie_is_secure_where_the_visitor_came_by_https(serve: Serve) -> None:
+async def test_cookie_is_secure_if_the_visitor_uses_https(serve: Serve) -> None:
     said = {"https": True, "http, https": True, "https, http": False, "": False}
     for trusted, expected in (
         (1, said),
@@ -129,7 +129,7 @@ async def test_the_cookie_is_secure_where_the_visitor_came_by_https(serve: Serve
 
 
 @only("starlette", "fastapi")
-async def test_https_without_a_proxy(serve: Serve) -> None:
+async def test_cookie_is_secure_over_https_without_a_proxy(serve: Serve) -> None:
     async with serve(base_url="https://shop.example") as served, served.browser() as browser:
         assert sent_cookies(await browser.get("/"))["mp_visitor"]["secure"] is True
 
@@ -148,7 +148,7 @@ TAMPERED = (
 )
 
 
-async def test_a_cookie_that_is_no_uuid4_is_replaced(serve: Serve, emulator: Emulator) -> None:
+async def test_cookie_value_that_is_not_a_uuid4_is_replaced(serve: Serve, emulator: Emulator) -> None:
     fresh = set()
     async with serve() as served:
         for tampered in TAMPERED:
@@ -157,14 +157,14 @@ async def test_a_cookie_that_is_no_uuid4_is_replaced(serve: Serve, emulator: Emu
                 cookies = sent_cookies(await browser.get("/", headers=headers))
             assert uuid.UUID(cookies["mp_visitor"].value).version == 4
             fresh.add(cookies["mp_visitor"].value)
-            # What was kept of the user went with the id.
+            # The user cookie is deleted together with the id.
             assert cookies["mp_visitor_user"]["max-age"] == "0"
     assert VISITOR not in fresh
     assert {event["properties"]["distinct_id"] for event in emulator.events("Page viewed")} == fresh
     assert len(fresh) == len(TAMPERED)
 
 
-async def test_a_forged_link_costs_the_forger_a_fresh_id_and_joins_nobody(serve: Serve, emulator: Emulator) -> None:
+async def test_forged_user_cookie_gets_a_fresh_id_and_joins_no_ids(serve: Serve, emulator: Emulator) -> None:
     headers = {"Cookie": f"mp_visitor={VISITOR}; mp_visitor_user=forged"}
     async with serve() as served, served.browser() as browser:
         assert sent_cookies(await browser.get("/", headers=headers)) == {}
@@ -173,7 +173,7 @@ async def test_a_forged_link_costs_the_forger_a_fresh_id_and_joins_nobody(serve:
     assert emulator.cluster("maya") == {"maya", fresh}
 
 
-async def test_signing_in_and_out(serve: Serve, emulator: Emulator) -> None:
+async def test_sign_in_and_sign_out_update_the_cookies(serve: Serve, emulator: Emulator) -> None:
     async with serve() as served, served.browser() as browser:
         await browser.get("/")
         anonymous = browser.cookies["mp_visitor"]
@@ -181,7 +181,7 @@ async def test_signing_in_and_out(serve: Serve, emulator: Emulator) -> None:
         assert set(sent_cookies(signed_in)) == {"mp_visitor_user"}
         assert "maya" not in str(signed_in.headers)
         assert sent_cookies(await browser.get("/", headers={USER_HEADER: "maya"})) == {}
-        # Her session ended, she logs in again: nothing is new.
+        # A second login of the same user changes no cookie.
         assert sent_cookies(await browser.get("/signin/maya")) == {}
         assert browser.cookies["mp_visitor"] == anonymous
         signed_out = await browser.get("/signout")
@@ -195,7 +195,7 @@ async def test_signing_in_and_out(serve: Serve, emulator: Emulator) -> None:
     assert len([entry for entry in emulator.identity_log() if entry["event"] == "$identify"]) == 2
 
 
-async def test_another_user_of_the_browser_although_nobody_signed_out(serve: Serve, emulator: Emulator) -> None:
+async def test_second_user_without_sign_out_gets_a_separate_id(serve: Serve, emulator: Emulator) -> None:
     async with serve() as served, served.browser() as browser:
         await browser.get("/signin/maya?new")
         hers = browser.cookies["mp_visitor"]
@@ -205,33 +205,33 @@ async def test_another_user_of_the_browser_although_nobody_signed_out(serve: Ser
     assert emulator.cluster("noah") == {"noah", browser.cookies["mp_visitor"]}
 
 
-async def test_a_sign_in_that_ends_in_a_redirect_is_kept(serve: Serve) -> None:
+async def test_sign_in_with_a_redirect_sets_the_cookies(serve: Serve) -> None:
     async with serve() as served, served.browser() as browser:
         response = await browser.get("/enter/maya")
         assert response.status_code == 303
         assert set(sent_cookies(response)) == {"mp_visitor", "mp_visitor_user"}
 
 
-async def test_a_sign_in_that_mixpanel_cannot_take_raises_in_the_handler(serve: Serve, emulator: Emulator) -> None:
+async def test_rejected_sign_in_raises_in_the_handler(serve: Serve, emulator: Emulator) -> None:
     async with serve() as served, served.browser() as browser:
         await browser.get("/")
         anonymous = browser.cookies["mp_visitor"]
         emulator.fail_next(status=400, times=1, path="/track")
-        # The app of this test does nothing about it.
+        # The test app does not handle the error.
         assert (await browser.get("/signin/maya?new")).status_code == 500
         assert (await browser.get("/signin/maya?new")).status_code == 200
         assert browser.cookies["mp_visitor"] == anonymous
     assert emulator.cluster("maya") == {"maya", anonymous}
 
 
-async def test_the_user_is_who_the_app_says(serve: Serve, emulator: Emulator) -> None:
+async def test_user_id_comes_from_the_hook_of_the_app(serve: Serve, emulator: Emulator) -> None:
     async with serve() as served, served.browser() as browser:
         assert (await browser.get("/", headers={USER_HEADER: "maya"})).json()["user"] == "maya"
         assert (await browser.get("/", headers={USER_HEADER: ""})).json()["user"] is None
     assert_tracked(emulator, "Page viewed", distinct_id="maya", properties={"$user_id": "maya"})
 
 
-async def test_a_user_who_is_no_text_is_the_apps_mistake(serve: Serve, emulator: Emulator, framework: str) -> None:
+async def test_user_id_that_is_not_a_string_fails_the_request(serve: Serve, emulator: Emulator, framework: str) -> None:
     def seven(request: Any) -> Any:
         return 7
 
@@ -244,7 +244,7 @@ async def test_a_user_who_is_no_text_is_the_apps_mistake(serve: Serve, emulator:
     assert_not_tracked(emulator, "Page viewed")
 
 
-async def test_the_apps_own_answers_may_be_awaited(serve: Serve, framework: str) -> None:
+async def test_hooks_of_the_app_may_be_async(serve: Serve, framework: str) -> None:
     async def user(request: Any) -> str:
         await anyio.lowlevel.checkpoint()
         return "maya"
@@ -262,7 +262,7 @@ async def test_the_apps_own_answers_may_be_awaited(serve: Serve, framework: str)
         assert (await browser.get("/")).json()["user"] is None
 
 
-async def test_without_consent_nothing_is_sent_and_nothing_kept(serve: Serve, emulator: Emulator) -> None:
+async def test_without_consent_nothing_is_sent_or_stored(serve: Serve, emulator: Emulator) -> None:
     def consent(request: Any) -> bool:
         return str(request.headers.get("X-Consent", "yes")) == "yes"
 
@@ -273,7 +273,7 @@ async def test_without_consent_nothing_is_sent_and_nothing_kept(serve: Serve, em
             assert response.status_code == 200
             assert sent_cookies(response) == {}
         assert emulator.requests() == []
-        # It was given, and is taken back.
+        # Consent was given and is then withdrawn.
         await browser.get("/signin/noah")
         assert set(browser.cookies) == {"mp_visitor", "mp_visitor_user"}
         response = await browser.get("/", headers=no)
@@ -283,7 +283,7 @@ async def test_without_consent_nothing_is_sent_and_nothing_kept(serve: Serve, em
     assert_not_tracked(emulator, "Page viewed")
 
 
-async def test_what_the_headers_say_is_on_the_events(serve: Serve, emulator: Emulator) -> None:
+async def test_events_have_properties_from_the_headers(serve: Serve, emulator: Emulator) -> None:
     headers = {
         "User-Agent": CHROME,
         "Referer": "https://search.example/find?q=private",
@@ -310,7 +310,7 @@ async def test_what_the_headers_say_is_on_the_events(serve: Serve, emulator: Emu
     [({}, "127.0.0.1"), ({"geolocate": False}, None), ({"trusted_proxies": ["127.0.0.0/8"]}, "198.51.100.7")],
     ids=["peer", "off", "proxy"],
 )
-async def test_the_address_is_the_peers_unless_a_proxy_is_trusted(
+async def test_address_is_the_peer_unless_a_proxy_is_trusted(
     serve: Serve, emulator: Emulator, options: dict[str, Any], ip: str | None
 ) -> None:
     forwarded = [("X-Forwarded-For", "203.0.113.99"), ("X-Forwarded-For", "198.51.100.7")]
@@ -319,7 +319,7 @@ async def test_the_address_is_the_peers_unless_a_proxy_is_trusted(
     assert emulator.events("Page viewed")[0]["properties"].get("ip") == ip
 
 
-async def test_headers_that_are_no_text_break_nothing(serve: Serve, emulator: Emulator) -> None:
+async def test_undecodable_headers_do_not_fail_the_request(serve: Serve, emulator: Emulator) -> None:
     headers = [
         (b"Referer", b"https://shop.example/\xff\xfe"),
         (b"User-Agent", b"\xff Version/\xff Safari/"),
@@ -331,7 +331,7 @@ async def test_headers_that_are_no_text_break_nothing(serve: Serve, emulator: Em
     assert_tracked(emulator, "Page viewed")
 
 
-async def test_an_http_error_of_the_handler_carries_the_cookie(serve: Serve, emulator: Emulator) -> None:
+async def test_http_error_of_the_handler_sets_the_cookie(serve: Serve, emulator: Emulator) -> None:
     async with serve() as served, served.browser() as browser:
         response = await browser.get("/fails")
         assert response.status_code in {406, 418}
@@ -339,7 +339,7 @@ async def test_an_http_error_of_the_handler_carries_the_cookie(serve: Serve, emu
     assert_tracked(emulator, "About to fail", distinct_id=visitor)
 
 
-async def test_an_exception_in_the_handler_is_the_apps_as_ever(
+async def test_exception_in_the_handler_reaches_the_app_unchanged(
     serve: Serve, emulator: Emulator, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with serve() as served, served.browser() as browser:
@@ -349,7 +349,7 @@ async def test_an_exception_in_the_handler_is_the_apps_as_ever(
     assert [record for record in caplog.records if record.name == "mixpanel_async"] == []
 
 
-async def test_a_stream_keeps_its_visitor_to_its_end(serve: Serve, emulator: Emulator) -> None:
+async def test_streaming_response_keeps_its_visitor(serve: Serve, emulator: Emulator) -> None:
     async with serve() as served, served.browser() as browser:
         response = await browser.get("/stream")
         assert response.text == "one,two"
@@ -358,9 +358,9 @@ async def test_a_stream_keeps_its_visitor_to_its_end(serve: Serve, emulator: Emu
         assert_tracked(emulator, name, distinct_id=visitor)
 
 
-# FastAPI's dependencies come before any response.
+# FastAPI resolves dependencies before the response starts.
 @only("starlette", "aiohttp")
-async def test_what_comes_after_the_response_has_begun_is_said_to_be_lost(
+async def test_identity_change_after_the_response_began_is_logged_once(
     serve: Serve, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with serve() as served, served.browser() as browser:
@@ -371,13 +371,13 @@ async def test_what_comes_after_the_response_has_begun_is_said_to_be_lost(
     assert len([word for word in words if "after the response had begun" in word]) == 1
 
 
-async def test_a_response_for_everybody_carries_nobodys_id(serve: Serve) -> None:
+async def test_publicly_cacheable_response_sets_no_cookie(serve: Serve) -> None:
     async with serve() as served, served.browser() as browser:
         assert sent_cookies(await browser.get("/public")) == {}
         assert sent_cookies(await browser.get("/")) != {}
 
 
-async def test_tasks_and_threads_keep_the_binding(serve: Serve, emulator: Emulator) -> None:
+async def test_tasks_and_threads_see_the_bound_client(serve: Serve, emulator: Emulator) -> None:
     async with serve() as served, served.browser() as browser:
         await browser.get("/task", headers={USER_HEADER: "maya"})
     for name in ("Task done", "Background done"):
@@ -385,13 +385,13 @@ async def test_tasks_and_threads_keep_the_binding(serve: Serve, emulator: Emulat
 
 
 @only("starlette", "fastapi")
-async def test_background_tasks_keep_the_binding(serve: Serve, emulator: Emulator) -> None:
+async def test_background_tasks_see_the_bound_client(serve: Serve, emulator: Emulator) -> None:
     async with serve() as served, served.browser() as browser:
         await browser.get("/background", headers={USER_HEADER: "maya"})
     assert_tracked(emulator, "Background done", distinct_id="maya")
 
 
-async def test_requests_at_once_do_not_mix(serve: Serve, emulator: Emulator) -> None:
+async def test_concurrent_requests_keep_separate_users(serve: Serve, emulator: Emulator) -> None:
     async def visit(served: Served, person: str) -> None:
         async with served.browser() as browser:
             for _ in range(5):
@@ -404,14 +404,14 @@ async def test_requests_at_once_do_not_mix(serve: Serve, emulator: Emulator) -> 
         assert_tracked(emulator, "Page viewed", distinct_id=f"person-{number}", times=5)
 
 
-async def test_outside_a_request_there_is_no_current_client(serve: Serve) -> None:
+async def test_current_client_outside_a_request_raises(serve: Serve) -> None:
     async with serve() as served, served.browser() as browser:
         await browser.get("/")
         with pytest.raises(LookupError, match="no request"):
             current_mixpanel()
 
 
-async def test_requests_can_be_tracked(serve: Serve, emulator: Emulator) -> None:
+async def test_requests_are_tracked_with_route_and_status(serve: Serve, emulator: Emulator) -> None:
     async with serve(track_requests="Request") as served, served.browser() as browser:
         for path in ("/items/private?token=secret", "/sub/items/7", "/fails", "/breaks", "/nowhere"):
             await browser.get(path)
@@ -429,9 +429,9 @@ async def test_requests_can_be_tracked(serve: Serve, emulator: Emulator) -> None
     assert len({event["distinct_id"] for event in events}) == 1
 
 
-# In aiohttp every request has its visitor.
+# In aiohttp every request has a visitor.
 @only("starlette", "fastapi")
-async def test_a_request_that_asked_for_nothing_is_tracked_with_a_visitor(serve: Serve, emulator: Emulator) -> None:
+async def test_request_that_does_not_use_the_client_is_tracked_with_a_visitor(serve: Serve, emulator: Emulator) -> None:
     async with serve() as served, served.browser() as browser:
         assert sent_cookies(await browser.get("/plain")) == {}
     async with serve(track_requests="Request") as served, served.browser() as browser:
@@ -439,14 +439,14 @@ async def test_a_request_that_asked_for_nothing_is_tracked_with_a_visitor(serve:
     assert_tracked(emulator, "Request", distinct_id=visitor, properties={"path": "/plain"})
 
 
-async def test_a_full_queue_fails_no_request_that_is_only_tracked(serve: Serve) -> None:
+async def test_full_queue_does_not_fail_a_tracked_request(serve: Serve) -> None:
     options = {"overflow": Overflow.RAISE, "batching": Batches(max_pending_events=1, linger=3600.0)}
     async with serve(client=options, track_requests="Request") as served, served.browser() as browser:
         assert (await browser.get("/signout")).status_code == 200
         assert (await browser.get("/signout")).status_code == 200
 
 
-async def test_leaving_delivers_what_is_queued(serve: Serve, emulator: Emulator) -> None:
+async def test_shutdown_delivers_queued_events(serve: Serve, emulator: Emulator) -> None:
     async with serve(client={"batching": Batches(linger=3600.0)}) as served, served.browser() as browser:
         await browser.get("/")
         assert emulator.requests() == []
@@ -458,13 +458,13 @@ async def test_leaving_delivers_what_is_queued(serve: Serve, emulator: Emulator)
         _ = served.mixpanel.client
 
 
-async def test_a_client_that_does_not_know_the_project_stops_the_start(serve: Serve) -> None:
+async def test_client_without_id_merge_fails_the_startup(serve: Serve) -> None:
     with pytest.raises(ConfigurationError, match="MIXPANEL_ID_MERGE"):
         async with serve(client={"id_merge": None}):
             pass
 
 
-async def test_a_test_can_put_its_own_client_in(serve: Serve, emulator: Emulator) -> None:
+async def test_using_replaces_the_client_in_a_test(serve: Serve, emulator: Emulator) -> None:
     other = Emulator(IdMerge.ORIGINAL)
     async with serve() as served, served.browser() as browser, other.client(id_merge=IdMerge.ORIGINAL) as mp:
         with served.mixpanel.using(mp):
@@ -476,8 +476,8 @@ async def test_a_test_can_put_its_own_client_in(serve: Serve, emulator: Emulator
 
 
 @pytest.mark.parametrize("system", IdMerge, ids=lambda system: system.value)
-async def test_one_person_with_all_ids(framework: str, system: IdMerge) -> None:
-    """Visit, sign-up, second device, login, sign-out, somebody else on the same browser."""
+async def test_visits_of_one_user_form_one_person(framework: str, system: IdMerge) -> None:
+    """Visit, sign-up, login on a second device, sign-out, second user in the same browser."""
     emulator = Emulator(system)
 
     def make() -> AsyncMixpanel:
