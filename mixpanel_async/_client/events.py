@@ -58,7 +58,7 @@ class EventMethods(ClientBase):
             or insert_id is not None
             or type(properties) is not dict
             or not stage.is_own_loop()
-            or not stage.fork_marker[0]
+            or not stage.fork_marker.is_current
         ):
             await self._track(distinct_id, event_name, properties, meta, user_id, device_id, ip, time, insert_id)
             return

@@ -267,7 +267,7 @@ class Queue:
 
     def check_fork(self) -> None:
         """Begin anew in a forked child: what waits, its lock and its tasks are the parent's."""
-        if self.staging.fork_marker[0]:
+        if self.staging.fork_marker.is_own_process():
             return
         self._lock = threading.RLock()
         self._is_lock_held = False

@@ -131,7 +131,7 @@ class Sender:
             self._main = BackgroundTask(_nothing, self._main_ended)
             assert self._loop is not None
             self._loop.spawn(self._main, self._run, "mixpanel sender")
-            self._queue.staging.bind_loop(self._loop.is_current)
+            self._queue.staging.bind_loop(self._loop.current)
             self.on_start()
 
     def _main_ended(self, job: BackgroundTask[Any]) -> None:

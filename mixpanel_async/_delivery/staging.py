@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 from .._encoding.fast_event import FRAGMENTS_PER_RECORD, insert_id_fragment, join_records, time_fragment
-from .._runtime.fork import fork_marker
+from .._runtime.fork import ForkMarker
 
 # No record is smaller: what every event carries takes more.
 MIN_RECORD_BYTES: Final = 128
@@ -23,10 +23,6 @@ _INSERT_ID_ENDINGS: Final = tuple(
 )
 
 
-def _no_loop() -> bool:
-    return False
-
-
 class StagingBuffer:
     """Where the client's own event loop lays down events whose batch is open and far from every bound.
 
@@ -35,6 +31,8 @@ class StagingBuffer:
     """
 
     __slots__ = (
+        "_current_loop",
+        "_loop",
         "bytes_reserved",
         "bytes_until_yield",
         "clock_offset",
@@ -42,7 +40,6 @@ class StagingBuffer:
         "fork_marker",
         "fragments",
         "insert_id_endings",
-        "is_own_loop",
         "millisecond_end",
         "millisecond_start",
         "records_left",
@@ -62,9 +59,9 @@ class StagingBuffer:
         """How many records may lie there in all before their batch is full."""
         self.thread_id = 0
         """The thread of the event loop in which the client lives."""
-        self.is_own_loop: Callable[[], bool] = _no_loop
-        """Return whether the caller runs in that loop; always False once the client's main task has ended."""
-        self.fork_marker = fork_marker()
+        self._current_loop: Callable[[], object] = object
+        self._loop: object = None
+        self.fork_marker = ForkMarker()
         self.clock_offset = 0.0
         """How far this machine's clock is ahead of Mixpanel's, as the last answer showed."""
         self.yield_budget = YIELD_AFTER_BYTES
@@ -101,15 +98,27 @@ class StagingBuffer:
         self.insert_id_endings = iter(_INSERT_ID_ENDINGS[1 : max(1, left - 1)])
         return _INSERT_ID_ENDINGS[0]
 
-    def bind_loop(self, is_own_loop: Callable[[], bool]) -> None:
-        """Accept events from the calling loop, which this function recognises."""
-        self.is_own_loop = is_own_loop
+    def bind_loop(self, current_loop: Callable[[], object]) -> None:
+        """Accept events from the calling loop.
+
+        Args:
+            current_loop: returns the object that identifies the running loop; raises RuntimeError outside of one.
+        """
+        self._current_loop = current_loop
+        self._loop = current_loop()
         self.thread_id = threading.get_ident()
 
     def unbind_loop(self) -> None:
         """Be used no more: the loop has ended, or the main task in it."""
-        self.is_own_loop = _no_loop
+        self._loop = None
         self.bytes_until_yield = self.bytes_reserved = 0
+
+    def is_own_loop(self) -> bool:
+        """Return whether the caller runs in the bound loop."""
+        try:
+            return self._current_loop() is self._loop
+        except RuntimeError:
+            return False
 
     def close_from_other_thread(self) -> None:
         """Let nothing more be laid down until the thread of the loop measures again.
@@ -124,7 +133,7 @@ class StagingBuffer:
         self.fragments.clear()
         self.unbind_loop()
         self.millisecond_end = 0.0
-        self.fork_marker = fork_marker()
+        self.fork_marker = ForkMarker()
 
     def update_limits(self, bytes_left: int, records_left: int, *, is_busy: bool) -> None:
         """Note how many bytes and records there is room for in all, and whether requests are under way."""

@@ -111,6 +111,9 @@ class BackgroundTask(Generic[T]):
 class EventLoop(Protocol):
     """An event loop."""
 
+    current: Callable[[], object]
+    """Return the object that identifies the running loop; raise RuntimeError outside of one."""
+
     def spawn(self, task: BackgroundTask[T], work: Callable[[], Awaitable[T]], name: str) -> None:
         """Run it in a task of its own, with an empty context. From the loop's own thread only."""
 
@@ -129,7 +132,7 @@ class _Asyncio:
         import asyncio  # noqa: PLC0415  loaded already by every program that runs this loop
 
         self._loop = loop
-        self._get_running_loop = asyncio.get_running_loop
+        self.current: Callable[[], object] = asyncio.get_running_loop
         self._tasks: set[asyncio.Task[None]] = set()
 
     def spawn(self, job: BackgroundTask[T], work: Callable[[], Awaitable[T]], name: str) -> None:
@@ -151,7 +154,7 @@ class _Asyncio:
 
     def is_current(self) -> bool:
         try:
-            return self._get_running_loop() is self._loop
+            return self.current() is self._loop
         except RuntimeError:
             return False
 
@@ -165,6 +168,7 @@ class _Trio:
         import trio  # noqa: PLC0415  an optional library, in use already when this runs
 
         self._trio = trio
+        self.current: Callable[[], object] = trio.lowlevel.current_trio_token
         self._token = trio.lowlevel.current_trio_token()
 
     def spawn(self, job: BackgroundTask[T], work: Callable[[], Awaitable[T]], name: str) -> None:
@@ -175,7 +179,10 @@ class _Trio:
             self._token.run_sync_soon(callback)
 
     def is_current(self) -> bool:
-        return _in_trio() and self._trio.lowlevel.current_trio_token() is self._token
+        try:
+            return self.current() is self._token
+        except RuntimeError:
+            return False
 
     def is_over(self) -> bool:
         try:

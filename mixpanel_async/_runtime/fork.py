@@ -2,53 +2,47 @@
 
 from __future__ import annotations
 
-import mmap
 import os
-import sys
-from typing import Final, Protocol
+from functools import cache
+from typing import Final
+from weakref import WeakSet
 
-# linux/mman.h; Python has no name for it.
-_MADV_WIPEONFORK: Final = 18
-
-_NO_ADVICE: Final = -1
+_HAS_FORK_HOOKS: Final = hasattr(os, "register_at_fork")
 
 
-class ForkMarker(Protocol):
-    """Tells this process from every child that is forked from it: true at 0 here, and false there."""
+class ForkMarker:
+    """Mark of the process that created it.
 
-    def __getitem__(self, at: int, /) -> object: ...
+    A child that is forked through Python (`os.fork`, `multiprocessing`, `PyOS_AfterFork_Child`) sees `is_current` as
+    False. Code in C that forks without Python's hooks is not supported: only `is_own_process` notices such a child.
+    """
 
-
-class _PidMarker:
-    """Asks the system each time."""
-
-    __slots__ = ("_pid",)
+    __slots__ = ("__weakref__", "_pid", "is_current")
 
     def __init__(self) -> None:
+        self.is_current = True
+        """Whether no fork has been seen since; an attribute, because it is read for each event."""
         self._pid = os.getpid()
+        if _HAS_FORK_HOOKS:
+            _live_markers().add(self)
 
-    def __getitem__(self, at: int, /) -> bool:
-        return self._pid == os.getpid()
+    def is_own_process(self) -> bool:
+        """Return whether the calling process created this marker. Costs a system call."""
+        return self.is_current and self._pid == os.getpid()
+
+    def expire(self) -> None:
+        """Note that this process is a forked child."""
+        self.is_current = False
 
 
-def fork_marker() -> ForkMarker:
-    """A new one, of the process that calls.
+@cache
+def _live_markers() -> WeakSet[ForkMarker]:
+    """Register the fork hook of this process, at the first call, and return the markers that it expires."""
+    markers: WeakSet[ForkMarker] = WeakSet()
 
-    On Linux a page of memory that the kernel wipes in a child, whoever forks it (madvise(2), `MADV_WIPEONFORK`, since
-    4.14): it is looked at for each event, and to ask for the number of the process would be a call of the system.
-    """
-    if not sys.platform.startswith("linux"):
-        # The number may mean anything there.
-        return _PidMarker()
-    try:
-        page = mmap.mmap(-1, mmap.PAGESIZE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        page.madvise(_MADV_WIPEONFORK)
-    except (AttributeError, OSError):
-        return _PidMarker()
-    try:
-        page.madvise(_NO_ADVICE)
-    except OSError:
-        page[0] = 1
-        return page
-    # Whoever takes any advice may not follow it, as some emulators of Linux do.
-    return _PidMarker()
+    def expire_all() -> None:
+        for marker in list(markers):
+            marker.expire()
+
+    os.register_at_fork(after_in_child=expire_all)
+    return markers

@@ -1261,7 +1261,7 @@ def test_in_another_process_a_queue_begins_anew(call: str) -> None:
         queue.offer(lane, item)
     queue.count_request(again=True)
     queue.on_fork = forked = Told()
-    queue.staging.fork_marker = [False]
+    queue.staging.fork_marker.expire()
     if call == "poll":
         assert queue.poll() is IDLE
     assert queue.offer(lane, b"child")

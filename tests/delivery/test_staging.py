@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import threading
 from collections.abc import Callable
@@ -119,17 +118,14 @@ def test_a_forked_child_that_never_waited_sends_its_own_events_and_no_other(back
     assert seen == ["one", "two"]
 
 
-@pytest.mark.parametrize("fork", [os.fork, ctypes.CDLL(None).fork], ids=["in Python", "in C"])
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 @pytest.mark.anyio
-async def test_a_child_that_is_forked_within_the_loop_lays_nothing_beside_what_its_parent_has_laid(
-    fork: Callable[[], int],
-) -> None:
+async def test_a_child_that_is_forked_within_the_loop_lays_nothing_beside_what_its_parent_has_laid() -> None:
     seen: list[str] = []
     async with client(seen, batching=BatchPolicy(linger=NEVER)) as mp:
         for name in ("one", "two"):
             await mp.track("u", name, {"a": 1})
-        pid = fork()
+        pid = os.fork()
         if not pid:
             took = 0
             try:

@@ -193,7 +193,7 @@ ROWS: Final[Mapping[str, tuple[str, ...]]] = {
         f"{_BUILD}any_other_insert_id_is_refused",
         f"{_BUILD}placeholders_are_refused_as_ids_in_any_case",
         f"{_IDS}a_million_ids_are_a_million_different_ones",
-        f"{_IDS}a_forked_child_never_repeats_its_parents_ids",
+        f"{_IDS}forked_child_never_repeats_ids_of_its_parent",
     ),
     "F8": (
         f"{_F}f8_no_request_is_over_a_cap",
