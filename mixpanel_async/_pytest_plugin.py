@@ -76,7 +76,7 @@ def mixpanel_client_options() -> dict[str, Any]:
 
 
 @pytest.fixture
-def mixpanel_client(_mixpanel_ending: _Ending) -> AsyncMixpanel:
+def mixpanel_client(_mixpanel_ending: _ClientCloser) -> AsyncMixpanel:
     """An `AsyncMixpanel` that talks to `mixpanel_emulator` in-process.
 
     `await mixpanel_client.flush()` before looking at what arrived. What is still queued when the test function ends is
@@ -89,7 +89,9 @@ def mixpanel_client(_mixpanel_ending: _Ending) -> AsyncMixpanel:
 
 
 @pytest.fixture
-def _mixpanel_ending(mixpanel_emulator: Emulator, mixpanel_client_options: dict[str, Any]) -> Iterator[_Ending]:
+def _mixpanel_client_closer(
+    mixpanel_emulator: Emulator, mixpanel_client_options: dict[str, Any]
+) -> Iterator[_ClientCloser]:
     from mixpanel_async import RetryPolicy  # noqa: PLC0415
 
     options = {
@@ -98,7 +100,7 @@ def _mixpanel_ending(mixpanel_emulator: Emulator, mixpanel_client_options: dict[
         "shutdown_timeout": 2.0,
         **mixpanel_client_options,
     }
-    ending = _Ending(mixpanel_emulator.client(**options))
+    ending = _ClientCloser(mixpanel_emulator.client(**options))
     yield ending
     ending.close()
 
@@ -126,7 +128,7 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None]:
         item.obj = test  # type: ignore[attr-defined]
 
 
-class _Ending:
+class _ClientCloser:
     """How a client is brought to its end, in the event loop that it lives in.
 
     Args:

@@ -30,7 +30,7 @@ __all__ = [
     "assert_tracked",
 ]
 
-_MOST_LINES: Final = 10
+_MAX_LINES: Final = 10
 _VERBS: Final = frozenset({"$identify", "$create_alias", "$merge"})
 _ABSENT: Final = object()
 
@@ -68,10 +68,10 @@ def assert_tracked(
     if found and times in {None, len(found)}:
         return found[0]
     many = "at least one" if times is None else "one" if times == 1 else f"{times} times"
-    wanted = f"expected {many} {_described(event_name, distinct_id, properties)}"
+    wanted = f"expected {many} {_describe_expectation(event_name, distinct_id, properties)}"
     if found:
-        raise AssertionError(f"{wanted}; got {len(found)}:{_listed(_told(event) for event in found)}")
-    raise AssertionError(f"{wanted}; got{_nothing_like(emulator, event_name, distinct_id, properties)}")
+        raise AssertionError(f"{wanted}; got {len(found)}:{_bullet_list(_describe_event(event) for event in found)}")
+    raise AssertionError(f"{wanted}; got{_closest_events(emulator, event_name, distinct_id, properties)}")
 
 
 def assert_not_tracked(
@@ -90,8 +90,8 @@ def assert_not_tracked(
     found = _matching(emulator, event_name, distinct_id, properties)
     if found:
         raise AssertionError(
-            f"expected no {_described(event_name, distinct_id, properties)}; "
-            f"got {len(found)}:{_listed(_told(event) for event in found)}"
+            f"expected no {_describe_expectation(event_name, distinct_id, properties)}; "
+            f"got {len(found)}:{_bullet_list(_describe_event(event) for event in found)}"
         )
 
 
@@ -107,11 +107,11 @@ def assert_same_person(emulator: Emulator, first: str, second: str) -> str:
     __tracebackhide__ = True
     if emulator.resolve(first) == emulator.resolve(second):
         return emulator.resolve(first)
-    people = " and ".join(_ids(emulator.cluster(one)) for one in (first, second))
-    told = [_told_link(entry) for entry in _links(emulator, first, second)]
+    people = " and ".join(_format_ids(emulator.cluster(one)) for one in (first, second))
+    described = [_describe_identity_call(entry) for entry in _identity_calls(emulator, first, second)]
     raise AssertionError(
         f"expected {first!r} and {second!r} to be one person; they are two: {people}"
-        f"{_listed(told) if told else f'{chr(10)}  {_how_to_link(emulator)}'}"
+        f"{_bullet_list(described) if described else f'{chr(10)}  {_missing_link(emulator)}'}"
     )
 
 
@@ -123,10 +123,14 @@ def assert_different_people(emulator: Emulator, first: str, second: str) -> None
     """
     __tracebackhide__ = True
     if emulator.resolve(first) == emulator.resolve(second):
-        told = [_told_link(entry) for entry in _links(emulator, first, second) if entry["outcome"] == "merged"]
+        described = [
+            _describe_identity_call(entry)
+            for entry in _identity_calls(emulator, first, second)
+            if entry["outcome"] == "merged"
+        ]
         raise AssertionError(
             f"expected {first!r} and {second!r} to be different people; "
-            f"they are one: {_ids(emulator.cluster(first))}{_listed(told)}"
+            f"they are one: {_format_ids(emulator.cluster(first))}{_bullet_list(described)}"
         )
 
 
@@ -147,8 +151,10 @@ def assert_profile(emulator: Emulator, distinct_id: str, properties: Mapping[str
     __tracebackhide__ = True
     found = emulator.profile(distinct_id)
     if found is None:
-        raise AssertionError(f"expected a profile of {distinct_id!r}; got profiles of {_ids(emulator.profiles())}")
-    return _agreeing(f"the profile of {distinct_id!r}", found, properties)
+        raise AssertionError(
+            f"expected a profile of {distinct_id!r}; got profiles of {_format_ids(emulator.profiles())}"
+        )
+    return _check_properties(f"the profile of {distinct_id!r}", found, properties)
 
 
 def assert_group(emulator: Emulator, group_key: str, group_id: str, properties: Mapping[str, Any]) -> dict[str, Any]:
@@ -169,8 +175,8 @@ def assert_group(emulator: Emulator, group_key: str, group_id: str, properties: 
     __tracebackhide__ = True
     found = emulator.group(group_key, group_id)
     if found is None:
-        raise AssertionError(f"expected a profile of {group_key} {group_id!r}; got none{_arrivals(emulator)}")
-    return _agreeing(f"the profile of {group_key} {group_id!r}", found, properties)
+        raise AssertionError(f"expected a profile of {group_key} {group_id!r}; got none{_describe_arrivals(emulator)}")
+    return _check_properties(f"the profile of {group_key} {group_id!r}", found, properties)
 
 
 def _matching(
@@ -179,11 +185,11 @@ def _matching(
     return [
         event
         for event in emulator.events(name)
-        if _is_theirs(emulator, event, distinct_id) and not _differences(event["properties"], properties)
+        if _belongs_to(emulator, event, distinct_id) and not _differences(event["properties"], properties)
     ]
 
 
-def _is_theirs(emulator: Emulator, event: _Event, distinct_id: str | None) -> bool:
+def _belongs_to(emulator: Emulator, event: _Event, distinct_id: str | None) -> bool:
     return distinct_id is None or event["properties"]["distinct_id"] == emulator.resolve(distinct_id)
 
 
@@ -192,41 +198,46 @@ def _differences(found: Mapping[str, Any], expected: Mapping[str, Any] | None) -
     for key, value in (expected or {}).items():
         actual = found.get(key, _ABSENT)
         if actual is _ABSENT:
-            differences.append(f"{key} is missing instead of {_short(value)}")
+            differences.append(f"{key} is missing instead of {_short_repr(value)}")
         elif value != actual:
-            differences.append(f"{key} is {_short(actual)} instead of {_short(value)}")
+            differences.append(f"{key} is {_short_repr(actual)} instead of {_short_repr(value)}")
     return differences
 
 
-def _agreeing(what: str, found: dict[str, Any], expected: Mapping[str, Any]) -> dict[str, Any]:
+def _check_properties(subject: str, found: dict[str, Any], expected: Mapping[str, Any]) -> dict[str, Any]:
     __tracebackhide__ = True
     differences = _differences(found, expected)
     if differences:
-        raise AssertionError(
-            f"expected {what} with {_short(dict(expected))}; got {_short(found)}{_listed(differences)}"
-        )
+        wanted = f"expected {subject} with {_short_repr(dict(expected))}"
+        raise AssertionError(f"{wanted}; got {_short_repr(found)}{_bullet_list(differences)}")
     return found
 
 
-def _nothing_like(emulator: Emulator, name: str, distinct_id: str | None, properties: Mapping[str, Any] | None) -> str:
+def _closest_events(
+    emulator: Emulator, name: str, distinct_id: str | None, properties: Mapping[str, Any] | None
+) -> str:
     """What arrived instead, the closest first."""
     wrong_properties, wrong_person, wrong_name = [], [], []
     for event in emulator.events():
         if event["event"] == name:
-            if _is_theirs(emulator, event, distinct_id):
+            if _belongs_to(emulator, event, distinct_id):
                 differences = ", ".join(_differences(event["properties"], properties))
-                wrong_properties.append(f"{_told(event)}, but {differences}")
+                wrong_properties.append(f"{_describe_event(event)}, but {differences}")
             else:
-                wrong_person.append(_told(event))
-        elif distinct_id is not None and _is_theirs(emulator, event, distinct_id) and event["event"] not in _VERBS:
-            wrong_name.append(_told(event))
+                wrong_person.append(_describe_event(event))
+        elif distinct_id is not None and _belongs_to(emulator, event, distinct_id) and event["event"] not in _VERBS:
+            wrong_name.append(_describe_event(event))
     near = [*wrong_properties, *wrong_person, *wrong_name]
     if distinct_id is not None:
-        near += [_told_link(entry) for entry in _links(emulator, distinct_id) if entry["outcome"] != "merged"]
-    return f":{_listed(near)}" if near else f" none{_arrivals(emulator)}"
+        near += [
+            _describe_identity_call(entry)
+            for entry in _identity_calls(emulator, distinct_id)
+            if entry["outcome"] != "merged"
+        ]
+    return f":{_bullet_list(near)}" if near else f" none{_describe_arrivals(emulator)}"
 
 
-def _arrivals(emulator: Emulator) -> str:
+def _describe_arrivals(emulator: Emulator) -> str:
     """Words about what did arrive, for when nothing of it was asked for."""
     requests = emulator.requests()
     if not requests:
@@ -234,20 +245,20 @@ def _arrivals(emulator: Emulator) -> str:
     names = sorted({event["event"] for event in emulator.events()})
     refused = [f"{one.path} with {one.status}" for one in requests if one.status != 200]
     many = "the one request" if len(requests) == 1 else f"{len(requests)} requests"
-    told = f"; {many} brought {', '.join(map(repr, names)) or 'no event'}"
+    described = f"; {many} brought {', '.join(map(repr, names)) or 'no event'}"
     if refused:
-        return f"{told}; answered {', '.join(refused[:_MOST_LINES])}"
+        return f"{described}; answered {', '.join(refused[:_MAX_LINES])}"
     # Identity calls are sent at once, so that a request says nothing of what is queued.
-    return f"{told}; was the client flushed?"
+    return f"{described}; was the client flushed?"
 
 
-def _links(emulator: Emulator, *ids: str) -> list[dict[str, Any]]:
+def _identity_calls(emulator: Emulator, *ids: str) -> list[dict[str, Any]]:
     """The identity calls that name any id of these people."""
     named = {member for one in ids for member in emulator.cluster(one)}
-    return [entry for entry in emulator.identity_log() if not named.isdisjoint(_named_in(entry))]
+    return [entry for entry in emulator.identity_log() if not named.isdisjoint(_ids_in(entry))]
 
 
-def _named_in(entry: Mapping[str, Any]) -> list[str]:
+def _ids_in(entry: Mapping[str, Any]) -> list[str]:
     properties = entry["properties"]
     pair = properties.get("$distinct_ids")
     if entry["event"] in _VERBS:
@@ -259,10 +270,10 @@ def _named_in(entry: Mapping[str, Any]) -> list[str]:
     return list(dict.fromkeys(str(one) for one in found if one))
 
 
-def _told_link(entry: Mapping[str, Any]) -> str:
+def _describe_identity_call(entry: Mapping[str, Any]) -> str:
     """An identity call in a line: what it named, and what came of it."""
     name = entry["event"]
-    what = f"{name if name in _VERBS else repr(name)} of {' and '.join(map(repr, _named_in(entry)))}"
+    what = f"{name if name in _VERBS else repr(name)} of {' and '.join(map(repr, _ids_in(entry)))}"
     outcome = {"merged": "joined them", "unchanged": "changed nothing", "ignored": "had no effect"}.get(
         entry["outcome"], "was refused"
     )
@@ -270,44 +281,44 @@ def _told_link(entry: Mapping[str, Any]) -> str:
     return f"{what} {outcome}{f': {words}' if words else ''}{f' ({reason})' if reason else ''}"
 
 
-def _how_to_link(emulator: Emulator) -> str:
+def _missing_link(emulator: Emulator) -> str:
     """What would have made two ids one person."""
     if emulator.id_merge.value == "simplified":
         return "no event carried both ids, one as $user_id and the other as $device_id"
     verbs = "$create_alias" if emulator.id_merge.value == "legacy" else "$identify, $create_alias or $merge"
-    return f"no {verbs} named either of them{_arrivals(emulator)}"
+    return f"no {verbs} named either of them{_describe_arrivals(emulator)}"
 
 
-def _described(name: str, distinct_id: str | None, properties: Mapping[str, Any] | None) -> str:
+def _describe_expectation(name: str, distinct_id: str | None, properties: Mapping[str, Any] | None) -> str:
     who = "" if distinct_id is None else f" for {distinct_id!r}"
-    return f"{name!r}{who}{f' with {_short(dict(properties))}' if properties else ''}"
+    return f"{name!r}{who}{f' with {_short_repr(dict(properties))}' if properties else ''}"
 
 
-def _told(event: _Event) -> str:
+def _describe_event(event: _Event) -> str:
     properties = event["properties"]
     sent, counted = properties["$distinct_id_before_identity"], properties["distinct_id"]
     return f"{event['event']!r} for {counted!r}{'' if sent == counted else f' (sent as {sent!r})'}"
 
 
-def _listed(lines: Iterable[str]) -> str:
+def _bullet_list(lines: Iterable[str]) -> str:
     return "".join(_bullets(list(lines)))
 
 
 def _bullets(lines: list[str]) -> Iterator[str]:
-    for line in lines[:_MOST_LINES]:
+    for line in lines[:_MAX_LINES]:
         yield f"\n  - {line}"
-    if len(lines) > _MOST_LINES:
-        yield f"\n  ... and {len(lines) - _MOST_LINES} more"
+    if len(lines) > _MAX_LINES:
+        yield f"\n  ... and {len(lines) - _MAX_LINES} more"
 
 
-def _ids(ids: Iterable[str]) -> str:
+def _format_ids(ids: Iterable[str]) -> str:
     known = sorted(ids)
-    shown = ", ".join(map(repr, known[:_MOST_LINES])) or "nobody"
-    return f"{shown} and {len(known) - _MOST_LINES} more" if len(known) > _MOST_LINES else shown
+    shown = ", ".join(map(repr, known[:_MAX_LINES])) or "nobody"
+    return f"{shown} and {len(known) - _MAX_LINES} more" if len(known) > _MAX_LINES else shown
 
 
-def _short(value: object) -> str:
+def _short_repr(value: object) -> str:
     shortened = Repr()
-    shortened.maxdict = shortened.maxlist = _MOST_LINES
+    shortened.maxdict = shortened.maxlist = _MAX_LINES
     shortened.maxstring = shortened.maxother = 120
     return shortened.repr(value)

@@ -70,7 +70,6 @@ OWNERS: Final[Mapping[str, tuple[str, ...]]] = {
         "_runtime/*.py",
         "cli/*.py",
         "emulator/http/*.py",
-        "emulator/project/export.py",
         "flags/poller.py",
         "integrations/openfeature.py",
     ),

@@ -27,12 +27,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 from mixpanel_async._model.config import IdMerge
 
+from .project.access import Access
 from .project.identity import Identities, LegacyIdentities, OriginalIdentities, SimplifiedIdentities
-from .project.ingestion import Access
 from .project.project import Project
 
 try:
-    from .http.app import RecordedRequest, State, build_app
+    from .http.app import EmulatorState, RecordedRequest, build_app
     from .http.routes import routes_of
     from .http.server import Server
 except ModuleNotFoundError as error:
@@ -40,10 +40,10 @@ except ModuleNotFoundError as error:
         raise
     raise ImportError('the emulator needs an extra: pip install "mixpanel-async[emulator]"', name=error.name) from error
 
-from .flags.flags import Flags, simple
-from .http.controls import FaultControls
+from .flags.flags import FlagDefinitions, single_variant_definition
+from .http.fault_controls import FaultControls
 from .http.faults import KINDS, TRANSIENT, FaultKind
-from .page.feed import counts
+from .page.feed import activity_counts
 from .project.propagation import DelayedIdentities
 from .storage.store import ProjectStore, StoreError
 
@@ -55,7 +55,7 @@ __all__ = ["KINDS", "TRANSIENT", "Emulator", "FaultKind", "RecordedRequest", "Se
 DEFAULT_TOKEN: Final = "emulator-token"  # noqa: S105  names no real project
 
 
-def first_named(first: str, second: str) -> str:  # noqa: ARG001  the signature of a choice
+def keep_first(first: str, second: str) -> str:  # noqa: ARG001  the signature of a choice
     """The default choice of the canonical id: the cluster that the identity verb names first keeps its own."""
     return first
 
@@ -104,7 +104,7 @@ class Emulator(FaultControls):
         secret: str | None = None,
         service_account: tuple[str, str, str] | None = None,
         cluster_limit: int = 500,
-        choose_canonical: Callable[[str, str], str] = first_named,
+        choose_canonical: Callable[[str, str], str] = keep_first,
         max_events: int = 1_000_000,
         max_bytes: int = 1_000_000_000,
         propagation_delay: float = 0.0,
@@ -131,7 +131,7 @@ class Emulator(FaultControls):
                 return OriginalIdentities(cluster_limit, choose_canonical)
             return SimplifiedIdentities()
 
-        known_flags = Flags(Path(flags) if isinstance(flags, (str, os.PathLike)) else flags)
+        known_flags = FlagDefinitions(Path(flags) if isinstance(flags, (str, os.PathLike)) else flags)
         store = None if data_dir is None else ProjectStore(Path(data_dir), self.id_merge.value)
 
         def project() -> Project:
@@ -140,15 +140,15 @@ class Emulator(FaultControls):
                 live,
                 max_events=max_events,
                 max_bytes=max_bytes,
-                reports=DelayedIdentities(live, identities, propagation_delay, now),
-                ledger=None if store is None else store.ledger,
+                delayed=DelayedIdentities(live, identities, propagation_delay, now),
+                changes=None if store is None else store.changes,
                 geolocate=geolocate,
             )
 
         access = Access(token=token, secret=secret, service_account=service_account)
-        super().__init__(State(project, access, now, store, known_flags))
+        super().__init__(EmulatorState(project, access, now, store, known_flags))
         if store is not None:
-            self._state.project.restore(store.saved())
+            self._state.project.restore(store.take_saved())
         self.app = build_app(self._state, routes_of(self, self._state))
 
     def client(self, token: str | None = None, **options: Any) -> AsyncMixpanel:
@@ -222,7 +222,7 @@ class Emulator(FaultControls):
     def resolve(self, distinct_id: str) -> str:
         """The canonical id of a person by any id, as reports know it; an unknown id is its own."""
         with self._state.lock:
-            return self._state.project.resolve(distinct_id)
+            return self._state.project.reported_canonical_id(distinct_id)
 
     def cluster(self, distinct_id: str) -> set[str]:
         """All ids of the person whom this id names, itself included."""
@@ -279,7 +279,7 @@ class Emulator(FaultControls):
             ValueError: if the key is empty or the value is none that JSON has.
         """
         with self._state.lock:
-            self._state.flags.put(simple(key, value, variant_key))
+            self._state.flags.put(single_variant_definition(key, value, variant_key))
 
     def remove_flag(self, key: str) -> None:
         """Forget a feature flag. Does nothing if there is none of this name."""
@@ -290,7 +290,7 @@ class Emulator(FaultControls):
         """Figures of the project, as `GET /_emulator/stats` gives them. Takes time in proportion to the events kept."""
         with self._state.lock:
             project = self._state.project
-            figures = counts(self._state)
+            figures = activity_counts(self._state)
             figures["events"]["duplicates"] = project.duplicate_count()
             figures["clusters"] = len(project.clusters())
             figures["id_merge"] = self.id_merge.value

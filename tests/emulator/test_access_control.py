@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 import mixpanel_async.emulator.http.app
 import mixpanel_async.emulator.http.server
 from mixpanel_async.emulator import Emulator
-from mixpanel_async.emulator.http.inspection import CONTROLS, VIEWS
+from mixpanel_async.emulator.http.control_api import CONTROLS, VIEWS
 from mixpanel_async.emulator.project.export import EXPORT, QUERIES
 
 EVENT = {"event": "Viewed", "properties": {"token": TOKEN, "distinct_id": "u"}}

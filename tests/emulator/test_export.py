@@ -10,7 +10,7 @@ from emulator_wire import TOKEN, Wire, imported
 
 from mixpanel_async import IdMerge
 from mixpanel_async.emulator import Emulator
-from mixpanel_async.emulator.project.ingestion import Access
+from mixpanel_async.emulator.project.access import Access
 
 NOON = 1_700_049_600  # 2023-11-15T12:00:00Z
 DAY = 86_400

@@ -13,8 +13,8 @@ from emulator_wire import TOKEN, Wire, imported
 
 from mixpanel_async import IdMerge, RetryPolicy
 from mixpanel_async.emulator import KINDS, Emulator, FaultKind
-from mixpanel_async.emulator.http.faults import ConnectionDroppedError, Fault, FaultPlan, PlannedDelivery, RandomFaults
-from mixpanel_async.emulator.project.responses import Answer
+from mixpanel_async.emulator.http.faults import ConnectionDroppedError, Fault, FaultPlan, PlannedResponse, RandomFaults
+from mixpanel_async.emulator.project.responses import EmulatorResponse
 
 EVENT = {"event": "Viewed", "properties": {"token": TOKEN, "distinct_id": "u"}}
 BROKEN = (httpx.RemoteProtocolError, httpx.ReadError)
@@ -170,11 +170,11 @@ def test_a_request_given_up_on_a_socket_still_takes_effect_later() -> None:
 def test_a_body_drips_at_its_rate() -> None:
     body = bytes(range(200))
     for rate in (0.5, 10.0, 200.0, 1_000_000.0):
-        parts = PlannedDelivery(answer=Answer(status=200, body=body), rate=rate).parts()
+        parts = PlannedResponse(response=EmulatorResponse(status=200, body=body), rate=rate).chunks()
         assert b"".join(part for _, part in parts) == body
         assert sum(seconds for seconds, _ in parts) == pytest.approx(len(body) / rate)
         assert max(len(part) for _, part in parts) <= max(1, rate / 50)
-    assert PlannedDelivery(answer=Answer(status=200, body=b""), rate=1.0).parts() == [(0.0, b"")]
+    assert PlannedResponse(response=EmulatorResponse(status=200, body=b""), rate=1.0).chunks() == [(0.0, b"")]
 
 
 class TestPartialFailure:
@@ -286,7 +286,7 @@ class TestRandomPlan:
     def test_other_endpoints_do_not_move_it(self) -> None:
         def met(order: list[str]) -> dict[str, list[Fault | None]]:
             plan = FaultPlan()
-            plan.randomize(RandomFaults(seed=3, rate=0.5))
+            plan.set_random(RandomFaults(seed=3, rate=0.5))
             seen: dict[str, list[Fault | None]] = {path: [] for path in order}
             for path in order:
                 seen[path].append(plan.take(path))
@@ -307,7 +307,7 @@ class TestRandomPlan:
     def test_what_is_asked_for_goes_first_and_counts(self) -> None:
         plan, faults = FaultPlan(), RandomFaults(seed=1, rate=0.5)
         plan.take("/track")
-        plan.randomize(faults)
+        plan.set_random(faults)
         plan.add(Fault(kind="drop"), 2)
         assert [plan.take("/track") for _ in range(8)] == [Fault(kind="drop")] * 2 + [
             faults.fault("/track", number) for number in range(2, 8)

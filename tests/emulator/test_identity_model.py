@@ -91,7 +91,7 @@ def check_adopted(identities: Identities, links: list[Link], empty: Callable[[],
     """What is made of the accepted links alone, as after a restart, answers the same and judges the same."""
     again = empty()
     for link in links:
-        again.adopt(link)
+        again.restore_link(link)
     for name in NAMES:
         assert (again.resolve(name), again.cluster(name)) == (identities.resolve(name), identities.cluster(name))
     if isinstance(identities, SimplifiedIdentities):
@@ -172,7 +172,7 @@ def check_legacy(steps: list[Step], tracked_before: list[int]) -> None:
     placed: list[tuple[str, str]] = []
     for number, step in enumerate(steps):
         if number in tracked_before:
-            person, _ = identities.place({"distinct_id": step.second})
+            person, _ = identities.attribute_event({"distinct_id": step.second})
             assert person == legacy_root(pointers, step.second)
             placed.append((person, person))
         verdict = identities.apply(step.verb, step.first, step.second)
@@ -189,7 +189,7 @@ def check_legacy(steps: list[Step], tracked_before: list[int]) -> None:
             name: legacy_root(pointers, name) for name in NAMES
         }
         # Nothing stored ever moves.
-        assert all(identities.counts_as(person) == then for person, then in placed)
+        assert all(identities.current_id(person) == then for person, then in placed)
     for name in NAMES:
         root = legacy_root(pointers, name)
         assert identities.cluster(name) == {other for other in NAMES if legacy_root(pointers, other) == root}
@@ -243,8 +243,8 @@ def check_simplified(happenings: list[dict[str, Any] | str]) -> None:
         if isinstance(happening, str):
             assert identities.apply(happening, "u1", "u2").outcome == "ignored"
             continue
-        person, device = identities.place(dict(happening))
-        verdict = None if device is None else identities.claim(device, person)
+        person, device = identities.attribute_event(dict(happening))
+        verdict = None if device is None else identities.link_device(device, person)
         if device is not None and verdict is not None and verdict.outcome == "merged":
             links.append(Link(DEVICE_LINK, person, device, verdict.kept))
         placed.append(person)
@@ -253,6 +253,6 @@ def check_simplified(happenings: list[dict[str, Any] | str]) -> None:
     for (device, user), person in zip(pairs, placed, strict=True):
         claims = [other_user for other, other_user in pairs if device and other == device and other_user]
         expected = user or (claims[0] if claims else f"$device:{device}" if device else "")
-        assert identities.counts_as(person) == expected
+        assert identities.current_id(person) == expected
     check_consistent(identities)
     check_adopted(identities, links, SimplifiedIdentities)

@@ -179,4 +179,4 @@ def test_reports_know_what_the_project_knew_before(steps: list[tuple[int, str, s
             assert known == (history[time - delay] if 0 <= time - delay < time else {name: name for name in NAMES})
         verdict = live.apply(verb, first, second)
         if verdict.outcome in {"merged", "unchanged"}:
-            reports.note(time, Link(verb, first, second, verdict.kept))
+            reports.add(time, Link(verb, first, second, verdict.kept))

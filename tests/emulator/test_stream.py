@@ -18,10 +18,11 @@ import mixpanel_async.emulator.http.stream
 from mixpanel_async import IdMerge
 from mixpanel_async.emulator import Emulator
 from mixpanel_async.emulator.http.stream import MAX_VIEWERS
-from mixpanel_async.emulator.page.feed import Feed, message
-from mixpanel_async.emulator.project.bounded_log import BoundedLog, shortened
+from mixpanel_async.emulator.page.feed import Feed, sse_message
+from mixpanel_async.emulator.project.bounded_log import BoundedLog
 from mixpanel_async.emulator.project.hints import hint
 from mixpanel_async.emulator.project.identity import DESCRIPTIONS
+from mixpanel_async.emulator.project.rejections import shorten
 
 pytestmark = pytest.mark.anyio
 
@@ -347,20 +348,20 @@ def test_marks_are_few_and_their_ids_grow_over_a_restart() -> None:
     heads = []
     for _ in range(100):
         state.requests.append(None)
-        heads.append(feed.head())
+        heads.append(feed.latest_position())
     # A hundred looks within a second.
     assert len({head.id for head in heads}) <= 12
     assert [head.id for head in heads] == sorted(head.id for head in heads)
     later = Feed(State(Emulator(), started=1_001.0), lambda: 0.0)
-    assert later.head().id > heads[-1].id
+    assert later.latest_position().id > heads[-1].id
 
 
 def test_viewers_that_are_equally_far_share_a_batch() -> None:
     state = State(Emulator(), started=0.0)
     feed = Feed(state, lambda: 0.0)
-    state.project.take_event("Viewed", {"distinct_id": "u"}, ("/track", 0.0))
-    head = feed.head()
-    start = feed.start(head)
+    state.project.store_event("Viewed", {"distinct_id": "u"}, ("/track", 0.0))
+    head = feed.latest_position()
+    start = feed.history_start(head)
     assert feed.batches(start, head, 200) is feed.batches(start, head, 200)
 
 
@@ -422,7 +423,7 @@ def test_what_is_shortened_is_small_and_readable() -> None:
     for _ in range(5_000):
         deep = {"a": [deep]}
     value = {"deep": deep, "wide": list(range(1_000)), "keys": dict.fromkeys(map(str, range(1_000))), "bad": "\ud800"}
-    assert len(message("x", {"value": shortened(value)})) < 2_000
+    assert len(sse_message("x", {"value": shorten(value)})) < 2_000
     wide = {str(n): {str(m): ["é" * 500] * 30 for m in range(30)} for n in range(30)}
-    assert len(message("x", {"value": shortened(wide)})) < 100_000
-    assert shortened(2**70) == str(2**70)
+    assert len(sse_message("x", {"value": shorten(wide)})) < 100_000
+    assert shorten(2**70) == str(2**70)

@@ -28,9 +28,9 @@ from typing import Any, Final
 
 import orjson
 
-from ..project.ingestion import Access
-from ..project.responses import JSON, Answer, as_json, refused
-from .jsonlogic import is_met
+from ..project.access import Access
+from ..project.responses import JSON, EmulatorResponse, error_response, json_response
+from .jsonlogic import rule_matches
 
 FLAGS: Final = "/flags"
 DEFINITIONS: Final = "/flags/definitions"
@@ -38,7 +38,7 @@ FLAG_PATHS: Final = (FLAGS, DEFINITIONS)
 
 _log = logging.getLogger("mixpanel_async.emulator")
 
-_UNSEEN: Final = object()
+_NEVER_LOADED: Final = object()
 _NO_ID: Final = "distinct_id must be provided in evalContext as a string"
 
 
@@ -46,7 +46,7 @@ class BadFlagError(ValueError):
     """A definition that no SDK of Mixpanel's could read; the text says which, and why."""
 
 
-class Flags:
+class FlagDefinitions:
     """The flags of an emulated project. Not safe for several threads.
 
     Args:
@@ -58,15 +58,15 @@ class Flags:
     """
 
     def __init__(self, initial: Iterable[Mapping[str, Any]] | Path) -> None:
-        self._file = initial if isinstance(initial, Path) else None
-        self._initial = [] if isinstance(initial, Path) else [complete(one) for one in initial]
-        self._seen: object = None
+        self._path = initial if isinstance(initial, Path) else None
+        self._initial = [] if isinstance(initial, Path) else [complete_definition(one) for one in initial]
+        self._loaded_version: object = None
         self._definitions: dict[str, dict[str, Any]] = {}
-        if self._file is None:
+        if self._path is None:
             self.replace(self._initial)
         else:
-            self._seen = _version(self._file)
-            self.replace(read_file(self._file))
+            self._loaded_version = _file_version(self._path)
+            self.replace(read_definitions(self._path))
 
     def replace(self, definitions: Iterable[Mapping[str, Any]]) -> None:
         """Take these in place of all.
@@ -74,7 +74,7 @@ class Flags:
         Raises:
             BadFlagError: if one is malformed; nothing has changed then.
         """
-        self._definitions = {one["key"]: one for one in map(complete, definitions)}
+        self._definitions = {one["key"]: one for one in map(complete_definition, definitions)}
 
     def put(self, definition: Mapping[str, Any]) -> None:
         """Take one, in place of that of the same key.
@@ -82,7 +82,7 @@ class Flags:
         Raises:
             BadFlagError: if it is malformed.
         """
-        one = complete(definition)
+        one = complete_definition(definition)
         self._definitions[one["key"]] = one
 
     def remove(self, key: str) -> bool:
@@ -91,17 +91,19 @@ class Flags:
 
     def reset(self) -> None:
         """Go back to what was there at first, or to what the file holds now."""
-        self._seen = _UNSEEN
-        if self._file is None:
+        self._loaded_version = _NEVER_LOADED
+        if self._path is None:
             self.replace(self._initial)
-        self._look()
+        self._reload_if_changed()
 
     def all(self) -> list[dict[str, Any]]:
         """Every definition, in the order in which they came."""
-        self._look()
+        self._reload_if_changed()
         return list(self._definitions.values())
 
-    def answer(self, path: str, query: Mapping[str, str], headers: Mapping[str, str], access: Access) -> Answer:
+    def respond(
+        self, path: str, query: Mapping[str, str], headers: Mapping[str, str], access: Access
+    ) -> EmulatorResponse:
         """Answer a GET.
 
         Args:
@@ -111,38 +113,40 @@ class Flags:
             access: who may ask.
         """
         if not access.may_import(headers.get("authorization", ""), query.get("project_id")):
-            return refused(path, 401)
+            return error_response(path, 401)
         enabled = [one for one in self.all() if one["status"] == "enabled"]
         if path == DEFINITIONS:
-            return _definitions(enabled, headers.get("if-none-match", ""))
+            return _definitions_response(enabled, headers.get("if-none-match", ""))
         try:
             context = orjson.loads(query.get("context", ""))
         except orjson.JSONDecodeError:
-            return refused(path, 400, "context must be a JSON object")
+            return error_response(path, 400, "context must be a JSON object")
         if not isinstance(context, dict):
-            return refused(path, 400, "context must be a JSON object")
+            return error_response(path, 400, "context must be a JSON object")
         if not isinstance(context.get("distinct_id"), str):
-            return refused(path, 400, _NO_ID)
+            return error_response(path, 400, _NO_ID)
         wanted = query.get("flag_key")
-        variants = {one["key"]: variant_of(one, context) for one in enabled if wanted in (None, one["key"])}
-        return as_json(200, {"code": 200, "flags": {key: one for key, one in variants.items() if one is not None}})
+        variants = {one["key"]: evaluate_flag(one, context) for one in enabled if wanted in (None, one["key"])}
+        return json_response(
+            200, {"code": 200, "flags": {key: one for key, one in variants.items() if one is not None}}
+        )
 
-    def _look(self) -> None:
+    def _reload_if_changed(self) -> None:
         """Read the file again if it is another. What cannot be read leaves the flags as they are."""
-        if self._file is None:
+        if self._path is None:
             return
-        version = _version(self._file)
-        if version == self._seen:
+        version = _file_version(self._path)
+        if version == self._loaded_version:
             return
-        self._seen = version
+        self._loaded_version = version
         try:
-            self.replace(read_file(self._file))
+            self.replace(read_definitions(self._path))
         except (OSError, BadFlagError) as error:
             words = str(error) if isinstance(error, BadFlagError) else error.strerror
             _log.warning("the file of flags cannot be used, and they stay as they were: %s", words)
 
 
-def read_file(path: Path) -> list[dict[str, Any]]:
+def read_definitions(path: Path) -> list[dict[str, Any]]:
     """Definitions from a JSON file: a list of them, or an object as `/flags/definitions` answers it.
 
     Raises:
@@ -156,10 +160,10 @@ def read_file(path: Path) -> list[dict[str, Any]]:
     found = content.get("flags") if isinstance(content, dict) else content
     if not isinstance(found, list):
         raise BadFlagError("the file of flags holds no list of them")
-    return [complete(one) for one in found]
+    return [complete_definition(one) for one in found]
 
 
-def complete(definition: Mapping[str, Any]) -> dict[str, Any]:
+def complete_definition(definition: Mapping[str, Any]) -> dict[str, Any]:
     """A definition with everything that Mixpanel's SDKs need, from one that has a key and a ruleset.
 
     Raises:
@@ -190,13 +194,13 @@ def complete(definition: Mapping[str, Any]) -> dict[str, Any]:
     return copy
 
 
-def simple(key: str, value: Any, variant_key: str) -> dict[str, Any]:
+def single_variant_definition(key: str, value: Any, variant_key: str) -> dict[str, Any]:
     """A definition that gives everybody one variant."""
     variant = {"key": variant_key, "value": value, "is_control": False, "split": 1.0}
     return {"key": key, "ruleset": {"variants": [variant], "rollout": [{"rollout_percentage": 1.0}]}}
 
 
-def variant_of(definition: Mapping[str, Any], context: Mapping[str, Any]) -> dict[str, Any] | None:
+def evaluate_flag(definition: Mapping[str, Any], context: Mapping[str, Any]) -> dict[str, Any] | None:
     """What `/flags` says of one flag for a context; None for a person who is not enrolled.
 
     Args:
@@ -209,28 +213,28 @@ def variant_of(definition: Mapping[str, Any], context: Mapping[str, Any]) -> dic
     ruleset = definition["ruleset"]
     variants = sorted(ruleset["variants"], key=lambda variant: str(variant["key"]))
     users = (ruleset.get("test") or {}).get("users") or {}
-    tested = _by_name(variants, users.get(str(context.get("distinct_id"))) or None)
+    tested = _find_variant(variants, users.get(str(context.get("distinct_id"))) or None)
     if tested is not None:
-        return _told(definition, tested, is_tester=True)
+        return _variant_response(definition, tested, is_tester=True)
     salt = definition.get("hash_salt")
     for index, rollout in enumerate(ruleset["rollout"]):
         drawn = f"{definition['key']}rollout" if salt is None else f"{definition['key']}{salt}{index}"
-        if not _draw(subject, drawn) < rollout["rollout_percentage"] or not _lets(rollout, context):
+        if not _hash_fraction(subject, drawn) < rollout["rollout_percentage"] or not _rule_matches(rollout, context):
             continue
-        forced = _by_name(variants, (rollout.get("variant_override") or {}).get("key"))
+        forced = _find_variant(variants, (rollout.get("variant_override") or {}).get("key"))
         if forced is not None:
-            return _told(definition, forced, is_tester=True)
+            return _variant_response(definition, forced, is_tester=True)
         splits = rollout.get("variant_splits") or {}
-        at, sum_so_far = _draw(subject, f"{definition['key']}{salt or ''}variant"), 0.0
+        at, sum_so_far = _hash_fraction(subject, f"{definition['key']}{salt or ''}variant"), 0.0
         for variant in variants:
             sum_so_far += splits.get(variant["key"], variant["split"]) or 0.0
             if at < sum_so_far:
-                return _told(definition, variant, is_tester=False)
-        return _told(definition, variants[-1], is_tester=False) if variants else None
+                return _variant_response(definition, variant, is_tester=False)
+        return _variant_response(definition, variants[-1], is_tester=False) if variants else None
     return None
 
 
-def _draw(subject: object, salt: str) -> float:
+def _hash_fraction(subject: object, salt: str) -> float:
     """Where a subject falls, in hundredths from 0.00 to 0.99, by 64-bit FNV-1a."""
     number = 14695981039346656037
     for byte in f"{subject}{salt}".encode("utf-8", "replace"):
@@ -238,7 +242,7 @@ def _draw(subject: object, salt: str) -> float:
     return number % 100 / 100
 
 
-def _lets(rollout: Mapping[str, Any], context: Mapping[str, Any]) -> bool:
+def _rule_matches(rollout: Mapping[str, Any], context: Mapping[str, Any]) -> bool:
     rule, exact = rollout.get("runtime_evaluation_rule"), rollout.get("runtime_evaluation_definition")
     if not rule and not exact:
         return True
@@ -246,32 +250,32 @@ def _lets(rollout: Mapping[str, Any], context: Mapping[str, Any]) -> bool:
     if not isinstance(properties, dict) or not properties:
         return False
     if rule or not isinstance(exact, dict):
-        return is_met(rule, properties)
+        return rule_matches(rule, properties)
     conditions = [{"===": [{"var": name}, text]} for name, text in exact.items()]
-    return is_met({"and": conditions}, properties)
+    return rule_matches({"and": conditions}, properties)
 
 
-def _by_name(variants: list[dict[str, Any]], name: object) -> dict[str, Any] | None:
+def _find_variant(variants: list[dict[str, Any]], name: object) -> dict[str, Any] | None:
     if not isinstance(name, str):
         return None
     return next((variant for variant in variants if variant["key"].casefold() == name.casefold()), None)
 
 
-def _told(definition: Mapping[str, Any], variant: Mapping[str, Any], *, is_tester: bool) -> dict[str, Any]:
+def _variant_response(definition: Mapping[str, Any], variant: Mapping[str, Any], *, is_tester: bool) -> dict[str, Any]:
     told = {"variant_key": variant["key"], "variant_value": variant["value"], "is_qa_tester": is_tester}
     experiment = {name: definition.get(name) for name in ("experiment_id", "is_experiment_active")}
     return told | {name: value for name, value in experiment.items() if value is not None}
 
 
-def _definitions(enabled: list[dict[str, Any]], known: str) -> Answer:
+def _definitions_response(enabled: list[dict[str, Any]], known: str) -> EmulatorResponse:
     body = orjson.dumps({"flags": enabled})
     etag = f'"{hashlib.blake2b(body, digest_size=16).hexdigest()}"'
     if etag in (part.strip().removeprefix("W/") for part in known.split(",")):
-        return Answer(status=304, body=b"", media_type=JSON, headers={"ETag": etag})
-    return Answer(status=200, body=body, headers={"ETag": etag, "Cache-Control": "no-cache"})
+        return EmulatorResponse(status=304, body=b"", media_type=JSON, headers={"ETag": etag})
+    return EmulatorResponse(status=200, body=body, headers={"ETag": etag, "Cache-Control": "no-cache"})
 
 
-def _version(path: Path) -> tuple[int, int] | None:
+def _file_version(path: Path) -> tuple[int, int] | None:
     """What tells one content of a file from the next; None if there is no file."""
     try:
         status = path.stat()

@@ -20,7 +20,7 @@ from itertools import pairwise
 from typing import Any, Final
 
 _MAX_DEPTH: Final = 100
-_MOMENT: Final = re.compile(r"(\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d)(?:\.\d+)?(?:[Zz]|([+-])(\d\d):(\d\d))")
+_RFC3339: Final = re.compile(r"(\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d)(?:\.\d+)?(?:[Zz]|([+-])(\d\d):(\d\d))")
 _SYMBOLS: Final[Mapping[str, Callable[[Any, Any], Any]]] = {
     "===": operator.eq,
     "!==": operator.ne,
@@ -37,7 +37,7 @@ class RuleFailedError(Exception):
     """A rule that cannot be evaluated."""
 
 
-def is_met(rule: object, properties: Mapping[str, Any]) -> bool:
+def rule_matches(rule: object, properties: Mapping[str, Any]) -> bool:
     """Whether a rule holds for the properties of a person.
 
     Args:
@@ -45,18 +45,18 @@ def is_met(rule: object, properties: Mapping[str, Any]) -> bool:
         properties: `custom_properties` of the context.
     """
     try:
-        return _truth(_Evaluation(_folded(properties, names=True)).value(_folded(rule, names=False), 0))
+        return _is_truthy(_Evaluation(_fold_case(properties, names=True)).evaluate(_fold_case(rule, names=False), 0))
     except (RuleFailedError, RecursionError, TypeError, ValueError, OverflowError, ZeroDivisionError):
         return False
 
 
-def _folded(value: Any, *, names: bool) -> Any:
+def _fold_case(value: Any, *, names: bool) -> Any:
     if isinstance(value, str):
         return value.casefold()
     if isinstance(value, Mapping):
-        return {name.casefold() if names else name: _folded(inner, names=names) for name, inner in value.items()}
+        return {name.casefold() if names else name: _fold_case(inner, names=names) for name, inner in value.items()}
     if isinstance(value, list):
-        return [_folded(inner, names=names) for inner in value]
+        return [_fold_case(inner, names=names) for inner in value]
     return value
 
 
@@ -70,9 +70,9 @@ class _Evaluation:
     def __init__(self, data: Any) -> None:
         self._data = data
 
-    def value(self, rule: Any, depth: int) -> Any:
+    def evaluate(self, rule: Any, depth: int) -> Any:
         if isinstance(rule, list):
-            return [self.value(item, depth) for item in rule]
+            return [self.evaluate(item, depth) for item in rule]
         if not isinstance(rule, dict) or len(rule) != 1:
             return rule
         if depth > _MAX_DEPTH:
@@ -81,12 +81,12 @@ class _Evaluation:
         operands = given if isinstance(given, list) else [given]
         if name in _LAZY:
             return _LAZY[name](self, operands, depth + 1)
-        function = _PLAIN.get(name)
+        function = _EAGER.get(name)
         if function is None:
             raise RuleFailedError
-        return function(*[self.value(operand, depth + 1) for operand in operands])
+        return function(*[self.evaluate(operand, depth + 1) for operand in operands])
 
-    def read(self, name: Any, default: Any = None) -> Any:
+    def variable(self, name: Any, default: Any = None) -> Any:
         """The variable of a dotted name; the data as a whole by an empty one."""
         found = self._data
         for part in str(name).split(".") if name not in ("", None) else ():
@@ -99,91 +99,91 @@ class _Evaluation:
         return default if found is None else found
 
     def var(self, operands: Sequence[Any], depth: int) -> Any:
-        return self.read(*[self.value(operand, depth) for operand in operands[:2]] or [""])
+        return self.variable(*[self.evaluate(operand, depth) for operand in operands[:2]] or [""])
 
-    def choose(self, operands: Sequence[Any], depth: int) -> Any:
+    def conditional(self, operands: Sequence[Any], depth: int) -> Any:
         for at in range(0, len(operands) - 1, 2):
-            if _truth(self.value(operands[at], depth)):
-                return self.value(operands[at + 1], depth)
-        return self.value(operands[-1], depth) if len(operands) % 2 else None
+            if _is_truthy(self.evaluate(operands[at], depth)):
+                return self.evaluate(operands[at + 1], depth)
+        return self.evaluate(operands[-1], depth) if len(operands) % 2 else None
 
-    def both(self, operands: Sequence[Any], depth: int) -> Any:
+    def all_truthy(self, operands: Sequence[Any], depth: int) -> Any:
         found = None
         for operand in operands:
-            found = self.value(operand, depth)
-            if not _truth(found):
+            found = self.evaluate(operand, depth)
+            if not _is_truthy(found):
                 break
         return found
 
-    def either(self, operands: Sequence[Any], depth: int) -> Any:
+    def any_truthy(self, operands: Sequence[Any], depth: int) -> Any:
         found = None
         for operand in operands:
-            found = self.value(operand, depth)
-            if _truth(found):
+            found = self.evaluate(operand, depth)
+            if _is_truthy(found):
                 break
         return found
 
     def missing(self, operands: Sequence[Any], depth: int) -> list[Any]:
-        names = [self.value(operand, depth) for operand in operands]
+        names = [self.evaluate(operand, depth) for operand in operands]
         names = names[0] if names and isinstance(names[0], list) else names
-        return [name for name in names if self.read(name) in (None, "")]
+        return [name for name in names if self.variable(name) in (None, "")]
 
     def missing_some(self, operands: Sequence[Any], depth: int) -> list[Any]:
-        needed, names = (self.value(operand, depth) for operand in operands)
+        needed, names = (self.evaluate(operand, depth) for operand in operands)
         absent = self.missing([names], depth)
         return [] if len(names) - len(absent) >= needed else absent
 
     def some(self, operands: Sequence[Any], depth: int) -> bool:
-        return any(map(_truth, self._each(operands, depth)))
+        return any(map(_is_truthy, self._each(operands, depth)))
 
     def every(self, operands: Sequence[Any], depth: int) -> bool:
         results = self._each(operands, depth)
-        return bool(results) and all(map(_truth, results))
+        return bool(results) and all(map(_is_truthy, results))
 
     def none(self, operands: Sequence[Any], depth: int) -> bool:
         return not self.some(operands, depth)
 
-    def chosen(self, operands: Sequence[Any], depth: int) -> list[Any]:
+    def filtered(self, operands: Sequence[Any], depth: int) -> list[Any]:
         items = self._items(operands, depth)
-        return [item for item in items if _truth(_Evaluation(item).value(operands[1], depth))]
+        return [item for item in items if _is_truthy(_Evaluation(item).evaluate(operands[1], depth))]
 
     def mapped(self, operands: Sequence[Any], depth: int) -> list[Any]:
         return self._each(operands, depth)
 
     def reduced(self, operands: Sequence[Any], depth: int) -> Any:
-        total = self.value(operands[2], depth) if len(operands) > 2 else None
+        total = self.evaluate(operands[2], depth) if len(operands) > 2 else None
         for item in self._items(operands, depth):
-            total = _Evaluation({"current": item, "accumulator": total}).value(operands[1], depth)
+            total = _Evaluation({"current": item, "accumulator": total}).evaluate(operands[1], depth)
         return total
 
     def _items(self, operands: Sequence[Any], depth: int) -> list[Any]:
         if len(operands) < 2:
             raise RuleFailedError
-        items = self.value(operands[0], depth)
+        items = self.evaluate(operands[0], depth)
         return items if isinstance(items, list) else []
 
     def _each(self, operands: Sequence[Any], depth: int) -> list[Any]:
-        return [_Evaluation(item).value(operands[1], depth) for item in self._items(operands, depth)]
+        return [_Evaluation(item).evaluate(operands[1], depth) for item in self._items(operands, depth)]
 
 
 _LAZY: Final[Mapping[str, Callable[[_Evaluation, Sequence[Any], int], Any]]] = {
     "var": _Evaluation.var,
-    "if": _Evaluation.choose,
-    "?:": _Evaluation.choose,
-    "and": _Evaluation.both,
-    "or": _Evaluation.either,
+    "if": _Evaluation.conditional,
+    "?:": _Evaluation.conditional,
+    "and": _Evaluation.all_truthy,
+    "or": _Evaluation.any_truthy,
     "missing": _Evaluation.missing,
     "missing_some": _Evaluation.missing_some,
     "some": _Evaluation.some,
     "all": _Evaluation.every,
     "none": _Evaluation.none,
-    "filter": _Evaluation.chosen,
+    "filter": _Evaluation.filtered,
     "map": _Evaluation.mapped,
     "reduce": _Evaluation.reduced,
 }
 
 
-def _truth(value: Any) -> bool:
+def _is_truthy(value: Any) -> bool:
     return not (isinstance(value, float) and math.isnan(value)) and bool(value)
 
 
@@ -209,10 +209,10 @@ def _equal(first: Any, second: Any) -> bool:
 
 
 def _identical(first: Any, second: Any) -> bool:
-    return _kind(first) is _kind(second) and bool(first == second)
+    return _javascript_type(first) is _javascript_type(second) and bool(first == second)
 
 
-def _kind(value: Any) -> type:
+def _javascript_type(value: Any) -> type:
     """As JavaScript has them: whole numbers and fractions are one kind."""
     return float if isinstance(value, int) and not isinstance(value, bool) else type(value)
 
@@ -234,22 +234,22 @@ def _contains(item: Any, container: Any) -> bool:
     return isinstance(container, list) and any(_identical(item, one) for one in container)
 
 
-def _merged(*values: Any) -> list[Any]:
+def _merge_lists(*values: Any) -> list[Any]:
     return [item for value in values for item in (value if isinstance(value, list) else [value])]
 
 
-def _semver(actual: Any, symbol: Any, target: Any) -> bool:
-    return _compared(_version_key(actual), symbol, _version_key(target))
+def _semver_compare(actual: Any, symbol: Any, target: Any) -> bool:
+    return _compare(_version_key(actual), symbol, _version_key(target))
 
 
-def _moment(actual: Any, symbol: Any, target: Any) -> bool:
+def _datetime_compare(actual: Any, symbol: Any, target: Any) -> bool:
     if isinstance(target, bool) or not isinstance(target, (int, float)) or abs(target) >= 2**63:
         return False
     seconds = abs(int(target)) // 1000
-    return _compared(_epoch(actual), symbol, -seconds if target < 0 else seconds)
+    return _compare(_epoch_seconds(actual), symbol, -seconds if target < 0 else seconds)
 
 
-def _compared(actual: Any, symbol: Any, target: Any) -> bool:
+def _compare(actual: Any, symbol: Any, target: Any) -> bool:
     if actual is None or target is None or symbol not in _SYMBOLS:
         return False
     return bool(_SYMBOLS[symbol](actual, target))
@@ -274,9 +274,9 @@ def _version_key(text: Any) -> Any:
     return [*map(int, parts), 0, 0][:3], not fields, keys
 
 
-def _epoch(text: Any) -> int | None:
+def _epoch_seconds(text: Any) -> int | None:
     """Seconds since 1970 of a moment as RFC 3339 writes it, with an offset; None for what is none."""
-    found = _MOMENT.fullmatch(text.strip()) if isinstance(text, str) else None
+    found = _RFC3339.fullmatch(text.strip()) if isinstance(text, str) else None
     if found is None or (found[2] and (int(found[3]) > 23 or int(found[4]) > 59)):
         return None
     try:
@@ -287,7 +287,7 @@ def _epoch(text: Any) -> int | None:
     return (moment - datetime(1970, 1, 1, tzinfo=timezone.utc)) // timedelta(seconds=1) - away
 
 
-_PLAIN: Final[Mapping[str, Callable[..., Any]]] = {
+_EAGER: Final[Mapping[str, Callable[..., Any]]] = {
     "==": _equal,
     "!=": lambda first, second: not _equal(first, second),
     "===": _identical,
@@ -296,8 +296,8 @@ _PLAIN: Final[Mapping[str, Callable[..., Any]]] = {
     "<=": _ordered(operator.le),
     ">": _ordered(operator.gt),
     ">=": _ordered(operator.ge),
-    "!": lambda value: not _truth(value),
-    "!!": _truth,
+    "!": lambda value: not _is_truthy(value),
+    "!!": _is_truthy,
     "in": _contains,
     "cat": lambda *values: "".join(map(str, values)),
     "substr": lambda text, start, length=None: str(text)[start:][slice(length)],
@@ -308,8 +308,8 @@ _PLAIN: Final[Mapping[str, Callable[..., Any]]] = {
     "%": lambda first, second: math.fmod(_number(first), _number(second)),
     "min": lambda *values: min(map(_number, values)),
     "max": lambda *values: max(map(_number, values)),
-    "merge": _merged,
+    "merge": _merge_lists,
     "log": lambda value: value,
-    "semver_compare": _semver,
-    "datetime_compare": _moment,
+    "semver_compare": _semver_compare,
+    "datetime_compare": _datetime_compare,
 }

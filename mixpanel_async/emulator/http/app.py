@@ -16,16 +16,17 @@ import anyio.to_thread
 from starlette.requests import ClientDisconnect, Request
 from starlette.routing import Route, Router
 
-from ..flags.flags import FLAG_PATHS, Flags
+from ..flags.flags import FLAG_PATHS, FlagDefinitions
+from ..project.access import Access
 from ..project.bodies import MAX_WIRE_BYTES, too_large
 from ..project.bounded_log import BoundedLog
 from ..project.checks import Problem
-from ..project.ingestion import ENDPOINTS, Access, Received, handle
+from ..project.ingestion import ENDPOINTS, IngestionRequest, ingest
 from ..project.project import Project
-from ..project.responses import Answer, refused
+from ..project.responses import EmulatorResponse, error_response
 from ..storage.store import ProjectStore, StoreError
-from .delivery import DeliveredResponse, Receive, Scope, Send
-from .faults import ConnectionDroppedError, Fault, FaultPlan, PlannedDelivery
+from .asgi_response import AsgiResponse, Receive, Scope, Send
+from .faults import ConnectionDroppedError, Fault, FaultPlan, PlannedResponse
 from .guard import Guard
 
 REQUEST_LOG_LIMIT: Final = 10_000
@@ -60,10 +61,10 @@ class RecordedRequest:
 
 
 # Characters of a header or a parameter that the log of requests keeps.
-_KEPT_OF_A_VALUE: Final = 1_000
+_MAX_LOGGED_VALUE: Final = 1_000
 
 
-class State:
+class EmulatorState:
     """What the application and those who inspect it share. Hold `lock` to touch anything but `latency`.
 
     Args:
@@ -80,7 +81,7 @@ class State:
         access: Access,
         now: Callable[[], float],
         store: ProjectStore | None,
-        flags: Flags,
+        flags: FlagDefinitions,
     ) -> None:
         self.lock = threading.Lock()
         self.access = access
@@ -98,7 +99,7 @@ class State:
         """Forget all data, requests and planned failures, and have the flags of the beginning. Call `flush` afterwards,
         without the lock."""
         if self.store is not None:
-            self.store.ledger.clear()
+            self.store.changes.clear()
         self.project = self._new_project()
         self.faults.clear()
         self.flags.reset()
@@ -120,26 +121,30 @@ class JsonRoute(Route):
     def __init__(self, path: str, endpoint: Callable[..., Any], methods: Sequence[str]) -> None:
         super().__init__(path, endpoint, methods=list(methods))
         # Starlette adds HEAD to GET, and nobody asks for the head of a stream.
-        self._taken = frozenset(methods)
+        self._allowed_methods = frozenset(methods)
 
     async def handle(self, scope: Any, receive: Any, send: Any) -> None:
-        app = self.app if scope["method"] in self._taken else _not_allowed(scope["path"], sorted(self._taken))
+        app = (
+            self.app
+            if scope["method"] in self._allowed_methods
+            else _not_allowed(scope["path"], sorted(self._allowed_methods))
+        )
         await app(scope, receive, send)
 
 
-class TooSlowError(Exception):
+class SlowBodyError(Exception):
     """The body of a request took too long to arrive."""
 
-    def answer(self, path: str) -> Answer:
+    def response(self, path: str) -> EmulatorResponse:
         """What the client is told. What it may still send is no next request, so the connection ends.
 
         Args:
             path: of the endpoint.
         """
-        return replace(refused(path, 408, "the body did not arrive in time"), headers={"Connection": "close"})
+        return replace(error_response(path, 408, "the body did not arrive in time"), headers={"Connection": "close"})
 
 
-def build_app(state: State, further: Sequence[JsonRoute]) -> Guard:
+def build_app(state: EmulatorState, extra_routes: Sequence[JsonRoute]) -> Guard:
     """The ASGI application over a state.
 
     A bare router, so that an exception planned by `drop_connections` comes out of it and is not made into a 500.
@@ -152,37 +157,37 @@ def build_app(state: State, further: Sequence[JsonRoute]) -> Guard:
         JsonRoute(at, _endpoint(state, path), ["GET", "POST"]) for path in ENDPOINTS for at in (path, path + "/")
     ]
     flags = [JsonRoute(at, _endpoint(state, path), ["GET"]) for path in FLAG_PATHS for at in (path, path + "/")]
-    return Guard(Router([*ingestion, *flags, *further], redirect_slashes=False, default=_not_found))
+    return Guard(Router([*ingestion, *flags, *extra_routes], redirect_slashes=False, default=_not_found))
 
 
 async def _not_found(scope: Scope, receive: Receive, send: Send) -> None:
-    await DeliveredResponse(PlannedDelivery(answer=refused("", 404, "not found")))(scope, receive, send)
+    await AsgiResponse(PlannedResponse(response=error_response("", 404, "not found")))(scope, receive, send)
 
 
-def _not_allowed(path: str, methods: Sequence[str]) -> DeliveredResponse:
-    answer = refused(path.rstrip("/"), 405, "method not allowed")
-    return DeliveredResponse(PlannedDelivery(answer=replace(answer, headers={"Allow": ", ".join(methods)})))
+def _not_allowed(path: str, methods: Sequence[str]) -> AsgiResponse:
+    answer = error_response(path.rstrip("/"), 405, "method not allowed")
+    return AsgiResponse(PlannedResponse(response=replace(answer, headers={"Allow": ", ".join(methods)})))
 
 
-def _endpoint(state: State, path: str) -> Callable[[Request], Awaitable[DeliveredResponse]]:
-    async def endpoint(request: Request) -> DeliveredResponse:
+def _endpoint(state: EmulatorState, path: str) -> Callable[[Request], Awaitable[AsgiResponse]]:
+    async def endpoint(request: Request) -> AsgiResponse:
         try:
             body = await read_body(request, MAX_WIRE_BYTES)
-        except TooSlowError as error:
-            return DeliveredResponse(PlannedDelivery(answer=error.answer(path)))
+        except SlowBodyError as error:
+            return AsgiResponse(PlannedResponse(response=error.response(path)))
         with state.lock:
             fault = state.faults.take(path)
-        if fault is not None and fault.hold > 0:
-            await anyio.sleep(fault.hold)
-        delivery, records = await _taken(state, path, fault, request, body)
-        answer = delivery.answer
+        if fault is not None and fault.seconds_before_effect > 0:
+            await anyio.sleep(fault.seconds_before_effect)
+        delivery, records = await _process_request(state, path, fault, request, body)
+        answer = delivery.response
         with state.lock:
             state.requests.append(
                 RecordedRequest(
                     method=request.method,
                     path=path,
-                    query=_masked(request.query_params, _SECRET_PARAMETERS),
-                    headers=_masked(request.headers, _SECRET_HEADERS),
+                    query=_mask(request.query_params, _SECRET_PARAMETERS),
+                    headers=_mask(request.headers, _SECRET_HEADERS),
                     status=None if answer is None else answer.status,
                     records=records,
                     body_bytes=len(body),
@@ -190,61 +195,63 @@ def _endpoint(state: State, path: str) -> Callable[[Request], Awaitable[Delivere
             )
         if state.latency > 0:
             await anyio.sleep(state.latency)
-        return DeliveredResponse(delivery)
+        return AsgiResponse(delivery)
 
     return endpoint
 
 
-async def _taken(
-    state: State, path: str, fault: Fault | None, request: Request, body: bytes
-) -> tuple[PlannedDelivery, int]:
+async def _process_request(
+    state: EmulatorState, path: str, fault: Fault | None, request: Request, body: bytes
+) -> tuple[PlannedResponse, int]:
     """What `_take` gives, once it is on disk if it is to be kept there."""
-    if state.store is not None and state.store.is_behind:
+    if state.store is not None and state.store.has_unwritten_changes:
         # What cannot be kept must not take effect: a client that tries again would have it counted twice.
-        behind = await _written(state, path, None)
+        behind = await _flush_to_disk(state, path, None)
         if behind is not None:
             return behind, 0
     with state.lock:
-        delivery, records = _take(state, path, fault, request, body)
+        delivery, records = _process_in_memory(state, path, fault, request, body)
     if state.store is not None:
-        delivery = await _written(state, path, delivery) or delivery
+        delivery = await _flush_to_disk(state, path, delivery) or delivery
     return delivery, records
 
 
-def _take(state: State, path: str, fault: Fault | None, request: Request, body: bytes) -> tuple[PlannedDelivery, int]:
+def _process_in_memory(
+    state: EmulatorState, path: str, fault: Fault | None, request: Request, body: bytes
+) -> tuple[PlannedResponse, int]:
     """The answer to a request with what a failure makes of it, and how many records it held."""
     if fault is not None and not fault.takes_effect:
-        return fault.delivery(path, None), 0
+        return fault.plan(path, None), 0
     if path in FLAG_PATHS:
-        true = state.flags.answer(path, dict(request.query_params), dict(request.headers), state.access)
+        true = state.flags.respond(path, dict(request.query_params), dict(request.headers), state.access)
     elif len(body) > MAX_WIRE_BYTES:
-        state.project.note_refusal(path, Problem("", f"413: {too_large().message}"), None)
-        true = refused(path, 413, too_large().message)
+        state.project.log_rejection(path, Problem("", f"413: {too_large().message}"), None)
+        true = error_response(path, 413, too_large().message)
     else:
-        received = Received(
+        received = IngestionRequest(
             method=request.method,
             path=path,
             query=dict(request.query_params),
             headers=dict(request.headers),
             body=body,
             client=request.client.host if request.client is not None else "",
-            refuse=frozenset() if fault is None else fault.refuse,
+            refused_indexes=frozenset() if fault is None else fault.refused_indexes,
         )
-        true = handle(received, state.project, state.access, state.now())
-    return PlannedDelivery(answer=true) if fault is None else fault.delivery(path, true), true.records
+        true = ingest(received, state.project, state.access, state.now())
+    return PlannedResponse(response=true) if fault is None else fault.plan(path, true), true.records
 
 
-async def _written(state: State, path: str, delivery: PlannedDelivery | None) -> PlannedDelivery | None:
+async def _flush_to_disk(state: EmulatorState, path: str, planned: PlannedResponse | None) -> PlannedResponse | None:
     """The same delivery once the request is on disk, as nothing may be confirmed before."""
     try:
         # In a thread, where it holds up no other request and joins those that came meanwhile in one transaction.
         await anyio.to_thread.run_sync(state.flush)
     except StoreError as error:
-        return PlannedDelivery(answer=refused(path, 503, str(error)))
-    return delivery
+        return PlannedResponse(response=error_response(path, 503, str(error)))
+    return planned
 
 
-async def read_body(request: Request, most: int) -> bytes:
+async def read_body(request: Request, max_bytes: int) -> bytes:
     """The body of a request; of one that is too large only as much as shows it.
 
     The rest is read and thrown away, within reason, because a client that is still sending does not see an answer.
@@ -262,7 +269,7 @@ async def read_body(request: Request, most: int) -> bytes:
     try:
         with anyio.fail_after(_BODY_SECONDS):
             async for chunk in request.stream():
-                if size <= most:
+                if size <= max_bytes:
                     chunks.append(chunk)
                 size += len(chunk)
                 if size > _MAX_DRAINED_BYTES:
@@ -270,9 +277,9 @@ async def read_body(request: Request, most: int) -> bytes:
     except ClientDisconnect:
         raise ConnectionDroppedError from None
     except TimeoutError:
-        raise TooSlowError from None
+        raise SlowBodyError from None
     return b"".join(chunks)
 
 
-def _masked(values: Mapping[str, str], secret: frozenset[str]) -> dict[str, str]:
-    return {name: "***" if name in secret else value[:_KEPT_OF_A_VALUE] for name, value in values.items()}
+def _mask(values: Mapping[str, str], secret: frozenset[str]) -> dict[str, str]:
+    return {name: "***" if name in secret else value[:_MAX_LOGGED_VALUE] for name, value in values.items()}

@@ -30,7 +30,7 @@ from typing import Final, Literal, get_args
 
 from ..flags.flags import FLAG_PATHS
 from ..project.ingestion import ENDPOINTS
-from ..project.responses import JSON, TEXT, Answer, imported, refused, tracked
+from ..project.responses import JSON, TEXT, EmulatorResponse, error_response, import_response, ingestion_response
 
 FaultKind = Literal[
     "status", "drop", "hang", "half", "slow", "drip", "partial",
@@ -44,10 +44,10 @@ TRANSIENT: Final[tuple[FaultKind, ...]] = ("status", "drop", "half", "slow", "dr
 FAULT_PATHS: Final = (*ENDPOINTS, *FLAG_PATHS)
 """Endpoints where requests can be made to fail."""
 
-_TRUE: Final = frozenset({"slow", "drip", "partial", "type"})
+_KINDS_WITH_TRUE_RESPONSE: Final = frozenset({"slow", "drip", "partial", "type"})
 _TRANSIENT_STATUSES: Final = (429, 500, 502, 503, 504)
-_PORTAL: Final = b"<!DOCTYPE html>\n<title>Sign in</title>\n<p>Please sign in to use this network.</p>\n"
-_DRIPS_PER_SECOND: Final = 50
+_SIGN_IN_PAGE: Final = b"<!DOCTYPE html>\n<title>Sign in</title>\n<p>Please sign in to use this network.</p>\n"
+_CHUNKS_PER_SECOND: Final = 50
 
 
 class ConnectionDroppedError(Exception):
@@ -55,7 +55,7 @@ class ConnectionDroppedError(Exception):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PlannedDelivery:
+class PlannedResponse:
     """How an answer reaches its client.
 
     Args:
@@ -66,20 +66,20 @@ class PlannedDelivery:
         cut: whether to close the connection half-way through the body.
     """
 
-    answer: Answer | None
+    response: EmulatorResponse | None
     hang: bool = False
     seconds: float = 0.0
     rate: float | None = None
     cut: bool = False
 
-    def parts(self) -> list[tuple[float, bytes]]:
+    def chunks(self) -> list[tuple[float, bytes]]:
         """The body in pieces, at least one, each with the seconds to wait before it."""
-        body = b"" if self.answer is None else self.answer.body
+        body = b"" if self.response is None else self.response.body
         if self.cut:
             body = body[: len(body) // 2]
         if self.rate is None or not body:
             return [(0.0, body)]
-        size = max(1, int(self.rate / _DRIPS_PER_SECOND))
+        size = max(1, int(self.rate / _CHUNKS_PER_SECOND))
         pieces = [body[start : start + size] for start in range(0, len(body), size)]
         return [(len(piece) / self.rate, piece) for piece in pieces]
 
@@ -135,68 +135,68 @@ class Fault:
     @property
     def takes_effect(self) -> bool:
         """Whether the records of the request are stored."""
-        return self.apply or self.kind in _TRUE
+        return self.apply or self.kind in _KINDS_WITH_TRUE_RESPONSE
 
     @property
-    def hold(self) -> float:
+    def seconds_before_effect(self) -> float:
         """Seconds to wait before the request takes effect."""
         return self.seconds if self.kind == "slow" and self.before else 0.0
 
     @property
-    def refuse(self) -> frozenset[int]:
+    def refused_indexes(self) -> frozenset[int]:
         """Indexes of the records to be refused."""
         return self.indexes if self.kind == "partial" else frozenset()
 
-    def delivery(self, path: str, true: Answer | None) -> PlannedDelivery:
+    def plan(self, path: str, response: EmulatorResponse | None) -> PlannedResponse:
         """What the client gets.
 
         Args:
             path: of the endpoint.
             true: the answer to the request, if it took effect; else None.
         """
-        records = 0 if true is None else true.records
+        records = 0 if response is None else response.records
         if self.kind in {"drop", "hang"}:
-            return PlannedDelivery(answer=None, hang=self.kind == "hang")
-        answer = self._answer(path, true or _success(path, records))
-        return PlannedDelivery(
-            answer=replace(answer, records=records),
+            return PlannedResponse(response=None, hang=self.kind == "hang")
+        answer = self._response(path, response or _success_response(path, records))
+        return PlannedResponse(
+            response=replace(answer, records=records),
             seconds=self.seconds if self.kind == "slow" and not self.before else 0.0,
             rate=self.rate if self.kind == "drip" else None,
             cut=self.kind == "half",
         )
 
-    def _answer(self, path: str, true: Answer) -> Answer:
+    def _response(self, path: str, response: EmulatorResponse) -> EmulatorResponse:
         if self.kind == "status":
-            return self._status(path, true.records)
+            return self._status_response(path, response.records)
         if self.kind == "html":
-            return Answer(status=200, body=_PORTAL, media_type="text/html; charset=utf-8")
+            return EmulatorResponse(status=200, body=_SIGN_IN_PAGE, media_type="text/html; charset=utf-8")
         if self.kind == "type":
-            return replace(true, media_type="application/octet-stream")
+            return replace(response, media_type="application/octet-stream")
         if self.kind == "zero":
-            return Answer(status=200, body=b"0", media_type=TEXT)
+            return EmulatorResponse(status=200, body=b"0", media_type=TEXT)
         if self.kind == "empty":
-            return Answer(status=200, body=b"", media_type=TEXT)
+            return EmulatorResponse(status=200, body=b"", media_type=TEXT)
         if self.kind == "truncated":
-            whole = true if true.body[:1] == b"{" else _success(path, true.records)
+            whole = response if response.body[:1] == b"{" else _success_response(path, response.records)
             return replace(whole, status=200, body=whole.body[: len(whole.body) // 2])
         if self.kind == "redirect":
-            return Answer(status=307, body=b"", media_type=TEXT, headers={"Location": self.location})
-        return true
+            return EmulatorResponse(status=307, body=b"", media_type=TEXT, headers={"Location": self.location})
+        return response
 
-    def _status(self, path: str, records: int) -> Answer:
+    def _status_response(self, path: str, records: int) -> EmulatorResponse:
         headers = {} if self.retry_after is None else {"Retry-After": self.retry_after}
         if self.body is not None:
             media_type = JSON if self.body[:1] in {b"{", b"["} else TEXT
-            return Answer(status=self.status, body=self.body, media_type=media_type, headers=headers)
-        answer = _success(path, records) if self.status < 400 else refused(path, self.status)
+            return EmulatorResponse(status=self.status, body=self.body, media_type=media_type, headers=headers)
+        answer = _success_response(path, records) if self.status < 400 else error_response(path, self.status)
         return replace(answer, status=self.status, headers=headers)
 
 
-def _success(path: str, records: int) -> Answer:
+def _success_response(path: str, records: int) -> EmulatorResponse:
     """What an endpoint says in its wordiest form when all is well."""
     if path == "/import":
-        return imported(records, records=records)
-    return tracked({"verbose": "1"}, valid=1, records=records, error=None)
+        return import_response(records, records=records)
+    return ingestion_response({"verbose": "1"}, valid=1, records=records, error=None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -261,9 +261,9 @@ class RandomFaults:
 class FaultPlan:
     """The failures still to come: those asked for one by one, in order, and beside them the random ones."""
 
-    _waiting: list[tuple[Fault, int]] = field(default_factory=list)
+    _planned: list[tuple[Fault, int]] = field(default_factory=list)
     _random: RandomFaults | None = None
-    _seen: Counter[str] = field(default_factory=Counter)
+    _request_counts: Counter[str] = field(default_factory=Counter)
 
     def add(self, fault: Fault, times: int) -> None:
         """Plan a failure.
@@ -273,29 +273,29 @@ class FaultPlan:
         """
         if times < 1:
             raise ValueError("a fault must be for at least one request")
-        self._waiting.append((fault, times))
+        self._planned.append((fault, times))
 
-    def randomize(self, faults: RandomFaults) -> None:
+    def set_random(self, faults: RandomFaults) -> None:
         """Have requests fail at random from now on, in place of an earlier such plan; counting begins anew."""
         self._random = faults
-        self._seen.clear()
+        self._request_counts.clear()
 
     def take(self, path: str) -> Fault | None:
         """The failure that the next request to this endpoint meets, if any; one that was asked for goes first."""
-        number = self._seen[path]
-        self._seen[path] += 1
-        for index, (fault, times) in enumerate(self._waiting):
+        number = self._request_counts[path]
+        self._request_counts[path] += 1
+        for index, (fault, times) in enumerate(self._planned):
             if fault.path in {None, path}:
                 if times > 1:
-                    self._waiting[index] = (fault, times - 1)
+                    self._planned[index] = (fault, times - 1)
                 else:
-                    del self._waiting[index]
+                    del self._planned[index]
                 return fault
         return None if self._random is None else self._random.fault(path, number)
 
     def clear(self) -> None:
         """Let everything succeed again."""
-        self._waiting.clear()
+        self._planned.clear()
         self._random = None
 
 

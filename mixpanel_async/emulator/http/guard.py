@@ -12,11 +12,11 @@ import re
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
-from ..project.responses import Answer, refused
-from .delivery import DeliveredResponse, Receive, Scope, Send
-from .faults import PlannedDelivery
+from ..project.responses import EmulatorResponse, error_response
+from .asgi_response import AsgiResponse, Receive, Scope, Send
+from .faults import PlannedResponse
 
-CONTROL: Final = "/_emulator"
+CONTROL_PREFIX: Final = "/_emulator"
 SECURITY_HEADERS: Final = ((b"x-emulated-by", b"mixpanel-async"), (b"x-content-type-options", b"nosniff"))
 """Headers of every reply, so that nobody takes the emulator for Mixpanel, or data for a script."""
 
@@ -53,7 +53,7 @@ class Guard:
             await send(message)
 
         refusal = _refusal(scope)
-        app = self._app if refusal is None else DeliveredResponse(PlannedDelivery(answer=refusal))
+        app = self._app if refusal is None else AsgiResponse(PlannedResponse(response=refusal))
         await app(scope, receive, marked)
 
 
@@ -67,38 +67,38 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def _refusal(scope: Scope) -> Answer | None:
+def _refusal(scope: Scope) -> EmulatorResponse | None:
     path = scope["path"].rstrip("/")
-    hosts = _values(scope, b"host")
+    hosts = _header_values(scope, b"host")
     if "state" not in scope:
         # No server, but a client that calls the application itself: whatever host it thinks of, no page can do that.
         return None
     bound = scope["state"]
-    if not all(_is_ours(host, bound) for host in hosts):
-        return refused(path, 403, "this emulator does not answer for the host named in the request")
-    if (path + "/").startswith(CONTROL + "/"):
-        origins = _values(scope, b"origin")
+    if not all(_is_allowed_host(host, bound) for host in hosts):
+        return error_response(path, 403, "this emulator does not answer for the host named in the request")
+    if (path + "/").startswith(CONTROL_PREFIX + "/"):
+        origins = _header_values(scope, b"origin")
         own = {f"{scope.get('scheme', 'http')}://{host}".lower() for host in hosts}
         if not all(origin.lower() in own for origin in origins):
-            return refused(path, 403, "pages of another origin may not use this")
+            return error_response(path, 403, "pages of another origin may not use this")
     return None
 
 
-def _values(scope: Scope, name: bytes) -> list[str]:
+def _header_values(scope: Scope, name: bytes) -> list[str]:
     return [value.decode("latin-1").strip() for key, value in scope["headers"] if key.lower() == name]
 
 
-def _is_ours(header: str, bound: Any) -> bool:
+def _is_allowed_host(header: str, bound: Any) -> bool:
     match = _HOST.fullmatch(header)
     if match is None:
         return False
     host = match[1].strip("[]").rstrip(".").lower()
     if is_loopback(host):
         return True
-    return bool(bound.get("remote")) and (host == bound.get("host") or _is_local(host))
+    return bool(bound.get("remote")) and (host == bound.get("host") or _is_local_network_host(host))
 
 
-def _is_local(host: str) -> bool:
+def _is_local_network_host(host: str) -> bool:
     """Whether a name or an address belongs to no site of the public web: an address, or a name of the local network."""
     try:
         ipaddress.ip_address(host)

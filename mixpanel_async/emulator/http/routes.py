@@ -14,14 +14,14 @@ import anyio.to_thread
 from starlette.requests import Request
 
 from ..page.files import INDEX, page_file, page_names
-from ..project.export import EXPORT, MAX_QUERY_BYTES, QUERIES, ProfileQueries, Query, export
-from ..project.responses import Answer, refused
-from .app import JsonRoute, State, TooSlowError, read_body
-from .delivery import DeliveredResponse, Receive, Scope, Send
-from .faults import PlannedDelivery
-from .guard import CONTROL
-from .inspection import CONTROLS, MAX_CONTROL_BYTES, VIEWS, control, index, view
-from .stream import Viewers
+from ..project.export import EXPORT, MAX_QUERY_BYTES, QUERIES, ProfileQueries, ReadRequest, export
+from ..project.responses import EmulatorResponse, error_response
+from .app import EmulatorState, JsonRoute, SlowBodyError, read_body
+from .asgi_response import AsgiResponse, ExportResponse, Receive, Scope, Send
+from .control_api import CONTROLS, MAX_CONTROL_BYTES, VIEWS, control, index, view
+from .faults import PlannedResponse
+from .guard import CONTROL_PREFIX
+from .stream import LiveStream
 
 if TYPE_CHECKING:
     from .. import Emulator
@@ -32,20 +32,20 @@ ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 Endpoint = Callable[[Request], Awaitable[ASGIApp]]
 
 
-def routes_of(emulator: Emulator, state: State) -> list[JsonRoute]:
+def routes_of(emulator: Emulator, state: EmulatorState) -> list[JsonRoute]:
     """The routes for looking at an emulator and for steering it.
 
     Args:
         emulator: for what has a method in Python.
         state: of the same emulator, for what reads it piece by piece.
     """
-    viewers = Viewers(state, state.lock, id_merge=emulator.id_merge.value, token=emulator.token)
+    viewers = LiveStream(state, state.lock, id_merge=emulator.id_merge.value, token=emulator.token)
     queries = ProfileQueries()
     return [
-        *(JsonRoute(path, _index(), ["GET"]) for path in (CONTROL, f"{CONTROL}/")),
-        *(JsonRoute(f"{CONTROL}/{name}", _view(emulator, name), ["GET"]) for name in VIEWS),
-        *(JsonRoute(f"{CONTROL}/{name}", _control(emulator, name), ["POST"]) for name in CONTROLS),
-        JsonRoute(f"{CONTROL}/stream", viewers, ["GET"]),
+        *(JsonRoute(path, _index(), ["GET"]) for path in (CONTROL_PREFIX, f"{CONTROL_PREFIX}/")),
+        *(JsonRoute(f"{CONTROL_PREFIX}/{name}", _view(emulator, name), ["GET"]) for name in VIEWS),
+        *(JsonRoute(f"{CONTROL_PREFIX}/{name}", _control(emulator, name), ["POST"]) for name in CONTROLS),
+        JsonRoute(f"{CONTROL_PREFIX}/stream", viewers, ["GET"]),
         JsonRoute(EXPORT, _export(state), ["GET"]),
         *(JsonRoute(path, _profiles(state, queries, path), ["GET", "POST"]) for path in QUERIES),
         JsonRoute("/", _page(INDEX), ["GET"]),
@@ -55,14 +55,14 @@ def routes_of(emulator: Emulator, state: State) -> list[JsonRoute]:
 
 def _index() -> Endpoint:
     async def endpoint(_: Request) -> ASGIApp:
-        return _sent(index())
+        return _send(index())
 
     return endpoint
 
 
 def _view(emulator: Emulator, name: str) -> Endpoint:
     async def endpoint(request: Request) -> ASGIApp:
-        return _sent(view(emulator, name, request.query_params))
+        return _send(view(emulator, name, request.query_params))
 
     return endpoint
 
@@ -71,45 +71,45 @@ def _control(emulator: Emulator, name: str) -> Endpoint:
     async def endpoint(request: Request) -> ASGIApp:
         try:
             body = await read_body(request, MAX_CONTROL_BYTES)
-        except TooSlowError as error:
-            return _sent(error.answer(request.url.path))
+        except SlowBodyError as error:
+            return _send(error.response(request.url.path))
         # In a thread, because it may write to the disk.
         answer = await anyio.to_thread.run_sync(partial(control, emulator, name, request.query_params, body))
-        return _sent(answer)
+        return _send(answer)
 
     return endpoint
 
 
-def _export(state: State) -> Endpoint:
+def _export(state: EmulatorState) -> Endpoint:
     async def endpoint(request: Request) -> ASGIApp:
-        query = _query(request, {})
+        query = _read_request(request, {})
         with state.lock:
             project = state.project
         answer = export(query, project, state.lock, state.access, request.headers.get("accept-encoding", ""))
-        return _sent(answer) if isinstance(answer, Answer) else answer
+        return _send(answer) if isinstance(answer, EmulatorResponse) else ExportResponse(answer)
 
     return endpoint
 
 
-def _profiles(state: State, queries: ProfileQueries, path: str) -> Endpoint:
+def _profiles(state: EmulatorState, queries: ProfileQueries, path: str) -> Endpoint:
     async def endpoint(request: Request) -> ASGIApp:
         try:
             body = await read_body(request, MAX_QUERY_BYTES)
             if len(body) > MAX_QUERY_BYTES:
-                return _sent(refused(path, 413, f"request exceeds max limit of {MAX_QUERY_BYTES} bytes"))
+                return _send(error_response(path, 413, f"request exceeds max limit of {MAX_QUERY_BYTES} bytes"))
             fields = dict(parse_qsl(body.decode("utf-8", "replace"), max_num_fields=_MAX_FORM_FIELDS))
-        except TooSlowError as error:
-            return _sent(error.answer(path))
+        except SlowBodyError as error:
+            return _send(error.response(path))
         except ValueError:
-            return _sent(refused(path, 400, "form has too many fields"))
+            return _send(error_response(path, 400, "form has too many fields"))
         with state.lock:
-            return _sent(queries.answer(_query(request, fields), state.project, state.access, state.now()))
+            return _send(queries.respond(_read_request(request, fields), state.project, state.access, state.now()))
 
     return endpoint
 
 
-def _query(request: Request, fields: Mapping[str, str]) -> Query:
-    return Query(
+def _read_request(request: Request, fields: Mapping[str, str]) -> ReadRequest:
+    return ReadRequest(
         path=request.url.path,
         authorization=request.headers.get("authorization", ""),
         parameters={**request.query_params, **fields},
@@ -118,10 +118,10 @@ def _query(request: Request, fields: Mapping[str, str]) -> Query:
 
 def _page(name: str) -> Endpoint:
     async def endpoint(request: Request) -> ASGIApp:  # noqa: ARG001  the signature of an endpoint
-        return _sent(page_file(name))
+        return _send(page_file(name))
 
     return endpoint
 
 
-def _sent(answer: Answer) -> DeliveredResponse:
-    return DeliveredResponse(PlannedDelivery(answer=answer))
+def _send(answer: EmulatorResponse) -> AsgiResponse:
+    return AsgiResponse(PlannedResponse(response=answer))

@@ -25,14 +25,14 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
-from ..project.responses import refused
+from ..project.responses import error_response
 from .faults import ConnectionDroppedError
 from .guard import SECURITY_HEADERS, is_loopback
 
 _KEEP_ALIVE: Final = 75
 _BACKLOG: Final = 512
 _HEAD_SECONDS: Final = 30.0
-_STEPS_TO_ACCEPT: Final = 3
+_LOOP_STEPS_TO_ACCEPT: Final = 3
 
 ASGIApp = Callable[[Any, Any, Any], Any]
 
@@ -133,7 +133,7 @@ class Server:
 
     def _abort_connections(self) -> None:
         for connection in list(self._connections):
-            cast("_Protocol", connection).transport.abort()
+            cast("_EmulatorProtocol", connection).transport.abort()
 
     def _run(self, listener: socket.socket, started: Future[None]) -> None:
         try:
@@ -161,7 +161,7 @@ class Server:
         self._connections = state.connections
         log = _error_log()
         bound = {"host": self._host.lower(), "remote": self._allow_remote}
-        server = await self._loop.create_server(lambda: _Protocol(config, state, log, bound), sock=listener)
+        server = await self._loop.create_server(lambda: _EmulatorProtocol(config, state, log, bound), sock=listener)
         started.set_result(None)
         try:
             await self._stop.wait()
@@ -169,7 +169,7 @@ class Server:
             # A connection whose acceptance is under way when its server is closed would be left open by asyncio.
             with contextlib.suppress(NotImplementedError):
                 self._loop.remove_reader(listener)
-            for _ in range(_STEPS_TO_ACCEPT):
+            for _ in range(_LOOP_STEPS_TO_ACCEPT):
                 await asyncio.sleep(0)
             server.close()
             self._abort_connections()
@@ -206,7 +206,7 @@ class Server:
             await anyio.to_thread.run_sync(self.close)
 
 
-class _Protocol(H11Protocol):
+class _EmulatorProtocol(H11Protocol):
     """uvicorn's protocol, silent, patient within limits, and with a way for the application to break the connection.
 
     Args:
@@ -217,67 +217,67 @@ class _Protocol(H11Protocol):
     """
 
     def __init__(
-        self, config: Config, server_state: ServerState, log: logging.Logger, bound: Mapping[str, object]
+        self, config: Config, server_state: ServerState, log: logging.Logger, address: Mapping[str, object]
     ) -> None:
         super().__init__(config, server_state, {})
         self.logger = log
         self.access_log = False
-        self._bound = bound
+        self._address = address
         self._head_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         # asyncio does so itself only for sockets made with an explicit protocol; without it an answer takes 40 ms.
         transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.app_state = {"abort": transport.abort, **self._bound}
+        self.app_state = {"abort": transport.abort, **self._address}
         super().connection_made(transport)
-        self._await_head()
+        self._start_head_timer()
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
-        self._look_at_head()
+        self._update_head_timer()
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
         # The next request may have begun before the answer to this one was out.
-        self._look_at_head()
+        self._update_head_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._stop_waiting()
+        self._cancel_head_timer()
         super().connection_lost(exc)
 
-    def _look_at_head(self) -> None:
+    def _update_head_timer(self) -> None:
         # What is left over belongs to the head of a request that is not complete.
         if self.conn.their_state is h11.IDLE and self.conn.trailing_data[0]:
-            self._await_head()
+            self._start_head_timer()
         else:
-            self._stop_waiting()
+            self._cancel_head_timer()
 
-    def _await_head(self) -> None:
+    def _start_head_timer(self) -> None:
         """Give the head of a request so much time and no more, however many bytes of it come one by one."""
         if self._head_timer is None:
-            self._head_timer = self.loop.call_later(_HEAD_SECONDS, self._give_up)
+            self._head_timer = self.loop.call_later(_HEAD_SECONDS, self._head_timed_out)
 
-    def _give_up(self) -> None:
+    def _head_timed_out(self) -> None:
         if self.conn.trailing_data[0]:
-            self._refuse(408, "the request did not arrive in time")
+            self._send_error(408, "the request did not arrive in time")
         else:
             # A browser's connection in reserve takes an answer that it did not ask for amiss.
             self.transport.close()
 
-    def _stop_waiting(self) -> None:
+    def _cancel_head_timer(self) -> None:
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
 
     def send_400_response(self, msg: str) -> None:
-        self._refuse(400, msg)
+        self._send_error(400, msg)
 
-    def _refuse(self, status: int, words: str) -> None:
+    def _send_error(self, status: int, words: str) -> None:
         """Answer what is no request in Mixpanel's form, if an answer can still be told from another, and hang up."""
         if self.conn.our_state not in {h11.IDLE, h11.SEND_RESPONSE}:
             self.transport.abort()
             return
-        answer = refused("", status, words)
+        answer = error_response("", status, words)
         headers = [(b"content-type", answer.media_type.encode()), (b"connection", b"close"), *SECURITY_HEADERS]
         headers.append((b"content-length", b"%d" % len(answer.body)))
         for event in (

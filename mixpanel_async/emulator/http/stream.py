@@ -19,10 +19,10 @@ from typing import Any, Final
 
 import anyio
 
-from ..page.feed import BATCH, HISTORY, ActivityLog, Feed, FeedPosition, counts, message
-from ..project.responses import as_json
-from .delivery import DeliveredResponse, Receive, Scope, Send
-from .faults import PlannedDelivery
+from ..page.feed import BATCH, HISTORY, ActivityLog, Feed, FeedPosition, activity_counts, sse_message
+from ..project.responses import json_response
+from .asgi_response import AsgiResponse, Receive, Scope, Send
+from .faults import PlannedResponse
 
 MAX_VIEWERS: Final = 20
 
@@ -34,7 +34,7 @@ _HEADERS: Final = (
 )
 
 
-class Viewers:
+class LiveStream:
     """Everybody who watches one emulator.
 
     Args:
@@ -45,43 +45,43 @@ class Viewers:
     """
 
     def __init__(
-        self, watched: ActivityLog, lock: AbstractContextManager[Any], *, id_merge: str, token: str | None
+        self, activity: ActivityLog, lock: AbstractContextManager[Any], *, id_merge: str, token: str | None
     ) -> None:
-        self._watched = watched
+        self._activity = activity
         self._lock = lock
-        self._feed = Feed(watched, time.monotonic)
+        self._feed = Feed(activity, time.monotonic)
         self._id_merge = id_merge
         self._token = token
-        self._present = 0
+        self._viewer_count = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one viewer until it leaves or the server stops."""
         with self._lock:
-            is_full = self._present >= MAX_VIEWERS
-            self._present += not is_full
+            is_full = self._viewer_count >= MAX_VIEWERS
+            self._viewer_count += not is_full
         if is_full:
-            answer = as_json(503, {"error": f"{MAX_VIEWERS} viewers watch already"})
-            await DeliveredResponse(PlannedDelivery(answer=answer))(scope, receive, send)
+            answer = json_response(503, {"error": f"{MAX_VIEWERS} viewers watch already"})
+            await AsgiResponse(PlannedResponse(response=answer))(scope, receive, send)
             return
         try:
             async with anyio.create_task_group() as tasks:
-                tasks.start_soon(self._show, _last_id(scope), send)
+                tasks.start_soon(self._serve_viewer, _last_event_id(scope), send)
                 while (await receive())["type"] != "http.disconnect":
                     pass
                 tasks.cancel_scope.cancel()
         finally:
             with self._lock:
-                self._present -= 1
+                self._viewer_count -= 1
 
-    async def _show(self, last_id: int | None, send: Send) -> None:
+    async def _serve_viewer(self, last_id: int | None, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": list(_HEADERS)})
         with self._lock:
-            seen = None if last_id is None else self._feed.found(last_id)
-            first = b"" if last_id is None or seen is not None else message("reset", {})
+            seen = None if last_id is None else self._feed.find_position(last_id)
+            first = b"" if last_id is None or seen is not None else sse_message("reset", {})
             first += self._hello()
             # One that comes or returns is given as much as it missed; one that is too slow, the newest alone.
-            head = self._feed.head(at_once=True)
-            seen = seen or self._feed.start(head)
+            head = self._feed.latest_position(force=True)
+            seen = seen or self._feed.history_start(head)
             messages = self._messages(seen, head, HISTORY)
         await _write(send, b"retry: 1000\n\n" + first)
         seen, quiet = head, 0.0
@@ -94,19 +94,19 @@ class Viewers:
                 quiet = 0.0
             await anyio.sleep(_INTERVAL)
             with self._lock:
-                head = self._feed.head()
-                anew = [] if head.epoch == seen.epoch else [message("reset", {}), self._hello()]
-                messages = anew + self._messages(self._feed.start(head) if anew else seen, head, BATCH)
+                head = self._feed.latest_position()
+                anew = [] if head.epoch == seen.epoch else [sse_message("reset", {}), self._hello()]
+                messages = anew + self._messages(self._feed.history_start(head) if anew else seen, head, BATCH)
             seen = head
 
     def _hello(self) -> bytes:
         hello = {
             "id_merge": self._id_merge,
             "token": self._token,
-            "started": self._watched.started,
-            "stats": counts(self._watched),
+            "started": self._activity.started,
+            "stats": activity_counts(self._activity),
         }
-        return message("hello", hello)
+        return sse_message("hello", hello)
 
     def _messages(self, seen: FeedPosition, head: FeedPosition, history: int) -> list[bytes]:
         return [] if seen.id == head.id else self._feed.batches(seen, head, history)
@@ -116,7 +116,7 @@ async def _write(send: Send, body: bytes) -> None:
     await send({"type": "http.response.body", "body": body, "more_body": True})
 
 
-def _last_id(scope: Scope) -> int | None:
+def _last_event_id(scope: Scope) -> int | None:
     """The `Last-Event-ID` of a viewer that returns; -1, which no mark has, if it is none of ours."""
     for name, value in scope["headers"]:
         if name == b"last-event-id":

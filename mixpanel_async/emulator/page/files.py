@@ -7,7 +7,7 @@ from importlib.resources import files
 from pathlib import PurePosixPath
 from typing import Final
 
-from ..project.responses import Answer
+from ..project.responses import EmulatorResponse
 
 INDEX: Final = "index.html"
 
@@ -18,7 +18,9 @@ _TYPES: Final[Mapping[str, str]] = {
     ".svg": "image/svg+xml",
 }
 # Nothing from elsewhere, nothing inline, and in nobody's frame.
-_POLICY: Final = "default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'; object-src 'none'"
+_CONTENT_SECURITY_POLICY: Final = (
+    "default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'; object-src 'none'"
+)
 
 
 def page_names() -> list[str]:
@@ -30,7 +32,7 @@ def _suffix(name: str) -> str:
     return PurePosixPath(name).suffix
 
 
-def page_file(name: str) -> Answer:
+def page_file(name: str) -> EmulatorResponse:
     """Answer `GET /<name>`.
 
     Args:
@@ -39,8 +41,8 @@ def page_file(name: str) -> Answer:
     body = (files(__package__) / name).read_bytes()
     headers = {
         "Cache-Control": "no-store",
-        "Content-Security-Policy": _POLICY,
+        "Content-Security-Policy": _CONTENT_SECURITY_POLICY,
         "Referrer-Policy": "no-referrer",
         "Cross-Origin-Opener-Policy": "same-origin",
     }
-    return Answer(status=200, body=body, media_type=_TYPES[_suffix(name)], headers=headers)
+    return EmulatorResponse(status=200, body=body, media_type=_TYPES[_suffix(name)], headers=headers)

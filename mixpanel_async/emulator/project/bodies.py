@@ -64,7 +64,7 @@ class DecodedBody:
     is_form: bool
 
 
-def decode(raw: bytes, *, content_type: str, content_encoding: str) -> DecodedBody:
+def decode_body(raw: bytes, *, content_type: str, content_encoding: str) -> DecodedBody:
     """Read the body of a POST.
 
     Args:
@@ -84,12 +84,12 @@ def decode(raw: bytes, *, content_type: str, content_encoding: str) -> DecodedBo
     start = raw[:64].lstrip()[:1]
     if kind == "application/x-ndjson":
         _check_size(raw)
-        return DecodedBody(records=_lines(raw), fields={}, is_form=False)
+        return DecodedBody(records=_parse_lines(raw), fields={}, is_form=False)
     if start not in {b"[", b"{"} and (kind == "application/x-www-form-urlencoded" or raw.startswith(b"data=")):
-        fields = _form(raw)
-        return DecodedBody(records=decode_data(fields.pop("data", b"")), fields=_texts(fields), is_form=True)
+        fields = _parse_form(raw)
+        return DecodedBody(records=decode_data(fields.pop("data", b"")), fields=_decode_fields(fields), is_form=True)
     _check_size(raw)
-    return DecodedBody(records=_records(raw), fields={}, is_form=False)
+    return DecodedBody(records=_parse_records(raw), fields={}, is_form=False)
 
 
 def decode_data(data: bytes) -> list[Any]:
@@ -109,7 +109,7 @@ def decode_data(data: bytes) -> list[Any]:
         except (binascii.Error, ValueError):
             raise BadBodyError(400, "data is neither JSON nor base64") from None
     _check_size(data)
-    return _records(data)
+    return _parse_records(data)
 
 
 def too_large() -> BadBodyError:
@@ -135,7 +135,7 @@ def _gunzip(raw: bytes) -> bytes:
     return body
 
 
-def _form(raw: bytes) -> dict[str, bytes]:
+def _parse_form(raw: bytes) -> dict[str, bytes]:
     parts = raw.split(b"&", _MAX_FIELDS)
     if len(parts) > _MAX_FIELDS:
         raise BadBodyError(400, "form has too many fields")
@@ -146,7 +146,7 @@ def _form(raw: bytes) -> dict[str, bytes]:
     return fields
 
 
-def _texts(fields: Mapping[str, bytes]) -> dict[str, str]:
+def _decode_fields(fields: Mapping[str, bytes]) -> dict[str, str]:
     return {name: value[:1024].decode("utf-8", "replace") for name, value in fields.items()}
 
 
@@ -165,39 +165,39 @@ def _unquote(value: bytes) -> bytes:
     return bytes(plain)
 
 
-def _records(raw: bytes) -> list[Any]:
+def _parse_records(raw: bytes) -> list[Any]:
     try:
         parsed = orjson.loads(raw)
     except orjson.JSONDecodeError:
-        parsed = _loads_damaged(raw)
+        parsed = _loads_invalid_utf8(raw)
     if type(parsed) is list:
         records: list[Any] = parsed
     elif type(parsed) is dict:
         records = [parsed]
     else:
         raise BadBodyError(400, "body must be a JSON array or object")
-    return _counted(records)
+    return _check_count(records)
 
 
-def _lines(raw: bytes) -> list[Any]:
+def _parse_lines(raw: bytes) -> list[Any]:
     lines = raw.split(b"\n", 2 * MAX_RECORDS)
-    return _counted([_line(line) for line in lines if line and not line.isspace()])
+    return _check_count([_parse_line(line) for line in lines if line and not line.isspace()])
 
 
-def _line(line: bytes) -> Any:
+def _parse_line(line: bytes) -> Any:
     try:
         return orjson.loads(line)
     except orjson.JSONDecodeError:
         return None
 
 
-def _counted(records: list[Any]) -> list[Any]:
+def _check_count(records: list[Any]) -> list[Any]:
     if len(records) > MAX_RECORDS:
         raise BadBodyError(400, f"request has more than {MAX_RECORDS} records")
     return records
 
 
-def _loads_damaged(raw: bytes) -> Any:
+def _loads_invalid_utf8(raw: bytes) -> Any:
     """Read JSON whose only fault is text that is no valid UTF-8, so that the fault can be told of the record.
 
     Such text comes out with lone surrogates in it, which no record can be stored with.

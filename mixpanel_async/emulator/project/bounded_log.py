@@ -1,38 +1,26 @@
-"""Logs that remember their last entries and how many there have ever been.
-
-Pure. What the live page and the tests look at afterwards is noted here as it happens, at a cost that does not depend
-on the size of what is noted, so that nobody pays for a page that nobody watches.
-"""
+"""Log that keeps its latest entries and counts all of them."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
 from itertools import islice
-from typing import Any, Final, Generic, TypeVar
+from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
-REJECTIONS_LIMIT: Final = 1_000
-
-_MAX_ITEMS: Final = 20
-_MAX_DEPTH: Final = 3
-_MAX_TEXT: Final = 120
-_MAX_PARTS: Final = 200
-
 
 class BoundedLog(Generic[T]):
-    """The last entries of a log. Each has a number, counted from 1.
+    """Latest entries of a log, numbered from 1. Appending costs the same whatever the size of the log.
 
     Args:
-        limit: entries kept; None keeps what is not taken out with `forget_oldest`.
+        limit: number of entries kept; None keeps every entry until `pop_oldest` removes it.
     """
 
     def __init__(self, limit: int | None = None) -> None:
         self._entries: deque[T] = deque(maxlen=limit)
         self.total = 0
-        """How many there have ever been; the number of the latest."""
+        """Number of entries ever appended, which is the number of the latest entry."""
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -44,61 +32,16 @@ class BoundedLog(Generic[T]):
         self._entries.append(entry)
         self.total += 1
 
-    def forget_oldest(self) -> T:
-        """Take out the oldest entry that is kept."""
+    def pop_oldest(self) -> T:
+        """Remove and return the oldest entry."""
         return self._entries.popleft()
 
-    def between(self, after: int, upto: int, at_most: int) -> list[tuple[int, T]]:
-        """The newest entries of those numbered above `after` and up to `upto`, oldest first, as far as they are kept.
+    def between(self, after: int, up_to: int, max_entries: int) -> list[tuple[int, T]]:
+        """Return the newest entries numbered above `after` and up to `up_to`, with their numbers, oldest first.
 
-        Takes time in proportion to the number of entries later than `after`, however many are kept.
+        Entries no longer kept are left out. The cost is proportional to the number of entries after `after`.
         """
-        newest = min(upto, self.total)
-        oldest = max(after, newest - at_most, self.total - len(self._entries))
+        newest = min(up_to, self.total)
+        oldest = max(after, newest - max_entries, self.total - len(self._entries))
         entries = islice(reversed(self._entries), self.total - newest, max(self.total - oldest, self.total - newest))
         return list(zip(range(newest, oldest, -1), entries, strict=False))[::-1]
-
-
-@dataclass(frozen=True, slots=True)
-class Rejection:
-    """A record, or a request as a whole, that was not stored.
-
-    Args:
-        endpoint: path, such as `/import`.
-        field: path of the offending property; empty if it is none in particular.
-        message: what is wrong, as far as Mixpanel says so in its own words.
-        record: the record, shortened; None if the request was refused as a whole.
-        silent: whether the sender was told that all is well.
-    """
-
-    endpoint: str
-    field: str
-    message: str
-    record: Any
-    silent: bool
-
-
-def shortened(value: Any) -> Any:
-    """A copy of JSON data that is small however large and deep the original, and readable in any character set."""
-    return _shortened(value, 0, iter(range(_MAX_PARTS)))
-
-
-def _shortened(value: Any, depth: int, parts: Iterator[int]) -> Any:
-    if next(parts, None) is None:
-        return "…"
-    if isinstance(value, str):
-        text = value if len(value) <= _MAX_TEXT else value[:_MAX_TEXT] + "…"
-        return text.encode("utf-8", "replace").decode()
-    if isinstance(value, Mapping):
-        if depth == _MAX_DEPTH:
-            return "{…}" if value else {}
-        first = islice(value.items(), _MAX_ITEMS)
-        copy = {_shortened(key, 0, parts): _shortened(item, depth + 1, parts) for key, item in first}
-        return copy | ({"…": f"{len(value) - _MAX_ITEMS} more"} if len(value) > _MAX_ITEMS else {})
-    if isinstance(value, list):
-        if depth == _MAX_DEPTH:
-            return "[…]" if value else []
-        items = [_shortened(item, depth + 1, parts) for item in value[:_MAX_ITEMS]]
-        return items + ([f"… {len(value) - _MAX_ITEMS} more"] if len(value) > _MAX_ITEMS else [])
-    # Numbers of more than 64 bits come out of damaged text only, and no reader takes them.
-    return str(value)[:_MAX_TEXT] if isinstance(value, int) and abs(value) >> 63 else value

@@ -46,7 +46,7 @@ _HOUR_MS: Final = 3_600_000
 _TRACK_WINDOW_MS: Final = 5 * 86_400_000
 _MILLISECONDS_FROM: Final = 1e11
 _INSERT_ID: Final = re.compile(r"[A-Za-z0-9-]{1,36}")
-_WHOLE: Final = frozenset(
+_NEVER_TRUNCATED: Final = frozenset(
     {"distinct_id", "$insert_id", "token", "$device_id", "$user_id", "$identified_id", "$anon_id", "alias"}
 )
 
@@ -71,12 +71,12 @@ def is_number(value: object) -> TypeGuard[float]:
     return type(value) is float and math.isfinite(value)
 
 
-def encode(properties: object) -> bytes | Problem:
+def encode_properties(properties: object) -> bytes | Problem:
     """Compact JSON of what is to be stored, or why it cannot be."""
     try:
         payload = orjson.dumps(properties, option=orjson.OPT_APPEND_NEWLINE)
     except orjson.JSONEncodeError:
-        path = _damaged_text(properties)
+        path = _find_invalid_text(properties)
         if path is None:
             return Problem("properties", "'properties' is invalid: nested too deeply, or a number out of range")
         return Problem(path, f"{path} is invalid: string should be valid utf8")
@@ -94,7 +94,7 @@ def check_shape(event: Any) -> Problem | None:
     name, properties = event.get("event"), event.get("properties")
     if type(name) is not str or not name or name.isspace():
         return Problem("event", "'event' must not be missing or blank")
-    if not _is_text(name):
+    if not _is_valid_text(name):
         return Problem("event", "'event' is invalid: string should be valid utf8")
     if type(properties) is not dict:
         return Problem("properties", "'properties' is invalid: must be an object")
@@ -130,7 +130,7 @@ def check_import(event: Any, now_ms: int, *, simplified: bool, strict: bool) -> 
             problem = _nested_problem(f"properties.{key}", value, 1)
             if problem is not None:
                 return problem
-    _cut(event)
+    _truncate_event(event)
     return None
 
 
@@ -144,12 +144,12 @@ def check_track(event: Any, now_ms: int) -> Problem | None:
     if time is None:
         properties["time"] = now_ms / 1000
     elif not is_number(time):
-        return invalid("time", "must be specified as seconds since epoch")
+        return invalid_property("time", "must be specified as seconds since epoch")
     elif epoch_ms(time) > now_ms:
-        properties["time"] = _now_like(time, now_ms)
+        properties["time"] = _now_in_unit_of(time, now_ms)
     if type(properties.get("distinct_id")) in {bool, dict, list}:
-        return invalid("distinct_id", "must be a string")
-    _cut(event)
+        return invalid_property("distinct_id", "must be a string")
+    _truncate_event(event)
     return None
 
 
@@ -164,28 +164,28 @@ def is_ignored(properties: Mapping[str, Any]) -> bool:
     return value is True or (type(value) is str and bool(value))
 
 
-def invalid(name: str, words: str) -> Problem:
+def invalid_property(name: str, words: str) -> Problem:
     """A problem with one property, in the form of Mixpanel's own messages."""
     return Problem(f"properties.{name}", f"'properties.{name}' is invalid: {words}")
 
 
-def _now_like(time: float, now_ms: int) -> float:
+def _now_in_unit_of(time: float, now_ms: int) -> float:
     return now_ms if time >= _MILLISECONDS_FROM else now_ms / 1000
 
 
 def _time_problem(properties: dict[str, Any], now_ms: int, *, required: bool) -> Problem | None:
     time = properties.get("time")
     if time is None:
-        return invalid("time", "must not be missing") if required else None
+        return invalid_property("time", "must not be missing") if required else None
     if not is_number(time):
-        return invalid("time", "must be specified as seconds since epoch")
+        return invalid_property("time", "must be specified as seconds since epoch")
     ms = epoch_ms(time)
     if ms < _EARLIEST_MS:
-        return invalid("time", "must not be before 1971-01-01")
+        return invalid_property("time", "must not be before 1971-01-01")
     if ms > now_ms:
         if ms > now_ms + _HOUR_MS:
-            return invalid("time", "must not be in the future")
-        properties["time"] = _now_like(time, now_ms)
+            return invalid_property("time", "must not be in the future")
+        properties["time"] = _now_in_unit_of(time, now_ms)
     return None
 
 
@@ -199,22 +199,22 @@ def _distinct_id_problem(properties: dict[str, Any], *, verb: bool, simplified: 
         present = True
         if type(value) is str:
             if len(value) <= 36 and value.lower() in FORBIDDEN_IDS:
-                return invalid(name, "is not an allowed value")
+                return invalid_property(name, "is not an allowed value")
         elif type(value) not in {int, float}:
-            return invalid(name, "must be a string")
+            return invalid_property(name, "must be a string")
         elif str(value) in FORBIDDEN_IDS:
-            return invalid(name, "is not an allowed value")
-    return None if present or verb else invalid("distinct_id", "must not be missing")
+            return invalid_property(name, "is not an allowed value")
+    return None if present or verb else invalid_property("distinct_id", "must not be missing")
 
 
 def _insert_id_problem(properties: dict[str, Any], *, required: bool) -> Problem | None:
     value = properties.get("$insert_id")
     if value is None:
-        return invalid("$insert_id", "must not be missing") if required else None
+        return invalid_property("$insert_id", "must not be missing") if required else None
     if type(value) is not str or not _INSERT_ID.fullmatch(value):
-        return invalid("$insert_id", "must be 1 to 36 characters of A-Z, a-z, 0-9 and -")
+        return invalid_property("$insert_id", "must be 1 to 36 characters of A-Z, a-z, 0-9 and -")
     if value.lower() in FORBIDDEN_IDS:
-        return invalid("$insert_id", "is not an allowed value")
+        return invalid_property("$insert_id", "is not an allowed value")
     return None
 
 
@@ -238,7 +238,7 @@ def _nested_problem(path: str, value: Any, depth: int) -> Problem | None:
     return None
 
 
-def _cut(event: dict[str, Any]) -> None:
+def _truncate_event(event: dict[str, Any]) -> None:
     """Cut long text in place; the usual event has none and is only looked through."""
     if len(event["event"]) > MAX_TEXT:
         event["event"] = event["event"][:MAX_TEXT]
@@ -246,7 +246,7 @@ def _cut(event: dict[str, Any]) -> None:
     for key, value in properties.items():
         kind = type(value)
         if kind is str:
-            if len(value) > MAX_TEXT and key not in _WHOLE:
+            if len(value) > MAX_TEXT and key not in _NEVER_TRUNCATED:
                 break
         elif (kind is list or kind is dict) and _has_long_text(value, 1):
             break
@@ -255,7 +255,7 @@ def _cut(event: dict[str, Any]) -> None:
     else:
         return
     event["properties"] = {
-        key[:MAX_TEXT]: value if key in _WHOLE or key == "$distinct_ids" else cut_text(value, 1)
+        key[:MAX_TEXT]: value if key in _NEVER_TRUNCATED or key == "$distinct_ids" else truncate_text(value, 1)
         for key, value in properties.items()
     }
 
@@ -279,7 +279,7 @@ def _has_long_text(value: dict[str, Any] | list[Any], depth: int) -> bool:
     return False
 
 
-def cut_text(value: Any, depth: int) -> Any:
+def truncate_text(value: Any, depth: int) -> Any:
     """A JSON value with its long text cut, names included. `depth` is that of the value, counted from 1."""
     if type(value) is str:
         return value[:MAX_TEXT]
@@ -287,23 +287,23 @@ def cut_text(value: Any, depth: int) -> Any:
     if depth > MAX_DEPTH:
         return value
     if type(value) is list:
-        return [cut_text(item, depth + 1) for item in value]
+        return [truncate_text(item, depth + 1) for item in value]
     if type(value) is dict:
-        return {key[:MAX_TEXT]: cut_text(item, depth + 1) for key, item in value.items()}
+        return {key[:MAX_TEXT]: truncate_text(item, depth + 1) for key, item in value.items()}
     return value
 
 
-def _damaged_text(value: object) -> str | None:
+def _find_invalid_text(value: object) -> str | None:
     """Path of a text that is no valid UTF-8, looked for without recursion."""
     waiting: list[tuple[str, object]] = [("properties", value)]
     while waiting:
         path, item = waiting.pop()
         if isinstance(item, str):
-            if not _is_text(item):
+            if not _is_valid_text(item):
                 return path
         elif isinstance(item, dict):
             for key, inner in item.items():
-                if not _is_text(key):
+                if not _is_valid_text(key):
                     return path
                 waiting.append((f"{path}.{key}", inner))
         elif isinstance(item, list):
@@ -311,7 +311,7 @@ def _damaged_text(value: object) -> str | None:
     return None
 
 
-def _is_text(value: str) -> bool:
+def _is_valid_text(value: str) -> bool:
     try:
         value.encode()
     except UnicodeEncodeError:

@@ -21,21 +21,19 @@ Decisions where Mixpanel's documents are silent, or where this is no Mixpanel
 
 from __future__ import annotations
 
-import zlib
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from typing import Any, Final
 
-import anyio.lowlevel
 import orjson
 
-from ..http.delivery import Receive, Scope, Send
+from .access import Access
+from .change_set import EventRow
 from .checks import epoch_ms, is_number
-from .ingestion import Access
-from .project import Project, Row, read_row
-from .responses import Answer, as_json, refused
+from .project import Project, read_event
+from .responses import EmulatorResponse, error_response, json_response
 
 EXPORT: Final = "/api/2.0/export"
 QUERIES: Final = ("/api/2.0/engage", "/api/query/engage")
@@ -47,15 +45,14 @@ _MAX_PAGE_SIZE: Final = 10_000
 _MAX_SESSIONS: Final = 16
 _ROWS_AT_ONCE: Final = 500
 _DAY: Final = timedelta(days=1)
-_GZIP: Final = zlib.MAX_WBITS | 16
 
 
-class _RefusedQueryError(Exception):
+class _InvalidQueryError(Exception):
     """A query that cannot be answered; the text says why."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Query:
+class ReadRequest:
     """A request to read data back.
 
     Args:
@@ -68,15 +65,15 @@ class Query:
     authorization: str
     parameters: Mapping[str, str]
 
-    def refusal(self, access: Access) -> Answer | None:
+    def authorization_error(self, access: Access) -> EmulatorResponse | None:
         """Why this is not answered, or None."""
         if not access.may_read(self.authorization, self.parameters.get("project_id")):
-            return refused(self.path, 401)
+            return error_response(self.path, 401)
         return None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Span:
+class _ExportFilter:
     """Which events are exported.
 
     Args:
@@ -94,7 +91,7 @@ class _Span:
     in_ms: bool
 
 
-class ExportedLines:
+class EventExport:
     """The ASGI application that sends the exported events, one a line, without ever holding them all as text.
 
     Args:
@@ -104,29 +101,16 @@ class ExportedLines:
         compress: whether to send gzip.
     """
 
-    def __init__(self, project: Project, lock: Any, span: _Span, *, compress: bool) -> None:
+    def __init__(self, project: Project, lock: Any, export_filter: _ExportFilter, *, compress: bool) -> None:
         self._project = project
         self._lock = lock
-        self._span = span
-        self._compress = compress
+        self._filter = export_filter
+        self.compress = compress
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002  ASGI's signature
-        headers = [(b"content-type", b"text/plain; charset=utf-8")]
-        if self._compress:
-            headers.append((b"content-encoding", b"gzip"))
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
-        packer = zlib.compressobj(1, wbits=_GZIP) if self._compress else None
-        for piece in self._pieces():
-            body = piece if packer is None else packer.compress(piece)
-            await send({"type": "http.response.body", "body": body, "more_body": True})
-            # A long export leaves room for other requests.
-            await anyio.lowlevel.checkpoint()
-        await send({"type": "http.response.body", "body": b"" if packer is None else packer.flush()})
-
-    def _pieces(self) -> Iterator[bytes]:
+    def chunks(self) -> Iterator[bytes]:
         with self._lock:
-            rows = list(self._project.rows)
-        left = self._span.limit
+            rows = list(self._project.event_rows)
+        left = self._filter.limit
         for start in range(0, len(rows), _ROWS_AT_ONCE):
             with self._lock:
                 wanted = (self._exported(row) for row in rows[start : start + _ROWS_AT_ONCE])
@@ -137,19 +121,19 @@ class ExportedLines:
             if left == 0:
                 return
 
-    def _exported(self, row: Row) -> dict[str, Any] | None:
+    def _exported(self, row: EventRow) -> dict[str, Any] | None:
         """An event as it is exported, or None if it was not asked for."""
         name, _, _, (endpoint, received_at) = row
-        if self._span.names is not None and name not in self._span.names:
+        if self._filter.names is not None and name not in self._filter.names:
             return None
-        properties, sent = read_row(row)
+        properties, sent = read_event(row)
         time = properties.get("time")
         ms = epoch_ms(time if is_number(time) else received_at)
-        if not self._span.first_ms <= ms < self._span.end_ms:
+        if not self._filter.first_ms <= ms < self._filter.end_ms:
             return None
         properties.pop("token", None)
-        properties["time"] = ms if self._span.in_ms else ms // 1000
-        properties["distinct_id"] = self._project.shown_as(row)
+        properties["time"] = ms if self._filter.in_ms else ms // 1000
+        properties["distinct_id"] = self._project.reported_id(row)
         if sent != properties["distinct_id"]:
             properties["$distinct_id_before_identity"] = sent
         if endpoint == "/import":
@@ -160,7 +144,9 @@ class ExportedLines:
         return {"event": name, "properties": properties}
 
 
-def export(query: Query, project: Project, lock: Any, access: Access, accept_encoding: str) -> Answer | ExportedLines:
+def export(
+    query: ReadRequest, project: Project, lock: Any, access: Access, accept_encoding: str
+) -> EmulatorResponse | EventExport:
     """Answer a request for raw events.
 
     Args:
@@ -170,26 +156,26 @@ def export(query: Query, project: Project, lock: Any, access: Access, accept_enc
         access: who may read.
         accept_encoding: value of that header; may be empty.
     """
-    refusal = query.refusal(access)
+    refusal = query.authorization_error(access)
     if refusal is not None:
         return refusal
     try:
-        span = _span(query.parameters)
-    except _RefusedQueryError as error:
-        return refused(query.path, 400, str(error))
-    return ExportedLines(project, lock, span, compress="gzip" in accept_encoding.lower())
+        span = _export_filter(query.parameters)
+    except _InvalidQueryError as error:
+        return error_response(query.path, 400, str(error))
+    return EventExport(project, lock, span, compress="gzip" in accept_encoding.lower())
 
 
-def _span(parameters: Mapping[str, str]) -> _Span:
-    _refuse(parameters, "where")
+def _export_filter(parameters: Mapping[str, str]) -> _ExportFilter:
+    _reject_unsupported(parameters, "where")
     first, last = _day(parameters, "from_date"), _day(parameters, "to_date")
     if last < first:
-        raise _RefusedQueryError("to_date must not be before from_date")
-    return _Span(
+        raise _InvalidQueryError("to_date must not be before from_date")
+    return _ExportFilter(
         first_ms=round(first.timestamp() * 1000),
         end_ms=round(first.timestamp() * 1000) + round((last - first + _DAY).total_seconds() * 1000),
-        names=_names(parameters.get("event")),
-        limit=_whole(parameters, "limit", None, 1, _MAX_EXPORTED),
+        names=_event_names(parameters.get("event")),
+        limit=_integer(parameters, "limit", None, 1, _MAX_EXPORTED),
         in_ms=parameters.get("time_in_ms", "").lower() in {"1", "true"},
     )
 
@@ -198,41 +184,41 @@ def _day(parameters: Mapping[str, str], name: str) -> datetime:
     try:
         return datetime.strptime(parameters.get(name, ""), "%Y-%m-%d").replace(tzinfo=timezone.utc)
     except ValueError:
-        raise _RefusedQueryError(f"{name} must be a date as YYYY-MM-DD") from None
+        raise _InvalidQueryError(f"{name} must be a date as YYYY-MM-DD") from None
 
 
-def _names(text: str | None) -> frozenset[str] | None:
+def _event_names(text: str | None) -> frozenset[str] | None:
     """The parameter `event`: a JSON list of names, or a name alone."""
     if not text:
         return None
     if not text.startswith("["):
         return frozenset({text})
-    return frozenset(_texts("event", text))
+    return frozenset(_string_list("event", text))
 
 
-def _texts(name: str, text: str) -> list[str]:
+def _string_list(name: str, text: str) -> list[str]:
     try:
         items = orjson.loads(text)
     except orjson.JSONDecodeError:
         items = None
     if not isinstance(items, list) or not all(isinstance(item, str) for item in items):
-        raise _RefusedQueryError(f"{name} must be a JSON list of strings")
+        raise _InvalidQueryError(f"{name} must be a JSON list of strings")
     return items
 
 
-def _whole(parameters: Mapping[str, str], name: str, default: int | None, least: int, most: int) -> int | None:
+def _integer(parameters: Mapping[str, str], name: str, default: int | None, minimum: int, maximum: int) -> int | None:
     text = parameters.get(name)
     if text is None or text == "":
         return default
-    if not (text.isascii() and text.isdecimal() and len(text) <= 9 and least <= int(text) <= most):
-        raise _RefusedQueryError(f"{name} must be a whole number from {least} to {most}")
+    if not (text.isascii() and text.isdecimal() and len(text) <= 9 and minimum <= int(text) <= maximum):
+        raise _InvalidQueryError(f"{name} must be a whole number from {minimum} to {maximum}")
     return int(text)
 
 
-def _refuse(parameters: Mapping[str, str], *names: str) -> None:
+def _reject_unsupported(parameters: Mapping[str, str], *names: str) -> None:
     for name in names:
         if parameters.get(name):
-            raise _RefusedQueryError(f"{name} is not supported by the emulator")
+            raise _InvalidQueryError(f"{name} is not supported by the emulator")
 
 
 class ProfileQueries:
@@ -241,9 +227,9 @@ class ProfileQueries:
     def __init__(self) -> None:
         self._sessions: OrderedDict[str, list[dict[str, Any]]] = OrderedDict()
         self._project: Project | None = None
-        self._made = 0
+        self._session_count = 0
 
-    def answer(self, query: Query, project: Project, access: Access, now: float) -> Answer:
+    def respond(self, query: ReadRequest, project: Project, access: Access, now: float) -> EmulatorResponse:
         """One page of profiles.
 
         Args:
@@ -252,7 +238,7 @@ class ProfileQueries:
             access: who may read.
             now: the clock, in seconds since the epoch.
         """
-        refusal = query.refusal(access)
+        refusal = query.authorization_error(access)
         if refusal is not None:
             return refusal
         if project is not self._project:
@@ -261,19 +247,19 @@ class ProfileQueries:
             self._sessions.clear()
         try:
             return self._page(query.parameters, project, now)
-        except _RefusedQueryError as error:
-            return refused(query.path, 400, str(error))
+        except _InvalidQueryError as error:
+            return error_response(query.path, 400, str(error))
 
-    def _page(self, parameters: Mapping[str, str], project: Project, now: float) -> Answer:
-        _refuse(parameters, "where", "filter_by_cohort", "behaviors", "search_parameters", "data_group_id")
-        page = _whole(parameters, "page", 0, 0, 999_999_999) or 0
-        size = _whole(parameters, "page_size", _PAGE_SIZE, 1, _MAX_PAGE_SIZE) or _PAGE_SIZE
+    def _page(self, parameters: Mapping[str, str], project: Project, now: float) -> EmulatorResponse:
+        _reject_unsupported(parameters, "where", "filter_by_cohort", "behaviors", "search_parameters", "data_group_id")
+        page = _integer(parameters, "page", 0, 0, 999_999_999) or 0
+        size = _integer(parameters, "page_size", _PAGE_SIZE, 1, _MAX_PAGE_SIZE) or _PAGE_SIZE
         output = parameters.get("output_properties")
-        kept = frozenset(_texts("output_properties", output)) if output else None
-        session = parameters.get("session_id") or self._begin(parameters, project, now)
+        kept = frozenset(_string_list("output_properties", output)) if output else None
+        session = parameters.get("session_id") or self._start_session(parameters, project, now)
         found = self._sessions.get(session)
         if found is None:
-            raise _RefusedQueryError("session_id is unknown or no longer remembered: query again without it")
+            raise _InvalidQueryError("session_id is unknown or no longer remembered: query again without it")
         self._sessions.move_to_end(session)
         results = found[page * size : (page + 1) * size]
         content = {
@@ -282,28 +268,28 @@ class ProfileQueries:
             "session_id": session,
             "status": "ok",
             "total": len(found),
-            "results": results if kept is None else [_only(result, kept) for result in results],
+            "results": results if kept is None else [_select_properties(result, kept) for result in results],
         }
-        return as_json(200, content)
+        return json_response(200, content)
 
-    def _begin(self, parameters: Mapping[str, str], project: Project, now: float) -> str:
+    def _start_session(self, parameters: Mapping[str, str], project: Project, now: float) -> str:
         """Start a session: what it gives later is what there is now. Profiles are replaced and never changed."""
         ids = parameters.get("distinct_ids")
-        wanted = _texts("distinct_ids", ids) if ids else []
+        wanted = _string_list("distinct_ids", ids) if ids else []
         if parameters.get("distinct_id"):
             wanted.append(parameters["distinct_id"])
         people = project.all_profiles()
         if wanted:
-            canonical = dict.fromkeys(project.resolve(one) for one in wanted)
+            canonical = dict.fromkeys(project.reported_canonical_id(one) for one in wanted)
             people = {one: people[one] for one in canonical if one in people}
-        self._made += 1
-        session = f"{int(now)}-{self._made}"
+        self._session_count += 1
+        session = f"{int(now)}-{self._session_count}"
         self._sessions[session] = [{"$distinct_id": one, "$properties": people[one]} for one in people]
         while len(self._sessions) > _MAX_SESSIONS:
             self._sessions.popitem(last=False)
         return session
 
 
-def _only(result: Mapping[str, Any], names: frozenset[str]) -> dict[str, Any]:
+def _select_properties(result: Mapping[str, Any], names: frozenset[str]) -> dict[str, Any]:
     properties = {name: value for name, value in result["$properties"].items() if name in names}
     return {"$distinct_id": result["$distinct_id"], "$properties": properties}

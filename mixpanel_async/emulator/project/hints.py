@@ -44,7 +44,7 @@ _LEGACY: Final = (
     "This project has no ID merge (Legacy), where only alias joins ids. Call alias once, at sign-up. If your "
     "production project uses Original ID Merge, start the emulator with --id-merge original."
 )
-_MERGE_ELSEWHERE: Final = (
+_MERGE_NEEDS_IMPORT: Final = (
     "Send $merge to /import, with credentials: the project secret or a service account. On /track it is stored as an "
     "event and joins nobody."
 )
@@ -70,7 +70,7 @@ def hint(name: str, outcome: str, reason: str | None, description: str) -> str |
     if name not in VERBS:
         return _DEVICE_TAKEN
     if name == MERGE and "/import" in description:
-        return _MERGE_ELSEWHERE
+        return _MERGE_NEEDS_IMPORT
     if name in {IDENTIFY, MERGE} and "Legacy" in description:
         return _LEGACY
     return _SIMPLIFIED

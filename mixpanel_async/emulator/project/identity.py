@@ -100,12 +100,12 @@ class Link:
 _UNCHANGED: Final = IdentityResult(outcome="unchanged")
 
 
-def failed(reason: str) -> IdentityResult:
+def failed_result(reason: str) -> IdentityResult:
     """The verdict on a refused verb, with Mixpanel's code."""
     return IdentityResult(outcome="failed", reason=reason, description=DESCRIPTIONS[reason])
 
 
-def ignored(description: str) -> IdentityResult:
+def ignored_result(description: str) -> IdentityResult:
     """The verdict on a verb that has no effect here, with the reason in words."""
     return IdentityResult(outcome="ignored", description=description)
 
@@ -137,19 +137,19 @@ class Identities(Protocol):
     def apply(self, verb: str, first: str, second: str) -> IdentityResult:
         """Take an identity verb with the two ids of `verb_ids`."""
 
-    def place(self, properties: dict[str, Any]) -> tuple[str, str | None]:
+    def attribute_event(self, properties: dict[str, Any]) -> tuple[str, str | None]:
         """The id that an ordinary event counts under as it arrives, and a device id that it claims for that person.
 
         Properties that Mixpanel derives from the `distinct_id` are added in place.
         """
 
-    def claim(self, device: str, person: str) -> IdentityResult | None:
+    def link_device(self, device: str, person: str) -> IdentityResult | None:
         """Link a device as `place` named it; None if nothing is new."""
 
-    def adopt(self, link: Link) -> None:
+    def restore_link(self, link: Link) -> None:
         """Take a link that such a project accepted before, as it was accepted then."""
 
-    def counts_as(self, placed: str) -> str:
+    def current_id(self, arrival_id: str) -> str:
         """Whom an event that arrived under this id counts for now."""
 
     def resolve(self, distinct_id: str) -> str:
@@ -158,7 +158,7 @@ class Identities(Protocol):
     def cluster(self, distinct_id: str) -> set[str]:
         """All ids of the person whom this id names."""
 
-    def linked(self) -> list[str]:
+    def linked_ids(self) -> list[str]:
         """Every id that takes part in a link."""
 
 
@@ -170,27 +170,27 @@ class LegacyIdentities:
 
     def apply(self, verb: str, first: str, second: str) -> IdentityResult:
         if verb != CREATE_ALIAS:
-            return ignored(f"{verb} has no effect in a Legacy project")
+            return ignored_result(f"{verb} has no effect in a Legacy project")
         if second in self._pointers:
-            return failed("errAliasAlreadyExists")
+            return failed_result("errAliasAlreadyExists")
         root = self.resolve(first)
         if root == second:
-            return failed("errSameIDs")
+            return failed_result("errSameIDs")
         self._pointers[second] = root
         # Profiles are not combined: the alias leads new messages to the old id and touches nothing stored.
         return IdentityResult(outcome="merged")
 
-    def place(self, properties: dict[str, Any]) -> tuple[str, str | None]:
+    def attribute_event(self, properties: dict[str, Any]) -> tuple[str, str | None]:
         return self.resolve(as_id(properties.get("distinct_id"))), None
 
-    def claim(self, device: str, person: str) -> IdentityResult | None:  # noqa: ARG002  only Simplified has devices
+    def link_device(self, device: str, person: str) -> IdentityResult | None:  # noqa: ARG002  only Simplified has devices
         return None
 
-    def adopt(self, link: Link) -> None:
+    def restore_link(self, link: Link) -> None:
         self._pointers[link.second] = self.resolve(link.first)
 
-    def counts_as(self, placed: str) -> str:
-        return placed
+    def current_id(self, arrival_id: str) -> str:
+        return arrival_id
 
     def resolve(self, distinct_id: str) -> str:
         root = distinct_id
@@ -205,7 +205,7 @@ class LegacyIdentities:
         root = self.resolve(distinct_id)
         return {root, *(alias for alias in list(self._pointers) if self.resolve(alias) == root)}
 
-    def linked(self) -> list[str]:
+    def linked_ids(self) -> list[str]:
         return [*self._pointers, *self._pointers.values()]
 
 
@@ -220,28 +220,28 @@ class OriginalIdentities:
 
     def __init__(self, cluster_limit: int, choose_canonical: ChooseCanonical) -> None:
         self._limit = cluster_limit
-        self._choose = choose_canonical
-        self._home: dict[str, str] = {}
+        self._choose_canonical = choose_canonical
+        self._canonical_ids: dict[str, str] = {}
         self._members: dict[str, set[str]] = {}
         self._identified: set[str] = set()
         self._aliases: set[str] = set()
 
     def apply(self, verb: str, first: str, second: str) -> IdentityResult:
-        refused = self._refusal(verb, first, second)
+        refused = self._failure_reason(verb, first, second)
         if refused is not None:
-            return failed(refused)
-        verdict = self._union(first, second)
+            return failed_result(refused)
+        verdict = self._merge(first, second)
         if verdict.outcome != "failed":
-            self._use_up(verb, first, second)
+            self._mark_used(verb, first, second)
         return verdict
 
-    def _use_up(self, verb: str, first: str, second: str) -> None:
+    def _mark_used(self, verb: str, first: str, second: str) -> None:
         if verb == IDENTIFY:
             self._identified.add(first)
         elif verb == CREATE_ALIAS:
             self._aliases.add(second)
 
-    def _refusal(self, verb: str, first: str, second: str) -> str | None:
+    def _failure_reason(self, verb: str, first: str, second: str) -> str | None:
         if verb == IDENTIFY:
             if first == second:
                 return "errSameIDs"
@@ -253,65 +253,65 @@ class OriginalIdentities:
             return "errAliasAlreadyExists"
         return None
 
-    def _union(self, first: str, second: str) -> IdentityResult:
+    def _merge(self, first: str, second: str) -> IdentityResult:
         left, right = self.resolve(first), self.resolve(second)
         if left == right:
             return _UNCHANGED
         if len(self.cluster(left)) + len(self.cluster(right)) > self._limit:
-            return failed("errManyIDs")
-        kept = self._choose(left, right)
+            return failed_result("errManyIDs")
+        kept = self._choose_canonical(left, right)
         if kept not in {left, right}:
             raise ValueError("choose_canonical must return one of the two ids that it was given")
         absorbed = right if kept == left else left
-        self._join(kept, absorbed)
+        self._join_clusters(kept, absorbed)
         return IdentityResult(outcome="merged", kept=kept, absorbed=absorbed)
 
-    def _join(self, kept: str, absorbed: str) -> None:
+    def _join_clusters(self, kept: str, absorbed: str) -> None:
         together = self.cluster(kept) | self.cluster(absorbed)
         self._members.pop(absorbed, None)
         self._members[kept] = together
         for member in together:
-            self._home[member] = kept
+            self._canonical_ids[member] = kept
 
-    def adopt(self, link: Link) -> None:
-        self._use_up(link.verb, link.first, link.second)
+    def restore_link(self, link: Link) -> None:
+        self._mark_used(link.verb, link.first, link.second)
         left, right = self.resolve(link.first), self.resolve(link.second)
         if left != right:
             # The limit and the choice of the canonical id may have been others then.
-            self._join(left, right) if link.kept == left else self._join(right, left)
+            self._join_clusters(left, right) if link.kept == left else self._join_clusters(right, left)
 
-    def place(self, properties: dict[str, Any]) -> tuple[str, str | None]:
+    def attribute_event(self, properties: dict[str, Any]) -> tuple[str, str | None]:
         return as_id(properties.get("distinct_id")), None
 
-    def claim(self, device: str, person: str) -> IdentityResult | None:  # noqa: ARG002  only Simplified has devices
+    def link_device(self, device: str, person: str) -> IdentityResult | None:  # noqa: ARG002  only Simplified has devices
         return None
 
-    def counts_as(self, placed: str) -> str:
-        return self.resolve(placed)
+    def current_id(self, arrival_id: str) -> str:
+        return self.resolve(arrival_id)
 
     def resolve(self, distinct_id: str) -> str:
-        return self._home.get(distinct_id, distinct_id)
+        return self._canonical_ids.get(distinct_id, distinct_id)
 
     def cluster(self, distinct_id: str) -> set[str]:
         return set(self._members.get(self.resolve(distinct_id), {distinct_id}))
 
-    def linked(self) -> list[str]:
-        return list(self._home)
+    def linked_ids(self) -> list[str]:
+        return list(self._canonical_ids)
 
 
 class SimplifiedIdentities:
     """Simplified ID Merge: a device belongs to the first user seen on it, and a user has any number of devices."""
 
     def __init__(self) -> None:
-        self._owner: dict[str, str] = {}
-        self._devices: dict[str, list[str]] = {}
+        self._user_of_device: dict[str, str] = {}
+        self._devices_of_user: dict[str, list[str]] = {}
 
     def apply(self, verb: str, first: str, second: str) -> IdentityResult:  # noqa: ARG002  the verbs do nothing here
-        return ignored(f"{verb} has no effect in a project with Simplified ID Merge")
+        return ignored_result(f"{verb} has no effect in a project with Simplified ID Merge")
 
-    def place(self, properties: dict[str, Any]) -> tuple[str, str | None]:
+    def attribute_event(self, properties: dict[str, Any]) -> tuple[str, str | None]:
         if "$device_id" in properties or "$user_id" in properties:
-            device, user = _usable(properties.get("$device_id")), _usable(properties.get("$user_id"))
+            device, user = _linkable_id(properties.get("$device_id")), _linkable_id(properties.get("$user_id"))
             device = device.removeprefix(DEVICE_PREFIX)
             if user.startswith(DEVICE_PREFIX):
                 device, user = device or user.removeprefix(DEVICE_PREFIX), ""
@@ -326,37 +326,37 @@ class SimplifiedIdentities:
             properties["$user_id"] = sent
         return sent, None
 
-    def claim(self, device: str, person: str) -> IdentityResult | None:
-        owner = self._owner.get(device)
+    def link_device(self, device: str, person: str) -> IdentityResult | None:
+        owner = self._user_of_device.get(device)
         if owner == person:
             return None
         if owner is not None:
-            return ignored(f"the device belongs to another user since an earlier event: {owner}")
-        self._give(device, person)
+            return ignored_result(f"the device belongs to another user since an earlier event: {owner}")
+        self._link(device, person)
         return IdentityResult(outcome="merged", kept=person, absorbed=device)
 
-    def adopt(self, link: Link) -> None:
-        self._give(link.second, link.first)
+    def restore_link(self, link: Link) -> None:
+        self._link(link.second, link.first)
 
-    def _give(self, device: str, person: str) -> None:
-        self._owner[device] = person
-        self._devices.setdefault(person, []).append(device)
+    def _link(self, device: str, person: str) -> None:
+        self._user_of_device[device] = person
+        self._devices_of_user.setdefault(person, []).append(device)
 
-    def counts_as(self, placed: str) -> str:
-        return self.resolve(placed)
+    def current_id(self, arrival_id: str) -> str:
+        return self.resolve(arrival_id)
 
     def resolve(self, distinct_id: str) -> str:
-        return self._owner.get(distinct_id, distinct_id)
+        return self._user_of_device.get(distinct_id, distinct_id)
 
     def cluster(self, distinct_id: str) -> set[str]:
         person = self.resolve(distinct_id)
-        return {person, *self._devices.get(person, ())}
+        return {person, *self._devices_of_user.get(person, ())}
 
-    def linked(self) -> list[str]:
-        return [*self._owner, *self._devices]
+    def linked_ids(self) -> list[str]:
+        return [*self._user_of_device, *self._devices_of_user]
 
 
-def _usable(value: object) -> str:
+def _linkable_id(value: object) -> str:
     """An id that may link: neither empty nor on the forbidden list."""
     text = as_id(value)
     return "" if len(text) <= 36 and text.lower() in FORBIDDEN_IDS else text

@@ -30,7 +30,7 @@ from typing import Any, Final
 
 import orjson
 
-from .checks import cut_text, epoch_ms, is_number
+from .checks import epoch_ms, is_number, truncate_text
 
 Profile = dict[str, Any]
 Geolocate = Callable[[str], Mapping[str, Any]]
@@ -42,29 +42,29 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _INT64: Final = 2**63
 
 
-class RefusedUpdateError(Exception):
+class InvalidUpdateError(Exception):
     """An update that Mixpanel would not take; its text says why."""
 
 
-def _object(operation: str, value: Any) -> dict[str, Any]:
+def _require_object(operation: str, value: Any) -> dict[str, Any]:
     if type(value) is not dict:
-        raise RefusedUpdateError(f"{operation} must be an object")
+        raise InvalidUpdateError(f"{operation} must be an object")
     return value
 
 
 def _set(profile: Profile, value: Any) -> None:
-    profile.update(_object("$set", value))
+    profile.update(_require_object("$set", value))
 
 
 def _set_once(profile: Profile, value: Any) -> None:
-    for name, item in _object("$set_once", value).items():
+    for name, item in _require_object("$set_once", value).items():
         profile.setdefault(name, item)
 
 
 def _add(profile: Profile, value: Any) -> None:
-    amounts = _object("$add", value)
+    amounts = _require_object("$add", value)
     if not all(is_number(amount) for amount in amounts.values()):
-        raise RefusedUpdateError("$add takes numbers only")
+        raise InvalidUpdateError("$add takes numbers only")
     for name, amount in amounts.items():
         stored = profile.get(name, 0)
         if is_number(stored):
@@ -72,37 +72,37 @@ def _add(profile: Profile, value: Any) -> None:
 
 
 def _append(profile: Profile, value: Any) -> None:
-    for name, item in _object("$append", value).items():
+    for name, item in _require_object("$append", value).items():
         stored = profile.get(name, [])
         if type(stored) is list:
             profile[name] = [*stored, item]
 
 
 def _union(profile: Profile, value: Any) -> None:
-    for name, items in _object("$union", value).items():
+    for name, items in _require_object("$union", value).items():
         stored = profile.get(name, [])
         if type(stored) is not list:
             continue
         together = list(stored)
-        seen = {_key(item) for item in stored}
+        seen = {_comparison_key(item) for item in stored}
         for item in items if type(items) is list else [items]:
-            if type(item) in {str, int, float, bool} and _key(item) not in seen:
-                seen.add(_key(item))
+            if type(item) in {str, int, float, bool} and _comparison_key(item) not in seen:
+                seen.add(_comparison_key(item))
                 together.append(item)
         profile[name] = together
 
 
 def _remove(profile: Profile, value: Any) -> None:
-    for name, unwanted in _object("$remove", value).items():
+    for name, unwanted in _require_object("$remove", value).items():
         stored = profile.get(name)
         if type(stored) is list:
-            targets = {_key(item) for item in (unwanted if type(unwanted) is list else [unwanted])}
-            profile[name] = [item for item in stored if _key(item) not in targets]
+            targets = {_comparison_key(item) for item in (unwanted if type(unwanted) is list else [unwanted])}
+            profile[name] = [item for item in stored if _comparison_key(item) not in targets]
 
 
 def _unset(profile: Profile, value: Any) -> None:
     if type(value) is not list or not all(type(name) is str for name in value):
-        raise RefusedUpdateError("$unset must be a list of property names")
+        raise InvalidUpdateError("$unset must be a list of property names")
     for name in value:
         profile.pop(name, None)
 
@@ -118,7 +118,7 @@ OPERATIONS: Final[Mapping[str, Callable[[Profile, Any], None]]] = {
 }
 DELETE: Final = "$delete"
 
-_CREATING: Final = frozenset({"$set", "$set_once", "$add", "$append", "$union"})
+_CREATING_OPERATIONS: Final = frozenset({"$set", "$set_once", "$add", "$append", "$union"})
 _FOR_USERS_ONLY: Final = frozenset({"$add", "$append"})
 
 
@@ -147,25 +147,27 @@ def apply_update(
     """
     operations = [name for name in OPERATIONS if name in record]
     if not operations and DELETE not in record:
-        raise RefusedUpdateError("record has no operation")
+        raise InvalidUpdateError("record has no operation")
     if is_group and not _FOR_USERS_ONLY.isdisjoint(operations):
-        raise RefusedUpdateError("$add and $append are not supported for groups")
+        raise InvalidUpdateError("$add and $append are not supported for groups")
     updated: Profile = dict(profile or {})
     for name in operations:
-        OPERATIONS[name](updated, cut_text(record[name], 0))
+        OPERATIONS[name](updated, truncate_text(record[name], 0))
     if len(updated) > MAX_PROPERTIES and len(updated) > len(profile or {}):
-        raise RefusedUpdateError(f"profile would have more than {MAX_PROPERTIES} properties")
-    if DELETE in record or (profile is None and _CREATING.isdisjoint(operations)):
+        raise InvalidUpdateError(f"profile would have more than {MAX_PROPERTIES} properties")
+    if DELETE in record or (profile is None and _CREATING_OPERATIONS.isdisjoint(operations)):
         return None
     if not is_group and ("$set" in record or "$set_once" in record):
         if not _is_true(record.get("$ignore_time")):
             updated["$last_seen"] = _last_seen(record.get("$time"), now)
         own = {**record.get("$set_once", {}), **record.get("$set", {})}
-        updated.update((name, item) for name, item in _place(record, geolocate, address).items() if name not in own)
+        updated.update(
+            (name, item) for name, item in _location_properties(record, geolocate, address).items() if name not in own
+        )
     return updated
 
 
-def _place(record: Mapping[str, Any], geolocate: Geolocate | None, address: str) -> Mapping[str, Any]:
+def _location_properties(record: Mapping[str, Any], geolocate: Geolocate | None, address: str) -> Mapping[str, Any]:
     """The properties that Mixpanel derives from where an update says that the user is."""
     if is_number(record.get("$latitude")) and is_number(record.get("$longitude")):
         return {"$geo_source": "reverse_geocoding"}
@@ -192,11 +194,11 @@ def _is_true(value: Any) -> bool:
 def _sum(stored: float, amount: float) -> float:
     total = stored + amount
     if type(total) is float and not math.isfinite(total):
-        raise RefusedUpdateError("$add leads out of the range of numbers")
+        raise InvalidUpdateError("$add leads out of the range of numbers")
     return total if -_INT64 <= total < _INT64 else float(total)
 
 
-def _key(item: Any) -> object:
+def _comparison_key(item: Any) -> object:
     """What two JSON values have in common if they are the same: `1` and `1.0` are, `1` and `true` are not."""
     if type(item) in {dict, list}:
         return orjson.dumps(item, option=orjson.OPT_SORT_KEYS)

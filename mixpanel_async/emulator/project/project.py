@@ -31,9 +31,9 @@ from typing import Any, Final
 
 import orjson
 
-from ..storage.change_set import ChangeSet
-from .bounded_log import REJECTIONS_LIMIT, BoundedLog, Rejection, shortened
-from .checks import Problem, encode, epoch_ms, invalid, is_number
+from .bounded_log import BoundedLog
+from .change_set import Arrival, ChangeSet, EventRow, IdentityRow
+from .checks import Problem, encode_properties, epoch_ms, invalid_property, is_number
 from .identity import (
     DEVICE_LINK,
     MERGE,
@@ -43,21 +43,16 @@ from .identity import (
     Link,
     SimplifiedIdentities,
     as_id,
-    ignored,
+    ignored_result,
     verb_ids,
 )
 from .profiles import Geolocate, Profile, apply_update, ignores_alias
 from .propagation import DelayedIdentities
+from .rejections import REJECTIONS_LIMIT, Rejection, shorten
 
 IDENTITY_LOG_LIMIT: Final = 100_000
-_LOGGED_BYTES: Final = 4_096
+_MAX_LOGGED_BYTES: Final = 4_096
 """Properties of an identity verb are logged whole up to this size, as JSON, and shortened beyond."""
-
-# Tuples of plain values, because a million tracked objects would slow down every garbage collection.
-Arrival = tuple[str, float]
-"""How an event came: the endpoint, and the time in seconds since the epoch."""
-Row = tuple[str, str, bytes, Arrival]
-"""An event: its name, the id that it counted under as it arrived, its properties as JSON, its arrival."""
 
 _CHANGES_LIMIT: Final = 1_000
 
@@ -80,21 +75,21 @@ class Project:
         *,
         max_events: int,
         max_bytes: int,
-        reports: DelayedIdentities,
-        ledger: ChangeSet | None = None,
+        delayed: DelayedIdentities,
+        changes: ChangeSet | None = None,
         geolocate: Geolocate | None = None,
     ) -> None:
         self._identities = identities
-        self._reports = reports
-        self._ledger = ledger
+        self._delayed = delayed
+        self._changes = changes
         self._geolocate = geolocate
         self._max_events = max_events
         self._max_bytes = max_bytes
-        self.rows: BoundedLog[Row] = BoundedLog()
-        self.log: BoundedLog[tuple[str, bytes, IdentityResult]] = BoundedLog(IDENTITY_LOG_LIMIT)
-        self.outcomes: Counter[str] = Counter()
+        self.event_rows: BoundedLog[EventRow] = BoundedLog()
+        self.identity_rows: BoundedLog[IdentityRow] = BoundedLog(IDENTITY_LOG_LIMIT)
+        self.outcome_counts: Counter[str] = Counter()
         self.rejections: BoundedLog[Rejection] = BoundedLog(REJECTIONS_LIMIT)
-        self.changes: BoundedLog[str] = BoundedLog(_CHANGES_LIMIT)
+        self.changed_ids: BoundedLog[str] = BoundedLog(_CHANGES_LIMIT)
         self._bytes = 0
         self._profiles: dict[str, Profile] = {}
         self._groups: dict[tuple[str, str], Profile] = {}
@@ -110,23 +105,23 @@ class Project:
             saved: everything there is; its lists are used up.
         """
         for at, link in saved.links:
-            self._identities.adopt(link)
-            self._reports.note(at, link)
-        for entry in saved.log:
-            self.log.append(entry)
-            self.outcomes[entry[2].outcome] += 1
+            self._identities.restore_link(link)
+            self._delayed.add(at, link)
+        for entry in saved.identity_rows:
+            self.identity_rows.append(entry)
+            self.outcome_counts[entry[2].outcome] += 1
         self._profiles.update((person, profile) for person, profile in saved.profiles.items() if profile is not None)
-        for distinct_id in [*self._identities.linked(), *self._profiles]:
-            self.changes.append(distinct_id)
+        for distinct_id in [*self._identities.linked_ids(), *self._profiles]:
+            self.changed_ids.append(distinct_id)
         self._groups.update((group, profile) for group, profile in saved.groups.items() if profile is not None)
-        for name, person, payload, (endpoint, at) in saved.rows:
-            self.rows.append((intern(name), person, payload, (intern(endpoint), at)))
+        for name, person, payload, (endpoint, at) in saved.event_rows:
+            self.event_rows.append((intern(name), person, payload, (intern(endpoint), at)))
             self._bytes += len(payload)
-        saved.rows.clear()
+        saved.event_rows.clear()
         # Fewer may be kept than before.
         self._trim()
 
-    def take_event(self, name: str, properties: dict[str, Any], arrival: Arrival) -> Problem | None:
+    def store_event(self, name: str, properties: dict[str, Any], arrival: Arrival) -> Problem | None:
         """Store one checked event, and merge whom it merges.
 
         Args:
@@ -138,102 +133,102 @@ class Project:
             Why it cannot be stored, or None.
         """
         if name in VERBS:
-            return self._take_verb(name, properties, arrival)
-        person, device = self._identities.place(properties)
-        payload = encode(properties)
+            return self._store_identity_event(name, properties, arrival)
+        person, device = self._identities.attribute_event(properties)
+        payload = encode_properties(properties)
         if isinstance(payload, Problem):
             return payload
         if device is not None:
-            link = self._identities.claim(device, person)
+            link = self._identities.link_device(device, person)
             if link is not None:
-                self._judged(name, payload, link, person, device)
+                self._record_identity_result(name, payload, link, person, device)
                 if link.outcome == "merged":
-                    self._linked(arrival[1], Link(DEVICE_LINK, person, device, link.kept))
-        self._keep((intern(name), person, payload, arrival))
+                    self._record_link(arrival[1], Link(DEVICE_LINK, person, device, link.kept))
+        self._append_event((intern(name), person, payload, arrival))
         return None
 
-    def _take_verb(self, verb: str, properties: dict[str, Any], arrival: Arrival) -> Problem | None:
-        payload = encode(properties)
+    def _store_identity_event(self, verb: str, properties: dict[str, Any], arrival: Arrival) -> Problem | None:
+        payload = encode_properties(properties)
         if isinstance(payload, Problem):
             return payload
         ids = verb_ids(verb, properties)
         if isinstance(ids, str):
-            return invalid(ids, "must not be missing")
+            return invalid_property(ids, "must not be missing")
         if verb == MERGE and arrival[0] != "/import":
-            verdict = ignored("$merge is taken by /import only")
+            verdict = ignored_result("$merge is taken by /import only")
         else:
             verdict = self._identities.apply(verb, *ids)
-        self._judged(verb, payload, verdict, *ids)
+        self._record_identity_result(verb, payload, verdict, *ids)
         if verdict.outcome in {"merged", "unchanged"}:
-            self._linked(arrival[1], Link(verb, *ids, verdict.kept))
+            self._record_link(arrival[1], Link(verb, *ids, verdict.kept))
         if self.is_simplified:
             properties["$identity_failure_reason"] = verdict.description
         elif verdict.reason is not None:
             properties["$failure_reason"] = verdict.reason
             properties["$failure_description"] = verdict.description
         sent = as_id(properties.get("distinct_id"))
-        person, _ = self._identities.place({"distinct_id": sent if sent or verb == MERGE else ids[0]})
-        self._keep((verb, person, bytes(memoryview(orjson.dumps(properties))), arrival))
+        person, _ = self._identities.attribute_event({"distinct_id": sent if sent or verb == MERGE else ids[0]})
+        self._append_event((verb, person, bytes(memoryview(orjson.dumps(properties))), arrival))
         return None
 
-    def note_rejected(self, verb: str, properties: Mapping[str, Any], description: str) -> None:
+    def log_refused_identity_event(self, verb: str, properties: Mapping[str, Any], description: str) -> None:
         """Log an identity verb that the endpoint refused to store."""
-        payload = encode(properties)
+        payload = encode_properties(properties)
         if not isinstance(payload, Problem):
-            self._judged(verb, payload, IdentityResult(outcome="failed", description=description))
+            self._record_identity_result(verb, payload, IdentityResult(outcome="failed", description=description))
 
-    def note_refusal(self, endpoint: str, problem: Problem, record: Any, *, silent: bool = False) -> None:
+    def log_rejection(self, endpoint: str, problem: Problem, record: Any, *, silent: bool = False) -> None:
         """Log a record, or with None a request as a whole, that is not stored."""
-        self.rejections.append(Rejection(endpoint, problem.field, problem.message, shortened(record), silent))
+        self.rejections.append(Rejection(endpoint, problem.field, problem.message, shorten(record), silent))
 
-    def _judged(self, name: str, payload: bytes, verdict: IdentityResult, *ids: str) -> None:
+    def _record_identity_result(self, name: str, payload: bytes, result: IdentityResult, *ids: str) -> None:
         """Log what an identity verb came to, carry it out on the profiles, and note whom it concerned."""
-        self._merge_profiles(verdict)
-        if len(payload) > _LOGGED_BYTES:
-            payload = bytes(memoryview(orjson.dumps(shortened(orjson.loads(payload)))))
-        self.log.append((name, payload, verdict))
-        self.outcomes[verdict.outcome] += 1
-        if self._ledger is not None:
-            self._ledger.log.append((name, payload, verdict))
+        self._merge_profiles(result)
+        if len(payload) > _MAX_LOGGED_BYTES:
+            payload = bytes(memoryview(orjson.dumps(shorten(orjson.loads(payload)))))
+        self.identity_rows.append((name, payload, result))
+        self.outcome_counts[result.outcome] += 1
+        if self._changes is not None:
+            self._changes.identity_rows.append((name, payload, result))
         for distinct_id in ids:
-            self.changes.append(distinct_id)
+            self.changed_ids.append(distinct_id)
 
-    def _linked(self, at: float, link: Link) -> None:
-        self._reports.note(at, link)
-        if self._ledger is not None:
-            self._ledger.links.append((at, link))
+    def _record_link(self, at: float, link: Link) -> None:
+        self._delayed.add(at, link)
+        if self._changes is not None:
+            self._changes.links.append((at, link))
 
-    def _keep(self, row: Row) -> None:
-        self.rows.append(row)
+    def _append_event(self, row: EventRow) -> None:
+        self.event_rows.append(row)
         self._bytes += len(row[2])
-        if self._ledger is not None:
-            self._ledger.rows.append(row)
-        if self._bytes > self._max_bytes or len(self.rows) > self._max_events:
+        if self._changes is not None:
+            self._changes.event_rows.append(row)
+        if self._bytes > self._max_bytes or len(self.event_rows) > self._max_events:
             self._trim()
 
     def _trim(self) -> None:
-        while len(self.rows) > self._max_events or self._bytes > self._max_bytes:
-            self._bytes -= len(self.rows.forget_oldest()[2])
-            if self._ledger is not None:
-                self._ledger.forgotten += 1
+        while len(self.event_rows) > self._max_events or self._bytes > self._max_bytes:
+            self._bytes -= len(self.event_rows.pop_oldest()[2])
+            if self._changes is not None:
+                self._changes.remove_oldest_event()
 
-    def _merge_profiles(self, verdict: IdentityResult) -> None:
-        if verdict.kept is None or verdict.absorbed is None:
+    def _merge_profiles(self, result: IdentityResult) -> None:
+        if result.kept is None or result.absorbed is None:
             return
-        absorbed = self._profiles.get(verdict.absorbed)
+        absorbed = self._profiles.get(result.absorbed)
         if absorbed is None:
             return
-        self._put_profile(verdict.absorbed, None)
+        self._put_profile(result.absorbed, None)
         if not self.is_simplified:
-            self._put_profile(verdict.kept, {**absorbed, **self._profiles.get(verdict.kept, {})})
+            self._put_profile(result.kept, {**absorbed, **self._profiles.get(result.kept, {})})
 
     def _put_profile(self, person: str, profile: Profile | None) -> None:
         if profile is None:
             self._profiles.pop(person, None)
         else:
             self._profiles[person] = profile
-        if self._ledger is not None:
-            self._ledger.profiles[person] = profile
+        if self._changes is not None:
+            self._changes.profiles[person] = profile
 
     def update_profile(self, distinct_id: str, record: Mapping[str, Any], now: float, address: str = "") -> None:
         """Apply one `/engage` record.
@@ -252,7 +247,7 @@ class Project:
             self._profiles.get(person), record, now=now, is_group=False, geolocate=self._geolocate, address=address
         )
         self._put_profile(person, updated)
-        self.changes.append(person)
+        self.changed_ids.append(person)
 
     def update_group(self, key: str, group_id: str, record: Mapping[str, Any], now: float) -> None:
         """Apply one `/groups` record.
@@ -265,14 +260,14 @@ class Project:
             self._groups.pop((key, group_id), None)
         else:
             self._groups[key, group_id] = updated
-        if self._ledger is not None:
-            self._ledger.groups[key, group_id] = updated
+        if self._changes is not None:
+            self._changes.groups[key, group_id] = updated
 
     def raw_events(self, name: str | None) -> list[dict[str, Any]]:
         """Every copy in the order of arrival, under the id that it counted under then."""
         events = []
-        for row in self._named(name):
-            properties, sent = read_row(row)
+        for row in self._rows_named(name):
+            properties, sent = read_event(row)
             if sent != row[1]:
                 properties["$distinct_id_before_identity"] = sent
             properties["distinct_id"] = row[1]
@@ -281,17 +276,17 @@ class Project:
 
     def events(self, name: str | None) -> list[dict[str, Any]]:
         """Each event once, under the person whom it counts for now; a duplicate takes the place of the first copy."""
-        known = self._reports.identities()
+        known = self._delayed.identities()
         latest: dict[object, dict[str, Any]] = {}
-        for number, row in enumerate(self._named(name)):
-            properties, sent = read_row(row)
+        for number, row in enumerate(self._rows_named(name)):
+            properties, sent = read_event(row)
             properties["$distinct_id_before_identity"] = sent
-            properties["distinct_id"] = known.counts_as(row[1])
+            properties["distinct_id"] = known.current_id(row[1])
             latest[_duplicate_key(row[0], sent, properties) or number] = {"event": row[0], "properties": properties}
         return list(latest.values())
 
-    def _named(self, name: str | None) -> Iterator[Row]:
-        return (row for row in self.rows if name is None or row[0] == name)
+    def _rows_named(self, name: str | None) -> Iterator[EventRow]:
+        return (row for row in self.event_rows if name is None or row[0] == name)
 
     def profile(self, distinct_id: str) -> Profile | None:
         return copy.deepcopy(self._profiles.get(self._identities.resolve(distinct_id)))
@@ -318,20 +313,20 @@ class Project:
         """How many of the stored events are further copies of another."""
         keys: set[object] = set()
         without = 0
-        for row in self.rows:
-            properties, sent = read_row(row)
+        for row in self.event_rows:
+            properties, sent = read_event(row)
             key = _duplicate_key(row[0], sent, properties)
             if key is None:
                 without += 1
             else:
                 keys.add(key)
-        return len(self.rows) - len(keys) - without
+        return len(self.event_rows) - len(keys) - without
 
-    def shown_as(self, row: Row) -> str:
+    def reported_id(self, row: EventRow) -> str:
         """Whom a stored event counts for now."""
-        return self._reports.identities().counts_as(row[1])
+        return self._delayed.identities().current_id(row[1])
 
-    def home(self, distinct_id: str) -> str:
+    def canonical_id(self, distinct_id: str) -> str:
         """The canonical id by any id, as ingestion knows it, whatever reports know."""
         return self._identities.resolve(distinct_id)
 
@@ -339,9 +334,9 @@ class Project:
         """All ids of a person, and the profile, which is not a copy."""
         return self._identities.cluster(canonical), self._profiles.get(canonical)
 
-    def resolve(self, distinct_id: str) -> str:
+    def reported_canonical_id(self, distinct_id: str) -> str:
         """The canonical id, as reports know it."""
-        return self._reports.identities().resolve(distinct_id)
+        return self._delayed.identities().resolve(distinct_id)
 
     def cluster(self, distinct_id: str) -> set[str]:
         return self._identities.cluster(distinct_id)
@@ -349,21 +344,21 @@ class Project:
     def clusters(self) -> list[set[str]]:
         """Everybody known from an event in the history, a profile or a link, in the order of first appearance."""
         people: dict[str, set[str]] = {}
-        for distinct_id in self._known():
+        for distinct_id in self._known_ids():
             if distinct_id:
                 person = self._identities.resolve(distinct_id)
                 people.setdefault(person, {person}).add(distinct_id)
         return list(people.values())
 
-    def _known(self) -> Iterator[str]:
-        for name, person, payload, _ in self.rows:
+    def _known_ids(self) -> Iterator[str]:
+        for name, person, payload, _ in self.event_rows:
             yield person
             if name in VERBS and not self.is_simplified:
                 ids = verb_ids(name, orjson.loads(payload))
                 if not isinstance(ids, str):
                     yield from ids
         yield from self._profiles
-        yield from self._identities.linked()
+        yield from self._identities.linked_ids()
 
     def identity_log(self) -> list[dict[str, Any]]:
         """Each identity verb, and each link of a device in Simplified, with what it came to."""
@@ -375,11 +370,11 @@ class Project:
                 "$failure_reason": verdict.reason,
                 "$failure_description": verdict.description,
             }
-            for name, payload, verdict in self.log
+            for name, payload, verdict in self.identity_rows
         ]
 
 
-def read_row(row: Row) -> tuple[dict[str, Any], str]:
+def read_event(row: EventRow) -> tuple[dict[str, Any], str]:
     """An event's properties, and the id that it was sent with."""
     properties: dict[str, Any] = orjson.loads(row[2])
     return properties, as_id(properties.get("distinct_id")) or row[1]

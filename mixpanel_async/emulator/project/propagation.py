@@ -25,21 +25,21 @@ class DelayedIdentities:
     """
 
     def __init__(
-        self, live: Identities, empty: Callable[[], Identities], delay: float, now: Callable[[], float]
+        self, live: Identities, new_identities: Callable[[], Identities], delay: float, now: Callable[[], float]
     ) -> None:
-        self._known = empty() if delay > 0 else live
+        self._visible = new_identities() if delay > 0 else live
         self._delay = delay
         self._now = now
-        self._waiting: deque[tuple[float, Link]] = deque()
+        self._pending: deque[tuple[float, Link]] = deque()
 
-    def note(self, at: float, link: Link) -> None:
+    def add(self, at: float, link: Link) -> None:
         """A link that the project took at this time."""
         if self._delay > 0:
-            self._waiting.append((at, link))
+            self._pending.append((at, link))
 
     def identities(self) -> Identities:
         """What reports know now. In order: a link is not known before those that came earlier."""
         settled = self._now() - self._delay
-        while self._waiting and self._waiting[0][0] <= settled:
-            self._known.adopt(self._waiting.popleft()[1])
-        return self._known
+        while self._pending and self._pending[0][0] <= settled:
+            self._visible.restore_link(self._pending.popleft()[1])
+        return self._visible

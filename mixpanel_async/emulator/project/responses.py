@@ -50,7 +50,7 @@ _ERRORS: Final[Mapping[int, str]] = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
+class EmulatorResponse:
     """What goes back to the client.
 
     Args:
@@ -68,17 +68,17 @@ class Answer:
     records: int = 0
 
 
-def as_json(status: int, content: object, *, records: int = 0) -> Answer:
+def json_response(status: int, content: object, *, records: int = 0) -> EmulatorResponse:
     """An answer with a JSON body."""
-    return Answer(status=status, body=orjson.dumps(content), records=records)
+    return EmulatorResponse(status=status, body=orjson.dumps(content), records=records)
 
 
-def imported(number: int, *, records: int) -> Answer:
+def import_response(number: int, *, records: int) -> EmulatorResponse:
     """`/import` took what it was given."""
-    return as_json(200, {"code": 200, "num_records_imported": number, "status": "OK"}, records=records)
+    return json_response(200, {"code": 200, "num_records_imported": number, "status": "OK"}, records=records)
 
 
-def import_failed(failed: list[dict[str, Any] | str], number: int, *, records: int) -> Answer:
+def import_failure_response(failed: list[dict[str, Any] | str], number: int, *, records: int) -> EmulatorResponse:
     """`/import?strict=1` took some records and refused others."""
     content = {
         "code": 400,
@@ -87,10 +87,10 @@ def import_failed(failed: list[dict[str, Any] | str], number: int, *, records: i
         "num_records_imported": number,
         "status": _PHRASES[400],
     }
-    return as_json(400, content, records=records)
+    return json_response(400, content, records=records)
 
 
-def refused(path: str, status: int, error: str | None = None) -> Answer:
+def error_response(path: str, status: int, error: str | None = None) -> EmulatorResponse:
     """A request refused as a whole, in the form of its endpoint.
 
     Args:
@@ -100,23 +100,23 @@ def refused(path: str, status: int, error: str | None = None) -> Answer:
     """
     text = error or _ERRORS.get(status)
     if text is None:
-        return Answer(status=status, body=b"", media_type=TEXT)
+        return EmulatorResponse(status=status, body=b"", media_type=TEXT)
     if path != "/import":
-        return as_json(status, {"error": text, "status": "error"})
+        return json_response(status, {"error": text, "status": "error"})
     content: dict[str, Any] = {"code": status, "error": text, "status": _PHRASES[status]}
     if status == 400:
         content |= {"failed_records": [], "num_records_imported": 0}
-    return as_json(status, content)
+    return json_response(status, content)
 
 
-def tracked(
+def ingestion_response(
     fields: Mapping[str, str],
     *,
     valid: int,
     records: int,
     error: str | None,
     failed: list[dict[str, Any]] | None = None,
-) -> Answer:
+) -> EmulatorResponse:
     """The answer of `/track`, `/engage` and `/groups`, and of `/import` to a form.
 
     Args:
@@ -130,18 +130,18 @@ def tracked(
     content: dict[str, Any] = {"error": None if status else error or "no valid records", "status": status}
     if failed is not None:
         content |= {"error": error, "failed_records": failed, "num_good_events": valid}
-    verbose = failed is not None or is_on(fields.get("verbose"))
+    verbose = failed is not None or is_enabled(fields.get("verbose"))
     body = orjson.dumps(content) if verbose else str(status).encode()
     callback = fields.get("callback", "")
     if _CALLBACK.fullmatch(callback):
-        return Answer(
+        return EmulatorResponse(
             status=200, body=b"%b(%b);" % (callback.encode(), body), media_type="text/javascript", records=records
         )
-    if is_on(fields.get("img")):
-        return Answer(status=200, body=_PIXEL, media_type="image/gif", records=records)
-    return Answer(status=200, body=body, media_type=JSON if verbose else TEXT, records=records)
+    if is_enabled(fields.get("img")):
+        return EmulatorResponse(status=200, body=_PIXEL, media_type="image/gif", records=records)
+    return EmulatorResponse(status=200, body=body, media_type=JSON if verbose else TEXT, records=records)
 
 
-def is_on(flag: str | None) -> bool:
+def is_enabled(flag: str | None) -> bool:
     """Whether a parameter such as `verbose` asks for something: any number but 0."""
     return flag is not None and flag.isdecimal() and flag.strip("0") != ""

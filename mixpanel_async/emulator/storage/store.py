@@ -21,16 +21,16 @@ import orjson
 
 from mixpanel_async._model.config import IdMerge
 
+from ..project.change_set import ChangeSet, EventRow, IdentityRow
 from ..project.identity import IdentityResult, Link, Outcome
 from ..project.project import IDENTITY_LOG_LIMIT
-from .change_set import ChangeSet, EventRow, LogRow
 
 FILE_NAME: Final = "emulator.sqlite3"
 LOCK_NAME: Final = "emulator.lock"
 
 _VERSION: Final = 1
 _APPLICATION: Final = 0x6D786D75
-_BESIDE: Final = ("", "-wal", "-shm", "-journal")
+_FILE_SUFFIXES: Final = ("", "-wal", "-shm", "-journal")
 _SCHEMA: Final = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE events (
@@ -79,29 +79,29 @@ class ProjectStore:
     """
 
     def __init__(self, directory: Path, id_merge: str) -> None:
-        self.ledger = ChangeSet()
+        self.changes = ChangeSet()
         """Where the project notes its changes. Guarded by the lock that is given to `flush`."""
         self._unwritten: list[ChangeSet] = []
-        self._writing = threading.Lock()
+        self._write_lock = threading.Lock()
         self._path = directory / FILE_NAME
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._db: sqlite3.Connection | None = None
-        self._next = 1
-        self._oldest = 1
+        self._next_number = 1
+        self._oldest_number = 1
         self._saved = ChangeSet()
-        self._held = _held(directory / LOCK_NAME)
+        self._lock_file = _lock_directory(directory / LOCK_NAME)
         try:
-            self._open_or_set_aside(id_merge)
+            self._open_or_replace(id_merge)
         except BaseException:
-            self._let_go()
+            self._release_lock()
             raise
 
-    def _open_or_set_aside(self, id_merge: str) -> None:
+    def _open_or_replace(self, id_merge: str) -> None:
         try:
             self._open(id_merge)
         # Of damaged text even the message of an error may be damaged.
         except (sqlite3.Error, UnicodeError, _DamagedFileError) as error:
-            if isinstance(error, sqlite3.Error) and _is_trouble(error):
+            if isinstance(error, sqlite3.Error) and _is_access_error(error):
                 raise OSError(f"{self._path} cannot be used: {error}") from error
             self._set_aside(error)
             try:
@@ -110,16 +110,16 @@ class ProjectStore:
                 raise OSError(f"{self._path} cannot be used: {second}") from second
 
     @property
-    def is_behind(self) -> bool:
+    def has_unwritten_changes(self) -> bool:
         """Whether something could not be written yet."""
         return bool(self._unwritten)
 
-    def _let_go(self) -> None:
-        held, self._held = self._held, None
+    def _release_lock(self) -> None:
+        held, self._lock_file = self._lock_file, None
         if held is not None:
             os.close(held)
 
-    def saved(self) -> ChangeSet:
+    def take_saved(self) -> ChangeSet:
         """What was on disk at the start. It is handed out once, so that it is not held in memory twice."""
         saved, self._saved = self._saved, ChangeSet()
         return saved
@@ -133,9 +133,9 @@ class ProjectStore:
         Raises:
             StoreError: if it cannot be written, or the store is closed. It stays noted, for the next call.
         """
-        with self._writing:
+        with self._write_lock:
             with lock:
-                taken = self.ledger.take()
+                taken = self.changes.take()
             if self._db is None:
                 raise StoreError("the emulator is closed")
             if taken:
@@ -156,11 +156,11 @@ class ProjectStore:
         """
         with contextlib.suppress(StoreError):
             self.flush(lock)
-        with self._writing:
+        with self._write_lock:
             db, self._db = self._db, None
             if db is not None:
                 db.close()
-            self._let_go()
+            self._release_lock()
 
     def _open(self, id_merge: str) -> None:
         if self._path.is_symlink():
@@ -173,7 +173,7 @@ class ProjectStore:
         try:
             self._prepare(db, id_merge)
             self._saved = _read_all(db)
-            self._next, self._oldest = _bounds(db)
+            self._next_number, self._oldest_number = _event_bounds(db)
         except sqlite3.OperationalError as error:
             db.close()
             if "locked" in str(error):
@@ -214,19 +214,19 @@ class ProjectStore:
 
     def _set_aside(self, error: Exception) -> None:
         number = 1
-        while any(_named(self._path, f"{end}.corrupt-{number}").exists() for end in _BESIDE):
+        while any(_with_suffix(self._path, f"{end}.corrupt-{number}").exists() for end in _FILE_SUFFIXES):
             number += 1
-        for end in _BESIDE:
-            source = _named(self._path, end)
+        for end in _FILE_SUFFIXES:
+            source = _with_suffix(self._path, end)
             if source.exists():
-                source.rename(_named(self._path, f"{end}.corrupt-{number}"))
-        aside = _named(self._path, f".corrupt-{number}")
+                source.rename(_with_suffix(self._path, f"{end}.corrupt-{number}"))
+        aside = _with_suffix(self._path, f".corrupt-{number}")
         # SQLite quotes what it cannot decode, and people's data has no place in a log.
         words = "it holds text that is no UTF-8" if "decode" in str(error).lower() else error
         _log.warning("the emulator's data cannot be read (%s); set aside as %s, starting empty", words, aside)
 
     def _write(self, db: sqlite3.Connection) -> None:
-        following, oldest = self._next, self._oldest
+        following, oldest = self._next_number, self._oldest_number
         db.execute("BEGIN IMMEDIATE")
         try:
             for changes in self._unwritten:
@@ -234,10 +234,12 @@ class ProjectStore:
                     for table in _TABLES:
                         db.execute(f"DELETE FROM {table}")  # noqa: S608  a constant
                     oldest = following
-                db.executemany("INSERT INTO events VALUES (?, ?, ?, ?, ?, ?)", _numbered(changes.rows, following))
-                following += len(changes.rows)
-                if changes.forgotten:
-                    oldest += changes.forgotten
+                db.executemany(
+                    "INSERT INTO events VALUES (?, ?, ?, ?, ?, ?)", _numbered_rows(changes.event_rows, following)
+                )
+                following += len(changes.event_rows)
+                if changes.events_removed:
+                    oldest += changes.events_removed
                     db.execute("DELETE FROM events WHERE seq < ?", (oldest,))
                 _write_identities(db, changes)
                 _write_profiles(db, changes)
@@ -246,11 +248,11 @@ class ProjectStore:
             if db.in_transaction:
                 db.execute("ROLLBACK")
             raise
-        self._next, self._oldest = following, oldest
+        self._next_number, self._oldest_number = following, oldest
         self._unwritten.clear()
 
 
-def _held(path: Path) -> int | None:
+def _lock_directory(path: Path) -> int | None:
     """A lock that only the end of this process, or of the store, gives up.
 
     SQLite's own lock is not enough: POSIX drops it when anything in the process closes the file.
@@ -272,13 +274,13 @@ def _held(path: Path) -> int | None:
     return held
 
 
-def _is_trouble(error: sqlite3.Error) -> bool:
+def _is_access_error(error: sqlite3.Error) -> bool:
     """Whether an error says that the file cannot be reached now, and nothing of what is in it."""
     words = ("unable to open", "disk i/o", "is full", "readonly", "locked", "out of memory", "denied")
     return any(word in str(error).lower() for word in words)
 
 
-def _numbered(rows: list[EventRow], following: int) -> Iterator[tuple[Any, ...]]:
+def _numbered_rows(rows: list[EventRow], following: int) -> Iterator[tuple[Any, ...]]:
     for seq, (name, person, payload, (endpoint, arrived)) in enumerate(rows, following):
         yield seq, name, person, payload, endpoint, arrived
 
@@ -288,13 +290,13 @@ def _write_identities(db: sqlite3.Connection, changes: ChangeSet) -> None:
         "INSERT INTO links (at, verb, first, second, kept) VALUES (?, ?, ?, ?, ?)",
         ((at, link.verb, link.first, link.second, link.kept) for at, link in changes.links),
     )
-    if changes.log:
+    if changes.identity_rows:
         db.executemany(
             "INSERT INTO identity_log (name, payload, outcome, reason, description, kept, absorbed)"
             " VALUES (?, ?, ?, ?, ?, ?, ?)",
             (
                 (name, payload, said.outcome, said.reason, said.description, said.kept, said.absorbed)
-                for name, payload, said in changes.log
+                for name, payload, said in changes.identity_rows
             ),
         )
         db.execute(
@@ -315,7 +317,7 @@ def _write_profiles(db: sqlite3.Connection, changes: ChangeSet) -> None:
             db.execute("INSERT OR REPLACE INTO groups VALUES (?, ?, ?)", (key, group_id, orjson.dumps(properties)))
 
 
-def _bounds(db: sqlite3.Connection) -> tuple[int, int]:
+def _event_bounds(db: sqlite3.Connection) -> tuple[int, int]:
     """Number of the next event, and of the oldest that is kept."""
     oldest, latest = db.execute("SELECT min(seq), max(seq) FROM events").fetchone()
     return (1, 1) if latest is None else (latest + 1, oldest)
@@ -326,34 +328,34 @@ def _read_all(db: sqlite3.Connection) -> ChangeSet:
     for name, person, payload, endpoint, arrived in db.execute(
         "SELECT name, person, payload, endpoint, arrived FROM events ORDER BY seq"
     ):
-        _expect((str, str, bytes, str, float), (name, person, payload, endpoint, arrived))
-        _object(payload)
-        saved.rows.append((name, person, payload, (endpoint, arrived)))
+        _check_types((str, str, bytes, str, float), (name, person, payload, endpoint, arrived))
+        _parse_object(payload)
+        saved.event_rows.append((name, person, payload, (endpoint, arrived)))
     for row in db.execute(
         "SELECT name, payload, outcome, reason, description, kept, absorbed FROM identity_log ORDER BY seq"
     ):
-        saved.log.append(_log_row(row))
+        saved.identity_rows.append(_log_row(row))
     for at, *link in db.execute("SELECT at, verb, first, second, kept FROM links ORDER BY seq"):
-        _expect((float, str, str, str), (at, *link[:3]))
+        _check_types((float, str, str, str), (at, *link[:3]))
         saved.links.append((at, Link(*link)))
     for person, properties in db.execute("SELECT person, properties FROM profiles ORDER BY rowid"):
-        saved.profiles[person] = _object(properties)
+        saved.profiles[person] = _parse_object(properties)
     for key, group_id, properties in db.execute("SELECT group_key, group_id, properties FROM groups ORDER BY rowid"):
-        saved.groups[key, group_id] = _object(properties)
+        saved.groups[key, group_id] = _parse_object(properties)
     return saved
 
 
-def _log_row(row: tuple[Any, ...]) -> LogRow:
+def _log_row(row: tuple[Any, ...]) -> IdentityRow:
     name, payload, outcome, reason, description, kept, absorbed = row
-    _expect((str, bytes, str, str), (name, payload, outcome, description))
+    _check_types((str, bytes, str, str), (name, payload, outcome, description))
     if outcome not in get_args(Outcome):
         raise _DamagedFileError("it holds an outcome that there is not")
-    _object(payload)
+    _parse_object(payload)
     verdict = IdentityResult(outcome=outcome, reason=reason, description=description, kept=kept, absorbed=absorbed)
     return name, payload, verdict
 
 
-def _object(payload: Any) -> dict[str, Any]:
+def _parse_object(payload: Any) -> dict[str, Any]:
     try:
         value = orjson.loads(payload)
     except orjson.JSONDecodeError as error:
@@ -363,10 +365,10 @@ def _object(payload: Any) -> dict[str, Any]:
     return cast("dict[str, Any]", value)
 
 
-def _expect(types: tuple[type, ...], values: tuple[object, ...]) -> None:
+def _check_types(types: tuple[type, ...], values: tuple[object, ...]) -> None:
     if tuple(map(type, values)) != types:
         raise _DamagedFileError("it holds a value of the wrong type")
 
 
-def _named(path: Path, end: str) -> Path:
+def _with_suffix(path: Path, end: str) -> Path:
     return path.with_name(path.name + end)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from ..project.ingestion import ENDPOINTS
-from .app import State
+from .app import EmulatorState
 from .faults import TRANSIENT, Fault, FaultKind, RandomFaults, retry_after_text
 
 
@@ -16,7 +16,7 @@ class FaultControls:
         state: of the application.
     """
 
-    def __init__(self, state: State) -> None:
+    def __init__(self, state: EmulatorState) -> None:
         self._state = state
 
     @property
@@ -171,7 +171,7 @@ class FaultControls:
         """
         faults = RandomFaults(seed=seed, rate=rate, kinds=tuple(kinds), paths=tuple(paths), seconds=seconds)
         with self._state.lock:
-            self._state.faults.randomize(faults)
+            self._state.faults.set_random(faults)
 
     def stop_faults(self) -> None:
         """Forget the failures still planned, random ones included. `latency` stays."""

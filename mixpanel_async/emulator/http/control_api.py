@@ -48,7 +48,7 @@ from typing import TYPE_CHECKING, Any, Final
 import orjson
 
 from ..project.hints import hint
-from ..project.responses import Answer, as_json
+from ..project.responses import EmulatorResponse, json_response
 
 if TYPE_CHECKING:
     from .. import Emulator
@@ -61,7 +61,7 @@ class BadParameterError(Exception):
     """A parameter that is missing, unknown or malformed; the text says which and why."""
 
 
-class NotThereError(Exception):
+class NotFoundError(Exception):
     """Nothing was found; the text says what."""
 
 
@@ -70,7 +70,7 @@ Read = Callable[["Emulator", Parameters], object]
 
 
 @dataclass(frozen=True, slots=True)
-class _View:
+class _ViewEndpoint:
     """Something to look at.
 
     Args:
@@ -84,7 +84,7 @@ class _View:
     optional: tuple[str, ...] = ()
 
 
-def view(emulator: Emulator, name: str, parameters: Parameters) -> Answer:
+def view(emulator: Emulator, name: str, parameters: Parameters) -> EmulatorResponse:
     """Answer `GET /_emulator/<name>`.
 
     Args:
@@ -95,11 +95,11 @@ def view(emulator: Emulator, name: str, parameters: Parameters) -> Answer:
     wanted = VIEWS[name]
     try:
         _check_names(parameters, required=wanted.required, optional=wanted.optional)
-        return as_json(200, wanted.read(emulator, parameters))
+        return json_response(200, wanted.read(emulator, parameters))
     except BadParameterError as error:
-        return as_json(400, {"error": str(error)})
-    except NotThereError as error:
-        return as_json(404, {"error": str(error)})
+        return json_response(400, {"error": str(error)})
+    except NotFoundError as error:
+        return json_response(404, {"error": str(error)})
 
 
 def _events(emulator: Emulator, parameters: Parameters) -> object:
@@ -107,24 +107,24 @@ def _events(emulator: Emulator, parameters: Parameters) -> object:
     if "distinct_id" in parameters:
         person = emulator.resolve(parameters["distinct_id"])
         events = [event for event in events if event["properties"]["distinct_id"] == person]
-    return _last(events, parameters)
+    return _limited(events, parameters)
 
 
 def _profile(emulator: Emulator, parameters: Parameters) -> object:
     profile = emulator.profile(parameters["distinct_id"])
     if profile is None:
-        raise NotThereError("this person has no profile")
+        raise NotFoundError("this person has no profile")
     return profile
 
 
 def _profiles(emulator: Emulator, parameters: Parameters) -> object:
-    return dict(_last(list(emulator.profiles().items()), parameters))
+    return dict(_limited(list(emulator.profiles().items()), parameters))
 
 
 def _group(emulator: Emulator, parameters: Parameters) -> object:
     group = emulator.group(parameters["group_key"], parameters["group_id"])
     if group is None:
-        raise NotThereError("this group has no profile")
+        raise NotFoundError("this group has no profile")
     return group
 
 
@@ -137,12 +137,12 @@ def _cluster(emulator: Emulator, parameters: Parameters) -> object:
 
 
 def _clusters(emulator: Emulator, parameters: Parameters) -> object:
-    return _last([sorted(cluster) for cluster in emulator.clusters()], parameters)
+    return _limited([sorted(cluster) for cluster in emulator.clusters()], parameters)
 
 
 def _identity_log(emulator: Emulator, parameters: Parameters) -> object:
     name = parameters.get("name")
-    entries = _last([entry for entry in emulator.identity_log() if name in {None, entry["event"]}], parameters)
+    entries = _limited([entry for entry in emulator.identity_log() if name in {None, entry["event"]}], parameters)
     return [
         {
             **entry,
@@ -153,11 +153,11 @@ def _identity_log(emulator: Emulator, parameters: Parameters) -> object:
 
 
 def _requests(emulator: Emulator, parameters: Parameters) -> object:
-    return [dataclasses.asdict(request) for request in _last(emulator.requests(), parameters)]
+    return [dataclasses.asdict(request) for request in _limited(emulator.requests(), parameters)]
 
 
 def _rejected(emulator: Emulator, parameters: Parameters) -> object:
-    return _last(emulator.rejected(), parameters)
+    return _limited(emulator.rejected(), parameters)
 
 
 def _flags(emulator: Emulator, _: Parameters) -> object:
@@ -168,30 +168,30 @@ def _stats(emulator: Emulator, _: Parameters) -> object:
     return emulator.stats()
 
 
-VIEWS: Final[Mapping[str, _View]] = {
-    "events": _View(_events, optional=("name", "distinct_id", "limit")),
-    "profile": _View(_profile, required=("distinct_id",)),
-    "profiles": _View(_profiles, optional=("limit",)),
-    "group": _View(_group, required=("group_key", "group_id")),
-    "resolve": _View(_resolve, required=("distinct_id",)),
-    "cluster": _View(_cluster, required=("distinct_id",)),
-    "clusters": _View(_clusters, optional=("limit",)),
-    "identity-log": _View(_identity_log, optional=("name", "limit")),
-    "requests": _View(_requests, optional=("limit",)),
-    "rejected": _View(_rejected, optional=("limit",)),
-    "flags": _View(_flags),
-    "stats": _View(_stats),
+VIEWS: Final[Mapping[str, _ViewEndpoint]] = {
+    "events": _ViewEndpoint(_events, optional=("name", "distinct_id", "limit")),
+    "profile": _ViewEndpoint(_profile, required=("distinct_id",)),
+    "profiles": _ViewEndpoint(_profiles, optional=("limit",)),
+    "group": _ViewEndpoint(_group, required=("group_key", "group_id")),
+    "resolve": _ViewEndpoint(_resolve, required=("distinct_id",)),
+    "cluster": _ViewEndpoint(_cluster, required=("distinct_id",)),
+    "clusters": _ViewEndpoint(_clusters, optional=("limit",)),
+    "identity-log": _ViewEndpoint(_identity_log, optional=("name", "limit")),
+    "requests": _ViewEndpoint(_requests, optional=("limit",)),
+    "rejected": _ViewEndpoint(_rejected, optional=("limit",)),
+    "flags": _ViewEndpoint(_flags),
+    "stats": _ViewEndpoint(_stats),
 }
 
 
-def index() -> Answer:
+def index() -> EmulatorResponse:
     """Answer `GET /_emulator/`: the names of everything, and the parameters that each takes."""
     read = {name: [*found.required, *found.optional] for name, found in VIEWS.items()}
     steer = {name: list(found.arguments) for name, found in CONTROLS.items()}
-    return as_json(200, {"GET": read, "POST": steer})
+    return json_response(200, {"GET": read, "POST": steer})
 
 
-def _last(items: Sequence[Any], parameters: Parameters) -> Sequence[Any]:
+def _limited(items: Sequence[Any], parameters: Parameters) -> Sequence[Any]:
     text = parameters.get("limit")
     if text is None:
         return items
@@ -213,7 +213,7 @@ def _check_names(given: Mapping[str, object], *, required: Sequence[str], option
 # Steering.
 
 
-def _flag(value: object) -> bool:
+def _boolean(value: object) -> bool:
     if isinstance(value, bool):
         return value
     if value in ("1", "true"):
@@ -223,7 +223,7 @@ def _flag(value: object) -> bool:
     raise ValueError
 
 
-def _whole(value: object) -> int:
+def _integer(value: object) -> int:
     if isinstance(value, int) and not isinstance(value, bool):
         return value
     if isinstance(value, str) and len(value) <= 18:
@@ -254,7 +254,7 @@ def _seconds_or_text(value: object) -> float | str:
 
 def _number_or_text(value: object) -> int | str:
     try:
-        return _whole(value)
+        return _integer(value)
     except ValueError:
         return _text(value)
 
@@ -280,7 +280,7 @@ def _objects(value: object) -> list[Any]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Control:
+class _ControlEndpoint:
     """Something to do.
 
     Args:
@@ -289,7 +289,7 @@ class _Control:
         required: those that must be given.
     """
 
-    do: Callable[..., None]
+    action: Callable[..., None]
     arguments: Mapping[str, Callable[[object], Any]]
     required: tuple[str, ...] = ()
 
@@ -298,39 +298,39 @@ def _set_latency(emulator: Emulator, seconds: float) -> None:
     emulator.latency = seconds
 
 
-CONTROLS: Final[Mapping[str, _Control]] = {
-    "reset": _Control(lambda emulator: emulator.reset(), {}),
-    "fail-next": _Control(
+CONTROLS: Final[Mapping[str, _ControlEndpoint]] = {
+    "reset": _ControlEndpoint(lambda emulator: emulator.reset(), {}),
+    "fail-next": _ControlEndpoint(
         lambda emulator, **arguments: emulator.fail_next(**arguments),
         {
-            "status": _whole,
-            "times": _whole,
+            "status": _integer,
+            "times": _integer,
             "retry_after": _seconds_or_text,
             "path": _text,
             "body": _bytes,
-            "apply": _flag,
+            "apply": _boolean,
         },
     ),
-    "drop-connections": _Control(
+    "drop-connections": _ControlEndpoint(
         lambda emulator, **arguments: emulator.drop_connections(**arguments),
-        {"n": _whole, "path": _text, "apply": _flag},
+        {"n": _integer, "path": _text, "apply": _boolean},
     ),
-    "break-next": _Control(
+    "break-next": _ControlEndpoint(
         lambda emulator, **arguments: emulator.break_next(**arguments),
         {
             "kind": _text,
-            "times": _whole,
+            "times": _integer,
             "path": _text,
-            "apply": _flag,
+            "apply": _boolean,
             "seconds": _number,
-            "before": _flag,
+            "before": _boolean,
             "rate": _number,
-            "indexes": _list_of(_whole),
+            "indexes": _list_of(_integer),
             "location": _text,
         },
         required=("kind",),
     ),
-    "random-faults": _Control(
+    "random-faults": _ControlEndpoint(
         lambda emulator, **arguments: emulator.random_faults(**arguments),
         {
             "seed": _number_or_text,
@@ -341,13 +341,15 @@ CONTROLS: Final[Mapping[str, _Control]] = {
         },
         required=("seed",),
     ),
-    "stop-faults": _Control(lambda emulator: emulator.stop_faults(), {}),
-    "set-flags": _Control(lambda emulator, flags: emulator.set_flags(flags), {"flags": _objects}, required=("flags",)),
-    "latency": _Control(_set_latency, {"seconds": _number}, required=("seconds",)),
+    "stop-faults": _ControlEndpoint(lambda emulator: emulator.stop_faults(), {}),
+    "set-flags": _ControlEndpoint(
+        lambda emulator, flags: emulator.set_flags(flags), {"flags": _objects}, required=("flags",)
+    ),
+    "latency": _ControlEndpoint(_set_latency, {"seconds": _number}, required=("seconds",)),
 }
 
 
-def control(emulator: Emulator, name: str, parameters: Parameters, body: bytes) -> Answer:
+def control(emulator: Emulator, name: str, parameters: Parameters, body: bytes) -> EmulatorResponse:
     """Answer `POST /_emulator/<name>`. It may block while the disk is written to.
 
     Args:
@@ -358,20 +360,20 @@ def control(emulator: Emulator, name: str, parameters: Parameters, body: bytes) 
     """
     wanted = CONTROLS[name]
     try:
-        given = {**parameters, **_object(body)}
+        given = {**parameters, **_parse_object(body)}
         optional = [argument for argument in wanted.arguments if argument not in wanted.required]
         _check_names(given, required=wanted.required, optional=optional)
         # As in Python, None stands for the default.
-        arguments = {key: _converted(wanted, key, value) for key, value in given.items() if value is not None}
-        wanted.do(emulator, **arguments)
+        arguments = {key: _convert(wanted, key, value) for key, value in given.items() if value is not None}
+        wanted.action(emulator, **arguments)
     except (BadParameterError, ValueError) as error:
-        return as_json(400, {"error": str(error)})
+        return json_response(400, {"error": str(error)})
     except OSError as error:
-        return as_json(503, {"error": str(error)})
-    return as_json(200, {"status": "ok"})
+        return json_response(503, {"error": str(error)})
+    return json_response(200, {"status": "ok"})
 
 
-def _object(body: bytes) -> dict[str, Any]:
+def _parse_object(body: bytes) -> dict[str, Any]:
     if len(body) > MAX_CONTROL_BYTES:
         raise BadParameterError(f"body has more than {MAX_CONTROL_BYTES} bytes")
     if not body.strip():
@@ -385,8 +387,8 @@ def _object(body: bytes) -> dict[str, Any]:
     return parsed
 
 
-def _converted(wanted: _Control, name: str, value: object) -> Any:
+def _convert(endpoint: _ControlEndpoint, name: str, value: object) -> Any:
     try:
-        return wanted.arguments[name](value)
+        return endpoint.arguments[name](value)
     except (ValueError, OverflowError):
         raise BadParameterError(f"{name} is malformed") from None

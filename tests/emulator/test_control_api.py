@@ -10,8 +10,8 @@ from emulator_wire import TOKEN, Wire, imported
 
 from mixpanel_async import IdMerge
 from mixpanel_async.emulator import Emulator
+from mixpanel_async.emulator.http.control_api import CONTROLS, VIEWS
 from mixpanel_async.emulator.http.faults import ConnectionDroppedError
-from mixpanel_async.emulator.http.inspection import CONTROLS, VIEWS
 
 ANON = "3f2b8c1e-9d4a-4b7e-8c1d-2a5e6f7b8c9d"
 

@@ -1,0 +1,92 @@
+"""ASGI applications that send one response, with the effects of a planned fault.
+
+Plain ASGI, so that a fault behaves the same on a socket and in-process. To break a connection, the application raises
+an error. The server then closes the connection, and an in-process client receives the error itself.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any, Final, final
+
+import anyio
+import anyio.lowlevel
+
+from ..project.export import EventExport
+from .faults import ConnectionDroppedError, PlannedResponse
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+_GZIP: Final = zlib.MAX_WBITS | 16
+
+
+@final
+class AsgiResponse:
+    """ASGI application that sends one response.
+
+    Args:
+        planned: the response and its delivery.
+    """
+
+    def __init__(self, planned: PlannedResponse) -> None:
+        self._planned = planned
+
+    async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the response.
+
+        Raises:
+            ConnectionDroppedError: if the connection is to be closed now.
+        """
+        planned = self._planned
+        if planned.seconds > 0:
+            await anyio.sleep(planned.seconds)
+        response = planned.response
+        if response is None:
+            if planned.hang:
+                await _wait_for_disconnect(receive)
+            raise ConnectionDroppedError
+        headers = [(b"content-length", b"%d" % len(response.body)), (b"content-type", response.media_type.encode())]
+        headers += [(name.lower().encode(), value.encode()) for name, value in response.headers.items()]
+        await send({"type": "http.response.start", "status": response.status, "headers": headers})
+        chunks = planned.chunks()
+        for left, (seconds, chunk) in zip(range(len(chunks) - 1, -1, -1), chunks, strict=True):
+            if seconds > 0:
+                await anyio.sleep(seconds)
+            await send({"type": "http.response.body", "body": chunk, "more_body": left > 0 or planned.cut})
+        if planned.cut:
+            raise ConnectionDroppedError
+
+
+@final
+class ExportResponse:
+    """ASGI application that streams an export, without holding all of its text in memory.
+
+    Args:
+        export: the events to send.
+    """
+
+    def __init__(self, export: EventExport) -> None:
+        self._export = export
+
+    async def __call__(self, _scope: Scope, _receive: Receive, send: Send) -> None:
+        """Send the export as one event per line."""
+        headers = [(b"content-type", b"text/plain; charset=utf-8")]
+        if self._export.compress:
+            headers.append((b"content-encoding", b"gzip"))
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        compressor = zlib.compressobj(1, wbits=_GZIP) if self._export.compress else None
+        for chunk in self._export.chunks():
+            body = chunk if compressor is None else compressor.compress(chunk)
+            await send({"type": "http.response.body", "body": body, "more_body": True})
+            # Let other requests run during a long export.
+            await anyio.lowlevel.checkpoint()
+        await send({"type": "http.response.body", "body": b"" if compressor is None else compressor.flush()})
+
+
+async def _wait_for_disconnect(receive: Receive) -> None:
+    """Wait until the client has disconnected or, in-process, has cancelled the request."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
