@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from .._delivery.direct_request import DirectSender, drop_reason_of
-from .._delivery.lanes import Batch, Lane
+from .._delivery.direct_request import DirectSender
+from .._delivery.lanes import Lane
 from .._delivery.queue import Queue
 from .._delivery.sender import Sender
 from .._delivery.staging import YIELD_AFTER_BYTES
 from .._encoding.fast_event import FastEventEncoder, encode_properties
 from .._encoding.records import DroppedByHook, RecordEncoder
 from .._model.config import ClientOptions
-from .._model.credentials import Secret
-from .._model.errors import ClientClosedError, MixpanelException, ValidationError, without_traceback
-from .._model.records import DropReason, RecordKind
+from .._model.errors import MixpanelException, ValidationError, without_traceback
+from .._model.records import RecordKind
 from .._runtime.clock import Environment
 from .._runtime.event_loop import yield_to_loop
 
@@ -112,41 +111,6 @@ class ClientBase:
     async def _yield(self) -> None:
         self._queue.reopen_staging(YIELD_AFTER_BYTES)
         await yield_to_loop()
-
-    async def _send_now(
-        self, kind: RecordKind, item: bytes, secret: Secret | None = None, batch: Batch | None = None
-    ) -> None:
-        """Send a message in a task of the package's own, and wait for what becomes of it."""
-        is_gone = False
-
-        def conclude(reason: DropReason | None = DropReason.CLOSED, message: str = "") -> None:
-            if batch is not None:
-                self._sender.settle_single(batch, reason, message)
-
-        async def work() -> None:
-            reason: DropReason | None = DropReason.CLOSED
-            message = ""
-            try:
-                await self._direct_sender.send(kind, item, secret, lambda: is_gone)
-                reason = None
-            except Exception as error:
-                reason, message = drop_reason_of(error), str(error)
-                raise
-            finally:
-                conclude(reason, message)
-
-        if batch is not None:
-            batch.is_request_begun = True
-        try:
-            job = self._sender.spawn(work, f"mixpanel {kind.value}", conclude)
-        except ClientClosedError:
-            conclude()
-            raise
-        try:
-            await job.result()
-        except BaseException:
-            is_gone = True
-            raise
 
 
 def _nothing(_: object) -> bytes | None:

@@ -172,7 +172,7 @@ class EventMethods(ClientBase):
         if item is None:
             return
         batch = self._queue.lease_single(self._events, item)
-        await self._send_now(RecordKind.EVENTS, item, None, batch)
+        await self._direct_sender.send(RecordKind.EVENTS, item, batch=batch)
 
     async def import_data(
         self,

@@ -63,7 +63,7 @@ class StagingBuffer:
         self._loop: object = None
         self.fork_marker = ForkMarker()
         self.clock_offset = 0.0
-        """How far this machine's clock is ahead of Mixpanel's, as the last answer showed."""
+        """Seconds by which this machine's clock is ahead of Mixpanel's, according to the last response."""
         self.yield_budget = YIELD_AFTER_BYTES
         """A coroutine that never waits keeps the loop to itself; after so many bytes others are let run."""
         self.cost_factor = _UNSTAGED_COST_FACTOR
@@ -97,6 +97,10 @@ class StagingBuffer:
             self.bytes_until_yield, self.bytes_reserved = 0, self.bytes_until_yield + self.bytes_reserved
         self.insert_id_endings = iter(_INSERT_ID_ENDINGS[1 : max(1, left - 1)])
         return _INSERT_ID_ENDINGS[0]
+
+    def set_clock_offset(self, ahead: float) -> None:
+        """Set the seconds by which this machine's clock is ahead of Mixpanel's."""
+        self.clock_offset = ahead
 
     def bind_loop(self, current_loop: Callable[[], object]) -> None:
         """Accept events from the calling loop.
