@@ -273,8 +273,8 @@ class TestClient:
 @pytest.mark.parametrize(
     ("option", "words"),
     [
-        ("id_merge='simple'", "*cannot be made from {'id_merge': 'simple'}: 'simple' is not a valid IdMerge"),
-        ("cluster=2", "*cannot be made from {'id_merge': 'simplified', 'cluster': 2}: *unexpected keyword*'cluster'"),
+        ("id_merge='simple'", "*cannot be created with {'id_merge': 'simple'}: 'simple' is not a valid IdMerge"),
+        ("cluster=2", "*cannot be created with {'id_merge': 'simplified', 'cluster': 2}: *unexpected keyword*'cluster'"),
     ],
 )
 def test_a_wrong_option_is_named(project: pytest.Pytester, option: str, words: str) -> None:
