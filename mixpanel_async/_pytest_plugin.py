@@ -72,7 +72,7 @@ def mixpanel_emulator(request: pytest.FixtureRequest) -> Iterator[Emulator]:
 
 @pytest.fixture
 def mixpanel_client_options() -> dict[str, Any]:
-    """Return options of `mixpanel_client`, such as `credentials` or `before_send`. Override this fixture to set them."""
+    """Return options of `mixpanel_client`, such as `credentials`. Override this fixture to set them."""
     return {}
 
 
