@@ -1,1 +1,1 @@
-"""Code of the child processes: one module per section, whose function `measure` returns figures."""
+"""What runs in the child processes: a module for each section, with a function `measure` that gives plain figures."""

@@ -1,4 +1,4 @@
-"""Burst section: track all events at once, then close."""
+"""A subject that is given all events at once, and closed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .loops import run
 def measure(
     subject: str, origin: str, events: int, loop: str = "asyncio", *, speedups: bool = True
 ) -> dict[str, float]:
-    """Return seconds of CPU (all threads) and of wall time, and peak memory in bytes."""
+    """Seconds of CPU (all threads) and of wall time, and bytes at the peak."""
     if not speedups:
         without_isal()
     return run(_measured(subject, origin, events), loop=loop)

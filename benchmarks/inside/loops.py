@@ -1,4 +1,4 @@
-"""Event loops with a blocking monitor, and a clock for the time spent waiting for a CPU."""
+"""Event loops that are watched, and the clock that other processes on the machine cannot disturb."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ T = TypeVar("T")
 
 
 class Watch(selectors.DefaultSelector):
-    """Selector that records the longest time between two polls of the event loop.
+    """A selector that notes for how long the loop at most did not come back to it.
 
-    It records wall time, which includes other load on the machine, and CPU time of the loop's thread, which does not.
+    Both in wall time, which holds whatever else the machine did, and in CPU time of the loop's own thread, which does
+    not.
     """
 
     def __init__(self) -> None:
@@ -37,23 +38,23 @@ class Watch(selectors.DefaultSelector):
             self.wall = max(self.wall, time.perf_counter() - self._since[1])
 
     def begin(self) -> None:
-        """Reset the maxima and start measuring now."""
+        """Forget what was, and begin to measure at this very moment."""
         self.cpu = self.wall = 0.0
         self._since = time.thread_time(), time.perf_counter()
 
     def held(self) -> tuple[float, float]:
-        """Return the longest block since `begin` in seconds of CPU and wall time, including the current one."""
+        """The longest hold since `begin`, in seconds of CPU and of wall time; that which is not over included."""
         self._note()
         return self.cpu, self.wall
 
 
 def run(work: Coroutine[Any, Any, T], *, loop: str = "asyncio", watch: Watch | None = None) -> T:
-    """Run a coroutine in a new event loop and return its result.
+    """Run a coroutine to its end in a new loop.
 
     Args:
-        work: the coroutine.
+        work: what to run.
         loop: `asyncio` or `uvloop`.
-        watch: selector for an asyncio loop.
+        watch: the selector of an asyncio loop.
     """
     made: asyncio.AbstractEventLoop
     if loop == "uvloop":
@@ -71,12 +72,12 @@ def run(work: Coroutine[Any, Any, T], *, loop: str = "asyncio", watch: Watch | N
 
 
 def pin_to_one_core() -> None:
-    """Pin this process to one core, if the system supports it."""
+    """Let this process run on one core only, where the system can say so."""
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
 
 
-def seconds_waiting_for_cpu() -> float:
-    """Return the time this thread was ready but waited for a CPU; 0 if the system does not report it."""
+def seconds_in_line() -> float:
+    """For how long this thread has been ready to run while others had the cores; 0 where the system does not tell."""
     statistics = Path("/proc/thread-self/schedstat")
     return int(statistics.read_text().split()[1]) / 1e9 if statistics.exists() else 0.0

@@ -1,4 +1,4 @@
-"""Start section: cost of the import, and extras it loads."""
+"""What an import costs, and what else it brings in."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ _OF_EXTRAS: Final = (
 
 
 def measure(*, whole: bool, asyncio: bool) -> dict[str, Any]:
-    """Return seconds of CPU to import the package and access its client, peak memory, and loaded extras.
+    """Seconds of CPU to import the package and to have its client, the peak of memory, and the extras that came along.
 
-    `bare` is the time of the import alone; lazily imported names appear in the difference.
+    `bare` are the seconds of the import alone: names that it left for later would show in the difference.
 
     Args:
-        whole: True imports the package, False only its dependencies.
-        asyncio: whether to import asyncio first, as every program that uses the package on asyncio does.
+        whole: the package, or only what it stands on.
+        asyncio: whether the program has imported asyncio before, as each that uses the package on asyncio has to.
     """
     if asyncio:
         importlib.import_module("asyncio")
@@ -30,7 +30,7 @@ def measure(*, whole: bool, asyncio: bool) -> dict[str, Any]:
     modules = [importlib.import_module(name) for name in (("mixpanel_async",) if whole else _FOUNDATION)]
     bare = time.process_time() - cpu
     if whole:
-        modules[0].AsyncMixpanel  # noqa: B018  accessed by `from mixpanel_async import AsyncMixpanel`
+        modules[0].AsyncMixpanel  # noqa: B018  what `from mixpanel_async import AsyncMixpanel` does
     cpu = time.process_time() - cpu
     return {
         "cpu": cpu,

@@ -1,20 +1,20 @@
-"""What the verbs stand on: a record admitted to the queue, or a message sent and waited for."""
+"""Base class of the client's methods: enqueue a record, or send one message and await the response."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from .._delivery.direct_request import DirectSender
-from .._delivery.lanes import Lane
+from .._delivery.direct_request import DirectSender, drop_reason_of
+from .._delivery.lanes import Batch, Lane
 from .._delivery.queue import Queue
 from .._delivery.sender import Sender
 from .._delivery.staging import YIELD_AFTER_BYTES
-from .._encoding.fast_event import FastEventEncoder, encode_properties
 from .._encoding.records import DroppedByHook, RecordEncoder
 from .._model.config import ClientOptions
-from .._model.errors import MixpanelException, ValidationError, without_traceback
-from .._model.records import RecordKind
+from .._model.credentials import Secret
+from .._model.errors import ClientClosedError, MixpanelException, ValidationError, without_traceback
+from .._model.records import DropReason, RecordKind
 from .._runtime.clock import Environment
 from .._runtime.event_loop import yield_to_loop
 
@@ -26,15 +26,15 @@ Meta = Mapping[str, Any] | None
 
 
 class ClientBase:
-    """The parts, and the three things that the verbs do with them.
+    """Components of the client, and the operations that its methods share.
 
     Args:
-        options: the client's plain options.
-        builder: makes records.
-        queue: holds them.
-        sender: has them sent.
-        caller: sends single messages.
-        runtime: clocks, chance and ids.
+        options: plain options of the client.
+        encoder: encodes records.
+        queue: holds records.
+        sender: sends the records of the queue.
+        direct_sender: sends single messages.
+        environment: clocks, random numbers and ids.
     """
 
     def __init__(
@@ -54,69 +54,108 @@ class ClientBase:
         self._direct_sender = direct_sender
         self._environment = environment
         self._lanes = {kind: queue.lane(kind) for kind in (RecordKind.EVENTS, RecordKind.PEOPLE, RecordKind.GROUPS)}
-        # With a service account, imports and events are the same request: they share a lane, and so their batches.
-        same = options.credentials is not None and options.by_import
-        self._lanes[RecordKind.IMPORTS] = self._lanes[RecordKind.EVENTS] if same else queue.lane(RecordKind.IMPORTS)
+        # With a service account, events and imports go to the same endpoint. They share a lane, and so their batches.
+        is_shared = options.credentials is not None and options.by_import
+        self._lanes[RecordKind.IMPORTS] = (
+            self._lanes[RecordKind.EVENTS] if is_shared else queue.lane(RecordKind.IMPORTS)
+        )
         self._events = self._lanes[RecordKind.EVENTS]
         self._staging = queue.staging
+        self._staging.use_encoder(encoder.fast_encoder, environment)
         queue.enable_staging(self._events)
-        self._fast_encoder = FastEventEncoder("") if encoder.fast_encoder is None else encoder.fast_encoder
-        self._encode_properties = _nothing if encoder.fast_encoder is None else encode_properties
-        self._wall = environment.wall_time
 
     def _now(self) -> float:
-        """Wall clock in seconds, put right if Mixpanel's answers have shown that it is ahead of theirs.
+        """Return the wall clock in seconds, corrected if Mixpanel's responses show that it is ahead.
 
-        Mixpanel overwrites a `time` that lies in its future, and two tries of one event could then differ.
+        Mixpanel overwrites a `time` in its future. Two attempts to send one event could then count as two events.
         """
         return self._environment.wall_time() - self._staging.clock_offset
 
     async def _update(self, kind: RecordKind, message: Mapping[str, Any], meta: Meta) -> None:
+        """Encode and enqueue a profile update."""
         lane = self._lanes[kind]
         try:
-            item = self._encoder.profile(message, meta, now=self._now())
-        except DroppedByHook as kept:
-            self._queue.discard(lane, kept.record, kept.reason)
+            record = self._encoder.encode_profile(message, meta, now=self._now())
+        except DroppedByHook as dropped:
+            self._queue.discard(lane, dropped.record, dropped.reason)
         except MixpanelException as error:
             raise without_traceback(error) from None
-        except Exception as error:  # noqa: BLE001  a user's types may fail in any way
+        except Exception as error:  # noqa: BLE001  a user's types may raise anything
             failure = unreadable_arguments(error)
         else:
-            await self._enqueue(lane, item)
+            await self._enqueue(lane, record)
             return
         raise failure
 
-    async def _enqueue(self, lane: Lane, item: bytes) -> None:
+    async def _enqueue(self, lane: Lane, record: bytes) -> None:
+        """Enqueue a record. With a spool, wait until it is on disk."""
         self._sender.bind_loop()
-        tickets: list[CommitGroup] | None = None if self._queue.spool is None else []
-        if not self._queue.offer(lane, item, tickets):
+        commits: list[CommitGroup] | None = None if self._queue.spool is None else []
+        if not self._queue.offer(lane, record, commits):
             deadline = self._environment.monotonic() + self._options.batching.wait_timeout
-            while await self._sender.wait_for_room(len(item), deadline):
-                if self._queue.offer(lane, item, tickets):
+            while await self._sender.wait_for_room(len(record), deadline):
+                if self._queue.offer(lane, record, commits):
                     break
             else:
                 raise self._queue.full()
-        if tickets:
-            await self._sender.wait_committed(tickets[0])
+        if commits:
+            await self._sender.wait_committed(commits[0])
             return
-        await self._yield_if_due(item)
+        # Let other tasks run if this call has used up the budget since they last ran.
+        staging = self._staging
+        staging.yield_budget -= staging.cost_factor * len(record)
+        if staging.yield_budget <= 0:
+            self._queue.reopen_staging(YIELD_AFTER_BYTES)
+            await yield_to_loop()
 
-    async def _yield_if_due(self, item: bytes) -> None:
-        """Let others run, if enough has been done since they last did."""
-        stage = self._staging
-        stage.yield_budget -= stage.cost_factor * len(item)
-        if stage.yield_budget <= 0:
-            await self._yield()
+    async def _send_now(
+        self, kind: RecordKind, record: bytes, secret: Secret | None = None, batch: Batch | None = None
+    ) -> None:
+        """Send one message in a task that the client owns, and await the outcome.
 
-    async def _yield(self) -> None:
-        self._queue.reopen_staging(YIELD_AFTER_BYTES)
-        await yield_to_loop()
+        Args:
+            kind: endpoint of the message.
+            record: the encoded message.
+            secret: project secret to authenticate with.
+            batch: lease of the record in the queue, which is settled at the end.
 
+        Raises:
+            ApiError: if Mixpanel responded and did not accept the message.
+            TransportError: if no attempt got a response.
+            ClientClosedError: if the client is closed.
+        """
+        is_cancelled = False
 
-def _nothing(_: object) -> bytes | None:
-    return None
+        def settle(reason: DropReason | None = DropReason.CLOSED, message: str = "") -> None:
+            if batch is not None:
+                self._sender.settle_single(batch, reason, message)
+
+        async def send() -> None:
+            reason: DropReason | None = DropReason.CLOSED
+            message = ""
+            try:
+                await self._direct_sender.send(kind, record, secret, lambda: is_cancelled)
+                reason = None
+            except Exception as error:
+                reason, message = drop_reason_of(error), str(error)
+                raise
+            finally:
+                settle(reason, message)
+
+        if batch is not None:
+            batch.is_request_begun = True
+        try:
+            task = self._sender.spawn(send, f"mixpanel {kind.value}", settle)
+        except ClientClosedError:
+            settle()
+            raise
+        try:
+            await task.result()
+        except BaseException:
+            is_cancelled = True
+            raise
 
 
 def unreadable_arguments(error: Exception) -> ValidationError:
-    """For an argument that fails when it is looked at."""
-    return ValidationError("arguments", f"cannot be read: looking at them raised {type(error).__name__}")
+    """Return the error for an argument whose own methods raise."""
+    return ValidationError("arguments", f"cannot be read: reading them raised {type(error).__name__}")

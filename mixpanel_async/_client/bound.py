@@ -7,9 +7,9 @@ from datetime import datetime
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, Final, TypedDict
 
-from .._encoding.validation import check_id, copy_mapping, is_instance
+from .._encoding.validation import check_id, copy_mapping, is_instance, is_uuid4
 from .._model.config import IdMerge
-from .._model.errors import ValidationError
+from .._model.errors import ConfigurationError, ValidationError
 from .base import Meta, Properties
 
 if TYPE_CHECKING:
@@ -115,10 +115,24 @@ class BoundMixpanel:
         device_id = self._ids["device_id"]
         link = None if device_id is None else _link(device_id, user_id)
         if device_id is not None and link != self._link:
-            await self._client._join_device(user_id, device_id, is_new=is_new)
+            await self._join_device(user_id, device_id, is_new=is_new)
         user = self.bind(user_id=user_id)
         await user.track(event_name or ("Signed up" if is_new else "Signed in"), properties)
         self._ids, self._link = user._ids, link
+
+    async def _join_device(self, user_id: str, device_id: str, *, is_new: bool) -> None:
+        """Make the identity call of `sign_in` for the project's ID Merge system."""
+        system = self._client.id_merge
+        if system is None:
+            raise ConfigurationError("sign_in needs the project's ID Merge system; create the client with id_merge=")
+        if system is IdMerge.ORIGINAL and is_uuid4(device_id):
+            await self._client.identify(user_id, device_id)
+        elif system is IdMerge.LEGACY and is_new:
+            # The new id points to the device's id, so its events become the user's. Possible once per user id.
+            await self._client.alias(user_id, device_id)
+        elif system is not IdMerge.SIMPLIFIED:
+            # For an existing user the device's id becomes the alias: data under the user's id must stay the user's.
+            await self._client.alias(device_id, user_id)
 
     def sign_out(self) -> None:
         """Bind nobody, with a fresh anonymous id: what follows may be another person's."""
@@ -298,7 +312,7 @@ class BoundMixpanel:
 class NullClient:
     """Stands in for the client of a visitor who has not agreed: every call does nothing."""
 
-    id_merge: Final = None
+    id_merge: Final[IdMerge | None] = None
 
     def bind(self, **_ids: Any) -> BoundMixpanel:
         """The ids are forgotten at once."""
@@ -314,7 +328,7 @@ class NullClient:
     async def _nothing(self, *arguments: object, **options: object) -> None:
         """Nothing."""
 
-    track = track_immediate = alias = identify = _join_device = _nothing
+    track = track_immediate = alias = identify = _nothing
     people_update = people_set = people_set_once = people_increment = people_append = people_union = _nothing
     people_unset = people_remove = people_delete = people_track_charge = people_clear_charges = _nothing
 

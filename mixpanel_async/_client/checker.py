@@ -1,4 +1,4 @@
-"""What the client checks at the call, for those who want to know and not to send."""
+"""Validation without sending: the checks that the client applies at the call."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from .._encoding.records import RecordEncoder, SerializerOption
+from .._encoding.records import EventArguments, RecordEncoder, SerializerOption
 from .._model.errors import MixpanelException
 from .._model.records import NonIdempotentRecord
 from .._runtime.clock import real_environment
@@ -14,12 +14,12 @@ from .base import Meta, Properties, unreadable_arguments
 
 
 class Checked(NamedTuple):
-    """A record that a client would take.
+    """Properties of a valid record.
 
     Args:
-        body_bytes: its size as JSON, as it would be sent.
-        repeatable: whether it may be sent twice with the effect of once. Events may, by their `$insert_id`; an update
-            with `$add`, `$append` or `$remove` may not.
+        body_bytes: size of the record as JSON, in bytes, as it would be sent.
+        repeatable: whether sending it twice has the same effect as sending it once. True for events, because of their
+            `$insert_id`. False for an update with `$add`, `$append` or `$remove`.
     """
 
     body_bytes: int
@@ -27,26 +27,30 @@ class Checked(NamedTuple):
 
 
 class Checker:
-    """Checks events and profile updates exactly as `AsyncMixpanel` does when they are queued, and sends nothing.
+    """Validator of events and profile updates. It applies the checks of `AsyncMixpanel` and sends nothing.
 
-    For dry runs, and for tests of what an app tracks. It needs no event loop and is safe from any thread.
+    Use it for dry runs, and in tests of the events that an app tracks. It needs no event loop and is thread-safe.
+
+    Example:
+        >>> Checker().event("user-1", "Order placed", {"amount": 19.99}).body_bytes
 
     Args:
-        token: put into every record, as it counts in its size; any will do.
-        serializer: as the client's.
-        recent: events must be of the last five days, as for `/track`; without it of any age, as for `/import`.
+        token: token of the records. Any text will do; it counts in their size.
+        serializer: as in `AsyncMixpanel`.
+        recent: reject events that are more than five days old, as `/track` does. By default events may be of any age
+            since 1971, as for `/import`.
 
     Raises:
-        ConfigurationError: if `serializer` is of no use.
+        ConfigurationError: if `serializer` is neither a callable nor a `json.JSONEncoder` class.
     """
 
-    __slots__ = ("_encoder", "_new_id", "_wall")
+    __slots__ = ("_encoder", "_new_id", "_wall_time")
 
     def __init__(self, token: str = "", *, serializer: SerializerOption = None, recent: bool = False) -> None:
-        runtime = real_environment()
+        environment = real_environment()
         self._encoder = RecordEncoder(token, serializer=serializer, recent=recent)
-        self._wall = runtime.wall_time
-        self._new_id = runtime.new_id
+        self._wall_time = environment.wall_time
+        self._new_id = environment.new_id
 
     def event(
         self,
@@ -64,43 +68,31 @@ class Checker:
         """Check an event. The arguments are those of `AsyncMixpanel.track`.
 
         Raises:
-            ValidationError: naming the path of what Mixpanel would not take.
+            ValidationError: if Mixpanel would not accept the event. `path` names the offending part.
         """
-        now = self._wall()
+        event = EventArguments(distinct_id, event_name, properties, meta, user_id, device_id, ip, time, insert_id)
         try:
-            item = self._encoder.event(
-                distinct_id,
-                event_name,
-                properties,
-                meta,
-                now=now,
-                new_id=self._new_id,
-                user_id=user_id,
-                device_id=device_id,
-                ip=ip,
-                time=time,
-                insert_id=insert_id,
-            )
+            record = self._encoder.encode_event(event, now=self._wall_time(), new_id=self._new_id)
         except MixpanelException:
             raise
-        except Exception as error:  # noqa: BLE001  a user's types may fail in any way
+        except Exception as error:  # noqa: BLE001  a user's types may raise anything
             raise unreadable_arguments(error) from None
-        return Checked(len(item), True)  # noqa: FBT003  by position, as this runs for every line of a file
+        return Checked(len(record), True)  # noqa: FBT003  positional for speed: an import checks every line of a file
 
     def update(self, message: Mapping[str, Any], meta: Meta = None) -> Checked:
-        """Check an update of a user's or a group's profile, in Mixpanel's own form.
+        """Check an update of a user or group profile in Mixpanel's own form.
 
         Args:
-            message: as `AsyncMixpanel.people_update` or `group_update` takes it.
-            meta: merged beside the operation.
+            message: as in `AsyncMixpanel.people_update` or `group_update`.
+            meta: merged into the update, next to the operation.
 
         Raises:
-            ValidationError: naming the path of what Mixpanel would not take.
+            ValidationError: if Mixpanel would not accept the update. `path` names the offending part.
         """
         try:
-            item = self._encoder.profile(message, meta, now=self._wall())
+            record = self._encoder.encode_profile(message, meta, now=self._wall_time())
         except MixpanelException:
             raise
-        except Exception as error:  # noqa: BLE001  a user's types may fail in any way
+        except Exception as error:  # noqa: BLE001  a user's types may raise anything
             raise unreadable_arguments(error) from None
-        return Checked(len(item), not isinstance(item, NonIdempotentRecord))
+        return Checked(len(record), not isinstance(record, NonIdempotentRecord))

@@ -311,7 +311,7 @@ class AsyncMixpanel(EventMethods, IdentityMethods, ProfileMethods):
             user_id=user_id,
             device_id=device_id,
             ip=ip,
-            properties=self._encoder.clean(properties, "properties"),
+            properties=self._encoder.clean_properties(properties, "properties"),
             link=link,
         )
 

@@ -8,7 +8,7 @@ from typing import Any, Final
 from .._encoding.validation import check_id, is_uuid4
 from .._model.config import IdMerge
 from .._model.credentials import as_secret
-from .._model.errors import ConfigurationError, IdentityError, MixpanelException, without_traceback
+from .._model.errors import IdentityError, MixpanelException, without_traceback
 from .._model.records import RecordKind
 from .._runtime.ids import uuid4_text
 from .base import ClientBase, Meta
@@ -47,7 +47,7 @@ class IdentityMethods(ClientBase):
         """
         self._check_identity("alias", {"alias_id": alias_id, "original": original}, IdMerge.SIMPLIFIED)
         properties = {"distinct_id": original, "alias": alias_id}
-        await self._direct_sender.send(RecordKind.IDENTITY, self._message("$create_alias", properties, meta))
+        await self._send_now(RecordKind.IDENTITY, self._message("$create_alias", properties, meta))
 
     async def merge(
         self,
@@ -79,7 +79,7 @@ class IdentityMethods(ClientBase):
         ids = {"distinct_id1": distinct_id1, "distinct_id2": distinct_id2}
         self._check_identity("merge", ids, IdMerge.SIMPLIFIED, IdMerge.LEGACY)
         properties = {"$distinct_ids": [distinct_id1, distinct_id2]}
-        await self._direct_sender.send(RecordKind.IMPORTS, self._message("$merge", properties, meta), secret=secret)
+        await self._send_now(RecordKind.IMPORTS, self._message("$merge", properties, meta), secret)
 
     async def identify(self, identified_id: str, anon_id: str, meta: Meta = None) -> None:
         """Join the anonymous visitor `anon_id` to the person `identified_id`.
@@ -98,27 +98,13 @@ class IdentityMethods(ClientBase):
         if not is_uuid4(anon_id):
             raise IdentityError("anon_id", _NOT_AN_ANON_ID)
         properties = {"$identified_id": identified_id, "$anon_id": anon_id}
-        await self._direct_sender.send(RecordKind.IDENTITY, self._message("$identify", properties, meta))
+        await self._send_now(RecordKind.IDENTITY, self._message("$identify", properties, meta))
 
     def _message(self, event_name: str, properties: dict[str, Any], meta: Meta) -> bytes:
         try:
-            return self._encoder.identity(event_name, properties, meta)
+            return self._encoder.encode_identity(event_name, properties, meta)
         except MixpanelException as error:
             raise without_traceback(error) from None
-
-    async def _join_device(self, user_id: str, device_id: str, *, is_new: bool) -> None:
-        """What `BoundMixpanel.sign_in` needs beside an event with both ids, in each of the three systems."""
-        system = self._options.id_merge
-        if system is None:
-            raise ConfigurationError("sign_in must know how the project joins ids: give the client an id_merge")
-        if system is IdMerge.ORIGINAL and is_uuid4(device_id):
-            await self.identify(user_id, device_id)
-        elif system is IdMerge.LEGACY and is_new:
-            # The new id points to the old one, whose events are then the user's. It works once for each user id.
-            await self.alias(user_id, device_id)
-        elif system is not IdMerge.SIMPLIFIED:
-            # The other way round for a user who exists: what is stored under the user's id must stay the user's.
-            await self.alias(device_id, user_id)
 
     def _check_identity(self, call: str, ids: Mapping[str, object], *without: IdMerge) -> None:
         for name, value in ids.items():

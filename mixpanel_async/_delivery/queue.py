@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -12,11 +11,10 @@ from math import inf
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from .._encoding.fast_event import split_records
-from .._encoding.responses import clock_offset
 from .._model.config import Overflow
 from .._model.credentials import Secret
 from .._model.errors import ClientClosedError, QueueFullError
-from .._model.outcomes import Delivered, Expired, Outcome, Request, Response, TransportFailure
+from .._model.outcomes import Expired, Outcome
 from .._model.records import DropReason, Loss, RecordKind
 from .._model.stats import Stats
 from .buffer import Buffer, Idle, OfferResult, WaitUntil
@@ -29,7 +27,6 @@ if TYPE_CHECKING:
     from .._spool.messages import CommitGroup
     from .spooling import SpoolBridge
 T = TypeVar("T")
-_log = logging.getLogger("mixpanel_async")
 IN_REQUEST: Final = ContextVar("mixpanel_async_in_request", default=False)
 """Whether what runs now is part of a request of this package's own."""
 
@@ -98,7 +95,7 @@ class Queue:
         """Enter in the buffer what lies on the stage. True if the sender has something new to consider."""
         lane, stage, buffer = self._staging_lane, self.staging, self._buffer
         is_news = False
-        while lane is not None and stage.fragments:
+        while lane is not None and stage.records:
             records, count = stage.drain(buffer.records_left(lane))
             stage.yield_budget -= len(records)
             verdict = buffer.extend(lane, records, count, self._monotonic())
@@ -165,7 +162,7 @@ class Queue:
         """Enter a record in the buffer, after what came before it."""
         stage = self.staging
         stage.close_from_other_thread()
-        had_staged = bool(stage.fragments)
+        had_staged = bool(stage.records)
         is_news = had_staged and self._drain_staging(losses)
         verdict = self._offer_to_buffer(lane, item, tickets)
         if verdict is OfferResult.FULL:
@@ -241,7 +238,7 @@ class Queue:
             was_inside, self._is_lock_held = self._is_lock_held, True
             self.staging.close_from_other_thread()
             try:
-                if self.staging.fragments and not was_inside:
+                if self.staging.records and not was_inside:
                     is_news = self._drain_staging(losses)
                 result = work()
                 if self.spool is not None and self._buffer.settled_rows:
@@ -379,33 +376,10 @@ class Queue:
         self.report_losses(losses)
         return sum(len(loss.items) for loss in losses)
 
-    def request_started(self, *, again: bool) -> None:
-        """Count a request. `again` is True for a retry."""
+    def count_request(self, *, again: bool) -> None:
         with self._lock:
             self._requests += 1
             self._retries += again
-
-    def request_ended(
-        self, request: Request, reply: Response | TransportFailure, outcome: Outcome, *, now: float
-    ) -> None:
-        """Record the reply to a request: the last error, and how far this machine's clock is ahead of Mixpanel's.
-
-        Args:
-            request: the request.
-            reply: the response, or the reason why there is none.
-            outcome: meaning of the reply.
-            now: wall clock in seconds when it came.
-        """
-        if isinstance(reply, Response):
-            ahead = clock_offset(reply.date, now=now)
-            if ahead != self.staging.clock_offset:
-                if not self.staging.clock_offset:
-                    text = "this machine's clock is %d s ahead of Mixpanel's; events are stamped with Mixpanel's"
-                    _log.warning(text, ahead)
-                self.staging.set_clock_offset(ahead)
-        if not isinstance(outcome, Delivered):
-            status = "" if outcome.status is None else f"HTTP {outcome.status}: "
-            self.last_error = f"{request.endpoint}: {status}{outcome.message}"
 
     def stats(self) -> Stats:
         def work() -> Stats:

@@ -1,22 +1,23 @@
-"""The shortest way into the queue."""
+"""Staging buffer for events tracked from the client's own event loop."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from typing import Final
+from typing import Any, Final
 
-from .._encoding.fast_event import FRAGMENTS_PER_RECORD, insert_id_fragment, join_records, time_fragment
+from .._encoding.fast_event import FastEventEncoder, insert_id_fragment, time_fragment
+from .._runtime.clock import Environment
 from .._runtime.fork import ForkMarker
 
-# No record is smaller: what every event carries takes more.
+# A lower bound for the size of a record: the fields of every event take more.
 MIN_RECORD_BYTES: Final = 128
-# About a millisecond of checking and encoding.
+# About one millisecond of validation and encoding.
 YIELD_AFTER_BYTES: Final = 96 * 1024
-# What a record costs that is entered by itself, in records that come by the stage. While requests are under way it
-# counts twice: what a request needs to reach the wire, and its answer to be read, are several turns of the event loop.
+# Cost of a record that is enqueued by itself, relative to a staged one. It doubles while requests are in flight,
+# because writing a request and reading its response takes several turns of the event loop.
 _UNSTAGED_COST_FACTOR: Final = 4
-# How many digits of an `$insert_id` count within a millisecond; the others are random.
+# Number of digits of an `$insert_id` that count within a millisecond. The others are random.
 _COUNTER_DIGITS: Final = 2
 _INSERT_ID_ENDINGS: Final = tuple(
     insert_id_fragment(f"{number:0{_COUNTER_DIGITS}x}") for number in range(16**_COUNTER_DIGITS)
@@ -24,24 +25,27 @@ _INSERT_ID_ENDINGS: Final = tuple(
 
 
 class StagingBuffer:
-    """Where the client's own event loop lays down events whose batch is open and far from every bound.
+    """Lock-free list of encoded events. Only the loop's thread appends; any thread may drain it.
 
-    That takes a `list.extend` each, and no lock. What is on the stage is entered in the buffer, many at a time, before
-    anything else happens there. Other threads may only take it off, and say with `shut` that there is no room.
+    It accepts an event while the open batch and the queue's limits have room for it. The queue moves the staged records
+    to its buffer, many at a time, before it does anything else. Another thread closes it with
+    `close_from_other_thread` before it changes the queue.
     """
 
     __slots__ = (
         "_current_loop",
+        "_encoder",
         "_loop",
-        "bytes_reserved",
+        "_new_id",
+        "_wall_time",
         "bytes_until_yield",
         "clock_offset",
         "cost_factor",
         "fork_marker",
-        "fragments",
         "insert_id_endings",
         "millisecond_end",
         "millisecond_start",
+        "records",
         "records_left",
         "thread_id",
         "timestamp_prefix",
@@ -49,44 +53,82 @@ class StagingBuffer:
     )
 
     def __init__(self) -> None:
-        self.fragments: list[bytes] = []
-        """What lies there: the shares of each record, which come and go together."""
+        self._encoder: FastEventEncoder | None = None
+        self._wall_time: Callable[[], float]
+        self._new_id: Callable[[], str]
+        self.records: list[bytes] = []
+        """Staged records, oldest first."""
         self.bytes_until_yield = 0
-        """How many bytes more may lie there before others are let run."""
-        self.bytes_reserved = 0
-        """How many there is room for beyond that."""
+        """Bytes that may be staged before the next event takes the general path, which lets other tasks run."""
         self.records_left = 0
-        """How many records may lie there in all before their batch is full."""
+        """Number of records that fit into the open batch, including the staged ones."""
         self.thread_id = 0
-        """The thread of the event loop in which the client lives."""
+        """Thread of the client's event loop."""
         self._current_loop: Callable[[], object] = object
         self._loop: object = None
         self.fork_marker = ForkMarker()
         self.clock_offset = 0.0
-        """Seconds by which this machine's clock is ahead of Mixpanel's, according to the last response."""
+        """Seconds that this machine's clock is ahead of Mixpanel's, according to the last response."""
         self.yield_budget = YIELD_AFTER_BYTES
-        """A coroutine that never waits keeps the loop to itself; after so many bytes others are let run."""
+        """Bytes until other tasks must run: a coroutine that never waits would block the event loop."""
         self.cost_factor = _UNSTAGED_COST_FACTOR
-        """How often a byte counts of what comes by itself."""
+        """Factor for the bytes of records that are enqueued by themselves."""
         self.millisecond_start = self.millisecond_end = 0.0
-        """When the millisecond began that events are stamped with now, and when it ends, by this machine's clock."""
+        """The current millisecond, by this machine's clock."""
         self.timestamp_prefix = b""
-        """The share of a record that says when, up to the end of its `$insert_id`."""
+        """Fragment of a record with the current millisecond and the common prefix of its `$insert_id`s."""
         self.insert_id_endings: Iterator[bytes] = iter(())
-        """The ends of further ids of this millisecond."""
+        """Unused endings of `$insert_id`s of the current millisecond."""
+
+    def use_encoder(self, encoder: FastEventEncoder | None, environment: Environment) -> None:
+        """Set the encoder of plain events. With None, no event is staged."""
+        self._encoder = encoder
+        self._wall_time, self._new_id = environment.wall_time, environment.new_id
+
+    def try_append(self, distinct_id: object, event_name: object, properties: Any) -> bool:
+        """Encode a plain event that happens now, and stage it.
+
+        Returns:
+            False if the event must take the general path: it is not plain, there is no room, or the caller does not
+            run in the client's own event loop.
+        """
+        encoder = self._encoder
+        if (
+            self.bytes_until_yield <= 0
+            or encoder is None
+            or type(properties) is not dict
+            or not self.fork_marker.is_current
+        ):
+            return False
+        try:
+            if self._current_loop() is not self._loop:
+                return False
+        except RuntimeError:
+            return False
+        now = self._wall_time()
+        if not (self.millisecond_start <= now < self.millisecond_end and (ending := next(self.insert_id_endings, b""))):
+            ending = self.start_millisecond(now, self._new_id())
+        record = encoder.encode(distinct_id, event_name, properties, self.timestamp_prefix, ending)
+        size = 0 if record is None else len(record)
+        if record is None or size > self.bytes_until_yield:
+            return False
+        # No call between the check and the append: another thread may set the limit to 0 at any call.
+        self.bytes_until_yield -= size
+        self.records.append(record)
+        return True
 
     def start_millisecond(self, now: float, fresh_id: str) -> bytes:
-        """Stamp events with this time from now on, and give their ids the same random beginning.
+        """Start a new millisecond: a new time, and a new random prefix of `$insert_id`s.
 
-        There are ids for no more of them than may lie here without filling their batch. The one that fills it gives way
-        to others, so that the batch is sent.
+        It has at most as many ids as records fit into the open batch. The record that fills the batch takes the general
+        path, so that the batch is sent.
 
         Args:
             now: wall clock in seconds.
             fresh_id: a random id.
 
         Returns:
-            The end of the first id.
+            The ending of the first id.
         """
         ahead = self.clock_offset
         stamp = int((now - ahead) * 1000)
@@ -94,13 +136,9 @@ class StagingBuffer:
         self.timestamp_prefix = time_fragment(stamp) + fresh_id[:-_COUNTER_DIGITS].encode()
         left = self.records_left - len(self)
         if left <= 1:
-            self.bytes_until_yield, self.bytes_reserved = 0, self.bytes_until_yield + self.bytes_reserved
+            self.bytes_until_yield = 0
         self.insert_id_endings = iter(_INSERT_ID_ENDINGS[1 : max(1, left - 1)])
         return _INSERT_ID_ENDINGS[0]
-
-    def set_clock_offset(self, ahead: float) -> None:
-        """Set the seconds by which this machine's clock is ahead of Mixpanel's."""
-        self.clock_offset = ahead
 
     def bind_loop(self, current_loop: Callable[[], object]) -> None:
         """Accept events from the calling loop.
@@ -113,58 +151,54 @@ class StagingBuffer:
         self.thread_id = threading.get_ident()
 
     def unbind_loop(self) -> None:
-        """Be used no more: the loop has ended, or the main task in it."""
+        """Accept no more events: the loop, or the client's main task in it, has ended."""
         self._loop = None
-        self.bytes_until_yield = self.bytes_reserved = 0
-
-    def is_own_loop(self) -> bool:
-        """Return whether the caller runs in the bound loop."""
-        try:
-            return self._current_loop() is self._loop
-        except RuntimeError:
-            return False
+        self.bytes_until_yield = 0
 
     def close_from_other_thread(self) -> None:
-        """Let nothing more be laid down until the thread of the loop measures again.
+        """Accept no more events until the loop's thread updates the limits.
 
-        Only that thread may say that there is room: what it lays down meanwhile another one cannot know.
+        Another thread cannot open the buffer again: it does not know how many events the loop's thread is staging.
         """
         if threading.get_ident() != self.thread_id:
-            self.bytes_until_yield = self.bytes_reserved = 0
+            self.bytes_until_yield = 0
 
     def reset_after_fork(self) -> None:
-        """Begin anew in a forked child: what lies here, and what ids begin with, is the parent's."""
-        self.fragments.clear()
+        """Drop the parent's records and its prefix of `$insert_id`s in a forked child."""
+        self.records.clear()
         self.unbind_loop()
         self.millisecond_end = 0.0
         self.fork_marker = ForkMarker()
 
     def update_limits(self, bytes_left: int, records_left: int, *, is_busy: bool) -> None:
-        """Note how many bytes and records there is room for in all, and whether requests are under way."""
+        """Set the limits.
+
+        Args:
+            bytes_left: bytes that fit into the queue and the open batch, including the staged ones.
+            records_left: records that fit into the open batch, including the staged ones.
+            is_busy: whether requests are in flight.
+        """
         self.cost_factor = 2 * _UNSTAGED_COST_FACTOR if is_busy else _UNSTAGED_COST_FACTOR
         self.records_left, self.millisecond_end = records_left, 0.0
         if threading.get_ident() == self.thread_id:
-            bytes_left -= sum(map(len, self.fragments))
-            self.bytes_until_yield = min(bytes_left, self.yield_budget)
-            self.bytes_reserved = bytes_left - self.bytes_until_yield
+            self.bytes_until_yield = min(bytes_left - sum(map(len, self.records)), self.yield_budget)
 
     def charge(self, size: int) -> None:
-        """Note that a record of this size, which did not lie here, may have taken the place of one that was to."""
+        """Charge a record that was enqueued by itself and used room that the limits include."""
         self.bytes_until_yield -= size
         self.records_left -= 1
         self.millisecond_end = 0.0
 
     def __len__(self) -> int:
-        """How many records lie there."""
-        return len(self.fragments) // FRAGMENTS_PER_RECORD
+        return len(self.records)
 
     def drain(self, max_records: int) -> tuple[bytes, int]:
-        """Take the first records off the stage, no more than `most`. Whatever is laid down meanwhile stays.
+        """Remove the oldest records. Records that are staged during the call stay.
 
         Returns:
-            The records, `together`, and how many they are.
+            The records, joined with a comma before each, and their number.
         """
-        shares = self.fragments[: max_records * FRAGMENTS_PER_RECORD]
-        count = len(shares)
-        del self.fragments[:count]
-        return (join_records(shares), count // FRAGMENTS_PER_RECORD) if shares else (b"", 0)
+        records = self.records[:max_records]
+        count = len(records)
+        del self.records[:count]
+        return b",".join((b"", *records)), count

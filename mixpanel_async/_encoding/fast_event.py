@@ -1,12 +1,14 @@
-"""The usual event, at the least cost: what `Builder.event` makes of it, or None for whatever needs a closer look.
+"""Fast encoder for plain events.
 
-What was found out about the name of an event, or about an id, is kept for the next one. A record is left in its shares:
-to join those of a hundred records at once costs less than to join each.
+It produces the same JSON as `RecordEncoder`, or None for any event that needs validation or conversion. The fragments
+of recent event names and distinct ids are cached.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import partial
+from math import isfinite
 from typing import Any, Final
 
 import orjson
@@ -17,213 +19,158 @@ from .validation import FORBIDDEN_IDS
 
 MP_LIB: Final = "python-async"
 MAX_RECORD_BYTES: Final = 1_000_000
-# Of the properties alone, so that nothing that joins them makes a record too large.
-_MOST_BYTES: Final = MAX_RECORD_BYTES // 2
-# Only what JSON has.
-_AS_IT_STANDS: Final = (
+# Leaves room for the other fields of the record.
+_MAX_PROPERTIES_BYTES: Final = MAX_RECORD_BYTES // 2
+_MAX_PROPERTIES: Final = 254 - 6
+_MAX_ITEMS: Final = 254
+_MAX_TEXT_LENGTH: Final = 255
+_CACHED_NAMES: Final = 1_000
+_CACHED_IDS: Final = 4_000
+# Longer fragments are not cached, which bounds the memory of the caches.
+_MAX_CACHED_BYTES: Final = 512
+_JSON_TYPES_ONLY: Final = (
     orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_PASSTHROUGH_SUBCLASS
 )
-
-# What the client puts among the properties itself, and ids that need a look.
-_are_plain: Final = frozenset(
+_SCALAR_TYPES: Final = frozenset({str, int, bool, type(None)})
+# Properties that the client sets itself, and ids that need validation.
+_has_no_reserved_key: Final = frozenset(
     {"token", "distinct_id", "time", "$insert_id", "mp_lib", "$lib_version", "$user_id", "$device_id"}
 ).isdisjoint
-_MOST_PROPERTIES: Final = 254 - 6
-# Bytes that more properties than that take, `"":0,` each.
-_LEAST_OF_MANY: Final = 5 * _MOST_PROPERTIES
-_MOST_ITEMS: Final = 254
-_is_flat: Final = frozenset({str, int, bool, float, type(None)}).issuperset
-_LONGEST: Final = 255
-_END: Final = b"}"
-_BETWEEN: Final = b"},"
-_THEN: Final = b',"time":'
-# What JSON has nowhere.
-_MARK: Final = b"\n"
-
-FRAGMENTS_PER_RECORD: Final = 5
-"""How many make a record: the end of the one before it and its own beginning, who, when, its id, and its properties."""
 
 
 class FastEventEncoder:
-    """Makes events of one project that have no arguments but properties, no super properties and no hook.
+    """Encoder of plain events of one project: no super properties, no hook, and no arguments except properties.
 
     Args:
         token: the project's token.
     """
 
-    __slots__ = ("_token", "distinct_id_fragments", "fixed_bytes", "name_fragments")
+    __slots__ = ("_distinct_id_fragments", "_name_fragments")
 
     def __init__(self, token: str) -> None:
-        self._token = token
-        self.fixed_bytes = len(time_fragment(10**13) + insert_id_fragment("0" * 32) + _END)
-        """No record that was stamped on the stage has more bytes than this beside those of its properties."""
-        self.name_fragments = _FragmentCache(self._name_fragment, most=1_000, most_bytes=512, grow=self._grow)
-        """The first share of a record of this name; a `KeyError` if the name needs a closer look."""
-        self.distinct_id_fragments = _FragmentCache(_distinct_id_fragment, most=4_000, most_bytes=128, grow=self._grow)
-        """The second one, of this id; likewise."""
-
-    def _grow(self, more: int) -> None:
-        self.fixed_bytes += more
+        self._name_fragments = _FragmentCache(partial(_name_fragment, token), _CACHED_NAMES)
+        self._distinct_id_fragments = _FragmentCache(_distinct_id_fragment, _CACHED_IDS)
 
     def encode(
-        self, distinct_id: object, event_name: object, properties: dict[str, Any], moment: bytes, made_id: bytes
+        self, distinct_id: object, event_name: object, properties: dict[str, Any], time: bytes, insert_id: bytes
     ) -> bytes | None:
-        """What `Builder.event` makes of the same, or None.
+        """Encode an event. Return None if it is not plain.
 
         Args:
-            distinct_id: who did it.
-            event_name: what was done.
-            properties: details.
-            moment: when, as `moment_of` puts it.
-            made_id: the rest of its `$insert_id`, as `id_of` puts it.
+            distinct_id: the user's id.
+            event_name: name of the event.
+            properties: properties of the event.
+            time: result of `time_fragment`, followed by any prefix of the `$insert_id`.
+            insert_id: result of `insert_id_fragment` for the rest of the `$insert_id`.
         """
-        rest = encode_properties(properties)
-        if rest is None:
-            return None
         try:
-            return join_record(
-                self.name_fragments[event_name], self.distinct_id_fragments[distinct_id], moment, made_id, rest
+            if not properties or len(properties) > _MAX_PROPERTIES or not _has_no_reserved_key(properties):
+                return None
+            for value in properties.values():
+                kind = type(value)
+                # A float minus itself is 0 unless it is infinite or NaN.
+                if kind is str or kind is int or kind is bool or (kind is float and value - value == 0.0):
+                    continue
+                if value is not None and not _is_flat(value):
+                    return None
+            data = dumps(properties, None, _JSON_TYPES_ONLY)
+            if len(data) > _MAX_PROPERTIES_BYTES:
+                return None
+            return b"".join(
+                (
+                    self._name_fragments[event_name],
+                    self._distinct_id_fragments[distinct_id],
+                    time,
+                    insert_id,
+                    data[1:],
+                    b"}",
+                )
             )
-        except Exception:  # noqa: BLE001  the long way finds the words for it
+        except Exception:  # noqa: BLE001  the general encoder raises the error for the user
             return None
-
-    def _name_fragment(self, event_name: str) -> bytes:
-        """The record of an event of this name up to its `distinct_id`."""
-        record = {"event": event_name, "properties": {"token": self._token, "distinct_id": 0}}
-        return _BETWEEN + dumps(record)[: -len("0}}")]
-
-
-def encode_properties(
-    properties: dict[str, Any],
-    # What is built in costs more to find than what is passed.
-    text: type = str,
-    whole: type = int,
-    truth: type = bool,
-    number: type = float,
-) -> bytes | None:
-    """The last share of an event with these properties, or None.
-
-    A list or a mapping is taken if it holds no other. Of a number that is not finite the encoder makes `null`.
-    """
-    try:
-        if not (properties and _are_plain(properties)):
-            return None
-        for value in properties.values():
-            kind = type(value)
-            if kind is text or kind is whole or kind is truth or (kind is number and value - value == 0.0):
-                continue
-            if kind is list and len(value) <= _MOST_ITEMS:
-                for item in value:
-                    if type(item) is not text:
-                        return _encode_nested(properties)
-            elif value is not None:
-                return _encode_nested(properties)
-        data = dumps(properties, None, _AS_IT_STANDS)
-        if len(data) > _LEAST_OF_MANY and _is_large(properties, data):
-            return None
-        return data[1:]
-    except Exception:  # noqa: BLE001  the long way finds the words for it
-        return None
-
-
-def _distinct_id_fragment(distinct_id: str) -> bytes:
-    """The id as JSON."""
-    if distinct_id.lower() in FORBIDDEN_IDS:
-        raise KeyError
-    # Longer than what orjson returns, which may hold a page of memory for as long as it is kept.
-    return dumps(distinct_id) + _THEN
 
 
 class _FragmentCache(dict[object, bytes]):
-    """Of each name, or of each id, its share of a record. What needs a closer look is missing.
+    """Cache of fragments by name or id. It is emptied when it is full.
 
     Args:
-        encode: makes a share.
-        most: how many are kept.
-        most_bytes: size of the largest that is kept; it would have `beside` be far off for all others.
-        grow: told by how many bytes a share is larger than all before it.
+        encode: returns the fragment of a key, or raises if the key needs validation.
+        max_entries: number of cached fragments.
     """
 
-    __slots__ = ("_encode", "_grow", "_largest", "_most", "_most_bytes")
+    __slots__ = ("_encode", "_max_entries")
 
-    def __init__(
-        self, encode: Callable[[str], bytes], *, most: int, most_bytes: int, grow: Callable[[int], None]
-    ) -> None:
+    def __init__(self, encode: Callable[[str], bytes], max_entries: int) -> None:
         self._encode = encode
-        self._grow = grow
-        self._largest = 0
-        self._most = most
-        self._most_bytes = most_bytes
+        self._max_entries = max_entries
 
     def __missing__(self, key: object) -> bytes:
-        if type(key) is not str or not 0 < len(key) <= _LONGEST or key.isspace():
+        if type(key) is not str or not 0 < len(key) <= _MAX_TEXT_LENGTH or key.isspace():
             raise KeyError
-        share = self._encode(key)
-        if len(share) > self._most_bytes:
-            raise KeyError
-        if len(share) > self._largest:
-            self._grow(len(share) - self._largest)
-            self._largest = len(share)
-        if len(self) >= self._most:
-            self.clear()
-        self[key] = share
-        return share
+        fragment = self._encode(key)
+        if len(fragment) <= _MAX_CACHED_BYTES:
+            if len(self) >= self._max_entries:
+                self.clear()
+            self[key] = fragment
+        return fragment
 
 
-def join_record(*shares: bytes) -> bytes:
-    """The record that these are the shares of."""
-    return join_records([*shares])[1:]
+def _name_fragment(token: str, event_name: str) -> bytes:
+    """Return a record of this name up to the value of its `distinct_id`."""
+    record = {"event": event_name, "properties": {"token": token, "distinct_id": 0}}
+    return dumps(record)[: -len("0}}")]
 
 
-def join_records(shares: list[bytes]) -> bytes:
-    """Records with a comma before each, made of their shares, whose list is used up."""
-    shares[0] = shares[0][len(_END) :]
-    shares.append(_END)
-    return b"".join(shares)
+def _distinct_id_fragment(distinct_id: str) -> bytes:
+    """Return a `distinct_id` up to the value of `time`."""
+    if distinct_id.lower() in FORBIDDEN_IDS:
+        raise KeyError
+    return dumps(distinct_id) + b',"time":'
 
 
-def split_records(records: bytes) -> list[bytes]:
-    """The records that are `together`.
-
-    What stands between two of them stands in none: no list of a usual event holds a mapping, quotes within text are
-    escaped, and what follows the one at its end is no letter.
-    """
-    return records[1:].replace(b'},{"event":', b'}%b{"event":' % _MARK).split(_MARK)
-
-
-def _is_large(properties: dict[str, Any], data: bytes) -> bool:
-    return len(properties) > _MOST_PROPERTIES or len(data) > _MOST_BYTES
-
-
-def _encode_nested(properties: dict[str, Any]) -> bytes | None:
-    """The same for properties among which are lists of numbers, or mappings."""
-    if not all(map(_is_shallow, properties.values())):
-        return None
-    data = dumps(properties, None, _AS_IT_STANDS)
-    return None if _is_large(properties, data) or b"null" in data else data[1:]
+def _is_flat(value: object) -> bool:
+    """Return whether this is a list or dict of JSON scalars. Keys are left to orjson."""
+    entries: Iterable[object]
+    if type(value) is list:
+        entries = value
+    elif type(value) is dict:
+        entries = value.values()
+    else:
+        return False
+    if len(value) > _MAX_ITEMS:
+        return False
+    # A loop instead of `all`: this runs for each list of each event, and a generator costs 5 % of the call.
+    for entry in entries:  # noqa: SIM110
+        if type(entry) is not str and not _is_scalar(entry):
+            return False
+    return True
 
 
-def time_fragment(stamp: int) -> bytes:
-    """The share of a record that says when.
+def _is_scalar(value: object) -> bool:
+    if type(value) is float:
+        return isfinite(value)
+    return type(value) in _SCALAR_TYPES
+
+
+def time_fragment(now_ms: int) -> bytes:
+    """Return the `time` of a record up to its `$insert_id`.
 
     Args:
-        stamp: milliseconds since 1970.
+        now_ms: milliseconds since 1970.
     """
-    return b'%d,"$insert_id":"' % stamp
-
-
-def _is_shallow(value: object) -> bool:
-    """Whether this is nothing but what JSON has, lists and mappings of that included.
-
-    The encoder takes the process down if the `value` of an `Enum` raises, so none reaches it.
-    """
-    if type(value) is list:
-        return len(value) <= _MOST_ITEMS and _is_flat(map(type, value))
-    if type(value) is dict:
-        return len(value) <= _MOST_ITEMS and _is_flat(map(type, value.values()))
-    return _is_flat((type(value),))
+    return b'%d,"$insert_id":"' % now_ms
 
 
 def insert_id_fragment(text: str) -> bytes:
-    """An `$insert_id`, or its last characters, and the share of a record that says by which library."""
+    """Return an `$insert_id`, or the last characters of one, and the fields that name this library."""
     return b'%b","mp_lib":"%b","$lib_version":"%b",' % (text.encode(), MP_LIB.encode(), VERSION.encode())
+
+
+def split_records(records: bytes) -> list[bytes]:
+    """Split records of the fast encoder that are joined with a comma before each.
+
+    The separator occurs inside no record: quotes within strings are escaped, a list of such a record contains no
+    object, and the object at its end is followed by a brace.
+    """
+    # A raw newline occurs nowhere in JSON without whitespace.
+    return records[1:].replace(b'},{"event":', b'}\n{"event":').split(b"\n")

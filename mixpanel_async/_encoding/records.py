@@ -1,7 +1,7 @@
-"""Arguments of a call to the bytes of a record: stamped, checked and encoded once, at the caller's line.
+"""Encoding of call arguments as records: stamp, validate and encode once, at the caller's line.
 
-Mixpanel's duplicate key is (event, time, distinct_id, `$insert_id`). All four are in the bytes that leave here, so that
-no later try can differ from the first.
+Mixpanel's de-duplication key is (event, time, distinct_id, `$insert_id`). All four are part of the encoded bytes, so
+every retry sends the same key.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Mapping
 from inspect import iscoroutinefunction
 from ipaddress import ip_address
-from typing import Any, Final, cast
+from typing import Any, Final, NamedTuple, cast
 
 import orjson
 
@@ -32,14 +32,16 @@ from .validation import (
     is_plain,
     join_path,
     require_mapping,
+    type_name,
 )
 
 Message = dict[str, Any]
 BeforeSend = Callable[[Message], Message | None]
 SerializerOption = Serializer | type[json.JSONEncoder] | None
 
+_MAX_NAME_LENGTH: Final = 255
 _MAPPING_OPS: Final = ("$set", "$set_once", "$add", "$append", "$union", "$remove")
-# Every other operation, a new one included, is taken to be unsafe to send twice.
+# Any other operation, including one added later, is treated as not idempotent.
 _IDEMPOTENT: Final = frozenset({"$set", "$set_once", "$union", "$unset", "$delete"})
 _ENVELOPE: Final = frozenset(
     {
@@ -57,17 +59,33 @@ _ENVELOPE: Final = frozenset(
 )
 
 
-_NOTHING: Final = (None,) * 4
+class EventArguments(NamedTuple):
+    """Arguments of one call that tracks an event. `AsyncMixpanel.track` documents them."""
+
+    distinct_id: str | None
+    event_name: str
+    properties: Mapping[str, Any] | None = None
+    meta: Mapping[str, Any] | None = None
+    user_id: str | None = None
+    device_id: str | None = None
+    ip: str | None = None
+    time: object = None
+    insert_id: str | None = None
 
 
-class DroppedByHook(Exception):  # noqa: N818  a signal inside the package, not an error
-    """The user's `before_send` hook kept the message back, or failed. `record` is the message as far as it encodes."""
+class DroppedByHook(Exception):  # noqa: N818  control flow inside the package, not an error
+    """The user's `before_send` hook dropped a message or failed.
+
+    Args:
+        reason: reason for `on_drop`.
+        message: the message that was passed to the hook, or the invalid one that the hook returned.
+    """
 
     def __init__(self, reason: DropReason, message: Message) -> None:
         super().__init__(reason)
         self.reason = reason
         try:
-            # Not by orjson, which an object of a hook may take down.
+            # Not orjson: an object that a hook put into the message could crash it.
             self.record = json.dumps(
                 message, allow_nan=False, default=lambda value: f"<{type(value).__name__}>"
             ).encode()
@@ -76,7 +94,10 @@ class DroppedByHook(Exception):  # noqa: N818  a signal inside the package, not 
 
 
 def as_serializer(serializer: SerializerOption) -> Serializer | None:
-    """The user's hook as a function: a callable, or a `json.JSONEncoder` class as the official SDK takes it.
+    """Return the user's serializer as a function.
+
+    Args:
+        serializer: a callable, or a `json.JSONEncoder` class as in the official SDK.
 
     Raises:
         ConfigurationError: if it is neither.
@@ -91,14 +112,14 @@ def as_serializer(serializer: SerializerOption) -> Serializer | None:
 
 
 class RecordEncoder:
-    """Makes records for one project.
+    """Encoder of records for one project.
 
     Args:
         token: the project's token.
-        super_properties: put under the properties of every event.
+        super_properties: defaults for the properties of every event.
         serializer: see `as_serializer`.
-        before_send: sees every tracked message and may change it or return None.
-        recent: ordinary events go to `/track`, which takes the last five days only.
+        before_send: called with every tracked message. It may change the message, or drop it by returning None.
+        recent: events go to `/track`, which accepts only the last five days.
     """
 
     __slots__ = ("_before_send", "_events", "_profiles", "_recent", "_super", "_token", "_whole_event", "fast_encoder")
@@ -117,170 +138,186 @@ class RecordEncoder:
         self._whole_event = Normalizer(WHOLE_EVENT_LIMITS, hook)
         self._profiles = Normalizer(PROFILE_LIMITS, hook)
         self._token = token
-        self._super = self.clean(super_properties, "super_properties")
+        self._super = self.clean_properties(super_properties, "super_properties")
         if before_send is not None and (not callable(before_send) or iscoroutinefunction(before_send)):
-            raise ConfigurationError("before_send must be a plain function: it is called at the caller's line")
+            raise ConfigurationError(
+                "before_send must be a plain function, not a coroutine function: it runs in the call"
+            )
         self._before_send = before_send
         self._recent = recent
         self.fast_encoder = (
             None if before_send is not None or hook is not None or self._super else FastEventEncoder(token)
         )
-        """The short way for events that need nothing else; None if all do."""
+        """Encoder of plain events; None if a hook, a serializer or super properties apply to every event."""
 
-    def event(
-        self,
-        distinct_id: str | None,
-        event_name: str,
-        properties: Mapping[str, Any] | None,
-        meta: Mapping[str, Any] | None,
-        *,
-        now: float,
-        new_id: Callable[[], str],
-        user_id: str | None = None,
-        device_id: str | None = None,
-        ip: str | None = None,
-        time: object = None,
-        insert_id: str | None = None,
-        recent: bool | None = None,
+    def encode_event(
+        self, arguments: EventArguments, *, now: float, new_id: Callable[[], str], recent: bool | None = None
     ) -> bytes:
-        """One event, as `/track` and `/import` take it.
+        """Encode one event in the form that `/track` and `/import` accept.
+
+        Args:
+            arguments: arguments of the call.
+            now: wall clock in seconds. It is the event's time unless the caller gives one.
+            new_id: returns a random `$insert_id`. It is called unless the caller gives one.
+            recent: overrides the encoder's `recent` for this event.
 
         Raises:
-            ValidationError: naming the path of what cannot be sent.
-            Discarded: if the `before_send` hook kept it back.
+            ValidationError: if Mixpanel would not accept the event. `path` names the offending part.
+            DroppedByHook: if the `before_send` hook dropped the event or failed.
         """
         recent = self._recent if recent is None else recent
-        stamp = int(now * 1000)
-        made_id = new_id() if insert_id is None else insert_id
-        if (meta, user_id, device_id, ip) == _NOTHING and type(properties) is dict:
-            short = self._fast_path(distinct_id, event_name, properties, stamp, made_id, time, insert_id, now, recent)
-            if short is not None:
-                return short
+        now_ms = int(now * 1000)
+        insert_id = new_id() if arguments.insert_id is None else arguments.insert_id
+        record = self._encode_fast(arguments, now_ms, insert_id, now=now, recent=recent)
+        if record is not None:
+            return record
+        message, has_own_stamps = self._build_event(arguments, now_ms, insert_id)
+        record = self._finish_event(message, now=now, recent=recent, has_own_stamps=has_own_stamps)
+        if self._before_send is None:
+            return record
+        # The caller's arguments are valid. From here on, an invalid value comes from the hook.
+        message = self._run_before_send(orjson.loads(memoryview(record)))
+        try:
+            envelope = {key: value for key, value in message.items() if key != "properties"}
+            message = {
+                **self._events.mapping(envelope, ""),
+                "properties": copy_mapping(message["properties"], "properties"),
+            }
+            return self._finish_event(message, now=now, recent=recent, has_own_stamps=False)
+        except ValidationError:
+            raise DroppedByHook(DropReason.BEFORE_SEND_FAILED, message) from None
+
+    def _encode_fast(
+        self, arguments: EventArguments, now_ms: int, insert_id: str, *, now: float, recent: bool
+    ) -> bytes | None:
+        """Encode a plain event with the fast encoder. Return None for any event that it does not support."""
+        distinct_id, event_name, properties, meta, user_id, device_id, ip, time, own_insert_id = arguments
+        if self.fast_encoder is None or type(properties) is not dict:
+            return None
+        if meta is not None or user_id is not None or device_id is not None or ip is not None:
+            return None
+        if time is not None:
+            if "time" in properties:
+                # The property overrides the argument, which is then not validated.
+                return None
+            now_ms = event_time(time, "properties.time", now=now, recent=recent)
+        if own_insert_id is not None:
+            if "$insert_id" in properties or type(own_insert_id) is not str:
+                return None
+            check_insert_id(own_insert_id, "properties.$insert_id")
+        data = self.fast_encoder.encode(
+            distinct_id, event_name, properties, time_fragment(now_ms), insert_id_fragment(insert_id)
+        )
+        return None if data is None else Record(data)
+
+    def _build_event(self, arguments: EventArguments, now_ms: int, insert_id: str) -> tuple[Message, bool]:
+        """Build the message of an event.
+
+        Returns:
+            The message, and whether its `time` and `$insert_id` are the ones generated here, which need no validation.
+        """
+        distinct_id, event_name, properties, meta, user_id, device_id, ip, time, own_insert_id = arguments
         if distinct_id is None:
             distinct_id = _derive_distinct_id(user_id, device_id)
-        props: Message = {
+        merged: Message = {
             "token": self._token,
             "distinct_id": distinct_id,
-            "time": stamp,
-            "$insert_id": made_id,
+            "time": now_ms,
+            "$insert_id": insert_id,
             "mp_lib": MP_LIB,
             "$lib_version": VERSION,
         }
         if self._super:
-            props.update(self._super)
-            props.update({"distinct_id": distinct_id, "time": stamp, "$insert_id": made_id})
-        _put_arguments(props, ip, user_id, device_id, time)
+            merged.update(self._super)
+            merged.update({"distinct_id": distinct_id, "time": now_ms, "$insert_id": insert_id})
+        if ip is not None:
+            merged["ip"] = _address(ip)
+        for name, value in (("$user_id", user_id), ("$device_id", device_id), ("time", time)):
+            if value is not None:
+                merged[name] = value
         if properties is not None:
-            # Millions of them would hold the event loop while they are copied; `clean` refuses them before.
+            # Copying millions of properties would block the event loop. `clean_properties` rejects them first.
             if type(properties) is not dict or len(properties) > EVENT_LIMITS.properties:
-                properties = self.clean(properties, "properties")
-            props.update(properties)
-        message: Message = {"event": event_name, "properties": props}
+                properties = self.clean_properties(properties, "properties")
+            merged.update(properties)
+        message: Message = {"event": event_name, "properties": merged}
         if meta is not None:
             _merge_meta(message, meta, self._events)
-        checked = props.get("time") is stamp and insert_id is None and props.get("$insert_id") is made_id
-        data = self._finish_event(message, now=now, recent=recent, stamps_are_ours=checked)
-        if self._before_send is None:
-            return data
-        # The caller's own mistakes have been refused by now; what is wrong from here on is the hook's doing.
-        message = self._run_before_send(orjson.loads(memoryview(data)))
-        try:
-            beside = {key: value for key, value in message.items() if key != "properties"}
-            message = {
-                **self._events.mapping(beside, ""),
-                "properties": copy_mapping(message["properties"], "properties"),
-            }
-            return self._finish_event(message, now=now, recent=recent, stamps_are_ours=False)
-        except ValidationError:
-            raise DroppedByHook(DropReason.BEFORE_SEND_FAILED, message) from None
-
-    def _fast_path(
-        self,
-        distinct_id: object,
-        event_name: object,
-        properties: dict[str, Any],
-        stamp: int,
-        made_id: str,
-        time: object,
-        insert_id: str | None,
-        now: float,
-        recent: bool,  # noqa: FBT001  by position, as this runs for every event
-    ) -> bytes | None:
-        if self.fast_encoder is None:
-            return None
-        if time is not None:
-            if "time" in properties:
-                # It wins over the argument, which is then not looked at.
-                return None
-            stamp = event_time(time, "properties.time", now=now, recent=recent)
-        if insert_id is not None:
-            if "$insert_id" in properties or type(insert_id) is not str:
-                return None
-            check_insert_id(insert_id, "properties.$insert_id")
-        data = self.fast_encoder.encode(
-            distinct_id, event_name, properties, time_fragment(stamp), insert_id_fragment(made_id)
+        has_own_stamps = (
+            own_insert_id is None and merged.get("time") is now_ms and merged.get("$insert_id") is insert_id
         )
-        return None if data is None else Record(data)
+        return message, has_own_stamps
 
-    def _finish_event(self, message: Message, *, now: float, recent: bool, stamps_are_ours: bool) -> bytes:
-        """Check an event, make its values fit for JSON in place, and encode it."""
-        props = message["properties"]
-        if not stamps_are_ours:
-            props["time"] = event_time(props.get("time"), "properties.time", now=now, recent=recent)
-            check_insert_id(props.get("$insert_id"), "properties.$insert_id")
+    def _finish_event(self, message: Message, *, now: float, recent: bool, has_own_stamps: bool) -> bytes:
+        """Validate an event, convert its values in place and encode it."""
+        properties = message["properties"]
+        if not has_own_stamps:
+            properties["time"] = event_time(properties.get("time"), "properties.time", now=now, recent=recent)
+            check_insert_id(properties.get("$insert_id"), "properties.$insert_id")
         name = message.get("event")
-        if type(name) is not str or not 0 < len(name) <= 255 or name.isspace():
+        if type(name) is not str or not 0 < len(name) <= _MAX_NAME_LENGTH or name.isspace():
             _check_name(name)
-        check_id(props.get("distinct_id"), "properties.distinct_id", empty=True)
-        if "$user_id" in props:
-            _check_part(props["$user_id"], "properties.$user_id")
-        if "$device_id" in props:
-            _check_part(props["$device_id"], "properties.$device_id")
-        if len(props) > EVENT_LIMITS.properties:
-            raise ValidationError("properties", f"are {len(props)} in all; Mixpanel takes {EVENT_LIMITS.properties}")
-        if not is_plain(map(type, props.values())):
-            self._events.normalize_in_place(props, "properties")
+        check_id(properties.get("distinct_id"), "properties.distinct_id", empty=True)
+        for key in ("$user_id", "$device_id"):
+            if key in properties:
+                _check_bare_id(properties[key], f"properties.{key}")
+        if len(properties) > EVENT_LIMITS.properties:
+            raise ValidationError(
+                "properties",
+                f"has {len(properties)} keys, including those the client adds; Mixpanel accepts "
+                f"at most {EVENT_LIMITS.properties}",
+            )
+        if not is_plain(map(type, properties.values())):
+            self._events.normalize_in_place(properties, "properties")
         return _encode(message, self._whole_event)
 
-    def profile(self, message: Mapping[str, Any], meta: Mapping[str, Any] | None, *, now: float) -> bytes:
-        """One update of a user's or a group's profile, `OnceOnly` if a second try could apply it twice.
+    def encode_profile(self, message: Mapping[str, Any], meta: Mapping[str, Any] | None, *, now: float) -> bytes:
+        """Encode one update of a user or group profile.
+
+        Args:
+            message: target and operation, in the form of Mixpanel's `/engage` and `/groups`.
+            meta: merged into the update, next to the operation.
+            now: wall clock in seconds, for `$time`.
+
+        Returns:
+            The record; a `NonIdempotentRecord` if sending it twice could apply it twice.
 
         Raises:
-            ValidationError: naming the path of what cannot be sent.
-            Discarded: if the `before_send` hook kept it back.
+            ValidationError: if Mixpanel would not accept the update. `path` names the offending part.
+            DroppedByHook: if the `before_send` hook dropped the update or failed.
         """
-        record: Message = {"$token": self._token, "$time": now}
-        record.update(copy_mapping(message, "message"))
+        update: Message = {"$token": self._token, "$time": now}
+        update.update(copy_mapping(message, "message"))
         if meta is not None:
-            record.update(copy_mapping(meta, "meta"))
-        data, clean = self._finish_profile(record)
+            update.update(copy_mapping(meta, "meta"))
+        data, clean = self._finish_profile(update)
         if self._before_send is not None:
             clean = self._run_before_send(orjson.loads(memoryview(data)))
             try:
                 data, clean = self._finish_profile(clean)
             except ValidationError:
                 raise DroppedByHook(DropReason.BEFORE_SEND_FAILED, clean) from None
-        repeatable = all(key in _IDEMPOTENT or key in _ENVELOPE for key in clean)
-        return data if repeatable else NonIdempotentRecord(data)
+        is_idempotent = all(key in _IDEMPOTENT or key in _ENVELOPE for key in clean)
+        return data if is_idempotent else NonIdempotentRecord(data)
 
-    def _finish_profile(self, record: Message) -> tuple[bytes, Message]:
-        """Check an update and encode it; also as JSON has it."""
-        _check_target(record)
-        if all(key in _ENVELOPE for key in record):
-            raise ValidationError("message", "has no operation, such as $set")
+    def _finish_profile(self, update: Message) -> tuple[bytes, Message]:
+        """Validate an update. Return it encoded, and as a dict of JSON values."""
+        _check_target(update)
+        if all(key in _ENVELOPE for key in update):
+            raise ValidationError("message", "has no operation; add one, such as $set")
         for operation in _MAPPING_OPS:
-            if operation in record:
-                require_mapping(record[operation], operation)
-        if "$unset" in record:
-            check_names(record["$unset"], "$unset")
-        clean = self._profiles.mapping(record, "")
+            if operation in update:
+                require_mapping(update[operation], operation)
+        if "$unset" in update:
+            check_names(update["$unset"], "$unset")
+        clean = self._profiles.mapping(update, "")
         for key, value in clean.get("$add", {}).items():
             if isinstance(value, bool) or not isinstance(value, (int, float)):
-                raise ValidationError(join_path("$add", key), f"must be a number, not {type(value).__name__}")
+                raise ValidationError(join_path("$add", key), f"must be a number, not {type_name(value)}")
         return _encode(clean, self._profiles), clean
 
-    def identity(self, event_name: str, properties: Message, meta: Mapping[str, Any] | None) -> bytes:
-        """One `$create_alias`, `$merge` or `$identify` with exactly the fields that the official SDK sends.
+    def encode_identity(self, event_name: str, properties: Message, meta: Mapping[str, Any] | None) -> bytes:
+        """Encode one `$create_alias`, `$merge` or `$identify` with exactly the fields that the official SDK sends.
 
         Raises:
             ValidationError: if `meta` cannot be sent.
@@ -290,11 +327,11 @@ class RecordEncoder:
             _merge_meta(message, meta, self._events)
         return _encode(message, self._whole_event)
 
-    def clean(self, properties: Mapping[str, Any] | None, path: str) -> Message:
-        """A copy of event properties that the caller can no longer change, holding only what JSON has.
+    def clean_properties(self, properties: Mapping[str, Any] | None, path: str) -> Message:
+        """Return a deep copy of event properties that contains only JSON values. None gives an empty dict.
 
         Raises:
-            ValidationError: naming the path of what cannot be sent.
+            ValidationError: if a property cannot be sent. `path` names it.
         """
         return {} if properties is None else self._events.mapping(require_mapping(properties, path), path)
 
@@ -302,7 +339,7 @@ class RecordEncoder:
         assert self._before_send is not None
         try:
             result = self._before_send(message)
-        except Exception:  # noqa: BLE001  a user's hook may fail in any way
+        except Exception:  # noqa: BLE001  a user's hook may raise anything
             raise DroppedByHook(DropReason.BEFORE_SEND_FAILED, message) from None
         if result is None:
             raise DroppedByHook(DropReason.BEFORE_SEND, message)
@@ -311,24 +348,16 @@ class RecordEncoder:
         return result
 
 
-def _merge_meta(message: Message, meta: Mapping[str, Any], cleaner: Normalizer) -> None:
-    clean = cleaner.mapping(require_mapping(meta, "meta"), "meta")
+def _merge_meta(message: Message, meta: Mapping[str, Any], normalizer: Normalizer) -> None:
+    clean = normalizer.mapping(require_mapping(meta, "meta"), "meta")
     for key in ("event", "properties"):
         if key in clean:
-            raise ValidationError(f"meta.{key}", "would replace the event itself; pass it as an argument")
+            raise ValidationError(f"meta.{key}", "would overwrite the event itself; pass it as an argument")
     message.update(clean)
 
 
 def _derive_distinct_id(user_id: str | None, device_id: str | None) -> str | None:
     return f"$device:{device_id}" if user_id is None and isinstance(device_id, str) else user_id
-
-
-def _put_arguments(props: Message, ip: object, user_id: object, device_id: object, time: object) -> None:
-    if ip is not None:
-        props["ip"] = _address(ip)
-    for name, value in (("$user_id", user_id), ("$device_id", device_id), ("time", time)):
-        if value is not None:
-            props[name] = value
 
 
 def _address(ip: object) -> str:
@@ -339,54 +368,61 @@ def _address(ip: object) -> str:
             return str(ip_address(ip))
         except ValueError:
             pass
-    raise ValidationError("properties.ip", 'must be an IP address, or "0" to keep Mixpanel from looking one up')
+    raise ValidationError("properties.ip", 'must be an IPv4 or IPv6 address, or "0" to disable geolocation')
 
 
 def _check_name(name: object) -> None:
     if not isinstance(name, str):
-        raise ValidationError("event", f"must be a string, not {type(name).__name__}")
+        raise ValidationError("event", f"must be a string, not {type_name(name)}")
     if not name.strip():
         raise ValidationError("event", "must not be blank")
-    if len(name) > 255:
-        raise ValidationError("event", f"has {len(name)} characters; Mixpanel cuts a name after 255")
+    if len(name) > _MAX_NAME_LENGTH:
+        raise ValidationError(
+            "event", f"has {len(name)} characters; Mixpanel truncates a name after {_MAX_NAME_LENGTH}"
+        )
 
 
-def _check_part(value: object, path: str) -> None:
+def _check_bare_id(value: object, path: str) -> None:
     check_id(value, path)
     if cast("str", value).startswith("$device:"):
-        raise ValidationError(path, "must not carry the $device: prefix, which Mixpanel adds itself")
+        raise ValidationError(path, "must not start with $device:, which Mixpanel adds itself; pass the bare id")
 
 
-def _check_target(record: Message) -> None:
-    if "$group_key" in record or "$group_id" in record:
-        check_id(record.get("$group_id"), "$group_id")
-        key = record.get("$group_key")
+def _check_target(update: Message) -> None:
+    if "$group_key" in update or "$group_id" in update:
+        check_id(update.get("$group_id"), "$group_id")
+        key = update.get("$group_key")
         if not isinstance(key, str) or not key.strip():
             raise ValidationError("$group_key", "must be a string that is not blank")
     else:
-        check_id(record.get("$distinct_id"), "$distinct_id")
+        check_id(update.get("$distinct_id"), "$distinct_id")
 
 
-def _encode(message: Message, whole: Normalizer) -> bytes:
-    """The message as JSON. orjson does not say what it could not take, so `whole` walks it then to name the path."""
+def _encode(message: Message, normalizer: Normalizer) -> bytes:
+    """Encode a message as JSON.
+
+    orjson does not name the value that it rejects. The normalizer then converts the message, or raises with its path.
+    """
     try:
         data = orjson.dumps(message)
     except TypeError:
         data = b""
     if not data:
-        data = orjson.dumps(whole.mapping(message, ""))
+        data = orjson.dumps(normalizer.mapping(message, ""))
     if len(data) >= MAX_RECORD_BYTES:
         path = "properties" if "properties" in message else "message"
-        raise ValidationError(path, f"takes {len(data)} bytes as JSON; Mixpanel takes less than {MAX_RECORD_BYTES}")
-    # What orjson returns may hold a page of memory for as long as it is kept; a copy holds what it weighs.
+        raise ValidationError(
+            path, f"has {len(data)} bytes as JSON; Mixpanel accepts less than {MAX_RECORD_BYTES} per record"
+        )
+    # The bytes that orjson returns may keep a whole memory page allocated. A copy takes only its own size.
     return Record(memoryview(data))
 
 
-def payload_of(item: bytes) -> dict[str, Any] | None:
-    """A record as the user is shown it: without the token. None for no bytes at all."""
-    if not item:
+def payload_of(record: bytes) -> dict[str, Any] | None:
+    """Decode a record for the user, without the token. Return None if the record is empty."""
+    if not record:
         return None
-    payload: dict[str, Any] = orjson.loads(memoryview(item))
+    payload: dict[str, Any] = orjson.loads(memoryview(record))
     payload.pop("$token", None)
     properties = payload.get("properties")
     if isinstance(properties, dict):

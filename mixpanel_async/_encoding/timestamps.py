@@ -1,4 +1,4 @@
-"""When an event happened: as Mixpanel has it, and as far as its endpoints take it."""
+"""Event time: conversion to Mixpanel's format, and the range that its endpoints accept."""
 
 from __future__ import annotations
 
@@ -10,43 +10,49 @@ from typing import Final
 import orjson
 
 from .._model.errors import ValidationError
+from .validation import type_name
 
-_FIRST_MS: Final = 31_536_000_000
-_AHEAD_MS: Final = 3_600_000
+_MIN_MS: Final = 31_536_000_000
+_MAX_AHEAD_MS: Final = 3_600_000
 _TRACK_WINDOW_MS: Final = 5 * 86_400_000
-# Below the first are seconds, below the second milliseconds; both spans reach past any time that can be sent.
+# Numbers below the first limit are seconds, below the second milliseconds. Both ranges contain every valid time.
 _SECONDS_END: Final = 100_000_000_000
 _MILLISECONDS_END: Final = 100_000_000_000_000
 
 
 def event_time(value: object, path: str, *, now: float, recent: bool) -> int:
-    """A time as Mixpanel's schema has it: whole milliseconds since 1970.
+    """Convert a time to whole milliseconds since 1970, as Mixpanel's schema has it.
 
     Args:
-        value: seconds or milliseconds since 1970, told apart at 1e11, or a `datetime` with a time zone.
-        path: where it is, for errors.
+        value: seconds or milliseconds since 1970 (numbers from 1e11 on are milliseconds), or an aware `datetime`.
+        path: property path for errors.
         now: wall clock in seconds.
-        recent: the event goes to `/track`, which takes the last five days only.
+        recent: the event goes to `/track`, which accepts only the last five days.
 
     Raises:
-        ValidationError: if it is of another type, naive, before 1971, over an hour ahead, or too old for `/track`.
+        ValidationError: if the value has another type, is a naive `datetime`, is before 1971, is more than one hour in
+            the future, or is too old for `/track`.
     """
     if isinstance(value, datetime):
         if value.tzinfo is None or value.utcoffset() is None:
-            raise ValidationError(path, "must have a time zone; a naive datetime could be any of 26 hours")
+            raise ValidationError(
+                path, "must have a time zone; pass an aware datetime, such as datetime.now(timezone.utc)"
+            )
         ms = round(value.timestamp() * 1000)
     elif isinstance(value, (int, float)) and not isinstance(value, bool):
         if isinstance(value, float) and not isfinite(value):
             raise ValidationError(path, "must be a finite number")
         if abs(value) >= _MILLISECONDS_END:
-            raise ValidationError(path, "must be in seconds or milliseconds; this looks like a smaller unit")
+            raise ValidationError(
+                path, "must be in seconds or milliseconds; this looks like microseconds or nanoseconds"
+            )
         ms = round(value * 1000) if abs(value) < _SECONDS_END else round(value)
     else:
-        raise ValidationError(path, f"must be a number or a datetime with a time zone, not {type(value).__name__}")
+        raise ValidationError(path, f"must be a number or a datetime with a time zone, not {type_name(value)}")
     now_ms = now * 1000
-    if ms < _FIRST_MS:
+    if ms < _MIN_MS:
         raise ValidationError(path, "must not be before 1971-01-01")
-    if ms > now_ms + _AHEAD_MS:
+    if ms > now_ms + _MAX_AHEAD_MS:
         raise ValidationError(path, "must not be more than one hour in the future")
     if recent and ms < now_ms - _TRACK_WINDOW_MS:
         raise ValidationError(
@@ -56,7 +62,7 @@ def event_time(value: object, path: str, *, now: float, recent: bool) -> int:
 
 
 def expired_positions(items: Sequence[bytes], *, now: float) -> frozenset[int]:
-    """Positions of the events that `/track` ignores by now, after a long outage.
+    """Return the positions of events that have become too old for `/track`, for example during an outage.
 
     Args:
         items: encoded events.

@@ -1,7 +1,7 @@
-"""Property values: what can be sent, how it is sent, and the path of what cannot.
+"""Validation and conversion of property values. Errors name the property path.
 
-Most values are strings, whole numbers, booleans and None; `is_plain` settles those at the speed of C. Everything else
-is looked at once, here.
+Most values are strings, integers, booleans and None: `is_plain` accepts those without a Python loop. All other values
+are visited once, here.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ Serializer = Callable[[Any], Any]
 
 _PLAIN: Final = frozenset({str, int, bool, type(None)})
 _SIZED: Final = frozenset({dict, list, tuple, set, frozenset})
-_LEAST_INT: Final = -(2**63)
-_MOST_INT: Final = 2**64 - 1
+_MIN_INT: Final = -(2**63)
+_MAX_INT: Final = 2**64 - 1
 
 is_plain: Final = _PLAIN.issuperset
-"""Whether every type in an iterable is one that needs no look at the value."""
+"""Return True if every type in an iterable is valid JSON whatever the value."""
 
 # https://docs.mixpanel.com/reference/import-events, read 2026-08-21. The comparison ignores case.
 FORBIDDEN_IDS: Final = frozenset(
@@ -56,21 +56,24 @@ FORBIDDEN_IDS: Final = frozenset(
         "lmy47d",
     }
 )
-# More than a message of 1,000,000 bytes has room for: an endless mapping must not be read to its end.
-_MOST_PAIRS: Final = 200_000
+# More than fit into a message of 1,000,000 bytes. An endless mapping is not read further.
+_MAX_PAIRS: Final = 200_000
+_MAX_CONVERSIONS: Final = 8
+_MAX_SHOWN_KEY: Final = 60
+_MAX_PLACEHOLDER_LENGTH: Final = 36
 _INSERT_ID: Final = re.compile(r"[A-Za-z0-9-]{1,36}")
 _UUID4: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}", re.IGNORECASE)
 
 
 class ValueLimits:
-    """How much one message may hold. Source: Mixpanel's pages on import and on data types, read 2026-08-21.
+    """Limits of one message. Source: Mixpanel's pages on import and on data types, read 2026-08-21.
 
     Args:
-        properties: properties at the top.
-        items: elements of one array, or None for no limit.
-        keys: keys of one nested object.
-        depth: containers inside one another.
-        size: bytes of JSON that one message must stay below.
+        properties: maximum number of top-level properties.
+        items: maximum number of elements of one array, or None for no limit.
+        keys: maximum number of keys of one nested object.
+        depth: maximum number of nested containers.
+        size: size of the message as JSON in bytes, exclusive.
     """
 
     __slots__ = ("depth", "items", "keys", "properties", "size")
@@ -91,60 +94,71 @@ PROFILE_LIMITS: Final = ValueLimits(properties=2000, items=None, keys=2000, dept
 
 
 def is_uuid4(text: str) -> bool:
-    """Whether Mixpanel takes this as an anonymous id: version 4, with dashes, in either case (iOS sends capitals)."""
+    """Return whether Mixpanel accepts this as an anonymous id: a UUID v4 with dashes, in either case (iOS: upper)."""
     return _UUID4.fullmatch(text) is not None
 
 
+def type_name(value: object) -> str:
+    """Return the name of a value's type for an error message, with its module: `int`, `numpy.bool_`."""
+    kind = type(value)
+    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+
+
 def check_id(value: object, path: str, *, empty: bool = False) -> None:
-    """Refuse an id that Mixpanel would refuse or that stands for nobody.
+    """Reject an id that Mixpanel would reject or that identifies no one.
+
+    Args:
+        value: the id.
+        path: argument or property path for errors.
+        empty: accept an empty string.
 
     Raises:
-        ValidationError: if it is not a string, is blank (unless `empty`), or is on Mixpanel's list.
+        ValidationError: if it is not a string, is blank, or is a placeholder on Mixpanel's list.
     """
-    # By the true class, and with the methods of `str` itself: a mock or a subclass may say anything of itself.
+    # `type` and the methods of `str` itself: a mock or a subclass may override `__class__` and its own methods.
     if type(value) is str:
         text = value
     elif issubclass(type(value), str):
         text = str.__str__(value)
     else:
-        raise ValidationError(path, f"must be a string, not {type(value).__name__}")
+        raise ValidationError(path, f"must be a string, not {type_name(value)}")
     if not text or text.isspace():
         if empty and not text:
             return
         raise ValidationError(path, "must not be blank")
-    if len(text) <= 36 and text.lower() in FORBIDDEN_IDS:
-        raise ValidationError(path, "is one of the placeholder ids that Mixpanel refuses")
+    if len(text) <= _MAX_PLACEHOLDER_LENGTH and text.lower() in FORBIDDEN_IDS:
+        raise ValidationError(path, f'is "{text}", a placeholder that Mixpanel rejects; pass a real id')
 
 
 def check_insert_id(value: object, path: str) -> None:
-    """Refuse an `$insert_id` that Mixpanel would refuse.
+    """Reject an `$insert_id` that Mixpanel would reject.
 
     Raises:
-        ValidationError: if it is not 1 to 36 of A-Z, a-z, 0-9 and dash, or is on Mixpanel's list.
+        ValidationError: if it is not 1 to 36 of A-Z, a-z, 0-9 and dash, or is a placeholder on Mixpanel's list.
     """
     if not isinstance(value, str):
-        raise ValidationError(path, f"must be a string, not {type(value).__name__}")
+        raise ValidationError(path, f"must be a string, not {type_name(value)}")
     if not _INSERT_ID.fullmatch(value):
         raise ValidationError(path, f"must be 1 to 36 letters, digits and dashes; this one has {len(value)} characters")
     if value.lower() in FORBIDDEN_IDS:
-        raise ValidationError(path, "is one of the placeholder ids that Mixpanel refuses")
+        raise ValidationError(path, f'is "{value}", a placeholder that Mixpanel rejects; pass a unique id')
 
 
 def join_path(path: str, key: object) -> str:
-    """`path.key`, with a key that cannot be shown made safe to print."""
+    """Return `path.key`. A long or unprintable key is made safe to print."""
     text = key if isinstance(key, str) else f"<{type(key).__name__}>"
     if not text.isprintable():
         text = ascii(text)
-    text = text if len(text) <= 60 else text[:57] + "..."
+    text = text if len(text) <= _MAX_SHOWN_KEY else text[: _MAX_SHOWN_KEY - 3] + "..."
     return f"{path}.{text}" if path else text
 
 
 class Normalizer:
-    """Turns values into what JSON has.
+    """Converter of Python values to JSON values.
 
     Args:
-        limits: see `Limits`.
-        serializer: asked for a value of a type that is not known here; returns one that is.
+        limits: limits of one message.
+        serializer: called with a value of an unknown type. Returns a value of a known type, or raises.
     """
 
     __slots__ = ("limits", "serializer")
@@ -154,60 +168,59 @@ class Normalizer:
         self.serializer = serializer
 
     def normalize_in_place(self, properties: dict[str, Any], path: str) -> None:
-        """Replace in place what JSON does not have. Keys and texts are left to the encoder, which refuses bad ones.
+        """Replace the values that are not JSON. Keys and strings are left to the encoder, which rejects invalid ones.
 
         Raises:
             ValidationError: naming the first value that cannot be sent.
         """
-        walk = None
-        most = self.limits.items
+        visitor = None
+        max_items = self.limits.items
         for key, value in properties.items():
             kind = type(value)
             if kind in _PLAIN or (kind is float and isfinite(value)):
                 continue
-            if kind is list and (most is None or len(value) <= most) and is_plain(map(type, value)):
+            if kind is list and (max_items is None or len(value) <= max_items) and is_plain(map(type, value)):
                 continue
-            if walk is None:
-                walk = _Visitor(self.limits, self.serializer)
-            properties[key] = walk.value(value, join_path(path, key), 0, 0)
+            if visitor is None:
+                visitor = _Visitor(self.limits, self.serializer)
+            properties[key] = visitor.value(value, join_path(path, key), 0, 0)
 
     def mapping(self, value: Mapping[Any, Any], path: str) -> dict[str, Any]:
-        """A clean copy of a message, or of the properties of one.
+        """Return a deep copy of a message, or of its properties, that contains only JSON values.
 
         Args:
-            value: the mapping; it is not changed.
-            path: where it is, for errors.
+            value: the mapping. It is not changed.
+            path: property path for errors.
 
         Raises:
-            ValidationError: naming the first thing in it that cannot be sent.
+            ValidationError: naming the first key or value that cannot be sent.
         """
         return _Visitor(self.limits, self.serializer).mapping(value, path, 0)
 
 
 class _Visitor:
-    """One look at a message.
+    """Visitor of one message.
 
-    A few lists that hold one another may stand for millions of values, and each would be looked at before the size of
-    the whole is known. So every value is charged the least that it can take as JSON, and the walk ends where no message
-    could be small enough any more.
+    A few lists that contain one another can expand to millions of values. The visitor therefore charges each value its
+    minimum size as JSON, and stops as soon as the message must exceed the size limit.
     """
 
-    __slots__ = ("_left", "_limits", "_serializer")
+    __slots__ = ("_bytes_left", "_limits", "_serializer")
 
     def __init__(self, limits: ValueLimits, serializer: Serializer | None) -> None:
         self._limits = limits
         self._serializer = serializer
-        self._left = limits.size - 1
+        self._bytes_left = limits.size - 1
 
     def _charge(self, size: int, path: str) -> None:
-        self._left -= size
-        if self._left < 0:
+        self._bytes_left -= size
+        if self._bytes_left < 0:
             raise ValidationError(
-                path, f"is where the message outgrows what Mixpanel takes, less than {self._limits.size} bytes as JSON"
+                path, f"makes the message too large; Mixpanel accepts less than {self._limits.size} bytes as JSON"
             )
 
     def mapping(self, value: Mapping[Any, Any], path: str, depth: int) -> dict[str, Any]:
-        """A clean copy. `depth` counts the containers around its values, 0 for the properties themselves."""
+        """Convert a mapping. `depth` is the number of containers around it, 0 for the properties themselves."""
         items = _pairs(value, path, self._limits.keys if depth else self._limits.properties)
         clean = {}
         for key, entry in items:
@@ -217,18 +230,18 @@ class _Visitor:
             clean[self._text(key, inner)] = self.value(entry, inner, depth, 0)
         return clean
 
-    def value(self, value: Any, path: str, depth: int, converted: int) -> Any:
-        """What is sent for a value; `converted` counts how often this one was turned into another."""
+    def value(self, value: Any, path: str, depth: int, conversions: int) -> Any:
+        """Convert a value. `conversions` counts the conversions that led to it."""
         kind = type(value)
         if kind is str:
             return self._text(value, path)
-        # A digit and a comma, or a comma and a bracket, as the last in a container has no comma.
+        # A digit and a comma, or two brackets: the last element of a container has no comma.
         self._charge(2, path)
         if value is None or kind is bool:
             return value
         if kind is int:
-            if not _LEAST_INT <= value <= _MOST_INT:
-                raise ValidationError(path, "is a whole number of more than 64 bits")
+            if not _MIN_INT <= value <= _MAX_INT:
+                raise ValidationError(path, "is an integer of more than 64 bits; send it as a string")
             return value
         if kind is float:
             if not isfinite(value):
@@ -237,11 +250,13 @@ class _Visitor:
         try:
             if isinstance(value, (Mapping, list, tuple, AbstractSet)):
                 return self._container(value, path, depth)
-            return self._converted(value, path, depth, converted)
+            return self._converted(value, path, depth, conversions)
         except ValidationError:
             raise
-        except Exception:  # noqa: BLE001  a user's type may fail in any way, when it is asked for its class even
-            raise ValidationError(path, f"of type {kind.__name__} cannot be sent") from None
+        except Exception:  # noqa: BLE001  a user's type may raise anything, even for isinstance()
+            raise ValidationError(
+                path, f"{type_name(value)} is not supported; convert it or pass serializer="
+            ) from None
 
     def _container(self, value: Any, path: str, depth: int) -> Any:
         limits = self._limits
@@ -249,31 +264,33 @@ class _Visitor:
             raise ValidationError(path, f"is nested deeper than {limits.depth} levels, or contains itself")
         if isinstance(value, Mapping):
             return self.mapping(value, path, depth + 1)
-        # Each takes two bytes at least: where their number is not limited, there is no more room than for so many.
-        most = self._left // 2 if limits.items is None else limits.items
-        entries = list(islice(value, most + 1))
-        if len(entries) > most:
+        # Each element takes at least two bytes. Without a limit on items, the remaining bytes limit their number.
+        max_items = self._bytes_left // 2 if limits.items is None else limits.items
+        entries = list(islice(value, max_items + 1))
+        if len(entries) > max_items:
             if limits.items is None:
                 self._charge(2 * len(entries), path)
-            raise ValidationError(path, f"has {_count(value, most)} elements; Mixpanel takes {most}")
+            raise ValidationError(
+                path, f"has {_count(value, max_items)} elements; Mixpanel accepts at most {max_items}"
+            )
         clean = [self.value(entry, f"{path}[{at}]", depth + 1, 0) for at, entry in enumerate(entries)]
-        # A set has no order of its own: without one, equal events would have unequal bytes.
+        # Sets are sorted so that equal events have equal bytes.
         return sorted(clean, key=repr) if isinstance(value, AbstractSet) else clean
 
-    def _converted(self, value: Any, path: str, depth: int, converted: int) -> Any:
-        # What it is turned into is charged in its place.
-        self._left += 2
-        if converted > 8:
-            raise ValidationError(path, "is still no JSON value after eight conversions")
+    def _converted(self, value: Any, path: str, depth: int, conversions: int) -> Any:
+        # The result of the conversion is charged instead.
+        self._bytes_left += 2
+        if conversions > _MAX_CONVERSIONS:
+            raise ValidationError(path, f"is not a JSON value after {_MAX_CONVERSIONS} conversions; check serializer=")
         try:
             plain = self._convert(value)
         except ValidationError as error:
             raise ValidationError(path, error.problem) from None
-        return self.value(plain, path, depth, converted + 1)
+        return self.value(plain, path, depth, conversions + 1)
 
     def _convert(self, value: Any) -> Any:
         if isinstance(value, datetime):
-            # https://docs.mixpanel.com: dates are UTC without an offset. A naive one is taken to be UTC already.
+            # https://docs.mixpanel.com: dates are UTC without an offset. A naive datetime is assumed to be UTC.
             utc = value if value.utcoffset() is None else value.astimezone(timezone.utc)
             return utc.replace(tzinfo=None, microsecond=0).isoformat()
         if isinstance(value, (str, int, float)) and not isinstance(value, Enum):
@@ -281,7 +298,7 @@ class _Visitor:
         if self._serializer is not None:
             try:
                 return self._serializer(value)
-            except Exception:  # noqa: BLE001  its way of saying that it does not know the type
+            except Exception:  # noqa: BLE001  the serializer does not know the type
                 return _known(value)
         return _known(value)
 
@@ -296,9 +313,9 @@ class _Visitor:
         return value if type(value) is str else str.__str__(value)
 
 
-def _count(value: Any, most: int) -> str:
-    """How many a container holds that holds too many, as far as it can be trusted with the number."""
-    return str(len(value)) if type(value) in _SIZED else f"more than {most}"
+def _count(value: Any, limit: int) -> str:
+    """Return the length of a container that exceeds a limit, if its own `len` can be trusted."""
+    return str(len(value)) if type(value) in _SIZED else f"more than {limit}"
 
 
 def _known(value: Any) -> Any:
@@ -316,7 +333,7 @@ def _known(value: Any) -> Any:
 
 
 def _base(value: str | float) -> str | float:
-    """The plain value within a user's subclass, whatever its own conversions do."""
+    """Return the plain value of a user's subclass, regardless of the methods that it overrides."""
     if isinstance(value, str):
         return str.__str__(value)
     return int.__int__(value) if isinstance(value, int) else float.__float__(value)
@@ -325,71 +342,71 @@ def _base(value: str | float) -> str | float:
 def _decimal(value: Decimal) -> int | float:
     if not value.is_finite():
         raise ValidationError("", "must be a finite number")
-    if value.adjusted() < 20 and value == value.to_integral_value() and _LEAST_INT <= int(value) <= _MOST_INT:
+    if value.adjusted() < 20 and value == value.to_integral_value() and _MIN_INT <= int(value) <= _MAX_INT:
         return int(value)
     return float(value)
 
 
 def is_decimal(value: object) -> bool:
-    """Whether this is a `Decimal`. Whoever has one has imported that; nobody else shall have to."""
+    """Return whether this is a `Decimal`, without importing `decimal`: only a program that imported it has one."""
     decimal = sys.modules.get("decimal")
     return decimal is not None and is_instance(value, decimal.Decimal)
 
 
 def is_instance(value: object, kind: type | tuple[type, ...]) -> bool:
-    """`isinstance`, and False for what fails when it is asked for its class."""
+    """`isinstance` that returns False if the value's `__class__` raises."""
     try:
         return isinstance(value, kind)
-    except Exception:  # noqa: BLE001  a user's type may fail in any way
+    except Exception:  # noqa: BLE001  a user's type may raise anything
         return False
 
 
 def require_mapping(value: object, path: str) -> Mapping[Any, Any]:
-    """The value, if it is a mapping.
+    """Return the value if it is a mapping.
 
     Raises:
         ValidationError: if it is not.
     """
     if not is_instance(value, Mapping):
-        raise ValidationError(path, f"must be a mapping, not {type(value).__name__}")
+        raise ValidationError(path, f"must be a mapping, not {type_name(value)}")
     return cast("Mapping[Any, Any]", value)
 
 
 def copy_mapping(value: object, path: str) -> dict[Any, Any]:
-    """A copy of a mapping with the values that it had.
+    """Return a shallow copy of a mapping as a dict.
 
     Raises:
-        ValidationError: if it is none, or cannot be read.
+        ValidationError: if the value is not a mapping, or reading it fails.
     """
     try:
-        return dict(_pairs(require_mapping(value, path), path, _MOST_PAIRS))
+        return dict(_pairs(require_mapping(value, path), path, _MAX_PAIRS))
     except TypeError:
         raise ValidationError(path, "cannot be read as a mapping") from None
 
 
-def _pairs(value: Mapping[Any, Any], path: str, most: int) -> list[tuple[Any, Any]]:
+def _pairs(value: Mapping[Any, Any], path: str, limit: int) -> list[tuple[Any, Any]]:
     try:
-        pairs = [(key, entry) for key, entry in islice(value.items(), most + 1)]
-    except Exception:  # noqa: BLE001  a user's mapping may fail in any way
+        pairs = [(key, entry) for key, entry in islice(value.items(), limit + 1)]
+    except Exception:  # noqa: BLE001  a user's mapping may raise anything
         raise ValidationError(path, "cannot be read as a mapping") from None
-    if len(pairs) > most:
-        raise ValidationError(path, f"has {_count(value, most)} keys; Mixpanel takes {most}")
+    if len(pairs) > limit:
+        raise ValidationError(path, f"has {_count(value, limit)} keys; Mixpanel accepts at most {limit}")
     return pairs
 
 
 def check_names(value: object, path: str) -> Iterable[Any]:
-    """The value, if it is a list of property names and not by mistake a single one.
+    """Return the value if it is a non-empty list of property names, and not a single name by mistake.
 
     Raises:
-        ValidationError: if it is not, or is empty.
+        ValidationError: if it is not.
     """
     if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, (list, tuple, AbstractSet)):
-        raise ValidationError(path, f"must be a list of property names, not {type(value).__name__}")
+        raise ValidationError(path, f"must be a list of property names, not {type_name(value)}")
     if not value:
         raise ValidationError(path, "must name at least one property")
     for at, name in enumerate(value):
-        if at >= _MOST_PAIRS:
-            raise ValidationError(path, f"has {_count(value, _MOST_PAIRS)} names, more than a message can hold")
+        if at >= _MAX_PAIRS:
+            raise ValidationError(path, f"has {_count(value, _MAX_PAIRS)} names; a message holds at most {_MAX_PAIRS}")
         if not isinstance(name, str):
-            raise ValidationError(f"{path}[{at}]", f"must be a string, not {type(name).__name__}")
+            raise ValidationError(f"{path}[{at}]", f"must be a string, not {type_name(name)}")
     return value

@@ -179,8 +179,10 @@ class _Trio:
             self._token.run_sync_soon(callback)
 
     def is_current(self) -> bool:
-        # In guest mode, the token is visible outside of tasks too, where trio cannot be used.
-        return _in_trio() and self.current() is self._token
+        try:
+            return self.current() is self._token
+        except RuntimeError:
+            return False
 
     def is_over(self) -> bool:
         try:

@@ -214,7 +214,7 @@ ODD_LINES: list[tuple[bytes, str]] = [
     (b'{"event": "e", "x": "' + b"y" * (MAX_RECORD_BYTES + 10) + b'"}', "is longer than"),
     (
         b'{"event": "e", "properties": {"distinct_id": "u", "time": 1700000000, "x": "' + b"y" * 1_000_000 + b'"}}',
-        "Mixpanel takes less than 1000000",
+        "Mixpanel accepts less than 1000000",
     ),
 ]
 

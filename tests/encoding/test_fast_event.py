@@ -1,4 +1,4 @@
-"""The short way makes of an event what the long way makes of it, or nothing."""
+"""The fast encoder produces the same record as the general one, or None."""
 
 from __future__ import annotations
 
@@ -20,13 +20,11 @@ from mixpanel_async import MixpanelException
 from mixpanel_async._encoding.fast_event import (
     MAX_RECORD_BYTES,
     FastEventEncoder,
-    encode_properties,
     insert_id_fragment,
-    join_records,
     split_records,
     time_fragment,
 )
-from mixpanel_async._encoding.records import RecordEncoder
+from mixpanel_async._encoding.records import EventArguments, RecordEncoder
 
 NOW = 1_790_000_000.25
 STAMP = int(NOW * 1000)
@@ -128,84 +126,84 @@ NAMES: Any = st.one_of(
 )
 
 
-def long_way(distinct_id: Any, name: Any, properties: dict[str, Any]) -> Any:
+def encode_generally(distinct_id: Any, name: Any, properties: dict[str, Any]) -> Any:
+    """Return the message of the general encoder, or None if it rejects the event."""
+    encoder = RecordEncoder("token")
+    encoder.fast_encoder = None
     try:
-        data = RecordEncoder("token").event(distinct_id, name, properties, None, now=NOW, new_id=lambda: MADE)
+        data = encoder.encode_event(EventArguments(distinct_id, name, properties), now=NOW, new_id=lambda: MADE)
     except MixpanelException:
         return None
     return orjson.loads(memoryview(data))
 
 
-def short_way(distinct_id: Any, name: Any, properties: dict[str, Any]) -> Any:
-    """For the first time, and again by what was kept of it."""
-    usual = FastEventEncoder("token")
-    first, second = (
-        usual.encode(distinct_id, name, properties, time_fragment(STAMP), insert_id_fragment(MADE))
-        for _ in ("first", "second")
-    )
+def encode_fast(
+    distinct_id: Any, name: Any, properties: dict[str, Any], encoder: FastEventEncoder | None = None
+) -> bytes | None:
+    encoder = encoder or FastEventEncoder("token")
+    return encoder.encode(distinct_id, name, properties, time_fragment(STAMP), insert_id_fragment(MADE))
+
+
+def encode_twice(distinct_id: Any, name: Any, properties: dict[str, Any]) -> Any:
+    """Return the message of the fast encoder, or None. The second record is made from cached fragments."""
+    encoder = FastEventEncoder("token")
+    first, second = (encode_fast(distinct_id, name, properties, encoder) for _ in ("first", "second"))
     assert first == second
     if first is None:
         return None
-    rest = encode_properties(properties)
-    assert rest is not None
-    shares = [
-        usual.name_fragments[name],
-        usual.distinct_id_fragments[distinct_id],
-        time_fragment(STAMP),
-        insert_id_fragment(MADE),
-        rest,
-    ]
-    assert len(first) <= usual.fixed_bytes + len(rest)
-    assert split_records(join_records(shares * 3)) == [first] * 3
+    assert split_records(b"," + b",".join([first] * 3)) == [first] * 3
     return orjson.loads(first)
 
 
 @given(distinct_id=IDS, name=NAMES, properties=st.dictionaries(KEYS, VALUES, max_size=6))
 @settings(max_examples=600, deadline=None, derandomize=True, database=None)
-def test_the_short_way_agrees_with_the_long_one(distinct_id: Any, name: Any, properties: dict[str, Any]) -> None:
-    short = short_way(distinct_id, name, properties)
-    if short is not None:
-        assert short == long_way(distinct_id, name, properties)
+def test_fast_encoder_agrees_with_general_encoder(distinct_id: Any, name: Any, properties: dict[str, Any]) -> None:
+    message = encode_twice(distinct_id, name, properties)
+    if message is not None:
+        assert message == encode_generally(distinct_id, name, properties)
 
 
 @pytest.mark.parametrize("value", ODD, ids=lambda value: f"{type(value).__name__}-{str(value)[:12]!r}")
-def test_it_agrees_on_every_odd_value(value: Any) -> None:
+def test_encoders_agree_on_unusual_values(value: Any) -> None:
     for properties in ({"odd": value}, {"odd": value, "none": None}, {"odd": [value], "list": [1], "none": None}):
-        short = short_way("u", "e", properties)
-        if short is not None:
-            assert short == long_way("u", "e", properties)
+        message = encode_twice("u", "e", properties)
+        if message is not None:
+            assert message == encode_generally("u", "e", properties)
 
 
-def test_what_is_kept_is_bounded() -> None:
-    usual = FastEventEncoder("token")
+def test_fragment_caches_are_bounded() -> None:
+    encoder = FastEventEncoder("token")
     for number in range(10_000):
         properties = {f"property {number}": 1}
-        data = usual.encode(
-            f"user {number}", f"event {number}", properties, time_fragment(STAMP), insert_id_fragment(MADE)
-        )
+        data = encode_fast(f"user {number}", f"event {number}", properties, encoder)
         assert data is not None
-        assert orjson.loads(data) == long_way(f"user {number}", f"event {number}", properties)
-    for text in ("x" * 100_000, "\0" * 200):
-        assert usual.encode(text, "e", {"a": 1}, time_fragment(STAMP), insert_id_fragment(MADE)) is None
-        assert usual.encode("u", text, {"a": 1}, time_fragment(STAMP), insert_id_fragment(MADE)) is None
-    assert len(pickle.dumps(({**usual.name_fragments}, {**usual.distinct_id_fragments}))) < 1_000_000
-    assert usual.fixed_bytes < 1_000
+        assert orjson.loads(data) == encode_generally(f"user {number}", f"event {number}", properties)
+    for text in ("x" * 255, "\0" * 200):
+        data = encode_fast(text, text, {"a": 1}, encoder)
+        assert data is not None
+        assert orjson.loads(data) == encode_generally(text, text, {"a": 1})
+    assert encode_fast("x" * 100_000, "e", {"a": 1}, encoder) is None
+    assert encode_fast("u", "x" * 100_000, {"a": 1}, encoder) is None
+    caches = (encoder._name_fragments, encoder._distinct_id_fragments)
+    assert len(pickle.dumps([{**cache} for cache in caches])) < 1_000_000
+    assert max(len(fragment) for cache in caches for fragment in cache.values()) <= 512
 
 
 @pytest.mark.parametrize("count", [247, 248, 249, 254, 255])
-def test_it_keeps_to_the_number_of_properties(count: int) -> None:
+def test_fast_encoder_respects_the_maximum_number_of_properties(count: int) -> None:
     properties = {f"p{number}": number for number in range(count)}
-    assert (short_way("u", "e", properties) is None) == (long_way("u", "e", properties) is None)
+    assert (encode_twice("u", "e", properties) is None) == (encode_generally("u", "e", properties) is None)
 
 
-def test_it_takes_what_is_usual() -> None:
+def test_fast_encoder_accepts_usual_values() -> None:
     for value in ("text", 7, 1.5, True, ["a", "b"], [1, 2], [1.5], {"a": 1}, {"a": 1.5}, None):
-        assert short_way("user-1", "Signed up", {"value": value}) == long_way("user-1", "Signed up", {"value": value})
-        assert short_way("user-1", "Signed up", {"value": value}) is not None
+        message = encode_twice("user-1", "Signed up", {"value": value})
+        assert message == encode_generally("user-1", "Signed up", {"value": value})
+        assert message is not None
 
 
-def test_what_it_keeps_weighs_what_it_holds() -> None:
-    data = FastEventEncoder("token").encode("u", "e", {"a": 1}, time_fragment(STAMP), insert_id_fragment(MADE))
+def test_record_takes_only_its_own_size_in_memory() -> None:
+    data = encode_fast("u", "e", {"a": 1})
     assert data is not None
     assert data.__sizeof__() <= len(data) + 33
     assert data.endswith(b"}}")

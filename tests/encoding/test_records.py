@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from mixpanel_async import ConfigurationError, ValidationError
 from mixpanel_async._delivery.callbacks import _records
 from mixpanel_async._encoding.fast_event import MAX_RECORD_BYTES
-from mixpanel_async._encoding.records import DroppedByHook, RecordEncoder
+from mixpanel_async._encoding.records import DroppedByHook, EventArguments, RecordEncoder
 from mixpanel_async._encoding.timestamps import event_time
 from mixpanel_async._model.config import VERSION
 from mixpanel_async._model.records import DropReason, Loss, NonIdempotentRecord, RecordKind
@@ -63,7 +63,9 @@ def record(
     **arguments: Any,
 ) -> bytes:
     builder = builder or RecordEncoder("the token")
-    return builder.event(distinct_id, event_name, properties, meta, now=NOW, new_id=lambda: "a-fresh-id", **arguments)
+    recent = arguments.pop("recent", None)
+    event = EventArguments(distinct_id, event_name, properties, meta, **arguments)
+    return builder.encode_event(event, now=NOW, new_id=lambda: "a-fresh-id", recent=recent)
 
 
 def read(data: bytes) -> Any:
@@ -80,7 +82,7 @@ def sent(*args: Any, **arguments: Any) -> Any:
 
 
 def update(message: Any, meta: Any = None, **options: Any) -> bytes:
-    return RecordEncoder("the token", **options).profile(message, meta, now=NOW)
+    return RecordEncoder("the token", **options).encode_profile(message, meta, now=NOW)
 
 
 def refused(call: Callable[[], object]) -> ValidationError:
@@ -166,7 +168,8 @@ def test_each_argument_alone_has_its_property(argument: str, value: Any, name: s
 def test_the_duplicate_key_is_frozen_in_the_bytes() -> None:
     """Mixpanel counts equal (event, time, distinct_id, $insert_id) once, so a second try must not differ."""
     first, second = (
-        RecordEncoder("t").event("u", "e", None, None, now=NOW, new_id=iter(["one", "two"]).__next__) for _ in range(2)
+        RecordEncoder("t").encode_event(EventArguments("u", "e"), now=NOW, new_id=iter(["one", "two"]).__next__)
+        for _ in range(2)
     )
     assert first == second
     key = read(first)
@@ -178,7 +181,7 @@ def test_an_id_is_drawn_once_and_only_if_none_is_given() -> None:
     drawn = iter(["one", "two", "three"])
     builder = RecordEncoder("t")
     for expected, insert_id in (("one", None), ("mine", "mine"), ("two", None)):
-        data = builder.event("u", "e", None, None, now=NOW, new_id=drawn.__next__, insert_id=insert_id)
+        data = builder.encode_event(EventArguments("u", "e", insert_id=insert_id), now=NOW, new_id=drawn.__next__)
         assert read(data)["properties"]["$insert_id"] == expected
 
 
@@ -202,7 +205,7 @@ def test_properties_win_over_arguments_and_over_the_clients_own_fields() -> None
 @given(now=st.floats(1_600_000_000, 4_000_000_000))
 @PROPERTY
 def test_the_stamp_is_whole_milliseconds_of_the_clock(now: float) -> None:
-    data = RecordEncoder("t").event("u", "e", None, None, now=now, new_id=lambda: "id")
+    data = RecordEncoder("t").encode_event(EventArguments("u", "e"), now=now, new_id=lambda: "id")
     stamp = read(data)["properties"]["time"]
     assert type(stamp) is int
     assert abs(stamp - now * 1000) <= 1
@@ -376,11 +379,11 @@ TAKEN_TIMES: list[tuple[str, Any, int]] = [
 ]
 
 REFUSED_TIMES: list[tuple[str, Any, str]] = [
-    ("microseconds", 1_700_000_000_000_000, "smaller unit"),
-    ("nanoseconds", 1_700_000_000_000_000_000, "smaller unit"),
-    ("the first microseconds", 100_000_000_000_000, "smaller unit"),
+    ("microseconds", 1_700_000_000_000_000, "looks like microseconds"),
+    ("nanoseconds", 1_700_000_000_000_000_000, "looks like microseconds"),
+    ("the first microseconds", 100_000_000_000_000, "looks like microseconds"),
     ("the last milliseconds", 99_999_999_999_999, "one hour"),
-    ("400 digits", 10**400, "smaller unit"),
+    ("400 digits", 10**400, "looks like microseconds"),
     ("minus 400 digits", -(10**400), ""),
     ("nan", float("nan"), "finite"),
     ("infinity", float("inf"), "finite"),
@@ -390,7 +393,7 @@ REFUSED_TIMES: list[tuple[str, Any, str]] = [
     ("text", "1700000000", "not str"),
     ("a date in text", "2023-11-14T22:13:20Z", "not str"),
     ("bytes", b"1700000000", "not bytes"),
-    ("a decimal", Decimal(1_700_000_000), "not Decimal"),
+    ("a decimal", Decimal(1_700_000_000), "not decimal.Decimal"),
     ("a date", date(2023, 11, 14), "not date"),
     ("a list", [1_700_000_000], "not list"),
     ("a complex number", 1j, "not complex"),
@@ -515,7 +518,7 @@ def test_meta_is_merged_beside_the_event() -> None:
 @pytest.mark.parametrize("key", ["event", "properties"])
 def test_meta_must_not_replace_the_event(key: str) -> None:
     assert refused(lambda: record(meta={key: {}})).path == f"meta.{key}"
-    assert refused(lambda: RecordEncoder("t").identity("$merge", {}, {key: {}})).path == f"meta.{key}"
+    assert refused(lambda: RecordEncoder("t").encode_identity("$merge", {}, {key: {}})).path == f"meta.{key}"
 
 
 @pytest.mark.parametrize(
@@ -535,15 +538,15 @@ def test_meta_must_not_replace_the_event(key: str) -> None:
 )
 def test_meta_is_checked_like_everything_else(meta: Any, path: str) -> None:
     assert refused(lambda: record(meta=meta)).path == path
-    assert refused(lambda: RecordEncoder("t").identity("$merge", {}, meta)).path == path
+    assert refused(lambda: RecordEncoder("t").encode_identity("$merge", {}, meta)).path == path
 
 
 def test_the_serializer_serves_meta_as_well() -> None:
     builder = RecordEncoder("t", serializer=bytes.decode)
     assert event(meta={"a": b"x"}, builder=builder)["a"] == "x"
-    assert read(builder.identity("$merge", {}, {"a": b"x"}))["a"] == "x"
+    assert read(builder.encode_identity("$merge", {}, {"a": b"x"}))["a"] == "x"
     message = {"$distinct_id": "u", "$set": {}}
-    assert read(builder.profile(message, {"a": b"x"}, now=NOW))["a"] == "x"
+    assert read(builder.encode_profile(message, {"a": b"x"}, now=NOW))["a"] == "x"
 
 
 # Super properties
@@ -792,7 +795,7 @@ def test_a_hook_that_breaks_an_update_drops_it(hook: Hook) -> None:
 
 def test_identity_calls_do_not_pass_through_the_hook() -> None:
     builder = RecordEncoder("t", before_send=lambda _: None)
-    assert b"$merge" in builder.identity("$merge", {"$distinct_ids": ["a", "b"]}, None)
+    assert b"$merge" in builder.encode_identity("$merge", {"$distinct_ids": ["a", "b"]}, None)
 
 
 async def an_async_hook(message: dict[str, Any]) -> dict[str, Any]:
@@ -839,7 +842,7 @@ def test_an_update_has_the_same_bound() -> None:
 
 def test_meta_counts_as_well() -> None:
     assert refused(lambda: record(meta={"pad": "x" * 1_000_000}))
-    assert refused(lambda: RecordEncoder("t").identity("$merge", {}, {"pad": "x" * 1_000_000}))
+    assert refused(lambda: RecordEncoder("t").encode_identity("$merge", {}, {"pad": "x" * 1_000_000}))
 
 
 # Profiles
@@ -981,7 +984,7 @@ def test_any_other_unset_is_refused(value: Any, path: str) -> None:
 
 
 def test_identity_events_carry_exactly_what_the_official_sdk_sends() -> None:
-    data = RecordEncoder("t").identity("$create_alias", {"distinct_id": "a", "alias": "b"}, {"$x": 1})
+    data = RecordEncoder("t").encode_identity("$create_alias", {"distinct_id": "a", "alias": "b"}, {"$x": 1})
     assert read(data) == {
         "event": "$create_alias",
         "properties": {"distinct_id": "a", "alias": "b", "token": "t"},
@@ -990,7 +993,7 @@ def test_identity_events_carry_exactly_what_the_official_sdk_sends() -> None:
 
 
 def test_a_lone_surrogate_in_an_identity_is_refused() -> None:
-    error = refused(lambda: RecordEncoder("t").identity("$merge", {"$distinct_ids": ["a", "\ud800"]}, None))
+    error = refused(lambda: RecordEncoder("t").encode_identity("$merge", {"$distinct_ids": ["a", "\ud800"]}, None))
     assert error.path == "properties.$distinct_ids[1]"
 
 
@@ -999,12 +1002,12 @@ def test_a_lone_surrogate_in_an_identity_is_refused() -> None:
 
 def test_bound_properties_are_a_clean_copy() -> None:
     mine: dict[str, Any] = {"a": [1], "b": (2,), "when": datetime(2026, 1, 1)}
-    clean = RecordEncoder("t").clean(mine, "properties")
+    clean = RecordEncoder("t").clean_properties(mine, "properties")
     assert clean == {"a": [1], "b": [2], "when": "2026-01-01T00:00:00"}
     mine["a"].append(2)
     assert clean["a"] == [1]
-    assert RecordEncoder("t").clean(None, "properties") == {}
-    assert refused(lambda: RecordEncoder("t").clean({"a": b"x"}, "bound")).path == "bound.a"
+    assert RecordEncoder("t").clean_properties(None, "properties") == {}
+    assert refused(lambda: RecordEncoder("t").clean_properties({"a": b"x"}, "bound")).path == "bound.a"
 
 
 def test_an_insert_id_that_encodes_itself_is_not_taken_at_its_word() -> None:
@@ -1014,6 +1017,8 @@ def test_an_insert_id_that_encodes_itself_is_not_taken_at_its_word() -> None:
         def encode(self, *_: object) -> bytes:
             return b'x","token":"evil'
 
-    data = RecordEncoder("token").event("u", "e", {"a": 1}, None, now=1.8e9, new_id=str, insert_id=Lying("one"))
+    data = RecordEncoder("token").encode_event(
+        EventArguments("u", "e", {"a": 1}, insert_id=Lying("one")), now=1.8e9, new_id=str
+    )
     properties = orjson.loads(memoryview(data))["properties"]
     assert (properties["token"], properties["$insert_id"]) == ("token", "one")

@@ -26,7 +26,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mixpanel_async import ConfigurationError, ValidationError
-from mixpanel_async._encoding.records import RecordEncoder
+from mixpanel_async._encoding.records import EventArguments, RecordEncoder
 from mixpanel_async._encoding.validation import EVENT_LIMITS, PROFILE_LIMITS, Normalizer, is_uuid4
 
 NOW = 1_700_000_000.0
@@ -43,7 +43,9 @@ PROPERTY = settings(
 
 def on_event(properties: Any, **options: Any) -> Any:
     """The properties as an event carries them."""
-    data = RecordEncoder("t", **options).event("someone", "Done", properties, None, now=NOW, new_id=lambda: "id")
+    data = RecordEncoder("t", **options).encode_event(
+        EventArguments("someone", "Done", properties), now=NOW, new_id=lambda: "id"
+    )
     sent = orjson.loads(memoryview(data))["properties"]
     assert sent == json.loads(data)["properties"], "two readers of JSON must agree"
     return {key: value for key, value in sent.items() if key not in OWN}
@@ -51,7 +53,7 @@ def on_event(properties: Any, **options: Any) -> Any:
 
 def on_profile(properties: Any, **options: Any) -> Any:
     """The properties as an update of a profile carries them."""
-    data = RecordEncoder("t", **options).profile({"$distinct_id": "someone", "$set": properties}, None, now=NOW)
+    data = RecordEncoder("t", **options).encode_profile({"$distinct_id": "someone", "$set": properties}, None, now=NOW)
     return orjson.loads(memoryview(data))["$set"]
 
 
@@ -302,7 +304,7 @@ def test_a_nested_object_of_an_event_has_254_keys(path: str) -> None:
     assert on_event(tree(254)) == tree(254)
     error = refused(lambda: on_event(tree(255)))
     assert error.path == f"properties.{path}"
-    assert error.problem == "has 255 keys; Mixpanel takes 254"
+    assert error.problem == "has 255 keys; Mixpanel accepts at most 254"
 
 
 @pytest.mark.parametrize("kind", [list, tuple, set, frozenset])
@@ -312,7 +314,7 @@ def test_a_list_of_an_event_has_254_elements(kind: type, entry: Callable[[int], 
     for tree, path in (({"a": kind(map(entry, range(255)))}, "a"), ({"a": {"b": kind(map(entry, range(255)))}}, "a.b")):
         error = refused(lambda tree=tree: on_event(tree))  # type: ignore[misc]
         assert error.path == f"properties.{path}"
-        assert error.problem == "has 255 elements; Mixpanel takes 254"
+        assert error.problem == "has 255 elements; Mixpanel accepts at most 254"
 
 
 def test_a_list_of_a_profile_may_be_longer() -> None:
@@ -340,7 +342,7 @@ def test_a_whole_number_over_64_bits_is_refused_wherever_it_is(
     for way, sent in WAYS.items():
         error = refused(lambda sent=sent: sent({"a": place(number)}))  # type: ignore[misc]
         assert error.path == f"{way}.{path}"
-        assert error.problem == "is a whole number of more than 64 bits"
+        assert error.problem == "is an integer of more than 64 bits; send it as a string"
 
 
 def test_text_of_any_length_is_left_to_mixpanel_to_cut() -> None:
