@@ -2,14 +2,39 @@
 
 from __future__ import annotations
 
+import faulthandler
 import functools
 import os
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Final
 
 import pytest
 
 from mixpanel_async import AsyncMixpanel
+
+# pytest-timeout prints the stacks of a test that hangs to the terminal, which a worker of pytest-xdist does not have.
+# There, faulthandler prints them to the original standard error shortly before the worker ends.
+IN_XDIST_WORKER: Final = "PYTEST_XDIST_WORKER" in os.environ
+STDERR: Final = pytest.StashKey[int]()
+SECONDS_BEFORE_TIMEOUT: Final = 0.5
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if IN_XDIST_WORKER:
+        config.stash[STDERR] = os.dup(2)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_timeout_set_timer(item: pytest.Item, settings: Any) -> None:
+    if STDERR in item.config.stash and settings.timeout > SECONDS_BEFORE_TIMEOUT:
+        seconds = settings.timeout - SECONDS_BEFORE_TIMEOUT
+        faulthandler.dump_traceback_later(seconds, file=item.config.stash[STDERR])
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_timeout_cancel_timer(item: pytest.Item) -> None:
+    if STDERR in item.config.stash:
+        faulthandler.cancel_dump_traceback_later()
 
 
 @pytest.fixture(params=[("asyncio", {"debug": True}), ("trio", {})], ids=["asyncio", "trio"])

@@ -83,6 +83,14 @@ def ended(process: Any, timeout: float = 60) -> Result:
     return Result(process.returncode, output, errors)
 
 
+def wait_for_message(process: Any, words: str) -> None:
+    """Read lines from the standard error of the command up to one with these words."""
+    seen: list[str] = []
+    while words not in (line := process.stderr.readline()):
+        assert line, f"no {words!r} in {seen}"
+        seen.append(line)
+
+
 def until(condition: Callable[[], bool], process: Any = None, timeout: float = 60.0) -> None:
     """Wait for something that another process does."""
     end = time.monotonic() + timeout

@@ -11,7 +11,7 @@ from typing import Any
 
 import orjson
 import pytest
-from import_command import TOKEN, ended, event, rejects, run, started, state, until, write
+from import_command import TOKEN, ended, event, rejects, run, started, state, until, wait_for_message, write
 
 from mixpanel_async import IdMerge
 from mixpanel_async.emulator import Emulator
@@ -85,7 +85,7 @@ def test_a_second_interrupt_ends_it_at_once_and_costs_nothing(tmp_path: Path) ->
         # From now on nothing is answered, and the first interrupt waits for it.
         emulator.latency = 100.0
         process.send_signal(signal.SIGINT)
-        assert "Stopping when" in process.stderr.readline()
+        wait_for_message(process, "Stopping when")
         process.send_signal(signal.SIGINT)
         result = ended(process)
         assert result.status == 130, result

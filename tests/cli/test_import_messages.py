@@ -7,7 +7,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from import_command import NOW, ended, event, rejects, run, started, until, write
+from import_command import NOW, ended, event, rejects, run, started, until, wait_for_message, write
 from typer.testing import CliRunner
 
 from mixpanel_async import SqliteSpool
@@ -98,7 +98,7 @@ def test_what_mixpanel_took_before_an_import_was_stopped_is_counted(tmp_path: Pa
         emulator.latency = 100.0
         until(lambda: len(emulator.requests()) > seen, process)
         process.send_signal(signal.SIGINT)
-        assert "Stopping" in process.stderr.readline()
+        wait_for_message(process, "Stopping")
         process.send_signal(signal.SIGINT)
         result = ended(process)
     assert result.status == 130

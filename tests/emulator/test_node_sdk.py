@@ -26,7 +26,7 @@ A2: Final = "0b1fba6c-16d3-4e3f-9a4e-2f0c1b7d0002"
 # Its base64 has plus signs, which the SDK puts into a form as they are.
 ODD: Final = "ü~~>>>???~~~ß"
 
-pytestmark = [pytest.mark.node, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.node, pytest.mark.xdist_group("node"), pytest.mark.timeout(180)]
 
 # Runs steps such as `["people.set", "u", {"a": 1}]` one after the other, and prints the error of each, or null.
 DRIVER: Final = """
