@@ -87,8 +87,7 @@ class SpoolBridge:
             group = journal.group
             verdict = self._buffer.offer(lane, item, now)
             if verdict is not OfferResult.FULL:
-                group.entries.append(PendingWrite(lane, lane.last_id, item, is_awaited))
-                group.size += len(item)
+                group.add(PendingWrite(lane, lane.last_id, item, is_awaited))
         if verdict is not OfferResult.FULL:
             journal.wake()
         return verdict, group

@@ -1,7 +1,7 @@
-"""What is done with a spool from outside: counting, showing, putting back and deleting, while clients use it.
+"""Inspection and repair of a spool while clients use it: count, list, retry, purge and export.
 
-Each write is short, so that no client waits long: what concerns more than `ROWS_AT_ONCE` records is done in several
-transactions, after each of which every record is either as it was or as it is to be.
+Transactions are short, so that no client waits long. A change of more than `ROWS_PER_TRANSACTION` records takes several
+transactions; after each one, every record is either unchanged or completely changed.
 """
 
 from __future__ import annotations
@@ -20,35 +20,35 @@ from .._model.errors import ConfigurationError, raise_configuration_error
 from .._model.records import DropReason
 from .._runtime.clock import real_environment
 from . import files
-from .database import LANES, Row, lane_start, show_token
-from .inspection import ROWS_AT_ONCE, AdminConnection, DeadLetterFilter, open_admin_connection, pause
-from .messages import LANE_CODES, ONCE, REPEATABLE, SENDING, SEQUENCE_BITS
+from .database import Row, lane_of, lane_start, show_token
+from .inspection import ROWS_PER_TRANSACTION, AdminConnection, DeadLetterFilter, open_admin_connection, pause
+from .messages import LANE_CODES, ONCE, REPEATABLE, SENDING
 from .report import Purged, SpoolCount, SpooledRecord, SpoolStatus
 
 _KINDS: Final = {code: kind.value for (kind, _), code in LANE_CODES.items()}
-_LAST: Final = (1 << 63) - 1
-_BYTES_AT_ONCE: Final = 16 * 1024 * 1024
-# Above this a check takes seconds.
+_MAX_ROW_ID: Final = (1 << 63) - 1
+_BYTES_PER_TRANSACTION: Final = 16 * 1024 * 1024
+# The check of a larger file takes seconds.
 _CHECK_UP_TO_BYTES: Final = 256 * 1024 * 1024
-# Where an event names a person, beside `$distinct_ids` of a merge.
-_PERSON: Final = ("distinct_id", "$user_id", "$device_id", "$identified_id", "$anon_id", "alias")
-_DEVICE: Final = "$device:"
+# Event properties that identify a person, in addition to `$distinct_ids` of a merge.
+_PERSON_PROPERTIES: Final = ("distinct_id", "$user_id", "$device_id", "$identified_id", "$anon_id", "alias")
+_DEVICE_PREFIX: Final = "$device:"
 
 
 class SpoolAdmin:
-    """Looks after a spool. What its methods do is told at those of `SqliteSpool`.
+    """Implementation of the methods of `SqliteSpool`, which documents them.
 
     Args:
-        path: the file.
-        wait: seconds to wait for another process's transaction.
+        path: spool file.
+        timeout: seconds to wait for a transaction of another process.
     """
 
-    def __init__(self, path: Path, wait: float) -> None:
+    def __init__(self, path: Path, timeout: float) -> None:
         self._path = path
-        self._wait = wait
+        self._timeout = timeout
 
     def status(self, *, check: bool | None) -> SpoolStatus:
-        with open_admin_connection(self._path, self._wait) as db, db.snapshot():
+        with open_admin_connection(self._path, self._timeout) as db, db.snapshot():
             waiting: dict[str, SpoolCount] = {}
             held: dict[str, SpoolCount] = {}
             owners = {owner: (project, born) for owner, project, born in db.owners()}
@@ -60,7 +60,7 @@ class SpoolAdmin:
                 kind = _kind(lane)
                 project, born = owners.get(owner, (b"", 0.0))
                 records, size, begun, first = db.count(owner, lane)
-                count = SpoolCount(records=records, bytes=size, oldest=_since(first, born, now))
+                count = SpoolCount(records=records, bytes=size, oldest=_accepted_at(first, born, now))
                 waiting[kind] = waiting.get(kind, SpoolCount()) + count
                 if is_held.get(owner):
                     held[kind] = held.get(kind, SpoolCount()) + count
@@ -80,7 +80,7 @@ class SpoolAdmin:
                 log_bytes=_size(files.with_log_files(self._path)[1]),
                 schema=db.schema,
                 integrity=db.check() if check else "not checked",
-                set_aside=_set_aside(self._path),
+                set_aside=_set_aside_files(self._path),
             )
 
     def records(self, *, waiting: bool, dead: bool) -> Iterator[SpooledRecord]:
@@ -90,9 +90,11 @@ class SpoolAdmin:
         return self._records(waiting=False, dead=DeadLetterFilter(reasons=reasons))
 
     def _records(self, *, waiting: bool, dead: DeadLetterFilter | None) -> Iterator[SpooledRecord]:
-        with open_admin_connection(self._path, self._wait) as db:
+        with open_admin_connection(self._path, self._timeout) as db:
             after = 0
-            while waiting and (rows := db.read(after, _LAST, max_records=1_000, max_bytes=_BYTES_AT_ONCE)):
+            while waiting and (
+                rows := db.read(after, _MAX_ROW_ID, max_records=1_000, max_bytes=_BYTES_PER_TRANSACTION)
+            ):
                 after = rows[-1][0]
                 yield from map(_waiting, rows)
             for chunk in _chunks([] if dead is None else db.select_dead_letters(dead)):
@@ -100,7 +102,7 @@ class SpoolAdmin:
 
     def retry(self, *, reasons: Collection[str] | None, ids: Collection[int] | None) -> int:
         choice = DeadLetterFilter(reasons=reasons, except_reasons={DropReason.UNCERTAIN.value}, ids=ids)
-        with open_admin_connection(self._path, self._wait) as db:
+        with open_admin_connection(self._path, self._timeout) as db:
             count = 0
             for chunk in _chunks(db.select_dead_letters(choice)):
                 with db.transaction():
@@ -119,46 +121,47 @@ class SpoolAdmin:
     ) -> Purged:
         dead = dead or any(one is not None for one in (reasons, older_than, ids))
         if not (dead or waiting):
-            raise_configuration_error("say what to purge: dead, reasons, older_than, ids, waiting or distinct_id")
+            raise_configuration_error("nothing to purge: pass dead, reasons, older_than, ids, waiting or distinct_id")
         if older_than is not None:
             check_number("older_than", older_than, minimum=0.0)
             if waiting:
                 raise_configuration_error(
-                    "older_than holds for dead letters, and nobody knows how long a record has waited: purge them apart"
+                    "older_than applies only to dead letters, because the age of waiting records is unknown; purge dead"
+                    " letters and waiting records in separate calls"
                 )
         died_before = inf if older_than is None else real_environment().wall_time() - older_than
         choice = DeadLetterFilter(reasons=reasons, ids=ids, died_before=died_before)
-        with open_admin_connection(self._path, self._wait, erase=True) as db:
-            gone = _remove(db, "dead", db.select_dead_letters(choice)) if dead else 0
-            left = self._remove_left(db) if waiting else 0
+        with open_admin_connection(self._path, self._timeout, erase=True) as db:
+            dead_count = _remove(db, "dead", db.select_dead_letters(choice)) if dead else 0
+            waiting_count = self._remove_orphans(db) if waiting else 0
             db.vacuum()
-            return Purged(waiting=left, dead=gone)
+            return Purged(waiting=waiting_count, dead=dead_count)
 
-    def _remove_left(self, db: AdminConnection) -> int:
-        """Delete what clients have left that live no more."""
+    def _remove_orphans(self, db: AdminConnection) -> int:
+        """Delete the records of clients that have ended."""
         count = 0
         for owner, *_ in db.owners():
-            # As a client that takes it over would: as long as it is held here, nobody sends it.
-            claim = files.OwnerLock.acquire(self._path, owner)
-            if claim is None:
+            # While the lock is held here, no client takes over and sends these records.
+            lock = files.OwnerLock.acquire(self._path, owner)
+            if lock is None:
                 continue
             is_empty = False
             try:
-                count += _remove_all(db, owner)
+                count += _remove_owner_rows(db, owner)
                 with db.transaction():
                     db.remove_owner(owner)
                 is_empty = True
             finally:
-                claim.release(remove=is_empty)
+                lock.release(remove=is_empty)
         return count
 
     def purge_person(self, distinct_id: str) -> Purged:
         if not isinstance(distinct_id, str) or not distinct_id:
-            raise_configuration_error("distinct_id must be a string that is not empty")
-        with open_admin_connection(self._path, self._wait, erase=True) as db:
-            # A client whose record is refused meanwhile moves it from the first table to the second.
-            waiting = _remove(db, "records", _of_person(db, "records", distinct_id))
-            dead = _remove(db, "dead", _of_person(db, "dead", distinct_id))
+            raise_configuration_error("distinct_id must be a non-empty string")
+        with open_admin_connection(self._path, self._timeout, erase=True) as db:
+            # In this order: between the two calls, a client may move a rejected record from `records` to `dead`.
+            waiting = _remove(db, "records", _find_person(db, "records", distinct_id))
+            dead = _remove(db, "dead", _find_person(db, "dead", distinct_id))
             db.vacuum()
             return Purged(waiting=waiting, dead=dead)
 
@@ -169,12 +172,12 @@ class SpoolAdmin:
         try:
             handle = os.open(to, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         except OSError as error:
-            raise ConfigurationError(f"the file to export to cannot be made ({error.strerror})") from None
+            raise ConfigurationError(f"cannot create the export file {os.fspath(to)} ({error.strerror})") from None
         try:
             with open(handle, "wb") as file:
                 return _write(found, file)
         except BaseException:
-            # What is not whole must not be taken for it.
+            # An incomplete export must not be mistaken for a complete one.
             os.unlink(to)
             raise
 
@@ -190,13 +193,13 @@ def _size(path: Path) -> int:
         return 0
 
 
-def _set_aside(path: Path) -> tuple[str, ...]:
+def _set_aside_files(path: Path) -> tuple[str, ...]:
     names = (one.name for one in path.parent.iterdir() if one.name.startswith(f"{path.name}.corrupt-"))
     return tuple(sorted(name for name in names if not name.endswith(("-wal", "-shm"))))
 
 
-def _since(body: bytes, born: float, now: float) -> float | None:
-    """When a record was accepted, as near as it can be told: no row says so itself."""
+def _accepted_at(body: bytes, born: float, now: float) -> float | None:
+    """Return about when a record was accepted, from its own time: rows have no timestamp."""
     payload = _payload(body) or {}
     properties = payload.get("properties")
     value, unit = (properties.get("time"), 1000) if isinstance(properties, dict) else (payload.get("$time"), 1)
@@ -217,7 +220,7 @@ def _waiting(row: Row) -> SpooledRecord:
     return SpooledRecord(
         id=number,
         state="sending" if state == SENDING else "waiting",
-        kind=_kind(number >> SEQUENCE_BITS & (LANES - 1)),
+        kind=_kind(lane_of(number)),
         payload=_payload(body),
         is_once_only=state != REPEATABLE,
     )
@@ -238,11 +241,11 @@ def _dead(letter: tuple[Any, ...]) -> SpooledRecord:
 
 
 def _chunks(found: Iterable[tuple[int, int]]) -> Iterator[list[int]]:
-    """Numbers in portions that are bounded in rows and in bytes."""
+    """Group ids into chunks with bounded rows and bytes."""
     chunk: list[int] = []
     total = 0
     for number, size in found:
-        if chunk and (len(chunk) >= ROWS_AT_ONCE or total + size > _BYTES_AT_ONCE):
+        if chunk and (len(chunk) >= ROWS_PER_TRANSACTION or total + size > _BYTES_PER_TRANSACTION):
             yield chunk
             chunk, total = [], 0
         chunk.append(number)
@@ -252,16 +255,16 @@ def _chunks(found: Iterable[tuple[int, int]]) -> Iterator[list[int]]:
 
 
 def _put_back(db: AdminConnection, ids: list[int]) -> int:
-    """Move dead letters to what waits. Within a transaction."""
-    # What was there before this lock may be gone.
+    """Move dead letters back to the waiting records. Call it within a transaction."""
+    # Some may have been deleted before this transaction got the write lock.
     letters = db.dead_letters(ids)
-    heirs: dict[bytes, int] = {}
+    owner_of: dict[bytes, int] = {}
     for _, project, *_ in letters:
-        if project not in heirs:
-            # Whoever takes an owner over counts once what is there: each portion has its own.
-            heirs[project] = db.add_owner(project, real_environment().wall_time())
+        if project not in owner_of:
+            # A new owner in each transaction: a client counts the rows of an owner once, when it takes them over.
+            owner_of[project] = db.add_owner(project, real_environment().wall_time())
     rows = [
-        (lane_start(heirs[project], lane) + at, REPEATABLE if state == REPEATABLE else ONCE, body)
+        (lane_start(owner_of[project], lane) + at, REPEATABLE if state == REPEATABLE else ONCE, body)
         for at, (_, project, lane, state, *_, body) in enumerate(letters, start=1)
     ]
     db.remove("dead", ids)
@@ -278,7 +281,7 @@ def _remove(db: AdminConnection, table: str, found: Iterable[tuple[int, int]]) -
     return count
 
 
-def _remove_all(db: AdminConnection, owner: int) -> int:
+def _remove_owner_rows(db: AdminConnection, owner: int) -> int:
     count = 0
     while True:
         with db.transaction():
@@ -289,23 +292,23 @@ def _remove_all(db: AdminConnection, owner: int) -> int:
         pause()
 
 
-def _of_person(db: AdminConnection, table: str, distinct_id: str) -> list[tuple[int, int]]:
-    # The same encoder has written the bodies, so that the id stands in them as it does here.
-    text = orjson.dumps(distinct_id.removeprefix(_DEVICE))[1:-1]
-    return [(number, len(body)) for number, body in db.candidates(table, text) if _names(body, distinct_id)]
+def _find_person(db: AdminConnection, table: str, distinct_id: str) -> list[tuple[int, int]]:
+    # The bodies were written by the same encoder, so they contain the id in this form.
+    text = orjson.dumps(distinct_id.removeprefix(_DEVICE_PREFIX))[1:-1]
+    return [(number, len(body)) for number, body in db.candidates(table, text) if _is_about(body, distinct_id)]
 
 
-def _names(body: bytes, distinct_id: str) -> bool:
+def _is_about(body: bytes, distinct_id: str) -> bool:
     payload = _payload(body)
     if payload is None:
-        # It cannot be read, and it holds the id.
+        # Unreadable, but it contains the id.
         return True
     properties = payload.get("properties")
     if not isinstance(properties, dict):
         return bool(payload.get("$distinct_id") == distinct_id)
-    found = {value for name in _PERSON if isinstance(value := properties.get(name), str)}
+    found = {value for name in _PERSON_PROPERTIES if isinstance(value := properties.get(name), str)}
     if isinstance(device := properties.get("$device_id"), str):
-        found.add(_DEVICE + device)
+        found.add(_DEVICE_PREFIX + device)
     merged = properties.get("$distinct_ids")
     return distinct_id in found or (isinstance(merged, list) and distinct_id in merged)
 

@@ -1,7 +1,7 @@
-"""The spool's SQLite database: rows of opaque bytes, who wrote them, and what became of those that died.
+"""SQLite database of the spool: records as opaque bytes, their owners, and dead letters.
 
-A row's number says whose it is and of which kind: owner, then lane, then a sequence of the owner's own. So what one
-client left of one kind is one range, no row is ever rewritten to change hands, and taking a batch out is a range, too.
+A row id is composed of owner, lane and a sequence number of that owner. All rows of one client and lane form one range
+of ids, so that taking over a client rewrites no row and deleting a batch deletes a range.
 """
 
 from __future__ import annotations
@@ -26,18 +26,19 @@ LANE_BITS: Final = 3
 OWNER_SHIFT: Final = LANE_BITS + SEQUENCE_BITS
 LANES: Final = 1 << LANE_BITS
 
-# More parameters in one statement than this an old SQLite does not take; 3 to a row.
+# Old SQLite versions allow 999 parameters in one statement; a row takes 3.
 _ROWS_PER_STATEMENT: Final = 300
-# What the write-ahead log is cut back to after a checkpoint.
+# Size of the write-ahead log after a checkpoint.
 _MAX_LOG_BYTES: Final = 8 * 1024 * 1024
-# The file may grow past its cap by this share before SQLite itself refuses: the exact bound is the client's, this one
-# holds also against several clients that write at the same moment.
+# SQLite refuses to grow the file beyond `max_bytes` times this factor. Clients enforce the exact limit; this one also
+# holds when several clients write at the same time.
 _HARD_CAP: Final = 1.1
-# What one transaction gives back. SQLite may look through all that lies idle for each page, and writes anew what it
-# moves: a file of gigabytes at once would hold the lock for minutes and make the log as large as itself.
+# Pages returned to the file system in one transaction. SQLite may scan all free pages for each one and rewrites pages
+# that it moves: gigabytes in one transaction would hold the lock for minutes and fill the log.
 _PAGES_PER_TRANSACTION: Final = 32
+# Larger files are opened without SQLite's check, which takes seconds for each GB.
 _CHECK_UP_TO_BYTES: Final = 256 * 1024 * 1024
-# Stands in the stored bytes for the project's token as JSON has it. JSON never holds a raw control character.
+# Replaces the project token in stored bytes. Valid JSON contains no raw control character.
 _TOKEN_MARK: Final = b"\x01"
 
 SCHEMA: Final = (
@@ -51,16 +52,16 @@ SCHEMA: Final = (
 )
 
 Row = tuple[int, int, bytes]
-"""Number, state, body."""
+"""Row id, state, body."""
 
 
-class Damaged(Exception):  # noqa: N818  a signal inside the package
-    """The file is no spool that can be used."""
+class Damaged(Exception):  # noqa: N818  internal signal, never raised to users
+    """The file is not a usable spool."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeadLetter:
-    """A row for the table of dead letters."""
+    """Row of the dead letter table."""
 
     lane: int
     state: int
@@ -70,54 +71,78 @@ class DeadLetter:
 
 
 def lane_start(owner: int, lane: int) -> int:
-    """The number before the first row of an owner's lane."""
+    """Return the id before the first row of an owner's lane."""
     return (owner << OWNER_SHIFT) | (lane << SEQUENCE_BITS)
 
 
+def lane_of(row_id: int) -> int:
+    """Return the lane code in a row id."""
+    return row_id >> SEQUENCE_BITS & (LANES - 1)
+
+
 def hide_token(body: bytes, token: bytes) -> bytes:
-    """The bytes to store: the token is a credential, which has no place on disk."""
+    """Return the bytes to store, with the token replaced by a marker: the token is a credential."""
     return body.replace(token, _TOKEN_MARK)
 
 
 def show_token(body: bytes, token: bytes) -> bytes:
-    """The bytes to send."""
+    """Return the bytes to send, with the token put back."""
     return body.replace(_TOKEN_MARK, token)
 
 
-class Database:
-    """One connection. Use it from the thread that opened it.
-
-    Args:
-        path: the file, as `files.prepare` left it.
-        is_new: whether the file is empty.
-        max_bytes: cap of the file.
-        wait: seconds to wait for another process's transaction.
-        fsync: whether each commit survives a power failure.
-        erase: whether what is deleted is overwritten wherever it lay, and not only where that costs nothing.
+def open_database(path: Path, *, max_bytes: int, timeout: float, fsync: bool, erase: bool = False) -> Database:
+    """Create or open the database at `path`, and make its files private once they are known to be a spool.
 
     Raises:
-        Damaged: if what is there cannot be used and must be set aside.
-        ConfigurationError: if it is somebody else's database, or a newer version's.
+        Damaged, ConfigurationError, sqlite3.Error: as `Database` does.
+    """
+    is_new = files.prepare(path)
+    try:
+        db = Database(path, is_new=is_new, max_bytes=max_bytes, timeout=timeout, fsync=fsync, erase=erase)
+    except Damaged:
+        if files.is_text(path):
+            raise_configuration_error("the file is a text file, not a spool; choose another path")
+        raise
+    files.make_private(path)
+    return db
+
+
+class Database:
+    """Connection to the database. Use it only in the thread that opened it.
+
+    Args:
+        path: file prepared by `files.prepare`.
+        is_new: whether the file is empty.
+        max_bytes: maximum size of the file.
+        timeout: seconds to wait for a transaction of another process.
+        fsync: whether each commit survives a power failure.
+        erase: whether all deleted data is overwritten, also where that costs extra writes.
+
+    Raises:
+        Damaged: if the file cannot be used and must be set aside.
+        ConfigurationError: if the file belongs to another program or a newer version.
         sqlite3.Error: if the disk fails.
     """
 
     def __init__(
-        self, path: Path, *, is_new: bool, max_bytes: int, wait: float, fsync: bool, erase: bool = False
+        self, path: Path, *, is_new: bool, max_bytes: int, timeout: float, fsync: bool, erase: bool = False
     ) -> None:
         self.path = path
-        self._db = sqlite3.connect(path, timeout=wait, isolation_level=None, cached_statements=64)
+        self._db = sqlite3.connect(path, timeout=timeout, isolation_level=None, cached_statements=64)
         try:
             self._db.execute("PRAGMA trusted_schema=OFF")
             self._db.execute("PRAGMA cell_size_check=ON")
             if is_new:
-                # Only before the first page is written.
+                # Has an effect only before the first page is written.
                 self._db.execute("PRAGMA auto_vacuum=INCREMENTAL")
             else:
-                # Nothing of what belongs to another program may be changed.
+                # The next statements write: another program's database must stay unchanged.
                 self._refuse_foreign()
             mode = self._one("PRAGMA journal_mode=WAL")
             if mode != "wal":
-                raise_configuration_error("the file system of the spool does not allow SQLite's write-ahead log")
+                raise_configuration_error(
+                    "the file system does not support SQLite's write-ahead log; move the spool to another disk"
+                )
             self._db.execute(f"PRAGMA synchronous={'FULL' if fsync else 'NORMAL'}")
             self._db.execute(f"PRAGMA journal_size_limit={_MAX_LOG_BYTES}")
             self._db.execute(f"PRAGMA secure_delete={'ON' if erase else 'FAST'}")
@@ -125,7 +150,7 @@ class Database:
             self._db.execute(f"PRAGMA max_page_count={int(max_bytes * _HARD_CAP) // self._page_bytes}")
             with self.transaction():
                 self._check_or_make()
-                # Whether it can be written shows only when it is.
+                # A write shows whether the file is writable.
                 self.set_salt(self.salt)
             self._check_pages()
             self.inode = files.inode_of(path)
@@ -142,7 +167,7 @@ class Database:
     def _refuse_foreign(self) -> bool:
         is_ours = self._number("PRAGMA application_id") == APPLICATION_ID
         if not is_ours and self._tables() not in {(), SCHEMA}:
-            raise_configuration_error("the file of the spool is another program's SQLite database")
+            raise_configuration_error("the file is the SQLite database of another program; choose another path")
         return is_ours
 
     def _check_or_make(self) -> None:
@@ -158,10 +183,11 @@ class Database:
         version = self._number("PRAGMA user_version")
         if version > VERSION:
             raise_configuration_error(
-                f"the spool was written by a newer version of this package (schema {version}, known: {VERSION})"
+                f"the spool was written by a newer version of mixpanel-async (schema {version}, supported: {VERSION});"
+                " upgrade the package"
             )
         if not is_ours or found != SCHEMA or len(self.salt) != 16:
-            raise Damaged("its tables are not those of a spool")
+            raise Damaged("its tables are not the tables of a spool")
 
     def _check_pages(self) -> None:
         if self._number("PRAGMA page_count") * self._page_bytes > _CHECK_UP_TO_BYTES:
@@ -179,34 +205,34 @@ class Database:
 
     @property
     def salt(self) -> bytes:
-        """Keys the fingerprints of projects in this file."""
+        """Random key for the project keys of this file."""
         salt = self._one("SELECT value FROM meta WHERE name='salt'")
         return salt if isinstance(salt, bytes) else b""
 
     def set_salt(self, salt: bytes) -> None:
-        """Key the fingerprints with this: what was salvaged keeps its projects."""
+        """Set the salt. Recovered rows keep their project keys if the salt is copied too."""
         self._db.execute("INSERT OR REPLACE INTO meta VALUES ('salt', ?)", (salt,))
 
     def project_key(self, token: str) -> bytes:
-        """What stands for a project in this file: rows are bound to it, and it tells nobody the token."""
+        """Return the keyed hash that identifies a project in this file without revealing its token."""
         return hashlib.blake2b(token.encode(), key=self.salt, digest_size=16).digest()
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """All or nothing. The write lock is taken at once, so that it is waited for only here."""
+        """Run a transaction. Take the write lock at the start, so that no later statement waits for it."""
         self._db.execute("BEGIN IMMEDIATE")
         try:
             yield
             self._db.execute("COMMIT")
         except BaseException:
-            # After some errors SQLite has rolled back by itself.
+            # SQLite has already rolled back after some errors.
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
             raise
 
     @contextmanager
     def snapshot(self) -> Iterator[None]:
-        """See one state of the file, whatever others write meanwhile."""
+        """Read one consistent state of the file while other connections write."""
         is_first = not self._db.in_transaction
         if is_first:
             self._db.execute("BEGIN")
@@ -217,7 +243,7 @@ class Database:
                 self._db.execute("ROLLBACK")
 
     def add_owner(self, project: bytes, born: float, *, above: int = 0) -> int:
-        """A number that no other client has or had, and larger than `above`. Within a transaction."""
+        """Add an owner with a number never used before and larger than `above`. Call it within a transaction."""
         last = self._number("SELECT seq FROM sqlite_sequence WHERE name='owners'")
         owner = max(last, above) + 1
         self._db.execute("INSERT INTO owners (id, project, born) VALUES (?, ?, ?)", (owner, project, born))
@@ -230,10 +256,10 @@ class Database:
         self._db.execute("DELETE FROM owners WHERE id=?", (owner,))
 
     def insert(self, rows: Sequence[Row]) -> None:
-        """Add rows, many with each statement: between statements another thread may hold the interpreter for long."""
+        """Insert rows with few statements: after each one, another thread may hold the GIL for a long time."""
         at = 0
         while at < len(rows):
-            # Sizes are powers of two or the largest, so that few statements are ever compiled.
+            # Powers of two or the maximum, so that SQLite compiles few different statements.
             size = min(_ROWS_PER_STATEMENT, 1 << ((len(rows) - at).bit_length() - 1))
             if len(rows) - at >= _ROWS_PER_STATEMENT:
                 size = _ROWS_PER_STATEMENT
@@ -250,7 +276,7 @@ class Database:
             self._db.execute("UPDATE records SET state=? WHERE id BETWEEN ? AND ?", (state, first, last))
 
     def add_dead_letters(self, project: bytes, letters: Sequence[DeadLetter], died: float, keep: int) -> None:
-        """Add dead letters, and drop the oldest beyond `keep`."""
+        """Add dead letters. Delete the oldest beyond `keep`."""
         self._db.executemany(
             "INSERT INTO dead (project, lane, state, reason, message, died, body) VALUES (?, ?, ?, ?, ?, ?, ?)",
             [
@@ -264,7 +290,7 @@ class Database:
         )
 
     def present(self, ids: Iterable[int]) -> set[int]:
-        """Those of these rows that are there."""
+        """Return the ids of those rows that exist."""
         found: set[int] = set()
         for span in id_ranges(ids):
             found.update(
@@ -273,7 +299,7 @@ class Database:
         return found
 
     def sizes(self, owner: int, lane: int) -> tuple[int, int]:
-        """How many rows an owner has in a lane, and their bytes."""
+        """Return the number of rows an owner has in a lane, and their bytes."""
         low = lane_start(owner, lane)
         row = self._db.execute(
             "SELECT count(*), coalesce(sum(length(body)), 0) FROM records WHERE id > ? AND id <= ?",
@@ -282,27 +308,27 @@ class Database:
         return int(row[0]), int(row[1])
 
     def sending(self, owner: int) -> list[Row]:
-        """Rows of an owner whose request had begun and whose end is not known."""
+        """Return the rows of an owner whose request has started and whose outcome is unknown."""
         return self._db.execute(
             "SELECT id, state, body FROM records WHERE id > ? AND id < ? AND state = ?",
             (lane_start(owner, 0), lane_start(owner + 1, 0), SENDING),
         ).fetchall()
 
     def read(self, after: int, last: int, *, max_records: int, max_bytes: int) -> list[Row]:
-        """The first rows of a range, at least one if there is any.
+        """Return the first rows of a range, at least one if there is any.
 
         Args:
-            after: the number before the range.
-            last: its last number.
-            max_records: rows at most.
-            max_bytes: bytes at most, but for a first row that is larger.
+            after: id before the range.
+            last: last id of the range.
+            max_records: maximum number of rows.
+            max_bytes: maximum size of the bodies. A larger first row is returned alone.
         """
-        # Rows may be purged by another process at any moment.
+        # Another process may purge rows between the two statements.
         with self.snapshot():
             return self._read(after, last, max_records, max_bytes)
 
     def _read(self, after: int, last: int, max_records: int, max_bytes: int) -> list[Row]:
-        # One row for all: each step of a statement may hand the interpreter to a busy thread.
+        # One result row for all records: each step of a statement may give the GIL to a busy thread.
         listing = self._one(
             "SELECT group_concat(id || ' ' || state || ' ' || length(body)) FROM"
             " (SELECT id, state, body FROM records WHERE id > ? AND id <= ? ORDER BY id LIMIT ?)",
@@ -318,7 +344,7 @@ class Database:
             try:
                 number, state, size = map(int, text.split())
             except ValueError:
-                raise Damaged("a row is not what it should be") from None
+                raise Damaged("a row has a malformed id, state or size") from None
             total += size
             if heads and total > max_bytes:
                 break
@@ -336,35 +362,35 @@ class Database:
             rows.append((number, state, whole[at : at + size]))
             at += size
         if at != len(whole):
-            raise Damaged("rows do not have the size that they say")
+            raise Damaged("the bodies of rows do not have the expected size")
         return rows
 
     def used_bytes(self) -> int:
-        """What is in use of the file, pages that wait to be used again aside."""
+        """Return the bytes in use, without free pages."""
         return (self._number("PRAGMA page_count") - self._number("PRAGMA freelist_count")) * self._page_bytes
 
     def restore_dead(self, rows: Sequence[tuple[object, ...]]) -> None:
-        """Add dead letters of another file, as they were."""
+        """Insert dead letters of another file unchanged."""
         self._db.executemany(
             "INSERT INTO dead (project, lane, state, reason, message, died, body) VALUES (?, ?, ?, ?, ?, ?, ?)", rows
         )
 
     def checkpoint(self) -> None:
-        """Move what the log holds into the file, and empty it."""
+        """Move the contents of the log into the file and truncate the log."""
         self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
     def shrink(self) -> bool:
-        """Give some pages back to the disk if more lie idle than are in use. Returns whether to go on."""
-        if not self._is_mostly_idle():
+        """Return some free pages to the file system if most pages are free. Return whether to continue."""
+        if not self._is_mostly_free():
             return False
-        # As a script, which alone steps through all of it.
+        # `execute` would stop after the first page; only `executescript` runs the pragma to its end.
         self._db.executescript(f"PRAGMA incremental_vacuum({_PAGES_PER_TRANSACTION})")
-        if self._is_mostly_idle():
+        if self._is_mostly_free():
             return True
         self.checkpoint()
         return False
 
-    def _is_mostly_idle(self) -> bool:
+    def _is_mostly_free(self) -> bool:
         return self._number("PRAGMA freelist_count") * 2 > self._number("PRAGMA page_count")
 
     def close(self) -> None:
@@ -372,22 +398,22 @@ class Database:
 
 
 def id_ranges(ids: Iterable[int]) -> Iterator[tuple[int, int]]:
-    """Numbers as ranges: first and last of each."""
+    """Group ids into ranges. Yield the first and last id of each."""
     for _, group in groupby(enumerate(sorted(ids)), key=lambda pair: pair[1] - pair[0]):
         numbers = [number for _, number in group]
         yield numbers[0], numbers[-1]
 
 
 def is_damage(error: BaseException) -> bool:
-    """Whether an error says that the file holds something else than it should, and not that the disk fails."""
+    """Return whether an error means that the contents of the file are damaged, as opposed to a failing disk."""
     if isinstance(error, sqlite3.OperationalError):
         return "decode" in str(error)
-    # A name that is no text is not even an error of SQLite's.
+    # A name that is not UTF-8 raises no sqlite3 error.
     return isinstance(error, (Damaged, sqlite3.DatabaseError, UnicodeDecodeError))
 
 
 def _is_disguised(error: BaseException, path: Path) -> bool:
-    """Whether a file that could be written says of itself that it may not, or is of a format that there is not."""
+    """Return whether damage makes a writable file look read-only or of an unknown format."""
     if not isinstance(error, sqlite3.OperationalError):
         return False
     is_writable = os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)
@@ -395,5 +421,5 @@ def _is_disguised(error: BaseException, path: Path) -> bool:
 
 
 def is_full(error: BaseException) -> bool:
-    """Whether an error says that there is no room."""
+    """Return whether an error means that the disk or the file is full."""
     return isinstance(error, sqlite3.OperationalError) and "full" in str(error)

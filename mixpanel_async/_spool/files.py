@@ -1,4 +1,4 @@
-"""The files of a spool: nobody else's to read, on a disk of this machine, and locked by whoever lives."""
+"""Files of a spool: private, on a local disk, with one lock file for each live client."""
 
 from __future__ import annotations
 
@@ -14,38 +14,40 @@ from .._model.errors import SpoolError, raise_configuration_error
 
 _PRIVATE: Final = 0o600
 _PRIVATE_FOLDER: Final = 0o700
-# SQLite's write-ahead log needs memory that all its users share, which these do not give.
+# SQLite's write-ahead log needs shared memory, which network file systems do not provide.
 # https://www.sqlite.org/wal.html, read 2026-11-22.
 _REMOTE: Final = frozenset(
     {"nfs", "nfs4", "cifs", "smb3", "smbfs", "ncpfs", "afs", "ceph", "glusterfs", "lustre", "davfs"}
 )
 _REMOTE_FUSE: Final = ("fuse.sshfs", "fuse.s3fs", "fuse.glusterfs", "fuse.gcsfuse", "fuse.rclone", "fuse.davfs")
-# Bytes at the start of a file that tell a text from a damaged database, which has zeros in its first hundred.
-_LOOK: Final = 4096
+# Bytes read to distinguish a text file from a damaged database, which has zeros in its first hundred bytes.
+_TEXT_SAMPLE: Final = 4096
 _MOUNTS: Final = Path("/proc/self/mountinfo")
 
 
 def prepare(path: Path) -> bool:
-    """Make the place ready: folder and file are there, private, and no link.
+    """Create the directory and the file if they are missing, and check that they can hold a spool.
 
     Returns:
         Whether the file is new or empty.
 
     Raises:
-        ConfigurationError: if the place cannot hold a spool.
+        ConfigurationError: if the path cannot hold a spool.
     """
     folder = path.parent
     if not folder.exists():
         if not folder.parent.is_dir():
-            raise_configuration_error("the folder of the spool does not exist, nor the one above it")
-        with _as_configuration_error("the folder of the spool cannot be made"):
-            # Several processes may come at once.
+            raise_configuration_error(
+                f"the directory {folder} does not exist, and its parent does not exist either; create the parent first"
+            )
+        with _as_configuration_error("cannot create the directory of the spool"):
+            # Several processes may create it at the same time.
             folder.mkdir(mode=_PRIVATE_FOLDER, exist_ok=True)
     if is_remote(folder.resolve(), _mounts()):
-        raise_configuration_error("the spool must lie on a disk of this machine, not on a network file system")
-    with _as_configuration_error("the file of the spool cannot be made"), contextlib.suppress(FileExistsError):
+        raise_configuration_error("the path is on a network file system; a spool needs a local disk")
+    with _as_configuration_error("cannot create the spool file"), contextlib.suppress(FileExistsError):
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, _PRIVATE))
-    with _as_configuration_error("the files of the spool cannot be looked at"):
+    with _as_configuration_error("cannot examine the spool files"):
         size = _check_file(path).st_size
         for name in with_log_files(path)[1:]:
             with contextlib.suppress(FileNotFoundError):
@@ -54,28 +56,28 @@ def prepare(path: Path) -> bool:
 
 
 def _check_file(path: Path) -> os.stat_result:
-    """See to it that a file is regular and ours.
+    """Check that a file is regular and belongs to this user.
 
-    It is not opened: to close it again would lift every lock that SQLite holds on it in this process.
+    Do not open it: closing it again would release every lock that SQLite holds on it in this process.
     https://www.sqlite.org/howtocorrupt.html section 2.2, read 2026-11-22.
     """
     status = path.lstat()
     if stat.S_ISDIR(status.st_mode):
-        raise_configuration_error("the path of the spool is a folder, not a regular file")
+        raise_configuration_error("the path is a directory, not a regular file")
     if not stat.S_ISREG(status.st_mode):
-        raise_configuration_error("the path of the spool is a link, or not a regular file")
+        raise_configuration_error("the path is a symbolic link or not a regular file")
     if status.st_uid != os.geteuid():
-        raise_configuration_error("the file of the spool belongs to another user")
+        raise_configuration_error(f"the spool file belongs to another user (uid {status.st_uid})")
     return status
 
 
 def make_private(path: Path) -> None:
-    """Close the files of a spool to everybody else, once they are known to be that.
+    """Make the files of a spool readable by this user only.
 
     Raises:
-        ConfigurationError: if that cannot be done.
+        ConfigurationError: if the permissions cannot be changed.
     """
-    with _as_configuration_error("the files of the spool cannot be made private"):
+    with _as_configuration_error("cannot make the spool files private"):
         for name in with_log_files(path):
             with contextlib.suppress(FileNotFoundError):
                 if stat.S_IMODE(_check_file(name).st_mode) != _PRIVATE:
@@ -83,18 +85,18 @@ def make_private(path: Path) -> None:
 
 
 def is_text(path: Path) -> bool:
-    """Whether a file that is no database looks like something that a person wrote."""
+    """Return whether a file that is not a database looks like text."""
     try:
         with path.open("rb") as file:
-            start = file.read(_LOOK)
-        # Its last letter may have been cut in two.
-        return b"\0" not in start and bool(start[:-3].decode() if len(start) == _LOOK else start.decode())
+            start = file.read(_TEXT_SAMPLE)
+        # The sample may end within a multi-byte character.
+        return b"\0" not in start and bool(start[:-3].decode() if len(start) == _TEXT_SAMPLE else start.decode())
     except (OSError, UnicodeDecodeError):
         return False
 
 
 def with_log_files(path: Path) -> list[Path]:
-    """The database and the two files that SQLite puts beside it."""
+    """Return the database and the two files that SQLite adds to it."""
     return [path, path.with_name(path.name + "-wal"), path.with_name(path.name + "-shm")]
 
 
@@ -114,11 +116,11 @@ def _mounts() -> str:
 
 
 def is_remote(folder: Path, mounts: str) -> bool:
-    """Whether a folder lies on a network file system.
+    """Return whether a directory is on a network file system.
 
     Args:
-        folder: an absolute path without links.
-        mounts: what Linux says of its mounts in `/proc/self/mountinfo`; empty elsewhere.
+        folder: absolute path without symbolic links.
+        mounts: contents of `/proc/self/mountinfo` on Linux; empty on other systems.
     """
     best, kind = "", ""
     for line in mounts.splitlines():
@@ -134,9 +136,9 @@ def is_remote(folder: Path, mounts: str) -> bool:
 
 
 class OwnerLock:
-    """The right to send what one client wrote: a lock on a file, which the system lifts when its holder dies.
+    """Exclusive right to send the rows of one owner: a file lock, released by the system when the process dies.
 
-    It belongs to the open file and not to the process, so that two clients of one process exclude each other as well.
+    The lock belongs to the open file and not to the process, so that two clients of one process exclude each other.
     """
 
     __slots__ = ("_handle", "_path")
@@ -147,13 +149,13 @@ class OwnerLock:
 
     @classmethod
     def acquire(cls, spool: Path, owner: int) -> OwnerLock | None:
-        """Lock the file of an owner, which is made if it is missing. None if somebody else holds it."""
+        """Lock the file of an owner, created if it is missing. Return None if another client holds the lock."""
         path = _lock_path(spool, owner)
         while True:
             handle = _open_lock_file(path)
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                # Whoever held it before may have taken the file away since it was opened here.
+                # The previous holder may have deleted the file since it was opened here.
                 is_current = os.fstat(handle).st_nlink > 0
             except BlockingIOError:
                 os.close(handle)
@@ -167,16 +169,16 @@ class OwnerLock:
 
     @staticmethod
     def is_held(spool: Path, owner: int) -> bool:
-        """Whether an owner lives. Makes no file."""
+        """Return whether the client of an owner is alive. Create no file."""
         try:
             handle = os.open(_lock_path(spool, owner), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         except FileNotFoundError:
             return False
         except OSError:
-            # Whose it is cannot be told; nothing may be taken from an owner who might live.
+            # Unknown: treat the owner as alive, so that no row is sent twice.
             return True
         try:
-            # Shared, so that two who ask do not take each other for the owner.
+            # A shared lock, so that two processes that ask do not take each other for the owner.
             fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
             return True
@@ -185,18 +187,18 @@ class OwnerLock:
         return False
 
     def release(self, *, remove: bool) -> None:
-        """Give it up; `remove` when there is nothing left to claim."""
+        """Unlock. `remove` deletes the file: the owner has no rows left."""
         if self._handle >= 0:
             if remove:
                 with contextlib.suppress(OSError):
                     self._path.unlink()
-            # Closing alone would leave it locked for as long as a forked child has the file open as well.
+            # After a plain close, the file stays locked while a forked child has it open too.
             with contextlib.suppress(OSError):
                 fcntl.flock(self._handle, fcntl.LOCK_UN)
             self.close_without_unlock()
 
     def close_without_unlock(self) -> None:
-        """Let go of the file without a word: in a forked child, the lock is the parent's."""
+        """Close the file but keep it locked. For a forked child, whose parent owns the lock."""
         if self._handle >= 0:
             with contextlib.suppress(OSError):
                 os.close(self._handle)
@@ -211,11 +213,11 @@ def _open_lock_file(path: Path) -> int:
     try:
         return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, _PRIVATE)
     except OSError as error:
-        raise SpoolError(f"a lock file of the spool cannot be opened ({error.strerror})") from None
+        raise SpoolError(f"cannot open the lock file {path.name} ({error.strerror})") from None
 
 
 def inode_of(path: Path) -> int:
-    """What tells one file from another at the same path; 0 if there is none."""
+    """Return the inode of a file; 0 if it does not exist."""
     try:
         return path.stat().st_ino
     except OSError:
@@ -223,7 +225,7 @@ def inode_of(path: Path) -> int:
 
 
 def find_set_aside(path: Path, inode: int) -> Path | None:
-    """Where a file has gone that was set aside."""
+    """Return the present path of a file that was set aside; None if it is not found."""
     start = path.name + ".corrupt-"
     for name in sorted(os.listdir(path.parent)):
         if name.startswith(start) and inode_of(path.with_name(name)) == inode:
@@ -232,11 +234,11 @@ def find_set_aside(path: Path, inode: int) -> Path | None:
 
 
 def set_aside(path: Path, stamp: int) -> Path:
-    """Rename a damaged database and what lies beside it, so that a new one can take its place.
+    """Rename a damaged database and its log files, so that a new one can be created.
 
     Args:
-        path: the database.
-        stamp: seconds since 1970, for its new name.
+        path: database file.
+        stamp: seconds since 1970, for the new name.
     """
     number = 0
     while True:
@@ -245,7 +247,7 @@ def set_aside(path: Path, stamp: int) -> Path:
         if not aside.exists():
             break
         number += 1
-    # The log first: one that lies there without its database would be deleted by whoever opens a new one.
+    # The log first: SQLite deletes a log without its database when a new database is created.
     for old, new in zip(reversed(with_log_files(path)), reversed(with_log_files(aside)), strict=True):
         with contextlib.suppress(FileNotFoundError):
             old.rename(new)

@@ -1,4 +1,9 @@
-"""What a fork of the process means for a thread that owns an open database: it rests with the database closed."""
+"""Fork safety of the spool: the writer thread keeps its database closed while the process forks.
+
+SQLite stores the locks of its connections in process memory. A child forked with an open database would inherit this
+memory and treat its parent's locks as its own.
+https://www.sqlite.org/howtocorrupt.html section 2.6, read 2026-11-22.
+"""
 
 from __future__ import annotations
 
@@ -10,16 +15,16 @@ from typing import Final
 
 from .._model.errors import SpoolError
 
-# Seconds that a fork waits for a transaction under way.
+# Maximum seconds a fork waits for a running transaction.
 _FORK_WAIT_SECONDS: Final = 2.0
 
 
 class ForkGuard:
-    """Keeps a thread and the forks of its process apart.
+    """Pauses one thread while its process forks.
 
     Args:
         in_child: called in a forked child.
-        wake: makes the thread look at the gate.
+        wake: wakes the thread, so that it calls `pause_while_forking`.
     """
 
     def __init__(self, in_child: Callable[[], None], wake: Callable[[], None]) -> None:
@@ -33,18 +38,20 @@ class ForkGuard:
         self._thread: threading.Thread | None = None
         self._forks = 0
         self._is_paused = False
+        self.must_pause = self._is_unsafe
+        """Whether the thread must call `pause_while_forking` before it uses the database."""
 
     def watch(self, thread: threading.Thread) -> None:
-        """Keep forks and this thread apart from now on."""
+        """Pause this thread in every later fork."""
         self._thread = thread
         if not self._is_registered and hasattr(os, "register_at_fork"):
             self._is_registered = True
-            # They cannot be taken back, so they hold nothing.
-            gate = weakref.WeakMethod(self._before), weakref.WeakMethod(self._after)
+            # Fork hooks cannot be unregistered, so they hold only weak references.
+            hooks = weakref.WeakMethod(self._before), weakref.WeakMethod(self._after)
             child = self._in_child
             os.register_at_fork(
-                before=lambda: _call(gate[0]),
-                after_in_parent=lambda: _call(gate[1]),
+                before=lambda: _call(hooks[0]),
+                after_in_parent=lambda: _call(hooks[1]),
                 after_in_child=lambda: _call(child),
             )
 
@@ -52,6 +59,7 @@ class ForkGuard:
         thread = self._thread
         with self._changed:
             self._forks += 1
+            self.must_pause = True
             if thread is None or thread is threading.current_thread():
                 return
             self._wake()
@@ -60,16 +68,19 @@ class ForkGuard:
     def _after(self) -> None:
         with self._changed:
             self._forks -= 1
+            self.must_pause = self._is_unsafe or self._forks > 0
             self._changed.notify_all()
 
     def pause_while_forking(self, close: Callable[[], None]) -> None:
-        """Rest while the process forks. In the thread, before it touches the database.
+        """Close the database and wait until no fork is running. Call it in the watched thread.
 
         Raises:
             SpoolError: in a child that was forked while the database was open.
         """
         if self._is_unsafe:
-            raise SpoolError("this process was forked while the spool was busy, and cannot use it")
+            raise SpoolError(
+                "this process was forked during a spool write and cannot use the spool; start the client after the fork"
+            )
         if not self._forks:
             return
         close()
@@ -80,13 +91,13 @@ class ForkGuard:
             self._is_paused = False
 
     def thread_ended(self) -> None:
-        """Note that the thread has closed the database for good."""
+        """Note that the thread has closed the database and ends."""
         with self._changed:
             self._thread = None
             self._changed.notify_all()
 
     def reset_in_child(self) -> None:
-        """Begin anew in a child."""
+        """Reset the state in a forked child, which has no such thread."""
         thread = self._thread
         self._is_unsafe = self._is_unsafe or (thread is not None and not self._is_paused)
         self._reset()

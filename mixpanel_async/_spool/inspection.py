@@ -1,4 +1,4 @@
-"""A guest's connection to a spool that clients use meanwhile: it makes no file and touches nobody else's database."""
+"""Connection for inspecting a spool while clients use it. It creates no file and changes no foreign database."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ from .files import is_text
 from .messages import SENDING, SEQUENCE_BITS
 from .report import SpoolCount
 
-ROWS_AT_ONCE: Final = 10_000
-_PAGES_AT_ONCE: Final = 2_000
-# Seconds between two transactions, in which others get their turn.
+ROWS_PER_TRANSACTION: Final = 10_000
+_PAGES_PER_TRANSACTION: Final = 2_000
+# Seconds between two transactions, so that clients get the write lock.
 _PAUSE_SECONDS: Final = 0.02
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeadLetterFilter:
-    """Which dead letters.
+    """Selection of dead letters.
 
     Args:
-        reasons: with one of these; None for all but those `without`.
-        without: with none of these.
-        ids: with one of these numbers; None for all.
+        reasons: dead letters with one of these reasons; None for all except `except_reasons`.
+        except_reasons: reasons to leave out if `reasons` is None.
+        ids: dead letters with one of these ids; None for all.
         died_before: seconds since 1970.
 
     Raises:
-        ConfigurationError: if a reason is none.
+        ConfigurationError: if a reason is unknown.
     """
 
     reasons: Collection[str] | None = None
@@ -46,10 +46,11 @@ class DeadLetterFilter:
 
     def __post_init__(self) -> None:
         if isinstance(self.reasons, str) or isinstance(self.ids, (str, bytes)):
-            raise_configuration_error("reasons and ids must be collections")
+            raise_configuration_error("reasons and ids must be collections such as lists, not single values")
         known = {reason.value for reason in DropReason}
-        if not known.issuperset(self.reasons or ()):
-            raise_configuration_error("a reason must be the value of a DropReason")
+        if unknown := set(self.reasons or ()) - known:
+            first = min(map(str, unknown))
+            raise_configuration_error(f"unknown reason {first!r}; use one of DropReason: {', '.join(sorted(known))}")
 
     def matches(self, number: int, reason: str, died: float) -> bool:
         is_named = reason not in self.except_reasons if self.reasons is None else reason in self.reasons
@@ -57,29 +58,29 @@ class DeadLetterFilter:
 
 
 class AdminConnection(Database):
-    """A guest's connection.
+    """Connection for inspection and repair.
 
     Args:
-        path: the file.
-        wait: seconds to wait for another process's transaction.
-        erase: whether what is deleted is overwritten wherever it lay.
+        path: spool file.
+        timeout: seconds to wait for a transaction of another process.
+        erase: whether all deleted data is overwritten.
 
     Raises:
-        ConfigurationError: if there is no spool.
-        Damaged, sqlite3.Error: if there is one that cannot be used.
+        ConfigurationError: if the path holds no spool.
+        Damaged, sqlite3.Error: if the spool cannot be used.
     """
 
-    def __init__(self, path: Path, *, wait: float, erase: bool = False) -> None:
+    def __init__(self, path: Path, *, timeout: float, erase: bool = False) -> None:
         self.path = path
-        # An iterator that is dropped may be closed by another thread.
+        # The garbage collector may close an unfinished iterator in another thread.
         self._db = sqlite3.connect(
-            f"{path.as_uri()}?mode=rw", uri=True, timeout=wait, isolation_level=None, check_same_thread=False
+            f"{path.as_uri()}?mode=rw", uri=True, timeout=timeout, isolation_level=None, check_same_thread=False
         )
         try:
             self._db.execute("PRAGMA trusted_schema=OFF")
             self._db.execute("PRAGMA cell_size_check=ON")
             if self._number("PRAGMA application_id") != APPLICATION_ID:
-                raise_configuration_error("the file is not a spool")
+                raise_configuration_error("the file is not a spool; check the path")
             self._check_or_make()
             self._page_bytes = self._number("PRAGMA page_size")
             if erase:
@@ -97,7 +98,7 @@ class AdminConnection(Database):
         return self._number("PRAGMA page_count") * self._page_bytes
 
     def check(self) -> str:
-        """What SQLite finds wrong with the file; `ok` if nothing."""
+        """Return the errors found by SQLite's check; `ok` if there are none."""
         try:
             found = [str(text) for (text,) in self._db.execute("PRAGMA quick_check(3)")]
         except sqlite3.DatabaseError as error:
@@ -107,14 +108,14 @@ class AdminConnection(Database):
         return "; ".join(" ".join(text.split()) for text in found)
 
     def owner_lanes(self) -> Iterator[tuple[int, int]]:
-        """Owners and their lanes that hold rows, found by leaping from one range to the next."""
+        """Yield owners and their lanes that hold rows. Reads one row of each range."""
         after = 0
         while (number := self._number("SELECT id FROM records WHERE id > ? ORDER BY id LIMIT 1", after)) > after:
             yield number >> OWNER_SHIFT, number >> SEQUENCE_BITS & (LANES - 1)
             after = (number >> SEQUENCE_BITS << SEQUENCE_BITS) + (1 << SEQUENCE_BITS) - 1
 
     def count(self, owner: int, lane: int) -> tuple[int, int, int, bytes]:
-        """Rows of a lane, their bytes, how many of them are being sent, and the body of the first."""
+        """Return the rows of a lane, their bytes, the number being sent, and the body of the first."""
         low = lane_start(owner, lane)
         high = low + (1 << SEQUENCE_BITS) - 1
         records, size, sending = self._db.execute(
@@ -133,12 +134,12 @@ class AdminConnection(Database):
         return {project for (project,) in self._db.execute("SELECT DISTINCT project FROM dead")}
 
     def select_dead_letters(self, wanted: DeadLetterFilter) -> list[tuple[int, int]]:
-        """Dead letters: number and size of the body."""
+        """Return id and body size of the selected dead letters."""
         found = self._db.execute("SELECT id, length(body), reason, died FROM dead ORDER BY id")
         return [(number, size) for number, size, reason, died in found if wanted.matches(number, reason, died)]
 
     def dead_letters(self, ids: Sequence[int]) -> list[tuple[Any, ...]]:
-        """Those of these dead letters that are there: number, project, lane, state, reason, message, died, body."""
+        """Return those dead letters that exist: id, project, lane, state, reason, message, died, body."""
         columns = "id, project, lane, state, reason, message, died, body"
         return [
             row
@@ -147,46 +148,47 @@ class AdminConnection(Database):
         ]
 
     def remove(self, table: str, ids: Iterable[int]) -> int:
-        """Delete rows of `records` or `dead`. Returns how many were there."""
+        """Delete rows of `records` or `dead`. Return how many existed."""
         return sum(
             self._db.execute(f"DELETE FROM {table} WHERE id BETWEEN ? AND ?", span).rowcount  # noqa: S608
             for span in id_ranges(ids)
         )
 
     def remove_first(self, after: int, end: int) -> int:
-        """Delete the first `ROWS_AT_ONCE` rows between two numbers. Returns how many."""
+        """Delete the first `ROWS_PER_TRANSACTION` rows between two ids. Return how many."""
         last = self._number(
             "SELECT max(id) FROM (SELECT id FROM records WHERE id > ? AND id < ? ORDER BY id LIMIT ?)",
             after,
             end,
-            ROWS_AT_ONCE,
+            ROWS_PER_TRANSACTION,
         )
         return self._db.execute("DELETE FROM records WHERE id > ? AND id <= ?", (after, last)).rowcount
 
     def candidates(self, table: str, text: bytes) -> Iterator[tuple[int, bytes]]:
-        """Rows of `records` or `dead` whose bodies hold some bytes."""
+        """Yield id and body of the rows of `records` or `dead` whose bodies contain `text`."""
         yield from self._db.execute(f"SELECT id, body FROM {table} WHERE instr(body, ?) > 0", (text,))  # noqa: S608
 
     def vacuum(self) -> None:
-        """Give every page that lies idle back to the disk, and empty the log: what was deleted is in neither."""
+        """Return all free pages to the file system and truncate the log, so that deleted data is in neither."""
         before = 0
-        while (idle := self._number("PRAGMA freelist_count")) and idle != before:
-            before = idle
-            # As a script, which alone steps through all of it.
-            self._db.executescript(f"PRAGMA incremental_vacuum({_PAGES_AT_ONCE})")
+        while (free := self._number("PRAGMA freelist_count")) and free != before:
+            before = free
+            # `execute` would stop after the first page; only `executescript` runs the pragma to its end.
+            self._db.executescript(f"PRAGMA incremental_vacuum({_PAGES_PER_TRANSACTION})")
             pause()
         self.checkpoint()
 
 
 @contextmanager
-def open_admin_connection(path: Path, wait: float, *, erase: bool = False) -> Iterator[AdminConnection]:
+def open_admin_connection(path: Path, timeout: float, *, erase: bool = False) -> Iterator[AdminConnection]:
+    """Open a spool for inspection. Errors name the path."""
     try:
         try:
             if not stat.S_ISREG(path.lstat().st_mode):
-                raise_configuration_error("the path of the spool is a link, or not a regular file")
+                raise_configuration_error("the path is a symbolic link or not a regular file")
         except (FileNotFoundError, NotADirectoryError):
-            raise_configuration_error("there is no spool")
-        db = AdminConnection(path, wait=wait, erase=erase)
+            raise_configuration_error("there is no spool at this path")
+        db = AdminConnection(path, timeout=timeout, erase=erase)
         try:
             yield db
         finally:
@@ -198,16 +200,18 @@ def open_admin_connection(path: Path, wait: float, *, erase: bool = False) -> It
     except Exception as error:
         if is_damage(error):
             if is_text(path):
-                raise ConfigurationError(f"{path}: the file is a text, and not a spool") from None
-            text = f"{path}: the spool is damaged ({error}); the next client sets it aside and saves what can be read"
+                raise ConfigurationError(f"{path}: the file is a text file, not a spool; check the path") from None
+            text = (
+                f"{path}: the spool is damaged ({error}); start a client to set it aside and recover readable records"
+            )
             raise SpoolError(text, uncertain=None, is_damaged=True) from None
         if isinstance(error, sqlite3.Error):
-            raise SpoolError(f"{path}: the spool cannot be used ({error})", uncertain=None) from None
+            raise SpoolError(f"{path}: cannot use the spool ({error})", uncertain=None) from None
         if isinstance(error, PermissionError):
-            raise SpoolError(f"{path}: the spool cannot be used (permission denied)", uncertain=None) from None
+            raise SpoolError(f"{path}: cannot use the spool (permission denied)", uncertain=None) from None
         raise
 
 
 def pause() -> None:
-    """Let others have their turn: who writes without a pause keeps the lock from them."""
+    """Wait between two transactions: a writer without pauses would starve the clients."""
     threading.Event().wait(_PAUSE_SECONDS)

@@ -1,4 +1,8 @@
-"""What passes between the queue and the thread that writes the spool."""
+"""Types exchanged between the queue and the thread that writes the spool.
+
+The queue appends `PendingWrite` entries to a `CommitGroup` and other changes to `PendingWork`. The thread commits them
+and reports to a `WriterListener`. This module does not import sqlite3, so that clients without a spool do not load it.
+"""
 
 from __future__ import annotations
 
@@ -11,15 +15,31 @@ from typing import Any, Final, NamedTuple, Protocol
 from .._model.errors import MixpanelException
 from .._model.records import Loss, RecordKind
 
-# States of a row: it may be sent twice, only once, or only once and its request has begun.
+# States of a row: repeatable; must not be sent twice; must not be sent twice and its request has started.
 REPEATABLE: Final = 0
 ONCE: Final = 1
 SENDING: Final = 2
 
+# A row id holds owner, lane and sequence; the sequence takes the low bits.
+SEQUENCE_BITS: Final = 36
+
+LANE_CODES: Final = {
+    (RecordKind.EVENTS, False): 0,
+    (RecordKind.IMPORTS, False): 1,
+    (RecordKind.PEOPLE, False): 2,
+    (RecordKind.GROUPS, False): 3,
+    (RecordKind.IMPORTS, True): 4,
+    (RecordKind.IDENTITY, False): 5,
+}
+"""Number of a lane in the file, by record kind and whether a project secret signs its requests."""
+
+# Maximum records of one load. An eviction on disk skips as many, because they may be on their way into memory.
+LOAD_RECORDS: Final = 2_000
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpoolSettings:
-    """What the thread needs to know of `SqliteSpool` and the client."""
+    """Settings of the writer thread, from `SqliteSpool` and the client."""
 
     path: Path
     max_bytes: int
@@ -32,15 +52,62 @@ class SpoolSettings:
 
 
 class RowInMemory(NamedTuple):
-    """A row whose record is in memory, and whether a request with it is under way that must not be made twice."""
+    """Row on disk whose record is also in memory.
+
+    `is_sending` is true while a request with the record is in flight and the record must not be sent twice.
+    """
 
     number: int
     item: bytes
     is_sending: bool
 
 
+class PendingWrite(NamedTuple):
+    """Record to be written. `lane` is opaque to the spool: the buffer that made the entry reads it back."""
+
+    lane: Any
+    row: int
+    item: bytes
+    is_awaited: bool
+
+
+class SettledRows(NamedTuple):
+    """Rows to delete because their records are settled. With a `loss`, they become dead letters."""
+
+    ids: list[int]
+    size: int
+    loss: Loss | None = None
+
+
+@dataclass(slots=True, eq=False, repr=False)
+class Eviction:
+    """Request to drop the oldest records that a lane has only on disk, because the spool is full.
+
+    Args:
+        lane: lane code.
+        first_own_row: first row of this client that is only on disk.
+        count: records to drop.
+        size: estimated size of these records in bytes.
+    """
+
+    lane: int
+    first_own_row: int
+    count: int
+    size: int
+
+    def merge(self, later: Eviction) -> None:
+        """Add the eviction that follows this one."""
+        self.first_own_row = self.first_own_row or later.first_own_row
+        self.count += later.count
+        self.size += later.size
+
+    def cancel(self) -> None:
+        """Drop nothing."""
+        self.count = self.first_own_row = 0
+
+
 class CommitGroup:
-    """Records that share a commit."""
+    """Records that share one commit. Callers wait for the group, not for single records."""
 
     __slots__ = ("_when_done", "entries", "error", "is_done", "marks_written", "size", "waiter")
 
@@ -48,20 +115,31 @@ class CommitGroup:
         self.entries: list[PendingWrite] = []
         self.size = 0
         self.is_done = False
-        self.marks_written = True
-        """Whether the marks that were asked for with it are on disk, too."""
+        self.marks_written = False
+        """Whether the state marks requested with this group are on disk."""
         self.waiter: Any = None
-        """For whoever waits."""
+        """Set by the waiting side; opaque to the spool."""
         self.error: MixpanelException | None = None
         self._when_done: list[Callable[[], None]] = []
 
+    def add(self, entry: PendingWrite) -> None:
+        """Append a record."""
+        self.entries.append(entry)
+        self.size += len(entry.item)
+
+    def put_back(self, entries: Sequence[PendingWrite]) -> None:
+        """Insert records of a failed commit in front."""
+        self.entries[:0] = entries
+        self.size += sum(len(entry.item) for entry in entries)
+
     def when_done(self, callback: Callable[[], None]) -> None:
-        """Have something called, in the journal's thread, once the group is on disk or has failed."""
+        """Call `callback` in the writer thread once the group is on disk or has failed."""
         self._when_done.append(callback)
         if self.is_done:
             callback()
 
     def finish(self, error: MixpanelException | None = None, *, marks_written: bool = True) -> None:
+        """Set the result and run the callbacks."""
         self.error = error
         self.marks_written = marks_written
         self.is_done = True
@@ -71,21 +149,39 @@ class CommitGroup:
 
 @dataclass(slots=True)
 class PendingWork:
-    """What has been asked for since the thread last looked."""
+    """Changes requested for one commit."""
 
     group: CommitGroup
     settled: list[SettledRows] = field(default_factory=list)
     marks: list[tuple[Sequence[int], int]] = field(default_factory=list)
+    """Rows and their new state."""
     loads: list[tuple[int, int]] = field(default_factory=list)
-    """Lane and first own row on disk alone."""
+    """Lane code and the first row of this client that is only on disk."""
     evictions: list[Eviction] = field(default_factory=list)
 
     def evict(self, eviction: Eviction) -> None:
+        """Add an eviction, merged with an earlier one of the same lane and row."""
         for earlier in self.evictions:
             if (earlier.lane, earlier.first_own_row) == (eviction.lane, eviction.first_own_row):
                 earlier.merge(eviction)
                 return
         self.evictions.append(eviction)
+
+    def put_back(self, failed: PendingWork, entries: Sequence[PendingWrite]) -> None:
+        """Insert failed work in front, with the records in `entries` instead of its own group."""
+        self.group.put_back(entries)
+        self.settled[:0] = failed.settled
+        self.marks[:0] = failed.marks
+        self.loads[:0] = failed.loads
+        later, self.evictions = self.evictions, failed.evictions
+        for eviction in later:
+            self.evict(eviction)
+
+    def split_off_deletions(self) -> PendingWork:
+        """Move deletions and marks into new work without records and loads."""
+        work = PendingWork(CommitGroup(), self.settled, self.marks, [], self.evictions)
+        self.settled, self.marks, self.evictions = [], [], []
+        return work
 
     @property
     def is_empty(self) -> bool:
@@ -93,41 +189,46 @@ class PendingWork:
 
 
 class WriterListener(Protocol):
-    """Who is told, in the journal's thread."""
+    """Receiver of the writer's reports. All methods are called in the writer thread."""
 
     def on_written(self, entries: Sequence[PendingWrite], used_bytes: int, freed: int) -> None:
-        """A group and all that was asked with it is on disk."""
+        """Note that a group and all changes requested with it are on disk."""
 
     def on_write_failed(self, entries: Sequence[PendingWrite], *, full: bool) -> list[PendingWrite]:
-        """A group is not on disk. Returns what is to be tried again."""
+        """Note that a group was not written. Return the records to retry."""
 
     def on_discarded(self, entries: Sequence[PendingWrite]) -> None:
-        """These were never written, and will not be."""
+        """Note that the spool was closed and these records will never be written."""
 
     def on_loaded(self, lane: int, rows: list[tuple[int, bytes]], unreadable: int) -> None:
-        """All that was there has been read, up to a limit; so many of it were no records."""
+        """Take the rows of a lane loaded from disk, up to a limit. `unreadable` counts damaged rows."""
 
     def on_error(self, message: str) -> None:
-        """The spool could not be used, for the reason that these words tell."""
+        """Note that the spool could not be used."""
 
     def error_for_callers(self, error: MixpanelException, *, full: bool) -> MixpanelException | None:
-        """What those who wait for a group that was not written are told."""
+        """Return the error to raise in callers that wait for a group that was not written; None to raise nothing."""
 
     def on_evicted(self, lane: int, items: list[bytes]) -> None:
-        """Rows were dropped for want of room."""
+        """Note that records were dropped because the spool is full."""
 
     def on_taken_over(self, lanes: dict[int, tuple[int, int]], uncertain: dict[int, list[bytes]]) -> None:
-        """Records and bytes that others left, by lane; and what of theirs may have been applied already."""
+        """Take over records of ended clients.
+
+        Args:
+            lanes: number of records and bytes by lane code.
+            uncertain: records by lane code that Mixpanel may have applied already.
+        """
 
     def rows_in_memory(self) -> tuple[list[RowInMemory], set[int]]:
-        """The rows that are on disk and in memory; and those of records that have ended and wait to be taken out."""
+        """Return the rows that are on disk and in memory, and the rows that are settled but not deleted yet."""
 
     def on_reopened(self) -> None:
-        """The file is another one: what was in the old one alone is gone, or comes back as left by others."""
+        """Note that the file was replaced. Rows only on disk are gone, or return as taken over."""
 
 
 class WriterProtocol(Protocol):
-    """The journal, as the queue sees it."""
+    """Writer thread as seen by the queue. `SpoolWriter` documents the methods."""
 
     group_lock: AbstractContextManager[bool]
 
@@ -147,60 +248,3 @@ class WriterProtocol(Protocol):
     def close(self, timeout: float) -> bool: ...
 
     def reset_after_fork(self) -> None: ...
-
-
-SEQUENCE_BITS: Final = 36
-
-LANE_CODES: Final = {
-    (RecordKind.EVENTS, False): 0,
-    (RecordKind.IMPORTS, False): 1,
-    (RecordKind.PEOPLE, False): 2,
-    (RecordKind.GROUPS, False): 3,
-    (RecordKind.IMPORTS, True): 4,
-    (RecordKind.IDENTITY, False): 5,
-}
-"""How a spool names a lane: its kind, and whether a project secret signs it."""
-
-
-@dataclass(slots=True, eq=False, repr=False)
-class Eviction:
-    """The oldest records that a lane had on disk alone and that were dropped for want of room.
-
-    Args:
-        lane: its code.
-        own: the first row on disk alone that was this client's own.
-        count: how many.
-        size: their estimated size.
-    """
-
-    lane: int
-    first_own_row: int
-    count: int
-    size: int
-
-    def merge(self, later: Eviction) -> None:
-        """Make one of two that follow each other."""
-        self.first_own_row = self.first_own_row or later.first_own_row
-        self.count += later.count
-        self.size += later.size
-
-
-class SettledRows(NamedTuple):
-    """Rows of the spool whose records have ended: taken out, and kept as dead letters if there is a loss to tell."""
-
-    ids: list[int]
-    size: int
-    loss: Loss | None = None
-
-
-class PendingWrite(NamedTuple):
-    """A record on its way to disk. `lane` is opaque to the spool: the buffer that made the entry reads it back."""
-
-    lane: Any
-    row: int
-    item: bytes
-    is_awaited: bool
-
-
-# Records of one reading; an eviction on disk leaves as many alone, as they may be on their way into memory.
-LOAD_RECORDS: Final = 2_000

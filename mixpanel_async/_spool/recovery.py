@@ -1,8 +1,9 @@
-"""What can still be read of a damaged spool moves into a new one; the damaged file is set aside, never deleted."""
+"""Recovery of a damaged spool: set the file aside and copy its readable rows to a new one. Nothing is deleted."""
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import sqlite3
 from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass
@@ -13,27 +14,38 @@ import orjson
 
 from .._model.errors import SpoolError
 from . import files
-from .connection import open_database
-from .database import LANES, OWNER_SHIFT, SCHEMA, Database, Row, lane_start, show_token
-from .messages import ONCE, REPEATABLE, SENDING, SEQUENCE_BITS
+from .database import (
+    OWNER_SHIFT,
+    SCHEMA,
+    Database,
+    Row,
+    is_damage,
+    lane_of,
+    lane_start,
+    open_database,
+    show_token,
+)
+from .messages import ONCE, REPEATABLE, SENDING
 
+_log = logging.getLogger("mixpanel_async")
 _PAGE: Final = 4096
-_PAGES_AT: Final = slice(28, 32)
-_FREELIST_AT: Final = slice(32, 40)
-# A file that is damaged all over is given up after so many holes.
-_MAX_HOLES: Final = 10_000
+# Offsets in the header of the file: number of pages; first free page and number of free pages.
+_PAGE_COUNT: Final = slice(28, 32)
+_FREELIST: Final = slice(32, 40)
+# Recovery of a badly damaged file stops after this many unreadable places.
+_MAX_UNREADABLE: Final = 10_000
 _ROWS_PER_TRANSACTION: Final = 2_000
-_UNREADABLE: Final = (sqlite3.DatabaseError, UnicodeDecodeError)
+_READ_ERRORS: Final = (sqlite3.DatabaseError, UnicodeDecodeError)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recovery:
-    """What became of a damaged spool.
+    """Result of a recovery.
 
     Args:
-        aside: the name that the damaged file has now.
-        rows: how many rows moved to the new one.
-        holes: places that could not be read; each held a few rows.
+        aside: present path of the damaged file.
+        rows: rows copied to the new file.
+        unreadable: unreadable places; each held a few rows.
     """
 
     aside: Path
@@ -44,25 +56,53 @@ class Recovery:
 def recover(
     path: Path,
     stamp: int,
+    open_again: Callable[[], Database],
     open_new: Callable[[], Database],
     *,
-    skip: Container[int] = frozenset(),
-    above_owner: int = 0,
-) -> tuple[Database, Recovery]:
-    """Set a damaged spool aside and begin a new one with what can be read of it.
+    skip: Container[int],
+    above_owner: int,
+) -> tuple[Database, bool]:
+    """Set a damaged spool aside and copy its readable rows to a new one, unless another process did so.
 
-    Rows of other clients that are alive are left.
+    Rows of other live clients are left out; those clients copy them.
 
     Args:
-        path: the damaged file.
+        path: damaged file.
         stamp: seconds since 1970, for its new name.
-        make: opens the new database at the same path.
-        leave: rows that are not wanted.
-        above: no owner of the new one gets this number, or a smaller one.
+        open_again: opens the path as it is.
+        open_new: opens the new file that takes its place.
+        skip: ids of rows to leave out.
+        above_owner: owners in the new file get larger numbers.
+
+    Returns:
+        The open database, and whether this call recovered it.
+
+    Raises:
+        SpoolError: while another process recovers the file.
     """
-    aside = files.set_aside(path, stamp)
-    fresh = open_new()
-    return fresh, recover_remaining(aside, fresh, path, skip=skip, above_owner=above_owner)
+    # No owner has the number 0, so this lock serializes recovery.
+    lock = files.OwnerLock.acquire(path, 0)
+    if lock is None:
+        raise SpoolError("another process is recovering the damaged spool; the write is retried")
+    try:
+        try:
+            return open_again(), False
+        except Exception as error:
+            if not is_damage(error):
+                raise
+        aside = files.set_aside(path, stamp)
+        db = open_new()
+        found = recover_remaining(aside, db, path, skip=skip, above_owner=above_owner)
+    finally:
+        lock.release(remove=True)
+    _log.error(
+        "%s: the spool was damaged and was set aside as %s; %d rows were recovered, %d places were unreadable",
+        path,
+        found.aside.name,
+        found.rows,
+        found.unreadable,
+    )
+    return db, True
 
 
 def recover_remaining(
@@ -70,61 +110,62 @@ def recover_remaining(
     target: Database,
     path: Path,
     *,
-    skip: Container[int] = frozenset(),
-    above_owner: int = 0,
+    skip: Container[int],
+    above_owner: int,
     only_owners: Container[int] | None = None,
 ) -> Recovery:
-    """Copy what can be read of a file that was set aside.
+    """Copy the readable rows of a file that was set aside.
 
     Args:
-        aside: its name now.
-        fresh: the database in its place.
-        path: of that one.
-        leave: rows that are not wanted.
-        above: no owner of the new one gets this number, or a smaller one.
-        only: the owners whose rows are wanted; None for all that live no more, and the dead letters.
+        aside: present path of the damaged file.
+        target: database that takes its place.
+        path: path of that database.
+        skip: ids of rows to leave out.
+        above_owner: owners in the new file get larger numbers.
+        only_owners: owners whose rows to copy. None copies the dead letters and the rows of all ended clients.
     """
-    rows = holes = 0
+    rows = unreadable = 0
     try:
-        with contextlib.closing(_DamagedFile(aside)) as wreck:
-            owners = list(wreck.owners())
+        with contextlib.closing(_DamagedFile(aside)) as damaged:
+            owners = list(damaged.owners())
             above_owner = max([above_owner, *(owner for owner, _ in owners)])
             if owners and only_owners is None:
                 with target.transaction():
-                    target.set_salt(wreck.salt)
+                    target.set_salt(damaged.salt)
             for owner, project in owners:
-                claim = files.OwnerLock.acquire(path, owner) if only_owners is None or owner in only_owners else None
-                if claim is None:
+                is_wanted = only_owners is None or owner in only_owners
+                lock = files.OwnerLock.acquire(path, owner) if is_wanted else None
+                if lock is None:
                     continue
-                heir = 0
-                for found in wreck.chunks(owner):
+                new_owner = 0
+                for found in damaged.chunks(owner):
                     chunk = [row for row in found if row[0] not in skip]
                     with target.transaction():
-                        if chunk and not heir:
-                            heir = target.add_owner(project, 0.0, above=above_owner)
-                        target.insert([_moved(row, owner, heir) for row in chunk])
+                        if chunk and not new_owner:
+                            new_owner = target.add_owner(project, 0.0, above=above_owner)
+                        target.insert([_moved(row, owner, new_owner) for row in chunk])
                     rows += len(chunk)
-                claim.release(remove=True)
+                lock.release(remove=True)
             if only_owners is None:
-                for letters in wreck.dead():
+                for letters in damaged.dead_letters():
                     with target.transaction():
                         target.restore_dead(letters)
-            holes = wreck.unreadable
+            unreadable = damaged.unreadable
     except (sqlite3.Error, UnicodeDecodeError, OSError, SpoolError):
-        # What was copied is committed; the rest stays in the file that is set aside.
-        holes += 1
-    return Recovery(aside=aside, rows=rows, unreadable=holes)
+        # Copied rows are committed; the others stay in the file that was set aside.
+        unreadable += 1
+    return Recovery(aside=aside, rows=rows, unreadable=unreadable)
 
 
-def _moved(row: Row, owner: int, heir: int) -> Row:
-    return row[0] + ((heir - owner) << OWNER_SHIFT), row[1], row[2]
+def _moved(row: Row, owner: int, new_owner: int) -> Row:
+    return row[0] + ((new_owner - owner) << OWNER_SHIFT), row[1], row[2]
 
 
 class _DamagedFile:
-    """A damaged database, read as far as it goes.
+    """Damaged database, read as far as possible.
 
-    Its tables have been made in one order only, so that their places in the file are known even if its first page,
-    which names them, is lost: that page is then taken from a new spool.
+    A spool always creates its tables in the same order, so their root pages are known. If the first page, which lists
+    them, is lost, it is replaced by the first page of a new spool.
     """
 
     def __init__(self, path: Path) -> None:
@@ -133,12 +174,12 @@ class _DamagedFile:
         self._db = sqlite3.connect(path, isolation_level=None)
         try:
             self.salt = self._salt()
-        except (*_UNREADABLE, IndexError):
+        except (*_READ_ERRORS, IndexError):
             self._db.close()
             _replace_first_page(path, _first_page(path.with_name(path.name + "-page")))
             self.unreadable += 1
             self._db = sqlite3.connect(path, isolation_level=None)
-            with contextlib.suppress(*_UNREADABLE, IndexError):
+            with contextlib.suppress(*_READ_ERRORS, IndexError):
                 self.salt = self._salt()
 
     def _salt(self) -> bytes:
@@ -149,10 +190,10 @@ class _DamagedFile:
         return salt if isinstance(salt, bytes) and len(salt) == 16 else b""
 
     def owners(self) -> Iterator[tuple[int, bytes]]:
-        """Who wrote it, with their projects. Without the salt nobody can tell what belongs to whom: nothing."""
+        """Yield owners and their project keys. Without the salt, rows cannot be assigned to projects: yield nothing."""
         found: list[tuple[int, bytes]] = []
         if self.salt:
-            with contextlib.suppress(*_UNREADABLE):
+            with contextlib.suppress(*_READ_ERRORS):
                 for owner, project in self._db.execute("SELECT id, project FROM owners ORDER BY id"):
                     found.append((owner, project))
         for owner, project in found:
@@ -160,10 +201,10 @@ class _DamagedFile:
                 yield owner, project
 
     def chunks(self, owner: int) -> Iterator[list[Row]]:
-        """The sound rows of an owner."""
+        """Yield the readable rows of an owner in chunks."""
         chunk: list[Row] = []
         for row in self._rows(lane_start(owner, 0), lane_start(owner + 1, 0)):
-            if _is_sound(row):
+            if _is_readable_row(row):
                 chunk.append(row)
             else:
                 self.unreadable += 1
@@ -173,11 +214,11 @@ class _DamagedFile:
         if chunk:
             yield chunk
 
-    def dead(self) -> Iterator[list[tuple[object, ...]]]:
-        """The dead letters, as far as they can be read in their order."""
+    def dead_letters(self) -> Iterator[list[tuple[object, ...]]]:
+        """Yield the dead letters in order, up to the first unreadable one."""
         if not self.salt:
             return
-        with contextlib.suppress(*_UNREADABLE):
+        with contextlib.suppress(*_READ_ERRORS):
             cursor = self._db.execute(
                 "SELECT project, lane, state, reason, message, died, body FROM dead"
                 " WHERE typeof(project) = 'blob' AND typeof(body) = 'blob' AND typeof(lane) = 'integer'"
@@ -187,7 +228,7 @@ class _DamagedFile:
                 yield letters
 
     def _rows(self, after: int, end: int) -> Iterator[Row]:
-        while after < end and self.unreadable < _MAX_HOLES:
+        while after < end and self.unreadable < _MAX_UNREADABLE:
             try:
                 for row in self._after(after, end):
                     if not isinstance(row[0], int) or not after < row[0] < end:
@@ -196,7 +237,7 @@ class _DamagedFile:
                     yield row
                 else:
                     return
-            except _UNREADABLE:
+            except _READ_ERRORS:
                 pass
             self.unreadable += 1
             after = self._skip_unreadable(after, end)
@@ -205,7 +246,7 @@ class _DamagedFile:
         return self._db.execute("SELECT id, state, body FROM records WHERE id > ? AND id < ? ORDER BY id", (after, end))
 
     def _skip_unreadable(self, after: int, end: int) -> int:
-        """The last number after which nothing can be read: found by ever longer steps, then by halving."""
+        """Return the last id after which reading fails, found by exponential and then binary search."""
         step = 1
         while after + step < end and not self._is_readable(after + step, end):
             step *= 2
@@ -218,7 +259,7 @@ class _DamagedFile:
     def _is_readable(self, after: int, end: int) -> bool:
         try:
             row = next(iter(self._after(after, end)), None)
-        except _UNREADABLE:
+        except _READ_ERRORS:
             return False
         return row is None or (isinstance(row[0], int) and after < row[0] < end)
 
@@ -226,16 +267,15 @@ class _DamagedFile:
         self._db.close()
 
 
-def _is_sound(row: Row) -> bool:
+def _is_readable_row(row: Row) -> bool:
     number, state, body = row
-    lane = number >> SEQUENCE_BITS & (LANES - 1)
-    if lane > 4 or state not in {REPEATABLE, ONCE, SENDING} or not isinstance(body, bytes):
+    if lane_of(number) > 4 or state not in {REPEATABLE, ONCE, SENDING} or not isinstance(body, bytes):
         return False
     return is_record(show_token(body, b'""'))
 
 
 def is_record(item: bytes) -> bool:
-    """Whether bytes from a disk are a record; SQLite cannot tell."""
+    """Return whether bytes are a JSON object. SQLite does not notice damaged bodies."""
     try:
         return isinstance(orjson.loads(memoryview(item)), dict)
     except orjson.JSONDecodeError:
@@ -243,8 +283,8 @@ def is_record(item: bytes) -> bool:
 
 
 def _first_page(scratch: Path) -> bytes:
-    """The first page of a spool that holds nothing, made for this."""
-    blank = open_database(scratch, max_bytes=1024 * 1024, wait=1.0, fsync=False)
+    """Return the first page of an empty spool, created at `scratch` and deleted again."""
+    blank = open_database(scratch, max_bytes=1024 * 1024, timeout=1.0, fsync=False)
     blank.checkpoint()
     blank.close()
     try:
@@ -254,12 +294,12 @@ def _first_page(scratch: Path) -> bytes:
 
 
 def _replace_first_page(path: Path, page: bytes) -> None:
-    """Give a file the first page of a new spool, which says how large it is and that no page of it is free."""
+    """Overwrite the first page with one of a new spool, with this file's size and an empty list of free pages."""
     size = path.stat().st_size
     if size < _PAGE:
         return
     head = bytearray(page)
-    head[_PAGES_AT] = (size // _PAGE).to_bytes(4, "big")
-    head[_FREELIST_AT] = bytes(8)
+    head[_PAGE_COUNT] = (size // _PAGE).to_bytes(4, "big")
+    head[_FREELIST] = bytes(8)
     with path.open("r+b") as file:
         file.write(head)

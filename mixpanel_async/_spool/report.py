@@ -1,4 +1,4 @@
-"""What is said of a spool to whoever looks after it."""
+"""Public values returned by the methods of `SqliteSpool`."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpoolCount:
-    """Some of what a spool holds.
+    """Number and size of some records of a spool.
 
     Args:
-        records: how many.
+        records: number of records.
         bytes: size of their bodies.
-        oldest: seconds since 1970. Of what waits: when the oldest of it was accepted or put back, by its own time
-            and not before its client began; None if neither is known. Of dead letters: when the first of them died.
+        oldest: seconds since 1970. For waiting records, when the oldest was accepted or put back, derived from its own
+            time and not before its client started; None if both are unknown. For dead letters, when the oldest died.
     """
 
     records: int = 0
@@ -33,24 +33,24 @@ class SpoolCount:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpoolStatus:
-    """What a spool holds, at one moment.
+    """Contents of a spool at one moment.
 
     Args:
-        waiting: what is to be sent, by kind: `events`, `imports`, `people`, `groups`.
-        held: the part of `waiting` that belongs to clients that live, by kind. The rest is left by dead ones, or was
-            put back, and goes to the next client of its project.
-        sending: records of `waiting` that must not be sent twice and whose request has begun. If their client is dead
-            they become dead letters with the reason `uncertain`.
+        waiting: records to be sent, by kind: `events`, `imports`, `people`, `groups`.
+        held: the part of `waiting` that belongs to live clients, by kind. The other records were left by clients that
+            have ended, or were put back; the next client of their project sends them.
+        sending: records of `waiting` that must not be sent twice and whose request has started. If their client has
+            ended, they become dead letters with the reason `uncertain`.
         dead: dead letters by reason.
-        is_in_use: whether a live client uses it.
-        projects: how many projects it holds records of.
+        is_in_use: whether a live client uses the file.
+        projects: number of projects with records in the file.
         file_bytes: size of the file.
-        used_bytes: what is in use of the file, what is still in its log included; `SqliteSpool.max_bytes` bounds it.
-        log_bytes: size of SQLite's log beside it.
-        schema: version of its tables.
-        integrity: `ok`, `not checked`, or what SQLite's check found.
-        set_aside: names of damaged spools that lie beside it, set aside. What could not be saved of them is still in
-            there.
+        used_bytes: bytes in use, including the log; limited by `SqliteSpool.max_bytes`.
+        log_bytes: size of SQLite's write-ahead log.
+        schema: version of the tables.
+        integrity: `ok`, `not checked`, or the errors found by SQLite's check.
+        set_aside: names of damaged files in the same directory. They still contain the records that could not be
+            recovered.
     """
 
     waiting: Mapping[str, SpoolCount]
@@ -72,14 +72,14 @@ class SpooledRecord:
     """One record of a spool.
 
     Args:
-        id: its number; dead letters are numbered apart from what waits.
-        state: `waiting`; `sending` if it must not be sent twice and its request has begun; `dead`.
+        id: number of the record; dead letters and waiting records are numbered separately.
+        state: `waiting`; `sending` if it must not be sent twice and its request has started; `dead`.
         kind: `events`, `imports`, `people` or `groups`.
-        payload: the message without the project's token, as `on_drop` has it; None if it cannot be read.
-        is_once_only: whether it must not be sent twice (`$add`, `$append` and the like).
-        reason: of a dead letter, the value of its `DropReason`; otherwise empty.
-        message: of a dead letter, Mixpanel's words or what went wrong.
-        died: of a dead letter, seconds since 1970.
+        payload: message without the project token, as passed to `on_drop`; None if it is unreadable.
+        is_once_only: whether it must not be sent twice (such as `$add` and `$append`).
+        reason: value of the `DropReason` of a dead letter; otherwise empty.
+        message: error message of a dead letter, from Mixpanel or the client; otherwise empty.
+        died: when a dead letter died, seconds since 1970; otherwise None.
     """
 
     id: int
@@ -94,11 +94,11 @@ class SpooledRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Purged:
-    """How many records a purge deleted.
+    """Number of records deleted by a purge.
 
     Args:
-        waiting: that were to be sent.
-        dead: dead letters.
+        waiting: deleted records that were waiting to be sent.
+        dead: deleted dead letters.
     """
 
     waiting: int = 0

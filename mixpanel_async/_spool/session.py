@@ -1,11 +1,15 @@
-"""What the spool's thread does with an open database: whose rows are whose, what is written, read and given up."""
+"""Database operations of one client, in its writer thread: open, write, load, evict and take over.
+
+Row numbers: in memory, a row of this client has a small number and an inherited row has its id in the file it was read
+from. Both keep their numbers when the file is replaced. `_Owners` translates them to ids in the open file.
+"""
 
 from __future__ import annotations
 
 import logging
 import sqlite3
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final
 
@@ -14,16 +18,27 @@ import orjson
 from .._model.errors import SpoolError
 from .._model.records import DropReason, NonIdempotentRecord, RecordKind
 from .._runtime.clock import Environment
-from . import files
-from .connection import open_database
-from .database import LANES, Damaged, Database, DeadLetter, Row, hide_token, is_damage, lane_start, show_token
-from .files import OwnerLock, inode_of
+from .database import (
+    LANES,
+    OWNER_SHIFT,
+    Damaged,
+    Database,
+    DeadLetter,
+    Row,
+    hide_token,
+    is_damage,
+    lane_of,
+    lane_start,
+    open_database,
+    show_token,
+)
+from .files import OwnerLock, find_set_aside, inode_of
 from .messages import (
     LANE_CODES,
     LOAD_RECORDS,
     ONCE,
     REPEATABLE,
-    SEQUENCE_BITS,
+    SENDING,
     Eviction,
     PendingWork,
     RowInMemory,
@@ -31,27 +46,27 @@ from .messages import (
     SpoolSettings,
     WriterListener,
 )
-from .owners import OwnerRegistry
 from .recovery import is_record, recover, recover_remaining
 
 _log = logging.getLogger("mixpanel_async")
 _LOAD_BYTES: Final = 4 * 1024 * 1024
 _IMPORTS: Final = LANE_CODES[RecordKind.IMPORTS, False]
 _SECRET_IMPORTS: Final = LANE_CODES[RecordKind.IMPORTS, True]
+_ROWS_PER_OWNER: Final = 1 << OWNER_SHIFT
 
 
 class SpoolSession:
-    """One client's dealings with the database, in the thread that owns it.
+    """Database operations of one client. Use it in one thread.
 
     Args:
-        settings: where and how.
-        reports: who is told.
-        runtime: clocks.
-        claims: filled with the owners whose rows are this client's to send.
+        settings: of the spool and the client.
+        listener: receives reports.
+        environment: clocks.
+        locks: filled with the locks of the owners whose rows this client sends, by owner.
 
     Raises (every method):
         sqlite3.Error, Damaged: if the database cannot be used.
-        ConfigurationError, SpoolError: if its place cannot.
+        ConfigurationError, SpoolError: if its directory or files cannot be used.
     """
 
     def __init__(
@@ -60,12 +75,14 @@ class SpoolSession:
         self._settings = settings
         self._listener = listener
         self._environment = environment
-        self._owners = OwnerRegistry(settings, environment, locks)
-        self._locks = locks
         self._token: bytes = orjson.dumps(settings.token)
-        # The file that was open last, and the same if there was damage in it.
+        self._owners = _Owners(settings, self._token, environment, locks)
+        self._locks = locks
+        # Inode of the file that was open last; and the same if it was found damaged.
         self._last_inode = self._damaged_inode = 0
+        # By lane: id ranges of other owners that are still to be read. A range starts after the last row read.
         self._inherited_ranges: dict[int, deque[list[int]]] = {lane: deque() for lane in range(LANES)}
+        # By lane: id of the last own row read.
         self._read_position = [0] * LANES
         self._other_projects_logged = False
         self._database: Database | None = None
@@ -81,39 +98,41 @@ class SpoolSession:
         return self._database
 
     def maintain(self) -> None:
-        """Take over what others have left."""
-        self._refuse_if_replaced()
+        """Take over orphaned records and report the size of the file."""
+        self._require_same_file()
         self._take_over_orphans()
         self._listener.on_written((), self._db.used_bytes(), 0)
 
     def shrink(self) -> bool:
-        """Give some of what is not used back to the disk. Returns whether to go on."""
+        """Return some unused pages to the file system. Return whether more can be returned."""
         return self._db.shrink()
 
     def is_replaced(self) -> bool:
-        """Whether the path leads to another file than the one that is open."""
+        """Return whether the path now names another file than the open one."""
         return inode_of(self._settings.path) != self._db.inode
 
-    def _refuse_if_replaced(self) -> None:
+    def _require_same_file(self) -> None:
         if self.is_replaced():
-            raise Damaged("the file of the spool was taken away")
+            raise Damaged("the spool file was deleted or replaced")
 
-    def close_replaced(self, *, is_damaged: bool) -> None:
-        """Close the database, so that it is opened anew; one in which damage was found is not used again."""
+    def abandon_file(self, *, is_damaged: bool) -> None:
+        """Close the database so that the next step opens it again. A damaged file is not used again."""
         self._last_inode = self._db.inode
         self._damaged_inode = self._last_inode if is_damaged else 0
+        self._close_database()
+
+    def pause(self) -> None:
+        """Close the database for a short time. Keep the owner locks; the next `open` resumes the session."""
+        if self._database is not None:
+            self._paused_inode = self._db.inode
+            self._close_database()
+
+    def _close_database(self) -> None:
         self._db.close()
         self._database = None
 
-    def pause(self) -> None:
-        """Close the database for a moment. What is claimed stays claimed, and `open` goes on with it."""
-        if self._database is not None:
-            self._paused_inode = self._db.inode
-            self._db.close()
-            self._database = None
-
     def _resume(self) -> bool:
-        """Open again what `rest` has closed. False if it is another file by now, or damaged."""
+        """Reopen the file closed by `pause`. Return False if it was replaced or damaged since."""
         if self._paused_inode is None:
             return False
         try:
@@ -132,50 +151,51 @@ class SpoolSession:
     def _open_file(self) -> Database:
         settings = self._settings
         if self._damaged_inode and self._damaged_inode == inode_of(settings.path):
-            raise Damaged("damage was found while it was in use")
+            raise Damaged("damage was detected during use")
         return open_database(
             settings.path,
             max_bytes=settings.max_bytes,
-            wait=settings.timeout,
+            timeout=settings.timeout,
             fsync=settings.fsync,
             erase=settings.erase,
         )
 
-    def open(self) -> None:
-        """Open the database, register there and take over what others have left.
+    def _open_new_file(self) -> Database:
+        self._damaged_inode = 0
+        return self._open_file()
 
-        A damaged one is set aside, and what can be read of it is saved.
+    def open(self) -> None:
+        """Open the database, register this client as an owner and take over orphaned records.
+
+        A damaged file is set aside and its readable rows are copied to a new file.
         """
         if self._resume():
             return
-        owners = self._owners
+        path, owners = self._settings.path, self._owners
         held: list[RowInMemory] = []
-        ended: set[int] = set()
-        is_again = owners.own > 0
-        if is_again:
-            held, ended = self._listener.rows_in_memory()
-        leave = {*owners.row_ids([row.number for row in held]), *owners.row_ids(ended)}
+        settled: set[int] = set()
+        is_reopening = owners.own > 0
+        if is_reopening:
+            held, settled = self._listener.rows_in_memory()
+        skip = {*owners.row_ids([row.number for row in held]), *owners.row_ids(settled)}
         owners.release_all()
-        for sources in self._inherited_ranges.values():
-            sources.clear()
-        has_mended = False
+        for ranges in self._inherited_ranges.values():
+            ranges.clear()
+        has_recovered = False
         try:
             db = self._open_file()
         except Exception as error:
             if not is_damage(error):
                 raise
-            db, has_mended = self._recover_file(leave)
+            stamp = int(self._environment.wall_time())
+            db, has_recovered = recover(
+                path, stamp, self._open_file, self._open_new_file, skip=skip, above_owner=owners.highest_known
+            )
         try:
-            if is_again and not has_mended and (aside := files.find_set_aside(self._settings.path, self._last_inode)):
-                # Another process has mended the file, and left out what belongs to a client that lives.
-                recover_remaining(
-                    aside,
-                    db,
-                    self._settings.path,
-                    skip=leave,
-                    above_owner=owners.highest_known,
-                    only_owners=owners.previously_claimed,
-                )
+            if is_reopening and not has_recovered and (aside := find_set_aside(path, self._last_inode)):
+                # Another process recovered the file and left out the rows of live clients.
+                above, only = owners.highest_known, owners.previously_locked
+                recover_remaining(aside, db, path, skip=skip, above_owner=above, only_owners=only)
             owners.register(db, held)
         except BaseException:
             db.close()
@@ -183,58 +203,23 @@ class SpoolSession:
         self._database = db
         self._damaged_inode = 0
         self._read_position = [0] * LANES
-        if is_again:
+        if is_reopening:
             self._listener.on_reopened()
         self._take_over_orphans()
 
-    def _recover_file(self, leave: set[int]) -> tuple[Database, bool]:
-        """Set a damaged file aside, but for these rows save what can be read, and open the new one.
-
-        Returns:
-            The new one, and whether it was not another process that did all this.
-        """
-        path = self._settings.path
-        # No owner has this number. Who comes second finds a sound file.
-        alone = OwnerLock.acquire(path, 0)
-        if alone is None:
-            raise SpoolError("another process is mending the spool")
-        try:
-            try:
-                return self._open_file(), False
-            except Exception as error:
-                if not is_damage(error):
-                    raise
-            self._damaged_inode = 0
-            db, saved = recover(
-                path,
-                int(self._environment.wall_time()),
-                self._open_file,
-                skip=leave,
-                above_owner=self._owners.highest_known,
-            )
-        finally:
-            alone.release(remove=True)
-        _log.error(
-            "the spool was damaged and has been set aside as %s; %d rows were saved, %d places could not be read",
-            saved.aside.name,
-            saved.rows,
-            saved.unreadable,
-        )
-        return db, True
-
     def execute(self, work: PendingWork) -> None:
-        """Carry out what was asked for, in one transaction."""
+        """Carry out the changes in one transaction, then the loads."""
         entries = work.group.entries
         if entries or work.settled or work.marks or work.evictions:
             with self._restoring_positions(), self._db.transaction():
                 self._db.insert([self._owners.row(entry.row, entry.item) for entry in entries])
                 for ids, state in work.marks:
                     self._db.mark(self._owners.row_ids(ids), state)
-                for end in work.settled:
-                    self._delete_settled(end)
+                for settled in work.settled:
+                    self._delete_settled(settled)
                 evicted = [(eviction.lane, self._evict(eviction)) for eviction in work.evictions]
                 used = self._db.used_bytes()
-            freed = sum(end.size for end in work.settled) + sum(eviction.size for eviction in work.evictions)
+            freed = sum(settled.size for settled in work.settled) + sum(eviction.size for eviction in work.evictions)
             self._listener.on_written(entries, used, freed)
             for lane, items in evicted:
                 if items:
@@ -247,70 +232,70 @@ class SpoolSession:
     def _evict(self, eviction: Eviction) -> list[bytes]:
         items: list[bytes] = []
         while left := eviction.count - len(items):
-            rows = self._first_rows(eviction.lane, eviction.first_own_row, left)
+            rows = self._read_next(eviction.lane, eviction.first_own_row, left)
             if not rows:
                 break
             self._db.delete(self._owners.row_ids([number for number, _ in rows]))
             items += [item for _, item in rows]
         return items
 
-    def _load(self, lane: int, own: int) -> None:
+    def _load(self, lane: int, first_own_row: int) -> None:
         with self._restoring_positions():
-            rows = self._first_rows(lane, own, LOAD_RECORDS)
-            spoiled = [row for row in rows if not is_record(row[1])]
-            if spoiled:
-                # A server would refuse all that travels with it.
-                ids = self._owners.row_ids([number for number, _ in spoiled])
-                letters = [(row, ONCE, item) for row, (_, item) in zip(ids, spoiled, strict=True)]
+            rows = self._read_next(lane, first_own_row, LOAD_RECORDS)
+            unreadable = [row for row in rows if not is_record(row[1])]
+            if unreadable:
+                # Mixpanel would reject the whole batch that contains one.
+                ids = self._owners.row_ids([number for number, _ in unreadable])
+                found = [(row, ONCE, item) for row, (_, item) in zip(ids, unreadable, strict=True)]
                 with self._db.transaction():
-                    self._move_to_dead_letters(letters, DropReason.SPOOL_FAILED, "damaged on disk")
-        sound = [row for row in rows if row not in spoiled] if spoiled else rows
-        self._listener.on_loaded(lane, sound, len(spoiled))
+                    self._move_to_dead_letters(found, DropReason.SPOOL_FAILED, "damaged on disk")
+        readable = [row for row in rows if row not in unreadable] if unreadable else rows
+        self._listener.on_loaded(lane, readable, len(unreadable))
 
     @contextmanager
     def _restoring_positions(self) -> Iterator[None]:
-        """Read again, after a failure, what was read in vain."""
-        sources = {lane: deque([*span] for span in spans) for lane, spans in self._inherited_ranges.items()}
-        own_at = [*self._read_position]
+        """Restore the read positions on failure, so that the same rows are read again."""
+        ranges = {lane: deque([*one] for one in found) for lane, found in self._inherited_ranges.items()}
+        read_position = [*self._read_position]
         try:
             yield
         except BaseException:
-            self._inherited_ranges, self._read_position = sources, own_at
+            self._inherited_ranges, self._read_position = ranges, read_position
             raise
 
-    def _delete_settled(self, end: SettledRows) -> None:
-        ids = self._owners.row_ids(end.ids)
-        # What was purged meanwhile must not come back as a dead letter.
-        there = set() if end.loss is None else self._db.present(ids)
+    def _delete_settled(self, settled: SettledRows) -> None:
+        ids = self._owners.row_ids(settled.ids)
+        # A row purged by another process must not return as a dead letter.
+        present = set() if settled.loss is None else self._db.present(ids)
         self._db.delete(ids)
-        if end.loss is not None:
+        if settled.loss is not None:
             letters = [
                 DeadLetter(
-                    lane=number >> SEQUENCE_BITS & (LANES - 1),
+                    lane=lane_of(number),
                     state=ONCE if isinstance(item, NonIdempotentRecord) else REPEATABLE,
-                    reason=end.loss.reason.value,
+                    reason=settled.loss.reason.value,
                     message=message,
                     body=hide_token(item, self._token),
                 )
-                for number, item, message in zip(ids, end.loss.items, end.loss.messages(), strict=True)
-                if number in there
+                for number, item, message in zip(ids, settled.loss.items, settled.loss.messages(), strict=True)
+                if number in present
             ]
             self._add_dead_letters(letters)
 
-    def _first_rows(self, lane: int, own: int, count: int) -> list[tuple[int, bytes]]:
-        """The oldest rows of a lane that are not in memory: those of others first, then this client's own."""
-        sources = self._inherited_ranges[lane]
-        while sources:
-            source = sources[0]
-            rows = self._db.read(source[0], source[1], max_records=count, max_bytes=_LOAD_BYTES)
+    def _read_next(self, lane: int, first_own_row: int, count: int) -> list[tuple[int, bytes]]:
+        """Return the oldest rows of a lane that are not in memory: inherited rows first, then own rows."""
+        ranges = self._inherited_ranges[lane]
+        while ranges:
+            span = ranges[0]
+            rows = self._db.read(span[0], span[1], max_records=count, max_bytes=_LOAD_BYTES)
             if rows:
-                source[0] = rows[-1][0]
+                span[0] = rows[-1][0]
                 return [(number, self._item(state, body)) for number, state, body in rows]
-            sources.popleft()
-        if not own:
+            ranges.popleft()
+        if not first_own_row:
             return []
         base = lane_start(self._owners.own, 0)
-        after = max(base + own - 1, self._read_position[lane])
+        after = max(base + first_own_row - 1, self._read_position[lane])
         rows = self._db.read(after, lane_start(self._owners.own, lane + 1), max_records=count, max_bytes=_LOAD_BYTES)
         if rows:
             self._read_position[lane] = rows[-1][0]
@@ -321,70 +306,65 @@ class SpoolSession:
         return NonIdempotentRecord(item) if state else item
 
     def _take_over_orphans(self) -> None:
-        """Take over what clients of this project have left that live no more."""
+        """Take over the records of this project's clients that have ended."""
         project = self._db.project_key(self._settings.token)
         others = 0
         for owner, theirs, _ in self._db.owners():
-            self._owners.highest_known = max(self._owners.highest_known, owner)
+            self._owners.note(owner)
             if theirs != project:
                 others += 1
             elif owner not in self._locks:
-                if claim := self._owners.claim(owner):
-                    self._claim(owner, claim)
+                if lock := self._owners.try_lock(owner):
+                    self._take_over(owner, lock)
             elif owner != self._owners.own:
                 self._remove_owner_if_empty(owner)
         if others and not self._other_projects_logged:
             self._other_projects_logged = True
-            _log.warning("the spool holds records of %d clients of other projects; they are kept", others)
+            _log.warning(
+                "%s: the spool holds records of %d clients of other projects; they are kept, and only clients of"
+                " those projects send them",
+                self._settings.path,
+                others,
+            )
 
-    def _claim(self, owner: int, claim: OwnerLock) -> None:
-        """Take over from an owner, or leave it as it was."""
-        self._locks[owner] = claim
+    def _take_over(self, owner: int, lock: OwnerLock) -> None:
+        """Take over the rows of an owner. Release the lock on failure."""
+        self._locks[owner] = lock
         try:
-            # Whoever takes the file away moves these rows.
-            self._refuse_if_replaced()
-            self._take_over_owner(owner)
+            # The process that replaces the file also moves these rows.
+            self._require_same_file()
+            self._inherit_rows(owner)
         except BaseException:
             self._locks.pop(owner).release(remove=False)
             raise
 
-    def _remove_owner_if_empty(self, owner: int) -> None:
-        if not any(self._db.sizes(owner, lane)[0] for lane in range(LANES)):
-            self._remove_owner(owner)
-
-    def _take_over_owner(self, owner: int) -> None:
-        unsure: dict[int, list[bytes]] = {}
+    def _inherit_rows(self, owner: int) -> None:
+        uncertain: dict[int, list[bytes]] = {}
         with self._db.transaction():
             sending = self._db.sending(owner)
             if self._settings.at_least_once:
                 self._db.mark([row[0] for row in sending], ONCE)
             else:
                 for number, state, body in sending:
-                    unsure.setdefault(number >> SEQUENCE_BITS & (LANES - 1), []).append(self._item(state, body))
+                    uncertain.setdefault(lane_of(number), []).append(self._item(state, body))
                 self._move_to_dead_letters(sending, DropReason.UNCERTAIN, "the process ended during a request")
-            # Rows of no lane that there is stay where they are.
-            left = {lane: sizes for lane in LANE_CODES.values() if (sizes := self._db.sizes(owner, lane))[0]}
-        # What a project secret was to sign, which is not kept, is signed as other imports are.
-        signed = {lane: _IMPORTS if lane == _SECRET_IMPORTS else lane for lane in left}
+            # Rows with an unknown lane code stay in the file.
+            found = {lane: sizes for lane in LANE_CODES.values() if (sizes := self._db.sizes(owner, lane))[0]}
+        # Project secrets are not stored, so these imports are signed like the others.
+        target = {lane: _IMPORTS if lane == _SECRET_IMPORTS else lane for lane in found}
         counts: dict[int, tuple[int, int]] = {}
-        for lane, (records, size) in left.items():
-            self._inherited_ranges[signed[lane]].append([lane_start(owner, lane), lane_start(owner, lane + 1)])
-            sum_records, sum_bytes = counts.get(signed[lane], (0, 0))
-            counts[signed[lane]] = sum_records + records, sum_bytes + size
-        if counts or unsure:
-            self._listener.on_taken_over(counts, unsure)
-        if not left:
+        for lane, (records, size) in found.items():
+            self._inherited_ranges[target[lane]].append([lane_start(owner, lane), lane_start(owner, lane + 1)])
+            sum_records, sum_bytes = counts.get(target[lane], (0, 0))
+            counts[target[lane]] = sum_records + records, sum_bytes + size
+        if counts or uncertain:
+            self._listener.on_taken_over(counts, uncertain)
+        if not found:
             self._remove_owner_if_empty(owner)
 
     def _move_to_dead_letters(self, rows: Sequence[Row], reason: DropReason, message: str) -> None:
         letters = [
-            DeadLetter(
-                lane=number >> SEQUENCE_BITS & (LANES - 1),
-                state=min(state, ONCE),
-                reason=reason.value,
-                message=message,
-                body=body,
-            )
+            DeadLetter(lane=lane_of(number), state=min(state, ONCE), reason=reason.value, message=message, body=body)
             for number, state, body in rows
         ]
         if letters:
@@ -392,23 +372,123 @@ class SpoolSession:
             self._add_dead_letters(letters)
 
     def _add_dead_letters(self, letters: Sequence[DeadLetter]) -> None:
-        self._db.add_dead_letters(
-            self._db.project_key(self._settings.token), letters, self._environment.wall_time(), self._settings.keep_dead
-        )
+        project = self._db.project_key(self._settings.token)
+        self._db.add_dead_letters(project, letters, self._environment.wall_time(), self._settings.keep_dead)
 
-    def _remove_owner(self, owner: int) -> None:
-        with self._db.transaction():
-            self._db.remove_owner(owner)
-        self._locks.pop(owner).release(remove=True)
+    def _remove_owner_if_empty(self, owner: int) -> None:
+        if not any(self._db.sizes(owner, lane)[0] for lane in range(LANES)):
+            with self._db.transaction():
+                self._db.remove_owner(owner)
+            self._locks.pop(owner).release(remove=True)
 
     def close(self) -> None:
-        """Close the database and give up every claim; rows that are left are for the next to take over."""
+        """Close the database and release all owner locks. The next client takes over remaining rows."""
         try:
             if self._database is not None:
                 for owner in [*self._locks]:
                     self._remove_owner_if_empty(owner)
                 self._db.close()
         except sqlite3.Error as error:
-            _log.warning("the spool could not be tidied (%s)", error)
+            _log.warning("%s: could not clean up the spool (%s)", self._settings.path, error)
         finally:
             self._owners.release_all()
+
+
+class _Owners:
+    """Owners whose rows one client reads and writes: its own, and those it has taken over. Fills `locks`."""
+
+    def __init__(
+        self, settings: SpoolSettings, token: bytes, environment: Environment, locks: dict[int, OwnerLock]
+    ) -> None:
+        self._settings = settings
+        self._token = token
+        self._environment = environment
+        self._locks = locks
+        self.own = 0
+        """Owner number of this client; 0 before its first registration."""
+        self.previously_locked: set[int] = set()
+        """Owners that were locked before the last `release_all`."""
+        self.highest_known = 0
+        """Largest owner number seen. A new file must not assign it again."""
+        self._unlockable: set[int] = set()
+        # Owner of a previous file -> owner of its rows in this file.
+        self._new_owner_of: dict[int, int] = {}
+
+    def note(self, owner: int) -> None:
+        """Remember an owner number found in the file."""
+        self.highest_known = max(self.highest_known, owner)
+
+    def try_lock(self, owner: int) -> OwnerLock | None:
+        """Lock an owner. Return None if its client is alive or its lock file cannot be opened."""
+        try:
+            return OwnerLock.acquire(self._settings.path, owner)
+        except SpoolError as error:
+            # One bad lock file must not stop the client; the rows stay in the file.
+            if owner not in self._unlockable:
+                self._unlockable.add(owner)
+                text = "%s: cannot take over the records of spool owner %d: %s"
+                _log.warning(text, self._settings.path, owner, error.message)
+            return None
+
+    def release_all(self) -> None:
+        """Release every lock. The next client takes over remaining rows."""
+        self.previously_locked |= {*self._locks}
+        for lock in self._locks.values():
+            lock.release(remove=False)
+        self._locks.clear()
+
+    def register(self, db: Database, held: Sequence[RowInMemory]) -> None:
+        """Become an owner in this file and insert the rows that are already in memory.
+
+        Rows inherited through a previous file get new owners here.
+
+        Raises:
+            sqlite3.Error: if the file cannot be written.
+            SpoolError: if a lock file cannot be opened.
+        """
+        locks: dict[int, OwnerLock] = {}
+        new_owner_of: dict[int, int] = {}
+        try:
+            with db.transaction():
+                for previous in sorted({row.number >> OWNER_SHIFT for row in held} | {0}):
+                    owner, lock = self._add_owner(db)
+                    locks[owner], new_owner_of[previous] = lock, owner
+                db.insert([self._row(new_owner_of[row.number >> OWNER_SHIFT], *row) for row in held])
+        except BaseException:
+            for lock in locks.values():
+                lock.release(remove=True)
+            raise
+        self.own = new_owner_of.pop(0)
+        self._new_owner_of = new_owner_of
+        self._locks.update(locks)
+        self.previously_locked.clear()
+
+    def _add_owner(self, db: Database) -> tuple[int, OwnerLock]:
+        project = db.project_key(self._settings.token)
+        while True:
+            owner = db.add_owner(project, self._environment.wall_time(), above=self.highest_known)
+            self.highest_known = owner
+            # Locked before the transaction makes the owner visible.
+            lock = OwnerLock.acquire(self._settings.path, owner)
+            if lock is not None:
+                return owner, lock
+            # A client still uses a deleted file in which it has this number.
+            db.remove_owner(owner)
+
+    def row(self, number: int, item: bytes) -> Row:
+        """Return a new row of this client in its stored form."""
+        return self._row(self.own, number, item)
+
+    def _row(self, owner: int, number: int, item: bytes, is_sending: bool = False) -> Row:  # noqa: FBT001, FBT002
+        state = (SENDING if is_sending else ONCE) if isinstance(item, NonIdempotentRecord) else REPEATABLE
+        return number % _ROWS_PER_OWNER + (owner << OWNER_SHIFT), state, hide_token(item, self._token)
+
+    def row_ids(self, rows: Iterable[int]) -> list[int]:
+        """Return the ids of rows in this file. Leave out rows of a previous file that are not in this one."""
+        found = []
+        for row in rows:
+            owner, rest = divmod(row, _ROWS_PER_OWNER)
+            owner = self._new_owner_of.get(owner, owner) if owner else self.own
+            if owner in self._locks or owner in self.previously_locked:
+                found.append(rest + (owner << OWNER_SHIFT))
+        return found

@@ -1,4 +1,4 @@
-"""The durable spool: what was accepted outlives the process."""
+"""`SqliteSpool`: public options and inspection methods of the durable spool."""
 
 from __future__ import annotations
 
@@ -21,46 +21,52 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class SqliteSpool:
-    """A file that keeps accepted records until Mixpanel has taken them, so that the death of the process loses nothing.
+    """SQLite file that keeps accepted records until Mixpanel has accepted them, also after the process dies.
 
-    `await track()` and its like return once the record is on disk; many callers share one commit. A client that starts
-    takes over what others of the same project have left, with the same `time` and `$insert_id`. Several processes may
-    share a file, each sending its own; what one leaves behind another takes over within ten seconds or so. One that is
-    stopped in the midst of a write (`SIGSTOP`, a paused container) keeps the others from writing until it goes on.
-    Nothing touches the disk before the client starts.
+    `await track()` and the other tracking methods return once the record is on disk; concurrent callers share one
+    commit. A client that starts takes over the records that ended clients of the same project left, with the same
+    `time` and `$insert_id`. Several processes may share a file; each sends its own records, and takes over those of an
+    ended process within about ten seconds. A process stopped during a write (`SIGSTOP`, a paused container) blocks the
+    writes of the others until it continues. The client does not touch the disk before it starts.
 
-    The bounds `max_pending_events` and `max_pending_bytes` of the `BatchPolicy` then hold for what is on its way to the
-    disk, and what waits there is bounded here. Nothing that is on its way is taken back: if there is no room for more,
-    or if the disk itself is full, `Overflow.DROP_OLDEST` drops the new record as well.
+    With a spool, `max_pending_events` and `max_pending_bytes` of the `BatchPolicy` limit the records that are not on
+    disk yet, and the limits here apply to the records on disk. A record being written cannot be withdrawn: if these
+    limits are reached or the disk is full, `Overflow.DROP_OLDEST` drops the new record too.
 
-    A file that is found damaged is set aside as `*.corrupt-<time>`, and what can be read of it goes on in a new one.
+    A damaged file is set aside as `*.corrupt-<time>`, and its readable records are copied to a new file.
 
-    Needs a POSIX system, and a disk of this machine.
+    The spool needs a POSIX system and a local disk.
 
-    Its methods look after a file, also while clients use it: the command `mixpanel-async spool` stands on them. They
-    make no file, wait for the disk and block meanwhile; from async code, call them in a thread. Each raises
-    `ConfigurationError` if there is no spool at the path, and `SpoolError` if it cannot be used: with `is_damaged` if
-    the file holds something else than it should, otherwise because it is locked for longer than `timeout`, or the disk
-    fails. What concerns more than 10,000 records or 16 MiB is done in several transactions, so that no client waits
-    long; if it is cut short, each record is either as it was or as it was to be.
+    The methods inspect and repair a file, also while clients use it; the command `mixpanel-async spool` calls them.
+    They create no file and block while they wait for the disk; call them in a thread from async code. Each raises
+    `ConfigurationError` if the path holds no spool, and `SpoolError` if the spool cannot be used: with `is_damaged` if
+    its contents are damaged, otherwise because it was locked for longer than `timeout` or the disk failed. A change of
+    more than 10,000 records or 16 MiB takes several transactions, so that no client waits long. If it is interrupted,
+    each record is either unchanged or completely changed.
 
     Args:
-        path: the file; made with its folder, if that is the only one missing, and readable by this user alone. Beside
-            it SQLite keeps `-wal` and `-shm`, and each client a file `-owner-N`.
-        max_bytes: size of the file in bytes, all clients and dead letters together; at least 1,000,000. Above it, the
-            `overflow` policy holds. SQLite's log comes on top, some 8 MB. Default 4 GiB.
-        max_records: records of one client that may wait; at least 1. None for no bound but `max_bytes`.
-        keep_dead: dead letters that are kept, the newest; 0 to 1,000,000. What Mixpanel refused, or what may have been
-            applied and must not be sent twice, is kept for `mixpanel-async spool`.
-        timeout: seconds that the disk, or another process's write, may take; 0.1 to 600. A call whose commit fails
-            raises `SpoolError`; one that has to wait for the commit before its own as well, after twice this and a
-            second at the latest.
-        fsync: each commit survives a power failure, too, and not only the death of the process. It costs what the disk
-            takes for it, shared by all calls that wait.
-        erase: overwrite what is deleted wherever it lay. Off, it is overwritten where that costs nothing.
+        path: spool file. The file and its directory are created if they are missing, readable by this user only; the
+            parent of the directory must exist. SQLite adds files with the suffixes `-wal` and `-shm`, and each client
+            adds one with the suffix `-owner-N`.
+        max_bytes: maximum size of the file in bytes, for all clients and dead letters together; at least 1,000,000,
+            default 4 GiB. Beyond it, the `overflow` policy applies. SQLite's log needs about 8 MB more.
+        max_records: maximum number of waiting records of one client; at least 1. None, the default, sets no limit
+            other than `max_bytes`.
+        keep_dead: number of newest dead letters to keep, 0 to 1,000,000, default 10,000. Dead letters are records
+            that Mixpanel rejected, or that may have been applied and must not be sent twice.
+        timeout: seconds to wait for the disk or a write of another process; 0.1 to 600, default 5. A call whose commit
+            fails raises `SpoolError`, at the latest after twice this time plus one second if it also waited for the
+            previous commit.
+        fsync: whether each commit also survives a power failure; default True. All calls that wait for a commit share
+            the cost.
+        erase: whether all deleted data is overwritten; default False, which overwrites it only where that needs no
+            extra writes.
 
     Raises:
         ConfigurationError: if a value is out of bounds.
+
+    Example:
+        >>> mp = AsyncMixpanel("TOKEN", spool=SqliteSpool("/var/lib/app/mixpanel.db"))
     """
 
     path: str | os.PathLike[str]
@@ -74,11 +80,11 @@ class SqliteSpool:
 
     def __post_init__(self) -> None:
         if not isinstance(self.path, (str, os.PathLike)) or not os.fspath(self.path):
-            raise_configuration_error("the path of the spool must be a string or a path that is not empty")
+            raise_configuration_error("the path of SqliteSpool must be a non-empty string or path object")
         if isinstance(os.fspath(self.path), bytes) or "\0" in os.fspath(self.path):
-            raise_configuration_error("the path of the spool must be text without a zero in it")
+            raise_configuration_error("the path of SqliteSpool must be text without NUL characters")
         if os.fspath(self.path).startswith(":memory:"):
-            raise_configuration_error("a spool in memory would outlive nothing")
+            raise_configuration_error('SqliteSpool needs a file path; ":memory:" is not durable')
         check_count("max_bytes", self.max_bytes, minimum=1_000_000)
         if self.max_records is not None:
             check_count("max_records", self.max_records)
@@ -89,47 +95,49 @@ class SqliteSpool:
 
     @property
     def file(self) -> Path:
-        """The path, made absolute."""
+        """Absolute path of the spool file."""
         return Path(os.fspath(self.path)).absolute()
 
     def status(self, *, check: bool | None = None) -> SpoolStatus:
-        """What the spool holds, at one moment.
+        """Return the contents of the spool at one moment.
 
         Args:
-            check: whether SQLite checks the whole file, which takes seconds for each GB. None, the default, for a file
-                of up to 256 MiB.
+            check: whether SQLite checks the whole file, which takes seconds for each GB. None, the default, checks
+                files up to 256 MiB.
         """
         return self._admin().status(check=check)
 
     def records(self, *, waiting: bool = True, dead: bool = True) -> Iterator[SpooledRecord]:
-        """What waits, kind by kind of each client and in the order of its acceptance, then the dead letters.
+        """Iterate over the waiting records, by client and kind in the order of acceptance, then the dead letters.
 
-        Read in portions: what is sent meanwhile may be missing. Raises when it is iterated.
+        Records are read in chunks; those sent during the iteration may be missing. Errors are raised by the iteration.
 
         Args:
-            waiting: whether what waits is wanted.
-            dead: whether dead letters are.
+            waiting: whether to include waiting records.
+            dead: whether to include dead letters.
         """
         return self._admin().records(waiting=waiting, dead=dead)
 
     def dead_letters(self, *, reasons: Collection[str | DropReason] | None = None) -> Iterator[SpooledRecord]:
-        """What will not be sent again by itself, the oldest first. Raises when it is iterated.
+        """Iterate over the dead letters, the oldest first. Errors are raised by the iteration.
+
+        Dead letters are not sent again unless `retry` puts them back.
 
         Args:
-            reasons: only those with one of these reasons; None for all.
+            reasons: only dead letters with one of these reasons; None for all.
         """
         return self._admin().dead_letters(reasons)
 
     def retry(self, *, reasons: Collection[str | DropReason] | None = None, ids: Collection[int] | None = None) -> int:
-        """Put dead letters back among what waits; a client of their project sends them, within ten seconds if one runs.
+        """Put dead letters back to the waiting records. A running client sends them within ten seconds.
 
         Args:
-            reasons: only those with one of these reasons. None for all but `uncertain`: those may have been applied
-                already, and are put back only if they are asked for by name.
-            ids: only those with one of these numbers; None for all.
+            reasons: only dead letters with one of these reasons. None, the default, selects all except `uncertain`:
+                those may have been applied already and must be selected explicitly.
+            ids: only dead letters with one of these ids; None for all.
 
         Returns:
-            How many were put back.
+            Number of records put back.
         """
         return self._admin().retry(reasons=reasons, ids=ids)
 
@@ -143,72 +151,72 @@ class SqliteSpool:
         waiting: bool = False,
         distinct_id: str | None = None,
     ) -> Purged:
-        """Delete for good. The place on the disk is overwritten or given back, SQLite's log included.
+        """Delete records permanently. Their space on disk, including SQLite's log, is overwritten or freed.
 
-        Files that were set aside as damaged are not touched: delete them yourself.
+        Damaged files that were set aside are not changed; delete them yourself.
 
         Args:
-            dead: delete dead letters, all of them unless `reasons`, `older_than` or `ids` narrow it, each of which
-                implies it.
+            dead: delete dead letters. `reasons`, `older_than` and `ids` select some of them and imply `dead`.
             reasons: only dead letters with one of these reasons.
-            older_than: only dead letters that died at least so many seconds ago. Not together with `waiting`.
-            ids: only dead letters with one of these numbers.
-            waiting: delete what clients have left that live no more, of every project.
-            distinct_id: delete what names this person, waiting or dead, of every client and project: as `distinct_id`,
-                `$user_id`, `$device_id` (also with `$device:` in front), or in an identity event. Not to be combined
-                with the others. What a live client holds in memory at that moment (up to 20,000 records or 16 MiB) it
-                still sends; to be sure of those, stop it first. It counts what it then misses as dropped (`purged`).
+            older_than: only dead letters that died at least this many seconds ago. Not allowed with `waiting`.
+            ids: only dead letters with one of these ids.
+            waiting: delete the waiting records of clients that have ended, of all projects.
+            distinct_id: delete all records of this person, waiting and dead, of all clients and projects: those with
+                this `distinct_id`, `$user_id` or `$device_id` (also with the prefix `$device:`), and identity events
+                that contain it. Not allowed with other arguments. A live client still sends the records that it holds
+                in memory (up to 20,000 records or 16 MiB); stop it first to delete those too. It counts the other
+                deleted records as dropped (`purged`).
 
         Returns:
-            How many records were deleted.
+            Number of records deleted.
 
         Raises:
-            ConfigurationError: also if nothing was asked for.
+            ConfigurationError: also if no argument selects records.
         """
         if distinct_id is not None:
             if dead or waiting or any(one is not None for one in (reasons, older_than, ids)):
-                raise_configuration_error("distinct_id goes alone: it deletes whatever names the person")
+                raise_configuration_error("distinct_id deletes all records of a person; do not combine it with others")
             return self._admin().purge_person(distinct_id)
         return self._admin().purge(dead=dead, reasons=reasons, older_than=older_than, ids=ids, waiting=waiting)
 
     def export(self, to: str | os.PathLike[str] | BinaryIO, *, waiting: bool = True, dead: bool = True) -> int:
-        """Write records as JSON, one a line, with the fields of `SpooledRecord`. They stay in the spool.
+        """Write records as JSON lines with the fields of `SpooledRecord`. The records stay in the spool.
 
         Args:
-            to: a file, which must not exist and which this user alone may read; or a binary stream, left open.
-            waiting: whether what waits is wanted.
-            dead: whether dead letters are.
+            to: path of a new file, readable by this user only; or a binary stream, which is left open.
+            waiting: whether to include waiting records.
+            dead: whether to include dead letters.
 
         Returns:
-            How many were written.
+            Number of records written.
 
         Raises:
-            ConfigurationError: also if the file exists or cannot be made.
-            OSError: if it, or the stream, cannot be written. What was written of the file is removed.
+            ConfigurationError: also if the file exists or cannot be created.
+            OSError: if the file or stream cannot be written. An incomplete file is removed.
         """
         return self._admin().export(to, waiting=waiting, dead=dead)
 
     def _admin(self) -> SpoolAdmin:
         try:
-            from .admin import SpoolAdmin  # noqa: PLC0415  nobody who only sends needs it
+            from .admin import SpoolAdmin  # noqa: PLC0415  clients do not need it
         except ImportError as error:
-            _refuse_system(error)
+            _raise_unsupported(error)
         return SpoolAdmin(self.file, self.timeout)
 
 
 def make_writer(settings: SpoolSettings, listener: WriterListener, environment: Environment) -> WriterProtocol:
-    """The thread that writes.
+    """Return a writer thread, not started yet.
 
     Raises:
-        ConfigurationError: if this system has no locks that a spool can stand on.
+        ConfigurationError: if this system lacks sqlite3 or file locks.
     """
     try:
-        # Nobody who has no spool pays for SQLite.
+        # Imported here so that clients without a spool do not load sqlite3.
         from .writer import SpoolWriter  # noqa: PLC0415
     except ImportError as error:
-        _refuse_system(error)
+        _raise_unsupported(error)
     return SpoolWriter(settings, listener, environment)
 
 
-def _refuse_system(error: ImportError) -> NoReturn:
-    raise_configuration_error(f"a spool cannot be had on this system: {error.name} is missing")
+def _raise_unsupported(error: ImportError) -> NoReturn:
+    raise_configuration_error(f"SqliteSpool is not supported on this system: the module {error.name} is missing")

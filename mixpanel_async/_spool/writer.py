@@ -1,9 +1,7 @@
-"""The thread that writes: one commit for all that came while the last one was under way.
+"""Writer thread of the spool: the only thread of a client that uses the database.
 
-Everything that touches the database happens here, in the order in which it was asked for. While the process forks, the
-thread rests with the database closed: SQLite remembers within the process which locks its connections hold, and a child
-that inherits such a memory would believe locks to be its own that are its parent's.
-https://www.sqlite.org/howtocorrupt.html section 2.6, read 2026-11-22.
+All records that arrive during one commit share the next one (group commit). The thread carries out requests in order,
+reports to a `WriterListener`, and runs maintenance every ten seconds. `session.py` has the database operations.
 """
 
 from __future__ import annotations
@@ -11,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Final
@@ -25,22 +23,23 @@ from .messages import CommitGroup, Eviction, PendingWork, PendingWrite, SpoolSet
 from .session import SpoolSession
 
 _log = logging.getLogger("mixpanel_async")
-# Seconds between two looks for what others have left, and between tries when the disk fails.
+# Seconds between searches for orphaned records.
 _MAINTENANCE_INTERVAL: Final = 10.0
+# Seconds before the next attempt after a disk error.
 _RETRY_DELAY: Final = 1.0
-# Seconds between two portions that are given back to the disk, if nothing is asked for.
+# Seconds between two steps of shrinking the file while no work is pending.
 _SHRINK_PAUSE: Final = 0.01
-# What one commit holds, about: SQLite's log grows with the largest.
+# Approximate maximum of one commit: SQLite's log grows to the size of the largest commit.
 _MAX_GROUP_BYTES: Final = 4 * 1024 * 1024
 
 
 class SpoolWriter:
-    """Owns the thread.
+    """Writer thread and its queue of requests. The thread starts with the first request.
 
     Args:
-        settings: where and how.
-        reports: who is told.
-        runtime: clocks.
+        settings: of the spool and the client.
+        listener: receives reports in the writer thread.
+        environment: clocks.
     """
 
     def __init__(self, settings: SpoolSettings, listener: WriterListener, environment: Environment) -> None:
@@ -52,21 +51,21 @@ class SpoolWriter:
         self._reset()
 
     def reset_after_fork(self) -> None:
-        """Begin anew in a forked child: the thread and its claims are the parent's."""
+        """Reset the state in a forked child. The thread and the owner locks belong to the parent."""
         self._fork_guard.reset_in_child()
-        for claim in self._locks.values():
-            claim.close_without_unlock()
+        for lock in self._locks.values():
+            lock.close_without_unlock()
         self._reset()
 
     def _reset(self) -> None:
-        # A signal handler may track while this very thread holds it.
+        # Reentrant: a signal handler may track while this thread holds the lock.
         self.group_lock: AbstractContextManager[bool] = threading.RLock()
-        """Held while a record gets its place in a group."""
+        """Guards the pending work. Hold it while a record is added to `group`."""
         self._wakeup = threading.Event()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._works = deque([PendingWork(CommitGroup())])
-        """What has been asked for, as one commit each. There is always one that takes more."""
+        """Pending work, one entry for each commit. Never empty: the last entry accepts requests."""
         self._current = PendingWork(CommitGroup())
         self._error_logged = False
         self._last_maintenance = 0.0
@@ -78,7 +77,7 @@ class SpoolWriter:
 
     @property
     def group(self) -> CommitGroup:
-        """The group that the next record joins. Hold `mutex`."""
+        """Group for the next record. Hold `group_lock`."""
         group = self._works[-1].group
         if group.size < _MAX_GROUP_BYTES:
             return group
@@ -89,14 +88,14 @@ class SpoolWriter:
         return self._works[-1]
 
     def wake(self) -> None:
-        """Have what was asked for looked at."""
+        """Wake the thread, or start it."""
         if self._thread is None:
             self.start()
         elif not self._wakeup.is_set():
             self._wakeup.set()
 
     def submit(self, change: Callable[[PendingWork], None]) -> CommitGroup:
-        """Have something done with the next commit."""
+        """Add a change to the next commit. Return its group."""
         with self.group_lock:
             change(self._works[-1])
             group = self._works[-1].group
@@ -107,7 +106,7 @@ class SpoolWriter:
         """Start the thread, which opens the database.
 
         Returns:
-            A group whose end says whether that went well.
+            Group that finishes once the database is open, or fails with the error.
         """
         with self.group_lock:
             if self._thread is None and not self._stop.is_set():
@@ -115,36 +114,41 @@ class SpoolWriter:
                 self._fork_guard.watch(self._thread)
                 self._thread.start()
             group = self._works[-1].group
-        # A thread that runs already would look at an empty group only when there is something else to do.
+        # A running thread would process an empty group only together with other work.
         self._wakeup.set()
         return group
 
     def rows_to_delete(self) -> set[int]:
-        """The rows that are to be taken out and still there. In the journal's thread."""
+        """Return the settled rows that are not deleted yet. Call it in the writer thread."""
         with self.group_lock:
             works = [self._current, *self._works]
-            return {row for work in works for end in work.settled for row in end.ids}
+            return {row for work in works for settled in work.settled for row in settled.ids}
 
     def discard_reads(self) -> list[Eviction]:
-        """Forget what was to be read: the file is another one. In the journal's thread.
+        """Cancel pending loads and evictions because the file was replaced. Call it in the writer thread.
 
         Returns:
-            What was to be dropped unread.
+            The cancelled evictions.
         """
-        dropped = []
+        cancelled = []
         with self.group_lock:
             for work in (self._current, *self._works):
                 work.loads.clear()
                 for eviction in work.evictions:
-                    dropped.append(replace(eviction))
-                    eviction.count = eviction.first_own_row = 0
-        return dropped
+                    cancelled.append(replace(eviction))
+                    eviction.cancel()
+        return cancelled
 
     def close(self, timeout: float) -> bool:
-        """Write what waits and give up every claim. From any thread; the journal's own does so later.
+        """Write pending records and release all owner locks.
+
+        Callable from any thread. In the writer thread itself it does not wait.
+
+        Args:
+            timeout: seconds to wait for the thread.
 
         Returns:
-            Whether the thread ended within this many seconds.
+            Whether the thread has ended.
         """
         with self.group_lock:
             thread = self._thread
@@ -152,7 +156,7 @@ class SpoolWriter:
         self._wakeup.set()
         if thread is None:
             return True
-        # The garbage collector runs in any thread, and so does the end of a client that nobody holds.
+        # The garbage collector may finalize an unreferenced client in any thread, also in this one.
         if thread is threading.current_thread():
             return False
         thread.join(timeout)
@@ -170,18 +174,10 @@ class SpoolWriter:
         with self.group_lock:
             return any(not work.is_empty for work in self._works)
 
-    def _requeue(self, work: PendingWork, entries: list[PendingWrite]) -> None:
-        """Ask again for what could not be done."""
+    def _requeue(self, work: PendingWork, entries: Sequence[PendingWrite]) -> None:
+        """Put failed work back in front, with these of its records."""
         with self.group_lock:
-            mine = self._works[0]
-            mine.group.entries[:0] = entries
-            mine.group.size += sum(len(entry.item) for entry in entries)
-            mine.settled[:0] = work.settled
-            mine.marks[:0] = work.marks
-            mine.loads[:0] = work.loads
-            later, mine.evictions = mine.evictions, work.evictions
-            for eviction in later:
-                mine.evict(eviction)
+            self._works[0].put_back(work, entries)
             self._current = PendingWork(CommitGroup())
 
     def _run(self) -> None:
@@ -189,11 +185,11 @@ class SpoolWriter:
         try:
             while True:
                 is_closing = self._stop.is_set()
-                is_well = self.step(session)
-                if not is_well:
+                succeeded = self.step(session)
+                if not succeeded:
                     self._stop.wait(_RETRY_DELAY)
                 has_more = self._has_more()
-                if is_closing and not (is_well and has_more):
+                if is_closing and not (succeeded and has_more):
                     return
                 if not has_more:
                     self._wakeup.wait(_SHRINK_PAUSE if self._is_shrinking else _MAINTENANCE_INTERVAL)
@@ -203,16 +199,17 @@ class SpoolWriter:
             self.discard_pending()
 
     def new_session(self) -> SpoolSession:
-        """What the thread works with."""
+        """Return a session for the thread, with its database still closed."""
         return SpoolSession(self._settings, self._listener, self._environment, self._locks)
 
     def step(self, session: SpoolSession) -> bool:
-        """Do what has been asked for, as far as it fits one commit. Returns whether that went well."""
+        """Carry out the next pending work in one commit. Return whether it succeeded."""
         clock = self._environment.monotonic
         work = self._take_work()
         try:
-            # After the bell was cleared, which a fork rings.
-            self._fork_guard.pause_while_forking(session.pause)
+            # Checked after `_take_work` cleared the wake-up flag, which a fork sets.
+            if self._fork_guard.must_pause:
+                self._fork_guard.pause_while_forking(session.pause)
             if not session.is_open:
                 session.open()
                 self._last_maintenance = clock()
@@ -222,11 +219,11 @@ class SpoolWriter:
             if clock() - self._last_maintenance >= _MAINTENANCE_INTERVAL:
                 self._last_maintenance = clock()
                 session.maintain()
-                # While a backlog is read the file empties by itself: what would be moved is deleted soon after.
+                # While a backlog is loaded the file empties by itself: pages moved now would be deleted soon after.
                 self._is_shrinking, self._has_loaded = not self._has_loaded, False
             if self._is_shrinking:
                 self._is_shrinking = session.shrink()
-        except Exception as error:  # noqa: BLE001  whatever happens here, nobody else can tell of it
+        except Exception as error:  # noqa: BLE001  the thread must survive; the error is reported to the listener
             self._is_shrinking = False
             self._handle_failure(session, work, error)
             return False
@@ -234,52 +231,50 @@ class SpoolWriter:
         return True
 
     def discard_pending(self) -> None:
-        """Account for what will not be written any more."""
+        """Report records that will not be written because the spool is closed."""
         with self.group_lock:
             works = [*self._works]
             self._works.clear()
             self._add_work()
         self._listener.on_discarded([entry for work in works for entry in work.group.entries])
         for work in works:
-            error = SpoolError(f"{self._settings.path}: the spool was closed before it could be written")
+            error = SpoolError(f"{self._settings.path}: the spool was closed before the record was written")
             work.group.finish(error, marks_written=False)
 
     def _handle_failure(self, session: SpoolSession, work: PendingWork, error: Exception) -> None:
         full = is_full(error)
-        told = self._describe(error)
-        self._listener.on_error(told.args[0])
+        public = self._public_error(error)
+        self._listener.on_error(public.args[0])
         if not self._error_logged:
             self._error_logged = True
-            _log.error("%s", told.args[0])
+            _log.error("%s", public.args[0])
         if work.group.is_done:
-            # All but its readings has been done.
+            # The commit succeeded; only its loads failed.
             self._requeue(PendingWork(work.group, loads=work.loads), [])
         else:
             self._requeue(work, self._listener.on_write_failed(work.group.entries, full=full))
-            # A request that must not be made twice may begin only if that has been noted.
-            is_noted = full and session.is_open and self._make_room(session)
-            work.group.finish(self._listener.error_for_callers(told, full=full), marks_written=is_noted)
+            # A request that must not be repeated may start only if its mark is on disk.
+            marks_written = full and session.is_open and self._make_room(session)
+            work.group.finish(self._listener.error_for_callers(public, full=full), marks_written=marks_written)
         if session.is_open and (session.is_replaced() or is_damage(error)):
-            session.close_replaced(is_damaged=not session.is_replaced())
+            session.abandon_file(is_damaged=not session.is_replaced())
 
-    def _describe(self, error: Exception) -> ConfigurationError | SpoolError:
-        """What is said of an error."""
+    def _public_error(self, error: Exception) -> ConfigurationError | SpoolError:
+        """Return the error for callers and logs. It names the file."""
         path = self._settings.path
         if isinstance(error, ConfigurationError):
             return ConfigurationError(f"{path}: {error}")
-        words = error.message if isinstance(error, SpoolError) else f"the spool could not be written ({error})"
-        return SpoolError(f"{path}: {words}")
+        message = error.message if isinstance(error, SpoolError) else f"cannot write the spool ({error})"
+        return SpoolError(f"{path}: {message}")
 
     def _make_room(self, session: SpoolSession) -> bool:
-        """Take out what has ended although nothing can be added. Returns whether that could be done."""
+        """Delete settled rows in a full spool without adding records. Return whether that succeeded."""
         with self.group_lock:
-            mine = self._works[0]
-            # What was not written stays unsent: no group is on disk by this.
-            self._current = work = PendingWork(CommitGroup(), mine.settled, mine.marks, [], mine.evictions)
-            mine.settled, mine.marks, mine.evictions = [], [], []
+            # The new group has no records, so that no waiting record counts as written.
+            self._current = work = self._works[0].split_off_deletions()
         try:
             session.execute(work)
-        except Exception:  # noqa: BLE001  it is tried again, and then told
+        except Exception:  # noqa: BLE001  retried with the next commit, which reports the error
             self._requeue(work, [])
             return False
         return True

@@ -11,8 +11,7 @@ from import_command import NOW, ended, event, rejects, run, started, until, wait
 from typer.testing import CliRunner
 
 from mixpanel_async import SqliteSpool
-from mixpanel_async._spool.connection import open_database
-from mixpanel_async._spool.database import lane_start
+from mixpanel_async._spool.database import lane_start, open_database
 from mixpanel_async.cli.app import app
 from mixpanel_async.emulator import Emulator
 
@@ -211,7 +210,7 @@ def test_a_folder_is_no_spool_and_is_said_to_be_a_folder(tmp_path: Path) -> None
 
 def test_a_spool_never_has_more_in_use_than_there_is(tmp_path: Path) -> None:
     path = tmp_path / "spool.db"
-    database = open_database(path, max_bytes=10**9, wait=5.0, fsync=False)
+    database = open_database(path, max_bytes=10**9, timeout=5.0, fsync=False)
     with database.transaction():
         owner = database.add_owner(b"p" * 16, 1_600_000_000.0)
         database.insert([(lane_start(owner, 0) + at, 0, b"x" * 1_000) for at in range(1, 400)])
@@ -220,5 +219,5 @@ def test_a_spool_never_has_more_in_use_than_there_is(tmp_path: Path) -> None:
     told = CliRunner().invoke(app, ["spool", "status", str(path)]).stdout
     database.close()
     assert (
-        f"file\t{found.file_bytes:,} bytes; log {found.log_bytes:,} bytes; in use of both {found.used_bytes:,} bytes"
+        f"file\t{found.file_bytes:,} bytes; log {found.log_bytes:,} bytes; used in both {found.used_bytes:,} bytes"
     ) in told

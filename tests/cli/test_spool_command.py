@@ -17,8 +17,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from mixpanel_async import SqliteSpool
-from mixpanel_async._spool.connection import open_database
-from mixpanel_async._spool.database import DeadLetter, lane_start
+from mixpanel_async._spool.database import DeadLetter, lane_start, open_database
 from mixpanel_async.cli.app import app
 from mixpanel_async.emulator import Emulator
 
@@ -38,7 +37,7 @@ UPDATE = body({"$token": "tok", "$distinct_id": "ada", "$time": 1.0, "$add": {"a
 def path(tmp_path: Path) -> Path:
     """Three events wait; an event was refused, and an update may have been applied."""
     path = tmp_path / "spool.db"
-    db = open_database(path, max_bytes=10**9, wait=5.0, fsync=False)
+    db = open_database(path, max_bytes=10**9, timeout=5.0, fsync=False)
     with db.transaction():
         owner = db.add_owner(b"p" * 16, 1_600_000_000.0)
         db.insert([(lane_start(owner, 0) + at, 0, EVENT) for at in range(1, 4)])
@@ -121,10 +120,10 @@ def test_list_names_no_person_and_steers_no_terminal(path: Path) -> None:
 
 
 def test_retry_leaves_what_is_uncertain(path: Path) -> None:
-    hint = "1 record that may have been applied was left: --reason uncertain puts it back\n"
+    hint = "skipped 1 record that may have been applied already; --reason uncertain includes them\n"
     for count, options in (("0 records", ["--id", "2"]), ("1 record", []), ("0 records", [])):
         told = run("retry", path, *options)
-        assert (told.exit_code, told.stdout, told.stderr) == (0, f"{count} put back\n", hint)
+        assert (told.exit_code, told.stdout, told.stderr) == (0, f"put back {count}\n", hint)
     assert run("retry", path, "--id", "1").stderr == ""
     assert run("retry", path, "--reason", "rejected").stderr == ""
     told = run("retry", path, "--reason", "uncertain", "--json")
@@ -186,7 +185,7 @@ def test_export(path: Path, tmp_path: Path) -> None:
 
 def test_a_reader_that_has_seen_enough_gets_no_traceback(tmp_path: Path) -> None:
     path = tmp_path / "spool.db"
-    db = open_database(path, max_bytes=10**9, wait=5.0, fsync=False)
+    db = open_database(path, max_bytes=10**9, timeout=5.0, fsync=False)
     with db.transaction():
         owner = db.add_owner(b"p" * 16, 1_600_000_000.0)
         db.insert([(lane_start(owner, 0) + at, 0, EVENT) for at in range(1, 5_001)])
@@ -208,18 +207,18 @@ def test_what_is_no_spool_and_what_is_damaged(command: list[str], path: Path, tm
     name, *options = command
     missing = run(name, tmp_path / "missing", *options)
     assert (missing.exit_code, missing.stdout) == (1, "")
-    assert missing.stderr == f"mixpanel-async spool: {tmp_path / 'missing'}: there is no spool\n"
+    assert missing.stderr == f"mixpanel-async spool: {tmp_path / 'missing'}: there is no spool at this path\n"
     assert not (tmp_path / "missing").exists()
     with sqlite3.connect(tmp_path / "app.db") as db:
         db.execute("CREATE TABLE users (name)")
     db.close()
     foreign = run(name, tmp_path / "app.db", *options)
-    assert foreign.stderr == f"mixpanel-async spool: {tmp_path / 'app.db'}: the file is not a spool\n"
+    assert foreign.stderr == f"mixpanel-async spool: {tmp_path / 'app.db'}: the file is not a spool; check the path\n"
     (tmp_path / "my.env").write_text("KEY=value\n")
     text = run(name, tmp_path / "my.env", *options)
     assert (text.exit_code, text.stderr) == (
         1,
-        f"mixpanel-async spool: {tmp_path / 'my.env'}: the file is a text, and not a spool\n",
+        f"mixpanel-async spool: {tmp_path / 'my.env'}: the file is a text file, not a spool; check the path\n",
     )
     path.write_bytes(b"not SQLite at all" + path.read_bytes()[17:])
     damaged = run(name, path, *options)
@@ -239,7 +238,8 @@ def test_status_tells_what_the_check_finds(path: Path) -> None:
     assert result.exit_code == 2
     # What it is, stands in the table.
     assert "reference to page" in result.stdout
-    assert result.stderr == f"mixpanel-async spool: {path}: the spool is damaged\n"
+    advice = "start a client to recover readable records"
+    assert result.stderr == f"mixpanel-async spool: {path}: the spool is damaged; {advice}\n"
 
 
 def test_help_and_exit_statuses() -> None:

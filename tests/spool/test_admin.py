@@ -18,8 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mixpanel_async import AsyncMixpanel, BatchPolicy, ConfigurationError, DropReason, SpoolError, SqliteSpool
-from mixpanel_async._spool.connection import open_database
-from mixpanel_async._spool.database import DeadLetter, lane_start
+from mixpanel_async._spool.database import DeadLetter, lane_start, open_database
 from mixpanel_async._spool.messages import ONCE, REPEATABLE, SENDING
 from mixpanel_async.emulator import Emulator
 
@@ -46,7 +45,7 @@ def make(
     died: float = 1_700_000_000.0,
 ) -> None:
     """A spool as a dead client leaves it: lane, state and body of what waits; reason and body of dead letters."""
-    db = open_database(path, max_bytes=10**9, wait=5.0, fsync=False)
+    db = open_database(path, max_bytes=10**9, timeout=5.0, fsync=False)
     with db.transaction():
         owner = db.add_owner(project, 1_600_000_000.0)
         rows = [(lane_start(owner, lane) + at, state, body) for at, (lane, state, body) in enumerate(waiting, start=1)]
@@ -279,8 +278,8 @@ def test_dead_letters_by_age(tmp_path: Path) -> None:
 
 
 def test_more_than_one_portion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mixpanel_async._spool.admin.ROWS_AT_ONCE", 7)
-    monkeypatch.setattr("mixpanel_async._spool.inspection.ROWS_AT_ONCE", 7)
+    monkeypatch.setattr("mixpanel_async._spool.admin.ROWS_PER_TRANSACTION", 7)
+    monkeypatch.setattr("mixpanel_async._spool.inspection.ROWS_PER_TRANSACTION", 7)
     spool = SqliteSpool(tmp_path / "s.db")
     make(spool.file, [(0, REPEATABLE, event("a"))] * 20, [("rejected", event("b", n=n)) for n in range(20)])
     assert len([*spool.dead_letters()]) == 20
@@ -304,9 +303,9 @@ def test_export_holds_everything_but_the_token(tmp_path: Path) -> None:
     assert lines[1]["payload"] == {"$distinct_id": "b", "$set": {"a": 1}}
     stream = io.BytesIO()
     assert spool.export(stream, waiting=False) == 1
-    with pytest.raises(ConfigurationError, match="cannot be made"):
+    with pytest.raises(ConfigurationError, match="cannot create the export file"):
         spool.export(to)
-    with pytest.raises(ConfigurationError, match="cannot be made"):
+    with pytest.raises(ConfigurationError, match="cannot create the export file"):
         spool.export(spool.file)
 
 
@@ -339,9 +338,9 @@ CALLS: list[Callable[[SqliteSpool], object]] = [
 
 @pytest.mark.parametrize("call", CALLS)
 def test_what_is_no_spool_is_refused_and_left_alone(call: Callable[[SqliteSpool], object], tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match="there is no spool"):
+    with pytest.raises(ConfigurationError, match="there is no spool at this path"):
         call(SqliteSpool(tmp_path / "missing"))
-    with pytest.raises(ConfigurationError, match="there is no spool"):
+    with pytest.raises(ConfigurationError, match="there is no spool at this path"):
         call(SqliteSpool(tmp_path / "no" / "folder"))
     with pytest.raises(ConfigurationError, match="not a regular file"):
         call(SqliteSpool(tmp_path))
@@ -365,7 +364,7 @@ def test_what_is_no_spool_is_refused_and_left_alone(call: Callable[[SqliteSpool]
     link = tmp_path / "link"
     make(tmp_path / "s.db")
     link.symlink_to(tmp_path / "s.db")
-    with pytest.raises(ConfigurationError, match="is a link"):
+    with pytest.raises(ConfigurationError, match="is a symbolic link"):
         call(SqliteSpool(link))
 
 

@@ -405,7 +405,7 @@ async def test_who_does_not_wait_reads_in_the_stats_that_the_spool_cannot_be_use
     with anyio.fail_after(10):
         while mp.stats().last_error is None:  # noqa: ASYNC110  what happens there happens in a thread
             await anyio.sleep(0.001)
-    assert mp.stats().last_error == f"{path}: the path of the spool leads to a text file, which is left alone"
+    assert mp.stats().last_error == f"{path}: the file is a text file, not a spool; choose another path"
     await mp.aclose()
     assert mp.stats().losses == {"spool_failed": 1}
 
@@ -425,5 +425,5 @@ async def test_another_programs_database_is_refused_and_left_alone(tmp_path: Pat
 
 
 def test_what_waits_is_not_purged_by_an_age_that_nobody_knows(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match="purge them apart"):
+    with pytest.raises(ConfigurationError, match="in separate calls"):
         SqliteSpool(tmp_path / "s.db").purge(waiting=True, older_than=60.0)

@@ -36,8 +36,7 @@ from mixpanel_async import (
 from mixpanel_async._model.outcomes import Delivered, Retry
 from mixpanel_async._model.records import DropReason, RecordKind
 from mixpanel_async._spool import files
-from mixpanel_async._spool.connection import open_database
-from mixpanel_async._spool.database import APPLICATION_ID, Database
+from mixpanel_async._spool.database import APPLICATION_ID, Database, open_database
 from mixpanel_async.emulator import Emulator
 
 AGAIN = Retry(message="not now", applied=False, status=503)
@@ -435,7 +434,7 @@ def test_e4_a_smashed_header_costs_no_row(
     bench.step()
     assert len(asides(path)) == 1
     assert asides(path)[0].name.startswith("spool.db.corrupt-")
-    assert f"{len(originals)} rows were saved" in caplog.text
+    assert f"{len(originals)} rows were recovered" in caplog.text
     assert bench.queue.stats().recovered == len(originals)
     assert sorted(map(spooled, deliver_all(bench))) == sorted(originals)
 
@@ -918,7 +917,7 @@ def test_e9_a_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
         check=True,
     )
     error, accepted = child.stdout.splitlines()
-    cannot = "the file of the spool cannot be made (Permission denied)"
+    cannot = "cannot create the spool file (Permission denied)"
     assert error.startswith(f"ConfigurationError {place / 'spool.db'}: {cannot}")
     assert accepted == "0"
     assert list(place.iterdir()) == []
@@ -1131,7 +1130,7 @@ def test_e12_files_that_were_open_to_others_are_closed(path: Path, opened: Calla
 
 def put(path: Path, what: str) -> None:
     path.parent.mkdir()
-    if what == "a link":
+    if what == "a symbolic link":
         path.with_name("target").touch()
         path.symlink_to(path.with_name("target"))
     elif what == "not a regular file":
@@ -1141,7 +1140,7 @@ def put(path: Path, what: str) -> None:
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("what", ["a link", "not a regular file", "another user"])
+@pytest.mark.parametrize("what", ["a symbolic link", "not a regular file", "another user"])
 async def test_e12_a_link_and_what_is_not_ours_are_refused(
     path: Path, what: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -1150,7 +1149,7 @@ async def test_e12_a_link_and_what_is_not_ours_are_refused(
         someone_else = os.geteuid() + 1
         monkeypatch.setattr(os, "geteuid", lambda: someone_else)
     await refused(path, what)
-    if what == "a link":
+    if what == "a symbolic link":
         assert os.stat(path.with_name("target")).st_size == 0
 
 
@@ -1194,7 +1193,7 @@ def test_what_is_erased_leaves_no_trace(path: Path, opened: Callable[..., Bench]
 
 def test_a_file_is_no_larger_than_its_hard_cap(path: Path) -> None:
     files.prepare(path)
-    database = open_database(path, max_bytes=1_000_000, wait=0.1, fsync=False)
+    database = open_database(path, max_bytes=1_000_000, timeout=0.1, fsync=False)
     assert database._number("PRAGMA max_page_count") * 4096 <= 1_100_000
     assert database._number("PRAGMA application_id") == APPLICATION_ID
     database.close()
