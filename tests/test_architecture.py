@@ -87,7 +87,7 @@ OWNERS: Final[Mapping[str, tuple[str, ...]]] = {
     "fastapi": ("integrations/fastapi.py",),
     "h11": ("emulator/http/server.py",),
     "httpcore": ("_http/connection.py",),
-    "httpx": ("_http/transport.py", "_http/asgi.py", "_http/connection.py"),
+    "httpx": ("_http/transport.py", "_http/asgi.py", "_http/connection.py", "_http/proxies.py"),
     "isal": ("_encoding/requests.py",),
     "json_logic": ("flags/rules.py",),
     "openfeature": ("integrations/openfeature.py",),

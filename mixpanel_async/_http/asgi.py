@@ -17,8 +17,8 @@ AsgiApp = Callable[
 ]
 
 
-class _InProcess(httpx.AsyncBaseTransport):
-    """An ASGI application as a server; one that raises has dropped the connection."""
+class _AsgiTransport(httpx.AsyncBaseTransport):
+    """Transport to an ASGI application. An application that raises an error has dropped the connection."""
 
     def __init__(self, app: AsgiApp) -> None:
         self._inner = httpx.ASGITransport(app=app)
@@ -27,9 +27,9 @@ class _InProcess(httpx.AsyncBaseTransport):
         try:
             return await self._inner.handle_async_request(request)
         except Exception as error:
-            raise httpx.RemoteProtocolError("the connection was dropped without an answer") from error
+            raise httpx.RemoteProtocolError("the connection was dropped without a response") from error
 
 
 def asgi_client(app: AsgiApp) -> httpx.AsyncClient:
-    """An HTTP client whose every request is answered by this ASGI application, without a socket."""
-    return httpx.AsyncClient(transport=_InProcess(app))
+    """Return an HTTP client whose requests are answered by this ASGI application."""
+    return httpx.AsyncClient(transport=_AsgiTransport(app))

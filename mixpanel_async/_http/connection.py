@@ -1,7 +1,7 @@
-"""Lines: connections by name, resolved in threads that nobody waits for, used sparingly. Only this file knows httpcore.
+"""Single HTTP/1.1 connections: name lookups in daemon threads, happy eyeballs and small requests in one write.
 
-asyncio resolves names in its default executor, whose threads `asyncio.run` and the interpreter wait for at the end: a
-name server that does not answer would hold the process for as long as the system's resolver tries.
+The only module that knows httpcore. asyncio resolves names in its default executor, whose threads `asyncio.run` and the
+interpreter wait for at exit: a name server that does not answer would hold the process until the resolver gives up.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ import ipaddress
 import select
 import socket
 import ssl
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections.abc import AsyncIterator, Iterable
 from concurrent.futures import Future
 from functools import partial
-from http.cookiejar import CookieJar, DefaultCookiePolicy
+from http.cookiejar import CookieJar
 from itertools import chain, zip_longest
 from typing import Any, Final
 
@@ -23,49 +23,77 @@ import httpcore
 import httpx
 
 from .._runtime.threads import start_daemon_thread, wait_for
+from .proxies import environment_proxies
 
-# RFC 8305, section 5: how long one address has for itself before the next is tried as well.
-_HEAD_START: Final = 0.25
-# A larger body goes by itself: to join it to its head would cost more than it saves.
-_MOST_HELD: Final = 256 * 1024
+# RFC 8305, section 5, "Connection Attempt Delay": seconds before the next address is tried as well.
+_ATTEMPT_DELAY: Final = 0.25
+# A larger body is written separately: joining it to the head would cost more than it saves.
+_MAX_JOINED_BYTES: Final = 256 * 1024
+# Key in `request.extensions` under which the transport finds the connection that the pool has chosen.
+_CONNECTION_KEY: Final = "mixpanel_async.connection"
+
+_HTTPX_ERRORS: Final[dict[type[Exception], type[httpx.TransportError]]] = {
+    httpcore.ConnectTimeout: httpx.ConnectTimeout,
+    httpcore.ReadTimeout: httpx.ReadTimeout,
+    httpcore.WriteTimeout: httpx.WriteTimeout,
+    httpcore.PoolTimeout: httpx.PoolTimeout,
+    httpcore.TimeoutException: httpx.TimeoutException,
+    httpcore.ConnectError: httpx.ConnectError,
+    httpcore.ReadError: httpx.ReadError,
+    httpcore.WriteError: httpx.WriteError,
+    httpcore.NetworkError: httpx.NetworkError,
+    httpcore.LocalProtocolError: httpx.LocalProtocolError,
+    httpcore.RemoteProtocolError: httpx.RemoteProtocolError,
+    httpcore.ProtocolError: httpx.ProtocolError,
+    httpcore.ProxyError: httpx.ProxyError,
+    httpcore.UnsupportedProtocol: httpx.UnsupportedProtocol,
+}
+_HTTPCORE_ERRORS: Final = tuple(_HTTPX_ERRORS)
+
+
+def _to_httpx_error(error: Exception) -> httpx.TransportError:
+    """Return the httpx error of the same name, as httpx's own transport raises it."""
+    return next(_HTTPX_ERRORS[kind] for kind in type(error).__mro__ if kind in _HTTPX_ERRORS)(str(error))
 
 
 class _Stream(httpcore.AsyncNetworkStream):
-    """A connection that sends the head of a request and a small body as one: with the first read that follows.
+    """A network stream that sends the head of a request and a small body in one write, with the next read.
 
-    httpcore writes them one by one, which costs a call of the system, a packet and a turn of the event loop more.
+    httpcore writes them separately, which costs one more system call, packet and turn of the event loop.
     """
 
     def __init__(self, inner: httpcore.AsyncNetworkStream, network: NetworkBackend) -> None:
         self._inner = inner
         self._network = network
-        self._held = b""
+        self._unwritten = b""
         self._socket: socket.socket | None = inner.get_extra_info("socket")
         self._descriptor = -1 if self._socket is None else self._socket.fileno()
-        self._watch: Any = None
+        self._poll: Any = None
         if self._descriptor >= 0 and hasattr(select, "poll"):
-            self._watch = select.poll()
-            self._watch.register(self._descriptor, select.POLLIN)
+            self._poll = select.poll()
+            self._poll.register(self._descriptor, select.POLLIN)
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        if self._held:
-            # As httpcore has it: a server may have answered before it closed the connection.
+        if self._unwritten:
+            # As in httpcore: a server may have answered before it closed the connection.
             with contextlib.suppress(httpcore.WriteError):
                 await self._flush(timeout)
         data = await self._inner.read(max_bytes, timeout)
-        self._network.has_received = self._network.has_received or bool(data)
+        if data:
+            self._network.note_received()
         return data
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        if len(self._held) + len(buffer) <= _MOST_HELD:
-            self._held += buffer
+        if len(self._unwritten) + len(buffer) <= _MAX_JOINED_BYTES:
+            self._unwritten += buffer
             return
         await self._flush(timeout)
         await self._inner.write(buffer, timeout)
 
     async def _flush(self, timeout: float | None) -> None:
-        held, self._held = self._held, b""
-        await self._inner.write(held, timeout)
+        data, self._unwritten = self._unwritten, b""
+        self._network.note_written()
+        await self._inner.write(data, timeout)
 
     async def aclose(self) -> None:
         await self._inner.aclose()
@@ -77,24 +105,39 @@ class _Stream(httpcore.AsyncNetworkStream):
         return _Stream(await self._inner.start_tls(ssl_context, server_hostname, timeout), self._network)
 
     def get_extra_info(self, info: str) -> Any:
-        if info == "is_readable" and self._watch is not None and self._socket is not None:
-            # Asked twice a request, and anyio collects all it knows of a connection for each answer.
-            return self._socket.fileno() != self._descriptor or bool(self._watch.poll(0))
+        if info == "is_readable" and self._poll is not None and self._socket is not None:
+            # httpcore asks twice per request, and anyio collects every attribute of the stream for each answer.
+            return self._socket.fileno() != self._descriptor or bool(self._poll.poll(0))
         return self._inner.get_extra_info(info)
 
 
 class NetworkBackend(httpcore.AsyncNetworkBackend):
-    """Connects as httpcore does, but for where names are resolved, and remembers what happened.
+    """Opens TCP connections for httpcore and records what happened during the current request.
 
     Args:
-        lookups: names that are being resolved: one thread each, however many connections wait for it and however often
-            they give up.
+        lookups: name lookups in progress, by host and port. Each has one thread, no matter how many connections wait
+            for it or how often they give up.
     """
 
     def __init__(self, lookups: dict[tuple[str, int], Future[list[str]]]) -> None:
         self._inner = httpcore.AnyIOBackend()
         self._lookups = lookups
-        self.has_connected = self.has_received = False
+        self._has_connected = self._has_written = self._has_received = False
+
+    def begin_request(self) -> None:
+        """Forget what happened during earlier requests."""
+        self._has_connected = self._has_written = self._has_received = False
+
+    def note_written(self) -> None:
+        self._has_written = True
+
+    def note_received(self) -> None:
+        self._has_received = True
+
+    @property
+    def is_stale(self) -> bool:
+        """Whether the request was written to a connection kept from an earlier one and no byte came back."""
+        return self._has_written and not self._has_connected and not self._has_received
 
     async def connect_tcp(
         self,
@@ -104,7 +147,7 @@ class NetworkBackend(httpcore.AsyncNetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore.AsyncNetworkStream:
-        self.has_connected = True
+        self._has_connected = True
         connect = partial(
             self._inner.connect_tcp,
             port=port,
@@ -116,8 +159,8 @@ class NetworkBackend(httpcore.AsyncNetworkBackend):
             return _Stream(await connect(host), self)
         try:
             with anyio.fail_after(timeout):
-                addresses = await self._addresses(host, port)
-                return _Stream(await _first_to_answer(connect, addresses), self)
+                addresses = await self._resolve(host, port)
+                return _Stream(await _connect_to_any(connect, addresses), self)
         except TimeoutError:
             raise httpcore.ConnectTimeout from None
         except OSError as error:
@@ -126,11 +169,11 @@ class NetworkBackend(httpcore.AsyncNetworkBackend):
     async def sleep(self, seconds: float) -> None:
         await anyio.sleep(seconds)
 
-    async def _addresses(self, host: str, port: int) -> list[str]:
+    async def _resolve(self, host: str, port: int) -> list[str]:
         key = host, port
         lookup = self._lookups.get(key)
         if lookup is None:
-            lookup = self._lookups[key] = start_daemon_thread(partial(_resolve, host, port), "mixpanel resolver")
+            lookup = self._lookups[key] = start_daemon_thread(partial(_look_up, host, port), "mixpanel resolver")
             lookup.add_done_callback(lambda _: self._lookups.pop(key, None))
         return await wait_for(lookup)
 
@@ -143,17 +186,16 @@ def _is_address(host: str) -> bool:
     return True
 
 
-def _resolve(host: str, port: int) -> list[str]:
-    """The addresses of a host, those of its two families by turns and in the system's order."""
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+def _look_up(host: str, port: int) -> list[str]:
+    """Return the addresses of a host in the order of the system, with IPv4 and IPv6 alternating."""
     families: dict[int, list[str]] = {}
-    for family, _, _, _, address in found:
+    for family, _, _, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
         families.setdefault(family, []).append(str(address[0]))
-    return [one for one in chain.from_iterable(zip_longest(*families.values())) if one is not None]
+    return [address for address in chain.from_iterable(zip_longest(*families.values())) if address is not None]
 
 
-async def _first_to_answer(connect: Any, addresses: list[str]) -> httpcore.AsyncNetworkStream:
-    """Try one address after the other, each with a head start, and keep the first that answers."""
+async def _connect_to_any(connect: Any, addresses: list[str]) -> httpcore.AsyncNetworkStream:
+    """Try the addresses in order, each a little later than the one before, and keep the first connection."""
     streams: list[httpcore.AsyncNetworkStream] = []
     errors: list[Exception] = []
 
@@ -171,82 +213,211 @@ async def _first_to_answer(connect: Any, addresses: list[str]) -> httpcore.Async
         for address in addresses:
             failed = anyio.Event()
             tasks.start_soon(attempt, address, failed)
-            with anyio.move_on_after(_HEAD_START):
+            with anyio.move_on_after(_ATTEMPT_DELAY):
                 await failed.wait()
-    for late in streams[1:]:
-        await late.aclose()
+    for unused in streams[1:]:
+        await unused.aclose()
     if streams:
         return streams[0]
     raise errors[0] if errors else OSError("the name has no address")
 
 
+class _ResponseStream(httpx.AsyncByteStream):
+    """Body of a response, with the errors of httpx."""
+
+    def __init__(self, inner: Any) -> None:
+        self._inner = inner
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        try:
+            async for chunk in self._inner:
+                yield chunk
+        except _HTTPCORE_ERRORS as error:
+            raise _to_httpx_error(error) from error
+
+    async def aclose(self) -> None:
+        await self._inner.aclose()
+
+
 class Connection:
-    """A connection that is made when it is needed and serves one request at a time, through httpx.
+    """One connection, opened by its first request, for one request at a time.
 
     Args:
-        network: connects.
-        send: makes a request.
-        aclose: closes the connection.
+        client: sends the requests. Its transports call `handle`.
+        network: opens the TCP connection.
+        tls: trusted certificates.
+        proxies: the proxies that a request may go through.
+        idle_timeout: seconds that the connection may stay idle.
     """
-
-    __slots__ = ("_network", "aclose", "send")
 
     def __init__(
         self,
+        client: httpx.AsyncClient,
         network: NetworkBackend,
-        send: Callable[[httpx.Request], Awaitable[httpx.Response]],
-        aclose: Callable[[], Coroutine[Any, Any, None]],
+        tls: ssl.SSLContext,
+        proxies: Iterable[httpx.Proxy],
+        idle_timeout: float,
     ) -> None:
+        self._client = client
         self._network = network
-        self.send = send
-        self.aclose = aclose
-
-    def begin(self) -> None:
-        """Forget what happened to earlier requests."""
-        self._network.has_connected = self._network.has_received = False
+        self._tls = tls
+        self._limits = httpx.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=idle_timeout)
+        self._direct: httpcore.AsyncHTTPConnection | None = None
+        self._proxied = {proxy: self._proxy_pool(proxy) for proxy in proxies}
+        self._plain_transports: dict[httpx.Proxy | None, httpx.AsyncHTTPTransport] = {}
 
     @property
     def is_stale(self) -> bool:
-        """Whether the connection that was kept from an earlier request has served this one, and brought nothing."""
-        return not (self._network.has_connected or self._network.has_received)
+        """Whether the last request was written to a connection kept from an earlier one and no byte came back."""
+        return self._network.is_stale
+
+    async def send(self, request: httpx.Request) -> httpx.Response:
+        """Send a request through httpx, whose instrumentation and hooks see it. The response is not read.
+
+        Raises:
+            httpx.TransportError: if there is no response.
+        """
+        self._network.begin_request()
+        request.extensions[_CONNECTION_KEY] = self
+        return await self._client.send(request, stream=True, follow_redirects=False)
+
+    async def handle(self, request: httpx.Request, proxy: httpx.Proxy | None) -> httpx.Response:
+        """Send a request over this connection.
+
+        Raises:
+            httpx.TransportError: if there is no response.
+        """
+        if _is_transport_patched():
+            return await self._plain_transport(proxy).handle_async_request(request)
+        url = httpcore.URL(
+            scheme=request.url.raw_scheme,
+            host=request.url.raw_host,
+            port=request.url.port,
+            target=request.url.raw_path,
+        )
+        sent = httpcore.Request(
+            request.method,
+            url,
+            headers=request.headers.raw,
+            content=request.stream,
+            extensions=request.extensions,
+        )
+        try:
+            via = await self._direct_connection(url.origin) if proxy is None else self._proxied[proxy]
+            response = await via.handle_async_request(sent)
+        except _HTTPCORE_ERRORS as error:
+            raise _to_httpx_error(error) from error
+        return httpx.Response(
+            response.status,
+            headers=response.headers,
+            stream=_ResponseStream(response.stream),
+            extensions=response.extensions,
+        )
+
+    async def aclose(self) -> None:
+        """Close the connection."""
+        if self._direct is not None:
+            await self._direct.aclose()
+        for pool in self._proxied.values():
+            await pool.aclose()
+        for transport in self._plain_transports.values():
+            await transport.aclose()
+
+    async def _direct_connection(self, origin: httpcore.Origin) -> httpcore.AsyncHTTPConnection:
+        """Return the connection without a proxy; replace it if the server closed it or it was idle for too long."""
+        connection = self._direct
+        if connection is not None and (connection.is_closed() or connection.has_expired()):
+            self._direct = None
+            await connection.aclose()
+        if self._direct is None:
+            self._direct = httpcore.AsyncHTTPConnection(
+                origin,
+                ssl_context=self._tls,
+                keepalive_expiry=self._limits.keepalive_expiry,
+                network_backend=self._network,
+            )
+        return self._direct
+
+    def _proxy_pool(self, proxy: httpx.Proxy) -> httpcore.AsyncConnectionPool:
+        url = proxy.url
+        options: dict[str, Any] = {
+            "proxy_url": httpcore.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path),
+            "proxy_auth": proxy.raw_auth,
+            "ssl_context": self._tls,
+            "max_connections": 1,
+            "keepalive_expiry": self._limits.keepalive_expiry,
+            "network_backend": self._network,
+        }
+        if url.scheme.startswith("socks"):
+            return httpcore.AsyncSOCKSProxy(**options)
+        return httpcore.AsyncHTTPProxy(**options, proxy_headers=proxy.headers.raw, proxy_ssl_context=proxy.ssl_context)
+
+    def _plain_transport(self, proxy: httpx.Proxy | None) -> httpx.AsyncHTTPTransport:
+        transport = self._plain_transports.get(proxy)
+        if transport is None:
+            transport = self._plain_transports[proxy] = httpx.AsyncHTTPTransport(
+                verify=self._tls, trust_env=False, limits=self._limits, proxy=proxy
+            )
+        return transport
 
 
-def connection_factory(tls: ssl.SSLContext, *, timeout: float, keep: float) -> Callable[[], Connection]:
-    """What makes lines to wherever requests go, by way of the proxies that the environment names now.
+def _is_transport_patched() -> bool:
+    """Return whether a tool has replaced the method by which httpx's own transport sends requests.
+
+    OpenTelemetry's instrumentation wraps it and pytest-httpx replaces it (read 2026-11-29: versions 0.66b2 and 0.36.2).
+    Requests then go through that method, so that the tool sees them. They lose what `NetworkBackend` adds.
+    """
+    method = httpx.AsyncHTTPTransport.handle_async_request
+    return hasattr(method, "__wrapped__") or not method.__module__.startswith("httpx.")
+
+
+class _ConnectionTransport(httpx.AsyncBaseTransport):
+    """Passes each request to the connection that it was assigned to."""
+
+    def __init__(self, proxy: httpx.Proxy | None) -> None:
+        self._proxy = proxy
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        connection: Connection = request.extensions[_CONNECTION_KEY]
+        return await connection.handle(request, self._proxy)
+
+
+class _NoCookies(CookieJar):
+    """Stores no cookies. Mixpanel needs none, and to look for them costs more than to parse the response."""
+
+    def extract_cookies(self, response: object, request: object) -> None:
+        pass
+
+
+class ConnectionFactory:
+    """Creates connections that use the proxies named by the environment at its own creation.
 
     Args:
-        tls: what is trusted.
-        timeout: seconds for each phase of a request.
-        keep: seconds that a connection may lie idle.
-    """
-    limits = httpx.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=keep)
-    lookups: dict[tuple[str, int], Future[list[str]]] = {}
+        tls: trusted certificates.
+        idle_timeout: seconds that a connection may stay idle.
 
-    def make() -> Connection:
-        network = NetworkBackend(lookups)
-        client = httpx.AsyncClient(
-            verify=tls,
-            timeout=httpx.Timeout(timeout),
-            limits=limits,
-            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
+    Raises:
+        ValueError, httpx.InvalidURL: if a proxy of the environment is invalid.
+    """
+
+    def __init__(self, tls: ssl.SSLContext, *, idle_timeout: float) -> None:
+        self._tls = tls
+        self._idle_timeout = idle_timeout
+        self._lookups: dict[tuple[str, int], Future[list[str]]] = {}
+        proxies = environment_proxies()
+        self._proxies = [proxy for proxy in proxies.values() if proxy is not None]
+        self._client = httpx.AsyncClient(
+            transport=_ConnectionTransport(None),
+            mounts={pattern: _ConnectionTransport(proxy) for pattern, proxy in proxies.items()},
+            cookies=_NoCookies(),
+            trust_env=False,
         )
-        for transport in (client._transport, *client._mounts.values()):
-            _connect_through(network, transport)
-        if not hasattr(client, "_transport_for_url"):
-            return Connection(network, partial(client.send, stream=True, follow_redirects=False), client.aclose)
-        # The client knows which proxy serves which host, and tools for tests take its place there. What else it does
-        # with a request is a third of what that costs, and of no use here.
-        send = lambda request: client._transport_for_url(request.url).handle_async_request(request)  # noqa: E731
-        return Connection(network, send, client.aclose)
 
-    return make
+    def __call__(self) -> Connection:
+        """Create a connection; it is opened by its first request.
 
-
-def _connect_through(network: NetworkBackend, transport: object) -> None:
-    """Have a transport of our own connect through this network.
-
-    httpx has no public way to a part that httpcore lets its users choose.
-    """
-    pool: Any = getattr(transport, "_pool", None)
-    if hasattr(pool, "_network_backend"):
-        pool._network_backend = network
+        Raises:
+            RuntimeError: if a SOCKS proxy is named and the package `socksio` is not installed.
+        """
+        network = NetworkBackend(self._lookups)
+        return Connection(self._client, network, self._tls, self._proxies, self._idle_timeout)

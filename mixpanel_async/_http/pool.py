@@ -1,7 +1,4 @@
-"""A bounded pool: what is idle is lent, the one used last first; what is missing is made; what is left over is let go.
-
-It knows neither sockets nor clocks. Nothing in it waits but a borrower whom nothing is left for.
-"""
+"""Bounded pool that lends items to one borrower each, in the order of the requests. Knows no sockets and no clocks."""
 
 from __future__ import annotations
 
@@ -15,21 +12,25 @@ T = TypeVar("T")
 
 
 class _Waiter(Generic[T]):
-    """A borrower's place in the queue. It comes with a thing, or with leave to make one."""
+    """Place of a borrower in the queue. When `ready` is set, it holds an item or the permission to create one."""
 
     def __init__(self) -> None:
         self.ready = anyio.Event()
         self.item: T | None = None
 
+    def wake(self, item: T | None) -> None:
+        self.item = item
+        self.ready.set()
+
 
 class Pool(Generic[T]):
-    """Lends things that serve one borrower at a time, to those who asked first.
+    """Pool of items that serve one borrower at a time. The item used last is lent first.
 
     Args:
-        make: makes one.
-        most: how many there may be at once.
-        keep: seconds that one may lie idle.
-        clock: seconds.
+        make: creates an item.
+        max_size: maximum number of items at once.
+        idle_timeout: seconds that an item may stay idle.
+        clock: returns the time in seconds.
     """
 
     def __init__(
@@ -40,106 +41,104 @@ class Pool(Generic[T]):
         self._clock = clock
         self._slots_left = max_size
         self._in_use: set[T] = set()
-        # The one used last comes last, each with the time since when it is idle.
+        # Each with the time since when it is idle; the item used last comes last.
         self._idle: deque[tuple[T, float]] = deque()
         self._queue: deque[_Waiter[T]] = deque()
         self.is_closed = False
 
-    def add(self, thing: T) -> None:
-        """Take in one that was made elsewhere."""
+    def add(self, item: T) -> None:
+        """Add an item that was created elsewhere."""
         self._slots_left -= 1
-        self._idle.append((thing, self._clock()))
+        self._idle.append((item, self._clock()))
 
     def try_acquire(self) -> T | None:
-        """One that is idle, or a new one; None if all are lent or the pool is closed.
+        """Return an idle or a new item; None if all are in use or the pool is closed.
 
         Raises:
-            Exception: what `make` raised.
+            Exception: the error of `make`.
         """
         if self._idle:
-            thing, _ = self._idle.pop()
-            self._in_use.add(thing)
-            return thing
+            item, _ = self._idle.pop()
+            self._in_use.add(item)
+            return item
         if not self._slots_left or self.is_closed:
             return None
         self._slots_left -= 1
-        return self._made()
+        return self._create()
 
     async def acquire(self) -> T | None:
-        """Wait for one, after all who wait already; None if the pool is closed. It may be cancelled at any time.
+        """Wait for an item behind all earlier waiters; None if the pool is closed. Safe to cancel at any time.
 
         Raises:
-            Exception: what `make` raised.
+            Exception: the error of `make`.
         """
         if self.is_closed:
             return None
-        turn: _Waiter[T] = _Waiter()
-        self._queue.append(turn)
+        waiter: _Waiter[T] = _Waiter()
+        self._queue.append(waiter)
         try:
-            await turn.ready.wait()
+            await waiter.ready.wait()
         except BaseException:
-            if not turn.ready.is_set():
-                self._queue.remove(turn)
+            if not waiter.ready.is_set():
+                self._queue.remove(waiter)
             elif not self.is_closed:
-                # It came too late for this borrower.
-                self._pass_on(turn.item)
+                # Cancelled after it was served: the next waiter gets the item.
+                self._pass_on(waiter.item)
             raise
-        if turn.item is not None or self.is_closed:
-            return turn.item
-        return self._made()
+        if waiter.item is not None or self.is_closed:
+            return waiter.item
+        return self._create()
 
-    def release(self, thing: T) -> list[T]:
-        """Take back one that may be lent again.
+    def release(self, item: T) -> list[T]:
+        """Take back an item that can be lent again.
 
         Returns:
-            What has been idle for too long and is the pool's no more.
+            Items that no longer belong to the pool, because they were idle for too long, to be closed by the caller.
         """
-        if thing not in self._in_use:
-            return [thing]
-        self._pass_on(thing)
-        left_over = []
+        if item not in self._in_use:
+            return [item]
+        self._pass_on(item)
+        expired = []
         while self._idle and self._idle[0][1] + self._idle_timeout < self._idle[-1][1]:
-            left_over.append(self._idle.popleft()[0])
-        self._slots_left += len(left_over)
-        return left_over
+            expired.append(self._idle.popleft()[0])
+        self._slots_left += len(expired)
+        return expired
 
-    def discard(self, thing: T) -> None:
-        """Forget one that is lent and must not be used again; there is room for another."""
-        if thing in self._in_use:
-            self._in_use.remove(thing)
+    def discard(self, item: T) -> None:
+        """Remove an item in use that must not be used again; another can be created instead."""
+        if item in self._in_use:
+            self._in_use.remove(item)
             self._pass_on(None)
 
     def close(self) -> list[T]:
-        """Lend nothing more, and send away all who wait.
+        """Lend no more items and dismiss all waiters.
 
         Returns:
-            All there is, also what is lent.
+            All items, including those in use.
         """
         self.is_closed = True
-        everything = [*(thing for thing, _ in self._idle), *self._in_use]
+        items = [*(item for item, _ in self._idle), *self._in_use]
         self._idle.clear()
         self._in_use.clear()
         while self._queue:
-            self._queue.popleft().ready.set()
-        return everything
+            self._queue.popleft().wake(None)
+        return items
 
-    def _made(self) -> T:
+    def _create(self) -> T:
         try:
-            thing = self._make()
+            item = self._make()
         except BaseException:
             self._pass_on(None)
             raise
-        self._in_use.add(thing)
-        return thing
+        self._in_use.add(item)
+        return item
 
-    def _pass_on(self, thing: T | None) -> None:
-        """To the next in the queue; without one, a thing is idle, and leave to make one stays unused."""
+    def _pass_on(self, item: T | None) -> None:
+        """Give the item, or the permission to create one, to the first waiter; without a waiter, keep it."""
         if self._queue:
-            turn = self._queue.popleft()
-            turn.item = thing
-            turn.ready.set()
-        elif thing is None:
+            self._queue.popleft().wake(item)
+        elif item is None:
             self._slots_left += 1
         else:
-            self._in_use.remove(thing)
-            self._idle.append((thing, self._clock()))
+            self._in_use.remove(item)
+            self._idle.append((item, self._clock()))

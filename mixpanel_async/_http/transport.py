@@ -1,4 +1,4 @@
-"""Moves bytes: a request to a reply, or to the words for why there is none. The only file that knows httpx."""
+"""Send one request and return its response, or the reason why there is none."""
 
 from __future__ import annotations
 
@@ -22,27 +22,247 @@ HttpClient = httpx.AsyncClient
 
 MAX_RESPONSE_BYTES: Final = 1024 * 1024
 _CLOSE_TIMEOUT: Final = 1.0
-# httpx gives up on a phase a little before the attempt as a whole is cut off: its own time-outs leave a pool of the
-# user's whole, a cancellation while it connects may not (encode/httpcore#1099).
+# Fraction of an attempt's time that httpx may spend on one phase. Its time-outs leave the pool of a user's client
+# intact, while cancelling it during a connect may not (encode/httpcore#1099).
 _PHASE_SHARE: Final = 0.95
-# Seconds that a connection may lie idle: httpx's own default.
-_KEEP_ALIVE: Final = 5.0
-_MAX_URLS: Final = 16
+# Seconds that a connection may stay idle; the default of httpx.
+_IDLE_TIMEOUT: Final = 5.0
+_MAX_CACHED_URLS: Final = 16
 _NOT_SENT: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol)
 _CLOSED: Final = TransportFailure(sent=False, message="the HTTP client is closed")
 
+_Send = Callable[[httpx.Request], Awaitable[httpx.Response]]
+
+
+class Transport:
+    """HTTP transport of one client: a bounded pool of single connections, or the `http_client` of the user.
+
+    Each connection is a pool of its own to httpcore. In one httpcore pool, requests that start in the same turn of the
+    event loop are assigned the same connection and all but one must ask again, and a request that is cancelled while it
+    connects can make the whole pool unusable (encode/httpcore#1099).
+
+    Args:
+        origin: scheme, host, port and path prefix, as returned by `parse_origin`.
+        timeout: seconds for one attempt, from the wait for a connection to the last byte of the response.
+        http_client: client of the user, who closes it; None creates a pool.
+        max_connections: maximum number of sockets in the pool.
+    """
+
+    def __init__(
+        self, origin: str, *, timeout: float, http_client: httpx.AsyncClient | None = None, max_connections: int
+    ) -> None:
+        self._origin = origin
+        self._timeout = timeout
+        self._host = origin.partition("://")[2]
+        self._user_client = http_client
+        self._max_connections = max_connections
+        self._tls: ssl.SSLContext | None = None
+        self._pool: Pool[Connection] | None = None
+        self._opening: anyio.Lock | None = None
+        # Parsing a URL costs more than sending a small body.
+        self._urls: dict[str, httpx.URL] = {}
+        self._default_headers = {
+            "Host": httpx.URL(origin).netloc.decode(),
+            # Responses to POST are small; a request that wants a compressed response asks for it.
+            "Accept-Encoding": "identity",
+        }
+        self._is_closed = False
+
+    async def open(self) -> None:
+        """Create the pool in a worker thread, because loading the trusted certificates takes tens of milliseconds."""
+        if self._user_client is not None:
+            return
+        if self._opening is None:
+            self._opening = anyio.Lock()
+        async with self._opening:
+            if self._pool is None and not self._is_closed:
+                # A separate limiter: an application that occupies all worker threads must not stop delivery.
+                pool, connection = await run_in_worker(self._create_pool, anyio.CapacityLimiter(1))
+                pool.add(connection)
+                self._pool = pool
+
+    def _create_pool(self) -> tuple[Pool[Connection], Connection]:
+        # Imports httpcore, which imports trio: too slow for `import mixpanel_async`.
+        from .connection import ConnectionFactory  # noqa: PLC0415
+
+        if self._tls is None:
+            # Plain HTTP needs no certificates. A context that trusts none makes an unexpected TLS connection fail.
+            is_plain = self._origin.startswith("http://")
+            self._tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT) if is_plain else httpx.create_ssl_context()
+        create = ConnectionFactory(self._tls, idle_timeout=_IDLE_TIMEOUT)
+        pool = Pool(create, max_size=self._max_connections, idle_timeout=_IDLE_TIMEOUT, clock=anyio.current_time)
+        return pool, create()
+
+    def abandon_pool(self) -> object:
+        """Forget the pool without closing it, because its event loop has ended.
+
+        Returns:
+            The pool.
+        """
+        self._opening = None
+        pool, self._pool = self._pool, None
+        return pool
+
+    async def send(self, request: Request, *, timeout: float | None = None) -> Response | TransportFailure:
+        """Make one attempt to send a request.
+
+        Args:
+            request: the request.
+            timeout: seconds for this attempt, if shorter than the timeout of the transport.
+
+        Returns:
+            The response with any status, or the reason why there is none. Never raises an error.
+        """
+        limit = self._timeout if timeout is None else min(timeout, self._timeout)
+        if self._user_client is not None:
+            if self._user_client.is_closed:
+                return _CLOSED
+            return await self._send_by_user_client(self._user_client, request, limit)
+        deadline = anyio.current_time() + limit
+        try:
+            if self._pool is None:
+                with anyio.move_on_after(limit):
+                    await self.open()
+            pool = self._pool
+            if pool is None:
+                return (
+                    _CLOSED
+                    if self._is_closed
+                    else TransportFailure(sent=False, message=f"the connection pool was not ready within {limit:g} s")
+                )
+            connection = pool.try_acquire()
+            if connection is None:
+                with anyio.CancelScope(deadline=deadline):
+                    connection = await pool.acquire()
+        except Exception as error:  # noqa: BLE001  a proxy or certificate file of the environment may be invalid
+            message = f"the connection pool could not be created ({type(error).__name__})"
+            return TransportFailure(sent=False, message=message)
+        if connection is None:
+            message = f"no connection to {self._host} was free within {limit:g} s"
+            return _CLOSED if pool.is_closed else TransportFailure(sent=False, message=message)
+        return await self._send_on(pool, connection, request, max(0.001, deadline - anyio.current_time()))
+
+    async def _send_by_user_client(
+        self, client: httpx.AsyncClient, request: Request, limit: float
+    ) -> Response | TransportFailure:
+        trace = _ConnectionTrace()
+
+        def build(**parts: Any) -> httpx.Request:
+            headers = {"Accept-Encoding": "identity", **request.headers}
+            timeouts = dict.fromkeys(("connect", "read", "write", "pool"), limit * _PHASE_SHARE)
+            extensions = {"timeout": timeouts, "trace": trace.record}
+            http_request = client.build_request(headers=headers, content=request.body, extensions=extensions, **parts)
+            if request.body:
+                http_request.stream = _RequestBody(request.body)
+            return http_request
+
+        send = partial(client.send, stream=True, follow_redirects=False)
+        return await self._attempt(build, send, request, limit, lambda: trace.is_stale)
+
+    async def _send_on(
+        self, pool: Pool[Connection], connection: Connection, request: Request, limit: float
+    ) -> Response | TransportFailure:
+        def build(**parts: Any) -> httpx.Request:
+            headers = {**self._default_headers, **request.headers}
+            if request.body:
+                headers["Content-Length"] = str(len(request.body))
+            # The attempt's own deadline covers the other phases; a connect time-out shows that nothing was sent.
+            extensions = {"timeout": {"connect": limit * _PHASE_SHARE}}
+            return httpx.Request(headers=headers, stream=_RequestBody(request.body), extensions=extensions, **parts)
+
+        try:
+            response = await self._attempt(build, connection.send, request, limit, lambda: connection.is_stale)
+        except BaseException as error:
+            pool.discard(connection)
+            # A coroutine that is being closed must not await.
+            if not isinstance(error, GeneratorExit):
+                await _close([connection])
+            raise
+        if isinstance(response, Response):
+            unused = pool.release(connection)
+        else:
+            # A request may be half sent, or the connection affected by encode/httpcore#1099.
+            pool.discard(connection)
+            unused = [connection]
+        if unused:
+            await _close(unused)
+        return response
+
+    async def _attempt(
+        self,
+        build: Callable[..., httpx.Request],
+        send: _Send,
+        request: Request,
+        limit: float,
+        is_stale: Callable[[], bool],
+    ) -> Response | TransportFailure:
+        max_bytes = MAX_RESPONSE_BYTES if request.max_response_bytes is None else request.max_response_bytes
+        body = bytearray()
+        try:
+            with anyio.move_on_after(limit) as scope:
+                return await _exchange(send, self._build(build, request), max_bytes, body, scope)
+        except _NOT_SENT as error:
+            return TransportFailure(sent=False, message=f"no connection to {self._host} ({_describe(error)})")
+        except httpx.ProtocolError:
+            # The error's text repeats what the server sent, which may repeat the request.
+            message = "the connection ended early, or the response was not HTTP"
+            return TransportFailure(sent=True, message=message, stale=is_stale())
+        except httpx.NetworkError as error:
+            return TransportFailure(sent=True, message=_describe(error), stale=is_stale())
+        except (httpx.HTTPError, httpx.StreamError) as error:
+            return TransportFailure(sent=True, message=_describe(error))
+        except Exception as error:  # noqa: BLE001  a transport of the user may raise any error
+            return TransportFailure(sent=True, message=f"the HTTP client failed ({type(error).__name__})")
+        return (
+            _too_large(max_bytes)
+            if len(body) > max_bytes
+            else TransportFailure(sent=True, message=f"no complete response within {limit:g} s")
+        )
+
+    def _build(self, build: Callable[..., httpx.Request], request: Request) -> httpx.Request:
+        url = None if request.query else self._urls.get(request.path)
+        if url is None:
+            url = httpx.URL(self._origin + request.path + ("?" + request.query if request.query else ""))
+            if not request.query and len(self._urls) < _MAX_CACHED_URLS:
+                self._urls[request.path] = url
+        http_request = build(method=request.method, url=url)
+        if request.query:
+            http_request.url = _RedactedUrl(http_request.url)
+        return http_request
+
+    async def aclose(self) -> None:
+        """Close the pool; later requests fail. The client of a user stays open."""
+        self._is_closed = True
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            await _close(pool.close())
+
+
+async def _close(connections: list[Connection]) -> None:
+    """Close connections concurrently within a time that a cancellation does not shorten."""
+    with anyio.move_on_after(_CLOSE_TIMEOUT, shield=True):
+        if len(connections) == 1:
+            await connections[0].aclose()
+            return
+        async with anyio.create_task_group() as tasks:
+            for connection in connections:
+                tasks.start_soon(connection.aclose)
+
+
+# Request
+
 
 class _RequestBody(httpx.AsyncByteStream):
-    """A request's body in one piece. httpx has a generator for it, which an attempt that is cut off leaves open."""
+    """Request body in one chunk. The stream of httpx is a generator, which an interrupted attempt leaves open."""
 
     def __init__(self, body: bytes) -> None:
         self._body = body
 
     def __aiter__(self) -> AsyncIterator[bytes]:
-        return _Once(self._body)
+        return _SingleChunk(self._body)
 
 
-class _Once:
+class _SingleChunk:
     def __init__(self, body: bytes) -> None:
         self._left = [body]
 
@@ -55,269 +275,8 @@ class _Once:
         return self._left.pop()
 
 
-class Transport:
-    """One connection pool.
-
-    Each line of a pool of our own makes no second connection. With all of them in one httpx client, requests that begin
-    in the same turn of the event loop are given the same connection, and all but one must ask again; and one that is
-    cut off while it connects can leave the whole client unusable (encode/httpcore#1099).
-
-    Args:
-        origin: scheme, host, port and path prefix, as `parse_origin` gives them.
-        timeout: seconds for one attempt, from the wait for a connection to the last byte of the answer.
-        http_client: a client of the user's, which stays the user's to close; None makes a pool of our own.
-        max_connections: sockets that a pool of our own may hold.
-    """
-
-    def __init__(
-        self, origin: str, *, timeout: float, http_client: httpx.AsyncClient | None = None, max_connections: int
-    ) -> None:
-        self._origin = origin
-        self._timeout = timeout
-        self._host = origin.partition("://")[2]
-        self._theirs = http_client
-        self._max_connections = max_connections
-        self._tls: ssl.SSLContext | None = None
-        self._pool: Pool[Connection] | None = None
-        self._building: anyio.Lock | None = None
-        # To parse one costs more than to send a small body.
-        self._urls: dict[str, httpx.URL] = {}
-        self._own_headers = {
-            "Host": httpx.URL(origin).netloc.decode(),
-            # Unless the request asks for it, no compressed answer: those to a POST are small.
-            "Accept-Encoding": "identity",
-        }
-        self._is_closed = False
-
-    async def open(self) -> None:
-        """Make the pool ready, off the event loop: the trust store alone takes tens of milliseconds to read."""
-        if self._theirs is not None:
-            return
-        if self._building is None:
-            self._building = anyio.Lock()
-        async with self._building:
-            if self._pool is None and not self._is_closed:
-                # With a limiter of its own: an application that keeps all its threads busy must not stop delivery.
-                own = anyio.CapacityLimiter(1)
-                pool, first = await run_in_worker(self._make_pool, own)
-                pool.add(first)
-                self._pool = pool
-
-    def _make_pool(self) -> tuple[Pool[Connection], Connection]:
-        # It brings all of httpcore, and with it trio, which nobody shall wait for who only imports this.
-        from .connection import connection_factory  # noqa: PLC0415
-
-        if self._tls is None:
-            # Without TLS no trust store is needed; a context that trusts nobody keeps that honest.
-            plain = self._origin.startswith("http://")
-            self._tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT) if plain else httpx.create_ssl_context()
-        make = connection_factory(self._tls, timeout=self._timeout * _PHASE_SHARE, keep=_KEEP_ALIVE)
-        return Pool(make, max_size=self._max_connections, idle_timeout=_KEEP_ALIVE, clock=anyio.current_time), make()
-
-    def abandon_pool(self) -> object:
-        """Drop the pool without closing it: its event loop is gone, and its sockets with it.
-
-        Returns:
-            What was dropped.
-        """
-        self._building = None
-        pool, self._pool = self._pool, None
-        return pool
-
-    async def send(self, request: Request, *, timeout: float | None = None) -> Response | TransportFailure:
-        """One attempt.
-
-        Args:
-            request: what to send.
-            timeout: seconds for this attempt, if fewer than usual.
-
-        Returns:
-            The reply, whatever its status, or why there is none. Nothing is raised.
-        """
-        limit = self._timeout if timeout is None else min(timeout, self._timeout)
-        if self._theirs is not None:
-            if self._theirs.is_closed:
-                return _CLOSED
-            return await self._by_theirs(self._theirs, request, limit)
-        deadline = anyio.current_time() + limit
-        try:
-            if self._pool is None:
-                with anyio.move_on_after(limit):
-                    await self.open()
-            pool = self._pool
-            if pool is None:
-                return (
-                    _CLOSED
-                    if self._is_closed
-                    else TransportFailure(sent=False, message="no connection pool could be made in time")
-                )
-            line = pool.try_acquire()
-            if line is None:
-                with anyio.CancelScope(deadline=deadline):
-                    line = await pool.acquire()
-        except Exception as error:  # noqa: BLE001  a proxy or trust store of the environment may be unusable
-            return TransportFailure(sent=False, message=f"no connection pool could be made ({type(error).__name__})")
-        if line is None:
-            words = f"no connection to {self._host} was free within {limit:g} s"
-            return _CLOSED if pool.is_closed else TransportFailure(sent=False, message=words)
-        return await self._send_on(pool, line, request, max(0.001, deadline - anyio.current_time()))
-
-    async def _by_theirs(
-        self, client: httpx.AsyncClient, request: Request, limit: float
-    ) -> Response | TransportFailure:
-        connected = _Connected()
-
-        def build(**parts: Any) -> httpx.Request:
-            headers = {"Accept-Encoding": "identity", **request.headers}
-            timeouts = dict.fromkeys(("connect", "read", "write", "pool"), limit * _PHASE_SHARE)
-            extensions = {"timeout": timeouts, "trace": connected.note}
-            outgoing = client.build_request(headers=headers, content=request.body, extensions=extensions, **parts)
-            if request.body:
-                outgoing.stream = _RequestBody(request.body)
-            return outgoing
-
-        send = partial(client.send, stream=True, follow_redirects=False)
-        return await self._attempt(build, send, request, limit, lambda: connected.is_stale)
-
-    async def _send_on(
-        self, pool: Pool[Connection], line: Connection, request: Request, limit: float
-    ) -> Response | TransportFailure:
-        def build(**parts: Any) -> httpx.Request:
-            headers = {**self._own_headers, **request.headers}
-            if request.body:
-                headers["Content-Length"] = str(len(request.body))
-            # All else is cut off with the attempt, and the line with it; but this says that nothing was sent.
-            extensions = {"timeout": {"connect": limit * _PHASE_SHARE}}
-            return httpx.Request(headers=headers, stream=_RequestBody(request.body), extensions=extensions, **parts)
-
-        line.begin()
-        try:
-            reply = await self._attempt(build, line.send, request, limit, lambda: line.is_stale)
-        except BaseException as error:
-            pool.discard(line)
-            # A task that is thrown away must not wait any more.
-            if not isinstance(error, GeneratorExit):
-                await _close([line])
-            raise
-        if isinstance(reply, Response):
-            left_over = pool.release(line)
-        else:
-            # It may be in the middle of something, or of the bug above.
-            pool.discard(line)
-            left_over = [line]
-        if left_over:
-            await _close(left_over)
-        return reply
-
-    async def _attempt(
-        self,
-        build: Callable[..., httpx.Request],
-        send: Callable[[httpx.Request], Awaitable[httpx.Response]],
-        request: Request,
-        limit: float,
-        is_stale: Callable[[], bool],
-    ) -> Response | TransportFailure:
-        most = MAX_RESPONSE_BYTES if request.max_response_bytes is None else request.max_response_bytes
-        body = bytearray()
-        try:
-            with anyio.move_on_after(limit) as scope:
-                return await _exchange(send, self._outgoing(build, request), most, body, scope)
-        except _NOT_SENT as error:
-            return TransportFailure(sent=False, message=f"no connection to {self._host} ({_describe(error)})")
-        except httpx.ProtocolError:
-            # Its text repeats what the server sent, which may repeat what it was sent.
-            words = "the connection ended early, or what came back was not HTTP"
-            return TransportFailure(sent=True, message=words, stale=is_stale())
-        except httpx.NetworkError as error:
-            return TransportFailure(sent=True, message=_describe(error), stale=is_stale())
-        except (httpx.HTTPError, httpx.StreamError) as error:
-            return TransportFailure(sent=True, message=_describe(error))
-        except Exception as error:  # noqa: BLE001  a transport of the user's may raise anything
-            return TransportFailure(sent=True, message=f"the HTTP client failed ({type(error).__name__})")
-        return (
-            _too_large(most)
-            if len(body) > most
-            else TransportFailure(sent=True, message=f"no complete answer within {limit:g} s")
-        )
-
-    def _outgoing(self, build: Callable[..., httpx.Request], request: Request) -> httpx.Request:
-        url = None if request.query else self._urls.get(request.path)
-        if url is None:
-            url = httpx.URL(self._origin + request.path + ("?" + request.query if request.query else ""))
-            if not request.query and len(self._urls) < _MAX_URLS:
-                self._urls[request.path] = url
-        outgoing = build(method=request.method, url=url)
-        if request.query:
-            outgoing.url = _RedactedUrl(outgoing.url)
-        return outgoing
-
-    async def aclose(self) -> None:
-        """Close the pool, if it is ours, for good."""
-        self._is_closed = True
-        pool, self._pool = self._pool, None
-        if pool is not None:
-            await _close(pool.close())
-
-
-async def _exchange(
-    send: Callable[[httpx.Request], Awaitable[httpx.Response]],
-    outgoing: httpx.Request,
-    most: int,
-    body: bytearray,
-    scope: anyio.CancelScope,
-) -> Response | TransportFailure:
-    response = await send(outgoing)
-    try:
-        if response.is_stream_consumed:
-            # A transport of the user's, such as a mock, may hand over a response that is complete.
-            return _reply(_headers(response), response.content, response.status_code, most)
-        async for chunk in response.aiter_raw():
-            body += chunk
-            if len(body) > most:
-                # Cancelled and not left: only so do the generators beneath it come to their end in time.
-                scope.cancel()
-        headers = _headers(response)
-        whole = _decoded(bytes(body), headers.get(b"content-encoding", ""), most)
-        return _reply(headers, whole, response.status_code, most)
-    finally:
-        if not response.is_closed:
-            with anyio.move_on_after(_CLOSE_TIMEOUT, shield=True):
-                await response.aclose()
-
-
-class _Connected:
-    """What httpcore tells of a request: whether it used a connection that was there, and whether an answer began."""
-
-    def __init__(self) -> None:
-        self._is_new = self._is_sending = self._is_answered = False
-
-    async def note(self, event: str, _: object) -> None:
-        if event == "connection.connect_tcp.started":
-            self._is_new = True
-        elif event == "http11.send_request_headers.started":
-            self._is_sending = True
-        elif event == "http11.receive_response_headers.complete":
-            self._is_answered = True
-
-    @property
-    def is_stale(self) -> bool:
-        """Whether a connection that had been kept was gone when it was used."""
-        return self._is_sending and not self._is_new and not self._is_answered
-
-
-async def _close(lines: list[Connection]) -> None:
-    """Close them, all at once and within a bound that no cancellation shortens."""
-    with anyio.move_on_after(_CLOSE_TIMEOUT, shield=True):
-        if len(lines) == 1:
-            await lines[0].aclose()
-            return
-        async with anyio.create_task_group() as tasks:
-            for line in lines:
-                tasks.start_soon(line.aclose)
-
-
 class _RedactedUrl(httpx.URL):
-    """A URL that shows no query where it is written, as httpx writes every one to its log."""
+    """URL that is shown without its query, because httpx logs the URL of every request."""
 
     def __str__(self) -> str:
         return str(self.copy_with(query=None))
@@ -332,14 +291,60 @@ class _RedactedUrl(httpx.URL):
         return hash(httpx.URL(self))
 
 
+class _ConnectionTrace:
+    """Events of httpcore for one request of a user's client, from which a stale connection is recognised."""
+
+    def __init__(self) -> None:
+        self._is_new = self._is_sending = self._is_answered = False
+
+    async def record(self, event: str, _: object) -> None:
+        if event == "connection.connect_tcp.started":
+            self._is_new = True
+        elif event == "http11.send_request_headers.started":
+            self._is_sending = True
+        elif event == "http11.receive_response_headers.complete":
+            self._is_answered = True
+
+    @property
+    def is_stale(self) -> bool:
+        """Whether the request was sent on a connection kept from an earlier one and no response began."""
+        return self._is_sending and not self._is_new and not self._is_answered
+
+
+# Response
+
+
+async def _exchange(
+    send: _Send, request: httpx.Request, max_bytes: int, body: bytearray, scope: anyio.CancelScope
+) -> Response | TransportFailure:
+    """Send the request and read the response into `body`; cancel the scope once that exceeds `max_bytes`."""
+    response = await send(request)
+    try:
+        if response.is_stream_consumed:
+            # A transport of the user, such as a mock, may return a response that is complete.
+            return _to_response(_headers(response), response.content, response.status_code, max_bytes)
+        async for chunk in response.aiter_raw():
+            body += chunk
+            if len(body) > max_bytes:
+                # Cancel instead of leaving the loop: only then are the generators of httpx closed in time.
+                scope.cancel()
+        headers = _headers(response)
+        content = _decompress(bytes(body), headers.get(b"content-encoding", ""), max_bytes)
+        return _to_response(headers, content, response.status_code, max_bytes)
+    finally:
+        if not response.is_closed:
+            with anyio.move_on_after(_CLOSE_TIMEOUT, shield=True):
+                await response.aclose()
+
+
 def _headers(response: httpx.Response) -> dict[bytes, str]:
-    """By name in small letters. httpx looks through all of them for each that is asked for."""
+    """Return the headers by lower-case name. httpx searches all of them at each access."""
     return {name.lower(): value.decode("latin-1") for name, value in response.headers.raw}
 
 
-def _reply(headers: dict[bytes, str], body: bytes, status: int, most: int) -> Response | TransportFailure:
-    if len(body) > most:
-        return _too_large(most)
+def _to_response(headers: dict[bytes, str], body: bytes, status: int, max_bytes: int) -> Response | TransportFailure:
+    if len(body) > max_bytes:
+        return _too_large(max_bytes)
     return Response(
         status=status,
         body=body,
@@ -349,26 +354,29 @@ def _reply(headers: dict[bytes, str], body: bytes, status: int, most: int) -> Re
     )
 
 
-def _too_large(most: int) -> TransportFailure:
-    return TransportFailure(sent=True, message=f"the answer is larger than {most} bytes")
+def _too_large(max_bytes: int) -> TransportFailure:
+    return TransportFailure(sent=True, message=f"the response is larger than {max_bytes} bytes")
 
 
-def _decoded(body: bytes, encoding: str, most: int) -> bytes:
-    """The body of an answer that is compressed, asked for or not: a little beyond the limit at most, empty if it cannot
-    be read."""
+def _decompress(body: bytes, encoding: str, max_bytes: int) -> bytes:
+    """Decompress at most one byte more than `max_bytes`; return nothing if the body is invalid.
+
+    A server may compress its response without being asked.
+    """
     if encoding.lower() not in {"gzip", "deflate"}:
         return body
     try:
-        return zlib.decompressobj(zlib.MAX_WBITS | 32).decompress(body, most + 1)
+        return zlib.decompressobj(zlib.MAX_WBITS | 32).decompress(body, max_bytes + 1)
     except zlib.error:
         return b""
 
 
 def _describe(error: Exception) -> str:
+    """Return the type and text of an error on one line of limited length."""
     text = str(error)
     cause: BaseException | None = error
     while not text and cause is not None:
-        # On trio, a certificate that was not accepted is told by what the error was raised from alone.
+        # On trio, only the cause of the error says that a certificate was rejected.
         cause = cause.__cause__ or cause.__context__
         text = str(cause or "")
     text = text[:160]

@@ -81,7 +81,7 @@ def test_a_client_without_spool_and_flags_pays_for_neither() -> None:
 def test_no_part_of_a_usual_client_is_first_loaded_by_its_calls(begin: str) -> None:
     modules = within(loaded(USE.format(begin)), "mixpanel_async")
     # In the thread that makes the pool.
-    assert modules == ([] if "start" in begin else ["mixpanel_async._http.connection"])
+    assert modules == ([] if "start" in begin else ["mixpanel_async._http.connection", "mixpanel_async._http.proxies"])
 
 
 @pytest.mark.parametrize(

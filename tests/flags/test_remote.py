@@ -150,11 +150,11 @@ BAD: dict[str, tuple[Any, str]] = {
     "no flags": (b'{"code": 200}', "the answer has no flags in it"),
     "malformed": (answer(f={"variant_key": "x"}), "the variant in the answer is malformed"),
     "malformed key": (answer(f={"variant_key": 5, "variant_value": 1}), "the variant in the answer is malformed"),
-    "too large": (b" " * 20_000_000, "the answer is larger than 16777216 bytes"),
+    "too large": (b" " * 20_000_000, "the response is larger than 16777216 bytes"),
     "no connection": (httpx.ConnectError("refused"), "no connection to api.mixpanel.com (ConnectError: refused)"),
-    "broken": (httpx.RemoteProtocolError(TOKEN), "the connection ended early, or what came back was not HTTP"),
+    "broken": (httpx.RemoteProtocolError(TOKEN), "the connection ended early, or the response was not HTTP"),
     "bug": (ValueError(TOKEN), "the HTTP client failed (ValueError)"),
-    "hang": (hang, "no complete answer within "),
+    "hang": (hang, "no complete response within "),
 }
 
 
