@@ -1,1 +1,1 @@
-"""What one tracked event costs, measured beside its floor and its peers: `python -m benchmarks`."""
+"""Benchmarks of the client, compared with a lower bound and with other SDKs: `python -m benchmarks`."""

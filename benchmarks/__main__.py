@@ -1,8 +1,8 @@
-"""`python -m benchmarks`: every section, one table at the end, a file of results and a chart.
+"""`python -m benchmarks`: run all sections, print one table, and write a results file and a chart.
 
-What is counted is CPU time of the sending process, all its threads, wherever that says more than the clock on the wall:
-it holds on a busy machine, too. "Net of the harness" means minus the same loop around a coroutine that does nothing.
-Nothing here passes or fails by time; the exit status says whether every event was delivered.
+Most figures are CPU time of the sending process with all its threads, because wall time depends on the load of the
+machine. "Net of the harness" means: minus the same loop around a coroutine that does nothing. No result passes or fails
+by time; the exit status is 0 if every event was delivered.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import sys
 import time
 from pathlib import Path
 
-from .bench import opened
+from .bench import open_bench
 from .burst import burst
 from .chart import chart
 from .report import Row, machine, results, table
@@ -33,35 +33,37 @@ SECTIONS = {
 
 
 def main() -> int:
-    """Measure, print, write, and say by the exit status whether every event arrived."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="What mixpanel-async costs.")
-    parser.add_argument("sections", nargs="*", metavar="SECTION", help=f"of {', '.join(SECTIONS)} (default: all)")
+    """Measure, print and write the results. Return 0 if every event arrived, otherwise 1."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measure the cost of mixpanel-async.")
+    parser.add_argument(
+        "sections", nargs="*", metavar="SECTION", help=f"sections to run: {', '.join(SECTIONS)} (default: all)"
+    )
     parser.add_argument("--events", type=int, default=40_000, help="events in a burst (default: 40000)")
     parser.add_argument("--rounds", type=int, default=5, help="runs of each subject (default: 5)")
     parser.add_argument(
         "--python", action="append", default=[], metavar="PATH",
-        help="an interpreter that the burst is run with, too, if it can import the package; may be repeated",
+        help="another interpreter for the burst, if it can import the package; may be repeated",
     )  # fmt: skip
     parser.add_argument(
         "--output",
         type=Path,
         metavar="FOLDER",
-        help="where results.json and, with the burst, chart.svg go; made if missing (default: beside the code)",
+        help="folder for results.json and, with the burst, chart.svg; created if missing (default: this package)",
     )
     options = parser.parse_args()
     if unknown := set(options.sections) - set(SECTIONS):
-        parser.error(f"there is no section {', '.join(sorted(unknown))}")
+        parser.error(f"unknown section: {', '.join(sorted(unknown))}; choose from {', '.join(SECTIONS)}")
     if options.events < 1 or options.rounds < 1:
         parser.error("--events and --rounds must be at least 1")
 
     rows: list[Row] = []
-    with opened(options.events, options.rounds, tuple(options.python)) as bench:
+    with open_bench(options.events, options.rounds, tuple(options.python)) as bench:
         for name in options.sections or SECTIONS:
             began = time.monotonic()
             rows += SECTIONS[name](bench)
             print(f"{name}: {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
     print(*machine(), f"{options.events:,} events, {options.rounds} rounds", "", *table(rows), sep="\n")
-    # A part is no run of the benchmarks: it takes the place of nothing, unless it is told where to go.
+    # A partial run does not replace the stored results of a full run; it needs an explicit --output.
     folder = options.output if options.output or options.sections else Path(__file__).resolve().parent
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)

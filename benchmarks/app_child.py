@@ -1,6 +1,6 @@
-"""One app in a process of its own: `python -m benchmarks.app_child FRAMEWORK VARIANT` prints its port and serves.
+"""One app in a child process: `python -m benchmarks.app_child FRAMEWORK VARIANT` prints its port and serves.
 
-It ends by SIGTERM, as its server does.
+The process stops at SIGTERM.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 
 
 def serve(framework: str, variant: str) -> None:
-    """Serve the plain app, or the example as the environment tells it."""
-    # By its full name, or asyncio would not see that it is TCP, and leave Nagle's algorithm on.
+    """Serve the plain app, or the example app configured by the environment."""
+    # Without an explicit IPPROTO_TCP, asyncio does not recognise TCP and leaves Nagle's algorithm on.
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.bind(("127.0.0.1", 0))
     listener.listen(1_000)

@@ -1,9 +1,9 @@
-"""What tracking adds to the latency of a web request: `python -m benchmarks.apps`.
+"""Latency that tracking adds to a web request: `python -m benchmarks.apps`.
 
-The example apps run under uvicorn and aiohttp's own server, each in a process of its own: without Mixpanel, with it,
-with one that refuses connections, and with one that takes them and never answers. They take turns of 200 requests each,
-in an order drawn anew for every turn, so that what the machine does meanwhile counts for all alike. The first requests
-of a turn do not count: the processor's caches are full of another app then.
+The example apps run under uvicorn and aiohttp's server, each in a separate process: without tracking, with tracking,
+with a Mixpanel that refuses connections, and with a Mixpanel that accepts connections and never answers. The processes
+take turns of 200 requests in random order, so that other load on the machine affects all of them equally. The first
+requests of a turn are not counted, because the CPU caches still contain data of another app.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ VARIANTS: Final = {
     "silent": "Mixpanel never answers",
 }
 TITLES: Final = {"fastapi": "FastAPI example, uvicorn", "aiohttp": "aiohttp example"}
-# What tracking may add to the 99th percentile: this part of it, and these seconds.
+# Allowed increase of the 99th percentile: a share of it plus a number of seconds.
 SHARE: Final = 0.05
 SECONDS: Final = 0.0002
-# In one turn of each connection: those that count, and those before.
+# Requests of one turn that are measured, and warm-up requests per connection.
 REQUESTS: Final = 200
 WARM_UP: Final = 20
 
@@ -49,10 +49,10 @@ _REQUEST: Final = (
 
 
 class Variant:
-    """An app under test, and what its answers took so far, in seconds.
+    """An app under test and the latencies of its responses, in seconds.
 
     Args:
-        port: where it listens.
+        port: port of the app.
     """
 
     def __init__(self, port: int) -> None:
@@ -61,19 +61,19 @@ class Variant:
         self.answers = 0
 
     async def until_up(self) -> None:
-        """Ask until there is an answer, and forget what it took."""
+        """Wait until the app answers a request, which is not measured."""
         for _ in range(400):
             with contextlib.suppress(OSError):
-                await self._ask(0)
+                await self._request(0)
                 return
             await asyncio.sleep(0.05)
         raise RuntimeError("an app did not start")
 
     async def turn(self, requests: int, connections: int) -> None:
-        """Some browsers that each ask again as soon as they have their answer."""
-        await asyncio.gather(*(self._ask(max(1, requests // connections)) for _ in range(connections)))
+        """Send requests over concurrent connections, each with one request at a time."""
+        await asyncio.gather(*(self._request(max(1, requests // connections)) for _ in range(connections)))
 
-    async def _ask(self, requests: int) -> None:
+    async def _request(self, requests: int) -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
         clock = time.perf_counter
         for number in range(WARM_UP + requests):
@@ -97,29 +97,31 @@ class Variant:
 @contextmanager
 def _app(framework: str, variant: str, origin: str, variables: Mapping[str, str]) -> Iterator[int]:
     command = [sys.executable, "-m", "benchmarks.app_child", framework, variant]
-    told = {**variables, "MIXPANEL_TOKEN": "benchmark", "MIXPANEL_API_HOST": origin}
-    # What the app says of an outage is not what is measured here.
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=told, text=True) as process:
+    child_environment = {**variables, "MIXPANEL_TOKEN": "benchmark", "MIXPANEL_API_HOST": origin}
+    # Log lines of the app about an outage are irrelevant here.
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=child_environment, text=True
+    ) as process:
         assert process.stdout is not None
         try:
             yield int(process.stdout.readline())
         finally:
-            # Those without Mixpanel would try to deliver until their time is up.
+            # Without a working Mixpanel, SIGTERM would try to deliver until the shutdown timeout.
             process.send_signal(signal.SIGTERM if variant in {"plain", "tracked"} else signal.SIGKILL)
 
 
 @contextmanager
-def _nobody() -> Iterator[str]:
-    """An address at which connections are refused."""
-    with socket.socket() as held:
-        # Bound, so that nobody else gets it, and not listening.
-        held.bind(("127.0.0.1", 0))
-        yield f"http://127.0.0.1:{held.getsockname()[1]}"
+def _refusing_origin() -> Iterator[str]:
+    """Yield an origin that refuses connections."""
+    with socket.socket() as reserved:
+        # Binding without listening reserves the port and refuses connections.
+        reserved.bind(("127.0.0.1", 0))
+        yield f"http://127.0.0.1:{reserved.getsockname()[1]}"
 
 
 @contextmanager
-def _mute() -> Iterator[str]:
-    """An address at which connections are taken, and nothing is answered."""
+def _silent_origin() -> Iterator[str]:
+    """Yield an origin that accepts connections and never answers."""
     with socket.create_server(("127.0.0.1", 0), backlog=1_000) as listener:
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"
 
@@ -130,12 +132,12 @@ def _events(origin: str) -> int:
 
 
 async def measure(framework: str, options: argparse.Namespace) -> tuple[dict[str, Variant], int]:
-    """All variants of one framework, and how many events arrived from the one with a Mixpanel that works."""
+    """Measure all variants of one framework; also return the number of events delivered by the variant `tracked`."""
     variables = environment()
     with ExitStack() as stack:
         origin = stack.enter_context(sink(variables))
-        origins = {"plain": origin, "tracked": origin, "refused": stack.enter_context(_nobody())}
-        origins["silent"] = stack.enter_context(_mute())
+        origins = {"plain": origin, "tracked": origin, "refused": stack.enter_context(_refusing_origin())}
+        origins["silent"] = stack.enter_context(_silent_origin())
         with ExitStack() as apps:
             found = {
                 name: Variant(apps.enter_context(_app(framework, name, origins[name], variables))) for name in VARIANTS
@@ -151,14 +153,20 @@ async def measure(framework: str, options: argparse.Namespace) -> tuple[dict[str
 
 
 def main() -> int:
-    """Measure, print, and say by the exit status whether every event arrived."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.apps", description="What tracking adds to a request.")
-    parser.add_argument("--turns", type=int, default=100, help=f"of {REQUESTS} requests, each variant (default: 100)")
-    parser.add_argument("--connections", type=int, default=1, help="at once, 1 to 200 (default: 1)")
-    parser.add_argument("--framework", choices=TITLES, action="append", help="one of them only")
+    """Measure and print. Return 0 if every event arrived, otherwise 1."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.apps", description="Measure the latency that tracking adds to a request."
+    )
+    parser.add_argument(
+        "--turns", type=int, default=100, help=f"turns of {REQUESTS} requests for each variant (default: 100)"
+    )
+    parser.add_argument("--connections", type=int, default=1, help="concurrent connections, 1 to 200 (default: 1)")
+    parser.add_argument(
+        "--framework", choices=TITLES, action="append", help="measure only this framework; may be repeated"
+    )
     options = parser.parse_args()
 
-    print(*machine(), f"{options.turns} turns of {REQUESTS} requests, {options.connections} at once", sep="\n")
+    print(*machine(), f"{options.turns} turns of {REQUESTS} requests, {options.connections} connections", sep="\n")
     complete = True
     for framework in options.framework or TITLES:
         found, events = asyncio.run(measure(framework, options))

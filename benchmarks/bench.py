@@ -1,4 +1,4 @@
-"""What every section measures with: child processes one after the other, and the server that they send to."""
+"""Shared tools of the sections: sequential child processes and the server that receives their events."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class Bench:
     """One run of the benchmarks.
 
     Args:
-        events: in a burst; the other sections take their size from it.
-        rounds: how often each subject of the burst is measured.
-        pythons: further interpreters for the burst.
-        origin: of the sink.
-        environment: of the child processes.
+        events: number of events in a burst; the other sections derive their sizes from it.
+        rounds: number of runs of each subject in the burst.
+        pythons: additional interpreters for the burst.
+        origin: origin of the sink.
+        environment: environment of the child processes.
     """
 
     events: int
@@ -36,24 +36,24 @@ class Bench:
     environment: dict[str, str]
 
     @property
-    def few(self) -> range:
-        """The rounds of the other sections."""
+    def few_rounds(self) -> range:
+        """Rounds of the slower sections: at most three."""
         return range(min(self.rounds, 3))
 
     def child(self, section: str, python: str = sys.executable, **arguments: Any) -> dict[str, Any]:
-        """What `measure` of a section gives in a process of its own."""
+        """Run `measure` of a section in a child process and return its figures."""
         command = [python, "-m", "benchmarks.child", section, json.dumps(arguments)]
         done = subprocess.run(command, env=self.environment, stdout=subprocess.PIPE, text=True, check=True)
         figures: dict[str, Any] = json.loads(done.stdout)
         return figures
 
     def take(self) -> dict[str, int]:
-        """What the sink was sent since it was asked last."""
+        """Return the counts of the sink since the last call."""
         return ask(self.origin, "/take")
 
     @contextmanager
     def delay(self, milliseconds: int) -> Iterator[None]:
-        """Let the sink take so long for each answer."""
+        """Delay each response of the sink by this time inside the block."""
         ask(self.origin, f"/delay?{milliseconds}")
         try:
             yield
@@ -62,21 +62,21 @@ class Bench:
 
     @contextmanager
     def process(self, *arguments: str) -> Iterator[subprocess.Popen[str]]:
-        """A server in a process of its own, until the end of the block."""
+        """Run a server module in a child process inside the block."""
         with _server(self.environment, *arguments) as process:
             yield process
 
 
 def environment() -> dict[str, str]:
-    """This process's environment without proxies, which would come between the subjects and the server."""
+    """Return the environment of this process without proxies."""
     variables = {key: value for key, value in os.environ.items() if not key.lower().endswith("_proxy")}
     variables["PYTHONPATH"] = os.pathsep.join(filter(None, (str(_ROOT), variables.get("PYTHONPATH"))))
     return variables
 
 
 @contextmanager
-def opened(events: int, rounds: int, pythons: tuple[str, ...]) -> Iterator[Bench]:
-    """A bench with its sink running."""
+def open_bench(events: int, rounds: int, pythons: tuple[str, ...]) -> Iterator[Bench]:
+    """Start the sink and yield a bench that uses it."""
     variables = environment()
     with sink(variables) as origin:
         yield Bench(events, rounds, pythons, origin, variables)
@@ -84,7 +84,7 @@ def opened(events: int, rounds: int, pythons: tuple[str, ...]) -> Iterator[Bench
 
 @contextmanager
 def sink(variables: dict[str, str]) -> Iterator[str]:
-    """The origin of the server that all subjects talk to."""
+    """Start the sink and yield its origin."""
     with _server(variables, "benchmarks.sink") as process:
         assert process.stdout is not None
         yield f"http://127.0.0.1:{int(process.stdout.readline())}"

@@ -1,7 +1,7 @@
-"""The burst: all events at once through every subject, rounds interleaved, each in a fresh process.
+"""Burst section: all events at once through every subject, rounds interleaved, each in a new process.
 
-What else the machine does only adds to the CPU time of a run, by half in one second and by nothing in the next; so the
-least of many runs says what a subject costs.
+Other load on the machine only increases the CPU time of a run, and by a varying amount. The minimum of many runs is
+therefore the best estimate.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ TITLES: Final = {
 }
 _OURS: Final = ("harness", "floor", "mixpanel_async")
 _EVENT_BYTES: Final = 420
-_MOST_OF_FLOOR: Final = 1.5
-_MOST_OF_MEMORY: Final = 1.3
+_MAX_TIMES_FLOOR: Final = 1.5
+_MAX_TIMES_MEMORY: Final = 1.3
 _ABOUT: Final = "import platform, mixpanel_async; print(platform.python_implementation(), platform.python_version())"
 
 
 @dataclass(frozen=True)
 class Run:
-    """One subject measured once; times in seconds, and what the server says it was sent."""
+    """One measurement of one subject: seconds, peak bytes, and the counts of the sink."""
 
     cpu: float
     wall: float
@@ -44,7 +44,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Summary:
-    """One subject over all rounds: the CPU of the best and of the median, and the counts of the worst."""
+    """Results of one subject over all rounds: minimum and median CPU time, and the worst counts."""
 
     cpu_us: float
     median_us: float
@@ -56,7 +56,7 @@ class Summary:
 
 
 def summarise(runs: Sequence[Run], harness: Sequence[Run], events: int) -> Summary:
-    """The CPU net of the harness, medians of all else."""
+    """Summarise the runs: CPU time net of the harness, medians of other figures, worst counts."""
     return Summary(
         cpu_us=(min(run.cpu for run in runs) - min(run.cpu for run in harness)) / events * 1e6,
         median_us=(median(run.cpu for run in runs) - median(run.cpu for run in harness)) / events * 1e6,
@@ -69,7 +69,7 @@ def summarise(runs: Sequence[Run], harness: Sequence[Run], events: int) -> Summa
 
 
 def burst(bench: Bench) -> Iterator[Row]:
-    """CPU and memory of every subject; of ours again without isal, on uvloop and in other interpreters."""
+    """Measure CPU and memory of every subject; mixpanel-async also without isal, on uvloop and other interpreters."""
     peers = [name for name in SUBJECTS if name not in _OURS and installed(name)]
     variants = [("", sys.executable, {}), *_variants()]
     for python in bench.pythons:
@@ -81,18 +81,18 @@ def burst(bench: Bench) -> Iterator[Row]:
     runs: dict[tuple[str, str], list[Run]] = {}
     for turn in range(bench.rounds):
         print(f"burst: round {turn + 1} of {bench.rounds}", file=sys.stderr, flush=True)
-        # They take half a second each, and a few microseconds are to be told from a few others.
-        for title, python, options in variants * len(bench.few):
+        # These runs take half a second each; more runs make differences of a few microseconds visible.
+        for title, python, options in variants * len(bench.few_rounds):
             for name in _OURS:
                 runs.setdefault((title, name), []).append(_run(bench, name, python, options))
-        for name in peers if turn in bench.few else ():
+        for name in peers if turn in bench.few_rounds else ():
             runs.setdefault(("", name), []).append(_run(bench, name, sys.executable, {}))
     for title, _, _ in variants:
         yield from _rows(title, runs, bench.events)
 
 
 def _variants() -> Iterator[tuple[str, str, dict[str, object]]]:
-    """Ours in this interpreter, with what may be there or not: title, interpreter, options."""
+    """Yield optional variants of mixpanel-async in this interpreter: title, interpreter, options."""
     if installed("isal"):
         yield "without isal", sys.executable, {"speedups": False}
     if installed("uvloop"):
@@ -100,7 +100,7 @@ def _variants() -> Iterator[tuple[str, str, dict[str, object]]]:
 
 
 def _rows(title: str, runs: Mapping[tuple[str, str], list[Run]], events: int) -> Iterator[Row]:
-    """The subjects beside the floor of their own interpreter."""
+    """Yield rows that compare the subjects with the floor in the same interpreter."""
     harness = runs[title, "harness"]
     floor = summarise(runs[title, "floor"], harness, events)
     for name, words in TITLES.items():
@@ -116,11 +116,11 @@ def _rows(title: str, runs: Mapping[tuple[str, str], list[Run]], events: int) ->
         yield Row(
             section="burst",
             name=f"{words} {title}".strip(),
-            measured=f"{summary.cpu_us:.2f} us of CPU an event (median {summary.median_us:.2f}), "
+            measured=f"{summary.cpu_us:.2f} us of CPU per event (median {summary.median_us:.2f}), "
             f"{summary.events_per_second:,.0f}/s, {_delivered(summary, events)}",
-            ratio=f"{times:.2f} x floor" + (f" of {floor.cpu_us:.2f} us there" if title else ""),
-            wanted=f"<= {_MOST_OF_FLOOR}" if is_ours else "",
-            met=times <= _MOST_OF_FLOOR if is_ours else None,
+            ratio=f"{times:.2f} x floor" + (f" of {floor.cpu_us:.2f} us" if title else ""),
+            wanted=f"<= {_MAX_TIMES_FLOOR}" if is_ours else "",
+            met=times <= _MAX_TIMES_FLOOR if is_ours else None,
             figures={
                 "cpu_us": summary.cpu_us, "median_us": summary.median_us, "times_floor": times,
                 "floor_us": floor.cpu_us, "events_per_second": summary.events_per_second, "peak_mb": summary.peak_mb,
@@ -133,7 +133,7 @@ def _rows(title: str, runs: Mapping[tuple[str, str], list[Run]], events: int) ->
 
 
 def _memory(words: str, summary: Summary, floor: Summary, events: int, *, is_ours: bool) -> Row:
-    """The peak; what of it is the queue that was asked for is no cost of ours."""
+    """Return the row for peak memory; the queued events themselves are subtracted."""
     queue_mb = events * _EVENT_BYTES / 1e6
     times = (summary.peak_mb - queue_mb * is_ours) / floor.peak_mb
     return Row(
@@ -141,8 +141,8 @@ def _memory(words: str, summary: Summary, floor: Summary, events: int, *, is_our
         name=words,
         measured=f"{summary.peak_mb:.0f} MB at the peak" + f", a queue of {queue_mb:.0f} MB" * is_ours,
         ratio=f"{times:.2f} x floor" + ", net of the queue" * is_ours,
-        wanted=f"<= {_MOST_OF_MEMORY}" if is_ours else "",
-        met=times <= _MOST_OF_MEMORY if is_ours else None,
+        wanted=f"<= {_MAX_TIMES_MEMORY}" if is_ours else "",
+        met=times <= _MAX_TIMES_MEMORY if is_ours else None,
         figures={"peak_mb": summary.peak_mb, "queue_mb": queue_mb * is_ours, "times_floor": times},
     )
 
@@ -165,5 +165,5 @@ def _about(bench: Bench, python: str) -> str | None:
 def _delivered(summary: Summary, events: int) -> str:
     text = f"{summary.distinct:,} of {events:,} in {summary.requests:,} requests"
     if summary.most > summary.distinct:
-        text += f", {summary.most - summary.distinct:,} of them twice"
+        text += f", {summary.most - summary.distinct:,} duplicates"
     return text

@@ -1,4 +1,4 @@
-"""The burst as bars, in an SVG that is readable on light and on dark ground."""
+"""Bar chart of the burst as SVG, readable on light and dark backgrounds."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ _STYLE: Final = """
 
 
 def chart(rows: Sequence[Row]) -> str:
-    """CPU for an event and peak memory of every subject, as far as the rows have them."""
+    """Return the SVG with the CPU time per event and the peak memory of every subject in the rows."""
     panels = [
-        ("CPU for an event, less is better", "burst", "cpu_us", lambda value: f"{value:.1f} µs"),
+        ("CPU per event, less is better", "burst", "cpu_us", lambda value: f"{value:.1f} µs"),
         ("Memory at the peak, less is better", "memory", "peak_mb", lambda value: f"{value:.0f} MB"),
     ]
     parts: list[str] = []

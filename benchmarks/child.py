@@ -1,6 +1,6 @@
-"""One measurement in a process of its own: `python -m benchmarks.child SECTION ARGUMENTS` prints one JSON object.
+"""One measurement in a child process: `python -m benchmarks.child SECTION ARGUMENTS` prints one JSON object.
 
-The arguments are those of the section's `measure`, as a JSON object.
+ARGUMENTS is a JSON object with the arguments of the section's `measure`.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from pathlib import Path
 
 
 def peak_bytes() -> int:
-    """The most memory that this process has held at once."""
+    """Return the peak memory of this process in bytes."""
     status = Path("/proc/self/status")
     if status.exists():
-        # ru_maxrss outlives exec on Linux, and would then show the parent's size instead of ours.
+        # On Linux, ru_maxrss survives exec and can report the size of the parent.
         peak = re.search(r"^VmHWM:\s+(\d+) kB$", status.read_text(), re.MULTILINE)
         if peak:
             return int(peak[1]) * 1024

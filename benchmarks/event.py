@@ -1,4 +1,4 @@
-"""The one event that every subject sends: about 420 bytes of JSON once its sender has stamped it."""
+"""The event that every subject sends: about 420 bytes of JSON including the properties that SDKs add."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ TOKEN: Final = "0123456789abcdef0123456789abcdef"
 
 
 def distinct_id(number: int) -> str:
-    """One of a thousand users."""
+    """Return one of a thousand user ids."""
     return f"user-{number % 1000:04d}"
 
 
 def properties(number: int) -> dict[str, Any]:
-    """What an app passes at its call: a fresh dict of seven properties, text, numbers, a boolean and a list."""
+    """Return a new dict with seven properties: strings, numbers, a boolean and a list."""
     return {
         "order": f"A-{number:07d}",
         "amount": 19.99 + number % 50,

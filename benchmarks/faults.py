@@ -1,8 +1,8 @@
-"""`python -m benchmarks.faults`: the same faults for every library, side by side.
+"""`python -m benchmarks.faults`: compare how libraries behave under the same faults.
 
-Each run is a process of its own that tracks events to a local server with a plan of faults. What is printed: how many
-events never arrived, of how many of them the library told the application nothing, how many updates were applied twice,
-how long the event loop stood still at the most, and how long the end took.
+Each run is a child process that tracks events to a local server with scripted faults. The table shows lost events, lost
+events that the library did not report, updates applied twice, the longest stall of the event loop, and the duration of
+the shutdown.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ _PORTAL: Final = b"<!DOCTYPE html><title>Sign in</title>"
 
 @dataclass(frozen=True)
 class Scenario:
-    """A fault, and how much is sent into it."""
+    """A fault and the number of events sent."""
 
     title: str
     events: int = 500
     plan: tuple[str, ...] = ()
-    """What becomes of the first requests; after them all is well. `always` holds for the last one to the end."""
+    """Faults of the first requests. Later requests get the fault `always`, or succeed if it is empty."""
     always: str = ""
     updates: bool = False
-    """Counters are incremented instead of events tracked."""
+    """Increment counters instead of tracking events."""
     killed: bool = False
-    """The process is killed once it has tracked, and started again with a server that is well."""
+    """Kill the process after tracking, then restart it with a working server."""
     libraries: tuple[str, ...] = ("ours", "official", "posthog")
 
 
@@ -62,23 +62,23 @@ SCENARIOS: Final[dict[str, Scenario]] = {
 
 @dataclass
 class Plan:
-    """What the server does and has seen."""
+    """Faults of the server and the records it received."""
 
     scenario: Scenario
     requests: int = 0
-    well: bool = False
+    is_healthy: bool = False
     seen: Counter[str] = field(default_factory=Counter)
     added: int = 0
 
     def next(self) -> str:
-        """What becomes of the next request."""
+        """Return the fault of the next request; empty for success."""
         number, self.requests = self.requests, self.requests + 1
-        if self.well:
+        if self.is_healthy:
             return ""
         return self.scenario.plan[number] if number < len(self.scenario.plan) else self.scenario.always
 
     def store(self, head: bytes, body: bytes) -> None:
-        """Take what a request holds."""
+        """Count the records of a request."""
         for record in records(plain(head, body)):
             if "$add" in record:
                 self.added += record["$add"]["n"]
@@ -86,26 +86,26 @@ class Plan:
                 self.seen[record.get("uuid") or record["properties"]["$insert_id"]] += 1
 
 
-class Faulty(SinkProtocol):
-    """The sink of the benchmarks, with faults."""
+class FaultySinkProtocol(SinkProtocol):
+    """The sink of the benchmarks with scripted faults."""
 
     def __init__(self, plan: Plan) -> None:
         super().__init__(Received())
         self._plan = plan
 
     def _answer(self, head: bytes, body: bytes) -> None:
-        fate = self._plan.next()
-        if fate in {"", "cut", "slow", "hang"}:
+        fault = self._plan.next()
+        if fault in {"", "cut", "slow", "hang"}:
             self._plan.store(head, body)
-        if fate == "cut":
+        if fault == "cut":
             self._transport.abort()
-        elif fate == "portal":
+        elif fault == "portal":
             self._send(b"200 OK", b"text/html", _PORTAL)
-        elif fate == "503":
+        elif fault == "503":
             self._send(b"503 Service Unavailable", b"application/json", b'{"error":"down","status":0}')
-        elif fate == "slow":
+        elif fault == "slow":
             asyncio.get_running_loop().call_later(0.1, self._succeed, head)
-        elif fate != "hang":
+        elif fault != "hang":
             self._succeed(head)
 
     def _succeed(self, head: bytes) -> None:
@@ -122,7 +122,7 @@ class Faulty(SinkProtocol):
 @contextmanager
 def _server(plan: Plan) -> Iterator[str]:
     loop = asyncio.new_event_loop()
-    server = loop.run_until_complete(loop.create_server(lambda: Faulty(plan), "127.0.0.1", 0))
+    server = loop.run_until_complete(loop.create_server(lambda: FaultySinkProtocol(plan), "127.0.0.1", 0))
     thread = threading.Thread(target=loop.run_forever, daemon=True)
     thread.start()
     try:
@@ -136,7 +136,7 @@ def _server(plan: Plan) -> Iterator[str]:
 
 @dataclass
 class Client:
-    """One library: `send` sends one event or update, `end` delivers the rest, `reported` is what it told of as lost."""
+    """One library: `send` tracks an event or update, `end` delivers the rest, `reported` counts reported losses."""
 
     send: Callable[[int], Awaitable[object]]
     end: Callable[[], Awaitable[object]]
@@ -169,7 +169,7 @@ async def _ours(origin: str, path: str) -> Client:
     return Client(send, mp.aclose, reported)
 
 
-async def _official(origin: str, path: str) -> Client:  # noqa: ARG001  all are called alike
+async def _official(origin: str, path: str) -> Client:  # noqa: ARG001  same signature for all libraries
     from mixpanel import BufferedConsumer, Mixpanel, MixpanelException
 
     consumer = BufferedConsumer(
@@ -194,7 +194,7 @@ async def _official(origin: str, path: str) -> Client:  # noqa: ARG001  all are 
     async def end() -> None:
         guarded(consumer.flush)
 
-    # An exception says that a batch failed, which stays in the buffer: what is there at the end is known to be lost.
+    # A failed batch raises and stays in the buffer, so after an error the rest of the buffer counts as reported.
     return Client(send, end, lambda: sum(map(len, consumer._buffers.values())) if errors else 0)
 
 
@@ -247,7 +247,7 @@ async def _child(library: str, scenario: Scenario, origin: str, path: str, count
         await asyncio.sleep(0.5)
         os.kill(os.getpid(), signal.SIGKILL)
     if scenario.killed:
-        # Time for the new process to find what the old one has left.
+        # Give the new process time to find the records of the old one.
         await asyncio.sleep(1)
     began = time.perf_counter()
     await client.end()
@@ -257,7 +257,7 @@ async def _child(library: str, scenario: Scenario, origin: str, path: str, count
 
 
 def measure(library: str, name: str, limit: float) -> dict[str, float]:
-    """One library in one scenario."""
+    """Run one library in one scenario and return its figures."""
     scenario = SCENARIOS[name]
     plan = Plan(scenario)
     figures: dict[str, float] = {"stall": 0.0, "end": 0.0, "reported": 0}
@@ -273,7 +273,7 @@ def measure(library: str, name: str, limit: float) -> dict[str, float]:
                     figures = json.loads(child.stdout.splitlines()[-1])
             except subprocess.TimeoutExpired:
                 figures["end"] = limit
-            plan.well = True
+            plan.is_healthy = True
     arrived = plan.added if scenario.updates else len(plan.seen)
     twice = max(0, arrived - scenario.events) if scenario.updates else 0
     missing = max(0, scenario.events - arrived)
@@ -281,8 +281,8 @@ def measure(library: str, name: str, limit: float) -> dict[str, float]:
 
 
 def table(names: list[str], limit: float) -> Iterator[str]:
-    """The faults, the libraries under each, and what became of the records."""
-    yield "| fault | library | never arrived | of them in silence | applied twice | loop stood still | end took |"
+    """Yield the lines of the Markdown table: one row per fault and library."""
+    yield "| fault | library | lost | lost without report | applied twice | longest loop stall | shutdown |"
     yield "| --- | --- | --- | --- | --- | --- | --- |"
     for name in names:
         scenario = SCENARIOS[name]
@@ -304,8 +304,10 @@ def table(names: list[str], limit: float) -> Iterator[str]:
 def main() -> int:
     """Print the table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.faults")
-    parser.add_argument("--only", nargs="*", choices=list(SCENARIOS), default=list(SCENARIOS), help="these alone")
-    parser.add_argument("--limit", type=float, default=30.0, help="seconds that one run may take (default: 30)")
+    parser.add_argument(
+        "--only", nargs="*", choices=list(SCENARIOS), default=list(SCENARIOS), help="run only these scenarios"
+    )
+    parser.add_argument("--limit", type=float, default=30.0, help="time limit of one run in seconds (default: 30)")
     parser.add_argument("--child", nargs=5, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:

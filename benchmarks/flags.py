@@ -1,9 +1,9 @@
-"""`python -m benchmarks.flags`: what one evaluation of a feature flag costs, beside the official SDK in the same run.
+"""`python -m benchmarks.flags`: compare the cost of a flag evaluation with the official SDK.
 
-Both evaluate the same definitions for the same contexts, in this process, rounds interleaved, 1,000 evaluations a
-round: for people who were never seen before, or for 100 who come again. CPU time, medians over the rounds. Where an
-exposure is reported, both hand it on and neither sends it: the official SDK to a tracker that does nothing (its own
-would wait for a request here), this one to the queue.
+Both libraries evaluate the same definitions for the same contexts in this process, with interleaved rounds of 1,000
+evaluations, for new users or for 100 returning users. Figures are CPU time, medians over the rounds. Exposures are not
+sent: the official SDK passes them to a tracker that does nothing (its default tracker would send a request and wait),
+mixpanel-async enqueues them.
 """
 
 from __future__ import annotations
@@ -60,16 +60,16 @@ class _Case(NamedTuple):
     known: bool = False
     exposes: bool = False
     bar: float | None = None
-    """Microseconds."""
+    """Limit in microseconds; None for no limit."""
 
 
 _CASES: Final = (
-    _Case("no rules, known people", "plain", known=True, bar=5.0),
-    _Case("no rules, new people", "plain", bar=5.0),
-    _Case("no rules, new people with UUIDs", "plain", _UUID, bar=5.0),
+    _Case("no rules, returning users", "plain", known=True, bar=5.0),
+    _Case("no rules, new users", "plain", bar=5.0),
+    _Case("no rules, new users with UUIDs", "plain", _UUID, bar=5.0),
     _Case("a typical rule", "ruled", bar=50.0),
     _Case("a rule on a version", "versioned", bar=50.0),
-    _Case("no such flag", "ghost"),
+    _Case("unknown flag", "ghost"),
     _Case("no rules, with exposure", "plain", exposes=True),
 )
 
@@ -118,7 +118,7 @@ async def _answer(request: httpx.Request) -> httpx.Response:
 
 
 def _timed(evaluate: Callable[..., Any], case: _Case, fallback: Any, contexts: list[Any]) -> float:
-    """Microseconds of CPU for one evaluation."""
+    """Return the CPU time of one evaluation in microseconds."""
     key, exposes = case.key, case.exposes
     started = time.process_time()
     for context in contexts:
@@ -129,13 +129,13 @@ def _timed(evaluate: Callable[..., Any], case: _Case, fallback: Any, contexts: l
 async def _measured(rounds: int) -> dict[str, tuple[list[float], list[float]]]:
     theirs = _official()
     client = httpx.AsyncClient(transport=httpx.MockTransport(_answer))
-    # Nothing is sent while it is measured.
+    # A long linger prevents requests during the measurement.
     batching = BatchPolicy(linger=3600, max_events=2_000, max_pending_events=10_000_000)
     async with AsyncMixpanel(
         "token", http_client=client, local_flags=LocalFlags(poll_interval=None), batching=batching
     ) as mp:
         if not await mp.local_flags.wait_ready():
-            sys.exit("there are no definitions")
+            sys.exit("no flag definitions were fetched")
         seen: dict[str, tuple[list[float], list[float]]] = {case.title: ([], []) for case in _CASES}
         people = itertools.count()
         for _ in range(rounds):
@@ -150,20 +150,21 @@ async def _measured(rounds: int) -> dict[str, tuple[list[float], list[float]]]:
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.flags", description="What evaluating a flag costs.")
+    description = "Measure the cost of a flag evaluation."
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.flags", description=description)
     parser.add_argument("--rounds", type=int, default=30, help="rounds of each case (default: 30)")
     options = parser.parse_args()
-    # The official SDK logs a line where it gives a fallback, which nobody should have to pay for here.
+    # The official SDK logs every fallback, which would distort the comparison.
     logging.getLogger("mixpanel.flags").setLevel(logging.CRITICAL)
     logging.getLogger("httpx").setLevel(logging.WARNING)
     seen = anyio.run(_measured, options.rounds)
     print(*machine(), sep="\n")
-    print(f"{_EVALUATIONS:,} evaluations a round, medians of {options.rounds} rounds\n")
-    print(f"{'CPU for one get_variant':32}{'mixpanel-async':>16}{'mixpanel':>12}{'ratio':>8}{'bar':>9}")
+    print(f"{_EVALUATIONS:,} evaluations per round, medians of {options.rounds} rounds\n")
+    print(f"{'CPU for one get_variant':32}{'mixpanel-async':>16}{'mixpanel':>12}{'ratio':>8}{'limit':>9}")
     for case in _CASES:
         ours, theirs = (median(times) for times in seen[case.title])
-        told = "" if case.bar is None else f"{case.bar:.0f} us"
-        print(f"{case.title:32}{ours:13.2f} us{theirs:9.2f} us{theirs / ours:7.1f}x{told:>9}")
+        limit = "" if case.bar is None else f"{case.bar:.0f} us"
+        print(f"{case.title:32}{ours:13.2f} us{theirs:9.2f} us{theirs / ours:7.1f}x{limit:>9}")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""`python -m benchmarks.importer`: how fast a file is read and checked on one core, and what a long stream costs.
+"""`python -m benchmarks.importer`: throughput of a dry run on one core, and peak memory of a long import.
 
-The first figure is that of `mixpanel-async import FILE --dry-run` over NDJSON in a process of its own that is tied to
-one core. With `--gigabytes`, so much is then piped into an import that sends it to an emulator, and the most memory
-that it held is printed.
+The first figure is the throughput of `mixpanel-async import FILE --dry-run` with NDJSON in a child process pinned to
+one core. With `--gigabytes`, that amount of data is also piped into an import to an emulator, and the peak memory is
+printed.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _MAIN: Final = "from mixpanel_async.cli import main; main()"
 _PINNED: Final = (
     "import os; hasattr(os, 'sched_setaffinity') and os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})"
 )
-# The most memory of a process is known to itself: what its parent is told includes the parent's own before the exec.
+# The child reports its peak memory itself, because the parent's figure includes the parent's memory before exec.
 _PEAK: Final = (
     "import atexit, sys; from benchmarks.child import peak_bytes; "
     "atexit.register(lambda: print(f'peak {peak_bytes()}', file=sys.stderr))"
@@ -36,7 +36,7 @@ _PEAK: Final = (
 
 
 def lines(events: int, *, insert_ids: bool) -> bytes:
-    """That many events, one a line, in Mixpanel's own form."""
+    """Return events as NDJSON in Mixpanel's export format."""
     past = int(time.time()) - 10 * 86_400
     made = []
     for number in range(events):
@@ -50,8 +50,8 @@ def _command(start: str, *arguments: str) -> list[str]:
     return [sys.executable, "-c", f"{start}; {_MAIN}", "import", *arguments]
 
 
-def checked(path: Path, events: int) -> tuple[float, float]:
-    """Events a second of CPU time and of wall time, start of the interpreter included."""
+def dry_run_rates(path: Path, events: int) -> tuple[float, float]:
+    """Return events per second of CPU time and of wall time, including interpreter start."""
     before, started = os.times(), time.perf_counter()
     result = subprocess.run(_command(_PINNED, str(path), "--dry-run"), capture_output=True, text=True, check=True)
     after, took = os.times(), time.perf_counter() - started
@@ -60,8 +60,8 @@ def checked(path: Path, events: int) -> tuple[float, float]:
     return events / cpu, events / took
 
 
-def streamed(block: bytes, times: int) -> tuple[int, str]:
-    """The peak of memory in bytes, and the last words, of an import of a block again and again through a pipe."""
+def import_stream(block: bytes, times: int) -> tuple[int, str]:
+    """Pipe a block repeatedly into an import; return its peak memory in bytes and its output."""
     with Emulator(max_events=1_000).serve() as server, tempfile.TemporaryDirectory() as directory:
         options = ("-", "--quiet", "--token", TOKEN, "--api-host", server.url, "--state-dir", directory)
         with subprocess.Popen(
@@ -79,29 +79,31 @@ def streamed(block: bytes, times: int) -> tuple[int, str]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure and print."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.importer", description="What an import costs.")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.importer", description="Measure the cost of an import.")
     parser.add_argument("--events", type=int, default=1_000_000, help="events in the file (default: 1000000)")
     parser.add_argument("--rounds", type=int, default=3, help="dry runs of each file (default: 3)")
-    parser.add_argument("--gigabytes", type=float, default=0.0, help="to stream through an import (default: 0)")
+    parser.add_argument(
+        "--gigabytes", type=float, default=0.0, help="amount of data to pipe into an import (default: 0)"
+    )
     options = parser.parse_args(arguments)
     print(*machine(), sep="\n")
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "events.ndjson"
         for insert_ids in (True, False):
             path.write_bytes(lines(options.events, insert_ids=insert_ids))
-            rates = [checked(path, options.events) for _ in range(options.rounds)]
+            rates = [dry_run_rates(path, options.events) for _ in range(options.rounds)]
             best = max(cpu for cpu, _ in rates)
             middle = sorted(cpu for cpu, _ in rates)[len(rates) // 2]
             wall = sorted(wall for _, wall in rates)[len(rates) // 2]
-            title = "with $insert_id" if insert_ids else "$insert_id made from content"
+            title = "with $insert_id" if insert_ids else "$insert_id derived from content"
             print(
-                f"dry run, {title}: {middle:,.0f} events a second of CPU on one core "
-                f"(best {best:,.0f}; {wall:,.0f} a second of wall time)"
+                f"dry run, {title}: {middle:,.0f} events per second of CPU on one core "
+                f"(best {best:,.0f}; {wall:,.0f} per second of wall time)"
             )
     if options.gigabytes:
         block = lines(50_000, insert_ids=False)
         times = max(1, round(options.gigabytes * 1e9 / len(block)))
-        peak, words = streamed(block, times)
+        peak, words = import_stream(block, times)
         print(f"{times * len(block) / 1e9:.2f} GB through a pipe: {words}; peak memory {peak / 1e6:,.0f} MB")
     return 0
 

@@ -1,4 +1,4 @@
-"""The example apps without Mixpanel: what their pages cost by themselves."""
+"""The example apps without Mixpanel, as baseline."""
 
 from __future__ import annotations
 

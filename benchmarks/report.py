@@ -1,4 +1,4 @@
-"""From the figures to the table that is printed, which is Markdown, and to the file of results."""
+"""Convert figures to the printed Markdown table and the results file."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ class Row:
     """One line of the table.
 
     Args:
-        section: where it belongs.
-        name: what was measured.
-        measured: the figures, in words.
-        ratio: what the project's bar is about, in words; empty if there is nothing to compare with.
-        wanted: the bar, in words; empty if there is none.
-        met: whether it was met; None if there is none.
-        figures: the same as plain numbers.
+        section: name of the section.
+        name: name of the measurement.
+        measured: formatted figures.
+        ratio: formatted figure to which the target applies; empty without comparison.
+        wanted: formatted target; empty without target.
+        met: whether the target was met; None without target.
+        figures: the figures as numbers.
     """
 
     section: str
@@ -41,14 +41,14 @@ class Row:
 
 
 def machine() -> Iterator[str]:
-    """Where and with what it was measured."""
+    """Yield lines that describe the machine, the interpreter and the package versions."""
     yield f"{_cpu_name()}, {os.cpu_count()} CPUs, {platform.system()} {platform.release()}"
     yield f"{platform.python_implementation()} {platform.python_version()}, {sys.platform}"
     yield ", ".join(f"{name} {found}" for name in _PACKAGES if (found := _version(name)))
 
 
 def table(rows: Sequence[Row]) -> Iterator[str]:
-    """The rows as a Markdown table whose columns are also in line as plain text."""
+    """Yield the lines of a Markdown table with padded columns."""
     lines = [_HEAD, *((*_first(row), row.ratio, row.wanted, _met(row)) for row in rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(_HEAD))]
     for number, line in enumerate(lines):
@@ -58,7 +58,7 @@ def table(rows: Sequence[Row]) -> Iterator[str]:
 
 
 def results(rows: Sequence[Row], events: int, rounds: int) -> dict[str, Any]:
-    """What goes to the file of results."""
+    """Return the content of the results file."""
     return {
         "machine": list(machine()),
         "events": events,

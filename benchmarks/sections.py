@@ -1,4 +1,4 @@
-"""The sections beside the burst: what each has its child processes do, and the rows that come of it."""
+"""All sections except the burst: run child processes and convert their figures to rows."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ _GROWTH_TURNS: Final = 6
 
 
 def paced(bench: Bench) -> Iterator[Row]:
-    """How late a heartbeat of 1 ms is at 2,000 events a second, with and without the client, and without isal."""
+    """Measure the delay of a 1 ms heartbeat at 2,000 events per second, with and without the client and isal."""
     seconds = min(3.0, bench.events / 10_000)
     with bench.delay(30):
         for speedups in (True, False):
             runs: dict[str, list[dict[str, float]]] = {name: [] for name in _SENDERS}
-            for _ in bench.few:
+            for _ in bench.few_rounds:
                 for name, figures in runs.items():
                     figures.append(
                         bench.child(
@@ -45,30 +45,30 @@ def paced(bench: Bench) -> Iterator[Row]:
                 section="paced",
                 name=f"2,000 events/s, heartbeat, {'isal' if speedups else 'without isal'}",
                 measured=f"at most {late:.2f} ms late, {base:.2f} ms without the client; "
-                f"loop held for {held:.2f} ms of CPU",
+                f"loop blocked for {held:.2f} ms of CPU",
                 ratio=f"{late - base:+.2f} ms",
                 wanted="<= 2 ms",
                 met=late - base <= 2.0,
                 figures={
                     "late_ms": late, "base_ms": base, "held_cpu_ms": held,
-                    "complete": counts["distinct"] == int(2_000 * seconds) * len(bench.few),
+                    "complete": counts["distinct"] == int(2_000 * seconds) * len(bench.few_rounds),
                 },
             )  # fmt: skip
 
 
 def growth(bench: Bench) -> Iterator[Row]:
-    """The cost of one event while something grows: their number, their properties, callers, bound clients."""
+    """Measure the cost per event for growing numbers of events, properties, callers and bound clients."""
     usual, fewer = bench.events, max(1, bench.events // 4)
     plans: dict[str, tuple[str, list[tuple[int, int]]]] = {
         "events": ("events", [(max(1, usual // 40), usual), (usual, usual), (25 * usual, 25 * usual)]),
-        "properties": ("properties an event", [(5, fewer), (25, max(1, fewer // 2)), (100, max(1, fewer // 4))]),
-        # Each caller has several to track: a task's first step costs by itself.
+        "properties": ("properties per event", [(5, fewer), (25, max(1, fewer // 2)), (100, max(1, fewer // 4))]),
+        # Each caller tracks several events, to spread the cost of starting its task.
         "callers": ("concurrent callers", [(1, usual), (100, usual), (10_000, usual)]),
         "clients": ("bound clients", [(1, fewer), (100, fewer), (1_000, fewer)]),
     }
     for what, (words, plan) in plans.items():
-        rounds, turns = (bench.few, _GROWTH_TURNS) if what != "events" else (range(1), 1)
-        # One size after the other, again and again: what the machine does for seconds befalls all of them.
+        rounds, turns = (bench.few_rounds, _GROWTH_TURNS) if what != "events" else (range(1), 1)
+        # Repeat the sizes in turn, so that other load on the machine affects all of them.
         children = [bench.child("growth", what=what, plan=plan * turns, origin=bench.origin)["runs"] for _ in rounds]
         runs = [taken[at : at + len(plan)] for taken in children for at in range(0, len(taken), len(plan))]
         complete = True
@@ -77,11 +77,11 @@ def growth(bench: Bench) -> Iterator[Row]:
             sent = size * (events // size) if what == "events" else events
             complete = complete and all(one["distinct"] == one["events"] == sent for one in measured)
             shares = [one["bytes"] / 1_000 if what == "properties" else sent for one in measured]
-            # As in the burst: what else the machine does only adds.
+            # As in the burst: other load only increases the time, so take the minimum.
             costs.append(min(1e6 * one["cpu"] / share for one, share in zip(measured, shares, strict=True)))
-        # Cheaper as it grows is as good as flat.
+        # A decreasing cost is as good as a constant one.
         worst = max(later / earlier for at, earlier in enumerate(costs) for later in costs[at:])
-        unit = "us of CPU a kilobyte" if what == "properties" else "us of CPU an event"
+        unit = "us of CPU per kilobyte" if what == "properties" else "us of CPU per event"
         yield Row(
             section="growth",
             name=" / ".join(f"{size:,}" for size, _ in plan) + f" {words}",
@@ -94,13 +94,13 @@ def growth(bench: Bench) -> Iterator[Row]:
 
 
 def identity(bench: Bench) -> Iterator[Row]:
-    """An awaited call beside the same request made with httpx alone."""
+    """Compare an awaited call with the same request sent by httpx alone."""
     calls = max(1, bench.events // 40)
     for concurrency in (1, 10, 100):
         runs: dict[str, list[dict[str, float]]] = {"bare": [], "client": []}
         opened = 0
         complete = True
-        for _ in bench.few:
+        for _ in bench.few_rounds:
             for name, figures in runs.items():
                 figures.append(
                     bench.child("identity", subject=name, origin=bench.origin, calls=calls, concurrency=concurrency)
@@ -113,11 +113,11 @@ def identity(bench: Bench) -> Iterator[Row]:
         bare_wall, our_wall = (1e6 * median(run["wall"] for run in figures) / calls for figures in runs.values())
         yield Row(
             section="identity",
-            name=f"await alias(), {concurrency} at once",
-            measured=f"{ours:.0f} us of CPU, httpx alone {bare:.0f} us; by the clock {our_wall:.0f} and "
-            f"{bare_wall:.0f}; {opened} connections after the first",
+            name=f"await alias(), {concurrency} concurrent",
+            measured=f"{ours:.0f} us of CPU, httpx alone {bare:.0f} us; wall time {our_wall:.0f} and "
+            f"{bare_wall:.0f}; {opened} connections opened after warm-up",
             ratio=f"{ours / bare:.2f} x httpx",
-            wanted="<= 1.2, no connection",
+            wanted="<= 1.2, no new connection",
             met=ours / bare <= 1.2 and not opened,
             figures={
                 "cpu_us": ours, "bare_cpu_us": bare, "times": ours / bare, "wall_us": our_wall,
@@ -127,7 +127,7 @@ def identity(bench: Bench) -> Iterator[Row]:
 
 
 def backfill(bench: Bench) -> Iterator[Row]:
-    """`import_data` against a server that takes 50 ms: what concurrency allows, or what the CPU does."""
+    """Measure `import_data` against a server with 50 ms latency, which is limited by concurrency or by the CPU."""
     latency = 0.05
     for in_flight, events in ((1, 5 * bench.events), (4, 25 * bench.events)):
         with bench.delay(int(latency * 1e3)):
@@ -135,20 +135,20 @@ def backfill(bench: Bench) -> Iterator[Row]:
                 "backfill", origin=bench.origin, events=events, in_flight=in_flight, batch=_BATCH, pending=10 * _BATCH
             )
         counts = bench.take()
-        rate, most = events / figures["wall"], in_flight * _BATCH / latency
-        # The time that others kept the cores from us is no time in which we could have worked.
-        busy = min(1.0, (figures["cpu"] + figures["line"]) / figures["wall"])
+        rate, limit = events / figures["wall"], in_flight * _BATCH / latency
+        # Time spent waiting for a CPU used by other processes counts as busy.
+        busy = min(1.0, (figures["cpu"] + figures["waiting"]) / figures["wall"])
         peak = figures["peak"] / 1e6
         yield Row(
             section="backfill",
             name=f"{events:,} events by import_data, {in_flight} in flight, 50 ms",
-            measured=f"{rate:,.0f}/s of {most:,.0f}/s, CPU {busy:.0%} busy, "
-            f"{1e6 * figures['cpu'] / events:.2f} us of CPU an event, {peak:.0f} MB at the peak",
-            ratio=f"{rate / most:.0%}",
+            measured=f"{rate:,.0f}/s of {limit:,.0f}/s, CPU {busy:.0%} busy, "
+            f"{1e6 * figures['cpu'] / events:.2f} us of CPU per event, {peak:.0f} MB at the peak",
+            ratio=f"{rate / limit:.0%}",
             wanted=">= 90%, or CPU-bound",
-            met=rate / most >= 0.9 or busy >= 0.9,
+            met=rate / limit >= 0.9 or busy >= 0.9,
             figures={
-                "events_per_second": rate, "share": rate / most, "busy": busy, "peak_mb": peak,
+                "events_per_second": rate, "share": rate / limit, "busy": busy, "peak_mb": peak,
                 "cpu_us": 1e6 * figures["cpu"] / events, "duplicates": counts["events"] - counts["distinct"],
                 "complete": counts["distinct"] == events,
             },
@@ -156,18 +156,18 @@ def backfill(bench: Bench) -> Iterator[Row]:
 
 
 def first_use(bench: Bench) -> Iterator[Row]:
-    """The longest hold of the loop by the first call and the first request."""
+    """Measure how long the first call and the first request block the event loop."""
     for scheme in ("http", "https"):
         for started in (True, False):
             origin = bench.origin.replace("http://", f"{scheme}://")
-            runs = [bench.child("first_use", origin=origin, started=started) for _ in bench.few]
+            runs = [bench.child("first_use", origin=origin, started=started) for _ in bench.few_rounds]
             bench.take()
             start, call, request = (1e3 * median(run[name] for run in runs) for name in ("start", "call", "request"))
             yield Row(
                 section="first use",
                 name=f"{scheme}, {'after' if started else 'without'} start()",
-                measured=f"loop held for {call:.2f} ms of CPU by the first call, {request:.2f} up to the first answer"
-                + (f", {start:.2f} by start()" if started else ""),
+                measured=f"loop blocked for {call:.2f} ms of CPU by the first call, "
+                f"{request:.2f} until the first response" + (f", {start:.2f} by start()" if started else ""),
                 ratio=f"{max(start, call, request):.2f} ms",
                 wanted="<= 2 ms",
                 met=max(start, call, request) <= 2.0,
@@ -176,15 +176,15 @@ def first_use(bench: Bench) -> Iterator[Row]:
 
 
 def spool(bench: Bench) -> Iterator[Row]:
-    """`track()` that is on disk before it returns, on one core."""
+    """Measure `track()` with a spool, which commits each event to disk before it returns, on one core."""
     plans: tuple[tuple[int, int], ...] = ((bench.events, 0), (max(1, bench.events // 8), 2_000))
     for events, rate in plans:
         runs = []
         complete = True
-        for _ in bench.few:
-            # What is often in memory, as /tmp is, would be no disk.
-            place = "/var/tmp" if Path("/var/tmp").is_dir() else None
-            with tempfile.TemporaryDirectory(dir=place) as path:
+        for _ in bench.few_rounds:
+            # /tmp is often a memory file system, so prefer a folder on disk.
+            parent = "/var/tmp" if Path("/var/tmp").is_dir() else None
+            with tempfile.TemporaryDirectory(dir=parent) as path:
                 arguments: dict[str, Any] = {"origin": bench.origin, "path": path, "events": events, "rate": rate}
                 runs.append(bench.child("spool", callers=200, **arguments))
             complete = complete and bench.take()["distinct"] == events + 10
@@ -194,9 +194,9 @@ def spool(bench: Bench) -> Iterator[Row]:
         met = p99 <= 0.01 if rate else events / tracked >= 20_000
         yield Row(
             section="spool",
-            name=f"{rate:,} events/s, one core" if rate else "200 callers as fast as they can, one core",
+            name=f"{rate:,} events/s, one core" if rate else "200 callers without pause, one core",
             measured=f"{events / tracked:,.0f}/s on disk, {events / delivered:,.0f}/s delivered, "
-            f"{1e6 * cpu / events:.1f} us of CPU an event; p99 of await track() {1e3 * p99:.2f} ms",
+            f"{1e6 * cpu / events:.1f} us of CPU per event; p99 of await track() {1e3 * p99:.2f} ms",
             ratio=f"{1e3 * p99:.2f} ms" if rate else f"{events / tracked / 1e3:.1f} k/s",
             wanted="<= 10 ms" if rate else ">= 20 k/s",
             met=met,
@@ -208,9 +208,9 @@ def spool(bench: Bench) -> Iterator[Row]:
 
 
 def start(bench: Bench) -> Iterator[Row]:
-    """The import of the package beside that of what it stands on, which it cannot go below."""
+    """Compare the import of the package with the import of its dependencies alone."""
     with tempfile.TemporaryDirectory() as folder:
-        # Installed packages are compiled; a checkout is not where Python may not write beside it.
+        # Installed packages have bytecode files; give a read-only checkout a place for them, too.
         environment = {**bench.environment, "PYTHONPYCACHEPREFIX": folder, "PYTHONDONTWRITEBYTECODE": ""}
         yield from _started(replace(bench, environment=environment))
 
@@ -218,19 +218,19 @@ def start(bench: Bench) -> Iterator[Row]:
 def _started(bench: Bench) -> Iterator[Row]:
     for asyncio in (False, True):
         runs: dict[bool, list[dict[str, Any]]] = {True: [], False: []}
-        # The first fills the caches.
+        # The first run fills the caches.
         bench.child("start", whole=True, asyncio=asyncio)
-        for _ in range(4 * len(bench.few) - 1):
+        for _ in range(4 * len(bench.few_rounds) - 1):
             for whole, measured in runs.items():
                 measured.append(bench.child("start", whole=whole, asyncio=asyncio))
         ours, base = (1e3 * min(run["cpu"] for run in measured) for measured in runs.values())
         bare = 1e3 * min(run["bare"] for run in runs[True])
         peak, base_peak = (median(run["peak"] for run in measured) / 1e6 for measured in runs.values())
-        # httpx, for one, imports rich if it is there.
+        # Exclude extras that dependencies import: httpx imports rich if it is installed.
         extras = sorted(set(runs[True][0]["extras"]) - set(runs[False][0]["extras"]))
         yield Row(
             section="start",
-            name="import of AsyncMixpanel" + ", asyncio being there" * asyncio,
+            name="import of AsyncMixpanel" + ", asyncio already imported" * asyncio,
             measured=f"{ours:.0f} ms of CPU, its four dependencies {base:.0f} ms; "
             f"{peak:.1f} MB at the peak, theirs {base_peak:.1f}; "
             f"extras imported: {', '.join(extras) or 'none'}",
@@ -245,12 +245,12 @@ def _started(bench: Bench) -> Iterator[Row]:
 
 
 def emulator(bench: Bench) -> Iterator[Row]:
-    """How many events the emulator takes on one core, from one connection in gzip batches of 2,000."""
+    """Measure the throughput of the emulator on one core with one connection and gzip batches of 2,000."""
     batches = max(1, 2 * bench.events // _BATCH)
     for path, headers in (("/track?verbose=1", ""), ("/import?strict=1", "Authorization: Basic dG9rZW46\r\n")):
         bodies = [_batch(number) for number in range(batches)]
         runs = []
-        for _ in bench.few:
+        for _ in bench.few_rounds:
             with bench.process("benchmarks.inside.emulator", "simplified") as process:
                 assert process.stdin is not None
                 assert process.stdout is not None
@@ -270,8 +270,8 @@ def emulator(bench: Bench) -> Iterator[Row]:
         yield Row(
             section="emulator",
             name=path,
-            measured=f"{events / cpu:,.0f} events for a second of its CPU ({1e6 * cpu / events:.1f} us each), "
-            f"{events / wall:,.0f}/s by the clock",
+            measured=f"{events / cpu:,.0f} events per second of CPU ({1e6 * cpu / events:.1f} us each), "
+            f"{events / wall:,.0f}/s wall time",
             ratio=f"{events / cpu / 1e3:.0f} k/s",
             wanted=">= 60 k/s",
             met=events / cpu >= 60_000,
@@ -280,7 +280,7 @@ def emulator(bench: Bench) -> Iterator[Row]:
 
 
 def _batch(number: int) -> bytes:
-    """One body of the benchmark's event, as a client would send it."""
+    """Return a gzip-compressed batch of the benchmark's event, as a client would send it."""
     now = int(time.time() * 1000)
     events = [
         {
@@ -306,7 +306,7 @@ def _post(host: str, port: int, path: str, headers: str, bodies: list[bytes]) ->
             connection.sendall(head.encode() + body)
             status = replies.readline()
             if b" 200 " not in status:
-                raise RuntimeError(f"the emulator refused a batch: {status!r}")
+                raise RuntimeError(f"the emulator rejected a batch: {status!r}")
             length = 0
             while (line := replies.readline()) != b"\r\n":
                 name, _, value = line.partition(b":")

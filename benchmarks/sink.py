@@ -1,8 +1,8 @@
-"""The server that all subjects talk to: it keeps what it is sent and says yes in the form each client expects.
+"""HTTP server for all subjects: stores requests and answers with the success response each client expects.
 
-Bodies are only decoded and counted when `/take` asks for it, after the measurement, so that the server stays far from
-being what is measured. `/delay?N` makes it take N milliseconds for each answer. Run as `python -m benchmarks.sink`: it
-prints its port and serves until its standard input closes.
+Bodies are decoded and counted only by `/take`, after the measurement, so that the server does not slow it down.
+`/delay?N` delays each response by N milliseconds. `python -m benchmarks.sink` prints the port and serves until standard
+input closes.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _LENGTH: Final = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 _ENCODED: Final = re.compile(rb"\r\ncontent-encoding: *gzip", re.IGNORECASE)
 _FORM: Final = re.compile(rb"\r\ncontent-type: *application/x-www-form-urlencoded", re.IGNORECASE)
 
-# The success that each client's own code looks for; Mixpanel's is that of /track with verbose=1.
+# The success response that each client expects; Mixpanel's is that of /track with verbose=1.
 _SUCCESS: Final = {
     b"/track": b'{"error":null,"status":1}',
     b"/import": b'{"code":200,"status":"OK"}',
@@ -34,7 +34,7 @@ _TLS_HANDSHAKE: Final = 0x16
 
 
 def ask(origin: str, path: str) -> dict[str, int]:
-    """What the sink answers to `/take` or `/delay?N`."""
+    """Send `/take` or `/delay?N` to the sink and return its counts."""
     with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(origin + path) as reply:
         counts: dict[str, int] = json.load(reply)
     return counts
@@ -42,16 +42,16 @@ def ask(origin: str, path: str) -> dict[str, int]:
 
 @dataclass
 class Received:
-    """The requests since the last `/take`: head and body of each, as they came."""
+    """Head and body of each request since the last `/take`."""
 
     requests: list[tuple[bytes, bytes]] = field(default_factory=list)
     connections: int = 0
-    """How many came with their first request since then."""
+    """Number of connections whose first request arrived since the last `/take`."""
     delay: float = 0.0
-    """Seconds that each answer takes."""
+    """Delay of each response in seconds."""
 
     def take(self) -> bytes:
-        """Count what came, forget it, and give the counts as JSON."""
+        """Count and discard the requests; return the counts as JSON."""
         ids: set[str] = set()
         events = size = 0
         for head, packed in self.requests:
@@ -59,7 +59,7 @@ class Received:
             size += len(body)
             for record in records(body):
                 events += 1
-                # An identity verb has an id only with some clients, and an event always.
+                # Some clients send identity calls without an insert id; events always have one.
                 ids.add(record.get("uuid") or record["properties"].get("$insert_id") or str(events))
         counts = {"requests": len(self.requests), "events": events, "distinct": len(ids), "bytes": size}
         counts["connections"] = self.connections
@@ -69,14 +69,14 @@ class Received:
 
 
 def plain(head: bytes, body: bytes) -> bytes:
-    """The JSON of a request, out of its compression and its form."""
+    """Return the JSON body of a request, decompressed and extracted from a form."""
     if _ENCODED.search(head):
         body = gzip.decompress(body)
     return urllib.parse.parse_qs(body.decode())["data"][0].encode() if _FORM.search(head) else body
 
 
 def records(body: bytes) -> list[dict[str, Any]]:
-    """What that JSON holds, however its sender wraps it."""
+    """Return the records of a JSON body, which PostHog wraps in an object."""
     content = orjson.loads(body)
     if isinstance(content, dict):
         content = content.get("batch", [content])
@@ -84,7 +84,7 @@ def records(body: bytes) -> list[dict[str, Any]]:
 
 
 class SinkProtocol(asyncio.Protocol):
-    """As little HTTP/1.1 as the subjects speak: requests with a Content-Length, on connections that stay open."""
+    """Minimal HTTP/1.1: requests with a Content-Length on keep-alive connections."""
 
     def __init__(self, received: Received) -> None:
         self._received = received

@@ -1,6 +1,6 @@
-"""What is measured: each subject is `track` and `close`, made by an async context manager for one server.
+"""Libraries under measurement: each is an async context manager that yields a `Subject` for one server.
 
-Libraries are imported inside the subjects, so that a child process holds only the one that it measures.
+Libraries are imported inside the context managers, so that a child process loads only the measured library.
 """
 
 from __future__ import annotations
@@ -25,34 +25,34 @@ _BATCH: Final = 2_000
 
 @dataclass(frozen=True)
 class Subject:
-    """A sender that is ready: `close` returns once everything tracked has been delivered."""
+    """A started sender; `close` returns after all tracked events are delivered."""
 
     track: Track
     close: Callable[[], Awaitable[object]]
 
 
 @asynccontextmanager
-async def harness(origin: str, events: int) -> AsyncIterator[Subject]:  # noqa: ARG001  every subject is called alike
-    """Nothing at all: the cost of the loop, of the event's properties and of awaiting a coroutine."""
+async def harness(origin: str, events: int) -> AsyncIterator[Subject]:  # noqa: ARG001  same signature for all subjects
+    """Empty subject: the cost of the loop, of the properties and of awaiting a coroutine."""
 
     async def track(distinct_id: str, event_name: str, properties: dict[str, Any]) -> None:
         """Take the arguments."""
 
     async def close() -> None:
-        """Nothing is held."""
+        """Do nothing."""
 
     yield Subject(track, close)
 
 
 @asynccontextmanager
 async def floor(origin: str, events: int) -> AsyncIterator[Subject]:  # noqa: ARG001
-    """The least that can be done: a dict, one encoding, a share of one gzip pass and of one socket write."""
+    """Lower bound: one dict, one JSON encoding, and a share of one gzip pass and one socket write."""
     import orjson
 
     compress = _compressor()
     url = urlsplit(origin)
     connection = socket.create_connection((url.hostname or "", url.port or 80))
-    # One growing buffer, not a list: what orjson returns may hold a page of memory for as long as it is kept.
+    # One growing buffer instead of a list, because each bytes object from orjson may retain a page of memory.
     batch = bytearray(b"[")
     held = 0
 
@@ -68,7 +68,7 @@ async def floor(origin: str, events: int) -> AsyncIterator[Subject]:  # noqa: AR
         )
         connection.sendall(head.encode() + body)
         if b'"status":1' not in connection.recv(4096):
-            raise RuntimeError("the sink refused a batch")
+            raise RuntimeError("the sink rejected a batch")
 
     async def track(distinct_id: str, event_name: str, properties: dict[str, Any]) -> None:
         nonlocal batch, held
@@ -110,7 +110,7 @@ def _compressor() -> Callable[[bytearray], bytes]:
 
 @asynccontextmanager
 async def mixpanel_async(origin: str, events: int) -> AsyncIterator[Subject]:
-    """This client, as it comes."""
+    """mixpanel-async with default settings."""
     from mixpanel_async import AsyncMixpanel, BatchPolicy
 
     policy = BatchPolicy(max_events=_BATCH, max_pending_events=max(events, _BATCH))
@@ -120,7 +120,7 @@ async def mixpanel_async(origin: str, events: int) -> AsyncIterator[Subject]:
 
 @asynccontextmanager
 async def official(origin: str, events: int) -> AsyncIterator[Subject]:  # noqa: ARG001
-    """The official SDK with its `BufferedConsumer`, at the 50 events a batch that it is capped to."""
+    """Official SDK with its `BufferedConsumer` and batches of 50 events, its maximum."""
     from mixpanel import BufferedConsumer, Mixpanel
 
     consumer = BufferedConsumer(max_size=50, events_url=f"{origin}/track")
@@ -137,7 +137,7 @@ async def official(origin: str, events: int) -> AsyncIterator[Subject]:  # noqa:
 
 @asynccontextmanager
 async def posthog(origin: str, events: int) -> AsyncIterator[Subject]:
-    """PostHog's `AsyncPosthog` with batches of 2,000, room for all events, and no compression."""
+    """PostHog's `AsyncPosthog` with batches of 2,000, a queue for all events, and no compression."""
     from posthog import AsyncPosthog
 
     client = AsyncPosthog(
@@ -170,11 +170,11 @@ SUBJECTS: Final[Mapping[str, Callable[[str, int], Any]]] = {
 
 
 def without_isal() -> None:
-    """Have the rest of this process take it for not installed."""
+    """Make imports of isal fail in this process."""
     sys.modules["isal"] = None  # type: ignore[assignment]
 
 
 def installed(name: str) -> bool:
-    """Whether the library behind a subject, or one of the libraries that make a difference, is there to be measured."""
+    """Return whether the library of a subject, or an optional speed-up, is installed."""
     module = {"official": "mixpanel", "posthog": "posthog", "uvloop": "uvloop", "isal": "isal"}.get(name)
     return module is None or importlib.util.find_spec(module) is not None

@@ -1,16 +1,17 @@
-"""The pytest plugin: an emulated Mixpanel for each test, and a client wired to it, without a socket.
+"""Pytest plugin: an emulated Mixpanel for each test, and a client connected to it without a socket.
 
     async def test_sign_up(mixpanel_client, mixpanel_emulator):
         await sign_up(mixpanel_client, "user-1")
         await mixpanel_client.flush()
         assert_tracked(mixpanel_emulator, "Signed up", distinct_id="user-1")
 
-It is installed beside the package, not in it: pytest imports the plugins of every installed distribution at the start
-of every run, and by this name it can do so without importing the client, which would cost a tenth of a second and hide
-the package's module level from coverage tools. For the same reason nothing but pytest is imported above functions.
+The wheel installs this file as the top-level module `mixpanel_async_pytest`. Pytest imports the plugins of every
+installed distribution at the start of every run. As a top-level module, the plugin is imported without the client,
+whose import would take a tenth of a second and hide the package's module level from coverage tools. For the same
+reason, only pytest is imported at module level.
 
-The client is an ordinary one that starts in whatever event loop first uses it, and no fixture here is asynchronous.
-So it does not matter which plugin runs the test: pytest-asyncio, anyio, another, or none.
+The client starts in the event loop that first uses it, and no fixture here is asynchronous. The plugin therefore works
+with pytest-asyncio, with anyio, with any other async plugin and without one.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addini(
         "mixpanel_id_merge",
-        "how the emulated Mixpanel projects join ids into people: simplified, original or legacy",
+        "ID merge of the emulated Mixpanel projects: simplified, original or legacy",
         default="simplified",
     )
 
@@ -47,45 +48,45 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture
 def mixpanel_emulator(request: pytest.FixtureRequest) -> Iterator[Emulator]:
-    """An empty Mixpanel project, for this test alone.
+    """Provide an empty Mixpanel project for one test.
 
-    How it joins ids is told by the ini option `mixpanel_id_merge`, and any option of `Emulator` by
-    `@pytest.mark.mixpanel(id_merge="original", token="...")` on the test, its class or its module.
+    The ini option `mixpanel_id_merge` sets its ID merge. `@pytest.mark.mixpanel(id_merge="original", token="...")` on
+    the test, its class or its module sets any option of `Emulator`.
     """
     from mixpanel_async import IdMerge  # noqa: PLC0415
     from mixpanel_async.emulator import Emulator  # noqa: PLC0415
 
     options: dict[str, Any] = {"id_merge": request.config.getini("mixpanel_id_merge")}
-    # The closest comes first, and is to win.
+    # `iter_markers` yields the closest marker first. It must win.
     for marker in reversed(list(request.node.iter_markers("mixpanel"))):
         options.update(marker.kwargs)
     try:
         emulator = Emulator(**{**options, "id_merge": IdMerge(options["id_merge"])})
     except (TypeError, ValueError) as error:
-        # These words alone: a traceback would lead into the plugin.
-        words = f"mixpanel_emulator cannot be made from {options}: {error}"
-        raise pytest.fail.Exception(words, pytrace=False) from None
+        # No traceback: it would show the plugin, not the mistake in the options.
+        message = f"mixpanel_emulator cannot be created with {options}: {error}"
+        raise pytest.fail.Exception(message, pytrace=False) from None
     with emulator:
         yield emulator
 
 
 @pytest.fixture
 def mixpanel_client_options() -> dict[str, Any]:
-    """Options of `mixpanel_client`, such as `credentials` or `before_send`. Override this fixture to set them."""
+    """Return options of `mixpanel_client`, such as `credentials`. Override this fixture to set them."""
     return {}
 
 
 @pytest.fixture
-def mixpanel_client(_mixpanel_ending: _ClientCloser) -> AsyncMixpanel:
-    """An `AsyncMixpanel` that talks to `mixpanel_emulator` in-process.
+def mixpanel_client(_mixpanel_client_closer: _ClientCloser) -> AsyncMixpanel:
+    """Provide an `AsyncMixpanel` that talks to `mixpanel_emulator` in-process.
 
-    `await mixpanel_client.flush()` before looking at what arrived. What is still queued when the test function ends is
-    delivered then, and the client is closed after the fixtures that use it.
+    Call `await mixpanel_client.flush()` before you check events. Records still queued at the end of the test function
+    are delivered then. The client is closed after the fixtures that use it.
 
-    It waits only moments between tries, and gives up after 2 seconds in which nothing could be delivered, so that
-    a test with planned failures does not take as long as they would.
+    Retries wait at most 0.1 seconds, and closing gives up after 2 seconds without any delivery, so that tests with
+    planned faults stay fast.
     """
-    return _mixpanel_ending.client
+    return _mixpanel_client_closer.client
 
 
 @pytest.fixture
@@ -100,17 +101,17 @@ def _mixpanel_client_closer(
         "shutdown_timeout": 2.0,
         **mixpanel_client_options,
     }
-    ending = _ClientCloser(mixpanel_emulator.client(**options))
-    yield ending
-    ending.close()
+    closer = _ClientCloser(mixpanel_emulator.client(**options))
+    yield closer
+    closer.close()
 
 
 @pytest.hookimpl(hookwrapper=True, tryfirst=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None]:
-    """Let a coroutine test end with a flush, in its own event loop, whoever runs that."""
-    ending = getattr(item, "funcargs", {}).get("_mixpanel_ending")
+    """Flush the client at the end of a coroutine test, in the event loop of the test."""
+    closer = getattr(item, "funcargs", {}).get("_mixpanel_client_closer")
     test = getattr(item, "obj", None)
-    if ending is None or not inspect.iscoroutinefunction(test):
+    if closer is None or not inspect.iscoroutinefunction(test):
         yield
         return
 
@@ -119,7 +120,7 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None]:
         try:
             await test(*args, **kwargs)
         finally:
-            await ending.flush()
+            await closer.flush()
 
     item.obj = test_and_flush  # type: ignore[attr-defined]
     try:
@@ -129,7 +130,7 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None]:
 
 
 class _ClientCloser:
-    """How a client is brought to its end, in the event loop that it lives in.
+    """Flushes and closes a client in the event loop that it runs in.
 
     Args:
         client: the client.
@@ -140,35 +141,35 @@ class _ClientCloser:
         self._loop: AbstractEventLoop | None = None
 
     async def flush(self) -> None:
-        """Deliver what the test function left in the queue."""
+        """Deliver the records that the test function left in the queue."""
         import asyncio  # noqa: PLC0415
 
         from mixpanel_async import ClientClosedError  # noqa: PLC0415
 
-        # In trio there is none.
+        # Trio has no asyncio loop.
         with contextlib.suppress(RuntimeError):
             self._loop = asyncio.get_running_loop()
         if self.client.stats().pending:
-            # The application under test may have used it in a loop of its own.
+            # The application under test may have closed the client, or used it in another loop.
             with contextlib.suppress(ClientClosedError):
                 await self.client.flush()
 
     def close(self) -> None:
-        """Close the client, when no fixture uses it any more."""
+        """Close the client after all fixtures that use it."""
         import asyncio  # noqa: PLC0415
 
         from mixpanel_async import ClientClosedError  # noqa: PLC0415
 
-        loop = self._loop
-        is_asleep = loop is not None and not loop.is_closed() and not loop.is_running()
-        # A client whose loop has ended can be closed in another. Unlike `asyncio.run`, this leaves the thread's current
-        # loop alone.
-        home = loop if loop is not None and is_asleep else asyncio.new_event_loop()
+        test_loop = self._loop
+        is_idle = test_loop is not None and not test_loop.is_closed() and not test_loop.is_running()
+        # A client whose loop has ended can be closed in another one. Unlike `asyncio.run`, `run_until_complete` leaves
+        # the current event loop of the thread alone.
+        loop = test_loop if test_loop is not None and is_idle else asyncio.new_event_loop()
         try:
-            # Its loop may be of a wider scope and neither ended nor ours to run. It has been flushed there, and a
-            # client that is dropped with an empty queue needs no closing.
+            # A loop of wider scope may still be running, and only its owner may run it. The client has been flushed
+            # there, and a client with an empty queue needs no closing.
             with contextlib.suppress(ClientClosedError):
-                home.run_until_complete(self.client.aclose())
+                loop.run_until_complete(self.client.aclose())
         finally:
-            if home is not loop:
-                home.close()
+            if loop is not test_loop:
+                loop.close()

@@ -1,4 +1,4 @@
-"""Assertions about an emulated Mixpanel whose failure says what happened instead.
+"""Assertions about an emulated Mixpanel. Failure messages list the events and calls that arrived.
 
     event = assert_tracked(emulator, "Signed up", distinct_id="user-1", properties={"plan": "free"})
     assert_same_person(emulator, "user-1", visitor)
@@ -8,8 +8,8 @@
       - 'Signed up' for 'user-1', but plan is 'pro' instead of 'free'
       - 'Viewed page' for 'user-1'
 
-They look at what has arrived: `await client.flush()` first. They need no test framework; with pytest come the fixtures
-`mixpanel_emulator` and `mixpanel_client`, which this package provides as a plugin.
+The assertions check data that has arrived, so call `await client.flush()` first. They work with any test framework.
+With pytest, this package also provides the fixtures `mixpanel_emulator` and `mixpanel_client`.
 """
 
 from __future__ import annotations
@@ -45,25 +45,28 @@ def assert_tracked(
     properties: Mapping[str, Any] | None = None,
     times: int | None = 1,
 ) -> dict[str, Any]:
-    """Assert that an event arrived, and counts for a person now.
+    """Assert that an event arrived and counts for a person.
+
+        event = assert_tracked(emulator, "Signed up", distinct_id="user-1", properties={"plan": "free"})
 
     Args:
-        emulator: where it should have arrived.
+        emulator: emulator that should have received the event.
         event_name: name of the event.
-        distinct_id: any id of the person; None for anybody.
-        properties: among its properties these must be there and be equal; None for any.
-        times: how often, at least 1; None for once or more. Duplicates count once, as in Mixpanel's reports.
+        distinct_id: any id of the person; None for any person.
+        properties: properties the event must have, with equal values; it may have others. None accepts any.
+        times: exact number of matching events, at least 1; None accepts one or more. Duplicates count once, as in
+            Mixpanel's reports.
 
     Returns:
-        The event, as `Emulator.events` shows it; the first, if there are several.
+        The first matching event, as `Emulator.events` returns it.
 
     Raises:
-        AssertionError: if it did not, with what came closest.
+        AssertionError: if the number of matching events differs. The message lists the closest events.
         ValueError: if `times` is less than 1.
     """
     __tracebackhide__ = True
     if times is not None and times < 1:
-        raise ValueError("times must be at least 1, or None; for none at all there is assert_not_tracked")
+        raise ValueError(f"times must be at least 1 or None, not {times}; to expect no event, use assert_not_tracked")
     found = _matching(emulator, event_name, distinct_id, properties)
     if found and times in {None, len(found)}:
         return found[0]
@@ -81,10 +84,16 @@ def assert_not_tracked(
     distinct_id: str | None = None,
     properties: Mapping[str, Any] | None = None,
 ) -> None:
-    """Assert that no such event arrived. Arguments are those of `assert_tracked`.
+    """Assert that no matching event arrived.
+
+    Args:
+        emulator: emulator to check.
+        event_name: name of the event.
+        distinct_id: any id of the person; None for any person.
+        properties: properties of the unwanted event; None for any.
 
     Raises:
-        AssertionError: if one did, with what it is.
+        AssertionError: if a matching event arrived. The message lists the matching events.
     """
     __tracebackhide__ = True
     found = _matching(emulator, event_name, distinct_id, properties)
@@ -96,13 +105,19 @@ def assert_not_tracked(
 
 
 def assert_same_person(emulator: Emulator, first: str, second: str) -> str:
-    """Assert that two ids are one person's.
+    """Assert that two ids belong to the same person.
+
+    Args:
+        emulator: emulator to check.
+        first: one id.
+        second: the other id.
 
     Returns:
-        The person's canonical id.
+        The canonical id of the person.
 
     Raises:
-        AssertionError: if they are not, with the identity calls that named them and why those failed.
+        AssertionError: if the ids belong to two people. The message lists the identity calls that named either id, and
+            the reasons why they failed.
     """
     __tracebackhide__ = True
     if emulator.resolve(first) == emulator.resolve(second):
@@ -116,10 +131,15 @@ def assert_same_person(emulator: Emulator, first: str, second: str) -> str:
 
 
 def assert_different_people(emulator: Emulator, first: str, second: str) -> None:
-    """Assert that two ids are not one person's.
+    """Assert that two ids belong to different people.
+
+    Args:
+        emulator: emulator to check.
+        first: one id.
+        second: the other id.
 
     Raises:
-        AssertionError: if they are, with the identity calls that joined them.
+        AssertionError: if the ids belong to one person. The message lists the identity calls that joined them.
     """
     __tracebackhide__ = True
     if emulator.resolve(first) == emulator.resolve(second):
@@ -135,48 +155,47 @@ def assert_different_people(emulator: Emulator, first: str, second: str) -> None
 
 
 def assert_profile(emulator: Emulator, distinct_id: str, properties: Mapping[str, Any]) -> dict[str, Any]:
-    """Assert that a person has a profile with these properties, by any of the person's ids.
+    """Assert that a person has a profile with these properties.
 
     Args:
-        emulator: where it should be.
+        emulator: emulator to check.
         distinct_id: any id of the person.
-        properties: these must be there and be equal; there may be others.
+        properties: properties the profile must have, with equal values; it may have others.
 
     Returns:
         All properties of the profile.
 
     Raises:
-        AssertionError: if there is no such profile, or it differs, with the differences.
+        AssertionError: if the profile does not exist or differs. The message lists the differences.
     """
     __tracebackhide__ = True
     found = emulator.profile(distinct_id)
     if found is None:
-        raise AssertionError(
-            f"expected a profile of {distinct_id!r}; got profiles of {_format_ids(emulator.profiles())}"
-        )
-    return _check_properties(f"the profile of {distinct_id!r}", found, properties)
+        known = _format_ids(emulator.profiles())
+        raise AssertionError(f"expected a profile for {distinct_id!r}; got profiles for {known}")
+    return _check_properties(f"profile of {distinct_id!r}", found, properties)
 
 
 def assert_group(emulator: Emulator, group_key: str, group_id: str, properties: Mapping[str, Any]) -> dict[str, Any]:
     """Assert that a group has a profile with these properties.
 
     Args:
-        emulator: where it should be.
+        emulator: emulator to check.
         group_key: kind of group, such as `company`.
-        group_id: which of them.
-        properties: these must be there and be equal; there may be others.
+        group_id: id of the group.
+        properties: properties the group must have, with equal values; it may have others.
 
     Returns:
         All properties of the group.
 
     Raises:
-        AssertionError: if there is no such group, or it differs, with the differences.
+        AssertionError: if the group does not exist or differs. The message lists the differences.
     """
     __tracebackhide__ = True
     found = emulator.group(group_key, group_id)
     if found is None:
-        raise AssertionError(f"expected a profile of {group_key} {group_id!r}; got none{_describe_arrivals(emulator)}")
-    return _check_properties(f"the profile of {group_key} {group_id!r}", found, properties)
+        raise AssertionError(f"expected a profile for {group_key} {group_id!r}; got none{_describe_arrivals(emulator)}")
+    return _check_properties(f"profile of {group_key} {group_id!r}", found, properties)
 
 
 def _matching(
@@ -216,7 +235,7 @@ def _check_properties(subject: str, found: dict[str, Any], expected: Mapping[str
 def _closest_events(
     emulator: Emulator, name: str, distinct_id: str | None, properties: Mapping[str, Any] | None
 ) -> str:
-    """What arrived instead, the closest first."""
+    """Describe the events and failed identity calls that arrived, closest first."""
     wrong_properties, wrong_person, wrong_name = [], [], []
     for event in emulator.events():
         if event["event"] == name:
@@ -227,33 +246,33 @@ def _closest_events(
                 wrong_person.append(_describe_event(event))
         elif distinct_id is not None and _belongs_to(emulator, event, distinct_id) and event["event"] not in _VERBS:
             wrong_name.append(_describe_event(event))
-    near = [*wrong_properties, *wrong_person, *wrong_name]
+    closest = [*wrong_properties, *wrong_person, *wrong_name]
     if distinct_id is not None:
-        near += [
+        closest += [
             _describe_identity_call(entry)
             for entry in _identity_calls(emulator, distinct_id)
             if entry["outcome"] != "merged"
         ]
-    return f":{_bullet_list(near)}" if near else f" none{_describe_arrivals(emulator)}"
+    return f":{_bullet_list(closest)}" if closest else f" none{_describe_arrivals(emulator)}"
 
 
 def _describe_arrivals(emulator: Emulator) -> str:
-    """Words about what did arrive, for when nothing of it was asked for."""
+    """Describe what arrived when nothing resembles the expectation."""
     requests = emulator.requests()
     if not requests:
-        return ", and no request at all: was the client flushed?"
+        return ", and no request arrived; was the client flushed?"
     names = sorted({event["event"] for event in emulator.events()})
     refused = [f"{one.path} with {one.status}" for one in requests if one.status != 200]
-    many = "the one request" if len(requests) == 1 else f"{len(requests)} requests"
-    described = f"; {many} brought {', '.join(map(repr, names)) or 'no event'}"
+    number = "1 request" if len(requests) == 1 else f"{len(requests)} requests"
+    described = f"; {number} arrived with {', '.join(map(repr, names)) or 'no event'}"
     if refused:
-        return f"{described}; answered {', '.join(refused[:_MAX_LINES])}"
-    # Identity calls are sent at once, so that a request says nothing of what is queued.
+        return f"{described}; failed: {', '.join(refused[:_MAX_LINES])}"
+    # Identity calls are sent at once. A request therefore does not prove that queued events were flushed.
     return f"{described}; was the client flushed?"
 
 
 def _identity_calls(emulator: Emulator, *ids: str) -> list[dict[str, Any]]:
-    """The identity calls that name any id of these people."""
+    """Return the identity log entries that name any id of these people."""
     named = {member for one in ids for member in emulator.cluster(one)}
     return [entry for entry in emulator.identity_log() if not named.isdisjoint(_ids_in(entry))]
 
@@ -271,18 +290,18 @@ def _ids_in(entry: Mapping[str, Any]) -> list[str]:
 
 
 def _describe_identity_call(entry: Mapping[str, Any]) -> str:
-    """An identity call in a line: what it named, and what came of it."""
+    """Describe an identity call in one line: its ids and its outcome."""
     name = entry["event"]
-    what = f"{name if name in _VERBS else repr(name)} of {' and '.join(map(repr, _ids_in(entry)))}"
+    call = f"{name if name in _VERBS else repr(name)} of {' and '.join(map(repr, _ids_in(entry)))}"
     outcome = {"merged": "joined them", "unchanged": "changed nothing", "ignored": "had no effect"}.get(
         entry["outcome"], "was refused"
     )
     reason, words = entry["$failure_reason"], entry["$failure_description"]
-    return f"{what} {outcome}{f': {words}' if words else ''}{f' ({reason})' if reason else ''}"
+    return f"{call} {outcome}{f': {words}' if words else ''}{f' ({reason})' if reason else ''}"
 
 
 def _missing_link(emulator: Emulator) -> str:
-    """What would have made two ids one person."""
+    """Describe the call that would have joined two ids."""
     if emulator.id_merge.value == "simplified":
         return "no event carried both ids, one as $user_id and the other as $device_id"
     verbs = "$create_alias" if emulator.id_merge.value == "legacy" else "$identify, $create_alias or $merge"
@@ -313,7 +332,7 @@ def _bullets(lines: list[str]) -> Iterator[str]:
 
 def _format_ids(ids: Iterable[str]) -> str:
     known = sorted(ids)
-    shown = ", ".join(map(repr, known[:_MAX_LINES])) or "nobody"
+    shown = ", ".join(map(repr, known[:_MAX_LINES])) or "no person"
     return f"{shown} and {len(known) - _MAX_LINES} more" if len(known) > _MAX_LINES else shown
 
 

@@ -58,7 +58,7 @@ PURE: Final = (
     "flags/operators.py",
     "flags/options.py",
     "flags/rules.py",
-    "flags/wire.py",
+    "flags/variants.py",
 )
 
 # Files that may import a library; each of them must, or the entry is stale. Other libraries may not be imported.
@@ -101,7 +101,7 @@ OWNERS: Final[Mapping[str, tuple[str, ...]]] = {
     "sqlite3": ("_spool/*.py", "emulator/storage/store.py"),
     "ssl": ("_http/connection.py", "_http/transport.py"),
     "starlette": ("emulator/http/app.py", "emulator/http/routes.py", "integrations/starlette.py"),
-    "tenacity": ("_delivery/direct_request.py",),
+    "tenacity": ("_http/api.py",),
     "trio": ("_runtime/event_loop.py",),
     "typer": ("cli/*.py",),
     "typing_extensions": ("_client/client.py",),

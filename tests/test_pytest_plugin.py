@@ -1,4 +1,4 @@
-"""The pytest plugin, seen by projects that use it: each test here runs a small suite of its own."""
+"""Tests of the pytest plugin. Each test runs a small test suite that uses it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-# Here and not only in the suites below: what those import first is forgotten when they end.
+# pytester removes modules that its suites import first. Importing these here keeps them.
 import trio
 from anyio import from_thread
 
@@ -28,7 +28,7 @@ HEADER = {
     "anyio": "import pytest\npytestmark = pytest.mark.anyio\nfixture = pytest.fixture\n",
     "neither": "import pytest\n",
 }
-# Unset, it is a warning; and without pytest-asyncio it is an unknown option, which is one, too.
+# Leaving the option unset causes a warning. So does setting it without pytest-asyncio, which makes it unknown.
 SCOPE = ["-o", "asyncio_default_fixture_loop_scope=function"]
 NEITHER = ["-p", "no:asyncio", "-p", "no:anyio"]
 RUNS = {"asyncio strict": 1, "asyncio auto": 1, "anyio": 2, "neither": 1}
@@ -36,8 +36,8 @@ RUNS = {"asyncio strict": 1, "asyncio auto": 1, "anyio": 2, "neither": 1}
 
 @pytest.fixture
 def project(pytester: pytest.Pytester) -> pytest.Pytester:
-    """A project in which every warning is an error, and whose tests may ask what arrived after they ended."""
-    # Without plugins that have no part in it and take seconds to import.
+    """Project that turns warnings into errors, with a fixture `arrives` that checks the events after the test."""
+    # Unrelated plugins are disabled because they take seconds to import.
     pytester.makeini(
         "[pytest]\nfilterwarnings = error\naddopts = -p no:cacheprovider -p no:hypothesispytest -p no:respx"
     )
@@ -67,7 +67,7 @@ def run(project: pytest.Pytester, mode: str, text: str) -> pytest.RunResult:
 
 
 @pytest.mark.parametrize("mode", MODES[:3])
-def test_what_a_test_tracks_arrives(project: pytest.Pytester, mode: str) -> None:
+def test_tracked_events_arrive(project: pytest.Pytester, mode: str) -> None:
     result = run(
         project,
         mode,
@@ -80,7 +80,7 @@ async def test_sign_up(arrives, mixpanel_client, mixpanel_emulator):
     await mixpanel_client.track("user-1", "Left over")
     arrives += ["Signed up", "Left over"]
 
-async def test_an_unused_client(mixpanel_client, mixpanel_emulator):
+async def test_unused_client(mixpanel_client, mixpanel_emulator):
     assert mixpanel_emulator.requests() == []
 
 class TestMethods:
@@ -92,7 +92,7 @@ class TestMethods:
     result.assert_outcomes(passed=3 * RUNS[mode])
 
 
-def test_without_a_plugin_for_coroutines(project: pytest.Pytester) -> None:
+def test_plugin_works_without_async_plugin(project: pytest.Pytester) -> None:
     result = run(
         project,
         "neither",
@@ -126,7 +126,7 @@ def current_loop():
     asyncio.set_event_loop(None)
     loop.close()
 
-def test_the_current_loop_is_left_alone(current_loop, mixpanel_client):
+def test_current_loop_stays_set(current_loop, mixpanel_client):
     mixpanel_client.track_nowait("user-1", "Left over")
 """,
     )
@@ -135,7 +135,7 @@ def test_the_current_loop_is_left_alone(current_loop, mixpanel_client):
 
 
 @pytest.mark.parametrize("mode", MODES[:3])
-def test_fixtures_may_use_the_client_until_their_end(project: pytest.Pytester, mode: str) -> None:
+def test_fixtures_can_use_client_in_teardown(project: pytest.Pytester, mode: str) -> None:
     result = run(
         project,
         mode,
@@ -163,7 +163,7 @@ async def test_app_that_closes(app_that_closes, mixpanel_client):
     result.assert_outcomes(passed=2 * RUNS[mode])
 
 
-def test_an_event_loop_for_several_tests(project: pytest.Pytester) -> None:
+def test_event_loop_is_shared_by_several_tests(project: pytest.Pytester) -> None:
     result = run(
         project,
         "asyncio strict",
@@ -186,7 +186,7 @@ async def test_second(arrives, mixpanel_client):
 
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
-def test_an_anyio_runner_for_several_tests(project: pytest.Pytester, backend: str) -> None:
+def test_anyio_runner_is_shared_by_several_tests(project: pytest.Pytester, backend: str) -> None:
     result = run(
         project,
         "anyio",
@@ -212,7 +212,7 @@ async def test_second(arrives, database, mixpanel_client):
     result.assert_outcomes(passed=2)
 
 
-def test_each_test_has_a_project_of_its_own(project: pytest.Pytester) -> None:
+def test_each_test_has_separate_project(project: pytest.Pytester) -> None:
     result = run(
         project,
         "asyncio auto",
@@ -228,7 +228,7 @@ async def test_alone(number, mixpanel_client, mixpanel_emulator):
     result.assert_outcomes(passed=2)
 
 
-def test_ini_and_marker_choose_the_project(project: pytest.Pytester) -> None:
+def test_ini_option_and_marker_configure_project(project: pytest.Pytester) -> None:
     project.makefile(".ini", pytest=f"{(project.path / 'tox.ini').read_text()}\nmixpanel_id_merge = legacy\n")
     result = run(
         project,
@@ -262,7 +262,7 @@ class TestClient:
         await mixpanel_client.track_immediate("user-1", "Viewed")
         assert mixpanel_emulator.events()[0]["properties"]["plan"] == "free"
 
-    async def test_a_failure_without_end_does_not_hold_it_up(self, mixpanel_client, mixpanel_emulator):
+    async def test_permanent_failure_does_not_delay_closing(self, mixpanel_client, mixpanel_emulator):
         mixpanel_emulator.fail_next(503, times=1_000_000)
         await mixpanel_client.track("user-1", "Viewed")
 """,
@@ -273,11 +273,11 @@ class TestClient:
 @pytest.mark.parametrize(
     ("option", "words"),
     [
-        ("id_merge='simple'", "*cannot be made from {'id_merge': 'simple'}: 'simple' is not a valid IdMerge"),
-        ("cluster=2", "*cannot be made from {'id_merge': 'simplified', 'cluster': 2}: *unexpected keyword*'cluster'"),
+        ("id_merge='simple'", "*cannot be created with {'id_merge': 'simple'}: 'simple' is not a valid IdMerge"),
+        ("cluster=2", "*created with {'id_merge': 'simplified', 'cluster': 2}: *unexpected keyword*'cluster'"),
     ],
 )
-def test_a_wrong_option_is_named(project: pytest.Pytester, option: str, words: str) -> None:
+def test_invalid_option_is_named_in_error(project: pytest.Pytester, option: str, words: str) -> None:
     text = f"@pytest.mark.mixpanel({option})\ndef test_it(mixpanel_emulator): pass\n"
     result = run(project, "neither", text)
     result.assert_outcomes(errors=1)
@@ -285,7 +285,7 @@ def test_a_wrong_option_is_named(project: pytest.Pytester, option: str, words: s
     result.stdout.no_fnmatch_line("*Traceback*")
 
 
-def test_a_failed_assertion_is_readable(project: pytest.Pytester) -> None:
+def test_failed_assertion_explains_difference(project: pytest.Pytester) -> None:
     result = run(
         project,
         "asyncio strict",
@@ -309,7 +309,7 @@ async def test_sign_up(mixpanel_client, mixpanel_emulator):
     result.stdout.no_fnmatch_line("*testing.py:*")
 
 
-def test_a_project_without_the_extra_notices_nothing(project: pytest.Pytester) -> None:
+def test_plugin_without_emulator_extra_fails_only_its_fixtures(project: pytest.Pytester) -> None:
     project.makeconftest("import sys\nsys.modules.update(starlette=None, uvicorn=None)")
     project.makepyfile("def test_nothing(): pass\n\ndef test_emulator(mixpanel_emulator): pass\n")
     result = project.runpytest_subprocess(*NEITHER)
@@ -319,7 +319,7 @@ def test_a_project_without_the_extra_notices_nothing(project: pytest.Pytester) -
     )
 
 
-def test_loading_the_plugin_imports_nothing_else() -> None:
+def test_plugin_import_loads_no_other_module() -> None:
     probe = (
         "import pytest, sys; before = set(sys.modules); import mixpanel_async_pytest; print(*set(sys.modules) - before)"
     )
@@ -327,8 +327,8 @@ def test_loading_the_plugin_imports_nothing_else() -> None:
     assert result.stdout.split() == ["mixpanel_async_pytest"]
 
 
-def test_the_installed_plugin_is_the_one_in_the_source() -> None:
-    """An editable installation copies it, and must be repeated when it changes."""
+def test_installed_plugin_matches_source() -> None:
+    """Check that the editable installation is up to date: it holds a copy of the plugin."""
     source = PACKAGE / "_pytest_plugin.py"
     if not source.exists():
         pytest.skip("the package is installed without its source")

@@ -1,1 +1,1 @@
-"""What runs in the child processes: a module for each section, with a function `measure` that gives plain figures."""
+"""Code of the child processes: one module per section, whose function `measure` returns figures."""

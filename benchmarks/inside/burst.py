@@ -1,4 +1,4 @@
-"""A subject that is given all events at once, and closed."""
+"""Burst section: track all events at once, then close."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .loops import run
 def measure(
     subject: str, origin: str, events: int, loop: str = "asyncio", *, speedups: bool = True
 ) -> dict[str, float]:
-    """Seconds of CPU (all threads) and of wall time, and bytes at the peak."""
+    """Return seconds of CPU (all threads) and of wall time, and peak memory in bytes."""
     if not speedups:
         without_isal()
     return run(_measured(subject, origin, events), loop=loop)

@@ -1,6 +1,6 @@
-"""The emulator on a socket and on one core: `python -m benchmarks.inside.emulator`.
+"""Emulator section: an emulator on a socket and one core: `python -m benchmarks.inside.emulator`.
 
-It prints its address and then, for each line of its standard input, the seconds of CPU that it has used so far.
+The process prints its address and then, for each line on standard input, the seconds of CPU used so far.
 """
 
 from __future__ import annotations

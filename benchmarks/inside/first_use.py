@@ -1,4 +1,4 @@
-"""How long the first call and the first request of a client hold the loop."""
+"""First-use section: blocking of the event loop by the first call and the first request."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from .loops import Watch, run
 
 
 def measure(origin: str, *, started: bool) -> dict[str, float]:
-    """The longest holds of the loop, in seconds of its thread's CPU time.
+    """Return the longest times the loop was blocked, in seconds of CPU time of its thread.
 
     Args:
-        origin: where the client sends; a server of `https://` may refuse it.
-        started: whether `start()` comes before.
+        origin: origin of the server; an `https://` server may refuse the request.
+        started: whether to call `start()` before the first call.
     """
-    # A server that refuses is part of it, and no news.
+    # A refused request is expected; do not log it.
     logging.disable()
     watch = Watch()
     return run(_measured(watch, origin, started=started), watch=watch)

@@ -1,4 +1,4 @@
-"""What one event costs as something around it grows."""
+"""Growth section: cost per event for growing numbers of events, properties, callers or clients."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ Track = Callable[[str, str, dict[str, Any]], Awaitable[object]]
 
 
 def measure(what: str, plan: list[tuple[int, int]], origin: str) -> dict[str, list[dict[str, float]]]:
-    """For each size, seconds of CPU net of the harness, and what the server counted.
+    """Return for each size the seconds of CPU net of the harness, and the counts of the server.
 
     Args:
-        what: `events`, `properties`, `callers` or `clients`.
-        plan: how many of them, and the number of events; with `events`, those are sent so many at a time.
-        origin: the server.
+        what: growing dimension: `events`, `properties`, `callers` or `clients`.
+        plan: pairs of a size and a number of events; for `events`, the size is the number of events between flushes.
+        origin: origin of the server.
     """
     return {"runs": [run(_measured(what, size, origin, events)) for size, events in plan]}
 
@@ -31,10 +31,10 @@ async def _measured(what: str, size: int, origin: str, events: int) -> dict[str,
     policy = BatchPolicy(wait_timeout=3600.0)
     async with AsyncMixpanel(TOKEN, api_host=origin, batching=policy, overflow=Overflow.WAIT) as client:
 
-        async def nothing(distinct_id: str, event_name: str, properties: dict[str, Any]) -> None:
+        async def empty_track(distinct_id: str, event_name: str, properties: dict[str, Any]) -> None:
             """Take the arguments."""
 
-        async def none(event_name: str, properties: dict[str, Any]) -> None:
+        async def empty_bound_track(event_name: str, properties: dict[str, Any]) -> None:
             """Take the arguments."""
 
         for number in range(2_000):
@@ -44,16 +44,16 @@ async def _measured(what: str, size: int, origin: str, events: int) -> dict[str,
         if what == "clients":
             shared = {"plan": "pro"}
             bound = [client.bind(distinct_id=distinct_id(number), properties=shared) for number in range(size)]
-            idle = await _cpu(lambda: _clients([none] * size, events))
+            idle = await _cpu(lambda: _clients([empty_bound_track] * size, events))
             busy = await _cpu(lambda: _clients([one.track for one in bound], events), client.flush)
         else:
             drive = {"events": _events, "properties": _properties, "callers": _callers}[what]
-            idle = await _cpu(lambda: drive(nothing, size, events, _none))
+            idle = await _cpu(lambda: drive(empty_track, size, events, _no_flush))
             busy = await _cpu(lambda: drive(client.track, size, events, client.flush), client.flush)
         return {"cpu": busy - idle, **ask(origin, "/take")}
 
 
-async def _none() -> None:
+async def _no_flush() -> None:
     return None
 
 

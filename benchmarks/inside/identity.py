@@ -1,4 +1,4 @@
-"""Awaited calls, and the same request made with nothing but httpx."""
+"""Identity section: awaited calls, and the same request sent by httpx alone."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Call = Callable[[int], Awaitable[object]]
 
 
 def measure(subject: str, origin: str, calls: int, concurrency: int) -> dict[str, float]:
-    """Seconds of CPU and of wall time. Connections made before the measurement are forgotten at the server."""
+    """Return seconds of CPU and of wall time. The warm-up and its connections are not counted."""
     return run(_measured(subject, origin, calls, concurrency))
 
 
@@ -60,6 +60,6 @@ async def _bare(origin: str) -> AsyncIterator[Call]:
             )
             reply = await client.post(f"{origin}/track?verbose=1&ip=0", content=body.encode(), headers=headers)
             if reply.json()["status"] != 1:
-                raise RuntimeError("the sink refused a call")
+                raise RuntimeError("the sink rejected a call")
 
         yield call

@@ -1,4 +1,4 @@
-"""Event loops that are watched, and the clock that other processes on the machine cannot disturb."""
+"""Event loops with a blocking monitor, and a clock for the time spent waiting for a CPU."""
 
 from __future__ import annotations
 
@@ -14,10 +14,9 @@ T = TypeVar("T")
 
 
 class Watch(selectors.DefaultSelector):
-    """A selector that notes for how long the loop at most did not come back to it.
+    """Selector that records the longest time between two polls of the event loop.
 
-    Both in wall time, which holds whatever else the machine did, and in CPU time of the loop's own thread, which does
-    not.
+    It records wall time, which includes other load on the machine, and CPU time of the loop's thread, which does not.
     """
 
     def __init__(self) -> None:
@@ -38,23 +37,23 @@ class Watch(selectors.DefaultSelector):
             self.wall = max(self.wall, time.perf_counter() - self._since[1])
 
     def begin(self) -> None:
-        """Forget what was, and begin to measure at this very moment."""
+        """Reset the maxima and start measuring now."""
         self.cpu = self.wall = 0.0
         self._since = time.thread_time(), time.perf_counter()
 
     def held(self) -> tuple[float, float]:
-        """The longest hold since `begin`, in seconds of CPU and of wall time; that which is not over included."""
+        """Return the longest block since `begin` in seconds of CPU and wall time, including the current one."""
         self._note()
         return self.cpu, self.wall
 
 
 def run(work: Coroutine[Any, Any, T], *, loop: str = "asyncio", watch: Watch | None = None) -> T:
-    """Run a coroutine to its end in a new loop.
+    """Run a coroutine in a new event loop and return its result.
 
     Args:
-        work: what to run.
+        work: the coroutine.
         loop: `asyncio` or `uvloop`.
-        watch: the selector of an asyncio loop.
+        watch: selector for an asyncio loop.
     """
     made: asyncio.AbstractEventLoop
     if loop == "uvloop":
@@ -72,12 +71,12 @@ def run(work: Coroutine[Any, Any, T], *, loop: str = "asyncio", watch: Watch | N
 
 
 def pin_to_one_core() -> None:
-    """Let this process run on one core only, where the system can say so."""
+    """Pin this process to one core, if the system supports it."""
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
 
 
-def seconds_in_line() -> float:
-    """For how long this thread has been ready to run while others had the cores; 0 where the system does not tell."""
+def seconds_waiting_for_cpu() -> float:
+    """Return the time this thread was ready but waited for a CPU; 0 if the system does not report it."""
     statistics = Path("/proc/thread-self/schedstat")
     return int(statistics.read_text().split()[1]) / 1e9 if statistics.exists() else 0.0

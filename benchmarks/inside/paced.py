@@ -1,4 +1,4 @@
-"""A steady stream of events on a loop that has something else to do every millisecond."""
+"""Paced section: a steady stream of events on a loop with a 1 ms heartbeat."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _BEAT: Final = 0.001
 
 
 def measure(subject: str, origin: str, rate: int, seconds: float, *, speedups: bool) -> dict[str, float]:
-    """How late the heartbeat was at most, and how long the loop's thread kept it waiting by its own work."""
+    """Return the maximum delay of the heartbeat, and the longest block of the loop in CPU time."""
     if not speedups:
         without_isal()
     watch = Watch()

@@ -1,4 +1,4 @@
-"""`track()` with a spool: on disk before it returns. The process keeps to one core."""
+"""Spool section: `track()` with a spool in a process pinned to one core."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from .loops import pin_to_one_core, run
 
 
 def measure(origin: str, path: str, events: int, callers: int, rate: int) -> dict[str, float]:
-    """Seconds until every event was on disk, and delivered; and how long each call took.
+    """Return CPU time, seconds until all events were on disk and delivered, and the 99th percentile of the calls.
 
     Args:
-        origin: the server.
-        path: where the spool goes.
-        events: how many.
-        callers: coroutines that track one event after the other.
-        rate: events a second, each from a task of its own; 0 lets the callers go as fast as they can.
+        origin: origin of the server.
+        path: folder of the spool.
+        events: number of events.
+        callers: number of coroutines that each track events one after another.
+        rate: events per second, each from a new task; 0 lets the callers track without pause.
     """
     pin_to_one_core()
     return run(_measured(origin, path, events, callers, rate))

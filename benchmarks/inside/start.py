@@ -1,4 +1,4 @@
-"""What an import costs, and what else it brings in."""
+"""Start section: cost of the import, and extras it loads."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ _OF_EXTRAS: Final = (
 
 
 def measure(*, whole: bool, asyncio: bool) -> dict[str, Any]:
-    """Seconds of CPU to import the package and to have its client, the peak of memory, and the extras that came along.
+    """Return seconds of CPU to import the package and access its client, peak memory, and loaded extras.
 
-    `bare` are the seconds of the import alone: names that it left for later would show in the difference.
+    `bare` is the time of the import alone; lazily imported names appear in the difference.
 
     Args:
-        whole: the package, or only what it stands on.
-        asyncio: whether the program has imported asyncio before, as each that uses the package on asyncio has to.
+        whole: True imports the package, False only its dependencies.
+        asyncio: whether to import asyncio first, as every program that uses the package on asyncio does.
     """
     if asyncio:
         importlib.import_module("asyncio")
@@ -30,7 +30,7 @@ def measure(*, whole: bool, asyncio: bool) -> dict[str, Any]:
     modules = [importlib.import_module(name) for name in (("mixpanel_async",) if whole else _FOUNDATION)]
     bare = time.process_time() - cpu
     if whole:
-        modules[0].AsyncMixpanel  # noqa: B018  what `from mixpanel_async import AsyncMixpanel` does
+        modules[0].AsyncMixpanel  # noqa: B018  accessed by `from mixpanel_async import AsyncMixpanel`
     cpu = time.process_time() - cpu
     return {
         "cpu": cpu,

@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from .._delivery.direct_request import DirectSender, drop_reason_of
-from .._delivery.lanes import Batch, Lane
+from .._delivery.direct_request import DirectSender
+from .._delivery.lanes import Lane
 from .._delivery.queue import Queue
 from .._delivery.sender import Sender
 from .._delivery.staging import YIELD_AFTER_BYTES
 from .._encoding.records import DroppedByHook, RecordEncoder
 from .._model.config import ClientOptions
-from .._model.credentials import Secret
-from .._model.errors import ClientClosedError, MixpanelException, ValidationError, without_traceback
-from .._model.records import DropReason, RecordKind
+from .._model.errors import MixpanelException, ValidationError, without_traceback
+from .._model.records import RecordKind
 from .._runtime.clock import Environment
 from .._runtime.event_loop import yield_to_loop
 
@@ -107,53 +106,6 @@ class ClientBase:
         if staging.yield_budget <= 0:
             self._queue.reopen_staging(YIELD_AFTER_BYTES)
             await yield_to_loop()
-
-    async def _send_now(
-        self, kind: RecordKind, record: bytes, secret: Secret | None = None, batch: Batch | None = None
-    ) -> None:
-        """Send one message in a task that the client owns, and await the outcome.
-
-        Args:
-            kind: endpoint of the message.
-            record: the encoded message.
-            secret: project secret to authenticate with.
-            batch: lease of the record in the queue, which is settled at the end.
-
-        Raises:
-            ApiError: if Mixpanel responded and did not accept the message.
-            TransportError: if no attempt got a response.
-            ClientClosedError: if the client is closed.
-        """
-        is_cancelled = False
-
-        def settle(reason: DropReason | None = DropReason.CLOSED, message: str = "") -> None:
-            if batch is not None:
-                self._sender.settle_single(batch, reason, message)
-
-        async def send() -> None:
-            reason: DropReason | None = DropReason.CLOSED
-            message = ""
-            try:
-                await self._direct_sender.send(kind, record, secret, lambda: is_cancelled)
-                reason = None
-            except Exception as error:
-                reason, message = drop_reason_of(error), str(error)
-                raise
-            finally:
-                settle(reason, message)
-
-        if batch is not None:
-            batch.is_request_begun = True
-        try:
-            task = self._sender.spawn(send, f"mixpanel {kind.value}", settle)
-        except ClientClosedError:
-            settle()
-            raise
-        try:
-            await task.result()
-        except BaseException:
-            is_cancelled = True
-            raise
 
 
 def unreadable_arguments(error: Exception) -> ValidationError:

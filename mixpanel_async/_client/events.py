@@ -124,7 +124,7 @@ class EventMethods(ClientBase):
         if record is None:
             return
         batch = self._queue.lease_single(self._events, record)
-        await self._send_now(RecordKind.EVENTS, record, None, batch)
+        await self._direct_sender.send(RecordKind.EVENTS, record, batch=batch)
 
     async def import_data(
         self,

@@ -11,6 +11,8 @@ from .._delivery.direct_request import DirectSender
 from .._delivery.queue import Queue
 from .._delivery.sender import Sender
 from .._encoding.requests import RequestEncoder, fastest_compressor
+from .._http.api import Api
+from .._http.retry import PolicyRule
 from .._http.transport import HttpClient, Transport
 from .._model.config import BatchPolicy, ClientOptions
 from .._runtime.clock import Environment
@@ -78,6 +80,5 @@ def build_pipeline(
     sender = Sender(
         queue, transport=transport, batch_sender=courier, runtime=runtime, stall_timeout=options.shutdown_timeout
     )
-    return Pipeline(
-        queue, sender, DirectSender(courier.send_request, encoder, options.identity_retry, runtime), transport
-    )
+    api = Api(transport, runtime, queue)
+    return Pipeline(queue, sender, DirectSender(sender, api, encoder, PolicyRule(options.identity_retry)), transport)

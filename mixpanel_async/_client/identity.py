@@ -47,7 +47,7 @@ class IdentityMethods(ClientBase):
         """
         self._check_identity("alias", {"alias_id": alias_id, "original": original}, IdMerge.SIMPLIFIED)
         properties = {"distinct_id": original, "alias": alias_id}
-        await self._send_now(RecordKind.IDENTITY, self._message("$create_alias", properties, meta))
+        await self._direct_sender.send(RecordKind.IDENTITY, self._message("$create_alias", properties, meta))
 
     async def merge(
         self,
@@ -79,7 +79,7 @@ class IdentityMethods(ClientBase):
         ids = {"distinct_id1": distinct_id1, "distinct_id2": distinct_id2}
         self._check_identity("merge", ids, IdMerge.SIMPLIFIED, IdMerge.LEGACY)
         properties = {"$distinct_ids": [distinct_id1, distinct_id2]}
-        await self._send_now(RecordKind.IMPORTS, self._message("$merge", properties, meta), secret)
+        await self._direct_sender.send(RecordKind.IMPORTS, self._message("$merge", properties, meta), secret=secret)
 
     async def identify(self, identified_id: str, anon_id: str, meta: Meta = None) -> None:
         """Join the anonymous visitor `anon_id` to the person `identified_id`.
@@ -98,7 +98,7 @@ class IdentityMethods(ClientBase):
         if not is_uuid4(anon_id):
             raise IdentityError("anon_id", _NOT_AN_ANON_ID)
         properties = {"$identified_id": identified_id, "$anon_id": anon_id}
-        await self._send_now(RecordKind.IDENTITY, self._message("$identify", properties, meta))
+        await self._direct_sender.send(RecordKind.IDENTITY, self._message("$identify", properties, meta))
 
     def _message(self, event_name: str, properties: dict[str, Any], meta: Meta) -> bytes:
         try:

@@ -9,8 +9,8 @@ from typing import Final
 
 import anyio
 
-from .._encoding import responses as replies
-from .._encoding.requests import RequestEncoder, secrets_to_mask
+from .._encoding.requests import RequestEncoder
+from .._encoding.responses import read_response
 from .._encoding.timestamps import expired_positions
 from .._http.retry import PROBE_AFTER, RetryBudget, backoff
 from .._http.transport import Transport
@@ -21,9 +21,7 @@ from .._model.outcomes import (
     Expired,
     Outcome,
     Request,
-    Response,
     Retry,
-    TransportFailure,
 )
 from .._model.records import RecordKind
 from .._model.stats import Delivery
@@ -114,7 +112,7 @@ class BatchSender:
             request = await self._make_request(batch)
             batch.is_request_begun = True
             outcome = Retry(message="the sender was stopped during a request", applied=True)
-            outcome = await self.send_request(request, len(batch.items), again=batch.attempts > 1)
+            outcome = await self._exchange(request, len(batch.items), again=batch.attempts > 1)
         except Exception as error:
             _log.error("a request could not be made (%s); its records are tried again", type(error).__name__)
             raise
@@ -129,14 +127,6 @@ class BatchSender:
         old = expired_positions(batch.items, now=self._runtime.wall_time())
         return Expired(positions=old, by_import=self._encoder.credentials is not None) if old else None
 
-    def _compare_clocks(self, reply: Response | TransportFailure) -> None:
-        if isinstance(reply, TransportFailure):
-            return
-        ahead = replies.clock_offset(reply.date, now=self._runtime.wall_time())
-        if ahead and not self._queue.staging.clock_offset:
-            _log.warning("this machine's clock is %d s ahead of Mixpanel's; events are stamped with Mixpanel's", ahead)
-        self._queue.staging.clock_offset = ahead
-
     async def _make_request(self, batch: Batch) -> Request:
         pack = partial(self._encoder.request, batch.lane.kind, batch.items, secret=batch.lane.secret)
         if batch.size < self._off_loop_from or batch.items.is_compressed:
@@ -144,19 +134,17 @@ class BatchSender:
         assert self._threads is not None
         return await run_in_worker(pack, self._threads)
 
-    async def send_request(self, request: Request, count: int, *, again: bool, timeout: float | None = None) -> Outcome:
-        """One counted request of `count` records. `again` says that it repeats an earlier one."""
-        self._queue.count_request(again=again)
+    async def _exchange(self, request: Request, count: int, *, again: bool) -> Outcome:
+        """Send one request of `count` records. `again` is True for a retry."""
+        self._queue.request_started(again=again)
         inside = IN_REQUEST.set(True)
         try:
-            reply = await self._transport.send(request, timeout=timeout)
+            reply = await self._transport.send(request)
         finally:
             IN_REQUEST.reset(inside)
-        self._compare_clocks(reply)
-        outcome = replies.read_response(reply, count, now=self._runtime.wall_time(), secrets=secrets_to_mask(request))
-        if not isinstance(outcome, Delivered):
-            status = "" if outcome.status is None else f"HTTP {outcome.status}: "
-            self._queue.last_error = f"{request.endpoint}: {status}{outcome.message}"
+        now = self._runtime.wall_time()
+        outcome = read_response(reply, count, now=now, secrets=request.secrets)
+        self._queue.request_ended(request, reply, outcome, now=now)
         return outcome
 
     def _settle(self, batch: Batch, outcome: Outcome, started: float) -> None:

@@ -1,181 +1,124 @@
-"""Calls whose answer the caller acts on: sent at once, tried a few times, and either true or an exception.
-
-The only file that knows tenacity.
-"""
+"""Messages that are sent at once: identity calls and `track_immediate`. Their caller waits for the response."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
-from typing import Protocol
+from collections.abc import Callable
 
-import anyio
-from tenacity import AsyncRetrying, RetryCallState, retry_if_result
-
-from .._encoding.batch_body import BatchBody
-from .._encoding.requests import RequestEncoder
-from .._http.retry import backoff
-from .._model.config import RetryPolicy
+from .._encoding.requests import GZIP_HEADER, MIN_COMPRESSED_BYTES, RequestEncoder
+from .._encoding.responses import read_response
+from .._http.api import Api
+from .._http.retry import RetryRule
 from .._model.credentials import Secret
 from .._model.errors import (
     ApiError,
     AuthenticationError,
-    MixpanelException,
+    ClientClosedError,
     PayloadTooLargeError,
     RateLimitError,
     TransportError,
 )
-from .._model.outcomes import Delivered, Outcome, PartialFailure, Request, Retry
 from .._model.records import DropReason, RecordKind
-from .._runtime.clock import Environment
+from .lanes import Batch
+from .queue import IN_REQUEST
+from .sender import Sender
 
 _log = logging.getLogger("mixpanel_async")
 
 
-class SendRequest(Protocol):
-    """What sends: one counted request in the shared pool."""
-
-    def __call__(self, request: Request, count: int, *, again: bool, timeout: float | None) -> Awaitable[Outcome]: ...
-
-
 class DirectSender:
-    """Sends single messages and waits for the answer.
+    """Sends single messages and waits for the response.
 
     Args:
-        attempt: sends one request.
-        encoder: makes requests.
-        policy: attempts, backoff and total deadline.
-        runtime: clocks and chance.
+        sender: owns the background tasks of the client.
+        api: sends requests.
+        encoder: knows the endpoints.
+        retry: attempts, delays and total time of a call.
     """
 
-    def __init__(
-        self, send_request: SendRequest, encoder: RequestEncoder, policy: RetryPolicy, runtime: Environment
-    ) -> None:
-        self._send_request = send_request
+    def __init__(self, sender: Sender, api: Api, encoder: RequestEncoder, retry: RetryRule) -> None:
+        self._sender = sender
+        self._api = api
         self._encoder = encoder
-        self._policy = policy
-        self._runtime = runtime
+        self._retry = retry
 
     async def send(
-        self, kind: RecordKind, item: bytes, secret: Secret | None, is_cancelled: Callable[[], bool]
+        self, kind: RecordKind, item: bytes, *, secret: Secret | None = None, batch: Batch | None = None
     ) -> None:
-        """Send one message until it is taken, refused or out of tries.
+        """Send one message in a background task and wait until it is delivered.
+
+        A caller that is cancelled does not interrupt the request under way, but there is no further attempt.
 
         Args:
-            kind: where it goes.
-            item: its encoded bytes.
-            secret: a project secret to sign it with.
-            given_up: whether the caller waits no longer, which ends the tries but not the one under way.
+            kind: selects the endpoint.
+            item: the encoded message.
+            secret: project secret to authenticate with.
+            batch: lease of the message, if the queue counts it; it is settled when the call ends.
 
         Raises:
-            ApiError: Mixpanel answered and did not take it.
-            TransportError: no answer could be had.
+            ApiError: Mixpanel refused the message.
+            TransportError: there was no response.
+            ClientClosedError: the client is closed, or was closed during the call.
         """
-        request = self._encoder.request(kind, BatchBody([item]), secret=secret)
-        clock = self._runtime.monotonic
-        total = self._policy.total_timeout
-        deadline = None if total is None else clock() + total
-        attempts = 0
-        uncertain = False
-        last: Outcome | None = None
+        is_cancelled = False
 
-        async def once() -> Outcome:
-            nonlocal attempts, uncertain, last
-            if last is not None and is_cancelled():
-                return last
-            attempts += 1
-            left = None if deadline is None else max(0.001, deadline - clock())
-            outcome = await self._send_request(request, 1, again=attempts > 1, timeout=left)
-            if isinstance(outcome, Retry):
-                uncertain = uncertain or outcome.applied
-            last = outcome
-            return outcome
+        def settle(reason: DropReason | None = DropReason.CLOSED, message: str = "") -> None:
+            if batch is not None:
+                self._sender.settle_single(batch, reason, message)
 
-        def wait(state: RetryCallState) -> float:
-            outcome = _outcome(state)
-            if isinstance(outcome, Retry) and outcome.immediately and state.attempt_number == 1:
-                return 0.0
-            asked = outcome.retry_after if isinstance(outcome, Retry) else None
-            return backoff(self._policy, state.attempt_number, asked, self._runtime.random())
+        async def work() -> None:
+            reason: DropReason | None = DropReason.CLOSED
+            message = ""
+            try:
+                await self._request(kind, item, secret, lambda: is_cancelled)
+                reason = None
+            except Exception as error:
+                reason, message = _drop_reason(error), str(error)
+                if is_cancelled:
+                    _log.warning(
+                        "a call was cancelled and it is unknown whether it was applied; it ended with: %s", error
+                    )
+                raise
+            finally:
+                settle(reason, message)
 
-        def stop(state: RetryCallState) -> bool:
-            most = self._policy.attempts
-            if is_cancelled() or (most is not None and state.attempt_number >= most):
-                return True
-            return deadline is not None and clock() + state.upcoming_sleep >= deadline
+        if batch is not None:
+            batch.is_request_begun = True
+        try:
+            task = self._sender.spawn(work, f"mixpanel {kind.value}", settle)
+        except ClientClosedError:
+            settle()
+            raise
+        try:
+            await task.result()
+        except BaseException:
+            is_cancelled = True
+            raise
 
-        outcome = await _retry(await once(), once, wait, stop)
-        if is_cancelled() and not isinstance(outcome, Delivered):
-            _log.warning("a call to %s was cancelled; whether it was applied is unknown", request.endpoint)
-        if not isinstance(outcome, Delivered):
-            raise error_of(outcome, request.endpoint, attempts, uncertain=uncertain)
-
-
-async def _retry(
-    first: Outcome,
-    once: Callable[[], Awaitable[Outcome]],
-    wait: Callable[[RetryCallState], float],
-    stop: Callable[[RetryCallState], bool],
-) -> Outcome:
-    """What comes of further tries, if the first one asks for them.
-
-    Their machinery costs as much as half a request: it is set up for them only, and told of the first one as if that
-    had been its own.
-    """
-    if not _is_retry(first):
-        return first
-    made = [first]
-
-    async def again() -> Outcome:
-        return made.pop() if made else await once()
-
-    outcome: Outcome = await AsyncRetrying(
-        sleep=anyio.sleep,
-        retry=retry_if_result(_is_retry),
-        wait=wait,
-        stop=stop,
-        retry_error_callback=_outcome,
-    )(again)
-    return outcome
+    async def _request(
+        self, kind: RecordKind, item: bytes, secret: Secret | None, is_cancelled: Callable[[], bool]
+    ) -> None:
+        path, auth, accepts_gzip = self._encoder.endpoint(kind, secret)
+        body = b"[%b]" % item
+        is_compressed = accepts_gzip and len(body) >= MIN_COMPRESSED_BYTES
+        inside = IN_REQUEST.set(True)
+        try:
+            await self._api.request(
+                "POST",
+                path,
+                auth=auth,
+                retry=self._retry,
+                headers=GZIP_HEADER if is_compressed else {},
+                body=self._encoder.compress(body) if is_compressed else body,
+                read=read_response,
+                is_cancelled=is_cancelled,
+            )
+        finally:
+            IN_REQUEST.reset(inside)
 
 
-def _is_retry(outcome: Outcome) -> bool:
-    return isinstance(outcome, Retry)
-
-
-def _outcome(state: RetryCallState) -> Outcome:
-    assert state.outcome is not None
-    result: Outcome = state.outcome.result()
-    return result
-
-
-def error_of(outcome: Outcome, endpoint: str, attempts: int, *, uncertain: bool) -> MixpanelException:
-    """The exception for an outcome that is no success."""
-    assert not isinstance(outcome, Delivered)
-    if isinstance(outcome, Retry) and outcome.status is None:
-        return TransportError(outcome.message, endpoint=endpoint, attempts=attempts, uncertain=uncertain)
-    status = outcome.status or 0
-    kinds: dict[int, type[ApiError]] = {
-        401: AuthenticationError,
-        402: AuthenticationError,
-        403: AuthenticationError,
-        407: AuthenticationError,
-        413: PayloadTooLargeError,
-        429: RateLimitError,
-    }
-    failed = outcome.failed if isinstance(outcome, PartialFailure) else ()
-    return kinds.get(status, ApiError)(
-        failed[0].message if failed and failed[0].message else outcome.message,
-        endpoint=endpoint,
-        attempts=attempts,
-        status=status,
-        failed_records=failed,
-        retry_after=outcome.retry_after if isinstance(outcome, Retry) else None,
-    )
-
-
-def drop_reason_of(error: BaseException) -> DropReason:
-    """Where a record is counted whose awaited call ended in this error."""
+def _drop_reason(error: BaseException) -> DropReason:
+    """Return the reason under which a record is counted whose call raised this error."""
     if isinstance(error, AuthenticationError):
         return DropReason.UNAUTHORIZED
     if isinstance(error, PayloadTooLargeError):

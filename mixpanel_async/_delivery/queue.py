@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -11,10 +12,11 @@ from math import inf
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from .._encoding.fast_event import split_records
+from .._encoding.responses import clock_offset
 from .._model.config import Overflow
 from .._model.credentials import Secret
 from .._model.errors import ClientClosedError, QueueFullError
-from .._model.outcomes import Expired, Outcome
+from .._model.outcomes import Delivered, Expired, Outcome, Request, Response, TransportFailure
 from .._model.records import DropReason, Loss, RecordKind
 from .._model.stats import Stats
 from .buffer import Buffer, Idle, OfferResult, WaitUntil
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from .._spool.messages import CommitGroup
     from .spooling import SpoolBridge
 T = TypeVar("T")
+_log = logging.getLogger("mixpanel_async")
 IN_REQUEST: Final = ContextVar("mixpanel_async_in_request", default=False)
 """Whether what runs now is part of a request of this package's own."""
 
@@ -376,10 +379,33 @@ class Queue:
         self.report_losses(losses)
         return sum(len(loss.items) for loss in losses)
 
-    def count_request(self, *, again: bool) -> None:
+    def request_started(self, *, again: bool) -> None:
+        """Count a request. `again` is True for a retry."""
         with self._lock:
             self._requests += 1
             self._retries += again
+
+    def request_ended(
+        self, request: Request, reply: Response | TransportFailure, outcome: Outcome, *, now: float
+    ) -> None:
+        """Record the reply to a request: the last error, and how far this machine's clock is ahead of Mixpanel's.
+
+        Args:
+            request: the request.
+            reply: the response, or the reason why there is none.
+            outcome: meaning of the reply.
+            now: wall clock in seconds when it came.
+        """
+        if isinstance(reply, Response):
+            ahead = clock_offset(reply.date, now=now)
+            if ahead != self.staging.clock_offset:
+                if not self.staging.clock_offset:
+                    text = "this machine's clock is %d s ahead of Mixpanel's; events are stamped with Mixpanel's"
+                    _log.warning(text, ahead)
+                self.staging.set_clock_offset(ahead)
+        if not isinstance(outcome, Delivered):
+            status = "" if outcome.status is None else f"HTTP {outcome.status}: "
+            self.last_error = f"{request.endpoint}: {status}{outcome.message}"
 
     def stats(self) -> Stats:
         def work() -> Stats:

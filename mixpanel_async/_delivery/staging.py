@@ -140,6 +140,10 @@ class StagingBuffer:
         self.insert_id_endings = iter(_INSERT_ID_ENDINGS[1 : max(1, left - 1)])
         return _INSERT_ID_ENDINGS[0]
 
+    def set_clock_offset(self, ahead: float) -> None:
+        """Set the seconds by which this machine's clock is ahead of Mixpanel's."""
+        self.clock_offset = ahead
+
     def bind_loop(self, current_loop: Callable[[], object]) -> None:
         """Accept events from the calling loop.
 

@@ -19,11 +19,12 @@ A status alone is not believed: a 200 with `0` in it is no success, nor is the p
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Collection, Sequence
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 from math import isfinite
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import orjson
 
@@ -43,6 +44,9 @@ from .._model.records import DropReason
 
 MAX_RETRY_AFTER: Final = 300.0
 _MAX_SHOWN: Final = 200
+_MAX_API_MESSAGE: Final = 500
+# A URL, or a path with a query. Not compiled here: few processes need it.
+_URL: Final = r"""[^\s"'<>]*(?:://|\?[^\s"'<>]*=)[^\s"'<>]*"""
 # A header has whole seconds, and an answer may be slow. More than a day is no skew but a test, or a broken server.
 _MIN_SKEW: Final = 30.0
 _MAX_SKEW: Final = 86_400.0
@@ -51,31 +55,75 @@ _NEVER: Final = frozenset({501, 505})
 _NOT_APPLIED: Final = frozenset({429, 503})
 
 
+class ReadReply(Protocol):
+    """Function that turns the reply to a request into an outcome."""
+
+    def __call__(
+        self, reply: Response | TransportFailure, /, *, now: float, secrets: Sequence[str] = ()
+    ) -> Outcome: ...
+
+
 def read_response(
-    reply: Response | TransportFailure, count: int, *, now: float, secrets: Iterable[str] = ()
+    reply: Response | TransportFailure, count: int = 1, *, now: float, secrets: Sequence[str] = ()
 ) -> Outcome:
-    """What became of the records of a request.
+    """Return the outcome of a request to `/track`, `/import`, `/engage` or `/groups`.
 
     Args:
-        reply: what came back, if anything did.
-        count: how many records were sent.
-        now: wall clock in seconds, for a `Retry-After` that names a date.
-        secrets: what is masked should the server repeat it.
+        reply: the response, or the reason why there is none.
+        count: number of records in the request.
+        now: wall clock in seconds, for a `Retry-After` with a date.
+        secrets: values to mask, should the server repeat them.
     """
     if isinstance(reply, TransportFailure):
-        return Retry(message=reply.message, applied=reply.sent, immediately=reply.stale)
-    # The longest first: one may be part of another.
-    return _outcome(reply, count, now, sorted(secrets, key=len, reverse=True))
-
-
-def _outcome(reply: Response, count: int, now: float, secrets: Sequence[str]) -> Outcome:
+        return _read_failure(reply)
     status = reply.status
     body = _json(reply.body)
+    secrets = _longest_first(secrets)
     said = _message_of(body, secrets)
     if status == 200:
         return _success(body, count, said, secrets)
     if status in {400, 422}:
         return _invalid(body, count, status, said, secrets)
+    return _read_status(reply, said, now)
+
+
+def read_api_response(
+    reply: Response | TransportFailure,
+    *,
+    now: float,
+    secrets: Sequence[str] = (),
+    accepted: Collection[int] = frozenset({200}),
+) -> Outcome:
+    """Return the outcome of a request to any other endpoint, where the status alone decides.
+
+    Args:
+        reply: the response, or the reason why there is none.
+        now: wall clock in seconds, for a `Retry-After` with a date.
+        secrets: values to mask, should the server repeat them. URLs are masked as well: a query may name a person.
+        accepted: statuses of success.
+    """
+    if isinstance(reply, TransportFailure):
+        return _read_failure(reply)
+    if reply.status in accepted:
+        return Delivered()
+    text = reply.body.decode("utf-8", "replace").strip()
+    for secret in _longest_first(secrets):
+        text = text.replace(secret, "***")
+    return _read_status(reply, _one_line(re.sub(_URL, "***", text), _MAX_API_MESSAGE), now)
+
+
+def _read_failure(failure: TransportFailure) -> Outcome:
+    return Retry(message=failure.message, applied=failure.sent, immediately=failure.stale)
+
+
+def _longest_first(secrets: Sequence[str]) -> Sequence[str]:
+    # A secret may be part of another.
+    return sorted(secrets, key=len, reverse=True)
+
+
+def _read_status(reply: Response, said: str, now: float) -> Outcome:
+    """Return the outcome of a failed request from its status alone. `said` is the server's message, or empty."""
+    status = reply.status
     if status in _MISCONFIGURED or 300 <= status < 400:
         return ConfigurationRefused(
             status=status, message=said or _DEFAULT_WORDS.get(status, "the request was not accepted")
@@ -170,7 +218,11 @@ def _printable(text: Any, secrets: Sequence[str]) -> str:
         return ""
     for secret in secrets:
         text = text.replace(secret, "***")
-    return "".join(char if char.isprintable() else " " for char in text[:_MAX_SHOWN])
+    return _one_line(text, _MAX_SHOWN)
+
+
+def _one_line(text: str, length: int) -> str:
+    return "".join(char if char.isprintable() else " " for char in text[:length])
 
 
 def _is_one(value: Any) -> bool:

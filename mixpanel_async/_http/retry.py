@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, Protocol
 
 from .._model.config import RetryPolicy
+from .._model.outcomes import Retry
 
 _MAX_DOUBLINGS: Final = 60
 # Jitter added to a Retry-After, so that many clients that were given the same delay do not return at the same moment.
@@ -30,6 +31,40 @@ def backoff(policy: RetryPolicy, failures: int, retry_after: float | None, rando
     if retry_after is None:
         return own
     return max(own, retry_after) + random * max(_RETRY_AFTER_JITTER * retry_after, min(ceiling, 1.0))
+
+
+class RetryRule(Protocol):
+    """Decides whether a request whose caller waits is sent again."""
+
+    @property
+    def total_timeout(self) -> float | None:
+        """Seconds for all attempts together, or None for no limit."""
+
+    def delay(self, failure: Retry, attempts: int, elapsed: float, random: float) -> float | None:
+        """Return the seconds to wait before the next attempt, or None if there is none.
+
+        Args:
+            failure: outcome of the last attempt.
+            attempts: attempts so far.
+            elapsed: seconds since the first attempt began.
+            random: uniform random number from 0 to 1.
+        """
+
+
+class PolicyRule:
+    """Retry rule that follows a `RetryPolicy`."""
+
+    def __init__(self, policy: RetryPolicy) -> None:
+        self._policy = policy
+        self.total_timeout = policy.total_timeout
+
+    def delay(self, failure: Retry, attempts: int, elapsed: float, random: float) -> float | None:  # noqa: ARG002
+        """Return the seconds to wait before the next attempt, or None if there is none."""
+        if self._policy.attempts is not None and attempts >= self._policy.attempts:
+            return None
+        if failure.immediately and attempts == 1:
+            return 0.0
+        return backoff(self._policy, attempts, failure.retry_after, random)
 
 
 class RetryBudget:

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import base64
-from typing import NoReturn
+from collections.abc import Mapping
+from typing import Final, NamedTuple, NoReturn
+from urllib.parse import quote
 
 from .errors import raise_configuration_error
+
+# Mixpanel's tokens have 32 digits. A shorter one may be a word that a response needs, so it is not masked.
+_MIN_TOKEN_LENGTH: Final = 8
 
 
 class Secret:
@@ -113,3 +118,39 @@ def as_secret(value: object) -> Secret | None:
 def basic_auth(user: str, password: str) -> str:
     """The value of an `Authorization` header for HTTP Basic."""
     return "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode("ascii")
+
+
+class Auth(NamedTuple):
+    """Authentication of one request.
+
+    Args:
+        headers: the `Authorization` header, or nothing if the token in the body is enough.
+        secrets: token and credentials in every form in which a server could repeat them, for masking.
+    """
+
+    headers: Mapping[str, str]
+    secrets: tuple[str, ...]
+
+    def __repr__(self) -> str:
+        return "<Auth>"
+
+
+def token_auth(token: str) -> Auth:
+    """Return the authentication of a request that carries the project's token in its body."""
+    return Auth({}, tuple({token, quote(token, safe="")}) if len(token) >= _MIN_TOKEN_LENGTH else ())
+
+
+def signed_auth(token: str, credentials: ServiceAccountCredentials | None, secret: Secret | None = None) -> Auth:
+    """Return HTTP Basic authentication with the best credentials there are.
+
+    The order is that of Mixpanel's Go SDK: service account, project secret, token.
+    """
+    if credentials is not None:
+        user, password = credentials.username, credentials.secret
+    else:
+        user, password = token if secret is None else secret.reveal(), ""
+    header = basic_auth(user, password)
+    # The user name of a service account is not secret; without a password the user name is the token or the secret.
+    plain = password or user
+    known = {*token_auth(token).secrets, plain, quote(plain, safe=""), header.removeprefix("Basic ")}
+    return Auth({"Authorization": header}, tuple(known))

@@ -9,70 +9,55 @@ from .errors import FailedRecord
 from .records import DropReason
 
 
-class Request:
-    """One request, ready for the wire. `path` holds nothing secret; the rest is kept out of reprs.
+class Request(NamedTuple):
+    """One request, ready to send. `repr` shows neither headers nor query nor body, as these hold secrets.
 
     Args:
         path: of the endpoint, with a query if nothing in that is secret.
-        token: the one in the body, so that it can be masked should the server repeat it.
         headers: by name.
-        body: of a POST.
-        method: `POST` or `GET`.
-        query: of a GET, which may name a person; without the question mark.
-        max_reply_bytes: size of the largest answer that is taken; None for that of an answer to a POST.
+        body: bytes to send; empty for a GET.
+        method: such as `POST` or `GET`.
+        query: query string without the question mark, for values that must not be logged, such as ids of people.
+        secrets: values to mask in messages, should the server repeat them.
+        max_response_bytes: size of the largest response that is accepted; None for the transport's default.
     """
 
-    __slots__ = ("body", "headers", "max_response_bytes", "method", "path", "query", "token")
-
-    def __init__(
-        self,
-        *,
-        path: str,
-        token: str = "",
-        headers: Mapping[str, str],
-        body: bytes,
-        method: str = "POST",
-        query: str = "",
-        max_response_bytes: int | None = None,
-    ) -> None:
-        self.path = path
-        self.token = token
-        self.headers = headers
-        self.body = body
-        self.method = method
-        self.query = query
-        self.max_response_bytes = max_response_bytes
+    path: str
+    headers: Mapping[str, str]
+    body: bytes
+    method: str = "POST"
+    query: str = ""
+    secrets: tuple[str, ...] = ()
+    max_response_bytes: int | None = None
 
     def __repr__(self) -> str:
         return f"<{self.method} {self.path}>"
 
     @property
     def endpoint(self) -> str:
+        """Path without its query."""
         return self.path.partition("?")[0]
 
 
-class Response:
-    """What came back: the body is complete and within its limit. With `etag` it can be asked whether it still holds."""
+class Response(NamedTuple):
+    """Response of the server, whatever its status. The body is complete and within its limit.
 
-    __slots__ = ("body", "date", "etag", "retry_after", "status")
+    Args:
+        status: HTTP status.
+        body: bytes, decompressed.
+        retry_after: the `Retry-After` header.
+        date: the `Date` header.
+        etag: the `ETag` header.
+    """
 
-    def __init__(
-        self,
-        *,
-        status: int,
-        body: bytes,
-        retry_after: str | None = None,
-        date: str | None = None,
-        etag: str | None = None,
-    ) -> None:
-        self.status = status
-        self.body = body
-        self.retry_after = retry_after
-        self.date = date
-        self.etag = etag
+    status: int
+    body: bytes
+    retry_after: str | None = None
+    date: str | None = None
+    etag: str | None = None
 
     def __repr__(self) -> str:
-        return f"<answer {self.status} of {len(self.body)} bytes>"
+        return f"<response {self.status}, {len(self.body)} bytes>"
 
 
 class TransportFailure(NamedTuple):

@@ -179,10 +179,8 @@ class _Trio:
             self._token.run_sync_soon(callback)
 
     def is_current(self) -> bool:
-        try:
-            return self.current() is self._token
-        except RuntimeError:
-            return False
+        # In guest mode, the token is visible outside of tasks too, where trio cannot be used.
+        return _in_trio() and self.current() is self._token
 
     def is_over(self) -> bool:
         try:

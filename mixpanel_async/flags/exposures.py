@@ -1,4 +1,4 @@
-"""Telling Mixpanel that a person was shown a variant: an ordinary event, through the client's own queue."""
+"""Exposure events: a user was shown a variant. They are ordinary events and go through the client's queue."""
 
 from __future__ import annotations
 
@@ -11,76 +11,76 @@ from .metrics import FlagMetrics
 from .model import SelectedVariant
 
 EVENT: Final = "$experiment_started"
-_REMEMBERED: Final = 50_000
+_MAX_REMEMBERED: Final = 50_000
 
 Track = Callable[[str, str, Mapping[str, Any]], None]
 _Exposure = tuple[str, str | None, str]
 
 
 class Exposures:
-    """Reports exposures, and never fails.
+    """Reports exposures. It never raises.
 
     Args:
-        track: queues an event; raises if it cannot.
-        mode: `local` or `remote`, as Mixpanel's reports tell them apart.
-        window: seconds in which the same exposure is reported once; 0 reports each.
-        tally: counts them.
-        monotonic: seconds from an arbitrary start.
+        track: enqueues an event, and raises if it cannot.
+        mode: `local` or `remote`; a property of the event.
+        window: seconds during which the same exposure is reported once; 0 reports each.
+        metrics: counters and log.
+        monotonic: returns seconds from an arbitrary start.
     """
 
     def __init__(
-        self, track: Track, *, mode: str, window: float, tally: FlagMetrics, monotonic: Callable[[], float]
+        self, track: Track, *, mode: str, window: float, metrics: FlagMetrics, monotonic: Callable[[], float]
     ) -> None:
         self._track = track
         self._mode = mode
         self._window = window
-        self._tally = tally
+        self._metrics = metrics
         self._monotonic = monotonic
-        # Two generations instead of a queue to expire from: single operations on a dict need no lock.
+        # Two generations instead of expiring single entries: single operations on a dict need no lock.
         self._recent: dict[_Exposure, float] = {}
         self._older: dict[_Exposure, float] = {}
-        self._since = monotonic()
-        self._here = threading.local()
+        self._recent_since = monotonic()
+        self._thread = threading.local()
 
     def report(
         self, flag_key: str, variant: SelectedVariant, context: Mapping[str, Any], timing: Mapping[str, Any]
     ) -> None:
-        """Queue the event.
+        """Enqueue the event.
 
         Args:
             flag_key: name of the flag.
-            variant: that was shown.
-            context: of the person; without a `distinct_id` that is text or a whole number nothing can be reported.
-            timing: further properties: how long the evaluation took.
+            variant: the variant that was shown.
+            context: of the user. Without a `distinct_id` that is a string or an integer, nothing is reported.
+            timing: further properties, for the duration of the evaluation.
         """
-        if getattr(self._here, "is_reporting", False):
-            # `before_send` evaluates a flag: the exposure of that would come through `before_send` again.
+        if getattr(self._thread, "is_reporting", False):
+            # `before_send` evaluates a flag. Its exposure would call `before_send` again, without end.
             return
-        self._here.is_reporting = True
+        self._thread.is_reporting = True
         try:
             self._report(flag_key, variant, context, timing)
-        except Exception as error:  # noqa: BLE001  an evaluation must not fail because of what is said about it
-            self._lose(str(error) if isinstance(error, MixpanelException) else type(error).__name__)
+        except Exception as error:  # noqa: BLE001  an evaluation must not fail because its exposure cannot be tracked
+            self._lost(str(error) if isinstance(error, MixpanelException) else type(error).__name__)
         finally:
-            self._here.is_reporting = False
+            self._thread.is_reporting = False
 
     def _report(
         self, flag_key: str, variant: SelectedVariant, context: Mapping[str, Any], timing: Mapping[str, Any]
     ) -> None:
         distinct_id = context.get("distinct_id")
         if not distinct_id:
-            self._lose("the context has no distinct_id")
+            self._lost("the context has no distinct_id")
             return
         if type(distinct_id) is int:
-            # The official SDK sends the number. As text it is the person whom `str(user.id)` tracks.
+            # The official SDK sends the number. As a string it belongs to the user that `str(user.id)` tracks.
             distinct_id = str(distinct_id)
         elif not isinstance(distinct_id, str):
-            self._lose(f"properties.distinct_id: must be a string, not {type(distinct_id).__name__}")
+            self._lost(f"properties.distinct_id: must be a string, not {type(distinct_id).__name__}")
             return
         exposure = (flag_key, variant.variant_key, distinct_id)
         now = self._monotonic()
         if self._window and self._is_repeated(exposure, now):
-            self._tally.exposures_repeated += 1
+            self._metrics.count_repeated_exposure()
             return
         properties = {
             "Experiment name": flag_key,
@@ -93,15 +93,15 @@ class Exposures:
             **timing,
         }
         self._track(distinct_id, EVENT, properties)
-        self._tally.exposures += 1
-        self._tally.record_recovery("exposure")
+        self._metrics.count_exposure()
+        self._metrics.record_recovery("exposure")
         if self._window:
             self._remember(exposure, now)
 
-    def _lose(self, words: str) -> None:
-        self._tally.exposures_lost += 1
-        text = f"an exposure could not be tracked ({words})"
-        self._tally.record_failure("exposure", text, "flags: an exposure could not be tracked (%s)", words)
+    def _lost(self, problem: str) -> None:
+        self._metrics.count_lost_exposure()
+        text = f"an exposure could not be tracked ({problem})"
+        self._metrics.record_failure("exposure", text, "flags: an exposure could not be tracked (%s)", problem)
 
     def _is_repeated(self, exposure: _Exposure, now: float) -> bool:
         at = self._recent.get(exposure)
@@ -110,27 +110,29 @@ class Exposures:
         return at is not None and now - at < self._window
 
     def _remember(self, exposure: _Exposure, now: float) -> None:
-        if now - self._since >= self._window or len(self._recent) >= _REMEMBERED:
-            self._older, self._recent, self._since = self._recent, {}, now
+        if now - self._recent_since >= self._window or len(self._recent) >= _MAX_REMEMBERED:
+            self._older, self._recent, self._recent_since = self._recent, {}, now
         self._recent[exposure] = now
 
 
-class Reporting:
-    """A provider, as far as it reports exposures.
+class ExposureMethods:
+    """Base class of both providers: the method that reports an exposure.
 
     Args:
-        exposures: reports them.
+        exposures: reports exposures.
     """
 
     def __init__(self, exposures: Exposures) -> None:
         self._exposures = exposures
 
     def track_exposure_event(self, flag_key: str, variant: SelectedVariant, context: Mapping[str, Any]) -> None:
-        """Track that a person was shown a variant, as after `get_all_variants`. It never raises, and does not wait.
+        """Track that a user was shown a variant, for example after `get_all_variants`.
+
+        It never raises and never waits.
 
         Args:
             flag_key: name of the flag.
-            variant: that was shown.
-            context: of the person, with a `distinct_id`.
+            variant: the variant that was shown.
+            context: of the user, with a `distinct_id`.
         """
         self._exposures.report(flag_key, variant, context, {})

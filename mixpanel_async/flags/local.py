@@ -10,7 +10,7 @@ from typing import Any, Final
 from .._model.errors import ClientClosedError, ValidationError
 from .._runtime.clock import Environment
 from .evaluate import evaluate
-from .exposures import Exposures, Reporting
+from .exposures import ExposureMethods, Exposures
 from .hashing import state_of
 from .metrics import FlagMetrics
 from .model import FallbackReason, SelectedVariant, as_variant
@@ -21,7 +21,7 @@ _PEOPLE: Final = 1024
 _NO_FLAG: Final = FallbackReason.flag_not_found()
 
 
-class LocalFeatureFlagsProvider(Reporting):
+class LocalFeatureFlagsProvider(ExposureMethods):
     """`AsyncMixpanel.local_flags`: evaluates flags without asking Mixpanel, in microseconds, from any thread.
 
     An evaluation never raises and never waits. Without definitions every flag is `FLAG_NOT_FOUND`; once there are
@@ -31,10 +31,10 @@ class LocalFeatureFlagsProvider(Reporting):
     `custom_properties`, a dict, for runtime rules. Pass ids as text: 42 and 42.0 are different people.
     """
 
-    def __init__(self, poller: Poller, exposures: Exposures, tally: FlagMetrics, runtime: Environment) -> None:
+    def __init__(self, poller: Poller, exposures: Exposures, metrics: FlagMetrics, runtime: Environment) -> None:
         super().__init__(exposures)
         self._poller = poller
-        self._tally = tally
+        self._metrics = metrics
         self._clock = runtime.monotonic
         self._state_of = lru_cache(_PEOPLE)(state_of)
 
@@ -136,10 +136,10 @@ class LocalFeatureFlagsProvider(Reporting):
             flag = poller.flags.get(flag_key)
             return _NO_FLAG if flag is None else evaluate(flag, context, self._state_of)
         except Exception as error:  # noqa: BLE001  neither a definition nor a value in the context may break the caller
-            self._tally.undecidable += 1
+            self._metrics.count_evaluation_failure()
             words = f"the flag could not be evaluated ({type(error).__name__})"
             text = "flags: %r could not be evaluated (%s); the fallback is given"
-            self._tally.record_failure("evaluation", words, text, flag_key, type(error).__name__)
+            self._metrics.record_failure("evaluation", words, text, flag_key, type(error).__name__)
             return FallbackReason.backend_error(words)
 
     def _wake(self) -> None:

@@ -1,4 +1,4 @@
-"""What flags count, and what they tell an operator: one line an episode of trouble."""
+"""Counters of feature flags, and their log: one line per episode of failures."""
 
 from __future__ import annotations
 
@@ -6,79 +6,129 @@ import logging
 from collections.abc import Callable
 from typing import Final
 
+from .._model.outcomes import Outcome, Request, Response, TransportFailure
 from .._model.stats import FlagStats
 
 _log = logging.getLogger("mixpanel_async")
-# Seconds after which trouble that comes again is told again.
-_EVERY: Final = 20.0
+# Minimum seconds between two log lines about the same subject.
+_REPEAT_AFTER: Final = 20.0
+
+
+class RequestCount:
+    """Number of requests to one endpoint. Observes the attempts of an `Api`."""
+
+    def __init__(self) -> None:
+        self.value = 0
+
+    def request_started(self, *, again: bool) -> None:  # noqa: ARG002
+        """Count a request, also if it is a retry."""
+        self.value += 1
+
+    def request_ended(
+        self, request: Request, reply: Response | TransportFailure, outcome: Outcome, *, now: float
+    ) -> None:
+        """Ignore the reply: providers count what they make of it."""
 
 
 class FlagMetrics:
-    """Counters and episodes of one client.
+    """Counters and failure episodes of one client.
 
-    There is no lock, as evaluations must work in a signal handler and after a fork. CPython does not change threads
-    within `count += 1` on an attribute; elsewhere a count may be a little low.
+    There is no lock, as evaluations must work in a signal handler and after a fork. CPython does not switch threads
+    within `count += 1` on an attribute; other interpreters may lose a count.
 
     Args:
-        monotonic: seconds from an arbitrary start.
+        monotonic: returns seconds from an arbitrary start.
     """
 
     def __init__(self, monotonic: Callable[[], float]) -> None:
         self._monotonic = monotonic
-        self._told: dict[str, float] = {}
-        self._open: set[str] = set()
-        self.polls = self.updates = self.failures = self.refused = 0
-        self.remote_requests = self.remote_failures = self.undecidable = 0
-        self.exposures = self.exposures_repeated = self.exposures_lost = 0
-        self.last_error: str | None = None
+        self._logged_at: dict[str, float] = {}
+        self._failing: set[str] = set()
+        self.polls, self.remote_requests = RequestCount(), RequestCount()
+        self._updates = self._poll_failures = self._refused = self._remote_failures = self._evaluation_failures = 0
+        self._exposures = self._repeated_exposures = self._lost_exposures = 0
+        self._last_error: str | None = None
+
+    def count_update(self) -> None:
+        """Count definitions that differ from those before."""
+        self._updates += 1
+
+    def count_poll_failure(self) -> None:
+        """Count a poll without usable definitions."""
+        self._poll_failures += 1
+
+    def count_remote_failure(self) -> None:
+        """Count a remote evaluation without a usable response."""
+        self._remote_failures += 1
+
+    def count_evaluation_failure(self) -> None:
+        """Count a flag that could not be evaluated in this process."""
+        self._evaluation_failures += 1
+
+    def count_exposure(self) -> None:
+        """Count an exposure event."""
+        self._exposures += 1
+
+    def count_repeated_exposure(self) -> None:
+        """Count an exposure that was not tracked again within the window."""
+        self._repeated_exposures += 1
+
+    def count_lost_exposure(self) -> None:
+        """Count an exposure that could not be tracked."""
+        self._lost_exposures += 1
+
+    def set_refused(self, count: int) -> None:
+        """Set the number of malformed definitions in the last response."""
+        self._refused = count
 
     def record_failure(
-        self, subject: str, words: str, text: str, *values: object, level: int = logging.WARNING
+        self, subject: str, error: str, text: str, *values: object, level: int = logging.WARNING
     ) -> bool:
-        """Note that something went wrong, and log it if that begins an episode.
+        """Record a failure, and log it if it begins an episode.
 
         Args:
-            subject: what it is about; an episode lasts until `over` is called for it.
-            words: for `last_error`.
-            text: for the log, with `%s` for each of `values`.
-            values: put in there.
-            level: of the line.
+            subject: an episode lasts until `record_recovery` is called for the same subject.
+            error: becomes `FlagStats.last_error`.
+            text: log line, with a placeholder for each of `values`.
+            values: arguments of the log line.
+            level: level of the log line.
 
         Returns:
-            Whether an episode begins.
+            True if an episode begins.
         """
-        self.last_error = words
-        if subject in self._open:
+        self._last_error = error
+        if subject in self._failing:
             return False
-        self._open.add(subject)
+        self._failing.add(subject)
         now = self._monotonic()
-        if now - self._told.get(subject, -_EVERY) >= _EVERY:
-            # Noted first: a log handler that evaluates a flag comes back here.
-            self._told[subject] = now
+        if now - self._logged_at.get(subject, -_REPEAT_AFTER) >= _REPEAT_AFTER:
+            # Recorded before the call: a log handler that evaluates a flag can call this method again.
+            self._logged_at[subject] = now
             _log.log(level, text, *values)
         return True
 
     def record_recovery(self, subject: str) -> bool:
-        """Note that it went well. Returns whether that ends an episode."""
-        if subject not in self._open:
+        """Record a success. Return True if it ends an episode."""
+        if subject not in self._failing:
             return False
-        self._open.discard(subject)
+        self._failing.discard(subject)
         return True
 
     def stats(self, *, ready: bool, definitions: int, age: float | None) -> FlagStats:
+        """Return a snapshot. See `FlagStats` for the arguments."""
         return FlagStats(
             ready=ready,
             definitions=definitions,
             age=age,
-            polls=self.polls,
-            updates=self.updates,
-            failures=self.failures,
-            refused=self.refused,
-            remote_requests=self.remote_requests,
-            remote_failures=self.remote_failures,
-            undecidable=self.undecidable,
-            exposures=self.exposures,
-            exposures_repeated=self.exposures_repeated,
-            exposures_lost=self.exposures_lost,
-            last_error=self.last_error,
+            polls=self.polls.value,
+            updates=self._updates,
+            failures=self._poll_failures,
+            refused=self._refused,
+            remote_requests=self.remote_requests.value,
+            remote_failures=self._remote_failures,
+            undecidable=self._evaluation_failures,
+            exposures=self._exposures,
+            exposures_repeated=self._repeated_exposures,
+            exposures_lost=self._lost_exposures,
+            last_error=self._last_error,
         )

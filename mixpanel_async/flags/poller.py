@@ -1,4 +1,4 @@
-"""Keeps definitions fresh: one task that fetches, waits and fetches again, and never makes things worse."""
+"""Background polling of flag definitions. A failed poll never removes definitions that are in use."""
 
 from __future__ import annotations
 
@@ -14,45 +14,42 @@ import anyio.to_thread
 
 from .._delivery.queue import Queue
 from .._delivery.sender import Sender
-from .._encoding.responses import parse_retry_after
 from .._http.retry import PROBE_AFTER, backoff
-from .._http.transport import Transport
 from .._model.config import RetryPolicy
-from .._model.errors import ClientClosedError
-from .._model.outcomes import Response, TransportFailure
+from .._model.errors import ApiError, ClientClosedError, TransportError
+from .._model.outcomes import Response
 from .._runtime.clock import Environment
 from .._runtime.event_loop import EventLoop
 from .definitions import Definitions, DefinitionsError, Flag, read_definitions
+from .endpoints import FlagsEndpoints, usable_etag
 from .metrics import FlagMetrics
-from .options import LocalFlags
 from .rules import Library
-from .wire import FlagsEncoder, usable_etag
 
 _log = logging.getLogger("mixpanel_async")
 
 _JITTER: Final = 0.1
-# Until there are definitions, and after trouble, it is tried again sooner than at the next turn.
-_INITIAL: Final = 1.0
-_MAXIMUM: Final = 60.0
+# Backoff in seconds until there are definitions, and after a failure.
+_INITIAL_BACKOFF: Final = 1.0
+_MAX_BACKOFF: Final = 60.0
 _REFUSED: Final = frozenset({401, 402, 403, 404, 405, 407})
-# Seconds that a fetch which is under way at the end may still take: cut off while it connects, it may leave a pool that
-# is not ours unusable.
-_WIND_UP: Final = 1.0
-# Reading that many bytes takes about a millisecond.
+# Seconds that a fetch may go on after `stop()`. If it is cancelled while it connects, the pool of a custom HTTP client
+# may become unusable.
+_STOP_TIMEOUT: Final = 1.0
+# Reading this many bytes takes about a millisecond.
 _OFF_LOOP_FROM: Final = 8 * 1024
-_SHOWN: Final = 5
-_EPISODE: Final = "definitions"
+_MAX_LISTED: Final = 5
+_SUBJECT: Final = "definitions"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FlagsUpdate:
-    """What a listener is told.
+    """Argument of a listener that was added with `LocalFeatureFlagsProvider.subscribe`.
 
     Args:
-        kind: `ready` (there are definitions, for the first time), `changed` (some are others now), `failed` (they
-            could not be fetched, once an episode) or `recovered` (they could again).
-        keys: the flags that were added, removed or changed; all of them if `ready`.
-        message: what went wrong, in words; empty unless `failed`.
+        kind: `ready` (first definitions), `changed` (definitions differ from those before), `failed` (a fetch failed;
+            once per episode) or `recovered` (the first success after `failed`).
+        keys: the flags that were added, removed or changed; all flags if `ready`.
+        message: description of the failure; empty unless `failed`.
     """
 
     kind: Literal["ready", "changed", "failed", "recovered"]
@@ -65,9 +62,9 @@ Listener = Callable[[FlagsUpdate], object]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Failure:
-    """A fetch without usable definitions."""
+    """Fetch without usable definitions."""
 
-    words: str
+    message: str
     status: int | None = None
     retry_after: float | None = None
 
@@ -76,232 +73,223 @@ class Poller:
     """Owns the definitions and the task that fetches them.
 
     Args:
-        options: when and how much.
-        timeout: seconds for one fetch.
-        encoder: makes requests.
-        queue: of the client, which says whether that is closed.
-        sender: owns tasks.
-        transport: the pool.
-        library: for rules.
-        tally: counts.
-        runtime: clocks and chance.
+        endpoints: fetches definitions.
+        poll_interval: seconds between two fetches; None to stop after the first success.
+        queue: queue of the client. No fetch begins once it is closed.
+        sender: owns the background tasks of the client.
+        library: evaluates runtime rules.
+        metrics: counters and log.
+        environment: clocks and randomness.
     """
 
     def __init__(
         self,
-        options: LocalFlags,
+        endpoints: FlagsEndpoints,
         *,
-        timeout: float,
-        encoder: FlagsEncoder,
+        poll_interval: float | None,
         queue: Queue,
         sender: Sender,
-        transport: Transport,
         library: Library,
-        tally: FlagMetrics,
-        runtime: Environment,
+        metrics: FlagMetrics,
+        environment: Environment,
     ) -> None:
         self.flags: Mapping[str, Flag] = {}
         self.is_ready = False
-        self._options = options
-        self._timeout = timeout
-        self._encoder = encoder
+        self._endpoints = endpoints
+        self._poll_interval = poll_interval
         self._queue = queue
         self._sender = sender
-        self._transport = transport
         self._library = library
-        self._tally = tally
-        self._runtime = runtime
-        interval = _MAXIMUM if options.poll_interval is None else options.poll_interval
-        self._retry = RetryPolicy(initial=min(_INITIAL, interval), maximum=min(_MAXIMUM, interval))
+        self._metrics = metrics
+        self._environment = environment
+        longest = _MAX_BACKOFF if poll_interval is None else poll_interval
+        self._retry = RetryPolicy(initial=min(_INITIAL_BACKOFF, longest), maximum=min(_MAX_BACKOFF, longest))
         self._listeners: list[Listener] = []
         self._fresh_at: float | None = None
         self._etag: str | None = None
         self._digest = b""
         self._is_stopped = False
         self.is_idle = True
-        """Whether nothing fetches definitions although something should."""
-        # Whoever holds this polls; a task that finds another in its place, after its event loop went, has no business.
-        self._turn: object | None = None
-        self._home: EventLoop | None = None
-        self._bell: anyio.Event | None = None
-        self._news: anyio.Event | None = None
+        """True if nothing fetches definitions although something should."""
+        # Identity of the current task. A task that finds another one here belongs to an earlier event loop, and ends.
+        self._current: object | None = None
+        self._loop: EventLoop | None = None
+        self._wakeup: anyio.Event | None = None
+        self._updated: anyio.Event | None = None
         self._fetching: anyio.CancelScope | None = None
 
     @property
     def age(self) -> float | None:
-        """Seconds since the definitions were last known to be those that Mixpanel has."""
-        return None if self._fresh_at is None else max(0.0, self._runtime.monotonic() - self._fresh_at)
+        """Seconds since the definitions were last known to be current; None before the first success."""
+        return None if self._fresh_at is None else max(0.0, self._environment.monotonic() - self._fresh_at)
 
     @property
     def _is_done(self) -> bool:
-        return self.is_ready and self._options.poll_interval is None
+        return self.is_ready and self._poll_interval is None
 
     def subscribe(self, listener: Listener) -> Callable[[], None]:
-        """Have a plain function called in the event loop with each `FlagsUpdate`. Returns what ends that."""
-        # Of its own, so that the same function subscribed twice is ended one by one.
-        own: Listener = partial(listener)
-        self._listeners.append(own)
+        """Call a function with each `FlagsUpdate`, in the event loop. Return a function that ends the subscription."""
+        # A new object, so that two subscriptions of one function end separately.
+        subscription: Listener = partial(listener)
+        self._listeners.append(subscription)
 
         def unsubscribe() -> None:
-            if own in self._listeners:
-                self._listeners.remove(own)
+            if subscription in self._listeners:
+                self._listeners.remove(subscription)
 
         return unsubscribe
 
     def wake(self) -> None:
-        """Poll in the caller's event loop, if it is in one that the client may use.
+        """Start polling in the caller's event loop, if there is one that the client may use.
 
         Raises:
-            ClientClosedError: if the client is in use in another event loop that is still running.
+            ClientClosedError: the client is in use in another event loop that is still running.
         """
         if not self._queue.closed and self._sender.bind_loop() is not None:
             self.start()
 
     def start(self) -> None:
-        """Poll in the event loop that the sender is bound to, unless that is being done."""
+        """Start polling in the event loop to which the sender is bound, unless a task does that already."""
         if self._is_stopped or self._is_done:
             return
-        home = self._sender.bind_loop()
-        if self._turn is not None and home is self._home:
+        loop = self._sender.bind_loop()
+        if self._current is not None and loop is self._loop:
             return
-        self._home = home
-        turn = self._turn = object()
+        self._loop = loop
+        current = self._current = object()
         self.is_idle = False
         self._fetching = None
-        self._bell, self._news = anyio.Event(), anyio.Event()
+        self._wakeup, self._updated = anyio.Event(), anyio.Event()
         try:
-            self._sender.spawn(partial(self._run, turn), "mixpanel flags", partial(self._ended, turn))
+            self._sender.spawn(partial(self._run, current), "mixpanel flags", partial(self._ended, current))
         except ClientClosedError:
-            self._ended(turn)
+            self._ended(current)
 
     def stop(self) -> None:
-        """Poll no more. A fetch under way has a moment to end. From the loop's own thread only."""
+        """Stop polling. A fetch in progress has one second to finish. Call this in the event loop only."""
         self._is_stopped = True
-        self._turn = None
+        self._current = None
         self.is_idle = False
-        for event in (self._bell, self._news):
+        for event in (self._wakeup, self._updated):
             if event is not None:
                 event.set()
         if self._fetching is not None:
-            self._fetching.deadline = min(self._fetching.deadline, anyio.current_time() + _WIND_UP)
+            # Our own cancel scope, whose deadline can be set later than its start.
+            self._fetching.deadline = min(self._fetching.deadline, anyio.current_time() + _STOP_TIMEOUT)
 
     async def wait_ready(self, timeout: float) -> bool:
-        """Wait until there are definitions. False if there are none by then, or none will come."""
-        deadline = self._runtime.monotonic() + timeout
+        """Wait up to `timeout` seconds for definitions. Return whether there are any."""
+        deadline = self._environment.monotonic() + timeout
         while not self.is_ready and not self._queue.closed:
             self.start()
-            left = deadline - self._runtime.monotonic()
-            if self._news is None or left <= 0:
+            left = deadline - self._environment.monotonic()
+            if self._updated is None or left <= 0:
                 break
             with anyio.move_on_after(left):
-                await self._news.wait()
+                await self._updated.wait()
         return self.is_ready
 
-    def _ended(self, turn: object) -> None:
-        if self._turn is turn:
-            self._turn = None
+    def _ended(self, task: object) -> None:
+        if self._current is task:
+            self._current = None
             self.is_idle = not self._is_done
 
-    async def _run(self, turn: object) -> None:
+    async def _run(self, task: object) -> None:
         failures = 0
         try:
-            while self._turn is turn:
-                self._bell = anyio.Event()
-                failure: _Failure | None = _Failure(words="the fetch was cut off")
+            while self._current is task:
+                self._wakeup = anyio.Event()
+                failure: _Failure | None = _Failure(message="the fetch was interrupted")
                 with anyio.CancelScope() as self._fetching:
                     failure = await self._fetch()
-                if self._turn is not turn:
+                if self._current is not task:
                     return
                 failures = 0 if failure is None else failures + 1
-                self._tell(failure)
+                self._report(failure)
                 delay = self._delay(failure, failures)
                 if delay is None:
                     return
                 with anyio.move_on_after(delay):
-                    await self._bell.wait()
+                    await self._wakeup.wait()
         finally:
-            self._ended(turn)
+            self._ended(task)
 
     def _delay(self, failure: _Failure | None, failures: int) -> float | None:
-        """Seconds to the next fetch; None if there is none."""
-        interval, draw = self._options.poll_interval, self._runtime.random()
+        """Return the seconds until the next fetch, or None if there is none."""
+        interval, random = self._poll_interval, self._environment.random()
         if failure is None:
-            return None if interval is None else interval * (1 + _JITTER * (2 * draw - 1))
+            return None if interval is None else interval * (1 + _JITTER * (2 * random - 1))
         if failure.status in _REFUSED:
-            return PROBE_AFTER * (1 + draw) / 2
-        return backoff(self._retry, failures, failure.retry_after, draw)
+            return PROBE_AFTER * (1 + random) / 2
+        return backoff(self._retry, failures, failure.retry_after, random)
 
     async def _fetch(self) -> _Failure | None:
-        """One fetch, and what came of it taken over if it is usable."""
-        self._tally.polls += 1
-        request = self._encoder.definitions(self._options.max_bytes, self._etag if self.is_ready else None)
-        reply = await self._transport.send(request, timeout=self._timeout)
-        if isinstance(reply, TransportFailure):
-            return _Failure(words=reply.message)
-        if reply.status == 304 and self.is_ready and self._etag is not None:
-            self._fresh_at = self._runtime.monotonic()
-            return None
-        if reply.status != 200:
-            wait = parse_retry_after(reply.retry_after, now=self._runtime.wall_time())
-            return _Failure(words=f"HTTP {reply.status}", status=reply.status, retry_after=wait)
+        """Fetch definitions once and use them if they are valid."""
         try:
-            await self._take(reply)
+            response = await self._endpoints.definitions(self._etag if self.is_ready else None)
+        except ApiError as error:
+            return _Failure(message=f"HTTP {error.status}", status=error.status, retry_after=error.retry_after)
+        except TransportError as error:
+            return _Failure(message=error.message)
+        try:
+            if response.status != 304:
+                await self._use(response)
         except DefinitionsError as error:
-            return _Failure(words=f"the answer is not one of definitions: {error}")
-        except Exception as error:  # noqa: BLE001  what a server says must not end the polling
-            return _Failure(words=f"the answer could not be read ({type(error).__name__})")
-        self._fresh_at = self._runtime.monotonic()
+            return _Failure(message=f"the response does not contain flag definitions: {error}")
+        except Exception as error:  # noqa: BLE001  an unexpected response must not end the polling
+            return _Failure(message=f"the response could not be read ({type(error).__name__})")
+        self._fresh_at = self._environment.monotonic()
         return None
 
-    async def _take(self, reply: Response) -> None:
-        """Take over what an answer says, if it is not what was said before."""
-        digest = hashlib.blake2b(reply.body).digest()
+    async def _use(self, response: Response) -> None:
+        """Use the definitions in a response, if they differ from the current ones."""
+        digest = hashlib.blake2b(response.body).digest()
         if digest != self._digest:
-            read = partial(read_definitions, reply.body, self.flags, self._library)
-            if len(reply.body) < _OFF_LOOP_FROM:
+            read = partial(read_definitions, response.body, self.flags, self._library)
+            if len(response.body) < _OFF_LOOP_FROM:
                 definitions = read()
             else:
                 definitions = await anyio.to_thread.run_sync(read, limiter=anyio.CapacityLimiter(1))
             self._digest = digest
-            self._adopt(definitions)
-        self._etag = usable_etag(reply)
+            self._replace(definitions)
+        self._etag = usable_etag(response)
 
-    def _adopt(self, definitions: Definitions) -> None:
+    def _replace(self, definitions: Definitions) -> None:
         was_ready = self.is_ready
-        self._tally.record_recovery("evaluation")
+        self._metrics.record_recovery("evaluation")
         self.flags = definitions.flags
         self.is_ready = True
-        self._tally.refused = len(definitions.refused)
+        self._metrics.set_refused(len(definitions.refused))
         if definitions.refused:
-            text = "flags: %d definitions are malformed; these flags stay as they were: %s"
+            text = "flags: %d definitions are malformed; these flags keep their previous definition: %s"
             _log.warning(text, len(definitions.refused), _listed(definitions.refused))
         changed = [definitions.flags[key] for key in definitions.changed if key in definitions.flags]
         if unmet := [flag for flag in changed if flag.problems]:
-            text = "flags: never met are rules of %s; of the first: %s"
+            text = "flags: some rules can never match, in flags %s; first problem: %s"
             _log.warning(text, _listed([flag.key for flag in unmet]), unmet[0].problems[0])
-        if self._news is not None:
-            self._news.set()
-            self._news = anyio.Event()
+        if self._updated is not None:
+            self._updated.set()
+            self._updated = anyio.Event()
         if not was_ready:
-            self._tally.updates += 1
+            self._metrics.count_update()
             self._notify(FlagsUpdate(kind="ready", keys=tuple(definitions.flags)))
         elif definitions.changed:
-            self._tally.updates += 1
+            self._metrics.count_update()
             self._notify(FlagsUpdate(kind="changed", keys=tuple(definitions.changed)))
 
-    def _tell(self, failure: _Failure | None) -> None:
+    def _report(self, failure: _Failure | None) -> None:
         if failure is None:
-            if self._tally.record_recovery(_EPISODE):
+            if self._metrics.record_recovery(_SUBJECT):
                 _log.info("flags: definitions are up to date again")
                 self._notify(FlagsUpdate(kind="recovered"))
             return
-        self._tally.failures += 1
-        kept = "the last good ones are used" if self.is_ready else "there are none yet, and fallbacks are given"
+        self._metrics.count_poll_failure()
+        effect = "the previous ones stay in use" if self.is_ready else "callers get their fallbacks"
         level = logging.ERROR if failure.status in _REFUSED else logging.WARNING
         text = "flags: definitions could not be fetched (%s); %s"
-        words = f"definitions: {failure.words}"
-        if self._tally.record_failure(_EPISODE, words, text, failure.words, kept, level=level):
-            self._notify(FlagsUpdate(kind="failed", message=failure.words))
+        error = f"definitions: {failure.message}"
+        if self._metrics.record_failure(_SUBJECT, error, text, failure.message, effect, level=level):
+            self._notify(FlagsUpdate(kind="failed", message=failure.message))
 
     def _notify(self, update: FlagsUpdate) -> None:
         for listener in tuple(self._listeners):
@@ -311,10 +299,10 @@ class Poller:
 def _call(listener: Listener, update: FlagsUpdate) -> None:
     try:
         listener(update)
-    except Exception as error:  # noqa: BLE001  a listener of the user's may raise anything
+    except Exception as error:  # noqa: BLE001  a listener may raise anything
         _log.warning("flags: a listener raised %s", type(error).__name__)
 
 
 def _listed(keys: Sequence[str]) -> str:
-    more = f" and {len(keys) - _SHOWN} more" if len(keys) > _SHOWN else ""
-    return ", ".join(f"{key[:100]!r}" for key in keys[:_SHOWN]) + more
+    more = f" and {len(keys) - _MAX_LISTED} more" if len(keys) > _MAX_LISTED else ""
+    return ", ".join(f"{key[:100]!r}" for key in keys[:_MAX_LISTED]) + more

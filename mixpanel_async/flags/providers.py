@@ -1,4 +1,4 @@
-"""The parts of feature flags, joined to one another and to the client's own."""
+"""Construction of the flag providers of a client."""
 
 from __future__ import annotations
 
@@ -7,43 +7,44 @@ from typing import NamedTuple
 
 from .._delivery.queue import Queue
 from .._delivery.sender import Sender
+from .._http.api import Api
 from .._http.transport import Transport
 from .._model.config import ClientOptions
 from .._model.errors import raise_configuration_error
 from .._model.stats import FlagStats
 from .._runtime.clock import Environment
+from .endpoints import FlagsEndpoints
 from .exposures import Exposures, Track
 from .local import LocalFeatureFlagsProvider
-from .metrics import FlagMetrics
+from .metrics import FlagMetrics, RequestCount
 from .options import LocalFlags, RemoteFlags
 from .poller import Poller
 from .remote import RemoteFeatureFlagsProvider
 from .rules import load_library
-from .wire import FlagsEncoder
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Providers:
-    """What a client has of feature flags.
+    """Flag providers of one client.
 
     Args:
-        local: evaluates in this process; None if that was not asked for.
-        remote: asks Mixpanel; None if that was not asked for.
-        poller: of `local`.
-        tally: of both.
+        local: evaluates flags in this process; None without `local_flags`.
+        remote: evaluates flags by asking Mixpanel; None without `remote_flags`.
+        poller: fetches the definitions for `local`.
+        metrics: counters of both.
     """
 
     local: LocalFeatureFlagsProvider | None
     remote: RemoteFeatureFlagsProvider | None
     poller: Poller | None
-    tally: FlagMetrics
+    metrics: FlagMetrics
 
     def stats(self) -> FlagStats | None:
-        """A snapshot, or None without any."""
+        """Return a snapshot of the counters, or None without a provider."""
         if self.local is None and self.remote is None:
             return None
         poller = self.poller
-        return self.tally.stats(
+        return self.metrics.stats(
             ready=poller is not None and poller.is_ready,
             definitions=0 if poller is None else len(poller.flags),
             age=None if poller is None else poller.age,
@@ -51,88 +52,77 @@ class Providers:
 
 
 class FlagDependencies(NamedTuple):
-    """What flags need of the client.
+    """Parts of the client that flags use.
 
     Args:
-        options: of the client.
-        queue: of the client.
-        sender: owns tasks; told to start and to stop the polling with itself.
-        transport: the pool.
-        runtime: clocks, chance and ids.
-        track: queues an event.
+        options: options of the client.
+        queue: tells whether the client is closed.
+        sender: owns background tasks, and starts and stops the polling.
+        transport: sends requests.
+        environment: clocks, randomness and ids.
+        track: enqueues an event.
     """
 
     options: ClientOptions
     queue: Queue
     sender: Sender
     transport: Transport
-    runtime: Environment
+    environment: Environment
     track: Track
 
 
-def make_providers(local: LocalFlags | None, remote: RemoteFlags | None, wiring: FlagDependencies) -> Providers:
-    """Make what was asked for.
+def make_providers(local: LocalFlags | None, remote: RemoteFlags | None, parts: FlagDependencies) -> Providers:
+    """Return the providers for the given options.
 
     Args:
-        local: options of local evaluation, or None for none.
-        remote: options of remote evaluation, or None for none.
-        wiring: see `Wiring`.
+        local: options of local evaluation, or None to leave it out.
+        remote: options of remote evaluation, or None to leave it out.
+        parts: parts of the client.
 
     Raises:
-        ConfigurationError: if an option is of the wrong type.
-        ImportError: if local evaluation is asked for and the extra `flags` is missing.
+        ConfigurationError: an option has the wrong type.
+        ImportError: local evaluation is wanted and the extra `flags` is not installed.
     """
     for name, given, kind in (("local_flags", local, LocalFlags), ("remote_flags", remote, RemoteFlags)):
         if given is not None and not isinstance(given, kind):
             raise_configuration_error(f"{name} must be an instance of {kind.__name__}, not {type(given).__name__}")
-    options, runtime = wiring.options, wiring.runtime
-    tally = FlagMetrics(runtime.monotonic)
-    encoder = FlagsEncoder(options.token, options.credentials, runtime.new_id)
+    metrics = FlagMetrics(parts.environment.monotonic)
     poller = local_provider = remote_provider = None
     if local is not None:
-        poller = _poller(local, encoder, tally, wiring)
-        exposures = _exposures("local", local, tally, wiring)
-        local_provider = LocalFeatureFlagsProvider(poller, exposures, tally, runtime)
+        poller = Poller(
+            _endpoints(local, metrics.polls, parts),
+            poll_interval=local.poll_interval,
+            queue=parts.queue,
+            sender=parts.sender,
+            library=load_library(),
+            metrics=metrics,
+            environment=parts.environment,
+        )
+        parts.sender.on_start, parts.sender.on_close = poller.start, poller.stop
+        exposures = _exposures("local", local, metrics, parts)
+        local_provider = LocalFeatureFlagsProvider(poller, exposures, metrics, parts.environment)
     if remote is not None:
-        remote_provider = _remote(remote, encoder, tally, wiring)
-    return Providers(local=local_provider, remote=remote_provider, poller=poller, tally=tally)
+        remote_provider = RemoteFeatureFlagsProvider(
+            _endpoints(remote, metrics.remote_requests, parts),
+            parts.sender,
+            _exposures("remote", remote, metrics, parts),
+            metrics,
+            parts.environment,
+        )
+    return Providers(local=local_provider, remote=remote_provider, poller=poller, metrics=metrics)
 
 
-def _poller(local: LocalFlags, encoder: FlagsEncoder, tally: FlagMetrics, wiring: FlagDependencies) -> Poller:
-    poller = Poller(
-        local,
-        timeout=_timeout(local, wiring),
-        encoder=encoder,
-        queue=wiring.queue,
-        sender=wiring.sender,
-        transport=wiring.transport,
-        library=load_library(),
-        tally=tally,
-        runtime=wiring.runtime,
-    )
-    wiring.sender.on_start, wiring.sender.on_close = poller.start, poller.stop
-    return poller
-
-
-def _remote(
-    remote: RemoteFlags, encoder: FlagsEncoder, tally: FlagMetrics, wiring: FlagDependencies
-) -> RemoteFeatureFlagsProvider:
-    return RemoteFeatureFlagsProvider(
-        remote,
-        timeout=_timeout(remote, wiring),
-        encoder=encoder,
-        sender=wiring.sender,
-        transport=wiring.transport,
-        exposures=_exposures("remote", remote, tally, wiring),
-        tally=tally,
-        runtime=wiring.runtime,
+def _endpoints(flags: LocalFlags | RemoteFlags, requests: RequestCount, parts: FlagDependencies) -> FlagsEndpoints:
+    return FlagsEndpoints(
+        Api(parts.transport, parts.environment, requests),
+        parts.options.token,
+        parts.options.credentials,
+        parts.environment.new_id,
+        timeout=min(parts.options.timeout, flags.timeout or parts.options.timeout),
+        max_bytes=flags.max_bytes,
     )
 
 
-def _timeout(flags: LocalFlags | RemoteFlags, wiring: FlagDependencies) -> float:
-    return min(wiring.options.timeout, flags.timeout or wiring.options.timeout)
-
-
-def _exposures(mode: str, flags: LocalFlags | RemoteFlags, tally: FlagMetrics, wiring: FlagDependencies) -> Exposures:
-    clock = wiring.runtime.monotonic
-    return Exposures(wiring.track, mode=mode, window=flags.exposure_window, tally=tally, monotonic=clock)
+def _exposures(mode: str, flags: LocalFlags | RemoteFlags, metrics: FlagMetrics, parts: FlagDependencies) -> Exposures:
+    clock = parts.environment.monotonic
+    return Exposures(parts.track, mode=mode, window=flags.exposure_window, metrics=metrics, monotonic=clock)

@@ -4,52 +4,44 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime, timezone
-from typing import Any
+from functools import partial
+from typing import Any, Final
 
 from .._delivery.sender import Sender
-from .._http.transport import Transport
-from .._model.errors import MixpanelException
-from .._model.outcomes import Request, Response, TransportFailure
+from .._model.errors import ApiError, MixpanelException, TransportError
 from .._runtime.clock import Environment
-from .exposures import Exposures, Reporting
+from .endpoints import FlagsEndpoints
+from .exposures import ExposureMethods, Exposures
 from .metrics import FlagMetrics
 from .model import FallbackReason, SelectedVariant, as_variant
-from .options import RemoteFlags
-from .wire import ContextError, FlagsEncoder, ReplyError, read_variants
+from .variants import ContextError, ResponseError, encode_context
 
-_EPISODE = "remote"
+_SUBJECT: Final = "remote"
 
 
-class RemoteFeatureFlagsProvider(Reporting):
-    """`AsyncMixpanel.remote_flags`: asks Mixpanel for the variant each time, which takes a request.
+class RemoteFeatureFlagsProvider(ExposureMethods):
+    """`AsyncMixpanel.remote_flags`: evaluates flags with one request to Mixpanel each.
 
-    An evaluation raises nothing but cancellation. It ends within its timeout; a connection that Mixpanel had closed in
-    the meantime is replaced once within that time.
+    An evaluation raises nothing but cancellation. It ends within its timeout. If the connection was closed by Mixpanel
+    while it was idle, there is one more attempt within that time.
 
-    A `context` is a mapping that JSON can carry, with `distinct_id`, whatever else flags are rolled out by, and
-    `custom_properties` for runtime rules. It is sent in the URL of the request.
+    A `context` is a mapping that can be encoded as JSON, with `distinct_id`, the attributes by which flags are rolled
+    out, and `custom_properties` for runtime rules. It is sent in the URL of the request.
     """
 
     def __init__(
         self,
-        options: RemoteFlags,
-        *,
-        timeout: float,
-        encoder: FlagsEncoder,
+        endpoints: FlagsEndpoints,
         sender: Sender,
-        transport: Transport,
         exposures: Exposures,
-        tally: FlagMetrics,
-        runtime: Environment,
+        metrics: FlagMetrics,
+        environment: Environment,
     ) -> None:
         super().__init__(exposures)
-        self._options = options
-        self._timeout = timeout
-        self._encoder = encoder
+        self._endpoints = endpoints
         self._sender = sender
-        self._transport = transport
-        self._tally = tally
-        self._runtime = runtime
+        self._metrics = metrics
+        self._environment = environment
 
     async def get_variant(
         self,
@@ -58,33 +50,38 @@ class RemoteFeatureFlagsProvider(Reporting):
         context: Mapping[str, Any],
         report_exposure: bool = True,  # noqa: FBT001, FBT002  the official signature
     ) -> SelectedVariant:
-        """The variant of a flag for a context.
+        """Return the variant of a flag for a context.
 
         Args:
             flag_key: name of the flag.
-            fallback_value: what is returned, with the reason, when there is no variant.
-            context: of the person.
-            report_exposure: track that the person was shown the variant. Fallbacks are never tracked.
+            fallback_value: returned, with the reason, if there is no variant.
+            context: identifies the user and holds the attributes for rules.
+            report_exposure: track that the user was shown the variant. Fallbacks are never tracked.
 
         Returns:
-            The variant, with `variant_source` `remote`, or the fallback with its `fallback_reason`. A person who is not
-            enrolled gets `FLAG_NOT_FOUND`, as Mixpanel does not tell that from a flag that does not exist.
+            The variant, with `variant_source` `remote`, or the fallback with its `fallback_reason`. A user who is not
+            enrolled gets `FLAG_NOT_FOUND`: Mixpanel does not distinguish that from a flag that does not exist.
+
+        Example:
+            >>> fallback = SelectedVariant("blue")
+            >>> variant = await mp.remote_flags.get_variant("button", fallback, {"distinct_id": "user-1"})
         """
-        began, started = self._runtime.wall_time(), self._runtime.monotonic()
-        found = await self._ask(context, flag_key)
+        wall_start, started = self._environment.wall_time(), self._environment.monotonic()
+        found = await self._fetch(context, flag_key)
         if isinstance(found, FallbackReason):
             return as_variant(fallback_value).as_fallback(found)
         if flag_key not in found:
             return as_variant(fallback_value).as_fallback(FallbackReason.flag_not_found())
         variant = found[flag_key]
         if variant is None:
-            return as_variant(fallback_value).as_fallback(self._failed("the variant in the answer is malformed"))
+            reason = self._failed("the variant in the response is malformed")
+            return as_variant(fallback_value).as_fallback(reason)
         if report_exposure:
-            took = self._runtime.monotonic() - started
+            latency = self._environment.monotonic() - started
             timing = {
-                "Variant fetch start time": _iso(began),
-                "Variant fetch complete time": _iso(began + took),
-                "Variant fetch latency (ms)": took * 1000,
+                "Variant fetch start time": _iso(wall_start),
+                "Variant fetch complete time": _iso(wall_start + latency),
+                "Variant fetch latency (ms)": latency * 1000,
             }
             self._exposures.report(flag_key, variant, context, timing)
         return variant
@@ -94,9 +91,9 @@ class RemoteFeatureFlagsProvider(Reporting):
         flag_key: str,
         fallback_value: Any,
         context: Mapping[str, Any],
-        report_exposure: bool = True,  # noqa: FBT001, FBT002  as of get_variant
+        report_exposure: bool = True,  # noqa: FBT001, FBT002  as in get_variant
     ) -> Any:
-        """The value of a flag's variant, or `fallback_value`. Arguments are those of `get_variant`."""
+        """Return the value of a flag's variant, or `fallback_value`. The arguments are those of `get_variant`."""
         variant = await self.get_variant(flag_key, SelectedVariant(fallback_value), context, report_exposure)
         return variant.variant_value
 
@@ -104,59 +101,47 @@ class RemoteFeatureFlagsProvider(Reporting):
         self,
         flag_key: str,
         context: Mapping[str, Any],
-        report_exposure: bool = True,  # noqa: FBT001, FBT002  as of get_variant
+        report_exposure: bool = True,  # noqa: FBT001, FBT002  as in get_variant
     ) -> bool:
-        """Whether the value of a flag's variant is `True`, and nothing else. Arguments are those of `get_variant`."""
+        """Return True only if the value of a flag's variant is `True`. The arguments are those of `get_variant`."""
         return await self.get_variant_value(flag_key, False, context, report_exposure) is True  # noqa: FBT003
 
     async def get_all_variants(self, context: Mapping[str, Any]) -> dict[str, SelectedVariant] | None:
-        """The variant of every flag that the person is enrolled in, by flag. No exposure is tracked.
+        """Return the variants of all flags in which the user is enrolled, by flag. No exposure is tracked.
 
         Returns:
-            None if Mixpanel gave no usable answer.
+            None if there was no usable response.
         """
-        found = await self._ask(context, None)
+        found = await self._fetch(context, None)
         if isinstance(found, FallbackReason):
             return None
         return {key: variant for key, variant in found.items() if variant is not None}
 
-    async def _ask(
+    async def _fetch(
         self, context: Mapping[str, Any], flag_key: str | None
     ) -> Mapping[str, SelectedVariant | None] | FallbackReason:
         try:
-            request = self._encoder.variants(context, flag_key, self._options.max_bytes)
-            # In a task of the package's own: a caller that is cancelled must not take a request down half-way.
-            job = self._sender.spawn(lambda: self._request(request), "mixpanel flags", _nothing)
-            reply = await job.result()
-            if isinstance(reply, TransportFailure) or reply.status != 200:
-                status = None if isinstance(reply, TransportFailure) else reply.status
-                told = f"HTTP {status}" if status is not None else self._encoder.words(request, reply)
-                return self._failed(self._encoder.words(request, reply), told)
-            found = read_variants(reply.body)
-        except (ContextError, ReplyError, MixpanelException) as error:
+            request = partial(self._endpoints.variants, encode_context(context), flag_key)
+            # In a background task: a cancelled caller must not interrupt the request.
+            found = await self._sender.spawn(request, "mixpanel flags", _nothing).result()
+        except ApiError as error:
+            status = f"HTTP {error.status}"
+            # The server's message may repeat personal data, so it is not logged.
+            return self._failed(f"{status}: {error.message}", log_as=status)
+        except TransportError as error:
+            return self._failed(error.message)
+        except (ContextError, ResponseError, MixpanelException) as error:
             return self._failed(str(error))
-        except Exception as error:  # noqa: BLE001  whatever it is, it must not break the caller
+        except Exception as error:  # noqa: BLE001  an evaluation must never break the caller
             return self._failed(f"the evaluation failed ({type(error).__name__})")
-        self._tally.record_recovery(_EPISODE)
+        self._metrics.record_recovery(_SUBJECT)
         return found
 
-    async def _request(self, request: Request) -> Response | TransportFailure:
-        started = self._runtime.monotonic()
-        self._tally.remote_requests += 1
-        reply = await self._transport.send(request, timeout=self._timeout)
-        took = self._runtime.monotonic() - started
-        if isinstance(reply, TransportFailure) and reply.sent and took < self._timeout / 2:
-            # Most likely a connection that lay idle and that the other side has closed.
-            self._tally.remote_requests += 1
-            reply = await self._transport.send(request, timeout=self._timeout - took)
-        return reply
-
-    def _failed(self, words: str, told: str | None = None) -> FallbackReason:
-        """Note a failure; `told` is what may be logged, where a server's words may not."""
-        self._tally.remote_failures += 1
-        text = "flags: no variant could be had from Mixpanel (%s); fallbacks are given"
-        self._tally.record_failure(_EPISODE, f"/flags: {words}", text, words if told is None else told)
-        return FallbackReason.backend_error(words)
+    def _failed(self, message: str, log_as: str | None = None) -> FallbackReason:
+        self._metrics.count_remote_failure()
+        text = "flags: remote evaluation failed (%s); callers get their fallbacks"
+        self._metrics.record_failure(_SUBJECT, f"/flags: {message}", text, log_as or message)
+        return FallbackReason.backend_error(message)
 
     def __repr__(self) -> str:
         return "<RemoteFeatureFlagsProvider>"

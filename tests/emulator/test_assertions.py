@@ -1,4 +1,4 @@
-"""The helpers of `mixpanel_async.testing`: what they let pass, and the words of their failures."""
+"""Tests of the assertions in `mixpanel_async.testing` and of their failure messages."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ def wire(emulator: Emulator) -> Wire:
 
 
 def failure(check: Callable[..., Any], *args: Any, **options: Any) -> list[str]:
-    """The lines of what a failing assertion says."""
+    """Return the lines of the failure message of an assertion."""
     with pytest.raises(AssertionError) as caught:
         check(*args, **options)
     return str(caught.value).splitlines()
 
 
-def test_a_tracked_event_is_returned(emulator: Emulator, wire: Wire) -> None:
+def test_assert_tracked_returns_event(emulator: Emulator, wire: Wire) -> None:
     wire.track("user-1", "Signed up", plan="free", price=0.1 + 0.2)
     wire.track("user-2", "Signed up")
     event = assert_tracked(
@@ -59,14 +59,14 @@ def test_a_tracked_event_is_returned(emulator: Emulator, wire: Wire) -> None:
         assert_tracked(emulator, "Signed up", times=0)
 
 
-def test_any_id_of_the_person_will_do(emulator: Emulator, wire: Wire) -> None:
+def test_assert_tracked_accepts_any_id_of_person(emulator: Emulator, wire: Wire) -> None:
     wire.track(A1, "Viewed")
     wire.identify("user-1", A1)
     for distinct_id in (A1, "user-1"):
         assert_tracked(emulator, "Viewed", distinct_id=distinct_id)
 
 
-def test_near_misses_come_in_the_order_of_their_nearness(emulator: Emulator, wire: Wire) -> None:
+def test_failure_lists_closest_events_first(emulator: Emulator, wire: Wire) -> None:
     wire.track("user-1", "Viewed")
     wire.track(A1, "Signed up", plan="free")
     wire.track("user-1", "Signed up", plan="pro")
@@ -86,7 +86,7 @@ def test_near_misses_come_in_the_order_of_their_nearness(emulator: Emulator, wir
     ]
 
 
-def test_a_wrong_number_is_told(emulator: Emulator, wire: Wire) -> None:
+def test_failure_states_number_of_events(emulator: Emulator, wire: Wire) -> None:
     for _ in range(12):
         wire.track("user-1", "Viewed")
     lines = failure(assert_tracked, emulator, "Viewed", distinct_id="user-1")
@@ -99,24 +99,24 @@ def test_a_wrong_number_is_told(emulator: Emulator, wire: Wire) -> None:
     ]
 
 
-def test_when_nothing_came_it_says_what_did(emulator: Emulator, wire: Wire) -> None:
+def test_failure_without_similar_event_describes_arrivals(emulator: Emulator, wire: Wire) -> None:
     wanted = "expected at least one 'Signed up' for 'user-1'"
     ask = {"distinct_id": "user-1", "times": None}
     assert failure(assert_tracked, emulator, "Signed up", **ask) == [
-        f"{wanted}; got none, and no request at all: was the client flushed?"
+        f"{wanted}; got none, and no request arrived; was the client flushed?"
     ]
     wire.track("user-2", "Viewed")
     assert failure(assert_tracked, emulator, "Signed up", **ask) == [
-        f"{wanted}; got none; the one request brought 'Viewed'; was the client flushed?"
+        f"{wanted}; got none; 1 request arrived with 'Viewed'; was the client flushed?"
     ]
     emulator.reset()
     wire.post("/import", [], auth=None)
     assert failure(assert_tracked, emulator, "Signed up", **ask) == [
-        f"{wanted}; got none; the one request brought no event; answered /import with 401"
+        f"{wanted}; got none; 1 request arrived with no event; failed: /import with 401"
     ]
 
 
-def test_one_person(emulator: Emulator, wire: Wire) -> None:
+def test_failure_lists_calls_that_joined_ids(emulator: Emulator, wire: Wire) -> None:
     wire.identify("user-1", A1)
     wire.merge("user-1", "user-2")
     assert assert_same_person(emulator, A1, "user-2") == emulator.resolve("user-1")
@@ -129,7 +129,7 @@ def test_one_person(emulator: Emulator, wire: Wire) -> None:
     ]
 
 
-def test_two_people_and_why(emulator: Emulator, wire: Wire) -> None:
+def test_failure_explains_why_ids_are_two_people(emulator: Emulator, wire: Wire) -> None:
     wire.identify("user-9", A2)
     wire.identify("user-1", "visitor")
     assert failure(assert_same_person, emulator, "user-1", "visitor") == [
@@ -144,16 +144,16 @@ def test_two_people_and_why(emulator: Emulator, wire: Wire) -> None:
 @pytest.mark.parametrize(
     ("id_merge", "words"),
     [
-        (IdMerge.ORIGINAL, "no $identify, $create_alias or $merge named either of them, and no request at all"),
+        (IdMerge.ORIGINAL, "no $identify, $create_alias or $merge named either of them, and no request arrived"),
         (IdMerge.LEGACY, "no $create_alias named either of them"),
         (IdMerge.SIMPLIFIED, "no event carried both ids, one as $user_id and the other as $device_id"),
     ],
 )
-def test_two_people_whom_nothing_named(id_merge: IdMerge, words: str) -> None:
+def test_failure_names_missing_identity_call(id_merge: IdMerge, words: str) -> None:
     assert words in failure(assert_same_person, Emulator(id_merge), "a", "b")[1]
 
 
-def test_verbs_and_devices_in_a_simplified_project() -> None:
+def test_failure_explains_identity_calls_in_simplified_project() -> None:
     emulator = Emulator()
     wire = Wire(emulator)
     wire.alias("user-1", A1)
@@ -174,20 +174,22 @@ def test_verbs_and_devices_in_a_simplified_project() -> None:
     )
 
 
-def test_profiles(emulator: Emulator, wire: Wire) -> None:
-    assert failure(assert_profile, emulator, "user-1", {}) == ["expected a profile of 'user-1'; got profiles of nobody"]
+def test_assert_profile_lists_differences(emulator: Emulator, wire: Wire) -> None:
+    assert failure(assert_profile, emulator, "user-1", {}) == [
+        "expected a profile for 'user-1'; got profiles for no person"
+    ]
     wire.engage("user-1", set={"$name": "Maya", "about": "x" * 200}, ignore_time=True)
     wire.identify("user-1", A1)
     assert assert_profile(emulator, A1, {"$name": "Maya"})["about"] == "x" * 200
     first, second = failure(assert_profile, emulator, "user-1", {"$name": "Mia", "about": ANY})
-    assert first.startswith("expected the profile of 'user-1' with {'$name': 'Mia', ")
+    assert first.startswith("expected profile of 'user-1' with {'$name': 'Mia', ")
     assert "x" * 200 not in first
     assert second == "  - $name is 'Maya' instead of 'Mia'"
 
 
-def test_groups(emulator: Emulator, wire: Wire) -> None:
+def test_assert_group_lists_differences(emulator: Emulator, wire: Wire) -> None:
     assert failure(assert_group, emulator, "company", "acme", {})[0].startswith(
-        "expected a profile of company 'acme'; got none"
+        "expected a profile for company 'acme'; got none"
     )
     wire.groups("company", "acme", set={"size": 3})
     assert assert_group(emulator, "company", "acme", {"size": 3}) == {"size": 3}

@@ -93,7 +93,7 @@ async def test_the_same_exposure_within_a_window(window: float) -> None:
 
 
 async def test_the_window_remembers_a_bounded_number(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mixpanel_async.flags.exposures._REMEMBERED", 100)
+    monkeypatch.setattr("mixpanel_async.flags.exposures._MAX_REMEMBERED", 100)
     server = Server(definitions(flag("f")))
     options = LocalFlags(poll_interval=None, exposure_window=3600)
     async with local(server, local_flags=options) as mp:

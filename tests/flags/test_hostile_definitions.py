@@ -161,7 +161,7 @@ async def test_a_rule_that_can_never_be_met_is_told_once(caplog: pytest.LogCaptu
             assert not mp.local_flags.is_enabled("listed", {"distinct_id": "u", "custom_properties": {"tags": [1]}})
     (line,) = [record.getMessage() for record in caplog.records]
     why = "it uses the operator 'some', which local evaluation does not have"
-    assert line == f"flags: never met are rules of 'listed'; of the first: {why}"
+    assert line == f"flags: some rules can never match, in flags 'listed'; first problem: {why}"
 
 
 async def test_cases_of_other_alphabets_are_folded() -> None:
@@ -209,7 +209,7 @@ async def test_malformed_definitions_leave_their_flags_as_they_were(caplog: pyte
         assert stats is not None
         assert (stats.refused, stats.failures, stats.definitions) == (2, 0, 2)
         lines = [record.getMessage() for record in caplog.records]
-        assert lines == ["flags: 2 definitions are malformed; these flags stay as they were: 'b', 'new'"]
+        assert lines == ["flags: 2 definitions are malformed; these flags keep their previous definition: 'b', 'new'"]
         server.says = definitions(flag("b", off))
         await until(lambda: set(mp.local_flags.get_all_variants({"distinct_id": "u"})) == {"b"})
         assert mp.stats().flags.refused == 0  # type: ignore[union-attr]

@@ -149,7 +149,7 @@ async def test_no_answer_takes_good_flags_away(says: Any, caplog: pytest.LogCapt
         lines = told(caplog)
         assert len(lines) == 1
         assert lines[0].startswith("flags: definitions could not be fetched (")
-        assert lines[0].endswith("; the last good ones are used")
+        assert lines[0].endswith("; the previous ones stay in use")
         texts = [caplog.text, stats.last_error, repr(mp), repr(mp.local_flags), repr(mp.stats())]
         for text in texts:
             for secret in (TOKEN, SECRET, "?", base64.b64encode(f"account:{SECRET}".encode()).decode()):
