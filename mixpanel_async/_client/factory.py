@@ -80,5 +80,5 @@ def build_pipeline(
     sender = Sender(
         queue, transport=transport, batch_sender=courier, runtime=runtime, stall_timeout=options.shutdown_timeout
     )
-    api = Api(transport, runtime, queue)
+    api = Api(transport, runtime, queue.requests)
     return Pipeline(queue, sender, DirectSender(sender, api, encoder, PolicyRule(options.identity_retry)), transport)

@@ -136,7 +136,7 @@ class BatchSender:
 
     async def _exchange(self, request: Request, count: int, *, again: bool) -> Outcome:
         """Send one request of `count` records. `again` is True for a retry."""
-        self._queue.request_started(again=again)
+        self._queue.requests.request_started(again=again)
         inside = IN_REQUEST.set(True)
         try:
             reply = await self._transport.send(request)
@@ -144,7 +144,7 @@ class BatchSender:
             IN_REQUEST.reset(inside)
         now = self._runtime.wall_time()
         outcome = read_response(reply, count, now=now, secrets=request.secrets)
-        self._queue.request_ended(request, reply, outcome, now=now)
+        self._queue.requests.request_ended(request, reply, outcome, now=now)
         return outcome
 
     def _settle(self, batch: Batch, outcome: Outcome, started: float) -> None:

@@ -98,7 +98,8 @@ class DirectSender:
     async def _request(
         self, kind: RecordKind, item: bytes, secret: Secret | None, is_cancelled: Callable[[], bool]
     ) -> None:
-        path, auth, accepts_gzip = self._encoder.endpoint(kind, secret)
+        encoder = self._encoder
+        path, auth, accepts_gzip = encoder.endpoints[kind] if secret is None else encoder.endpoint(kind, secret)
         body = b"[%b]" % item
         is_compressed = accepts_gzip and len(body) >= MIN_COMPRESSED_BYTES
         inside = IN_REQUEST.set(True)
@@ -109,7 +110,7 @@ class DirectSender:
                 auth=auth,
                 retry=self._retry,
                 headers=GZIP_HEADER if is_compressed else {},
-                body=self._encoder.compress(body) if is_compressed else body,
+                body=encoder.compress(body) if is_compressed else body,
                 read=read_response,
                 is_cancelled=is_cancelled,
             )

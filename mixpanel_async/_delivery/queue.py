@@ -12,11 +12,11 @@ from math import inf
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from .._encoding.fast_event import split_records
-from .._encoding.responses import clock_offset
+from .._encoding.responses import RequestMetrics
 from .._model.config import Overflow
 from .._model.credentials import Secret
 from .._model.errors import ClientClosedError, QueueFullError
-from .._model.outcomes import Delivered, Expired, Outcome, Request, Response, TransportFailure
+from .._model.outcomes import Expired, Outcome
 from .._model.records import DropReason, Loss, RecordKind
 from .._model.stats import Stats
 from .buffer import Buffer, Idle, OfferResult, WaitUntil
@@ -64,8 +64,8 @@ class Queue:
         self._deferred: deque[tuple[Lane, bytes, DropReason | None]] = deque()
         self.staging = StagingBuffer()
         self._staging_lane: Lane | None = None
-        self._requests = self._retries = 0
-        self.last_error: str | None = None
+        self.requests = RequestMetrics(self._clock_offset_changed)
+        """Counts the requests of the client."""
         self._log = EpisodeLog(monotonic)
         self.callbacks = callbacks
         self.closed = False
@@ -279,7 +279,7 @@ class Queue:
         self._buffer.reset()
         if self.spool is not None:
             self.spool.writer.reset_after_fork()
-        self._requests = self._retries = 0
+        self.requests.reset()
         self.callbacks.reset_after_fork()
         self.on_fork()
 
@@ -379,38 +379,19 @@ class Queue:
         self.report_losses(losses)
         return sum(len(loss.items) for loss in losses)
 
-    def request_started(self, *, again: bool) -> None:
-        """Count a request. `again` is True for a retry."""
-        with self._lock:
-            self._requests += 1
-            self._retries += again
+    def record_error(self, text: str) -> None:
+        """Set the last error of the statistics."""
+        self.requests.record_error(text)
 
-    def request_ended(
-        self, request: Request, reply: Response | TransportFailure, outcome: Outcome, *, now: float
-    ) -> None:
-        """Record the reply to a request: the last error, and how far this machine's clock is ahead of Mixpanel's.
-
-        Args:
-            request: the request.
-            reply: the response, or the reason why there is none.
-            outcome: meaning of the reply.
-            now: wall clock in seconds when it came.
-        """
-        if isinstance(reply, Response):
-            ahead = clock_offset(reply.date, now=now)
-            if ahead != self.staging.clock_offset:
-                if not self.staging.clock_offset:
-                    text = "this machine's clock is %d s ahead of Mixpanel's; events are stamped with Mixpanel's"
-                    _log.warning(text, ahead)
-                self.staging.set_clock_offset(ahead)
-        if not isinstance(outcome, Delivered):
-            status = "" if outcome.status is None else f"HTTP {outcome.status}: "
-            self.last_error = f"{request.endpoint}: {status}{outcome.message}"
+    def _clock_offset_changed(self, ahead: float) -> None:
+        if not self.staging.clock_offset:
+            _log.warning("this machine's clock is %d s ahead of Mixpanel's; events are stamped with Mixpanel's", ahead)
+        self.staging.set_clock_offset(ahead)
 
     def stats(self) -> Stats:
         def work() -> Stats:
             late = [item for _, item, _ in [*self._deferred]]
-            return self._buffer.stats(late, self._requests, self._retries, self.last_error)
+            return self._buffer.stats(late, self.requests.requests, self.requests.retries, self.requests.last_error)
 
         return self.run_locked(work)
 

@@ -99,12 +99,13 @@ class Sender:
         Raises:
             ClientClosedError: if the client is bound to another loop that has not ended, or none is running.
         """
-        self._queue.check_fork()
         host = self._loop
-        if host is not None and host.is_current():
+        if host is not None and self._queue.staging.fork_marker.is_current and host.is_current():
             if self._main is None or self._main.is_done:
                 self._ensure_running()
             return host
+        self._queue.check_fork()
+        host = self._loop
         current = current_loop()
         if current is None:
             raise ClientClosedError("the client runs in an event loop of asyncio or trio, and none is running here")
@@ -231,12 +232,12 @@ class Sender:
         self.notify_waiters()
 
     def notify_waiters(self) -> None:
-        """Let everybody look again who waits for records to be settled."""
+        """Wake the sender and every task that waits for records to be settled."""
+        # Directly and not with `call_soon`: one iteration of a busy loop may take long.
+        self._wake()
         progress, self._progress = self._progress, anyio.Event()
         if progress is not None:
             progress.set()
-        # At once, and not by way of the loop: a turn of it may take as long as a producer keeps it.
-        self._wake()
 
     def settle_single(self, batch: Batch, reason: DropReason | None, message: str) -> None:
         """End what `Queue.lease_alone` began."""
@@ -342,7 +343,7 @@ class Sender:
                 await job.done.wait()
         self._is_abandoned = True
         if left := self._queue.abandon():
-            _log.warning("closed with %d records undelivered; last error: %s", left, self._queue.last_error)
+            _log.warning("closed with %d records undelivered; last error: %s", left, self._queue.requests.last_error)
         await self._close_spool(max(_STOP_TIMEOUT, deadline - self._runtime.monotonic()))
         self.notify_waiters()
         # A callback that closes the client is waiting for this very task.

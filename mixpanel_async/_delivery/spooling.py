@@ -37,7 +37,7 @@ T = TypeVar("T")
 class SpoolListener(Protocol):
     """The queue, as far as the journal's thread needs it."""
 
-    last_error: str | None
+    def record_error(self, text: str) -> None: ...
 
     def run_locked(self, work: Callable[[], T]) -> T: ...
 
@@ -222,7 +222,7 @@ class SpoolBridge:
         return again
 
     def on_error(self, message: str) -> None:
-        self._listener.last_error = message
+        self._listener.record_error(message)
 
     def error_for_callers(self, error: MixpanelException, *, full: bool) -> MixpanelException | None:
         """What those who wait for a group that was not written are told."""

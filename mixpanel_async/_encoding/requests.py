@@ -79,7 +79,7 @@ class RequestEncoder:
         new_compressor: makes a gzip compressor.
     """
 
-    __slots__ = ("_endpoints", "credentials", "events_by_import", "new_compressor", "token")
+    __slots__ = ("credentials", "endpoints", "events_by_import", "new_compressor", "token")
 
     def __init__(
         self,
@@ -93,13 +93,11 @@ class RequestEncoder:
         self.credentials = credentials
         self.events_by_import = events_by_import
         self.new_compressor = new_compressor
-        self._endpoints = {kind: self._endpoint(kind, None) for kind in RecordKind}
+        self.endpoints = {kind: self.endpoint(kind) for kind in RecordKind}
+        """Endpoints by kind, without a project secret."""
 
     def endpoint(self, kind: RecordKind, secret: Secret | None = None) -> Endpoint:
         """Return the endpoint of a kind of record. A project secret is used only without a service account."""
-        return self._endpoints[kind] if secret is None else self._endpoint(kind, secret)
-
-    def _endpoint(self, kind: RecordKind, secret: Secret | None) -> Endpoint:
         path = _PATHS[kind]
         if kind is RecordKind.IMPORTS or (kind is RecordKind.EVENTS and self.events_by_import):
             # ip=0: without it, Mixpanel locates users at this server. The official SDK sends it always.
@@ -117,7 +115,7 @@ class RequestEncoder:
             records: the encoded records, at least one.
             secret: project secret that replaces the token if the client has no service account.
         """
-        path, auth, accepts_gzip = self.endpoint(kind, secret)
+        path, auth, accepts_gzip = self.endpoints[kind] if secret is None else self.endpoint(kind, secret)
         if is_compressed := accepts_gzip and records.size >= MIN_COMPRESSED_BYTES:
             body = records.compressed(self.new_compressor)
         else:

@@ -20,7 +20,7 @@ A status alone is not believed: a 200 with `0` in it is no success, nor is the p
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 from math import isfinite
@@ -35,6 +35,7 @@ from .._model.outcomes import (
     Outcome,
     PartialFailure,
     Refused,
+    Request,
     Response,
     Retry,
     SplitBatch,
@@ -148,6 +149,54 @@ _DEFAULT_WORDS: Final = {
     404: "there is no such endpoint; check region and api_host",
     429: "the project is over its rate limit",
 }
+
+
+class RequestMetrics:
+    """Counters of a client's requests, and facts from their replies. Observes the attempts of an `Api`.
+
+    Args:
+        on_clock_offset: called with the new offset in seconds when `clock_offset` changes.
+    """
+
+    def __init__(self, on_clock_offset: Callable[[float], None]) -> None:
+        self.requests = self.retries = 0
+        self.last_error: str | None = None
+        """Description of the last failure."""
+        self._on_clock_offset = on_clock_offset
+        self._clock_offset = 0.0
+
+    def request_started(self, *, again: bool) -> None:
+        """Count a request. `again` is True for a retry."""
+        self.requests += 1
+        self.retries += again
+
+    def request_ended(
+        self, request: Request, reply: Response | TransportFailure, outcome: Outcome, *, now: float
+    ) -> None:
+        """Record the reply to a request.
+
+        Args:
+            request: the request.
+            reply: the response, or the reason why there is none.
+            outcome: meaning of the reply.
+            now: wall clock in seconds.
+        """
+        if isinstance(reply, Response):
+            ahead = clock_offset(reply.date, now=now)
+            if ahead != self._clock_offset:
+                self._clock_offset = ahead
+                self._on_clock_offset(ahead)
+        if not isinstance(outcome, Delivered):
+            status = "" if outcome.status is None else f"HTTP {outcome.status}: "
+            self.record_error(f"{request.endpoint}: {status}{outcome.message}")
+
+    def record_error(self, text: str) -> None:
+        """Set the last error."""
+        self.last_error = text
+
+    def reset(self) -> None:
+        """Set the counters to 0."""
+        self.requests = self.retries = 0
 
 
 def clock_offset(date: str | None, *, now: float) -> float:

@@ -1248,10 +1248,10 @@ def test_requests_and_the_last_error_are_counted() -> None:
     queue, _, _ = make_queue(Overflow.RAISE)
     assert (queue.stats().requests, queue.stats().retries, queue.stats().last_error) == (0, 0, None)
     for again in (False, True, True):
-        queue.request_started(again=again)
-    queue.last_error = "/track: HTTP 503"
+        queue.requests.request_started(again=again)
+    queue.record_error("/track: HTTP 503")
     assert (queue.stats().requests, queue.stats().retries) == (3, 2)
-    assert queue.stats().last_error == queue.last_error == "/track: HTTP 503"
+    assert queue.stats().last_error == queue.requests.last_error == "/track: HTTP 503"
 
 
 @pytest.mark.parametrize("call", ["offer", "poll"])
@@ -1259,7 +1259,7 @@ def test_in_another_process_a_queue_begins_anew(call: str) -> None:
     queue, lane, _ = make_queue(Overflow.DROP_NEWEST, max_pending_events=1)
     for item in records(2):
         queue.offer(lane, item)
-    queue.request_started(again=True)
+    queue.requests.request_started(again=True)
     queue.on_fork = forked = Told()
     queue.staging.fork_marker.expire()
     if call == "poll":
