@@ -124,7 +124,7 @@ class Api:
 
 
 class _Call:
-    """One call: its attempts and what came of the last one."""
+    """State of one call: its attempts and the outcome of the last one."""
 
     def __init__(
         self,

@@ -41,7 +41,7 @@ class RetryRule(Protocol):
         """Seconds for all attempts together, or None for no limit."""
 
     def delay(self, failure: Retry, attempts: int, elapsed: float, random: float) -> float | None:
-        """Return the seconds to wait before the next attempt, or None if there is none.
+        """Return the seconds to wait before the next attempt, or None after the last one.
 
         Args:
             failure: outcome of the last attempt.
@@ -59,7 +59,7 @@ class PolicyRule:
         self.total_timeout = policy.total_timeout
 
     def delay(self, failure: Retry, attempts: int, elapsed: float, random: float) -> float | None:  # noqa: ARG002
-        """Return the seconds to wait before the next attempt, or None if there is none."""
+        """Return the seconds to wait before the next attempt, or None after the last one."""
         if self._policy.attempts is not None and attempts >= self._policy.attempts:
             return None
         if failure.immediately and attempts == 1:

@@ -1,7 +1,7 @@
-"""What `/flags/definitions` answers, made ready for evaluation.
+"""Flag definitions from `/flags/definitions`, prepared for evaluation.
 
-A definition that the official SDK 5.4.1 could not load is refused here: the earlier version of that flag stays. One
-that it could load is loaded, and a part in it that makes no sense counts when an evaluation gets there, not before.
+A definition that the official SDK 5.4.1 cannot load is refused, and the previous definition of that flag stays in use.
+A definition that it can load is accepted. An invalid part of it matters only when an evaluation reaches it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from .hashing import BUCKETS, Salt
 from .model import FallbackReason, SelectedVariant, VariantSource
 from .rules import Evaluate, Library, RuleError, compile_rule
 
-# As the official SDK compares them: a bucket and a share are both fractions.
+# The official SDK compares buckets and shares as fractions.
 _FRACTIONS: Final = tuple(bucket / 100.0 for bucket in range(BUCKETS))
 
 _FLAG_KEYS: Final = ("id", "name", "key", "status", "project_id", "ruleset", "context")
@@ -25,11 +25,11 @@ _VARIANT_KEYS: Final = ("key", "value", "is_control")
 
 
 class DefinitionsError(Exception):
-    """A reply that is none of definitions; the text says why, and repeats nothing of it."""
+    """The response does not contain definitions. The message contains nothing of it."""
 
 
 class _MalformedError(Exception):
-    """A definition that cannot be loaded."""
+    """The definition of a flag cannot be loaded."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,14 +37,14 @@ class Rollout:
     """One rollout of a flag.
 
     Args:
-        salt: that its buckets are drawn with.
-        buckets: how many of the 100, from the first, it reaches; None if its share is no number.
-        rule: evaluates its rule; None if it has none.
-        is_ruled: whether there is a rule; without `rule` it is never met.
-        legacy: the older form of a rule: names and folded texts that must be equal; None if there is none.
-        forced: the variant that everybody in it gets, if there is one.
-        by_bucket: the variant of each bucket of the variants' own salt, or None where none can be told.
-        only: the same for every bucket, if it is the same.
+        salt: salt of the hash that selects users for the rollout.
+        buckets: number of buckets in the rollout, from the first; None if the percentage is not a number.
+        rule: evaluates the rule; None without a rule, or if it can never be met.
+        is_ruled: whether there is a rule.
+        legacy: rule in its older form: property names and the folded strings that they must equal; None without one.
+        forced: variant for all users of the rollout, if it is fixed.
+        by_bucket: variant of each bucket of the hash with `Flag.variant_salt`; None where the shares are invalid.
+        only: the variant of all buckets, if they have the same one.
     """
 
     salt: Salt
@@ -62,17 +62,17 @@ class Flag:
     """One flag.
 
     Args:
-        key: its name.
-        context: the attribute that it is rolled out by.
-        missing: the reason given without that attribute.
-        testers: the folded name of the variant of each test user.
-        named: what a test user gets, by the variant's folded name.
-        rollouts: in order.
-        variant_salt: that variants are drawn with.
-        is_drawn: whether a person's buckets can make a difference.
-        is_shared: whether every value may be handed to several callers, as none can be changed by them.
-        digest: of the definition, to tell whether it changed.
-        problems: of its rules that are never met.
+        key: name of the flag.
+        context: attribute of the context by which the flag is rolled out.
+        missing: reason for a fallback if the context lacks that attribute.
+        testers: folded name of the variant by id of the test user.
+        named: variants for test users by folded name.
+        rollouts: in order of priority.
+        variant_salt: salt of the hash that selects a variant.
+        is_drawn: whether the result can depend on the user's buckets.
+        is_shared: whether callers may share the values, because all of them are immutable.
+        digest: hash of the definition, to detect changes.
+        problems: reasons why rules can never be met.
     """
 
     key: str
@@ -93,9 +93,9 @@ class Definitions:
     """All flags of a project.
 
     Args:
-        flags: by key.
-        changed: keys of flags that were added, removed or changed against the earlier ones.
-        refused: keys of flags whose definition could not be loaded; they are as they were before.
+        flags: flags by key.
+        changed: keys of flags that were added, removed or changed.
+        refused: keys of flags whose definition could not be loaded. They keep their previous definition.
     """
 
     flags: Mapping[str, Flag]
@@ -104,15 +104,15 @@ class Definitions:
 
 
 def read_definitions(body: bytes, earlier: Mapping[str, Flag], library: Library) -> Definitions:
-    """Make a reply ready.
+    """Return the definitions in a response.
 
     Args:
-        body: of the reply.
-        earlier: the flags so far; what has not changed is taken from there.
-        library: for rules.
+        body: body of the response.
+        earlier: current flags. Unchanged ones are reused.
+        library: compiles rules.
 
     Raises:
-        DefinitionsError: if it is no list of definitions, or every definition in it is malformed.
+        DefinitionsError: the body is not a list of definitions, or all definitions are malformed.
     """
     entries = _entries(body)
     flags: dict[str, Flag] = {}
@@ -127,7 +127,7 @@ def read_definitions(body: bytes, earlier: Mapping[str, Flag], library: Library)
             if before is not None:
                 flags.setdefault(key, before)
     if entries and len(refused) == len(entries):
-        raise DefinitionsError("every definition in it is malformed")
+        raise DefinitionsError("all definitions are malformed")
     changed = [key for key, flag in flags.items() if flag is not earlier.get(key)]
     changed += [key for key in earlier if key not in flags]
     return Definitions(flags=flags, changed=changed, refused=refused)
@@ -135,16 +135,16 @@ def read_definitions(body: bytes, earlier: Mapping[str, Flag], library: Library)
 
 def _entries(body: bytes) -> list[dict[str, Any]]:
     try:
-        # The standard library's parser takes whatever the official SDK's does: it is the same.
+        # The official SDK uses the same parser, so both accept the same input.
         content = json.loads(body)
     except (ValueError, RecursionError):
         raise DefinitionsError("it is not JSON") from None
     entries = content.get("flags") if isinstance(content, dict) else None
     if not isinstance(entries, list):
-        raise DefinitionsError("it has no list of flags")
+        raise DefinitionsError('it has no "flags" array')
     if not all(isinstance(entry, dict) and isinstance(entry.get("key"), str) for entry in entries):
-        # Without its name it cannot be told which flag is to stay as it was.
-        raise DefinitionsError("a definition in it has no key")
+        # Without the key it is unknown which flag keeps its previous definition.
+        raise DefinitionsError("a definition has no key")
     return entries
 
 
@@ -152,7 +152,7 @@ def _flag(entry: Mapping[str, Any], before: Flag | None, library: Library) -> Fl
     digest = hashlib.blake2b(json.dumps(entry).encode()).digest()
     if before is not None and before.digest == digest:
         return before
-    _need(entry, _FLAG_KEYS)
+    _require_keys(entry, _FLAG_KEYS)
     ruleset, salt = entry["ruleset"], entry.get("hash_salt")
     if (
         not isinstance(ruleset, dict)
@@ -194,11 +194,11 @@ def _rollout(
     problems: list[str],
     library: Library,
 ) -> Rollout:
-    _need(rollout, ("rollout_percentage",))
+    _require_keys(rollout, ("rollout_percentage",))
     salt = entry.get("hash_salt")
     override = rollout.get("variant_override")
     if override is not None:
-        _need(override, ("key",))
+        _require_keys(override, ("key",))
         override = override["key"]
     rule, legacy = rollout.get("runtime_evaluation_rule"), rollout.get("runtime_evaluation_definition")
     evaluate: Evaluate | None = None
@@ -206,11 +206,11 @@ def _rollout(
         try:
             evaluate = compile_rule(rule, library)
         except (RuleError, RecursionError) as error:
-            problems.append(str(error) if isinstance(error, RuleError) else "it is nested too deeply")
+            problems.append(str(error) if isinstance(error, RuleError) else "the rule is nested too deeply")
     by_bucket = by_split(rollout.get("variant_splits"))
     return Rollout(
         salt=_salt(f"{entry['key']}rollout" if salt is None else f"{entry['key']}{salt}{index}"),
-        buckets=_reached(rollout["rollout_percentage"]),
+        buckets=_buckets_below(rollout["rollout_percentage"]),
         rule=evaluate,
         is_ruled=bool(rule),
         legacy=_legacy(legacy) if legacy and not rule else None,
@@ -227,13 +227,16 @@ def _salt(text: str) -> Salt:
         raise _MalformedError from None
 
 
-def _reached(share: object) -> int | None:
-    """How many buckets lie below a share. A share that is no number compares to none, NaN is above no bucket."""
+def _buckets_below(share: object) -> int | None:
+    """Return the number of buckets below a share; None if it is not a number. No bucket is below NaN."""
     return bisect_left(_FRACTIONS, share) if isinstance(share, (int, float)) else None
 
 
 def _legacy(definition: object) -> Mapping[str, str | None]:
-    """Texts to be equal; None for what can equal no text, also under an empty name for what is no definition."""
+    """Return the folded strings that properties must equal.
+
+    None equals no property. A rule that is not an object becomes such an entry, so it is never met.
+    """
     if not isinstance(definition, dict):
         return {"": None}
     return {key: text.casefold() if isinstance(text, str) else None for key, text in definition.items()}
@@ -243,17 +246,17 @@ def _testers(ruleset: Mapping[str, Any]) -> Mapping[str, str]:
     test = ruleset.get("test")
     if test is None:
         return {}
-    _need(test, ("users",))
+    _require_keys(test, ("users",))
     users = test["users"]
     if not isinstance(users, dict):
         return {}
-    return {person: key.casefold() for person, key in users.items() if isinstance(key, str) and key}
+    return {user: key.casefold() for user, key in users.items() if isinstance(key, str) and key}
 
 
 def _shared(
     make: Callable[[object], Sequence[SelectedVariant | None]],
 ) -> Callable[[object], Sequence[SelectedVariant | None]]:
-    """The same with what rollouts without splits of their own have in common made once."""
+    """Return the function with a cache for rollouts without their own splits."""
     common: list[Sequence[SelectedVariant | None]] = []
 
     def shared(splits: object) -> Sequence[SelectedVariant | None]:
@@ -269,7 +272,7 @@ def _shared(
 def _by_bucket(
     entry: Mapping[str, Any], variants: Sequence[Mapping[str, Any]], splits: Any
 ) -> Sequence[SelectedVariant | None]:
-    """The variant of each bucket: the first, by key, at which the sum of the shares goes beyond it, else the last."""
+    """Return the variant of each bucket: the first one, by key, whose cumulative share exceeds it, or the last one."""
     result: SelectedVariant | None = None
     chosen: list[SelectedVariant | None] = []
     total = 0.0
@@ -280,7 +283,7 @@ def _by_bucket(
             result = _selected(entry, variant)
             chosen += [result] * (bisect_left(_FRACTIONS, total) - len(chosen))
     except (TypeError, OverflowError):
-        # Neither this variant nor what follows can be told from one another.
+        # A share is not a number, so the variants from here on have no known buckets.
         result = None
     return chosen + [result] * (BUCKETS - len(chosen))
 
@@ -306,12 +309,12 @@ def _dicts(ruleset: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
 
 
 def _variant_key(variant: Mapping[str, Any]) -> str:
-    _need(variant, _VARIANT_KEYS)
+    _require_keys(variant, _VARIANT_KEYS)
     if not isinstance(variant["key"], str):
         raise _MalformedError
     return str(variant["key"])
 
 
-def _need(value: object, keys: Sequence[str]) -> None:
+def _require_keys(value: object, keys: Sequence[str]) -> None:
     if not isinstance(value, dict) or not all(key in value for key in keys):
         raise _MalformedError

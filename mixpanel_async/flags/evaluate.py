@@ -1,7 +1,7 @@
-"""Which variant of a flag a context gets. Pure: a definition and a context in, a verdict out.
+"""Local evaluation: the variant of a flag for a context. Pure.
 
-Agrees with the official SDK 5.4.1 on everything that it can evaluate. Where it raises, this raises, too, or finds the
-rule not met; whoever asks turns what is raised into a fallback.
+The result is that of the official SDK 5.4.1 wherever that SDK can evaluate. Where it raises, this module also raises or
+treats the rule as not met. The caller turns exceptions into a fallback.
 """
 
 from __future__ import annotations
@@ -21,26 +21,26 @@ _NO_MATCH: Final = FallbackReason.no_rollout_match()
 
 
 class UndecidableError(Exception):
-    """A rollout was reached whose share, or whose variants' shares, are no numbers."""
+    """The percentage of a rollout, or a share of its variants, is not a number."""
 
 
 def evaluate(flag: Flag, context: Mapping[str, Any], state_of: StateOf) -> SelectedVariant | FallbackReason:
-    """The variant, or why there is none.
+    """Return the variant, or the reason for a fallback.
 
     Args:
         flag: the definition.
-        context: of the person: `distinct_id`, what the flag is rolled out by, `custom_properties` for rules.
-        state_of: `hashing.state_of`, or the same with a memory.
+        context: `distinct_id`, the attribute by which the flag is rolled out, and `custom_properties` for rules.
+        state_of: `hashing.state_of`, or a cached version of it.
 
     Raises:
-        UndecidableError: if the definition makes no sense where the evaluation got to.
-        Exception: whatever a value in the context raises.
+        UndecidableError: the evaluation reached an invalid part of the definition.
+        Exception: any exception that a value in the context raises.
     """
     subject = context.get(flag.context)
     if not subject:
         return flag.missing
-    if flag.testers and (forced := _of_tester(flag, context)) is not None:
-        return _own(flag, forced)
+    if flag.testers and (forced := _tester_variant(flag, context)) is not None:
+        return _unshared(flag, forced)
     state = state_of(subject if subject.__class__ is str else str(subject)) if flag.is_drawn else 0
     rollout = _assigned(flag, state, context)
     if rollout is None:
@@ -48,11 +48,11 @@ def evaluate(flag: Flag, context: Mapping[str, Any], state_of: StateOf) -> Selec
     chosen = rollout.forced or rollout.only or rollout.by_bucket[flag.variant_salt.bucket(state)]
     if chosen is None:
         raise UndecidableError
-    return chosen if flag.is_shared else _own(flag, chosen)
+    return chosen if flag.is_shared else _unshared(flag, chosen)
 
 
 def _assigned(flag: Flag, state: int, context: Mapping[str, Any]) -> Rollout | None:
-    """The first rollout that reaches this context."""
+    """Return the first rollout that includes this context."""
     properties: Mapping[Any, Any] | None = None
     for rollout in flag.rollouts:
         buckets = rollout.buckets
@@ -68,14 +68,14 @@ def _assigned(flag: Flag, state: int, context: Mapping[str, Any]) -> Rollout | N
     return None
 
 
-def _of_tester(flag: Flag, context: Mapping[str, Any]) -> SelectedVariant | None:
-    person = context.get("distinct_id")
-    name = flag.testers.get(person) if person else None
+def _tester_variant(flag: Flag, context: Mapping[str, Any]) -> SelectedVariant | None:
+    user = context.get("distinct_id")
+    name = flag.testers.get(user) if user else None
     return None if name is None else flag.named.get(name)
 
 
-def _own(flag: Flag, variant: SelectedVariant) -> SelectedVariant:
-    """The variant for a caller: what it does to an object or a list in it must not reach the next caller."""
+def _unshared(flag: Flag, variant: SelectedVariant) -> SelectedVariant:
+    """Return the variant with a copied value, so that a caller's changes to it do not affect other callers."""
     return variant if flag.is_shared else replace(variant, variant_value=_copied(variant.variant_value))
 
 
@@ -86,7 +86,7 @@ def _copied(value: Any) -> Any:
 
 
 def _properties(context: Mapping[str, Any]) -> Mapping[Any, Any]:
-    """What rules look at; empty if there is nothing, and then no rule is met."""
+    """Return the folded properties for rules. Without properties no rule is met."""
     found = context.get("custom_properties")
     if not found or not isinstance(found, dict):
         return {}
@@ -104,7 +104,7 @@ def _is_met(rollout: Rollout, properties: Mapping[Any, Any]) -> bool:
         return False
     try:
         return bool(rollout.rule(properties))
-    except Exception:  # noqa: BLE001  values that a rule does not fit may fail in any way, and then it is not met
+    except Exception:  # noqa: BLE001  unsuitable values may raise anything; the rule is then not met
         return False
 
 

@@ -1,10 +1,10 @@
-"""Which of 100 buckets a person falls into: 64-bit FNV-1a of the person and a salt, modulo 100.
+"""Bucket of a user, 0 to 99: 64-bit FNV-1a of the user's id and a salt, modulo 100.
 
-Every SDK of Mixpanel's hashes the person first and the salt, which is long and the same for everybody, behind it.
-`Salt` gets over it in one multiplication. For a step is `h' = (h ^ byte) * PRIME`, and `^ byte` changes the lowest
-eight bits of `h` only, by an amount that depends on them alone; and so do the lowest eight bits of `h'`. Over a salt
-of n bytes that makes `h * PRIME**n + c`, all modulo 2**64, where `c` depends on the salt and on the lowest eight bits
-of `h`.
+All Mixpanel SDKs hash the id first and then the salt, which is long and the same for all users. `Salt` replaces the
+loop over its bytes by one multiplication. One step of the hash is `h' = (h ^ byte) * PRIME`. `^ byte` changes only the
+lowest eight bits of `h`, by an amount that depends on these bits alone, and the lowest eight bits of `h'` depend on
+nothing else either. Over a salt of n bytes the result is therefore `h * PRIME**n + c` modulo 2**64, where `c` depends
+on the salt and on the lowest eight bits of `h`.
 """
 
 from __future__ import annotations
@@ -18,42 +18,42 @@ _MASK: Final = 0xFFFFFFFFFFFFFFFF
 
 
 def fnv1a64(data: bytes, state: int = _OFFSET) -> int:
-    """64-bit FNV-1a, from the beginning or from where an earlier part of the data left it."""
-    # Locals, as this is where the time goes that evaluating a flag takes.
+    """Return the 64-bit FNV-1a hash. `state` continues the hash of an earlier part of the data."""
+    # Local variables: most of the time of an evaluation is spent in this loop.
     prime, mask = _PRIME, _MASK
     for byte in data:
         state = ((state ^ byte) * prime) & mask
     return state
 
 
-def state_of(person: str) -> int:
-    """The hash of a person, before any salt.
+def state_of(user: str) -> int:
+    """Return the hash of a user's id, before any salt.
 
     Raises:
-        UnicodeEncodeError: if the text has a lone surrogate in it.
+        UnicodeEncodeError: the id contains a lone surrogate.
     """
-    return fnv1a64(person.encode())
+    return fnv1a64(user.encode())
 
 
 class Salt:
-    """The end of what is hashed, the same for every person.
+    """Last part of the hashed data. It is the same for all users.
 
     Args:
         text: the salt.
     """
 
-    __slots__ = ("_data", "_power", "_sums")
+    __slots__ = ("_addends", "_data", "_power")
 
     def __init__(self, text: str) -> None:
         self._data = text.encode()
         self._power = pow(_PRIME, len(self._data), _MASK + 1)
-        # At most 256, and each is made when it is needed: most flags are never asked for by most processes.
-        self._sums: dict[int, int] = {}
+        # The constants `c` by the lowest eight bits. Computed on demand: most processes use few of their flags.
+        self._addends: dict[int, int] = {}
 
     def bucket(self, state: int) -> int:
-        """The bucket, 0 to 99, of a person's hash followed by this salt."""
+        """Return the bucket, 0 to 99, of a user's hash followed by this salt."""
         low = state & 0xFF
-        added = self._sums.get(low)
+        added = self._addends.get(low)
         if added is None:
-            added = self._sums[low] = (fnv1a64(self._data, low) - low * self._power) & _MASK
+            added = self._addends[low] = (fnv1a64(self._data, low) - low * self._power) & _MASK
         return ((state * self._power + added) & _MASK) % BUCKETS

@@ -16,35 +16,35 @@ from .metrics import FlagMetrics
 from .model import FallbackReason, SelectedVariant, as_variant
 from .poller import Listener, Poller
 
-# A request asks for several flags of one person, most often.
-_PEOPLE: Final = 1024
+# Size of the hash cache: one web request usually evaluates several flags for one user.
+_CACHED_USERS: Final = 1024
 _NO_FLAG: Final = FallbackReason.flag_not_found()
 
 
 class LocalFeatureFlagsProvider(ExposureMethods):
-    """`AsyncMixpanel.local_flags`: evaluates flags without asking Mixpanel, in microseconds, from any thread.
+    """`AsyncMixpanel.local_flags`: evaluates flags without a request, in microseconds, from any thread.
 
-    An evaluation never raises and never waits. Without definitions every flag is `FLAG_NOT_FOUND`; once there are
-    some, they stay whatever Mixpanel answers later, until it answers with others.
+    An evaluation never raises and never waits. Without definitions every flag is `FLAG_NOT_FOUND`. Definitions stay in
+    use until Mixpanel returns newer ones; a failed fetch does not remove them.
 
-    A `context` is a mapping with `distinct_id`, whatever else flags are rolled out by (such as a group key), and
-    `custom_properties`, a dict, for runtime rules. Pass ids as text: 42 and 42.0 are different people.
+    A `context` is a mapping with `distinct_id`, the other attributes by which flags are rolled out (such as a group
+    key), and `custom_properties`, a dict, for runtime rules. Pass ids as strings: 42 and 42.0 are different users.
     """
 
-    def __init__(self, poller: Poller, exposures: Exposures, metrics: FlagMetrics, runtime: Environment) -> None:
+    def __init__(self, poller: Poller, exposures: Exposures, metrics: FlagMetrics, environment: Environment) -> None:
         super().__init__(exposures)
         self._poller = poller
         self._metrics = metrics
-        self._clock = runtime.monotonic
-        self._state_of = lru_cache(_PEOPLE)(state_of)
+        self._clock = environment.monotonic
+        self._state_of = lru_cache(_CACHED_USERS)(state_of)
 
     @property
     def ready(self) -> bool:
-        """Whether there are definitions: Mixpanel has given a usable answer at least once."""
+        """True once definitions were fetched successfully."""
         return self._poller.is_ready
 
     def are_flags_ready(self) -> bool:
-        """The same as `ready`, by the official SDK's name."""
+        """Return `ready`. The name is that of the official SDK."""
         return self._poller.is_ready
 
     async def wait_ready(self, timeout: float = 10.0) -> bool:
@@ -54,25 +54,25 @@ class LocalFeatureFlagsProvider(ExposureMethods):
             timeout: seconds, at least 0.
 
         Returns:
-            Whether there are definitions now. False also if the client was closed.
+            True if there are definitions. False at the timeout, or if the client is closed.
 
         Raises:
-            ValidationError: if `timeout` is negative or not a number.
-            ClientClosedError: if the client is in use in another event loop that is still running.
+            ValidationError: `timeout` is negative or not a number.
+            ClientClosedError: the client is in use in another event loop that is still running.
         """
         if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not timeout >= 0:
             raise ValidationError("timeout", "must be a number of seconds, at least 0")
         return await self._poller.wait_ready(float(timeout))
 
     def subscribe(self, listener: Listener) -> Callable[[], None]:
-        """Have a function called when definitions arrive, change, or cannot be had.
+        """Call a function when definitions arrive, change, or cannot be fetched.
 
         Args:
-            listener: a plain function that takes a `FlagsUpdate`. It is called in the event loop; what it raises is
-                logged.
+            listener: a plain function that takes a `FlagsUpdate`. It is called in the event loop. An exception in it
+                is logged.
 
         Returns:
-            A function that ends the subscription, from any thread.
+            A function that ends the subscription. It may be called from any thread.
         """
         return self._poller.subscribe(listener)
 
@@ -83,16 +83,20 @@ class LocalFeatureFlagsProvider(ExposureMethods):
         context: Mapping[str, Any],
         report_exposure: bool = True,  # noqa: FBT001, FBT002  the official signature
     ) -> SelectedVariant:
-        """The variant of a flag for a context.
+        """Return the variant of a flag for a context.
 
         Args:
             flag_key: name of the flag.
-            fallback_value: what is returned, with the reason, when there is no variant.
-            context: of the person.
-            report_exposure: track that the person was shown the variant. Fallbacks are never tracked.
+            fallback_value: returned, with the reason, if there is no variant.
+            context: identifies the user and holds the attributes for rules.
+            report_exposure: track that the user was shown the variant. Fallbacks are never tracked.
 
         Returns:
             The variant, with `variant_source` `local`, or the fallback with its `fallback_reason`.
+
+        Example:
+            >>> fallback = SelectedVariant("blue")
+            >>> variant = mp.local_flags.get_variant("button", fallback, {"distinct_id": "user-1"})
         """
         started = self._clock() if report_exposure else 0.0
         found = self._decide(flag_key, context)
@@ -108,9 +112,9 @@ class LocalFeatureFlagsProvider(ExposureMethods):
         flag_key: str,
         fallback_value: Any,
         context: Mapping[str, Any],
-        report_exposure: bool = True,  # noqa: FBT001, FBT002  as of get_variant
+        report_exposure: bool = True,  # noqa: FBT001, FBT002  as in get_variant
     ) -> Any:
-        """The value of a flag's variant, or `fallback_value`. Arguments are those of `get_variant`."""
+        """Return the value of a flag's variant, or `fallback_value`. The arguments are those of `get_variant`."""
         variant = self.get_variant(flag_key, SelectedVariant(fallback_value), context, report_exposure)
         return variant.variant_value
 
@@ -118,13 +122,13 @@ class LocalFeatureFlagsProvider(ExposureMethods):
         self,
         flag_key: str,
         context: Mapping[str, Any],
-        report_exposure: bool = True,  # noqa: FBT001, FBT002  as of get_variant
+        report_exposure: bool = True,  # noqa: FBT001, FBT002  as in get_variant
     ) -> bool:
-        """Whether the value of a flag's variant is `True`, and nothing else. Arguments are those of `get_variant`."""
+        """Return True only if the value of a flag's variant is `True`. The arguments are those of `get_variant`."""
         return self.get_variant_value(flag_key, False, context, report_exposure) is True  # noqa: FBT003
 
     def get_all_variants(self, context: Mapping[str, Any]) -> dict[str, SelectedVariant]:
-        """The variant of every flag that has one for a context, by flag. No exposure is tracked."""
+        """Return the variants of all flags that have one for a context, by flag. No exposure is tracked."""
         found = {key: self._decide(key, context) for key in self._poller.flags}
         return {key: one for key, one in found.items() if isinstance(one, SelectedVariant)}
 
@@ -135,15 +139,15 @@ class LocalFeatureFlagsProvider(ExposureMethods):
         try:
             flag = poller.flags.get(flag_key)
             return _NO_FLAG if flag is None else evaluate(flag, context, self._state_of)
-        except Exception as error:  # noqa: BLE001  neither a definition nor a value in the context may break the caller
+        except Exception as error:  # noqa: BLE001  an evaluation must never break the caller
             self._metrics.count_evaluation_failure()
-            words = f"the flag could not be evaluated ({type(error).__name__})"
-            text = "flags: %r could not be evaluated (%s); the fallback is given"
-            self._metrics.record_failure("evaluation", words, text, flag_key, type(error).__name__)
-            return FallbackReason.backend_error(words)
+            message = f"the flag could not be evaluated ({type(error).__name__})"
+            text = "flags: %r could not be evaluated (%s); the caller gets its fallback"
+            self._metrics.record_failure("evaluation", message, text, flag_key, type(error).__name__)
+            return FallbackReason.backend_error(message)
 
     def _wake(self) -> None:
-        """Start to poll in the caller's event loop, if there is one, as nothing else may call upon the client."""
+        """Start polling in the caller's event loop, if there is one. Perhaps no other call of the client does so."""
         with contextlib.suppress(ClientClosedError):
             self._poller.wake()
 

@@ -27,7 +27,7 @@ class RequestCount:
     def request_ended(
         self, request: Request, reply: Response | TransportFailure, outcome: Outcome, *, now: float
     ) -> None:
-        """Ignore the reply: providers count what they make of it."""
+        """Ignore the reply. The providers count their failures."""
 
 
 class FlagMetrics:

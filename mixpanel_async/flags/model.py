@@ -1,4 +1,4 @@
-"""What an evaluation gives: names, fields and meanings are the official SDK's (`mixpanel` 5.4.1)."""
+"""Result of an evaluation. Names, fields and meanings are those of the official SDK (`mixpanel` 5.4.1)."""
 
 from __future__ import annotations
 
@@ -10,25 +10,26 @@ Source = Literal["local", "remote", "fallback"]
 
 
 class VariantSource:
-    """The values of `SelectedVariant.variant_source`."""
+    """Values of `SelectedVariant.variant_source`."""
 
     LOCAL: Final = "local"
     """Evaluated in this process."""
     REMOTE: Final = "remote"
     """Evaluated by Mixpanel."""
     FALLBACK: Final = "fallback"
-    """The caller's own value; `SelectedVariant.fallback_reason` says why."""
+    """The caller's own value. `SelectedVariant.fallback_reason` says why."""
 
 
 @dataclass(frozen=True, slots=True)
 class FallbackReason:
-    """Why the caller's fallback came back.
+    """Reason why an evaluation returned the caller's fallback.
 
     Args:
-        kind: `FLAG_NOT_FOUND` (no such flag; evaluated remotely also: not enrolled), `MISSING_CONTEXT_KEY` (the context
-            lacks what the flag is rolled out by), `NO_ROLLOUT_MATCH` (the flag is not rolled out to this context), or
-            `BACKEND_ERROR` (no usable answer, or a definition that cannot be evaluated).
-        message: the missing attribute, or what went wrong, in words without secrets or URLs; else None.
+        kind: `FLAG_NOT_FOUND` (no such flag; in remote evaluation also: the user is not enrolled),
+            `MISSING_CONTEXT_KEY` (the context lacks the attribute by which the flag is rolled out),
+            `NO_ROLLOUT_MATCH` (the flag is not rolled out to this context), or `BACKEND_ERROR` (no usable response, or
+            a definition that cannot be evaluated).
+        message: the missing attribute, or a description of the error without secrets and URLs; else None.
     """
 
     kind: FallbackKind
@@ -36,18 +37,22 @@ class FallbackReason:
 
     @classmethod
     def flag_not_found(cls) -> FallbackReason:
+        """Return the reason for an unknown flag."""
         return _FLAG_NOT_FOUND
 
     @classmethod
     def no_rollout_match(cls) -> FallbackReason:
+        """Return the reason for a flag that is not rolled out to the context."""
         return _NO_ROLLOUT_MATCH
 
     @classmethod
     def missing_context_key(cls, key: str) -> FallbackReason:
+        """Return the reason for a context without the attribute `key`."""
         return cls("MISSING_CONTEXT_KEY", key)
 
     @classmethod
     def backend_error(cls, message: str) -> FallbackReason:
+        """Return the reason for a failed evaluation."""
         return cls("BACKEND_ERROR", message)
 
 
@@ -57,15 +62,15 @@ _NO_ROLLOUT_MATCH: Final = FallbackReason("NO_ROLLOUT_MATCH")
 
 @dataclass(frozen=True, slots=True)
 class SelectedVariant:
-    """The variant of a flag for one context, or the caller's fallback.
+    """Variant of a flag for one context, or the caller's fallback.
 
     Args:
-        variant_value: any JSON value; an object or a list is the caller's own copy.
-        variant_key: the variant's name; None in most fallbacks.
-        experiment_id: of the experiment that the flag belongs to, if it does to one.
-        is_experiment_active: whether that experiment runs.
+        variant_value: any JSON value. An object or a list is a copy that the caller may change.
+        variant_key: name of the variant; None in most fallbacks.
+        experiment_id: id of the flag's experiment, if there is one.
+        is_experiment_active: whether that experiment is running.
         is_qa_tester: True for a test user and for a forced variant; None otherwise.
-        variant_source: one of `VariantSource`; None in a fallback that a caller makes.
+        variant_source: one of `VariantSource`; None in a fallback that the caller creates.
         fallback_reason: set if `variant_source` is `fallback`, else None.
     """
 
@@ -78,14 +83,14 @@ class SelectedVariant:
     fallback_reason: FallbackReason | None = None
 
     def with_source(self, source: Source) -> SelectedVariant:
-        """A copy that says where it came from, and is no fallback."""
-        return self._as(source, None)
+        """Return a copy with this source and without a fallback reason."""
+        return self._copy(source, None)
 
     def as_fallback(self, reason: FallbackReason) -> SelectedVariant:
-        """A copy that says that it is the caller's own value, and why."""
-        return self._as(VariantSource.FALLBACK, reason)
+        """Return a copy that is marked as the caller's fallback, with the reason."""
+        return self._copy(VariantSource.FALLBACK, reason)
 
-    def _as(self, source: Source, reason: FallbackReason | None) -> SelectedVariant:
+    def _copy(self, source: Source, reason: FallbackReason | None) -> SelectedVariant:
         # `dataclasses.replace` takes three times as long.
         return SelectedVariant(
             self.variant_value,
@@ -99,5 +104,5 @@ class SelectedVariant:
 
 
 def as_variant(fallback: object) -> SelectedVariant:
-    """The fallback as a caller gives it; a bare value, which type checkers refuse, is taken for the variant's value."""
+    """Return a caller's fallback as a variant. A bare value becomes the variant's value."""
     return fallback if isinstance(fallback, SelectedVariant) else SelectedVariant(fallback)

@@ -1,7 +1,7 @@
-"""The two operators that Mixpanel adds to JsonLogic: versions and moments compared.
+"""Mixpanel's two additions to JsonLogic: comparison of versions and of points in time.
 
-Each takes `[actual, symbol, target]`. Whatever is not valid makes the comparison false, also with `!==`.
-Sources: https://semver.org (2.0.0), RFC 3339, and the official SDK 5.4.1, whose test vectors both pass.
+Each operator takes `[actual, symbol, target]`. An invalid operand makes the comparison false, also with `!==`.
+Sources: https://semver.org (2.0.0), RFC 3339, and the official SDK 5.4.1. Both operators pass that SDK's test vectors.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _SYMBOLS: Final[Mapping[str, Callable[[Any, Any], bool]]] = {
     ">=": operator.ge,
 }
 
-# Longer than any real version; what is matched against a pattern should be bounded.
+# Longer than any real version. Input of a regular expression should be bounded.
 _MAX_VERSION: Final = 256
 _NUMBER: Final = r"(?:0|[1-9]\d*)"
 _IDENTIFIER: Final = rf"(?:{_NUMBER}|\d*[A-Za-z-][0-9A-Za-z-]*)"
@@ -37,7 +37,7 @@ _MOMENT: Final = re.compile(
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _MAX_MILLISECONDS: Final = 2**63
 
-# A release ranks above its own prereleases; a number below any other identifier, and by its digits, however many.
+# A release ranks above its prereleases. A number ranks below any other identifier, and by the number of its digits.
 _Identifier = tuple[int, int, str]
 _Version = tuple[tuple[_Identifier, ...], bool, tuple[_Identifier, ...]]
 
@@ -45,7 +45,7 @@ _Version = tuple[tuple[_Identifier, ...], bool, tuple[_Identifier, ...]]
 def semver_compare(*operands: Any) -> bool:
     """Compare two versions by Semantic Versioning 2.0.0.
 
-    A leading `v` is taken off, and a missing minor or patch number counts as 0; build metadata is not looked at.
+    A leading `v` is removed, a missing minor or patch number counts as 0, and build metadata is ignored.
     """
     if len(operands) != 3:
         return False
@@ -54,7 +54,7 @@ def semver_compare(*operands: Any) -> bool:
 
 
 def datetime_compare(*operands: Any) -> bool:
-    """Compare a moment as RFC 3339 writes it, with an offset, to one in milliseconds since 1970, by whole seconds."""
+    """Compare an RFC 3339 time that has an offset with milliseconds since 1970, in whole seconds."""
     if len(operands) != 3:
         return False
     actual, symbol, target = operands
@@ -86,7 +86,7 @@ def _version(value: object) -> _Version | None:
 
 
 def _number(text: str) -> _Identifier:
-    # Without leading zeros, the longer number is the larger.
+    # There are no leading zeros, so the number with more digits is larger.
     return 0, len(text), text
 
 
@@ -110,7 +110,7 @@ def _seconds_of_text(value: object) -> int | None:
         moment = datetime(*map(int, found.groups()[:6]), tzinfo=timezone.utc)  # type: ignore[arg-type, misc]
     except ValueError:
         return None
-    # The offset is taken off last: a moment of the year 1 or 9999 may lie in a year that has no `datetime`.
+    # The offset is subtracted last: a UTC time in the year 0 or 10000 cannot be represented as `datetime`.
     return (moment - _EPOCH - offset) // timedelta(seconds=1)
 
 

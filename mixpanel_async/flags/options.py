@@ -1,4 +1,4 @@
-"""Options of feature flags, checked when they are set."""
+"""Options of feature flags, validated at construction."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from typing import Final
 
 from .._model.config import check_count, check_number
 
-_LONGEST: Final = 86_400.0
-_MOST_BYTES: Final = 256 * 1024 * 1024
+_MAX_SECONDS: Final = 86_400.0
+_MAX_RESPONSE_BYTES: Final = 256 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RemoteFlags:
-    """Evaluate flags by asking Mixpanel each time.
+    """Options of remote evaluation: each evaluation is a request to Mixpanel.
 
     Args:
-        timeout: seconds for one evaluation, its second try included; 0.001 to 3,600. None, or more than that, is the
-            client's `timeout`.
-        exposure_window: seconds in which the same exposure (flag, variant, `distinct_id`) is reported once; 0 to
-            86,400. 0, the default, reports each, as the official SDK does. The last 50,000 and more are remembered.
-        max_bytes: size of the largest answer that is taken; 1,024 to 268,435,456.
+        timeout: seconds for one evaluation, including a second attempt; 0.001 to 3,600. Default: the client's
+            `timeout`, which is also the upper limit.
+        exposure_window: seconds during which the same exposure (flag, variant, `distinct_id`) is reported once; 0 to
+            86,400. The default 0 reports each one, like the official SDK. At least the last 50,000 are remembered.
+        max_bytes: size of the largest response that is accepted; 1,024 to 268,435,456.
 
     Raises:
-        ConfigurationError: if a value is out of bounds.
+        ConfigurationError: a value is out of bounds.
     """
 
     timeout: float | None = None
@@ -33,23 +33,23 @@ class RemoteFlags:
     def __post_init__(self) -> None:
         if self.timeout is not None:
             check_number("timeout", self.timeout, minimum=0.001, maximum=3600.0)
-        check_number("exposure_window", self.exposure_window, minimum=0.0, maximum=_LONGEST)
-        check_count("max_bytes", self.max_bytes, minimum=1024, maximum=_MOST_BYTES)
+        check_number("exposure_window", self.exposure_window, minimum=0.0, maximum=_MAX_SECONDS)
+        check_count("max_bytes", self.max_bytes, minimum=1024, maximum=_MAX_RESPONSE_BYTES)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LocalFlags:
-    """Evaluate flags in this process, from definitions that are fetched in the background.
+    """Options of local evaluation: flags are evaluated in this process, and definitions fetched in the background.
 
     Args:
-        poll_interval: seconds from one fetch to the next, give or take a tenth; 0.01 to 86,400. None fetches until
-            there are definitions, and then no more.
-        timeout: seconds for one fetch; 0.001 to 3,600. None, or more than that, is the client's `timeout`.
-        exposure_window: as of `RemoteFlags`.
-        max_bytes: size of the largest answer that is taken; 1,024 to 268,435,456.
+        poll_interval: seconds between two fetches, with a jitter of 10 %; 0.01 to 86,400. None stops after the first
+            successful fetch.
+        timeout: seconds for one fetch; 0.001 to 3,600. Default: the client's `timeout`, which is also the upper limit.
+        exposure_window: see `RemoteFlags`.
+        max_bytes: size of the largest response that is accepted; 1,024 to 268,435,456.
 
     Raises:
-        ConfigurationError: if a value is out of bounds.
+        ConfigurationError: a value is out of bounds.
     """
 
     poll_interval: float | None = 60.0
@@ -59,8 +59,8 @@ class LocalFlags:
 
     def __post_init__(self) -> None:
         if self.poll_interval is not None:
-            check_number("poll_interval", self.poll_interval, minimum=0.01, maximum=_LONGEST)
+            check_number("poll_interval", self.poll_interval, minimum=0.01, maximum=_MAX_SECONDS)
         if self.timeout is not None:
             check_number("timeout", self.timeout, minimum=0.001, maximum=3600.0)
-        check_number("exposure_window", self.exposure_window, minimum=0.0, maximum=_LONGEST)
-        check_count("max_bytes", self.max_bytes, minimum=1024, maximum=_MOST_BYTES)
+        check_number("exposure_window", self.exposure_window, minimum=0.0, maximum=_MAX_SECONDS)
+        check_count("max_bytes", self.max_bytes, minimum=1024, maximum=_MAX_RESPONSE_BYTES)

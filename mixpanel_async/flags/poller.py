@@ -215,7 +215,7 @@ class Poller:
             self._ended(task)
 
     def _delay(self, failure: _Failure | None, failures: int) -> float | None:
-        """Return the seconds until the next fetch, or None if there is none."""
+        """Return the seconds until the next fetch, or None after the last one."""
         interval, random = self._poll_interval, self._environment.random()
         if failure is None:
             return None if interval is None else interval * (1 + _JITTER * (2 * random - 1))

@@ -56,7 +56,7 @@ class FlagDependencies(NamedTuple):
 
     Args:
         options: options of the client.
-        queue: tells whether the client is closed.
+        queue: has the flag `closed`.
         sender: owns background tasks, and starts and stops the polling.
         transport: sends requests.
         environment: clocks, randomness and ids.

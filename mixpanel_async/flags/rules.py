@@ -1,9 +1,7 @@
-"""Runtime rules: JsonLogic over a context's `custom_properties`, without regard to case. The only file that knows
-json_logic.
+"""Runtime rules: case-insensitive JsonLogic over a context's `custom_properties`. Only this module uses json_logic.
 
-A rule is turned into nested functions once, when its definition arrives, and the library's own functions do the
-comparing. JsonLogic as that library has it evaluates every operand of every operator, so an operator that it does not
-know makes the whole rule false, wherever it stands.
+A rule is compiled to nested functions once, when its definition arrives. The library's own functions do the comparing.
+That library evaluates all operands of all operators, so an unknown operator makes the whole rule false at any position.
 """
 
 from __future__ import annotations
@@ -16,25 +14,25 @@ from .operators import datetime_compare, semver_compare
 
 Evaluate = Callable[[Mapping[str, Any]], Any]
 
-# Operators within operators. Far more than any rule that was made by hand, and far less than Python's own limit, which
-# would make the outcome depend on how deep the caller's stack is.
+# Nesting of operators. Far more than a rule that was written by hand has, and far less than Python's recursion limit,
+# with which the result would depend on the depth of the caller's stack.
 _MAX_DEPTH: Final = 100
 _MAX_FORMAT: Final = 256
 
 
 class RuleError(Exception):
-    """A rule that is never met, whatever the context; the text says why."""
+    """The rule can never be met. The message says why."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Library:
-    """What is used of json_logic.
+    """Functions of json_logic.
 
     Args:
-        operations: by the operator's name.
-        get_var: reads a variable.
-        missing: which of several variables are not there.
-        missing_some: the same, if too few of them are there.
+        operations: functions by the name of the operator.
+        get_var: returns the value of a variable.
+        missing: returns the variables that are not in the data.
+        missing_some: returns the missing variables if fewer than a minimum are in the data.
     """
 
     operations: Mapping[str, Callable[..., Any]]
@@ -47,17 +45,17 @@ def load_library() -> Library:
     """Import json_logic.
 
     Raises:
-        ImportError: if it is missing, or another distribution has installed a module of the same name.
+        ImportError: it is not installed, or another distribution has installed a module of the same name.
     """
     try:
         import json_logic  # noqa: PLC0415  an extra: imported only for a client that evaluates flags
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in {"json_logic", "six"}:
             raise
-        words = 'local flags need an extra: pip install "mixpanel-async[flags]"'
-        raise ImportError(words, name=error.name) from error
+        message = 'local flags need an extra: pip install "mixpanel-async[flags]"'
+        raise ImportError(message, name=error.name) from error
     try:
-        # Not registered there, as the official SDK does it: the library is the application's, too.
+        # The official SDK registers its operators in the library. We do not: the application may use the library too.
         return Library(
             operations={**json_logic.operations, **_OWN},
             get_var=json_logic.get_var,
@@ -65,22 +63,22 @@ def load_library() -> Library:
             missing_some=json_logic.missing_some,
         )
     except AttributeError:
-        words = "the module json_logic is not that of json-logic; panzi-json-logic cannot be installed beside it"
-        raise ImportError(words, name="json_logic") from None
+        message = "the module json_logic is not from json-logic; uninstall panzi-json-logic and reinstall json-logic"
+        raise ImportError(message, name="json_logic") from None
 
 
 def _log(value: Any) -> Any:
-    # The library's own writes it to a log, and it is the user's.
+    # The library's version writes the value, which is personal data, to a log.
     return value
 
 
 def _in(item: Any, container: Any) -> bool:
-    # The library's own lists every attribute of the container to see whether it is one.
+    # The library's version calls `dir()` on the container.
     return item in container if hasattr(container, "__contains__") else False
 
 
 def _remainder(dividend: Any, divisor: Any) -> Any:
-    # Of a text it is formatting, by which a rule could ask for gigabytes of blanks.
+    # With a string, `%` formats, and a rule could request gigabytes of padding.
     is_format = isinstance(dividend, str) and "%" in dividend
     if is_format and (len(dividend) > _MAX_FORMAT or any(char.isdecimal() or char == "*" for char in dividend)):
         raise TypeError
@@ -97,7 +95,7 @@ _OWN: Final[Mapping[str, Callable[..., Any]]] = {
 
 
 def fold(value: Any) -> Any:
-    """A context's properties without regard to case: texts and names of properties folded, at any depth."""
+    """Return a copy with all strings and property names case-folded, at any depth."""
     if isinstance(value, str):
         return value.casefold()
     if isinstance(value, list):
@@ -108,14 +106,16 @@ def fold(value: Any) -> Any:
 
 
 def compile_rule(rule: object, library: Library) -> Evaluate:
-    """The function that evaluates a rule over folded properties. What it returns counts by its truth; it may raise.
+    """Return a function that evaluates a rule over folded properties.
+
+    A true result means that the rule is met. The function may raise any exception.
 
     Args:
-        rule: as the definition has it.
-        library: what evaluates the operators.
+        rule: the rule from the definition.
+        library: evaluates the operators.
 
     Raises:
-        RuleError: if the rule is never met.
+        RuleError: the rule can never be met.
     """
     return _compile(rule, library, 0)
 
@@ -125,9 +125,9 @@ def _compile(rule: object, library: Library, depth: int) -> Evaluate:
         constant = _folded_constant(rule)
         return lambda _: constant
     if depth >= _MAX_DEPTH:
-        raise RuleError(f"it has more than {_MAX_DEPTH} operators within one another")
+        raise RuleError(f"operators are nested more than {_MAX_DEPTH} levels deep")
     if not rule:
-        raise RuleError("it has an empty operator")
+        raise RuleError("an operator has no name")
     name, operands = next(iter(rule.items()))
     if not isinstance(operands, list):
         operands = [operands]
@@ -140,7 +140,7 @@ def _compile(rule: object, library: Library, depth: int) -> Evaluate:
         return lambda data: library.missing_some(data, *[part(data) for part in parts])
     operation = library.operations.get(name)
     if operation is None:
-        raise RuleError(f"it uses the operator {name[:40]!r}, which local evaluation does not have")
+        raise RuleError(f"the operator {name[:40]!r} is not supported")
     if len(parts) == 2:
         first, second = parts
         return lambda data: operation(first(data), second(data))
@@ -149,7 +149,7 @@ def _compile(rule: object, library: Library, depth: int) -> Evaluate:
 
 def _variable(operands: Sequence[object], library: Library, depth: int) -> Evaluate:
     if not 1 <= len(operands) <= 2:
-        raise RuleError("it reads a variable without a name, or with too many defaults")
+        raise RuleError('"var" takes a name and at most one default')
     if len(operands) == 1 and isinstance(operands[0], str):
         name = operands[0].casefold()
         if "." not in name:
@@ -159,7 +159,7 @@ def _variable(operands: Sequence[object], library: Library, depth: int) -> Evalu
 
 
 def _folded_constant(value: object) -> object:
-    """A part of a rule that is no operator: its texts folded, but not names, at any depth."""
+    """Return a constant with its strings folded, at any depth. Property names stay as they are."""
     if isinstance(value, str):
         return value.casefold()
     if isinstance(value, list):

@@ -160,7 +160,7 @@ async def test_a_rule_that_can_never_be_met_is_told_once(caplog: pytest.LogCaptu
         for _ in range(5):
             assert not mp.local_flags.is_enabled("listed", {"distinct_id": "u", "custom_properties": {"tags": [1]}})
     (line,) = [record.getMessage() for record in caplog.records]
-    why = "it uses the operator 'some', which local evaluation does not have"
+    why = "the operator 'some' is not supported"
     assert line == f"flags: some rules can never match, in flags 'listed'; first problem: {why}"
 
 
