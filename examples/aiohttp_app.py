@@ -1,4 +1,4 @@
-"""An aiohttp app with accounts, whose visitors are the same people in Mixpanel before and after they sign in.
+"""aiohttp app with accounts. Mixpanel sees each visitor as the same person before and after sign-in.
 
     pip install "mixpanel-async[aiohttp]"
     MIXPANEL_TOKEN=... MIXPANEL_ID_MERGE=simplified python examples/aiohttp_app.py --port 8080
@@ -6,8 +6,8 @@
     curl -c jar -b jar localhost:8080/signup -d email=maya@example.com          # or /login
     curl -c jar -b jar -X POST localhost:8080/logout
 
-Here sign-up goes on when Mixpanel cannot be reached: the account matters more to this app than its analytics. What the
-visitor did before then stays apart, until a login on the same browser joins the two.
+This app continues a sign-up when Mixpanel cannot be reached, because accounts matter more to it than analytics. The
+visitor's earlier events then stay separate until a login in the same browser joins them to the account.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from mixpanel_async import AsyncMixpanel, MixpanelException, RetryPolicy
 from mixpanel_async.integrations.aiohttp import MIXPANEL, MixpanelIntegration
 
 logger = logging.getLogger(__name__)
-# Stand in for a database: accounts, and who is signed in by which session.
+# Replaces a database: accounts, and the account of each session.
 accounts: set[str] = set()
 sessions: dict[str, str] = {}
 
@@ -47,7 +47,7 @@ async def home(request: web.Request) -> web.Response:
 async def sign_up(request: web.Request) -> web.Response:
     email = str((await request.post())["email"])
     if email in accounts:
-        raise web.HTTPConflict(text="there is such an account")
+        raise web.HTTPConflict(text="this account already exists")
     accounts.add(email)
     return await start_session(request, email, is_new=True)
 
@@ -55,7 +55,7 @@ async def sign_up(request: web.Request) -> web.Response:
 async def log_in(request: web.Request) -> web.Response:
     email = str((await request.post())["email"])
     if email not in accounts:
-        raise web.HTTPForbidden(text="there is no such account")
+        raise web.HTTPForbidden(text="unknown account")
     return await start_session(request, email, is_new=False)
 
 
@@ -65,7 +65,7 @@ async def start_session(request: web.Request, email: str, *, is_new: bool) -> we
         await mp.sign_in(email, is_new=is_new)
         await mp.people_set({"$email": email})
     except MixpanelException:
-        logger.exception("a visitor signed in and was not joined to the account")
+        logger.exception("could not join the visitor to the account")
     session = secrets.token_urlsafe()
     sessions[session] = email
     response = web.json_response({"account": email}, status=201 if is_new else 200)

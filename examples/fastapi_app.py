@@ -1,4 +1,4 @@
-"""A FastAPI app with accounts, whose visitors are the same people in Mixpanel before and after they sign in.
+"""FastAPI app with accounts. Mixpanel sees each visitor as the same person before and after sign-in.
 
     pip install "mixpanel-async[fastapi]" uvicorn
     MIXPANEL_TOKEN=... MIXPANEL_ID_MERGE=simplified uvicorn --app-dir examples fastapi_app:app
@@ -6,9 +6,9 @@
     curl -c jar -b jar localhost:8000/signup --json '{"email": "maya@example.com"}' # or /login
     curl -c jar -b jar -X POST localhost:8000/logout
 
-Tracking is queued: it costs the handler microseconds and cannot fail the request. `sign_in` tells Mixpanel that the
-visitor is the user. In an Original or Legacy project it may raise, and the app decides: here nobody signs up then, as
-this is the moment that cannot be repeated, but everybody can still log in.
+Tracking is queued: it costs the handler microseconds and cannot fail the request. `sign_in` joins the visitor to the
+user. In an Original or Legacy project it may raise, and the app decides how to continue. This app refuses the sign-up,
+because the first join of a new account cannot be repeated later. Logins continue.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from mixpanel_async import AsyncMixpanel, BoundMixpanel, MixpanelException, Retr
 from mixpanel_async.integrations.fastapi import MixpanelIntegration
 
 logger = logging.getLogger(__name__)
-# Stand in for a database: accounts, and who is signed in by which session.
+# Replaces a database: accounts, and the account of each session.
 accounts: set[str] = set()
 sessions: dict[str, str] = {}
 
@@ -47,7 +47,7 @@ Mixpanel = Annotated[BoundMixpanel, Depends(mixpanel.bound)]
 
 
 class Account(BaseModel):
-    """What the forms send; a real one has a password."""
+    """Body of the sign-up and login forms. A real app also has a password."""
 
     email: str
 
@@ -68,11 +68,11 @@ async def home(mp: Mixpanel) -> dict[str, str]:
 @app.post("/signup", status_code=201)
 async def sign_up(form: Account, mp: Mixpanel, response: Response) -> dict[str, str]:
     if form.email in accounts:
-        raise HTTPException(409, "there is such an account")
+        raise HTTPException(409, "this account already exists")
     try:
         await mp.sign_in(form.email, "Signed up", {"plan": "free"}, is_new=True)
     except MixpanelException as error:
-        raise HTTPException(503, "sign-up is not possible right now, please try again") from error
+        raise HTTPException(503, "sign-up is temporarily unavailable, please try again") from error
     accounts.add(form.email)
     await mp.people_set({"$email": form.email})
     return start_session(form.email, response)
@@ -81,12 +81,12 @@ async def sign_up(form: Account, mp: Mixpanel, response: Response) -> dict[str, 
 @app.post("/login")
 async def log_in(form: Account, mp: Mixpanel, response: Response) -> dict[str, str]:
     if form.email not in accounts:
-        raise HTTPException(403, "there is no such account")
+        raise HTTPException(403, "unknown account")
     try:
         await mp.sign_in(form.email)
     except MixpanelException:
-        # Their next login on this browser joins them.
-        logger.exception("a visitor logged in and was not joined to the account")
+        # The next login in this browser joins the visitor to the account.
+        logger.exception("could not join the visitor to the account at login")
     return start_session(form.email, response)
 
 

@@ -1,10 +1,10 @@
-"""The sign-up of the FastAPI app, tested against a Mixpanel of the test's own: no account, no network, no socket.
+"""Tests of the FastAPI app's sign-up against an in-process emulator: no account, no network, no socket.
 
     pip install "mixpanel-async[emulator,fastapi]" pytest pytest-asyncio
     pytest examples/test_signup.py
 
-The fixtures come with the package. `mixpanel_emulator` is an empty project that joins ids as Mixpanel does, and
-`mixpanel_client` an ordinary client that talks to it; the app takes it in place of its own.
+The package provides the fixtures. `mixpanel_emulator` is an empty project that joins ids like Mixpanel.
+`mixpanel_client` is a normal client that talks to it and replaces the client of the app.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from mixpanel_async import AsyncMixpanel, IdMerge
 from mixpanel_async.emulator import Emulator
 from mixpanel_async.testing import assert_not_tracked, assert_profile, assert_same_person, assert_tracked
 
-# As the app's project has it.
+# The ID merge system of the app's project.
 pytestmark = [pytest.mark.asyncio, pytest.mark.mixpanel(id_merge="original")]
 
 
@@ -36,7 +36,7 @@ def browser(mixpanel_client: AsyncMixpanel) -> Iterator[httpx.AsyncClient]:
         yield httpx.AsyncClient(transport=httpx.ASGITransport(fastapi_app.app), base_url="http://shop.example")
 
 
-async def test_a_visitor_becomes_a_user(
+async def test_sign_up_joins_the_visitor_to_the_user(
     browser: httpx.AsyncClient, mixpanel_client: AsyncMixpanel, mixpanel_emulator: Emulator
 ) -> None:
     await browser.get("/")
@@ -45,12 +45,12 @@ async def test_a_visitor_becomes_a_user(
 
     assert_tracked(mixpanel_emulator, "Signed up", distinct_id="maya@example.com", properties={"plan": "free"})
     assert_profile(mixpanel_emulator, "maya@example.com", {"$email": "maya@example.com"})
-    # What the visitor did before belongs to the user now.
+    # Events before the sign-up belong to the user now.
     assert_same_person(mixpanel_emulator, "maya@example.com", browser.cookies["mp_visitor"])
     assert_tracked(mixpanel_emulator, "Page viewed", distinct_id="maya@example.com")
 
 
-async def test_a_visitor_who_comes_back_is_the_same(
+async def test_returning_visitor_keeps_the_same_id(
     browser: httpx.AsyncClient, mixpanel_client: AsyncMixpanel, mixpanel_emulator: Emulator
 ) -> None:
     for _ in range(2):
@@ -59,7 +59,7 @@ async def test_a_visitor_who_comes_back_is_the_same(
     assert_tracked(mixpanel_emulator, "Page viewed", distinct_id=browser.cookies["mp_visitor"], times=2)
 
 
-async def test_without_mixpanel_there_is_no_sign_up(
+async def test_sign_up_is_refused_while_mixpanel_is_down(
     browser: httpx.AsyncClient, mixpanel_client: AsyncMixpanel, mixpanel_emulator: Emulator
 ) -> None:
     await browser.get("/")

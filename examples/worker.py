@@ -1,17 +1,16 @@
-"""Workers that take jobs from queues, track each, and acknowledge them once Mixpanel has their events.
+"""Queue workers that track each job and acknowledge it after Mixpanel has accepted its event.
 
     MIXPANEL_TOKEN=... python examples/worker.py
 
-All share one client, which holds at most 1,000 events: when Mixpanel is slower than the queue, the workers wait, and
-`Overflow.WAIT` sees to it that nothing is dropped. There are two ways to acknowledge after delivery, and never before:
+All workers share one client that holds at most 1,000 events. If Mixpanel is slower than the queue, `Overflow.WAIT`
+makes the workers wait instead of dropping events. There are two ways to acknowledge a job only after delivery:
 
-- In batches: jobs are acknowledged after their events have been flushed and the client has lost none; otherwise the
-  program ends, and the queue hands them out again.
-- One by one: `track_immediate` returns when Mixpanel has this one event, or raises, and the job goes back.
+- In batches: jobs are acknowledged after their events were flushed without a loss. Otherwise the program ends, and the
+  queue delivers the jobs again.
+- One by one: `track_immediate` returns after Mixpanel has accepted this event. If it raises, the job is put back.
 
-Each event carries the job's own id as `insert_id` and its own time, so that a job handed out twice is counted once.
-SIGTERM ends the workers where they are: what they tracked is delivered, and what they have not acknowledged is handed
-out again.
+Each event has the job's id as `insert_id` and the job's time, so a job that is delivered twice is counted once. SIGTERM
+stops the workers immediately: tracked events are still delivered, and unacknowledged jobs are delivered again.
 """
 
 from __future__ import annotations
@@ -28,13 +27,13 @@ from mixpanel_async import AsyncMixpanel, BatchPolicy, MixpanelException, Overfl
 
 WORKERS = 4
 BATCH = 200
-# Room for the batches of all workers, and for the single events beside them.
+# Enough for the batches of all workers, plus single events.
 PENDING = BatchPolicy(max_pending_events=1_000)
 
 
 @dataclass(frozen=True)
 class Job:
-    """One piece of work, as the queue hands it out."""
+    """Job from the queue."""
 
     id: str
     user: str
@@ -43,7 +42,7 @@ class Job:
 
 
 async def in_batches(jobs: asyncio.Queue[Job], mp: AsyncMixpanel) -> None:
-    """Track jobs batch by batch, until cancelled: many events a second."""
+    """Track jobs in batches until cancelled, for many events per second."""
     while True:
         batch = [await jobs.get()]
         while len(batch) < BATCH and not jobs.empty():
@@ -52,7 +51,7 @@ async def in_batches(jobs: asyncio.Queue[Job], mp: AsyncMixpanel) -> None:
             await mp.track(job.user, "Job finished", {"seconds": job.seconds}, time=job.finished, insert_id=job.id)
         result = await mp.flush()
         stats = mp.stats()
-        # What left before the flush is in no flush's result, but every loss is in the statistics.
+        # The flush result excludes batches sent before the flush, but the statistics include every loss.
         if result.pending or stats.losses:
             raise RuntimeError(f"{result.pending} events pending, lost {dict(stats.losses)}: {stats.last_error}")
         for _ in batch:
@@ -60,7 +59,7 @@ async def in_batches(jobs: asyncio.Queue[Job], mp: AsyncMixpanel) -> None:
 
 
 async def one_by_one(payments: asyncio.Queue[Job], mp: AsyncMixpanel) -> None:
-    """Track jobs that come now and then and matter one by one, until cancelled."""
+    """Track infrequent, individually important jobs until cancelled."""
     while True:
         job = await payments.get()
         try:
@@ -85,7 +84,7 @@ async def main() -> None:
         jobs.put_nowait(Job(f"job-{number}", f"user-{number % 50}", now, 0.2))
     for number in range(20):
         payments.put_nowait(Job(f"payment-{number}", f"user-{number}", now, 0.0))
-    # The task group ends the wait when a worker fails.
+    # If a worker fails, the task group cancels the two `join` calls.
     async with (
         AsyncMixpanel.from_env(batching=PENDING, overflow=Overflow.WAIT) as mp,
         anyio.create_task_group() as tasks,

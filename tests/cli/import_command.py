@@ -1,4 +1,4 @@
-"""The command `mixpanel-async import`, run as a user runs it, and what it left."""
+"""Helpers that run the command `mixpanel-async import` and read its checkpoint and rejects files."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from typer.testing import CliRunner
 
 from mixpanel_async.cli.app import app
 
-TOKEN = "a-token-that-nobody-may-show"
-# A shell that runs the tests in the background has them ignore SIGINT, and children inherit that.
-SIGNALS = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+TOKEN = "a-token-that-must-not-be-shown"
+# Background jobs of a shell inherit an ignored SIGINT, so the child restores the default handler.
+RESTORE_SIGINT = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
 MAIN = "from mixpanel_async.cli import main; main()"
-RUN = [sys.executable, "-W", "error", "-c", f"{SIGNALS}\n{MAIN}", "import"]
+RUN = [sys.executable, "-W", "error", "-c", f"{RESTORE_SIGINT}\n{MAIN}", "import"]
 NOW = int(time.time()) - 86_400
 
 
 class Result:
-    """How a run ended."""
+    """Exit status and output of a run. Checks that there is no traceback and no token in the output."""
 
     def __init__(self, status: int, output: str, errors: str) -> None:
         self.status = status
@@ -39,12 +39,12 @@ class Result:
 
 
 def event(number: int, /, **properties: Any) -> dict[str, Any]:
-    """An event in Mixpanel's own form, without an insert id."""
+    """Return an event in Mixpanel's own form, without an insert id."""
     return {"event": "Sold", "properties": {"distinct_id": f"u{number % 50}", "time": NOW + number, **properties}}
 
 
 def write(path: Path, records: Iterable[object]) -> Path:
-    """A file of one record a line; what is bytes stands as it is."""
+    """Write a file with one record per line. Records of type bytes are written unchanged."""
     with path.open("wb") as file:
         for record in records:
             file.write(record if isinstance(record, bytes) else orjson.dumps(record))
@@ -53,7 +53,7 @@ def write(path: Path, records: Iterable[object]) -> Path:
 
 
 def run(*arguments: object, host: str = "", **environment: str) -> Result:
-    """The command in this process, which ends without a signal."""
+    """Run the command in this process."""
     given = [str(one) for one in arguments]
     if host:
         given += ["--token", TOKEN, "--api-host", host]
@@ -63,8 +63,8 @@ def run(*arguments: object, host: str = "", **environment: str) -> Result:
     return Result(result.exit_code, result.stdout, result.stderr)
 
 
-def started(*arguments: object, host: str = "", stdin: int | io.BufferedReader = subprocess.DEVNULL) -> Any:
-    """The command in a process of its own."""
+def start(*arguments: object, host: str = "", stdin: int | io.BufferedReader = subprocess.DEVNULL) -> Any:
+    """Start the command in a child process."""
     given = [str(one) for one in arguments]
     environment = {**os.environ, "MIXPANEL_TOKEN": TOKEN, "MIXPANEL_API_HOST": host}
     environment.pop("FORCE_COLOR", None)
@@ -78,30 +78,31 @@ def started(*arguments: object, host: str = "", stdin: int | io.BufferedReader =
     )
 
 
-def ended(process: Any, timeout: float = 60) -> Result:
+def finish(process: Any, timeout: float = 60) -> Result:
+    """Wait for the end of a child process."""
     output, errors = process.communicate(timeout=timeout)
     return Result(process.returncode, output, errors)
 
 
-def wait_for_message(process: Any, words: str) -> None:
-    """Read lines from the standard error of the command up to one with these words."""
-    seen: list[str] = []
-    while words not in (line := process.stderr.readline()):
-        assert line, f"no {words!r} in {seen}"
-        seen.append(line)
-
-
-def until(condition: Callable[[], bool], process: Any = None, timeout: float = 60.0) -> None:
-    """Wait for something that another process does."""
+def wait_until(condition: Callable[[], bool], process: Any = None, timeout: float = 60.0) -> None:
+    """Wait for a condition that another process causes."""
     end = time.monotonic() + timeout
     while not condition():
-        assert time.monotonic() < end, "it never happened"
-        assert process is None or process.poll() is None, ended(process)
+        assert time.monotonic() < end, "timeout"
+        assert process is None or process.poll() is None, finish(process)
         time.sleep(0.002)
 
 
-def state(path: Path) -> Mapping[str, Any]:
-    """The checkpoint of a file; an empty one if there is none yet."""
+def wait_for_message(process: Any, text: str) -> None:
+    """Read lines from the standard error of the command up to one that contains a text."""
+    seen: list[str] = []
+    while text not in (line := process.stderr.readline()):
+        assert line, f"no {text!r} in {seen}"
+        seen.append(line)
+
+
+def read_checkpoint(path: Path) -> Mapping[str, Any]:
+    """Return the checkpoint of a file, or an empty one before the first commit."""
     try:
         found: dict[str, Any] = orjson.loads(path.with_name(path.name + ".import-state").read_bytes())
     except FileNotFoundError:
@@ -109,9 +110,9 @@ def state(path: Path) -> Mapping[str, Any]:
     return found
 
 
-def rejects(path: Path) -> Sequence[dict[str, Any]]:
-    """What a file's rejects say."""
-    beside = path if path.suffix == ".rejects" else path.with_name(path.name + ".import-rejects")
-    assert TOKEN.encode() not in beside.read_bytes()
-    assert beside.stat().st_mode & 0o077 == 0
-    return [orjson.loads(line) for line in beside.read_bytes().splitlines()]
+def read_rejects(path: Path) -> Sequence[dict[str, Any]]:
+    """Return the entries of the rejects of a file. Checks that they are private and without the token."""
+    rejects_path = path if path.suffix == ".rejects" else path.with_name(path.name + ".import-rejects")
+    assert TOKEN.encode() not in rejects_path.read_bytes()
+    assert rejects_path.stat().st_mode & 0o077 == 0
+    return [orjson.loads(line) for line in rejects_path.read_bytes().splitlines()]

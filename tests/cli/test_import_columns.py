@@ -1,4 +1,4 @@
-"""What the options make of the columns of a file."""
+"""Column options of `mixpanel-async import`: mapping, constants, types, operations and times."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from import_command import NOW, event, rejects, run, write
+from import_command import NOW, event, read_rejects, run, write
 
 from mixpanel_async import IdMerge, ValidationError
-from mixpanel_async.cli.importing.column_mapping import ColumnMapping, ImportKind
-from mixpanel_async.cli.importing.times import Clock, zone
+from mixpanel_async.cli.importing.column_mapping import ColumnMapping
+from mixpanel_async.cli.importing.option_values import ImportKind
+from mixpanel_async.cli.importing.time_parsing import TimeParser, parse_zone
 from mixpanel_async.emulator import Emulator
 
 UTC = timezone.utc
@@ -35,10 +36,10 @@ def empty(emulator: Any) -> None:
 
 
 def properties(emulator: Emulator) -> list[dict[str, Any]]:
-    """Of the events, without what the client adds."""
-    ours = {"token", "mp_lib", "$lib_version", "$import"}
+    """Return the properties of all events, without those that the client adds."""
+    added = {"token", "mp_lib", "$lib_version", "$import"}
     return [
-        {key: value for key, value in one["properties"].items() if key not in ours and not key.startswith("$mp_")}
+        {key: value for key, value in one["properties"].items() if key not in added and not key.startswith("$mp_")}
         for one in emulator.raw_events()
     ]
 
@@ -75,7 +76,7 @@ def test_columns_are_mapped_set_dropped_and_typed(tmp_path: Path, emulator: Any)
     ]
 
 
-def test_columns_within_columns_and_one_for_two(tmp_path: Path, emulator: Any) -> None:
+def test_nested_columns_and_one_column_for_two_properties(tmp_path: Path, emulator: Any) -> None:
     record = {
         "type": "Sold",
         "who": {"mail": "a@b.c", "n": 3},
@@ -105,52 +106,53 @@ def test_columns_within_columns_and_one_for_two(tmp_path: Path, emulator: Any) -
     ]
 
 
-@pytest.mark.parametrize("dry", [False, True])
-def test_a_mapping_that_finds_nothing_is_named(dry: bool, tmp_path: Path, emulator: Any) -> None:
+@pytest.mark.parametrize("is_dry_run", [False, True])
+def test_unmatched_event_mapping_is_reported(is_dry_run: bool, tmp_path: Path, emulator: Any) -> None:
     record = {"type": "Sold", "user": {"id": "u"}, "ts": NOW}
-    # One that lacks a column only here and there says so as well; one with the field's own name needs no column.
+    # A record without the column is reported too. A record with the field's own name needs no column.
     path = write(tmp_path / "a.ndjson", [record, {**record, "uid": "u"}, {**record, "uid": "u", "event": "Own"}])
     mappings = ("event=name", "distinct_id=uid", "time=ts", "plan=Plan", "size=user.size")
     options = [word for mapping in mappings for word in ("--map", mapping)]
     result = run(
-        path, *options, *(["--dry-run", "--rejects", tmp_path / "a.rejects"] if dry else []), host=emulator.url
+        path, *options, *(["--dry-run", "--rejects", tmp_path / "a.rejects"] if is_dry_run else []), host=emulator.url
     )
     assert result.status == 3
     assert [
-        (one["line"], one["field"], one["message"]) for one in rejects(tmp_path / "a.rejects" if dry else path)
+        (one["line"], one["field"], one["message"])
+        for one in read_rejects(tmp_path / "a.rejects" if is_dry_run else path)
     ] == [
-        (1, "event", "is missing, as --map event=name finds nothing"),
-        (2, "event", "is missing, as --map event=name finds nothing"),
+        (1, "event", "is missing: this record has no column for --map event=name"),
+        (2, "event", "is missing: this record has no column for --map event=name"),
     ]
     assert result.output.splitlines()[0].startswith("1 events")
-    told = [line for line in result.output.splitlines() if line.startswith("--map")]
-    assert told == [
-        "--map event=name: found in no record",
-        "--map plan=Plan: found in no record",
-        "--map size=user.size: found in no record",
+    lines = [line for line in result.output.splitlines() if line.startswith("--map")]
+    assert lines == [
+        "--map event=name: no record has this column",
+        "--map plan=Plan: no record has this column",
+        "--map size=user.size: no record has this column",
     ]
 
 
-def test_a_mapping_of_profiles_that_finds_nothing_is_named(tmp_path: Path, emulator: Any) -> None:
+def test_unmatched_profile_mapping_is_reported(tmp_path: Path, emulator: Any) -> None:
     path = write(tmp_path / "p.ndjson", [{"id": "u", "plan": "pro"}, {"$distinct_id": "u", "plan": "pro"}])
     result = run(path, "--kind", "people", "--map", "distinct_id=uid", host=emulator.url)
     assert result.status == 3
-    assert [(one["line"], one["message"]) for one in rejects(path)] == [
-        (1, "is missing, as --map distinct_id=uid finds nothing")
+    assert [(one["line"], one["message"]) for one in read_rejects(path)] == [
+        (1, "is missing: this record has no column for --map distinct_id=uid")
     ]
-    assert "--map distinct_id=uid: found in no record" in result.output
+    assert "--map distinct_id=uid: no record has this column" in result.output
     assert emulator.profile("u") == {"plan": "pro"}
-    # Nothing is looked at, so nothing is found missing.
+    # The rerun reads no record, so it reports no unmatched mapping.
     assert "--map" not in run(path, "--kind", "people", "--map", "distinct_id=uid", host=emulator.url).output
 
 
-def test_types_are_guessed_if_asked_for_and_never_those_of_ids(tmp_path: Path, emulator: Any) -> None:
+def test_types_are_inferred_on_request_but_not_for_ids(tmp_path: Path, emulator: Any) -> None:
     path = tmp_path / "a.csv"
     path.write_text(
         f"event,distinct_id,time,insert_id,a,b,c,d,e,f\n1,22,{NOW},333,44,-0.5,TRUE,007,99999999999999999999,1e400\n"
     )
     assert run(path, "--infer-types", "--type", "a=text", host=emulator.url).status == 3
-    (entry,) = rejects(path)
+    (entry,) = read_rejects(path)
     assert (entry["field"], entry["message"]) == ("properties.f", "must be a finite number")
     assert run(path, "--infer-types", "--drop", "f", "--restart", host=emulator.url).status == 0
     (found,) = properties(emulator)
@@ -159,26 +161,26 @@ def test_types_are_guessed_if_asked_for_and_never_those_of_ids(tmp_path: Path, e
     ]  # fmt: skip
 
 
-def test_equal_events_count_once_or_each_by_its_line(tmp_path: Path, emulator: Any) -> None:
+def test_equal_events_count_once_by_content_or_each_by_line(tmp_path: Path, emulator: Any) -> None:
     path = write(tmp_path / "a.ndjson", [event(1), event(1), event(1, other=True)])
     assert run(path, host=emulator.url).status == 0
     assert (len(emulator.raw_events()), len(emulator.events())) == (3, 2)
     emulator.reset()
     for _ in range(2):
-        # By the content of the file and not by its name, so that a copy of it is no other.
+        # The id depends on the content of the file and not on its name, so a copy has the same ids.
         assert run(path, "--insert-ids", "line", "--restart", host=emulator.url).status == 0
         path = path.rename(tmp_path / "b.ndjson")
     assert (len(emulator.raw_events()), len(emulator.events())) == (6, 3)
 
 
-def test_the_same_event_has_the_same_id_in_whatever_order_and_form(tmp_path: Path, emulator: Any) -> None:
+def test_insert_id_does_not_depend_on_key_order_or_form(tmp_path: Path, emulator: Any) -> None:
     one = {"event": "e", "properties": {"time": NOW, "distinct_id": "u", "b": 1, "a": {"y": 1, "x": 2}}}
     other = {"event": "e", "a": {"x": 2, "y": 1}, "b": 1, "distinct_id": "u", "time": NOW}
     assert run(write(tmp_path / "a.ndjson", [one, other]), host=emulator.url).status == 0
     assert (len(emulator.raw_events()), len(emulator.events())) == (2, 1)
 
 
-def test_profiles_in_every_form(tmp_path: Path, emulator: Any) -> None:
+def test_each_form_of_profile_is_imported(tmp_path: Path, emulator: Any) -> None:
     records = [
         {"$distinct_id": "a", "$set": {"n": 1}, "$token": "another"},
         {"$distinct_id": "a", "$add": {"n": 2}},
@@ -188,7 +190,7 @@ def test_profiles_in_every_form(tmp_path: Path, emulator: Any) -> None:
         {"$distinct_id": "d", "$append": {"list": 1}},
         {"$distinct_id": "d", "$frobnicate": 1},
         {"$distinct_id": "", "$set": {}},
-        {"name": "nobody"},
+        {"name": "no id"},
     ]
     path = write(tmp_path / "people.ndjson", records)
     result = run(path, "--kind", "people", host=emulator.url)
@@ -198,7 +200,7 @@ def test_profiles_in_every_form(tmp_path: Path, emulator: Any) -> None:
     assert emulator.profile("5") == {"$name": "Five", "plan": "pro"}
     assert emulator.profile("c") == {"$name": "Cee", "since": "2024-01-01"}
     assert emulator.profile("d")["list"] == [1]
-    assert [entry["line"] for entry in rejects(path)] == [8, 9]
+    assert [entry["line"] for entry in read_rejects(path)] == [8, 9]
 
 
 @pytest.mark.parametrize(
@@ -211,7 +213,7 @@ def test_profiles_in_every_form(tmp_path: Path, emulator: Any) -> None:
         ("delete", None),
     ],
 )
-def test_the_operation_of_flat_profiles(operation: str, expected: object, tmp_path: Path, emulator: Any) -> None:
+def test_operation_applies_to_flat_profiles(operation: str, expected: object, tmp_path: Path, emulator: Any) -> None:
     assert (
         run(
             write(tmp_path / "1.ndjson", [{"distinct_id": "u", "n": 1, "old": 1}]),
@@ -227,24 +229,24 @@ def test_the_operation_of_flat_profiles(operation: str, expected: object, tmp_pa
     assert emulator.profile("u") == expected
 
 
-def test_groups(tmp_path: Path, emulator: Any) -> None:
+def test_groups_are_imported(tmp_path: Path, emulator: Any) -> None:
     path = tmp_path / "groups.csv"
-    path.write_text("account,name,seats\nacme,Acme,12\n,Nobody,1\n")
+    path.write_text("account,name,seats\nacme,Acme,12\n,No id,1\n")
     options = ["--kind", "groups", "--set", "group_key=company", "--map", "group_id=account", "--type", "seats=number"]
     result = run(path, *options, host=emulator.url)
     assert (result.status, result.output.splitlines()[0]) == (3, "1 groups imported, 1 rejected"), result
     assert emulator.group("company", "acme") == {"name": "Acme", "seats": 12}
-    assert rejects(path)[0]["field"] == "$group_id"
+    assert read_rejects(path)[0]["field"] == "$group_id"
 
 
-def test_what_mixpanel_refuses_is_written_down_with_its_line_and_can_be_imported_again(
+def test_records_rejected_by_mixpanel_are_kept_with_their_line_and_can_be_reimported(
     tmp_path: Path, emulator: Any
 ) -> None:
     path = write(tmp_path / "a.ndjson", [{"action": f"e{n}", "distinct_id": "u", "time": NOW} for n in range(4_000)])
     emulator.break_next("partial", times=3)
     result = run(path, "--map", "event=action", host=emulator.url)
     assert result.status == 3, result
-    refused = rejects(path)
+    refused = read_rejects(path)
     assert result.output.splitlines()[0] == f"{4_000 - len(refused):,} events imported, {len(refused):,} rejected"
     assert len(refused) >= 1
     for entry in refused:
@@ -261,10 +263,10 @@ def test_what_mixpanel_refuses_is_written_down_with_its_line_and_can_be_imported
     ("options", "problem"),
     [
         (["--map", "event"], "--map must have the form NAME=COLUMN"),
-        (["--map", "a=b", "--map", "a=c"], "--map names a twice"),
+        (["--map", "a=b", "--map", "a=c"], "--map is given twice for a"),
         (["--type", "a=decimal"], "--type a must be one of text, number, boolean, time, json"),
         (["--time-format", "stardate"], "must be one of auto, iso, seconds"),
-        (["--timezone", "Mars/Phobos"], "there is no time zone 'Mars/Phobos'"),
+        (["--timezone", "Mars/Phobos"], "--timezone: unknown time zone 'Mars/Phobos'"),
         (["--delimiter", "::"], "--delimiter must be one character"),
         (["--encoding", "utf-16"], "--encoding must be one that extends ASCII"),
         (["--encoding", "klingon"], "--encoding must be one"),
@@ -273,75 +275,75 @@ def test_what_mixpanel_refuses_is_written_down_with_its_line_and_can_be_imported
         (["--region", "moon"], "region must be one of"),
     ],
 )
-def test_options_that_cannot_work_are_told_in_one_line(options: list[str], problem: str, tmp_path: Path) -> None:
+def test_invalid_options_are_reported_in_one_line(options: list[str], problem: str, tmp_path: Path) -> None:
     result = run(write(tmp_path / "a.ndjson", [event(1)]), "--token", "t", *options)
     assert (result.status, result.output, result.errors.count("\n")) == (2, "", 1), result
     assert problem in result.errors
 
 
-def test_without_a_token_nothing_is_read_but_in_a_dry_run(tmp_path: Path) -> None:
+def test_token_is_required_except_for_a_dry_run(tmp_path: Path) -> None:
     path = write(tmp_path / "a.ndjson", [event(1)])
     result = run(path)
     assert (result.status, result.errors) == (2, "mixpanel-async import: MIXPANEL_TOKEN is not set\n")
     assert run(path, "--dry-run").status == 0
 
 
-# Times.
+# Time parsing.
 
 
 @given(st.datetimes(datetime(1971, 1, 2), datetime(2026, 1, 1)), st.integers(-14 * 4, 14 * 4))
-def test_every_way_of_writing_a_time_is_the_same_time(naive: datetime, quarters: int) -> None:
+def test_each_time_format_gives_the_same_time(naive: datetime, quarters: int) -> None:
     naive = naive.replace(microsecond=naive.microsecond // 1000 * 1000)
     moment = naive.replace(tzinfo=timezone(timedelta(minutes=15 * quarters)))
     milliseconds = round(moment.timestamp() * 1000)
     offset = moment.strftime("%z")
-    forms: list[tuple[Clock, object]] = [
-        (Clock(), moment.isoformat()),
-        (Clock(), moment.strftime("%Y-%m-%d %H:%M:%S.%f") + offset),
-        (Clock("iso"), moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")),
-        (Clock(zone=zone(f"{offset[:3]}:{offset[3:]}")), naive.isoformat()),
-        (Clock(zone=moment.tzinfo), naive),
-        (Clock("milliseconds"), milliseconds),
-        (Clock("milliseconds"), str(milliseconds)),
-        (Clock("seconds"), Decimal(milliseconds) / 1000),
-        (Clock("microseconds"), milliseconds * 1000),
-        (Clock("nanoseconds"), str(milliseconds * 1_000_000)),
-        (Clock("%d.%m.%Y %H:%M:%S.%f %z"), moment.strftime("%d.%m.%Y %H:%M:%S.%f %z")),
+    forms: list[tuple[TimeParser, object]] = [
+        (TimeParser(), moment.isoformat()),
+        (TimeParser(), moment.strftime("%Y-%m-%d %H:%M:%S.%f") + offset),
+        (TimeParser("iso"), moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")),
+        (TimeParser(zone=parse_zone(f"{offset[:3]}:{offset[3:]}")), naive.isoformat()),
+        (TimeParser(zone=moment.tzinfo), naive),
+        (TimeParser("milliseconds"), milliseconds),
+        (TimeParser("milliseconds"), str(milliseconds)),
+        (TimeParser("seconds"), Decimal(milliseconds) / 1000),
+        (TimeParser("microseconds"), milliseconds * 1000),
+        (TimeParser("nanoseconds"), str(milliseconds * 1_000_000)),
+        (TimeParser("%d.%m.%Y %H:%M:%S.%f %z"), moment.strftime("%d.%m.%Y %H:%M:%S.%f %z")),
     ]
-    for clock, written in forms:
-        read = clock.read(written, "time")
-        seconds = read.timestamp() if isinstance(read, datetime) else read
-        assert round(seconds * 1000) == milliseconds, written
+    for parser, text in forms:
+        parsed = parser.parse(text, "time")
+        seconds = parsed.timestamp() if isinstance(parsed, datetime) else parsed
+        assert round(seconds * 1000) == milliseconds, text
 
 
 @pytest.mark.parametrize(
-    ("style", "value", "problem"),
+    ("format", "value", "problem"),
     [
         ("auto", "2024-05-01T12:00:00", "no time zone"),
         ("auto", date(2024, 5, 1), "no time zone"),
         ("auto", "yesterday", "ISO 8601"),
         ("auto", "2024-13-01T00:00:00Z", "ISO 8601"),
-        ("auto", "nan", "out of all bounds"),
-        ("auto", "1e999999999", "out of all bounds"),
-        ("auto", [1], "of type list"),
-        ("iso", 1_700_000_000, "--time-format asks for text"),
+        ("auto", "nan", "out of range"),
+        ("auto", "1e999999999", "out of range"),
+        ("auto", [1], "must be a time, not list"),
+        ("iso", 1_700_000_000, "--time-format iso expects text"),
         ("iso", "1700000000", "ISO 8601"),
-        ("seconds", "2024-05-01", "is no number of seconds"),
-        ("%d.%m.%Y", "2024-05-01", "the form that --time-format gives"),
+        ("seconds", "2024-05-01", "is not a number of seconds"),
+        ("%d.%m.%Y", "2024-05-01", "does not match --time-format '%d.%m.%Y'"),
         ("%d.%m.%Y", "01.05.2024", "no time zone"),
     ],
 )
-def test_a_time_that_cannot_be_read_is_refused(style: str, value: object, problem: str) -> None:
+def test_invalid_time_is_rejected(format: str, value: object, problem: str) -> None:
     with pytest.raises(ValidationError, match=problem):
-        Clock(style).read(value, "time")
+        TimeParser(format).parse(value, "time")
 
 
-def test_a_day_begins_at_midnight_in_the_zone() -> None:
-    assert Clock(zone=zone(VIENNA)).read("2024-05-01", "time") == datetime(2024, 4, 30, 22, tzinfo=UTC)
+def test_date_is_midnight_in_the_time_zone() -> None:
+    assert TimeParser(zone=parse_zone(VIENNA)).parse("2024-05-01", "time") == datetime(2024, 4, 30, 22, tzinfo=UTC)
 
 
-def test_a_shape_leaves_the_record_as_it_was() -> None:
+def test_mapping_does_not_modify_the_record() -> None:
     record = {"a": 1, "b": {"c": 2}}
-    shape = ColumnMapping(kind=ImportKind.EVENTS, columns={"x": "a"}, constants={"y": 1}, dropped=frozenset({"b"}))
-    assert shape.applied(record) == {"x": 1, "y": 1}
+    mapping = ColumnMapping(kind=ImportKind.EVENTS, columns={"x": "a"}, constants={"y": 1}, dropped=frozenset({"b"}))
+    assert mapping.apply(record) == {"x": 1, "y": 1}
     assert record == {"a": 1, "b": {"c": 2}}

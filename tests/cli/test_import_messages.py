@@ -1,4 +1,4 @@
-"""What the command says when something is wrong: it must be true, and lead to what helps."""
+"""Messages of `mixpanel-async import` and `spool`: they are correct and name the fix."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from import_command import NOW, ended, event, rejects, run, started, until, wait_for_message, write
+from import_command import NOW, event, finish, read_rejects, run, start, wait_for_message, wait_until, write
 from typer.testing import CliRunner
 
 from mixpanel_async import SqliteSpool
@@ -20,9 +20,9 @@ ACCOUNT = {
     "MIXPANEL_SERVICE_ACCOUNT_SECRET": "a-secret",
     "MIXPANEL_PROJECT_ID": "12",
 }
-AGAIN = "Give the same command again to go on from here."
+RESUME = "Rerun the command to resume."
 
-# Processes start slowly on a machine that is busy.
+# Child processes start slowly on a busy machine.
 pytestmark = pytest.mark.timeout(90)
 
 
@@ -31,7 +31,7 @@ pytestmark = pytest.mark.timeout(90)
     ("place", "problem"),
     [("nodir/x", "No such file or directory"), ("a.ndjson/x", "Not a directory"), ("folder", "Is a directory")],
 )
-def test_a_file_of_rejects_that_cannot_be_written_is_told_before_anything_is_sent(
+def test_unwritable_rejects_file_is_reported_before_anything_is_sent(
     options: list[str], place: str, problem: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -43,13 +43,13 @@ def test_a_file_of_rejects_that_cannot_be_written_is_told_before_anything_is_sen
         result = run(path, "--rejects", place, *options, host=server.url)
     assert (result.status, result.output) == (2, "")
     assert result.errors == (
-        f"mixpanel-async import: cannot write what is rejected to {place}: {problem}; "
+        f"mixpanel-async import: cannot write rejected records to {place}: {problem}; "
         "choose another file with --rejects\n"
     )
     assert (emulator.requests(), sorted(tmp_path.rglob("*"))) == ([], before)
 
 
-def test_the_look_at_the_file_of_rejects_leaves_nothing_and_takes_nothing(tmp_path: Path) -> None:
+def test_check_of_the_rejects_file_changes_nothing(tmp_path: Path) -> None:
     path, written = write(tmp_path / "a.ndjson", [event(0)]), tmp_path / "all.rejects"
     with Emulator().serve() as server:
         assert run(path, "--rejects", written, host=server.url).status == 0
@@ -59,47 +59,47 @@ def test_the_look_at_the_file_of_rejects_leaves_nothing_and_takes_nothing(tmp_pa
     assert written.read_text() == '{"file": "another", "line": 1}\n'
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no full disk to be had")
-def test_a_disk_that_is_full_is_named_and_to_be_mended_first(tmp_path: Path) -> None:
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_full_disk_is_reported_with_its_fix(tmp_path: Path) -> None:
     path = write(tmp_path / "a.ndjson", [*(event(n) for n in range(3)), *[b"x" * 1_000] * 100])
     with Emulator().serve() as server:
         result = run(path, "--rejects", "/dev/full", host=server.url)
     assert result.status == 1
-    assert "stopped: cannot write what was rejected to /dev/full: No space left on device" in result.output
-    assert AGAIN not in result.output
+    assert "stopped: cannot write rejected records to /dev/full: No space left on device" in result.output
+    assert RESUME not in result.output
 
 
 @pytest.mark.parametrize("first", ["bad", "good"])
-def test_the_figures_of_an_import_that_stopped_agree(first: str, tmp_path: Path) -> None:
+def test_counts_of_a_stopped_import_agree(first: str, tmp_path: Path) -> None:
     records = [event(0), b"{", event(1)]
     path = write(tmp_path / "a.ndjson", records if first == "good" else [b"{", event(0), event(1)])
-    result = ended(started(path, "--patience", 2, host="http://127.0.0.1:1"))
+    result = finish(start(path, "--patience", 2, host="http://127.0.0.1:1"))
     assert result.status == 1
     assert "0 imported, 1 rejected, " in result.errors.splitlines()[-1]
-    told = result.output.splitlines()
-    assert told[0] == "0 events imported, 1 rejected"
-    assert f"rejected records: {path}.import-rejects" in told
-    assert (told[-1], len(rejects(path))) == (AGAIN, 1)
+    lines = result.output.splitlines()
+    assert lines[0] == "0 events imported, 1 rejected"
+    assert f"rejected records: {path}.import-rejects" in lines
+    assert (lines[-1], len(read_rejects(path))) == (RESUME, 1)
     with Emulator().serve() as server:
         result = run(path, host=server.url)
     assert result.output.splitlines()[0] == "2 events imported, 1 rejected"
-    assert len(rejects(path)) == 1
+    assert len(read_rejects(path)) == 1
 
 
-def test_what_mixpanel_took_before_an_import_was_stopped_is_counted(tmp_path: Path) -> None:
+def test_records_accepted_before_an_import_was_stopped_are_counted(tmp_path: Path) -> None:
     path = write(tmp_path / "a.ndjson", [b"{", *(event(n % 900, n=n) for n in range(15_000))])
     emulator = Emulator()
     with emulator.serve() as server:
         emulator.latency = 0.1
-        process = started(path, "--concurrency", 1, host=server.url)
-        until(lambda: len(emulator.raw_events()) > 1, process)
+        process = start(path, "--concurrency", 1, host=server.url)
+        wait_until(lambda: len(emulator.raw_events()) > 1, process)
         seen = len(emulator.requests())
         emulator.latency = 100.0
-        until(lambda: len(emulator.requests()) > seen, process)
+        wait_until(lambda: len(emulator.requests()) > seen, process)
         process.send_signal(signal.SIGINT)
         wait_for_message(process, "Stopping")
         process.send_signal(signal.SIGINT)
-        result = ended(process)
+        result = finish(process)
     assert result.status == 130
     shown = re.findall(r"([0-9,]+) imported, 1 rejected", result.errors)[-1]
     assert shown != "0"
@@ -107,44 +107,44 @@ def test_what_mixpanel_took_before_an_import_was_stopped_is_counted(tmp_path: Pa
 
 
 @pytest.mark.parametrize(
-    ("status", "what"), [(401, "the token or the service account"), (404, "the region or the host")]
+    ("status", "cause"), [(401, "the token or the service account"), (404, "the region or the host")]
 )
-def test_what_repetition_does_not_help_is_to_be_mended_first(status: int, what: str, tmp_path: Path) -> None:
+def test_permanent_error_names_the_fix_needed_before_a_rerun(status: int, cause: str, tmp_path: Path) -> None:
     path = write(tmp_path / "a.ndjson", [event(0)])
     emulator = Emulator()
     with emulator.serve() as server:
         emulator.fail_next(status=status)
         result = run(path, host=server.url)
     assert result.status == 1
-    assert result.output.splitlines()[-1] == f"Mend {what} first, then give the same command again to go on from here."
-    assert AGAIN not in result.output
+    assert result.output.splitlines()[-1] == f"Fix {cause}, then rerun the command to resume."
+    assert RESUME not in result.output
 
 
-def test_profiles_that_are_not_let_in_say_the_same(tmp_path: Path) -> None:
+def test_refused_profile_updates_name_the_fix_needed_before_a_rerun(tmp_path: Path) -> None:
     path = write(tmp_path / "p.ndjson", [{"$distinct_id": "u", "$set": {"a": 1}}])
     emulator = Emulator()
     with emulator.serve() as server:
         emulator.fail_next(status=401, times=100)
         result = run(path, "--kind", "people", "--patience", 2, host=server.url)
     assert result.status == 1
-    assert result.output.splitlines()[-1].startswith("Mend the token or the service account first, then ")
+    assert result.output.splitlines()[-1].startswith("Fix the token or the service account, then ")
 
 
-def test_a_service_account_that_comes_later_is_said_to_be_what_differs(tmp_path: Path) -> None:
+def test_added_service_account_is_reported_as_the_difference(tmp_path: Path) -> None:
     path = write(tmp_path / "a.ndjson", [event(0)])
     emulator = Emulator()
     with emulator.serve() as server:
         assert run(path, host=server.url).status == 0
         result = run(path, host=server.url, **ACCOUNT)
         assert result.status == 2
-        assert "had the same token and host, but another project id of a service account, or none;" in result.errors
-        # Whose account it is makes no difference.
+        assert "was written for the same token and host, but with another --project-id or without one." in result.errors
+        # Another account of the same project makes no difference.
         assert run(path, "--restart", "--project-id=12", host=server.url).status == 0
         assert run(path, host=server.url, **ACCOUNT).status == 0
 
 
 @pytest.mark.parametrize("cell", ["distinct_id", "name", "header"])
-def test_bytes_of_another_encoding_lead_to_the_option(cell: str, tmp_path: Path) -> None:
+def test_wrong_encoding_names_the_encoding_option(cell: str, tmp_path: Path) -> None:
     head, values = ["event", "distinct_id", "time", "name"], ["Sold", "u", str(NOW), "x"]
     if cell == "header":
         head[3] = "näme"
@@ -155,11 +155,11 @@ def test_bytes_of_another_encoding_lead_to_the_option(cell: str, tmp_path: Path)
     with Emulator().serve() as server:
         result = run(path, host=server.url)
         assert result.status == 3
-        assert "is not in the encoding of the file; for CSV, --encoding names another" in result.output
+        assert "is not valid in the file's encoding; for CSV, set --encoding" in result.output
         assert run(path, "--restart", "--encoding", "latin-1", host=server.url).status == 0
 
 
-def test_the_command_names_its_own_options(tmp_path: Path) -> None:
+def test_errors_name_command_line_options(tmp_path: Path) -> None:
     path = write(tmp_path / "a.ndjson", [event(0)])
     result = run(path, host="http://mixpanel.example")
     assert result.status == 2
@@ -170,8 +170,8 @@ def test_the_command_names_its_own_options(tmp_path: Path) -> None:
     assert "--type must have the form COLUMN=TYPE" in run(path, "--type", "time").errors
 
 
-def test_a_file_without_the_wanted_columns_leads_to_the_option(tmp_path: Path) -> None:
-    hint = "The time is taken from a column called time; --map time=COLUMN takes it from another."
+def test_missing_time_column_names_the_map_option(tmp_path: Path) -> None:
+    hint = 'The time is read from the column "time". Use --map time=COLUMN to read it from another.'
     path = tmp_path / "a.csv"
     path.write_text("event,distinct_id,ts\n" + f"Sold,u,{NOW}\n" * 3)
     with Emulator().serve() as server:
@@ -179,7 +179,7 @@ def test_a_file_without_the_wanted_columns_leads_to_the_option(tmp_path: Path) -
         assert run(path, host=server.url).output.count(hint) == 1
         assert hint not in run(path, "--restart", "--map", "time=when", host=server.url).output
         assert hint not in run(path, "--restart", "--map", "time=ts", host=server.url).output
-    # One that lacks a time here and there has the column.
+    # If some records have a time, the column exists.
     assert hint not in run(write(tmp_path / "b.ndjson", [event(0), {"event": "Sold"}]), "--dry-run").output
 
 
@@ -191,24 +191,22 @@ def test_a_file_without_the_wanted_columns_leads_to_the_option(tmp_path: Path) -
         ({"$group_key": "k", "$group_id": "g", "$set": {"a": 1}}, "groups"),
     ],
 )
-def test_profiles_that_are_taken_for_events_lead_to_the_option(
-    record: dict[str, object], kind: str, tmp_path: Path
-) -> None:
+def test_profiles_read_as_events_name_the_kind_option(record: dict[str, object], kind: str, tmp_path: Path) -> None:
     path = write(tmp_path / "p.ndjson", [record])
     result = run(path, "--dry-run")
-    assert f"looks like an update of a profile, for which there is --kind {kind}" in result.output
+    assert f"looks like a profile update; use --kind {kind}" in result.output
     assert "--map" not in result.output
     assert run(path, "--dry-run", "--kind", kind).status == 0
 
 
-def test_a_folder_is_no_spool_and_is_said_to_be_a_folder(tmp_path: Path) -> None:
+def test_spool_commands_report_a_directory(tmp_path: Path) -> None:
     for command in (["status"], ["list"], ["retry"], ["purge", "--dead", "--yes"], ["export"]):
         found = CliRunner().invoke(app, ["spool", *command, str(tmp_path)], env={"COLUMNS": "300"})
         assert found.exit_code == 2
         assert "is a directory" in found.stderr
 
 
-def test_a_spool_never_has_more_in_use_than_there_is(tmp_path: Path) -> None:
+def test_spool_status_names_both_files_when_usage_exceeds_one(tmp_path: Path) -> None:
     path = tmp_path / "spool.db"
     database = open_database(path, max_bytes=10**9, timeout=5.0, fsync=False)
     with database.transaction():
@@ -216,8 +214,8 @@ def test_a_spool_never_has_more_in_use_than_there_is(tmp_path: Path) -> None:
         database.insert([(lane_start(owner, 0) + at, 0, b"x" * 1_000) for at in range(1, 400)])
     found = SqliteSpool(path).status()
     assert found.used_bytes > found.file_bytes
-    told = CliRunner().invoke(app, ["spool", "status", str(path)]).stdout
+    lines = CliRunner().invoke(app, ["spool", "status", str(path)]).stdout
     database.close()
     assert (
         f"file\t{found.file_bytes:,} bytes; log {found.log_bytes:,} bytes; used in both {found.used_bytes:,} bytes"
-    ) in told
+    ) in lines

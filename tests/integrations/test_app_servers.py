@@ -119,7 +119,7 @@ def test_requests_succeed_during_an_outage_and_sign_up_reports_it(server: str) -
         if server == "aiohttp":
             assert signed_up.status_code == 201
             assert browser.get("/").json() == {"hello": MAYA}
-            assert "was not joined to the account" in app.output
+            assert "could not join the visitor to the account" in app.output
         else:
             assert signed_up.status_code == 503
             assert browser.get("/").json() == {"hello": "visitor"}

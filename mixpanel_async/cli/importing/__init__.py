@@ -1,4 +1,15 @@
-"""The command `mixpanel-async import`.
+"""Command `mixpanel-async import`: bulk import of events, user profiles and groups from files.
 
-Start reading at `command.py`; `importer.py` runs an import, `column_mapping.py` describes how columns become records.
+Start reading at `command.py`, the command function. The modules by subject:
+
+- Options: `typer_options` (declarations), `option_values` (enums), `options` and `limits` (typed values).
+- Reading: `inputs` finds and opens files; `record_source` with `json_source`, `csv_source` and `parquet_source` reads
+  records; `source_factory` picks the source; `reader` runs it in a thread.
+- Records: `column_mapping` and `time_parsing` apply the options; `record_conversion` makes arguments of client calls.
+- Running: `importer` sends records, `client` creates the client, `dry_run` only checks, `concurrency` limits requests.
+- State: `file_import` (one file's progress), `checkpoint`, `rejects_file`, `reject_tracker`, `paths`, `lock`.
+- Output: `progress` during the run, `summary` at the end.
+
+Modules here import only public names of `mixpanel_async`, plus Typer, Rich, anyio and orjson; pyarrow only in
+`parquet_source`.
 """

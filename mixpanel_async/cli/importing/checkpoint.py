@@ -1,4 +1,4 @@
-"""How far a file has been imported, in a file beside it that is written whole or not at all."""
+"""Checkpoint of a file: how far it has been imported. Stored in a small file that is replaced atomically."""
 
 from __future__ import annotations
 
@@ -12,25 +12,27 @@ from typing import Final
 
 import orjson
 
-from .inputs import STATE_SUFFIX, FileIdentity, Input
-from .source import Position
+from .inputs import STATE_SUFFIX, FileIdentity, InputFile
+from .record_source import Position
+
+PROJECT_ID: Final = "project-id"
 
 _VERSION: Final = 1
-PROJECT_ID: Final = "project-id"
+_ADVICE: Final = "Use --restart to start over, or the file and options of the earlier import to resume"
 
 
 class CheckpointError(Exception):
-    """A checkpoint does not belong to what is asked for, or cannot be used."""
+    """A checkpoint cannot be read or written, or does not match the file, project or options."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Counts:
-    """Records of a file.
+class RecordCounts:
+    """Counts of records of one file.
 
     Args:
-        read: that were read, blank lines not counted.
-        rejected: not imported, by this program or by Mixpanel.
-        uncertain: updates that may have been applied and are not sent again.
+        read: records read; blank lines do not count.
+        rejected: records not imported, rejected by this program or by Mixpanel.
+        uncertain: updates that may have been applied and are not resent.
     """
 
     read: int = 0
@@ -39,160 +41,166 @@ class Counts:
 
     @property
     def imported(self) -> int:
-        return self.read - self.refused
+        return self.read - self.not_imported
 
     @property
-    def refused(self) -> int:
+    def not_imported(self) -> int:
         return self.rejected + self.uncertain
 
-    def plus(self, *, read: int = 0, rejected: int = 0, uncertain: int = 0) -> Counts:
-        return Counts(read=self.read + read, rejected=self.rejected + rejected, uncertain=self.uncertain + uncertain)
+    def plus(self, *, read: int = 0, rejected: int = 0, uncertain: int = 0) -> RecordCounts:
+        return RecordCounts(
+            read=self.read + read, rejected=self.rejected + rejected, uncertain=self.uncertain + uncertain
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint:
-    """What is known of a file.
+    """Progress of the import of one file. Field names are part of the file format.
 
     Args:
-        identity: of the file.
-        project: fingerprint of the project that it goes to.
-        options: a fingerprint of each that decides what is sent, by its name.
-        position: everything before it is imported, or rejected and written down.
-        counts: of the records before it.
-        sending: line up to which updates of profiles may have been sent; 0 if none are under way.
-        complete: whether the file is done.
+        identity: identity of the file.
+        project: fingerprint of the destination project.
+        options: fingerprint of each option that affects the records sent, by option name.
+        position: position up to which every record is imported, or rejected and in the rejects file.
+        counts: counts of the records before `position`.
+        sending: line up to which profile updates may have been sent; 0 if none are in flight.
+        complete: whether the whole file is imported.
     """
 
     identity: FileIdentity
     project: str
     options: Mapping[str, str]
     position: Position = field(default_factory=Position)
-    counts: Counts = field(default_factory=Counts)
+    counts: RecordCounts = field(default_factory=RecordCounts)
     sending: int = 0
     complete: bool = False
 
 
 def fingerprint(*parts: str | None) -> str:
-    """Tells projects apart, and gives away neither token nor account."""
+    """Return a hash that identifies the parts without revealing them."""
     return blake2b("\0".join(part or "" for part in parts).encode(), digest_size=16).hexdigest()
 
 
-def path_of(one: Input, directory: Path | None, suffix: str = STATE_SUFFIX) -> Path:
-    """Where a file's checkpoint, or its rejects, are: beside it, or in a directory for all."""
-    path = Path(one.path)
+def state_path(input_file: InputFile, directory: Path | None, suffix: str = STATE_SUFFIX) -> Path:
+    """Return the path of a file's checkpoint or rejects.
+
+    Args:
+        input_file: the input file.
+        directory: directory of the result; None for the directory of the input file.
+        suffix: file name suffix.
+    """
+    path = Path(input_file.path)
     if directory is None:
         return path.with_name(path.name + suffix)
-    # Files of one name from two directories.
-    return directory / f"{path.name}.{fingerprint(one.path)[:8]}{suffix}"
+    # The hash separates files of the same name from different directories.
+    return directory / f"{path.name}.{fingerprint(input_file.path)[:8]}{suffix}"
 
 
 class CheckpointStore:
-    """The checkpoint of one file.
+    """Storage of the checkpoint of one file.
 
     Args:
-        path: where it is.
-        fresh: what it is if there is none, or it is to be forgotten.
+        path: path of the checkpoint.
+        initial: checkpoint to use if no stored one exists or it is ignored.
     """
 
-    def __init__(self, path: Path, fresh: Checkpoint) -> None:
+    def __init__(self, path: Path, initial: Checkpoint) -> None:
         self.path = path
-        self._fresh = fresh
+        self._initial = initial
 
     def load(self, *, restart: bool) -> Checkpoint:
-        """What an earlier import left, or a fresh one.
+        """Return the stored checkpoint, or the initial one.
 
         Args:
-            restart: forget what there is.
+            restart: ignore the stored checkpoint.
 
         Raises:
-            CheckpointError: if it belongs to another file, project or set of options, or cannot be read.
+            CheckpointError: if it cannot be read, or does not match the file, project or options.
         """
         if restart:
-            return self._fresh
+            return self._initial
         try:
-            found = _parsed(self.path.read_bytes())
+            stored = _parse(self.path.read_bytes())
         except FileNotFoundError:
-            return self._fresh
+            return self._initial
         except (OSError, ValueError, TypeError, KeyError) as error:
-            raise CheckpointError(f"{self.path} cannot be read ({type(error).__name__}); {_AGAIN}") from None
-        if not (found.position.line or found.sending):
-            # Nothing came of that import, so nothing has to fit to it.
-            return self._fresh
-        problem = _difference(found, self._fresh)
-        if problem is not None:
-            raise CheckpointError(f"{self.path} is of an import that {problem}; {_AGAIN}")
-        return found
+            raise CheckpointError(f"cannot read checkpoint {self.path} ({type(error).__name__}). {_ADVICE}") from None
+        if not (stored.position.line or stored.sending):
+            # Nothing was sent, so nothing has to match.
+            return self._initial
+        difference = _difference(stored, self._initial)
+        if difference is not None:
+            raise CheckpointError(f"checkpoint {self.path} was written {difference}. {_ADVICE}")
+        return stored
 
     def save(self, checkpoint: Checkpoint) -> None:
-        """Put a checkpoint in the place of the last, whatever may happen meanwhile.
+        """Replace the stored checkpoint atomically.
 
         Raises:
-            OSError: if it cannot be written; the last one is still there.
+            OSError: if it cannot be written. The previous checkpoint is unchanged.
         """
-        self.write(checkpoint)
-        self.put()
+        self.write_temporary(checkpoint)
+        self.replace()
 
     @property
-    def _new(self) -> Path:
+    def _temporary_path(self) -> Path:
         return self.path.with_name(self.path.name + ".new")
 
-    def write(self, checkpoint: Checkpoint) -> None:
-        """Write a checkpoint beside the last. `put` or `forget` must follow.
+    def write_temporary(self, checkpoint: Checkpoint) -> None:
+        """Write a checkpoint to a temporary file. Call `replace` or `discard_temporary` afterwards.
 
         Raises:
             OSError: if it cannot be written.
         """
-        descriptor = os.open(self._new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0), 0o600)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0)
+        descriptor = os.open(self._temporary_path, flags, 0o600)
         with os.fdopen(descriptor, "wb") as file:
             file.write(orjson.dumps({"version": _VERSION, **asdict(checkpoint)}, option=orjson.OPT_INDENT_2))
             file.flush()
             os.fsync(file.fileno())
 
-    def put(self) -> None:
-        """Put what was written in the place of the last.
+    def replace(self) -> None:
+        """Replace the stored checkpoint with the temporary file.
 
         Raises:
             OSError: if that fails.
         """
-        self._new.replace(self.path)
+        self._temporary_path.replace(self.path)
         _sync_directory(self.path.parent)
 
-    def forget(self) -> None:
-        """Take away what was written."""
+    def discard_temporary(self) -> None:
+        """Delete the temporary file."""
         with suppress(OSError):
-            self._new.unlink()
+            self._temporary_path.unlink()
 
 
-_AGAIN: Final = "begin anew with --restart, or give what it was begun with"
-
-
-def _parsed(data: bytes) -> Checkpoint:
-    found = orjson.loads(data)
-    if found.pop("version") != _VERSION:
-        raise ValueError("another version")
+def _parse(data: bytes) -> Checkpoint:
+    fields = orjson.loads(data)
+    if fields.pop("version") != _VERSION:
+        raise ValueError("unknown version")
     return Checkpoint(
         **{
-            **found,
-            "identity": FileIdentity(**found["identity"]),
-            "position": Position(**found["position"]),
-            "counts": Counts(**found["counts"]),
+            **fields,
+            "identity": FileIdentity(**fields["identity"]),
+            "position": Position(**fields["position"]),
+            "counts": RecordCounts(**fields["counts"]),
         }
     )
 
 
-def _difference(found: Checkpoint, wanted: Checkpoint) -> str | None:
-    """What keeps an import from going on where another stopped."""
-    if found.project != wanted.project:
-        return "went to another project or host"
-    if found.identity.size != wanted.identity.size:
-        return f"had a file of {found.identity.size} bytes, which now has {wanted.identity.size}"
-    if found.identity != wanted.identity:
-        return "had this file before it was changed"
-    names = {*found.options, *wanted.options}
-    differing = sorted(name for name in names if found.options.get(name) != wanted.options.get(name))
+def _difference(stored: Checkpoint, requested: Checkpoint) -> str | None:
+    """Return the reason why an import cannot resume from a checkpoint, or None if it can."""
+    if stored.project != requested.project:
+        return "for another project or host"
+    if stored.identity.size != requested.identity.size:
+        return f"when the file had {stored.identity.size} bytes (now {requested.identity.size})"
+    if stored.identity != requested.identity:
+        return "before the file was changed"
+    names = {*stored.options, *requested.options}
+    differing = sorted(name for name in names if stored.options.get(name) != requested.options.get(name))
     if differing == [PROJECT_ID]:
-        return "had the same token and host, but another project id of a service account, or none"
-    return f"had other options: {', '.join(differing)}" if differing else None
+        return "for the same token and host, but with another --project-id or without one"
+    return f"with different options: {', '.join(f'--{name}' for name in differing)}" if differing else None
 
 
 def _sync_directory(path: Path) -> None:

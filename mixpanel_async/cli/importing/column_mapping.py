@@ -1,91 +1,59 @@
-"""What the columns of a file mean: names, constants and types, as the options of the command give them."""
+"""Mapping from file columns to fields and properties: names, constants and types."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from enum import Enum
 from typing import Any, Final
 
 import orjson
 
 from mixpanel_async import ValidationError
 
-from .times import Clock
+from .option_values import ColumnType, ImportKind, InsertIds, Operation
+from .time_parsing import TimeParser
 
 Record = dict[str, Any]
 
-
-class ImportKind(str, Enum):
-    """What the records of a file are."""
-
-    EVENTS = "events"
-    PEOPLE = "people"
-    GROUPS = "groups"
-
-
-class Operation(str, Enum):
-    """What is done with the properties of a profile."""
-
-    SET = "set"
-    SET_ONCE = "set_once"
-    ADD = "add"
-    APPEND = "append"
-    UNION = "union"
-    REMOVE = "remove"
-    UNSET = "unset"
-    DELETE = "delete"
-
-
-class InsertIds(str, Enum):
-    """What an `$insert_id` is made from where the file has none."""
-
-    CONTENT = "content"
-    LINE = "line"
-
-
-class ColumnType(str, Enum):
-    """What the text of a column is read as."""
-
-    TEXT = "text"
-    NUMBER = "number"
-    BOOLEAN = "boolean"
-    TIME = "time"
-    JSON = "json"
-
-
-EVENT_FIELDS: Final[Mapping[str, str]] = {"insert_id": "$insert_id", "user_id": "$user_id", "device_id": "$device_id"}
-PROFILE_FIELDS: Final[Mapping[str, str]] = {
+# Short names of fields, and their names on the wire. Fields that are not listed have the same name in both.
+_EVENT_FIELDS: Final[Mapping[str, str]] = {"insert_id": "$insert_id", "user_id": "$user_id", "device_id": "$device_id"}
+_PROFILE_FIELDS: Final[Mapping[str, str]] = {
     "distinct_id": "$distinct_id",
     "group_key": "$group_key",
     "group_id": "$group_id",
     "time": "$time",
     "ip": "$ip",
 }
-"""Short names of fields, and their names on the wire; others are their own."""
 
-_TEXT_FIELDS: Final = frozenset(
-    {"event", "distinct_id", *EVENT_FIELDS.values(), "$distinct_id", "$group_key", "$group_id"}
+TEXT_FIELDS: Final = frozenset(
+    {"event", "distinct_id", *_EVENT_FIELDS.values(), "$distinct_id", "$group_key", "$group_id"}
 )
+"""Fields whose value is always text."""
+
 _NUMBER: Final = re.compile(r"-?(?:0|[1-9]\d{0,17})(?:\.\d+)?(?:[eE][+-]?\d{1,3})?")
 _BOOLEANS: Final = {"true": True, "false": False, "yes": True, "no": False, "1": True, "0": False}
 
 
+def wire_names(kind: ImportKind) -> Mapping[str, str]:
+    """Return the wire names of fields by short name."""
+    return _EVENT_FIELDS if kind is ImportKind.EVENTS else _PROFILE_FIELDS
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ColumnMapping:
-    """How a record of a file becomes a record for Mixpanel.
+    """Conversion of flat file records to fields and properties.
 
     Args:
-        kind: what the records are.
-        columns: by the name of a field or property, the column that it is taken from. `a.b` is the `b` within `a`.
+        kind: kind of the records.
+        columns: source column by name of the field or property. `a.b` is the key `b` inside `a`.
         constants: fields and properties that every record gets.
-        dropped: columns that are left out.
-        types: by column, what its values are read as.
-        infer: read text that looks like a number or a boolean as one.
-        clock: reads times.
-        operation: for profiles whose records name none.
-        insert_ids: what an `$insert_id` is made from where there is none.
+        dropped: columns that are ignored.
+        types: type by column.
+        infer: convert text that looks like a number or a boolean.
+        time_parser: parses times.
+        operation: operation for profile records that do not name one.
+        insert_ids: source of a generated `$insert_id`.
     """
 
     kind: ImportKind = ImportKind.EVENTS
@@ -94,91 +62,94 @@ class ColumnMapping:
     dropped: frozenset[str] = frozenset()
     types: Mapping[str, ColumnType] = field(default_factory=dict)
     infer: bool = False
-    clock: Clock = field(default_factory=Clock)
+    time_parser: TimeParser = field(default_factory=TimeParser)
     operation: Operation = Operation.SET
     insert_ids: InsertIds = InsertIds.CONTENT
-    unused: set[str] = field(init=False)
-    """Of `columns`, those that no record had so far."""
+    unmatched_names: set[str] = field(init=False)
+    """Names in `columns` whose column no record had so far."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "unused", {*self.columns})
+        object.__setattr__(self, "unmatched_names", {*self.columns})
 
     @property
-    def fields(self) -> Mapping[str, str]:
-        return EVENT_FIELDS if self.kind is ImportKind.EVENTS else PROFILE_FIELDS
+    def wire_names(self) -> Mapping[str, str]:
+        return wire_names(self.kind)
 
     @property
-    def is_bare(self) -> bool:
-        """Whether records are taken as they are."""
+    def is_identity(self) -> bool:
+        """Whether the mapping leaves records unchanged."""
         return not (self.columns or self.constants or self.dropped or self.types or self.infer)
 
-    def applied(self, record: Record) -> Record:
-        """A copy of a flat record with its columns read, renamed and completed.
+    def apply(self, record: Record) -> Record:
+        """Return a copy of a flat record with columns converted and renamed and constants added.
 
         Raises:
-            ValidationError: naming the column that cannot be read as its type.
+            ValidationError: naming the column that cannot be converted to its type.
         """
         flat = {name: value for name, value in record.items() if name not in self.dropped}
-        for column, kind in self.types.items():
+        for column, column_type in self.types.items():
             if column in flat and flat[column] is not None:
-                flat[column] = _CASTS[kind](flat[column], column, self.clock)
+                flat[column] = _CONVERTERS[column_type](flat[column], column, self.time_parser)
         if self.infer:
-            self._guess(flat)
-        taken = [(name, *_found(flat, column)) for name, column in self.columns.items()]
-        for name, column, is_there, _ in taken:
-            # A column that is mapped leaves its own name, unless that is the one it is mapped to.
-            if is_there and name != column:
+            self._infer_types(flat)
+        lookups = [(name, column, *_look_up(flat, column)) for name, column in self.columns.items()]
+        for name, column, is_found, _ in lookups:
+            # A mapped column does not keep its own name, unless it is mapped to that name.
+            if is_found and name != column:
                 flat.pop(column, None)
-            if is_there and name in self.unused:
-                self.unused.remove(name)
-        flat.update({self.fields.get(name, name): value for name, _, is_there, value in taken if is_there})
+            if is_found and name in self.unmatched_names:
+                self.unmatched_names.remove(name)
+        names = self.wire_names
+        flat.update({names.get(name, name): value for name, _, is_found, value in lookups if is_found})
         flat.update(self.constants)
         return flat
 
-    def missed(self, record: Record, path: str) -> str | None:
-        """The `NAME=COLUMN` by which a field of a flat record should have come, if that is why it is not there.
+    def unmatched_by(self, record: Record, path: str) -> str | None:
+        """Return the `NAME=COLUMN` mapping that should have set a missing field, if the record lacks its column.
 
         Args:
-            record: as `applied` gets it.
-            path: of the field, as a `ValidationError` has it.
+            record: a flat record, as passed to `apply`.
+            path: path of the field, as in `ValidationError`.
         """
         wanted = path.removeprefix("properties.")
         flat = {name: value for name, value in record.items() if name not in self.dropped}
         for name, column in self.columns.items():
-            wire = self.fields.get(name, name)
-            if wanted in {name, wire} and not ({name, wire} & flat.keys() or _found(flat, column)[1]):
+            wire_name = self.wire_names.get(name, name)
+            is_set = {name, wire_name} & flat.keys() or _look_up(flat, column)[0]
+            if wanted in {name, wire_name} and not is_set:
                 return f"{name}={column}"
         return None
 
-    def idle(self) -> list[str]:
-        """The `NAME=COLUMN` mappings that found nothing in any record so far."""
-        return [f"{name}={column}" for name, column in self.columns.items() if name in self.unused]
+    def unmatched(self) -> list[str]:
+        """Return the `NAME=COLUMN` mappings whose column no record had so far."""
+        return [f"{name}={column}" for name, column in self.columns.items() if name in self.unmatched_names]
 
-    def _guess(self, flat: Record) -> None:
-        text = {self.columns.get(name, name) for name in (*self.fields, *_TEXT_FIELDS, "time")}
+    def _infer_types(self, flat: Record) -> None:
+        text_columns = {self.columns.get(name, name) for name in (*self.wire_names, *TEXT_FIELDS, "time")}
         for name, value in flat.items():
-            if type(value) is str and name not in text and name not in self.types:
-                flat[name] = _guessed(value)
+            if type(value) is str and name not in text_columns and name not in self.types:
+                flat[name] = _infer(value)
 
 
-def _found(flat: Record, column: str) -> tuple[str, bool, Any]:
+def _look_up(flat: Record, column: str) -> tuple[bool, Any]:
+    """Return whether a record has a column, and its value. A dot in `column` separates nested keys."""
     if column in flat:
-        return column, True, flat[column]
+        return True, flat[column]
     value: Any = flat
     for part in column.split("."):
         if not isinstance(value, dict) or part not in value:
-            return column, False, None
+            return False, None
         value = value[part]
-    return column, True, value
+    return True, value
 
 
-def _guessed(text: str) -> Any:
+def _infer(text: str) -> Any:
     if _NUMBER.fullmatch(text):
         return int(text) if text.lstrip("-").isdigit() else float(text)
     return {"true": True, "false": False}.get(text.lower(), text)
 
 
-def _number(value: Any, column: str, clock: Clock) -> Any:  # noqa: ARG001
+def _to_number(value: Any, column: str, time_parser: TimeParser) -> Any:  # noqa: ARG001
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         return value
     text = str(value).strip()
@@ -189,92 +160,39 @@ def _number(value: Any, column: str, clock: Clock) -> Any:  # noqa: ARG001
     try:
         return float(text)
     except ValueError:
-        raise ValidationError(column, "is no number") from None
+        raise ValidationError(column, "is not a number") from None
 
 
-def _boolean(value: Any, column: str, clock: Clock) -> Any:  # noqa: ARG001
+def _to_boolean(value: Any, column: str, time_parser: TimeParser) -> Any:  # noqa: ARG001
     if isinstance(value, bool):
         return value
     result = _BOOLEANS.get(str(value).strip().lower())
     if result is None:
-        raise ValidationError(column, "is neither true nor false")
+        raise ValidationError(column, "is not a boolean (true, false, yes, no, 1 or 0)")
     return result
 
 
-def _time(value: Any, column: str, clock: Clock) -> Any:
-    return clock.read(value, column)
+def _to_time(value: Any, column: str, time_parser: TimeParser) -> Any:
+    return time_parser.parse(value, column)
 
 
-def _json(value: Any, column: str, clock: Clock) -> Any:  # noqa: ARG001
+def _to_json(value: Any, column: str, time_parser: TimeParser) -> Any:  # noqa: ARG001
     if not isinstance(value, str):
         return value
     try:
         return orjson.loads(value)
     except ValueError:
-        raise ValidationError(column, "is no valid JSON") from None
+        raise ValidationError(column, "is not valid JSON") from None
 
 
-def _plain_text(value: Any, column: str, clock: Clock) -> Any:  # noqa: ARG001
+def _to_text(value: Any, column: str, time_parser: TimeParser) -> Any:  # noqa: ARG001
     return value if isinstance(value, str) else str(value)
 
 
-_CASTS: Final[Mapping[ColumnType, Callable[[Any, str, Clock], Any]]] = {
-    ColumnType.TEXT: _plain_text,
-    ColumnType.NUMBER: _number,
-    ColumnType.BOOLEAN: _boolean,
-    ColumnType.TIME: _time,
-    ColumnType.JSON: _json,
+_CONVERTERS: Final[Mapping[ColumnType, Callable[[Any, str, TimeParser], Any]]] = {
+    ColumnType.TEXT: _to_text,
+    ColumnType.NUMBER: _to_number,
+    ColumnType.BOOLEAN: _to_boolean,
+    ColumnType.TIME: _to_time,
+    ColumnType.JSON: _to_json,
 }
-
-
-def pairs(texts: Iterable[str], option: str, form: str = "NAME=VALUE") -> dict[str, str]:
-    """Arguments of a form such as `NAME=VALUE`.
-
-    Raises:
-        ValueError: if one has no name or no `=`, or a name comes twice.
-    """
-    found: dict[str, str] = {}
-    for text in texts:
-        name, separator, value = text.partition("=")
-        if not separator or not name:
-            raise ValueError(f"{option} must have the form {form}")
-        if name in found:
-            raise ValueError(f"{option} names {name} twice")
-        found[name] = value
-    return found
-
-
-def constants(texts: Iterable[str], kind: ImportKind) -> dict[str, Any]:
-    """Values of `--set`: text for fields; for properties JSON if it is valid JSON, else text.
-
-    Raises:
-        ValueError: as `pairs` does.
-    """
-    fields = EVENT_FIELDS if kind is ImportKind.EVENTS else PROFILE_FIELDS
-    result: dict[str, Any] = {}
-    for name, text in pairs(texts, "--set").items():
-        wire = fields.get(name, name)
-        result[wire] = text if wire in _TEXT_FIELDS else _json_or_text(text)
-    return result
-
-
-def column_types(texts: Iterable[str]) -> dict[str, ColumnType]:
-    """Values of `--type`.
-
-    Raises:
-        ValueError: as `pairs` does, or for a type that is unknown.
-    """
-    known = {kind.value: kind for kind in ColumnType}
-    result = {}
-    for column, name in pairs(texts, "--type", "COLUMN=TYPE").items():
-        if name not in known:
-            raise ValueError(f"--type {column} must be one of {', '.join(known)}")
-        result[column] = known[name]
-    return result
-
-
-def _json_or_text(text: str) -> Any:
-    try:
-        return orjson.loads(text)
-    except ValueError:
-        return text

@@ -1,4 +1,4 @@
-"""`mixpanel-async import`: files of events or profiles into Mixpanel."""
+"""Command `mixpanel-async import`: parses the options, runs the import and prints the summary."""
 
 from __future__ import annotations
 
@@ -14,31 +14,35 @@ import typer
 
 from mixpanel_async import Checker, ConfigurationError
 
-from . import options as opt
+from . import typer_options as opt
 from .checkpoint import CheckpointError
-from .column_mapping import ColumnMapping, ImportKind, InsertIds, Operation
+from .client import create_client
+from .column_mapping import ColumnMapping
 from .dry_run import DryRun
 from .file_import import FileImport
-from .importer import Importer, ImportLimits
-from .inputs import Format, Input, InputError, found
-from .lock import LockedError, locked
-from .open_source import source
-from .outcome import STOPPED, USAGE, Outcome
-from .progress import display, tell
-from .setup import ColumnOptions, ImportPaths, ProjectOptions
-from .signals import Signals
-from .source import Position
+from .importer import Importer
+from .inputs import InputError, InputFile, find_inputs
+from .limits import ImportLimits
+from .lock import LockedError, lock_file
+from .option_values import Format, ImportKind, InsertIds, Operation
+from .options import ColumnOptions, ImportOptions, ProjectOptions
+from .paths import ImportPaths
+from .progress import create_display, print_line
+from .record_source import Position
+from .signals import SignalCounter
+from .source_factory import open_source
+from .summary import STOPPED, USAGE, ImportSummary
 
-# As long as a token, which counts in the size of an event.
-_ANY_TOKEN: Final = "0" * 32
-_GRACE: Final = 20.0
+# As long as a real token: the token counts towards the size of an event.
+_PLACEHOLDER_TOKEN: Final = "0" * 32
+_GRACE_SECONDS: Final = 20.0
 
 
 def import_(
     files: opt.Files,
     *,
-    kind: opt.KindOf = ImportKind.EVENTS,
-    format: opt.FormatOf = Format.AUTO,
+    kind: opt.Kind = ImportKind.EVENTS,
+    format: opt.FileFormat = Format.AUTO,
     map: opt.Maps = None,
     set: opt.Sets = None,
     drop: opt.Drops = None,
@@ -46,8 +50,8 @@ def import_(
     infer_types: opt.InferTypes = False,
     time_format: opt.TimeFormat = "auto",
     timezone: opt.Timezone = None,
-    operation: opt.OperationOf = Operation.SET,
-    insert_ids: opt.InsertIdsOf = InsertIds.CONTENT,
+    operation: opt.ProfileOperation = Operation.SET,
+    insert_ids: opt.InsertIdSource = InsertIds.CONTENT,
     delimiter: opt.Delimiter = None,
     encoding: opt.Encoding = "utf-8",
     token: opt.Token = None,
@@ -60,18 +64,18 @@ def import_(
     concurrency: opt.Concurrency = 10,
     patience: opt.Patience = 600.0,
     at_least_once: opt.AtLeastOnce = False,
-    rejects: opt.RejectsFile = None,
+    rejects: opt.RejectsPath = None,
     state_dir: opt.StateDirectory = None,
-    checkpoint: opt.KeepsCheckpoints = True,
-    restart: opt.Restarts = False,
-    dry_run: opt.IsDry = False,
+    checkpoint: opt.UseCheckpoints = True,
+    restart: opt.Restart = False,
+    dry_run: opt.IsDryRun = False,
     quiet: opt.IsQuiet = False,
 ) -> None:
     """Import events, user profiles or groups from NDJSON, JSON, CSV and Parquet, plain or with gzip or zstd.
 
-    An import that was interrupted goes on when the same command is given again. Exit status: 0 done; 1 stopped by an
-    error, or a file is damaged; 2 wrong usage, nothing was sent; 3 done, now or before, but some records were rejected
-    or are uncertain; 130 interrupted.
+    Rerun the same command to resume an interrupted import. Exit status: 0 done; 1 stopped by an error, or a file is
+    damaged; 2 usage error, nothing was sent; 3 done, now or before, but some records were rejected or are uncertain;
+    130 interrupted.
     """
     columns = ColumnOptions(
         kind=kind,
@@ -88,7 +92,7 @@ def import_(
         delimiter=delimiter,
         encoding=encoding,
     )
-    given = {
+    variables = {
         "TOKEN": token,
         "SERVICE_ACCOUNT_USERNAME": service_account,
         "SERVICE_ACCOUNT_SECRET": service_account_secret,
@@ -96,122 +100,131 @@ def import_(
         "REGION": region,
         "API_HOST": api_host,
     }
-    options = {f"MIXPANEL_{name}": value for name, value in given.items() if value is not None}
-    project = ProjectOptions(environ={**os.environ, **options}, allow_http=allow_http)
-    limits = ImportLimits(concurrency=concurrency, patience=patience, grace=_GRACE, at_least_once=at_least_once)
-    places = ImportPaths(directory=state_dir, rejects=rejects, keeps_checkpoints=checkpoint, restart=restart)
+    given = {f"MIXPANEL_{name}": value for name, value in variables.items() if value is not None}
+    options = ImportOptions(
+        files=tuple(files),
+        columns=columns,
+        project=ProjectOptions(environ={**os.environ, **given}, allow_http=allow_http),
+        limits=ImportLimits(
+            concurrency=concurrency, patience=patience, grace=_GRACE_SECONDS, at_least_once=at_least_once
+        ),
+        paths=ImportPaths(directory=state_dir, rejects=rejects, use_checkpoints=checkpoint, restart=restart),
+        is_dry_run=dry_run,
+        quiet=quiet,
+    )
+    raise typer.Exit(_run(options))
+
+
+def _run(options: ImportOptions) -> int:
+    """Run the command, print the summary and return the exit status."""
     try:
-        inputs = _inputs(files, columns)
-        if dry_run:
-            outcome = _checked(inputs, columns, places, quiet=quiet)
-        else:
-            outcome = _imported(inputs, columns, project, limits, places, quiet=quiet)
+        inputs = _open_inputs(options)
+        summary = _run_dry(inputs, options) if options.is_dry_run else _run_import(inputs, options)
     except (InputError, CheckpointError, LockedError, ConfigurationError, ValueError) as error:
         _fail(str(error).replace("allow_http=True", "--allow-http"), USAGE)
     except OSError as error:
         _fail(f"{error.filename or 'a file'}: {error.strerror or error}", STOPPED)
-    for line in outcome.lines():
-        tell(line, sys.stdout)
-    raise typer.Exit(outcome.status)
+    for line in summary.lines():
+        print_line(line, sys.stdout)
+    return summary.status
 
 
-def _inputs(files: Sequence[str], columns: ColumnOptions) -> list[Input]:
-    """The files, each looked at: what cannot be read is told before anything is sent."""
-    reading = columns.reading()
-    inputs, passed = found(files)
-    for one in inputs:
-        if one.identity is not None:
-            source(one, reading, Position()).close()
-    for name in passed:
-        tell(f"passing over {name}, which an earlier import has left", sys.stderr)
+def _open_inputs(options: ImportOptions) -> list[InputFile]:
+    """Find the input files and open each once, so that unreadable files are reported before anything is sent."""
+    read_options = options.columns.read_options()
+    inputs, skipped = find_inputs(options.files)
+    for input_file in inputs:
+        if input_file.identity is not None:
+            open_source(input_file, read_options, Position()).close()
+    for name in skipped:
+        print_line(f"skipping {name}: it was written by an earlier import", sys.stderr)
     return inputs
 
 
-def _checked(inputs: Sequence[Input], columns: ColumnOptions, places: ImportPaths, *, quiet: bool) -> Outcome:
-    shape, jobs = columns.shape(), places.dry(inputs)
-    shows = display("good", quiet=quiet)
-    run = DryRun(jobs, reading=columns.reading(), shape=shape, checker=Checker(_ANY_TOKEN), display=shows)
-    signal = None
+def _run_dry(inputs: Sequence[InputFile], options: ImportOptions) -> ImportSummary:
+    mapping, files = options.columns.column_mapping(), options.paths.prepare_dry_run(inputs)
+    display = create_display("valid", quiet=options.quiet)
+    run = DryRun(
+        files,
+        read_options=options.columns.read_options(),
+        mapping=mapping,
+        checker=Checker(_PLACEHOLDER_TOKEN),
+        display=display,
+    )
+    signal_status = None
     try:
         run.run()
     except KeyboardInterrupt:
-        signal = 130
+        signal_status = 130
     finally:
-        shows.close()
-        jobs[0].rejects.close()
-    return Outcome(
-        jobs=jobs,
-        noun=columns.kind.value,
-        is_dry=True,
-        reasons=run.journal.reasons,
-        named=run.journal.first,
-        unused=shape.idle(),
-        can_map=_can_map(columns, shape),
-        signal=signal,
+        display.close()
+        files[0].rejects.close()
+    return ImportSummary(
+        files=files,
+        noun=options.columns.kind.value,
+        is_dry_run=True,
+        reason_counts=run.rejects.reason_counts,
+        first_rejects=run.rejects.first_rejects,
+        unmatched_mappings=mapping.unmatched(),
+        suggest_time_mapping=_can_suggest_time_mapping(mapping),
+        signal_status=signal_status,
     )
 
 
-def _imported(
-    inputs: Sequence[Input],
-    columns: ColumnOptions,
-    project: ProjectOptions,
-    limits: ImportLimits,
-    places: ImportPaths,
-    *,
-    quiet: bool,
-) -> Outcome:
+def _run_import(inputs: Sequence[InputFile], options: ImportOptions) -> ImportSummary:
+    columns, project, limits = options.columns, options.project, options.limits
     with ExitStack() as stack:
-        for one in inputs:
-            stack.enter_context(locked(one))
-        shape = columns.shape()
-        jobs = places.jobs(inputs, project.fingerprint(), {**columns.decisive(), **project.account()})
-        left = [job for job in jobs if not job.is_complete]
-        for job in jobs:
-            stack.callback(job.rejects.close)
-            if job not in left:
-                tell(_passed(job), sys.stderr)
-        signals = stack.enter_context(Signals())
-        shows = display("imported", quiet=quiet)
-        stack.callback(shows.close)
+        for input_file in inputs:
+            stack.enter_context(lock_file(input_file))
+        mapping = columns.column_mapping()
+        fingerprints = {**columns.fingerprints(), **project.account_fingerprints()}
+        files = options.paths.file_imports(inputs, project.fingerprint(), fingerprints)
+        remaining = [file for file in files if not file.is_complete]
+        for file in files:
+            stack.callback(file.rejects.close)
+            if file not in remaining:
+                print_line(_already_imported(file), sys.stderr)
+        signals = stack.enter_context(SignalCounter())
+        display = create_display("imported", quiet=options.quiet)
+        stack.callback(display.close)
         importer = Importer(
-            left,
-            partial(project.connect, limits),
-            reading=columns.reading(),
-            shape=shape,
+            remaining,
+            partial(create_client, project, limits),
+            read_options=columns.read_options(),
+            mapping=mapping,
             limits=limits,
-            display=shows,
+            display=display,
             signals=signals,
         )
-        if left:
-            # Not before everything is known to be well.
-            places.begin(left)
+        if remaining:
+            # Every check has passed: only now are files created or changed.
+            options.paths.prepare(remaining)
             anyio.run(importer.run)
-    return Outcome(
-        jobs=jobs,
+    return ImportSummary(
+        files=files,
         noun=columns.kind.value,
-        is_dry=False,
-        reasons=importer.journal.reasons,
-        unused=shape.idle(),
-        can_map=_can_map(columns, shape),
+        is_dry_run=False,
+        reason_counts=importer.rejects.reason_counts,
+        unmatched_mappings=mapping.unmatched(),
+        suggest_time_mapping=_can_suggest_time_mapping(mapping),
         delivered=importer.delivered,
         failure=importer.failure,
-        mend=importer.mend,
-        signal=signals.status,
+        advice=importer.advice,
+        signal_status=signals.status,
     )
 
 
-def _can_map(columns: ColumnOptions, shape: ColumnMapping) -> bool:
-    """Whether it helps to say which column the time comes from."""
-    return columns.kind is ImportKind.EVENTS and "time" not in shape.columns
+def _can_suggest_time_mapping(mapping: ColumnMapping) -> bool:
+    """Return whether `--map time=COLUMN` could be a fix: the records are events and the time is not mapped yet."""
+    return mapping.kind is ImportKind.EVENTS and "time" not in mapping.columns
 
 
-def _passed(job: FileImport) -> str:
-    """What is said of a file that is done."""
-    refused = job.settled.refused
-    but = f", but for {refused:,} record{'s' if refused > 1 else ''}" if refused else ""
-    return f"{job.name} was imported before{but}; --restart imports it again"
+def _already_imported(file: FileImport) -> str:
+    count = file.settled.not_imported
+    exception = f" except {count:,} record{'s' if count > 1 else ''}" if count else ""
+    return f"{file.name} is already imported{exception}; use --restart to import it again"
 
 
-def _fail(words: str, status: int) -> NoReturn:
-    tell(f"mixpanel-async import: {words}", sys.stderr)
+def _fail(message: str, status: int) -> NoReturn:
+    print_line(f"mixpanel-async import: {message}", sys.stderr)
     raise typer.Exit(status)

@@ -1,111 +1,121 @@
-"""Reads and checks everything as an import would, and sends nothing."""
+"""Dry run: reads and checks all records as an import would, without sending any."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from time import monotonic
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from mixpanel_async import Checker, ValidationError
 
-from .column_mapping import ColumnMapping, ImportKind
-from .conversion import event_of, update_of
 from .file_import import FileImport
 from .inputs import DamagedError, InputError
-from .open_source import Reading, source
-from .progress import Display, Figures
+from .option_values import ImportKind
+from .progress import Display, ImportProgress
+from .record_conversion import event_converter, update_converter
+from .record_source import Position, RecordSource
 from .reject_tracker import RejectTracker
-from .source import Position, Source
+from .source_factory import ReadOptions, open_source
 
-# Few enough that they are gone before the garbage collector looks at them twice.
-_CHUNK: Final = 100
-_SHOW_EVERY: Final = 0.2
+if TYPE_CHECKING:
+    from .column_mapping import ColumnMapping
+
+# Small chunks are freed before the garbage collector moves them to an older generation.
+_CHUNK_RECORDS: Final = 100
+_PROGRESS_INTERVAL: Final = 0.2
 
 
 class DryRun:
-    """One check of some files.
+    """Check of some files without sending.
 
     Args:
-        jobs: the files.
-        reading: how files are read.
-        shape: what their columns mean.
-        checker: the client's own checks.
-        display: shows how far it is.
+        files: the files.
+        read_options: options for reading them.
+        mapping: maps their columns to fields and properties.
+        checker: applies the client's own checks.
+        display: shows progress.
     """
 
     def __init__(
-        self, jobs: Sequence[FileImport], *, reading: Reading, shape: ColumnMapping, checker: Checker, display: Display
+        self,
+        files: Sequence[FileImport],
+        *,
+        read_options: ReadOptions,
+        mapping: ColumnMapping,
+        checker: Checker,
+        display: Display,
     ) -> None:
-        self._jobs = jobs
-        self._reading = reading
+        self._files = files
+        self._read_options = read_options
         self._display = display
-        self._check = _event_check(shape, checker) if shape.kind is ImportKind.EVENTS else _update_check(shape, checker)
+        create_check = _event_check if mapping.kind is ImportKind.EVENTS else _update_check
+        self._check = create_check(mapping, checker)
         self._shown_at = monotonic()
-        self.journal = RejectTracker(shape)
+        self.rejects = RejectTracker(mapping)
 
     def run(self) -> None:
-        """Check everything.
+        """Check all files.
 
         Raises:
-            OSError: if what was rejected cannot be written down.
+            OSError: if a rejected record cannot be written to the rejects file.
         """
-        for job in self._jobs:
+        for file in self._files:
             try:
-                file = source(job.input, self._reading, Position())
+                source = open_source(file.input, self._read_options, Position())
             except InputError as error:
-                job.damage = str(error)
+                file.mark_damaged(str(error))
                 continue
             try:
-                self._file(job, file)
+                self._check_file(file, source)
             except DamagedError as error:
-                job.damage = str(error)
+                file.mark_damaged(str(error))
             finally:
-                file.close()
-        self._show(last=True)
+                source.close()
+        self._show_progress(last=True)
 
-    def _file(self, job: FileImport, file: Source) -> None:
-        check, mark = self._check, job.input.mark
-        while not file.is_over:
-            rows = file.take(_CHUNK)
+    def _check_file(self, file: FileImport, source: RecordSource) -> None:
+        check, content_id = self._check, file.input.content_id
+        while not source.is_exhausted:
+            rows = source.take(_CHUNK_RECORDS)
             rejected = 0
             for line, row in rows:
                 try:
-                    check(row, (mark, line))
-                except ValidationError as error:  # noqa: PERF203  one bad record must not hide the next
+                    check(row, (content_id, line))
+                except ValidationError as error:  # noqa: PERF203  each row fails by itself
                     rejected += 1
-                    self.journal.refuse(job, line, row, error)
-            job.fed = job.settled = job.fed.plus(read=len(rows), rejected=rejected)
-            job.done = file.done() if job.input.size is not None else 0
-            if monotonic() - self._shown_at > _SHOW_EVERY:
-                self._show()
-        job.is_complete = True
+                    self.rejects.add_invalid(file, line, row, error)
+            file.add_checked(read=len(rows), rejected=rejected)
+            file.set_bytes_read(source.bytes_read() if file.input.size is not None else 0)
+            if monotonic() - self._shown_at > _PROGRESS_INTERVAL:
+                self._show_progress()
+        file.mark_complete()
 
-    def _show(self, *, last: bool = False) -> None:
+    def _show_progress(self, *, last: bool = False) -> None:
         self._shown_at = monotonic()
-        sizes = [job.input.size for job in self._jobs]
-        figures = Figures(
-            records=sum(job.fed.imported for job in self._jobs),
-            rejected=sum(job.refused for job in self._jobs),
-            done=sum(job.done for job in self._jobs),
-            total=None if None in sizes else sum(size or 0 for size in sizes),
+        sizes = [file.input.size for file in self._files]
+        progress = ImportProgress(
+            records=sum(file.submitted.imported for file in self._files),
+            rejected=sum(file.not_imported for file in self._files),
+            bytes_read=sum(file.bytes_read for file in self._files),
+            bytes_total=None if None in sizes else sum(size or 0 for size in sizes),
         )
-        self._display.show(figures, last=last)
+        self._display.show(progress, last=last)
 
 
-def _event_check(shape: ColumnMapping, checker: Checker) -> Callable[[object, object], None]:
-    read, check_event = event_of(shape), checker.event
+def _event_check(mapping: ColumnMapping, checker: Checker) -> Callable[[object, object], None]:
+    convert, check_event = event_converter(mapping), checker.event
 
-    def check(row: object, place: object) -> None:
-        distinct_id, name, properties, user_id, device_id, time, insert_id = read(row, place)
+    def check(row: object, row_id: object) -> None:
+        distinct_id, name, properties, user_id, device_id, time, insert_id = convert(row, row_id)
         check_event(distinct_id, name, properties, user_id=user_id, device_id=device_id, time=time, insert_id=insert_id)
 
     return check
 
 
-def _update_check(shape: ColumnMapping, checker: Checker) -> Callable[[object, object], None]:
-    read = update_of(shape)
+def _update_check(mapping: ColumnMapping, checker: Checker) -> Callable[[object, object], None]:
+    convert = update_converter(mapping)
 
-    def check(row: object, place: object) -> None:  # noqa: ARG001
-        checker.update(read(row))
+    def check(row: object, row_id: object) -> None:  # noqa: ARG001
+        checker.update(convert(row))
 
     return check

@@ -1,119 +1,144 @@
-"""One file of an import: where it begins, how far it came, and what became of its records."""
+"""Import of one file: start position, progress and counts of its records."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from .checkpoint import Checkpoint, CheckpointStore, Counts
-from .inputs import Input
-from .rejects import Rejects
-from .source import Position
+from .checkpoint import Checkpoint, CheckpointStore, RecordCounts
+from .inputs import InputFile
+from .record_source import Position
+from .rejects_file import RejectsFile
 
 
 @dataclass(slots=True, kw_only=True)
 class FileImport:
-    """A file and its import.
+    """Import of one file.
 
     Args:
         input: the file.
-        rejects: where its rejected records go.
-        store: keeps its checkpoint; None if it has none.
-        checkpoint: what was known of it when this import began, and is now; None if it has none.
+        rejects: receives its rejected records.
+        store: persists its checkpoint; None without checkpoints.
+        checkpoint: the checkpoint of an earlier run, replaced as this run proceeds; None without checkpoints.
     """
 
-    input: Input
-    rejects: Rejects
+    input: InputFile
+    rejects: RejectsFile
     store: CheckpointStore | None = None
     checkpoint: Checkpoint | None = None
     start: Position = field(init=False)
-    before: Counts = field(init=False)
-    fed: Counts = field(init=False)
-    """Of the records handed to the client, this program's own refusals included."""
-    settled: Counts = field(init=False)
-    """Of the records of which it is known what became of them."""
-    unsure: int = field(init=False)
-    """Line up to which an interrupted import may have sent updates."""
-    done: int = 0
-    """Bytes of the file that are read."""
+    earlier: RecordCounts = field(init=False)
+    """Counts of earlier runs."""
+    submitted: RecordCounts = field(init=False)
+    """Counts of records handed to the client, including those that this program rejected itself."""
+    settled: RecordCounts = field(init=False)
+    """Counts of records with a known outcome."""
+    possibly_sent_line: int = field(init=False)
+    """Line up to which an interrupted run may have sent updates."""
+    bytes_read: int = 0
     damage: str | None = None
     is_complete: bool = False
-    noted: Counts = field(default_factory=Counts)
-    """Of this run, the records that are written down as rejected, also where the next run reads them again."""
-    _lost: list[tuple[int | None, bool]] = field(default_factory=list)
-    _lost_settled: Counts = field(default_factory=Counts)
+    recorded: RecordCounts = field(default_factory=RecordCounts)
+    """Rejected and uncertain records of this run, including those that the next run reads again."""
+    _losses: list[tuple[int | None, bool]] = field(default_factory=list)
+    _settled_losses: RecordCounts = field(default_factory=RecordCounts)
 
     def __post_init__(self) -> None:
-        known = self.checkpoint
-        self.start = Position() if known is None else known.position
-        self.before = self.fed = self.settled = Counts() if known is None else known.counts
-        self.unsure = 0 if known is None else known.sending
-        self.is_complete = known is not None and known.complete
+        checkpoint = self.checkpoint
+        self.start = Position() if checkpoint is None else checkpoint.position
+        self.earlier = self.submitted = self.settled = RecordCounts() if checkpoint is None else checkpoint.counts
+        self.possibly_sent_line = 0 if checkpoint is None else checkpoint.sending
+        self.is_complete = checkpoint is not None and checkpoint.complete
 
     @property
     def name(self) -> str:
         return self.input.name
 
     @property
-    def refused(self) -> int:
-        """Records that are known not to be imported."""
-        return self.before.refused + self.noted.refused
+    def not_imported(self) -> int:
+        """Number of rejected and uncertain records, including earlier runs."""
+        return self.earlier.not_imported + self.recorded.not_imported
 
-    def note(self, *, uncertain: bool) -> None:
-        """Count a record that is not imported."""
-        self.noted = self.noted.plus(rejected=not uncertain, uncertain=uncertain)
+    def set_bytes_read(self, bytes_read: int) -> None:
+        self.bytes_read = bytes_read
 
-    def lost(self, line: int | None, *, uncertain: bool) -> None:
-        """Note a record that the client could not deliver."""
-        self._lost.append((line, uncertain))
+    def mark_damaged(self, reason: str) -> None:
+        """Record why the file cannot be read to its end."""
+        self.damage = reason
 
-    def settle(self, mark: ImportPosition) -> bool:
-        """Everything up to a mark is settled. Returns False if that was known."""
-        if mark.counts.read < self.settled.read or (self.is_complete and not mark.complete):
+    def mark_complete(self) -> None:
+        self.is_complete = True
+
+    def add_submitted(self, *, read: int, rejected: int, uncertain: int) -> RecordCounts:
+        """Count records handed to the client. Return the new total."""
+        self.submitted = self.submitted.plus(read=read, rejected=rejected, uncertain=uncertain)
+        return self.submitted
+
+    def add_checked(self, *, read: int, rejected: int) -> None:
+        """Count records of a dry run."""
+        self.settled = self.add_submitted(read=read, rejected=rejected, uncertain=0)
+
+    def add_recorded(self, *, uncertain: bool) -> None:
+        """Count a record that was written to the rejects file."""
+        self.recorded = self.recorded.plus(rejected=not uncertain, uncertain=uncertain)
+
+    def add_loss(self, line: int | None, *, uncertain: bool) -> None:
+        """Count a record that the client could not deliver."""
+        self._losses.append((line, uncertain))
+
+    def settle(self, reached: ImportPosition) -> bool:
+        """Record that every record up to a position has a known outcome. Return False if that is not new."""
+        if reached.counts.read < self.settled.read or (self.is_complete and not reached.complete):
             return False
-        kept: list[tuple[int | None, bool]] = []
-        for line, uncertain in self._lost:
-            if line is not None and line > mark.position.line:
-                kept.append((line, uncertain))
+        later: list[tuple[int | None, bool]] = []
+        for line, uncertain in self._losses:
+            if line is not None and line > reached.position.line:
+                later.append((line, uncertain))
             else:
-                self._lost_settled = self._lost_settled.plus(rejected=not uncertain, uncertain=uncertain)
-        self._lost = kept
-        lost = self._lost_settled
-        self.settled = mark.counts.plus(rejected=lost.rejected, uncertain=lost.uncertain)
-        self.is_complete = mark.complete
+                self._settled_losses = self._settled_losses.plus(rejected=not uncertain, uncertain=uncertain)
+        self._losses = later
+        losses = self._settled_losses
+        self.settled = reached.counts.plus(rejected=losses.rejected, uncertain=losses.uncertain)
+        self.is_complete = reached.complete
         return True
 
-    def save(self, mark: ImportPosition) -> None:
-        """Bring what was settled to the disk: the rejected records first, so that none is forgotten.
+    def save(self, reached: ImportPosition) -> None:
+        """Persist the settled records: first the rejects file, then the checkpoint, so that no reject is lost.
 
         Raises:
-            OSError: if that fails.
+            OSError: if either cannot be written.
         """
         self.rejects.sync()
         if self.store is not None and self.checkpoint is not None:
             self.checkpoint = replace(
                 self.checkpoint,
-                position=mark.position,
+                position=reached.position,
                 counts=self.settled,
-                sending=self.unsure if self.unsure > mark.position.line else 0,
-                complete=mark.complete,
+                sending=self.possibly_sent_line if self.possibly_sent_line > reached.position.line else 0,
+                complete=reached.complete,
             )
             self.store.save(self.checkpoint)
 
-    def announce(self, line: int) -> None:
-        """Bring to the disk that updates up to a line are about to be sent.
+    def record_intent(self, line: int) -> None:
+        """Persist that updates up to a line are about to be sent.
 
         Raises:
-            OSError: if that fails.
+            OSError: if the checkpoint cannot be written.
         """
         if self.store is not None and self.checkpoint is not None:
-            self.checkpoint = replace(self.checkpoint, sending=max(line, self.unsure))
+            self.checkpoint = replace(self.checkpoint, sending=max(line, self.possibly_sent_line))
             self.store.save(self.checkpoint)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImportPosition:
-    """A place in a file that everything before it was handed to the client."""
+    """Position in a file up to which all records were handed to the client.
+
+    Args:
+        position: the position.
+        counts: counts of the records before it.
+        complete: whether it is the end of the file.
+    """
 
     position: Position
-    counts: Counts
+    counts: RecordCounts
     complete: bool

@@ -1,17 +1,17 @@
-"""The import itself: chunks to the client, what became of them to checkpoints, and an end in good order.
+"""Import run: hands chunks of records to the client, commits checkpoints and stops cleanly.
 
-A checkpoint moves to a place when a flush has confirmed everything before it, and what was rejected is on the disk.
-Events are sent on meanwhile; what an interruption leaves unconfirmed is sent again with the same `$insert_id` and time,
-which Mixpanel counts once. Updates of profiles have no such key. They go range by range, each noted down before it is
-sent: what is found noted but not confirmed is sent again only if it may be.
+A checkpoint moves to a position after a flush has settled every record before it and the rejected records are on disk.
+Events continue to be sent during a commit. After an interruption, unconfirmed events are resent with the same
+`$insert_id` and time, so Mixpanel counts them once. Profile updates have no such key: they are sent in ranges, and the
+checkpoint records each range before it is sent. After an interruption, updates of an unconfirmed range are resent only
+if they are idempotent.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from time import monotonic
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import anyio
 import anyio.lowlevel
@@ -31,183 +31,167 @@ from mixpanel_async import (
     ValidationError,
 )
 
-from .column_mapping import ColumnMapping, ImportKind, Record
 from .concurrency import ConcurrencyController
-from .conversion import Event, event_of, key_of, update_of
 from .file_import import FileImport, ImportPosition
-from .open_source import Reading
-from .progress import Display, Figures
-from .reader import Chunk, Reader
+from .limits import BATCH_BYTES, BATCH_RECORDS, ImportLimits
+from .option_values import ImportKind
+from .progress import Display, ImportProgress
+from .reader import Chunk, ChunkReader
+from .record_conversion import EventArguments, event_converter, record_key, update_converter
 from .reject_tracker import RejectTracker
-from .signals import Signals
+from .signals import SignalCounter
+from .source_factory import ReadOptions
 
-BATCH: Final = 2_000
-BATCH_BYTES: Final = 2_000_000
-_CHUNK: Final = 500
-_COMMIT_EVERY: Final = 6_000
+if TYPE_CHECKING:
+    from .client import OnDelivered, OnDrop
+    from .column_mapping import ColumnMapping, Record
+
+_CHUNK_RECORDS: Final = 500
+_COMMIT_RECORDS: Final = 6_000
 _COMMIT_SECONDS: Final = 5.0
-_TICK: Final = 0.1
-# Seconds without an answer after which it is said what is waited for.
-_SAY_AFTER: Final = 3.0
-# A flush ends when everything is settled; how long that may take is watched elsewhere.
-_NO_END: Final = 1e9
-_NO_SUCH_PLACE: Final = frozenset({404, 405})
-_NOT_LET_IN: Final = (401, 402, 403, 407)
+_SUPERVISE_INTERVAL: Final = 0.1
+# Seconds without progress after which the display names the cause.
+_NOTE_AFTER: Final = 3.0
+# A commit waits until its records are settled; `_supervise` enforces the time limit.
+_FLUSH_TIMEOUT: Final = 1e9
+_WRONG_ENDPOINT_STATUSES: Final = frozenset({404, 405})
+_ACCESS_REFUSED_STATUSES: Final = (401, 402, 403, 407)
 
-CREDENTIALS: Final = "Mend the token or the service account first"
-HOST: Final = "Mend the region or the host first"
-MAKE_ROOM: Final = "Make room for that file, or let it be written, first"
-
-OnDrop = Callable[[list[LostRecord], DropReason], Awaitable[None]]
-OnDelivered = Callable[[Delivery], Awaitable[None]]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ImportLimits:
-    """How an import behaves.
-
-    Args:
-        concurrency: requests at once, at most.
-        patience: seconds without any record settled after which it gives up.
-        grace: seconds for what is under way after a first signal.
-        at_least_once: send updates again that may have been applied.
-    """
-
-    concurrency: int
-    patience: float
-    grace: float
-    at_least_once: bool
+FIX_CREDENTIALS: Final = "Fix the token or the service account"
+FIX_HOST: Final = "Fix the region or the host"
+FIX_FILE: Final = "Free disk space or make the file writable"
 
 
 class Importer:
-    """One import of some files.
+    """Import run over some files.
 
     Args:
-        jobs: the files.
-        connect: makes the client, given its two callbacks.
-        reading: how files are read.
-        shape: what their columns mean.
-        limits: see `Limits`.
-        display: shows how far it is.
-        signals: what the user sends.
+        files: the files.
+        create_client: creates the client, given its two callbacks.
+        read_options: options for reading the files.
+        mapping: maps their columns to fields and properties.
+        limits: see `ImportLimits`.
+        display: shows progress.
+        signals: counts the signals that ask the import to stop.
     """
 
     def __init__(
         self,
-        jobs: Sequence[FileImport],
-        connect: Callable[[OnDrop, OnDelivered], AsyncMixpanel],
+        files: Sequence[FileImport],
+        create_client: Callable[[OnDrop, OnDelivered], AsyncMixpanel],
         *,
-        reading: Reading,
-        shape: ColumnMapping,
+        read_options: ReadOptions,
+        mapping: ColumnMapping,
         limits: ImportLimits,
         display: Display,
-        signals: Signals,
+        signals: SignalCounter,
     ) -> None:
-        self._jobs = jobs
-        self._mp = connect(self._dropped, self._delivered)
-        self._reading = reading
-        self._shape = shape
+        self._files = files
+        self._mp = create_client(self._on_drop, self._on_delivered)
+        self._read_options = read_options
+        self._mapping = mapping
         self._limits = limits
         self._display = display
         self._signals = signals
-        self._is_serial = shape.kind is not ImportKind.EVENTS
+        self._is_serial = mapping.kind is not ImportKind.EVENTS
         self._checker = Checker()
-        self._pace = ConcurrencyController(1 if self._is_serial else limits.concurrency)
-        self._before = sum(job.before.imported for job in jobs)
-        self._marks: dict[int, tuple[FileImport, ImportPosition]] = {}
-        self._told = self._uncommitted = 0
+        self._concurrency = ConcurrencyController(1 if self._is_serial else limits.concurrency)
+        self._imported_earlier = sum(file.earlier.imported for file in files)
+        self._positions: dict[int, tuple[FileImport, ImportPosition]] = {}
+        self._reported_losses = self._uncommitted = 0
         self._committed_at = monotonic()
-        self._saving: anyio.Lock
-        self._news: anyio.Event
-        self._reader: Reader
-        self._is_introduced = self._is_serial
-        self.journal = RejectTracker(shape)
+        self._save_lock: anyio.Lock
+        self._changed: anyio.Event
+        self._reader: ChunkReader
+        self._is_endpoint_verified = self._is_serial
+        self.rejects = RejectTracker(mapping)
         self.failure: str | None = None
-        """Why it stopped before the end, if it was not the user's wish."""
-        self.mend = ""
-        """What has to be mended before it is of use to try again, if anything has to."""
+        """Error that stopped the import; None if it was not stopped by an error."""
+        self.advice = ""
+        """Fix that is needed before rerunning the command, or an empty string."""
 
     async def run(self) -> None:
-        """Import everything, or as much as can be until it is stopped."""
-        self._saving, self._news = anyio.Lock(), anyio.Event()
-        self._reader = Reader(self._jobs, self._reading, BATCH if self._is_serial else _CHUNK)
+        """Import all files, or as much as possible until the import is stopped."""
+        self._save_lock, self._changed = anyio.Lock(), anyio.Event()
+        chunk_records = BATCH_RECORDS if self._is_serial else _CHUNK_RECORDS
+        self._reader = ChunkReader(self._files, self._read_options, chunk_records)
         async with self._mp:
             async with anyio.create_task_group() as tasks:
-                tasks.start_soon(self._watch, tasks.cancel_scope)
+                tasks.start_soon(self._supervise, tasks.cancel_scope)
                 self._reader.start()
-                await self._feed(tasks.start_soon)
+                await self._send_chunks(tasks.start_soon)
                 await self._commit()
                 tasks.cancel_scope.cancel()
             self._reader.stop()
-        for job in self._jobs:
-            self._guarded(job.rejects.close)
-        self._show(self._mp.stats(), "", last=True)
+        for file in self._files:
+            self._record_reject(file.rejects.close)
+        self._show_progress(self._mp.stats(), "", last=True)
 
     @property
     def delivered(self) -> int:
-        """Records that Mixpanel took in this run."""
+        """Number of records that Mixpanel accepted in this run."""
         return self._mp.stats().delivered
 
-    async def _feed(self, spawn: Callable[..., object]) -> None:
-        read_event, read_update = event_of(self._shape), update_of(self._shape)
+    async def _send_chunks(self, spawn: Callable[..., object]) -> None:
+        convert_event, convert_update = event_converter(self._mapping), update_converter(self._mapping)
         while (chunk := await self._reader.next()) is not None:
-            job = chunk.job
-            job.done = chunk.done
+            file = chunk.file
+            file.set_bytes_read(chunk.bytes_read)
             if chunk.damage is not None:
-                job.damage = chunk.damage
+                file.mark_damaged(chunk.damage)
                 continue
-            if not await self._has_room(len(chunk.rows)):
+            if not await self._wait_for_room(len(chunk.rows)):
                 return
             if self._is_serial:
-                if chunk.rows and not await self._announce(chunk):
+                if chunk.rows and not await self._record_intent(chunk):
                     return
-                counts = await self._updates(chunk, read_update)
+                rejected, uncertain = await self._send_updates(chunk, convert_update)
             else:
-                counts = await self._events(chunk, read_event)
+                rejected, uncertain = await self._send_events(chunk, convert_event)
             if self.failure is not None:
                 return
-            read, rejected, uncertain = counts
-            job.fed = job.fed.plus(read=read, rejected=rejected, uncertain=uncertain)
-            self._marks[id(job)] = (job, ImportPosition(position=chunk.position, counts=job.fed, complete=chunk.ended))
-            self._uncommitted += read
+            counts = file.add_submitted(read=len(chunk.rows), rejected=rejected, uncertain=uncertain)
+            reached = ImportPosition(position=chunk.position, counts=counts, complete=chunk.is_last)
+            self._positions[id(file)] = (file, reached)
+            self._uncommitted += len(chunk.rows)
             if self._is_serial:
                 await self._commit()
-            elif self._is_due():
+            elif self._is_commit_due():
                 spawn(self._commit)
-                # It is to note what was accepted before more comes in.
+                # The commit must take the positions before more records are accepted.
                 await anyio.lowlevel.checkpoint()
 
-    def _is_due(self) -> bool:
-        return self._uncommitted >= _COMMIT_EVERY or monotonic() - self._committed_at > _COMMIT_SECONDS
+    def _is_commit_due(self) -> bool:
+        return self._uncommitted >= _COMMIT_RECORDS or monotonic() - self._committed_at > _COMMIT_SECONDS
 
-    async def _has_room(self, records: int) -> bool:
-        """Wait until records may be handed to the client. False if it is to stop."""
+    async def _wait_for_room(self, records: int) -> bool:
+        """Wait until records may be handed to the client. Return False if the import is to stop."""
         while not self._signals.count:
             stats = self._mp.stats()
-            most = self._pace.requests
-            if stats.pending + records <= most * BATCH and stats.pending_bytes < most * BATCH_BYTES:
+            limit = self._concurrency.limit
+            if stats.pending + records <= limit * BATCH_RECORDS and stats.pending_bytes < limit * BATCH_BYTES:
                 return True
-            await self._hear()
+            await self._wait_for_change()
         return False
 
-    async def _hear(self) -> None:
-        """Wait until something was settled, or some time has passed."""
-        await self._news.wait()
+    async def _wait_for_change(self) -> None:
+        """Wait until a batch is settled, or for one interval of `_supervise`."""
+        await self._changed.wait()
 
-    def _ring(self) -> None:
-        news, self._news = self._news, anyio.Event()
-        news.set()
+    def _notify_change(self) -> None:
+        changed, self._changed = self._changed, anyio.Event()
+        changed.set()
 
-    async def _events(self, chunk: Chunk, read: Callable[[object, object], Event]) -> tuple[int, int, int]:
-        """Hand events to the client. Returns how many were read, rejected and uncertain."""
-        job, mark, places = chunk.job, chunk.job.input.mark, self.journal.under_way
+    async def _send_events(self, chunk: Chunk, convert: Callable[[object, object], EventArguments]) -> tuple[int, int]:
+        """Hand the events of a chunk to the client. Return how many were rejected and how many are uncertain."""
+        file, content_id, origins = chunk.file, chunk.file.input.content_id, self.rejects.in_flight
         rejected = 0
         for line, row in chunk.rows:
             try:
-                distinct_id, name, properties, user_id, device_id, time, insert_id = read(row, (mark, line))
+                distinct_id, name, properties, user_id, device_id, time, insert_id = convert(row, (content_id, line))
                 if type(insert_id) is str:
-                    places[insert_id] = (job, line)
-                send = self._mp.track if self._is_introduced else self._introduce
+                    origins[insert_id] = (file, line)
+                send = self._mp.track if self._is_endpoint_verified else self._send_probe_event
                 await send(
                     distinct_id,
                     name,
@@ -219,13 +203,15 @@ class Importer:
                 )
             except ValidationError as error:
                 rejected += 1
-                self._refuse(job, line, row, error)
+                self._reject(file, line, row, error)
             if self.failure is not None:
                 break
-        return len(chunk.rows), rejected, 0
+        return rejected, 0
 
-    async def _introduce(self, distinct_id: str | None, name: str, properties: Record, **arguments: object) -> None:
-        """Send the first event alone, and learn whether Mixpanel takes anything from here.
+    async def _send_probe_event(
+        self, distinct_id: str | None, name: str, properties: Record, **arguments: object
+    ) -> None:
+        """Send the first event by itself, to learn whether the endpoint accepts the credentials.
 
         Raises:
             ValidationError: as `track` does.
@@ -233,134 +219,136 @@ class Importer:
         try:
             await self._mp.track_immediate(distinct_id, name, properties, **arguments)  # type: ignore[arg-type]
         except ApiError as error:
-            if isinstance(error, AuthenticationError) or error.status in _NO_SUCH_PLACE or 300 <= error.status < 400:
-                self._fail(str(error), CREDENTIALS if isinstance(error, AuthenticationError) else HOST)
+            is_unauthorized = isinstance(error, AuthenticationError)
+            if is_unauthorized or error.status in _WRONG_ENDPOINT_STATUSES or 300 <= error.status < 400:
+                self._fail(str(error), FIX_CREDENTIALS if is_unauthorized else FIX_HOST)
                 return
-            self._is_introduced = True
+            self._is_endpoint_verified = True
             if isinstance(error, RateLimitError) or error.status >= 500 or error.status == 408:
                 await self._mp.track(distinct_id, name, properties, **arguments)  # type: ignore[arg-type]
         except TransportError:
-            # It is waited for, as later on, and said to be.
-            self._is_introduced = True
+            # An outage is handled like a later one: the client retries and the display names the cause.
+            self._is_endpoint_verified = True
             await self._mp.track(distinct_id, name, properties, **arguments)  # type: ignore[arg-type]
-        self._is_introduced = True
+        self._is_endpoint_verified = True
 
-    async def _updates(self, chunk: Chunk, read: Callable[[object], Record]) -> tuple[int, int, int]:
-        """Hand updates to the client. Returns how many were read, rejected and uncertain."""
-        job = chunk.job
+    async def _send_updates(self, chunk: Chunk, convert: Callable[[object], Record]) -> tuple[int, int]:
+        """Hand the updates of a chunk to the client. Return how many were rejected and how many are uncertain."""
+        file = chunk.file
         rejected = uncertain = 0
-        send = self._mp.people_update if self._shape.kind is ImportKind.PEOPLE else self._mp.group_update
+        send = self._mp.people_update if self._mapping.kind is ImportKind.PEOPLE else self._mp.group_update
         for line, row in chunk.rows:
             try:
-                message = read(row)
-                if line <= job.unsure and not self._is_repeatable(message):
+                message = convert(row)
+                if line <= file.possibly_sent_line and not self._may_resend(message):
                     uncertain += 1
-                    self._guarded(self.journal.doubt, job, line, row)
+                    self._record_reject(self.rejects.add_uncertain, file, line, row)
                 else:
-                    self.journal.under_way[key_of(message)] = (job, line)
+                    self.rejects.in_flight[record_key(message)] = (file, line)
                     await send(message)
             except ValidationError as error:
                 rejected += 1
-                self._refuse(job, line, row, error)
+                self._reject(file, line, row, error)
             if self.failure is not None:
                 break
-        return len(chunk.rows), rejected, uncertain
+        return rejected, uncertain
 
-    def _is_repeatable(self, message: Record) -> bool:
+    def _may_resend(self, message: Record) -> bool:
         return self._limits.at_least_once or self._checker.update(message).repeatable
 
-    async def _announce(self, chunk: Chunk) -> bool:
-        """Note down that updates are about to be sent. False if that cannot be done."""
+    async def _record_intent(self, chunk: Chunk) -> bool:
+        """Record in the checkpoint that a range of updates is about to be sent. Return False on failure."""
         try:
-            await anyio.to_thread.run_sync(chunk.job.announce, chunk.position.line)
+            await anyio.to_thread.run_sync(chunk.file.record_intent, chunk.position.line)
         except OSError as error:
-            self._fail(f"cannot write the checkpoint: {error.strerror or error}", MAKE_ROOM)
+            self._fail(f"cannot write the checkpoint: {error.strerror or error}", FIX_FILE)
             return False
         return True
 
-    def _refuse(self, job: FileImport, line: int, row: object, error: ValidationError) -> None:
-        self._guarded(self.journal.refuse, job, line, row, error)
+    def _reject(self, file: FileImport, line: int, row: object, error: ValidationError) -> None:
+        self._record_reject(self.rejects.add_invalid, file, line, row, error)
 
-    def _guarded(self, note: Callable[..., None], *arguments: object) -> None:
-        """Write down what was rejected, and stop if that cannot be done: nothing is rejected in silence."""
+    def _record_reject(self, write: Callable[..., None], *arguments: object) -> None:
+        """Call a function that writes to a rejects file. Stop the import if it fails, so that no reject is lost."""
         try:
-            note(*arguments)
+            write(*arguments)
         except OSError as error:
-            self._fail(f"cannot write what was rejected to {error.filename}: {error.strerror or error}", MAKE_ROOM)
+            self._fail(f"cannot write rejected records to {error.filename}: {error.strerror or error}", FIX_FILE)
 
-    async def _dropped(self, records: list[LostRecord], reason: DropReason) -> None:
-        """The client's callback: what Mixpanel did not take."""
-        self._guarded(self.journal.lose, records, reason, self._jobs[0])
-        self._told += len(records)
-        self._ring()
+    async def _on_drop(self, records: list[LostRecord], reason: DropReason) -> None:
+        self._record_reject(self.rejects.add_losses, records, reason, self._files[0])
+        self._reported_losses += len(records)
+        self._notify_change()
 
-    async def _delivered(self, delivery: Delivery) -> None:
-        """The client's callback: what Mixpanel took."""
-        self._pace.delivered(delivery.attempts)
-        self._ring()
+    async def _on_delivered(self, delivery: Delivery) -> None:
+        self._concurrency.on_delivered(delivery.attempts)
+        self._notify_change()
 
     async def _commit(self) -> None:
-        """Wait until everything handed over so far is settled, and move the checkpoints there."""
-        marks, self._marks = self._marks, {}
-        places = self.journal.turn()
+        """Wait until all records handed over so far are settled, then move the checkpoints to their position."""
+        positions, self._positions = self._positions, {}
+        origins = self.rejects.begin_commit()
         self._uncommitted, self._committed_at = 0, monotonic()
-        result = await self._mp.flush(_NO_END)
+        result = await self._mp.flush(_FLUSH_TIMEOUT)
         if result.pending:
             return
         stats = self._mp.stats()
-        while self._told < _losses(stats):
-            await self._hear()
-        async with self._saving:
-            for job, mark in marks.values():
-                if self.failure is None and job.settle(mark):
+        while self._reported_losses < _losses(stats):
+            await self._wait_for_change()
+        async with self._save_lock:
+            for file, reached in positions.values():
+                if self.failure is None and file.settle(reached):
                     try:
-                        await anyio.to_thread.run_sync(job.save, mark)
+                        await anyio.to_thread.run_sync(file.save, reached)
                     except OSError as error:
-                        self._fail(f"cannot write the checkpoint: {error.strerror or error}", MAKE_ROOM)
-        self.journal.forget(places)
+                        self._fail(f"cannot write the checkpoint: {error.strerror or error}", FIX_FILE)
+        self.rejects.end_commit(origins)
 
-    def _fail(self, words: str, mend: str = "") -> None:
+    def _fail(self, message: str, advice: str = "") -> None:
         if self.failure is None:
-            self.failure, self.mend = words, mend
+            self.failure, self.advice = message, advice
 
-    async def _watch(self, scope: anyio.CancelScope) -> None:
-        """Show how far it is, and end what is to end: at signals, after a failure, and when nothing moves any more."""
-        limits, settled, since, stopped_at = self._limits, -1, monotonic(), 0.0
+    async def _supervise(self, scope: anyio.CancelScope) -> None:
+        """Show progress, and end the import after a signal, a failure or `patience` seconds without progress."""
+        limits, settled, settled_at, stopped_at = self._limits, -1, monotonic(), 0.0
         while True:
-            await anyio.sleep(_TICK)
+            await anyio.sleep(_SUPERVISE_INTERVAL)
             now, stats = monotonic(), self._mp.stats()
-            done = stats.accepted - stats.pending
-            if done != settled or not stats.pending:
-                settled, since = done, now
-            waits = now - since
-            if waits > limits.patience:
-                last = stats.last_error or "no answer"
-                is_refused = any(f"HTTP {status}" in last for status in _NOT_LET_IN)
+            count = stats.accepted - stats.pending
+            if count != settled or not stats.pending:
+                settled, settled_at = count, now
+            idle = now - settled_at
+            if idle > limits.patience:
+                last = stats.last_error or "no response"
+                is_refused = any(f"HTTP {status}" in last for status in _ACCESS_REFUSED_STATUSES)
                 self._fail(
-                    f"nothing was taken for {limits.patience:g} seconds; {last}", CREDENTIALS if is_refused else ""
+                    f"no record was accepted for {limits.patience:g} seconds; {last}",
+                    FIX_CREDENTIALS if is_refused else "",
                 )
             if self._signals.count and not stopped_at:
                 stopped_at = now
-                self._display.say("Stopping when what is on its way is settled; once more to stop at once.")
+                self._display.print(
+                    "Stopping after the requests in flight are settled. Interrupt again to stop immediately."
+                )
                 self._reader.stop()
             is_late = stopped_at and now - stopped_at > limits.grace
             if self.failure is not None or self._signals.count > 1 or is_late:
                 scope.cancel()
-            note = f"waiting: {stats.last_error or 'no answer yet'}" if waits > _SAY_AFTER else ""
-            self._show(stats, note)
-            self._ring()
+            note = f"waiting: {stats.last_error or 'no response yet'}" if idle > _NOTE_AFTER else ""
+            self._show_progress(stats, note)
+            self._notify_change()
 
-    def _show(self, stats: Stats, note: str, *, last: bool = False) -> None:
-        sizes = [job.input.size for job in self._jobs]
-        figures = Figures(
-            records=self._before + stats.delivered,
-            before=self._before,
-            rejected=sum(job.refused for job in self._jobs),
-            done=sum(job.done for job in self._jobs),
-            total=None if None in sizes else sum(size or 0 for size in sizes),
+    def _show_progress(self, stats: Stats, note: str, *, last: bool = False) -> None:
+        sizes = [file.input.size for file in self._files]
+        progress = ImportProgress(
+            records=self._imported_earlier + stats.delivered,
+            earlier_records=self._imported_earlier,
+            rejected=sum(file.not_imported for file in self._files),
+            bytes_read=sum(file.bytes_read for file in self._files),
+            bytes_total=None if None in sizes else sum(size or 0 for size in sizes),
             note=note,
         )
-        self._display.show(figures, last=last)
+        self._display.show(progress, last=last)
 
 
 def _losses(stats: Stats) -> int:

@@ -1,4 +1,4 @@
-"""The files to import: found, told apart by their first bytes, and opened without their compression."""
+"""Input files: finds them, opens them, decompresses them and detects their format."""
 
 from __future__ import annotations
 
@@ -10,44 +10,27 @@ import sys
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import Enum
 from glob import glob, has_magic
 from hashlib import blake2b
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
+from .option_values import Format
+
 STDIN: Final = "-"
 STATE_SUFFIX: Final = ".import-state"
 REJECTS_SUFFIX: Final = ".import-rejects"
 
-_BUFFER: Final = 1024 * 1024
-_SAMPLE: Final = 64 * 1024
-_GZIP: Final = b"\x1f\x8b"
-_ZSTD: Final = b"\x28\xb5\x2f\xfd"
-_PARQUET: Final = b"PAR1"
-
-
-class InputError(Exception):
-    """A file cannot be imported as it is. Nothing of it was read."""
-
-
-class DamagedError(Exception):
-    """A file cannot be read beyond some point. What came before it is good."""
-
-
-class Format(str, Enum):
-    """How records lie in a file."""
-
-    AUTO = "auto"
-    NDJSON = "ndjson"
-    JSON = "json"
-    CSV = "csv"
-    TSV = "tsv"
-    PARQUET = "parquet"
-
-
-_BY_NAME: Final = {
+_BUFFER_BYTES: Final = 1024 * 1024
+_SAMPLE_BYTES: Final = 64 * 1024
+_GZIP_MAGIC: Final = b"\x1f\x8b"
+_ZSTD_MAGIC: Final = b"\x28\xb5\x2f\xfd"
+_PARQUET_MAGIC: Final = b"PAR1"
+_UTF8_BOM: Final = b"\xef\xbb\xbf"
+_UTF16_BOMS: Final = (b"\xff\xfe", b"\xfe\xff")
+_COMPRESSION_SUFFIXES: Final = (".gz", ".gzip", ".zst", ".zstd")
+_FORMAT_BY_SUFFIX: Final = {
     ".ndjson": Format.NDJSON,
     ".jsonl": Format.NDJSON,
     ".json": Format.JSON,
@@ -58,9 +41,23 @@ _BY_NAME: Final = {
 }
 
 
+class InputError(Exception):
+    """A file cannot be imported. None of its records was read."""
+
+
+class DamagedError(Exception):
+    """The rest of a file cannot be read. The records before the damage are valid."""
+
+
 @dataclass(frozen=True, slots=True)
 class FileIdentity:
-    """What tells a file from another, or from itself after a change."""
+    """Identity of a file, which changes with its content. Field names are part of the checkpoint format.
+
+    Args:
+        size: size in bytes.
+        modified: modification time, in nanoseconds.
+        sample: hash of the beginning and the end of the content.
+    """
 
     size: int
     modified: int
@@ -68,12 +65,12 @@ class FileIdentity:
 
 
 @dataclass(frozen=True, slots=True)
-class Input:
-    """One file, before it is opened.
+class InputFile:
+    """Input file that is not open yet.
 
     Args:
-        name: as the user gave it.
-        identity: None for what can be read once only, such as a pipe.
+        name: name on the command line.
+        identity: identity of the file; None for a stream that can be read only once, such as a pipe.
     """
 
     name: str
@@ -81,11 +78,12 @@ class Input:
 
     @property
     def path(self) -> str:
+        """Absolute path, or `STDIN`."""
         return STDIN if self.name == STDIN else os.path.abspath(self.name)
 
     @property
-    def mark(self) -> str:
-        """Tells its lines from those of other files, wherever it lies."""
+    def content_id(self) -> str:
+        """Identifier of the content, independent of the file's name and directory."""
         return STDIN if self.identity is None else f"{self.identity.size}-{self.identity.sample}"
 
     @property
@@ -93,61 +91,62 @@ class Input:
         return None if self.identity is None else self.identity.size
 
 
-def found(names: Sequence[str]) -> tuple[list[Input], list[str]]:
-    """The files behind names and patterns, each once.
+def find_inputs(names: Sequence[str]) -> tuple[list[InputFile], list[str]]:
+    """Find the files of names and glob patterns. Each file occurs once.
 
     Returns:
-        The files, and the names of those that an earlier import left and that are passed over.
+        The files, and the names of skipped files: checkpoints and rejects of earlier imports.
 
     Raises:
-        InputError: if one is not there, is a directory or cannot be read, or a pattern fits nothing.
+        InputError: if a file does not exist, is a directory or cannot be read, or a pattern matches no file.
     """
     paths: dict[str, None] = {}
     for name in names:
         if name == STDIN or Path(name).exists() or not has_magic(name):
             paths[name] = None
             continue
-        fitting = [path for path in sorted(glob(name, recursive=True)) if not Path(path).is_dir()]
-        if not fitting:
-            raise InputError(f"no file fits {name}")
-        paths.update(dict.fromkeys(fitting))
-    passed = [path for path in paths if path.endswith((STATE_SUFFIX, REJECTS_SUFFIX))]
-    inputs: dict[str, Input] = {}
+        matches = [path for path in sorted(glob(name, recursive=True)) if not Path(path).is_dir()]
+        if not matches:
+            raise InputError(f"no file matches {name}")
+        paths.update(dict.fromkeys(matches))
+    skipped = [path for path in paths if path.endswith((STATE_SUFFIX, REJECTS_SUFFIX))]
+    inputs: dict[str, InputFile] = {}
     for path in paths:
-        if path not in passed:
-            one = Input(path, _identity(path))
-            inputs.setdefault(one.path, one)
+        if path not in skipped:
+            input_file = InputFile(path, _identify(path))
+            inputs.setdefault(input_file.path, input_file)
     if not inputs:
-        raise InputError("only files that an earlier import has left were given")
-    return [*inputs.values()], passed
+        raise InputError("all given files are checkpoints or rejects of earlier imports")
+    return [*inputs.values()], skipped
 
 
-def _identity(path: str) -> FileIdentity | None:
+def _identify(path: str) -> FileIdentity | None:
+    """Return the identity of a regular file, or None for a stream."""
     if path == STDIN or path.startswith(("/dev/", "/proc/")):
         return None
     try:
-        about = Path(path).stat()
-        if stat.S_ISDIR(about.st_mode):
+        status = Path(path).stat()
+        if stat.S_ISDIR(status.st_mode):
             raise InputError(f"{path} is a directory")
-        if not stat.S_ISREG(about.st_mode):
+        if not stat.S_ISREG(status.st_mode):
             return None
         digest = blake2b(digest_size=16)
         with Path(path).open("rb") as file:
-            digest.update(file.read(_SAMPLE))
-            file.seek(max(0, about.st_size - _SAMPLE))
-            digest.update(file.read(_SAMPLE))
+            digest.update(file.read(_SAMPLE_BYTES))
+            file.seek(max(0, status.st_size - _SAMPLE_BYTES))
+            digest.update(file.read(_SAMPLE_BYTES))
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from None
-    return FileIdentity(about.st_size, about.st_mtime_ns, digest.hexdigest())
+    return FileIdentity(status.st_size, status.st_mtime_ns, digest.hexdigest())
 
 
-class Opened:
-    """A file that is open, and its content without compression.
+class OpenedInput:
+    """Open input file with decompressed content.
 
     Args:
-        raw: the file itself.
-        content: what is in it, as a stream that can be peeked into.
-        format: how records lie in it.
+        raw: the file as stored.
+        content: the decompressed content.
+        format: the given or detected format.
     """
 
     def __init__(self, raw: io.BufferedReader, content: io.BufferedReader, format: Format) -> None:
@@ -155,8 +154,8 @@ class Opened:
         self.content = content
         self.format = format
 
-    def done(self) -> int:
-        """Bytes of the file itself that were read so far."""
+    def bytes_read(self) -> int:
+        """Return the number of bytes of the file, as stored, that were read so far."""
         try:
             return self._raw.tell()
         except (OSError, ValueError):
@@ -167,44 +166,45 @@ class Opened:
         self._raw.close()
 
 
-def opened(one: Input, format: Format) -> Opened:
+def open_input(input_file: InputFile, format: Format) -> OpenedInput:
     """Open a file.
 
     Args:
-        one: the file.
-        format: how records lie in it, if that is known.
+        input_file: the file.
+        format: its format; `Format.AUTO` detects it.
 
     Raises:
-        InputError: if it cannot be opened, or it cannot be told what it is.
+        InputError: if it cannot be opened, or its format cannot be detected.
     """
+    name = input_file.name
     try:
-        # Not `sys.stdin`: the interpreter takes that one's lock when it ends, and a read may hold it for ever.
-        file: io.RawIOBase = io.FileIO(0, closefd=False) if one.name == STDIN else io.FileIO(one.name)
+        # Not `sys.stdin`: the interpreter acquires its lock on exit, and a blocked read may hold that lock forever.
+        file: io.RawIOBase = io.FileIO(0, closefd=False) if name == STDIN else io.FileIO(name)
     except OSError as error:
-        raise InputError(f"cannot read {one.name}: {error.strerror or error}") from None
-    raw: io.BufferedReader = io.BufferedReader(file, _BUFFER)
+        raise InputError(f"cannot read {name}: {error.strerror or error}") from None
+    raw: io.BufferedReader = io.BufferedReader(file, _BUFFER_BYTES)
     try:
         head = raw.read(4)
         source = raw
-        if one.identity is not None:
+        if input_file.identity is not None:
             raw.seek(0)
         else:
-            # All that has come in, so that there is enough to tell what it is.
+            # Read everything that has arrived, so that there is enough content to detect the format.
             head += raw.read(len(raw.peek()))
-            rejoined: io.RawIOBase = _Rejoined(head, raw)
-            source = io.BufferedReader(rejoined, _BUFFER)
-        content = _decompressed(source, head, one.name)
-        return Opened(raw, content, _told(one, format, head, content))
+            prefixed: io.RawIOBase = _PrefixedStream(head, raw)
+            source = io.BufferedReader(prefixed, _BUFFER_BYTES)
+        content = _decompress(source, head, name)
+        return OpenedInput(raw, content, _detect_format(input_file, format, head, content))
     except (OSError, EOFError, zlib.error) as error:
         raw.close()
-        raise InputError(f"cannot read {one.name}: {error}") from None
+        raise InputError(f"cannot read {name}: {error}") from None
     except InputError:
         raw.close()
         raise
 
 
-class _Rejoined(io.RawIOBase):
-    """A stream that cannot be wound back, with what was read of it put in front again."""
+class _PrefixedStream(io.RawIOBase):
+    """Stream of bytes that were already read from an unseekable stream, followed by the rest of that stream."""
 
     def __init__(self, head: bytes, rest: io.BufferedReader) -> None:
         self._head = head
@@ -215,39 +215,39 @@ class _Rejoined(io.RawIOBase):
 
     def readinto(self, buffer: bytearray) -> int:  # type: ignore[override]
         data = self._head or self._rest.read1(len(buffer))
-        piece, rest = data[: len(buffer)], data[len(buffer) :]
-        self._head = rest if self._head else b""
+        piece, remaining = data[: len(buffer)], data[len(buffer) :]
+        self._head = remaining if self._head else b""
         buffer[: len(piece)] = piece
         return len(piece)
 
 
-def _decompressed(source: io.BufferedReader, head: bytes, name: str) -> io.BufferedReader:
-    unpacked: io.RawIOBase
-    if head.startswith(_GZIP):
-        unpacked = _Unpacked(gzip.GzipFile(fileobj=source), zlib.error)
-    elif head.startswith(_ZSTD):
-        unpacked = _zstd(source, name)
+def _decompress(source: io.BufferedReader, head: bytes, name: str) -> io.BufferedReader:
+    decompressed: io.RawIOBase
+    if head.startswith(_GZIP_MAGIC):
+        decompressed = _DecompressedStream(gzip.GzipFile(fileobj=source), zlib.error)
+    elif head.startswith(_ZSTD_MAGIC):
+        decompressed = _open_zstd(source, name)
     else:
         return source
-    return io.BufferedReader(unpacked, _BUFFER)
+    return io.BufferedReader(decompressed, _BUFFER_BYTES)
 
 
-def _zstd(source: io.BufferedReader, name: str) -> io.RawIOBase:
+def _open_zstd(source: io.BufferedReader, name: str) -> io.RawIOBase:
     if sys.version_info >= (3, 14):
         from compression import zstd
     else:
         if find_spec("backports") is None or find_spec("backports.zstd") is None:
             raise InputError(f'{name} is compressed with zstd: pip install "mixpanel-async[cli]"')
         from backports import zstd
-    return _Unpacked(zstd.ZstdFile(source), zstd.ZstdError)
+    return _DecompressedStream(zstd.ZstdFile(source), zstd.ZstdError)
 
 
-class _Unpacked(io.RawIOBase):
-    """A compressed stream that hands over what is good of it before it fails, and fails as other streams do."""
+class _DecompressedStream(io.RawIOBase):
+    """Decompressed stream that returns all valid data before damage, then raises `OSError`."""
 
-    def __init__(self, file: io.BufferedIOBase, fault: type[Exception]) -> None:
+    def __init__(self, file: io.BufferedIOBase, error_type: type[Exception]) -> None:
         self._file = file
-        self._fault = fault
+        self._error_type = error_type
 
     def readable(self) -> bool:
         return True
@@ -264,45 +264,46 @@ class _Unpacked(io.RawIOBase):
     def readinto(self, buffer: bytearray) -> int:  # type: ignore[override]
         try:
             data = self._file.read1(len(buffer))
-        except self._fault as error:
+        except self._error_type as error:
             raise OSError(str(error)) from None
         buffer[: len(data)] = data
         return len(data)
 
 
-def _told(one: Input, format: Format, head: bytes, content: io.BufferedReader) -> Format:
-    """What a file is, by its first bytes, then by its name, then by its content."""
-    if head.startswith(_PARQUET) or format is Format.PARQUET:
-        if one.identity is None:
-            raise InputError(f"{one.name} is Parquet, which is read from its end: save it to a file first")
+def _detect_format(input_file: InputFile, format: Format, head: bytes, content: io.BufferedReader) -> Format:
+    """Return the format, from the first bytes, then the file name, then the content."""
+    name = input_file.name
+    if head.startswith(_PARQUET_MAGIC) or format is Format.PARQUET:
+        if input_file.identity is None:
+            raise InputError(f"{name} is Parquet, which cannot be read from a stream: save it to a file first")
         return Format.PARQUET
-    start = content.peek(_SAMPLE)
-    if start[:2] in {b"\xff\xfe", b"\xfe\xff"}:
-        raise InputError(f"{one.name} is UTF-16; convert it to UTF-8: iconv -f UTF-16 -t UTF-8")
-    text = start.removeprefix(b"\xef\xbb\xbf").lstrip()
-    told = _by_name(one.name) if format is Format.AUTO else format
-    if told is Format.AUTO:
+    start = content.peek(_SAMPLE_BYTES)
+    if start[:2] in _UTF16_BOMS:
+        raise InputError(f"{name} is UTF-16; convert it to UTF-8: iconv -f UTF-16 -t UTF-8")
+    text = start.removeprefix(_UTF8_BOM).lstrip()
+    detected = _format_from_name(name) if format is Format.AUTO else format
+    if detected is Format.AUTO:
         if text and text[:1] not in {b"{", b"["}:
-            raise InputError(f"cannot tell what {one.name} is; say so with --format")
-        told = Format.JSON
-    is_guess = told is Format.JSON and format is Format.AUTO
-    return Format.NDJSON if is_guess and _has_a_record_a_line(text) else told
+            raise InputError(f"cannot detect the format of {name}; set --format")
+        detected = Format.JSON
+    may_be_ndjson = detected is Format.JSON and format is Format.AUTO
+    return Format.NDJSON if may_be_ndjson and _starts_with_object_line(text) else detected
 
 
-def _by_name(name: str) -> Format:
+def _format_from_name(name: str) -> Format:
     path = Path(name)
-    if path.suffix.lower() in {".gz", ".gzip", ".zst", ".zstd"}:
+    if path.suffix.lower() in _COMPRESSION_SUFFIXES:
         path = path.with_suffix("")
-    return _BY_NAME.get(path.suffix.lower(), Format.AUTO)
+    return _FORMAT_BY_SUFFIX.get(path.suffix.lower(), Format.AUTO)
 
 
-def _has_a_record_a_line(text: bytes) -> bool:
-    """Whether a file begins with a line that is an object by itself: so do raw exports that are called `.json`."""
+def _starts_with_object_line(text: bytes) -> bool:
+    """Return whether the first line is a complete object, as in raw exports with the suffix `.json`."""
     if not text.startswith(b"{"):
         return False
     line, newline, _ = text.partition(b"\n")
     if not newline:
-        # An object that is laid out over lines has its first break at once.
+        # An object over several lines has a line break right after its opening brace.
         return True
     import orjson
 

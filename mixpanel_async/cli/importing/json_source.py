@@ -1,4 +1,4 @@
-"""Records out of JSON: one a line, in an array, or one after another."""
+"""JSON sources: one record per line, an array of records, or consecutive records."""
 
 from __future__ import annotations
 
@@ -12,53 +12,53 @@ from typing import Any, Final
 import orjson
 
 from .inputs import DamagedError
-from .source import (
+from .record_source import (
     BOM,
     CHUNK_BYTES,
     MAX_RECORD_BYTES,
-    File,
+    FileHandle,
     LineReader,
-    LongLine,
     Position,
-    RecordSource,
     Row,
-    Unreadable,
-    text_of,
-    words,
+    StreamSource,
+    TruncatedLine,
+    UnreadableRow,
+    decode_row,
+    parser_message,
 )
 
-_LINE_END: Final = 2
+_MAX_LINE_END: Final = 2
 _SPACE: Final = re.compile(r"[ \t\r\n]*")
 
 
-class NdjsonSource(RecordSource):
-    """One JSON value a line."""
+class NdjsonSource(StreamSource):
+    """Source of NDJSON: one JSON value per line."""
 
-    def __init__(self, content: io.BufferedReader, start: Position, file: File) -> None:
+    def __init__(self, content: io.BufferedReader, start: Position, file: FileHandle) -> None:
         super().__init__(content, start, file)
         self._lines = LineReader(content)
         if start.offset:
             self._lines.seek(start.offset, start.line)
 
-    def _fill(self, rows: list[Row], most: int, late: float) -> None:  # noqa: ARG002
+    def _fill(self, rows: list[Row], limit: int, deadline: float) -> None:  # noqa: ARG002
         lines, loads = self._lines, orjson.loads
-        number = lines.taken
-        taken = lines.take(most)
-        self.is_over = not taken
+        number = lines.lines_taken
+        taken = lines.take(limit)
+        self.is_exhausted = not taken
         for line in taken:
             number += 1
             try:
                 rows.append((number, loads(line)))
             except ValueError as error:
-                self._odd(line, number, error, rows)
-        self._offset, self._line = lines.bytes_taken, lines.taken
+                self._add_invalid(line, number, error, rows)
+        self._offset, self._line = lines.bytes_taken, lines.lines_taken
 
     @staticmethod
-    def _odd(line: bytes, number: int, error: ValueError, rows: list[Row]) -> None:
-        """Deal with what is no JSON."""
-        if isinstance(line, LongLine):
+    def _add_invalid(line: bytes, number: int, error: ValueError, rows: list[Row]) -> None:
+        """Append the row of a line that failed to parse. Skips blank lines and removes a byte order mark."""
+        if isinstance(line, TruncatedLine):
             problem = f"is longer than {MAX_RECORD_BYTES} bytes"
-            rows.append((number, Unreadable(problem, text_of(line))))
+            rows.append((number, UnreadableRow(problem, decode_row(line))))
             return
         if number == 1 and line.startswith(BOM):
             line = line[len(BOM) :]
@@ -69,100 +69,101 @@ class NdjsonSource(RecordSource):
             else:
                 return
         if line.strip():
-            rows.append((number, Unreadable(f"is no valid JSON: {words(error)}", text_of(line))))
+            rows.append((number, UnreadableRow(f"is not valid JSON: {parser_message(error)}", decode_row(line))))
 
 
-class JsonSource(RecordSource):
-    """An array of objects, or objects one after another, across lines or not. A line is a record here."""
+class JsonSource(StreamSource):
+    """Source of an array of objects, or of consecutive objects. `line` in its positions counts records."""
 
-    def __init__(self, content: io.BufferedReader, start: Position, file: File) -> None:
+    def __init__(self, content: io.BufferedReader, start: Position, file: FileHandle) -> None:
         super().__init__(content, start, file)
         self._parse = json.JSONDecoder().raw_decode
-        self._forget()
-        if self._peeked() == "\ufeff":
-            self._at += 1
-        self._is_array = self._peeked() == "["
-        self._has_ended = False
+        self._reset_text()
+        if self._peek() == "\ufeff":
+            self._offset_in_text += 1
+        self._is_array = self._peek() == "["
+        self._is_array_closed = False
         self._needs_comma = self._is_array and start.line > 0
         if start.offset:
             content.seek(start.offset)
-            self._forget()
+            self._reset_text()
         elif self._is_array:
-            self._at += 1
+            self._offset_in_text += 1
 
-    def _forget(self) -> None:
-        # A byte that is no UTF-8 becomes a lone surrogate, for which the client refuses the one record that has it.
+    def _reset_text(self) -> None:
+        # Invalid UTF-8 becomes a lone surrogate, so the client rejects only the record that has it.
         self._decode = codecs.getincrementaldecoder("utf-8")("surrogateescape").decode
-        self._text, self._at, self._is_read = "", 0, False
+        self._text, self._offset_in_text, self._is_at_end = "", 0, False
 
-    def _fill(self, rows: list[Row], most: int, late: float) -> None:
-        used = self._at
-        first = used
+    def _fill(self, rows: list[Row], limit: int, deadline: float) -> None:
+        end_of_value = self._offset_in_text
+        start_of_chunk = end_of_value
         try:
-            while len(rows) < most and used - first < CHUNK_BYTES and monotonic() < late:
-                if not self._is_at_value():
-                    self.is_over = True
+            while len(rows) < limit and end_of_value - start_of_chunk < CHUNK_BYTES and monotonic() < deadline:
+                if not self._seek_value():
+                    self.is_exhausted = True
                     break
-                value, used = self._value()
-                self._at = used
+                value, end_of_value = self._parse_value()
+                self._offset_in_text = end_of_value
                 self._needs_comma = self._is_array
                 self._line += 1
                 rows.append((self._line, value))
-                if len(self._text) - used <= _LINE_END and not self._is_read:
-                    # More would have to be waited for.
+                if len(self._text) - end_of_value <= _MAX_LINE_END and not self._is_at_end:
+                    # Reading more could block.
                     break
         finally:
-            self._offset += len(self._text[:used].encode(errors="surrogateescape"))
-            self._text, self._at = self._text[used:], max(0, self._at - used)
+            self._offset += len(self._text[:end_of_value].encode(errors="surrogateescape"))
+            self._text, self._offset_in_text = self._text[end_of_value:], max(0, self._offset_in_text - end_of_value)
 
-    def _more(self) -> bool:
-        """Read on. False at the end of the file."""
-        if self._is_read:
+    def _read_more(self) -> bool:
+        """Read more text. Return False at the end of the file."""
+        if self._is_at_end:
             return False
         data = self._content.read1(CHUNK_BYTES)
-        self._is_read = not data
-        self._text += self._decode(data, self._is_read)
+        self._is_at_end = not data
+        self._text += self._decode(data, self._is_at_end)
         return True
 
-    def _peeked(self) -> str:
-        """The next character that is no space, or an empty string at the end."""
+    def _peek(self) -> str:
+        """Skip white space. Return the next character, or an empty string at the end of the file."""
         while True:
-            match = _SPACE.match(self._text, self._at)
+            match = _SPACE.match(self._text, self._offset_in_text)
             assert match is not None
-            self._at = match.end()
-            if self._at < len(self._text):
-                return self._text[self._at]
-            if not self._more():
+            self._offset_in_text = match.end()
+            if self._offset_in_text < len(self._text):
+                return self._text[self._offset_in_text]
+            if not self._read_more():
                 return ""
 
-    def _is_at_value(self) -> bool:
-        following = self._peeked()
-        if self._is_array and not self._has_ended and following == "]":
-            self._at += 1
-            self._has_ended = True
-            following = self._peeked()
-        if self._has_ended and following:
-            raise DamagedError("something comes behind the end of the array")
-        if self._has_ended or not self._is_array:
-            return bool(following)
-        if self._needs_comma and following:
-            if following != ",":
-                raise DamagedError("a comma is missing")
-            self._at += 1
+    def _seek_value(self) -> bool:
+        """Move to the next value. Return False after the last one."""
+        character = self._peek()
+        if self._is_array and not self._is_array_closed and character == "]":
+            self._offset_in_text += 1
+            self._is_array_closed = True
+            character = self._peek()
+        if self._is_array_closed and character:
+            raise DamagedError("unexpected data after the end of the array")
+        if self._is_array_closed or not self._is_array:
+            return bool(character)
+        if self._needs_comma and character:
+            if character != ",":
+                raise DamagedError("missing comma between two records")
+            self._offset_in_text += 1
             self._needs_comma = False
-            following = self._peeked()
-        if not following:
+            character = self._peek()
+        if not character:
             raise DamagedError("the array is not closed")
         return True
 
-    def _value(self) -> tuple[Any, int]:
+    def _parse_value(self) -> tuple[Any, int]:
         while True:
             try:
-                value, end = self._parse(self._text, self._at)
-            except (ValueError, RecursionError) as error:  # noqa: PERF203  it is tried again with more
-                if len(self._text) - self._at > MAX_RECORD_BYTES or not self._more():
-                    raise DamagedError(f"what follows is no valid JSON: {words(error)}") from None
+                value, end = self._parse(self._text, self._offset_in_text)
+            except (ValueError, RecursionError) as error:  # noqa: PERF203  parsed again with more text
+                if len(self._text) - self._offset_in_text > MAX_RECORD_BYTES or not self._read_more():
+                    raise DamagedError(f"the next record is not valid JSON: {parser_message(error)}") from None
             else:
-                # A number may go on in what was not read yet.
-                if end < len(self._text) or type(value) not in {int, float} or not self._more():
+                # A number at the end of the text may continue in the next read.
+                if end < len(self._text) or type(value) not in {int, float} or not self._read_more():
                     return value, end

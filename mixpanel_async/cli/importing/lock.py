@@ -1,4 +1,4 @@
-"""One import of a file at a time, as two would apply the same updates twice."""
+"""File lock that prevents two imports of one file at a time. Two would apply the same updates twice."""
 
 from __future__ import annotations
 
@@ -8,31 +8,31 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
-from .inputs import Input
+from .inputs import InputFile
 
 
 class LockedError(Exception):
-    """Another import has the file."""
+    """Another import holds the lock of the file."""
 
 
 @contextmanager
-def locked(one: Input) -> Iterator[None]:
-    """Hold a file for the length of the block; the system lets go of it however the process ends.
+def lock_file(input_file: InputFile) -> Iterator[None]:
+    """Lock a file for the length of the block. The operating system releases the lock when the process ends.
 
-    Where files cannot be locked (Windows, some network file systems) nothing is held.
+    Does nothing where files cannot be locked (Windows, some network file systems).
 
     Raises:
-        LockedError: if another process holds it.
+        LockedError: if another process holds the lock.
     """
-    if one.identity is None or find_spec("fcntl") is None:
+    if input_file.identity is None or find_spec("fcntl") is None:
         yield
         return
     import fcntl
 
-    with Path(one.name).open("rb") as file:
+    with Path(input_file.name).open("rb") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             if error.errno in {errno.EWOULDBLOCK, errno.EACCES}:
-                raise LockedError(f"another import of {one.name} is under way") from None
+                raise LockedError(f"another import of {input_file.name} is running") from None
         yield

@@ -1,86 +1,195 @@
-"""The options of `mixpanel-async import`, as its help shows them."""
+"""Typed options of an import, parsed from the command line."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated
+import codecs
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
-import typer
+import orjson
 
-from .column_mapping import ImportKind, InsertIds, Operation
-from .inputs import Format
+from .checkpoint import PROJECT_ID, fingerprint
+from .column_mapping import TEXT_FIELDS, ColumnMapping, wire_names
+from .limits import ImportLimits
+from .option_values import ColumnType, Format, ImportKind, InsertIds, Operation
+from .paths import ImportPaths
+from .source_factory import ReadOptions
+from .time_parsing import TimeParser, parse_zone
 
-Files = Annotated[
-    list[str],
-    typer.Argument(metavar="FILE...", help="Files or patterns; - is the standard input.", show_default=False),
-]
-KindOf = Annotated[ImportKind, typer.Option(help="What the records are.")]
-FormatOf = Annotated[
-    Format, typer.Option(help="How records lie in the files; auto goes by their first bytes and their names.")
-]
-Maps = Annotated[
-    list[str] | None,
-    typer.Option(metavar="NAME=COLUMN", help="Take a field or property from a column; a.b is the b within a."),
-]
-Sets = Annotated[list[str] | None, typer.Option(metavar="NAME=VALUE", help="Give every record this field or property.")]
-Drops = Annotated[list[str] | None, typer.Option(metavar="COLUMN", help="Leave a column out.")]
-Types = Annotated[
-    list[str] | None,
-    typer.Option(metavar="COLUMN=TYPE", help="Read a column as text, number, boolean, time or json."),
-]
-InferTypes = Annotated[
-    bool, typer.Option("--infer-types", help="Read text that looks like a number or a boolean as one.")
-]
-TimeFormat = Annotated[
-    str,
-    typer.Option(
-        metavar="FORMAT",
-        help="auto (seconds, milliseconds or ISO 8601), iso, seconds, milliseconds, microseconds, nanoseconds, or "
-        "a pattern such as '%d.%m.%Y %H:%M'.",
-    ),
-]
-Timezone = Annotated[
-    str | None,
-    typer.Option(metavar="ZONE", help="Zone of times that name none, such as Europe/Vienna, UTC or +02:00."),
-]
-OperationOf = Annotated[
-    Operation, typer.Option(help="What to do with the properties of profiles whose records do not say.")
-]
-InsertIdsOf = Annotated[
-    InsertIds,
-    typer.Option(help="What a missing $insert_id is made of: content (equal events count once) or line."),
-]
-Delimiter = Annotated[str | None, typer.Option(help="Of CSV: a comma, or a tab in TSV.")]
-Encoding = Annotated[str, typer.Option(help="Of CSV.")]
-Token = Annotated[str | None, typer.Option(help="The project's token; or MIXPANEL_TOKEN.")]
-ServiceAccount = Annotated[str | None, typer.Option(metavar="USER", help="Or MIXPANEL_SERVICE_ACCOUNT_USERNAME.")]
-ServiceAccountSecret = Annotated[
-    str | None,
-    typer.Option(
-        metavar="SECRET",
-        help="Better in MIXPANEL_SERVICE_ACCOUNT_SECRET: others on this machine may see a command line.",
-    ),
-]
-ProjectId = Annotated[str | None, typer.Option(help="Of the service account; or MIXPANEL_PROJECT_ID.")]
-Region = Annotated[str | None, typer.Option(help="us, eu or in; or MIXPANEL_REGION.")]
-ApiHost = Annotated[str | None, typer.Option(help="A host or an origin instead; or MIXPANEL_API_HOST.")]
-AllowHttp = Annotated[bool, typer.Option("--allow-http", help="Take an http:// origin that is not on this machine.")]
-Concurrency = Annotated[int, typer.Option(min=1, max=50, help="Requests at once, at most; fewer after a 429.")]
-Patience = Annotated[
-    float, typer.Option(min=1, max=86_400, metavar="SECONDS", help="Give up if nothing was taken for so long.")
-]
-AtLeastOnce = Annotated[
-    bool, typer.Option("--at-least-once", help="Send $add, $append and $remove again that may have been applied.")
-]
-RejectsFile = Annotated[
-    Path | None, typer.Option(help="One file for rejected records, instead of FILE.import-rejects for each.")
-]
-StateDirectory = Annotated[
-    Path | None, typer.Option(help="Directory for checkpoints and rejects, instead of beside the files.")
-]
-KeepsCheckpoints = Annotated[
-    bool, typer.Option("--checkpoint/--no-checkpoint", help="Keep in FILE.import-state what it takes to go on.")
-]
-Restarts = Annotated[bool, typer.Option("--restart", help="Begin anew, whatever was imported before.")]
-IsDry = Annotated[bool, typer.Option("--dry-run", help="Check everything and send nothing.")]
-IsQuiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ColumnOptions:
+    """Options that affect the records sent, as given on the command line. A checkpoint is valid for one set of them."""
+
+    kind: ImportKind
+    format: Format
+    map: Sequence[str]
+    set: Sequence[str]
+    drop: Sequence[str]
+    type: Sequence[str]
+    infer_types: bool
+    time_format: str
+    timezone: str | None
+    operation: Operation
+    insert_ids: InsertIds
+    delimiter: str | None
+    encoding: str
+
+    def read_options(self) -> ReadOptions:
+        """Return the options for reading files.
+
+        Raises:
+            ValueError: if the delimiter or the encoding cannot be used.
+        """
+        if self.delimiter is not None and len(self.delimiter) != 1:
+            raise ValueError(f"--delimiter must be one character, not {self.delimiter!r}")
+        try:
+            extends_ascii = codecs.encode("\n", self.encoding) == b"\n"
+        except (LookupError, TypeError, ValueError):
+            extends_ascii = False
+        if not extends_ascii:
+            raise ValueError(
+                f"--encoding must be one that extends ASCII, such as utf-8 or cp1252, not {self.encoding!r}"
+            )
+        return ReadOptions(format=self.format, delimiter=self.delimiter, encoding=self.encoding)
+
+    def column_mapping(self) -> ColumnMapping:
+        """Return the mapping from columns to fields and properties.
+
+        Raises:
+            ValueError: naming the malformed option.
+        """
+        try:
+            zone = None if self.timezone is None else parse_zone(self.timezone)
+        except ValueError as error:
+            raise ValueError(f"--timezone: {error}") from None
+        try:
+            time_parser = TimeParser(self.time_format, zone)
+        except ValueError as error:
+            raise ValueError(f"--time-format: {error}") from None
+        return ColumnMapping(
+            kind=self.kind,
+            columns=_parse_pairs(self.map, "--map", "NAME=COLUMN"),
+            constants=_parse_constants(self.set, self.kind),
+            dropped=frozenset(self.drop),
+            types=_parse_column_types(self.type),
+            infer=self.infer_types,
+            time_parser=time_parser,
+            operation=self.operation,
+            insert_ids=self.insert_ids,
+        )
+
+    def fingerprints(self) -> dict[str, str]:
+        """Return a fingerprint of each option by option name, for the checkpoint.
+
+        Fingerprints are stored instead of values because the values may be personal data.
+        """
+        texts = {name: repr(getattr(self, name)) for name in self.__slots__}
+        # Existing checkpoints contain the fingerprint of this text.
+        texts["kind"] = f"<Kind.{self.kind.name}: {self.kind.value!r}>"
+        return {name.replace("_", "-"): fingerprint(text) for name, text in texts.items()}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProjectOptions:
+    """Destination of an import, as `AsyncMixpanel.from_env` reads it.
+
+    Args:
+        environ: the `MIXPANEL_*` variables.
+        allow_http: as in `AsyncMixpanel`.
+    """
+
+    environ: Mapping[str, str]
+    allow_http: bool
+
+    def fingerprint(self) -> str:
+        """Return a fingerprint of the token and the host."""
+        return fingerprint(*map(self._variable, ("TOKEN", "REGION", "API_HOST")))
+
+    def account_fingerprints(self) -> dict[str, str]:
+        """Return a fingerprint of the service account's project id, or an empty dict without one.
+
+        With a service account, Mixpanel goes by this id. Whether it is the project of the token cannot be checked here.
+        """
+        project_id = self._variable("PROJECT_ID")
+        return {PROJECT_ID: fingerprint(project_id)} if project_id else {}
+
+    def _variable(self, name: str) -> str:
+        return self.environ.get(f"MIXPANEL_{name}", "").strip()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImportOptions:
+    """All options of one import command.
+
+    Args:
+        files: file names and patterns.
+        columns: how records are read and converted.
+        project: destination and credentials.
+        limits: concurrency and time limits.
+        paths: locations of checkpoints and rejected records.
+        is_dry_run: check all records without sending any.
+        quiet: do not show progress.
+    """
+
+    files: Sequence[str]
+    columns: ColumnOptions
+    project: ProjectOptions
+    limits: ImportLimits
+    paths: ImportPaths
+    is_dry_run: bool
+    quiet: bool
+
+
+def _parse_pairs(texts: Iterable[str], option: str, form: str = "NAME=VALUE") -> dict[str, str]:
+    """Parse values such as `NAME=VALUE`.
+
+    Raises:
+        ValueError: if a value has no name or no `=`, or a name occurs twice.
+    """
+    pairs: dict[str, str] = {}
+    for text in texts:
+        name, separator, value = text.partition("=")
+        if not separator or not name:
+            raise ValueError(f"{option} must have the form {form}, not {text!r}")
+        if name in pairs:
+            raise ValueError(f"{option} is given twice for {name}")
+        pairs[name] = value
+    return pairs
+
+
+def _parse_constants(texts: Iterable[str], kind: ImportKind) -> dict[str, Any]:
+    """Parse values of `--set`: text for fields; for properties JSON if it is valid JSON, else text.
+
+    Raises:
+        ValueError: as `_parse_pairs` does.
+    """
+    fields = wire_names(kind)
+    constants: dict[str, Any] = {}
+    for name, text in _parse_pairs(texts, "--set").items():
+        wire_name = fields.get(name, name)
+        constants[wire_name] = text if wire_name in TEXT_FIELDS else _json_or_text(text)
+    return constants
+
+
+def _parse_column_types(texts: Iterable[str]) -> dict[str, ColumnType]:
+    """Parse values of `--type`.
+
+    Raises:
+        ValueError: as `_parse_pairs` does, or for an unknown type.
+    """
+    known = {column_type.value: column_type for column_type in ColumnType}
+    types = {}
+    for column, name in _parse_pairs(texts, "--type", "COLUMN=TYPE").items():
+        if name not in known:
+            raise ValueError(f"--type {column} must be one of {', '.join(known)}, not {name!r}")
+        types[column] = known[name]
+    return types
+
+
+def _json_or_text(text: str) -> Any:
+    try:
+        return orjson.loads(text)
+    except ValueError:
+        return text

@@ -1,4 +1,4 @@
-"""Reads files in a thread of its own, a little ahead of what is sent, so that a slow pipe does not stop the sending."""
+"""Reader thread: reads chunks of records ahead of the sender, so that a slow pipe does not block sending."""
 
 from __future__ import annotations
 
@@ -10,105 +10,112 @@ from typing import Final
 
 from .file_import import FileImport
 from .inputs import DamagedError, InputError
-from .open_source import Reading, source
-from .source import Position, Row
+from .record_source import Position, Row
+from .source_factory import ReadOptions, open_source
 
-_AHEAD: Final = 3
+_CHUNKS_AHEAD: Final = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chunk:
-    """Records of one file that follow one another.
+    """Consecutive records of one file.
 
     Args:
-        job: the file.
-        rows: the records; there may be none.
-        position: after them.
-        done: bytes of the file that were read by then.
-        ended: whether the file has ended.
-        damage: why it cannot be read to its end.
+        file: the file.
+        rows: the records; may be empty.
+        position: position after the records.
+        bytes_read: bytes of the file that were read so far.
+        is_last: whether the file ends after this chunk.
+        damage: reason why the rest of the file cannot be read, or None.
     """
 
-    job: FileImport
+    file: FileImport
     rows: Sequence[Row]
     position: Position
-    done: int
-    ended: bool = False
+    bytes_read: int
+    is_last: bool = False
     damage: str | None = None
 
 
-class Reader:
-    """The chunks of files, one file after another.
+class ChunkReader:
+    """Reader of the chunks of several files, one file after another.
 
     Args:
-        jobs: the files, each with the position to begin at.
-        reading: how they are read.
-        size: records of one chunk.
+        files: the files, each with its start position.
+        read_options: options for reading them.
+        chunk_records: maximum number of records per chunk.
     """
 
-    def __init__(self, jobs: Sequence[FileImport], reading: Reading, size: int) -> None:
-        self._jobs = jobs
-        self._reading = reading
-        self._size = size
+    def __init__(self, files: Sequence[FileImport], read_options: ReadOptions, chunk_records: int) -> None:
+        self._files = files
+        self._read_options = read_options
+        self._chunk_records = chunk_records
         self._loop = asyncio.get_running_loop()
         self._chunks: asyncio.Queue[Chunk | BaseException | None] = asyncio.Queue()
-        self._room = threading.Semaphore(_AHEAD)
+        self._free_slots = threading.Semaphore(_CHUNKS_AHEAD)
         self._is_stopped = False
 
     def start(self) -> None:
-        # A daemon: nobody can end a read from a pipe into which nothing is written.
+        # A daemon thread, because a read from a pipe without a writer's data cannot be interrupted.
         threading.Thread(target=self._run, name="mixpanel-async reader", daemon=True).start()
 
     def stop(self) -> None:
-        """Read no more. From the event loop."""
+        """Stop reading. Call it from the event loop."""
         self._is_stopped = True
         self._chunks.put_nowait(None)
-        self._room.release()
+        self._free_slots.release()
 
     async def next(self) -> Chunk | None:
-        """The next chunk; None after the last, or once it is stopped."""
+        """Return the next chunk, or None after the last one and after `stop`."""
         if self._is_stopped:
             return None
         chunk = await self._chunks.get()
-        self._room.release()
+        self._free_slots.release()
         if isinstance(chunk, BaseException):
             raise chunk
         return None if self._is_stopped else chunk
 
     def _run(self) -> None:
-        last: BaseException | None = None
+        end: BaseException | None = None
         try:
-            for job in self._jobs:
-                self._read(job)
-        except BaseException as error:  # noqa: BLE001  a fault of this program is told where it is noticed
-            last = error
-        self._put(last)
+            for file in self._files:
+                self._read(file)
+        except BaseException as error:  # noqa: BLE001  `next` raises it in the event loop
+            end = error
+        self._put(end)
 
-    def _read(self, job: FileImport) -> None:
-        position = job.start
+    def _read(self, file: FileImport) -> None:
         try:
-            file = source(job.input, self._reading, position)
+            source = open_source(file.input, self._read_options, file.start)
         except InputError as error:
-            self._put(Chunk(job=job, rows=(), position=position, done=0, damage=str(error)))
+            self._put(Chunk(file=file, rows=(), position=file.start, bytes_read=0, damage=str(error)))
             return
         try:
             while not self._is_stopped:
+                rows: Sequence[Row] = ()
+                damage = None
                 try:
-                    rows = file.take(self._size)
+                    rows = source.take(self._chunk_records)
                 except DamagedError as error:
-                    self._put(Chunk(job=job, rows=(), position=file.position, done=file.done(), damage=str(error)))
-                    return
-                chunk = Chunk(job=job, rows=rows, position=file.position, done=file.done(), ended=file.is_over)
+                    damage = str(error)
+                chunk = Chunk(
+                    file=file,
+                    rows=rows,
+                    position=source.position,
+                    bytes_read=source.bytes_read(),
+                    is_last=damage is None and source.is_exhausted,
+                    damage=damage,
+                )
                 self._put(chunk)
-                if chunk.ended:
+                if chunk.is_last or chunk.damage is not None:
                     return
         finally:
-            file.close()
+            source.close()
 
     def _put(self, chunk: Chunk | BaseException | None) -> None:
-        self._room.acquire()
+        self._free_slots.acquire()
         try:
             self._loop.call_soon_threadsafe(self._chunks.put_nowait, chunk)
         except RuntimeError:
-            # The loop has ended.
+            # The event loop is closed.
             self._is_stopped = True

@@ -1,100 +1,110 @@
-"""What was not imported: where it came from, why, and that it is written down."""
+"""Tracking of rejected records: their origin, their reason and their entry in the rejects file."""
 
 from __future__ import annotations
 
 from collections import Counter
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from mixpanel_async import DropReason, LostRecord, ValidationError
 
-from .column_mapping import ColumnMapping
-from .conversion import explained, key_of
 from .file_import import FileImport
-from .source import Unreadable
+from .record_conversion import explain_error, record_key
+from .record_source import UnreadableRow
+
+if TYPE_CHECKING:
+    from .column_mapping import ColumnMapping
 
 UNREADABLE: Final = "unreadable"
 INVALID: Final = "invalid"
 UNCERTAIN: Final = "uncertain"
 
-_MOST_REASONS: Final = 1_000
-_MOST_NAMED: Final = 5
-# What the client gives back because it was closed, or because an awaited call ended: it is sent again.
-_NOT_OVER: Final = frozenset({DropReason.CLOSED, DropReason.EXHAUSTED, DropReason.UNAUTHORIZED})
+_MAX_REASONS: Final = 1_000
+_MAX_FIRST_REJECTS: Final = 5
+# The client reports these when it is closed or an awaited call ends. The next run resends the records.
+_RESENT_LATER: Final = frozenset({DropReason.CLOSED, DropReason.EXHAUSTED, DropReason.UNAUTHORIZED})
 
-Places = dict[str | int, tuple[FileImport, int]]
+RecordOrigins = dict[str | int, tuple[FileImport, int]]
+"""File and line by record key."""
 
 
 class RejectTracker:
-    """Notes records that are rejected, by this program or by Mixpanel.
+    """Tracker of records that this program or Mixpanel rejects.
 
-    It remembers which line each record under way is from, as the client gives back what would have been sent.
+    It remembers the origin of each record in flight, because the client reports a lost record by its message only.
 
     Args:
-        shape: what the columns of the files mean.
+        mapping: maps the columns of the files to fields and properties.
     """
 
-    def __init__(self, shape: ColumnMapping) -> None:
-        self._shape = shape
-        self.reasons: Counter[str] = Counter()
-        self.first: list[tuple[str, str]] = []
-        """The first that were rejected: file and line, and why."""
-        self.under_way: Places = {}
-        """By what tells records apart, where those come from that no commit waits for yet."""
-        self._awaited: list[Places] = []
+    def __init__(self, mapping: ColumnMapping) -> None:
+        self._mapping = mapping
+        self.reason_counts: Counter[str] = Counter()
+        self.first_rejects: list[tuple[str, str]] = []
+        """Position (file and line) and reason of the first rejected records."""
+        self.in_flight: RecordOrigins = {}
+        """Origins of the records that were handed to the client since the last commit began."""
+        self._committing: list[RecordOrigins] = []
 
-    def turn(self) -> Places:
-        """Begin anew with what is under way, and keep what was until it is forgotten."""
-        places, self.under_way = self.under_way, {}
-        self._awaited.append(places)
-        return places
+    def begin_commit(self) -> RecordOrigins:
+        """Start an empty `in_flight`. Return the previous one, which is kept until `end_commit`."""
+        origins, self.in_flight = self.in_flight, {}
+        self._committing.append(origins)
+        return origins
 
-    def forget(self, places: Places) -> None:
-        """What was under way is settled."""
-        self._awaited = [older for older in self._awaited if older is not places]
+    def end_commit(self, origins: RecordOrigins) -> None:
+        """Forget the origins of records that are settled."""
+        self._committing = [older for older in self._committing if older is not origins]
 
-    def refuse(self, job: FileImport, line: int, row: object, error: ValidationError) -> None:
-        """Note a record that is not sent.
+    def add_invalid(self, file: FileImport, line: int, row: object, error: ValidationError) -> None:
+        """Record a row that this program rejects.
 
         Raises:
-            OSError: if it cannot be written down, here and below.
+            OSError: if the rejects file cannot be written.
         """
-        if isinstance(row, Unreadable):
-            self._note(job, line, UNREADABLE, "", error.problem, row.text)
+        if isinstance(row, UnreadableRow):
+            self._add(file, line, UNREADABLE, "", error.problem, row.text)
         else:
-            error = explained(error, row, self._shape)
-            self._note(job, line, INVALID, error.path, error.problem, row)
+            error = explain_error(error, row, self._mapping)
+            self._add(file, line, INVALID, error.path, error.problem, row)
 
-    def doubt(self, job: FileImport, line: int, row: object) -> None:
-        """Note an update that may have been applied, and is not sent again."""
-        self._note(job, line, UNCERTAIN, "", "may have been applied before the import was interrupted", row)
+    def add_uncertain(self, file: FileImport, line: int, row: object) -> None:
+        """Record an update that may have been applied and is not resent.
 
-    def lose(self, records: list[LostRecord], reason: DropReason, otherwise: FileImport) -> None:
-        """Note records that the client could not deliver.
+        Raises:
+            OSError: if the rejects file cannot be written.
+        """
+        self._add(file, line, UNCERTAIN, "", "may have been applied before the import was interrupted", row)
+
+    def add_losses(self, records: list[LostRecord], reason: DropReason, fallback: FileImport) -> None:
+        """Record records that the client could not deliver.
 
         Args:
-            records: as `on_drop` gets them.
-            reason: as well.
-            otherwise: the file that those are counted for of which it is not known any more.
+            records: the records, as passed to `on_drop`.
+            reason: the reason, as passed to `on_drop`.
+            fallback: file that a record of unknown origin is counted for.
+
+        Raises:
+            OSError: if the rejects file cannot be written.
         """
-        if reason in _NOT_OVER:
+        if reason in _RESENT_LATER:
             return
         for record in records:
-            job, line = self._place(record) or (otherwise, None)
-            job.lost(line, uncertain=reason is DropReason.UNCERTAIN)
-            problem = record.message or "Mixpanel did not take it"
-            self._note(job, line, reason.value, record.field, problem, record.payload)
+            file, line = self._find_origin(record) or (fallback, None)
+            file.add_loss(line, uncertain=reason is DropReason.UNCERTAIN)
+            problem = record.message or "rejected by Mixpanel"
+            self._add(file, line, reason.value, record.field, problem, record.payload)
 
-    def _place(self, record: LostRecord) -> tuple[FileImport, int] | None:
+    def _find_origin(self, record: LostRecord) -> tuple[FileImport, int] | None:
         if record.payload is None:
             return None
-        key = key_of(record.payload)
-        return next((places[key] for places in (self.under_way, *reversed(self._awaited)) if key in places), None)
+        key = record_key(record.payload)
+        return next((origins[key] for origins in (self.in_flight, *reversed(self._committing)) if key in origins), None)
 
-    def _note(self, job: FileImport, line: int | None, reason: str, field: str, problem: str, record: object) -> None:
-        words = f"{field}: {problem}" if field else problem
-        is_known = words in self.reasons or len(self.reasons) < _MOST_REASONS
-        if len(self.first) < _MOST_NAMED:
-            self.first.append((f"{job.name}:{line}", words))
-        self.reasons[words if is_known else "other reasons"] += 1
-        job.note(uncertain=reason == UNCERTAIN)
-        job.rejects.add(job.input.path, line, reason, problem, record, field)
+    def _add(self, file: FileImport, line: int | None, reason: str, field: str, problem: str, record: object) -> None:
+        text = f"{field}: {problem}" if field else problem
+        is_counted = text in self.reason_counts or len(self.reason_counts) < _MAX_REASONS
+        if len(self.first_rejects) < _MAX_FIRST_REJECTS:
+            self.first_rejects.append((f"{file.name}:{line}", text))
+        self.reason_counts[text if is_counted else "other reasons"] += 1
+        file.add_recorded(uncertain=reason == UNCERTAIN)
+        file.rejects.add(file.input.path, line, reason, problem, record, field)

@@ -1,4 +1,4 @@
-"""Signals that ask an import to stop, counted."""
+"""Signals that ask an import to stop."""
 
 from __future__ import annotations
 
@@ -6,37 +6,37 @@ import signal
 from types import FrameType, TracebackType
 from typing import Any, Final
 
-_ASKING: Final = ("SIGINT", "SIGTERM", "SIGHUP")
+_STOP_SIGNALS: Final = ("SIGINT", "SIGTERM", "SIGHUP")
 
 
-class Signals:
-    """Counts the signals that come while its block is entered; after it they do what they did before."""
+class SignalCounter:
+    """Context manager that counts stop signals. On exit it restores the previous handlers."""
 
     def __init__(self) -> None:
         self.count = 0
-        self.number: int | None = None
-        """The first that came."""
-        self._before: dict[int, Any] = {}
+        self.first: int | None = None
+        """Number of the first signal received."""
+        self._previous_handlers: dict[int, Any] = {}
 
-    def _came(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
+    def _handle(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
         self.count += 1
-        self.number = self.number or number
+        self.first = self.first or number
 
-    def __enter__(self) -> Signals:  # noqa: PYI034  `Self` would need another dependency before Python 3.11
-        for name in _ASKING:
+    def __enter__(self) -> SignalCounter:  # noqa: PYI034  `Self` needs another dependency before Python 3.11
+        for name in _STOP_SIGNALS:
             number = getattr(signal, name, None)
-            # `nohup` has a program ignore SIGHUP, and a shell has one in the background ignore SIGINT.
+            # Ignored signals stay ignored: `nohup` ignores SIGHUP, and shells ignore SIGINT for background jobs.
             if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
-                self._before[number] = signal.signal(number, self._came)
+                self._previous_handlers[number] = signal.signal(number, self._handle)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for number, handler in self._before.items():
+        for number, handler in self._previous_handlers.items():
             signal.signal(number, handler)
 
     @property
     def status(self) -> int | None:
-        """The exit status of a program that a signal ended."""
-        return None if self.number is None else 128 + self.number
+        """Exit status of a process that was ended by the first signal; None without a signal."""
+        return None if self.first is None else 128 + self.first

@@ -1,0 +1,225 @@
+"""Conversion of file records to the arguments of client calls."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from hashlib import blake2b
+from typing import TYPE_CHECKING, Any, Final
+
+import orjson
+
+from mixpanel_async import ValidationError
+
+from .option_values import ImportKind, InsertIds, Operation
+from .record_source import UnreadableRow
+
+if TYPE_CHECKING:
+    from .column_mapping import ColumnMapping, Record
+
+EventArguments = tuple[str | None, str, "Record", str | None, str | None, float | datetime, str]
+"""Distinct id, name, properties, user id, device id, time, insert id."""
+
+# Properties that Mixpanel adds to exported events, and the token of the source project. Source: Mixpanel's pages on
+# default and reserved properties, read 2026-08-21.
+_EXPORT_ONLY_PROPERTIES: Final = (
+    "token",
+    "$import",
+    "$mp_api_endpoint",
+    "$mp_api_timestamp_ms",
+    "$mp_event_size",
+    "mp_processing_time_ms",
+)
+# Keys of a profile update that are siblings of its operation.
+_UPDATE_FIELDS: Final = frozenset(
+    {
+        "$distinct_id",
+        "$group_key",
+        "$group_id",
+        "$time",
+        "$ip",
+        "$ignore_time",
+        "$ignore_alias",
+        "$latitude",
+        "$longitude",
+    }
+)
+# Python's `surrogateescape` decodes an invalid byte to one of these.
+_INVALID_BYTE: Final = re.compile("[\udc80-\udcff]")
+_OPERATIONS: Final = frozenset(f"${operation.value}" for operation in Operation)
+
+
+def event_converter(mapping: ColumnMapping) -> Callable[[object, object], EventArguments]:
+    """Return a function that converts an event record. Its second argument identifies the record's line.
+
+    It accepts Mixpanel's own form, `{"event": ..., "properties": {...}}`, as in a raw export, and flat records, where
+    every key that is not a field is a property. It raises `ValidationError` for anything else.
+    """
+    is_identity = mapping.is_identity
+    parse_time, passes_numbers = mapping.time_parser.parse, mapping.time_parser.passes_numbers
+    is_id_by_line = mapping.insert_ids is InsertIds.LINE
+
+    def convert(record: object, row_id: object) -> EventArguments:
+        if type(record) is not dict:
+            raise not_an_object(record)
+        properties = record.get("properties")
+        if is_identity and type(properties) is dict and len(record) == 2:
+            properties = properties.copy()
+            name = record.get("event")
+        else:
+            properties = _flat_event(record, mapping)
+            name = properties.pop("event", None)
+        for key in _EXPORT_ONLY_PROPERTIES:
+            if key in properties:
+                del properties[key]
+        distinct_id = _id_to_text(properties.pop("distinct_id", None))
+        user_id = device_id = None
+        if "$user_id" in properties or "$device_id" in properties:
+            user_id, device_id = _convert_ids(properties)
+        time = properties.pop("time", None)
+        if not (passes_numbers and (type(time) is int or type(time) is float)):
+            time = parse_time(time, "time")
+        insert_id = properties.pop("$insert_id", None)
+        if insert_id is None or insert_id == "":
+            content = (name, distinct_id, time, properties)
+            insert_id = _digest((row_id, content) if is_id_by_line else content)
+        # The client checks the types.
+        return distinct_id, name, properties, user_id, device_id, time, _id_to_text(insert_id)  # type: ignore[return-value]
+
+    return convert
+
+
+def not_an_object(record: object) -> ValidationError:
+    """Return the error for a row without a record."""
+    return ValidationError("", record.problem if isinstance(record, UnreadableRow) else "is not a JSON object")
+
+
+def _convert_ids(properties: Record) -> tuple[Any, Any]:
+    for key in ("$user_id", "$device_id"):
+        if key in properties:
+            properties[key] = _id_to_text(properties[key])
+    return properties.get("$user_id"), properties.get("$device_id")
+
+
+def update_converter(mapping: ColumnMapping) -> Callable[[object], Record]:
+    """Return a function that converts a profile record to a profile update.
+
+    It accepts Mixpanel's own form, with an operation such as `$set`; the form of Mixpanel's profile export, with
+    `$properties`; and flat records, where every key that is not a field is a property. An update without `$time` does
+    not change `$last_seen`. It raises `ValidationError` for anything else.
+    """
+
+    def convert(record: object) -> Record:
+        if type(record) is not dict:
+            raise not_an_object(record)
+        if not _OPERATIONS.isdisjoint(record):
+            message = {key: value for key, value in record.items() if key != "$token"}
+            message.update({key: value for key, value in mapping.constants.items() if key in _UPDATE_FIELDS})
+        else:
+            message = _flat_update(record, mapping)
+        for key in ("$distinct_id", "$group_id"):
+            if key in message:
+                message[key] = _id_to_text(message[key])
+        if mapping.kind is ImportKind.GROUPS:
+            message.setdefault("$group_key", None)
+            message.pop("$distinct_id", None)
+        elif "$time" not in message:
+            # An import is not user activity; mixpanel-utils does the same.
+            message.setdefault("$ignore_time", True)
+        if "$time" in message and type(message["$time"]) not in {int, float}:
+            time = mapping.time_parser.parse(message["$time"], "$time")
+            message["$time"] = time.timestamp() if isinstance(time, datetime) else time
+        return message
+
+    return convert
+
+
+def explain_error(error: ValidationError, record: object, mapping: ColumnMapping) -> ValidationError:
+    """Return a more specific error if the options are the likely cause, else the same error."""
+    if type(record) is not dict:
+        return error
+    if "lone surrogate" in error.problem and _has_invalid_bytes(record):
+        return ValidationError(error.path, "is not valid in the file's encoding; for CSV, set --encoding")
+    if mapping.kind is ImportKind.EVENTS and "event" not in record and _is_update(record):
+        kind = "groups" if "$group_key" in record else "people"
+        return ValidationError("", f"looks like a profile update; use --kind {kind}")
+    if not mapping.columns:
+        return error
+    flat = _flatten_event(record) if mapping.kind is ImportKind.EVENTS else _flatten_profile(record)
+    unmatched = mapping.unmatched_by(flat, error.path)
+    if unmatched is None:
+        return error
+    return ValidationError(error.path, f"is missing: this record has no column for --map {unmatched}")
+
+
+def _has_invalid_bytes(record: Record) -> bool:
+    """Return whether a flat record has text with bytes that could not be decoded."""
+    return any(_INVALID_BYTE.search(text) for pair in record.items() for text in pair if type(text) is str)
+
+
+def _is_update(record: Record) -> bool:
+    return "$properties" in record or not _OPERATIONS.isdisjoint(record)
+
+
+def _flatten_event(record: Record) -> Record:
+    """Return an event with its properties and other keys at one level."""
+    properties = record.get("properties")
+    if type(properties) is not dict:
+        return record
+    siblings = {key: value for key, value in record.items() if key != "properties"}
+    return {**siblings, **properties, **({"event": record["event"]} if "event" in record else {})}
+
+
+def _flatten_profile(record: Record) -> Record:
+    """Return an exported profile with its properties and other keys at one level."""
+    exported = record.get("$properties")
+    if type(exported) is not dict:
+        return record
+    return {**exported, **{key: value for key, value in record.items() if key != "$properties"}}
+
+
+def _flat_event(record: Record, mapping: ColumnMapping) -> Record:
+    flat = mapping.apply(_flatten_event(record))
+    if "$insert_id" not in flat and "insert_id" in flat:
+        flat["$insert_id"] = flat.pop("insert_id")
+    return flat
+
+
+def _flat_update(record: Record, mapping: ColumnMapping) -> Record:
+    """Return a flat record as an update with the operation of the options."""
+    flat = mapping.apply(_flatten_profile(record))
+    flat.pop("$token", None)
+    for short_name, wire_name in mapping.wire_names.items():
+        if short_name in {"distinct_id", "group_key", "group_id"} and short_name in flat:
+            flat.setdefault(wire_name, flat.pop(short_name))
+    fields = {key: flat.pop(key) for key in [*flat] if key in _UPDATE_FIELDS}
+    operands: Mapping[Operation, Any] = {Operation.UNSET: [*flat], Operation.DELETE: ""}
+    return {**fields, f"${mapping.operation.value}": operands.get(mapping.operation, flat)}
+
+
+def _id_to_text(value: Any) -> Any:
+    """Convert an integer id to text, so that it equals the id of an app that sends `str(user.id)`."""
+    return str(value) if type(value) is int else value
+
+
+def _digest(content: object) -> str:
+    return blake2b(_canonical_bytes(content), digest_size=16).hexdigest()
+
+
+def _canonical_bytes(content: object) -> bytes:
+    """Return the same bytes for equal content, independent of key order."""
+    try:
+        return orjson.dumps(content, default=repr, option=orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS)
+    except TypeError:
+        # A lone surrogate or an integer over 64 bits. The client rejects the record later.
+        return repr(content).encode(errors="backslashreplace")
+
+
+def record_key(message: Mapping[str, Any]) -> str | int:
+    """Return a key that identifies a message among those in flight, also after the client hands it back."""
+    properties = message.get("properties")
+    if isinstance(properties, dict):
+        return str(properties.get("$insert_id"))
+    stable = {key: value for key, value in message.items() if key not in {"$time", "$token"}}
+    return hash(_canonical_bytes(stable))

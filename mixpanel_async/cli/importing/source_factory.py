@@ -1,0 +1,51 @@
+"""Choice of the record source for a file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .csv_source import CsvSource
+from .inputs import InputError, InputFile, open_input
+from .json_source import JsonSource, NdjsonSource
+from .option_values import Format
+from .parquet_source import ParquetSource
+from .record_source import READ_ERRORS, Position, RecordSource
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadOptions:
+    """Options for reading files.
+
+    Args:
+        format: format of all files; `Format.AUTO` detects it per file.
+        delimiter: CSV delimiter; None for a comma, or a tab for TSV.
+        encoding: CSV encoding.
+    """
+
+    format: Format = Format.AUTO
+    delimiter: str | None = None
+    encoding: str = "utf-8"
+
+
+def open_source(input_file: InputFile, options: ReadOptions, start: Position) -> RecordSource:
+    """Open a file at a position.
+
+    Raises:
+        InputError: if it cannot be opened, or its format cannot be detected or read.
+    """
+    opened = open_input(input_file, options.format)
+    try:
+        if opened.format is Format.PARQUET:
+            opened.close()
+            return ParquetSource(input_file.name, start)
+        if opened.format in {Format.CSV, Format.TSV}:
+            delimiter = options.delimiter or ("\t" if opened.format is Format.TSV else ",")
+            return CsvSource(opened.content, start, opened, delimiter, options.encoding)
+        source_type = JsonSource if opened.format is Format.JSON else NdjsonSource
+        return source_type(opened.content, start, opened)
+    except READ_ERRORS as error:
+        opened.close()
+        raise InputError(f"cannot read {input_file.name}: {error}") from None
+    except InputError as error:
+        opened.close()
+        raise InputError(f"{input_file.name}: {error}") from None
