@@ -98,7 +98,7 @@ class AdminConnection(Database):
         return self._number("PRAGMA page_count") * self._page_bytes
 
     def check(self) -> str:
-        """Return the errors found by SQLite's check; `ok` if there are none."""
+        """Return the errors found by SQLite's check; `ok` if it finds no error."""
         try:
             found = [str(text) for (text,) in self._db.execute("PRAGMA quick_check(3)")]
         except sqlite3.DatabaseError as error:

@@ -168,7 +168,7 @@ class PendingWork:
         self.evictions.append(eviction)
 
     def put_back(self, failed: PendingWork, entries: Sequence[PendingWrite]) -> None:
-        """Insert failed work in front, with the records in `entries` instead of its own group."""
+        """Insert failed work in front, with the records in `entries` in place of the records of its group."""
         self.group.put_back(entries)
         self.settled[:0] = failed.settled
         self.marks[:0] = failed.marks

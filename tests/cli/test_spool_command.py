@@ -1,4 +1,4 @@
-"""The command `mixpanel-async spool`, run as an operator runs it."""
+"""Command `mixpanel-async spool`: output, exit status and effect on the file."""
 
 from __future__ import annotations
 
@@ -35,15 +35,15 @@ UPDATE = body({"$token": "tok", "$distinct_id": "ada", "$time": 1.0, "$add": {"a
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """Three events wait; an event was refused, and an update may have been applied."""
+    """Spool with three waiting events, one rejected event and one uncertain update."""
     path = tmp_path / "spool.db"
     db = open_database(path, max_bytes=10**9, timeout=5.0, fsync=False)
     with db.transaction():
         owner = db.add_owner(b"p" * 16, 1_600_000_000.0)
         db.insert([(lane_start(owner, 0) + at, 0, EVENT) for at in range(1, 4)])
-        refused = DeadLetter(lane=0, state=0, reason="rejected", message="bad\nvalue", body=HOSTILE)
-        unsure = DeadLetter(lane=2, state=1, reason="uncertain", message="", body=UPDATE)
-        db.add_dead_letters(b"p" * 16, [refused, unsure], 1_700_000_000.0, 10)
+        rejected = DeadLetter(lane=0, state=0, reason="rejected", message="bad\nvalue", body=HOSTILE)
+        uncertain = DeadLetter(lane=2, state=1, reason="uncertain", message="", body=UPDATE)
+        db.add_dead_letters(b"p" * 16, [rejected, uncertain], 1_700_000_000.0, 10)
     db.close()
     return path
 
@@ -57,15 +57,15 @@ def lines(result: Result) -> list[str]:
     return result.stdout.splitlines()
 
 
-def test_status_in_plain_lines_and_as_json(path: Path) -> None:
-    told = lines(run("status", path))
-    assert told[0].split("\t")[:4] == ["state", "what", "records", "bytes"]
-    assert [line.split("\t")[:3] for line in told[1:4]] == [
+def test_status_prints_lines_and_json(path: Path) -> None:
+    output = lines(run("status", path))
+    assert output[0].split("\t")[:4] == ["state", "what", "records", "bytes"]
+    assert [line.split("\t")[:3] for line in output[1:4]] == [
         ["waiting", "events", "3"],
         ["dead", "rejected", "1"],
         ["dead", "uncertain", "1"],
     ]
-    assert "integrity\tok" in told
+    assert "integrity\tok" in output
     value = json.loads(run("status", path, "--json").stdout)
     assert value["waiting"]["events"] == {"records": 3, "bytes": 3 * len(EVENT), "oldest": 1_700_000_000.0}
     assert (value["is_in_use"], value["projects"]) == (False, 1)
@@ -73,23 +73,23 @@ def test_status_in_plain_lines_and_as_json(path: Path) -> None:
 
 
 @pytest.mark.anyio
-async def test_status_of_a_spool_in_use(tmp_path: Path) -> None:
+async def test_status_shows_a_live_client(tmp_path: Path) -> None:
     emulator = Emulator()
     emulator.fail_next(status=503, times=1_000)
     async with emulator.client(spool=SqliteSpool(tmp_path / "s.db"), shutdown_timeout=0.0) as mp:
         await mp.track("user", "Event")
-        told = lines(run("status", tmp_path / "s.db"))
-        assert told[1].split("\t")[-1] == "1"
-        assert "in use\tby a live client" in told
+        output = lines(run("status", tmp_path / "s.db"))
+        assert output[1].split("\t")[-1] == "1"
+        assert "in use\tby a live client" in output
 
 
-def test_on_a_terminal_there_are_tables(path: Path) -> None:
+def test_status_prints_tables_on_a_terminal(path: Path) -> None:
     master, slave = pty.openpty()
     with subprocess.Popen(
         [*RUN, "status", path], stdout=slave, stderr=slave, env={**os.environ, "COLUMNS": "100"}
     ) as process:
         os.close(slave)
-        told = b""
+        output = b""
         while True:
             try:
                 part = os.read(master, 65_536)
@@ -97,19 +97,19 @@ def test_on_a_terminal_there_are_tables(path: Path) -> None:
                 break
             if not part:
                 break
-            told += part
+            output += part
     os.close(master)
     assert process.returncode == 0
-    assert "│".encode() in told
-    assert b"rejected" in told
+    assert "│".encode() in output
+    assert b"rejected" in output
 
 
-def test_list_names_no_person_and_steers_no_terminal(path: Path) -> None:
-    told = lines(run("list", path))
-    assert [line.split("\t") for line in told] == [
+def test_list_shows_no_person_and_no_control_characters(path: Path) -> None:
+    output = lines(run("list", path))
+    assert [line.split("\t") for line in output] == [
         ["id", "kind", "reason", "age", "what", "message"],
-        ["1", "events", "rejected", told[1].split("\t")[3], "Evil?[2J name", "bad value"],
-        ["2", "people", "uncertain", told[2].split("\t")[3], "$add", ""],
+        ["1", "events", "rejected", output[1].split("\t")[3], "Evil?[2J name", "bad value"],
+        ["2", "people", "uncertain", output[2].split("\t")[3], "$add", ""],
     ]
     assert len(lines(run("list", path, "--reason", "rejected"))) == 2
     (only,) = lines(run("list", path, "--json", "--reason", "uncertain"))
@@ -119,15 +119,15 @@ def test_list_names_no_person_and_steers_no_terminal(path: Path) -> None:
     assert "more than 1" in cut.stderr
 
 
-def test_retry_leaves_what_is_uncertain(path: Path) -> None:
+def test_retry_skips_uncertain_records(path: Path) -> None:
     hint = "skipped 1 record that may have been applied already; --reason uncertain includes them\n"
     for count, options in (("0 records", ["--id", "2"]), ("1 record", []), ("0 records", [])):
-        told = run("retry", path, *options)
-        assert (told.exit_code, told.stdout, told.stderr) == (0, f"put back {count}\n", hint)
+        output = run("retry", path, *options)
+        assert (output.exit_code, output.stdout, output.stderr) == (0, f"put back {count}\n", hint)
     assert run("retry", path, "--id", "1").stderr == ""
     assert run("retry", path, "--reason", "rejected").stderr == ""
-    told = run("retry", path, "--reason", "uncertain", "--json")
-    assert (json.loads(told.stdout), told.stderr) == ({"retried": 1}, "")
+    output = run("retry", path, "--reason", "uncertain", "--json")
+    assert (json.loads(output.stdout), output.stderr) == ({"retried": 1}, "")
     assert run("retry", path).stderr == ""
     assert SqliteSpool(path).status().waiting["people"].records == 1
 
@@ -146,7 +146,7 @@ def test_retry_leaves_what_is_uncertain(path: Path) -> None:
         (["--distinct-id", "nobody"], (0, 0)),
     ],
 )
-def test_purge(options: list[str], gone: tuple[int, int], path: Path) -> None:
+def test_purge_deletes_the_selected_records(options: list[str], gone: tuple[int, int], path: Path) -> None:
     result = run("purge", path, *options, "--yes", "--json")
     assert json.loads(result.stdout) == {"waiting": gone[0], "dead": gone[1]}
     assert len([*SqliteSpool(path).records()]) == 5 - sum(gone)
@@ -162,13 +162,13 @@ def test_purge(options: list[str], gone: tuple[int, int], path: Path) -> None:
         ["--id", "x"],
     ],
 )
-def test_a_purge_that_is_not_clear_deletes_nothing(options: list[str], path: Path) -> None:
+def test_ambiguous_purge_deletes_nothing(options: list[str], path: Path) -> None:
     result = run("purge", path, *options)
     assert (result.exit_code, result.stdout) == (2, "")
     assert len([*SqliteSpool(path).records()]) == 5
 
 
-def test_export(path: Path, tmp_path: Path) -> None:
+def test_export_prints_json_lines_and_writes_a_private_file(path: Path, tmp_path: Path) -> None:
     found = [json.loads(line) for line in lines(run("export", path))]
     assert [(one["state"], one["kind"]) for one in found] == [("waiting", "events")] * 3 + [
         ("dead", "events"),
@@ -183,7 +183,7 @@ def test_export(path: Path, tmp_path: Path) -> None:
     assert run("export", path, "--output", tmp_path / "out").exit_code == 1
 
 
-def test_a_reader_that_has_seen_enough_gets_no_traceback(tmp_path: Path) -> None:
+def test_closed_pipe_causes_no_traceback(tmp_path: Path) -> None:
     path = tmp_path / "spool.db"
     db = open_database(path, max_bytes=10**9, timeout=5.0, fsync=False)
     with db.transaction():
@@ -203,7 +203,7 @@ COMMANDS = (["status"], ["list"], ["retry"], ["purge", "--dead", "--yes"], ["exp
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command[0])
-def test_what_is_no_spool_and_what_is_damaged(command: list[str], path: Path, tmp_path: Path) -> None:
+def test_commands_report_missing_foreign_and_damaged_files(command: list[str], path: Path, tmp_path: Path) -> None:
     name, *options = command
     missing = run(name, tmp_path / "missing", *options)
     assert (missing.exit_code, missing.stdout) == (1, "")
@@ -226,7 +226,7 @@ def test_what_is_no_spool_and_what_is_damaged(command: list[str], path: Path, tm
     assert damaged.stderr.startswith(f"mixpanel-async spool: {path}: the spool is damaged (")
 
 
-def test_status_tells_what_the_check_finds(path: Path) -> None:
+def test_status_reports_errors_found_by_the_check(path: Path) -> None:
     with sqlite3.connect(path) as db:
         db.execute("PRAGMA writable_schema=ON")
         db.execute(
@@ -236,13 +236,13 @@ def test_status_tells_what_the_check_finds(path: Path) -> None:
     db.close()
     result = run("status", path)
     assert result.exit_code == 2
-    # What it is, stands in the table.
+    # The table shows the error found by the check.
     assert "reference to page" in result.stdout
     advice = "start a client to recover readable records"
     assert result.stderr == f"mixpanel-async spool: {path}: the spool is damaged; {advice}\n"
 
 
-def test_help_and_exit_statuses() -> None:
-    told = " ".join(run("--help").stdout.split())
-    assert all(command[0] in told for command in COMMANDS)
-    assert "Exit status" in told
+def test_help_lists_commands_and_exit_statuses() -> None:
+    output = " ".join(run("--help").stdout.split())
+    assert all(command[0] in output for command in COMMANDS)
+    assert "Exit status" in output

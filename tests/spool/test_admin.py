@@ -1,4 +1,4 @@
-"""Looking after a spool through `SqliteSpool`, while its clients live and when they are dead."""
+"""Inspection and repair through `SqliteSpool`, with live and with ended clients."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from mixpanel_async._spool.database import DeadLetter, lane_start, open_database
 from mixpanel_async._spool.messages import ONCE, REPEATABLE, SENDING
 from mixpanel_async.emulator import Emulator
 
-BROKEN: dict[str, Any] = {"shutdown_timeout": 0.0}
+NO_SHUTDOWN_WAIT: dict[str, Any] = {"shutdown_timeout": 0.0}
 LINGERING = BatchPolicy(linger=3600.0)
 
 
@@ -44,7 +44,7 @@ def make(
     project: bytes = b"p" * 16,
     died: float = 1_700_000_000.0,
 ) -> None:
-    """A spool as a dead client leaves it: lane, state and body of what waits; reason and body of dead letters."""
+    """Create the spool of an ended client: lane, state and body of waiting rows; reason and body of dead letters."""
     db = open_database(path, max_bytes=10**9, timeout=5.0, fsync=False)
     with db.transaction():
         owner = db.add_owner(project, 1_600_000_000.0)
@@ -74,7 +74,7 @@ async def until(condition: Callable[[], bool]) -> None:
             await anyio.sleep(0.01)
 
 
-def test_status_counts_what_a_dead_client_left(tmp_path: Path) -> None:
+def test_status_counts_records_of_an_ended_client(tmp_path: Path) -> None:
     path = tmp_path / "s.db"
     make(
         path,
@@ -97,11 +97,11 @@ def test_status_counts_what_a_dead_client_left(tmp_path: Path) -> None:
 
 
 @pytest.mark.anyio
-async def test_status_knows_a_live_client_from_a_dead_one(tmp_path: Path) -> None:
+async def test_status_distinguishes_live_and_ended_clients(tmp_path: Path) -> None:
     spool = SqliteSpool(tmp_path / "s.db")
     emulator = Emulator()
     emulator.fail_next(status=503, times=1_000)
-    async with emulator.client(spool=spool, batching=LINGERING, **BROKEN) as mp:
+    async with emulator.client(spool=spool, batching=LINGERING, **NO_SHUTDOWN_WAIT) as mp:
         for number in range(3):
             await mp.track("user", "Event", {"number": number})
         alive = spool.status()
@@ -113,7 +113,7 @@ async def test_status_knows_a_live_client_from_a_dead_one(tmp_path: Path) -> Non
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("is_running", [True, False])
-async def test_what_is_put_back_is_sent_with_the_same_key(
+async def test_retried_record_is_sent_with_the_same_insert_id(
     is_running: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("mixpanel_async._spool.writer._MAINTENANCE_INTERVAL", 0.05)
@@ -138,7 +138,7 @@ async def test_what_is_put_back_is_sent_with_the_same_key(
     assert spool.retry() == 0
 
 
-def test_what_may_have_been_applied_is_put_back_only_by_name(tmp_path: Path) -> None:
+def test_uncertain_records_are_retried_only_if_selected(tmp_path: Path) -> None:
     spool = SqliteSpool(tmp_path / "s.db")
     make(spool.file, dead=[("uncertain", update("a", "$add")), ("exhausted", event("a"))])
     assert spool.retry() == 1
@@ -147,7 +147,7 @@ def test_what_may_have_been_applied_is_put_back_only_by_name(tmp_path: Path) -> 
     assert [(one.kind, one.is_once_only) for one in spool.records()] == [("events", False), ("people", True)]
 
 
-def test_by_number_and_each_project_on_its_own(tmp_path: Path) -> None:
+def test_retry_by_id_keeps_records_in_their_projects(tmp_path: Path) -> None:
     spool = SqliteSpool(tmp_path / "s.db")
     make(spool.file, dead=[("rejected", event(f"a{number}")) for number in range(3)])
     make(spool.file, dead=[("rejected", event("other"))], project=b"q" * 16)
@@ -179,7 +179,7 @@ steps = st.lists(
 
 @settings(max_examples=20, deadline=None)
 @given(letters=letters, steps=steps)
-def test_every_record_is_dead_or_waits_or_was_purged(
+def test_every_record_is_dead_or_waiting_or_purged(
     letters: list[tuple[str, int]], steps: list[tuple[str, Any]], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     spool = SqliteSpool(tmp_path_factory.mktemp("model") / "s.db")
@@ -217,7 +217,7 @@ def test_every_record_is_dead_or_waits_or_was_purged(
         (update("ada2"), False),
     ],
 )
-def test_a_person_is_found_by_every_name(body: bytes, is_theirs: bool, tmp_path: Path) -> None:
+def test_person_is_found_by_every_identifier(body: bytes, is_theirs: bool, tmp_path: Path) -> None:
     spool = SqliteSpool(tmp_path / "s.db")
     make(spool.file, [(0, REPEATABLE, body)], [("rejected", body)])
     gone = spool.purge(distinct_id="ada")
@@ -227,7 +227,7 @@ def test_a_person_is_found_by_every_name(body: bytes, is_theirs: bool, tmp_path:
 
 @settings(max_examples=12, deadline=None)
 @given(person=st.text(min_size=1, max_size=20).filter(lambda text: text.isprintable() and text != "tok"))
-def test_of_a_person_nothing_stays_in_the_files(person: str, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_purged_person_leaves_no_bytes_in_the_files(person: str, tmp_path_factory: pytest.TempPathFactory) -> None:
     spool = SqliteSpool(tmp_path_factory.mktemp("person") / "s.db")
     theirs = event(f"ada-{person}-lovelace", large="x" * 20_000)
     text = orjson.dumps(f"ada-{person}-lovelace")[1:-1]
@@ -240,7 +240,7 @@ def test_of_a_person_nothing_stays_in_the_files(person: str, tmp_path_factory: p
 
 
 @pytest.mark.anyio
-async def test_a_person_is_purged_from_under_a_live_client(tmp_path: Path) -> None:
+async def test_person_is_purged_while_a_client_is_live(tmp_path: Path) -> None:
     spool = SqliteSpool(tmp_path / "s.db")
     emulator = Emulator()
     async with emulator.client(spool=spool, batching=LINGERING) as mp:
@@ -249,18 +249,18 @@ async def test_a_person_is_purged_from_under_a_live_client(tmp_path: Path) -> No
         assert spool.purge(distinct_id="user-1").waiting == 20
         result = await mp.flush()
         assert result.delivered == 40
-    # What it held in memory it has sent; the spool holds nothing of it.
+    # The client sent the records it held in memory; the spool has none of them.
     assert spool.status().waiting == {}
     assert spool.status().integrity == "ok"
 
 
 @pytest.mark.anyio
-async def test_what_a_live_client_holds_is_not_purged_as_left(tmp_path: Path) -> None:
+async def test_purge_of_waiting_records_spares_live_clients(tmp_path: Path) -> None:
     spool = SqliteSpool(tmp_path / "s.db")
     make(spool.file, [(0, REPEATABLE, event("left"))] * 3)
     emulator = Emulator()
     emulator.fail_next(status=503, times=1_000)
-    async with emulator.client(spool=spool, batching=LINGERING, **BROKEN) as mp:
+    async with emulator.client(spool=spool, batching=LINGERING, **NO_SHUTDOWN_WAIT) as mp:
         await mp.track("user", "Event")
         assert spool.purge(waiting=True).waiting == 3
         assert spool.status().held["events"].records == 1
@@ -269,7 +269,7 @@ async def test_what_a_live_client_holds_is_not_purged_as_left(tmp_path: Path) ->
     assert sorted(os.listdir(tmp_path)) == ["s.db"]
 
 
-def test_dead_letters_by_age(tmp_path: Path) -> None:
+def test_purge_selects_dead_letters_by_age(tmp_path: Path) -> None:
     spool = SqliteSpool(tmp_path / "s.db")
     make(spool.file, dead=[("rejected", event("old"))], died=1_700_000_000.0)
     make(spool.file, dead=[("rejected", event("new"))], died=4_000_000_000.0)
@@ -277,7 +277,7 @@ def test_dead_letters_by_age(tmp_path: Path) -> None:
     assert [one.died for one in spool.dead_letters()] == [4_000_000_000.0]
 
 
-def test_more_than_one_portion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_changes_larger_than_one_transaction(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mixpanel_async._spool.admin.ROWS_PER_TRANSACTION", 7)
     monkeypatch.setattr("mixpanel_async._spool.inspection.ROWS_PER_TRANSACTION", 7)
     spool = SqliteSpool(tmp_path / "s.db")
@@ -288,7 +288,7 @@ def test_more_than_one_portion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert spool.purge(waiting=True).waiting == 40
 
 
-def test_export_holds_everything_but_the_token(tmp_path: Path) -> None:
+def test_export_contains_everything_except_the_token(tmp_path: Path) -> None:
     spool = SqliteSpool(tmp_path / "s.db")
     make(spool.file, [(0, REPEATABLE, event("a", odd="\u0001"))], [("rejected", update("b"))])
     to = tmp_path / "out.ndjson"
@@ -309,7 +309,7 @@ def test_export_holds_everything_but_the_token(tmp_path: Path) -> None:
         spool.export(spool.file)
 
 
-def test_a_stream_that_fails_leaves_no_half_file(tmp_path: Path) -> None:
+def test_failed_export_leaves_no_file(tmp_path: Path) -> None:
     spool = SqliteSpool(tmp_path / "s.db")
     make(spool.file, [(0, REPEATABLE, event("a"))])
     damage_from(spool.file, 2 * 4096)
@@ -337,7 +337,9 @@ CALLS: list[Callable[[SqliteSpool], object]] = [
 
 
 @pytest.mark.parametrize("call", CALLS)
-def test_what_is_no_spool_is_refused_and_left_alone(call: Callable[[SqliteSpool], object], tmp_path: Path) -> None:
+def test_file_that_is_not_a_spool_is_refused_and_unchanged(
+    call: Callable[[SqliteSpool], object], tmp_path: Path
+) -> None:
     with pytest.raises(ConfigurationError, match="there is no spool at this path"):
         call(SqliteSpool(tmp_path / "missing"))
     with pytest.raises(ConfigurationError, match="there is no spool at this path"):
@@ -369,7 +371,7 @@ def test_what_is_no_spool_is_refused_and_left_alone(call: Callable[[SqliteSpool]
 
 
 @pytest.mark.parametrize("call", CALLS)
-def test_a_damaged_file_is_said_to_be(call: Callable[[SqliteSpool], object], tmp_path: Path) -> None:
+def test_damaged_file_is_reported(call: Callable[[SqliteSpool], object], tmp_path: Path) -> None:
     spool = SqliteSpool(tmp_path / "s.db")
     make(spool.file, [(0, REPEATABLE, event("a"))] * 50, [("rejected", event("a"))])
     spool.file.write_bytes(b"not SQLite at all" + spool.file.read_bytes()[17:])
@@ -380,10 +382,10 @@ def test_a_damaged_file_is_said_to_be(call: Callable[[SqliteSpool], object], tmp
     assert str(caught.value).count(str(spool.file)) == 1
 
 
-def test_what_the_check_finds_is_told(tmp_path: Path) -> None:
+def test_status_reports_errors_found_by_the_check(tmp_path: Path) -> None:
     spool = SqliteSpool(tmp_path / "s.db")
     make(spool.file, [(0, REPEATABLE, event("a"))] * 2)
-    # Two tables in one place: each can be read.
+    # Two tables with the same root page: each is readable.
     with sqlite3.connect(spool.file) as db:
         db.execute("PRAGMA writable_schema=ON")
         db.execute(
@@ -394,7 +396,7 @@ def test_what_the_check_finds_is_told(tmp_path: Path) -> None:
     assert spool.status(check=True).integrity != "ok"
 
 
-def test_another_writer_is_waited_for_and_no_longer(tmp_path: Path) -> None:
+def test_another_writer_is_waited_for_within_the_timeout(tmp_path: Path) -> None:
     spool = SqliteSpool(tmp_path / "s.db", timeout=0.1)
     make(spool.file, [(0, REPEATABLE, event("a"))], [("rejected", event("a"))])
     other = sqlite3.connect(spool.file, isolation_level=None)
@@ -411,7 +413,7 @@ def test_another_writer_is_waited_for_and_no_longer(tmp_path: Path) -> None:
     assert spool.retry() == 1
 
 
-def test_a_newer_version_is_refused(tmp_path: Path) -> None:
+def test_newer_version_is_refused(tmp_path: Path) -> None:
     spool = SqliteSpool(tmp_path / "s.db")
     make(spool.file)
     with sqlite3.connect(spool.file) as db:
@@ -433,11 +435,11 @@ def test_a_newer_version_is_refused(tmp_path: Path) -> None:
         {"older_than": -1.0},
         {"older_than": float("nan")},
         {"reasons": "rejected"},
-        {"reasons": ["unheard of"]},
+        {"reasons": ["unknown reason"]},
         {"ids": "12"},
     ],
 )
-def test_a_purge_that_could_be_misunderstood_is_refused(options: dict[str, Any], tmp_path: Path) -> None:
+def test_ambiguous_purge_is_refused(options: dict[str, Any], tmp_path: Path) -> None:
     spool = SqliteSpool(tmp_path / "s.db")
     make(spool.file, [(0, REPEATABLE, event("a"))], [("rejected", event("a"))])
     with pytest.raises(ConfigurationError):
@@ -445,7 +447,7 @@ def test_a_purge_that_could_be_misunderstood_is_refused(options: dict[str, Any],
     assert len([*spool.records()]) == 2
 
 
-def test_no_descriptor_is_left_open(tmp_path: Path) -> None:
+def test_inspection_leaves_no_descriptor_open(tmp_path: Path) -> None:
     spool = SqliteSpool(tmp_path / "s.db")
     make(spool.file, [(0, REPEATABLE, event("a"))] * 5, [("rejected", event("a"))])
     before = len(os.listdir("/proc/self/fd"))
@@ -459,8 +461,8 @@ def test_no_descriptor_is_left_open(tmp_path: Path) -> None:
 
 
 @pytest.mark.anyio
-async def test_a_look_at_the_spool_costs_no_client_its_locks(tmp_path: Path) -> None:
-    """POSIX locks go when any descriptor of the file is closed: none may be, but by SQLite itself."""
+async def test_inspection_keeps_the_locks_of_clients(tmp_path: Path) -> None:
+    """POSIX locks are released when any descriptor of the file is closed, so only SQLite may open the file."""
     spool = SqliteSpool(tmp_path / "s.db")
     emulator = Emulator()
 

@@ -1,4 +1,4 @@
-"""How a process ends with a client in it: by its deadline, in whatever is stuck, and without noise."""
+"""Exit of a process with a client: within the deadline, whatever blocks, and without extra output."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ import pytest
 
 from mixpanel_async.emulator import Emulator
 
-EXITING = Path(__file__).with_name("exiting.py")
-SERVED = Path(__file__).with_name("served.py")
-# What is stuck is stuck for an hour: a process that waits for it does not end within this.
+EXIT_PROGRAMS = Path(__file__).with_name("exit_programs.py")
+WEB_APP_PROCESS = Path(__file__).with_name("web_app_process.py")
+# The programs block for an hour: a process that waited for it would not exit within this limit.
 LIMIT = 25.0
 
 
-def run(part: str, **given: Any) -> subprocess.CompletedProcess[str]:
+def run(program: str, **given: Any) -> subprocess.CompletedProcess[str]:
     done = subprocess.run(
-        [sys.executable, EXITING, part, json.dumps(given, default=str)],
+        [sys.executable, EXIT_PROGRAMS, program, json.dumps(given, default=str)],
         capture_output=True,
         text=True,
         timeout=LIMIT,
@@ -33,32 +33,32 @@ def run(part: str, **given: Any) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize("spooled", [True, False])
-def test_an_interpreter_that_exits_with_pending_records_says_so_and_nothing_else(tmp_path: Path, spooled: bool) -> None:
-    done = run("forgets", path=tmp_path / "spool.db" if spooled else None)
+def test_exit_with_pending_records_prints_one_line(tmp_path: Path, spooled: bool) -> None:
+    done = run("drop_client_without_close", path=tmp_path / "spool.db" if spooled else None)
     fate = "wait in the spool" if spooled else "were not delivered"
     assert done.stderr == f"an AsyncMixpanel was dropped without aclose(); 500 records {fate}\n"
 
 
 @pytest.mark.parametrize(("closes", "backend"), [(True, "asyncio"), (False, "trio")])
-def test_b7_a_callback_that_never_returns_does_not_hold_the_exit(closes: bool, backend: str) -> None:
-    done = run("drops", closes=closes, backend=backend)
-    assert done.stdout == "told 1\n"
+def test_b7_blocked_callback_does_not_delay_exit(closes: bool, backend: str) -> None:
+    done = run("block_in_callback", closes=closes, backend=backend)
+    assert done.stdout == "dropped 1\n"
 
 
 @pytest.mark.parametrize("closes", [True, False])
-def test_c8_a_name_server_that_never_answers_holds_neither_close_nor_exit(tmp_path: Path, closes: bool) -> None:
-    done = run("resolves", closes=closes, path=tmp_path / "spool.db")
+def test_c8_blocked_name_server_delays_neither_close_nor_exit(tmp_path: Path, closes: bool) -> None:
+    done = run("block_in_resolver", closes=closes, path=tmp_path / "spool.db")
     assert done.stdout == ("0 1\n" if closes else "")
 
 
 @pytest.mark.parametrize("closes", [True, False])
-def test_e3_a_locked_database_and_a_silent_server_hold_neither_close_nor_exit(tmp_path: Path, closes: bool) -> None:
-    done = run("locked", closes=closes, path=tmp_path / "spool.db")
+def test_e3_locked_database_and_silent_server_delay_neither_close_nor_exit(tmp_path: Path, closes: bool) -> None:
+    done = run("block_on_locked_database", closes=closes, path=tmp_path / "spool.db")
     assert done.stdout == ("closed\n" if closes else "")
 
 
 @pytest.mark.parametrize(("server", "spooled"), [("uvicorn", False), ("gunicorn", True)])
-def test_a4_sigterm_delivers_what_is_pending_and_leaves_the_handlers_alone(
+def test_a4_sigterm_delivers_pending_records_and_keeps_signal_handlers(
     tmp_path: Path, server: str, spooled: bool
 ) -> None:
     emulator = Emulator()
@@ -68,7 +68,7 @@ def test_a4_sigterm_delivers_what_is_pending_and_leaves_the_handlers_alone(
     with emulator.serve() as api:
         given = json.dumps({"url": api.url, "path": path})
         process = subprocess.Popen(
-            [sys.executable, SERVED, server, given], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            [sys.executable, WEB_APP_PROCESS, server, given], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
         try:
             assert process.stdout is not None

@@ -1,4 +1,4 @@
-"""What the death of a process, its forks and its exits do to what it had accepted: nothing."""
+"""Accepted records survive the death, the forks and the exit of a process."""
 
 from __future__ import annotations
 
@@ -14,71 +14,71 @@ from pathlib import Path
 
 import anyio
 import pytest
-from spool_processes import CHILD, Account, audited, child, dead, drain, rows
+from process_helpers import SPOOL_PROCESS, Totals, audit, client_process, dead_letters, drain, rows
 
 from mixpanel_async import AsyncMixpanel, BatchPolicy, RetryPolicy, SqliteSpool
 from mixpanel_async.emulator import Emulator
 
-needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
 
 
 def wait_for(receipts: Path, more: int) -> None:
-    """Wait until so many more receipts have been put down."""
+    """Wait until `more` further receipts have been written."""
 
     def lines() -> int:
         return receipts.read_bytes().count(b"\n")
 
-    most = lines() + more
-    while lines() < most:
+    target = lines() + more
+    while lines() < target:
         time.sleep(0.002)
 
 
-def storm(folder: Path, *, rounds: int, lives: int, seed: int, most: int, tasks: int = 64) -> Account:
-    """Kill clients at random moments of their lives, and have the last of each round deliver what is left."""
+def kill_clients(folder: Path, *, rounds: int, processes: int, seed: int, max_receipts: int, tasks: int = 64) -> Totals:
+    """Kill client processes at random moments. Deliver the remaining records at the end of each round."""
     chance = random.Random(seed)
     path = folder / "spool.db"
-    total = Account()
+    total = Totals()
     emulator = Emulator()
     with emulator.serve() as server:
         for number in range(rounds):
             receipts = folder / f"receipts-{number}"
-            for life in range(lives):
+            for index in range(processes):
                 emulator.latency = chance.choice([0.0, 0.0, 0.01, 0.05])
-                name = f"{number}-{life}"
-                given = {"url": server.url, "path": path, "receipts": receipts, "life": name, "tasks": tasks}
-                with child("storm", numbers=1_000_000, **given) as one:
-                    one.heard()
-                    wait_for(receipts, chance.randint(0, most))
-                    # Not only when a receipt was put down.
+                name = f"{number}-{index}"
+                given = {"url": server.url, "path": path, "receipts": receipts, "process_name": name, "tasks": tasks}
+                with client_process("track_numbers", numbers=1_000_000, **given) as one:
+                    one.read_json()
+                    wait_for(receipts, chance.randint(0, max_receipts))
+                    # Kill also between two receipts.
                     time.sleep(chance.uniform(0.0, 0.02))
-                    assert one.lives
+                    assert one.is_alive
             emulator.latency = 0.0
             drain(server.url, path)
-            total += audited(receipts, emulator, path, f"{number}-")
+            total += audit(receipts, emulator, path, f"{number}-")
             assert rows(path) == 0
             emulator.reset()
             receipts.unlink()
     return total
 
 
-def test_a1_kill_minus_9_loses_no_acknowledged_event(tmp_path: Path) -> None:
-    account = storm(tmp_path, rounds=1, lives=4, seed=1, most=2_000)
-    assert account.receipts > 100
+def test_a1_sigkill_loses_no_acknowledged_event(tmp_path: Path) -> None:
+    totals = kill_clients(tmp_path, rounds=1, processes=4, seed=1, max_receipts=2_000)
+    assert totals.receipts > 100
 
 
 @pytest.mark.long
 @pytest.mark.timeout(3600)
-def test_a1_five_hundred_kills_lose_none_of_a_million_acknowledged_events(tmp_path: Path) -> None:
-    account = storm(tmp_path, rounds=25, lives=20, seed=500, most=5_000)
-    print(f"\n500 SIGKILLs: {account}")
-    assert account.receipts >= 1_000_000
+def test_a1_five_hundred_sigkills_lose_none_of_a_million_events(tmp_path: Path) -> None:
+    totals = kill_clients(tmp_path, rounds=25, processes=20, seed=500, max_receipts=5_000)
+    print(f"\n500 SIGKILLs: {totals}")
+    assert totals.receipts >= 1_000_000
 
 
 def kill_the_server(folder: Path, *, events: int, kills: int, seed: int) -> int:
-    """Track while the server dies again and again, also between the storing of a request and its answer.
+    """Track while the server is killed repeatedly, also between storing a request and answering it.
 
     Returns:
-        How many events it was sent more than once.
+        Number of events that were sent more than once.
     """
     chance = random.Random(seed)
     emulator = Emulator()
@@ -127,13 +127,13 @@ def kill_the_server(folder: Path, *, events: int, kills: int, seed: int) -> int:
     return len(emulator.raw_events("E")) - events
 
 
-def test_a2_a_server_that_is_killed_again_and_again_has_every_event_once(tmp_path: Path) -> None:
+def test_a2_repeatedly_killed_server_has_every_event_once(tmp_path: Path) -> None:
     kill_the_server(tmp_path, events=10_000, kills=5, seed=2)
 
 
 @pytest.mark.long
 @pytest.mark.timeout(3600)
-def test_a2_a_server_that_is_killed_two_hundred_times_has_every_event_once(tmp_path: Path) -> None:
+def test_a2_server_killed_two_hundred_times_has_every_event_once(tmp_path: Path) -> None:
     duplicates = 0
     for seed in range(40):
         folder = tmp_path / str(seed)
@@ -142,12 +142,14 @@ def test_a2_a_server_that_is_killed_two_hundred_times_has_every_event_once(tmp_p
     print(f"\n400,000 events, server killed 200 times: {duplicates} raw duplicates")
 
 
-def test_a5_what_asyncio_run_left_behind_is_there_at_the_next_start(tmp_path: Path) -> None:
+def test_a5_next_start_delivers_records_left_by_asyncio_run(tmp_path: Path) -> None:
     emulator = Emulator()
     path = tmp_path / "spool.db"
     with emulator.serve() as server:
         given = json.dumps({"url": server.url, "path": str(path), "numbers": 500})
-        done = subprocess.run([sys.executable, CHILD, "forget", given], capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            [sys.executable, SPOOL_PROCESS, "exit_without_close", given], capture_output=True, text=True, check=True
+        )
         assert done.stderr == "an AsyncMixpanel was dropped without aclose(); 500 records wait in the spool\n"
         assert emulator.events() == []
         stats = drain(server.url, path)
@@ -158,7 +160,7 @@ def test_a5_what_asyncio_run_left_behind_is_there_at_the_next_start(tmp_path: Pa
 def fork_storm(folder: Path, *, forks: int, children: int, numbers: int, timeout: float) -> None:
     emulator = Emulator()
     path = folder / "spool.db"
-    script = Path(__file__).with_name("forking.py")
+    script = Path(__file__).with_name("fork_program.py")
     with emulator.serve() as server:
         given = {"url": server.url, "path": str(path), "forks": forks, "children": children, "numbers": numbers}
         done = subprocess.run(
@@ -166,7 +168,7 @@ def fork_storm(folder: Path, *, forks: int, children: int, numbers: int, timeout
         )
         assert done.returncode == 0, done.stderr
         assert "Traceback" not in done.stderr
-        # What a child left that did not close its client.
+        # Some children did not close their client.
         drain(server.url, path)
     stats = json.loads(done.stdout)["stats"]
     assert stats["accepted"] == stats["delivered"] == forks * 600 + stats["recovered"]
@@ -182,14 +184,14 @@ def fork_storm(folder: Path, *, forks: int, children: int, numbers: int, timeout
 
 
 @needs_fork
-def test_a7_a8_children_forked_with_the_spool_open_have_their_own_events_and_no_others(tmp_path: Path) -> None:
+def test_a7_a8_forked_children_send_only_their_own_events(tmp_path: Path) -> None:
     fork_storm(tmp_path, forks=1, children=4, numbers=500, timeout=25.0)
 
 
 @needs_fork
 @pytest.mark.long
 @pytest.mark.timeout(3600)
-def test_a8_two_hundred_forks_with_the_spool_open_damage_nothing(tmp_path: Path) -> None:
+def test_a8_two_hundred_forks_with_an_open_spool_damage_nothing(tmp_path: Path) -> None:
     for turn in range(25):
         folder = tmp_path / str(turn)
         folder.mkdir()
@@ -197,15 +199,15 @@ def test_a8_two_hundred_forks_with_the_spool_open_damage_nothing(tmp_path: Path)
 
 
 @pytest.mark.parametrize("applies", [True, False])
-def test_d2_an_update_in_flight_at_the_death_of_the_client_is_uncertain_and_not_sent_again(
+def test_d2_update_in_flight_when_the_client_is_killed_is_uncertain_and_not_repeated(
     tmp_path: Path, applies: bool
 ) -> None:
     emulator = Emulator()
     path = tmp_path / "spool.db"
     emulator.break_next("hang", path="/engage", apply=applies)
     with emulator.serve() as server:
-        with child("once_only", url=server.url, path=path) as one:
-            assert one.heard() == {"accepted": True}
+        with client_process("send_update", url=server.url, path=path) as one:
+            assert one.read_json() == {"accepted": True}
             while not emulator.requests():
                 time.sleep(0.001)
         stats = drain(server.url, path)
@@ -213,12 +215,12 @@ def test_d2_an_update_in_flight_at_the_death_of_the_client_is_uncertain_and_not_
     assert (stats["accepted"], stats["uncertain"], stats["recovered"]) == (1, 1, 1)
     assert len(emulator.requests()) == 1
     assert (emulator.profile("user") or {}).get("visits", 0) == int(applies)
-    ((reason, letter),) = dead(path)
+    ((reason, letter),) = dead_letters(path)
     assert (reason, letter["$add"]) == ("uncertain", {"visits": 1})
 
 
 @pytest.mark.anyio
-async def test_a_start_of_what_has_started_does_not_wait(tmp_path: Path) -> None:
+async def test_starting_a_started_client_returns_at_once(tmp_path: Path) -> None:
     mp = Emulator().client(spool=SqliteSpool(tmp_path / "spool.db"))
     with anyio.fail_after(8):
         async with mp:

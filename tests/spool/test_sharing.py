@@ -1,4 +1,4 @@
-"""One file, many clients: of several processes, of one, and of several projects."""
+"""Clients that share one spool file: of several processes, of one process and of several projects."""
 
 from __future__ import annotations
 
@@ -16,63 +16,63 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from spool_processes import Child, audited, child, dead, drain, rows
+from process_helpers import ClientProcess, audit, client_process, dead_letters, drain, rows
 
 from mixpanel_async import AsyncMixpanel, BatchPolicy, RetryPolicy, SqliteSpool
 from mixpanel_async._runtime.clock import real_environment
 from mixpanel_async.emulator import Emulator
 
 
-def shared(folder: Path, *, processes: int, numbers: int, kills: int, seed: int, longest: float) -> None:
-    """Processes that share a spool, some of them killed, each of those followed by another."""
+def shared(folder: Path, *, processes: int, numbers: int, kills: int, seed: int, max_wait: float) -> None:
+    """Run processes that share a spool. Kill some of them and replace each by another."""
     chance = random.Random(seed)
     emulator = Emulator()
     path, receipts = folder / "spool.db", folder / "receipts"
-    lives = iter(range(1_000_000))
+    numbering = iter(range(1_000_000))
     killed: set[str] = set()
     with emulator.serve() as server:
 
-        def begin() -> tuple[str, Child]:
-            name = f"0-{next(lives)}"
-            given = {"url": server.url, "path": path, "receipts": receipts, "life": name, "tasks": 20}
-            return name, Child("storm", numbers=numbers, drains=True, **given)
+        def begin() -> tuple[str, ClientProcess]:
+            name = f"0-{next(numbering)}"
+            given = {"url": server.url, "path": path, "receipts": receipts, "process_name": name, "tasks": 20}
+            return name, ClientProcess("track_numbers", numbers=numbers, drains=True, **given)
 
         running = [begin() for _ in range(processes)]
         try:
             for _ in range(kills):
-                time.sleep(chance.uniform(0.0, longest))
+                time.sleep(chance.uniform(0.0, max_wait))
                 at = chance.randrange(processes)
                 name, victim = running[at]
-                if victim.lives:
+                if victim.is_alive:
                     killed.add(name)
                 victim.kill()
                 running[at] = begin()
             for _, one in running:
-                one.end(300.0)
+                one.wait(300.0)
         finally:
             for _, one in running:
                 one.kill()
         drain(server.url, path)
-        audited(receipts, emulator, path, "0-")
+        audit(receipts, emulator, path, "0-")
     assert rows(path) == 0
-    # Only what was on its way when its sender was killed may have come twice.
+    # Only records in flight when their process was killed may have arrived twice.
     copies = Counter(event["properties"]["$insert_id"] for event in emulator.raw_events("E"))
     twice = {identity.rsplit("-", 2)[0] for identity, count in copies.items() if count > 1}
     assert twice <= killed
 
 
-def test_e6_processes_that_share_a_spool_and_die_lose_nothing_and_send_nothing_twice(tmp_path: Path) -> None:
-    shared(tmp_path, processes=3, numbers=60, kills=2, seed=6, longest=0.6)
+def test_e6_killed_processes_with_a_shared_spool_lose_and_repeat_nothing(tmp_path: Path) -> None:
+    shared(tmp_path, processes=3, numbers=60, kills=2, seed=6, max_wait=0.6)
 
 
 @pytest.mark.long
 @pytest.mark.timeout(1800)
-def test_e6_four_processes_share_a_hundred_thousand_events_through_fifty_kills(tmp_path: Path) -> None:
-    shared(tmp_path, processes=4, numbers=1_250, kills=50, seed=66, longest=1.0)
+def test_e6_four_processes_and_fifty_kills_lose_none_of_a_hundred_thousand_events(tmp_path: Path) -> None:
+    shared(tmp_path, processes=4, numbers=1_250, kills=50, seed=66, max_wait=1.0)
 
 
 def stopped_between_writes(pid: int, path: Path) -> None:
-    """Stop a process, but not within a transaction: one that is stopped there keeps all others from writing."""
+    """Stop a process outside of a transaction: stopped within one, it would block the writes of all others."""
     while True:
         os.kill(pid, signal.SIGSTOP)
         assert os.WIFSTOPPED(os.waitpid(pid, os.WUNTRACED)[1])
@@ -87,16 +87,23 @@ def stopped_between_writes(pid: int, path: Path) -> None:
                 return
 
 
-def test_e6_a_process_that_is_stopped_keeps_its_rows_and_goes_on(tmp_path: Path) -> None:
-    # Others send elsewhere, as what the one had under way when it was stopped still arrives.
+def test_e6_stopped_process_keeps_its_rows_and_continues(tmp_path: Path) -> None:
+    # The other process sends to a second server, because requests in flight of the stopped one still arrive.
     emulator, of_others = Emulator(), Emulator()
     path, receipts = tmp_path / "spool.db", tmp_path / "receipts"
     with emulator.serve() as server, of_others.serve() as server_of_others:
         emulator.fail_next(503, times=1_000_000)
-        given = {"url": server.url, "path": path, "receipts": receipts, "life": "0-0", "tasks": 5, "numbers": 50}
-        with child("storm", waits=True, **given) as one:
-            one.heard()
-            assert one.heard()["stats"]["accepted"] == 250
+        given = {
+            "url": server.url,
+            "path": path,
+            "receipts": receipts,
+            "process_name": "0-0",
+            "tasks": 5,
+            "numbers": 50,
+        }
+        with client_process("track_numbers", waits=True, **given) as one:
+            one.read_json()
+            assert one.read_json()["stats"]["accepted"] == 250
             stopped_between_writes(one.process.pid, path)
             assert drain(server_of_others.url, path)["accepted"] == 0
             assert rows(path) == 250
@@ -105,12 +112,12 @@ def test_e6_a_process_that_is_stopped_keeps_its_rows_and_goes_on(tmp_path: Path)
             os.kill(one.process.pid, signal.SIGCONT)
             while rows(path):
                 time.sleep(0.01)
-        audited(receipts, emulator, path, "0-")
+        audit(receipts, emulator, path, "0-")
         assert len(emulator.raw_events()) == len(emulator.events()) == 225
 
 
-def test_e6_a_client_that_runs_takes_over_what_one_that_died_has_left(tmp_path: Path) -> None:
-    """A clock that runs sixty times as fast stands for the half minute that it may take."""
+def test_e6_running_client_takes_over_records_of_a_killed_one(tmp_path: Path) -> None:
+    """Use a clock that runs sixty times as fast instead of waiting for ten seconds."""
     emulator = Emulator()
     path = tmp_path / "spool.db"
     runtime = real_environment()
@@ -119,9 +126,9 @@ def test_e6_a_client_that_runs_takes_over_what_one_that_died_has_left(tmp_path: 
     async def main(url: str) -> None:
         async with emulator.client("token", spool=SqliteSpool(path), _runtime=fast) as mp:
             emulator.latency = 3600.0
-            with child("once_only", url=url, path=path) as one:
-                assert one.heard() == {"accepted": True}
-                while not emulator.requests():  # noqa: ASYNC110  what happens there happens in a thread
+            with client_process("send_update", url=url, path=path) as one:
+                assert one.read_json() == {"accepted": True}
+                while not emulator.requests():  # noqa: ASYNC110  a thread changes the condition
                     await asyncio.sleep(0.001)
             emulator.latency = 0.0
             while not mp.stats().recovered:
@@ -132,11 +139,11 @@ def test_e6_a_client_that_runs_takes_over_what_one_that_died_has_left(tmp_path: 
 
     with emulator.serve() as server:
         asyncio.run(main(server.url))
-    assert [reason for reason, _ in dead(path)] == ["uncertain"]
+    assert [reason for reason, _ in dead_letters(path)] == ["uncertain"]
 
 
 @pytest.mark.anyio
-async def test_e6_two_clients_of_one_process_share_a_file_and_send_their_own(tmp_path: Path) -> None:
+async def test_e6_two_clients_of_one_process_share_a_file_and_send_their_own_records(tmp_path: Path) -> None:
     emulator = Emulator()
     path = tmp_path / "spool.db"
     options: dict[str, Any] = {"batching": BatchPolicy(linger=3600.0), "spool": SqliteSpool(path)}
@@ -153,7 +160,7 @@ async def test_e6_two_clients_of_one_process_share_a_file_and_send_their_own(tmp
     assert os.listdir(tmp_path) == ["spool.db"]
 
 
-def test_e7_the_rows_of_another_project_are_kept_reported_and_never_sent(
+def test_e7_rows_of_another_project_are_kept_and_logged_and_not_sent_by_other_processes(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     mine, theirs = Emulator(token="mine"), Emulator(token="theirs")

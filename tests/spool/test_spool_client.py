@@ -1,4 +1,4 @@
-"""A client with a spool, through its public methods: what a caller sees, and what arrives."""
+"""Client with a spool, through its public methods: results for callers, and records that arrive."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import Any
 import anyio
 import anyio.lowlevel
 import pytest
-from spool_bench import fast_folder
+from spool_harness import fast_folder
 
 from mixpanel_async import (
     AsyncMixpanel,
@@ -36,7 +36,7 @@ from mixpanel_async.emulator import Emulator
 
 pytestmark = pytest.mark.anyio
 
-NEVER_BY_TIME = BatchPolicy(linger=3600.0)
+NO_LINGER_TIMEOUT = BatchPolicy(linger=3600.0)
 AT_ONCE = RetryPolicy(initial=0.0, maximum=0.0)
 
 
@@ -55,8 +55,8 @@ def names(emulator: Emulator) -> list[Any]:
     return [event["properties"].get("number") for event in emulator.raw_events()]
 
 
-async def left_behind(path: Path, count: int, **options: Any) -> list[tuple[Any, Any]]:
-    """Have a client leave events on disk; returns their times and ids."""
+async def leave_on_disk(path: Path, count: int, **options: Any) -> list[tuple[Any, Any]]:
+    """Leave events of a closed client on disk. Return their times and insert ids."""
     emulator = down(Emulator())
     seen: list[tuple[Any, Any]] = []
 
@@ -75,8 +75,8 @@ async def left_behind(path: Path, count: int, **options: Any) -> list[tuple[Any,
     return seen
 
 
-async def test_what_is_left_is_pending_and_the_next_client_sends_it_as_it_was(path: Path) -> None:
-    seen = await left_behind(path, 50)
+async def test_next_client_sends_remaining_records_unchanged(path: Path) -> None:
+    seen = await leave_on_disk(path, 50)
     emulator = Emulator()
     async with emulator.client(spool=SqliteSpool(path)) as mp:
         assert mp.stats().recovered == 50
@@ -88,7 +88,7 @@ async def test_what_is_left_is_pending_and_the_next_client_sends_it_as_it_was(pa
     assert (stats.accepted, stats.delivered, stats.pending, stats.pending_bytes) == (50, 50, 0, 0)
 
 
-async def test_flush_says_what_is_pending_and_goes_on_later(path: Path) -> None:
+async def test_flush_reports_pending_records_and_the_next_client_sends_them(path: Path) -> None:
     emulator = Emulator()
     emulator.fail_next(429, retry_after=60)
     mp = emulator.client(spool=SqliteSpool(path), shutdown_timeout=0.05)
@@ -101,9 +101,9 @@ async def test_flush_says_what_is_pending_and_goes_on_later(path: Path) -> None:
         assert (await again.flush()).delivered == 1
 
 
-async def test_sizes_of_what_was_left_never_go_below_nothing(path: Path) -> None:
-    """On disk a mark stands for the token, so that what is left there is smaller than what is sent."""
-    await left_behind(path, 800)
+async def test_pending_bytes_of_inherited_records_stay_positive(path: Path) -> None:
+    """A stored record is smaller than the sent one, because a marker replaces the token."""
+    await leave_on_disk(path, 800)
     emulator = Emulator()
     seen = []
     mp = emulator.client(spool=SqliteSpool(path), batching=BatchPolicy(max_events=25, max_pending_events=100))
@@ -118,10 +118,10 @@ async def test_sizes_of_what_was_left_never_go_below_nothing(path: Path) -> None
 
 
 @pytest.mark.parametrize("ticks", range(12))
-async def test_a_cancelled_call_counts_once_and_arrives(path: Path, ticks: int) -> None:
-    """Whatever await of `track()` it is cancelled at."""
+async def test_cancelled_call_counts_once_and_arrives(path: Path, ticks: int) -> None:
+    """Cancel `track()` at each of its await points."""
     emulator = Emulator()
-    async with emulator.client(spool=SqliteSpool(path), batching=NEVER_BY_TIME) as mp:
+    async with emulator.client(spool=SqliteSpool(path), batching=NO_LINGER_TIMEOUT) as mp:
         with anyio.CancelScope() as scope:
             async with anyio.create_task_group() as tasks:
 
@@ -140,7 +140,7 @@ async def test_a_cancelled_call_counts_once_and_arrives(path: Path, ticks: int) 
     assert mp.stats().delivered == accepted
 
 
-async def test_threads_bring_their_own(path: Path) -> None:
+async def test_threads_track_into_the_spool(path: Path) -> None:
     emulator = Emulator()
 
     def work(first: int, mp: AsyncMixpanel) -> None:
@@ -159,7 +159,7 @@ async def test_threads_bring_their_own(path: Path) -> None:
 
 async def test_many_callers_share_few_commits(path: Path) -> None:
     emulator = Emulator()
-    async with emulator.client(spool=SqliteSpool(path), batching=NEVER_BY_TIME) as mp:
+    async with emulator.client(spool=SqliteSpool(path), batching=NO_LINGER_TIMEOUT) as mp:
         async with anyio.create_task_group() as tasks:
             for number in range(1_000):
                 tasks.start_soon(mp.track, "user", "Event", {"number": number})
@@ -170,7 +170,7 @@ async def test_many_callers_share_few_commits(path: Path) -> None:
 
 
 @pytest.mark.parametrize("overflow", list(Overflow))
-async def test_a_full_spool_does_what_the_policy_says(path: Path, overflow: Overflow) -> None:
+async def test_full_spool_applies_the_overflow_policy(path: Path, overflow: Overflow) -> None:
     emulator = Emulator()
     emulator.fail_next(429, retry_after=60)
     lost: list[LostRecord] = []
@@ -188,7 +188,7 @@ async def test_a_full_spool_does_what_the_policy_says(path: Path, overflow: Over
         batching=BatchPolicy(linger=3600.0, wait_timeout=0.05),
     )
     await mp.track("user", "Event", {"number": 0})
-    # From now on nothing is in flight.
+    # The failed request ends, so that nothing is in flight.
     await mp.flush()
     refused = [number for number in range(1, 8) if await is_refused(mp, number)]
     raises = overflow in {Overflow.WAIT, Overflow.RAISE}
@@ -215,7 +215,7 @@ async def is_refused(mp: AsyncMixpanel, number: int) -> bool:
     return False
 
 
-async def test_who_waits_for_room_gets_it(path: Path) -> None:
+async def test_callers_that_wait_for_room_get_it(path: Path) -> None:
     emulator = Emulator()
     async with (
         emulator.client(
@@ -228,10 +228,10 @@ async def test_who_waits_for_room_gets_it(path: Path) -> None:
     assert sorted(names(emulator)) == list(range(100))
 
 
-async def test_imports_are_taken_over_and_signed_with_what_is_there(path: Path) -> None:
+async def test_inherited_imports_are_signed_with_the_present_credentials(path: Path) -> None:
     emulator = down(Emulator())
     account = ServiceAccountCredentials("account", "secret", "12345")
-    mp = emulator.client(spool=SqliteSpool(path), shutdown_timeout=0.02, batching=NEVER_BY_TIME)
+    mp = emulator.client(spool=SqliteSpool(path), shutdown_timeout=0.02, batching=NO_LINGER_TIMEOUT)
     for number in range(5):
         await mp.import_data(None, "user", "Old", 1_700_000_000 + number, api_secret="project-secret")
         await mp.import_data(None, "user", "Older", 1_600_000_000 + number)
@@ -245,8 +245,8 @@ async def test_imports_are_taken_over_and_signed_with_what_is_there(path: Path) 
     assert {request.path for request in emulator.requests()} == {"/import"}
 
 
-async def in_flight(path: Path, **options: Any) -> None:
-    """Leave an update on disk as the death of a process in the middle of its request does."""
+async def leave_update_in_flight(path: Path, **options: Any) -> None:
+    """Leave an update on disk in the state of a process killed during its request."""
     emulator = Emulator()
     mp = emulator.client(spool=SqliteSpool(path), shutdown_timeout=0.02, **options)
     emulator.fail_next(503, times=1_000)
@@ -259,8 +259,8 @@ async def in_flight(path: Path, **options: Any) -> None:
     connection.close()
 
 
-async def test_an_update_whose_request_had_begun_is_uncertain_and_not_sent(path: Path) -> None:
-    await in_flight(path)
+async def test_update_with_a_started_request_is_uncertain_and_not_sent(path: Path) -> None:
+    await leave_update_in_flight(path)
     emulator = Emulator()
     lost: list[tuple[DropReason, Any]] = []
 
@@ -282,8 +282,8 @@ async def test_an_update_whose_request_had_begun_is_uncertain_and_not_sent(path:
     connection.close()
 
 
-async def test_at_least_once_sends_such_an_update_again(path: Path) -> None:
-    await in_flight(path)
+async def test_at_least_once_repeats_an_update_with_a_started_request(path: Path) -> None:
+    await leave_update_in_flight(path)
     emulator = Emulator()
     async with emulator.client(spool=SqliteSpool(path), batching=BatchPolicy(at_least_once=True)) as mp:
         await mp.flush()
@@ -291,7 +291,7 @@ async def test_at_least_once_sends_such_an_update_again(path: Path) -> None:
     assert (emulator.profile("user") or {})["visits"] == 1
 
 
-async def test_what_mixpanel_refuses_is_a_dead_letter_without_a_token(path: Path) -> None:
+async def test_rejected_record_becomes_a_dead_letter_without_token(path: Path) -> None:
     now = time.time()
     emulator = Emulator(now=lambda: now - 7_200)
     lost: list[LostRecord] = []
@@ -299,7 +299,7 @@ async def test_what_mixpanel_refuses_is_a_dead_letter_without_a_token(path: Path
     async with emulator.client(
         spool=SqliteSpool(path),
         credentials=account,
-        batching=NEVER_BY_TIME,
+        batching=NO_LINGER_TIMEOUT,
         on_drop=lambda records, reason: lost.extend(records),
     ) as mp:
         await mp.track("user", "Good", time=now - 8_000)
@@ -317,7 +317,7 @@ async def test_what_mixpanel_refuses_is_a_dead_letter_without_a_token(path: Path
     assert b"emulator-token" not in body
 
 
-async def test_after_the_close_nothing_is_taken(path: Path) -> None:
+async def test_closed_client_accepts_nothing(path: Path) -> None:
     mp = Emulator().client(spool=SqliteSpool(path))
     await mp.track("user", "Event")
     await mp.aclose()
@@ -326,17 +326,17 @@ async def test_after_the_close_nothing_is_taken(path: Path) -> None:
     assert mp.stats().pending == 0
 
 
-def test_a_second_event_loop_meets_calls_that_wait_in_the_first(path: Path) -> None:
-    """The group that it joins may be one that the first loop has left behind."""
+def test_second_event_loop_works_after_calls_were_left_waiting_in_the_first(path: Path) -> None:
+    """The commit group that it joins may have waiters of the first loop."""
     emulator = Emulator()
-    mp = emulator.client(spool=SqliteSpool(path, timeout=0.3), batching=NEVER_BY_TIME)
+    mp = emulator.client(spool=SqliteSpool(path, timeout=0.3), batching=NO_LINGER_TIMEOUT)
 
     async def first() -> None:
         await mp.start()
         lock.execute("BEGIN IMMEDIATE")
         calls = [asyncio.ensure_future(mp.track("user", "First", {"number": 0}))]
         await asyncio.sleep(0.05)
-        # These join the next commit, and are cancelled with their loop.
+        # These join the next commit and are cancelled when their loop ends.
         calls += [asyncio.ensure_future(mp.track("user", "First", {"number": number})) for number in (1, 2)]
         await asyncio.sleep(0.01)
 
@@ -344,7 +344,7 @@ def test_a_second_event_loop_meets_calls_that_wait_in_the_first(path: Path) -> N
         await mp.track("user", "Second", {"number": 3})
         await mp.aclose()
 
-    lock = _made(path)
+    lock = _lock_new_spool(path)
     asyncio.run(first())
     lock.execute("ROLLBACK")
     lock.close()
@@ -355,7 +355,7 @@ def test_a_second_event_loop_meets_calls_that_wait_in_the_first(path: Path) -> N
     assert stats.delivered == len(names(emulator)) == stats.accepted
 
 
-def _made(path: Path) -> sqlite3.Connection:
+def _lock_new_spool(path: Path) -> sqlite3.Connection:
     async def make() -> None:
         async with Emulator().client(spool=SqliteSpool(path)):
             pass
@@ -364,9 +364,9 @@ def _made(path: Path) -> sqlite3.Connection:
     return sqlite3.connect(path, isolation_level=None, timeout=0.0)
 
 
-async def test_a_broken_disk_holds_up_nothing_that_it_has_taken(path: Path) -> None:
+async def test_broken_disk_does_not_delay_delivery_of_stored_records(path: Path) -> None:
     emulator = Emulator()
-    mp = emulator.client(spool=SqliteSpool(path, timeout=0.1), batching=NEVER_BY_TIME)
+    mp = emulator.client(spool=SqliteSpool(path, timeout=0.1), batching=NO_LINGER_TIMEOUT)
     for number in range(10):
         await mp.track("user", "Event", {"number": number})
     lock = sqlite3.connect(path, isolation_level=None)
@@ -385,7 +385,7 @@ async def test_a_broken_disk_holds_up_nothing_that_it_has_taken(path: Path) -> N
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("text", [b"KEY=value\n", ("näme " * 2_000).encode()])
-async def test_a_text_file_is_refused_and_left_alone(tmp_path: Path, text: bytes) -> None:
+async def test_text_file_is_refused_and_unchanged(tmp_path: Path, text: bytes) -> None:
     path = tmp_path / "my.env"
     path.write_bytes(text)
     path.chmod(0o644)
@@ -397,13 +397,13 @@ async def test_a_text_file_is_refused_and_left_alone(tmp_path: Path, text: bytes
     assert os.listdir(tmp_path) == ["my.env"]
 
 
-async def test_who_does_not_wait_reads_in_the_stats_that_the_spool_cannot_be_used(tmp_path: Path) -> None:
+async def test_stats_show_the_spool_error_to_callers_that_do_not_wait(tmp_path: Path) -> None:
     path = tmp_path / "my.env"
     path.write_bytes(b"KEY=value\n")
     mp = Emulator().client(spool=SqliteSpool(path), shutdown_timeout=0.0)
     mp.track_nowait("user", "Event")
     with anyio.fail_after(10):
-        while mp.stats().last_error is None:  # noqa: ASYNC110  what happens there happens in a thread
+        while mp.stats().last_error is None:  # noqa: ASYNC110  a thread changes the condition
             await anyio.sleep(0.001)
     assert mp.stats().last_error == f"{path}: the file is a text file, not a spool; choose another path"
     await mp.aclose()
@@ -411,7 +411,7 @@ async def test_who_does_not_wait_reads_in_the_stats_that_the_spool_cannot_be_use
 
 
 @pytest.mark.anyio
-async def test_another_programs_database_is_refused_and_left_alone(tmp_path: Path) -> None:
+async def test_database_of_another_program_is_refused_and_unchanged(tmp_path: Path) -> None:
     path = tmp_path / "theirs.db"
     with contextlib.closing(sqlite3.connect(path)) as theirs:
         theirs.execute("CREATE TABLE notes (text TEXT)")
@@ -424,6 +424,6 @@ async def test_another_programs_database_is_refused_and_left_alone(tmp_path: Pat
     assert path.stat().st_mode & 0o777 == 0o644
 
 
-def test_what_waits_is_not_purged_by_an_age_that_nobody_knows(tmp_path: Path) -> None:
+def test_purge_refuses_an_age_for_waiting_records(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="in separate calls"):
         SqliteSpool(tmp_path / "s.db").purge(waiting=True, older_than=60.0)

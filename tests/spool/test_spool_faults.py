@@ -1,4 +1,4 @@
-"""What the disk does to a spool, one test or more for each row of part E of the fault catalogue."""
+"""Disk faults of a spool: at least one test for each row of part E of the fault catalogue."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from typing import Any
 import anyio
 import anyio.lowlevel
 import pytest
-from spool_bench import DAMAGE, IO_ERROR, TOKEN, Bench, fast_folder, record, spooled
+from spool_harness import DAMAGE, IO_ERROR, TOKEN, SpoolHarness, fast_folder, record, spooled
 
 from mixpanel_async import (
     BatchPolicy,
@@ -46,51 +46,51 @@ ONE_EACH = BatchPolicy(max_events=1, linger=0.0)
 
 @pytest.fixture
 def path() -> Iterator[Path]:
-    """In memory if the system has such a place: what is tried here is not the speed of a disk."""
+    """Path of a spool, in memory if possible: these tests do not depend on a real disk."""
     with tempfile.TemporaryDirectory(dir=fast_folder()) as folder:
         yield Path(folder) / "spool" / "spool.db"
 
 
 @pytest.fixture
-def opened() -> Iterator[Callable[..., Bench]]:
-    """Makes clients that are let go at the end, and hold the law of conservation then."""
-    benches: list[Bench] = []
+def new_client() -> Iterator[Callable[..., SpoolHarness]]:
+    """Return a factory of clients that are checked and released at the end of the test."""
+    harnesses: list[SpoolHarness] = []
 
-    def make(path: Path, **options: Any) -> Bench:
-        benches.append(Bench(path, **options))
-        return benches[-1]
+    def make(path: Path, **options: Any) -> SpoolHarness:
+        harnesses.append(SpoolHarness(path, **options))
+        return harnesses[-1]
 
     yield make
-    for bench in benches:
-        bench.check()
-        bench.abandon()
+    for harness in harnesses:
+        harness.check()
+        harness.abandon()
 
 
-def deliver_all(bench: Bench) -> list[bytes]:
-    """What arrives, in its order."""
+def deliver_all(harness: SpoolHarness) -> list[bytes]:
+    """Deliver everything. Return the records in order of arrival."""
     arrived: list[bytes] = []
     for _ in range(3_000):
-        bench.now += 1.0
-        assert bench.step()
-        while (batch := bench.take()) is not None:
+        harness.now += 1.0
+        assert harness.step()
+        while (batch := harness.take()) is not None:
             arrived += [bytes(item) for item in batch.items]
-            bench.settle(batch, Delivered())
-        if not bench.queue.pending and not bench.journal._has_more():
+            harness.settle(batch, Delivered())
+        if not harness.queue.pending and not harness.writer._has_more():
             break
-    assert bench.step()
-    assert bench.rows() == {}
+    assert harness.step()
+    assert harness.rows() == {}
     return arrived
 
 
-def filled(bench: Bench, count: int, size: int = 200, kind: RecordKind = RecordKind.EVENTS) -> list[bytes]:
+def filled(harness: SpoolHarness, count: int, size: int = 200, kind: RecordKind = RecordKind.EVENTS) -> list[bytes]:
     items = [record(number, size) for number in range(count)]
     for item in items:
-        bench.offer(item, kind)
-    bench.settle_down()
+        harness.offer(item, kind)
+    harness.run_until_idle()
     return items
 
 
-def asides(path: Path) -> list[Path]:
+def set_aside_files(path: Path) -> list[Path]:
     found = sorted(path.parent.glob("*.corrupt-*"))
     return [one for one in found if not one.name.endswith(("-wal", "-shm"))]
 
@@ -99,84 +99,84 @@ def asides(path: Path) -> list[Path]:
 
 
 @pytest.mark.parametrize("overflow", list(Overflow))
-def test_e1_a_full_disk_refuses_or_drops_and_goes_on_when_there_is_room(
-    path: Path, opened: Callable[..., Bench], overflow: Overflow
+def test_e1_full_disk_applies_overflow_policy_until_there_is_room(
+    path: Path, new_client: Callable[..., SpoolHarness], overflow: Overflow
 ) -> None:
-    bench = opened(path, overflow=overflow, batching=ONE_EACH)
-    bench.step()
-    pages = bench.session._db._number("PRAGMA page_count")
-    bench.session._db._db.execute(f"PRAGMA max_page_count={pages + 40}")
+    harness = new_client(path, overflow=overflow, batching=ONE_EACH)
+    harness.step()
+    pages = harness.session._db._number("PRAGMA page_count")
+    harness.session._db._db.execute(f"PRAGMA max_page_count={pages + 40}")
     kept = 0
     while True:
-        group = bench.offer(record(kept, 900), awaited=True)
+        group = harness.offer(record(kept, 900), awaited=True)
         assert group is not None
-        bench.step()
+        harness.step()
         assert group.is_done
-        if bench.queue.stats().pending == kept:
+        if harness.queue.stats().pending == kept:
             break
         kept += 1
     raises = overflow in {Overflow.RAISE, Overflow.WAIT}
     assert isinstance(group.error, QueueFullError) is raises
-    assert bench.queue.stats().losses == ({} if raises else {"spool_full": 1})
-    assert bench.queue.stats().accepted == kept + (not raises)
-    bench.check()
+    assert harness.queue.stats().losses == ({} if raises else {"spool_full": 1})
+    assert harness.queue.stats().accepted == kept + (not raises)
+    harness.check()
 
-    # What comes while it is full is refused at once, and costs none of what is there.
+    # A record offered to a full spool is refused at once and drops no stored record.
     late = record(10_000, 900)
     if overflow is Overflow.RAISE:
         with pytest.raises(QueueFullError):
-            bench.offer(late)
+            harness.offer(late)
     else:
-        bench.offer(late)
-    assert bench.queue.stats().pending == kept
-    assert bench.heard.reasons[DropReason.QUEUE_FULL] == 0
+        harness.offer(late)
+    assert harness.queue.stats().pending == kept
+    assert harness.recorder.reasons[DropReason.QUEUE_FULL] == 0
 
-    # Deletes still work, and so there is room again.
+    # Deletes still work and make room.
     for _ in range(20):
-        batch = bench.take()
+        batch = harness.take()
         assert batch is not None
-        bench.settle(batch, Delivered())
-    assert bench.step()
-    assert len(bench.rows()) == kept - 20
-    group = bench.offer(record(20_000, 900), awaited=True)
-    assert bench.step()
+        harness.settle(batch, Delivered())
+    assert harness.step()
+    assert len(harness.rows()) == kept - 20
+    group = harness.offer(record(20_000, 900), awaited=True)
+    assert harness.step()
     assert group is not None
     assert group.error is None
-    bench.check()
-    assert len(deliver_all(bench)) == kept - 19
+    harness.check()
+    assert len(deliver_all(harness)) == kept - 19
 
 
-def test_e1_a_full_disk_lets_no_update_go_unmarked(path: Path, opened: Callable[..., Bench]) -> None:
-    """A request that must not be made twice may not begin before that is on disk, whatever else is dropped."""
-    bench = opened(path, batching=ONE_EACH)
-    bench.offer(record(0, once=True), RecordKind.PEOPLE)
-    bench.step()
-    batch = bench.take()
+def test_e1_full_disk_allows_no_unmarked_update(path: Path, new_client: Callable[..., SpoolHarness]) -> None:
+    """A request that must not be repeated may start only after its mark is on disk, even if the disk is full."""
+    harness = new_client(path, batching=ONE_EACH)
+    harness.offer(record(0, once=True), RecordKind.PEOPLE)
+    harness.step()
+    batch = harness.take()
     assert batch is not None
-    bench.fail(sqlite3.OperationalError("database or disk is full"))
-    group = bench.mark(batch)
+    harness.fail(sqlite3.OperationalError("database or disk is full"))
+    group = harness.mark(batch)
     assert group is not None
-    bench.step()
+    harness.step()
     assert group.is_done
     assert not group.marks_written
-    bench.heal()
-    bench.step()
+    harness.heal()
+    harness.step()
     (state,) = sqlite3.connect(path).execute("SELECT state FROM records").fetchone()
     assert state == 2
 
 
-def test_e1_a_full_disk_does_not_cost_what_waits_in_memory(path: Path, opened: Callable[..., Bench]) -> None:
-    bench = opened(path, overflow=Overflow.DROP_OLDEST, max_records=1_000)
-    items = filled(bench, 50)
-    bench.fail(sqlite3.OperationalError("database or disk is full"))
+def test_e1_full_disk_keeps_records_in_memory(path: Path, new_client: Callable[..., SpoolHarness]) -> None:
+    harness = new_client(path, overflow=Overflow.DROP_OLDEST, max_records=1_000)
+    items = filled(harness, 50)
+    harness.fail(sqlite3.OperationalError("database or disk is full"))
     for number in range(100, 150):
-        bench.offer(record(number))
-        bench.step()
-    bench.heal()
-    assert bench.heard.reasons == {DropReason.SPOOL_FULL: 50}
-    bench.now += 11.0
-    bench.step()
-    assert deliver_all(bench) == items
+        harness.offer(record(number))
+        harness.step()
+    harness.heal()
+    assert harness.recorder.reasons == {DropReason.SPOOL_FULL: 50}
+    harness.now += 11.0
+    harness.step()
+    assert deliver_all(harness) == items
 
 
 # E2: the disk fails
@@ -190,7 +190,7 @@ E2 = """
 
     async def main():
         emulator = Emulator()
-        told = {}
+        report = {}
         mp = emulator.client(spool=SqliteSpool(sys.argv[1], timeout=0.2), batching=BatchPolicy(linger=3600.0))
         await mp.start()
         for number in range(50):
@@ -200,15 +200,15 @@ E2 = """
         try:
             await mp.track("user", "Refused")
         except SpoolError as error:
-            told["refused"] = str(error)
+            report["refused"] = str(error)
         mp.track_nowait("user", "Kept")
-        # They arrive, and their rows cannot be taken out.
-        told["flushed"] = (await mp.flush(timeout=0.5)).delivered
+        # The records are delivered, but their rows cannot be deleted.
+        report["flushed"] = (await mp.flush(timeout=0.5)).delivered
         used, until = time.process_time(), time.monotonic() + 2.5
         while time.monotonic() < until:
             await anyio.sleep(0.1)
-        told["busy"] = (time.process_time() - used) / 2.5
-        told["sent"] = len(emulator.raw_events())
+        report["busy"] = (time.process_time() - used) / 2.5
+        report["sent"] = len(emulator.raw_events())
         resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
         while True:
             try:
@@ -217,70 +217,71 @@ E2 = """
             except SpoolError:
                 await anyio.sleep(0.05)
         await mp.aclose()
-        told["raw"] = [event["event"] for event in emulator.raw_events()]
+        report["raw"] = [event["event"] for event in emulator.raw_events()]
         stats = mp.stats()
-        told["law"] = stats.accepted == stats.delivered + stats.failed + stats.dropped + stats.uncertain + stats.pending
-        told["pending"], told["delivered"] = stats.pending, stats.delivered
+        settled = stats.delivered + stats.failed + stats.dropped + stats.uncertain
+        report["is_conserved"] = stats.accepted == settled + stats.pending
+        report["pending"], report["delivered"] = stats.pending, stats.delivered
         again = emulator.client(spool=SqliteSpool(sys.argv[1]))
         await again.start()
-        told["recovered"] = again.stats().recovered
+        report["recovered"] = again.stats().recovered
         await again.aclose()
-        print(json.dumps(told))
+        print(json.dumps(report))
 
     anyio.run(main)
 """
 
 
-def test_e2_real_write_errors_delete_included_lose_and_repeat_nothing(path: Path) -> None:
+def test_e2_write_and_delete_errors_lose_and_repeat_nothing(path: Path) -> None:
     child = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(E2), str(path)], capture_output=True, text=True, check=True
     )
-    told = json.loads(child.stdout)
-    assert "nothing was accepted" in told["refused"]
-    assert told["flushed"] == 50
-    assert told["sent"] == 50
-    assert told["busy"] < 0.5
-    assert sorted(told["raw"]) == ["After"] + ["Before"] * 50 + ["Kept"]
-    assert (told["law"], told["pending"], told["delivered"], told["recovered"]) == (True, 0, 52, 0)
+    report = json.loads(child.stdout)
+    assert "nothing was accepted" in report["refused"]
+    assert report["flushed"] == 50
+    assert report["sent"] == 50
+    assert report["busy"] < 0.5
+    assert sorted(report["raw"]) == ["After"] + ["Before"] * 50 + ["Kept"]
+    assert (report["is_conserved"], report["pending"], report["delivered"], report["recovered"]) == (True, 0, 52, 0)
 
 
-def test_e2_a_record_dropped_while_it_could_not_be_written_is_counted_once(
-    path: Path, opened: Callable[..., Bench]
+def test_e2_record_dropped_during_write_errors_is_counted_once(
+    path: Path, new_client: Callable[..., SpoolHarness]
 ) -> None:
-    bench = opened(path, overflow=Overflow.DROP_OLDEST, max_records=5)
-    bench.step()
-    bench.fail(IO_ERROR)
+    harness = new_client(path, overflow=Overflow.DROP_OLDEST, max_records=5)
+    harness.step()
+    harness.fail(IO_ERROR)
     for number in range(12):
-        bench.offer(record(number), awaited=number % 2 == 0)
-    bench.step()
-    bench.check()
-    bench.heal()
-    bench.settle_down()
-    bench.check()
-    # Those that somebody waited for were refused; of the others the newest are there.
-    assert [json.loads(item)["n"] for item in deliver_all(bench)] == [7, 9, 11]
+        harness.offer(record(number), awaited=number % 2 == 0)
+    harness.step()
+    harness.check()
+    harness.heal()
+    harness.run_until_idle()
+    harness.check()
+    # Awaited records were refused; of the others, the newest are kept.
+    assert [json.loads(item)["n"] for item in deliver_all(harness)] == [7, 9, 11]
 
 
-def test_e2_what_was_never_written_is_accounted_for_at_the_close(path: Path, opened: Callable[..., Bench]) -> None:
-    bench = opened(path)
-    filled(bench, 3)
-    bench.fail(IO_ERROR)
+def test_e2_unwritten_records_are_counted_at_close(path: Path, new_client: Callable[..., SpoolHarness]) -> None:
+    harness = new_client(path)
+    filled(harness, 3)
+    harness.fail(IO_ERROR)
     for number in range(10, 15):
-        bench.offer(record(number))
-    group = bench.offer(record(20), awaited=True)
-    bench.step()
-    bench.close()
-    stats = bench.queue.stats()
+        harness.offer(record(number))
+    group = harness.offer(record(20), awaited=True)
+    harness.step()
+    harness.close()
+    stats = harness.queue.stats()
     assert (stats.pending, stats.losses) == (3, {"spool_failed": 5})
     assert group is not None
     assert isinstance(group.error, SpoolError)
-    assert len(bench.rows()) == 3
+    assert len(harness.rows()) == 3
 
 
-def test_e2_orphans_are_taken_over_once_the_disk_lets_it(path: Path, opened: Callable[..., Bench]) -> None:
-    first = opened(path)
+def test_e2_orphans_are_taken_over_once_the_disk_works(path: Path, new_client: Callable[..., SpoolHarness]) -> None:
+    first = new_client(path)
     items = filled(first, 5)
-    second = opened(path)
+    second = new_client(path)
     second.step()
     first.abandon()
     second.now += 11.0
@@ -296,7 +297,7 @@ def test_e2_orphans_are_taken_over_once_the_disk_lets_it(path: Path, opened: Cal
 
 
 @pytest.mark.anyio
-async def test_e3_a_locked_file_is_waited_for_within_bounds_and_not_on_the_loop(path: Path) -> None:
+async def test_e3_locked_file_is_waited_for_within_the_timeout_without_blocking_the_loop(path: Path) -> None:
     emulator = Emulator()
     ticks = 0
 
@@ -325,59 +326,59 @@ async def test_e3_a_locked_file_is_waited_for_within_bounds_and_not_on_the_loop(
 
 
 @pytest.mark.anyio
-async def test_e3_who_waits_beside_a_cancelled_call_is_told_in_time_as_well(path: Path) -> None:
+async def test_e3_callers_still_time_out_after_another_caller_is_cancelled(path: Path) -> None:
     emulator = Emulator()
-    told: list[str] = []
+    report: list[str] = []
     async with emulator.client(spool=SqliteSpool(path, timeout=0.1)) as mp:
         await mp.track("user", "Before")
         other = sqlite3.connect(path, isolation_level=None)
         other.execute("BEGIN IMMEDIATE")
 
-        async def patient(name: str) -> None:
+        async def call(name: str) -> None:
             try:
                 await mp.track("user", name)
             except SpoolError as error:
-                told.append(str(error))
+                report.append(str(error))
 
         async with anyio.create_task_group() as tasks:
             with anyio.CancelScope() as first:
-                async with anyio.create_task_group() as hasty:
-                    hasty.start_soon(patient, "Cancelled")
+                async with anyio.create_task_group() as cancelled_tasks:
+                    cancelled_tasks.start_soon(call, "Cancelled")
                     await anyio.lowlevel.checkpoint()
                     for _ in range(3):
-                        tasks.start_soon(patient, "Patient")
+                        tasks.start_soon(call, "Patient")
                     await anyio.sleep(0.01)
                     first.cancel()
-        assert len(told) == 3
+        assert len(report) == 3
         other.close()
 
 
-# E4: what is found is not what was left
+# E4: the file is damaged, foreign or missing
 
 
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A spool that another client left: rows in three lanes, once-only ones, dead letters, holes, and a long log."""
+    """Spool left by another client: rows in three lanes, non-idempotent rows, dead letters, gaps and a long log."""
     path = tmp_path_factory.mktemp("sound") / "a" / "spool.db"
-    bench = Bench(path, batching=BatchPolicy(max_events=20, linger=0.0))
+    harness = SpoolHarness(path, batching=BatchPolicy(max_events=20, linger=0.0))
     for number in range(300):
         kind = (RecordKind.EVENTS, RecordKind.PEOPLE, RecordKind.IMPORTS)[number % 3]
-        bench.offer(record(number, number % 400, once=kind is RecordKind.PEOPLE and number % 2 == 0), kind)
+        harness.offer(record(number, number % 400, once=kind is RecordKind.PEOPLE and number % 2 == 0), kind)
         if number % 50 == 0:
-            bench.step()
-    bench.step()
-    first = bench.take()
-    second = bench.take()
+            harness.step()
+    harness.step()
+    first = harness.take()
+    second = harness.take()
     assert first is not None
     assert second is not None
-    bench.settle(first, Delivered())
-    bench.settle(second, UNKNOWN)
-    bench.step()
-    return bench.crash(path.parent.parent / "left")
+    harness.settle(first, Delivered())
+    harness.settle(second, UNKNOWN)
+    harness.step()
+    return harness.crash(path.parent.parent / "left")
 
 
 def checkpointed(source: Path, folder: Path) -> Path:
-    """The same with everything in the database itself."""
+    """Copy the spool and move the contents of its log into the database."""
     shutil.copytree(source.parent, folder)
     with_log = folder / source.name
     connection = sqlite3.connect(with_log)
@@ -394,53 +395,53 @@ def bodies(path: Path) -> list[bytes]:
         connection.close()
 
 
-def reopened(bench: Bench, originals: set[bytes]) -> int:
-    """Open what was damaged, use it, and say how many rows arrive as they were."""
-    group = bench.offer(record(99_999), awaited=True)
+def reopened(harness: SpoolHarness, originals: set[bytes]) -> int:
+    """Open a damaged spool and deliver its records. Return how many arrive unchanged."""
+    group = harness.offer(record(99_999), awaited=True)
     for _ in range(3):
-        if bench.step():
+        if harness.step():
             break
-        bench.now += 1.0
+        harness.now += 1.0
     assert group is not None
     assert group.is_done
     if group.error is not None:
-        # Found only when it was used: the next call meets a new file.
-        bench.offer(record(99_999), awaited=True)
+        # The damage was found during the write; the next write goes to a new file.
+        harness.offer(record(99_999), awaited=True)
     arrived: list[bytes] = []
     for _ in range(200):
-        bench.now += 1.0
-        bench.step()
-        while (batch := bench.take()) is not None:
+        harness.now += 1.0
+        harness.step()
+        while (batch := harness.take()) is not None:
             arrived += [bytes(item) for item in batch.items]
-            bench.settle(batch, Delivered())
-        if not bench.queue.pending and not bench.journal._has_more():
+            harness.settle(batch, Delivered())
+        if not harness.queue.pending and not harness.writer._has_more():
             break
-    bench.check()
-    assert bench.queue.stats().pending == 0
+    harness.check()
+    assert harness.queue.stats().pending == 0
     assert bytes(record(99_999)) in arrived
     for item in arrived:
         assert isinstance(json.loads(item), dict)
     return sum(spooled(item) in originals for item in arrived)
 
 
-def test_e4_a_smashed_header_costs_no_row(
-    sound: Path, tmp_path: Path, opened: Callable[..., Bench], caplog: Any
+def test_e4_overwritten_header_loses_no_row(
+    sound: Path, tmp_path: Path, new_client: Callable[..., SpoolHarness], caplog: Any
 ) -> None:
     path = checkpointed(sound, tmp_path / "spool")
     originals = bodies(path)
     with path.open("r+b") as file:
         file.write(b"\xff" * 100)
-    bench = opened(path)
-    bench.step()
-    assert len(asides(path)) == 1
-    assert asides(path)[0].name.startswith("spool.db.corrupt-")
+    harness = new_client(path)
+    harness.step()
+    assert len(set_aside_files(path)) == 1
+    assert set_aside_files(path)[0].name.startswith("spool.db.corrupt-")
     assert f"{len(originals)} rows were recovered" in caplog.text
-    assert bench.queue.stats().recovered == len(originals)
-    assert sorted(map(spooled, deliver_all(bench))) == sorted(originals)
+    assert harness.queue.stats().recovered == len(originals)
+    assert sorted(map(spooled, deliver_all(harness))) == sorted(originals)
 
 
-def test_e4_a_page_in_the_middle_costs_its_own_rows_alone(
-    sound: Path, tmp_path: Path, opened: Callable[..., Bench]
+def test_e4_overwritten_page_loses_only_its_own_rows(
+    sound: Path, tmp_path: Path, new_client: Callable[..., SpoolHarness]
 ) -> None:
     path = checkpointed(sound, tmp_path / "spool")
     originals = bodies(path)
@@ -448,77 +449,81 @@ def test_e4_a_page_in_the_middle_costs_its_own_rows_alone(
     with path.open("r+b") as file:
         file.seek(page * 4096)
         file.write(os.urandom(4096))
-    bench = opened(path)
-    bench.step()
-    arrived = deliver_all(bench)
+    harness = new_client(path)
+    harness.step()
+    arrived = deliver_all(harness)
     lost = set(originals) - {spooled(item) for item in arrived}
     assert 0 < len(lost) <= 40
     assert len(arrived) == len(originals) - len(lost)
 
 
-def test_e4_a_truncated_log_costs_what_was_in_it_and_stops_nobody(
-    sound: Path, tmp_path: Path, opened: Callable[..., Bench]
+def test_e4_truncated_log_loses_only_its_own_rows(
+    sound: Path, tmp_path: Path, new_client: Callable[..., SpoolHarness]
 ) -> None:
     shutil.copytree(sound.parent, tmp_path / "spool")
     path = tmp_path / "spool" / sound.name
     log = path.with_name(path.name + "-wal")
     originals = set(bodies(sound))
     log.write_bytes(log.read_bytes()[: log.stat().st_size * 2 // 3])
-    assert 0 < reopened(opened(path), originals) < len(originals)
+    assert 0 < reopened(new_client(path), originals) < len(originals)
 
 
-def test_e4_a_missing_index_of_the_log_costs_nothing(sound: Path, tmp_path: Path, opened: Callable[..., Bench]) -> None:
+def test_e4_missing_log_index_loses_nothing(
+    sound: Path, tmp_path: Path, new_client: Callable[..., SpoolHarness]
+) -> None:
     shutil.copytree(sound.parent, tmp_path / "spool")
     path = tmp_path / "spool" / sound.name
     path.with_name(path.name + "-shm").unlink(missing_ok=True)
-    bench = opened(path)
-    bench.step()
-    assert len(deliver_all(bench)) == len(bodies(sound)) - bench.queue.stats().uncertain
-    assert asides(path) == []
+    harness = new_client(path)
+    harness.step()
+    assert len(deliver_all(harness)) == len(bodies(sound)) - harness.queue.stats().uncertain
+    assert set_aside_files(path) == []
 
 
-def test_e4_an_empty_file_and_a_file_of_garbage_stop_nobody(path: Path, opened: Callable[..., Bench]) -> None:
+def test_e4_empty_file_and_garbage_file_are_replaced(path: Path, new_client: Callable[..., SpoolHarness]) -> None:
     path.parent.mkdir()
     path.write_bytes(b"")
-    assert reopened(opened(path), set()) == 0
-    assert asides(path) == []
+    assert reopened(new_client(path), set()) == 0
+    assert set_aside_files(path) == []
     other = path.with_name("other.db")
     other.write_bytes(random.Random(1).randbytes(50_000))
-    assert reopened(opened(other), set()) == 0
-    assert len(asides(other)) == 1
+    assert reopened(new_client(other), set()) == 0
+    assert len(set_aside_files(other)) == 1
 
 
-def test_e4_the_file_of_a_newer_version_is_refused_and_left_alone(
-    sound: Path, tmp_path: Path, opened: Callable[..., Bench]
+def test_e4_file_of_a_newer_version_is_refused_and_unchanged(
+    sound: Path, tmp_path: Path, new_client: Callable[..., SpoolHarness]
 ) -> None:
     path = checkpointed(sound, tmp_path / "spool")
     connection = sqlite3.connect(path)
     connection.execute("PRAGMA user_version=2")
     connection.commit()
     connection.close()
-    bench = opened(path)
-    group = bench.offer(record(0), awaited=True)
-    assert not bench.step()
+    harness = new_client(path)
+    group = harness.offer(record(0), awaited=True)
+    assert not harness.step()
     assert group is not None
     assert isinstance(group.error, ConfigurationError)
     assert "newer version" in str(group.error)
-    assert asides(path) == []
+    assert set_aside_files(path) == []
     assert len(bodies(path)) > 200
 
 
-def test_e4_another_programs_database_is_refused_and_left_alone(path: Path, opened: Callable[..., Bench]) -> None:
+def test_e4_database_of_another_program_is_refused_and_unchanged(
+    path: Path, new_client: Callable[..., SpoolHarness]
+) -> None:
     path.parent.mkdir()
     connection = sqlite3.connect(path)
     connection.execute("CREATE TABLE notes (text TEXT)")
     connection.execute("INSERT INTO notes VALUES ('mine')")
     connection.commit()
     connection.close()
-    bench = opened(path)
-    group = bench.offer(record(0), awaited=True)
-    assert not bench.step()
+    harness = new_client(path)
+    group = harness.offer(record(0), awaited=True)
+    assert not harness.step()
     assert group is not None
     assert isinstance(group.error, ConfigurationError)
-    assert asides(path) == []
+    assert set_aside_files(path) == []
     assert sqlite3.connect(path).execute("SELECT text FROM notes").fetchall() == [("mine",)]
 
 
@@ -532,8 +537,8 @@ def test_e4_another_programs_database_is_refused_and_left_alone(path: Path, open
         "CREATE TABLE more (x)",
     ],
 )
-def test_e4_a_hostile_schema_is_set_aside_and_never_runs(
-    sound: Path, tmp_path: Path, opened: Callable[..., Bench], statement: str
+def test_e4_hostile_schema_is_set_aside_and_never_runs(
+    sound: Path, tmp_path: Path, new_client: Callable[..., SpoolHarness], statement: str
 ) -> None:
     path = checkpointed(sound, tmp_path / "spool")
     originals = set(bodies(path))
@@ -541,13 +546,13 @@ def test_e4_a_hostile_schema_is_set_aside_and_never_runs(
     connection.execute(statement)
     connection.commit()
     connection.close()
-    bench = opened(path)
-    assert reopened(bench, originals) == len(originals)
-    assert len(asides(path)) == 1
+    harness = new_client(path)
+    assert reopened(harness, originals) == len(originals)
+    assert len(set_aside_files(path)) == 1
 
 
-def test_e4_a_row_that_is_no_record_does_not_travel(path: Path, opened: Callable[..., Bench]) -> None:
-    first = opened(path)
+def test_e4_row_without_a_record_is_not_sent(path: Path, new_client: Callable[..., SpoolHarness]) -> None:
+    first = new_client(path)
     items = filled(first, 30)
     first.abandon()
     connection = sqlite3.connect(path)
@@ -556,7 +561,7 @@ def test_e4_a_row_that_is_no_record_does_not_travel(path: Path, opened: Callable
     connection.execute("UPDATE records SET body = ? WHERE id = ?", (b"[1]", ids[8]))
     connection.commit()
     connection.close()
-    second = opened(path)
+    second = new_client(path)
     second.step()
     assert deliver_all(second) == items[:7] + items[9:]
     assert second.queue.stats().losses == {"spool_failed": 2}
@@ -564,15 +569,15 @@ def test_e4_a_row_that_is_no_record_does_not_travel(path: Path, opened: Callable
     assert dead == [("spool_failed", "damaged on disk")] * 2
 
 
-def test_e4_a_row_of_no_lane_stays_where_it_is(path: Path, opened: Callable[..., Bench]) -> None:
-    first = opened(path)
+def test_e4_row_with_unknown_lane_stays_in_the_file(path: Path, new_client: Callable[..., SpoolHarness]) -> None:
+    first = new_client(path)
     items = filled(first, 3)
     first.abandon()
     connection = sqlite3.connect(path)
     connection.execute("UPDATE records SET id = id + (7 << 36) WHERE id = (SELECT max(id) FROM records)")
     connection.commit()
     connection.close()
-    second = opened(path)
+    second = new_client(path)
     assert second.step()
     assert second.take() is None
     assert second.step()
@@ -582,49 +587,49 @@ def test_e4_a_row_of_no_lane_stays_where_it_is(path: Path, opened: Callable[...,
     assert second.queue.stats().accepted == 2
 
 
-def test_e4_dead_letters_are_saved_too(sound: Path, tmp_path: Path, opened: Callable[..., Bench]) -> None:
+def test_e4_dead_letters_are_recovered(sound: Path, tmp_path: Path, new_client: Callable[..., SpoolHarness]) -> None:
     path = checkpointed(sound, tmp_path / "spool")
     select = "SELECT project, lane, state, reason, message, died, body FROM dead ORDER BY id"
     before = sqlite3.connect(path).execute(select).fetchall()
     assert before
     with path.open("r+b") as file:
         file.write(b"\xff" * 100)
-    opened(path).step()
+    new_client(path).step()
     assert sqlite3.connect(path).execute(select).fetchall() == before
 
 
 @pytest.mark.parametrize("in_look", [False, True])
-def test_e4_damage_while_running_repeats_and_loses_nothing(
-    path: Path, opened: Callable[..., Bench], in_look: bool
+def test_e4_damage_during_use_loses_and_repeats_nothing(
+    path: Path, new_client: Callable[..., SpoolHarness], in_look: bool
 ) -> None:
-    """Rows on disk alone come back by the salvage, those in memory stay, those that have ended stay away."""
+    """Recovery restores rows that are only on disk, keeps rows in memory and does not restore settled rows."""
     policy = BatchPolicy(max_events=5, linger=0.0, max_pending_events=20)
-    bench = opened(path, batching=policy)
+    harness = new_client(path, batching=policy)
     items = []
     for number in range(60):
         items.append(record(number))
-        bench.offer(items[-1])
-        bench.step()
-    ended, flying = bench.take(), bench.take()
+        harness.offer(items[-1])
+        harness.step()
+    ended, flying = harness.take(), harness.take()
     assert ended is not None
     assert flying is not None
-    bench.settle(ended, Delivered())
-    bench.offer(record(60))
+    harness.settle(ended, Delivered())
+    harness.offer(record(60))
     items.append(record(60))
     if in_look:
-        bench.now += 11.0
-    bench.fail(DAMAGE, after=8 if in_look else 3)
-    bench.step()
-    bench.step()
-    assert len(asides(path)) == 1
-    bench.settle(flying, Delivered())
-    arrived = deliver_all(bench)
+        harness.now += 11.0
+    harness.fail(DAMAGE, after=8 if in_look else 3)
+    harness.step()
+    harness.step()
+    assert len(set_aside_files(path)) == 1
+    harness.settle(flying, Delivered())
+    arrived = deliver_all(harness)
     assert sorted([*ended.items, *flying.items, *arrived]) == sorted(items)
 
 
-def test_e4_two_clients_share_a_file_that_is_found_damaged(path: Path, opened: Callable[..., Bench]) -> None:
+def test_e4_two_clients_recover_a_shared_damaged_file_once(path: Path, new_client: Callable[..., SpoolHarness]) -> None:
     policy = BatchPolicy(max_events=5, linger=0.0, max_pending_events=20)
-    first, second = opened(path, batching=policy), opened(path, batching=policy)
+    first, second = new_client(path, batching=policy), new_client(path, batching=policy)
     items = [record(number) for number in range(120)]
     for number, item in enumerate(items):
         (first, second)[number % 2].offer(item)
@@ -634,41 +639,41 @@ def test_e4_two_clients_share_a_file_that_is_found_damaged(path: Path, opened: C
     first.fail(DAMAGE)
     first.step()
     first.step()
-    assert len(asides(path)) == 1
+    assert len(set_aside_files(path)) == 1
     second.now += 11.0
     assert not second.step()
     assert second.step()
-    assert len(asides(path)) == 1
+    assert len(set_aside_files(path)) == 1
     arrived: list[Any] = []
     for _ in range(100):
-        for bench in (first, second):
-            bench.now += 1.0
-            bench.step()
-            while (batch := bench.take()) is not None:
+        for harness in (first, second):
+            harness.now += 1.0
+            harness.step()
+            while (batch := harness.take()) is not None:
                 arrived += batch.items
-                bench.settle(batch, Delivered())
+                harness.settle(batch, Delivered())
     assert sorted(arrived) == sorted(items)
     assert first.rows() == {}
 
 
-def test_e4_a_file_that_was_deleted_is_made_again_with_what_is_in_memory(
-    path: Path, opened: Callable[..., Bench]
+def test_e4_deleted_file_is_created_again_with_the_records_in_memory(
+    path: Path, new_client: Callable[..., SpoolHarness]
 ) -> None:
-    bench = opened(path)
-    items = filled(bench, 10)
+    harness = new_client(path)
+    items = filled(harness, 10)
     for file in path.parent.iterdir():
         file.unlink()
-    bench.now += 11.0
-    bench.step()
-    bench.step()
-    assert len(bench.rows()) == 10
-    assert deliver_all(bench) == items
+    harness.now += 11.0
+    harness.step()
+    harness.step()
+    assert len(harness.rows()) == 10
+    assert deliver_all(harness) == items
 
 
-def test_e4_rows_taken_out_by_hand_in_the_middle_of_a_reading_are_no_damage(
-    path: Path, opened: Callable[..., Bench]
+def test_e4_rows_purged_during_a_read_are_not_reported_as_damage(
+    path: Path, new_client: Callable[..., SpoolHarness]
 ) -> None:
-    first = opened(path)
+    first = new_client(path)
     filled(first, 30)
     database: Database = first.session._db
     other = sqlite3.connect(path, isolation_level=None)
@@ -697,24 +702,24 @@ def try_header(sound: Path, folder: Path, places: Iterable[int], values: Iterabl
         with path.open("r+b") as file:
             file.seek(at)
             file.write(bytes([value]))
-        bench = Bench(path)
+        harness = SpoolHarness(path)
         try:
-            reopened(bench, set())
+            reopened(harness, set())
         except BaseException as error:
             raise AssertionError(f"{value} at {at}") from error
         finally:
-            bench.abandon()
+            harness.abandon()
 
 
-def test_e4_no_byte_of_the_header_stops_anybody(sound: Path, tmp_path: Path) -> None:
-    # File format, size, schema format, encoding, the program's name.
+def test_e4_damaged_header_bytes_do_not_stop_clients(sound: Path, tmp_path: Path) -> None:
+    # File format, size, schema format, encoding, application id.
     try_header(sound, tmp_path, [0, 16, 18, 19, 31, 47, 59, 68], [5])
 
 
 @pytest.mark.long
 @pytest.mark.timeout(600)
-def test_e4_no_byte_of_the_header_stops_anybody_at_length(sound: Path, tmp_path: Path) -> None:
-    # But for those that tell of a newer version, whose file is not touched.
+def test_e4_every_header_byte_can_be_damaged_without_stopping_clients(sound: Path, tmp_path: Path) -> None:
+    # All bytes except the schema version: a file of a newer version is not changed.
     try_header(sound, tmp_path, sorted({*range(100)} - {*range(60, 64)}), [0, 5, 0xFF])
 
 
@@ -753,7 +758,7 @@ def swap(data: bytearray, chance: random.Random) -> None:
 
 
 def mutate(path: Path, chance: random.Random) -> str:
-    """Do one thing or several to the files that no client does."""
+    """Damage the files in one or several random ways. Return a description."""
     log, index = path.with_name(path.name + "-wal"), path.with_name(path.name + "-shm")
     done = []
     for _ in range(chance.choice([1, 1, 1, 2, 3])):
@@ -779,23 +784,23 @@ def try_mutations(sound: Path, folder: Path, seeds: range) -> None:
         shutil.copytree((whole if chance.random() < 0.5 else sound).parent, place)
         path = place / sound.name
         what = mutate(path, chance)
-        bench = Bench(path)
+        harness = SpoolHarness(path)
         try:
-            reopened(bench, originals)
+            reopened(harness, originals)
         except BaseException as error:
             raise AssertionError(f"seed {seed}: {what}") from error
         finally:
-            bench.abandon()
+            harness.abandon()
         shutil.rmtree(place)
 
 
-def test_e4_random_damage_stops_nobody(sound: Path, tmp_path: Path) -> None:
+def test_e4_random_damage_does_not_stop_clients(sound: Path, tmp_path: Path) -> None:
     try_mutations(sound, tmp_path, range(15))
 
 
 @pytest.mark.long
 @pytest.mark.timeout(600)
-def test_e4_random_damage_stops_nobody_at_length(sound: Path, tmp_path: Path) -> None:
+def test_e4_random_damage_does_not_stop_clients_in_500_runs(sound: Path, tmp_path: Path) -> None:
     try_mutations(sound, tmp_path, range(1_000, 1_500))
 
 
@@ -803,7 +808,7 @@ def test_e4_random_damage_stops_nobody_at_length(sound: Path, tmp_path: Path) ->
 
 
 @pytest.mark.anyio
-async def test_e7_rows_of_another_project_are_kept_and_told_and_not_sent(path: Path, caplog: Any) -> None:
+async def test_e7_rows_of_another_project_are_kept_and_logged_and_not_sent(path: Path, caplog: Any) -> None:
     emulator = Emulator()
     emulator.fail_next(503, times=1_000)
     first = emulator.client(token="project-a", spool=SqliteSpool(path), shutdown_timeout=0.05)
@@ -824,7 +829,7 @@ async def test_e7_rows_of_another_project_are_kept_and_told_and_not_sent(path: P
     assert len(emulator.raw_events()) == 21
 
 
-# E9: where a spool cannot be
+# E9: unsupported places
 
 MOUNTS = """\
 21 1 8:1 / / rw,relatime - ext4 /dev/sda1 rw
@@ -848,13 +853,13 @@ MOUNTS = """\
         ("/windows/spool", True),
     ],
 )
-def test_e9_a_network_file_system_is_known(folder: str, remote: bool) -> None:
+def test_e9_network_file_system_is_detected(folder: str, remote: bool) -> None:
     assert files.is_remote(Path(folder), MOUNTS) is remote
     assert files.is_remote(Path(folder), "") is False
 
 
 @pytest.mark.anyio
-async def test_e9_a_network_file_system_is_refused(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_e9_network_file_system_is_refused(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mounts = path.parent.parent / "mounts"
     mounts.write_text(f"21 1 0:40 / {path.parent.parent} rw - nfs4 server:/share rw\n")
     monkeypatch.setattr(files, "_MOUNTS", mounts)
@@ -862,7 +867,7 @@ async def test_e9_a_network_file_system_is_refused(path: Path, monkeypatch: pyte
 
 
 async def refused(path: Path, words: str) -> None:
-    """Nothing is taken, and nothing is kept in memory instead."""
+    """Check that the client accepts no record and keeps none in memory."""
     mp = Emulator().client(spool=SqliteSpool(path), shutdown_timeout=0.1)
     with pytest.raises(MixpanelException, match=words):
         await mp.track("user", "Event")
@@ -873,7 +878,7 @@ async def refused(path: Path, words: str) -> None:
 
 
 @pytest.mark.anyio
-async def test_e9_a_missing_folder_is_made_and_two_are_not(tmp_path: Path) -> None:
+async def test_e9_one_missing_directory_is_created_and_two_are_not(tmp_path: Path) -> None:
     await refused(tmp_path / "a" / "b" / "spool.db", "does not exist")
     async with Emulator().client(spool=SqliteSpool(tmp_path / "a" / "spool.db")) as mp:
         await mp.track("user", "Event")
@@ -902,7 +907,7 @@ READ_ONLY = """
 """
 
 
-def test_e9_a_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+def test_e9_read_only_directory_is_refused(tmp_path: Path) -> None:
     place = tmp_path / "closed"
     place.mkdir()
     # The child gives up root's rights and must still be able to enter the folder; pytest's folders are private.
@@ -929,77 +934,77 @@ def test_e9_a_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("overflow", [Overflow.DROP_NEWEST, Overflow.DROP_OLDEST])
 @pytest.mark.parametrize("steps_every", [7, 10**9])
 @pytest.mark.parametrize("window", [50, 100_000])
-def test_e10_a_cap_in_records_drops_exactly_the_documented_side(
-    path: Path, opened: Callable[..., Bench], overflow: Overflow, steps_every: int, window: int
+def test_e10_max_records_drops_exactly_the_oldest_or_newest_records(
+    path: Path, new_client: Callable[..., SpoolHarness], overflow: Overflow, steps_every: int, window: int
 ) -> None:
     policy = BatchPolicy(max_events=100, linger=0.0, max_pending_events=max(window, 10 * (steps_every < 100)))
     if window == 50 and steps_every > 100:
         policy = BatchPolicy(max_events=100, linger=0.0, max_pending_bytes=4_000_000)
-    bench = opened(path, overflow=overflow, max_records=1_000, batching=policy)
-    bench.step()
+    harness = new_client(path, overflow=overflow, max_records=1_000, batching=policy)
+    harness.step()
     items = [record(number, 100) for number in range(1_500)]
     for number, item in enumerate(items):
-        bench.offer(item)
+        harness.offer(item)
         if number % steps_every == 0:
-            bench.step()
-    bench.settle_down()
-    bench.check()
-    assert bench.queue.stats().losses == {"queue_full": 500}
+            harness.step()
+    harness.run_until_idle()
+    harness.check()
+    assert harness.queue.stats().losses == {"queue_full": 500}
     gone = items[1_000:] if overflow is Overflow.DROP_NEWEST else items[:500]
     kept = items[:1_000] if overflow is Overflow.DROP_NEWEST else items[500:]
-    assert sorted(bench.heard.lost.elements()) == sorted(map(bytes, gone))
-    assert deliver_all(bench) == kept
+    assert sorted(harness.recorder.lost.elements()) == sorted(map(bytes, gone))
+    assert deliver_all(harness) == kept
 
 
 @pytest.mark.parametrize("overflow", [Overflow.DROP_NEWEST, Overflow.DROP_OLDEST])
-def test_e10_what_is_on_its_way_into_memory_is_the_oldest_too(
-    path: Path, opened: Callable[..., Bench], overflow: Overflow
+def test_e10_records_being_loaded_count_as_the_oldest(
+    path: Path, new_client: Callable[..., SpoolHarness], overflow: Overflow
 ) -> None:
     policy = BatchPolicy(max_events=10, linger=0.0, max_pending_events=20)
-    bench = opened(path, overflow=overflow, max_records=100, batching=policy)
+    harness = new_client(path, overflow=overflow, max_records=100, batching=policy)
     items = [record(number) for number in range(160)]
     for number, item in enumerate(items):
-        bench.offer(item)
+        harness.offer(item)
         if number % 5 == 0:
-            bench.step()
+            harness.step()
         if number == 120:
-            # Reading is asked for, and what is to be read is dropped before it happens.
-            bench.durable.refill()
-    bench.settle_down()
-    bench.check()
+            # A load is requested, and its rows are dropped before it runs.
+            harness.bridge.refill()
+    harness.run_until_idle()
+    harness.check()
     gone = items[100:] if overflow is Overflow.DROP_NEWEST else items[:60]
-    assert bench.queue.stats().losses == {"queue_full": 60}
-    assert sorted(bench.heard.lost.elements()) == sorted(map(bytes, gone))
-    assert sorted(deliver_all(bench)) == sorted(set(items) - set(gone))
+    assert harness.queue.stats().losses == {"queue_full": 60}
+    assert sorted(harness.recorder.lost.elements()) == sorted(map(bytes, gone))
+    assert sorted(deliver_all(harness)) == sorted(set(items) - set(gone))
 
 
 @pytest.mark.parametrize("overflow", [Overflow.DROP_NEWEST, Overflow.DROP_OLDEST])
-def test_e10_a_cap_in_bytes_holds_the_file_and_drops_the_documented_side(
-    path: Path, opened: Callable[..., Bench], overflow: Overflow
+def test_e10_max_bytes_limits_the_file_and_drops_the_oldest_or_newest_records(
+    path: Path, new_client: Callable[..., SpoolHarness], overflow: Overflow
 ) -> None:
     cap = 1_000_000
     policy = BatchPolicy(max_events=100, linger=0.0, max_pending_events=500)
-    bench = opened(path, overflow=overflow, max_bytes=cap, batching=policy)
+    harness = new_client(path, overflow=overflow, max_bytes=cap, batching=policy)
     items = [record(number, 700) for number in range(2_000)]
     largest = 0
     for number, item in enumerate(items):
-        bench.offer(item)
+        harness.offer(item)
         if number % 20 == 0:
-            bench.step()
+            harness.step()
             largest = max(largest, path.stat().st_size)
-    bench.settle_down()
-    bench.check()
-    stats = bench.queue.stats()
+    harness.run_until_idle()
+    harness.check()
+    stats = harness.queue.stats()
     assert 900 < stats.pending < 1_400
     assert largest <= cap * 1.1
-    kept = deliver_all(bench)
+    kept = deliver_all(harness)
     assert len(kept) == stats.pending
     assert kept == (items[: len(kept)] if overflow is Overflow.DROP_NEWEST else items[-len(kept) :])
 
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("overflow", [Overflow.DROP_NEWEST, Overflow.DROP_OLDEST])
-async def test_e10_a_tight_loop_drops_the_documented_side_as_well(path: Path, overflow: Overflow) -> None:
+async def test_e10_tight_loop_drops_the_oldest_or_newest_records(path: Path, overflow: Overflow) -> None:
     emulator = Emulator()
     lost: list[int] = []
     hold = RetryPolicy(initial=0.05, maximum=0.05)
@@ -1017,7 +1022,7 @@ async def test_e10_a_tight_loop_drops_the_documented_side_as_well(path: Path, ov
     await mp.aclose()
     arrived = [event["properties"]["number"] for event in emulator.raw_events()]
     expected = range(2_000) if overflow is Overflow.DROP_NEWEST else range(1_000, 3_000)
-    # Requests of events may overtake one another.
+    # Requests with events may overtake each other.
     assert sorted(arrived) == list(expected)
     assert sorted(lost) == sorted(set(range(3_000)) - set(expected))
 
@@ -1025,95 +1030,95 @@ async def test_e10_a_tight_loop_drops_the_documented_side_as_well(path: Path, ov
 # E11: the log stays small, and the file shrinks
 
 
-def through(path: Path, rows: int, *, at_once: int) -> tuple[int, int, int]:
-    """The largest log, and the sizes of the file when it was largest and at the end."""
-    bench = Bench(path, batching=BatchPolicy(linger=0.0), max_bytes=4 * 1024**3, wait=5.0)
+def write_and_deliver(path: Path, rows: int, *, rows_per_step: int) -> tuple[int, int, int]:
+    """Write and deliver rows. Return the largest size of the log, and the largest and final size of the file."""
+    harness = SpoolHarness(path, batching=BatchPolicy(linger=0.0), max_bytes=4 * 1024**3, wait=5.0)
     log = path.with_name(path.name + "-wal")
     largest_log = largest = 0
     item = record(0, 300)
     try:
-        for _ in range(rows // at_once):
-            for _ in range(at_once):
-                bench.offer(item)
-            while bench.journal._has_more():
-                assert bench.step()
+        for _ in range(rows // rows_per_step):
+            for _ in range(rows_per_step):
+                harness.offer(item)
+            while harness.writer._has_more():
+                assert harness.step()
                 largest_log = max(largest_log, log.stat().st_size)
         largest = path.stat().st_size
         for _ in range(rows):
-            bench.now += 1.0
-            assert bench.step()
+            harness.now += 1.0
+            assert harness.step()
             largest_log = max(largest_log, log.stat().st_size)
-            while (batch := bench.take()) is not None:
-                bench.settle(batch, Delivered())
-            if not bench.queue.pending:
+            while (batch := harness.take()) is not None:
+                harness.settle(batch, Delivered())
+            if not harness.queue.pending:
                 break
         for _ in range(2):
-            bench.now += 11.0
-            bench.settle_down()
+            harness.now += 11.0
+            harness.run_until_idle()
         largest_log = max(largest_log, log.stat().st_size)
-        bench.check()
-        assert bench.rows() == {}
+        harness.check()
+        assert harness.rows() == {}
         return largest_log, largest, path.stat().st_size
     finally:
-        bench.abandon()
+        harness.abandon()
 
 
-def test_e11_the_log_stays_small_and_the_file_shrinks(path: Path) -> None:
-    log, largest, at_last = through(path, 30_000, at_once=30_000)
+def test_e11_log_stays_small_and_file_shrinks(path: Path) -> None:
+    log, largest, final_size = write_and_deliver(path, 30_000, rows_per_step=30_000)
     assert log <= 16 * 1024 * 1024
     assert largest > 7_000_000
-    assert at_last < 100_000
+    assert final_size < 100_000
 
 
 @pytest.mark.long
 @pytest.mark.timeout(600)
-def test_e11_a_million_rows(path: Path) -> None:
-    log, largest, at_last = through(path, 1_000_000, at_once=50_000)
+def test_e11_log_stays_small_and_file_shrinks_with_a_million_rows(path: Path) -> None:
+    log, largest, final_size = write_and_deliver(path, 1_000_000, rows_per_step=50_000)
     assert log <= 16 * 1024 * 1024
     assert largest > 300_000_000
-    assert at_last < 100_000
+    assert final_size < 100_000
 
 
-def test_e11_what_is_idle_is_given_back_a_little_at_a_time_once_nothing_is_read(
-    path: Path, opened: Callable[..., Bench]
+def test_e11_free_pages_are_returned_in_small_steps_once_no_backlog_is_loaded(
+    path: Path, new_client: Callable[..., SpoolHarness]
 ) -> None:
-    bench = opened(path, batching=BatchPolicy(linger=0.0), max_bytes=100_000_000)
-    items = filled(bench, 40_000)
+    harness = new_client(path, batching=BatchPolicy(linger=0.0), max_bytes=100_000_000)
+    items = filled(harness, 40_000)
 
     def pages() -> int:
-        return bench.session._db._number("PRAGMA page_count")
+        return harness.session._db._number("PRAGMA page_count")
 
     whole = pages()
-    # Far enough for most of the file to lie idle.
-    while bench.queue.pending > 10_000:
-        bench.now += 5.0
-        if (batch := bench.take()) is not None:
-            bench.settle(batch, Delivered())
-        bench.step()
+    # Until most pages of the file are free.
+    while harness.queue.pending > 10_000:
+        harness.now += 5.0
+        if (batch := harness.take()) is not None:
+            harness.settle(batch, Delivered())
+        harness.step()
         assert pages() == whole
     log = path.with_name(path.name + "-wal")
     largest_log, size = log.stat().st_size, whole
     for _ in range(200):
-        bench.now += 0.5
-        bench.step()
+        harness.now += 0.5
+        harness.step()
         assert size - pages() <= 100
         size = pages()
         largest_log = max(largest_log, log.stat().st_size)
     assert size < whole / 2
-    assert bench.session._db._number("PRAGMA freelist_count") * 2 <= size
+    assert harness.session._db._number("PRAGMA freelist_count") * 2 <= size
     assert largest_log <= 8 * 1024 * 1024
-    left = bench.queue.pending
-    assert deliver_all(bench) == items[-left:]
+    left = harness.queue.pending
+    assert deliver_all(harness) == items[-left:]
 
 
-# E12: nobody else's to read
+# E12: private files
 
 
-def test_e12_files_and_folder_are_private_whatever_the_umask(path: Path, opened: Callable[..., Bench]) -> None:
+def test_e12_files_and_directory_are_private_for_any_umask(path: Path, new_client: Callable[..., SpoolHarness]) -> None:
     before = os.umask(0o022)
     try:
-        bench = opened(path)
-        filled(bench, 10)
+        harness = new_client(path)
+        filled(harness, 10)
     finally:
         os.umask(before)
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
@@ -1121,14 +1126,16 @@ def test_e12_files_and_folder_are_private_whatever_the_umask(path: Path, opened:
     assert modes == dict.fromkeys(["spool.db", "spool.db-wal", "spool.db-shm", "spool.db-owner-1"], 0o600)
 
 
-def test_e12_files_that_were_open_to_others_are_closed(path: Path, opened: Callable[..., Bench]) -> None:
-    filled(opened(path), 1)
+def test_e12_permissions_of_an_existing_file_are_restricted(
+    path: Path, new_client: Callable[..., SpoolHarness]
+) -> None:
+    filled(new_client(path), 1)
     path.chmod(0o644)
-    filled(opened(path), 1)
+    filled(new_client(path), 1)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
-def put(path: Path, what: str) -> None:
+def make_obstacle(path: Path, what: str) -> None:
     path.parent.mkdir()
     if what == "a symbolic link":
         path.with_name("target").touch()
@@ -1141,10 +1148,10 @@ def put(path: Path, what: str) -> None:
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("what", ["a symbolic link", "not a regular file", "another user"])
-async def test_e12_a_link_and_what_is_not_ours_are_refused(
+async def test_e12_link_and_directory_and_foreign_file_are_refused(
     path: Path, what: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    put(path, what)
+    make_obstacle(path, what)
     if what == "another user":
         someone_else = os.geteuid() + 1
         monkeypatch.setattr(os, "geteuid", lambda: someone_else)
@@ -1153,13 +1160,13 @@ async def test_e12_a_link_and_what_is_not_ours_are_refused(
         assert os.stat(path.with_name("target")).st_size == 0
 
 
-# What is inside
+# Contents of the files
 
 SECRETS = ("canary-token-77", "canary-user", "canary-secret-88", "canary-project-secret-99")
 
 
 @pytest.mark.anyio
-async def test_no_credential_is_in_any_file(path: Path) -> None:
+async def test_files_contain_no_credential(path: Path) -> None:
     emulator = Emulator()
     emulator.fail_next(503, times=1_000)
     account = ServiceAccountCredentials("canary-user", "canary-secret-88", "12345")
@@ -1181,17 +1188,17 @@ async def test_no_credential_is_in_any_file(path: Path) -> None:
 
 
 @pytest.mark.parametrize("erase", [False, True])
-def test_what_is_erased_leaves_no_trace(path: Path, opened: Callable[..., Bench], erase: bool) -> None:
-    bench = opened(path, erase=erase)
+def test_erase_overwrites_deleted_records(path: Path, new_client: Callable[..., SpoolHarness], erase: bool) -> None:
+    harness = new_client(path, erase=erase)
     for number in range(300):
-        bench.offer(record(number, 300).replace(b"...", b"pii", 1))
-    bench.settle_down()
-    deliver_all(bench)
-    bench.session._db.checkpoint()
+        harness.offer(record(number, 300).replace(b"...", b"pii", 1))
+    harness.run_until_idle()
+    deliver_all(harness)
+    harness.session._db.checkpoint()
     assert (b"pii" in path.read_bytes()) is not erase
 
 
-def test_a_file_is_no_larger_than_its_hard_cap(path: Path) -> None:
+def test_file_size_has_a_hard_limit(path: Path) -> None:
     files.prepare(path)
     database = open_database(path, max_bytes=1_000_000, timeout=0.1, fsync=False)
     assert database._number("PRAGMA max_page_count") * 4096 <= 1_100_000
@@ -1199,12 +1206,12 @@ def test_a_file_is_no_larger_than_its_hard_cap(path: Path) -> None:
     database.close()
 
 
-def test_the_token_comes_back_as_it_was(path: Path, opened: Callable[..., Bench]) -> None:
+def test_token_is_restored_unchanged(path: Path, new_client: Callable[..., SpoolHarness]) -> None:
     item = b'{"n":1,"token":"%s","x":"%s \\u0001"}' % (TOKEN.encode(), TOKEN.encode())
-    first = opened(path)
+    first = new_client(path)
     first.offer(item)
     first.step()
     first.abandon()
-    second = opened(path)
+    second = new_client(path)
     second.step()
     assert deliver_all(second) == [item]

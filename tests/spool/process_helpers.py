@@ -1,4 +1,4 @@
-"""What the tests of the spool across processes share: children, and the accounts that must hold after any death."""
+"""Helpers of the multi-process tests: client processes, and checks that no record is lost or repeated."""
 
 from __future__ import annotations
 
@@ -15,58 +15,58 @@ from typing import Any
 
 from mixpanel_async.emulator import Emulator
 
-CHILD = Path(__file__).with_name("spool_child.py")
+SPOOL_PROCESS = Path(__file__).with_name("spool_process.py")
 
 
-class Child:
-    """A process of `spool_child.py`."""
+class ClientProcess:
+    """Running process of `spool_process.py`."""
 
-    def __init__(self, part: str, **given: Any) -> None:
+    def __init__(self, program: str, **given: Any) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-W", "error", str(CHILD), part, json.dumps(given, default=str)],
+            [sys.executable, "-W", "error", str(SPOOL_PROCESS), program, json.dumps(given, default=str)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
 
-    def heard(self) -> dict[str, Any]:
-        """Its next word."""
+    def read_json(self) -> dict[str, Any]:
+        """Return the next JSON line that the process prints."""
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         assert line, self.process.communicate()[1]
-        words: dict[str, Any] = json.loads(line)
-        return words
+        values: dict[str, Any] = json.loads(line)
+        return values
 
     @property
-    def lives(self) -> bool:
+    def is_alive(self) -> bool:
         return self.process.poll() is None
 
     def kill(self) -> None:
         self.process.kill()
         self.process.communicate()
 
-    def end(self, timeout: float = 60.0) -> str:
-        """Wait for its own end. Returns what it wrote to stderr."""
+    def wait(self, timeout: float = 60.0) -> str:
+        """Wait until the process exits. Return its standard error output."""
         _, errors = self.process.communicate(timeout=timeout)
         assert self.process.returncode == 0, errors
         return errors
 
 
 @contextmanager
-def child(part: str, **given: Any) -> Iterator[Child]:
-    one = Child(part, **given)
+def client_process(program: str, **given: Any) -> Iterator[ClientProcess]:
+    process = ClientProcess(program, **given)
     try:
-        yield one
+        yield process
     finally:
-        one.kill()
+        process.kill()
 
 
 def drain(url: str, path: Path, **given: Any) -> dict[str, Any]:
-    """Have a fresh process deliver what is in the spool. Returns its stats."""
-    with child("drain", url=url, path=path, **given) as one:
-        stats: dict[str, Any] = one.heard()["stats"]
-        assert one.end() == ""
+    """Deliver the spool in a new process. Return its stats."""
+    with client_process("drain", url=url, path=path, **given) as process:
+        stats: dict[str, Any] = process.read_json()["stats"]
+        assert process.wait() == ""
     return stats
 
 
@@ -75,8 +75,8 @@ def rows(path: Path) -> int:
         return int(db.execute("SELECT count(*) FROM records").fetchone()[0])
 
 
-def dead(path: Path) -> list[tuple[str, dict[str, Any]]]:
-    """The dead letters: reason and payload."""
+def dead_letters(path: Path) -> list[tuple[str, dict[str, Any]]]:
+    """Return reason and payload of the dead letters."""
     with closing(sqlite3.connect(path)) as db:
         assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
         letters = db.execute("SELECT reason, body FROM dead ORDER BY id").fetchall()
@@ -84,8 +84,8 @@ def dead(path: Path) -> list[tuple[str, dict[str, Any]]]:
 
 
 @dataclass
-class Account:
-    """What became of the receipts of some lives."""
+class Totals:
+    """Totals of the records of some processes."""
 
     receipts: int = 0
     events: int = 0
@@ -93,29 +93,29 @@ class Account:
     uncertain: int = 0
     raw_duplicates: int = 0
 
-    def __add__(self, other: Account) -> Account:
-        return Account(**{name: value + getattr(other, name) for name, value in vars(self).items()})
+    def __add__(self, other: Totals) -> Totals:
+        return Totals(**{name: value + getattr(other, name) for name, value in vars(self).items()})
 
 
-def audited(receipts: Path, emulator: Emulator, path: Path, round: str) -> Account:
-    """Hold what the emulator has against the receipts: nothing lost, nothing twice.
+def audit(receipts: Path, emulator: Emulator, path: Path, round: str) -> Totals:
+    """Compare the emulator's data with the receipts: no record is lost or repeated.
 
-    Dead letters of other rounds stay in the file. A task that was killed may have been accepted once more than it
-    could put down; beyond that nothing may be extra.
+    Dead letters of other rounds stay in the file. A killed task may have process accepted record without a receipt; no
+    other extra record is allowed.
     """
     acknowledged = _acknowledged(receipts)
     events = emulator.events("E")
-    stored, applied, unsure = _stored(events), _applied(emulator), _unsure(path, round)
-    for who in {*acknowledged, *stored, *applied, *unsure}:
-        have = stored[who] | applied[who] | unsure[who]
+    stored, applied, uncertain_numbers = _stored(events), _applied(emulator), _uncertain(path, round)
+    for who in {*acknowledged, *stored, *applied, *uncertain_numbers}:
+        have = stored[who] | applied[who] | uncertain_numbers[who]
         lost = set(range(acknowledged[who])) - have
         assert not lost, f"{len(lost)} of {who} were lost"
         assert have <= set(range(acknowledged[who] + 1)), f"more of {who} than was ever tracked"
-    return Account(
+    return Totals(
         receipts=sum(acknowledged.values()),
         events=len(events),
         increments=sum(map(len, applied.values())),
-        uncertain=sum(len(numbers - applied[who]) for who, numbers in unsure.items()),
+        uncertain=sum(len(numbers - applied[who]) for who, numbers in uncertain_numbers.items()),
         raw_duplicates=len(emulator.raw_events("E")) - len(events),
     )
 
@@ -149,10 +149,10 @@ def _applied(emulator: Emulator) -> dict[str, set[int]]:
     return applied
 
 
-def _unsure(path: Path, round: str) -> dict[str, set[int]]:
-    unsure: dict[str, set[int]] = defaultdict(set)
-    for reason, letter in dead(path):
+def _uncertain(path: Path, round: str) -> dict[str, set[int]]:
+    uncertain_numbers: dict[str, set[int]] = defaultdict(set)
+    for reason, letter in dead_letters(path):
         assert reason == "uncertain"
         if letter["$distinct_id"].startswith(round):
-            unsure[letter["$distinct_id"]] |= {int(name[1:]) for name in letter["$add"]}
-    return unsure
+            uncertain_numbers[letter["$distinct_id"]] |= {int(name[1:]) for name in letter["$add"]}
+    return uncertain_numbers

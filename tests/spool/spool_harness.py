@@ -1,4 +1,4 @@
-"""A client without its event loop and its thread: the real queue, journal and database, taken step by step."""
+"""Client without event loop and threads: the real queue, writer and database, advanced step by step by the test."""
 
 from __future__ import annotations
 
@@ -25,37 +25,37 @@ from mixpanel_async._spool.writer import SpoolWriter
 
 TOKEN = "canary-token-5f1c"
 IO_ERROR = sqlite3.OperationalError("disk I/O error")
-NO_ROOM = sqlite3.OperationalError("database or disk is full")
+DISK_FULL = sqlite3.OperationalError("database or disk is full")
 LOCKED = sqlite3.OperationalError("database is locked")
 DAMAGE = sqlite3.DatabaseError("database disk image is malformed")
 
 
 class Recorder:
-    """Takes the place of the user's callbacks."""
+    """Records reported losses in place of the user's callbacks."""
 
     def __init__(self) -> None:
         self.lost: Counter[bytes] = Counter()
         self.reasons: Counter[DropReason] = Counter()
-        self.bare = 0
+        self.without_items = 0
 
-    def hear(self, losses: Sequence[Loss]) -> bool:
+    def record(self, losses: Sequence[Loss]) -> bool:
         for loss in losses:
             self.lost.update(bytes(item) for item in loss.items)
             self.reasons[loss.reason] += len(loss.items) + loss.count_only
-            self.bare += loss.count_only
+            self.without_items += loss.count_only
         return False
 
 
 class RecordingCallbacks:
     def __init__(self, recorder: Recorder) -> None:
-        self.enqueue_losses = recorder.hear
+        self.enqueue_losses = recorder.record
 
     def reset_after_fork(self) -> None:
         return None
 
 
-class Disk:
-    """A connection that fails when it is told to."""
+class FailingConnection:
+    """Connection that raises an error after a given number of statements."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self.connection = connection
@@ -66,7 +66,7 @@ class Disk:
         return getattr(self.connection, name)
 
     def _may_fail(self, sql: str) -> None:
-        # To undo always works, as it does in SQLite.
+        # A rollback always succeeds, as in SQLite.
         if self.fails_after < 0 or sql == "ROLLBACK":
             return
         if self.fails_after == 0:
@@ -87,12 +87,12 @@ def record(number: int, size: int = 0, *, once: bool = False) -> bytes:
     return NonIdempotentRecord(item) if once else item
 
 
-class Bench:
-    """One client's life.
+class SpoolHarness:
+    """One client, from its start to its end.
 
     Args:
-        path: of the spool.
-        now: seconds, shared by the lives of one test.
+        path: spool file.
+        now: current time in seconds, shared by successive clients of one test.
     """
 
     def __init__(
@@ -111,7 +111,7 @@ class Bench:
     ) -> None:
         self.now = now
         self.path = path
-        self.heard = Recorder()
+        self.recorder = Recorder()
         policy = batching or BatchPolicy(linger=0.0)
         self.buffer = Buffer(policy, RetryPolicy(), SpoolLimits(max_bytes=max_bytes, max_records=max_records))
         runtime = Environment(
@@ -127,69 +127,70 @@ class Bench:
             token=token,
             at_least_once=policy.at_least_once,
         )
-        self.journals: list[SpoolWriter] = []
+        self.writers: list[SpoolWriter] = []
 
         def make(reports: Any) -> SpoolWriter:
-            journal = SpoolWriter(settings, reports, runtime)
-            # No thread: the test takes its steps.
-            journal.wake = lambda: None  # type: ignore[method-assign]
-            self.journals.append(journal)
-            return journal
+            writer = SpoolWriter(settings, reports, runtime)
+            # Starts no thread: the test calls `step`.
+            writer.wake = lambda: None  # type: ignore[method-assign]
+            self.writers.append(writer)
+            return writer
 
         drops = overflow in {Overflow.DROP_NEWEST, Overflow.DROP_OLDEST}
-        durable = SpoolBridge(settings, self.buffer, runtime, drops=drops, make_writer=make)
-        callbacks: Any = RecordingCallbacks(self.heard)
-        self.queue = Queue(self.buffer, overflow, callbacks, lambda: self.now, durable)
-        self.durable = durable
-        (self.journal,) = self.journals
-        self.session = self.journal.new_session()
+        bridge = SpoolBridge(settings, self.buffer, runtime, drops=drops, make_writer=make)
+        callbacks: Any = RecordingCallbacks(self.recorder)
+        self.queue = Queue(self.buffer, overflow, callbacks, lambda: self.now, bridge)
+        self.bridge = bridge
+        (self.writer,) = self.writers
+        self.session = self.writer.new_session()
 
     def lane(self, kind: RecordKind = RecordKind.EVENTS) -> Lane:
         return self.queue.lane(kind)
 
     def offer(self, item: bytes, kind: RecordKind = RecordKind.EVENTS, *, awaited: bool = False) -> CommitGroup | None:
-        """The group that an awaited record waits for."""
+        """Offer a record. Return the commit group if the record is awaited."""
         tickets: list[CommitGroup] | None = [] if awaited else None
         self.queue.offer(self.lane(kind), item, tickets)
         return tickets[0] if tickets else None
 
     def step(self) -> bool:
-        return self.journal.step(self.session)
+        return self.writer.step(self.session)
 
-    def settle_down(self) -> None:
-        """Step until everything that was asked for is done, and nothing is given back to the disk any more."""
+    def run_until_idle(self) -> None:
+        """Step until all requested work is done and the file no longer shrinks."""
         for _ in range(5_000):
-            if self.step() and not (self.journal._has_more() or self.journal._is_shrinking):
+            if self.step() and not (self.writer._has_more() or self.writer._is_shrinking):
                 return
-        raise AssertionError("the journal does not come to rest")
+        raise AssertionError("the writer still has work after 5,000 steps")
 
     def take(self) -> Batch | None:
-        """A batch to send, whose beginning is noted if it must be."""
+        """Return the next batch to send, if one is ready."""
         step = self.queue.poll()
         return step if isinstance(step, Batch) else None
 
     def mark(self, batch: Batch) -> CommitGroup | None:
-        ids = self.durable._once(batch)
-        return self.journal.submit(lambda work: work.marks.append((ids, SENDING))) if ids else None
+        """Request the mark that a batch is being sent. Return None if all its records are repeatable."""
+        ids = self.bridge._once(batch)
+        return self.writer.submit(lambda work: work.marks.append((ids, SENDING))) if ids else None
 
     def settle(self, batch: Batch, outcome: Outcome, delay: float = 0.0) -> None:
         self.queue.settle(batch, outcome, delay)
 
     def fail(self, error: Exception, after: int = 0) -> None:
-        """Have the disk fail from some statement on."""
+        """Let the disk fail after `after` more statements."""
         database: Any = self.session._db
-        if not isinstance(database._db, Disk):
-            database._db = Disk(database._db)
+        if not isinstance(database._db, FailingConnection):
+            database._db = FailingConnection(database._db)
         database._db.error, database._db.fails_after = error, after
 
     def heal(self) -> None:
         if self.session.is_open:
             database: Any = self.session._db
-            if isinstance(database._db, Disk):
+            if isinstance(database._db, FailingConnection):
                 database._db.fails_after = -1
 
     def rows(self) -> dict[int, bytes]:
-        """What is on disk, as any other process sees it."""
+        """Return the rows on disk, read by another connection."""
         connection = sqlite3.connect(self.path)
         try:
             return dict(connection.execute("SELECT id, body FROM records").fetchall())
@@ -197,7 +198,7 @@ class Bench:
             connection.close()
 
     def check(self) -> None:
-        """The law of conservation, and what else holds at every moment."""
+        """Check conservation of records and the other invariants of the buffer."""
         stats = self.queue.stats()
         ended = stats.delivered + stats.failed + stats.dropped + stats.uncertain
         assert stats.accepted == ended + stats.pending
@@ -216,7 +217,7 @@ class Bench:
         assert stats.pending == in_memory + stats.on_disk
 
     def crash(self, folder: Path) -> Path:
-        """The files as the death of the process at this moment leaves them, at another place."""
+        """Copy the files as a killed process leaves them. Return the path of the copy."""
         folder.mkdir()
         for file in self.path.parent.iterdir():
             if not file.name.endswith("-shm"):
@@ -225,10 +226,10 @@ class Bench:
         return folder / self.path.name
 
     def abandon(self) -> None:
-        """End without a word."""
-        for claim in self.journal._locks.values():
-            claim.close_without_unlock()
-        self.journal._locks.clear()
+        """End like a killed process: release locks and connections without cleanup."""
+        for lock in self.writer._locks.values():
+            lock.close_without_unlock()
+        self.writer._locks.clear()
         if self.session.is_open:
             database: Any = self.session._db
             database._db.close()
@@ -236,14 +237,14 @@ class Bench:
 
     def close(self) -> None:
         self.session.close()
-        self.journal.discard_pending()
+        self.writer.discard_pending()
 
 
 def spooled(item: bytes) -> bytes:
-    """How a record lies on disk."""
+    """Return the stored form of a record."""
     return item.replace(orjson.dumps(TOKEN), b"\x01")
 
 
 def fast_folder() -> str | None:
-    """A place for files that need not outlive the test."""
+    """Return a directory in memory, if the system has one."""
     return "/dev/shm" if Path("/dev/shm").is_dir() else None

@@ -1,4 +1,4 @@
-"""A client forked with its spool open, by a process of its own: `python forking.py JSON`."""
+"""Program that forks a process with an open spool: `python fork_program.py JSON`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import sys
 from contextlib import closing
 from typing import Any
 
-from spool_child import as_words, client, say, until_empty
+from spool_process import client, flush_until_empty, print_json, stats_to_json
 
 from mixpanel_async import AsyncMixpanel, BatchPolicy
 
@@ -27,17 +27,17 @@ async def in_child(mp: AsyncMixpanel, who: str, numbers: int, *, closes: bool) -
         assert mp.stats().delivered == mp.stats().accepted >= numbers
 
 
-def fork(mp: AsyncMixpanel, who: str, numbers: int, *, closes: bool, leaves: bool) -> int:
-    """A child that tracks, and then closes its client or does not, and ends as a program does or at once."""
+def fork(mp: AsyncMixpanel, who: str, numbers: int, *, closes: bool, exits_normally: bool) -> int:
+    """Fork a child that tracks, optionally closes its client, and exits normally or with `os._exit`."""
     child = os.fork()
     if child:
         return child
     try:
         asyncio.run(in_child(mp, who, numbers, closes=closes))
-    except BaseException as error:  # noqa: BLE001  it must not go on as its parent
+    except BaseException as error:  # noqa: BLE001  the child must not continue the parent's program
         os.write(2, f"{who}: {error!r}\n".encode())
         os._exit(1)
-    if leaves:
+    if exits_normally:
         sys.exit(0)
     os._exit(0)
 
@@ -48,53 +48,53 @@ def reap(children: list[int]) -> None:
         assert os.waitstatus_to_exitcode(status) == 0, status
 
 
-def check(path: str) -> None:
+def check_integrity(path: str) -> None:
     with closing(sqlite3.connect(path)) as db:
         assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
 
 
-def outside(mp: AsyncMixpanel, given: dict[str, Any]) -> None:
-    """Fork between two event loops, as a server that loads the application first."""
-    # No child can finish what a thread of its parent is importing.
+def fork_between_loops(mp: AsyncMixpanel, given: dict[str, Any]) -> None:
+    """Fork between two event loops, like a server that loads the application before it forks."""
+    # A child cannot complete an import started in a thread of its parent.
     asyncio.run(mp.start())
     for turn in range(given["forks"]):
         asyncio.run(track(mp, f"before-{turn}", 100))
-        # The thread is in the middle of a commit as often as not.
+        # The fork often happens during a commit.
         for number in range(200):
             mp.track_nowait(f"busy-{turn}", "E", {"n": number}, insert_id=f"busy-{turn}-{number}")
         children = [
-            fork(mp, f"child-{turn}-{one}", given["numbers"], closes=bool(one % 2), leaves=one % 4 < 2)
+            fork(mp, f"child-{turn}-{one}", given["numbers"], closes=bool(one % 2), exits_normally=one % 4 < 2)
             for one in range(given["children"])
         ]
         reap(children)
-        check(given["path"])
+        check_integrity(given["path"])
 
 
-async def inside(mp: AsyncMixpanel, given: dict[str, Any]) -> None:
-    """Fork in the middle of everything."""
+async def fork_within_loop(mp: AsyncMixpanel, given: dict[str, Any]) -> None:
+    """Fork while the event loop is running and calls are in progress."""
     for turn in range(given["forks"]):
         busy = asyncio.ensure_future(track(mp, f"inside-{turn}", 300))
         await asyncio.sleep(0)
         children = [
-            fork(mp, f"grandchild-{turn}-{one}", given["numbers"], closes=bool(one % 2), leaves=False)
+            fork(mp, f"grandchild-{turn}-{one}", given["numbers"], closes=bool(one % 2), exits_normally=False)
             for one in range(given["children"])
         ]
         await busy
         await asyncio.to_thread(reap, children)
-        check(given["path"])
+        check_integrity(given["path"])
 
 
 async def close(mp: AsyncMixpanel) -> None:
-    await until_empty(mp)
+    await flush_until_empty(mp)
     await mp.aclose()
 
 
 def main(given: dict[str, Any]) -> None:
     mp = client(given, batching=BatchPolicy(linger=0.01))
-    outside(mp, given)
-    asyncio.run(inside(mp, given))
+    fork_between_loops(mp, given)
+    asyncio.run(fork_within_loop(mp, given))
     asyncio.run(close(mp))
-    say(stats=as_words(mp.stats()))
+    print_json(stats=stats_to_json(mp.stats()))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Programs that end in the worst of circumstances: `python exiting.py PART JSON`."""
+"""Programs that exit while something blocks: `python exit_programs.py PROGRAM JSON`."""
 
 from __future__ import annotations
 
@@ -14,49 +14,49 @@ import anyio
 
 from mixpanel_async import AsyncMixpanel, BatchPolicy, LostRecord, SqliteSpool
 
-FOR_EVER = 3600.0
-NOBODY = "http://127.0.0.1:9"
-LINGERING = BatchPolicy(linger=FOR_EVER)
+ONE_HOUR = 3600.0
+UNUSED_PORT = "http://127.0.0.1:9"
+NO_LINGER_TIMEOUT = BatchPolicy(linger=ONE_HOUR)
 
 
 def spool_of(given: dict[str, Any], **more: Any) -> SqliteSpool | None:
     return SqliteSpool(given["path"], **more) if given.get("path") else None
 
 
-async def forgets(given: dict[str, Any]) -> None:
-    mp = AsyncMixpanel("token", api_host=NOBODY, batching=LINGERING, spool=spool_of(given))
+async def drop_client_without_close(given: dict[str, Any]) -> None:
+    mp = AsyncMixpanel("token", api_host=UNUSED_PORT, batching=NO_LINGER_TIMEOUT, spool=spool_of(given))
     for _ in range(500):
         await mp.track("user", "Event")
 
 
-async def drops(given: dict[str, Any]) -> None:
-    """A plain callback that never returns."""
+async def block_in_callback(given: dict[str, Any]) -> None:
+    """Exit while a plain callback never returns."""
 
-    told = threading.Event()
+    reported = threading.Event()
 
     def on_drop(records: list[LostRecord], reason: object) -> None:
-        print("told", len(records), flush=True)
-        told.set()
-        time.sleep(FOR_EVER)
+        print("dropped", len(records), flush=True)
+        reported.set()
+        time.sleep(ONE_HOUR)
 
     options: dict[str, Any] = {"on_drop": on_drop, "spool": spool_of(given), "shutdown_timeout": 0.1}
-    mp = AsyncMixpanel("token", api_host=NOBODY, before_send=lambda message: None, **options)
+    mp = AsyncMixpanel("token", api_host=UNUSED_PORT, before_send=lambda message: None, **options)
     await mp.start()
     await mp.track("user", "Event")
     if given["closes"]:
         await mp.aclose()
     else:
-        while not told.is_set():  # noqa: ASYNC110  what happens there happens in a thread
+        while not reported.is_set():  # noqa: ASYNC110  a thread sets the event
             await anyio.sleep(0.001)
 
 
-async def resolves(given: dict[str, Any]) -> None:
-    """A name server that never answers."""
+async def block_in_resolver(given: dict[str, Any]) -> None:
+    """Exit while a name server never answers."""
     asked = threading.Event()
 
     def hang(*args: object, **options: object) -> Any:
         asked.set()
-        time.sleep(FOR_EVER)
+        time.sleep(ONE_HOUR)
 
     socket.getaddrinfo = hang
     mp = AsyncMixpanel("token", spool=spool_of(given), shutdown_timeout=0.5, batching=BatchPolicy(linger=0.0))
@@ -68,8 +68,8 @@ async def resolves(given: dict[str, Any]) -> None:
         print(result.failed, result.pending, flush=True)
 
 
-async def locked(given: dict[str, Any]) -> None:
-    """A database that somebody else has locked, and a server that never answers."""
+async def block_on_locked_database(given: dict[str, Any]) -> None:
+    """Exit while another process locks the database and a server never answers."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         mp = AsyncMixpanel(
             "token",
@@ -89,8 +89,11 @@ async def locked(given: dict[str, Any]) -> None:
             print("closed", flush=True)
 
 
-PARTS = {part.__name__: part for part in (forgets, drops, resolves, locked)}
+PROGRAMS = {
+    program.__name__: program
+    for program in (drop_client_without_close, block_in_callback, block_in_resolver, block_on_locked_database)
+}
 
 if __name__ == "__main__":
-    words = json.loads(sys.argv[2])
-    anyio.run(PARTS[sys.argv[1]], words, backend=words.get("backend", "asyncio"))
+    given = json.loads(sys.argv[2])
+    anyio.run(PROGRAMS[sys.argv[1]], given, backend=given.get("backend", "asyncio"))

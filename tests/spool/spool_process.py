@@ -1,4 +1,4 @@
-"""The processes that the tests kill, stop, fork and leave alone: `python spool_child.py PART JSON`."""
+"""Client processes that the tests kill, stop or let run: `python spool_process.py PROGRAM JSON`."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ def client(given: dict[str, Any], **more: Any) -> AsyncMixpanel:
     return AsyncMixpanel(given.get("token", "token"), **options)
 
 
-def say(**words: Any) -> None:
-    print(json.dumps(words), flush=True)
+def print_json(**values: Any) -> None:
+    print(json.dumps(values), flush=True)
 
 
-def as_words(stats: Stats) -> dict[str, Any]:
+def stats_to_json(stats: Stats) -> dict[str, Any]:
     return {name: getattr(stats, name) for name in Stats.__slots__ if name != "losses"} | {"losses": {**stats.losses}}
 
 
-async def storm(given: dict[str, Any]) -> None:
-    """Track from many tasks, each with a number after the other, and put down every number once its call returned."""
+async def track_numbers(given: dict[str, Any]) -> None:
+    """Track consecutive numbers from many tasks. Write a receipt for each number once its call has returned."""
     receipts = os.open(given["receipts"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     mp = client(given)
-    say(up=True)
+    print_json(up=True)
 
     async def work(task: int) -> None:
-        who = f"{given['life']}-{task}"
+        who = f"{given['process_name']}-{task}"
         for number in range(given["numbers"]):
             if number % INCREMENT_EVERY == INCREMENT_EVERY - 1:
                 await mp.people_increment(who, {f"n{number}": 1})
@@ -49,43 +49,43 @@ async def storm(given: dict[str, Any]) -> None:
 
     await asyncio.gather(*map(work, range(given["tasks"])))
     if given.get("drains"):
-        await until_empty(mp)
+        await flush_until_empty(mp)
         await mp.aclose()
-    say(stats=as_words(mp.stats()))
+    print_json(stats=stats_to_json(mp.stats()))
     if given.get("waits"):
         await asyncio.to_thread(sys.stdin.readline)
 
 
-async def until_empty(mp: AsyncMixpanel) -> None:
+async def flush_until_empty(mp: AsyncMixpanel) -> None:
     await mp.start()
     while mp.stats().pending:
         await mp.flush(5.0)
 
 
 async def drain(given: dict[str, Any]) -> None:
-    """Deliver what others have left."""
+    """Deliver the records that other processes left."""
     mp = client(given)
-    await until_empty(mp)
+    await flush_until_empty(mp)
     await mp.aclose()
-    say(stats=as_words(mp.stats()))
+    print_json(stats=stats_to_json(mp.stats()))
 
 
-async def forget(given: dict[str, Any]) -> None:
-    """Track and return without a close."""
+async def exit_without_close(given: dict[str, Any]) -> None:
+    """Track and return without closing the client."""
     mp = client(given, batching=BatchPolicy(linger=3600.0))
     for number in range(given["numbers"]):
         await mp.track("user", "E", {"n": number}, insert_id=f"forgotten-{number}")
 
 
-async def once_only(given: dict[str, Any]) -> None:
-    """Send an update that must not be sent twice, and wait to be killed."""
+async def send_update(given: dict[str, Any]) -> None:
+    """Send a non-idempotent update and wait to be killed."""
     mp = client(given, timeout=600.0)
     await mp.people_increment("user", {"visits": 1})
-    say(accepted=True)
+    print_json(accepted=True)
     await asyncio.sleep(600)
 
 
-PARTS = {part.__name__: part for part in (storm, drain, forget, once_only)}
+PROGRAMS = {program.__name__: program for program in (track_numbers, drain, exit_without_close, send_update)}
 
 if __name__ == "__main__":
-    asyncio.run(PARTS[sys.argv[1]](json.loads(sys.argv[2])))
+    asyncio.run(PROGRAMS[sys.argv[1]](json.loads(sys.argv[2])))

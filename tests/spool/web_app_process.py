@@ -1,4 +1,4 @@
-"""A web application whose life is that of a client: `python served.py uvicorn|gunicorn JSON`."""
+"""Web server with an application that owns a client: `python web_app_process.py uvicorn|gunicorn JSON`."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
         message = await receive()
         if message["type"] == "lifespan.startup":
             await mp.start()
-            # Half and half: a full batch would leave at once.
+            # Two kinds, because a full batch would be sent at once.
             for _ in range(1_000):
                 mp.track_nowait("user", "E")
             await asyncio.gather(*(mp.people_set(f"user-{number}", {"n": number}) for number in range(1_000)))
@@ -50,7 +50,7 @@ def serve(server: str, given: str) -> None:
 
         uvicorn.run(app, port=0, log_level="error")
         return
-    sys.argv = ["gunicorn", "served:app", "-k", "uvicorn_worker.UvicornWorker", "-b", "127.0.0.1:0", "-w", "1"]
+    sys.argv = ["gunicorn", "web_app_process:app", "-k", "uvicorn_worker.UvicornWorker", "-b", "127.0.0.1:0", "-w", "1"]
     from gunicorn.app.wsgiapp import run
 
     run()
