@@ -1,4 +1,4 @@
-"""The official SDK's evaluation as the reference, and random definitions and contexts for both."""
+"""Official SDK as reference for flag evaluation, and random definitions and contexts."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ FALLBACK: Final = "the fallback"
 
 
 class Official:
-    """The official local provider."""
+    """Local flags provider of the official SDK."""
 
     def __init__(self) -> None:
         self.tracked: list[tuple[str, str, dict[str, Any]]] = []
@@ -34,14 +34,17 @@ class Official:
         )
 
     def load(self, definitions: bytes) -> set[Any]:
-        """Give it an answer of Mixpanel's. Returns the keys of the flags that it has now."""
+        """Pass a response of Mixpanel to the provider and return the keys of its flags."""
         request = httpx.Request("GET", "https://api.mixpanel.com")
         now = datetime(2026, 1, 1)
         self._provider._handle_response(httpx.Response(200, content=definitions, request=request), now, now)
         return set(self._provider._flag_definitions)
 
     def get_variant(self, key: str, context: Mapping[str, Any], *, report_exposure: bool = False) -> Any:
-        """What it gives, or None if it raises. Ours gives the fallback then, or finds the rule in question not met."""
+        """Return the evaluated variant, or None if the provider raises.
+
+        In these cases mixpanel-async returns the fallback or treats the rule as not met.
+        """
         try:
             return self._provider.get_variant(key, SelectedVariant(FALLBACK), context, report_exposure=report_exposure)
         except Exception:  # noqa: BLE001  it may raise anything
@@ -50,7 +53,7 @@ class Official:
 
 @contextmanager
 def silence() -> Iterator[None]:
-    """It logs a line for nearly every evaluation."""
+    """Silence the official SDK, which logs nearly every evaluation."""
     logger = logging.getLogger("mixpanel.flags")
     before, logger.disabled = logger.disabled, True
     logging.disable(logging.CRITICAL)
@@ -62,7 +65,7 @@ def silence() -> Iterator[None]:
 
 
 def outcome(variant: Any) -> tuple[str, ...]:
-    """What must agree. By `repr`, so that 1, 1.0 and True are three values, and NaN is one."""
+    """Return the values to compare. `repr` distinguishes 1, 1.0 and True, and makes NaN equal to itself."""
     reason = variant.fallback_reason
     return tuple(
         map(
@@ -113,7 +116,7 @@ def _operand(chance: Random, depth: int) -> Any:
 
 
 def rule(chance: Random, depth: int = 0) -> Any:
-    """A runtime rule: mostly such as the UI makes, the others of any operators and operands."""
+    """Return a random runtime rule: mostly rules that the UI creates, otherwise any operators and operands."""
     style = chance.randrange(8)
     if style < 2:
         operator = chance.choice(("==", "!=", "===", "!==", ">", ">=", "<", "<="))
@@ -142,7 +145,7 @@ def _share(chance: Random) -> Any:
 
 
 def definition(chance: Random, key: str) -> dict[str, Any]:
-    """One that the official SDK can load."""
+    """Return a random definition that the official SDK can load."""
     variants: list[dict[str, Any]] = []
     for _ in range(chance.choice((1, 2, 2, 3, 4)) if chance.random() < 0.98 else 0):
         variant = {"key": chance.choice(_VARIANTS), "value": _value(chance), "is_control": False}
@@ -183,7 +186,7 @@ def _rollout(chance: Random) -> dict[str, Any]:
 
 
 def context(chance: Random) -> dict[str, Any]:
-    """What an application may pass: mostly ids as texts, and properties of any kind."""
+    """Return a random context: mostly string ids, and properties of any type."""
     found: dict[str, Any] = {}
     if chance.random() < 0.95:
         found["distinct_id"] = chance.choice(_PEOPLE) if chance.random() < 0.9 else f"{chance.getrandbits(128):x}"
@@ -200,7 +203,7 @@ def context(chance: Random) -> dict[str, Any]:
 
 
 def batches(chance: Random, pairs: int) -> Iterator[tuple[bytes, list[str], Callable[[], dict[str, Any]]]]:
-    """Definitions as an answer holds them, their keys, and contexts to try with each: 20 for each definition."""
+    """Yield response bodies with definitions, their keys, and 20 contexts for each definition."""
     while pairs > 0:
         keys = [f"flag-{number}" for number in range(50)]
         content = json.dumps({"flags": [definition(chance, key) for key in keys]})

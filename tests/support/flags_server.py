@@ -1,4 +1,4 @@
-"""A server of flags that says what it is told to, and a client in front of it."""
+"""Fake flags server with configurable responses, and a client connected to it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CT: list[dict[str, Any]] = [
 
 
 def flag(key: str, ruleset: dict[str, Any] | None = None, **fields: Any) -> dict[str, Any]:
-    """A definition; one that is on for everybody without a ruleset."""
+    """Return a flag definition; without a ruleset it is on for all users."""
     wanted = {"variants": ON, "rollout": [{"rollout_percentage": 1.0}]} if ruleset is None else ruleset
     return {
         "id": "f", "name": "n", "key": key, "status": "enabled", "project_id": 1, "workspace_id": 2,
@@ -38,9 +38,9 @@ def definitions(*flags: Any) -> bytes:
 
 
 class Server:
-    """Answers `/flags` and `/flags/definitions` with what it was told last, and takes all events.
+    """Answer `/flags` and `/flags/definitions` with the response in `says`, and accept all events.
 
-    A number is a status, an exception a failure to connect or to read.
+    `says` is a body, a status code, a response, an async handler, or an exception for a connection failure.
     """
 
     def __init__(self, says: Say = b'{"flags": []}') -> None:
@@ -65,15 +65,15 @@ class Server:
         return httpx.Response(200, content=says) if isinstance(says, bytes) else await says(request)
 
     async def asked(self, more: int = 1) -> None:
-        """Wait until it has been asked so many times from now on, and the last answer has been looked at."""
+        """Wait for more requests, and for one further request, which proves that the last response was processed."""
         target = len(self.requests) + more + 1
         await until(lambda: len(self.requests) >= target)
 
 
 async def until(is_so: Callable[[], bool]) -> None:
-    """Wait for a condition that the event loop brings about."""
+    """Wait until a condition holds."""
     with anyio.fail_after(10):
-        while not is_so():  # noqa: ASYNC110  what is waited for has no event
+        while not is_so():  # noqa: ASYNC110  the condition has no event
             await anyio.sleep(0.001)
 
 
@@ -81,7 +81,7 @@ async def until(is_so: Callable[[], bool]) -> None:
 async def local(
     server: Server, flags: Sequence[dict[str, Any]] | None = None, poll_interval: float | None = 0.01, **options: Any
 ) -> AsyncIterator[AsyncMixpanel]:
-    """A client that evaluates locally and has its definitions."""
+    """Yield a client with local flags that has fetched its definitions."""
     if flags is not None:
         server.says = definitions(*flags)
     chosen = options.pop("local_flags", None) or LocalFlags(poll_interval=poll_interval)
