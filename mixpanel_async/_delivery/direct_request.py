@@ -1,38 +1,45 @@
-"""Messages that are sent at once: identity calls and `track_immediate`. Their caller waits for the response."""
+"""Requests whose caller waits for the response: identity calls, `track_immediate` and further endpoints."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
+from typing import Final, Protocol
 
 from .._encoding.requests import GZIP_HEADER, MIN_COMPRESSED_BYTES, RequestEncoder
-from .._encoding.responses import read_response
+from .._encoding.responses import ReadReply, read_api_response, read_response
 from .._http.api import Api
 from .._http.retry import RetryRule
-from .._model.credentials import Secret
+from .._model.credentials import Auth, Secret
 from .._model.errors import (
     ApiError,
     AuthenticationError,
     ClientClosedError,
+    MixpanelException,
     PayloadTooLargeError,
     RateLimitError,
     TransportError,
 )
+from .._model.outcomes import Response
 from .._model.records import DropReason, RecordKind
 from .lanes import Batch
 from .queue import IN_REQUEST
 from .sender import Sender
 
 _log = logging.getLogger("mixpanel_async")
+_NO_HEADERS: Final[Mapping[str, str]] = {}
 
 
 class DirectSender:
-    """Sends single messages and waits for the response.
+    """Sends requests in background tasks of the client and waits for the response.
+
+    A caller that is cancelled does not interrupt the request under way, but there is no further attempt.
 
     Args:
         sender: owns the background tasks of the client.
         api: sends requests.
-        encoder: knows the endpoints.
+        encoder: knows the endpoints of records.
         retry: attempts, delays and total time of a call.
     """
 
@@ -45,77 +52,126 @@ class DirectSender:
     async def send(
         self, kind: RecordKind, item: bytes, *, secret: Secret | None = None, batch: Batch | None = None
     ) -> None:
-        """Send one message in a background task and wait until it is delivered.
-
-        A caller that is cancelled does not interrupt the request under way, but there is no further attempt.
+        """Send one message and wait until it is delivered.
 
         Args:
             kind: selects the endpoint.
             item: the encoded message.
             secret: project secret to authenticate with.
-            batch: lease of the message, if the queue counts it; it is settled when the call ends.
+            batch: lease of the message, if the queue counts it. It is settled when the call ends.
 
         Raises:
             ApiError: Mixpanel refused the message.
             TransportError: there was no response.
             ClientClosedError: the client is closed, or was closed during the call.
         """
+        encoder = self._encoder
+        path, auth, accepts_gzip = encoder.endpoints[kind] if secret is None else encoder.endpoint(kind, secret)
+        body, headers = b"[%b]" % item, _NO_HEADERS
+        if accepts_gzip and len(body) >= MIN_COMPRESSED_BYTES:
+            body, headers = encoder.compress(body), GZIP_HEADER
+        await self.request("POST", path, auth=auth, headers=headers, body=body, read=read_response, batch=batch)
+
+    async def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        auth: Auth,
+        origin: str = "",
+        query: str = "",
+        headers: Mapping[str, str] = _NO_HEADERS,
+        body: bytes = b"",
+        read: ReadReply = read_api_response,
+        batch: Batch | None = None,
+    ) -> Response:
+        """Send a request and return its response. `Api.request` describes the arguments and errors.
+
+        Args:
+            method: such as `PUT`.
+            path: of the endpoint.
+            auth: authentication.
+            origin: scheme and host; empty for the origin of the client.
+            query: query string that must not be logged.
+            headers: further headers.
+            body: bytes to send.
+            read: turns the reply into an outcome.
+            batch: lease to settle when the call ends, or None.
+
+        Raises:
+            ClientClosedError: the client is closed, or was closed during the call.
+        """
+        call = partial(
+            self._api.request,
+            method,
+            path,
+            auth=auth,
+            retry=self._retry,
+            origin=origin,
+            query=query,
+            headers=headers,
+            body=body,
+            read=read,
+        )
+        if batch is None:
+            return await self._run(call, _do_nothing)
+        settle = partial(self._sender.settle_single, batch)
+        batch.is_request_begun = True
+        return await self._run(partial(_settling, call, settle), partial(settle, DropReason.CLOSED, ""))
+
+    async def _run(self, call: _ApiCall, if_unstarted: Callable[[], None]) -> Response:
+        """Run a call in a background task."""
         is_cancelled = False
 
-        def settle(reason: DropReason | None = DropReason.CLOSED, message: str = "") -> None:
-            if batch is not None:
-                self._sender.settle_single(batch, reason, message)
-
-        async def work() -> None:
-            reason: DropReason | None = DropReason.CLOSED
-            message = ""
+        async def run() -> Response:
             try:
-                await self._request(kind, item, secret, lambda: is_cancelled)
-                reason = None
-            except Exception as error:
-                reason, message = _drop_reason(error), str(error)
+                inside = IN_REQUEST.set(True)
+                try:
+                    return await call(is_cancelled=lambda: is_cancelled)
+                finally:
+                    IN_REQUEST.reset(inside)
+            except MixpanelException as error:
                 if is_cancelled:
-                    _log.warning(
-                        "a call was cancelled and it is unknown whether it was applied; it ended with: %s", error
-                    )
+                    _log.warning("a call was cancelled; it is unknown whether it was applied (%s)", error)
                 raise
-            finally:
-                settle(reason, message)
 
-        if batch is not None:
-            batch.is_request_begun = True
         try:
-            task = self._sender.spawn(work, f"mixpanel {kind.value}", settle)
+            task = self._sender.spawn(run, "mixpanel call", if_unstarted)
         except ClientClosedError:
-            settle()
+            if_unstarted()
             raise
         try:
-            await task.result()
+            return await task.result()
         except BaseException:
             is_cancelled = True
             raise
 
-    async def _request(
-        self, kind: RecordKind, item: bytes, secret: Secret | None, is_cancelled: Callable[[], bool]
-    ) -> None:
-        encoder = self._encoder
-        path, auth, accepts_gzip = encoder.endpoints[kind] if secret is None else encoder.endpoint(kind, secret)
-        body = b"[%b]" % item
-        is_compressed = accepts_gzip and len(body) >= MIN_COMPRESSED_BYTES
-        inside = IN_REQUEST.set(True)
-        try:
-            await self._api.request(
-                "POST",
-                path,
-                auth=auth,
-                retry=self._retry,
-                headers=GZIP_HEADER if is_compressed else {},
-                body=encoder.compress(body) if is_compressed else body,
-                read=read_response,
-                is_cancelled=is_cancelled,
-            )
-        finally:
-            IN_REQUEST.reset(inside)
+
+class _ApiCall(Protocol):
+    """Call of `Api.request` with all other arguments bound."""
+
+    def __call__(self, *, is_cancelled: Callable[[], bool]) -> Awaitable[Response]: ...
+
+
+def _do_nothing() -> None:
+    return None
+
+
+async def _settling(
+    call: _ApiCall, settle: Callable[[DropReason | None, str], None], *, is_cancelled: Callable[[], bool]
+) -> Response:
+    """Make a call and settle the lease of its message, however the call ends."""
+    reason: DropReason | None = DropReason.CLOSED
+    message = ""
+    try:
+        response = await call(is_cancelled=is_cancelled)
+        reason = None
+    except Exception as error:
+        reason, message = _drop_reason(error), str(error)
+        raise
+    finally:
+        settle(reason, message)
+    return response
 
 
 def _drop_reason(error: BaseException) -> DropReason:

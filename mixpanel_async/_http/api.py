@@ -76,6 +76,7 @@ class Api:
         *,
         auth: Auth,
         retry: RetryRule,
+        origin: str = "",
         query: str = "",
         headers: Mapping[str, str] = _NO_HEADERS,
         body: bytes = b"",
@@ -90,6 +91,7 @@ class Api:
             path: of the endpoint, with a query if nothing in that is secret or personal.
             auth: authentication, and the values to mask in error messages.
             retry: attempts, delays and total time.
+            origin: scheme and host, such as `https://mixpanel.com`; empty for the origin of the client.
             query: further query string, which appears in no message and no log.
             headers: in addition to `Authorization` and those of every request.
             body: bytes to send.
@@ -110,6 +112,7 @@ class Api:
             headers={**JSON_HEADERS, **auth.headers, **headers},
             body=body,
             method=method,
+            origin=origin,
             query=query,
             secrets=auth.secrets,
             max_response_bytes=max_response_bytes,

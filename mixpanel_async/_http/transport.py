@@ -164,6 +164,8 @@ class Transport:
     ) -> Response | TransportFailure:
         def build(**parts: Any) -> httpx.Request:
             headers = {**self._default_headers, **request.headers}
+            if request.origin:
+                headers["Host"] = parts["url"].netloc.decode()
             if request.body:
                 headers["Content-Length"] = str(len(request.body))
             # The attempt's own deadline covers the other phases; a connect time-out shows that nothing was sent.
@@ -202,7 +204,8 @@ class Transport:
             with anyio.move_on_after(limit) as scope:
                 return await _exchange(send, self._build(build, request), max_bytes, body, scope)
         except _NOT_SENT as error:
-            return TransportFailure(sent=False, message=f"no connection to {self._host} ({_describe(error)})")
+            host = request.origin.partition("://")[2] or self._host
+            return TransportFailure(sent=False, message=f"no connection to {host} ({_describe(error)})")
         except httpx.ProtocolError:
             # The error's text repeats what the server sent, which may repeat the request.
             message = "the connection ended early, or the response was not HTTP"
@@ -220,10 +223,12 @@ class Transport:
         )
 
     def _build(self, build: Callable[..., httpx.Request], request: Request) -> httpx.Request:
-        url = None if request.query else self._urls.get(request.path)
+        is_cached = not request.query and not request.origin
+        url = self._urls.get(request.path) if is_cached else None
         if url is None:
-            url = httpx.URL(self._origin + request.path + ("?" + request.query if request.query else ""))
-            if not request.query and len(self._urls) < _MAX_CACHED_URLS:
+            origin = request.origin or self._origin
+            url = httpx.URL(origin + request.path + ("?" + request.query if request.query else ""))
+            if is_cached and len(self._urls) < _MAX_CACHED_URLS:
                 self._urls[request.path] = url
         http_request = build(method=request.method, url=url)
         if request.query:

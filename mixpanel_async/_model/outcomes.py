@@ -17,6 +17,7 @@ class Request(NamedTuple):
         headers: by name.
         body: bytes to send; empty for a GET.
         method: such as `POST` or `GET`.
+        origin: scheme and host; empty for the origin of the client.
         query: query string without the question mark, for values that must not be logged, such as ids of people.
         secrets: values to mask in messages, should the server repeat them.
         max_response_bytes: size of the largest response that is accepted; None for the transport's default.
@@ -26,6 +27,7 @@ class Request(NamedTuple):
     headers: Mapping[str, str]
     body: bytes
     method: str = "POST"
+    origin: str = ""
     query: str = ""
     secrets: tuple[str, ...] = ()
     max_response_bytes: int | None = None
