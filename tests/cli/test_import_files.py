@@ -81,7 +81,7 @@ def emulator() -> Any:
 
 
 @pytest.fixture(autouse=True)
-def empty(emulator: Any) -> None:
+def reset_emulator(emulator: Any) -> None:
     emulator.reset()
 
 
