@@ -1,4 +1,4 @@
-"""A local Mixpanel: it takes what any official client sends, and resolves identities as Mixpanel does.
+"""Local Mixpanel emulator. It accepts the requests of every official client and resolves identities as Mixpanel does.
 
     emulator = Emulator(IdMerge.ORIGINAL)
     visitor = str(uuid.uuid4())
@@ -8,9 +8,13 @@
     assert emulator.cluster("user-1") == {"user-1", visitor}
     assert emulator.events("Viewed page")[0]["properties"]["distinct_id"] == "user-1"
 
-It shares no code with the client, so that the two cannot agree on a mistake. Where Mixpanel's own documents say
-nothing or contradict each other, the module concerned lists what was decided, under "Decisions where Mixpanel's
-documents are silent".
+The emulator shares no code with the client, so that a mistake in one is not repeated in the other. Where Mixpanel's
+documents are silent or contradict each other, each module lists its choices under "Decisions where Mixpanel's documents
+are silent".
+
+Sub-packages, each importing only from those to its right: `http` -> `page` -> `storage`, `flags` -> `project`.
+From the client, the emulator imports only `IdMerge`. `Emulator.client` imports the client when it is called. Start
+reading at `Emulator`, then at `http/app.py`, which handles a request, and `project/project.py`, which holds the data.
 """
 
 from __future__ import annotations
@@ -56,44 +60,47 @@ DEFAULT_TOKEN: Final = "emulator-token"  # noqa: S105  names no real project
 
 
 def keep_first(first: str, second: str) -> str:  # noqa: ARG001  the signature of a choice
-    """The default choice of the canonical id: the cluster that the identity verb names first keeps its own."""
+    """Keep the canonical id of the cluster that the identity call names first."""
     return first
 
 
 class Emulator(FaultControls):
-    """One emulated Mixpanel project, in memory or in a directory.
+    """Emulated Mixpanel project, in memory or in a directory.
 
     Args:
-        id_merge: how the project joins ids into people.
-        token: the project's token. If None, any token is taken; else `/track`, `/engage` and `/groups` silently
-            ignore records of another, as Mixpanel does.
-        secret: the project's secret, for `/import`; None if it has none.
-        service_account: user name, secret and project id for `/import`; None if there is none. With none of the
-            three configured, `/import` takes any HTTP Basic credentials, but not their absence.
-        cluster_limit: ids in the largest person of an Original project; at least 2. Mixpanel documents 500, and in a
-            diagram 499.
-        choose_canonical: in an Original project, given the canonical ids of two clusters about to merge, the one that
-            the identity verb names first in front, returns the one to keep. Mixpanel's own choice is not documented:
-            code that depends on it fails with `lambda first, second: second`.
-        max_events: events kept, at least 1; the oldest are forgotten beyond that.
-        max_bytes: size in bytes of the events kept, as JSON, at least 1; the oldest are forgotten beyond that.
-        propagation_delay: seconds, 0 or more, until reports (`events`, `resolve`, the export) know a mapping between
-            ids. Ingestion, profiles, `cluster` and `identity_log` know it at once. Mixpanel says: up to 24 hours.
-        data_dir: directory in which events, profiles, groups and identities outlast the emulator; made if it is not
-            there. None keeps them in memory. A request is on disk before it is answered, so that a killed process
-            loses nothing that it confirmed. One emulator at a time uses a directory; `close` lets go of it. A file that
-            cannot be read is set aside as `*.corrupt-<n>`, with a warning in the log.
-        geolocate: gives `$city`, `$region`, `$country_code` and `$timezone` for an address; what it gives is written to
-            the user's profile with every `$set` and `$set_once`, as Mixpanel does, unless the update has `$ip` 0 or,
-            without an `$ip`, comes with `ip=0`. None: nobody is geolocated.
-        flags: definitions of feature flags, or a JSON file of them, which is read again whenever it has changed. A
-            definition needs a `key` and a `ruleset`, as `/flags/definitions` has them; the rest is filled in.
-        now: the clock, in seconds since the epoch.
+        id_merge: ID merge system of the project.
+        token: project token. None accepts every token. Otherwise, `/track`, `/engage` and `/groups` silently ignore
+            records with another token, as Mixpanel does.
+        secret: project secret for `/import`; None if the project has none.
+        service_account: user name, secret and project id for `/import`; None if the project has none. If token, secret
+            and service account are all None, `/import` accepts any HTTP Basic credentials, but requires some.
+        cluster_limit: maximum number of ids of one person in an Original project, at least 2. Mixpanel documents 500,
+            and 499 in a diagram.
+        choose_canonical: function that receives the canonical ids of two clusters about to merge in an Original
+            project, and returns the one to keep. The first argument belongs to the id that the identity call names
+            first. Mixpanel does not document its choice: pass `lambda first, second: second` to find code that depends
+            on it.
+        max_events: maximum number of events kept, at least 1. The oldest events are removed first.
+        max_bytes: maximum size of the events kept, in bytes of JSON, at least 1. The oldest events are removed first.
+        propagation_delay: delay in seconds, at least 0, until reports (`events`, `resolve`, the export) apply a new
+            mapping between ids. Ingestion, profiles, `cluster` and `identity_log` apply it at once. Mixpanel states up
+            to 24 hours.
+        data_dir: directory in which events, profiles, groups and identities are stored. It is created if it does not
+            exist. None keeps the data in memory. Each request is on disk before it is answered, so that a killed
+            process loses no confirmed data. Only one emulator at a time can use a directory, until `close` releases it.
+            An unreadable file is renamed to `*.corrupt-<n>`, with a warning in the log.
+        geolocate: function that returns `$city`, `$region`, `$country_code` and `$timezone` for an IP address. Every
+            `$set` and `$set_once` writes them to the user's profile, as in Mixpanel, unless the update has `$ip` 0, or
+            has no `$ip` and comes with `ip=0`. None disables geolocation.
+        flags: definitions of feature flags, or the path of a JSON file with definitions, which is read again after each
+            change. A definition needs a `key` and a `ruleset` in the format of `/flags/definitions`. The emulator fills
+            in the rest.
+        now: clock that returns seconds since the epoch.
 
     Raises:
-        ValueError: if a value is out of bounds, a flag is malformed, or `data_dir` holds a project of another
+        ValueError: if a value is out of bounds, a flag is malformed, or `data_dir` holds a project with another
             `id_merge`.
-        OSError: if `data_dir` cannot be used, or another emulator uses it, or the file of `flags` cannot be read.
+        OSError: if `data_dir` cannot be used or another emulator uses it, or if the file of `flags` cannot be read.
     """
 
     def __init__(
@@ -114,13 +121,13 @@ class Emulator(FaultControls):
         now: Callable[[], float] = time.time,
     ) -> None:
         if token is not None and not token.strip():
-            raise ValueError("token must not be blank; None takes any")
+            raise ValueError("token must not be blank; use None to accept any token")
         if cluster_limit < 2:
-            raise ValueError("cluster_limit must be at least 2")
+            raise ValueError(f"cluster_limit must be at least 2, not {cluster_limit}")
         if max_events < 1 or max_bytes < 1:
-            raise ValueError("max_events and max_bytes must be at least 1")
+            raise ValueError(f"max_events and max_bytes must be at least 1, not {max_events} and {max_bytes}")
         if not (math.isfinite(propagation_delay) and propagation_delay >= 0):
-            raise ValueError("propagation_delay must be a number of seconds, 0 or more")
+            raise ValueError(f"propagation_delay must be at least 0 seconds, not {propagation_delay}")
         self.id_merge = IdMerge(id_merge)
         self.token = token
 
@@ -131,7 +138,7 @@ class Emulator(FaultControls):
                 return OriginalIdentities(cluster_limit, choose_canonical)
             return SimplifiedIdentities()
 
-        known_flags = FlagDefinitions(Path(flags) if isinstance(flags, (str, os.PathLike)) else flags)
+        flag_definitions = FlagDefinitions(Path(flags) if isinstance(flags, (str, os.PathLike)) else flags)
         store = None if data_dir is None else ProjectStore(Path(data_dir), self.id_merge.value)
 
         def project() -> Project:
@@ -146,36 +153,39 @@ class Emulator(FaultControls):
             )
 
         access = Access(token=token, secret=secret, service_account=service_account)
-        super().__init__(EmulatorState(project, access, now, store, known_flags))
+        super().__init__(EmulatorState(project, access, now, store, flag_definitions))
         if store is not None:
             self._state.project.restore(store.take_saved())
         self.app = build_app(self._state, routes_of(self, self._state))
 
     def client(self, token: str | None = None, **options: Any) -> AsyncMixpanel:
-        """A client that talks to this emulator in-process, without a socket.
+        """Return a client that talks to this emulator in-process, without a socket.
 
         Args:
-            token: project token; by default the emulator's own, or `emulator-token` if it takes any.
-            options: of `AsyncMixpanel`; they win over what the emulator would set.
+            token: project token. None uses the emulator's token, or `emulator-token` if the emulator accepts any.
+            options: options of `AsyncMixpanel`. They override those that the emulator sets.
         """
-        # Here and not above: the emulator must not need the client to be what it is.
+        # Imported here so that the emulator works without the client.
         from mixpanel_async import AsyncMixpanel  # noqa: PLC0415
         from mixpanel_async._http.asgi import asgi_client  # noqa: PLC0415
 
-        wired = {"api_host": "http://127.0.0.1", **options}
-        if "http_client" not in wired:
-            wired["http_client"] = asgi_client(self.app)
-        return AsyncMixpanel(token or self.token or DEFAULT_TOKEN, **wired)
+        client_options = {"api_host": "http://127.0.0.1", **options}
+        if "http_client" not in client_options:
+            client_options["http_client"] = asgi_client(self.app)
+        return AsyncMixpanel(token or self.token or DEFAULT_TOKEN, **client_options)
 
     def serve(self, host: str = "127.0.0.1", port: int = 0, *, allow_remote: bool = False) -> Server:
-        """This emulator on a socket: `with emulator.serve() as server:` or `async with`, then `server.url`.
+        """Return a server for this emulator.
 
-        It runs in a thread of its own, installs no signal handlers and writes no log.
+            with emulator.serve() as server:  # or `async with`
+                print(server.url)
+
+        The server runs in its own thread, installs no signal handlers and writes no request log.
 
         Args:
-            host: address to listen at; a loopback address, unless `allow_remote` is set.
-            port: port to listen at; 0 takes a free one.
-            allow_remote: listen at an address that other machines reach. Nothing protects the emulator from them.
+            host: address to listen on. Must be a loopback address unless `allow_remote` is set.
+            port: port to listen on, 0 to 65535; 0 picks a free port.
+            allow_remote: allow an address that other machines can reach. The emulator has no protection against them.
 
         Raises:
             ValueError: if the host is not a loopback address and `allow_remote` is not set.
@@ -183,111 +193,119 @@ class Emulator(FaultControls):
         return Server(self.app, host, port, allow_remote=allow_remote)
 
     def events(self, name: str | None = None) -> list[dict[str, Any]]:
-        """The events as a report shows them now: each once, under the person whom it counts for.
+        """Return the events as reports show them now: deduplicated, each under the person it counts for.
 
-        Duplicates are told by event, time, `distinct_id` as sent and `$insert_id`; the copy that came last stands.
-        `properties.distinct_id` is the canonical id of the person, and `$distinct_id_before_identity` the id as sent.
-        Identity verbs are events, too, with `$failure_reason` if they failed.
+            assert emulator.events("Signed up")[0]["properties"]["distinct_id"] == "user-1"
+
+        Events with the same name, time, `distinct_id` as sent and `$insert_id` are duplicates, of which the latest is
+        kept. `properties.distinct_id` is the canonical id of the person, and `$distinct_id_before_identity` the id as
+        sent. Identity calls are included as events, with `$failure_reason` if they failed.
 
         Args:
-            name: only events of this name; None for all.
+            name: return only events with this name; None returns all.
         """
         with self._state.lock:
             return self._state.project.events(name)
 
     def raw_events(self, name: str | None = None) -> list[dict[str, Any]]:
-        """Every copy of every event in the order of arrival, under the id that it counted under then.
+        """Return all events, duplicates included, in order of arrival, under the id they counted under at arrival.
 
         Args:
-            name: only events of this name; None for all.
+            name: return only events with this name; None returns all.
         """
         with self._state.lock:
             return self._state.project.raw_events(name)
 
     def profile(self, distinct_id: str) -> dict[str, Any] | None:
-        """A person's profile properties, by any of the person's ids; None if there is no profile."""
+        """Return the profile properties of a person, given any of the person's ids; None without a profile."""
         with self._state.lock:
             return self._state.project.profile(distinct_id)
 
     def profiles(self) -> dict[str, dict[str, Any]]:
-        """Every profile, by canonical id."""
+        """Return all user profiles by canonical id."""
         with self._state.lock:
             return self._state.project.profiles()
 
     def group(self, group_key: str, group_id: str) -> dict[str, Any] | None:
-        """A group's profile properties; None if there is no such profile."""
+        """Return the profile properties of a group; None without a profile."""
         with self._state.lock:
             return self._state.project.group(group_key, str(group_id))
 
     def resolve(self, distinct_id: str) -> str:
-        """The canonical id of a person by any id, as reports know it; an unknown id is its own."""
+        """Return the canonical id that reports show for an id. An unknown id is returned unchanged."""
         with self._state.lock:
             return self._state.project.reported_canonical_id(distinct_id)
 
     def cluster(self, distinct_id: str) -> set[str]:
-        """All ids of the person whom this id names, itself included."""
+        """Return all ids of the person with this id, the given id included."""
         with self._state.lock:
             return self._state.project.cluster(distinct_id)
 
     def clusters(self) -> list[set[str]]:
-        """The ids of every person known from an event, a profile or an identity verb, in the order of appearance."""
+        """Return the ids of each person in an event, a profile or an identity call, in order of first appearance."""
         with self._state.lock:
             return self._state.project.clusters()
 
     def identity_log(self) -> list[dict[str, Any]]:
-        """Each `$identify`, `$create_alias` and `$merge`, and each link of a device in Simplified, in order.
+        """Return the log of `$identify`, `$create_alias` and `$merge` calls, and of device links in Simplified.
 
-        An entry has `event`, `properties` as sent, `outcome` (`merged`; `unchanged`: one person already; `failed`;
-        `ignored`: without effect here), `$failure_reason` (Mixpanel's code, or None) and `$failure_description`
-        (words; Mixpanel's own are not documented). The last 100,000 are kept.
+        An entry has `event`, `properties` as sent, `outcome`, `$failure_reason` (Mixpanel's code, or None) and
+        `$failure_description` (an explanation; Mixpanel does not document its texts). The outcome is `merged`,
+        `unchanged` (the ids were one person already), `failed` or `ignored` (no effect in this ID merge system). The
+        latest 100,000 entries are kept.
         """
         with self._state.lock:
             return self._state.project.identity_log()
 
     def rejected(self) -> list[dict[str, Any]]:
-        """Each record, or request as a whole, that was not stored, in order; the last few thousand are kept.
+        """Return the records and whole requests that were not stored, in order. The latest 1,000 are kept.
 
-        An entry has `endpoint`, `field` (path of the offending property, or empty), `message`, `record` (shortened;
-        None for a request refused as a whole) and `silent`: whether the sender was told that all is well.
+        An entry has `endpoint`, `field` (path of the offending property, or empty), `message`, `record` (a shortened
+        copy; None for a whole request) and `silent` (true if the response reported success all the same).
         """
         with self._state.lock:
             return [dataclasses.asdict(rejection) for rejection in self._state.project.rejections]
 
     def flags(self) -> list[dict[str, Any]]:
-        """The definitions of all feature flags, complete."""
+        """Return the complete definitions of all feature flags."""
         with self._state.lock:
             return copy.deepcopy(self._state.flags.all())
 
     def set_flags(self, definitions: Iterable[Mapping[str, Any]]) -> None:
-        """Have these feature flags and no others, until they are set again or the file of `flags` changes.
+        """Replace all feature flags, until they are set again or the file of `flags` changes.
+
+        Args:
+            definitions: definitions of feature flags, as for the option `flags`.
 
         Raises:
-            ValueError: if one is malformed; nothing has changed then.
+            ValueError: if a definition is malformed. The flags are unchanged in that case.
         """
         with self._state.lock:
             self._state.flags.replace(definitions)
 
     def set_flag(self, key: str, value: Any = True, *, variant_key: str = "on") -> None:  # noqa: FBT002  a flag's value
-        """Have a feature flag that gives everybody this value.
+        """Set a feature flag that has the same value for every person.
+
+            emulator.set_flag("new-checkout", True)
 
         Args:
-            key: name of the flag; one of this name is replaced.
+            key: key of the flag. An existing flag with this key is replaced.
             value: any JSON value.
-            variant_key: name of its only variant.
+            variant_key: name of the only variant.
 
         Raises:
-            ValueError: if the key is empty or the value is none that JSON has.
+            ValueError: if the key is empty or the value cannot be encoded as JSON.
         """
         with self._state.lock:
             self._state.flags.put(single_variant_definition(key, value, variant_key))
 
     def remove_flag(self, key: str) -> None:
-        """Forget a feature flag. Does nothing if there is none of this name."""
+        """Remove a feature flag. Does nothing if the flag does not exist."""
         with self._state.lock:
             self._state.flags.remove(key)
 
     def stats(self) -> dict[str, Any]:
-        """Figures of the project, as `GET /_emulator/stats` gives them. Takes time in proportion to the events kept."""
+        """Return the statistics of `GET /_emulator/stats`. The cost is proportional to the number of events kept."""
         with self._state.lock:
             project = self._state.project
             figures = activity_counts(self._state)
@@ -298,26 +316,28 @@ class Emulator(FaultControls):
         return figures
 
     def requests(self) -> list[RecordedRequest]:
-        """Each request to an endpoint, in order, without its credentials. The last 10,000 are kept."""
+        """Return the requests received, in order, without credentials. The latest 10,000 are kept."""
         with self._state.lock:
             return list(self._state.requests)
 
     def reset(self) -> None:
-        """Forget events, people, groups, requests and planned failures, also on disk, and have the flags that the
-        emulator was made with. `latency` stays.
+        """Delete all data and planned faults.
+
+        This removes events, people, groups and requests, in memory and on disk, and restores the initial feature flags.
+        `latency` is not changed.
 
         Raises:
-            OSError: if that cannot be written to `data_dir`.
+            OSError: if `data_dir` cannot be written.
         """
         with self._state.lock:
             self._state.reset()
         self._flush()
 
     def close(self) -> None:
-        """Let go of `data_dir`. Without one there is nothing to close; a second call does nothing.
+        """Release `data_dir`. Does nothing without one, or if called again.
 
-        What was kept can still be looked at. Requests are answered 503 from then on. The end of `serve()` does not
-        close the emulator, as it may be served again.
+        The data can still be read. Later requests are answered with 503. Closing a server of `serve()` does not close
+        the emulator, which may be served again.
         """
         if self._state.store is not None:
             self._state.store.close(self._state.lock)

@@ -170,7 +170,7 @@ def test_failure_explains_identity_calls_in_simplified_project() -> None:
     assert lines[0].endswith("they are two: 'user-2' and '$device:d', 'user-1'")
     assert lines[-1] == (
         "  - 'Logged in' of 'user-2' and '$device:d' had no effect: "
-        "the device belongs to another user since an earlier event: user-1"
+        "an earlier event linked the device to another user: user-1"
     )
 
 

@@ -55,7 +55,9 @@ def test_people_and_groups(mixpanel: Wire) -> None:
     mixpanel.groups("company", "acme", set={"size": 3})
     emulator = mixpanel.emulator
     assert look(mixpanel, "profile", distinct_id=ANON) == emulator.profile("u")
-    assert look(mixpanel, "profile", 404, distinct_id="x") == {"error": "this person has no profile"}
+    assert look(mixpanel, "profile", 404, distinct_id="x") == {
+        "error": "the person with this distinct_id has no profile"
+    }
     assert look(mixpanel, "profiles") == emulator.profiles()
     assert list(look(mixpanel, "profiles", limit=1)) == ["v"]
     assert look(mixpanel, "group", group_key="company", group_id="acme") == {"size": 3}
@@ -122,13 +124,13 @@ def test_stats(mixpanel: Wire) -> None:
         ("events", {"limit": "9" * 5_000}, "limit must be"),
         ("events", {"limit": "two"}, "limit must be"),
         ("events", {"limit": "²"}, "limit must be"),
-        ("events", {"nmae": "Viewed"}, "unknown parameter 'nmae'; there are: name, distinct_id, limit"),
+        ("events", {"nmae": "Viewed"}, "unknown parameter 'nmae'; known parameters: name, distinct_id, limit"),
         ("profile", {}, "distinct_id is missing"),
         ("profile", {"distinct_id": ""}, "distinct_id is missing"),
         ("group", {"group_key": "k"}, "group_id is missing"),
         ("resolve", {}, "distinct_id is missing"),
         ("cluster", {}, "distinct_id is missing"),
-        ("stats", {"limit": "1"}, "unknown parameter 'limit'; there are: none"),
+        ("stats", {"limit": "1"}, "unknown parameter 'limit'; known parameters: none"),
     ],
 )
 def test_bad_parameters_are_refused(mixpanel: Wire, name: str, parameters: dict[str, str], words: str) -> None:

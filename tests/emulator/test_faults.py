@@ -24,7 +24,11 @@ SEEN: dict[FaultKind, tuple[int, str, bytes]] = {
     "status": (503, "text/plain; charset=utf-8", b""),
     "slow": (200, "application/json", TRUE_BODY),
     "drip": (200, "application/json", TRUE_BODY),
-    "partial": (200, "application/json", b'{"error":"\'properties\' is invalid: refused on demand","status":0}'),
+    "partial": (
+        200,
+        "application/json",
+        b'{"error":"\'properties\' is invalid: refused by a planned fault","status":0}',
+    ),
     "type": (200, "application/octet-stream", TRUE_BODY),
     "zero": (200, "text/plain; charset=utf-8", b"0"),
     "empty": (200, "text/plain; charset=utf-8", b""),

@@ -137,9 +137,9 @@ def test_the_python_api() -> None:
         ({"key": "f"}, "flag 'f': ruleset must be an object"),
         ({"key": "f", "ruleset": {"variants": [], "rollout": {}}}, "ruleset.rollout must be a list"),
         ({"key": "f", "ruleset": {"variants": [{"key": "a"}], "rollout": []}}, "has no value"),
-        ({"key": "f", "ruleset": {"variants": [{"key": 1, "value": 1}], "rollout": []}}, "must be a text"),
+        ({"key": "f", "ruleset": {"variants": [{"key": 1, "value": 1}], "rollout": []}}, "must be a string"),
         ({"key": "f", "ruleset": {"variants": ON, "rollout": [{}]}}, "has no rollout_percentage"),
-        ({"key": "f", "ruleset": {"variants": ON, "rollout": []}, "x": object()}, "cannot be written as JSON"),
+        ({"key": "f", "ruleset": {"variants": ON, "rollout": []}, "x": object()}, "cannot be encoded as JSON"),
     ],
 )
 def test_malformed_definitions_are_refused_at_the_caller(bad: Any, words: str) -> None:

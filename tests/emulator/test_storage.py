@@ -201,7 +201,10 @@ def test_close_is_idempotent_and_requests_are_refused_afterwards(tmp_path: Path)
     emulator.close()
     assert len(emulator.events()) == 1
     answer = Wire(emulator).post("/track", [{"event": "e", "properties": {"token": TOKEN}}])
-    assert (answer.status_code, answer.json()["error"]) == (503, "the emulator is closed")
+    assert (answer.status_code, answer.json()["error"]) == (
+        503,
+        "the emulator is closed; create a new one for this data directory",
+    )
     with pytest.raises(OSError, match="closed"):
         emulator.reset()
     with Emulator(data_dir=tmp_path) as again:
@@ -452,7 +455,7 @@ def test_trouble_that_is_not_damage_leaves_the_file_alone(tmp_path: Path, monkey
         raise sqlite3.OperationalError("unable to open database file")
 
     monkeypatch.setattr(sqlite3, "connect", fail)
-    with pytest.raises(OSError, match="cannot be used"):
+    with pytest.raises(OSError, match="cannot open"):
         Emulator(data_dir=tmp_path)
     monkeypatch.setattr(sqlite3, "connect", connect)
     with Emulator(data_dir=tmp_path) as emulator:

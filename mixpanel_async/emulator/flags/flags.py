@@ -1,20 +1,20 @@
-"""Feature flags: what `/flags` and `/flags/definitions` answer.
+"""Feature flags: the endpoints `/flags` and `/flags/definitions`.
 
-It evaluates by itself, and shares no code with the client's local evaluation. Source of the endpoints: Mixpanel's
-OpenAPI description of the feature flags API (read 2026-08-21); of the arithmetic, which that leaves out: the requests
-and results of Mixpanel's official SDKs.
+The evaluation shares no code with the client's local evaluation. Sources: Mixpanel's OpenAPI description of the feature
+flags API for the endpoints (read 2026-08-21), and requests and results of Mixpanel's official SDKs for the arithmetic,
+which the description omits.
 
 Decisions where Mixpanel's documents are silent
-    - Both endpoints take the credentials that `/import` takes: a service account with `project_id`, the project's
-      secret, or the token as the user, which is what every SDK of Mixpanel's sends.
-    - `/flags` answers for enabled flags that the person is enrolled in, with `"code": 200` in front, which the official
-      Python SDK needs; `flag_key` asks for one of them.
-    - `/flags/definitions` gives enabled flags, with an `ETag`; asked again with it, 304.
-    - A person is hashed as Python writes the value, which is what Mixpanel's Python SDK does; texts are the same in
-      every SDK. An empty text, 0 and False count as absent.
-    - Cohorts are not known: a rollout to a cohort reaches everybody whom its other conditions let through. Nor are
-      sticky variants.
-    - An answer holds no personal data that was not in the request, and the log of requests keeps the context.
+    - Both endpoints accept the credentials of `/import`: a service account with `project_id`, the project secret, or
+      the token as the user, as sent by every official SDK.
+    - `/flags` returns the enabled flags that apply to the person, with `"code": 200` first, as the official Python SDK
+      requires. `flag_key` selects one flag.
+    - `/flags/definitions` returns enabled flags with an `ETag`, and 304 to a request with the same `ETag`.
+    - The hash uses Python's text form of the subject, as Mixpanel's Python SDK does. Text gives the same hash in every
+      SDK. An empty text, 0 and False count as absent.
+    - Cohorts and sticky variants are not supported: a rollout to a cohort applies to every person who meets its other
+      conditions.
+    - A response contains no personal data that was not in the request. The request log keeps the context.
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ _NO_ID: Final = "distinct_id must be provided in evalContext as a string"
 
 
 class BadFlagError(ValueError):
-    """A definition that no SDK of Mixpanel's could read; the text says which, and why."""
+    """A definition is malformed. The message names the flag and the problem."""
 
 
 class FlagDefinitions:
-    """The flags of an emulated project. Not safe for several threads.
+    """Flag definitions of a project. Not thread-safe.
 
     Args:
-        initial: definitions, or the file that they are in, as `read_file` takes it.
+        initial: definitions, or the path of a JSON file for `read_definitions`.
 
     Raises:
         BadFlagError: if a definition is malformed.
@@ -69,48 +69,48 @@ class FlagDefinitions:
             self.replace(read_definitions(self._path))
 
     def replace(self, definitions: Iterable[Mapping[str, Any]]) -> None:
-        """Take these in place of all.
+        """Replace all definitions.
 
         Raises:
-            BadFlagError: if one is malformed; nothing has changed then.
+            BadFlagError: if a definition is malformed. The flags are unchanged in that case.
         """
         self._definitions = {one["key"]: one for one in map(complete_definition, definitions)}
 
     def put(self, definition: Mapping[str, Any]) -> None:
-        """Take one, in place of that of the same key.
+        """Add a definition, or replace the one with the same key.
 
         Raises:
-            BadFlagError: if it is malformed.
+            BadFlagError: if the definition is malformed.
         """
         one = complete_definition(definition)
         self._definitions[one["key"]] = one
 
     def remove(self, key: str) -> bool:
-        """Forget one. Returns whether it was there."""
+        """Remove a definition. Return whether it existed."""
         return self._definitions.pop(key, None) is not None
 
     def reset(self) -> None:
-        """Go back to what was there at first, or to what the file holds now."""
+        """Restore the initial definitions, or load the current content of the file."""
         self._loaded_version = _NEVER_LOADED
         if self._path is None:
             self.replace(self._initial)
         self._reload_if_changed()
 
     def all(self) -> list[dict[str, Any]]:
-        """Every definition, in the order in which they came."""
+        """Return all definitions in the order in which they were added."""
         self._reload_if_changed()
         return list(self._definitions.values())
 
     def respond(
         self, path: str, query: Mapping[str, str], headers: Mapping[str, str], access: Access
     ) -> EmulatorResponse:
-        """Answer a GET.
+        """Return the response to a GET request.
 
         Args:
             path: one of `FLAG_PATHS`.
             query: parameters of the URL.
-            headers: by their names in lower case.
-            access: who may ask.
+            headers: headers by lower-case name.
+            access: access rules of the project.
         """
         if not access.may_import(headers.get("authorization", ""), query.get("project_id")):
             return error_response(path, 401)
@@ -132,7 +132,7 @@ class FlagDefinitions:
         )
 
     def _reload_if_changed(self) -> None:
-        """Read the file again if it is another. What cannot be read leaves the flags as they are."""
+        """Reload the file if it has changed. Keep the current definitions if it cannot be read."""
         if self._path is None:
             return
         version = _file_version(self._path)
@@ -142,36 +142,36 @@ class FlagDefinitions:
         try:
             self.replace(read_definitions(self._path))
         except (OSError, BadFlagError) as error:
-            words = str(error) if isinstance(error, BadFlagError) else error.strerror
-            _log.warning("the file of flags cannot be used, and they stay as they were: %s", words)
+            reason = str(error) if isinstance(error, BadFlagError) else error.strerror
+            _log.warning("cannot reload flags from %s, keeping the current definitions: %s", self._path, reason)
 
 
 def read_definitions(path: Path) -> list[dict[str, Any]]:
-    """Definitions from a JSON file: a list of them, or an object as `/flags/definitions` answers it.
+    """Read definitions from a JSON file: a list, or an object in the format of `/flags/definitions`.
 
     Raises:
-        BadFlagError: if it holds something else.
-        OSError: if it cannot be read.
+        BadFlagError: if the file contains no valid definitions.
+        OSError: if the file cannot be read.
     """
     try:
         content = json.loads(path.read_bytes())
     except (ValueError, RecursionError):
-        raise BadFlagError("the file of flags is not JSON") from None
+        raise BadFlagError(f"{path} is not valid JSON") from None
     found = content.get("flags") if isinstance(content, dict) else content
     if not isinstance(found, list):
-        raise BadFlagError("the file of flags holds no list of them")
+        raise BadFlagError(f'{path} must contain a JSON list of flags, or an object with a list "flags"')
     return [complete_definition(one) for one in found]
 
 
 def complete_definition(definition: Mapping[str, Any]) -> dict[str, Any]:
-    """A definition with everything that Mixpanel's SDKs need, from one that has a key and a ruleset.
+    """Return a definition with all fields that Mixpanel's SDKs need. Key and ruleset are required.
 
     Raises:
-        BadFlagError: if those are missing, or have the wrong form.
+        BadFlagError: if key or ruleset are missing or malformed.
     """
     key = definition.get("key") if isinstance(definition, Mapping) else None
     if not isinstance(key, str) or not key:
-        raise BadFlagError("a flag needs a key, which is a text")
+        raise BadFlagError("a flag needs a key, which must be a non-empty string")
     ruleset = definition.get("ruleset")
     if not isinstance(ruleset, Mapping):
         raise BadFlagError(f"flag {key!r}: ruleset must be an object")
@@ -180,32 +180,32 @@ def complete_definition(definition: Mapping[str, Any]) -> dict[str, Any]:
         if not isinstance(found, list) or not all(isinstance(one, Mapping) for one in found):
             raise BadFlagError(f"flag {key!r}: ruleset.{name} must be a list of objects")
         if missing := [part for one in found for part in needed if part not in one]:
-            raise BadFlagError(f"flag {key!r}: something in ruleset.{name} has no {missing[0]}")
+            raise BadFlagError(f"flag {key!r}: an item of ruleset.{name} has no {missing[0]}")
     if not all(isinstance(variant["key"], str) for variant in ruleset["variants"]):
-        raise BadFlagError(f"flag {key!r}: the key of a variant must be a text")
+        raise BadFlagError(f"flag {key!r}: the key of a variant must be a string")
     variants = [{"is_control": False, "split": 0.0, **variant} for variant in ruleset["variants"]]
     defaults = {"id": key, "name": key, "status": "enabled", "project_id": 1, "workspace_id": 1}
     one = {**defaults, "context": "distinct_id", **definition, "ruleset": {**ruleset, "variants": variants}}
     try:
-        # A copy that nobody can change, and proof that it can be sent.
+        # The copy is independent of the caller's object, and proves that the definition can be sent as JSON.
         copy: dict[str, Any] = orjson.loads(orjson.dumps(one))
     except (TypeError, orjson.JSONDecodeError):
-        raise BadFlagError(f"flag {key!r}: it cannot be written as JSON") from None
+        raise BadFlagError(f"flag {key!r}: the definition cannot be encoded as JSON") from None
     return copy
 
 
 def single_variant_definition(key: str, value: Any, variant_key: str) -> dict[str, Any]:
-    """A definition that gives everybody one variant."""
+    """Return a definition that gives every person the same variant."""
     variant = {"key": variant_key, "value": value, "is_control": False, "split": 1.0}
     return {"key": key, "ruleset": {"variants": [variant], "rollout": [{"rollout_percentage": 1.0}]}}
 
 
 def evaluate_flag(definition: Mapping[str, Any], context: Mapping[str, Any]) -> dict[str, Any] | None:
-    """What `/flags` says of one flag for a context; None for a person who is not enrolled.
+    """Return the response of `/flags` for one flag; None if the flag does not apply to the person.
 
     Args:
-        definition: complete.
-        context: of the person.
+        definition: complete definition.
+        context: evaluation context of the person.
     """
     subject = context.get(definition["context"])
     if not subject:
@@ -213,29 +213,31 @@ def evaluate_flag(definition: Mapping[str, Any], context: Mapping[str, Any]) -> 
     ruleset = definition["ruleset"]
     variants = sorted(ruleset["variants"], key=lambda variant: str(variant["key"]))
     users = (ruleset.get("test") or {}).get("users") or {}
-    tested = _find_variant(variants, users.get(str(context.get("distinct_id"))) or None)
-    if tested is not None:
-        return _variant_response(definition, tested, is_tester=True)
+    test_variant = _find_variant(variants, users.get(str(context.get("distinct_id"))) or None)
+    if test_variant is not None:
+        return _variant_response(definition, test_variant, is_tester=True)
     salt = definition.get("hash_salt")
     for index, rollout in enumerate(ruleset["rollout"]):
-        drawn = f"{definition['key']}rollout" if salt is None else f"{definition['key']}{salt}{index}"
-        if not _hash_fraction(subject, drawn) < rollout["rollout_percentage"] or not _rule_matches(rollout, context):
+        rollout_salt = f"{definition['key']}rollout" if salt is None else f"{definition['key']}{salt}{index}"
+        if not _hash_fraction(subject, rollout_salt) < rollout["rollout_percentage"] or not _rule_matches(
+            rollout, context
+        ):
             continue
         forced = _find_variant(variants, (rollout.get("variant_override") or {}).get("key"))
         if forced is not None:
             return _variant_response(definition, forced, is_tester=True)
         splits = rollout.get("variant_splits") or {}
-        at, sum_so_far = _hash_fraction(subject, f"{definition['key']}{salt or ''}variant"), 0.0
+        fraction, upper_bound = _hash_fraction(subject, f"{definition['key']}{salt or ''}variant"), 0.0
         for variant in variants:
-            sum_so_far += splits.get(variant["key"], variant["split"]) or 0.0
-            if at < sum_so_far:
+            upper_bound += splits.get(variant["key"], variant["split"]) or 0.0
+            if fraction < upper_bound:
                 return _variant_response(definition, variant, is_tester=False)
         return _variant_response(definition, variants[-1], is_tester=False) if variants else None
     return None
 
 
 def _hash_fraction(subject: object, salt: str) -> float:
-    """Where a subject falls, in hundredths from 0.00 to 0.99, by 64-bit FNV-1a."""
+    """Hash a subject by 64-bit FNV-1a to hundredths from 0.00 to 0.99."""
     number = 14695981039346656037
     for byte in f"{subject}{salt}".encode("utf-8", "replace"):
         number = (number ^ byte) * 1099511628211 % 2**64
@@ -243,15 +245,15 @@ def _hash_fraction(subject: object, salt: str) -> float:
 
 
 def _rule_matches(rollout: Mapping[str, Any], context: Mapping[str, Any]) -> bool:
-    rule, exact = rollout.get("runtime_evaluation_rule"), rollout.get("runtime_evaluation_definition")
-    if not rule and not exact:
+    rule, expected_values = rollout.get("runtime_evaluation_rule"), rollout.get("runtime_evaluation_definition")
+    if not rule and not expected_values:
         return True
     properties = context.get("custom_properties")
     if not isinstance(properties, dict) or not properties:
         return False
-    if rule or not isinstance(exact, dict):
+    if rule or not isinstance(expected_values, dict):
         return rule_matches(rule, properties)
-    conditions = [{"===": [{"var": name}, text]} for name, text in exact.items()]
+    conditions = [{"===": [{"var": name}, text]} for name, text in expected_values.items()]
     return rule_matches({"and": conditions}, properties)
 
 
@@ -262,9 +264,9 @@ def _find_variant(variants: list[dict[str, Any]], name: object) -> dict[str, Any
 
 
 def _variant_response(definition: Mapping[str, Any], variant: Mapping[str, Any], *, is_tester: bool) -> dict[str, Any]:
-    told = {"variant_key": variant["key"], "variant_value": variant["value"], "is_qa_tester": is_tester}
+    response = {"variant_key": variant["key"], "variant_value": variant["value"], "is_qa_tester": is_tester}
     experiment = {name: definition.get(name) for name in ("experiment_id", "is_experiment_active")}
-    return told | {name: value for name, value in experiment.items() if value is not None}
+    return response | {name: value for name, value in experiment.items() if value is not None}
 
 
 def _definitions_response(enabled: list[dict[str, Any]], known: str) -> EmulatorResponse:
@@ -276,7 +278,7 @@ def _definitions_response(enabled: list[dict[str, Any]], known: str) -> Emulator
 
 
 def _file_version(path: Path) -> tuple[int, int] | None:
-    """What tells one content of a file from the next; None if there is no file."""
+    """Return a value that changes with the content of a file; None if the file does not exist."""
     try:
         status = path.stat()
     except OSError:

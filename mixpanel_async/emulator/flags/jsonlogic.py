@@ -1,12 +1,13 @@
-"""Rules of feature flags: JsonLogic (https://jsonlogic.com), with Mixpanel's two operators.
+"""Rules of feature flags: JsonLogic (https://jsonlogic.com) with Mixpanel's two operators.
 
 Decisions where Mixpanel's documents are silent
-    - Operators mean what jsonlogic.com says: comparisons convert as JavaScript does, `and`, `or` and `if` stop early.
-    - Texts are compared without regard to case, folded as Unicode defines it, in rules and in properties, and so are
-      the names of properties.
-    - `some`, `all`, `none`, `map`, `filter` and `reduce` are there, since Mixpanel's UI makes rules over lists. The
-      official Python SDK's local evaluation does not have them, nor has this package's.
-    - An operator that is not known, or values that it does not fit, make the rule false as a whole.
+    - Operators work as on jsonlogic.com: comparisons convert types as JavaScript does, and `and`, `or` and `if` stop
+      early.
+    - Text comparison ignores case by Unicode case folding, in rules and in properties. So does the lookup of property
+      names.
+    - `some`, `all`, `none`, `map`, `filter` and `reduce` are supported, because Mixpanel's UI creates rules over lists.
+      Neither the official Python SDK nor this package supports them in local evaluation.
+    - An unknown operator, or operands of an unsupported type, make the whole rule false.
 """
 
 from __future__ import annotations
@@ -34,14 +35,14 @@ _IDENTIFIER: Final = re.compile(r"[0-9A-Za-z-]+")
 
 
 class RuleFailedError(Exception):
-    """A rule that cannot be evaluated."""
+    """The rule cannot be evaluated."""
 
 
 def rule_matches(rule: object, properties: Mapping[str, Any]) -> bool:
-    """Whether a rule holds for the properties of a person.
+    """Return whether a rule matches the properties of a person.
 
     Args:
-        rule: as the definition of a flag has it.
+        rule: rule of a flag definition.
         properties: `custom_properties` of the context.
     """
     try:
@@ -61,10 +62,10 @@ def _fold_case(value: Any, *, names: bool) -> Any:
 
 
 class _Evaluation:
-    """One rule over one object of data.
+    """Evaluator of rules over one data object.
 
     Args:
-        data: what variables are read from.
+        data: source of the variables.
     """
 
     def __init__(self, data: Any) -> None:
@@ -87,7 +88,7 @@ class _Evaluation:
         return function(*[self.evaluate(operand, depth + 1) for operand in operands])
 
     def variable(self, name: Any, default: Any = None) -> Any:
-        """The variable of a dotted name; the data as a whole by an empty one."""
+        """Return the variable with a dotted name. An empty name returns the whole data object."""
         found = self._data
         for part in str(name).split(".") if name not in ("", None) else ():
             if isinstance(found, Mapping) and part in found:
@@ -188,7 +189,7 @@ def _is_truthy(value: Any) -> bool:
 
 
 def _number(value: Any) -> float:
-    """As JavaScript reads a number; NaN for what is none."""
+    """Convert a value to a number as JavaScript does. Return NaN if it is not a number."""
     if isinstance(value, str):
         try:
             return float(value.strip() or "0")
@@ -213,7 +214,7 @@ def _identical(first: Any, second: Any) -> bool:
 
 
 def _javascript_type(value: Any) -> type:
-    """As JavaScript has them: whole numbers and fractions are one kind."""
+    """Return the type of a value as JavaScript distinguishes types: integers and floats are the same."""
     return float if isinstance(value, int) and not isinstance(value, bool) else type(value)
 
 
@@ -256,7 +257,7 @@ def _compare(actual: Any, symbol: Any, target: Any) -> bool:
 
 
 def _version_key(text: Any) -> Any:
-    """What orders versions by Semantic Versioning 2.0.0; None for what is none."""
+    """Return a sort key for a version of Semantic Versioning 2.0.0; None if the text is not a version."""
     if not isinstance(text, str) or len(text) > 256:
         return None
     text = text.strip()
@@ -275,7 +276,7 @@ def _version_key(text: Any) -> Any:
 
 
 def _epoch_seconds(text: Any) -> int | None:
-    """Seconds since 1970 of a moment as RFC 3339 writes it, with an offset; None for what is none."""
+    """Return the seconds since 1970 of an RFC 3339 time with offset; None if the text is not a time."""
     found = _RFC3339.fullmatch(text.strip()) if isinstance(text, str) else None
     if found is None or (found[2] and (int(found[3]) > 23 or int(found[4]) > 59)):
         return None
@@ -283,8 +284,8 @@ def _epoch_seconds(text: Any) -> int | None:
         moment = datetime.strptime(found[1].upper(), "%Y-%m-%dT%H:%M:%S").replace(tzinfo=timezone.utc)
     except ValueError:
         return None
-    away = 0 if not found[2] else int(f"{found[2]}1") * (int(found[3]) * 3600 + int(found[4]) * 60)
-    return (moment - datetime(1970, 1, 1, tzinfo=timezone.utc)) // timedelta(seconds=1) - away
+    offset = 0 if not found[2] else int(f"{found[2]}1") * (int(found[3]) * 3600 + int(found[4]) * 60)
+    return (moment - datetime(1970, 1, 1, tzinfo=timezone.utc)) // timedelta(seconds=1) - offset
 
 
 _EAGER: Final[Mapping[str, Callable[..., Any]]] = {

@@ -1,4 +1,8 @@
-"""HTTP side of the emulator: the ASGI application, its server, routes, live stream and planned faults.
+"""HTTP side of the emulator: ASGI application, server, routes, live stream and planned faults.
 
-Start reading at `app.py`.
+It may import all other sub-packages of the emulator. None of them imports it.
+
+Start reading at `app.py`, which handles a request to an endpoint of Mixpanel. `routes.py` adds all other routes,
+`control_api.py` implements `/_emulator/`, and `stream.py` sends changes to the live page. `faults.py` decides which
+requests fail, and `fault_controls.py` is its public interface. `guard.py` checks hosts and origins.
 """

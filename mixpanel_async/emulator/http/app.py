@@ -1,7 +1,7 @@
-"""The emulator as an ASGI application; with `routes` the only module that knows Starlette.
+"""ASGI application of the emulator. Only this module and `routes` use Starlette.
 
-It reads a request within its limits, has it answered under one lock, and carries out planned failures. The lock is
-there because `serve()` runs the application in a thread of its own while tests look at the state from theirs.
+The application reads a request within size and time limits, handles it under one lock, and applies planned faults. The
+lock is needed because `serve()` runs the application in its own thread, while tests read the state from theirs.
 """
 
 from __future__ import annotations
@@ -39,16 +39,16 @@ _SECRET_PARAMETERS: Final = frozenset({"api_key", "data"})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecordedRequest:
-    """A request that the emulator received.
+    """Request that the emulator received.
 
     Args:
         method: HTTP method.
-        path: the endpoint, such as `/track`.
-        query: parameters of the URL; `api_key` and `data` are masked.
-        headers: by their names in lower case; credentials are masked.
-        status: HTTP status answered, or None if the connection was closed without an answer.
-        records: how many records it held; 0 if it was refused, or failed as planned, without being read.
-        body_bytes: size of the body on the wire, before decompression.
+        path: endpoint, such as `/track`.
+        query: parameters of the URL, with `api_key` and `data` masked.
+        headers: headers by lower-case name, with credentials masked.
+        status: HTTP status of the response, or None if the connection was closed without a response.
+        records: number of records; 0 if the request was refused, or failed as planned, before it was decoded.
+        body_bytes: size of the body in bytes as received, before decompression.
     """
 
     method: str
@@ -60,19 +60,19 @@ class RecordedRequest:
     body_bytes: int
 
 
-# Characters of a header or a parameter that the log of requests keeps.
+# Maximum length of a header or parameter in the request log, in characters.
 _MAX_LOGGED_VALUE: Final = 1_000
 
 
 class EmulatorState:
-    """What the application and those who inspect it share. Hold `lock` to touch anything but `latency`.
+    """State shared by the application and its inspection. Hold `lock` to access anything except `latency`.
 
     Args:
-        new_project: makes an empty project; called again at a reset.
-        access: who may write.
-        now: the clock, in seconds since the epoch.
-        store: where the project is kept over a restart, or None to keep it in memory only.
-        flags: the project's feature flags.
+        new_project: creates an empty project, at the start and at each reset.
+        access: access rules of the project.
+        now: clock that returns seconds since the epoch.
+        store: storage of the project, or None to keep it in memory only.
+        flags: feature flags of the project.
     """
 
     def __init__(
@@ -96,8 +96,10 @@ class EmulatorState:
         self._new_project = new_project
 
     def reset(self) -> None:
-        """Forget all data, requests and planned failures, and have the flags of the beginning. Call `flush` afterwards,
-        without the lock."""
+        """Delete all data, requests and planned faults, and restore the initial flags.
+
+        Call `flush` afterwards, without the lock.
+        """
         if self.store is not None:
             self.store.changes.clear()
         self.project = self._new_project()
@@ -106,21 +108,21 @@ class EmulatorState:
         self.requests = BoundedLog(REQUEST_LOG_LIMIT)
 
     def flush(self) -> None:
-        """Have what happened so far on disk, if it is kept there. Blocks; call it without the lock.
+        """Write all changes to disk, if there is a store. Blocks. Call it without the lock.
 
         Raises:
-            StoreError: if it cannot be written.
+            StoreError: if the changes cannot be written.
         """
         if self.store is not None:
             self.store.flush(self.lock)
 
 
 class JsonRoute(Route):
-    """A route that takes no other methods than those named, and says so in Mixpanel's form."""
+    """Route that accepts only the given methods, and answers other methods in Mixpanel's format."""
 
     def __init__(self, path: str, endpoint: Callable[..., Any], methods: Sequence[str]) -> None:
         super().__init__(path, endpoint, methods=list(methods))
-        # Starlette adds HEAD to GET, and nobody asks for the head of a stream.
+        # Starlette would add HEAD to GET, which the live stream does not support.
         self._allowed_methods = frozenset(methods)
 
     async def handle(self, scope: Any, receive: Any, send: Any) -> None:
@@ -133,25 +135,27 @@ class JsonRoute(Route):
 
 
 class SlowBodyError(Exception):
-    """The body of a request took too long to arrive."""
+    """The body of a request did not arrive in time."""
 
     def response(self, path: str) -> EmulatorResponse:
-        """What the client is told. What it may still send is no next request, so the connection ends.
+        """Return the response to the client.
+
+        It closes the connection, because the rest of the body could be mistaken for the next request.
 
         Args:
-            path: of the endpoint.
+            path: path of the endpoint.
         """
         return replace(error_response(path, 408, "the body did not arrive in time"), headers={"Connection": "close"})
 
 
 def build_app(state: EmulatorState, extra_routes: Sequence[JsonRoute]) -> Guard:
-    """The ASGI application over a state.
+    """Return the ASGI application of an emulator.
 
-    A bare router, so that an exception planned by `drop_connections` comes out of it and is not made into a 500.
+    It is a plain router without error middleware, so that the exception of `drop_connections` reaches the server.
 
     Args:
-        state: what it changes.
-        further: routes beside those of the ingestion endpoints and of flags.
+        state: state of the emulator.
+        extra_routes: routes other than ingestion and flags.
     """
     ingestion = [
         JsonRoute(at, _endpoint(state, path), ["GET", "POST"]) for path in ENDPOINTS for at in (path, path + "/")
@@ -165,8 +169,8 @@ async def _not_found(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 def _not_allowed(path: str, methods: Sequence[str]) -> AsgiResponse:
-    answer = error_response(path.rstrip("/"), 405, "method not allowed")
-    return AsgiResponse(PlannedResponse(response=replace(answer, headers={"Allow": ", ".join(methods)})))
+    response = error_response(path.rstrip("/"), 405, "method not allowed")
+    return AsgiResponse(PlannedResponse(response=replace(response, headers={"Allow": ", ".join(methods)})))
 
 
 def _endpoint(state: EmulatorState, path: str) -> Callable[[Request], Awaitable[AsgiResponse]]:
@@ -180,7 +184,7 @@ def _endpoint(state: EmulatorState, path: str) -> Callable[[Request], Awaitable[
         if fault is not None and fault.seconds_before_effect > 0:
             await anyio.sleep(fault.seconds_before_effect)
         delivery, records = await _process_request(state, path, fault, request, body)
-        answer = delivery.response
+        response = delivery.response
         with state.lock:
             state.requests.append(
                 RecordedRequest(
@@ -188,7 +192,7 @@ def _endpoint(state: EmulatorState, path: str) -> Callable[[Request], Awaitable[
                     path=path,
                     query=_mask(request.query_params, _SECRET_PARAMETERS),
                     headers=_mask(request.headers, _SECRET_HEADERS),
-                    status=None if answer is None else answer.status,
+                    status=None if response is None else response.status,
                     records=records,
                     body_bytes=len(body),
                 )
@@ -203,12 +207,12 @@ def _endpoint(state: EmulatorState, path: str) -> Callable[[Request], Awaitable[
 async def _process_request(
     state: EmulatorState, path: str, fault: Fault | None, request: Request, body: bytes
 ) -> tuple[PlannedResponse, int]:
-    """What `_take` gives, once it is on disk if it is to be kept there."""
+    """Process a request, write its changes to disk, and return the response and the number of records."""
     if state.store is not None and state.store.has_unwritten_changes:
-        # What cannot be kept must not take effect: a client that tries again would have it counted twice.
-        behind = await _flush_to_disk(state, path, None)
-        if behind is not None:
-            return behind, 0
+        # A request whose changes cannot be written must not take effect. Otherwise its retry would be counted twice.
+        error = await _flush_to_disk(state, path, None)
+        if error is not None:
+            return error, 0
     with state.lock:
         delivery, records = _process_in_memory(state, path, fault, request, body)
     if state.store is not None:
@@ -219,14 +223,14 @@ async def _process_request(
 def _process_in_memory(
     state: EmulatorState, path: str, fault: Fault | None, request: Request, body: bytes
 ) -> tuple[PlannedResponse, int]:
-    """The answer to a request with what a failure makes of it, and how many records it held."""
+    """Process a request in memory. Return the response with the fault applied, and the number of records."""
     if fault is not None and not fault.takes_effect:
         return fault.plan(path, None), 0
     if path in FLAG_PATHS:
-        true = state.flags.respond(path, dict(request.query_params), dict(request.headers), state.access)
+        response = state.flags.respond(path, dict(request.query_params), dict(request.headers), state.access)
     elif len(body) > MAX_WIRE_BYTES:
         state.project.log_rejection(path, Problem("", f"413: {too_large().message}"), None)
-        true = error_response(path, 413, too_large().message)
+        response = error_response(path, 413, too_large().message)
     else:
         received = IngestionRequest(
             method=request.method,
@@ -237,14 +241,14 @@ def _process_in_memory(
             client=request.client.host if request.client is not None else "",
             refused_indexes=frozenset() if fault is None else fault.refused_indexes,
         )
-        true = ingest(received, state.project, state.access, state.now())
-    return PlannedResponse(response=true) if fault is None else fault.plan(path, true), true.records
+        response = ingest(received, state.project, state.access, state.now())
+    return PlannedResponse(response=response) if fault is None else fault.plan(path, response), response.records
 
 
 async def _flush_to_disk(state: EmulatorState, path: str, planned: PlannedResponse | None) -> PlannedResponse | None:
-    """The same delivery once the request is on disk, as nothing may be confirmed before."""
+    """Write all changes to disk before the request is confirmed. Return the response, or an error response."""
     try:
-        # In a thread, where it holds up no other request and joins those that came meanwhile in one transaction.
+        # In a thread, so that other requests continue. Their changes join the next transaction.
         await anyio.to_thread.run_sync(state.flush)
     except StoreError as error:
         return PlannedResponse(response=error_response(path, 503, str(error)))
@@ -252,17 +256,18 @@ async def _flush_to_disk(state: EmulatorState, path: str, planned: PlannedRespon
 
 
 async def read_body(request: Request, max_bytes: int) -> bytes:
-    """The body of a request; of one that is too large only as much as shows it.
+    """Read the body of a request. Return little more than `max_bytes` of a body that is too large.
 
-    The rest is read and thrown away, within reason, because a client that is still sending does not see an answer.
+    The rest of a large body is read and discarded, up to a limit, because a client that is still sending does not read
+    the response.
 
     Args:
-        request: not yet read.
-        most: the length in bytes beyond which a body is too large.
+        request: the request.
+        max_bytes: maximum size of the body in bytes.
 
     Raises:
-        ConnectionDroppedError: if the client leaves before the end.
-        TooSlowError: if the end does not come in time.
+        ConnectionDroppedError: if the client disconnects before the end.
+        SlowBodyError: if the body does not arrive in time.
     """
     chunks: list[bytes] = []
     size = 0

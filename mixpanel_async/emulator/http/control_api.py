@@ -1,6 +1,6 @@
-"""Looking at the emulator and steering it over HTTP, for tests in any language.
+"""HTTP API `/_emulator/` to inspect and control the emulator, for tests in any language.
 
-Every answer is JSON, in the shape that the Python method of the same name returns; sets are sorted lists.
+Every response is JSON in the structure that the Python method of the same name returns, with sets as sorted lists.
 
     GET /_emulator/events         list of events, resolved and deduplicated; name, distinct_id (any id of the person),
                                   limit
@@ -10,7 +10,7 @@ Every answer is JSON, in the shape that the Python method of the same name retur
     GET /_emulator/resolve        {"distinct_id": the canonical id}; distinct_id
     GET /_emulator/cluster        list of all ids of the person; distinct_id
     GET /_emulator/clusters       list of such lists; limit
-    GET /_emulator/identity-log   list of entries, with "advice" for what failed; name (of the verb), limit
+    GET /_emulator/identity-log   list of entries, with "advice" if the call failed; name (of the call), limit
     GET /_emulator/requests       list of requests; limit
     GET /_emulator/rejected       list of records and requests that were not stored, with field and message; limit
     GET /_emulator/flags          list of definitions of feature flags
@@ -18,24 +18,25 @@ Every answer is JSON, in the shape that the Python method of the same name retur
                                   "requests", "rejected", "identity": {outcome: number}, "id_merge", "started",
                                   "uptime"}
     GET /_emulator/stream         server-sent events, see `stream`
-    GET /_emulator/               what there is to read and to steer, with the parameters of each
+    GET /_emulator/               all names, with the parameters of each
 
-    POST /_emulator/reset             forget everything; `latency` stays
+    POST /_emulator/reset             delete all data; `latency` stays
     POST /_emulator/fail-next         status, times, retry_after, path, body, apply
     POST /_emulator/drop-connections  n, path, apply
     POST /_emulator/break-next        kind, times, path, apply, seconds, before, rate, indexes, location
     POST /_emulator/random-faults     seed, rate, kinds, paths, seconds
-    POST /_emulator/stop-faults       forget the failures still planned
+    POST /_emulator/stop-faults       remove all planned faults
     POST /_emulator/latency           seconds
-    POST /_emulator/set-flags         flags: a list of definitions, in place of all
+    POST /_emulator/set-flags         flags: a list of definitions that replaces all flags
 
-`limit` keeps the last so many, 1 to 1,000,000. A POST takes its arguments as a JSON object or as parameters of the URL,
-where lists are separated by commas, and answers `{"status": "ok"}`. What a Python method refuses with a `ValueError`,
-as well as parameters that are missing or unknown, is a 400 with `{"error": words}`.
+`limit` returns the last items only, 1 to 1,000,000. A POST accepts its arguments as a JSON object or as URL parameters,
+with lists separated by commas, and answers `{"status": "ok"}`. A `ValueError` of the Python method, a missing parameter
+and an unknown parameter are answered with status 400 and `{"error": message}`.
 
-Figures of `stats`: `stored` events are still kept, `ingested` were ever taken, or were kept from before a restart;
-`duplicates` are further copies among the stored ones; `rejected` counts records and requests that were not stored,
-those included that Mixpanel drops in silence. `started` is in seconds since the epoch, `uptime` in seconds.
+Fields of `stats`: `stored` is the number of events kept, and `ingested` the number received since the start, plus those
+loaded from disk. `duplicates` is the number of extra copies among the stored events. `rejected` is the number of
+records and requests that were not stored, silently dropped ones included. `started` is in seconds since the epoch, and
+`uptime` in seconds.
 """
 
 from __future__ import annotations
@@ -58,11 +59,11 @@ MAX_CONTROL_BYTES: Final = 64 * 1024
 
 
 class BadParameterError(Exception):
-    """A parameter that is missing, unknown or malformed; the text says which and why."""
+    """A parameter is missing, unknown or malformed. The message names the parameter and the problem."""
 
 
 class NotFoundError(Exception):
-    """Nothing was found; the text says what."""
+    """The requested object does not exist. The message names it."""
 
 
 Parameters = Mapping[str, str]
@@ -71,12 +72,12 @@ Read = Callable[["Emulator", Parameters], object]
 
 @dataclass(frozen=True, slots=True)
 class _ViewEndpoint:
-    """Something to look at.
+    """Endpoint of a GET request.
 
     Args:
-        read: gives it.
-        required: parameters without which it makes no sense.
-        optional: further parameters.
+        read: function that returns the content.
+        required: required parameters.
+        optional: optional parameters.
     """
 
     read: Read
@@ -85,17 +86,17 @@ class _ViewEndpoint:
 
 
 def view(emulator: Emulator, name: str, parameters: Parameters) -> EmulatorResponse:
-    """Answer `GET /_emulator/<name>`.
+    """Return the response to `GET /_emulator/<name>`.
 
     Args:
-        emulator: to look at.
+        emulator: the emulator.
         name: a key of `VIEWS`.
-        parameters: of the URL.
+        parameters: parameters of the URL.
     """
-    wanted = VIEWS[name]
+    endpoint = VIEWS[name]
     try:
-        _check_names(parameters, required=wanted.required, optional=wanted.optional)
-        return json_response(200, wanted.read(emulator, parameters))
+        _check_names(parameters, required=endpoint.required, optional=endpoint.optional)
+        return json_response(200, endpoint.read(emulator, parameters))
     except BadParameterError as error:
         return json_response(400, {"error": str(error)})
     except NotFoundError as error:
@@ -113,7 +114,7 @@ def _events(emulator: Emulator, parameters: Parameters) -> object:
 def _profile(emulator: Emulator, parameters: Parameters) -> object:
     profile = emulator.profile(parameters["distinct_id"])
     if profile is None:
-        raise NotFoundError("this person has no profile")
+        raise NotFoundError("the person with this distinct_id has no profile")
     return profile
 
 
@@ -124,7 +125,7 @@ def _profiles(emulator: Emulator, parameters: Parameters) -> object:
 def _group(emulator: Emulator, parameters: Parameters) -> object:
     group = emulator.group(parameters["group_key"], parameters["group_id"])
     if group is None:
-        raise NotFoundError("this group has no profile")
+        raise NotFoundError("the group with this group_key and group_id has no profile")
     return group
 
 
@@ -185,10 +186,10 @@ VIEWS: Final[Mapping[str, _ViewEndpoint]] = {
 
 
 def index() -> EmulatorResponse:
-    """Answer `GET /_emulator/`: the names of everything, and the parameters that each takes."""
-    read = {name: [*found.required, *found.optional] for name, found in VIEWS.items()}
-    steer = {name: list(found.arguments) for name, found in CONTROLS.items()}
-    return json_response(200, {"GET": read, "POST": steer})
+    """Return the response to `GET /_emulator/`: all names, with their parameters."""
+    read = {name: [*entry.required, *entry.optional] for name, entry in VIEWS.items()}
+    control_parameters = {name: list(entry.arguments) for name, entry in CONTROLS.items()}
+    return json_response(200, {"GET": read, "POST": control_parameters})
 
 
 def _limited(items: Sequence[Any], parameters: Parameters) -> Sequence[Any]:
@@ -207,10 +208,10 @@ def _check_names(given: Mapping[str, object], *, required: Sequence[str], option
     known = [*required, *optional]
     for name in given:
         if name not in known:
-            raise BadParameterError(f"unknown parameter {name!r:.50}; there are: {', '.join(known) or 'none'}")
+            raise BadParameterError(f"unknown parameter {name!r:.50}; known parameters: {', '.join(known) or 'none'}")
 
 
-# Steering.
+# Arguments of control endpoints.
 
 
 def _boolean(value: object) -> bool:
@@ -267,7 +268,7 @@ def _list_of(convert: Callable[[object], Any]) -> Callable[[object], list[Any]]:
     def convert_all(value: object) -> list[Any]:
         items = value.split(",") if isinstance(value, str) else value
         if not isinstance(items, list):
-            raise ValueError  # noqa: TRY004  to whoever sent it, it is a value
+            raise ValueError  # noqa: TRY004  reported as an invalid value
         return [convert(item) for item in items]
 
     return convert_all
@@ -281,12 +282,12 @@ def _objects(value: object) -> list[Any]:
 
 @dataclass(frozen=True, slots=True)
 class _ControlEndpoint:
-    """Something to do.
+    """Endpoint of a POST request.
 
     Args:
-        do: does it, with converted arguments.
-        arguments: how each is converted; raises `ValueError` if it cannot be.
-        required: those that must be given.
+        action: function that performs the action, called with converted arguments.
+        arguments: conversion function of each argument, which raises `ValueError` for an invalid value.
+        required: required arguments.
     """
 
     action: Callable[..., None]
@@ -350,22 +351,22 @@ CONTROLS: Final[Mapping[str, _ControlEndpoint]] = {
 
 
 def control(emulator: Emulator, name: str, parameters: Parameters, body: bytes) -> EmulatorResponse:
-    """Answer `POST /_emulator/<name>`. It may block while the disk is written to.
+    """Perform `POST /_emulator/<name>` and return the response. Blocks while data is written to disk.
 
     Args:
-        emulator: to steer.
+        emulator: the emulator.
         name: a key of `CONTROLS`.
-        parameters: of the URL.
-        body: a JSON object, or nothing.
+        parameters: parameters of the URL.
+        body: a JSON object, or empty.
     """
-    wanted = CONTROLS[name]
+    endpoint = CONTROLS[name]
     try:
         given = {**parameters, **_parse_object(body)}
-        optional = [argument for argument in wanted.arguments if argument not in wanted.required]
-        _check_names(given, required=wanted.required, optional=optional)
-        # As in Python, None stands for the default.
-        arguments = {key: _convert(wanted, key, value) for key, value in given.items() if value is not None}
-        wanted.action(emulator, **arguments)
+        optional = [argument for argument in endpoint.arguments if argument not in endpoint.required]
+        _check_names(given, required=endpoint.required, optional=optional)
+        # As in Python, null selects the default.
+        arguments = {key: _convert(endpoint, key, value) for key, value in given.items() if value is not None}
+        endpoint.action(emulator, **arguments)
     except (BadParameterError, ValueError) as error:
         return json_response(400, {"error": str(error)})
     except OSError as error:

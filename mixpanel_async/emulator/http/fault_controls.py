@@ -1,4 +1,4 @@
-"""What goes wrong with the requests to an emulator, as its user asks for it."""
+"""Public interface of planned faults: the methods of `Emulator` that make requests fail."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from .faults import TRANSIENT, Fault, FaultKind, RandomFaults, retry_after_text
 
 
 class FaultControls:
-    """Failures on demand.
+    """Methods that make requests to the emulator fail or slow down.
 
     Args:
-        state: of the application.
+        state: state of the application.
     """
 
     def __init__(self, state: EmulatorState) -> None:
@@ -21,17 +21,17 @@ class FaultControls:
 
     @property
     def latency(self) -> float:
-        """Seconds before each answer, 0 at first. The request has taken effect by then.
+        """Delay in seconds before each response, 0 to 86,400; 0 by default. Requests take effect before the delay.
 
         Raises:
-            ValueError: if set to a number below 0 or above a day's 86,400.
+            ValueError: if set to a value out of bounds.
         """
         return self._state.latency
 
     @latency.setter
     def latency(self, seconds: float) -> None:
         if not 0 <= seconds <= 86_400:
-            raise ValueError("latency must be a number of seconds from 0 to 86,400")
+            raise ValueError(f"latency must be between 0 and 86,400 seconds, not {seconds}")
         self._state.latency = seconds
 
     def fail_next(
@@ -44,15 +44,17 @@ class FaultControls:
         *,
         apply: bool = False,
     ) -> None:
-        """Make the next requests fail.
+        """Make the next requests fail with an HTTP status.
+
+            emulator.fail_next(429, times=2, retry_after=1.5)
 
         Args:
-            status: HTTP status of the answer, 200 to 599.
-            times: how many requests fail, at least 1.
-            retry_after: value of `Retry-After`: seconds, or a text such as a date; None for no such header.
-            path: only requests to this endpoint, such as `/import` or `/flags`; None for any.
-            body: body of the answer; None for the one that Mixpanel documents for the status.
-            apply: store the records first and fail then, as when the answer of a true Mixpanel is lost on its way.
+            status: HTTP status of the response, 200 to 599, except 204, 205 and 304.
+            times: number of requests that fail, at least 1.
+            retry_after: value of `Retry-After`: a number of seconds, or text such as a date. None sends no such header.
+            path: endpoint whose requests fail, such as `/import` or `/flags`; None for any.
+            body: body of the response; None for the one that Mixpanel documents for the status.
+            apply: store the records before the request fails, as if the response of Mixpanel were lost.
 
         Raises:
             ValueError: if a value is out of bounds.
@@ -63,11 +65,11 @@ class FaultControls:
             self._state.faults.add(fault, times)
 
     def drop_connections(self, n: int = 1, *, path: str | None = None, apply: bool = False) -> None:
-        """Close the connections of the next requests without an answer.
+        """Close the connections of the next requests without a response.
 
         Args:
-            n: how many requests, at least 1.
-            path: only requests to this endpoint; None for any.
+            n: number of requests, at least 1.
+            path: endpoint whose requests fail; None for any.
             apply: store the records first.
 
         Raises:
@@ -89,37 +91,40 @@ class FaultControls:
         indexes: Iterable[int] = (0,),
         location: str = "http://127.0.0.1:9/",
     ) -> None:
-        """Make the next requests go wrong in a way that a status alone does not show.
+        """Make the next requests fail in other ways than with an HTTP status.
 
-        What goes wrong on a socket goes wrong in-process, too: a broken connection is an error that comes out of the
-        application, which the client of `client()` takes for what it stands for.
+            emulator.break_next("slow", seconds=0.2)
+
+        Faults work on a socket and in-process. In-process, the application raises an error for a broken connection,
+        which a client of `client()` handles like a connection error.
 
         Args:
-            kind: what goes wrong.
+            kind: kind of fault.
 
-                - `drop`: the connection is closed without an answer.
-                - `hang`: no answer comes until the client gives up. In-process, somebody must: plain httpx does not.
-                - `half`: the head and half of the body, then the connection is closed.
-                - `slow`: the true answer after `seconds`.
-                - `drip`: the true answer, its body at `rate` bytes per second.
-                - `partial`: the records at `indexes` are refused as invalid, the others taken.
+                - `drop`: the connection is closed without a response.
+                - `hang`: no response is sent until the client disconnects. In-process, the client needs its own
+                  timeout, which plain httpx does not apply there.
+                - `half`: the response head and half of the body are sent, then the connection is closed.
+                - `slow`: the true response after `seconds`.
+                - `drip`: the true response, with the body at `rate` bytes per second.
+                - `partial`: the records at `indexes` are refused as invalid, and the others are accepted.
                 - `html`: status 200 and a sign-in page, as from a captive portal.
-                - `type`: the true answer under a wrong content type.
+                - `type`: the true response with a wrong content type.
                 - `zero`: status 200 and the body `0`.
                 - `empty`: status 200 and no body.
-                - `truncated`: status 200 and half of a JSON body, complete as far as HTTP can tell.
+                - `truncated`: status 200 and half of a JSON body, with a matching content length.
                 - `redirect`: status 307 to `location`.
-                - `status`: status 503; `fail_next` has the choice.
-            times: how many requests, at least 1.
-            path: only requests to this endpoint; None for any.
-            apply: store the records first, so that only the answer is lost. `slow`, `drip`, `partial` and `type` give
-                the true answer and always store them.
-            seconds: of `slow`.
-            before: of `slow`: wait before the records are stored, and not after. A client on a socket that gives up
-                in the meantime does not stop them.
-            rate: of `drip`, in bytes per second.
-            indexes: of `partial`, counted from 0; those beyond the batch have no effect.
-            location: of `redirect`.
+                - `status`: status 503. Use `fail_next` for other statuses.
+            times: number of requests, at least 1.
+            path: endpoint whose requests fail; None for any.
+            apply: store the records first, so that only the response is lost. `slow`, `drip`, `partial` and `type`
+                always store the records.
+            seconds: for `slow`: delay in seconds, at least 0.
+            before: for `slow`: wait before the records are stored, instead of after. The records are stored even if the
+                client disconnects during the delay.
+            rate: for `drip`: bytes per second, above 0.
+            indexes: for `partial`: indexes of the refused records, from 0. Indexes beyond the batch have no effect.
+            location: for `redirect`: target URL.
 
         Raises:
             ValueError: if a value is out of bounds.
@@ -146,25 +151,25 @@ class FaultControls:
         paths: Sequence[str] = ENDPOINTS,
         seconds: float = 0.05,
     ) -> None:
-        """Make requests go wrong at random, the same way for the same seed, until `stop_faults`.
+        """Make random requests fail, reproducibly for the same seed, until `stop_faults`.
 
-        What the n-th request to an endpoint meets depends on the arguments and on n alone, counted from this call, so
-        that a run is repeated by its seed however requests to several endpoints interleave. In half of the cases where
-        that makes a difference, the request takes effect first. A failure asked for by `fail_next` and its like goes
-        first, and counts.
+        The fault of the n-th request to an endpoint, counted from this call, depends only on n and the arguments. The
+        seed therefore reproduces a run even if requests to several endpoints interleave. Where both are possible, half
+        of the failing requests take effect. Faults of `fail_next`, `break_next` and `drop_connections` come first, and
+        their requests are counted too.
 
             for seed in range(200):
                 emulator.reset()
                 emulator.random_faults(seed, rate=0.3, kinds=[*TRANSIENT, "hang"])
 
         Args:
-            seed: a number or a text.
-            rate: share of requests that go wrong, 0 to 1.
-            kinds: as of `break_next`; `status` is one of 429, 500, 502, 503 and 504. By default `TRANSIENT`: those
-                after which a client that repeats what was not confirmed has lost nothing. `hang` is another, if the
-                client gives up soon enough; `partial` and `zero` refuse records for good.
-            paths: endpoints where requests go wrong; by default those that take records.
-            seconds: how long `slow` and `drip` last at most, above 0.
+            seed: an integer or a string.
+            rate: share of requests that fail, 0 to 1.
+            kinds: kinds of `break_next`. `status` uses 429, 500, 502, 503 or 504. The default `TRANSIENT` contains the
+                kinds from which a client recovers by repeating unconfirmed requests, without loss. A client with a
+                short timeout also recovers from `hang`. `partial` and `zero` refuse records permanently.
+            paths: endpoints whose requests fail; by default the endpoints for records.
+            seconds: maximum duration of `slow` and `drip` in seconds, at least 0.001.
 
         Raises:
             ValueError: if a value is out of bounds.
@@ -174,6 +179,6 @@ class FaultControls:
             self._state.faults.set_random(faults)
 
     def stop_faults(self) -> None:
-        """Forget the failures still planned, random ones included. `latency` stays."""
+        """Remove all planned faults, random ones included. `latency` is not changed."""
         with self._state.lock:
             self._state.faults.clear()

@@ -1,23 +1,23 @@
-"""Failures on demand: which of the next requests go wrong, and how.
+"""Planned faults: which of the next requests fail, and how.
 
-Pure: the application asks for each request whether it is to fail, and `delivery` carries that out.
+Pure: the application asks for the fault of each request, and `asgi_response` carries it out.
 
     status      an HTTP status with the documented body, or with `body`; optionally with `Retry-After`
-    drop        the connection is closed without an answer
-    hang        no answer comes, and the connection stays open until the client leaves
-    half        the head of the answer and half of its body, then the connection is closed
-    slow        the true answer after `seconds`; with `before` the request takes effect only after them
-    drip        the true answer, its body at `rate` bytes per second
-    partial     the records at `indexes` are refused, in the form of the endpoint; the others are taken
-    html        a sign-in page with status 200, as a captive portal or a proxy gives it
-    type        the true answer under the wrong content type
-    zero        status 200 and the body `0`: taken to be malformed
+    drop        the connection is closed without a response
+    hang        no response is sent, and the connection stays open until the client disconnects
+    half        the response head and half of the body are sent, then the connection is closed
+    slow        the true response after `seconds`; with `before`, the request takes effect after the delay
+    drip        the true response, with the body at `rate` bytes per second
+    partial     the records at `indexes` are refused, in the format of the endpoint; the others are accepted
+    html        a sign-in page with status 200, as from a captive portal or a proxy
+    type        the true response with a wrong content type
+    zero        status 200 and the body `0`, which means that the data is malformed
     empty       status 200 and no body
-    truncated   status 200 and the first half of a JSON body, complete as far as HTTP can tell
+    truncated   status 200 and the first half of a JSON body, with a matching content length
     redirect    status 307 to `location`
 
-`slow`, `drip`, `partial` and `type` give the true answer, so the request always takes effect. With the others it does
-not, unless `apply` is set: then the records are stored and the answer is lost.
+`slow`, `drip`, `partial` and `type` send the true response, so the request always takes effect. With the other kinds it
+takes no effect, unless `apply` is set. In that case, the records are stored and only the response is lost.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ FaultKind = Literal[
 
 KINDS: Final[tuple[FaultKind, ...]] = get_args(FaultKind)
 TRANSIENT: Final[tuple[FaultKind, ...]] = ("status", "drop", "half", "slow", "drip", "html", "empty", "truncated")
-"""Kinds after which a later try succeeds: a client that repeats what was not confirmed loses nothing to them."""
+"""Kinds from which a client recovers by repeating unconfirmed requests, without loss."""
 
 FAULT_PATHS: Final = (*ENDPOINTS, *FLAG_PATHS)
-"""Endpoints where requests can be made to fail."""
+"""Endpoints that support planned faults."""
 
 _KINDS_WITH_TRUE_RESPONSE: Final = frozenset({"slow", "drip", "partial", "type"})
 _TRANSIENT_STATUSES: Final = (429, 500, 502, 503, 504)
@@ -51,19 +51,19 @@ _CHUNKS_PER_SECOND: Final = 50
 
 
 class ConnectionDroppedError(Exception):
-    """Raised out of the application in place of an answer, when a connection is broken or to be broken."""
+    """The connection is broken, or must be broken. The application raises this instead of sending a response."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlannedResponse:
-    """How an answer reaches its client.
+    """Response and its delivery.
 
     Args:
-        answer: what to send, or None to close the connection without an answer.
-        hang: if there is no answer, whether to wait until the client has left.
-        seconds: to wait before the first byte.
-        rate: bytes of the body per second; None sends it at once.
-        cut: whether to close the connection half-way through the body.
+        response: the response, or None to close the connection without one.
+        hang: without a response, whether to wait until the client has disconnected.
+        seconds: delay in seconds before the first byte.
+        rate: bytes of the body per second; None sends the body at once.
+        cut: whether to close the connection in the middle of the body.
     """
 
     response: EmulatorResponse | None
@@ -73,7 +73,7 @@ class PlannedResponse:
     cut: bool = False
 
     def chunks(self) -> list[tuple[float, bytes]]:
-        """The body in pieces, at least one, each with the seconds to wait before it."""
+        """Return the body in chunks, at least one, each with the delay in seconds before it."""
         body = b"" if self.response is None else self.response.body
         if self.cut:
             body = body[: len(body) // 2]
@@ -86,20 +86,20 @@ class PlannedResponse:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fault:
-    """One failure, for some number of requests.
+    """Fault of one request.
 
     Args:
-        kind: what goes wrong.
-        path: the endpoint that it is for, or None for any.
-        apply: whether the request takes effect; those kinds that give the true answer always do.
-        status: of `status`: 200 to 599.
-        retry_after: value of that header, or None.
-        body: of `status`: the body as it is to be sent, or None for the one that Mixpanel documents.
-        seconds: of `slow`.
-        before: of `slow`: whether to wait before the request takes effect, and not after.
-        rate: of `drip`: bytes per second.
-        indexes: of `partial`: which records are refused, counted from 0.
-        location: of `redirect`: where to.
+        kind: kind of fault.
+        path: endpoint of the fault, or None for any.
+        apply: whether the request takes effect; always true for kinds that send the true response.
+        status: for `status`: HTTP status, 200 to 599, except 204, 205 and 304.
+        retry_after: for `status`: value of the header `Retry-After`, or None.
+        body: for `status`: body of the response, or None for the one that Mixpanel documents.
+        seconds: for `slow`: delay in seconds, at least 0.
+        before: for `slow`: whether the delay comes before the request takes effect.
+        rate: for `drip`: bytes per second, above 0.
+        indexes: for `partial`: indexes of the refused records, from 0.
+        location: for `redirect`: target URL.
 
     Raises:
         ValueError: if a value is out of bounds.
@@ -119,40 +119,40 @@ class Fault:
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
-            raise ValueError(f"kind must be one of {', '.join(KINDS)}")
+            raise ValueError(f"kind must be one of {', '.join(KINDS)}, not {self.kind!r}")
         if self.path is not None and self.path not in FAULT_PATHS:
-            raise ValueError(f"path must be one of {', '.join(FAULT_PATHS)}")
+            raise ValueError(f"path must be one of {', '.join(FAULT_PATHS)}, not {self.path!r}")
         if not 200 <= self.status <= 599 or self.status in {204, 205, 304}:
-            raise ValueError("status must be between 200 and 599, and one whose answer has a body")
+            raise ValueError(f"status must be between 200 and 599, except 204, 205 and 304, not {self.status}")
         if not (math.isfinite(self.seconds) and self.seconds >= 0):
-            raise ValueError("seconds must be a number, 0 or more")
+            raise ValueError(f"seconds must be a number of at least 0, not {self.seconds}")
         if not (math.isfinite(self.rate) and self.rate > 0):
-            raise ValueError("rate must be a number of bytes per second, above 0")
+            raise ValueError(f"rate must be a number of bytes per second above 0, not {self.rate}")
         for name, text in (("location", self.location), ("retry_after", self.retry_after or "")):
             if not text.isprintable() or text != text.strip():
-                raise ValueError(f"{name} must be printable text without blanks at its ends")
+                raise ValueError(f"{name} must be printable text without surrounding whitespace, not {text!r}")
 
     @property
     def takes_effect(self) -> bool:
-        """Whether the records of the request are stored."""
+        """Whether the request takes effect, for example stores its records."""
         return self.apply or self.kind in _KINDS_WITH_TRUE_RESPONSE
 
     @property
     def seconds_before_effect(self) -> float:
-        """Seconds to wait before the request takes effect."""
+        """Delay in seconds before the request takes effect."""
         return self.seconds if self.kind == "slow" and self.before else 0.0
 
     @property
     def refused_indexes(self) -> frozenset[int]:
-        """Indexes of the records to be refused."""
+        """Indexes of the records to refuse."""
         return self.indexes if self.kind == "partial" else frozenset()
 
     def plan(self, path: str, response: EmulatorResponse | None) -> PlannedResponse:
-        """What the client gets.
+        """Return the response with this fault applied.
 
         Args:
-            path: of the endpoint.
-            true: the answer to the request, if it took effect; else None.
+            path: path of the endpoint.
+            response: true response to the request, or None if it took no effect.
         """
         records = 0 if response is None else response.records
         if self.kind in {"drop", "hang"}:
@@ -193,7 +193,7 @@ class Fault:
 
 
 def _success_response(path: str, records: int) -> EmulatorResponse:
-    """What an endpoint says in its wordiest form when all is well."""
+    """Return the most verbose success response of an endpoint."""
     if path == "/import":
         return import_response(records, records=records)
     return ingestion_response({"verbose": "1"}, valid=1, records=records, error=None)
@@ -201,17 +201,17 @@ def _success_response(path: str, records: int) -> EmulatorResponse:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RandomFaults:
-    """Which request to an endpoint meets which fault, as a function of a seed.
+    """Random faults, reproducible by their seed.
 
-    The n-th request to an endpoint meets the same fault for the same arguments, whatever happens at the others and
-    however the requests interleave.
+    The fault of the n-th request to an endpoint depends only on the arguments, not on requests to other endpoints or on
+    their order.
 
     Args:
-        seed: any number or text.
-        rate: share of requests that meet a fault, 0 to 1.
-        kinds: what may go wrong, at least one kind.
-        paths: endpoints where it may.
-        seconds: how long a `slow` or a `drip` lasts at most, above 0.
+        seed: any integer or string.
+        rate: share of requests with a fault, 0 to 1.
+        kinds: possible kinds of fault, at least one.
+        paths: endpoints with faults.
+        seconds: maximum duration of `slow` and `drip` in seconds, at least 0.001.
 
     Raises:
         ValueError: if a value is out of bounds.
@@ -225,21 +225,21 @@ class RandomFaults:
 
     def __post_init__(self) -> None:
         if not 0 <= self.rate <= 1:
-            raise ValueError("rate must be between 0 and 1")
+            raise ValueError(f"rate must be between 0 and 1, not {self.rate}")
         if not self.kinds or not set(self.kinds) <= set(KINDS):
-            raise ValueError(f"kinds must be some of {', '.join(KINDS)}")
+            raise ValueError(f"kinds must be one or more of {', '.join(KINDS)}, not {self.kinds}")
         if not set(self.paths) <= set(FAULT_PATHS):
-            raise ValueError(f"paths must be among {', '.join(FAULT_PATHS)}")
+            raise ValueError(f"paths must be among {', '.join(FAULT_PATHS)}, not {self.paths}")
         if not (math.isfinite(self.seconds) and self.seconds >= 0.001):
-            raise ValueError("seconds must be a number of at least 0.001")
+            raise ValueError(f"seconds must be a number of at least 0.001, not {self.seconds}")
 
     def fault(self, path: str, number: int) -> Fault | None:
-        """What the request of this number, counted from 0, to this endpoint meets."""
-        chance = Random(f"{self.seed}|{path}|{number}")  # noqa: S311  to be repeatable is the point
+        """Return the fault of the request with this number, from 0, to this endpoint; None without a fault."""
+        chance = Random(f"{self.seed}|{path}|{number}")  # noqa: S311  must be reproducible
         if path not in self.paths or chance.random() >= self.rate:
             return None
 
-        # `random()` alone keeps its values from one version of Python to the next.
+        # Only `random()` returns the same values in every version of Python.
         def below(limit: int) -> int:
             return int(chance.random() * limit)
 
@@ -251,7 +251,7 @@ class RandomFaults:
             retry_after="0" if below(4) == 0 else None,
             seconds=chance.random() * self.seconds,
             before=below(2) == 1,
-            # An answer of a hundred bytes then takes no longer than that.
+            # A response of 100 bytes then takes at most `seconds`.
             rate=100 / (self.seconds * (1 - chance.random())),
             indexes=frozenset(below(50) for _ in range(1 + below(5))),
         )
@@ -259,29 +259,29 @@ class RandomFaults:
 
 @dataclass(slots=True)
 class FaultPlan:
-    """The failures still to come: those asked for one by one, in order, and beside them the random ones."""
+    """Faults of the next requests: an ordered list of explicit faults, and random faults."""
 
     _planned: list[tuple[Fault, int]] = field(default_factory=list)
     _random: RandomFaults | None = None
     _request_counts: Counter[str] = field(default_factory=Counter)
 
     def add(self, fault: Fault, times: int) -> None:
-        """Plan a failure.
+        """Plan a fault for a number of requests.
 
         Raises:
-            ValueError: if it is for less than one request.
+            ValueError: if the number is less than 1.
         """
         if times < 1:
-            raise ValueError("a fault must be for at least one request")
+            raise ValueError(f"a fault must apply to at least 1 request, not {times}")
         self._planned.append((fault, times))
 
     def set_random(self, faults: RandomFaults) -> None:
-        """Have requests fail at random from now on, in place of an earlier such plan; counting begins anew."""
+        """Replace the random faults, and restart the count of requests."""
         self._random = faults
         self._request_counts.clear()
 
     def take(self, path: str) -> Fault | None:
-        """The failure that the next request to this endpoint meets, if any; one that was asked for goes first."""
+        """Return the fault of the next request to this endpoint, or None. Explicit faults come before random ones."""
         number = self._request_counts[path]
         self._request_counts[path] += 1
         for index, (fault, times) in enumerate(self._planned):
@@ -294,21 +294,21 @@ class FaultPlan:
         return None if self._random is None else self._random.fault(path, number)
 
     def clear(self) -> None:
-        """Let everything succeed again."""
+        """Remove all faults."""
         self._planned.clear()
         self._random = None
 
 
 def retry_after_text(value: float | str | None) -> str | None:
-    """A `Retry-After` header: seconds, or text as it is.
+    """Return the value of a `Retry-After` header. Text is returned unchanged.
 
     Raises:
         ValueError: if the seconds are negative or not finite, or the text has control characters.
     """
     if isinstance(value, str) and not value.isprintable():
-        raise ValueError("retry_after must be printable text")
+        raise ValueError(f"retry_after must be printable text, not {value!r}")
     if value is None or isinstance(value, str):
         return value
     if not math.isfinite(value) or value < 0:
-        raise ValueError("retry_after must be a number of seconds, or text")
+        raise ValueError(f"retry_after must be a non-negative number of seconds or text, not {value}")
     return f"{value:g}"

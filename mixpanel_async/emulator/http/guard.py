@@ -1,8 +1,8 @@
-"""Who may talk to the emulator: this machine's own programs, and no page of another site in its browser.
+"""Protection against web pages: only programs on this machine may use the emulator, not pages of other sites.
 
-A web page cannot be kept from sending requests to a loopback address. What keeps it from reading the answers is that
-there are no CORS headers, and that a host name of its own that it made to point here (DNS rebinding) is refused; what
-keeps it from steering the emulator is its `Origin`.
+A browser lets any web page send requests to a loopback address. Three checks limit the damage: responses have no CORS
+headers, so that other sites cannot read them; foreign host names that resolve to this machine (DNS rebinding) are
+refused; and `/_emulator/` refuses requests with a foreign `Origin`.
 """
 
 from __future__ import annotations
@@ -18,25 +18,25 @@ from .faults import PlannedResponse
 
 CONTROL_PREFIX: Final = "/_emulator"
 SECURITY_HEADERS: Final = ((b"x-emulated-by", b"mixpanel-async"), (b"x-content-type-options", b"nosniff"))
-"""Headers of every reply, so that nobody takes the emulator for Mixpanel, or data for a script."""
+"""Headers of every response. They mark the emulator, and forbid browsers to interpret data as scripts."""
 
 
 _HOST: Final = re.compile(r"(\[[0-9a-fA-F:.]{2,45}\]|[A-Za-z0-9._-]{1,253})(?::[0-9]{1,5})?")
-# Names that nobody can register, so that no page of another site can be served under them.
+# Suffixes that cannot be registered, so that no public site can use them.
 _LOCAL_SUFFIXES: Final = (".localhost", ".local", ".internal", ".home.arpa")
 
 ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
 class Guard:
-    """An ASGI application behind a check of `Host` and `Origin`, with every reply marked.
+    """ASGI middleware that checks `Host` and `Origin`, and adds `SECURITY_HEADERS` to every response.
 
-    The server tells of the address that it listens at in the scope's state: `host` and `remote`, whether other
-    machines may come. Without that, only loopback names and addresses are taken. A client that calls the application
-    in-process has no such state, and is free to name any host.
+    The server passes its address in the state of the scope: `host`, and `remote` if other machines are allowed. Without
+    `remote`, only loopback names and addresses are accepted as `Host`. In-process requests have no state and may name
+    any host.
 
     Args:
-        app: the application.
+        app: the protected application.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -47,18 +47,18 @@ class Guard:
             await self._app(scope, receive, send)
             return
 
-        async def marked(message: Any) -> None:
+        async def send_with_headers(message: Any) -> None:
             if message["type"] == "http.response.start":
                 message = {**message, "headers": [*message.get("headers", ()), *SECURITY_HEADERS]}
             await send(message)
 
-        refusal = _refusal(scope)
-        app = self._app if refusal is None else AsgiResponse(PlannedResponse(response=refusal))
-        await app(scope, receive, marked)
+        error = _access_error(scope)
+        app = self._app if error is None else AsgiResponse(PlannedResponse(response=error))
+        await app(scope, receive, send_with_headers)
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a name or an address, without brackets, means this very machine whatever a name server says."""
+    """Return whether a name or address, without brackets, is this machine regardless of DNS."""
     if host == "localhost" or host.endswith(".localhost"):
         return True
     try:
@@ -67,20 +67,20 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def _refusal(scope: Scope) -> EmulatorResponse | None:
+def _access_error(scope: Scope) -> EmulatorResponse | None:
     path = scope["path"].rstrip("/")
     hosts = _header_values(scope, b"host")
     if "state" not in scope:
-        # No server, but a client that calls the application itself: whatever host it thinks of, no page can do that.
+        # The application is called in-process, which no web page can do.
         return None
-    bound = scope["state"]
-    if not all(_is_allowed_host(host, bound) for host in hosts):
-        return error_response(path, 403, "this emulator does not answer for the host named in the request")
+    address = scope["state"]
+    if not all(_is_allowed_host(host, address) for host in hosts):
+        return error_response(path, 403, "the Host header of the request names another host than this emulator")
     if (path + "/").startswith(CONTROL_PREFIX + "/"):
         origins = _header_values(scope, b"origin")
         own = {f"{scope.get('scheme', 'http')}://{host}".lower() for host in hosts}
         if not all(origin.lower() in own for origin in origins):
-            return error_response(path, 403, "pages of another origin may not use this")
+            return error_response(path, 403, "requests from pages of another origin are not allowed")
     return None
 
 
@@ -88,18 +88,18 @@ def _header_values(scope: Scope, name: bytes) -> list[str]:
     return [value.decode("latin-1").strip() for key, value in scope["headers"] if key.lower() == name]
 
 
-def _is_allowed_host(header: str, bound: Any) -> bool:
+def _is_allowed_host(header: str, address: Any) -> bool:
     match = _HOST.fullmatch(header)
     if match is None:
         return False
     host = match[1].strip("[]").rstrip(".").lower()
     if is_loopback(host):
         return True
-    return bool(bound.get("remote")) and (host == bound.get("host") or _is_local_network_host(host))
+    return bool(address.get("remote")) and (host == address.get("host") or _is_local_network_host(host))
 
 
 def _is_local_network_host(host: str) -> bool:
-    """Whether a name or an address belongs to no site of the public web: an address, or a name of the local network."""
+    """Return whether a host is an IP address or a name of the local network, and not a public site."""
     try:
         ipaddress.ip_address(host)
     except ValueError:

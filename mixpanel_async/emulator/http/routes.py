@@ -1,6 +1,6 @@
-"""Everything beside ingestion that the emulator answers: the live page, `/_emulator/`, and reading data back.
+"""Routes other than ingestion and flags: the live page, `/_emulator/` and the endpoints that read data.
 
-With `app`, the only modules that know Starlette. What an answer holds is decided elsewhere.
+Only this module and `app` use Starlette. Other modules decide the content of the responses.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ Endpoint = Callable[[Request], Awaitable[ASGIApp]]
 
 
 def routes_of(emulator: Emulator, state: EmulatorState) -> list[JsonRoute]:
-    """The routes for looking at an emulator and for steering it.
+    """Return the routes to inspect and control an emulator.
 
     Args:
-        emulator: for what has a method in Python.
-        state: of the same emulator, for what reads it piece by piece.
+        emulator: the emulator, for routes that call its methods.
+        state: state of the same emulator, for routes that stream data.
     """
     viewers = LiveStream(state, state.lock, id_merge=emulator.id_merge.value, token=emulator.token)
     queries = ProfileQueries()
@@ -73,9 +73,9 @@ def _control(emulator: Emulator, name: str) -> Endpoint:
             body = await read_body(request, MAX_CONTROL_BYTES)
         except SlowBodyError as error:
             return _send(error.response(request.url.path))
-        # In a thread, because it may write to the disk.
-        answer = await anyio.to_thread.run_sync(partial(control, emulator, name, request.query_params, body))
-        return _send(answer)
+        # In a thread, because it may write to disk.
+        response = await anyio.to_thread.run_sync(partial(control, emulator, name, request.query_params, body))
+        return _send(response)
 
     return endpoint
 
@@ -85,8 +85,8 @@ def _export(state: EmulatorState) -> Endpoint:
         query = _read_request(request, {})
         with state.lock:
             project = state.project
-        answer = export(query, project, state.lock, state.access, request.headers.get("accept-encoding", ""))
-        return _send(answer) if isinstance(answer, EmulatorResponse) else ExportResponse(answer)
+        response = export(query, project, state.lock, state.access, request.headers.get("accept-encoding", ""))
+        return _send(response) if isinstance(response, EmulatorResponse) else ExportResponse(response)
 
     return endpoint
 
@@ -123,5 +123,5 @@ def _page(name: str) -> Endpoint:
     return endpoint
 
 
-def _send(answer: EmulatorResponse) -> AsgiResponse:
-    return AsgiResponse(PlannedResponse(response=answer))
+def _send(response: EmulatorResponse) -> AsgiResponse:
+    return AsgiResponse(PlannedResponse(response=response))

@@ -1,8 +1,8 @@
-"""The emulator on a socket; the only module that knows uvicorn and its parser, h11.
+"""Server of the emulator. The only module that uses uvicorn and its parser, h11.
 
-uvicorn's HTTP protocol runs on an event loop in a thread of the server's own, so that a test may be written for
-asyncio, trio or no loop at all. uvicorn's `Server` is not used: it polls, installs signal handlers and writes to the
-log, while this one stops as soon as it is told to.
+uvicorn's HTTP protocol runs on an event loop in a separate thread, so that tests can use asyncio, trio or no event
+loop. uvicorn's `Server` is not used, because it polls, installs signal handlers and writes logs. This server stops
+without delay.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ ASGIApp = Callable[[Any, Any, Any], Any]
 
 @final
 class Server:
-    """A loopback address at which the emulator listens. Use it in `with` or `async with`, or call `start` and `close`.
+    """Server of an emulator. Use it in `with` or `async with`, or call `start` and `close`.
 
     Args:
         app: the ASGI application.
-        host: address to listen at; a loopback address, or any with `allow_remote`.
-        port: port to listen at; 0 takes a free one.
-        allow_remote: listen at an address that other machines reach. The emulator has no protection against them.
+        host: address to listen on. Must be a loopback address unless `allow_remote` is set.
+        port: port to listen on, 0 to 65535; 0 picks a free port.
+        allow_remote: allow an address that other machines can reach. The emulator has no protection against them.
 
     Raises:
         ValueError: if the host is not a loopback address and `allow_remote` is not set.
@@ -53,7 +53,7 @@ class Server:
 
     def __init__(self, app: ASGIApp, host: str, port: int, *, allow_remote: bool) -> None:
         if not allow_remote and not is_loopback(host):
-            raise ValueError("the emulator listens at a loopback address only, unless allow_remote=True")
+            raise ValueError(f"host must be a loopback address unless allow_remote=True, not {host!r}")
         self._app = app
         self._host = host
         self._allow_remote = allow_remote
@@ -66,25 +66,25 @@ class Server:
 
     @property
     def url(self) -> str:
-        """Address for clients, such as `http://127.0.0.1:49152`.
+        """URL of the server, such as `http://127.0.0.1:49152`.
 
         Raises:
             RuntimeError: if the server is not running.
         """
         if self._socket is None:
-            raise RuntimeError("the server is not running")
+            raise RuntimeError("the server is not running; use it in `with` or call start()")
         host, port = self._socket.getsockname()[:2]
         return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
     def start(self) -> None:
-        """Listen. Returns once connections are taken.
+        """Start the server. Return once it accepts connections.
 
         Raises:
-            RuntimeError: if it is running already.
-            OSError: if the address cannot be had.
+            RuntimeError: if the server is already running.
+            OSError: if the address is not available.
         """
         if self._thread is not None:
-            raise RuntimeError("the server is running already")
+            raise RuntimeError("the server is already running")
         family = socket.AF_INET6 if ":" in self._host else socket.AF_INET
         self._socket = socket.create_server((self._host, self._port), family=family, backlog=_BACKLOG)
         started: Future[None] = Future()
@@ -101,7 +101,7 @@ class Server:
             raise
 
     def close(self) -> None:
-        """Stop listening and cut every connection. Does nothing if the server is not running."""
+        """Stop the server and close every connection. Does nothing if the server is not running."""
         thread, self._thread = self._thread, None
         if thread is None:
             return
@@ -112,9 +112,9 @@ class Server:
         self._socket = None
 
     def cut_connections(self) -> None:
-        """Break every connection that is open now, idle or not, and go on listening.
+        """Abort every open connection, idle or not, and keep listening.
 
-        A client that keeps connections finds them dead when it uses them next, as after a restart of the other side.
+        A client that reuses connections finds them dead at their next use, as after a restart of the server.
 
         Raises:
             RuntimeError: if the server is not running.
@@ -141,7 +141,7 @@ class Server:
         except BaseException as error:
             if started.done():
                 raise
-            # The thread that waits in `start` is the one to hear of it.
+            # Passed on to the thread that waits in `start`.
             started.set_exception(error)
 
     async def _serve(self, listener: socket.socket, started: Future[None]) -> None:
@@ -166,7 +166,7 @@ class Server:
         try:
             await self._stop.wait()
         finally:
-            # A connection whose acceptance is under way when its server is closed would be left open by asyncio.
+            # asyncio would leave a connection open that is being accepted while the server closes.
             with contextlib.suppress(NotImplementedError):
                 self._loop.remove_reader(listener)
             for _ in range(_LOOP_STEPS_TO_ACCEPT):
@@ -179,11 +179,11 @@ class Server:
             await self._app(scope, receive, send)
         except ConnectionDroppedError:
             scope["state"]["abort"]()
-            # uvicorn answers for an application that did not, unless it has seen the connection go.
+            # If the application returns without a response, uvicorn sends one, unless the client has disconnected.
             while (await receive())["type"] != "http.disconnect":
                 pass
         except asyncio.CancelledError:
-            # The server is closing and has cut the connection; uvicorn would log the cancellation as an error.
+            # The server is closing and has aborted the connection. uvicorn would log the cancellation as an error.
             return
 
     def __enter__(self) -> Server:
@@ -207,13 +207,13 @@ class Server:
 
 
 class _EmulatorProtocol(H11Protocol):
-    """uvicorn's protocol, silent, patient within limits, and with a way for the application to break the connection.
+    """uvicorn's HTTP protocol without access log, with a time limit for request heads and an abort function.
 
     Args:
-        config: of uvicorn.
-        server_state: shared by the connections.
-        log: for failures of the emulator itself.
-        bound: what the application is told of the address listened at.
+        config: configuration of uvicorn.
+        server_state: state shared by the connections.
+        log: logger for errors of the emulator itself.
+        address: address of the server, passed to the application in the state of the scope.
     """
 
     def __init__(
@@ -226,7 +226,7 @@ class _EmulatorProtocol(H11Protocol):
         self._head_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        # asyncio does so itself only for sockets made with an explicit protocol; without it an answer takes 40 ms.
+        # asyncio sets TCP_NODELAY only on sockets with an explicit protocol. Without it, a response takes 40 ms.
         transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.app_state = {"abort": transport.abort, **self._address}
         super().connection_made(transport)
@@ -238,7 +238,7 @@ class _EmulatorProtocol(H11Protocol):
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
-        # The next request may have begun before the answer to this one was out.
+        # The next request may have started before this response was sent.
         self._update_head_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -246,14 +246,14 @@ class _EmulatorProtocol(H11Protocol):
         super().connection_lost(exc)
 
     def _update_head_timer(self) -> None:
-        # What is left over belongs to the head of a request that is not complete.
+        # Trailing data is the incomplete head of the next request.
         if self.conn.their_state is h11.IDLE and self.conn.trailing_data[0]:
             self._start_head_timer()
         else:
             self._cancel_head_timer()
 
     def _start_head_timer(self) -> None:
-        """Give the head of a request so much time and no more, however many bytes of it come one by one."""
+        """Limit the time for the head of a request, however many chunks it comes in."""
         if self._head_timer is None:
             self._head_timer = self.loop.call_later(_HEAD_SECONDS, self._head_timed_out)
 
@@ -261,7 +261,7 @@ class _EmulatorProtocol(H11Protocol):
         if self.conn.trailing_data[0]:
             self._send_error(408, "the request did not arrive in time")
         else:
-            # A browser's connection in reserve takes an answer that it did not ask for amiss.
+            # An idle connection that a browser keeps in reserve does not expect a response.
             self.transport.close()
 
     def _cancel_head_timer(self) -> None:
@@ -273,7 +273,7 @@ class _EmulatorProtocol(H11Protocol):
         self._send_error(400, msg)
 
     def _send_error(self, status: int, words: str) -> None:
-        """Answer what is no request in Mixpanel's form, if an answer can still be told from another, and hang up."""
+        """Answer a malformed request in Mixpanel's format, unless another response has started, and disconnect."""
         if self.conn.our_state not in {h11.IDLE, h11.SEND_RESPONSE}:
             self.transport.abort()
             return
@@ -290,10 +290,10 @@ class _EmulatorProtocol(H11Protocol):
 
 
 def _error_log() -> logging.Logger:
-    """A logger for failures of the emulator itself; malformed requests are no news here.
+    """Return a logger for errors of the emulator itself, which leaves out malformed requests.
 
-    It stands outside the hierarchy by name, because setting a level on a shared logger would change it for everybody.
+    It is not registered by name, because a level set on a shared logger would affect all of its users.
     """
-    log = logging.Logger("mixpanel_async.emulator", logging.ERROR)  # noqa: LOG001  not to be shared, as said above
+    log = logging.Logger("mixpanel_async.emulator", logging.ERROR)  # noqa: LOG001  private, see the docstring
     log.parent = logging.getLogger("mixpanel_async")
     return log

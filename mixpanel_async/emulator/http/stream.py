@@ -1,14 +1,16 @@
-"""The live stream: server-sent events for any number of viewers up to a bound.
+"""Live stream: server-sent events for a bounded number of viewers.
 
-    hello   {"id_merge", "token", "started", "stats"}: who this is; first on every connection, and after a reset
-    batch   {"events", "dropped", "identity", "rejected", "requests", "people", "stats"}: what is new, see `feed`
-    reset   {}: forget everything; a new beginning follows
+    hello   {"id_merge", "token", "started", "stats"}: describes the emulator; first on every connection and after a
+            reset
+    batch   {"events", "dropped", "identity", "rejected", "requests", "people", "stats"}: changes, see `page/feed.py`
+    reset   {}: all data was deleted; a `hello` follows
 
-A connection begins with the last 2,000 events, in batches that hold 200 each and, but for the last, nothing else. One
-that returns with `Last-Event-ID` is given what it missed instead, or a `reset` if that was too much. `id` is an integer
-that grows. A batch counts its `requests` and tells of the `people` whose ids or profile changed.
+A connection starts with the last 2,000 events, in batches of 200. All but the last contain nothing else. A connection
+with `Last-Event-ID` receives the missed changes instead, or a `reset` if there are too many. `id` is a growing integer.
+A batch contains the number of its `requests` and the `people` whose ids or profile changed.
 
-Each viewer reads at its own pace, and what it is too slow for is left out for it alone: nothing waits for a viewer.
+Each viewer reads at its own speed. If a viewer is too slow, only that viewer misses events. The emulator never waits
+for a viewer.
 """
 
 from __future__ import annotations
@@ -35,13 +37,13 @@ _HEADERS: Final = (
 
 
 class LiveStream:
-    """Everybody who watches one emulator.
+    """ASGI application that streams the changes of one emulator to all of its viewers.
 
     Args:
-        watched: where to read.
-        lock: held for whatever is read.
-        id_merge: name of the project's identity system.
-        token: the project's token, or None if any is taken.
+        activity: state of the application.
+        lock: lock of the state, held while it is read.
+        id_merge: name of the ID merge system of the project.
+        token: project token, or None if any is accepted.
     """
 
     def __init__(
@@ -55,7 +57,7 @@ class LiveStream:
         self._viewer_count = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one viewer until it leaves or the server stops."""
+        """Serve one viewer until it disconnects or the server stops."""
         with self._lock:
             is_full = self._viewer_count >= MAX_VIEWERS
             self._viewer_count += not is_full
@@ -79,12 +81,12 @@ class LiveStream:
             seen = None if last_id is None else self._feed.find_position(last_id)
             first = b"" if last_id is None or seen is not None else sse_message("reset", {})
             first += self._hello()
-            # One that comes or returns is given as much as it missed; one that is too slow, the newest alone.
-            head = self._feed.latest_position(force=True)
-            seen = seen or self._feed.history_start(head)
-            messages = self._messages(seen, head, HISTORY)
+            # A viewer that connects receives up to `HISTORY` events. A slow viewer receives only the newest `BATCH`.
+            latest = self._feed.latest_position(force=True)
+            seen = seen or self._feed.history_start(latest)
+            messages = self._messages(seen, latest, HISTORY)
         await _write(send, b"retry: 1000\n\n" + first)
-        seen, quiet = head, 0.0
+        seen, quiet = latest, 0.0
         while True:
             for one in messages:
                 await _write(send, one)
@@ -94,10 +96,12 @@ class LiveStream:
                 quiet = 0.0
             await anyio.sleep(_INTERVAL)
             with self._lock:
-                head = self._feed.latest_position()
-                anew = [] if head.epoch == seen.epoch else [sse_message("reset", {}), self._hello()]
-                messages = anew + self._messages(self._feed.history_start(head) if anew else seen, head, BATCH)
-            seen = head
+                latest = self._feed.latest_position()
+                restart = [] if latest.epoch == seen.epoch else [sse_message("reset", {}), self._hello()]
+                messages = restart + self._messages(
+                    self._feed.history_start(latest) if restart else seen, latest, BATCH
+                )
+            seen = latest
 
     def _hello(self) -> bytes:
         hello = {
@@ -108,8 +112,8 @@ class LiveStream:
         }
         return sse_message("hello", hello)
 
-    def _messages(self, seen: FeedPosition, head: FeedPosition, history: int) -> list[bytes]:
-        return [] if seen.id == head.id else self._feed.batches(seen, head, history)
+    def _messages(self, seen: FeedPosition, latest: FeedPosition, history: int) -> list[bytes]:
+        return [] if seen.id == latest.id else self._feed.batches(seen, latest, history)
 
 
 async def _write(send: Send, body: bytes) -> None:
@@ -117,7 +121,7 @@ async def _write(send: Send, body: bytes) -> None:
 
 
 def _last_event_id(scope: Scope) -> int | None:
-    """The `Last-Event-ID` of a viewer that returns; -1, which no mark has, if it is none of ours."""
+    """Return the `Last-Event-ID` of a request; -1, which no position has, if it is malformed."""
     for name, value in scope["headers"]:
         if name == b"last-event-id":
             return int(value) if value.isdigit() and len(value) <= 18 else -1

@@ -1,9 +1,10 @@
-"""What the live page is told: everything that happened since a moment, small enough to be shown.
+"""Feed of the live page: the changes between two positions, in batches of bounded size.
 
-Pure, apart from the clock. Nothing is prepared while nobody watches: a batch is read off the project's own logs when a
-viewer asks for it. Viewers that are equally far share it, so that twenty cost little more than one.
+Pure; the clock is passed in. Without viewers the feed costs nothing: batches are read from the logs of the project on
+request. Viewers at the same position share a batch, so that twenty viewers cost little more than one.
 
-A batch never grows with the rate: it holds the newest events and entries, and says how many it leaves out.
+The size of a batch does not grow with the event rate. A batch contains the newest events and entries, and the number of
+events left out.
 """
 
 from __future__ import annotations
@@ -22,12 +23,12 @@ from ..project.project import Project, read_event
 from ..project.rejections import shorten
 
 HISTORY: Final = 2_000
-"""Events that a viewer sees of the time before it came, or misses without having to start anew."""
+"""Maximum number of earlier events for a new viewer, and of missed events for a viewer that resumes."""
 
 BATCH: Final = 200
-"""Events, entries of the identity log, and rejected records in one message, at most of each."""
+"""Maximum number of events, of identity log entries and of rejected records in one message."""
 
-# A little less than viewers wait between two looks, so that each look of the first of them is worth it.
+# Slightly shorter than the polling interval of viewers, so that each poll of the first viewer updates the position.
 _INTERVAL: Final = 0.09
 _MAX_POSITIONS: Final = 2_000
 _MAX_EVENT_BYTES: Final = 500_000
@@ -42,7 +43,7 @@ class _CountedLog(Sized, Protocol):
 
 
 class ActivityLog(Protocol):
-    """What a feed reads; the application's state. Its lock is held by whoever calls the feed."""
+    """State of the application as far as a feed reads it. Callers of the feed hold its lock."""
 
     project: Project
     started: float
@@ -53,16 +54,16 @@ class ActivityLog(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FeedPosition:
-    """How far everything had come at one moment: the number of the latest entry of each log.
+    """Position in the feed: the number of the latest entry of each log.
 
     Args:
-        id: grows from one mark to the next, also over a reset and a restart.
-        epoch: counts the resets.
-        events: of the events.
-        identity: of the identity log.
-        rejected: of the rejected records.
-        changes: of the changes of people.
-        requests: of the requests.
+        id: number that grows with each position, also after a reset or a restart.
+        epoch: number of resets.
+        events: number of the latest event.
+        identity: number of the latest identity log entry.
+        rejected: number of the latest rejected record.
+        changes: number of the latest change of a person.
+        requests: number of the latest request.
     """
 
     id: int
@@ -75,41 +76,41 @@ class FeedPosition:
 
 
 class Feed:
-    """One project's news, for any number of viewers.
+    """Changes of one project, for any number of viewers.
 
     Args:
-        watched: where to read.
-        monotonic: the clock for intervals, in seconds.
+        activity: state of the application.
+        monotonic: monotonic clock in seconds.
     """
 
     def __init__(self, activity: ActivityLog, monotonic: Callable[[], float]) -> None:
         self._activity = activity
         self._monotonic = monotonic
         self._project = activity.project
-        # Milliseconds grow faster than marks are made, so a later run of the emulator begins above an earlier one.
+        # Milliseconds grow faster than ids, so the ids of a later run of the emulator are larger.
         self._positions = deque([FeedPosition(id=int(activity.started * 1000), epoch=0)], maxlen=_MAX_POSITIONS)
         self._last_update = -_INTERVAL
         self._batch_cache: dict[tuple[int, int, int], list[bytes]] = {}
 
     def latest_position(self, *, force: bool = False) -> FeedPosition:
-        """The latest mark; none is made if nothing happened, and at most ten a second, but for those asked for at once.
+        """Return the latest position. A new one is created only after a change, and at most about ten per second.
 
         Args:
-            at_once: whether the mark must tell of everything until now, as for a viewer that has just come.
+            force: include all changes until now, regardless of the interval, for a viewer that has just connected.
         """
         latest = self._positions[-1]
-        moment = self._monotonic()
+        now = self._monotonic()
         project = self._activity.project
         if project is not self._project:
             self._project = project
             self._positions.clear()
             self._positions.append(FeedPosition(id=latest.id + 1, epoch=latest.epoch + 1))
-        elif moment - self._last_update < _INTERVAL and not force:
+        elif now - self._last_update < _INTERVAL and not force:
             return latest
-        self._last_update = moment
+        self._last_update = now
         self._batch_cache.clear()
         before = self._positions[-1]
-        now = FeedPosition(
+        position = FeedPosition(
             id=before.id + 1,
             epoch=before.epoch,
             events=project.event_rows.total,
@@ -118,30 +119,30 @@ class Feed:
             changes=project.changed_ids.total,
             requests=self._activity.requests.total,
         )
-        if _totals(now) != _totals(before):
-            self._positions.append(now)
+        if _totals(position) != _totals(before):
+            self._positions.append(position)
         return self._positions[-1]
 
     def history_start(self, latest: FeedPosition) -> FeedPosition:
-        """The mark from which a new viewer sees the history."""
+        """Return the position from which a new viewer receives earlier events."""
         return FeedPosition(id=0, epoch=latest.epoch, requests=latest.requests)
 
     def find_position(self, last_id: int) -> FeedPosition | None:
-        """The mark of an id, to go on from; None if too much happened since, or it is of another time."""
+        """Return the position with this id; None if it is unknown, or if too many events have followed it."""
         head = self.latest_position(force=True)
         index = last_id - self._positions[0].id
         if not 0 <= index < len(self._positions):
             return None
-        mark = self._positions[index]
-        return mark if head.events - mark.events <= HISTORY else None
+        position = self._positions[index]
+        return position if head.events - position.events <= HISTORY else None
 
     def batches(self, after: FeedPosition, up_to: FeedPosition, max_events: int) -> list[bytes]:
-        """What happened between two marks, as messages. The last one carries the id of the later mark.
+        """Return the changes between two positions as messages. The last message has the id of the later position.
 
         Args:
-            after: what the viewer has seen.
-            upto: a mark that `head` gave, of the same epoch.
-            history: how many events to give at most, the newest, `BATCH` in a message.
+            after: position of the viewer.
+            up_to: position from `latest_position`, in the same epoch.
+            max_events: maximum number of events, of which the newest are returned, `BATCH` per message.
         """
         key = (after.id, up_to.id, max_events)
         if key not in self._batch_cache:
@@ -156,7 +157,7 @@ class Feed:
             yield sse_message("batch", {"events": events, "dropped": last - seen - len(events)})
             first = seen = last
         events = self._events(first, up_to.events)
-        news = {
+        batch = {
             "events": events,
             "dropped": up_to.events - seen - len(events),
             "identity": self._identity(after.identity, up_to.identity),
@@ -165,15 +166,15 @@ class Feed:
             "people": self._people(after.changes, up_to.changes),
             "stats": activity_counts(self._activity),
         }
-        yield sse_message("batch", news, up_to.id)
+        yield sse_message("batch", batch, up_to.id)
 
     def _events(self, after: int, up_to: int) -> list[dict[str, Any]]:
         events = []
-        room = _MAX_EVENT_BYTES
+        bytes_left = _MAX_EVENT_BYTES
         for number, row in reversed(self._project.event_rows.between(after, up_to, BATCH)):
             size = len(row[2])
-            events.append(self._event(number, row, max_bytes=min(room, _MAX_ITEM_BYTES)))
-            room -= min(size, room)
+            events.append(self._event(number, row, max_bytes=min(bytes_left, _MAX_ITEM_BYTES)))
+            bytes_left -= min(size, bytes_left)
         return events[::-1]
 
     def _event(self, number: int, row: EventRow, *, max_bytes: int) -> dict[str, Any]:
@@ -197,12 +198,12 @@ class Feed:
                 "seq": number,
                 "event": name,
                 "properties": _displayable(payload, None),
-                "outcome": verdict.outcome,
-                "$failure_reason": verdict.reason,
-                "$failure_description": verdict.description,
-                "advice": hint(name, verdict.outcome, verdict.reason, verdict.description),
+                "outcome": result.outcome,
+                "$failure_reason": result.reason,
+                "$failure_description": result.description,
+                "advice": hint(name, result.outcome, result.reason, result.description),
             }
-            for number, (name, payload, verdict) in self._project.identity_rows.between(after, up_to, BATCH)
+            for number, (name, payload, result) in self._project.identity_rows.between(after, up_to, BATCH)
         ]
 
     def _rejected(self, after: int, up_to: int) -> list[dict[str, Any]]:
@@ -219,7 +220,7 @@ class Feed:
         ]
 
     def _people(self, after: int, up_to: int) -> list[orjson.Fragment]:
-        """Those who changed, the latest last, each once; the earliest are left out if it is too much."""
+        """Return the changed people, each once, the latest last. The earliest are left out above the size limit."""
         changed = self._project.changed_ids.between(after, up_to, up_to - after)
         people: dict[str, bytes] = {}
         size = 0
@@ -241,7 +242,7 @@ class Feed:
 
 
 def activity_counts(activity: ActivityLog) -> dict[str, Any]:
-    """The figures that cost nothing to know."""
+    """Return the statistics that need no computation."""
     project = activity.project
     return {
         "events": {"stored": len(project.event_rows), "ingested": project.event_rows.total},
@@ -257,7 +258,7 @@ def activity_counts(activity: ActivityLog) -> dict[str, Any]:
 
 
 def sse_message(kind: str, data: Mapping[str, Any], number: int | None = None) -> bytes:
-    """One server-sent event. JSON has no line breaks of its own, so its data is one line."""
+    """Return one server-sent event. orjson writes no line breaks, so the data is one line."""
     head = b"" if number is None else b"id: %d\n" % number
     return b"%bevent: %b\ndata: %b\n\n" % (head, kind.encode(), orjson.dumps(data))
 
@@ -267,7 +268,7 @@ def _totals(position: FeedPosition) -> tuple[int, ...]:
 
 
 def _displayable(payload: bytes, parsed: Any, max_bytes: int = _MAX_ITEM_BYTES) -> Any:
-    """JSON as it is, or a shortened copy of what is too long to be shown."""
+    """Return JSON unchanged, or a shortened copy if it is too long to be shown."""
     if len(payload) <= max_bytes:
         return orjson.Fragment(payload)
     return shorten(orjson.loads(payload) if parsed is None else parsed)

@@ -1,4 +1,4 @@
-"""Serve the static files of the live page from this directory."""
+"""Static files of the live page, which are in this directory."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ _TYPES: Final[Mapping[str, str]] = {
     ".js": "text/javascript; charset=utf-8",
     ".svg": "image/svg+xml",
 }
-# Nothing from elsewhere, nothing inline, and in nobody's frame.
+# No content from other origins, no inline code, and no embedding in frames.
 _CONTENT_SECURITY_POLICY: Final = (
     "default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'; object-src 'none'"
 )
 
 
 def page_names() -> list[str]:
-    """The files that the page consists of."""
+    """Return the names of the files of the page."""
     return sorted(file.name for file in files(__package__).iterdir() if _suffix(file.name) in _TYPES)
 
 
@@ -33,7 +33,7 @@ def _suffix(name: str) -> str:
 
 
 def page_file(name: str) -> EmulatorResponse:
-    """Answer `GET /<name>`.
+    """Return the response to `GET /<name>`.
 
     Args:
         name: one of `page_names`.

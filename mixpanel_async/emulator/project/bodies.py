@@ -1,17 +1,18 @@
-"""From the bytes of a request to the list of its records, whatever official client sent it.
+"""Decoding of request bodies from all official clients into lists of records.
 
-Pure, and bounded: a compressed body is expanded only up to the limit, so that a small hostile request stays small.
+Pure, and bounded: a compressed body is expanded only up to the size limit, so that a hostile request cannot exhaust
+memory.
 
-Sources: https://docs.mixpanel.com/reference/import-events and /reference/track-event (read 2026-08-21), and what the
-official Python (form, raw JSON), Node (form, base64 not percent-encoded; GET with `?data=`) and Go (JSON array, gzip)
-clients put on the wire.
+Sources: https://docs.mixpanel.com/reference/import-events and /reference/track-event (read 2026-08-21), and requests of
+the official Python (form, raw JSON), Node (form, base64 not percent-encoded; GET with `?data=`) and Go (JSON array,
+gzip) clients.
 
 Decisions where Mixpanel's documents are silent
-    - The uncompressed limit is 10 MiB on every endpoint (the documents say 10 MB in one place, 2 MiB in another). A
-      form may be three times as long on the wire, as percent-encoding is; what it carries may not.
-    - A gzip body is one member with nothing after it.
-    - A body that begins with `[` or `{` is JSON whatever its content type says.
-    - A line of NDJSON that is no JSON fails alone; so does a record of a JSON array with text that is no valid UTF-8.
+    - The uncompressed limit is 10 MiB on every endpoint (the documents say 10 MB in one place and 2 MiB in another). A
+      form may be three times as long because of percent-encoding, but not the data in it.
+    - A gzip body is one member without trailing data.
+    - A body that begins with `[` or `{` is JSON, whatever the content type.
+    - An invalid line of NDJSON, and a record of a JSON array with invalid UTF-8, fail without the other records.
 """
 
 from __future__ import annotations
@@ -36,11 +37,11 @@ _CHUNK: Final = 64 * 1024
 
 
 class BadBodyError(Exception):
-    """The request as a whole cannot be read.
+    """The whole request is unreadable.
 
     Args:
-        status: HTTP status of the answer, 400 or 413.
-        message: what is wrong, without a copy of the data.
+        status: HTTP status of the response, 400 or 413.
+        message: description of the problem, without any data of the request.
     """
 
     def __init__(self, status: int, message: str) -> None:
@@ -51,12 +52,12 @@ class BadBodyError(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecodedBody:
-    """A request's records, not yet checked.
+    """Records of a request, not yet validated.
 
     Args:
-        records: what the array, the lines or the single object held.
-        fields: the other fields of a form (`verbose`, `ip`, ...); empty for JSON.
-        is_form: whether it came as a form or a query string.
+        records: items of the array, objects of the lines, or the single object.
+        fields: other fields of a form (`verbose`, `ip`, ...); empty for JSON.
+        is_form: whether the data came in a form or a query string.
     """
 
     records: list[Any]
@@ -65,15 +66,15 @@ class DecodedBody:
 
 
 def decode_body(raw: bytes, *, content_type: str, content_encoding: str) -> DecodedBody:
-    """Read the body of a POST.
+    """Decode the body of a POST request.
 
     Args:
-        raw: the bytes as received, at most `MAX_WIRE_BYTES`.
-        content_type: value of that header; may be empty.
-        content_encoding: value of that header: empty, `identity` or `gzip`.
+        raw: bytes as received, at most `MAX_WIRE_BYTES`.
+        content_type: value of the header; may be empty.
+        content_encoding: value of the header: empty, `identity` or `gzip`.
 
     Raises:
-        BadBodyError: if it is too large, or not what the headers say.
+        BadBodyError: if the body is too large or does not match the headers.
     """
     encoding = content_encoding.strip().lower()
     if encoding == "gzip":
@@ -93,16 +94,16 @@ def decode_body(raw: bytes, *, content_type: str, content_encoding: str) -> Deco
 
 
 def decode_data(data: bytes) -> list[Any]:
-    """Read a `data` field: a JSON object or array, as it is or in base64.
+    """Decode a `data` field: a JSON object or array, in plain text or in base64.
 
     Raises:
-        BadBodyError: if it is neither, or too large.
+        BadBodyError: if the data is neither, or too large.
     """
     data = data.strip()
     if not data:
         raise BadBodyError(400, "no data")
     if data[:1] not in {b"[", b"{"}:
-        # The Node SDK does not percent-encode its base64, so a plus sign arrives as a space.
+        # The Node SDK does not percent-encode base64, so a plus sign arrives as a space.
         compact = data.replace(b" ", b"+").rstrip(b"=")
         try:
             data = base64.b64decode(compact + b"=" * (-len(compact) % 4), validate=True)
@@ -113,7 +114,7 @@ def decode_data(data: bytes) -> list[Any]:
 
 
 def too_large() -> BadBodyError:
-    """The refusal of a body beyond the limit, in Mixpanel's words."""
+    """Return the error for a body beyond the size limit, in Mixpanel's words."""
     return BadBodyError(413, f"request exceeds max limit of {MAX_BYTES} bytes")
 
 
@@ -151,7 +152,7 @@ def _decode_fields(fields: Mapping[str, bytes]) -> dict[str, str]:
 
 
 def _unquote(value: bytes) -> bytes:
-    """Undo form encoding piece by piece: the library function makes one object of each escape it meets."""
+    """Undo form encoding chunk by chunk. The library function creates one object per escape, which bounds its input."""
     if b"%" not in value:
         return value.replace(b"+", b" ")
     plain = bytearray()
@@ -198,9 +199,9 @@ def _check_count(records: list[Any]) -> list[Any]:
 
 
 def _loads_invalid_utf8(raw: bytes) -> Any:
-    """Read JSON whose only fault is text that is no valid UTF-8, so that the fault can be told of the record.
+    """Parse JSON that contains invalid UTF-8, so that only the affected records are refused.
 
-    Such text comes out with lone surrogates in it, which no record can be stored with.
+    Invalid text is returned with lone surrogates, which validation refuses.
     """
     text = raw.decode("utf-8", "surrogateescape")
     if text.isascii() and b"\\ud" not in raw.lower():

@@ -1,27 +1,27 @@
-"""What Mixpanel takes as an event and what it refuses, record by record.
+"""Validation of events, record by record.
 
-Pure. The cheap questions come first, and a record that is in order costs one pass over its properties.
+Pure. Cheap checks come first, and a valid record costs one pass over its properties.
 
 Sources: https://docs.mixpanel.com/reference/import-events, /reference/track-event and
-/docs/data-structure/property-reference (read 2026-08-21). Of the messages Mixpanel documents two and its own importer
-three more; the others follow their form. Nobody should parse them.
+/docs/data-structure/property-reference (read 2026-08-21). Mixpanel's documents contain two of the messages, and its
+importer three more. The others imitate their format. Do not parse them.
 
 Decisions where Mixpanel's documents are silent
-    - `time` is in milliseconds from 1e11 on (as seconds that is the year 5138, as milliseconds 1973), else in seconds.
-      It must be a number; a text of digits is refused.
-    - `/import` refuses a time over an hour ahead and overwrites a nearer one with now; `/track` overwrites both, as its
-      page says. Less than a millisecond ahead is not ahead.
-    - "Fewer than 255" is the rule for properties, keys and list items. Depth counts lists and objects alike.
-    - Text is cut at 255 characters (the documents say bytes elsewhere), also in lists and objects, names included, but
+    - `time` is in milliseconds from 1e11 on (the year 5138 in seconds, 1973 in milliseconds), otherwise in seconds. It
+      must be a number. Text made of digits is refused.
+    - `/import` refuses a time more than an hour in the future, and replaces a nearer future time with the current time.
+      `/track` replaces both, as its page says. Less than a millisecond ahead does not count as future.
+    - "Fewer than 255" applies to properties, keys and list items. Lists and objects both count as one level of depth.
+    - Text is truncated at 255 characters (the documents also say bytes), also in lists and objects, names included, but
       not in `distinct_id`, the other ids, `token` and `$insert_id`.
     - 1 MB is 1,048,576 bytes of the properties as compact JSON. The 8 KB limit of lists and objects, the number of
       event names, hot shards and retention are not enforced.
-    - The limits on properties, the forbidden ids and the form of `$insert_id` hold for `/import` alone.
-    - Only `strict=1` asks for an `$insert_id`: the official Node SDK imports without `strict` and sends none.
-    - Identity verbs need neither `time` nor `$insert_id`, nor a `distinct_id` beyond what the verb itself names; what
-      they do carry is checked. Ids in the verb's own properties are not compared with the forbidden list.
+    - The limits on properties, the forbidden ids and the format of `$insert_id` apply to `/import` only.
+    - Only `strict=1` requires an `$insert_id`: the official Node SDK imports without `strict` and sends none.
+    - Identity calls need no `time`, no `$insert_id`, and no `distinct_id` unless the call uses it as one of its ids. If
+      present, these are checked. The ids in the call's own properties are not compared with the forbidden list.
     - `$user_id` and `$device_id` are compared with the forbidden list in a Simplified project only.
-    - Further keys beside `event` and `properties` are not kept.
+    - Other keys of a record than `event` and `properties` are not stored.
 """
 
 from __future__ import annotations
@@ -53,26 +53,26 @@ _NEVER_TRUNCATED: Final = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Why a record is refused: path of the field, and words."""
+    """Reason why a record is refused: path of the field, and a message."""
 
     field: str
     message: str
 
 
 def epoch_ms(time: float) -> int:
-    """A Mixpanel time, in seconds or milliseconds, as whole milliseconds."""
+    """Return a Mixpanel time, given in seconds or milliseconds, as whole milliseconds."""
     return round(time if abs(time) >= _MILLISECONDS_FROM else time * 1000)
 
 
 def is_number(value: object) -> TypeGuard[float]:
-    """Whether this is a JSON number; a boolean is none, nor is one of more than 64 bits."""
+    """Return whether a value is a JSON number of at most 64 bits. A boolean is not a number."""
     if type(value) is int:
         return -(2**63) <= value < 2**64
     return type(value) is float and math.isfinite(value)
 
 
 def encode_properties(properties: object) -> bytes | Problem:
-    """Compact JSON of what is to be stored, or why it cannot be."""
+    """Return compact JSON of properties to be stored, or the reason why they cannot be stored."""
     try:
         payload = orjson.dumps(properties, option=orjson.OPT_APPEND_NEWLINE)
     except orjson.JSONEncodeError:
@@ -82,13 +82,13 @@ def encode_properties(properties: object) -> bytes | Problem:
         return Problem(path, f"{path} is invalid: string should be valid utf8")
     if len(payload) > MAX_EVENT_BYTES:
         return Problem("", f"record exceeds max size of {MAX_EVENT_BYTES} bytes")
-    # What orjson 3.13 returns holds on to its working buffer of 4 KiB; a slice, here without the newline that is there
-    # to be cut off, takes what it weighs.
+    # The result of orjson 3.13 keeps its 4 KiB working buffer alive. A slice does not, so a newline is appended and cut
+    # off again.
     return payload[:-1]
 
 
 def check_shape(event: Any) -> Problem | None:
-    """Whether this is an event at all: an object with a name and properties."""
+    """Check that a record is an object with a name and properties."""
     if type(event) is not dict:
         return Problem("", "record must be a JSON object")
     name, properties = event.get("event"), event.get("properties")
@@ -102,13 +102,13 @@ def check_shape(event: Any) -> Problem | None:
 
 
 def check_import(event: Any, now_ms: int, *, simplified: bool, strict: bool) -> Problem | None:
-    """Check one record of `/import`, and rewrite what Mixpanel rewrites (a near future, long text).
+    """Check one record of `/import`, and rewrite near future times and long text as Mixpanel does.
 
     Args:
-        event: the record as parsed; changed in place.
-        now_ms: the clock, in milliseconds.
-        simplified: whether the project has Simplified ID Merge, where a `distinct_id` may be left out.
-        strict: whether the request asks for `strict=1`, under which an `$insert_id` may not.
+        event: the parsed record. Changed in place.
+        now_ms: current time in milliseconds since the epoch.
+        simplified: whether the project uses Simplified ID Merge, where the `distinct_id` is optional.
+        strict: whether the request has `strict=1`, which requires an `$insert_id`.
     """
     problem = check_shape(event)
     if problem is not None:
@@ -135,7 +135,7 @@ def check_import(event: Any, now_ms: int, *, simplified: bool, strict: bool) -> 
 
 
 def check_track(event: Any, now_ms: int) -> Problem | None:
-    """Check one record of `/track`, and rewrite what Mixpanel rewrites. Without a `time` it gets the present one."""
+    """Check one record of `/track`, and rewrite times and long text as Mixpanel does. `time` defaults to now."""
     problem = check_shape(event)
     if problem is not None:
         return problem
@@ -154,19 +154,19 @@ def check_track(event: Any, now_ms: int) -> Problem | None:
 
 
 def too_old_for_track(properties: Mapping[str, Any], now_ms: int) -> bool:
-    """Whether an event lies before the five days that `/track` takes."""
+    """Return whether an event is older than the five days that `/track` accepts."""
     return epoch_ms(properties["time"]) < now_ms - _TRACK_WINDOW_MS
 
 
 def is_ignored(properties: Mapping[str, Any]) -> bool:
-    """Whether `$ignore` asks Mixpanel to drop the event: `true` or any text that is not empty."""
+    """Return whether `$ignore` asks Mixpanel to drop the event: `true` or any non-empty text."""
     value = properties.get("$ignore")
     return value is True or (type(value) is str and bool(value))
 
 
-def invalid_property(name: str, words: str) -> Problem:
-    """A problem with one property, in the form of Mixpanel's own messages."""
-    return Problem(f"properties.{name}", f"'properties.{name}' is invalid: {words}")
+def invalid_property(name: str, reason: str) -> Problem:
+    """Return a problem with one property, in the format of Mixpanel's messages."""
+    return Problem(f"properties.{name}", f"'properties.{name}' is invalid: {reason}")
 
 
 def _now_in_unit_of(time: float, now_ms: int) -> float:
@@ -219,7 +219,7 @@ def _insert_id_problem(properties: dict[str, Any], *, required: bool) -> Problem
 
 
 def _is_flat(value: dict[str, Any] | list[Any]) -> bool:
-    """Whether a list or an object is short and holds no other: the usual case, for which no path need be written."""
+    """Return whether a list or object is short and not nested. This common case needs no path for error messages."""
     kinds = set(map(type, value.values() if type(value) is dict else value))
     return len(value) <= MAX_PROPERTIES and dict not in kinds and list not in kinds
 
@@ -239,7 +239,7 @@ def _nested_problem(path: str, value: Any, depth: int) -> Problem | None:
 
 
 def _truncate_event(event: dict[str, Any]) -> None:
-    """Cut long text in place; the usual event has none and is only looked through."""
+    """Truncate long text in place. A typical event has none, and is only scanned."""
     if len(event["event"]) > MAX_TEXT:
         event["event"] = event["event"][:MAX_TEXT]
     properties = event["properties"]
@@ -261,7 +261,7 @@ def _truncate_event(event: dict[str, Any]) -> None:
 
 
 def _has_long_text(value: dict[str, Any] | list[Any], depth: int) -> bool:
-    """Whether `cut_text` would change a list or an object. `depth` is its own, counted from 1."""
+    """Return whether `truncate_text` would change a list or object at this depth, counted from 1."""
     if depth > MAX_DEPTH:
         return False
     items: Iterable[Any] = value
@@ -280,10 +280,11 @@ def _has_long_text(value: dict[str, Any] | list[Any], depth: int) -> bool:
 
 
 def truncate_text(value: Any, depth: int) -> Any:
-    """A JSON value with its long text cut, names included. `depth` is that of the value, counted from 1."""
+    """Return a JSON value at this depth, counted from 1, with long text truncated, names included."""
     if type(value) is str:
         return value[:MAX_TEXT]
-    # Deeper than Mixpanel allows is left as it is: only `/track` gets here with it, and the nesting may be hostile.
+    # Deeper levels than Mixpanel allows are not changed. They occur on `/track` only, and hostile input may be nested
+    # too deeply to recurse.
     if depth > MAX_DEPTH:
         return value
     if type(value) is list:
@@ -294,10 +295,10 @@ def truncate_text(value: Any, depth: int) -> Any:
 
 
 def _find_invalid_text(value: object) -> str | None:
-    """Path of a text that is no valid UTF-8, looked for without recursion."""
-    waiting: list[tuple[str, object]] = [("properties", value)]
-    while waiting:
-        path, item = waiting.pop()
+    """Return the path of a text that is not valid UTF-8, or None. Does not recurse, because input may be hostile."""
+    pending: list[tuple[str, object]] = [("properties", value)]
+    while pending:
+        path, item = pending.pop()
         if isinstance(item, str):
             if not _is_valid_text(item):
                 return path
@@ -305,9 +306,9 @@ def _find_invalid_text(value: object) -> str | None:
             for key, inner in item.items():
                 if not _is_valid_text(key):
                     return path
-                waiting.append((f"{path}.{key}", inner))
+                pending.append((f"{path}.{key}", inner))
         elif isinstance(item, list):
-            waiting.extend((f"{path}.{index}", inner) for index, inner in enumerate(item))
+            pending.extend((f"{path}.{index}", inner) for index, inner in enumerate(item))
     return None
 
 

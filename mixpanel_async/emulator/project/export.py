@@ -1,21 +1,20 @@
-"""The two places where Mixpanel's own tools read data back: raw export and the profile query.
+"""The two endpoints through which Mixpanel's tools read data: raw export and the profile query.
 
-Sources: https://docs.mixpanel.com/reference/raw-event-export and /reference/engage-query (read 2026-08-21), and what
-`mixpanel-utils` 2.2.7 sends and reads.
+Sources: https://docs.mixpanel.com/reference/raw-event-export and /reference/engage-query (read 2026-08-21), and the
+requests of `mixpanel-utils` 2.2.7.
 
-Decisions where Mixpanel's documents are silent, or where this is no Mixpanel
-    - Export gives every copy of every event, in the order of arrival, under the person whom it counts for now; the id
-      as sent is then in `$distinct_id_before_identity`. A true Mixpanel changes some rows only, and late.
-    - Days are those of UTC, as if that were the project's time zone. An event without a `time` lies on the day on which
-      it arrived.
-    - `mp_processing_time_ms`, `$mp_api_timestamp_ms` and `$mp_api_endpoint` are added, and `$import` to what came by
-      `/import`; `token` is left out. `$mp_event_size` and geolocation are not added.
-    - `where`, `filter_by_cohort`, `behaviors`, `search_parameters` and `data_group_id` are refused with 400, because to
-      ignore them would answer another question. Other parameters that mean nothing here are ignored.
-    - The project token opens neither, unless neither a secret nor a service account is configured: then any HTTP Basic
-      credentials do, but not their absence.
-    - Results of the profile query stay as they were at its first page. The last 16 queries are remembered; a query that
-      is not is refused with 400. `page_size` is 1,000 unless given, and at most 10,000.
+Decisions where Mixpanel's documents are silent, or where the emulator differs
+    - Export returns every copy of every event, in order of arrival, under the person it counts for now.
+      `$distinct_id_before_identity` contains the id as sent if it differs. Mixpanel rewrites some rows only, and later.
+    - Days are in UTC, as if that were the project's time zone. An event without a `time` belongs to its day of arrival.
+    - `mp_processing_time_ms`, `$mp_api_timestamp_ms` and `$mp_api_endpoint` are added, and `$import` for events from
+      `/import`. `token` is removed. `$mp_event_size` and geolocation are not added.
+    - `where`, `filter_by_cohort`, `behaviors`, `search_parameters` and `data_group_id` are refused with 400, because a
+      response that ignores them would be wrong. Other unknown parameters are ignored.
+    - The project token gives no access if a secret or a service account is configured. If neither is, any HTTP Basic
+      credentials are accepted, but some are required.
+    - All pages of a profile query show the state at its first page. The latest 16 queries are remembered; the session
+      of an older query is refused with 400. `page_size` defaults to 1,000, and is at most 10,000.
     - The limits on requests per hour are not enforced.
 """
 
@@ -48,17 +47,17 @@ _DAY: Final = timedelta(days=1)
 
 
 class _InvalidQueryError(Exception):
-    """A query that cannot be answered; the text says why."""
+    """The query cannot be answered. The message states the reason."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReadRequest:
-    """A request to read data back.
+    """Request to read data.
 
     Args:
         path: `EXPORT` or one of `QUERIES`.
-        authorization: value of that header; may be empty.
-        parameters: of the URL and of the form.
+        authorization: value of the header; may be empty.
+        parameters: parameters of the URL and of the form.
     """
 
     path: str
@@ -66,7 +65,7 @@ class ReadRequest:
     parameters: Mapping[str, str]
 
     def authorization_error(self, access: Access) -> EmulatorResponse | None:
-        """Why this is not answered, or None."""
+        """Return the response to a request with wrong credentials; None if they are right."""
         if not access.may_read(self.authorization, self.parameters.get("project_id")):
             return error_response(self.path, 401)
         return None
@@ -74,14 +73,14 @@ class ReadRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _ExportFilter:
-    """Which events are exported.
+    """Selection of events for an export.
 
     Args:
-        first_ms: time of the earliest, in milliseconds since the epoch.
-        end_ms: time that all are before.
+        first_ms: start of the time range in milliseconds since the epoch, inclusive.
+        end_ms: end of the time range in milliseconds since the epoch, exclusive.
         names: names of the events, or None for all.
-        limit: how many at most, or None.
-        in_ms: whether `time` is given in milliseconds and not in seconds.
+        limit: maximum number of events, or None.
+        in_ms: whether to export `time` in milliseconds instead of seconds.
     """
 
     first_ms: int
@@ -92,13 +91,13 @@ class _ExportFilter:
 
 
 class EventExport:
-    """The ASGI application that sends the exported events, one a line, without ever holding them all as text.
+    """Exported events as text, one per line, produced in chunks.
 
     Args:
-        project: whose events; read piece by piece under `lock`.
-        lock: of the project.
-        span: which of them.
-        compress: whether to send gzip.
+        project: project of the events.
+        lock: lock of the project, held while a chunk is read.
+        export_filter: selection of the events.
+        compress: whether the client accepts gzip.
     """
 
     def __init__(self, project: Project, lock: Any, export_filter: _ExportFilter, *, compress: bool) -> None:
@@ -122,7 +121,7 @@ class EventExport:
                 return
 
     def _exported(self, row: EventRow) -> dict[str, Any] | None:
-        """An event as it is exported, or None if it was not asked for."""
+        """Return an event in export format, or None if it is not selected."""
         name, _, _, (endpoint, received_at) = row
         if self._filter.names is not None and name not in self._filter.names:
             return None
@@ -147,14 +146,14 @@ class EventExport:
 def export(
     query: ReadRequest, project: Project, lock: Any, access: Access, accept_encoding: str
 ) -> EmulatorResponse | EventExport:
-    """Answer a request for raw events.
+    """Handle a request for raw events.
 
     Args:
-        query: what was asked.
-        project: whose events.
-        lock: of the project.
-        access: who may read.
-        accept_encoding: value of that header; may be empty.
+        query: the request.
+        project: project of the events.
+        lock: lock of the project.
+        access: access rules of the project.
+        accept_encoding: value of the header; may be empty.
     """
     refusal = query.authorization_error(access)
     if refusal is not None:
@@ -188,7 +187,7 @@ def _day(parameters: Mapping[str, str], name: str) -> datetime:
 
 
 def _event_names(text: str | None) -> frozenset[str] | None:
-    """The parameter `event`: a JSON list of names, or a name alone."""
+    """Parse the parameter `event`: a JSON list of names, or a single name."""
     if not text:
         return None
     if not text.startswith("["):
@@ -222,7 +221,7 @@ def _reject_unsupported(parameters: Mapping[str, str], *names: str) -> None:
 
 
 class ProfileQueries:
-    """The profile query, and what its sessions still have to give."""
+    """Profile query, with the sessions of its latest queries."""
 
     def __init__(self) -> None:
         self._sessions: OrderedDict[str, list[dict[str, Any]]] = OrderedDict()
@@ -230,19 +229,19 @@ class ProfileQueries:
         self._session_count = 0
 
     def respond(self, query: ReadRequest, project: Project, access: Access, now: float) -> EmulatorResponse:
-        """One page of profiles.
+        """Return one page of profiles.
 
         Args:
-            query: what was asked.
-            project: whose profiles.
-            access: who may read.
-            now: the clock, in seconds since the epoch.
+            query: the request.
+            project: project of the profiles.
+            access: access rules of the project.
+            now: current time in seconds since the epoch.
         """
         refusal = query.authorization_error(access)
         if refusal is not None:
             return refusal
         if project is not self._project:
-            # After a reset, sessions from before it would show what is no more.
+            # A reset creates a new project. Sessions of the old one would show deleted data.
             self._project = project
             self._sessions.clear()
         try:
@@ -259,7 +258,7 @@ class ProfileQueries:
         session = parameters.get("session_id") or self._start_session(parameters, project, now)
         found = self._sessions.get(session)
         if found is None:
-            raise _InvalidQueryError("session_id is unknown or no longer remembered: query again without it")
+            raise _InvalidQueryError("session_id is unknown or expired; repeat the query without session_id")
         self._sessions.move_to_end(session)
         results = found[page * size : (page + 1) * size]
         content = {
@@ -273,7 +272,7 @@ class ProfileQueries:
         return json_response(200, content)
 
     def _start_session(self, parameters: Mapping[str, str], project: Project, now: float) -> str:
-        """Start a session: what it gives later is what there is now. Profiles are replaced and never changed."""
+        """Start a session with the current profiles. Profiles are replaced and never changed, so no copy is needed."""
         ids = parameters.get("distinct_ids")
         wanted = _string_list("distinct_ids", ids) if ids else []
         if parameters.get("distinct_id"):

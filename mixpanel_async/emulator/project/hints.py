@@ -1,4 +1,4 @@
-"""What to do about an identity call that joined nobody, in words for somebody who has not read Mixpanel's pages.
+"""Hints for identity calls that joined no ids, written for developers who have not read Mixpanel's documentation.
 
 Sources: Mixpanel's pages on identity management (https://docs.mixpanel.com/docs/tracking-methods/id-management, read
 2026-08-21).
@@ -13,62 +13,62 @@ from .identity import IDENTIFY, MERGE, VERBS
 
 _BY_REASON: Final[Mapping[str, str]] = {
     "errSameIDs": (
-        "Pass two different ids: the user's own id, and the id that the visitor had before. If the visitor was tracked "
-        "under the user's id from the start, there is nothing to join and the call can go."
+        "Pass two different ids: the user's id, and the id used before log-in. If the visitor was tracked under the "
+        "user's id from the start, no ids need joining. Remove the call."
     ),
     "errAnonDistinctIdNonGUIDForm": (
         "Mixpanel merges an anonymous id only if it is a UUID version 4 with dashes, such as "
         "3f2b8c1e-9d4a-4b7e-8c1d-2a5e6f7b8c9d. Track visitors under str(uuid.uuid4()), or crypto.randomUUID() in the "
-        "browser. To join an id of another form, use alias (once for each id) or merge, which take any."
+        "browser. To join an id in another format, use alias (once per id) or merge, which accept any id."
     ),
     "errAnonDistinctIdAssignedAlready": (
-        "The anonymous id is taken for good: a device keeps its first user. Make a new anonymous id when somebody logs "
-        "out (reset() in the browser SDK), so that the next user does not inherit it. If both are truly one person, "
+        "The anonymous id already belongs to another user, permanently. Generate a new anonymous id at log-out (call "
+        "reset() in the browser SDK), so that the next user does not inherit it. If both users are the same person, "
         "call merge with the two user ids."
     ),
     "errAliasAlreadyExists": (
-        "An alias can be given once, and never again. Call alias a single time, at sign-up, and identify or plain "
-        "events after that. If both are truly one person, call merge with the two ids (Original ID Merge only)."
+        "An alias can be assigned only once. Call alias once, at sign-up. After that, use identify or plain events. If "
+        "both ids belong to the same person, call merge with the two ids (Original ID Merge only)."
     ),
     "errManyIDs": (
-        "The person is full: Mixpanel allows 500 ids. This comes from a new anonymous id for every session or request. "
-        "Keep the id in a cookie or on the device, and identify at log-in only."
+        "A person can have at most 500 ids. The usual cause is a new anonymous id for every session or request. Keep "
+        "the anonymous id in a cookie or on the device, and call identify only at log-in."
     ),
 }
 _SIMPLIFIED: Final = (
-    "This project uses Simplified ID Merge, where $identify, $create_alias and $merge do nothing. To join a device and "
-    "a user, send any one event with both $device_id and $user_id. If your production project uses Original ID Merge, "
-    "start the emulator with --id-merge original."
+    "This project uses Simplified ID Merge, where $identify, $create_alias and $merge have no effect. To join a device "
+    "and a user, send any one event with both $device_id and $user_id. If your production project uses Original ID "
+    "Merge, start the emulator with --id-merge original."
 )
 _LEGACY: Final = (
-    "This project has no ID merge (Legacy), where only alias joins ids. Call alias once, at sign-up. If your "
+    "This project has no ID merge (Legacy), so only alias joins ids. Call alias once, at sign-up. If your "
     "production project uses Original ID Merge, start the emulator with --id-merge original."
 )
 _MERGE_NEEDS_IMPORT: Final = (
-    "Send $merge to /import, with credentials: the project secret or a service account. On /track it is stored as an "
-    "event and joins nobody."
+    "Send $merge to /import, with the project secret or a service account as credentials. On /track it is only stored "
+    "as an event and joins no ids."
 )
-_DEVICE_TAKEN: Final = (
-    "A device keeps its first user. Make a new $device_id when somebody logs out (reset() in the browser SDK), so that "
-    "the next user on it starts afresh. The event itself counts for its own $user_id."
+_DEVICE_HAS_OTHER_USER: Final = (
+    "A device keeps its first user. Generate a new $device_id at log-out (call reset() in the browser SDK), so that "
+    "the next user gets a new one. The event itself counts for its own $user_id."
 )
 
 
 def hint(name: str, outcome: str, reason: str | None, description: str) -> str | None:
-    """What the outcome of an identity call means for the caller and what to do about it; None if all is well.
+    """Return advice on a failed or ignored identity call; None if the call succeeded.
 
     Args:
-        name: the identity verb, or the event that carried a device and a user.
-        outcome: what came of it: `merged`, `unchanged`, `failed` or `ignored`.
-        reason: Mixpanel's code, or None.
-        description: the same in words.
+        name: name of the identity call, or of the event with a device and a user.
+        outcome: `merged`, `unchanged`, `failed` or `ignored`.
+        reason: Mixpanel's failure code, or None.
+        description: explanation of the outcome.
     """
     if outcome in {"merged", "unchanged"}:
         return None
     if reason is not None:
         return _BY_REASON.get(reason)
     if name not in VERBS:
-        return _DEVICE_TAKEN
+        return _DEVICE_HAS_OTHER_USER
     if name == MERGE and "/import" in description:
         return _MERGE_NEEDS_IMPORT
     if name in {IDENTIFY, MERGE} and "Legacy" in description:

@@ -1,26 +1,26 @@
-"""Who is who: the three systems by which a Mixpanel project joins ids into one person.
+"""The three ID merge systems by which a Mixpanel project joins ids into people.
 
-Pure: no I/O, no clock. Each class keeps only the links themselves; what an event counts as is asked when it is read,
-which is what makes Original and Simplified retroactive. Legacy is not, so the project asks it once, as a message
-arrives.
+Pure: no I/O, no clock. Each class stores only the links between ids. In Original and Simplified, the person of an event
+is resolved when the event is read, so that links apply to earlier events too. Legacy resolves an event once, at
+arrival.
 
 Sources: Mixpanel's pages on identity management, `$identify`, `$create_alias` and `$merge` and their decision diagrams
 (https://docs.mixpanel.com/docs/tracking-methods/id-management, read 2026-08-21).
 
 Decisions where Mixpanel's documents are silent
-    - Only an accepted verb uses up its ids: a refused `$identify` does not make its `$identified_id` "once used", and
-      a refused `$create_alias` leaves the alias free.
-    - Repeating a pair (`$identify` or `$create_alias`) is refused as the diagrams say, and changes nothing.
-    - `$anon_id` counts as taken if any id of its cluster, itself included, was used as `$identified_id`.
-    - The UUIDv4 test takes the dashed form 8-4-4-4-12 in either letter case, and looks at the version only.
-    - A verb whose two ids are one person already is accepted without effect, even in a full cluster. In Legacy such an
+    - Only an accepted call marks its ids as used: a refused `$identify` does not make its `$identified_id` "once used",
+      and a refused `$create_alias` leaves the alias free.
+    - A repeated pair of ids (`$identify` or `$create_alias`) is refused as in the diagrams, and changes nothing.
+    - `$anon_id` counts as assigned if any id of its cluster, itself included, was used as `$identified_id`.
+    - The UUIDv4 check accepts the dashed form 8-4-4-4-12 in either letter case, and checks only the version.
+    - A call whose ids are already one person is accepted without effect, even in a full cluster. In Legacy, such an
       alias would point to itself and is refused with `errSameIDs`.
-    - The cap is the size of the largest cluster allowed: 500 as in the prose; the diagrams say 499.
-    - Canonical id in Original: that of the cluster which the verb names first (`$identified_id`, the alias'
-      `distinct_id`, the first of `$distinct_ids`), so that it stays while the cluster grows.
-    - Simplified: the first user claims a device, in order of arrival and then of the batch. A `$user_id` that begins
-      with `$device:` names a device. A `distinct_id` of that form beside a `$user_id` links nothing. Forbidden and
-      empty ids count as absent. One prefix is taken off a `$device_id`.
+    - The limit is the size of the largest cluster allowed: 500 as in the text. The diagrams show 499.
+    - The canonical id in Original is that of the cluster that the call names first (`$identified_id`, the `distinct_id`
+      of an alias, the first of `$distinct_ids`), so that it does not change while the cluster grows.
+    - Simplified: a device belongs to its first user, in order of arrival and then of the batch. A `$user_id` with the
+      prefix `$device:` names a device. A `distinct_id` with that prefix links nothing if the event has a `$user_id`.
+      Forbidden and empty ids count as absent. One prefix is removed from a `$device_id`.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ VERBS: Final = frozenset({IDENTIFY, CREATE_ALIAS, MERGE})
 DEVICE_PREFIX: Final = "$device:"
 DEVICE_LINK: Final = "$device"
 
-# https://docs.mixpanel.com/reference/import-events, read 2026-08-21; compared without regard to letter case.
+# https://docs.mixpanel.com/reference/import-events, read 2026-08-21. The comparison ignores letter case.
 FORBIDDEN_IDS: Final = frozenset(
     {
         "00000000-0000-0000-0000-000000000000", "anon", "anonymous", "nil", "none", "null", "n/a", "na", "undefined",
@@ -62,15 +62,15 @@ Outcome = Literal["merged", "unchanged", "failed", "ignored"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IdentityResult:
-    """What an identity verb, or a Simplified link, came to.
+    """Result of an identity call, or of a device link in Simplified.
 
     Args:
-        outcome: `merged`; `unchanged` (accepted, but one person already); `failed`; `ignored` (this system does not
-            know the verb).
+        outcome: `merged`, `unchanged` (accepted, but the ids were one person already), `failed`, or `ignored` (the call
+            has no effect in this system).
         reason: Mixpanel's `$failure_reason` code, or None.
-        description: the same in words, or an empty string.
+        description: explanation of the outcome, or an empty string.
         kept: canonical id after a merge, or None.
-        absorbed: the id that was canonical before and no longer is, or None.
+        absorbed: id that was canonical before the merge and no longer is, or None.
     """
 
     outcome: Outcome
@@ -82,13 +82,13 @@ class IdentityResult:
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """Something accepted that joins ids, or that later verbs are judged by.
+    """Accepted identity call. It joins ids or affects the outcome of later calls.
 
     Args:
-        verb: an identity verb, or `DEVICE_LINK` for a device that a user claimed in Simplified.
-        first: the id that the verb names first; the user of a device.
-        second: the other id; the device.
-        kept: the canonical id after a merge; None if the ids were one person already.
+        verb: name of the identity call, or `DEVICE_LINK` for a device link in Simplified.
+        first: id that the call names first, or the user of a device.
+        second: the other id, or the device.
+        kept: canonical id after a merge; None if the ids were one person already.
     """
 
     verb: str
@@ -101,24 +101,24 @@ _UNCHANGED: Final = IdentityResult(outcome="unchanged")
 
 
 def failed_result(reason: str) -> IdentityResult:
-    """The verdict on a refused verb, with Mixpanel's code."""
+    """Return the result of a refused identity call with Mixpanel's code."""
     return IdentityResult(outcome="failed", reason=reason, description=DESCRIPTIONS[reason])
 
 
 def ignored_result(description: str) -> IdentityResult:
-    """The verdict on a verb that has no effect here, with the reason in words."""
+    """Return the result of an identity call that has no effect in this project."""
     return IdentityResult(outcome="ignored", description=description)
 
 
 def as_id(value: object) -> str:
-    """An id as Mixpanel treats it: text. Numbers become text; anything else counts as absent (an empty string)."""
+    """Return an id as text, as Mixpanel does. Numbers become text; other types count as absent (an empty string)."""
     if type(value) is str:
         return value
     return str(value) if type(value) in {int, float} else ""
 
 
 def verb_ids(verb: str, properties: Mapping[str, Any]) -> tuple[str, str] | str:
-    """The two ids that an identity verb names, or the property that is missing or malformed."""
+    """Return the two ids of an identity call, or the name of the property that is missing or malformed."""
     if verb == MERGE:
         pair = properties.get("$distinct_ids")
         if type(pair) is not list or len(pair) != 2 or not all(as_id(item) for item in pair):
@@ -132,38 +132,42 @@ def verb_ids(verb: str, properties: Mapping[str, Any]) -> tuple[str, str] | str:
 
 
 class Identities(Protocol):
-    """One project's links between ids."""
+    """ID merge system of one project: the links between its ids."""
 
     def apply(self, verb: str, first: str, second: str) -> IdentityResult:
-        """Take an identity verb with the two ids of `verb_ids`."""
+        """Apply an identity call with the two ids of `verb_ids`."""
 
     def attribute_event(self, properties: dict[str, Any]) -> tuple[str, str | None]:
-        """The id that an ordinary event counts under as it arrives, and a device id that it claims for that person.
+        """Return the id that an ordinary event counts under at arrival, and the device that it links to that id.
 
-        Properties that Mixpanel derives from the `distinct_id` are added in place.
+        The device is None if the event links none. Properties that Mixpanel derives from the `distinct_id` are added in
+        place.
         """
 
     def link_device(self, device: str, person: str) -> IdentityResult | None:
-        """Link a device as `place` named it; None if nothing is new."""
+        """Link a device of `attribute_event` to a person. Return None if the link exists already."""
 
     def restore_link(self, link: Link) -> None:
-        """Take a link that such a project accepted before, as it was accepted then."""
+        """Apply a link that was accepted earlier, with the canonical id chosen at that time."""
 
     def current_id(self, arrival_id: str) -> str:
-        """Whom an event that arrived under this id counts for now."""
+        """Return the canonical id that an event counts for now, given the id it counted under at arrival."""
 
     def resolve(self, distinct_id: str) -> str:
-        """The canonical id of a person by any id; an unknown id is its own."""
+        """Return the canonical id of an id. An unknown id is its own canonical id."""
 
     def cluster(self, distinct_id: str) -> set[str]:
-        """All ids of the person whom this id names."""
+        """Return all ids of the person with this id."""
 
     def linked_ids(self) -> list[str]:
-        """Every id that takes part in a link."""
+        """Return every id that is part of a link."""
 
 
 class LegacyIdentities:
-    """Before March 2020: an alias is a pointer from a new id to an older one, followed as messages arrive."""
+    """System of projects from before March 2020: an alias is a pointer from a new id to an older one.
+
+    Pointers are followed when events and updates arrive.
+    """
 
     def __init__(self) -> None:
         self._pointers: dict[str, str] = {}
@@ -177,7 +181,7 @@ class LegacyIdentities:
         if root == second:
             return failed_result("errSameIDs")
         self._pointers[second] = root
-        # Profiles are not combined: the alias leads new messages to the old id and touches nothing stored.
+        # Profiles are not merged: the alias redirects later events and updates, and changes no stored data.
         return IdentityResult(outcome="merged")
 
     def attribute_event(self, properties: dict[str, Any]) -> tuple[str, str | None]:
@@ -196,7 +200,7 @@ class LegacyIdentities:
         root = distinct_id
         while root in self._pointers:
             root = self._pointers[root]
-        # Pointers never change direction, so shortening them is safe and keeps long chains cheap.
+        # A pointer never changes its root, so path compression is safe and keeps long chains cheap.
         while distinct_id != root:
             self._pointers[distinct_id], distinct_id = root, self._pointers[distinct_id]
         return root
@@ -210,12 +214,12 @@ class LegacyIdentities:
 
 
 class OriginalIdentities:
-    """Original ID Merge: clusters that only ever grow.
+    """Original ID Merge: clusters of ids that merge and never split.
 
     Args:
-        cluster_limit: ids in the largest cluster allowed; at least 2.
-        choose_canonical: given the canonical ids of two clusters, the one that the verb names first in front, returns
-            the one to keep.
+        cluster_limit: maximum number of ids in a cluster, at least 2.
+        choose_canonical: returns the canonical id to keep of the two given. The first one belongs to the id that the
+            call names first.
     """
 
     def __init__(self, cluster_limit: int, choose_canonical: ChooseCanonical) -> None:
@@ -230,10 +234,10 @@ class OriginalIdentities:
         refused = self._failure_reason(verb, first, second)
         if refused is not None:
             return failed_result(refused)
-        verdict = self._merge(first, second)
-        if verdict.outcome != "failed":
+        result = self._merge(first, second)
+        if result.outcome != "failed":
             self._mark_used(verb, first, second)
-        return verdict
+        return result
 
     def _mark_used(self, verb: str, first: str, second: str) -> None:
         if verb == IDENTIFY:
@@ -261,23 +265,23 @@ class OriginalIdentities:
             return failed_result("errManyIDs")
         kept = self._choose_canonical(left, right)
         if kept not in {left, right}:
-            raise ValueError("choose_canonical must return one of the two ids that it was given")
+            raise ValueError("choose_canonical must return one of its two arguments")
         absorbed = right if kept == left else left
         self._join_clusters(kept, absorbed)
         return IdentityResult(outcome="merged", kept=kept, absorbed=absorbed)
 
     def _join_clusters(self, kept: str, absorbed: str) -> None:
-        together = self.cluster(kept) | self.cluster(absorbed)
+        members = self.cluster(kept) | self.cluster(absorbed)
         self._members.pop(absorbed, None)
-        self._members[kept] = together
-        for member in together:
+        self._members[kept] = members
+        for member in members:
             self._canonical_ids[member] = kept
 
     def restore_link(self, link: Link) -> None:
         self._mark_used(link.verb, link.first, link.second)
         left, right = self.resolve(link.first), self.resolve(link.second)
         if left != right:
-            # The limit and the choice of the canonical id may have been others then.
+            # The limit and `choose_canonical` may have been different when the link was accepted.
             self._join_clusters(left, right) if link.kept == left else self._join_clusters(right, left)
 
     def attribute_event(self, properties: dict[str, Any]) -> tuple[str, str | None]:
@@ -300,7 +304,7 @@ class OriginalIdentities:
 
 
 class SimplifiedIdentities:
-    """Simplified ID Merge: a device belongs to the first user seen on it, and a user has any number of devices."""
+    """Simplified ID Merge: a device belongs to its first user, and a user has any number of devices."""
 
     def __init__(self) -> None:
         self._user_of_device: dict[str, str] = {}
@@ -331,7 +335,7 @@ class SimplifiedIdentities:
         if owner == person:
             return None
         if owner is not None:
-            return ignored_result(f"the device belongs to another user since an earlier event: {owner}")
+            return ignored_result(f"an earlier event linked the device to another user: {owner}")
         self._link(device, person)
         return IdentityResult(outcome="merged", kept=person, absorbed=device)
 
@@ -357,6 +361,6 @@ class SimplifiedIdentities:
 
 
 def _linkable_id(value: object) -> str:
-    """An id that may link: neither empty nor on the forbidden list."""
+    """Return an id that can be linked; an empty string for a forbidden one."""
     text = as_id(value)
     return "" if len(text) <= 36 and text.lower() in FORBIDDEN_IDS else text

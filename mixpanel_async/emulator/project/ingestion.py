@@ -1,19 +1,19 @@
-"""One request to an ingestion endpoint: who may send it, what is in it, what becomes of each record, what to answer.
+"""Handling of one request to an ingestion endpoint: access, decoding, validation, storage and response.
 
-Pure: it takes the request as a value, with the time, and returns the answer as one.
+Pure: request, current time and response are values.
 
-Sources: https://docs.mixpanel.com/reference/import-events, /reference/track-event, /reference/authentication and
-/reference/service-accounts (read 2026-08-21).
+Sources: https://docs.mixpanel.com/reference/import-events and /reference/track-event (read 2026-08-21).
 
 Decisions where Mixpanel's documents are silent
-    - Without `strict=1`, `/import` drops what it would have refused and says nothing.
-    - In a Simplified project `/import?strict=1` refuses the identity verbs with a text instead of an object, as
-      observed, and takes the other records of the batch; everywhere else the verbs are stored without effect.
-    - More than 2,000 records: 400 for the request as a whole.
-    - `ip=1` on `/track` without a `distinct_id` makes a hash of the address into one. Events are not geolocated, nor
-      are groups; what `ip` does on `/engage` is said in `profiles`.
-    - The credentials decide the project on `/import`; a record's `token` is not looked at there. `/track` ignores
-      events with none or with another project's, `/engage` and `/groups` ignore another project's and refuse none.
+    - Without `strict=1`, `/import` silently drops invalid records.
+    - In a Simplified project, `/import?strict=1` refuses identity calls with a text instead of an object, as observed,
+      and accepts the other records of the batch. Otherwise, identity calls are stored without effect.
+    - More than 2,000 records: 400 for the whole request.
+    - `ip=1` on `/track` uses a hash of the IP address as the `distinct_id` of events without one. Events and groups are
+      not geolocated. The effect of `ip` on `/engage` is described in `profiles`.
+    - On `/import`, the credentials select the project, and the `token` of a record is ignored. `/track` silently
+      ignores events without a token or with another project's. `/engage` and `/groups` silently ignore updates with
+      another project's token, and refuse updates without one.
 """
 
 from __future__ import annotations
@@ -43,27 +43,27 @@ ENDPOINTS: Final = ("/track", "/import", "/engage", "/groups")
 
 _NO_IDENTITY_EVENTS: Final = "identity events are not allowed when project is using simplified identity management"
 
-# What Mixpanel drops without a word to the sender; the words are for the live page alone.
-_NO_TOKEN: Final = Problem("properties.token", "dropped in silence: the event has no token")
-_OTHER_TOKEN: Final = Problem("properties.token", "dropped in silence: the token is another project's")
-_OTHER_TOKEN_OF_UPDATE: Final = Problem("$token", "dropped in silence: the token is another project's")
-_TOO_OLD: Final = Problem("properties.time", "dropped in silence: older than the five days of /track; /import takes it")
-_IGNORED: Final = Problem("properties.$ignore", "dropped in silence: $ignore asks for it")
-_REFUSED_ON_DEMAND: Final = Problem("properties", "'properties' is invalid: refused on demand")
+# Mixpanel drops these records without an error. The messages are shown on the live page and by `rejected` only.
+_NO_TOKEN: Final = Problem("properties.token", "silently dropped: the event has no token")
+_OTHER_TOKEN: Final = Problem("properties.token", "silently dropped: the token belongs to another project")
+_OTHER_TOKEN_OF_UPDATE: Final = Problem("$token", "silently dropped: the token belongs to another project")
+_TOO_OLD: Final = Problem("properties.time", "silently dropped: older than 5 days; send it to /import")
+_IGNORED: Final = Problem("properties.$ignore", "silently dropped: $ignore is set")
+_REFUSED_ON_DEMAND: Final = Problem("properties", "'properties' is invalid: refused by a planned fault")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IngestionRequest:
-    """A request as it arrived, complete and within the limits of size.
+    """Complete request within the size limits.
 
     Args:
         method: `POST` or `GET`.
         path: one of `ENDPOINTS`.
         query: parameters of the URL.
-        headers: by their names in lower case.
-        body: as received, not yet decompressed.
-        client: address of the sender.
-        refuse: indexes of records to be refused whatever they hold, as a failure on demand.
+        headers: headers by lower-case name.
+        body: body as received, not decompressed.
+        client: IP address of the sender.
+        refused_indexes: indexes of valid records to refuse because of a planned fault.
     """
 
     method: str
@@ -76,13 +76,13 @@ class IngestionRequest:
 
 
 def ingest(request: IngestionRequest, project: Project, access: Access, now: float) -> EmulatorResponse:
-    """Take one request.
+    """Handle one request and return the response.
 
     Args:
-        request: what arrived.
-        project: where it goes.
-        access: who may write.
-        now: the clock, in seconds since the epoch.
+        request: the request.
+        project: project that stores the records.
+        access: access rules of the project.
+        now: current time in seconds since the epoch.
     """
     if request.path == "/import" and not access.may_import(
         request.headers.get("authorization", ""), request.query.get("project_id")
@@ -185,7 +185,7 @@ def _track(
 
 
 def _silent_rejection(properties: Mapping[str, Any], access: Access, now_ms: int) -> Problem | None:
-    """Why `/track` takes an event for valid and drops it all the same; None if it does not."""
+    """Return the reason why `/track` silently drops a valid event; None if it stores the event."""
     token = properties.get("token")
     if not token:
         return _NO_TOKEN
@@ -267,5 +267,5 @@ def _failed_record(index: int, event: Any, problem: Problem) -> dict[str, Any]:
 
 
 def _ceil_milliseconds(now: float) -> int:
-    # Rounded up: a client that rounds its own clock to the nearest millisecond is not ahead of it.
+    # Rounded up, so that a client that rounds its clock to the nearest millisecond is not in the future.
     return math.ceil(now * 1000)

@@ -1,24 +1,26 @@
-"""What an update does to a profile: the operations of `/engage` and `/groups`.
+"""Profile update operations of `/engage` and `/groups`.
 
 Pure. Sources: Mixpanel's pages on user and group profiles and its OpenAPI description
-(https://docs.mixpanel.com/reference/profile-set and its neighbours, read 2026-08-21).
+(https://docs.mixpanel.com/reference/profile-set and the other profile pages, read 2026-08-21).
 
 Decisions where Mixpanel's documents are silent
-    - Several operations in one record are all applied, in the order of `OPERATIONS`; Mixpanel shows one in each.
-    - A record is taken or refused as a whole. What names an operation wrongly, or no operation, is refused.
-    - `$set_once` leaves a stored null as it is.
-    - `$add` on what is no number, and `$append` and `$union` on what is no list, leave it as it is.
-    - `$append` adds a list as one item. `$union` takes a single value for a list of one, and skips lists, objects and
-      null. `$remove` takes out every match, and with a list each of its items.
+    - A record with several operations applies all of them, in the order of `OPERATIONS`. Mixpanel's examples contain
+      one each.
+    - A record is accepted or refused as a whole. A record with an unknown operation or with none is refused.
+    - `$set_once` does not replace a stored null.
+    - `$add` on a value that is not a number, and `$append` and `$union` on a value that is not a list, change nothing.
+    - `$append` adds a list as one item. `$union` treats a single value as a list of one, and skips lists, objects and
+      null. `$remove` removes every match, and with a list every match of each item.
     - `$unset`, `$remove` and `$delete` do not create a profile.
-    - More than 2,000 properties: the record that would add them is refused.
-    - Names and text are cut at 255 characters, also in lists and objects; the 256 KB limit of those is not enforced.
-    - `$last_seen` is the `$time` of the latest `$set` or `$set_once` that arrived, or the clock's; as UTC without a
-      suffix. Updates apply in the order of arrival, whatever their `$time`. Groups have none.
-    - Nobody is geolocated unless the emulator is told how, and users only. What it is told is written with every `$set`
-      and `$set_once`, but for what these set themselves. An absent `$ip` stands for the sender's address, unless
-      `ip=0` (the documents contradict each other on the default of `ip`; it is 1 here).
-    - `$latitude` and `$longitude` together set `$geo_source` in place of that; no city is looked up for them.
+    - A record that would raise the number of properties above 2,000 is refused.
+    - Names and text are truncated at 255 characters, also in lists and objects. The 256 KB limit of those is not
+      enforced.
+    - `$last_seen` is the `$time` of the last `$set` or `$set_once` to arrive, or else the current time, in UTC without
+      a suffix. Updates apply in order of arrival, whatever their `$time`. Groups have no `$last_seen`.
+    - Geolocation applies to users only, if the option `geolocate` is set. Every `$set` and `$set_once` writes its
+      properties, except those that the update sets itself. Without an `$ip`, the IP address of the sender is used,
+      unless `ip=0` (the documents contradict each other on the default of `ip`, which is 1 here).
+    - `$latitude` and `$longitude` combined set `$geo_source` instead. No city is looked up.
 """
 
 from __future__ import annotations
@@ -34,7 +36,7 @@ from .checks import epoch_ms, is_number, truncate_text
 
 Profile = dict[str, Any]
 Geolocate = Callable[[str], Mapping[str, Any]]
-"""From an address to `$city`, `$region`, `$country_code` and `$timezone`, as far as they are known."""
+"""Function that returns `$city`, `$region`, `$country_code` and `$timezone`, as far as known, for an IP address."""
 
 MAX_PROPERTIES: Final = 2_000
 
@@ -43,7 +45,7 @@ _INT64: Final = 2**63
 
 
 class InvalidUpdateError(Exception):
-    """An update that Mixpanel would not take; its text says why."""
+    """Mixpanel would refuse the update. The message states the reason."""
 
 
 def _require_object(operation: str, value: Any) -> dict[str, Any]:
@@ -83,13 +85,13 @@ def _union(profile: Profile, value: Any) -> None:
         stored = profile.get(name, [])
         if type(stored) is not list:
             continue
-        together = list(stored)
+        combined = list(stored)
         seen = {_comparison_key(item) for item in stored}
         for item in items if type(items) is list else [items]:
             if type(item) in {str, int, float, bool} and _comparison_key(item) not in seen:
                 seen.add(_comparison_key(item))
-                together.append(item)
-        profile[name] = together
+                combined.append(item)
+        profile[name] = combined
 
 
 def _remove(profile: Profile, value: Any) -> None:
@@ -131,19 +133,19 @@ def apply_update(
     geolocate: Geolocate | None = None,
     address: str = "",
 ) -> Profile | None:
-    """What a profile is after an update; None if there is none then.
+    """Return a profile after an update; None if it does not exist then.
 
     Args:
-        profile: as stored, or None; not changed.
+        profile: stored profile, or None. Not changed.
         record: the update with its envelope.
-        now: the clock, in seconds.
-        is_group: whether this is a group's profile, which takes neither `$add` nor `$append`, has no `$last_seen` and
-            is not geolocated.
-        geolocate: gives the properties of the place that an address is at, or is None.
-        address: of the sender, for records that name none; empty if it is not to be used.
+        now: current time in seconds since the epoch.
+        is_group: whether this is a group profile. Groups support neither `$add` nor `$append`, have no `$last_seen` and
+            are not geolocated.
+        geolocate: returns location properties for an IP address; None disables geolocation.
+        address: IP address of the sender, for records without `$ip`; empty disables its use.
 
     Raises:
-        RefusedUpdateError: if the record is malformed; the profile is then as before.
+        InvalidUpdateError: if the record is malformed.
     """
     operations = [name for name in OPERATIONS if name in record]
     if not operations and DELETE not in record:
@@ -168,22 +170,22 @@ def apply_update(
 
 
 def _location_properties(record: Mapping[str, Any], geolocate: Geolocate | None, address: str) -> Mapping[str, Any]:
-    """The properties that Mixpanel derives from where an update says that the user is."""
+    """Return the properties that Mixpanel derives from the location of an update."""
     if is_number(record.get("$latitude")) and is_number(record.get("$longitude")):
         return {"$geo_source": "reverse_geocoding"}
     ip = record.get("$ip")
     if ip is None:
         ip = address
-    # A zero, as a number or as text, asks for nothing to be looked up.
+    # A zero, as a number or as text, disables geolocation.
     if geolocate is None or type(ip) is not str or ip in {"", "0"}:
         return {}
-    # What a function of the user's returns becomes JSON here and not when the profile is read or written down.
-    place: Mapping[str, Any] = orjson.loads(orjson.dumps(dict(geolocate(ip))))
-    return place
+    # Encoded here, so that an invalid result of the user's function fails in this request and not at the next read.
+    location: Mapping[str, Any] = orjson.loads(orjson.dumps(dict(geolocate(ip))))
+    return location
 
 
 def ignores_alias(record: Mapping[str, Any]) -> bool:
-    """Whether `$ignore_alias` asks for the very id given; the Go SDK sends the flag as text."""
+    """Return whether `$ignore_alias` addresses the exact id given. The Go SDK sends the flag as text."""
     return _is_true(record.get("$ignore_alias"))
 
 
@@ -194,12 +196,12 @@ def _is_true(value: Any) -> bool:
 def _sum(stored: float, amount: float) -> float:
     total = stored + amount
     if type(total) is float and not math.isfinite(total):
-        raise InvalidUpdateError("$add leads out of the range of numbers")
+        raise InvalidUpdateError("the result of $add is out of the range of numbers")
     return total if -_INT64 <= total < _INT64 else float(total)
 
 
 def _comparison_key(item: Any) -> object:
-    """What two JSON values have in common if they are the same: `1` and `1.0` are, `1` and `true` are not."""
+    """Return a key that equal JSON values share: `1` and `1.0` are equal, `1` and `true` are not."""
     if type(item) in {dict, list}:
         return orjson.dumps(item, option=orjson.OPT_SORT_KEYS)
     return type(item) is bool, item

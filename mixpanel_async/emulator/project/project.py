@@ -1,24 +1,25 @@
-"""One Mixpanel project: its events, its people and its groups.
+"""Data of one Mixpanel project: events, people and groups.
 
-Pure: it is told the time and does no I/O. Events are kept as compact JSON and read only when somebody asks, so that
-taking one is cheap, a million fit in memory, and its person is looked up by what is known at the moment of asking.
+Pure: no I/O, and callers pass the current time. Events are stored as compact JSON and parsed only when they are read.
+Storing an event is therefore cheap, a million events fit in memory, and the person of an event is resolved with the
+mappings known at the time of reading.
 
 Sources: https://docs.mixpanel.com/reference/event-deduplication and Mixpanel's pages on identity management (read
 2026-08-21).
 
 Decisions where Mixpanel's documents are silent
-    - The duplicate key holds the time as stored, which is not the time as sent if that lay in the future, and the
-      `distinct_id` as sent; if none was sent, the one that Simplified ID Merge derives.
-    - An event without an `$insert_id` of the client's is shown without one, and never deduplicates.
-    - `token` and `ip` stay visible on events, so that tests can check them; `time` is shown in the unit it came in.
-      `$import`, `mp_processing_time_ms` and the like are not added.
-    - Original: when two people merge, one profile holds the properties of both; where they differ, the value of the
-      cluster whose canonical id stays wins.
-    - Simplified: the profile of `$device:` is gone once the device is linked; a later update reaches the user.
-    - Legacy: an alias leads new updates to the old id's profile and leaves a profile stored under the alias behind,
-      which only `$ignore_alias` still reaches.
-    - `$merge` on `/track`, where Mixpanel does not take it, is kept as an event without effect; so are all three verbs
-      in a Simplified project, with `$identity_failure_reason`.
+    - The duplicate key contains the stored time, which differs from the time as sent if that was in the future. It also
+      contains the `distinct_id` as sent, or the one that Simplified ID Merge derives if none was sent.
+    - An event without an `$insert_id` is shown without one, and is never deduplicated.
+    - `token` and `ip` stay visible on events, so that tests can check them. `time` keeps the unit in which it was sent.
+      `$import`, `mp_processing_time_ms` and similar properties are not added.
+    - Original: when two people merge, their profiles merge. For a property of both, the value from the profile of the
+      remaining canonical id wins.
+    - Simplified: the profile of a `$device:` id is deleted when the device is linked. Later updates go to the user.
+    - Legacy: an alias directs new updates to the profile of the old id. A profile stored under the alias remains, and
+      only updates with `$ignore_alias` reach it.
+    - `$merge` on `/track`, which Mixpanel does not support, is stored as an event without effect. So are all three
+      identity calls in a Simplified project, with `$identity_failure_reason`.
 """
 
 from __future__ import annotations
@@ -52,21 +53,21 @@ from .rejections import REJECTIONS_LIMIT, Rejection, shorten
 
 IDENTITY_LOG_LIMIT: Final = 100_000
 _MAX_LOGGED_BYTES: Final = 4_096
-"""Properties of an identity verb are logged whole up to this size, as JSON, and shortened beyond."""
+"""Maximum size in bytes of JSON up to which the properties of an identity call are logged without shortening."""
 
 _CHANGES_LIMIT: Final = 1_000
 
 
 class Project:
-    """The state of one project.
+    """State of one project.
 
     Args:
-        identities: the system by which ids become people.
-        max_events: events kept; the oldest are forgotten beyond that.
-        max_bytes: size of the events kept, as JSON; the oldest are forgotten beyond that.
-        reports: what reports know of the identities.
-        ledger: where changes are noted that are to outlast the process, or None.
-        geolocate: gives the properties of the place that an address is at, or is None.
+        identities: ID merge system of the project.
+        max_events: maximum number of events kept.
+        max_bytes: maximum size of the events kept, in bytes of JSON.
+        delayed: identities as reports see them.
+        changes: collects the changes to be written to disk; None if the project is kept in memory only.
+        geolocate: returns location properties for an IP address; None disables geolocation.
     """
 
     def __init__(
@@ -99,10 +100,10 @@ class Project:
         return isinstance(self._identities, SimplifiedIdentities)
 
     def restore(self, saved: ChangeSet) -> None:
-        """Become what was kept before a restart. The project must be empty.
+        """Load the data stored before a restart. The project must be empty.
 
         Args:
-            saved: everything there is; its lists are used up.
+            saved: all data of the project. Its list of events is emptied.
         """
         for at, link in saved.links:
             self._identities.restore_link(link)
@@ -118,19 +119,19 @@ class Project:
             self.event_rows.append((intern(name), person, payload, (intern(endpoint), at)))
             self._bytes += len(payload)
         saved.event_rows.clear()
-        # Fewer may be kept than before.
+        # The limits may be lower than before the restart.
         self._trim()
 
     def store_event(self, name: str, properties: dict[str, Any], arrival: Arrival) -> Problem | None:
-        """Store one checked event, and merge whom it merges.
+        """Store one validated event, and apply the identity links it makes.
 
         Args:
             name: name of the event.
-            properties: its properties; kept as they are after this call.
-            arrival: how it came; `/import` is the only place for `$merge`.
+            properties: properties of the event. Derived properties are added in place.
+            arrival: endpoint and time of arrival. Only `/import` accepts `$merge`.
 
         Returns:
-            Why it cannot be stored, or None.
+            The reason why the event cannot be stored, or None.
         """
         if name in VERBS:
             return self._store_identity_event(name, properties, arrival)
@@ -155,34 +156,34 @@ class Project:
         if isinstance(ids, str):
             return invalid_property(ids, "must not be missing")
         if verb == MERGE and arrival[0] != "/import":
-            verdict = ignored_result("$merge is taken by /import only")
+            result = ignored_result("$merge is accepted by /import only")
         else:
-            verdict = self._identities.apply(verb, *ids)
-        self._record_identity_result(verb, payload, verdict, *ids)
-        if verdict.outcome in {"merged", "unchanged"}:
-            self._record_link(arrival[1], Link(verb, *ids, verdict.kept))
+            result = self._identities.apply(verb, *ids)
+        self._record_identity_result(verb, payload, result, *ids)
+        if result.outcome in {"merged", "unchanged"}:
+            self._record_link(arrival[1], Link(verb, *ids, result.kept))
         if self.is_simplified:
-            properties["$identity_failure_reason"] = verdict.description
-        elif verdict.reason is not None:
-            properties["$failure_reason"] = verdict.reason
-            properties["$failure_description"] = verdict.description
+            properties["$identity_failure_reason"] = result.description
+        elif result.reason is not None:
+            properties["$failure_reason"] = result.reason
+            properties["$failure_description"] = result.description
         sent = as_id(properties.get("distinct_id"))
         person, _ = self._identities.attribute_event({"distinct_id": sent if sent or verb == MERGE else ids[0]})
         self._append_event((verb, person, bytes(memoryview(orjson.dumps(properties))), arrival))
         return None
 
     def log_refused_identity_event(self, verb: str, properties: Mapping[str, Any], description: str) -> None:
-        """Log an identity verb that the endpoint refused to store."""
+        """Log an identity call that the endpoint refused to store."""
         payload = encode_properties(properties)
         if not isinstance(payload, Problem):
             self._record_identity_result(verb, payload, IdentityResult(outcome="failed", description=description))
 
     def log_rejection(self, endpoint: str, problem: Problem, record: Any, *, silent: bool = False) -> None:
-        """Log a record, or with None a request as a whole, that is not stored."""
+        """Log a record that is not stored, or a whole request if `record` is None."""
         self.rejections.append(Rejection(endpoint, problem.field, problem.message, shorten(record), silent))
 
     def _record_identity_result(self, name: str, payload: bytes, result: IdentityResult, *ids: str) -> None:
-        """Log what an identity verb came to, carry it out on the profiles, and note whom it concerned."""
+        """Log the result of an identity call, merge the profiles, and mark its ids as changed."""
         self._merge_profiles(result)
         if len(payload) > _MAX_LOGGED_BYTES:
             payload = bytes(memoryview(orjson.dumps(shorten(orjson.loads(payload)))))
@@ -236,11 +237,11 @@ class Project:
         Args:
             distinct_id: any id of the person.
             record: the update with its envelope.
-            now: the clock, in seconds.
-            address: of the sender, if the user may be taken to be there; else empty.
+            now: current time in seconds since the epoch.
+            address: IP address of the sender, for geolocation; empty disables it.
 
         Raises:
-            RefusedUpdateError: if the record is malformed.
+            InvalidUpdateError: if the record is malformed.
         """
         person = distinct_id if ignores_alias(record) else self._identities.resolve(distinct_id)
         updated = apply_update(
@@ -253,7 +254,7 @@ class Project:
         """Apply one `/groups` record.
 
         Raises:
-            RefusedUpdateError: if the record is malformed.
+            InvalidUpdateError: if the record is malformed.
         """
         updated = apply_update(self._groups.get((key, group_id)), record, now=now, is_group=True)
         if updated is None:
@@ -264,7 +265,7 @@ class Project:
             self._changes.groups[key, group_id] = updated
 
     def raw_events(self, name: str | None) -> list[dict[str, Any]]:
-        """Every copy in the order of arrival, under the id that it counted under then."""
+        """Return all events, duplicates included, in order of arrival, under the id they counted under at arrival."""
         events = []
         for row in self._rows_named(name):
             properties, sent = read_event(row)
@@ -275,7 +276,7 @@ class Project:
         return events
 
     def events(self, name: str | None) -> list[dict[str, Any]]:
-        """Each event once, under the person whom it counts for now; a duplicate takes the place of the first copy."""
+        """Return the deduplicated events under the person they count for now. A duplicate replaces the first copy."""
         known = self._delayed.identities()
         latest: dict[object, dict[str, Any]] = {}
         for number, row in enumerate(self._rows_named(name)):
@@ -295,7 +296,7 @@ class Project:
         return copy.deepcopy(self._profiles)
 
     def all_profiles(self) -> dict[str, Profile]:
-        """Every profile by canonical id; not copies."""
+        """Return all profiles by canonical id, without copying them."""
         return dict(self._profiles)
 
     def group(self, key: str, group_id: str) -> Profile | None:
@@ -310,7 +311,7 @@ class Project:
         return len(self._groups)
 
     def duplicate_count(self) -> int:
-        """How many of the stored events are further copies of another."""
+        """Return the number of stored events that duplicate another event."""
         keys: set[object] = set()
         without = 0
         for row in self.event_rows:
@@ -323,26 +324,26 @@ class Project:
         return len(self.event_rows) - len(keys) - without
 
     def reported_id(self, row: EventRow) -> str:
-        """Whom a stored event counts for now."""
+        """Return the canonical id that reports show for a stored event now."""
         return self._delayed.identities().current_id(row[1])
 
     def canonical_id(self, distinct_id: str) -> str:
-        """The canonical id by any id, as ingestion knows it, whatever reports know."""
+        """Return the canonical id of an id as ingestion sees it, without the delay of reports."""
         return self._identities.resolve(distinct_id)
 
     def person(self, canonical: str) -> tuple[set[str], Profile | None]:
-        """All ids of a person, and the profile, which is not a copy."""
+        """Return all ids of a person and the profile, without copying it."""
         return self._identities.cluster(canonical), self._profiles.get(canonical)
 
     def reported_canonical_id(self, distinct_id: str) -> str:
-        """The canonical id, as reports know it."""
+        """Return the canonical id of an id as reports see it."""
         return self._delayed.identities().resolve(distinct_id)
 
     def cluster(self, distinct_id: str) -> set[str]:
         return self._identities.cluster(distinct_id)
 
     def clusters(self) -> list[set[str]]:
-        """Everybody known from an event in the history, a profile or a link, in the order of first appearance."""
+        """Return the ids of each person in an event, a profile or a link, in order of first appearance."""
         people: dict[str, set[str]] = {}
         for distinct_id in self._known_ids():
             if distinct_id:
@@ -361,21 +362,21 @@ class Project:
         yield from self._identities.linked_ids()
 
     def identity_log(self) -> list[dict[str, Any]]:
-        """Each identity verb, and each link of a device in Simplified, with what it came to."""
+        """Return each identity call, and each device link in Simplified, with its result."""
         return [
             {
                 "event": name,
                 "properties": orjson.loads(payload),
-                "outcome": verdict.outcome,
-                "$failure_reason": verdict.reason,
-                "$failure_description": verdict.description,
+                "outcome": result.outcome,
+                "$failure_reason": result.reason,
+                "$failure_description": result.description,
             }
-            for name, payload, verdict in self.identity_rows
+            for name, payload, result in self.identity_rows
         ]
 
 
 def read_event(row: EventRow) -> tuple[dict[str, Any], str]:
-    """An event's properties, and the id that it was sent with."""
+    """Return the properties of an event and the id with which it was sent."""
     properties: dict[str, Any] = orjson.loads(row[2])
     return properties, as_id(properties.get("distinct_id")) or row[1]
 

@@ -1,9 +1,9 @@
-"""What reports know of identities: less than the project does, for a while.
+"""Delay until reports apply a new mapping between ids.
 
-A true Mixpanel takes a mapping at once, shows it on the profile within a minute and in reports up to 24 hours later
-(its pages on identity management, read 2026-08-21). An app that reads its own events back must not rely on less.
+Mixpanel accepts a mapping at once, shows it on the profile within a minute, and applies it in reports up to 24 hours
+later (its pages on identity management, read 2026-08-21). An app that reads its own events back must tolerate this.
 
-Pure: it reads the clock that it is given.
+Pure: the clock is passed in.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ class DelayedIdentities:
     """Identities as reports see them.
 
     Args:
-        live: what the project knows.
-        empty: makes identities of the same system that know nothing.
-        delay: seconds from a link's arrival until reports know it, 0 or more.
-        now: the clock, in seconds.
+        live: current identities of the project.
+        new_identities: creates empty identities of the same system.
+        delay: seconds from the arrival of a link until reports apply it, at least 0.
+        now: clock that returns seconds since the epoch.
     """
 
     def __init__(
@@ -33,13 +33,13 @@ class DelayedIdentities:
         self._pending: deque[tuple[float, Link]] = deque()
 
     def add(self, at: float, link: Link) -> None:
-        """A link that the project took at this time."""
+        """Add a link that the project accepted at this time."""
         if self._delay > 0:
             self._pending.append((at, link))
 
     def identities(self) -> Identities:
-        """What reports know now. In order: a link is not known before those that came earlier."""
-        settled = self._now() - self._delay
-        while self._pending and self._pending[0][0] <= settled:
+        """Return the identities that reports see now. Links become visible in order of arrival."""
+        visible_until = self._now() - self._delay
+        while self._pending and self._pending[0][0] <= visible_until:
             self._visible.restore_link(self._pending.popleft()[1])
         return self._visible

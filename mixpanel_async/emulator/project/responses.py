@@ -1,15 +1,17 @@
-"""The answers that Mixpanel documents, byte for byte where it shows them.
+"""Responses that Mixpanel documents, byte for byte where the documents show the body.
 
 Source: Mixpanel's OpenAPI description of the ingestion API (https://docs.mixpanel.com/reference/overview, read
 2026-08-21).
 
 Decisions where Mixpanel's documents are silent
     - `/track`, `/engage` and `/groups` answer `1` if at least one record is valid, as the ingestion page says (the
-      identity page says: if all are). A record that is silently ignored counts as valid.
-    - `strict=1` on `/engage` and `/groups` adds `failed_records` and `num_good_events` to the verbose answer.
-    - `/import` answers a form as `/track` does, which the official Python SDK needs, unless a strict check fails.
-    - A request that cannot be read gets 400 or 413 on every endpoint.
-    - Failed records carry `$insert_id`, as in the prose; the OpenAPI description calls it `insert_id`.
+      identity page requires all). A silently ignored record counts as valid.
+    - `strict=1` on `/engage` and `/groups` adds `failed_records` and `num_good_events` to the verbose response.
+    - `/import` answers a form in the format of `/track`, as the official Python SDK requires, unless a strict check
+      fails.
+    - An unreadable request gets 400 or 413 on every endpoint.
+    - Failed records contain `$insert_id`, as in the text of the documents. The OpenAPI description calls it
+      `insert_id`.
 """
 
 from __future__ import annotations
@@ -51,14 +53,14 @@ _ERRORS: Final[Mapping[int, str]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EmulatorResponse:
-    """What goes back to the client.
+    """HTTP response of the emulator.
 
     Args:
         status: HTTP status.
-        body: its body.
+        body: body of the response.
         media_type: value of `Content-Type`.
-        headers: further headers.
-        records: how many records the request held, for the log of requests.
+        headers: other headers.
+        records: number of records in the request, for the request log.
     """
 
     status: int
@@ -69,17 +71,17 @@ class EmulatorResponse:
 
 
 def json_response(status: int, content: object, *, records: int = 0) -> EmulatorResponse:
-    """An answer with a JSON body."""
+    """Return a response with a JSON body."""
     return EmulatorResponse(status=status, body=orjson.dumps(content), records=records)
 
 
 def import_response(number: int, *, records: int) -> EmulatorResponse:
-    """`/import` took what it was given."""
+    """Return the response of `/import` to accepted records."""
     return json_response(200, {"code": 200, "num_records_imported": number, "status": "OK"}, records=records)
 
 
 def import_failure_response(failed: list[dict[str, Any] | str], number: int, *, records: int) -> EmulatorResponse:
-    """`/import?strict=1` took some records and refused others."""
+    """Return the response of `/import?strict=1` to a batch with refused records."""
     content = {
         "code": 400,
         "error": _ERRORS[400],
@@ -91,12 +93,13 @@ def import_failure_response(failed: list[dict[str, Any] | str], number: int, *, 
 
 
 def error_response(path: str, status: int, error: str | None = None) -> EmulatorResponse:
-    """A request refused as a whole, in the form of its endpoint.
+    """Return the response to a request refused as a whole, in the format of its endpoint.
 
     Args:
-        path: of the endpoint.
-        status: 400 or above.
-        error: the words; by default those of Mixpanel's example. For 5xx no body is documented, and there is none.
+        path: path of the endpoint.
+        status: HTTP status, 400 or above.
+        error: error text; by default the text of Mixpanel's example. Mixpanel documents no body for 5xx, so the body
+            is empty.
     """
     text = error or _ERRORS.get(status)
     if text is None:
@@ -117,14 +120,14 @@ def ingestion_response(
     error: str | None,
     failed: list[dict[str, Any]] | None = None,
 ) -> EmulatorResponse:
-    """The answer of `/track`, `/engage` and `/groups`, and of `/import` to a form.
+    """Return the response of `/track`, `/engage` and `/groups`, and of `/import` to a form.
 
     Args:
         fields: query parameters and form fields: `verbose`, `img`, `callback`.
-        valid: how many records were taken or silently ignored.
-        records: how many there were.
-        error: why the first bad one is bad, or None.
-        failed: with `strict=1`, what is wrong with each bad one.
+        valid: number of records accepted or silently ignored.
+        records: number of records in the request.
+        error: problem of the first invalid record, or None.
+        failed: problems of all invalid records, with `strict=1`.
     """
     status = 1 if valid else 0
     content: dict[str, Any] = {"error": None if status else error or "no valid records", "status": status}
@@ -143,5 +146,5 @@ def ingestion_response(
 
 
 def is_enabled(flag: str | None) -> bool:
-    """Whether a parameter such as `verbose` asks for something: any number but 0."""
+    """Return whether a parameter such as `verbose` is set to a number other than 0."""
     return flag is not None and flag.isdecimal() and flag.strip("0") != ""

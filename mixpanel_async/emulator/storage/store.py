@@ -1,8 +1,8 @@
-"""A project on disk, in one SQLite file; the only module that knows SQLite.
+"""Storage of a project in one SQLite file. The only module of the emulator that uses SQLite.
 
-What a request changed is written in one transaction before the request is answered; requests that come while one is
-being written share the next. With `synchronous=NORMAL` an answered request survives the death of the process by any
-signal; should the machine lose power, the last of them may be gone, but the file stays whole.
+The changes of a request are written in one transaction before the request is answered. Requests that arrive during a
+write share the next transaction. With `synchronous=NORMAL`, an answered request survives the death of the process by
+any signal. A power failure may lose the latest requests, but does not damage the file.
 """
 
 from __future__ import annotations
@@ -55,32 +55,32 @@ _log = logging.getLogger(__name__)
 
 
 class StoreError(Exception):
-    """What happened cannot be written down; the text says why."""
+    """Changes cannot be written to disk. The message states the reason."""
 
 
 class _DamagedFileError(Exception):
-    """The file holds something that this module has not written."""
+    """The file contains data that this module did not write."""
 
 
 @final
 class ProjectStore:
-    """A directory that holds one project, for one process at a time.
+    """Directory that stores one project, for one emulator at a time.
 
-    A file that cannot be read is set aside under a name ending in `.corrupt-1`, `.corrupt-2` and so on; a warning in
-    the log says so, and the project starts empty.
+    An unreadable file is renamed: its name gets the suffix `.corrupt-1`, `.corrupt-2` and so on. A warning is logged,
+    and the project starts empty.
 
     Args:
-        directory: made if it is not there, with access for its owner only.
-        id_merge: the project's system of identities, which cannot change once there is a file.
+        directory: directory of the project. It is created, with access for its owner only, if it does not exist.
+        id_merge: ID merge system of the project. It cannot change once the file exists.
 
     Raises:
-        OSError: if the directory or the file cannot be used, or another process uses it.
-        ValueError: if the file was written by a later version, or for another system of identities.
+        OSError: if the directory or the file cannot be used, or another emulator uses it.
+        ValueError: if the file was written by a later version, or for another ID merge system.
     """
 
     def __init__(self, directory: Path, id_merge: str) -> None:
         self.changes = ChangeSet()
-        """Where the project notes its changes. Guarded by the lock that is given to `flush`."""
+        """Changes of the project not yet written. Guarded by the lock passed to `flush`."""
         self._unwritten: list[ChangeSet] = []
         self._write_lock = threading.Lock()
         self._path = directory / FILE_NAME
@@ -99,45 +99,45 @@ class ProjectStore:
     def _open_or_replace(self, id_merge: str) -> None:
         try:
             self._open(id_merge)
-        # Of damaged text even the message of an error may be damaged.
+        # If text in the file is damaged, decoding the error message may fail as well.
         except (sqlite3.Error, UnicodeError, _DamagedFileError) as error:
             if isinstance(error, sqlite3.Error) and _is_access_error(error):
-                raise OSError(f"{self._path} cannot be used: {error}") from error
-            self._set_aside(error)
+                raise OSError(f"cannot open {self._path}: {error}") from error
+            self._rename_corrupt_file(error)
             try:
                 self._open(id_merge)
             except sqlite3.Error as second:
-                raise OSError(f"{self._path} cannot be used: {second}") from second
+                raise OSError(f"cannot create {self._path}: {second}") from second
 
     @property
     def has_unwritten_changes(self) -> bool:
-        """Whether something could not be written yet."""
+        """Whether an earlier write failed and its changes are still to be written."""
         return bool(self._unwritten)
 
     def _release_lock(self) -> None:
-        held, self._lock_file = self._lock_file, None
-        if held is not None:
-            os.close(held)
+        lock_file, self._lock_file = self._lock_file, None
+        if lock_file is not None:
+            os.close(lock_file)
 
     def take_saved(self) -> ChangeSet:
-        """What was on disk at the start. It is handed out once, so that it is not held in memory twice."""
+        """Return the data found on disk at the start, once, so that it is not kept in memory twice."""
         saved, self._saved = self._saved, ChangeSet()
         return saved
 
     def flush(self, lock: threading.Lock) -> None:
-        """Write what is in the ledger. Returns once all that was there before the call is on disk.
+        """Write the pending changes. Return once all changes made before the call are on disk.
 
         Args:
-            lock: guards the ledger; must not be held by the caller.
+            lock: lock that guards `changes`. The caller must not hold it.
 
         Raises:
-            StoreError: if it cannot be written, or the store is closed. It stays noted, for the next call.
+            StoreError: if the changes cannot be written, or the store is closed. The next call tries again.
         """
         with self._write_lock:
             with lock:
                 taken = self.changes.take()
             if self._db is None:
-                raise StoreError("the emulator is closed")
+                raise StoreError("the emulator is closed; create a new one for this data directory")
             if taken:
                 self._unwritten.append(taken)
             if self._unwritten:
@@ -147,12 +147,12 @@ class ProjectStore:
                     raise StoreError(f"the emulator cannot write to its data directory: {error}") from error
 
     def close(self, lock: threading.Lock) -> None:
-        """Write what is in the ledger and let go of the file. Does nothing if that was done before.
+        """Write the pending changes and release the file. Does nothing if the store is closed.
 
-        Nobody waits for what cannot be written any more: its requests were answered as failed.
+        Changes that cannot be written are discarded: their requests have been answered as failed.
 
         Args:
-            lock: as for `flush`.
+            lock: lock that guards `changes`. The caller must not hold it.
         """
         with contextlib.suppress(StoreError):
             self.flush(lock)
@@ -166,7 +166,7 @@ class ProjectStore:
         if self._path.is_symlink():
             raise OSError(f"{self._path} is a symbolic link")
         if not self._path.exists():
-            # Made here, because SQLite would make it readable for everybody; its other files take their mode from it.
+            # SQLite would create the file readable for all users. Its other files get their mode from this one.
             os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
         self._path.chmod(0o600)
         db = sqlite3.connect(self._path, timeout=0, isolation_level=None, check_same_thread=False)
@@ -187,7 +187,7 @@ class ProjectStore:
     def _prepare(self, db: sqlite3.Connection, id_merge: str) -> None:
         for pragma in ("locking_mode=EXCLUSIVE", "trusted_schema=OFF", "cell_size_check=ON"):
             db.execute(f"PRAGMA {pragma}").fetchall()
-        # The lock is taken by the first write, and held until the file is closed.
+        # The first write takes the lock, which is held until the file is closed.
         db.execute("BEGIN IMMEDIATE")
         version, application = (
             db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("user_version", "application_id")
@@ -199,20 +199,20 @@ class ProjectStore:
             db.execute(f"PRAGMA application_id={_APPLICATION}")
             db.execute(f"PRAGMA user_version={_VERSION}")
         elif application != _APPLICATION:
-            raise _DamagedFileError("it is not a file of the emulator's")
+            raise _DamagedFileError("it is not a file of the emulator")
         elif version > _VERSION:
-            raise ValueError(f"{self._path} was written by a later version of mixpanel-async")
+            raise ValueError(f"{self._path} was written by a later version of mixpanel-async; upgrade mixpanel-async")
         else:
             kept = db.execute("SELECT value FROM meta WHERE name = 'id_merge'").fetchone()
             if kept is None or kept[0] not in {each.value for each in IdMerge}:
-                raise _DamagedFileError("it does not say how it joins ids")
+                raise _DamagedFileError("it contains no valid id_merge")
             if kept[0] != id_merge:
                 raise ValueError(f"{self._path} holds a project with id_merge={kept[0]!r}, not {id_merge!r}")
         db.execute("COMMIT")
         for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "journal_size_limit=16777216"):
             db.execute(f"PRAGMA {pragma}").fetchall()
 
-    def _set_aside(self, error: Exception) -> None:
+    def _rename_corrupt_file(self, error: Exception) -> None:
         number = 1
         while any(_with_suffix(self._path, f"{end}.corrupt-{number}").exists() for end in _FILE_SUFFIXES):
             number += 1
@@ -220,10 +220,10 @@ class ProjectStore:
             source = _with_suffix(self._path, end)
             if source.exists():
                 source.rename(_with_suffix(self._path, f"{end}.corrupt-{number}"))
-        aside = _with_suffix(self._path, f".corrupt-{number}")
-        # SQLite quotes what it cannot decode, and people's data has no place in a log.
-        words = "it holds text that is no UTF-8" if "decode" in str(error).lower() else error
-        _log.warning("the emulator's data cannot be read (%s); set aside as %s, starting empty", words, aside)
+        renamed = _with_suffix(self._path, f".corrupt-{number}")
+        # SQLite quotes text that it cannot decode, and personal data must not be logged.
+        reason = "it contains invalid UTF-8" if "decode" in str(error).lower() else error
+        _log.warning("emulator data file is unreadable (%s); renamed to %s, starting empty", reason, renamed)
 
     def _write(self, db: sqlite3.Connection) -> None:
         following, oldest = self._next_number, self._oldest_number
@@ -253,29 +253,29 @@ class ProjectStore:
 
 
 def _lock_directory(path: Path) -> int | None:
-    """A lock that only the end of this process, or of the store, gives up.
+    """Lock a directory until the store or the process ends.
 
-    SQLite's own lock is not enough: POSIX drops it when anything in the process closes the file.
+    SQLite's lock is not enough: POSIX releases it as soon as any code in the process closes the file.
 
     Raises:
-        OSError: if another emulator has it, in this process or another.
+        OSError: if another emulator holds the lock, in this process or another.
     """
     if sys.platform == "win32":
-        # Locks belong to the open file there.
+        # On Windows, SQLite's lock belongs to the open file and is sufficient.
         return None
-    import fcntl  # noqa: PLC0415  not everywhere
+    import fcntl  # noqa: PLC0415  not available on Windows
 
-    held = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    lock_file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
-        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
-        os.close(held)
+        os.close(lock_file)
         raise OSError(f"{path.parent} is in use by another emulator") from error
-    return held
+    return lock_file
 
 
 def _is_access_error(error: sqlite3.Error) -> bool:
-    """Whether an error says that the file cannot be reached now, and nothing of what is in it."""
+    """Return whether an error concerns access to the file and not its content."""
     words = ("unable to open", "disk i/o", "is full", "readonly", "locked", "out of memory", "denied")
     return any(word in str(error).lower() for word in words)
 
@@ -295,8 +295,8 @@ def _write_identities(db: sqlite3.Connection, changes: ChangeSet) -> None:
             "INSERT INTO identity_log (name, payload, outcome, reason, description, kept, absorbed)"
             " VALUES (?, ?, ?, ?, ?, ?, ?)",
             (
-                (name, payload, said.outcome, said.reason, said.description, said.kept, said.absorbed)
-                for name, payload, said in changes.identity_rows
+                (name, payload, result.outcome, result.reason, result.description, result.kept, result.absorbed)
+                for name, payload, result in changes.identity_rows
             ),
         )
         db.execute(
@@ -318,7 +318,7 @@ def _write_profiles(db: sqlite3.Connection, changes: ChangeSet) -> None:
 
 
 def _event_bounds(db: sqlite3.Connection) -> tuple[int, int]:
-    """Number of the next event, and of the oldest that is kept."""
+    """Return the number of the next event and of the oldest event stored."""
     oldest, latest = db.execute("SELECT min(seq), max(seq) FROM events").fetchone()
     return (1, 1) if latest is None else (latest + 1, oldest)
 
@@ -334,7 +334,7 @@ def _read_all(db: sqlite3.Connection) -> ChangeSet:
     for row in db.execute(
         "SELECT name, payload, outcome, reason, description, kept, absorbed FROM identity_log ORDER BY seq"
     ):
-        saved.identity_rows.append(_log_row(row))
+        saved.identity_rows.append(_identity_row(row))
     for at, *link in db.execute("SELECT at, verb, first, second, kept FROM links ORDER BY seq"):
         _check_types((float, str, str, str), (at, *link[:3]))
         saved.links.append((at, Link(*link)))
@@ -345,29 +345,29 @@ def _read_all(db: sqlite3.Connection) -> ChangeSet:
     return saved
 
 
-def _log_row(row: tuple[Any, ...]) -> IdentityRow:
+def _identity_row(row: tuple[Any, ...]) -> IdentityRow:
     name, payload, outcome, reason, description, kept, absorbed = row
     _check_types((str, bytes, str, str), (name, payload, outcome, description))
     if outcome not in get_args(Outcome):
-        raise _DamagedFileError("it holds an outcome that there is not")
+        raise _DamagedFileError("it contains an unknown outcome")
     _parse_object(payload)
-    verdict = IdentityResult(outcome=outcome, reason=reason, description=description, kept=kept, absorbed=absorbed)
-    return name, payload, verdict
+    result = IdentityResult(outcome=outcome, reason=reason, description=description, kept=kept, absorbed=absorbed)
+    return name, payload, result
 
 
 def _parse_object(payload: Any) -> dict[str, Any]:
     try:
         value = orjson.loads(payload)
     except orjson.JSONDecodeError as error:
-        raise _DamagedFileError("it holds text that is no JSON") from error
+        raise _DamagedFileError("it contains invalid JSON") from error
     if type(value) is not dict:
-        raise _DamagedFileError("it holds a value that is no JSON object")
+        raise _DamagedFileError("it contains a JSON value that is not an object")
     return cast("dict[str, Any]", value)
 
 
 def _check_types(types: tuple[type, ...], values: tuple[object, ...]) -> None:
     if tuple(map(type, values)) != types:
-        raise _DamagedFileError("it holds a value of the wrong type")
+        raise _DamagedFileError("it contains a value of the wrong type")
 
 
 def _with_suffix(path: Path, end: str) -> Path:
