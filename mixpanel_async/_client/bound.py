@@ -1,4 +1,4 @@
-"""The client seen through one user or request."""
+"""Client bound to one user or request."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from .client import AsyncMixpanel
 
 
-# In these an id of the form `$device:...` is an id like any other, and an anonymous visitor goes by the bare one.
+# In these systems `$device:...` has no special meaning: the id of an anonymous visitor is the bare device id.
 _WITHOUT_DEVICES: Final = frozenset({IdMerge.LEGACY, IdMerge.ORIGINAL})
 _LINK_BYTES: Final = 12
 
@@ -28,9 +28,10 @@ class _Ids(TypedDict):
 
 
 class BoundMixpanel:
-    """What `AsyncMixpanel.bind` returns. It needs no closing, and only `sign_in` and `sign_out` change it.
+    """Client bound to one user or request: the result of `AsyncMixpanel.bind`.
 
-    Its methods are the client's without the ids; their errors are the same.
+    Its methods are those of the client without the ids, and raise the same errors. Only `sign_in` and `sign_out` change
+    the bound ids. It does not need to be closed.
     """
 
     __slots__ = ("_client", "_distinct_id", "_ids", "_link", "_properties")
@@ -54,22 +55,22 @@ class BoundMixpanel:
 
     @property
     def user_id(self) -> str | None:
-        """Who is signed in."""
+        """Id of the signed-in user; None for an anonymous visitor."""
         return self._ids["user_id"]
 
     @property
     def device_id(self) -> str | None:
-        """The anonymous id, of the browser or the device."""
+        """Anonymous id of the browser or device."""
         return self._ids["device_id"]
 
     @property
     def link(self) -> str | None:
-        """Whose the device is, as far as `sign_in` saw to it: text to keep beside the device's id; tells no user id."""
+        """Link between the device and its last signed-in user. Store it with the device's id; it reveals no user id."""
         return self._link
 
     def silenced(self) -> BoundMixpanel:
-        """The same, but its calls do nothing: for a visitor who has not agreed to being tracked."""
-        return BoundMixpanel(NullClient(), distinct_id=None, properties={}, **_NOBODY)
+        """Return a client whose calls do nothing, for a visitor who has not consented to tracking."""
+        return BoundMixpanel(NullClient(), distinct_id=None, properties={}, **_NO_IDS)
 
     async def sign_in(
         self,
@@ -79,37 +80,41 @@ class BoundMixpanel:
         *,
         is_new: bool = False,
     ) -> None:
-        """Make the visitor of the bound device known as `user_id`, as the project's ID Merge system wants it.
+        """Join the bound device to the user `user_id`, and track an event with both ids.
 
-        - Original: `identify`, or `alias` if the device's id is no UUID of version 4. Both ids are one person, also
-          for the past.
-        - Legacy: `alias`, once for each device. With `is_new` the user takes over what the visitor did before; without
-          it that stays apart, as nothing in a Legacy project can bring it to a user who exists.
-        - Simplified: the event with both ids, which follows in all three, is what joins them.
+        The calls depend on the project's ID Merge system:
 
-        From then on what is bound is the user. Signing in again sends the event alone. If the device is another user's,
-        it first gets a fresh id, as in `sign_out`, so that two people who share a browser stay two.
+        - Original: `identify`, or `alias` if the device's id is not a UUID v4. Both ids become one user, including
+          their earlier events.
+        - Legacy: `alias`, once for each device. With `is_new`, the visitor's earlier events become the user's. Without
+          it they stay separate: a Legacy project cannot move them to an existing user.
+        - Simplified: no call. The event with both ids joins them.
 
-        If it raises, nobody is signed in. Nothing is repeated by itself, and the call may be: ids that are joined
-        already stay as they are.
+        After the call the user is bound. Signing in again sends only the event. If the device belongs to another user,
+        it first gets a new id, as in `sign_out`, so that two users who share a browser stay separate.
+
+        If the call raises, no user is signed in. The call can be repeated: ids that are already joined do not change.
+
+        Example:
+            >>> await mp.bind(device_id=cookie).sign_in("user-1")
 
         Args:
-            user_id: the id of the user in your system; for good, as Mixpanel cannot rename one.
-            event_name: the event to track; by default `Signed up` if `is_new`, else `Signed in`.
-            properties: of that event.
-            is_new: the user did not exist before. It matters in Legacy projects alone, where it must be true at
-                sign-up and false at every login: there it makes the device's past the user's, and would cut a user who
-                exists off from theirs.
+            user_id: permanent id of the user in your system. Mixpanel cannot rename it.
+            event_name: name of the event; by default `Signed up` if `is_new`, else `Signed in`.
+            properties: properties of the event.
+            is_new: whether the user has just signed up. It matters only in Legacy projects, where it must be True at
+                sign-up and False at every login: for an existing user it would detach their earlier events.
 
         Raises:
-            ConfigurationError: the client does not know the project's `id_merge`.
-            ValidationError: `user_id` is none that Mixpanel takes, or a `distinct_id` is bound, which would win.
-            ApiError, TransportError: the ids could not be joined (Original and Legacy).
-            QueueFullError, ClientClosedError: as `AsyncMixpanel.track` does.
+            ConfigurationError: if the client has no `id_merge`.
+            ValidationError: if Mixpanel would not accept `user_id`, or if a `distinct_id` is bound, which would
+                override it.
+            ApiError, TransportError: if the ids could not be joined (Original and Legacy).
+            QueueFullError, ClientClosedError: as in `AsyncMixpanel.track`.
         """
         check_id(user_id, "user_id")
         if self._distinct_id is not None:
-            raise ValidationError("distinct_id", "is bound, so that nobody can sign in; bind a device_id instead")
+            raise ValidationError("distinct_id", "is bound and would override the user; bind a device_id instead")
         if not self._is_free_for(user_id):
             self.sign_out()
         device_id = self._ids["device_id"]
@@ -135,13 +140,13 @@ class BoundMixpanel:
             await self._client.alias(device_id, user_id)
 
     def sign_out(self) -> None:
-        """Bind nobody, with a fresh anonymous id: what follows may be another person's."""
+        """Unbind the user, and bind a new anonymous id: later calls may come from another person."""
         self._ids["user_id"] = self._link = None
         if self._ids["device_id"] is not None:
             self._ids["device_id"] = self._client.new_device_id()
 
     def _is_free_for(self, user_id: str) -> bool:
-        """Whether the device is nobody else's, as far as is known."""
+        """Return whether the device is not known to belong to another user."""
         device_id, bound = self._ids["device_id"], self._ids["user_id"]
         if self._link is not None and device_id is not None:
             return self._link == _link(device_id, user_id)
@@ -156,7 +161,7 @@ class BoundMixpanel:
         ip: str | None = None,
         properties: Properties | None = None,
     ) -> BoundMixpanel:
-        """The same with more bound, or something else."""
+        """Return a copy with other ids or more properties bound. Arguments are those of `AsyncMixpanel.bind`."""
         return self._client.bind(
             distinct_id=self._distinct_id if distinct_id is None else distinct_id,
             user_id=self._ids["user_id"] if user_id is None else user_id,
@@ -177,7 +182,7 @@ class BoundMixpanel:
     ) -> None:
         """Queue an event. See `AsyncMixpanel.track`."""
         await self._client.track(
-            self._sender,
+            self._event_id,
             event_name,
             self._merged(properties),
             meta,
@@ -197,7 +202,7 @@ class BoundMixpanel:
     ) -> None:
         """Queue an event from any thread. See `AsyncMixpanel.track_nowait`."""
         self._client.track_nowait(
-            self._sender,
+            self._event_id,
             event_name,
             self._merged(properties),
             meta,
@@ -215,9 +220,9 @@ class BoundMixpanel:
         time: float | datetime | None = None,
         insert_id: str | None = None,
     ) -> None:
-        """Send one event now and wait for the answer. See `AsyncMixpanel.track_immediate`."""
+        """Send one event now and await the response. See `AsyncMixpanel.track_immediate`."""
         await self._client.track_immediate(
-            self._sender,
+            self._event_id,
             event_name,
             self._merged(properties),
             meta,
@@ -227,80 +232,80 @@ class BoundMixpanel:
         )
 
     async def alias(self, alias_id: str, meta: Meta = None) -> None:
-        """Let `alias_id` mean the bound person. See `AsyncMixpanel.alias`."""
-        await self._client.alias(alias_id, self._sender or self._person, meta)
+        """Make `alias_id` another id of the bound user. See `AsyncMixpanel.alias`."""
+        await self._client.alias(alias_id, self._event_id or self._profile_id, meta)
 
     async def identify(self, identified_id: str, meta: Meta = None) -> None:
         """Join the bound anonymous visitor to `identified_id`. See `AsyncMixpanel.identify`."""
-        await self._client.identify(identified_id, self._ids["device_id"] or self._person, meta)
+        await self._client.identify(identified_id, self._ids["device_id"] or self._profile_id, meta)
 
     async def people_update(self, message: Mapping[str, Any], meta: Meta = None) -> None:
-        """See `AsyncMixpanel.people_update`; `$distinct_id` is put in."""
-        message = {"$distinct_id": self._person, **copy_mapping(message, "message")}
-        await self._client.people_update(message, self._located(meta))
+        """See `AsyncMixpanel.people_update`. The bound id is the default of `$distinct_id`."""
+        message = {"$distinct_id": self._profile_id, **copy_mapping(message, "message")}
+        await self._client.people_update(message, self._with_ip(meta))
 
     async def people_set(self, properties: Properties, meta: Meta = None) -> None:
         """See `AsyncMixpanel.people_set`."""
-        await self._client.people_set(self._person, properties, self._located(meta))
+        await self._client.people_set(self._profile_id, properties, self._with_ip(meta))
 
     async def people_set_once(self, properties: Properties, meta: Meta = None) -> None:
         """See `AsyncMixpanel.people_set_once`."""
-        await self._client.people_set_once(self._person, properties, self._located(meta))
+        await self._client.people_set_once(self._profile_id, properties, self._with_ip(meta))
 
     async def people_increment(self, properties: Properties, meta: Meta = None) -> None:
         """See `AsyncMixpanel.people_increment`."""
-        await self._client.people_increment(self._person, properties, self._located(meta))
+        await self._client.people_increment(self._profile_id, properties, self._with_ip(meta))
 
     async def people_append(self, properties: Properties, meta: Meta = None) -> None:
         """See `AsyncMixpanel.people_append`."""
-        await self._client.people_append(self._person, properties, self._located(meta))
+        await self._client.people_append(self._profile_id, properties, self._with_ip(meta))
 
     async def people_union(self, properties: Properties, meta: Meta = None) -> None:
         """See `AsyncMixpanel.people_union`."""
-        await self._client.people_union(self._person, properties, self._located(meta))
+        await self._client.people_union(self._profile_id, properties, self._with_ip(meta))
 
     async def people_unset(self, properties: Sequence[str], meta: Meta = None) -> None:
         """See `AsyncMixpanel.people_unset`."""
-        await self._client.people_unset(self._person, properties, self._located(meta))
+        await self._client.people_unset(self._profile_id, properties, self._with_ip(meta))
 
     async def people_remove(self, properties: Properties, meta: Meta = None) -> None:
         """See `AsyncMixpanel.people_remove`."""
-        await self._client.people_remove(self._person, properties, self._located(meta))
+        await self._client.people_remove(self._profile_id, properties, self._with_ip(meta))
 
     async def people_delete(self, meta: Meta = None) -> None:
         """See `AsyncMixpanel.people_delete`."""
-        await self._client.people_delete(self._person, self._located(meta))
+        await self._client.people_delete(self._profile_id, self._with_ip(meta))
 
     async def people_track_charge(self, amount: float, properties: Properties | None = None, meta: Meta = None) -> None:
         """See `AsyncMixpanel.people_track_charge`."""
-        await self._client.people_track_charge(self._person, amount, properties, self._located(meta))
+        await self._client.people_track_charge(self._profile_id, amount, properties, self._with_ip(meta))
 
     async def people_clear_charges(self, meta: Meta = None) -> None:
         """See `AsyncMixpanel.people_clear_charges`."""
-        await self._client.people_clear_charges(self._person, self._located(meta))
+        await self._client.people_clear_charges(self._profile_id, self._with_ip(meta))
 
     @property
-    def _sender(self) -> str | None:
-        """The `distinct_id` of events; None leaves it to the other ids."""
+    def _event_id(self) -> str | None:
+        """`distinct_id` of events; None if the client derives it from the other ids."""
         if self._distinct_id is None and self._client.id_merge in _WITHOUT_DEVICES:
             return self._ids["user_id"] or self._ids["device_id"]
         return self._distinct_id
 
     @property
-    def _person(self) -> str:
-        person = self._distinct_id or self._ids["user_id"]
-        if person is None and not isinstance(self._client, NullClient):
-            raise ValidationError("distinct_id", "is not bound, and neither is user_id")
-        return person or ""
+    def _profile_id(self) -> str:
+        profile_id = self._distinct_id or self._ids["user_id"]
+        if profile_id is None and not isinstance(self._client, NullClient):
+            raise ValidationError("distinct_id", "is not bound; bind a distinct_id or user_id")
+        return profile_id or ""
 
     def _merged(self, properties: object) -> Properties | None:
         if properties is None:
             return self._properties
         if is_instance(properties, str):
-            raise ValidationError("properties", "must be a mapping; the ids are bound, so the event's name comes first")
+            raise ValidationError("properties", "must be a mapping; ids are bound, so event_name is the first argument")
         return {**self._properties, **copy_mapping(properties, "properties")}
 
-    def _located(self, meta: Meta) -> Meta:
+    def _with_ip(self, meta: Meta) -> Meta:
         ip = self._ids["ip"]
         return meta if ip is None else {"$ip": ip, **({} if meta is None else copy_mapping(meta, "meta"))}
 
@@ -310,33 +315,33 @@ class BoundMixpanel:
 
 
 class NullClient:
-    """Stands in for the client of a visitor who has not agreed: every call does nothing."""
+    """Client whose calls do nothing, for a visitor who has not consented to tracking."""
 
     id_merge: Final[IdMerge | None] = None
 
     def bind(self, **_ids: Any) -> BoundMixpanel:
-        """The ids are forgotten at once."""
-        return BoundMixpanel(self, distinct_id=None, properties={}, **_NOBODY)
+        """Return a bound client that does nothing. The ids are not kept."""
+        return BoundMixpanel(self, distinct_id=None, properties={}, **_NO_IDS)
 
     def new_device_id(self) -> str:
-        """There is no device."""
+        """Return an empty id."""
         return ""
 
     def track_nowait(self, *arguments: object, **options: object) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     async def _nothing(self, *arguments: object, **options: object) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     track = track_immediate = alias = identify = _nothing
     people_update = people_set = people_set_once = people_increment = people_append = people_union = _nothing
     people_unset = people_remove = people_delete = people_track_charge = people_clear_charges = _nothing
 
 
-_NOBODY: Final[_Ids] = {"user_id": None, "device_id": None, "ip": None}
+_NO_IDS: Final[_Ids] = {"user_id": None, "device_id": None, "ip": None}
 
 
 def _link(device_id: str, user_id: str) -> str:
-    # Keyed by the device, so that the same user leaves different texts in different browsers.
+    # The device is the key, so the links of one user differ between browsers.
     key = blake2b(device_id.encode()).digest()
     return blake2b(user_id.encode(), key=key, digest_size=_LINK_BYTES).hexdigest()

@@ -1,4 +1,4 @@
-"""The client: it puts the parts together, and opens and closes them."""
+"""The client: builds its components, opens and closes them."""
 
 from __future__ import annotations
 
@@ -57,53 +57,60 @@ if TYPE_CHECKING:
 _log = logging.getLogger("mixpanel_async")
 _BATCHING: Final = BatchPolicy()
 _RETRY: Final = RetryPolicy()
-_LONGEST: Final = 1e9
+_MAX_FLUSH_TIMEOUT: Final = 1e9
 _IDENTITY_RETRY: Final = RetryPolicy(attempts=3, initial=0.5, maximum=4.0, total_timeout=15.0)
 
 
 class AsyncMixpanel(EventMethods, IdentityMethods, ProfileMethods):
-    """An asynchronous Mixpanel client for asyncio and trio.
+    """Asynchronous Mixpanel client for asyncio and trio.
 
-    One connection pool and one batching queue serve everything. `track`, `people_*`, `group_*` and `import_data` check
-    and queue a record and return; `alias`, `merge`, `identify` and `track_immediate` are sent at once and return when
-    Mixpanel has taken them, or raise.
+    All calls share one connection pool and one batching queue. `track`, `people_*`, `group_*` and `import_data`
+    validate and queue a record, and return. `alias`, `merge`, `identify` and `track_immediate` send at once. They
+    return when Mixpanel has accepted the request, or raise.
 
-    It may be made anywhere, also at import time. It starts with `async with`, with `await start()`, or by itself at
-    the first call inside a running event loop, and must be closed with `aclose()` (which `async with` does), or what
-    is still queued is lost, and said to be.
+    A client can be created anywhere, also at import time. It starts with `async with`, with `await start()`, or at the
+    first call inside a running event loop. Close it with `aclose()`, which `async with` does. Otherwise the records
+    that are still queued are lost, with a `ResourceWarning` and a log line.
+
+    Example:
+        >>> async with AsyncMixpanel("PROJECT_TOKEN", region="eu") as mp:
+        ...     await mp.track("user-1", "Order placed", {"amount": 19.99})
 
     Args:
         token: the project's token.
-        credentials: a service account. With one, events go to `/import`, which names each record that it refuses.
-        region: `us`, `eu` or `in`: where the project's data lives.
-        api_host: a host or an origin instead of the region's, such as a proxy or `http://127.0.0.1:8080`.
-        id_merge: how the project joins ids. If given, calls that do nothing in such projects raise `IdentityError`.
-        batching: see `BatchPolicy`.
-        retry: for queued records; see `RetryPolicy`. Without limits by default: the queue is the limit.
-        identity_retry: for awaited calls; by default 3 attempts within 15 seconds. It must have a limit.
-        overflow: what happens without room in the queue; see `Overflow`.
-        events_endpoint: `auto` (`import` with credentials, else `track`), `track` or `import`.
-        super_properties: put under the properties of every event.
-        serializer: a function that turns a value of an unknown type into one that can be sent, or a
-            `json.JSONEncoder` class.
-        before_send: sees every queued message as a dict, may change it, and drops it by returning None. A plain
-            function, called at the caller's line. If it raises, the message is dropped, as it may be what removes
-            personal data. Identity calls do not pass through it.
-        on_drop: called with a list of `LostRecord` and a `DropReason` for every loss; a plain function is called in
-            a worker thread, a coroutine function in the event loop.
-        on_delivered: called with a `Delivery` for each request that Mixpanel took, in the same way.
-        spool: keeps accepted records on disk until Mixpanel has taken them; see `SqliteSpool`.
-        local_flags: evaluate feature flags in this process; see `LocalFlags`. None for not.
-        remote_flags: evaluate feature flags by asking Mixpanel; see `RemoteFlags`. None for not.
-        http_client: an `httpx.AsyncClient` of your own. It stays yours to close.
-        timeout: seconds for one request as a whole, from the wait for a connection to the last byte; 0.001 to 3,600.
-        shutdown_timeout: seconds that `aclose()` may take to deliver; 0 to 3,600. Also how long a `flush()` without a
-            time-out waits without any progress.
-        allow_http: take an `http://` origin that is not on this machine. For an emulator in another container.
+        credentials: service account. With it, events go to `/import`, which reports each record that it rejects.
+        region: data residency of the project: `us`, `eu` or `in`; default `us`.
+        api_host: host or origin that replaces the region's, such as a proxy or `http://127.0.0.1:8080`.
+        id_merge: the project's ID Merge system. With it, identity calls that the project would ignore raise
+            `IdentityError`.
+        batching: size and timing of batches; see `BatchPolicy`.
+        retry: retries of queued records; see `RetryPolicy`. Unlimited by default: the queue is the limit.
+        identity_retry: retries of awaited calls; by default 3 attempts within 15 seconds. It must have a limit.
+        overflow: policy for records that do not fit into the queue; see `Overflow`. Default: drop the new record.
+        events_endpoint: endpoint of events: `track`, `import`, or `auto` (default), which is `import` with credentials
+            and `track` without.
+        super_properties: defaults for the properties of every event.
+        serializer: a function that converts a value of an unsupported type to a supported one, or a `json.JSONEncoder`
+            class.
+        before_send: plain function that is called with every queued message as a dict, in the tracking call. It returns
+            the message, changed or not, or None to drop it. If it raises, the message is dropped, because the function
+            may be what removes personal data. Identity calls bypass it.
+        on_drop: called with a list of `LostRecord` and a `DropReason` for every loss. A plain function runs in a worker
+            thread, a coroutine function in the event loop.
+        on_delivered: called with a `Delivery` for each request that Mixpanel accepted, in the same way.
+        spool: stores accepted records on disk until Mixpanel has accepted them; see `SqliteSpool`.
+        local_flags: options for feature flags that are evaluated in this process; see `LocalFlags`. None disables them.
+        remote_flags: options for feature flags that Mixpanel evaluates; see `RemoteFlags`. None disables them.
+        http_client: your own `httpx.AsyncClient`. The client does not close it.
+        timeout: seconds for one whole request, from waiting for a connection to the last byte of the response; 0.001 to
+            3,600, default 10.
+        shutdown_timeout: seconds that `aclose()` may take to deliver; 0 to 3,600, default 10. A `flush()` without a
+            timeout ends after so many seconds without progress.
+        allow_http: accept an `http://` origin on another machine, for example an emulator in another container.
 
     Raises:
-        ConfigurationError: if an option is out of bounds.
-        ImportError: if `local_flags` is given and the extra `flags` is missing.
+        ConfigurationError: if an option is invalid.
+        ImportError: if `local_flags` is given and the extra `flags` is not installed.
     """
 
     def __init__(
@@ -151,66 +158,69 @@ class AsyncMixpanel(EventMethods, IdentityMethods, ProfileMethods):
             )
             self._origin = options.origin
             preload_backend()
-            runtime = _runtime or real_environment()
-            builder = RecordEncoder(
+            environment = _runtime or real_environment()
+            encoder = RecordEncoder(
                 token,
                 super_properties=super_properties,
                 serializer=serializer,
                 before_send=before_send,
                 recent=not options.by_import,
             )
-            parts = build_pipeline(options, Callbacks(on_drop, on_delivered), spool, http_client, runtime)
+            pipeline = build_pipeline(options, Callbacks(on_drop, on_delivered), spool, http_client, environment)
             super().__init__(
                 options=options,
-                encoder=builder,
-                environment=runtime,
-                queue=parts.queue,
-                sender=parts.sender,
-                direct_sender=parts.direct_sender,
+                encoder=encoder,
+                environment=environment,
+                queue=pipeline.queue,
+                sender=pipeline.sender,
+                direct_sender=pipeline.direct_sender,
             )
             self._flags: Providers | None = None
             if local_flags is not None or remote_flags is not None:
-                # Nobody who has no flags pays for them.
+                # Imported only if used, to keep the import of the package fast.
                 from ..flags.providers import FlagDependencies, make_providers  # noqa: PLC0415
 
                 track = _tracker(weakref.ref(self))
-                wiring = FlagDependencies(options, parts.queue, parts.sender, parts.transport, runtime, track)
-                self._flags = make_providers(local_flags, remote_flags, wiring)
-            weakref.finalize(self, _warn_if_unclosed, parts.queue, parts.sender)
+                dependencies = FlagDependencies(
+                    options, pipeline.queue, pipeline.sender, pipeline.transport, environment, track
+                )
+                self._flags = make_providers(local_flags, remote_flags, dependencies)
+            weakref.finalize(self, _warn_if_unclosed, pipeline.queue, pipeline.sender)
         except MixpanelException as error:
             raise without_traceback(error) from None
         finally:
-            # What reports errors may show the locals of this frame.
+            # Error reporters may show the locals of this frame.
             del token
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None, **options: Any) -> Self:
-        """A client from `MIXPANEL_TOKEN` and, if set, `MIXPANEL_SERVICE_ACCOUNT_USERNAME`,
-        `MIXPANEL_SERVICE_ACCOUNT_SECRET`, `MIXPANEL_PROJECT_ID`, `MIXPANEL_REGION`, `MIXPANEL_API_HOST` and
-        `MIXPANEL_ID_MERGE`.
+        """Create a client from environment variables.
+
+        It reads `MIXPANEL_TOKEN` and, if set, `MIXPANEL_SERVICE_ACCOUNT_USERNAME`, `MIXPANEL_SERVICE_ACCOUNT_SECRET`,
+        `MIXPANEL_PROJECT_ID`, `MIXPANEL_REGION`, `MIXPANEL_API_HOST` and `MIXPANEL_ID_MERGE`.
 
         Args:
-            environ: read instead of the process's environment.
-            options: any option of the client; these win.
+            environ: variables to use instead of the process's environment.
+            options: any options of the client. They override the variables.
 
         Raises:
-            ConfigurationError: if the token is missing or a value cannot work.
+            ConfigurationError: if the token is missing or a value is invalid.
         """
         try:
             return cls(**{**env_options(os.environ if environ is None else environ, options), **options})
         except MixpanelException as error:
             raise without_traceback(error) from None
         finally:
-            # What reports errors may show the locals of this frame.
+            # Error reporters may show the locals of this frame.
             del environ, options
 
     async def start(self) -> None:
-        """Bind to the running event loop, start there and make the connection pool ready, off the loop.
+        """Bind the client to the running event loop, start its tasks and create the connection pool in a thread.
 
-        It need not be called: the first call does the same. `aclose()` may come from another task.
+        Calling it is optional: the first call on the client does the same. `aclose()` may run in another task.
 
         Raises:
-            ClientClosedError: if the client was closed, or is in use in another loop that is still running.
+            ClientClosedError: if the client is closed, or is in use in another loop that is still running.
         """
         await self._sender.open()
 
@@ -224,29 +234,29 @@ class AsyncMixpanel(EventMethods, IdentityMethods, ProfileMethods):
         await self.aclose()
 
     async def aclose(self) -> FlushResult:
-        """Take no more records, deliver those that were accepted, and close the pool if it is the client's own.
+        """Stop accepting records, deliver the accepted ones, and close the connection pool unless it is `http_client`.
 
-        It takes `shutdown_timeout` seconds at most, and up to two more to stop what is left and to finish callbacks; up
-        to four with a spool whose disk does not answer either.
-        It may be called again, also after a call that was cancelled, and then waits for and returns the same.
+        It takes at most `shutdown_timeout` seconds, and up to two more to stop the remaining tasks and finish
+        callbacks; up to four more with a spool whose disk does not respond. It may be called again, also after a
+        cancelled call: it then waits for the same result.
 
         Returns:
-            What became of the records that were waiting.
+            Counts of the records that were waiting, by outcome.
         """
         return await self._sender.aclose(self._options.shutdown_timeout)
 
     async def flush(self, timeout: float | None = None) -> FlushResult:
-        """Deliver everything accepted so far, now.
+        """Send all records accepted so far without waiting for full batches, and wait for their outcomes.
 
         Args:
-            timeout: seconds, at least 0. None goes on for as long as records are being settled, and ends when none
-                was for `shutdown_timeout` seconds. While it waits, records in trouble are tried again every
-                `RetryPolicy.initial` seconds. If no try can be made before the end, as Mixpanel has asked to wait for
-                longer or so many have failed that pauses are kept, it lets other tasks run and returns.
+            timeout: seconds, at least 0. With None (default), the call waits as long as records are being delivered,
+                and ends after `shutdown_timeout` seconds without progress. During the call, failed batches are retried
+                every `RetryPolicy.initial` seconds. If no retry is allowed before the timeout, because of `Retry-After`
+                or an exhausted retry budget, the call yields once to other tasks and returns.
 
         Returns:
-            What became of the records that were waiting when it began; `pending` ones stay queued. What had ended
-            before is in `stats()`. Losses have been reported to `on_drop` by then, unless that takes over a second.
+            Counts of the records that were waiting at the start of the call, by outcome. `pending` records stay queued.
+            Earlier outcomes are in `stats()`. Losses have been reported to `on_drop`, unless that takes over a second.
 
         Raises:
             ValidationError: if `timeout` is negative or not a number.
@@ -255,32 +265,36 @@ class AsyncMixpanel(EventMethods, IdentityMethods, ProfileMethods):
             return await self._sender.flush(None)
         if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not timeout >= 0:
             raise ValidationError("timeout", "must be a number of seconds, at least 0, or None")
-        return await self._sender.flush(float(min(timeout, _LONGEST)))
+        return await self._sender.flush(float(min(timeout, _MAX_FLUSH_TIMEOUT)))
 
     def stats(self) -> Stats:
-        """A snapshot of what became of everything so far. From any thread."""
+        """Return a snapshot of the counters. Thread-safe."""
         stats = self._queue.stats()
         return stats if self._flags is None else replace(stats, flags=self._flags.stats())
 
     @property
     def local_flags(self) -> LocalFeatureFlagsProvider:
-        """Feature flags, evaluated in this process.
+        """Provider of feature flags that are evaluated in this process.
 
         Raises:
-            ConfigurationError: if the client was made without `local_flags`.
+            ConfigurationError: if the client was created without `local_flags`.
         """
-        found = self._flags and self._flags.local
-        return found or raise_configuration_error("the client was made without local_flags=LocalFlags()")
+        provider = self._flags and self._flags.local
+        return provider or raise_configuration_error(
+            "the client has no local flags; create it with local_flags=LocalFlags()"
+        )
 
     @property
     def remote_flags(self) -> RemoteFeatureFlagsProvider:
-        """Feature flags, evaluated by Mixpanel.
+        """Provider of feature flags that Mixpanel evaluates.
 
         Raises:
-            ConfigurationError: if the client was made without `remote_flags`.
+            ConfigurationError: if the client was created without `remote_flags`.
         """
-        found = self._flags and self._flags.remote
-        return found or raise_configuration_error("the client was made without remote_flags=RemoteFlags()")
+        provider = self._flags and self._flags.remote
+        return provider or raise_configuration_error(
+            "the client has no remote flags; create it with remote_flags=RemoteFlags()"
+        )
 
     def bind(
         self,
@@ -292,15 +306,22 @@ class AsyncMixpanel(EventMethods, IdentityMethods, ProfileMethods):
         properties: Properties | None = None,
         link: str | None = None,
     ) -> BoundMixpanel:
-        """The same client, seen through one user or request.
+        """Bind the client to one user or request.
+
+        Example:
+            >>> visitor = mp.bind(device_id=cookie, ip=request.client.host)
+            >>> await visitor.track("Page viewed")
 
         Args:
-            distinct_id: for every call.
+            distinct_id: `distinct_id` of every call.
             user_id: `$user_id` of every event.
             device_id: `$device_id` of every event.
-            ip: the user's address, for Mixpanel to locate them.
-            properties: put under the properties of every event; copied now.
-            link: what `BoundMixpanel.link` was at the end of this device's last request; see `BoundMixpanel.sign_in`.
+            ip: IP address of the user, for geolocation.
+            properties: defaults for the properties of every event. They are copied now.
+            link: value of `BoundMixpanel.link` after the last request of this device; see `BoundMixpanel.sign_in`.
+
+        Returns:
+            A client with the same methods, without the ids. It needs no closing.
 
         Raises:
             ValidationError: if a property cannot be sent.
@@ -318,7 +339,7 @@ class AsyncMixpanel(EventMethods, IdentityMethods, ProfileMethods):
     def __repr__(self) -> str:
         queue: Queue | None = getattr(self, "_queue", None)
         if queue is None:
-            # An error's traceback may show one that is only half made.
+            # The traceback of an error in `__init__` may show an incomplete client.
             return "<AsyncMixpanel>"
         return f"<AsyncMixpanel {self._origin} pending={queue.pending}{' closed' if queue.closed else ''}>"
 
@@ -327,19 +348,19 @@ class AsyncMixpanel(EventMethods, IdentityMethods, ProfileMethods):
 
 
 def _tracker(client: weakref.ref[AsyncMixpanel]) -> Track:
-    """What queues an event for flags, which outlive a client that is dropped and must not keep it."""
+    """Return a function that tracks exposure events, with a weak reference: flags must not keep the client alive."""
 
     def track(distinct_id: str, event_name: str, properties: Mapping[str, Any]) -> None:
-        found = client()
-        if found is None:
-            raise ClientClosedError("the client was dropped")
-        found.track_nowait(distinct_id, event_name, properties)
+        alive = client()
+        if alive is None:
+            raise ClientClosedError("the client was garbage-collected")
+        alive.track_nowait(distinct_id, event_name, properties)
 
     return track
 
 
 def _warn_if_unclosed(queue: Queue, sender: Sender) -> None:
-    """What happens when a client is dropped, or the interpreter exits, without `aclose()`."""
+    """Warn about undelivered records if a client is garbage-collected, or the interpreter exits, without `aclose()`."""
     queue.check_fork()
     if sender.is_closed:
         return
@@ -348,6 +369,6 @@ def _warn_if_unclosed(queue: Queue, sender: Sender) -> None:
     if pending:
         where = "were not delivered" if queue.spool is None else "wait in the spool"
         text = f"an AsyncMixpanel was dropped without aclose(); {pending} records {where}"
-        # For the operator as well: ResourceWarning is hidden unless the interpreter is told to show it.
+        # Python hides a ResourceWarning by default, so the log has the message as well.
         _log.warning(text)
         warnings.warn(text, ResourceWarning, stacklevel=2)

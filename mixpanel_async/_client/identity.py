@@ -1,4 +1,7 @@
-"""The verbs that join ids: awaited, because merges are irreversible and the caller acts on the answer."""
+"""Methods that join ids.
+
+They are awaited because merges are irreversible and the caller needs the result.
+"""
 
 from __future__ import annotations
 
@@ -14,35 +17,42 @@ from .._runtime.ids import uuid4_text
 from .base import ClientBase, Meta
 
 _NOT_AN_ANON_ID: Final = (
-    "must be a UUID of version 4 with dashes, such as str(uuid.uuid4()); Mixpanel silently ignores others. "
-    "To join an id of another form, use alias or merge"
+    "must be a UUID v4 with dashes, such as str(uuid.uuid4()), because Mixpanel silently ignores other ids; "
+    "use alias or merge for an id of another form"
 )
 
 
 class IdentityMethods(ClientBase):
-    """Mixed into the client."""
+    """Methods of the client that join ids."""
 
     @property
     def id_merge(self) -> IdMerge | None:
-        """How the project joins ids, as the client was told; None if it was not."""
+        """The project's ID Merge system, as given to the client; None if it was not given."""
         return self._options.id_merge
 
     def new_device_id(self) -> str:
-        """A fresh id for an anonymous visitor: a UUID of version 4, the only form that `identify` takes."""
+        """Return a random id for an anonymous visitor: a UUID v4, the only form that `identify` accepts."""
         return uuid4_text(self._environment.new_id())
 
     async def alias(self, alias_id: str, original: str, meta: Meta = None) -> None:
-        """Let `alias_id` mean the person known as `original`, from now on and (Original ID Merge) for the past.
+        """Make `alias_id` another id of the user `original`.
+
+        It applies to later events, and with Original ID Merge to earlier ones too. The call returns when Mixpanel has
+        accepted the request.
+
+        Example:
+            >>> await mp.alias("user-1", "2fd5dc29-4ab3-4eae-8ec4-b2a9d7f4e0a1")
 
         Args:
-            alias_id: the new id. It can be an alias once only.
-            original: the id that Mixpanel knows already.
-            meta: merged beside `event`.
+            alias_id: the new id. Mixpanel accepts an id as an alias only once.
+            original: an id that Mixpanel already knows.
+            meta: merged into the message, next to `event`.
 
         Raises:
-            IdentityError: the project's `id_merge` ignores aliases, or both ids are the same.
-            ValidationError: an id is blank or a placeholder that Mixpanel refuses.
-            ApiError, TransportError: it did not succeed; `attempts`, `status` and `endpoint` tell how.
+            IdentityError: if projects with the client's `id_merge` ignore aliases, or both ids are equal.
+            ValidationError: if an id is blank or a placeholder that Mixpanel rejects.
+            ApiError: if Mixpanel responded and did not accept the request.
+            TransportError: if no attempt got a response.
             ClientClosedError: after `aclose()`.
         """
         self._check_identity("alias", {"alias_id": alias_id, "original": original}, IdMerge.SIMPLIFIED)
@@ -57,24 +67,28 @@ class IdentityMethods(ClientBase):
         meta: Meta = None,
         api_secret: str | None = None,
     ) -> None:
-        """Make one person of two ids. It cannot be undone.
+        """Merge two ids into one user. A merge cannot be undone.
+
+        Example:
+            >>> await mp.merge(None, "user-1", "user-2")
 
         Args:
-            api_key: taken for the official SDK's sake and not sent.
-            distinct_id1: one id.
-            distinct_id2: the other.
-            meta: merged beside `event`.
-            api_secret: the project's secret, if the client has no service account. Without either, the token signs
-                the request, which Mixpanel documents for imports and not for merges.
+            api_key: ignored. The official SDK has it.
+            distinct_id1: first id.
+            distinct_id2: second id.
+            meta: merged into the message, next to `event`.
+            api_secret: the project's secret, if the client has no service account. Without either, the token
+                authenticates the request. Mixpanel documents the token for imports, but not for merges.
 
         Raises:
-            ConfigurationError: `api_secret` cannot be sent.
-            IdentityError, ValidationError, ApiError, TransportError, ClientClosedError: as `alias` does.
+            ConfigurationError: if `api_secret` cannot be sent.
+            IdentityError: if projects with the client's `id_merge` ignore merges, or both ids are equal.
+            ValidationError, ApiError, TransportError, ClientClosedError: as in `alias`.
         """
         try:
             secret = as_secret(api_secret)
         finally:
-            # What reports errors may show the locals of this frame.
+            # Error reporters may show the locals of this frame.
             del api_secret
         ids = {"distinct_id1": distinct_id1, "distinct_id2": distinct_id2}
         self._check_identity("merge", ids, IdMerge.SIMPLIFIED, IdMerge.LEGACY)
@@ -82,16 +96,20 @@ class IdentityMethods(ClientBase):
         await self._direct_sender.send(RecordKind.IMPORTS, self._message("$merge", properties, meta), secret=secret)
 
     async def identify(self, identified_id: str, anon_id: str, meta: Meta = None) -> None:
-        """Join the anonymous visitor `anon_id` to the person `identified_id`.
+        """Join the anonymous visitor `anon_id` to the user `identified_id`.
+
+        Example:
+            >>> await mp.identify("user-1", "2fd5dc29-4ab3-4eae-8ec4-b2a9d7f4e0a1")
 
         Args:
             identified_id: the user's id.
-            anon_id: a UUID of version 4 with dashes. Mixpanel takes any other form and silently ignores it.
-            meta: merged beside `event`.
+            anon_id: a UUID v4 with dashes. Mixpanel accepts any other form and silently ignores it.
+            meta: merged into the message, next to `event`.
 
         Raises:
-            IdentityError: the project's `id_merge` ignores it, or `anon_id` is one that Mixpanel would ignore.
-            ValidationError, ApiError, TransportError, ClientClosedError: as `alias` does.
+            IdentityError: if projects with the client's `id_merge` ignore the call, if Mixpanel would ignore `anon_id`,
+                or if both ids are equal.
+            ValidationError, ApiError, TransportError, ClientClosedError: as in `alias`.
         """
         ids = {"identified_id": identified_id, "anon_id": anon_id}
         self._check_identity("identify", ids, IdMerge.SIMPLIFIED, IdMerge.LEGACY)
@@ -106,16 +124,17 @@ class IdentityMethods(ClientBase):
         except MixpanelException as error:
             raise without_traceback(error) from None
 
-    def _check_identity(self, call: str, ids: Mapping[str, object], *without: IdMerge) -> None:
+    def _check_identity(self, call: str, ids: Mapping[str, object], *unsupported: IdMerge) -> None:
+        """Reject invalid or equal ids, and a call that the project's ID Merge system ignores."""
         for name, value in ids.items():
             check_id(value, name)
-        if self._options.id_merge in without:
-            advice = (
+        if self._options.id_merge in unsupported:
+            hint = (
                 "; track an event with user_id and device_id instead"
                 if self._options.id_merge is IdMerge.SIMPLIFIED
                 else "; use alias instead"
             )
-            raise IdentityError(call, f"does nothing in a project with {self._options.id_merge.value} ID merge{advice}")
-        (first, value), (second, other) = ids.items()
+            raise IdentityError(call, f"has no effect in a project with {self._options.id_merge.value} ID merge{hint}")
+        (name, value), (other_name, other) = ids.items()
         if value == other:
-            raise IdentityError(first, f"is the same id as {second}; there is nothing to join")
+            raise IdentityError(name, f"is equal to {other_name}; pass two different ids")

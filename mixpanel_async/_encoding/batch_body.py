@@ -1,8 +1,8 @@
-"""The records of a batch: a sequence of their bytes that keeps neighbours in one piece.
+"""Body of a batch: a sequence of encoded records that stores neighbours as joined chunks.
 
-Thousands of small objects, spread over the heap, cost more to join than to encode. Records that come many at a time
-are therefore joined when they come, while the processor still has them at hand, and cut apart only if somebody asks for
-one of them.
+Joining thousands of small objects that are spread over the heap costs more than encoding them. Records that arrive
+together are therefore joined at once, while they are in the processor's cache. They are split only on access to single
+records.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _CHUNK_BYTES: Final = 32 * 1024
 
 
 class Compressor(Protocol):
-    """Compresses what it is fed, as `zlib.compressobj` does."""
+    """Incremental compressor with the methods of `zlib.compressobj`."""
 
     def compress(self, data: bytes, /) -> bytes: ...
 
@@ -26,12 +26,12 @@ class Compressor(Protocol):
 
 
 class BatchBody(Sequence[bytes]):
-    """Grows at its end; what it is made of does not change.
+    """Append-only sequence of records. Records are immutable; only the first one can be removed.
 
     Args:
-        items: what it holds at first.
-        new_packer: makes what compresses records when they come, a little at a time, and forgets their types; None if
-            that is not wanted.
+        items: initial records.
+        new_compressor: returns a compressor for incremental compression of appended records. Records lose their
+            subclass of `bytes` then. None disables incremental compression.
     """
 
     __slots__ = (
@@ -51,18 +51,18 @@ class BatchBody(Sequence[bytes]):
         self._new_compressor = new_compressor
         self._compressor: Compressor | None = None
         self._finished: bytes | None = None
-        # What the packer has given so far, and of how many pieces.
+        # Output of the compressor so far, and the number of chunks that it covers.
         self._output: list[bytes] = []
         self._compressed_chunks = 0
         self._chunks = list(items)
-        # Of each piece: what cuts it into its records, each with a comma before it; None if it is a record.
+        # For each chunk: a function that splits it into records, with a comma before each; None for a single record.
         self._splitters: list[Callable[[bytes], Iterable[bytes]] | None] = [None] * len(self._chunks)
         self._count = len(self._chunks)
-        # How many pieces are as they stay, and the size of those behind them, which came one by one.
+        # Number of final chunks, and the size of the single records after them.
         self._joined_chunks = self._loose_bytes = 0
 
     def append(self, item: bytes) -> None:
-        """Add one record."""
+        """Append one record."""
         self._chunks.append(item)
         self._splitters.append(None)
         self._count += 1
@@ -75,10 +75,14 @@ class BatchBody(Sequence[bytes]):
             self._add(b",".join((b"", *items)), partial(_split_by_size, array("L", map(len, items))))
 
     def extend(self, records: bytes, count: int) -> int:
-        """Add so many usual events that are `together`.
+        """Append records of the fast encoder.
+
+        Args:
+            records: records joined with a comma before each.
+            count: number of records.
 
         Returns:
-            By how many bytes a body grows, commas included.
+            The number of bytes by which the body grows, including commas.
         """
         self._count += count
         self._add(records, split_records)
@@ -102,41 +106,41 @@ class BatchBody(Sequence[bytes]):
         self._compressed_chunks = len(self._chunks)
 
     def _with_comma(self, at: int) -> bytes:
-        # To feed a comma by itself would cost as much as a thousand bytes.
+        # Compressing a comma separately would cost as much as compressing a thousand bytes.
         return self._chunks[at] if self._splitters[at] else b"," + self._chunks[at]
 
     @property
     def size(self) -> int:
-        """Bytes of the body of a request."""
+        """Size of the uncompressed body in bytes."""
         return sum(map(len, self._chunks)) + self._splitters.count(None) + 1
 
     @property
     def is_compressed(self) -> bool:
-        """Whether most of it has been compressed, so that the rest is quickly done."""
+        """Whether most of the body is compressed already, so that finishing it is fast."""
         return self._compressor is not None or self._finished is not None
 
     def finish(self) -> None:
-        """End what was compressed as it came: what that takes is far more than what it gives."""
-        packer, self._compressor, self._new_compressor = self._compressor, None, None
-        if packer is not None:
-            self._feed(packer)
-            self._finished = b"".join((*self._output, packer.compress(b"]"), packer.flush()))
+        """Finish incremental compression and release the compressor, which takes far more memory than its output."""
+        compressor, self._compressor, self._new_compressor = self._compressor, None, None
+        if compressor is not None:
+            self._feed(compressor)
+            self._finished = b"".join((*self._output, compressor.compress(b"]"), compressor.flush()))
             self._output.clear()
 
     def compressed(self, new_compressor: Callable[[], Compressor]) -> bytes:
-        """The body of a request, compressed."""
+        """Return the body, compressed with gzip."""
         self.finish()
         if self._finished is not None:
             return self._finished
-        packer = new_compressor()
-        return packer.compress(self.body()) + packer.flush()
+        compressor = new_compressor()
+        return compressor.compress(self.body()) + compressor.flush()
 
     def body(self) -> bytes:
-        """The body of a request: all of them, with a comma between two, in brackets."""
+        """Return the body as a JSON array."""
         return b"[%b]" % b"".join(map(self._with_comma, range(len(self._chunks))))[1:]
 
     def pop_first(self) -> bytes:
-        """Take the first record out."""
+        """Remove and return the first record."""
         self._compressor = self._new_compressor = self._finished = None
         self._chunks = [*self]
         self._count -= 1
@@ -147,11 +151,11 @@ class BatchBody(Sequence[bytes]):
         return self._count
 
     def __iter__(self) -> Iterator[bytes]:
-        for piece, cut in zip(self._chunks, self._splitters, strict=True):
-            if cut is None:
-                yield piece
+        for chunk, splitter in zip(self._chunks, self._splitters, strict=True):
+            if splitter is None:
+                yield chunk
             else:
-                yield from cut(piece)
+                yield from splitter(chunk)
 
     @overload
     def __getitem__(self, at: int) -> bytes: ...
@@ -168,9 +172,9 @@ class BatchBody(Sequence[bytes]):
     __hash__ = None  # type: ignore[assignment]
 
 
-def _split_by_size(sizes: Iterable[int], piece: bytes) -> Iterator[bytes]:
-    """Records of these sizes, with a comma before each."""
+def _split_by_size(sizes: Iterable[int], chunk: bytes) -> Iterator[bytes]:
+    """Split a chunk into records of these sizes, with a comma before each."""
     at = 1
     for size in sizes:
-        yield piece[at : at + size]
+        yield chunk[at : at + size]
         at += size + 1

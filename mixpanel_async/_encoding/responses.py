@@ -1,20 +1,20 @@
-"""A reply to an outcome: the only file that knows what Mixpanel's answers mean.
+"""HTTP response to outcome. This is the only file that interprets Mixpanel's responses.
 
-A status alone is not believed: a 200 with `0` in it is no success, nor is the page of a captive portal.
+The status alone does not decide: neither a 200 with the body `0` nor the page of a captive portal is a success.
 
 | status                            | outcome                                                                  |
 | --------------------------------- | ------------------------------------------------------------------------ |
 | 200 with a documented success     | delivered                                                                |
-| 200 with any other body           | try again, it may have been applied                                      |
-| 200 with `0` or `"status": 0`     | refused as a whole: halve the batch to find the record                   |
-| 400, 422 that names records       | those failed, the others are in                                          |
-| 400, 422 that names none          | halve the batch to find the record                                       |
-| 401 402 403 404 405 407, any 3xx  | credentials, host or path are wrong: keep the records and probe slowly   |
-| 408, 5xx but 501 503 505          | try again, it may have been applied                                      |
-| 429, 503                          | try again, it was not applied                                            |
-| 413                               | halve the batch                                                          |
-| 1xx, 201 to 299                   | try again, it may have been applied                                      |
-| 501, 505, any other               | refused for good                                                         |
+| 200 with any other body           | retry; the request may have been applied                                 |
+| 200 with `0` or `"status": 0`     | rejected as a whole: split the batch to find the invalid record          |
+| 400, 422 with failed records      | the listed records failed, the others were accepted                      |
+| 400, 422 without failed records   | split the batch to find the invalid record                               |
+| 401 402 403 404 405 407, any 3xx  | wrong credentials, host or path: keep the records and probe slowly       |
+| 408, 5xx except 501 503 505       | retry; the request may have been applied                                 |
+| 429, 503                          | retry; the request was not applied                                       |
+| 413                               | split the batch                                                          |
+| 1xx, 201 to 299                   | retry; the request may have been applied                                 |
+| 501, 505, any other               | failed; no retry                                                         |
 """
 
 from __future__ import annotations
@@ -48,11 +48,12 @@ _MAX_SHOWN: Final = 200
 _MAX_API_MESSAGE: Final = 500
 # A URL, or a path with a query. Not compiled here: few processes need it.
 _URL: Final = r"""[^\s"'<>]*(?:://|\?[^\s"'<>]*=)[^\s"'<>]*"""
-# A header has whole seconds, and an answer may be slow. More than a day is no skew but a test, or a broken server.
+# The header has whole seconds, and a response may be slow. An offset of more than a day is ignored: it comes from a
+# test or a broken server.
 _MIN_SKEW: Final = 30.0
 _MAX_SKEW: Final = 86_400.0
 _MISCONFIGURED: Final = frozenset({401, 402, 403, 404, 405, 407})
-_NEVER: Final = frozenset({501, 505})
+_NOT_RETRYABLE: Final = frozenset({501, 505})
 _NOT_APPLIED: Final = frozenset({429, 503})
 
 
@@ -70,22 +71,22 @@ def read_response(
     """Return the outcome of a request to `/track`, `/import`, `/engage` or `/groups`.
 
     Args:
-        reply: the response, or the reason why there is none.
+        reply: the response, or the reason why no response arrived.
         count: number of records in the request.
         now: wall clock in seconds, for a `Retry-After` with a date.
-        secrets: values to mask, should the server repeat them.
+        secrets: values to mask, in case the server repeats them.
     """
     if isinstance(reply, TransportFailure):
         return _read_failure(reply)
     status = reply.status
     body = _json(reply.body)
     secrets = _longest_first(secrets)
-    said = _message_of(body, secrets)
+    server_message = _message_of(body, secrets)
     if status == 200:
-        return _success(body, count, said, secrets)
+        return _success(body, count, server_message, secrets)
     if status in {400, 422}:
-        return _invalid(body, count, status, said, secrets)
-    return _read_status(reply, said, now)
+        return _invalid(body, count, status, server_message, secrets)
+    return _read_status(reply, server_message, now)
 
 
 def read_api_response(
@@ -98,9 +99,9 @@ def read_api_response(
     """Return the outcome of a request to any other endpoint, where the status alone decides.
 
     Args:
-        reply: the response, or the reason why there is none.
+        reply: the response, or the reason why no response arrived.
         now: wall clock in seconds, for a `Retry-After` with a date.
-        secrets: values to mask, should the server repeat them. URLs are masked as well: a query may name a person.
+        secrets: values to mask, in case the server repeats them. URLs are masked as well: a query may name a person.
         accepted: statuses of success.
     """
     if isinstance(reply, TransportFailure):
@@ -122,31 +123,42 @@ def _longest_first(secrets: Sequence[str]) -> Sequence[str]:
     return sorted(secrets, key=len, reverse=True)
 
 
-def _read_status(reply: Response, said: str, now: float) -> Outcome:
-    """Return the outcome of a failed request from its status alone. `said` is the server's message, or empty."""
+def _read_status(reply: Response, server_message: str, now: float) -> Outcome:
+    """Return the outcome of a failed request from its status alone.
+
+    `server_message` is empty if the server sent no message.
+    """
     status = reply.status
     if status in _MISCONFIGURED or 300 <= status < 400:
         return ConfigurationRefused(
-            status=status, message=said or _DEFAULT_WORDS.get(status, "the request was not accepted")
+            status=status, message=server_message or _DEFAULT_MESSAGES.get(status, "the request was not accepted")
         )
     if status == 413:
-        return SplitBatch(reason=DropReason.TOO_LARGE, status=status, message=said or "the request is too large")
-    if status in {408, 429} or (status >= 500 and status not in _NEVER):
+        return SplitBatch(
+            reason=DropReason.TOO_LARGE,
+            status=status,
+            message=server_message or "the request is too large for Mixpanel",
+        )
+    if status in {408, 429} or (status >= 500 and status not in _NOT_RETRYABLE):
         return Retry(
-            message=said or _DEFAULT_WORDS.get(status, "Mixpanel is in trouble"),
+            message=server_message or _DEFAULT_MESSAGES.get(status, "Mixpanel could not serve the request"),
             applied=status not in _NOT_APPLIED,
             status=status,
             retry_after=parse_retry_after(reply.retry_after, now=now),
         )
     if 100 <= status < 300:
-        return Retry(message="the answer is not one that Mixpanel gives", applied=True, status=status)
-    return Refused(status=status, message=said or "the request was refused")
+        return Retry(
+            message="the response is not one that Mixpanel documents; check api_host and proxies",
+            applied=True,
+            status=status,
+        )
+    return Refused(status=status, message=server_message or "the request was rejected")
 
 
-_DEFAULT_WORDS: Final = {
+_DEFAULT_MESSAGES: Final = {
     401: "the credentials were refused",
     403: "the credentials were refused",
-    404: "there is no such endpoint; check region and api_host",
+    404: "no such endpoint; check region and api_host",
     429: "the project is over its rate limit",
 }
 
@@ -200,11 +212,11 @@ class RequestMetrics:
 
 
 def clock_offset(date: str | None, *, now: float) -> float:
-    """How far this machine's clock is ahead of the server's; 0 if it is not, or by no more than is worth a word.
+    """Return the seconds by which this machine's clock is ahead of the server's; 0 below half a minute.
 
     Args:
-        date: the `Date` header of an answer.
-        now: wall clock in seconds when it came.
+        date: the `Date` header of a response.
+        now: wall clock in seconds when the response arrived.
     """
     if date is None or len(date) > 100:
         return 0.0
@@ -216,14 +228,14 @@ def clock_offset(date: str | None, *, now: float) -> float:
 
 
 def parse_retry_after(value: str | None, *, now: float) -> float | None:
-    """Seconds to wait, from either form of the header.
+    """Return the seconds to wait according to a `Retry-After` header, which has a number or a date.
 
     Args:
-        value: the header's value.
+        value: value of the header, or None.
         now: wall clock in seconds.
 
     Returns:
-        0 to 300, or None if the header is absent or makes no sense.
+        0 to 300, or None if the header is absent or invalid.
     """
     if value is None or len(value) > 100 or not value.isascii():
         return None
@@ -256,13 +268,14 @@ def _json(body: bytes) -> Any:
 
 
 def _message_of(body: Any, secrets: Sequence[str]) -> str:
-    """Mixpanel's own words, fit to print in one line."""
+    """Return Mixpanel's error message as one printable line."""
     error = body.get("error") if isinstance(body, dict) else None
     return _printable(error, secrets)
 
 
 def _printable(text: Any, secrets: Sequence[str]) -> str:
-    """Words of the server's, masked before they are cut: half a secret is too much. Empty if they are no text."""
+    """Return text of the server as one short printable line; empty if it is not a string."""
+    # Mask before shortening: the shortened text could contain part of a secret.
     if not isinstance(text, str):
         return ""
     for secret in secrets:
@@ -282,24 +295,30 @@ def _is_zero(value: Any) -> bool:
     return value == 0 and not isinstance(value, bool)
 
 
-def _success(body: Any, count: int, said: str, secrets: Sequence[str]) -> Outcome:
+def _success(body: Any, count: int, server_message: str, secrets: Sequence[str]) -> Outcome:
     if isinstance(body, dict):
         if body.get("failed_records"):
-            return _invalid(body, count, 200, said, secrets)
+            return _invalid(body, count, 200, server_message, secrets)
         status = body.get("status")
         if _is_one(status) or (status == "OK" and body.get("code", 200) == 200):
             return Delivered()
         if _is_zero(status):
-            return SplitBatch(reason=DropReason.REJECTED, status=200, message=said or "Mixpanel took no record of it")
+            return SplitBatch(
+                reason=DropReason.REJECTED,
+                status=200,
+                message=server_message or "Mixpanel accepted no record of the request",
+            )
     elif _is_one(body):
         return Delivered()
     elif _is_zero(body):
-        return SplitBatch(reason=DropReason.REJECTED, status=200, message="Mixpanel took no record of it")
-    return Retry(message="the answer is not one that Mixpanel gives", applied=True, status=200)
+        return SplitBatch(reason=DropReason.REJECTED, status=200, message="Mixpanel accepted no record of the request")
+    return Retry(
+        message="the response is not one that Mixpanel documents; check api_host and proxies", applied=True, status=200
+    )
 
 
-def _invalid(body: Any, count: int, status: int, said: str, secrets: Sequence[str]) -> Outcome:
-    message = said or "Mixpanel refused the request"
+def _invalid(body: Any, count: int, status: int, server_message: str, secrets: Sequence[str]) -> Outcome:
+    message = server_message or "Mixpanel rejected the request"
     listed = body.get("failed_records") if isinstance(body, dict) else None
     failed: dict[int, FailedRecord] = {}
     for entry in listed if isinstance(listed, list) else ():
@@ -308,7 +327,7 @@ def _invalid(body: Any, count: int, status: int, said: str, secrets: Sequence[st
             if isinstance(index, int) and not isinstance(index, bool) and 0 <= index < count:
                 failed.setdefault(index, _failed(index, entry, secrets))
         elif isinstance(entry, str):
-            # Observed of Simplified projects: words without an index.
+            # Observed in Simplified projects: a message without an index.
             message = _printable(entry, secrets)
     if failed:
         return PartialFailure(failed=tuple(failed[index] for index in sorted(failed)), status=status, message=message)

@@ -397,7 +397,7 @@ async def test_original_row_6_an_id_that_mixpanel_would_ignore_is_refused_at_the
     async with open_client() as mp:
         with pytest.raises(IdentityError, match="anon_id"):
             await mp.identify(U1, "not-a-uuid")
-        with pytest.raises(IdentityError, match="same id"):
+        with pytest.raises(IdentityError, match="pass two different ids"):
             await mp.identify(A1, A1)
     assert emulator.requests() == []
 

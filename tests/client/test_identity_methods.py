@@ -211,7 +211,7 @@ async def test_ids_that_stand_for_nobody_are_refused_without_a_request(bad: Any)
 async def test_equal_ids_have_nothing_to_join() -> None:
     async with Emulator(IdMerge.ORIGINAL).client(credentials=ACCOUNT) as mp:
         for call in (mp.alias("a", "a"), mp.merge(None, "a", "a"), mp.identify(ANON, ANON)):
-            with pytest.raises(IdentityError, match="nothing to join"):
+            with pytest.raises(IdentityError, match="pass two different ids"):
                 await call
 
 

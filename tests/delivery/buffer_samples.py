@@ -15,7 +15,7 @@ REFUSED = Refused(status=406, message="no")
 ASTRAY = ConfigurationRefused(status=401, message="who are you")
 TOO_LARGE = SplitBatch(reason=DropReason.TOO_LARGE, status=413, message="too large")
 INVALID = SplitBatch(reason=DropReason.REJECTED, status=400, message="something is wrong")
-NONE_TAKEN = SplitBatch(reason=DropReason.REJECTED, status=200, message="Mixpanel took no record of it")
+NONE_TAKEN = SplitBatch(reason=DropReason.REJECTED, status=200, message="Mixpanel accepted no record of the request")
 
 
 def pruned(*indexes: int) -> PartialFailure:

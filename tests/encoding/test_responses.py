@@ -93,9 +93,9 @@ def test_each_of_the_500_statuses_has_its_outcome(body: bytes) -> None:
         (404, "no such endpoint"),
         (429, "over its rate limit"),
         (413, "too large"),
-        (503, "trouble"),
+        (503, "could not serve"),
         (302, "not accepted"),
-        (410, "refused"),
+        (410, "rejected"),
     ],
 )
 def test_a_status_without_words_gets_words_of_our_own(status: int, words: str) -> None:
@@ -144,10 +144,10 @@ def test_a_documented_success_is_delivered(body: Any) -> None:
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        (b"0", "Mixpanel took no record of it"),
-        (b"0\n", "Mixpanel took no record of it"),
-        ({"status": 0}, "Mixpanel took no record of it"),
-        ({"status": 0, "error": None}, "Mixpanel took no record of it"),
+        (b"0", "Mixpanel accepted no record of the request"),
+        (b"0\n", "Mixpanel accepted no record of the request"),
+        ({"status": 0}, "Mixpanel accepted no record of the request"),
+        ({"status": 0, "error": None}, "Mixpanel accepted no record of the request"),
         ({"status": 0, "error": "some text"}, "some text"),
     ],
     ids=str,
