@@ -1,7 +1,8 @@
-"""The parts of a client that hold and send, joined to one another."""
+"""Construction of a client's pipeline: queue, sender and transport."""
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from .._delivery.batch_request import BatchSender
@@ -9,7 +10,7 @@ from .._delivery.buffer import Buffer
 from .._delivery.callbacks import Callbacks
 from .._delivery.direct_request import DirectSender
 from .._delivery.queue import Queue
-from .._delivery.sender import Sender
+from .._delivery.sender import LoopBinding, Sender
 from .._encoding.requests import RequestEncoder, fastest_compressor
 from .._http.api import Api
 from .._http.retry import PolicyRule
@@ -20,57 +21,68 @@ from .._runtime.clock import Environment
 if TYPE_CHECKING:
     from .._spool.spool import SqliteSpool
 
-# Beside the lanes' own requests, for calls that are awaited.
+# Connections for awaited calls, in addition to those for batches.
 _SPARE_CONNECTIONS: Final = 10
 
 
 class Pipeline(NamedTuple):
+    """Connected parts of a client."""
+
     queue: Queue
     sender: Sender
     direct_sender: DirectSender
     transport: Transport
 
 
-def most_in_flight(policy: BatchPolicy) -> int:
-    """Batches under way at once: events, imports, user and group updates."""
+def max_in_flight(policy: BatchPolicy) -> int:
+    """Return the maximum number of batches in flight: events, imports, user and group updates."""
     return 2 * policy.max_in_flight + 2
 
 
 def build_pipeline(
     options: ClientOptions,
-    hooks: Callbacks,
+    callbacks: Callbacks,
     spool: SqliteSpool | None,
     http_client: HttpClient | None,
     runtime: Environment,
 ) -> Pipeline:
-    """Make the parts.
+    """Create and connect the parts.
+
+    Args:
+        options: options of the client.
+        callbacks: the user's callbacks.
+        spool: keeps records on disk; None without one.
+        http_client: the user's own HTTP client; None to create one.
+        runtime: clocks, randomness and ids.
 
     Raises:
-        ConfigurationError: if the spool is none, or cannot be had on this system.
+        ConfigurationError: if `spool` is not a `SqliteSpool`, or this system cannot lock files.
     """
-    new_packer, off_loop_from = fastest_compressor()
+    new_compressor, off_loop_from = fastest_compressor()
     encoder = RequestEncoder(
         token=options.token,
         credentials=options.credentials,
         events_by_import=options.by_import,
-        new_compressor=new_packer,
+        new_compressor=new_compressor,
     )
     transport = Transport(
         options.origin,
         timeout=options.timeout,
         http_client=http_client,
-        max_connections=most_in_flight(options.batching) + _SPARE_CONNECTIONS,
+        max_connections=max_in_flight(options.batching) + _SPARE_CONNECTIONS,
     )
+    binding = LoopBinding(callbacks, transport)
     if spool is None:
-        durable, buffer = None, Buffer(options.batching, options.retry, None, new_packer)
+        make_spool, buffer = None, Buffer(options.batching, options.retry, None, new_compressor)
     else:
-        from .._delivery.spooling import make_bridge, make_buffer  # noqa: PLC0415  nobody who has no spool pays for one
+        from .._delivery.spooling import make_bridge, make_buffer  # noqa: PLC0415  only imported with a spool
 
-        buffer = make_buffer(options, spool, new_packer)
-        durable = make_bridge(options, spool, buffer, runtime)
-    queue = Queue(buffer, options.overflow, hooks, runtime.monotonic, durable)
-    courier = BatchSender(
+        buffer = make_buffer(options, spool, new_compressor)
+        make_spool = partial(make_bridge, options, spool, buffer, runtime)
+    queue = Queue(buffer, options.overflow, callbacks, runtime.monotonic, binding, make_spool)
+    batch_sender = BatchSender(
         queue,
+        binding,
         transport=transport,
         encoder=encoder,
         off_loop_from=off_loop_from,
@@ -78,7 +90,12 @@ def build_pipeline(
         runtime=runtime,
     )
     sender = Sender(
-        queue, transport=transport, batch_sender=courier, runtime=runtime, stall_timeout=options.shutdown_timeout
+        queue,
+        binding,
+        transport=transport,
+        batch_sender=batch_sender,
+        runtime=runtime,
+        stall_timeout=options.shutdown_timeout,
     )
     api = Api(transport, runtime, queue.requests)
     return Pipeline(queue, sender, DirectSender(sender, api, encoder, PolicyRule(options.identity_retry)), transport)

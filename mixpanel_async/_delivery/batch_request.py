@@ -1,9 +1,8 @@
-"""What becomes of one batch: its request, the reading of the answer, and the decision how long its lane pauses."""
+"""Request of one batch: send it, read the response, decide how long the lane pauses, and settle the batch."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from functools import partial
 from typing import Final
 
@@ -29,32 +28,35 @@ from .._runtime.clock import Environment
 from .._runtime.event_loop import EventLoop
 from .._runtime.threads import run_in_worker
 from .lanes import Batch
+from .listeners import DeliveryListener
 from .log import EpisodeLog
 from .queue import IN_REQUEST, Queue
 
 _log = logging.getLogger("mixpanel_async")
 _COMPRESSION_THREADS: Final = 2
-# A batch that has waited for so many seconds may hold events that have become too old.
+# A batch that has waited for this many seconds may hold events that have become too old.
 _CHECK_AGE_AFTER: Final = 60.0
-# Seconds between probes, at the least, while somebody waits for a lane in trouble.
+# Minimum seconds between probes while a flush waits for a failing lane.
 _MIN_PROBE_INTERVAL: Final = 0.05
 
 
 class BatchSender:
-    """Takes a leased batch to Mixpanel and settles it.
+    """Sends a leased batch to Mixpanel and settles it.
 
     Args:
-        queue: where batches are settled.
-        transport: the pool.
-        encoder: makes requests.
-        off_loop_from: size in bytes from which a body is packed in a thread.
+        queue: settles the batch.
+        listener: receives the signals of the batch sender.
+        transport: connection pool.
+        encoder: creates requests.
+        off_loop_from: body size in bytes from which a body is compressed in a thread.
         retry: backoff of batches.
-        runtime: clocks and chance.
+        runtime: clocks and randomness.
     """
 
     def __init__(
         self,
         queue: Queue,
+        listener: DeliveryListener,
         *,
         transport: Transport,
         encoder: RequestEncoder,
@@ -63,6 +65,7 @@ class BatchSender:
         runtime: Environment,
     ) -> None:
         self._queue = queue
+        self._listener = listener
         self._transport = transport
         self._encoder = encoder
         self._off_loop_from = off_loop_from
@@ -70,110 +73,113 @@ class BatchSender:
         self._runtime = runtime
         self._budget = RetryBudget(retry)
         self._min_probe_interval = max(retry.initial, _MIN_PROBE_INTERVAL)
-        # Drawn anew at each failure, so that a fleet whose clients all flush does not come back as one.
+        # Random after each failure, so that many clients that flush do not probe at the same moment.
         self._probe_interval = self._min_probe_interval
         self._threads: anyio.CapacityLimiter | None = None
         self._log = EpisodeLog(runtime.monotonic)
-        self.on_settled: Callable[[], None] = _nothing
-        """Called when a batch has ended."""
-        self.on_delivery: Callable[[], None] = _nothing
-        """Called when the user's callbacks have a delivery to be told of."""
 
     def bind_loop(self) -> None:
-        """Begin in an event loop."""
-        # Of the package's own: an application that keeps all its threads busy must not stop delivery.
+        """Bind to the running event loop."""
+        # Not anyio's default limiter: an application that uses all its threads must not stop delivery.
         self._threads = anyio.CapacityLimiter(_COMPRESSION_THREADS)
 
     @property
     def probe_interval(self) -> float | None:
-        """Seconds between tries while somebody waits; None if so many have failed that pauses are kept."""
+        """Seconds between attempts while a flush waits; None if the retry budget is spent, so backoffs are kept."""
         return None if self._budget.is_spent else self._probe_interval
 
     @property
     def final_probe_interval(self) -> float:
-        """The same for the last words of a client, which are worth a try in any case."""
+        """Seconds between attempts during the last flush of a client, whatever is left of the retry budget."""
         return self._probe_interval
 
     def settle_unsent(self, batch: Batch) -> None:
-        """Settle a batch whose task ended before its first step."""
+        """Settle a batch whose task was cancelled before its first step."""
         self._settle(batch, Retry(message="the sender was stopped", applied=False), self._runtime.monotonic())
 
     async def send(self, batch: Batch, loop: EventLoop) -> None:
-        # What holds if this task dies before it learns better: cancellation is no Exception, and the lease must end.
+        """Send a leased batch and settle it, however this ends."""
+        # Outcome if this task is cancelled, which raises no Exception but must end the lease.
         outcome: Outcome = Retry(message="the sender was stopped", applied=False)
         started = self._runtime.monotonic()
-        if (old := self._expired(batch)) is not None:
-            self._queue.expire(batch, old)
-            self.on_settled()
+        if (expired := self._expired(batch)) is not None:
+            self._queue.expire(batch, expired)
+            self._listener.on_settled()
             return
         try:
             if self._queue.spool is not None:
-                await self._queue.spool.begin(batch, loop)
+                await self._queue.spool.begin_request(batch, loop)
             request = await self._make_request(batch)
-            batch.is_request_begun = True
+            batch.begin_request()
             outcome = Retry(message="the sender was stopped during a request", applied=True)
             outcome = await self._exchange(request, len(batch.items), again=batch.attempts > 1)
         except Exception as error:
-            _log.error("a request could not be made (%s); its records are tried again", type(error).__name__)
+            _log.error("cannot create a request (%s); its records are retried", type(error).__name__)
             raise
         finally:
             self._settle(batch, outcome, started)
 
     def _expired(self, batch: Batch) -> Expired | None:
-        """What of a batch that has waited for long must not go to `/track` any more."""
-        waited = self._runtime.monotonic() - batch.opened >= _CHECK_AGE_AFTER or batch.is_from_disk
-        if not waited or batch.lane.kind is not RecordKind.EVENTS or self._encoder.events_by_import:
+        """Return the records of an old batch that are too old for `/track` now, if there are any."""
+        may_be_old = batch.is_from_disk or self._runtime.monotonic() - batch.opened >= _CHECK_AGE_AFTER
+        if not may_be_old or batch.lane.kind is not RecordKind.EVENTS or self._encoder.events_by_import:
             return None
-        old = expired_positions(batch.items, now=self._runtime.wall_time())
-        return Expired(positions=old, by_import=self._encoder.credentials is not None) if old else None
+        positions = expired_positions(batch.items, now=self._runtime.wall_time())
+        return Expired(positions=positions, by_import=self._encoder.credentials is not None) if positions else None
 
     async def _make_request(self, batch: Batch) -> Request:
-        pack = partial(self._encoder.request, batch.lane.kind, batch.items, secret=batch.lane.secret)
+        encode = partial(self._encoder.request, batch.lane.kind, batch.items, secret=batch.lane.secret)
         if batch.size < self._off_loop_from or batch.items.is_compressed:
-            return pack()
+            return encode()
         assert self._threads is not None
-        return await run_in_worker(pack, self._threads)
+        return await run_in_worker(encode, self._threads)
 
     async def _exchange(self, request: Request, count: int, *, again: bool) -> Outcome:
         """Send one request of `count` records. `again` is True for a retry."""
         self._queue.requests.request_started(again=again)
-        inside = IN_REQUEST.set(True)
+        token = IN_REQUEST.set(True)
         try:
             reply = await self._transport.send(request)
         finally:
-            IN_REQUEST.reset(inside)
+            IN_REQUEST.reset(token)
         now = self._runtime.wall_time()
         outcome = read_response(reply, count, now=now, secrets=request.secrets)
         self._queue.requests.request_ended(request, reply, outcome, now=now)
         return outcome
 
     def _settle(self, batch: Batch, outcome: Outcome, started: float) -> None:
-        delay = 0.0
         again = batch.attempts > 1
-        if isinstance(outcome, Retry):
-            delay = backoff(self._retry, batch.failure_epoch + 1, outcome.retry_after, self._runtime.random())
-            # Once: a server that closes each connection is in trouble, too.
-            delay = 0.0 if outcome.immediately and not again else self._budget.spend(delay, self._runtime.random())
-            self._probe_interval = self._min_probe_interval * (0.5 + self._runtime.random())
-        elif isinstance(outcome, Delivered):
+        delay = self._delay(batch, outcome, again=again)
+        if isinstance(outcome, Delivered):
             self._budget.succeeded(again=again)
-        elif isinstance(outcome, ConfigurationRefused):
-            delay = PROBE_AFTER * (1 + self._runtime.random()) / 2
         kind, records, size = batch.lane.kind, len(batch.items), batch.size
         delivered = self._queue.settle(batch, outcome, delay)
-        self._log.request(kind, outcome, records)
-        if delivered:
-            delivery = Delivery(
-                kind=kind.value,
-                records=delivered,
-                body_bytes=size,
-                attempts=batch.attempts,
-                duration=self._runtime.monotonic() - started,
+        if isinstance(outcome, Delivered):
+            if self._log.has_failures:
+                self._log.request_succeeded(kind)
+        else:
+            self._log.request_failed(kind, outcome, records)
+        if delivered and self._queue.callbacks.wants_deliveries:
+            self._queue.callbacks.enqueue_delivery(
+                Delivery(
+                    kind=kind.value,
+                    records=delivered,
+                    body_bytes=size,
+                    attempts=batch.attempts,
+                    duration=self._runtime.monotonic() - started,
+                )
             )
-            if self._queue.callbacks.enqueue_delivery(delivery):
-                self.on_delivery()
-        self.on_settled()
+            self._listener.on_delivery()
+        self._listener.on_settled()
 
-
-def _nothing() -> None:
-    return None
+    def _delay(self, batch: Batch, outcome: Outcome, *, again: bool) -> float:
+        """Return the seconds for which the lane pauses after this outcome."""
+        if isinstance(outcome, ConfigurationRefused):
+            return PROBE_AFTER * (1 + self._runtime.random()) / 2
+        if not isinstance(outcome, Retry):
+            return 0.0
+        delay = backoff(self._retry, batch.failure_epoch + 1, outcome.retry_after, self._runtime.random())
+        # Only once without a delay: a server that closes every connection is failing.
+        delay = 0.0 if outcome.immediately and not again else self._budget.spend(delay, self._runtime.random())
+        self._probe_interval = self._min_probe_interval * (0.5 + self._runtime.random())
+        return delay

@@ -1,63 +1,54 @@
-"""What is waiting, what may be sent now, and what became of it: a state machine that is told the time.
+"""Buffer of accepted records: a pure state machine. Callers pass the current time.
 
 Records gather in the open batch of their lane. A batch that is full, old enough or wanted by a flush is *leased* to a
-request; it stays charged until the request's outcome *settles* it. Cancellation, a crash of the sender and a retry are
-therefore one path, and at every moment accepted == delivered + failed + dropped + uncertain + pending.
+request. It stays charged until the outcome of the request *settles* it. Cancellation, a crash of the sender and a retry
+therefore take the same path, and accepted == delivered + failed + dropped + uncertain + pending at every moment.
 
 The buffer takes no lock and reads no clock: its owner does both.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from enum import Enum
-from typing import Final, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Final
 
 from .._encoding.batch_body import Compressor
 from .._model.config import BatchPolicy, RetryPolicy
+from .._model.credentials import Secret
+from .._model.errors import FailedRecord
 from .._model.outcomes import ConfigurationRefused, Delivered, Expired, Outcome, PartialFailure, Retry, SplitBatch
-from .._model.records import DropReason, Loss, NonIdempotentRecord, RecordKind
+from .._model.records import DROPPED, DropReason, Loss, NonIdempotentRecord, RecordKind
+from .._model.stats import Stats
+from .._spool.messages import PendingWrite
 from .disk_backlog import DiskBacklog, SpoolLimits
-from .lanes import Batch, Lane
+from .lanes import IDLE, Accounting, Batch, FlushBarrier, Idle, Lane, OfferResult, WaitUntil
 
-_PACKED: Final = frozenset({RecordKind.EVENTS, RecordKind.IMPORTS})
+_COMPRESSED_KINDS: Final = frozenset({RecordKind.EVENTS, RecordKind.IMPORTS})
+_MAX_LANES: Final = 50
+_ANY_SECRET: Final = Secret("")
 # Seconds for which a lane remembers that a server, or a proxy before it, found a body too large.
-_UNLEARN_AFTER: Final = 3600.0
-# No 413 teaches a lane less than this: one giant must not leave requests of a single record behind it.
-_LEAST_LEARNED: Final = 65_536
-# Seconds after which refused credentials are tried once more if somebody waits.
-_SECOND_LOOK: Final = 2.0
+_SIZE_LIMIT_TTL: Final = 3600.0
+# The smallest body size that a lane learns from a 413: one huge record must not lead to requests of single records.
+_MIN_SIZE_LIMIT: Final = 65_536
+# Seconds after which refused credentials are tried a second time while a flush waits.
+_SECOND_TRY_AFTER: Final = 2.0
 
 
-class OfferResult(Enum):
-    """What became of an offered record, and whether the sender must be told."""
-
-    ACCEPTED = "taken"
-    WAKE_SENDER = "notify"
-    FULL = "full"
-
-
-class WaitUntil(NamedTuple):
-    """Nothing can be sent before this moment of the monotonic clock."""
-
-    at: float
-
-
-class Idle:
-    """Nothing can be sent until a record comes or a request ends."""
-
-
-IDLE: Final = Idle()
-
-
-class Buffer(DiskBacklog):
-    """Bounded in records and in bytes, in flight included.
+class Buffer:
+    """Lanes of batches, bounded in records and in bytes, in flight included.
 
     Args:
-        policy: bounds and triggers.
-        retry: when a batch gives up.
+        policy: bounds, batch size and linger time.
+        retry: limits of retries.
         spool: bounds on disk; None without a spool.
-        new_packer: makes what compresses events as they come; None if that is not wanted.
+        new_compressor: creates the gzip stream for events, which are compressed as they come; None disables this.
+
+    Attributes:
+        accounting: counters and bounds in memory.
+        disk: accounting of the spool; None without one.
+        lanes: every lane, by kind and secret.
+        active: lanes that hold records in memory, in the order of their turns.
+        under_pressure: a record did not fit, so open batches do not linger.
     """
 
     def __init__(
@@ -67,51 +58,124 @@ class Buffer(DiskBacklog):
         spool: SpoolLimits | None = None,
         new_compressor: Callable[[], Compressor] | None = None,
     ) -> None:
-        super().__init__(policy, spool)
-        self._new_compressor = new_compressor
+        self._policy = policy
         self._retry = retry
+        self._new_compressor = new_compressor
+        self.accounting = Accounting(policy)
+        self.disk = None if spool is None else DiskBacklog(policy, spool, self.accounting)
+        self.lanes: dict[tuple[RecordKind, Secret | None], Lane] = {}
+        self.active: dict[Lane, None] = {}
+        self.under_pressure = False
+
+    def reset(self) -> None:
+        """Forget every record and count: after a fork they belong to the parent."""
+        self.active.clear()
+        for lane in self.lanes.values():
+            lane.clear()
+        self.accounting.reset()
+        if self.disk is not None:
+            self.disk.reset()
+        self.under_pressure = False
+
+    def lane(self, kind: RecordKind, secret: Secret | None = None) -> Lane:
+        """Return the lane for this kind and authentication. Create it at its first use."""
+        # A spool stores no secret: its records are signed with the last one that was given.
+        key = (kind, secret if self.disk is None or secret is None else _ANY_SECRET)
+        lane = self.lanes.get(key)
+        if lane is None:
+            if len(self.lanes) > _MAX_LANES:
+                # A process that serves many projects would otherwise collect lanes of unused secrets.
+                self.lanes = {
+                    key: lane
+                    for key, lane in self.lanes.items()
+                    if lane.secret is None or lane.failures or lane in self.active
+                }
+            limit = self._policy.max_in_flight if kind in {RecordKind.EVENTS, RecordKind.IMPORTS} else 1
+            lane = self.lanes[key] = Lane(kind, secret, limit, self._policy.max_bytes)
+        lane.use_secret(secret)
+        return lane
+
+    @property
+    def in_flight(self) -> int:
+        """Number of leased batches."""
+        return sum(len(lane.leased) + len(lane.single_requests) for lane in self.active)
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether requests are in flight or about to begin."""
+        return any(lane.ready or lane.leased or lane.single_requests for lane in self.active)
+
+    @property
+    def is_disk_full(self) -> bool:
+        """Whether the spool has no room left."""
+        return self.disk is not None and self.disk.is_disk_full
+
+    def is_full(self, size: int) -> bool:
+        """Return whether a record of this size does not fit."""
+        return self.accounting.is_full(size) if self.disk is None else self.disk.is_full(size)
+
+    def could_fit(self, size: int) -> bool:
+        """Return whether a record of this size fits in an empty queue."""
+        return self.accounting.could_fit(size) and (self.disk is None or self.disk.could_fit(size))
+
+    def records_left(self, lane: Lane) -> int:
+        """Return how many records the open batch of this lane takes until it is full."""
+        return self._policy.max_events - (0 if lane.open is None else len(lane.open.items))
+
+    def spare_bytes(self, batch: Batch, min_record_bytes: int) -> int:
+        """Return how many bytes of records fit in a batch, if none is smaller than `min_record_bytes`."""
+        in_batch = (batch.lane.max_bytes - batch.size) // (min_record_bytes + 1) * min_record_bytes
+        return min(self.accounting.spare_bytes(min_record_bytes), in_batch)
+
+    def load_in_flight(self) -> tuple[int, int]:
+        """Return the number and the bytes of the records in flight."""
+        batches = [batch for lane in self.active for batch in (*lane.leased, *lane.single_requests)]
+        return sum(len(batch.items) for batch in batches), sum(batch.payload for batch in batches)
+
+    def stats(self, waiting: Sequence[bytes], *, requests: int, retries: int, last_error: str | None) -> Stats:
+        """Return a snapshot; see `Accounting.stats`."""
+        return self.accounting.stats(
+            waiting,
+            requests=requests,
+            retries=retries,
+            last_error=last_error,
+            on_disk=0 if self.disk is None else self.disk.records,
+            in_flight=self.in_flight,
+        )
 
     def offer(self, lane: Lane, item: bytes, now: float) -> OfferResult:
-        """Take a record into its lane; with a spool, `lane.last_id` is then its row.
+        """Accept a record; with a spool, `disk.rows(lane).last_row` is then its row.
 
         Args:
-            lane: where it goes.
-            item: its bytes.
-            now: monotonic seconds; infinite for a record that is to wait for company.
+            lane: destination.
+            item: encoded record.
+            now: monotonic seconds; infinite for a record that must not open a batch that is sent for its sake.
 
         Returns:
-            `TAKEN`; `NOTIFY` if the sender has something new to consider; `FULL` if there is no room, in which case
-            the record is not accepted.
+            `ACCEPTED`; `WAKE_SENDER` if the sender has to look at the buffer; `FULL` if the record was not accepted.
         """
         size = len(item)
-        policy = self._policy
-        if self.is_full(size):
+        policy, accounting, disk = self._policy, self.accounting, self.disk
+        if not (accounting if disk is None else disk).accept_if_room(1, size):
             self.under_pressure = True
             return OfferResult.FULL
-        self.accepted += 1
-        self.pending += 1
-        self.pending_bytes += size
-        if self.spool is not None:
-            lane.last_id += 1
-            self.charge_write(size)
-            if lane.on_disk or lane.is_loading or self.is_memory_full(size):
-                self.keep_on_disk(lane, size)
-                return OfferResult.ACCEPTED
+        if disk is not None and disk.begin_write(lane, size):
+            return OfferResult.ACCEPTED
         batch = lane.open
         if batch is not None and batch.size + size + 1 > lane.max_bytes:
             lane.close_open()
             batch = None
-        is_first = batch is None or now < batch.opened
         if batch is None:
-            batch = lane.open = self._new_batch(lane, [item], now)
+            is_first = True
+            batch = self._new_batch(lane, [item], now)
+            lane.open_batch(batch)
             self.active[lane] = None
         else:
-            batch.items.append(item)
-            batch.size += size + 1
-            batch.opened = min(batch.opened, now)
-        if self.spool is not None:
-            batch.ids.append(lane.last_id)
-        elif self.pending >= policy.max_pending_events:
+            is_first = now < batch.opened
+            batch.append(item, now)
+        if disk is not None:
+            batch.ids.append(disk.rows(lane).last_row)
+        elif accounting.pending >= policy.max_pending_events:
             self.under_pressure = True
         if len(batch.items) >= policy.max_events:
             lane.close_open()
@@ -120,45 +184,42 @@ class Buffer(DiskBacklog):
         return OfferResult.WAKE_SENDER
 
     def _new_batch(self, lane: Lane, items: list[bytes], now: float) -> Batch:
-        # The other kinds' endpoints take no gzip, and the types of their records must not be forgotten.
-        return Batch(lane, items, now, new_compressor=self._new_compressor if lane.kind in _PACKED else None)
-
-    def records_left(self, lane: Lane) -> int:
-        """How many records more the open batch of this lane takes before it is full."""
-        return self._policy.max_events - (0 if lane.open is None else len(lane.open.items))
+        # Compression as records come loses their types, which other kinds need, and other endpoints accept no gzip.
+        return Batch(lane, items, now, new_compressor=self._new_compressor if lane.kind in _COMPRESSED_KINDS else None)
 
     def extend(self, lane: Lane, records: bytes, count: int, now: float) -> OfferResult:
-        """Take usual events that are `together`, `count` of them and no more than there are vacancies.
+        """Accept joined records, at most as many as `records_left` returns.
 
         Returns:
-            As `offer` does, for all of them together; `FULL` also if their bytes are too many for one batch.
+            The result of `offer` for all of them together; `FULL` also if they are too large for one batch.
         """
         batch = lane.open or self._new_batch(lane, [], now)
         size = len(records) - count
-        if not self.has_room(batch, count, size):
+        if batch.size + len(records) > lane.max_bytes or not self.accounting.accept_if_room(count, size):
             return OfferResult.FULL
-        self.accepted += count
-        self.pending += count
-        self.pending_bytes += size
-        is_news = batch is not lane.open or now < batch.opened
-        lane.open, self.active[lane] = batch, None
-        batch.opened = min(batch.opened, now)
-        batch.extend(records, count)
+        is_first = batch is not lane.open or now < batch.opened
+        if batch is not lane.open:
+            lane.open_batch(batch)
+        self.active[lane] = None
+        batch.extend(records, count, now)
         if len(batch.items) >= self._policy.max_events:
             lane.close_open()
-            is_news = True
-        return OfferResult.WAKE_SENDER if is_news else OfferResult.ACCEPTED
+            return OfferResult.WAKE_SENDER
+        return OfferResult.WAKE_SENDER if is_first else OfferResult.ACCEPTED
+
+    def discard(self, lane: Lane, items: list[bytes], reason: DropReason) -> Loss:
+        """Count records as accepted and lost at once."""
+        return self.accounting.discard(lane, items, reason)
 
     def evict(self, room: int) -> list[Loss]:
-        """Drop the records that have waited longest until one of `room` bytes fits; those in flight stay.
+        """Drop the records that have waited longest until one of `room` bytes fits. Records in flight stay.
 
         Returns:
-            What was dropped; nothing if that could not make enough room.
+            The dropped records; none if dropping all of them would not make enough room.
         """
         losses: list[Loss] = []
-        flying = [batch for lane in self.active for batch in (*lane.leased, *lane.single_requests)]
-        held, held_bytes = sum(len(batch.items) for batch in flying), sum(batch.payload for batch in flying)
-        if not self.can_make_room(room, held, held_bytes):
+        in_flight, in_flight_bytes = self.load_in_flight()
+        if not self._can_make_room(room, in_flight, in_flight_bytes):
             return losses
         while self.is_full(room):
             heads = [lane.ready[0] if lane.ready else lane.open for lane in self.active]
@@ -167,62 +228,49 @@ class Buffer(DiskBacklog):
                 break
             oldest = min(waiting, key=lambda batch: batch.opened)
             first = oldest.pop_first()
-            losses.append(self.record_loss(first, DropReason.QUEUE_FULL))
+            losses.append(self._lose(first, DropReason.QUEUE_FULL))
             if not oldest.items:
                 oldest.lane.replace(oldest, oldest)
         self.under_pressure = self.under_pressure or bool(losses)
         return losses
 
+    def _can_make_room(self, room: int, in_flight: int, in_flight_bytes: int) -> bool:
+        if self.disk is not None:
+            return self.disk.can_make_room(room, in_flight, in_flight_bytes)
+        policy = self._policy
+        return in_flight < policy.max_pending_events and in_flight_bytes + room <= policy.max_pending_bytes
+
     def lease_single(self, lane: Lane, item: bytes, now: float) -> Batch | None:
-        """Charge and lease one record that does not wait for company; None if there is no room for it."""
+        """Charge and lease one record that is sent alone. Return None if it does not fit."""
         if self.is_full(len(item)):
             return None
-        self.charge(len(item))
+        self.accounting.accept(1, len(item))
         batch = Batch(lane, [item], now)
         lane.single_requests[batch] = None
         self.active[lane] = None
         return batch
 
     def settle_single(self, batch: Batch, reason: DropReason | None, *, message: str = "") -> list[Loss]:
-        """End a lease made by `lease_alone`: delivered if there is no reason, else lost for it.
+        """End a lease made by `lease_single`: delivered, or lost if there is a reason.
 
-        Nothing happens if the lease has ended otherwise.
+        Nothing happens if the lease has ended before.
         """
         if batch not in batch.lane.single_requests:
             return []
         batch.lane.single_requests.pop(batch, None)
         if reason is None:
             batch.lane.recover()
-            self.deliver(batch)
+            self._deliver(batch)
             return []
-        return [self.record_loss(batch, reason, message=message)]
-
-    def reclaim(self) -> list[Loss]:
-        """Take every lease back: the event loop of those who held them is gone.
-
-        Returns:
-            The records that must not be sent again and may have been applied.
-        """
-        losses: list[Loss] = []
-        for lane in self.active:
-            for batch in reversed([*lane.leased, *lane.single_requests]):
-                lane.leased.pop(batch, None)
-                lane.single_requests.pop(batch, None)
-                # A batch of its own, so that a late word from the old holder means nothing.
-                again = batch.subset(range(len(batch.items)))
-                if batch.is_request_begun:
-                    again = self._drop_non_idempotent(again, "the event loop ended during a request", losses)
-                if again.items:
-                    lane.ready.appendleft(again)
-        return losses
+        return [self._lose(batch, reason, message=message)]
 
     def poll(self, now: float) -> Batch | WaitUntil | Idle:
-        """What to do now: a batch, leased to the caller, or how long to wait."""
+        """Return a batch, leased to the caller, or how long to wait for one."""
         wake: float | None = None
         for lane in [*self.active]:
             batch_or_time = self._poll_lane(lane, now)
             if isinstance(batch_or_time, Batch):
-                # The lane goes to the end of the line, so that a busy one cannot starve the others.
+                # The lane goes to the end of the order, so that a busy one cannot starve the others.
                 del self.active[lane]
                 self.active[lane] = None
                 return batch_or_time
@@ -233,7 +281,7 @@ class Buffer(DiskBacklog):
         return IDLE if wake is None else WaitUntil(wake)
 
     def _poll_lane(self, lane: Lane, now: float) -> Batch | float | None:
-        if len(lane.leased) >= (1 if lane.failures else lane.limit) or self._is_busy(lane.kind):
+        if len(lane.leased) >= (1 if lane.failures else lane.limit) or self._is_kind_busy(lane.kind):
             return None
         if not lane.ready:
             if lane.open is None:
@@ -245,25 +293,37 @@ class Buffer(DiskBacklog):
             return lane.paused_until
         if not lane.ready:
             lane.close_open()
-        if not self.may_be_sent(lane):
+        if self.disk is not None and not self.disk.may_be_sent(lane):
             return None
-        batch = lane.ready.popleft()
-        if batch.first_try is None:
-            batch.first_try = now
-        batch.attempts += 1
-        batch.is_request_begun = False
-        batch.failure_epoch = lane.failures
-        lane.leased[batch] = None
-        return batch
+        return lane.lease(now)
 
-    def _is_busy(self, kind: RecordKind) -> bool:
-        """Whether the slots of imports are taken, which the lanes of all project secrets share."""
+    def _is_kind_busy(self, kind: RecordKind) -> bool:
+        """Return whether all requests for imports are in use, which the lanes of all project secrets share."""
         if kind is not RecordKind.IMPORTS:
             return False
         return sum(len(lane.leased) for lane in self.active if lane.kind is kind) >= self._policy.max_in_flight
 
+    def reclaim(self) -> list[Loss]:
+        """Release every lease: the event loop of the lease holders has ended.
+
+        Returns:
+            Records that may have been applied and must not be sent twice.
+        """
+        losses: list[Loss] = []
+        for lane in self.active:
+            for batch in reversed([*lane.leased, *lane.single_requests]):
+                lane.leased.pop(batch, None)
+                lane.single_requests.pop(batch, None)
+                # A new batch, so that a late settlement by the old lease holder has no effect.
+                again = batch.subset(range(len(batch.items)))
+                if batch.is_request_begun:
+                    again = self._drop_non_idempotent(again, "the event loop ended during a request", losses)
+                if again.items:
+                    lane.ready.appendleft(again)
+        return losses
+
     def expire(self, batch: Batch, outcome: Expired) -> list[Loss]:
-        """End a lease for which no request was made, as some of its records are too old to be taken."""
+        """End a lease for which no request was made, because some records are too old for the endpoint."""
         if batch not in batch.lane.leased:
             return []
         del batch.lane.leased[batch]
@@ -271,20 +331,20 @@ class Buffer(DiskBacklog):
         if rest.items:
             batch.lane.ready.appendleft(rest)
         if not outcome.by_import:
-            return [self.record_loss(old, DropReason.TOO_OLD)]
-        old.lane = self.lane(RecordKind.IMPORTS)
-        old.lane.ready.append(old)
-        self.active[old.lane] = None
+            return [self._lose(old, DropReason.TOO_OLD)]
+        lane = self.lane(RecordKind.IMPORTS)
+        old.move_to(lane)
+        self.active[lane] = None
         return []
 
     def settle(self, batch: Batch, outcome: Outcome, now: float, delay: float = 0.0) -> list[Loss]:
-        """End a lease. Nothing happens if it has ended otherwise.
+        """End a lease. Nothing happens if it has ended before.
 
         Args:
-            batch: the leased batch.
-            outcome: what became of its request.
+            batch: leased batch.
+            outcome: outcome of its request.
             now: monotonic seconds.
-            delay: seconds that the lane pauses, if the outcome asks for another try.
+            delay: seconds to pause the lane, if the outcome asks for another attempt.
 
         Returns:
             The records that ended without delivery.
@@ -296,95 +356,137 @@ class Buffer(DiskBacklog):
         if isinstance(outcome, Retry):
             return self._retry_batch(batch, outcome, now, delay)
         if isinstance(outcome, ConfigurationRefused):
-            batch.lane.fail(batch.failure_epoch, now, delay)
-            # What is wrong once may have been a slip of a proxy; what is wrong twice will not pass while one waits.
-            patience = delay if lane.failures > 1 else min(delay, _SECOND_LOOK)
-            lane.retry_after_until = max(lane.retry_after_until, now + patience)
+            lane.fail(batch.failure_epoch, now, delay)
+            # The first refusal may be a slip of a proxy. Later ones will not pass by waiting, so flushes do not retry.
+            lane.hold_until(now + (delay if lane.failures > 1 else min(delay, _SECOND_TRY_AFTER)))
             lane.ready.appendleft(batch)
             return []
         lane.recover()
-        if now - lane.size_limit_seen_at >= _UNLEARN_AFTER:
-            lane.max_bytes = self._policy.max_bytes
+        if now - lane.size_limit_seen_at >= _SIZE_LIMIT_TTL:
+            lane.restore_max_bytes(self._policy.max_bytes)
         if isinstance(outcome, Delivered):
-            self.deliver(batch)
+            self._deliver(batch)
             return []
         if isinstance(outcome, PartialFailure):
-            named, others = batch.partition({record.index for record in outcome.failed})
-            self.deliver(others)
-            return [self.record_loss(named, DropReason.REJECTED, details=outcome.failed, message=outcome.message)]
+            rejected, others = batch.partition({record.index for record in outcome.failed})
+            self._deliver(others)
+            return [self._lose(rejected, DropReason.REJECTED, details=outcome.failed, message=outcome.message)]
         if isinstance(outcome, SplitBatch) and len(batch.items) > 1:
             return self._split_batch(batch, outcome, now)
         reason = outcome.reason if isinstance(outcome, SplitBatch) else DropReason.REJECTED
-        return [self.record_loss(batch, reason, message=outcome.message)]
+        return [self._lose(batch, reason, message=outcome.message)]
 
     def _retry_batch(self, batch: Batch, outcome: Retry, now: float, delay: float) -> list[Loss]:
-        batch.lane.fail(batch.failure_epoch, now, delay)
+        lane, retry = batch.lane, self._retry
+        lane.fail(batch.failure_epoch, now, delay)
         if outcome.retry_after is not None:
-            batch.lane.retry_after_until = max(batch.lane.retry_after_until, now + delay)
+            lane.hold_until(now + delay)
         losses: list[Loss] = []
         if outcome.applied:
             batch = self._drop_non_idempotent(batch, outcome.message, losses)
         if not batch.items:
             return losses
-        retry = self._retry
-        out_of_tries = retry.attempts is not None and batch.attempts >= retry.attempts
+        out_of_attempts = retry.attempts is not None and batch.attempts >= retry.attempts
         began = now if batch.first_try is None else batch.first_try
-        out_of_time = retry.total_timeout is not None and batch.lane.paused_until > began + retry.total_timeout
-        if out_of_tries or out_of_time:
-            losses.append(self.record_loss(batch, DropReason.EXHAUSTED, message=outcome.message))
+        out_of_time = retry.total_timeout is not None and lane.paused_until > began + retry.total_timeout
+        if out_of_attempts or out_of_time:
+            losses.append(self._lose(batch, DropReason.EXHAUSTED, message=outcome.message))
         else:
-            batch.lane.ready.appendleft(batch)
+            lane.ready.appendleft(batch)
         return losses
 
     def _drop_non_idempotent(self, batch: Batch, message: str, losses: list[Loss]) -> Batch:
-        """What is left of a batch that may have been applied: what may be sent again. The rest is added to `losses`."""
+        """Return the records that may be sent again after they may have been applied. Append the others to `losses`."""
         once = {at for at, item in enumerate(batch.items) if isinstance(item, NonIdempotentRecord)}
         if not once or self._policy.at_least_once:
             return batch
-        unsure, rest = batch.partition(once)
-        losses.append(self.record_loss(unsure, DropReason.UNCERTAIN, message=message))
+        uncertain, rest = batch.partition(once)
+        losses.append(self._lose(uncertain, DropReason.UNCERTAIN, message=message))
         return rest
 
     def _split_batch(self, batch: Batch, outcome: SplitBatch, now: float) -> list[Loss]:
         losses: list[Loss] = []
         if outcome.reason is DropReason.TOO_LARGE:
-            batch.lane.max_bytes = max(
-                min(self._policy.max_bytes, _LEAST_LEARNED), min(batch.lane.max_bytes, batch.size // 2 + 1)
-            )
-            batch.lane.size_limit_seen_at = now
+            limit = max(min(self._policy.max_bytes, _MIN_SIZE_LIMIT), batch.size // 2 + 1)
+            batch.lane.reduce_max_bytes(limit, now)
         elif outcome.status != 200:
-            # Mixpanel does not say whether the valid rows of a profile batch that it refused were applied. With a
-            # 200 it does: 0 means that it took none.
+            # Mixpanel does not say whether the valid rows of a rejected profile batch were applied, except with
+            # status 200, where 0 means that none was.
             batch = self._drop_non_idempotent(batch, outcome.message, losses)
-        # Asked for by the answer, and not a try that failed.
-        batch.attempts -= 1
+        # The response asked for it, so it is not a failed attempt.
+        batch.refund_attempt()
         middle = (len(batch.items) + 1) // 2
         for half in reversed(batch.partition(range(middle))):
             if half.items:
                 batch.lane.ready.appendleft(half)
         return losses
 
-    def shorten_backoff(self, spacing: float) -> None:
-        """Cut pauses of our own short for somebody who waits: to `spacing` seconds after the last failure."""
-        for lane in self.active:
-            lane.shorten_backoff(spacing)
+    def _deliver(self, batch: Batch) -> None:
+        self.under_pressure = False
+        self.accounting.deliver(batch)
+        if batch.ids and self.disk is not None:
+            self.disk.mark_settled(batch)
 
-    def next_try(self) -> float:
-        """The earliest moment at which a waiting batch may be sent; minus infinity if one is in flight."""
-        times = [lane.paused_until for lane in self.active if lane.ready or lane.open]
-        if self.in_flight or not times or self.unwritten:
-            return float("-inf")
-        return min(times)
+    def _lose(
+        self, batch: Batch, reason: DropReason, *, details: Sequence[FailedRecord] = (), message: str = ""
+    ) -> Loss:
+        self.under_pressure = False
+        loss = self.accounting.record_loss(batch, reason, details=details, message=message)
+        if batch.ids and self.disk is not None:
+            self.disk.mark_settled(batch, None if reason in DROPPED else loss)
+        return loss
 
     def abandon(self, reason: DropReason) -> list[Loss]:
-        """Give up everything that waits. Batches in flight stay with whoever holds their lease.
-
-        What is on disk is left there.
-        """
+        """Give up every waiting batch. Batches in flight stay with their lease holder, spooled records on disk."""
         losses = []
         for lane in self.active:
             lane.close_open()
             for batch in [batch for batch in lane.ready if not batch.ids]:
                 lane.ready.remove(batch)
-                losses.append(self.record_loss(batch, reason))
+                losses.append(self._lose(batch, reason))
         return losses
+
+    def barrier(self) -> FlushBarrier:
+        """Make everything accepted so far due now, and return a barrier that counts it."""
+        barrier = FlushBarrier()
+        for lane in self.active:
+            for batch in lane.batches():
+                batch.add_barrier(barrier)
+        if self.disk is not None:
+            self.disk.add_barrier(barrier)
+        return barrier
+
+    def forget(self, barrier: FlushBarrier) -> None:
+        """Stop counting for this barrier: its flush has ended."""
+        for lane in self.active:
+            for batch in lane.batches():
+                batch.remove_barrier(barrier)
+        if self.disk is not None:
+            self.disk.remove_barrier(barrier)
+
+    def shorten_backoff(self, interval: float) -> None:
+        """Reduce the pauses of all lanes to `interval` seconds after their last failure, as a flush waits."""
+        for lane in self.active:
+            lane.shorten_backoff(interval)
+
+    def next_try(self) -> float:
+        """Return the earliest moment at which a waiting batch may be sent; minus infinity if one is in flight."""
+        times = [lane.paused_until for lane in self.active if lane.ready or lane.open]
+        if self.in_flight or not times or (self.disk is not None and self.disk.unwritten):
+            return float("-inf")
+        return min(times)
+
+    def rows_loaded(self, lane: Lane, rows: Sequence[tuple[int, bytes]], now: float) -> list[Loss]:
+        """Take records into memory that were read from disk; see `DiskBacklog.rows_loaded`."""
+        assert self.disk is not None
+        losses = self.disk.rows_loaded(lane, rows, now)
+        if lane.ready:
+            self.active[lane] = None
+        return losses
+
+    def undo_writes(self, entries: Sequence[PendingWrite], reason: DropReason | None) -> list[Loss]:
+        """Remove records that could not be written; see `DiskBacklog.undo_writes`."""
+        assert self.disk is not None
+        if entries:
+            self.under_pressure = False
+        return self.disk.undo_writes(entries, reason)

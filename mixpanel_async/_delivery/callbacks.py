@@ -1,4 +1,4 @@
-"""The user's callbacks: called in order, off the event loop if they are plain functions, and never able to stop it."""
+"""Callbacks of the user: called in order, in a thread if they are plain functions. Their errors are only logged."""
 
 from __future__ import annotations
 
@@ -22,19 +22,23 @@ OnDrop = Callable[[list[LostRecord], DropReason], Awaitable[None] | None]
 OnDelivered = Callable[[Delivery], Awaitable[None] | None]
 
 _log = logging.getLogger("mixpanel_async")
-# Losses that wait for a slow callback keep their payload up to this many bytes, then only their number.
+# Bytes of payload kept for a slow `on_drop`. Beyond them only the number of lost records is kept.
 _MAX_KEPT_BYTES: Final = 16 * 1024 * 1024
 
 
 class Callbacks:
-    """What is still to be told to the user.
+    """Losses and deliveries that have not been reported to the user yet.
 
     Args:
-        on_drop: told of records that ended without delivery.
-        on_delivered: told of each request that Mixpanel took.
+        on_drop: called with records that ended without delivery.
+        on_delivered: called for each request that Mixpanel accepted.
 
     Raises:
-        ConfigurationError: if one of them cannot be called.
+        ConfigurationError: if one of them is not callable.
+
+    Attributes:
+        is_enabled: there is at least one callback.
+        wants_deliveries: there is an `on_delivered`.
     """
 
     def __init__(self, on_drop: OnDrop | None, on_delivered: OnDelivered | None) -> None:
@@ -43,53 +47,54 @@ class Callbacks:
                 raise_configuration_error(f"{name} must be callable, not {type(callback).__name__}")
         self._on_drop = on_drop
         self._on_delivered = on_delivered
+        self.wants_deliveries = on_delivered is not None
+        self.is_enabled = self.wants_deliveries or on_drop is not None
         self._pending: deque[Loss | Delivery] = deque()
         self._lock = threading.RLock()
         self._kept_bytes = 0
         self._has_failed = False
         self._task: int | None = None
-        # A callback that was abandoned with its event loop may still run.
+        # A callback of an event loop that has ended may still run.
         self._call_lock = threading.Lock()
 
     def reset_after_fork(self) -> None:
-        """Begin anew in a forked child."""
+        """Forget the reports of the parent process."""
         self._pending.clear()
         self._lock, self._call_lock = threading.RLock(), threading.Lock()
         self._kept_bytes, self._task = 0, None
 
     def enqueue_losses(self, losses: Sequence[Loss]) -> bool:
-        """Note losses. From any thread.
+        """Add losses, from any thread.
 
         Returns:
-            Whether `run` has something to do.
+            Whether there is something for `run` to report.
         """
         if self._on_drop is None or not losses:
             return False
         with self._lock:
             for loss in losses:
-                self._note(loss)
+                self._append(loss)
         return True
 
-    def _note(self, loss: Loss) -> None:
-        weight = sum(map(len, loss.items))
-        if self._kept_bytes + weight > _MAX_KEPT_BYTES:
-            loss, weight = Loss(kind=loss.kind, reason=loss.reason, items=(), count_only=len(loss.items)), 0
-        self._kept_bytes += weight
+    def _append(self, loss: Loss) -> None:
+        size = sum(map(len, loss.items))
+        if self._kept_bytes + size > _MAX_KEPT_BYTES:
+            loss, size = Loss(kind=loss.kind, reason=loss.reason, items=(), count_only=len(loss.items)), 0
+        self._kept_bytes += size
         last = self._pending[-1] if self._pending else None
-        # Neighbours of a kind are told in one call: an overflow loses records one by one.
-        if isinstance(last, Loss) and isinstance(last.items, list) and _is_alike(last, loss):
-            last.items.extend(loss.items)
-            last.count_only += loss.count_only
+        # An overflow loses records one by one, so similar losses share one call.
+        if isinstance(last, Loss) and _can_merge(last, loss):
+            last.merge(loss)
             return
         self._pending.append(loss.copy())
 
     def undelivered(self) -> int:
-        """How many lost records nobody was told of."""
+        """Return the number of lost records that have not been reported."""
         with self._lock:
             return sum(len(entry.items) + entry.count_only for entry in self._pending if isinstance(entry, Loss))
 
     def enqueue_delivery(self, delivery: Delivery) -> bool:
-        """Note a delivery. Returns whether `run` has something to do."""
+        """Add a delivery. Return whether there is something for `run` to report."""
         if self._on_delivered is None:
             return False
         with self._lock:
@@ -98,14 +103,15 @@ class Callbacks:
 
     @property
     def idle(self) -> bool:
+        """Whether nothing is left to report."""
         return not self._pending
 
     def is_running_in_callback(self) -> bool:
-        """Whether the running task is a callback, which must not wait for itself."""
+        """Return whether the current task runs a callback, which must not wait for itself."""
         return self._task is not None and self._task == anyio.get_current_task().id
 
     async def run(self) -> None:
-        """Tell the user everything that waits."""
+        """Report everything, in order."""
         self._task = anyio.get_current_task().id
         try:
             await self._run()
@@ -140,25 +146,25 @@ class Callbacks:
                 await result
         except anyio.get_cancelled_exc_class():
             raise
-        except BaseException as error:  # noqa: BLE001  a callback must not end the program that it reports to
+        except BaseException as error:  # noqa: BLE001  a callback must not end the program
             self._report(name, error)
 
     def _report(self, name: str, error: BaseException) -> None:
-        # Once a client: a callback that fails tends to fail every time.
+        # Once per client: a callback that fails usually fails every time.
         if not self._has_failed:
             self._has_failed = True
-            _log.error("%s raised %s; further failures are not logged", name, type(error).__name__)
+            _log.error("%s raised %s; later failures of callbacks are not logged", name, type(error).__name__)
 
 
-def _is_alike(one: Loss, other: Loss) -> bool:
+def _can_merge(one: Loss, other: Loss) -> bool:
     same = (one.kind, one.reason, one.message) == (other.kind, other.reason, other.message)
     return same and not (one.details or other.details)
 
 
-def _guarded(turn: threading.Lock, callback: Callable[..., Any], *args: object) -> Any:
-    """What it returns or raises, in its turn."""
+def _guarded(lock: threading.Lock, callback: Callable[..., Any], *args: object) -> Any:
+    """Call it while holding the lock, and return its result or its exception."""
     try:
-        with turn:
+        with lock:
             return callback(*args)
     except BaseException as error:  # noqa: BLE001
         return error
@@ -177,6 +183,6 @@ def _records(loss: Loss) -> list[LostRecord]:
                 message=detail.message if detail else loss.message,
             )
         )
-    # One object for all: they say nothing but that they were.
-    bare = LostRecord(kind=loss.kind.value, payload=None, message=loss.message)
-    return records + [bare] * loss.count_only
+    # One object for all of them, as they differ in nothing.
+    counted = LostRecord(kind=loss.kind.value, payload=None, message=loss.message)
+    return records + [counted] * loss.count_only

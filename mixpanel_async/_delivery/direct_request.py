@@ -116,7 +116,7 @@ class DirectSender:
         if batch is None:
             return await self._run(call, _do_nothing)
         settle = partial(self._sender.settle_single, batch)
-        batch.is_request_begun = True
+        batch.begin_request()
         return await self._run(partial(_settling, call, settle), partial(settle, DropReason.CLOSED, ""))
 
     async def _run(self, call: _ApiCall, if_unstarted: Callable[[], None]) -> Response:

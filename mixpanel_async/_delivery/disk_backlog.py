@@ -1,368 +1,497 @@
-"""The part of the buffer that knows a spool: which records are on disk yet, and which are there alone.
+"""Accounting of the spool: which records are written, which are only on disk, and how much room is left there.
 
-Every record of a client with a spool is written to it in a *group*, a commit that many callers share, and may be sent
-only once its group is committed. While memory has room the record waits there as well; what comes when it has none, and
-all that comes behind that in the same lane, waits on disk alone and is *restocked* when the lane runs low.
+Every record of a client with a spool is written to it in a commit group that many callers share. It may be sent only
+after that commit. A record stays in memory as well while memory has room. Later records of the same lane are only on
+disk until the lane runs low and loads them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from math import ceil
 from typing import Final, NamedTuple
 
 from .._model.config import BatchPolicy
 from .._model.records import DropReason, Loss
-from .._spool.messages import Eviction, PendingWrite, SettledRows
-from .accounting import Accounting
-from .lanes import Batch, FlushBarrier, Lane
+from .._spool.messages import SEQUENCE_BITS, Eviction, PendingWrite, SettledRows
+from .lanes import Accounting, Barriers, Batch, FlushBarrier, Lane
 
-# What is held in memory of a backlog that is safe on disk: enough to keep every request busy while more is read.
+# Records of a backlog on disk that are held in memory: enough to keep every request busy while more are read.
 WINDOW_RECORDS: Final = 20_000
 WINDOW_BYTES: Final = 16 * 1024 * 1024
-# A row and its share of half-empty pages take about this much more than the record itself, as measured.
+# Measured: a row and its share of half-empty pages take about this much more than the record itself.
 _ROW_OVERHEAD: Final = 1.125
 
 
 class SpoolLimits(NamedTuple):
-    """How much a client may leave on disk; see `SqliteSpool`."""
+    """Bounds on disk; see `SqliteSpool`."""
 
     max_bytes: int
     max_records: int | None
 
 
-class DiskBacklog(Accounting):
-    """Counts what is in memory, what is on disk, and what is on its way there.
+class LaneRows:
+    """Spool rows of one lane.
 
-    Args:
-        policy: the bounds in memory.
-        spool: the bounds on disk; None without a spool.
+    Attributes:
+        last_row: newest row number of this client: the lane's code, then a sequence number.
+        written_to: newest row that has been committed.
+        records: number of records that are only on disk; they come after all records in memory.
+        size: their estimated bytes.
+        first_row: the first of them that this client wrote; 0 if there is none.
+        unwritten: the number of them, the newest ones, that are not committed yet.
+        unwritten_from: the first row that was ever added without a place in memory.
+        is_loading: the writer thread is reading rows for this lane.
+        pending_eviction: rows dropped while they were being read, to be discarded when they arrive.
+        barriers: flushes that wait for the first records on disk.
     """
 
-    def __init__(self, policy: BatchPolicy, spool: SpoolLimits | None) -> None:
-        self.spool = spool
-        self._window = min(WINDOW_RECORDS, policy.max_pending_events), min(WINDOW_BYTES, policy.max_pending_bytes)
-        super().__init__(policy, one_secret=spool is not None)
+    __slots__ = (
+        "_code",
+        "barriers",
+        "first_row",
+        "is_loading",
+        "last_row",
+        "pending_eviction",
+        "records",
+        "size",
+        "unwritten",
+        "unwritten_from",
+        "written_to",
+    )
 
-    def reset_after_fork(self) -> None:
-        super().reset_after_fork()
-        self.on_disk_bytes = 0
-        self.unwritten = self.unwritten_bytes = 0
-        # The bytes in use there.
-        self.disk_used = 0
-        # The last commit failed, for want of room or otherwise.
-        self.is_disk_full = self.is_disk_failing = False
+    def __init__(self, code: int) -> None:
+        self._code = code
+        self.last_row = self.written_to = code << SEQUENCE_BITS
+        self.records = self.size = self.first_row = 0
+        self.unwritten = self.unwritten_from = 0
+        self.is_loading = False
+        self.pending_eviction: Eviction | None = None
+        self.barriers: Barriers = []
+
+    def begin_row(self) -> None:
+        """Allocate the next row number."""
+        self.last_row += 1
+
+    def is_written(self, row: int) -> bool:
+        """Return whether a row is committed. The rows of other clients always are."""
+        return not self.written_to < row < (self._code + 1) << SEQUENCE_BITS
+
+    def mark_written(self, row: int) -> None:
+        """Note that the rows up to this one are committed."""
+        self.written_to = row
+        if self.unwritten and row >= self.unwritten_from:
+            self.unwritten -= 1
+
+    def keep_on_disk(self) -> None:
+        """Give the newest row no place in memory."""
+        if not self.first_row:
+            self.first_row = self.last_row
+        if not self.unwritten:
+            self.unwritten_from = self.last_row
+        self.unwritten += 1
+
+    def cancel_unwritten(self, count: int) -> None:
+        """Forget rows without a place in memory that could not be written."""
+        self.unwritten -= count
+
+    def add(self, records: int, size: int) -> int:
+        """Change the number and the size of the records that are only on disk.
+
+        Returns:
+            The error of the size estimate, which is known once no record is left; otherwise 0.
+        """
+        self.records += records
+        self.size += size
+        if self.records:
+            return 0
+        error, self.size, self.first_row = self.size, 0, 0
+        return error
+
+    def share(self, records: int) -> int:
+        """Return the estimated size of this number of records."""
+        return self.size * records // self.records if self.records else 0
+
+    def set_loading(self, *, is_loading: bool) -> None:
+        """Note that the writer thread was asked to read rows, or that they have arrived."""
+        self.is_loading = is_loading
+
+    def defer_eviction(self, eviction: Eviction) -> None:
+        """Evict rows once the current reading has ended."""
+        if self.pending_eviction is None:
+            self.pending_eviction = eviction
+        else:
+            self.pending_eviction.merge(eviction)
+
+    def reduce_eviction(self, count: int, size: int) -> None:
+        """Remove rows that have arrived from the pending eviction."""
+        if eviction := self.pending_eviction:
+            self.pending_eviction = replace(eviction, count=eviction.count - count, size=eviction.size - size)
+
+    def take_eviction(self) -> Eviction | None:
+        """Return the pending eviction and clear it."""
+        eviction, self.pending_eviction = self.pending_eviction, None
+        return eviction
+
+    def restart_in_new_file(self) -> None:
+        """Note that only unwritten rows are left, as the spool has a new file."""
+        if self.unwritten:
+            # They come after everything that is in memory.
+            self.first_row = max(self.unwritten_from, self.written_to + 1)
+
+    def add_barrier(self, barrier: FlushBarrier) -> None:
+        """Have a barrier wait for all records on disk."""
+        self.barriers.append((barrier, self.records))
+        barrier.expect(self.records)
+
+    def remove_barrier(self, barrier: FlushBarrier) -> None:
+        """Stop counting for a barrier."""
+        self.barriers = [entry for entry in self.barriers if entry[0] is not barrier]
+
+    def extend_barriers(self, records: int) -> None:
+        """Count older records that another client left: every barrier waits for them as well."""
+        for barrier, _ in self.barriers:
+            barrier.expect(records)
+        self.barriers = [(barrier, covered + records) for barrier, covered in self.barriers]
+
+    def take_barriers(self, records: int) -> Barriers:
+        """Return the barriers of the oldest records, which leave the disk."""
+        taken = [(barrier, min(covered, records)) for barrier, covered in self.barriers]
+        self.barriers = [(barrier, covered - records) for barrier, covered in self.barriers if covered > records]
+        return taken
+
+    def retract_newest(self, reason: DropReason | None) -> None:
+        """Settle the barriers of the newest records, which have just been removed: lost, or never accepted."""
+        for at, (barrier, covered) in enumerate(self.barriers):
+            # A barrier that is older than these records does not wait for them.
+            if part := max(0, covered - self.records):
+                if reason is None:
+                    barrier.expect(-part)
+                else:
+                    barrier.settle(part, reason)
+                self.barriers[at] = barrier, covered - part
+
+
+class DiskBacklog:
+    """Counts the records that are in the spool, and those on their way there.
+
+    Args:
+        policy: bounds in memory.
+        limits: bounds on disk.
+        accounting: counters of the buffer.
+
+    Attributes:
+        records: number of records that are only on disk.
+        unwritten: number of records on their way to the disk.
+        settled: settled rows that the writer thread does not know yet.
+        is_disk_full: the last commit failed because the disk had no room.
+    """
+
+    def __init__(self, policy: BatchPolicy, limits: SpoolLimits, accounting: Accounting) -> None:
+        self._policy = policy
+        self._limits = limits
+        self._accounting = accounting
+        self._window = min(WINDOW_RECORDS, policy.max_pending_events), min(WINDOW_BYTES, policy.max_pending_bytes)
+        self._rows: dict[Lane, LaneRows] = {}
+        self.reset()
 
     def reset(self) -> None:
-        """Forget every record and count: after a fork they are the parent's."""
-        self.active.clear()
-        for lane in self.lanes.values():
-            lane.open = None
-            lane.ready.clear()
-            lane.leased.clear()
-            lane.single_requests.clear()
-            lane.forget_rows()
-        self.reset_after_fork()
+        """Forget every record."""
+        self._rows.clear()
+        self.records = self.unwritten = 0
+        self._size = self.unwritten_bytes = 0
+        self._used_bytes = self.bytes_being_freed = 0
+        self.is_disk_full = self._is_disk_failing = False
+        self.settled: list[SettledRows] = []
+
+    def rows(self, lane: Lane) -> LaneRows:
+        """Return the rows of a lane."""
+        rows = self._rows.get(lane)
+        if rows is None:
+            rows = self._rows[lane] = LaneRows(lane.code)
+        return rows
+
+    def lanes(self) -> list[Lane]:
+        """Return the lanes with records that are only on disk."""
+        return [lane for lane, rows in self._rows.items() if rows.records] if self.records else []
 
     def is_full(self, size: int) -> bool:
-        """Whether a record of this size has no room."""
-        if self.spool is None:
-            return super().is_full(size)
-        policy, spool = self._policy, self.spool
-        if self.is_disk_full or self.unwritten >= policy.max_pending_events:
+        """Return whether a record of this size does not fit."""
+        limits = self._limits
+        if self.is_disk_full or self.unwritten >= self._policy.max_pending_events:
             return True
-        if spool.max_records is not None and self.pending >= spool.max_records:
+        if limits.max_records is not None and self._accounting.pending >= limits.max_records:
             return True
-        return self.unwritten_bytes + size > policy.max_pending_bytes or self._excess_bytes(size) > 0
+        return self.unwritten_bytes + size > self._policy.max_pending_bytes or self._excess_bytes(size) > 0
 
     def could_fit(self, size: int) -> bool:
-        """Whether a record of this size would have room in an empty queue."""
-        if self.spool is not None and size * _ROW_OVERHEAD > self.spool.max_bytes:
-            return False
-        return super().could_fit(size)
+        """Return whether a record of this size fits in an empty spool."""
+        return size * _ROW_OVERHEAD <= self._limits.max_bytes
 
     def is_memory_full(self, size: int) -> bool:
-        """Whether a record of this size, safe on disk, waits there alone."""
-        records, most = self._window
-        held_bytes = self.pending_bytes - self.on_disk_bytes
-        # A giant passes an empty window.
-        return self.pending - self.on_disk >= records or (held_bytes > 0 and held_bytes + size > most)
+        """Return whether a record of this size has no place in memory."""
+        max_records, max_bytes = self._window
+        in_memory = self._accounting.pending_bytes - self._size
+        # A record larger than the window is held if it is alone.
+        return self._accounting.pending - self.records >= max_records or (
+            in_memory > 0 and in_memory + size > max_bytes
+        )
 
     def can_make_room(self, size: int, in_flight: int, in_flight_bytes: int) -> bool:
-        """Whether a record of this size would have room if everything were dropped but what is in flight."""
-        policy, spool = self._policy, self.spool
-        if spool is None:
-            return in_flight < policy.max_pending_events and in_flight_bytes + size <= policy.max_pending_bytes
+        """Return whether a record of this size would fit if everything not in flight were dropped."""
+        policy, limits = self._policy, self._limits
         coming = self.unwritten_bytes + size
-        # What is on its way to the disk is not taken back: to drop it, or what is older, would help nothing.
+        # Records on their way to the disk are not taken back: dropping them, or older ones, makes no room for this one.
         if self.is_disk_full or self.unwritten >= policy.max_pending_events or coming > policy.max_pending_bytes:
             return False
-        if spool.max_records is not None and in_flight >= spool.max_records:
+        if limits.max_records is not None and in_flight >= limits.max_records:
             return False
-        return self._excess_bytes(size) <= self.pending_bytes - in_flight_bytes
+        return self._excess_bytes(size) <= self._accounting.pending_bytes - in_flight_bytes
 
     def _excess_bytes(self, size: int) -> int:
-        """What must be dropped before a record of this size has room on disk; negative if it has."""
-        assert self.spool is not None
+        """Return the bytes to drop before a record of this size fits on disk; negative if it fits."""
         coming = (self.unwritten_bytes + size) * _ROW_OVERHEAD
-        return ceil(self.disk_used - self.bytes_being_freed + coming - self.spool.max_bytes)
+        return ceil(self._used_bytes - self.bytes_being_freed + coming - self._limits.max_bytes)
 
     def excess(self, lane: Lane, size: int) -> int:
-        """How many of the records that a lane has on disk alone must be dropped for a new one to have room."""
-        assert self.spool is not None
-        held = lane.on_disk - lane.unwritten
+        """Return how many records of a lane must be dropped from disk before a record of this size fits."""
+        rows, max_records = self.rows(lane), self._limits.max_records
+        held = rows.records - rows.unwritten
         if held <= 0:
             return 0
         too_large = self._excess_bytes(size)
-        by_size = -(-too_large * lane.on_disk // max(1, lane.on_disk_bytes)) if too_large > 0 else 0
-        too_many = 0 if self.spool.max_records is None else self.pending + 1 - self.spool.max_records
+        by_size = -(-too_large * rows.records // max(1, rows.size)) if too_large > 0 else 0
+        too_many = 0 if max_records is None else self._accounting.pending + 1 - max_records
         return min(held, max(by_size, too_many, 0))
 
-    def keep_on_disk(self, lane: Lane, size: int) -> None:
-        """Charge a record of this client's that waits on disk alone."""
-        if not lane.disk_from:
-            lane.disk_from = lane.last_id
-        if not lane.unwritten:
-            lane.unwritten_from = lane.last_id
-        lane.unwritten += 1
-        self._add_on_disk(lane, 1, size)
-
-    def take_over(self, lane: Lane, records: int, size: int) -> None:
-        """Take over what another client left on disk."""
-        self.accepted += records
-        self.recovered += records
-        self.pending += records
-        self.pending_bytes += size
-        self._add_on_disk(lane, records, size)
-        # They come before what this client has on disk alone, so whoever waits for that waits for them, too.
-        for barrier, _ in lane.disk_barriers:
-            barrier.pending += records
-        lane.disk_barriers = [(barrier, covered + records) for barrier, covered in lane.disk_barriers]
-
-    def take_over_lost(self, lane: Lane, items: list[bytes]) -> Loss:
-        """Count what another client left in the middle of a request, and what must not be sent again."""
-        self.accepted += len(items)
-        self.recovered += len(items)
-        self.count_loss(DropReason.UNCERTAIN, len(items))
-        return Loss(
-            kind=lane.kind, reason=DropReason.UNCERTAIN, items=items, message="the process ended during a request"
-        )
-
-    def _add_on_disk(self, lane: Lane, records: int, size: int) -> None:
-        lane.on_disk += records
-        lane.on_disk_bytes += size
-        self.on_disk += records
-        self.on_disk_bytes += size
-        if not lane.on_disk:
-            lane.disk_from = 0
-            # Sizes of what others left, and of what was dropped unread, are estimates.
-            self.on_disk_bytes -= lane.on_disk_bytes
-            self.pending_bytes -= lane.on_disk_bytes
-            lane.on_disk_bytes = 0
-
-    def lanes_on_disk(self) -> list[Lane]:
-        """The lanes of which something waits on disk alone."""
-        return [lane for lane in self.lanes.values() if lane.on_disk] if self.on_disk else []
-
-    def should_load(self, lane: Lane) -> bool:
-        """Whether records of this lane should be read from the disk now."""
-        if lane.on_disk <= lane.unwritten or lane.is_loading or len(lane.ready) > 1:
+    def accept_if_room(self, count: int, size: int) -> bool:
+        """Count records as accepted if they fit. Return whether they did."""
+        if self.is_full(size):
             return False
-        return not lane.ready or not self.is_memory_full(0)
-
-    def load_batch(self, lane: Lane, rows: Sequence[tuple[int, bytes]], now: float) -> None:
-        """Take into memory what was read from the disk, in the order of the rows."""
-        # What is open is older than what was on disk alone.
-        lane.close_open()
-        estimate = _share(lane, len(rows))
-        self.pending_bytes += sum(len(item) for _, item in rows) - estimate
-        self._add_on_disk(lane, -len(rows), -estimate)
-        self.active[lane] = None
-        at = 0
-        while at < len(rows):
-            batch = Batch(lane, [], now)
-            batch.is_from_disk = True
-            for row, item in rows[at : at + self._policy.max_events]:
-                if batch.items and batch.size + len(item) + 1 > lane.max_bytes:
-                    break
-                batch.items.append(item)
-                batch.ids.append(row)
-                batch.size += len(item) + 1
-            at += len(batch.items)
-            batch.barriers = [(barrier, min(covered, len(batch.items))) for barrier, covered in lane.disk_barriers]
-            lane.disk_barriers = _without_first(lane.disk_barriers, len(batch.items))
-            lane.ready.append(batch)
-
-    def barrier(self) -> FlushBarrier:
-        """Make everything accepted so far due at once, and a count of what becomes of it."""
-        barrier = FlushBarrier()
-        for lane in self.active:
-            for batch in lane.batches():
-                batch.is_due = True
-                batch.barriers.append((barrier, len(batch.items)))
-                barrier.pending += len(batch.items)
-        for lane in self.lanes_on_disk():
-            lane.disk_barriers.append((barrier, lane.on_disk))
-            barrier.pending += lane.on_disk
-        return barrier
-
-    def forget(self, barrier: FlushBarrier) -> None:
-        """Count for this barrier no longer: nobody waits for it."""
-        for lane in self.active:
-            for batch in lane.batches():
-                batch.barriers = [mark for mark in batch.barriers if mark[0] is not barrier]
-        for lane in self.lanes_on_disk():
-            lane.disk_barriers = [mark for mark in lane.disk_barriers if mark[0] is not barrier]
-
-    def rows_missing(self, lane: Lane, records: int, reason: DropReason) -> Loss:
-        """Count as lost the oldest records that a lane should have on disk, which are not there."""
-        return self._forget_on_disk(lane, records, _share(lane, records), reason)
-
-    def evict_on_disk(self, lane: Lane, records: int) -> Eviction:
-        """Count the oldest records that a lane has on disk alone as dropped for want of room."""
-        eviction = Eviction(lane.code, lane.disk_from, records, _share(lane, records))
-        self._forget_on_disk(lane, records, eviction.size, DropReason.QUEUE_FULL)
-        self.bytes_being_freed += eviction.size
-        return eviction
-
-    def rows_loaded(self, lane: Lane, rows: Sequence[tuple[int, bytes]], now: float) -> list[Loss]:
-        """Take in what was read from the disk, but for what was dropped since somebody asked for it.
-
-        Returns:
-            What was dropped; it has been counted.
-        """
-        lane.is_loading = False
-        doomed, losses = lane.pending_eviction, []
-        if doomed is not None and not rows:
-            # Somebody else has taken them out.
-            self.bytes_being_freed -= doomed.size
-            doomed.count = doomed.size = 0
-        elif doomed is not None:
-            gone, rows = rows[: doomed.count], rows[doomed.count :]
-            size = doomed.size * len(gone) // doomed.count
-            doomed.count -= len(gone)
-            doomed.size -= size
-            self.settled_rows.append(SettledRows([row for row, _ in gone], size))
-            losses.append(Loss(kind=lane.kind, reason=DropReason.QUEUE_FULL, items=[item for _, item in gone]))
-        if rows:
-            self.load_batch(lane, rows, now)
-        return losses
-
-    def _forget_on_disk(self, lane: Lane, records: int, size: int, reason: DropReason) -> Loss:
-        self.pending -= records
-        self.pending_bytes -= size
-        self._add_on_disk(lane, -records, -size)
-        self.count_loss(reason, records)
-        for barrier, covered in lane.disk_barriers:
-            part = min(covered, records)
-            barrier.pending -= part
-            barrier.losses[reason.value] = barrier.losses.get(reason.value, 0) + part
-        lane.disk_barriers = _without_first(lane.disk_barriers, records)
-        return Loss(kind=lane.kind, reason=reason, items=(), count_only=records)
-
-    def charge_write(self, size: int) -> None:
-        """Count a record that is on its way to the disk."""
-        self.unwritten += 1
-        self.unwritten_bytes += size
-
-    def may_be_sent(self, lane: Lane) -> bool:
-        """Whether the first batch of a lane is on disk, as it must be.
-
-        While the disk fails, what is there of a batch goes without the rest.
-        """
-        first = lane.ready[0]
-        if not first.ids or lane.is_written(first.ids[-1]):
-            return True
-        if not self.is_disk_failing or not lane.is_written(first.ids[0]):
-            return False
-        at = next(at for at, row in enumerate(first.ids) if not lane.is_written(row))
-        lane.ready[0], rest = first.partition(range(at))
-        lane.ready.insert(1, rest)
+        self._accounting.accept(count, size)
         return True
 
+    def begin_write(self, lane: Lane, size: int) -> bool:
+        """Count an accepted record that is on its way to the disk. Return whether it has no place in memory."""
+        rows = self.rows(lane)
+        rows.begin_row()
+        self.unwritten += 1
+        self.unwritten_bytes += size
+        is_only_on_disk = bool(rows.records) or rows.is_loading or self.is_memory_full(size)
+        if is_only_on_disk:
+            rows.keep_on_disk()
+            self._add(rows, 1, size)
+        return is_only_on_disk
+
     def written(self, entries: Sequence[PendingWrite], used_bytes: int, freed: int) -> None:
-        """A group is on disk: what it holds may be sent.
+        """Note that a group is committed: its records may be sent.
 
         Args:
-            entries: what it holds.
-            used_bytes: what is in use of the file now.
-            freed: the part of `freeing` that has been given back.
+            entries: records of the group.
+            used_bytes: bytes of the file that are in use now.
+            freed: bytes of settled and evicted rows that were removed with this commit.
         """
-        self._discharge_write(entries)
+        self._end_writes(entries)
         for entry in entries:
-            lane = entry.lane
-            lane.written_to = entry.row
-            if lane.unwritten and entry.row >= lane.unwritten_from:
-                lane.unwritten -= 1
-        self.disk_used, self.bytes_being_freed = used_bytes, self.bytes_being_freed - freed
-        self.is_disk_full = self.is_disk_failing = False
+            self.rows(entry.lane).mark_written(entry.row)
+        self._used_bytes, self.bytes_being_freed = used_bytes, self.bytes_being_freed - freed
+        self.is_disk_full = self._is_disk_failing = False
 
     def not_written(self, *, full: bool) -> None:
-        """A group is not on disk."""
-        self.is_disk_full, self.is_disk_failing = full, True
+        """Note that a commit failed, and whether the disk had no room."""
+        self.is_disk_full, self._is_disk_failing = full, True
 
-    def _discharge_write(self, entries: Sequence[PendingWrite]) -> None:
+    def _end_writes(self, entries: Sequence[PendingWrite]) -> None:
         self.unwritten -= len(entries)
         self.unwritten_bytes -= sum(len(entry.item) for entry in entries)
 
     def undo_writes(self, entries: Sequence[PendingWrite], reason: DropReason | None) -> list[Loss]:
-        """Records that could not be written: lost for this reason or, without one, never accepted."""
-        self._discharge_write(entries)
+        """Remove records that could not be written: lost for this reason or, without one, never accepted."""
+        self._end_writes(entries)
         losses: list[Loss] = []
         by_lane: dict[Lane, dict[int, bytes]] = {}
         for entry in entries:
             by_lane.setdefault(entry.lane, {})[entry.row] = entry.item
-        for lane, rows in by_lane.items():
-            for batch in [batch for batch in lane.batches() if batch.ids and not lane.is_written(batch.ids[-1])]:
-                gone, rest = batch.partition({at for at, row in enumerate(batch.ids) if row in rows})
+        for lane, items in by_lane.items():
+            rows = self.rows(lane)
+            for batch in [batch for batch in lane.batches() if batch.ids and not rows.is_written(batch.ids[-1])]:
+                gone, rest = batch.partition({at for at, row in enumerate(batch.ids) if row in items})
                 if not gone.items:
                     continue
                 for row in gone.ids:
-                    del rows[row]
-                # Nothing of it is on disk.
-                gone.ids.clear()
+                    del items[row]
                 lane.replace(batch, rest)
                 if reason is None:
-                    self._unaccept(gone)
+                    self._accounting.retract(len(gone.items), gone.payload)
+                    for barrier, covered in gone.barriers:
+                        barrier.expect(-covered)
                 else:
-                    losses.append(self.record_loss(gone, reason))
-            # What is in neither place was dropped while it was on its way.
-            alone = [item for row, item in rows.items() if lane.unwritten and row >= lane.unwritten_from]
-            if alone:
-                lane.unwritten -= len(alone)
-                losses.extend(self._retract_on_disk(lane, alone, reason))
+                    losses.append(self._accounting.record_loss(gone, reason))
+            # A record in neither place was evicted while it was being written.
+            only_on_disk = [item for row, item in items.items() if rows.unwritten and row >= rows.unwritten_from]
+            if only_on_disk:
+                rows.cancel_unwritten(len(only_on_disk))
+                losses.extend(self._retract(lane, only_on_disk, reason))
         return losses
 
-    def _unaccept(self, batch: Batch) -> None:
-        self.release(batch)
-        self.accepted -= len(batch.items)
-        for barrier, covered in batch.barriers:
-            barrier.pending -= covered
-
-    def _retract_on_disk(self, lane: Lane, items: list[bytes], reason: DropReason | None) -> list[Loss]:
-        # Something is left of the estimate for those that stay.
-        size = min(sum(map(len, items)), lane.on_disk_bytes - (lane.on_disk - len(items)))
-        self.pending -= len(items)
-        self.pending_bytes -= size
-        self._add_on_disk(lane, -len(items), -size)
-        for at, (barrier, covered) in enumerate(lane.disk_barriers):
-            # They are the newest: a barrier that began before they came does not wait for them.
-            if part := max(0, covered - lane.on_disk):
-                barrier.pending -= part
-                if reason is not None:
-                    barrier.losses[reason.value] = barrier.losses.get(reason.value, 0) + part
-                lane.disk_barriers[at] = barrier, covered - part
+    def _retract(self, lane: Lane, items: list[bytes], reason: DropReason | None) -> list[Loss]:
+        rows = self.rows(lane)
+        # Every record that stays keeps at least one byte of the estimate.
+        size = min(sum(map(len, items)), rows.size - (rows.records - len(items)))
         if reason is None:
-            self.accepted -= len(items)
-            return []
-        self.count_loss(reason, len(items))
-        return [Loss(kind=lane.kind, reason=reason, items=items)]
+            self._accounting.retract(len(items), size)
+        else:
+            self._accounting.release(len(items), size)
+            self._accounting.count_loss(reason, len(items))
+        self._add(rows, -len(items), -size)
+        rows.retract_newest(reason)
+        return [] if reason is None else [Loss(kind=lane.kind, reason=reason, items=items)]
 
+    def _add(self, rows: LaneRows, records: int, size: int) -> None:
+        self.records += records
+        error = rows.add(records, size)
+        self._size += size - error
+        if error:
+            # The sizes of rows of other clients, and of rows that were dropped unread, are estimates.
+            self._accounting.correct_bytes(-error)
 
-def _share(lane: Lane, records: int) -> int:
-    """Estimated size of some of the records that a lane has on disk alone."""
-    return lane.on_disk_bytes * records // lane.on_disk if lane.on_disk else 0
+    def take_over(self, lane: Lane, records: int, size: int) -> None:
+        """Take over the records that another client left in the spool."""
+        self._accounting.recover(records, size)
+        rows = self.rows(lane)
+        self._add(rows, records, size)
+        # They are older than the records that this client has only on disk.
+        rows.extend_barriers(records)
 
+    def take_over_lost(self, lane: Lane, items: list[bytes]) -> Loss:
+        """Count records that another client left in the middle of a request and that must not be sent twice."""
+        size = sum(map(len, items))
+        self._accounting.recover(len(items), size)
+        self._accounting.release(len(items), size)
+        self._accounting.count_loss(DropReason.UNCERTAIN, len(items))
+        return Loss(
+            kind=lane.kind, reason=DropReason.UNCERTAIN, items=items, message="the process ended during a request"
+        )
 
-def _without_first(marks: list[tuple[FlushBarrier, int]], records: int) -> list[tuple[FlushBarrier, int]]:
-    return [(barrier, covered - records) for barrier, covered in marks if covered > records]
+    def should_load(self, lane: Lane) -> bool:
+        """Return whether records of this lane should be read from disk now."""
+        rows = self.rows(lane)
+        if rows.records <= rows.unwritten or rows.is_loading or len(lane.ready) > 1:
+            return False
+        return not lane.ready or not self.is_memory_full(0)
+
+    def rows_loaded(self, lane: Lane, loaded: Sequence[tuple[int, bytes]], now: float) -> list[Loss]:
+        """Take records into memory that were read from disk, except those evicted in the meantime.
+
+        Returns:
+            The evicted records. They have been counted before.
+        """
+        rows = self.rows(lane)
+        rows.set_loading(is_loading=False)
+        eviction, losses = rows.pending_eviction, []
+        if eviction is not None and not loaded:
+            # Another process has removed the rows.
+            self.bytes_being_freed -= eviction.size
+            rows.reduce_eviction(eviction.count, eviction.size)
+        elif eviction is not None:
+            gone, loaded = loaded[: eviction.count], loaded[eviction.count :]
+            size = eviction.size * len(gone) // eviction.count
+            rows.reduce_eviction(len(gone), size)
+            self.settled.append(SettledRows([row for row, _ in gone], size))
+            losses.append(Loss(kind=lane.kind, reason=DropReason.QUEUE_FULL, items=[item for _, item in gone]))
+        if loaded:
+            self._load_batches(lane, loaded, now)
+        return losses
+
+    def _load_batches(self, lane: Lane, loaded: Sequence[tuple[int, bytes]], now: float) -> None:
+        rows = self.rows(lane)
+        # The open batch is older than the records that were only on disk.
+        lane.close_open()
+        estimate = rows.share(len(loaded))
+        self._accounting.correct_bytes(sum(len(item) for _, item in loaded) - estimate)
+        self._add(rows, -len(loaded), -estimate)
+        at = 0
+        while at < len(loaded):
+            batch = Batch(lane, [], now, is_from_disk=True)
+            for row, item in loaded[at : at + self._policy.max_events]:
+                if batch.items and batch.size + len(item) + 1 > lane.max_bytes:
+                    break
+                batch.append_row(row, item)
+            at += len(batch.items)
+            batch.barriers.extend(rows.take_barriers(len(batch.items)))
+            lane.ready.append(batch)
+
+    def rows_missing(self, lane: Lane, records: int, reason: DropReason) -> Loss:
+        """Count the oldest records of a lane as lost: they are not on disk any more."""
+        return self._forget(lane, records, self.rows(lane).share(records), reason)
+
+    def evict(self, lane: Lane, records: int) -> Eviction:
+        """Drop the oldest records that a lane has only on disk. The rows are still to be removed."""
+        rows = self.rows(lane)
+        eviction = Eviction(lane.code, rows.first_row, records, rows.share(records))
+        self._forget(lane, records, eviction.size, DropReason.QUEUE_FULL)
+        self.bytes_being_freed += eviction.size
+        return eviction
+
+    def _forget(self, lane: Lane, records: int, size: int, reason: DropReason) -> Loss:
+        rows = self.rows(lane)
+        self._accounting.release(records, size)
+        self._accounting.count_loss(reason, records)
+        self._add(rows, -records, -size)
+        for barrier, covered in rows.take_barriers(records):
+            barrier.settle(covered, reason)
+        return Loss(kind=lane.kind, reason=reason, items=(), count_only=records)
+
+    def reopened(self) -> tuple[list[Loss], list[Eviction]]:
+        """Count the records of a spool file that was replaced.
+
+        Returns:
+            Records that were only in the old file, and evictions that need not be made. Both have been counted.
+        """
+        losses, evictions = [], []
+        for lane, rows in self._rows.items():
+            if eviction := rows.take_eviction():
+                self.bytes_being_freed -= eviction.size
+                evictions.append(eviction)
+            rows.set_loading(is_loading=False)
+            if gone := rows.records - rows.unwritten:
+                losses.append(self.rows_missing(lane, gone, DropReason.SPOOL_FAILED))
+            rows.restart_in_new_file()
+        return losses, evictions
+
+    def mark_settled(self, batch: Batch, loss: Loss | None = None) -> None:
+        """Have the rows of a batch removed from the spool, or kept as dead letters if there is a loss to keep."""
+        size = batch.payload if loss is None else 0
+        self.bytes_being_freed += size
+        self.settled.append(SettledRows(batch.ids, size, loss))
+
+    def take_settled(self) -> list[SettledRows]:
+        """Return the settled rows for the writer thread."""
+        settled, self.settled = self.settled, []
+        return settled
+
+    def may_be_sent(self, lane: Lane) -> bool:
+        """Return whether the first ready batch of a lane is committed, as it must be.
+
+        While the disk fails, the committed part of a batch is sent without the rest.
+        """
+        rows, first = self.rows(lane), lane.ready[0]
+        if not first.ids or rows.is_written(first.ids[-1]):
+            return True
+        if not self._is_disk_failing or not rows.is_written(first.ids[0]):
+            return False
+        at = next(at for at, row in enumerate(first.ids) if not rows.is_written(row))
+        lane.ready[0], rest = first.partition(range(at))
+        lane.ready.insert(1, rest)
+        return True
+
+    def add_barrier(self, barrier: FlushBarrier) -> None:
+        """Have a barrier wait for all records that are only on disk."""
+        for lane in self.lanes():
+            self.rows(lane).add_barrier(barrier)
+
+    def remove_barrier(self, barrier: FlushBarrier) -> None:
+        """Stop counting for a barrier."""
+        for lane in self.lanes():
+            self.rows(lane).remove_barrier(barrier)

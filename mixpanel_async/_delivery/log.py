@@ -1,7 +1,8 @@
-"""What operators read: one line an episode, in words of our own, since a server's could repeat a payload.
+"""Log lines for operators, at most one for each episode of failures.
 
-Each record carries the same as data, for handlers that write JSON: its attribute `mixpanel` is a dict with `event`
-(`refused`, `retried`, `not_whole` or `dropped`) and, as far as they apply, `kind`, `status`, `records` and `reason`.
+The text is our own, because a server's message could repeat a payload. Each record has the same facts as data, for
+handlers that write JSON. Its attribute `mixpanel` is a dict with `event` (`configuration_refused`, `retry_scheduled`,
+`records_rejected` or `records_dropped`) and, if they apply, `kind`, `status`, `records` and `reason`.
 """
 
 from __future__ import annotations
@@ -14,15 +15,15 @@ from .._model.outcomes import ConfigurationRefused, Delivered, Outcome, Retry
 from .._model.records import DropReason, RecordKind
 
 _log = logging.getLogger("mixpanel_async")
-# Seconds after which trouble that lasts, or comes again, may be told again.
+# Seconds after which a failure that lasts, or occurs again, may be logged again.
 _REPEAT_AFTER: Final = 20.0
 
 
 class EpisodeLog:
-    """Remembers what has been said.
+    """Logs the first failure of each kind, and the next one only after a success and some time.
 
     Args:
-        monotonic: seconds from an arbitrary start.
+        monotonic: monotonic clock in seconds.
     """
 
     def __init__(self, monotonic: Callable[[], float]) -> None:
@@ -30,38 +31,45 @@ class EpisodeLog:
         self._requests: dict[tuple[RecordKind, int | None], float] = {}
         self._drops: dict[DropReason, float] = {}
 
-    def request(self, kind: RecordKind, outcome: Outcome, records: int) -> None:
-        """A request ended. Trouble of one kind is told once, and again only after a success and a while."""
+    @property
+    def has_failures(self) -> bool:
+        """Whether a failed request has been logged and its episode has not ended."""
+        return bool(self._requests)
+
+    def request_succeeded(self, kind: RecordKind) -> None:
+        """End the episodes of this kind that are old enough."""
         now = self._monotonic()
-        if isinstance(outcome, Delivered):
-            for key in [key for key, at in self._requests.items() if key[0] is kind and now - at >= _REPEAT_AFTER]:
-                del self._requests[key]
-            return
+        for key in [key for key, at in self._requests.items() if key[0] is kind and now - at >= _REPEAT_AFTER]:
+            del self._requests[key]
+
+    def request_failed(self, kind: RecordKind, outcome: Outcome, records: int) -> None:
+        """Log a failed request, unless the same failure was logged in this episode."""
+        assert not isinstance(outcome, Delivered)
         if (kind, outcome.status) in self._requests:
             return
-        self._requests[kind, outcome.status] = now
-        what = f"HTTP {outcome.status}" if outcome.status is not None else outcome.message
+        self._requests[kind, outcome.status] = self._monotonic()
+        cause = f"HTTP {outcome.status}" if outcome.status is not None else outcome.message
         data = {"kind": kind.value, "status": outcome.status, "records": records}
         if isinstance(outcome, ConfigurationRefused):
-            text = "%s: a request of %d was refused (%s) and is kept; check credentials, region and api_host"
-            _log.error(text, kind.value, records, what, extra=_as_data("refused", data))
+            text = "%s: batch of %d records refused (%s) and kept; check credentials, region and api_host"
+            _log.error(text, kind.value, records, cause, extra=_as_data("configuration_refused", data))
         elif isinstance(outcome, Retry):
-            text = "%s: a request of %d failed (%s); what of it may be sent again will be"
-            _log.warning(text, kind.value, records, what, extra=_as_data("retried", data))
+            text = "%s: batch of %d records failed (%s); retryable records will be resent"
+            _log.warning(text, kind.value, records, cause, extra=_as_data("retry_scheduled", data))
         else:
-            text = "%s: a request of %d was not taken whole (%s)"
-            _log.warning(text, kind.value, records, what, extra=_as_data("not_whole", data))
+            text = "%s: records of a batch of %d were rejected (%s)"
+            _log.warning(text, kind.value, records, cause, extra=_as_data("records_rejected", data))
 
-    def dropped(self, reason: DropReason, so_far: int) -> None:
-        """Records were dropped before they were sent. Not for those that `before_send` was meant to drop."""
+    def dropped(self, reason: DropReason, total: int) -> None:
+        """Log that records were dropped before they were sent, except those that `before_send` dropped on purpose."""
         if reason not in {DropReason.QUEUE_FULL, DropReason.BEFORE_SEND_FAILED}:
             return
         now = self._monotonic()
         if now - self._drops.get(reason, -_REPEAT_AFTER) >= _REPEAT_AFTER:
-            # Noted first: a log handler that tracks comes back here.
+            # Set before logging: a log handler that tracks an event may call this method again.
             self._drops[reason] = now
-            data = _as_data("dropped", {"reason": reason.value, "records": so_far})
-            _log.warning("records are being dropped (%s): %d so far", reason.value, so_far, extra=data)
+            data = _as_data("records_dropped", {"reason": reason.value, "records": total})
+            _log.warning("records are being dropped (%s): %d so far", reason.value, total, extra=data)
 
 
 def _as_data(event: str, data: Mapping[str, Any]) -> dict[str, Any]:

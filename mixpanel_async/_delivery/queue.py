@@ -1,8 +1,9 @@
-"""The buffer as every thread may use it: locked, with its overflow policy, and with its losses made known."""
+"""Thread-safe queue: the buffer with its lock, its overflow policy and its reports of losses."""
 
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -19,9 +20,10 @@ from .._model.errors import ClientClosedError, QueueFullError
 from .._model.outcomes import Expired, Outcome
 from .._model.records import DropReason, Loss, RecordKind
 from .._model.stats import Stats
-from .buffer import Buffer, Idle, OfferResult, WaitUntil
+from .buffer import Buffer
 from .callbacks import Callbacks
-from .lanes import Batch, FlushBarrier, Lane
+from .lanes import Batch, FlushBarrier, Idle, Lane, OfferResult, WaitUntil
+from .listeners import QueueListener, SpoolListener
 from .log import EpisodeLog
 from .staging import MIN_RECORD_BYTES, StagingBuffer
 
@@ -31,21 +33,27 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 _log = logging.getLogger("mixpanel_async")
 IN_REQUEST: Final = ContextVar("mixpanel_async_in_request", default=False)
-"""Whether what runs now is part of a request of this package's own."""
+"""Whether the current code runs inside a request of this package."""
 
 
 class Queue:
     """Owns the buffer, its lock and the counters.
 
-    A signal handler, a finalizer or a log handler may track while this very thread is inside. What it brings is put
-    aside (`_late`) and taken in before the lock is given up.
+    A signal handler, a finalizer or a log handler may track an event while the same thread holds the lock. Such records
+    are deferred and enqueued before the lock is released.
 
     Args:
-        buffer: what is waiting.
-        overflow: what to do without room.
-        hooks: the user's callbacks.
-        monotonic: seconds from an arbitrary start.
-        durable: joins the buffer to a spool; None without one.
+        buffer: waiting records.
+        overflow: policy for records that do not fit.
+        callbacks: the user's callbacks.
+        monotonic: monotonic clock in seconds.
+        listener: receives the signals of the queue.
+        make_spool: connects the buffer to a spool, which reports to its argument; None without a spool.
+
+    Attributes:
+        staging: events tracked from the client's own event loop that have not entered the buffer yet.
+        requests: counts the requests of the client.
+        closed: no more records are accepted.
     """
 
     def __init__(
@@ -54,240 +62,181 @@ class Queue:
         overflow: Overflow,
         callbacks: Callbacks,
         monotonic: Callable[[], float],
-        spool: SpoolBridge | None = None,
+        listener: QueueListener,
+        make_spool: Callable[[SpoolListener], SpoolBridge] | None = None,
     ) -> None:
         self._buffer = buffer
         self._overflow = overflow
         self._monotonic = monotonic
+        self._listener = listener
+        self._pid = os.getpid()
         self._lock = threading.RLock()
         self._is_lock_held = False
         self._deferred: deque[tuple[Lane, bytes, DropReason | None]] = deque()
         self.staging = StagingBuffer()
         self._staging_lane: Lane | None = None
         self.requests = RequestMetrics(self._clock_offset_changed)
-        """Counts the requests of the client."""
         self._log = EpisodeLog(monotonic)
         self.callbacks = callbacks
         self.closed = False
-        self.on_work: Callable[[], None] = _nothing
-        """Called when the sender has something new to consider. From any thread, without the lock."""
-        self.on_loss: Callable[[], None] = _nothing
-        """Called when the user's callbacks have something to be told. From any thread, without the lock."""
-        self.on_room: Callable[[], None] = _nothing
-        """Called when the spool's thread has made room. From that thread, without the lock."""
-        self.spool = spool
-        if spool is not None:
-            spool.attach(self)
-        self.on_fork: Callable[[], None] = _nothing
-        """Called in a forked child, before anything else happens in it."""
+        self._is_abandoned = False
+        self.spool = None if make_spool is None else make_spool(self)
 
     @property
     def pending(self) -> int:
-        return self._buffer.pending + len(self._deferred) + len(self.staging)
+        """Number of accepted records that have not been settled."""
+        return self._buffer.accounting.pending + len(self._deferred) + len(self.staging)
+
+    # Staging
 
     def enable_staging(self, lane: Lane) -> None:
-        """Let `stage` be used for this lane."""
+        """Let events of this lane be staged, unless there is a spool."""
         if self.spool is None:
             self._staging_lane = lane
 
     def reopen_staging(self, until_yield: int) -> None:
-        """Enter what lies on the stage, and let as many bytes be laid down there until others are let run."""
-        self.run_locked(partial(setattr, self.staging, "yield_budget", until_yield))
+        """Enqueue the staged events, and let this number of bytes be staged until other tasks run."""
+        self.run_locked(partial(self.staging.set_yield_budget, until_yield))
 
     def _drain_staging(self, losses: list[Loss]) -> bool:
-        """Enter in the buffer what lies on the stage. True if the sender has something new to consider."""
-        lane, stage, buffer = self._staging_lane, self.staging, self._buffer
-        is_news = False
-        while lane is not None and stage.records:
-            records, count = stage.drain(buffer.records_left(lane))
-            stage.yield_budget -= len(records)
-            verdict = buffer.extend(lane, records, count, self._monotonic())
-            if verdict is OfferResult.FULL:
-                rest, _ = stage.drain(len(stage))
+        """Enqueue the staged events. Return whether the sender has to look at the queue."""
+        lane, staging, buffer = self._staging_lane, self.staging, self._buffer
+        wake_sender = False
+        while lane is not None and staging.records:
+            records, count = staging.drain(buffer.records_left(lane))
+            result = buffer.extend(lane, records, count, self._monotonic())
+            if result is OfferResult.FULL:
+                rest, _ = staging.drain(len(staging))
                 self._deferred.extendleft((lane, item, None) for item in reversed(split_records(records + rest)))
                 self._enqueue_deferred(losses)
-            is_news = is_news or verdict is not OfferResult.ACCEPTED
-        return is_news
+            wake_sender = wake_sender or result is not OfferResult.ACCEPTED
+        return wake_sender
 
     def _update_staging_limits(self) -> None:
         lane, buffer = self._staging_lane, self._buffer
         batch = None if lane is None or self.closed or buffer.under_pressure else lane.open
-        # Nobody would come for what joins a batch that waits for company.
-        room = vacancies = 0
+        bytes_left = records_left = 0
+        # A batch without a linger time is sent with the next record only, so nothing may be staged for it.
         if batch is not None and batch.opened != inf:
-            room, vacancies = buffer.spare_bytes(batch, MIN_RECORD_BYTES), buffer.records_left(batch.lane)
-        self.staging.update_limits(room, vacancies, is_busy=buffer.is_busy)
+            bytes_left = buffer.spare_bytes(batch, MIN_RECORD_BYTES)
+            records_left = buffer.records_left(batch.lane)
+        self.staging.update_limits(bytes_left, records_left, is_busy=buffer.is_busy)
+
+    # Records in
 
     def lane(self, kind: RecordKind, secret: Secret | None = None) -> Lane:
+        """Return the lane for this kind and authentication."""
         return self.run_locked(lambda: self._buffer.lane(kind, secret))
 
     def offer(self, lane: Lane, item: bytes, commits: list[CommitGroup] | None = None) -> bool:
-        """Take a record.
+        """Accept a record.
 
         Args:
-            lane: where it goes.
-            item: its bytes.
-            tickets: with a spool, is given the commit that the caller will wait for; None if it will not.
+            lane: destination.
+            item: encoded record.
+            commits: with a spool, receives the commit that the caller waits for; None if the caller does not wait.
 
         Returns:
             False if there is no room and the policy is to wait for it; the record is then not accepted.
 
         Raises:
             ClientClosedError: if the client is closed.
-            QueueFullError: if there is no room and the policy is to raise, or the record can never have any.
+            QueueFullError: if there is no room and the policy is to raise, or the record can never fit.
         """
         self.check_fork()
         losses: list[Loss] = []
-        verdict = None
+        result = None
         with self._lock:
             is_closed = self.closed
             if not is_closed and not self._is_lock_held:
                 self._is_lock_held = True
                 try:
-                    verdict = self._enqueue(lane, item, losses, commits)
+                    result = self._enqueue(lane, item, losses, commits)
                 finally:
                     self._is_lock_held = False
-        if verdict is None:
+        if result is None:
             self._defer(lane, item, DropReason.CLOSED if is_closed else None)
         elif self._deferred:
             self.run_locked(_nothing)
         if losses:
             self.report_losses(losses)
-        if verdict in {OfferResult.WAKE_SENDER, OfferResult.FULL}:
-            self.on_work()
-            if verdict is OfferResult.FULL and self._overflow in {Overflow.WAIT, Overflow.RAISE}:
+        if result in {OfferResult.WAKE_SENDER, OfferResult.FULL}:
+            self._listener.on_work()
+            if result is OfferResult.FULL and self._overflow in {Overflow.WAIT, Overflow.RAISE}:
                 if self._overflow is Overflow.RAISE or not self._buffer.could_fit(len(item)):
                     raise self.full()
                 return False
         return True
 
-    def _enqueue(self, lane: Lane, item: bytes, losses: list[Loss], tickets: list[CommitGroup] | None) -> OfferResult:
-        """Enter a record in the buffer, after what came before it."""
-        stage = self.staging
-        stage.close_from_other_thread()
-        had_staged = bool(stage.records)
-        is_news = had_staged and self._drain_staging(losses)
-        verdict = self._offer_to_buffer(lane, item, tickets)
-        if verdict is OfferResult.FULL:
-            verdict = self._apply_overflow_policy(lane, item, losses, tickets)
+    def _enqueue(self, lane: Lane, item: bytes, losses: list[Loss], commits: list[CommitGroup] | None) -> OfferResult:
+        """Enter a record in the buffer, after the staged events."""
+        staging = self.staging
+        staging.close_from_other_thread()
+        had_staged = bool(staging.records)
+        wake_sender = had_staged and self._drain_staging(losses)
+        result = self._offer_to_buffer(lane, item, commits)
+        if result is OfferResult.FULL:
+            result = self._apply_overflow_policy(lane, item, losses, commits)
         if self._deferred:
             self._enqueue_deferred(losses)
-            is_news = True
-        if is_news and verdict is OfferResult.ACCEPTED:
-            verdict = OfferResult.WAKE_SENDER
-        # What was measured holds for so many bytes, whichever way they come, and for records that are no smaller.
-        stage.charge(max(len(item), MIN_RECORD_BYTES))
-        if had_staged or (lane is self._staging_lane and (stage.bytes_until_yield <= 0 or lane.open is None)):
+            wake_sender = True
+        if wake_sender and result is OfferResult.ACCEPTED:
+            result = OfferResult.WAKE_SENDER
+        # The limits of the staging buffer count every record, and assume that none is smaller than this.
+        staging.charge(max(len(item), MIN_RECORD_BYTES))
+        if had_staged or (lane is self._staging_lane and (staging.bytes_until_yield <= 0 or lane.open is None)):
             self._update_staging_limits()
-        return verdict
+        return result
 
     def _defer(self, lane: Lane, item: bytes, reason: DropReason | None = None) -> None:
-        """Leave a record, to be dropped if there is a reason, to whoever is inside; without anybody it is taken in."""
+        """Defer a record to the lock holder, or enqueue it if the lock is free. Drop it if there is a reason."""
         if not IN_REQUEST.get():
-            # To raise would break off the request that a hook of the HTTP client tells of.
+            # Inside a request, raising would break a hook of the HTTP client, and with it the request.
             self._refuse_if_closed()
         with self._lock:
             self._deferred.append((lane, item, reason))
-            is_left = self._is_lock_held
-        if not is_left:
+            is_held = self._is_lock_held
+        if not is_held:
             self.run_locked(_nothing)
 
-    def _offer_to_buffer(self, lane: Lane, item: bytes, tickets: list[CommitGroup] | None) -> OfferResult:
-        # What tells of a request of ours waits for company: a request of its own would be told of again, without end.
+    def _offer_to_buffer(self, lane: Lane, item: bytes, commits: list[CommitGroup] | None) -> OfferResult:
+        # An event about our own request must not cause a request, which would cause the next event.
         now = inf if IN_REQUEST.get() else self._monotonic()
         if self.spool is None:
             return self._buffer.offer(lane, item, now)
-        verdict, group = self.spool.offer(lane, item, now, is_awaited=tickets is not None)
-        if tickets is not None and verdict is not OfferResult.FULL:
-            tickets.append(group)
-        return verdict
+        result, group = self.spool.offer(lane, item, now, is_awaited=commits is not None)
+        if commits is not None and result is not OfferResult.FULL:
+            commits.append(group)
+        return result
 
     def _apply_overflow_policy(
-        self, lane: Lane, item: bytes, losses: list[Loss], tickets: list[CommitGroup] | None = None
+        self, lane: Lane, item: bytes, losses: list[Loss], commits: list[CommitGroup] | None = None
     ) -> OfferResult:
-        """What becomes of a record for which there was no room."""
+        """Apply the overflow policy to a record that does not fit."""
         if self._overflow in {Overflow.WAIT, Overflow.RAISE}:
             return OfferResult.FULL
-        verdict = OfferResult.FULL
+        result = OfferResult.FULL
         if self._overflow is Overflow.DROP_OLDEST:
             losses.extend(self._buffer.evict(len(item)))
             if self.spool is not None:
                 self.spool.make_room(len(item))
-                if self._buffer.settled_rows:
-                    self.spool.delete_settled()
-            verdict = self._offer_to_buffer(lane, item, tickets)
-        if verdict is OfferResult.FULL:
+                self.spool.delete_settled()
+            result = self._offer_to_buffer(lane, item, commits)
+        if result is OfferResult.FULL:
             reason = DropReason.SPOOL_FULL if self._buffer.is_disk_full else DropReason.QUEUE_FULL
             losses.append(self._buffer.discard(lane, [item], reason))
-        return verdict
+        return result
 
     def _enqueue_deferred(self, losses: list[Loss]) -> None:
         while self._deferred:
             lane, item, reason = self._deferred.popleft()
             if reason is None and self._offer_to_buffer(lane, item, None) is OfferResult.FULL:
-                verdict = self._apply_overflow_policy(lane, item, losses)
-                if verdict is OfferResult.FULL and self._overflow in {Overflow.WAIT, Overflow.RAISE}:
-                    # Nobody is left to be told: the call that brought it has returned.
+                result = self._apply_overflow_policy(lane, item, losses)
+                if result is OfferResult.FULL and self._overflow in {Overflow.WAIT, Overflow.RAISE}:
+                    # The caller has returned, so it can neither wait nor get an exception.
                     reason = DropReason.QUEUE_FULL
             if reason is not None:
                 losses.append(self._buffer.discard(lane, [item], reason))
-
-    def run_locked(self, work: Callable[[], T]) -> T:
-        """Do something to the buffer that no re-entry may see half done."""
-        self.check_fork()
-        losses: list[Loss] = []
-        is_news = False
-        with self._lock:
-            was_inside, self._is_lock_held = self._is_lock_held, True
-            self.staging.close_from_other_thread()
-            try:
-                if self.staging.records and not was_inside:
-                    is_news = self._drain_staging(losses)
-                result = work()
-                if self.spool is not None and self._buffer.settled_rows:
-                    self.spool.delete_settled()
-                if self._deferred and not was_inside:
-                    is_news = True
-                    self._enqueue_deferred(losses)
-                self._update_staging_limits()
-            finally:
-                self._is_lock_held = was_inside
-        if self._deferred and not was_inside:
-            self.run_locked(_nothing)
-        if losses:
-            self.report_losses(losses)
-        if is_news:
-            self.on_work()
-        return result
-
-    def close(self) -> None:
-        """Take no more records."""
-
-        def work() -> None:
-            self.closed = True
-
-        self.run_locked(work)
-
-    def check_fork(self) -> None:
-        """Begin anew in a forked child: what waits, its lock and its tasks are the parent's."""
-        if self.staging.fork_marker.is_own_process():
-            return
-        self._lock = threading.RLock()
-        self._is_lock_held = False
-        self._deferred.clear()
-        self.staging.reset_after_fork()
-        self._buffer.reset()
-        if self.spool is not None:
-            self.spool.writer.reset_after_fork()
-        self.requests.reset()
-        self.callbacks.reset_after_fork()
-        self.on_fork()
-
-    def full(self) -> QueueFullError:
-        return QueueFullError(self._buffer.pending, self._buffer.pending_bytes)
-
-    def is_full(self, size: int) -> bool:
-        return self.run_locked(lambda: self._buffer.is_full(size))
 
     def discard(self, lane: Lane, item: bytes, reason: DropReason) -> None:
         """Count a record as accepted and dropped at once.
@@ -297,12 +246,76 @@ class Queue:
         """
         self._defer(lane, item, reason)
 
+    # Lock
+
+    def run_locked(self, work: Callable[[], T]) -> T:
+        """Change the buffer while the lock is held, after the staged events were enqueued."""
+        self.check_fork()
+        losses: list[Loss] = []
+        wake_sender = False
+        with self._lock:
+            was_held, self._is_lock_held = self._is_lock_held, True
+            self.staging.close_from_other_thread()
+            try:
+                if self.staging.records and not was_held:
+                    wake_sender = self._drain_staging(losses)
+                result = work()
+                if self.spool is not None:
+                    self.spool.delete_settled()
+                if self._deferred and not was_held:
+                    wake_sender = True
+                    self._enqueue_deferred(losses)
+                self._update_staging_limits()
+            finally:
+                self._is_lock_held = was_held
+        if self._deferred and not was_held:
+            self.run_locked(_nothing)
+        if losses:
+            self.report_losses(losses)
+        if wake_sender:
+            self._listener.on_work()
+        return result
+
+    def close(self) -> None:
+        """Accept no more records."""
+
+        def work() -> None:
+            self.closed = True
+
+        self.run_locked(work)
+
+    def check_fork(self) -> None:
+        """Reset the queue in a forked child: records, lock and tasks belong to the parent."""
+        if self._pid == os.getpid() and self.staging.fork_marker.is_current:
+            return
+        self._pid = os.getpid()
+        self._lock = threading.RLock()
+        self._is_lock_held = False
+        self._deferred.clear()
+        self.staging.reset_after_fork()
+        self._buffer.reset()
+        if self.spool is not None:
+            self.spool.writer.reset_after_fork()
+        self.requests.reset()
+        self.callbacks.reset_after_fork()
+        self._listener.on_fork()
+
+    def full(self) -> QueueFullError:
+        """Return the error for a record that does not fit."""
+        return QueueFullError(self._buffer.accounting.pending, self._buffer.accounting.pending_bytes)
+
+    def is_full(self, size: int) -> bool:
+        """Return whether a record of this size does not fit."""
+        return self.run_locked(lambda: self._buffer.is_full(size))
+
+    # Requests
+
     def lease_single(self, lane: Lane, item: bytes) -> Batch:
-        """Charge a record that is sent on its own.
+        """Charge and lease a record that is sent alone.
 
         Raises:
             ClientClosedError: if the client is closed.
-            QueueFullError: if there is no room for it.
+            QueueFullError: if it does not fit.
         """
         self._refuse_if_closed()
         batch = self.run_locked(lambda: self._buffer.lease_single(lane, item, self._monotonic()))
@@ -311,10 +324,12 @@ class Queue:
         return batch
 
     def settle_single(self, batch: Batch, reason: DropReason | None, message: str) -> None:
-        """End what `lease_alone` began."""
+        """End a lease made by `lease_single`: delivered, or lost if there is a reason."""
         self.report_losses(self.run_locked(lambda: self._buffer.settle_single(batch, reason, message=message)))
 
     def poll(self) -> Batch | WaitUntil | Idle:
+        """Return a batch, leased to the caller, or how long to wait for one."""
+
         def work() -> Batch | WaitUntil | Idle:
             if self.spool is not None:
                 self.spool.refill()
@@ -322,24 +337,20 @@ class Queue:
 
         return self.run_locked(work)
 
-    def notify_progress(self) -> None:
-        """Records may be sent, or there is room, that was not before."""
-        self.on_work()
-        self.on_room()
-
     def settle(self, batch: Batch, outcome: Outcome, delay: float) -> int:
-        """End a lease.
+        """End a lease; see `Buffer.settle`.
 
         Returns:
             How many records were delivered.
         """
+        accounting = self._buffer.accounting
 
         def work() -> tuple[int, list[Loss]]:
-            before = self._buffer.delivered
+            before = accounting.delivered
             losses = self._buffer.settle(batch, outcome, self._monotonic(), delay)
             if self.spool is not None:
-                self.spool.settled(batch)
-            return self._buffer.delivered - before, losses
+                self.spool.end_request(batch)
+            return accounting.delivered - before, losses + self._abandoned()
 
         delivered, losses = self.run_locked(work)
         self.report_losses(losses)
@@ -347,20 +358,54 @@ class Queue:
 
     def expire(self, batch: Batch, outcome: Expired) -> None:
         """End a lease for which no request was made."""
-        self.report_losses(self.run_locked(lambda: self._buffer.expire(batch, outcome)))
+        self.report_losses(self.run_locked(lambda: self._buffer.expire(batch, outcome) + self._abandoned()))
+
+    def _abandoned(self) -> list[Loss]:
+        """Drop records of a request that outlived the client: they have no place to wait."""
+        return self._buffer.abandon(DropReason.CLOSED) if self._is_abandoned else []
 
     def reclaim(self) -> None:
-        """Take back every lease of an event loop that is gone."""
+        """Release the leases held by an event loop that has ended."""
         self.report_losses(self.run_locked(self._buffer.reclaim))
 
+    def abandon(self) -> int:
+        """Give up every waiting record, as the client is closed.
+
+        Returns:
+            The number of these records.
+        """
+
+        def work() -> list[Loss]:
+            self._is_abandoned = True
+            return self._buffer.abandon(DropReason.CLOSED)
+
+        losses = self.run_locked(work)
+        self.report_losses(losses)
+        return sum(len(loss.items) for loss in losses)
+
+    def record_error(self, message: str) -> None:
+        """Set the last error of the statistics."""
+        self.requests.record_error(message)
+
+    def _clock_offset_changed(self, ahead: float) -> None:
+        if not self.staging.clock_offset:
+            _log.warning(
+                "this machine's clock is %d s ahead of Mixpanel's; events get the time of Mixpanel's clock", ahead
+            )
+        self.staging.set_clock_offset(ahead)
+
+    # Flushes
+
     def barrier(self) -> FlushBarrier:
+        """Make everything accepted so far due now, and return a barrier that counts it."""
         return self.run_locked(self._buffer.barrier)
 
     def forget(self, barrier: FlushBarrier) -> None:
+        """Stop counting for this barrier."""
         self.run_locked(lambda: self._buffer.forget(barrier))
 
     def next_try(self, shorten_backoff: float | None) -> float:
-        """When a waiting batch may be sent, after pauses of our own were cut to `hurry` seconds, if that is given."""
+        """Return when a waiting batch may be sent, after backoffs were shortened to this number of seconds."""
 
         def work() -> float:
             if shorten_backoff is not None:
@@ -369,29 +414,22 @@ class Queue:
 
         return self.run_locked(work)
 
-    def abandon(self) -> int:
-        """Give up everything that waits, as the client is closed.
+    # Reports
 
-        Returns:
-            How many records that were.
-        """
-        losses = self.run_locked(lambda: self._buffer.abandon(DropReason.CLOSED))
-        self.report_losses(losses)
-        return sum(len(loss.items) for loss in losses)
-
-    def record_error(self, text: str) -> None:
-        """Set the last error of the statistics."""
-        self.requests.record_error(text)
-
-    def _clock_offset_changed(self, ahead: float) -> None:
-        if not self.staging.clock_offset:
-            _log.warning("this machine's clock is %d s ahead of Mixpanel's; events are stamped with Mixpanel's", ahead)
-        self.staging.set_clock_offset(ahead)
+    def notify_progress(self) -> None:
+        """Signal that records may be sent, or that there is room, after a change by the spool."""
+        self._listener.on_work()
+        self._listener.on_room()
 
     def stats(self) -> Stats:
+        """Return a snapshot of all counters."""
+
         def work() -> Stats:
-            late = [item for _, item, _ in [*self._deferred]]
-            return self._buffer.stats(late, self.requests.requests, self.requests.retries, self.requests.last_error)
+            deferred = [item for _, item, _ in [*self._deferred]]
+            requests = self.requests
+            return self._buffer.stats(
+                deferred, requests=requests.requests, retries=requests.retries, last_error=requests.last_error
+            )
 
         return self.run_locked(work)
 
@@ -400,11 +438,13 @@ class Queue:
             raise ClientClosedError("the client is closed; the record was not accepted")
 
     def report_losses(self, losses: list[Loss]) -> None:
-        """Make losses known. Without the lock."""
+        """Log losses and pass them to the user's callback. The lock must not be held."""
+        if not losses:
+            return
         for loss in losses:
-            self._log.dropped(loss.reason, self._buffer.losses.get(loss.reason, 0))
+            self._log.dropped(loss.reason, self._buffer.accounting.losses.get(loss.reason, 0))
         if self.callbacks.enqueue_losses(losses):
-            self.on_loss()
+            self._listener.on_losses()
 
 
 def _nothing() -> None:

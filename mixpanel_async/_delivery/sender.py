@@ -1,4 +1,4 @@
-"""The tasks that hold records: they ask the queue what to do, do it, and tell the queue what became of it."""
+"""Background tasks of a client: they take batches from the queue, send them and report the outcome."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from .._runtime.clock import Environment
 from .._runtime.event_loop import BackgroundTask, EventLoop, current_loop, yield_to_loop
 from .._runtime.threads import run_in_worker
 from .batch_request import BatchSender
-from .buffer import Idle
-from .lanes import Batch, FlushBarrier
+from .callbacks import Callbacks
+from .lanes import Batch, FlushBarrier, Idle
 from .queue import Queue
 
 if TYPE_CHECKING:
@@ -27,28 +27,164 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _log = logging.getLogger("mixpanel_async")
-# Seconds that tasks which were told to stop, and callbacks, are given at the end.
+# Seconds for cancelled tasks, and for callbacks, to end when the client closes.
 _STOP_TIMEOUT: Final = 1.0
 
 
-def _nothing() -> None:
+def _nothing(_: object = None) -> None:
     return None
 
 
-class Sender:
-    """Owns the pool and every background task.
+class LoopBinding:
+    """Event loop of a client, its background tasks, and the signals that wake them.
+
+    It is the `QueueListener` and the `DeliveryListener` of the client. Only `on_work`, `on_losses` and `on_room` may be
+    called from other threads.
 
     Args:
-        queue: what is waiting.
-        transport: the pool.
-        courier: sends one batch.
+        callbacks: the user's callbacks.
+        transport: connection pool.
+
+    Attributes:
+        loop: the bound event loop; None before the first one, and in a forked child.
+        requests: tasks that send a request.
+        progress: set, and replaced, whenever waiting tasks have to check their condition.
+    """
+
+    def __init__(self, callbacks: Callbacks, transport: Transport) -> None:
+        self._callbacks = callbacks
+        self._transport = transport
+        self.loop: EventLoop | None = None
+        self.requests: set[BackgroundTask[Any]] = set()
+        self.progress: anyio.Event | None = None
+        self._callbacks_task: BackgroundTask[None] | None = None
+        self._parent_resources: object = None
+        self._is_awake = False
+        self._wakeup: anyio.Event | None = None
+
+    def bind(self, loop: EventLoop) -> None:
+        """Bind to the running event loop."""
+        self.loop = loop
+        self.progress = anyio.Event()
+        self._wakeup = anyio.Event()
+        self._callbacks_task = None
+        self.requests = set()
+
+    def spawn(
+        self,
+        work: Callable[[], Awaitable[T]],
+        name: str,
+        *,
+        if_unstarted: Callable[[], None] = _nothing,
+        on_end: Callable[[BackgroundTask[Any]], None] = _nothing,
+    ) -> BackgroundTask[T]:
+        """Run a coroutine function in a background task."""
+        assert self.loop is not None
+        task: BackgroundTask[T] = BackgroundTask(if_unstarted, on_end)
+        self.loop.spawn(task, work, name)
+        return task
+
+    def spawn_request(
+        self, work: Callable[[], Awaitable[T]], name: str, if_unstarted: Callable[[], None]
+    ) -> BackgroundTask[T]:
+        """Run a coroutine function that sends a request. `aclose()` waits for it."""
+        task = self.spawn(work, name, if_unstarted=if_unstarted, on_end=self.requests.discard)
+        self.requests.add(task)
+        return task
+
+    # Signals to the sender
+
+    def on_work(self) -> None:
+        """Wake the sender, from any thread."""
+        if not self._is_awake:
+            self._is_awake = True
+            if self.loop is not None:
+                self.loop.call_soon(self._wake)
+
+    def _wake(self) -> None:
+        if self._wakeup is not None:
+            self._wakeup.set()
+
+    def reset_wakeup(self) -> None:
+        """Make later signals wake the next `wait_for_work`. Call this before looking at the queue."""
+        self._wakeup = anyio.Event()
+        self._is_awake = False
+
+    async def wait_for_work(self, timeout: float | None) -> None:
+        """Wait for a signal, for at most this number of seconds."""
+        assert self._wakeup is not None
+        with anyio.move_on_after(timeout):
+            await self._wakeup.wait()
+
+    # Signals to waiting tasks
+
+    def on_room(self) -> None:
+        """Notify waiting tasks, from any thread."""
+        if self.loop is not None:
+            self.loop.call_soon(self.on_settled)
+
+    def on_settled(self) -> None:
+        """Let all waiting tasks check their condition again, as a batch was settled or the client closes."""
+        progress, self.progress = self.progress, anyio.Event()
+        if progress is not None:
+            progress.set()
+        # Not through the loop: a busy producer can delay its next turn for a long time.
+        self._wake()
+
+    # Callbacks
+
+    def on_losses(self) -> None:
+        """Run the user's callbacks, from any thread."""
+        if self.loop is not None:
+            self.loop.call_soon(self.on_delivery)
+
+    def on_delivery(self) -> None:
+        """Run the user's callbacks, unless they are running."""
+        if self.loop is not None and (self._callbacks_task is None or self._callbacks_task.is_done):
+            self._callbacks_task = self.spawn(self._callbacks.run, "mixpanel callbacks")
+
+    async def callbacks_done(self) -> None:
+        """Run the user's callbacks until nothing is left to report."""
+        while not self._callbacks.idle or not (self._callbacks_task is None or self._callbacks_task.is_done):
+            self.on_delivery()
+            if self._callbacks_task is not None:
+                await self._callbacks_task.done.wait()
+
+    def cancel_callbacks(self) -> None:
+        """Cancel the task that runs the user's callbacks."""
+        if self._callbacks_task is not None:
+            self._callbacks_task.cancel()
+
+    # Fork
+
+    def on_fork(self) -> None:
+        """Detach from the event loop and the sockets of the parent.
+
+        They are kept alive: a task or a connection closes itself when it is collected, which reaches the parent because
+        both processes share one selector.
+        """
+        self._parent_resources = (self.loop, self._callbacks_task, self.requests, self._transport.abandon_pool())
+        self.loop = self._callbacks_task = None
+        self.requests = set()
+        self._is_awake = False
+
+
+class Sender:
+    """Runs the background tasks of a client, flushes and closes it.
+
+    Args:
+        queue: waiting records.
+        binding: event loop of the client.
+        transport: connection pool.
+        batch_sender: sends one batch.
         runtime: clocks.
-        patience: seconds that a flush without a time-out goes on without any progress.
+        stall_timeout: seconds without progress after which a flush without a timeout ends.
     """
 
     def __init__(
         self,
         queue: Queue,
+        binding: LoopBinding,
         *,
         transport: Transport,
         batch_sender: BatchSender,
@@ -56,196 +192,111 @@ class Sender:
         stall_timeout: float,
     ) -> None:
         self._queue = queue
+        self._binding = binding
         self._transport = transport
         self._batch_sender = batch_sender
-        self._runtime = runtime
+        self._monotonic = runtime.monotonic
         self.stall_timeout = stall_timeout
-        self._loop: EventLoop | None = None
         self._main: BackgroundTask[None] | None = None
-        self._callbacks_task: BackgroundTask[None] | None = None
         self._closer: BackgroundTask[FlushResult] | None = None
-        self._tasks: set[BackgroundTask[Any]] = set()
-        self._parent_resources: object = None
-        self._awake = False
-        self._wakeup: anyio.Event | None = None
-        self._progress: anyio.Event | None = None
         self._closed: FlushResult | None = None
-        self._is_stopping = self._is_abandoned = False
-        batch_sender.on_settled = self._settled
-        batch_sender.on_delivery = self._run_callbacks
-        self.on_start: Callable[[], None] = _nothing
-        """Called in the event loop whenever the sender starts there."""
-        self.on_close: Callable[[], None] = _nothing
-        """Called in the event loop when the client begins to close."""
-        queue.on_work = self._wake_from_any_thread
-        queue.on_loss = self._run_callbacks_soon
-        queue.on_room = self._notify_waiters_soon
-        queue.on_fork = self._forked
+        self._is_stopping = False
+        self._on_start: list[Callable[[], None]] = []
+        self._on_close: list[Callable[[], None]] = []
+
+    def subscribe(self, on_start: Callable[[], None], on_close: Callable[[], None]) -> None:
+        """Add functions that are called in the event loop.
+
+        Args:
+            on_start: called whenever the sender starts in an event loop.
+            on_close: called when the client begins to close.
+        """
+        self._on_start.append(on_start)
+        self._on_close.append(on_close)
 
     @property
     def is_closed(self) -> bool:
-        """Whether `aclose()` has come to its end."""
+        """Whether `aclose()` has ended."""
         return self._closed is not None
+
+    # Event loop
 
     def bind_loop_if_idle(self) -> None:
         """Start in the caller's event loop, if there is one and the client runs in no other."""
-        is_idle = self._loop is None or self._loop.is_over() or self._main is None or self._main.done.is_set()
+        loop = self._binding.loop
+        is_idle = loop is None or loop.is_over() or self._main is None or self._main.is_done
         if is_idle and current_loop() is not None:
             self.bind_loop()
 
     def bind_loop(self) -> EventLoop:
-        """Bind to the running event loop and start there, unless that was done.
+        """Bind to the running event loop and start there, unless that was done before.
 
         Raises:
             ClientClosedError: if the client is bound to another loop that has not ended, or none is running.
         """
-        host = self._loop
-        if host is not None and self._queue.staging.fork_marker.is_current and host.is_current():
-            if self._main is None or self._main.is_done:
-                self._ensure_running()
-            return host
+        loop = self._binding.loop
+        if loop is not None and self._queue.staging.fork_marker.is_current and loop.is_current():
+            self._ensure_running()
+            return loop
         self._queue.check_fork()
-        host = self._loop
+        loop = self._binding.loop
         current = current_loop()
         if current is None:
-            raise ClientClosedError("the client runs in an event loop of asyncio or trio, and none is running here")
-        if host is not None:
-            if not host.is_over():
+            raise ClientClosedError("no event loop is running; call this inside asyncio or trio")
+        if loop is not None:
+            if not loop.is_over():
                 raise ClientClosedError("the client is in use in another event loop that is still running")
             self._transport.abandon_pool()
             self._queue.reclaim()
-        self._loop = current
-        self._progress = anyio.Event()
-        self._wakeup = anyio.Event()
+        self._binding.bind(current)
         self._batch_sender.bind_loop()
-        self._closer = self._callbacks_task = None
-        self._tasks = set()
-        self._main = None
+        self._closer = self._main = None
         self._ensure_running()
         if not self._queue.callbacks.idle:
-            self._run_callbacks()
+            self._binding.on_delivery()
         return current
 
     def _ensure_running(self) -> None:
-        """Start the main task, also if something has cancelled every task of a loop that goes on."""
-        if not self._is_stopping and (self._main is None or self._main.done.is_set()):
-            self._main = BackgroundTask(_nothing, self._main_ended)
-            assert self._loop is not None
-            self._loop.spawn(self._main, self._run, "mixpanel sender")
-            self._queue.staging.bind_loop(self._loop.current)
-            self.on_start()
+        """Start the main task, also if something has cancelled every task of the event loop."""
+        if not self._is_stopping and (self._main is None or self._main.is_done):
+            loop = self._binding.loop
+            assert loop is not None
+            self._main = self._binding.spawn(self._run, "mixpanel sender", on_end=self._main_ended)
+            self._queue.staging.bind_loop(loop.current)
+            for callback in self._on_start:
+                callback()
 
-    def _main_ended(self, job: BackgroundTask[Any]) -> None:
-        if job is self._main:
+    def _main_ended(self, task: BackgroundTask[Any]) -> None:
+        if task is self._main:
             self._queue.staging.unbind_loop()
-            self.notify_waiters()
-
-    def _forked(self) -> None:
-        """Let go of everything that lives in the parent's event loop and sockets.
-
-        It is kept: a task or a connection that is collected is closed first, which reaches the parent, as both
-        processes have one selector.
-        """
-        self._parent_resources = (
-            self._loop,
-            self._main,
-            self._callbacks_task,
-            self._closer,
-            self._tasks,
-            self._transport.abandon_pool(),
-        )
-        self._loop = self._main = self._callbacks_task = self._closer = None
-        self._queue.staging.unbind_loop()
-        self._tasks = set()
-        self._awake = False
-
-    def _spawn(
-        self, work: Callable[[], Awaitable[T]], name: str, if_unstarted: Callable[[], None] = _nothing
-    ) -> BackgroundTask[T]:
-        assert self._loop is not None
-        job: BackgroundTask[T] = BackgroundTask(if_unstarted, self._tasks.discard)
-        self._loop.spawn(job, work, name)
-        return job
+            self._binding.on_settled()
 
     async def open(self) -> None:
-        """Bind to the running loop and make the pool ready."""
+        """Bind to the running loop and prepare the connection pool."""
         if self._queue.closed:
-            raise ClientClosedError("the client is closed and cannot be started again")
+            raise ClientClosedError("the client is closed and cannot be started again; create a new client")
         self.bind_loop()
         await self._transport.open()
         if self._queue.spool is not None:
             await self.wait_committed(self._queue.spool.writer.start())
 
-    async def wait_committed(self, group: CommitGroup) -> None:
-        """Wait until the spool has written this.
-
-        Raises:
-            MixpanelException: if it could not.
-        """
-        assert self._queue.spool is not None
-        assert self._loop is not None
-        await self._queue.spool.wait_committed(group, self._loop)
-
-    def _wake_from_any_thread(self) -> None:
-        if not self._awake:
-            self._awake = True
-            if self._loop is not None:
-                self._loop.call_soon(self._wake)
-
-    def _wake(self) -> None:
-        if self._wakeup is not None:
-            self._wakeup.set()
-
-    def _notify_waiters_soon(self) -> None:
-        if self._loop is not None:
-            self._loop.call_soon(self.notify_waiters)
-
-    def _run_callbacks_soon(self) -> None:
-        if self._loop is not None:
-            self._loop.call_soon(self._run_callbacks)
-
-    def _run_callbacks(self) -> None:
-        if self._loop is not None and (self._callbacks_task is None or self._callbacks_task.done.is_set()):
-            self._callbacks_task = self._spawn(self._queue.callbacks.run, "mixpanel callbacks")
-
     async def _run(self) -> None:
-        host = self._loop
-        while self._loop is host:
-            self._wakeup = anyio.Event()
-            self._awake = False
+        loop = self._binding.loop
+        while self._binding.loop is loop:
+            self._binding.reset_wakeup()
             step = self._queue.poll()
             if isinstance(step, Batch):
-                assert host is not None
-                deliver = partial(self._batch_sender.send, step, host)
-                self._tasks.add(
-                    self._spawn(deliver, "mixpanel request", partial(self._batch_sender.settle_unsent, step))
+                assert loop is not None
+                self._binding.spawn_request(
+                    partial(self._batch_sender.send, step, loop),
+                    "mixpanel request",
+                    partial(self._batch_sender.settle_unsent, step),
                 )
                 continue
-            patience = None if isinstance(step, Idle) else max(0.0, step.at - self._runtime.monotonic())
-            with anyio.move_on_after(patience):
-                await self._wakeup.wait()
-
-    def _settled(self) -> None:
-        if self._is_abandoned:
-            # It outlived the close, and what it brings back has no place to wait any more.
-            self._queue.abandon()
-        self.notify_waiters()
-
-    def notify_waiters(self) -> None:
-        """Wake the sender and every task that waits for records to be settled."""
-        # Directly and not with `call_soon`: one iteration of a busy loop may take long.
-        self._wake()
-        progress, self._progress = self._progress, anyio.Event()
-        if progress is not None:
-            progress.set()
-
-    def settle_single(self, batch: Batch, reason: DropReason | None, message: str) -> None:
-        """End what `Queue.lease_alone` began."""
-        self._queue.settle_single(batch, reason, message)
-        self.notify_waiters()
+            await self._binding.wait_for_work(None if isinstance(step, Idle) else max(0.0, step.at - self._monotonic()))
 
     def spawn(self, work: Callable[[], Awaitable[T]], name: str, if_unstarted: Callable[[], None]) -> BackgroundTask[T]:
-        """Run an awaited call's requests in a task of the package's own.
+        """Run the requests of an awaited call in a background task.
 
         Raises:
             ClientClosedError: if the client is closed, or bound to another loop that has not ended.
@@ -253,17 +304,32 @@ class Sender:
         if self._queue.closed:
             raise ClientClosedError("the client is closed")
         self.bind_loop()
-        job = self._spawn(work, name, if_unstarted)
-        self._tasks.add(job)
-        return job
+        return self._binding.spawn_request(work, name, if_unstarted)
+
+    # Waiting
+
+    async def wait_committed(self, group: CommitGroup) -> None:
+        """Wait until the spool has written this group.
+
+        Raises:
+            MixpanelException: if it could not.
+        """
+        assert self._queue.spool is not None
+        assert self._binding.loop is not None
+        await self._queue.spool.wait_committed(group, self._binding.loop)
+
+    def settle_single(self, batch: Batch, reason: DropReason | None, message: str) -> None:
+        """End a lease made by `Queue.lease_single`."""
+        self._queue.settle_single(batch, reason, message)
+        self._binding.on_settled()
 
     async def wait_for_room(self, size: int, deadline: float) -> bool:
-        """Wait until a record of this size may have room. False if the deadline came first."""
+        """Wait until a record of this size may fit. Return False after the deadline."""
         while True:
-            progress = self._progress
+            progress = self._binding.progress
             if self._queue.closed or not self._queue.is_full(size):
                 return True
-            left = deadline - self._runtime.monotonic()
+            left = deadline - self._monotonic()
             if left <= 0 or progress is None:
                 return False
             with anyio.move_on_after(left):
@@ -277,37 +343,40 @@ class Sender:
         self.bind_loop()
         barrier = self._queue.barrier()
         try:
-            # Also if there is nothing to wait for: whoever flushed again and again until nothing is pending would stop
-            # all other tasks, and asyncio, which forgets a cancelled timer in a later turn only, would heap up timers.
+            # Even with nothing to wait for: a caller that flushes in a loop would otherwise block all other tasks, and
+            # asyncio would collect cancelled timers, which it removes in a later turn.
             await yield_to_loop()
             await self._wait_for_barrier(barrier, timeout)
         finally:
             self._queue.forget(barrier)
-        if not self._queue.callbacks.is_running_in_callback():
+        callbacks = self._queue.callbacks
+        if callbacks.is_enabled and not callbacks.is_running_in_callback():
             with anyio.move_on_after(_STOP_TIMEOUT):
-                await self._callbacks_done()
+                await self._binding.callbacks_done()
         return barrier.result()
 
     async def _wait_for_barrier(self, barrier: FlushBarrier, timeout: float | None) -> None:
-        self._wake_from_any_thread()
-        clock = self._runtime.monotonic
+        self._binding.on_work()
+        clock = self._monotonic
         deadline = clock() + (self.stall_timeout if timeout is None else timeout)
         left = barrier.pending
         while barrier.pending:
             self._ensure_running()
-            progress = self._progress
+            progress = self._binding.progress
             if timeout is None and barrier.pending < left:
                 left, deadline = barrier.pending, clock() + self.stall_timeout
-            # A wait that would end after the deadline is not begun.
-            # Nor are pauses cut short for ever in an outage that lasts; the last word of a client is worth a try.
-            spacing = (
+            # Backoffs are not shortened without limit in a long outage, except for the last flush of a client.
+            interval = (
                 self._batch_sender.final_probe_interval if self._queue.closed else self._batch_sender.probe_interval
             )
-            if progress is None or max(self._queue.next_try(spacing), clock()) >= deadline:
+            # Do not wait for an attempt that would begin after the deadline.
+            if progress is None or max(self._queue.next_try(interval), clock()) >= deadline:
                 return
-            self._wake_from_any_thread()
+            self._binding.on_work()
             with anyio.move_on_after(deadline - clock()):
                 await progress.wait()
+
+    # Closing
 
     async def aclose(self, timeout: float) -> FlushResult:
         """See `AsyncMixpanel.aclose`."""
@@ -315,11 +384,12 @@ class Sender:
             return self._closed
         self.bind_loop()
         self._queue.close()
-        self.on_close()
-        self.notify_waiters()
-        if self._closer is None or self._closer.done.is_set():
+        for callback in self._on_close:
+            callback()
+        self._binding.on_settled()
+        if self._closer is None or self._closer.is_done:
             from_callback = self._queue.callbacks.is_running_in_callback()
-            self._closer = self._spawn(partial(self._close, timeout, from_callback), "mixpanel close")
+            self._closer = self._binding.spawn(partial(self._close, timeout, from_callback), "mixpanel close")
         # Bounded by its own deadline, so that leaving a cancelled block still delivers.
         closer = self._closer
         with anyio.CancelScope(shield=True):
@@ -327,33 +397,31 @@ class Sender:
         return await closer.result()
 
     async def _close(self, timeout: float, from_callback: bool) -> FlushResult:  # noqa: FBT001  passed on
-        deadline = self._runtime.monotonic() + timeout
+        deadline = self._monotonic() + timeout
         barrier = self._queue.barrier()
         await self._wait_for_barrier(barrier, timeout)
         self._is_stopping = True
-        # Awaited calls may still be under way.
-        with anyio.move_on_after(deadline - self._runtime.monotonic()):
-            for job in [*self._tasks]:
-                await job.done.wait()
-        jobs = [*self._tasks, *([self._main] if self._main else [])]
-        for job in jobs:
-            job.cancel()
+        # Awaited calls may still be in flight.
+        with anyio.move_on_after(deadline - self._monotonic()):
+            for task in [*self._binding.requests]:
+                await task.done.wait()
+        tasks = [*self._binding.requests, *([self._main] if self._main else [])]
+        for task in tasks:
+            task.cancel()
         with anyio.move_on_after(_STOP_TIMEOUT):
-            for job in jobs:
-                await job.done.wait()
-        self._is_abandoned = True
+            for task in tasks:
+                await task.done.wait()
         if left := self._queue.abandon():
             _log.warning("closed with %d records undelivered; last error: %s", left, self._queue.requests.last_error)
-        await self._close_spool(max(_STOP_TIMEOUT, deadline - self._runtime.monotonic()))
-        self.notify_waiters()
-        # A callback that closes the client is waiting for this very task.
+        await self._close_spool(max(_STOP_TIMEOUT, deadline - self._monotonic()))
+        self._binding.on_settled()
+        # A callback that closes the client waits for this task.
         if not from_callback:
-            with anyio.move_on_after(max(_STOP_TIMEOUT, deadline - self._runtime.monotonic())):
-                await self._callbacks_done()
-            if self._callbacks_task is not None:
-                self._callbacks_task.cancel()
-            if untold := self._queue.callbacks.undelivered():
-                _log.warning("closed before on_drop could be told of %d records", untold)
+            with anyio.move_on_after(max(_STOP_TIMEOUT, deadline - self._monotonic())):
+                await self._binding.callbacks_done()
+            self._binding.cancel_callbacks()
+            if unreported := self._queue.callbacks.undelivered():
+                _log.warning("closed before %d lost records were reported to on_drop", unreported)
         await self._transport.aclose()
         self._closed = barrier.result()
         return self._closed
@@ -363,27 +431,20 @@ class Sender:
             return
         close = partial(self._queue.spool.writer.close, timeout)
         if not await run_in_worker(close, anyio.CapacityLimiter(1)):
-            _log.warning("the spool could not be closed in time")
+            _log.warning("the spool did not close within %.1f s", timeout)
         if left := self._queue.pending:
             _log.warning("closed with %d records left in the spool", left)
 
-    async def _callbacks_done(self) -> None:
-        while not self._queue.callbacks.idle or not (
-            self._callbacks_task is None or self._callbacks_task.done.is_set()
-        ):
-            self._run_callbacks()
-            if self._callbacks_task is not None:
-                await self._callbacks_task.done.wait()
-
     def abandon(self) -> None:
-        """Stop without waiting for the network: the client was dropped, from whatever thread."""
+        """Stop without waiting for the network, from any thread: the client was dropped without being closed."""
         self._queue.close()
         if self._queue.spool is not None:
             self._queue.spool.writer.close(_STOP_TIMEOUT)
-        if self._loop is not None:
-            self._loop.call_soon(self._cancel_all)
+        if self._binding.loop is not None:
+            self._binding.loop.call_soon(self._cancel_all)
 
     def _cancel_all(self) -> None:
-        for job in (*self._tasks, self._main, self._callbacks_task):
-            if job is not None:
-                job.cancel()
+        for task in (*self._binding.requests, self._main):
+            if task is not None:
+                task.cancel()
+        self._binding.cancel_callbacks()

@@ -140,6 +140,10 @@ class StagingBuffer:
         self.insert_id_endings = iter(_INSERT_ID_ENDINGS[1 : max(1, left - 1)])
         return _INSERT_ID_ENDINGS[0]
 
+    def set_yield_budget(self, size: int) -> None:
+        """Set the bytes of events that may be enqueued until other tasks run."""
+        self.yield_budget = size
+
     def set_clock_offset(self, ahead: float) -> None:
         """Set the seconds by which this machine's clock is ahead of Mixpanel's."""
         self.clock_offset = ahead
@@ -205,4 +209,6 @@ class StagingBuffer:
         records = self.records[:max_records]
         count = len(records)
         del self.records[:count]
-        return b",".join((b"", *records)), count
+        joined = b",".join((b"", *records))
+        self.yield_budget -= len(joined)
+        return joined, count

@@ -119,6 +119,12 @@ class Loss:
         self.message = message
         self.count_only = count_only
 
+    def merge(self, other: Loss) -> None:
+        """Add the records of a similar loss to this one, which must be a copy."""
+        assert isinstance(self.items, list)
+        self.items.extend(other.items)
+        self.count_only += other.count_only
+
     def copy(self) -> Loss:
         """The same, with a list of items of its own."""
         return Loss(

@@ -132,6 +132,10 @@ class CommitGroup:
         self.entries[:0] = entries
         self.size += sum(len(entry.item) for entry in entries)
 
+    def set_waiter(self, waiter: Any) -> None:
+        """Set the object on which callers wait for this group."""
+        self.waiter = waiter
+
     def when_done(self, callback: Callable[[], None]) -> None:
         """Call `callback` in the writer thread once the group is on disk or has failed."""
         self._when_done.append(callback)

@@ -98,7 +98,7 @@ def make_providers(local: LocalFlags | None, remote: RemoteFlags | None, parts: 
             metrics=metrics,
             environment=parts.environment,
         )
-        parts.sender.on_start, parts.sender.on_close = poller.start, poller.stop
+        parts.sender.subscribe(poller.start, poller.stop)
         exposures = _exposures("local", local, metrics, parts)
         local_provider = LocalFeatureFlagsProvider(poller, exposures, metrics, parts.environment)
     if remote is not None:

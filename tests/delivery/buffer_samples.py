@@ -38,3 +38,22 @@ def body(items: Iterable[bytes]) -> int:
 
 def lost(losses: Sequence[Loss]) -> dict[bytes, DropReason]:
     return {item: loss.reason for loss in losses for item in loss.items}
+
+
+class SignalCounter:
+    """Listener of a queue. Counts its signals."""
+
+    def __init__(self) -> None:
+        self.work = self.losses = self.room = self.forks = 0
+
+    def on_work(self) -> None:
+        self.work += 1
+
+    def on_losses(self) -> None:
+        self.losses += 1
+
+    def on_room(self) -> None:
+        self.room += 1
+
+    def on_fork(self) -> None:
+        self.forks += 1

@@ -18,6 +18,7 @@ from buffer_samples import (
     REFUSED,
     TOO_LARGE,
     UNKNOWN,
+    SignalCounter,
     body,
     failure,
     lost,
@@ -27,10 +28,10 @@ from buffer_samples import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mixpanel_async._client.factory import most_in_flight
-from mixpanel_async._delivery.buffer import IDLE, Buffer, OfferResult, WaitUntil
+from mixpanel_async._client.factory import max_in_flight
+from mixpanel_async._delivery.buffer import Buffer
 from mixpanel_async._delivery.callbacks import Callbacks
-from mixpanel_async._delivery.lanes import Batch, Lane
+from mixpanel_async._delivery.lanes import IDLE, Batch, Lane, OfferResult, WaitUntil
 from mixpanel_async._delivery.queue import Queue
 from mixpanel_async._delivery.staging import StagingBuffer
 from mixpanel_async._model.config import BatchPolicy, Overflow, RetryPolicy
@@ -76,12 +77,12 @@ def waits_until(buffer: Buffer, now: float) -> float:
 def counts(buffer: Buffer) -> tuple[int, int, int, int, int, int]:
     """accepted, delivered, failed, dropped, uncertain, pending"""
     return (
-        buffer.accepted,
-        buffer.delivered,
-        buffer.failed,
-        buffer.dropped,
-        buffer.uncertain,
-        buffer.pending,
+        buffer.accounting.accepted,
+        buffer.accounting.delivered,
+        buffer.accounting.failed,
+        buffer.accounting.dropped,
+        buffer.accounting.uncertain,
+        buffer.accounting.pending,
     )
 
 
@@ -217,7 +218,7 @@ def test_a_queue_full_by_bytes_refuses_what_does_not_fit_and_takes_what_does() -
     assert buffer.offer(lane, b"y" * 6, 0.0) is OfferResult.FULL
     assert not buffer.is_full(5)
     assert buffer.offer(lane, b"z" * 5, 0.0) is not OfferResult.FULL
-    assert buffer.pending_bytes == 20
+    assert buffer.accounting.pending_bytes == 20
 
 
 @pytest.mark.parametrize("bound", [{"max_pending_events": 2}, {"max_pending_bytes": 16}], ids=["count", "bytes"])
@@ -227,7 +228,7 @@ def test_what_is_in_flight_stays_charged_until_it_is_settled(bound: dict[str, in
     batch = lease(buffer)
     assert buffer.offer(lane, b"01234567", 0.0) is OfferResult.FULL
     buffer.settle(batch, Delivered(), 0.0)
-    assert (buffer.pending, buffer.pending_bytes) == (0, 0)
+    assert (buffer.accounting.pending, buffer.accounting.pending_bytes) == (0, 0)
     assert buffer.offer(lane, b"01234567", 0.0) is not OfferResult.FULL
 
 
@@ -431,7 +432,7 @@ def test_delivered_records_are_counted_and_discharged() -> None:
     offer_all(buffer, lane, records(3))
     assert buffer.settle(lease(buffer), Delivered(), 0.0) == []
     assert counts(buffer) == (3, 3, 0, 0, 0, 0)
-    assert (buffer.pending_bytes, buffer.in_flight, buffer.losses) == (0, 0, {})
+    assert (buffer.accounting.pending_bytes, buffer.in_flight, buffer.accounting.losses) == (0, 0, {})
 
 
 def test_pruned_records_fail_with_their_details_and_the_others_are_delivered() -> None:
@@ -443,7 +444,7 @@ def test_pruned_records_fail_with_their_details_and_the_others_are_delivered() -
     assert list(loss.items) == [items[1], items[4]]
     assert loss.details == (failure(1), failure(4))
     assert counts(buffer) == (5, 3, 2, 0, 0, 0)
-    assert buffer.losses == {DropReason.REJECTED: 2}
+    assert buffer.accounting.losses == {DropReason.REJECTED: 2}
     assert buffer.poll(1e9) is IDLE
 
 
@@ -583,7 +584,7 @@ def test_without_a_limit_of_attempts_a_batch_does_not_give_up() -> None:
     offer_all(buffer, lane, records(1))
     for _ in range(200):
         assert buffer.settle(lease(buffer), AGAIN, 0.0) == []
-    assert buffer.pending == 1
+    assert buffer.accounting.pending == 1
 
 
 def test_a_batch_gives_up_when_the_next_try_would_begin_after_the_total_timeout() -> None:
@@ -834,7 +835,7 @@ def test_nothing_is_evicted_for_a_record_that_can_never_fit() -> None:
     buffer, lane = make(max_pending_bytes=100)
     offer_all(buffer, lane, records(5))
     assert buffer.evict(101) == []
-    assert buffer.pending == 5
+    assert buffer.accounting.pending == 5
 
 
 def test_nothing_is_evicted_if_what_is_in_flight_leaves_no_room_anyway() -> None:
@@ -842,7 +843,7 @@ def test_nothing_is_evicted_if_what_is_in_flight_leaves_no_room_anyway() -> None
     offer_all(buffer, lane, records(3))
     lease(buffer)
     assert buffer.evict(25) == []
-    assert buffer.pending == 3
+    assert buffer.accounting.pending == 3
     assert list(lost(buffer.evict(24))) == records(1, start=2), "which leaves just enough"
 
 
@@ -864,18 +865,18 @@ def test_discarded_records_are_accepted_and_dropped_at_once() -> None:
     loss = buffer.discard(lane, records(2), DropReason.BEFORE_SEND)
     assert (loss.kind, loss.reason, loss.items) == (RecordKind.EVENTS, DropReason.BEFORE_SEND, records(2))
     assert counts(buffer) == (2, 0, 0, 2, 0, 0)
-    assert buffer.losses == {DropReason.BEFORE_SEND: 2}
+    assert buffer.accounting.losses == {DropReason.BEFORE_SEND: 2}
 
 
 def test_an_awaited_record_is_charged_until_it_is_concluded() -> None:
     buffer, lane = make(max_pending_events=1)
     batch = buffer.lease_single(lane, b"alone", 0.0)
     assert batch is not None
-    assert (buffer.in_flight, buffer.pending, buffer.pending_bytes) == (1, 1, 5)
+    assert (buffer.in_flight, buffer.accounting.pending, buffer.accounting.pending_bytes) == (1, 1, 5)
     assert buffer.lease_single(lane, b"more", 0.0) is None
     assert buffer.settle_single(batch, None) == []
     assert counts(buffer) == (1, 1, 0, 0, 0, 0)
-    assert (buffer.in_flight, buffer.pending_bytes) == (0, 0)
+    assert (buffer.in_flight, buffer.accounting.pending_bytes) == (0, 0)
 
 
 def test_an_awaited_record_that_was_taken_ends_the_trouble_of_its_lane() -> None:
@@ -901,7 +902,7 @@ def test_the_pool_is_made_for_what_may_be_under_way_at_once() -> None:
         *secrets,
     ):
         offer_all(buffer, lane, records(10))
-    assert len(lease_all(buffer)) == most_in_flight(BatchPolicy(max_in_flight=3)) == 8
+    assert len(lease_all(buffer)) == max_in_flight(BatchPolicy(max_in_flight=3)) == 8
 
 
 def test_an_awaited_record_that_failed_is_lost_for_the_reason_given() -> None:
@@ -965,7 +966,7 @@ def test_a_request_that_was_answered_and_is_leased_again_has_not_begun() -> None
     buffer.settle(batch, AGAIN, 0.0)
     lease(buffer)
     assert buffer.reclaim() == []
-    assert buffer.pending == 1
+    assert buffer.accounting.pending == 1
 
 
 def test_what_is_reclaimed_goes_out_in_its_old_order() -> None:
@@ -985,7 +986,7 @@ def test_a_forked_child_begins_with_nothing_and_can_go_on() -> None:
     buffer.discard(lane, records(1), DropReason.BEFORE_SEND)
     buffer.reset()
     assert counts(buffer) == (0, 0, 0, 0, 0, 0)
-    assert (buffer.pending_bytes, buffer.in_flight, buffer.losses) == (0, 0, {})
+    assert (buffer.accounting.pending_bytes, buffer.in_flight, buffer.accounting.losses) == (0, 0, {})
     assert buffer.poll(1e9) is IDLE
     assert buffer.barrier().pending == 0
     offer_all(buffer, lane, [b"one", b"two"])
@@ -1122,21 +1123,11 @@ def test_the_next_try_is_the_first_moment_at_which_something_that_waits_may_go()
 # The queue: lock, overflow policy, and who is told
 
 
-class Told:
-    """Counts the calls of `on_work`."""
-
-    def __init__(self) -> None:
-        self.count = 0
-
-    def __call__(self) -> None:
-        self.count += 1
-
-
-def make_queue(overflow: Overflow, **policy: Any) -> tuple[Queue, Lane, Told]:
+def make_queue(overflow: Overflow, **policy: Any) -> tuple[Queue, Lane, SignalCounter]:
     buffer, lane = make(**policy)
-    queue = Queue(buffer, overflow, Callbacks(None, None), lambda: 0.0)
-    queue.on_work = told = Told()
-    return queue, lane, told
+    signals = SignalCounter()
+    queue = Queue(buffer, overflow, Callbacks(None, None), lambda: 0.0, signals)
+    return queue, lane, signals
 
 
 def test_drop_newest_counts_the_record_that_came_last() -> None:
@@ -1191,16 +1182,15 @@ def test_a_record_that_can_never_have_room_is_not_waited_for() -> None:
 
 def test_every_loss_is_made_known() -> None:
     """`on_drop` is told of each record that ended without delivery, wherever that was found out."""
-    told = Told()
+    signals = SignalCounter()
     buffer, lane = make(max_events=2, max_pending_events=4)
     hooks = Callbacks(lambda *_: None, None)
-    queue = Queue(buffer, Overflow.DROP_OLDEST, hooks, lambda: 0.0)
-    queue.on_loss = told
+    queue = Queue(buffer, Overflow.DROP_OLDEST, hooks, lambda: 0.0, signals)
     seen = []
 
     def check() -> None:
         stats = queue.stats()
-        seen.append((stats.failed + stats.dropped + stats.uncertain, hooks.undelivered(), told.count))
+        seen.append((stats.failed + stats.dropped + stats.uncertain, hooks.undelivered(), signals.losses))
 
     for item in records(5):
         queue.offer(lane, item)
@@ -1256,18 +1246,17 @@ def test_requests_and_the_last_error_are_counted() -> None:
 
 @pytest.mark.parametrize("call", ["offer", "poll"])
 def test_in_another_process_a_queue_begins_anew(call: str) -> None:
-    queue, lane, _ = make_queue(Overflow.DROP_NEWEST, max_pending_events=1)
+    queue, lane, signals = make_queue(Overflow.DROP_NEWEST, max_pending_events=1)
     for item in records(2):
         queue.offer(lane, item)
     queue.requests.request_started(again=True)
-    queue.on_fork = forked = Told()
     queue.staging.fork_marker.expire()
     if call == "poll":
         assert queue.poll() is IDLE
     assert queue.offer(lane, b"child")
     stats = queue.stats()
     assert (stats.accepted, stats.dropped, stats.pending, stats.requests, stats.retries) == (1, 0, 1, 0, 0)
-    assert forked.count == 1
+    assert signals.forks == 1
 
 
 class Reentry:
@@ -1283,17 +1272,16 @@ class Reentry:
         return 0.0
 
 
-def make_reentrant(overflow: Overflow, **policy: Any) -> tuple[Queue, Lane, Told, Reentry]:
+def make_reentrant(overflow: Overflow, **policy: Any) -> tuple[Queue, Lane, SignalCounter, Reentry]:
     buffer, lane = make(**policy)
-    clock = Reentry()
-    queue = Queue(buffer, overflow, Callbacks(None, None), clock)
-    queue.on_work = told = Told()
-    return queue, lane, told, clock
+    clock, signals = Reentry(), SignalCounter()
+    queue = Queue(buffer, overflow, Callbacks(None, None), clock, signals)
+    return queue, lane, signals, clock
 
 
 @pytest.mark.parametrize("overflow", list(Overflow))
 def test_a_record_that_comes_while_another_is_taken_is_counted(overflow: Overflow) -> None:
-    queue, lane, told, clock = make_reentrant(overflow, max_events=2)
+    queue, lane, signals, clock = make_reentrant(overflow, max_events=2)
     inside = []
 
     def track() -> None:
@@ -1305,7 +1293,7 @@ def test_a_record_that_comes_while_another_is_taken_is_counted(overflow: Overflo
     assert queue.offer(lane, b"outer")
     assert (inside[0].accepted, inside[0].pending, inside[0].pending_bytes) == (1, 1, 5)
     assert (queue.stats().accepted, queue.pending) == (2, 2)
-    assert told.count > 0
+    assert signals.work > 0
     batch = queue.poll()
     assert isinstance(batch, Batch)
     assert sorted(batch.items) == [b"inner", b"outer"]
@@ -1326,34 +1314,34 @@ class Interrupted(StagingBuffer):
 
 @pytest.mark.parametrize("call", ["offer", "poll"])
 def test_a_record_that_comes_at_the_very_end_of_another_call_is_taken_at_once(call: str) -> None:
-    queue, lane, told, _ = make_reentrant(Overflow.DROP_NEWEST)
+    queue, lane, signals, _ = make_reentrant(Overflow.DROP_NEWEST)
     queue.enable_staging(lane)
     queue.staging = Interrupted(lambda: queue.offer(lane, b"inner"))
     if call == "offer":
         assert queue.offer(lane, b"outer")
     else:
         assert queue.poll() is IDLE
-    assert told.count > 0
+    assert signals.work > 0
     assert lane.open is not None
     assert b"inner" in lane.open.items
 
 
 def test_the_sender_is_told_of_a_batch_that_such_a_record_fills() -> None:
-    queue, lane, told, clock = make_reentrant(Overflow.DROP_NEWEST, max_events=3)
+    queue, lane, signals, clock = make_reentrant(Overflow.DROP_NEWEST, max_events=3)
     assert queue.offer(lane, b"first")
-    before = told.count
+    before = signals.work
     clock.act = lambda: queue.offer(lane, b"inner")
     assert queue.offer(lane, b"outer")
-    assert told.count > before
+    assert signals.work > before
     assert isinstance(queue.poll(), Batch)
 
 
 def test_the_sender_is_told_of_a_record_that_comes_while_it_looks() -> None:
     """Its look found nothing to do, and it would sleep for ever."""
-    queue, lane, told, clock = make_reentrant(Overflow.DROP_NEWEST, max_events=1)
+    queue, lane, signals, clock = make_reentrant(Overflow.DROP_NEWEST, max_events=1)
     clock.act = lambda: queue.offer(lane, b"inner")
     assert queue.poll() is IDLE
-    assert told.count > 0
+    assert signals.work > 0
     assert isinstance(queue.poll(), Batch)
 
 
@@ -1369,14 +1357,14 @@ def test_such_a_record_without_room_is_dropped_and_counted() -> None:
 @pytest.mark.parametrize("overflow", list(Overflow))
 def test_the_sender_is_told_when_there_is_no_room(overflow: Overflow) -> None:
     """A full queue does not linger, whatever becomes of the record that did not fit."""
-    queue, lane, told = make_queue(overflow, max_pending_bytes=10)
+    queue, lane, signals = make_queue(overflow, max_pending_bytes=10)
     assert queue.offer(lane, b"sixteen")
-    before = told.count
+    before = signals.work
     try:
         queue.offer(lane, b"four")
     except QueueFullError:
         assert overflow is Overflow.RAISE
-    assert told.count > before
+    assert signals.work > before
 
 
 def test_a_closed_queue_takes_nothing() -> None:
@@ -1439,17 +1427,17 @@ def test_records_that_come_together_are_taken_as_if_they_had_come_one_by_one(
     items = [usual(size) for size in sizes]
     left = items
     while left:
-        opened, held = lane.open, together.pending
+        opened, held = lane.open, together.accounting.pending
         part = left[: together.records_left(lane)]
         verdict = together.extend(lane, b",".join((b"", *part)), len(part), 0.0)
         if verdict is OfferResult.FULL:
-            assert (together.accepted, together.pending, lane.open) == (held, held, opened)
+            assert (together.accounting.accepted, together.accounting.pending, lane.open) == (held, held, opened)
             return
         assert (verdict is OfferResult.WAKE_SENDER) == (opened is None or lane.open is not opened)
         left = left[len(part) :]
     assert OfferResult.FULL not in [singly.offer(other, item, 0.0) for item in items]
     assert counts(together) == counts(singly)
-    assert together.pending_bytes == singly.pending_bytes
+    assert together.accounting.pending_bytes == singly.accounting.pending_bytes
     mine, theirs = lease_all(together, FOREVER), lease_all(singly, FOREVER)
     assert [item for batch in mine for item in batch.items] == [item for batch in theirs for item in batch.items]
     assert all(len(batch.items) <= most and batch.size == len(batch.items.body()) for batch in mine)

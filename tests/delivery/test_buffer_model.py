@@ -26,8 +26,8 @@ from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from mixpanel_async._delivery.buffer import Buffer, Idle, OfferResult, WaitUntil
-from mixpanel_async._delivery.lanes import Batch, FlushBarrier
+from mixpanel_async._delivery.buffer import Buffer
+from mixpanel_async._delivery.lanes import Batch, FlushBarrier, Idle, OfferResult, WaitUntil
 from mixpanel_async._model.config import BatchPolicy, RetryPolicy
 from mixpanel_async._model.credentials import Secret
 from mixpanel_async._model.outcomes import ConfigurationRefused, Delivered, Outcome, Retry, SplitBatch
@@ -532,20 +532,20 @@ class BufferModel(RuleBasedStateMachine):
     def every_record_is_in_one_place(self) -> None:
         buffer = self.buffer
         there = Counter(row.place for row in self.rows)
-        assert buffer.accepted == len(self.rows) + self.discarded
-        assert buffer.delivered == there[DELIVERED]
-        assert buffer.failed == there[FAILED]
-        assert buffer.dropped == there[LOST] + self.discarded
-        assert buffer.uncertain == there[UNSURE]
-        assert buffer.pending == there[WAITING] + there[FLYING]
-        assert buffer.pending_bytes == sum(len(row.item) for row in self.pending)
+        assert buffer.accounting.accepted == len(self.rows) + self.discarded
+        assert buffer.accounting.delivered == there[DELIVERED]
+        assert buffer.accounting.failed == there[FAILED]
+        assert buffer.accounting.dropped == there[LOST] + self.discarded
+        assert buffer.accounting.uncertain == there[UNSURE]
+        assert buffer.accounting.pending == there[WAITING] + there[FLYING]
+        assert buffer.accounting.pending_bytes == sum(len(row.item) for row in self.pending)
         assert buffer.in_flight == len(self.flying) + len(self.alone)
-        assert buffer.losses == self.reasons
+        assert buffer.accounting.losses == self.reasons
 
     @invariant()
     def the_bounds_hold(self) -> None:
-        assert self.buffer.pending <= self.policy.max_pending_events
-        assert self.buffer.pending_bytes <= self.policy.max_pending_bytes
+        assert self.buffer.accounting.pending <= self.policy.max_pending_events
+        assert self.buffer.accounting.pending_bytes <= self.policy.max_pending_bytes
 
     @invariant()
     def each_barrier_counts_its_own(self) -> None:
@@ -582,7 +582,11 @@ class BufferModel(RuleBasedStateMachine):
                 self.now = step.at
             else:
                 self.buffer.settle(step, Delivered(), self.now)
-        assert (self.buffer.pending, self.buffer.pending_bytes, self.buffer.in_flight) == (0, 0, 0)
+        assert (self.buffer.accounting.pending, self.buffer.accounting.pending_bytes, self.buffer.in_flight) == (
+            0,
+            0,
+            0,
+        )
 
 
 # To make a failure small takes longer than to find it.

@@ -206,7 +206,7 @@ async def test_d12_a_fast_clock_is_put_right_once_an_answer_has_shown_it(caplog:
     assert stamps == [600.0, 0.0]
     assert [update["$time"] - true for update in sent if "$set" in update] == [0.0]
     assert [record.message for record in caplog.records if "ahead" in record.message] == [
-        "this machine's clock is 600 s ahead of Mixpanel's; events are stamped with Mixpanel's"
+        "this machine's clock is 600 s ahead of Mixpanel's; events get the time of Mixpanel's clock"
     ]
 
 

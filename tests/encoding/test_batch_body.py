@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mixpanel_async import BatchPolicy, RetryPolicy
-from mixpanel_async._delivery.buffer import Buffer, OfferResult
-from mixpanel_async._delivery.lanes import Batch
+from mixpanel_async._delivery.buffer import Buffer
+from mixpanel_async._delivery.lanes import Batch, OfferResult
 from mixpanel_async._encoding.batch_body import BatchBody
 from mixpanel_async._encoding.requests import fastest_compressor, zlib_compressor
 from mixpanel_async._model.outcomes import Delivered
@@ -106,4 +106,4 @@ def test_only_a_batch_that_is_open_keeps_what_compresses_it() -> None:
     while isinstance(batch := buffer.poll(0.0), Batch):
         assert zlib.decompress(batch.items.compressed(zlib_compressor), 47) == batch.items.body()
         buffer.settle(batch, Delivered(), 0.0)
-    assert buffer.delivered == buffer.accepted - buffer.pending >= 500
+    assert buffer.accounting.delivered == buffer.accounting.accepted - buffer.accounting.pending >= 500

@@ -28,9 +28,9 @@ async def test_outage_is_logged_once_with_structured_data(caplog: pytest.LogCapt
             await mp.flush()
     told: list[dict[str, Any]] = [record.mixpanel for record in caplog.records]  # type: ignore[attr-defined]
     assert told == [
-        {"event": "dropped", "reason": "queue_full", "records": 1},
-        {"event": "retried", "kind": "events", "status": 503, "records": 2},
-        {"event": "not_whole", "kind": "people", "status": 200, "records": 1},
+        {"event": "records_dropped", "reason": "queue_full", "records": 1},
+        {"event": "retry_scheduled", "kind": "events", "status": 503, "records": 2},
+        {"event": "records_rejected", "kind": "people", "status": 200, "records": 1},
     ]
     assert "private" not in caplog.text
 
@@ -44,4 +44,4 @@ async def test_rejected_credentials_are_logged_as_error(caplog: pytest.LogCaptur
             while not mp.stats().last_error:
                 await anyio.lowlevel.checkpoint()
     (record,) = [record for record in caplog.records if record.levelno == logging.ERROR]
-    assert record.mixpanel == {"event": "refused", "kind": "events", "status": 401, "records": 1}  # type: ignore[attr-defined]
+    assert record.mixpanel == {"event": "configuration_refused", "kind": "events", "status": 401, "records": 1}  # type: ignore[attr-defined]

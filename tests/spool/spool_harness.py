@@ -14,6 +14,7 @@ import orjson
 from mixpanel_async._delivery.buffer import Buffer
 from mixpanel_async._delivery.disk_backlog import SpoolLimits
 from mixpanel_async._delivery.lanes import Batch, Lane
+from mixpanel_async._delivery.listeners import SpoolListener
 from mixpanel_async._delivery.queue import Queue
 from mixpanel_async._delivery.spooling import SpoolBridge
 from mixpanel_async._model.config import BatchPolicy, Overflow, RetryPolicy
@@ -44,6 +45,15 @@ class Recorder:
             self.reasons[loss.reason] += len(loss.items) + loss.count_only
             self.without_items += loss.count_only
         return False
+
+
+class SilentListener:
+    """Listener of a queue that ignores its signals: the test calls `step`."""
+
+    def on_work(self) -> None:
+        return None
+
+    on_losses = on_room = on_fork = on_work
 
 
 class RecordingCallbacks:
@@ -137,10 +147,16 @@ class SpoolHarness:
             return writer
 
         drops = overflow in {Overflow.DROP_NEWEST, Overflow.DROP_OLDEST}
-        bridge = SpoolBridge(settings, self.buffer, runtime, drops=drops, make_writer=make)
+        assert self.buffer.disk is not None
+        self.disk = self.buffer.disk
+
+        def make_bridge(queue: SpoolListener) -> SpoolBridge:
+            return SpoolBridge(settings, self.buffer, self.disk, runtime, queue, drops=drops, make_writer=make)
+
         callbacks: Any = RecordingCallbacks(self.recorder)
-        self.queue = Queue(self.buffer, overflow, callbacks, lambda: self.now, bridge)
-        self.bridge = bridge
+        self.queue = Queue(self.buffer, overflow, callbacks, lambda: self.now, SilentListener(), make_bridge)
+        assert self.queue.spool is not None
+        self.bridge = self.queue.spool
         (self.writer,) = self.writers
         self.session = self.writer.new_session()
 
@@ -170,7 +186,7 @@ class SpoolHarness:
 
     def mark(self, batch: Batch) -> CommitGroup | None:
         """Request the mark that a batch is being sent. Return None if all its records are repeatable."""
-        ids = self.bridge._once(batch)
+        ids = self.bridge._non_idempotent_rows(batch)
         return self.writer.submit(lambda work: work.marks.append((ids, SENDING))) if ids else None
 
     def settle(self, batch: Batch, outcome: Outcome, delay: float = 0.0) -> None:
@@ -206,14 +222,14 @@ class SpoolHarness:
         assert stats.pending >= stats.on_disk >= 0
         assert (stats.pending == 0) == (stats.pending_bytes == 0)
         assert stats.pending_bytes >= 0
-        buffer = self.buffer
-        assert buffer.unwritten >= 0
-        assert buffer.unwritten_bytes >= 0
-        assert buffer.on_disk == sum(lane.on_disk for lane in buffer.lanes.values())
-        for lane in buffer.lanes.values():
-            assert 0 <= lane.unwritten <= lane.on_disk
-            assert (lane.on_disk == 0) == (lane.on_disk_bytes == 0)
-        in_memory = sum(len(batch.items) for lane in buffer.lanes.values() for batch in lane.batches())
+        lanes, disk = self.buffer.lanes.values(), self.disk
+        assert disk.unwritten >= 0
+        assert disk.unwritten_bytes >= 0
+        assert disk.records == sum(disk.rows(lane).records for lane in lanes)
+        for rows in map(disk.rows, lanes):
+            assert 0 <= rows.unwritten <= rows.records
+            assert (rows.records == 0) == (rows.size == 0)
+        in_memory = sum(len(batch.items) for lane in lanes for batch in lane.batches())
         assert stats.pending == in_memory + stats.on_disk
 
     def crash(self, folder: Path) -> Path:

@@ -302,7 +302,7 @@ class SpoolModel(RuleBasedStateMachine):
         self.run_step()
         self.harness.close()
         self.harness.check()
-        assert self.harness.buffer.unwritten == 0
+        assert self.harness.disk.unwritten == 0
         self.process_number += 1
         self.lost_before.update(self.harness.recorder.lost)
         self.start()
@@ -338,7 +338,7 @@ class SpoolModel(RuleBasedStateMachine):
         harness.check()
         stats = harness.queue.stats()
         assert stats.pending == 0, "some records are never settled"
-        assert harness.buffer.bytes_being_freed == 0
+        assert harness.disk.bytes_being_freed == 0
         assert harness.rows() == {}, "rows of settled records were not deleted"
         for barrier in self.barriers:
             assert barrier.pending == 0, "a flush never returns"
