@@ -1,4 +1,4 @@
-"""Part B of the fault catalogue: cancellation, event loops, threads, callbacks. Each test is named after its row."""
+"""Part B of the fault catalogue: cancellation, event loops, threads, callbacks. Test names start with the row id."""
 
 from __future__ import annotations
 
@@ -33,18 +33,18 @@ from mixpanel_async import (
 )
 from mixpanel_async.emulator import Emulator
 
-AT_ONCE = RetryPolicy(initial=0.0, maximum=0.0)
-LINGERING = BatchPolicy(linger=3600.0)
+NO_BACKOFF = RetryPolicy(initial=0.0, maximum=0.0)
+NO_LINGER_TIMEOUT = BatchPolicy(linger=3600.0)
 
 
-def test_b1_a_flush_cancelled_at_any_of_200_steps_propagates_and_loses_nothing() -> None:
+def test_b1_flush_cancelled_at_any_of_200_steps_propagates_and_loses_nothing() -> None:
     emulator = Emulator()
     emulator.random_faults(1, rate=0.3, kinds=["drop", "status"])
     emulator.latency = 0.003
 
     async def main() -> None:
         cancelled = 0
-        async with emulator.client(batching=LINGERING, retry=AT_ONCE) as mp:
+        async with emulator.client(batching=NO_LINGER_TIMEOUT, retry=NO_BACKOFF) as mp:
             for steps in range(200):
                 await mp.track("user", "Event", {"number": steps})
                 task = asyncio.ensure_future(mp.flush())
@@ -67,10 +67,10 @@ async def _cancel_at_random(calls: int) -> None:
     async with emulator.serve() as server, AsyncMixpanel("token", api_host=server.url) as mp:
         for number in range(calls):
             if number % 20 == 0:
-                # What is cancelled now and then is a connection that is being made.
+                # Some cancellations then hit a connection that is being opened.
                 server.cut_connections()
             async with anyio.create_task_group() as tasks:
-                # An Original person has 500 ids at most.
+                # In Original ID Merge, a person has at most 500 ids.
                 tasks.start_soon(mp.alias, f"alias-{number}", f"person-{number % 10}")
                 for _ in range(chance.randrange(31)):
                     await anyio.lowlevel.checkpoint()
@@ -81,19 +81,19 @@ async def _cancel_at_random(calls: int) -> None:
 
 
 @pytest.mark.anyio
-async def test_b2_callers_cancelled_at_random_leave_the_pool_whole() -> None:
+async def test_b2_randomly_cancelled_callers_leave_the_pool_usable() -> None:
     await _cancel_at_random(100)
 
 
 @pytest.mark.long
 @pytest.mark.timeout(300)
 @pytest.mark.anyio
-async def test_b2_1_000_callers_cancelled_at_random_leave_the_pool_whole() -> None:
+async def test_b2_1_000_randomly_cancelled_callers_leave_the_pool_usable() -> None:
     await _cancel_at_random(1_000)
 
 
 @pytest.mark.anyio
-async def test_b2_a_pool_without_a_free_connection_is_replaced() -> None:
+async def test_b2_exhausted_pool_recovers() -> None:
     emulator = Emulator(IdMerge.ORIGINAL)
     once = RetryPolicy(attempts=1)
     failures = 0
@@ -119,9 +119,9 @@ async def test_b2_a_pool_without_a_free_connection_is_replaced() -> None:
 
 
 async def _from_threads(threads: int, calls: int) -> list[float]:
-    """Track from threads while the event loop stands still; seconds that each call took."""
+    """Track from threads while the event loop is blocked. Return the seconds that each call durations."""
     emulator = Emulator()
-    took: list[float] = []
+    durations: list[float] = []
 
     def work(thread: int) -> None:
         own = []
@@ -129,38 +129,38 @@ async def _from_threads(threads: int, calls: int) -> list[float]:
             began = time.perf_counter()
             mp.track_nowait("user", "Event", {"at": f"{thread}/{number}"})
             own.append(time.perf_counter() - began)
-        took.extend(own)
+        durations.extend(own)
 
     async with emulator.client() as mp:
         workers = [threading.Thread(target=work, args=(thread,)) for thread in range(threads)]
         for worker in workers:
             worker.start()
-        # The loop goes on only when they are done: none of them may wait for it.
+        # The loop continues only after the threads end, so none of them may wait for it.
         for worker in workers:
             worker.join()
         result = await mp.flush()
         assert result.pending == 0
     assert mp.stats().delivered == threads * calls
     assert len({event["properties"]["at"] for event in emulator.events()}) == threads * calls
-    return took
+    return durations
 
 
 @pytest.mark.anyio
-async def test_b5_threads_that_track_do_not_wait_for_a_stalled_loop() -> None:
+async def test_b5_tracking_threads_do_not_wait_for_a_blocked_loop() -> None:
     await _from_threads(16, 250)
 
 
 @pytest.mark.long
 @pytest.mark.timeout(300)
 @pytest.mark.anyio
-async def test_b5_160_000_calls_of_16_threads_while_the_loop_is_stalled() -> None:
-    took = sorted(await _from_threads(16, 10_000))
-    p50, p99 = (took[at] * 1e6 for at in (80_000, 158_400))
+async def test_b5_160_000_calls_of_16_threads_during_a_blocked_loop() -> None:
+    durations = sorted(await _from_threads(16, 10_000))
+    p50, p99 = (durations[at] * 1e6 for at in (80_000, 158_400))
     sys.stdout.write(f"\ntrack_nowait beside 15 other threads: p50 {p50:.0f} us, p99 {p99:.0f} us\n")
 
 
-class Dying:
-    """Tracks when it is collected, and is part of a cycle so that only the collector ends it."""
+class TracksWhenCollected:
+    """Object whose finalizer tracks. A reference cycle leaves it to the garbage collector."""
 
     def __init__(self, mp: AsyncMixpanel) -> None:
         self.mp = mp
@@ -171,15 +171,15 @@ class Dying:
 
 
 @pytest.mark.anyio
-async def test_b6_a_finalizer_that_tracks_at_any_moment_corrupts_nothing() -> None:
+async def test_b6_tracking_finalizer_corrupts_nothing() -> None:
     emulator = Emulator()
     thresholds = gc.get_threshold()
-    # The first client is alive while its last finalizers run.
+    # The client stays alive while the last finalizers run.
     mp = emulator.client()
     gc.set_threshold(7)
     try:
         for number in range(2_000):
-            Dying(mp)
+            TracksWhenCollected(mp)
             await mp.track("user", "Event", {"number": number})
     finally:
         gc.set_threshold(*thresholds)
@@ -191,21 +191,21 @@ async def test_b6_a_finalizer_that_tracks_at_any_moment_corrupts_nothing() -> No
 
 
 @pytest.mark.anyio
-async def test_b6_whatever_is_dropped_is_told_once_in_20_seconds(caplog: pytest.LogCaptureFixture) -> None:
+async def test_b6_drops_are_logged_once_in_20_seconds(caplog: pytest.LogCaptureFixture) -> None:
     mp = Emulator().client(batching=BatchPolicy(max_pending_events=1, linger=3600.0))
     for _ in range(5_000):
         mp.track_nowait("user", "Event")
     await mp.aclose()
-    told = [
+    warnings = [
         record for record in caplog.records if record.name == "mixpanel_async" and record.levelno >= logging.WARNING
     ]
-    assert len(told) == 1
+    assert len(warnings) == 1
 
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("anyio_backend", ["trio"])
 @pytest.mark.parametrize("kind", ["plain", "coroutine"])
-async def test_b7_a_callback_that_raises_1_000_times_stops_nothing(kind: str, caplog: pytest.LogCaptureFixture) -> None:
+async def test_b7_callback_that_raises_1_000_times_stops_nothing(kind: str, caplog: pytest.LogCaptureFixture) -> None:
     calls = 0
 
     def plain(records: list[LostRecord], reason: DropReason) -> None:
@@ -234,7 +234,7 @@ async def test_b7_a_callback_that_raises_1_000_times_stops_nothing(kind: str, ca
 
 
 @pytest.mark.anyio
-async def test_b7_a_callback_that_blocks_holds_up_neither_the_loop_nor_delivery() -> None:
+async def test_b7_blocking_callback_delays_neither_the_loop_nor_delivery() -> None:
     emulator = Emulator()
     emulator.fail_next(400, body=b'{"error":"no"}')
     entered, release = threading.Event(), threading.Event()
@@ -261,8 +261,8 @@ async def test_b7_a_callback_that_blocks_holds_up_neither_the_loop_nor_delivery(
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("durable", [False, True], ids=["memory", "spool"])
-async def test_b9_an_event_about_each_request_does_not_feed_itself(durable: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize("with_spool", [False, True], ids=["memory", "spool"])
+async def test_b9_event_about_each_request_causes_no_request_loop(with_spool: bool, tmp_path: Path) -> None:
     emulator = Emulator()
     requests = 0
 
@@ -274,30 +274,30 @@ async def test_b9_an_event_about_each_request_does_not_feed_itself(durable: bool
 
     inner = httpx.ASGITransport(app=emulator.app)
     http_client = httpx.AsyncClient(transport=inner, event_hooks={"request": [note]})
-    spool = SqliteSpool(tmp_path / "spool") if durable else None
+    spool = SqliteSpool(tmp_path / "spool") if with_spool else None
     mp = emulator.client(http_client=http_client, spool=spool, batching=BatchPolicy(linger=0.0))
     await mp.track("user", "First")
     while not emulator.events("First"):
         await anyio.lowlevel.checkpoint()
-    # As long as nothing else happens, nothing is sent.
+    # The events about requests cause no request.
     await anyio.sleep(0.1)
     assert requests == 1
     assert mp.stats().pending == 2
     await mp.track("user", "Second")
     while not emulator.events("Second"):
         await anyio.lowlevel.checkpoint()
-    # They came along with what else was sent.
+    # They were sent together with the next event.
     assert requests <= 3
     assert len(emulator.events("Request")) in {2, 4}
     assert (await mp.aclose()).failed == 0
     await http_client.aclose()
     stats = mp.stats()
     assert stats.accepted == 2 + 2 * requests
-    # What tells of the last request comes after the close has begun, and breaks nothing off.
+    # The events about the last request are tracked after the close has started.
     assert stats.losses in ({"closed": 2}, {})
 
 
-LIFE = """
+PROGRAM = """
     import asyncio
     from mixpanel_async import AsyncMixpanel, BatchPolicy
 
@@ -333,25 +333,25 @@ RUNTIMES = {
         pytest.param("gevent", id="b12_gevent"),
     ],
 )
-def test_b10_b12_a_whole_life_in_other_runtimes(runtime: str) -> None:
+def test_b10_b12_client_works_in_other_runtimes(runtime: str) -> None:
     head = "from gevent import monkey; monkey.patch_all()\n" if runtime == "gevent" else ""
-    code = head + textwrap.dedent(LIFE) + f"import sys; origin = sys.argv[1]; {RUNTIMES[runtime]}"
+    code = head + textwrap.dedent(PROGRAM) + f"import sys; origin = sys.argv[1]; {RUNTIMES[runtime]}"
     emulator = Emulator(IdMerge.ORIGINAL)
     with emulator.serve() as server:
         done = subprocess.run(
             [sys.executable, "-c", code, server.url], capture_output=True, text=True, timeout=25, check=False
         )
     assert done.returncode == 0, done.stderr
-    # In debug mode asyncio tells of steps that take long on a busy machine.
+    # In debug mode, asyncio logs slow steps, which happen on a busy machine.
     assert [line for line in done.stderr.splitlines() if not line.startswith("Executing <")] == []
     assert len(emulator.events("Event")) == 500
     assert (emulator.profile("user") or {})["visits"] == 1
 
 
-def test_b10_without_a_runtime_that_is_known_nothing_is_lost_in_silence() -> None:
+def test_b10_unknown_event_loop_raises_and_loses_nothing() -> None:
     emulator = Emulator()
     mp = emulator.client()
-    # A coroutine driven by hand, as a loop of its own kind would do it.
+    # Drive the coroutine by hand, like an unknown event loop.
     flushing = mp.flush()
     with pytest.raises(ClientClosedError, match="asyncio or trio"):
         flushing.send(None)
@@ -368,7 +368,7 @@ async def _close(mp: AsyncMixpanel) -> None:
 
 
 @pytest.mark.anyio
-async def test_b13_an_event_tracked_during_a_flush_leaves_when_it_has_lingered() -> None:
+async def test_b13_event_tracked_during_a_flush_is_sent_after_its_linger() -> None:
     emulator = Emulator()
     emulator.latency = 0.05
     async with emulator.client(batching=BatchPolicy(linger=0.02)) as mp:

@@ -1,4 +1,4 @@
-"""Part F of the fault catalogue: queue, memory, input. Each test is named after its row."""
+"""Part F of the fault catalogue: queue, memory, input. Test names start with the row id."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ from mixpanel_async import (
 )
 from mixpanel_async.emulator import Emulator
 
-AT_ONCE = RetryPolicy(initial=0.0, maximum=0.0)
-LINGERING = BatchPolicy(linger=3600.0)
+NO_BACKOFF = RetryPolicy(initial=0.0, maximum=0.0)
+NO_LINGER_TIMEOUT = BatchPolicy(linger=3600.0)
 OK = {"status": 1, "error": None}
 
-# Tracks into an outage at full speed, then lets the server come back; prints what it saw as JSON.
+# Track at full speed during an outage, then end the outage. Prints measurements as JSON.
 OUTAGE = """
 import asyncio, json, re, sys, time
 from mixpanel_async import AsyncMixpanel, BatchPolicy, Overflow, SqliteSpool
 
-events, path, cap = int(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+events, path, limit = int(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 TEXT = "x" * 900
 up = False
 
@@ -50,7 +50,7 @@ def rss(peak=False):
     return int(re.search(r"^Vm%s:\\s+(\\d+) kB$" % ("HWM" if peak else "RSS"), status, re.M)[1]) * 1024
 
 class Protocol(asyncio.Protocol):
-    # No framework: what is measured is the client.
+    # No framework, so that the measurement covers only the client.
     def connection_made(self, transport):
         self.transport, self.buffer = transport, bytearray()
     def data_received(self, data):
@@ -66,7 +66,7 @@ async def main():
     server = await asyncio.get_running_loop().create_server(Protocol, "127.0.0.1", 0)
     origin = "http://127.0.0.1:%d" % server.sockets[0].getsockname()[1]
     spool = SqliteSpool(path) if path else None
-    batching = BatchPolicy(max_pending_bytes=cap) if spool is None else BatchPolicy(linger=0.1)
+    batching = BatchPolicy(max_pending_bytes=limit) if spool is None else BatchPolicy(linger=0.1)
     mp = AsyncMixpanel("token", api_host=origin, spool=spool, batching=batching, shutdown_timeout=60)
     await mp.start()
     for _ in range(2_000):
@@ -97,11 +97,11 @@ asyncio.run(main())
 
 
 MIB = 2**20
-CAP = BatchPolicy().max_pending_bytes
+DEFAULT_LIMIT = BatchPolicy().max_pending_bytes
 
 
-def _outage(events: int, path: str, cap: int = CAP) -> dict[str, Any]:
-    command = [sys.executable, "-c", OUTAGE, str(events), path, str(cap)]
+def _outage(events: int, path: str, limit: int = DEFAULT_LIMIT) -> dict[str, Any]:
+    command = [sys.executable, "-c", OUTAGE, str(events), path, str(limit)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=3_000, check=False)
     assert done.returncode == 0, done.stderr
     figures: dict[str, Any] = json.loads(done.stdout)
@@ -115,24 +115,24 @@ def _outage(events: int, path: str, cap: int = CAP) -> dict[str, Any]:
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc")
-def test_f1_an_outage_keeps_memory_within_its_bound() -> None:
-    cap = 20 * MIB
-    figures = _outage(30_000, "", cap)
+def test_f1_outage_keeps_memory_within_its_bound() -> None:
+    limit = 20 * MIB
+    figures = _outage(30_000, "", limit)
     assert figures["dropped"] > 0
     assert figures["losses"] == {"queue_full": figures["dropped"]}
-    assert figures["growth"] <= cap * 1.5 + 32 * MIB
+    assert figures["growth"] <= limit * 1.5 + 32 * MIB
 
 
 @pytest.mark.long
 @pytest.mark.timeout(3_100)
-def test_f1_ten_minutes_of_outage_at_5_000_events_a_second_in_memory() -> None:
+def test_f1_ten_minute_outage_at_5_000_events_a_second_in_memory() -> None:
     figures = _outage(3_000_000, "")
-    assert figures["peak"] <= CAP * 1.5 + 32 * MIB
+    assert figures["peak"] <= DEFAULT_LIMIT * 1.5 + 32 * MIB
 
 
 @pytest.mark.long
 @pytest.mark.timeout(3_100)
-def test_f1_ten_minutes_of_outage_at_5_000_events_a_second_with_a_spool(tmp_path: Path) -> None:
+def test_f1_ten_minute_outage_at_5_000_events_a_second_with_a_spool(tmp_path: Path) -> None:
     figures = _outage(3_000_000, str(tmp_path / "spool"))
     assert figures["dropped"] == 0
     assert figures["growth"] <= 64 * MIB
@@ -140,13 +140,13 @@ def test_f1_ten_minutes_of_outage_at_5_000_events_a_second_with_a_spool(tmp_path
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc")
-def test_f1_an_outage_with_a_spool_keeps_memory_small(tmp_path: Path) -> None:
+def test_f1_outage_with_a_spool_keeps_memory_small(tmp_path: Path) -> None:
     figures = _outage(8_000, str(tmp_path / "spool"))
     assert figures["dropped"] == 0
     assert figures["peak"] <= 64 * MIB
 
 
-def test_f2_a_slow_server_has_few_tasks_and_sockets() -> None:
+def test_f2_slow_server_causes_few_tasks_and_sockets() -> None:
     emulator = Emulator()
 
     async def main() -> None:
@@ -155,7 +155,7 @@ def test_f2_a_slow_server_has_few_tasks_and_sockets() -> None:
             mp = AsyncMixpanel(
                 "token", api_host=server.url, batching=BatchPolicy(max_events=10, linger=0.0), shutdown_timeout=0.0
             )
-            most_tasks = most_sockets = 0
+            max_tasks = max_sockets = 0
             for number in range(20_000):
                 await mp.track("user", "Event", {"number": number})
                 if number == 1_000:
@@ -163,30 +163,30 @@ def test_f2_a_slow_server_has_few_tasks_and_sockets() -> None:
                         await anyio.lowlevel.checkpoint()
                 if number % 500 == 0:
                     await asyncio.sleep(0)
-                    most_tasks = max(most_tasks, len(asyncio.all_tasks()))
-                    most_sockets = max(most_sockets, len(server._connections))
+                    max_tasks = max(max_tasks, len(asyncio.all_tasks()))
+                    max_sockets = max(max_sockets, len(server._connections))
             assert mp.stats().in_flight <= BatchPolicy().max_in_flight
             await mp.aclose()
-        # The senders, beside this task, the main one, and what a server on another loop does not add.
-        assert most_tasks <= BatchPolicy().max_in_flight + 5
-        assert 0 < most_sockets <= BatchPolicy().max_in_flight
+        # The senders plus a few other tasks; the server runs in another loop.
+        assert max_tasks <= BatchPolicy().max_in_flight + 5
+        assert 0 < max_sockets <= BatchPolicy().max_in_flight
 
     asyncio.run(main())
 
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("overflow", [Overflow.DROP_NEWEST, Overflow.DROP_OLDEST], ids=lambda one: one.value)
-async def test_f3_what_is_dropped_is_counted_told_and_logged_once(
+async def test_f3_drops_are_counted_reported_and_logged_once(
     overflow: Overflow, caplog: pytest.LogCaptureFixture
 ) -> None:
-    told: list[int] = []
+    reported: list[int] = []
     calls = 0
 
     def on_drop(records: list[LostRecord], reason: DropReason) -> None:
         nonlocal calls
         assert reason is DropReason.QUEUE_FULL
         calls += 1
-        told.extend((record.payload or {})["properties"]["number"] for record in records)
+        reported.extend((record.payload or {})["properties"]["number"] for record in records)
 
     emulator = Emulator()
     policy = BatchPolicy(max_pending_events=100, linger=3600.0)
@@ -196,27 +196,27 @@ async def test_f3_what_is_dropped_is_counted_told_and_logged_once(
     await mp.aclose()
     kept = [event["properties"]["number"] for event in emulator.events()]
     assert mp.stats().losses == {"queue_full": 900}
-    assert sorted(told + kept) == list(range(1_000))
+    assert sorted(reported + kept) == list(range(1_000))
     assert kept == (list(range(100)) if overflow is Overflow.DROP_NEWEST else list(range(900, 1_000)))
     assert len([record for record in caplog.records if "dropped" in record.getMessage()]) == 1
 
 
 class Counted:
-    """A value that a serializer turns into a number, and counts."""
+    """Value that the serializer converts to a number and counts."""
 
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("anyio_backend", ["trio"])
 @pytest.mark.parametrize("call", ["track", "people_set", "import_data", "bind"])
-async def test_f4_a_property_of_millions_of_values_is_refused_before_they_are_looked_at(call: str) -> None:
-    looked = 0
+async def test_f4_property_with_millions_of_values_is_refused_without_visiting_all(call: str) -> None:
+    serialized = 0
 
     def serializer(value: Any) -> int:
-        nonlocal looked
-        looked += 1
+        nonlocal serialized
+        serialized += 1
         return 0
 
-    # Three short lists stand for 16 million values.
+    # Three nested lists of 254 elements represent 16 million values.
     shared: Any = Counted()
     for _ in range(3):
         shared = [shared] * 254
@@ -231,11 +231,11 @@ async def test_f4_a_property_of_millions_of_values_is_refused_before_they_are_lo
         with pytest.raises(ValidationError, match="less than 1000000 bytes as JSON") as caught:
             await calls[call]()
     assert "shared[" in caught.value.path
-    # As many as a message has room for, at two bytes each.
-    assert looked <= 500_000
+    # At two bytes for each value, a message has room for this many.
+    assert serialized <= 500_000
 
 
-class Endless(dict[str, Any]):
+class EndlessMapping(dict[str, Any]):
     def items(self) -> Any:
         number = 0
         while True:
@@ -243,36 +243,36 @@ class Endless(dict[str, Any]):
             yield str(number), number
 
 
-class Unending(list[Any]):
+class EndlessList(list[Any]):
     def __iter__(self) -> Any:
         while True:
             yield 1
 
 
 @pytest.mark.anyio
-async def test_f4_what_never_ends_is_refused() -> None:
+async def test_f4_endless_containers_are_refused() -> None:
     async with Emulator().client() as mp:
         bound = mp.bind(distinct_id="user")
         calls: dict[str, Callable[[], Any]] = {
-            "properties": lambda: mp.track("user", "Event", Endless()),
-            "properties.a": lambda: mp.track("user", "Event", {"a": Endless()}),
-            "properties.b": lambda: mp.track("user", "Event", {"b": Unending()}),
-            "$set": lambda: mp.people_set("user", Endless()),
-            "$set.a": lambda: mp.people_set("user", {"a": Unending()}),
-            "message": lambda: mp.people_update(Endless()),
-            "meta": lambda: mp.alias("new", "old", Endless()),
-            "$unset": lambda: mp.people_unset("user", Unending(["a"])),
+            "properties": lambda: mp.track("user", "Event", EndlessMapping()),
+            "properties.a": lambda: mp.track("user", "Event", {"a": EndlessMapping()}),
+            "properties.b": lambda: mp.track("user", "Event", {"b": EndlessList()}),
+            "$set": lambda: mp.people_set("user", EndlessMapping()),
+            "$set.a": lambda: mp.people_set("user", {"a": EndlessList()}),
+            "message": lambda: mp.people_update(EndlessMapping()),
+            "meta": lambda: mp.alias("new", "old", EndlessMapping()),
+            "$unset": lambda: mp.people_unset("user", EndlessList(["a"])),
         }
         for path, call in calls.items():
             with pytest.raises(ValidationError) as caught, anyio.fail_after(5):
                 await call()
             assert caught.value.path.startswith(path)
         with pytest.raises(ValidationError):
-            await bound.track("Event", Endless())
+            await bound.track("Event", EndlessMapping())
 
 
 @pytest.mark.anyio
-async def test_f4_nothing_that_is_taken_fails_a_batch() -> None:
+async def test_f4_no_accepted_value_fails_a_batch() -> None:
     emulator = Emulator()
     odd: list[Any] = [
         2**64 - 1, -(2**63), 1e308, "\x00", "\ud7ff", "é" * 300, [[[]]], {"": {"": {}}}, "x" * 900_000, [1] * 254,
@@ -289,10 +289,10 @@ async def test_f4_nothing_that_is_taken_fails_a_batch() -> None:
 
 
 @pytest.mark.anyio
-async def test_f5_what_is_sent_is_what_was_at_the_call() -> None:
+async def test_f5_later_changes_of_arguments_are_not_sent() -> None:
     emulator = Emulator()
     properties: dict[str, Any] = {"list": [1], "nested": {"a": [1]}}
-    async with emulator.client(batching=LINGERING) as mp:
+    async with emulator.client(batching=NO_LINGER_TIMEOUT) as mp:
         bound = mp.bind(distinct_id="user", properties=properties)
         await mp.track("user", "Event", properties)
         await mp.people_set("user", properties)
@@ -307,7 +307,7 @@ async def test_f5_what_is_sent_is_what_was_at_the_call() -> None:
 
 
 @pytest.mark.anyio
-async def test_f6_a_refusal_gives_the_size_and_not_the_payload() -> None:
+async def test_f6_validation_errors_show_the_size_and_not_the_payload() -> None:
     async with Emulator().client() as mp:
         for properties in (
             {"text": "canary" * 200_000},
@@ -321,7 +321,7 @@ async def test_f6_a_refusal_gives_the_size_and_not_the_payload() -> None:
             assert re.search(r"\d|deeper", str(caught.value))
 
 
-async def _capped(batches: int) -> None:
+async def _check_request_limits(batches: int) -> None:
     chance = random.Random(8)
     sizes: list[tuple[int, int]] = []
     records = 0
@@ -349,22 +349,22 @@ async def _capped(batches: int) -> None:
 
 
 @pytest.mark.anyio
-async def test_f8_no_request_is_over_a_cap() -> None:
-    await _capped(50)
+async def test_f8_no_request_exceeds_a_limit() -> None:
+    await _check_request_limits(50)
 
 
 @pytest.mark.long
 @pytest.mark.timeout(600)
 @pytest.mark.anyio
-async def test_f8_none_of_10_000_requests_is_over_a_cap() -> None:
-    await _capped(10_000)
+async def test_f8_none_of_10_000_requests_exceeds_a_limit() -> None:
+    await _check_request_limits(10_000)
 
 
 @pytest.mark.anyio
-async def test_f10_100_flushes_beside_tracking_and_closing_all_return() -> None:
+async def test_f10_100_flushes_return_during_tracking_and_closing() -> None:
     emulator = Emulator()
     emulator.random_faults(3, rate=0.3)
-    mp = emulator.client(retry=AT_ONCE, batching=LINGERING)
+    mp = emulator.client(retry=NO_BACKOFF, batching=NO_LINGER_TIMEOUT)
     covered = 0
 
     async def flush(number: int) -> None:
@@ -389,20 +389,20 @@ async def test_f10_100_flushes_beside_tracking_and_closing_all_return() -> None:
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("durable", [False, True], ids=["memory", "spool"])
-async def test_f12_closing_against_a_dead_server_ends_and_keeps_what_is_durable(durable: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize("with_spool", [False, True], ids=["memory", "spool"])
+async def test_f12_close_with_a_dead_server_ends_and_keeps_spooled_records(with_spool: bool, tmp_path: Path) -> None:
     emulator = Emulator()
     emulator.break_next("hang", times=1_000)
     path = tmp_path / "spool"
-    options: dict[str, Any] = {"spool": SqliteSpool(path)} if durable else {}
+    options: dict[str, Any] = {"spool": SqliteSpool(path)} if with_spool else {}
     mp = emulator.client(shutdown_timeout=0.2, **options)
-    # One call for each would wait for one commit each.
+    # `track` would wait for one commit in each call.
     for _ in range(10_000):
         mp.track_nowait("user", "Event")
     with anyio.fail_after(5):
         result = await mp.aclose()
     stats = mp.stats()
-    if not durable:
+    if not with_spool:
         assert (result.pending, stats.losses) == (0, {"closed": 10_000})
         return
     assert (result.pending, stats.pending, stats.losses) == (10_000, 10_000, {})
@@ -417,7 +417,7 @@ async def test_f12_closing_against_a_dead_server_ends_and_keeps_what_is_durable(
 
 
 @pytest.mark.anyio
-async def test_f11_what_comes_late_is_refused_and_the_report_adds_up() -> None:
+async def test_f11_calls_after_close_are_refused_and_the_result_adds_up() -> None:
     emulator = Emulator()
     emulator.fail_next(406, body=b'{"error":"no"}')
     mp = emulator.client(batching=BatchPolicy(max_events=5, linger=3600.0), shutdown_timeout=1.0)
@@ -426,7 +426,7 @@ async def test_f11_what_comes_late_is_refused_and_the_report_adds_up() -> None:
     result = await mp.aclose()
     stats = mp.stats()
     assert result.delivered + result.failed + result.pending <= 12
-    # Batches of five, five and two, of which any may arrive first.
+    # Batches of five, five and two; any of them may arrive first.
     assert (stats.delivered, stats.failed, stats.pending) in {(7, 5, 0), (10, 2, 0)}
     assert await mp.aclose() == result
     with pytest.raises(ClientClosedError, match="not accepted"):

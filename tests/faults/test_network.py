@@ -1,4 +1,4 @@
-"""Part C of the fault catalogue: network and HTTP. Each test is named after its row."""
+"""Part C of the fault catalogue: network and HTTP. Test names start with the row id."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ from mixpanel_async._model.records import RecordKind
 from mixpanel_async._runtime.clock import real_environment
 from mixpanel_async.emulator import Emulator
 
-AT_ONCE = RetryPolicy(initial=0.0, maximum=0.0)
-NEVER_BY_TIME = BatchPolicy(linger=3600.0)
+NO_BACKOFF = RetryPolicy(initial=0.0, maximum=0.0)
+NO_LINGER_TIMEOUT = BatchPolicy(linger=3600.0)
 ACCOUNT = ServiceAccountCredentials("account", "canary-secret", "12345")
 
 
-def _back_at(chance: random.Random) -> float:
-    """When a client comes through that is down from 0 to 30 s, in virtual time."""
+def _first_success(chance: random.Random) -> float:
+    """Return the virtual time of the first success after an outage from 0 to 30 s."""
     policy = RetryPolicy()
     buffer = Buffer(BatchPolicy(linger=0.0), policy, None)
     now = chance.random()
@@ -63,16 +63,16 @@ def _back_at(chance: random.Random) -> float:
         now += wait
 
 
-def test_c3_200_clients_do_not_come_back_as_one() -> None:
-    """In any second at most three times the mean; over 25 such fleets, as one has four arrivals a second or so."""
-    arrivals = [_back_at(random.Random(client)) for client in range(25 * 200)]
+def test_c3_200_clients_do_not_reconnect_at_the_same_time() -> None:
+    """No second has more than three times the mean. Summed over 25 fleets; one fleet has only about four a second."""
+    arrivals = [_first_success(random.Random(client)) for client in range(25 * 200)]
     assert len(set(arrivals)) == len(arrivals)
     mean = len(arrivals) / (max(arrivals) - 30)
     assert max(Counter(int(at) for at in arrivals).values()) <= 3 * mean
 
 
 def _virtual(**options: Any) -> tuple[Emulator, AsyncMixpanel]:
-    """An emulator and a client on the clock of trio, which here jumps to the next deadline."""
+    """Return an emulator and a client on trio's mock clock, which jumps to the next deadline."""
     emulator = Emulator()
     runtime = replace(real_environment(), monotonic=trio.current_time, random=random.Random(5).random)
     return emulator, emulator.client(_runtime=runtime, **options)
@@ -83,7 +83,7 @@ async def _until(condition: Callable[[], bool]) -> None:
         await trio.sleep(0.01)
 
 
-def test_c5_after_ten_minutes_of_outage_the_backlog_drains_at_full_rate() -> None:
+def test_c5_backlog_drains_at_full_rate_after_ten_minutes_of_outage() -> None:
     async def main() -> None:
         emulator, mp = _virtual()
         began = trio.current_time()
@@ -95,7 +95,7 @@ def test_c5_after_ten_minutes_of_outage_the_backlog_drains_at_full_rate() -> Non
             await trio.sleep(1)
         assert mp.stats().delivered == 0
         tries = len(emulator.requests())
-        # Two lanes, and no more than a try each in half a backoff or so.
+        # Two lanes with at max_connections about one attempt in half a maximum backoff.
         assert tries <= 80
         emulator.stop_faults()
         recovered = trio.current_time()
@@ -114,11 +114,11 @@ def test_c5_after_ten_minutes_of_outage_the_backlog_drains_at_full_rate() -> Non
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("kind", ["drop", "hang", "half", "empty", "truncated"])
-async def test_c6_applied_without_an_answer_counts_once_and_is_told_as_uncertain(kind: Any) -> None:
+async def test_c6_request_applied_without_response_counts_once_and_is_uncertain(kind: Any) -> None:
     emulator = Emulator()
     emulator.break_next(kind, path="/track", apply=True)
     emulator.break_next(kind, path="/engage", apply=True)
-    async with emulator.client(retry=AT_ONCE, batching=NEVER_BY_TIME, timeout=0.2) as mp:
+    async with emulator.client(retry=NO_BACKOFF, batching=NO_LINGER_TIMEOUT, timeout=0.2) as mp:
         for number in range(10):
             await mp.track("user", "Event", {"number": number})
         for _ in range(10):
@@ -134,13 +134,13 @@ async def test_c6_applied_without_an_answer_counts_once_and_is_told_as_uncertain
 async def test_c10_200_awaited_calls_share_a_bounded_pool() -> None:
     emulator = Emulator(IdMerge.ORIGINAL, cluster_limit=1_000)
     emulator.latency = 0.01
-    most = 0
+    max_connections = 0
     async with emulator.serve() as server, AsyncMixpanel("token", api_host=server.url) as mp:
 
         async def watch() -> None:
-            nonlocal most
+            nonlocal max_connections
             while True:
-                most = max(most, len(server._connections))
+                max_connections = max(max_connections, len(server._connections))
                 await anyio.lowlevel.checkpoint()
 
         async with anyio.create_task_group() as watching:
@@ -150,16 +150,16 @@ async def test_c10_200_awaited_calls_share_a_bounded_pool() -> None:
                     tasks.start_soon(mp.alias, f"alias-{number}", "person")
             watching.cancel_scope.cancel()
     assert len(emulator.cluster("person")) == 201
-    assert 1 < most <= 30
+    assert 1 < max_connections <= 30
 
 
 @pytest.mark.anyio
-async def test_c12_three_bad_rows_of_2_000_cost_three_and_one_request() -> None:
+async def test_c12_three_bad_rows_of_2_000_lose_three_in_one_request() -> None:
     emulator = Emulator()
     emulator.break_next("partial", path="/import", indexes=(0, 777, 1_999))
     lost: list[LostRecord] = []
     async with emulator.client(
-        credentials=ACCOUNT, batching=NEVER_BY_TIME, on_drop=lambda records, reason: lost.extend(records)
+        credentials=ACCOUNT, batching=NO_LINGER_TIMEOUT, on_drop=lambda records, reason: lost.extend(records)
     ) as mp:
         for number in range(2_000):
             await mp.track("user", "Event", {"number": number})
@@ -176,8 +176,8 @@ def _is_whole(request: bytes) -> bool:
     return bool(end) and len(body) >= int(length[1] if length else 0)
 
 
-class Trap:
-    """A listener that keeps what it is sent and answers with one thing, or not at all."""
+class RecordingServer:
+    """Server that records requests and sends one fixed response, or none."""
 
     def __init__(self, answer: bytes = b"") -> None:
         self.answer = answer
@@ -208,28 +208,30 @@ class Trap:
                     connection.sendall(self.answer)
 
     def close(self) -> None:
-        # `close` alone leaves a thread in `accept` where it is.
+        # `close` alone does not wake a thread blocked in `accept`.
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
 
 
 @pytest.fixture
-def trap() -> Iterator[Trap]:
-    trap = Trap()
-    yield trap
-    trap.close()
+def recording_server() -> Iterator[RecordingServer]:
+    recording_server = RecordingServer()
+    yield recording_server
+    recording_server.close()
 
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 @pytest.mark.parametrize("where", ["elsewhere", "itself"])
-async def test_c16_a_redirect_is_not_followed_and_takes_nothing_along(status: int, where: str, trap: Trap) -> None:
+async def test_c16_redirect_is_not_followed_and_leaks_nothing(
+    status: int, where: str, recording_server: RecordingServer
+) -> None:
     answer = (
         f"HTTP/1.1 {status} Moved\r\nLocation: %s/track?canary-query\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
     )
-    sender = Trap()
-    sender.answer = (answer % (trap.url if where == "elsewhere" else sender.url)).encode()
+    sender = RecordingServer()
+    sender.answer = (answer % (recording_server.url if where == "elsewhere" else sender.url)).encode()
     try:
         mp = AsyncMixpanel("token", api_host=sender.url, credentials=ACCOUNT, shutdown_timeout=0.1)
         async with mp:
@@ -242,18 +244,18 @@ async def test_c16_a_redirect_is_not_followed_and_takes_nothing_along(status: in
         sender.close()
     assert (caught.value.status, caught.value.attempts) == (status, 1)
     assert "canary-query" not in f"{caught.value}{mp.stats()}"
-    assert trap.connections == 0
+    assert recording_server.connections == 0
     assert sender.connections == 2
 
 
 @pytest.mark.anyio
-async def test_c18_a_proxy_of_the_environment_is_used_and_its_password_shown_nowhere(
-    monkeypatch: pytest.MonkeyPatch, trap: Trap, caplog: pytest.LogCaptureFixture
+async def test_c18_proxy_of_the_environment_is_used_and_its_password_is_never_shown(
+    monkeypatch: pytest.MonkeyPatch, recording_server: RecordingServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    trap.answer = b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n"
+    recording_server.answer = b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n"
     for name in ("HTTP_PROXY", "HTTPS_PROXY"):
-        monkeypatch.setenv(name, f"http://user:canary-password@127.0.0.1:{trap.port}")
+        monkeypatch.setenv(name, f"http://user:canary-password@127.0.0.1:{recording_server.port}")
     shown = []
     for host in ("https://mixpanel.invalid", "http://mixpanel.invalid"):
         mp = AsyncMixpanel(
@@ -269,9 +271,9 @@ async def test_c18_a_proxy_of_the_environment_is_used_and_its_password_shown_now
                 await mp.alias("new", "old")
             await mp.track("user", "Event")
         shown.append(f"{caught.value!r} {caught.value} {mp.stats()} {mp!r}")
-    assert b"CONNECT mixpanel.invalid:443" in trap.seen
-    assert b"POST http://mixpanel.invalid/track" in trap.seen
-    assert b"Proxy-Authorization: Basic" in trap.seen
+    assert b"CONNECT mixpanel.invalid:443" in recording_server.seen
+    assert b"POST http://mixpanel.invalid/track" in recording_server.seen
+    assert b"Proxy-Authorization: Basic" in recording_server.seen
     text = "".join(shown) + caplog.text
     for secret in ("canary-password", "dXNlcjpjYW5hcnktcGFzc3dvcmQ="):
         assert secret not in text
@@ -298,14 +300,14 @@ asyncio.run(main())
 """
 
 
-def test_c8_a_resolver_that_hangs_keeps_neither_the_close_nor_the_process() -> None:
+def test_c8_blocked_resolver_delays_neither_close_nor_exit() -> None:
     done = subprocess.run([sys.executable, "-c", RESOLVER], capture_output=True, text=True, timeout=25, check=False)
     assert done.returncode == 0
     assert done.stdout.strip() == "{'closed': 5}"
 
 
-def test_c17_waits_of_one_lane_are_none_of_another() -> None:
-    """In virtual time: what `/engage` answers never delays an event beyond its linger."""
+def test_c17_backoff_of_one_lane_does_not_delay_another() -> None:
+    """Failures of `/engage` never delay an event beyond its linger. Runs in virtual time."""
 
     async def main() -> None:
         emulator, mp = _virtual(batching=BatchPolicy(linger=1.0))

@@ -1,4 +1,4 @@
-"""Part D of the fault catalogue: updates that are not idempotent, order, identity. Each test is named after its row."""
+"""Part D of the fault catalogue: non-idempotent updates, order, identity. Test names start with the row id."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ from mixpanel_async import (
 )
 from mixpanel_async.emulator import Emulator
 
-AT_ONCE = RetryPolicy(initial=0.0, maximum=0.0)
+NO_BACKOFF = RetryPolicy(initial=0.0, maximum=0.0)
 ACCOUNT = ServiceAccountCredentials("account", "secret", "12345")
 ANON = "3f2b0a52-1c1c-4b6e-9d7e-0a4f2c1d8e11"
 
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("apply", [True, False], ids=["applied", "not applied"])
-async def test_d1_a_counter_never_exceeds_the_calls_and_what_is_missing_is_uncertain(apply: bool) -> None:
+async def test_d1_counter_never_exceeds_the_calls_and_missing_updates_are_uncertain(apply: bool) -> None:
     emulator = Emulator()
     chance = random.Random(1)
     lost: list[LostRecord] = []
     async with emulator.client(
-        retry=AT_ONCE, batching=BatchPolicy(max_events=10), on_drop=lambda records, reason: lost.extend(records)
+        retry=NO_BACKOFF, batching=BatchPolicy(max_events=10), on_drop=lambda records, reason: lost.extend(records)
     ) as mp:
         for _ in range(100):
             for _ in range(10):
@@ -73,13 +73,13 @@ asyncio.run(main())
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("apply", [True, False], ids=["applied", "not applied"])
-async def test_d2_an_update_in_flight_when_the_process_is_killed_is_not_sent_again(apply: bool, tmp_path: Path) -> None:
+async def test_d2_update_in_flight_when_the_process_is_killed_is_not_repeated(apply: bool, tmp_path: Path) -> None:
     emulator = Emulator()
     emulator.break_next("hang", path="/engage", apply=apply)
     emulator.break_next("hang", path="/track", apply=True)
     path = tmp_path / "spool"
     async with emulator.serve() as server:
-        child = subprocess.Popen(  # noqa: ASYNC220  it is only begun here
+        child = subprocess.Popen(  # noqa: ASYNC220  starting it does not block
             [sys.executable, "-c", CHILD, server.url, str(path)], stdout=subprocess.PIPE, text=True
         )
         assert child.stdout is not None
@@ -104,7 +104,7 @@ async def test_d2_an_update_in_flight_when_the_process_is_killed_is_not_sent_aga
 async def _in_order(seed: int, updates: int) -> None:
     emulator = Emulator()
     emulator.random_faults(seed, rate=0.3, kinds=["status", "drop", "half", "empty"])
-    async with emulator.client(retry=AT_ONCE, batching=BatchPolicy(max_events=7, max_in_flight=8, linger=0.0)) as mp:
+    async with emulator.client(retry=NO_BACKOFF, batching=BatchPolicy(max_events=7, max_in_flight=8, linger=0.0)) as mp:
         for number in range(1, updates + 1):
             await mp.people_set("user", {"v": number})
             await mp.group_set("company", "acme", {"v": number})
@@ -115,24 +115,24 @@ async def _in_order(seed: int, updates: int) -> None:
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("seed", range(2))
-async def test_d3_the_last_of_500_updates_wins_through_trouble(seed: int) -> None:
+async def test_d3_last_of_500_updates_wins_despite_faults(seed: int) -> None:
     await _in_order(seed, 500)
 
 
 @pytest.mark.long
 @pytest.mark.anyio
 @pytest.mark.parametrize("seed", range(100))
-async def test_d3_the_last_of_500_updates_wins_in_100_runs(seed: int) -> None:
+async def test_d3_last_of_500_updates_wins_in_100_runs(seed: int) -> None:
     await _in_order(seed, 500)
 
 
 @pytest.mark.anyio
-async def test_d6_every_method_goes_to_the_configured_host_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_d6_every_method_uses_only_the_configured_host(monkeypatch: pytest.MonkeyPatch) -> None:
     us, eu = Emulator(IdMerge.ORIGINAL), Emulator(IdMerge.ORIGINAL)
     async with us.serve() as other, eu.serve() as server:
         from mixpanel_async._model import origin
 
-        # The constant of the other region leads to a server that would notice.
+        # A request to the other region would reach a second server, which must stay without requests.
         regions = {**origin.REGION_ORIGINS, "us": other.url}
         monkeypatch.setattr(origin, "REGION_ORIGINS", regions)
         async with AsyncMixpanel("token", api_host=server.url, credentials=ACCOUNT) as mp:
@@ -156,7 +156,7 @@ async def test_d6_every_method_goes_to_the_configured_host_alone(monkeypatch: py
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("verb", ["alias", "merge", "identify", "track_immediate"])
-async def test_d7_a_call_cancelled_at_any_step_leaves_the_client_whole(verb: str) -> None:
+async def test_d7_call_cancelled_at_any_step_leaves_the_client_usable(verb: str) -> None:
     emulator = Emulator(IdMerge.ORIGINAL, cluster_limit=1_000)
 
     async def call(mp: AsyncMixpanel, number: int) -> None:
@@ -177,13 +177,13 @@ async def test_d7_a_call_cancelled_at_any_step_leaves_the_client_whole(verb: str
                 tasks.cancel_scope.cancel()
         with anyio.fail_after(5):
             await call(mp, 100)
-    # What had begun was finished, once; nothing was sent twice.
+    # Started requests were completed once; none was repeated.
     assert len(emulator.requests()) == mp.stats().requests <= 41
     assert mp.stats().retries == 0
 
 
 @pytest.mark.anyio
-async def test_d4_a_call_that_times_out_is_tried_as_often_as_allowed_and_says_so() -> None:
+async def test_d4_timed_out_call_uses_all_attempts_and_reports_them() -> None:
     emulator = Emulator(IdMerge.ORIGINAL)
     emulator.break_next("hang", times=2)
     policy = RetryPolicy(attempts=3, initial=0.0, maximum=0.0)
@@ -200,7 +200,7 @@ async def test_d4_a_call_that_times_out_is_tried_as_often_as_allowed_and_says_so
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("status", [400, 401, 403])
-async def test_d5_a_merge_that_is_refused_is_asked_for_once(status: int) -> None:
+async def test_d5_rejected_merge_is_sent_once(status: int) -> None:
     emulator = Emulator(IdMerge.ORIGINAL)
     emulator.fail_next(status, times=5)
     async with emulator.client(credentials=ACCOUNT) as mp:

@@ -1,4 +1,4 @@
-"""Part G of the fault catalogue and the security checklist: what an observer sees. Each test is named after its row."""
+"""Part G of the fault catalogue and the security checklist: leaks of secrets. Test names start with the row id."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def _spellings(secret: str) -> set[str]:
     half = len(secret) // 2
     wrapped = (secret, f"{secret}:", f"account:{secret}", f"{secret[:half]}")
     encoded = {base64.b64encode(text.encode()).decode().rstrip("=") for text in wrapped}
-    # The last characters of the encoded form depend on what follows.
+    # The last characters of the encoded form depend on the following bytes.
     return {secret[:half], secret[half:], quote(secret, safe=""), *(text[:-2] for text in encoded)}
 
 
@@ -89,7 +89,7 @@ def _raises(error: Exception) -> Callable[[httpx.Request], httpx.Response]:
     return answer
 
 
-SERVERS: dict[str, Callable[[httpx.Request], httpx.Response] | str] = {
+RESPONSES: dict[str, Callable[[httpx.Request], httpx.Response] | str] = {
     **{f"HTTP {status}": _refusal(status) for status in (200, 302, 400, 401, 403, 404, 406, 413, 422, 429, 500, 503)},
     **{f"socket {kind}": kind for kind in KINDS},
     "raises": _raises(RuntimeError("the transport broke")),
@@ -104,7 +104,7 @@ SERVERS: dict[str, Callable[[httpx.Request], httpx.Response] | str] = {
 
 
 class Observer:
-    """Everything that somebody beside the client may come to see."""
+    """Collects all output of the client: logs, warnings, errors, callbacks, reprs and files."""
 
     def __init__(self) -> None:
         self.text = io.StringIO()
@@ -114,7 +114,7 @@ class Observer:
             self.text.write(f"{thing!r} {thing}\n")
 
     def caught(self, error: BaseException) -> None:
-        """An error as a reporter shows it that takes the locals of every frame, and all that it hangs together with."""
+        """Note an error like an error tracker: with local variables of all frames, causes and contexts."""
         seen: set[int] = set()
         chain: list[BaseException | None] = [error]
         while chain:
@@ -122,7 +122,7 @@ class Observer:
             if one is None or id(one) in seen:
                 continue
             seen.add(id(one))
-            # Not the frames of the tests, whose locals hold what the user gave.
+            # Skip the frames of the tests, whose local variables hold the secrets.
             trace = one.__traceback__
             while trace is not None and Path(trace.tb_frame.f_code.co_filename).is_relative_to(TESTS):
                 trace = trace.tb_next
@@ -130,7 +130,7 @@ class Observer:
             self.text.write("".join(shown.format()))
             self.note(vars(one), one.args)
             chain += [one.__cause__, one.__context__]
-            # An error of ours can be sent to another process.
+            # Errors of this package can be pickled.
             if isinstance(one, MixpanelException):
                 self.note(pickle.loads(pickle.dumps(one)))
 
@@ -142,7 +142,7 @@ class Observer:
 
 @pytest.fixture
 def observer(capfd: pytest.CaptureFixture[str]) -> Iterator[Observer]:
-    """Logs of everybody at DEBUG, warnings, output and what the test notes: at the end no secret is among it."""
+    """Collect all logs at DEBUG, warnings, output and notes. At the end, check that they contain no secret."""
     observer = Observer()
     root = logging.getLogger()
     handler = logging.StreamHandler(observer.text)
@@ -187,11 +187,11 @@ async def _use(mp: AsyncMixpanel, observer: Observer) -> None:
 @pytest.mark.anyio
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 @pytest.mark.parametrize("signed", ["token", "account"])
-@pytest.mark.parametrize("name", SERVERS)
-async def test_g1_no_secret_is_seen_whatever_the_server_does(
+@pytest.mark.parametrize("name", RESPONSES)
+async def test_g1_no_secret_leaks_for_any_server_response(
     name: str, signed: str, observer: Observer, tmp_path: Path
 ) -> None:
-    server = SERVERS[name]
+    server = RESPONSES[name]
 
     def on_drop(records: list[LostRecord], reason: DropReason) -> None:
         observer.note(records, reason)
@@ -199,7 +199,7 @@ async def test_g1_no_secret_is_seen_whatever_the_server_does(
     async def on_delivered(delivery: Delivery) -> None:
         observer.note(delivery)
 
-    durable = len(name) % 3 == 0
+    with_spool = len(name) % 3 == 0
     options: dict[str, Any] = {
         "credentials": ServiceAccountCredentials("account", ACCOUNT_SECRET, "12345") if signed == "account" else None,
         "retry": RetryPolicy(attempts=2, initial=0.0, maximum=0.0),
@@ -208,11 +208,11 @@ async def test_g1_no_secret_is_seen_whatever_the_server_does(
         "shutdown_timeout": 0.05,
         "on_drop": on_drop,
         "on_delivered": on_delivered,
-        "spool": SqliteSpool(tmp_path / "spool") if durable else None,
+        "spool": SqliteSpool(tmp_path / "spool") if with_spool else None,
     }
     async with _client(server, options) as mp:
         await _use(mp, observer)
-        if durable:
+        if with_spool:
             for file in list(tmp_path.iterdir()):  # noqa: ASYNC240  a few files
                 observer.text.write(file.read_bytes().decode("latin-1"))
 
@@ -232,13 +232,13 @@ async def _client(server: Any, options: dict[str, Any]) -> AsyncIterator[AsyncMi
         yield mp
 
 
-class Odd:
+class Unserializable:
     def __repr__(self) -> str:
         return "odd"
 
 
-WRONG: dict[str, Callable[[AsyncMixpanel], Any]] = {
-    "property": lambda mp: mp.track("user", "Event", {"a": Odd()}),
+INVALID_CALLS: dict[str, Callable[[AsyncMixpanel], Any]] = {
+    "property": lambda mp: mp.track("user", "Event", {"a": Unserializable()}),
     "surrogate": lambda mp: mp.track("user", "Event", {"a": "\ud800"}),
     "key": lambda mp: mp.track("user", "Event", {1: 1}),  # type: ignore[dict-item]
     "time": lambda mp: mp.track("user", "Event", time=float("nan")),
@@ -246,19 +246,21 @@ WRONG: dict[str, Callable[[AsyncMixpanel], Any]] = {
     "name": lambda mp: mp.track("user", ""),
     "size": lambda mp: mp.track("user", "Event", {"a": "x" * 1_000_000}),
     "meta": lambda mp: mp.track("user", "Event", None, {"event": 1}),
-    "nowait": lambda mp: mp.track_nowait("user", "Event", {"a": Odd()}),
-    "immediate": lambda mp: mp.track_immediate("user", "Event", {"a": Odd()}),
+    "nowait": lambda mp: mp.track_nowait("user", "Event", {"a": Unserializable()}),
+    "immediate": lambda mp: mp.track_immediate("user", "Event", {"a": Unserializable()}),
     "import": lambda mp: mp.import_data(None, "user", "Event", None, api_secret=PROJECT_SECRET),  # type: ignore[arg-type]
-    "import property": lambda mp: mp.import_data(None, "u", "E", 1.7e9, {"a": Odd()}, api_secret=PROJECT_SECRET),
+    "import property": lambda mp: mp.import_data(
+        None, "u", "E", 1.7e9, {"a": Unserializable()}, api_secret=PROJECT_SECRET
+    ),
     "import secret": lambda mp: mp.import_data(None, "u", "E", 1.7e9, api_secret=PROJECT_SECRET + "\n:"),
     "merge secret": lambda mp: mp.merge(distinct_id1="a", distinct_id2="b", api_secret=PROJECT_SECRET + ":"),
     "merge ids": lambda mp: mp.merge(distinct_id1="a", distinct_id2="a", api_secret=PROJECT_SECRET),
     "merge surrogate": lambda mp: mp.merge(None, "a\ud800", "b", None, PROJECT_SECRET),
-    "merge meta": lambda mp: mp.merge(None, "a", "b", {"a": Odd()}, PROJECT_SECRET),
+    "merge meta": lambda mp: mp.merge(None, "a", "b", {"a": Unserializable()}, PROJECT_SECRET),
     "alias": lambda mp: mp.alias("", "old"),
     "alias surrogate": lambda mp: mp.alias("\ud800", "old"),
     "identify": lambda mp: mp.identify("user", "x"),
-    "people": lambda mp: mp.people_set("user", {"a": Odd()}),
+    "people": lambda mp: mp.people_set("user", {"a": Unserializable()}),
     "people id": lambda mp: mp.people_set("", {"a": 1}),
     "update": lambda mp: mp.people_update({"$distinct_id": "user"}),
     "group": lambda mp: mp.group_set("company", "", {"a": 1}),
@@ -267,16 +269,16 @@ WRONG: dict[str, Callable[[AsyncMixpanel], Any]] = {
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("name", WRONG)
-async def test_g1_no_secret_is_in_the_traceback_of_a_refused_call(name: str, observer: Observer) -> None:
+@pytest.mark.parametrize("name", INVALID_CALLS)
+async def test_g1_traceback_of_a_refused_call_contains_no_secret(name: str, observer: Observer) -> None:
     async with Emulator(IdMerge.ORIGINAL).client(TOKEN) as mp:
         with pytest.raises(MixpanelException) as caught:
-            await WRONG[name](mp)
+            await INVALID_CALLS[name](mp)
     observer.caught(caught.value)
 
 
 @pytest.mark.anyio
-async def test_g1_no_secret_is_in_the_traceback_of_a_call_without_room_or_after_the_close(observer: Observer) -> None:
+async def test_g1_traceback_of_a_call_to_a_full_or_closed_client_contains_no_secret(observer: Observer) -> None:
     full = BatchPolicy(max_pending_events=1, linger=3600.0, wait_timeout=0.01)
     for overflow in (Overflow.RAISE, Overflow.WAIT):
         emulator = Emulator()
@@ -295,7 +297,7 @@ async def test_g1_no_secret_is_in_the_traceback_of_a_call_without_room_or_after_
         await mp.aclose()
         for name in ("property", "nowait", "alias", "people", "merge ids"):
             with pytest.raises(MixpanelException) as caught:
-                await WRONG[name](mp)
+                await INVALID_CALLS[name](mp)
             observer.caught(caught.value)
         with pytest.raises(MixpanelException) as caught:
             await mp.track("user", "Event")
@@ -316,12 +318,12 @@ async def test_g1_no_secret_is_in_the_traceback_of_a_call_without_room_or_after_
         {"on_drop": 5},
         {"before_send": 5},
         {"spool": 5},
-        {"super_properties": {"a": Odd()}},
+        {"super_properties": {"a": Unserializable()}},
         {"credentials": ACCOUNT_SECRET},
     ],
     ids=lambda options: next(iter(options)),
 )
-def test_g1_no_secret_is_in_the_traceback_of_a_refused_option(options: dict[str, Any], observer: Observer) -> None:
+def test_g1_traceback_of_a_refused_option_contains_no_secret(options: dict[str, Any], observer: Observer) -> None:
     with pytest.raises(MixpanelException) as caught:
         AsyncMixpanel(TOKEN, **options)
     if options not in ({"credentials": ACCOUNT_SECRET}, {"api_host": f"https://{TOKEN}@evil.test"}):
@@ -337,7 +339,7 @@ def test_g1_no_secret_is_in_the_traceback_of_a_refused_option(options: dict[str,
     observer.caught(caught.value)
 
 
-def test_g1_no_secret_is_in_what_a_forgotten_client_says(observer: Observer) -> None:
+def test_g1_warning_of_an_unclosed_client_contains_no_secret(observer: Observer) -> None:
     async def main() -> None:
         mp = Emulator().client(TOKEN, batching=BatchPolicy(linger=3600.0))
         await mp.track("user", "Event")
@@ -349,14 +351,14 @@ def test_g1_no_secret_is_in_what_a_forgotten_client_says(observer: Observer) -> 
 
 
 class TlsServer:
-    """Speaks TLS with a certificate, and keeps every byte that a client says to it within."""
+    """TLS server with a given certificate. Records every decrypted byte."""
 
     def __init__(self, certificate: trustme.LeafCert) -> None:
         self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         certificate.configure_cert(self.context)
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.port = self.listener.getsockname()[1]
-        self.heard = b""
+        self.received = b""
         self.thread = threading.Thread(target=self._serve, daemon=True)
         self.thread.start()
 
@@ -369,8 +371,8 @@ class TlsServer:
             plain.settimeout(5)
             try:
                 with self.context.wrap_socket(plain, server_side=True) as connection:
-                    while not self.heard.endswith(b"]"):
-                        self.heard += connection.recv(65_536)
+                    while not self.received.endswith(b"]"):
+                        self.received += connection.recv(65_536)
                     answer = b'{"status":1,"error":null}'
                     connection.sendall(
                         b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%b" % (len(answer), answer)
@@ -388,20 +390,20 @@ AUTHORITY = trustme.CA()
 LONG_AGO = dt.datetime(2020, 1, 1, tzinfo=dt.timezone.utc)
 CERTIFICATES: dict[str, Callable[[], trustme.LeafCert]] = {
     "good": lambda: AUTHORITY.issue_cert("localhost"),
-    "of an authority that nobody knows": lambda: trustme.CA().issue_cert("localhost"),
-    "of another name": lambda: AUTHORITY.issue_cert("api.mixpanel.com"),
+    "unknown authority": lambda: trustme.CA().issue_cert("localhost"),
+    "wrong host name": lambda: AUTHORITY.issue_cert("api.mixpanel.com"),
     "expired": lambda: AUTHORITY.issue_cert("localhost", not_after=LONG_AGO),
 }
 
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("certificate", CERTIFICATES)
-async def test_g4_a_server_that_cannot_prove_its_name_hears_nothing(
+async def test_g4_server_with_an_invalid_certificate_receives_nothing(
     certificate: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     bundle = tmp_path / "authority.pem"
     AUTHORITY.cert_pem.write_to_path(str(bundle))
-    # As an operator has the client trust an authority of his own.
+    # An operator configures a private certificate authority this way.
     monkeypatch.setenv("SSL_CERT_FILE", str(bundle))
     server = TlsServer(CERTIFICATES[certificate]())
     try:
@@ -409,7 +411,7 @@ async def test_g4_a_server_that_cannot_prove_its_name_hears_nothing(
         async with AsyncMixpanel(TOKEN, api_host=origin, identity_retry=RetryPolicy(attempts=1), timeout=5.0) as mp:
             if certificate == "good":
                 await mp.alias("new", "old")
-                assert server.heard.startswith(b"POST /track")
+                assert server.received.startswith(b"POST /track")
                 return
             with pytest.raises(TransportError) as caught:
                 await mp.alias("new", "old")
@@ -417,14 +419,14 @@ async def test_g4_a_server_that_cannot_prove_its_name_hears_nothing(
         server.close()
     assert not caught.value.uncertain
     assert "certificate" in str(caught.value).lower() or "CERTIFICATE" in str(caught.value)
-    assert server.heard == b""
+    assert server.received == b""
 
 
-# The checklist
+# Security checklist
 
 
 @pytest.mark.anyio
-async def test_s5_no_cookie_is_kept_and_no_netrc_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+async def test_s5_cookies_are_not_kept_and_netrc_is_not_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     netrc = tmp_path / ".netrc"
     netrc.write_text("machine 127.0.0.1 login stolen password stolen\n")
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -477,11 +479,11 @@ def _endless(kind: str) -> Iterator[bytes]:
     yield b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(packed) + packed
 
 
-# On trio, generators of httpx's that are left in the middle of an answer say so when they are collected.
+# On trio, unfinished response generators of httpx cause a warning when they are collected.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.anyio
 @pytest.mark.parametrize("kind", ["body", "drip", "headers", "bomb"])
-async def test_s10_an_answer_without_end_is_bounded_in_size_and_time(kind: str) -> None:
+async def test_s10_endless_response_is_bounded_in_size_and_time(kind: str) -> None:
     async def handle(stream: anyio.abc.SocketStream) -> None:
         async with stream:
             await stream.receive()
@@ -522,7 +524,7 @@ def _rss() -> int:
 
 
 @pytest.mark.anyio
-async def test_s13_a_running_client_registers_no_hooks_of_the_process() -> None:
+async def test_s13_running_client_registers_no_process_hooks() -> None:
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     hooks = (sys.excepthook, threading.excepthook, sys.unraisablehook, list(logging.getLogger().handlers))
     emulator = Emulator()
