@@ -1,4 +1,4 @@
-"""`Checker` says what the client says, and sends nothing."""
+"""`Checker` gives the same results as the client, and sends nothing."""
 
 from __future__ import annotations
 
@@ -53,13 +53,13 @@ def problem(call: Any, **given: Any) -> tuple[str, str] | None:
 
 
 async def queued(given: dict[str, Any]) -> tuple[tuple[str, str] | None, int]:
-    """What a client says to an event, and the size of what it took."""
+    """Track an event with a client. Return its error, if any, and the pending bytes."""
     async with Emulator().client("token", events_endpoint="import") as mp:
         return problem(mp.track_nowait, **given), mp.stats().pending_bytes
 
 
 @pytest.mark.parametrize("odd", [{}, *ODD], ids=range(len(ODD) + 1))
-def test_events_are_refused_with_the_clients_own_words(odd: dict[str, Any]) -> None:
+def test_checker_rejects_events_with_the_messages_of_the_client(odd: dict[str, Any]) -> None:
     found = problem(Checker("token").event, **arguments(odd))
     assert (found is None) == (not odd)
     assert found == anyio.run(queued, arguments(odd))[0]
@@ -67,12 +67,12 @@ def test_events_are_refused_with_the_clients_own_words(odd: dict[str, Any]) -> N
 
 @pytest.mark.parametrize("properties", [{"time": NOW}, {"$insert_id": "a"}, {"time": 12}, {"$insert_id": "a b"}])
 @pytest.mark.parametrize("odd", [{"time": 12}, {"insert_id": "a b"}, {}])
-def test_properties_win_over_arguments(properties: dict[str, Any], odd: dict[str, Any]) -> None:
+def test_properties_override_arguments(properties: dict[str, Any], odd: dict[str, Any]) -> None:
     given = arguments({**odd, "properties": properties})
     assert problem(Checker("token").event, **given) == anyio.run(queued, given)[0]
 
 
-def test_the_age_of_an_event_matters_to_track_alone() -> None:
+def test_checker_limits_the_age_of_events_only_with_recent() -> None:
     assert problem(Checker().event, **arguments({})) is None
     assert problem(Checker(recent=True).event, **arguments({})) is not None
     assert Checker(recent=True).event("u", "e").repeatable
@@ -80,7 +80,7 @@ def test_the_age_of_an_event_matters_to_track_alone() -> None:
 
 @settings(max_examples=60, deadline=None)
 @drawn(st.dictionaries(st.text(min_size=1, max_size=5) | st.sampled_from(sorted(OWN)), VALUES, max_size=5))
-def test_the_size_is_that_of_what_would_be_sent(properties: dict[str, Any]) -> None:
+def test_checker_reports_the_size_of_the_sent_record(properties: dict[str, Any]) -> None:
     given = arguments({"properties": properties})
     refused, size = anyio.run(queued, given)
     assert problem(Checker("token").event, **given) == refused
@@ -99,17 +99,17 @@ def test_the_size_is_that_of_what_would_be_sent(properties: dict[str, Any]) -> N
         ({"$distinct_id": "u", "$novelty": 1}, False),
     ],
 )
-def test_updates_say_whether_they_may_be_sent_twice(update: dict[str, Any], repeatable: bool) -> None:
+def test_checker_reports_whether_an_update_is_repeatable(update: dict[str, Any], repeatable: bool) -> None:
     assert Checker().update(update).repeatable is repeatable
 
 
 @pytest.mark.parametrize("update", [{}, {"$distinct_id": "u"}, {"$distinct_id": "u", "$add": {"a": "b"}}, {"$set": {}}])
-def test_updates_that_cannot_be_sent_are_refused(update: dict[str, Any]) -> None:
+def test_checker_rejects_invalid_updates(update: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         Checker().update(update)
 
 
-def test_what_fails_when_it_is_looked_at_is_refused() -> None:
+def test_checker_rejects_arguments_that_raise_when_read() -> None:
     class Angry(dict[str, Any]):
         def items(self) -> Any:
             raise RuntimeError("do not look")

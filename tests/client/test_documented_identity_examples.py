@@ -1,8 +1,8 @@
-"""The official documentation's identity examples, with `await` in front, come out as the documentation promises.
+"""Identity examples of the official documentation, with `await`, give the documented results.
 
-They stand here as `docs/identity-management.md` of the official SDK has them, but for the constructor and `await`. They
-run against the emulator, in-process and over a socket, on both event loops. The second half leads the emulator through
-Mixpanel's own worked sequences of identity calls by means of this client.
+The code is that of `docs/identity-management.md` in the official SDK, except for the constructor and `await`. It runs
+against the emulator, in-process and over a socket, on both event loops. The second half sends the worked sequences of
+identity calls in Mixpanel's documentation.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from mixpanel_async.emulator import Emulator
 TOKEN: Final = "YOUR_PROJECT_TOKEN"
 SECRET: Final = "YOUR_API_SECRET"
 ACCOUNT: Final = ("sdk.service-account", "account-secret", "2195193")
-# Three tries without a pause between them.
+# Three attempts without backoff.
 AT_ONCE: Final = RetryPolicy(attempts=3, initial=0.0, maximum=0.0, total_timeout=10.0)
 
 Open = Callable[..., AbstractAsyncContextManager[AsyncMixpanel]]
@@ -41,13 +41,13 @@ Open = Callable[..., AbstractAsyncContextManager[AsyncMixpanel]]
 
 @pytest.fixture
 def emulator() -> Emulator:
-    """A project with Original ID Merge, the one for which the documentation was written."""
+    """Project with Original ID Merge, which the documentation describes."""
     return Emulator(id_merge=IdMerge.ORIGINAL, token=TOKEN, secret=SECRET, service_account=ACCOUNT)
 
 
 @pytest.fixture(params=["in-process", "socket"])
 def open_client(request: pytest.FixtureRequest, emulator: Emulator) -> Open:
-    """Makes a client of the emulator, one way or the other."""
+    """Return a factory of clients of the emulator: in-process, or over a socket."""
 
     @asynccontextmanager
     async def opened(**options: Any) -> AsyncIterator[AsyncMixpanel]:
@@ -63,12 +63,12 @@ def open_client(request: pytest.FixtureRequest, emulator: Emulator) -> Open:
 
 
 def persons(emulator: Emulator, name: str) -> list[str]:
-    """Whom the events of this name count for."""
+    """Return the users to whom the events of this name are attributed."""
     return [event["properties"]["distinct_id"] for event in emulator.events(name)]
 
 
 def reasons(emulator: Emulator) -> list[str | None]:
-    """Why Mixpanel refused each identity call that it got, or None if it did not."""
+    """Return the reason for each rejected identity call; None for an accepted one."""
     return [entry["$failure_reason"] for entry in emulator.identity_log()]
 
 
@@ -76,7 +76,7 @@ def reasons(emulator: Emulator) -> list[str | None]:
 
 
 @pytest.mark.anyio
-async def test_sign_up(emulator: Emulator, open_client: Open) -> None:
+async def test_sign_up_joins_visitor_and_user(emulator: Emulator, open_client: Open) -> None:
     async with open_client() as mp:
         # 1. Track anonymous user events
         anonymous_id = str(uuid.uuid4())
@@ -112,7 +112,7 @@ async def test_sign_up(emulator: Emulator, open_client: Open) -> None:
 
 
 @pytest.mark.anyio
-async def test_linking_an_anonymous_visitor_at_login(emulator: Emulator, open_client: Open) -> None:
+async def test_login_joins_visitor_and_user(emulator: Emulator, open_client: Open) -> None:
     async with open_client() as mp:
         await mp.track("anonymous_12345", "page_viewed")
         await mp.flush()
@@ -129,7 +129,7 @@ async def test_linking_an_anonymous_visitor_at_login(emulator: Emulator, open_cl
 
 
 @pytest.mark.anyio
-async def test_sign_up_in_a_legacy_project_leads_the_new_id_to_the_old_one() -> None:
+async def test_legacy_sign_up_maps_the_new_id_to_the_old_one() -> None:
     """Mixpanel's video on Legacy projects: a successful alias shows as the original id in Live View."""
     emulator = Emulator(id_merge=IdMerge.LEGACY)
     async with emulator.client(id_merge=IdMerge.LEGACY) as mp:
@@ -146,7 +146,7 @@ async def test_sign_up_in_a_legacy_project_leads_the_new_id_to_the_old_one() -> 
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("flushed", [True, False], ids=["profiles delivered before", "profiles still queued"])
-async def test_consolidation(emulator: Emulator, open_client: Open, flushed: bool) -> None:
+async def test_merge_consolidates_two_users(emulator: Emulator, open_client: Open, flushed: bool) -> None:
     async with open_client() as mp:
         # Scenario: User has two accounts that need to be consolidated
         primary_id = "user_primary_123"
@@ -179,7 +179,7 @@ async def test_consolidation(emulator: Emulator, open_client: Open, flushed: boo
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("form", ["with a deprecated key", "by position", "service account"])
-async def test_merging_two_profiles_in_every_documented_form(emulator: Emulator, open_client: Open, form: str) -> None:
+async def test_merge_accepts_every_documented_form(emulator: Emulator, open_client: Open, form: str) -> None:
     credentials = ServiceAccountCredentials(*ACCOUNT) if form == "service account" else None
     async with open_client(credentials=credentials) as mp:
         if form == "with a deprecated key":
@@ -201,7 +201,7 @@ async def test_merging_two_profiles_in_every_documented_form(emulator: Emulator,
 
 @dataclass(frozen=True, kw_only=True)
 class Trouble:
-    """What goes wrong, and how it is told."""
+    """Failure of the server, and the error that reports it."""
 
     cause: Callable[[Emulator], None]
     error: type[MixpanelException]
@@ -234,7 +234,7 @@ TROUBLES: Final[dict[str, Trouble]] = {
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("name", TROUBLES)
-async def test_failed_operations_are_caught_as_documented(emulator: Emulator, open_client: Open, name: str) -> None:
+async def test_failed_operations_raise_the_documented_errors(emulator: Emulator, open_client: Open, name: str) -> None:
     trouble = TROUBLES[name]
     caught: list[MixpanelException] = []
     printed: list[str] = []
@@ -271,7 +271,7 @@ async def test_failed_operations_are_caught_as_documented(emulator: Emulator, op
 
 
 @pytest.mark.anyio
-async def test_a_wrong_secret_is_an_authentication_error(emulator: Emulator, open_client: Open) -> None:
+async def test_wrong_secret_raises_authentication_error(emulator: Emulator, open_client: Open) -> None:
     async with open_client() as mp:
         with pytest.raises(AuthenticationError) as caught:
             await mp.merge(api_secret="WRONG_SECRET", distinct_id1="user_1", distinct_id2="user_2")
@@ -281,7 +281,7 @@ async def test_a_wrong_secret_is_an_authentication_error(emulator: Emulator, ope
 
 
 @pytest.mark.anyio
-async def test_a_server_that_recovers_in_time_is_no_failure(emulator: Emulator, open_client: Open) -> None:
+async def test_call_succeeds_if_the_server_recovers_in_time(emulator: Emulator, open_client: Open) -> None:
     async with open_client() as mp:
         emulator.fail_next(503, times=2)
         await mp.alias("new_user_123", "anonymous_456")
@@ -292,9 +292,7 @@ async def test_a_server_that_recovers_in_time_is_no_failure(emulator: Emulator, 
 
 
 @pytest.mark.anyio
-async def test_an_answer_that_is_lost_is_not_told_as_a_failure_that_did_not_happen(
-    emulator: Emulator, open_client: Open
-) -> None:
+async def test_lost_response_is_reported_as_uncertain(emulator: Emulator, open_client: Open) -> None:
     async with open_client() as mp:
         emulator.drop_connections(3, apply=True)
         with pytest.raises(TransportError, match="unknown whether it was applied") as caught:
@@ -304,7 +302,7 @@ async def test_an_answer_that_is_lost_is_not_told_as_a_failure_that_did_not_happ
 
 
 @pytest.mark.anyio
-async def test_in_a_simplified_project_the_examples_are_caught_before_they_do_nothing() -> None:
+async def test_simplified_project_rejects_calls_without_effect() -> None:
     emulator = Emulator(id_merge=IdMerge.SIMPLIFIED)
     async with emulator.client(id_merge=IdMerge.SIMPLIFIED) as mp:
         operations: list[Callable[[], Awaitable[None]]] = [
@@ -329,7 +327,7 @@ U2: Final = "user-2"
 
 
 async def tracked(mp: AsyncMixpanel, distinct_id: str, name: str) -> None:
-    """Track and wait until it is there, so that what follows comes later."""
+    """Track an event and wait until it has arrived, so that later calls arrive after it."""
     await mp.track(distinct_id, name)
     result = await mp.flush()
     assert (result.delivered, result.failed, result.pending) == (1, 0, 0)
@@ -342,7 +340,7 @@ def assert_people(emulator: Emulator, *people: set[str]) -> None:
 
 
 @pytest.mark.anyio
-async def test_original_row_1_a_sign_up_takes_its_history_along(emulator: Emulator, open_client: Open) -> None:
+async def test_original_row_1_sign_up_keeps_earlier_events(emulator: Emulator, open_client: Open) -> None:
     async with open_client() as mp:
         await tracked(mp, A1, "before")
         await mp.identify(U1, A1)
@@ -353,7 +351,7 @@ async def test_original_row_1_a_sign_up_takes_its_history_along(emulator: Emulat
 
 
 @pytest.mark.anyio
-async def test_original_row_2_a_second_device_joins(emulator: Emulator, open_client: Open) -> None:
+async def test_original_row_2_second_device_joins_the_user(emulator: Emulator, open_client: Open) -> None:
     async with open_client() as mp:
         await tracked(mp, A1, "on the first device")
         await mp.identify(U1, A1)
@@ -366,9 +364,7 @@ async def test_original_row_2_a_second_device_joins(emulator: Emulator, open_cli
 
 
 @pytest.mark.anyio
-async def test_original_row_4_a_second_user_after_a_reset_is_another_person(
-    emulator: Emulator, open_client: Open
-) -> None:
+async def test_original_row_4_second_user_after_reset_stays_separate(emulator: Emulator, open_client: Open) -> None:
     async with open_client() as mp:
         await tracked(mp, A1, "first")
         await mp.identify(U1, A1)
@@ -380,7 +376,7 @@ async def test_original_row_4_a_second_user_after_a_reset_is_another_person(
 
 
 @pytest.mark.anyio
-async def test_original_row_5_an_anonymous_id_belongs_to_its_first_user(emulator: Emulator, open_client: Open) -> None:
+async def test_original_row_5_anonymous_id_stays_with_its_first_user(emulator: Emulator, open_client: Open) -> None:
     async with open_client() as mp:
         await tracked(mp, A1, "first")
         await mp.identify(U1, A1)
@@ -391,9 +387,7 @@ async def test_original_row_5_an_anonymous_id_belongs_to_its_first_user(emulator
 
 
 @pytest.mark.anyio
-async def test_original_row_6_an_id_that_mixpanel_would_ignore_is_refused_at_the_call(
-    emulator: Emulator, open_client: Open
-) -> None:
+async def test_original_row_6_call_rejects_ids_that_mixpanel_ignores(emulator: Emulator, open_client: Open) -> None:
     async with open_client() as mp:
         with pytest.raises(IdentityError, match="anon_id"):
             await mp.identify(U1, "not-a-uuid")
@@ -403,7 +397,7 @@ async def test_original_row_6_an_id_that_mixpanel_would_ignore_is_refused_at_the
 
 
 @pytest.mark.anyio
-async def test_original_row_8_aliases_make_a_chain(emulator: Emulator, open_client: Open) -> None:
+async def test_original_row_8_aliases_form_a_chain(emulator: Emulator, open_client: Open) -> None:
     async with open_client() as mp:
         await tracked(mp, A3, "by the last")
         await mp.alias(A2, A1)
@@ -415,7 +409,7 @@ async def test_original_row_8_aliases_make_a_chain(emulator: Emulator, open_clie
 
 
 @pytest.mark.anyio
-async def test_original_row_11_an_alias_can_be_used_once(emulator: Emulator, open_client: Open) -> None:
+async def test_original_row_11_alias_is_accepted_once(emulator: Emulator, open_client: Open) -> None:
     async with open_client() as mp:
         await mp.alias("nickname", U1)
         await mp.alias("nickname", U2)
@@ -424,14 +418,14 @@ async def test_original_row_11_an_alias_can_be_used_once(emulator: Emulator, ope
 
 
 @pytest.mark.anyio
-async def test_original_row_12_user_and_device_on_an_event_join_nobody(emulator: Emulator, open_client: Open) -> None:
+async def test_original_row_12_event_with_user_and_device_joins_no_ids(emulator: Emulator, open_client: Open) -> None:
     async with open_client() as mp:
         await mp.track(U1, "both", user_id=U1, device_id=A1)
     assert_people(emulator, {U1}, {A1})
 
 
 @pytest.mark.anyio
-async def test_original_row_13_two_known_users_are_merged(emulator: Emulator, open_client: Open) -> None:
+async def test_original_row_13_merge_joins_two_known_users(emulator: Emulator, open_client: Open) -> None:
     async with open_client() as mp:
         await mp.people_set(U1, {"plan": "paid"})
         await mp.people_set(U2, {"city": "Graz"})
@@ -458,7 +452,7 @@ async def tracked_all(mp: AsyncMixpanel, names: dict[str, str]) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """One event: what is sent, whom it counts for as it arrives, and in the end."""
+    """One event: its arguments, its user on arrival, and its user in the end."""
 
     device: str | None = None
     user: str | None = None
@@ -469,7 +463,7 @@ class Step:
 
 @dataclass(frozen=True, kw_only=True)
 class Flow:
-    """A table of the documentation."""
+    """Table of the documentation."""
 
     steps: tuple[Step, ...]
     people: tuple[set[str], ...]
@@ -560,7 +554,7 @@ FLOWS: Final[dict[str, Flow]] = {
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("name", FLOWS)
-async def test_simplified(name: str) -> None:
+async def test_simplified_rows_have_the_documented_result(name: str) -> None:
     flow = FLOWS[name]
     emulator = Emulator(id_merge=IdMerge.SIMPLIFIED)
     async with emulator.client(id_merge=IdMerge.SIMPLIFIED) as mp:
@@ -575,7 +569,7 @@ async def test_simplified(name: str) -> None:
 
 
 @pytest.mark.anyio
-async def test_simplified_names_what_a_distinct_id_alone_stands_for() -> None:
+async def test_simplified_event_with_distinct_id_alone_sets_user_or_device() -> None:
     emulator = Emulator(id_merge=IdMerge.SIMPLIFIED)
     async with emulator.client() as mp:
         await mp.track("charlie", "known")
@@ -588,7 +582,7 @@ async def test_simplified_names_what_a_distinct_id_alone_stands_for() -> None:
 
 
 @pytest.mark.anyio
-async def test_simplified_does_not_carry_an_anonymous_profile_over() -> None:
+async def test_simplified_drops_the_profile_of_the_anonymous_visitor() -> None:
     emulator = Emulator(id_merge=IdMerge.SIMPLIFIED)
     async with emulator.client() as mp:
         await mp.people_set("$device:D1", {"seen": "pricing"})
@@ -604,7 +598,7 @@ async def test_simplified_does_not_carry_an_anonymous_profile_over() -> None:
 
 
 @pytest.mark.anyio
-async def test_a_bound_visitor_signs_up_in_a_simplified_project() -> None:
+async def test_bound_visitor_signs_up_in_a_simplified_project() -> None:
     emulator = Emulator(id_merge=IdMerge.SIMPLIFIED)
     async with emulator.client(id_merge=IdMerge.SIMPLIFIED) as mp:
         visitor = mp.bind(device_id="D1")

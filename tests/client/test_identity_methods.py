@@ -1,4 +1,4 @@
-"""`alias`, `merge`, `identify`: they happened, or they raised."""
+"""`alias`, `merge` and `identify` either take effect or raise."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ API = "https://api.mixpanel.com"
 TAKEN = httpx.Response(200, json={"status": 1, "error": None})
 
 
-async def test_the_three_verbs_make_one_person() -> None:
+async def test_identity_calls_join_two_ids() -> None:
     emulator = Emulator(IdMerge.ORIGINAL)
     async with emulator.client(credentials=ACCOUNT) as mp:
         await mp.identify("user-1", ANON)
@@ -48,7 +48,7 @@ async def test_the_three_verbs_make_one_person() -> None:
     assert emulator.cluster(ANON) == {"user-1", ANON, "user@example.com", "old-account", "older-account"}
 
 
-async def test_they_are_sent_at_once_and_not_queued() -> None:
+async def test_identity_calls_are_sent_at_once() -> None:
     emulator = Emulator(IdMerge.ORIGINAL)
     async with emulator.client() as mp:
         await mp.alias("new", "old")
@@ -57,7 +57,7 @@ async def test_they_are_sent_at_once_and_not_queued() -> None:
 
 
 @respx.mock
-async def test_trouble_that_passes_is_waited_out_with_the_same_payload() -> None:
+async def test_retry_sends_the_same_payload() -> None:
     route = respx.post(url__startswith=f"{API}/track").mock(
         side_effect=[httpx.Response(503), httpx.Response(429, headers={"Retry-After": "0"}), TAKEN]
     )
@@ -80,7 +80,7 @@ async def test_trouble_that_passes_is_waited_out_with_the_same_payload() -> None
 )
 @pytest.mark.parametrize("verb", ["alias", "merge", "identify"])
 @respx.mock
-async def test_what_will_not_pass_is_tried_once(status: int, kind: type[ApiError], verb: str) -> None:
+async def test_permanent_error_is_not_retried(status: int, kind: type[ApiError], verb: str) -> None:
     route = respx.post(url__startswith=API).mock(
         return_value=httpx.Response(status, json={"error": "in words", "status": "error"})
     )
@@ -103,7 +103,7 @@ async def _call(mp: AsyncMixpanel, verb: str) -> None:
 
 
 @respx.mock
-async def test_a_200_that_says_no_raises() -> None:
+async def test_status_200_with_a_failure_body_raises() -> None:
     respx.post(url__startswith=API).mock(return_value=httpx.Response(200, json={"status": 0, "error": "bad token"}))
     async with AsyncMixpanel("token", identity_retry=QUICK) as mp:
         with pytest.raises(ApiError, match="bad token") as caught:
@@ -112,7 +112,7 @@ async def test_a_200_that_says_no_raises() -> None:
 
 
 @respx.mock
-async def test_a_rate_limit_beyond_the_deadline_is_not_waited_for() -> None:
+async def test_retry_after_beyond_the_deadline_raises_at_once() -> None:
     respx.post(url__startswith=API).mock(return_value=httpx.Response(429, headers={"Retry-After": "120"}))
     async with AsyncMixpanel("token") as mp:
         with pytest.raises(RateLimitError) as caught, anyio.fail_after(5):
@@ -130,7 +130,7 @@ async def test_a_rate_limit_beyond_the_deadline_is_not_waited_for() -> None:
     ],
 )
 @respx.mock
-async def test_no_answer_raises_and_says_whether_it_may_have_been_applied(failure: Exception, uncertain: bool) -> None:
+async def test_missing_response_raises_with_uncertain_flag(failure: Exception, uncertain: bool) -> None:
     respx.post(url__startswith=API).mock(side_effect=failure)
     async with AsyncMixpanel("token", identity_retry=QUICK) as mp:
         with pytest.raises(TransportError) as caught:
@@ -139,7 +139,7 @@ async def test_no_answer_raises_and_says_whether_it_may_have_been_applied(failur
     assert (error.attempts, error.uncertain, error.endpoint, error.status) == (3, uncertain, "/track", None)
 
 
-async def test_the_deadline_holds_against_a_server_that_never_answers() -> None:
+async def test_deadline_ends_a_call_without_response() -> None:
     emulator = Emulator()
     emulator.latency = 3600.0
     policy = RetryPolicy(attempts=None, initial=0.0, maximum=0.0, total_timeout=0.1)
@@ -159,7 +159,7 @@ async def test_the_deadline_holds_against_a_server_that_never_answers() -> None:
         f" {ANON}",
     ],
 )
-async def test_identify_refuses_what_mixpanel_would_silently_ignore(anon_id: str) -> None:
+async def test_identify_rejects_ids_that_mixpanel_ignores(anon_id: str) -> None:
     emulator = Emulator(IdMerge.ORIGINAL)
     async with emulator.client() as mp:
         with pytest.raises(IdentityError, match="anon_id"):
@@ -167,7 +167,7 @@ async def test_identify_refuses_what_mixpanel_would_silently_ignore(anon_id: str
     assert emulator.requests() == []
 
 
-async def test_identify_takes_the_capitals_of_an_iphone() -> None:
+async def test_identify_accepts_upper_case_uuids_of_ios() -> None:
     emulator = Emulator(IdMerge.ORIGINAL)
     async with emulator.client() as mp:
         await mp.identify("user", ANON.upper())
@@ -175,7 +175,7 @@ async def test_identify_takes_the_capitals_of_an_iphone() -> None:
 
 
 @pytest.mark.parametrize("verb", ["alias", "merge", "identify"])
-async def test_simplified_projects_refuse_the_three_verbs(verb: str) -> None:
+async def test_simplified_project_rejects_identity_calls(verb: str) -> None:
     emulator = Emulator(IdMerge.SIMPLIFIED)
     async with emulator.client(id_merge=IdMerge.SIMPLIFIED, credentials=ACCOUNT) as mp:
         with pytest.raises(IdentityError, match="user_id and device_id"):
@@ -183,7 +183,7 @@ async def test_simplified_projects_refuse_the_three_verbs(verb: str) -> None:
     assert emulator.requests() == []
 
 
-async def test_legacy_projects_know_alias_only() -> None:
+async def test_legacy_project_accepts_only_alias() -> None:
     async with Emulator(IdMerge.LEGACY).client(id_merge=IdMerge.LEGACY, credentials=ACCOUNT) as mp:
         await _call(mp, "alias")
         for verb in ("merge", "identify"):
@@ -192,7 +192,7 @@ async def test_legacy_projects_know_alias_only() -> None:
 
 
 @pytest.mark.parametrize("bad", ["", " ", "null", "UNDEFINED", "00000000-0000-0000-0000-000000000000", None, 7, b"x"])
-async def test_ids_that_stand_for_nobody_are_refused_without_a_request(bad: Any) -> None:
+async def test_placeholder_ids_are_rejected_without_a_request(bad: Any) -> None:
     emulator = Emulator(IdMerge.ORIGINAL)
     async with emulator.client(credentials=ACCOUNT) as mp:
         for call in (
@@ -208,14 +208,14 @@ async def test_ids_that_stand_for_nobody_are_refused_without_a_request(bad: Any)
     assert emulator.requests() == []
 
 
-async def test_equal_ids_have_nothing_to_join() -> None:
+async def test_equal_ids_are_rejected() -> None:
     async with Emulator(IdMerge.ORIGINAL).client(credentials=ACCOUNT) as mp:
         for call in (mp.alias("a", "a"), mp.merge(None, "a", "a"), mp.identify(ANON, ANON)):
             with pytest.raises(IdentityError, match="pass two different ids"):
                 await call
 
 
-async def test_merge_without_credentials_is_signed_by_the_token_and_mixpanel_decides() -> None:
+async def test_merge_without_credentials_is_authenticated_by_the_token() -> None:
     refusing = Emulator(IdMerge.ORIGINAL, token="token", service_account=("account", "secret", "1"))
     async with refusing.client("other-token") as mp:
         with pytest.raises(AuthenticationError):
@@ -226,7 +226,7 @@ async def test_merge_without_credentials_is_signed_by_the_token_and_mixpanel_dec
     assert taking.cluster("a") == {"a", "b"}
 
 
-async def test_many_at_once_share_a_bounded_pool_and_all_finish() -> None:
+async def test_concurrent_calls_share_a_bounded_pool() -> None:
     emulator = Emulator(IdMerge.ORIGINAL)
     async with (
         emulator.serve() as server,
@@ -238,7 +238,7 @@ async def test_many_at_once_share_a_bounded_pool_and_all_finish() -> None:
     assert len(emulator.cluster("person")) == 301
 
 
-async def test_a_caller_that_is_cancelled_at_any_step_leaves_the_pool_whole() -> None:
+async def test_cancelled_call_leaves_the_pool_intact() -> None:
     emulator = Emulator(IdMerge.ORIGINAL)
     async with emulator.serve() as server, AsyncMixpanel("token", api_host=server.url) as mp:
         for steps in range(40):
@@ -252,7 +252,7 @@ async def test_a_caller_that_is_cancelled_at_any_step_leaves_the_pool_whole() ->
     assert "last" in emulator.cluster("person")
 
 
-async def test_closing_ends_a_call_under_way() -> None:
+async def test_close_ends_a_call_in_flight() -> None:
     emulator = Emulator()
     emulator.latency = 3600.0
     mp = emulator.client(shutdown_timeout=0.05, timeout=3600.0)
@@ -273,7 +273,7 @@ async def test_closing_ends_a_call_under_way() -> None:
     assert [type(error) for error in errors] == [ClientClosedError]
 
 
-async def test_no_error_shows_a_credential_even_if_the_server_repeats_it() -> None:
+async def test_errors_mask_credentials_that_the_server_repeats() -> None:
     def echo(request: httpx.Request) -> httpx.Response:
         words = f"no: {request.headers['Authorization']} canary-secret"
         return httpx.Response(401, json={"error": words, "code": 401, "status": "Unauthorized"})

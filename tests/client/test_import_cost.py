@@ -1,4 +1,4 @@
-"""What an import brings in, what it leaves for later, and that nobody notices which name is which."""
+"""Modules that an import loads, lazy public names, and the behaviour of value classes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ import mixpanel_async
 from mixpanel_async import BatchPolicy, Delivery, FlushResult, RetryPolicy, SqliteSpool, Stats
 from mixpanel_async._model.config import ClientOptions
 
-# What stands at the top has been there before, or comes from the four dependencies.
+# Top-level modules that were imported before, or that belong to the four dependencies.
 CHILD: Final = """
 import json, sys
 import anyio, httpx, orjson, tenacity
@@ -33,7 +33,7 @@ from mixpanel_async import AsyncMixpanel
 
 async def main():
     global before
-    # Nobody listens at that port.
+    # No server listens on this port.
     client = AsyncMixpanel("token", api_host="http://127.0.0.1:9", shutdown_timeout=0.1)
     {0}
     before = set(sys.modules)
@@ -53,7 +53,7 @@ LATER: Final = (
 
 
 def loaded(program: str) -> list[str]:
-    """The modules that a program brings in."""
+    """Return the modules that a program imports."""
     command = [sys.executable, "-c", CHILD.format(program)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=25, check=False)
     assert done.returncode == 0, done.stderr
@@ -65,22 +65,22 @@ def within(modules: list[str], *packages: str) -> list[str]:
     return [one for one in modules if any(f"{one}.".startswith(f"{package}.") for package in packages)]
 
 
-def test_the_import_leaves_out_what_not_everybody_uses() -> None:
+def test_import_excludes_optional_modules() -> None:
     modules = loaded("from mixpanel_async import AsyncMixpanel")
     assert "mixpanel_async._client.client" in modules
     unused = ("sqlite3", "asyncio", "trio", "httpcore", "subprocess", "json_logic", "isal", *LATER)
     assert within(modules, *unused) == []
 
 
-def test_a_client_without_spool_and_flags_pays_for_neither() -> None:
+def test_client_without_spool_and_flags_does_not_import_them() -> None:
     modules = loaded("from mixpanel_async import AsyncMixpanel\nAsyncMixpanel('token')")
     assert within(modules, "sqlite3", *LATER) == []
 
 
 @pytest.mark.parametrize("begin", ["await client.start()", "pass"])
-def test_no_part_of_a_usual_client_is_first_loaded_by_its_calls(begin: str) -> None:
+def test_calls_of_a_plain_client_import_nothing(begin: str) -> None:
     modules = within(loaded(USE.format(begin)), "mixpanel_async")
-    # In the thread that makes the pool.
+    # In the thread that creates the pool.
     assert modules == ([] if "start" in begin else ["mixpanel_async._http.connection", "mixpanel_async._http.proxies"])
 
 
@@ -92,12 +92,12 @@ def test_no_part_of_a_usual_client_is_first_loaded_by_its_calls(begin: str) -> N
         ("from mixpanel_async.flags import LocalFlags", {"mixpanel_async.flags"}),
     ],
 )
-def test_a_name_for_later_brings_its_own_part_alone(program: str, packages: set[str]) -> None:
+def test_lazy_name_imports_only_its_own_module(program: str, packages: set[str]) -> None:
     modules = within(loaded(program), *LATER)
     assert {package for package in LATER if within(modules, package)} == packages
 
 
-def test_every_public_name_can_be_had_in_each_way() -> None:
+def test_every_public_name_is_importable_in_each_way() -> None:
     everything: dict[str, Any] = {}
     exec("from mixpanel_async import *", everything)
     assert set(mixpanel_async.__all__) <= set(everything)
@@ -109,7 +109,7 @@ def test_every_public_name_can_be_had_in_each_way() -> None:
     assert pickle.loads(pickle.dumps(SqliteSpool("x"))) == SqliteSpool("x")
 
 
-def test_a_name_that_is_not_there_is_said_to_be_missing() -> None:
+def test_missing_name_raises_attribute_error() -> None:
     name = "SqlSpool"
     with pytest.raises(AttributeError, match="module 'mixpanel_async' has no attribute 'SqlSpool'"):
         getattr(mixpanel_async, name)
@@ -117,8 +117,8 @@ def test_a_name_that_is_not_there_is_said_to_be_missing() -> None:
         exec(f"from mixpanel_async import {name}")
 
 
-def test_type_checkers_see_the_names_for_later_and_no_others() -> None:
-    """They take any name from a module with a `__getattr__`; this one is out of their sight."""
+def test_type_checkers_see_exactly_the_lazy_names() -> None:
+    """Type checkers accept any name from a module with `__getattr__`, so it is hidden from them."""
     tree = ast.parse(Path(mixpanel_async.__file__).read_text())
     (typed,) = (node for node in tree.body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING")
     seen = {
@@ -131,11 +131,11 @@ def test_type_checkers_see_the_names_for_later_and_no_others() -> None:
     assert not any(isinstance(node, ast.FunctionDef) for node in tree.body)
 
 
-# Classes that leave `__repr__`, `__eq__` and `__hash__` to one base.
+# Classes that inherit `__repr__`, `__eq__` and `__hash__` from one base class.
 
 
 @pytest.mark.parametrize("value", [BatchPolicy(), RetryPolicy(attempts=2), FlushResult(1, 2, 3), Stats(accepted=1)])
-def test_values_show_themselves_and_compare_as_dataclasses_do(value: Any) -> None:
+def test_values_have_repr_and_equality_of_dataclasses(value: Any) -> None:
     fields = [(one.name, one.type, one) for one in dataclasses.fields(value)]
     twin = dataclasses.make_dataclass(type(value).__qualname__, fields, frozen=True, slots=True)
     given = {name: getattr(value, name) for name, *_ in fields}
@@ -148,17 +148,17 @@ def test_values_show_themselves_and_compare_as_dataclasses_do(value: Any) -> Non
         setattr(value, first, 7)
 
 
-def test_values_hash_as_they_compare() -> None:
+def test_equal_values_have_equal_hashes() -> None:
     assert hash(BatchPolicy()) == hash(BatchPolicy(max_events=2_000)) != hash(BatchPolicy(max_events=7))
     assert len({FlushResult(1, 2, 3), FlushResult(1, 2, 3, {"closed": 2})}) == 1, "losses are not compared"
-    # Of a mapping, as of any dataclass that holds one.
+    # A mapping is not hashable, as in any dataclass with one.
     with pytest.raises(TypeError, match="unhashable"):
         hash(Stats())
     assert FlushResult(1, 2, 3) != (1, 2, 3)
     assert Delivery(kind="events", records=1, body_bytes=2, attempts=1, duration=0.5) != Stats()
 
 
-def test_a_value_hides_what_its_field_hides() -> None:
+def test_repr_of_a_value_omits_secret_fields() -> None:
     policy = RetryPolicy(attempts=1)
     options = ClientOptions(
         token="canary", credentials=None, region="us", api_host=None, allow_http=False, id_merge=None,

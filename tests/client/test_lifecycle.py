@@ -1,4 +1,4 @@
-"""Where and when a client may be made, started, used, cancelled, closed and forgotten."""
+"""Lifecycle of a client: creation, start, event loops, cancellation, close and garbage collection."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ LINGERING = BatchPolicy(linger=3600.0)
 
 
 @pytest.mark.anyio
-async def test_made_at_import_time_and_started_by_the_first_call() -> None:
+async def test_client_created_at_import_time_starts_at_the_first_call() -> None:
     emulator = Emulator()
     mp = emulator.client()
     await mp.track("user", "Lazy")
@@ -36,7 +36,7 @@ async def test_made_at_import_time_and_started_by_the_first_call() -> None:
     assert len(emulator.events("Lazy")) == 1
 
 
-def test_a_client_of_the_module_works_in_a_loop_of_a_test() -> None:
+def test_module_level_client_works_in_the_loop_of_a_test() -> None:
     async def main() -> None:
         await CLIENT_MADE_AT_IMPORT_TIME.track("user", "Event")
         assert (await CLIENT_MADE_AT_IMPORT_TIME.flush()).delivered == 1
@@ -46,7 +46,7 @@ def test_a_client_of_the_module_works_in_a_loop_of_a_test() -> None:
 
 
 @pytest.mark.anyio
-async def test_started_and_closed_in_different_tasks() -> None:
+async def test_client_can_be_started_and_closed_in_different_tasks() -> None:
     emulator = Emulator()
     mp = emulator.client()
     async with anyio.create_task_group() as tasks:
@@ -59,7 +59,7 @@ async def test_started_and_closed_in_different_tasks() -> None:
 
 
 @pytest.mark.anyio
-async def test_starting_twice_is_starting_once() -> None:
+async def test_second_start_has_no_effect() -> None:
     mp = Emulator().client()
     await mp.start()
     await mp.start()
@@ -69,7 +69,7 @@ async def test_starting_twice_is_starting_once() -> None:
 
 
 @pytest.mark.anyio
-async def test_records_tracked_before_any_loop_runs_are_delivered_once_one_does() -> None:
+async def test_records_tracked_without_a_loop_are_delivered_later() -> None:
     emulator = Emulator()
     mp = emulator.client()
     thread = threading.Thread(target=mp.track_nowait, args=("user", "Early"))
@@ -80,7 +80,7 @@ async def test_records_tracked_before_any_loop_runs_are_delivered_once_one_does(
     assert len(emulator.events("Early")) == 1
 
 
-def test_a_second_asyncio_run_takes_over_what_the_first_left() -> None:
+def test_second_asyncio_run_delivers_records_of_the_first() -> None:
     emulator = Emulator()
     mp = emulator.client(batching=LINGERING)
 
@@ -98,7 +98,7 @@ def test_a_second_asyncio_run_takes_over_what_the_first_left() -> None:
     assert {event["event"] for event in emulator.events()} == {"First", "Second", "$create_alias"}
 
 
-def test_asyncio_and_then_trio() -> None:
+def test_client_moves_from_asyncio_to_trio() -> None:
     emulator = Emulator()
     mp = emulator.client(batching=LINGERING)
     asyncio.run(_track(mp, "First"))
@@ -117,7 +117,7 @@ async def _close(mp: AsyncMixpanel) -> None:
     await mp.aclose()
 
 
-def test_two_loops_at_once_are_refused_in_words() -> None:
+def test_use_in_a_second_running_loop_raises() -> None:
     mp = Emulator().client()
     errors: list[Exception] = []
 
@@ -139,7 +139,7 @@ def test_two_loops_at_once_are_refused_in_words() -> None:
 
 
 @pytest.mark.anyio
-async def test_closing_twice_and_at_the_same_time_is_closing_once() -> None:
+async def test_repeated_and_concurrent_close_returns_the_same_result() -> None:
     emulator = Emulator()
     mp = emulator.client()
     await mp.track("user", "Event")
@@ -157,7 +157,7 @@ async def test_closing_twice_and_at_the_same_time_is_closing_once() -> None:
 
 
 @pytest.mark.anyio
-async def test_leaving_a_cancelled_block_still_delivers() -> None:
+async def test_cancelled_block_still_delivers() -> None:
     emulator = Emulator()
     with anyio.CancelScope() as scope:
         async with emulator.client(batching=LINGERING) as mp:
@@ -170,7 +170,7 @@ async def test_leaving_a_cancelled_block_still_delivers() -> None:
 
 
 @pytest.mark.anyio
-async def test_leaving_a_block_by_an_error_still_delivers() -> None:
+async def test_block_that_raises_still_delivers() -> None:
     emulator = Emulator()
 
     async def handler() -> None:
@@ -184,7 +184,7 @@ async def test_leaving_a_block_by_an_error_still_delivers() -> None:
 
 
 @pytest.mark.anyio
-async def test_close_ends_by_its_deadline_against_a_server_that_never_answers() -> None:
+async def test_close_ends_at_its_deadline_without_a_response() -> None:
     emulator = Emulator()
     emulator.latency = 3600.0
     mp = emulator.client(shutdown_timeout=0.1, timeout=3600.0)
@@ -197,7 +197,7 @@ async def test_close_ends_by_its_deadline_against_a_server_that_never_answers() 
 
 
 @pytest.mark.anyio
-async def test_a_flush_that_is_cancelled_at_any_step_loses_nothing() -> None:
+async def test_flush_cancelled_at_any_step_loses_nothing() -> None:
     emulator = Emulator()
     sent = 0
     async with emulator.client(batching=LINGERING) as mp:
@@ -216,7 +216,7 @@ async def test_a_flush_that_is_cancelled_at_any_step_loses_nothing() -> None:
 
 
 @pytest.mark.anyio
-async def test_a_close_that_is_cancelled_can_be_called_again() -> None:
+async def test_cancelled_close_can_be_called_again() -> None:
     emulator = Emulator()
     mp = emulator.client(batching=LINGERING)
     await mp.track("user", "Event")
@@ -228,8 +228,8 @@ async def test_a_close_that_is_cancelled_can_be_called_again() -> None:
     assert len(emulator.events("Event")) == 1
 
 
-def test_native_cancellation_of_every_step_of_track_loses_nothing() -> None:
-    """Cancelled or not, a record that `stats()` counts as accepted arrives."""
+def test_native_cancellation_of_track_at_any_step_loses_nothing() -> None:
+    """Every record that `stats()` counts as accepted arrives, even if `track` is cancelled."""
     emulator = Emulator()
 
     async def work(mp: AsyncMixpanel) -> None:
@@ -251,7 +251,7 @@ def test_native_cancellation_of_every_step_of_track_loses_nothing() -> None:
     asyncio.run(main())
 
 
-def test_a_loop_that_ends_without_close_is_never_silent(caplog: pytest.LogCaptureFixture) -> None:
+def test_loop_that_ends_without_close_causes_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     emulator = Emulator()
 
     async def main() -> None:
@@ -265,7 +265,7 @@ def test_a_loop_that_ends_without_close_is_never_silent(caplog: pytest.LogCaptur
 
 
 @pytest.mark.anyio
-async def test_a_client_that_is_dropped_says_what_was_lost_and_leaves_no_task() -> None:
+async def test_dropped_client_warns_of_lost_records_and_leaves_no_task() -> None:
     clients = [Emulator().client(batching=LINGERING)]
     await clients[0].track("user", "Event")
     with pytest.warns(ResourceWarning, match="1 records"):
@@ -276,7 +276,7 @@ async def test_a_client_that_is_dropped_says_what_was_lost_and_leaves_no_task() 
 
 
 @pytest.mark.anyio
-async def test_a_client_that_is_dropped_with_nothing_pending_is_silent() -> None:
+async def test_dropped_client_without_pending_records_is_silent() -> None:
     clients = [Emulator().client()]
     await clients[0].track("user", "Event")
     assert (await clients[0].flush()).pending == 0
@@ -287,7 +287,7 @@ async def test_a_client_that_is_dropped_with_nothing_pending_is_silent() -> None
     assert not [warning for warning in caught if "aclose" in str(warning.message)]
 
 
-def test_a_client_cannot_be_pickled_and_shows_no_secret() -> None:
+def test_client_cannot_be_pickled_and_its_repr_has_no_secret() -> None:
     mp = AsyncMixpanel("canary-token")
     assert "canary" not in repr(mp)
     for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
@@ -297,7 +297,7 @@ def test_a_client_cannot_be_pickled_and_shows_no_secret() -> None:
         copy.deepcopy(mp)
 
 
-def test_two_clients_share_nothing() -> None:
+def test_two_clients_are_independent() -> None:
     one, two = Emulator(), Emulator()
 
     async def main() -> None:
@@ -310,7 +310,7 @@ def test_two_clients_share_nothing() -> None:
     assert (len(one.events()), len(two.events())) == (1, 0)
 
 
-def test_an_outage_is_logged_once_an_episode(caplog: pytest.LogCaptureFixture) -> None:
+def test_outage_is_logged_once_per_episode(caplog: pytest.LogCaptureFixture) -> None:
     emulator = Emulator()
     emulator.fail_next(503, times=20)
 
@@ -326,7 +326,7 @@ def test_an_outage_is_logged_once_an_episode(caplog: pytest.LogCaptureFixture) -
     assert not [record for record in ours if "canary" in record.getMessage()]
 
 
-def test_interpreter_exit_with_a_forgotten_client_is_quiet_but_for_one_line() -> None:
+def test_interpreter_exit_with_an_open_client_prints_one_line() -> None:
     code = (
         "import asyncio\n"
         "from mixpanel_async.emulator import Emulator\n"

@@ -1,9 +1,9 @@
-"""Drop-in: given the same calls, this client puts on the wire what the official `mixpanel` 5.4.1 puts there.
+"""Drop-in compatibility: for the same calls this client sends the same requests as the official `mixpanel` 5.4.1.
 
-Both SDKs run for real, down to the HTTP request. The official one's requests are taken where `requests` would open a
-socket, ours where httpx would; one test sends everything through true sockets instead. The official request is then
-translated by the deliberate differences below, and must equal ours in every field, down to the order of JSON keys. No
-difference may stand here that is none any more.
+Both SDKs run down to the HTTP request. The official SDK's requests are captured where `requests` would open a socket,
+ours where httpx would. One test sends everything through real sockets. The listed deliberate differences are applied to
+the official request, which must then equal ours in every field, including the order of JSON keys. A test fails if a
+listed difference no longer exists.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ DIFFERENCES: Final[Mapping[str, str]] = {
     "alias host": "the official alias goes to the US whatever the host, and is lost for projects elsewhere",
     "client headers": "each SDK names itself; ours asks for JSON, and for no compression of an answer of 20 bytes",
     "gzip": "/track and /import take it, and a batch shrinks to a tenth",
-    # The rest cannot be told from a request alone; a table or a test of its own stands for each.
+    # A request does not show the other differences. Each has its own table or test.
     "time zones": "Mixpanel reads dates as UTC: dropping the offset, as the official SDK does, moves them by hours",
     "more types": "the official SDK raises TypeError for what can be sent without loss",
     "refused": "what Mixpanel would ignore, reject or misread is refused at the caller's line",
@@ -66,7 +66,7 @@ SECRET: Final = "project-secret"
 ACCOUNT: Final = ("sdk.1a2b3c.mp-service-account", "account-secret", "2195193")
 NOW: Final = 1_767_225_600.25
 INSERT_ID: Final = "0123456789abcdef0123456789abcd00"
-# The client's ids have a random beginning, and two digits that count within a millisecond.
+# The client's ids have a random prefix, and two digits that count within a millisecond.
 COUNTED: Final = re.compile(f"(?<={INSERT_ID[:-2]})[0-9a-f]{{2}}")
 RUNTIME: Final = Environment(
     wall_time=lambda: NOW, monotonic=time.monotonic, random=lambda: 0.0, new_id=lambda: INSERT_ID
@@ -79,7 +79,7 @@ LOOKED_AT_APART: Final = frozenset({"authorization", "host", "content-length", "
 
 @dataclass(frozen=True, kw_only=True)
 class Setup:
-    """How both clients are made."""
+    """Options of both clients."""
 
     account: tuple[str, str, str] | None = None
     origin: str = "https://api.mixpanel.com"
@@ -88,14 +88,14 @@ class Setup:
 
 @dataclass(frozen=True, kw_only=True)
 class Call:
-    """One call of a method that both SDKs have."""
+    """Call of a method that both SDKs have."""
 
     method: str
     args: tuple[Any, ...] = ()
     kwargs: Mapping[str, Any] = field(default_factory=dict)
 
     def on(self, client: Any) -> Any:
-        """Make the call with arguments of its own, as one of the SDKs writes to them."""
+        """Make the call with a copy of its arguments, because an SDK may change them."""
         return getattr(client, self.method)(*copy.deepcopy(self.args), **copy.deepcopy(dict(self.kwargs)))
 
 
@@ -105,7 +105,7 @@ def call(method: str, /, *args: Any, **kwargs: Any) -> Call:
 
 @dataclass(frozen=True, kw_only=True)
 class Wire:
-    """A request, taken apart so that two of them can be compared field by field."""
+    """Request split into fields for comparison."""
 
     method: str
     url: str
@@ -120,7 +120,7 @@ class Wire:
     """Each message as JSON with its keys in the order sent, so that 1, 1.0 and true are three values."""
 
     def each(self, change: Callable[[dict[str, Any]], None]) -> Wire:
-        """The same with every message changed."""
+        """Return a copy with a function applied to every message."""
         messages = [json.loads(message) for message in self.messages]
         for message in messages:
             change(message)
@@ -151,7 +151,7 @@ def taken_apart(method: str, url: str, headers: Iterable[tuple[str, str]], body:
     )
 
 
-# What the official request would be without one of the differences.
+# Adapters: each removes one difference from the official request.
 
 ADAPTERS: Final[dict[str, Callable[[Wire, Setup], Wire]]] = {}
 
@@ -266,11 +266,11 @@ def translated(wire: Wire, setup: Setup, *, without: str | None = None) -> Wire:
     return wire
 
 
-# Both SDKs, down to the request.
+# Requests of both SDKs
 
 
 def pinned(mp: Any) -> Any:
-    """The official client with its own two seams for time and ids."""
+    """Return an official client with fixed time and ids."""
     mp._now = lambda: NOW
     mp._make_insert_id = lambda: INSERT_ID
     return mp
@@ -278,7 +278,7 @@ def pinned(mp: Any) -> Any:
 
 @contextmanager
 def official_requests() -> Iterator[list[Wire]]:
-    """Every request of the official SDK, taken where `requests` would open a socket."""
+    """Capture the requests of the official SDK where `requests` would open a socket."""
     seen: list[Wire] = []
     requests = official.requests
 
@@ -312,7 +312,7 @@ def official_wire(one: Call, setup: Setup) -> Wire:
 
 
 async def our_wires(calls: Iterable[Call], setup: Setup) -> list[Wire]:
-    """Our requests for these calls, taken where httpx would open a socket."""
+    """Return our requests for these calls, captured where httpx would open a socket."""
     seen: list[Wire] = []
 
     def answer(request: httpx.Request) -> httpx.Response:
@@ -336,7 +336,7 @@ async def our_wire(one: Call, setup: Setup) -> Wire:
     return wire
 
 
-# The calls.
+# Calls
 
 PROPERTIES: Final[Mapping[str, Any]] = {
     "page": "/pricing",
@@ -436,7 +436,7 @@ MORE: Final[Mapping[str, Call]] = {
 
 
 def forms(method: str) -> list[Call]:
-    """All arguments by position, all by keyword, and only those that the official SDK demands."""
+    """Yield the call with positional arguments, with keyword arguments, and with required arguments only."""
     full = FULL[method]
     parameters = official_parameters(method)
     assert list(full) == list(parameters), "every argument of the method must be in the table"
@@ -458,12 +458,12 @@ def official_parameters(method: str) -> dict[str, inspect.Parameter]:
     return parameters
 
 
-def can_be_signed(one: Call, setup: Setup) -> bool:
-    """`merge` without a secret or an account is sent unsigned by the official SDK: looked at apart."""
+def has_credentials(one: Call, setup: Setup) -> bool:
+    """Return whether a call has credentials. A separate test covers `merge` without them."""
     return one.method != "merge" or setup.account is not None or SECRET in (*one.args, *one.kwargs.values())
 
 
-def test_the_table_holds_every_method_of_the_official_sdk() -> None:
+def test_table_contains_every_method_of_the_official_sdk() -> None:
     assert official.__version__ == OFFICIAL_VERSION
     assert sorted(FULL) == shared_methods()
 
@@ -471,9 +471,9 @@ def test_the_table_holds_every_method_of_the_official_sdk() -> None:
 @pytest.mark.anyio
 @pytest.mark.parametrize("setup", SETUPS)
 @pytest.mark.parametrize("method", FULL)
-async def test_every_method_puts_the_same_on_the_wire(method: str, setup: str) -> None:
+async def test_every_method_sends_the_same_payload(method: str, setup: str) -> None:
     for one in forms(method):
-        if can_be_signed(one, SETUPS[setup]):
+        if has_credentials(one, SETUPS[setup]):
             wire = official_wire(one, SETUPS[setup])
             assert await our_wire(one, SETUPS[setup]) == translated(wire, SETUPS[setup]), one
 
@@ -481,13 +481,13 @@ async def test_every_method_puts_the_same_on_the_wire(method: str, setup: str) -
 @pytest.mark.anyio
 @pytest.mark.parametrize("setup", ["plain", "service account"])
 @pytest.mark.parametrize("name", MORE)
-async def test_every_way_to_call_puts_the_same_on_the_wire(name: str, setup: str) -> None:
+async def test_every_call_form_sends_the_same_payload(name: str, setup: str) -> None:
     wire = official_wire(MORE[name], SETUPS[setup])
     assert await our_wire(MORE[name], SETUPS[setup]) == translated(wire, SETUPS[setup])
 
 
 @pytest.mark.anyio
-async def test_merge_as_the_documentation_writes_it_is_merge_with_a_key_of_none() -> None:
+async def test_documented_merge_call_equals_merge_with_api_key_none() -> None:
     documented = call("merge", api_secret=SECRET, distinct_id1="user-1", distinct_id2="user-2")
     with pytest.raises(TypeError, match="api_key"):
         documented.on(official_client(Setup()))
@@ -500,10 +500,10 @@ async def test_merge_as_the_documentation_writes_it_is_merge_with_a_key_of_none(
     )
 
 
-def test_no_difference_is_listed_that_is_none() -> None:
-    """With any one adapter left out, some call no longer comes out the same."""
+def test_every_listed_difference_exists() -> None:
+    """Without any one of the adapters, some request differs."""
     calls = [*MORE.values(), *(one for method in FULL for one in forms(method))]
-    pairs = [(one, setup) for setup in SETUPS.values() for one in calls if can_be_signed(one, setup)]
+    pairs = [(one, setup) for setup in SETUPS.values() for one in calls if has_credentials(one, setup)]
 
     async def all_of_ours() -> list[Wire]:
         return [await our_wire(one, setup) for one, setup in pairs]
@@ -518,7 +518,7 @@ def test_no_difference_is_listed_that_is_none() -> None:
     assert idle == []
 
 
-# Imports stand alone: the official consumer keeps the credentials of its last call and signs every endpoint with them.
+# Imports are separate: the official consumer keeps the credentials of its last call and sends them to every endpoint.
 BATCHES: Final[Mapping[str, tuple[Call, ...]]] = {
     "events and profiles": (
         call("track", "u1", "Page viewed", {"page": 1}),
@@ -535,7 +535,7 @@ BATCHES: Final[Mapping[str, tuple[Call, ...]]] = {
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("name", BATCHES)
-async def test_a_batch_is_the_batch_of_the_buffered_consumer(name: str) -> None:
+async def test_batch_equals_the_batch_of_the_buffered_consumer(name: str) -> None:
     batch = BATCHES[name]
     consumer = official.BufferedConsumer()
     with official_requests() as seen:
@@ -549,7 +549,7 @@ async def test_a_batch_is_the_batch_of_the_buffered_consumer(name: str) -> None:
 
 
 class Sink(ThreadingHTTPServer):
-    """A server on this machine that takes everything, and keeps it."""
+    """Local server that accepts and stores every request."""
 
     daemon_threads = True
 
@@ -571,7 +571,7 @@ class SinkHandler(BaseHTTPRequestHandler):
         self.wfile.write(answer)
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Write nothing to the standard error stream."""
+        """Suppress the log line on standard error."""
 
 
 @pytest.fixture
@@ -586,15 +586,15 @@ def sink() -> Iterator[Sink]:
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("account", [None, ACCOUNT], ids=["no account", "service account"])
-async def test_true_sockets_carry_the_same(
+async def test_payloads_are_the_same_over_real_sockets(
     sink: Sink, account: tuple[str, str, str] | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Everything once more, so that what is taken above is known to be what arrives."""
+    """Send all calls over sockets, to prove that the captured requests are the ones that arrive."""
     setup = Setup(account=account, origin=sink.origin)
     calls = [one for method in FULL for one in forms(method)[:2]]
     paths = {"events_url": "/track", "people_url": "/engage", "groups_url": "/groups", "import_url": "/import"}
     urls = {name: sink.origin + path for name, path in paths.items()}
-    # `alias` makes a consumer of its own, without arguments.
+    # `alias` creates its own consumer, without arguments.
     monkeypatch.setattr(official, "Consumer", functools.partial(official.Consumer, **urls))
     theirs = None if account is None else official.ServiceAccountCredentials(*account)
     for one in calls:
@@ -609,9 +609,9 @@ async def test_true_sockets_carry_the_same(
     assert sink.seen == expected
 
 
-# Any call.
+# Generated calls
 
-# Fact sheet, section 3.3: what Mixpanel does not take as an id.
+# Ids that Mixpanel rejects (fact sheet, section 3.3).
 PLACEHOLDERS: Final = frozenset(
     {
         "00000000-0000-0000-0000-000000000000", "anon", "anonymous", "nil", "none", "null", "n/a", "na", "undefined",
@@ -674,7 +674,7 @@ updates = st.one_of(
 
 
 def calls_of(method: str) -> st.SearchStrategy[Call]:
-    """Any call of this method that Mixpanel could make sense of."""
+    """Return a strategy for valid calls of this method."""
     usual: dict[str, st.SearchStrategy[Any]] = {
         "distinct_id": ids | st.just("") if method in {"track", "import_data"} else ids,
         "event_name": ids,
@@ -722,11 +722,11 @@ def calls_of(method: str) -> st.SearchStrategy[Call]:
 
 @settings(max_examples=200, deadline=None, database=None)
 @given(one=st.sampled_from(sorted(FULL)).flatmap(calls_of), setup=st.sampled_from([Setup(), Setup(account=ACCOUNT)]))
-def test_any_call_puts_the_same_on_the_wire(one: Call, setup: Setup) -> None:
+def test_any_call_sends_the_same_payload(one: Call, setup: Setup) -> None:
     assert anyio.run(our_wire, one, setup) == translated(official_wire(one, setup), setup)
 
 
-# Differences in what a call takes.
+# Differences in accepted values
 
 EAST: Final = timezone(timedelta(hours=5, minutes=30))
 WEST: Final = timezone(timedelta(hours=-8))
@@ -755,7 +755,7 @@ def properties_of(wire: Wire) -> dict[str, Any]:
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("moment", MOMENTS, ids=lambda moment: moment.value.isoformat())
-async def test_a_datetime_is_sent_as_utc_instead_of_losing_its_offset(moment: Moment) -> None:
+async def test_datetime_is_converted_to_utc(moment: Moment) -> None:
     for one in (
         call("track", "u1", "Page viewed", {"when": moment.value}),
         call("people_set", "u1", {"when": moment.value}),
@@ -792,7 +792,7 @@ class Price:
     ],
     ids=lambda value: type(value).__name__,
 )
-async def test_types_that_only_ours_takes(value: Any, sent: Any) -> None:
+async def test_additional_types_are_accepted(value: Any, sent: Any) -> None:
     for one in (call("track", "u1", "Page viewed", {"p": value}), call("people_set", "u1", {"p": value})):
         with pytest.raises(TypeError):
             official_wire(one, Setup())
@@ -818,17 +818,17 @@ class Text(str):
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("value", [Pair(1, "a"), Word.HELLO, Level.HIGH, Text("text"), [Level.HIGH], {"k": Word.HELLO}])
-async def test_subclasses_of_json_types_are_sent_as_the_official_sdk_sends_them(value: Any) -> None:
+async def test_subclasses_of_json_types_are_sent_as_by_the_official_sdk(value: Any) -> None:
     for one in (call("track", "u1", "Page viewed", {"p": value}), call("people_set", "u1", {"p": value})):
         assert await our_wire(one, Setup()) == translated(official_wire(one, Setup()), Setup())
 
 
 class Rational:
-    """A type that neither SDK knows."""
+    """Type that neither SDK supports."""
 
 
 class OwnSerializer(official.DatetimeSerializer):  # type: ignore[misc]  # it has no types
-    """As the official SDK's tests write it: for one more type, and for one that ours knows another way to send."""
+    """Serializer as in the official SDK's tests, for a new type and for one that our SDK converts differently."""
 
     def default(self, value: Any) -> Any:
         if isinstance(value, Rational):
@@ -850,7 +850,7 @@ class OwnSerializer(official.DatetimeSerializer):  # type: ignore[misc]  # it ha
     ],
     ids=["event", "profile", "meta of an event", "meta of an alias"],
 )
-async def test_a_serializer_class_of_the_official_sdk_does_here_what_it_does_there(
+async def test_serializer_class_of_the_official_sdk_has_the_same_effect(
     method: str, arguments: list[Any], value: Any
 ) -> None:
     one = call(method, *arguments, {"p": value})
@@ -862,7 +862,7 @@ async def test_a_serializer_class_of_the_official_sdk_does_here_what_it_does_the
 
 @dataclass(frozen=True)
 class Refusal:
-    """A call that the official SDK sends, and the path that ours names in refusing it."""
+    """Call that the official SDK sends, and the path in our error."""
 
     call: Call
     path: str
@@ -908,9 +908,9 @@ REFUSALS: Final = (
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("refusal", REFUSALS, ids=lambda refusal: f"{refusal.call.method} {refusal.path}")
-async def test_input_that_the_official_sdk_sends_and_ours_refuses(refusal: Refusal) -> None:
+async def test_invalid_input_that_the_official_sdk_sends_is_rejected(refusal: Refusal) -> None:
     with official_requests() as seen, pytest.MonkeyPatch.context() as patch:
-        # NaN and the like are no JSON: it is enough that the official SDK sent something.
+        # NaN is not valid JSON: the test only checks that the official SDK sent a request.
         patch.setattr(f"{__name__}.taken_apart", lambda *request: request)
         refusal.call.on(official_client(Setup()))
     assert len(seen) == 1
@@ -921,14 +921,14 @@ async def test_input_that_the_official_sdk_sends_and_ours_refuses(refusal: Refus
 
 
 @pytest.mark.anyio
-async def test_a_merge_that_nobody_signs_is_signed_by_the_token() -> None:
+async def test_merge_without_a_secret_is_authenticated_by_the_token() -> None:
     one = call("merge", None, "user-1", "user-2")
     assert official_wire(one, Setup()).signed_by is None
     assert (await our_wire(one, Setup())).signed_by == f"{TOKEN}:"
 
 
 @pytest.mark.anyio
-async def test_a_charge_leaves_the_caller_s_dict_alone() -> None:
+async def test_charge_does_not_change_the_dict_of_the_caller() -> None:
     theirs, ours = {"sku": "a"}, {"sku": "a"}
     with official_requests():
         official_client(Setup()).people_track_charge("u1", 9.5, theirs)
@@ -939,12 +939,12 @@ async def test_a_charge_leaves_the_caller_s_dict_alone() -> None:
     assert ours == {"sku": "a"}
 
 
-# Signatures and credentials.
+# Signatures and credentials
 
 
 @pytest.mark.parametrize("method", sorted(FULL))
-def test_the_parameters_of_a_shared_method_agree(method: str) -> None:
-    """The same names in the same order; what ours adds is by keyword only, and what it makes optional stays so."""
+def test_shared_methods_have_the_same_parameters(method: str) -> None:
+    """Shared methods have the same names in the same order. Our additions are keyword-only or optional."""
     theirs = list(official_parameters(method).values())
     function = getattr(AsyncMixpanel, method)
     ours = [one for one in inspect.signature(function).parameters.values() if one.name != "self"]
@@ -959,7 +959,7 @@ def test_the_parameters_of_a_shared_method_agree(method: str) -> None:
     assert all(one.default is not one.empty for one in ours if one.kind is one.KEYWORD_ONLY)
 
 
-def test_service_account_credentials_are_alike() -> None:
+def test_service_account_credentials_have_the_same_fields() -> None:
     arguments = ("  sdk.1a2b3c ", "\tsecret-words ", " 2195193\n")
     theirs, ours = official.ServiceAccountCredentials(*arguments), ServiceAccountCredentials(*arguments)
     assert (
@@ -974,7 +974,7 @@ def test_service_account_credentials_are_alike() -> None:
 
 
 @pytest.mark.parametrize("at", range(3))
-def test_service_account_credentials_refuse_alike(at: int) -> None:
+def test_service_account_credentials_reject_the_same_values(at: int) -> None:
     def arguments(value: object) -> list[Any]:
         return [value if here == at else "fine" for here in range(3)]
 
@@ -990,15 +990,15 @@ def test_service_account_credentials_refuse_alike(at: int) -> None:
 
 
 TESTED_APART: Final = {
-    "time zones": test_a_datetime_is_sent_as_utc_instead_of_losing_its_offset,
-    "more types": test_types_that_only_ours_takes,
-    "refused": test_input_that_the_official_sdk_sends_and_ours_refuses,
-    "merge by keyword": test_merge_as_the_documentation_writes_it_is_merge_with_a_key_of_none,
-    "charge": test_a_charge_leaves_the_caller_s_dict_alone,
-    "credentials": test_service_account_credentials_refuse_alike,
+    "time zones": test_datetime_is_converted_to_utc,
+    "more types": test_additional_types_are_accepted,
+    "refused": test_invalid_input_that_the_official_sdk_sends_is_rejected,
+    "merge by keyword": test_documented_merge_call_equals_merge_with_api_key_none,
+    "charge": test_charge_does_not_change_the_dict_of_the_caller,
+    "credentials": test_service_account_credentials_reject_the_same_values,
 }
 
 
-def test_every_difference_is_listed_once_with_its_reason() -> None:
+def test_every_difference_is_listed_once_with_a_reason() -> None:
     assert sorted([*ADAPTERS, *TESTED_APART]) == sorted(DIFFERENCES)
     assert all(DIFFERENCES.values())

@@ -1,4 +1,4 @@
-"""`sign_in` and `sign_out`: who is one person, and who is not, in each of the three ID Merge systems."""
+"""`sign_in` and `sign_out` join and separate users correctly in each of the three ID Merge systems."""
 
 from __future__ import annotations
 
@@ -40,18 +40,18 @@ def project(system: IdMerge, **options: Any) -> tuple[Emulator, AsyncMixpanel]:
 
 
 def device(emulator: Emulator, device_id: str | None) -> str:
-    """An anonymous id as the project's reports call it."""
+    """Return the id of an anonymous visitor as the project reports it."""
     assert device_id is not None
     return f"$device:{device_id}" if emulator.id_merge is IdMerge.SIMPLIFIED else device_id
 
 
 def verbs(emulator: Emulator) -> list[tuple[str, str]]:
-    """The identity calls that were sent, without what ordinary events do."""
+    """Return the names of the identity calls that were sent, without ordinary events."""
     return [(entry["event"], entry["outcome"]) for entry in emulator.identity_log() if entry["event"][0] == "$"]
 
 
 @systems
-async def test_a_visitor_signs_up_and_what_came_before_is_the_users(system: IdMerge) -> None:
+async def test_sign_up_assigns_earlier_events_to_the_user(system: IdMerge) -> None:
     emulator, mp = project(system)
     async with mp:
         visitor = mp.bind(device_id=LAPTOP)
@@ -68,7 +68,7 @@ async def test_a_visitor_signs_up_and_what_came_before_is_the_users(system: IdMe
 
 
 @systems
-async def test_a_second_device_joins_at_login(system: IdMerge) -> None:
+async def test_second_device_joins_at_login(system: IdMerge) -> None:
     emulator, mp = project(system)
     async with mp:
         await mp.bind(device_id=LAPTOP).sign_in("maya", is_new=True)
@@ -79,14 +79,14 @@ async def test_a_second_device_joins_at_login(system: IdMerge) -> None:
         await phone.sign_in("maya")
     assert emulator.cluster("maya") == {"maya", device(emulator, LAPTOP), device(emulator, PHONE)}
     assert_tracked(emulator, "Signed in", distinct_id="maya")
-    # Legacy knows no past: what a second device did before the login stays where it is.
+    # Legacy does not rewrite history: events of a second device before the login stay separate.
     assert (system is IdMerge.LEGACY) != (
         emulator.events("Page viewed")[0]["properties"]["distinct_id"] == emulator.resolve("maya")
     )
 
 
 @systems
-async def test_a_user_with_a_past_keeps_it_at_login(system: IdMerge) -> None:
+async def test_login_keeps_earlier_events_of_the_user(system: IdMerge) -> None:
     emulator, mp = project(system)
     async with mp:
         await mp.track("maya", "Imported from before")
@@ -99,13 +99,13 @@ async def test_a_user_with_a_past_keeps_it_at_login(system: IdMerge) -> None:
 
 
 @systems
-async def test_signing_in_again_joins_nothing_twice(system: IdMerge) -> None:
+async def test_repeated_sign_in_sends_no_identity_call(system: IdMerge) -> None:
     emulator, mp = project(system)
     async with mp:
         visitor = mp.bind(device_id=LAPTOP)
         await visitor.sign_in("maya", is_new=True)
         await visitor.sign_in("maya")
-        # The next request of the same browser knows of it by the link alone.
+        # The next request of the browser knows the user only from the link.
         later = mp.bind(device_id=LAPTOP, link=visitor.link)
         await later.sign_in("maya")
         assert (later.device_id, later.link) == (LAPTOP, visitor.link)
@@ -115,7 +115,7 @@ async def test_signing_in_again_joins_nothing_twice(system: IdMerge) -> None:
 
 
 @systems
-async def test_after_signing_out_the_visitor_is_a_stranger(system: IdMerge) -> None:
+async def test_visitor_after_sign_out_is_a_new_user(system: IdMerge) -> None:
     emulator, mp = project(system)
     async with mp:
         visitor = mp.bind(device_id=LAPTOP)
@@ -133,12 +133,12 @@ async def test_after_signing_out_the_visitor_is_a_stranger(system: IdMerge) -> N
 @systems
 @pytest.mark.parametrize("is_new", [True, False], ids=["new", "known"])
 @pytest.mark.parametrize("remembered", ["by the link", "by the user who was signed in"])
-async def test_another_user_of_the_browser_gets_a_fresh_id(system: IdMerge, is_new: bool, remembered: str) -> None:
+async def test_second_user_of_a_browser_gets_a_new_id(system: IdMerge, is_new: bool, remembered: str) -> None:
     emulator, mp = project(system)
     async with mp:
         visitor = mp.bind(device_id=LAPTOP)
         await visitor.sign_in("maya", is_new=True)
-        # Nobody signed out.
+        # No sign-out in between.
         if remembered == "by the link":
             visitor = mp.bind(device_id=LAPTOP, link=visitor.link)
         else:
@@ -152,7 +152,7 @@ async def test_another_user_of_the_browser_gets_a_fresh_id(system: IdMerge, is_n
 
 
 @pytest.mark.parametrize("system", [IdMerge.ORIGINAL, IdMerge.LEGACY], ids=lambda system: system.value)
-async def test_when_the_ids_cannot_be_joined_it_raises_and_can_be_repeated(system: IdMerge) -> None:
+async def test_failed_sign_in_raises_and_can_be_repeated(system: IdMerge) -> None:
     emulator, mp = project(system)
     async with mp:
         visitor = mp.bind(device_id=LAPTOP)
@@ -170,8 +170,8 @@ async def test_when_the_ids_cannot_be_joined_it_raises_and_can_be_repeated(syste
 
 @pytest.mark.parametrize("system", [IdMerge.ORIGINAL, IdMerge.LEGACY], ids=lambda system: system.value)
 @pytest.mark.parametrize("times", [2, 3])
-async def test_an_answer_that_is_lost_does_no_harm(system: IdMerge, times: int) -> None:
-    """Mixpanel applied the call and the answer never came: within the tries, and beyond them."""
+async def test_sign_in_can_be_repeated_after_a_lost_response(system: IdMerge, times: int) -> None:
+    """Mixpanel applied the call and the response was lost, in one attempt or in all of them."""
     emulator, mp = project(system)
     async with mp:
         visitor = mp.bind(device_id=LAPTOP)
@@ -184,7 +184,7 @@ async def test_an_answer_that_is_lost_does_no_harm(system: IdMerge, times: int) 
     assert_tracked(emulator, "Signed up", distinct_id="maya")
 
 
-async def test_in_a_simplified_project_an_outage_is_waited_out_in_the_queue() -> None:
+async def test_simplified_sign_in_is_queued_during_an_outage() -> None:
     emulator, mp = project(IdMerge.SIMPLIFIED, retry=RetryPolicy(initial=0.0, maximum=0.0))
     async with mp:
         emulator.fail_next(status=503, times=5)
@@ -194,7 +194,7 @@ async def test_in_a_simplified_project_an_outage_is_waited_out_in_the_queue() ->
     assert emulator.cluster("maya") == {"maya", f"$device:{LAPTOP}"}
 
 
-async def test_an_event_that_found_no_room_leaves_nobody_signed_in() -> None:
+async def test_sign_in_with_a_full_queue_binds_no_user() -> None:
     emulator, mp = project(IdMerge.SIMPLIFIED, overflow=Overflow.RAISE, batching=Batches(max_pending_events=1))
     async with mp:
         await mp.track("somebody", "Fills the queue")
@@ -207,7 +207,7 @@ async def test_an_event_that_found_no_room_leaves_nobody_signed_in() -> None:
     assert emulator.cluster("maya") == {"maya", f"$device:{LAPTOP}"}
 
 
-async def test_an_id_of_another_form_becomes_an_alias_in_an_original_project() -> None:
+async def test_original_project_uses_alias_for_ids_that_are_not_uuids() -> None:
     emulator, mp = project(IdMerge.ORIGINAL)
     async with mp:
         for installation in ("install-1", "install-2"):
@@ -221,7 +221,7 @@ async def test_an_id_of_another_form_becomes_an_alias_in_an_original_project() -
 
 
 @systems
-async def test_without_a_device_there_is_nothing_to_join(system: IdMerge) -> None:
+async def test_sign_in_without_a_device_sends_only_the_event(system: IdMerge) -> None:
     emulator, mp = project(system)
     async with mp:
         service = mp.bind()
@@ -235,14 +235,14 @@ async def test_without_a_device_there_is_nothing_to_join(system: IdMerge) -> Non
     assert emulator.profile("maya") is not None
 
 
-async def test_a_client_that_does_not_know_the_project_cannot_sign_in() -> None:
+async def test_sign_in_without_id_merge_raises() -> None:
     async with Emulator().client() as mp:
         with pytest.raises(ConfigurationError, match="id_merge"):
             await mp.bind(device_id=LAPTOP).sign_in("maya")
 
 
 @systems
-async def test_what_cannot_sign_in_is_refused_before_anything_leaves(system: IdMerge) -> None:
+async def test_invalid_sign_in_raises_before_any_request(system: IdMerge) -> None:
     emulator, mp = project(system)
     async with mp:
         visitor = mp.bind(device_id=LAPTOP)
@@ -255,7 +255,7 @@ async def test_what_cannot_sign_in_is_refused_before_anything_leaves(system: IdM
 
 
 @systems
-async def test_a_silenced_visitor_leaves_no_trace(system: IdMerge) -> None:
+async def test_silenced_visitor_sends_nothing(system: IdMerge) -> None:
     emulator, mp = project(system)
     async with mp:
         silent = mp.bind(device_id=LAPTOP, user_id="maya", ip="203.0.113.9").silenced()
@@ -276,7 +276,7 @@ async def test_a_silenced_visitor_leaves_no_trace(system: IdMerge) -> None:
 
 
 @systems
-async def test_what_is_bound_to_a_device_goes_by_the_id_that_can_be_joined(system: IdMerge) -> None:
+async def test_bound_device_events_use_an_id_that_can_be_joined(system: IdMerge) -> None:
     emulator, mp = project(system)
     async with mp:
         visitor = mp.bind(device_id=LAPTOP)
@@ -294,7 +294,7 @@ async def test_what_is_bound_to_a_device_goes_by_the_id_that_can_be_joined(syste
 
 
 class Household:
-    """Some people, some browsers, and what the browsers keep, as a model of who is who."""
+    """Model of users, browsers and stored links."""
 
     def __init__(self, mp: AsyncMixpanel, browsers: int) -> None:
         self.mp = mp
@@ -330,7 +330,7 @@ STEPS = st.lists(st.tuples(st.integers(0, 2), st.sampled_from(["maya", "noah", "
 @systems
 @settings(max_examples=25, deadline=None)
 @given(steps=STEPS)
-async def test_no_order_of_logins_makes_one_person_of_two(system: IdMerge, steps: list[tuple[int, str]]) -> None:
+async def test_no_order_of_logins_merges_two_users(system: IdMerge, steps: list[tuple[int, str]]) -> None:
     emulator, mp = project(system)
     async with mp:
         household = Household(mp, browsers=3)

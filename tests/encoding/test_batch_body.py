@@ -1,4 +1,4 @@
-"""A parcel is the sequence of its records, however they came, and its body the same, compressed as they came or not."""
+"""`BatchBody` is the sequence of its records, and its body is the same with and without incremental compression."""
 
 from __future__ import annotations
 
@@ -31,67 +31,71 @@ STEPS = st.lists(
 )
 
 
-def check(parcel: BatchBody, expected: Sequence[bytes]) -> None:
-    assert [*parcel] == [*expected]
-    assert len(parcel) == len(expected)
-    assert parcel.body() == b"[%b]" % b",".join(expected)
+def check(body: BatchBody, expected: Sequence[bytes]) -> None:
+    assert [*body] == [*expected]
+    assert len(body) == len(expected)
+    assert body.body() == b"[%b]" % b",".join(expected)
     if expected:
-        assert len(parcel.body()) == parcel.size
-        assert orjson.loads(parcel.body()) == [orjson.loads(one) for one in expected]
+        assert len(body.body()) == body.size
+        assert orjson.loads(body.body()) == [orjson.loads(one) for one in expected]
 
 
-@pytest.mark.parametrize("new_packer", [None, zlib_compressor, fastest_compressor()[0]], ids=["plain", "zlib", "best"])
+@pytest.mark.parametrize(
+    "new_compressor", [None, zlib_compressor, fastest_compressor()[0]], ids=["plain", "zlib", "best"]
+)
 @given(steps=STEPS)
 @settings(max_examples=60, deadline=None, derandomize=True, database=None)
-def test_it_is_the_sequence_of_its_records(new_packer: Callable[[], object] | None, steps: list[object]) -> None:
-    parcel, expected = BatchBody((), new_packer), []  # type: ignore[arg-type]
+def test_batch_body_is_the_sequence_of_its_records(
+    new_compressor: Callable[[], object] | None, steps: list[object]
+) -> None:
+    body, expected = BatchBody((), new_compressor), []  # type: ignore[arg-type]
     for step in steps:
         if isinstance(step, bytes):
-            parcel.append(step)
+            body.append(step)
             expected.append(step)
         elif isinstance(step, list):
-            before = parcel.size
+            before = body.size
             events = [b'{"event":"%b"}' % (b"x" * size) for size in step]
-            grown = parcel.extend(b",".join((b"", *events)), len(events))
-            assert parcel.size == before + grown
+            grown = body.extend(b",".join((b"", *events)), len(events))
+            assert body.size == before + grown
             expected.extend(events)
         elif step == "first" and expected:
-            assert parcel.pop_first() == expected.pop(0)
+            assert body.pop_first() == expected.pop(0)
         elif step == "compress" and expected:
-            for _ in ("once", "for another try"):
-                assert zlib.decompress(parcel.compressed(zlib_compressor), 47) == parcel.body()
-        check(parcel, expected)
+            for _ in ("once", "again"):
+                assert zlib.decompress(body.compressed(zlib_compressor), 47) == body.body()
+        check(body, expected)
 
 
-def test_single_records_are_joined_and_compressed_as_they_come() -> None:
-    parcel = BatchBody((), zlib_compressor)
+def test_single_records_are_joined_and_compressed_incrementally() -> None:
+    body = BatchBody((), zlib_compressor)
     records = [b'"%05d%b"' % (number, b"x" * 400) for number in range(200)]
     for record in records:
-        parcel.append(record)
-    assert parcel.is_compressed
-    check(parcel, records)
+        body.append(record)
+    assert body.is_compressed
+    check(body, records)
 
 
-def test_without_a_packer_records_stay_the_objects_that_they_were() -> None:
-    parcel, records = BatchBody(), [b"%d" % number * 400 for number in range(200)]
+def test_records_keep_their_identity_without_a_compressor() -> None:
+    body, records = BatchBody(), [b"%d" % number * 400 for number in range(200)]
     for record in records:
-        parcel.append(record)
-    assert all(one is other for one, other in zip(parcel, records, strict=True))
+        body.append(record)
+    assert all(one is other for one, other in zip(body, records, strict=True))
 
 
-def test_only_a_batch_that_is_open_keeps_what_compresses_it() -> None:
+def test_only_the_open_batch_keeps_a_compressor() -> None:
     alive: weakref.WeakSet[Recorder] = weakref.WeakSet()
 
     class Recorder:
         def __init__(self) -> None:
             alive.add(self)
-            self._packer = zlib_compressor()
+            self._compressor = zlib_compressor()
 
         def compress(self, data: bytes, /) -> bytes:
-            return self._packer.compress(data)
+            return self._compressor.compress(data)
 
         def flush(self) -> bytes:
-            return self._packer.flush()
+            return self._compressor.flush()
 
     buffer = Buffer(BatchPolicy(linger=3600.0, max_events=10), RetryPolicy(), None, Recorder)
     lane = buffer.lane(RecordKind.EVENTS)

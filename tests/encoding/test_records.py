@@ -1,4 +1,4 @@
-"""Records as they are built: stamped and frozen at the call, and refused by name if Mixpanel would not take them."""
+"""Encoding of records: time and id are fixed at the call, and invalid arguments are rejected with their path."""
 
 from __future__ import annotations
 
@@ -59,17 +59,17 @@ def record(
     *,
     distinct_id: Any = "someone",
     event_name: Any = "Done",
-    builder: RecordEncoder | None = None,
+    encoder: RecordEncoder | None = None,
     **arguments: Any,
 ) -> bytes:
-    builder = builder or RecordEncoder("the token")
+    encoder = encoder or RecordEncoder("the token")
     recent = arguments.pop("recent", None)
     event = EventArguments(distinct_id, event_name, properties, meta, **arguments)
-    return builder.encode_event(event, now=NOW, new_id=lambda: "a-fresh-id", recent=recent)
+    return encoder.encode_event(event, now=NOW, new_id=lambda: "a-fresh-id", recent=recent)
 
 
 def read(data: bytes) -> Any:
-    """What is in a record; orjson itself takes no subclass of bytes."""
+    """Decode a record. The memoryview is needed because orjson accepts no subclass of bytes."""
     return orjson.loads(memoryview(data))
 
 
@@ -85,7 +85,7 @@ def update(message: Any, meta: Any = None, **options: Any) -> bytes:
     return RecordEncoder("the token", **options).encode_profile(message, meta, now=NOW)
 
 
-def refused(call: Callable[[], object]) -> ValidationError:
+def rejection_of(call: Callable[[], object]) -> ValidationError:
     with pytest.raises(ValidationError) as caught:
         call()
     assert CANARY not in str(caught.value)
@@ -99,7 +99,7 @@ def kept_back(call: Callable[[], object]) -> DroppedByHook:
 
 
 class Raising:
-    """Says what must not be repeated to whoever looks at it."""
+    """Value whose methods raise an error with a canary, which must not be shown."""
 
     def __repr__(self) -> str:
         raise RuntimeError(CANARY)
@@ -121,10 +121,10 @@ class BadMapping(Mapping[str, Any]):
         return 1
 
 
-# The frame
+# Fields of every event
 
 
-def test_an_event_carries_what_mixpanel_wants_and_nothing_else() -> None:
+def test_event_has_exactly_the_required_fields() -> None:
     assert event() == {
         "event": "Done",
         "properties": {
@@ -138,7 +138,7 @@ def test_an_event_carries_what_mixpanel_wants_and_nothing_else() -> None:
     }
 
 
-def test_every_argument_has_its_property() -> None:
+def test_arguments_become_properties() -> None:
     properties = sent({"plan": "pro"}, user_id="u", device_id="d", ip="203.0.113.9", time=NOW - 1, insert_id="mine")
     assert properties == {
         **sent(),
@@ -161,12 +161,12 @@ def test_every_argument_has_its_property() -> None:
         ("insert_id", "mine", "$insert_id"),
     ],
 )
-def test_each_argument_alone_has_its_property(argument: str, value: Any, name: str) -> None:
+def test_each_argument_alone_becomes_its_property(argument: str, value: Any, name: str) -> None:
     assert sent(**{argument: value}) == {**sent(), name: value}
 
 
-def test_the_duplicate_key_is_frozen_in_the_bytes() -> None:
-    """Mixpanel counts equal (event, time, distinct_id, $insert_id) once, so a second try must not differ."""
+def test_record_contains_the_deduplication_key() -> None:
+    """Mixpanel counts equal (event, time, distinct_id, $insert_id) once, so a retry must send the same four."""
     first, second = (
         RecordEncoder("t").encode_event(EventArguments("u", "e"), now=NOW, new_id=iter(["one", "two"]).__next__)
         for _ in range(2)
@@ -177,15 +177,15 @@ def test_the_duplicate_key_is_frozen_in_the_bytes() -> None:
     assert [type(key["properties"][name]) for name in ("time", "distinct_id", "$insert_id")] == [int, str, str]
 
 
-def test_an_id_is_drawn_once_and_only_if_none_is_given() -> None:
+def test_insert_id_is_generated_only_if_none_is_given() -> None:
     drawn = iter(["one", "two", "three"])
-    builder = RecordEncoder("t")
+    encoder = RecordEncoder("t")
     for expected, insert_id in (("one", None), ("mine", "mine"), ("two", None)):
-        data = builder.encode_event(EventArguments("u", "e", insert_id=insert_id), now=NOW, new_id=drawn.__next__)
+        data = encoder.encode_event(EventArguments("u", "e", insert_id=insert_id), now=NOW, new_id=drawn.__next__)
         assert read(data)["properties"]["$insert_id"] == expected
 
 
-def test_properties_win_over_arguments_and_over_the_clients_own_fields() -> None:
+def test_properties_override_arguments_and_client_fields() -> None:
     mine = {
         "distinct_id": "other",
         "time": NOW - 5,
@@ -204,7 +204,7 @@ def test_properties_win_over_arguments_and_over_the_clients_own_fields() -> None
 
 @given(now=st.floats(1_600_000_000, 4_000_000_000))
 @PROPERTY
-def test_the_stamp_is_whole_milliseconds_of_the_clock(now: float) -> None:
+def test_default_time_is_the_clock_in_whole_milliseconds(now: float) -> None:
     data = RecordEncoder("t").encode_event(EventArguments("u", "e"), now=now, new_id=lambda: "id")
     stamp = read(data)["properties"]["time"]
     assert type(stamp) is int
@@ -214,15 +214,15 @@ def test_the_stamp_is_whole_milliseconds_of_the_clock(now: float) -> None:
 # Ids
 
 
-def test_the_id_comes_from_the_user_or_the_device_if_there_is_none() -> None:
+def test_missing_distinct_id_is_derived_from_user_or_device() -> None:
     assert sent(distinct_id=None, user_id="u")["distinct_id"] == "u"
     assert sent(distinct_id=None, device_id="d")["distinct_id"] == "$device:d"
     assert sent(distinct_id=None, user_id="u", device_id="d")["distinct_id"] == "u"
     assert sent({"distinct_id": "p"}, distinct_id=None)["distinct_id"] == "p"
-    assert refused(lambda: record(distinct_id=None)).path == "properties.distinct_id"
+    assert rejection_of(lambda: record(distinct_id=None)).path == "properties.distinct_id"
 
 
-def test_an_empty_id_means_nobody() -> None:
+def test_empty_distinct_id_is_sent() -> None:
     assert sent(distinct_id="")["distinct_id"] == ""
 
 
@@ -248,70 +248,70 @@ def path_of(where: str) -> str:
 @every_id
 @given(placeholder=st.sampled_from(PLACEHOLDERS), data=st.data())
 @settings(PROPERTY, max_examples=60)
-def test_placeholders_are_refused_as_ids_in_any_case(where: str, placeholder: str, data: st.DataObject) -> None:
+def test_placeholder_ids_are_rejected_in_any_case(where: str, placeholder: str, data: st.DataObject) -> None:
     written = "".join(data.draw(st.sampled_from([char.lower(), char.upper()])) for char in placeholder)
-    assert refused(lambda: ID_ARGUMENTS[where](written)).path == path_of(where)
+    assert rejection_of(lambda: ID_ARGUMENTS[where](written)).path == path_of(where)
 
 
 @every_id
 @pytest.mark.parametrize("value", [5, 0, True, 1.5, b"id", ["id"], {"id": 1}, UUID(int=1)])
-def test_an_id_must_be_a_string(where: str, value: object) -> None:
-    error = refused(lambda: ID_ARGUMENTS[where](value))
+def test_id_that_is_not_a_string_is_rejected(where: str, value: object) -> None:
+    error = rejection_of(lambda: ID_ARGUMENTS[where](value))
     assert error.path == path_of(where)
     assert type(value).__name__ in error.problem
 
 
 @every_id
 @pytest.mark.parametrize("value", ["", " ", "\t\n", "\u2003"])
-def test_a_blank_id_is_refused(where: str, value: str) -> None:
+def test_blank_id_is_rejected(where: str, value: str) -> None:
     if value == "" and where.startswith("properties.distinct_id"):
         return
-    assert refused(lambda: ID_ARGUMENTS[where](value)).path == path_of(where)
+    assert rejection_of(lambda: ID_ARGUMENTS[where](value)).path == path_of(where)
 
 
 @every_id
-def test_a_lone_surrogate_in_an_id_is_refused(where: str) -> None:
-    assert refused(lambda: ID_ARGUMENTS[where]("\ud800")).path == path_of(where)
+def test_id_with_a_lone_surrogate_is_rejected(where: str) -> None:
+    assert rejection_of(lambda: ID_ARGUMENTS[where]("\ud800")).path == path_of(where)
 
 
 @every_id
-def test_an_id_that_cannot_even_be_shown_is_refused(where: str) -> None:
-    assert refused(lambda: ID_ARGUMENTS[where](Raising())).path == path_of(where)
+def test_id_whose_repr_raises_is_rejected(where: str) -> None:
+    assert rejection_of(lambda: ID_ARGUMENTS[where](Raising())).path == path_of(where)
 
 
-def test_a_device_that_is_no_string_is_named_as_the_device() -> None:
+def test_invalid_device_id_is_reported_with_an_id_path() -> None:
     for value in (5, Raising(), "\ud800", "", "null"):
-        error = refused(lambda value=value: record(distinct_id=None, device_id=value))  # type: ignore[misc]
+        error = rejection_of(lambda value=value: record(distinct_id=None, device_id=value))  # type: ignore[misc]
         assert error.path in {"properties.$device_id", "properties.distinct_id"}
 
 
 @pytest.mark.parametrize("value", ["名前", "a" * 300, "user@example.test", "a b", "00", "nullable", "-10", "é"])
-def test_any_other_text_is_an_id(value: str) -> None:
+def test_any_other_string_is_a_valid_id(value: str) -> None:
     for where, call in ID_ARGUMENTS.items():
         if "$insert_id" not in where:
             assert value in json.dumps(read(call(value)), ensure_ascii=False)
 
 
 @pytest.mark.parametrize("name", ["$user_id", "$device_id"])
-def test_the_device_prefix_is_mixpanels_to_add(name: str) -> None:
-    assert refused(lambda: record({name: "$device:d"})).path == f"properties.{name}"
+def test_id_with_the_device_prefix_is_rejected(name: str) -> None:
+    assert rejection_of(lambda: record({name: "$device:d"})).path == f"properties.{name}"
 
 
 @pytest.mark.parametrize("value", ["a", "A" * 36, "0-9", "Z-a-", "00000000-0000-0000-0000-000000000001"])
-def test_an_insert_id_of_36_letters_digits_and_dashes_is_taken(value: str) -> None:
+def test_insert_id_of_36_letters_digits_and_dashes_is_accepted(value: str) -> None:
     assert sent(insert_id=value)["$insert_id"] == value
 
 
 @pytest.mark.parametrize("value", ["A" * 37, "a_b", "a.b", "a b", "ä", "１", "a\n", "\n", "a\x00", "a/b", "{a}", "²"])
-def test_any_other_insert_id_is_refused(value: str) -> None:
+def test_invalid_insert_id_is_rejected(value: str) -> None:
     for call in (lambda: record(insert_id=value), lambda: record({"$insert_id": value})):
-        error = refused(call)
+        error = rejection_of(call)
         assert error.path == "properties.$insert_id"
         assert value.strip("A") == "" or value not in str(error)
 
 
-def test_a_missing_insert_id_is_refused() -> None:
-    assert refused(lambda: record({"$insert_id": None})).path == "properties.$insert_id"
+def test_missing_insert_id_is_rejected() -> None:
+    assert rejection_of(lambda: record({"$insert_id": None})).path == "properties.$insert_id"
 
 
 # Names
@@ -322,21 +322,21 @@ class Name(str, Enum):
 
 
 @pytest.mark.parametrize("name", ["a", "x" * 255, "名前", " a ", "$create", "\U0001f600" * 255])
-def test_a_name_has_1_to_255_characters(name: str) -> None:
+def test_event_name_has_1_to_255_characters(name: str) -> None:
     assert event(event_name=name)["event"] == name
 
 
-def test_a_name_may_be_an_enum_of_texts() -> None:
+def test_event_name_may_be_a_string_enum() -> None:
     assert event(event_name=Name.SIGNED_UP)["event"] == "Signed up"
 
 
 @pytest.mark.parametrize("name", ["", " ", "\n\t", "\u2003", "x" * 256, None, 5, b"name", ["a"], "a\ud800"])
-def test_any_other_name_is_refused(name: object) -> None:
-    assert refused(lambda: record(event_name=name)).path == "event"
+def test_invalid_event_name_is_rejected(name: object) -> None:
+    assert rejection_of(lambda: record(event_name=name)).path == "event"
 
 
-def test_a_name_that_cannot_be_shown_is_refused() -> None:
-    assert refused(lambda: record(event_name=Raising())).path == "event"
+def test_event_name_whose_repr_raises_is_rejected() -> None:
+    assert rejection_of(lambda: record(event_name=Raising())).path == "event"
 
 
 # Time
@@ -360,7 +360,7 @@ def utc(*parts: int) -> datetime:
     return datetime(*parts, tzinfo=timezone.utc)  # type: ignore[arg-type,misc]
 
 
-TAKEN_TIMES: list[tuple[str, Any, int]] = [
+VALID_TIMES: list[tuple[str, Any, int]] = [
     ("seconds", 1_700_000_000, NOW_MS),
     ("seconds as a float", 1_700_000_000.0, NOW_MS),
     ("a fraction of a second", 1_699_999_999.1234, NOW_MS - 877),
@@ -378,7 +378,7 @@ TAKEN_TIMES: list[tuple[str, Any, int]] = [
     ("an hour ahead, as a datetime", utc(2023, 11, 14, 23, 13, 20), NOW_MS + 3_600_000),
 ]
 
-REFUSED_TIMES: list[tuple[str, Any, str]] = [
+INVALID_TIMES: list[tuple[str, Any, str]] = [
     ("microseconds", 1_700_000_000_000_000, "looks like microseconds"),
     ("nanoseconds", 1_700_000_000_000_000_000, "looks like microseconds"),
     ("the first microseconds", 100_000_000_000_000, "looks like microseconds"),
@@ -413,51 +413,51 @@ REFUSED_TIMES: list[tuple[str, Any, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("value", "expected"), [row[1:] for row in TAKEN_TIMES], ids=[row[0] for row in TAKEN_TIMES])
-def test_a_time_is_sent_as_whole_milliseconds(value: Any, expected: int) -> None:
+@pytest.mark.parametrize(("value", "expected"), [row[1:] for row in VALID_TIMES], ids=[row[0] for row in VALID_TIMES])
+def test_time_is_sent_in_whole_milliseconds(value: Any, expected: int) -> None:
     for stamp in (sent(time=value)["time"], sent({"time": value})["time"]):
         assert (type(stamp), stamp) == (int, expected)
 
 
-@pytest.mark.parametrize(("value", "why"), [row[1:] for row in REFUSED_TIMES], ids=[row[0] for row in REFUSED_TIMES])
-def test_a_time_that_mixpanel_would_not_take_is_refused(value: Any, why: str) -> None:
+@pytest.mark.parametrize(("value", "why"), [row[1:] for row in INVALID_TIMES], ids=[row[0] for row in INVALID_TIMES])
+def test_invalid_time_is_rejected(value: Any, why: str) -> None:
     for call in (lambda: record(time=value), lambda: record({"time": value})):
-        error = refused(call)
+        error = rejection_of(call)
         assert error.path == "properties.time"
         assert why in error.problem
 
 
-def test_a_time_that_cannot_be_shown_is_refused() -> None:
-    assert refused(lambda: record(time=Raising())).path == "properties.time"
+def test_time_whose_repr_raises_is_rejected() -> None:
+    assert rejection_of(lambda: record(time=Raising())).path == "properties.time"
 
 
-def test_a_time_of_none_is_now_as_an_argument_and_an_error_as_a_property() -> None:
+def test_time_none_is_now_as_argument_and_invalid_as_property() -> None:
     assert sent(time=None)["time"] == NOW_MS
-    assert refused(lambda: record({"time": None})).path == "properties.time"
+    assert rejection_of(lambda: record({"time": None})).path == "properties.time"
 
 
-def test_track_takes_five_days_and_import_any_age() -> None:
+def test_track_accepts_five_days_and_import_any_age() -> None:
     recent, old = NOW - 5 * DAY, NOW - 5 * DAY - 0.001
     tracking, importing = RecordEncoder("t", recent=True), RecordEncoder("t", recent=False)
-    assert sent(time=recent, builder=tracking)["time"] == NOW_MS - 432_000_000
-    error = refused(lambda: record(time=old, builder=tracking))
+    assert sent(time=recent, encoder=tracking)["time"] == NOW_MS - 432_000_000
+    error = rejection_of(lambda: record(time=old, encoder=tracking))
     assert error.path == "properties.time"
     assert "five days" in error.problem
     assert "import_data" in error.problem
-    assert sent(time=old, builder=importing)["time"] == NOW_MS - 432_000_001
-    assert sent(time=old, builder=tracking, recent=False)["time"] == NOW_MS - 432_000_001
-    assert refused(lambda: record(time=old, builder=importing, recent=True)).path == "properties.time"
+    assert sent(time=old, encoder=importing)["time"] == NOW_MS - 432_000_001
+    assert sent(time=old, encoder=tracking, recent=False)["time"] == NOW_MS - 432_000_001
+    assert rejection_of(lambda: record(time=old, encoder=importing, recent=True)).path == "properties.time"
 
 
 @given(ms=st.integers(100_000_000_000, NOW_MS + 3_600_000))
 @PROPERTY
-def test_all_forms_of_one_moment_are_one_time(ms: int) -> None:
+def test_all_forms_of_a_time_give_the_same_milliseconds(ms: int) -> None:
     moment = datetime(1970, 1, 1, tzinfo=timezone.utc) + timedelta(milliseconds=ms)
     forms = (ms, float(ms), ms / 1000, moment, moment.astimezone(timezone(timedelta(hours=-11))))
     assert {event_time(form, "time", now=NOW, recent=False) for form in forms} == {ms}
 
 
-# Address
+# IP address
 
 
 @pytest.mark.parametrize(
@@ -470,7 +470,7 @@ def test_all_forms_of_one_moment_are_one_time(ms: int) -> None:
         ("::1", "::1"),
     ],
 )
-def test_an_address_or_a_zero_is_sent(ip: str, expected: str) -> None:
+def test_ip_address_or_zero_is_sent(ip: str, expected: str) -> None:
     address = sent(ip=ip)["ip"]
     assert address == expected or address == "::ffff:cb00:7109"
 
@@ -500,14 +500,14 @@ def test_an_address_or_a_zero_is_sent(ip: str, expected: str) -> None:
         ["203.0.113.9"],
     ],
 )
-def test_any_other_address_is_refused(ip: object) -> None:
-    assert refused(lambda: record(ip=ip)).path == "properties.ip"
+def test_invalid_ip_address_is_rejected(ip: object) -> None:
+    assert rejection_of(lambda: record(ip=ip)).path == "properties.ip"
 
 
 # Meta
 
 
-def test_meta_is_merged_beside_the_event() -> None:
+def test_meta_is_merged_next_to_the_event() -> None:
     meta = {"$x": {"a": [1, (2,)]}, "when": datetime(2026, 1, 1)}
     before = copy.deepcopy(meta)
     assert event(meta=meta) == {**event(), "$x": {"a": [1, [2]]}, "when": "2026-01-01T00:00:00"}
@@ -516,9 +516,9 @@ def test_meta_is_merged_beside_the_event() -> None:
 
 
 @pytest.mark.parametrize("key", ["event", "properties"])
-def test_meta_must_not_replace_the_event(key: str) -> None:
-    assert refused(lambda: record(meta={key: {}})).path == f"meta.{key}"
-    assert refused(lambda: RecordEncoder("t").encode_identity("$merge", {}, {key: {}})).path == f"meta.{key}"
+def test_meta_cannot_overwrite_the_event(key: str) -> None:
+    assert rejection_of(lambda: record(meta={key: {}})).path == f"meta.{key}"
+    assert rejection_of(lambda: RecordEncoder("t").encode_identity("$merge", {}, {key: {}})).path == f"meta.{key}"
 
 
 @pytest.mark.parametrize(
@@ -536,45 +536,45 @@ def test_meta_must_not_replace_the_event(key: str) -> None:
         (BadMapping(), "meta"),
     ],
 )
-def test_meta_is_checked_like_everything_else(meta: Any, path: str) -> None:
-    assert refused(lambda: record(meta=meta)).path == path
-    assert refused(lambda: RecordEncoder("t").encode_identity("$merge", {}, meta)).path == path
+def test_meta_is_validated(meta: Any, path: str) -> None:
+    assert rejection_of(lambda: record(meta=meta)).path == path
+    assert rejection_of(lambda: RecordEncoder("t").encode_identity("$merge", {}, meta)).path == path
 
 
-def test_the_serializer_serves_meta_as_well() -> None:
-    builder = RecordEncoder("t", serializer=bytes.decode)
-    assert event(meta={"a": b"x"}, builder=builder)["a"] == "x"
-    assert read(builder.encode_identity("$merge", {}, {"a": b"x"}))["a"] == "x"
+def test_serializer_applies_to_meta() -> None:
+    encoder = RecordEncoder("t", serializer=bytes.decode)
+    assert event(meta={"a": b"x"}, encoder=encoder)["a"] == "x"
+    assert read(encoder.encode_identity("$merge", {}, {"a": b"x"}))["a"] == "x"
     message = {"$distinct_id": "u", "$set": {}}
-    assert read(builder.encode_profile(message, {"a": b"x"}, now=NOW))["a"] == "x"
+    assert read(encoder.encode_profile(message, {"a": b"x"}, now=NOW))["a"] == "x"
 
 
 # Super properties
 
 
-def test_super_properties_lie_under_those_of_every_event() -> None:
-    builder = RecordEncoder("t", super_properties={"plan": "free", "app": {"version": 1}})
-    assert sent(builder=builder)["plan"] == "free"
-    properties = sent({"plan": "pro"}, builder=builder)
+def test_super_properties_are_defaults_of_event_properties() -> None:
+    encoder = RecordEncoder("t", super_properties={"plan": "free", "app": {"version": 1}})
+    assert sent(encoder=encoder)["plan"] == "free"
+    properties = sent({"plan": "pro"}, encoder=encoder)
     assert (properties["plan"], properties["app"]) == ("pro", {"version": 1})
 
 
-def test_super_properties_are_copied_when_the_client_is_made() -> None:
+def test_super_properties_are_copied_at_creation() -> None:
     mine: dict[str, Any] = {"list": [1], "deep": {"list": [1]}}
-    builder = RecordEncoder("t", super_properties=mine)
+    encoder = RecordEncoder("t", super_properties=mine)
     mine["list"].append(2)
     mine["deep"]["list"].append(2)
     mine["more"] = 1
-    properties = sent(builder=builder)
+    properties = sent(encoder=encoder)
     assert (properties["list"], properties["deep"]) == ([1], {"list": [1]})
     assert "more" not in properties
 
 
-def test_super_properties_lie_under_what_the_call_says() -> None:
-    builder = RecordEncoder(
+def test_arguments_override_super_properties() -> None:
+    encoder = RecordEncoder(
         "t", super_properties={"distinct_id": "all", "$insert_id": "all", "$user_id": "all", "time": 1}
     )
-    properties = sent(distinct_id="me", insert_id="mine", user_id="u", time=NOW, builder=builder)
+    properties = sent(distinct_id="me", insert_id="mine", user_id="u", time=NOW, encoder=encoder)
     assert (properties["distinct_id"], properties["$insert_id"], properties["$user_id"], properties["time"]) == (
         "me",
         "mine",
@@ -583,15 +583,15 @@ def test_super_properties_lie_under_what_the_call_says() -> None:
     )
 
 
-def test_super_properties_are_checked_when_the_client_is_made() -> None:
-    error = refused(lambda: RecordEncoder("t", super_properties={"a": [b"x"]}))
+def test_super_properties_are_validated_at_creation() -> None:
+    error = rejection_of(lambda: RecordEncoder("t", super_properties={"a": [b"x"]}))
     assert error.path == "super_properties.a[0]"
 
 
-def test_super_properties_count() -> None:
-    builder = RecordEncoder("t", super_properties={f"s{number}": 1 for number in range(200)})
-    assert len(sent({f"p{number}": 1 for number in range(48)}, builder=builder)) == 254
-    assert refused(lambda: record({f"p{number}": 1 for number in range(49)}, builder=builder)).path == "properties"
+def test_super_properties_count_towards_the_limit() -> None:
+    encoder = RecordEncoder("t", super_properties={f"s{number}": 1 for number in range(200)})
+    assert len(sent({f"p{number}": 1 for number in range(48)}, encoder=encoder)) == 254
+    assert rejection_of(lambda: record({f"p{number}": 1 for number in range(49)}, encoder=encoder)).path == "properties"
 
 
 # before_send
@@ -600,11 +600,11 @@ Hook = Callable[[dict[str, Any]], Any]
 
 
 def hooked(hook: Hook, properties: Any = None, **arguments: Any) -> Any:
-    return event(properties, builder=RecordEncoder("t", before_send=hook), **arguments)
+    return event(properties, encoder=RecordEncoder("t", before_send=hook), **arguments)
 
 
 def put(*path: str, value: Any) -> Hook:
-    """A hook that sets one value, or deletes it if that is `...`."""
+    """Return a hook that sets one value, or deletes it if the value is `...`."""
 
     def hook(message: dict[str, Any]) -> dict[str, Any]:
         place: Any = message
@@ -619,7 +619,7 @@ def put(*path: str, value: Any) -> Hook:
     return hook
 
 
-def test_a_hook_sees_the_message_and_may_change_it() -> None:
+def test_hook_can_change_the_message() -> None:
     seen: list[dict[str, Any]] = []
 
     def hook(message: dict[str, Any]) -> dict[str, Any]:
@@ -634,7 +634,7 @@ def test_a_hook_sees_the_message_and_may_change_it() -> None:
     assert changed == {"event": "Renamed", "properties": {**sent({"added": {"a": [1]}}), "token": "t"}}
 
 
-def test_a_hook_may_return_a_message_of_its_own() -> None:
+def test_hook_can_return_a_new_message() -> None:
     own = {"event": "Own", "properties": {"distinct_id": "u", "time": NOW - 1, "$insert_id": "id", "a": (1, 2)}, "x": 1}
     before = copy.deepcopy(own)
     for _ in range(2):
@@ -643,18 +643,18 @@ def test_a_hook_may_return_a_message_of_its_own() -> None:
     assert own == before, "the hook's own was changed"
 
 
-def test_a_hook_may_set_a_time_in_any_form() -> None:
+def test_hook_can_set_a_time_in_any_form() -> None:
     assert hooked(put("properties", "time", value=NOW - 1))["properties"]["time"] == NOW_MS - 1000
     assert hooked(put("properties", "time", value=utc(2023, 11, 14)))["properties"]["time"] == 1_699_920_000_000
 
 
-def test_a_hook_that_returns_none_drops_the_message() -> None:
+def test_hook_that_returns_none_drops_the_message() -> None:
     kept = kept_back(lambda: hooked(lambda _: None, {"a": 1}))
     assert kept.reason is DropReason.BEFORE_SEND
     assert read(kept.record)["properties"]["a"] == 1
 
 
-def test_a_hook_that_raises_drops_the_message() -> None:
+def test_hook_that_raises_drops_the_message() -> None:
     def hook(message: dict[str, Any]) -> None:
         raise RuntimeError(CANARY)
 
@@ -666,7 +666,7 @@ def test_a_hook_that_raises_drops_the_message() -> None:
 
 
 @pytest.mark.parametrize("junk", [0, 1, True, "text", b"x", [], [1], {}, {"event": "e"}, {"properties": 1}, object()])
-def test_a_hook_that_returns_junk_drops_the_message(junk: object) -> None:
+def test_hook_that_returns_an_invalid_type_drops_the_message(junk: object) -> None:
     assert kept_back(lambda: hooked(lambda _: junk)).reason is DropReason.BEFORE_SEND_FAILED
 
 
@@ -696,23 +696,23 @@ BROKEN: dict[str, Hook] = {
 
 
 @pytest.mark.parametrize("name", list(BROKEN))
-def test_a_hook_that_returns_what_cannot_be_sent_drops_the_message(name: str) -> None:
-    """`DropReason.BEFORE_SEND_FAILED`: "raised, or returned what cannot be sent". The caller did nothing wrong."""
+def test_hook_that_returns_an_invalid_message_drops_it(name: str) -> None:
+    """`DropReason.BEFORE_SEND_FAILED`: the hook raised or returned an invalid message. The caller gets no error."""
     assert kept_back(lambda: hooked(BROKEN[name], {"b": 1})).reason is DropReason.BEFORE_SEND_FAILED
 
 
-def test_what_the_caller_did_wrong_is_raised_at_the_caller_also_with_a_hook() -> None:
+def test_invalid_arguments_raise_with_a_hook_too() -> None:
     for call in (
         lambda: hooked(lambda message: message, {"a": b"x"}),
         lambda: hooked(lambda message: message, time=0),
         lambda: hooked(lambda message: message, insert_id="a b"),
         lambda: update({"$distinct_id": "u", "$set": {"a": b"x"}}, before_send=lambda message: message),
     ):
-        assert isinstance(refused(call), ValidationError)
+        assert isinstance(rejection_of(call), ValidationError)
 
 
 def scrub(value: Any) -> Any:
-    """What a hook does that removes personal data in place, however deep."""
+    """Hook that removes personal data in place, at any depth."""
     if isinstance(value, dict):
         value.pop("email", None)
         for entry in value.values():
@@ -724,7 +724,7 @@ def scrub(value: Any) -> Any:
     return value
 
 
-def test_a_hook_cannot_change_what_the_caller_holds() -> None:
+def test_hook_cannot_change_properties_of_the_caller() -> None:
     mine = {"user": {"email": "a@b.test", "tags": ["x"]}, "email": "a@b.test", "list": [{"email": 1}]}
     before = copy.deepcopy(mine)
     changed = hooked(scrub, mine)
@@ -732,26 +732,26 @@ def test_a_hook_cannot_change_what_the_caller_holds() -> None:
     assert mine == before
 
 
-def test_a_hook_cannot_change_the_profile_properties_that_the_caller_holds() -> None:
+def test_hook_cannot_change_profile_properties_of_the_caller() -> None:
     message = {"$distinct_id": "u", "$set": {"email": "a@b.test", "deep": {"email": 1}, "list": [1]}}
     before = copy.deepcopy(message)
     assert read(update(message, before_send=scrub))["$set"] == {"deep": {}, "list": [1, "scrubbed"]}
     assert message == before
 
 
-def test_a_hook_cannot_change_super_properties_for_the_next_event() -> None:
-    builder = RecordEncoder("t", before_send=scrub, super_properties={"app": {"email": 1, "tags": ["x"]}})
-    first, second = sent(builder=builder), sent(builder=builder)
+def test_hook_cannot_change_super_properties_of_the_next_event() -> None:
+    encoder = RecordEncoder("t", before_send=scrub, super_properties={"app": {"email": 1, "tags": ["x"]}})
+    first, second = sent(encoder=encoder), sent(encoder=encoder)
     assert first["app"] == second["app"] == {"tags": ["x", "scrubbed"]}
 
 
-def test_a_hook_cannot_change_meta_that_the_caller_holds() -> None:
+def test_hook_cannot_change_meta_of_the_caller() -> None:
     meta = {"deep": {"email": 1}}
     assert hooked(scrub, meta=meta)["deep"] == {}
     assert meta == {"deep": {"email": 1}}
 
 
-def test_what_a_hook_keeps_cannot_change_what_is_sent() -> None:
+def test_message_kept_by_a_hook_cannot_change_the_record() -> None:
     kept: list[Any] = []
 
     def hook(message: dict[str, Any]) -> dict[str, Any]:
@@ -760,12 +760,12 @@ def test_what_a_hook_keeps_cannot_change_what_is_sent() -> None:
         kept.append(message)
         return message
 
-    builder = RecordEncoder("t", before_send=hook, super_properties={"list": [1]})
-    assert [sent({"a": [1]}, builder=builder)["a"] for _ in range(3)] == [[1]] * 3
-    assert sent(builder=builder)["list"] == [1]
+    encoder = RecordEncoder("t", before_send=hook, super_properties={"list": [1]})
+    assert [sent({"a": [1]}, encoder=encoder)["a"] for _ in range(3)] == [[1]] * 3
+    assert sent(encoder=encoder)["list"] == [1]
 
 
-def test_a_hook_sees_updates_of_profiles() -> None:
+def test_hook_is_called_with_profile_updates() -> None:
     message = {"$distinct_id": "u", "$set": {"a": 1}}
     data = update(message, before_send=put("$set", "b", value=2))
     assert read(data)["$set"] == {"a": 1, "b": 2}
@@ -788,14 +788,14 @@ def test_a_hook_sees_updates_of_profiles() -> None:
         lambda _: {},
     ],
 )
-def test_a_hook_that_breaks_an_update_drops_it(hook: Hook) -> None:
+def test_hook_that_invalidates_an_update_drops_it(hook: Hook) -> None:
     message = {"$distinct_id": "u", "$set": {"a": 1}}
     assert kept_back(lambda: update(message, before_send=hook)).reason is DropReason.BEFORE_SEND_FAILED
 
 
-def test_identity_calls_do_not_pass_through_the_hook() -> None:
-    builder = RecordEncoder("t", before_send=lambda _: None)
-    assert b"$merge" in builder.encode_identity("$merge", {"$distinct_ids": ["a", "b"]}, None)
+def test_identity_calls_bypass_the_hook() -> None:
+    encoder = RecordEncoder("t", before_send=lambda _: None)
+    assert b"$merge" in encoder.encode_identity("$merge", {"$distinct_ids": ["a", "b"]}, None)
 
 
 async def an_async_hook(message: dict[str, Any]) -> dict[str, Any]:
@@ -803,59 +803,59 @@ async def an_async_hook(message: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("hook", [5, "text", an_async_hook, {}])
-def test_a_hook_must_be_a_plain_function(hook: Any) -> None:
+def test_hook_must_be_a_plain_function(hook: Any) -> None:
     with pytest.raises(ConfigurationError, match="before_send"):
         RecordEncoder("t", before_send=hook)
 
 
-def test_a_message_kept_back_is_reported_as_far_as_it_encodes() -> None:
-    builder = RecordEncoder("t", before_send=lambda message: message["properties"].update(a=b"x") or None)
-    assert read(kept_back(lambda: record(builder=builder)).record)["properties"]["a"] == "<bytes>"
-    builder = RecordEncoder("t", before_send=lambda message: message["properties"].update({(1,): 1}) or None)
-    assert kept_back(lambda: record(builder=builder)).record == b""
+def test_dropped_message_is_reported_as_far_as_it_encodes() -> None:
+    encoder = RecordEncoder("t", before_send=lambda message: message["properties"].update(a=b"x") or None)
+    assert read(kept_back(lambda: record(encoder=encoder)).record)["properties"]["a"] == "<bytes>"
+    encoder = RecordEncoder("t", before_send=lambda message: message["properties"].update({(1,): 1}) or None)
+    assert kept_back(lambda: record(encoder=encoder)).record == b""
 
 
 # Size
 
 
-def test_a_record_of_999_999_bytes_is_taken_and_one_byte_more_is_not() -> None:
+def test_record_of_999_999_bytes_is_accepted_and_one_byte_more_is_not() -> None:
     room = MAX_RECORD_BYTES - 1 - len(record({"pad": ""}))
     data = record({"pad": "x" * room})
     assert len(data) == 999_999
-    error = refused(lambda: record({"pad": "x" * (room + 1)}))
+    error = rejection_of(lambda: record({"pad": "x" * (room + 1)}))
     assert (error.path, "1000000 bytes" in error.problem, len(str(error)) < 200) == ("properties", True, True)
 
 
-def test_the_size_is_that_of_the_bytes_and_not_of_the_characters() -> None:
-    assert refused(lambda: record({"pad": "é" * 500_000})).path == "properties"
-    assert refused(lambda: record({"pad": '"' * 500_000})).path == "properties"
+def test_record_size_is_counted_in_bytes() -> None:
+    assert rejection_of(lambda: record({"pad": "é" * 500_000})).path == "properties"
+    assert rejection_of(lambda: record({"pad": '"' * 500_000})).path == "properties"
 
 
-def test_an_update_has_the_same_bound() -> None:
+def test_update_has_the_same_size_limit() -> None:
     message = {"$distinct_id": "u", "$set": {"pad": ""}}
     room = MAX_RECORD_BYTES - 1 - len(update(message))
     message["$set"] = {"pad": "x" * room}
     assert len(update(message)) == 999_999
     message["$set"] = {"pad": "x" * (room + 1)}
-    assert refused(lambda: update(message)).path == "message"
+    assert rejection_of(lambda: update(message)).path == "message"
 
 
-def test_meta_counts_as_well() -> None:
-    assert refused(lambda: record(meta={"pad": "x" * 1_000_000}))
-    assert refused(lambda: RecordEncoder("t").encode_identity("$merge", {}, {"pad": "x" * 1_000_000}))
+def test_meta_counts_towards_the_size_limit() -> None:
+    assert rejection_of(lambda: record(meta={"pad": "x" * 1_000_000}))
+    assert rejection_of(lambda: RecordEncoder("t").encode_identity("$merge", {}, {"pad": "x" * 1_000_000}))
 
 
 # Profiles
 
 
-def test_an_update_carries_the_token_and_the_time() -> None:
+def test_update_has_token_and_time() -> None:
     message = {"$distinct_id": "u", "$set": {"a": 1}}
     data = update(message)
     assert read(data) == {"$token": "the token", "$time": NOW, **message}
     assert not isinstance(data, NonIdempotentRecord)
 
 
-def test_message_and_meta_win_over_the_clients_own_fields() -> None:
+def test_message_and_meta_override_client_fields() -> None:
     message = {"$distinct_id": "u", "$set": {}, "$token": "mine", "$time": 5}
     before = copy.deepcopy(message)
     meta = {"$time": 6, "$ip": "0", "$ignore_time": True}
@@ -878,20 +878,20 @@ ENVELOPE = {
 
 @pytest.mark.parametrize("target", [{"$distinct_id": "u"}, {"$group_key": "company", "$group_id": "acme"}])
 @pytest.mark.parametrize("operation", [*REPEATABLE, *NOT_REPEATABLE])
-def test_what_a_second_try_could_apply_twice_is_marked(target: dict[str, Any], operation: str) -> None:
-    """Mixpanel has no duplicate key for /engage and /groups."""
+def test_update_that_is_not_idempotent_is_marked(target: dict[str, Any], operation: str) -> None:
+    """Mixpanel does not de-duplicate updates of /engage and /groups."""
     value = {**REPEATABLE, **NOT_REPEATABLE}[operation]
     data = update({**target, operation: value}, ENVELOPE)
     assert read(data)[operation] == value
     assert isinstance(data, NonIdempotentRecord) is (operation in NOT_REPEATABLE)
 
 
-def test_one_operation_that_is_not_safe_makes_the_update_unsafe() -> None:
+def test_one_operation_that_is_not_idempotent_marks_the_update() -> None:
     assert isinstance(update({"$distinct_id": "u", "$set": {"a": 1}, "$add": {"b": 1}}), NonIdempotentRecord)
 
 
 @pytest.mark.parametrize("operation", [*REPEATABLE, *NOT_REPEATABLE])
-def test_on_drop_is_told_of_every_kind_of_update_that_was_lost(operation: str) -> None:
+def test_on_drop_reports_every_kind_of_update(operation: str) -> None:
     message = {"$distinct_id": "u", operation: {**REPEATABLE, **NOT_REPEATABLE}[operation]}
     loss = Loss(kind=RecordKind.PEOPLE, reason=DropReason.UNCERTAIN, items=[update(message)], message="no answer")
     (told,) = _records(loss)
@@ -920,26 +920,26 @@ def test_on_drop_is_told_of_every_kind_of_update_that_was_lost(operation: str) -
         ({"$distinct_id": "u", "$add": BadMapping()}, "$add"),
     ],
 )
-def test_an_update_that_mixpanel_would_not_take_is_refused(message: Any, path: str) -> None:
-    assert refused(lambda: update(message)).path == path
+def test_invalid_update_is_rejected(message: Any, path: str) -> None:
+    assert rejection_of(lambda: update(message)).path == path
 
 
 @pytest.mark.parametrize("meta", [None, ENVELOPE])
-def test_an_update_has_an_operation(meta: Any) -> None:
-    assert refused(lambda: update({"$distinct_id": "u"}, meta)).path == "message"
-    assert refused(lambda: update({"$group_key": "k", "$group_id": "g"}, meta)).path == "message"
+def test_update_without_an_operation_is_rejected(meta: Any) -> None:
+    assert rejection_of(lambda: update({"$distinct_id": "u"}, meta)).path == "message"
+    assert rejection_of(lambda: update({"$group_key": "k", "$group_id": "g"}, meta)).path == "message"
 
 
 @pytest.mark.parametrize("operation", ["$set", "$set_once", "$add", "$append", "$union", "$remove"])
 @pytest.mark.parametrize("value", [None, 5, "name", ["name"], {"name"}, b"x"])
-def test_operations_on_properties_take_a_mapping(operation: str, value: object) -> None:
-    error = refused(lambda: update({"$distinct_id": "u", operation: value}))
+def test_operations_on_properties_require_a_mapping(operation: str, value: object) -> None:
+    error = rejection_of(lambda: update({"$distinct_id": "u", operation: value}))
     assert error.path == operation
     assert type(value).__name__ in error.problem
 
 
 @pytest.mark.parametrize("value", [1, -1.5, 0, 2**64 - 1, Decimal("1.5"), Year.PAST])
-def test_what_is_added_is_a_number(value: Any) -> None:
+def test_add_accepts_numbers(value: Any) -> None:
     assert read(update({"$distinct_id": "u", "$add": {"n": value}}))["$add"]["n"] == value
 
 
@@ -952,12 +952,12 @@ class Grade(Enum):
     ["1", True, None, [1], (1,), {1}, {"a": 1}, date(2026, 1, 1), datetime(2026, 1, 1), UUID(int=1), Grade.ONE, b"1"],
     ids=str,
 )
-def test_anything_else_cannot_be_added(value: object) -> None:
-    assert refused(lambda: update({"$distinct_id": "u", "$add": {"ok": 1, "n": value}})).path == "$add.n"
+def test_add_rejects_values_that_are_not_numbers(value: object) -> None:
+    assert rejection_of(lambda: update({"$distinct_id": "u", "$add": {"ok": 1, "n": value}})).path == "$add.n"
 
 
 @pytest.mark.parametrize("value", [["a"], ("a", "b"), {"b", "a"}, frozenset("a")])
-def test_what_is_unset_is_a_list_of_names(value: Any) -> None:
+def test_unset_accepts_a_list_of_names(value: Any) -> None:
     assert sorted(read(update({"$distinct_id": "u", "$unset": value}))["$unset"]) == sorted(value)
 
 
@@ -976,14 +976,14 @@ def test_what_is_unset_is_a_list_of_names(value: Any) -> None:
         (["\ud800"], "$unset[0]"),
     ],
 )
-def test_any_other_unset_is_refused(value: Any, path: str) -> None:
-    assert refused(lambda: update({"$distinct_id": "u", "$unset": value})).path == path
+def test_unset_rejects_other_values(value: Any, path: str) -> None:
+    assert rejection_of(lambda: update({"$distinct_id": "u", "$unset": value})).path == path
 
 
 # Identity
 
 
-def test_identity_events_carry_exactly_what_the_official_sdk_sends() -> None:
+def test_identity_events_have_the_fields_of_the_official_sdk() -> None:
     data = RecordEncoder("t").encode_identity("$create_alias", {"distinct_id": "a", "alias": "b"}, {"$x": 1})
     assert read(data) == {
         "event": "$create_alias",
@@ -992,25 +992,25 @@ def test_identity_events_carry_exactly_what_the_official_sdk_sends() -> None:
     }
 
 
-def test_a_lone_surrogate_in_an_identity_is_refused() -> None:
-    error = refused(lambda: RecordEncoder("t").encode_identity("$merge", {"$distinct_ids": ["a", "\ud800"]}, None))
+def test_identity_call_with_a_lone_surrogate_is_rejected() -> None:
+    error = rejection_of(lambda: RecordEncoder("t").encode_identity("$merge", {"$distinct_ids": ["a", "\ud800"]}, None))
     assert error.path == "properties.$distinct_ids[1]"
 
 
-# Properties that are kept
+# Bound properties
 
 
-def test_bound_properties_are_a_clean_copy() -> None:
+def test_bound_properties_are_a_deep_copy() -> None:
     mine: dict[str, Any] = {"a": [1], "b": (2,), "when": datetime(2026, 1, 1)}
     clean = RecordEncoder("t").clean_properties(mine, "properties")
     assert clean == {"a": [1], "b": [2], "when": "2026-01-01T00:00:00"}
     mine["a"].append(2)
     assert clean["a"] == [1]
     assert RecordEncoder("t").clean_properties(None, "properties") == {}
-    assert refused(lambda: RecordEncoder("t").clean_properties({"a": b"x"}, "bound")).path == "bound.a"
+    assert rejection_of(lambda: RecordEncoder("t").clean_properties({"a": b"x"}, "bound")).path == "bound.a"
 
 
-def test_an_insert_id_that_encodes_itself_is_not_taken_at_its_word() -> None:
+def test_insert_id_subclass_cannot_replace_its_text() -> None:
     class Lying(str):
         __slots__ = ()
 

@@ -1,4 +1,4 @@
-"""Mixpanel's answers: what each status and body means, and that no answer, however hostile, can do harm."""
+"""Outcome of each status and body. No response, however hostile, causes an error or a leak."""
 
 from __future__ import annotations
 
@@ -47,18 +47,18 @@ def indexes(result: Outcome) -> list[int]:
     return [record.index for record in result.failed]
 
 
-# Every status
+# Statuses
 
 MISCONFIGURED = {401, 402, 403, 404, 405, 407, *range(300, 400)}
 HALVED = {400: DropReason.REJECTED, 422: DropReason.REJECTED, 413: DropReason.TOO_LARGE}
 AGAIN_AS_NOT_APPLIED = {429, 503}
 AGAIN_MAYBE_APPLIED = {408, *range(500, 600)} - {501, 503, 505}
-# No answer of Mixpanel's: whatever gave it, the records are kept.
+# Mixpanel does not send these statuses. The records are kept.
 STRANGE = {*range(100, 200), *range(200, 300)}
 
 
 def expected_of(status: int) -> tuple[type[Outcome], object]:
-    """The table in the module's docstring, and fault catalogue C1: the outcome, and what else is sure about it."""
+    """Return the expected outcome and its detail, from the table in the module's docstring and fault catalogue C1."""
     if status in MISCONFIGURED:
         return ConfigurationRefused, None
     if status in HALVED:
@@ -98,20 +98,20 @@ def test_each_of_the_500_statuses_has_its_outcome(body: bytes) -> None:
         (410, "rejected"),
     ],
 )
-def test_a_status_without_words_gets_words_of_our_own(status: int, words: str) -> None:
+def test_status_without_a_message_gets_a_default_message(status: int, words: str) -> None:
     result = outcome(status)
     assert not isinstance(result, Delivered)
     assert words in result.message
 
 
-def test_no_status_but_200_is_a_success_whatever_the_body_says() -> None:
+def test_only_status_200_is_a_success() -> None:
     for status in {*range(100, 600)} - {200}:
         for body in (1, {"status": 1}, {"code": 200, "num_records_imported": 10, "status": "OK"}):
             assert not isinstance(outcome(status, body), Delivered), status
 
 
 @pytest.mark.parametrize("sent", [True, False])
-def test_without_a_reply_it_depends_on_whether_a_byte_left(sent: bool) -> None:
+def test_transport_failure_is_uncertain_only_if_bytes_were_sent(sent: bool) -> None:
     result = read_response(TransportFailure(sent=sent, message="connection reset"), 10, now=NOW)
     assert result == Retry(message="connection reset", applied=sent)
 
@@ -137,7 +137,7 @@ def test_without_a_reply_it_depends_on_whether_a_byte_left(sent: bool) -> None:
     ],
     ids=str,
 )
-def test_a_documented_success_is_delivered(body: Any) -> None:
+def test_documented_success_is_delivered(body: Any) -> None:
     assert outcome(200, body) == Delivered()
 
 
@@ -152,7 +152,7 @@ def test_a_documented_success_is_delivered(body: Any) -> None:
     ],
     ids=str,
 )
-def test_a_documented_failure_with_status_200_is_halved(body: Any, message: str) -> None:
+def test_documented_failure_with_status_200_splits_the_batch(body: Any, message: str) -> None:
     assert outcome(200, body) == SplitBatch(reason=DropReason.REJECTED, status=200, message=message)
 
 
@@ -192,7 +192,7 @@ def test_a_documented_failure_with_status_200_is_halved(body: Any, message: str)
         b"<html>1</html>",
     ],
 )
-def test_a_200_that_is_no_answer_of_mixpanels_is_tried_again(body: bytes) -> None:
+def test_status_200_with_an_unknown_body_is_retried(body: bytes) -> None:
     """A captive portal or a proxy must neither lose records nor count them as delivered (fault catalogue, C14)."""
     result = outcome(200, body)
     assert isinstance(result, Retry)
@@ -212,8 +212,8 @@ STRICT_400 = {
 
 
 @pytest.mark.parametrize("status", [400, 422, 200])
-def test_named_records_are_pruned(status: int) -> None:
-    """Fault catalogue, C12. Both spellings of the key that Mixpanel's documents have."""
+def test_failed_records_are_listed_in_the_outcome(status: int) -> None:
+    """Fault catalogue, C12. Mixpanel documents both spellings of the key."""
     body = STRICT_400 if status != 200 else {**STRICT_400, "status": 1}
     assert outcome(status, body) == PartialFailure(
         failed=(
@@ -225,7 +225,7 @@ def test_named_records_are_pruned(status: int) -> None:
     )
 
 
-def test_three_bad_rows_of_2_000_cost_three() -> None:
+def test_three_failed_records_of_2_000_fail_alone() -> None:
     body = {"failed_records": [{"index": index} for index in (1999, 0, 77)]}
     assert indexes(outcome(400, body, count=2000)) == [0, 77, 1999]
 
@@ -259,40 +259,40 @@ def test_three_bad_rows_of_2_000_cost_three() -> None:
         ),
     ],
 )
-def test_other_documented_bodies_are_quoted(status: int, body: Any, expected: Outcome) -> None:
+def test_message_quotes_other_documented_bodies(status: int, body: Any, expected: Outcome) -> None:
     assert outcome(status, body) == expected
 
 
 @pytest.mark.parametrize("status", [429, 500, 503, 408])
-def test_a_retry_after_is_read_from_every_answer_that_asks_for_another_try(status: int) -> None:
+def test_retry_after_is_read_from_every_retryable_response(status: int) -> None:
     result = outcome(status, after="17")
     assert isinstance(result, Retry)
     assert result.retry_after == 17.0
 
 
-# Odd lists of failed records
+# Invalid lists of failed records
 
 
 @pytest.mark.parametrize(
     "index", [-1, 10, 10**6, 2**63, 2**64 - 1, True, False, 1.0, 1e300, "1", None, [1], {"index": 1}], ids=repr
 )
-def test_an_index_that_names_no_record_is_passed_over(index: Any) -> None:
+def test_invalid_record_index_is_ignored(index: Any) -> None:
     entry = {"index": index, "message": "odd"}
     assert isinstance(outcome(400, {"failed_records": [entry]}), SplitBatch)
     assert indexes(outcome(400, {"failed_records": [entry, {"index": 3}]})) == [3]
 
 
-def test_a_record_named_twice_counts_once_and_the_first_reason_stands() -> None:
+def test_record_listed_twice_counts_once_with_the_first_reason() -> None:
     result = outcome(400, {"failed_records": [{"index": 4, "message": "first"}, {"index": 4, "message": "second"}]})
     assert isinstance(result, PartialFailure)
     assert [(record.index, record.message) for record in result.failed] == [(4, "first")]
 
 
-def test_records_come_in_order() -> None:
+def test_failed_records_are_sorted_by_index() -> None:
     assert indexes(outcome(400, {"failed_records": [{"index": 5}, {"index": 0}, {"index": 3}]})) == [0, 3, 5]
 
 
-def test_missing_and_odd_fields_become_empty() -> None:
+def test_missing_and_invalid_fields_become_empty() -> None:
     entries = [
         {"index": 0},
         {"index": 1, "field": None, "message": None, "$insert_id": None},
@@ -303,28 +303,28 @@ def test_missing_and_odd_fields_become_empty() -> None:
     assert result.failed == tuple(FailedRecord(index=index, field="", message="") for index in range(3))
 
 
-def test_the_documented_key_wins_over_the_other() -> None:
+def test_documented_insert_id_key_has_priority() -> None:
     result = outcome(400, {"failed_records": [{"index": 0, "$insert_id": "prose", "insert_id": "schema"}]})
     assert isinstance(result, PartialFailure)
     assert result.failed[0].insert_id == "prose"
 
 
-def test_plain_words_instead_of_records_are_quoted() -> None:
-    """Observed of Simplified projects."""
+def test_strings_instead_of_failed_records_become_the_message() -> None:
+    """Observed in Simplified projects."""
     result = outcome(400, {"error": "some failed", "failed_records": ["$merge is not supported"]})
     assert result == SplitBatch(reason=DropReason.REJECTED, status=400, message="$merge is not supported")
     assert indexes(outcome(400, {"failed_records": ["words", {"index": 1}]})) == [1]
 
 
 @pytest.mark.parametrize("listed", ["text", 5, {"0": {"index": 0}}, True, [None], [[{"index": 0}]], [5], [True]])
-def test_a_list_of_failed_records_that_is_none_halves_the_batch(listed: Any) -> None:
+def test_invalid_list_of_failed_records_splits_the_batch(listed: Any) -> None:
     for status in (400, 422, 200):
         assert isinstance(outcome(status, {"failed_records": listed, "status": 1}), SplitBatch)
 
 
 @given(entries=st.lists(st.integers(-3, 12), max_size=20), count=st.integers(1, 10))
 @PROPERTY
-def test_what_is_pruned_is_always_part_of_what_was_sent(entries: list[int], count: int) -> None:
+def test_failed_indexes_are_always_within_the_batch(entries: list[int], count: int) -> None:
     result = outcome(400, {"failed_records": [{"index": index} for index in entries]}, count=count)
     named = sorted({index for index in entries if 0 <= index < count})
     if named:
@@ -333,7 +333,7 @@ def test_what_is_pruned_is_always_part_of_what_was_sent(entries: list[int], coun
         assert isinstance(result, SplitBatch)
 
 
-# Hostile answers
+# Hostile responses
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
@@ -369,13 +369,13 @@ def check(result: Outcome, count: int) -> None:
 
 @given(body=st.binary(max_size=200), status=st.sampled_from([200, 400, 401, 413, 429, 500, 406]))
 @PROPERTY
-def test_any_bytes_have_an_outcome(body: bytes, status: int) -> None:
+def test_any_body_has_an_outcome(body: bytes, status: int) -> None:
     check(outcome(status, body), 10)
 
 
 @given(body=JSON, status=st.sampled_from([200, 400, 422, 401, 413, 429, 500, 406]), count=st.integers(1, 20))
 @PROPERTY
-def test_any_json_has_an_outcome(body: Any, status: int, count: int) -> None:
+def test_any_json_body_has_an_outcome(body: Any, status: int, count: int) -> None:
     result = outcome(status, body, count=count)
     check(result, count)
     if isinstance(result, Delivered):
@@ -401,13 +401,13 @@ def test_any_json_has_an_outcome(body: Any, status: int, count: int) -> None:
     ],
     ids=range(10),
 )
-def test_a_hostile_body_has_an_outcome(body: bytes) -> None:
+def test_hostile_body_has_an_outcome(body: bytes) -> None:
     for status in (200, 400, 503):
         check(outcome(status, body), 10)
 
 
 @pytest.mark.parametrize("text", ["a\nb", "a\r\nb", "a\x1b[31mb", "a\u2028b", "a\u202eb", "a\x00b", "a\tb"])
-def test_words_of_the_server_are_fit_for_one_line_of_a_log(text: str) -> None:
+def test_server_message_is_one_printable_line(text: str) -> None:
     result = outcome(400, {"error": text, "failed_records": [{"index": 0, "field": text, "message": text}]})
     assert isinstance(result, PartialFailure)
     for shown in (result.message, result.failed[0].field, result.failed[0].message):
@@ -443,7 +443,7 @@ def shown(result: Outcome) -> str:
 
 @pytest.mark.parametrize("account", [True, False], ids=["service account", "project secret"])
 @pytest.mark.parametrize("spelling", range(3), ids=["plain", "in a URL", "as sent"])
-def test_a_secret_that_the_server_repeats_is_masked_everywhere(account: bool, spelling: int) -> None:
+def test_repeated_secret_is_masked_everywhere(account: bool, spelling: int) -> None:
     secret = spellings(account=account)[spelling]
     text = f"no access for {secret}, and {secret} it was"
     entry = {"index": 0, "field": text, "message": text, "$insert_id": text}
@@ -459,8 +459,8 @@ def test_a_secret_that_the_server_repeats_is_masked_everywhere(account: bool, sp
 
 @pytest.mark.parametrize("account", [True, False])
 @pytest.mark.parametrize("start", [160, 180, 190, 195, 199])
-def test_a_secret_that_lies_across_the_cut_is_masked_as_well(account: bool, start: int) -> None:
-    """Words are shortened to 200 characters; the first half of a secret is still half a secret."""
+def test_secret_across_the_length_limit_is_masked(account: bool, start: int) -> None:
+    """Messages are shortened to 200 characters. The first half of a secret must not remain."""
     for secret in spellings(account=account):
         text = "x" * start + secret
         entry = {"index": 0, "field": text, "message": text, "$insert_id": text}
@@ -469,13 +469,13 @@ def test_a_secret_that_lies_across_the_cut_is_masked_as_well(account: bool, star
             assert secret[:6] not in result
 
 
-def test_without_authentication_there_is_nothing_to_mask() -> None:
+def test_request_without_authentication_has_no_secrets_to_mask() -> None:
     encoder = RequestEncoder(token="t", credentials=None, events_by_import=False, new_compressor=zlib_compressor)
     for kind in (RecordKind.EVENTS, RecordKind.PEOPLE, RecordKind.GROUPS, RecordKind.IDENTITY):
         assert encoder.request(kind, BatchBody([b"{}"])).secrets == ()
 
 
-def test_the_name_of_a_service_account_is_no_secret() -> None:
+def test_service_account_name_is_not_masked() -> None:
     result = outcome(401, {"error": "account may not import"}, secrets=secrets(account=True))
     assert result == ConfigurationRefused(status=401, message="account may not import")
 
@@ -538,7 +538,7 @@ def http_date(seconds: float) -> str:
     ],
     ids=lambda value: str(value)[:30] if isinstance(value, str) else "",
 )
-def test_each_form_of_retry_after(value: str | None, expected: float | None) -> None:
+def test_retry_after_accepts_each_form(value: str | None, expected: float | None) -> None:
     """Fault catalogue, C2."""
     if value == "Tue, 14 Nov 2023":
         assert parse_retry_after(value, now=NOW) in {None, 0.0}
@@ -548,14 +548,14 @@ def test_each_form_of_retry_after(value: str | None, expected: float | None) -> 
 
 @given(value=st.text(max_size=120) | st.text("0123456789.-+eE ,:;GMTanovue", max_size=40))
 @PROPERTY
-def test_no_retry_after_does_harm(value: str) -> None:
+def test_invalid_retry_after_is_ignored_or_limited(value: str) -> None:
     seconds = parse_retry_after(value, now=NOW)
     assert seconds is None or 0.0 <= seconds <= MAX_RETRY_AFTER
 
 
 @given(seconds=st.integers(-(10**9), 10**9), hours=st.integers(-12, 14))
 @PROPERTY
-def test_a_date_means_the_same_in_every_zone(seconds: int, hours: int) -> None:
+def test_retry_after_date_is_independent_of_the_time_zone(seconds: int, hours: int) -> None:
     moment = datetime.fromtimestamp(NOW, timezone.utc) + timedelta(seconds=seconds)
     value = format_datetime(moment.astimezone(timezone(timedelta(hours=hours))))
     assert parse_retry_after(value, now=NOW) == min(max(seconds, 0), MAX_RETRY_AFTER)

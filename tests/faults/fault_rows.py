@@ -13,7 +13,9 @@ _G: Final = "faults/test_security.py::test_"
 _RANDOM: Final = "faults/test_random_faults.py::test_"
 _DELIVERY: Final = "delivery/test_delivery.py::test_"
 _LIFE: Final = "client/test_lifecycle.py::test_"
-_HARD: Final = "client/test_misuse.py::test_"
+_LOOP_ENDINGS: Final = "client/test_loop_endings.py::test_"
+_REENTRANCY: Final = "client/test_signals_and_reentrancy.py::test_"
+_CLOSE: Final = "client/test_close_and_callbacks.py::test_"
 _IDENTITY: Final = "client/test_identity_methods.py::test_"
 _POOL: Final = "http/test_transport.py::test_"
 _SHAPE: Final = "test_architecture.py::test_"
@@ -41,12 +43,12 @@ CATALOGUE: Final = (
 
 ROWS: Final[Mapping[str, tuple[str, ...]]] = {
     "A10": (
-        f"{_LIFE}a_client_that_is_dropped_says_what_was_lost_and_leaves_no_task",
-        f"{_LIFE}a_client_that_is_dropped_with_nothing_pending_is_silent",
+        f"{_LIFE}dropped_client_warns_of_lost_records_and_leaves_no_task",
+        f"{_LIFE}dropped_client_without_pending_records_is_silent",
     ),
     "B1": (
         f"{_B}b1_flush_cancelled_at_any_of_200_steps_propagates_and_loses_nothing",
-        f"{_LIFE}a_flush_that_is_cancelled_at_any_step_loses_nothing",
+        f"{_LIFE}flush_cancelled_at_any_step_loses_nothing",
     ),
     "B2": (
         f"{_B}b2_randomly_cancelled_callers_leave_the_pool_usable",
@@ -56,10 +58,10 @@ ROWS: Final[Mapping[str, tuple[str, ...]]] = {
         f"{_POOL}a_request_that_is_cut_off_costs_its_own_connection_and_no_other",
     ),
     "B4": (
-        f"{_LIFE}a_second_asyncio_run_takes_over_what_the_first_left",
-        f"{_LIFE}two_loops_at_once_are_refused_in_words",
-        f"{_LIFE}asyncio_and_then_trio",
-        f"{_HARD}a_loop_that_ends_at_any_step_leaves_no_lease_behind",
+        f"{_LIFE}second_asyncio_run_delivers_records_of_the_first",
+        f"{_LIFE}use_in_a_second_running_loop_raises",
+        f"{_LIFE}client_moves_from_asyncio_to_trio",
+        f"{_LOOP_ENDINGS}loop_that_ends_at_any_step_leaves_no_lease",
     ),
     "B5": (
         f"{_B}b5_tracking_threads_do_not_wait_for_a_blocked_loop",
@@ -68,14 +70,14 @@ ROWS: Final[Mapping[str, tuple[str, ...]]] = {
     "B6": (
         f"{_B}b6_tracking_finalizer_corrupts_nothing",
         f"{_B}b6_drops_are_logged_once_in_20_seconds",
-        f"{_HARD}a_signal_handler_that_tracks_corrupts_nothing",
-        f"{_HARD}a_log_handler_that_tracks_does_not_recurse",
+        f"{_REENTRANCY}tracking_in_a_signal_handler_keeps_the_counters_consistent",
+        f"{_REENTRANCY}tracking_in_a_log_handler_does_not_recurse",
     ),
     "B7": (
         f"{_B}b7_callback_that_raises_1_000_times_stops_nothing",
         f"{_B}b7_blocking_callback_delays_neither_the_loop_nor_delivery",
         f"{_DELIVERY}a_callback_may_close_and_flush_without_waiting_for_itself",
-        f"{_HARD}a_callback_that_raises_anything_stops_nothing",
+        f"{_CLOSE}callback_that_raises_does_not_stop_delivery",
     ),
     "B9": (f"{_B}b9_event_about_each_request_causes_no_request_loop",),
     "B10": (
@@ -93,8 +95,8 @@ ROWS: Final[Mapping[str, tuple[str, ...]]] = {
         f"{_DELIVERY}wrong_credentials_or_host_keep_the_records_and_pause",
     ),
     "C2": (
-        f"{_REPLIES}each_form_of_retry_after",
-        f"{_REPLIES}no_retry_after_does_harm",
+        f"{_REPLIES}retry_after_accepts_each_form",
+        f"{_REPLIES}invalid_retry_after_is_ignored_or_limited",
         f"{_RETRY}what_mixpanel_asked_for_is_never_undercut",
     ),
     "C3": (
@@ -110,7 +112,7 @@ ROWS: Final[Mapping[str, tuple[str, ...]]] = {
     "C10": (
         f"{_C}c10_200_awaited_calls_share_a_bounded_pool",
         f"{_POOL}requests_that_begin_together_share_a_bounded_number_of_connections",
-        f"{_IDENTITY}many_at_once_share_a_bounded_pool_and_all_finish",
+        f"{_IDENTITY}concurrent_calls_share_a_bounded_pool",
     ),
     "C11": (
         f"{_DELIVERY}413_halves_until_it_fits_and_only_the_giant_is_lost",
@@ -119,12 +121,12 @@ ROWS: Final[Mapping[str, tuple[str, ...]]] = {
     ),
     "C12": (
         f"{_C}c12_three_bad_rows_of_2_000_lose_three_in_one_request",
-        f"{_REPLIES}three_bad_rows_of_2_000_cost_three",
+        f"{_REPLIES}three_failed_records_of_2_000_fail_alone",
     ),
     "C14": (
         f"{_DELIVERY}a_captive_portal_is_no_success_and_loses_nothing",
         f"{_DELIVERY}a_200_that_says_no_is_no_success_and_the_poison_is_isolated",
-        f"{_REPLIES}a_200_that_is_no_answer_of_mixpanels_is_tried_again",
+        f"{_REPLIES}status_200_with_an_unknown_body_is_retried",
     ),
     "C16": (
         f"{_C}c16_redirect_is_not_followed_and_leaks_nothing",
@@ -143,12 +145,12 @@ ROWS: Final[Mapping[str, tuple[str, ...]]] = {
     ),
     "D4": (
         f"{_D}d4_timed_out_call_uses_all_attempts_and_reports_them",
-        f"{_IDENTITY}trouble_that_passes_is_waited_out_with_the_same_payload",
-        f"{_IDENTITY}a_rate_limit_beyond_the_deadline_is_not_waited_for",
+        f"{_IDENTITY}retry_sends_the_same_payload",
+        f"{_IDENTITY}retry_after_beyond_the_deadline_raises_at_once",
     ),
     "D5": (
         f"{_D}d5_rejected_merge_is_sent_once",
-        f"{_IDENTITY}what_will_not_pass_is_tried_once",
+        f"{_IDENTITY}permanent_error_is_not_retried",
     ),
     "D6": (
         f"{_D}d6_every_method_uses_only_the_configured_host",
@@ -156,11 +158,11 @@ ROWS: Final[Mapping[str, tuple[str, ...]]] = {
     ),
     "D7": (
         f"{_D}d7_call_cancelled_at_any_step_leaves_the_client_usable",
-        f"{_HARD}a_call_that_is_cancelled_while_it_backs_off_sends_nothing_more",
+        f"{_CLOSE}call_cancelled_during_backoff_sends_no_further_request",
     ),
     "D10": (
-        f"{_BUILD}a_time_that_mixpanel_would_not_take_is_refused",
-        f"{_BUILD}track_takes_five_days_and_import_any_age",
+        f"{_BUILD}invalid_time_is_rejected",
+        f"{_BUILD}track_accepts_five_days_and_import_any_age",
     ),
     "F1": (
         f"{_F}f1_outage_keeps_memory_within_its_bound",
@@ -178,20 +180,20 @@ ROWS: Final[Mapping[str, tuple[str, ...]]] = {
         f"{_F}f4_property_with_millions_of_values_is_refused_without_visiting_all",
         f"{_F}f4_endless_containers_are_refused",
         f"{_F}f4_no_accepted_value_fails_a_batch",
-        f"{_VALUES}what_json_has_not_is_named_wherever_it_is",
-        f"{_VALUES}100_000_levels_are_refused_without_a_recursion_error",
-        f"{_VALUES}a_hostile_object_is_refused_and_not_repeated",
+        f"{_VALUES}unsupported_value_is_reported_with_its_path",
+        f"{_VALUES}nesting_of_100_000_levels_raises_no_recursion_error",
+        f"{_VALUES}hostile_object_is_rejected_and_not_shown",
     ),
     "F5": (f"{_F}f5_later_changes_of_arguments_are_not_sent",),
     "F6": (
         f"{_F}f6_validation_errors_show_the_size_and_not_the_payload",
-        f"{_BUILD}a_record_of_999_999_bytes_is_taken_and_one_byte_more_is_not",
-        f"{_VALUES}three_levels_are_the_most",
-        f"{_VALUES}a_list_of_an_event_has_254_elements",
+        f"{_BUILD}record_of_999_999_bytes_is_accepted_and_one_byte_more_is_not",
+        f"{_VALUES}nesting_is_limited_to_three_levels",
+        f"{_VALUES}list_of_an_event_has_at_most_254_elements",
     ),
     "F7": (
-        f"{_BUILD}any_other_insert_id_is_refused",
-        f"{_BUILD}placeholders_are_refused_as_ids_in_any_case",
+        f"{_BUILD}invalid_insert_id_is_rejected",
+        f"{_BUILD}placeholder_ids_are_rejected_in_any_case",
         f"{_IDS}a_million_ids_are_a_million_different_ones",
         f"{_IDS}forked_child_never_repeats_ids_of_its_parent",
     ),
@@ -205,8 +207,8 @@ ROWS: Final[Mapping[str, tuple[str, ...]]] = {
     ),
     "F11": (
         f"{_F}f11_calls_after_close_are_refused_and_the_result_adds_up",
-        f"{_LIFE}closing_twice_and_at_the_same_time_is_closing_once",
-        f"{_LIFE}a_close_that_is_cancelled_can_be_called_again",
+        f"{_LIFE}repeated_and_concurrent_close_returns_the_same_result",
+        f"{_LIFE}cancelled_close_can_be_called_again",
     ),
     "F12": (f"{_F}f12_close_with_a_dead_server_ends_and_keeps_spooled_records",),
     "G1": (
@@ -215,7 +217,7 @@ ROWS: Final[Mapping[str, tuple[str, ...]]] = {
         f"{_G}g1_traceback_of_a_call_to_a_full_or_closed_client_contains_no_secret",
         f"{_G}g1_traceback_of_a_refused_option_contains_no_secret",
         f"{_G}g1_warning_of_an_unclosed_client_contains_no_secret",
-        f"{_REPLIES}a_secret_that_lies_across_the_cut_is_masked_as_well",
+        f"{_REPLIES}secret_across_the_length_limit_is_masked",
     ),
     "G3": (
         f"{_OPTIONS}any_other_host_is_refused_and_not_repeated",
@@ -236,22 +238,22 @@ ROWS: Final[Mapping[str, tuple[str, ...]]] = {
     "P1": (f"{_RANDOM}accepted_records_arrive_once_for_200_seeds",),
     "P2": (
         f"{_RANDOM}accepted_records_arrive_once_despite_random_faults",
-        f"{_BUILD}the_duplicate_key_is_frozen_in_the_bytes",
+        f"{_BUILD}record_contains_the_deduplication_key",
     ),
     "P3": (f"{_F}f1_outage_keeps_memory_within_its_bound", f"{_F}f2_slow_server_causes_few_tasks_and_sockets"),
     "P4": (
         f"{_F}f12_close_with_a_dead_server_ends_and_keeps_spooled_records",
-        f"{_IDENTITY}the_deadline_holds_against_a_server_that_never_answers",
+        f"{_IDENTITY}deadline_ends_a_call_without_response",
     ),
     "P5": (f"{_B}b5_tracking_threads_do_not_wait_for_a_blocked_loop",),
     "P6": (f"{_G}g1_no_secret_leaks_for_any_server_response",),
     "P7": (f"{_D}d2_update_in_flight_when_the_process_is_killed_is_not_repeated",),
-    "S1": (f"{_OPTIONS}a_secret_is_never_shown", f"{_LIFE}a_client_cannot_be_pickled_and_shows_no_secret"),
+    "S1": (f"{_OPTIONS}a_secret_is_never_shown", f"{_LIFE}client_cannot_be_pickled_and_its_repr_has_no_secret"),
     "S2": (
         f"{_G}g1_traceback_of_a_refused_call_contains_no_secret",
-        f"{_IDENTITY}no_error_shows_a_credential_even_if_the_server_repeats_it",
+        f"{_IDENTITY}errors_mask_credentials_that_the_server_repeats",
     ),
-    "S3": (f"{_LIFE}an_outage_is_logged_once_an_episode", f"{_G}g1_no_secret_leaks_for_any_server_response"),
+    "S3": (f"{_LIFE}outage_is_logged_once_per_episode", f"{_G}g1_no_secret_leaks_for_any_server_response"),
     "S4": (f"{_G}g4_server_with_an_invalid_certificate_receives_nothing",),
     "S5": (
         f"{_G}s5_cookies_are_not_kept_and_netrc_is_not_read",
