@@ -22,7 +22,7 @@ from .._model.errors import (
     TransportError,
 )
 from .._model.outcomes import Response
-from .._model.records import DropReason, RecordKind
+from .._model.records import DropReason, Record, RecordKind
 from .lanes import Batch
 from .queue import IN_REQUEST
 from .sender import Sender
@@ -67,9 +67,10 @@ class DirectSender:
         """
         encoder = self._encoder
         path, auth, accepts_gzip = encoder.endpoints[kind] if secret is None else encoder.endpoint(kind, secret)
-        body, headers = b"[%b]" % item, _NO_HEADERS
+        # A `Record` hides the token in it from tracebacks that show local variables.
+        body, headers = Record(b"[%b]" % item), _NO_HEADERS
         if accepts_gzip and len(body) >= MIN_COMPRESSED_BYTES:
-            body, headers = encoder.compress(body), GZIP_HEADER
+            body, headers = Record(encoder.compress(body)), GZIP_HEADER
         await self.request("POST", path, auth=auth, headers=headers, body=body, read=read_response, batch=batch)
 
     async def request(
