@@ -21,7 +21,7 @@ FLAG_VECTORS = files("mixpanel.flags").joinpath("test-data")
 
 @pytest.fixture
 def anyio_backend() -> Any:
-    """Nothing here depends on the event loop."""
+    """Run on one backend: nothing here depends on the event loop."""
     return "asyncio"
 
 
@@ -29,7 +29,7 @@ def anyio_backend() -> Any:
     ("pairs", "seed"),
     [(20_000, 1), pytest.param(1_000_000, 2, marks=[pytest.mark.long, pytest.mark.timeout(1800)])],
 )
-async def test_random_definitions_and_contexts(pairs: int, seed: int) -> None:
+async def test_random_definitions_are_evaluated_as_by_the_official_sdk(pairs: int, seed: int) -> None:
     compared = raised = 0
     seen: set[Any] = set()
     official = Official()
@@ -55,7 +55,7 @@ async def test_random_definitions_and_contexts(pairs: int, seed: int) -> None:
     assert seen == {("local", None), ("fallback", "NO_ROLLOUT_MATCH"), ("fallback", "MISSING_CONTEXT_KEY")}
 
 
-async def test_all_variants_of_a_context() -> None:
+async def test_get_all_variants_agrees_with_the_official_sdk() -> None:
     agreed = 0
     official = Official()
     with silence():
@@ -66,7 +66,7 @@ async def test_all_variants_of_a_context() -> None:
                     context = context_of()
                     ours = {key: outcome(one) for key, one in mp.local_flags.get_all_variants(context).items()}
                     for key in keys:
-                        # One by one: where one flag raises, the official SDK gives none at all.
+                        # One flag at a time: if one flag raises, the official SDK returns no variants at all.
                         theirs = official.get_variant(key, context)
                         if theirs is None:
                             continue
@@ -76,7 +76,7 @@ async def test_all_variants_of_a_context() -> None:
     assert agreed > 300
 
 
-async def test_exposures_are_those_of_the_official_sdk_but_for_the_time_taken() -> None:
+async def test_exposures_equal_the_official_sdk_except_for_latency() -> None:
     server = Server()
     for body, keys, context_of in batches(Random(4), 3_000):
         server.says = body
@@ -105,7 +105,7 @@ async def test_exposures_are_those_of_the_official_sdk_but_for_the_time_taken() 
 
 
 @pytest.mark.parametrize("operator", ["semver_compare", "datetime_compare"])
-async def test_the_official_vectors_of_the_custom_operators(operator: str) -> None:
+async def test_custom_operators_pass_the_official_vectors(operator: str) -> None:
     vectors = json.loads(FLAG_VECTORS.joinpath(f"{operator}_tests.json").read_text())
     cases = [vector for vector in vectors if isinstance(vector, list)]
     assert len(cases) > 70

@@ -1,4 +1,4 @@
-"""Exposures are ordinary events: queued, never in the way, and counted if they cannot be tracked."""
+"""Exposures: ordinary events that never fail an evaluation and are counted if they cannot be tracked."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from mixpanel_async.flags import LocalFlags, SelectedVariant
 
 pytestmark = pytest.mark.anyio
 
-PERSON = {"distinct_id": "user-1"}
+USER = {"distinct_id": "user-1"}
 FALLBACK = SelectedVariant(None)
 
 
-async def test_an_exposure_goes_the_way_of_every_event() -> None:
+async def test_exposure_passes_hooks_and_queue_like_any_event() -> None:
     server = Server()
     seen: list[str] = []
 
@@ -30,8 +30,8 @@ async def test_an_exposure_goes_the_way_of_every_event() -> None:
     account = ServiceAccountCredentials("account", "secret", "1")
     options: dict[str, Any] = {"super_properties": {"env": "test"}, "before_send": before_send, "credentials": account}
     async with local(server, [flag("f")], **options) as mp:
-        assert mp.local_flags.is_enabled("f", PERSON)
-        assert mp.local_flags.get_variant_value("f", None, PERSON) is True
+        assert mp.local_flags.is_enabled("f", USER)
+        assert mp.local_flags.get_variant_value("f", None, USER) is True
         assert mp.stats().accepted == 2
         await mp.flush()
         assert [event["properties"]["env"] for event in server.events] == ["test", "test"]
@@ -40,23 +40,23 @@ async def test_an_exposure_goes_the_way_of_every_event() -> None:
         assert mp.stats().flags.exposures == 2  # type: ignore[union-attr]
 
 
-async def test_what_reports_nothing() -> None:
+async def test_fallbacks_and_disabled_reporting_track_no_exposure() -> None:
     server = Server()
     off = {"variants": CT, "rollout": []}
     async with local(server, [flag("f"), flag("off", off)]) as mp:
         flags = mp.local_flags
-        flags.get_variant("f", FALLBACK, PERSON, report_exposure=False)
-        flags.get_variant_value("f", FALLBACK, PERSON, report_exposure=False)
-        flags.is_enabled("f", PERSON, report_exposure=False)
-        flags.get_all_variants(PERSON)
-        flags.is_enabled("off", PERSON)
-        flags.is_enabled("ghost", PERSON)
+        flags.get_variant("f", FALLBACK, USER, report_exposure=False)
+        flags.get_variant_value("f", FALLBACK, USER, report_exposure=False)
+        flags.is_enabled("f", USER, report_exposure=False)
+        flags.get_all_variants(USER)
+        flags.is_enabled("off", USER)
+        flags.is_enabled("ghost", USER)
         flags.is_enabled("f", {})
         assert mp.stats().accepted == 0
 
 
 @pytest.mark.parametrize("window", [0.0, 60.0])
-async def test_the_same_exposure_within_a_window(window: float) -> None:
+async def test_same_exposure_is_tracked_once_per_window(window: float) -> None:
     now = 1000.0
     runtime = Environment(wall_time=lambda: 1.7e9, monotonic=lambda: now, random=lambda: 0.5, new_id=lambda: "0" * 32)
     variants = {"variants": CT, "rollout": [{"rollout_percentage": 1.0}]}
@@ -68,12 +68,12 @@ async def test_the_same_exposure_within_a_window(window: float) -> None:
         flags = mp.local_flags
 
         def expose() -> int:
-            """How many exposures these make."""
+            """Return the number of exposures that are tracked."""
             before = mp.stats().accepted
-            flags.is_enabled("f", PERSON)
+            flags.is_enabled("f", USER)
             flags.is_enabled("f", {"distinct_id": "user-2"})
-            flags.get_variant_value("g", 0, PERSON)
-            flags.track_exposure_event("g", SelectedVariant(0, "another"), PERSON)
+            flags.get_variant_value("g", 0, USER)
+            flags.track_exposure_event("g", SelectedVariant(0, "another"), USER)
             return mp.stats().accepted - before
 
         assert expose() == 4
@@ -92,18 +92,18 @@ async def test_the_same_exposure_within_a_window(window: float) -> None:
         assert stats.exposures_lost == 0
 
 
-async def test_the_window_remembers_a_bounded_number(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_exposure_window_remembers_a_bounded_number(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mixpanel_async.flags.exposures._MAX_REMEMBERED", 100)
     server = Server(definitions(flag("f")))
     options = LocalFlags(poll_interval=None, exposure_window=3600)
     async with local(server, local_flags=options) as mp:
 
-        def repeated(*people: int) -> int:
-            """How many of these exposures are left out."""
+        def repeated(*users: int) -> int:
+            """Return the number of exposures that are not tracked."""
             before = mp.stats().accepted
-            for number in people:
+            for number in users:
                 mp.local_flags.track_exposure_event("f", SelectedVariant(1, "on"), {"distinct_id": f"user-{number}"})
-            return len(people) - mp.stats().accepted + before
+            return len(users) - mp.stats().accepted + before
 
         assert repeated(*range(110)) == 0
         assert repeated(0, 99, 109) == 3
@@ -112,7 +112,7 @@ async def test_the_window_remembers_a_bounded_number(monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize(
-    ("context", "words"),
+    ("context", "message"),
     [
         ({"distinct_id": "null"}, "properties.distinct_id: "),
         ({"distinct_id": 42.0}, "properties.distinct_id: must be a string, not float"),
@@ -123,8 +123,8 @@ async def test_the_window_remembers_a_bounded_number(monkeypatch: pytest.MonkeyP
         ({"company": "c", "distinct_id": ""}, "the context has no distinct_id"),
     ],
 )
-async def test_an_exposure_that_cannot_be_tracked_fails_no_evaluation(
-    context: dict[str, Any], words: str, caplog: pytest.LogCaptureFixture
+async def test_untrackable_exposure_is_counted_and_logged_once(
+    context: dict[str, Any], message: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     context = {"company": "c", **context}
     async with local(Server(), [flag("f", context="company")]) as mp:
@@ -134,11 +134,11 @@ async def test_an_exposure_that_cannot_be_tracked_fails_no_evaluation(
         assert stats is not None
         assert (stats.exposures, stats.exposures_lost) == (0, 3)
         (line,) = [record.getMessage() for record in caplog.records]
-        assert line.startswith(f"flags: an exposure could not be tracked ({words}")
+        assert line.startswith(f"flags: an exposure could not be tracked ({message}")
 
 
 @pytest.mark.parametrize("window", [0.0, 60.0])
-async def test_a_number_for_an_id_is_tracked_as_its_text(window: float) -> None:
+async def test_integer_distinct_id_is_tracked_as_string(window: float) -> None:
     server = Server(definitions(flag("f")))
     options = LocalFlags(poll_interval=None, exposure_window=window)
     async with local(server, local_flags=options) as mp:
@@ -152,32 +152,32 @@ async def test_a_number_for_an_id_is_tracked_as_its_text(window: float) -> None:
 
 
 @pytest.mark.parametrize("overflow", list(Overflow))
-async def test_a_full_queue_fails_no_evaluation(overflow: Overflow) -> None:
+async def test_full_queue_does_not_fail_an_evaluation(overflow: Overflow) -> None:
     batching = BatchPolicy(max_pending_events=1, linger=3600)
     async with local(Server(), [flag("f")], overflow=overflow, batching=batching) as mp:
         for _ in range(3):
-            assert mp.local_flags.is_enabled("f", PERSON)
+            assert mp.local_flags.is_enabled("f", USER)
 
 
-async def test_hooks_that_fail_or_evaluate_flags_fail_no_evaluation() -> None:
+async def test_before_send_may_evaluate_flags_or_fail() -> None:
     clients: list[AsyncMixpanel] = []
 
     def before_send(message: dict[str, Any]) -> dict[str, Any] | None:
         if message["event"] == "Fails":
             raise ValueError
-        return message if clients[0].local_flags.is_enabled("sampled", PERSON) else None
+        return message if clients[0].local_flags.is_enabled("sampled", USER) else None
 
     server = Server()
     async with local(server, [flag("sampled")], before_send=before_send) as mp:
         clients.append(mp)
         await mp.track("user-1", "Sampled")
-        assert mp.local_flags.is_enabled("sampled", PERSON)
+        assert mp.local_flags.is_enabled("sampled", USER)
         await mp.flush()
-    # One exposure for the event's evaluation and one for the caller's, and none for the exposures'.
+    # One exposure for the event's evaluation and one for the caller's. Exposures do not cause further exposures.
     assert sorted(event["event"] for event in server.events) == ["$experiment_started"] * 2 + ["Sampled"]
 
 
-async def test_exposures_from_many_threads_are_all_counted() -> None:
+async def test_exposures_of_many_threads_are_all_tracked() -> None:
     server = Server()
     async with local(server, [flag("f")], poll_interval=None) as mp:
 

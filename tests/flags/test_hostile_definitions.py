@@ -1,4 +1,4 @@
-"""Definitions that nobody in their right mind would send: evaluation never raises, and good flags survive them."""
+"""Hostile and malformed definitions: evaluation never raises, and valid flags stay in use."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.anyio
 
 @pytest.fixture
 def anyio_backend() -> Any:
-    """Nothing here depends on the event loop."""
+    """Run on one backend: nothing here depends on the event loop."""
     return "asyncio"
 
 
@@ -24,28 +24,28 @@ JUNK: list[Any] = [
     None, True, 0, -1, 2**70, 1e308, float("nan"), float("inf"), "", "x", "\ud800", [], [None], {}, {"key": None},
     {"": {}}, [[[]]], ["a", 1], "\x00", {"users": 5}, {"key": []},
 ]  # fmt: skip
-PEOPLE: list[Any] = [
+USERS: list[Any] = [
     {}, {"distinct_id": []}, {"distinct_id": {}}, {"distinct_id": "\ud800"}, {"distinct_id": float("nan")},
     {"distinct_id": "u", "custom_properties": {1: 2, None: "x", "a": {"b": [object()]}}},
     {"distinct_id": object(), "custom_properties": {"plan": b"x"}}, None, 5, "text", [("distinct_id", "u")],
 ]  # fmt: skip
 
 
-def spoiled(chance: Random, value: Any) -> Any:
-    """The same with one part of it, at any depth, something else."""
-    if not isinstance(value, (dict, list)) or not value or chance.random() < 0.15:
-        return chance.choice(JUNK)
+def corrupted(rng: Random, value: Any) -> Any:
+    """Return a copy in which one part, at a random depth, is replaced."""
+    if not isinstance(value, (dict, list)) or not value or rng.random() < 0.15:
+        return rng.choice(JUNK)
     if isinstance(value, list):
-        at = chance.randrange(len(value))
-        return [spoiled(chance, one) if index == at else one for index, one in enumerate(value)]
-    name = chance.choice(list(value))
-    if chance.random() < 0.2:
+        at = rng.randrange(len(value))
+        return [corrupted(rng, one) if index == at else one for index, one in enumerate(value)]
+    name = rng.choice(list(value))
+    if rng.random() < 0.2:
         return {key: one for key, one in value.items() if key != name}
-    return {key: spoiled(chance, one) if key == name else one for key, one in value.items()}
+    return {key: corrupted(rng, one) if key == name else one for key, one in value.items()}
 
 
 def is_refused_on_purpose(given: Any) -> bool:
-    """What the official SDK loads although its own types forbid it, and then mostly cannot evaluate."""
+    """Return whether we refuse the definition although the official SDK loads it against its own types."""
     ruleset = given["ruleset"]
     texts = [given["key"], given["context"], given.get("hash_salt") or "", *(one["key"] for one in ruleset["variants"])]
     return (
@@ -57,13 +57,13 @@ def is_refused_on_purpose(given: Any) -> bool:
 
 
 @pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.long) for seed in range(1, 40))])
-async def test_spoiled_definitions_beside_a_good_one(seed: int) -> None:
-    chance = Random(seed)
+async def test_corrupted_definitions_do_not_affect_a_valid_one(seed: int) -> None:
+    rng = Random(seed)
     good = flag("good")
     official = Official()
     with silence():
         for _ in range(15):
-            spoilt = [spoiled(chance, definition(chance, f"bad-{number}")) for number in range(20)]
+            spoilt = [corrupted(rng, definition(rng, f"bad-{number}")) for number in range(20)]
             named = [one for one in spoilt if isinstance(one, dict) and isinstance(one.get("key"), str)]
             named = list({one["key"]: one for one in named}.values())
             async with local(Server(), [good, *named], poll_interval=None) as mp:
@@ -71,32 +71,32 @@ async def test_spoiled_definitions_beside_a_good_one(seed: int) -> None:
                 assert flags.is_enabled("good", {"distinct_id": "u"}, report_exposure=False)
                 for one in named:
                     is_loaded = bool(official.load(definitions(one)))
-                    for person in [*PEOPLE, *(context(chance) for _ in range(10))]:
-                        ours = flags.get_variant(one["key"], SelectedVariant(FALLBACK), person)
+                    for user in [*USERS, *(context(rng) for _ in range(10))]:
+                        ours = flags.get_variant(one["key"], SelectedVariant(FALLBACK), user)
                         assert isinstance(ours, SelectedVariant)
-                        theirs = official.get_variant(one["key"], person) if is_loaded else None
+                        theirs = official.get_variant(one["key"], user) if is_loaded else None
                         if theirs is None:
                             continue
                         if ours.fallback_reason == FallbackReason.flag_not_found() and is_refused_on_purpose(one):
                             continue
-                        assert outcome(ours) == outcome(theirs), (one, person)
+                        assert outcome(ours) == outcome(theirs), (one, user)
                 assert mp.stats().flags is not None
 
 
-async def test_any_context_gets_an_answer() -> None:
+async def test_any_context_gets_a_variant_or_a_fallback() -> None:
     rule = {"and": [{"==": [{"var": "plan"}, "pro"]}, {">": [{"var": "a.b.0"}, 5]}]}
     rollouts = [{"rollout_percentage": 0.9, "runtime_evaluation_rule": rule}, {"rollout_percentage": 0.5}]
     ruleset = {"variants": CT, "rollout": rollouts, "test": {"users": {"qa": "control"}}}
     async with local(Server(), [flag("f", ruleset), flag("on")], poll_interval=None) as mp:
-        for person in PEOPLE:
+        for user in USERS:
             for key in ("f", "on", "ghost", None, 5, [], object()):
-                found = mp.local_flags.get_variant(key, SelectedVariant("fb"), person)  # type: ignore[arg-type]
+                found = mp.local_flags.get_variant(key, SelectedVariant("fb"), user)  # type: ignore[arg-type]
                 assert isinstance(found, SelectedVariant)
-            assert mp.local_flags.get_variant_value("f", "fb", person) in {"fb", "c", "t"}
-            assert mp.local_flags.is_enabled("f", person) is False
-            assert set(mp.local_flags.get_all_variants(person)) <= {"f", "on"}
-            mp.local_flags.track_exposure_event("f", SelectedVariant("c", "control"), person)
-        # A fallback that is no variant, against the types, is taken for its value.
+            assert mp.local_flags.get_variant_value("f", "fb", user) in {"fb", "c", "t"}
+            assert mp.local_flags.is_enabled("f", user) is False
+            assert set(mp.local_flags.get_all_variants(user)) <= {"f", "on"}
+            mp.local_flags.track_exposure_event("f", SelectedVariant("c", "control"), user)
+        # A fallback that is not a SelectedVariant, against the types, becomes the value.
         assert mp.local_flags.get_variant("ghost", "bare", {}).variant_value == "bare"  # type: ignore[arg-type]
         stats = mp.stats().flags
         assert stats is not None
@@ -132,14 +132,14 @@ def nested(operator: str, depth: int) -> Any:
     ],
     ids=range(15),
 )
-async def test_rules_that_are_deep_huge_or_greedy(rule: Any, is_met: bool) -> None:
+async def test_deep_large_or_expensive_rules_are_evaluated_safely(rule: Any, is_met: bool) -> None:
     rollouts = [{"rollout_percentage": 1, "runtime_evaluation_rule": rule}]
     async with local(Server(), [flag("f", {"variants": ON, "rollout": rollouts})], poll_interval=None) as mp:
-        person = {"distinct_id": "u", "custom_properties": {"PLAN": "Pro"}}
-        assert mp.local_flags.is_enabled("f", person) is is_met
+        user = {"distinct_id": "u", "custom_properties": {"PLAN": "Pro"}}
+        assert mp.local_flags.is_enabled("f", user) is is_met
 
 
-async def test_properties_that_are_deep_or_contain_themselves() -> None:
+async def test_deep_or_cyclic_properties_meet_no_rule() -> None:
     rollouts = [{"rollout_percentage": 1, "runtime_evaluation_rule": {"==": [{"var": "plan"}, "pro"]}}]
     circle: dict[str, Any] = {"plan": "pro"}
     circle["self"] = circle
@@ -154,7 +154,7 @@ async def test_properties_that_are_deep_or_contain_themselves() -> None:
             assert found.fallback_reason == FallbackReason.no_rollout_match()
 
 
-async def test_a_rule_that_can_never_be_met_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+async def test_unmeetable_rule_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     rollouts = [{"rollout_percentage": 1, "runtime_evaluation_rule": {"some": [{"var": "tags"}, {"var": ""}]}}]
     async with local(Server(), [flag("listed", {"variants": ON, "rollout": rollouts})]) as mp:
         for _ in range(5):
@@ -164,7 +164,7 @@ async def test_a_rule_that_can_never_be_met_is_told_once(caplog: pytest.LogCaptu
     assert line == f"flags: some rules can never match, in flags 'listed'; first problem: {why}"
 
 
-async def test_cases_of_other_alphabets_are_folded() -> None:
+async def test_rules_fold_case_in_other_alphabets() -> None:
     rule = {"and": [{"==": [{"var": "STRASSE"}, "Große"]}, {"in": [{"var": "i"}, ["I\u0307", "ſ"]]}]}
     rollouts = [{"rollout_percentage": 1, "runtime_evaluation_rule": rule}]
     definition = flag("f", {"variants": ON, "rollout": rollouts})
@@ -174,28 +174,28 @@ async def test_cases_of_other_alphabets_are_folded() -> None:
         async with local(Server(), [definition], poll_interval=None) as mp:
             for name in ("straße", "STRASSE", "Strasse", "strase"):
                 for other in ("İ", "i̇", "i", "s", "S", "ſ"):
-                    person = {
+                    user = {
                         "distinct_id": "u",
                         "custom_properties": {name: "GROSSE", "İ"[:1]: 1, "i": other, "I": other},
                     }
-                    ours = mp.local_flags.get_variant("f", SelectedVariant(FALLBACK), person)
-                    assert outcome(ours) == outcome(official.get_variant("f", person))
+                    ours = mp.local_flags.get_variant("f", SelectedVariant(FALLBACK), user)
+                    assert outcome(ours) == outcome(official.get_variant("f", user))
 
 
-async def test_what_a_caller_does_to_a_value_reaches_nobody_else() -> None:
+async def test_changed_value_does_not_affect_other_callers() -> None:
     value = {"colors": ["red", {"deep": 1}]}
     variants = [{"key": "on", "value": value, "is_control": False, "split": 1}]
     ruleset = {"variants": variants, "rollout": [{"rollout_percentage": 1}], "test": {"users": {"qa": "on"}}}
     async with local(Server(), [flag("f", ruleset)], poll_interval=None) as mp:
-        for person in ("u", "qa", "u", "qa"):
-            found = mp.local_flags.get_variant_value("f", None, {"distinct_id": person})
+        for user in ("u", "qa", "u", "qa"):
+            found = mp.local_flags.get_variant_value("f", None, {"distinct_id": user})
             assert found == value
             found["colors"][1].clear()
             found["colors"].append("blue")
             found.clear()
 
 
-async def test_malformed_definitions_leave_their_flags_as_they_were(caplog: pytest.LogCaptureFixture) -> None:
+async def test_malformed_definition_keeps_the_previous_one(caplog: pytest.LogCaptureFixture) -> None:
     server = Server()
     off = {"variants": [{"key": "off", "value": False, "is_control": True}], "rollout": [{"rollout_percentage": 1}]}
     async with local(server, [flag("a"), flag("b"), flag("gone")]) as mp:
@@ -215,7 +215,7 @@ async def test_malformed_definitions_leave_their_flags_as_they_were(caplog: pyte
         assert mp.stats().flags.refused == 0  # type: ignore[union-attr]
 
 
-async def test_a_value_that_changes_its_type_only_is_a_change() -> None:
+async def test_change_of_type_alone_is_noticed() -> None:
     server = Server()
 
     def valued(value: Any) -> dict[str, Any]:

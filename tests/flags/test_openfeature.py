@@ -1,4 +1,4 @@
-"""The OpenFeature provider, through OpenFeature's own client where that has a say."""
+"""OpenFeature provider: conversion of values and errors, and use with OpenFeature's client."""
 
 from __future__ import annotations
 
@@ -27,28 +27,28 @@ from openfeature.provider import ProviderStatus
 
 pytestmark = pytest.mark.anyio
 
-# Before 0.10, `set_provider` waits by itself.
+# Before 0.10, `set_provider` waits until the provider is ready.
 set_provider = getattr(api, "set_provider_and_wait", api.set_provider)
-PERSON = EvaluationContext(attributes={"distinct_id": "user-1"})
+USER = EvaluationContext(attributes={"distinct_id": "user-1"})
 
 
 class Stub:
-    """Flags that give what they are told, and remember the contexts that they were given."""
+    """Provider that returns a fixed variant and records the contexts."""
 
-    def __init__(self, gives: Any) -> None:
-        self.gives = gives
+    def __init__(self, result: Any) -> None:
+        self.result = result
         self.contexts: list[Any] = []
 
     def get_variant(self, key: str, fallback: SelectedVariant, context: Any) -> Any:
         self.contexts.append(context)
-        if isinstance(self.gives, Exception):
-            raise self.gives
-        if isinstance(self.gives, FallbackReason):
-            return fallback.as_fallback(self.gives)
-        return fallback if self.gives is None else self.gives
+        if isinstance(self.result, Exception):
+            raise self.result
+        if isinstance(self.result, FallbackReason):
+            return fallback.as_fallback(self.result)
+        return fallback if self.result is None else self.result
 
 
-class Later(Stub):
+class AsyncStub(Stub):
     async def get_variant(self, key: str, fallback: SelectedVariant, context: Any) -> Any:
         await anyio.lowlevel.checkpoint()
         return super().get_variant(key, fallback, context)
@@ -62,15 +62,15 @@ DEFAULTS: dict[str, Any] = {"boolean": False, "string": "d", "integer": 7, "floa
 
 
 async def resolved(kind: str, flags: Any, context: EvaluationContext | None = None) -> Any:
-    """By the plain method and by the asynchronous one, which agree."""
+    """Return the result of the synchronous and the asynchronous method, which are equal."""
     provider = MixpanelProvider(flags)
     later = await getattr(provider, f"resolve_{kind}_details_async")("f", DEFAULTS[kind], context)
-    if not isinstance(flags, Later):
+    if not isinstance(flags, AsyncStub):
         assert getattr(provider, f"resolve_{kind}_details")("f", DEFAULTS[kind], context) == later
     return later
 
 
-@pytest.mark.parametrize("made", [Stub, Later])
+@pytest.mark.parametrize("stub_type", [Stub, AsyncStub])
 @pytest.mark.parametrize(
     ("kind", "value", "expected"),
     [
@@ -88,10 +88,10 @@ async def resolved(kind: str, flags: Any, context: EvaluationContext | None = No
     ],
 )
 @pytest.mark.parametrize("key", ["treatment", None])
-async def test_a_value_of_the_kind_that_was_asked_for(
-    made: type[Stub], kind: str, value: Any, expected: Any, key: str | None
+async def test_value_of_the_requested_type_is_returned(
+    stub_type: type[Stub], kind: str, value: Any, expected: Any, key: str | None
 ) -> None:
-    details = await resolved(kind, made(variant(value, key)))
+    details = await resolved(kind, stub_type(variant(value, key)))
     assert repr(details.value) == repr(expected)
     assert (details.variant, details.reason, details.error_code) == (key, Reason.TARGETING_MATCH, None)
 
@@ -113,7 +113,7 @@ async def test_a_value_of_the_kind_that_was_asked_for(
         ("float", 10**400),
     ],
 )
-async def test_a_value_of_another_kind(kind: str, value: Any) -> None:
+async def test_value_of_another_type_is_a_type_mismatch(kind: str, value: Any) -> None:
     details = await resolved(kind, Stub(variant(value)))
     assert (details.value, details.error_code, details.reason) == (
         DEFAULTS[kind],
@@ -126,7 +126,7 @@ async def test_a_value_of_another_kind(kind: str, value: Any) -> None:
 
 @pytest.mark.parametrize("kind", list(DEFAULTS))
 @pytest.mark.parametrize(
-    ("gives", "code", "reason", "message"),
+    ("result", "code", "reason", "message"),
     [
         (FallbackReason.flag_not_found(), ErrorCode.FLAG_NOT_FOUND, Reason.DEFAULT, None),
         (FallbackReason.no_rollout_match(), None, Reason.DEFAULT, None),
@@ -137,9 +137,11 @@ async def test_a_value_of_another_kind(kind: str, value: Any) -> None:
         (RuntimeError("broken"), ErrorCode.GENERAL, Reason.ERROR, "broken"),
     ],
 )
-async def test_a_fallback(kind: str, gives: Any, code: ErrorCode | None, reason: Reason, message: str | None) -> None:
-    for made in (Stub, Later):
-        details = await resolved(kind, made(gives))
+async def test_fallback_reason_selects_error_code_and_reason(
+    kind: str, result: Any, code: ErrorCode | None, reason: Reason, message: str | None
+) -> None:
+    for stub_type in (Stub, AsyncStub):
+        details = await resolved(kind, stub_type(result))
         assert details.value == DEFAULTS[kind]
         assert (details.error_code, details.reason, details.error_message) == (code, reason, message)
 
@@ -161,20 +163,22 @@ async def test_a_fallback(kind: str, gives: Any, code: ErrorCode | None, reason:
         ),
     ],
 )
-async def test_the_context(given: EvaluationContext | None, expected: dict[str, Any]) -> None:
+async def test_evaluation_context_becomes_flag_context(
+    given: EvaluationContext | None, expected: dict[str, Any]
+) -> None:
     flags = Stub(variant("x"))
     await resolved("string", flags, given)
     assert [repr(one) for one in flags.contexts] == [repr(expected)] * 2
 
 
-async def test_the_targeting_key_may_be_the_person() -> None:
+async def test_targeting_key_can_be_the_distinct_id() -> None:
     flags = Stub(variant(True))
     provider = MixpanelProvider(flags, targeting_key="distinct_id")
     await provider.resolve_boolean_details_async("f", False, EvaluationContext("user-1", {"plan": "pro"}))
     assert flags.contexts == [{"plan": "pro", "distinct_id": "user-1"}]
 
 
-async def test_of_the_experiment() -> None:
+async def test_experiment_is_in_flag_metadata() -> None:
     found = SelectedVariant(True, "on", "exp-1", True)
     assert (await resolved("boolean", Stub(found))).flag_metadata == {
         "experiment_id": "exp-1",
@@ -182,7 +186,7 @@ async def test_of_the_experiment() -> None:
     }
 
 
-# With OpenFeature's client and with flags of a client of ours.
+# Tests with OpenFeature's client and with flags of a real client.
 
 
 @pytest.fixture
@@ -192,54 +196,54 @@ def client() -> Iterator[OpenFeatureClient]:
     api.clear_providers()
 
 
-async def test_local_flags(client: OpenFeatureClient) -> None:
+async def test_provider_evaluates_local_flags(client: OpenFeatureClient) -> None:
     server = Server()
     async with local(server, [flag("f")]) as mp:
         await anyio.to_thread.run_sync(set_provider, MixpanelProvider(mp.local_flags))
         assert client.get_provider_status() is ProviderStatus.READY
         assert client.provider.get_metadata().name == "mixpanel-provider"
-        assert client.get_boolean_value("f", False, PERSON) is True
-        assert await client.get_boolean_value_async("f", False, PERSON) is True
-        details = client.get_boolean_details("ghost", False, PERSON)
+        assert client.get_boolean_value("f", False, USER) is True
+        assert await client.get_boolean_value_async("f", False, USER) is True
+        details = client.get_boolean_details("ghost", False, USER)
         assert (details.value, details.error_code, details.reason) == (False, ErrorCode.FLAG_NOT_FOUND, Reason.DEFAULT)
         await mp.flush()
         assert [event["properties"]["distinct_id"] for event in server.events] == ["user-1"] * 2
 
 
-async def test_remote_flags(client: OpenFeatureClient) -> None:
+async def test_provider_evaluates_remote_flags(client: OpenFeatureClient) -> None:
     server = Server(b'{"code": 200, "flags": {"f": {"variant_key": "on", "variant_value": true}}}')
     async with AsyncMixpanel(TOKEN, http_client=server.client, remote_flags=RemoteFlags()) as mp:
         set_provider(MixpanelProvider(mp.remote_flags))
-        assert await client.get_boolean_value_async("f", False, PERSON) is True
-        details = client.get_boolean_details("f", False, PERSON)
+        assert await client.get_boolean_value_async("f", False, USER) is True
+        details = client.get_boolean_details("f", False, USER)
         assert (details.value, details.error_code) == (False, ErrorCode.GENERAL)
         assert details.error_message == "remote flags need an HTTP request: use the methods that end in _async"
         server.says = 500
-        details = await client.get_boolean_details_async("f", False, PERSON)
+        details = await client.get_boolean_details_async("f", False, USER)
         assert (details.value, details.error_code, details.reason) == (False, ErrorCode.GENERAL, Reason.ERROR)
         assert details.error_message == 'HTTP 500: {"error":"no","status":"error"}'
 
 
-async def test_before_there_are_definitions() -> None:
+async def test_provider_without_definitions_is_not_ready() -> None:
     server = Server(500)
     async with AsyncMixpanel(TOKEN, http_client=server.client, local_flags=LocalFlags(poll_interval=0.01)) as mp:
         provider = MixpanelProvider(mp.local_flags, ready_timeout=0.05)
         for kind, default in DEFAULTS.items():
-            details = await getattr(provider, f"resolve_{kind}_details_async")("f", default, PERSON)
-            assert getattr(provider, f"resolve_{kind}_details")("f", default, PERSON) == details
+            details = await getattr(provider, f"resolve_{kind}_details_async")("f", default, USER)
+            assert getattr(provider, f"resolve_{kind}_details")("f", default, USER) == details
             assert (details.value, details.reason) == (default, Reason.ERROR)
             assert details.error_code is ErrorCode.PROVIDER_NOT_READY
         with pytest.raises(ProviderNotReadyError):
-            provider.initialize(PERSON)
+            provider.initialize(USER)
         with pytest.raises(ProviderNotReadyError):
-            await anyio.to_thread.run_sync(provider.initialize, PERSON)
+            await anyio.to_thread.run_sync(provider.initialize, USER)
         server.says = definitions(flag("f"))
-        await anyio.to_thread.run_sync(MixpanelProvider(mp.local_flags).initialize, PERSON)
-        assert provider.resolve_boolean_details("f", False, PERSON).value is True
+        await anyio.to_thread.run_sync(MixpanelProvider(mp.local_flags).initialize, USER)
+        assert provider.resolve_boolean_details("f", False, USER).value is True
         provider.shutdown()
 
 
-async def test_events(client: OpenFeatureClient) -> None:
+async def test_provider_emits_events_of_definitions(client: OpenFeatureClient) -> None:
     server = Server()
     seen: list[tuple[ProviderEvent, Any, Any]] = []
     for event in ProviderEvent:
@@ -248,7 +252,7 @@ async def test_events(client: OpenFeatureClient) -> None:
             seen.append((event, details.flags_changed, details.message))
 
         client.add_handler(event, note)
-    # The provider that was there before was ready.
+    # The previous provider was ready.
     await until(lambda: len(seen) == 1)
     seen.clear()
     async with local(server, [flag("a")]) as mp:
@@ -258,7 +262,7 @@ async def test_events(client: OpenFeatureClient) -> None:
         await until(lambda: len(seen) == 2)
         server.says = 500
         await until(lambda: client.get_provider_status() is ProviderStatus.STALE)
-        assert client.get_boolean_value("a", False, PERSON) is True
+        assert client.get_boolean_value("a", False, USER) is True
         server.says = definitions(flag("a"), flag("b"))
         await until(lambda: client.get_provider_status() is ProviderStatus.READY)
         await until(lambda: len(seen) == 4)
@@ -266,7 +270,7 @@ async def test_events(client: OpenFeatureClient) -> None:
         api.clear_providers()
         server.says = definitions()
         await server.asked(2)
-        assert provider.resolve_boolean_details("a", False, PERSON).error_code is ErrorCode.FLAG_NOT_FOUND
+        assert provider.resolve_boolean_details("a", False, USER).error_code is ErrorCode.FLAG_NOT_FOUND
     assert seen == [
         (ProviderEvent.PROVIDER_READY, None, None),
         (ProviderEvent.PROVIDER_CONFIGURATION_CHANGED, ["b"], None),
@@ -275,24 +279,24 @@ async def test_events(client: OpenFeatureClient) -> None:
     ]
 
 
-async def test_definitions_that_come_after_the_provider_was_set(client: OpenFeatureClient) -> None:
+async def test_provider_becomes_ready_with_late_definitions(client: OpenFeatureClient) -> None:
     server = Server(500)
     async with AsyncMixpanel(TOKEN, http_client=server.client, local_flags=LocalFlags(poll_interval=0.01)) as mp:
-        # Before 0.10 it does not raise.
+        # OpenFeature before 0.10 does not raise here.
         with contextlib.suppress(ProviderNotReadyError):
             set_provider(MixpanelProvider(mp.local_flags))
         assert client.get_provider_status() is ProviderStatus.ERROR
-        assert client.get_boolean_details("f", False, PERSON).error_code is ErrorCode.PROVIDER_NOT_READY
+        assert client.get_boolean_details("f", False, USER).error_code is ErrorCode.PROVIDER_NOT_READY
         server.says = definitions(flag("f"))
         await until(lambda: client.get_provider_status() is ProviderStatus.READY)
-        assert client.get_boolean_value("f", False, PERSON) is True
+        assert client.get_boolean_value("f", False, USER) is True
 
 
-async def test_a_provider_that_is_shut_down_leaves_the_client_alone() -> None:
+async def test_shutdown_of_provider_does_not_close_the_client() -> None:
     async with local(Server(), [flag("f")]) as mp:
         provider = MixpanelProvider(mp.local_flags)
-        provider.initialize(PERSON)
+        provider.initialize(USER)
         provider.shutdown()
         provider.shutdown()
-        assert provider.resolve_boolean_details("f", False, PERSON).value is True
+        assert provider.resolve_boolean_details("f", False, USER).value is True
         assert mp.local_flags.is_enabled("f", {"distinct_id": "u"})

@@ -1,4 +1,4 @@
-"""Definitions are fetched in the background, and nothing that a server says takes good ones away."""
+"""Polling of definitions: a failed or invalid response never removes definitions that are in use."""
 
 from __future__ import annotations
 
@@ -35,17 +35,17 @@ from mixpanel_async.flags import FallbackReason, FlagsUpdate, LocalFlags, Remote
 
 pytestmark = pytest.mark.anyio
 
-PERSON = {"distinct_id": "user-1"}
+USER = {"distinct_id": "user-1"}
 SECRET = "account-secret"
 BOMB = gzip.compress(b" " * 50_000_000, 1)
 
 
 def enabled(mp: AsyncMixpanel, key: str = "f") -> bool:
-    return mp.local_flags.is_enabled(key, PERSON, report_exposure=False)
+    return mp.local_flags.is_enabled(key, USER, report_exposure=False)
 
 
-def told(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """What this package has logged; httpx logs every request at level INFO."""
+def logged(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """Return the log lines of this package. httpx logs every request at level INFO."""
     return [record.getMessage() for record in caplog.records if record.name.startswith("mixpanel_async")]
 
 
@@ -55,7 +55,7 @@ async def hang(request: httpx.Request) -> httpx.Response:
 
 
 class Endless(httpx.AsyncByteStream):
-    """A body that never comes to its end."""
+    """Response body that never ends."""
 
     def __init__(self, chunk: bytes, pause: float) -> None:
         self._chunk = chunk
@@ -122,23 +122,23 @@ BAD: dict[str, Any] = {
     "redirect": httpx.Response(302, headers={"Location": "https://evil.test/flags/definitions"}),
     "no connection": httpx.ConnectError("refused"),
     "broken": httpx.ReadError("reset"),
-    "not http": httpx.RemoteProtocolError(f"what was sent: {TOKEN}"),
+    "not http": httpx.RemoteProtocolError(f"sent: {TOKEN}"),
     "time-out": httpx.ReadTimeout("slow"),
     "hang": hang,
     "a bug": RuntimeError(f"with {TOKEN}"),
 }
 
 
-@pytest.mark.parametrize("says", BAD.values(), ids=BAD.keys())
-async def test_no_answer_takes_good_flags_away(says: Any, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("reply", BAD.values(), ids=BAD.keys())
+async def test_failed_poll_keeps_current_definitions(reply: Any, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     account = ServiceAccountCredentials("account", SECRET, "12345")
     server = Server()
     options = LocalFlags(poll_interval=0.01, timeout=0.2, max_bytes=1_000_000)
     async with local(server, [flag("f")], local_flags=options, credentials=account) as mp:
-        server.says = says
-        is_slow = says in {hang, drip}
-        is_refused = says in {401, 403, 404}
+        server.says = reply
+        is_slow = reply in {hang, drip}
+        is_refused = reply in {401, 403, 404}
         await until(lambda: mp.stats().flags.failures >= (1 if is_slow or is_refused else 3))  # type: ignore[union-attr]
         assert enabled(mp)
         assert mp.local_flags.ready
@@ -146,7 +146,7 @@ async def test_no_answer_takes_good_flags_away(says: Any, caplog: pytest.LogCapt
         assert stats is not None
         assert (stats.definitions, stats.updates) == (1, 1)
         assert stats.last_error is not None
-        lines = told(caplog)
+        lines = logged(caplog)
         assert len(lines) == 1
         assert lines[0].startswith("flags: definitions could not be fetched (")
         assert lines[0].endswith("; the previous ones stay in use")
@@ -157,49 +157,49 @@ async def test_no_answer_takes_good_flags_away(says: Any, caplog: pytest.LogCapt
         if not is_refused:
             server.says = definitions(flag("f"), flag("g"))
             await until(lambda: enabled(mp, "g"))
-            await until(lambda: len(told(caplog)) == 2)
-            assert told(caplog)[1] == "flags: definitions are up to date again"
+            await until(lambda: len(logged(caplog)) == 2)
+            assert logged(caplog)[1] == "flags: definitions are up to date again"
 
 
 @pytest.mark.parametrize(
-    "says",
+    "reply",
     [500, 401, b"garbage", hang, httpx.ConnectError("refused")],
     ids=["500", "401", "garbage", "hang", "refused"],
 )
-async def test_ready_tells_the_truth(says: Any) -> None:
-    server = Server(says)
+async def test_ready_is_false_until_definitions_arrive(reply: Any) -> None:
+    server = Server(reply)
     options = LocalFlags(poll_interval=0.01, timeout=0.05)
     async with AsyncMixpanel(TOKEN, http_client=server.client, local_flags=options) as mp:
         assert await mp.local_flags.wait_ready(0.1) is False
         assert not mp.local_flags.ready
         assert not mp.local_flags.are_flags_ready()
-        found = mp.local_flags.get_variant("f", SelectedVariant("fb"), PERSON)
+        found = mp.local_flags.get_variant("f", SelectedVariant("fb"), USER)
         assert found == SelectedVariant("fb").as_fallback(FallbackReason.flag_not_found())
-        if says != 401:
+        if reply != 401:
             server.says = definitions(flag("f"))
             assert await mp.local_flags.wait_ready(5) is True
             assert mp.local_flags.are_flags_ready()
             assert enabled(mp)
 
 
-async def test_no_flags_at_all_is_an_answer_too() -> None:
+async def test_empty_list_removes_all_flags() -> None:
     server = Server()
     async with local(server, [flag("f")]) as mp:
         server.says = b'{"flags": []}'
         await until(lambda: not enabled(mp))
         assert mp.local_flags.ready
-        assert mp.local_flags.get_all_variants(PERSON) == {}
+        assert mp.local_flags.get_all_variants(USER) == {}
 
 
 @pytest.mark.parametrize("timeout", [-1, math.nan, "1", None, True])
-async def test_a_deadline_is_a_number_of_seconds(timeout: Any) -> None:
+async def test_wait_ready_rejects_invalid_timeouts(timeout: Any) -> None:
     async with local(Server(), []) as mp:
         with pytest.raises(ValidationError, match="timeout"):
             await mp.local_flags.wait_ready(timeout)
 
 
 @pytest.mark.parametrize("account", [None, ServiceAccountCredentials("account", SECRET, "12345")])
-async def test_the_request_is_that_of_the_official_sdk(account: ServiceAccountCredentials | None) -> None:
+async def test_request_equals_that_of_the_official_sdk(account: ServiceAccountCredentials | None) -> None:
     server = Server()
     async with local(server, [], region="eu", credentials=account):
         request = server.requests[0]
@@ -223,7 +223,7 @@ async def test_the_request_is_that_of_the_official_sdk(account: ServiceAccountCr
         assert server.requests[1].headers["traceparent"] != request.headers["traceparent"]
 
 
-async def test_what_has_not_changed_is_not_sent_again() -> None:
+async def test_etag_is_sent_back_and_304_accepted() -> None:
     server = Server()
     seen: list[str | None] = []
 
@@ -246,7 +246,7 @@ async def test_what_has_not_changed_is_not_sent_again() -> None:
 
 
 @pytest.mark.parametrize("etag", ["\x7f", "x" * 5_000, "é"])
-async def test_an_etag_that_cannot_be_sent_back_is_not(etag: str) -> None:
+async def test_unusable_etag_is_not_sent_back(etag: str) -> None:
     headers = [(b"ETag", etag.encode())]
     server = Server(httpx.Response(200, headers=headers, content=definitions(flag("f"))))
     async with local(server) as mp:
@@ -255,7 +255,7 @@ async def test_an_etag_that_cannot_be_sent_back_is_not(etag: str) -> None:
         assert mp.stats().flags.failures == 0  # type: ignore[union-attr]
 
 
-async def test_a_compressed_answer_is_taken() -> None:
+async def test_compressed_response_is_accepted() -> None:
     server = Server()
 
     async def answer(request: httpx.Request) -> httpx.Response:
@@ -267,13 +267,13 @@ async def test_a_compressed_answer_is_taken() -> None:
         assert enabled(mp)
 
 
-async def test_a_large_answer_is_read_without_holding_up_the_loop_for_long() -> None:
+async def test_large_response_is_accepted() -> None:
     flags = [flag(f"flag-{number}", experiment_id="e" * 200) for number in range(2_000)]
     async with local(Server(), flags) as mp:
-        assert len(mp.local_flags.get_all_variants(PERSON)) == 2_000
+        assert len(mp.local_flags.get_all_variants(USER)) == 2_000
 
 
-async def test_listeners_are_told_of_changes_and_of_trouble(caplog: pytest.LogCaptureFixture) -> None:
+async def test_listeners_receive_changes_and_failures(caplog: pytest.LogCaptureFixture) -> None:
     server = Server(500)
     updates: list[FlagsUpdate] = []
 
@@ -281,7 +281,7 @@ async def test_listeners_are_told_of_changes_and_of_trouble(caplog: pytest.LogCa
         raise ValueError(update)
 
     mp = AsyncMixpanel(TOKEN, http_client=server.client, local_flags=LocalFlags(poll_interval=0.01))
-    # Before it starts: the first answer may come at once.
+    # Before the client starts, because the first response may arrive immediately.
     mp.local_flags.subscribe(fails)
     end = mp.local_flags.subscribe(updates.append)
     async with mp:
@@ -310,7 +310,7 @@ async def test_listeners_are_told_of_changes_and_of_trouble(caplog: pytest.LogCa
     assert "flags: a listener raised ValueError" in caplog.text
 
 
-async def test_without_an_interval_it_fetches_until_there_are_definitions() -> None:
+async def test_polling_without_interval_ends_after_first_success() -> None:
     server = Server(500)
     options = LocalFlags(poll_interval=None)
     async with AsyncMixpanel(TOKEN, http_client=server.client, local_flags=options) as mp:
@@ -334,7 +334,7 @@ def no_leaks() -> Any:
 
 
 @pytest.mark.usefixtures("no_leaks")
-async def test_closing_ends_the_polling_but_not_evaluation() -> None:
+async def test_close_ends_polling_but_not_evaluation() -> None:
     server = Server()
     async with local(server, [flag("f")]) as mp:
         pass
@@ -343,12 +343,12 @@ async def test_closing_ends_the_polling_but_not_evaluation() -> None:
         assert enabled(mp)
         await anyio.sleep(0.01)
     assert len(server.requests) == polls
-    assert mp.local_flags.get_variant("f", SelectedVariant(0), PERSON).variant_value is True
+    assert mp.local_flags.get_variant("f", SelectedVariant(0), USER).variant_value is True
     assert mp.stats().flags.exposures_lost == 1  # type: ignore[union-attr]
     assert await mp.local_flags.wait_ready() is True
 
 
-async def test_closing_does_not_wait_for_a_fetch_that_hangs() -> None:
+async def test_close_does_not_wait_for_a_hanging_fetch() -> None:
     server = Server(hang)
     waited: list[bool] = []
     mp = AsyncMixpanel(TOKEN, http_client=server.client, local_flags=LocalFlags(), shutdown_timeout=20)
@@ -367,7 +367,7 @@ async def test_closing_does_not_wait_for_a_fetch_that_hangs() -> None:
     assert await mp.local_flags.wait_ready() is False
 
 
-async def test_a_fetch_that_is_about_to_end_may_end_while_the_client_closes() -> None:
+async def test_close_lets_a_short_fetch_finish() -> None:
     server = Server()
     release = anyio.Event()
     ended: list[bool] = []
@@ -392,13 +392,13 @@ async def test_a_fetch_that_is_about_to_end_may_end_while_the_client_closes() ->
     assert ended == [True]
 
 
-async def test_two_clients_have_nothing_in_common() -> None:
+async def test_two_clients_are_independent() -> None:
     async with local(Server(), [flag("a")]) as first, local(Server(), [flag("b")]) as second:
         assert (enabled(first, "a"), enabled(first, "b")) == (True, False)
         assert (enabled(second, "a"), enabled(second, "b")) == (False, True)
 
 
-async def test_flags_that_were_not_asked_for() -> None:
+async def test_client_without_flag_options_has_no_providers() -> None:
     async with AsyncMixpanel(TOKEN, http_client=Server().client) as mp:
         with pytest.raises(ConfigurationError, match="local_flags"):
             _ = mp.local_flags
@@ -422,19 +422,19 @@ async def test_flags_that_were_not_asked_for() -> None:
         (RemoteFlags, {"max_bytes": 2**40}),
     ],
 )
-def test_options_out_of_bounds(make: Callable[..., Any], options: dict[str, Any]) -> None:
+def test_options_out_of_bounds_are_rejected(make: Callable[..., Any], options: dict[str, Any]) -> None:
     with pytest.raises(ConfigurationError, match=next(iter(options))):
         make(**options)
 
 
-def test_options_of_the_wrong_type() -> None:
+def test_options_of_the_wrong_type_are_rejected() -> None:
     with pytest.raises(ConfigurationError, match="local_flags must be an instance of LocalFlags, not dict"):
         AsyncMixpanel(TOKEN, local_flags={})  # type: ignore[arg-type]
     with pytest.raises(ConfigurationError, match="remote_flags"):
         AsyncMixpanel(TOKEN, remote_flags=LocalFlags())  # type: ignore[arg-type]
 
 
-def test_without_the_extra_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_extra_raises_with_install_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "json_logic", None)
     with pytest.raises(ImportError, match=r"mixpanel-async\[flags\]"):
         AsyncMixpanel(TOKEN, local_flags=LocalFlags())
@@ -445,7 +445,7 @@ def test_without_the_extra_it_says_what_to_install(monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize("draw", [0.0, 0.5, 1.0])
-def test_polls_are_a_minute_apart_give_or_take_a_tenth(draw: float) -> None:
+def test_poll_interval_has_ten_percent_jitter(draw: float) -> None:
     at: list[float] = []
 
     async def answer(_: httpx.Request) -> httpx.Response:
@@ -471,7 +471,7 @@ def test_polls_are_a_minute_apart_give_or_take_a_tenth(draw: float) -> None:
 
 
 @pytest.mark.parametrize(
-    ("says", "waits"),
+    ("reply", "waits"),
     [
         (500, [1, 2, 4, 8, 16, 32, 60, 60]),
         (httpx.ConnectError("refused"), [1, 2, 4, 8, 16, 32, 60, 60]),
@@ -480,14 +480,14 @@ def test_polls_are_a_minute_apart_give_or_take_a_tenth(draw: float) -> None:
     ],
     ids=["500", "no connection", "401", "retry after"],
 )
-def test_trouble_is_waited_out(says: Any, waits: list[float]) -> None:
+def test_failed_polls_back_off(reply: Any, waits: list[float]) -> None:
     at: list[float] = []
 
     async def answer(_: httpx.Request) -> httpx.Response:
         at.append(trio.current_time())
-        if isinstance(says, Exception):
-            raise says
-        return httpx.Response(says) if isinstance(says, int) else httpx.Response(503, headers=says.headers)
+        if isinstance(reply, Exception):
+            raise reply
+        return httpx.Response(reply) if isinstance(reply, int) else httpx.Response(503, headers=reply.headers)
 
     async def main() -> None:
         runtime = Environment(
@@ -506,17 +506,17 @@ def test_trouble_is_waited_out(says: Any, waits: list[float]) -> None:
         assert least <= found <= least * 1.3
 
 
-def in_loops_of_its_own(*parts: Callable[[], Coroutine[Any, Any, None]]) -> None:
+def run_in_separate_loops(*parts: Callable[[], Coroutine[Any, Any, None]]) -> None:
     for part in parts:
         asyncio.run(part())
 
 
-def test_polling_goes_on_in_the_next_event_loop() -> None:
+def test_polling_continues_in_the_next_event_loop() -> None:
     server = Server(definitions(flag("f")))
     mp = AsyncMixpanel(TOKEN, http_client=server.client, local_flags=LocalFlags(poll_interval=0.01))
 
     async def first() -> None:
-        # Nothing but an evaluation has called upon it.
+        # The evaluation alone starts the polling.
         assert not enabled(mp)
         await until(lambda: enabled(mp))
 
@@ -530,10 +530,10 @@ def test_polling_goes_on_in_the_next_event_loop() -> None:
         await server.asked(2)
         await mp.aclose()
 
-    in_loops_of_its_own(first, second, third)
+    run_in_separate_loops(first, second, third)
 
 
-def test_polling_goes_on_when_every_task_was_cancelled() -> None:
+def test_polling_continues_after_all_tasks_were_cancelled() -> None:
     server = Server()
 
     async def main() -> None:
@@ -545,7 +545,7 @@ def test_polling_goes_on_when_every_task_was_cancelled() -> None:
             await until(lambda: enabled(mp, "g"))
             polls = len(server.requests)
             await server.asked(3)
-            # One task polls, and not two.
+            # Exactly one task polls.
             assert mp.stats().flags.polls >= polls + 3  # type: ignore[union-attr]
             names = [task.get_name() for task in asyncio.all_tasks()]
             assert names.count("mixpanel flags") == names.count("mixpanel sender") == 1
@@ -553,7 +553,7 @@ def test_polling_goes_on_when_every_task_was_cancelled() -> None:
     asyncio.run(main())
 
 
-def test_evaluations_in_a_thread_without_a_loop() -> None:
+def test_thread_without_event_loop_evaluates() -> None:
     server = Server(definitions(flag("f")))
     mp = AsyncMixpanel(TOKEN, http_client=server.client, local_flags=LocalFlags(poll_interval=0.01))
     assert not enabled(mp)
@@ -561,7 +561,7 @@ def test_evaluations_in_a_thread_without_a_loop() -> None:
     async def main() -> None:
         async with mp:
             assert await mp.local_flags.wait_ready(5)
-            found = await anyio.to_thread.run_sync(lambda: mp.local_flags.is_enabled("f", PERSON))
+            found = await anyio.to_thread.run_sync(lambda: mp.local_flags.is_enabled("f", USER))
             assert found
             await mp.flush()
             assert [event["event"] for event in server.events] == ["$experiment_started"]
@@ -569,7 +569,7 @@ def test_evaluations_in_a_thread_without_a_loop() -> None:
     asyncio.run(main())
 
 
-def test_a_client_in_use_elsewhere_still_evaluates() -> None:
+def test_client_evaluates_in_a_second_event_loop() -> None:
     server = Server(definitions(flag("f")))
 
     async def main() -> None:
@@ -585,7 +585,7 @@ def test_a_client_in_use_elsewhere_still_evaluates() -> None:
     asyncio.run(main())
 
 
-def test_a_client_that_is_dropped_stops_polling() -> None:
+def test_dropped_client_stops_polling() -> None:
     server = Server(definitions(flag("f")))
 
     async def main() -> None:
@@ -598,7 +598,7 @@ def test_a_client_that_is_dropped_stops_polling() -> None:
         polls = len(server.requests)
         await asyncio.sleep(0.05)
         assert len(server.requests) == polls
-        assert flags.is_enabled("f", PERSON)
+        assert flags.is_enabled("f", USER)
         assert await flags.wait_ready()
         await asyncio.sleep(0)
         assert asyncio.all_tasks() == {asyncio.current_task()}
@@ -608,7 +608,7 @@ def test_a_client_that_is_dropped_stops_polling() -> None:
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_a_forked_child_evaluates_and_polls_by_itself() -> None:
+def test_forked_child_evaluates_and_polls() -> None:
     server = Server(definitions(flag("f")))
     mp = AsyncMixpanel(TOKEN, http_client=server.client, local_flags=LocalFlags(poll_interval=0.01))
 

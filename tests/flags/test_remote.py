@@ -1,4 +1,4 @@
-"""Remote evaluation asks Mixpanel, and turns whatever comes back into a variant or a fallback."""
+"""Remote evaluation: every response of Mixpanel becomes a variant or a fallback."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mixpanel_async.flags import FallbackReason, RemoteFlags, SelectedVariant
 
 pytestmark = pytest.mark.anyio
 
-PERSON = {"distinct_id": "user-1", "custom_properties": {"plan": "pro"}}
+USER = {"distinct_id": "user-1", "custom_properties": {"plan": "pro"}}
 SECRET = "account-secret"
 FALLBACK = SelectedVariant("fb", variant_key="fb-key")
 VARIANT = {"variant_key": "treatment", "variant_value": {"a": [1]}, "experiment_id": "e1", "is_experiment_active": True}
@@ -32,10 +32,10 @@ def remote(server: Server, timeout: float | None = None, window: float = 0.0, **
     return AsyncMixpanel(TOKEN, http_client=server.client, remote_flags=chosen, **options)
 
 
-async def test_a_variant_and_its_exposure() -> None:
+async def test_variant_is_returned_and_its_exposure_tracked() -> None:
     server = Server(answer(checkout=VARIANT))
     async with remote(server) as mp:
-        found = await mp.remote_flags.get_variant("checkout", FALLBACK, PERSON)
+        found = await mp.remote_flags.get_variant("checkout", FALLBACK, USER)
         assert found == SelectedVariant(
             variant_value={"a": [1]},
             variant_key="treatment",
@@ -43,8 +43,8 @@ async def test_a_variant_and_its_exposure() -> None:
             is_experiment_active=True,
             variant_source="remote",
         )
-        assert await mp.remote_flags.get_variant_value("checkout", None, PERSON, report_exposure=False) == {"a": [1]}
-        assert await mp.remote_flags.is_enabled("checkout", PERSON, report_exposure=False) is False
+        assert await mp.remote_flags.get_variant_value("checkout", None, USER, report_exposure=False) == {"a": [1]}
+        assert await mp.remote_flags.is_enabled("checkout", USER, report_exposure=False) is False
         await mp.flush()
         (event,) = server.events
         properties = event["properties"]
@@ -67,18 +67,18 @@ async def test_a_variant_and_its_exposure() -> None:
         assert (stats.remote_requests, stats.remote_failures, stats.exposures) == (3, 0, 1)
 
 
-async def test_enabled_means_true_and_nothing_else() -> None:
+async def test_only_true_is_enabled() -> None:
     server = Server()
     async with remote(server) as mp:
         for value, expected in ((True, True), (1, False), ("true", False), (False, False), (None, False)):
             server.says = answer(f={"variant_key": "k", "variant_value": value})
-            assert await mp.remote_flags.is_enabled("f", PERSON) is expected
+            assert await mp.remote_flags.is_enabled("f", USER) is expected
 
 
 @pytest.mark.parametrize("account", [None, ServiceAccountCredentials("account", SECRET, "12345")])
-async def test_the_request_is_that_of_the_official_sdk(account: ServiceAccountCredentials | None) -> None:
+async def test_request_equals_that_of_the_official_sdk(account: ServiceAccountCredentials | None) -> None:
     server = Server(answer())
-    context = {**PERSON, "company_id": "Ä&=?#"}
+    context = {**USER, "company_id": "Ä&=?#"}
     async with remote(server, region="in", credentials=account) as mp:
         await mp.remote_flags.get_variant("a&b", FALLBACK, context)
         await mp.remote_flags.get_all_variants(context)
@@ -99,26 +99,26 @@ async def test_the_request_is_that_of_the_official_sdk(account: ServiceAccountCr
         assert len(traces) == 2
 
 
-async def test_a_person_who_is_not_enrolled() -> None:
+async def test_user_who_is_not_enrolled_gets_flag_not_found() -> None:
     async with remote(Server(answer(other=VARIANT))) as mp:
-        found = await mp.remote_flags.get_variant("checkout", FALLBACK, PERSON)
+        found = await mp.remote_flags.get_variant("checkout", FALLBACK, USER)
         assert found == FALLBACK.as_fallback(FallbackReason.flag_not_found())
-        assert (await mp.remote_flags.get_variant("other", FALLBACK, PERSON)).variant_key == "treatment"
+        assert (await mp.remote_flags.get_variant("other", FALLBACK, USER)).variant_key == "treatment"
 
 
-async def test_all_variants() -> None:
+async def test_get_all_variants_skips_malformed_ones() -> None:
     server = Server(answer(a=VARIANT, b={"variant_value": 1}, broken={"variant_key": "x"}, worse=5, worst=None))
     async with remote(server) as mp:
-        found = await mp.remote_flags.get_all_variants(PERSON)
+        found = await mp.remote_flags.get_all_variants(USER)
         assert found is not None
         assert {key: one.variant_source for key, one in found.items()} == {"a": "remote", "b": "remote"}
         assert found["b"].variant_key is None
-        mp.remote_flags.track_exposure_event("a", found["a"], PERSON)
+        mp.remote_flags.track_exposure_event("a", found["a"], USER)
         await mp.flush()
         assert [event["properties"]["Variant name"] for event in server.events] == ["treatment"]
         assert "Variant fetch latency (ms)" not in server.events[0]["properties"]
         server.says = 500
-        assert await mp.remote_flags.get_all_variants(PERSON) is None
+        assert await mp.remote_flags.get_all_variants(USER) is None
 
 
 async def hang(request: httpx.Request) -> httpx.Response:
@@ -161,27 +161,25 @@ BAD: dict[str, tuple[Any, str]] = {
 }
 
 
-@pytest.mark.parametrize(("says", "words"), BAD.values(), ids=BAD.keys())
-async def test_what_goes_wrong_is_the_reason_of_a_fallback(
-    says: Any, words: str, caplog: pytest.LogCaptureFixture
-) -> None:
+@pytest.mark.parametrize(("reply", "message"), BAD.values(), ids=BAD.keys())
+async def test_failure_becomes_the_fallback_reason(reply: Any, message: str, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     account = ServiceAccountCredentials("account", SECRET, "12345")
-    server = Server(says)
-    async with remote(server, timeout=0.1 if says is hang else None, credentials=account) as mp:
+    server = Server(reply)
+    async with remote(server, timeout=0.1 if reply is hang else None, credentials=account) as mp:
         for _ in range(2):
-            found = await mp.remote_flags.get_variant("f", FALLBACK, PERSON)
+            found = await mp.remote_flags.get_variant("f", FALLBACK, USER)
             assert found.fallback_reason is not None
-            told = found.fallback_reason.message or ""
-            # The time left for an answer is a little less than what was set.
-            assert told.startswith(words) if says is hang else told == words
-            assert found == FALLBACK.as_fallback(FallbackReason.backend_error(told))
-        assert await mp.remote_flags.get_variant_value("f", 7, PERSON) == 7
-        assert await mp.remote_flags.is_enabled("f", PERSON) is False
+            logged = found.fallback_reason.message or ""
+            # The time that is left for the response is a little less than the timeout.
+            assert logged.startswith(message) if reply is hang else logged == message
+            assert found == FALLBACK.as_fallback(FallbackReason.backend_error(logged))
+        assert await mp.remote_flags.get_variant_value("f", 7, USER) == 7
+        assert await mp.remote_flags.is_enabled("f", USER) is False
         stats = mp.stats().flags
         assert stats is not None
         assert (stats.remote_failures, stats.exposures) == (4, 0)
-        assert str(stats.last_error).startswith(f"/flags: {words}")
+        assert str(stats.last_error).startswith(f"/flags: {message}")
         lines = [one.getMessage() for one in caplog.records if one.name.startswith("mixpanel_async")]
         assert len(lines) == 1
         assert lines[0].startswith("flags: remote evaluation failed (")
@@ -189,28 +187,28 @@ async def test_what_goes_wrong_is_the_reason_of_a_fallback(
             for secret in (TOKEN, SECRET, "user-1", "?", base64.b64encode(f"account:{SECRET}".encode()).decode()):
                 assert secret not in text
         server.says = answer(f={"variant_key": "k", "variant_value": True})
-        assert await mp.remote_flags.is_enabled("f", PERSON) is True
+        assert await mp.remote_flags.is_enabled("f", USER) is True
 
 
 @pytest.mark.parametrize(
-    ("context", "words"),
+    ("context", "message"),
     [
         ({"distinct_id": object()}, "the context cannot be sent as JSON (TypeError)"),
         ({"distinct_id": "u", "x": float("nan")}, "the context cannot be sent as JSON (ValueError)"),
         ({"distinct_id": "u" * 70_000}, "the HTTP client failed (InvalidURL)"),
     ],
 )
-async def test_a_context_that_cannot_be_sent(context: dict[str, Any], words: str) -> None:
+async def test_context_that_cannot_be_sent_gives_a_fallback(context: dict[str, Any], message: str) -> None:
     circle: dict[str, Any] = {}
     circle["self"] = circle
     async with remote(Server(answer(f=VARIANT))) as mp:
         found = await mp.remote_flags.get_variant("f", FALLBACK, context)
-        assert found.fallback_reason == FallbackReason.backend_error(words)
+        assert found.fallback_reason == FallbackReason.backend_error(message)
         found = await mp.remote_flags.get_variant("f", FALLBACK, circle)
         assert found.variant_source == "fallback"
 
 
-async def test_a_connection_that_was_closed_in_the_meantime_is_replaced() -> None:
+async def test_lost_connection_is_retried_once() -> None:
     server = Server()
     calls = 0
 
@@ -223,20 +221,20 @@ async def test_a_connection_that_was_closed_in_the_meantime_is_replaced() -> Non
 
     server.says = first_breaks
     async with remote(server) as mp:
-        assert (await mp.remote_flags.get_variant("f", FALLBACK, PERSON)).variant_key == "treatment"
+        assert (await mp.remote_flags.get_variant("f", FALLBACK, USER)).variant_key == "treatment"
         assert (calls, mp.stats().flags.remote_requests) == (2, 2)  # type: ignore[union-attr]
 
 
-async def test_a_closed_client_gives_fallbacks() -> None:
+async def test_closed_client_gives_fallbacks() -> None:
     server = Server(answer(f=VARIANT))
     async with remote(server) as mp:
         pass
-    found = await mp.remote_flags.get_variant("f", FALLBACK, PERSON)
+    found = await mp.remote_flags.get_variant("f", FALLBACK, USER)
     assert found.fallback_reason == FallbackReason.backend_error("the client is closed")
     assert server.requests == []
 
 
-async def test_a_caller_that_is_cancelled_leaves_the_request_to_end() -> None:
+async def test_cancelled_caller_does_not_interrupt_the_request() -> None:
     server = Server()
     release = anyio.Event()
     ended: list[bool] = []
@@ -249,14 +247,14 @@ async def test_a_caller_that_is_cancelled_leaves_the_request_to_end() -> None:
     server.says = slow
     async with remote(server) as mp:
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(mp.remote_flags.get_variant, "f", FALLBACK, PERSON)
+            tasks.start_soon(mp.remote_flags.get_variant, "f", FALLBACK, USER)
             await until(lambda: len(server.requests) == 1)
             tasks.cancel_scope.cancel()
         release.set()
         await until(lambda: bool(ended))
 
 
-async def test_closing_waits_for_an_evaluation_under_way() -> None:
+async def test_close_waits_for_an_evaluation_in_progress() -> None:
     server = Server()
     release = anyio.Event()
     found: list[str | None] = []
@@ -266,7 +264,7 @@ async def test_closing_waits_for_an_evaluation_under_way() -> None:
         return httpx.Response(200, content=answer(f=VARIANT))
 
     async def evaluate() -> None:
-        found.append((await mp.remote_flags.get_variant("f", FALLBACK, PERSON, False)).variant_key)
+        found.append((await mp.remote_flags.get_variant("f", FALLBACK, USER, False)).variant_key)
 
     server.says = slow
     async with anyio.create_task_group() as tasks, remote(server) as mp:
@@ -276,7 +274,7 @@ async def test_closing_waits_for_an_evaluation_under_way() -> None:
     assert found == ["treatment"]
 
 
-async def test_many_at_once() -> None:
+async def test_many_concurrent_evaluations_succeed() -> None:
     server = Server(answer(f=VARIANT))
     keys: list[str | None] = []
     async with remote(server) as mp:

@@ -1,4 +1,4 @@
-"""The worked examples of local evaluation, each computed with the official SDK 5.4.1."""
+"""Worked examples of local evaluation. The expected results come from the official SDK 5.4.1."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ NO_MATCH = FallbackReason.no_rollout_match()
 
 @pytest.fixture
 def anyio_backend() -> Any:
-    """Nothing here depends on the event loop."""
+    """Run on one backend: nothing here depends on the event loop."""
     return "asyncio"
 
 
 async def decided(definition: dict[str, Any], *contexts: dict[str, Any]) -> list[Any]:
-    """For each context the variant's key, or the reason why there is none."""
+    """Return the key of the variant, or the fallback reason, for each context."""
     async with local(Server(), [definition], poll_interval=None) as mp:
         found = [
             mp.local_flags.get_variant(definition["key"], SelectedVariant(None), context, report_exposure=False)
@@ -33,19 +33,19 @@ async def decided(definition: dict[str, Any], *contexts: dict[str, Any]) -> list
     return [one.fallback_reason or one.variant_key for one in found]
 
 
-def people(*ids: str) -> list[dict[str, Any]]:
+def users(*ids: str) -> list[dict[str, Any]]:
     return [{"distinct_id": one} for one in ids]
 
 
-def test_hashes() -> None:
+def test_hashes_equal_the_official_sdk() -> None:
     assert fnv1a64(b"user-1checkoutvariant") == 4816443311749250001
     assert fnv1a64(b"user-1checkoutrollout") == 12593174793069640013
     assert fnv1a64(b"") % 100 == 37
     assert Salt("variant").bucket(state_of("abc")) == 72
     assert Salt("variant").bucket(state_of("def")) == 21
     expected = {"user-1": (13, 1), "user-2": (34, 86), "user-3": (35, 19), "alice": (68, 44), "zoë": (73, 53)}
-    for person, buckets in {**expected, "42": (68, 12)}.items():
-        state = state_of(person)
+    for user, buckets in {**expected, "42": (68, 12)}.items():
+        state = state_of(user)
         assert (Salt("checkoutrollout").bucket(state), Salt("checkoutvariant").bucket(state)) == buckets
 
 
@@ -55,42 +55,42 @@ async def test_e1_variants_are_sorted_by_key() -> None:
         {"key": "control", "value": False, "is_control": True, "split": 0.5},
     ]
     definition = flag("checkout", {"variants": variants, "rollout": [{"rollout_percentage": 1.0}]})
-    found = await decided(definition, *people("user-1", "user-2", "user-3"))
+    found = await decided(definition, *users("user-1", "user-2", "user-3"))
     assert found == ["control", "treatment", "control"]
 
 
-async def test_e2_a_salt_and_two_rollouts() -> None:
+async def test_e2_salt_and_two_rollouts_select_users() -> None:
     rollouts = [
         {"rollout_percentage": 0.5},
         {"rollout_percentage": 0.6, "variant_splits": {"control": 0.0, "treatment": 1.0}},
     ]
     definition = flag("checkout", {"variants": CT, "rollout": rollouts}, hash_salt=SALT)
-    found = await decided(definition, *people("user-1", "user-2", "user-4", "user-5", "user-6", "alice"))
+    found = await decided(definition, *users("user-1", "user-2", "user-4", "user-5", "user-6", "alice"))
     assert found == [NO_MATCH, NO_MATCH, "treatment", "control", "treatment", "control"]
 
 
-async def test_e3_splits_add_up_as_floats() -> None:
+async def test_e3_splits_are_summed_as_floats() -> None:
     variants = [
         {"key": key, "value": at, "is_control": False, "split": split}
         for at, (key, split) in enumerate([("a", 0.1), ("b", 0.2), ("c", 0.7)])
     ]
     definition = flag("tri", {"variants": variants, "rollout": [{"rollout_percentage": 1.0}]})
-    assert await decided(definition, *people("u264", "u189", "u119")) == ["b", "b", "c"]
+    assert await decided(definition, *users("u264", "u189", "u119")) == ["b", "b", "c"]
 
 
 @pytest.mark.parametrize("share", [0.005, 0.01])
-async def test_e4_shares_are_in_hundredths(share: float) -> None:
+async def test_e4_percentages_are_compared_in_hundredths(share: float) -> None:
     definition = flag("gate", {"variants": ON, "rollout": [{"rollout_percentage": share}]})
-    assert await decided(definition, *people("u17", "u283")) == ["on", NO_MATCH]
+    assert await decided(definition, *users("u17", "u283")) == ["on", NO_MATCH]
 
 
-async def test_e5_the_last_key_takes_what_is_left() -> None:
+async def test_e5_last_variant_takes_the_remaining_buckets() -> None:
     variants = [{"key": key, "value": 1, "is_control": False, "split": 0.1} for key in "azm"]
     definition = flag("s", {"variants": variants, "rollout": [{"rollout_percentage": 1.0}]})
-    assert await decided(definition, *people("user-1", "user-2", "user-3", "alice")) == ["m", "z", "z", "z"]
+    assert await decided(definition, *users("user-1", "user-2", "user-3", "alice")) == ["m", "z", "z", "z"]
 
 
-async def test_e6_a_variant_may_be_forced() -> None:
+async def test_e6_rollout_can_force_a_variant() -> None:
     for name, expected, is_tester in (("TREATMENT", "treatment", True), ("nope", "control", None)):
         rollouts = [{"rollout_percentage": 1.0, "variant_override": {"key": name}}]
         definition = flag("checkout", {"variants": CT, "rollout": rollouts}, experiment_id="exp-1")
@@ -105,7 +105,7 @@ async def test_e6_a_variant_may_be_forced() -> None:
         )
 
 
-async def test_e7_test_users_and_missing_context() -> None:
+async def test_e7_test_users_get_their_variant_and_context_is_required() -> None:
     users = {"qa-1": "Treatment", "qa-2": "ghost"}
     ruleset = {"variants": CT, "rollout": [{"rollout_percentage": 0.0}], "test": {"users": users}}
     missing = FallbackReason.missing_context_key("company_id")
@@ -120,7 +120,7 @@ async def test_e7_test_users_and_missing_context() -> None:
     assert found == ["treatment", missing, missing, NO_MATCH, NO_MATCH]
 
 
-async def test_e8_rules_do_not_regard_case_and_need_properties() -> None:
+async def test_e8_rules_ignore_case_and_need_properties() -> None:
     rule = {"==": [{"var": "Plan"}, "ENTERPRISE"]}
     rollouts = [{"rollout_percentage": 1.0, "runtime_evaluation_rule": rule}]
     properties: list[Any] = [{"PLAN": "Enterprise"}, {"plan": "free"}, {}, None, "str"]
@@ -129,7 +129,7 @@ async def test_e8_rules_do_not_regard_case_and_need_properties() -> None:
     assert found == ["on", *[NO_MATCH] * 5]
 
 
-async def test_e9_versions_and_moments() -> None:
+async def test_e9_versions_and_times_are_compared() -> None:
     rule = {
         "and": [
             {"semver_compare": [{"var": "appVersion"}, ">=", "1.10.0"]},
@@ -146,7 +146,7 @@ async def test_e9_versions_and_moments() -> None:
     assert await decided(flag("f", {"variants": ON, "rollout": rollouts}), *contexts) == ["on", *[NO_MATCH] * 4]
 
 
-async def test_e10_ids_are_hashed_as_python_writes_them() -> None:
+async def test_e10_ids_are_hashed_as_python_strings() -> None:
     definition = flag("checkout", {"variants": CT, "rollout": [{"rollout_percentage": 1.0}]}, context="company_id")
     contexts = [{"distinct_id": "u", "company_id": one} for one in (42, "42", 42.0, True, "")]
     missing = FallbackReason.missing_context_key("company_id")
@@ -164,7 +164,7 @@ async def test_e10_ids_are_hashed_as_python_writes_them() -> None:
         ("datetime_compare", ["2026-07-16T00:00:00Z", "===", "1784160000000"], False),
     ],
 )
-async def test_e11_operators(operator: str, operands: list[Any], expected: bool) -> None:
+async def test_e11_operators_compare_values(operator: str, operands: list[Any], expected: bool) -> None:
     rollouts = [{"rollout_percentage": 1.0, "runtime_evaluation_rule": {operator: operands}}]
     context = {"distinct_id": "u", "custom_properties": {"any": 1}}
     found = await decided(flag("f", {"variants": ON, "rollout": rollouts}), context)
