@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import datetime
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, Final, TypedDict
@@ -11,6 +11,7 @@ from .._encoding.validation import check_id, copy_mapping, is_instance, is_uuid4
 from .._model.config import IdMerge
 from .._model.errors import ConfigurationError, ValidationError
 from .base import Meta, Properties
+from .profiles import BoundProfileMethods
 
 if TYPE_CHECKING:
     from .client import AsyncMixpanel
@@ -27,7 +28,7 @@ class _Ids(TypedDict):
     ip: str | None
 
 
-class BoundMixpanel:
+class BoundMixpanel(BoundProfileMethods):
     """Client bound to one user or request: the result of `AsyncMixpanel.bind`.
 
     Its methods are those of the client without the ids, and raise the same errors. Only `sign_in` and `sign_out` change
@@ -244,45 +245,9 @@ class BoundMixpanel:
         message = {"$distinct_id": self._profile_id, **copy_mapping(message, "message")}
         await self._client.people_update(message, self._with_ip(meta))
 
-    async def people_set(self, properties: Properties, meta: Meta = None) -> None:
-        """See `AsyncMixpanel.people_set`."""
-        await self._client.people_set(self._profile_id, properties, self._with_ip(meta))
-
-    async def people_set_once(self, properties: Properties, meta: Meta = None) -> None:
-        """See `AsyncMixpanel.people_set_once`."""
-        await self._client.people_set_once(self._profile_id, properties, self._with_ip(meta))
-
-    async def people_increment(self, properties: Properties, meta: Meta = None) -> None:
-        """See `AsyncMixpanel.people_increment`."""
-        await self._client.people_increment(self._profile_id, properties, self._with_ip(meta))
-
-    async def people_append(self, properties: Properties, meta: Meta = None) -> None:
-        """See `AsyncMixpanel.people_append`."""
-        await self._client.people_append(self._profile_id, properties, self._with_ip(meta))
-
-    async def people_union(self, properties: Properties, meta: Meta = None) -> None:
-        """See `AsyncMixpanel.people_union`."""
-        await self._client.people_union(self._profile_id, properties, self._with_ip(meta))
-
-    async def people_unset(self, properties: Sequence[str], meta: Meta = None) -> None:
-        """See `AsyncMixpanel.people_unset`."""
-        await self._client.people_unset(self._profile_id, properties, self._with_ip(meta))
-
-    async def people_remove(self, properties: Properties, meta: Meta = None) -> None:
-        """See `AsyncMixpanel.people_remove`."""
-        await self._client.people_remove(self._profile_id, properties, self._with_ip(meta))
-
-    async def people_delete(self, meta: Meta = None) -> None:
-        """See `AsyncMixpanel.people_delete`."""
-        await self._client.people_delete(self._profile_id, self._with_ip(meta))
-
     async def people_track_charge(self, amount: float, properties: Properties | None = None, meta: Meta = None) -> None:
         """See `AsyncMixpanel.people_track_charge`."""
         await self._client.people_track_charge(self._profile_id, amount, properties, self._with_ip(meta))
-
-    async def people_clear_charges(self, meta: Meta = None) -> None:
-        """See `AsyncMixpanel.people_clear_charges`."""
-        await self._client.people_clear_charges(self._profile_id, self._with_ip(meta))
 
     @property
     def _event_id(self) -> str | None:
@@ -333,9 +298,7 @@ class NullClient:
     async def _nothing(self, *arguments: object, **options: object) -> None:
         """Do nothing."""
 
-    track = track_immediate = alias = identify = _nothing
-    people_update = people_set = people_set_once = people_increment = people_append = people_union = _nothing
-    people_unset = people_remove = people_delete = people_track_charge = people_clear_charges = _nothing
+    track = track_immediate = alias = identify = people_update = people_track_charge = _nothing
 
 
 _NO_IDS: Final[_Ids] = {"user_id": None, "device_id": None, "ip": None}
