@@ -108,7 +108,9 @@ def read_api_response(
         return _read_failure(reply)
     if reply.status in accepted:
         return Delivered()
-    text = reply.body.decode("utf-8", "replace").strip()
+    body = _json(reply.body)
+    error = body.get("error") if isinstance(body, dict) else None
+    text = error if isinstance(error, str) else reply.body.decode("utf-8", "replace").strip()
     for secret in _longest_first(secrets):
         text = text.replace(secret, "***")
     return _read_status(reply, _one_line(re.sub(_URL, "***", text), _MAX_API_MESSAGE), now)

@@ -136,9 +136,9 @@ ECHO_OF_THE_PATH = httpx.Response(
 BAD: dict[str, tuple[Any, str]] = {
     "400": (
         httpx.Response(400, content=b'{"error":"distinct_id must be provided in evalContext as a string"}'),
-        'HTTP 400: {"error":"distinct_id must be provided in evalContext as a string"}',
+        "HTTP 400: distinct_id must be provided in evalContext as a string",
     ),
-    "echo": (ECHO, 'HTTP 400: {"error":"GET *** user:***"}'),
+    "echo": (ECHO, "HTTP 400: GET *** user:***"),
     "echo of the path": (ECHO_OF_THE_PATH, "HTTP 404: <p>no such page: '***'</p>"),
     "401": (httpx.Response(401), "HTTP 401: the credentials were refused"),
     "500": (httpx.Response(500, content=b"  line\nline  "), "HTTP 500: line line"),

@@ -169,6 +169,24 @@ async def test_message_of_the_server_is_masked() -> None:
     assert error.message == "*** *** *** at *** or *** end"
 
 
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (b'{"error": "no such table", "status": "error"}', "no such table"),
+        (b'{"error": {"code": 5}}', '{"error": {"code": 5}}'),
+        (b"[1, 2]", "[1, 2]"),
+        (b"<h1>Bad request</h1>", "<h1>Bad request</h1>"),
+        (b"x" * 5_000, "x" * 500),
+        (b"", "the request was rejected"),
+    ],
+    ids=["error field", "error object", "list", "page", "long", "empty"],
+)
+async def test_message_is_the_error_field_or_the_text_of_the_body(body: bytes, message: str) -> None:
+    error = await Server(httpx.Response(400, content=body)).error()
+    assert isinstance(error, ApiError)
+    assert error.message == message
+
+
 def clock(*, total: float, wait: float, before: Callable[[], float]) -> tuple[Environment, RetryPolicy]:
     environment = real_environment()
     fixed = Environment(
