@@ -77,6 +77,7 @@ class ClientBase:
             record = self._encoder.encode_profile(message, meta, now=self._now())
         except DroppedByHook as dropped:
             self._queue.discard(lane, dropped.record, dropped.reason)
+            return
         except MixpanelException as error:
             raise without_traceback(error) from None
         except Exception as error:  # noqa: BLE001  a user's types may raise anything
