@@ -1,31 +1,25 @@
-"""Base class of the client's methods: enqueue a record, or send one message and await the response."""
+"""Base class of the client's methods: the components of the client."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .._delivery.direct_request import DirectSender
-from .._delivery.lanes import Lane
 from .._delivery.queue import Queue
 from .._delivery.sender import Sender
-from .._delivery.staging import YIELD_AFTER_BYTES
 from .._encoding.records import DroppedByHook, RecordEncoder
 from .._model.config import ClientOptions
 from .._model.errors import MixpanelException, ValidationError, without_traceback
 from .._model.records import RecordKind
 from .._runtime.clock import Environment
-from .._runtime.event_loop import yield_to_loop
-
-if TYPE_CHECKING:
-    from .._spool.messages import CommitGroup
 
 Properties = Mapping[str, Any]
 Meta = Mapping[str, Any] | None
 
 
 class ClientBase:
-    """Components of the client, and the operations that its methods share.
+    """Components of the client, which its methods share.
 
     Args:
         options: plain options of the client.
@@ -63,18 +57,11 @@ class ClientBase:
         self._staging.use_encoder(encoder.fast_encoder, environment)
         queue.enable_staging(self._events)
 
-    def _now(self) -> float:
-        """Return the wall clock in seconds, corrected if Mixpanel's responses show that it is ahead.
-
-        Mixpanel overwrites a `time` in its future. Two attempts to send one event could then count as two events.
-        """
-        return self._environment.wall_time() - self._staging.clock_offset
-
     async def _update(self, kind: RecordKind, message: Mapping[str, Any], meta: Meta) -> None:
         """Encode and enqueue a profile update."""
         lane = self._lanes[kind]
         try:
-            record = self._encoder.encode_profile(message, meta, now=self._now())
+            record = self._encoder.encode_profile(message, meta, now=self._staging.now())
         except DroppedByHook as dropped:
             self._queue.discard(lane, dropped.record, dropped.reason)
             return
@@ -83,30 +70,9 @@ class ClientBase:
         except Exception as error:  # noqa: BLE001  a user's types may raise anything
             failure = unreadable_arguments(error)
         else:
-            await self._enqueue(lane, record)
+            await self._sender.enqueue(lane, record, self._options.batching.wait_timeout)
             return
         raise failure
-
-    async def _enqueue(self, lane: Lane, record: bytes) -> None:
-        """Enqueue a record. With a spool, wait until it is on disk."""
-        self._sender.bind_loop()
-        commits: list[CommitGroup] | None = None if self._queue.spool is None else []
-        if not self._queue.offer(lane, record, commits):
-            deadline = self._environment.monotonic() + self._options.batching.wait_timeout
-            while await self._sender.wait_for_room(len(record), deadline):
-                if self._queue.offer(lane, record, commits):
-                    break
-            else:
-                raise self._queue.full()
-        if commits:
-            await self._sender.wait_committed(commits[0])
-            return
-        # Let other tasks run if this call has used up the budget since they last ran.
-        staging = self._staging
-        staging.yield_budget -= staging.cost_factor * len(record)
-        if staging.yield_budget <= 0:
-            self._queue.reopen_staging(YIELD_AFTER_BYTES)
-            await yield_to_loop()
 
 
 def unreadable_arguments(error: Exception) -> ValidationError:

@@ -66,7 +66,7 @@ class EventMethods(ClientBase):
         event = EventArguments(distinct_id, event_name, properties, meta, user_id, device_id, ip, time, insert_id)
         record = self._encode_event(event, self._events)
         if record is not None:
-            await self._enqueue(self._events, record)
+            await self._sender.enqueue(self._events, record, self._options.batching.wait_timeout)
 
     def track_nowait(
         self,
@@ -166,12 +166,14 @@ class EventMethods(ClientBase):
         event = EventArguments(distinct_id, event_name, properties, meta, time=timestamp)
         record = self._encode_event(event, lane, recent=False)
         if record is not None:
-            await self._enqueue(lane, record)
+            await self._sender.enqueue(lane, record, self._options.batching.wait_timeout)
 
     def _encode_event(self, event: EventArguments, lane: Lane, *, recent: bool | None = None) -> bytes | None:
         """Encode an event. Return None if the `before_send` hook dropped it."""
         try:
-            return self._encoder.encode_event(event, now=self._now(), new_id=self._environment.new_id, recent=recent)
+            return self._encoder.encode_event(
+                event, now=self._staging.now(), new_id=self._environment.new_id, recent=recent
+            )
         except DroppedByHook as dropped:
             self._queue.discard(lane, dropped.record, dropped.reason)
             return None

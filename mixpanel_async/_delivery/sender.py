@@ -18,8 +18,9 @@ from .._runtime.event_loop import BackgroundTask, EventLoop, current_loop, yield
 from .._runtime.threads import run_in_worker
 from .batch_request import BatchSender
 from .callbacks import Callbacks
-from .lanes import Batch, FlushBarrier, Idle
+from .lanes import Batch, FlushBarrier, Idle, Lane
 from .queue import Queue
+from .staging import YIELD_AFTER_BYTES
 
 if TYPE_CHECKING:
     from .._spool.messages import CommitGroup
@@ -278,7 +279,7 @@ class Sender:
         self.bind_loop()
         await self._transport.open()
         if self._queue.spool is not None:
-            await self.wait_committed(self._queue.spool.writer.start())
+            await self._wait_committed(self._queue.spool.writer.start())
 
     async def _run(self) -> None:
         loop = self._binding.loop
@@ -308,7 +309,7 @@ class Sender:
 
     # Waiting
 
-    async def wait_committed(self, group: CommitGroup) -> None:
+    async def _wait_committed(self, group: CommitGroup) -> None:
         """Wait until the spool has written this group.
 
         Raises:
@@ -323,7 +324,35 @@ class Sender:
         self._queue.settle_single(batch, reason, message)
         self._binding.on_settled()
 
-    async def wait_for_room(self, size: int, deadline: float) -> bool:
+    async def enqueue(self, lane: Lane, record: bytes, wait_timeout: float) -> None:
+        """Enqueue a record. With a spool, wait until it is on disk.
+
+        Args:
+            lane: lane of the record.
+            record: the encoded record.
+            wait_timeout: seconds to wait for room under `Overflow.WAIT`.
+
+        Raises:
+            ClientClosedError: if the client is closed, or bound to another loop that is still running.
+            QueueFullError: if the record does not fit, and the overflow policy raises or `wait_timeout` ran out.
+            SpoolError: if the spool could not write the record.
+        """
+        self.bind_loop()
+        commits: list[CommitGroup] | None = None if self._queue.spool is None else []
+        if not self._queue.offer(lane, record, commits):
+            deadline = self._monotonic() + wait_timeout
+            while await self._wait_for_room(len(record), deadline):
+                if self._queue.offer(lane, record, commits):
+                    break
+            else:
+                raise self._queue.full()
+        if commits:
+            await self._wait_committed(commits[0])
+        elif self._queue.staging.must_yield(len(record)):
+            self._queue.reopen_staging(YIELD_AFTER_BYTES)
+            await yield_to_loop()
+
+    async def _wait_for_room(self, size: int, deadline: float) -> bool:
         """Wait until a record of this size may fit. Return False after the deadline."""
         while True:
             progress = self._binding.progress

@@ -85,6 +85,13 @@ class StagingBuffer:
         self._encoder = encoder
         self._wall_time, self._new_id = environment.wall_time, environment.new_id
 
+    def now(self) -> float:
+        """Return the wall clock in seconds, corrected if Mixpanel's responses show that it is ahead.
+
+        Mixpanel overwrites a `time` in its future. Two attempts to send one event could then count as two events.
+        """
+        return self._wall_time() - self.clock_offset
+
     def try_append(self, distinct_id: object, event_name: object, properties: Any) -> bool:
         """Encode a plain event that happens now, and stage it.
 
@@ -196,6 +203,11 @@ class StagingBuffer:
         self.bytes_until_yield -= size
         self.records_left -= 1
         self.millisecond_end = 0.0
+
+    def must_yield(self, size: int) -> bool:
+        """Charge a record that was enqueued by itself to the yield budget. Return whether other tasks must run now."""
+        self.yield_budget -= self.cost_factor * size
+        return self.yield_budget <= 0
 
     def __len__(self) -> int:
         return len(self.records)
