@@ -102,7 +102,7 @@ def serve(
 # When a batch leaves
 
 
-def test_a_record_alone_leaves_when_its_linger_is_over() -> None:
+def test_single_record_is_sent_after_linger() -> None:
     buffer, lane = make(linger=1.0)
     buffer.offer(lane, b"one", 10.0)
     assert waits_until(buffer, 10.0) == 11.0
@@ -110,7 +110,7 @@ def test_a_record_alone_leaves_when_its_linger_is_over() -> None:
     assert lease(buffer, 11.0).items == [b"one"]
 
 
-def test_the_linger_counts_from_the_first_record_of_the_batch() -> None:
+def test_linger_starts_with_the_first_record_of_a_batch() -> None:
     buffer, lane = make(linger=1.0)
     offer_all(buffer, lane, [b"one"], 10.0)
     offer_all(buffer, lane, [b"two"], 10.9)
@@ -120,13 +120,13 @@ def test_the_linger_counts_from_the_first_record_of_the_batch() -> None:
     assert waits_until(buffer, 11.0) == 12.0
 
 
-def test_without_linger_a_record_leaves_at_once() -> None:
+def test_record_is_sent_immediately_without_linger() -> None:
     buffer, lane = make(linger=0.0)
     buffer.offer(lane, b"one", 5.0)
     assert lease(buffer, 5.0).items == [b"one"]
 
 
-def test_a_batch_that_is_full_by_count_leaves_at_once() -> None:
+def test_batch_is_sent_when_full_by_count() -> None:
     buffer, lane = make(max_events=3)
     items = records(7)
     offer_all(buffer, lane, items)
@@ -134,13 +134,13 @@ def test_a_batch_that_is_full_by_count_leaves_at_once() -> None:
     assert waits_until(buffer, 0.0) == FOREVER
 
 
-def test_with_batches_of_one_each_record_leaves_at_once() -> None:
+def test_every_record_is_sent_immediately_with_max_events_1() -> None:
     buffer, lane = make(max_events=1)
     assert buffer.offer(lane, b"one", 0.0) is OfferResult.WAKE_SENDER
     assert lease(buffer).items == [b"one"]
 
 
-def test_a_batch_that_is_full_by_bytes_leaves_when_the_next_record_does_not_fit() -> None:
+def test_batch_is_sent_when_the_next_record_exceeds_its_bytes() -> None:
     items = records(3, size=10)
     buffer, lane = make(max_bytes=30)
     offer_all(buffer, lane, items)
@@ -148,21 +148,21 @@ def test_a_batch_that_is_full_by_bytes_leaves_when_the_next_record_does_not_fit(
     assert waits_until(buffer, 0.0) == FOREVER
 
 
-def test_a_body_of_exactly_the_limit_is_one_request() -> None:
+def test_body_of_exactly_max_bytes_is_one_request() -> None:
     items = records(3, size=10)
     buffer, lane = make(max_bytes=body(items), max_events=3)
     offer_all(buffer, lane, items)
     assert lease(buffer).items == items
 
 
-def test_a_body_one_byte_over_the_limit_is_two_requests() -> None:
+def test_body_over_max_bytes_becomes_two_requests() -> None:
     items = records(3, size=10)
     buffer, lane = make(max_bytes=body(items) - 1)
     offer_all(buffer, lane, items)
     assert lease(buffer).items == items[:2]
 
 
-def test_the_size_of_a_batch_is_the_size_of_its_body() -> None:
+def test_batch_size_equals_body_size() -> None:
     buffer, lane = make(max_events=4)
     items = records(4)
     offer_all(buffer, lane, items)
@@ -171,7 +171,7 @@ def test_the_size_of_a_batch_is_the_size_of_its_body() -> None:
     assert batch.subset((0,)).size == body(items[:1])
 
 
-def test_a_record_larger_than_a_batch_may_be_goes_alone() -> None:
+def test_record_larger_than_max_bytes_is_sent_alone() -> None:
     buffer, lane = make(max_bytes=20)
     items = [b"small", b"L" * 100, b"next"]
     offer_all(buffer, lane, items)
@@ -179,7 +179,7 @@ def test_a_record_larger_than_a_batch_may_be_goes_alone() -> None:
     assert waits_until(buffer, 0.0) == FOREVER
 
 
-def test_an_empty_buffer_is_idle() -> None:
+def test_empty_buffer_is_idle() -> None:
     buffer, lane = make()
     assert buffer.poll(0.0) is IDLE
     offer_all(buffer, lane, [b"one"])
@@ -188,13 +188,13 @@ def test_an_empty_buffer_is_idle() -> None:
     assert buffer.poll(0.0) is IDLE
 
 
-def test_the_sender_is_told_of_the_first_record_and_of_a_full_batch_and_not_between() -> None:
+def test_sender_is_woken_by_the_first_record_and_by_a_full_batch_only() -> None:
     buffer, lane = make(max_events=3)
     verdicts = [buffer.offer(lane, item, 0.0) for item in records(4)]
     assert verdicts == [OfferResult.WAKE_SENDER, OfferResult.ACCEPTED, OfferResult.WAKE_SENDER, OfferResult.WAKE_SENDER]
 
 
-def test_the_sender_is_told_of_a_batch_that_is_full_by_bytes() -> None:
+def test_sender_is_woken_by_a_batch_that_is_full_by_bytes() -> None:
     buffer, lane = make(max_bytes=30)
     verdicts = [buffer.offer(lane, item, 0.0) for item in records(3, size=10)]
     assert verdicts == [OfferResult.WAKE_SENDER, OfferResult.ACCEPTED, OfferResult.WAKE_SENDER]
@@ -203,7 +203,7 @@ def test_the_sender_is_told_of_a_batch_that_is_full_by_bytes() -> None:
 # Bounds
 
 
-def test_a_queue_full_by_count_refuses_and_does_not_accept() -> None:
+def test_queue_full_by_count_rejects_a_record() -> None:
     buffer, lane = make(max_pending_events=2)
     offer_all(buffer, lane, records(2))
     assert buffer.is_full(0)
@@ -211,7 +211,7 @@ def test_a_queue_full_by_count_refuses_and_does_not_accept() -> None:
     assert counts(buffer) == (2, 0, 0, 0, 0, 2)
 
 
-def test_a_queue_full_by_bytes_refuses_what_does_not_fit_and_takes_what_does() -> None:
+def test_queue_full_by_bytes_rejects_large_and_accepts_small_records() -> None:
     buffer, lane = make(max_pending_bytes=20)
     offer_all(buffer, lane, [b"x" * 15])
     assert buffer.is_full(6)
@@ -222,7 +222,7 @@ def test_a_queue_full_by_bytes_refuses_what_does_not_fit_and_takes_what_does() -
 
 
 @pytest.mark.parametrize("bound", [{"max_pending_events": 2}, {"max_pending_bytes": 16}], ids=["count", "bytes"])
-def test_what_is_in_flight_stays_charged_until_it_is_settled(bound: dict[str, int]) -> None:
+def test_records_in_flight_stay_charged_until_settled(bound: dict[str, int]) -> None:
     buffer, lane = make(max_events=2, **bound)
     offer_all(buffer, lane, records(2))
     batch = lease(buffer)
@@ -232,7 +232,7 @@ def test_what_is_in_flight_stays_charged_until_it_is_settled(bound: dict[str, in
     assert buffer.offer(lane, b"01234567", 0.0) is not OfferResult.FULL
 
 
-def test_a_queue_that_is_full_by_count_does_not_linger() -> None:
+def test_queue_full_by_count_does_not_linger() -> None:
     buffer, lane = make(max_pending_events=3)
     people = buffer.lane(RecordKind.PEOPLE)
     offer_all(buffer, people, [b"p"])
@@ -242,13 +242,13 @@ def test_a_queue_that_is_full_by_count_does_not_linger() -> None:
     assert sorted([*batch.items] for batch in lease_all(buffer)) == [[b"one", b"two"], [b"p"]]
 
 
-def test_a_queue_of_one_record_does_not_linger() -> None:
+def test_queue_of_one_record_does_not_linger() -> None:
     buffer, lane = make(max_pending_events=1)
     assert buffer.offer(lane, b"one", 0.0) is OfferResult.WAKE_SENDER
     assert lease(buffer).items == [b"one"]
 
 
-def test_a_queue_that_is_full_by_bytes_does_not_linger() -> None:
+def test_queue_full_by_bytes_does_not_linger() -> None:
     buffer, lane = make(max_pending_bytes=10)
     offer_all(buffer, lane, [b"sixteen"])
     assert waits_until(buffer, 0.0) == FOREVER
@@ -256,7 +256,7 @@ def test_a_queue_that_is_full_by_bytes_does_not_linger() -> None:
     assert lease(buffer).items == [b"sixteen"]
 
 
-def test_a_queue_that_makes_room_by_eviction_does_not_linger_either() -> None:
+def test_queue_does_not_linger_after_eviction() -> None:
     buffer, lane = make(max_pending_bytes=10)
     offer_all(buffer, lane, [b"aaaa", b"bbbb"])
     assert buffer.offer(lane, b"cccc", 0.0) is OfferResult.FULL
@@ -265,7 +265,7 @@ def test_a_queue_that_makes_room_by_eviction_does_not_linger_either() -> None:
     assert lease(buffer).items == [b"bbbb", b"cccc"]
 
 
-def test_a_queue_with_room_again_lingers_again() -> None:
+def test_queue_lingers_again_once_it_has_room() -> None:
     buffer, lane = make(max_pending_events=2)
     offer_all(buffer, lane, records(2))
     buffer.settle(lease(buffer), Delivered(), 0.0)
@@ -276,7 +276,7 @@ def test_a_queue_with_room_again_lingers_again() -> None:
 # Lanes
 
 
-def test_events_travel_in_parallel_up_to_max_in_flight() -> None:
+def test_events_are_sent_in_parallel_up_to_max_in_flight() -> None:
     buffer, lane = make(max_events=1, max_in_flight=3)
     offer_all(buffer, lane, records(5))
     batches = lease_all(buffer)
@@ -286,7 +286,7 @@ def test_events_travel_in_parallel_up_to_max_in_flight() -> None:
 
 
 @pytest.mark.parametrize("secret", [None, Secret("s")])
-def test_imports_have_slots_of_their_own(secret: Secret | None) -> None:
+def test_imports_do_not_use_the_request_slots_of_events(secret: Secret | None) -> None:
     buffer, events = make(max_events=1, max_in_flight=2)
     offer_all(buffer, events, records(3))
     offer_all(buffer, buffer.lane(RecordKind.IMPORTS, secret), records(3))
@@ -294,7 +294,7 @@ def test_imports_have_slots_of_their_own(secret: Secret | None) -> None:
 
 
 @pytest.mark.parametrize("kind", ORDERED)
-def test_updates_of_profiles_travel_one_request_at_a_time_and_in_order(kind: RecordKind) -> None:
+def test_profile_updates_are_sent_one_request_at_a_time_in_order(kind: RecordKind) -> None:
     buffer, _ = make(max_events=2, max_in_flight=4)
     items = records(6)
     offer_all(buffer, buffer.lane(kind), items)
@@ -305,7 +305,7 @@ def test_updates_of_profiles_travel_one_request_at_a_time_and_in_order(kind: Rec
     assert requests == [items[:2], items[2:4], items[4:]]
 
 
-def test_a_lane_that_must_wait_does_not_hold_another() -> None:
+def test_paused_lane_does_not_block_another_lane() -> None:
     buffer, events = make(max_events=1)
     people = buffer.lane(RecordKind.PEOPLE)
     offer_all(buffer, events, [b"event"])
@@ -315,7 +315,7 @@ def test_a_lane_that_must_wait_does_not_hold_another() -> None:
     assert waits_until(buffer, 0.0) == 100.0
 
 
-def test_the_wait_ends_with_the_first_lane_that_may_send() -> None:
+def test_wait_ends_with_the_first_lane_that_may_send() -> None:
     buffer, events = make(max_events=1, linger=50.0)
     people, groups = buffer.lane(RecordKind.PEOPLE), buffer.lane(RecordKind.GROUPS)
     for lane, delay in ((events, 30.0), (people, 10.0), (groups, 20.0)):
@@ -324,7 +324,7 @@ def test_the_wait_ends_with_the_first_lane_that_may_send() -> None:
     assert waits_until(buffer, 0.0) == 10.0
 
 
-def test_what_lingers_in_a_paused_lane_waits_for_both() -> None:
+def test_lingering_batch_in_a_paused_lane_waits_for_both_times() -> None:
     buffer, lane = make(RetryPolicy(attempts=1), linger=5.0)
     offer_all(buffer, lane, [b"lost"])
     buffer.settle(lease(buffer, 5.0), AGAIN, 5.0, 2.0)
@@ -336,7 +336,7 @@ def test_what_lingers_in_a_paused_lane_waits_for_both() -> None:
     assert lease(buffer, 41.0).items == [b"last"]
 
 
-def test_a_busy_lane_does_not_starve_the_others() -> None:
+def test_busy_lane_does_not_starve_the_others() -> None:
     buffer, events = make(max_events=1, max_in_flight=100)
     people, groups = buffer.lane(RecordKind.PEOPLE), buffer.lane(RecordKind.GROUPS)
     offer_all(buffer, events, records(50))
@@ -346,7 +346,7 @@ def test_a_busy_lane_does_not_starve_the_others() -> None:
     assert set(first_three) == {events, people, groups}
 
 
-def test_awaited_events_do_not_take_the_slots_of_queued_ones() -> None:
+def test_awaited_events_do_not_use_the_slots_of_queued_events() -> None:
     buffer, lane = make(max_events=1, max_in_flight=2)
     for item in records(5):
         assert buffer.lease_single(lane, item, 0.0)
@@ -354,7 +354,7 @@ def test_awaited_events_do_not_take_the_slots_of_queued_ones() -> None:
     assert len(lease_all(buffer)) == 2
 
 
-def test_the_imports_of_all_secrets_share_the_slots_of_imports() -> None:
+def test_imports_with_different_secrets_share_the_import_slots() -> None:
     """`max_in_flight`: "requests at once for events, and again for imports"."""
     buffer, _ = make(max_events=1, max_in_flight=2)
     for number in range(10):
@@ -362,7 +362,7 @@ def test_the_imports_of_all_secrets_share_the_slots_of_imports() -> None:
     assert len(lease_all(buffer)) == 2
 
 
-def test_imports_of_many_secrets_do_not_hold_up_anything_else() -> None:
+def test_imports_with_many_secrets_do_not_block_other_kinds() -> None:
     """Trouble in one kind does not hold up another: each of these requests may hang until it times out."""
     buffer, events = make(max_events=1, max_in_flight=2)
     for number in range(10):
@@ -373,7 +373,7 @@ def test_imports_of_many_secrets_do_not_hold_up_anything_else() -> None:
         assert lease(buffer).lane is lane
 
 
-def test_equal_secrets_share_a_lane_and_others_do_not() -> None:
+def test_only_equal_secrets_share_a_lane() -> None:
     buffer, _ = make()
     one = buffer.lane(RecordKind.IMPORTS, Secret("one"))
     assert buffer.lane(RecordKind.IMPORTS, Secret("one")) is one
@@ -381,7 +381,7 @@ def test_equal_secrets_share_a_lane_and_others_do_not() -> None:
     assert buffer.lane(RecordKind.IMPORTS) is not one
 
 
-def test_lanes_of_secrets_no_longer_in_use_are_forgotten() -> None:
+def test_lanes_of_unused_secrets_are_removed() -> None:
     buffer, events = make(max_events=1)
     for number in range(300):
         offer_all(buffer, buffer.lane(RecordKind.IMPORTS, Secret(str(number))), records(1))
@@ -390,7 +390,7 @@ def test_lanes_of_secrets_no_longer_in_use_are_forgotten() -> None:
     assert buffer.lane(RecordKind.EVENTS) is events
 
 
-def test_a_lane_in_use_is_not_forgotten() -> None:
+def test_lane_in_use_is_not_removed() -> None:
     buffer, _ = make(max_events=2)
     used = {}
     for name in ("flying", "alone", "waiting"):
@@ -403,7 +403,7 @@ def test_a_lane_in_use_is_not_forgotten() -> None:
         assert buffer.lane(RecordKind.IMPORTS, Secret(name)) is lane
 
 
-def test_a_record_for_a_lane_that_was_forgotten_meanwhile_is_not_lost() -> None:
+def test_record_for_a_removed_lane_is_not_lost() -> None:
     """A caller may hold a lane while it waits for room, and another secret is used in between."""
     buffer, _ = make(max_events=1)
     held = buffer.lane(RecordKind.IMPORTS, Secret("one"))
@@ -413,7 +413,7 @@ def test_a_record_for_a_lane_that_was_forgotten_meanwhile_is_not_lost() -> None:
     assert ([*batch.items], batch.lane.secret) == ([b"record"], Secret("one"))
 
 
-def test_forgetting_a_lane_does_not_undercut_its_pause() -> None:
+def test_paused_lane_is_not_removed() -> None:
     buffer, _ = make(RetryPolicy(attempts=1), max_events=1)
     offer_all(buffer, buffer.lane(RecordKind.IMPORTS, Secret("one")), [b"lost"])
     buffer.settle(lease(buffer), AGAIN, 0.0, 300.0)
@@ -427,7 +427,7 @@ def test_forgetting_a_lane_does_not_undercut_its_pause() -> None:
 # Outcomes
 
 
-def test_delivered_records_are_counted_and_discharged() -> None:
+def test_delivered_records_are_counted_and_released() -> None:
     buffer, lane = make(max_events=3)
     offer_all(buffer, lane, records(3))
     assert buffer.settle(lease(buffer), Delivered(), 0.0) == []
@@ -435,7 +435,7 @@ def test_delivered_records_are_counted_and_discharged() -> None:
     assert (buffer.accounting.pending_bytes, buffer.in_flight, buffer.accounting.losses) == (0, 0, {})
 
 
-def test_pruned_records_fail_with_their_details_and_the_others_are_delivered() -> None:
+def test_partial_failure_fails_the_named_records_and_delivers_the_others() -> None:
     buffer, lane = make(max_events=5)
     items = records(5)
     offer_all(buffer, lane, items)
@@ -448,7 +448,7 @@ def test_pruned_records_fail_with_their_details_and_the_others_are_delivered() -
     assert buffer.poll(1e9) is IDLE
 
 
-def test_refused_records_fail() -> None:
+def test_refused_records_are_counted_as_failed() -> None:
     buffer, lane = make(max_events=2)
     offer_all(buffer, lane, records(2))
     (loss,) = buffer.settle(lease(buffer), REFUSED, 0.0)
@@ -456,7 +456,7 @@ def test_refused_records_fail() -> None:
     assert counts(buffer) == (2, 0, 2, 0, 0, 0)
 
 
-def test_a_misconfigured_lane_keeps_its_records_and_probes_after_the_pause() -> None:
+def test_refused_configuration_keeps_records_and_probes_after_the_pause() -> None:
     buffer, lane = make(RetryPolicy(attempts=1, total_timeout=1.0), max_events=2)
     items = records(4)
     offer_all(buffer, lane, items)
@@ -468,7 +468,7 @@ def test_a_misconfigured_lane_keeps_its_records_and_probes_after_the_pause() -> 
     assert [batch.items for batch in lease_all(buffer, 60.0)] == [items[:2]]
 
 
-def test_a_retried_batch_is_the_same_records_and_goes_first() -> None:
+def test_retried_batch_keeps_its_records_and_goes_first() -> None:
     buffer, lane = make(max_events=2)
     items = records(4)
     offer_all(buffer, lane, items)
@@ -478,7 +478,7 @@ def test_a_retried_batch_is_the_same_records_and_goes_first() -> None:
     assert ([*again.items], again.attempts) == (items[:2], 2)
 
 
-def test_a_lane_in_trouble_sends_one_probe_until_it_succeeds() -> None:
+def test_failing_lane_sends_one_probe_at_a_time() -> None:
     buffer, lane = make(max_events=1, max_in_flight=3)
     offer_all(buffer, lane, records(6))
     for batch in lease_all(buffer):
@@ -491,7 +491,7 @@ def test_a_lane_in_trouble_sends_one_probe_until_it_succeeds() -> None:
 
 
 @pytest.mark.parametrize("outcome", [Delivered(), pruned(0), REFUSED, TOO_LARGE, INVALID])
-def test_any_answer_that_says_what_became_of_the_request_ends_the_trouble(outcome: Outcome) -> None:
+def test_conclusive_response_ends_the_failure_of_a_lane(outcome: Outcome) -> None:
     buffer, lane = make(max_events=2, max_in_flight=3)
     offer_all(buffer, lane, records(10))
     buffer.settle(lease(buffer), AGAIN, 0.0, 1.0)
@@ -499,7 +499,7 @@ def test_any_answer_that_says_what_became_of_the_request_ends_the_trouble(outcom
     assert len(lease_all(buffer, 1.0)) == 3
 
 
-def test_requests_that_fail_together_are_one_failure_of_the_lane() -> None:
+def test_parallel_failed_requests_count_as_one_failure() -> None:
     buffer, lane = make(max_events=1, max_in_flight=4)
     offer_all(buffer, lane, records(4))
     for batch in lease_all(buffer):
@@ -510,7 +510,7 @@ def test_requests_that_fail_together_are_one_failure_of_the_lane() -> None:
     assert lease(buffer, 2.0).failure_epoch == 2
 
 
-def test_a_pause_is_kept_although_another_request_succeeds() -> None:
+def test_retry_after_is_kept_when_another_request_succeeds() -> None:
     buffer, lane = make(max_events=1, max_in_flight=2)
     offer_all(buffer, lane, records(3))
     limited, fine = lease_all(buffer)
@@ -521,7 +521,7 @@ def test_a_pause_is_kept_although_another_request_succeeds() -> None:
     assert waits_until(buffer, 1.0) == 300.0
 
 
-def test_a_success_ends_a_pause_that_nobody_asked_for() -> None:
+def test_success_ends_a_backoff() -> None:
     buffer, lane = make(max_events=1, max_in_flight=2)
     offer_all(buffer, lane, records(3))
     failed, fine = lease_all(buffer)
@@ -530,7 +530,7 @@ def test_a_success_ends_a_pause_that_nobody_asked_for() -> None:
     assert len(lease_all(buffer, 1.0)) == 2
 
 
-def test_somebody_who_waits_cuts_a_pause_short_but_not_to_nothing() -> None:
+def test_flush_shortens_a_backoff_to_the_probe_interval() -> None:
     buffer, lane = make(max_events=1)
     offer_all(buffer, lane, records(1))
     buffer.settle(lease(buffer), AGAIN, 10.0, 60.0)
@@ -539,7 +539,7 @@ def test_somebody_who_waits_cuts_a_pause_short_but_not_to_nothing() -> None:
     assert waits_until(buffer, 10.0) == 12.0
 
 
-def test_refused_credentials_get_one_second_look() -> None:
+def test_refused_credentials_are_probed_once_early() -> None:
     buffer, lane = make(max_events=1)
     offer_all(buffer, lane, records(1))
     for now, expected in ((0.0, 2.0), (2.0, 62.0)):
@@ -548,7 +548,7 @@ def test_refused_credentials_get_one_second_look() -> None:
         assert waits_until(buffer, now) == expected
 
 
-def test_refused_credentials_do_not_cut_a_pause_that_mixpanel_asked_for() -> None:
+def test_refused_credentials_do_not_shorten_retry_after() -> None:
     buffer, lane = make(max_events=1, max_in_flight=3)
     offer_all(buffer, lane, records(3))
     limited, astray, fine = lease_all(buffer)
@@ -559,7 +559,7 @@ def test_refused_credentials_do_not_cut_a_pause_that_mixpanel_asked_for() -> Non
     assert waits_until(buffer, 2.0) == 300.0
 
 
-def test_a_short_pause_does_not_cut_a_long_one() -> None:
+def test_short_pause_does_not_shorten_a_long_one() -> None:
     buffer, lane = make(max_events=1, max_in_flight=2)
     offer_all(buffer, lane, records(2))
     first, second = lease_all(buffer)
@@ -568,7 +568,7 @@ def test_a_short_pause_does_not_cut_a_long_one() -> None:
     assert waits_until(buffer, 3.0) == 300.0
 
 
-def test_a_batch_gives_up_when_its_attempts_are_used_up() -> None:
+def test_batch_is_dropped_after_its_last_attempt() -> None:
     buffer, lane = make(RetryPolicy(attempts=3), max_events=2)
     items = records(2)
     offer_all(buffer, lane, items)
@@ -579,7 +579,7 @@ def test_a_batch_gives_up_when_its_attempts_are_used_up() -> None:
     assert counts(buffer) == (2, 0, 2, 0, 0, 0)
 
 
-def test_without_a_limit_of_attempts_a_batch_does_not_give_up() -> None:
+def test_batch_is_retried_without_end_by_default() -> None:
     buffer, lane = make(max_events=1)
     offer_all(buffer, lane, records(1))
     for _ in range(200):
@@ -587,20 +587,20 @@ def test_without_a_limit_of_attempts_a_batch_does_not_give_up() -> None:
     assert buffer.accounting.pending == 1
 
 
-def test_a_batch_gives_up_when_the_next_try_would_begin_after_the_total_timeout() -> None:
+def test_batch_is_dropped_if_the_next_attempt_exceeds_the_total_timeout() -> None:
     buffer, lane = make(RetryPolicy(total_timeout=10.0), max_events=1)
     offer_all(buffer, lane, [b"one"])
     assert buffer.settle(lease(buffer, 100.0), AGAIN, 101.0, 9.0) == []
     assert lost(buffer.settle(lease(buffer, 110.0), AGAIN, 110.0, 0.001)) == {b"one": DropReason.EXHAUSTED}
 
 
-def test_the_total_timeout_counts_from_the_first_try_and_not_from_the_call() -> None:
+def test_total_timeout_starts_with_the_first_attempt() -> None:
     buffer, lane = make(RetryPolicy(total_timeout=10.0), linger=50.0)
     offer_all(buffer, lane, [b"one"], 0.0)
     assert buffer.settle(lease(buffer, 50.0), AGAIN, 55.0, 4.0) == []
 
 
-def test_a_batch_gives_up_when_its_lane_is_paused_beyond_the_total_timeout() -> None:
+def test_batch_is_dropped_if_its_lane_pauses_beyond_the_total_timeout() -> None:
     buffer, lane = make(RetryPolicy(total_timeout=10.0), max_events=1, max_in_flight=2)
     offer_all(buffer, lane, [b"one", b"two"])
     limited, other = lease_all(buffer)
@@ -609,7 +609,7 @@ def test_a_batch_gives_up_when_its_lane_is_paused_beyond_the_total_timeout() -> 
 
 
 @pytest.mark.parametrize("at_least_once", [False, True])
-def test_what_is_not_idempotent_is_sent_again_only_if_it_was_surely_not_applied(*, at_least_once: bool) -> None:
+def test_non_idempotent_record_is_resent_only_if_it_was_not_applied(*, at_least_once: bool) -> None:
     buffer, _ = make(max_events=3, at_least_once=at_least_once)
     items = [b"set", NonIdempotentRecord(b"add"), b"union"]
     offer_all(buffer, buffer.lane(RecordKind.PEOPLE), items)
@@ -627,7 +627,7 @@ def test_what_is_not_idempotent_is_sent_again_only_if_it_was_surely_not_applied(
         assert counts(buffer) == (3, 0, 0, 0, 1, 2)
 
 
-def test_a_batch_of_nothing_but_uncertain_records_is_over() -> None:
+def test_batch_of_uncertain_records_only_is_not_retried() -> None:
     buffer, _ = make(max_events=2)
     offer_all(buffer, buffer.lane(RecordKind.GROUPS), [NonIdempotentRecord(b"one"), NonIdempotentRecord(b"two")])
     assert len(lost(buffer.settle(lease(buffer), UNKNOWN, 0.0))) == 2
@@ -635,7 +635,7 @@ def test_a_batch_of_nothing_but_uncertain_records_is_over() -> None:
     assert counts(buffer) == (2, 0, 0, 0, 2, 0)
 
 
-def test_uncertain_records_are_not_exhausted_as_well() -> None:
+def test_uncertain_records_are_not_also_counted_as_exhausted() -> None:
     buffer, _ = make(RetryPolicy(attempts=1), max_events=2)
     offer_all(buffer, buffer.lane(RecordKind.PEOPLE), [NonIdempotentRecord(b"add"), b"set"])
     losses = buffer.settle(lease(buffer), UNKNOWN, 0.0)
@@ -657,7 +657,7 @@ def test_413_halves_the_batch_and_keeps_the_order() -> None:
     assert ([*first.items], [*second.items]) == (items[:3], items[3:])
 
 
-def test_413_for_one_record_is_its_end() -> None:
+def test_413_for_a_single_record_drops_it() -> None:
     buffer, lane = make(max_events=1)
     offer_all(buffer, lane, [b"big"])
     (loss,) = buffer.settle(lease(buffer), TOO_LARGE, 0.0)
@@ -666,7 +666,7 @@ def test_413_for_one_record_is_its_end() -> None:
     assert buffer.poll(1e9) is IDLE
 
 
-def test_413_teaches_the_lane_to_send_less() -> None:
+def test_413_reduces_the_size_limit_of_the_lane() -> None:
     buffer, lane = make(max_events=100, max_in_flight=100)
     offer_all(buffer, lane, records(100, size=2_000))
     refused = lease(buffer)
@@ -679,7 +679,7 @@ def test_413_teaches_the_lane_to_send_less() -> None:
     assert max(len(batch.items) for batch in batches) >= 49, "no smaller than it must be"
 
 
-def test_413_for_a_giant_does_not_leave_requests_of_one_record_behind() -> None:
+def test_413_for_a_huge_record_keeps_a_minimum_size_limit() -> None:
     buffer, lane = make(max_events=100)
     offer_all(buffer, lane, [b"x" * 100, b"y"])
     buffer.barrier()
@@ -688,7 +688,7 @@ def test_413_for_a_giant_does_not_leave_requests_of_one_record_behind() -> None:
     assert len(lease(buffer).items) == 100
 
 
-def test_what_one_endpoint_refuses_for_its_size_says_nothing_about_another() -> None:
+def test_413_does_not_change_the_size_limit_of_other_lanes() -> None:
     buffer, events = make(max_events=100)
     people = buffer.lane(RecordKind.PEOPLE)
     for lane in (events, people):
@@ -699,7 +699,7 @@ def test_what_one_endpoint_refuses_for_its_size_says_nothing_about_another() -> 
     assert len(lease(buffer).items) == 100
 
 
-def test_413_of_ever_smaller_requests_never_ends_in_requests_of_nothing() -> None:
+def test_repeated_413_never_leads_to_empty_requests() -> None:
     buffer, lane = make(max_events=8, linger=0.0)
     offer_all(buffer, lane, records(8))
     requests, losses = serve(buffer, lambda _: TOO_LARGE)
@@ -707,7 +707,7 @@ def test_413_of_ever_smaller_requests_never_ends_in_requests_of_nothing() -> Non
     assert len(lost(losses)) == 8
 
 
-def test_a_lane_forgets_in_time_what_413_taught_it() -> None:
+def test_size_limit_of_a_lane_expires() -> None:
     """A proxy that was wrong for a minute must not leave small requests behind until the process ends."""
     buffer, lane = make(max_events=50, linger=0.0)
     offer_all(buffer, lane, records(50, size=20_000), 100.0)
@@ -722,7 +722,9 @@ def test_a_lane_forgets_in_time_what_413_taught_it() -> None:
 
 @given(count=st.integers(1, 300), data=st.data(), split=st.sampled_from([TOO_LARGE, INVALID]))
 @settings(max_examples=60, deadline=None, derandomize=True, database=None)
-def test_bisection_finds_one_poison_record_within_its_bound(count: int, data: st.DataObject, split: SplitBatch) -> None:
+def test_bisection_isolates_one_invalid_record_in_few_requests(
+    count: int, data: st.DataObject, split: SplitBatch
+) -> None:
     buffer, lane = make(max_events=count)
     items = records(count)
     poison = items[data.draw(st.integers(0, count - 1))]
@@ -733,7 +735,7 @@ def test_bisection_finds_one_poison_record_within_its_bound(count: int, data: st
     assert len(requests) <= 2 * math.ceil(math.log2(count)) + 1
 
 
-def test_a_refused_profile_batch_may_have_been_applied_in_part() -> None:
+def test_rejected_profile_batch_may_have_been_applied_in_part() -> None:
     buffer, _ = make(max_events=4)
     items = [b"set", NonIdempotentRecord(b"add"), b"union", b"unset"]
     offer_all(buffer, buffer.lane(RecordKind.PEOPLE), items)
@@ -745,7 +747,7 @@ def test_a_refused_profile_batch_may_have_been_applied_in_part() -> None:
     assert counts(buffer) == (4, 2, 1, 0, 1, 0)
 
 
-def test_a_profile_batch_of_which_none_was_taken_was_not_applied() -> None:
+def test_profile_batch_rejected_with_status_200_was_not_applied() -> None:
     """Mixpanel's specification of /engage and /groups: 0 says that no record was valid."""
     buffer, _ = make(max_events=2)
     offer_all(buffer, buffer.lane(RecordKind.PEOPLE), [b"set", NonIdempotentRecord(b"add")])
@@ -754,7 +756,7 @@ def test_a_profile_batch_of_which_none_was_taken_was_not_applied() -> None:
     assert lost(losses) == {b"set": DropReason.REJECTED}
 
 
-def test_a_refused_batch_is_halved_whole_under_at_least_once() -> None:
+def test_rejected_batch_keeps_all_records_under_at_least_once() -> None:
     buffer, _ = make(max_events=2, at_least_once=True)
     offer_all(buffer, buffer.lane(RecordKind.PEOPLE), [b"set", NonIdempotentRecord(b"add")])
     requests, losses = serve(buffer, lambda batch: INVALID if len(batch.items) > 1 else Delivered())
@@ -762,7 +764,7 @@ def test_a_refused_batch_is_halved_whole_under_at_least_once() -> None:
     assert losses == []
 
 
-def test_a_batch_refused_for_its_size_was_not_applied() -> None:
+def test_batch_rejected_with_413_was_not_applied() -> None:
     buffer, _ = make(max_events=2)
     offer_all(buffer, buffer.lane(RecordKind.PEOPLE), [NonIdempotentRecord(b"one"), NonIdempotentRecord(b"two")])
     requests, losses = serve(buffer, lambda batch: TOO_LARGE if len(batch.items) > 1 else Delivered())
@@ -772,7 +774,7 @@ def test_a_batch_refused_for_its_size_was_not_applied() -> None:
 # Eviction, giving up, awaited records
 
 
-def test_eviction_drops_the_oldest_of_all_lanes() -> None:
+def test_eviction_drops_the_oldest_record_of_all_lanes() -> None:
     buffer, events = make(max_pending_events=4)
     people = buffer.lane(RecordKind.PEOPLE)
     offer_all(buffer, people, [b"first"], 1.0)
@@ -783,7 +785,7 @@ def test_eviction_drops_the_oldest_of_all_lanes() -> None:
     assert buffer.offer(events, b"fifth", 4.0) is not OfferResult.FULL
 
 
-def test_eviction_drops_as_many_as_the_new_record_needs_and_no_more() -> None:
+def test_eviction_drops_only_as_many_records_as_needed() -> None:
     buffer, lane = make(max_pending_bytes=100)
     items = [b"%02d" % number * 10 for number in range(5)]
     offer_all(buffer, lane, items)
@@ -791,7 +793,7 @@ def test_eviction_drops_as_many_as_the_new_record_needs_and_no_more() -> None:
     assert buffer.evict(30) == []
 
 
-def test_eviction_takes_the_whole_batch_that_has_waited_longest_before_the_next() -> None:
+def test_eviction_empties_the_oldest_batch_before_the_next() -> None:
     buffer, lane = make(max_events=2, max_pending_events=6)
     items = records(6)
     offer_all(buffer, lane, items)
@@ -803,7 +805,7 @@ def test_eviction_takes_the_whole_batch_that_has_waited_longest_before_the_next(
     assert lease(buffer).items == items[4:]
 
 
-def test_eviction_leaves_what_is_in_flight() -> None:
+def test_eviction_keeps_records_in_flight() -> None:
     buffer, lane = make(max_events=2, max_pending_events=3)
     items = records(3)
     offer_all(buffer, lane, items)
@@ -813,7 +815,7 @@ def test_eviction_leaves_what_is_in_flight() -> None:
     assert counts(buffer) == (3, 2, 0, 1, 0, 0)
 
 
-def test_an_evicted_batch_that_is_empty_is_never_sent() -> None:
+def test_batch_emptied_by_eviction_is_never_sent() -> None:
     buffer, lane = make(max_events=2, max_pending_events=2)
     offer_all(buffer, lane, records(2))
     buffer.evict(1)
@@ -823,7 +825,7 @@ def test_an_evicted_batch_that_is_empty_is_never_sent() -> None:
     assert [batch.items for batch in lease_all(buffer, 1e9)] == [records(1, start=2)]
 
 
-def test_eviction_corrects_the_size_of_the_batch() -> None:
+def test_eviction_updates_the_size_of_the_batch() -> None:
     buffer, lane = make(max_pending_events=3, max_bytes=body(records(3)) + 2)
     offer_all(buffer, lane, records(3))
     buffer.evict(1)
@@ -831,14 +833,14 @@ def test_eviction_corrects_the_size_of_the_batch() -> None:
     assert lease(buffer).items == records(3, start=1)
 
 
-def test_nothing_is_evicted_for_a_record_that_can_never_fit() -> None:
+def test_no_record_is_evicted_for_one_that_can_never_fit() -> None:
     buffer, lane = make(max_pending_bytes=100)
     offer_all(buffer, lane, records(5))
     assert buffer.evict(101) == []
     assert buffer.accounting.pending == 5
 
 
-def test_nothing_is_evicted_if_what_is_in_flight_leaves_no_room_anyway() -> None:
+def test_no_record_is_evicted_if_records_in_flight_leave_no_room() -> None:
     buffer, lane = make(max_events=2, max_pending_bytes=40)
     offer_all(buffer, lane, records(3))
     lease(buffer)
@@ -847,7 +849,7 @@ def test_nothing_is_evicted_if_what_is_in_flight_leaves_no_room_anyway() -> None
     assert list(lost(buffer.evict(24))) == records(1, start=2), "which leaves just enough"
 
 
-def test_abandon_gives_up_what_waits_and_leaves_what_is_in_flight() -> None:
+def test_abandon_drops_waiting_records_and_keeps_leases() -> None:
     buffer, lane = make(max_events=2)
     items = records(5)
     offer_all(buffer, lane, items)
@@ -860,7 +862,7 @@ def test_abandon_gives_up_what_waits_and_leaves_what_is_in_flight() -> None:
     assert buffer.poll(1e9) is IDLE
 
 
-def test_discarded_records_are_accepted_and_dropped_at_once() -> None:
+def test_discarded_records_are_counted_as_accepted_and_dropped() -> None:
     buffer, lane = make()
     loss = buffer.discard(lane, records(2), DropReason.BEFORE_SEND)
     assert (loss.kind, loss.reason, loss.items) == (RecordKind.EVENTS, DropReason.BEFORE_SEND, records(2))
@@ -868,7 +870,7 @@ def test_discarded_records_are_accepted_and_dropped_at_once() -> None:
     assert buffer.accounting.losses == {DropReason.BEFORE_SEND: 2}
 
 
-def test_an_awaited_record_is_charged_until_it_is_concluded() -> None:
+def test_awaited_record_is_charged_until_settled() -> None:
     buffer, lane = make(max_pending_events=1)
     batch = buffer.lease_single(lane, b"alone", 0.0)
     assert batch is not None
@@ -879,7 +881,7 @@ def test_an_awaited_record_is_charged_until_it_is_concluded() -> None:
     assert (buffer.in_flight, buffer.accounting.pending_bytes) == (0, 0)
 
 
-def test_an_awaited_record_that_was_taken_ends_the_trouble_of_its_lane() -> None:
+def test_delivered_awaited_record_ends_the_failure_of_its_lane() -> None:
     buffer, lane = make(max_events=1, max_in_flight=2)
     offer_all(buffer, lane, records(2))
     buffer.settle(lease(buffer), AGAIN, 0.0, 60.0)
@@ -891,7 +893,7 @@ def test_an_awaited_record_that_was_taken_ends_the_trouble_of_its_lane() -> None
     assert len(lease_all(buffer)) == 2
 
 
-def test_the_pool_is_made_for_what_may_be_under_way_at_once() -> None:
+def test_pool_size_covers_all_batches_in_flight() -> None:
     buffer, events = make(max_events=1, max_in_flight=3)
     secrets = [buffer.lane(RecordKind.IMPORTS, Secret(str(number))) for number in range(5)]
     for lane in (
@@ -905,7 +907,7 @@ def test_the_pool_is_made_for_what_may_be_under_way_at_once() -> None:
     assert len(lease_all(buffer)) == max_in_flight(BatchPolicy(max_in_flight=3)) == 8
 
 
-def test_an_awaited_record_that_failed_is_lost_for_the_reason_given() -> None:
+def test_failed_awaited_record_is_lost_for_the_given_reason() -> None:
     buffer, lane = make()
     batch = buffer.lease_single(lane, b"alone", 0.0)
     assert batch is not None
@@ -917,7 +919,7 @@ def test_an_awaited_record_that_failed_is_lost_for_the_reason_given() -> None:
 # A second word, and the end of those who held a lease
 
 
-def test_a_second_word_about_a_batch_means_nothing() -> None:
+def test_second_settlement_of_a_batch_is_ignored() -> None:
     buffer, lane = make(max_events=2)
     offer_all(buffer, lane, records(2))
     batch = lease(buffer)
@@ -931,7 +933,7 @@ def test_a_second_word_about_a_batch_means_nothing() -> None:
     assert counts(buffer) == (3, 2, 0, 1, 0, 0)
 
 
-def test_what_was_leased_waits_again_when_its_holder_is_gone() -> None:
+def test_leased_records_are_queued_again_after_reclaim() -> None:
     buffer, lane = make(max_events=2)
     items = records(2)
     offer_all(buffer, lane, items)
@@ -949,7 +951,7 @@ def test_what_was_leased_waits_again_when_its_holder_is_gone() -> None:
 
 @pytest.mark.parametrize("begun", [True, False])
 @pytest.mark.parametrize("at_least_once", [True, False])
-def test_what_is_not_idempotent_is_not_sent_again_if_its_request_had_begun(begun: bool, at_least_once: bool) -> None:
+def test_reclaim_resends_non_idempotent_records_only_before_their_request(begun: bool, at_least_once: bool) -> None:
     buffer, _ = make(max_events=2, at_least_once=at_least_once)
     offer_all(buffer, buffer.lane(RecordKind.PEOPLE), [NonIdempotentRecord(b"add"), b"set"])
     lease(buffer).is_request_begun = begun
@@ -958,7 +960,7 @@ def test_what_is_not_idempotent_is_not_sent_again_if_its_request_had_begun(begun
     assert lease(buffer).items == ([b"set"] if expected else [b"add", b"set"])
 
 
-def test_a_request_that_was_answered_and_is_leased_again_has_not_begun() -> None:
+def test_second_lease_of_a_batch_has_no_begun_request() -> None:
     buffer, _ = make(max_events=1)
     offer_all(buffer, buffer.lane(RecordKind.PEOPLE), [NonIdempotentRecord(b"add")])
     batch = lease(buffer)
@@ -969,7 +971,7 @@ def test_a_request_that_was_answered_and_is_leased_again_has_not_begun() -> None
     assert buffer.accounting.pending == 1
 
 
-def test_what_is_reclaimed_goes_out_in_its_old_order() -> None:
+def test_reclaimed_batches_keep_their_order() -> None:
     buffer, lane = make(max_events=1, max_in_flight=50)
     items = records(50)
     offer_all(buffer, lane, items)
@@ -978,7 +980,7 @@ def test_what_is_reclaimed_goes_out_in_its_old_order() -> None:
     assert [batch.items for batch in lease_all(buffer)] == [[item] for item in items]
 
 
-def test_a_forked_child_begins_with_nothing_and_can_go_on() -> None:
+def test_forked_child_starts_with_an_empty_buffer() -> None:
     buffer, lane = make(max_events=2, max_pending_events=8)
     offer_all(buffer, lane, records(5))
     lease(buffer)
@@ -997,7 +999,7 @@ def test_a_forked_child_begins_with_nothing_and_can_go_on() -> None:
 # Barriers
 
 
-def test_a_barrier_makes_everything_due_at_once() -> None:
+def test_barrier_makes_all_batches_due() -> None:
     buffer, lane = make()
     offer_all(buffer, lane, records(2))
     offer_all(buffer, buffer.lane(RecordKind.PEOPLE), [b"person"])
@@ -1005,7 +1007,7 @@ def test_a_barrier_makes_everything_due_at_once() -> None:
     assert sorted(len(batch.items) for batch in lease_all(buffer)) == [1, 2]
 
 
-def test_a_barrier_counts_what_becomes_of_the_records_before_it_and_of_no_others() -> None:
+def test_barrier_counts_only_earlier_records() -> None:
     buffer, lane = make(max_events=2)
     offer_all(buffer, lane, records(3))
     flying = lease(buffer)
@@ -1018,7 +1020,7 @@ def test_a_barrier_counts_what_becomes_of_the_records_before_it_and_of_no_others
     assert barrier.result() == FlushResult(delivered=2, failed=1, pending=0)
 
 
-def test_a_barrier_tells_dropped_and_uncertain_apart() -> None:
+def test_barrier_counts_losses_by_reason() -> None:
     buffer, _ = make(max_events=2, max_pending_events=5)
     people = buffer.lane(RecordKind.PEOPLE)
     offer_all(buffer, people, [NonIdempotentRecord(b"add"), b"set", b"last"])
@@ -1030,7 +1032,7 @@ def test_a_barrier_tells_dropped_and_uncertain_apart() -> None:
     assert barrier.result().losses == {"uncertain": 1, "rejected": 1, "closed": 1}
 
 
-def test_a_barrier_follows_the_halves_of_a_batch() -> None:
+def test_barrier_follows_the_halves_of_a_batch() -> None:
     buffer, lane = make(max_events=4)
     offer_all(buffer, lane, records(4))
     first = buffer.barrier()
@@ -1041,7 +1043,7 @@ def test_a_barrier_follows_the_halves_of_a_batch() -> None:
         assert barrier.result() == FlushResult(delivered=3, failed=1, pending=0)
 
 
-def test_a_barrier_counts_evicted_and_awaited_records() -> None:
+def test_barrier_counts_evicted_and_awaited_records() -> None:
     buffer, lane = make(max_pending_events=3)
     offer_all(buffer, lane, records(2))
     alone = buffer.lease_single(lane, b"alone", 0.0)
@@ -1053,7 +1055,7 @@ def test_a_barrier_counts_evicted_and_awaited_records() -> None:
     assert barrier.result() == FlushResult(delivered=1, failed=1, pending=1)
 
 
-def test_a_barrier_counts_only_those_of_a_batch_that_were_there_before_it() -> None:
+def test_barrier_counts_only_the_earlier_records_of_a_batch() -> None:
     buffer, lane = make(max_events=10, max_in_flight=1)
     offer_all(buffer, lane, records(10))
     lease(buffer)
@@ -1072,7 +1074,7 @@ def test_a_barrier_counts_only_those_of_a_batch_that_were_there_before_it() -> N
 
 
 @pytest.mark.parametrize("evicted", range(6))
-def test_a_barrier_follows_a_batch_that_is_evicted_in_part(evicted: int) -> None:
+def test_barrier_follows_a_partly_evicted_batch(evicted: int) -> None:
     buffer, lane = make(max_pending_events=5)
     offer_all(buffer, lane, records(2))
     first = buffer.barrier()
@@ -1088,7 +1090,7 @@ def test_a_barrier_follows_a_batch_that_is_evicted_in_part(evicted: int) -> None
         assert barrier.result() == FlushResult(delivered=covered - gone, failed=gone, pending=0)
 
 
-def test_a_barrier_that_is_forgotten_counts_no_more_and_weighs_nothing() -> None:
+def test_forgotten_barrier_is_removed_from_all_batches() -> None:
     buffer, lane = make()
     offer_all(buffer, lane, records(3))
     kept = buffer.barrier()
@@ -1102,12 +1104,12 @@ def test_a_barrier_that_is_forgotten_counts_no_more_and_weighs_nothing() -> None
     assert gone.result() == FlushResult(delivered=0, failed=0, pending=3)
 
 
-def test_a_barrier_in_an_empty_buffer_is_passed() -> None:
+def test_barrier_in_an_empty_buffer_is_done() -> None:
     buffer, _ = make()
     assert buffer.barrier().result() == FlushResult(0, 0, 0)
 
 
-def test_the_next_try_is_the_first_moment_at_which_something_that_waits_may_go() -> None:
+def test_next_try_is_the_first_time_a_waiting_batch_may_be_sent() -> None:
     buffer, events = make(max_events=1)
     people = buffer.lane(RecordKind.PEOPLE)
     assert buffer.next_try() == -math.inf
@@ -1130,7 +1132,7 @@ def make_queue(overflow: Overflow, **policy: Any) -> tuple[Queue, Lane, SignalCo
     return queue, lane, signals
 
 
-def test_drop_newest_counts_the_record_that_came_last() -> None:
+def test_drop_newest_drops_the_last_record() -> None:
     queue, lane, _ = make_queue(Overflow.DROP_NEWEST, max_pending_events=2)
     assert all(queue.offer(lane, item) for item in records(3))
     stats = queue.stats()
@@ -1140,7 +1142,7 @@ def test_drop_newest_counts_the_record_that_came_last() -> None:
     assert batch.items == records(2)
 
 
-def test_drop_oldest_takes_the_record_that_came_last() -> None:
+def test_drop_oldest_accepts_the_last_record() -> None:
     queue, lane, _ = make_queue(Overflow.DROP_OLDEST, max_pending_events=2)
     assert all(queue.offer(lane, item) for item in records(3))
     stats = queue.stats()
@@ -1150,7 +1152,7 @@ def test_drop_oldest_takes_the_record_that_came_last() -> None:
     assert batch.items == records(2, start=1)
 
 
-def test_drop_oldest_drops_the_newest_if_the_rest_is_in_flight() -> None:
+def test_drop_oldest_drops_the_newest_if_the_others_are_in_flight() -> None:
     queue, lane, _ = make_queue(Overflow.DROP_OLDEST, max_pending_events=2, max_events=2)
     assert all(queue.offer(lane, item) for item in records(2))
     queue.poll()
@@ -1159,7 +1161,7 @@ def test_drop_oldest_drops_the_newest_if_the_rest_is_in_flight() -> None:
     assert (stats.accepted, stats.dropped, stats.pending, stats.in_flight) == (3, 1, 2, 1)
 
 
-def test_wait_hands_the_decision_back_and_raise_raises() -> None:
+def test_full_queue_returns_false_under_wait_and_raises_under_raise() -> None:
     queue, lane, _ = make_queue(Overflow.WAIT, max_pending_events=1)
     assert queue.offer(lane, b"one")
     assert not queue.offer(lane, b"two")
@@ -1171,7 +1173,7 @@ def test_wait_hands_the_decision_back_and_raise_raises() -> None:
     assert queue.stats().accepted == 1
 
 
-def test_a_record_that_can_never_have_room_is_not_waited_for() -> None:
+def test_record_that_can_never_fit_raises_under_wait() -> None:
     queue, lane, _ = make_queue(Overflow.WAIT, max_pending_bytes=10)
     with pytest.raises(QueueFullError):
         queue.offer(lane, b"eleven byte")
@@ -1180,7 +1182,7 @@ def test_a_record_that_can_never_have_room_is_not_waited_for() -> None:
     assert not queue.offer(lane, b"ten bytes!"), "it will have room when the other has gone"
 
 
-def test_every_loss_is_made_known() -> None:
+def test_every_loss_is_reported() -> None:
     """`on_drop` is told of each record that ended without delivery, wherever that was found out."""
     signals = SignalCounter()
     buffer, lane = make(max_events=2, max_pending_events=4)
@@ -1215,7 +1217,7 @@ def test_every_loss_is_made_known() -> None:
     assert [calls for _, _, calls in seen] == [1, 2, 3, 4, 5, 6]
 
 
-def test_a_settled_batch_says_how_many_were_delivered() -> None:
+def test_settle_returns_the_number_of_delivered_records() -> None:
     queue, lane, _ = make_queue(Overflow.RAISE, max_events=3)
     for item in records(6):
         queue.offer(lane, item)
@@ -1225,7 +1227,7 @@ def test_a_settled_batch_says_how_many_were_delivered() -> None:
         assert queue.settle(batch, outcome, 0.0) == delivered
 
 
-def test_an_awaited_record_without_room_is_refused_whatever_the_policy() -> None:
+def test_awaited_record_without_room_raises_under_every_policy() -> None:
     for overflow in Overflow:
         queue, lane, _ = make_queue(overflow, max_pending_events=1)
         assert queue.offer(lane, b"one")
@@ -1234,7 +1236,7 @@ def test_an_awaited_record_without_room_is_refused_whatever_the_policy() -> None
         assert queue.stats().accepted == 1
 
 
-def test_requests_and_the_last_error_are_counted() -> None:
+def test_stats_count_requests_and_show_the_last_error() -> None:
     queue, _, _ = make_queue(Overflow.RAISE)
     assert (queue.stats().requests, queue.stats().retries, queue.stats().last_error) == (0, 0, None)
     for again in (False, True, True):
@@ -1245,7 +1247,7 @@ def test_requests_and_the_last_error_are_counted() -> None:
 
 
 @pytest.mark.parametrize("call", ["offer", "poll"])
-def test_in_another_process_a_queue_begins_anew(call: str) -> None:
+def test_forked_child_starts_with_an_empty_queue(call: str) -> None:
     queue, lane, signals = make_queue(Overflow.DROP_NEWEST, max_pending_events=1)
     for item in records(2):
         queue.offer(lane, item)
@@ -1280,7 +1282,7 @@ def make_reentrant(overflow: Overflow, **policy: Any) -> tuple[Queue, Lane, Sign
 
 
 @pytest.mark.parametrize("overflow", list(Overflow))
-def test_a_record_that_comes_while_another_is_taken_is_counted(overflow: Overflow) -> None:
+def test_reentrant_record_is_counted(overflow: Overflow) -> None:
     queue, lane, signals, clock = make_reentrant(overflow, max_events=2)
     inside = []
 
@@ -1313,7 +1315,7 @@ class Interrupted(StagingBuffer):
 
 
 @pytest.mark.parametrize("call", ["offer", "poll"])
-def test_a_record_that_comes_at_the_very_end_of_another_call_is_taken_at_once(call: str) -> None:
+def test_record_tracked_at_the_end_of_another_call_is_enqueued_immediately(call: str) -> None:
     queue, lane, signals, _ = make_reentrant(Overflow.DROP_NEWEST)
     queue.enable_staging(lane)
     queue.staging = Interrupted(lambda: queue.offer(lane, b"inner"))
@@ -1326,7 +1328,7 @@ def test_a_record_that_comes_at_the_very_end_of_another_call_is_taken_at_once(ca
     assert b"inner" in lane.open.items
 
 
-def test_the_sender_is_told_of_a_batch_that_such_a_record_fills() -> None:
+def test_sender_is_woken_when_a_reentrant_record_fills_a_batch() -> None:
     queue, lane, signals, clock = make_reentrant(Overflow.DROP_NEWEST, max_events=3)
     assert queue.offer(lane, b"first")
     before = signals.work
@@ -1336,7 +1338,7 @@ def test_the_sender_is_told_of_a_batch_that_such_a_record_fills() -> None:
     assert isinstance(queue.poll(), Batch)
 
 
-def test_the_sender_is_told_of_a_record_that_comes_while_it_looks() -> None:
+def test_sender_is_woken_by_a_record_tracked_during_poll() -> None:
     """Its look found nothing to do, and it would sleep for ever."""
     queue, lane, signals, clock = make_reentrant(Overflow.DROP_NEWEST, max_events=1)
     clock.act = lambda: queue.offer(lane, b"inner")
@@ -1345,7 +1347,7 @@ def test_the_sender_is_told_of_a_record_that_comes_while_it_looks() -> None:
     assert isinstance(queue.poll(), Batch)
 
 
-def test_such_a_record_without_room_is_dropped_and_counted() -> None:
+def test_reentrant_record_without_room_is_dropped_and_counted() -> None:
     for overflow in Overflow:
         queue, lane, _, clock = make_reentrant(overflow, max_pending_events=1)
         clock.act = lambda queue=queue, lane=lane: queue.offer(lane, b"inner")
@@ -1355,7 +1357,7 @@ def test_such_a_record_without_room_is_dropped_and_counted() -> None:
 
 
 @pytest.mark.parametrize("overflow", list(Overflow))
-def test_the_sender_is_told_when_there_is_no_room(overflow: Overflow) -> None:
+def test_sender_is_woken_when_the_queue_is_full(overflow: Overflow) -> None:
     """A full queue does not linger, whatever becomes of the record that did not fit."""
     queue, lane, signals = make_queue(overflow, max_pending_bytes=10)
     assert queue.offer(lane, b"sixteen")
@@ -1367,7 +1369,7 @@ def test_the_sender_is_told_when_there_is_no_room(overflow: Overflow) -> None:
     assert signals.work > before
 
 
-def test_a_closed_queue_takes_nothing() -> None:
+def test_closed_queue_accepts_no_record() -> None:
     queue, lane, _ = make_queue(Overflow.DROP_NEWEST)
     queue.closed = True
     for call in (
@@ -1380,7 +1382,7 @@ def test_a_closed_queue_takes_nothing() -> None:
     assert queue.stats().accepted == 0
 
 
-def test_threads_lose_nothing() -> None:
+def test_queue_loses_no_record_of_concurrent_threads() -> None:
     queue, lane, _ = make_queue(Overflow.DROP_OLDEST, max_pending_events=500, max_events=7)
 
     def work(start: int) -> None:
@@ -1416,7 +1418,7 @@ def usual(size: int) -> bytes:
     pending=st.integers(5, 80),
 )
 @settings(max_examples=200, deadline=None, derandomize=True, database=None)
-def test_records_that_come_together_are_taken_as_if_they_had_come_one_by_one(
+def test_joined_records_are_enqueued_like_single_records(
     sizes: list[int], before: int, most: int, max_bytes: int, pending: int
 ) -> None:
     policy = {"max_events": most, "max_bytes": max_bytes, "max_pending_events": max(pending, most)}
@@ -1446,7 +1448,7 @@ def test_records_that_come_together_are_taken_as_if_they_had_come_one_by_one(
     )
 
 
-def test_what_may_lie_on_the_stage_never_needs_a_second_look() -> None:
+def test_staged_records_always_fit() -> None:
     least = 128
     for held in range(40):
         buffer, lane = make(max_events=50, max_pending_events=50, max_bytes=20_000)

@@ -74,7 +74,7 @@ def records(request: httpx.Request) -> list[dict[str, Any]]:
     return batch
 
 
-async def test_events_travel_together_and_in_order() -> None:
+async def test_events_are_sent_in_one_batch_in_order() -> None:
     emulator = Emulator()
     async with emulator.client(batching=NEVER_BY_TIME) as mp:
         for number in range(10):
@@ -85,7 +85,7 @@ async def test_events_travel_together_and_in_order() -> None:
     assert len(emulator.requests()) == 1
 
 
-async def test_a_full_batch_leaves_without_being_asked() -> None:
+async def test_full_batch_is_sent_without_flush() -> None:
     server = Server()
     delivered = anyio.Event()
 
@@ -100,7 +100,7 @@ async def test_a_full_batch_leaves_without_being_asked() -> None:
         assert mp.stats().pending == 2
 
 
-async def test_the_last_event_alone_leaves_when_it_has_lingered() -> None:
+async def test_last_event_is_sent_after_linger() -> None:
     server = Server()
     delivered = anyio.Event()
 
@@ -113,7 +113,7 @@ async def test_the_last_event_alone_leaves_when_it_has_lingered() -> None:
     assert [len(batch) for batch in server.batches()] == [1]
 
 
-async def test_no_request_is_larger_than_the_limit_in_records_or_bytes() -> None:
+async def test_no_request_exceeds_max_events_or_max_bytes() -> None:
     server = Server()
     policy = BatchPolicy(max_events=7, max_bytes=3_000, linger=3600.0)
     async with server.client(batching=policy) as mp:
@@ -126,7 +126,7 @@ async def test_no_request_is_larger_than_the_limit_in_records_or_bytes() -> None
         assert len(batch) == 1 or len(orjson.dumps(batch)) <= 3_000
 
 
-async def test_a_worker_that_never_waits_gets_everything_through() -> None:
+async def test_worker_that_never_waits_delivers_all_events() -> None:
     emulator = Emulator()
     async with emulator.client() as mp:
         for number in range(20_000):
@@ -135,7 +135,7 @@ async def test_a_worker_that_never_waits_gets_everything_through() -> None:
     assert len(emulator.events("Job")) == 20_000
 
 
-async def test_credentials_choose_import_and_gzip_is_used_where_mixpanel_takes_it() -> None:
+async def test_credentials_select_import_and_gzip_is_used_where_supported() -> None:
     server = Server()
     async with server.client(credentials=ACCOUNT) as mp:
         await mp.track("user", "Big", {"text": "x" * 2_000})
@@ -168,7 +168,7 @@ async def test_without_credentials_events_go_to_track() -> None:
     ("region", "host"),
     [("us", "api.mixpanel.com"), ("eu", "api-eu.mixpanel.com"), ("in", "api-in.mixpanel.com")],
 )
-async def test_every_method_goes_to_the_configured_region(region: str, host: str) -> None:
+async def test_every_method_uses_the_configured_region(region: str, host: str) -> None:
     server = Server()
     async with server.client(region=region) as mp:
         await mp.track("user", "Event")
@@ -201,7 +201,7 @@ async def test_imports_with_different_secrets_never_share_a_request() -> None:
 
 
 @pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504])
-async def test_trouble_that_passes_is_waited_out(status: int) -> None:
+async def test_temporary_failure_is_retried_until_delivery(status: int) -> None:
     emulator = Emulator()
     emulator.fail_next(status, times=3)
     async with emulator.client(retry=AT_ONCE) as mp:
@@ -212,7 +212,7 @@ async def test_trouble_that_passes_is_waited_out(status: int) -> None:
     assert len(emulator.events("Event")) == 1
 
 
-async def test_a_lost_answer_does_not_count_an_event_twice() -> None:
+async def test_event_with_a_lost_response_is_counted_once() -> None:
     emulator = Emulator()
     emulator.drop_connections(2, apply=True)
     async with emulator.client(retry=AT_ONCE) as mp:
@@ -222,7 +222,7 @@ async def test_a_lost_answer_does_not_count_an_event_twice() -> None:
     assert len(emulator.events("Event")) == 1
 
 
-async def test_retry_after_beyond_the_deadline_is_respected_and_flush_says_what_is_pending() -> None:
+async def test_flush_respects_retry_after_and_returns_pending_records() -> None:
     emulator = Emulator()
     emulator.fail_next(429, retry_after=60)
     async with emulator.client(shutdown_timeout=0.2) as mp:
@@ -233,7 +233,7 @@ async def test_retry_after_beyond_the_deadline_is_respected_and_flush_says_what_
     assert mp.stats().losses == {"closed": 1}
 
 
-async def test_413_halves_until_it_fits_and_only_the_giant_is_lost() -> None:
+async def test_413_halves_batches_and_drops_only_the_huge_record() -> None:
     def answer(request: httpx.Request) -> httpx.Response:
         too_large = len(orjson.dumps(records(request))) > 2_000
         return httpx.Response(413, json={"error": "too large"}) if too_large else httpx.Response(200, json=OK)
@@ -252,7 +252,7 @@ async def test_413_halves_until_it_fits_and_only_the_giant_is_lost() -> None:
     assert lost == [(1, DropReason.TOO_LARGE)]
 
 
-async def test_400_prunes_exactly_the_records_that_are_named() -> None:
+async def test_400_drops_exactly_the_named_records() -> None:
     refusal = {
         "code": 400,
         "error": "some data points in the request failed validation",
@@ -279,7 +279,7 @@ async def test_400_prunes_exactly_the_records_that_are_named() -> None:
     assert (record.kind, record.field, record.message) == ("events", "properties.x", "is odd")
 
 
-async def test_the_emulators_own_validation_prunes_in_the_same_way() -> None:
+async def test_emulator_validation_drops_the_named_records() -> None:
     now = time.time()
     emulator = Emulator(now=lambda: now - 7_200)
     async with emulator.client(credentials=ACCOUNT, batching=NEVER_BY_TIME) as mp:
@@ -292,7 +292,7 @@ async def test_the_emulators_own_validation_prunes_in_the_same_way() -> None:
 
 
 @pytest.mark.parametrize("body", [b"0", b'{"status":0,"error":"no"}'])
-async def test_a_200_that_says_no_is_no_success_and_the_poison_is_isolated(body: bytes) -> None:
+async def test_200_with_an_error_body_is_a_failure_and_the_invalid_record_is_isolated(body: bytes) -> None:
     def answer(request: httpx.Request) -> httpx.Response:
         poisoned = any(row["properties"].get("poison") for row in records(request))
         return httpx.Response(200, content=body) if poisoned else httpx.Response(200, json=OK)
@@ -307,7 +307,7 @@ async def test_a_200_that_says_no_is_no_success_and_the_poison_is_isolated(body:
 
 
 @pytest.mark.parametrize("body", [b"", b"<html>log in</html>", b'{"status":', b"[]", b'{"status":true}', b'{"ok":1}'])
-async def test_a_captive_portal_is_no_success_and_loses_nothing(body: bytes) -> None:
+async def test_captive_portal_response_loses_no_record(body: bytes) -> None:
     server = Server(httpx.Response(200, content=body), httpx.Response(204))
     async with server.client() as mp:
         await mp.track("user", "Event")
@@ -318,7 +318,7 @@ async def test_a_captive_portal_is_no_success_and_loses_nothing(body: bytes) -> 
 
 
 @pytest.mark.parametrize("status", [301, 302, 307, 401, 403, 404, 405, 407])
-async def test_wrong_credentials_or_host_keep_the_records_and_pause(status: int) -> None:
+async def test_wrong_credentials_or_host_keep_records_and_pause_the_lane(status: int) -> None:
     answer = httpx.Response(status, headers={"Location": "https://evil.test/"}, json={"error": "no"})
     server = Server(answer)
     async with server.client(credentials=ACCOUNT, shutdown_timeout=0.1) as mp:
@@ -332,7 +332,7 @@ async def test_wrong_credentials_or_host_keep_the_records_and_pause(status: int)
     assert mp.stats().losses == {"closed": 2}
 
 
-async def test_closing_tries_once_more_although_the_backoff_is_longer() -> None:
+async def test_close_makes_one_attempt_before_the_backoff_ends() -> None:
     emulator = Emulator()
     emulator.fail_next(503)
     long = RetryPolicy(initial=0.0, maximum=3600.0)
@@ -346,7 +346,7 @@ def _unlucky() -> Environment:
     return replace(real_environment(), random=lambda: 1.0)
 
 
-async def test_a_refusal_that_was_a_slip_is_looked_at_again_while_one_waits() -> None:
+async def test_flush_retries_the_first_refusal_of_credentials() -> None:
     emulator = Emulator()
     emulator.fail_next(401)
     now = 1_000.0
@@ -359,7 +359,7 @@ async def test_a_refusal_that_was_a_slip_is_looked_at_again_while_one_waits() ->
     await mp.aclose()
 
 
-async def test_records_that_find_no_room_are_in_the_log_once_in_a_while(caplog: pytest.LogCaptureFixture) -> None:
+async def test_records_without_room_are_logged_at_intervals(caplog: pytest.LogCaptureFixture) -> None:
     mp = Emulator().client(batching=BatchPolicy(max_pending_events=1, linger=3600.0))
     for _ in range(100):
         mp.track_nowait("user", "canary")
@@ -368,7 +368,7 @@ async def test_records_that_find_no_room_are_in_the_log_once_in_a_while(caplog: 
     assert "canary" not in record.getMessage()
 
 
-async def test_one_lane_in_trouble_does_not_hold_up_another() -> None:
+async def test_failing_lane_does_not_delay_another_lane() -> None:
     emulator = Emulator()
     emulator.fail_next(503, times=1, retry_after=300, path="/engage")
     async with emulator.client(shutdown_timeout=0.2) as mp:
@@ -380,7 +380,7 @@ async def test_one_lane_in_trouble_does_not_hold_up_another() -> None:
     assert len(emulator.events("Event")) == 3
 
 
-async def test_profile_updates_keep_their_order_through_trouble() -> None:
+async def test_profile_updates_keep_their_order_across_failures() -> None:
     emulator = Emulator()
     emulator.fail_next(503, times=2, path="/engage")
     async with emulator.client(retry=AT_ONCE, batching=BatchPolicy(max_events=1, max_in_flight=8)) as mp:
@@ -392,7 +392,7 @@ async def test_profile_updates_keep_their_order_through_trouble() -> None:
     assert profile["value"] == 49
 
 
-async def test_an_update_that_may_have_been_applied_is_not_sent_again() -> None:
+async def test_update_that_may_have_been_applied_is_not_resent() -> None:
     emulator = Emulator()
     emulator.drop_connections(1, path="/engage", apply=True)
     lost: list[LostRecord] = []
@@ -413,7 +413,7 @@ async def test_an_update_that_may_have_been_applied_is_not_sent_again() -> None:
     assert "$token" not in (lost[0].payload or {})
 
 
-async def test_an_update_that_was_not_applied_is_sent_again() -> None:
+async def test_update_that_was_not_applied_is_resent() -> None:
     emulator = Emulator()
     emulator.fail_next(503, times=1, path="/engage")
     emulator.fail_next(429, times=1, path="/engage")
@@ -424,7 +424,7 @@ async def test_an_update_that_was_not_applied_is_sent_again() -> None:
     assert (emulator.profile("user") or {})["visits"] == 1
 
 
-async def test_at_least_once_sends_everything_again() -> None:
+async def test_at_least_once_resends_every_record() -> None:
     emulator = Emulator()
     emulator.drop_connections(1, path="/engage", apply=True)
     async with emulator.client(retry=AT_ONCE, batching=BatchPolicy(at_least_once=True)) as mp:
@@ -434,7 +434,7 @@ async def test_at_least_once_sends_everything_again() -> None:
     assert (emulator.profile("user") or {})["visits"] == 2
 
 
-async def test_attempts_run_out_and_say_so() -> None:
+async def test_exhausted_attempts_are_reported() -> None:
     lost: list[DropReason] = []
 
     async def on_drop(records: Any, reason: DropReason) -> None:
@@ -449,7 +449,7 @@ async def test_attempts_run_out_and_say_so() -> None:
     assert "HTTP 503" in (mp.stats().last_error or "")
 
 
-async def test_drop_newest_keeps_what_was_there_first() -> None:
+async def test_drop_newest_keeps_the_first_records() -> None:
     emulator = Emulator()
     lost: list[LostRecord] = []
     policy = BatchPolicy(max_pending_events=3, linger=3600.0)
@@ -464,7 +464,7 @@ async def test_drop_newest_keeps_what_was_there_first() -> None:
     assert [(record.payload or {})["properties"]["number"] for record in lost] == [3, 4]
 
 
-async def test_drop_oldest_keeps_what_came_last() -> None:
+async def test_drop_oldest_keeps_the_last_records() -> None:
     emulator = Emulator()
     policy = BatchPolicy(max_pending_events=3, max_events=2_000, linger=3600.0)
     mp = emulator.client(batching=policy, overflow=Overflow.DROP_OLDEST)
@@ -476,7 +476,7 @@ async def test_drop_oldest_keeps_what_came_last() -> None:
     assert len(emulator.requests()) == 1
 
 
-async def test_raise_refuses_and_accepts_nothing() -> None:
+async def test_raise_policy_raises_and_accepts_no_record() -> None:
     server = Server()
     async with server.client(batching=BatchPolicy(max_pending_bytes=600), overflow=Overflow.RAISE) as mp:
         mp.track_nowait("user", "Event", {"text": "x" * 300})
@@ -485,7 +485,7 @@ async def test_raise_refuses_and_accepts_nothing() -> None:
         assert (mp.stats().accepted, mp.stats().dropped) == (1, 0)
 
 
-async def test_wait_holds_the_caller_back_until_there_is_room() -> None:
+async def test_wait_policy_blocks_the_caller_until_there_is_room() -> None:
     emulator = Emulator()
     policy = BatchPolicy(max_events=5, max_pending_events=10, linger=3600.0)
     async with emulator.client(batching=policy, overflow=Overflow.WAIT) as mp:
@@ -496,7 +496,7 @@ async def test_wait_holds_the_caller_back_until_there_is_room() -> None:
     assert len(emulator.events("Event")) == 200
 
 
-async def test_wait_gives_up_at_its_deadline_and_track_nowait_does_not_wait() -> None:
+async def test_wait_policy_raises_at_its_deadline_and_track_nowait_does_not_wait() -> None:
     server = Server(*[httpx.Response(503, headers={"Retry-After": "300"})] * 3)
     policy = BatchPolicy(max_pending_events=1, linger=0.0, wait_timeout=0.05)
     async with server.client(batching=policy, overflow=Overflow.WAIT, shutdown_timeout=0.1) as mp:
@@ -530,7 +530,7 @@ async def test_track_nowait_is_safe_from_many_threads() -> None:
     assert len({event["properties"]["at"] for event in emulator.events("Event")}) == 4_000
 
 
-async def test_track_immediate_returns_when_it_is_in_and_raises_when_it_is_not() -> None:
+async def test_track_immediate_returns_after_delivery_or_raises() -> None:
     emulator = Emulator()
     async with emulator.client(identity_retry=RetryPolicy(attempts=2, initial=0.0, maximum=0.0)) as mp:
         await mp.track_immediate("user", "Paid")
@@ -548,7 +548,7 @@ async def test_track_immediate_returns_when_it_is_in_and_raises_when_it_is_not()
 
 
 @pytest.mark.parametrize("is_async", [False, True])
-async def test_a_callback_that_raises_stops_nothing(is_async: bool) -> None:
+async def test_failing_callback_does_not_stop_delivery(is_async: bool) -> None:
     calls = 0
 
     def plain(records: Any, reason: DropReason) -> None:
@@ -569,7 +569,7 @@ async def test_a_callback_that_raises_stops_nothing(is_async: bool) -> None:
     assert calls == 3
 
 
-async def test_a_callback_may_track() -> None:
+async def test_callback_may_track() -> None:
     emulator = Emulator()
 
     def on_drop(records: Any, reason: DropReason) -> None:
@@ -586,7 +586,7 @@ async def test_a_callback_may_track() -> None:
     assert len(emulator.events("Lost")) == 1
 
 
-async def test_a_callback_may_close_and_flush_without_waiting_for_itself() -> None:
+async def test_callback_may_flush_and_close_without_deadlock() -> None:
     closed = anyio.Event()
 
     async def on_drop(records: Any, reason: DropReason) -> None:
@@ -603,7 +603,7 @@ async def test_a_callback_may_close_and_flush_without_waiting_for_itself() -> No
         await mp.aclose()
 
 
-async def test_flush_returns_after_the_callbacks_were_told() -> None:
+async def test_flush_returns_after_the_callbacks_ran() -> None:
     lost: list[LostRecord] = []
     server = Server(httpx.Response(400, json={"error": "no"}))
     async with server.client(on_drop=lambda records, reason: lost.extend(records)) as mp:
@@ -612,7 +612,7 @@ async def test_flush_returns_after_the_callbacks_were_told() -> None:
         assert len(lost) == 1
 
 
-async def test_before_send_changes_drops_and_fails_closed() -> None:
+async def test_before_send_changes_events_and_drops_them_on_error() -> None:
     def before_send(message: dict[str, Any]) -> dict[str, Any] | None:
         if message["event"] == "Secret":
             return None
@@ -630,7 +630,7 @@ async def test_before_send_changes_drops_and_fails_closed() -> None:
     assert (event["event"], event["properties"]["scrubbed"]) == ("Plain", True)
 
 
-def test_a_coroutine_before_send_is_refused() -> None:
+def test_coroutine_function_as_before_send_raises() -> None:
     async def before_send(message: dict[str, Any]) -> dict[str, Any]:
         return message
 
@@ -638,7 +638,7 @@ def test_a_coroutine_before_send_is_refused() -> None:
         AsyncMixpanel("token", before_send=before_send)  # type: ignore[arg-type]
 
 
-async def test_flush_covers_everything_accepted_before_it_and_many_may_run_at_once() -> None:
+async def test_concurrent_flushes_cover_all_earlier_records() -> None:
     emulator = Emulator()
     async with emulator.client(batching=NEVER_BY_TIME) as mp, anyio.create_task_group() as tasks:
         for _ in range(100):
@@ -650,7 +650,7 @@ async def test_flush_covers_everything_accepted_before_it_and_many_may_run_at_on
         assert mp.stats().delivered == 101
 
 
-async def test_after_close_nothing_is_taken() -> None:
+async def test_closed_client_accepts_no_record() -> None:
     server = Server()
     mp = server.client()
     await mp.track("user", "Event")
@@ -670,7 +670,7 @@ async def test_after_close_nothing_is_taken() -> None:
     assert mp.stats().accepted == 1
 
 
-async def test_bind_sends_what_is_bound() -> None:
+async def test_bound_client_sends_its_ids_and_properties() -> None:
     emulator = Emulator(IdMerge.SIMPLIFIED)
     async with emulator.client(super_properties={"app": "shop", "plan": "none"}) as mp:
         request = mp.bind(user_id="user-1", device_id="device-1", ip="203.0.113.9", properties={"plan": "pro"})
@@ -687,7 +687,7 @@ async def test_bind_sends_what_is_bound() -> None:
 
 
 @pytest.mark.parametrize("most", [1, 2, 10, 50, 300])
-async def test_a_full_batch_leaves_at_once_however_long_it_might_linger(most: int) -> None:
+async def test_full_batch_is_sent_before_linger_ends(most: int) -> None:
     emulator = Emulator()
     async with emulator.client(batching=BatchPolicy(max_events=most, linger=3600.0)) as mp:
         for number in range(3 * most):
@@ -700,7 +700,7 @@ async def test_a_full_batch_leaves_at_once_however_long_it_might_linger(most: in
     assert len(emulator.events()) == 3 * most
 
 
-async def test_a_full_batch_leaves_although_others_track_beside_it() -> None:
+async def test_full_batch_is_sent_while_other_tasks_track() -> None:
     emulator = Emulator()
     async with emulator.client(batching=BatchPolicy(max_events=20, linger=3600.0)) as mp:
         for number in range(60):

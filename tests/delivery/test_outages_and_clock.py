@@ -64,7 +64,7 @@ def in_virtual_time(body: Callable[[Outage, Environment], Awaitable[None]], seed
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_c4_an_outage_meets_no_retry_storm(seed: int) -> None:
+def test_c4_outage_causes_no_retry_storm(seed: int) -> None:
     """60 s of 503: the tries that follow upon failures are at most 10 % of the others, and ten."""
 
     async def body(outage: Outage, runtime: Environment) -> None:
@@ -81,7 +81,7 @@ def test_c4_an_outage_meets_no_retry_storm(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(10))
-def test_c4_flushing_again_and_again_does_not_lift_the_budget(seed: int) -> None:
+def test_c4_repeated_flushes_do_not_raise_the_retry_budget(seed: int) -> None:
     async def body(outage: Outage, runtime: Environment) -> None:
         async with outage.client() as http, AsyncMixpanel("t", http_client=http, _runtime=runtime) as mp:
             for _ in range(60):
@@ -97,7 +97,7 @@ def test_c4_flushing_again_and_again_does_not_lift_the_budget(seed: int) -> None
 
 
 @pytest.mark.parametrize("seed", range(10))
-def test_c5_after_a_long_outage_the_backlog_drains_within_one_pause(seed: int) -> None:
+def test_c5_backlog_drains_within_one_pause_after_a_long_outage(seed: int) -> None:
     async def body(outage: Outage, runtime: Environment) -> None:
         batching = BatchPolicy(max_events=100)
         async with (
@@ -117,7 +117,7 @@ def test_c5_after_a_long_outage_the_backlog_drains_within_one_pause(seed: int) -
     in_virtual_time(body, seed)
 
 
-def test_c3_a_fleet_does_not_come_back_as_one() -> None:
+def test_c3_retries_of_many_clients_are_spread() -> None:
     """200 clients, 30 s of outage: their tries are spread, also where all of them flush."""
 
     async def body(outage: Outage, runtime: Environment) -> None:
@@ -144,7 +144,7 @@ def test_c3_a_fleet_does_not_come_back_as_one() -> None:
 
 @given(st.lists(st.sampled_from(["fail", "good", "good again"]), max_size=200))
 @PROPERTY
-def test_the_budget_never_lends(outcomes: list[str]) -> None:
+def test_retry_budget_is_never_negative(outcomes: list[str]) -> None:
     budget = RetryBudget(RetryPolicy(initial=1.0, maximum=60.0))
     quick = 0
     for outcome in outcomes:
@@ -157,7 +157,7 @@ def test_the_budget_never_lends(outcomes: list[str]) -> None:
     assert quick <= 10 + outcomes.count("good again") + 0.1 * outcomes.count("good") + 1e-6
 
 
-def test_a_spent_budget_keeps_a_longer_wait() -> None:
+def test_spent_budget_keeps_a_longer_delay() -> None:
     budget = RetryBudget(RetryPolicy(initial=1.0, maximum=60.0))
     for _ in range(10):
         budget.spend(1.0, 0.0)
@@ -179,12 +179,12 @@ def test_a_spent_budget_keeps_a_longer_wait() -> None:
         ("x" * 10_000, 0.0),
     ],
 )
-def test_the_skew_that_a_date_shows(date: str | None, ahead: float) -> None:
+def test_clock_offset_from_a_date_header(date: str | None, ahead: float) -> None:
     assert clock_offset(date, now=START) == ahead
 
 
 @pytest.mark.anyio
-async def test_d12_a_fast_clock_is_put_right_once_an_answer_has_shown_it(caplog: pytest.LogCaptureFixture) -> None:
+async def test_d12_fast_clock_is_corrected_after_the_first_response(caplog: pytest.LogCaptureFixture) -> None:
     true = float(int(time.time()))
     sent: list[Any] = []
 
@@ -236,7 +236,7 @@ class Days:
 
 
 @pytest.mark.anyio
-async def test_d9_events_that_have_become_too_old_for_track_are_not_sent_there() -> None:
+async def test_d9_events_too_old_for_track_are_dropped() -> None:
     days = Days()
     told: list[Any] = []
     emulator = Emulator()
@@ -256,7 +256,7 @@ async def test_d9_events_that_have_become_too_old_for_track_are_not_sent_there()
 
 
 @pytest.mark.anyio
-async def test_d9_with_credentials_they_go_to_import_instead() -> None:
+async def test_d9_events_too_old_for_track_go_to_import_with_credentials() -> None:
     days = Days()
     emulator = Emulator()
     account = ServiceAccountCredentials("account", "secret", "1")
@@ -318,7 +318,7 @@ class Hasty:
 
 
 @pytest.mark.anyio
-async def test_c9_a_stale_connection_is_replaced_at_once() -> None:
+async def test_c9_stale_connection_is_replaced_immediately() -> None:
     server = Hasty()
     slow = RetryPolicy(initial=3600.0, maximum=3600.0)
     unlucky = replace(real_environment(), random=lambda: 1.0)
@@ -338,7 +338,7 @@ async def test_c9_a_stale_connection_is_replaced_at_once() -> None:
 
 
 @pytest.mark.anyio
-async def test_c9_what_must_not_be_sent_twice_is_not() -> None:
+async def test_c9_non_idempotent_record_is_not_resent_on_a_stale_connection() -> None:
     server = Hasty()
     try:
         async with AsyncMixpanel("t", api_host=server.url) as mp:

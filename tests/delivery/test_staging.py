@@ -44,7 +44,7 @@ async def until(condition: Callable[[], object]) -> None:
 
 
 @pytest.mark.anyio
-async def test_what_joins_an_event_of_a_hook_leaves_after_linger() -> None:
+async def test_event_that_joins_the_batch_of_a_hook_is_sent_after_linger() -> None:
     seen: list[str] = []
     hooks = [lambda mp: mp.track_nowait("u", "of the hook", {"a": 1})]
     async with client(seen, lambda mp: hooks.pop()(mp) if hooks else None, batching=BatchPolicy(linger=0.05)) as mp:
@@ -56,7 +56,7 @@ async def test_what_joins_an_event_of_a_hook_leaves_after_linger() -> None:
 
 
 @pytest.mark.parametrize("first", ["asyncio", "trio"])
-def test_another_loop_of_trio_delivers_what_is_tracked_in_it(first: str) -> None:
+def test_second_trio_loop_delivers_its_events(first: str) -> None:
     seen: list[str] = []
     mp = client(seen, batching=BatchPolicy(linger=0.05))
 
@@ -74,7 +74,7 @@ def test_another_loop_of_trio_delivers_what_is_tracked_in_it(first: str) -> None
     assert seen == ["one", "two", "three"]
 
 
-def test_a_loop_of_trio_in_another_thread_is_refused() -> None:
+def test_trio_loop_in_another_thread_raises() -> None:
     mp = client([], batching=BatchPolicy(linger=NEVER))
     refused: list[bool] = []
 
@@ -94,7 +94,7 @@ def test_a_loop_of_trio_in_another_thread_is_refused() -> None:
 
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
-def test_a_forked_child_that_never_waited_sends_its_own_events_and_no_other(backend: str) -> None:
+def test_forked_child_sends_only_its_own_events(backend: str) -> None:
     seen: list[str] = []
     mp = client(seen, batching=BatchPolicy(linger=NEVER))
 
@@ -120,7 +120,7 @@ def test_a_forked_child_that_never_waited_sends_its_own_events_and_no_other(back
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 @pytest.mark.anyio
-async def test_a_child_that_is_forked_within_the_loop_lays_nothing_beside_what_its_parent_has_laid() -> None:
+async def test_forked_child_drops_staged_events_of_its_parent() -> None:
     seen: list[str] = []
     async with client(seen, batching=BatchPolicy(linger=NEVER)) as mp:
         for name in ("one", "two"):
@@ -146,7 +146,7 @@ async def test_a_child_that_is_forked_within_the_loop_lays_nothing_beside_what_i
 @pytest.mark.parametrize("most", [200, 500])
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 @pytest.mark.anyio
-async def test_small_updates_take_their_places_among_so_many_records(most: int) -> None:
+async def test_small_updates_use_room_of_staged_events(most: int) -> None:
     async def never(_: httpx.Request) -> httpx.Response:
         await anyio.sleep_forever()
         raise AssertionError
@@ -172,7 +172,7 @@ async def test_small_updates_take_their_places_among_so_many_records(most: int) 
 @pytest.mark.parametrize("overflow", [Overflow.WAIT, Overflow.RAISE])
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 @pytest.mark.anyio
-async def test_what_is_laid_down_while_a_thread_measures_has_its_room(overflow: Overflow) -> None:
+async def test_events_staged_while_a_thread_updates_the_limits_fit(overflow: Overflow) -> None:
     inside, go = threading.Event(), threading.Event()
     real, seen = real_environment(), list[str]()
 
@@ -212,7 +212,7 @@ async def test_what_is_laid_down_while_a_thread_measures_has_its_room(overflow: 
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("properties", [{"a": 1}, {"a": 1, "b": [{"c": [1]}]}], ids=["usual", "odd"])
-async def test_the_frames_of_a_full_queue_show_no_token(properties: dict[str, Any]) -> None:
+async def test_traceback_of_a_full_queue_shows_no_token(properties: dict[str, Any]) -> None:
     policy = BatchPolicy(linger=NEVER, max_pending_events=1, max_events=1)
     async with client([], batching=policy, overflow=Overflow.RAISE, shutdown_timeout=0) as mp:
         with pytest.raises(QueueFullError) as caught:  # noqa: PT012  whichever of them has no room

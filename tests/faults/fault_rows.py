@@ -76,7 +76,7 @@ ROWS: Final[Mapping[str, tuple[str, ...]]] = {
     "B7": (
         f"{_B}b7_callback_that_raises_1_000_times_stops_nothing",
         f"{_B}b7_blocking_callback_delays_neither_the_loop_nor_delivery",
-        f"{_DELIVERY}a_callback_may_close_and_flush_without_waiting_for_itself",
+        f"{_DELIVERY}callback_may_flush_and_close_without_deadlock",
         f"{_CLOSE}callback_that_raises_does_not_stop_delivery",
     ),
     "B9": (f"{_B}b9_event_about_each_request_causes_no_request_loop",),
@@ -86,13 +86,13 @@ ROWS: Final[Mapping[str, tuple[str, ...]]] = {
     ),
     "B12": (f"{_B}b10_b12_client_works_in_other_runtimes",),
     "B13": (
-        f"{_DELIVERY}the_last_event_alone_leaves_when_it_has_lingered",
+        f"{_DELIVERY}last_event_is_sent_after_linger",
         f"{_B}b13_event_tracked_during_a_flush_is_sent_after_its_linger",
     ),
     "C1": (
         f"{_REPLIES}each_of_the_500_statuses_has_its_outcome",
-        f"{_DELIVERY}trouble_that_passes_is_waited_out",
-        f"{_DELIVERY}wrong_credentials_or_host_keep_the_records_and_pause",
+        f"{_DELIVERY}temporary_failure_is_retried_until_delivery",
+        f"{_DELIVERY}wrong_credentials_or_host_keep_records_and_pause_the_lane",
     ),
     "C2": (
         f"{_REPLIES}retry_after_accepts_each_form",
@@ -106,7 +106,7 @@ ROWS: Final[Mapping[str, tuple[str, ...]]] = {
     "C5": (f"{_C}c5_backlog_drains_at_full_rate_after_ten_minutes_of_outage",),
     "C6": (
         f"{_C}c6_request_applied_without_response_counts_once_and_is_uncertain",
-        f"{_DELIVERY}a_lost_answer_does_not_count_an_event_twice",
+        f"{_DELIVERY}event_with_a_lost_response_is_counted_once",
     ),
     "C8": (f"{_C}c8_blocked_resolver_delays_neither_close_nor_exit",),
     "C10": (
@@ -115,26 +115,26 @@ ROWS: Final[Mapping[str, tuple[str, ...]]] = {
         f"{_IDENTITY}concurrent_calls_share_a_bounded_pool",
     ),
     "C11": (
-        f"{_DELIVERY}413_halves_until_it_fits_and_only_the_giant_is_lost",
-        f"{_BUFFER}bisection_finds_one_poison_record_within_its_bound",
-        f"{_BUFFER}413_of_ever_smaller_requests_never_ends_in_requests_of_nothing",
+        f"{_DELIVERY}413_halves_batches_and_drops_only_the_huge_record",
+        f"{_BUFFER}bisection_isolates_one_invalid_record_in_few_requests",
+        f"{_BUFFER}repeated_413_never_leads_to_empty_requests",
     ),
     "C12": (
         f"{_C}c12_three_bad_rows_of_2_000_lose_three_in_one_request",
         f"{_REPLIES}three_failed_records_of_2_000_fail_alone",
     ),
     "C14": (
-        f"{_DELIVERY}a_captive_portal_is_no_success_and_loses_nothing",
-        f"{_DELIVERY}a_200_that_says_no_is_no_success_and_the_poison_is_isolated",
+        f"{_DELIVERY}captive_portal_response_loses_no_record",
+        f"{_DELIVERY}200_with_an_error_body_is_a_failure_and_the_invalid_record_is_isolated",
         f"{_REPLIES}status_200_with_an_unknown_body_is_retried",
     ),
     "C16": (
         f"{_C}c16_redirect_is_not_followed_and_leaks_nothing",
-        f"{_DELIVERY}wrong_credentials_or_host_keep_the_records_and_pause",
+        f"{_DELIVERY}wrong_credentials_or_host_keep_records_and_pause_the_lane",
     ),
     "C17": (
         f"{_C}c17_backoff_of_one_lane_does_not_delay_another",
-        f"{_DELIVERY}one_lane_in_trouble_does_not_hold_up_another",
+        f"{_DELIVERY}failing_lane_does_not_delay_another_lane",
     ),
     "C18": (f"{_C}c18_proxy_of_the_environment_is_used_and_its_password_is_never_shown",),
     "D1": (f"{_D}d1_counter_never_exceeds_the_calls_and_missing_updates_are_uncertain",),
@@ -154,7 +154,7 @@ ROWS: Final[Mapping[str, tuple[str, ...]]] = {
     ),
     "D6": (
         f"{_D}d6_every_method_uses_only_the_configured_host",
-        f"{_DELIVERY}every_method_goes_to_the_configured_region",
+        f"{_DELIVERY}every_method_uses_the_configured_region",
     ),
     "D7": (
         f"{_D}d7_call_cancelled_at_any_step_leaves_the_client_usable",
@@ -173,8 +173,8 @@ ROWS: Final[Mapping[str, tuple[str, ...]]] = {
     "F2": (f"{_F}f2_slow_server_causes_few_tasks_and_sockets",),
     "F3": (
         f"{_F}f3_drops_are_counted_reported_and_logged_once",
-        f"{_DELIVERY}wait_gives_up_at_its_deadline_and_track_nowait_does_not_wait",
-        f"{_DELIVERY}raise_refuses_and_accepts_nothing",
+        f"{_DELIVERY}wait_policy_raises_at_its_deadline_and_track_nowait_does_not_wait",
+        f"{_DELIVERY}raise_policy_raises_and_accepts_no_record",
     ),
     "F4": (
         f"{_F}f4_property_with_millions_of_values_is_refused_without_visiting_all",
@@ -203,7 +203,7 @@ ROWS: Final[Mapping[str, tuple[str, ...]]] = {
     ),
     "F10": (
         f"{_F}f10_100_flushes_return_during_tracking_and_closing",
-        f"{_DELIVERY}flush_covers_everything_accepted_before_it_and_many_may_run_at_once",
+        f"{_DELIVERY}concurrent_flushes_cover_all_earlier_records",
     ),
     "F11": (
         f"{_F}f11_calls_after_close_are_refused_and_the_result_adds_up",
