@@ -126,11 +126,12 @@ class LoopBinding:
 
     def on_settled(self) -> None:
         """Let all waiting tasks check their condition again, as a batch was settled or the client closes."""
+        # Not through the loop: a busy producer can delay its next turn for a long time. The sender is woken first, so
+        # that the next batch leaves before the waiting tasks continue.
+        self._wake()
         progress, self.progress = self.progress, anyio.Event()
         if progress is not None:
             progress.set()
-        # Not through the loop: a busy producer can delay its next turn for a long time.
-        self._wake()
 
     # Callbacks
 
