@@ -1,4 +1,4 @@
-"""Options: what a user can set, checked together when it is set and never changed afterwards."""
+"""Options of the client: immutable, and validated together when they are created."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ from math import inf
 from typing import Any, Final, Literal
 
 from .credentials import ServiceAccountCredentials
-from .errors import raise_configuration_error
+from .errors import raise_configuration_error, show_text
 from .origin import parse_origin
-from .value import Value
 
 VERSION: Final = "0.1.0"
 
@@ -20,72 +19,95 @@ EventsEndpoint = Literal["auto", "track", "import"]
 
 
 class IdMerge(Enum):
-    """How a Mixpanel project joins ids into one person. It is fixed for each project once it holds data.
+    """Method by which a Mixpanel project joins ids into one person, fixed for each project once it holds data.
 
     Source: Mixpanel's page on identity management, read 2026-08-21.
     """
 
     LEGACY = "legacy"
-    """Projects from before March 2020: only ``$create_alias`` has an effect, and not on events of the past."""
+    """Projects from before March 2020: only ``$create_alias`` has an effect, and not on past events."""
     ORIGINAL = "original"
-    """``$identify``, ``$create_alias`` and ``$merge`` join ids, also for events of the past."""
+    """``$identify``, ``$create_alias`` and ``$merge`` join ids, also for past events."""
     SIMPLIFIED = "simplified"
-    """An event that carries both ``$device_id`` and ``$user_id`` joins them; the three verbs do nothing."""
+    """An event with both ``$device_id`` and ``$user_id`` joins them; `alias`, `identify` and `merge` do nothing."""
 
 
 class Overflow(Enum):
-    """What happens to a record for which the queue has no room."""
+    """Policy for a record that finds the queue full."""
 
     DROP_NEWEST = "drop_newest"
-    """The record that came last is dropped, counted and reported."""
+    """Drop the new record; it is counted and reported."""
     DROP_OLDEST = "drop_oldest"
-    """The records that have waited longest are dropped, counted and reported, and the new one is taken."""
+    """Drop the records that have waited longest, and accept the new one; dropped records are counted and reported."""
     WAIT = "wait"
-    """The coroutine methods wait for room, at most `BatchPolicy.wait_timeout` seconds, then raise
-    `QueueFullError`; `track_nowait` cannot wait and raises at once."""
+    """Wait for room in coroutine methods, at most `BatchPolicy.wait_timeout` seconds, then raise `QueueFullError`;
+    `track_nowait` cannot wait and raises immediately."""
     RAISE = "raise"
-    """`QueueFullError` at the caller."""
+    """Raise `QueueFullError`."""
 
 
 def check_number(name: str, value: object, *, minimum: float, maximum: float = inf) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or value != value:  # noqa: PLR0124  NaN
+    """Check a number of seconds.
+
+    Raises:
+        ConfigurationError: if it is not a number or is out of bounds.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise_configuration_error(f"{name} must be a number of seconds, not {type(value).__name__}")
-    if not minimum <= value <= maximum:
-        raise_configuration_error(f"{name} must be between {minimum:g} and {maximum:g} seconds")
+    if not minimum <= value <= maximum:  # also if it is NaN
+        raise_configuration_error(
+            f"{name} must be between {minimum:g} and {maximum:g} seconds, not {_show_number(value)}"
+        )
 
 
 def check_switch(name: str, value: object) -> None:
+    """Check an option that is on or off.
+
+    Raises:
+        ConfigurationError: if it is not a bool.
+    """
     if not isinstance(value, bool):
         raise_configuration_error(f"{name} must be True or False, not {type(value).__name__}")
 
 
 def check_count(name: str, value: object, *, minimum: int = 1, maximum: int | None = None) -> None:
+    """Check a whole number.
+
+    Raises:
+        ConfigurationError: if it is not an int or is out of bounds.
+    """
     if isinstance(value, bool) or not isinstance(value, int):
         raise_configuration_error(f"{name} must be a whole number, not {type(value).__name__}")
     if value < minimum or (maximum is not None and value > maximum):
         raise_configuration_error(
-            f"{name} must be at least {minimum}{'' if maximum is None else f' and at most {maximum}'}, not {value}"
+            f"{name} must be at least {minimum}{'' if maximum is None else f' and at most {maximum}'}, "
+            f"not {_show_number(value)}"
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
-class BatchPolicy(Value):
-    """How records are gathered into requests, and how much may be held in memory.
+def _show_number(value: float) -> str:
+    # Python refuses to format an int of more than 4,300 digits.
+    return f"{value}" if not isinstance(value, int) or abs(value) < 10**20 else "a number of more than 20 digits"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchPolicy:
+    """Limits of batches and of the queue in memory.
 
     Args:
-        max_events: records in one request; 1 to 2,000, Mixpanel's own limit.
-        max_bytes: uncompressed size of one request's body; 1 to 10,000,000. A larger record goes alone. Mixpanel
-            documents 10 MB in one place and 2 MiB in another, so the default keeps to the smaller.
-        linger: seconds that the first record of a batch waits for company; 0 to 3,600. A batch that is full, `flush()`
-            and `aclose()` cut it short.
-        max_pending_events: records held at once, those in flight included; at least 1. A full queue is sent without
-            waiting for a full batch.
-        max_pending_bytes: encoded size of the records held at once, those in flight included; at least 1.
-        max_in_flight: requests under way at once for events, and again for imports; 1 to 100. Profile and group
-            updates always have one, as their order matters.
-        wait_timeout: with `Overflow.WAIT`, the seconds that a call waits for room; 0 to 3,600.
+        max_events: maximum number of records in one request; 1 to 2,000, Mixpanel's own limit.
+        max_bytes: maximum uncompressed size of one request body; 1 to 10,000,000. A larger record is sent alone.
+            Mixpanel documents 10 MB in one place and 2 MiB in another; the default respects the smaller.
+        linger: seconds that the first record of a batch waits for more; 0 to 3,600. A full batch, `flush()` and
+            `aclose()` end the wait early.
+        max_pending_events: maximum number of records held, including those in flight; at least 1. A full queue is sent
+            without waiting for a full batch.
+        max_pending_bytes: maximum encoded size of the records held, including those in flight; at least 1.
+        max_in_flight: maximum number of concurrent requests for events, and as many for imports; 1 to 100. Profile and
+            group updates always have one, because their order matters.
+        wait_timeout: seconds that a call waits for room with `Overflow.WAIT`; 0 to 3,600.
         at_least_once: send `$add`, `$append` and `$remove` again when it is unknown whether Mixpanel applied them.
-            Off by default: such updates are counted as `uncertain`, because a second try may apply them twice.
+            Off by default: such updates are counted as `uncertain`, because a second attempt may apply them twice.
 
     Raises:
         ConfigurationError: if a value is out of bounds.
@@ -111,19 +133,19 @@ class BatchPolicy(Value):
         check_switch("at_least_once", self.at_least_once)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
-class RetryPolicy(Value):
-    """When a request that may succeed later is sent again.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetryPolicy:
+    """Retries of a request that may succeed later.
 
-    Each wait is drawn evenly from 0 to the current ceiling (full jitter); the ceiling starts at `initial` and doubles
-    up to `maximum`. A `Retry-After` from Mixpanel is honoured up to 300 seconds and is never undercut.
+    Each delay is random between 0 and a ceiling (full jitter). The ceiling starts at `initial` and doubles up to
+    `maximum`. A `Retry-After` from Mixpanel is a lower bound of the delay and is respected up to 300 seconds.
 
     Args:
-        attempts: tries in all, the first included; at least 1, or None for no limit.
-        initial: ceiling in seconds of the first wait; 0 to 3,600. Mixpanel advises 2.
+        attempts: maximum number of attempts, including the first; at least 1, or None for no limit.
+        initial: ceiling in seconds of the first delay; 0 to 3,600. Mixpanel advises 2.
         maximum: largest ceiling in seconds; `initial` to 3,600. Mixpanel advises 60.
-        total_timeout: seconds from the first try after which one that failed is the last, or None for no limit. For
-            the awaited calls it is also the deadline of the call as a whole.
+        total_timeout: seconds after the first attempt when retries end; 0.001 to 86,400, or None for no limit. For
+            awaited calls it is also the deadline of the whole call.
 
     Raises:
         ConfigurationError: if a value, or a relation between two of them, is out of bounds.
@@ -140,17 +162,17 @@ class RetryPolicy(Value):
         check_number("initial", self.initial, minimum=0.0, maximum=3600.0)
         check_number("maximum", self.maximum, minimum=0.0, maximum=3600.0)
         if self.maximum < self.initial:
-            raise_configuration_error("maximum must be at least initial")
+            raise_configuration_error(f"maximum must be at least initial ({self.initial:g}), not {self.maximum:g}")
         if self.total_timeout is not None:
             check_number("total_timeout", self.total_timeout, minimum=0.001, maximum=86_400.0)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
-class ClientOptions(Value):
-    """The client's own options, as far as they are plain values. `AsyncMixpanel` says what they mean.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClientOptions:
+    """Options of the client that are plain values; `AsyncMixpanel` documents them.
 
     Raises:
-        ConfigurationError: if a value, or a combination of two, cannot work.
+        ConfigurationError: if a value, or a combination of two values, is invalid.
     """
 
     token: str = field(repr=False)
@@ -169,7 +191,7 @@ class ClientOptions(Value):
 
     def __post_init__(self) -> None:
         if not isinstance(self.token, str) or not self.token.strip() or not self.token.isprintable():
-            raise_configuration_error("token must be a string that is not blank")
+            raise_configuration_error("token must be a string of printable characters that is not blank")
         kinds: tuple[tuple[str, type, bool], ...] = (
             ("credentials", ServiceAccountCredentials, True),
             ("id_merge", IdMerge, True),
@@ -185,34 +207,43 @@ class ClientOptions(Value):
                 raise_configuration_error(f"{name} must be {wanted}, not {type(value).__name__}")
         check_switch("allow_http", self.allow_http)
         if self.events_endpoint not in ("auto", "track", "import"):
-            raise_configuration_error("events_endpoint must be 'auto', 'track' or 'import'")
+            raise_configuration_error(
+                f"events_endpoint must be 'auto', 'track' or 'import', not {show_text(self.events_endpoint)}"
+            )
         if self.identity_retry.attempts is None and self.identity_retry.total_timeout is None:
-            raise_configuration_error("identity_retry needs attempts or total_timeout: an awaited call must end")
+            raise_configuration_error(
+                "identity_retry needs attempts or total_timeout, because an awaited call must end"
+            )
         check_number("timeout", self.timeout, minimum=0.001, maximum=3600.0)
         check_number("shutdown_timeout", self.shutdown_timeout, minimum=0.0, maximum=3600.0)
 
     @property
     def origin(self) -> str:
+        """Origin of every request.
+
+        Raises:
+            ConfigurationError: if `region` or `api_host` is invalid.
+        """
         return parse_origin(self.region, self.api_host, allow_http=self.allow_http)
 
     @property
     def by_import(self) -> bool:
-        """Whether ordinary events go to `/import`."""
+        """Whether events are sent to `/import` instead of `/track`."""
         if self.events_endpoint == "auto":
             return self.credentials is not None
         return self.events_endpoint == "import"
 
 
 def env_options(environ: Mapping[str, str], given: Mapping[str, Any]) -> dict[str, Any]:
-    """The client's options as `MIXPANEL_*` variables give them; a blank variable counts as unset.
+    """Return the client options set by `MIXPANEL_*` variables; a blank variable counts as unset.
 
     Args:
         environ: the variables.
-        given: options that are given otherwise and need not be there.
+        given: options passed as arguments; their variables are not read.
 
     Raises:
-        ConfigurationError: if the token is missing, a service account is given in part, or a value is not one of
-            those allowed.
+        ConfigurationError: if the token is missing, a service account is incomplete, or a value is not one of those
+            allowed.
     """
 
     def read(name: str) -> str | None:
@@ -226,7 +257,7 @@ def env_options(environ: Mapping[str, str], given: Mapping[str, Any]) -> dict[st
         names = ("SERVICE_ACCOUNT_USERNAME", "SERVICE_ACCOUNT_SECRET", "PROJECT_ID")
         if not all(map(read, names)):
             raise_configuration_error(
-                f"a service account needs {', '.join(f'MIXPANEL_{name}' for name in names)} together"
+                f"a service account needs all of {', '.join(f'MIXPANEL_{name}' for name in names)}"
             )
         options["credentials"] = ServiceAccountCredentials(*(read(name) or "" for name in names))
     if region := read("REGION"):
@@ -238,5 +269,7 @@ def env_options(environ: Mapping[str, str], given: Mapping[str, Any]) -> dict[st
         try:
             options["id_merge"] = IdMerge(id_merge.lower())
         except ValueError:
-            raise_configuration_error("MIXPANEL_ID_MERGE must be legacy, original or simplified")
+            raise_configuration_error(
+                f"MIXPANEL_ID_MERGE must be legacy, original or simplified, not {show_text(id_merge)}"
+            )
     return options

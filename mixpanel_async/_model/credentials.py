@@ -1,10 +1,11 @@
-"""Credentials: opaque to everything but the code that signs a request."""
+"""Credentials that only the code that signs a request can read."""
 
 from __future__ import annotations
 
 import base64
 from collections.abc import Mapping
-from typing import Final, NamedTuple, NoReturn
+from dataclasses import dataclass
+from typing import Final, NoReturn
 from urllib.parse import quote
 
 from .errors import raise_configuration_error
@@ -14,7 +15,7 @@ _MIN_TOKEN_LENGTH: Final = 8
 
 
 class Secret:
-    """A credential that shows itself only to the code that signs a request."""
+    """Secret string that `repr`, copies and pickles do not reveal."""
 
     __slots__ = ("_value",)
 
@@ -22,6 +23,7 @@ class Secret:
         self._value = value
 
     def reveal(self) -> str:
+        """Return the secret, for the code that signs a request."""
         return self._value
 
     def __eq__(self, other: object) -> bool:
@@ -46,15 +48,15 @@ class Secret:
 class ServiceAccountCredentials:
     """A Mixpanel service account, the documented way to authenticate a server.
 
-    Every argument is a string that is not blank; white space around it is taken off, as the official SDK does.
+    Every argument is a string that is not blank; surrounding white space is removed, as in the official SDK.
 
     Args:
-        username: name of the service account; without a colon, which HTTP Basic cannot carry in a user name.
-        secret: its secret. It appears in no repr, copy or pickle of this object.
+        username: name of the service account, without a colon, which HTTP Basic does not allow in a user name.
+        secret: secret of the service account. No repr, copy or pickle of this object contains it.
         project_id: number of the project, sent as `project_id` in the query string.
 
     Raises:
-        ConfigurationError: if an argument is not a string, or blank, or has a control character in it.
+        ConfigurationError: if an argument is not a string, is blank or contains a control character.
     """
 
     __slots__ = ("_secret", "project_id", "username")
@@ -62,7 +64,7 @@ class ServiceAccountCredentials:
     def __init__(self, username: str, secret: str, project_id: str) -> None:
         problem = _problem(username, secret, project_id)
         if problem is not None:
-            # What reports errors may show the locals of every frame.
+            # Error reporters show the local variables of every frame.
             del secret
             raise_configuration_error(problem)
         self.username = username.strip()
@@ -71,11 +73,11 @@ class ServiceAccountCredentials:
 
     @property
     def secret(self) -> str:
-        """The secret itself, for the request that needs it."""
+        """Secret of the service account."""
         return self._secret.reveal()
 
     def __repr__(self) -> str:
-        # An error's traceback may show one that is only half made.
+        # A traceback may show an object whose constructor failed.
         username, project_id = getattr(self, "username", None), getattr(self, "project_id", None)
         return f"ServiceAccountCredentials(username={username!r}, project_id={project_id!r}, secret='***')"
 
@@ -90,22 +92,22 @@ class ServiceAccountCredentials:
 
 
 def _problem(username: object, secret: object, project_id: object) -> str | None:
-    """What keeps these from being a service account, if anything does."""
+    """Return the reason why these arguments are invalid, or None."""
     for name, value in (("username", username), ("secret", secret), ("project_id", project_id)):
         if not isinstance(value, str):
             return f"service account {name} must be a string, not {type(value).__name__}"
         if not value.strip():
             return f"service account {name} cannot be blank"
         if not value.strip().isprintable():
-            return f"service account {name} has a control character in it"
+            return f"service account {name} contains a control character"
     return "service account username cannot contain a colon" if ":" in str(username) else None
 
 
 def as_secret(value: object) -> Secret | None:
-    """A project secret as an argument gives it; None and an empty string mean that there is none.
+    """Return the project secret of an argument, or None if the argument is None or empty.
 
     Raises:
-        ConfigurationError: if it is not a string that can be sent.
+        ConfigurationError: if it is not a string that HTTP Basic can carry.
     """
     if value is None or value == "":
         return None
@@ -116,12 +118,13 @@ def as_secret(value: object) -> Secret | None:
 
 
 def basic_auth(user: str, password: str) -> str:
-    """The value of an `Authorization` header for HTTP Basic."""
+    """Return the value of an `Authorization` header for HTTP Basic."""
     return "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode("ascii")
 
 
-class Auth(NamedTuple):
-    """Authentication of one request.
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Auth:
+    """Authentication of one request. No tuple, because error reporters show the items of tuples.
 
     Args:
         headers: the `Authorization` header, or nothing if the token in the body is enough.

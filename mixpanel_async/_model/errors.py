@@ -1,4 +1,4 @@
-"""Everything that this package raises on purpose.
+"""Exceptions of this package.
 
     MixpanelException
     ├── ConfigurationError      an option is wrong (also a ValueError)
@@ -7,13 +7,13 @@
     ├── QueueFullError          no room in the queue, under Overflow.RAISE or Overflow.WAIT
     ├── SpoolError              the spool could not be read or written
     ├── ClientClosedError       the client is closed, or bound to another running event loop (also a RuntimeError)
-    ├── TransportError          no answer could be had
-    └── ApiError                Mixpanel answered, and refused
+    ├── TransportError          there is no response
+    └── ApiError                Mixpanel refused the request
         ├── AuthenticationError     401, 402, 403 or 407
         ├── RateLimitError          429
         └── PayloadTooLargeError    413
 
-An error names what was lost or refused; it never carries a credential, a header, a URL or a payload.
+An error never contains a credential, a header, a URL or a payload.
 """
 
 from __future__ import annotations
@@ -22,18 +22,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn, TypeVar
 
-from .value import Value
 
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
-class FailedRecord(Value):
-    """One record that Mixpanel refused, as it named it.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FailedRecord:
+    """One record that Mixpanel refused, with the details of its response.
 
     Args:
-        index: position in the request that was sent.
-        field: path of the offending property, or an empty string if Mixpanel gave none.
-        message: Mixpanel's words, shortened to 200 characters.
-        insert_id: the record's `$insert_id` if Mixpanel named it.
+        index: position of the record in the request.
+        field: path of the invalid property, or an empty string if Mixpanel did not name one.
+        message: Mixpanel's message, shortened to 200 characters.
+        insert_id: `$insert_id` of the record, if Mixpanel named it.
     """
 
     index: int
@@ -43,10 +41,10 @@ class FailedRecord(Value):
 
 
 class MixpanelException(Exception):  # noqa: N818  the official SDK's name
-    """Root of the family; the official SDK's only error type has the same name."""
+    """Base class of all exceptions; the official SDK's only exception has the same name."""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # The default would call the class with `args`, which lack what is passed by name.
+        # The default calls the class with `args`, which do not contain the keyword arguments.
         return _restored, (type(self), self.args, self.__dict__)
 
 
@@ -58,15 +56,15 @@ def _restored(kind: type[MixpanelException], args: tuple[Any, ...], state: dict[
 
 
 class ConfigurationError(MixpanelException, ValueError):
-    """An option, or a combination of options, is out of bounds."""
+    """An option, or a combination of options, is invalid."""
 
 
 class ValidationError(MixpanelException, ValueError):
     """An argument or property cannot be sent. Raised at the call, before anything is queued.
 
     Args:
-        path: where it is, such as `properties.cart[2].price`.
-        problem: what is wrong with it. Never the value itself.
+        path: path of the value, such as `properties.cart[2].price`.
+        problem: reason why it is invalid. Never contains the value.
     """
 
     def __init__(self, path: str, problem: str) -> None:
@@ -79,14 +77,14 @@ class ValidationError(MixpanelException, ValueError):
 
 
 class IdentityError(ValidationError):
-    """An identity call that Mixpanel would take and then ignore."""
+    """The identity call would be accepted and then ignored by Mixpanel."""
 
 
 class QueueFullError(MixpanelException):
-    """The queue has no room for the record, which was not accepted.
+    """The queue is full; the record was not accepted.
 
     Args:
-        pending: records held when it was refused.
+        pending: number of records in the queue.
         pending_bytes: their encoded size.
     """
 
@@ -103,10 +101,10 @@ class SpoolError(MixpanelException):
     """The spool could not be read or written.
 
     Args:
-        message: where the spool is, and what went wrong.
-        uncertain: True if the record may yet reach the disk and be sent, False if it was not accepted; None if no
-            record was to be taken.
-        is_damaged: whether the file holds something else than it should.
+        message: location of the spool and the reason.
+        uncertain: True if the record may still be written and sent, False if it was not accepted; None if the call
+            concerned no record.
+        is_damaged: whether the content of the file is damaged.
     """
 
     def __init__(self, message: str, *, uncertain: bool | None = False, is_damaged: bool = False) -> None:
@@ -118,22 +116,22 @@ class SpoolError(MixpanelException):
     def __str__(self) -> str:
         if self.uncertain is None:
             return self.message
-        tail = "it may yet be written and sent" if self.uncertain else "nothing was accepted"
+        tail = "it may still be written and sent" if self.uncertain else "nothing was accepted"
         return f"{self.message}; {tail}"
 
 
 class ClientClosedError(MixpanelException, RuntimeError):
-    """The client takes nothing any more, or belongs to another event loop that is still running."""
+    """The client is closed, or bound to another event loop that is still running."""
 
 
 class TransportError(MixpanelException):
-    """No answer could be had from Mixpanel within the attempts and the time allowed.
+    """There was no response from Mixpanel within the allowed attempts and time.
 
     Args:
-        message: what went wrong last.
-        endpoint: path that was asked, without query.
-        attempts: requests that were begun.
-        uncertain: True if a request may have reached Mixpanel, so that it is unknown whether it was applied.
+        message: reason of the last failure.
+        endpoint: path of the request, without its query.
+        attempts: number of requests that were started.
+        uncertain: True if a request may have reached Mixpanel and it is unknown whether it was applied.
     """
 
     def __init__(self, message: str, *, endpoint: str, attempts: int, uncertain: bool) -> None:
@@ -150,15 +148,15 @@ class TransportError(MixpanelException):
 
 
 class ApiError(MixpanelException):
-    """Mixpanel answered and did not take the request.
+    """Mixpanel refused the request.
 
     Args:
-        message: Mixpanel's words, shortened and with every credential masked.
-        endpoint: path that was asked, without query.
-        attempts: requests that were begun.
-        status: HTTP status of the last answer.
+        message: Mixpanel's message, shortened and with every credential masked.
+        endpoint: path of the request, without its query.
+        attempts: number of requests that were started.
+        status: HTTP status of the last response.
         failed_records: the records that Mixpanel named.
-        retry_after: seconds that Mixpanel asked to wait, if it did.
+        retry_after: seconds to wait, if Mixpanel sent `Retry-After`.
     """
 
     def __init__(
@@ -184,33 +182,37 @@ class ApiError(MixpanelException):
 
 
 class AuthenticationError(ApiError):
-    """Mixpanel does not accept the credentials (401, 402, 403, 407)."""
+    """Mixpanel or a proxy refused the credentials (401, 402, 403, 407)."""
 
 
 class RateLimitError(ApiError):
-    """The project is over its rate limit (429), for longer than the call could wait."""
+    """The project exceeded its rate limit (429) for longer than the call may wait."""
 
 
 class PayloadTooLargeError(ApiError):
-    """The request is larger than Mixpanel takes (413)."""
+    """The request is larger than Mixpanel accepts (413)."""
 
 
 E = TypeVar("E", bound=BaseException)
 
 
 def without_traceback(error: E) -> E:
-    """The error without the frames that it came through and without what it was raised from.
+    """Return the error without its traceback, cause and context.
 
-    Error reporters show the locals of every frame, and those of the frames that make a record or take the options hold
-    the token.
+    Error reporters show the local variables of every frame. Frames that encode a record or read options hold the token.
     """
     error.__cause__ = error.__context__ = None
     return error.with_traceback(None)
 
 
 def raise_configuration_error(text: str) -> NoReturn:
-    """Raise for an option that is out of bounds. The text must not repeat a value that could be secret."""
+    """Raise a ConfigurationError. The text must not contain a value that may be secret."""
     raise ConfigurationError(text)
+
+
+def show_text(value: object) -> str:
+    """Return a value that is no secret for a message: a shortened string, or the type of anything else."""
+    return repr(value[:40]) if isinstance(value, str) else type(value).__name__
 
 
 def _times(attempts: int) -> str:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Final
 
-from .errors import raise_configuration_error
+from .errors import raise_configuration_error, show_text
 
 # https://docs.mixpanel.com/reference/overview, read 2026-08-21.
 REGION_ORIGINS: Final[Mapping[str, str]] = {
@@ -16,7 +16,7 @@ REGION_ORIGINS: Final[Mapping[str, str]] = {
     "in": "https://api-in.mixpanel.com",
 }
 
-# Compiled when a host is given, which few do.
+# Compiled when needed, because few users pass a host.
 _LABEL: Final = r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)"
 
 _PATH: Final = r"(?:/[A-Za-z0-9._~-]+)*"
@@ -51,22 +51,24 @@ def _check_host(host: str) -> None:
 
 
 def parse_origin(region: str, api_host: str | None, *, allow_http: bool = False) -> str:
-    """The origin that every request goes to: scheme, host, port and an optional path prefix.
+    """Return the origin of every request: scheme, host, port and an optional path prefix.
 
-    The value is parsed against a narrow grammar instead of being pasted into a URL, so that no user-info, query,
-    fragment or look-alike can send credentials elsewhere.
+    The value must match a narrow grammar, so that no user name, query, fragment or similar-looking character can send
+    credentials to another host.
 
     Args:
         region: `us`, `eu` or `in`; used when `api_host` is None.
-        api_host: a bare host, as the official SDK takes it, or an origin with `https://`; `http://` only for a
+        api_host: a host without scheme, as in the official SDK, or an origin with `https://`; `http://` only for a
             loopback address, unless `allow_http` is set.
-        allow_http: take `http://` for any host, such as an emulator in a neighbouring container.
+        allow_http: accept `http://` for any host, such as an emulator in another container.
 
     Raises:
-        ConfigurationError: if either is malformed. The message never repeats the value.
+        ConfigurationError: if either is invalid. The message does not repeat `api_host`, which may hold a password.
     """
     if not isinstance(region, str) or region not in REGION_ORIGINS:
-        raise_configuration_error(f"region must be one of {', '.join(map(repr, REGION_ORIGINS))}")
+        raise_configuration_error(
+            f"region must be one of {', '.join(map(repr, REGION_ORIGINS))}, not {show_text(region)}"
+        )
     if api_host is None:
         return REGION_ORIGINS[region]
     if not isinstance(api_host, str):
@@ -75,22 +77,22 @@ def parse_origin(region: str, api_host: str | None, *, allow_http: bool = False)
     if not separator:
         scheme, rest = "https", api_host
     elif scheme not in {"http", "https"}:
-        raise_configuration_error("api_host must start with https:// or http://, or be a bare host")
+        raise_configuration_error("api_host must start with https:// or http://, or be a host without a scheme")
     authority, slash, path = rest.partition("/")
     prefix = (slash + path).rstrip("/") if path else ""
     match = re.fullmatch(_AUTHORITY, authority)
     if match is None or not re.fullmatch(_PATH, prefix) or any(part in {".", ".."} for part in prefix.split("/")):
         raise_configuration_error(
-            "api_host must be a host or an origin: no user, query, fragment, space or control character"
+            "api_host must be a host or an origin, without user name, query, fragment, space or control character"
         )
     if prefix.rpartition("/")[2] in {"track", "import", "engage", "groups"}:
-        raise_configuration_error("api_host must not name an endpoint: the client adds it")
+        raise_configuration_error("api_host must not end with an endpoint such as /track, which the client adds")
     host, port = match["host"].lower(), match["port"]
     _check_host(host)
     if port is not None and not 1 <= int(port) <= 65535:
-        raise_configuration_error("api_host has a port out of range")
+        raise_configuration_error(f"api_host must have a port between 1 and 65535, not {int(port)}")
     if scheme == "http" and not allow_http and not _is_loopback(host):
         raise_configuration_error(
-            "api_host must use https:// unless it is a loopback address; allow_http=True lifts this"
+            "api_host must use https:// unless it is a loopback address; pass allow_http=True to allow http://"
         )
     return f"{scheme}://{host}{'' if port is None else f':{int(port)}'}{prefix}"

@@ -1,20 +1,24 @@
-"""HTTP request and response values, and the outcomes that responses are turned into."""
+"""HTTP requests and responses, and the outcome of a request."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from .errors import FailedRecord
 from .records import DropReason
 
 
-class Request(NamedTuple):
-    """One request, ready to send. `repr` shows neither headers nor query nor body, as these hold secrets.
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Request:
+    """One request, ready to send. `repr` does not show headers, query and body, which hold secrets.
+
+    No tuple, because error reporters show the items of tuples.
 
     Args:
-        path: of the endpoint, with a query if nothing in that is secret.
-        headers: by name.
+        path: path of the endpoint, with a query if that holds no secret.
+        headers: values by name.
         body: bytes to send; empty for a GET.
         method: such as `POST` or `GET`.
         origin: scheme and host; empty for the origin of the client.
@@ -41,8 +45,11 @@ class Request(NamedTuple):
         return self.path.partition("?")[0]
 
 
-class Response(NamedTuple):
-    """Response of the server, whatever its status. The body is complete and within its limit.
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Response:
+    """Response of the server with any status. The body is complete and within its limit.
+
+    No tuple, because error reporters show the items of tuples, and the body may repeat a secret.
 
     Args:
         status: HTTP status.
@@ -63,12 +70,12 @@ class Response(NamedTuple):
 
 
 class TransportFailure(NamedTuple):
-    """Nothing usable came back.
+    """There is no complete response.
 
     Args:
-        sent: whether a byte of the request may have left.
-        message: why, in words.
-        stale: a connection that had served before was gone when it was used again.
+        sent: whether a byte of the request may have been sent.
+        message: reason, without secrets.
+        stale: whether a connection kept from an earlier request had been closed by the server.
     """
 
     sent: bool
@@ -77,7 +84,7 @@ class TransportFailure(NamedTuple):
 
 
 class Delivered:
-    """Every record of the request was taken."""
+    """Every record of the request was accepted."""
 
     __slots__ = ()
 
@@ -92,7 +99,7 @@ class Delivered:
 
 
 class PartialFailure(NamedTuple):
-    """The named records were refused and all others taken."""
+    """The named records were refused and all others accepted."""
 
     failed: tuple[FailedRecord, ...]
     status: int
@@ -100,7 +107,7 @@ class PartialFailure(NamedTuple):
 
 
 class SplitBatch(NamedTuple):
-    """The request was refused as a whole, and a smaller one may tell which record is to blame."""
+    """The whole request was refused; smaller requests can find the record that caused it."""
 
     reason: DropReason
     status: int
@@ -111,11 +118,11 @@ class Retry(NamedTuple):
     """The same request may succeed later.
 
     Args:
-        message: why it did not succeed now.
-        applied: it may have taken effect already.
-        status: of the answer, if there was one.
-        retry_after: seconds that Mixpanel asked to wait.
-        at_once: nothing but the connection was at fault.
+        message: reason of the failure.
+        applied: whether the request may have been applied.
+        status: status of the response, if there was one.
+        retry_after: seconds to wait, if Mixpanel sent `Retry-After`.
+        immediately: whether to retry without delay, because only the connection failed.
     """
 
     message: str
@@ -126,26 +133,26 @@ class Retry(NamedTuple):
 
 
 class Refused(NamedTuple):
-    """The request was refused for good."""
+    """The request was refused, and would be again."""
 
     status: int
     message: str
 
 
 class ConfigurationRefused(NamedTuple):
-    """Credentials, host or path are wrong: no record is to blame, and none can be delivered until that is mended."""
+    """Credentials, host or path are wrong: no record can be delivered until the configuration is corrected."""
 
-    # Not in the order of `Refused`, so that the two are never equal.
+    # In another order than `Refused`, so that the two are never equal.
     message: str
     status: int
 
 
 class Expired(NamedTuple):
-    """No request was made: these records have become too old for where they were to go.
+    """No request was made, because these records are too old for their endpoint.
 
     Args:
-        positions: where they are in the batch.
-        by_import: they may go to `/import` instead.
+        positions: positions of the records in the batch.
+        by_import: whether they can be sent to `/import` instead.
     """
 
     positions: frozenset[int]

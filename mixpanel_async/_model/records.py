@@ -1,12 +1,12 @@
-"""What all layers say to one another: kinds of record, outcomes of a request, and what the user is told.
+"""Records, their kinds, and the reasons why they are not delivered.
 
-A record in the queue is its encoded bytes and nothing more, so that a hundred thousand of them cost what they weigh.
-`OnceOnly` marks the few that must not be sent twice.
+A record in the queue is only its encoded bytes, so that a large queue needs little more memory than its records.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Final
 
@@ -14,18 +14,18 @@ from .errors import FailedRecord
 
 
 class RecordKind(Enum):
-    """Where a record goes, by the official SDK's names of the endpoints."""
+    """Destination of a record, by the official SDK's names of the endpoints."""
 
     EVENTS = "events"
     IMPORTS = "imports"
     PEOPLE = "people"
     GROUPS = "groups"
     IDENTITY = "identity"
-    """`$create_alias` and `$identify`: always `/track`, which asks nothing of them but a token."""
+    """`$create_alias` and `$identify`: always sent to `/track`, which requires only a token."""
 
 
 class Record(bytes):
-    """The encoded bytes of a record. Error reporters show the locals of every frame; of this they show the size."""
+    """Encoded record. `repr` shows only its size, because error reporters show the local variables of every frame."""
 
     __slots__ = ()
 
@@ -34,41 +34,40 @@ class Record(bytes):
 
 
 class NonIdempotentRecord(Record):
-    """A record that is not idempotent (`$add`, `$append`, `$remove`): two tries could apply it twice."""
+    """Record that is not idempotent (`$add`, `$append`, `$remove`): two attempts could apply it twice."""
 
     __slots__ = ()
 
 
 class DropReason(str, Enum):
-    """Why a record was not delivered, as `on_drop` and `Stats.losses` name it."""
+    """Reason why a record was not delivered, in `on_drop` and `Stats.losses`."""
 
     QUEUE_FULL = "queue_full"
-    """No room in the queue (counted as dropped)."""
+    """The queue was full (counted as dropped)."""
     SPOOL_FULL = "spool_full"
-    """No room on the disk (dropped)."""
+    """The spool was full (dropped)."""
     SPOOL_FAILED = "spool_failed"
-    """The spool could not be written, or lost what it had (dropped)."""
+    """The spool could not be written, or lost its records (dropped)."""
     PURGED = "purged"
-    """Taken out of the spool by hand (dropped)."""
+    """Removed from the spool by the user (dropped)."""
     BEFORE_SEND = "before_send"
     """The `before_send` hook returned None (dropped)."""
     BEFORE_SEND_FAILED = "before_send_failed"
-    """The `before_send` hook raised, or returned what cannot be sent (dropped)."""
+    """The `before_send` hook raised an error, or returned an invalid record (dropped)."""
     CLOSED = "closed"
-    """Still waiting when `aclose()` ran out of time (dropped)."""
+    """Still waiting when the timeout of `aclose()` expired (dropped)."""
     TOO_OLD = "too_old"
-    """Older than the five days that `/track` takes when its turn came, and there are no credentials for `/import`
-    (failed)."""
+    """Older than the five days that `/track` accepts, without credentials for `/import` (failed)."""
     REJECTED = "rejected"
     """Mixpanel refused this record (failed)."""
     TOO_LARGE = "too_large"
-    """Mixpanel refused this record alone as too large (failed)."""
+    """Mixpanel refused a request with only this record as too large (failed)."""
     EXHAUSTED = "exhausted"
-    """The attempts or the total time of the `RetryPolicy` ran out (failed)."""
+    """The `RetryPolicy` allowed no further attempt (failed)."""
     UNAUTHORIZED = "unauthorized"
     """Mixpanel refused the credentials of an awaited call (failed)."""
     UNCERTAIN = "uncertain"
-    """Sent once, no telling answer, and not safe to send again (uncertain)."""
+    """Sent once without a conclusive response, and not safe to send again (uncertain)."""
 
 
 DROPPED: Final = frozenset(
@@ -84,40 +83,27 @@ DROPPED: Final = frozenset(
 )
 
 
-# What follows passes between the parts of the client alone. It is no dataclass, of each of which the import would have
-# to compile six methods. What may hold a secret is no tuple either: error reporters look into those.
-
-
+@dataclass(slots=True, kw_only=True, eq=False, repr=False)
 class Loss:
-    """Records of one kind that ended without delivery, for one reason.
+    """Records of one kind that were not delivered, for one reason.
+
+    No tuple, because error reporters show the items of tuples.
 
     Args:
-        kind: where they were to go.
-        reason: why they did not.
-        items: their bytes.
-        details: what Mixpanel said of each, if it named them.
-        message: what it said of the request.
-        bare: further records, of which only the number was kept.
+        kind: destination of the records.
+        reason: reason why they were not delivered.
+        items: the encoded records.
+        details: Mixpanel's messages about each record, if it named them.
+        message: Mixpanel's message about the request.
+        count_only: number of further records that were not kept.
     """
 
-    __slots__ = ("count_only", "details", "items", "kind", "message", "reason")
-
-    def __init__(
-        self,
-        *,
-        kind: RecordKind,
-        reason: DropReason,
-        items: Sequence[bytes],
-        details: Sequence[FailedRecord] = (),
-        message: str = "",
-        count_only: int = 0,
-    ) -> None:
-        self.kind = kind
-        self.reason = reason
-        self.items = items
-        self.details = details
-        self.message = message
-        self.count_only = count_only
+    kind: RecordKind
+    reason: DropReason
+    items: Sequence[bytes]
+    details: Sequence[FailedRecord] = ()
+    message: str = ""
+    count_only: int = 0
 
     def merge(self, other: Loss) -> None:
         """Add the records of a similar loss to this one, which must be a copy."""
@@ -126,17 +112,10 @@ class Loss:
         self.count_only += other.count_only
 
     def copy(self) -> Loss:
-        """The same, with a list of items of its own."""
-        return Loss(
-            kind=self.kind,
-            reason=self.reason,
-            items=list(self.items),
-            details=self.details,
-            message=self.message,
-            count_only=self.count_only,
-        )
+        """Return a copy with a separate list of items."""
+        return replace(self, items=list(self.items))
 
     def messages(self) -> list[str]:
-        """What was said of each record."""
+        """Return the message about each record."""
         named = len(self.details) == len(self.items)
         return [detail.message for detail in self.details] if named else [self.message] * len(self.items)

@@ -6,19 +6,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from .value import Value
 
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
-class LostRecord(Value):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LostRecord:
     """One record that was not delivered.
 
     Args:
         kind: `events`, `imports`, `people` or `groups`.
-        payload: the message as it would have been sent, without the project token; None if so many records were lost
-            faster than `on_drop` could take them that only their number was kept.
-        field: path of the property that Mixpanel objected to, if it named one.
-        message: Mixpanel's words, or an empty string.
+        payload: the message without the project token; None if records were lost faster than `on_drop` could handle
+            them and only their number was kept.
+        field: path of the invalid property, if Mixpanel named one.
+        message: Mixpanel's message, or an empty string.
     """
 
     kind: str
@@ -27,16 +25,16 @@ class LostRecord(Value):
     message: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
-class Delivery(Value):
-    """One request that Mixpanel took, as `on_delivered` is told of it.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delivery:
+    """One request that Mixpanel accepted, passed to `on_delivered`.
 
     Args:
         kind: `events`, `imports`, `people` or `groups`.
-        records: how many records it delivered.
+        records: number of records delivered.
         body_bytes: uncompressed size of its body.
-        attempts: requests that these records took, this one included.
-        duration: seconds from its start to the end of the answer.
+        attempts: number of requests made for these records, including this one.
+        duration: seconds from the start of the request to the end of the response.
     """
 
     kind: str
@@ -46,15 +44,15 @@ class Delivery(Value):
     duration: float
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
-class FlushResult(Value):
-    """What became of the records that `flush()` or `aclose()` covered.
+@dataclass(frozen=True, slots=True)
+class FlushResult:
+    """Results of the records that `flush()` or `aclose()` covered.
 
     Args:
-        delivered: taken by Mixpanel.
-        failed: ended without delivery, for whatever reason: what `Stats` counts as failed, dropped or uncertain.
-        pending: still waiting when the time was up.
-        losses: the `failed` ones by the value of their `DropReason`; not compared.
+        delivered: number accepted by Mixpanel.
+        failed: number not delivered for any reason: those that `Stats` counts as failed, dropped or uncertain.
+        pending: number still waiting when the timeout expired.
+        losses: number of `failed` records by the value of their `DropReason`; not compared.
     """
 
     delivered: int
@@ -63,26 +61,26 @@ class FlushResult(Value):
     losses: Mapping[str, int] = field(default_factory=dict, compare=False)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
-class FlagStats(Value):
-    """What became of feature flags since the client was made.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FlagStats:
+    """Statistics of feature flags since the client was created.
 
     Args:
-        ready: whether there are definitions to evaluate locally.
-        definitions: flags among them.
-        age: seconds since Mixpanel last said, in a usable answer, what they are; None if it never did.
-        polls: times that definitions were asked for.
-        updates: answers that changed them.
-        failures: answers without usable definitions, or none at all; the last good ones stay.
-        refused: definitions in the last usable answer that are malformed; earlier versions of these flags stay.
-        remote_requests: requests for remote evaluation, second tries included.
-        remote_failures: remote evaluations without a usable answer; the caller got its fallback.
-        undecidable: local evaluations that failed; the caller got its fallback.
-        exposures: exposure events handed to the queue.
-        exposures_repeated: exposures left out because the same was reported within the window.
-        exposures_lost: exposures that could not be tracked: without a `distinct_id` that is text or a whole number, no
-            room, client closed.
-        last_error: what went wrong last, in words; None if nothing has.
+        ready: whether there are definitions for local evaluation.
+        definitions: number of flags in them.
+        age: seconds since Mixpanel last returned valid definitions; None if it never did.
+        polls: number of requests for definitions.
+        updates: number of responses that changed the definitions.
+        failures: number of polls without valid definitions; the last valid ones stay in use.
+        refused: number of malformed definitions in the last valid response; earlier versions of these flags stay.
+        remote_requests: number of requests for remote evaluation, including second attempts.
+        remote_failures: number of remote evaluations without a valid response; the caller received its fallback.
+        undecidable: number of local evaluations that failed; the caller received its fallback.
+        exposures: number of exposure events added to the queue.
+        exposures_repeated: number of exposures skipped because the same was reported within the window.
+        exposures_lost: number of exposures that could not be tracked, because `distinct_id` is neither text nor a whole
+            number, the queue is full or the client is closed.
+        last_error: message of the last error; None if there was no error.
     """
 
     ready: bool = False
@@ -101,27 +99,27 @@ class FlagStats(Value):
     last_error: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
-class Stats(Value):
-    """A snapshot. At every moment `accepted == delivered + failed + dropped + uncertain + pending`.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stats:
+    """Snapshot of the counters. At every moment `accepted == delivered + failed + dropped + uncertain + pending`.
 
     Args:
-        accepted: records taken from the caller since the client was made, and those taken over from a spool.
-        delivered: taken by Mixpanel.
-        failed: refused by Mixpanel, or out of attempts.
-        dropped: never sent: no room in the queue, refused by `before_send`, or left over at `aclose()`.
-        uncertain: sent once with no telling answer, and not safe to send again.
-        pending: waiting or in flight, in memory or on disk.
+        accepted: records accepted since the client was created, including those recovered from a spool.
+        delivered: records accepted by Mixpanel.
+        failed: records refused by Mixpanel, or out of attempts.
+        dropped: records never sent: the queue was full, `before_send` refused them, or `aclose()` ran out of time.
+        uncertain: records sent once without a conclusive response that are not safe to send again.
+        pending: records waiting or in flight, in memory or on disk.
         pending_bytes: encoded size of the pending records.
-        on_disk: the part of `pending` that waits on disk alone.
-        recovered: the part of `accepted` that was taken over from a spool: left there by a process that ended, or put
-            back by `mixpanel-async spool retry`.
-        in_flight: requests under way.
-        requests: requests begun, identity calls included.
-        retries: the part of `requests` that repeated an earlier one.
+        on_disk: part of `pending` that is only on disk.
+        recovered: part of `accepted` that came from a spool: left by a process that ended, or restored by
+            `mixpanel-async spool retry`.
+        in_flight: requests in flight.
+        requests: requests started, including identity calls.
+        retries: part of `requests` that repeated an earlier one.
         losses: number of records by the value of their `DropReason`.
-        last_error: what went wrong last, in words; None if nothing has.
-        flags: of feature flags; None without them. Their requests are counted there and not in `requests`.
+        last_error: message of the last error; None if there was no error.
+        flags: statistics of feature flags; None without them. Their requests are not counted in `requests`.
     """
 
     accepted: int = 0
