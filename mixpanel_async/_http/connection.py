@@ -324,9 +324,11 @@ class Connection:
             await transport.aclose()
 
     async def _direct_connection(self, origin: httpcore.Origin) -> httpcore.AsyncHTTPConnection:
-        """Return the connection without a proxy; replace it if the server closed it or it was idle for too long."""
+        """Return the connection without a proxy; replace it if it is closed, idle for too long or to another origin."""
         connection = self._direct
-        if connection is not None and (connection.is_closed() or connection.has_expired()):
+        if connection is not None and (
+            connection.is_closed() or connection.has_expired() or not connection.can_handle_request(origin)
+        ):
             self._direct = None
             await connection.aclose()
         if self._direct is None:

@@ -12,11 +12,11 @@ import anyio.abc
 import httpcore
 import httpx
 import pytest
-from http_server import LONG, post, read_request, serve
+from http_server import LONG, post, read_request, serve, until
 
 from mixpanel_async._http.connection import ConnectionFactory
 from mixpanel_async._http.transport import Transport
-from mixpanel_async._model.outcomes import Response, TransportFailure
+from mixpanel_async._model.outcomes import Request, Response, TransportFailure
 
 # `ConnectionNotAvailable` never leaves the pools of httpcore.
 ERRORS = [
@@ -171,3 +171,18 @@ async def test_invalid_proxy_is_reported_before_anything_is_sent(
     assert not result.sent
     assert re.search(rf"could not be created \({error}\)", result.message)
     await transport.aclose()
+
+
+@pytest.mark.anyio
+async def test_connection_is_replaced_for_another_origin() -> None:
+    async with serve() as first, serve() as second:
+        first.gate.set()
+        second.gate.set()
+        transport = Transport(first.url, timeout=LONG, max_connections=1)
+        for origin in ("", second.url, second.url, ""):
+            request = Request(path="/path", headers={}, body=b"[]", origin=origin)
+            assert isinstance(await transport.send(request), Response)
+        await transport.aclose()
+        assert (len(first.answered), len(second.answered)) == (2, 2)
+        assert (first.accepted, second.accepted) == (2, 1)
+        await until(lambda: first.open == second.open == 0)
