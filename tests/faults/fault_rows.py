@@ -54,8 +54,8 @@ ROWS: Final[Mapping[str, tuple[str, ...]]] = {
         f"{_B}b2_randomly_cancelled_callers_leave_the_pool_usable",
         f"{_B}b2_1_000_randomly_cancelled_callers_leave_the_pool_usable",
         f"{_B}b2_exhausted_pool_recovers",
-        f"{_POOL}a_waiter_that_is_cancelled_keeps_no_connection",
-        f"{_POOL}a_request_that_is_cut_off_costs_its_own_connection_and_no_other",
+        f"{_POOL}cancelled_waiter_keeps_no_connection",
+        f"{_POOL}interrupted_request_closes_only_its_own_connection",
     ),
     "B4": (
         f"{_LIFE}second_asyncio_run_delivers_records_of_the_first",
@@ -111,7 +111,7 @@ ROWS: Final[Mapping[str, tuple[str, ...]]] = {
     "C8": (f"{_C}c8_blocked_resolver_delays_neither_close_nor_exit",),
     "C10": (
         f"{_C}c10_200_awaited_calls_share_a_bounded_pool",
-        f"{_POOL}requests_that_begin_together_share_a_bounded_number_of_connections",
+        f"{_POOL}concurrent_requests_share_a_bounded_number_of_connections",
         f"{_IDENTITY}concurrent_calls_share_a_bounded_pool",
     ),
     "C11": (
