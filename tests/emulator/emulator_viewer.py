@@ -1,4 +1,4 @@
-"""A viewer of the live stream that needs no socket, and sees what a browser would."""
+"""In-process viewer of the live stream, for tests."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mixpanel_async.emulator import Emulator
 
 @dataclass
 class Message:
-    """A server-sent event."""
+    """Server-sent event."""
 
     kind: str
     data: Any
@@ -23,7 +23,7 @@ class Message:
 
 
 class Viewer:
-    """One connection to `/_emulator/stream`."""
+    """Connection to `/_emulator/stream`."""
 
     def __init__(self, emulator: Emulator, last_id: str | None) -> None:
         headers = [(b"host", b"127.0.0.1")]
@@ -42,7 +42,7 @@ class Viewer:
         self._chunks, self._arrived = anyio.create_memory_object_stream[bytes](10_000)
         self._left = anyio.Event()
         self.gate = anyio.Event()
-        """While this is not set, the viewer takes nothing."""
+        """While this is not set, the viewer accepts no data."""
         self.gate.set()
         self.status = 0
         self._text = b""
@@ -66,14 +66,14 @@ class Viewer:
         self._left.set()
 
     async def message(self) -> Message:
-        """The next message; comments and settings are passed over."""
+        """Return the next message. Skip comments and settings."""
         while "event" not in (fields := await self._block()):
             pass
         number = int(fields["id"]) if "id" in fields else None
         return Message(fields["event"], json.loads(fields["data"]), number)
 
     async def comment(self) -> str:
-        """The next comment; no message may come before it."""
+        """Return the next comment. Fail if a message comes first."""
         fields = await self._block()
         assert "event" not in fields
         return fields[""]
@@ -90,14 +90,14 @@ class Viewer:
         return message.data
 
     async def until(self, done: Callable[[list[Any]], bool]) -> list[Any]:
-        """Batches up to the one with which a condition on them holds."""
+        """Return batches until a condition on them holds."""
         batches: list[Any] = []
         while not done(batches):
             batches.append(await self.batch())
         return batches
 
     async def body(self) -> bytes:
-        """All there is of an answer that is not a stream."""
+        """Return the complete body of a response that is not a stream."""
         return b"".join([chunk async for chunk in self._arrived])
 
     def close(self) -> None:

@@ -31,7 +31,7 @@ def import_status(mixpanel: Wire, query: str = "", **options: Any) -> int:
     return response.status_code
 
 
-def test_any_credentials_will_do_where_none_are_configured_but_not_none(mixpanel: Wire) -> None:
+def test_import_requires_some_credentials_if_none_are_configured(mixpanel: Wire) -> None:
     assert import_status(mixpanel) == 401
     assert import_status(mixpanel, auth=("", "")) == 401
     assert import_status(mixpanel, headers={"authorization": "Bearer x"}) == 401
@@ -58,13 +58,13 @@ def test_configured_credentials_are_checked(auth: tuple[str, str], query: str, s
     assert import_status(mixpanel, query, auth=auth) == status
 
 
-def test_credentials_may_come_without_base64(mixpanel: Wire) -> None:
+def test_credentials_are_accepted_without_base64(mixpanel: Wire) -> None:
     mixpanel = Wire(Emulator(secret="key"))
     assert import_status(mixpanel, headers={"authorization": "Basic key:"}) == 200
     assert import_status(mixpanel, headers={"authorization": "Basic " + base64.b64encode(b"key:").decode()}) == 200
 
 
-def test_requests_are_noted_without_credentials(mixpanel: Wire) -> None:
+def test_request_log_masks_credentials(mixpanel: Wire) -> None:
     mixpanel.post("/import?strict=1&api_key=hidden", [imported(), {}], auth=("hidden", ""))
     (request,) = mixpanel.emulator.requests()
     assert (request.method, request.path, request.status, request.records) == ("POST", "/import", 400, 2)
@@ -77,7 +77,7 @@ def test_requests_are_noted_without_credentials(mixpanel: Wire) -> None:
 
 @pytest.mark.parametrize("status", [400, 401, 403, 413, 429])
 @pytest.mark.parametrize("path", ["/track", "/import", "/engage", "/groups"])
-def test_failures_have_the_documented_body(mixpanel: Wire, path: str, status: int) -> None:
+def test_planned_status_has_documented_body(mixpanel: Wire, path: str, status: int) -> None:
     mixpanel.emulator.fail_next(status)
     response = mixpanel.post(path, [])
     assert response.status_code == status
@@ -89,7 +89,7 @@ def test_failures_have_the_documented_body(mixpanel: Wire, path: str, status: in
         assert response.json()["status"] == "error"
 
 
-def test_the_documented_429(mixpanel: Wire) -> None:
+def test_planned_429_has_documented_body(mixpanel: Wire) -> None:
     mixpanel.emulator.fail_next(429, retry_after=1.5)
     response = mixpanel.post("/import", [imported()])
     assert response.headers["retry-after"] == "1.5"
@@ -100,14 +100,14 @@ def test_the_documented_429(mixpanel: Wire) -> None:
     }
 
 
-def test_failures_are_used_up_in_order_and_only_by_their_endpoint(mixpanel: Wire) -> None:
+def test_planned_faults_apply_in_order_to_their_endpoint(mixpanel: Wire) -> None:
     mixpanel.emulator.fail_next(500, times=2, path="/import")
     mixpanel.emulator.fail_next(502)
     statuses = [mixpanel.post(path, []).status_code for path in ("/import", "/track", "/track", "/import", "/import")]
     assert statuses == [500, 502, 200, 500, 200]
 
 
-def test_a_failure_stores_nothing_unless_told_to(mixpanel: Wire) -> None:
+def test_planned_fault_stores_nothing_without_apply(mixpanel: Wire) -> None:
     mixpanel.emulator.fail_next(503)
     assert mixpanel.post("/import", [imported()]).status_code == 503
     assert mixpanel.emulator.events() == []
@@ -117,7 +117,7 @@ def test_a_failure_stores_nothing_unless_told_to(mixpanel: Wire) -> None:
     assert [(request.status, request.records) for request in mixpanel.emulator.requests()] == [(503, 0), (503, 1)]
 
 
-def test_a_failure_can_be_any_answer(mixpanel: Wire) -> None:
+def test_planned_status_accepts_any_body(mixpanel: Wire) -> None:
     mixpanel.emulator.fail_next(200, body=b"<html>", retry_after="Wed, 21 Oct 2026 07:28:00 GMT")
     response = mixpanel.post("/track", [])
     assert (response.status_code, response.content) == (200, b"<html>")
@@ -127,7 +127,7 @@ def test_a_failure_can_be_any_answer(mixpanel: Wire) -> None:
     assert mixpanel.emulator.events() == []
 
 
-def test_a_dropped_connection_comes_out_of_the_application(mixpanel: Wire) -> None:
+def test_dropped_connection_raises_from_application(mixpanel: Wire) -> None:
     mixpanel.emulator.drop_connections(2, path="/track")
     mixpanel.emulator.drop_connections(1, path="/track", apply=True)
     for stored in (0, 0, 1):
@@ -157,7 +157,7 @@ def test_a_dropped_connection_comes_out_of_the_application(mixpanel: Wire) -> No
         lambda emulator: Emulator(max_bytes=0),
     ],
 )
-def test_values_out_of_bounds_are_refused(plan: Any) -> None:
+def test_options_out_of_bounds_are_refused(plan: Any) -> None:
     emulator = Emulator()
     with pytest.raises(ValueError):  # noqa: PT011  each names its own argument
         plan(emulator)
@@ -165,7 +165,7 @@ def test_values_out_of_bounds_are_refused(plan: Any) -> None:
 
 
 @pytest.mark.anyio
-async def test_latency_holds_the_answer_back_and_not_the_effect() -> None:
+async def test_latency_delays_response_but_not_effect() -> None:
     emulator = Emulator()
     emulator.latency = 3600.0
     event = {"event": "Viewed", "properties": {"token": TOKEN, "distinct_id": "u"}}
@@ -178,7 +178,7 @@ async def test_latency_holds_the_answer_back_and_not_the_effect() -> None:
 
 
 @pytest.mark.anyio
-async def test_the_wired_client() -> None:
+async def test_in_process_client_reaches_emulator() -> None:
     emulator = Emulator(IdMerge.ORIGINAL, token="tok")
     async with emulator.client() as mp:
         await mp.track("u", "Viewed")
@@ -194,7 +194,7 @@ async def test_the_wired_client() -> None:
 
 
 @pytest.mark.anyio
-async def test_explicit_options_win_over_the_wiring() -> None:
+async def test_explicit_options_override_emulator_options() -> None:
     emulator = Emulator(token="tok")
     client = emulator.client("other", api_host="http://127.0.0.1:9")
     assert isinstance(client, AsyncMixpanel)

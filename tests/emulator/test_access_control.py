@@ -28,7 +28,7 @@ def mixpanel() -> Wire:
     return Wire(Emulator(), served=True)
 
 
-def test_in_process_any_host_will_do() -> None:
+def test_in_process_requests_may_name_any_host() -> None:
     mixpanel = Wire(Emulator())
     assert mixpanel.request("POST", "/track", json=[EVENT], headers={"host": "api.mixpanel.com"}).text == "1"
 
@@ -64,7 +64,7 @@ def port() -> Iterator[int]:
         "emulator.local",
     ],
 )
-def test_a_foreign_host_is_refused(mixpanel: Wire, path: str, host: str) -> None:
+def test_foreign_host_is_refused(mixpanel: Wire, path: str, host: str) -> None:
     response = mixpanel.request("POST", path, json=[EVENT], headers={"host": host})
     assert response.status_code == 403
     assert response.json()["error"]
@@ -76,11 +76,11 @@ def test_a_foreign_host_is_refused(mixpanel: Wire, path: str, host: str) -> None
     "host",
     ["localhost", "LOCALHOST:8080", "127.0.0.1", "127.8.9.1:1", "[::1]", "[::1]:80", "app.localhost", "localhost."],
 )
-def test_this_machine_is_taken_by_any_name(mixpanel: Wire, host: str) -> None:
+def test_loopback_names_are_accepted(mixpanel: Wire, host: str) -> None:
     assert mixpanel.request("POST", "/track", json=[EVENT], headers={"host": host}).text == "1"
 
 
-def test_one_of_two_hosts_is_not_enough(mixpanel: Wire) -> None:
+def test_every_host_header_must_be_allowed(mixpanel: Wire) -> None:
     headers = [("host", "127.0.0.1"), ("host", "evil.test")]
     assert mixpanel.request("GET", "/track", headers=headers).status_code == 403
 
@@ -98,7 +98,7 @@ def test_one_of_two_hosts_is_not_enough(mixpanel: Wire) -> None:
         ("192.168.0.1.evil.test", 403),
     ],
 )
-def test_where_other_machines_may_come_names_of_the_public_web_may_not(host: str, status: int) -> None:
+def test_remote_access_still_refuses_public_host_names(host: str, status: int) -> None:
     with Emulator().serve("0.0.0.0", allow_remote=True) as server:
         port = server.url.rpartition(":")[2]
         response = httpx.get(f"http://127.0.0.1:{port}/_emulator/events", headers={"host": host}, trust_env=False)
@@ -111,7 +111,7 @@ def test_where_other_machines_may_come_names_of_the_public_web_may_not(host: str
 @pytest.mark.parametrize(
     ("method", "name"), [("GET", "events"), ("GET", "stream"), ("POST", "reset"), ("POST", "latency")]
 )
-def test_pages_of_another_origin_may_not_steer(mixpanel: Wire, origin: str, method: str, name: str) -> None:
+def test_control_api_refuses_foreign_origin(mixpanel: Wire, origin: str, method: str, name: str) -> None:
     mixpanel.track("u")
     response = mixpanel.request(method, f"/_emulator/{name}", headers={"origin": origin})
     assert response.status_code == 403
@@ -119,14 +119,14 @@ def test_pages_of_another_origin_may_not_steer(mixpanel: Wire, origin: str, meth
     assert len(mixpanel.emulator.events()) == 1
 
 
-def test_the_own_page_may(mixpanel: Wire) -> None:
+def test_control_api_accepts_own_page(mixpanel: Wire) -> None:
     headers = {"origin": "http://127.0.0.1:8080", "host": "127.0.0.1:8080"}
     assert mixpanel.request("POST", "/_emulator/reset", headers=headers).status_code == 200
 
 
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("method", ["GET", "POST", "OPTIONS"])
-def test_every_reply_is_marked_and_none_allows_another_origin(mixpanel: Wire, method: str, path: str) -> None:
+def test_every_response_has_security_headers_and_no_cors(mixpanel: Wire, method: str, path: str) -> None:
     headers = {"access-control-request-method": "POST"}
     if not path.startswith("/_emulator"):
         headers["origin"] = "http://evil.test"
@@ -136,14 +136,14 @@ def test_every_reply_is_marked_and_none_allows_another_origin(mixpanel: Wire, me
     assert not [name for name in response.headers if name.startswith("access-control")]
 
 
-def test_planned_failures_and_bare_answers_are_marked_too(mixpanel: Wire) -> None:
+def test_planned_faults_and_errors_have_security_headers(mixpanel: Wire) -> None:
     mixpanel.emulator.fail_next(502)
     for status in (502, 200):
         response = mixpanel.request("POST", "/track", json=[EVENT])
         assert (response.status_code, response.headers["x-emulated-by"]) == (status, "mixpanel-async")
 
 
-def test_the_page_takes_nothing_from_elsewhere(mixpanel: Wire) -> None:
+def test_page_loads_nothing_from_other_origins(mixpanel: Wire) -> None:
     page = mixpanel.request("GET", "/")
     assert page.headers["content-type"] == "text/html; charset=utf-8"
     assert "default-src 'self'" in page.headers["content-security-policy"]
@@ -175,7 +175,9 @@ LOOKED_AT = [f"/_emulator/{name}" for name in (*VIEWS, *CONTROLS)] + [EXPORT, *Q
     st.dictionaries(NAMES, ANYTHING | st.integers() | st.floats(allow_nan=False) | st.none(), max_size=3)
     | st.binary(max_size=20),
 )
-def test_whatever_is_asked_is_answered_in_json(path: str, method: str, parameters: dict[str, str], body: Any) -> None:
+def test_unknown_paths_and_methods_are_answered_in_json(
+    path: str, method: str, parameters: dict[str, str], body: Any
+) -> None:
     mixpanel = Wire(Emulator())
     mixpanel.track("u")
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
@@ -216,7 +218,7 @@ def answer_to(port: int, sent: bytes) -> tuple[bytes, dict[str, Any] | None]:
         b"GET /track HTTP/1.1\r\nHost: 127.0.0.1\r\nBad Header: 1\r\n\r\n",
     ],
 )
-def test_what_is_no_request_gets_a_400_in_mixpanels_form(port: int, sent: bytes) -> None:
+def test_malformed_request_gets_400_in_mixpanel_format(port: int, sent: bytes) -> None:
     head, content = answer_to(port, sent)
     assert head.startswith(b"HTTP/1.1 400 ")
     assert b"x-emulated-by: mixpanel-async" in head.lower()
@@ -232,14 +234,12 @@ def test_what_is_no_request_gets_a_400_in_mixpanels_form(port: int, sent: bytes)
         b"GET /_emulator/stream HTTP/1.1\r\nHost: 127.0.0.1\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
     ],
 )
-def test_a_body_that_breaks_off_in_nonsense_ends_the_connection(
-    port: int, sent: bytes, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_malformed_chunked_body_closes_connection(port: int, sent: bytes, capfd: pytest.CaptureFixture[str]) -> None:
     answer_to(port, sent)
     assert capfd.readouterr().err == ""
 
 
-def test_a_header_that_does_not_end_ends_the_connection(
+def test_endless_request_head_closes_connection(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(mixpanel_async.emulator.http.server, "_HEAD_SECONDS", 0.1)
@@ -261,7 +261,7 @@ def test_a_header_that_does_not_end_ends_the_connection(
 
 
 @pytest.mark.parametrize("path", ["/track", "/import", "/_emulator/reset", "/api/query/engage"])
-def test_a_body_that_does_not_end_gets_a_408(monkeypatch: pytest.MonkeyPatch, path: str) -> None:
+def test_endless_body_gets_408(monkeypatch: pytest.MonkeyPatch, path: str) -> None:
     monkeypatch.setattr(mixpanel_async.emulator.http.app, "_BODY_SECONDS", 0.1)
     emulator = Emulator()
     with emulator.serve() as server:
@@ -273,13 +273,13 @@ def test_a_body_that_does_not_end_gets_a_408(monkeypatch: pytest.MonkeyPatch, pa
         assert content["error"] == "the body did not arrive in time"
 
 
-def test_a_client_that_leaves_in_the_middle_of_steering_harms_nobody(port: int) -> None:
+def test_disconnect_during_control_request_is_harmless(port: int) -> None:
     sent = b"POST /_emulator/reset HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 10\r\n\r\n{"
     with socket.create_connection(("127.0.0.1", port)) as raw:
         raw.sendall(sent)
 
 
-def test_a_bound_name_is_not_taken_for_a_pattern() -> None:
+def test_server_host_name_is_not_a_pattern() -> None:
     with Emulator().serve("localhost") as server:
         response = httpx.get(f"{server.url}/_emulator/events", headers={"host": "evil.test"}, trust_env=False)
         assert response.status_code == 403

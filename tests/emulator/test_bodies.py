@@ -45,7 +45,7 @@ BODIES = {
 
 
 @pytest.mark.parametrize("form", BODIES)
-def test_every_body_form(mixpanel: Wire, form: str) -> None:
+def test_every_client_body_format_is_decoded(mixpanel: Wire, form: str) -> None:
     body, headers = BODIES[form]
     response = mixpanel.post("/track", content=body, headers=headers)
     assert (response.status_code, response.text) == (200, "1")
@@ -54,26 +54,26 @@ def test_every_body_form(mixpanel: Wire, form: str) -> None:
 
 
 @pytest.mark.parametrize("shift", range(6))
-def test_a_long_form_is_read_without_a_seam(mixpanel: Wire, shift: int) -> None:
+def test_long_form_is_decoded_across_chunks(mixpanel: Wire, shift: int) -> None:
     long = "x" * shift + "é" * 40_000
     event = {"event": "Viewed", "properties": {"token": TOKEN, "distinct_id": long}}
     assert mixpanel.post("/track", data={"data": json.dumps(event, ensure_ascii=False)}).text == "1"
     assert mixpanel.emulator.events()[0]["properties"]["distinct_id"] == long
 
 
-def test_the_bare_base64_has_a_plus_sign_in_it() -> None:
+def test_unencoded_base64_contains_plus_sign() -> None:
     assert b"+" in BODIES["form, base64 bare"][0]
 
 
 @pytest.mark.parametrize("path", ["/track", "/track/"])
-def test_get_as_the_node_sdk_does(mixpanel: Wire, path: str) -> None:
+def test_get_request_of_node_sdk_is_decoded(mixpanel: Wire, path: str) -> None:
     data = base64.b64encode(compact(EVENT)).decode()
     response = mixpanel.request("GET", f"{path}?data={data}&ip=0&verbose=1")
     assert response.json() == {"error": None, "status": 1}
     assert len(mixpanel.emulator.events("Viewed")) == 1
 
 
-def test_ndjson_takes_good_lines_and_names_bad_ones(mixpanel: Wire) -> None:
+def test_ndjson_accepts_valid_lines_and_reports_invalid_ones(mixpanel: Wire) -> None:
     lines = [compact(imported(**{"$insert_id": "a"})), b"", b"{broken", compact(imported(**{"$insert_id": "b"})), b""]
     response = mixpanel.post(
         "/import?strict=1", content=b"\n".join(lines), headers={"content-type": "application/x-ndjson"}
@@ -84,7 +84,7 @@ def test_ndjson_takes_good_lines_and_names_bad_ones(mixpanel: Wire) -> None:
 
 
 @pytest.mark.parametrize("damage", [b"\xff\xfe", b"\\ud800"])
-def test_text_that_is_no_utf8_fails_its_own_record_only(mixpanel: Wire, damage: bytes) -> None:
+def test_invalid_utf8_fails_only_its_record(mixpanel: Wire, damage: bytes) -> None:
     body = compact([imported(utm_source="DAMAGE"), imported()]).replace(b"DAMAGE", damage)
     response = mixpanel.post("/import?strict=1", content=body, headers={"content-type": "application/json"})
     assert response.status_code == 400
@@ -123,7 +123,7 @@ UNREADABLE: dict[str, tuple[bytes, dict[str, str], int]] = {
 
 @pytest.mark.parametrize("case", UNREADABLE)
 @pytest.mark.parametrize("path", ["/track", "/import", "/engage", "/groups"])
-def test_bodies_that_cannot_be_read(path: str, case: str) -> None:
+def test_unreadable_bodies_are_refused(path: str, case: str) -> None:
     body, headers, status = UNREADABLE[case]
     mixpanel = Wire(Emulator())
     response = mixpanel.post(path, content=body, headers=headers)
@@ -140,7 +140,7 @@ def test_bodies_that_cannot_be_read(path: str, case: str) -> None:
     assert mixpanel.emulator.requests()[-1].status == status
 
 
-def test_gzip_is_not_taken_on_engage(mixpanel: Wire) -> None:
+def test_gzip_is_refused_on_engage(mixpanel: Wire) -> None:
     record = [{"$token": TOKEN, "$distinct_id": "u", "$set": {"a": 1}}]
     assert mixpanel.post("/engage", content=gzip.compress(compact(record)), headers=GZIP).status_code == 400
     assert mixpanel.emulator.profile("u") is None
@@ -148,7 +148,7 @@ def test_gzip_is_not_taken_on_engage(mixpanel: Wire) -> None:
 
 @pytest.mark.parametrize("path", ["/track", "/engage", "/groups"])
 @pytest.mark.parametrize("in_form", [True, False])
-def test_answers_of_the_plain_endpoints(mixpanel: Wire, path: str, in_form: bool) -> None:
+def test_track_engage_and_groups_answer_in_each_mode(mixpanel: Wire, path: str, in_form: bool) -> None:
     good = {
         "/track": EVENT,
         "/engage": {"$token": TOKEN, "$distinct_id": "u", "$set": {}},
@@ -179,7 +179,7 @@ def test_answers_of_the_plain_endpoints(mixpanel: Wire, path: str, in_form: bool
     assert answer([good], img="0").text == "1"
 
 
-def test_import_answers_json_with_its_table_and_a_form_as_track_does(mixpanel: Wire) -> None:
+def test_import_answers_json_with_table_and_form_like_track(mixpanel: Wire) -> None:
     assert mixpanel.post("/import?strict=1&verbose=1", [imported()]).json() == {
         "code": 200,
         "num_records_imported": 1,
@@ -190,13 +190,13 @@ def test_import_answers_json_with_its_table_and_a_form_as_track_does(mixpanel: W
     assert mixpanel.post("/import", data={"data": json.dumps(imported())}).text == "1"
 
 
-def test_import_without_strict_drops_bad_records_in_silence(mixpanel: Wire) -> None:
+def test_import_without_strict_silently_drops_invalid_records(mixpanel: Wire) -> None:
     response = mixpanel.post("/import", [imported(), imported(time=None)])
     assert response.json() == {"code": 200, "num_records_imported": 1, "status": "OK"}
     assert len(mixpanel.emulator.events()) == 1
 
 
-def test_import_with_strict_names_bad_records_and_keeps_the_others(mixpanel: Wire) -> None:
+def test_strict_import_reports_invalid_records_and_keeps_others(mixpanel: Wire) -> None:
     bad = imported(time="yesterday")
     response = mixpanel.post("/import?strict=1", [imported(), bad])
     assert response.status_code == 400
@@ -218,7 +218,7 @@ def test_import_with_strict_names_bad_records_and_keeps_the_others(mixpanel: Wir
 
 
 @pytest.mark.parametrize("path", ["/engage", "/groups"])
-def test_strict_updates_say_which_record_is_bad(mixpanel: Wire, path: str) -> None:
+def test_strict_updates_report_invalid_records(mixpanel: Wire, path: str) -> None:
     good = {"$token": TOKEN, "$distinct_id": "u", "$group_key": "k", "$group_id": "g", "$set": {"a": 1}}
     answer = mixpanel.post(f"{path}?strict=1", [good, {**good, "$set": 3}]).json()
     assert answer["num_good_events"] == 1

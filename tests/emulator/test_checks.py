@@ -73,7 +73,7 @@ def nested(depth: int) -> Any:
     ],
     ids=lambda value: str(value)[:60],
 )
-def test_strict_import_refuses(mixpanel: Wire, record: Any, field: str) -> None:
+def test_strict_import_refuses_invalid_record(mixpanel: Wire, record: Any, field: str) -> None:
     response = mixpanel.post("/import?strict=1", [record, row()])
     assert response.status_code == 400
     (failed,) = response.json()["failed_records"]
@@ -101,12 +101,12 @@ def test_strict_import_refuses(mixpanel: Wire, record: Any, field: str) -> None:
     ],
     ids=lambda value: str(value)[:60],
 )
-def test_strict_import_takes(mixpanel: Wire, record: dict[str, Any]) -> None:
+def test_strict_import_accepts_valid_record(mixpanel: Wire, record: dict[str, Any]) -> None:
     assert mixpanel.post("/import?strict=1", [record]).json()["num_records_imported"] == 1
     assert len(mixpanel.emulator.events()) == 1
 
 
-def test_a_distinct_id_may_be_missing_in_simplified_beside_another_id() -> None:
+def test_simplified_accepts_other_id_without_distinct_id() -> None:
     mixpanel = Wire(Emulator(now=lambda: NOW))
     assert mixpanel.post("/import?strict=1", [row(distinct_id=None, **{"$user_id": "u"})]).status_code == 200
     assert mixpanel.post("/import?strict=1", [row(distinct_id=None)]).status_code == 400
@@ -116,12 +116,12 @@ def test_a_distinct_id_may_be_missing_in_simplified_beside_another_id() -> None:
 
 @pytest.mark.parametrize(("sent", "stored"), [(NOW + 3600, NOW), ((NOW + 1) * 1000, NOW * 1000), (NOW, NOW)])
 @pytest.mark.parametrize("path", ["/import?strict=1", "/track"])
-def test_a_near_future_becomes_now(mixpanel: Wire, path: str, sent: float, stored: float) -> None:
+def test_import_replaces_near_future_time_by_now(mixpanel: Wire, path: str, sent: float, stored: float) -> None:
     assert mixpanel.post(path, [row(time=sent, token=TOKEN)]).status_code == 200
     assert mixpanel.emulator.raw_events()[0]["properties"]["time"] == stored
 
 
-def test_track_overwrites_a_far_future_too_and_supplies_a_missing_time(mixpanel: Wire) -> None:
+def test_track_replaces_future_and_missing_time_by_now(mixpanel: Wire) -> None:
     mixpanel.track("u", time=NOW + 30 * DAY)
     mixpanel.track("u")
     assert [event["properties"]["time"] for event in mixpanel.emulator.events()] == [NOW, NOW]
@@ -138,25 +138,25 @@ def test_track_overwrites_a_far_future_too_and_supplies_a_missing_time(mixpanel:
         {"$ignore": "bot"},
     ],
 )
-def test_track_ignores_in_silence(properties: dict[str, Any]) -> None:
+def test_track_silently_ignores_event(properties: dict[str, Any]) -> None:
     mixpanel = Wire(Emulator(token=TOKEN, now=lambda: NOW))
     assert mixpanel.post("/track", [{"event": "e", "properties": {"token": TOKEN} | properties}]).text == "1"
     assert mixpanel.emulator.events() == []
 
 
 @pytest.mark.parametrize("properties", [{"time": NOW - 5 * DAY}, {"$ignore": ""}, {"$ignore": False}])
-def test_track_takes(properties: dict[str, Any]) -> None:
+def test_track_accepts_event(properties: dict[str, Any]) -> None:
     mixpanel = Wire(Emulator(token=TOKEN, now=lambda: NOW))
     assert mixpanel.post("/track", [{"event": "e", "properties": {"token": TOKEN} | properties}]).text == "1"
     assert len(mixpanel.emulator.events()) == 1
 
 
 @pytest.mark.parametrize("record", [{"event": ""}, {"event": "e", "properties": {"time": "x"}}, 3, None, ["e"]])
-def test_track_counts_these_as_invalid(mixpanel: Wire, record: Any) -> None:
+def test_track_counts_event_as_invalid(mixpanel: Wire, record: Any) -> None:
     assert mixpanel.post("/track", [record]).text == "0"
 
 
-def test_track_hashes_the_address_into_a_missing_id_when_asked(mixpanel: Wire) -> None:
+def test_track_hashes_ip_into_missing_distinct_id_on_request(mixpanel: Wire) -> None:
     event = {"event": "Viewed", "properties": {"token": TOKEN}}
     mixpanel.post("/track?ip=1", [event])
     mixpanel.post("/track?ip=1", [event])
@@ -165,29 +165,29 @@ def test_track_hashes_the_address_into_a_missing_id_when_asked(mixpanel: Wire) -
     assert hashed == again != none == ""
 
 
-def test_a_long_name_alone_is_cut(mixpanel: Wire) -> None:
+def test_long_event_name_is_truncated(mixpanel: Wire) -> None:
     mixpanel.post("/import?strict=1", [row(**{"k" * 300: 1})])
     assert mixpanel.emulator.raw_events()[0]["properties"]["k" * 255] == 1
 
 
-def test_import_drops_what_asks_to_be_ignored(mixpanel: Wire) -> None:
+def test_import_drops_events_with_ignore_property(mixpanel: Wire) -> None:
     assert mixpanel.post("/import?strict=1", [row(**{"$ignore": "bot"}), row()]).status_code == 200
     assert len(mixpanel.emulator.events()) == 1
 
 
 @pytest.mark.parametrize("properties", [{}, {"token": None}, {"token": ""}])
-def test_track_ignores_events_without_a_token_where_any_will_do(mixpanel: Wire, properties: dict[str, Any]) -> None:
+def test_track_ignores_events_without_token_even_if_any_is_accepted(mixpanel: Wire, properties: dict[str, Any]) -> None:
     assert mixpanel.post("/track", [{"event": "e", "properties": properties}]).text == "1"
     assert mixpanel.emulator.events() == []
 
 
 @pytest.mark.parametrize("name", ["$identify", "$create_alias", "$merge"])
-def test_track_counts_verbs_without_their_ids_as_invalid(mixpanel: Wire, name: str) -> None:
+def test_track_counts_identity_calls_without_ids_as_invalid(mixpanel: Wire, name: str) -> None:
     assert mixpanel.post("/track", [{"event": name, "properties": {"token": TOKEN}}]).text == "0"
     assert mixpanel.emulator.identity_log() == mixpanel.emulator.events() == []
 
 
-def test_long_text_is_cut_and_ids_are_not(mixpanel: Wire) -> None:
+def test_long_text_is_truncated_except_ids(mixpanel: Wire) -> None:
     long = "é" * 300
     sent = row(text=long, inside={long: [long, 1]}, **{long: 1, "distinct_id": long})
     mixpanel.post("/import?strict=1", [{**sent, "event": long}])

@@ -34,7 +34,7 @@ def steer(mixpanel: Wire, name: str, status: int = 200, /, **options: Any) -> An
     return response.json()
 
 
-def test_events(mixpanel: Wire) -> None:
+def test_events_are_listed_and_filtered(mixpanel: Wire) -> None:
     for number in range(3):
         mixpanel.track(ANON, "Viewed", n=number)
     mixpanel.track("other", "Bought")
@@ -48,7 +48,7 @@ def test_events(mixpanel: Wire) -> None:
     assert look(mixpanel, "events", distinct_id="nobody") == []
 
 
-def test_people_and_groups(mixpanel: Wire) -> None:
+def test_people_and_groups_can_be_read(mixpanel: Wire) -> None:
     mixpanel.identify("u", ANON)
     mixpanel.engage("u", set={"plan": "pro"})
     mixpanel.engage("v", set={"plan": "free"})
@@ -69,7 +69,7 @@ def test_people_and_groups(mixpanel: Wire) -> None:
     assert look(mixpanel, "clusters", limit=1) == [["v"]]
 
 
-def test_the_identity_log_comes_with_advice(mixpanel: Wire) -> None:
+def test_identity_log_includes_advice(mixpanel: Wire) -> None:
     mixpanel.identify("u", ANON)
     mixpanel.identify("u", "visitor-17")
     mixpanel.alias("u", "maya@example.com")
@@ -82,7 +82,7 @@ def test_the_identity_log_comes_with_advice(mixpanel: Wire) -> None:
     assert last["event"] == "$create_alias"
 
 
-def test_requests_come_without_credentials(mixpanel: Wire) -> None:
+def test_requests_are_listed_without_credentials(mixpanel: Wire) -> None:
     mixpanel.track("u")
     mixpanel.post("/import?strict=1", [imported()])
     (request,) = look(mixpanel, "requests", limit=1)
@@ -91,7 +91,7 @@ def test_requests_come_without_credentials(mixpanel: Wire) -> None:
     assert len(look(mixpanel, "requests")) == 2
 
 
-def test_stats(mixpanel: Wire) -> None:
+def test_stats_count_project_data(mixpanel: Wire) -> None:
     again = imported()
     for _ in range(3):
         mixpanel.post("/import?strict=1", [again])
@@ -133,11 +133,11 @@ def test_stats(mixpanel: Wire) -> None:
         ("stats", {"limit": "1"}, "unknown parameter 'limit'; known parameters: none"),
     ],
 )
-def test_bad_parameters_are_refused(mixpanel: Wire, name: str, parameters: dict[str, str], words: str) -> None:
+def test_invalid_parameters_are_refused(mixpanel: Wire, name: str, parameters: dict[str, str], words: str) -> None:
     assert words in look(mixpanel, name, 400, **parameters)["error"]
 
 
-def test_reset(mixpanel: Wire) -> None:
+def test_reset_deletes_data(mixpanel: Wire) -> None:
     mixpanel.track("u")
     assert steer(mixpanel, "reset") == {"status": "ok"}
     assert mixpanel.emulator.events() == []
@@ -145,7 +145,7 @@ def test_reset(mixpanel: Wire) -> None:
 
 
 @pytest.mark.parametrize("form", ["json", "params"])
-def test_fail_next(mixpanel: Wire, form: str) -> None:
+def test_fail_next_plans_status(mixpanel: Wire, form: str) -> None:
     arguments = {"status": 429, "times": 2, "retry_after": 7, "path": "/track", "body": "no", "apply": "true"}
     if form == "json":
         arguments["apply"] = True
@@ -158,7 +158,7 @@ def test_fail_next(mixpanel: Wire, form: str) -> None:
     mixpanel.track("u")
 
 
-def test_fail_next_without_arguments_and_with_a_date(mixpanel: Wire) -> None:
+def test_fail_next_accepts_defaults_and_retry_after_date(mixpanel: Wire) -> None:
     steer(mixpanel, "fail-next")
     assert mixpanel.post("/track", []).status_code == 503
     date = "Wed, 21 Oct 2026 07:28:00 GMT"
@@ -166,21 +166,21 @@ def test_fail_next_without_arguments_and_with_a_date(mixpanel: Wire) -> None:
     assert mixpanel.post("/track", []).headers["retry-after"] == date
 
 
-def test_drop_connections(mixpanel: Wire) -> None:
+def test_drop_connections_closes_connections(mixpanel: Wire) -> None:
     steer(mixpanel, "drop-connections", json={"n": 1, "path": "/track", "apply": True})
     with pytest.raises(ConnectionDroppedError):
         mixpanel.track("u")
     assert len(mixpanel.emulator.events()) == 1
 
 
-def test_latency(mixpanel: Wire) -> None:
+def test_latency_can_be_set(mixpanel: Wire) -> None:
     steer(mixpanel, "latency", json={"seconds": 0.001})
     assert mixpanel.emulator.latency == 0.001
     steer(mixpanel, "latency", params={"seconds": "0"})
     assert mixpanel.emulator.latency == 0.0
 
 
-def test_other_failures(mixpanel: Wire) -> None:
+def test_other_faults_can_be_planned(mixpanel: Wire) -> None:
     steer(mixpanel, "break-next", json={"kind": "partial", "indexes": [1], "path": "/import"})
     response = mixpanel.post("/import?strict=1", [imported(), imported(), imported()])
     assert [record["index"] for record in response.json()["failed_records"]] == [1]
@@ -229,12 +229,12 @@ def test_arguments_out_of_bounds_are_refused(mixpanel: Wire, name: str, argument
 
 
 @pytest.mark.parametrize("body", [b"[", b"[]", b"1", b"\xff", b" " * 70_000, b"[" * 60_000])
-def test_a_body_that_is_no_object_is_refused(mixpanel: Wire, body: bytes) -> None:
+def test_body_that_is_not_an_object_is_refused(mixpanel: Wire, body: bytes) -> None:
     assert "error" in steer(mixpanel, "fail-next", 400, content=body)
     mixpanel.track("u")
 
 
-def test_nothing_else_is_answered(mixpanel: Wire) -> None:
+def test_unknown_path_or_method_is_refused(mixpanel: Wire) -> None:
     for method, path, status in (
         ("GET", "/_emulator/nothing", 404),
         ("POST", "/_emulator", 405),
@@ -252,13 +252,13 @@ def test_nothing_else_is_answered(mixpanel: Wire) -> None:
             assert response.json()["error"]
 
 
-def test_looking_is_not_logged_and_not_disturbed(mixpanel: Wire) -> None:
+def test_inspection_is_neither_logged_nor_affected_by_faults(mixpanel: Wire) -> None:
     mixpanel.emulator.fail_next(times=3)
     look(mixpanel, "events")
     assert look(mixpanel, "requests") == []
 
 
-def test_over_a_socket() -> None:
+def test_control_api_works_on_socket() -> None:
     emulator = Emulator()
     with emulator.serve() as server, httpx.Client(base_url=server.url, trust_env=False) as http:
         http.post("/track", json=[{"event": "Viewed", "properties": {"token": TOKEN, "distinct_id": "u"}}])
@@ -267,7 +267,7 @@ def test_over_a_socket() -> None:
         assert http.get("/_emulator/events").json() == []
 
 
-def test_what_was_not_stored_can_be_read_with_the_reason() -> None:
+def test_rejected_records_are_listed_with_reason() -> None:
     mixpanel = Wire(Emulator(token="mine"))
     mixpanel.post("/track", [{"event": "Viewed", "properties": {"token": "another"}}])
     (entry,) = mixpanel.request("GET", "/_emulator/rejected").json()
@@ -277,13 +277,13 @@ def test_what_was_not_stored_can_be_read_with_the_reason() -> None:
 
 
 @pytest.mark.parametrize("path", ["/_emulator", "/_emulator/"])
-def test_the_index_names_every_view_and_every_control(path: str) -> None:
+def test_index_lists_every_view_and_control(path: str) -> None:
     index = Wire(Emulator()).request("GET", path).json()
     assert set(index["GET"]) == set(VIEWS)
     assert set(index["POST"]) == set(CONTROLS)
     assert index["GET"]["events"] == ["name", "distinct_id", "limit"]
 
 
-def test_a_blank_token_is_refused() -> None:
+def test_blank_token_is_refused() -> None:
     with pytest.raises(ValueError, match="blank"):
         Emulator(token=" ")

@@ -24,7 +24,7 @@ def row(**properties: Any) -> dict[str, Any]:
     return imported(**{"time": NOW, "$insert_id": "one", **properties})
 
 
-def test_the_latest_of_equal_copies_counts_and_raw_keeps_all(mixpanel: Wire) -> None:
+def test_latest_duplicate_counts_and_raw_events_keep_all(mixpanel: Wire) -> None:
     mixpanel.post("/import?strict=1", [row(copy=1), row(copy=0, **{"$insert_id": "two"})])
     mixpanel.post("/import?strict=1", [row(copy=2)])
     assert [event["properties"]["copy"] for event in mixpanel.emulator.events()] == [2, 0]
@@ -36,23 +36,23 @@ def test_the_latest_of_equal_copies_counts_and_raw_keeps_all(mixpanel: Wire) -> 
     [{**row(), "event": "Other"}, row(time=NOW - 1), row(distinct_id="else"), row(**{"$insert_id": "two"})],
     ids=["event", "time", "distinct_id", "insert_id"],
 )
-def test_all_four_parts_of_the_key_must_be_equal(mixpanel: Wire, other: dict[str, Any]) -> None:
+def test_duplicates_must_match_in_all_four_key_parts(mixpanel: Wire, other: dict[str, Any]) -> None:
     mixpanel.post("/import?strict=1", [row(), other])
     assert len(mixpanel.emulator.events()) == 2
 
 
-def test_seconds_and_milliseconds_are_the_same_time(mixpanel: Wire) -> None:
+def test_duplicate_key_treats_seconds_and_milliseconds_alike(mixpanel: Wire) -> None:
     mixpanel.post("/import?strict=1", [row(), row(time=NOW * 1000), row(time=float(NOW))])
     assert len(mixpanel.emulator.events()) == 1
 
 
-def test_events_without_an_insert_id_of_the_client_never_deduplicate(mixpanel: Wire) -> None:
+def test_events_without_insert_id_are_not_deduplicated(mixpanel: Wire) -> None:
     mixpanel.track("u", time=NOW)
     mixpanel.track("u", time=NOW)
     assert len(mixpanel.emulator.events()) == 2
 
 
-def test_the_id_as_sent_is_in_the_key_and_not_the_resolved_one(mixpanel: Wire) -> None:
+def test_duplicate_key_uses_id_as_sent(mixpanel: Wire) -> None:
     anon = "0b1fba6c-16d3-4e3f-9a4e-2f0c1b7d0001"
     mixpanel.post("/import?strict=1", [row(), row(distinct_id=anon)])
     mixpanel.identify("user", anon)
@@ -61,14 +61,14 @@ def test_the_id_as_sent_is_in_the_key_and_not_the_resolved_one(mixpanel: Wire) -
     assert [event["properties"]["$distinct_id_before_identity"] for event in events] == ["user", anon]
 
 
-def test_simplified_takes_the_derived_id_into_the_key_when_none_was_sent() -> None:
+def test_duplicate_key_uses_derived_id_in_simplified() -> None:
     mixpanel = Wire(Emulator())
     users = [row(distinct_id="", **{"$user_id": user}) for user in ("u1", "u1", "u2")]
     mixpanel.post("/import?strict=1", users)
     assert mixpanel.counted("Imported") == ["u1", "u2"]
 
 
-def test_events_by_name_and_what_they_carry(mixpanel: Wire) -> None:
+def test_events_are_filtered_by_name_and_keep_properties(mixpanel: Wire) -> None:
     mixpanel.track("u", "A", n=1)
     mixpanel.track("u", "B", inside={"deep": [1, None, True]})
     (event,) = mixpanel.emulator.events("B")
@@ -81,14 +81,14 @@ def test_events_by_name_and_what_they_carry(mixpanel: Wire) -> None:
     assert mixpanel.emulator.events("C") == mixpanel.emulator.raw_events("C") == []
 
 
-def test_the_oldest_events_are_forgotten_beyond_a_number() -> None:
+def test_oldest_events_are_removed_beyond_max_events() -> None:
     mixpanel = Wire(Emulator(max_events=2))
     for number in range(4):
         mixpanel.track(f"u{number}")
     assert mixpanel.counted() == ["u2", "u3"]
 
 
-def test_the_oldest_events_are_forgotten_beyond_a_size() -> None:
+def test_oldest_events_are_removed_beyond_max_bytes() -> None:
     mixpanel = Wire(Emulator(max_bytes=5_000))
     for number in range(20):
         mixpanel.track(f"u{number}", text=["x" * 250] * 4)
@@ -97,7 +97,7 @@ def test_the_oldest_events_are_forgotten_beyond_a_size() -> None:
     assert kept[-1] == "u19"
 
 
-def test_an_event_takes_little_more_memory_than_it_weighs(mixpanel: Wire) -> None:
+def test_event_uses_little_more_memory_than_its_json(mixpanel: Wire) -> None:
     batch = [row(**{"$insert_id": f"row-{number}"}) for number in range(2_000)]
     tracemalloc.start()
     try:
@@ -110,7 +110,7 @@ def test_an_event_takes_little_more_memory_than_it_weighs(mixpanel: Wire) -> Non
     assert after - before < 2_000 * 600
 
 
-def test_the_log_of_identities_has_the_properties_as_sent(mixpanel: Wire) -> None:
+def test_identity_log_keeps_properties_as_sent(mixpanel: Wire) -> None:
     mixpanel.identify("u", "no-uuid")
     assert mixpanel.emulator.identity_log() == [
         {
@@ -124,12 +124,12 @@ def test_the_log_of_identities_has_the_properties_as_sent(mixpanel: Wire) -> Non
     ]
 
 
-def test_an_identify_counts_for_the_user_without_a_distinct_id(mixpanel: Wire) -> None:
+def test_identify_without_distinct_id_counts_for_user(mixpanel: Wire) -> None:
     mixpanel.identify("u", "0b1fba6c-16d3-4e3f-9a4e-2f0c1b7d0001")
     assert mixpanel.counted("$identify") == ["u"]
 
 
-def test_reset_forgets_everything(mixpanel: Wire) -> None:
+def test_reset_deletes_everything(mixpanel: Wire) -> None:
     mixpanel.track("u")
     mixpanel.alias("u", "x")
     mixpanel.engage("u", set={"a": 1})

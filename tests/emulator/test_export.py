@@ -33,7 +33,7 @@ def exported(mixpanel: Wire, first: str = "2023-11-15", last: str = "2023-11-15"
     return [json.loads(line) for line in response.text.splitlines()]
 
 
-def test_events_are_exported_as_mixpanel_holds_them(mixpanel: Wire) -> None:
+def test_exported_events_have_mixpanel_properties(mixpanel: Wire) -> None:
     sent = imported(distinct_id=ANON, time=NOON - 1, token=TOKEN, plan="pro", **{"$insert_id": "one"})
     for _ in range(2):
         assert mixpanel.post("/import?strict=1", [sent]).status_code == 200
@@ -56,7 +56,7 @@ def test_events_are_exported_as_mixpanel_holds_them(mixpanel: Wire) -> None:
     assert events[3]["properties"]["time"] == NOON
 
 
-def test_days_names_limit_and_unit(mixpanel: Wire) -> None:
+def test_export_selects_days_names_limit_and_time_unit(mixpanel: Wire) -> None:
     days = {"2023-11-14": NOON - DAY, "2023-11-15": NOON - DAY // 2, "2023-11-13": NOON - 1.5 * DAY - 0.001}
     for day, time in days.items():
         mixpanel.post("/import?strict=1", [imported(time=time, day=day)])
@@ -72,7 +72,7 @@ def test_days_names_limit_and_unit(mixpanel: Wire) -> None:
     assert exported(mixpanel, "2023-12-01", "2023-12-01") == []
 
 
-def test_many_events_come_in_pieces(mixpanel: Wire) -> None:
+def test_large_export_is_sent_in_chunks(mixpanel: Wire) -> None:
     for _ in range(2):
         mixpanel.post("/import?strict=1", [imported(time=NOON, n=n) for n in range(1_000)])
     assert len(exported(mixpanel)) == 2_000
@@ -80,7 +80,7 @@ def test_many_events_come_in_pieces(mixpanel: Wire) -> None:
 
 
 @pytest.mark.parametrize(("accept", "is_packed"), [("gzip, deflate", True), ("identity", False)])
-def test_compression(mixpanel: Wire, accept: str, is_packed: bool) -> None:
+def test_export_is_compressed_on_request(mixpanel: Wire, accept: str, is_packed: bool) -> None:
     mixpanel.track("u", time=NOON)
     sent: dict[str, Any] = {"params": {"from_date": "2023-11-15", "to_date": "2023-11-15"}, "auth": ("any", "")}
     response = mixpanel.request("GET", "/api/2.0/export", headers={"accept-encoding": accept}, **sent)
@@ -102,7 +102,7 @@ def test_compression(mixpanel: Wire, accept: str, is_packed: bool) -> None:
         ({"event": "["}, "event must be a JSON list"),
     ],
 )
-def test_an_export_that_cannot_be_answered(mixpanel: Wire, parameters: dict[str, str], words: str) -> None:
+def test_invalid_export_request_is_refused(mixpanel: Wire, parameters: dict[str, str], words: str) -> None:
     asked = {"from_date": "2023-11-15", "to_date": "2023-11-15", **parameters}
     response = mixpanel.request("GET", "/api/2.0/export", params=asked, auth=("any", ""))
     assert response.status_code == 400
@@ -118,7 +118,7 @@ def queried(mixpanel: Wire, method: str = "POST", path: str = "/api/query/engage
 
 @pytest.mark.parametrize("path", ["/api/query/engage", "/api/2.0/engage"])
 @pytest.mark.parametrize("method", ["GET", "POST"])
-def test_profiles_come_in_pages(mixpanel: Wire, path: str, method: str) -> None:
+def test_profiles_are_returned_in_pages(mixpanel: Wire, path: str, method: str) -> None:
     for number in range(5):
         mixpanel.engage(f"u{number}", set={"n": number}, ignore_time=True)
     first = queried(mixpanel, method, path, page_size=2)
@@ -144,7 +144,7 @@ def test_profiles_come_in_pages(mixpanel: Wire, path: str, method: str) -> None:
     assert queried(mixpanel, method, path)["total"] == 6
 
 
-def test_some_profiles_and_some_of_their_properties(mixpanel: Wire) -> None:
+def test_profile_query_selects_profiles_and_properties(mixpanel: Wire) -> None:
     mixpanel.identify("u", ANON)
     mixpanel.engage("u", set={"a": 1, "b": 2})
     mixpanel.engage("v", set={"a": 3})
@@ -174,13 +174,13 @@ def test_some_profiles_and_some_of_their_properties(mixpanel: Wire) -> None:
         ({f"f{n}": "1" for n in range(200)}, "too many fields"),
     ],
 )
-def test_a_query_that_cannot_be_answered(mixpanel: Wire, fields: dict[str, str], words: str) -> None:
+def test_invalid_profile_query_is_refused(mixpanel: Wire, fields: dict[str, str], words: str) -> None:
     response = mixpanel.request("POST", "/api/query/engage", data=fields, auth=("any", ""))
     assert response.status_code == 400
     assert words in response.json()["error"]
 
 
-def test_sessions_are_bounded_and_end_with_a_reset(mixpanel: Wire) -> None:
+def test_query_sessions_are_bounded_and_end_at_reset(mixpanel: Wire) -> None:
     mixpanel.engage("u", set={"n": 1})
     sessions = [queried(mixpanel)["session_id"] for _ in range(20)]
     assert len(set(sessions)) == 20
@@ -196,7 +196,7 @@ def test_sessions_are_bounded_and_end_with_a_reset(mixpanel: Wire) -> None:
 @pytest.mark.parametrize(
     ("method", "path"), [("GET", "/api/2.0/export"), ("POST", "/api/query/engage"), ("GET", "/api/2.0/engage")]
 )
-def test_who_may_read(method: str, path: str) -> None:
+def test_reading_requires_credentials(method: str, path: str) -> None:
     mixpanel = Wire(Emulator(token="tok", secret="sec", service_account=("user", "pass", "12")))
 
     def status(*auth: str, **parameters: str) -> int:
@@ -212,14 +212,14 @@ def test_who_may_read(method: str, path: str) -> None:
     assert status() == 401
 
 
-def test_a_query_that_is_too_long(mixpanel: Wire) -> None:
+def test_oversized_profile_query_is_refused(mixpanel: Wire) -> None:
     response = mixpanel.request(
         "POST", "/api/query/engage", content=b"distinct_id=" + b"x" * 2_000_000, auth=("any", "")
     )
     assert response.status_code == 413
 
 
-def test_access_for_reading() -> None:
+def test_read_access_depends_on_configured_credentials() -> None:
     def basic(user: str, password: str = "") -> str:
         return f"Basic {user}:{password}"
 

@@ -60,7 +60,7 @@ def stored(kind: FaultKind, *, apply: bool) -> int:
 
 @pytest.mark.parametrize("apply", [False, True])
 @pytest.mark.parametrize("kind", SEEN)
-def test_what_arrives_is_the_same_on_a_socket_and_in_process(kind: FaultKind, apply: bool) -> None:
+def test_fault_is_identical_on_socket_and_in_process(kind: FaultKind, apply: bool) -> None:
     emulator = Emulator(IdMerge.ORIGINAL)
     plan(emulator, kind, times=2, apply=apply)
     with emulator.serve() as server, httpx.Client(base_url=server.url, trust_env=False) as http:
@@ -73,7 +73,7 @@ def test_what_arrives_is_the_same_on_a_socket_and_in_process(kind: FaultKind, ap
     assert [request.status for request in emulator.requests()] == [SEEN[kind][0]] * 2 + [200]
 
 
-def test_a_captive_portal_is_a_page_with_status_200(mixpanel: Wire) -> None:
+def test_html_fault_is_sign_in_page_with_status_200(mixpanel: Wire) -> None:
     mixpanel.emulator.break_next("html")
     answer = mixpanel.post("/import", [imported()])
     assert (answer.status_code, answer.headers["content-type"]) == (200, "text/html; charset=utf-8")
@@ -83,7 +83,7 @@ def test_a_captive_portal_is_a_page_with_status_200(mixpanel: Wire) -> None:
 
 @pytest.mark.parametrize("apply", [False, True])
 @pytest.mark.parametrize("kind", ["drop", "half"])
-def test_a_connection_that_breaks(kind: FaultKind, apply: bool) -> None:
+def test_broken_connection_raises_transport_error(kind: FaultKind, apply: bool) -> None:
     emulator = Emulator(IdMerge.ORIGINAL)
     plan(emulator, kind, times=2, apply=apply)
     with emulator.serve() as server, httpx.Client(base_url=server.url, trust_env=False) as http:
@@ -95,7 +95,7 @@ def test_a_connection_that_breaks(kind: FaultKind, apply: bool) -> None:
         assert http.post("/track", json=[EVENT]).text == "1"
 
 
-def test_half_an_answer_has_its_head_and_half_of_its_body() -> None:
+def test_half_fault_sends_head_and_half_of_body() -> None:
     emulator = Emulator()
     emulator.break_next("half", apply=True)
     received = bytearray()
@@ -116,7 +116,7 @@ def test_half_an_answer_has_its_head_and_half_of_its_body() -> None:
 
 
 @pytest.mark.parametrize("apply", [False, True])
-def test_no_answer_until_the_client_gives_up(apply: bool) -> None:
+def test_hang_fault_lasts_until_client_timeout(apply: bool) -> None:
     emulator = Emulator()
     emulator.break_next("hang", apply=apply)
     with emulator.serve() as server:
@@ -127,7 +127,7 @@ def test_no_answer_until_the_client_gives_up(apply: bool) -> None:
     assert [request.status for request in emulator.requests()] == [None, 200]
 
 
-def test_the_server_stops_at_once_while_an_answer_hangs() -> None:
+def test_server_stops_at_once_during_hang_fault() -> None:
     emulator = Emulator()
     emulator.break_next("hang", apply=True)
     ended: list[Exception] = []
@@ -149,7 +149,7 @@ def test_the_server_stops_at_once_while_an_answer_hangs() -> None:
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("before", [False, True])
-async def test_slow_before_or_after_it_takes_effect(before: bool) -> None:
+async def test_slow_fault_delays_before_or_after_effect(before: bool) -> None:
     emulator = Emulator()
     emulator.break_next("slow", seconds=3600, before=before)
     transport = httpx.ASGITransport(app=emulator.app)
@@ -160,7 +160,7 @@ async def test_slow_before_or_after_it_takes_effect(before: bool) -> None:
     assert len(emulator.events()) == (not before)
 
 
-def test_a_request_given_up_on_a_socket_still_takes_effect_later() -> None:
+def test_abandoned_slow_request_still_takes_effect() -> None:
     emulator = Emulator()
     emulator.break_next("slow", seconds=0.2, before=True)
     with emulator.serve() as server:
@@ -171,7 +171,7 @@ def test_a_request_given_up_on_a_socket_still_takes_effect_later() -> None:
             threading.Event().wait(0.005)
 
 
-def test_a_body_drips_at_its_rate() -> None:
+def test_drip_fault_sends_body_at_rate() -> None:
     body = bytes(range(200))
     for rate in (0.5, 10.0, 200.0, 1_000_000.0):
         parts = PlannedResponse(response=EmulatorResponse(status=200, body=body), rate=rate).chunks()
@@ -182,7 +182,7 @@ def test_a_body_drips_at_its_rate() -> None:
 
 
 class TestPartialFailure:
-    def test_strict_import_names_the_refused_records_and_takes_the_others(self, mixpanel: Wire) -> None:
+    def test_strict_import_reports_refused_records_and_accepts_others(self, mixpanel: Wire) -> None:
         mixpanel.emulator.break_next("partial", indexes=[1, 3, 99])
         batch = [imported(number=number, **{"$insert_id": f"id-{number}"}) for number in range(5)]
         answer = mixpanel.post("/import?strict=1", batch)
@@ -196,7 +196,7 @@ class TestPartialFailure:
         assert [event["properties"]["number"] for event in mixpanel.emulator.events()] == [0, 2, 4]
         assert mixpanel.post("/import?strict=1", batch).status_code == 200
 
-    def test_import_that_is_not_strict_says_nothing(self, mixpanel: Wire) -> None:
+    def test_import_without_strict_reports_success(self, mixpanel: Wire) -> None:
         mixpanel.emulator.break_next("partial")
         assert mixpanel.post("/import", [imported(), imported()]).json()["num_records_imported"] == 1
 
@@ -215,13 +215,13 @@ class TestPartialFailure:
         assert ("a" in profile, "b" in profile) == (False, True)
 
 
-def test_a_redirect_goes_to_another_host(mixpanel: Wire) -> None:
+def test_redirect_fault_points_to_other_host(mixpanel: Wire) -> None:
     mixpanel.emulator.break_next("redirect", location="http://elsewhere.test/track")
     answer = mixpanel.post("/track", [EVENT])
     assert (answer.status_code, answer.headers["location"]) == (307, "http://elsewhere.test/track")
 
 
-def test_failures_of_every_kind_wait_for_their_endpoint_and_their_turn(mixpanel: Wire) -> None:
+def test_faults_of_every_kind_apply_in_order_to_their_endpoint(mixpanel: Wire) -> None:
     mixpanel.emulator.break_next("zero", path="/engage")
     mixpanel.emulator.break_next("empty", times=2)
     mixpanel.emulator.break_next("html")
@@ -246,7 +246,7 @@ def test_failures_of_every_kind_wait_for_their_endpoint_and_their_turn(mixpanel:
     ],
     ids=str,
 )
-def test_failures_out_of_bounds_are_refused(options: dict[str, Any]) -> None:
+def test_fault_arguments_out_of_bounds_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ValueError):  # noqa: PT011  each names its own argument
         Emulator().break_next(**{"kind": "drop", **options})
 
@@ -256,24 +256,24 @@ def test_failures_out_of_bounds_are_refused(options: dict[str, Any]) -> None:
     [{"rate": 1.1}, {"rate": -0.1}, {"kinds": []}, {"kinds": ["explode"]}, {"paths": ["/x"]}, {"seconds": 0.0}],
     ids=str,
 )
-def test_random_plans_out_of_bounds_are_refused(options: dict[str, Any]) -> None:
+def test_random_fault_arguments_out_of_bounds_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ValueError):  # noqa: PT011  each names its own argument
         Emulator().random_faults(1, **options)
 
 
 class TestRandomPlan:
-    def test_is_a_function_of_seed_endpoint_and_number(self) -> None:
+    def test_fault_depends_only_on_seed_endpoint_and_number(self) -> None:
         plans = [RandomFaults(seed=7, rate=0.5, kinds=KINDS) for _ in range(2)]
         met = [[faults.fault("/import", number) for number in range(200)] for faults in plans]
         assert met[0] == met[1]
         assert met[0] != [RandomFaults(seed=8, rate=0.5, kinds=KINDS).fault("/import", n) for n in range(200)]
         assert met[0] != [plans[0].fault("/track", n) for n in range(200)]
 
-    def test_stays_the_same_from_one_release_to_the_next(self) -> None:
+    def test_seed_reproduces_faults_across_releases(self) -> None:
         faults = [RandomFaults(seed=1, rate=0.5).fault("/import", number) for number in range(12)]
         assert [fault and (fault.kind, fault.apply) for fault in faults] == GOLDEN
 
-    def test_has_the_rate_and_all_the_kinds_asked_for(self) -> None:
+    def test_rate_and_kinds_match_arguments(self) -> None:
         faults = [RandomFaults(seed="x", rate=0.25, kinds=KINDS).fault("/engage", number) for number in range(4_000)]
         met = Counter(fault.kind for fault in faults if fault is not None)
         assert 900 < sum(met.values()) < 1_100
@@ -281,13 +281,13 @@ class TestRandomPlan:
         assert min(met.values()) > 40
         assert {fault.apply for fault in faults if fault is not None} == {False, True}
 
-    def test_keeps_to_the_seconds_given(self) -> None:
+    def test_durations_stay_below_limit(self) -> None:
         faults = [
             RandomFaults(seed=1, rate=1.0, kinds=("slow", "drip"), seconds=0.01).fault("/track", n) for n in range(99)
         ]
         assert all(fault is not None and fault.seconds < 0.01 and 100 / fault.rate <= 0.01 for fault in faults)
 
-    def test_other_endpoints_do_not_move_it(self) -> None:
+    def test_requests_to_other_endpoints_do_not_change_faults(self) -> None:
         def met(order: list[str]) -> dict[str, list[Fault | None]]:
             plan = FaultPlan()
             plan.set_random(RandomFaults(seed=3, rate=0.5))
@@ -298,7 +298,7 @@ class TestRandomPlan:
 
         assert met(["/import", "/engage"] * 30) == met(["/engage"] * 30 + ["/import"] * 30)
 
-    def test_is_confined_to_its_endpoints_and_stops(self, mixpanel: Wire) -> None:
+    def test_faults_apply_to_given_endpoints_until_stopped(self, mixpanel: Wire) -> None:
         mixpanel.emulator.random_faults(1, rate=1.0, kinds=["zero"], paths=["/engage"])
         assert mixpanel.post("/track", [EVENT]).text == "1"
         assert mixpanel.engage("u", set={"a": 1}) == "0"
@@ -308,7 +308,7 @@ class TestRandomPlan:
         mixpanel.emulator.reset()
         assert mixpanel.engage("u", set={"a": 1}) == "1"
 
-    def test_what_is_asked_for_goes_first_and_counts(self) -> None:
+    def test_explicit_faults_come_first_and_are_counted(self) -> None:
         plan, faults = FaultPlan(), RandomFaults(seed=1, rate=0.5)
         plan.take("/track")
         plan.set_random(faults)
@@ -319,7 +319,7 @@ class TestRandomPlan:
 
     @pytest.mark.anyio
     @pytest.mark.parametrize("seed", range(4))
-    async def test_a_client_that_repeats_what_was_not_confirmed_loses_nothing(self, seed: int) -> None:
+    async def test_client_with_retries_loses_nothing(self, seed: int) -> None:
         emulator = Emulator(IdMerge.ORIGINAL)
         emulator.random_faults(seed, rate=0.5, seconds=0.002)
         retry = RetryPolicy(attempts=50, initial=0.001, maximum=0.002)
@@ -331,7 +331,7 @@ class TestRandomPlan:
         assert len(emulator.requests()) > 12
 
 
-def test_kept_connections_can_be_cut_while_the_server_goes_on() -> None:
+def test_open_connections_can_be_cut_while_server_runs() -> None:
     emulator = Emulator()
     server = emulator.serve()
     with pytest.raises(RuntimeError):

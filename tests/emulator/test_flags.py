@@ -46,7 +46,7 @@ def asked(emulator: Emulator, context: Any = PERSON, status: int = 200, /, **par
     return response.json() if status != 200 else response.json()["flags"]
 
 
-def test_flags_and_definitions_over_http() -> None:
+def test_flags_and_definitions_are_served() -> None:
     emulator = Emulator(
         flags=[flag("a", experiment_id="e1", is_experiment_active=True), flag("off", status="disabled")]
     )
@@ -74,7 +74,7 @@ def test_flags_and_definitions_over_http() -> None:
     assert [request.path for request in emulator.requests()] == ["/flags", *["/flags/definitions"] * 3]
 
 
-def test_one_flag_may_be_asked_for() -> None:
+def test_single_flag_can_be_requested() -> None:
     emulator = Emulator(flags=[flag("a"), flag("b")])
     assert set(asked(emulator)) == {"a", "b"}
     assert set(asked(emulator, flag_key="b")) == {"b"}
@@ -82,7 +82,7 @@ def test_one_flag_may_be_asked_for() -> None:
 
 
 @pytest.mark.parametrize("bad", ["", "{", "[]", "5", "{}", '{"distinct_id": 5}', '{"distinct_id": null}'])
-def test_a_context_that_is_none(bad: str) -> None:
+def test_invalid_context_is_refused(bad: str) -> None:
     answer = asked(Emulator(flags=[flag("a")]), bad, 400)
     assert answer["status"] == "error"
     assert answer["error"] in {
@@ -91,7 +91,7 @@ def test_a_context_that_is_none(bad: str) -> None:
     }
 
 
-def test_who_may_ask() -> None:
+def test_flag_endpoints_require_credentials() -> None:
     account = ("user", "secret", "123")
     wire = Wire(Emulator(token=TOKEN, secret="project-secret", service_account=account, flags=[flag("a")]))
     for path in ("/flags", "/flags/definitions"):
@@ -111,7 +111,7 @@ def test_who_may_ask() -> None:
     assert wire.request("POST", "/flags", auth=AUTH).status_code == 405
 
 
-def test_the_python_api() -> None:
+def test_python_api_changes_flags() -> None:
     emulator = Emulator(flags=[flag("a")])
     emulator.set_flag("checkout", {"color": "red"}, variant_key="red")
     emulator.set_flag("plain")
@@ -142,7 +142,7 @@ def test_the_python_api() -> None:
         ({"key": "f", "ruleset": {"variants": ON, "rollout": []}, "x": object()}, "cannot be encoded as JSON"),
     ],
 )
-def test_malformed_definitions_are_refused_at_the_caller(bad: Any, words: str) -> None:
+def test_malformed_definitions_raise_value_error(bad: Any, words: str) -> None:
     emulator = Emulator(flags=[flag("a")])
     with pytest.raises(ValueError, match=words):
         emulator.set_flags([flag("b"), bad])
@@ -151,7 +151,7 @@ def test_malformed_definitions_are_refused_at_the_caller(bad: Any, words: str) -
     assert set(asked(emulator)) == {"a"}
 
 
-def test_a_file_is_read_again_when_it_changes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_flag_file_is_reloaded_after_change(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     file = tmp_path / "flags.json"
 
     def write(content: str) -> None:
@@ -183,7 +183,7 @@ def test_a_file_is_read_again_when_it_changes(tmp_path: Path, caplog: pytest.Log
 
 
 @pytest.mark.parametrize("content", [None, "", "5", '[{"key": "c"}]'])
-def test_a_file_that_cannot_be_used_at_first(content: str | None, tmp_path: Path) -> None:
+def test_unusable_flag_file_raises_at_start(content: str | None, tmp_path: Path) -> None:
     file = tmp_path / "flags.json"
     if content is not None:
         file.write_text(content)
@@ -191,7 +191,7 @@ def test_a_file_that_cannot_be_used_at_first(content: str | None, tmp_path: Path
         Emulator(flags=str(file))
 
 
-def test_steering_over_http() -> None:
+def test_flags_can_be_set_over_http() -> None:
     emulator = Emulator()
     wire = Wire(emulator)
     answer = wire.request("POST", "/_emulator/set-flags", json={"flags": [flag("a")]})
@@ -237,11 +237,11 @@ TAGGED = {"distinct_id": "u", "custom_properties": {"tags": ["Pro", "beta"], "ag
         ({"some": []}, False),
     ],
 )
-def test_rules_that_local_evaluation_may_not_have(rule: Any, expected: bool) -> None:
+def test_rules_beyond_local_evaluation_are_supported(rule: Any, expected: bool) -> None:
     assert bool(asked(Emulator(flags=[ruled("f", rule)]), TAGGED)) is expected
 
 
-def test_rules_that_are_too_deep_or_huge_are_not_met() -> None:
+def test_too_deep_or_huge_rules_are_false() -> None:
     rule: Any = True
     for _ in range(120):
         rule = {"!!": rule}
@@ -326,7 +326,7 @@ async def test_remote_and_local_evaluation_agree(rounds: int, seed: int) -> None
 
 
 @pytest.mark.anyio
-async def test_an_app_against_the_emulator() -> None:
+async def test_client_evaluates_flags_of_emulator() -> None:
     emulator = Emulator(flags=[flag("checkout", {"variants": CT, "rollout": [{"rollout_percentage": 1.0}]})])
     account = ServiceAccountCredentials("user", "secret", "1")
     async with emulator.serve() as server:
@@ -369,7 +369,7 @@ async def test_an_app_against_the_emulator() -> None:
     ],
     ids=["500", "drop", "html", "half", "empty", "truncated", "zero", "redirect"],
 )
-async def test_faults(fail: Callable[[Emulator, str], None]) -> None:
+async def test_planned_faults_apply_to_flags(fail: Callable[[Emulator, str], None]) -> None:
     emulator = Emulator(flags=[flag("f")])
     async with emulator.client(local_flags=LocalFlags(poll_interval=0.01), remote_flags=RemoteFlags()) as mp:
         assert await mp.local_flags.wait_ready(5)
@@ -384,7 +384,7 @@ async def test_faults(fail: Callable[[Emulator, str], None]) -> None:
         assert mp.local_flags.is_enabled("f", PERSON)
 
 
-def test_faults_do_not_reach_flags_at_random_unless_asked_to() -> None:
+def test_random_faults_skip_flags_by_default() -> None:
     emulator = Emulator(flags=[flag("f")])
     emulator.random_faults(1, rate=1.0, kinds=["status"])
     assert set(asked(emulator)) == {"f"}
@@ -394,7 +394,7 @@ def test_faults_do_not_reach_flags_at_random_unless_asked_to() -> None:
 
 
 @pytest.mark.anyio
-async def test_requests_at_once_while_flags_change() -> None:
+async def test_concurrent_requests_see_consistent_flags() -> None:
     emulator = Emulator()
     async with emulator.client(remote_flags=RemoteFlags()) as mp, anyio.create_task_group() as tasks:
 
@@ -410,7 +410,7 @@ async def test_requests_at_once_while_flags_change() -> None:
             await anyio.lowlevel.checkpoint()
 
 
-def test_answers_are_those_that_the_official_sdk_reads() -> None:
+def test_official_sdk_reads_flag_responses() -> None:
     emulator = Emulator(flags=[flag("a", experiment_id="e"), ruled("b", {"==": [1, 1]}), flag("c")])
     wire = Wire(emulator)
     answer = wire.request("GET", "/flags", params={"context": json.dumps(TAGGED)}, auth=AUTH).json()
@@ -422,7 +422,7 @@ def test_answers_are_those_that_the_official_sdk_reads() -> None:
 @pytest.mark.skipif(
     not (OPENAPI / "feature-flags.openapi.yaml").is_file(), reason="Mixpanel's OpenAPI file is not at hand"
 )
-def test_answers_are_those_that_the_openapi_file_describes() -> None:
+def test_flag_responses_match_openapi_file() -> None:
     jsonschema = pytest.importorskip("jsonschema")
     document = yaml.safe_load((OPENAPI / "feature-flags.openapi.yaml").read_text())
 

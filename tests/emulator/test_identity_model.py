@@ -103,13 +103,13 @@ def check_adopted(identities: Identities, links: list[Link], empty: Callable[[],
 
 @SHORT
 @given(STEPS)
-def test_original(steps: list[Step]) -> None:
+def test_original_matches_model(steps: list[Step]) -> None:
     check_original(steps, lambda first, second: first)
 
 
 @SHORT
 @given(STEPS, st.sampled_from([min, max, lambda first, second: second]))
-def test_original_with_any_choice_of_the_canonical_id(steps: list[Step], choose: Callable[[str, str], str]) -> None:
+def test_original_with_any_canonical_id_matches_model(steps: list[Step], choose: Callable[[str, str], str]) -> None:
     check_original(steps, choose)
 
 
@@ -117,7 +117,7 @@ def test_original_with_any_choice_of_the_canonical_id(steps: list[Step], choose:
 @pytest.mark.timeout(1_800)
 @LONG
 @given(sequences(30))
-def test_original_long(steps: list[Step]) -> None:
+def test_original_matches_model_long(steps: list[Step]) -> None:
     check_original(steps, lambda first, second: first)
 
 
@@ -154,7 +154,7 @@ def legacy_root(pointers: list[Step], name: str) -> str:
 
 @SHORT
 @given(STEPS, st.lists(st.integers(0, 12), max_size=6))
-def test_legacy(steps: list[Step], tracked_before: list[int]) -> None:
+def test_legacy_matches_model(steps: list[Step], tracked_before: list[int]) -> None:
     check_legacy(steps, tracked_before)
 
 
@@ -162,7 +162,7 @@ def test_legacy(steps: list[Step], tracked_before: list[int]) -> None:
 @pytest.mark.timeout(1_800)
 @LONG
 @given(sequences(30), st.lists(st.integers(0, 30), max_size=10))
-def test_legacy_long(steps: list[Step], tracked_before: list[int]) -> None:
+def test_legacy_matches_model_long(steps: list[Step], tracked_before: list[int]) -> None:
     check_legacy(steps, tracked_before)
 
 
@@ -222,7 +222,7 @@ def simplified_pair(event: dict[str, Any]) -> tuple[str, str]:
 
 @SHORT
 @given(st.lists(EVENT | VERB, max_size=10))
-def test_simplified(happenings: list[dict[str, Any] | str]) -> None:
+def test_simplified_matches_model(happenings: list[dict[str, Any] | str]) -> None:
     check_simplified(happenings)
 
 
@@ -230,7 +230,7 @@ def test_simplified(happenings: list[dict[str, Any] | str]) -> None:
 @pytest.mark.timeout(1_800)
 @LONG
 @given(st.lists(EVENT | VERB, max_size=30))
-def test_simplified_long(happenings: list[dict[str, Any] | str]) -> None:
+def test_simplified_matches_model_long(happenings: list[dict[str, Any] | str]) -> None:
     check_simplified(happenings)
 
 

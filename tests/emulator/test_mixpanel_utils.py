@@ -88,7 +88,7 @@ def test_people_are_exported_page_by_page(emulator: Emulator, connect: Connect, 
     assert person["$properties"] == {"plan": "free"}
 
 
-def test_a_project_is_copied(emulator: Emulator, connect: Connect, tmp_path: Path) -> None:
+def test_project_can_be_copied(emulator: Emulator, connect: Connect, tmp_path: Path) -> None:
     source = connect(emulator)
     copy = Emulator(IdMerge.ORIGINAL, token="t", service_account=("robot", "s3cret", "42"))
     target = connect(copy)
@@ -99,7 +99,7 @@ def test_a_project_is_copied(emulator: Emulator, connect: Connect, tmp_path: Pat
     assert copy.profiles() == emulator.profiles()
 
 
-def test_credentials_are_asked_for(emulator: Emulator, connect: Connect, caplog: pytest.LogCaptureFixture) -> None:
+def test_export_tool_needs_credentials(emulator: Emulator, connect: Connect, caplog: pytest.LogCaptureFixture) -> None:
     utils = connect(emulator)
     utils.api_secret = "wrong"
     assert utils.request(utils.raw_api, ["export"], dict(SPAN)) is None

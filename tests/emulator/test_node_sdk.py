@@ -99,7 +99,7 @@ def run(sdk: Path, url: str, *steps: list[Any], account: list[str] | None = None
 
 
 @pytest.mark.parametrize("verbose", [False, True])
-def test_track_and_alias(sdk: Path, emulator: Emulator, verbose: bool) -> None:
+def test_track_and_alias_of_node_sdk(sdk: Path, emulator: Emulator, verbose: bool) -> None:
     with emulator.serve() as server:
         results = run(
             sdk,
@@ -117,7 +117,7 @@ def test_track_and_alias(sdk: Path, emulator: Emulator, verbose: bool) -> None:
     assert {request.method for request in emulator.requests()} == {"GET"}
 
 
-def test_batches(sdk: Path, emulator: Emulator) -> None:
+def test_batches_of_node_sdk(sdk: Path, emulator: Emulator) -> None:
     events = [{"event": "Viewed", "properties": {"distinct_id": A1, "n": n, "odd": ODD * n}} for n in range(120)]
     with emulator.serve() as server:
         assert run(sdk, server.url, ["track_batch", events]) == [None]
@@ -127,7 +127,7 @@ def test_batches(sdk: Path, emulator: Emulator) -> None:
     assert {request.method for request in emulator.requests()} == {"POST"}
 
 
-def test_people(sdk: Path, emulator: Emulator) -> None:
+def test_people_updates_of_sdk(sdk: Path, emulator: Emulator) -> None:
     with emulator.serve() as server:
         results = run(
             sdk,
@@ -153,7 +153,7 @@ def test_people(sdk: Path, emulator: Emulator) -> None:
     assert emulator.profile("gone") is None
 
 
-def test_groups(sdk: Path, emulator: Emulator) -> None:
+def test_group_updates_of_sdk(sdk: Path, emulator: Emulator) -> None:
     with emulator.serve() as server:
         results = run(
             sdk,
@@ -171,7 +171,7 @@ def test_groups(sdk: Path, emulator: Emulator) -> None:
     assert emulator.group("company", "old") is None
 
 
-def test_import(sdk: Path, emulator: Emulator) -> None:
+def test_import_of_node_sdk(sdk: Path, emulator: Emulator) -> None:
     """The SDK sends credentials over TLS only, which a proxy in front of the emulator gives it."""
     old = 1_600_000_000
     batch = [
@@ -191,7 +191,7 @@ def test_import(sdk: Path, emulator: Emulator) -> None:
     assert len(emulator.events("Imported bare")) == 1
 
 
-def test_failures_reach_the_callback(sdk: Path, emulator: Emulator) -> None:
+def test_planned_failure_reaches_callback(sdk: Path, emulator: Emulator) -> None:
     with emulator.serve() as server:
         emulator.fail_next(503, times=1)
         results = run(

@@ -65,7 +65,7 @@ def alias_finds_the_emulator(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     let_alias_find(url, monkeypatch)
 
 
-def test_events_and_identities(official: Any, emulator: Emulator) -> None:
+def test_events_and_identities_of_sdk(official: Any, emulator: Emulator) -> None:
     official.track(A1, "Viewed", {"page": "/é & +?"})
     official.alias("u", A1)
     official.track("u", "Bought", {"price": 3.5})
@@ -92,7 +92,7 @@ def test_import_without_credentials_fails(official: Any, emulator: Emulator) -> 
     assert emulator.events() == []
 
 
-def test_import_with_a_service_account() -> None:
+def test_import_with_service_account() -> None:
     emulator = Emulator(IdMerge.ORIGINAL, service_account=("robot", "s3cret", "42"))
     with emulator.serve() as server:
         for secret in ("s3cret", "wrong"):
@@ -106,7 +106,7 @@ def test_import_with_a_service_account() -> None:
     assert len(emulator.events()) == 1
 
 
-def test_people(official: Any, emulator: Emulator) -> None:
+def test_people_updates_of_sdk(official: Any, emulator: Emulator) -> None:
     official.people_set("u", {"$name": "U", "plan": "free"})
     official.people_set_once("u", {"plan": "pro", "first": 1})
     official.people_increment("u", {"visits": 2})
@@ -133,7 +133,7 @@ def test_people(official: Any, emulator: Emulator) -> None:
     assert emulator.profile("u") is None
 
 
-def test_groups(official: Any, emulator: Emulator) -> None:
+def test_group_updates_of_sdk(official: Any, emulator: Emulator) -> None:
     official.group_set("company", "acme", {"size": 1, "gone": 1})
     official.group_set_once("company", "acme", {"size": 2})
     official.group_union("company", "acme", {"tags": ["a", "b"]})
@@ -145,7 +145,7 @@ def test_groups(official: Any, emulator: Emulator) -> None:
     assert emulator.group("company", "acme") is None
 
 
-def test_the_buffered_consumer(url: str, emulator: Emulator) -> None:
+def test_buffered_consumer_of_sdk(url: str, emulator: Emulator) -> None:
     consumer = mixpanel.BufferedConsumer(max_size=7, **urls(url))
     official = mixpanel.Mixpanel("tok", consumer=consumer)
     for number in range(20):
@@ -167,7 +167,7 @@ def test_the_buffered_consumer(url: str, emulator: Emulator) -> None:
     assert max(request.records for request in emulator.requests()) == 7
 
 
-def test_an_error_in_mixpanels_form_reaches_the_caller(official: Any, emulator: Emulator) -> None:
+def test_error_response_reaches_caller(official: Any, emulator: Emulator) -> None:
     emulator.fail_next(403)
     with pytest.raises(mixpanel.MixpanelException, match="Forbidden"):
         official.track("u", "Viewed")
@@ -176,7 +176,7 @@ def test_an_error_in_mixpanels_form_reaches_the_caller(official: Any, emulator: 
 
 
 @pytest.mark.parametrize("emulator", [IdMerge.SIMPLIFIED], indirect=True)
-def test_verbs_in_a_simplified_project_are_taken_and_do_nothing(official: Any, emulator: Emulator) -> None:
+def test_simplified_project_ignores_identity_calls(official: Any, emulator: Emulator) -> None:
     official.alias("x", "u")
     official.merge(None, "u", "v", api_secret="secret")
     assert emulator.cluster("u") == {"u"}
@@ -197,7 +197,7 @@ def command() -> Iterator[str]:
     assert process.returncode == 0
 
 
-def test_the_command(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_emulator_command_serves_official_sdk(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     let_alias_find(command, monkeypatch)
     buffered = mixpanel.BufferedConsumer(**urls(command))
     for official in (mixpanel.Mixpanel("tok", consumer=mixpanel.Consumer()), mixpanel.Mixpanel("tok", buffered)):

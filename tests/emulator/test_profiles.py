@@ -56,7 +56,7 @@ def profile(mixpanel: Wire, distinct_id: str = "u") -> dict[str, Any] | None:
     ],
     ids=str,
 )  # fmt: skip
-def test_operations(mixpanel: Wire, before: Any, operation: str, value: Any, after: Any) -> None:
+def test_operation_changes_profile(mixpanel: Wire, before: Any, operation: str, value: Any, after: Any) -> None:
     if before is not None:
         mixpanel.engage("u", set=before)
     assert mixpanel.engage("u", **{operation: value}) == "1"
@@ -85,7 +85,7 @@ def test_operations(mixpanel: Wire, before: Any, operation: str, value: Any, aft
     ],
     ids=lambda value: str(value)[:40],
 )
-def test_a_refused_record_changes_nothing(mixpanel: Wire, record: dict[str, Any]) -> None:
+def test_refused_record_changes_nothing(mixpanel: Wire, record: dict[str, Any]) -> None:
     mixpanel.engage("u", set={"a": 1, "big": 1e308})
     assert mixpanel.engage("u", **record) == "0"
     assert profile(mixpanel) == {"a": 1, "big": 1e308}
@@ -103,18 +103,18 @@ class TestGeolocation:
         mixpanel.engage("u", **record)
         return (profile(mixpanel) or {}).get("$city")
 
-    def test_without_an_address_the_sender_is_where_the_user_is(self, mixpanel: Wire) -> None:
+    def test_sender_address_is_used_without_ip(self, mixpanel: Wire) -> None:
         assert self.city(mixpanel, set={"a": 1}) == "Data centre"
 
-    def test_the_address_in_the_record_wins(self, mixpanel: Wire) -> None:
+    def test_ip_of_record_wins(self, mixpanel: Wire) -> None:
         assert self.city(mixpanel, set={"a": 1}, ip="203.0.113.9") == "Rome"
         assert profile(mixpanel) == {"a": 1, "$city": "Rome"}
 
     @pytest.mark.parametrize("zero", [0, "0", ""])
-    def test_a_zero_asks_for_nothing(self, mixpanel: Wire, zero: Any) -> None:
+    def test_zero_ip_disables_geolocation(self, mixpanel: Wire, zero: Any) -> None:
         assert self.city(mixpanel, set={"a": 1}, ip=zero) is None
 
-    def test_a_parameter_keeps_the_senders_address_out_of_it(self, mixpanel: Wire) -> None:
+    def test_ip_parameter_zero_disables_sender_address(self, mixpanel: Wire) -> None:
         record = {"$token": TOKEN, "$distinct_id": "u", "$set": {"a": 1}}
         mixpanel.post("/engage?ip=0", [record])
         assert profile(mixpanel) == {"a": 1}
@@ -125,36 +125,36 @@ class TestGeolocation:
         mixpanel.post("/engage?ip=1", [record])
         assert profile(mixpanel) == {"a": 1, "$city": "Data centre"}
 
-    def test_every_set_writes_it_anew_and_other_operations_do_not(self, mixpanel: Wire) -> None:
+    def test_only_set_operations_write_location(self, mixpanel: Wire) -> None:
         assert self.city(mixpanel, add={"n": 1}) is None
         assert self.city(mixpanel, set_once={"a": 1}, ip="203.0.113.9") == "Rome"
         assert self.city(mixpanel, union={"l": [1]}) == "Rome"
         assert self.city(mixpanel, set_once={"a": 2}) == "Data centre"
 
-    def test_what_the_update_sets_itself_wins(self, mixpanel: Wire) -> None:
+    def test_properties_of_update_win(self, mixpanel: Wire) -> None:
         assert self.city(mixpanel, set={"$city": "Oslo"}) == "Oslo"
 
-    def test_coordinates_stand_in_for_the_address(self, mixpanel: Wire) -> None:
+    def test_coordinates_replace_ip(self, mixpanel: Wire) -> None:
         mixpanel.engage("u", set={"a": 1}, latitude=59.9, longitude=10.7)
         assert profile(mixpanel) == {"a": 1, "$geo_source": "reverse_geocoding"}
 
-    def test_groups_are_nowhere(self, mixpanel: Wire) -> None:
+    def test_groups_are_not_geolocated(self, mixpanel: Wire) -> None:
         mixpanel.groups("company", "acme", set={"a": 1}, ip="203.0.113.9")
         assert mixpanel.emulator.group("company", "acme") == {"a": 1}
 
-    def test_nobody_is_located_unless_the_emulator_is_told_how(self) -> None:
+    def test_geolocation_is_off_by_default(self) -> None:
         mixpanel = Wire(Emulator())
         mixpanel.engage("u", set={"a": 1}, ip="203.0.113.9")
         assert profile(mixpanel) == {"a": 1}
 
 
-def test_the_envelope_is_no_part_of_the_profile(mixpanel: Wire) -> None:
+def test_envelope_is_not_stored_in_profile(mixpanel: Wire) -> None:
     envelope = {"ip": "0", "time": 1_700_000_000, "ignore_time": True, "ignore_alias": False, "unknown": 1}
     assert mixpanel.engage("u", set={"a": 1}, **envelope) == "1"
     assert mixpanel.emulator.profile("u") == {"a": 1}
 
 
-def test_names_and_text_are_cut(mixpanel: Wire) -> None:
+def test_names_and_text_are_truncated(mixpanel: Wire) -> None:
     long, cut = "x" * 300, "x" * 255
     mixpanel.engage("u", set={long: long, "l": [long], "o": {long: long}}, append={"a": long}, union={"n": [long]})
     assert profile(mixpanel) == {cut: cut, "l": [cut], "o": {cut: cut}, "a": [cut], "n": [cut]}
@@ -162,7 +162,7 @@ def test_names_and_text_are_cut(mixpanel: Wire) -> None:
     assert profile(mixpanel) == {"l": []}
 
 
-def test_several_operations_in_one_record(mixpanel: Wire) -> None:
+def test_several_operations_of_record_apply_in_order(mixpanel: Wire) -> None:
     mixpanel.engage("u", unset=["b"], set={"a": 1, "b": 1}, add={"a": 2}, append={"l": 1}, union={"l": [1, 2]})
     assert profile(mixpanel) == {"a": 3, "l": [1, 2]}
     mixpanel.engage("u", set={"a": 1}, delete="")
@@ -170,7 +170,7 @@ def test_several_operations_in_one_record(mixpanel: Wire) -> None:
 
 
 @pytest.mark.parametrize("value", ["", "null", None, {}, 0], ids=str)
-def test_delete_takes_any_value(mixpanel: Wire, value: Any) -> None:
+def test_delete_accepts_any_value(mixpanel: Wire, value: Any) -> None:
     mixpanel.track("u")
     mixpanel.engage("u", set={"a": 1})
     assert mixpanel.engage("u", delete=value) == "1"
@@ -182,7 +182,7 @@ def test_delete_takes_any_value(mixpanel: Wire, value: Any) -> None:
 
 
 @pytest.mark.parametrize("by", ["u", A1, "nick"])
-def test_delete_by_any_id_of_the_person(mixpanel: Wire, by: str) -> None:
+def test_delete_works_by_any_id_of_person(mixpanel: Wire, by: str) -> None:
     mixpanel.identify("u", A1)
     mixpanel.alias("u", "nick")
     mixpanel.engage("u", set={"a": 1})
@@ -192,7 +192,7 @@ def test_delete_by_any_id_of_the_person(mixpanel: Wire, by: str) -> None:
 
 
 @pytest.mark.parametrize("flag", [True, "true"])
-def test_ignore_alias_does_not_reach_the_person_by_another_id(mixpanel: Wire, flag: Any) -> None:
+def test_ignore_alias_addresses_exact_id(mixpanel: Wire, flag: Any) -> None:
     mixpanel.alias("u", "nick")
     mixpanel.engage("u", set={"a": 1})
     mixpanel.engage("nick", delete="", ignore_alias=flag)
@@ -202,7 +202,7 @@ def test_ignore_alias_does_not_reach_the_person_by_another_id(mixpanel: Wire, fl
 
 
 @pytest.mark.parametrize("flag", [False, "false", None, 1])
-def test_ignore_alias_that_is_not_set(mixpanel: Wire, flag: Any) -> None:
+def test_ignore_alias_false_has_no_effect(mixpanel: Wire, flag: Any) -> None:
     mixpanel.alias("u", "nick")
     mixpanel.engage("nick", set={"a": 1}, ignore_alias=flag)
     assert set(mixpanel.emulator.profiles()) == {"u"}
@@ -211,7 +211,7 @@ def test_ignore_alias_that_is_not_set(mixpanel: Wire, flag: Any) -> None:
 @pytest.mark.parametrize(
     "clear", [{"unset": ["$transactions"]}, {"set": {"$transactions": []}}], ids=["python", "node"]
 )
-def test_charges_are_a_list_that_either_sdk_clears(mixpanel: Wire, clear: dict[str, Any]) -> None:
+def test_charges_of_either_sdk_can_be_cleared(mixpanel: Wire, clear: dict[str, Any]) -> None:
     for amount in (9.99, -5):
         charge = {"$amount": amount, "$time": "2026-08-21T10:00:00"}
         assert mixpanel.engage("u", append={"$transactions": charge}) == "1"
@@ -220,12 +220,12 @@ def test_charges_are_a_list_that_either_sdk_clears(mixpanel: Wire, clear: dict[s
     assert not (profile(mixpanel) or {}).get("$transactions")
 
 
-def test_an_id_may_be_a_number(mixpanel: Wire) -> None:
+def test_numeric_id_is_accepted(mixpanel: Wire) -> None:
     mixpanel.post("/engage", [{"$token": TOKEN, "$distinct_id": 7, "$set": {"a": 1}}])
     assert profile(mixpanel, "7") == {"a": 1}
 
 
-def test_a_bad_record_of_a_batch_harms_no_other(mixpanel: Wire) -> None:
+def test_invalid_record_does_not_affect_others(mixpanel: Wire) -> None:
     envelope = {"$token": TOKEN}
     batch = [
         {**envelope, "$distinct_id": "u", "$set": {"a": 1}},
@@ -238,7 +238,7 @@ def test_a_bad_record_of_a_batch_harms_no_other(mixpanel: Wire) -> None:
     assert (profile(mixpanel), profile(mixpanel, "v")) == ({"a": 2}, {"l": ["x"]})
 
 
-def test_a_profile_has_2000_properties_at_most(mixpanel: Wire) -> None:
+def test_profile_is_limited_to_2000_properties(mixpanel: Wire) -> None:
     assert mixpanel.engage("u", set={f"p{number}": 1 for number in range(2_000)}) == "1"
     assert mixpanel.engage("u", set={"p0": 2}) == "1"
     assert mixpanel.engage("u", set={"more": 1}, ignore_time=True) == "0"
@@ -246,14 +246,14 @@ def test_a_profile_has_2000_properties_at_most(mixpanel: Wire) -> None:
 
 
 @pytest.mark.parametrize("missing", ["$token", "$distinct_id"])
-def test_an_incomplete_envelope_is_refused(mixpanel: Wire, missing: str) -> None:
+def test_incomplete_envelope_is_refused(mixpanel: Wire, missing: str) -> None:
     record = {"$token": TOKEN, "$distinct_id": "u", "$set": {"a": 1}}
     del record[missing]
     assert mixpanel.post("/engage", [record]).text == "0"
     assert mixpanel.emulator.profiles() == {}
 
 
-def test_records_of_another_project_are_ignored_in_silence() -> None:
+def test_records_of_other_project_are_silently_ignored() -> None:
     mixpanel = Wire(Emulator(token="mine"))
     assert mixpanel.engage("u", set={"a": 1}) == "1"
     assert mixpanel.groups("k", "g", set={"a": 1}) == "1"
@@ -268,7 +268,7 @@ def test_updates_of_a_batch_apply_in_order(mixpanel: Wire) -> None:
     assert profile(mixpanel) == {"a": 2}
 
 
-def test_last_seen_follows_time_or_the_clock_unless_told_otherwise(mixpanel: Wire) -> None:
+def test_last_seen_uses_time_or_clock(mixpanel: Wire) -> None:
     def last_seen() -> Any:
         return (mixpanel.emulator.profile("u") or {}).get("$last_seen")
 
@@ -284,7 +284,7 @@ def test_last_seen_follows_time_or_the_clock_unless_told_otherwise(mixpanel: Wir
     assert last_seen()[:4] == time.strftime("%Y", time.gmtime())
 
 
-def test_any_id_of_the_person_reaches_the_profile(mixpanel: Wire) -> None:
+def test_any_id_of_person_reaches_profile(mixpanel: Wire) -> None:
     mixpanel.identify("u", A1)
     mixpanel.engage(A1, set={"a": 1})
     mixpanel.engage("u", add={"n": 1})
@@ -292,14 +292,14 @@ def test_any_id_of_the_person_reaches_the_profile(mixpanel: Wire) -> None:
     assert set(mixpanel.emulator.profiles()) == {"u"}
 
 
-def test_a_merge_combines_profiles_and_the_canonical_one_wins(mixpanel: Wire) -> None:
+def test_merge_combines_profiles_and_prefers_canonical_id(mixpanel: Wire) -> None:
     mixpanel.engage(A1, set={"plan": "free", "seen": 1})
     mixpanel.engage("u", set={"plan": "pro"})
     mixpanel.identify("u", A1)
     assert profile(mixpanel) == {"plan": "pro", "seen": 1}
 
 
-def test_the_profile_follows_another_choice_of_the_canonical_id() -> None:
+def test_profile_follows_chosen_canonical_id() -> None:
     mixpanel = Wire(Emulator(IdMerge.ORIGINAL, choose_canonical=lambda first, second: second))
     mixpanel.engage(A1, set={"plan": "free"})
     mixpanel.engage("u", set={"plan": "pro", "name": "U"})
@@ -308,20 +308,20 @@ def test_the_profile_follows_another_choice_of_the_canonical_id() -> None:
     assert profile(mixpanel) == {"plan": "free", "name": "U"}
 
 
-def test_a_merge_carries_a_lone_profile_along(mixpanel: Wire) -> None:
+def test_merge_moves_single_profile(mixpanel: Wire) -> None:
     mixpanel.engage(A1, set={"seen": 1})
     mixpanel.identify("u", A1)
     assert profile(mixpanel) == {"seen": 1}
 
 
-def test_a_refused_merge_leaves_profiles_alone(mixpanel: Wire) -> None:
+def test_refused_merge_does_not_change_profiles(mixpanel: Wire) -> None:
     mixpanel.engage("anon", set={"seen": 1})
     mixpanel.identify("u", "anon")
     assert profile(mixpanel) is None
     assert profile(mixpanel, "anon") == {"seen": 1}
 
 
-def test_legacy_keeps_an_aliased_profile_apart_for_ignore_alias() -> None:
+def test_legacy_keeps_aliased_profile_for_ignore_alias() -> None:
     mixpanel = Wire(Emulator(IdMerge.LEGACY))
     mixpanel.engage("new", set={"kind": "duplicate"})
     mixpanel.engage("old", set={"kind": "original"})
@@ -332,14 +332,14 @@ def test_legacy_keeps_an_aliased_profile_apart_for_ignore_alias() -> None:
     assert set(mixpanel.emulator.profiles()) == {"old"}
 
 
-def test_what_is_looked_at_cannot_be_changed_from_outside(mixpanel: Wire) -> None:
+def test_returned_data_is_a_copy(mixpanel: Wire) -> None:
     mixpanel.engage("u", set={"l": [1]})
     (profile(mixpanel) or {})["l"].append(2)
     mixpanel.emulator.profiles()["u"].clear()
     assert profile(mixpanel) == {"l": [1]}
 
 
-def test_groups(mixpanel: Wire) -> None:
+def test_group_operations_change_group_profile(mixpanel: Wire) -> None:
     mixpanel.groups("company", "acme", set={"size": 10, "tags": ["a"]})
     mixpanel.groups("company", "acme", set_once={"size": 11, "city": "Rome"})
     mixpanel.groups("company", "acme", union={"tags": ["a", "b"]})
@@ -354,7 +354,7 @@ def test_groups(mixpanel: Wire) -> None:
     assert mixpanel.emulator.group("company", "acme") is None
 
 
-def test_a_group_has_no_last_seen_and_no_alias(mixpanel: Wire) -> None:
+def test_group_has_no_last_seen_and_no_alias(mixpanel: Wire) -> None:
     mixpanel.alias("acme", "acme-inc")
     mixpanel.groups("company", "acme", set={"size": 1}, time=1_700_000_000)
     assert mixpanel.emulator.group("company", "acme") == {"size": 1}
@@ -363,14 +363,14 @@ def test_a_group_has_no_last_seen_and_no_alias(mixpanel: Wire) -> None:
 
 
 @pytest.mark.parametrize("missing", ["$token", "$group_key", "$group_id"])
-def test_an_incomplete_envelope_of_a_group_is_refused(mixpanel: Wire, missing: str) -> None:
+def test_incomplete_group_envelope_is_refused(mixpanel: Wire, missing: str) -> None:
     record = {"$token": TOKEN, "$group_key": "k", "$group_id": "g", "$set": {"a": 1}}
     del record[missing]
     assert mixpanel.post("/groups", [record]).text == "0"
     assert mixpanel.emulator.group("k", "g") is None
 
 
-def test_updates_of_groups_apply_in_order_and_alone(mixpanel: Wire) -> None:
+def test_group_updates_apply_in_order_to_their_group(mixpanel: Wire) -> None:
     envelope = {"$token": TOKEN, "$group_key": "k"}
     batch = [
         {**envelope, "$group_id": "g", "$set": {"a": 1, "l": [1, 2]}},
@@ -385,6 +385,6 @@ def test_updates_of_groups_apply_in_order_and_alone(mixpanel: Wire) -> None:
 
 
 @pytest.mark.parametrize("operation", ["add", "append"])
-def test_groups_take_neither_add_nor_append(mixpanel: Wire, operation: str) -> None:
+def test_groups_support_neither_add_nor_append(mixpanel: Wire, operation: str) -> None:
     assert mixpanel.groups("company", "acme", **{operation: {"size": 1}}) == "0"
     assert mixpanel.emulator.group("company", "acme") is None

@@ -40,7 +40,7 @@ def wire(clock: Clock, id_merge: IdMerge = IdMerge.ORIGINAL, delay: float = HOUR
     return Wire(Emulator(id_merge, propagation_delay=delay, now=clock, **options))
 
 
-def test_without_a_delay_reports_know_at_once(clock: Clock) -> None:
+def test_reports_apply_links_at_once_without_delay(clock: Clock) -> None:
     mixpanel = wire(clock, delay=0.0)
     mixpanel.track(A1)
     mixpanel.identify("u", A1)
@@ -48,7 +48,7 @@ def test_without_a_delay_reports_know_at_once(clock: Clock) -> None:
     assert mixpanel.emulator.resolve(A1) == "u"
 
 
-def test_reports_learn_of_a_merge_when_the_delay_is_over(clock: Clock) -> None:
+def test_reports_apply_merge_after_delay(clock: Clock) -> None:
     mixpanel = wire(clock)
     mixpanel.track(A1)
     assert mixpanel.identify("u", A1)["outcome"] == "merged"
@@ -61,7 +61,7 @@ def test_reports_learn_of_a_merge_when_the_delay_is_over(clock: Clock) -> None:
     assert mixpanel.emulator.resolve(A1) == "u"
 
 
-def test_everything_but_reports_knows_at_once(clock: Clock) -> None:
+def test_delay_affects_reports_only(clock: Clock) -> None:
     mixpanel = wire(clock)
     mixpanel.engage(A1, set={"seen": 1})
     mixpanel.identify("u", A1)
@@ -75,7 +75,7 @@ def test_everything_but_reports_knows_at_once(clock: Clock) -> None:
     assert mixpanel.identify("u2", A1)["$failure_reason"] == "errAnonDistinctIdAssignedAlready"
 
 
-def test_each_mapping_waits_for_itself(clock: Clock) -> None:
+def test_each_link_has_its_own_delay(clock: Clock) -> None:
     mixpanel = wire(clock)
     mixpanel.track(A1)
     mixpanel.track(A2)
@@ -88,7 +88,7 @@ def test_each_mapping_waits_for_itself(clock: Clock) -> None:
     assert mixpanel.counted() == ["u", "u"]
 
 
-def test_simplified(clock: Clock) -> None:
+def test_simplified_device_link_is_delayed(clock: Clock) -> None:
     mixpanel = wire(clock, IdMerge.SIMPLIFIED)
     mixpanel.track(None, **{"$device_id": "d"})
     mixpanel.track(None, **{"$device_id": "d", "$user_id": "u"})
@@ -99,7 +99,7 @@ def test_simplified(clock: Clock) -> None:
     assert mixpanel.counted() == ["u", "u"]
 
 
-def test_legacy_leads_new_messages_over_at_once(clock: Clock) -> None:
+def test_legacy_redirects_new_records_at_once(clock: Clock) -> None:
     mixpanel = wire(clock, IdMerge.LEGACY)
     mixpanel.alias("old", "new")
     mixpanel.track("new")
@@ -109,7 +109,7 @@ def test_legacy_leads_new_messages_over_at_once(clock: Clock) -> None:
     assert mixpanel.emulator.resolve("new") == "old"
 
 
-def test_the_canonical_id_in_reports_is_the_one_chosen_at_the_merge(clock: Clock) -> None:
+def test_reports_use_canonical_id_chosen_at_merge(clock: Clock) -> None:
     mixpanel = wire(clock, choose_canonical=lambda first, second: second)
     mixpanel.track("u")
     mixpanel.identify("u", A1)
@@ -118,7 +118,7 @@ def test_the_canonical_id_in_reports_is_the_one_chosen_at_the_merge(clock: Clock
     assert mixpanel.counted() == [A1]
 
 
-def test_the_wait_goes_on_after_a_restart(clock: Clock, tmp_path: Path) -> None:
+def test_delay_continues_after_restart(clock: Clock, tmp_path: Path) -> None:
     mixpanel = wire(clock, data_dir=tmp_path)
     mixpanel.track(A1)
     mixpanel.identify("u", A1)
@@ -131,7 +131,7 @@ def test_the_wait_goes_on_after_a_restart(clock: Clock, tmp_path: Path) -> None:
     again.emulator.close()
 
 
-def test_a_reset_forgets_what_is_under_way(clock: Clock) -> None:
+def test_reset_discards_pending_links(clock: Clock) -> None:
     mixpanel = wire(clock)
     mixpanel.identify("u", A1)
     mixpanel.emulator.reset()
@@ -141,7 +141,7 @@ def test_a_reset_forgets_what_is_under_way(clock: Clock) -> None:
 
 
 @pytest.mark.parametrize("delay", [-1.0, float("nan"), float("inf")])
-def test_a_delay_that_is_none_is_refused(delay: float) -> None:
+def test_invalid_delay_is_refused(delay: float) -> None:
     with pytest.raises(ValueError, match="propagation_delay"):
         Emulator(propagation_delay=delay)
 
@@ -160,7 +160,7 @@ STEPS = st.lists(
 
 @settings(max_examples=200, deadline=None)
 @given(STEPS, st.integers(1, 12))
-def test_reports_know_what_the_project_knew_before(steps: list[tuple[int, str, str, str]], delay: int) -> None:
+def test_reports_equal_earlier_state_of_project(steps: list[tuple[int, str, str, str]], delay: int) -> None:
     """At any time, reports show the canonical ids that the project itself had one delay earlier."""
 
     def empty() -> OriginalIdentities:

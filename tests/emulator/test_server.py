@@ -26,7 +26,7 @@ def post(url: str, **options: Any) -> httpx.Response:
     return httpx.post(url, trust_env=False, **{"json": [EVENT], **options})
 
 
-def test_it_serves_from_plain_code_and_stops() -> None:
+def test_server_runs_without_event_loop() -> None:
     emulator = Emulator()
     threads = threading.active_count()
     with emulator.serve() as server:
@@ -43,7 +43,7 @@ def test_it_serves_from_plain_code_and_stops() -> None:
 
 
 @pytest.mark.anyio
-async def test_it_serves_from_either_event_loop() -> None:
+async def test_server_runs_with_either_event_loop() -> None:
     emulator = Emulator(IdMerge.ORIGINAL)
     async with emulator.serve() as server, httpx.AsyncClient(base_url=server.url, trust_env=False) as http:
         for _ in range(3):
@@ -51,7 +51,7 @@ async def test_it_serves_from_either_event_loop() -> None:
     assert len(emulator.events()) == 3
 
 
-def test_start_and_close() -> None:
+def test_start_and_close_can_be_called_directly() -> None:
     emulator = Emulator()
     server = emulator.serve()
     server.close()
@@ -66,7 +66,7 @@ def test_start_and_close() -> None:
         assert post(f"{server.url}/track").text == "1"
 
 
-def test_a_port_that_is_taken_is_told_to_the_caller() -> None:
+def test_port_in_use_raises() -> None:
     with Emulator().serve() as server:
         port = int(server.url.rpartition(":")[2])
         again = Emulator().serve(port=port)
@@ -77,7 +77,7 @@ def test_a_port_that_is_taken_is_told_to_the_caller() -> None:
 
 
 @pytest.mark.skipif(not socket.has_ipv6, reason="this Python has no IPv6")
-def test_ipv6_loopback() -> None:
+def test_ipv6_loopback_is_supported() -> None:
     server = Emulator().serve("::1")
     try:
         server.start()
@@ -91,14 +91,14 @@ def test_ipv6_loopback() -> None:
         server.close()
 
 
-def test_another_address_must_be_asked_for() -> None:
+def test_non_loopback_address_requires_allow_remote() -> None:
     with Emulator().serve("0.0.0.0", allow_remote=True) as server:
         port = server.url.rpartition(":")[2]
         assert post(f"http://127.0.0.1:{port}/track").text == "1"
 
 
 @pytest.mark.parametrize("apply", [False, True])
-def test_a_connection_closes_without_an_answer(apply: bool) -> None:
+def test_dropped_connection_closes_without_response(apply: bool) -> None:
     emulator = Emulator()
     with emulator.serve() as server:
         emulator.drop_connections(apply=apply)
@@ -108,7 +108,7 @@ def test_a_connection_closes_without_an_answer(apply: bool) -> None:
         assert post(f"{server.url}/track").text == "1"
 
 
-def test_it_stops_at_once_while_an_answer_is_held_back(caplog: pytest.LogCaptureFixture) -> None:
+def test_server_stops_at_once_during_latency(caplog: pytest.LogCaptureFixture) -> None:
     emulator = Emulator()
     emulator.latency = 3600.0
     outcome: list[Exception] = []
@@ -130,7 +130,7 @@ def test_it_stops_at_once_while_an_answer_is_held_back(caplog: pytest.LogCapture
     assert caplog.records == []
 
 
-def test_it_leaves_signals_and_logging_alone(
+def test_server_changes_neither_signals_nor_logging(
     caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
     handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
@@ -148,7 +148,7 @@ def test_it_leaves_signals_and_logging_alone(
     assert capfd.readouterr().err == ""
 
 
-def test_a_client_that_leaves_in_the_middle_of_its_body_harms_nobody(capfd: pytest.CaptureFixture[str]) -> None:
+def test_disconnect_during_body_is_harmless(capfd: pytest.CaptureFixture[str]) -> None:
     emulator = Emulator()
     with emulator.serve() as server:
         host, _, port = server.url.removeprefix("http://").partition(":")
@@ -159,13 +159,13 @@ def test_a_client_that_leaves_in_the_middle_of_its_body_harms_nobody(capfd: pyte
     assert capfd.readouterr().err == ""
 
 
-def test_a_large_body_is_refused_where_the_client_can_see_it() -> None:
+def test_large_body_is_refused_with_readable_response() -> None:
     with Emulator().serve() as server:
         assert post(f"{server.url}/track", json=None, content=b" " * 40_000_000).status_code == 413
 
 
 @pytest.mark.anyio
-async def test_it_is_looked_at_while_it_takes_events() -> None:
+async def test_inspection_works_during_ingestion() -> None:
     emulator = Emulator(IdMerge.ORIGINAL)
     seen: list[int] = []
     async with emulator.serve() as server, httpx.AsyncClient(base_url=server.url, trust_env=False) as http:
@@ -186,7 +186,7 @@ async def test_it_is_looked_at_while_it_takes_events() -> None:
 
 
 @pytest.mark.parametrize("missing", ["starlette", "uvicorn"])
-def test_a_missing_extra_is_named(missing: str) -> None:
+def test_missing_extra_is_named_in_error(missing: str) -> None:
     code = (
         f"import sys; sys.modules[{missing!r}] = None\n"
         "try: import mixpanel_async.emulator\n"

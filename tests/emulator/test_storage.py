@@ -63,7 +63,7 @@ def fill(mixpanel: Wire) -> None:
 
 
 @pytest.mark.parametrize("id_merge", IdMerge)
-def test_everything_outlasts_a_restart(tmp_path: Path, id_merge: IdMerge) -> None:
+def test_all_data_survives_restart(tmp_path: Path, id_merge: IdMerge) -> None:
     with Emulator(id_merge, data_dir=tmp_path) as emulator:
         fill(Wire(emulator))
         before = seen(emulator)
@@ -75,7 +75,7 @@ def test_everything_outlasts_a_restart(tmp_path: Path, id_merge: IdMerge) -> Non
 
 
 @pytest.mark.parametrize("id_merge", IdMerge)
-def test_life_goes_on_after_a_restart_as_if_there_had_been_none(tmp_path: Path, id_merge: IdMerge) -> None:
+def test_identity_calls_behave_the_same_after_restart(tmp_path: Path, id_merge: IdMerge) -> None:
     def second_half(mixpanel: Wire) -> None:
         mixpanel.identify("u9", A1)
         mixpanel.alias("u9", A2)
@@ -101,7 +101,7 @@ def test_life_goes_on_after_a_restart_as_if_there_had_been_none(tmp_path: Path, 
         assert seen(second) == seen(straight)
 
 
-def test_the_canonical_id_is_not_chosen_again(tmp_path: Path) -> None:
+def test_restart_keeps_canonical_id(tmp_path: Path) -> None:
     with Emulator(IdMerge.ORIGINAL, data_dir=tmp_path, choose_canonical=lambda first, second: second) as emulator:
         Wire(emulator).identify("u1", A1)
         Wire(emulator).identify("u1", A2)
@@ -111,7 +111,7 @@ def test_the_canonical_id_is_not_chosen_again(tmp_path: Path) -> None:
         assert again.cluster("u1") == {"u1", A1, A2}
 
 
-def test_a_reset_forgets_what_is_on_disk(tmp_path: Path) -> None:
+def test_reset_deletes_data_on_disk(tmp_path: Path) -> None:
     with Emulator(IdMerge.ORIGINAL, data_dir=tmp_path) as emulator:
         fill(Wire(emulator))
         emulator.reset()
@@ -132,7 +132,7 @@ def rows(tmp_path: Path, table: str = "events") -> int:
 
 
 @pytest.mark.parametrize("bound", [{"max_events": 5}, {"max_bytes": 500}])
-def test_the_bounds_hold_on_disk(tmp_path: Path, bound: dict[str, Any]) -> None:
+def test_limits_apply_on_disk(tmp_path: Path, bound: dict[str, Any]) -> None:
     with Emulator(IdMerge.ORIGINAL, data_dir=tmp_path, **bound) as emulator:
         for number in range(4):
             Wire(emulator).post("/import", [imported(distinct_id="u", n=7 * number + each) for each in range(7)])
@@ -148,7 +148,7 @@ def test_the_bounds_hold_on_disk(tmp_path: Path, bound: dict[str, Any]) -> None:
     assert rows(tmp_path) == 1
 
 
-def test_only_the_owner_can_read_it(tmp_path: Path) -> None:
+def test_files_are_readable_by_owner_only(tmp_path: Path) -> None:
     mask = os.umask(0o022)
     try:
         with Emulator(data_dir=tmp_path / "deep" / "data") as emulator:
@@ -161,14 +161,14 @@ def test_only_the_owner_can_read_it(tmp_path: Path) -> None:
     assert stat.S_IMODE((tmp_path / "deep" / "data").stat().st_mode) == 0o700
 
 
-def test_a_link_in_place_of_the_file_is_not_followed(tmp_path: Path) -> None:
+def test_symbolic_link_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / "elsewhere").touch()
     (tmp_path / FILE_NAME).symlink_to(tmp_path / "elsewhere")
     with pytest.raises(OSError, match=FILE_NAME):
         Emulator(data_dir=tmp_path)
 
 
-def test_one_emulator_at_a_time(tmp_path: Path) -> None:
+def test_directory_is_used_by_one_emulator_at_a_time(tmp_path: Path) -> None:
     with Emulator(data_dir=tmp_path) as emulator:
         with pytest.raises(OSError, match="in use by another emulator"):
             Emulator(data_dir=tmp_path)
@@ -177,14 +177,14 @@ def test_one_emulator_at_a_time(tmp_path: Path) -> None:
         assert len(again.events()) == 1
 
 
-def test_the_system_of_identities_is_kept(tmp_path: Path) -> None:
+def test_id_merge_of_directory_cannot_change(tmp_path: Path) -> None:
     Emulator(IdMerge.ORIGINAL, data_dir=tmp_path).close()
     with pytest.raises(ValueError, match="original"):
         Emulator(IdMerge.SIMPLIFIED, data_dir=tmp_path)
     Emulator(IdMerge.ORIGINAL, data_dir=tmp_path).close()
 
 
-def test_a_file_of_a_later_version_is_left_alone(tmp_path: Path) -> None:
+def test_file_of_later_version_is_not_changed(tmp_path: Path) -> None:
     Emulator(data_dir=tmp_path).close()
     db = sqlite3.connect(tmp_path / FILE_NAME)
     db.execute("PRAGMA user_version=2")
@@ -215,7 +215,7 @@ def test_close_is_idempotent_and_requests_are_refused_afterwards(tmp_path: Path)
         assert len(in_memory.events()) == 1
 
 
-def test_what_cannot_be_written_is_not_confirmed_and_written_later(tmp_path: Path) -> None:
+def test_unwritten_changes_are_not_confirmed_and_written_later(tmp_path: Path) -> None:
     with Emulator(data_dir=tmp_path) as emulator:
         db = emulator._state.store._db  # type: ignore[union-attr]
         assert db is not None
@@ -255,7 +255,7 @@ def damage(path: Path, how: str, chance: random.Random) -> None:
 
 
 @pytest.mark.parametrize("how", ["header", "shorter", "other", "text"])
-def test_a_damaged_file_is_set_aside(tmp_path: Path, how: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_damaged_file_is_renamed(tmp_path: Path, how: str, caplog: pytest.LogCaptureFixture) -> None:
     for number in (1, 2):
         with Emulator(IdMerge.ORIGINAL, data_dir=tmp_path) as emulator:
             fill(Wire(emulator))
@@ -270,7 +270,7 @@ def test_a_damaged_file_is_set_aside(tmp_path: Path, how: str, caplog: pytest.Lo
     assert rows(tmp_path) == 1
 
 
-def test_an_empty_file_is_a_new_one(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_empty_file_is_used_as_new_file(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / FILE_NAME).touch()
     with Emulator(data_dir=tmp_path) as emulator:
         Wire(emulator).track("u")
@@ -294,7 +294,7 @@ def test_an_empty_file_is_a_new_one(tmp_path: Path, caplog: pytest.LogCaptureFix
         "UPDATE links SET at = 'then'",
     ],
 )
-def test_a_file_with_impossible_content_is_set_aside(tmp_path: Path, statement: str) -> None:
+def test_file_with_invalid_content_is_renamed(tmp_path: Path, statement: str) -> None:
     with Emulator(IdMerge.ORIGINAL, data_dir=tmp_path) as emulator:
         fill(Wire(emulator))
     with sqlite3.connect(tmp_path / FILE_NAME) as db:
@@ -305,7 +305,7 @@ def test_a_file_with_impossible_content_is_set_aside(tmp_path: Path, statement: 
     assert (tmp_path / f"{FILE_NAME}.corrupt-1").exists()
 
 
-def test_no_damage_keeps_it_from_starting(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_emulator_starts_after_any_damage(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with Emulator(IdMerge.ORIGINAL, data_dir=tmp_path) as emulator:
         fill(Wire(emulator))
         # As a killed process leaves it: part of the data is in the write-ahead log.
@@ -353,7 +353,7 @@ def feed_until_killed(url: str, pid: int, sizes: dict[int, int], chance: random.
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_what_was_answered_survives_a_kill_at_any_moment(tmp_path: Path, seed: int) -> None:
+def test_confirmed_data_survives_kill(tmp_path: Path, seed: int) -> None:
     chance = random.Random(seed)
     sizes: dict[int, int] = {}
     unanswered: set[int] = set()
@@ -382,7 +382,7 @@ def test_what_was_answered_survives_a_kill_at_any_moment(tmp_path: Path, seed: i
 
 
 @pytest.mark.anyio
-async def test_requests_at_the_same_time_are_each_written_whole(tmp_path: Path) -> None:
+async def test_concurrent_requests_are_each_written_completely(tmp_path: Path) -> None:
     with Emulator(IdMerge.ORIGINAL, data_dir=tmp_path) as emulator:
         async with emulator.client() as mp:
 
@@ -399,7 +399,7 @@ async def test_requests_at_the_same_time_are_each_written_whole(tmp_path: Path) 
         assert seen(again) == before
 
 
-def test_links_are_kept_in_the_form_of_their_verbs(tmp_path: Path) -> None:
+def test_links_are_stored_as_identity_calls(tmp_path: Path) -> None:
     with Emulator(IdMerge.ORIGINAL, data_dir=tmp_path) as emulator:
         mixpanel = Wire(emulator)
         mixpanel.identify("u1", A1)
@@ -411,13 +411,13 @@ def test_links_are_kept_in_the_form_of_their_verbs(tmp_path: Path) -> None:
     assert links == [Link("$identify", "u1", A1, "u1"), Link("$create_alias", "u1", A1, None)]
 
 
-def test_nothing_of_the_credentials_is_kept(tmp_path: Path) -> None:
+def test_credentials_are_not_stored(tmp_path: Path) -> None:
     with Emulator(data_dir=tmp_path, secret="s3cret-canary") as emulator:
         assert Wire(emulator).post("/import", [imported()], auth=("s3cret-canary", "")).status_code == 200
     assert all(b"canary" not in file.read_bytes() for file in tmp_path.iterdir())
 
 
-def test_a_name_that_is_no_text_is_refused_and_harms_nobody(tmp_path: Path) -> None:
+def test_event_name_with_invalid_utf8_is_refused(tmp_path: Path) -> None:
     with Emulator(data_dir=tmp_path) as emulator:
         body = json.dumps([{"event": "bad \ud800", "properties": {"token": TOKEN, "distinct_id": "u"}}]).encode()
         answer = Wire(emulator).post("/track?verbose=1", content=body, headers={"content-type": "application/json"})
@@ -437,7 +437,7 @@ OTHER = (
 )
 
 
-def test_a_second_try_in_the_same_process_does_not_let_another_process_in(tmp_path: Path) -> None:
+def test_second_attempt_in_process_keeps_directory_locked(tmp_path: Path) -> None:
     with Emulator(data_dir=tmp_path):
         with pytest.raises(OSError, match="in use"):
             Emulator(data_dir=tmp_path)
@@ -446,7 +446,7 @@ def test_a_second_try_in_the_same_process_does_not_let_another_process_in(tmp_pa
     Emulator(data_dir=tmp_path).close()
 
 
-def test_trouble_that_is_not_damage_leaves_the_file_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_access_error_does_not_rename_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with Emulator(data_dir=tmp_path) as emulator:
         Wire(emulator).track("user")
     connect = sqlite3.connect
@@ -463,7 +463,7 @@ def test_trouble_that_is_not_damage_leaves_the_file_alone(tmp_path: Path, monkey
     assert not list(tmp_path.glob("*.corrupt-*"))
 
 
-def test_an_update_that_cannot_be_kept_does_not_take_effect_with_every_try(tmp_path: Path) -> None:
+def test_retried_update_takes_effect_once_after_write_failure(tmp_path: Path) -> None:
     with Emulator(data_dir=tmp_path) as emulator:
         mixpanel = Wire(emulator)
         mixpanel.engage("user", add={"n": 1})

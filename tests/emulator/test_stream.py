@@ -61,7 +61,7 @@ async def greeted(viewer: Viewer) -> Any:
     return hello.data, await viewer.batch()
 
 
-async def test_it_begins_with_who_this_is_and_what_there_was() -> None:
+async def test_stream_starts_with_hello_and_earlier_events() -> None:
     emulator = Emulator(IdMerge.ORIGINAL, token=TOKEN, now=lambda: 1_700_000_000.5)
     post = poster(emulator)
     await post("/track", [event(time=1_700_000_000, n=1, **{"$insert_id": "one"})])
@@ -90,7 +90,7 @@ async def test_it_begins_with_who_this_is_and_what_there_was() -> None:
     assert (batch["dropped"], batch["identity"], batch["rejected"], batch["requests"]) == (0, [], [], 0)
 
 
-async def test_news_come_as_they_happen() -> None:
+async def test_changes_are_streamed_as_they_happen() -> None:
     emulator = Emulator(IdMerge.ORIGINAL)
     post = poster(emulator)
     anon = "3f2b8c1e-9d4a-4b7e-8c1d-2a5e6f7b8c9d"
@@ -106,7 +106,7 @@ async def test_news_come_as_they_happen() -> None:
     assert batch["people"] == [{"canonical": "u", "ids": sorted([anon, "u"]), "profile": None}]
 
 
-async def test_a_failed_identify_says_what_to_do() -> None:
+async def test_failed_identify_is_streamed_with_advice() -> None:
     emulator = Emulator(IdMerge.ORIGINAL)
     async with viewing(emulator) as viewer:
         await greeted(viewer)
@@ -120,7 +120,7 @@ async def test_a_failed_identify_says_what_to_do() -> None:
     assert {person["canonical"] for person in batch["people"]} == {"u", "visitor-17"}
 
 
-async def test_a_rejected_record_is_shown_with_field_and_message() -> None:
+async def test_rejected_record_is_streamed_with_field_and_message() -> None:
     emulator = Emulator(IdMerge.ORIGINAL, token=TOKEN)
     post = poster(emulator)
     async with viewing(emulator) as viewer:
@@ -138,7 +138,7 @@ async def test_a_rejected_record_is_shown_with_field_and_message() -> None:
     assert batches[-1]["stats"]["rejected"] == 3
 
 
-async def test_a_batch_is_bounded_and_says_what_it_leaves_out() -> None:
+async def test_batch_is_bounded_and_counts_dropped_events() -> None:
     emulator = Emulator()
     async with viewing(emulator) as viewer:
         await greeted(viewer)
@@ -149,7 +149,7 @@ async def test_a_batch_is_bounded_and_says_what_it_leaves_out() -> None:
     assert seqs(batches)[-1] == 1_000
 
 
-async def test_a_late_viewer_sees_the_last_two_thousand_events() -> None:
+async def test_new_viewer_receives_last_2000_events() -> None:
     emulator = Emulator()
     for _ in range(2):
         await poster(emulator)("/track", [event() for _ in range(1_500)])
@@ -161,7 +161,7 @@ async def test_a_late_viewer_sees_the_last_two_thousand_events() -> None:
     assert dropped(batches) == batches[0]["dropped"] == 1_000
 
 
-async def test_events_that_the_emulator_itself_forgot_count_as_left_out() -> None:
+async def test_removed_events_count_as_dropped() -> None:
     emulator = Emulator(max_events=10)
     await poster(emulator)("/track", [event() for _ in range(300)])
     async with viewing(emulator) as viewer:
@@ -182,7 +182,7 @@ async def test_large_events_and_profiles_are_shortened() -> None:
     assert batch["people"][0]["profile"]["story"][-1] == "… 980 more"
 
 
-async def test_many_large_events_make_a_bounded_batch() -> None:
+async def test_batch_of_many_large_events_is_bounded() -> None:
     emulator = Emulator()
     async with viewing(emulator) as viewer:
         await greeted(viewer)
@@ -193,7 +193,7 @@ async def test_many_large_events_make_a_bounded_batch() -> None:
     assert len(batches[-1]["events"][-1]["properties"]) > 80
 
 
-async def test_people_from_before_a_restart_are_shown(tmp_path: Path) -> None:
+async def test_people_stored_before_restart_are_streamed(tmp_path: Path) -> None:
     for _ in range(2):
         with Emulator(data_dir=tmp_path) as emulator:
             if not emulator.profiles():
@@ -206,7 +206,7 @@ async def test_people_from_before_a_restart_are_shown(tmp_path: Path) -> None:
     assert seqs([batch]) == [1]
 
 
-async def test_one_that_returns_is_given_what_it_missed() -> None:
+async def test_resumed_viewer_receives_missed_events() -> None:
     emulator = Emulator()
     post = poster(emulator)
     await post("/track", [event(n=1)])
@@ -223,14 +223,14 @@ async def test_one_that_returns_is_given_what_it_missed() -> None:
 
 
 @pytest.mark.parametrize("last_id", ["0", "-1", "abc", "", "9" * 30, "99999999999999"])
-async def test_one_that_returns_from_elsewhere_starts_anew(last_id: str) -> None:
+async def test_viewer_with_unknown_id_starts_over(last_id: str) -> None:
     emulator = Emulator()
     await poster(emulator)("/track", [event()])
     async with viewing(emulator, last_id) as viewer:
         assert [(await viewer.message()).kind for _ in range(3)] == ["reset", "hello", "batch"]
 
 
-async def test_one_that_missed_too_much_starts_anew() -> None:
+async def test_viewer_that_missed_too_much_starts_over() -> None:
     emulator = Emulator()
     post = poster(emulator)
     async with viewing(emulator) as viewer:
@@ -242,7 +242,7 @@ async def test_one_that_missed_too_much_starts_anew() -> None:
         assert (await viewer.message()).kind == "reset"
 
 
-async def test_a_reset_is_told_and_numbers_begin_anew() -> None:
+async def test_reset_is_streamed_and_numbers_restart() -> None:
     emulator = Emulator()
     post = poster(emulator)
     async with viewing(emulator) as viewer:
@@ -257,7 +257,7 @@ async def test_a_reset_is_told_and_numbers_begin_anew() -> None:
     assert seqs(batches) == [1]
 
 
-async def test_viewers_are_bounded_and_a_place_becomes_free() -> None:
+async def test_number_of_viewers_is_limited() -> None:
     emulator = Emulator()
     viewers = [Viewer(emulator, None) for _ in range(MAX_VIEWERS)]
     async with anyio.create_task_group() as tasks:
@@ -278,7 +278,7 @@ async def test_viewers_are_bounded_and_a_place_becomes_free() -> None:
         viewer.close()
 
 
-async def test_a_slow_viewer_holds_up_nobody_and_is_told_what_it_missed() -> None:
+async def test_slow_viewer_does_not_delay_others() -> None:
     emulator = Emulator()
     post = poster(emulator)
     async with viewing(emulator) as slow, viewing(emulator) as quick:
@@ -295,7 +295,7 @@ async def test_a_slow_viewer_holds_up_nobody_and_is_told_what_it_missed() -> Non
     assert len(seqs(batches)) <= 600
 
 
-async def test_a_quiet_stream_is_kept_alive(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_quiet_stream_sends_keep_alive_comments(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mixpanel_async.emulator.http.stream, "_KEEP_ALIVE", 0.1)
     emulator = Emulator()
     async with viewing(emulator) as viewer:
@@ -303,7 +303,7 @@ async def test_a_quiet_stream_is_kept_alive(monkeypatch: pytest.MonkeyPatch) -> 
         assert [await viewer.comment() for _ in range(2)] == ["still here"] * 2
 
 
-async def test_a_browser_is_served_until_the_server_stops() -> None:
+async def test_browser_is_served_until_server_stops() -> None:
     emulator = Emulator()
     ended = threading.Event()
     lines: list[str] = []
@@ -341,7 +341,7 @@ class State:
         self.started = started
 
 
-def test_marks_are_few_and_their_ids_grow_over_a_restart() -> None:
+def test_positions_are_few_and_their_ids_grow_after_restart() -> None:
     clock = count()
     state = State(Emulator(), started=1_000.0)
     feed = Feed(state, lambda: next(clock) * 0.01)
@@ -356,7 +356,7 @@ def test_marks_are_few_and_their_ids_grow_over_a_restart() -> None:
     assert later.latest_position().id > heads[-1].id
 
 
-def test_viewers_that_are_equally_far_share_a_batch() -> None:
+def test_viewers_at_same_position_share_batch() -> None:
     state = State(Emulator(), started=0.0)
     feed = Feed(state, lambda: 0.0)
     state.project.store_event("Viewed", {"distinct_id": "u"}, ("/track", 0.0))
@@ -366,7 +366,7 @@ def test_viewers_that_are_equally_far_share_a_batch() -> None:
 
 
 @pytest.mark.parametrize("reason", DESCRIPTIONS)
-def test_every_failure_comes_with_advice(reason: str) -> None:
+def test_every_failure_reason_has_advice(reason: str) -> None:
     words = hint("$identify", "failed", reason, DESCRIPTIONS[reason])
     assert words is not None
     assert words.endswith(".")
@@ -381,7 +381,7 @@ def test_every_failure_comes_with_advice(reason: str) -> None:
         (IdMerge.ORIGINAL, "$merge", {"$distinct_ids": ["u", "a"]}, "/import"),
     ],
 )
-async def test_an_ignored_verb_comes_with_advice(
+async def test_ignored_identity_call_has_advice(
     id_merge: IdMerge, name: str, properties: dict[str, Any], words: str
 ) -> None:
     emulator = Emulator(id_merge)
@@ -393,7 +393,7 @@ async def test_an_ignored_verb_comes_with_advice(
     assert words in batch["identity"][0]["advice"]
 
 
-async def test_a_device_of_somebody_else_comes_with_advice() -> None:
+async def test_device_of_other_user_has_advice() -> None:
     emulator = Emulator()
     async with viewing(emulator) as viewer:
         await greeted(viewer)
@@ -406,7 +406,7 @@ async def test_a_device_of_somebody_else_comes_with_advice() -> None:
     assert {"canonical": "u1", "ids": ["$device:d", "u1"], "profile": None} in batch["people"]
 
 
-def test_a_journal_gives_its_newest_entries_in_order() -> None:
+def test_bounded_log_returns_newest_entries_in_order() -> None:
     journal: BoundedLog[int] = BoundedLog(5)
     assert journal.between(0, 10, 3) == []
     for number in range(1, 11):
@@ -418,7 +418,7 @@ def test_a_journal_gives_its_newest_entries_in_order() -> None:
     assert journal.between(8, 20, 10) == [(9, 9), (10, 10)]
 
 
-def test_what_is_shortened_is_small_and_readable() -> None:
+def test_shortened_data_is_small_and_readable() -> None:
     deep: Any = 1
     for _ in range(5_000):
         deep = {"a": [deep]}
