@@ -1,4 +1,4 @@
-"""Exchanges between clients and the emulator, compared with Mixpanel's own OpenAPI files."""
+"""Recorded exchanges between clients and the emulator, and their comparison with Mixpanel's OpenAPI files."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
-# The fragments by which the files tell operations on one path apart; on the wire there are none.
+# Fragments that distinguish operations on one path in the files. Requests have no fragments.
 PROFILE_OPERATIONS: Final = {
     "$set": "/engage#profile-set",
     "$set_once": "/engage#profile-set-once",
@@ -41,10 +41,10 @@ IDENTITY_OPERATIONS: Final = {
     "$create_alias": "/track#identity-create-alias",
 }
 
-# A header of requests whose body is wrong because the answer to it is wanted.
+# Header that marks requests with an intentionally invalid body.
 ON_PURPOSE: Final = "x-wrong-on-purpose"
 
-# What the parameter `verbose` answers with, which the files describe in its text and not as a response.
+# Response to the parameter `verbose`, which the files describe in text only.
 VERBOSE: Final = {
     "type": "object",
     "required": ["status", "error"],
@@ -54,7 +54,7 @@ VERBOSE: Final = {
 
 @dataclass(frozen=True)
 class Exchange:
-    """A request as it came over the wire, and its answer."""
+    """Recorded request and its response."""
 
     method: str
     path: str
@@ -76,7 +76,7 @@ class Exchange:
 
     @property
     def content(self) -> Any:
-        """The records, whatever they came in; None if they cannot be read."""
+        """Decode the records from any body format; None if they are unreadable."""
         body = gzip.decompress(self.body) if self.headers.get("content-encoding") == "gzip" else self.body
         try:
             return json.loads(self.form["data"] if self.form else body)
@@ -85,12 +85,12 @@ class Exchange:
 
     @property
     def asks(self) -> set[str]:
-        """Parameters that are set and not 0, in the URL or in a form."""
+        """Return the parameters of the URL and the form that are set and not 0."""
         return {name for name, value in {**self.form, **self.query}.items() if value != "0"}
 
 
 class Recorder:
-    """An ASGI application in front of another, which notes what passes."""
+    """ASGI middleware that records exchanges."""
 
     def __init__(self, app: Any) -> None:
         self.app = app
@@ -125,13 +125,13 @@ class Recorder:
 
 
 class Spec:
-    """Mixpanel's description of its ingestion and identity APIs."""
+    """Mixpanel's OpenAPI description of its ingestion and identity APIs."""
 
     def __init__(self, folder: Path) -> None:
         self._files = {name: _read(folder / f"{name}.openapi.yaml") for name in ("ingestion", "identity")}
 
     def documented_answers(self) -> set[tuple[str, str]]:
-        """Path, without its fragment, and status of every answer that the files describe."""
+        """Return path, without its fragment, and status of every documented response."""
         return {
             (path.partition("#")[0], status)
             for file in self._files.values()
@@ -140,7 +140,7 @@ class Spec:
         }
 
     def complaints(self, exchange: Exchange) -> Iterator[str]:
-        """Each way in which an exchange is not what the files say, as `operation: problem`."""
+        """Return every deviation of an exchange from the files, as `operation: problem`."""
         name, operation = self._operation(exchange)
         problems = [*_parameter_problems(operation, exchange), *_answer_problems(operation, exchange)]
         if ON_PURPOSE not in exchange.headers:
@@ -160,7 +160,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _resolved(node: Any, document: Any) -> Any:
-    """Without references, and with the `nullable` of OpenAPI 3.0 as JSON Schema says it."""
+    """Resolve references, and translate `nullable` of OpenAPI 3.0 to JSON Schema."""
     if isinstance(node, list):
         return [_resolved(item, document) for item in node]
     if not isinstance(node, dict):
@@ -177,7 +177,7 @@ def _resolved(node: Any, document: Any) -> Any:
 
 
 def _place(exchange: Exchange) -> tuple[str, str]:
-    """The file and the path, with its fragment, that describe a request."""
+    """Return the file and the path, with its fragment, that describe a request."""
     content = exchange.content
     records = [record for record in content if isinstance(record, dict)] if isinstance(content, list) else [content]
     first = records[0] if records and isinstance(records[0], dict) else {}
@@ -215,8 +215,8 @@ def _body_problems(operation: dict[str, Any], exchange: Exchange) -> Iterator[st
     kind, content = exchange.content_type, exchange.form or exchange.content
     if kind not in documented:
         yield f"request as {kind or 'nothing'} is not documented"
-        # What is in it should still be what the documented form would hold: a list of records, of which a form may
-        # hold a single one, or the other way round.
+        # The content should match the documented format: a list of records, or a single record, of which a form may
+        # contain either.
         kind = next(iter(documented))
         records = exchange.content
         if kind == "application/json":
@@ -252,7 +252,7 @@ def _json_problems(exchange: Exchange, schema: dict[str, Any]) -> Iterator[str]:
         yield f"answer {exchange.status} is no JSON"
         return
     yield from _schema_problems(f"answer {exchange.status}", content, schema)
-    # The files require nothing of an answer, so that `{}` would do.
+    # The files require no fields in a response, so `{}` would be valid.
     for name in set(schema.get("properties", ())) - set(content if isinstance(content, dict) else ()):
         yield f"answer {exchange.status} has no {name}"
 

@@ -1,4 +1,4 @@
-"""What the tests of the emulator send it: raw HTTP in-process, so that no client of ours stands between."""
+"""In-process HTTP requests to the emulator, so that its tests do not depend on this package's client."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TOKEN = "t"
 
 
 class Wire:
-    """Plain HTTP to an emulator, from code without an event loop; `served` as if a server stood between."""
+    """HTTP requests to an emulator from synchronous code. `served` imitates the scope of a server."""
 
     def __init__(self, emulator: Emulator, *, served: bool = False) -> None:
         self.emulator = emulator
@@ -54,13 +54,13 @@ class Wire:
         return self.verb("/import?strict=1", "$merge", {"$distinct_ids": [first, second]})
 
     def verb(self, url: str, name: str, properties: dict[str, Any]) -> dict[str, Any]:
-        """Send an identity verb, which is never an HTTP error, and return its entry in the log."""
+        """Send an identity call, which never causes an HTTP error, and return its log entry."""
         response = self.post(url, [{"event": name, "properties": {"token": TOKEN, **properties}}])
         assert response.status_code == 200
         return self.emulator.identity_log()[-1]
 
     def engage(self, distinct_id: str, **record: Any) -> str:
-        """Send one profile update; operations without their dollar sign, as Python's names have none."""
+        """Send one profile update. Operations are given without the dollar sign, which Python names cannot have."""
         body = {"$token": TOKEN, "$distinct_id": distinct_id, **{f"${name}": value for name, value in record.items()}}
         return self.post("/engage", [body]).text
 
@@ -69,11 +69,11 @@ class Wire:
         return self.post("/groups", [body | {f"${name}": value for name, value in record.items()}]).text
 
     def counted(self, name: str = "Viewed") -> list[str]:
-        """Whom each event of this name counts for now."""
+        """Return the canonical id that each event with this name counts for now."""
         return [event["properties"]["distinct_id"] for event in self.emulator.events(name)]
 
 
 def imported(**properties: Any) -> dict[str, Any]:
-    """An event that `/import?strict=1` takes, but for what is changed in it; None takes a property out."""
+    """Return an event that `/import?strict=1` accepts, with the given properties. None removes a property."""
     full = {"time": int(time.time()) - 60, "distinct_id": "user", "$insert_id": uuid.uuid4().hex, **properties}
     return {"event": "Imported", "properties": {name: value for name, value in full.items() if value is not None}}

@@ -1,4 +1,4 @@
-"""Who may import, what is noted of a request, and failures on demand."""
+"""Tests of import credentials, the request log, and planned faults of `fail_next` and `drop_connections`."""
 
 from __future__ import annotations
 

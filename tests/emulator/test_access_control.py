@@ -1,4 +1,4 @@
-"""Who may talk to the emulator, and what a hostile or broken client can do to it."""
+"""Tests of the host and origin checks, and of broken or hostile HTTP connections."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_in_process_requests_may_name_any_host() -> None:
 
 @pytest.fixture
 def port() -> Iterator[int]:
-    """Of an emulator on a socket, which is asked at the end whether it is well."""
+    """Provide the port of an emulator on a socket, and check afterwards that it still works."""
     emulator = Emulator()
     with emulator.serve() as server:
         yield int(server.url.rpartition(":")[2])
@@ -191,7 +191,7 @@ def test_unknown_paths_and_methods_are_answered_in_json(
 
 
 def answer_to(port: int, sent: bytes) -> tuple[bytes, dict[str, Any] | None]:
-    """The head of what comes back for these bytes until the connection is closed, and its JSON."""
+    """Send bytes, and return the head and the JSON of the response, read until the connection closes."""
     with socket.create_connection(("127.0.0.1", port), timeout=10) as raw:
         raw.sendall(sent)
         received = b""
@@ -250,11 +250,11 @@ def test_endless_request_head_closes_connection(
         head, content = answer_to(port, b"GET /track HTTP/1.1\r\nHost: 127")
         assert head.startswith(b"HTTP/1.1 408 Request Timeout")
         assert content == {"error": "the request did not arrive in time", "status": "error"}
-        # A second request on the same connection has its own time.
+        # The time limit restarts for the second request on a connection.
         whole = b"GET /nowhere HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
         head, _ = answer_to(port, whole + b"GET /")
         assert head.startswith(b"HTTP/1.1 404 ")
-        # One that is whole is not hurried, however long its answer takes.
+        # The limit does not apply while the response to a complete request is pending.
         emulator.latency = 0.3
         assert httpx.post(f"{server.url}/track", json=[EVENT], trust_env=False).text == "1"
     assert capfd.readouterr().err == ""

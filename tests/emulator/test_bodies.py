@@ -1,4 +1,4 @@
-"""Every body that an official client sends, and what is answered to it in each mode."""
+"""Tests of all body formats of official clients, and of the responses in each mode."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from emulator_wire import TOKEN, Wire, imported
 from mixpanel_async import IdMerge
 from mixpanel_async.emulator import Emulator
 
-# Three bytes that base64 makes a plus sign of, which the Node SDK does not percent-encode.
+# Their base64 contains a plus sign, which the Node SDK does not percent-encode.
 EVENT = {"event": "Viewed", "properties": {"token": TOKEN, "distinct_id": "u", "text": "a>>>b>>>c ~~~ é"}}
 FORM = {"content-type": "application/x-www-form-urlencoded"}
 GZIP = {"content-type": "application/json", "content-encoding": "gzip"}

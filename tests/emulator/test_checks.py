@@ -1,4 +1,4 @@
-"""What `/import?strict=1` refuses, what `/track` ignores, and what either rewrites."""
+"""Tests of event validation on `/import?strict=1` and `/track`."""
 
 from __future__ import annotations
 

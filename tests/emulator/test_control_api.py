@@ -1,4 +1,4 @@
-"""Looking at the emulator and steering it over HTTP: the same as in Python, for tests in any language."""
+"""Tests of the HTTP API `/_emulator/`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which copies of an event count, what is kept of them, and how much."""
+"""Tests of deduplication, stored event properties, and the limits on stored events."""
 
 from __future__ import annotations
 

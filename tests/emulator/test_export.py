@@ -1,4 +1,4 @@
-"""Reading data back where Mixpanel's own tools do: raw export and the profile query."""
+"""Tests of raw export and of the profile query."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def test_profiles_are_returned_in_pages(mixpanel: Wire, path: str, method: str) 
             {"$distinct_id": "u1", "$properties": {"n": 1}},
         ],
     }
-    # What was asked once stays as it was, whatever comes in between.
+    # Pages of a session do not change, even if profiles change between requests.
     mixpanel.engage("u4", set={"n": 40})
     mixpanel.engage("u9", set={"n": 9})
     pages = [

@@ -1,4 +1,4 @@
-"""Every failure on demand, as a client on a socket and one in-process see it, and the random plan."""
+"""Tests of every kind of planned fault, on a socket and in-process, and of random faults."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mixpanel_async.emulator.project.responses import EmulatorResponse
 
 EVENT = {"event": "Viewed", "properties": {"token": TOKEN, "distinct_id": "u"}}
 BROKEN = (httpx.RemoteProtocolError, httpx.ReadError)
-# What a client sees of each: status, content type and body of a verbose `/track`.
+# Response of a verbose `/track` with each fault: status, content type and body.
 TRUE_BODY = b'{"error":null,"status":1}'
 SEEN: dict[FaultKind, tuple[int, str, bytes]] = {
     "status": (503, "text/plain; charset=utf-8", b""),
@@ -38,7 +38,7 @@ SEEN: dict[FaultKind, tuple[int, str, bytes]] = {
 ALWAYS_STORED = {"slow", "drip", "type"}
 
 
-# What seed 1 has in store for the first requests to `/import` at a rate of one half.
+# Faults of the first requests to `/import` with seed 1 and rate 0.5.
 GOLDEN = [
     ("half", False), ("slow", True), None, None, ("drip", False), ("status", False),
     ("half", True), ("status", True), None, ("truncated", True), ("truncated", True), ("drip", True),
@@ -68,7 +68,7 @@ def test_fault_is_identical_on_socket_and_in_process(kind: FaultKind, apply: boo
         assert len(emulator.events()) == 2 * stored(kind, apply=apply)
         for answer in answers:
             assert (answer.status_code, answer.headers["content-type"], answer.content) == SEEN[kind]
-        # The connection is whole, and the next request on it is in order.
+        # The connection stays usable for the next request.
         assert http.post("/track", json=[EVENT]).text == "1"
     assert [request.status for request in emulator.requests()] == [SEEN[kind][0]] * 2 + [200]
 
@@ -339,7 +339,7 @@ def test_open_connections_can_be_cut_while_server_runs() -> None:
     with server, httpx.Client(base_url=server.url, trust_env=False) as http:
         assert http.post("/track", json=[EVENT]).text == "1"
         server.cut_connections()
-        # The dead connection is seen either before the request is sent or while it is.
+        # The client notices the dead connection before or while it sends the request.
         try:
             http.post("/track", json=[EVENT])
         except BROKEN:

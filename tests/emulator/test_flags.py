@@ -1,4 +1,4 @@
-"""The emulator's feature flags: over HTTP, by the Python API, from a file, and beside local evaluation."""
+"""Tests of the emulator's feature flags: HTTP endpoints, Python API, flag file, and agreement with the client."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def ruled(key: str, rule: Any, **fields: Any) -> dict[str, Any]:
 
 
 def asked(emulator: Emulator, context: Any = PERSON, status: int = 200, /, **parameters: Any) -> Any:
-    """What `/flags` answers."""
+    """Return the flags in the response of `/flags`."""
     text = context if isinstance(context, str) else json.dumps(context)
     response = Wire(emulator).request("GET", "/flags", params={"context": text, **parameters}, auth=AUTH)
     assert response.status_code == status
@@ -157,7 +157,7 @@ def test_flag_file_is_reloaded_after_change(tmp_path: Path, caplog: pytest.LogCa
     def write(content: str) -> None:
         version = file.stat().st_mtime_ns if file.exists() else 0
         file.write_text(content)
-        # A change within the resolution of the clock of the file system.
+        # A change within the time resolution of the file system.
         os.utime(file, ns=(version + 1_000_000, version + 1_000_000))
 
     write(json.dumps({"flags": [flag("a")]}))
@@ -170,7 +170,7 @@ def test_flag_file_is_reloaded_after_change(tmp_path: Path, caplog: pytest.LogCa
         assert set(asked(emulator)) == set(asked(emulator)) == {"b"}
     file.rename(tmp_path / "away")
     assert set(asked(emulator)) == {"b"}
-    # Once for each content that could not be used.
+    # One warning for each unusable content.
     assert len(caplog.records) == 5
     (tmp_path / "away").rename(file)
     emulator.set_flags([flag("by hand")])
@@ -250,7 +250,7 @@ def test_too_deep_or_huge_rules_are_false() -> None:
 
 
 def simple_rule(chance: Random, depth: int = 0) -> Any:
-    """Of the kind that Mixpanel's UI makes, on which every evaluation agrees."""
+    """Return a rule of the kind that Mixpanel's UI creates, on which all implementations agree."""
     kind = chance.randrange(7 if depth < 2 else 5)
     if kind == 0:
         return {chance.choice(("==", "!=", "===")): [{"var": "Plan"}, chance.choice(("pro", "Free", "STRASSE"))]}
@@ -288,7 +288,7 @@ def simple_properties(chance: Random) -> dict[str, Any]:
     ("rounds", "seed"), [(12, 1), pytest.param(400, 2, marks=[pytest.mark.long, pytest.mark.timeout(900)])]
 )
 async def test_remote_and_local_evaluation_agree(rounds: int, seed: int) -> None:
-    """Two implementations that share no code, on everything but rules of which they are known to think differently."""
+    """Check that two implementations without shared code agree, except on rules known to differ."""
     chance = Random(seed)
     matched = 0
     for _ in range(rounds):

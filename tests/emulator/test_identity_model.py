@@ -1,4 +1,4 @@
-"""The identity graph against a model that keeps no graph: it works everything out from the list of what happened.
+"""Tests of the identity systems against a model that computes each result from the list of all calls.
 
 The short form runs a few hundred random sequences for each system; the long one, behind the marker `long`, 10,000
 longer ones for each.
@@ -52,7 +52,7 @@ STEPS = sequences(12)
 
 
 def reachable(edges: list[tuple[str, str]], start: str) -> set[str]:
-    """Everybody joined to an id, directly or not, by walking the edges until nothing is added."""
+    """Return all ids joined to an id, directly or indirectly."""
     found = {start}
     while True:
         more = {b for a, b in edges if a in found} | {a for a, b in edges if b in found}
@@ -62,7 +62,7 @@ def reachable(edges: list[tuple[str, str]], start: str) -> set[str]:
 
 
 def original_reason(accepted: list[Step], step: Step) -> str | None:
-    """Why Mixpanel's decision diagrams refuse a verb, given those accepted before; None if they do not."""
+    """Return the reason why Mixpanel's diagrams refuse a call, given the accepted ones; None if they accept it."""
     edges = [(past.first, past.second) for past in accepted]
     theirs = reachable(edges, step.second)
     if step.verb == IDENTIFY:
@@ -88,7 +88,7 @@ def check_consistent(identities: Identities) -> None:
 
 
 def check_adopted(identities: Identities, links: list[Link], empty: Callable[[], Identities]) -> None:
-    """What is made of the accepted links alone, as after a restart, answers the same and judges the same."""
+    """Check that identities restored from the accepted links, as after a restart, behave the same."""
     again = empty()
     for link in links:
         again.restore_link(link)
@@ -135,7 +135,7 @@ def check_original(steps: list[Step], choose: Callable[[str, str], str]) -> None
             links.append(Link(step.verb, step.first, step.second, verdict.kept))
         if verdict.outcome == "merged":
             assert verdict.kept == choose(before[step.first], before[step.second])
-        # Whom the verb does not concern keeps the canonical id, and so does everybody if nothing was merged.
+        # People that the call does not name keep their canonical id. Without a merge, all people do.
         moved = {name for name in NAMES if identities.resolve(name) != before[name]}
         assert {before[name] for name in moved} <= {verdict.absorbed}
         edges = [(past.first, past.second) for past in accepted]
@@ -188,7 +188,7 @@ def check_legacy(steps: list[Step], tracked_before: list[int]) -> None:
         assert {name: identities.resolve(name) for name in NAMES} == {
             name: legacy_root(pointers, name) for name in NAMES
         }
-        # Nothing stored ever moves.
+        # Stored events never change their person.
         assert all(identities.current_id(person) == then for person, then in placed)
     for name in NAMES:
         root = legacy_root(pointers, name)
@@ -208,7 +208,7 @@ VERB = st.sampled_from([IDENTIFY, CREATE_ALIAS, MERGE])
 
 
 def simplified_pair(event: dict[str, Any]) -> tuple[str, str]:
-    """Device and user that an event names by the documents' rules; empty if none."""
+    """Return the device and user of an event by the documented rules; empty if absent."""
     device, user = event.get("$device_id", ""), event.get("$user_id", "")
     if user == "null":
         user = ""
@@ -235,7 +235,7 @@ def test_simplified_matches_model_long(happenings: list[dict[str, Any] | str]) -
 
 
 def check_simplified(happenings: list[dict[str, Any] | str]) -> None:
-    """Events with ids, and between them identity verbs, which do nothing here."""
+    """Check events with ids, mixed with identity calls, which have no effect in Simplified."""
     identities = SimplifiedIdentities()
     placed: list[str] = []
     links: list[Link] = []

@@ -1,4 +1,4 @@
-"""Every worked sequence of Mixpanel's identity documents, by name, through HTTP.
+"""Tests of every example sequence in Mixpanel's identity documents, over HTTP.
 
 A* are UUIDs of version 4, N1 is another form of anonymous id, U* are user ids. "docs" means Mixpanel's pages, "diagram"
 its decision diagrams, "observed" what others have seen a real project do.

@@ -1,4 +1,4 @@
-"""Mixpanel's own tool for moving data, `mixpanel-utils`, against the emulator on a socket."""
+"""Tests of Mixpanel's tool `mixpanel-utils` against the emulator on a socket."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mixpanel_async import IdMerge
 from mixpanel_async.emulator import Emulator
 
 with warnings.catch_warnings():
-    # It is written for Pythons of long ago.
+    # The tool was written for old versions of Python.
     warnings.simplefilter("ignore")
     mixpanel_utils = pytest.importorskip("mixpanel_utils", reason="mixpanel-utils is not installed")
 
@@ -30,7 +30,7 @@ Connect = Callable[[Emulator], Any]
 
 @pytest.fixture
 def emulator() -> Emulator:
-    """A project with a person of two ids, three days of events and more profiles than fit on a page."""
+    """Provide a project with a person of two ids, three days of events, and more than one page of profiles."""
     emulator = Emulator(IdMerge.ORIGINAL, token="t", service_account=("robot", "s3cret", "42"))
     wire = Wire(emulator)
     events = [imported(time=int((DAY + timedelta(days=day)).timestamp()), distinct_id=A1, day=day) for day in range(4)]
@@ -44,8 +44,8 @@ def emulator() -> Emulator:
 
 @pytest.fixture
 def connect(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Connect]:
-    """The tool, pointed at an emulator: it knows three hosts, which are attributes of its own."""
-    # It writes what it cannot import to the current folder.
+    """Return the tool connected to an emulator. Its three hosts are attributes."""
+    # The tool writes records that fail to import to the current directory.
     monkeypatch.chdir(tmp_path)
     with ExitStack() as servers:
 
@@ -67,7 +67,7 @@ def test_events_are_exported(emulator: Emulator, connect: Connect, gzip: bool) -
     assert [event["properties"]["day"] for event in events] == [0, 1, 2]
     first = events[0]["properties"]
     assert first["time"] == DAY.timestamp()
-    # The person is one by now, and the export says under which id the event was sent.
+    # Both ids are one person by now. The export includes the id as sent.
     assert first["distinct_id"] == emulator.resolve(A1)
     assert {first["distinct_id"], first.get("$distinct_id_before_identity", A1)} <= {"user-1", A1}
 

@@ -1,4 +1,4 @@
-"""The official Node SDK against the emulator on a socket, unchanged but for host and protocol."""
+"""Tests of the official Node SDK against the emulator on a socket. Only host and protocol are configured."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from mixpanel_async.emulator import Emulator
 VERSION: Final = "0.24.0"
 A1: Final = "0b1fba6c-16d3-4e3f-9a4e-2f0c1b7d0001"
 A2: Final = "0b1fba6c-16d3-4e3f-9a4e-2f0c1b7d0002"
-# Its base64 has plus signs, which the SDK puts into a form as they are.
+# Its base64 contains plus signs, which the SDK does not percent-encode.
 ODD: Final = "ü~~>>>???~~~ß"
 
 pytestmark = [pytest.mark.node, pytest.mark.xdist_group("node"), pytest.mark.timeout(180)]
@@ -69,7 +69,7 @@ def call(command: list[str], folder: Path, given: str = "", **environment: str) 
 
 @pytest.fixture(scope="module")
 def sdk(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which the SDK is installed."""
+    """Provide a directory in which the SDK is installed."""
     npm = shutil.which("npm")
     if shutil.which("node") is None or npm is None:
         pytest.skip("node or npm is not installed")
@@ -89,7 +89,7 @@ def emulator() -> Emulator:
 
 
 def run(sdk: Path, url: str, *steps: list[Any], account: list[str] | None = None, **options: Any) -> list[str | None]:
-    """Run calls of the SDK, and return what each reported to its callback."""
+    """Run calls of the SDK. Return the error that each passed to its callback, or None."""
     address = urlsplit(url)
     config = {"host": address.netloc, "protocol": address.scheme, **options}
     given = json.dumps({"config": config, "account": account, "steps": steps})
@@ -172,14 +172,14 @@ def test_group_updates_of_sdk(sdk: Path, emulator: Emulator) -> None:
 
 
 def test_import_of_node_sdk(sdk: Path, emulator: Emulator) -> None:
-    """The SDK sends credentials over TLS only, which a proxy in front of the emulator gives it."""
+    """Check imports through a TLS proxy, because the SDK sends credentials over TLS only."""
     old = 1_600_000_000
     batch = [
         {"event": "Imported", "properties": {"time": old + n, "distinct_id": A2, "$insert_id": f"id-{n}"}}
         for n in range(60)
     ]
     one = ["import", "Imported", old, {"distinct_id": A1, "$insert_id": "one"}]
-    # As the SDK's own documentation has it.
+    # Example from the SDK's documentation.
     bare = ["import", "Imported bare", old, {"distinct_id": A1}]
     with emulator.serve() as server, over_tls(sdk, server.url) as url:
         assert run(sdk, url, one, bare, ["import_batch", batch], account=["robot", "s3cret", "42"]) == [None] * 3
@@ -208,7 +208,7 @@ def test_planned_failure_reaches_callback(sdk: Path, emulator: Emulator) -> None
 
 @contextmanager
 def over_tls(folder: Path, url: str) -> Iterator[str]:
-    """An https address for an http one."""
+    """Provide an HTTPS address in front of an HTTP address."""
     if shutil.which("openssl") is None:
         pytest.skip("openssl is not installed")
     name = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
@@ -241,7 +241,7 @@ async def _proxy(context: ssl.SSLContext, url: str, started: Future[int], stoppi
         try:
             await asyncio.gather(pump(reader, behind), pump(behind_reader, writer))
         except (OSError, asyncio.CancelledError):
-            # The client has gone, or the test is over. Cancelled tasks of a stream server would be logged as failed.
+            # The client has disconnected, or the test has ended. asyncio logs cancelled stream server tasks as errors.
             behind.close()
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context)

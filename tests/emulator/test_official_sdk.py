@@ -1,4 +1,4 @@
-"""The official Python SDK against the emulator on a socket, unchanged but for the address."""
+"""Tests of the official Python SDK against the emulator on a socket. Only the address is configured."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mixpanel_async import IdMerge
 from mixpanel_async.emulator import Emulator
 
 with warnings.catch_warnings():
-    # The official package depends on libraries that warn on newer Pythons.
+    # The official package depends on libraries that emit warnings on newer versions of Python.
     warnings.simplefilter("ignore")
     mixpanel = pytest.importorskip("mixpanel")
 
@@ -52,7 +52,7 @@ def official(url: str) -> Any:
 
 
 def let_alias_find(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`Mixpanel.alias` makes a consumer of its own, without arguments, which knows only one host."""
+    """Redirect `Mixpanel.alias` to the emulator. It creates a default consumer, which knows only one host."""
 
     def consumer(*given: Any, **options: Any) -> Any:
         return PlainConsumer(*given, **options) if given or options else PlainConsumer(**urls(url))
@@ -153,7 +153,7 @@ def test_buffered_consumer_of_sdk(url: str, emulator: Emulator) -> None:
         official.people_increment("u", {"visits": 1})
         official.group_set("company", "acme", {"n": number})
     consumer.flush()
-    # Apart, because it forgets the secret at the next call of another kind.
+    # Separate, because the consumer loses the secret at the next call of another kind.
     official.alias("u", A1)
     for number in range(3):
         official.import_data(None, A1, "Imported", time.time() - 60, {"n": number}, api_secret="secret")
@@ -185,7 +185,7 @@ def test_simplified_project_ignores_identity_calls(official: Any, emulator: Emul
 
 @pytest.fixture
 def command() -> Iterator[str]:
-    """Address of a `mixpanel-async emulator` that runs in a process of its own."""
+    """Provide the address of a `mixpanel-async emulator` in a separate process."""
     arguments = ["emulator", "--port", "0", "--id-merge", "original", "--secret", "secret", "--token", "tok"]
     run = [sys.executable, "-c", "from mixpanel_async.cli import main; main()", *arguments]
     with subprocess.Popen(run, stdout=subprocess.PIPE, text=True) as process:

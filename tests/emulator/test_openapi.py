@@ -1,7 +1,7 @@
-"""What clients send and what the emulator answers, against Mixpanel's own OpenAPI files.
+"""Tests of requests and responses against Mixpanel's OpenAPI files.
 
-The files are Mixpanel's and not shipped here. They are looked for in the folder that MIXPANEL_OPENAPI_DIR names, or in
-`shared/openapi` beside the repository.
+The files belong to Mixpanel and are not part of this repository. The tests search for them in MIXPANEL_OPENAPI_DIR, or
+in `shared/openapi` next to the repository.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from mixpanel_async import AsyncMixpanel, IdMerge, ServiceAccountCredentials
 from mixpanel_async.emulator import Emulator
 
 with warnings.catch_warnings():
-    # The official package depends on libraries that warn on newer Pythons.
+    # The official package depends on libraries that emit warnings on newer versions of Python.
     warnings.simplefilter("ignore")
     official_sdk = pytest.importorskip("mixpanel")
 pytest.importorskip("jsonschema")
@@ -41,7 +41,7 @@ pytestmark = pytest.mark.skipif(
     reason="Mixpanel's OpenAPI files are not at hand; MIXPANEL_OPENAPI_DIR may name their folder",
 )
 
-# Complaints that are no fault of the client or the emulator, and why.
+# Known deviations that are not errors of the client or the emulator, with their reasons.
 SLIPS: Final[dict[str, str]] = {
     r"(/engage|/groups|/track)\S*: request as application/x-www-form-urlencoded is not documented": (
         "the pages say in prose that a form with `data` is taken, and the official Python SDK sends nothing else"
@@ -96,7 +96,7 @@ def official(url: str, buffered: bool = False, credentials: Any = None) -> Any:
 
 
 def profiles_and_groups(client: Any) -> list[Any]:
-    """Every operation; what a call returns is to be awaited, if the client is ours."""
+    """Call every profile and group operation. Await the results if the client is asynchronous."""
     return [
         client.people_set("u", {"a": 1}),
         client.people_set_once("u", {"a": 1}),
@@ -126,7 +126,7 @@ def by_our_client(emulator: Emulator) -> None:
             await mp.identify("u2", A1.replace("1", "2"))
             await mp.merge(None, "u", "u2", api_secret="secret")
             await mp.flush()
-            # One at a time, so that each is a request of its own kind; then all at once.
+            # First one by one, for a separate request of each kind, then all at once.
             for call in profiles_and_groups(mp):
                 await call
                 await mp.flush()
@@ -143,7 +143,7 @@ def by_the_official_sdk(emulator: Emulator) -> None:
         for client in (official(server.url), official(server.url, credentials=account), official(server.url, True)):
             client.track("u", "Viewed", {"n": 1})
             profiles_and_groups(client)
-            # Last, because the buffered consumer forgets the secret at the next call of another kind.
+            # Last, because the buffered consumer loses the secret at the next call of another kind.
             client.import_data(None, "u", "Imported", time.time() - 60, api_secret="secret")
             client.merge(None, "a", "b", api_secret="secret")
             if isinstance(client._consumer, official_sdk.BufferedConsumer):
@@ -151,7 +151,7 @@ def by_the_official_sdk(emulator: Emulator) -> None:
 
 
 def by_hand(emulator: Emulator) -> None:
-    """What no client sends on purpose, and every mode of answering."""
+    """Send requests that no client sends, and use every response mode."""
 
     async def send() -> None:
         transport = httpx.ASGITransport(app=emulator.app)
@@ -225,7 +225,7 @@ TALKS: Final[dict[Talk, IdMerge]] = {
 
 @pytest.fixture(scope="module")
 def recorders() -> dict[Talk, Recorder]:
-    """What passed in each of the talks."""
+    """Provide the recorded exchanges of each client."""
     recorders = {}
     for talk, id_merge in TALKS.items():
         emulator = Emulator(id_merge)

@@ -1,4 +1,4 @@
-"""Profile and group updates, operation by operation, and whose profile they reach."""
+"""Tests of profile and group updates, for each operation."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def mixpanel() -> Wire:
 
 
 def profile(mixpanel: Wire, distinct_id: str = "u") -> dict[str, Any] | None:
-    """The profile without `$last_seen`."""
+    """Return the profile without `$last_seen`."""
     properties = mixpanel.emulator.profile(distinct_id)
     if properties is not None:
         properties.pop("$last_seen", None)
@@ -60,7 +60,7 @@ def test_operation_changes_profile(mixpanel: Wire, before: Any, operation: str, 
     if before is not None:
         mixpanel.engage("u", set=before)
     assert mixpanel.engage("u", **{operation: value}) == "1"
-    # As JSON, where `true` is not `1`.
+    # Compared as JSON, where `true` differs from `1`.
     assert json.dumps(profile(mixpanel), sort_keys=True) == json.dumps(after, sort_keys=True)
 
 
@@ -92,7 +92,7 @@ def test_refused_record_changes_nothing(mixpanel: Wire, record: dict[str, Any]) 
 
 
 class TestGeolocation:
-    """`$ip` and `ip`: whose address says where a user is."""
+    """Tests of geolocation by `$ip` and `ip`."""
 
     @pytest.fixture
     def mixpanel(self) -> Wire:
@@ -175,7 +175,7 @@ def test_delete_accepts_any_value(mixpanel: Wire, value: Any) -> None:
     mixpanel.engage("u", set={"a": 1})
     assert mixpanel.engage("u", delete=value) == "1"
     assert mixpanel.emulator.profiles() == {}
-    # The events stay, and what comes next makes a new profile.
+    # The events remain, and the next update creates a new profile.
     assert mixpanel.counted() == ["u"]
     mixpanel.engage("u", set={"b": 1})
     assert profile(mixpanel) == {"b": 1}

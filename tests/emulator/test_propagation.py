@@ -1,4 +1,4 @@
-"""Mappings that reports learn of later than the project does."""
+"""Tests of the propagation delay of identity links in reports."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ HOUR = 3_600.0
 
 
 class Clock:
-    """A clock that stands still until it is moved."""
+    """Clock that advances only when a test sets it."""
 
     def __init__(self) -> None:
         self.time = START
@@ -92,7 +92,7 @@ def test_simplified_device_link_is_delayed(clock: Clock) -> None:
     mixpanel = wire(clock, IdMerge.SIMPLIFIED)
     mixpanel.track(None, **{"$device_id": "d"})
     mixpanel.track(None, **{"$device_id": "d", "$user_id": "u"})
-    # The second names the user itself, so nothing has to be known to show it.
+    # The second event names the user itself, so it needs no mapping.
     assert mixpanel.counted() == ["$device:d", "u"]
     assert mixpanel.emulator.cluster("u") == {"u", "$device:d"}
     clock.time += HOUR
@@ -161,7 +161,7 @@ STEPS = st.lists(
 @settings(max_examples=200, deadline=None)
 @given(STEPS, st.integers(1, 12))
 def test_reports_equal_earlier_state_of_project(steps: list[tuple[int, str, str, str]], delay: int) -> None:
-    """At any time, reports show the canonical ids that the project itself had one delay earlier."""
+    """Check that reports show the canonical ids that the project had one delay earlier."""
 
     def empty() -> OriginalIdentities:
         return OriginalIdentities(4, max)
@@ -175,7 +175,7 @@ def test_reports_equal_earlier_state_of_project(steps: list[tuple[int, str, str,
             history.append({name: live.resolve(name) for name in NAMES})
             time += 1
             known = {name: reports.identities().resolve(name) for name in NAMES}
-            # What happens within a second of this clock is known at the end of it.
+            # Links within one second of this clock become visible at its end.
             assert known == (history[time - delay] if 0 <= time - delay < time else {name: name for name in NAMES})
         verdict = live.apply(verb, first, second)
         if verdict.outcome in {"merged", "unchanged"}:

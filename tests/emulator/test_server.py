@@ -1,4 +1,4 @@
-"""The emulator on a socket: start, stop, and connections that break."""
+"""Tests of the emulator on a socket: start, stop, and broken connections."""
 
 from __future__ import annotations
 

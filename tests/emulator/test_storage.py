@@ -1,4 +1,4 @@
-"""A project on disk: what is confirmed outlasts the process, and no damage keeps the emulator from starting."""
+"""Tests of storage on disk: confirmed data survives the process, and damaged files do not prevent the start."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ A3 = "0b1fba6c-16d3-4e3f-9a4e-2f0c1b7d0003"
 
 
 def seen(emulator: Emulator) -> dict[str, Any]:
-    """All that can be looked at, but for the requests."""
+    """Return the result of every view, except requests."""
     ids = sorted(id_ for cluster in emulator.clusters() for id_ in cluster)
     return {
         "events": emulator.events(),
@@ -46,7 +46,7 @@ def seen(emulator: Emulator) -> dict[str, Any]:
 
 
 def fill(mixpanel: Wire) -> None:
-    """A little of everything, in any system of identities."""
+    """Store data of every kind, in any ID merge system."""
     mixpanel.track(A1, time=1_700_000_000, price=1.5, tags=["ä", "\x00"])
     mixpanel.post("/import", [imported(distinct_id=A1), imported(**{"$device_id": "d1", "$user_id": "u1"})])
     mixpanel.identify("u1", A1)
@@ -239,7 +239,7 @@ def damage(path: Path, how: str, chance: random.Random) -> None:
         data[:100] = b"\xff" * 100
     elif how == "pages":
         for _ in range(20):
-            # Beyond the header, whose damage has a case of its own.
+            # Beyond the header, whose damage is a separate case.
             data[chance.randrange(min(100, len(data) - 1), len(data))] ^= 1 << chance.randrange(8)
     elif how == "shorter":
         del data[chance.randrange(1, len(data)) :]
@@ -308,7 +308,7 @@ def test_file_with_invalid_content_is_renamed(tmp_path: Path, statement: str) ->
 def test_emulator_starts_after_any_damage(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with Emulator(IdMerge.ORIGINAL, data_dir=tmp_path) as emulator:
         fill(Wire(emulator))
-        # As a killed process leaves it: part of the data is in the write-ahead log.
+        # Like a killed process: part of the data is in the write-ahead log.
         whole = {file.name: file.read_bytes() for file in tmp_path.iterdir() if file.name != LOCK_NAME}
     assert set(whole) == {FILE_NAME, f"{FILE_NAME}-wal"}
     closed = {FILE_NAME: (tmp_path / FILE_NAME).read_bytes()}
@@ -337,7 +337,7 @@ with Emulator(IdMerge.ORIGINAL, data_dir=sys.argv[1]).serve() as server:
 
 
 def feed_until_killed(url: str, pid: int, sizes: dict[int, int], chance: random.Random) -> None:
-    """Post numbered batches of the sizes noted, each with a profile update of the same number, until nobody answers."""
+    """Post numbered batches of the given sizes, each with a profile update, until requests fail."""
     killer = threading.Timer(0.02 * chance.random(), os.kill, [pid, signal.SIGKILL])
     last_safe = len(sizes) + chance.randrange(3, 15)
     with httpx.Client(base_url=url, trust_env=False, auth=(TOKEN, "")) as http:
@@ -372,7 +372,7 @@ def test_confirmed_data_survives_kill(tmp_path: Path, seed: int) -> None:
     with Emulator(IdMerge.ORIGINAL, data_dir=tmp_path) as emulator:
         stored = Counter(event["properties"]["number"] for event in emulator.events())
         appended = (emulator.profile("u") or {})["numbers"]
-    # What was not answered is there as a whole or not at all.
+    # An unanswered request is stored completely or not at all.
     assert {**sizes, **{number: stored[number] for number in unanswered}} == {
         number: stored[number] for number in sizes
     }

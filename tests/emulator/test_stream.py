@@ -1,4 +1,4 @@
-"""The live stream: what a viewer is told, within which bounds, and what becomes of one that is slow or returns."""
+"""Tests of the live stream: content, limits, and viewers that are slow or resume."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def all_of(total: int) -> Callable[[list[Any]], bool]:
 
 
 async def greeted(viewer: Viewer) -> Any:
-    """What the stream says first; the first batch is read, too."""
+    """Read the hello message and the first batch. Return the data of both."""
     hello = await viewer.message()
     assert hello.kind == "hello"
     return hello.data, await viewer.batch()
@@ -333,7 +333,7 @@ async def test_browser_is_served_until_server_stops() -> None:
 
 
 class State:
-    """As much of the application's state as a feed reads."""
+    """State of the application as far as a feed reads it."""
 
     def __init__(self, emulator: Emulator, started: float) -> None:
         self.project = emulator._state.project
@@ -349,7 +349,7 @@ def test_positions_are_few_and_their_ids_grow_after_restart() -> None:
     for _ in range(100):
         state.requests.append(None)
         heads.append(feed.latest_position())
-    # A hundred looks within a second.
+    # 100 calls within a second.
     assert len({head.id for head in heads}) <= 12
     assert [head.id for head in heads] == sorted(head.id for head in heads)
     later = Feed(State(Emulator(), started=1_001.0), lambda: 0.0)
