@@ -79,7 +79,7 @@ def test_unknown_section_is_rejected() -> None:
 
 def test_flags_benchmark_compares_with_the_official_sdk() -> None:
     command = [sys.executable, "-m", "benchmarks.flags", "--rounds", "1"]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=25)
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=110)
     assert result.returncode == 0, result.stdout + result.stderr
     assert result.stdout.count(" us") >= 14
 
@@ -87,7 +87,7 @@ def test_flags_benchmark_compares_with_the_official_sdk() -> None:
 @pytest.mark.parametrize("framework", ["aiohttp", pytest.param("fastapi", marks=pytest.mark.long)])
 def test_apps_benchmark_measures_with_and_without_tracking(framework: str) -> None:
     command = [sys.executable, "-m", "benchmarks.apps", "--framework", framework, "--turns", "1", "--connections", "4"]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=25)
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=110)
     assert result.returncode == 0, result.stdout + result.stderr
     # 200 measured requests, 20 warm-up requests on each of four connections, and one that checks the start of the app.
     assert "300 of 300 events delivered" in result.stdout
@@ -97,16 +97,15 @@ def test_apps_benchmark_measures_with_and_without_tracking(framework: str) -> No
 
 def test_importer_benchmark_runs() -> None:
     command = [sys.executable, "-m", "benchmarks.importer", "--events", "500", "--rounds", "1", "--gigabytes", "0.01"]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=25)
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=110)
     assert result.returncode == 0, result.stdout + result.stderr
     assert result.stdout.count("events per second of CPU on one core") == 2
     assert "50,000 events imported, 0 rejected; peak memory" in result.stdout
 
 
-@pytest.mark.timeout(60)
 def test_faults_benchmark_covers_every_library() -> None:
     command = [sys.executable, "-m", "benchmarks.faults", "--only", "portal", "counter", "killed"]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=55)
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=110)
     assert result.returncode == 0, result.stdout + result.stderr
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in result.stdout.splitlines()[2:]]
     ours = [row for row in rows if row[1] == "mixpanel-async"]
