@@ -1,5 +1,7 @@
 """Delivery: from an accepted record to a settled batch.
 
-Holds the queue, the buffer, the sender and the retry policy. May import `_http`, `_spool`, `_encoding`, `_runtime` and
-`_model`. Start reading at `queue.py` for the way in and at `sender.py` for the way out.
+Contains the queue, the buffer and the sender. May import `_http`, `_spool`, `_encoding`, `_runtime` and `_model`.
+
+Start reading at `queue.py` for records that come in and at `sender.py` for batches that go out. `buffer.py` decides
+when a batch is sent and what its outcome means. It owns `Accounting` (`lanes.py`) and `DiskBacklog`.
 """

@@ -90,7 +90,7 @@ class BatchSender:
 
     @property
     def final_probe_interval(self) -> float:
-        """Seconds between attempts during the last flush of a client, whatever is left of the retry budget."""
+        """Seconds between attempts during the last flush of a client, which ignores the retry budget."""
         return self._probe_interval
 
     def settle_unsent(self, batch: Batch) -> None:

@@ -39,7 +39,7 @@ class LaneRows:
         written_to: newest row that has been committed.
         records: number of records that are only on disk; they come after all records in memory.
         size: their estimated bytes.
-        first_row: the first of them that this client wrote; 0 if there is none.
+        first_row: the first of them that this client wrote, or 0.
         unwritten: the number of them, the newest ones, that are not committed yet.
         unwritten_from: the first row that was ever added without a place in memory.
         is_loading: the writer thread is reading rows for this lane.

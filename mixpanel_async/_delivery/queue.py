@@ -53,7 +53,7 @@ class Queue:
     Attributes:
         staging: events tracked from the client's own event loop that have not entered the buffer yet.
         requests: counts the requests of the client.
-        closed: no more records are accepted.
+        closed: the client is closed and rejects records.
     """
 
     def __init__(
@@ -277,7 +277,7 @@ class Queue:
         return result
 
     def close(self) -> None:
-        """Accept no more records."""
+        """Reject records from now on."""
 
         def work() -> None:
             self.closed = True

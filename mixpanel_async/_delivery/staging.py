@@ -166,12 +166,12 @@ class StagingBuffer:
         self.thread_id = threading.get_ident()
 
     def unbind_loop(self) -> None:
-        """Accept no more events: the loop, or the client's main task in it, has ended."""
+        """Reject events until the next `bind_loop`: the loop, or the client's main task in it, has ended."""
         self._loop = None
         self.bytes_until_yield = 0
 
     def close_from_other_thread(self) -> None:
-        """Accept no more events until the loop's thread updates the limits.
+        """Reject events until the loop's thread updates the limits.
 
         Another thread cannot open the buffer again: it does not know how many events the loop's thread is staging.
         """

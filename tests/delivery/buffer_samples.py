@@ -1,4 +1,4 @@
-"""What the tests of the buffer share: one outcome of each kind, records, and what was lost."""
+"""Outcomes, records and helpers for the tests of the buffer."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ def failure(index: int) -> FailedRecord:
 
 
 def records(count: int, size: int = 8, *, start: int = 0) -> list[bytes]:
-    """Different records of one size."""
+    """Return different records of one size."""
     return [b"%0*d" % (size, start + number) for number in range(count)]
 
 
 def body(items: Iterable[bytes]) -> int:
-    """Size of the request's body, worked out by making it."""
+    """Return the size of the request body of these records."""
     return len(b"[" + b",".join(items) + b"]")
 
 

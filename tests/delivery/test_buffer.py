@@ -1,4 +1,4 @@
-"""The buffer, told the time by plain numbers: each rule by name."""
+"""Rules of the buffer and the queue. The tests pass the time as plain numbers."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ FOREVER = 3600.0
 
 
 def make(retry: RetryPolicy = RetryPolicy(), /, **policy: Any) -> tuple[Buffer, Lane]:  # noqa: B008  it is frozen
-    """A buffer and its lane for events; by default only a full batch leaves by itself."""
+    """Return a buffer and its lane for events. By default only a full batch is sent without a flush."""
     buffer = Buffer(BatchPolicy(**{"linger": FOREVER, **policy}), retry)
     return buffer, buffer.lane(RecordKind.EVENTS)
 
@@ -75,7 +75,7 @@ def waits_until(buffer: Buffer, now: float) -> float:
 
 
 def counts(buffer: Buffer) -> tuple[int, int, int, int, int, int]:
-    """accepted, delivered, failed, dropped, uncertain, pending"""
+    """Return the numbers of accepted, delivered, failed, dropped, uncertain and pending records."""
     return (
         buffer.accounting.accepted,
         buffer.accounting.delivered,
@@ -89,17 +89,17 @@ def counts(buffer: Buffer) -> tuple[int, int, int, int, int, int]:
 def serve(
     buffer: Buffer, answer: Callable[[Batch], Outcome], *, now: float = 0.0, most: int = 10_000
 ) -> tuple[list[list[bytes]], list[Loss]]:
-    """Answer every request until nothing may be sent at this moment; the requests and the losses."""
+    """Settle every request until nothing may be sent now. Return the requests and the losses."""
     requests: list[list[bytes]] = []
     losses: list[Loss] = []
     while isinstance(batch := buffer.poll(now), Batch):
         requests.append(list(batch.items))
-        assert len(requests) <= most, "it goes on without end"
+        assert len(requests) <= most, "the requests do not end"
         losses += buffer.settle(batch, answer(batch), now)
     return requests, losses
 
 
-# When a batch leaves
+# Batching
 
 
 def test_single_record_is_sent_after_linger() -> None:
@@ -355,7 +355,7 @@ def test_awaited_events_do_not_use_the_slots_of_queued_events() -> None:
 
 
 def test_imports_with_different_secrets_share_the_import_slots() -> None:
-    """`max_in_flight`: "requests at once for events, and again for imports"."""
+    """`max_in_flight` limits the requests for events, and separately those for imports."""
     buffer, _ = make(max_events=1, max_in_flight=2)
     for number in range(10):
         offer_all(buffer, buffer.lane(RecordKind.IMPORTS, Secret(str(number))), records(3))
@@ -363,7 +363,7 @@ def test_imports_with_different_secrets_share_the_import_slots() -> None:
 
 
 def test_imports_with_many_secrets_do_not_block_other_kinds() -> None:
-    """Trouble in one kind does not hold up another: each of these requests may hang until it times out."""
+    """A failure of one kind does not delay another: each of these requests may hang until its timeout."""
     buffer, events = make(max_events=1, max_in_flight=2)
     for number in range(10):
         offer_all(buffer, buffer.lane(RecordKind.IMPORTS, Secret(str(number))), records(3))
@@ -404,7 +404,7 @@ def test_lane_in_use_is_not_removed() -> None:
 
 
 def test_record_for_a_removed_lane_is_not_lost() -> None:
-    """A caller may hold a lane while it waits for room, and another secret is used in between."""
+    """A caller may keep a lane while it waits for room, and other secrets are used in the meantime."""
     buffer, _ = make(max_events=1)
     held = buffer.lane(RecordKind.IMPORTS, Secret("one"))
     buffer.lane(RecordKind.IMPORTS, Secret("two"))
@@ -676,7 +676,7 @@ def test_413_reduces_the_size_limit_of_the_lane() -> None:
     assert [len(batch.items) for batch in halves] == [50, 50]
     assert len(batches) > 8
     assert max(body(batch.items) for batch in batches) <= body(refused.items) // 2 + 1
-    assert max(len(batch.items) for batch in batches) >= 49, "no smaller than it must be"
+    assert max(len(batch.items) for batch in batches) >= 49, "batches are smaller than necessary"
 
 
 def test_413_for_a_huge_record_keeps_a_minimum_size_limit() -> None:
@@ -708,7 +708,7 @@ def test_repeated_413_never_leads_to_empty_requests() -> None:
 
 
 def test_size_limit_of_a_lane_expires() -> None:
-    """A proxy that was wrong for a minute must not leave small requests behind until the process ends."""
+    """A misconfigured proxy must not cause small requests for the rest of the process."""
     buffer, lane = make(max_events=50, linger=0.0)
     offer_all(buffer, lane, records(50, size=20_000), 100.0)
     serve(buffer, lambda _: TOO_LARGE, now=100.0)
@@ -748,7 +748,7 @@ def test_rejected_profile_batch_may_have_been_applied_in_part() -> None:
 
 
 def test_profile_batch_rejected_with_status_200_was_not_applied() -> None:
-    """Mixpanel's specification of /engage and /groups: 0 says that no record was valid."""
+    """In Mixpanel's specification of /engage and /groups, 0 means that no record was valid."""
     buffer, _ = make(max_events=2)
     offer_all(buffer, buffer.lane(RecordKind.PEOPLE), [b"set", NonIdempotentRecord(b"add")])
     requests, losses = serve(buffer, lambda batch: NONE_TAKEN if b"set" in batch.items else Delivered())
@@ -771,7 +771,7 @@ def test_batch_rejected_with_413_was_not_applied() -> None:
     assert (requests[1:], losses) == ([[b"one"], [b"two"]], [])
 
 
-# Eviction, giving up, awaited records
+# Eviction, abandoning, awaited records
 
 
 def test_eviction_drops_the_oldest_record_of_all_lanes() -> None:
@@ -846,7 +846,7 @@ def test_no_record_is_evicted_if_records_in_flight_leave_no_room() -> None:
     lease(buffer)
     assert buffer.evict(25) == []
     assert buffer.accounting.pending == 3
-    assert list(lost(buffer.evict(24))) == records(1, start=2), "which leaves just enough"
+    assert list(lost(buffer.evict(24))) == records(1, start=2), "the third record must make enough room"
 
 
 def test_abandon_drops_waiting_records_and_keeps_leases() -> None:
@@ -916,7 +916,7 @@ def test_failed_awaited_record_is_lost_for_the_given_reason() -> None:
     assert counts(buffer) == (1, 0, 1, 0, 0, 0)
 
 
-# A second word, and the end of those who held a lease
+# Late settlements and lost leases
 
 
 def test_second_settlement_of_a_batch_is_ignored() -> None:
@@ -1117,12 +1117,12 @@ def test_next_try_is_the_first_time_a_waiting_batch_may_be_sent() -> None:
     offer_all(buffer, people, [b"person"])
     first, second = lease_all(buffer)
     buffer.settle(first, AGAIN, 0.0, 30.0)
-    assert buffer.next_try() == -math.inf, "one is in flight"
+    assert buffer.next_try() == -math.inf, "a batch is in flight"
     buffer.settle(second, AGAIN, 0.0, 20.0)
     assert buffer.next_try() == 20.0
 
 
-# The queue: lock, overflow policy, and who is told
+# The queue: lock, overflow policy and signals
 
 
 def make_queue(overflow: Overflow, **policy: Any) -> tuple[Queue, Lane, SignalCounter]:
@@ -1179,11 +1179,11 @@ def test_record_that_can_never_fit_raises_under_wait() -> None:
         queue.offer(lane, b"eleven byte")
     assert queue.stats().accepted == 0
     assert queue.offer(lane, b"one")
-    assert not queue.offer(lane, b"ten bytes!"), "it will have room when the other has gone"
+    assert not queue.offer(lane, b"ten bytes!"), "the record fits once the other one is settled"
 
 
 def test_every_loss_is_reported() -> None:
-    """`on_drop` is told of each record that ended without delivery, wherever that was found out."""
+    """`on_drop` gets every record that ended without delivery, whichever method ended it."""
     signals = SignalCounter()
     buffer, lane = make(max_events=2, max_pending_events=4)
     hooks = Callbacks(lambda *_: None, None)
@@ -1261,8 +1261,8 @@ def test_forked_child_starts_with_an_empty_queue(call: str) -> None:
     assert signals.forks == 1
 
 
-class Reentry:
-    """A clock that, read once more, tracks: as a finalizer, a signal handler or a log handler may do at any moment."""
+class ReentrantClock:
+    """Clock that tracks an event when it is read, as a finalizer, signal handler or log handler may at any moment."""
 
     def __init__(self) -> None:
         self.act: Callable[[], object] | None = None
@@ -1274,9 +1274,9 @@ class Reentry:
         return 0.0
 
 
-def make_reentrant(overflow: Overflow, **policy: Any) -> tuple[Queue, Lane, SignalCounter, Reentry]:
+def make_reentrant(overflow: Overflow, **policy: Any) -> tuple[Queue, Lane, SignalCounter, ReentrantClock]:
     buffer, lane = make(**policy)
-    clock, signals = Reentry(), SignalCounter()
+    clock, signals = ReentrantClock(), SignalCounter()
     queue = Queue(buffer, overflow, Callbacks(None, None), clock, signals)
     return queue, lane, signals, clock
 
@@ -1301,8 +1301,8 @@ def test_reentrant_record_is_counted(overflow: Overflow) -> None:
     assert sorted(batch.items) == [b"inner", b"outer"]
 
 
-class Interrupted(StagingBuffer):
-    """Is measured last of all, and then once interrupted."""
+class InterruptedStaging(StagingBuffer):
+    """Staging buffer that runs a function once, at the end of the first update of its limits."""
 
     def __init__(self, act: Callable[[], object]) -> None:
         super().__init__()
@@ -1318,7 +1318,7 @@ class Interrupted(StagingBuffer):
 def test_record_tracked_at_the_end_of_another_call_is_enqueued_immediately(call: str) -> None:
     queue, lane, signals, _ = make_reentrant(Overflow.DROP_NEWEST)
     queue.enable_staging(lane)
-    queue.staging = Interrupted(lambda: queue.offer(lane, b"inner"))
+    queue.staging = InterruptedStaging(lambda: queue.offer(lane, b"inner"))
     if call == "offer":
         assert queue.offer(lane, b"outer")
     else:
@@ -1339,7 +1339,7 @@ def test_sender_is_woken_when_a_reentrant_record_fills_a_batch() -> None:
 
 
 def test_sender_is_woken_by_a_record_tracked_during_poll() -> None:
-    """Its look found nothing to do, and it would sleep for ever."""
+    """`poll` found no batch before, so the sender would sleep without the signal."""
     queue, lane, signals, clock = make_reentrant(Overflow.DROP_NEWEST, max_events=1)
     clock.act = lambda: queue.offer(lane, b"inner")
     assert queue.poll() is IDLE
@@ -1358,7 +1358,7 @@ def test_reentrant_record_without_room_is_dropped_and_counted() -> None:
 
 @pytest.mark.parametrize("overflow", list(Overflow))
 def test_sender_is_woken_when_the_queue_is_full(overflow: Overflow) -> None:
-    """A full queue does not linger, whatever becomes of the record that did not fit."""
+    """A full queue does not linger, under every overflow policy."""
     queue, lane, signals = make_queue(overflow, max_pending_bytes=10)
     assert queue.offer(lane, b"sixteen")
     before = signals.work
@@ -1402,11 +1402,11 @@ def test_queue_loses_no_record_of_concurrent_threads() -> None:
     assert stats.accepted == stats.delivered + stats.dropped + stats.pending
 
 
-# Many at a time
+# Joined records
 
 
-def usual(size: int) -> bytes:
-    """What can be told from its neighbours as a usual event can."""
+def plain_record(size: int) -> bytes:
+    """Return a record that `split_records` can find among joined records."""
     return b'{"event":"%b"}' % (b"x" * size)
 
 
@@ -1422,25 +1422,25 @@ def test_joined_records_are_enqueued_like_single_records(
     sizes: list[int], before: int, most: int, max_bytes: int, pending: int
 ) -> None:
     policy = {"max_events": most, "max_bytes": max_bytes, "max_pending_events": max(pending, most)}
-    together, lane = make(**policy)
-    singly, other = make(**policy)
-    for each, into in ((together, lane), (singly, other)):
-        offer_all(each, into, [b"first"] * min(before, most - 1))
-    items = [usual(size) for size in sizes]
+    joined, lane = make(**policy)
+    single, other = make(**policy)
+    for buffer, target in ((joined, lane), (single, other)):
+        offer_all(buffer, target, [b"first"] * min(before, most - 1))
+    items = [plain_record(size) for size in sizes]
     left = items
     while left:
-        opened, held = lane.open, together.accounting.pending
-        part = left[: together.records_left(lane)]
-        verdict = together.extend(lane, b",".join((b"", *part)), len(part), 0.0)
-        if verdict is OfferResult.FULL:
-            assert (together.accounting.accepted, together.accounting.pending, lane.open) == (held, held, opened)
+        opened, held = lane.open, joined.accounting.pending
+        part = left[: joined.records_left(lane)]
+        result = joined.extend(lane, b",".join((b"", *part)), len(part), 0.0)
+        if result is OfferResult.FULL:
+            assert (joined.accounting.accepted, joined.accounting.pending, lane.open) == (held, held, opened)
             return
-        assert (verdict is OfferResult.WAKE_SENDER) == (opened is None or lane.open is not opened)
+        assert (result is OfferResult.WAKE_SENDER) == (opened is None or lane.open is not opened)
         left = left[len(part) :]
-    assert OfferResult.FULL not in [singly.offer(other, item, 0.0) for item in items]
-    assert counts(together) == counts(singly)
-    assert together.accounting.pending_bytes == singly.accounting.pending_bytes
-    mine, theirs = lease_all(together, FOREVER), lease_all(singly, FOREVER)
+    assert OfferResult.FULL not in [single.offer(other, item, 0.0) for item in items]
+    assert counts(joined) == counts(single)
+    assert joined.accounting.pending_bytes == single.accounting.pending_bytes
+    mine, theirs = lease_all(joined, FOREVER), lease_all(single, FOREVER)
     assert [item for batch in mine for item in batch.items] == [item for batch in theirs for item in batch.items]
     assert all(len(batch.items) <= most and batch.size == len(batch.items.body()) for batch in mine)
     assert [len(batch.items) for batch in mine] == [len(batch.items) for batch in theirs] or any(
@@ -1455,7 +1455,7 @@ def test_staged_records_always_fit() -> None:
         offer_all(buffer, lane, [b"x" * 300] * (held + 1))
         assert lane.open is not None
         room = buffer.spare_bytes(lane.open, least)
-        items = [usual(least - len(usual(0)))] * (room // least)
+        items = [plain_record(least - len(plain_record(0)))] * (room // least)
         while items:
             part = items[: buffer.records_left(lane)]
             assert buffer.extend(lane, b",".join((b"", *part)), len(part), 0.0) is not OfferResult.FULL

@@ -1,4 +1,4 @@
-"""The buffer against a model: records are offered, sent, settled, evicted and given up in any order."""
+"""Model test of the buffer: records are offered, sent, settled, evicted and abandoned in any order."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ FAILED, LOST, UNSURE = "failed", "dropped", "uncertain"
 
 @dataclass(eq=False)
 class Row:
-    """What the model knows of a record."""
+    """Record of the model."""
 
     item: bytes
     lane: str
@@ -66,7 +66,7 @@ class Row:
 
 @dataclass(eq=False)
 class Track:
-    """What the model knows of a lane."""
+    """Lane of the model."""
 
     kind: RecordKind
     open: list[Row] = field(default_factory=list)
@@ -83,13 +83,13 @@ class Track:
         return self.kind in ORDERED
 
     def load(self) -> int:
-        """Leases that are held."""
+        """Number of leases."""
         return self.flying + self.alone
 
 
 @dataclass(eq=False)
 class Flight:
-    """A request under way, and how often its lane had failed when it began."""
+    """Request in flight, with the failures of its lane when it began."""
 
     batch: Batch
     rows: list[Row]
@@ -97,24 +97,24 @@ class Flight:
     failures: int
 
     def fail(self, now: float, delay: float) -> None:
-        """What an outcome does to the lane that asks for another try."""
+        """Pause the lane after an outcome that asks for another attempt."""
         track = self.track
         track.failures = max(track.failures, self.failures + 1)
         track.failed_at = now
         track.paused_until = max(track.paused_until, now + delay)
 
 
-def place_of(reason: DropReason) -> str:
+def place_for(reason: DropReason) -> str:
     if reason in DROPPED:
         return LOST
     return UNSURE if reason is DropReason.UNCERTAIN else FAILED
 
 
 class BufferModel(RuleBasedStateMachine):
-    """Records are offered, sent, settled, evicted and given up in any order; each must end in one place.
+    """Offers, sends, settles, evicts and abandons records in any order. Each record must end in one place.
 
-    The model keeps a flat list of records. It does not know how the buffer groups them: it checks what each lease may
-    and may not hold, and by when it must come.
+    The model keeps a flat list of records and does not know how the buffer groups them. It checks which records a lease
+    may hold, and the time by which the lease must be given.
     """
 
     @initialize(
@@ -149,11 +149,11 @@ class BufferModel(RuleBasedStateMachine):
         self.reasons: Counter[DropReason] = Counter()
         self.discarded = 0
         self.is_crowded = False
-        # Before the first 413 and the first eviction, the model can also tell when a batch leaves too early.
+        # Only before the first 413 and the first eviction does the model know whether a batch is sent too early.
         self.knows_all = True
         self.asleep_until: float | None = None
 
-    # What the model can tell
+    # Expectations
 
     def at(self, *places: str, lane: str | None = None) -> list[Row]:
         return [row for row in self.rows if row.place in places and (lane is None or row.lane == lane)]
@@ -169,12 +169,12 @@ class BufferModel(RuleBasedStateMachine):
         return 1 if track.ordered or track.failures else self.policy.max_in_flight
 
     def is_busy(self, track: Track) -> bool:
-        """The lanes of all project secrets share the slots that imports have."""
+        """Return whether the import slots are in use, which the lanes of all project secrets share."""
         flying = sum(other.flying for other in self.tracks.values() if other.kind is RecordKind.IMPORTS)
         return track.kind is RecordKind.IMPORTS and flying >= self.policy.max_in_flight
 
     def needed_by(self, name: str) -> float | None:
-        """The latest moment at which a lane must send, or None if it need not, or cannot."""
+        """Return the latest time at which a lane must send, or None if it need not or cannot."""
         track = self.tracks[name]
         waiting = self.at(WAITING, lane=name)
         if not waiting or track.load() >= self.limit(track) or self.is_busy(track):
@@ -191,14 +191,14 @@ class BufferModel(RuleBasedStateMachine):
         return len(self.pending) < self.policy.max_pending_events and held + size <= self.policy.max_pending_bytes
 
     def end(self, row: Row, reason: DropReason | None) -> None:
-        row.place = DELIVERED if reason is None else place_of(reason)
+        row.place = DELIVERED if reason is None else place_for(reason)
         if reason is not None:
             self.reasons[reason] += 1
         self.is_crowded = False
         self.close([row])
 
     def close(self, rows: Iterable[Row]) -> None:
-        """These are in no open batch any more."""
+        """Note that these records are in a closed batch."""
         for row in rows:
             track = self.tracks[row.lane]
             track.open = [other for other in track.open if other is not row]
@@ -206,7 +206,7 @@ class BufferModel(RuleBasedStateMachine):
     def wake(self) -> None:
         self.asleep_until = None
 
-    # What happens
+    # Rules
 
     @rule(
         name=st.sampled_from(sorted(LANES)),
@@ -264,29 +264,29 @@ class BufferModel(RuleBasedStateMachine):
 
     def check_wait(self, step: WaitUntil | Idle, needs: dict[str, float]) -> None:
         until = step.at if isinstance(step, WaitUntil) else math.inf
-        assert until > self.now, "a wait that is over"
-        assert until <= min(needs.values(), default=math.inf), "a wait that is too long"
+        assert until > self.now, "the wait has already ended"
+        assert until <= min(needs.values(), default=math.inf), "the wait is too long"
         self.asleep_until = until
 
     def check_lease(self, batch: Batch, needs: dict[str, float]) -> None:
         name = next(name for name, key in LANES.items() if key == (batch.lane.kind, batch.lane.secret))
         track = self.tracks[name]
         rows = [self.by_item[item] for item in batch.items]
-        assert rows, "a request of nothing"
+        assert rows, "the batch is empty"
         assert all(row.place == WAITING and row.lane == name for row in rows)
         assert len({row.number for row in rows}) == len(rows)
         assert [row.number for row in rows] == sorted(row.number for row in rows)
         assert len(rows) <= self.policy.max_events
         assert len(rows) == 1 or body(batch.items) <= self.policy.max_bytes
-        assert track.paused_until <= self.now, "leased during a pause"
-        assert track.flying < self.limit(track), "too many at once"
-        assert not self.is_busy(track), "too many at once for all imports"
+        assert track.paused_until <= self.now, "the lane is paused"
+        assert track.flying < self.limit(track), "too many requests in flight"
+        assert not self.is_busy(track), "too many imports in flight"
         if track.ordered:
-            assert rows == self.at(WAITING, lane=name)[: len(rows)], "out of order"
-        assert not any(row.was_sent_once for row in rows), "sent twice although it may have been applied"
+            assert rows == self.at(WAITING, lane=name)[: len(rows)], "records are out of order"
+        assert not any(row.was_sent_once for row in rows), "resent a record that may have been applied"
         assert {(row.tries + 1) for row in rows} == {batch.attempts}
         if self.knows_all and not self.is_crowded and not any(row.is_due for row in rows):
-            assert rows[0].accepted + self.policy.linger <= self.now, "too early"
+            assert rows[0].accepted + self.policy.linger <= self.now, "sent before linger ended"
         self.check_turn(name, needs)
         for row in rows:
             row.place = FLYING
@@ -301,29 +301,29 @@ class BufferModel(RuleBasedStateMachine):
         for other, track in self.tracks.items():
             must = other != name and other in needs and needs[other] <= self.now
             track.passed_over = track.passed_over + 1 if must else 0
-            assert track.passed_over < len(LANES), "one lane starves another"
+            assert track.passed_over < len(LANES), "a lane is starved"
 
     @rule()
     def sleep(self) -> None:
-        """A sender that waits as it was told finds something to send."""
+        """Wait as long as `poll` says. Afterwards there is a batch to send."""
         self.poll(100)
         if self.asleep_until is not None and self.asleep_until < math.inf:
             self.now = self.asleep_until
             needs = self.needs()
             step = self.buffer.poll(self.now)
-            assert isinstance(step, Batch), "woken for nothing"
+            assert isinstance(step, Batch), "there is no batch after the wait"
             self.check_lease(step, needs)
 
     @precondition(lambda self: self.flying)
     @rule(data=st.data())
     def deliver(self, data: st.DataObject) -> None:
-        flight = self.land(data)
+        flight = self.take_flight(data)
         self.settle(flight, Delivered(), dict.fromkeys(flight.rows))
 
     @precondition(lambda self: self.flying)
     @rule(data=st.data())
-    def prune(self, data: st.DataObject) -> None:
-        flight = self.land(data)
+    def fail_partially(self, data: st.DataObject) -> None:
+        flight = self.take_flight(data)
         indexes = data.draw(st.sets(st.integers(0, len(flight.rows) - 1), min_size=1))
         ends = {row: DropReason.REJECTED if at in indexes else None for at, row in enumerate(flight.rows)}
         self.settle(flight, pruned(*sorted(indexes)), ends)
@@ -331,16 +331,16 @@ class BufferModel(RuleBasedStateMachine):
     @precondition(lambda self: self.flying)
     @rule(data=st.data())
     def refuse(self, data: st.DataObject) -> None:
-        flight = self.land(data)
+        flight = self.take_flight(data)
         self.settle(flight, REFUSED, dict.fromkeys(flight.rows, DropReason.REJECTED))
 
     @precondition(lambda self: self.flying)
     @rule(data=st.data(), outcome=st.sampled_from([TOO_LARGE, INVALID, NONE_TAKEN]))
     def split(self, data: st.DataObject, outcome: SplitBatch) -> None:
-        flight = self.land(data)
+        flight = self.take_flight(data)
         ends: dict[Row, DropReason | None] = {}
         if len(flight.rows) > 1:
-            # Halving is what the answer asks for, and no try that failed.
+            # The response asks to halve the batch, so it is not a failed attempt.
             for row in flight.rows:
                 row.tries -= 1
         if len(flight.rows) == 1:
@@ -358,8 +358,8 @@ class BufferModel(RuleBasedStateMachine):
         asked=st.booleans(),
         delay=st.sampled_from([0.0, 0.5, 1.0, 4.0, 60.0]),
     )
-    def try_again(self, data: st.DataObject, *, applied: bool, asked: bool, delay: float) -> None:
-        flight = self.land(data)
+    def retry_later(self, data: st.DataObject, *, applied: bool, asked: bool, delay: float) -> None:
+        flight = self.take_flight(data)
         track = flight.track
         flight.fail(self.now, delay)
         if asked:
@@ -383,25 +383,25 @@ class BufferModel(RuleBasedStateMachine):
 
     @precondition(lambda self: self.flying)
     @rule(data=st.data(), delay=st.sampled_from([0.5, 60.0]))
-    def be_misconfigured(self, data: st.DataObject, delay: float) -> None:
-        flight = self.land(data)
+    def refuse_configuration(self, data: st.DataObject, delay: float) -> None:
+        flight = self.take_flight(data)
         track = flight.track
         flight.fail(self.now, delay)
         track.held_until = max(track.held_until, self.now + (delay if track.failures > 1 else min(delay, 2.0)))
         self.settle(flight, ASTRAY, {}, delay)
 
-    def land(self, data: st.DataObject) -> Flight:
+    def take_flight(self, data: st.DataObject) -> Flight:
         return self.flying.pop(data.draw(st.integers(0, len(self.flying) - 1)))
 
     def settle(self, flight: Flight, outcome: Outcome, ends: dict[Row, DropReason | None], delay: float = 0.0) -> None:
-        """The request is over. `ends` are the records that ended with it, and how; the others wait again."""
+        """End a request. `ends` has the records that ended with it, and their reason. The others are queued again."""
         flight.track.flying -= 1
         if not isinstance(outcome, (Retry, ConfigurationRefused)):
             self.recover(flight.track)
         losses = self.buffer.settle(flight.batch, outcome, self.now, delay)
         assert lost(losses) == {row.item: reason for row, reason in ends.items() if reason is not None}
         assert all(loss.kind is flight.batch.lane.kind for loss in losses)
-        assert self.buffer.settle(flight.batch, Delivered(), self.now) == [], "a second word means nothing"
+        assert self.buffer.settle(flight.batch, Delivered(), self.now) == [], "a second settlement must be ignored"
         for row in flight.rows:
             if row in ends:
                 self.end(row, ends[row])
@@ -410,14 +410,14 @@ class BufferModel(RuleBasedStateMachine):
         self.wake()
 
     def recover(self, track: Track) -> None:
-        """A telling answer ends the lane's trouble, but no pause that Mixpanel asked for."""
+        """End the failure of a lane. A pause that Mixpanel asked for stays."""
         track.failures = 0
         track.paused_until = track.held_until
 
     @precondition(lambda self: {name for name, track in self.tracks.items() if track.failures} <= self.in_use())
     @rule(spacing=st.sampled_from([0.0, 0.5, 2.0]))
-    def hurry(self, spacing: float) -> None:
-        """Somebody waits for records of each lane in trouble. A lane without any may be passed over, or not."""
+    def shorten_backoff(self, spacing: float) -> None:
+        """Shorten the backoff of every failing lane. For a lane without records the buffer may skip this."""
         self.buffer.shorten_backoff(spacing)
         for track in self.tracks.values():
             if track.failures:
@@ -426,7 +426,7 @@ class BufferModel(RuleBasedStateMachine):
         self.wake()
 
     @rule(size=st.integers(6, 70))
-    def send_alone(self, size: int) -> None:
+    def lease_single(self, size: int) -> None:
         name = "events"
         item = b"%06d" % len(self.rows) + b"!" * (size - 6)
         fits = self.fits(size)
@@ -441,10 +441,10 @@ class BufferModel(RuleBasedStateMachine):
 
     @precondition(lambda self: self.alone)
     @rule(data=st.data(), reason=st.none() | st.sampled_from([DropReason.UNAUTHORIZED, DropReason.CLOSED]))
-    def conclude(self, data: st.DataObject, reason: DropReason | None) -> None:
+    def settle_single(self, data: st.DataObject, reason: DropReason | None) -> None:
         batch, row = self.alone.pop(data.draw(st.integers(0, len(self.alone) - 1)))
         losses = self.buffer.settle_single(batch, reason)
-        assert self.buffer.settle_single(batch, None) == [], "a second word means nothing"
+        assert self.buffer.settle_single(batch, None) == [], "a second settlement must be ignored"
         assert lost(losses) == ({} if reason is None else {row.item: reason})
         self.tracks[row.lane].alone -= 1
         if reason is None:
@@ -455,8 +455,8 @@ class BufferModel(RuleBasedStateMachine):
     @precondition(lambda self: any(map(Track.load, self.tracks.values())))
     @precondition(lambda self: max(map(Track.load, self.tracks.values())) == 1)
     @rule(begun=st.lists(st.booleans(), min_size=5, max_size=5))
-    def lose_the_loop(self, begun: list[bool]) -> None:
-        """Whoever held the leases is gone; some had begun their request."""
+    def reclaim_leases(self, begun: list[bool]) -> None:
+        """Lose all lease holders, some of them during a request."""
         ends: dict[bytes, DropReason] = {}
         held = [(flight.batch, flight.rows) for flight in self.flying] + [(batch, [row]) for batch, row in self.alone]
         for at, (batch, rows) in enumerate(held):
@@ -474,7 +474,7 @@ class BufferModel(RuleBasedStateMachine):
             track.flying = track.alone = 0
         self.flying, self.alone = [], []
         for batch, _ in held:
-            assert self.buffer.settle(batch, REFUSED, self.now) == [], "a late word means nothing"
+            assert self.buffer.settle(batch, REFUSED, self.now) == [], "a late settlement must be ignored"
             assert self.buffer.settle_single(batch, DropReason.CLOSED) == []
         self.wake()
 
@@ -492,7 +492,7 @@ class BufferModel(RuleBasedStateMachine):
             for item in loss.items:
                 row = self.by_item[item]
                 assert row.place == WAITING
-                assert not self.fits(size), "more than the new record needs"
+                assert not self.fits(size), "evicted more than the new record needs"
                 if self.tracks[row.lane].ordered:
                     assert row is self.at(WAITING, lane=row.lane)[0]
                 self.end(row, DropReason.QUEUE_FULL)
@@ -512,7 +512,7 @@ class BufferModel(RuleBasedStateMachine):
     @precondition(lambda self: self.barriers)
     @rule(data=st.data())
     def forget(self, data: st.DataObject) -> None:
-        """Whoever waited for a barrier has gone."""
+        """End a flush before its records are settled."""
         barrier, _ = self.barriers.pop(data.draw(st.integers(0, len(self.barriers) - 1)))
         self.buffer.forget(barrier)
         self.forgotten.append((barrier, barrier.result()))
@@ -526,7 +526,7 @@ class BufferModel(RuleBasedStateMachine):
         for row in waiting:
             self.end(row, DropReason.CLOSED)
 
-    # What always holds
+    # Invariants
 
     @invariant()
     def every_record_is_in_one_place(self) -> None:
@@ -558,15 +558,15 @@ class BufferModel(RuleBasedStateMachine):
             assert barrier.result() == result
 
     @invariant()
-    def nobody_sleeps_while_there_is_work(self) -> None:
-        """Since the sender went to sleep, only what wakes it may have made it late."""
+    def sender_does_not_sleep_while_there_is_work(self) -> None:
+        """A sleeping sender is late only if a signal has woken it since."""
         if self.asleep_until is None or self.now >= self.asleep_until:
             return
         assert min(self.needs().values(), default=math.inf) > self.now
 
     def teardown(self) -> None:
-        """Once Mixpanel takes everything, nothing stays behind."""
-        # After a failure there is no need to look for the next, nor may it hide the first.
+        """Once Mixpanel accepts every request, no record is left."""
+        # After a failure, a second one would hide the first.
         if sys.exc_info()[0] is not None or not hasattr(self, "buffer"):
             return
         for batch, row in self.alone:
@@ -589,7 +589,7 @@ class BufferModel(RuleBasedStateMachine):
         )
 
 
-# To make a failure small takes longer than to find it.
+# Shrinking a failure takes longer than finding it.
 TestBufferModel = pytest.mark.timeout(300)(BufferModel.TestCase)
 TestBufferModel.settings = settings(
     max_examples=250,

@@ -1,4 +1,4 @@
-"""What is tracked arrives: batching, retries, splitting, pruning, overflow and accounting, through the public API."""
+"""Delivery through the public API: batching, retries, splitting, partial failures, overflow and accounting."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ OK = {"status": 1, "error": None}
 
 
 class Server:
-    """A Mixpanel that keeps each request and answers by script; without a script it takes everything."""
+    """Mixpanel server that records each request and sends scripted responses. By default it accepts everything."""
 
     def __init__(self, *answers: Answer | Exception | httpx.Response) -> None:
         self.answers = list(answers)
@@ -336,13 +336,13 @@ async def test_close_makes_one_attempt_before_the_backoff_ends() -> None:
     emulator = Emulator()
     emulator.fail_next(503)
     long = RetryPolicy(initial=0.0, maximum=3600.0)
-    mp = emulator.client(retry=long, _runtime=_unlucky())
+    mp = emulator.client(retry=long, _runtime=_longest_delays())
     await mp.track("user", "Event")
     assert (await mp.aclose()).delivered == 1
 
 
-def _unlucky() -> Environment:
-    """Every draw is the longest wait."""
+def _longest_delays() -> Environment:
+    """Return an environment whose random numbers give the longest delays."""
     return replace(real_environment(), random=lambda: 1.0)
 
 

@@ -1,5 +1,4 @@
-"""How the client behaves towards a Mixpanel in trouble, and towards the clock. An outage of minutes passes at once:
-trio's clock jumps to the next thing that happens."""
+"""Outages and clocks. Trio's mock clock jumps to the next event, so an outage of minutes takes no time."""
 
 from __future__ import annotations
 
@@ -32,7 +31,7 @@ PROPERTY = settings(max_examples=300, deadline=None, derandomize=True, database=
 
 
 class Outage:
-    """A Mixpanel that answers 503 until it is told otherwise, and remembers when it was asked."""
+    """Mixpanel server that responds with 503 while `is_down`, and records the time of each request."""
 
     def __init__(self) -> None:
         self.is_down = True
@@ -65,7 +64,7 @@ def in_virtual_time(body: Callable[[Outage, Environment], Awaitable[None]], seed
 
 @pytest.mark.parametrize("seed", range(20))
 def test_c4_outage_causes_no_retry_storm(seed: int) -> None:
-    """60 s of 503: the tries that follow upon failures are at most 10 % of the others, and ten."""
+    """In 60 s of 503, there are at most ten retries plus 10 % of the other requests."""
 
     async def body(outage: Outage, runtime: Environment) -> None:
         async with outage.client() as http, AsyncMixpanel("t", http_client=http, _runtime=runtime) as mp:
@@ -89,7 +88,7 @@ def test_c4_repeated_flushes_do_not_raise_the_retry_budget(seed: int) -> None:
                 result = await mp.flush(1.0)
                 assert result.delivered == 0
                 await trio.sleep(1.0)
-            # Two minutes: what is above the burst comes at the slowest pace, every 30 to 60 s.
+            # In two minutes, retries beyond the initial budget come every 30 to 60 s.
             assert mp.stats().retries <= 10 + 5
             outage.is_down = False
 
@@ -118,7 +117,7 @@ def test_c5_backlog_drains_within_one_pause_after_a_long_outage(seed: int) -> No
 
 
 def test_c3_retries_of_many_clients_are_spread() -> None:
-    """200 clients, 30 s of outage: their tries are spread, also where all of them flush."""
+    """The attempts of 200 clients after 30 s of outage are spread, even if all of them flush."""
 
     async def body(outage: Outage, runtime: Environment) -> None:
         async def one(seed: int) -> None:
@@ -213,8 +212,8 @@ async def test_d12_fast_clock_is_corrected_after_the_first_response(caplog: pyte
 AT_ONCE = BatchPolicy(linger=0.0)
 
 
-class Days:
-    """A clock that can be set forward, and jitter that never shortens a pause."""
+class SettableClock:
+    """Clock that can be set forward, with random numbers that give the longest delays."""
 
     def __init__(self) -> None:
         self.passed = 0.0
@@ -228,7 +227,7 @@ class Days:
         )
 
     async def pass_after_a_failure(self, mp: AsyncMixpanel, days: float) -> None:
-        """Set the clock forward in the pause before the next try of what `mp` holds."""
+        """Set the clock forward during the backoff after the first failure."""
         while not mp.stats().last_error:
             await anyio.lowlevel.checkpoint()
         assert mp.stats().pending == 1
@@ -237,7 +236,7 @@ class Days:
 
 @pytest.mark.anyio
 async def test_d9_events_too_old_for_track_are_dropped() -> None:
-    days = Days()
+    days = SettableClock()
     told: list[Any] = []
     emulator = Emulator()
     mp = emulator.client(
@@ -257,7 +256,7 @@ async def test_d9_events_too_old_for_track_are_dropped() -> None:
 
 @pytest.mark.anyio
 async def test_d9_events_too_old_for_track_go_to_import_with_credentials() -> None:
-    days = Days()
+    days = SettableClock()
     emulator = Emulator()
     account = ServiceAccountCredentials("account", "secret", "1")
     mp = emulator.client(credentials=account, events_endpoint="track", batching=AT_ONCE, _runtime=days.runtime())
@@ -272,8 +271,8 @@ async def test_d9_events_too_old_for_track_go_to_import_with_credentials() -> No
     assert sorted(path.partition("?")[0] for path in paths) == ["/import", "/track", "/track"]
 
 
-class Hasty:
-    """A server that answers the first request of each connection and resets the connection at the next one."""
+class ResettingServer:
+    """Server that responds to the first request of each connection and resets it at the second one."""
 
     def __init__(self) -> None:
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -295,7 +294,7 @@ class Hasty:
                 body = b'{"status": 1}'
                 head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body)
                 connection.sendall(head + body)
-                # The next request is read, and the connection reset without a word.
+                # Read the second request and reset the connection without a response.
                 self._read(connection)
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
 
@@ -319,7 +318,7 @@ class Hasty:
 
 @pytest.mark.anyio
 async def test_c9_stale_connection_is_replaced_immediately() -> None:
-    server = Hasty()
+    server = ResettingServer()
     slow = RetryPolicy(initial=3600.0, maximum=3600.0)
     unlucky = replace(real_environment(), random=lambda: 1.0)
     try:
@@ -327,7 +326,7 @@ async def test_c9_stale_connection_is_replaced_immediately() -> None:
             for _ in range(5):
                 await mp.track("u", "e")
                 assert (await mp.flush(5.0)).delivered == 1
-            # An awaited call has the same habit.
+            # Awaited calls behave the same.
             with anyio.fail_after(5.0):
                 await mp.alias("a", "b")
             stats = mp.stats()
@@ -339,7 +338,7 @@ async def test_c9_stale_connection_is_replaced_immediately() -> None:
 
 @pytest.mark.anyio
 async def test_c9_non_idempotent_record_is_not_resent_on_a_stale_connection() -> None:
-    server = Hasty()
+    server = ResettingServer()
     try:
         async with AsyncMixpanel("t", api_host=server.url) as mp:
             await mp.track("u", "e")

@@ -1,4 +1,4 @@
-"""Events on their shortest way into the queue: none is forgotten there, in whatever loop or thread, and bounds hold."""
+"""Staged events: none is lost, whatever loop or thread tracks, and the bounds hold."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ NEVER = 3600.0
 
 
 def client(seen: list[str], on_request: Callable[[AsyncMixpanel], None] = lambda _: None, **options: Any) -> Any:
-    """A client whose every request is taken, and the names of what it was sent."""
+    """Return a client whose requests are all accepted. The names of the received events are added to `seen`."""
 
     async def answer(request: httpx.Request) -> httpx.Response:
         on_request(mp)
@@ -196,7 +196,7 @@ async def test_events_staged_while_a_thread_updates_the_limits_fit(overflow: Ove
         thread = threading.Thread(target=mp.track_nowait, args=("u", "of the thread", large), name="producer")
         thread.start()
         assert inside.wait(5)
-        # It stands between clearing the stage and measuring it, with the lock held.
+        # The thread is between draining the staging buffer and updating its limits, and holds the lock.
         threading.Timer(0.05, go.set).start()
         for name in ("four", "five"):
             try:
@@ -215,7 +215,7 @@ async def test_events_staged_while_a_thread_updates_the_limits_fit(overflow: Ove
 async def test_traceback_of_a_full_queue_shows_no_token(properties: dict[str, Any]) -> None:
     policy = BatchPolicy(linger=NEVER, max_pending_events=1, max_events=1)
     async with client([], batching=policy, overflow=Overflow.RAISE, shutdown_timeout=0) as mp:
-        with pytest.raises(QueueFullError) as caught:  # noqa: PT012  whichever of them has no room
+        with pytest.raises(QueueFullError) as caught:  # noqa: PT012  the event that does not fit depends on the size
             for _ in range(3):
                 await mp.track("u", "x", properties)
         trace = caught.value.__traceback__
