@@ -323,7 +323,7 @@ def test_page_explains_why_identify_did_not_merge(app: App, open_page: Open) -> 
     alert = page.locator("#alert")
     expect(alert.get_by_role("heading")).to_have_text("identify did not merge abc into user-1")
     expect(alert).to_contain_text("The anonymous id abc is not a UUID version 4, so Mixpanel ignores the call.")
-    expect(alert).to_contain_text("So user-1 and abc stay two people in every report.")
+    expect(alert).to_contain_text("Reports keep showing user-1 and abc as two people.")
     expect(alert).to_contain_text("What to do:")
     expect(alert).to_contain_text("uuid.uuid4()")
     expect(page.locator("#announcer")).to_contain_text("identify did not merge “abc” into “user-1”")
@@ -371,7 +371,7 @@ def test_explanation_matches_mistake(app: App, open_page: Open) -> None:
     # A repeated identify at log-in is refused too, but is harmless and raises no alert.
     app.identify("user-1", visitor)
     app.identify("user-1", visitor)
-    expect(cards.first).to_contain_text("no harm done")
+    expect(cards.first).to_contain_text("harmless")
     expect(cards.first).to_contain_text("are one person")
     expect(badge(page, "identity")).to_have_text("5")
 
@@ -453,10 +453,10 @@ def test_reset_asks_first(app: App, open_page: Open) -> None:
     app.identify("u", "abc")
     shows(page, "$identify", "First")
     page.get_by_role("button", name="Reset").click()
-    page.get_by_role("button", name="Keep them").click()
+    page.get_by_role("button", name="Cancel").click()
     assert len(app.emulator.events()) == 2
     page.get_by_role("button", name="Reset").click()
-    page.get_by_role("button", name="Forget everything").click()
+    page.get_by_role("button", name="Delete all data").click()
     expect(page.locator("#event-empty")).to_be_visible()
     expect(page.locator("#alert")).to_be_hidden()
     assert app.emulator.events() == []

@@ -1,8 +1,8 @@
 /**
- * The live view of the emulator: the stream goes into the store, and once a frame the visible part of the page follows.
+ * Live page of the emulator. The stream fills the store, and each animation frame updates the visible view.
  *
- * The address after the `#` says what is shown (`#/events`, `#/people/<id>`, `#/identity`, `#/rejected`), so that the
- * browser's Back works and a person can be linked to.
+ * The URL fragment selects the view (`#/events`, `#/people/<id>`, `#/identity`, `#/rejected`), so that the browser's
+ * Back button works and people can be linked.
  */
 
 import { count } from "./dom.js";
@@ -40,7 +40,7 @@ class Page {
       },
       hello: (hello) => this.#hello(hello),
       batch: (batch, characters) => {
-        this.store.take(batch, characters);
+        this.store.addBatch(batch, characters);
         this.refresh();
       },
       reset: () => this.#clear(),
@@ -48,9 +48,9 @@ class Page {
     setInterval(() => this.refresh(), 1000);
   }
 
-  // -- what views ask of the page --
+  // -- called by views --
 
-  /** Bring what is visible up to date with the next frame. */
+  /** Update the visible view in the next frame. */
   refresh() {
     if (this.isScheduled) return;
     this.isScheduled = true;
@@ -93,7 +93,7 @@ class Page {
     this.#showPerson(id, moveFocus);
   }
 
-  /** Show the events of one person only. */
+  /** Show only the events of one person. */
   filterPerson(canonical) {
     this.closeDetail({ restoreFocus: false });
     location.hash = "#/events";
@@ -114,7 +114,7 @@ class Page {
     this.refresh();
   }
 
-  // -- inside --
+  // -- private --
 
   #showPerson(id, moveFocus) {
     this.view = "people";
@@ -130,7 +130,7 @@ class Page {
   }
 
   #listen() {
-    // Told of a link to another `#` as well as of Back.
+    // Fired for links to another fragment and for the Back button.
     addEventListener("popstate", () => this.#route());
     addEventListener("keydown", (event) => {
       if (event.key === "Escape" && !byId("confirm").open && this.detail.isOpen) {
@@ -169,10 +169,10 @@ class Page {
   }
 
   #hello(hello) {
-    // Another `started` means another emulator: what this one said before is not its history.
+    // A different `started` means another emulator, so the stored data is not its data.
     if (this.store.info.started !== undefined && this.store.info.started !== hello.started) this.#clear();
     this.store.info = hello;
-    this.store.begin(hello.stats ?? {});
+    this.store.setInitialStats(hello.stats ?? {});
     this.connection = "connected";
     this.refresh();
   }
@@ -188,10 +188,10 @@ class Page {
     try {
       const answer = await fetch("/_emulator/reset", { method: "POST" });
       byId("announcer").textContent = answer.ok
-        ? "Everything was forgotten."
-        : `The emulator refused (${answer.status}).`;
+        ? "All data was deleted."
+        : `The reset failed with status ${answer.status}.`;
     } catch {
-      byId("announcer").textContent = "The emulator cannot be reached; nothing was reset.";
+      byId("announcer").textContent = "The emulator is not reachable. No data was deleted.";
     }
   }
 
@@ -202,7 +202,7 @@ class Page {
     const totals = {
       events: store.stats.events?.ingested ?? store.events.length,
       people: store.people.size,
-      // Those that did harm: a call repeated for ids that are one person already is no problem.
+      // Without harmless problems, such as repeated calls for ids that are one person already.
       identity: open.length,
       rejected: store.stats.rejected ?? store.rejectedCount,
     };
@@ -212,7 +212,7 @@ class Page {
       if (view === this.view) tab.setAttribute("aria-current", "page");
       else tab.removeAttribute("aria-current");
       const badge = tab.querySelector(".count");
-      setText(badge, count(totals[view]) + (view === "people" && store.hasForgottenPeople ? "+" : ""));
+      setText(badge, count(totals[view]) + (view === "people" && store.hasRemovedPeople ? "+" : ""));
       badge.classList.toggle("bad", (view === "identity" || view === "rejected") && totals[view] > 0);
     }
     setText(
@@ -250,7 +250,7 @@ class Page {
   }
 }
 
-/** Set a text only if it differs: even an equal one would be laid out and read aloud again. */
+/** Set a text only if it differs, because even an equal text would cause layout and be read aloud again. */
 function setText(element, text) {
   if (element.textContent !== text) element.textContent = text;
 }

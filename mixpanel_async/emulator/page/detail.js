@@ -1,4 +1,4 @@
-/** The panel beside the list: one event with all its properties, or one person with all ids and how they came together. */
+/** Detail panel: one event with all properties, or one person with all ids and the calls that joined them. */
 
 import { clock, copyButton, count, h, hue, idText, moment, renewed, shown } from "./dom.js";
 import { explanation, headline, idsOf, joined, reason, sentence, timeOf } from "./identity.js";
@@ -8,8 +8,8 @@ import { propertyTable } from "./values.js";
 const MAX_IDS = 100;
 const MAX_STORY = 100;
 const MAX_RECENT = 25;
-// A person in the middle of a flood is looked at twice a second.
-const EVERY = 500;
+// At high event rates, the panel is updated twice per second.
+const UPDATE_INTERVAL = 500;
 
 const MIXPANEL_OWN = new Set(["token", "time", "distinct_id", "mp_lib", "sent_by_lib_version"]);
 const isOwn = (name) => !name.startsWith("$") && !MIXPANEL_OWN.has(name);
@@ -23,8 +23,8 @@ export class Detail {
     this.event = null;
     this.person = null;
     this.rendered = -Infinity;
-    /** What the emulator knows of the open person beyond what the stream told: by id. */
-    this.asked = new Map();
+    /** Data of the open person that the stream did not contain, by id. */
+    this.requested = new Map();
   }
 
   get isOpen() {
@@ -37,7 +37,7 @@ export class Detail {
 
   showPerson(id) {
     this.#open({ event: null, person: id });
-    this.#ask(id);
+    this.#request(id);
   }
 
   close() {
@@ -58,9 +58,9 @@ export class Detail {
 
   render(now = performance.now()) {
     if (!this.isOpen) return;
-    if (now - this.rendered < EVERY) {
+    if (now - this.rendered < UPDATE_INTERVAL) {
       clearTimeout(this.timer);
-      this.timer = setTimeout(() => this.page.refresh(), EVERY - (now - this.rendered));
+      this.timer = setTimeout(() => this.page.refresh(), UPDATE_INTERVAL - (now - this.rendered));
       return;
     }
     this.rendered = now;
@@ -85,7 +85,7 @@ export class Detail {
     ]);
   }
 
-  /** A part of the panel, renewed on its own, so that one that changes leaves the others alone. */
+  /** Update one part of the panel, without changing the others. */
   #part(name, signature, build) {
     const body = this.element.querySelector(".body");
     let part = body.querySelector(`[data-part="${name}"]`);
@@ -101,7 +101,7 @@ export class Detail {
     this.#head(`event ${event.seq}`, "Event", event.event === "" ? "(no name)" : shown(event.event, 300));
     this.#part("who", canonical, () =>
       canonical === ""
-        ? h("p", { class: "quiet" }, "Counts for nobody: it has no distinct_id.")
+        ? h("p", { class: "quiet" }, "Counts for no person, because it has no distinct_id.")
         : h("p", { class: "person-line" }, [
             "Counts for ",
             h(
@@ -125,13 +125,13 @@ export class Detail {
         "div",
         { class: "section-line" },
         h("h3", {}, "Properties"),
-        copyButton("Copy the event as JSON", () => asSent(event)),
+        copyButton("Copy the event as JSON", () => eventAsJson(event)),
       ),
       propertyTable(event.properties, "Properties of the event", isOwn),
     ]);
   }
 
-  /** The entry of the identity log that tells what became of an event, if it failed. */
+  /** Return the identity log entry of an event, if it is a failed identity call. */
   #entryOf(event) {
     const key = JSON.stringify(idsOf(event));
     for (const { entry } of this.store.problems.values()) {
@@ -144,10 +144,10 @@ export class Detail {
     const { store } = this;
     const ids = this.#idsOf(id);
     const canonical = ids[0];
-    const profile = store.people.get(canonical)?.profile ?? this.asked.get(id)?.profile ?? null;
+    const profile = store.people.get(canonical)?.profile ?? this.requested.get(id)?.profile ?? null;
     const name = profileName(profile);
     this.#head(`person ${canonical} ${name}`, "Person", shown(name ?? canonical, 300));
-    const story = store.story(ids);
+    const story = store.historyOf(ids);
     this.#part("actions", canonical, () =>
       h(
         "div",
@@ -170,8 +170,8 @@ export class Detail {
     ]);
     const signature = story.map((entry) => `${entry.seq} ${entry.outcome} ${store.areOne(entry)}`).join();
     this.#part("story", `${ids.length} ${signature}`, () => [
-      h("h3", {}, ids.length > 1 ? "How they came together" : "Identity calls"),
-      story.length === 0 ? h("p", { class: "quiet" }, "None named this id: nothing has joined another to it.") : null,
+      h("h3", {}, ids.length > 1 ? "How these ids were joined" : "Identity calls"),
+      story.length === 0 ? h("p", { class: "quiet" }, "No identity call has named this id.") : null,
       h(
         "ol",
         { class: "story" },
@@ -181,7 +181,7 @@ export class Detail {
     this.#part("profile", JSON.stringify(profile), () => [
       h("h3", {}, "Profile"),
       profile === null
-        ? h("p", { class: "quiet" }, "No profile. A people update (such as people_set) makes one.")
+        ? h("p", { class: "quiet" }, "No profile. A people update (such as people_set) creates one.")
         : propertyTable(profile, "Profile properties", isOwn),
     ]);
     const recent = this.#recent(ids);
@@ -198,7 +198,7 @@ export class Detail {
 
   #idsOf(id) {
     const ids = this.store.idsOf(id);
-    const more = this.asked.get(id)?.ids ?? [];
+    const more = this.requested.get(id)?.ids ?? [];
     return ids.length >= more.length ? ids : more;
   }
 
@@ -251,21 +251,21 @@ export class Detail {
     );
   }
 
-  /** Ask the emulator for a person whom the stream has not told of, or whom the page has forgotten. */
-  async #ask(id) {
-    if (this.store.people.get(this.store.resolve(id))?.isTold) return;
-    const [resolved, cluster] = await Promise.all([asked("resolve", id), asked("cluster", id)]);
-    const profile = this.store.stats.profiles === 0 ? null : await asked("profile", id);
+  /** Request a person from the emulator that the stream did not contain, or that the page has removed. */
+  async #request(id) {
+    if (this.store.people.get(this.store.resolve(id))?.isComplete) return;
+    const [resolved, cluster] = await Promise.all([requested("resolve", id), requested("cluster", id)]);
+    const profile = this.store.stats.profiles === 0 ? null : await requested("profile", id);
     if (this.person !== id || !Array.isArray(cluster)) return;
     const canonical = resolved?.distinct_id ?? id;
-    this.asked.clear();
-    this.asked.set(id, { ids: [canonical, ...cluster.filter((other) => other !== canonical)], profile });
+    this.requested.clear();
+    this.requested.set(id, { ids: [canonical, ...cluster.filter((other) => other !== canonical)], profile });
     this.rendered = -Infinity;
     this.page.refresh();
   }
 }
 
-async function asked(what, id) {
+async function requested(what, id) {
   try {
     const answer = await fetch(`/_emulator/${what}?distinct_id=${encodeURIComponent(id)}`);
     return answer.ok ? await answer.json() : null;
@@ -284,6 +284,6 @@ function facts(event) {
   return list.map(([term, value]) => h("div", {}, h("dt", {}, term), h("dd", {}, shown(value, 200))));
 }
 
-function asSent(event) {
+function eventAsJson(event) {
   return JSON.stringify({ event: event.event, properties: event.properties }, null, 2);
 }

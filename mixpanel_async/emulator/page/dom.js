@@ -1,11 +1,11 @@
 /**
- * Elements, and text made fit to be shown.
+ * Creation of elements, and safe display of text.
  *
- * What arrives was sent by anybody: it goes into the page as text nodes only, and characters that would reorder, hide
- * or break the text around them are replaced by something to see.
+ * Received data is untrusted. It is inserted as text nodes only, and characters that would reorder, hide or break the
+ * surrounding text are replaced by visible ones.
  */
 
-/** An element with attributes (`on…` adds a listener) and children: nodes, texts, lists of them, or null. */
+/** Create an element with attributes (`on…` adds a listener) and children: nodes, texts, lists of them, or null. */
 export function h(tag, attributes = {}, ...children) {
   const element = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
@@ -17,9 +17,9 @@ export function h(tag, attributes = {}, ...children) {
   return element;
 }
 
-const UNSEEN = new RegExp(
+const INVISIBLE = new RegExp(
   [
-    // Controls, and characters of no width or that change the direction of writing.
+    // Control characters, zero-width characters and characters that change the text direction.
     "[\\u0000-\\u001f\\u007f-\\u009f\\u00ad\\u061c\\u180e\\u200b\\u200e\\u200f\\u2028-\\u202e\\u2060-\\u2069]",
     "[\\ufeff\\ufff9-\\ufffb]",
     // Halves of surrogate pairs.
@@ -29,34 +29,34 @@ const UNSEEN = new RegExp(
   "g",
 );
 
-function seen(character) {
+function visible(character) {
   const code = character.charCodeAt(0);
   if (code < 0x20) return String.fromCharCode(0x2400 + code);
   if (code === 0x7f) return "\u2421";
   return `\\u${code.toString(16).padStart(4, "0")}`;
 }
 
-/** Any text as one that shows all it holds, cut at `limit` characters. */
+/** Return a text with invisible characters replaced by visible ones, truncated to `limit` characters. */
 export function shown(value, limit = 200) {
   const text = String(value);
   const cut = text.length > limit ? text.slice(0, limit) : text;
-  const clean = cut.replace(UNSEEN, seen);
+  const clean = cut.replace(INVISIBLE, visible);
   return text.length > limit ? `${clean}…` : clean;
 }
 
-/** The same for a text of several lines. */
+/** Like `shown`, for text of several lines. */
 export function shownLines(value, limit = 20_000) {
   const text = String(value);
   const more = text.length - limit;
   const clean = text
     .slice(0, limit)
     .split("\n")
-    .map((line) => line.replace(UNSEEN, (character) => (character === "\t" ? character : seen(character))))
+    .map((line) => line.replace(INVISIBLE, (character) => (character === "\t" ? character : visible(character))))
     .join("\n");
   return more > 0 ? `${clean}\n… ${count(more)} more characters` : clean;
 }
 
-/** A JSON value in a line. */
+/** Return a JSON value as a short text of one line. */
 export function brief(value, limit = 60) {
   if (typeof value === "string") return shown(value, limit);
   if (value === null || typeof value !== "object") return String(value);
@@ -66,17 +66,17 @@ export function brief(value, limit = 60) {
 
 const WHOLE = new Intl.NumberFormat("en");
 
-/** A number with its thousands apart. */
+/** Format a number with thousands separators. */
 export function count(number) {
   return WHOLE.format(number);
 }
 
-/** "1 event", "2 events". */
+/** Format a number with its noun: "1 event", "2 events". */
 export function plural(number, one, many = `${one}s`) {
   return `${count(number)} ${number === 1 ? one : many}`;
 }
 
-/** Seconds or milliseconds since the epoch as milliseconds, told apart as the emulator does; NaN if it is neither. */
+/** Convert seconds or milliseconds since the epoch to milliseconds, as the emulator does; NaN for other values. */
 export function milliseconds(time) {
   if (typeof time !== "number" || !Number.isFinite(time)) return Number.NaN;
   return time < 1e11 ? time * 1000 : time;
@@ -86,7 +86,7 @@ function two(number, width = 2) {
   return String(number).padStart(width, "0");
 }
 
-/** The local time of day. */
+/** Format the local time of day. */
 export function clock(time, { withMilliseconds = true } = {}) {
   const date = new Date(milliseconds(time));
   if (Number.isNaN(date.getTime())) return "–";
@@ -94,21 +94,21 @@ export function clock(time, { withMilliseconds = true } = {}) {
   return withMilliseconds ? `${text}.${two(date.getMilliseconds(), 3)}` : text;
 }
 
-/** The local date and time. */
+/** Format the local date and time. */
 export function moment(time) {
   const date = new Date(milliseconds(time));
   if (Number.isNaN(date.getTime())) return brief(time);
   return `${date.getFullYear()}-${two(date.getMonth() + 1)}-${two(date.getDate())} ${clock(time)}`;
 }
 
-/** One of eight hues for a person, so that the eye can follow one through the list. */
+/** Return one of eight colour classes for a person, so that a person is easy to follow in the list. */
 export function hue(text) {
   let hash = 0;
   for (let index = 0; index < Math.min(text.length, 200); index += 1) hash = (hash * 31 + text.charCodeAt(index)) | 0;
   return `hue-${Math.abs(hash) % 8}`;
 }
 
-/** An id in running text. */
+/** Return an element for an id in a sentence. */
 export function idText(id, limit = 60) {
   return h(
     "bdi",
@@ -117,7 +117,7 @@ export function idText(id, limit = 60) {
   );
 }
 
-/** A button that copies a text. */
+/** Return a button that copies a text. */
 export function copyButton(label, text) {
   const button = h("button", { type: "button", class: "copy", "aria-label": label }, "Copy");
   button.addEventListener("click", async () => {
@@ -125,8 +125,8 @@ export function copyButton(label, text) {
       await navigator.clipboard.writeText(text());
       button.textContent = "Copied";
     } catch {
-      // Without HTTPS only a loopback address may write to the clipboard.
-      button.textContent = "Select it";
+      // Without HTTPS, browsers allow clipboard access only on loopback addresses.
+      button.textContent = "Copy failed";
     }
     setTimeout(() => {
       button.textContent = "Copy";
@@ -135,7 +135,7 @@ export function copyButton(label, text) {
   return button;
 }
 
-/** Replaces the children of an element only if what they show has changed, so that focus and selection survive. */
+/** Replace the children of an element only if their signature has changed, which preserves focus and selection. */
 export function renewed(element, signature, build) {
   if (element.dataset.signature === signature) return;
   element.dataset.signature = signature;

@@ -1,20 +1,20 @@
 /**
- * The list of events, newest first.
+ * List of events, newest first.
  *
- * It shows a bounded number of rows and uses the row that falls off the end for the next event, so that a flood costs
- * new text and no new elements. While somebody reads – has scrolled down, walks with the keyboard, holds the mouse
- * button or has paused – nothing moves, and a button tells how many events wait.
+ * It shows a bounded number of rows, and reuses the last row for the next event, so that high event rates create no
+ * elements. The list does not move while it is scrolled down, paused, focused by keyboard or pressed with the mouse. In
+ * that case, a button shows the number of new events.
  */
 
 import { brief, clock, count, h, hue, plural, shown } from "./dom.js";
 import { callKey, callName, flagOf, idsOf } from "./identity.js";
-import { keepTabStop, walkable } from "./rows.js";
+import { keepTabStop, enableArrowKeys } from "./rows.js";
 import { welcome } from "./welcome.js";
 
 const MAX_ROWS = 300;
 const PREVIEWED = 4;
 const NAMES_OFFERED = 100;
-// What each event has, and what therefore tells nothing in a line of preview.
+// Properties of nearly every event, which are left out of the preview.
 const COMMON = new Set(["token", "time", "distinct_id", "mp_lib", "sent_by_lib_version", "ip", "alias"]);
 
 const byId = (id) => document.getElementById(id);
@@ -30,7 +30,7 @@ export class EventsView {
     this.person = byId("filter-person");
     this.events = new WeakMap();
     this.shownSeq = 0;
-    this.seen = { generation: -1, moves: -1, filter: null, names: 0 };
+    this.seen = { generation: -1, identityChanges: -1, filter: null, names: 0 };
     this.atTop = true;
     this.isPressed = false;
     this.selected = null;
@@ -41,7 +41,7 @@ export class EventsView {
     const edge = byId("event-edge");
     new IntersectionObserver((entries) => {
       const { isIntersecting, boundingClientRect } = entries.at(-1);
-      // Below the lower end of a small window is not scrolled away.
+      // An edge below the visible part of a small window does not mean that the list is scrolled.
       this.atTop = isIntersecting || boundingClientRect.top >= innerHeight;
       if (this.atTop) this.page.refresh();
     }).observe(edge);
@@ -49,10 +49,10 @@ export class EventsView {
       const row = event.target.closest(".row");
       if (row) this.#open(row);
     });
-    walkable(this.list, (row) => {
+    enableArrowKeys(this.list, (row) => {
       if (this.page.isDetailOpen()) this.#open(row, { moveFocus: false });
     });
-    // A row must not slip away between the press and the release of the button.
+    // A row must not move between press and release of the mouse button.
     this.list.addEventListener("pointerdown", () => {
       this.isPressed = true;
     });
@@ -83,7 +83,7 @@ export class EventsView {
     if (event !== undefined) this.page.open(event, options);
   }
 
-  /** Mark the event whose details are open; null for none. */
+  /** Mark the event whose details are open; null marks none. */
   select(seq) {
     this.selected = seq;
     for (const row of this.list.querySelectorAll(".row")) this.#mark(row);
@@ -94,7 +94,7 @@ export class EventsView {
     else row.removeAttribute("aria-current");
   }
 
-  /** Give the focus back to the row of an event, or to the list. */
+  /** Return the focus to the row of an event, or to the list. */
   focusRow(seq) {
     const row = [...this.list.querySelectorAll(".row")].find((candidate) => this.events.get(candidate)?.seq === seq);
     (row ?? this.list.querySelector(".row"))?.focus();
@@ -118,20 +118,20 @@ export class EventsView {
     const { store } = this;
     const filter = `${this.name.value}\n${this.person.value}`;
     const isFresh = store.generation !== this.seen.generation || filter !== this.seen.filter;
-    const hasMoved = store.moves !== this.seen.moves;
-    if (isFresh || (hasMoved && this.person.value.trim() !== "" && !this.#isHeld())) {
+    const hasIdentityChanges = store.identityChanges !== this.seen.identityChanges;
+    if (isFresh || (hasIdentityChanges && this.person.value.trim() !== "" && !this.#isHeld())) {
       this.seen.generation = store.generation;
       this.seen.filter = filter;
       this.shownSeq = 0;
       this.list.replaceChildren();
       this.#update();
     } else if (this.#isHeld()) {
-      this.#tellNewer();
+      this.#showNewer();
     } else {
       this.#update();
     }
-    if (hasMoved) {
-      this.seen.moves = store.moves;
+    if (hasIdentityChanges) {
+      this.seen.identityChanges = store.identityChanges;
       for (const row of this.list.querySelectorAll(".row")) {
         this.#fillPerson(row, this.events.get(row));
         this.#fillFlag(row, this.events.get(row));
@@ -141,7 +141,7 @@ export class EventsView {
     this.#renderNotes();
   }
 
-  /** Events that match and came after those in the list, newest first, no more than the list has room for. */
+  /** Return matching events newer than those in the list, newest first, at most `MAX_ROWS`. */
   #fresh() {
     const matches = this.store.filter(this.name.value, this.person.value);
     const fresh = [];
@@ -164,7 +164,7 @@ export class EventsView {
     keepTabStop(this.list);
   }
 
-  /** An item for an event: the last one of a full list, filled anew, or a new one. */
+  /** Return an item for an event: the reused last item of a full list, or a new one. */
   #item(event, pending) {
     const { list } = this;
     const item = list.childElementCount + pending >= MAX_ROWS ? (list.lastElementChild ?? newItem()) : newItem();
@@ -189,23 +189,23 @@ export class EventsView {
   #fillFlag(row, event) {
     const flag = row.lastElementChild;
     const isCall = callName(event) !== null;
-    const said = isCall ? flagOf(event, this.store.outcomes.get(callKey(event)), this.store.areOne(event)) : null;
-    flag.hidden = said === null;
-    if (said === null) return;
-    flag.textContent = said.text;
-    flag.className = `flag ${said.kind}`;
+    const label = isCall ? flagOf(event, this.store.outcomes.get(callKey(event)), this.store.areOne(event)) : null;
+    flag.hidden = label === null;
+    if (label === null) return;
+    flag.textContent = label.text;
+    flag.className = `flag ${label.kind}`;
   }
 
   #fillPerson(row, event) {
     const who = row.children[2];
     const canonical = this.store.resolve(event.distinct_id ?? "");
-    const text = canonical === "" ? "(nobody)" : shown(canonical, 60);
+    const text = canonical === "" ? "(no id)" : shown(canonical, 60);
     if (who.textContent === text) return;
     who.firstElementChild.textContent = text;
-    who.className = `who ${canonical === "" ? "nobody" : hue(canonical)}`;
+    who.className = `who ${canonical === "" ? "no-person" : hue(canonical)}`;
   }
 
-  #tellNewer() {
+  #showNewer() {
     const number = this.#fresh().length;
     this.newer.hidden = number === 0;
     if (number === 0) return;
@@ -227,7 +227,7 @@ export class EventsView {
     byId("filter-clear").hidden = !isFiltered;
     const { events } = this.store;
     const matches = this.store.filter(this.name.value, this.person.value);
-    // Counted only while somebody filters: it is a look at each event kept.
+    // Counted only with an active filter, because it checks every stored event.
     const number = isFiltered ? events.filter(matches).length : 0;
     byId("matches").textContent = isFiltered ? `${count(number)} of the latest ${count(events.length)}` : "";
     const note = byId("event-note");

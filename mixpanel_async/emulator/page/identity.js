@@ -1,7 +1,7 @@
 /**
- * Identity calls in words: which ids a call named, what it joined, and why it joined nobody.
+ * Descriptions of identity calls: the ids of a call, its result, and the reason why it failed.
  *
- * A sentence is a list of texts and `{id}` parts, so that ids can be shown apart from the words around them.
+ * A sentence is a list of texts and `{id}` parts, so that ids can be displayed differently from text.
  */
 
 import { h, idText, milliseconds, shown } from "./dom.js";
@@ -12,7 +12,7 @@ function asId(value) {
   return typeof value === "string" || typeof value === "number" ? String(value) : "";
 }
 
-/** The two ids that an entry of the identity log names: the one that the call is for, and the one to be joined to it. */
+/** Return the two ids of an identity log entry: the main id of the call, and the id to join to it. */
 export function idsOf(entry) {
   const properties = entry.properties ?? {};
   switch (entry.event) {
@@ -31,23 +31,23 @@ export function idsOf(entry) {
   }
 }
 
-/** The call as a developer writes it. */
+/** Return the method name of the call, or null for another event. */
 export function callName(entry) {
   const names = { $identify: "identify", $create_alias: "alias", $merge: "merge" };
   return names[entry.event] ?? null;
 }
 
-/** Text and ids as nodes. */
+/** Return the parts of a sentence as nodes. */
 export function sentence(parts) {
   return parts.map((part) => (typeof part === "string" ? part : idText(part.id)));
 }
 
-/** A sentence as plain text, for the region that is read aloud. */
+/** Return a sentence as plain text, for screen readers. */
 export function plain(parts) {
   return parts.map((part) => (typeof part === "string" ? part : `“${shown(part.id, 60)}”`)).join("");
 }
 
-/** What a call that joined nobody came to, in one sentence, given whether its two ids are one person by now. */
+/** Return the result of a failed call in one sentence. `areOne`: its ids belong to one person now. */
 export function headline(entry, areOne = false) {
   const [first, second] = idsOf(entry).map((id) => ({ id }));
   const name = callName(entry);
@@ -64,11 +64,11 @@ function notUuid4(id) {
   const version = UUID.exec(id)?.[1];
   if (version !== undefined) return ` is a UUID, but of version ${version} and not 4, so Mixpanel ignores the call.`;
   if (/^[0-9a-f]{32}$/i.test(id))
-    return " is a UUID without its dashes, which is not taken, so Mixpanel ignores the call.";
+    return " is a UUID without its dashes, so Mixpanel ignores the call.";
   return " is not a UUID version 4, so Mixpanel ignores the call.";
 }
 
-/** Why a call joined nobody. */
+/** Return the reason why a call failed. */
 export function reason(entry) {
   const [first, second] = idsOf(entry).map((id) => ({ id }));
   switch (entry.$failure_reason) {
@@ -77,26 +77,26 @@ export function reason(entry) {
     case "errSameIDs":
       return ["Both ids are the same, ", first, ", so there is nothing to join."];
     case "errAnonDistinctIdAssignedAlready":
-      return ["The anonymous id ", second, " belongs already to a person who was identified, and cannot change hands."];
+      return ["The anonymous id ", second, " already belongs to another identified person and cannot be reassigned."];
     case "errAliasAlreadyExists":
-      return ["The alias ", second, " was given out before, and an alias can be used once only."];
+      return ["The alias ", second, " is already in use. An alias can be assigned only once."];
     case "errManyIDs":
       return ["The person would have more ids than Mixpanel allows."];
     default: {
-      const words = shown(entry.$failure_description || "Mixpanel takes the call, but it has no effect here.", 500);
+      const words = shown(entry.$failure_description || "Mixpanel accepts the call, but it has no effect here.", 500);
       return [`${words.charAt(0).toUpperCase()}${words.slice(1)}${/[.!?]$/.test(words) ? "" : "."}`];
     }
   }
 }
 
-/** What it means for the data. */
+/** Return the consequence for the data, or null. */
 function consequence(entry) {
   const [first, second] = idsOf(entry).map((id) => ({ id }));
   if (callName(entry) === null || first.id === second.id || first.id === "" || second.id === "") return null;
-  return ["So ", first, " and ", second, " stay two people in every report."];
+  return ["Reports keep showing ", first, " and ", second, " as two people."];
 }
 
-/** How two ids came together, for a call or an event that joined them. */
+/** Describe a call or event that joined two ids. */
 export function joined(entry) {
   const [first, second] = idsOf(entry).map((id) => ({ id }));
   const again = entry.outcome === "unchanged";
@@ -118,21 +118,21 @@ export function joined(entry) {
   }
 }
 
-/** When the entry happened as far as its own properties tell, in milliseconds; NaN if they do not. */
+/** Return the time of an entry in milliseconds; NaN if unknown. */
 export function timeOf(entry) {
   return milliseconds(entry.received_at ?? entry.properties?.time);
 }
 
-/** One text for all calls of this kind with these ids. */
+/** Return a key that equal calls with equal ids share. */
 export function callKey(entry) {
   return JSON.stringify([callName(entry), ...idsOf(entry)]);
 }
 
 /**
- * What became of an identity call, for its row in the list of events: a text and a kind, or null for another event.
+ * Return the label of an identity call in the list of events, as text and kind; null for other events.
  *
- * @param {string|undefined} outcome of the latest call like it.
- * @param {boolean} areOne whether its ids are one person by now.
+ * @param {string|undefined} outcome outcome of the latest equal call.
+ * @param {boolean} areOne whether its ids belong to one person now.
  */
 export function flagOf(event, outcome, areOne) {
   const properties = event.properties ?? {};
@@ -143,11 +143,11 @@ export function flagOf(event, outcome, areOne) {
   return { text: event.event === "$create_alias" ? "did not link" : "did not merge", kind: "bad" };
 }
 
-/** An explanation as elements: what happened, why, what follows, what to do. */
+/** Return an explanation as elements: result, reason, consequence and advice. */
 export function explanation(entry, areOne, heading = "h3") {
   const title = h(heading, { class: "what" }, sentence(headline(entry, areOne)));
   if (areOne)
-    return [title, h("p", { class: "why" }, "Mixpanel marks such a call as failed, but there is nothing to repair.")];
+    return [title, h("p", { class: "why" }, "Mixpanel marks such a call as failed, but no action is needed.")];
   const follows = consequence(entry);
   return [
     title,

@@ -1,15 +1,15 @@
-/** The list of people, the one who was active last first, and the search among them. */
+/** List of people, the most recently active first, with search. */
 
 import { clock, count, h, hue, plural, shown } from "./dom.js";
-import { keepTabStop, walkable } from "./rows.js";
+import { keepTabStop, enableArrowKeys } from "./rows.js";
 
 const MAX_ROWS = 200;
-// People overtake each other all the time; twice a second is as often as an eye can follow.
-const EVERY = 500;
+// The order of people changes constantly. Two updates per second remain readable.
+const UPDATE_INTERVAL = 500;
 
 const byId = (id) => document.getElementById(id);
 
-/** The name by which a profile calls a person, or null. */
+/** Return the display name of a profile, or null. */
 export function profileName(profile) {
   if (profile === null || typeof profile !== "object") return null;
   const full = [profile.$first_name, profile.$last_name]
@@ -36,14 +36,14 @@ export class PeopleView {
     });
     byId("people-search").addEventListener("submit", (event) => {
       event.preventDefault();
-      // An id beyond what the page remembers is still one that the emulator may know.
+      // The emulator may know an id that the page has removed.
       if (this.query.value.trim() !== "") page.openPerson(this.query.value.trim());
     });
     this.list.addEventListener("click", (event) => {
       const row = event.target.closest(".row");
       if (row) page.openPerson(this.ids.get(row));
     });
-    walkable(this.list, (row) => {
+    enableArrowKeys(this.list, (row) => {
       if (page.isDetailOpen()) page.openPerson(this.ids.get(row), { moveFocus: false });
     });
   }
@@ -66,9 +66,9 @@ export class PeopleView {
   render({ now = performance.now(), isPaused = false } = {}) {
     const isForced = this.rendered === -Infinity;
     if (!isForced && (isPaused || this.list.querySelector(".row:focus-visible, .row:active") !== null)) return;
-    if (now - this.rendered < EVERY) {
+    if (now - this.rendered < UPDATE_INTERVAL) {
       clearTimeout(this.timer);
-      this.timer = setTimeout(() => this.page.refresh(), EVERY - (now - this.rendered));
+      this.timer = setTimeout(() => this.page.refresh(), UPDATE_INTERVAL - (now - this.rendered));
       return;
     }
     this.rendered = now;
@@ -92,8 +92,8 @@ export class PeopleView {
     const empty = byId("people-empty");
     empty.hidden = people.length > 0;
     empty.textContent = isSearched
-      ? "Nobody here matches. Press Enter to ask the emulator for exactly this id."
-      : "Nobody yet. A person appears with the first event or profile update that names a distinct_id.";
+      ? "No match. Press Enter to request exactly this id from the emulator."
+      : "No people yet. A person appears with the first event or profile update that has a distinct_id.";
   }
 
   #matching() {
@@ -114,7 +114,7 @@ export class PeopleView {
     who.className = `who ${hue(person.canonical)}`;
     name.firstElementChild.textContent = shown(profileName(person.profile) ?? "", 80);
     ids.textContent = person.ids.length > 1 ? plural(person.ids.length, "id") : "";
-    const unseen = person.profile === null ? "only named in identity calls" : "profile only";
+    const unseen = person.profile === null ? "identity calls only" : "profile only";
     seen.textContent =
       person.last === undefined ? unseen : `seen ${clock(person.last, { withMilliseconds: false })}`;
     this.#mark(row);

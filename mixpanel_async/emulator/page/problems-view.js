@@ -1,6 +1,5 @@
 /**
- * What went wrong: identity calls that joined nobody, records that were refused, and the alert above every other view
- * that says so to somebody who did not look for it.
+ * Problems: failed identity calls, rejected records, and the alert that is shown above all other views.
  */
 
 import { brief, clock, count, h, plural, renewed, shown } from "./dom.js";
@@ -8,8 +7,8 @@ import { callName, explanation, headline, idsOf, plain, reason } from "./identit
 import { valueTree } from "./values.js";
 
 const MAX_CARDS = 100;
-// Read aloud no more often than this, whatever the rate.
-const ANNOUNCE_EVERY = 5000;
+// Minimum interval between announcements to screen readers, in milliseconds.
+const ANNOUNCE_INTERVAL = 5000;
 
 const byId = (id) => document.getElementById(id);
 
@@ -22,7 +21,7 @@ export class ProblemsView {
     this.announced = { identity: -1, rejected: 0, at: -Infinity };
   }
 
-  /** The strip under the header, with the latest problem in full. */
+  /** Update the alert under the header, which explains the latest problem. */
   renderAlert(view) {
     const alert = byId("alert");
     const open = this.store.problemList({ onlyOpen: true }).filter(({ entry }) => entry.seq > this.dismissed);
@@ -48,15 +47,15 @@ export class ProblemsView {
     byId("main").focus();
   }
 
-  /** Tell a screen reader of what is new, in few words and seldom. */
+  /** Announce new problems to screen readers, briefly and not too often. */
   announce(now = performance.now()) {
     const latest = this.store.problemList({ onlyOpen: true })[0]?.entry;
     const isNewProblem = latest !== undefined && latest.seq > this.announced.identity;
     const rejected = this.store.rejectedCount - this.announced.rejected;
     if ((!isNewProblem && rejected <= 0) || document.hidden) return;
-    if (now - this.announced.at < ANNOUNCE_EVERY) {
+    if (now - this.announced.at < ANNOUNCE_INTERVAL) {
       clearTimeout(this.timer);
-      this.timer = setTimeout(() => this.announce(), ANNOUNCE_EVERY);
+      this.timer = setTimeout(() => this.announce(), ANNOUNCE_INTERVAL);
       return;
     }
     const words = [];
@@ -66,7 +65,7 @@ export class ProblemsView {
     this.announced = { identity: latest?.seq ?? this.announced.identity, rejected: this.store.rejectedCount, at: now };
   }
 
-  /** Forget what was dismissed and announced, as numbers begin anew. */
+  /** Clear the dismissed and announced problems, because a reset restarts the numbers. */
   clear() {
     this.dismissed = -1;
     this.announced = { identity: -1, rejected: 0, at: -Infinity };
@@ -84,7 +83,7 @@ export class ProblemsView {
     );
     const empty = byId("identity-empty");
     empty.hidden = problems.length > 0;
-    empty.textContent = "None. Every identity call and every linking event so far did what it says.";
+    empty.textContent = "No problems. All identity calls and linking events so far have joined their ids.";
   }
 
   #identityCard({ entry, times }) {
@@ -95,7 +94,7 @@ export class ProblemsView {
         h(
           "span",
           { class: `tag ${areOne ? "calm" : ""}` },
-          areOne ? "no harm done" : entry.outcome === "ignored" ? "ignored" : "failed",
+          areOne ? "harmless" : entry.outcome === "ignored" ? "ignored" : "failed",
         ),
         times > 1 ? h("span", { class: "tag" }, `${count(times)} times`) : null,
         entry.received_at === undefined ? null : h("time", {}, clock(entry.received_at, { withMilliseconds: false })),
@@ -136,7 +135,7 @@ export class ProblemsView {
     );
     const empty = byId("rejected-empty");
     empty.hidden = rejectedCount > 0;
-    empty.textContent = "None. Each record so far was taken. /import?strict=1 is the strictest way to send.";
+    empty.textContent = "No rejected records. /import?strict=1 has the strictest validation.";
   }
 }
 
@@ -162,13 +161,13 @@ function rejectedCard(record) {
       "p",
       { class: "why" },
       recordName(record.record),
-      record.silent ? " The sender was told that all is well, as Mixpanel does." : null,
+      record.silent ? " The response reported success, as Mixpanel's does." : null,
     ),
     record.record === null || record.record === undefined ? null : details("The record as sent", record.record),
   ];
 }
 
-/** The message without the field, which stands before it. */
+/** Return the message without the field, which is shown separately. */
 function messageOf({ field, message }) {
   const words = String(message ?? "");
   const prefix = `'${field}' `;
@@ -184,7 +183,7 @@ function recordName(record) {
   return "";
 }
 
-/** A value behind a disclosure, built when it is opened first: most never are. */
+/** Return a collapsed value. Its content is created when it is first opened, because most never are. */
 function details(summary, value) {
   const element = h("details", {}, h("summary", {}, summary));
   element.addEventListener("toggle", () => {
@@ -193,7 +192,7 @@ function details(summary, value) {
   return element;
 }
 
-/** Bring a list of cards up to date, leaving alone those that show what they should. */
+/** Update a list of cards, without changing cards whose content is unchanged. */
 function keyedCards(list, items, keyOf, describe) {
   const present = new Map([...list.children].map((card) => [card.dataset.key, card]));
   let previous = null;

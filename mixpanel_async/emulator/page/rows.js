@@ -1,9 +1,9 @@
-/** The keyboard in a list of rows: one stop for the Tab key, arrows between the rows. */
+/** Keyboard navigation in a list of rows: one Tab stop, and arrow keys between rows. */
 
 const STEPS = { ArrowDown: 1, ArrowUp: -1, PageDown: 10, PageUp: -10, Home: -Infinity, End: Infinity };
 
-/** Let the arrow keys walk over the `.row` buttons of a list; `onWalk` is told of the row that has the focus then. */
-export function walkable(list, onWalk = () => {}) {
+/** Let arrow keys move the focus between the `.row` buttons of a list. `onMove` is called with the focused row. */
+export function enableArrowKeys(list, onMove = () => {}) {
   list.addEventListener("keydown", (event) => {
     const step = STEPS[event.key];
     const row = event.target.closest?.(".row");
@@ -12,7 +12,7 @@ export function walkable(list, onWalk = () => {}) {
     const rows = [...list.querySelectorAll(".row")];
     const index = Math.max(0, Math.min(rows.length - 1, rows.indexOf(row) + step));
     rows[index].focus();
-    onWalk(rows[index]);
+    onMove(rows[index]);
   });
   list.addEventListener("focusin", (event) => {
     const row = event.target.closest?.(".row");
@@ -25,7 +25,7 @@ function makeTabStop(list, row) {
   row.tabIndex = 0;
 }
 
-/** See to it that the Tab key finds exactly one row after rows came and went. */
+/** Ensure that exactly one row is a Tab stop after rows have changed. */
 export function keepTabStop(list) {
   const stops = list.querySelectorAll('.row[tabindex="0"]');
   if (stops.length === 1) return;

@@ -1,8 +1,8 @@
 /**
- * What the page remembers of the stream, within bounds.
+ * Data received from the stream, within bounds.
  *
- * Nothing here touches the page. At 2,000 events a second the bounds are reached within seconds, so each collection
- * forgets its oldest in strides rather than one by one.
+ * This module does not access the DOM. At 2,000 events per second the bounds are reached within seconds, so each
+ * collection removes its oldest entries in groups instead of one by one.
  */
 
 import { callKey, idsOf } from "./identity.js";
@@ -19,72 +19,72 @@ const RATE_SECONDS = 60;
 export class Store {
   constructor() {
     this.info = {};
-    // Survives `clear`, so that views notice that what they show is no more.
+    // Incremented by `clear`, so that views notice that their data was deleted.
     this.generation = 0;
     this.clear();
   }
 
-  /** Forget all data, as the emulator did. */
+  /** Delete all data after a reset of the emulator. */
   clear() {
     this.generation += 1;
     /** Newest last. */
     this.events = [];
     this.characters = 0;
-    // Each log of the emulator has numbers of its own, which begin at 1.
+    // Each log of the emulator numbers its entries from 1.
     this.lastSeq = { events: 0, identity: 0, rejected: 0 };
     this.names = new Map();
     this.stats = {};
     this.ingested = 0;
-    /** By canonical id, the one that changed last at the end. */
+    /** People by canonical id, the latest change last. */
     this.people = new Map();
-    this.homes = new Map();
-    this.hasForgottenPeople = false;
-    /** Counts changes of who is who, so that views know when to look again. */
-    this.moves = 0;
-    /** Failed and ignored calls, equal ones in one entry, the latest at the end. */
+    this.canonicalIds = new Map();
+    this.hasRemovedPeople = false;
+    /** Number of changes of canonical ids, so that views know when to update. */
+    this.identityChanges = 0;
+    /** Failed and ignored calls, grouped by call and reason, the latest last. */
     this.problems = new Map();
-    /** Calls and events that joined ids, the latest at the end. */
+    /** Calls and events that joined ids, the latest last. */
     this.joins = [];
-    /** What the calls came to, by `callKey`. */
+    /** Outcomes of identity calls by `callKey`. */
     this.outcomes = new Map();
     this.rejected = [];
     this.rejectedCount = 0;
     this.perSecond = [];
   }
 
-  /** Take the figures that every connection begins with. */
-  begin(stats) {
+  /** Store the statistics sent at the start of a connection. */
+  setInitialStats(stats) {
     this.stats = stats;
-    // What came before, or while the connection was away, belongs to no second of the rate.
+    // Events from before the connection, or from an interruption, are not part of the rate.
     this.ingested = stats.events?.ingested ?? 0;
   }
 
-  /** Take one batch of the stream, of so many characters. */
-  take(batch, characters) {
+  /** Store one batch of the stream with its size in characters. */
+  addBatch(batch, characters) {
     const events = batch.events ?? [];
-    for (const person of batch.people ?? []) this.#takePerson(person);
-    const weight = characters / Math.max(1, events.length);
-    for (const event of events) this.#takeEvent(event, weight);
-    this.#forgetEvents();
-    for (const entry of batch.identity ?? []) this.#takeIdentity(entry);
+    for (const person of batch.people ?? []) this.#storePerson(person);
+    const size = characters / Math.max(1, events.length);
+    for (const event of events) this.#storeEvent(event, size);
+    this.#removeOldEvents();
+    for (const entry of batch.identity ?? []) this.#storeIdentity(entry);
     for (const record of batch.rejected ?? []) {
       if (!this.#isNew("rejected", record)) continue;
       this.rejected.push(record);
       this.rejectedCount += 1;
     }
     if (this.rejected.length > MAX_REJECTED * 2) this.rejected.splice(0, this.rejected.length - MAX_REJECTED);
-    if (batch.stats) this.#takeStats(batch.stats);
-    this.#forgetPeople();
+    if (batch.stats) this.#storeStats(batch.stats);
+    this.#removeOldPeople();
   }
 
-  /** Whether an entry of a log was not seen before: a connection made anew may repeat what an earlier one told. */
+  /** Return whether a log entry is new. A new connection may repeat entries of an earlier one. */
   #isNew(log, entry) {
     if (entry.seq <= this.lastSeq[log]) return false;
     this.lastSeq[log] = entry.seq;
     return true;
   }
 
-  #takeStats(stats) {
+  #storeStats(stats) {
     this.stats = stats;
     const ingested = stats.events?.ingested ?? this.ingested;
     const second = Math.floor(Date.now() / 1000);
@@ -96,64 +96,64 @@ export class Store {
     while (this.perSecond.length > RATE_SECONDS + 1) this.perSecond.shift();
   }
 
-  #takeEvent(event, weight) {
+  #storeEvent(event, size) {
     if (!this.#isNew("events", event)) return;
-    event.weight = weight;
+    event.size = size;
     this.events.push(event);
-    this.characters += weight;
+    this.characters += size;
     if (this.names.size < MAX_NAMES || this.names.has(event.event)) {
       this.names.set(event.event, (this.names.get(event.event) ?? 0) + 1);
     }
     if (event.distinct_id === "" || typeof event.distinct_id !== "string") return;
     const canonical = this.resolve(event.distinct_id);
-    const person = this.people.get(canonical) ?? { canonical, ids: [canonical], profile: null, isTold: false };
+    const person = this.people.get(canonical) ?? { canonical, ids: [canonical], profile: null, isComplete: false };
     person.last = event.received_at;
-    // Moved to the end, as the one who was active last.
+    // Moved to the end as the most recently active person.
     this.people.delete(canonical);
     this.people.set(canonical, person);
   }
 
-  #forgetEvents() {
+  #removeOldEvents() {
     let first = this.events.length > MAX_EVENTS * 1.2 ? this.events.length - MAX_EVENTS : 0;
-    for (let index = 0; index < first; index += 1) this.characters -= this.events[index].weight;
+    for (let index = 0; index < first; index += 1) this.characters -= this.events[index].size;
     while (this.characters > MAX_EVENT_CHARACTERS && first < this.events.length - 1) {
-      this.characters -= this.events[first].weight;
+      this.characters -= this.events[first].size;
       first += 1;
     }
     if (first > 0) this.events.splice(0, first);
   }
 
-  #takePerson({ canonical, ids, profile }) {
+  #storePerson({ canonical, ids, profile }) {
     const known = this.people.get(canonical);
-    const person = { canonical, ids: ids ?? [canonical], profile: profile ?? null, isTold: true, last: known?.last };
+    const person = { canonical, ids: ids ?? [canonical], profile: profile ?? null, isComplete: true, last: known?.last };
     for (const id of person.ids) {
-      if (this.homes.get(id) === canonical) continue;
+      if (this.canonicalIds.get(id) === canonical) continue;
       const former = this.people.get(id);
       if (former !== undefined && id !== canonical) {
         person.last ??= former.last;
         this.people.delete(id);
       }
-      if (id !== canonical || this.homes.has(id)) this.moves += 1;
-      this.homes.set(id, canonical);
+      if (id !== canonical || this.canonicalIds.has(id)) this.identityChanges += 1;
+      this.canonicalIds.set(id, canonical);
     }
     this.people.delete(canonical);
     this.people.set(canonical, person);
   }
 
-  #forgetPeople() {
+  #removeOldPeople() {
     if (this.people.size <= MAX_PEOPLE * 1.2) return;
-    this.hasForgottenPeople = true;
+    this.hasRemovedPeople = true;
     for (const [canonical, person] of this.people) {
       if (this.people.size <= MAX_PEOPLE) break;
       this.people.delete(canonical);
-      for (const id of person.ids) this.homes.delete(id);
+      for (const id of person.ids) this.canonicalIds.delete(id);
     }
   }
 
-  #takeIdentity(entry) {
+  #storeIdentity(entry) {
     if (!this.#isNew("identity", entry)) return;
     const call = callKey(entry);
-    // The call that joined two ids stays the one that did, however often it is repeated in vain.
+    // A call that joined two ids keeps that outcome, even if repetitions of it fail.
     if (this.outcomes.get(call) !== "merged") this.outcomes.set(call, entry.outcome);
     if (this.outcomes.size > MAX_JOINS) this.outcomes.delete(this.outcomes.keys().next().value);
     if (entry.outcome === "merged" || entry.outcome === "unchanged") {
@@ -168,7 +168,7 @@ export class Store {
     if (this.problems.size > MAX_PROBLEMS) this.problems.delete(this.problems.keys().next().value);
   }
 
-  /** Events in each of the last 60 whole seconds, the latest last. */
+  /** Return the number of events in each of the last 60 whole seconds, the latest last. */
   rates(now = Date.now()) {
     const current = Math.floor(now / 1000);
     const rates = new Array(RATE_SECONDS).fill(0);
@@ -179,55 +179,55 @@ export class Store {
     return rates;
   }
 
-  /** Whom an id stands for by now. */
+  /** Return the canonical id of an id. */
   resolve(id) {
-    return this.homes.get(id) ?? id;
+    return this.canonicalIds.get(id) ?? id;
   }
 
-  /** All ids of the person whom an id stands for, the canonical one first. */
+  /** Return all ids of the person with this id, the canonical id first. */
   idsOf(id) {
     const canonical = this.resolve(id);
     const ids = this.people.get(canonical)?.ids ?? [canonical];
     return [canonical, ...ids.filter((other) => other !== canonical)];
   }
 
-  /** Whether the two ids of an identity call are one person by now, so that its failure did no harm. */
+  /** Return whether the two ids of an identity call belong to one person now, so that its failure is harmless. */
   areOne(entry) {
     const [first, second] = idsOf(entry);
     return first !== second && this.resolve(first) === this.resolve(second);
   }
 
-  /** Problems, the latest first; `onlyOpen` leaves out those that did no harm. */
+  /** Return the problems, the latest first. `onlyOpen` leaves out harmless ones. */
   problemList({ onlyOpen = false } = {}) {
     const list = [...this.problems.values()].reverse();
     return onlyOpen ? list.filter(({ entry }) => !this.areOne(entry)) : list;
   }
 
-  /** What joined these ids or failed to, in order. */
-  story(ids) {
+  /** Return the calls and events that joined these ids or failed to, in order. */
+  historyOf(ids) {
     const members = new Set(ids);
     const isAbout = (entry) => idsOf(entry).some((id) => members.has(id));
     const failed = [...this.problems.values()].map(({ entry }) => entry);
     return [...this.joins.filter(isAbout), ...failed.filter(isAbout)].sort((one, other) => one.seq - other.seq);
   }
 
-  /** A test of events by name (a part of it, any letter case) and by person (any id of the person, or a part of one). */
+  /** Return a filter for events by part of the name, ignoring case, and by an id of the person or part of an id. */
   filter(name, person) {
     const part = name.trim().toLowerCase();
-    const who = person.trim();
-    const whose = who === "" ? null : this.resolve(who);
-    const whoPart = who.toLowerCase();
-    const isKnown = whose !== null && this.people.has(whose);
+    const personText = person.trim();
+    const canonicalFilter = personText === "" ? null : this.resolve(personText);
+    const personPart = personText.toLowerCase();
+    const isKnown = canonicalFilter !== null && this.people.has(canonicalFilter);
     return (event) => {
       if (part !== "" && !event.event.toLowerCase().includes(part)) return false;
-      if (whose === null) return true;
+      if (canonicalFilter === null) return true;
       const canonical = this.resolve(event.distinct_id);
-      if (isKnown) return canonical === whose;
+      if (isKnown) return canonical === canonicalFilter;
       return (
-        canonical.toLowerCase().includes(whoPart) ||
+        canonical.toLowerCase().includes(personPart) ||
         String(event.sent_id ?? "")
           .toLowerCase()
-          .includes(whoPart)
+          .includes(personPart)
       );
     };
   }

@@ -1,16 +1,16 @@
 /**
- * The emulator's stream of server-sent events, kept open over restarts of the server.
+ * The emulator's stream of server-sent events, reopened after restarts of the server.
  *
- * The browser reconnects by itself with Last-Event-ID, but gives up for good at an answer that is not a stream, such as
- * one from another program that took the port for a moment. Then a new connection is made here.
+ * The browser reconnects automatically with Last-Event-ID, but stops at a response that is not a stream, such as one
+ * from another program that used the port for a moment. In that case, this module opens a new connection.
  */
 
 const RETRY_AFTER = 1000;
 
 /**
  * @param {{state: function(string): void, hello: function(object): void, batch: function(object, number): void,
- *   reset: function(): void}} receiver told of each change; `state` is "connected" or "reconnecting", and a batch comes
- *   with its size in characters.
+ *   reset: function(): void}} receiver called for each change. `state` is "connected" or "reconnecting". `batch` gets the
+ *   size of the batch in characters.
  */
 export function listen(receiver) {
   const source = new EventSource("/_emulator/stream");

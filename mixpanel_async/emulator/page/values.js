@@ -1,11 +1,11 @@
-/** JSON values of any shape, as text that can be read and selected. */
+/** Display of JSON values as readable, selectable text. */
 
 import { brief, h, moment, milliseconds, shown, shownLines } from "./dom.js";
 
 const MAX_PROPERTIES = 300;
 const TIMES = new Set(["time", "$time", "received_at"]);
 
-/** A value as indented JSON. */
+/** Return a value as indented JSON. */
 export function valueTree(value) {
   return h(
     "pre",
@@ -40,10 +40,10 @@ function rows(names, properties) {
 }
 
 /**
- * Properties as a table.
+ * Return properties as a table.
  *
  * @param {object} properties by name.
- * @param {function(string): boolean} isOwn tells the properties that the app sent from those that are Mixpanel's.
+ * @param {function(string): boolean} isOwn returns true for properties of the app, false for those of Mixpanel.
  */
 export function propertyTable(properties, label, isOwn = () => true) {
   const names = Object.keys(properties ?? {});

@@ -1,4 +1,4 @@
-/** What to do first: shown where there is nothing yet, with the address to point an SDK at. */
+/** First steps, shown while there are no events: the address of the emulator and code for each SDK. */
 
 import { copyButton, h, renewed } from "./dom.js";
 
@@ -67,7 +67,7 @@ function firstSteps(texts) {
       {},
       "Point an SDK at ",
       h("code", { class: "origin" }, location.origin),
-      " and track something. It shows up here at once.",
+      " and track an event. It appears here immediately.",
     ),
     h("div", { class: "snippet" }, [
       h(
