@@ -310,7 +310,7 @@ class SimplifiedIdentities:
         self._user_of_device: dict[str, str] = {}
         self._devices_of_user: dict[str, list[str]] = {}
 
-    def apply(self, verb: str, first: str, second: str) -> IdentityResult:  # noqa: ARG002  the verbs do nothing here
+    def apply(self, verb: str, first: str, second: str) -> IdentityResult:  # noqa: ARG002  no effect in Simplified
         return ignored_result(f"{verb} has no effect in a project with Simplified ID Merge")
 
     def attribute_event(self, properties: dict[str, Any]) -> tuple[str, str | None]:
