@@ -1,4 +1,4 @@
-"""An async-native SDK for Mixpanel. The names below are the public ones; everything else may change."""
+"""Async-native SDK for Mixpanel. The names in `__all__` are public; all others may change."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Final
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from ._spool.spool import SqliteSpool
 else:
     # Hidden from type checkers, which would otherwise take any name for one of these.
-    _LATER: Final = {
+    _LAZY: Final = {
         "Checked": "._client.checker",
         "Checker": "._client.checker",
         "Purged": "._spool.report",
@@ -44,13 +44,13 @@ else:
     }
 
     def __getattr__(name: str) -> object:
-        """What not everybody uses is loaded when it is."""
-        if name not in _LATER:
+        """Import a name that few programs use at its first use."""
+        if name not in _LAZY:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        return getattr(import_module(_LATER[name], __name__), name)
+        return getattr(import_module(_LAZY[name], __name__), name)
 
     def __dir__() -> list[str]:
-        return sorted({*globals(), *_LATER})
+        return sorted({*globals(), *_LAZY})
 
 
 __all__ = [

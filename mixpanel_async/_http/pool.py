@@ -111,7 +111,7 @@ class Pool(Generic[T]):
             self._pass_on(None)
 
     def close(self) -> list[T]:
-        """Lend no more items and dismiss all waiters.
+        """Stop lending and wake all waiters.
 
         Returns:
             All items, including those in use.

@@ -1,4 +1,4 @@
-"""Send one request and return its response, or the reason why there is none."""
+"""HTTP transport: send one request and return its response or a failure."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _Send = Callable[[httpx.Request], Awaitable[httpx.Response]]
 class Transport:
     """HTTP transport of one client: a bounded pool of single connections, or the `http_client` of the user.
 
-    Each connection is a pool of its own to httpcore. In one httpcore pool, requests that start in the same turn of the
+    httpcore manages each connection separately. In one httpcore pool, requests that start in the same turn of the
     event loop are assigned the same connection and all but one must ask again, and a request that is cancelled while it
     connects can make the whole pool unusable (encode/httpcore#1099).
 
@@ -111,7 +111,7 @@ class Transport:
             timeout: seconds for this attempt, if shorter than the timeout of the transport.
 
         Returns:
-            The response with any status, or the reason why there is none. Never raises an error.
+            The response with any status, or the reason of the failure. No error is raised.
         """
         limit = self._timeout if timeout is None else min(timeout, self._timeout)
         if self._user_client is not None:

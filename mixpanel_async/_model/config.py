@@ -169,7 +169,7 @@ class RetryPolicy:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClientOptions:
-    """Options of the client that are plain values; `AsyncMixpanel` documents them.
+    """Options of the client that are plain values; see `AsyncMixpanel` for their meaning.
 
     Raises:
         ConfigurationError: if a value, or a combination of two values, is invalid.

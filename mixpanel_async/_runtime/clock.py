@@ -1,4 +1,4 @@
-"""Time, chance and fresh ids, gathered in one object that a test can replace. Nothing else reads a clock."""
+"""Clocks, randomness and ids in one object that a test can replace. No other module reads a clock."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from .ids import IdSource
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
 class Environment:
-    """What the core takes as arguments.
+    """Sources of time and randomness.
 
     Args:
-        wall: seconds since 1970; stamps what is sent.
-        monotonic: seconds from an arbitrary start; measures intervals.
-        chance: an even draw from 0 to 1, for jitter.
-        new_id: a fresh `$insert_id`.
+        wall_time: returns the seconds since 1970, for event times.
+        monotonic: returns the seconds since an arbitrary start, for intervals.
+        random: returns a uniform random number from 0 to 1, for jitter.
+        new_id: returns a new `$insert_id`.
     """
 
     wall_time: Callable[[], float]
@@ -28,7 +28,7 @@ class Environment:
 
 
 def real_environment() -> Environment:
-    """The clocks of this machine, and randomness of its own for each client."""
+    """Return the clocks of this machine and a separate random generator."""
     return Environment(
         wall_time=time.time,
         monotonic=time.monotonic,

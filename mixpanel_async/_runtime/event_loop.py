@@ -1,9 +1,9 @@
-"""The event loop that a client lives in: the one place that knows asyncio from trio.
+"""Event loop of a client, asyncio or trio. No other module distinguishes the two.
 
-Requests run in tasks that the package owns, outside the cancel scopes of its callers: a caller that is cancelled must
-not take a request down half-way, which in httpx 0.28 can leave the connection pool unusable. A task group would have to
-be left by the task that entered it, while `start()` and `aclose()` may come from different ones; so each task stands
-alone, is held by its host, and ends in a `Job` that can be awaited.
+Requests run in background tasks outside the cancel scopes of callers: cancelling a caller must not interrupt a request,
+which in httpx 0.28 can make a connection pool unusable. A task group must be left by the task that entered it, but
+`start()` and `aclose()` may be called by different tasks. Each task is therefore independent, referenced by its event
+loop object, and represented by a `BackgroundTask` that can be awaited.
 """
 
 from __future__ import annotations
@@ -26,31 +26,31 @@ T = TypeVar("T")
 
 
 def preload_backend() -> None:
-    """Load what anyio would load at its first call, inside the event loop, which that would hold for some 30 ms."""
+    """Import the modules that anyio would import at its first call, where that blocks the event loop for 30 ms."""
     with contextlib.suppress(ImportError):
         import_module("anyio._backends._asyncio")
     import_module("anyio.to_thread")
 
 
 async def yield_to_loop() -> None:
-    """Take a turn of the event loop."""
-    # What `anyio.lowlevel.checkpoint()` does, of which nobody must wait for the import.
+    """Let other tasks run."""
+    # Equivalent to `anyio.lowlevel.checkpoint()`, without its import.
     await anyio.sleep(0)  # noqa: ASYNC115
 
 
 class BackgroundTask(Generic[T]):
-    """A task of the package's own, and how it ended.
+    """Background task and its result.
 
     Args:
-        if_unstarted: called if the task is cancelled before its first step, when none of its own code can run.
-        on_end: called once it has ended, however.
+        if_unstarted: called if the task is cancelled before its first step, when none of its code can run.
+        on_end: called when the task has ended, with or without a result.
     """
 
     def __init__(self, if_unstarted: Callable[[], None], on_end: Callable[[BackgroundTask[Any]], None]) -> None:
         self.done = anyio.Event()
         self._if_unstarted = if_unstarted
         self._on_end = on_end
-        # Made by the task itself: a job may be spawned from a plain callback of the loop.
+        # Created by the task itself, because a task may be spawned from a callback of the loop.
         self._scope: anyio.CancelScope | None = None
         self._is_cancelled = self._is_started = self._is_ended = False
         self._value: T
@@ -58,7 +58,7 @@ class BackgroundTask(Generic[T]):
         self._has_value = False
 
     async def run(self, work: Callable[[], Awaitable[T]]) -> None:
-        """Body of the task. Only cancellation by the event loop itself escapes."""
+        """Run the work and keep its result or error. Only a cancellation by the event loop is raised."""
         self._is_started = True
         try:
             with anyio.CancelScope() as self._scope:
@@ -66,13 +66,13 @@ class BackgroundTask(Generic[T]):
                     self._scope.cancel()
                 self._value = await work()
                 self._has_value = True
-        except Exception as error:  # noqa: BLE001  kept for whoever waits
+        except Exception as error:  # noqa: BLE001  raised again by `result`
             self._error = error
         finally:
             self.end()
 
     def end(self) -> None:
-        """Note that the task is over."""
+        """Mark the task as ended."""
         if self._is_ended:
             return
         self._is_ended = True
@@ -83,67 +83,66 @@ class BackgroundTask(Generic[T]):
 
     @property
     def is_done(self) -> bool:
-        """Whether it has ended, in any way."""
+        """Whether the task has ended, with or without a result."""
         return self._is_ended
 
     def cancel(self) -> None:
-        """Ask it to stop. From the loop's own thread only."""
+        """Cancel the task. Call it only in the thread of the event loop."""
         self._is_cancelled = True
         if self._scope is not None:
             self._scope.cancel()
 
     async def result(self) -> T:
-        """Wait for its end. A waiter that is cancelled leaves it running.
+        """Wait for the result. Cancelling the waiter does not cancel the task.
 
         Raises:
-            ClientClosedError: if it was cancelled before it had a result.
+            ClientClosedError: if the task was cancelled before it had a result.
+            Exception: the error of the work.
         """
         await self.done.wait()
         if self._error is not None:
             raise self._error
         if not self._has_value:
-            raise ClientClosedError(
-                "the client was closed while the call was under way; it is unknown whether it was applied"
-            )
+            raise ClientClosedError("the client was closed during the call; it is unknown whether the call was applied")
         return self._value
 
 
 class EventLoop(Protocol):
-    """An event loop."""
+    """Event loop of one client."""
 
     current: Callable[[], object]
     """Return the object that identifies the running loop; raise RuntimeError outside of one."""
 
     def spawn(self, task: BackgroundTask[T], work: Callable[[], Awaitable[T]], name: str) -> None:
-        """Run it in a task of its own, with an empty context. From the loop's own thread only."""
+        """Start a task with an empty context. Call it only in the thread of the event loop."""
 
     def call_soon(self, callback: Callable[[], object]) -> None:
-        """Run it in the loop. From any thread; nothing happens if the loop has ended."""
+        """Call it in the event loop, from any thread; does nothing if the loop has ended."""
 
     def is_current(self) -> bool:
-        """Whether the caller runs inside this loop."""
+        """Return whether the caller runs in this event loop."""
 
     def is_over(self) -> bool:
-        """Whether the loop does not run, and so nothing in it."""
+        """Return whether the event loop has ended or is stopped."""
 
 
-class _Asyncio:
+class _AsyncioLoop:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        import asyncio  # noqa: PLC0415  loaded already by every program that runs this loop
+        import asyncio  # noqa: PLC0415  every program that runs this loop has imported it
 
         self._loop = loop
         self.current: Callable[[], object] = asyncio.get_running_loop
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def spawn(self, job: BackgroundTask[T], work: Callable[[], Awaitable[T]], name: str) -> None:
-        task = contextvars.Context().run(self._create, job.run(work), name)
-        self._tasks.add(task)
+    def spawn(self, task: BackgroundTask[T], work: Callable[[], Awaitable[T]], name: str) -> None:
+        native = contextvars.Context().run(self._create, task.run(work), name)
+        self._tasks.add(native)
 
-        def ended(task: asyncio.Task[None]) -> None:
-            self._tasks.discard(task)
-            job.end()
+        def on_done(native: asyncio.Task[None]) -> None:
+            self._tasks.discard(native)
+            task.end()
 
-        task.add_done_callback(ended)
+        native.add_done_callback(on_done)
 
     def _create(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
         return self._loop.create_task(work, name=name)
@@ -159,20 +158,20 @@ class _Asyncio:
             return False
 
     def is_over(self) -> bool:
-        # One that was stopped may be run again, but not while another runs in its place.
+        # A stopped loop may run again later, but not while another one runs in its thread.
         return self._loop.is_closed() or not self._loop.is_running()
 
 
-class _Trio:
+class _TrioLoop:
     def __init__(self) -> None:
-        import trio  # noqa: PLC0415  an optional library, in use already when this runs
+        import trio  # noqa: PLC0415  an optional library, already in use here
 
         self._trio = trio
         self.current: Callable[[], object] = trio.lowlevel.current_trio_token
         self._token = trio.lowlevel.current_trio_token()
 
-    def spawn(self, job: BackgroundTask[T], work: Callable[[], Awaitable[T]], name: str) -> None:
-        self._trio.lowlevel.spawn_system_task(job.run, work, name=name, context=contextvars.Context())
+    def spawn(self, task: BackgroundTask[T], work: Callable[[], Awaitable[T]], name: str) -> None:
+        self._trio.lowlevel.spawn_system_task(task.run, work, name=name, context=contextvars.Context())
 
     def call_soon(self, callback: Callable[[], object]) -> None:
         with contextlib.suppress(self._trio.RunFinishedError):
@@ -184,30 +183,30 @@ class _Trio:
 
     def is_over(self) -> bool:
         try:
-            self._token.run_sync_soon(_nothing)
+            self._token.run_sync_soon(_do_nothing)
         except self._trio.RunFinishedError:
             return True
         return False
 
 
-def _nothing() -> None:
+def _do_nothing() -> None:
     return None
 
 
 def _in_trio() -> bool:
-    # Another thread may be in the middle of importing it: httpcore brings trio when the pool is made.
+    # Another thread may be importing trio at this moment: httpcore imports it when the pool is created.
     in_trio_task = getattr(sys.modules.get("trio.lowlevel"), "in_trio_task", None)
     return in_trio_task is not None and bool(in_trio_task())
 
 
 def current_loop() -> EventLoop | None:
-    """The loop that the caller runs in, if it runs in one."""
+    """Return the event loop of the caller, or None outside of one."""
     if _in_trio():
-        return _Trio()
+        return _TrioLoop()
     # A program that runs asyncio has imported it; importing this package alone must not.
     import asyncio  # noqa: PLC0415
 
     try:
-        return _Asyncio(asyncio.get_running_loop())
+        return _AsyncioLoop(asyncio.get_running_loop())
     except RuntimeError:
         return None

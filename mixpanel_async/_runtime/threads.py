@@ -1,4 +1,4 @@
-"""Plain functions in threads, so that they hold up no event loop."""
+"""Blocking functions in threads, where they do not block an event loop."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ T = TypeVar("T")
 
 
 async def run_in_worker(work: Callable[[], T], limiter: anyio.CapacityLimiter) -> T:
-    """Run a function that comes to its end in a worker thread of the event loop.
+    """Run a function that always returns in a worker thread of the event loop.
 
     Raises:
-        BaseException: what the function raised.
+        BaseException: the error of the function.
     """
-    # `prepare` has loaded it, so that who only imports this need not.
+    # `preload_backend` imports it; importing this package alone must not.
     from anyio import to_thread  # noqa: PLC0415
 
     return await to_thread.run_sync(work, limiter=limiter)
 
 
 def start_daemon_thread(work: Callable[[], T], name: str) -> Future[T]:
-    """Start a function that may block for ever, in a thread of its own.
+    """Start a function that may block forever in a daemon thread.
 
-    The workers of an event loop are waited for when it ends and when the interpreter exits; such a thread is not.
+    The end of an event loop and the exit of the interpreter wait for worker threads, but not for a daemon thread.
     """
     future: Future[T] = Future()
 
     def run() -> None:
         try:
             result = work()
-        except BaseException as error:  # noqa: BLE001  kept for whoever waits
+        except BaseException as error:  # noqa: BLE001  raised again by `wait_for`
             future.set_exception(error)
         else:
             future.set_result(result)
@@ -46,14 +46,14 @@ def start_daemon_thread(work: Callable[[], T], name: str) -> Future[T]:
 
 
 async def wait_for(future: Future[T]) -> T:
-    """Wait for the end of what `begin` started. A waiter that is cancelled leaves it running.
+    """Wait for a function started by `start_daemon_thread`. Cancelling the waiter does not stop the function.
 
     Raises:
-        BaseException: what the function raised.
+        BaseException: the error of the function.
     """
-    host = current_loop()
-    assert host is not None
+    loop = current_loop()
+    assert loop is not None
     event = anyio.Event()
-    future.add_done_callback(lambda _: host.call_soon(event.set))
+    future.add_done_callback(lambda _: loop.call_soon(event.set))
     await event.wait()
     return future.result()

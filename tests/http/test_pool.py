@@ -1,4 +1,4 @@
-"""The pool alone: who is lent what, who waits, and what becomes of a turn that its borrower does not wait for."""
+"""The pool alone: lending, waiting, cancellation and closing."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class Clock:
         return self.now
 
 
-def pool_of(most: int, make: Callable[[], int] | None = None, clock: Clock | None = None) -> Pool[int]:
-    return Pool(make or itertools.count().__next__, max_size=most, idle_timeout=5.0, clock=clock or Clock())
+def pool_of(size: int, make: Callable[[], int] | None = None, clock: Clock | None = None) -> Pool[int]:
+    return Pool(make or itertools.count().__next__, max_size=size, idle_timeout=5.0, clock=clock or Clock())
 
 
 async def settle() -> None:
@@ -32,23 +32,23 @@ async def settle() -> None:
         await anyio.lowlevel.checkpoint()
 
 
-async def test_the_one_used_last_is_lent_first_and_no_more_than_allowed_are_made() -> None:
+async def test_item_used_last_is_lent_first_within_the_maximum_size() -> None:
     pool = pool_of(3)
     assert [pool.try_acquire() for _ in range(4)] == [0, 1, 2, None]
-    assert [pool.release(thing) for thing in (1, 0, 2)] == [[], [], []]
+    assert [pool.release(item) for item in (1, 0, 2)] == [[], [], []]
     assert [pool.try_acquire() for _ in range(4)] == [2, 0, 1, None]
 
 
-async def test_one_that_was_made_elsewhere_counts() -> None:
+async def test_added_item_counts_towards_the_maximum_size() -> None:
     pool = pool_of(2)
     pool.add(100)
     assert [pool.try_acquire() for _ in range(3)] == [100, 0, None]
 
 
-async def test_who_asked_first_is_served_first_and_nobody_overtakes() -> None:
+async def test_waiters_are_served_in_order() -> None:
     pool = pool_of(1)
-    thing = pool.try_acquire()
-    assert thing == 0
+    item = pool.try_acquire()
+    assert item == 0
     served = []
 
     async def wait(number: int) -> None:
@@ -59,16 +59,16 @@ async def test_who_asked_first_is_served_first_and_nobody_overtakes() -> None:
             tasks.start_soon(wait, number)
             await settle()
         for number in range(3):
-            pool.release(thing)
-            # It belongs to the one who waits, also before that one runs.
+            pool.release(item)
+            # The item already belongs to the waiter, although that has not run yet.
             assert pool.try_acquire() is None
             await settle()
             assert served == [(one, 0) for one in range(number + 1)]
-    pool.release(thing)
+    pool.release(item)
     assert pool.try_acquire() == 0
 
 
-async def test_one_that_is_discarded_leaves_room_for_who_waits() -> None:
+async def test_discarded_item_makes_room_for_a_waiter() -> None:
     pool = pool_of(1)
     first = pool.try_acquire()
     assert first == 0
@@ -87,11 +87,11 @@ async def test_one_that_is_discarded_leaves_room_for_who_waits() -> None:
     assert [pool.try_acquire(), pool.try_acquire()] == [2, None]
 
 
-@pytest.mark.parametrize("comes", ["a thing", "leave to make one", "nothing"])
-async def test_a_borrower_who_is_cancelled_takes_nothing_along(comes: str) -> None:
+@pytest.mark.parametrize("event", ["release", "discard", "none"])
+async def test_cancelled_waiter_takes_no_item(event: str) -> None:
     pool = pool_of(1)
-    thing = pool.try_acquire()
-    assert thing == 0
+    item = pool.try_acquire()
+    assert item == 0
     ended = []
 
     async def wait(name: str, scope: anyio.CancelScope) -> None:
@@ -104,16 +104,16 @@ async def test_a_borrower_who_is_cancelled_takes_nothing_along(comes: str) -> No
         await settle()
         tasks.start_soon(wait, "second", second)
         await settle()
-        # In one turn, so that it is cancelled with its thing in hand, or is not and must be served.
-        if comes == "a thing":
-            pool.release(thing)
-        elif comes == "leave to make one":
-            pool.discard(thing)
+        # In the same turn: the waiter is either cancelled after it was served, or is served.
+        if event == "release":
+            pool.release(item)
+        elif event == "discard":
+            pool.discard(item)
         first.cancel()
         await settle()
-        if comes == "nothing":
+        if event == "none":
             assert ended == []
-            pool.release(thing)
+            pool.release(item)
         else:
             for _, lent in ended:
                 assert lent is not None
@@ -127,45 +127,45 @@ async def test_a_borrower_who_is_cancelled_takes_nothing_along(comes: str) -> No
 
 
 @pytest.mark.parametrize("seed", range(20))
-async def test_whoever_is_cancelled_whenever_all_things_come_back(seed: int) -> None:
-    chance = random.Random(seed)
+async def test_no_item_is_lost_by_random_cancellations(seed: int) -> None:
+    generator = random.Random(seed)
     pool = pool_of(3)
-    most = under_way = 0
+    max_in_use = in_use = 0
 
     async def use(scope: anyio.CancelScope) -> None:
-        nonlocal most, under_way
+        nonlocal max_in_use, in_use
         with scope:
-            thing = pool.try_acquire()
-            if thing is None:
-                thing = await pool.acquire()
-            assert thing is not None
-            under_way += 1
-            most = max(most, under_way)
+            item = pool.try_acquire()
+            if item is None:
+                item = await pool.acquire()
+            assert item is not None
+            in_use += 1
+            max_in_use = max(max_in_use, in_use)
             try:
-                for _ in range(chance.randrange(4)):
+                for _ in range(generator.randrange(4)):
                     await anyio.lowlevel.checkpoint()
             except BaseException:
-                pool.discard(thing)
+                pool.discard(item)
                 raise
             else:
-                pool.release(thing)
+                pool.release(item)
             finally:
-                under_way -= 1
+                in_use -= 1
 
     async with anyio.create_task_group() as tasks:
         scopes = []
         for _ in range(100):
             scopes.append(anyio.CancelScope())
             tasks.start_soon(use, scopes[-1])
-            if chance.random() < 0.5:
-                chance.choice(scopes).cancel()
-            if chance.random() < 0.3:
+            if generator.random() < 0.5:
+                generator.choice(scopes).cancel()
+            if generator.random() < 0.3:
                 await anyio.lowlevel.checkpoint()
-    assert most == 3
+    assert max_in_use == 3
     assert [pool.try_acquire() is None for _ in range(4)] == [False, False, False, True]
 
 
-async def test_what_was_idle_for_too_long_is_let_go_when_another_comes_back() -> None:
+async def test_item_idle_for_too_long_is_removed_at_the_next_release() -> None:
     clock = Clock()
     pool = pool_of(4, clock=clock)
     assert [pool.try_acquire() for _ in range(4)] == [0, 1, 2, 3]
@@ -179,7 +179,7 @@ async def test_what_was_idle_for_too_long_is_let_go_when_another_comes_back() ->
     assert [pool.try_acquire() for _ in range(5)] == [3, 2, 4, 5, None]
 
 
-async def test_one_that_could_not_be_made_leaves_its_room_to_the_next() -> None:
+async def test_failed_creation_makes_room_for_the_next_item() -> None:
     broken = True
 
     def make() -> int:
@@ -212,7 +212,7 @@ async def test_one_that_could_not_be_made_leaves_its_room_to_the_next() -> None:
     assert (len(errors), found) == (1, [7])
 
 
-async def test_a_closed_pool_gives_up_everything_and_lends_nothing() -> None:
+async def test_closed_pool_returns_all_items_and_lends_none() -> None:
     pool = pool_of(2)
     assert (pool.try_acquire(), pool.try_acquire()) == (0, 1)
     pool.release(0)

@@ -1,4 +1,4 @@
-"""Backoff: full jitter below a ceiling that doubles, and never sooner than Mixpanel asked."""
+"""Backoff: full jitter below a doubling ceiling, with `Retry-After` as a lower bound."""
 
 from __future__ import annotations
 
@@ -19,34 +19,32 @@ POLICIES = st.tuples(st.floats(0.0, 3600.0), st.floats(0.0, 3600.0)).map(
 
 @given(policy=POLICIES, failures=st.integers(1, 10**6), draw=DRAWS)
 @PROPERTY
-def test_a_wait_lies_between_0_and_the_ceiling(policy: RetryPolicy, failures: int, draw: float) -> None:
+def test_delay_is_between_zero_and_the_ceiling(policy: RetryPolicy, failures: int, draw: float) -> None:
     wait = backoff(policy, failures, None, draw)
     ceiling = policy.maximum if failures > 60 else min(policy.maximum, policy.initial * 2 ** (failures - 1))
     assert 0.0 <= wait <= max(ceiling, 0.0)
     assert wait == draw * min(policy.maximum, policy.initial * 2.0 ** min(failures - 1, 60))
 
 
-def test_the_ceiling_starts_at_initial_doubles_and_ends_at_maximum() -> None:
+def test_ceiling_doubles_from_initial_to_maximum() -> None:
     policy = RetryPolicy(initial=2.0, maximum=60.0)
     assert [backoff(policy, failures, None, 1.0) for failures in range(1, 9)] == [2, 4, 8, 16, 32, 60, 60, 60]
 
 
-def test_the_jitter_is_full_and_even() -> None:
+def test_jitter_is_proportional_to_the_random_number() -> None:
     policy = RetryPolicy(initial=8.0, maximum=8.0)
     assert backoff(policy, 1, None, 0.0) == 0.0
     assert [backoff(policy, 1, None, draw) for draw in (0.25, 0.5, 0.75)] == [2.0, 4.0, 6.0]
 
 
-def test_a_million_failures_do_not_overflow() -> None:
+def test_million_failures_do_not_overflow() -> None:
     assert backoff(RetryPolicy(), 10**6, None, 1.0) == 60.0
     assert backoff(RetryPolicy(initial=0.0), 10**6, None, 1.0) == 0.0
 
 
 @given(policy=POLICIES, failures=st.integers(1, 200), asked=st.floats(0.0, 300.0), draw=DRAWS)
 @PROPERTY
-def test_what_mixpanel_asked_for_is_never_undercut(
-    policy: RetryPolicy, failures: int, asked: float, draw: float
-) -> None:
+def test_delay_is_never_shorter_than_retry_after(policy: RetryPolicy, failures: int, asked: float, draw: float) -> None:
     wait = backoff(policy, failures, asked, draw)
     own = backoff(policy, failures, None, draw)
     assert wait >= asked
@@ -56,12 +54,12 @@ def test_what_mixpanel_asked_for_is_never_undercut(
 
 @given(policy=POLICIES, failures=st.integers(1, 200), asked=st.floats(1.0, 300.0), draw=st.floats(0.01, 1.0))
 @PROPERTY
-def test_what_mixpanel_asked_for_is_spread(policy: RetryPolicy, failures: int, asked: float, draw: float) -> None:
-    """A fleet that was told "60" must not come back as one."""
+def test_retry_after_is_extended_by_jitter(policy: RetryPolicy, failures: int, asked: float, draw: float) -> None:
+    """Clients that receive the same `Retry-After` must not return at the same moment."""
     assert backoff(policy, failures, asked, draw) > max(asked, backoff(policy, failures, None, draw))
 
 
-def test_delays_of_a_fleet_are_pairwise_distinct() -> None:
+def test_delays_of_many_clients_are_distinct() -> None:
     draw = random.Random(7).random
     for asked in (None, 0.0, 5.0, 300.0):
         for failures in (1, 5, 50):
@@ -69,12 +67,12 @@ def test_delays_of_a_fleet_are_pairwise_distinct() -> None:
             assert len(set(waits)) == 200
 
 
-def test_a_fleet_that_is_told_the_same_spreads_over_a_quarter_of_the_wait() -> None:
+def test_same_retry_after_is_spread_over_a_quarter_of_the_delay() -> None:
     waits = [backoff(RetryPolicy(), 1, 60.0, number / 100) for number in range(101)]
     assert (waits[0], waits[-1]) == (60.0, 75.0)
     busiest = max(sum(start <= wait < start + 1 for wait in waits) for start in range(60, 75))
     assert busiest <= 3 * len(waits) / 15
 
 
-def test_probes_of_a_misconfigured_client_are_slow() -> None:
+def test_misconfigured_client_probes_once_a_minute() -> None:
     assert PROBE_AFTER == 60.0

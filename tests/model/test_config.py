@@ -1,4 +1,4 @@
-"""Options: their bounds, the grammar of hosts, the environment, and credentials that show themselves to nobody."""
+"""Options: bounds, hosts, environment variables and credentials."""
 
 from __future__ import annotations
 
@@ -62,14 +62,14 @@ def options(**changes: Any) -> ClientOptions:
 
 
 def refused(call: Callable[..., object], /, *args: Any, **kwargs: Any) -> str:
-    """The words of the refusal, which repeat no secret."""
+    """Return the message of the ConfigurationError, which must not contain a secret."""
     with pytest.raises(ConfigurationError) as caught:
         call(*args, **kwargs)
     assert isinstance(caught.value, (MixpanelException, ValueError))
-    words = str(caught.value)
-    assert words
-    assert CANARY not in words
-    return words
+    message = str(caught.value)
+    assert message
+    assert CANARY not in message
+    return message
 
 
 # Bounds
@@ -98,7 +98,7 @@ def shown(value: object) -> str:
 
 
 @pytest.mark.parametrize(("make", "name", "least", "most"), COUNTS, ids=shown)
-def test_a_count_is_a_whole_number_within_its_bounds(make: type, name: str, least: int, most: int | None) -> None:
+def test_count_is_a_whole_number_within_bounds(make: type, name: str, least: int, most: int | None) -> None:
     for value in (least, 10**30 if most is None else most):
         assert getattr(make(**{name: value}), name) == value
     bads: list[Any] = [least - 1, -1, 1.0, 1.5, True, "1", None, NAN, [1], *([] if most is None else [most + 1])]
@@ -108,7 +108,7 @@ def test_a_count_is_a_whole_number_within_its_bounds(make: type, name: str, leas
 
 
 @pytest.mark.parametrize(("make", "name", "least", "most"), SECONDS, ids=shown)
-def test_a_time_is_a_number_of_seconds_within_its_bounds(
+def test_duration_is_a_number_of_seconds_within_bounds(
     make: Callable[..., Any], name: str, least: float, most: float
 ) -> None:
     for value in (least, most, int(most)):
@@ -121,8 +121,8 @@ def test_a_time_is_a_number_of_seconds_within_its_bounds(
 
 
 @pytest.mark.parametrize("make", [BatchPolicy, options])
-def test_a_switch_is_true_or_false_and_nothing_else(make: Callable[..., Any]) -> None:
-    """`"false"` from a settings file must not switch on what may apply an update twice, or allow plain HTTP."""
+def test_switch_accepts_only_true_and_false(make: Callable[..., Any]) -> None:
+    """The string `"false"` of a settings file must not enable an option."""
     name = "at_least_once" if make is BatchPolicy else "allow_http"
     for value in (True, False):
         assert getattr(make(**{name: value}), name) is value
@@ -131,13 +131,13 @@ def test_a_switch_is_true_or_false_and_nothing_else(make: Callable[..., Any]) ->
         assert name in refused(make, **{name: bad})
 
 
-def test_the_largest_wait_is_no_smaller_than_the_first() -> None:
+def test_maximum_delay_is_at_least_the_initial_delay() -> None:
     assert RetryPolicy(initial=5.0, maximum=5.0).maximum == 5.0
     assert "initial" in refused(lambda: RetryPolicy(initial=5.0, maximum=4.9))
     assert "initial" in refused(lambda: RetryPolicy(maximum=1.0))
 
 
-def test_defaults_are_what_the_readme_says() -> None:
+def test_defaults_match_the_readme() -> None:
     assert dataclasses.asdict(BatchPolicy()) == {
         "max_events": 2_000,
         "max_bytes": 2_000_000,
@@ -157,7 +157,7 @@ def test_defaults_are_what_the_readme_says() -> None:
 
 
 @pytest.mark.parametrize("made", [BatchPolicy(), RetryPolicy(), options()], ids=shown)
-def test_options_cannot_be_changed(made: Any) -> None:
+def test_options_are_immutable(made: Any) -> None:
     for name in (field.name for field in dataclasses.fields(made)):
         with pytest.raises(dataclasses.FrozenInstanceError):
             setattr(made, name, getattr(made, name))
@@ -165,21 +165,21 @@ def test_options_cannot_be_changed(made: Any) -> None:
 
 
 @pytest.mark.parametrize("make", [BatchPolicy, RetryPolicy])
-def test_options_are_given_by_name(make: Any) -> None:
+def test_options_are_keyword_only(make: Any) -> None:
     with pytest.raises(TypeError):
         make(1)
 
 
-# The client's own
+# Options of the client
 
 
 @pytest.mark.parametrize("token", ["t", "0123456789abcdef0123456789abcdef", "with space"])
-def test_a_token_is_any_text(token: str) -> None:
+def test_token_is_any_printable_text(token: str) -> None:
     assert options(token=token).token == token
 
 
 @pytest.mark.parametrize("token", ["", " ", "\t", "a\n", "a\x00", "a\r\nX: y", "\ud800", None, 5, b"token", ["t"]])
-def test_any_other_token_is_refused(token: object) -> None:
+def test_invalid_token_is_rejected(token: object) -> None:
     assert "token" in refused(lambda: options(token=token))
 
 
@@ -189,21 +189,21 @@ def test_any_other_token_is_refused(token: object) -> None:
     [object(), [], {}, {1}, 1j, b"x", type, lambda: None, "no such thing", ...],
     ids=lambda junk: type(junk).__name__,
 )
-def test_any_option_of_another_kind_is_refused_and_raises_nothing_else(name: str, junk: object) -> None:
+def test_option_of_a_wrong_type_raises_only_configuration_errors(name: str, junk: object) -> None:
     if (name, junk) != ("token", "no such thing"):
         refused(lambda: options(**{name: junk}).origin)
 
 
 @pytest.mark.parametrize("name", ["batching", "retry", "identity_retry", "overflow"])
-def test_what_has_a_default_cannot_be_none(name: str) -> None:
+def test_option_with_a_default_cannot_be_none(name: str) -> None:
     assert name in refused(lambda: options(**{name: None}))
 
 
-def test_the_token_is_kept_out_of_reprs() -> None:
+def test_repr_of_options_omits_the_token() -> None:
     assert "the-token" not in repr(options())
 
 
-def test_a_policy_is_not_taken_for_another() -> None:
+def test_policies_are_not_interchangeable() -> None:
     assert "batching" in refused(lambda: options(batching=RetryPolicy()))
     assert "retry" in refused(lambda: options(retry=BatchPolicy()))
     assert "overflow" in refused(lambda: options(overflow="drop_newest"))
@@ -211,7 +211,7 @@ def test_a_policy_is_not_taken_for_another() -> None:
     assert "credentials" in refused(lambda: options(credentials=("account", CANARY, "1")))
 
 
-def test_an_awaited_call_must_end() -> None:
+def test_identity_retry_must_be_limited() -> None:
     assert "identity_retry" in refused(lambda: options(identity_retry=RetryPolicy()))
     assert options(identity_retry=RetryPolicy(attempts=1))
     assert options(identity_retry=RetryPolicy(total_timeout=1.0))
@@ -226,7 +226,7 @@ def test_an_awaited_call_must_end() -> None:
         ("import", None, True),
     ],
 )
-def test_events_go_by_import_with_credentials_unless_told_otherwise(
+def test_credentials_select_the_import_endpoint_by_default(
     endpoint: str, credentials: ServiceAccountCredentials | None, expected: bool
 ) -> None:
     assert options(events_endpoint=endpoint, credentials=credentials).by_import is expected
@@ -247,7 +247,7 @@ def test_regions_are_constants() -> None:
 
 
 @pytest.mark.parametrize("region", ["", "US", "uk", "us ", "api.evil.test", None, 1, [], {}, b"us"])
-def test_any_other_region_is_refused(region: Any) -> None:
+def test_unknown_region_is_rejected(region: Any) -> None:
     assert "'us', 'eu', 'in'" in refused(lambda: parse_origin(region, None))
 
 
@@ -284,7 +284,7 @@ def test_any_other_region_is_refused(region: Any) -> None:
         ("localhost:65535", "https://localhost:65535"),
     ],
 )
-def test_a_host_or_an_origin_is_taken(host: str, origin: str) -> None:
+def test_host_or_origin_is_accepted(host: str, origin: str) -> None:
     assert parse_origin("eu", host) == origin
 
 
@@ -360,7 +360,7 @@ BAD_HOSTS = [
     "evil.test:80a",
     "evil.test:８０",
     "evil.test:80:80",
-    # addresses that programs read differently
+    # addresses that programs interpret differently
     "127.1",
     "2130706433",
     "0x7f000001",
@@ -409,19 +409,19 @@ BAD_HOSTS = [
 
 
 @pytest.mark.parametrize("host", BAD_HOSTS, ids=lambda host: ascii(host)[:40])
-def test_any_other_host_is_refused_and_not_repeated(host: str) -> None:
-    """Fault catalogue, G3: what looks like Mixpanel and is somebody else."""
-    words = refused(lambda: parse_origin("us", host))
-    assert "api_host" in words
-    assert len(host) < 4 or host not in words
+def test_invalid_host_is_rejected_without_repeating_it(host: str) -> None:
+    """Fault catalogue, G3: hosts that look like Mixpanel and are not."""
+    message = refused(lambda: parse_origin("us", host))
+    assert "api_host" in message
+    assert len(host) < 4 or host not in message
 
 
 @pytest.mark.parametrize("host", [5, b"api.mixpanel.com", ["api.mixpanel.com"], True, object()])
-def test_a_host_is_a_string(host: Any) -> None:
+def test_host_must_be_a_string(host: Any) -> None:
     assert "must be a string" in refused(lambda: parse_origin("us", host))
 
 
-def test_plain_http_elsewhere_has_to_be_allowed() -> None:
+def test_plain_http_to_other_hosts_needs_allow_http() -> None:
     assert parse_origin("us", "http://emulator:8080", allow_http=True) == "http://emulator:8080"
     assert options(api_host="http://emulator:8080", allow_http=True).origin == "http://emulator:8080"
     assert "allow_http" in refused(lambda: options(api_host="http://emulator:8080").origin)
@@ -442,7 +442,7 @@ GRAMMAR = re.compile(
     ).map("".join)
 )
 @PROPERTY
-def test_whatever_is_taken_is_scheme_host_port_and_path_and_nothing_else(host: str) -> None:
+def test_accepted_origin_contains_only_scheme_host_port_and_path(host: str) -> None:
     try:
         origin = parse_origin("us", host)
     except ConfigurationError:
@@ -464,7 +464,7 @@ def from_env(variables: Mapping[str, str], given_: Mapping[str, Any] | None = No
     return env_options(variables, given_ or {})
 
 
-def test_the_environment_gives_every_option() -> None:
+def test_environment_sets_every_option() -> None:
     made = from_env(
         env(
             TOKEN="t",
@@ -481,18 +481,18 @@ def test_the_environment_gives_every_option() -> None:
     assert made == {"token": "t", "region": "eu", "api_host": "proxy.example", "id_merge": IdMerge.ORIGINAL}
 
 
-def test_the_token_is_enough_and_blank_variables_are_unset() -> None:
+def test_only_the_token_is_required_and_blank_variables_are_unset() -> None:
     blank = dict.fromkeys(["SERVICE_ACCOUNT_USERNAME", "SERVICE_ACCOUNT_SECRET", "REGION", "API_HOST", "ID_MERGE"], " ")
     assert from_env(env(TOKEN=" t ")) == from_env(env(TOKEN="t", **blank)) == {"token": "t"}
     assert from_env(env(TOKEN="t", PROJECT_ID="1")) == {"token": "t"}
 
 
-def test_other_variables_are_not_read() -> None:
+def test_other_variables_are_ignored() -> None:
     assert from_env({"MIXPANEL_TOKEN": "t", "MIXPANEL_TIMEOUT": "x", "TOKEN": "other"}) == {"token": "t"}
 
 
 @pytest.mark.parametrize("variables", [{}, env(TOKEN=""), env(TOKEN=" "), {"TOKEN": "t"}])
-def test_a_missing_token_is_named(variables: dict[str, str]) -> None:
+def test_missing_token_is_reported(variables: dict[str, str]) -> None:
     assert "MIXPANEL_TOKEN" in refused(lambda: from_env(variables))
     assert "token" in {**from_env(variables, {"token": "given"}), "token": "given"}
 
@@ -507,15 +507,15 @@ def test_a_missing_token_is_named(variables: dict[str, str]) -> None:
         env(SERVICE_ACCOUNT_SECRET=CANARY, PROJECT_ID="1"),
     ],
 )
-def test_half_a_service_account_is_refused(part: dict[str, str]) -> None:
-    words = refused(lambda: from_env({**env(TOKEN="t"), **part}))
+def test_incomplete_service_account_is_rejected(part: dict[str, str]) -> None:
+    message = refused(lambda: from_env({**env(TOKEN="t"), **part}))
     for name in ("USERNAME", "SECRET", "PROJECT_ID"):
-        assert name in words
+        assert name in message
     assert "credentials" not in from_env({**env(TOKEN="t"), **part}, {"credentials": None})
 
 
-def test_what_is_given_otherwise_is_not_read() -> None:
-    """ "These win": a variable that is overridden can be anything."""
+def test_variable_of_an_option_passed_as_argument_is_ignored() -> None:
+    """An overridden variable may have an invalid value."""
     broken = env(
         TOKEN="t",
         SERVICE_ACCOUNT_USERNAME="a:b",
@@ -529,32 +529,32 @@ def test_what_is_given_otherwise_is_not_read() -> None:
 
 
 @pytest.mark.parametrize("value", ["bogus", "1", "originals"])
-def test_an_unknown_id_merge_is_refused(value: str) -> None:
+def test_unknown_id_merge_is_rejected(value: str) -> None:
     assert "MIXPANEL_ID_MERGE" in refused(lambda: from_env(env(TOKEN="t", ID_MERGE=value)))
 
 
 # Credentials
 
 
-def test_white_space_around_credentials_is_taken_off() -> None:
+def test_white_space_around_credentials_is_removed() -> None:
     made = ServiceAccountCredentials(" account ", f"\t{CANARY}\n", " 1 ")
     assert (made.username, made.secret, made.project_id) == ("account", CANARY, "1")
 
 
 @pytest.mark.parametrize("at", range(3))
 @pytest.mark.parametrize("bad", ["", " ", "\t\n", "a\x00b", "a\r\nb", "a\x7fb", None, 5, b"x", ["x"], True])
-def test_each_part_of_a_service_account_is_a_text_that_can_be_sent(at: int, bad: Any) -> None:
+def test_each_part_of_a_service_account_is_printable_text(at: int, bad: Any) -> None:
     parts: list[Any] = ["account", CANARY, "12345"]
     parts[at] = bad
     assert ("username", "secret", "project_id")[at] in refused(lambda: ServiceAccountCredentials(*parts))
 
 
-def test_a_name_with_a_colon_cannot_be_sent() -> None:
+def test_user_name_with_a_colon_is_rejected() -> None:
     assert "colon" in refused(lambda: ServiceAccountCredentials("a:b", CANARY, "1"))
     assert ServiceAccountCredentials("a", "b:c", "1").secret == "b:c"
 
 
-def test_a_refusal_names_no_part_of_the_secret() -> None:
+def test_error_contains_no_part_of_the_secret() -> None:
     for bad in (f"{CANARY}\x00", f"{CANARY}\nx"):
         refused(ServiceAccountCredentials, "account", bad, "1")
         refused(as_secret, bad)
@@ -562,17 +562,17 @@ def test_a_refusal_names_no_part_of_the_secret() -> None:
 
 
 @pytest.mark.parametrize("value", [None, ""])
-def test_no_secret_is_none(value: object) -> None:
+def test_empty_secret_becomes_none(value: object) -> None:
     assert as_secret(value) is None
 
 
 @pytest.mark.parametrize("value", [" ", "a:b", "a\nb", "a\x00", 5, b"x", ["x"], True, 0])
-def test_a_secret_that_cannot_be_sent_is_refused(value: object) -> None:
+def test_invalid_secret_is_rejected(value: object) -> None:
     assert "api_secret" in refused(lambda: as_secret(value))
 
 
-def test_basic_auth_is_that_of_the_standard() -> None:
-    """RFC 7617, with its own example, and UTF-8."""
+def test_basic_auth_follows_rfc_7617() -> None:
+    """Examples of RFC 7617."""
     assert basic_auth("Aladdin", "open sesame") == "Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ=="
     assert basic_auth("test", "123£") == "Basic dGVzdDoxMjPCow=="
 
@@ -619,12 +619,12 @@ SHOWN_BY: dict[str, Callable[[Any], str]] = {
 
 @opaque
 @pytest.mark.parametrize("way", list(SHOWN_BY))
-def test_a_secret_is_never_shown(held: Any, way: str) -> None:
+def test_secret_is_never_shown(held: Any, way: str) -> None:
     assert CANARY not in SHOWN_BY[way](held)
 
 
 @pytest.mark.skipif(not hasattr(object, "__getstate__"), reason="new in Python 3.11")
-def test_the_state_of_credentials_holds_the_secret_in_its_wrapper() -> None:
+def test_state_of_credentials_hides_the_secret() -> None:
     holders: list[Any] = [ACCOUNT, options(credentials=ACCOUNT)]
     for holder in holders:
         state = repr(holder.__getstate__())
@@ -633,21 +633,21 @@ def test_the_state_of_credentials_holds_the_secret_in_its_wrapper() -> None:
 
 
 @opaque
-def test_a_secret_has_no_dict_to_look_into(held: Any) -> None:
+def test_secret_has_no_instance_dict(held: Any) -> None:
     with pytest.raises(TypeError):
         vars(held)
 
 
 @opaque
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
-def test_a_secret_cannot_be_pickled(held: Any, protocol: int) -> None:
+def test_secret_cannot_be_pickled(held: Any, protocol: int) -> None:
     with pytest.raises(TypeError, match="cannot be pickled") as caught:
         pickle.dumps(held, protocol)
     assert CANARY not in str(caught.value)
 
 
 @opaque
-def test_a_secret_is_not_in_a_traceback_that_shows_locals(held: Any) -> None:
+def test_traceback_with_locals_does_not_show_a_secret(held: Any) -> None:
     def fail(argument: Any) -> None:
         local = {"argument": argument, "list": [argument]}  # noqa: F841  a traceback shows it
         raise RuntimeError("something else")
@@ -678,20 +678,20 @@ def locals_of_package(error: BaseException) -> str:
         lambda: as_secret(f"{CANARY}:x"),
     ],
 )
-def test_a_refusal_leaves_no_secret_in_the_packages_own_frames(make: Callable[[], object]) -> None:
-    """Tools that report errors send the locals of each frame along."""
+def test_error_leaves_no_secret_in_frames_of_the_package(make: Callable[[], object]) -> None:
+    """Error reporters send the local variables of each frame."""
     with pytest.raises(ConfigurationError) as caught:
         make()
     assert CANARY not in locals_of_package(caught.value)
 
 
-def test_copies_of_credentials_are_the_credentials() -> None:
+def test_copy_of_credentials_is_the_same_object() -> None:
     assert copy.copy(ACCOUNT) is ACCOUNT
     assert copy.deepcopy([ACCOUNT])[0] is ACCOUNT
     assert copy.deepcopy(options(credentials=ACCOUNT)).credentials is ACCOUNT
 
 
-def test_equal_secrets_are_equal_and_hash_alike() -> None:
+def test_equal_secrets_have_equal_hashes() -> None:
     assert Secret("a") == Secret("a")
     assert hash(Secret("a")) == hash(Secret("a"))
     assert Secret("a") != Secret("b")
