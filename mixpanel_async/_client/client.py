@@ -337,8 +337,9 @@ class AsyncMixpanel(EventMethods, IdentityMethods, ProfileMethods):
         )
 
     def __repr__(self) -> str:
-        queue: Queue | None = getattr(self, "_queue", None)
-        if queue is None:
+        try:
+            queue = self._queue
+        except AttributeError:
             # The traceback of an error in `__init__` may show an incomplete client.
             return "<AsyncMixpanel>"
         return f"<AsyncMixpanel {self._origin} pending={queue.pending}{' closed' if queue.closed else ''}>"
