@@ -1,4 +1,7 @@
-"""Fork detection."""
+"""Fork detection.
+
+Reactions to a fork are in `_delivery/queue.py` (`check_fork`) and in `_spool/fork_guard.py`.
+"""
 
 from __future__ import annotations
 
