@@ -191,7 +191,7 @@ class RequestMetrics:
 
         Args:
             request: the request.
-            reply: the response, or the reason why there is none.
+            reply: the response, or the reason why no response arrived.
             outcome: meaning of the reply.
             now: wall clock in seconds.
         """
