@@ -30,7 +30,8 @@ from .._runtime.threads import run_in_worker
 from .lanes import Batch
 from .listeners import DeliveryListener
 from .log import EpisodeLog
-from .queue import IN_REQUEST, Queue
+from .queue import Queue
+from .staging import IN_REQUEST
 
 _log = logging.getLogger("mixpanel_async")
 _COMPRESSION_THREADS: Final = 2
@@ -150,12 +151,12 @@ class BatchSender:
     def _settle(self, batch: Batch, outcome: Outcome, started: float) -> None:
         again = batch.attempts > 1
         delay = self._delay(batch, outcome, again=again)
-        if isinstance(outcome, Delivered):
+        if isinstance(outcome, Delivered) and not self._budget.is_full:
             self._budget.succeeded(again=again)
         kind, records, size = batch.lane.kind, len(batch.items), batch.size
         delivered = self._queue.settle(batch, outcome, delay)
         if isinstance(outcome, Delivered):
-            if self._log.has_failures:
+            if self._log.failures:
                 self._log.request_succeeded(kind)
         else:
             self._log.request_failed(kind, outcome, records)

@@ -122,9 +122,10 @@ class Buffer:
         """Return how many records the open batch of this lane takes until it is full."""
         return self._policy.max_events - (0 if lane.open is None else len(lane.open.items))
 
-    def spare_bytes(self, batch: Batch, min_record_bytes: int) -> int:
-        """Return how many bytes of records fit in a batch, if none is smaller than `min_record_bytes`."""
-        in_batch = (batch.lane.max_bytes - batch.size) // (min_record_bytes + 1) * min_record_bytes
+    def spare_bytes(self, lane: Lane, min_record_bytes: int) -> int:
+        """Return how many bytes of records fit in the open batch, if none is smaller than `min_record_bytes`."""
+        size = 1 if lane.open is None else lane.open.size
+        in_batch = (lane.max_bytes - size) // (min_record_bytes + 1) * min_record_bytes
         return min(self.accounting.spare_bytes(min_record_bytes), in_batch)
 
     def load_in_flight(self) -> tuple[int, int]:

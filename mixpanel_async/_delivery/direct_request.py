@@ -24,8 +24,8 @@ from .._model.errors import (
 from .._model.outcomes import Response
 from .._model.records import DropReason, Record, RecordKind
 from .lanes import Batch
-from .queue import IN_REQUEST
 from .sender import Sender
+from .staging import IN_REQUEST
 
 _log = logging.getLogger("mixpanel_async")
 _NO_HEADERS: Final[Mapping[str, str]] = {}

@@ -28,26 +28,22 @@ class EpisodeLog:
 
     def __init__(self, monotonic: Callable[[], float]) -> None:
         self._monotonic = monotonic
-        self._requests: dict[tuple[RecordKind, int | None], float] = {}
+        self.failures: dict[tuple[RecordKind, int | None], float] = {}
+        """Failures that were logged and have not ended, with the time of the log line."""
         self._drops: dict[DropReason, float] = {}
-
-    @property
-    def has_failures(self) -> bool:
-        """Whether a failed request has been logged and its episode has not ended."""
-        return bool(self._requests)
 
     def request_succeeded(self, kind: RecordKind) -> None:
         """End the episodes of this kind that are old enough."""
         now = self._monotonic()
-        for key in [key for key, at in self._requests.items() if key[0] is kind and now - at >= _REPEAT_AFTER]:
-            del self._requests[key]
+        for key in [key for key, at in self.failures.items() if key[0] is kind and now - at >= _REPEAT_AFTER]:
+            del self.failures[key]
 
     def request_failed(self, kind: RecordKind, outcome: Outcome, records: int) -> None:
         """Log a failed request, unless the same failure was logged in this episode."""
         assert not isinstance(outcome, Delivered)
-        if (kind, outcome.status) in self._requests:
+        if (kind, outcome.status) in self.failures:
             return
-        self._requests[kind, outcome.status] = self._monotonic()
+        self.failures[kind, outcome.status] = self._monotonic()
         cause = f"HTTP {outcome.status}" if outcome.status is not None else outcome.message
         data = {"kind": kind.value, "status": outcome.status, "records": records}
         if isinstance(outcome, ConfigurationRefused):

@@ -7,10 +7,9 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable
-from contextvars import ContextVar
 from functools import partial
 from math import inf
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from .._encoding.fast_event import split_records
 from .._encoding.responses import RequestMetrics
@@ -25,15 +24,13 @@ from .callbacks import Callbacks
 from .lanes import Batch, FlushBarrier, Idle, Lane, OfferResult, WaitUntil
 from .listeners import QueueListener, SpoolListener
 from .log import EpisodeLog
-from .staging import MIN_RECORD_BYTES, StagingBuffer
+from .staging import IN_REQUEST, MIN_RECORD_BYTES, StagingBuffer
 
 if TYPE_CHECKING:
     from .._spool.messages import CommitGroup
     from .spooling import SpoolBridge
 T = TypeVar("T")
 _log = logging.getLogger("mixpanel_async")
-IN_REQUEST: Final = ContextVar("mixpanel_async_in_request", default=False)
-"""Whether the current code runs inside a request of this package."""
 
 
 class Queue:
@@ -73,7 +70,7 @@ class Queue:
         self._lock = threading.RLock()
         self._is_lock_held = False
         self._deferred: deque[tuple[Lane, bytes, DropReason | None]] = deque()
-        self.staging = StagingBuffer()
+        self.staging = StagingBuffer(listener.on_work)
         self._staging_lane: Lane | None = None
         self.requests = RequestMetrics(self._clock_offset_changed)
         self._log = EpisodeLog(monotonic)
@@ -114,13 +111,13 @@ class Queue:
 
     def _update_staging_limits(self) -> None:
         lane, buffer = self._staging_lane, self._buffer
-        batch = None if lane is None or self.closed or buffer.under_pressure else lane.open
         bytes_left = records_left = 0
+        opens_batch = lane is not None and lane.open is None
         # A batch without a linger time is sent with the next record only, so nothing may be staged for it.
-        if batch is not None and batch.opened != inf:
-            bytes_left = buffer.spare_bytes(batch, MIN_RECORD_BYTES)
-            records_left = buffer.records_left(batch.lane)
-        self.staging.update_limits(bytes_left, records_left, is_busy=buffer.is_busy)
+        may_linger = lane is not None and (lane.open is None or lane.open.opened != inf)
+        if lane is not None and may_linger and not self.closed and not buffer.under_pressure:
+            bytes_left, records_left = buffer.spare_bytes(lane, MIN_RECORD_BYTES), buffer.records_left(lane)
+        self.staging.update_limits(bytes_left, records_left, opens_batch=opens_batch, is_busy=buffer.is_busy)
 
     # Records in
 

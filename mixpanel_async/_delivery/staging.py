@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from typing import Any, Final
 
 from .._encoding.fast_event import FastEventEncoder, insert_id_fragment, time_fragment
 from .._runtime.clock import Environment
 from .._runtime.fork import ForkMarker
 
+IN_REQUEST: Final = ContextVar("mixpanel_async_in_request", default=False)
+"""Whether the current code runs inside a request of this package."""
 # A lower bound for the size of a record: the fields of every event take more.
 MIN_RECORD_BYTES: Final = 128
 # About one millisecond of validation and encoding.
@@ -30,6 +33,9 @@ class StagingBuffer:
     It accepts an event while the open batch and the queue's limits have room for it. The queue moves the staged records
     to its buffer, many at a time, before it does anything else. Another thread closes it with
     `close_from_other_thread` before it changes the queue.
+
+    Args:
+        wake_sender: called for the first event of a batch, so that the sender moves it to the buffer.
     """
 
     __slots__ = (
@@ -37,6 +43,7 @@ class StagingBuffer:
         "_encoder",
         "_loop",
         "_new_id",
+        "_wake_sender",
         "_wall_time",
         "bytes_until_yield",
         "clock_offset",
@@ -45,6 +52,7 @@ class StagingBuffer:
         "insert_id_endings",
         "millisecond_end",
         "millisecond_start",
+        "opens_batch",
         "records",
         "records_left",
         "thread_id",
@@ -52,7 +60,8 @@ class StagingBuffer:
         "yield_budget",
     )
 
-    def __init__(self) -> None:
+    def __init__(self, wake_sender: Callable[[], None]) -> None:
+        self._wake_sender = wake_sender
         self._encoder: FastEventEncoder | None = None
         self._wall_time: Callable[[], float]
         self._new_id: Callable[[], str]
@@ -62,6 +71,8 @@ class StagingBuffer:
         """Bytes that may be staged before the next event takes the general path, which lets other tasks run."""
         self.records_left = 0
         """Number of records that fit into the open batch, including the staged ones."""
+        self.opens_batch = False
+        """Whether no batch is open, so that the next event opens one."""
         self.thread_id = 0
         """Thread of the client's event loop."""
         self._current_loop: Callable[[], object] = object
@@ -105,6 +116,8 @@ class StagingBuffer:
             or encoder is None
             or type(properties) is not dict
             or not self.fork_marker.is_current
+            # An event about our own request must not cause a request, which would cause the next event.
+            or (self.opens_batch and IN_REQUEST.get())
         ):
             return False
         try:
@@ -122,6 +135,9 @@ class StagingBuffer:
         # No call between the check and the append: another thread may set the limit to 0 at any call.
         self.bytes_until_yield -= size
         self.records.append(record)
+        if self.opens_batch:
+            self.opens_batch = False
+            self._wake_sender()
         return True
 
     def start_millisecond(self, now: float, fresh_id: str) -> bytes:
@@ -185,14 +201,16 @@ class StagingBuffer:
         self.millisecond_end = 0.0
         self.fork_marker = ForkMarker()
 
-    def update_limits(self, bytes_left: int, records_left: int, *, is_busy: bool) -> None:
+    def update_limits(self, bytes_left: int, records_left: int, *, opens_batch: bool, is_busy: bool) -> None:
         """Set the limits.
 
         Args:
             bytes_left: bytes that fit into the queue and the open batch, including the staged ones.
             records_left: records that fit into the open batch, including the staged ones.
+            opens_batch: whether no batch is open.
             is_busy: whether requests are in flight.
         """
+        self.opens_batch = opens_batch
         self.cost_factor = 2 * _UNSTAGED_COST_FACTOR if is_busy else _UNSTAGED_COST_FACTOR
         self.records_left, self.millisecond_end = records_left, 0.0
         if threading.get_ident() == self.thread_id:

@@ -79,12 +79,14 @@ class RetryBudget:
 
     def __init__(self, policy: RetryPolicy) -> None:
         self._policy = policy
-        self._left = _INITIAL_BUDGET
+        self._set(_INITIAL_BUDGET)
 
-    @property
-    def is_spent(self) -> bool:
-        """True if less than one retry is left."""
-        return self._left < 1.0
+    def _set(self, retries: float) -> None:
+        self._left = retries
+        self.is_full = retries == _INITIAL_BUDGET
+        """Whether `succeeded` has no effect."""
+        self.is_spent = retries < 1.0
+        """Whether less than one retry is left."""
 
     def spend(self, delay: float, random: float) -> float:
         """Take one retry from the budget.
@@ -98,9 +100,9 @@ class RetryBudget:
         """
         if self.is_spent:
             return max(delay, self._policy.maximum * (1.0 + random) / 2.0)
-        self._left -= 1.0
+        self._set(self._left - 1.0)
         return delay
 
     def succeeded(self, *, again: bool) -> None:
         """Record a successful request. `again` is True for a retry."""
-        self._left = min(_INITIAL_BUDGET, self._left + (1.0 if again else _BUDGET_PER_SUCCESS))
+        self._set(min(_INITIAL_BUDGET, self._left + (1.0 if again else _BUDGET_PER_SUCCESS)))

@@ -1305,11 +1305,11 @@ class InterruptedStaging(StagingBuffer):
     """Staging buffer that runs a function once, at the end of the first update of its limits."""
 
     def __init__(self, act: Callable[[], object]) -> None:
-        super().__init__()
+        super().__init__(lambda: None)
         self._acts = [act]
 
-    def update_limits(self, bytes_left: int, records_left: int, *, is_busy: bool) -> None:
-        super().update_limits(bytes_left, records_left, is_busy=is_busy)
+    def update_limits(self, bytes_left: int, records_left: int, *, opens_batch: bool, is_busy: bool) -> None:
+        super().update_limits(bytes_left, records_left, opens_batch=opens_batch, is_busy=is_busy)
         if self._acts:
             self._acts.pop()()
 
@@ -1454,7 +1454,7 @@ def test_staged_records_always_fit() -> None:
         buffer, lane = make(max_events=50, max_pending_events=50, max_bytes=20_000)
         offer_all(buffer, lane, [b"x" * 300] * (held + 1))
         assert lane.open is not None
-        room = buffer.spare_bytes(lane.open, least)
+        room = buffer.spare_bytes(lane, least)
         items = [plain_record(least - len(plain_record(0)))] * (room // least)
         while items:
             part = items[: buffer.records_left(lane)]

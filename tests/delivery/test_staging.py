@@ -55,6 +55,28 @@ async def test_event_that_joins_the_batch_of_a_hook_is_sent_after_linger() -> No
         await until(lambda: seen == ["first", "of the hook", "second"])
 
 
+@pytest.mark.anyio
+async def test_event_tracked_during_a_request_causes_no_request() -> None:
+    names: list[str] = []
+
+    async def answer(request: httpx.Request) -> httpx.Response:
+        body = httpx.Response(200, headers=request.headers, content=request.content).content
+        names.extend(event["event"] for event in orjson.loads(body))
+        if not mp._queue.closed:
+            await mp.track("u", "inner", {"a": 1})
+        return httpx.Response(200, json={"status": 1, "error": None})
+
+    http_client = httpx.AsyncClient(transport=httpx.MockTransport(answer))
+    async with AsyncMixpanel(TOKEN, http_client=http_client, batching=BatchPolicy(linger=0.0)) as mp:
+        await mp.track("u", "outer", {"a": 1})
+        await until(lambda: names and not mp.stats().in_flight)
+        for _ in range(20):
+            await anyio.lowlevel.checkpoint()
+        assert names == ["outer"]
+        assert mp.stats().pending == 1
+    assert names == ["outer", "inner"]
+
+
 @pytest.mark.parametrize("first", ["asyncio", "trio"])
 def test_second_trio_loop_delivers_its_events(first: str) -> None:
     seen: list[str] = []

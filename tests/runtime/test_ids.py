@@ -124,7 +124,7 @@ def stamped(staging: StagingBuffer, now: float, count: int) -> list[str]:
 
 
 def test_events_of_one_millisecond_have_distinct_ids() -> None:
-    staging = StagingBuffer()
+    staging = StagingBuffer(lambda: None)
     staging.records_left = 10_000
     ids = [one for now in (1.0, 1.0004, 1.002, 1.0) for one in stamped(staging, now, 700)]
     assert len({*ids}) == 2_800
@@ -132,7 +132,7 @@ def test_events_of_one_millisecond_have_distinct_ids() -> None:
 
 
 def test_forked_child_uses_another_id_prefix_than_its_parent() -> None:
-    staging = StagingBuffer()
+    staging = StagingBuffer(lambda: None)
     ours = stamped(staging, 1.0, 3)
     staging.reset_after_fork()
     theirs = stamped(staging, 1.0, 3)
@@ -142,7 +142,7 @@ def test_forked_child_uses_another_id_prefix_than_its_parent() -> None:
 @given(now=st.floats(0, 4e9), ahead=st.sampled_from([0.0, 0.25, 86_400.0]))
 @settings(deadline=None, derandomize=True, database=None)
 def test_event_time_is_the_current_millisecond(now: float, ahead: float) -> None:
-    staging = StagingBuffer()
+    staging = StagingBuffer(lambda: None)
     staging.clock_offset = ahead
     stamped(staging, now + 1_000 + ahead, 1)
     stamp = orjson.loads(b'{"time":' + staging.timestamp_prefix + b'"}')["time"]
