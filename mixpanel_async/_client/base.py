@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from .._delivery.direct_request import DirectSender
-from .._delivery.queue import Queue
-from .._delivery.sender import Sender
 from .._encoding.records import DroppedByHook, RecordEncoder
 from .._model.config import ClientOptions
 from .._model.errors import MixpanelException, ValidationError, without_traceback
 from .._model.records import RecordKind
 from .._runtime.clock import Environment
+
+if TYPE_CHECKING:
+    from .._delivery.direct_request import DirectSender
+    from .._delivery.queue import Queue
+    from .._delivery.sender import Sender
 
 Properties = Mapping[str, Any]
 Meta = Mapping[str, Any] | None

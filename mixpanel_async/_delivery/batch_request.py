@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from functools import partial
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import anyio
 
@@ -30,8 +30,10 @@ from .._runtime.threads import run_in_worker
 from .lanes import Batch
 from .listeners import DeliveryListener
 from .log import EpisodeLog
-from .queue import Queue
 from .staging import IN_REQUEST
+
+if TYPE_CHECKING:
+    from .queue import Queue
 
 _log = logging.getLogger("mixpanel_async")
 _COMPRESSION_THREADS: Final = 2

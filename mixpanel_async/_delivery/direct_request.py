@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from .._encoding.requests import GZIP_HEADER, MIN_COMPRESSED_BYTES, RequestEncoder
 from .._encoding.responses import ReadReply, read_api_response, read_response
@@ -24,8 +24,10 @@ from .._model.errors import (
 from .._model.outcomes import Response
 from .._model.records import DropReason, Record, RecordKind
 from .lanes import Batch
-from .sender import Sender
 from .staging import IN_REQUEST
+
+if TYPE_CHECKING:
+    from .sender import Sender
 
 _log = logging.getLogger("mixpanel_async")
 _NO_HEADERS: Final[Mapping[str, str]] = {}

@@ -19,7 +19,6 @@ from .._model.errors import ClientClosedError, QueueFullError
 from .._model.outcomes import Expired, Outcome
 from .._model.records import DropReason, Loss, RecordKind
 from .._model.stats import Stats
-from .buffer import Buffer
 from .callbacks import Callbacks
 from .lanes import Batch, FlushBarrier, Idle, Lane, OfferResult, WaitUntil
 from .listeners import QueueListener, SpoolListener
@@ -28,6 +27,7 @@ from .staging import IN_REQUEST, MIN_RECORD_BYTES, StagingBuffer
 
 if TYPE_CHECKING:
     from .._spool.messages import CommitGroup
+    from .buffer import Buffer
     from .spooling import SpoolBridge
 T = TypeVar("T")
 _log = logging.getLogger("mixpanel_async")

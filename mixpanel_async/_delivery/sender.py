@@ -16,14 +16,14 @@ from .._model.stats import FlushResult
 from .._runtime.clock import Environment
 from .._runtime.event_loop import BackgroundTask, EventLoop, current_loop, yield_to_loop
 from .._runtime.threads import run_in_worker
-from .batch_request import BatchSender
-from .callbacks import Callbacks
 from .lanes import Batch, FlushBarrier, Idle, Lane
-from .queue import Queue
 from .staging import YIELD_AFTER_BYTES
 
 if TYPE_CHECKING:
     from .._spool.messages import CommitGroup
+    from .batch_request import BatchSender
+    from .callbacks import Callbacks
+    from .queue import Queue
 
 T = TypeVar("T")
 
