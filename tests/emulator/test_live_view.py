@@ -43,7 +43,7 @@ MARKUP: Final = "<img src=x onerror=alert(1)>"
 pytestmark = [
     pytest.mark.browser,
     pytest.mark.xdist_group("browser"),
-    pytest.mark.skipif(not CHROMIUM.exists(), reason=f"{CHROMIUM} is not there"),
+    pytest.mark.skipif(not CHROMIUM.exists(), reason=f"{CHROMIUM} does not exist"),
     pytest.mark.timeout(180),
 ]
 

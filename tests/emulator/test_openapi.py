@@ -38,7 +38,7 @@ WRONG: Final = {"Content-Type": "application/json", ON_PURPOSE: "1"}
 
 pytestmark = pytest.mark.skipif(
     not (FOLDER / "ingestion.openapi.yaml").is_file(),
-    reason="Mixpanel's OpenAPI files are not at hand; MIXPANEL_OPENAPI_DIR may name their folder",
+    reason="Mixpanel's OpenAPI files not found; set MIXPANEL_OPENAPI_DIR to their directory",
 )
 
 # Known deviations that are not errors of the client or the emulator, with their reasons.
