@@ -26,9 +26,9 @@ class ClientBase:
     Args:
         options: plain options of the client.
         encoder: encodes records.
-        queue: holds records.
-        sender: sends the records of the queue.
-        direct_sender: sends single messages.
+        queue: accepted records.
+        sender: sends the records of the queue in background tasks.
+        direct_sender: sends requests whose caller waits for the response.
         environment: clocks, random numbers and ids.
     """
 

@@ -1,4 +1,4 @@
-"""The client: builds its components, opens and closes them."""
+"""`AsyncMixpanel`: constructor, start, flush, close and statistics. `factory.py` builds the delivery pipeline."""
 
 from __future__ import annotations
 

@@ -150,7 +150,7 @@ class Buffer:
         Args:
             lane: destination.
             item: encoded record.
-            now: monotonic seconds; infinite for a record that must not open a batch that is sent for its sake.
+            now: monotonic seconds; infinite for a record that starts no linger time and is sent with the next record.
 
         Returns:
             `ACCEPTED`; `WAKE_SENDER` if the sender has to look at the buffer; `FULL` if the record was not accepted.
@@ -358,7 +358,8 @@ class Buffer:
             return self._retry_batch(batch, outcome, now, delay)
         if isinstance(outcome, ConfigurationRefused):
             lane.fail(batch.failure_epoch, now, delay)
-            # The first refusal may be a slip of a proxy. Later ones will not pass by waiting, so flushes do not retry.
+            # The first refusal may be a temporary error of a proxy. Later ones last until the configuration changes,
+            # so flushes do not retry them.
             lane.hold_until(now + (delay if lane.failures > 1 else min(delay, _SECOND_TRY_AFTER)))
             lane.ready.appendleft(batch)
             return []

@@ -178,7 +178,7 @@ async def _settling(
 
 
 def _drop_reason(error: BaseException) -> DropReason:
-    """Return the reason under which a record is counted whose call raised this error."""
+    """Return the loss reason of a record whose call raised this error."""
     if isinstance(error, AuthenticationError):
         return DropReason.UNAUTHORIZED
     if isinstance(error, PayloadTooLargeError):

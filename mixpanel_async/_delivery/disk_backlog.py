@@ -38,10 +38,10 @@ class LaneRows:
         last_row: newest row number of this client: the lane's code, then a sequence number.
         written_to: newest row that has been committed.
         records: number of records that are only on disk; they come after all records in memory.
-        size: their estimated bytes.
-        first_row: the first of them that this client wrote, or 0.
-        unwritten: the number of them, the newest ones, that are not committed yet.
-        unwritten_from: the first row that was ever added without a place in memory.
+        size: estimated bytes of the records that are only on disk.
+        first_row: first row of these records that this client wrote, or 0.
+        unwritten: number of these records that are not committed yet. They are the newest ones.
+        unwritten_from: first row that was counted in `unwritten` since `unwritten` was last 0.
         is_loading: the writer thread is reading rows for this lane.
         pending_eviction: rows dropped while they were being read, to be discarded when they arrive.
         barriers: flushes that wait for the first records on disk.
@@ -85,7 +85,7 @@ class LaneRows:
             self.unwritten -= 1
 
     def keep_on_disk(self) -> None:
-        """Give the newest row no place in memory."""
+        """Keep the newest row on disk only."""
         if not self.first_row:
             self.first_row = self.last_row
         if not self.unwritten:
@@ -93,7 +93,7 @@ class LaneRows:
         self.unwritten += 1
 
     def cancel_unwritten(self, count: int) -> None:
-        """Forget rows without a place in memory that could not be written."""
+        """Forget rows that were to be kept on disk only and could not be written."""
         self.unwritten -= count
 
     def add(self, records: int, size: int) -> int:

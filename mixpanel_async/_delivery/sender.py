@@ -96,7 +96,7 @@ class LoopBinding:
     # Signals to the sender
 
     def on_work(self) -> None:
-        """Wake the sender, from any thread."""
+        """Wake the sender. Callable from any thread."""
         if not self._is_awake:
             self._is_awake = True
             if self.loop is not None:
@@ -120,7 +120,7 @@ class LoopBinding:
     # Signals to waiting tasks
 
     def on_room(self) -> None:
-        """Notify waiting tasks, from any thread."""
+        """Let all waiting tasks check their condition again. Callable from any thread."""
         if self.loop is not None:
             self.loop.call_soon(self.on_settled)
 
@@ -136,7 +136,7 @@ class LoopBinding:
     # Callbacks
 
     def on_losses(self) -> None:
-        """Run the user's callbacks, from any thread."""
+        """Schedule the user's callbacks. Callable from any thread."""
         if self.loop is not None:
             self.loop.call_soon(self.on_delivery)
 

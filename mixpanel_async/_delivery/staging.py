@@ -17,7 +17,7 @@ IN_REQUEST: Final = ContextVar("mixpanel_async_in_request", default=False)
 MIN_RECORD_BYTES: Final = 128
 # About one millisecond of validation and encoding.
 YIELD_AFTER_BYTES: Final = 96 * 1024
-# Cost of a record that is enqueued by itself, relative to a staged one. It doubles while requests are in flight,
+# Cost of a record that is enqueued individually, relative to a staged one. It doubles while requests are in flight,
 # because writing a request and reading its response takes several turns of the event loop.
 _UNSTAGED_COST_FACTOR: Final = 4
 # Number of digits of an `$insert_id` that count within a millisecond. The others are random.
@@ -83,7 +83,7 @@ class StagingBuffer:
         self.yield_budget = YIELD_AFTER_BYTES
         """Bytes until other tasks must run: a coroutine that never waits would block the event loop."""
         self.cost_factor = _UNSTAGED_COST_FACTOR
-        """Factor for the bytes of records that are enqueued by themselves."""
+        """Factor for the bytes of records that are enqueued individually."""
         self.millisecond_start = self.millisecond_end = 0.0
         """The current millisecond, by this machine's clock."""
         self.timestamp_prefix = b""
@@ -217,13 +217,13 @@ class StagingBuffer:
             self.bytes_until_yield = min(bytes_left - sum(map(len, self.records)), self.yield_budget)
 
     def charge(self, size: int) -> None:
-        """Charge a record that was enqueued by itself and used room that the limits include."""
+        """Charge a record that was enqueued individually and used room that the limits include."""
         self.bytes_until_yield -= size
         self.records_left -= 1
         self.millisecond_end = 0.0
 
     def must_yield(self, size: int) -> bool:
-        """Charge a record that was enqueued by itself to the yield budget. Return whether other tasks must run now."""
+        """Charge an individually enqueued record to the yield budget. Return whether other tasks must run now."""
         self.yield_budget -= self.cost_factor * size
         return self.yield_budget <= 0
 

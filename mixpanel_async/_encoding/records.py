@@ -1,4 +1,4 @@
-"""Encoding of call arguments as records: stamp, validate and encode once, at the caller's line.
+"""Encoding of call arguments as records: stamp, validate and encode once, during the call.
 
 Mixpanel's de-duplication key is (event, time, distinct_id, `$insert_id`). All four are part of the encoded bytes, so
 every retry sends the same key.

@@ -22,7 +22,7 @@ JSON_HEADERS: Final[Mapping[str, str]] = {
 # A small body costs more to compress than it saves on the wire.
 MIN_COMPRESSED_BYTES: Final = 1024
 GZIP_HEADER: Final[Mapping[str, str]] = {"Content-Encoding": "gzip"}
-# https://docs.mixpanel.com/reference/profile-set: /engage takes no gzip; of /groups nothing is said.
+# /engage does not accept gzip (https://docs.mixpanel.com/reference/profile-set). For /groups it is not documented.
 _GZIPPED: Final = frozenset({"/track", "/import"})
 _PATHS: Final = {
     RecordKind.EVENTS: "/track",

@@ -21,7 +21,7 @@ _MILLISECONDS_END: Final = 100_000_000_000_000
 
 
 def event_time(value: object, path: str, *, now: float, recent: bool) -> int:
-    """Convert a time to whole milliseconds since 1970, as Mixpanel's schema has it.
+    """Convert a time to whole milliseconds since 1970, the format of Mixpanel's schema.
 
     Args:
         value: seconds or milliseconds since 1970 (numbers from 1e11 on are milliseconds), or an aware `datetime`.

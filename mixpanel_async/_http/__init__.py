@@ -1,4 +1,4 @@
-"""HTTP: send one request and return its response.
+"""HTTP: requests, retries and connections.
 
 The only package that imports httpx, httpcore and tenacity. May import `_encoding`, `_runtime` and `_model`.
 

@@ -57,9 +57,9 @@ def _to_httpx_error(error: Exception) -> httpx.TransportError:
 
 
 class _Stream(httpcore.AsyncNetworkStream):
-    """A network stream that sends the head of a request and a small body in one write, with the next read.
+    """Network stream that joins the head of a request and a small body into one write, made by the next read.
 
-    httpcore writes them separately, which costs one more system call, packet and turn of the event loop.
+    httpcore writes head and body separately, which costs one more system call, packet and turn of the event loop.
     """
 
     def __init__(self, inner: httpcore.AsyncNetworkStream, network: NetworkBackend) -> None:

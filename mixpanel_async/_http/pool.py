@@ -41,7 +41,7 @@ class Pool(Generic[T]):
         self._clock = clock
         self._slots_left = max_size
         self._in_use: set[T] = set()
-        # Each with the time since when it is idle; the item used last comes last.
+        # Idle items, each with the time at which it became idle. The most recently used item is last.
         self._idle: deque[tuple[T, float]] = deque()
         self._queue: deque[_Waiter[T]] = deque()
         self.is_closed = False

@@ -33,7 +33,7 @@ class IdMerge(Enum):
 
 
 class Overflow(Enum):
-    """Policy for a record that finds the queue full."""
+    """Policy for a record that does not fit into the queue."""
 
     DROP_NEWEST = "drop_newest"
     """Drop the new record; it is counted and reported."""

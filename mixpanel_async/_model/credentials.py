@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 from .errors import raise_configuration_error
 
-# Mixpanel's tokens have 32 digits. A shorter one may be a word that a response needs, so it is not masked.
+# Tokens of Mixpanel have 32 digits. A shorter token than this may be an ordinary word, so messages do not mask it.
 _MIN_TOKEN_LENGTH: Final = 8
 
 
@@ -124,7 +124,7 @@ def basic_auth(user: str, password: str) -> str:
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Auth:
-    """Authentication of one request. No tuple, because error reporters show the items of tuples.
+    """Authentication of one request. Not a tuple, because error reporters show the items of tuples.
 
     Args:
         headers: the `Authorization` header, or nothing if the token in the body is enough.

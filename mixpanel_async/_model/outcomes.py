@@ -14,7 +14,7 @@ from .records import DropReason
 class Request:
     """One request, ready to send. `repr` does not show headers, query and body, which hold secrets.
 
-    No tuple, because error reporters show the items of tuples.
+    Not a tuple, because error reporters show the items of tuples.
 
     Args:
         path: path of the endpoint, with a query if that holds no secret.
@@ -49,7 +49,7 @@ class Request:
 class Response:
     """Response of the server with any status. The body is complete and within its limit.
 
-    No tuple, because error reporters show the items of tuples, and the body may repeat a secret.
+    Not a tuple, because error reporters show the items of tuples, and the body may repeat a secret.
 
     Args:
         status: HTTP status.

@@ -87,7 +87,7 @@ DROPPED: Final = frozenset(
 class Loss:
     """Records of one kind that were not delivered, for one reason.
 
-    No tuple, because error reporters show the items of tuples.
+    Not a tuple, because error reporters show the items of tuples.
 
     Args:
         kind: destination of the records.

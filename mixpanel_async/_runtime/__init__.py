@@ -1,4 +1,6 @@
 """Runtime: the event loop, threads, clocks, random ids and fork detection.
 
-The only package that reads a clock or knows asyncio from trio. May import `_model`. Start reading at `event_loop.py`.
+The only package of the client that reads a system clock or distinguishes asyncio from trio. May import `_model`.
+
+Start reading at `event_loop.py`.
 """

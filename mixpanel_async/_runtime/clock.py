@@ -1,4 +1,7 @@
-"""Clocks, randomness and ids in one object that a test can replace. No other module reads a clock."""
+"""Clocks, randomness and ids in one object that a test can replace.
+
+No other module of the client reads a system clock.
+"""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ _HAS_FORK_HOOKS: Final = hasattr(os, "register_at_fork")
 
 
 class ForkMarker:
-    """Mark of the process that created it.
+    """Marker of the process that created it.
 
     A child that is forked through Python (`os.fork`, `multiprocessing`, `PyOS_AfterFork_Child`) sees `is_current` as
     False. Code in C that forks without Python's hooks is not supported: only `is_own_process` notices such a child.
@@ -24,7 +24,7 @@ class ForkMarker:
 
     def __init__(self) -> None:
         self.is_current = True
-        """Whether no fork has been seen since; an attribute, because it is read for each event."""
+        """False in a forked child. An attribute, because it is read for each event."""
         self._pid = os.getpid()
         if _HAS_FORK_HOOKS:
             _live_markers().add(self)

@@ -15,19 +15,19 @@ T = TypeVar("T")
 
 
 async def run_in_worker(work: Callable[[], T], limiter: anyio.CapacityLimiter) -> T:
-    """Run a function that always returns in a worker thread of the event loop.
+    """Run a function in a worker thread of the event loop. The function must not block forever.
 
     Raises:
         BaseException: the error of the function.
     """
-    # `preload_backend` imports it; importing this package alone must not.
+    # Loaded early by `preload_backend`, because importing the package must stay fast.
     from anyio import to_thread  # noqa: PLC0415
 
     return await to_thread.run_sync(work, limiter=limiter)
 
 
 def start_daemon_thread(work: Callable[[], T], name: str) -> Future[T]:
-    """Start a function that may block forever in a daemon thread.
+    """Start a function in a daemon thread. The function may block forever.
 
     The end of an event loop and the exit of the interpreter wait for worker threads, but not for a daemon thread.
     """

@@ -33,7 +33,7 @@ LANE_CODES: Final = {
 }
 """Number of a lane in the file, by record kind and whether a project secret signs its requests."""
 
-# Maximum records of one load. An eviction on disk skips as many, because they may be on their way into memory.
+# Maximum records of one load. An eviction on disk skips as many, because a load may be reading them.
 LOAD_RECORDS: Final = 2_000
 
 

@@ -43,7 +43,7 @@ class Recovery:
     """Result of a recovery.
 
     Args:
-        aside: present path of the damaged file.
+        aside: path to which the damaged file was moved.
         rows: rows copied to the new file.
         unreadable: unreadable places; each held a few rows.
     """
@@ -117,7 +117,7 @@ def recover_remaining(
     """Copy the readable rows of a file that was set aside.
 
     Args:
-        aside: present path of the damaged file.
+        aside: path to which the damaged file was moved.
         target: database that takes its place.
         path: path of that database.
         skip: ids of rows to leave out.

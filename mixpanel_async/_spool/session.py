@@ -59,7 +59,7 @@ class SpoolSession:
     """Database operations of one client. Use it in one thread.
 
     Args:
-        settings: of the spool and the client.
+        settings: settings of the spool and of the client.
         listener: receives reports.
         environment: clocks.
         locks: filled with the locks of the owners whose rows this client sends, by owner.
@@ -78,11 +78,11 @@ class SpoolSession:
         self._token: bytes = orjson.dumps(settings.token)
         self._owners = _Owners(settings, self._token, environment, locks)
         self._locks = locks
-        # Inode of the file that was open last; and the same if it was found damaged.
+        # Inode of the file that was open last, and of a damaged file that must not be used again; 0 without one.
         self._last_inode = self._damaged_inode = 0
         # By lane: id ranges of other owners that are still to be read. A range starts after the last row read.
         self._inherited_ranges: dict[int, deque[list[int]]] = {lane: deque() for lane in range(LANES)}
-        # By lane: id of the last own row read.
+        # By lane: id of the last row of this client that was read.
         self._read_position = [0] * LANES
         self._other_projects_logged = False
         self._database: Database | None = None

@@ -37,7 +37,7 @@ class SpoolWriter:
     """Writer thread and its queue of requests. The thread starts with the first request.
 
     Args:
-        settings: of the spool and the client.
+        settings: settings of the spool and of the client.
         listener: receives reports in the writer thread.
         environment: clocks.
     """

@@ -1,7 +1,8 @@
 """Changes of a project that are still to be written to disk.
 
-Pure. The project appends to the change set, and the store takes it away and writes it. Links are kept as the calls that
-made them, with the canonical id chosen at that time, so that a restart reproduces them without judging the calls again.
+Pure. The project appends to the change set. The store takes the changes and writes them. Links are kept as the calls
+that made them, with the canonical id chosen at that time, so that a restart reproduces them without evaluating the
+calls again.
 """
 
 from __future__ import annotations

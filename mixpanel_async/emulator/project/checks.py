@@ -21,7 +21,7 @@ Decisions where Mixpanel's documents are silent
     - Identity calls need no `time`, no `$insert_id`, and no `distinct_id` unless the call uses it as one of its ids. If
       present, these are checked. The ids in the call's own properties are not compared with the forbidden list.
     - `$user_id` and `$device_id` are compared with the forbidden list in a Simplified project only.
-    - Other keys of a record than `event` and `properties` are not stored.
+    - Keys of a record other than `event` and `properties` are not stored.
 """
 
 from __future__ import annotations

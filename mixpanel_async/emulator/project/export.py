@@ -5,7 +5,7 @@ requests of `mixpanel-utils` 2.2.7.
 
 Decisions where Mixpanel's documents are silent, or where the emulator differs
     - Export returns every copy of every event, in order of arrival, under the person it counts for now.
-      `$distinct_id_before_identity` contains the id as sent if it differs. Mixpanel rewrites some rows only, and later.
+      `$distinct_id_before_identity` contains the id as sent if it differs. Mixpanel rewrites only some rows, and later.
     - Days are in UTC, as if that were the project's time zone. An event without a `time` belongs to its day of arrival.
     - `mp_processing_time_ms`, `$mp_api_timestamp_ms` and `$mp_api_endpoint` are added, and `$import` for events from
       `/import`. `token` is removed. `$mp_event_size` and geolocation are not added.
