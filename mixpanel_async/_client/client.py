@@ -138,7 +138,7 @@ class AsyncMixpanel(EventMethods, IdentityMethods, ProfileMethods):
         timeout: float = 10.0,
         shutdown_timeout: float = 10.0,
         allow_http: bool = False,
-        _runtime: Environment | None = None,
+        _environment: Environment | None = None,
     ) -> None:
         try:
             options = ClientOptions(
@@ -158,7 +158,7 @@ class AsyncMixpanel(EventMethods, IdentityMethods, ProfileMethods):
             )
             self._origin = options.origin
             preload_backend()
-            environment = _runtime or real_environment()
+            environment = _environment or real_environment()
             encoder = RecordEncoder(
                 token,
                 super_properties=super_properties,

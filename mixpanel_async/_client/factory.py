@@ -44,7 +44,7 @@ def build_pipeline(
     callbacks: Callbacks,
     spool: SqliteSpool | None,
     http_client: HttpClient | None,
-    runtime: Environment,
+    environment: Environment,
 ) -> Pipeline:
     """Create and connect the parts.
 
@@ -53,7 +53,7 @@ def build_pipeline(
         callbacks: the user's callbacks.
         spool: keeps records on disk; None without one.
         http_client: the user's own HTTP client; None to create one.
-        runtime: clocks, randomness and ids.
+        environment: clocks, randomness and ids.
 
     Raises:
         ConfigurationError: if `spool` is not a `SqliteSpool`, or this system cannot lock files.
@@ -78,8 +78,8 @@ def build_pipeline(
         from .._delivery.spooling import make_bridge, make_buffer  # noqa: PLC0415  only imported with a spool
 
         buffer = make_buffer(options, spool, new_compressor)
-        make_spool = partial(make_bridge, options, spool, buffer, runtime)
-    queue = Queue(buffer, options.overflow, callbacks, runtime.monotonic, binding, make_spool)
+        make_spool = partial(make_bridge, options, spool, buffer, environment)
+    queue = Queue(buffer, options.overflow, callbacks, environment.monotonic, binding, make_spool)
     batch_sender = BatchSender(
         queue,
         binding,
@@ -87,15 +87,15 @@ def build_pipeline(
         encoder=encoder,
         off_loop_from=off_loop_from,
         retry=options.retry,
-        runtime=runtime,
+        environment=environment,
     )
     sender = Sender(
         queue,
         binding,
         transport=transport,
         batch_sender=batch_sender,
-        runtime=runtime,
+        environment=environment,
         stall_timeout=options.shutdown_timeout,
     )
-    api = Api(transport, runtime, queue.requests)
+    api = Api(transport, environment, queue.requests)
     return Pipeline(queue, sender, DirectSender(sender, api, encoder, PolicyRule(options.identity_retry)), transport)

@@ -53,7 +53,7 @@ class BatchSender:
         encoder: creates requests.
         off_loop_from: body size in bytes from which a body is compressed in a thread.
         retry: backoff of batches.
-        runtime: clocks and randomness.
+        environment: clocks and randomness.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class BatchSender:
         encoder: RequestEncoder,
         off_loop_from: int,
         retry: RetryPolicy,
-        runtime: Environment,
+        environment: Environment,
     ) -> None:
         self._queue = queue
         self._listener = listener
@@ -73,13 +73,13 @@ class BatchSender:
         self._encoder = encoder
         self._off_loop_from = off_loop_from
         self._retry = retry
-        self._runtime = runtime
+        self._environment = environment
         self._budget = RetryBudget(retry)
         self._min_probe_interval = max(retry.initial, _MIN_PROBE_INTERVAL)
         # Random after each failure, so that many clients that flush do not probe at the same moment.
         self._probe_interval = self._min_probe_interval
         self._threads: anyio.CapacityLimiter | None = None
-        self._log = EpisodeLog(runtime.monotonic)
+        self._log = EpisodeLog(environment.monotonic)
 
     def bind_loop(self) -> None:
         """Bind to the running event loop."""
@@ -98,13 +98,13 @@ class BatchSender:
 
     def settle_unsent(self, batch: Batch) -> None:
         """Settle a batch whose task was cancelled before its first step."""
-        self._settle(batch, Retry(message="the sender was stopped", applied=False), self._runtime.monotonic())
+        self._settle(batch, Retry(message="the sender was stopped", applied=False), self._environment.monotonic())
 
     async def send(self, batch: Batch, loop: EventLoop) -> None:
         """Send a leased batch and settle it, however this ends."""
         # Outcome if this task is cancelled, which raises no Exception but must end the lease.
         outcome: Outcome = Retry(message="the sender was stopped", applied=False)
-        started = self._runtime.monotonic()
+        started = self._environment.monotonic()
         if (expired := self._expired(batch)) is not None:
             self._queue.expire(batch, expired)
             self._listener.on_settled()
@@ -124,10 +124,10 @@ class BatchSender:
 
     def _expired(self, batch: Batch) -> Expired | None:
         """Return the records of an old batch that are too old for `/track` now, if there are any."""
-        may_be_old = batch.is_from_disk or self._runtime.monotonic() - batch.opened >= _CHECK_AGE_AFTER
+        may_be_old = batch.is_from_disk or self._environment.monotonic() - batch.opened >= _CHECK_AGE_AFTER
         if not may_be_old or batch.lane.kind is not RecordKind.EVENTS or self._encoder.events_by_import:
             return None
-        positions = expired_positions(batch.items, now=self._runtime.wall_time())
+        positions = expired_positions(batch.items, now=self._environment.wall_time())
         return Expired(positions=positions, by_import=self._encoder.credentials is not None) if positions else None
 
     async def _make_request(self, batch: Batch) -> Request:
@@ -145,7 +145,7 @@ class BatchSender:
             reply = await self._transport.send(request)
         finally:
             IN_REQUEST.reset(token)
-        now = self._runtime.wall_time()
+        now = self._environment.wall_time()
         outcome = read_response(reply, count, now=now, secrets=request.secrets)
         self._queue.requests.request_ended(request, reply, outcome, now=now)
         return outcome
@@ -169,7 +169,7 @@ class BatchSender:
                     records=delivered,
                     body_bytes=size,
                     attempts=batch.attempts,
-                    duration=self._runtime.monotonic() - started,
+                    duration=self._environment.monotonic() - started,
                 )
             )
             self._listener.on_delivery()
@@ -178,11 +178,11 @@ class BatchSender:
     def _delay(self, batch: Batch, outcome: Outcome, *, again: bool) -> float:
         """Return the seconds for which the lane pauses after this outcome."""
         if isinstance(outcome, ConfigurationRefused):
-            return PROBE_AFTER * (1 + self._runtime.random()) / 2
+            return PROBE_AFTER * (1 + self._environment.random()) / 2
         if not isinstance(outcome, Retry):
             return 0.0
-        delay = backoff(self._retry, batch.failure_epoch + 1, outcome.retry_after, self._runtime.random())
+        delay = backoff(self._retry, batch.failure_epoch + 1, outcome.retry_after, self._environment.random())
         # Only once without a delay: a server that closes every connection is failing.
-        delay = 0.0 if outcome.immediately and not again else self._budget.spend(delay, self._runtime.random())
-        self._probe_interval = self._min_probe_interval * (0.5 + self._runtime.random())
+        delay = 0.0 if outcome.immediately and not again else self._budget.spend(delay, self._environment.random())
+        self._probe_interval = self._min_probe_interval * (0.5 + self._environment.random())
         return delay

@@ -179,7 +179,7 @@ class Sender:
         binding: event loop of the client.
         transport: connection pool.
         batch_sender: sends one batch.
-        runtime: clocks.
+        environment: clocks.
         stall_timeout: seconds without progress after which a flush without a timeout ends.
     """
 
@@ -190,14 +190,14 @@ class Sender:
         *,
         transport: Transport,
         batch_sender: BatchSender,
-        runtime: Environment,
+        environment: Environment,
         stall_timeout: float,
     ) -> None:
         self._queue = queue
         self._binding = binding
         self._transport = transport
         self._batch_sender = batch_sender
-        self._monotonic = runtime.monotonic
+        self._monotonic = environment.monotonic
         self.stall_timeout = stall_timeout
         self._main: BackgroundTask[None] | None = None
         self._closer: BackgroundTask[FlushResult] | None = None

@@ -40,7 +40,7 @@ class SpoolBridge:
         settings: settings of the spool.
         buffer: waiting records.
         disk: accounting of the spool.
-        runtime: clocks.
+        environment: clocks.
         listener: the queue.
         drops: drop a record for which the disk has no room, instead of refusing it.
         make_writer: creates the writer, which reports to its argument.
@@ -51,7 +51,7 @@ class SpoolBridge:
         settings: SpoolSettings,
         buffer: Buffer,
         disk: DiskBacklog,
-        runtime: Environment,
+        environment: Environment,
         listener: SpoolListener,
         *,
         drops: bool,
@@ -61,7 +61,7 @@ class SpoolBridge:
         self._disk = disk
         self._drops = drops
         self._path = settings.path
-        self._monotonic = runtime.monotonic
+        self._monotonic = environment.monotonic
         # A group may have to wait until the one before it has timed out.
         self._timeout = 2 * settings.timeout + 1.0
         self._at_least_once = settings.at_least_once
@@ -339,7 +339,7 @@ def make_buffer(options: ClientOptions, spool: SqliteSpool, new_compressor: Call
 
 
 def make_bridge(
-    options: ClientOptions, spool: SqliteSpool, buffer: Buffer, runtime: Environment, listener: SpoolListener
+    options: ClientOptions, spool: SqliteSpool, buffer: Buffer, environment: Environment, listener: SpoolListener
 ) -> SpoolBridge:
     """Create the bridge between this buffer and this spool.
 
@@ -361,10 +361,10 @@ def make_bridge(
         settings,
         buffer,
         buffer.disk,
-        runtime,
+        environment,
         listener,
         drops=options.overflow in {Overflow.DROP_NEWEST, Overflow.DROP_OLDEST},
-        make_writer=lambda listener: make_writer(settings, listener, runtime),
+        make_writer=lambda listener: make_writer(settings, listener, environment),
     )
 
 

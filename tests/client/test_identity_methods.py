@@ -35,7 +35,7 @@ QUICK = RetryPolicy(attempts=3, initial=0.0, maximum=0.0)
 ACCOUNT = ServiceAccountCredentials("account", "canary-secret", "12345")
 ANON = "3f2b0a52-1c1c-4b6e-9d7e-0a4f2c1d8e11"
 API = "https://api.mixpanel.com"
-TAKEN = httpx.Response(200, json={"status": 1, "error": None})
+ACCEPTED = httpx.Response(200, json={"status": 1, "error": None})
 
 
 async def test_identity_calls_join_two_ids() -> None:
@@ -59,7 +59,7 @@ async def test_identity_calls_are_sent_at_once() -> None:
 @respx.mock
 async def test_retry_sends_the_same_payload() -> None:
     route = respx.post(url__startswith=f"{API}/track").mock(
-        side_effect=[httpx.Response(503), httpx.Response(429, headers={"Retry-After": "0"}), TAKEN]
+        side_effect=[httpx.Response(503), httpx.Response(429, headers={"Retry-After": "0"}), ACCEPTED]
     )
     async with AsyncMixpanel("token", identity_retry=QUICK) as mp:
         await mp.alias("new", "old")

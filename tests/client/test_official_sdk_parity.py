@@ -324,7 +324,7 @@ async def our_wires(calls: Iterable[Call], setup: Setup) -> list[Wire]:
         options: dict[str, Any] = {"api_host": setup.origin.removeprefix("https://"), **setup.ours}
         if setup.account is not None:
             options["credentials"] = ServiceAccountCredentials(*setup.account)
-        async with AsyncMixpanel(TOKEN, http_client=http_client, _runtime=RUNTIME, **options) as mp:
+        async with AsyncMixpanel(TOKEN, http_client=http_client, _environment=RUNTIME, **options) as mp:
             for one in calls:
                 await one.on(mp)
     assert mp.stats().pending == mp.stats().retries == 0, mp.stats().last_error
@@ -604,7 +604,7 @@ async def test_payloads_are_the_same_over_real_sockets(
     sink.seen.clear()
     ours = None if account is None else ServiceAccountCredentials(*account)
     for one in calls:
-        async with AsyncMixpanel(TOKEN, api_host=sink.origin, credentials=ours, _runtime=RUNTIME) as mp:
+        async with AsyncMixpanel(TOKEN, api_host=sink.origin, credentials=ours, _environment=RUNTIME) as mp:
             await one.on(mp)
     assert sink.seen == expected
 

@@ -12,10 +12,10 @@ ORDERED = (RecordKind.PEOPLE, RecordKind.GROUPS)
 AGAIN = Retry(message="not now", applied=False, status=503)
 UNKNOWN = Retry(message="no answer", applied=True)
 REFUSED = Refused(status=406, message="no")
-ASTRAY = ConfigurationRefused(status=401, message="who are you")
+CONFIGURATION_REFUSED = ConfigurationRefused(status=401, message="wrong credentials")
 TOO_LARGE = SplitBatch(reason=DropReason.TOO_LARGE, status=413, message="too large")
 INVALID = SplitBatch(reason=DropReason.REJECTED, status=400, message="something is wrong")
-NONE_TAKEN = SplitBatch(reason=DropReason.REJECTED, status=200, message="Mixpanel accepted no record of the request")
+NONE_ACCEPTED = SplitBatch(reason=DropReason.REJECTED, status=200, message="Mixpanel accepted no record of the request")
 
 
 def pruned(*indexes: int) -> PartialFailure:

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from buffer_samples import (
     AGAIN,
-    ASTRAY,
+    CONFIGURATION_REFUSED,
     INVALID,
-    NONE_TAKEN,
+    NONE_ACCEPTED,
     ORDERED,
     REFUSED,
     TOO_LARGE,
@@ -462,7 +462,7 @@ def test_refused_configuration_keeps_records_and_probes_after_the_pause() -> Non
     offer_all(buffer, lane, items)
     first, second = lease_all(buffer)
     for batch in (second, first):
-        assert buffer.settle(batch, ASTRAY, 0.0, 60.0) == []
+        assert buffer.settle(batch, CONFIGURATION_REFUSED, 0.0, 60.0) == []
     assert counts(buffer) == (4, 0, 0, 0, 0, 4)
     assert waits_until(buffer, 0.0) == 60.0
     assert [batch.items for batch in lease_all(buffer, 60.0)] == [items[:2]]
@@ -551,9 +551,9 @@ def test_refused_credentials_are_probed_once_early() -> None:
 def test_refused_credentials_do_not_shorten_retry_after() -> None:
     buffer, lane = make(max_events=1, max_in_flight=3)
     offer_all(buffer, lane, records(3))
-    limited, astray, fine = lease_all(buffer)
+    limited, refused, fine = lease_all(buffer)
     buffer.settle(limited, AGAIN._replace(retry_after=300.0), 0.0, 300.0)
-    buffer.settle(astray, ASTRAY, 1.0, 60.0)
+    buffer.settle(refused, CONFIGURATION_REFUSED, 1.0, 60.0)
     buffer.shorten_backoff(0.0)
     buffer.settle(fine, Delivered(), 2.0)
     assert waits_until(buffer, 2.0) == 300.0
@@ -751,7 +751,7 @@ def test_profile_batch_rejected_with_status_200_was_not_applied() -> None:
     """In Mixpanel's specification of /engage and /groups, 0 means that no record was valid."""
     buffer, _ = make(max_events=2)
     offer_all(buffer, buffer.lane(RecordKind.PEOPLE), [b"set", NonIdempotentRecord(b"add")])
-    requests, losses = serve(buffer, lambda batch: NONE_TAKEN if b"set" in batch.items else Delivered())
+    requests, losses = serve(buffer, lambda batch: NONE_ACCEPTED if b"set" in batch.items else Delivered())
     assert requests[1:] == [[b"set"], [b"add"]]
     assert lost(losses) == {b"set": DropReason.REJECTED}
 
@@ -911,8 +911,8 @@ def test_failed_awaited_record_is_lost_for_the_given_reason() -> None:
     buffer, lane = make()
     batch = buffer.lease_single(lane, b"alone", 0.0)
     assert batch is not None
-    (loss,) = buffer.settle_single(batch, DropReason.UNAUTHORIZED, message="who are you")
-    assert (loss.reason, list(loss.items), loss.message) == (DropReason.UNAUTHORIZED, [b"alone"], "who are you")
+    (loss,) = buffer.settle_single(batch, DropReason.UNAUTHORIZED, message="wrong credentials")
+    assert (loss.reason, list(loss.items), loss.message) == (DropReason.UNAUTHORIZED, [b"alone"], "wrong credentials")
     assert counts(buffer) == (1, 0, 1, 0, 0, 0)
 
 
@@ -924,7 +924,7 @@ def test_second_settlement_of_a_batch_is_ignored() -> None:
     offer_all(buffer, lane, records(2))
     batch = lease(buffer)
     buffer.settle(batch, Delivered(), 0.0)
-    for outcome in (REFUSED, AGAIN, ASTRAY, TOO_LARGE, Delivered()):
+    for outcome in (REFUSED, AGAIN, CONFIGURATION_REFUSED, TOO_LARGE, Delivered()):
         assert buffer.settle(batch, outcome, 0.0) == []
     alone = buffer.lease_single(lane, b"alone", 0.0)
     assert alone is not None

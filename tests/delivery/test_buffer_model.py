@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 import pytest
 from buffer_samples import (
     AGAIN,
-    ASTRAY,
+    CONFIGURATION_REFUSED,
     INVALID,
-    NONE_TAKEN,
+    NONE_ACCEPTED,
     ORDERED,
     REFUSED,
     TOO_LARGE,
@@ -335,7 +335,7 @@ class BufferModel(RuleBasedStateMachine):
         self.settle(flight, REFUSED, dict.fromkeys(flight.rows, DropReason.REJECTED))
 
     @precondition(lambda self: self.flying)
-    @rule(data=st.data(), outcome=st.sampled_from([TOO_LARGE, INVALID, NONE_TAKEN]))
+    @rule(data=st.data(), outcome=st.sampled_from([TOO_LARGE, INVALID, NONE_ACCEPTED]))
     def split(self, data: st.DataObject, outcome: SplitBatch) -> None:
         flight = self.take_flight(data)
         ends: dict[Row, DropReason | None] = {}
@@ -388,7 +388,7 @@ class BufferModel(RuleBasedStateMachine):
         track = flight.track
         flight.fail(self.now, delay)
         track.held_until = max(track.held_until, self.now + (delay if track.failures > 1 else min(delay, 2.0)))
-        self.settle(flight, ASTRAY, {}, delay)
+        self.settle(flight, CONFIGURATION_REFUSED, {}, delay)
 
     def take_flight(self, data: st.DataObject) -> Flight:
         return self.flying.pop(data.draw(st.integers(0, len(self.flying) - 1)))

@@ -336,7 +336,7 @@ async def test_close_makes_one_attempt_before_the_backoff_ends() -> None:
     emulator = Emulator()
     emulator.fail_next(503)
     long = RetryPolicy(initial=0.0, maximum=3600.0)
-    mp = emulator.client(retry=long, _runtime=_longest_delays())
+    mp = emulator.client(retry=long, _environment=_longest_delays())
     await mp.track("user", "Event")
     assert (await mp.aclose()).delivered == 1
 
@@ -350,7 +350,7 @@ async def test_flush_retries_the_first_refusal_of_credentials() -> None:
     emulator = Emulator()
     emulator.fail_next(401)
     now = 1_000.0
-    mp = emulator.client(_runtime=replace(real_environment(), monotonic=lambda: now))
+    mp = emulator.client(_environment=replace(real_environment(), monotonic=lambda: now))
     await mp.track("user", "Event")
     assert (await mp.flush(timeout=1.0)).pending == 1
     await mp.track_immediate("user", "Proof")

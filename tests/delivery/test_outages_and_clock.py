@@ -67,7 +67,7 @@ def test_c4_outage_causes_no_retry_storm(seed: int) -> None:
     """In 60 s of 503, there are at most ten retries plus 10 % of the other requests."""
 
     async def body(outage: Outage, runtime: Environment) -> None:
-        async with outage.client() as http, AsyncMixpanel("t", http_client=http, _runtime=runtime) as mp:
+        async with outage.client() as http, AsyncMixpanel("t", http_client=http, _environment=runtime) as mp:
             for _ in range(600):
                 await mp.track("u", "e")
                 await trio.sleep(0.1)
@@ -82,7 +82,7 @@ def test_c4_outage_causes_no_retry_storm(seed: int) -> None:
 @pytest.mark.parametrize("seed", range(10))
 def test_c4_repeated_flushes_do_not_raise_the_retry_budget(seed: int) -> None:
     async def body(outage: Outage, runtime: Environment) -> None:
-        async with outage.client() as http, AsyncMixpanel("t", http_client=http, _runtime=runtime) as mp:
+        async with outage.client() as http, AsyncMixpanel("t", http_client=http, _environment=runtime) as mp:
             for _ in range(60):
                 await mp.track("u", "e")
                 result = await mp.flush(1.0)
@@ -101,7 +101,7 @@ def test_c5_backlog_drains_within_one_pause_after_a_long_outage(seed: int) -> No
         batching = BatchPolicy(max_events=100)
         async with (
             outage.client() as http,
-            AsyncMixpanel("t", http_client=http, batching=batching, _runtime=runtime) as mp,
+            AsyncMixpanel("t", http_client=http, batching=batching, _environment=runtime) as mp,
         ):
             for _ in range(600):
                 await mp.track("u", "e")
@@ -122,7 +122,7 @@ def test_c3_retries_of_many_clients_are_spread() -> None:
     async def body(outage: Outage, runtime: Environment) -> None:
         async def one(seed: int) -> None:
             own = replace(runtime, random=random.Random(seed).random)
-            async with outage.client() as http, AsyncMixpanel("t", http_client=http, _runtime=own) as mp:
+            async with outage.client() as http, AsyncMixpanel("t", http_client=http, _environment=own) as mp:
                 await mp.track("u", "e")
                 await mp.flush(120.0)
 
@@ -194,7 +194,7 @@ async def test_d12_fast_clock_is_corrected_after_the_first_response(caplog: pyte
     fast = replace(real_environment(), wall_time=lambda: true + 600.0)
     async with (
         httpx.AsyncClient(transport=httpx.MockTransport(answer)) as http,
-        AsyncMixpanel("t", http_client=http, _runtime=fast) as mp,
+        AsyncMixpanel("t", http_client=http, _environment=fast) as mp,
     ):
         await mp.track("u", "e")
         await mp.flush()
@@ -240,7 +240,9 @@ async def test_d9_events_too_old_for_track_are_dropped() -> None:
     told: list[Any] = []
     emulator = Emulator()
     mp = emulator.client(
-        batching=AT_ONCE, _runtime=days.runtime(), on_drop=lambda records, reason: told.append((reason, len(records)))
+        batching=AT_ONCE,
+        _environment=days.runtime(),
+        on_drop=lambda records, reason: told.append((reason, len(records))),
     )
     emulator.fail_next(status=503, times=1)
     async with mp:
@@ -259,7 +261,7 @@ async def test_d9_events_too_old_for_track_go_to_import_with_credentials() -> No
     days = SettableClock()
     emulator = Emulator()
     account = ServiceAccountCredentials("account", "secret", "1")
-    mp = emulator.client(credentials=account, events_endpoint="track", batching=AT_ONCE, _runtime=days.runtime())
+    mp = emulator.client(credentials=account, events_endpoint="track", batching=AT_ONCE, _environment=days.runtime())
     emulator.fail_next(status=503, times=1)
     async with mp:
         await mp.track("u", "old")
@@ -322,7 +324,7 @@ async def test_c9_stale_connection_is_replaced_immediately() -> None:
     slow = RetryPolicy(initial=3600.0, maximum=3600.0)
     unlucky = replace(real_environment(), random=lambda: 1.0)
     try:
-        async with AsyncMixpanel("t", api_host=server.url, retry=slow, _runtime=unlucky) as mp:
+        async with AsyncMixpanel("t", api_host=server.url, retry=slow, _environment=unlucky) as mp:
             for _ in range(5):
                 await mp.track("u", "e")
                 assert (await mp.flush(5.0)).delivered == 1

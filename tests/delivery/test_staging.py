@@ -209,7 +209,7 @@ async def test_events_staged_while_a_thread_updates_the_limits_fit(overflow: Ove
         seen,
         overflow=overflow,
         batching=BatchPolicy(linger=NEVER, max_pending_bytes=most, wait_timeout=0),
-        _runtime=replace(real, monotonic=monotonic),
+        _environment=replace(real, monotonic=monotonic),
     )
     accepted = ["one", "two", "of the thread"]
     async with mp:

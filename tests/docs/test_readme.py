@@ -99,7 +99,7 @@ def test_every_spool_command_is_in_the_readme() -> None:
 
 
 def test_every_client_option_is_in_the_readme() -> None:
-    names = set(inspect.signature(AsyncMixpanel).parameters) - {"token", "_runtime"}
+    names = set(inspect.signature(AsyncMixpanel).parameters) - {"token", "_environment"}
     for name in names:
         assert f"| `{name}` |" in README
 

@@ -36,8 +36,8 @@ ARGUMENTS: Final = (
     "--disable-component-update",
     "--disable-sync",
 )
-DESK: Final[ViewportSize] = {"width": 1440, "height": 900}
-POCKET: Final[ViewportSize] = {"width": 360, "height": 740}
+WIDE: Final[ViewportSize] = {"width": 1440, "height": 900}
+NARROW: Final[ViewportSize] = {"width": 360, "height": 740}
 MARKUP: Final = "<img src=x onerror=alert(1)>"
 
 pytestmark = [
@@ -124,7 +124,7 @@ def open_page(browser: Browser, app: App) -> Iterator[Open]:
     complaints: list[str] = []
 
     def open_page(
-        path: str = "/", *, viewport: ViewportSize = DESK, scheme: Any = "light", connected: bool = True
+        path: str = "/", *, viewport: ViewportSize = WIDE, scheme: Any = "light", connected: bool = True
     ) -> Page:
         context = browser.new_context(viewport=viewport, color_scheme=scheme, reduced_motion="reduce")
         contexts.append(context)
@@ -557,10 +557,10 @@ CONTRASTS: Final = """() => {
 @pytest.mark.parametrize(
     ("scheme", "viewport"),
     [
-        pytest.param("light", DESK, id="light-desk"),
-        pytest.param("dark", POCKET, id="dark-pocket"),
-        pytest.param("dark", DESK, id="dark-desk", marks=pytest.mark.long),
-        pytest.param("light", POCKET, id="light-pocket", marks=pytest.mark.long),
+        pytest.param("light", WIDE, id="light-wide"),
+        pytest.param("dark", NARROW, id="dark-narrow"),
+        pytest.param("dark", WIDE, id="dark-wide", marks=pytest.mark.long),
+        pytest.param("light", NARROW, id="light-narrow", marks=pytest.mark.long),
     ],
 )
 def test_text_has_enough_contrast_in_each_theme_and_size(
@@ -590,7 +590,7 @@ def test_text_has_enough_contrast_in_each_theme_and_size(
 
 
 @pytest.mark.parametrize(
-    "viewport", [pytest.param(POCKET, id="pocket"), pytest.param(DESK, id="desk", marks=pytest.mark.long)]
+    "viewport", [pytest.param(NARROW, id="narrow"), pytest.param(WIDE, id="wide", marks=pytest.mark.long)]
 )
 def test_sent_markup_is_shown_and_never_executed(viewport: ViewportSize, app: App, open_page: Open) -> None:
     page = open_page(viewport=viewport)

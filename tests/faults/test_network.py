@@ -75,7 +75,7 @@ def _virtual(**options: Any) -> tuple[Emulator, AsyncMixpanel]:
     """Return an emulator and a client on trio's mock clock, which jumps to the next deadline."""
     emulator = Emulator()
     runtime = replace(real_environment(), monotonic=trio.current_time, random=random.Random(5).random)
-    return emulator, emulator.client(_runtime=runtime, **options)
+    return emulator, emulator.client(_environment=runtime, **options)
 
 
 async def _until(condition: Callable[[], bool]) -> None:

@@ -62,7 +62,7 @@ async def test_same_exposure_is_tracked_once_per_window(window: float) -> None:
     variants = {"variants": CT, "rollout": [{"rollout_percentage": 1.0}]}
     server = Server(definitions(flag("f"), flag("g", variants)))
     options = LocalFlags(poll_interval=None, exposure_window=window)
-    mp = AsyncMixpanel(TOKEN, http_client=server.client, local_flags=options, _runtime=runtime)
+    mp = AsyncMixpanel(TOKEN, http_client=server.client, local_flags=options, _environment=runtime)
     async with mp:
         assert await mp.local_flags.wait_ready(5)
         flags = mp.local_flags

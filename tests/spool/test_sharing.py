@@ -124,7 +124,7 @@ def test_e6_running_client_takes_over_records_of_a_killed_one(tmp_path: Path) ->
     fast = replace(runtime, monotonic=lambda: 60.0 * runtime.monotonic())
 
     async def main(url: str) -> None:
-        async with emulator.client("token", spool=SqliteSpool(path), _runtime=fast) as mp:
+        async with emulator.client("token", spool=SqliteSpool(path), _environment=fast) as mp:
             emulator.latency = 3600.0
             with client_process("send_update", url=url, path=path) as one:
                 assert one.read_json() == {"accepted": True}

@@ -37,7 +37,7 @@ from mixpanel_async._spool.messages import CommitGroup
 KINDS = [RecordKind.EVENTS, RecordKind.PEOPLE, RecordKind.IMPORTS]
 AGAIN = Retry(message="not now", applied=False, status=503)
 UNKNOWN = Retry(message="no answer", applied=True)
-UNAUTHORIZED = ConfigurationRefused(status=401, message="who are you")
+UNAUTHORIZED = ConfigurationRefused(status=401, message="wrong credentials")
 INVALID = SplitBatch(reason=DropReason.REJECTED, status=400, message="something is wrong")
 PARTIAL = PartialFailure(
     failed=(FailedRecord(index=0, field="properties.x", message="is odd"),), status=400, message="one failed"
