@@ -185,7 +185,7 @@ class Buffer:
         return OfferResult.WAKE_SENDER
 
     def _new_batch(self, lane: Lane, items: list[bytes], now: float) -> Batch:
-        # Compression as records come loses their types, which other kinds need, and other endpoints accept no gzip.
+        # Incremental compression loses the type of a record, which profile updates need. Their endpoints take no gzip.
         return Batch(lane, items, now, new_compressor=self._new_compressor if lane.kind in _COMPRESSED_KINDS else None)
 
     def extend(self, lane: Lane, records: bytes, count: int, now: float) -> OfferResult:
@@ -415,7 +415,7 @@ class Buffer:
             # Mixpanel does not say whether the valid rows of a rejected profile batch were applied, except with
             # status 200, where 0 means that none was.
             batch = self._drop_non_idempotent(batch, outcome.message, losses)
-        # The response asked for it, so it is not a failed attempt.
+        # The response asked for a split, so the request does not count as a failed attempt.
         batch.refund_attempt()
         middle = (len(batch.items) + 1) // 2
         for half in reversed(batch.partition(range(middle))):
@@ -479,7 +479,7 @@ class Buffer:
         return min(times)
 
     def rows_loaded(self, lane: Lane, rows: Sequence[tuple[int, bytes]], now: float) -> list[Loss]:
-        """Take records into memory that were read from disk; see `DiskBacklog.rows_loaded`."""
+        """Put records that were read from disk into memory; see `DiskBacklog.rows_loaded`."""
         assert self.disk is not None
         losses = self.disk.rows_loaded(lane, rows, now)
         if lane.ready:

@@ -162,7 +162,7 @@ def _can_merge(one: Loss, other: Loss) -> bool:
 
 
 def _guarded(lock: threading.Lock, callback: Callable[..., Any], *args: object) -> Any:
-    """Call it while holding the lock, and return its result or its exception."""
+    """Call a callback while holding the lock. Return its result or its exception."""
     try:
         with lock:
             return callback(*args)
@@ -183,6 +183,6 @@ def _records(loss: Loss) -> list[LostRecord]:
                 message=detail.message if detail else loss.message,
             )
         )
-    # One object for all of them, as they differ in nothing.
+    # These records are equal, so one object represents all of them.
     counted = LostRecord(kind=loss.kind.value, payload=None, message=loss.message)
     return records + [counted] * loss.count_only

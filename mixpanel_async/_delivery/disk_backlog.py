@@ -233,7 +233,7 @@ class DiskBacklog:
         """Return whether a record of this size has no place in memory."""
         max_records, max_bytes = self._window
         in_memory = self._accounting.pending_bytes - self._size
-        # A record larger than the window is held if it is alone.
+        # A record larger than the window is kept if no other record is in memory.
         return self._accounting.pending - self.records >= max_records or (
             in_memory > 0 and in_memory + size > max_bytes
         )
@@ -382,7 +382,7 @@ class DiskBacklog:
         return not lane.ready or not self.is_memory_full(0)
 
     def rows_loaded(self, lane: Lane, loaded: Sequence[tuple[int, bytes]], now: float) -> list[Loss]:
-        """Take records into memory that were read from disk, except those evicted in the meantime.
+        """Put records that were read from disk into memory, except those evicted in the meantime.
 
         Returns:
             The evicted records. They have been counted before.

@@ -1,4 +1,4 @@
 """Model: configuration, credentials, errors, records, outcomes and statistics.
 
-Values without behaviour; imports the standard library only. Start reading at `config.py` and `records.py`.
+Values and their validation. Imports the standard library only. Start reading at `config.py` and `records.py`.
 """

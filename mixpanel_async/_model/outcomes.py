@@ -142,7 +142,7 @@ class Refused(NamedTuple):
 class ConfigurationRefused(NamedTuple):
     """Credentials, host or path are wrong: no record can be delivered until the configuration is corrected."""
 
-    # In another order than `Refused`, so that the two are never equal.
+    # Other field order than in `Refused`, so that tuples of the two types are never equal.
     message: str
     status: int
 

@@ -34,7 +34,7 @@ class Record(bytes):
 
 
 class NonIdempotentRecord(Record):
-    """Record that is not idempotent (`$add`, `$append`, `$remove`): two attempts could apply it twice."""
+    """Record that is not idempotent, such as an `$add`: two attempts could apply it twice."""
 
     __slots__ = ()
 

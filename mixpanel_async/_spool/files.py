@@ -225,7 +225,7 @@ def inode_of(path: Path) -> int:
 
 
 def find_set_aside(path: Path, inode: int) -> Path | None:
-    """Return the present path of a file that was set aside; None if it is not found."""
+    """Return the current path of a file that was set aside; None if it is not found."""
     start = path.name + ".corrupt-"
     for name in sorted(os.listdir(path.parent)):
         if name.startswith(start) and inode_of(path.with_name(name)) == inode:
