@@ -208,7 +208,7 @@ class RecordEncoder:
         data = self.fast_encoder.encode(
             distinct_id, event_name, properties, time_fragment(now_ms), insert_id_fragment(insert_id)
         )
-        return None if data is None else Record(data)
+        return None if data is None or len(data) >= MAX_RECORD_BYTES else Record(data)
 
     def _build_event(self, arguments: EventArguments, now_ms: int, insert_id: str) -> tuple[Message, bool]:
         """Build the message of an event.
