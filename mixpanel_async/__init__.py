@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Final
 
 from ._client.bound import BoundMixpanel
 from ._client.client import AsyncMixpanel
-from ._model.config import VERSION, BatchPolicy, IdMerge, Overflow, Region, RetryPolicy
+from ._model.config import BatchPolicy, IdMerge, Overflow, Region, RetryPolicy
 from ._model.credentials import ServiceAccountCredentials
 from ._model.errors import (
     ApiError,
@@ -24,6 +24,7 @@ from ._model.errors import (
 )
 from ._model.records import DropReason
 from ._model.stats import Delivery, FlushResult, LostRecord, Stats
+from ._model.version import VERSION
 
 __version__ = VERSION
 

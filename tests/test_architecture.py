@@ -133,8 +133,8 @@ CLOCK_METHODS: Final = frozenset({"now", "today", "utcnow"})
 MAX_MODULE_LINES: Final = 500
 MAX_FUNCTION_LINES: Final = 60
 MAX_ROOT_MODULES: Final = 4
-MAX_IMPORT_CHAIN: Final = 23
-MAX_WRITES_TO_OTHER_OBJECTS: Final = 20
+MAX_IMPORT_CHAIN: Final = 14
+MAX_WRITES_TO_OTHER_OBJECTS: Final = 17
 # Private attributes that a file uses without defining them: (file, expression).
 PRIVATE_ALLOWED: Final = frozenset(
     {

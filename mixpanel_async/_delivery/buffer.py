@@ -10,7 +10,7 @@ The buffer takes no lock and reads no clock: its owner does both.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from .._encoding.batch_body import Compressor
 from .._model.config import BatchPolicy, RetryPolicy
@@ -19,9 +19,11 @@ from .._model.errors import FailedRecord
 from .._model.outcomes import ConfigurationRefused, Delivered, Expired, Outcome, PartialFailure, Retry, SplitBatch
 from .._model.records import DROPPED, DropReason, Loss, NonIdempotentRecord, RecordKind
 from .._model.stats import Stats
-from .._spool.messages import PendingWrite
-from .disk_backlog import DiskBacklog, SpoolLimits
 from .lanes import IDLE, Accounting, Batch, FlushBarrier, Idle, Lane, OfferResult, WaitUntil
+
+if TYPE_CHECKING:
+    from .._spool.messages import PendingWrite
+    from .disk_backlog import DiskBacklog, SpoolLimits
 
 _COMPRESSED_KINDS: Final = frozenset({RecordKind.EVENTS, RecordKind.IMPORTS})
 _MAX_LANES: Final = 50
@@ -62,7 +64,11 @@ class Buffer:
         self._retry = retry
         self._new_compressor = new_compressor
         self.accounting = Accounting(policy)
-        self.disk = None if spool is None else DiskBacklog(policy, spool, self.accounting)
+        self.disk: DiskBacklog | None = None
+        if spool is not None:
+            from .disk_backlog import DiskBacklog  # noqa: PLC0415  only imported with a spool
+
+            self.disk = DiskBacklog(policy, spool, self.accounting)
         self.lanes: dict[tuple[RecordKind, Secret | None], Lane] = {}
         self.active: dict[Lane, None] = {}
         self.under_pressure = False

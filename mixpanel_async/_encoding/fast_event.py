@@ -14,7 +14,7 @@ from typing import Any, Final
 import orjson
 from orjson import dumps
 
-from .._model.config import VERSION
+from .._model.version import VERSION
 from .validation import FORBIDDEN_IDS
 
 MP_LIB: Final = "python-async"

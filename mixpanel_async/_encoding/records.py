@@ -14,9 +14,9 @@ from typing import Any, Final, NamedTuple, cast
 
 import orjson
 
-from .._model.config import VERSION
 from .._model.errors import ConfigurationError, ValidationError
 from .._model.records import DropReason, NonIdempotentRecord, Record
+from .._model.version import VERSION
 from .fast_event import MAX_RECORD_BYTES, MP_LIB, FastEventEncoder, insert_id_fragment, time_fragment
 from .timestamps import event_time
 from .validation import (

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Mapping
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 from urllib.parse import quote
 
-from .._model.config import VERSION
 from .._model.credentials import Auth, Secret, ServiceAccountCredentials, signed_auth, token_auth
 from .._model.outcomes import Request
 from .._model.records import RecordKind
-from .batch_body import BatchBody, Compressor
+from .._model.version import VERSION
+
+if TYPE_CHECKING:
+    from .batch_body import BatchBody, Compressor
 
 JSON_HEADERS: Final[Mapping[str, str]] = {
     "Content-Type": "application/json",

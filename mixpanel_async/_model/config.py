@@ -6,13 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from math import inf
-from typing import Any, Final, Literal
+from typing import Any, Literal
 
 from .credentials import ServiceAccountCredentials
 from .errors import raise_configuration_error, show_text
 from .origin import parse_origin
-
-VERSION: Final = "0.1.0"
 
 Region = Literal["us", "eu", "in"]
 EventsEndpoint = Literal["auto", "track", "import"]

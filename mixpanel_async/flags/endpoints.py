@@ -14,9 +14,10 @@ from urllib.parse import quote, urlencode
 from .._encoding.responses import read_api_response
 from .._http.api import Api
 from .._http.retry import PolicyRule
-from .._model.config import VERSION, RetryPolicy
+from .._model.config import RetryPolicy
 from .._model.credentials import ServiceAccountCredentials, signed_auth
 from .._model.outcomes import Response, Retry
+from .._model.version import VERSION
 from .model import SelectedVariant
 from .variants import read_variants
 

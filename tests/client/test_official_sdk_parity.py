@@ -37,7 +37,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mixpanel_async import AsyncMixpanel, ConfigurationError, MixpanelException, ServiceAccountCredentials
-from mixpanel_async._model.config import VERSION
+from mixpanel_async._model.version import VERSION
 from mixpanel_async._runtime.clock import Environment
 
 DIFFERENCES: Final[Mapping[str, str]] = {

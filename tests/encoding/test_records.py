@@ -21,8 +21,8 @@ from mixpanel_async._delivery.callbacks import _records
 from mixpanel_async._encoding.fast_event import MAX_RECORD_BYTES
 from mixpanel_async._encoding.records import DroppedByHook, EventArguments, RecordEncoder
 from mixpanel_async._encoding.timestamps import event_time
-from mixpanel_async._model.config import VERSION
 from mixpanel_async._model.records import DropReason, Loss, NonIdempotentRecord, RecordKind
+from mixpanel_async._model.version import VERSION
 
 NOW = 1_700_000_000.0
 NOW_MS = 1_700_000_000_000

@@ -13,7 +13,7 @@ from mixpanel_async._encoding.responses import RequestMetrics
 from mixpanel_async._http.api import Api
 from mixpanel_async._http.retry import PolicyRule
 from mixpanel_async._http.transport import Transport
-from mixpanel_async._model.config import VERSION, RetryPolicy
+from mixpanel_async._model.config import RetryPolicy
 from mixpanel_async._model.credentials import Secret, ServiceAccountCredentials, signed_auth, token_auth
 from mixpanel_async._model.errors import (
     ApiError,
@@ -24,6 +24,7 @@ from mixpanel_async._model.errors import (
     TransportError,
 )
 from mixpanel_async._model.outcomes import Response
+from mixpanel_async._model.version import VERSION
 from mixpanel_async._runtime.clock import Environment, real_environment
 
 pytestmark = pytest.mark.anyio
