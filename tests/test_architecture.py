@@ -122,8 +122,8 @@ IMPURE: Final = frozenset(
 CLOCKS_AND_RANDOMNESS: Final = frozenset({"random", "secrets", "time", "uuid"})
 IMPURE_BUT_ALLOWED: Final = frozenset(
     {
-        ("_runtime/clock.py", "random"),
-        ("_runtime/clock.py", "time"),
+        ("_runtime/environment.py", "random"),
+        ("_runtime/environment.py", "time"),
         # Only the type, to recognise values.
         ("_encoding/validation.py", "uuid.UUID"),
     }
@@ -136,11 +136,7 @@ MAX_ROOT_MODULES: Final = 4
 MAX_IMPORT_CHAIN: Final = 14
 MAX_WRITES_TO_OTHER_OBJECTS: Final = 17
 # Private attributes that a file uses without defining them: (file, expression).
-PRIVATE_ALLOWED: Final = frozenset(
-    {
-        ("_client/client.py", "getattr(self, '_queue', None)"),
-    }
-)
+PRIVATE_ALLOWED: Final[frozenset[tuple[str, str]]] = frozenset()
 # The integrations have one public name per framework on purpose.
 SAME_NAME_ALLOWED: Final = frozenset({"MixpanelIntegration"})
 

@@ -9,10 +9,10 @@ from .._encoding.records import DroppedByHook, RecordEncoder
 from .._model.config import ClientOptions
 from .._model.errors import MixpanelException, ValidationError, without_traceback
 from .._model.records import RecordKind
-from .._runtime.clock import Environment
+from .._runtime.environment import Environment
 
 if TYPE_CHECKING:
-    from .._delivery.direct_request import DirectSender
+    from .._delivery.direct_sender import DirectSender
     from .._delivery.queue import Queue
     from .._delivery.sender import Sender
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from .._encoding.records import EventArguments, RecordEncoder, SerializerOption
 from .._model.errors import MixpanelException
 from .._model.records import NonIdempotentRecord
-from .._runtime.clock import real_environment
+from .._runtime.environment import real_environment
 from .base import Meta, Properties, unreadable_arguments
 
 

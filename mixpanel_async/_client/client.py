@@ -35,7 +35,7 @@ from .._model.errors import (
     without_traceback,
 )
 from .._model.stats import FlushResult, Stats
-from .._runtime.clock import Environment, real_environment
+from .._runtime.environment import Environment, real_environment
 from .._runtime.event_loop import preload_backend
 from .base import Properties
 from .bound import BoundMixpanel

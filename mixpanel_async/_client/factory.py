@@ -5,10 +5,10 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from .._delivery.batch_request import BatchSender
+from .._delivery.batch_sender import BatchSender
 from .._delivery.buffer import Buffer
 from .._delivery.callbacks import Callbacks
-from .._delivery.direct_request import DirectSender
+from .._delivery.direct_sender import DirectSender
 from .._delivery.queue import Queue
 from .._delivery.sender import LoopBinding, Sender
 from .._encoding.requests import RequestEncoder, fastest_compressor
@@ -16,7 +16,7 @@ from .._http.api import Api
 from .._http.retry import PolicyRule
 from .._http.transport import HttpClient, Transport
 from .._model.config import BatchPolicy, ClientOptions
-from .._runtime.clock import Environment
+from .._runtime.environment import Environment
 
 if TYPE_CHECKING:
     from .._spool.spool import SqliteSpool
@@ -75,7 +75,7 @@ def build_pipeline(
     if spool is None:
         make_spool, buffer = None, Buffer(options.batching, options.retry, None, new_compressor)
     else:
-        from .._delivery.spooling import make_bridge, make_buffer  # noqa: PLC0415  only imported with a spool
+        from .._delivery.spool_bridge import make_bridge, make_buffer  # noqa: PLC0415  only imported with a spool
 
         buffer = make_buffer(options, spool, new_compressor)
         make_spool = partial(make_bridge, options, spool, buffer, environment)

@@ -28,7 +28,7 @@ from .staging import IN_REQUEST, MIN_RECORD_BYTES, StagingBuffer
 if TYPE_CHECKING:
     from .._spool.messages import CommitGroup
     from .buffer import Buffer
-    from .spooling import SpoolBridge
+    from .spool_bridge import SpoolBridge
 T = TypeVar("T")
 _log = logging.getLogger("mixpanel_async")
 

@@ -13,7 +13,7 @@ from .._http.transport import Transport
 from .._model.errors import ClientClosedError
 from .._model.records import DropReason
 from .._model.stats import FlushResult
-from .._runtime.clock import Environment
+from .._runtime.environment import Environment
 from .._runtime.event_loop import BackgroundTask, EventLoop, current_loop, yield_to_loop
 from .._runtime.threads import run_in_worker
 from .lanes import Batch, FlushBarrier, Idle, Lane
@@ -21,7 +21,7 @@ from .staging import YIELD_AFTER_BYTES
 
 if TYPE_CHECKING:
     from .._spool.messages import CommitGroup
-    from .batch_request import BatchSender
+    from .batch_sender import BatchSender
     from .callbacks import Callbacks
     from .queue import Queue
 

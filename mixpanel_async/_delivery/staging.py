@@ -8,7 +8,7 @@ from threading import get_ident
 from typing import Any, Final
 
 from .._encoding.fast_event import FastEventEncoder, insert_id_fragment, time_fragment
-from .._runtime.clock import Environment
+from .._runtime.environment import Environment
 from .._runtime.fork import ForkMarker
 
 IN_REQUEST: Final = ContextVar("mixpanel_async_in_request", default=False)

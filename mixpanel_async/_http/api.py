@@ -24,7 +24,7 @@ from .._model.errors import (
     TransportError,
 )
 from .._model.outcomes import Delivered, Outcome, PartialFailure, Request, Response, Retry, TransportFailure
-from .._runtime.clock import Environment
+from .._runtime.environment import Environment
 from .retry import RetryRule
 from .transport import Transport
 

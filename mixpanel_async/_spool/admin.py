@@ -18,7 +18,7 @@ from .._encoding.records import payload_of
 from .._model.config import check_number
 from .._model.errors import ConfigurationError, raise_configuration_error
 from .._model.records import DropReason
-from .._runtime.clock import real_environment
+from .._runtime.environment import real_environment
 from . import files
 from .database import Row, lane_of, lane_start, show_token
 from .inspection import ROWS_PER_TRANSACTION, AdminConnection, DeadLetterFilter, open_admin_connection, pause

@@ -17,7 +17,7 @@ import orjson
 
 from .._model.errors import SpoolError
 from .._model.records import DropReason, NonIdempotentRecord, RecordKind
-from .._runtime.clock import Environment
+from .._runtime.environment import Environment
 from .database import (
     LANES,
     OWNER_SHIFT,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, BinaryIO, NoReturn
 from .._model.config import check_count, check_number, check_switch
 from .._model.errors import raise_configuration_error
 from .._model.records import DropReason
-from .._runtime.clock import Environment
+from .._runtime.environment import Environment
 from .messages import SpoolSettings, WriterListener, WriterProtocol
 from .report import Purged, SpooledRecord, SpoolStatus
 

@@ -15,7 +15,7 @@ from dataclasses import replace
 from typing import Final
 
 from .._model.errors import ConfigurationError, SpoolError
-from .._runtime.clock import Environment
+from .._runtime.environment import Environment
 from .database import is_damage, is_full
 from .files import OwnerLock
 from .fork_guard import ForkGuard

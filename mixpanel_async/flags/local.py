@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import Any, Final
 
 from .._model.errors import ClientClosedError, ValidationError
-from .._runtime.clock import Environment
+from .._runtime.environment import Environment
 from .evaluate import evaluate
 from .exposures import ExposureMethods, Exposures
 from .hashing import state_of

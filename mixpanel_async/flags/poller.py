@@ -18,7 +18,7 @@ from .._http.retry import PROBE_AFTER, backoff
 from .._model.config import RetryPolicy
 from .._model.errors import ApiError, ClientClosedError, TransportError
 from .._model.outcomes import Response
-from .._runtime.clock import Environment
+from .._runtime.environment import Environment
 from .._runtime.event_loop import EventLoop
 from .definitions import Definitions, DefinitionsError, Flag, read_definitions
 from .endpoints import FlagsEndpoints, usable_etag

@@ -12,7 +12,7 @@ from .._http.transport import Transport
 from .._model.config import ClientOptions
 from .._model.errors import raise_configuration_error
 from .._model.stats import FlagStats
-from .._runtime.clock import Environment
+from .._runtime.environment import Environment
 from .endpoints import FlagsEndpoints
 from .exposures import Exposures, Track
 from .local import LocalFeatureFlagsProvider

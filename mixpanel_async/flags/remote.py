@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from .._delivery.sender import Sender
 from .._model.errors import ApiError, MixpanelException, TransportError
-from .._runtime.clock import Environment
+from .._runtime.environment import Environment
 from .endpoints import FlagsEndpoints
 from .exposures import ExposureMethods, Exposures
 from .metrics import FlagMetrics

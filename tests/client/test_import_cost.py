@@ -46,7 +46,7 @@ asyncio.run(main())
 """
 LATER: Final = (
     "mixpanel_async._client.checker",
-    "mixpanel_async._delivery.spooling",
+    "mixpanel_async._delivery.spool_bridge",
     "mixpanel_async._spool.spool",
     "mixpanel_async.flags",
 )

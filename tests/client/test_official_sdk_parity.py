@@ -38,7 +38,7 @@ from hypothesis import strategies as st
 
 from mixpanel_async import AsyncMixpanel, ConfigurationError, MixpanelException, ServiceAccountCredentials
 from mixpanel_async._model.version import VERSION
-from mixpanel_async._runtime.clock import Environment
+from mixpanel_async._runtime.environment import Environment
 
 DIFFERENCES: Final[Mapping[str, str]] = {
     "time": "Mixpanel's schema has whole milliseconds; seconds as a float lose the duplicate key to rounding",

@@ -31,7 +31,7 @@ from mixpanel_async import (
     ServiceAccountCredentials,
     TransportError,
 )
-from mixpanel_async._runtime.clock import Environment, real_environment
+from mixpanel_async._runtime.environment import Environment, real_environment
 from mixpanel_async.emulator import Emulator
 
 pytestmark = pytest.mark.anyio

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from mixpanel_async import AsyncMixpanel, BatchPolicy, RetryPolicy, ServiceAccountCredentials, Stats
 from mixpanel_async._encoding.responses import clock_offset
 from mixpanel_async._http.retry import RetryBudget
-from mixpanel_async._runtime.clock import Environment, real_environment
+from mixpanel_async._runtime.environment import Environment, real_environment
 from mixpanel_async.emulator import Emulator
 
 START = 1_790_000_000.0

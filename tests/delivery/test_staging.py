@@ -18,7 +18,7 @@ import pytest
 import trio
 
 from mixpanel_async import AsyncMixpanel, BatchPolicy, ClientClosedError, Overflow, QueueFullError
-from mixpanel_async._runtime.clock import real_environment
+from mixpanel_async._runtime.environment import real_environment
 
 TOKEN = "canary-token-0123456789"
 NEVER = 3600.0

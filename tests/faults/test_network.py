@@ -37,7 +37,7 @@ from mixpanel_async._delivery.lanes import Batch
 from mixpanel_async._http.retry import backoff
 from mixpanel_async._model.outcomes import Retry
 from mixpanel_async._model.records import RecordKind
-from mixpanel_async._runtime.clock import real_environment
+from mixpanel_async._runtime.environment import real_environment
 from mixpanel_async.emulator import Emulator
 
 NO_BACKOFF = RetryPolicy(initial=0.0, maximum=0.0)

@@ -10,7 +10,7 @@ import pytest
 from flags_server import CT, TOKEN, Server, definitions, flag, local
 
 from mixpanel_async import AsyncMixpanel, BatchPolicy, Overflow, ServiceAccountCredentials
-from mixpanel_async._runtime.clock import Environment
+from mixpanel_async._runtime.environment import Environment
 from mixpanel_async.flags import LocalFlags, SelectedVariant
 
 pytestmark = pytest.mark.anyio

@@ -30,7 +30,7 @@ from mixpanel_async import (
     ServiceAccountCredentials,
     ValidationError,
 )
-from mixpanel_async._runtime.clock import Environment
+from mixpanel_async._runtime.environment import Environment
 from mixpanel_async.flags import FallbackReason, FlagsUpdate, LocalFlags, RemoteFlags, SelectedVariant
 
 pytestmark = pytest.mark.anyio

@@ -25,7 +25,7 @@ from mixpanel_async._model.errors import (
 )
 from mixpanel_async._model.outcomes import Response
 from mixpanel_async._model.version import VERSION
-from mixpanel_async._runtime.clock import Environment, real_environment
+from mixpanel_async._runtime.environment import Environment, real_environment
 
 pytestmark = pytest.mark.anyio
 

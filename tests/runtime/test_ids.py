@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from mixpanel_async._delivery.staging import StagingBuffer
 from mixpanel_async._encoding.validation import check_id, check_insert_id
-from mixpanel_async._runtime.clock import real_environment
+from mixpanel_async._runtime.environment import real_environment
 from mixpanel_async._runtime.ids import IdSource
 
 

@@ -16,11 +16,11 @@ from mixpanel_async._delivery.disk_backlog import SpoolLimits
 from mixpanel_async._delivery.lanes import Batch, Lane
 from mixpanel_async._delivery.listeners import SpoolListener
 from mixpanel_async._delivery.queue import Queue
-from mixpanel_async._delivery.spooling import SpoolBridge
+from mixpanel_async._delivery.spool_bridge import SpoolBridge
 from mixpanel_async._model.config import BatchPolicy, Overflow, RetryPolicy
 from mixpanel_async._model.outcomes import Outcome
 from mixpanel_async._model.records import DropReason, Loss, NonIdempotentRecord, RecordKind
-from mixpanel_async._runtime.clock import Environment
+from mixpanel_async._runtime.environment import Environment
 from mixpanel_async._spool.messages import SENDING, CommitGroup, SpoolSettings
 from mixpanel_async._spool.writer import SpoolWriter
 

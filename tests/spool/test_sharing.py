@@ -19,7 +19,7 @@ import pytest
 from process_helpers import ClientProcess, audit, client_process, dead_letters, drain, rows
 
 from mixpanel_async import AsyncMixpanel, BatchPolicy, RetryPolicy, SqliteSpool
-from mixpanel_async._runtime.clock import real_environment
+from mixpanel_async._runtime.environment import real_environment
 from mixpanel_async.emulator import Emulator
 
 

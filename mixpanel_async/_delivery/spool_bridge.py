@@ -12,7 +12,7 @@ from .._encoding.batch_body import Compressor
 from .._model.config import ClientOptions, Overflow
 from .._model.errors import MixpanelException, QueueFullError, SpoolError, raise_configuration_error
 from .._model.records import DropReason, Loss, NonIdempotentRecord
-from .._runtime.clock import Environment
+from .._runtime.environment import Environment
 from .._runtime.event_loop import EventLoop
 from .._spool.messages import (
     LANE_CODES,

@@ -24,7 +24,7 @@ from .._model.outcomes import (
 )
 from .._model.records import RecordKind
 from .._model.stats import Delivery
-from .._runtime.clock import Environment
+from .._runtime.environment import Environment
 from .._runtime.event_loop import EventLoop
 from .._runtime.threads import run_in_worker
 from .lanes import Batch
