@@ -381,7 +381,12 @@ class _ConnectionTransport(httpx.AsyncBaseTransport):
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         connection: Connection = request.extensions[_CONNECTION_KEY]
-        return await connection.handle(request, self._proxy)
+        response = await connection.handle(request, self._proxy)
+        if response.has_redirect_location:
+            # Redirects are not followed, but httpx parses the address, and raises an error for the whole response if it
+            # is invalid.
+            del response.headers["Location"]
+        return response
 
 
 class _NoCookies(CookieJar):

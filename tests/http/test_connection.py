@@ -173,6 +173,22 @@ async def test_invalid_proxy_is_reported_before_anything_is_sent(
     await transport.aclose()
 
 
+@pytest.mark.parametrize("location", ["http://[bad", "javascript:1", "x\ty", "https://xn--/", "/elsewhere"])
+@pytest.mark.anyio
+async def test_redirect_is_a_response_even_if_its_address_is_invalid(location: str) -> None:
+    async def handle(stream: anyio.abc.SocketStream) -> None:
+        async with stream:
+            await read_request(stream)
+            await stream.send(f"HTTP/1.1 302 Found\r\nLocation: {location}\r\nContent-Length: 2\r\n\r\nno".encode())
+
+    async with serve(handle) as server:
+        transport = Transport(server.url, timeout=LONG, max_connections=1)
+        result = await transport.send(post("/"))
+        await transport.aclose()
+    assert isinstance(result, Response)
+    assert (result.status, result.body) == (302, b"no")
+
+
 @pytest.mark.anyio
 async def test_connection_is_replaced_for_another_origin() -> None:
     async with serve() as first, serve() as second:
