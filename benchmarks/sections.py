@@ -117,8 +117,8 @@ def identity(bench: Bench) -> Iterator[Row]:
             measured=f"{ours:.0f} us of CPU, httpx alone {bare:.0f} us; wall time {our_wall:.0f} and "
             f"{bare_wall:.0f}; {opened} connections opened after warm-up",
             ratio=f"{ours / bare:.2f} x httpx",
-            wanted="<= 1.2, no new connection",
-            met=ours / bare <= 1.2 and not opened,
+            wanted="<= 1.0, no new connection",
+            met=ours / bare <= 1.0 and not opened,
             figures={
                 "cpu_us": ours, "bare_cpu_us": bare, "times": ours / bare, "wall_us": our_wall,
                 "bare_wall_us": bare_wall, "opened": opened, "complete": complete,

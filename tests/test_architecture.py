@@ -135,8 +135,6 @@ MAX_FUNCTION_LINES: Final = 60
 MAX_ROOT_MODULES: Final = 4
 MAX_IMPORT_CHAIN: Final = 14
 MAX_WRITES_TO_OTHER_OBJECTS: Final = 17
-# Private attributes that a file uses without defining them: (file, expression).
-PRIVATE_ALLOWED: Final[frozenset[tuple[str, str]]] = frozenset()
 # The integrations have one public name per framework on purpose.
 SAME_NAME_ALLOWED: Final = frozenset({"MixpanelIntegration"})
 
@@ -445,9 +443,8 @@ def private_attributes_are_defined_in_the_same_file(sources: Sequence[Source]) -
             elif isinstance(node, ast.Call) and last_name(node.func) in {"getattr", "hasattr", "setattr"}:
                 found += [(node, str(name.value)) for name in node.args[1:2] if isinstance(name, ast.Constant)]
         for expression, name in found:
-            text = ast.unparse(expression)
-            if is_private(name) and (source.path, text) not in PRIVATE_ALLOWED:
-                yield source.at(expression.lineno, f"uses private {text}")
+            if is_private(name):
+                yield source.at(expression.lineno, f"uses private {ast.unparse(expression)}")
 
 
 def class_names_are_unique_in_a_package(sources: Sequence[Source]) -> Iterator[str]:
