@@ -8,6 +8,7 @@ overflow policy raises.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -138,14 +139,14 @@ class ProfileMethods(ClientBase):
         await self._update_group(group_key, group_id, "$delete", "", meta)
 
 
-class BoundProfileMethods:
+class BoundProfileMethods(ABC):
     """Methods of `BoundMixpanel` that update the profile of the bound user."""
 
     __slots__ = ()
 
+    @abstractmethod
     async def people_update(self, message: Mapping[str, Any], meta: Meta = None) -> None:
         """See `AsyncMixpanel.people_update`. The bound id is the default of `$distinct_id`."""
-        raise NotImplementedError
 
     async def people_set(self, properties: Properties, meta: Meta = None) -> None:
         """See `AsyncMixpanel.people_set`."""
