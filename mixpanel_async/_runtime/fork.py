@@ -17,21 +17,17 @@ class ForkMarker:
     """Marker of the process that created it.
 
     A child that is forked through Python (`os.fork`, `multiprocessing`, `PyOS_AfterFork_Child`) sees `is_current` as
-    False. Code in C that forks without Python's hooks is not supported: only `is_own_process` notices such a child.
+    False. Code in C that forks without Python's hooks is not supported: only the check of the process id in
+    `Queue.check_fork` notices such a child.
     """
 
-    __slots__ = ("__weakref__", "_pid", "is_current")
+    __slots__ = ("__weakref__", "is_current")
 
     def __init__(self) -> None:
         self.is_current = True
         """False in a forked child. An attribute, because it is read for each event."""
-        self._pid = os.getpid()
         if _HAS_FORK_HOOKS:
             _live_markers().add(self)
-
-    def is_own_process(self) -> bool:
-        """Return whether the calling process created this marker. Costs a system call."""
-        return self.is_current and self._pid == os.getpid()
 
     def expire(self) -> None:
         """Note that this process is a forked child."""
