@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from functools import partial
+from math import inf
 from typing import TYPE_CHECKING, Final
 
 import anyio
@@ -20,22 +21,24 @@ from .._model.outcomes import (
     Expired,
     Outcome,
     Request,
+    Response,
     Retry,
+    TransportFailure,
 )
 from .._model.records import RecordKind
 from .._model.stats import Delivery
 from .._runtime.environment import Environment
 from .._runtime.event_loop import EventLoop
+from .._runtime.log_events import is_logged, log_event
 from .._runtime.threads import run_in_worker
 from .lanes import Batch
 from .listeners import DeliveryListener
-from .log import EpisodeLog
+from .log import EpisodeLog, cause_of
 from .staging import IN_REQUEST
 
 if TYPE_CHECKING:
     from .queue import Queue
 
-_log = logging.getLogger("mixpanel_async")
 _COMPRESSION_THREADS: Final = 2
 # A batch that has waited for this many seconds may hold events that have become too old.
 _CHECK_AGE_AFTER: Final = 60.0
@@ -115,9 +118,10 @@ class BatchSender:
             request = await self._make_request(batch)
             batch.begin_request()
             outcome = Retry(message="the sender was stopped during a request", applied=True)
-            outcome = await self._exchange(request, len(batch.items), again=batch.attempts > 1)
+            outcome = await self._exchange(request, batch)
         except Exception as error:
-            _log.error("cannot create a request (%s); its records are retried", type(error).__name__)
+            text, name = "cannot create a request (%s); its records are retried", type(error).__name__
+            log_event(logging.ERROR, "request_not_created", text, name, error=name)
             raise
         finally:
             self._settle(batch, outcome, started)
@@ -137,16 +141,20 @@ class BatchSender:
         assert self._threads is not None
         return await run_in_worker(encode, self._threads)
 
-    async def _exchange(self, request: Request, count: int, *, again: bool) -> Outcome:
-        """Send one request of `count` records. `again` is True for a retry."""
-        self._queue.requests.request_started(again=again)
+    async def _exchange(self, request: Request, batch: Batch) -> Outcome:
+        """Send the request of a batch."""
+        self._queue.requests.request_started(again=batch.attempts > 1)
+        started = self._environment.monotonic()
         token = IN_REQUEST.set(True)
         try:
             reply = await self._transport.send(request)
+            now = self._environment.wall_time()
+            outcome = read_response(reply, len(batch.items), now=now, secrets=request.secrets)
+            # A log handler may track events. No line about a batch of only such events, which would cause the next.
+            if is_logged(logging.DEBUG) and batch.opened != inf:
+                _log_batch(batch, request, reply, outcome, self._environment.monotonic() - started)
         finally:
             IN_REQUEST.reset(token)
-        now = self._environment.wall_time()
-        outcome = read_response(reply, count, now=now, secrets=request.secrets)
         self._queue.requests.request_ended(request, reply, outcome, now=now)
         return outcome
 
@@ -186,3 +194,16 @@ class BatchSender:
         delay = 0.0 if outcome.immediately and not again else self._budget.spend(delay, self._environment.random())
         self._probe_interval = self._min_probe_interval * (0.5 + self._environment.random())
         return delay
+
+
+def _log_batch(
+    batch: Batch, request: Request, reply: Response | TransportFailure, outcome: Outcome, seconds: float
+) -> None:
+    kind, records, size = batch.lane.kind.value, len(batch.items), len(request.body)
+    status = reply.status if isinstance(reply, Response) else None
+    text = "%s: batch of %d records, %d bytes, attempt %d: %s after %.1f ms"
+    milliseconds = round(seconds * 1000, 1)
+    log_event(
+        logging.DEBUG, "batch_sent", text, kind, records, size, batch.attempts, cause_of(outcome), milliseconds,
+        kind=kind, records=records, bytes=size, status=status, milliseconds=milliseconds, attempt=batch.attempts,
+    )  # fmt: skip

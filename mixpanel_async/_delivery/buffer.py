@@ -290,12 +290,12 @@ class Buffer:
     def _poll_lane(self, lane: Lane, now: float) -> Batch | float | None:
         if len(lane.leased) >= (1 if lane.failures else lane.limit) or self._is_kind_busy(lane.kind):
             return None
-        if not lane.ready:
-            if lane.open is None:
-                return None
-            due = lane.open.opened + self._policy.linger
-            if due > now and not self.under_pressure and not lane.open.is_due:
-                return max(due, lane.paused_until)
+        first = lane.ready[0] if lane.ready else lane.open
+        if first is None:
+            return None
+        due = lane.due(self._policy.linger)
+        if due > now and not self.under_pressure and not first.is_due:
+            return max(due, lane.paused_until)
         if lane.paused_until > now:
             return lane.paused_until
         if not lane.ready:

@@ -16,12 +16,12 @@ from .._encoding.records import payload_of
 from .._model.errors import raise_configuration_error
 from .._model.records import DropReason, Loss
 from .._model.stats import Delivery, LostRecord
+from .._runtime.log_events import log_event
 from .._runtime.threads import start_daemon_thread, wait_for
 
 OnDrop = Callable[[list[LostRecord], DropReason], Awaitable[None] | None]
 OnDelivered = Callable[[Delivery], Awaitable[None] | None]
 
-_log = logging.getLogger("mixpanel_async")
 # Bytes of payload kept for a slow `on_drop`. Beyond them only the number of lost records is kept.
 _MAX_KEPT_BYTES: Final = 16 * 1024 * 1024
 
@@ -153,7 +153,8 @@ class Callbacks:
         # Once per client: a callback that fails usually fails every time.
         if not self._has_failed:
             self._has_failed = True
-            _log.error("%s raised %s; later failures of callbacks are not logged", name, type(error).__name__)
+            text, cause = "%s raised %s; later failures of callbacks are not logged", type(error).__name__
+            log_event(logging.ERROR, "callback_failed", text, name, cause, callback=name, error=cause)
 
 
 def _can_merge(one: Loss, other: Loss) -> bool:

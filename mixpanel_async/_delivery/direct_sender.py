@@ -23,13 +23,13 @@ from .._model.errors import (
 )
 from .._model.outcomes import Response
 from .._model.records import DropReason, Record, RecordKind
+from .._runtime.log_events import log_event
 from .lanes import Batch
 from .staging import IN_REQUEST
 
 if TYPE_CHECKING:
     from .sender import Sender
 
-_log = logging.getLogger("mixpanel_async")
 _NO_HEADERS: Final[Mapping[str, str]] = {}
 
 
@@ -135,7 +135,8 @@ class DirectSender:
                     IN_REQUEST.reset(inside)
             except MixpanelException as error:
                 if is_cancelled:
-                    _log.warning("a call was cancelled; it is unknown whether it was applied (%s)", error)
+                    text = "a call was cancelled; it is unknown whether it was applied (%s)"
+                    log_event(logging.WARNING, "call_cancelled", text, error, error=str(error))
                 raise
 
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Sequence
 from enum import Enum
+from math import inf
 from typing import Final, NamedTuple
 
 from .._encoding.batch_body import BatchBody, Compressor
@@ -312,6 +313,16 @@ class Lane:
             self.open.items.finish()
             self.ready.append(self.open)
             self.open = None
+
+    def due(self, linger: float) -> float:
+        """Return when the first batch is to be sent: a full one at once, an open one after the linger time.
+
+        A full batch of events that were tracked inside requests waits for other records, like an open one.
+        """
+        if self.ready and (self.ready[0].opened != inf or self.ready[0].attempts):
+            return -inf
+        opened = [batch.opened for batch in self.ready]
+        return min([*opened, self.open.opened] if self.open else opened, default=inf) + linger
 
     def lease(self, now: float) -> Batch:
         """Lease the first ready batch to a new request."""

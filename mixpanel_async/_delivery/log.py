@@ -1,26 +1,29 @@
-"""Log lines for operators, at most one for each episode of failures.
+"""Log lines for operators about failing requests and lost records, one for each episode.
 
-The text is our own, because a server's message could repeat a payload. Each record has the same facts as data, for
-handlers that write JSON. Its attribute `mixpanel` is a dict with `event` (`configuration_refused`, `retry_scheduled`,
-`records_rejected` or `records_dropped`) and, if they apply, `kind`, `status`, `records` and `reason`.
+The text is our own, because a server's message could repeat a payload.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
-from typing import Any, Final
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from math import inf
+from typing import Final
 
 from .._model.outcomes import ConfigurationRefused, Delivered, Outcome, Retry
-from .._model.records import DropReason, RecordKind
+from .._model.records import DROPPED, DropReason, Loss, RecordKind
+from .._runtime.log_events import log_event
 
-_log = logging.getLogger("mixpanel_async")
 # Seconds after which a failure that lasts, or occurs again, may be logged again.
 _REPEAT_AFTER: Final = 20.0
+# Losses that the application or its operator asked for. They are counted and passed to `on_drop`.
+DELIBERATE: Final = frozenset({DropReason.BEFORE_SEND, DropReason.PURGED})
 
 
 class EpisodeLog:
-    """Logs the first failure of each kind, and the next one only after a success and some time.
+    """Logs the first failed request of each kind, and the next one only after a success and some time.
 
     Args:
         monotonic: monotonic clock in seconds.
@@ -30,7 +33,6 @@ class EpisodeLog:
         self._monotonic = monotonic
         self.failures: dict[tuple[RecordKind, int | None], float] = {}
         """Failures that were logged and have not ended, with the time of the log line."""
-        self._drops: dict[DropReason, float] = {}
 
     def request_succeeded(self, kind: RecordKind) -> None:
         """End the episodes of this kind that are old enough."""
@@ -44,29 +46,104 @@ class EpisodeLog:
         if (kind, outcome.status) in self.failures:
             return
         self.failures[kind, outcome.status] = self._monotonic()
-        cause = f"HTTP {outcome.status}" if outcome.status is not None else outcome.message
-        data = {"kind": kind.value, "status": outcome.status, "records": records}
+        name, status, cause = kind.value, outcome.status, cause_of(outcome)
         if isinstance(outcome, ConfigurationRefused):
             text = "%s: batch of %d records refused (%s) and kept; check credentials, region and api_host"
-            _log.error(text, kind.value, records, cause, extra=_as_data("configuration_refused", data))
+            log_event(
+                logging.ERROR, "configuration_refused", text, name, records, cause,
+                kind=name, status=status, records=records,
+            )  # fmt: skip
         elif isinstance(outcome, Retry):
             text = "%s: batch of %d records failed (%s); retryable records will be resent"
-            _log.warning(text, kind.value, records, cause, extra=_as_data("retry_scheduled", data))
+            log_event(
+                logging.WARNING, "retry_scheduled", text, name, records, cause,
+                kind=name, status=status, records=records,
+            )  # fmt: skip
         else:
             text = "%s: records of a batch of %d were rejected (%s)"
-            _log.warning(text, kind.value, records, cause, extra=_as_data("records_rejected", data))
+            log_event(
+                logging.WARNING, "records_rejected", text, name, records, cause,
+                kind=name, status=status, records=records,
+            )  # fmt: skip
 
-    def dropped(self, reason: DropReason, total: int) -> None:
-        """Log that records were dropped before they were sent, except those that `before_send` dropped on purpose."""
-        if reason not in {DropReason.QUEUE_FULL, DropReason.BEFORE_SEND_FAILED}:
+
+class LossLog:
+    """Logs lost records with their number, kind and reason.
+
+    The first loss of an episode is logged at once. Later ones are added up until 20 seconds have passed or the client
+    closes, so that every loss is part of the number in some line. Methods may be called from any thread.
+
+    Args:
+        monotonic: monotonic clock in seconds.
+    """
+
+    def __init__(self, monotonic: Callable[[], float]) -> None:
+        self._monotonic = monotonic
+        # Reentrant: a signal handler may lose a record while this thread holds the lock.
+        self._lock = threading.RLock()
+        self._entries: dict[tuple[RecordKind, DropReason], _Entry] = {}
+        self._is_incomplete = False
+
+    def lost(self, losses: Iterable[Loss]) -> None:
+        """Count losses, and log those that begin an episode."""
+        with self._lock:
+            for loss in losses:
+                if loss.reason not in DELIBERATE and (count := len(loss.items) + loss.count_only):
+                    self._entries.setdefault((loss.kind, loss.reason), _Entry()).add(count)
+                    self._is_incomplete = True
+        self.log_due()
+
+    def log_due(self, *, is_last: bool = False) -> None:
+        """Log the losses since the last line of their episode, if that is old enough.
+
+        Args:
+            is_last: log the younger ones, too: the client closes.
+        """
+        if not self._is_incomplete:
             return
         now = self._monotonic()
-        if now - self._drops.get(reason, -_REPEAT_AFTER) >= _REPEAT_AFTER:
-            # Set before logging: a log handler that tracks an event may call this method again.
-            self._drops[reason] = now
-            data = _as_data("records_dropped", {"reason": reason.value, "records": total})
-            _log.warning("records are being dropped (%s): %d so far", reason.value, total, extra=data)
+        lines: list[tuple[RecordKind, DropReason, int, int]] = []
+        with self._lock:
+            for (kind, reason), entry in self._entries.items():
+                if entry.unlogged and (is_last or now - entry.logged_at >= _REPEAT_AFTER):
+                    # Before the line: a log handler that tracks an event may lose it, and call this method again.
+                    lines.append((kind, reason, entry.take(now), entry.total))
+            self._is_incomplete = any(entry.unlogged for entry in self._entries.values())
+        for kind, reason, records, total in lines:
+            if reason in DROPPED:
+                log_event(
+                    logging.WARNING, "records_dropped", "%s: %d records dropped (%s), %d so far",
+                    kind.value, records, reason.value, total,
+                    kind=kind.value, reason=reason.value, records=records, total=total,
+                )  # fmt: skip
+            else:
+                log_event(
+                    logging.WARNING, "records_lost", "%s: %d records lost (%s), %d so far",
+                    kind.value, records, reason.value, total,
+                    kind=kind.value, reason=reason.value, records=records, total=total,
+                )  # fmt: skip
 
 
-def _as_data(event: str, data: Mapping[str, Any]) -> dict[str, Any]:
-    return {"mixpanel": {"event": event, **data}}
+@dataclass(slots=True)
+class _Entry:
+    """Losses of one kind for one reason."""
+
+    total: int = 0
+    unlogged: int = 0
+    logged_at: float = -inf
+
+    def add(self, count: int) -> None:
+        self.total += count
+        self.unlogged += count
+
+    def take(self, now: float) -> int:
+        """Return the number of unlogged losses, which are logged now."""
+        count, self.unlogged, self.logged_at = self.unlogged, 0, now
+        return count
+
+
+def cause_of(outcome: Outcome) -> str:
+    """Return the reason of an outcome without the server's words."""
+    if isinstance(outcome, Delivered):
+        return "HTTP 200"
+    return f"HTTP {outcome.status}" if outcome.status is not None else outcome.message

@@ -19,10 +19,11 @@ from .._model.errors import ClientClosedError, QueueFullError
 from .._model.outcomes import Expired, Outcome
 from .._model.records import DropReason, Loss, RecordKind
 from .._model.stats import Stats
+from .._runtime.log_events import log_event
 from .callbacks import Callbacks
 from .lanes import Batch, FlushBarrier, Idle, Lane, OfferResult, WaitUntil
 from .listeners import QueueListener, SpoolListener
-from .log import EpisodeLog
+from .log import LossLog
 from .staging import IN_REQUEST, MIN_RECORD_BYTES, StagingBuffer
 
 if TYPE_CHECKING:
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from .buffer import Buffer
     from .spool_bridge import SpoolBridge
 T = TypeVar("T")
-_log = logging.getLogger("mixpanel_async")
 
 
 class Queue:
@@ -73,7 +73,7 @@ class Queue:
         self.staging = StagingBuffer(listener.on_work)
         self._staging_lane: Lane | None = None
         self.requests = RequestMetrics(self._clock_offset_changed)
-        self._log = EpisodeLog(monotonic)
+        self._losses = LossLog(monotonic)
         self.callbacks = callbacks
         self.closed = False
         self._is_abandoned = False
@@ -294,6 +294,7 @@ class Queue:
         if self.spool is not None:
             self.spool.writer.reset_after_fork()
         self.requests.reset()
+        self._losses = LossLog(self._monotonic)
         self.callbacks.reset_after_fork()
         self._listener.on_fork()
 
@@ -351,6 +352,7 @@ class Queue:
 
         delivered, losses = self.run_locked(work)
         self.report_losses(losses)
+        self._losses.log_due()
         return delivered
 
     def expire(self, batch: Batch, outcome: Expired) -> None:
@@ -378,6 +380,7 @@ class Queue:
 
         losses = self.run_locked(work)
         self.report_losses(losses)
+        self.log_last_losses()
         return sum(len(loss.items) for loss in losses)
 
     def record_error(self, message: str) -> None:
@@ -386,9 +389,8 @@ class Queue:
 
     def _clock_offset_changed(self, ahead: float) -> None:
         if not self.staging.clock_offset:
-            _log.warning(
-                "this machine's clock is %d s ahead of Mixpanel's; events get the time of Mixpanel's clock", ahead
-            )
+            text = "this machine's clock is %d s ahead of Mixpanel's; events get the time of Mixpanel's clock"
+            log_event(logging.WARNING, "clock_ahead", text, ahead, seconds=ahead)
         self.staging.set_clock_offset(ahead)
 
     # Flushes
@@ -434,12 +436,15 @@ class Queue:
         if self.closed:
             raise ClientClosedError("the client is closed; the record was not accepted")
 
+    def log_last_losses(self) -> None:
+        """Log the losses that no line has counted yet, as the client closes."""
+        self._losses.log_due(is_last=True)
+
     def report_losses(self, losses: list[Loss]) -> None:
         """Log losses and pass them to the user's callback. The lock must not be held."""
         if not losses:
             return
-        for loss in losses:
-            self._log.dropped(loss.reason, self._buffer.accounting.losses.get(loss.reason, 0))
+        self._losses.lost(losses)
         if self.callbacks.enqueue_losses(losses):
             self._listener.on_losses()
 

@@ -5,6 +5,7 @@ This module alone sets the headers of such a request, retries it (it owns tenaci
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, Protocol
 
@@ -25,6 +26,7 @@ from .._model.errors import (
 )
 from .._model.outcomes import Delivered, Outcome, PartialFailure, Request, Response, Retry, TransportFailure
 from .._runtime.environment import Environment
+from .._runtime.log_events import is_logged, log_event
 from .retry import RetryRule
 from .transport import Transport
 
@@ -158,11 +160,25 @@ class _Call:
             return None
         self._attempts += 1
         self._observer.request_started(again=self._attempts > 1)
+        started = self._environment.monotonic()
         self._reply = await self._transport.send(self._request, timeout=self._time_left(0.001))
         now = self._environment.wall_time()
         self._outcome = self._read(self._reply, now=now, secrets=self._request.secrets)
+        if is_logged(logging.DEBUG):
+            self._log(self._reply, self._environment.monotonic() - started)
         self._observer.request_ended(self._request, self._reply, self._outcome, now=now)
         return self._next_delay(self._outcome)
+
+    def _log(self, reply: Response | TransportFailure, seconds: float) -> None:
+        request, attempt, milliseconds = self._request, self._attempts, round(seconds * 1000, 1)
+        endpoint, size = request.endpoint, len(request.body)
+        status = reply.status if isinstance(reply, Response) else None
+        cause = f"HTTP {status}" if isinstance(reply, Response) else reply.message
+        log_event(
+            logging.DEBUG, "call_sent", "%s %s: %d bytes, attempt %d: %s after %.1f ms",
+            request.method, endpoint, size, attempt, cause, milliseconds,
+            endpoint=endpoint, bytes=size, status=status, milliseconds=milliseconds, attempt=attempt,
+        )  # fmt: skip
 
     def _next_delay(self, outcome: Outcome) -> float | None:
         if not isinstance(outcome, Retry):

@@ -13,6 +13,7 @@ from typing import Final
 import orjson
 
 from .._model.errors import SpoolError
+from .._runtime.log_events import log_event
 from . import files
 from .database import (
     OWNER_SHIFT,
@@ -27,7 +28,6 @@ from .database import (
 )
 from .messages import ONCE, REPEATABLE, SENDING
 
-_log = logging.getLogger("mixpanel_async")
 _PAGE: Final = 4096
 # Offsets in the header of the file: number of pages; first free page and number of free pages.
 _PAGE_COUNT: Final = slice(28, 32)
@@ -95,13 +95,11 @@ def recover(
         found = recover_remaining(aside, db, path, skip=skip, above_owner=above_owner)
     finally:
         lock.release(remove=True)
-    _log.error(
-        "%s: the spool was damaged and was set aside as %s; %d rows were recovered, %d places were unreadable",
-        path,
-        found.aside.name,
-        found.rows,
-        found.unreadable,
-    )
+    text = "%s: the spool was damaged and was set aside as %s; %d rows were recovered, %d places were unreadable"
+    log_event(
+        logging.ERROR, "spool_recovered", text, path, found.aside.name, found.rows, found.unreadable,
+        path=str(path), rows=found.rows, unreadable=found.unreadable,
+    )  # fmt: skip
     return db, True
 
 

@@ -18,6 +18,7 @@ import orjson
 from .._model.errors import SpoolError
 from .._model.records import DropReason, NonIdempotentRecord, RecordKind
 from .._runtime.environment import Environment
+from .._runtime.log_events import log_event
 from .database import (
     LANES,
     OWNER_SHIFT,
@@ -48,7 +49,6 @@ from .messages import (
 )
 from .recovery import is_record, recover, recover_remaining
 
-_log = logging.getLogger("mixpanel_async")
 _LOAD_BYTES: Final = 4 * 1024 * 1024
 _IMPORTS: Final = LANE_CODES[RecordKind.IMPORTS, False]
 _SECRET_IMPORTS: Final = LANE_CODES[RecordKind.IMPORTS, True]
@@ -320,12 +320,11 @@ class SpoolSession:
                 self._remove_owner_if_empty(owner)
         if others and not self._other_projects_logged:
             self._other_projects_logged = True
-            _log.warning(
+            text = (
                 "%s: the spool holds records of %d clients of other projects; they are kept, and only clients of"
-                " those projects send them",
-                self._settings.path,
-                others,
+                " those projects send them"
             )
+            log_event(logging.WARNING, "spool_shared", text, self._settings.path, others, clients=others)
 
     def _take_over(self, owner: int, lock: OwnerLock) -> None:
         """Take over the rows of an owner. Release the lock on failure."""
@@ -389,7 +388,8 @@ class SpoolSession:
                     self._remove_owner_if_empty(owner)
                 self._db.close()
         except sqlite3.Error as error:
-            _log.warning("%s: could not clean up the spool (%s)", self._settings.path, error)
+            text = "%s: could not clean up the spool (%s)"
+            log_event(logging.WARNING, "spool_not_cleaned", text, self._settings.path, error, error=str(error))
         finally:
             self._owners.release_all()
 
@@ -427,7 +427,10 @@ class _Owners:
             if owner not in self._unlockable:
                 self._unlockable.add(owner)
                 text = "%s: cannot take over the records of spool owner %d: %s"
-                _log.warning(text, self._settings.path, owner, error.message)
+                log_event(
+                    logging.WARNING, "spool_takeover_failed", text, self._settings.path, owner, error.message,
+                    owner=owner, error=error.message,
+                )  # fmt: skip
             return None
 
     def release_all(self) -> None:

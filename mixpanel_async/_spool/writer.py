@@ -16,13 +16,13 @@ from typing import Final
 
 from .._model.errors import ConfigurationError, SpoolError
 from .._runtime.environment import Environment
+from .._runtime.log_events import log_event
 from .database import is_damage, is_full
 from .files import OwnerLock
 from .fork_guard import ForkGuard
 from .messages import CommitGroup, Eviction, PendingWork, PendingWrite, SpoolSettings, WriterListener
 from .session import SpoolSession
 
-_log = logging.getLogger("mixpanel_async")
 # Seconds between searches for orphaned records.
 _MAINTENANCE_INTERVAL: Final = 10.0
 # Seconds before the next attempt after a disk error.
@@ -247,7 +247,7 @@ class SpoolWriter:
         self._listener.on_error(public.args[0])
         if not self._error_logged:
             self._error_logged = True
-            _log.error("%s", public.args[0])
+            log_event(logging.ERROR, "spool_failed", "%s", public.args[0], error=public.args[0])
         if work.group.is_done:
             # The commit succeeded; only its loads failed.
             self._requeue(PendingWork(work.group, loads=work.loads), [])

@@ -8,8 +8,8 @@ from typing import Final
 
 from .._model.outcomes import Outcome, Request, Response, TransportFailure
 from .._model.stats import FlagStats
+from .._runtime.log_events import log_event
 
-_log = logging.getLogger("mixpanel_async")
 # Minimum seconds between two log lines about the same subject.
 _REPEAT_AFTER: Final = 20.0
 
@@ -104,7 +104,7 @@ class FlagMetrics:
         if now - self._logged_at.get(subject, -_REPEAT_AFTER) >= _REPEAT_AFTER:
             # Recorded before the call: a log handler that evaluates a flag can call this method again.
             self._logged_at[subject] = now
-            _log.log(level, text, *values)
+            log_event(level, "flags_failed", text, *values, subject=subject)
         return True
 
     def record_recovery(self, subject: str) -> bool:

@@ -20,12 +20,11 @@ from .._model.errors import ApiError, ClientClosedError, TransportError
 from .._model.outcomes import Response
 from .._runtime.environment import Environment
 from .._runtime.event_loop import EventLoop
+from .._runtime.log_events import log_event
 from .definitions import Definitions, DefinitionsError, Flag, read_definitions
 from .endpoints import FlagsEndpoints, usable_etag
 from .metrics import FlagMetrics
 from .rules import Library
-
-_log = logging.getLogger("mixpanel_async")
 
 _JITTER: Final = 0.1
 # Backoff in seconds until there are definitions, and after a failure.
@@ -262,11 +261,13 @@ class Poller:
         self._metrics.set_refused(len(definitions.refused))
         if definitions.refused:
             text = "flags: %d definitions are malformed; these flags keep their previous definition: %s"
-            _log.warning(text, len(definitions.refused), _listed(definitions.refused))
+            count = len(definitions.refused)
+            log_event(logging.WARNING, "flags_refused", text, count, _listed(definitions.refused), flags=count)
         changed = [definitions.flags[key] for key in definitions.changed if key in definitions.flags]
         if unmet := [flag for flag in changed if flag.problems]:
             text = "flags: some rules can never match, in flags %s; first problem: %s"
-            _log.warning(text, _listed([flag.key for flag in unmet]), unmet[0].problems[0])
+            names = _listed([flag.key for flag in unmet])
+            log_event(logging.WARNING, "flags_unmet", text, names, unmet[0].problems[0], flags=len(unmet))
         if self._updated is not None:
             self._updated.set()
             self._updated = anyio.Event()
@@ -280,7 +281,7 @@ class Poller:
     def _report(self, failure: _Failure | None) -> None:
         if failure is None:
             if self._metrics.record_recovery(_SUBJECT):
-                _log.info("flags: definitions are up to date again")
+                log_event(logging.INFO, "flags_recovered", "flags: definitions are up to date again")
                 self._notify(FlagsUpdate(kind="recovered"))
             return
         self._metrics.count_poll_failure()
@@ -300,7 +301,8 @@ def _call(listener: Listener, update: FlagsUpdate) -> None:
     try:
         listener(update)
     except Exception as error:  # noqa: BLE001  a listener may raise anything
-        _log.warning("flags: a listener raised %s", type(error).__name__)
+        name = type(error).__name__
+        log_event(logging.WARNING, "flags_listener_failed", "flags: a listener raised %s", name, error=name)
 
 
 def _listed(keys: Sequence[str]) -> str:

@@ -163,20 +163,21 @@ class BaseIntegration(Generic[R]):
         try:
             state.session.bound.track_nowait(self._event_name or "", properties)
         except MixpanelException as error:
-            self._warn("request not tracked: %s", error)
+            self._warn("request_not_tracked", "request not tracked: %s", error)
 
     def _warn_if_cookie_not_sent(self, state: RequestState) -> None:
         if state.session is not None and state.session.cookie_not_sent():
             self._warn(
+                "cookie_not_sent",
                 "visitor cookie not sent: the bound client was first used, or the user signed in or out, "
-                "after the response had begun; do it before the response starts"
+                "after the response had begun; do it before the response starts",
             )
 
-    def _warn(self, message: str, *details: object) -> None:
+    def _warn(self, event: str, message: str, *details: object) -> None:
         # Log each message once: the same mistake repeats with every request.
-        if message not in self._logged_warnings:
-            self._logged_warnings.add(message)
-            _log.warning(message, *details)
+        if event not in self._logged_warnings:
+            self._logged_warnings.add(event)
+            _log.warning(message, *details, extra={"mixpanel": {"event": event}})
 
 
 def _require_id_merge(client: AsyncMixpanel) -> AsyncMixpanel:

@@ -28,9 +28,11 @@ async def test_outage_is_logged_once_with_structured_data(caplog: pytest.LogCapt
             await mp.flush()
     told: list[dict[str, Any]] = [record.mixpanel for record in caplog.records]  # type: ignore[attr-defined]
     assert told == [
-        {"event": "records_dropped", "reason": "queue_full", "records": 1},
+        {"event": "records_dropped", "kind": "events", "reason": "queue_full", "records": 1, "total": 1},
         {"event": "retry_scheduled", "kind": "events", "status": 503, "records": 2},
+        {"event": "records_lost", "kind": "people", "reason": "rejected", "records": 1, "total": 1},
         {"event": "records_rejected", "kind": "people", "status": 200, "records": 1},
+        {"event": "records_dropped", "kind": "events", "reason": "queue_full", "records": 2, "total": 3},
     ]
     assert "private" not in caplog.text
 
