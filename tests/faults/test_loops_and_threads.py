@@ -195,11 +195,12 @@ async def test_b6_drops_are_logged_once_in_20_seconds(caplog: pytest.LogCaptureF
     mp = Emulator().client(batching=BatchPolicy(max_pending_events=1, linger=3600.0))
     for _ in range(5_000):
         mp.track_nowait("user", "Event")
-    await mp.aclose()
     warnings = [
         record for record in caplog.records if record.name == "mixpanel_async" and record.levelno >= logging.WARNING
     ]
     assert len(warnings) == 1
+    await mp.aclose()
+    assert "4999 so far" in caplog.records[-1].getMessage()
 
 
 @pytest.mark.anyio
