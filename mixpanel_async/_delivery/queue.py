@@ -7,6 +7,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from math import inf
 from typing import TYPE_CHECKING, TypeVar
@@ -425,9 +426,17 @@ class Queue:
 
         def work() -> Stats:
             deferred = [item for _, item, _ in [*self._deferred]]
-            requests = self.requests
-            return self._buffer.stats(
+            requests, spool = self.requests, self.spool
+            stats = self._buffer.stats(
                 deferred, requests=requests.requests, retries=requests.retries, last_error=requests.last_error
+            )
+            opened = min((batch.opened for lane in self._buffer.active for batch in lane.batches()), default=inf)
+            return replace(
+                stats,
+                # Infinite for events that were tracked inside requests.
+                oldest_age=max(0.0, self._monotonic() - opened),
+                spool_bytes=0 if spool is None else spool.used_bytes,
+                dead_letters=0 if spool is None else spool.dead_letters,
             )
 
         return self.run_locked(work)

@@ -9,9 +9,10 @@ from typing import Any
 import anyio
 
 from .._encoding.batch_body import Compressor
+from .._encoding.timestamps import record_time
 from .._model.config import ClientOptions, Overflow
 from .._model.errors import MixpanelException, QueueFullError, SpoolError, raise_configuration_error
-from .._model.records import DropReason, Loss, NonIdempotentRecord
+from .._model.records import DropReason, Loss, NonIdempotentRecord, RecordKind
 from .._runtime.environment import Environment
 from .._runtime.event_loop import EventLoop
 from .._spool.messages import (
@@ -44,6 +45,10 @@ class SpoolBridge:
         listener: the queue.
         drops: drop a record for which the disk has no room, instead of refusing it.
         make_writer: creates the writer, which reports to its argument.
+
+    Attributes:
+        used_bytes: bytes of the file that were in use after the last commit.
+        dead_letters: number of dead letters in the file when it was last counted.
     """
 
     def __init__(
@@ -61,11 +66,12 @@ class SpoolBridge:
         self._disk = disk
         self._drops = drops
         self._path = settings.path
-        self._monotonic = environment.monotonic
+        self._environment = environment
         # A group may have to wait until the one before it has timed out.
         self._timeout = 2 * settings.timeout + 1.0
         self._at_least_once = settings.at_least_once
         self._listener = listener
+        self.used_bytes = self.dead_letters = 0
         self.writer = make_writer(self)
 
     # Called with the lock of the queue
@@ -179,7 +185,12 @@ class SpoolBridge:
         self._listener.report_losses(losses)
         self._listener.notify_progress()
 
-    def on_written(self, entries: Sequence[PendingWrite], used_bytes: int, freed: int) -> None:
+    def on_written(
+        self, entries: Sequence[PendingWrite], used_bytes: int, freed: int, dead_letters: int | None
+    ) -> None:
+        self.used_bytes = used_bytes
+        if dead_letters is not None:
+            self.dead_letters = dead_letters
         self._listener.run_locked(lambda: self._disk.written(entries, used_bytes, freed))
         self._listener.notify_progress()
 
@@ -220,7 +231,7 @@ class SpoolBridge:
             if unreadable:
                 count = min(unreadable, state.records)
                 losses.append(self._disk.rows_missing(target, count, DropReason.SPOOL_FAILED))
-            losses.extend(self._buffer.rows_loaded(target, rows, self._monotonic()))
+            losses.extend(self._buffer.rows_loaded(target, rows, self._accepted_at(target, rows)))
             eviction = state.take_eviction()
             if eviction is not None and eviction.count:
                 self._submit_eviction(eviction)
@@ -229,6 +240,15 @@ class SpoolBridge:
 
         self._listener.run_locked(work)
         self._report(losses)
+
+    def _accepted_at(self, lane: Lane, rows: list[tuple[int, bytes]]) -> float:
+        """Return about when the first of these rows was accepted, in monotonic seconds.
+
+        Rows have no timestamp, so the time of the record counts, except for imports of old events.
+        """
+        time = record_time(rows[0][1]) if rows and lane.kind is not RecordKind.IMPORTS else None
+        now, wall_time = self._environment.monotonic(), self._environment.wall_time()
+        return now if time is None else now - max(0.0, wall_time - time)
 
     def on_discarded(self, entries: Sequence[PendingWrite]) -> None:
         losses: list[Loss] = []

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from math import isfinite
-from typing import Final
+from typing import Any, Final
 
 import orjson
 
@@ -59,6 +59,18 @@ def event_time(value: object, path: str, *, now: float, recent: bool) -> int:
             path, "is more than five days ago, which /track ignores; use import_data, or give the client credentials"
         )
     return ms
+
+
+def payload_time(payload: Mapping[str, Any]) -> float | None:
+    """Return the time of an event or a profile update in seconds since 1970, or None if it has none."""
+    properties = payload.get("properties")
+    value, unit = (properties.get("time"), 1000) if isinstance(properties, dict) else (payload.get("$time"), 1)
+    return value / unit if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+
+
+def record_time(item: bytes) -> float | None:
+    """Return the time of an encoded record, as `payload_time` does."""
+    return payload_time(orjson.loads(memoryview(item)))
 
 
 def expired_positions(items: Sequence[bytes], *, now: float) -> frozenset[int]:

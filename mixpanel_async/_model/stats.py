@@ -112,6 +112,10 @@ class Stats:
         pending: records waiting or in flight, in memory or on disk.
         pending_bytes: encoded size of the pending records.
         on_disk: part of `pending` that is only on disk.
+        oldest_age: seconds since the oldest pending record was accepted; 0 if none is pending. For records that were
+            read from a spool, the time of the first record of their batch counts, which may be older.
+        spool_bytes: bytes in use in the spool file, by all of its clients and its dead letters; 0 without a spool.
+        dead_letters: number of dead letters in the spool file, as of the last seconds; 0 without a spool.
         recovered: part of `accepted` that came from a spool: left by a process that ended, or restored by
             `mixpanel-async spool retry`.
         in_flight: requests in flight.
@@ -130,6 +134,9 @@ class Stats:
     pending: int = 0
     pending_bytes: int = 0
     on_disk: int = 0
+    oldest_age: float = 0.0
+    spool_bytes: int = 0
+    dead_letters: int = 0
     recovered: int = 0
     in_flight: int = 0
     requests: int = 0

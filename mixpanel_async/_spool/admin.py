@@ -15,6 +15,7 @@ from typing import Any, BinaryIO, Final
 import orjson
 
 from .._encoding.records import payload_of
+from .._encoding.timestamps import payload_time
 from .._model.config import check_number
 from .._model.errors import ConfigurationError, raise_configuration_error
 from .._model.records import DropReason
@@ -200,12 +201,8 @@ def _set_aside_files(path: Path) -> tuple[str, ...]:
 
 def _accepted_at(body: bytes, born: float, now: float) -> float | None:
     """Return about when a record was accepted, from its own time: rows have no timestamp."""
-    payload = _payload(body) or {}
-    properties = payload.get("properties")
-    value, unit = (properties.get("time"), 1000) if isinstance(properties, dict) else (payload.get("$time"), 1)
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        return max(born, min(value / unit, now))
-    return born or None
+    time = payload_time(_payload(body) or {})
+    return (born or None) if time is None else max(born, min(time, now))
 
 
 def _payload(body: bytes) -> dict[str, Any] | None:

@@ -369,6 +369,10 @@ class Database:
         """Return the bytes in use, without free pages."""
         return (self._number("PRAGMA page_count") - self._number("PRAGMA freelist_count")) * self._page_bytes
 
+    def dead_letter_count(self) -> int:
+        """Return the number of dead letters."""
+        return self._number("SELECT count(*) FROM dead")
+
     def restore_dead(self, rows: Sequence[tuple[object, ...]]) -> None:
         """Insert dead letters of another file unchanged."""
         self._db.executemany(

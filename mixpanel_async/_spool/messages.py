@@ -195,8 +195,17 @@ class PendingWork:
 class WriterListener(Protocol):
     """Receiver of the writer's reports. All methods are called in the writer thread."""
 
-    def on_written(self, entries: Sequence[PendingWrite], used_bytes: int, freed: int) -> None:
-        """Note that a group and all changes requested with it are on disk."""
+    def on_written(
+        self, entries: Sequence[PendingWrite], used_bytes: int, freed: int, dead_letters: int | None
+    ) -> None:
+        """Note that a group and all changes requested with it are on disk.
+
+        Args:
+            entries: records of the group.
+            used_bytes: bytes of the file that are in use now.
+            freed: bytes of settled and evicted rows that were removed.
+            dead_letters: number of dead letters in the file; None if it was not counted.
+        """
 
     def on_write_failed(self, entries: Sequence[PendingWrite], *, full: bool) -> list[PendingWrite]:
         """Note that a group was not written. Return the records to retry."""

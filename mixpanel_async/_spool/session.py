@@ -101,7 +101,7 @@ class SpoolSession:
         """Take over orphaned records and report the size of the file."""
         self._require_same_file()
         self._take_over_orphans()
-        self._listener.on_written((), self._db.used_bytes(), 0)
+        self._report_size()
 
     def shrink(self) -> bool:
         """Return some unused pages to the file system. Return whether more can be returned."""
@@ -206,6 +206,10 @@ class SpoolSession:
         if is_reopening:
             self._listener.on_reopened()
         self._take_over_orphans()
+        self._report_size()
+
+    def _report_size(self) -> None:
+        self._listener.on_written((), self._db.used_bytes(), 0, self._db.dead_letter_count())
 
     def execute(self, work: PendingWork) -> None:
         """Carry out the changes in one transaction, then the loads."""
@@ -220,7 +224,8 @@ class SpoolSession:
                 evicted = [(eviction.lane, self._evict(eviction)) for eviction in work.evictions]
                 used = self._db.used_bytes()
             freed = sum(settled.size for settled in work.settled) + sum(eviction.size for eviction in work.evictions)
-            self._listener.on_written(entries, used, freed)
+            dead = self._db.dead_letter_count() if any(settled.loss for settled in work.settled) else None
+            self._listener.on_written(entries, used, freed, dead)
             for lane, items in evicted:
                 if items:
                     self._listener.on_evicted(lane, items)
@@ -320,10 +325,7 @@ class SpoolSession:
                 self._remove_owner_if_empty(owner)
         if others and not self._other_projects_logged:
             self._other_projects_logged = True
-            text = (
-                "%s: the spool holds records of %d clients of other projects; they are kept, and only clients of"
-                " those projects send them"
-            )
+            text = "%s: the spool keeps records of %d clients of other projects; only such clients send them"
             log_event(logging.WARNING, "spool_shared", text, self._settings.path, others, clients=others)
 
     def _take_over(self, owner: int, lock: OwnerLock) -> None:

@@ -11,9 +11,21 @@
 | `mixpanel.client.records.lost` | counter | `{record}` | `reason`: the value of a `DropReason` |
 | `mixpanel.client.requests` | counter | `{request}` | |
 | `mixpanel.client.retries` | counter | `{request}` | |
+| `mixpanel.client.requests.in_flight` | gauge | `{request}` | |
 | `mixpanel.client.queue.records` | gauge | `{record}` | |
 | `mixpanel.client.queue.size` | gauge | `By` | |
-| `mixpanel.client.requests.in_flight` | gauge | `{request}` | |
+| `mixpanel.client.queue.oldest_age` | gauge | `s` | |
+| `mixpanel.client.spool.records` | gauge | `{record}` | |
+| `mixpanel.client.spool.size` | gauge | `By` | |
+| `mixpanel.client.spool.dead_letters` | gauge | `{record}` | |
+| `mixpanel.client.flags.polls` | counter | `{request}` | |
+| `mixpanel.client.flags.poll_failures` | counter | `{request}` | |
+| `mixpanel.client.flags.remote_requests` | counter | `{request}` | |
+| `mixpanel.client.flags.remote_failures` | counter | `{evaluation}` | |
+| `mixpanel.client.flags.undecidable` | counter | `{evaluation}` | |
+| `mixpanel.client.flags.exposures` | counter | `{exposure}` | `outcome`: `tracked`, `repeated` or `lost` |
+| `mixpanel.client.flags.definitions` | gauge | `{flag}` | |
+| `mixpanel.client.flags.age` | gauge | `s` | |
 | `mixpanel.client.batch.records` | histogram | `{record}` | `kind` |
 | `mixpanel.client.batch.size` | histogram | `By` | `kind` |
 | `mixpanel.client.batch.attempts` | histogram | `{request}` | `kind` |
@@ -21,14 +33,16 @@
 
 `kind` is `events`, `imports`, `people` or `groups`. The metrics of a named client also have the attribute `client`.
 Lost records are those that failed, were dropped or are uncertain; `reason` distinguishes them. Accepted records that
-are neither delivered nor lost are in the queue. Metrics never contain a record, an id or a token.
+are neither delivered nor lost are in the queue. Counters exist from the start, with 0 for every reason and outcome;
+those of `flags` exist if the client has feature flags. `spool.records` are the queued records that are only on disk,
+and `spool.size` the bytes in use in the file. Metrics never contain a record, an id or a token.
 """
 
 from __future__ import annotations
 
 import weakref
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from typing import Final
+from typing import Final, NamedTuple
 
 try:
     from opentelemetry.metrics import CallbackOptions, Histogram, MeterProvider, Observation, get_meter
@@ -39,27 +53,78 @@ except ModuleNotFoundError as error:
         'the OpenTelemetry metrics need an extra: pip install "mixpanel-async[otel]"', name=error.name
     ) from error
 
-from mixpanel_async import AsyncMixpanel, Delivery, Stats, __version__
+from mixpanel_async import AsyncMixpanel, Delivery, DropReason, Stats, __version__
 
 __all__ = ["MixpanelMetrics"]
 
-_ReadNumbers = Callable[[Stats], Mapping[str, int]]
+_ReadNumbers = Callable[[Stats], Mapping[str, float]]
 _SCOPE: Final = "mixpanel_async"
-_REASON: Final = "reason"
 
-# Name, unit, description, and a function that returns the numbers by reason. The reason is empty for instruments
-# without that attribute.
-_COUNTERS: Final[tuple[tuple[str, str, str, _ReadNumbers], ...]] = (
-    ("records.accepted", "{record}", "Records accepted from the application.", lambda stats: {"": stats.accepted}),
-    ("records.delivered", "{record}", "Records accepted by Mixpanel.", lambda stats: {"": stats.delivered}),
-    ("records.lost", "{record}", "Records that ended without delivery.", lambda stats: stats.losses),
-    ("requests", "{request}", "Requests started, including identity calls.", lambda stats: {"": stats.requests}),
-    ("retries", "{request}", "Requests that repeated an earlier request.", lambda stats: {"": stats.retries}),
+
+class _Instrument(NamedTuple):
+    """Instrument whose values are read from the statistics.
+
+    `read` returns the values by attribute; the attribute is empty for instruments without one.
+    """
+
+    name: str
+    unit: str
+    description: str
+    read: _ReadNumbers
+    attribute: str = ""
+
+
+def _field(name: str) -> _ReadNumbers:
+    """Read one field of `Stats`."""
+    return lambda stats: {"": getattr(stats, name)}
+
+
+def _flags_field(name: str) -> _ReadNumbers:
+    """Read one field of `FlagStats`. There is no value without flags, or if the field is None."""
+
+    def read(stats: Stats) -> Mapping[str, float]:
+        value = getattr(stats.flags, name, None)
+        return {} if value is None else {"": value}
+
+    return read
+
+
+def _losses(stats: Stats) -> Mapping[str, float]:
+    return {reason.value: stats.losses.get(reason.value, 0) for reason in DropReason}
+
+
+def _exposures(stats: Stats) -> Mapping[str, float]:
+    flags = stats.flags
+    if flags is None:
+        return {}
+    return {"tracked": flags.exposures, "repeated": flags.exposures_repeated, "lost": flags.exposures_lost}
+
+
+_COUNTERS: Final = (
+    _Instrument("records.accepted", "{record}", "Records accepted from the application.", _field("accepted")),
+    _Instrument("records.delivered", "{record}", "Records accepted by Mixpanel.", _field("delivered")),
+    _Instrument("records.lost", "{record}", "Records that ended without delivery.", _losses, "reason"),
+    _Instrument("requests", "{request}", "Requests started, including identity calls.", _field("requests")),
+    _Instrument("retries", "{request}", "Requests that repeated an earlier request.", _field("retries")),
+    _Instrument("flags.polls", "{request}", "Requests for flag definitions.", _flags_field("polls")),
+    _Instrument("flags.poll_failures", "{request}", "Polls without valid definitions.", _flags_field("failures")),
+    _Instrument("flags.remote_requests", "{request}", "Requests for evaluation.", _flags_field("remote_requests")),
+    _Instrument("flags.remote_failures", "{evaluation}", "Failed evaluations.", _flags_field("remote_failures")),
+    _Instrument("flags.undecidable", "{evaluation}", "Failed local evaluations.", _flags_field("undecidable")),
+    _Instrument("flags.exposures", "{exposure}", "Exposures of flags.", _exposures, "outcome"),
 )
-_GAUGES: Final[tuple[tuple[str, str, str, _ReadNumbers], ...]] = (
-    ("queue.records", "{record}", "Records waiting or in flight.", lambda stats: {"": stats.pending}),
-    ("queue.size", "By", "Encoded size of the queued records.", lambda stats: {"": stats.pending_bytes}),
-    ("requests.in_flight", "{request}", "Requests under way.", lambda stats: {"": stats.in_flight}),
+_AMOUNTS: Final = (
+    _Instrument("queue.records", "{record}", "Records waiting or in flight.", _field("pending")),
+    _Instrument("queue.size", "By", "Encoded size of the queued records.", _field("pending_bytes")),
+    _Instrument("requests.in_flight", "{request}", "Requests under way.", _field("in_flight")),
+    _Instrument("spool.records", "{record}", "Queued records that are only on disk.", _field("on_disk")),
+    _Instrument("spool.size", "By", "Bytes in use in the spool file.", _field("spool_bytes")),
+    _Instrument("spool.dead_letters", "{record}", "Dead letters in the spool file.", _field("dead_letters")),
+    _Instrument("flags.definitions", "{flag}", "Flags in the definitions.", _flags_field("definitions")),
+)
+_AGES: Final = (
+    _Instrument("queue.oldest_age", "s", "Age of the oldest queued record.", _field("oldest_age")),
+    _Instrument("flags.age", "s", "Time since the last valid definitions.", _flags_field("age")),
 )
 
 # Bucket boundaries in the unit of the histogram. Users can override them with a view of the OpenTelemetry SDK.
@@ -90,12 +155,14 @@ class MixpanelMetrics:
             "batch.attempts", "{request}", "Requests sent until these records were accepted.", _ATTEMPTS
         )
         self._duration = histogram("request.duration", "s", "Duration of an accepted request.", _SECONDS)
-        for name, unit, description, read in _COUNTERS:
-            meter.create_observable_counter(f"mixpanel.client.{name}", [self._observer(read)], unit, description)
-        for name, unit, description, read in _GAUGES:
-            meter.create_observable_up_down_counter(
-                f"mixpanel.client.{name}", [self._observer(read)], unit, description
-            )
+        creators = (
+            (meter.create_observable_counter, _COUNTERS),
+            (meter.create_observable_up_down_counter, _AMOUNTS),
+            (meter.create_observable_gauge, _AGES),
+        )
+        for create, instruments in creators:
+            for one in instruments:
+                create(f"mixpanel.client.{one.name}", [self._observer(one)], one.unit, one.description)
 
     def watch(self, client: AsyncMixpanel, name: str = "") -> None:
         """Export the counts of a client as long as it exists.
@@ -130,13 +197,15 @@ class MixpanelMetrics:
         self._attempts.record(delivery.attempts, attributes)
         self._duration.record(delivery.duration, attributes)
 
-    def _observer(self, read: _ReadNumbers) -> Callable[[CallbackOptions], Iterable[Observation]]:
+    def _observer(self, instrument: _Instrument) -> Callable[[CallbackOptions], Iterable[Observation]]:
         def observe(options: CallbackOptions) -> Iterable[Observation]:  # noqa: ARG001  OpenTelemetry's signature
             for name, reference in list(self._clients.items()):
                 client = reference()
                 if client is not None:
                     attributes = {"client": name} if name else {}
-                    for reason, number in read(client.stats()).items():
-                        yield Observation(number, {**attributes, _REASON: reason} if reason else attributes)
+                    for value, number in instrument.read(client.stats()).items():
+                        yield Observation(
+                            number, {**attributes, instrument.attribute: value} if instrument.attribute else attributes
+                        )
 
         return observe

@@ -134,7 +134,7 @@ class MixpanelIntegration(BaseIntegration[HTTPConnection]):
             try:
                 await self._bound(HTTPConnection(scope))
             except Exception as error:  # noqa: BLE001  the app's hooks must not break a response under way
-                self._warn("request not tracked: %s", type(error).__name__)
+                self._warn("request_not_tracked", "request not tracked: %s", type(error).__name__)
         if state.session is None:
             return message
         headers = list(message.get("headers", ()))

@@ -8,12 +8,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
-from mixpanel_async import BatchPolicy, RetryPolicy
+from mixpanel_async import BatchPolicy, DropReason, RetryPolicy, SqliteSpool
 from mixpanel_async.emulator import Emulator
+from mixpanel_async.flags import LocalFlags
 from mixpanel_async.integrations.otel import MixpanelMetrics
 
 pytestmark = pytest.mark.anyio
@@ -61,7 +63,7 @@ async def test_counts_queue_and_batches_are_exported() -> None:
         stats = mp.stats()
     assert seen["records.accepted"] == {(): stats.accepted} == {(): 7}
     assert seen["records.delivered"] == {(): 6}
-    assert seen["records.lost"] == {(("reason", "queue_full"),): 1}
+    assert {key: number for key, number in seen["records.lost"].items() if number} == {(("reason", "queue_full"),): 1}
     assert seen["requests"] == {(): 3}
     assert seen["retries"] == {(): 1}
     assert seen["queue.records"] == seen["queue.size"] == seen["requests.in_flight"] == {(): 0}
@@ -72,6 +74,69 @@ async def test_counts_queue_and_batches_are_exported() -> None:
     for point in seen["request.duration"].values():
         assert point.count == 1
         assert 0 < point.sum < 20
+
+
+async def test_counters_exist_from_the_start_with_0_for_every_reason() -> None:
+    exported = Exported()
+    metrics = MixpanelMetrics(exported.provider)
+    async with Emulator().client() as mp:
+        metrics.watch(mp)
+        seen = exported.read()
+    assert seen["records.lost"] == {(("reason", reason.value),): 0 for reason in DropReason}
+    for name in ("records.accepted", "records.delivered", "requests", "retries", "queue.records", "queue.oldest_age"):
+        assert seen[name] == {(): 0}
+    for name in ("spool.records", "spool.size", "spool.dead_letters"):
+        assert seen[name] == {(): 0}
+    # A client without flags has no metrics of flags.
+    assert not [name for name in seen if name.startswith("flags.")]
+
+
+async def test_metrics_of_a_spool_match_the_statistics(tmp_path: Path) -> None:
+    exported = Exported()
+    metrics = MixpanelMetrics(exported.provider)
+    emulator = Emulator()
+    batching = BatchPolicy(linger=3600.0)
+    async with emulator.client(spool=SqliteSpool(tmp_path / "spool.db"), batching=batching) as mp:
+        metrics.watch(mp)
+        for _ in range(4):
+            await mp.track("user", "Event")
+        seen, stats = exported.read(), mp.stats()
+        assert seen["queue.records"] == {(): 4}
+        assert seen["spool.records"] == {(): stats.on_disk}
+        assert seen["spool.size"] == {(): stats.spool_bytes}
+        assert 0 < seen["queue.oldest_age"][()] <= stats.oldest_age
+        emulator.break_next("zero", times=100)
+        await mp.flush()
+        with anyio.fail_after(10):
+            while exported.read()["spool.dead_letters"] != {(): 4}:  # noqa: ASYNC110  a thread changes the condition
+                await anyio.sleep(0.001)
+
+
+async def test_metrics_of_flags_match_the_statistics() -> None:
+    exported = Exported()
+    metrics = MixpanelMetrics(exported.provider)
+    emulator = Emulator()
+    emulator.set_flag("new-checkout")
+    async with emulator.client(local_flags=LocalFlags(exposure_window=60.0)) as mp:
+        metrics.watch(mp)
+        assert exported.read()["flags.exposures"] == {
+            (("outcome", outcome),): 0 for outcome in ("tracked", "repeated", "lost")
+        }
+        assert await mp.local_flags.wait_ready()
+        for _ in range(3):
+            mp.local_flags.get_variant_value("new-checkout", None, {"distinct_id": "user"})
+        seen, flags = exported.read(), mp.stats().flags
+        assert flags is not None
+    assert {key: number for ((_, key),), number in seen["flags.exposures"].items()} == {
+        "tracked": 1,
+        "repeated": 2,
+        "lost": 0,
+    }
+    assert seen["flags.polls"] == {(): flags.polls} != {(): 0}
+    assert seen["flags.definitions"] == {(): 1}
+    assert 0 <= seen["flags.age"][()] < 20
+    for name in ("poll_failures", "remote_requests", "remote_failures", "undecidable"):
+        assert seen[f"flags.{name}"] == {(): 0}
 
 
 async def test_metrics_distinguish_clients_by_name() -> None:

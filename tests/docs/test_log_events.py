@@ -1,0 +1,77 @@
+"""The README lists every log event of the client with its level and its data, as the code has them."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import mixpanel_async
+
+PACKAGE = Path(mixpanel_async.__file__).parent
+README = (PACKAGE.parent / "README.md").read_text(encoding="utf-8")
+LEVELS = {"DEBUG", "INFO", "WARNING", "ERROR"}
+# They share nothing with the client, or print for the user of a command.
+OTHER_PROGRAMS = {"cli", "emulator"}
+# Owns the logger, and takes the event from its callers.
+OWNER = "_runtime/log_events.py"
+
+
+class LogEvent(NamedTuple):
+    """Log event; no level if the code computes it."""
+
+    name: str
+    level: str | None
+    data: frozenset[str]
+
+
+def sources() -> Iterator[tuple[str, ast.Module]]:
+    for path in sorted(PACKAGE.rglob("*.py")):
+        relative = path.relative_to(PACKAGE)
+        if relative.parts[0] not in OTHER_PROGRAMS:
+            yield relative.as_posix(), ast.parse(path.read_text(encoding="utf-8"))
+
+
+def logged_events(tree: ast.Module) -> Iterator[LogEvent]:
+    """Return the events of calls of `log_event`, and of `_warn` in the integrations."""
+    for call in ast.walk(tree):
+        if not isinstance(call, ast.Call):
+            continue
+        name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+        if name == "log_event":
+            level, event = call.args[:2]
+            assert isinstance(event, ast.Constant), ast.unparse(call)
+            assert isinstance(event.value, str)
+            data = frozenset(keyword.arg or "" for keyword in call.keywords)
+            yield LogEvent(event.value, level.attr if isinstance(level, ast.Attribute) else None, data)
+        elif name == "_warn":
+            event = call.args[0]
+            assert isinstance(event, ast.Constant), ast.unparse(call)
+            yield LogEvent(str(event.value), "WARNING", frozenset())
+
+
+def documented_events() -> dict[str, tuple[set[str], frozenset[str]]]:
+    """Return the levels and the data of each event in the table of the README."""
+    start = README.index("| event | level | data |")
+    table = README[start : README.index("\n\n", start)].splitlines()[2:]
+    found: dict[str, tuple[set[str], frozenset[str]]] = {}
+    for row in table:
+        event, levels, data = (cell.strip() for cell in row.strip("|").split(" | ", 2))
+        # Names in the explanation come after a colon.
+        names = frozenset(re.findall(r"`([a-z_]+)`", data.partition(":")[0]))
+        assert event.strip("`") not in found, event
+        found[event.strip("`")] = set(re.findall(r"[A-Z]+", levels)), names
+    return found
+
+
+def test_every_log_event_is_in_the_readme_with_level_and_data() -> None:
+    documented = documented_events()
+    logged = {event for _, tree in sources() for event in logged_events(tree)}
+    assert {event.name for event in logged} == set(documented)
+    for event in logged:
+        levels, data = documented[event.name]
+        assert levels <= LEVELS
+        assert event.level in levels if event.level else len(levels) > 1, event
+        assert event.data == data, event
