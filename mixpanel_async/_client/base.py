@@ -7,17 +7,20 @@ from typing import TYPE_CHECKING, Any
 
 from .._encoding.records import DroppedByHook, RecordEncoder
 from .._model.config import ClientOptions
-from .._model.errors import MixpanelException, ValidationError, without_traceback
+from .._model.errors import MixpanelException
 from .._model.records import RecordKind
 from .._runtime.environment import Environment
+from .invalid import as_refusal, make_policy
 
 if TYPE_CHECKING:
     from .._delivery.direct_sender import DirectSender
+    from .._delivery.lanes import Lane
     from .._delivery.queue import Queue
     from .._delivery.sender import Sender
 
 Properties = Mapping[str, Any]
 Meta = Mapping[str, Any] | None
+Outcome = DroppedByHook | MixpanelException
 
 
 class ClientBase:
@@ -55,28 +58,31 @@ class ClientBase:
             self._lanes[RecordKind.EVENTS] if is_shared else queue.lane(RecordKind.IMPORTS)
         )
         self._events = self._lanes[RecordKind.EVENTS]
+        self._invalid = make_policy(options, queue, self._lanes)
         self._staging = queue.staging
         self._staging.use_encoder(encoder.fast_encoder, environment)
         queue.enable_staging(self._events)
 
     async def _update(self, kind: RecordKind, message: Mapping[str, Any], meta: Meta) -> None:
         """Encode and enqueue a profile update."""
-        lane = self._lanes[kind]
-        try:
-            record = self._encoder.encode_profile(message, meta, now=self._staging.now())
-        except DroppedByHook as dropped:
-            self._queue.discard(lane, dropped.record, dropped.reason)
+        if not self._options.enabled:
             return
-        except MixpanelException as error:
-            raise without_traceback(error) from None
+        lane = self._lanes[kind]
+        is_group = kind is RecordKind.GROUPS
+        try:
+            record = self._encoder.encode_profile(message, meta, now=self._staging.now(), is_group=is_group)
+        except DroppedByHook as dropped:
+            outcome: Outcome = dropped
         except Exception as error:  # noqa: BLE001  a user's types may raise anything
-            failure = unreadable_arguments(error)
+            outcome = as_refusal(error)
         else:
             await self._sender.enqueue(lane, record, self._options.batching.wait_timeout)
             return
-        raise failure
+        self._end(outcome, lane, kind)
 
-
-def unreadable_arguments(error: Exception) -> ValidationError:
-    """Return the error for an argument whose own methods raise."""
-    return ValidationError("arguments", f"cannot be read: reading them raised {type(error).__name__}")
+    def _end(self, outcome: Outcome, lane: Lane, kind: RecordKind) -> None:
+        """Count or raise that a record was not encoded. Call it outside of `except`, whose frames hold the token."""
+        if isinstance(outcome, DroppedByHook):
+            self._queue.discard(lane, outcome.record, outcome.reason)
+        else:
+            self._invalid.refuse(kind, outcome)

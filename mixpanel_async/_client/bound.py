@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, Final, TypedDict
 
 from .._encoding.validation import check_id, copy_mapping, is_instance, is_uuid4
 from .._model.config import IdMerge
-from .._model.errors import ConfigurationError, ValidationError
+from .._model.errors import ConfigurationError, MixpanelException, ValidationError
+from .._model.records import RecordKind
 from .base import Meta, Properties
+from .invalid import IgnoredData, InvalidData, as_refusal
 from .profiles import BoundProfileMethods
 
 if TYPE_CHECKING:
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 # In these systems `$device:...` has no special meaning: the id of an anonymous visitor is the bare device id.
 _WITHOUT_DEVICES: Final = frozenset({IdMerge.LEGACY, IdMerge.ORIGINAL})
 _LINK_BYTES: Final = 12
+_NOT_PROPERTIES: Final = "must be a mapping; ids are bound, so event_name is the first argument"
 
 
 class _Ids(TypedDict):
@@ -35,20 +38,26 @@ class BoundMixpanel(BoundProfileMethods):
     the bound ids. It does not need to be closed.
     """
 
-    __slots__ = ("_client", "_distinct_id", "_ids", "_link", "_properties")
+    __slots__ = ("_client", "_distinct_id", "_ids", "_invalid", "_link", "_problem", "_properties", "_silent")
 
     def __init__(
         self,
-        client: AsyncMixpanel | NullClient,
+        client: AsyncMixpanel,
+        invalid: InvalidData,
+        silent: Callable[[], AsyncMixpanel],
         *,
         distinct_id: str | None,
         user_id: str | None,
         device_id: str | None,
         ip: str | None,
         properties: Mapping[str, Any],
+        problem: ValidationError | None = None,
         link: str | None = None,
     ) -> None:
         self._client = client
+        self._invalid = invalid
+        self._silent = silent
+        self._problem = problem
         self._distinct_id = distinct_id
         self._ids: _Ids = {"user_id": user_id, "device_id": device_id, "ip": ip}
         self._properties = properties
@@ -71,7 +80,8 @@ class BoundMixpanel(BoundProfileMethods):
 
     def silenced(self) -> BoundMixpanel:
         """Return a client whose calls do nothing, for a visitor who has not consented to tracking."""
-        return BoundMixpanel(NullClient(), distinct_id=None, properties={}, **_NO_IDS)
+        silent = self._silent
+        return SilencedMixpanel(silent(), IgnoredData(), silent, distinct_id=None, properties={}, **_NO_IDS)
 
     async def sign_in(
         self,
@@ -129,7 +139,7 @@ class BoundMixpanel(BoundProfileMethods):
     async def _join_device(self, user_id: str, device_id: str, *, is_new: bool) -> None:
         """Make the identity call of `sign_in` for the project's ID Merge system."""
         system = self._client.id_merge
-        if system is None:
+        if system is None and self._client.enabled:
             raise ConfigurationError("sign_in needs the project's ID Merge system; create the client with id_merge=")
         if system is IdMerge.ORIGINAL and is_uuid4(device_id):
             await self._client.identify(user_id, device_id)
@@ -163,12 +173,17 @@ class BoundMixpanel(BoundProfileMethods):
         properties: Properties | None = None,
     ) -> BoundMixpanel:
         """Return a copy with other ids or more properties bound. Arguments are those of `AsyncMixpanel.bind`."""
-        return self._client.bind(
+        added = self._client.bind(properties=properties)
+        return BoundMixpanel(
+            self._client,
+            self._invalid,
+            self._silent,
             distinct_id=self._distinct_id if distinct_id is None else distinct_id,
             user_id=self._ids["user_id"] if user_id is None else user_id,
             device_id=self._ids["device_id"] if device_id is None else device_id,
             ip=self._ids["ip"] if ip is None else ip,
-            properties=self._merged(properties),
+            properties={**self._properties, **added._properties},
+            problem=self._problem or added._problem,
             link=self._link if device_id is None else None,
         )
 
@@ -182,15 +197,17 @@ class BoundMixpanel(BoundProfileMethods):
         insert_id: str | None = None,
     ) -> None:
         """Queue an event. See `AsyncMixpanel.track`."""
-        await self._client.track(
-            self._event_id,
-            event_name,
-            self._merged(properties),
-            meta,
-            time=time,
-            insert_id=insert_id,
-            **self._ids,
-        )
+        merged = self._event_properties(properties)
+        if merged is not None:
+            await self._client.track(
+                self._event_id,
+                event_name,
+                merged,
+                meta,
+                time=time,
+                insert_id=insert_id,
+                **self._ids,
+            )
 
     def track_nowait(
         self,
@@ -202,15 +219,17 @@ class BoundMixpanel(BoundProfileMethods):
         insert_id: str | None = None,
     ) -> None:
         """Queue an event from any thread. See `AsyncMixpanel.track_nowait`."""
-        self._client.track_nowait(
-            self._event_id,
-            event_name,
-            self._merged(properties),
-            meta,
-            time=time,
-            insert_id=insert_id,
-            **self._ids,
-        )
+        merged = self._event_properties(properties)
+        if merged is not None:
+            self._client.track_nowait(
+                self._event_id,
+                event_name,
+                merged,
+                meta,
+                time=time,
+                insert_id=insert_id,
+                **self._ids,
+            )
 
     async def track_immediate(
         self,
@@ -222,15 +241,17 @@ class BoundMixpanel(BoundProfileMethods):
         insert_id: str | None = None,
     ) -> None:
         """Send one event now and await the response. See `AsyncMixpanel.track_immediate`."""
-        await self._client.track_immediate(
-            self._event_id,
-            event_name,
-            self._merged(properties),
-            meta,
-            time=time,
-            insert_id=insert_id,
-            **self._ids,
-        )
+        merged = self._event_properties(properties, is_awaited=True)
+        if merged is not None:
+            await self._client.track_immediate(
+                self._event_id,
+                event_name,
+                merged,
+                meta,
+                time=time,
+                insert_id=insert_id,
+                **self._ids,
+            )
 
     async def alias(self, alias_id: str, meta: Meta = None) -> None:
         """Make `alias_id` another id of the bound user. See `AsyncMixpanel.alias`."""
@@ -242,12 +263,16 @@ class BoundMixpanel(BoundProfileMethods):
 
     async def people_update(self, message: Mapping[str, Any], meta: Meta = None) -> None:
         """See `AsyncMixpanel.people_update`. The bound id is the default of `$distinct_id`."""
-        message = {"$distinct_id": self._profile_id, **copy_mapping(message, "message")}
-        await self._client.people_update(message, self._with_ip(meta))
+        arguments = self._profile_arguments(message, meta)
+        if arguments is not None:
+            await self._client.people_update(*arguments)
 
     async def people_track_charge(self, amount: float, properties: Properties | None = None, meta: Meta = None) -> None:
         """See `AsyncMixpanel.people_track_charge`."""
-        await self._client.people_track_charge(self._profile_id, amount, properties, self._with_ip(meta))
+        arguments = self._profile_arguments({}, meta)
+        if arguments is not None:
+            target, meta = arguments
+            await self._client.people_track_charge(target["$distinct_id"], amount, properties, meta)
 
     @property
     def _event_id(self) -> str | None:
@@ -259,16 +284,37 @@ class BoundMixpanel(BoundProfileMethods):
     @property
     def _profile_id(self) -> str:
         profile_id = self._distinct_id or self._ids["user_id"]
-        if profile_id is None and not isinstance(self._client, NullClient):
+        if profile_id is None and self._client.enabled:
             raise ValidationError("distinct_id", "is not bound; bind a distinct_id or user_id")
         return profile_id or ""
 
-    def _merged(self, properties: object) -> Properties | None:
-        if properties is None:
+    def _event_properties(self, properties: object, *, is_awaited: bool = False) -> Properties | None:
+        """Return the bound and the given properties. None if they were refused and the call returns."""
+        if self._problem is not None:
+            failure: MixpanelException = ValidationError(self._problem.path, self._problem.problem)
+        elif properties is None:
             return self._properties
-        if is_instance(properties, str):
-            raise ValidationError("properties", "must be a mapping; ids are bound, so event_name is the first argument")
-        return {**self._properties, **copy_mapping(properties, "properties")}
+        elif is_instance(properties, str):
+            failure = ValidationError("properties", _NOT_PROPERTIES)
+        else:
+            try:
+                return {**self._properties, **copy_mapping(properties, "properties")}
+            except Exception as error:  # noqa: BLE001  a user's mapping may raise anything
+                failure = as_refusal(error)
+        if is_awaited:
+            self._invalid.refuse_awaited(failure)
+        else:
+            self._invalid.refuse(RecordKind.EVENTS, failure)
+        return None
+
+    def _profile_arguments(self, message: object, meta: Meta) -> tuple[dict[str, Any], Meta] | None:
+        """Return the update and `meta` with what is bound. None if they were refused and the call returns."""
+        try:
+            return {"$distinct_id": self._profile_id, **copy_mapping(message, "message")}, self._with_ip(meta)
+        except Exception as error:  # noqa: BLE001  a user's mapping may raise anything
+            failure = as_refusal(error)
+        self._invalid.refuse(RecordKind.PEOPLE, failure)
+        return None
 
     def _with_ip(self, meta: Meta) -> Meta:
         ip = self._ids["ip"]
@@ -279,26 +325,14 @@ class BoundMixpanel(BoundProfileMethods):
         return f"<BoundMixpanel {', '.join(bound) or 'nothing'} bound>"
 
 
-class NullClient:
-    """Client whose calls do nothing, for a visitor who has not consented to tracking."""
+class SilencedMixpanel(BoundMixpanel):
+    """Bound client of a visitor who has not consented to tracking. It does nothing and keeps no id."""
 
-    id_merge: Final[IdMerge | None] = None
+    __slots__ = ()
 
     def bind(self, **_ids: Any) -> BoundMixpanel:
-        """Return a bound client that does nothing. The ids are not kept."""
-        return BoundMixpanel(self, distinct_id=None, properties={}, **_NO_IDS)
-
-    def new_device_id(self) -> str:
-        """Return an empty id."""
-        return ""
-
-    def track_nowait(self, *arguments: object, **options: object) -> None:
-        """Do nothing."""
-
-    async def _nothing(self, *arguments: object, **options: object) -> None:
-        """Do nothing."""
-
-    track = track_immediate = alias = identify = people_update = people_track_charge = _nothing
+        """Return this client. The ids are not kept."""
+        return self
 
 
 _NO_IDS: Final[_Ids] = {"user_id": None, "device_id": None, "ip": None}

@@ -10,7 +10,8 @@ from .._encoding.records import EventArguments, RecordEncoder, SerializerOption
 from .._model.errors import MixpanelException
 from .._model.records import NonIdempotentRecord
 from .._runtime.environment import real_environment
-from .base import Meta, Properties, unreadable_arguments
+from .base import Meta, Properties
+from .invalid import unreadable_arguments
 
 
 class Checked(NamedTuple):

@@ -8,6 +8,7 @@ import warnings
 import weakref
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import lru_cache
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
@@ -21,6 +22,7 @@ from .._model.config import (
     ClientOptions,
     EventsEndpoint,
     IdMerge,
+    InvalidOption,
     Overflow,
     Region,
     RetryPolicy,
@@ -42,6 +44,7 @@ from .bound import BoundMixpanel
 from .events import EventMethods
 from .factory import build_pipeline
 from .identity import IdentityMethods
+from .invalid import as_refusal
 from .profiles import ProfileMethods
 
 if TYPE_CHECKING:
@@ -107,6 +110,13 @@ class AsyncMixpanel(EventMethods, IdentityMethods, ProfileMethods):
         shutdown_timeout: seconds that `aclose()` may take to deliver; 0 to 3,600, default 10. A `flush()` without a
             timeout ends after so many seconds without progress.
         allow_http: accept an `http://` origin on another machine, for example an emulator in another container.
+        invalid: policy for data that Mixpanel would not accept, in the methods that queue a record and in `bind`.
+            `raise` (default) raises `ValidationError`. `drop` counts the record as dropped with the reason `invalid`,
+            passes it to `on_drop`, logs each call site once, and returns. Calls that wait for Mixpanel's response
+            always raise.
+        enabled: False turns the client off: no network, no thread, no task and no spool. Every method returns at once,
+            and neither validates data nor calls a hook; `stats()` stays at zero, and flags return their fallbacks.
+            Only `sign_in` still validates its ids, because it binds them. The token may then be blank.
 
     Raises:
         ConfigurationError: if an option is invalid.
@@ -138,6 +148,8 @@ class AsyncMixpanel(EventMethods, IdentityMethods, ProfileMethods):
         timeout: float = 10.0,
         shutdown_timeout: float = 10.0,
         allow_http: bool = False,
+        invalid: InvalidOption = "raise",
+        enabled: bool = True,
         _environment: Environment | None = None,
     ) -> None:
         try:
@@ -155,6 +167,8 @@ class AsyncMixpanel(EventMethods, IdentityMethods, ProfileMethods):
                 events_endpoint=events_endpoint,
                 timeout=timeout,
                 shutdown_timeout=shutdown_timeout,
+                invalid=invalid,
+                enabled=enabled,
             )
             self._origin = options.origin
             preload_backend()
@@ -198,6 +212,9 @@ class AsyncMixpanel(EventMethods, IdentityMethods, ProfileMethods):
 
         It reads `MIXPANEL_TOKEN` and, if set, `MIXPANEL_SERVICE_ACCOUNT_USERNAME`, `MIXPANEL_SERVICE_ACCOUNT_SECRET`,
         `MIXPANEL_PROJECT_ID`, `MIXPANEL_REGION`, `MIXPANEL_API_HOST` and `MIXPANEL_ID_MERGE`.
+
+        With `MIXPANEL_DISABLED` set to 1, true, yes or on, the client is disabled. It then reads only
+        `MIXPANEL_TOKEN` and `MIXPANEL_ID_MERGE`, and needs neither. 0, false, no, off and blank have no effect.
 
         Args:
             environ: variables to use instead of the process's environment.
@@ -273,6 +290,11 @@ class AsyncMixpanel(EventMethods, IdentityMethods, ProfileMethods):
         return stats if self._flags is None else replace(stats, flags=self._flags.stats())
 
     @property
+    def enabled(self) -> bool:
+        """Whether the client sends anything; False after `enabled=False`."""
+        return self._options.enabled
+
+    @property
     def local_flags(self) -> LocalFeatureFlagsProvider:
         """Provider of feature flags that are evaluated in this process.
 
@@ -324,17 +346,30 @@ class AsyncMixpanel(EventMethods, IdentityMethods, ProfileMethods):
             A client with the same methods, without the ids. It needs no closing.
 
         Raises:
-            ValidationError: if a property cannot be sent.
+            ValidationError: if a property cannot be sent. With `invalid="drop"`, the events of the bound client are
+                dropped instead.
         """
+        clean, problem = self._bound_properties(properties)
         return BoundMixpanel(
             self,
+            self._invalid,
+            _silent_client,
             distinct_id=distinct_id,
             user_id=user_id,
             device_id=device_id,
             ip=ip,
-            properties=self._encoder.clean_properties(properties, "properties"),
+            properties=clean,
+            problem=problem,
             link=link,
         )
+
+    def _bound_properties(self, properties: Properties | None) -> tuple[Mapping[str, Any], ValidationError | None]:
+        """Return a copy of bound properties, and why they cannot be sent unless that is raised."""
+        try:
+            return self._encoder.clean_properties(properties, "properties"), None
+        except Exception as error:  # noqa: BLE001  a user's mapping may raise anything
+            problem = as_refusal(error)
+        return {}, self._invalid.keep(problem)
 
     def __repr__(self) -> str:
         try:
@@ -346,6 +381,12 @@ class AsyncMixpanel(EventMethods, IdentityMethods, ProfileMethods):
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("an AsyncMixpanel holds connections and credentials and cannot be pickled")
+
+
+@lru_cache(maxsize=1)
+def _silent_client() -> AsyncMixpanel:
+    """Return the disabled client behind every `BoundMixpanel.silenced`."""
+    return AsyncMixpanel("", enabled=False)
 
 
 def _tracker(client: weakref.ref[AsyncMixpanel]) -> Track:

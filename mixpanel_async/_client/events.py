@@ -7,9 +7,10 @@ from datetime import datetime
 from .._delivery.lanes import Lane
 from .._encoding.records import DroppedByHook, EventArguments
 from .._model.credentials import as_secret
-from .._model.errors import MixpanelException, ValidationError, without_traceback
+from .._model.errors import ConfigurationError, MixpanelException, ValidationError
 from .._model.records import RecordKind
-from .base import ClientBase, Meta, Properties, unreadable_arguments
+from .base import ClientBase, Meta, Outcome, Properties
+from .invalid import as_refusal
 
 
 class EventMethods(ClientBase):
@@ -49,7 +50,8 @@ class EventMethods(ClientBase):
                 `distinct_id`, time and `insert_id` once.
 
         Raises:
-            ValidationError: if Mixpanel would not accept the event. `path` names the offending part.
+            ValidationError: if Mixpanel would not accept the event. `path` names the offending part. With
+                `invalid="drop"`, the event is dropped instead.
             QueueFullError: if the queue is full, under `Overflow.RAISE`, or under `Overflow.WAIT` after `wait_timeout`.
             ClientClosedError: after `aclose()`.
         """
@@ -115,12 +117,13 @@ class EventMethods(ClientBase):
         Raises:
             ApiError: if Mixpanel responded and did not accept the event.
             TransportError: if no attempt got a response.
-            ValidationError: if Mixpanel would not accept the event. `path` names the offending part.
+            ValidationError: if Mixpanel would not accept the event, also with `invalid="drop"`: a call that returns
+                means that Mixpanel has the event, unless `before_send` dropped it.
             QueueFullError: if the queue has no room for the event, under every overflow policy.
             ClientClosedError: after `aclose()`.
         """
         event = EventArguments(distinct_id, event_name, properties, meta, user_id, device_id, ip, time, insert_id)
-        record = self._encode_event(event, self._events)
+        record = self._encode_event(event, self._events, is_awaited=True)
         if record is None:
             return
         batch = self._queue.lease_single(self._events, record)
@@ -153,32 +156,47 @@ class EventMethods(ClientBase):
             ValidationError, QueueFullError, ClientClosedError: as in `track`.
             ConfigurationError: if `api_secret` cannot be sent.
         """
+        lane = self._lanes[RecordKind.IMPORTS]
+        failure: MixpanelException | None = _missing_time(timestamp)
         try:
             secret = as_secret(api_secret)
+        except ConfigurationError as error:
+            failure = error
         finally:
             # Error reporters may show the locals of this frame.
             del api_secret
-        lane = self._lanes[RecordKind.IMPORTS]
+        if failure is not None:
+            self._invalid.refuse(RecordKind.IMPORTS, failure)
+            return
         if self._options.credentials is None and secret is not None:
             lane = self._queue.lane(RecordKind.IMPORTS, secret)
-        if timestamp is None:
-            raise ValidationError("timestamp", "must be a number or a datetime with a time zone, not NoneType")
         event = EventArguments(distinct_id, event_name, properties, meta, time=timestamp)
         record = self._encode_event(event, lane, recent=False)
         if record is not None:
             await self._sender.enqueue(lane, record, self._options.batching.wait_timeout)
 
-    def _encode_event(self, event: EventArguments, lane: Lane, *, recent: bool | None = None) -> bytes | None:
-        """Encode an event. Return None if the `before_send` hook dropped it."""
+    def _encode_event(
+        self, event: EventArguments, lane: Lane, *, recent: bool | None = None, is_awaited: bool = False
+    ) -> bytes | None:
+        """Encode an event. Return None if there is nothing to send: it was dropped, or the client is disabled."""
+        if not self._options.enabled:
+            return None
         try:
             return self._encoder.encode_event(
                 event, now=self._staging.now(), new_id=self._environment.new_id, recent=recent
             )
         except DroppedByHook as dropped:
-            self._queue.discard(lane, dropped.record, dropped.reason)
-            return None
-        except MixpanelException as error:
-            raise without_traceback(error) from None
+            outcome: Outcome = dropped
         except Exception as error:  # noqa: BLE001  a user's types may raise anything
-            failure = unreadable_arguments(error)
-        raise failure
+            outcome = as_refusal(error)
+        if is_awaited and isinstance(outcome, MixpanelException):
+            self._invalid.refuse_awaited(outcome)
+        else:
+            self._end(outcome, lane, lane.kind)
+        return None
+
+
+def _missing_time(timestamp: object) -> ValidationError | None:
+    if timestamp is not None:
+        return None
+    return ValidationError("timestamp", "must be a number or a datetime with a time zone, not NoneType")

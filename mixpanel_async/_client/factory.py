@@ -46,7 +46,7 @@ def build_pipeline(
     http_client: HttpClient | None,
     environment: Environment,
 ) -> Pipeline:
-    """Create and connect the parts.
+    """Create and connect the parts. Those of a disabled client send nothing and store nothing.
 
     Args:
         options: options of the client.
@@ -72,7 +72,7 @@ def build_pipeline(
         max_connections=max_in_flight(options.batching) + _SPARE_CONNECTIONS,
     )
     binding = LoopBinding(callbacks, transport)
-    if spool is None:
+    if spool is None or not options.enabled:
         make_spool, buffer = None, Buffer(options.batching, options.retry, None, new_compressor)
     else:
         from .._delivery.spool_bridge import make_bridge, make_buffer  # noqa: PLC0415  only imported with a spool
@@ -89,7 +89,8 @@ def build_pipeline(
         retry=options.retry,
         environment=environment,
     )
-    sender = Sender(
+    sender_class, direct_sender_class = _sender_classes(options)
+    sender = sender_class(
         queue,
         binding,
         transport=transport,
@@ -98,4 +99,13 @@ def build_pipeline(
         stall_timeout=options.shutdown_timeout,
     )
     api = Api(transport, environment, queue.requests)
-    return Pipeline(queue, sender, DirectSender(sender, api, encoder, PolicyRule(options.identity_retry)), transport)
+    direct_sender = direct_sender_class(sender, api, encoder, PolicyRule(options.identity_retry))
+    return Pipeline(queue, sender, direct_sender, transport)
+
+
+def _sender_classes(options: ClientOptions) -> tuple[type[Sender], type[DirectSender]]:
+    if options.enabled:
+        return Sender, DirectSender
+    from .disabled import NullDirectSender, NullSender  # noqa: PLC0415  only imported if used
+
+    return NullSender, NullDirectSender

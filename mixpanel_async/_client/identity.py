@@ -55,6 +55,8 @@ class IdentityMethods(ClientBase):
             TransportError: if no attempt got a response.
             ClientClosedError: after `aclose()`.
         """
+        if not self._options.enabled:
+            return
         self._check_identity("alias", {"alias_id": alias_id, "original": original}, IdMerge.SIMPLIFIED)
         properties = {"distinct_id": original, "alias": alias_id}
         await self._direct_sender.send(RecordKind.IDENTITY, self._message("$create_alias", properties, meta))
@@ -85,6 +87,8 @@ class IdentityMethods(ClientBase):
             IdentityError: if projects with the client's `id_merge` ignore merges, or both ids are equal.
             ValidationError, ApiError, TransportError, ClientClosedError: as in `alias`.
         """
+        if not self._options.enabled:
+            return
         try:
             secret = as_secret(api_secret)
         finally:
@@ -111,6 +115,8 @@ class IdentityMethods(ClientBase):
                 or if both ids are equal.
             ValidationError, ApiError, TransportError, ClientClosedError: as in `alias`.
         """
+        if not self._options.enabled:
+            return
         ids = {"identified_id": identified_id, "anon_id": anon_id}
         self._check_identity("identify", ids, IdMerge.SIMPLIFIED, IdMerge.LEGACY)
         if not is_uuid4(anon_id):

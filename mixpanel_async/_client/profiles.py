@@ -2,8 +2,8 @@
 
 Each method queues one update and returns. `meta` is merged into the update, next to the operation, for example
 `{"$ignore_time": True}`, `{"$ip": "0"}` or `{"$ignore_alias": True}`. Each method raises `ValidationError` if Mixpanel
-would not accept the update, `ClientClosedError` after `aclose()`, and `QueueFullError` if the queue is full and the
-overflow policy raises.
+would not accept the update (with `invalid="drop"`, the update is dropped instead), `ClientClosedError` after
+`aclose()`, and `QueueFullError` if the queue is full and the overflow policy raises.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from .._encoding.validation import copy_mapping, is_decimal, is_instance, type_n
 from .._model.errors import ValidationError
 from .._model.records import RecordKind
 from .base import ClientBase, Meta, Properties
+from .invalid import as_refusal
 
 
 class ProfileMethods(ClientBase):
@@ -90,10 +91,14 @@ class ProfileMethods(ClientBase):
             properties: further properties of the payment. The mapping is not changed.
             meta: merged into the update, next to the operation.
         """
-        if is_instance(amount, bool) or not (is_instance(amount, (int, float)) or is_decimal(amount)):
-            raise ValidationError("amount", f"must be a number, not {type_name(amount)}")
-        charge = {**({} if properties is None else copy_mapping(properties, "properties")), "$amount": amount}
-        await self._update_user(distinct_id, "$append", {"$transactions": charge}, meta)
+        try:
+            charge = _charge(amount, properties)
+        except Exception as error:  # noqa: BLE001  a user's types may raise anything
+            failure = as_refusal(error)
+        else:
+            await self._update_user(distinct_id, "$append", {"$transactions": charge}, meta)
+            return
+        self._invalid.refuse(RecordKind.PEOPLE, failure)
 
     async def people_clear_charges(self, distinct_id: str, meta: Meta = None) -> None:
         """Remove all payments from the profile."""
@@ -106,10 +111,7 @@ class ProfileMethods(ClientBase):
             message: `$group_key`, `$group_id` and an operation, such as `$set`. It may override `$token` and `$time`.
             meta: merged into the update, next to the operation.
         """
-        update = copy_mapping(message, "message")
-        # The key makes an update without a target invalid. Without the key it would be treated as a user's update.
-        update.setdefault("$group_key", None)
-        await self._update(RecordKind.GROUPS, update, meta)
+        await self._update(RecordKind.GROUPS, message, meta)
 
     async def _update_group(self, group_key: str, group_id: str, operation: str, value: object, meta: Meta) -> None:
         await self._update(RecordKind.GROUPS, {"$group_key": group_key, "$group_id": group_id, operation: value}, meta)
@@ -137,6 +139,17 @@ class ProfileMethods(ClientBase):
     async def group_delete(self, group_key: str, group_id: str, meta: Meta = None) -> None:
         """Delete a group's profile."""
         await self._update_group(group_key, group_id, "$delete", "", meta)
+
+
+def _charge(amount: object, properties: Properties | None) -> dict[str, Any]:
+    """Return the value of `$transactions` for one payment.
+
+    Raises:
+        ValidationError: if the amount is not a number, or `properties` cannot be read.
+    """
+    if is_instance(amount, bool) or not (is_instance(amount, (int, float)) or is_decimal(amount)):
+        raise ValidationError("amount", f"must be a number, not {type_name(amount)}")
+    return {**({} if properties is None else copy_mapping(properties, "properties")), "$amount": amount}
 
 
 class BoundProfileMethods(ABC):

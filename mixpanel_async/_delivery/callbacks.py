@@ -14,7 +14,7 @@ import anyio
 
 from .._encoding.records import payload_of
 from .._model.errors import raise_configuration_error
-from .._model.records import DropReason, Loss
+from .._model.records import DropReason, Loss, RecordKind, RefusedRecord
 from .._model.stats import Delivery, LostRecord
 from .._runtime.log_events import log_event
 from .._runtime.threads import start_daemon_thread, wait_for
@@ -24,6 +24,8 @@ OnDelivered = Callable[[Delivery], Awaitable[None] | None]
 
 # Bytes of payload kept for a slow `on_drop`. Beyond them only the number of lost records is kept.
 _MAX_KEPT_BYTES: Final = 16 * 1024 * 1024
+# Memory of a kept record in addition to its payload.
+_RECORD_OVERHEAD: Final = 64
 
 
 class Callbacks:
@@ -51,6 +53,8 @@ class Callbacks:
         self.is_enabled = self.wants_deliveries or on_drop is not None
         self._pending: deque[Loss | Delivery] = deque()
         self._lock = threading.RLock()
+        # Losses whose records were not kept, by kind and reason.
+        self._counted: dict[tuple[RecordKind, DropReason], Loss] = {}
         self._kept_bytes = 0
         self._has_failed = False
         self._task: int | None = None
@@ -60,6 +64,7 @@ class Callbacks:
     def reset_after_fork(self) -> None:
         """Forget the reports of the parent process."""
         self._pending.clear()
+        self._counted.clear()
         self._lock, self._call_lock = threading.RLock(), threading.Lock()
         self._kept_bytes, self._task = 0, None
 
@@ -77,9 +82,10 @@ class Callbacks:
         return True
 
     def _append(self, loss: Loss) -> None:
-        size = sum(map(len, loss.items))
+        size = _size(loss)
         if self._kept_bytes + size > _MAX_KEPT_BYTES:
-            loss, size = Loss(kind=loss.kind, reason=loss.reason, items=(), count_only=len(loss.items)), 0
+            self._count(loss)
+            return
         self._kept_bytes += size
         last = self._pending[-1] if self._pending else None
         # An overflow loses records one by one, so similar losses share one call.
@@ -87,6 +93,17 @@ class Callbacks:
             last.merge(loss)
             return
         self._pending.append(loss.copy())
+
+    def _count(self, loss: Loss) -> None:
+        """Keep only the number of lost records, in one entry for each kind and reason."""
+        lost = len(loss.items) + loss.count_only
+        counted = self._counted.get((loss.kind, loss.reason))
+        if counted is not None:
+            counted.merge(Loss(kind=loss.kind, reason=loss.reason, items=(), count_only=lost))
+            return
+        counted = Loss(kind=loss.kind, reason=loss.reason, items=[], count_only=lost, message=loss.message)
+        self._counted[loss.kind, loss.reason] = counted
+        self._pending.append(counted)
 
     def undelivered(self) -> int:
         """Return the number of lost records that have not been reported."""
@@ -125,7 +142,9 @@ class Callbacks:
                     return
                 entry = self._pending.popleft()
                 if isinstance(entry, Loss):
-                    self._kept_bytes -= sum(map(len, entry.items))
+                    self._kept_bytes -= _size(entry)
+                    if self._counted.get((entry.kind, entry.reason)) is entry:
+                        del self._counted[entry.kind, entry.reason]
             if isinstance(entry, Loss):
                 assert self._on_drop is not None
                 records = await wait_for(start_daemon_thread(partial(_records, entry), "mixpanel callback"))
@@ -157,6 +176,10 @@ class Callbacks:
             log_event(logging.ERROR, "callback_failed", text, name, cause, callback=name, error=cause)
 
 
+def _size(loss: Loss) -> int:
+    return sum(map(len, loss.items)) + _RECORD_OVERHEAD * len(loss.items)
+
+
 def _can_merge(one: Loss, other: Loss) -> bool:
     same = (one.kind, one.reason, one.message) == (other.kind, other.reason, other.message)
     return same and not (one.details or other.details)
@@ -176,14 +199,10 @@ def _records(loss: Loss) -> list[LostRecord]:
     records = []
     for at, item in enumerate(loss.items):
         detail = details.get(at)
-        records.append(
-            LostRecord(
-                kind=loss.kind.value,
-                payload=payload_of(item),
-                field=detail.field if detail else "",
-                message=detail.message if detail else loss.message,
-            )
-        )
+        field, message = (detail.field, detail.message) if detail else ("", loss.message)
+        if isinstance(item, RefusedRecord):
+            field, message = item.read()
+        records.append(LostRecord(kind=loss.kind.value, payload=payload_of(item), field=field, message=message))
     # These records are equal, so one object represents all of them.
     counted = LostRecord(kind=loss.kind.value, payload=None, message=loss.message)
     return records + [counted] * loss.count_only

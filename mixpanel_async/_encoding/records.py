@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple, cast
 import orjson
 
 from .._model.errors import ConfigurationError, ValidationError
-from .._model.records import DropReason, NonIdempotentRecord, Record
+from .._model.records import DropReason, NonIdempotentRecord, Record, RefusedRecord
 from .._model.version import VERSION
 from .fast_event import MAX_RECORD_BYTES, MP_LIB, FastEventEncoder, insert_id_fragment, time_fragment
 from .timestamps import event_time
@@ -29,6 +29,7 @@ from .validation import (
     check_insert_id,
     check_names,
     copy_mapping,
+    is_instance,
     is_plain,
     join_path,
     require_mapping,
@@ -86,11 +87,11 @@ class DroppedByHook(Exception):  # noqa: N818  control flow inside the package, 
         self.reason = reason
         try:
             # Not orjson: an object that a hook put into the message could crash it.
-            self.record = json.dumps(
-                message, allow_nan=False, default=lambda value: f"<{type(value).__name__}>"
-            ).encode()
-        except (TypeError, ValueError, RecursionError):
-            self.record = b""
+            record = json.dumps(message, allow_nan=False, default=lambda value: f"<{type(value).__name__}>").encode()
+            orjson.loads(record)  # it rejects a lone surrogate
+            self.record = Record(record)
+        except Exception:  # noqa: BLE001  a user's mapping may raise anything
+            self.record = Record()
 
 
 def as_serializer(serializer: SerializerOption) -> Serializer | None:
@@ -118,7 +119,8 @@ class RecordEncoder:
         token: the project's token.
         super_properties: defaults for the properties of every event.
         serializer: see `as_serializer`.
-        before_send: called with every tracked message. It may change the message, or drop it by returning None.
+        before_send: called with every tracked message. It may change the message, except the token and whether it
+            updates a user or a group, or drop it by returning None.
         recent: events go to `/track`, which accepts only the last five days.
     """
 
@@ -176,15 +178,17 @@ class RecordEncoder:
         if self._before_send is None:
             return record
         # The caller's arguments are valid. From here on, an invalid value comes from the hook.
-        message = self._run_before_send(orjson.loads(memoryview(record)))
+        message = orjson.loads(memoryview(record))
+        token = message["properties"]["token"]
+        message = self._run_before_send(message)
         try:
-            envelope = {key: value for key, value in message.items() if key != "properties"}
-            message = {
-                **self._events.mapping(envelope, ""),
-                "properties": copy_mapping(message["properties"], "properties"),
-            }
-            return self._finish_event(message, now=now, recent=recent, has_own_stamps=False)
-        except ValidationError:
+            envelope = copy_mapping(message, "")
+            properties = copy_mapping(envelope.pop("properties"), "properties")
+            # Mixpanel accepts an event without the token, and ignores it.
+            properties["token"] = token
+            clean = {**self._events.mapping(envelope, ""), "properties": properties}
+            return self._finish_event(clean, now=now, recent=recent, has_own_stamps=False)
+        except Exception:  # noqa: BLE001  the methods of a mapping may raise anything
             raise DroppedByHook(DropReason.BEFORE_SEND_FAILED, message) from None
 
     def _encode_fast(
@@ -271,13 +275,16 @@ class RecordEncoder:
             self._events.normalize_in_place(properties, "properties")
         return _encode(message, self._whole_event)
 
-    def encode_profile(self, message: Mapping[str, Any], meta: Mapping[str, Any] | None, *, now: float) -> bytes:
+    def encode_profile(
+        self, message: Mapping[str, Any], meta: Mapping[str, Any] | None, *, now: float, is_group: bool = False
+    ) -> bytes:
         """Encode one update of a user or group profile.
 
         Args:
             message: target and operation, in the form of Mixpanel's `/engage` and `/groups`.
             meta: merged into the update, next to the operation.
             now: wall clock in seconds, for `$time`.
+            is_group: the update goes to `/groups`, also without a target, which is then missed.
 
         Returns:
             The record; a `NonIdempotentRecord` if sending it twice could apply it twice.
@@ -290,15 +297,27 @@ class RecordEncoder:
         update.update(copy_mapping(message, "message"))
         if meta is not None:
             update.update(copy_mapping(meta, "meta"))
+        if is_group:
+            # The key makes an update without a target invalid. Without the key it would be treated as a user's update.
+            update.setdefault("$group_key", None)
         data, clean = self._finish_profile(update)
         if self._before_send is not None:
-            clean = self._run_before_send(orjson.loads(memoryview(data)))
-            try:
-                data, clean = self._finish_profile(clean)
-            except ValidationError:
-                raise DroppedByHook(DropReason.BEFORE_SEND_FAILED, clean) from None
+            data, clean = self._finish_hooked_profile(orjson.loads(memoryview(data)))
         is_idempotent = all(key in _IDEMPOTENT or key in _ENVELOPE for key in clean)
         return data if is_idempotent else NonIdempotentRecord(data)
+
+    def _finish_hooked_profile(self, update: Message) -> tuple[bytes, Message]:
+        """Pass an update to the hook, and finish what the hook returns."""
+        token, is_group = update["$token"], "$group_key" in update
+        message = self._run_before_send(update)
+        try:
+            changed = copy_mapping(message, "message")
+            _check_kind(changed, is_group=is_group)
+            # Mixpanel accepts an update without the token, and ignores it.
+            changed["$token"] = token
+            return self._finish_profile(changed)
+        except Exception:  # noqa: BLE001  the methods of a mapping may raise anything
+            raise DroppedByHook(DropReason.BEFORE_SEND_FAILED, message) from None
 
     def _finish_profile(self, update: Message) -> tuple[bytes, Message]:
         """Validate an update. Return it encoded, and as a dict of JSON values."""
@@ -343,7 +362,7 @@ class RecordEncoder:
             raise DroppedByHook(DropReason.BEFORE_SEND_FAILED, message) from None
         if result is None:
             raise DroppedByHook(DropReason.BEFORE_SEND, message)
-        if not isinstance(result, dict) or ("event" in message and not isinstance(result.get("properties"), dict)):
+        if not is_instance(result, dict):
             raise DroppedByHook(DropReason.BEFORE_SEND_FAILED, message)
         return result
 
@@ -388,6 +407,12 @@ def _check_bare_id(value: object, path: str) -> None:
         raise ValidationError(path, "must not start with $device:, which Mixpanel adds itself; pass the bare id")
 
 
+def _check_kind(update: Message, *, is_group: bool) -> None:
+    """Reject an update that belongs to the other endpoint, where Mixpanel would ignore it."""
+    if ("$group_key" in update) is not is_group:
+        raise ValidationError("$group_key", "must be set for a group, and only for a group")
+
+
 def _check_target(update: Message) -> None:
     if "$group_key" in update or "$group_id" in update:
         check_id(update.get("$group_id"), "$group_id")
@@ -419,8 +444,8 @@ def _encode(message: Message, normalizer: Normalizer) -> bytes:
 
 
 def payload_of(record: bytes) -> dict[str, Any] | None:
-    """Decode a record for the user, without the token. Return None if the record is empty."""
-    if not record:
+    """Decode a record for the user, without the token. Return None for an empty record or a `RefusedRecord`."""
+    if not record or isinstance(record, RefusedRecord):
         return None
     payload: dict[str, Any] = orjson.loads(memoryview(record))
     payload.pop("$token", None)

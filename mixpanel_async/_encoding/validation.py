@@ -121,13 +121,20 @@ def check_id(value: object, path: str, *, empty: bool = False) -> None:
     elif issubclass(type(value), str):
         text = str.__str__(value)
     else:
-        raise ValidationError(path, f"must be a string, not {type_name(value)}")
+        raise ValidationError(path, f"must be a string, not {type_name(value)}{_text_hint(value)}")
     if not text or text.isspace():
         if empty and not text:
             return
         raise ValidationError(path, "must not be blank")
     if len(text) <= _MAX_PLACEHOLDER_LENGTH and text.lower() in FORBIDDEN_IDS:
         raise ValidationError(path, f'is "{text}", a placeholder that Mixpanel rejects; pass a real id')
+
+
+def _text_hint(id_: object) -> str:
+    """Return how to convert an id to text, for an error message."""
+    if is_instance(id_, (bytes, bytearray)):
+        return '; use str(..., "utf-8")'
+    return "; use str(...)" if is_instance(id_, (int, float, UUID)) and not is_instance(id_, bool) else ""
 
 
 def check_insert_id(value: object, path: str) -> None:
@@ -137,7 +144,7 @@ def check_insert_id(value: object, path: str) -> None:
         ValidationError: if it is not 1 to 36 of A-Z, a-z, 0-9 and dash, or is a placeholder on Mixpanel's list.
     """
     if not isinstance(value, str):
-        raise ValidationError(path, f"must be a string, not {type_name(value)}")
+        raise ValidationError(path, f"must be a string, not {type_name(value)}{_text_hint(value)}")
     if not _INSERT_ID.fullmatch(value):
         raise ValidationError(path, f"must be 1 to 36 letters, digits and dashes; this one has {len(value)} characters")
     if value.lower() in FORBIDDEN_IDS:
@@ -221,7 +228,7 @@ class _Visitor:
 
     def mapping(self, value: Mapping[Any, Any], path: str, depth: int) -> dict[str, Any]:
         """Convert a mapping. `depth` is the number of containers around it, 0 for the properties themselves."""
-        items = _pairs(value, path, self._limits.keys if depth else self._limits.properties)
+        items = _pairs(value, path or "message", self._limits.keys if depth else self._limits.properties)
         clean = {}
         for key, entry in items:
             if not isinstance(key, str):

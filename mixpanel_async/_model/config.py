@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from math import inf
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from .credentials import ServiceAccountCredentials
 from .errors import raise_configuration_error, show_text
@@ -14,6 +14,11 @@ from .origin import parse_origin
 
 Region = Literal["us", "eu", "in"]
 EventsEndpoint = Literal["auto", "track", "import"]
+InvalidOption = Literal["raise", "drop"]
+
+# Spellings of a switch in an environment variable, in any case.
+_ON: Final = ("1", "true", "yes", "on")
+_OFF: Final = ("0", "false", "no", "off")
 
 
 class IdMerge(Enum):
@@ -186,9 +191,14 @@ class ClientOptions:
     events_endpoint: str
     timeout: float
     shutdown_timeout: float
+    invalid: str = "raise"
+    enabled: bool = True
 
     def __post_init__(self) -> None:
-        if not isinstance(self.token, str) or not self.token.strip() or not self.token.isprintable():
+        check_switch("enabled", self.enabled)
+        # A disabled client needs no token.
+        is_blank = not isinstance(self.token, str) or (self.enabled and not self.token.strip())
+        if is_blank or not self.token.isprintable():
             raise_configuration_error("token must be a string of printable characters that is not blank")
         kinds: tuple[tuple[str, type, bool], ...] = (
             ("credentials", ServiceAccountCredentials, True),
@@ -208,6 +218,8 @@ class ClientOptions:
             raise_configuration_error(
                 f"events_endpoint must be 'auto', 'track' or 'import', not {show_text(self.events_endpoint)}"
             )
+        if self.invalid not in ("raise", "drop"):
+            raise_configuration_error(f"invalid must be 'raise' or 'drop', not {show_text(self.invalid)}")
         if self.identity_retry.attempts is None and self.identity_retry.total_timeout is None:
             raise_configuration_error(
                 "identity_retry needs attempts or total_timeout, because an awaited call must end"
@@ -247,10 +259,40 @@ def env_options(environ: Mapping[str, str], given: Mapping[str, Any]) -> dict[st
     def read(name: str) -> str | None:
         return environ.get(f"MIXPANEL_{name}", "").strip() or None
 
+    is_enabled = given["enabled"] if "enabled" in given else not _is_on("MIXPANEL_DISABLED", read("DISABLED"))
     token = read("TOKEN")
-    if token is None and "token" not in given:
+    if token is None and "token" not in given and is_enabled:
         raise_configuration_error("MIXPANEL_TOKEN is not set")
-    options: dict[str, Any] = {"token": token}
+    options: dict[str, Any] = {"token": token or ""}
+    if is_enabled:
+        options.update(_endpoint_options(read, given))
+    else:
+        # The other variables are not read: what a disabled client does not use cannot stop the program.
+        options["enabled"] = False
+    id_merge = read("ID_MERGE")
+    if id_merge is not None and "id_merge" not in given:
+        try:
+            options["id_merge"] = IdMerge(id_merge.lower())
+        except ValueError:
+            raise_configuration_error(
+                f"MIXPANEL_ID_MERGE must be legacy, original or simplified, not {show_text(id_merge)}"
+            )
+    return options
+
+
+def _is_on(name: str, text: str | None) -> bool:
+    """Return the value of a variable that is a switch; unset means off."""
+    word = (text or "off").lower()
+    if word not in _ON and word not in _OFF:
+        raise_configuration_error(
+            f"{name} must be one of {', '.join(_ON)}, or of {', '.join(_OFF)}, not {show_text(text)}"
+        )
+    return word in _ON
+
+
+def _endpoint_options(read: Callable[[str], str | None], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options for the origin and the authentication of requests."""
+    options: dict[str, Any] = {}
     if "credentials" not in given and (read("SERVICE_ACCOUNT_USERNAME") or read("SERVICE_ACCOUNT_SECRET")):
         names = ("SERVICE_ACCOUNT_USERNAME", "SERVICE_ACCOUNT_SECRET", "PROJECT_ID")
         if not all(map(read, names)):
@@ -262,12 +304,4 @@ def env_options(environ: Mapping[str, str], given: Mapping[str, Any]) -> dict[st
         options["region"] = region.lower()
     if api_host := read("API_HOST"):
         options["api_host"] = api_host
-    id_merge = read("ID_MERGE")
-    if id_merge is not None and "id_merge" not in given:
-        try:
-            options["id_merge"] = IdMerge(id_merge.lower())
-        except ValueError:
-            raise_configuration_error(
-                f"MIXPANEL_ID_MERGE must be legacy, original or simplified, not {show_text(id_merge)}"
-            )
     return options

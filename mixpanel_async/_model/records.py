@@ -5,12 +5,15 @@ A record in the queue is only its encoded bytes, so that a large queue needs lit
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Final
 
-from .errors import FailedRecord
+from .errors import FailedRecord, ValidationError
+
+_MAX_REFUSAL_TEXT: Final = 500
 
 
 class RecordKind(Enum):
@@ -39,6 +42,23 @@ class NonIdempotentRecord(Record):
     __slots__ = ()
 
 
+class RefusedRecord(Record):
+    """Stand-in for a record that could not be encoded: the path and the problem of its `ValidationError`, as JSON."""
+
+    __slots__ = ()
+
+    @classmethod
+    def of(cls, error: ValidationError) -> RefusedRecord:
+        """Return the record for an error, which may come from a user's own type."""
+        texts = [text[:_MAX_REFUSAL_TEXT] if type(text) is str else "" for text in (error.path, error.problem)]
+        return cls(json.dumps(texts).encode())
+
+    def read(self) -> tuple[str, str]:
+        """Return path and problem."""
+        path, problem = json.loads(self)
+        return path, problem
+
+
 class DropReason(str, Enum):
     """Reason why a record was not delivered, in `on_drop` and `Stats.losses`."""
 
@@ -54,6 +74,8 @@ class DropReason(str, Enum):
     """The `before_send` hook returned None (dropped)."""
     BEFORE_SEND_FAILED = "before_send_failed"
     """The `before_send` hook raised an error, or returned an invalid record (dropped)."""
+    INVALID = "invalid"
+    """The arguments of the call cannot be sent, in a client with `invalid="drop"` (dropped)."""
     CLOSED = "closed"
     """Still waiting when the timeout of `aclose()` expired (dropped)."""
     TOO_OLD = "too_old"
@@ -78,6 +100,7 @@ DROPPED: Final = frozenset(
         DropReason.PURGED,
         DropReason.BEFORE_SEND,
         DropReason.BEFORE_SEND_FAILED,
+        DropReason.INVALID,
         DropReason.CLOSED,
     }
 )

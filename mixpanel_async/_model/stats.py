@@ -13,10 +13,11 @@ class LostRecord:
 
     Args:
         kind: `events`, `imports`, `people` or `groups`.
-        payload: the message without the project token; None if records were lost faster than `on_drop` could handle
-            them and only their number was kept.
-        field: path of the invalid property, if Mixpanel named one.
-        message: Mixpanel's message, or an empty string.
+        payload: the message without the project token. None if records were lost faster than `on_drop` could handle
+            them and only their number was kept, or if the record cannot be written as JSON, as with the reason
+            `invalid`.
+        field: path of the invalid property, if Mixpanel named one or the reason is `invalid`.
+        message: Mixpanel's message, or the client's if the reason is `invalid`; else an empty string.
     """
 
     kind: str
@@ -107,7 +108,8 @@ class Stats:
         accepted: records accepted since the client was created, including those recovered from a spool.
         delivered: records accepted by Mixpanel.
         failed: records refused by Mixpanel, or out of attempts.
-        dropped: records never sent: the queue was full, `before_send` refused them, or `aclose()` ran out of time.
+        dropped: records never sent: the queue was full, `before_send` refused them, their data was invalid (only with
+            `invalid="drop"`), or `aclose()` ran out of time.
         uncertain: records sent once without a conclusive response that are not safe to send again.
         pending: records waiting or in flight, in memory or on disk.
         pending_bytes: encoded size of the pending records.

@@ -40,7 +40,7 @@ class LocalFeatureFlagsProvider(ExposureMethods):
 
     @property
     def ready(self) -> bool:
-        """True once definitions were fetched successfully."""
+        """True once definitions were fetched successfully. A disabled client is ready, without definitions."""
         return self._poller.is_ready
 
     def are_flags_ready(self) -> bool:
@@ -54,7 +54,7 @@ class LocalFeatureFlagsProvider(ExposureMethods):
             timeout: seconds, at least 0.
 
         Returns:
-            True if there are definitions. False at the timeout, or if the client is closed.
+            True if there are definitions, or the client is disabled. False at the timeout, or if the client is closed.
 
         Raises:
             ValidationError: `timeout` is negative or not a number.

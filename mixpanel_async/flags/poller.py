@@ -164,6 +164,11 @@ class Poller:
         except ClientClosedError:
             self._ended(current)
 
+    def disable(self) -> None:
+        """Never poll, and count as ready: a program must not wait for the flags of a disabled client."""
+        self._is_stopped = self.is_ready = True
+        self.is_idle = False
+
     def stop(self) -> None:
         """Stop polling. A fetch in progress has one second to finish. Call this in the event loop only."""
         self._is_stopped = True

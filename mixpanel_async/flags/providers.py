@@ -19,7 +19,7 @@ from .local import LocalFeatureFlagsProvider
 from .metrics import FlagMetrics, RequestCount
 from .options import LocalFlags, RemoteFlags
 from .poller import Poller
-from .remote import RemoteFeatureFlagsProvider
+from .remote import DisabledRemoteProvider, RemoteFeatureFlagsProvider
 from .rules import load_library
 
 
@@ -98,11 +98,15 @@ def make_providers(local: LocalFlags | None, remote: RemoteFlags | None, parts: 
             metrics=metrics,
             environment=parts.environment,
         )
-        parts.sender.subscribe(poller.start, poller.stop)
+        if parts.options.enabled:
+            parts.sender.subscribe(poller.start, poller.stop)
+        else:
+            poller.disable()
         exposures = _exposures("local", local, metrics, parts)
         local_provider = LocalFeatureFlagsProvider(poller, exposures, metrics, parts.environment)
     if remote is not None:
-        remote_provider = RemoteFeatureFlagsProvider(
+        provider_class = RemoteFeatureFlagsProvider if parts.options.enabled else DisabledRemoteProvider
+        remote_provider = provider_class(
             _endpoints(remote, metrics.remote_requests, parts),
             parts.sender,
             _exposures("remote", remote, metrics, parts),

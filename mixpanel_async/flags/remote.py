@@ -147,6 +147,13 @@ class RemoteFeatureFlagsProvider(ExposureMethods):
         return "<RemoteFeatureFlagsProvider>"
 
 
+class DisabledRemoteProvider(RemoteFeatureFlagsProvider):
+    """Provider of a disabled client: no user is enrolled in a flag, and there is no request."""
+
+    async def _fetch(self, context: Mapping[str, Any], flag_key: str | None) -> Mapping[str, SelectedVariant | None]:  # noqa: ARG002
+        return {}
+
+
 def _nothing() -> None:
     return None
 

@@ -181,7 +181,7 @@ class BaseIntegration(Generic[R]):
 
 
 def _require_id_merge(client: AsyncMixpanel) -> AsyncMixpanel:
-    if client.id_merge is None:
+    if client.id_merge is None and client.enabled:
         raise ConfigurationError(
             "the integration needs a client with id_merge, as shown in the settings of the Mixpanel project: "
             "pass AsyncMixpanel(id_merge=IdMerge.SIMPLIFIED) or set MIXPANEL_ID_MERGE=simplified"

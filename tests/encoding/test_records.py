@@ -639,7 +639,8 @@ def test_hook_can_return_a_new_message() -> None:
     before = copy.deepcopy(own)
     for _ in range(2):
         changed = hooked(lambda _: own)
-        assert changed == {**before, "properties": {**before["properties"], "time": NOW_MS - 1000, "a": [1, 2]}}  # type: ignore[dict-item]
+        sent = {**before["properties"], "token": "t", "time": NOW_MS - 1000, "a": [1, 2]}  # type: ignore[dict-item]
+        assert changed == {**before, "properties": sent}
     assert own == before, "the hook's own was changed"
 
 
