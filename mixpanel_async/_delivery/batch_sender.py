@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 import anyio
 
+from .._encoding.clock import Moment, read_moment
 from .._encoding.requests import RequestEncoder
 from .._encoding.responses import read_response
 from .._encoding.timestamps import expired_positions
@@ -83,6 +84,8 @@ class BatchSender:
         self._probe_interval = self._min_probe_interval
         self._threads: anyio.CapacityLimiter | None = None
         self._log = EpisodeLog(environment.monotonic)
+        # From here on, the clock is known to have been set when it has been.
+        queue.requests.clock.note(self._moment())
 
     def bind_loop(self) -> None:
         """Bind to the running event loop."""
@@ -131,8 +134,16 @@ class BatchSender:
         may_be_old = batch.is_from_disk or self._environment.monotonic() - batch.opened >= _CHECK_AGE_AFTER
         if not may_be_old or batch.lane.kind is not RecordKind.EVENTS or self._encoder.events_by_import:
             return None
-        positions = expired_positions(batch.items, now=self._environment.wall_time())
-        return Expired(positions=positions, by_import=self._encoder.credentials is not None) if positions else None
+        accepted = None if batch.is_from_disk else batch.opened
+        now = self._queue.requests.clock.earliest_now(self._moment(), since=accepted)
+        by_import = self._encoder.credentials is not None
+        if by_import:
+            # `/import` accepts events of any age, so a wrong clock does no harm.
+            now = max(now or 0.0, self._environment.wall_time())
+        if now is None:
+            return None
+        positions = expired_positions(batch.items, now=now)
+        return Expired(positions=positions, by_import=by_import) if positions else None
 
     async def _make_request(self, batch: Batch) -> Request:
         encode = partial(self._encoder.request, batch.lane.kind, batch.items, secret=batch.lane.secret)
@@ -143,20 +154,23 @@ class BatchSender:
 
     async def _exchange(self, request: Request, batch: Batch) -> Outcome:
         """Send the request of a batch."""
-        self._queue.requests.request_started(again=batch.attempts > 1)
-        started = self._environment.monotonic()
+        sent = self._moment()
+        self._queue.requests.request_started(again=batch.attempts > 1, now=sent)
         token = IN_REQUEST.set(True)
         try:
             reply = await self._transport.send(request)
-            now = self._environment.wall_time()
-            outcome = read_response(reply, len(batch.items), now=now, secrets=request.secrets)
+            received = self._moment()
+            outcome = read_response(reply, len(batch.items), now=received.wall, secrets=request.secrets)
             # A log handler may track events. No line about a batch of only such events, which would cause the next.
             if is_logged(logging.DEBUG) and batch.opened != inf:
-                _log_batch(batch, request, reply, outcome, self._environment.monotonic() - started)
+                _log_batch(batch, request, reply, outcome, received.monotonic - sent.monotonic)
         finally:
             IN_REQUEST.reset(token)
-        self._queue.requests.request_ended(request, reply, outcome, now=now)
+        self._queue.requests.request_ended(request, reply, outcome, sent=sent, received=received)
         return outcome
+
+    def _moment(self) -> Moment:
+        return read_moment(self._environment.wall_time, self._environment.monotonic)
 
     def _settle(self, batch: Batch, outcome: Outcome, started: float) -> None:
         again = batch.attempts > 1

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from math import inf
 from typing import Final
 
+from .._encoding.clock import ClockNotice, ClockState
 from .._model.outcomes import ConfigurationRefused, Delivered, Outcome, Retry
 from .._model.records import DROPPED, DropReason, Loss, RecordKind
 from .._runtime.log_events import log_event
@@ -20,6 +21,8 @@ from .._runtime.log_events import log_event
 _REPEAT_AFTER: Final = 20.0
 # Losses that the application or its operator asked for. They are counted and passed to `on_drop`.
 DELIBERATE: Final = frozenset({DropReason.BEFORE_SEND, DropReason.PURGED})
+_HOUR: Final = 3_600.0
+_DAY: Final = 86_400.0
 
 
 class EpisodeLog:
@@ -147,3 +150,22 @@ def cause_of(outcome: Outcome) -> str:
     if isinstance(outcome, Delivered):
         return "HTTP 200"
     return f"HTTP {outcome.status}" if outcome.status is not None else outcome.message
+
+
+def log_clock(notice: ClockNotice) -> None:
+    """Log a notice about the local clock."""
+    state, ahead = notice.state, notice.ahead
+    args: tuple[str, ...] = (_duration(abs(ahead)), "ahead of" if ahead > 0 else "behind")
+    if state is ClockState.CORRECTED:
+        text = "this machine's clock is %s %s Mixpanel's; new events get the time of Mixpanel's clock"
+    elif state is ClockState.BEYOND_CORRECTION:
+        text = "this machine's clock is %s %s Mixpanel's, which is too much to correct times of events; set the clock"
+    else:
+        text, args = "the times in Mixpanel's responses contradict each other, so none is used; check api_host", ()
+    log_event(logging.WARNING, "clock_wrong", text, *args, state=state.value, seconds=round(ahead, 3))
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 2 * _HOUR:
+        return f"{seconds:.0f} s"
+    return f"{seconds / _HOUR:.1f} hours" if seconds < 2 * _DAY else f"{seconds / _DAY:.1f} days"

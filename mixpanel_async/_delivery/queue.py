@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
 from collections import deque
@@ -13,18 +12,17 @@ from math import inf
 from typing import TYPE_CHECKING, TypeVar
 
 from .._encoding.fast_event import split_records
-from .._encoding.responses import RequestMetrics
+from .._http.metrics import RequestMetrics
 from .._model.config import Overflow
 from .._model.credentials import Secret
 from .._model.errors import ClientClosedError, QueueFullError
 from .._model.outcomes import Expired, Outcome
 from .._model.records import DropReason, Loss, RecordKind
 from .._model.stats import Stats
-from .._runtime.log_events import log_event
 from .callbacks import Callbacks
 from .lanes import Batch, FlushBarrier, Idle, Lane, OfferResult, WaitUntil
 from .listeners import QueueListener, SpoolListener
-from .log import LossLog
+from .log import LossLog, log_clock
 from .staging import IN_REQUEST, MIN_RECORD_BYTES, StagingBuffer
 
 if TYPE_CHECKING:
@@ -73,7 +71,7 @@ class Queue:
         self._deferred: deque[tuple[Lane, bytes, DropReason | None]] = deque()
         self.staging = StagingBuffer(listener.on_work)
         self._staging_lane: Lane | None = None
-        self.requests = RequestMetrics(self._clock_offset_changed)
+        self.requests = RequestMetrics(self.staging.clock, log_clock)
         self._losses = LossLog(monotonic)
         self.callbacks = callbacks
         self.closed = False
@@ -387,12 +385,6 @@ class Queue:
     def record_error(self, message: str) -> None:
         """Set the last error of the statistics."""
         self.requests.record_error(message)
-
-    def _clock_offset_changed(self, ahead: float) -> None:
-        if not self.staging.clock_offset:
-            text = "this machine's clock is %d s ahead of Mixpanel's; events get the time of Mixpanel's clock"
-            log_event(logging.WARNING, "clock_ahead", text, ahead, seconds=ahead)
-        self.staging.set_clock_offset(ahead)
 
     # Flushes
 

@@ -7,6 +7,7 @@ from contextvars import ContextVar
 from threading import get_ident
 from typing import Any, Final
 
+from .._encoding.clock import Moment, ServerClock
 from .._encoding.fast_event import FastEventEncoder, insert_id_fragment, time_fragment
 from .._runtime.environment import Environment
 from .._runtime.fork import ForkMarker
@@ -42,11 +43,12 @@ class StagingBuffer:
         "_current_loop",
         "_encoder",
         "_loop",
+        "_monotonic",
         "_new_id",
         "_wake_sender",
         "_wall_time",
         "bytes_until_yield",
-        "clock_offset",
+        "clock",
         "cost_factor",
         "fork_marker",
         "insert_id_endings",
@@ -64,6 +66,7 @@ class StagingBuffer:
         self._wake_sender = wake_sender
         self._encoder: FastEventEncoder | None = None
         self._wall_time: Callable[[], float]
+        self._monotonic: Callable[[], float]
         self._new_id: Callable[[], str]
         self.records: list[bytes] = []
         """Staged records, oldest first."""
@@ -78,8 +81,8 @@ class StagingBuffer:
         self._current_loop: Callable[[], object] = object
         self._loop: object = None
         self.fork_marker = ForkMarker()
-        self.clock_offset = 0.0
-        """Seconds that this machine's clock is ahead of Mixpanel's, according to the last response."""
+        self.clock = ServerClock()
+        """Model of this machine's clock, which corrects the times of new records."""
         self.yield_budget = YIELD_AFTER_BYTES
         """Bytes until other tasks must run: a coroutine that never waits would block the event loop."""
         self.cost_factor = _UNSTAGED_COST_FACTOR
@@ -94,14 +97,22 @@ class StagingBuffer:
     def use_encoder(self, encoder: FastEventEncoder | None, environment: Environment) -> None:
         """Set the encoder of plain events. With None, no event is staged."""
         self._encoder = encoder
-        self._wall_time, self._new_id = environment.wall_time, environment.new_id
+        self._wall_time, self._monotonic = environment.wall_time, environment.monotonic
+        self._new_id = environment.new_id
 
     def now(self) -> float:
-        """Return the wall clock in seconds, corrected if Mixpanel's responses show that it is ahead.
+        """Return the wall clock in seconds, corrected if Mixpanel's responses show that it is wrong.
 
         Mixpanel overwrites a `time` in its future. Two attempts to send one event could then count as two events.
         """
-        return self._wall_time() - self.clock_offset
+        wall = self._wall_time()
+        return wall - self._ahead(wall)
+
+    def _ahead(self, wall: float) -> float:
+        correction = self.clock.correction
+        if correction.ahead or wall < correction.measured.wall:
+            return correction.at(Moment(wall, self._monotonic()))
+        return 0.0
 
     def try_append(self, distinct_id: object, event_name: object, properties: Any) -> bool:
         """Encode a plain event that happens now, and stage it.
@@ -159,7 +170,7 @@ class StagingBuffer:
         Returns:
             The ending of the first id.
         """
-        ahead = self.clock_offset
+        ahead = self._ahead(now)
         stamp = int((now - ahead) * 1000)
         self.millisecond_start, self.millisecond_end = stamp / 1000 + ahead, (stamp + 1) / 1000 + ahead
         self.timestamp_prefix = time_fragment(stamp) + fresh_id[:-_COUNTER_DIGITS].encode()
@@ -172,10 +183,6 @@ class StagingBuffer:
     def set_yield_budget(self, size: int) -> None:
         """Set the bytes of events that may be enqueued until other tasks run."""
         self.yield_budget = size
-
-    def set_clock_offset(self, ahead: float) -> None:
-        """Set the seconds by which this machine's clock is ahead of Mixpanel's."""
-        self.clock_offset = ahead
 
     def bind_loop(self, current_loop: Callable[[], object]) -> None:
         """Accept events from the calling loop.

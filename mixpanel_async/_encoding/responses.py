@@ -20,7 +20,7 @@ The status alone does not decide: neither a 200 with the body `0` nor the page o
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 from math import isfinite
@@ -35,7 +35,6 @@ from .._model.outcomes import (
     Outcome,
     PartialFailure,
     Refused,
-    Request,
     Response,
     Retry,
     SplitBatch,
@@ -48,10 +47,6 @@ _MAX_SHOWN: Final = 200
 _MAX_API_MESSAGE: Final = 500
 # A URL, or a path with a query. Not compiled here: few processes need it.
 _URL: Final = r"""[^\s"'<>]*(?:://|\?[^\s"'<>]*=)[^\s"'<>]*"""
-# The header has whole seconds, and a response may be slow. An offset of more than a day is ignored: it comes from a
-# test or a broken server.
-_MIN_SKEW: Final = 30.0
-_MAX_SKEW: Final = 86_400.0
 _MISCONFIGURED: Final = frozenset({401, 402, 403, 404, 405, 407})
 _NOT_RETRYABLE: Final = frozenset({501, 505})
 _NOT_APPLIED: Final = frozenset({429, 503})
@@ -163,70 +158,6 @@ _DEFAULT_MESSAGES: Final = {
     404: "no such endpoint; check region and api_host",
     429: "the project is over its rate limit",
 }
-
-
-class RequestMetrics:
-    """Counters of a client's requests, and facts from their replies. Observes the attempts of an `Api`.
-
-    Args:
-        on_clock_offset: called with the new offset in seconds when `clock_offset` changes.
-    """
-
-    def __init__(self, on_clock_offset: Callable[[float], None]) -> None:
-        self.requests = self.retries = 0
-        self.last_error: str | None = None
-        """Description of the last failure."""
-        self._on_clock_offset = on_clock_offset
-        self._clock_offset = 0.0
-
-    def request_started(self, *, again: bool) -> None:
-        """Count a request. `again` is True for a retry."""
-        self.requests += 1
-        self.retries += again
-
-    def request_ended(
-        self, request: Request, reply: Response | TransportFailure, outcome: Outcome, *, now: float
-    ) -> None:
-        """Record the reply to a request.
-
-        Args:
-            request: the request.
-            reply: the response, or the reason why no response arrived.
-            outcome: meaning of the reply.
-            now: wall clock in seconds.
-        """
-        if isinstance(reply, Response):
-            ahead = clock_offset(reply.date, now=now)
-            if ahead != self._clock_offset:
-                self._clock_offset = ahead
-                self._on_clock_offset(ahead)
-        if not isinstance(outcome, Delivered):
-            status = "" if outcome.status is None else f"HTTP {outcome.status}: "
-            self.record_error(f"{request.endpoint}: {status}{outcome.message}")
-
-    def record_error(self, text: str) -> None:
-        """Set the last error."""
-        self.last_error = text
-
-    def reset(self) -> None:
-        """Set the counters to 0."""
-        self.requests = self.retries = 0
-
-
-def clock_offset(date: str | None, *, now: float) -> float:
-    """Return the seconds by which this machine's clock is ahead of the server's; 0 below half a minute.
-
-    Args:
-        date: the `Date` header of a response.
-        now: wall clock in seconds when the response arrived.
-    """
-    if date is None or len(date) > 100:
-        return 0.0
-    try:
-        ahead = now - parsedate_to_datetime(date).timestamp()
-    except (ValueError, TypeError, OverflowError):
-        return 0.0
-    return ahead if _MIN_SKEW < ahead < _MAX_SKEW else 0.0
 
 
 def parse_retry_after(value: str | None, *, now: float) -> float | None:

@@ -15,6 +15,8 @@ from .validation import type_name
 _MIN_MS: Final = 31_536_000_000
 _MAX_AHEAD_MS: Final = 3_600_000
 _TRACK_WINDOW_MS: Final = 5 * 86_400_000
+# Error of the clock that decides whether an event is too old: monotonic clocks drift by seconds a day.
+_CLOCK_ERROR_MS: Final = 300_000
 # Numbers below the first limit are seconds, below the second milliseconds. Both ranges contain every valid time.
 _SECONDS_END: Final = 100_000_000_000
 _MILLISECONDS_END: Final = 100_000_000_000_000
@@ -78,8 +80,8 @@ def expired_positions(items: Sequence[bytes], *, now: float) -> frozenset[int]:
 
     Args:
         items: encoded events.
-        now: wall clock in seconds.
+        now: seconds since 1970, not too late; see `ServerClock.earliest_now`.
     """
-    oldest = now * 1000 - _TRACK_WINDOW_MS
+    oldest = now * 1000 - _TRACK_WINDOW_MS - _CLOCK_ERROR_MS
     times = (orjson.loads(memoryview(item))["properties"]["time"] for item in items)
     return frozenset(at for at, time in enumerate(times) if time < oldest)

@@ -12,6 +12,7 @@ from typing import Final, Protocol
 import anyio
 from tenacity import AsyncRetrying, RetryCallState, retry_if_result
 
+from .._encoding.clock import Moment, read_moment
 from .._encoding.requests import JSON_HEADERS
 from .._encoding.responses import ReadReply, parse_retry_after, read_api_response
 from .._model.credentials import Auth
@@ -48,13 +49,19 @@ def _never() -> bool:
 class RequestObserver(Protocol):
     """Counts requests."""
 
-    def request_started(self, *, again: bool) -> None:
+    def request_started(self, *, again: bool, now: Moment) -> None:
         """Record that a request begins. `again` is True for a retry."""
 
     def request_ended(
-        self, request: Request, reply: Response | TransportFailure, outcome: Outcome, *, now: float
+        self,
+        request: Request,
+        reply: Response | TransportFailure,
+        outcome: Outcome,
+        *,
+        sent: Moment,
+        received: Moment,
     ) -> None:
-        """Record how it ended. `now` is the wall clock in seconds."""
+        """Record how it ended. `sent` is the moment when it began."""
 
 
 class Api:
@@ -159,15 +166,18 @@ class _Call:
         if self._outcome is not None and self._is_cancelled():
             return None
         self._attempts += 1
-        self._observer.request_started(again=self._attempts > 1)
-        started = self._environment.monotonic()
+        sent = self._moment()
+        self._observer.request_started(again=self._attempts > 1, now=sent)
         self._reply = await self._transport.send(self._request, timeout=self._time_left(0.001))
-        now = self._environment.wall_time()
-        self._outcome = self._read(self._reply, now=now, secrets=self._request.secrets)
+        received = self._moment()
+        self._outcome = self._read(self._reply, now=received.wall, secrets=self._request.secrets)
         if is_logged(logging.DEBUG):
-            self._log(self._reply, self._environment.monotonic() - started)
-        self._observer.request_ended(self._request, self._reply, self._outcome, now=now)
+            self._log(self._reply, received.monotonic - sent.monotonic)
+        self._observer.request_ended(self._request, self._reply, self._outcome, sent=sent, received=received)
         return self._next_delay(self._outcome)
+
+    def _moment(self) -> Moment:
+        return read_moment(self._environment.wall_time, self._environment.monotonic)
 
     def _log(self, reply: Response | TransportFailure, seconds: float) -> None:
         request, attempt, milliseconds = self._request, self._attempts, round(seconds * 1000, 1)

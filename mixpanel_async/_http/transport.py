@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import anyio
 import httpx
 
+from .._encoding.clock import fresh_date
 from .._model.outcomes import Request, Response, TransportFailure
 from .._runtime.threads import run_in_worker
 from .pool import Pool
@@ -354,7 +355,7 @@ def _to_response(headers: dict[bytes, str], body: bytes, status: int, max_bytes:
         status=status,
         body=body,
         retry_after=headers.get(b"retry-after"),
-        date=headers.get(b"date"),
+        date=fresh_date(headers),
         etag=headers.get(b"etag"),
     )
 

@@ -55,7 +55,7 @@ class Response:
         status: HTTP status.
         body: bytes, decompressed.
         retry_after: the `Retry-After` header.
-        date: the `Date` header.
+        date: the `Date` header, unless another header shows that the response comes from a cache.
         etag: the `ETag` header.
     """
 

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable
 from typing import Final
 
+from .._encoding.clock import Moment
 from .._model.outcomes import Outcome, Request, Response, TransportFailure
 from .._model.stats import FlagStats
 from .._runtime.log_events import log_event
@@ -20,12 +21,18 @@ class RequestCount:
     def __init__(self) -> None:
         self.value = 0
 
-    def request_started(self, *, again: bool) -> None:  # noqa: ARG002
+    def request_started(self, *, again: bool, now: Moment) -> None:  # noqa: ARG002
         """Count a request, also if it is a retry."""
         self.value += 1
 
     def request_ended(
-        self, request: Request, reply: Response | TransportFailure, outcome: Outcome, *, now: float
+        self,
+        request: Request,
+        reply: Response | TransportFailure,
+        outcome: Outcome,
+        *,
+        sent: Moment,
+        received: Moment,
     ) -> None:
         """Ignore the reply. The providers count their failures."""
 

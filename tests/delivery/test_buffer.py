@@ -34,6 +34,7 @@ from mixpanel_async._delivery.callbacks import Callbacks
 from mixpanel_async._delivery.lanes import IDLE, Batch, Lane, OfferResult, WaitUntil
 from mixpanel_async._delivery.queue import Queue
 from mixpanel_async._delivery.staging import StagingBuffer
+from mixpanel_async._encoding.clock import Moment
 from mixpanel_async._model.config import BatchPolicy, Overflow, RetryPolicy
 from mixpanel_async._model.credentials import Secret
 from mixpanel_async._model.errors import ClientClosedError, QueueFullError
@@ -1240,7 +1241,7 @@ def test_stats_count_requests_and_show_the_last_error() -> None:
     queue, _, _ = make_queue(Overflow.RAISE)
     assert (queue.stats().requests, queue.stats().retries, queue.stats().last_error) == (0, 0, None)
     for again in (False, True, True):
-        queue.requests.request_started(again=again)
+        queue.requests.request_started(again=again, now=Moment(0.0, 0.0))
     queue.record_error("/track: HTTP 503")
     assert (queue.stats().requests, queue.stats().retries) == (3, 2)
     assert queue.stats().last_error == queue.requests.last_error == "/track: HTTP 503"
@@ -1251,7 +1252,7 @@ def test_forked_child_starts_with_an_empty_queue(call: str) -> None:
     queue, lane, signals = make_queue(Overflow.DROP_NEWEST, max_pending_events=1)
     for item in records(2):
         queue.offer(lane, item)
-    queue.requests.request_started(again=True)
+    queue.requests.request_started(again=True, now=Moment(0.0, 0.0))
     queue.staging.fork_marker.expire()
     if call == "poll":
         assert queue.poll() is IDLE

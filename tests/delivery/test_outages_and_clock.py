@@ -8,7 +8,6 @@ import threading
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from email.utils import formatdate
 from typing import Any
 
 import anyio
@@ -21,7 +20,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mixpanel_async import AsyncMixpanel, BatchPolicy, RetryPolicy, ServiceAccountCredentials, Stats
-from mixpanel_async._encoding.responses import clock_offset
 from mixpanel_async._http.retry import RetryBudget
 from mixpanel_async._runtime.environment import Environment, real_environment
 from mixpanel_async.emulator import Emulator
@@ -162,51 +160,6 @@ def test_spent_budget_keeps_a_longer_delay() -> None:
         budget.spend(1.0, 0.0)
     assert budget.is_spent
     assert budget.spend(300.0, 1.0) == 300.0
-
-
-@pytest.mark.parametrize(
-    ("date", "ahead"),
-    [
-        (formatdate(START - 600.0, usegmt=True), 600.0),
-        (formatdate(START - 10.0, usegmt=True), 0.0),
-        (formatdate(START + 600.0, usegmt=True), 0.0),
-        (formatdate(START - 90_000.0, usegmt=True), 0.0),
-        (None, 0.0),
-        ("", 0.0),
-        ("yesterday", 0.0),
-        ("Sat, 99 Nov 2026 99:99:99 GMT", 0.0),
-        ("x" * 10_000, 0.0),
-    ],
-)
-def test_clock_offset_from_a_date_header(date: str | None, ahead: float) -> None:
-    assert clock_offset(date, now=START) == ahead
-
-
-@pytest.mark.anyio
-async def test_d12_fast_clock_is_corrected_after_the_first_response(caplog: pytest.LogCaptureFixture) -> None:
-    true = float(int(time.time()))
-    sent: list[Any] = []
-
-    def answer(request: httpx.Request) -> httpx.Response:
-        sent.extend(httpx.Response(200, content=request.content).json())
-        return httpx.Response(200, json={"status": 1}, headers={"Date": formatdate(true, usegmt=True)})
-
-    fast = replace(real_environment(), wall_time=lambda: true + 600.0)
-    async with (
-        httpx.AsyncClient(transport=httpx.MockTransport(answer)) as http,
-        AsyncMixpanel("t", http_client=http, _environment=fast) as mp,
-    ):
-        await mp.track("u", "e")
-        await mp.flush()
-        await mp.track("u", "e")
-        await mp.people_set("u", {"a": 1})
-        await mp.flush()
-    stamps = [event["properties"]["time"] / 1000 - true for event in sent if "event" in event]
-    assert stamps == [600.0, 0.0]
-    assert [update["$time"] - true for update in sent if "$set" in update] == [0.0]
-    assert [record.message for record in caplog.records if "ahead" in record.message] == [
-        "this machine's clock is 600 s ahead of Mixpanel's; events get the time of Mixpanel's clock"
-    ]
 
 
 AT_ONCE = BatchPolicy(linger=0.0)

@@ -20,6 +20,8 @@ _IDENTITY: Final = "client/test_identity_methods.py::test_"
 _POOL: Final = "http/test_transport.py::test_"
 _SHAPE: Final = "test_architecture.py::test_"
 _BUFFER: Final = "delivery/test_buffer.py::test_"
+_CLOCK: Final = "delivery/test_wrong_clock.py::test_"
+_OUTAGE: Final = "delivery/test_outages_and_clock.py::test_"
 _BUILD: Final = "encoding/test_records.py::test_"
 _IDS: Final = "runtime/test_ids.py::test_"
 _OPTIONS: Final = "model/test_config.py::test_"
@@ -34,7 +36,7 @@ CATALOGUE: Final = (
     "A10",
     *("B1", "B2", "B4", "B5", "B6", "B7", "B9", "B10", "B12", "B13"),
     *("C1", "C2", "C3", "C5", "C6", "C8", "C10", "C11", "C12", "C14", "C16", "C17", "C18"),
-    *("D1", "D2", "D3", "D4", "D5", "D6", "D7", "D10"),
+    *("D1", "D2", "D3", "D4", "D5", "D6", "D7", "D9", "D10", "D12"),
     *("F1", "F2", "F3", "F4", "F5", "F6", "F7", "F8", "F10", "F11", "F12"),
     *("G1", "G3", "G4", "G5", "G6"),
     *("P1", "P2", "P3", "P4", "P5", "P6", "P7"),
@@ -160,9 +162,21 @@ ROWS: Final[Mapping[str, tuple[str, ...]]] = {
         f"{_D}d7_call_cancelled_at_any_step_leaves_the_client_usable",
         f"{_CLOSE}call_cancelled_during_backoff_sends_no_further_request",
     ),
+    "D9": (
+        f"{_OUTAGE}d9_events_too_old_for_track_are_dropped",
+        f"{_OUTAGE}d9_events_too_old_for_track_go_to_import_with_credentials",
+        f"{_CLOCK}d9_event_that_waited_six_days_is_dropped",
+        f"{_CLOCK}clock_set_during_an_outage_drops_nothing",
+        f"{_CLOCK}wrong_clock_after_a_restart_drops_nothing",
+    ),
     "D10": (
         f"{_BUILD}invalid_time_is_rejected",
         f"{_BUILD}track_accepts_five_days_and_import_any_age",
+    ),
+    "D12": (
+        f"{_CLOCK}d12_wrong_clock_is_corrected_and_reported_once",
+        f"{_CLOCK}right_clock_is_not_changed",
+        f"{_CLOCK}correction_does_not_change_events_that_wait",
     ),
     "F1": (
         f"{_F}f1_outage_keeps_memory_within_its_bound",

@@ -9,8 +9,9 @@ from typing import Any
 import httpx
 import pytest
 
-from mixpanel_async._encoding.responses import RequestMetrics
+from mixpanel_async._encoding.clock import ServerClock
 from mixpanel_async._http.api import Api
+from mixpanel_async._http.metrics import RequestMetrics
 from mixpanel_async._http.retry import PolicyRule
 from mixpanel_async._http.transport import Transport
 from mixpanel_async._model.config import RetryPolicy
@@ -40,7 +41,7 @@ class Server:
 
     def __init__(self, *replies: Reply, environment: Environment | None = None) -> None:
         self.requests: list[httpx.Request] = []
-        self.metrics = RequestMetrics(lambda _: None)
+        self.metrics = RequestMetrics(ServerClock(), lambda _: None)
         self._replies = [*replies]
         client = httpx.AsyncClient(transport=httpx.MockTransport(self._reply))
         transport = Transport("https://api.mixpanel.com", timeout=5.0, http_client=client, max_connections=1)

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 
 import orjson
 import pytest
@@ -14,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mixpanel_async._delivery.staging import StagingBuffer
+from mixpanel_async._encoding.clock import Correction, Moment
 from mixpanel_async._encoding.validation import check_id, check_insert_id
 from mixpanel_async._runtime.environment import real_environment
 from mixpanel_async._runtime.ids import IdSource
@@ -143,7 +145,9 @@ def test_forked_child_uses_another_id_prefix_than_its_parent() -> None:
 @settings(deadline=None, derandomize=True, database=None)
 def test_event_time_is_the_current_millisecond(now: float, ahead: float) -> None:
     staging = StagingBuffer(lambda: None)
-    staging.clock_offset = ahead
+    environment = replace(real_environment(), monotonic=lambda: 0.0)
+    staging.use_encoder(None, environment)
+    staging.clock.correction = Correction(ahead, Moment(now + 1_000 + ahead, 0.0))
     stamped(staging, now + 1_000 + ahead, 1)
     stamp = orjson.loads(b'{"time":' + staging.timestamp_prefix + b'"}')["time"]
     assert abs(stamp - (now + 1_000) * 1000) <= 1.001
