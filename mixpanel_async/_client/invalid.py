@@ -115,14 +115,15 @@ class DroppedData(InvalidData):
             if not self._is_full:
                 self._is_full = True
                 text = "invalid data comes from more than %d call sites; no further ones are logged"
-                log_event(logging.WARNING, "invalid_data", text, _MAX_SITES)
+                log_event(logging.WARNING, "invalid_data_unlogged", text, _MAX_SITES, sites=_MAX_SITES)
             return
         mark = object()
         # One step, so that of several threads only one logs.
         if self._sites.setdefault(key, mark) is mark:
             log_event(
                 logging.WARNING, "invalid_data",
-                "invalid data is being dropped: %s: %s (called at %s; logged once for each call site)", path, problem, site,
+                "invalid data is being dropped: %s: %s (called at %s; logged once for each call site)",
+                path, problem, site,
                 kind=kind.value, path=path, site=site,
             )  # fmt: skip
 
