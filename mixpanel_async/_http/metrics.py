@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from .._encoding.clock import ClockNotice, Moment, ServerClock
-from .._model.outcomes import Delivered, Outcome, PartialFailure, Request, Response, TransportFailure
+from .._model.outcomes import (
+    Delivered,
+    Outcome,
+    PartialFailure,
+    Request,
+    Response,
+    SplitBatch,
+    TransportFailure,
+)
+from .._model.records import DropReason
 
 
 class RequestMetrics:
@@ -51,9 +60,10 @@ class RequestMetrics:
             sent: moment when the request started.
             received: moment when the reply was complete.
         """
-        # A cache may answer a GET, and a gateway or a login page may answer with any other outcome.
-        is_own = request.method == "POST" and isinstance(outcome, (Delivered, PartialFailure))
-        date = reply.date if is_own and isinstance(reply, Response) else None
+        date = None
+        # A cache may answer a GET.
+        if isinstance(reply, Response) and request.method == "POST" and _is_of_mixpanel(outcome):
+            date = reply.date
         notice = self.clock.observe(date, sent, received)
         if notice is not None:
             self._on_clock(notice)
@@ -68,3 +78,13 @@ class RequestMetrics:
     def reset(self) -> None:
         """Set the counters to 0."""
         self.requests = self.retries = 0
+
+
+def _is_of_mixpanel(outcome: Outcome) -> bool:
+    """Return whether a response comes from Mixpanel, and not from a gateway or a login page in front of it.
+
+    A rejection does: a clock that is ahead makes `/import` reject every event.
+    """
+    return isinstance(outcome, (Delivered, PartialFailure)) or (
+        isinstance(outcome, SplitBatch) and outcome.reason is DropReason.REJECTED
+    )

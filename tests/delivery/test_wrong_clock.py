@@ -31,6 +31,7 @@ TOO_MUCH = "too much to correct"
 CONTRADICTION = "contradict each other"
 # Attempts every hour: thousands of them in days of outage take time.
 RARELY = RetryPolicy(initial=HOUR, maximum=HOUR)
+REJECTED = {"code": 400, "error": "some data points in the request failed validation", "status": "Bad Request"}
 OK = {"status": 1, "error": None}
 
 
@@ -41,6 +42,7 @@ class World:
         error: seconds that the machine's clock is ahead.
         asleep: seconds for which the machine was suspended, so that its monotonic clock stood still.
         status: of the responses.
+        rejects_future: events more than an hour ahead are rejected, as by `/import`.
         headers: returns the headers of a response.
         during_request: is called before a response.
         sent: true time and decoded record of each record that the server received.
@@ -53,6 +55,7 @@ class World:
         self.status = 200
         self.body: Any = OK
         self.requests = 0
+        self.rejects_future = False
         self.headers: Callable[[], Mapping[str, str]] = lambda: {"Date": formatdate(self.true(), usegmt=True)}
         self.during_request: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint
         self.received: list[tuple[float, dict[str, Any]]] = []
@@ -75,6 +78,10 @@ class World:
         self.requests += 1
         headers = self.headers()
         await self.during_request()
+        if self.rejects_future:
+            events = httpx.Response(200, headers=request.headers, content=request.content).json()
+            if any(event["properties"]["time"] / 1000 > self.true() + HOUR for event in events):
+                return httpx.Response(400, json=REJECTED, headers=headers)
         if self.status == 200:
             records = httpx.Response(200, headers=request.headers, content=request.content).json()
             self.received.extend((self.true(), record) for record in records)
@@ -132,6 +139,17 @@ def test_d12_wrong_clock_is_corrected_and_reported_once(
         data = record.mixpanel  # type: ignore[attr-defined]
         assert (data["event"], data["state"]) == ("clock_wrong", "corrected")
         assert abs(data["seconds"] - side * size) <= 3.0
+
+    run(body)
+
+
+def test_rejected_events_of_a_fast_clock_teach_the_correction() -> None:
+    async def body(world: World) -> None:
+        world.error, world.rejects_future = DAY, True
+        async with world.client() as mp:
+            await world.use(mp, 10)
+            stats = mp.stats()
+        assert (stats.losses, stats.delivered) == ({"rejected": 4}, 6)
 
     run(body)
 
