@@ -84,6 +84,7 @@ OWNERS: Final[Mapping[str, tuple[str, ...]]] = {
     "backports": ("cli/importing/inputs.py",),
     # Part of the standard library since Python 3.14.
     "compression": ("cli/importing/inputs.py",),
+    "certifi": ("_http/certificates.py",),
     "fastapi": ("integrations/fastapi.py",),
     "h11": ("emulator/http/server.py",),
     "httpcore": ("_http/connection.py",),
@@ -99,7 +100,7 @@ OWNERS: Final[Mapping[str, tuple[str, ...]]] = {
     "select": ("_http/connection.py",),
     "socket": ("_http/connection.py", "emulator/http/server.py"),
     "sqlite3": ("_spool/*.py", "emulator/storage/store.py"),
-    "ssl": ("_http/connection.py", "_http/transport.py"),
+    "ssl": ("_http/certificates.py", "_http/connection.py", "_http/transport.py"),
     "starlette": ("emulator/http/app.py", "emulator/http/routes.py", "integrations/starlette.py"),
     "tenacity": ("_http/api.py",),
     "trio": ("_runtime/event_loop.py",),

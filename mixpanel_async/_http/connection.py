@@ -11,7 +11,7 @@ import ipaddress
 import select
 import socket
 import ssl
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from concurrent.futures import Future
 from functools import partial
 from http.cookiejar import CookieJar
@@ -23,7 +23,7 @@ import httpcore
 import httpx
 
 from .._runtime.threads import start_daemon_thread, wait_for
-from .proxies import environment_proxies
+from .proxies import EnvironmentProxy, UnusableProxyError, environment_proxies
 
 # RFC 8305, section 5, "Connection Attempt Delay": seconds before the next address is tried as well.
 _ATTEMPT_DELAY: Final = 0.25
@@ -165,6 +165,9 @@ class NetworkBackend(httpcore.AsyncNetworkBackend):
             raise httpcore.ConnectTimeout from None
         except OSError as error:
             raise httpcore.ConnectError(str(error)) from None
+        except (UnicodeError, OverflowError) as error:
+            # The resolver refuses the name of a proxy, for example one with a label of more than 63 characters.
+            raise httpcore.ConnectError(f"the host name is invalid ({type(error).__name__})") from None
 
     async def sleep(self, seconds: float) -> None:
         await anyio.sleep(seconds)
@@ -246,25 +249,21 @@ class Connection:
         client: sends the requests. Its transports call `handle`.
         network: opens the TCP connection.
         tls: trusted certificates.
-        proxies: the proxies that a request may go through.
         idle_timeout: seconds that the connection may stay idle.
     """
 
     def __init__(
-        self,
-        client: httpx.AsyncClient,
-        network: NetworkBackend,
-        tls: ssl.SSLContext,
-        proxies: Iterable[httpx.Proxy],
-        idle_timeout: float,
+        self, client: httpx.AsyncClient, network: NetworkBackend, tls: ssl.SSLContext, idle_timeout: float
     ) -> None:
         self._client = client
         self._network = network
         self._tls = tls
         self._limits = httpx.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=idle_timeout)
         self._direct: httpcore.AsyncHTTPConnection | None = None
-        self._proxied = {proxy: self._proxy_pool(proxy) for proxy in proxies}
-        self._plain_transports: dict[httpx.Proxy | None, httpx.AsyncHTTPTransport] = {}
+        self._proxied: dict[EnvironmentProxy, httpcore.AsyncConnectionPool] = {}
+        self._plain_transports: dict[EnvironmentProxy | None, httpx.AsyncHTTPTransport] = {}
+        self.proxy_variable: str | None = None
+        """Name of the variable whose proxy the last request went through; None for a direct connection."""
 
     @property
     def is_stale(self) -> bool:
@@ -278,15 +277,21 @@ class Connection:
             httpx.TransportError: if there is no response.
         """
         self._network.begin_request()
+        self.proxy_variable = None
         request.extensions[_CONNECTION_KEY] = self
         return await self._client.send(request, stream=True, follow_redirects=False)
 
-    async def handle(self, request: httpx.Request, proxy: httpx.Proxy | None) -> httpx.Response:
+    async def handle(self, request: httpx.Request, proxy: EnvironmentProxy | None) -> httpx.Response:
         """Send a request over this connection.
 
         Raises:
+            UnusableProxyError: if the proxy cannot be used.
             httpx.TransportError: if there is no response.
         """
+        if proxy is not None:
+            if proxy.proxy is None:
+                raise UnusableProxyError(proxy.problem)
+            self.proxy_variable = proxy.variable
         if _is_transport_patched():
             return await self._plain_transport(proxy).handle_async_request(request)
         url = httpcore.URL(
@@ -303,7 +308,7 @@ class Connection:
             extensions=request.extensions,
         )
         try:
-            via = await self._direct_connection(url.origin) if proxy is None else self._proxied[proxy]
+            via = await self._direct_connection(url.origin) if proxy is None else self._proxy_pool(proxy)
             response = await via.handle_async_request(sent)
         except _HTTPCORE_ERRORS as error:
             raise _to_httpx_error(error) from error
@@ -340,7 +345,14 @@ class Connection:
             )
         return self._direct
 
-    def _proxy_pool(self, proxy: httpx.Proxy) -> httpcore.AsyncConnectionPool:
+    def _proxy_pool(self, setting: EnvironmentProxy) -> httpcore.AsyncConnectionPool:
+        pool = self._proxied.get(setting)
+        if pool is None:
+            assert setting.proxy is not None
+            pool = self._proxied[setting] = self._new_proxy_pool(setting.proxy)
+        return pool
+
+    def _new_proxy_pool(self, proxy: httpx.Proxy) -> httpcore.AsyncConnectionPool:
         url = proxy.url
         options: dict[str, Any] = {
             "proxy_url": httpcore.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path),
@@ -352,12 +364,16 @@ class Connection:
         }
         if url.scheme.startswith("socks"):
             return httpcore.AsyncSOCKSProxy(**options)
-        return httpcore.AsyncHTTPProxy(**options, proxy_headers=proxy.headers.raw, proxy_ssl_context=proxy.ssl_context)
+        if url.scheme == "https":
+            # The default of httpcore reads further variables, and raises an error if it cannot use them.
+            options["proxy_ssl_context"] = self._tls
+        return httpcore.AsyncHTTPProxy(**options, proxy_headers=proxy.headers.raw)
 
-    def _plain_transport(self, proxy: httpx.Proxy | None) -> httpx.AsyncHTTPTransport:
-        transport = self._plain_transports.get(proxy)
+    def _plain_transport(self, setting: EnvironmentProxy | None) -> httpx.AsyncHTTPTransport:
+        transport = self._plain_transports.get(setting)
         if transport is None:
-            transport = self._plain_transports[proxy] = httpx.AsyncHTTPTransport(
+            proxy = None if setting is None else setting.proxy
+            transport = self._plain_transports[setting] = httpx.AsyncHTTPTransport(
                 verify=self._tls, trust_env=False, limits=self._limits, proxy=proxy
             )
         return transport
@@ -376,7 +392,7 @@ def _is_transport_patched() -> bool:
 class _ConnectionTransport(httpx.AsyncBaseTransport):
     """Passes each request to the connection that it was assigned to."""
 
-    def __init__(self, proxy: httpx.Proxy | None) -> None:
+    def __init__(self, proxy: EnvironmentProxy | None) -> None:
         self._proxy = proxy
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
@@ -397,23 +413,33 @@ class _NoCookies(CookieJar):
 
 
 class ConnectionFactory:
-    """Creates connections that use the proxies named by the environment at its own creation.
+    """Creates connections that use these proxies.
 
     Args:
         tls: trusted certificates.
+        proxies: result of `environment_proxies`.
+        warn: argument of `environment_proxies`.
         idle_timeout: seconds that a connection may stay idle.
-
-    Raises:
-        ValueError, httpx.InvalidURL: if a proxy of the environment is invalid.
     """
 
-    def __init__(self, tls: ssl.SSLContext, *, idle_timeout: float) -> None:
+    def __init__(
+        self,
+        tls: ssl.SSLContext,
+        proxies: Mapping[str, EnvironmentProxy | None],
+        *,
+        warn: Callable[[str], None],
+        idle_timeout: float,
+    ) -> None:
         self._tls = tls
+        self._warn = warn
         self._idle_timeout = idle_timeout
         self._lookups: dict[tuple[str, int], Future[list[str]]] = {}
-        proxies = environment_proxies()
-        self._proxies = [proxy for proxy in proxies.values() if proxy is not None]
-        self._client = httpx.AsyncClient(
+        self._has_unusable_proxy = False
+        self._client = self._new_client(proxies)
+
+    def _new_client(self, proxies: Mapping[str, EnvironmentProxy | None]) -> httpx.AsyncClient:
+        self._has_unusable_proxy = any(one is not None and one.proxy is None for one in proxies.values())
+        return httpx.AsyncClient(
             transport=_ConnectionTransport(None),
             mounts={pattern: _ConnectionTransport(proxy) for pattern, proxy in proxies.items()},
             cookies=_NoCookies(),
@@ -421,10 +447,8 @@ class ConnectionFactory:
         )
 
     def __call__(self) -> Connection:
-        """Create a connection; it is opened by its first request.
-
-        Raises:
-            RuntimeError: if a SOCKS proxy is named and the package `socksio` is not installed.
-        """
-        network = NetworkBackend(self._lookups)
-        return Connection(self._client, network, self._tls, self._proxies, self._idle_timeout)
+        """Create a connection; it is opened by its first request."""
+        if self._has_unusable_proxy:
+            # The variable may have been corrected.
+            self._client = self._new_client(environment_proxies(self._warn))
+        return Connection(self._client, NetworkBackend(self._lookups), self._tls, self._idle_timeout)

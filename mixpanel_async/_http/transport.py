@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import ssl
+import contextlib
+import logging
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
@@ -12,12 +13,18 @@ import anyio
 import httpx
 
 from .._encoding.clock import fresh_date
+from .._model.errors import ConfigurationError
 from .._model.outcomes import Request, Response, TransportFailure
 from .._runtime.threads import run_in_worker
 from .pool import Pool
+from .proxies import UnusableProxyError, environment_proxies
 
 if TYPE_CHECKING:
+    import ssl
+
     from .connection import Connection
+
+_log = logging.getLogger("mixpanel_async")
 
 HttpClient = httpx.AsyncClient
 
@@ -29,7 +36,14 @@ _PHASE_SHARE: Final = 0.95
 # Seconds that a connection may stay idle; the default of httpx.
 _IDLE_TIMEOUT: Final = 5.0
 _MAX_CACHED_URLS: Final = 16
-_NOT_SENT: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol)
+# A `ProxyError` ends the opening of a tunnel: the request itself was not sent.
+_NOT_SENT: Final = (
+    httpx.ConnectError,
+    httpx.ConnectTimeout,
+    httpx.PoolTimeout,
+    httpx.ProxyError,
+    httpx.UnsupportedProtocol,
+)
 _CLOSED: Final = TransportFailure(sent=False, message="the HTTP client is closed")
 
 _Send = Callable[[httpx.Request], Awaitable[httpx.Response]]
@@ -58,6 +72,8 @@ class Transport:
         self._user_client = http_client
         self._max_connections = max_connections
         self._tls: ssl.SSLContext | None = None
+        self._tls_variable: str | None = None
+        self._warnings: set[str] = set()
         self._pool: Pool[Connection] | None = None
         self._opening: anyio.Lock | None = None
         # Parsing a URL costs more than sending a small body.
@@ -70,9 +86,16 @@ class Transport:
         self._is_closed = False
 
     async def open(self) -> None:
-        """Create the pool in a worker thread, because loading the trusted certificates takes tens of milliseconds."""
-        if self._user_client is not None:
-            return
+        """Create the pool in a worker thread, because loading the trusted certificates takes tens of milliseconds.
+
+        A failure is not raised: an application must start also if its environment is wrong. The next request tries
+        again and reports it.
+        """
+        if self._user_client is None:
+            with contextlib.suppress(Exception):
+                await self._open()
+
+    async def _open(self) -> None:
         if self._opening is None:
             self._opening = anyio.Lock()
         async with self._opening:
@@ -83,16 +106,27 @@ class Transport:
                 self._pool = pool
 
     def _create_pool(self) -> tuple[Pool[Connection], Connection]:
-        # Imports httpcore, which imports trio: too slow for `import mixpanel_async`.
+        # Imports httpcore, which imports trio, and ssl: too slow for `import mixpanel_async`.
+        from .certificates import certificate_variable, no_certificates, trusted_certificates  # noqa: PLC0415
         from .connection import ConnectionFactory  # noqa: PLC0415
 
+        proxies = environment_proxies(self._warn_once)
         if self._tls is None:
-            # Plain HTTP needs no certificates. A context that trusts none makes an unexpected TLS connection fail.
-            is_plain = self._origin.startswith("http://")
-            self._tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT) if is_plain else httpx.create_ssl_context()
-        create = ConnectionFactory(self._tls, idle_timeout=_IDLE_TIMEOUT)
+            schemes = [one.proxy.url.scheme for one in proxies.values() if one is not None and one.proxy is not None]
+            if self._origin.startswith("http://") and "https" not in schemes:
+                # Plain HTTP needs no certificates.
+                self._tls = no_certificates()
+            else:
+                self._tls_variable = certificate_variable()
+                self._tls = trusted_certificates(self._warn_once)
+        create = ConnectionFactory(self._tls, proxies, warn=self._warn_once, idle_timeout=_IDLE_TIMEOUT)
         pool = Pool(create, max_size=self._max_connections, idle_timeout=_IDLE_TIMEOUT, clock=anyio.current_time)
         return pool, create()
+
+    def _warn_once(self, text: str) -> None:
+        if text not in self._warnings:
+            self._warnings.add(text)
+            _log.warning(text)
 
     def abandon_pool(self) -> object:
         """Forget the pool without closing it, because its event loop has ended.
@@ -123,7 +157,7 @@ class Transport:
         try:
             if self._pool is None:
                 with anyio.move_on_after(limit):
-                    await self.open()
+                    await self._open()
             pool = self._pool
             if pool is None:
                 return (
@@ -135,7 +169,9 @@ class Transport:
             if connection is None:
                 with anyio.CancelScope(deadline=deadline):
                     connection = await pool.acquire()
-        except Exception as error:  # noqa: BLE001  a proxy or certificate file of the environment may be invalid
+        except ConfigurationError as error:
+            return TransportFailure(sent=False, message=str(error))
+        except Exception as error:  # noqa: BLE001  no threads, no memory or no file descriptors may be left
             message = f"the connection pool could not be created ({type(error).__name__})"
             return TransportFailure(sent=False, message=message)
         if connection is None:
@@ -158,7 +194,7 @@ class Transport:
             return http_request
 
         send = partial(client.send, stream=True, follow_redirects=False)
-        return await self._attempt(build, send, request, limit, lambda: trace.is_stale)
+        return await self._attempt(build, send, request, limit, lambda: trace.is_stale, lambda _: "")
 
     async def _send_on(
         self, pool: Pool[Connection], connection: Connection, request: Request, limit: float
@@ -174,7 +210,9 @@ class Transport:
             return httpx.Request(headers=headers, stream=_RequestBody(request.body), extensions=extensions, **parts)
 
         try:
-            response = await self._attempt(build, connection.send, request, limit, lambda: connection.is_stale)
+            response = await self._attempt(
+                build, connection.send, request, limit, lambda: connection.is_stale, partial(self._hint, connection)
+            )
         except BaseException as error:
             pool.discard(connection)
             # A coroutine that is being closed must not await.
@@ -198,15 +236,19 @@ class Transport:
         request: Request,
         limit: float,
         is_stale: Callable[[], bool],
+        hint: Callable[[str], str],
     ) -> Response | TransportFailure:
         max_bytes = MAX_RESPONSE_BYTES if request.max_response_bytes is None else request.max_response_bytes
         body = bytearray()
         try:
             with anyio.move_on_after(limit) as scope:
                 return await _exchange(send, self._build(build, request), max_bytes, body, scope)
+        except UnusableProxyError as error:
+            return TransportFailure(sent=False, message=str(error))
         except _NOT_SENT as error:
             host = request.origin.partition("://")[2] or self._host
-            return TransportFailure(sent=False, message=f"no connection to {host} ({_describe(error)})")
+            reason = _describe(error)
+            return TransportFailure(sent=False, message=f"no connection to {host} ({reason}{hint(reason)})")
         except httpx.ProtocolError:
             # The error's text repeats what the server sent, which may repeat the request.
             message = "the connection ended early, or the response was not HTTP"
@@ -222,6 +264,14 @@ class Transport:
             if len(body) > max_bytes
             else TransportFailure(sent=True, message=f"no complete response within {limit:g} s")
         )
+
+    def _hint(self, connection: Connection, reason: str) -> str:
+        """Return the variables that may be the cause, because no connection could be opened for this reason."""
+        proxy = connection.proxy_variable
+        text = "" if proxy is None else f"; proxy of {proxy}"
+        if self._tls_variable is not None and "certificate" in reason.lower():
+            text += f"; trusted certificates of {self._tls_variable}"
+        return text
 
     def _build(self, build: Callable[..., httpx.Request], request: Request) -> httpx.Request:
         is_cached = not request.query and not request.origin

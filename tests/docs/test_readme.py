@@ -119,4 +119,4 @@ def test_version_is_in_the_changelog_and_dependencies_are_as_documented() -> Non
     )
     assert found is not None
     needed = set(re.findall(r'^    "([a-z0-9-]+)', found[1], re.MULTILINE))
-    assert needed == {"anyio", "httpcore", "httpx", "orjson", "tenacity"}
+    assert needed == {"anyio", "certifi", "httpcore", "httpx", "orjson", "tenacity"}
