@@ -49,7 +49,7 @@ class Checker:
 
     def __init__(self, token: str = "", *, serializer: SerializerOption = None, recent: bool = False) -> None:
         environment = real_environment()
-        self._encoder = RecordEncoder(token, serializer=serializer, recent=recent)
+        self._encoder = RecordEncoder(token.strip(), serializer=serializer, recent=recent)
         self._wall_time = environment.wall_time
         self._new_id = environment.new_id
 

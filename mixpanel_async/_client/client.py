@@ -9,6 +9,7 @@ import weakref
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import lru_cache
+from inspect import signature
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
@@ -37,6 +38,7 @@ from .._model.errors import (
     without_traceback,
 )
 from .._model.stats import FlushResult, Stats
+from .._model.unsupported import unsupported_arguments
 from .._runtime.environment import Environment, real_environment
 from .._runtime.event_loop import preload_backend
 from .base import Properties
@@ -80,7 +82,7 @@ class AsyncMixpanel(EventMethods, IdentityMethods, ProfileMethods):
         ...     await mp.track("user-1", "Order placed", {"amount": 19.99})
 
     Args:
-        token: the project's token.
+        token: the project's token. Surrounding white space is removed.
         credentials: service account. With it, events go to `/import`, which reports each record that it rejects.
         region: data residency of the project: `us`, `eu` or `in`; default `us`.
         api_host: host or origin that replaces the region's, such as a proxy or `http://127.0.0.1:8080`.
@@ -120,13 +122,14 @@ class AsyncMixpanel(EventMethods, IdentityMethods, ProfileMethods):
 
     Raises:
         ConfigurationError: if an option is invalid.
+        TypeError: if there is no such option. For options of the official SDK it says what to use instead.
         ImportError: if `local_flags` is given and the extra `flags` is not installed.
     """
 
     def __init__(
         self,
         token: str,
-        *,
+        *positional: NoReturn,
         credentials: ServiceAccountCredentials | None = None,
         region: Region = "us",
         api_host: str | None = None,
@@ -151,8 +154,11 @@ class AsyncMixpanel(EventMethods, IdentityMethods, ProfileMethods):
         invalid: InvalidOption = "raise",
         enabled: bool = True,
         _environment: Environment | None = None,
+        **unsupported: NoReturn,
     ) -> None:
         try:
+            if positional or unsupported:
+                raise _unsupported([*unsupported], is_positional=bool(positional))
             options = ClientOptions(
                 token=token,
                 credentials=credentials,
@@ -174,7 +180,7 @@ class AsyncMixpanel(EventMethods, IdentityMethods, ProfileMethods):
             preload_backend()
             environment = _environment or real_environment()
             encoder = RecordEncoder(
-                token,
+                options.token,
                 super_properties=super_properties,
                 serializer=serializer,
                 before_send=before_send,
@@ -204,7 +210,7 @@ class AsyncMixpanel(EventMethods, IdentityMethods, ProfileMethods):
             raise without_traceback(error) from None
         finally:
             # Error reporters may show the locals of this frame.
-            del token
+            del token, positional, unsupported
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None, **options: Any) -> Self:
@@ -387,6 +393,17 @@ class AsyncMixpanel(EventMethods, IdentityMethods, ProfileMethods):
 def _silent_client() -> AsyncMixpanel:
     """Return the disabled client behind every `BoundMixpanel.silenced`."""
     return AsyncMixpanel("", enabled=False)
+
+
+def _unsupported(names: list[str], *, is_positional: bool) -> TypeError:
+    """Return the error for arguments that the constructor does not have. Their values may be secret."""
+    if is_positional:
+        return TypeError(
+            "AsyncMixpanel() takes one positional argument, the token; a consumer is not needed: pass options such as "
+            "batching= and api_host= by name"
+        )
+    options = signature(AsyncMixpanel).parameters.values()
+    return TypeError(unsupported_arguments(names, [one.name for one in options if one.kind is one.KEYWORD_ONLY]))
 
 
 def _tracker(client: weakref.ref[AsyncMixpanel]) -> Track:

@@ -8,7 +8,7 @@ from enum import Enum
 from math import inf
 from typing import Any, Final, Literal
 
-from .credentials import ServiceAccountCredentials
+from .credentials import ServiceAccountCredentials, as_token
 from .errors import raise_configuration_error, show_text
 from .origin import parse_origin
 
@@ -197,9 +197,7 @@ class ClientOptions:
     def __post_init__(self) -> None:
         check_switch("enabled", self.enabled)
         # A disabled client needs no token.
-        is_blank = not isinstance(self.token, str) or (self.enabled and not self.token.strip())
-        if is_blank or not self.token.isprintable():
-            raise_configuration_error("token must be a string of printable characters that is not blank")
+        object.__setattr__(self, "token", as_token(self.token, is_required=self.enabled))
         kinds: tuple[tuple[str, type, bool], ...] = (
             ("credentials", ServiceAccountCredentials, True),
             ("id_merge", IdMerge, True),
@@ -301,7 +299,7 @@ def _endpoint_options(read: Callable[[str], str | None], given: Mapping[str, Any
             )
         options["credentials"] = ServiceAccountCredentials(*(read(name) or "" for name in names))
     if region := read("REGION"):
-        options["region"] = region.lower()
+        options["region"] = region
     if api_host := read("API_HOST"):
         options["api_host"] = api_host
     return options

@@ -103,6 +103,23 @@ def _problem(username: object, secret: object, project_id: object) -> str | None
     return "service account username cannot contain a colon" if ":" in str(username) else None
 
 
+def as_token(value: object, *, is_required: bool = True) -> str:
+    """Return a project's token without surrounding white space, which a file or a variable often adds.
+
+    Args:
+        value: the token.
+        is_required: reject a blank one.
+
+    Raises:
+        ConfigurationError: if it is not a string of printable characters, or is blank.
+    """
+    token = value.strip() if isinstance(value, str) else None
+    if token is None or not token.isprintable() or (is_required and not token):
+        del value, token
+        raise_configuration_error("token must be a string of printable characters that is not blank")
+    return token
+
+
 def as_secret(value: object) -> Secret | None:
     """Return the project secret of an argument, or None if the argument is None or empty.
 

@@ -57,7 +57,7 @@ def parse_origin(region: str, api_host: str | None, *, allow_http: bool = False)
     credentials to another host.
 
     Args:
-        region: `us`, `eu` or `in`; used when `api_host` is None.
+        region: `us`, `eu` or `in`, in upper or lower case; used when `api_host` is None.
         api_host: a host without scheme, as in the official SDK, or an origin with `https://`; `http://` only for a
             loopback address, unless `allow_http` is set.
         allow_http: accept `http://` for any host, such as an emulator in another container.
@@ -65,12 +65,13 @@ def parse_origin(region: str, api_host: str | None, *, allow_http: bool = False)
     Raises:
         ConfigurationError: if either is invalid. The message does not repeat `api_host`, which may hold a password.
     """
-    if not isinstance(region, str) or region not in REGION_ORIGINS:
+    region_origin = REGION_ORIGINS.get(region.strip().lower()) if isinstance(region, str) else None
+    if region_origin is None:
         raise_configuration_error(
             f"region must be one of {', '.join(map(repr, REGION_ORIGINS))}, not {show_text(region)}"
         )
     if api_host is None:
-        return REGION_ORIGINS[region]
+        return region_origin
     if not isinstance(api_host, str):
         raise_configuration_error(f"api_host must be a string, not {type(api_host).__name__}")
     scheme, separator, rest = api_host.partition("://")

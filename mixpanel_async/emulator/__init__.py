@@ -129,6 +129,7 @@ class Emulator(FaultControls):
         if not (math.isfinite(propagation_delay) and propagation_delay >= 0):
             raise ValueError(f"propagation_delay must be at least 0 seconds, not {propagation_delay}")
         self.id_merge = IdMerge(id_merge)
+        token = token and token.strip()
         self.token = token
 
         def identities() -> Identities:

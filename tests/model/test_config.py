@@ -178,7 +178,12 @@ def test_token_is_any_printable_text(token: str) -> None:
     assert options(token=token).token == token
 
 
-@pytest.mark.parametrize("token", ["", " ", "\t", "a\n", "a\x00", "a\r\nX: y", "\ud800", None, 5, b"token", ["t"]])
+@pytest.mark.parametrize("token", [" t", "t\n", "\r\nt \t", "t\u00a0"])
+def test_white_space_around_the_token_is_removed(token: str) -> None:
+    assert options(token=token).token == "t"
+
+
+@pytest.mark.parametrize("token", ["", " ", "\t", "a\nb", "a\x00", "a\r\nX: y", "\ud800", None, 5, b"token", ["t"]])
 def test_invalid_token_is_rejected(token: object) -> None:
     assert "token" in refused(lambda: options(token=token))
 
@@ -246,7 +251,12 @@ def test_regions_are_constants() -> None:
         assert options(region=region, api_host="proxy.example").origin == "https://proxy.example"
 
 
-@pytest.mark.parametrize("region", ["", "US", "uk", "us ", "api.evil.test", None, 1, [], {}, b"us"])
+@pytest.mark.parametrize("region", ["EU", "Eu", " eu\n"])
+def test_region_is_accepted_in_any_case(region: Any) -> None:
+    assert options(region=region).origin == REGION_ORIGINS["eu"]
+
+
+@pytest.mark.parametrize("region", ["", " ", "uk", "u s", "api.evil.test", None, 1, [], {}, b"us"])
 def test_unknown_region_is_rejected(region: Any) -> None:
     assert "'us', 'eu', 'in'" in refused(lambda: parse_origin(region, None))
 
@@ -478,7 +488,8 @@ def test_environment_sets_every_option() -> None:
     )
     credentials = made.pop("credentials")
     assert (credentials.username, credentials.secret, credentials.project_id) == ("account", CANARY, "12345")
-    assert made == {"token": "t", "region": "eu", "api_host": "proxy.example", "id_merge": IdMerge.ORIGINAL}
+    assert made == {"token": "t", "region": "EU", "api_host": "proxy.example", "id_merge": IdMerge.ORIGINAL}
+    assert options(region=made["region"]).origin == REGION_ORIGINS["eu"]
 
 
 def test_only_the_token_is_required_and_blank_variables_are_unset() -> None:
