@@ -185,6 +185,7 @@ class AsyncMixpanel(EventMethods, IdentityMethods, ProfileMethods):
                 serializer=serializer,
                 before_send=before_send,
                 recent=not options.by_import,
+                warn=_log.warning,
             )
             pipeline = build_pipeline(options, Callbacks(on_drop, on_delivered), spool, http_client, environment)
             super().__init__(

@@ -26,7 +26,7 @@ class ProfileMethods(ClientBase):
         """Queue a profile update in Mixpanel's own form.
 
         Args:
-            message: `$distinct_id` and an operation, such as `$set`. It may override `$token` and `$time`.
+            message: `$distinct_id` and an operation, such as `$set`. It may override `$time`.
             meta: merged into the update, next to the operation.
         """
         await self._update(RecordKind.PEOPLE, message, meta)
@@ -108,7 +108,7 @@ class ProfileMethods(ClientBase):
         """Queue a group update in Mixpanel's own form.
 
         Args:
-            message: `$group_key`, `$group_id` and an operation, such as `$set`. It may override `$token` and `$time`.
+            message: `$group_key`, `$group_id` and an operation, such as `$set`. It may override `$time`.
             meta: merged into the update, next to the operation.
         """
         await self._update(RecordKind.GROUPS, message, meta)

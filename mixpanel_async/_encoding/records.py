@@ -116,15 +116,26 @@ class RecordEncoder:
     """Encoder of records for one project.
 
     Args:
-        token: the project's token.
+        token: the project's token; empty to check records of any project.
         super_properties: defaults for the properties of every event.
         serializer: see `as_serializer`.
         before_send: called with every tracked message. It may change the message, except the token and whether it
             updates a user or a group, or drop it by returning None.
         recent: events go to `/track`, which accepts only the last five days.
+        warn: called with a text, once, if a property had to be renamed.
     """
 
-    __slots__ = ("_before_send", "_events", "_profiles", "_recent", "_super", "_token", "_whole_event", "fast_encoder")
+    __slots__ = (
+        "_before_send",
+        "_events",
+        "_profiles",
+        "_recent",
+        "_super",
+        "_token",
+        "_warn",
+        "_whole_event",
+        "fast_encoder",
+    )
 
     def __init__(
         self,
@@ -134,6 +145,7 @@ class RecordEncoder:
         serializer: SerializerOption = None,
         before_send: BeforeSend | None = None,
         recent: bool = False,
+        warn: Callable[[str], None] | None = None,
     ) -> None:
         hook = as_serializer(serializer)
         self._events = Normalizer(EVENT_LIMITS, hook)
@@ -147,6 +159,7 @@ class RecordEncoder:
             )
         self._before_send = before_send
         self._recent = recent
+        self._warn = warn
         self.fast_encoder = (
             None if before_send is not None or hook is not None or self._super else FastEventEncoder(token)
         )
@@ -244,6 +257,8 @@ class RecordEncoder:
             if type(properties) is not dict or len(properties) > EVENT_LIMITS.properties:
                 properties = self.clean_properties(properties, "properties")
             merged.update(properties)
+        if merged["token"] is not self._token:
+            self._restore_token(merged)
         message: Message = {"event": event_name, "properties": merged}
         if meta is not None:
             _merge_meta(message, meta, self._events)
@@ -251,6 +266,22 @@ class RecordEncoder:
             own_insert_id is None and merged.get("time") is now_ms and merged.get("$insert_id") is insert_id
         )
         return message, has_own_stamps
+
+    def _restore_token(self, properties: Message) -> None:
+        """Rename a property called `token`: Mixpanel would take its value for the project's token and lose the event.
+
+        Rejecting it instead would break the caller's request or lose the event.
+        """
+        value, properties["token"] = properties["token"], self._token
+        if type(value) is str and value == self._token:
+            return
+        name = "token_"
+        while name in properties:
+            name += "_"
+        properties[name] = value
+        warn, self._warn = self._warn, None
+        if warn is not None:
+            warn(f"the name of a property, 'token', is reserved for the project's token; it is sent as {name!r}")
 
     def _finish_event(self, message: Message, *, now: float, recent: bool, has_own_stamps: bool) -> bytes:
         """Validate an event, convert its values in place and encode it."""
@@ -300,6 +331,9 @@ class RecordEncoder:
         if is_group:
             # The key makes an update without a target invalid. Without the key it would be treated as a user's update.
             update.setdefault("$group_key", None)
+        token = update["$token"]
+        if self._token and token is not self._token and (type(token) is not str or token != self._token):
+            raise ValidationError("$token", "is not the client's token; create a client for the other project")
         data, clean = self._finish_profile(update)
         if self._before_send is not None:
             data, clean = self._finish_hooked_profile(orjson.loads(memoryview(data)))

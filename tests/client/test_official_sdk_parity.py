@@ -58,6 +58,7 @@ DIFFERENCES: Final[Mapping[str, str]] = {
     "refused": "what Mixpanel would ignore, reject or misread is refused at the caller's line",
     "merge by keyword": "the documentation leaves out api_key, which the official signature demands",
     "charge": "the official people_track_charge writes $amount into the caller's dict",
+    "token": "a property called token would replace the project's, and Mixpanel would answer 200 and lose the event",
     "credentials": "a service account that cannot be sent is a ConfigurationError, whatever is wrong with it",
 }
 
@@ -388,7 +389,7 @@ FULL: Final[Mapping[str, Mapping[str, Any]]] = {
         "meta": META,
     },
     "people_clear_charges": {"distinct_id": "u1", "meta": META},
-    "people_update": {"message": {"$distinct_id": "u1", "$set": PROPERTIES, "$time": 7, "$token": "x"}, "meta": META},
+    "people_update": {"message": {"$distinct_id": "u1", "$set": PROPERTIES, "$time": 7, "$token": TOKEN}, "meta": META},
     "group_set": GROUP,
     "group_set_once": GROUP,
     "group_union": GROUP | {"properties": {"colours": ["red", "blue"]}},
@@ -396,7 +397,7 @@ FULL: Final[Mapping[str, Mapping[str, Any]]] = {
     "group_remove": GROUP,
     "group_delete": {"group_key": "company", "group_id": "Acme", "meta": META},
     "group_update": {
-        "message": {"$set": PROPERTIES, "$group_id": "Acme", "$time": 7, "$group_key": "company", "$token": "x"},
+        "message": {"$set": PROPERTIES, "$group_id": "Acme", "$time": 7, "$group_key": "company", "$token": TOKEN},
         "meta": META,
     },
 }
@@ -416,7 +417,14 @@ MORE: Final[Mapping[str, Call]] = {
         "track",
         "u1",
         "Page viewed",
-        {"token": "x", "distinct_id": "u2", "time": NOW - 60, "$insert_id": "a-1", "mp_lib": "b", "$lib_version": "c"},
+        {
+            "token": TOKEN,
+            "distinct_id": "u2",
+            "time": NOW - 60,
+            "$insert_id": "a-1",
+            "mp_lib": "b",
+            "$lib_version": "c",
+        },
     ),
     "a time in milliseconds": call("track", "u1", "Page viewed", {"time": int(NOW * 1000) - 1}),
     "meta for the event": call("track", "u1", "Page viewed", None, {"$ignore": True}),
@@ -431,7 +439,7 @@ MORE: Final[Mapping[str, Call]] = {
     "an unset of a tuple": call("people_unset", "u1", ("plan",)),
     "several operations": call("people_update", {"$distinct_id": "u1", "$set": {"a": 1}, "$add": {"b": 1}}),
     "an operation of the future": call("people_update", {"$distinct_id": "u1", "$shuffle": {"a": [1]}}),
-    "meta wins over the message": call("people_update", {"$distinct_id": "u1", "$set": {}}, {"$token": "y"}),
+    "meta wins over the message": call("people_update", {"$distinct_id": "u1", "$set": {}, "$time": 7}, {"$time": 8}),
 }
 
 
@@ -644,7 +652,7 @@ def mappings(depth: int = 3, *, without: frozenset[str] = frozenset()) -> st.Sea
 overrides = st.fixed_dictionaries(
     {},
     optional={
-        "token": texts,
+        "token": st.just(TOKEN),
         "distinct_id": ids,
         "time": st.floats(NOW - 400_000, NOW + 3_000) | st.integers(int(NOW) - 400_000, int(NOW) + 3_000),
         "$insert_id": st.from_regex(r"[A-Za-z0-9-]{1,36}", fullmatch=True).filter(
@@ -659,7 +667,7 @@ event_properties = st.none() | st.builds(
 )
 event_meta = st.none() | mappings(without=frozenset({"event", "properties"}))
 envelope = st.fixed_dictionaries(
-    {}, optional={"$ip": texts, "$ignore_time": st.booleans(), "$time": numbers | texts, "$token": texts}
+    {}, optional={"$ip": texts, "$ignore_time": st.booleans(), "$time": numbers | texts, "$token": st.just(TOKEN)}
 )
 profile_meta = st.none() | envelope | mappings().filter(lambda meta: not any(key.startswith("$") for key in meta))
 pairs = st.lists(ids, min_size=2, max_size=2, unique=True)
@@ -765,6 +773,14 @@ async def test_datetime_is_converted_to_utc(moment: Moment) -> None:
         in_utc = moment.value if moment.value.tzinfo is None else moment.value.astimezone(timezone.utc)
         wire = official_wire(replace(one, args=(*one.args[:-1], {"when": in_utc})), Setup())
         assert await our_wire(one, Setup()) == translated(wire, Setup())
+
+
+@pytest.mark.anyio
+async def test_property_called_token_does_not_replace_the_token_of_the_project() -> None:
+    one = call("track", "u1", "Coins swapped", {"token": "ETH"})
+    assert properties_of(official_wire(one, Setup()))["token"] == "ETH"
+    ours = properties_of(await our_wire(one, Setup()))
+    assert (ours["token"], ours["token_"]) == (TOKEN, "ETH")
 
 
 class Colour(Enum):
@@ -995,6 +1011,7 @@ TESTED_APART: Final = {
     "refused": test_invalid_input_that_the_official_sdk_sends_is_rejected,
     "merge by keyword": test_documented_merge_call_equals_merge_with_api_key_none,
     "charge": test_charge_does_not_change_the_dict_of_the_caller,
+    "token": test_property_called_token_does_not_replace_the_token_of_the_project,
     "credentials": test_service_account_credentials_reject_the_same_values,
 }
 

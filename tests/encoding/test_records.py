@@ -192,11 +192,11 @@ def test_properties_override_arguments_and_client_fields() -> None:
         "$insert_id": "mine",
         "mp_lib": "mine",
         "$lib_version": "9",
-        "token": "other token",
         "ip": "0",
         "$user_id": "other",
     }
     assert sent(mine, user_id="u", ip="203.0.113.9", time=NOW, insert_id="argument") == {
+        **sent(),
         **mine,
         "time": NOW_MS - 5000,
     }
@@ -857,7 +857,7 @@ def test_update_has_token_and_time() -> None:
 
 
 def test_message_and_meta_override_client_fields() -> None:
-    message = {"$distinct_id": "u", "$set": {}, "$token": "mine", "$time": 5}
+    message = {"$distinct_id": "u", "$set": {}, "$token": "the token", "$time": 5}
     before = copy.deepcopy(message)
     meta = {"$time": 6, "$ip": "0", "$ignore_time": True}
     assert read(update(message, meta)) == {**message, **meta}
@@ -873,7 +873,7 @@ ENVELOPE = {
     "$ignore_alias": True,
     "$latitude": 1.5,
     "$longitude": 2.5,
-    "$token": "t",
+    "$token": "the token",
 }
 
 
