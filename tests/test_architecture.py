@@ -65,6 +65,7 @@ PURE: Final = (
 OWNERS: Final[Mapping[str, tuple[str, ...]]] = {
     "aiohttp": ("integrations/aiohttp.py",),
     "anyio": (
+        "_client/bound.py",
         "_delivery/*.py",
         "_http/*.py",
         "_runtime/*.py",

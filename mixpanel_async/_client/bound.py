@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime
+from functools import partial
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Any, Final, TypedDict
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypedDict
+
+import anyio
 
 from .._encoding.validation import check_id, copy_mapping, is_instance, is_uuid4
 from .._model.config import IdMerge
-from .._model.errors import ConfigurationError, MixpanelException, ValidationError
+from .._model.errors import (
+    ApiError,
+    ClientClosedError,
+    ConfigurationError,
+    MixpanelException,
+    QueueFullError,
+    SpoolError,
+    TransportError,
+    ValidationError,
+)
 from .._model.records import RecordKind
 from .base import Meta, Properties
 from .invalid import IgnoredData, InvalidData, as_refusal
@@ -23,6 +35,17 @@ if TYPE_CHECKING:
 _WITHOUT_DEVICES: Final = frozenset({IdMerge.LEGACY, IdMerge.ORIGINAL})
 _LINK_BYTES: Final = 12
 _NOT_PROPERTIES: Final = "must be a mapping; ids are bound, so event_name is the first argument"
+
+# Seconds that `sign_in` with a timeout waits for room in the queue, or for the disk.
+_QUEUE_TIMEOUT: Final = 0.5
+# Errors that `sign_in` with a timeout does not raise.
+_NOT_IN_TIME: Final = (ApiError, TransportError, QueueFullError, SpoolError, ClientClosedError, TimeoutError)
+
+
+class _IdentityCall(Protocol):
+    """Call of `alias` or `identify` with the ids bound."""
+
+    def __call__(self, *, deferred: bool = False, timeout: float | None = None) -> Awaitable[None]: ...
 
 
 class _Ids(TypedDict):
@@ -38,7 +61,18 @@ class BoundMixpanel(BoundProfileMethods):
     the bound ids. It does not need to be closed.
     """
 
-    __slots__ = ("_client", "_distinct_id", "_ids", "_invalid", "_link", "_problem", "_properties", "_silent")
+    __slots__ = (
+        "_client",
+        "_distinct_id",
+        "_ids",
+        "_invalid",
+        "_link",
+        "_on_failure",
+        "_problem",
+        "_properties",
+        "_sign_in_timeout",
+        "_silent",
+    )
 
     def __init__(
         self,
@@ -53,6 +87,8 @@ class BoundMixpanel(BoundProfileMethods):
         properties: Mapping[str, Any],
         problem: ValidationError | None = None,
         link: str | None = None,
+        sign_in_timeout: float | None = None,
+        on_failure: Callable[[Exception, bool], None] | None = None,
     ) -> None:
         self._client = client
         self._invalid = invalid
@@ -62,6 +98,8 @@ class BoundMixpanel(BoundProfileMethods):
         self._ids: _Ids = {"user_id": user_id, "device_id": device_id, "ip": ip}
         self._properties = properties
         self._link = link
+        self._sign_in_timeout = sign_in_timeout
+        self._on_failure = on_failure
 
     @property
     def user_id(self) -> str | None:
@@ -90,6 +128,7 @@ class BoundMixpanel(BoundProfileMethods):
         properties: Properties | None = None,
         *,
         is_new: bool = False,
+        deferred: bool = False,
     ) -> None:
         """Join the bound device to the user `user_id`, and track an event with both ids.
 
@@ -106,6 +145,10 @@ class BoundMixpanel(BoundProfileMethods):
 
         If the call raises, no user is signed in. The call can be repeated: ids that are already joined do not change.
 
+        A client bound with `sign_in_timeout`, as in the integrations, does not raise because of Mixpanel, the network
+        or the queue. If Mixpanel does not accept the identity event in time, it is queued as with `deferred`, and a
+        warning is logged.
+
         Example:
             >>> await mp.bind(device_id=cookie).sign_in("user-1")
 
@@ -115,6 +158,7 @@ class BoundMixpanel(BoundProfileMethods):
             properties: properties of the event.
             is_new: whether the user has just signed up. It matters only in Legacy projects, where it must be True at
                 sign-up and False at every login: for an existing user it would detach their earlier events.
+            deferred: put the identity event into the queue, before the event, and return. An outage then delays it.
 
         Raises:
             ConfigurationError: if the client has no `id_merge`.
@@ -130,25 +174,64 @@ class BoundMixpanel(BoundProfileMethods):
             self.sign_out()
         device_id = self._ids["device_id"]
         link = None if device_id is None else _link(device_id, user_id)
-        if device_id is not None and link != self._link:
-            await self._join_device(user_id, device_id, is_new=is_new)
+        call = None
+        if device_id is not None and link != self._link and device_id != user_id:
+            call = self._identity_call(user_id, device_id, is_new=is_new)
         user = self.bind(user_id=user_id)
-        await user.track(event_name or ("Signed up" if is_new else "Signed in"), properties)
+        track = partial(user.track, event_name or ("Signed up" if is_new else "Signed in"), properties)
+        if self._sign_in_timeout is None:
+            if call is not None:
+                await call(deferred=deferred)
+            await track()
+        elif not await self._sign_in_in_time(self._sign_in_timeout, call, track, deferred=deferred):
+            # Without the link, the next `sign_in` makes the identity call again.
+            link = self._link
         self._ids, self._link = user._ids, link
 
-    async def _join_device(self, user_id: str, device_id: str, *, is_new: bool) -> None:
-        """Make the identity call of `sign_in` for the project's ID Merge system."""
-        system = self._client.id_merge
-        if system is None and self._client.enabled:
+    async def _sign_in_in_time(
+        self, timeout: float, call: _IdentityCall | None, track: Callable[[], Awaitable[None]], *, deferred: bool
+    ) -> bool:
+        """Make the calls of `sign_in` without raising because of Mixpanel. Return whether the ids will be joined."""
+        if call is not None and not deferred:
+            try:
+                # The call ends itself. The second limit is for a client whose event loop does not respond.
+                with anyio.fail_after(timeout + _QUEUE_TIMEOUT):
+                    await call(timeout=timeout)
+            except _NOT_IN_TIME as error:
+                self._report(error, is_final=False)
+            else:
+                call = None
+        try:
+            # A full queue may make callers wait, and so may a slow disk.
+            with anyio.fail_after(_QUEUE_TIMEOUT):
+                if call is not None:
+                    await call(deferred=True)
+                    call = None
+                await track()
+        except _NOT_IN_TIME as error:
+            self._report(error, is_final=True)
+        return call is None
+
+    def _report(self, error: Exception, *, is_final: bool) -> None:
+        if self._on_failure is not None:
+            self._on_failure(error, is_final)
+
+    def _identity_call(self, user_id: str, device_id: str, *, is_new: bool) -> _IdentityCall | None:
+        """Return the identity call of `sign_in` for the project's ID Merge system."""
+        client, system = self._client, self._client.id_merge
+        if not client.enabled:
+            return None
+        if system is None:
             raise ConfigurationError("sign_in needs the project's ID Merge system; create the client with id_merge=")
+        if system is IdMerge.SIMPLIFIED:
+            return None
         if system is IdMerge.ORIGINAL and is_uuid4(device_id):
-            await self._client.identify(user_id, device_id)
-        elif system is IdMerge.LEGACY and is_new:
+            return partial(client.identify, user_id, device_id)
+        if system is IdMerge.LEGACY and is_new:
             # The new id points to the device's id, so its events become the user's. Possible once per user id.
-            await self._client.alias(user_id, device_id)
-        elif system is not IdMerge.SIMPLIFIED:
-            # For an existing user the device's id becomes the alias: data under the user's id must stay the user's.
-            await self._client.alias(device_id, user_id)
+            return partial(client.alias, user_id, device_id)
+        # For an existing user the device's id becomes the alias: data under the user's id must stay the user's.
+        return partial(client.alias, device_id, user_id)
 
     def sign_out(self) -> None:
         """Unbind the user, and bind a new anonymous id: later calls may come from another person."""
@@ -185,6 +268,8 @@ class BoundMixpanel(BoundProfileMethods):
             properties={**self._properties, **added._properties},
             problem=self._problem or added._problem,
             link=self._link if device_id is None else None,
+            sign_in_timeout=self._sign_in_timeout,
+            on_failure=self._on_failure,
         )
 
     async def track(
@@ -253,13 +338,19 @@ class BoundMixpanel(BoundProfileMethods):
                 **self._ids,
             )
 
-    async def alias(self, alias_id: str, meta: Meta = None) -> None:
+    async def alias(
+        self, alias_id: str, meta: Meta = None, *, deferred: bool = False, timeout: float | None = None
+    ) -> None:
         """Make `alias_id` another id of the bound user. See `AsyncMixpanel.alias`."""
-        await self._client.alias(alias_id, self._event_id or self._profile_id, meta)
+        original = self._event_id or self._profile_id
+        await self._client.alias(alias_id, original, meta, deferred=deferred, timeout=timeout)
 
-    async def identify(self, identified_id: str, meta: Meta = None) -> None:
+    async def identify(
+        self, identified_id: str, meta: Meta = None, *, deferred: bool = False, timeout: float | None = None
+    ) -> None:
         """Join the bound anonymous visitor to `identified_id`. See `AsyncMixpanel.identify`."""
-        await self._client.identify(identified_id, self._ids["device_id"] or self._profile_id, meta)
+        anon_id = self._ids["device_id"] or self._profile_id
+        await self._client.identify(identified_id, anon_id, meta, deferred=deferred, timeout=timeout)
 
     async def people_update(self, message: Mapping[str, Any], meta: Meta = None) -> None:
         """See `AsyncMixpanel.people_update`. The bound id is the default of `$distinct_id`."""

@@ -27,6 +27,7 @@ from .._model.config import (
     Overflow,
     Region,
     RetryPolicy,
+    check_number,
     env_options,
 )
 from .._model.credentials import ServiceAccountCredentials
@@ -334,6 +335,7 @@ class AsyncMixpanel(EventMethods, IdentityMethods, ProfileMethods):
         ip: str | None = None,
         properties: Properties | None = None,
         link: str | None = None,
+        sign_in_timeout: float | None = None,
     ) -> BoundMixpanel:
         """Bind the client to one user or request.
 
@@ -348,6 +350,8 @@ class AsyncMixpanel(EventMethods, IdentityMethods, ProfileMethods):
             ip: IP address of the user, for geolocation.
             properties: defaults for the properties of every event. They are copied now.
             link: value of `BoundMixpanel.link` after the last request of this device; see `BoundMixpanel.sign_in`.
+            sign_in_timeout: seconds that `BoundMixpanel.sign_in` waits for Mixpanel before it puts the identity event
+                into the queue, 0.001 to 86,400. By default it waits as long as `identity_retry` allows, and raises.
 
         Returns:
             A client with the same methods, without the ids. It needs no closing.
@@ -355,7 +359,10 @@ class AsyncMixpanel(EventMethods, IdentityMethods, ProfileMethods):
         Raises:
             ValidationError: if a property cannot be sent. With `invalid="drop"`, the events of the bound client are
                 dropped instead.
+            ConfigurationError: if `sign_in_timeout` is out of bounds.
         """
+        if sign_in_timeout is not None:
+            check_number("sign_in_timeout", sign_in_timeout, minimum=0.001, maximum=86_400.0)
         clean, problem = self._bound_properties(properties)
         return BoundMixpanel(
             self,
@@ -368,6 +375,8 @@ class AsyncMixpanel(EventMethods, IdentityMethods, ProfileMethods):
             properties=clean,
             problem=problem,
             link=link,
+            sign_in_timeout=sign_in_timeout,
+            on_failure=self._queue.sign_in_failed,
         )
 
     def _bound_properties(self, properties: Properties | None) -> tuple[Mapping[str, Any], ValidationError | None]:

@@ -55,6 +55,12 @@ class NullDirectSender(DirectSender):
     """Sender of awaited calls that returns without a request."""
 
     async def send(
-        self, kind: RecordKind, item: bytes, *, secret: Secret | None = None, batch: Batch | None = None
+        self,
+        kind: RecordKind,
+        item: bytes,
+        *,
+        secret: Secret | None = None,
+        batch: Batch | None = None,
+        timeout: float | None = None,
     ) -> None:
         """Do nothing."""

@@ -1,6 +1,7 @@
 """Methods that join ids.
 
-They are awaited because merges are irreversible and the caller needs the result.
+By default they are awaited: merges are irreversible, and the caller needs the result. With `deferred=True` the identity
+event goes into the queue of events, in order with the other records of the person.
 """
 
 from __future__ import annotations
@@ -9,9 +10,9 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from .._encoding.validation import check_id, is_uuid4
-from .._model.config import IdMerge
-from .._model.credentials import as_secret
-from .._model.errors import IdentityError, MixpanelException, without_traceback
+from .._model.config import IdMerge, check_number
+from .._model.credentials import Secret, as_secret
+from .._model.errors import ClientClosedError, IdentityError, MixpanelException, without_traceback
 from .._model.records import RecordKind
 from .._runtime.ids import uuid4_text
 from .base import ClientBase, Meta
@@ -34,7 +35,15 @@ class IdentityMethods(ClientBase):
         """Return a random id for an anonymous visitor: a UUID v4, the only form that `identify` accepts."""
         return uuid4_text(self._environment.new_id())
 
-    async def alias(self, alias_id: str, original: str, meta: Meta = None) -> None:
+    async def alias(
+        self,
+        alias_id: str,
+        original: str,
+        meta: Meta = None,
+        *,
+        deferred: bool = False,
+        timeout: float | None = None,
+    ) -> None:
         """Make `alias_id` another id of the user `original`.
 
         It applies to later events, and with Original ID Merge to earlier ones too. The call returns when Mixpanel has
@@ -47,19 +56,26 @@ class IdentityMethods(ClientBase):
             alias_id: the new id. Mixpanel accepts an id as an alias only once.
             original: an id that Mixpanel already knows.
             meta: merged into the message, next to `event`.
+            deferred: put the event into the queue and return, so that an outage delays it. It is delivered after the
+                events that were tracked before the call, and before the records that are tracked later. If Mixpanel
+                refuses it, `on_drop` receives it. Profile updates that were waiting before the call may arrive later.
+            timeout: seconds for all attempts together, 0.001 to 86,400; by default the limit of `identity_retry`.
 
         Raises:
             IdentityError: if projects with the client's `id_merge` ignore aliases, or both ids are equal.
             ValidationError: if an id is blank or a placeholder that Mixpanel rejects.
+            ConfigurationError: if `timeout` is out of bounds.
             ApiError: if Mixpanel responded and did not accept the request.
             TransportError: if no attempt got a response.
+            QueueFullError, SpoolError: if it is deferred, as in `track`.
             ClientClosedError: after `aclose()`.
         """
         if not self._options.enabled:
             return
         self._check_identity("alias", {"alias_id": alias_id, "original": original}, IdMerge.SIMPLIFIED)
         properties = {"distinct_id": original, "alias": alias_id}
-        await self._direct_sender.send(RecordKind.IDENTITY, self._message("$create_alias", properties, meta))
+        message = self._message("$create_alias", properties, meta)
+        await self._send(RecordKind.IDENTITY, message, deferred=deferred, timeout=timeout)
 
     async def merge(
         self,
@@ -68,6 +84,9 @@ class IdentityMethods(ClientBase):
         distinct_id2: str | None = None,
         meta: Meta = None,
         api_secret: str | None = None,
+        *,
+        deferred: bool = False,
+        timeout: float | None = None,
     ) -> None:
         """Merge two ids into one user. A merge cannot be undone.
 
@@ -80,12 +99,15 @@ class IdentityMethods(ClientBase):
             distinct_id2: second id.
             meta: merged into the message, next to `event`.
             api_secret: the project's secret, if the client has no service account. Without either, the token
-                authenticates the request. Mixpanel documents the token for imports, but not for merges.
+                authenticates the request. Mixpanel documents the token for imports, but not for merges. A spool does
+                not store it: after a restart, deferred merges use the last secret that was given, or the token.
+            deferred, timeout: as in `alias`. A deferred merge is lost if Mixpanel refuses its credentials and events do
+                not need them.
 
         Raises:
-            ConfigurationError: if `api_secret` cannot be sent.
+            ConfigurationError: if `api_secret` cannot be sent, or `timeout` is out of bounds.
             IdentityError: if projects with the client's `id_merge` ignore merges, or both ids are equal.
-            ValidationError, ApiError, TransportError, ClientClosedError: as in `alias`.
+            ValidationError, ApiError, TransportError, QueueFullError, SpoolError, ClientClosedError: as in `alias`.
         """
         if not self._options.enabled:
             return
@@ -97,9 +119,20 @@ class IdentityMethods(ClientBase):
         ids = {"distinct_id1": distinct_id1, "distinct_id2": distinct_id2}
         self._check_identity("merge", ids, IdMerge.SIMPLIFIED, IdMerge.LEGACY)
         properties = {"$distinct_ids": [distinct_id1, distinct_id2]}
-        await self._direct_sender.send(RecordKind.IMPORTS, self._message("$merge", properties, meta), secret=secret)
+        message = self._message("$merge", properties, meta)
+        if deferred and secret is not None:
+            self._events.use_merge_secret(secret)
+        await self._send(RecordKind.IMPORTS, message, secret=secret, deferred=deferred, timeout=timeout)
 
-    async def identify(self, identified_id: str, anon_id: str, meta: Meta = None) -> None:
+    async def identify(
+        self,
+        identified_id: str,
+        anon_id: str,
+        meta: Meta = None,
+        *,
+        deferred: bool = False,
+        timeout: float | None = None,
+    ) -> None:
         """Join the anonymous visitor `anon_id` to the user `identified_id`.
 
         Example:
@@ -109,11 +142,13 @@ class IdentityMethods(ClientBase):
             identified_id: the user's id.
             anon_id: a UUID v4 with dashes. Mixpanel accepts any other form and silently ignores it.
             meta: merged into the message, next to `event`.
+            deferred, timeout: as in `alias`.
 
         Raises:
             IdentityError: if projects with the client's `id_merge` ignore the call, if Mixpanel would ignore `anon_id`,
                 or if both ids are equal.
-            ValidationError, ApiError, TransportError, ClientClosedError: as in `alias`.
+            ConfigurationError, ValidationError, ApiError, TransportError, QueueFullError, SpoolError,
+                ClientClosedError: as in `alias`.
         """
         if not self._options.enabled:
             return
@@ -122,7 +157,33 @@ class IdentityMethods(ClientBase):
         if not is_uuid4(anon_id):
             raise IdentityError("anon_id", _NOT_AN_ANON_ID)
         properties = {"$identified_id": identified_id, "$anon_id": anon_id}
-        await self._direct_sender.send(RecordKind.IDENTITY, self._message("$identify", properties, meta))
+        message = self._message("$identify", properties, meta)
+        await self._send(RecordKind.IDENTITY, message, deferred=deferred, timeout=timeout)
+
+    async def _send(
+        self,
+        kind: RecordKind,
+        message: bytes,
+        *,
+        secret: Secret | None = None,
+        deferred: bool,
+        timeout: float | None,
+    ) -> None:
+        """Put an identity event into the queue of events, or send it and wait until Mixpanel has accepted it."""
+        if timeout is not None:
+            check_number("timeout", timeout, minimum=0.001, maximum=86_400.0)
+        if deferred:
+            await self._sender.enqueue(self._events, message, self._options.batching.wait_timeout)
+            self._queue.count_identity("deferred")
+            return
+        try:
+            await self._direct_sender.send(kind, message, secret=secret, timeout=timeout)
+        except ClientClosedError:
+            raise
+        except MixpanelException:
+            self._queue.count_identity("failed")
+            raise
+        self._queue.count_identity("succeeded")
 
     def _message(self, event_name: str, properties: dict[str, Any], meta: Meta) -> bytes:
         try:

@@ -21,6 +21,7 @@ from .._model.outcomes import (
     Delivered,
     Expired,
     Outcome,
+    Refused,
     Request,
     Response,
     Retry,
@@ -122,6 +123,8 @@ class BatchSender:
             batch.begin_request()
             outcome = Retry(message="the sender was stopped during a request", applied=True)
             outcome = await self._exchange(request, batch)
+            if isinstance(outcome, ConfigurationRefused) and self._is_refused_alone(batch):
+                outcome = Refused(outcome.status, outcome.message)
         except Exception as error:
             text, name = "cannot create a request (%s); its records are retried", type(error).__name__
             log_event(logging.ERROR, "request_not_created", text, name, error=name)
@@ -132,7 +135,7 @@ class BatchSender:
     def _expired(self, batch: Batch) -> Expired | None:
         """Return the records of an old batch that are too old for `/track` now, if there are any."""
         may_be_old = batch.is_from_disk or self._environment.monotonic() - batch.opened >= _CHECK_AGE_AFTER
-        if not may_be_old or batch.lane.kind is not RecordKind.EVENTS or self._encoder.events_by_import:
+        if not may_be_old or batch.kind is not RecordKind.EVENTS or self._encoder.events_by_import:
             return None
         accepted = None if batch.is_from_disk else batch.opened
         now = self._queue.requests.clock.earliest_now(self._moment(), since=accepted)
@@ -145,8 +148,16 @@ class BatchSender:
         positions = expired_positions(batch.items, now=now)
         return Expired(positions=positions, by_import=by_import) if positions else None
 
+    def _is_refused_alone(self, batch: Batch) -> bool:
+        """Return whether a batch with refused credentials must not hold up its lane, whose records need others.
+
+        For example, a project may accept events by token, but no merges.
+        """
+        endpoints = self._encoder.endpoints
+        return endpoints[batch.kind].path != endpoints[batch.lane.kind].path
+
     async def _make_request(self, batch: Batch) -> Request:
-        encode = partial(self._encoder.request, batch.lane.kind, batch.items, secret=batch.lane.secret)
+        encode = partial(self._encoder.request, batch.kind, batch.items, secret=batch.secret)
         if batch.size < self._off_loop_from or batch.items.is_compressed:
             return encode()
         assert self._threads is not None
@@ -177,7 +188,7 @@ class BatchSender:
         delay = self._delay(batch, outcome, again=again)
         if isinstance(outcome, Delivered) and not self._budget.is_full:
             self._budget.succeeded(again=again)
-        kind, records, size = batch.lane.kind, len(batch.items), batch.size
+        kind, records, size = batch.reported_kind, len(batch.items), batch.size
         delivered = self._queue.settle(batch, outcome, delay)
         if isinstance(outcome, Delivered):
             if self._log.failures:
@@ -213,7 +224,7 @@ class BatchSender:
 def _log_batch(
     batch: Batch, request: Request, reply: Response | TransportFailure, outcome: Outcome, seconds: float
 ) -> None:
-    kind, records, size = batch.lane.kind.value, len(batch.items), len(request.body)
+    kind, records, size = batch.reported_kind.value, len(batch.items), len(request.body)
     status = reply.status if isinstance(reply, Response) else None
     text = "%s: batch of %d records, %d bytes, attempt %d: %s after %.1f ms"
     milliseconds = round(seconds * 1000, 1)

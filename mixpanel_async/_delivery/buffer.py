@@ -13,20 +13,22 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
 from .._encoding.batch_body import Compressor
+from .._encoding.requests import identity_kind
 from .._model.config import BatchPolicy, RetryPolicy
 from .._model.credentials import Secret
 from .._model.errors import FailedRecord
 from .._model.outcomes import ConfigurationRefused, Delivered, Expired, Outcome, PartialFailure, Retry, SplitBatch
-from .._model.records import DROPPED, DropReason, Loss, NonIdempotentRecord, RecordKind
+from .._model.records import DROPPED, DropReason, IdentityRecord, Loss, NonIdempotentRecord, RecordKind
 from .._model.stats import Stats
-from .lanes import IDLE, Accounting, Batch, FlushBarrier, Idle, Lane, OfferResult, WaitUntil
+from .accounting import Accounting
+from .lanes import IDLE, Batch, FlushBarrier, IdentityTurn, Idle, Lane, LaneTable, OfferResult, WaitUntil
 
 if TYPE_CHECKING:
+    from .._encoding.responses import RequestMetrics
     from .._spool.messages import PendingWrite
     from .disk_backlog import DiskBacklog, SpoolLimits
 
 _COMPRESSED_KINDS: Final = frozenset({RecordKind.EVENTS, RecordKind.IMPORTS})
-_MAX_LANES: Final = 50
 _ANY_SECRET: Final = Secret("")
 # Seconds for which a lane remembers that a server, or a proxy before it, found a body too large.
 _SIZE_LIMIT_TTL: Final = 3600.0
@@ -69,9 +71,10 @@ class Buffer:
             from .disk_backlog import DiskBacklog  # noqa: PLC0415  only imported with a spool
 
             self.disk = DiskBacklog(policy, spool, self.accounting)
-        self.lanes: dict[tuple[RecordKind, Secret | None], Lane] = {}
+        self.lanes = LaneTable(policy)
         self.active: dict[Lane, None] = {}
         self.under_pressure = False
+        self._last_turn: IdentityTurn | None = None
 
     def reset(self) -> None:
         """Forget every record and count: after a fork they belong to the parent."""
@@ -82,24 +85,13 @@ class Buffer:
         if self.disk is not None:
             self.disk.reset()
         self.under_pressure = False
+        self._last_turn = None
 
     def lane(self, kind: RecordKind, secret: Secret | None = None) -> Lane:
         """Return the lane for this kind and authentication. Create it at its first use."""
         # A spool stores no secret: its records are signed with the last one that was given.
-        key = (kind, secret if self.disk is None or secret is None else _ANY_SECRET)
-        lane = self.lanes.get(key)
-        if lane is None:
-            if len(self.lanes) > _MAX_LANES:
-                # A process that serves many projects would otherwise collect lanes of unused secrets.
-                self.lanes = {
-                    key: lane
-                    for key, lane in self.lanes.items()
-                    if lane.secret is None or lane.failures or lane in self.active
-                }
-            limit = self._policy.max_in_flight if kind in {RecordKind.EVENTS, RecordKind.IMPORTS} else 1
-            lane = self.lanes[key] = Lane(kind, secret, limit, self._policy.max_bytes)
-        lane.use_secret(secret)
-        return lane
+        key = secret if self.disk is None or secret is None else _ANY_SECRET
+        return self.lanes.find(kind, key, secret, self.active)
 
     @property
     def in_flight(self) -> int:
@@ -139,16 +131,10 @@ class Buffer:
         batches = [batch for lane in self.active for batch in (*lane.leased, *lane.single_requests)]
         return sum(len(batch.items) for batch in batches), sum(batch.payload for batch in batches)
 
-    def stats(self, waiting: Sequence[bytes], *, requests: int, retries: int, last_error: str | None) -> Stats:
+    def stats(self, waiting: Sequence[bytes], requests: RequestMetrics) -> Stats:
         """Return a snapshot; see `Accounting.stats`."""
-        return self.accounting.stats(
-            waiting,
-            requests=requests,
-            retries=retries,
-            last_error=last_error,
-            on_disk=0 if self.disk is None else self.disk.records,
-            in_flight=self.in_flight,
-        )
+        on_disk = 0 if self.disk is None else self.disk.records
+        return self.accounting.stats(waiting, requests, on_disk=on_disk, in_flight=self.in_flight)
 
     def offer(self, lane: Lane, item: bytes, now: float) -> OfferResult:
         """Accept a record; with a spool, `disk.rows(lane).last_row` is then its row.
@@ -168,6 +154,9 @@ class Buffer:
             return OfferResult.FULL
         if disk is not None and disk.begin_write(lane, size):
             return OfferResult.ACCEPTED
+        if type(item) is IdentityRecord:
+            self._append_identity(lane, item, now)
+            return OfferResult.WAKE_SENDER
         batch = lane.open
         if batch is not None and batch.size + size + 1 > lane.max_bytes:
             lane.close_open()
@@ -192,7 +181,17 @@ class Buffer:
 
     def _new_batch(self, lane: Lane, items: list[bytes], now: float) -> Batch:
         # Incremental compression loses the type of a record, which profile updates need. Their endpoints take no gzip.
-        return Batch(lane, items, now, new_compressor=self._new_compressor if lane.kind in _COMPRESSED_KINDS else None)
+        new_compressor = self._new_compressor if lane.kind in _COMPRESSED_KINDS else None
+        return Batch(lane, items, now, new_compressor=new_compressor, after=self._last_turn)
+
+    def _append_identity(self, lane: Lane, item: bytes, now: float) -> None:
+        """Append an accepted identity record. No batch may have records from before and from after it."""
+        for other in self.active:
+            other.close_open()
+        turn = self._last_turn = IdentityTurn(identity_kind(item) or RecordKind.IDENTITY)
+        ids = None if self.disk is None else [self.disk.rows(lane).last_row]
+        lane.ready.append(Batch(lane, [item], now, ids, identity=turn))
+        self.active[lane] = None
 
     def extend(self, lane: Lane, records: bytes, count: int, now: float) -> OfferResult:
         """Accept joined records, at most as many as `records_left` returns.
@@ -290,8 +289,8 @@ class Buffer:
     def _poll_lane(self, lane: Lane, now: float) -> Batch | float | None:
         if len(lane.leased) >= (1 if lane.failures else lane.limit) or self._is_kind_busy(lane.kind):
             return None
-        first = lane.ready[0] if lane.ready else lane.open
-        if first is None:
+        first = lane.head
+        if first is None or first.must_wait():
             return None
         due = lane.due(self._policy.linger)
         if due > now and not self.under_pressure and not first.is_due:
@@ -306,9 +305,8 @@ class Buffer:
 
     def _is_kind_busy(self, kind: RecordKind) -> bool:
         """Return whether all requests for imports are in use, which the lanes of all project secrets share."""
-        if kind is not RecordKind.IMPORTS:
-            return False
-        return sum(len(lane.leased) for lane in self.active if lane.kind is kind) >= self._policy.max_in_flight
+        leased = (len(lane.leased) for lane in self.active if lane.kind is kind)
+        return kind is RecordKind.IMPORTS and sum(leased) >= self._policy.max_in_flight
 
     def reclaim(self) -> list[Loss]:
         """Release every lease: the event loop of the lease holders has ended.
@@ -479,7 +477,8 @@ class Buffer:
 
     def next_try(self) -> float:
         """Return the earliest moment at which a waiting batch may be sent; minus infinity if one is in flight."""
-        times = [lane.paused_until for lane in self.active if lane.ready or lane.open]
+        heads = [lane.head for lane in self.active]
+        times = [head.lane.paused_until for head in heads if head is not None and not head.must_wait()]
         if self.in_flight or not times or (self.disk is not None and self.disk.unwritten):
             return float("-inf")
         return min(times)

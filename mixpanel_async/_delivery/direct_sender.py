@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from .._encoding.requests import GZIP_HEADER, MIN_COMPRESSED_BYTES, RequestEncoder
 from .._encoding.responses import ReadReply, read_api_response, read_response
 from .._http.api import Api
-from .._http.retry import RetryRule
+from .._http.retry import PolicyRule
 from .._model.credentials import Auth, Secret
 from .._model.errors import (
     ApiError,
@@ -45,14 +45,20 @@ class DirectSender:
         retry: attempts, delays and total time of a call.
     """
 
-    def __init__(self, sender: Sender, api: Api, encoder: RequestEncoder, retry: RetryRule) -> None:
+    def __init__(self, sender: Sender, api: Api, encoder: RequestEncoder, retry: PolicyRule) -> None:
         self._sender = sender
         self._api = api
         self._encoder = encoder
         self._retry = retry
 
     async def send(
-        self, kind: RecordKind, item: bytes, *, secret: Secret | None = None, batch: Batch | None = None
+        self,
+        kind: RecordKind,
+        item: bytes,
+        *,
+        secret: Secret | None = None,
+        batch: Batch | None = None,
+        timeout: float | None = None,
     ) -> None:
         """Send one message and wait until it is delivered.
 
@@ -61,6 +67,7 @@ class DirectSender:
             item: the encoded message.
             secret: project secret to authenticate with.
             batch: lease of the message, if the queue counts it. It is settled when the call ends.
+            timeout: seconds for all attempts together; None for the limit of the retry rule.
 
         Raises:
             ApiError: Mixpanel refused the message.
@@ -73,7 +80,9 @@ class DirectSender:
         body, headers = Record(b"[%b]" % item), _NO_HEADERS
         if accepts_gzip and len(body) >= MIN_COMPRESSED_BYTES:
             body, headers = Record(encoder.compress(body)), GZIP_HEADER
-        await self.request("POST", path, auth=auth, headers=headers, body=body, read=read_response, batch=batch)
+        await self.request(
+            "POST", path, auth=auth, headers=headers, body=body, read=read_response, batch=batch, timeout=timeout
+        )
 
     async def request(
         self,
@@ -87,6 +96,7 @@ class DirectSender:
         body: bytes = b"",
         read: ReadReply = read_api_response,
         batch: Batch | None = None,
+        timeout: float | None = None,
     ) -> Response:
         """Send a request and return its response. `Api.request` describes the arguments and errors.
 
@@ -100,6 +110,7 @@ class DirectSender:
             body: bytes to send.
             read: turns the reply into an outcome.
             batch: lease to settle when the call ends, or None.
+            timeout: seconds for all attempts together; None for the limit of the retry rule.
 
         Raises:
             ClientClosedError: the client is closed, or was closed during the call.
@@ -109,7 +120,7 @@ class DirectSender:
             method,
             path,
             auth=auth,
-            retry=self._retry,
+            retry=self._retry if timeout is None else self._retry.within(timeout),
             origin=origin,
             query=query,
             headers=headers,

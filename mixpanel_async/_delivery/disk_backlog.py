@@ -1,8 +1,8 @@
 """Accounting of the spool: which records are written, which are only on disk, and how much room is left there.
 
 Every record of a client with a spool is written to it in a commit group that many callers share. It may be sent only
-after that commit. A record stays in memory as well while memory has room. Later records of the same lane are only on
-disk until the lane runs low and loads them.
+after that commit. A record also stays in memory while memory has room. Later records of the lane are only on disk until
+the lane runs low and loads them.
 """
 
 from __future__ import annotations
@@ -12,10 +12,12 @@ from dataclasses import replace
 from math import ceil
 from typing import Final, NamedTuple
 
+from .._encoding.requests import identity_kind
 from .._model.config import BatchPolicy
 from .._model.records import DropReason, Loss
 from .._spool.messages import SEQUENCE_BITS, Eviction, PendingWrite, SettledRows
-from .lanes import Accounting, Barriers, Batch, FlushBarrier, Lane
+from .accounting import Accounting
+from .lanes import Barriers, Batch, FlushBarrier, IdentityTurn, Lane
 
 # Records of a backlog on disk that are held in memory: enough to keep every request busy while more are read.
 WINDOW_RECORDS: Final = 20_000
@@ -323,9 +325,7 @@ class DiskBacklog:
                     del items[row]
                 lane.replace(batch, rest)
                 if reason is None:
-                    self._accounting.retract(len(gone.items), gone.payload)
-                    for barrier, covered in gone.barriers:
-                        barrier.expect(-covered)
+                    self._accounting.retract_batch(gone)
                 else:
                     losses.append(self._accounting.record_loss(gone, reason))
             # A record in neither place was evicted while it was being written.
@@ -413,9 +413,10 @@ class DiskBacklog:
         self._add(rows, -len(loaded), -estimate)
         at = 0
         while at < len(loaded):
-            batch = Batch(lane, [], now, is_from_disk=True)
-            for row, item in loaded[at : at + self._policy.max_events]:
-                if batch.items and batch.size + len(item) + 1 > lane.max_bytes:
+            turn = IdentityTurn(kind) if (kind := identity_kind(loaded[at][1])) else None
+            batch = Batch(lane, [], now, is_from_disk=True, identity=turn)
+            for row, item in loaded[at : at + (self._policy.max_events if turn is None else 1)]:
+                if batch.items and (batch.size + len(item) + 1 > lane.max_bytes or identity_kind(item)):
                     break
                 batch.append_row(row, item)
             at += len(batch.items)

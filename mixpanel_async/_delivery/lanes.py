@@ -1,4 +1,4 @@
-"""Data of the buffer: results, flush barriers, batches, lanes and counters. Only their own methods change them."""
+"""Data of the buffer: results, flush barriers, batches and lanes. Only their own methods change them."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from typing import Final, NamedTuple
 from .._encoding.batch_body import BatchBody, Compressor
 from .._model.config import BatchPolicy
 from .._model.credentials import Secret
-from .._model.errors import FailedRecord
-from .._model.records import DROPPED, DropReason, Loss, RecordKind
-from .._model.stats import FlushResult, Stats
+from .._model.records import DropReason, RecordKind
+from .._model.stats import FlushResult
 from .._spool.messages import LANE_CODES
+
+_MAX_LANES: Final = 50
 
 
 class OfferResult(Enum):
@@ -69,8 +70,28 @@ Barriers = list[tuple[FlushBarrier, int]]
 """Barriers, each with the number of leading records that it waits for."""
 
 
+class IdentityTurn:
+    """Turn of one queued identity record, which records accepted after it wait for.
+
+    Args:
+        kind: selects the endpoint.
+    """
+
+    __slots__ = ("is_over", "kind")
+
+    def __init__(self, kind: RecordKind) -> None:
+        self.kind = kind
+        self.is_over = False
+
+    def end(self) -> None:
+        """Note that the record is delivered or lost."""
+        self.is_over = True
+
+
 class Batch:
     """Records of one lane that are sent in one request.
+
+    A batch with an identity record has no other record. It is sent while no other request of its lane is in flight.
 
     Args:
         lane: endpoint and authentication.
@@ -81,6 +102,8 @@ class Batch:
         origin: batch that these records were taken from. Its attempts and flags are copied.
         barriers: flushes that wait for the first records of the batch.
         is_from_disk: the records were read from a spool, where they may have waited for a long time.
+        identity: turn of the identity record, if the batch has one.
+        after: turn that has to end first; None if no identity record of another lane was waiting.
 
     Attributes:
         size: bytes of the request body: records, commas between them and brackets.
@@ -90,10 +113,12 @@ class Batch:
     """
 
     __slots__ = (
+        "after",
         "attempts",
         "barriers",
         "failure_epoch",
         "first_try",
+        "identity",
         "ids",
         "is_due",
         "is_from_disk",
@@ -115,6 +140,8 @@ class Batch:
         origin: Batch | None = None,
         barriers: Barriers | None = None,
         is_from_disk: bool = False,
+        identity: IdentityTurn | None = None,
+        after: IdentityTurn | None = None,
     ) -> None:
         self.lane = lane
         self.items = BatchBody(items, new_compressor)
@@ -128,6 +155,35 @@ class Batch:
         self.first_try: float | None = None if origin is None else origin.first_try
         self.failure_epoch: int = 0 if origin is None else origin.failure_epoch
         self.barriers: Barriers = [] if barriers is None else barriers
+        self.identity: IdentityTurn | None = identity if origin is None else origin.identity
+        self.after: IdentityTurn | None = after if origin is None else origin.after
+
+    @property
+    def kind(self) -> RecordKind:
+        """Kind that selects the endpoint."""
+        return self.lane.kind if self.identity is None else self.identity.kind
+
+    @property
+    def secret(self) -> Secret | None:
+        """Project secret that signs the request."""
+        return self.lane.secret if self.identity is None else self.lane.merge_secret
+
+    @property
+    def reported_kind(self) -> RecordKind:
+        """Kind in reports."""
+        return self.lane.kind if self.identity is None else RecordKind.IDENTITY
+
+    def must_wait(self) -> bool:
+        """Return whether other records have to be settled first, to keep the order of an identity record."""
+        if self.after is not None and not self.after.is_over:
+            return True
+        leased = self.lane.leased
+        return bool(leased) and (self.identity is not None or next(iter(leased)).identity is not None)
+
+    def end_turn(self) -> None:
+        """Note that the records of the batch are delivered or lost."""
+        if self.identity is not None:
+            self.identity.end()
 
     @property
     def payload(self) -> int:
@@ -170,7 +226,8 @@ class Batch:
         """Remove the first record and return it as a batch."""
         item = self.items.pop_first()
         ids = [self.ids.pop(0)] if self.ids else []
-        first = Batch(self.lane, [item], self.opened, ids, barriers=[(barrier, 1) for barrier, _ in self.barriers])
+        barriers = [(barrier, 1) for barrier, _ in self.barriers]
+        first = Batch(self.lane, [item], self.opened, ids, origin=self, barriers=barriers)
         self.size -= len(item) + 1
         self.barriers = [(barrier, covered - 1) for barrier, covered in self.barriers if covered > 1]
         return first
@@ -228,6 +285,7 @@ class Lane:
         "leased",
         "limit",
         "max_bytes",
+        "merge_secret",
         "open",
         "paused_until",
         "ready",
@@ -241,6 +299,7 @@ class Lane:
         self.kind = kind
         self.code = LANE_CODES[kind, secret is not None]
         self.secret = secret
+        self.merge_secret: Secret | None = None
         self.limit = limit
         self.max_bytes = max_bytes
         self.open: Batch | None = None
@@ -266,6 +325,10 @@ class Lane:
     def use_secret(self, secret: Secret | None) -> None:
         """Sign requests with this project secret from now on."""
         self.secret = secret
+
+    def use_merge_secret(self, secret: Secret) -> None:
+        """Sign queued merges with this project secret from now on. A spool stores no secret."""
+        self.merge_secret = secret
 
     def fail(self, failure_epoch: int, now: float, delay: float) -> None:
         """Pause after a failed request.
@@ -324,6 +387,11 @@ class Lane:
         opened = [batch.opened for batch in self.ready]
         return min([*opened, self.open.opened] if self.open else opened, default=inf) + linger
 
+    @property
+    def head(self) -> Batch | None:
+        """The batch to be sent next."""
+        return self.ready[0] if self.ready else self.open
+
     def lease(self, now: float) -> Batch:
         """Lease the first ready batch to a new request."""
         batch = self.ready.popleft()
@@ -349,148 +417,34 @@ class Lane:
             yield self.open
 
 
-class Accounting:
-    """Counters and bounds: accepted == delivered + failed + dropped + uncertain + pending, at every moment.
+class LaneTable(dict[tuple[RecordKind, Secret | None], Lane]):
+    """Every lane of a buffer, by kind and secret.
 
     Args:
-        policy: bounds in memory.
+        policy: requests in flight and size of batches.
     """
 
-    __slots__ = (
-        "_max_bytes",
-        "_max_records",
-        "accepted",
-        "delivered",
-        "dropped",
-        "failed",
-        "losses",
-        "pending",
-        "pending_bytes",
-        "recovered",
-        "uncertain",
-    )
-
     def __init__(self, policy: BatchPolicy) -> None:
-        self._max_records = policy.max_pending_events
-        self._max_bytes = policy.max_pending_bytes
-        self.reset()
+        super().__init__()
+        self._policy = policy
 
-    def reset(self) -> None:
-        """Set every counter to zero."""
-        self.accepted = self.delivered = self.failed = self.dropped = self.uncertain = self.recovered = 0
-        self.pending = self.pending_bytes = 0
-        self.losses: dict[DropReason, int] = {}
-
-    def is_full(self, size: int) -> bool:
-        """Return whether a record of this size does not fit in memory."""
-        return self.pending >= self._max_records or self.pending_bytes + size > self._max_bytes
-
-    def could_fit(self, size: int) -> bool:
-        """Return whether a record of this size fits in an empty queue."""
-        return size <= self._max_bytes
-
-    def spare_bytes(self, min_record_bytes: int) -> int:
-        """Return how many bytes of records fit, if none is smaller than `min_record_bytes`."""
-        return min((self._max_records - self.pending) * min_record_bytes, self._max_bytes - self.pending_bytes)
-
-    def accept_if_room(self, count: int, size: int) -> bool:
-        """Count records as accepted if they fit in memory. Return whether they did."""
-        if self.pending + count > self._max_records or self.pending_bytes + size > self._max_bytes:
-            return False
-        self.accept(count, size)
-        return True
-
-    def accept(self, count: int, size: int) -> None:
-        """Count records as accepted and pending."""
-        self.accepted += count
-        self.pending += count
-        self.pending_bytes += size
-
-    def recover(self, count: int, size: int) -> None:
-        """Count records of another client that were found in the spool."""
-        self.recovered += count
-        self.accept(count, size)
-
-    def retract(self, count: int, size: int) -> None:
-        """Undo `accept` for records that could not be written to the spool."""
-        self.accepted -= count
-        self.release(count, size)
-
-    def release(self, count: int, size: int) -> None:
-        """Remove records from the pending ones."""
-        self.pending -= count
-        self.pending_bytes -= size
-
-    def correct_bytes(self, difference: int) -> None:
-        """Correct an estimated size of pending records."""
-        self.pending_bytes += difference
-
-    def discard(self, lane: Lane, items: list[bytes], reason: DropReason) -> Loss:
-        """Count records as accepted and lost at once: they never entered the queue."""
-        self.accepted += len(items)
-        self.count_loss(reason, len(items))
-        return Loss(kind=lane.kind, reason=reason, items=items)
-
-    def deliver(self, batch: Batch) -> None:
-        """Count a batch as delivered."""
-        self.release(len(batch.items), batch.payload)
-        self.delivered += len(batch.items)
-        for barrier, covered in batch.barriers:
-            barrier.settle(covered)
-
-    def record_loss(
-        self, batch: Batch, reason: DropReason, *, details: Sequence[FailedRecord] = (), message: str = ""
-    ) -> Loss:
-        """Count a batch that ended without delivery."""
-        self.release(len(batch.items), batch.payload)
-        self.count_loss(reason, len(batch.items))
-        for barrier, covered in batch.barriers:
-            barrier.settle(covered, reason)
-        return Loss(kind=batch.lane.kind, reason=reason, items=batch.items, details=details, message=message)
-
-    def count_loss(self, reason: DropReason, count: int) -> None:
-        """Count records as dropped, uncertain or failed, depending on the reason."""
-        if reason in DROPPED:
-            self.dropped += count
-        elif reason is DropReason.UNCERTAIN:
-            self.uncertain += count
-        else:
-            self.failed += count
-        self.losses[reason] = self.losses.get(reason, 0) + count
-
-    def stats(
-        self,
-        waiting: Sequence[bytes],
-        *,
-        requests: int,
-        retries: int,
-        last_error: str | None,
-        on_disk: int,
-        in_flight: int,
-    ) -> Stats:
-        """Return a snapshot.
+    def find(self, kind: RecordKind, key: Secret | None, secret: Secret | None, used: Collection[Lane]) -> Lane:
+        """Return the lane of this kind and key, and sign its requests with `secret`. Create it at its first use.
 
         Args:
-            waiting: accepted records that have not entered the buffer yet.
-            requests: requests made.
-            retries: requests that repeated an earlier one.
-            last_error: message of the last failed request.
-            on_disk: records that are only in the spool.
-            in_flight: leased batches.
+            kind: endpoint.
+            key: secret that distinguishes the lane; None without one.
+            secret: project secret that signs the requests from now on.
+            used: lanes that hold records.
         """
-        return Stats(
-            accepted=self.accepted + len(waiting),
-            delivered=self.delivered,
-            failed=self.failed,
-            dropped=self.dropped,
-            uncertain=self.uncertain,
-            pending=self.pending + len(waiting),
-            pending_bytes=self.pending_bytes + sum(map(len, waiting)),
-            on_disk=on_disk,
-            recovered=self.recovered,
-            in_flight=in_flight,
-            requests=requests,
-            retries=retries,
-            losses={reason.value: count for reason, count in self.losses.items()},
-            last_error=last_error,
-        )
+        lane = self.get((kind, key))
+        if lane is None:
+            if len(self) > _MAX_LANES:
+                # A process that serves many projects would otherwise collect lanes of unused secrets.
+                for name, other in [*self.items()]:
+                    if not (other.secret is None or other.failures or other in used):
+                        del self[name]
+            limit = self._policy.max_in_flight if kind in {RecordKind.EVENTS, RecordKind.IMPORTS} else 1
+            lane = self[kind, key] = Lane(kind, secret, limit, self._policy.max_bytes)
+        lane.use_secret(secret)
+        return lane

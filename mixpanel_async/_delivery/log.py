@@ -127,6 +127,39 @@ class LossLog:
                 )  # fmt: skip
 
 
+class SignInLog:
+    """Logs errors that `sign_in` does not raise, one line of each kind within 20 seconds.
+
+    Args:
+        monotonic: monotonic clock in seconds.
+    """
+
+    def __init__(self, monotonic: Callable[[], float]) -> None:
+        self._monotonic = monotonic
+        self._logged_at: dict[bool, float] = {}
+
+    def failed(self, error: Exception, *, is_final: bool) -> None:
+        """Log an error.
+
+        Args:
+            error: error of the identity call.
+            is_final: the queue did not accept the identity event, or the event that was tracked with it.
+        """
+        now = self._monotonic()
+        if now - self._logged_at.get(is_final, -inf) < _REPEAT_AFTER:
+            return
+        # Before the line: a log handler may call this method again.
+        self._logged_at[is_final] = now
+        status = getattr(error, "status", None)
+        cause = type(error).__name__ if status is None else f"HTTP {status}"
+        if is_final:
+            text = "sign_in: the queue did not accept the identity event or the event after it (%s)"
+            log_event(logging.ERROR, "sign_in_failed", text, cause, status=status)
+        else:
+            text = "sign_in: Mixpanel did not accept the identity call (%s); it is queued and sent later"
+            log_event(logging.WARNING, "identity_deferred", text, cause, status=status)
+
+
 @dataclass(slots=True)
 class _Entry:
     """Losses of one kind for one reason."""

@@ -22,7 +22,7 @@ from .._model.stats import Stats
 from .callbacks import Callbacks
 from .lanes import Batch, FlushBarrier, Idle, Lane, OfferResult, WaitUntil
 from .listeners import QueueListener, SpoolListener
-from .log import LossLog, log_clock
+from .log import LossLog, SignInLog, log_clock
 from .staging import IN_REQUEST, MIN_RECORD_BYTES, StagingBuffer
 
 if TYPE_CHECKING:
@@ -73,6 +73,7 @@ class Queue:
         self._staging_lane: Lane | None = None
         self.requests = RequestMetrics(self.staging.clock, log_clock)
         self._losses = LossLog(monotonic)
+        self._sign_in_log = SignInLog(monotonic)
         self.callbacks = callbacks
         self.closed = False
         self._is_abandoned = False
@@ -382,6 +383,14 @@ class Queue:
         self.log_last_losses()
         return sum(len(loss.items) for loss in losses)
 
+    def count_identity(self, counter: str) -> None:
+        """Add one to this field of `IdentityStats`."""
+        self.run_locked(partial(self._buffer.accounting.count_identity, counter))
+
+    def sign_in_failed(self, error: Exception, is_final: bool) -> None:  # noqa: FBT001  a callback
+        """Log an error that `sign_in` did not raise; see `SignInLog.failed`."""
+        self._sign_in_log.failed(error, is_final=is_final)
+
     def record_error(self, message: str) -> None:
         """Set the last error of the statistics."""
         self.requests.record_error(message)
@@ -418,10 +427,7 @@ class Queue:
 
         def work() -> Stats:
             deferred = [item for _, item, _ in [*self._deferred]]
-            requests, spool = self.requests, self.spool
-            stats = self._buffer.stats(
-                deferred, requests=requests.requests, retries=requests.retries, last_error=requests.last_error
-            )
+            spool, stats = self.spool, self._buffer.stats(deferred, self.requests)
             opened = min((batch.opened for lane in self._buffer.active for batch in lane.batches()), default=inf)
             return replace(
                 stats,

@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple, cast
 import orjson
 
 from .._model.errors import ConfigurationError, ValidationError
-from .._model.records import DropReason, NonIdempotentRecord, Record, RefusedRecord
+from .._model.records import DropReason, IdentityRecord, NonIdempotentRecord, Record, RefusedRecord
 from .._model.version import VERSION
 from .fast_event import MAX_RECORD_BYTES, MP_LIB, FastEventEncoder, insert_id_fragment, time_fragment
 from .timestamps import event_time
@@ -378,7 +378,7 @@ class RecordEncoder:
         message: Message = {"event": event_name, "properties": {**properties, "token": self._token}}
         if meta is not None:
             _merge_meta(message, meta, self._events)
-        return _encode(message, self._whole_event)
+        return IdentityRecord(_encode(message, self._whole_event))
 
     def clean_properties(self, properties: Mapping[str, Any] | None, path: str) -> Message:
         """Return a deep copy of event properties that contains only JSON values. None gives an empty dict.

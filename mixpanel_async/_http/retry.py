@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Final, Protocol
 
 from .._model.config import RetryPolicy
@@ -57,6 +58,11 @@ class PolicyRule:
     def __init__(self, policy: RetryPolicy) -> None:
         self._policy = policy
         self.total_timeout = policy.total_timeout
+
+    def within(self, seconds: float) -> PolicyRule:
+        """Return the same rule, with at most this time for all attempts together."""
+        total = seconds if self.total_timeout is None else min(seconds, self.total_timeout)
+        return PolicyRule(replace(self._policy, total_timeout=total))
 
     def delay(self, failure: Retry, attempts: int, elapsed: float, random: float) -> float | None:  # noqa: ARG002
         """Return the seconds to wait before the next attempt, or None after the last one."""

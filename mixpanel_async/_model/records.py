@@ -59,6 +59,12 @@ class RefusedRecord(Record):
         return path, problem
 
 
+class IdentityRecord(Record):
+    """Encoded `$create_alias`, `$identify` or `$merge`. In the queue, it keeps its place among the person's records."""
+
+    __slots__ = ()
+
+
 class DropReason(str, Enum):
     """Reason why a record was not delivered, in `on_drop` and `Stats.losses`."""
 

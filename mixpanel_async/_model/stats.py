@@ -12,7 +12,7 @@ class LostRecord:
     """One record that was not delivered.
 
     Args:
-        kind: `events`, `imports`, `people` or `groups`.
+        kind: `events`, `imports`, `people`, `groups` or `identity`.
         payload: the message without the project token. None if records were lost faster than `on_drop` could handle
             them and only their number was kept, or if the record cannot be written as JSON, as with the reason
             `invalid`.
@@ -31,7 +31,7 @@ class Delivery:
     """One request that Mixpanel accepted, passed to `on_delivered`.
 
     Args:
-        kind: `events`, `imports`, `people` or `groups`.
+        kind: `events`, `imports`, `people`, `groups` or `identity`.
         records: number of records delivered.
         body_bytes: uncompressed size of its body.
         attempts: number of requests made for these records, including this one.
@@ -101,6 +101,25 @@ class FlagStats:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class IdentityStats:
+    """Statistics of `alias`, `identify` and `merge` since the client was created.
+
+    Args:
+        succeeded: number of awaited calls that Mixpanel accepted.
+        failed: number of awaited calls that raised after they were sent.
+        deferred: number of calls whose event was put into the queue.
+        delivered: number of queued identity events that Mixpanel accepted, including those recovered from a spool.
+        lost: number of queued identity events that were not delivered. `on_drop` received them.
+    """
+
+    succeeded: int = 0
+    failed: int = 0
+    deferred: int = 0
+    delivered: int = 0
+    lost: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Stats:
     """Snapshot of the counters. At every moment `accepted == delivered + failed + dropped + uncertain + pending`.
 
@@ -125,6 +144,7 @@ class Stats:
         retries: part of `requests` that repeated an earlier one.
         losses: number of records by the value of their `DropReason`.
         last_error: message of the last error; None if there was no error.
+        identity: statistics of identity calls. Deferred ones are also counted as records.
         flags: statistics of feature flags; None without them. Their requests are not counted in `requests`.
     """
 
@@ -145,4 +165,5 @@ class Stats:
     retries: int = 0
     losses: Mapping[str, int] = field(default_factory=dict)
     last_error: str | None = None
+    identity: IdentityStats = IdentityStats()
     flags: FlagStats | None = None

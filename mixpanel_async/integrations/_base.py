@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from inspect import isawaitable
 from typing import Final, Generic, TypeVar
+from uuid import UUID
 
-from mixpanel_async import AsyncMixpanel, BoundMixpanel, ConfigurationError, MixpanelException
+from mixpanel_async import AsyncMixpanel, BoundMixpanel, ConfigurationError, MixpanelException, ValidationError
 
 from ._headers import Proxies
-from ._visitors import CookiePolicy, RequestInfo, VisitorSession, VisitorSessions
+from ._visitors import CookiePolicy, RequestInfo, VisitorSession, VisitorSessions, user_id_text
 
 R = TypeVar("R")
 A = TypeVar("A")
 
+UserId = str | int | UUID | None
 MakeClient = Callable[[], AsyncMixpanel]
 
 _log = logging.getLogger("mixpanel_async")
 _COOKIE: Final = CookiePolicy()
+SIGN_IN_TIMEOUT: Final = 2.0
+_MAX_SIGN_IN_TIMEOUT: Final = 60.0
 
 
 class RequestState:
@@ -72,18 +77,20 @@ class BaseIntegration(Generic[R]):
         trusted_proxies: number of proxies in front of the app, or their networks.
         geolocate: whether to pass the visitor's IP address to Mixpanel.
         track_requests: name of an event to track for each request; None tracks no requests.
+        sign_in_timeout: seconds that `sign_in` waits for Mixpanel; None waits longer and raises.
     """
 
     def __init__(
         self,
         client: MakeClient | AsyncMixpanel = AsyncMixpanel.from_env,
         *,
-        user_id: Callable[[R], Awaitable[str | None] | str | None] | None = None,
+        user_id: Callable[[R], Awaitable[UserId] | UserId] | None = None,
         consent: Callable[[R], Awaitable[bool] | bool] | None = None,
         cookie: CookiePolicy = _COOKIE,
         trusted_proxies: int | Sequence[str] = 0,
         geolocate: bool = True,
         track_requests: str | None = None,
+        sign_in_timeout: float | None = SIGN_IN_TIMEOUT,
     ) -> None:
         for name, hook in (("user_id", user_id), ("consent", consent)):
             if hook is not None and not callable(hook):
@@ -94,13 +101,20 @@ class BaseIntegration(Generic[R]):
             )
         if track_requests is not None and not (isinstance(track_requests, str) and track_requests.strip()):
             raise ConfigurationError(f"track_requests must be an event name or None, not {track_requests!r}")
+        if sign_in_timeout is not None and not _is_duration(sign_in_timeout):
+            raise ConfigurationError(
+                f"sign_in_timeout must be between 0.001 and {_MAX_SIGN_IN_TIMEOUT:.0f} seconds or None, "
+                f"not {sign_in_timeout!r}"
+            )
         self._make = client
         self._client = client if isinstance(client, AsyncMixpanel) else None
         self._user_id = user_id
         self._consent = consent
-        self._visitors = VisitorSessions(cookie, Proxies(trusted_proxies), geolocate=geolocate)
+        self._visitors = VisitorSessions(
+            cookie, Proxies(trusted_proxies), geolocate=geolocate, sign_in_timeout=sign_in_timeout
+        )
         self._event_name = track_requests
-        self._is_replaced = False
+        self._is_replaced = self._has_ended = False
         self._logged_warnings: set[str] = set()
 
     @property
@@ -126,12 +140,12 @@ class BaseIntegration(Generic[R]):
         Raises:
             ConfigurationError: if the client has no `id_merge`.
         """
-        before = (self._client, self._is_replaced)
-        self._client, self._is_replaced = _require_id_merge(client), True
+        before = (self._client, self._is_replaced, self._has_ended)
+        self._client, self._is_replaced, self._has_ended = _require_id_merge(client), True, False
         try:
             yield
         finally:
-            self._client, self._is_replaced = before
+            self._client, self._is_replaced, self._has_ended = before
 
     @asynccontextmanager
     async def _open(self) -> AsyncIterator[AsyncMixpanel]:
@@ -141,29 +155,101 @@ class BaseIntegration(Generic[R]):
             return
         client = self._make if isinstance(self._make, AsyncMixpanel) else self._make()
         async with _require_id_merge(client):
-            self._client = client
+            self._client, self._has_ended = client, False
             try:
                 yield client
             finally:
                 self._client = client if client is self._make else None
+                self._has_ended = True
 
-    async def _start_session(self, request: R, info: RequestInfo, user_id: str | None = None) -> VisitorSession:
-        client = self.client
-        if self._consent is not None and not await _call_hook(self._consent, request):
-            return self._visitors.without_consent(client, info)
-        if user_id is None and self._user_id is not None:
-            user_id = await _call_hook(self._user_id, request)
-        return self._visitors.with_consent(client, info, user_id)
+    async def _start_session(
+        self, request: R, read: Callable[[R], RequestInfo], user_id: object = None
+    ) -> VisitorSession:
+        """Return the session of a request. Analytics must not fail a request, so failures are logged once.
 
-    def _track_request(self, state: RequestState, *, method: str, path: str, status: int, duration: float) -> None:
-        """Track a finished request. Failures are logged, because analytics must not fail the request."""
-        if state.session is None:
-            return
-        properties = {"method": method, "path": path, "status": status, "duration": duration}
+        Args:
+            request: the request.
+            read: returns the parts of the request that concern its visitor.
+            user_id: id of the user, if a dependency has returned it.
+        """
+        client = self._client
+        if client is None or self._has_ended:
+            self._warn(
+                "client_not_open",
+                "request not tracked: the app has no open Mixpanel client. Its lifespan or cleanup context opens the "
+                "client at startup and closes it at shutdown; connect it, and run the app with lifespan events",
+            )
+            return self._visitors.untracked()
         try:
-            state.session.bound.track_nowait(self._event_name or "", properties)
+            info = read(request)
+            if self._consent is not None:
+                has_consent = await self._read_consent(self._consent, request)
+                if has_consent is not True:
+                    return self._visitors.untracked() if has_consent is None else self._visitors.without_consent(info)
+            return self._visitors.with_consent(client, info, await self._read_user_id(request, user_id))
+        except Exception as error:  # noqa: BLE001  neither a header nor the client may fail the request
+            self._warn(
+                "request_not_tracked", "request not tracked: its visitor could not be read (%s)", type(error).__name__
+            )
+            return self._visitors.untracked()
+
+    async def _read_consent(self, hook: Callable[[R], Awaitable[bool] | bool], request: R) -> bool | None:
+        """Return the result of the app's consent function; None if it failed."""
+        try:
+            result: object = await _call_hook(hook, request)
+        except Exception as error:  # noqa: BLE001  the app's function may raise anything
+            self._warn("consent_failed", "consent raised %s; the request is not tracked", type(error).__name__)
+            return None
+        if result is None or isinstance(result, bool):
+            return bool(result)
+        # Not its truth value: the text "no" would be consent.
+        self._warn(
+            "consent_failed", "consent must return a bool, not %s; the request is not tracked", type(result).__name__
+        )
+        return None
+
+    async def _read_user_id(self, request: R, user_id: object) -> str | None:
+        """Return the user's id as text; None without one, if the function failed, or if Mixpanel rejects the id."""
+        try:
+            if user_id is None and self._user_id is not None:
+                user_id = await _call_hook(self._user_id, request)
+            return user_id_text(user_id)
+        except ValidationError as error:
+            self._warn("user_not_read", "request tracked without its user: %s", error)
+        except Exception as error:  # noqa: BLE001  the app's function may raise anything
+            self._warn("user_not_read", "request tracked without its user: user_id raised %s", type(error).__name__)
+        return None
+
+    def _track_request(
+        self, state: RequestState, path: Callable[[], str], *, method: str, status: int, started: float
+    ) -> None:
+        """Track a finished request. Failures are logged, because analytics must not fail the request.
+
+        Args:
+            state: the request.
+            path: returns the path of its route.
+            method: HTTP method.
+            status: status of the response.
+            started: `time.perf_counter()` at the start of the request.
+        """
+        if state.session is None or self._event_name is None:
+            return
+        duration = time.perf_counter() - started
+        try:
+            properties = {"method": method, "path": path(), "status": status, "duration": duration}
+            state.session.bound.track_nowait(self._event_name, properties)
         except MixpanelException as error:
             self._warn("request_not_tracked", "request not tracked: %s", error)
+        except Exception as error:  # noqa: BLE001  routes of the app may have any form
+            self._warn("request_not_tracked", "request not tracked: %s", type(error).__name__)
+
+    def _response_cookies(self, state: RequestState, read_cache_control: Callable[[], str]) -> list[str]:
+        """Return the `Set-Cookie` headers of a response that begins now. Failures are logged."""
+        try:
+            return [] if state.session is None else state.session.cookies(read_cache_control())
+        except Exception as error:  # noqa: BLE001  analytics must not fail the response
+            self._warn("cookie_not_sent", "visitor cookie not sent: %s", type(error).__name__)
+            return []
 
     def _warn_if_cookie_not_sent(self, state: RequestState) -> None:
         if state.session is not None and state.session.cookie_not_sent():
@@ -187,6 +273,11 @@ def _require_id_merge(client: AsyncMixpanel) -> AsyncMixpanel:
             "pass AsyncMixpanel(id_merge=IdMerge.SIMPLIFIED) or set MIXPANEL_ID_MERGE=simplified"
         )
     return client
+
+
+def _is_duration(value: object) -> bool:
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return is_number and 0.001 <= value <= _MAX_SIGN_IN_TIMEOUT  # type: ignore[operator]
 
 
 async def _call_hook(hook: Callable[[R], Awaitable[A] | A], request: R) -> A:

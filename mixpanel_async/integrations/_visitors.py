@@ -13,8 +13,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final
+from uuid import UUID
 
-from mixpanel_async import AsyncMixpanel, BoundMixpanel, ConfigurationError, ValidationError
+from mixpanel_async import AsyncMixpanel, BoundMixpanel, Checker, ConfigurationError, ValidationError
 
 from ._headers import Proxies, referrer_properties, user_agent_properties
 
@@ -101,6 +102,11 @@ class RequestInfo:
     referrer: str
 
 
+_NO_INFO: Final = RequestInfo(
+    cookies={}, peer=None, scheme="", forwarded_for="", forwarded_proto="", user_agent="", referrer=""
+)
+
+
 class VisitorSession:
     """Visitor of one request, and the changes to the visitor's cookies.
 
@@ -152,28 +158,27 @@ class VisitorSessions:
         cookie: settings of the cookie that stores the anonymous id.
         proxies: trusted proxies.
         geolocate: whether to pass the visitor's IP address to Mixpanel, which stores the location, not the address.
+        sign_in_timeout: as in `AsyncMixpanel.bind`.
 
     Raises:
         ConfigurationError: if `cookie` is not a CookiePolicy.
     """
 
-    def __init__(self, cookie: CookiePolicy, proxies: Proxies, *, geolocate: bool) -> None:
+    def __init__(
+        self, cookie: CookiePolicy, proxies: Proxies, *, geolocate: bool, sign_in_timeout: float | None
+    ) -> None:
         if not isinstance(cookie, CookiePolicy):
             raise ConfigurationError(f"cookie must be a CookiePolicy, not {type(cookie).__name__}")
         self._cookie = cookie
         self._proxies = proxies
         self._geolocate = geolocate
+        self._sign_in_timeout = sign_in_timeout
+        self._silent = AsyncMixpanel("none", enabled=False).bind()
         self._user_agent = lru_cache(_CACHE_SIZE)(user_agent_properties)
         self._referrer = lru_cache(_CACHE_SIZE)(referrer_properties)
 
     def with_consent(self, client: AsyncMixpanel, info: RequestInfo, user_id: str | None) -> VisitorSession:
-        """Return the session of a visitor who may be tracked.
-
-        Raises:
-            ValidationError: if the user id is not a string.
-        """
-        if user_id is not None and not isinstance(user_id, str):
-            raise ValidationError("user_id", f"must be a string or None, not {type(user_id).__name__}")
+        """Return the session of a visitor who may be tracked."""
         device_id = info.cookies.get(self._cookie.name, "")
         is_valid = _UUID4.fullmatch(device_id) is not None
         ip = self._proxies.client_ip(info.peer, info.forwarded_for) if self._geolocate else None
@@ -182,20 +187,47 @@ class VisitorSessions:
             **self._referrer(info.referrer[:_MAX_CHARACTERS]),
         }
         bound = client.bind(
-            user_id=user_id or None,
+            user_id=user_id,
             device_id=device_id if is_valid else client.new_device_id(),
             ip=ip,
             properties=properties,
             link=info.cookies.get(self._cookie.link_name) if is_valid else None,
+            sign_in_timeout=self._sign_in_timeout,
         )
         return self._session(bound, info)
 
-    def without_consent(self, client: AsyncMixpanel, info: RequestInfo) -> VisitorSession:
+    def without_consent(self, info: RequestInfo) -> VisitorSession:
         """Return the session of a visitor without consent: nothing is sent, and existing cookies are deleted."""
-        return self._session(client.bind().silenced(), info)
+        return self._session(self._silent.silenced(), info)
+
+    def untracked(self) -> VisitorSession:
+        """Return the session of a request that cannot be tracked: nothing is sent, and existing cookies stay."""
+        return VisitorSession(self._silent.silenced(), self._cookie, _NO_INFO, is_https=False)
 
     def _session(self, bound: BoundMixpanel, info: RequestInfo) -> VisitorSession:
         is_https = info.scheme in {"https", "wss"}
         if not is_https and info.forwarded_proto and self._proxies.is_proxied_by(info.peer):
             is_https = info.forwarded_proto.rpartition(",")[2].strip().lower() == "https"
         return VisitorSession(bound, self._cookie, info, is_https=is_https)
+
+
+def user_id_text(value: object) -> str | None:
+    """Return the id that an app's function returned for the user, as text. None and an empty string mean no user.
+
+    Raises:
+        ValidationError: if it is neither text, a whole number, nor a UUID, or if Mixpanel rejects it.
+    """
+    if isinstance(value, UUID) or (isinstance(value, int) and not isinstance(value, bool)):
+        # Not `str` for a number: a subclass, such as an IntEnum, may have another text.
+        value = str(value) if isinstance(value, UUID) else int.__repr__(value)
+    if value is None or (isinstance(value, str) and not value):
+        return None
+    if not isinstance(value, str):
+        raise ValidationError("user_id", f"must be a string, an int, a UUID or None, not {type(value).__name__}")
+    _check_user_id(value)
+    return value
+
+
+@lru_cache(_CACHE_SIZE)
+def _check_user_id(user_id: str) -> None:
+    Checker().event(user_id, "Any", user_id=user_id)

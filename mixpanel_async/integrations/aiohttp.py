@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Final
 
 try:
@@ -44,10 +45,12 @@ class MixpanelIntegration(BaseIntegration[web.Request]):
     Args:
         client: function that creates the client at each start of the app; by default from the environment. Or a client,
             which the app starts and closes, and which serves one start only. The client needs `id_merge`.
-        user_id: plain or `async` function from the request to the id of the signed-in user, or None. Called once per
-            request, after the middlewares added to the app before `setup`.
+        user_id: plain or `async` function from the request to the id of the signed-in user, or None. An int or UUID is
+            sent as text. Called once per request, after the middlewares added to the app before `setup`. If it raises,
+            or returns anything else, the request is tracked without a user and a warning is logged.
         consent: plain or `async` function from the request to whether its visitor may be tracked. Without consent, the
             bound client does nothing, no cookie is set, and existing cookies are deleted. None tracks every visitor.
+            If it raises, or returns anything but a bool, nothing is tracked either, but existing cookies stay.
         cookie: settings of the cookie that stores the anonymous id.
         trusted_proxies: number of proxies in front of the app that each append to `X-Forwarded-For`, 0 to 100; or
             their networks, such as `["10.0.0.0/8"]`. With 0, the default, forwarding headers are ignored.
@@ -55,6 +58,9 @@ class MixpanelIntegration(BaseIntegration[web.Request]):
         track_requests: name of an event to track for each request that matches a route; None tracks no requests. Its
             properties are `method`, `path` (of the route, without the values of its parameters), `status` and
             `duration` in seconds.
+        sign_in_timeout: seconds that `sign_in` waits for Mixpanel, 0.001 to 60. After that, or if Mixpanel does not
+            accept the identity call, `sign_in` queues its event and returns: an outage delays the event, but does not
+            fail the request. None waits as long as the client's `identity_retry` allows, and raises.
 
     Raises:
         ConfigurationError: if a value is out of bounds.
@@ -95,7 +101,7 @@ class MixpanelIntegration(BaseIntegration[web.Request]):
             started = time.perf_counter()
             token = CURRENT_REQUEST.set(state)
             try:
-                session = state.keep(await self._start_session(request, _request_info(request)))
+                session = state.keep(await self._start_session(request, _request_info))
                 request[MIXPANEL] = session.bound
                 response = await handler(request)
             except web.HTTPException as error:
@@ -108,10 +114,8 @@ class MixpanelIntegration(BaseIntegration[web.Request]):
                 return response
             finally:
                 CURRENT_REQUEST.reset(token)
-                if self._event_name is not None:
-                    duration = time.perf_counter() - started
-                    path = _route_path(request)
-                    self._track_request(state, method=request.method, path=path, status=status, duration=duration)
+                path = partial(_route_path, request)
+                self._track_request(state, path, method=request.method, status=status, started=started)
 
         return mixpanel_middleware
 
@@ -119,8 +123,12 @@ class MixpanelIntegration(BaseIntegration[web.Request]):
         state = request.get(_STATES, {}).get(id(self))
         if state is None or state.session is None or isinstance(response, web.WebSocketResponse):
             return
-        for cookie in state.session.cookies(",".join(response.headers.getall("Cache-Control", []))):
+        for cookie in self._response_cookies(state, partial(_cache_control, response)):
             response.headers.add("Set-Cookie", cookie)
+
+
+def _cache_control(response: web.StreamResponse) -> str:
+    return ",".join(response.headers.getall("Cache-Control", []))
 
 
 def _request_info(request: web.Request) -> RequestInfo:

@@ -26,7 +26,7 @@ except ModuleNotFoundError as error:
 
 from mixpanel_async import AsyncMixpanel, BoundMixpanel
 
-from ._base import MakeClient, current_mixpanel
+from ._base import SIGN_IN_TIMEOUT, MakeClient, current_mixpanel
 from ._visitors import CookiePolicy
 from .starlette import MixpanelIntegration as StarletteIntegration
 
@@ -44,12 +44,16 @@ class MixpanelIntegration(StarletteIntegration):
     Args:
         client: as in `mixpanel_async.integrations.starlette`.
         user_id: dependency that returns the id of the signed-in user, or None: any function that FastAPI can call,
-            including one with further dependencies.
+            including one with further dependencies. An int or UUID is sent as text. If it returns anything else, the
+            request is tracked without a user and a warning is logged. An exception ends the request, as in every
+            dependency: an app may answer 401 this way.
         consent: plain or `async` function from the request to whether its visitor may be tracked. Without consent, the
             bound client does nothing, no cookie is set, and existing cookies are deleted. None tracks every visitor.
+            If it raises, or returns anything but a bool, nothing is tracked either, but existing cookies stay.
         cookie, trusted_proxies, geolocate: as in `mixpanel_async.integrations.starlette`.
         track_requests: as in `mixpanel_async.integrations.starlette`. The event has a user id only in requests that
             depend on `bound`; use `FastAPI(dependencies=[Depends(mixpanel.bound)])` to include all requests.
+        sign_in_timeout: as in `mixpanel_async.integrations.starlette`.
 
     Attributes:
         bound: dependency that returns the request's `BoundMixpanel`. All uses in one request return the same object.
@@ -70,6 +74,7 @@ class MixpanelIntegration(StarletteIntegration):
         trusted_proxies: int | Sequence[str] = 0,
         geolocate: bool = True,
         track_requests: str | None = None,
+        sign_in_timeout: float | None = SIGN_IN_TIMEOUT,
     ) -> None:
         super().__init__(
             client,
@@ -78,6 +83,7 @@ class MixpanelIntegration(StarletteIntegration):
             trusted_proxies=trusted_proxies,
             geolocate=geolocate,
             track_requests=track_requests,
+            sign_in_timeout=sign_in_timeout,
         )
         self.bound = self._dependency(user_id)
 

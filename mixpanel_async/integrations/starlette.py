@@ -11,8 +11,9 @@ async def home(request: Request) -> Response:
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
+from functools import partial
 
 try:
     from starlette.requests import HTTPConnection
@@ -42,10 +43,12 @@ class MixpanelIntegration(BaseIntegration[HTTPConnection]):
     Args:
         client: function that creates the client at each start of the app; by default from the environment. Or a client,
             which the lifespan starts and closes, and which serves one start only. The client needs `id_merge`.
-        user_id: plain or `async` function from the request to the id of the signed-in user, or None. Called once per
-            request, at the first use of `bound`, after the middleware of the app has run.
+        user_id: plain or `async` function from the request to the id of the signed-in user, or None. An int or UUID is
+            sent as text. Called once per request, at the first use of `bound`, after the middleware of the app has
+            run. If it raises, or returns anything else, the request is tracked without a user and a warning is logged.
         consent: plain or `async` function from the request to whether its visitor may be tracked. Without consent, the
             bound client does nothing, no cookie is set, and existing cookies are deleted. None tracks every visitor.
+            If it raises, or returns anything but a bool, nothing is tracked either, but existing cookies stay.
         cookie: settings of the cookie that stores the anonymous id.
         trusted_proxies: number of proxies in front of the app that each append to `X-Forwarded-For`, 0 to 100; or
             their networks, such as `["10.0.0.0/8"]`. With 0, the default, forwarding headers are ignored.
@@ -53,6 +56,9 @@ class MixpanelIntegration(BaseIntegration[HTTPConnection]):
         track_requests: name of an event to track for each request that matches a route; None tracks no requests. Its
             properties are `method`, `path` (of the route, without the values of its parameters), `status` and
             `duration` in seconds.
+        sign_in_timeout: seconds that `sign_in` waits for Mixpanel, 0.001 to 60. After that, or if Mixpanel does not
+            accept the identity call, `sign_in` queues its event and returns: an outage delays the event, but does not
+            fail the request. None waits as long as the client's `identity_retry` allows, and raises.
 
     Raises:
         ConfigurationError: if a value is out of bounds.
@@ -79,12 +85,11 @@ class MixpanelIntegration(BaseIntegration[HTTPConnection]):
         In a WebSocket the client is bound to visitor and user, but cannot set a cookie.
 
         Raises:
-            RuntimeError: if the app has not started, or lacks the middleware.
-            ValidationError: if `user_id` returned a value that is neither a string nor None.
+            RuntimeError: if the app lacks the middleware.
         """
         return await self._bound(request)
 
-    async def _bound(self, request: HTTPConnection, user_id: str | None = None) -> BoundMixpanel:
+    async def _bound(self, request: HTTPConnection, user_id: object = None) -> BoundMixpanel:
         state: RequestState | None = request.scope.get(self._key)
         if state is None:
             if request.scope["type"] == "http":
@@ -94,7 +99,7 @@ class MixpanelIntegration(BaseIntegration[HTTPConnection]):
             state = request.scope[self._key] = RequestState()
         if state.session is not None:
             return state.session.bound
-        session = await self._start_session(request, _request_info(request), user_id)
+        session = await self._start_session(request, _request_info, user_id)
         # A concurrent call in the same request may have stored its session first.
         return state.keep(session).bound
 
@@ -122,24 +127,18 @@ class MixpanelIntegration(BaseIntegration[HTTPConnection]):
             self._warn_if_cookie_not_sent(state)
         finally:
             CURRENT_REQUEST.reset(token)
-            if self._event_name is not None and "endpoint" in scope:
-                duration = time.perf_counter() - started
-                self._track_request(
-                    state, method=scope["method"], path=_route_path(scope), status=status, duration=duration
-                )
+            if "endpoint" in scope:
+                path = partial(_route_path, scope)
+                self._track_request(state, path, method=scope["method"], status=status, started=started)
 
     async def _with_cookies(self, state: RequestState, scope: Scope, message: Message) -> Message:
         """Return the start message of a response with the visitor's cookies."""
         if self._event_name is not None and state.session is None and "endpoint" in scope:
-            try:
-                await self._bound(HTTPConnection(scope))
-            except Exception as error:  # noqa: BLE001  the app's hooks must not break a response under way
-                self._warn("request_not_tracked", "request not tracked: %s", type(error).__name__)
+            await self._bound(HTTPConnection(scope))
         if state.session is None:
             return message
         headers = list(message.get("headers", ()))
-        cache_control = b",".join(value for name, value in headers if name.lower() == b"cache-control")
-        cookies = state.session.cookies(cache_control.decode("latin-1"))
+        cookies = self._response_cookies(state, partial(_cache_control, headers))
         return {**message, "headers": [*headers, *((b"set-cookie", cookie.encode("latin-1")) for cookie in cookies)]}
 
 
@@ -155,6 +154,10 @@ class _Middleware:
             await self._integration.handle(self._app, scope, receive, send)
         else:
             await self._app(scope, receive, send)
+
+
+def _cache_control(headers: Iterable[tuple[bytes, bytes]]) -> str:
+    return b",".join(value for name, value in headers if name.lower() == b"cache-control").decode("latin-1")
 
 
 def _request_info(request: HTTPConnection) -> RequestInfo:

@@ -25,6 +25,7 @@ GUNICORN: Final = ("gunicorn", "--chdir", str(EXAMPLES), "--bind", "127.0.0.1:0"
 # Test id of a server -> arguments after `python -m`, or the path of a script.
 SERVERS: Final[dict[str, Sequence[str]]] = {
     "uvicorn": (*UVICORN, "fastapi_app:app"),
+    "sign-in": (*UVICORN, "--app-dir", str(Path(__file__).parent), "sign_in_app:app"),
     "gunicorn": (*GUNICORN, "-k", "uvicorn_worker.UvicornWorker", "fastapi_app:app"),
     "gunicorn-asgi": (*GUNICORN, "-k", "asgi", "fastapi_app:app"),
     "aiohttp": (str(EXAMPLES / "aiohttp_app.py"), "--port"),
