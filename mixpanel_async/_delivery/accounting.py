@@ -12,7 +12,7 @@ from .._model.records import DROPPED, DropReason, IdentityRecord, Loss, RecordKi
 from .._model.stats import IdentityStats, Stats
 
 if TYPE_CHECKING:
-    from .._encoding.responses import RequestMetrics
+    from .._http.metrics import RequestMetrics
     from .lanes import Batch, Lane
 
 

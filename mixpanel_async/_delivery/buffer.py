@@ -24,7 +24,7 @@ from .accounting import Accounting
 from .lanes import IDLE, Batch, FlushBarrier, IdentityTurn, Idle, Lane, LaneTable, OfferResult, WaitUntil
 
 if TYPE_CHECKING:
-    from .._encoding.responses import RequestMetrics
+    from .._http.metrics import RequestMetrics
     from .._spool.messages import PendingWrite
     from .disk_backlog import DiskBacklog, SpoolLimits
 
