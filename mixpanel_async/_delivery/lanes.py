@@ -61,9 +61,10 @@ class FlushBarrier:
         else:
             self.losses[reason.value] = self.losses.get(reason.value, 0) + count
 
-    def result(self) -> FlushResult:
-        """Return the counts so far."""
-        return FlushResult(self.delivered, sum(self.losses.values()), self.pending, dict(self.losses))
+    def result(self, last_error: str | None = None) -> FlushResult:
+        """Return the counts so far, with the last error of the client if records are still waiting."""
+        error = last_error if self.pending else None
+        return FlushResult(self.delivered, sum(self.losses.values()), self.pending, dict(self.losses), error)
 
 
 Barriers = list[tuple[FlushBarrier, int]]

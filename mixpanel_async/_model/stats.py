@@ -54,12 +54,14 @@ class FlushResult:
         failed: number not delivered for any reason: those that `Stats` counts as failed, dropped or uncertain.
         pending: number still waiting when the timeout expired.
         losses: number of `failed` records by the value of their `DropReason`; not compared.
+        last_error: if records are still waiting, the message of the last error; None if there was none. Not compared.
     """
 
     delivered: int
     failed: int
     pending: int
     losses: Mapping[str, int] = field(default_factory=dict, compare=False)
+    last_error: str | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

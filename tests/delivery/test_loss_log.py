@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import threading
 import time
@@ -19,12 +18,11 @@ from mixpanel_async import (
     AsyncMixpanel,
     AuthenticationError,
     BatchPolicy,
-    ClientClosedError,
     DropReason,
     RetryPolicy,
     SqliteSpool,
 )
-from mixpanel_async._runtime.environment import Environment, real_environment
+from mixpanel_async._runtime.environment import real_environment
 from mixpanel_async.emulator import Emulator
 
 pytestmark = pytest.mark.anyio
@@ -36,17 +34,6 @@ def lines(caplog: pytest.LogCaptureFixture, *events: str) -> list[dict[str, Any]
     """Return the data of these log events, or of all."""
     data: list[dict[str, Any]] = [record.mixpanel for record in caplog.records if hasattr(record, "mixpanel")]
     return [one for one in data if not events or one["event"] in events]
-
-
-def shifted(days: float) -> Environment:
-    """Return an environment whose clocks are ahead."""
-    seconds = days * 86_400.0
-    return replace(
-        real_environment(),
-        wall_time=lambda: time.time() + seconds,
-        monotonic=lambda: time.monotonic() + seconds,
-        random=lambda: 0.0,
-    )
 
 
 async def until(condition: Callable[[], object]) -> None:
@@ -81,7 +68,7 @@ async def lose_to_a_full_disk(emulator: Emulator, tmp_path: Path) -> AsyncMixpan
         for _ in range(20):
             await other.track("other", "Event", text)
         # This client does not know yet how much of the file the other one uses.
-        for _ in range(22):
+        for _ in range(18):
             mp.track_nowait("user", "Event", text)
         await until(lambda: mp.stats().losses)
     return mp
@@ -117,13 +104,18 @@ async def lose_at_the_end(emulator: Emulator, tmp_path: Path) -> AsyncMixpanel:
 
 
 async def lose_old_events(emulator: Emulator, tmp_path: Path) -> AsyncMixpanel:
-    spool = SqliteSpool(tmp_path / "spool.db")
+    days = 0
+    environment = replace(
+        real_environment(),
+        wall_time=lambda: time.time() + days * 86_400.0,
+        monotonic=lambda: time.monotonic() + days * 86_400.0,
+    )
     emulator.fail_next(status=503, times=1)
-    with contextlib.suppress(ClientClosedError):
-        async with emulator.client(spool=spool, shutdown_timeout=0.0) as mp:
-            await mp.track("user", "Event")
-    async with emulator.client(spool=spool, _environment=shifted(6)) as mp:
-        await until(lambda: mp.stats().failed)
+    async with emulator.client(batching=BatchPolicy(linger=0.0), _environment=environment) as mp:
+        await mp.track("user", "Event")
+        await until(lambda: mp.stats().last_error)
+        days = 6
+        await mp.flush()
     return mp
 
 
@@ -140,6 +132,13 @@ async def lose_large(emulator: Emulator, tmp_path: Path) -> AsyncMixpanel:
 async def lose_after_attempts(emulator: Emulator, tmp_path: Path) -> AsyncMixpanel:
     emulator.fail_next(status=503, times=1)
     return await lose(emulator, retry=RetryPolicy(attempts=1))
+
+
+async def lose_invalid(emulator: Emulator, tmp_path: Path) -> AsyncMixpanel:
+    async with emulator.client(invalid="drop") as mp:
+        for _ in range(3):
+            await mp.track("user", "Event", {"object": object()})
+    return mp
 
 
 async def lose_unauthorized(emulator: Emulator, tmp_path: Path) -> AsyncMixpanel:
@@ -171,6 +170,7 @@ SCENARIOS: dict[DropReason, Callable[[Emulator, Path], Awaitable[AsyncMixpanel]]
     DropReason.PURGED: purge,
     DropReason.BEFORE_SEND: lambda emulator, _: lose(emulator, before_send=lambda message: None),
     DropReason.BEFORE_SEND_FAILED: lambda emulator, _: lose(emulator, before_send=_raise),
+    DropReason.INVALID: lose_invalid,
     DropReason.CLOSED: lose_at_the_end,
     DropReason.TOO_OLD: lose_old_events,
     DropReason.REJECTED: lose_rejected,
