@@ -44,9 +44,9 @@ def anyio_backend(request: pytest.FixtureRequest) -> Any:
 
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Remove proxies and settings of the machine from the environment."""
+    """Remove proxies, certificates and settings of the machine from the environment."""
     for name in list(os.environ):
-        if name.upper().endswith("_PROXY") or name.startswith(("MIXPANEL_", "SSL_")):
+        if name.upper().endswith(("_PROXY", "_CA_BUNDLE")) or name.startswith(("MIXPANEL_", "SSL")):
             monkeypatch.delenv(name)
 
 

@@ -242,7 +242,8 @@ class AsyncMixpanel(EventMethods, IdentityMethods, ProfileMethods):
     async def start(self) -> None:
         """Bind the client to the running event loop, start its tasks and create the connection pool in a thread.
 
-        Calling it is optional: the first call on the client does the same. `aclose()` may run in another task.
+        Calling it is optional: the first call on the client does the same. `aclose()` may run in another task. A proxy
+        or certificate variable that cannot be used raises no error here; the requests that need it report it.
 
         Raises:
             ClientClosedError: if the client is closed, or is in use in another loop that is still running.

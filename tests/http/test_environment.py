@@ -27,12 +27,6 @@ AUTHORITY = trustme.CA()
 OTHER_AUTHORITY = trustme.CA()
 
 
-@pytest.fixture(autouse=True)
-def no_bundles(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSLKEYLOGFILE"):
-        monkeypatch.delenv(name, raising=False)
-
-
 @pytest.fixture(scope="module")
 def paths(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Return paths by name. Each contains the canary, so that a message that shows one is found."""
