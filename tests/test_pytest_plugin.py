@@ -92,6 +92,20 @@ class TestMethods:
     result.assert_outcomes(passed=3 * RUNS[mode])
 
 
+def test_client_can_be_disabled(project: pytest.Pytester) -> None:
+    text = """
+@pytest.fixture
+def mixpanel_client_options():
+    return {"enabled": False}
+
+async def test_app(arrives, mixpanel_client):
+    await mixpanel_client.track("user", "Event", {"a": object()})
+    await mixpanel_client.alias("a", "b")
+    assert mixpanel_client.stats().accepted == 0
+"""
+    run(project, "anyio", text).assert_outcomes(passed=2)
+
+
 def test_plugin_works_without_async_plugin(project: pytest.Pytester) -> None:
     result = run(
         project,

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from contextvars import ContextVar
+from functools import partial
 from inspect import iscoroutinefunction
 from ipaddress import ip_address
 from typing import Any, Final, NamedTuple, cast
@@ -41,6 +43,9 @@ BeforeSend = Callable[[Message], Message | None]
 SerializerOption = Serializer | type[json.JSONEncoder] | None
 
 _MAX_NAME_LENGTH: Final = 255
+MAX_HOOK_DEPTH: Final = 8
+"""Number of records that hooks may track inside one another."""
+_HOOK_DEPTH: Final = ContextVar("mixpanel_async_hook_depth", default=0)
 _MAPPING_OPS: Final = ("$set", "$set_once", "$add", "$append", "$union", "$remove")
 # Any other operation, including one added later, is treated as not idempotent.
 _IDEMPOTENT: Final = frozenset({"$set", "$set_once", "$union", "$unset", "$delete"})
@@ -106,10 +111,26 @@ def as_serializer(serializer: SerializerOption) -> Serializer | None:
     if serializer is None:
         return None
     if isinstance(serializer, type) and issubclass(serializer, json.JSONEncoder):
-        return cast("Serializer", serializer().default)
+        return partial(_call_hook, serializer().default)
     if not callable(serializer):
         raise ConfigurationError("serializer must be a callable or a json.JSONEncoder class")
-    return cast("Serializer", serializer)
+    return partial(_call_hook, cast("Serializer", serializer))
+
+
+def _call_hook(hook: Callable[[Any], Any], value: Any) -> Any:
+    """Call a hook, which may track further records.
+
+    Raises:
+        RecursionError: if the hook tracks records without end. Python's own limit could interrupt the queue.
+    """
+    depth = _HOOK_DEPTH.get()
+    if depth >= MAX_HOOK_DEPTH:
+        raise RecursionError
+    before = _HOOK_DEPTH.set(depth + 1)
+    try:
+        return hook(value)
+    finally:
+        _HOOK_DEPTH.reset(before)
 
 
 class RecordEncoder:
@@ -391,7 +412,7 @@ class RecordEncoder:
     def _run_before_send(self, message: Message) -> Message:
         assert self._before_send is not None
         try:
-            result = self._before_send(message)
+            result: Message | None = _call_hook(self._before_send, message)
         except Exception:  # noqa: BLE001  a user's hook may raise anything
             raise DroppedByHook(DropReason.BEFORE_SEND_FAILED, message) from None
         if result is None:

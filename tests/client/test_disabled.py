@@ -17,6 +17,7 @@ import anyio
 import httpx
 import pytest
 from client_calls import ALL, ANONYMOUS, make
+from openfeature.evaluation_context import EvaluationContext
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from starlette.applications import Starlette
@@ -37,6 +38,7 @@ from mixpanel_async import (
     ValidationError,
 )
 from mixpanel_async.flags import FallbackReason, LocalFlags, RemoteFlags, SelectedVariant
+from mixpanel_async.integrations.openfeature import MixpanelProvider
 from mixpanel_async.integrations.otel import MixpanelMetrics
 from mixpanel_async.integrations.starlette import MixpanelIntegration
 
@@ -184,6 +186,14 @@ async def test_flags_return_their_fallbacks() -> None:
     assert stats.flags is not None
     assert (stats.flags.polls, stats.flags.remote_requests, stats.flags.remote_failures) == (0, 0, 0)
     assert stats.flags.last_error is None
+
+
+def test_openfeature_provider_is_ready_at_once_and_returns_defaults() -> None:
+    provider = MixpanelProvider(disabled(local_flags=LocalFlags()).local_flags, ready_timeout=3600.0)
+    provider.initialize(EvaluationContext())
+    found = provider.resolve_boolean_details("flag", default_value=True)
+    assert found.value is True
+    provider.shutdown()
 
 
 @pytest.mark.anyio

@@ -29,6 +29,7 @@ from mixpanel_async import (
     ValidationError,
 )
 from mixpanel_async.emulator import Emulator
+from mixpanel_async.flags import RemoteFlags, SelectedVariant
 
 SECRET: Final = "s3cret-value"
 Call = Callable[[AsyncMixpanel], Any]
@@ -251,6 +252,20 @@ async def test_drop_keeps_the_errors_of_a_full_queue_and_of_a_closed_client() ->
     for properties in ({"a": 1}, {"a": float("nan")}):
         with pytest.raises(ClientClosedError):
             await mp.track("user", "Event", properties)
+
+
+@pytest.mark.anyio
+async def test_drop_counts_invalid_exposures_of_flags() -> None:
+    async with Emulator().client(invalid="drop", remote_flags=RemoteFlags()) as mp:
+        variant = SelectedVariant("on", "on")
+        for distinct_id in ("null", "\ud800", "user"):
+            mp.remote_flags.track_exposure_event("flag", variant, {"distinct_id": distinct_id})
+        await mp.flush()
+        stats = mp.stats()
+    assert stats.losses == {"invalid": 2}
+    assert stats.delivered == 1
+    assert stats.flags is not None
+    assert (stats.flags.exposures, stats.flags.exposures_lost) == (3, 0)
 
 
 @pytest.mark.anyio
