@@ -58,6 +58,8 @@ class Callbacks:
         self._kept_bytes = 0
         self._has_failed = False
         self._task: int | None = None
+        self._is_reporting_losses = False
+        self._thread: int | None = None
         # A callback of an event loop that has ended may still run.
         self._call_lock = threading.Lock()
 
@@ -71,10 +73,12 @@ class Callbacks:
     def enqueue_losses(self, losses: Sequence[Loss]) -> bool:
         """Add losses, from any thread.
 
+        Losses of records that `on_drop` tracks itself are not reported: it would be called without end.
+
         Returns:
             Whether there is something for `run` to report.
         """
-        if self._on_drop is None or not losses:
+        if self._on_drop is None or not losses or (self._is_reporting_losses and self._is_in_on_drop()):
             return False
         with self._lock:
             for loss in losses:
@@ -127,6 +131,16 @@ class Callbacks:
         """Return whether the current task runs a callback, which must not wait for itself."""
         return self._task is not None and self._task == anyio.get_current_task().id
 
+    def _is_in_on_drop(self) -> bool:
+        """Return whether the current thread or task runs `on_drop`."""
+        if self._thread == threading.get_ident():
+            return True
+        try:
+            return self.is_running_in_callback()
+        except RuntimeError:
+            # There is no event loop in this thread.
+            return False
+
     async def run(self) -> None:
         """Report everything, in order."""
         self._task = anyio.get_current_task().id
@@ -148,7 +162,11 @@ class Callbacks:
             if isinstance(entry, Loss):
                 assert self._on_drop is not None
                 records = await wait_for(start_daemon_thread(partial(_records, entry), "mixpanel callback"))
-                await self._call("on_drop", self._on_drop, records, entry.reason)
+                self._is_reporting_losses = True
+                try:
+                    await self._call("on_drop", self._on_drop, records, entry.reason)
+                finally:
+                    self._is_reporting_losses = False
             elif self._on_delivered is not None:
                 await self._call("on_delivered", self._on_delivered, entry)
 
@@ -157,7 +175,7 @@ class Callbacks:
             if iscoroutinefunction(callback) or iscoroutinefunction(getattr(callback, "__call__", None)):  # noqa: B004
                 await callback(*args)
                 return
-            guarded = partial(_guarded, self._call_lock, callback, *args)
+            guarded = partial(self._guarded, callback, *args)
             result = await wait_for(start_daemon_thread(guarded, "mixpanel callback"))
             if isinstance(result, BaseException):
                 self._report(name, result)
@@ -167,6 +185,18 @@ class Callbacks:
             raise
         except BaseException as error:  # noqa: BLE001  a callback must not end the program
             self._report(name, error)
+
+    def _guarded(self, callback: Callable[..., Any], *args: object) -> Any:
+        """Call a callback while holding the lock. Return its result or its exception."""
+        try:
+            with self._call_lock:
+                self._thread = threading.get_ident()
+                try:
+                    return callback(*args)
+                finally:
+                    self._thread = None
+        except BaseException as error:  # noqa: BLE001
+            return error
 
     def _report(self, name: str, error: BaseException) -> None:
         # Once per client: a callback that fails usually fails every time.
@@ -183,15 +213,6 @@ def _size(loss: Loss) -> int:
 def _can_merge(one: Loss, other: Loss) -> bool:
     same = (one.kind, one.reason, one.message) == (other.kind, other.reason, other.message)
     return same and not (one.details or other.details)
-
-
-def _guarded(lock: threading.Lock, callback: Callable[..., Any], *args: object) -> Any:
-    """Call a callback while holding the lock. Return its result or its exception."""
-    try:
-        with lock:
-            return callback(*args)
-    except BaseException as error:  # noqa: BLE001
-        return error
 
 
 def _records(loss: Loss) -> list[LostRecord]:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, Final
 
+import anyio.lowlevel
 import pytest
 from client_calls import ALL, EVENTS, IDENTITY, IMMEDIATE, QUEUED, RECORDS, Call, make
 
@@ -288,6 +289,29 @@ async def test_on_drop(outcome: str, form: str, caplog: pytest.LogCaptureFixture
     assert (stats.delivered > 0) is (outcome == "tracks again")
     assert stats.accepted == stats.dropped + stats.delivered
     assert_failures_are_logged_once("on_drop", outcome, caplog)
+
+
+@pytest.mark.parametrize("form", ["plain", "coroutine", "awaitable"])
+@pytest.mark.anyio
+async def test_on_drop_is_not_called_for_the_record_that_it_tracks(form: str) -> None:
+    seen: list[LostRecord] = []
+
+    def on_drop(records: list[LostRecord], reason: DropReason) -> Any:
+        seen.extend(records)
+        mp.track_nowait("auditor", "Lost", {"value": Unsupported()})
+
+    async def on_drop_later(records: list[LostRecord], reason: DropReason) -> Any:
+        await anyio.lowlevel.checkpoint()
+        on_drop(records, reason)
+
+    made = {"plain": on_drop, "coroutine": on_drop_later, "awaitable": lambda *args: on_drop_later(*args)}[form]
+    async with Emulator().client(invalid="drop", on_drop=made) as mp:
+        for _ in range(2):
+            await mp.track("user", "Event", {"value": Unsupported()})
+            await mp.flush()
+        await mp.flush()
+        assert mp.stats().losses == {"invalid": 4}
+    assert len(seen) == 2
 
 
 @pytest.mark.parametrize("form", ["plain", "coroutine"])
