@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from .._encoding.records import DroppedByHook, RecordEncoder
+from .._encoding.hooks import DroppedByHook
+from .._encoding.records import RecordEncoder
 from .._model.config import ClientOptions
 from .._model.errors import MixpanelException
 from .._model.records import RecordKind

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from .._encoding.records import EventArguments, RecordEncoder, SerializerOption
+from .._encoding.hooks import SerializerOption
+from .._encoding.records import EventArguments, RecordEncoder
 from .._model.errors import MixpanelException
 from .._model.records import NonIdempotentRecord
 from .._runtime.environment import real_environment

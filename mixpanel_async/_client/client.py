@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 from .._delivery.callbacks import Callbacks, OnDelivered, OnDrop
 from .._delivery.queue import Queue
 from .._delivery.sender import Sender
-from .._encoding.records import BeforeSend, RecordEncoder, SerializerOption
+from .._encoding.hooks import BeforeSend, SerializerOption
+from .._encoding.records import RecordEncoder
 from .._http.transport import HttpClient
 from .._model.config import (
     BatchPolicy,

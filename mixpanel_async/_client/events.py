@@ -5,7 +5,8 @@ from __future__ import annotations
 from datetime import datetime
 
 from .._delivery.lanes import Lane
-from .._encoding.records import DroppedByHook, EventArguments
+from .._encoding.hooks import DroppedByHook
+from .._encoding.records import EventArguments
 from .._model.credentials import as_secret
 from .._model.errors import ConfigurationError, MixpanelException, ValidationError
 from .._model.records import RecordKind

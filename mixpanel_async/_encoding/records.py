@@ -6,10 +6,7 @@ every retry sends the same key.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
-from contextvars import ContextVar
-from functools import partial
 from inspect import iscoroutinefunction
 from ipaddress import ip_address
 from typing import Any, Final, NamedTuple, cast
@@ -20,13 +17,13 @@ from .._model.errors import ConfigurationError, ValidationError
 from .._model.records import DropReason, IdentityRecord, NonIdempotentRecord, Record, RefusedRecord
 from .._model.version import VERSION
 from .fast_event import MAX_RECORD_BYTES, MP_LIB, FastEventEncoder, insert_id_fragment, time_fragment
+from .hooks import BeforeSend, DroppedByHook, Message, SerializerOption, as_serializer, call_hook
 from .timestamps import event_time
 from .validation import (
     EVENT_LIMITS,
     PROFILE_LIMITS,
     WHOLE_EVENT_LIMITS,
     Normalizer,
-    Serializer,
     check_id,
     check_insert_id,
     check_names,
@@ -38,14 +35,7 @@ from .validation import (
     type_name,
 )
 
-Message = dict[str, Any]
-BeforeSend = Callable[[Message], Message | None]
-SerializerOption = Serializer | type[json.JSONEncoder] | None
-
 _MAX_NAME_LENGTH: Final = 255
-MAX_HOOK_DEPTH: Final = 8
-"""Number of records that hooks may track inside one another."""
-_HOOK_DEPTH: Final = ContextVar("mixpanel_async_hook_depth", default=0)
 _MAPPING_OPS: Final = ("$set", "$set_once", "$add", "$append", "$union", "$remove")
 # Any other operation, including one added later, is treated as not idempotent.
 _IDEMPOTENT: Final = frozenset({"$set", "$set_once", "$union", "$unset", "$delete"})
@@ -77,60 +67,6 @@ class EventArguments(NamedTuple):
     ip: str | None = None
     time: object = None
     insert_id: str | None = None
-
-
-class DroppedByHook(Exception):  # noqa: N818  control flow inside the package, not an error
-    """The user's `before_send` hook dropped a message or failed.
-
-    Args:
-        reason: reason for `on_drop`.
-        message: the message that was passed to the hook, or the invalid one that the hook returned.
-    """
-
-    def __init__(self, reason: DropReason, message: Message) -> None:
-        super().__init__(reason)
-        self.reason = reason
-        try:
-            # Not orjson: an object that a hook put into the message could crash it.
-            record = json.dumps(message, allow_nan=False, default=lambda value: f"<{type(value).__name__}>").encode()
-            orjson.loads(record)  # it rejects a lone surrogate
-            self.record = Record(record)
-        except Exception:  # noqa: BLE001  a user's mapping may raise anything
-            self.record = Record()
-
-
-def as_serializer(serializer: SerializerOption) -> Serializer | None:
-    """Return the user's serializer as a function.
-
-    Args:
-        serializer: a callable, or a `json.JSONEncoder` class as in the official SDK.
-
-    Raises:
-        ConfigurationError: if it is neither.
-    """
-    if serializer is None:
-        return None
-    if isinstance(serializer, type) and issubclass(serializer, json.JSONEncoder):
-        return partial(_call_hook, serializer().default)
-    if not callable(serializer):
-        raise ConfigurationError("serializer must be a callable or a json.JSONEncoder class")
-    return partial(_call_hook, cast("Serializer", serializer))
-
-
-def _call_hook(hook: Callable[[Any], Any], value: Any) -> Any:
-    """Call a hook, which may track further records.
-
-    Raises:
-        RecursionError: if the hook tracks records without end. Python's own limit could interrupt the queue.
-    """
-    depth = _HOOK_DEPTH.get()
-    if depth >= MAX_HOOK_DEPTH:
-        raise RecursionError
-    before = _HOOK_DEPTH.set(depth + 1)
-    try:
-        return hook(value)
-    finally:
-        _HOOK_DEPTH.reset(before)
 
 
 class RecordEncoder:
@@ -412,7 +348,7 @@ class RecordEncoder:
     def _run_before_send(self, message: Message) -> Message:
         assert self._before_send is not None
         try:
-            result: Message | None = _call_hook(self._before_send, message)
+            result: Message | None = call_hook(self._before_send, message)
         except Exception:  # noqa: BLE001  a user's hook may raise anything
             raise DroppedByHook(DropReason.BEFORE_SEND_FAILED, message) from None
         if result is None:
