@@ -11,6 +11,8 @@
 | `mixpanel.client.records.lost` | counter | `{record}` | `reason`: the value of a `DropReason` |
 | `mixpanel.client.requests` | counter | `{request}` | |
 | `mixpanel.client.retries` | counter | `{request}` | |
+| `mixpanel.client.identity.calls` | counter | `{call}` | `outcome`: `succeeded`, `failed` or `deferred` |
+| `mixpanel.client.identity.deferred` | counter | `{record}` | `outcome`: `delivered` or `lost` |
 | `mixpanel.client.requests.in_flight` | gauge | `{request}` | |
 | `mixpanel.client.queue.records` | gauge | `{record}` | |
 | `mixpanel.client.queue.size` | gauge | `By` | |
@@ -31,7 +33,8 @@
 | `mixpanel.client.batch.attempts` | histogram | `{request}` | `kind` |
 | `mixpanel.client.request.duration` | histogram | `s` | `kind` |
 
-`kind` is `events`, `imports`, `people` or `groups`. The metrics of a named client also have the attribute `client`.
+`kind` is `events`, `imports`, `people`, `groups` or `identity`. The metrics of a named client also have the attribute
+`client`.
 Lost records are those that failed, were dropped or are uncertain; `reason` distinguishes them. Accepted records that
 are neither delivered nor lost are in the queue. Counters exist from the start, with 0 for every reason and outcome;
 those of `flags` exist if the client has feature flags. `spool.records` are the queued records that are only on disk,
@@ -93,6 +96,15 @@ def _losses(stats: Stats) -> Mapping[str, float]:
     return {reason.value: stats.losses.get(reason.value, 0) for reason in DropReason}
 
 
+def _identity_calls(stats: Stats) -> Mapping[str, float]:
+    calls = stats.identity
+    return {"succeeded": calls.succeeded, "failed": calls.failed, "deferred": calls.deferred}
+
+
+def _deferred_calls(stats: Stats) -> Mapping[str, float]:
+    return {"delivered": stats.identity.delivered, "lost": stats.identity.lost}
+
+
 def _exposures(stats: Stats) -> Mapping[str, float]:
     flags = stats.flags
     if flags is None:
@@ -106,6 +118,8 @@ _COUNTERS: Final = (
     _Instrument("records.lost", "{record}", "Records that ended without delivery.", _losses, "reason"),
     _Instrument("requests", "{request}", "Requests started, including identity calls.", _field("requests")),
     _Instrument("retries", "{request}", "Requests that repeated an earlier request.", _field("retries")),
+    _Instrument("identity.calls", "{call}", "Calls of alias, identify and merge.", _identity_calls, "outcome"),
+    _Instrument("identity.deferred", "{record}", "Ended deferred identity calls.", _deferred_calls, "outcome"),
     _Instrument("flags.polls", "{request}", "Requests for flag definitions.", _flags_field("polls")),
     _Instrument("flags.poll_failures", "{request}", "Polls without valid definitions.", _flags_field("failures")),
     _Instrument("flags.remote_requests", "{request}", "Requests for evaluation.", _flags_field("remote_requests")),

@@ -13,7 +13,7 @@ import pytest
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
-from mixpanel_async import BatchPolicy, DropReason, RetryPolicy, SqliteSpool
+from mixpanel_async import ApiError, BatchPolicy, DropReason, RetryPolicy, SqliteSpool
 from mixpanel_async.emulator import Emulator
 from mixpanel_async.flags import LocalFlags
 from mixpanel_async.integrations.otel import MixpanelMetrics
@@ -110,6 +110,28 @@ async def test_metrics_of_a_spool_match_the_statistics(tmp_path: Path) -> None:
         with anyio.fail_after(10):
             while exported.read()["spool.dead_letters"] != {(): 4}:  # noqa: ASYNC110  a thread changes the condition
                 await anyio.sleep(0.001)
+
+
+async def test_metrics_of_identity_calls_match_the_statistics() -> None:
+    exported = Exported()
+    metrics = MixpanelMetrics(exported.provider)
+    emulator = Emulator()
+
+    def by_outcome(name: str) -> dict[str, int]:
+        return {outcome: number for ((_, outcome),), number in exported.read()[name].items()}
+
+    async with emulator.client(identity_retry=RetryPolicy(attempts=1)) as mp:
+        metrics.watch(mp)
+        assert by_outcome("identity.calls") == {"succeeded": 0, "failed": 0, "deferred": 0}
+        assert by_outcome("identity.deferred") == {"delivered": 0, "lost": 0}
+        await mp.alias("user", "visitor")
+        emulator.fail_next(status=503)
+        with pytest.raises(ApiError):
+            await mp.alias("user", "visitor-2")
+        await mp.alias("user", "visitor-3", deferred=True)
+        await mp.flush()
+        assert by_outcome("identity.calls") == {"succeeded": 1, "failed": 1, "deferred": 1}
+        assert by_outcome("identity.deferred") == {"delivered": 1, "lost": 0}
 
 
 async def test_metrics_of_flags_match_the_statistics() -> None:
