@@ -116,7 +116,7 @@ class AsyncMixpanel(EventMethods, IdentityMethods, ProfileMethods):
         allow_http: accept an `http://` origin on another machine, for example an emulator in another container.
         invalid: policy for data that Mixpanel would not accept, in the methods that queue a record and in `bind`.
             `raise` (default) raises `ValidationError`. `drop` counts the record as dropped with the reason `invalid`,
-            passes it to `on_drop`, logs each call site once, and returns. Calls that wait for Mixpanel's response
+            passes it to `on_drop`, logs each call site once, and returns. Identity calls and `track_immediate`
             always raise.
         enabled: False turns the client off: no network, no thread, no task and no spool. Every method returns at once,
             and neither validates data nor calls a hook; `stats()` stays at zero, and flags return their fallbacks.

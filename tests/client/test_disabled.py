@@ -77,6 +77,7 @@ async def test_every_method_returns_and_nothing_is_counted(system: IdMerge | Non
         # Not a mapping, and not encodable: a disabled client does not look at its arguments.
         for meta in (None, {"a": object()}, object()):
             assert {name: await make(call, mp, meta) for name, call in ALL.items()} == dict.fromkeys(ALL)
+        await mp.alias("a", "a", deferred=True)
         assert await mp.flush() == await mp.flush(5) == EMPTY
         assert mp.stats() == Stats()
     assert await mp.aclose() == await mp.flush() == EMPTY

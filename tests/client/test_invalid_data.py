@@ -234,6 +234,9 @@ async def test_drop_raises_where_the_caller_waits_for_the_response() -> None:
     async with emulator.client(invalid="drop") as mp:
         for name, call in {**IMMEDIATE, **IDENTITY}.items():
             assert isinstance(await make(call, mp, Hostile()), ValidationError), name
+        for deferred in (False, True):
+            with pytest.raises(ValidationError):
+                await mp.alias("null", "user", deferred=deferred)
         for wrong in (mp.bind(properties={"a": float("nan")}), mp.bind()):
             with pytest.raises(ValidationError):
                 await wrong.track_immediate("Event")
