@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .._delivery.lanes import Lane
     from .._delivery.queue import Queue
     from .._delivery.sender import Sender
+    from .._delivery.watchdog import Watchdog
 
 Properties = Mapping[str, Any]
 Meta = Mapping[str, Any] | None
@@ -33,6 +34,7 @@ class ClientBase:
         queue: accepted records.
         sender: sends the records of the queue in background tasks.
         direct_sender: sends requests whose caller waits for the response.
+        watchdog: warns if no event loop runs the client.
         environment: clocks, random numbers and ids.
     """
 
@@ -44,6 +46,7 @@ class ClientBase:
         queue: Queue,
         sender: Sender,
         direct_sender: DirectSender,
+        watchdog: Watchdog,
         environment: Environment,
     ) -> None:
         self._options = options
@@ -51,6 +54,7 @@ class ClientBase:
         self._queue = queue
         self._sender = sender
         self._direct_sender = direct_sender
+        self._watchdog = watchdog
         self._environment = environment
         self._lanes = {kind: queue.lane(kind) for kind in (RecordKind.EVENTS, RecordKind.PEOPLE, RecordKind.GROUPS)}
         # With a service account, events and imports go to the same endpoint. They share a lane, and so their batches.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import warnings
 import weakref
 from collections.abc import Mapping
 from dataclasses import replace
@@ -14,8 +13,6 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from .._delivery.callbacks import Callbacks, OnDelivered, OnDrop
-from .._delivery.queue import Queue
-from .._delivery.sender import Sender
 from .._encoding.hooks import BeforeSend, SerializerOption
 from .._encoding.records import RecordEncoder
 from .._http.transport import HttpClient
@@ -76,8 +73,12 @@ class AsyncMixpanel(EventMethods, IdentityMethods, ProfileMethods):
     return when Mixpanel has accepted the request, or raise.
 
     A client can be created anywhere, also at import time. It starts with `async with`, with `await start()`, or at the
-    first call inside a running event loop. Close it with `aclose()`, which `async with` does. Otherwise the records
-    that are still queued are lost, with a `ResourceWarning` and a log line.
+    first call inside a running event loop. Close it with `aclose()`, which `async with` does.
+
+    Every method can be called from every event loop and thread. The client runs in one event loop at a time: requests
+    for callers in other event loops are made there. When that event loop ends, the client delivers waiting records for
+    up to `loop_end_timeout` seconds, and the event loop of a later call takes over. At the exit of the interpreter,
+    records that still wait are delivered for as long.
 
     Example:
         >>> async with AsyncMixpanel("PROJECT_TOKEN", region="eu") as mp:
@@ -113,6 +114,8 @@ class AsyncMixpanel(EventMethods, IdentityMethods, ProfileMethods):
             3,600, default 10.
         shutdown_timeout: seconds that `aclose()` may take to deliver; 0 to 3,600, default 10. A `flush()` without a
             timeout ends after so many seconds without progress.
+        loop_end_timeout: seconds to deliver waiting records when the event loop of the client ends, or the interpreter
+            exits, without `aclose()`; 0 to 3,600, default 3.
         allow_http: accept an `http://` origin on another machine, for example an emulator in another container.
         invalid: policy for data that Mixpanel would not accept, in the methods that queue a record and in `bind`.
             `raise` (default) raises `ValidationError`. `drop` counts the record as dropped with the reason `invalid`,
@@ -152,6 +155,7 @@ class AsyncMixpanel(EventMethods, IdentityMethods, ProfileMethods):
         http_client: HttpClient | None = None,
         timeout: float = 10.0,
         shutdown_timeout: float = 10.0,
+        loop_end_timeout: float = 3.0,
         allow_http: bool = False,
         invalid: InvalidOption = "raise",
         enabled: bool = True,
@@ -175,6 +179,7 @@ class AsyncMixpanel(EventMethods, IdentityMethods, ProfileMethods):
                 events_endpoint=events_endpoint,
                 timeout=timeout,
                 shutdown_timeout=shutdown_timeout,
+                loop_end_timeout=loop_end_timeout,
                 invalid=invalid,
                 enabled=enabled,
             )
@@ -197,7 +202,9 @@ class AsyncMixpanel(EventMethods, IdentityMethods, ProfileMethods):
                 queue=pipeline.queue,
                 sender=pipeline.sender,
                 direct_sender=pipeline.direct_sender,
+                watchdog=pipeline.watchdog,
             )
+            self._closer = pipeline.closer
             self._flags: Providers | None = None
             if local_flags is not None or remote_flags is not None:
                 # Imported only if used, to keep the import of the package fast.
@@ -208,7 +215,7 @@ class AsyncMixpanel(EventMethods, IdentityMethods, ProfileMethods):
                     options, pipeline.queue, pipeline.sender, pipeline.transport, environment, track
                 )
                 self._flags = make_providers(local_flags, remote_flags, dependencies)
-            weakref.finalize(self, _warn_if_unclosed, pipeline.queue, pipeline.sender)
+            weakref.finalize(self, pipeline.closer.finish_unclosed)
         except MixpanelException as error:
             raise without_traceback(error) from None
         finally:
@@ -243,11 +250,12 @@ class AsyncMixpanel(EventMethods, IdentityMethods, ProfileMethods):
     async def start(self) -> None:
         """Bind the client to the running event loop, start its tasks and create the connection pool in a thread.
 
-        Calling it is optional: the first call on the client does the same. `aclose()` may run in another task. A proxy
-        or certificate variable that cannot be used raises no error here; the requests that need it report it.
+        Calling it is optional: the first call on the client does the same. A client that runs in another event loop
+        stays there. `aclose()` may run in another task or event loop. A proxy or certificate variable that cannot be
+        used raises no error here; the requests that need it report it.
 
         Raises:
-            ClientClosedError: if the client is closed, or is in use in another loop that is still running.
+            ClientClosedError: if the client is closed.
         """
         await self._sender.open()
 
@@ -270,7 +278,7 @@ class AsyncMixpanel(EventMethods, IdentityMethods, ProfileMethods):
         Returns:
             Counts of the records that were waiting, by outcome.
         """
-        return await self._sender.aclose(self._options.shutdown_timeout)
+        return await self._closer.aclose(self._options.shutdown_timeout)
 
     async def flush(self, timeout: float | None = None) -> FlushResult:
         """Send all records accepted so far without waiting for full batches, and wait for their outcomes.
@@ -289,10 +297,10 @@ class AsyncMixpanel(EventMethods, IdentityMethods, ProfileMethods):
             ValidationError: if `timeout` is negative or not a number.
         """
         if timeout is None:
-            return await self._sender.flush(None)
+            return await self._closer.flush(None)
         if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not timeout >= 0:
             raise ValidationError("timeout", "must be a number of seconds, at least 0, or None")
-        return await self._sender.flush(float(min(timeout, _MAX_FLUSH_TIMEOUT)))
+        return await self._closer.flush(float(min(timeout, _MAX_FLUSH_TIMEOUT)))
 
     def stats(self) -> Stats:
         """Return a snapshot of the counters. Thread-safe."""
@@ -428,18 +436,3 @@ def _tracker(client: weakref.ref[AsyncMixpanel]) -> Track:
         alive.track_nowait(distinct_id, event_name, properties)
 
     return track
-
-
-def _warn_if_unclosed(queue: Queue, sender: Sender) -> None:
-    """Warn about undelivered records if a client is garbage-collected, or the interpreter exits, without `aclose()`."""
-    queue.check_fork()
-    if sender.is_closed:
-        return
-    pending = queue.pending
-    sender.abandon()
-    if pending:
-        where = "were not delivered" if queue.spool is None else "wait in the spool"
-        text = f"an AsyncMixpanel was dropped without aclose(); {pending} records {where}"
-        # Python hides a ResourceWarning by default, so the log has the message as well.
-        _log.warning(text)
-        warnings.warn(text, ResourceWarning, stacklevel=2)

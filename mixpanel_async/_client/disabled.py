@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NoReturn
+from collections.abc import Awaitable, Callable
+from typing import NoReturn, TypeVar
 
+from .._delivery.closer import Closer
 from .._delivery.direct_sender import DirectSender
 from .._delivery.lanes import Batch, Lane
 from .._delivery.sender import Sender
@@ -14,6 +15,12 @@ from .._model.records import RecordKind
 from .._model.stats import FlushResult
 from .._runtime.event_loop import yield_to_loop
 
+T = TypeVar("T")
+
+
+def _nothing() -> None:
+    return None
+
 
 class NullSender(Sender):
     """Sender that starts in no event loop and accepts no record."""
@@ -21,22 +28,40 @@ class NullSender(Sender):
     def subscribe(self, on_start: Callable[[], None], on_close: Callable[[], None]) -> None:
         """Do nothing: the sender never starts."""
 
-    def bind_loop_if_idle(self) -> None:
-        """Do nothing."""
+    def attach(self) -> bool:
+        """Return False: the sender runs in no event loop."""
+        return False
 
-    def bind_loop(self) -> NoReturn:
-        """Refuse to start.
-
-        Raises:
-            ClientClosedError: always.
-        """
-        raise ClientClosedError("the client is disabled and has no event loop")
+    def attach_if_idle(self) -> bool:
+        """Return True: nothing waits for an event loop."""
+        return True
 
     async def open(self) -> None:
         """Do nothing."""
 
     async def enqueue(self, lane: Lane, record: bytes, wait_timeout: float) -> None:
         """Do nothing."""
+
+    async def in_loop(self, work: Callable[[], Awaitable[T]], name: str) -> T:  # noqa: ARG002  there is no other loop
+        """Await the function here."""
+        return await work()
+
+    async def request(
+        self,
+        work: Callable[[], Awaitable[T]],  # noqa: ARG002  no request is made
+        name: str,  # noqa: ARG002
+        if_unstarted: Callable[[], None] = _nothing,  # noqa: ARG002
+    ) -> NoReturn:
+        """Refuse to make requests.
+
+        Raises:
+            ClientClosedError: always.
+        """
+        raise ClientClosedError("the client is disabled and makes no requests")
+
+
+class NullCloser(Closer):
+    """Closer of a client that holds nothing."""
 
     async def flush(self, timeout: float | None) -> FlushResult:  # noqa: ARG002  there is nothing to wait for
         """Let other tasks run. Return an empty result."""
@@ -47,7 +72,7 @@ class NullSender(Sender):
         """Let other tasks run. Return an empty result."""
         return await self.flush(timeout)
 
-    def abandon(self) -> None:
+    def finish_unclosed(self) -> None:
         """Do nothing."""
 
 

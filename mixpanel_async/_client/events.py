@@ -96,7 +96,8 @@ class EventMethods(ClientBase):
         if record is not None:
             if not self._queue.offer(self._events, record):
                 raise self._queue.full()
-            self._sender.bind_loop_if_idle()
+            if not self._sender.attach_if_idle():
+                self._watchdog.begin()
 
     async def track_immediate(
         self,

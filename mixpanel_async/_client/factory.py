@@ -8,9 +8,12 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from .._delivery.batch_sender import BatchSender
 from .._delivery.buffer import Buffer
 from .._delivery.callbacks import Callbacks
+from .._delivery.closer import Closer
 from .._delivery.direct_sender import DirectSender
+from .._delivery.loop_binding import LoopBinding
 from .._delivery.queue import Queue
-from .._delivery.sender import LoopBinding, Sender
+from .._delivery.sender import Sender
+from .._delivery.watchdog import Watchdog
 from .._encoding.requests import RequestEncoder, fastest_compressor
 from .._http.api import Api
 from .._http.retry import PolicyRule
@@ -30,6 +33,8 @@ class Pipeline(NamedTuple):
 
     queue: Queue
     sender: Sender
+    closer: Closer
+    watchdog: Watchdog
     direct_sender: DirectSender
     transport: Transport
 
@@ -89,23 +94,33 @@ def build_pipeline(
         retry=options.retry,
         environment=environment,
     )
-    sender_class, direct_sender_class = _sender_classes(options)
+    sender_class, closer_class, direct_sender_class = _sender_classes(options)
     sender = sender_class(
         queue,
         binding,
         transport=transport,
         batch_sender=batch_sender,
         environment=environment,
-        stall_timeout=options.shutdown_timeout,
+        loop_end_timeout=options.loop_end_timeout,
+    )
+    closer = closer_class(
+        queue,
+        binding,
+        sender,
+        transport=transport,
+        batch_sender=batch_sender,
+        environment=environment,
+        timeout=options.shutdown_timeout,
+        exit_timeout=options.loop_end_timeout,
     )
     api = Api(transport, environment, queue.requests)
     direct_sender = direct_sender_class(sender, api, encoder, PolicyRule(options.identity_retry))
-    return Pipeline(queue, sender, direct_sender, transport)
+    return Pipeline(queue, sender, closer, Watchdog(queue, binding), direct_sender, transport)
 
 
-def _sender_classes(options: ClientOptions) -> tuple[type[Sender], type[DirectSender]]:
+def _sender_classes(options: ClientOptions) -> tuple[type[Sender], type[Closer], type[DirectSender]]:
     if options.enabled:
-        return Sender, DirectSender
-    from .disabled import NullDirectSender, NullSender  # noqa: PLC0415  only imported if used
+        return Sender, Closer, DirectSender
+    from .disabled import NullCloser, NullDirectSender, NullSender  # noqa: PLC0415  only imported if used
 
-    return NullSender, NullDirectSender
+    return NullSender, NullCloser, NullDirectSender

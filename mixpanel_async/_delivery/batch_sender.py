@@ -161,7 +161,7 @@ class BatchSender:
         if batch.size < self._off_loop_from or batch.items.is_compressed:
             return encode()
         assert self._threads is not None
-        return await run_in_worker(encode, self._threads)
+        return await run_in_worker(encode, "mixpanel compression", self._threads)
 
     async def _exchange(self, request: Request, batch: Batch) -> Outcome:
         """Send the request of a batch."""

@@ -224,8 +224,9 @@ class Buffer:
             The dropped records; none if dropping all of them would not make enough room.
         """
         losses: list[Loss] = []
-        in_flight, in_flight_bytes = self.load_in_flight()
-        if not self._can_make_room(room, in_flight, in_flight_bytes):
+        records, size = self.load_in_flight()
+        fits = records < self._policy.max_pending_events and size + room <= self._policy.max_pending_bytes
+        if not (fits if self.disk is None else self.disk.can_make_room(room, records, size)):
             return losses
         while self.is_full(room):
             heads = [lane.ready[0] if lane.ready else lane.open for lane in self.active]
@@ -239,12 +240,6 @@ class Buffer:
                 oldest.lane.replace(oldest, oldest)
         self.under_pressure = self.under_pressure or bool(losses)
         return losses
-
-    def _can_make_room(self, room: int, in_flight: int, in_flight_bytes: int) -> bool:
-        if self.disk is not None:
-            return self.disk.can_make_room(room, in_flight, in_flight_bytes)
-        policy = self._policy
-        return in_flight < policy.max_pending_events and in_flight_bytes + room <= policy.max_pending_bytes
 
     def lease_single(self, lane: Lane, item: bytes, now: float) -> Batch | None:
         """Charge and lease one record that is sent alone. Return None if it does not fit."""
@@ -269,6 +264,12 @@ class Buffer:
             self._deliver(batch)
             return []
         return [self._lose(batch, reason, message=message)]
+
+    def requeue_single(self, batch: Batch) -> None:
+        """End a lease made by `lease_single` without an outcome. Nothing happens if the lease has ended before."""
+        if batch in batch.lane.single_requests:
+            del batch.lane.single_requests[batch]
+            batch.lane.ready.appendleft(batch.subset(range(len(batch.items))))
 
     def poll(self, now: float) -> Batch | WaitUntil | Idle:
         """Return a batch, leased to the caller, or how long to wait for one."""

@@ -15,7 +15,6 @@ from .._model.credentials import Auth, Secret
 from .._model.errors import (
     ApiError,
     AuthenticationError,
-    ClientClosedError,
     MixpanelException,
     PayloadTooLargeError,
     RateLimitError,
@@ -131,7 +130,8 @@ class DirectSender:
             return await self._run(call, _do_nothing)
         settle = partial(self._sender.settle_single, batch)
         batch.begin_request()
-        return await self._run(partial(_settling, call, settle), partial(settle, DropReason.CLOSED, ""))
+        requeue = partial(self._sender.requeue_single, batch)
+        return await self._run(partial(_settling, call, settle, requeue), requeue)
 
     async def _run(self, call: _ApiCall, if_unstarted: Callable[[], None]) -> Response:
         """Run a call in a background task."""
@@ -151,12 +151,7 @@ class DirectSender:
                 raise
 
         try:
-            task = self._sender.spawn(run, "mixpanel call", if_unstarted)
-        except ClientClosedError:
-            if_unstarted()
-            raise
-        try:
-            return await task.result()
+            return await self._sender.request(run, "mixpanel call", if_unstarted)
         except BaseException:
             is_cancelled = True
             raise
@@ -173,19 +168,23 @@ def _do_nothing() -> None:
 
 
 async def _settling(
-    call: _ApiCall, settle: Callable[[DropReason | None, str], None], *, is_cancelled: Callable[[], bool]
+    call: _ApiCall,
+    settle: Callable[[DropReason | None, str], None],
+    requeue: Callable[[], None],
+    *,
+    is_cancelled: Callable[[], bool],
 ) -> Response:
-    """Make a call and settle the lease of its message, however the call ends."""
-    reason: DropReason | None = DropReason.CLOSED
-    message = ""
+    """Make a call and end the lease of its message, however the call ends."""
     try:
         response = await call(is_cancelled=is_cancelled)
-        reason = None
     except Exception as error:
-        reason, message = _drop_reason(error), str(error)
+        settle(_drop_reason(error), str(error))
         raise
-    finally:
-        settle(reason, message)
+    except BaseException:
+        # The event loop ends, or the client is closed. An event has an `$insert_id`, so it may be sent twice.
+        requeue()
+        raise
+    settle(None, "")
     return response
 
 

@@ -325,6 +325,15 @@ class Queue:
         """End a lease made by `lease_single`: delivered, or lost if there is a reason."""
         self.report_losses(self.run_locked(lambda: self._buffer.settle_single(batch, reason, message=message)))
 
+    def requeue_single(self, batch: Batch) -> None:
+        """End a lease made by `lease_single` without an outcome: its record joins those that wait."""
+
+        def work() -> list[Loss]:
+            self._buffer.requeue_single(batch)
+            return self._abandoned()
+
+        self.report_losses(self.run_locked(work))
+
     def poll(self) -> Batch | WaitUntil | Idle:
         """Return a batch, leased to the caller, or how long to wait for one."""
 

@@ -1,178 +1,54 @@
-"""Background tasks of a client: they take batches from the queue, send them and report the outcome."""
+"""Background tasks of a client: they take batches from the queue, send them and report the outcome.
+
+A client runs in one event loop at a time. Callers in other event loops have their requests made there. When that event
+loop ends, the client delivers what it holds and lets go, and the next caller's event loop takes over.
+"""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
+from contextvars import Context, copy_context
 from functools import partial
+from math import inf
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import anyio
 
-from .._http.transport import Transport
 from .._model.errors import ClientClosedError
 from .._model.records import DropReason
-from .._model.stats import FlushResult
 from .._runtime.environment import Environment
-from .._runtime.event_loop import BackgroundTask, EventLoop, current_loop, yield_to_loop
-from .._runtime.threads import run_in_worker
-from .lanes import Batch, FlushBarrier, Idle, Lane
+from .._runtime.event_loop import BackgroundTask, EventLoop, cancel_tasks, current_loop, yield_to_loop
+from .._runtime.remote_call import RemoteCall
+from .lanes import Batch, Idle, Lane
 from .staging import YIELD_AFTER_BYTES
 
 if TYPE_CHECKING:
+    from .._http.transport import Transport
     from .._spool.messages import CommitGroup
     from .batch_sender import BatchSender
-    from .callbacks import Callbacks
+    from .loop_binding import LoopBinding
     from .queue import Queue
 
 T = TypeVar("T")
+ClosePool = Callable[[], Awaitable[None]]
 
 _log = logging.getLogger("mixpanel_async")
-# Seconds for cancelled tasks, and for callbacks, to end when the client closes.
-_STOP_TIMEOUT: Final = 1.0
+# Seconds without a turn after which another event loop takes over from the client's event loop.
+_UNRESPONSIVE_AFTER: Final = 0.5
+# Seconds after a failed delivery at the end of an event loop in which no other one is tried at exit.
+_GAVE_UP_RECENTLY: Final = 10.0
+_NO_LOOP: Final = "no event loop is running; call this inside asyncio or trio"
+# Seconds for cancelled tasks, and for callbacks, when the event loop ends.
+_LAST_STEPS_TIMEOUT: Final = 1.0
 
 
-def _nothing(_: object = None) -> None:
+def _nothing() -> None:
     return None
 
 
-class LoopBinding:
-    """Event loop of a client, its background tasks, and the signals that wake them.
-
-    It is the `QueueListener` and the `DeliveryListener` of the client. Only `on_work`, `on_losses` and `on_room` may be
-    called from other threads.
-
-    Args:
-        callbacks: the user's callbacks.
-        transport: connection pool.
-
-    Attributes:
-        loop: the bound event loop; None before the first one, and in a forked child.
-        requests: tasks that send a request.
-        progress: set, and replaced, whenever waiting tasks have to check their condition.
-    """
-
-    def __init__(self, callbacks: Callbacks, transport: Transport) -> None:
-        self._callbacks = callbacks
-        self._transport = transport
-        self.loop: EventLoop | None = None
-        self.requests: set[BackgroundTask[Any]] = set()
-        self.progress: anyio.Event | None = None
-        self._callbacks_task: BackgroundTask[None] | None = None
-        self._parent_resources: object = None
-        self._is_awake = False
-        self._wakeup: anyio.Event | None = None
-
-    def bind(self, loop: EventLoop) -> None:
-        """Bind to the running event loop."""
-        self.loop = loop
-        self.progress = anyio.Event()
-        self._wakeup = anyio.Event()
-        self._callbacks_task = None
-        self.requests = set()
-
-    def spawn(
-        self,
-        work: Callable[[], Awaitable[T]],
-        name: str,
-        *,
-        if_unstarted: Callable[[], None] = _nothing,
-        on_end: Callable[[BackgroundTask[Any]], None] = _nothing,
-    ) -> BackgroundTask[T]:
-        """Run a coroutine function in a background task."""
-        assert self.loop is not None
-        task: BackgroundTask[T] = BackgroundTask(if_unstarted, on_end)
-        self.loop.spawn(task, work, name)
-        return task
-
-    def spawn_request(
-        self, work: Callable[[], Awaitable[T]], name: str, if_unstarted: Callable[[], None]
-    ) -> BackgroundTask[T]:
-        """Run a coroutine function that sends a request. `aclose()` waits for it."""
-        task = self.spawn(work, name, if_unstarted=if_unstarted, on_end=self.requests.discard)
-        self.requests.add(task)
-        return task
-
-    # Signals to the sender
-
-    def on_work(self) -> None:
-        """Wake the sender. Callable from any thread."""
-        if not self._is_awake:
-            self._is_awake = True
-            if self.loop is not None:
-                self.loop.call_soon(self._wake)
-
-    def _wake(self) -> None:
-        if self._wakeup is not None:
-            self._wakeup.set()
-
-    def reset_wakeup(self) -> None:
-        """Make later signals wake the next `wait_for_work`. Call this before looking at the queue."""
-        self._wakeup = anyio.Event()
-        self._is_awake = False
-
-    async def wait_for_work(self, timeout: float | None) -> None:
-        """Wait for a signal, for at most this number of seconds."""
-        assert self._wakeup is not None
-        with anyio.move_on_after(timeout):
-            await self._wakeup.wait()
-
-    # Signals to waiting tasks
-
-    def on_room(self) -> None:
-        """Let all waiting tasks check their condition again. Callable from any thread."""
-        if self.loop is not None:
-            self.loop.call_soon(self.on_settled)
-
-    def on_settled(self) -> None:
-        """Let all waiting tasks check their condition again, as a batch was settled or the client closes."""
-        # Not through the loop: a busy producer can delay its next turn for a long time. The sender is woken first, so
-        # that the next batch leaves before the waiting tasks continue.
-        self._wake()
-        progress, self.progress = self.progress, anyio.Event()
-        if progress is not None:
-            progress.set()
-
-    # Callbacks
-
-    def on_losses(self) -> None:
-        """Schedule the user's callbacks. Callable from any thread."""
-        if self.loop is not None:
-            self.loop.call_soon(self.on_delivery)
-
-    def on_delivery(self) -> None:
-        """Run the user's callbacks, unless they are running."""
-        if self.loop is not None and (self._callbacks_task is None or self._callbacks_task.is_done):
-            self._callbacks_task = self.spawn(self._callbacks.run, "mixpanel callbacks")
-
-    async def callbacks_done(self) -> None:
-        """Run the user's callbacks until nothing is left to report."""
-        while not self._callbacks.idle or not (self._callbacks_task is None or self._callbacks_task.is_done):
-            self.on_delivery()
-            if self._callbacks_task is not None:
-                await self._callbacks_task.done.wait()
-
-    def cancel_callbacks(self) -> None:
-        """Cancel the task that runs the user's callbacks."""
-        if self._callbacks_task is not None:
-            self._callbacks_task.cancel()
-
-    # Fork
-
-    def on_fork(self) -> None:
-        """Detach from the event loop and the sockets of the parent.
-
-        They are kept alive: a task or a connection closes itself when it is collected, which reaches the parent because
-        both processes share one selector.
-        """
-        self._parent_resources = (self.loop, self._callbacks_task, self.requests, self._transport.abandon_pool())
-        self.loop = self._callbacks_task = None
-        self.requests = set()
-        self._is_awake = False
-
-
 class Sender:
-    """Runs the background tasks of a client, flushes and closes it.
+    """Runs the background tasks of a client in one event loop, and makes requests there for callers in any other.
 
     Args:
         queue: waiting records.
@@ -180,7 +56,7 @@ class Sender:
         transport: connection pool.
         batch_sender: sends one batch.
         environment: clocks.
-        stall_timeout: seconds without progress after which a flush without a timeout ends.
+        loop_end_timeout: seconds to deliver waiting records when the event loop ends.
     """
 
     def __init__(
@@ -191,23 +67,25 @@ class Sender:
         transport: Transport,
         batch_sender: BatchSender,
         environment: Environment,
-        stall_timeout: float,
+        loop_end_timeout: float,
     ) -> None:
         self._queue = queue
         self._binding = binding
         self._transport = transport
         self._batch_sender = batch_sender
         self._monotonic = environment.monotonic
-        self.stall_timeout = stall_timeout
+        self._loop_end_timeout = loop_end_timeout
         self._main: BackgroundTask[None] | None = None
-        self._closer: BackgroundTask[FlushResult] | None = None
-        self._closed: FlushResult | None = None
-        self._is_stopping = False
+        # The client is about to be closed; it is closed.
+        self._is_stopping = self._is_finished = False
+        self._gave_up_at = -inf
+        # Bytes from callers in other event loops since one of them let its other tasks run.
+        self._bytes_from_others = 0
         self._on_start: list[Callable[[], None]] = []
         self._on_close: list[Callable[[], None]] = []
 
     def subscribe(self, on_start: Callable[[], None], on_close: Callable[[], None]) -> None:
-        """Add functions that are called in the event loop.
+        """Add functions that are called in the event loop of the client.
 
         Args:
             on_start: called whenever the sender starts in an event loop.
@@ -216,69 +94,93 @@ class Sender:
         self._on_start.append(on_start)
         self._on_close.append(on_close)
 
-    @property
-    def is_closed(self) -> bool:
-        """Whether `aclose()` has ended."""
-        return self._closed is not None
-
     # Event loop
 
-    def bind_loop_if_idle(self) -> None:
-        """Start in the caller's event loop, if there is one and the client runs in no other."""
-        loop = self._binding.loop
-        is_idle = loop is None or loop.is_over() or self._main is None or self._main.is_done
-        if is_idle and current_loop() is not None:
-            self.bind_loop()
+    def has_just_given_up(self) -> bool:
+        """Return whether the last event loop has just ended without delivering everything."""
+        return self._monotonic() - self._gave_up_at < _GAVE_UP_RECENTLY
 
-    def bind_loop(self) -> EventLoop:
-        """Bind to the running event loop and start there, unless that was done before.
+    @property
+    def loop(self) -> EventLoop | None:
+        """Event loop of the client; None if it runs in none."""
+        return self._binding.loop
 
-        Raises:
-            ClientClosedError: if the client is bound to another loop that has not ended, or none is running.
+    def attach(self) -> bool:
+        """Bind the client to the caller's event loop, unless it runs in another one.
+
+        Returns:
+            Whether the caller runs in the event loop of the client. False also if it runs in no event loop.
         """
         loop = self._binding.loop
         if loop is not None and self._queue.staging.fork_marker.is_current and loop.is_current():
-            self._ensure_running()
-            return loop
+            if self._main is None or self._main.is_done:
+                self._start_main()
+            return True
         self._queue.check_fork()
+        here = current_loop()
+        return here is not None and self._bind(here)
+
+    def attach_if_idle(self) -> bool:
+        """Bind the client to the caller's event loop, if the client runs in none.
+
+        Returns:
+            Whether the client runs in an event loop.
+        """
         loop = self._binding.loop
-        current = current_loop()
-        if current is None:
-            raise ClientClosedError("no event loop is running; call this inside asyncio or trio")
-        if loop is not None:
-            if not loop.is_over():
-                raise ClientClosedError("the client is in use in another event loop that is still running")
-            self._transport.abandon_pool()
-            self._queue.reclaim()
-        self._binding.bind(current)
-        self._batch_sender.bind_loop()
-        self._closer = self._main = None
-        self._ensure_running()
+        return (loop is not None and not loop.is_over()) or self.attach()
+
+    def _bind(self, here: EventLoop, *, instead_of: EventLoop | None = None) -> bool:
+        """Bind to the running event loop if the client is free. `instead_of` does not count as running."""
+        with self._binding.lock:
+            loop = self._binding.loop
+            if loop is not None and loop.is_same(here):
+                return True
+            if self._is_finished or (loop is not None and loop is not instead_of and not loop.is_over()):
+                return False
+            if loop is not None:
+                self._binding.abandon()
+                self._queue.reclaim()
+            self._binding.bind(here)
+            self._batch_sender.bind_loop()
+            self._is_stopping = False
+            self._main = None
+            here.on_end(partial(self._end_in, here))
+            self._start_main()
+            return True
+
+    def _start_main(self) -> None:
+        """Start the main task, also if something has cancelled every task of the event loop."""
+        loop = self._binding.loop
+        if self._is_stopping or self._binding.is_ending or loop is None:
+            return
+        self._main = self._binding.spawn(self._run, "mixpanel sender", on_end=self._main_ended)
+        self._queue.staging.bind_loop(loop.current)
+        for callback in self._on_start:
+            callback()
         if not self._queue.callbacks.idle:
             self._binding.on_delivery()
-        return current
-
-    def _ensure_running(self) -> None:
-        """Start the main task, also if something has cancelled every task of the event loop."""
-        if not self._is_stopping and (self._main is None or self._main.is_done):
-            loop = self._binding.loop
-            assert loop is not None
-            self._main = self._binding.spawn(self._run, "mixpanel sender", on_end=self._main_ended)
-            self._queue.staging.bind_loop(loop.current)
-            for callback in self._on_start:
-                callback()
 
     def _main_ended(self, task: BackgroundTask[Any]) -> None:
         if task is self._main:
             self._queue.staging.unbind_loop()
             self._binding.on_settled()
+            loop = self._binding.loop
+            if self._queue.pending and not self._is_stopping and loop is not None and not loop.keeps_tasks:
+                # The app has cancelled every task. If the event loop goes on, no call may follow for a long time.
+                loop.call_soon(self._restart)
+
+    def _restart(self) -> None:
+        if self._main is not None and self._main.is_done:
+            self._start_main()
 
     async def open(self) -> None:
-        """Bind to the running loop and prepare the connection pool."""
+        """Bind to the running event loop unless the client runs in another one, and prepare the connection pool."""
         if self._queue.closed:
             raise ClientClosedError("the client is closed and cannot be started again; create a new client")
-        self.bind_loop()
-        await self._transport.open()
+        if self.attach():
+            await self._transport.open()
+        elif current_loop() is None:
+            raise ClientClosedError(_NO_LOOP)
         if self._queue.spool is not None:
             await self._wait_committed(self._queue.spool.writer.start())
 
@@ -297,33 +199,199 @@ class Sender:
                 continue
             await self._binding.wait_for_work(None if isinstance(step, Idle) else max(0.0, step.at - self._monotonic()))
 
+    # End
+
+    async def _end_in(self, loop: EventLoop) -> None:
+        """Deliver what waits and release the event loop, which has cancelled its tasks and ends after this call."""
+        if self._binding.loop is not loop or self._is_finished:
+            return
+        requests = self._binding.begin_end()
+        self._queue.staging.unbind_loop()
+        if self._main is not None:
+            self._main.cancel()
+        close_pool = None
+        with anyio.CancelScope(shield=True):
+            try:
+                with anyio.move_on_after(self._loop_end_timeout):
+                    close_pool = await self._deliver_last(loop)
+            finally:
+                close_pool = close_pool or self._queue.run_locked(partial(self._let_go, loop))
+            if left := self._queue.pending:
+                self._gave_up_at = self._monotonic()
+                _log.warning(
+                    "the event loop ended before %d records were delivered; they wait %s; last error: %s",
+                    left,
+                    "for the next event loop" if self._queue.spool is None else "in the spool",
+                    self._queue.requests.last_error,
+                )
+            await cancel_tasks(requests, _LAST_STEPS_TIMEOUT)
+            with anyio.move_on_after(_LAST_STEPS_TIMEOUT):
+                await self._queue.callbacks.run()
+            await close_pool()
+
+    async def _deliver_last(self, loop: EventLoop) -> ClosePool | None:
+        """Send until the queue is empty and let go then, or return None if no attempt is allowed in time."""
+        deadline = self._monotonic() + self._loop_end_timeout
+        close_pool: ClosePool | None = None
+        async with anyio.create_task_group() as tasks:
+            while not (close_pool := self._queue.run_locked(partial(self._let_go_if_empty, loop))):
+                self._binding.reset_wakeup()
+                self._queue.forget(self._queue.barrier())
+                if self._queue.next_try(self._batch_sender.final_probe_interval) >= deadline:
+                    break
+                step = self._queue.poll()
+                if isinstance(step, Batch):
+                    tasks.start_soon(self._batch_sender.send, step, loop)
+                    continue
+                delay = None if isinstance(step, Idle) else max(0.0, step.at - self._monotonic())
+                await self._binding.wait_for_work(delay)
+        return close_pool
+
+    def _let_go_if_empty(self, loop: EventLoop) -> ClosePool | None:
+        return None if self._queue.pending else self._let_go(loop)
+
+    def _let_go(self, loop: EventLoop) -> ClosePool:
+        """Release the event loop. A record that is accepted later finds the client unbound.
+
+        Returns:
+            A function that closes the connection pool.
+        """
+        if self._binding.loop is not loop:
+            return _close_nothing
+        close_pool = self._transport.detach_pool()
+        self._binding.release()
+        return close_pool
+
+    def begin_close(self) -> None:
+        """Call the functions that were subscribed to the end of the client."""
+        for callback in self._on_close:
+            callback()
+
+    async def stop(self, timeout: float) -> None:
+        """Cancel every task that sends something, as the client closes. Call it in the event loop of the client.
+
+        Args:
+            timeout: seconds for these tasks to end.
+        """
+        self._is_stopping = True
+        tasks = [*self._binding.requests, *([self._main] if self._main else [])]
+        await cancel_tasks(tasks, timeout)
+
+    def finish(self) -> None:
+        """Note that the client is closed and must not run again."""
+        self._is_finished = True
+        if self._binding.loop is not None:
+            self._binding.loop.forget_end()
+
+    # Calls
+
+    def run_in_loop(self, callback: Callable[[], None]) -> None:
+        """Call a function in the event loop of the client: now if the caller runs there, else soon.
+
+        Nothing happens if the client runs in no event loop and the caller neither.
+        """
+        if self.attach():
+            callback()
+        elif (loop := self._binding.loop) is not None:
+            loop.call_soon(callback)
+
     def spawn(self, work: Callable[[], Awaitable[T]], name: str, if_unstarted: Callable[[], None]) -> BackgroundTask[T]:
-        """Run the requests of an awaited call in a background task.
+        """Run requests in a background task. Call it only in the event loop of the client.
 
         Raises:
-            ClientClosedError: if the client is closed, or bound to another loop that has not ended.
+            ClientClosedError: if the client is closed.
         """
         if self._queue.closed:
             raise ClientClosedError("the client is closed")
-        self.bind_loop()
         return self._binding.spawn_request(work, name, if_unstarted)
 
-    # Waiting
+    async def request(
+        self, work: Callable[[], Awaitable[T]], name: str, if_unstarted: Callable[[], None] = _nothing
+    ) -> T:
+        """Run requests in a background task of the client, in the context of the caller, and return the result.
 
-    async def _wait_committed(self, group: CommitGroup) -> None:
-        """Wait until the spool has written this group.
+        If the event loop of the client ends meanwhile, the requests are made again in the caller's event loop. They
+        must be idempotent. A caller that is cancelled does not cancel the task.
+
+        Args:
+            work: makes the requests.
+            name: name of the task.
+            if_unstarted: called if the task was cancelled before its first step.
 
         Raises:
-            MixpanelException: if it could not.
+            ClientClosedError: if the client is closed, or no event loop is running.
+            Exception: the error of `work`.
         """
-        assert self._queue.spool is not None
-        assert self._binding.loop is not None
-        await self._queue.spool.wait_committed(group, self._binding.loop)
+        here, caller_context = current_loop(), copy_context()
 
-    def settle_single(self, batch: Batch, reason: DropReason | None, message: str) -> None:
-        """End a lease made by `Queue.lease_single`."""
-        self._queue.settle_single(batch, reason, message)
-        self._binding.on_settled()
+        def start(on_end: Callable[[BackgroundTask[Any]], None]) -> BackgroundTask[T]:
+            # A context names the async library. A copy, because the task of an earlier attempt may still run in it.
+            is_same_library = type(here) is type(self._binding.loop)
+            context = caller_context.copy() if is_same_library else Context()
+            return self._binding.spawn_request(work, name, if_unstarted, context=context, on_end=on_end)
+
+        while True:
+            if self._queue.closed:
+                raise ClientClosedError("the client is closed")
+            task = await self._run_task(start)
+            if task is not None and (not task.is_cut or self._queue.closed):
+                return task.result()
+
+    async def in_loop(self, work: Callable[[], Awaitable[T]], name: str) -> T:
+        """Await a coroutine function in the event loop of the client. It is cancelled together with the caller.
+
+        Args:
+            work: the function. It may be called again if the event loop of the client ends.
+            name: name of the task.
+
+        Raises:
+            ClientClosedError: if no event loop is running.
+            Exception: the error of `work`.
+        """
+
+        def start(on_end: Callable[[BackgroundTask[Any]], None]) -> BackgroundTask[T]:
+            return self._binding.spawn(work, name, on_end=on_end)
+
+        while True:
+            if self.attach():
+                return await work()
+            task = await self._run_task(start, is_bound_to_caller=True)
+            if task is not None and not task.is_cut:
+                return task.result()
+
+    async def _run_task(
+        self,
+        start: Callable[[Callable[[BackgroundTask[Any]], None]], BackgroundTask[T]],
+        *,
+        is_bound_to_caller: bool = False,
+    ) -> BackgroundTask[T] | None:
+        """Start a task in the event loop of the client and wait until it has ended.
+
+        Returns:
+            The task; None if that event loop does not respond, and the caller's event loop has taken over.
+        """
+        if self.attach():
+            task = start(_ignore)
+            await task.done.wait()
+            return task
+        here, loop = current_loop(), self._binding.loop
+        if here is None:
+            raise ClientClosedError(_NO_LOOP)
+        if loop is None:
+            return None
+        call = RemoteCall(loop, here, start)
+        if await call.begin(_UNRESPONSIVE_AFTER):
+            try:
+                await call.wait()
+            except BaseException:
+                if is_bound_to_caller:
+                    call.cancel()
+                raise
+            return call.task
+        self._bind(here, instead_of=loop)
+        return None
+
+    # Queueing
 
     async def enqueue(self, lane: Lane, record: bytes, wait_timeout: float) -> None:
         """Enqueue a record. With a spool, wait until it is on disk.
@@ -334,24 +402,33 @@ class Sender:
             wait_timeout: seconds to wait for room under `Overflow.WAIT`.
 
         Raises:
-            ClientClosedError: if the client is closed, or bound to another loop that is still running.
+            ClientClosedError: if the client is closed.
             QueueFullError: if the record does not fit, and the overflow policy raises or `wait_timeout` ran out.
             SpoolError: if the spool could not write the record.
         """
-        self.bind_loop()
+        is_own_loop = self.attach()
         commits: list[CommitGroup] | None = None if self._queue.spool is None else []
         if not self._queue.offer(lane, record, commits):
             deadline = self._monotonic() + wait_timeout
-            while await self._wait_for_room(len(record), deadline):
+            wait_for_room = partial(self._wait_for_room, len(record), deadline)
+            while await self.in_loop(wait_for_room, "mixpanel overflow"):
                 if self._queue.offer(lane, record, commits):
                     break
             else:
                 raise self._queue.full()
+        if not is_own_loop:
+            # The event loop of the client may have ended before the record was accepted.
+            self.attach_if_idle()
         if commits:
             await self._wait_committed(commits[0])
-        elif self._queue.staging.must_yield(len(record)):
+        elif is_own_loop and self._queue.staging.must_yield(len(record)):
             self._queue.reopen_staging(YIELD_AFTER_BYTES)
             await yield_to_loop()
+        elif not is_own_loop:
+            self._bytes_from_others += len(record)
+            if self._bytes_from_others >= YIELD_AFTER_BYTES:
+                self._bytes_from_others = 0
+                await yield_to_loop()
 
     async def _wait_for_room(self, size: int, deadline: float) -> bool:
         """Wait until a record of this size may fit. Return False after the deadline."""
@@ -365,116 +442,34 @@ class Sender:
             with anyio.move_on_after(left):
                 await progress.wait()
 
-    async def flush(self, timeout: float | None) -> FlushResult:
-        """See `AsyncMixpanel.flush`."""
-        if self._closed is not None:
-            await yield_to_loop()
-            return FlushResult(0, 0, 0)
-        self.bind_loop()
-        barrier = self._queue.barrier()
-        try:
-            # Even with nothing to wait for: a caller that flushes in a loop would otherwise block all other tasks, and
-            # asyncio would collect cancelled timers, which it removes in a later turn.
-            await yield_to_loop()
-            await self._wait_for_barrier(barrier, timeout)
-        finally:
-            self._queue.forget(barrier)
-        callbacks = self._queue.callbacks
-        if callbacks.is_enabled and not callbacks.is_running_in_callback():
-            with anyio.move_on_after(_STOP_TIMEOUT):
-                await self._binding.callbacks_done()
-        return barrier.result()
+    async def _wait_committed(self, group: CommitGroup) -> None:
+        """Wait until the spool has written this group.
 
-    async def _wait_for_barrier(self, barrier: FlushBarrier, timeout: float | None) -> None:
-        self._binding.on_work()
-        clock = self._monotonic
-        deadline = clock() + (self.stall_timeout if timeout is None else timeout)
-        left = barrier.pending
-        while barrier.pending:
-            self._ensure_running()
-            progress = self._binding.progress
-            if timeout is None and barrier.pending < left:
-                left, deadline = barrier.pending, clock() + self.stall_timeout
-            # Backoffs are not shortened without limit in a long outage, except for the last flush of a client.
-            interval = (
-                self._batch_sender.final_probe_interval if self._queue.closed else self._batch_sender.probe_interval
-            )
-            # Do not wait for an attempt that would begin after the deadline.
-            if progress is None or max(self._queue.next_try(interval), clock()) >= deadline:
-                return
-            self._binding.on_work()
-            with anyio.move_on_after(deadline - clock()):
-                await progress.wait()
+        Raises:
+            MixpanelException: if it could not.
+        """
+        assert self._queue.spool is not None
+        loop = self._binding.loop
+        if loop is None or not loop.is_current():
+            loop = current_loop()
+        if loop is None:
+            raise ClientClosedError(_NO_LOOP)
+        await self._queue.spool.wait_committed(group, loop)
 
-    # Closing
-
-    async def aclose(self, timeout: float) -> FlushResult:
-        """See `AsyncMixpanel.aclose`."""
-        if self._closed is not None:
-            return self._closed
-        self.bind_loop()
-        self._queue.close()
-        for callback in self._on_close:
-            callback()
+    def settle_single(self, batch: Batch, reason: DropReason | None, message: str) -> None:
+        """End a lease made by `Queue.lease_single`."""
+        self._queue.settle_single(batch, reason, message)
         self._binding.on_settled()
-        if self._closer is None or self._closer.is_done:
-            from_callback = self._queue.callbacks.is_running_in_callback()
-            self._closer = self._binding.spawn(partial(self._close, timeout, from_callback), "mixpanel close")
-        # Bounded by its own deadline, so that leaving a cancelled block still delivers.
-        closer = self._closer
-        with anyio.CancelScope(shield=True):
-            await closer.done.wait()
-        return await closer.result()
 
-    async def _close(self, timeout: float, from_callback: bool) -> FlushResult:  # noqa: FBT001  passed on
-        deadline = self._monotonic() + timeout
-        barrier = self._queue.barrier()
-        await self._wait_for_barrier(barrier, timeout)
-        self._is_stopping = True
-        # Awaited calls may still be in flight.
-        with anyio.move_on_after(deadline - self._monotonic()):
-            for task in [*self._binding.requests]:
-                await task.done.wait()
-        tasks = [*self._binding.requests, *([self._main] if self._main else [])]
-        for task in tasks:
-            task.cancel()
-        with anyio.move_on_after(_STOP_TIMEOUT):
-            for task in tasks:
-                await task.done.wait()
-        if left := self._queue.abandon():
-            _log.warning("closed with %d records undelivered; last error: %s", left, self._queue.requests.last_error)
-        await self._close_spool(max(_STOP_TIMEOUT, deadline - self._monotonic()))
+    def requeue_single(self, batch: Batch) -> None:
+        """End a lease made by `Queue.lease_single` without an outcome. Its record waits for the next batch."""
+        self._queue.requeue_single(batch)
         self._binding.on_settled()
-        # A callback that closes the client waits for this task.
-        if not from_callback:
-            with anyio.move_on_after(max(_STOP_TIMEOUT, deadline - self._monotonic())):
-                await self._binding.callbacks_done()
-            self._binding.cancel_callbacks()
-            if unreported := self._queue.callbacks.undelivered():
-                _log.warning("closed before %d lost records were reported to on_drop", unreported)
-        await self._transport.aclose()
-        self._closed = barrier.result()
-        return self._closed
 
-    async def _close_spool(self, timeout: float) -> None:
-        if self._queue.spool is None:
-            return
-        close = partial(self._queue.spool.writer.close, timeout)
-        if not await run_in_worker(close, anyio.CapacityLimiter(1)):
-            _log.warning("the spool did not close within %.1f s", timeout)
-        if left := self._queue.pending:
-            _log.warning("closed with %d records left in the spool", left)
 
-    def abandon(self) -> None:
-        """Stop without waiting for the network, from any thread: the client was dropped without being closed."""
-        self._queue.close()
-        if self._queue.spool is not None:
-            self._queue.spool.writer.close(_STOP_TIMEOUT)
-        if self._binding.loop is not None:
-            self._binding.loop.call_soon(self._cancel_all)
+def _ignore(_: BackgroundTask[Any]) -> None:
+    return None
 
-    def _cancel_all(self) -> None:
-        for task in (*self._binding.requests, self._main):
-            if task is not None:
-                task.cancel()
-        self._binding.cancel_callbacks()
+
+async def _close_nothing() -> None:
+    return None

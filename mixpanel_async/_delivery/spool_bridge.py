@@ -148,7 +148,7 @@ class SpoolBridge:
         while not group.is_done:
             waiter: _CommitWaiter | None = group.waiter
             # The waiter of another event loop is not woken any more.
-            if waiter is None or waiter.loop is not loop:
+            if waiter is None or not waiter.loop.is_same(loop):
                 waiter = _CommitWaiter(loop, anyio.current_time() + self._timeout)
                 group.set_waiter(waiter)
                 group.when_done(waiter.wake_soon)

@@ -101,7 +101,7 @@ class Transport:
         async with self._opening:
             if self._pool is None and not self._is_closed:
                 # A separate limiter: an application that occupies all worker threads must not stop delivery.
-                pool, connection = await run_in_worker(self._create_pool, anyio.CapacityLimiter(1))
+                pool, connection = await run_in_worker(self._create_pool, "mixpanel pool", anyio.CapacityLimiter(1))
                 pool.add(connection)
                 self._pool = pool
 
@@ -128,15 +128,19 @@ class Transport:
             self._warnings.add(text)
             _log.warning(text)
 
-    def abandon_pool(self) -> object:
+    def detach_pool(self) -> Callable[[], Awaitable[None]]:
         """Forget the pool without closing it, because its event loop has ended.
 
         Returns:
-            The pool.
+            A function that closes the pool in its event loop, and keeps it alive.
         """
         self._opening = None
         pool, self._pool = self._pool, None
-        return pool
+        return partial(_close_pool, pool)
+
+    async def close_pool(self) -> None:
+        """Close the pool, as its event loop ends. Another event loop can open a new one."""
+        await self.detach_pool()()
 
     async def send(self, request: Request, *, timeout: float | None = None) -> Response | TransportFailure:
         """Make one attempt to send a request.
@@ -289,9 +293,12 @@ class Transport:
     async def aclose(self) -> None:
         """Close the pool; later requests fail. The client of a user stays open."""
         self._is_closed = True
-        pool, self._pool = self._pool, None
-        if pool is not None:
-            await _close(pool.close())
+        await self.close_pool()
+
+
+async def _close_pool(pool: Pool[Connection] | None) -> None:
+    if pool is not None and (connections := pool.close()):
+        await _close(connections)
 
 
 async def _close(connections: list[Connection]) -> None:

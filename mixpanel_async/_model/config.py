@@ -191,6 +191,7 @@ class ClientOptions:
     events_endpoint: str
     timeout: float
     shutdown_timeout: float
+    loop_end_timeout: float = 3.0
     invalid: str = "raise"
     enabled: bool = True
 
@@ -224,6 +225,7 @@ class ClientOptions:
             )
         check_number("timeout", self.timeout, minimum=0.001, maximum=3600.0)
         check_number("shutdown_timeout", self.shutdown_timeout, minimum=0.0, maximum=3600.0)
+        check_number("loop_end_timeout", self.loop_end_timeout, minimum=0.0, maximum=3600.0)
 
     @property
     def origin(self) -> str:

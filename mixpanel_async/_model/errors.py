@@ -6,7 +6,7 @@
     │   └── IdentityError       the identity call would have no effect in this project
     ├── QueueFullError          no room in the queue, under Overflow.RAISE or Overflow.WAIT
     ├── SpoolError              the spool could not be read or written
-    ├── ClientClosedError       the client is closed, or bound to another running event loop (also a RuntimeError)
+    ├── ClientClosedError       the client is closed (also a RuntimeError)
     ├── TransportError          there is no response
     └── ApiError                Mixpanel refused the request
         ├── AuthenticationError     401, 402, 403 or 407
@@ -121,7 +121,7 @@ class SpoolError(MixpanelException):
 
 
 class ClientClosedError(MixpanelException, RuntimeError):
-    """The client is closed, or bound to another event loop that is still running."""
+    """The client is closed, or the call needs an event loop and none is running."""
 
 
 class TransportError(MixpanelException):

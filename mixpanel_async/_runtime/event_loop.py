@@ -11,9 +11,10 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import sys
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from threading import get_ident
+from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar
 
 import anyio
 
@@ -24,12 +25,14 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+# Seconds after which an event loop that does not run is regarded as ended.
+_STOPPED_AFTER: Final = 0.5
+
 
 def preload_backend() -> None:
     """Import the modules that anyio would import at its first call, where that blocks the event loop for 30 ms."""
     with contextlib.suppress(ImportError):
         import_module("anyio._backends._asyncio")
-    import_module("anyio.to_thread")
 
 
 async def yield_to_loop() -> None:
@@ -92,14 +95,18 @@ class BackgroundTask(Generic[T]):
         if self._scope is not None:
             self._scope.cancel()
 
-    async def result(self) -> T:
-        """Wait for the result. Cancelling the waiter does not cancel the task.
+    @property
+    def is_cut(self) -> bool:
+        """Whether the task has no result: it was cancelled, or its event loop ended."""
+        return self._error is None and not self._has_value
+
+    def result(self) -> T:
+        """Return the result of the ended task. Callable from any thread.
 
         Raises:
             ClientClosedError: if the task was cancelled before it had a result.
             Exception: the error of the work.
         """
-        await self.done.wait()
         if self._error is not None:
             raise self._error
         if not self._has_value:
@@ -107,14 +114,28 @@ class BackgroundTask(Generic[T]):
         return self._value
 
 
+async def cancel_tasks(tasks: Iterable[BackgroundTask[Any]], timeout: float) -> None:
+    """Cancel tasks of the running event loop, and wait up to this number of seconds for their end."""
+    tasks = [*tasks]
+    for task in tasks:
+        task.cancel()
+    with anyio.move_on_after(timeout):
+        for task in tasks:
+            await task.done.wait()
+
+
 class EventLoop(Protocol):
     """Event loop of one client."""
 
+    keeps_tasks: bool
+    """Whether the tasks are cancelled only when the event loop ends. In asyncio, an app can cancel all tasks."""
     current: Callable[[], object]
     """Return the object that identifies the running loop; raise RuntimeError outside of one."""
 
-    def spawn(self, task: BackgroundTask[T], work: Callable[[], Awaitable[T]], name: str) -> None:
-        """Start a task with an empty context. Call it only in the thread of the event loop."""
+    def spawn(
+        self, task: BackgroundTask[T], work: Callable[[], Awaitable[T]], name: str, context: contextvars.Context
+    ) -> None:
+        """Start a task in this context. Call it only in the thread of the event loop."""
 
     def call_soon(self, callback: Callable[[], object]) -> None:
         """Call it in the event loop, from any thread; does nothing if the loop has ended."""
@@ -122,20 +143,84 @@ class EventLoop(Protocol):
     def is_current(self) -> bool:
         """Return whether the caller runs in this event loop."""
 
+    def is_running(self) -> bool:
+        """Return whether the event loop runs now."""
+
     def is_over(self) -> bool:
-        """Return whether the event loop has ended or is stopped."""
+        """Return whether the event loop has ended, or has been stopped for some time."""
+
+    def is_same(self, other: EventLoop) -> bool:
+        """Return whether both represent the same event loop."""
+
+    def on_end(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Await a function when the event loop ends, after its other tasks. It replaces an earlier one.
+
+        The first call must be made in the event loop, later ones may come from any thread. `asyncio.run`, `anyio.run`,
+        `trio.run` and most servers end their event loop in the way that is needed here.
+        """
+
+    def forget_end(self) -> None:
+        """Do not await the function of `on_end`. Callable from any thread."""
+
+
+class _AsyncioEnd:
+    """Function that an asyncio event loop awaits when it ends.
+
+    A cancelled task may end without having made its first step. But then the event loop closes the async generators
+    that have begun, and lets them await: `loop.shutdown_asyncgens()`, which `asyncio.run` and most servers call.
+    """
+
+    def __init__(self, work: Callable[[], Awaitable[None]]) -> None:
+        self._work: Callable[[], Awaitable[None]] | None = work
+        self._generator: AsyncGenerator[None, None] | None = self._generate()
+        # Runs to the `yield` without waiting for anything, which makes the generator known to the event loop.
+        with contextlib.suppress(StopIteration):
+            self._generator.__anext__().send(None)
+
+    async def _generate(self) -> AsyncGenerator[None, None]:
+        try:
+            yield
+        finally:
+            if self._work is not None:
+                hooks = sys.get_asyncgen_hooks()
+                # The event loop warns about generators that begin from now on, such as those of httpx.
+                sys.set_asyncgen_hooks(firstiter=None)
+                try:
+                    await self._work()
+                finally:
+                    sys.set_asyncgen_hooks(*hooks)
+
+    def replace(self, work: Callable[[], Awaitable[None]] | None) -> None:
+        """Await this function instead, or none. Callable from any thread."""
+        self._work = work
+
+    def close(self) -> None:
+        """End the generator. Call it in the event loop."""
+        self._work = None
+        generator, self._generator = self._generator, None
+        if generator is not None:
+            with contextlib.suppress(StopIteration):
+                generator.aclose().send(None)
 
 
 class _AsyncioLoop:
+    keeps_tasks = False
+
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         import asyncio  # noqa: PLC0415  every program that runs this loop has imported it
 
         self._loop = loop
+        self._context = contextvars.Context()
+        self._thread_id = get_ident()
+        self._stopped_since: float | None = None
+        self._end: _AsyncioEnd | None = None
         self.current: Callable[[], object] = asyncio.get_running_loop
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def spawn(self, task: BackgroundTask[T], work: Callable[[], Awaitable[T]], name: str) -> None:
-        native = contextvars.Context().run(self._create, task.run(work), name)
+    def spawn(
+        self, task: BackgroundTask[T], work: Callable[[], Awaitable[T]], name: str, context: contextvars.Context
+    ) -> None:
+        native = context.run(self._create, task.run(work), name)
         self._tasks.add(native)
 
         def on_done(native: asyncio.Task[None]) -> None:
@@ -149,7 +234,8 @@ class _AsyncioLoop:
 
     def call_soon(self, callback: Callable[[], object]) -> None:
         with contextlib.suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(callback)
+            # The context of a caller in another event loop would make anyio mistake this one for that.
+            self._loop.call_soon_threadsafe(callback, context=self._context)
 
     def is_current(self) -> bool:
         try:
@@ -157,21 +243,56 @@ class _AsyncioLoop:
         except RuntimeError:
             return False
 
+    def is_running(self) -> bool:
+        return self._loop.is_running()
+
     def is_over(self) -> bool:
-        # A stopped loop may run again later, but not while another one runs in its thread.
-        return self._loop.is_closed() or not self._loop.is_running()
+        if self._loop.is_running():
+            self._stopped_since = None
+            return False
+        # While it ends, a loop stops and starts several times. A stopped loop may also run again later, but not while
+        # another one runs in its thread.
+        if self._stopped_since is None:
+            self._stopped_since = self._loop.time()
+        has_stopped = self._loop.time() - self._stopped_since >= _STOPPED_AFTER
+        return self._loop.is_closed() or get_ident() == self._thread_id or has_stopped
+
+    def is_same(self, other: EventLoop) -> bool:
+        return isinstance(other, _AsyncioLoop) and other._loop is self._loop
+
+    def on_end(self, work: Callable[[], Awaitable[None]]) -> None:
+        if self._end is None:
+            self._end = _AsyncioEnd(work)
+        else:
+            self._end.replace(work)
+
+    def forget_end(self) -> None:
+        if self._end is not None:
+            self._end.replace(None)
+            if self.is_current():
+                self._end.close()
 
 
 class _TrioLoop:
+    keeps_tasks = True
+
     def __init__(self) -> None:
         import trio  # noqa: PLC0415  an optional library, already in use here
 
         self._trio = trio
         self.current: Callable[[], object] = trio.lowlevel.current_trio_token
         self._token = trio.lowlevel.current_trio_token()
+        self._end_scope = trio.CancelScope()
+        self._end_work: Callable[[], Awaitable[None]] | None = None
 
-    def spawn(self, task: BackgroundTask[T], work: Callable[[], Awaitable[T]], name: str) -> None:
-        self._trio.lowlevel.spawn_system_task(task.run, work, name=name, context=contextvars.Context())
+    def spawn(
+        self, task: BackgroundTask[T], work: Callable[[], Awaitable[T]], name: str, context: contextvars.Context
+    ) -> None:
+        try:
+            self._trio.lowlevel.spawn_system_task(task.run, work, name=name, context=context)
+        except RuntimeError:
+            # The event loop is about to end, and starts no tasks any more.
+            task.end()
 
     def call_soon(self, callback: Callable[[], object]) -> None:
         with contextlib.suppress(self._trio.RunFinishedError):
@@ -181,12 +302,38 @@ class _TrioLoop:
         # In guest mode, the token is visible outside of tasks too, where trio cannot be used.
         return _in_trio() and self.current() is self._token
 
+    def is_running(self) -> bool:
+        return not self.is_over()
+
     def is_over(self) -> bool:
         try:
             self._token.run_sync_soon(_do_nothing)
         except self._trio.RunFinishedError:
             return True
         return False
+
+    def is_same(self, other: EventLoop) -> bool:
+        return isinstance(other, _TrioLoop) and other._token is self._token
+
+    def on_end(self, work: Callable[[], Awaitable[None]]) -> None:
+        is_first, self._end_work = self._end_work is None, work
+        if is_first:
+            self._trio.lowlevel.spawn_system_task(
+                self._wait_for_end, name="mixpanel end", context=contextvars.Context()
+            )
+
+    async def _wait_for_end(self) -> None:
+        with self._end_scope:
+            try:
+                await self._trio.sleep_forever()
+            except self._trio.Cancelled:
+                # trio cancels its system tasks after all others have ended.
+                if self._end_work is not None and not self._end_scope.cancel_called:
+                    await self._end_work()
+                raise
+
+    def forget_end(self) -> None:
+        self.call_soon(self._end_scope.cancel)
 
 
 def _do_nothing() -> None:

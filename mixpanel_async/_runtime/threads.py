@@ -14,16 +14,22 @@ from .event_loop import current_loop
 T = TypeVar("T")
 
 
-async def run_in_worker(work: Callable[[], T], limiter: anyio.CapacityLimiter) -> T:
-    """Run a function in a worker thread of the event loop. The function must not block forever.
+async def run_in_worker(work: Callable[[], T], name: str, limiter: anyio.CapacityLimiter) -> T:
+    """Run a function in a daemon thread, and wait for it.
+
+    Worker threads of anyio are not daemon threads: if an event loop ends without its clean-up, they keep the process
+    alive forever.
+
+    Args:
+        work: the function. It goes on if the waiter is cancelled.
+        name: name of the thread.
+        limiter: bounds the number of these threads.
 
     Raises:
         BaseException: the error of the function.
     """
-    # Loaded early by `preload_backend`, because importing the package must stay fast.
-    from anyio import to_thread  # noqa: PLC0415
-
-    return await to_thread.run_sync(work, limiter=limiter)
+    async with limiter:
+        return await wait_for(start_daemon_thread(work, name))
 
 
 def start_daemon_thread(work: Callable[[], T], name: str) -> Future[T]:

@@ -10,7 +10,6 @@ from functools import partial
 from typing import Final, Literal
 
 import anyio
-import anyio.to_thread
 
 from .._delivery.queue import Queue
 from .._delivery.sender import Sender
@@ -21,6 +20,7 @@ from .._model.outcomes import Response
 from .._runtime.environment import Environment
 from .._runtime.event_loop import EventLoop
 from .._runtime.log_events import log_event
+from .._runtime.threads import run_in_worker
 from .definitions import Definitions, DefinitionsError, Flag, read_definitions
 from .endpoints import FlagsEndpoints, usable_etag
 from .metrics import FlagMetrics
@@ -139,19 +139,15 @@ class Poller:
         return unsubscribe
 
     def wake(self) -> None:
-        """Start polling in the caller's event loop, if there is one that the client may use.
-
-        Raises:
-            ClientClosedError: the client is in use in another event loop that is still running.
-        """
-        if not self._queue.closed and self._sender.bind_loop() is not None:
-            self.start()
+        """Start polling in the event loop of the client, which is the caller's unless it runs in another one."""
+        if not self._queue.closed:
+            self._sender.run_in_loop(self.start)
 
     def start(self) -> None:
-        """Start polling in the event loop to which the sender is bound, unless a task does that already."""
-        if self._is_stopped or self._is_done:
+        """Start polling, unless a task does that already. Call this in the event loop of the client."""
+        if self._is_stopped or self._is_done or not self._sender.attach():
             return
-        loop = self._sender.bind_loop()
+        loop = self._sender.loop
         if self._current is not None and loop is self._loop:
             return
         self._loop = loop
@@ -183,6 +179,9 @@ class Poller:
 
     async def wait_ready(self, timeout: float) -> bool:
         """Wait up to `timeout` seconds for definitions. Return whether there are any."""
+        return await self._sender.in_loop(partial(self._wait_ready, timeout), "mixpanel flags")
+
+    async def _wait_ready(self, timeout: float) -> bool:
         deadline = self._environment.monotonic() + timeout
         while not self.is_ready and not self._queue.closed:
             self.start()
@@ -253,7 +252,7 @@ class Poller:
             if len(response.body) < _OFF_LOOP_FROM:
                 definitions = read()
             else:
-                definitions = await anyio.to_thread.run_sync(read, limiter=anyio.CapacityLimiter(1))
+                definitions = await run_in_worker(read, "mixpanel flags", anyio.CapacityLimiter(1))
             self._digest = digest
             self._replace(definitions)
         self._etag = usable_etag(response)

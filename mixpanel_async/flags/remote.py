@@ -123,7 +123,7 @@ class RemoteFeatureFlagsProvider(ExposureMethods):
         try:
             request = partial(self._endpoints.variants, encode_context(context), flag_key)
             # In a background task: a cancelled caller must not interrupt the request.
-            found = await self._sender.spawn(request, "mixpanel flags", _nothing).result()
+            found = await self._sender.request(request, "mixpanel flags")
         except ApiError as error:
             status = f"HTTP {error.status}"
             # The server's message may repeat personal data, so it is not logged.

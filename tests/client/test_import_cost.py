@@ -164,7 +164,7 @@ def test_repr_of_a_value_omits_secret_fields() -> None:
     options = ClientOptions(
         token="canary", credentials=None, region="us", api_host=None, allow_http=False, id_merge=None,
         batching=BatchPolicy(), retry=policy, identity_retry=policy, overflow=mixpanel_async.Overflow.RAISE,
-        events_endpoint="auto", timeout=1.0, shutdown_timeout=1.0,
+        events_endpoint="auto", timeout=1.0, shutdown_timeout=1.0, loop_end_timeout=1.0,
     )  # fmt: skip
     assert repr(options).startswith("ClientOptions(credentials=None, region='us', ")
     assert "canary" not in repr(options)

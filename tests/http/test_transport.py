@@ -128,17 +128,16 @@ def test_idle_connections_of_a_burst_are_closed_with_a_later_request() -> None:
 
 
 @pytest.mark.anyio
-async def test_abandoned_pool_stays_open_and_another_is_created() -> None:
+async def test_detached_pool_stays_open_and_another_is_created() -> None:
     async with pool_of(2) as (server, transport, _):
         server.gate.set()
         assert isinstance(await transport.send(post("/one")), Response)
-        abandoned = transport.abandon_pool()
+        close = transport.detach_pool()
         assert isinstance(await transport.send(post("/two")), Response)
         assert (server.accepted, server.open) == (2, 2)
         await transport.aclose()
         await until(lambda: server.open == 1)
-        for connection in abandoned.close():  # type: ignore[attr-defined]
-            await connection.aclose()
+        await close()
 
 
 @pytest.mark.anyio

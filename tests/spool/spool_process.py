@@ -71,8 +71,8 @@ async def drain(given: dict[str, Any]) -> None:
 
 
 async def exit_without_close(given: dict[str, Any]) -> None:
-    """Track and return without closing the client."""
-    mp = client(given, batching=BatchPolicy(linger=3600.0))
+    """Track and return without closing the client, and without time to deliver."""
+    mp = client(given, batching=BatchPolicy(linger=3600.0), loop_end_timeout=0.0)
     for number in range(given["numbers"]):
         await mp.track("user", "E", {"n": number}, insert_id=f"forgotten-{number}")
 

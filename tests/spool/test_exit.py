@@ -33,10 +33,10 @@ def run(program: str, **given: Any) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize("spooled", [True, False])
-def test_exit_with_pending_records_prints_one_line(tmp_path: Path, spooled: bool) -> None:
+def test_exit_reports_pending_records(tmp_path: Path, spooled: bool) -> None:
     done = run("drop_client_without_close", path=tmp_path / "spool.db" if spooled else None)
     fate = "wait in the spool" if spooled else "were not delivered"
-    assert done.stderr == f"an AsyncMixpanel was dropped without aclose(); 500 records {fate}\n"
+    assert done.stderr.splitlines()[-1] == f"an AsyncMixpanel was dropped without aclose(); 500 records {fate}"
 
 
 @pytest.mark.parametrize(("closes", "backend"), [(True, "asyncio"), (False, "trio")])

@@ -1,0 +1,225 @@
+"""Flush and end of a client: on request, at garbage collection, and at the exit of the interpreter."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import threading
+import warnings
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+import anyio
+
+from .._model.stats import FlushResult
+from .._runtime.environment import Environment
+from .._runtime.event_loop import BackgroundTask, yield_to_loop
+from .._runtime.threads import run_in_worker, start_daemon_thread
+from .lanes import FlushBarrier
+
+if TYPE_CHECKING:
+    from .._http.transport import Transport
+    from .batch_sender import BatchSender
+    from .loop_binding import LoopBinding
+    from .queue import Queue
+    from .sender import Sender
+
+_log = logging.getLogger("mixpanel_async")
+# Seconds for cancelled tasks, and for callbacks, to end when the client closes.
+_STOP_TIMEOUT: Final = 1.0
+
+
+class Closer:
+    """Flushes and closes a client.
+
+    Args:
+        queue: waiting records.
+        binding: event loop of the client.
+        sender: sends the records.
+        transport: connection pool.
+        batch_sender: tells when a flush may try again.
+        environment: clocks.
+        timeout: seconds without progress after which a flush without a timeout ends, and seconds to deliver if the
+            client is garbage-collected in a running event loop.
+        exit_timeout: seconds to deliver at the exit of the interpreter.
+    """
+
+    def __init__(
+        self,
+        queue: Queue,
+        binding: LoopBinding,
+        sender: Sender,
+        *,
+        transport: Transport,
+        batch_sender: BatchSender,
+        environment: Environment,
+        timeout: float,
+        exit_timeout: float,
+    ) -> None:
+        self._queue = queue
+        self._binding = binding
+        self._sender = sender
+        self._transport = transport
+        self._batch_sender = batch_sender
+        self._monotonic = environment.monotonic
+        self._timeout = timeout
+        self._exit_timeout = exit_timeout
+        self._task: BackgroundTask[FlushResult] | None = None
+        self._result: FlushResult | None = None
+        self._has_ended = threading.Event()
+
+    # Flush
+
+    async def flush(self, timeout: float | None) -> FlushResult:
+        """See `AsyncMixpanel.flush`."""
+        if self._result is not None:
+            await yield_to_loop()
+            return FlushResult(0, 0, 0)
+        return await self._sender.in_loop(partial(self._flush, timeout), "mixpanel flush")
+
+    async def _flush(self, timeout: float | None) -> FlushResult:
+        barrier = self._queue.barrier()
+        try:
+            # Even with nothing to wait for: a caller that flushes in a loop would otherwise block all other tasks, and
+            # asyncio would collect cancelled timers, which it removes in a later turn.
+            await yield_to_loop()
+            await self._wait_for_barrier(barrier, timeout)
+        finally:
+            self._queue.forget(barrier)
+        callbacks = self._queue.callbacks
+        if callbacks.is_enabled and not callbacks.is_running_in_callback():
+            with anyio.move_on_after(_STOP_TIMEOUT):
+                await self._binding.callbacks_done()
+        return barrier.result()
+
+    async def _wait_for_barrier(self, barrier: FlushBarrier, timeout: float | None) -> None:
+        self._binding.on_work()
+        clock = self._monotonic
+        deadline = clock() + (self._timeout if timeout is None else timeout)
+        left = barrier.pending
+        while barrier.pending:
+            self._sender.attach()
+            progress = self._binding.progress
+            if timeout is None and barrier.pending < left:
+                left, deadline = barrier.pending, clock() + self._timeout
+            # Backoffs are not shortened without limit in a long outage, except for the last flush of a client.
+            interval = (
+                self._batch_sender.final_probe_interval if self._queue.closed else self._batch_sender.probe_interval
+            )
+            # Do not wait for an attempt that would begin after the deadline.
+            if progress is None or max(self._queue.next_try(interval), clock()) >= deadline:
+                return
+            self._binding.on_work()
+            with anyio.move_on_after(deadline - clock()):
+                await progress.wait()
+
+    # Close
+
+    async def aclose(self, timeout: float) -> FlushResult:
+        """See `AsyncMixpanel.aclose`."""
+        if self._result is not None:
+            return self._result
+        return await self._sender.in_loop(partial(self._aclose, timeout), "mixpanel aclose")
+
+    async def _aclose(self, timeout: float) -> FlushResult:
+        self._queue.close()
+        self._sender.begin_close()
+        self._binding.on_settled()
+        if self._task is None or self._task.is_done:
+            from_callback = self._queue.callbacks.is_running_in_callback()
+            self._task = self._binding.spawn(partial(self._close, timeout, from_callback), "mixpanel close")
+        # Bounded by its own deadline, so that leaving a cancelled block still delivers.
+        task = self._task
+        with anyio.CancelScope(shield=True):
+            await task.done.wait()
+        return task.result()
+
+    async def _close(self, timeout: float, from_callback: bool) -> FlushResult:  # noqa: FBT001  passed on
+        deadline = self._monotonic() + timeout
+        barrier = self._queue.barrier()
+        await self._wait_for_barrier(barrier, timeout)
+        # Awaited calls may still be in flight.
+        with anyio.move_on_after(deadline - self._monotonic()):
+            for task in [*self._binding.requests]:
+                await task.done.wait()
+        await self._sender.stop(_STOP_TIMEOUT)
+        if left := self._queue.abandon():
+            _log.warning("closed with %d records undelivered; last error: %s", left, self._queue.requests.last_error)
+        await self._close_spool(max(_STOP_TIMEOUT, deadline - self._monotonic()))
+        self._binding.on_settled()
+        # A callback that closes the client waits for this task.
+        if not from_callback:
+            with anyio.move_on_after(max(_STOP_TIMEOUT, deadline - self._monotonic())):
+                await self._binding.callbacks_done()
+            self._binding.cancel_callbacks()
+            if unreported := self._queue.callbacks.undelivered():
+                _log.warning("closed before %d lost records were reported to on_drop", unreported)
+        await self._transport.aclose()
+        self._result = barrier.result()
+        self._sender.finish()
+        self._has_ended.set()
+        return self._result
+
+    async def _close_spool(self, timeout: float) -> None:
+        if self._queue.spool is None:
+            return
+        close = partial(self._queue.spool.writer.close, timeout)
+        if not await run_in_worker(close, "mixpanel close", anyio.CapacityLimiter(1)):
+            _log.warning("the spool did not close within %.1f s", timeout)
+        if left := self._queue.pending:
+            _log.warning("closed with %d records left in the spool", left)
+
+    # End without `aclose`
+
+    def finish_unclosed(self) -> None:
+        """Deliver and close, as the client was garbage-collected or the interpreter exits. Call it from any thread."""
+        self._queue.check_fork()
+        if self._result is not None:
+            return
+        pending = self._queue.pending
+        self._queue.close()
+        # The main thread has ended before the functions of `atexit` run.
+        is_exit = not threading.main_thread().is_alive()
+        loop = self._binding.loop
+        if loop is not None and loop.is_running():
+            timeout = self._exit_timeout if is_exit else self._timeout
+            loop.call_soon(partial(self._binding.spawn, partial(self._aclose, timeout), "mixpanel end"))
+            if is_exit and pending:
+                self._has_ended.wait(timeout + _STOP_TIMEOUT)
+        elif self._queue.spool is not None:
+            self._queue.spool.writer.close(_STOP_TIMEOUT)
+        elif pending and not (is_exit and self._sender.has_just_given_up()):
+            self._close_in_thread(is_exit=is_exit)
+            if is_exit:
+                self._has_ended.wait(self._exit_timeout + _STOP_TIMEOUT)
+        if pending:
+            self._report_unclosed(pending, is_exit=is_exit)
+
+    def _close_in_thread(self, *, is_exit: bool) -> None:
+        wait_at_exit = partial(self._has_ended.wait, self._exit_timeout)
+
+        def run() -> None:
+            try:
+                anyio.run(self.aclose, self._exit_timeout)
+            finally:
+                self._has_ended.set()
+                atexit.unregister(wait_at_exit)
+
+        if not is_exit:
+            # The interpreter may exit before the thread has ended.
+            atexit.register(wait_at_exit)
+        start_daemon_thread(run, "mixpanel close")
+
+    def _report_unclosed(self, pending: int, *, is_exit: bool) -> None:
+        left = self._queue.pending
+        text = f"an AsyncMixpanel was dropped without aclose(); {pending} records "
+        if self._queue.spool is not None:
+            text += "wait in the spool"
+        elif is_exit and left:
+            text += "were not delivered" if left == pending else f"were waiting, and {left} were not delivered"
+        else:
+            text += "were waiting; they are delivered in the background"
+        # Python hides a ResourceWarning by default, so the log reports a loss as well.
+        if self._queue.spool is not None or (is_exit and left):
+            _log.warning(text)
+        warnings.warn(text, ResourceWarning, stacklevel=2)

@@ -1,0 +1,51 @@
+"""Warning about a client that has accepted records and that no event loop runs."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from typing import TYPE_CHECKING, Final
+
+from .._runtime.threads import start_daemon_thread
+
+if TYPE_CHECKING:
+    from .loop_binding import LoopBinding
+    from .queue import Queue
+
+_log = logging.getLogger("mixpanel_async")
+# Seconds without an event loop after which waiting records are reported.
+_WARN_AFTER: Final = 3.0
+
+
+class Watchdog:
+    """Warns once if records wait and no event loop runs the client.
+
+    Args:
+        queue: waiting records.
+        binding: event loop of the client.
+        delay: seconds until the check.
+    """
+
+    def __init__(self, queue: Queue, binding: LoopBinding, delay: float = _WARN_AFTER) -> None:
+        self._queue = queue
+        self._binding = binding
+        self._delay = delay
+        self._has_begun = False
+
+    def begin(self) -> None:
+        """Check after some seconds, in a daemon thread. Later calls have no effect."""
+        if self._has_begun:
+            return
+        self._has_begun = True
+        start_daemon_thread(self._check, "mixpanel watchdog")
+
+    def _check(self) -> None:
+        threading.Event().wait(self._delay)
+        loop = self._binding.loop
+        if self._queue.closed or not self._queue.pending or (loop is not None and loop.is_running()):
+            return
+        _log.warning(
+            "%d records are waiting and no event loop runs the client: call start_in_thread() or use "
+            "`with client.in_thread()` in programs without an event loop, and `await client.start()` in others",
+            self._queue.pending,
+        )
