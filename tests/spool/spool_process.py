@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import os
 import sys
@@ -29,7 +30,7 @@ def print_json(**values: Any) -> None:
 
 
 def stats_to_json(stats: Stats) -> dict[str, Any]:
-    return {name: getattr(stats, name) for name in Stats.__slots__ if name != "losses"} | {"losses": {**stats.losses}}
+    return dataclasses.asdict(stats)
 
 
 async def track_numbers(given: dict[str, Any]) -> None:
