@@ -59,6 +59,7 @@ class IdentityMethods(ClientBase):
             deferred: put the event into the queue and return, so that an outage delays it. It is delivered after the
                 events that were tracked before the call, and before the records that are tracked later. If Mixpanel
                 refuses it, `on_drop` receives it. Profile updates that were waiting before the call may arrive later.
+                It takes a request of its own, while no other request for events is in flight.
             timeout: seconds for all attempts together, 0.001 to 86,400; by default the limit of `identity_retry`.
 
         Raises:
