@@ -5,15 +5,15 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from inspect import isawaitable
 from typing import Final, Generic, TypeVar
 from uuid import UUID
 
-from mixpanel_async import AsyncMixpanel, BoundMixpanel, ConfigurationError, MixpanelException, ValidationError
+from mixpanel_async import AsyncMixpanel, BoundMixpanel, ConfigurationError, IdMerge, MixpanelException, ValidationError
 
-from ._headers import Proxies
+from ._proxies import Proxies
 from ._visitors import CookiePolicy, RequestInfo, VisitorSession, VisitorSessions, user_id_text
 
 R = TypeVar("R")
@@ -162,6 +162,28 @@ class BaseIntegration(Generic[R]):
                 self._client = client if client is self._make else None
                 self._has_ended = True
 
+    @asynccontextmanager
+    async def _open_or_disable(self) -> AsyncIterator[None]:
+        """Open the client while the app runs. If that fails, the app runs with a client that sends nothing."""
+        async with AsyncExitStack() as stack:
+            try:
+                await stack.enter_async_context(self._open())
+            except Exception as error:  # noqa: BLE001  analytics must not stop the app from starting
+                self._disable(error)
+            yield
+
+    def _make_or_disable(self) -> None:
+        """Create the client unless there is one. If that fails, use a client that sends nothing."""
+        if self._client is None and not isinstance(self._make, AsyncMixpanel):
+            try:
+                self._client = _require_id_merge(self._make())
+            except Exception as error:  # noqa: BLE001  analytics must not fail the request
+                self._disable(error)
+
+    def _disable(self, error: Exception) -> None:
+        log_disabled(error)
+        self._client, self._has_ended = disabled_client(), False
+
     async def _start_session(
         self, request: R, read: Callable[[R], RequestInfo], user_id: object = None
     ) -> VisitorSession:
@@ -264,6 +286,27 @@ class BaseIntegration(Generic[R]):
         if event not in self._logged_warnings:
             self._logged_warnings.add(event)
             _log.warning(message, *details, extra={"mixpanel": {"event": event}})
+
+
+def log_event(level: int, event: str, message: str, *details: object) -> None:
+    """Log a message with the name of its event as structured data."""
+    _log.log(level, message, *details, extra={"mixpanel": {"event": event}})
+
+
+def log_disabled(error: Exception) -> None:
+    """Log that the app runs without tracking, because its client cannot be made or started."""
+    message = "tracking is off, because the Mixpanel client could not start: %s"
+    log_event(logging.ERROR, "tracking_off", message, describe(error))
+
+
+def describe(error: Exception) -> str:
+    """Return the message of an error for the log; only its type if it is not an error of this package."""
+    return str(error) if isinstance(error, MixpanelException) else type(error).__name__
+
+
+def disabled_client() -> AsyncMixpanel:
+    """Return a client that sends nothing."""
+    return AsyncMixpanel("disabled", id_merge=IdMerge.SIMPLIFIED, enabled=False)
 
 
 def _require_id_merge(client: AsyncMixpanel) -> AsyncMixpanel:

@@ -1,4 +1,4 @@
-"""Event properties and client address from request headers. Pure functions that accept arbitrary input.
+"""Event properties from request headers. Pure functions that accept arbitrary input.
 
 Property names and meanings: https://docs.mixpanel.com/docs/data-structure/property-reference/default-properties
 and https://docs.mixpanel.com/docs/best-practices/server-side-best-practices, read 2026-08-21.
@@ -8,16 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from mixpanel_async import ConfigurationError
-
-Address = IPv4Address | IPv6Address
-
-_MAX_PROXIES: Final = 100
 # Mixpanel truncates longer strings.
 _MAX_CHARACTERS: Final = 255
 
@@ -138,87 +131,3 @@ def referrer_properties(referrer: str) -> dict[str, str]:
 def _sendable(text: str) -> str:
     """Replace lone surrogates, which servers create from bytes that are not UTF-8, and truncate to Mixpanel's limit."""
     return text.encode("utf-8", "replace").decode()[:_MAX_CHARACTERS]
-
-
-@dataclass(frozen=True, slots=True)
-class Proxies:
-    """Trusted proxies in front of the app.
-
-    `X-Forwarded-For` is read from the right, where the nearest proxy appends its peer. Values forged by the sender end
-    up to the left of the values added by proxies.
-
-    Args:
-        trusted: number of proxies, 0 to 100; or their networks, such as `["10.0.0.0/8"]`.
-
-    Raises:
-        ConfigurationError: if `trusted` is out of bounds or not a valid network.
-    """
-
-    count: int
-    networks: tuple[IPv4Network | IPv6Network, ...]
-
-    def __init__(self, trusted: int | Sequence[str]) -> None:
-        count = 0
-        networks: tuple[IPv4Network | IPv6Network, ...] = ()
-        if isinstance(trusted, (str, bool)):
-            raise ConfigurationError(
-                f"trusted_proxies must be a number of proxies or a list of networks, not {trusted!r}"
-            )
-        if isinstance(trusted, int):
-            if not 0 <= trusted <= _MAX_PROXIES:
-                raise ConfigurationError(f"trusted_proxies must be between 0 and {_MAX_PROXIES}, not {trusted}")
-            count = trusted
-        else:
-            try:
-                networks = tuple(ip_network(network) for network in trusted)
-            except (TypeError, ValueError) as error:
-                raise ConfigurationError(
-                    f"trusted_proxies must be a number of proxies or a list of networks: {error}"
-                ) from None
-        object.__setattr__(self, "count", count)
-        object.__setattr__(self, "networks", networks)
-
-    def is_trusted(self, hop: Address | None) -> bool:
-        """Return whether an address belongs to a proxy. None means a Unix socket, which is trusted."""
-        return hop is None or any(hop.version == one.version and hop in one for one in self.networks)
-
-    def is_proxied_by(self, peer: str | None) -> bool:
-        """Return whether the peer is a trusted proxy, so that its forwarding headers count."""
-        return self.count > 0 or (bool(self.networks) and self.is_trusted(parse_address(peer)))
-
-    def client_ip(self, peer: str | None, forwarded_for: str) -> str | None:
-        """Return the IP address of the client.
-
-        Args:
-            peer: address of the connection's peer; None for a Unix socket.
-            forwarded_for: `X-Forwarded-For` headers, joined by commas.
-
-        Returns:
-            The address; None if it is unknown.
-        """
-        hop = parse_address(peer)
-        hops = forwarded_for.split(",") if forwarded_for else []
-        if self.count:
-            hop = parse_address([*hops, peer][max(0, len(hops) - self.count)])
-        elif self.networks:
-            while hops and self.is_trusted(hop):
-                hop = parse_address(hops.pop())
-                if hop is None:
-                    break
-        return None if hop is None else str(hop)
-
-
-def parse_address(text: str | None) -> Address | None:
-    """Parse an IP address in the forms proxies write: with a port, in brackets, in quotes. None if it is invalid."""
-    if not text:
-        return None
-    text = text.strip().strip('"')
-    if text.startswith("["):
-        text = text[1:].partition("]")[0]
-    elif text.count(":") == 1:
-        text = text.partition(":")[0]
-    try:
-        address = ip_address(text.partition("%")[0])
-    except ValueError:
-        return None
-    return getattr(address, "ipv4_mapped", None) or address

@@ -12,12 +12,15 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
 from mixpanel_async import AsyncMixpanel, BoundMixpanel, Checker, ConfigurationError, ValidationError
 
-from ._headers import Proxies, referrer_properties, user_agent_properties
+from ._headers import referrer_properties, user_agent_properties
+
+if TYPE_CHECKING:
+    from ._proxies import Proxies
 
 _NAME: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}", re.ASCII)
 _DOMAIN_OR_PATH: Final = re.compile(r"[!-:<-~]{1,255}", re.ASCII)
@@ -123,7 +126,8 @@ class VisitorSession:
         self.bound = bound
         self._policy = policy
         self._is_https = is_https
-        self._received = (info.cookies.get(policy.name), info.cookies.get(policy.link_name))
+        # A client that does not delete expired cookies sends them empty.
+        self._received = (info.cookies.get(policy.name) or None, info.cookies.get(policy.link_name) or None)
         self._known = self._received
 
     def cookies(self, cache_control: str) -> list[str]:
@@ -191,7 +195,7 @@ class VisitorSessions:
             device_id=device_id if is_valid else client.new_device_id(),
             ip=ip,
             properties=properties,
-            link=info.cookies.get(self._cookie.link_name) if is_valid else None,
+            link=(info.cookies.get(self._cookie.link_name) or None) if is_valid else None,
             sign_in_timeout=self._sign_in_timeout,
         )
         return self._session(bound, info)

@@ -92,9 +92,9 @@ class MixpanelIntegration(StarletteIntegration):
             return self._bound_to_visitor
 
         async def bound(connection: HTTPConnection, user_id: Annotated[Any, Depends(user)]) -> BoundMixpanel:
-            return await self._bound(connection, user_id)
+            return await self._bind(connection.scope, user_id)
 
         return bound
 
     async def _bound_to_visitor(self, connection: HTTPConnection) -> BoundMixpanel:
-        return await self._bound(connection)
+        return await self._bind(connection.scope)

@@ -10,15 +10,13 @@ async def home(request: Request) -> Response:
 
 from __future__ import annotations
 
-import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from functools import partial
 
 try:
     from starlette.requests import HTTPConnection
     from starlette.routing import Mount
-    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+    from starlette.types import Scope
 except ModuleNotFoundError as error:
     if (error.name or "").partition(".")[0] != "starlette":
         raise
@@ -28,13 +26,14 @@ except ModuleNotFoundError as error:
 
 from mixpanel_async import BoundMixpanel
 
-from ._base import CURRENT_REQUEST, BaseIntegration, RequestState, current_mixpanel
-from ._visitors import CookiePolicy, RequestInfo
+from ._base import current_mixpanel
+from ._visitors import CookiePolicy
+from .asgi import ScopeIntegration
 
 __all__ = ["CookiePolicy", "MixpanelIntegration", "current_mixpanel"]
 
 
-class MixpanelIntegration(BaseIntegration[HTTPConnection]):
+class MixpanelIntegration(ScopeIntegration[HTTPConnection]):
     """One Mixpanel client for an app; each request uses it bound to its visitor.
 
     Connect it with `lifespan`, `middleware`, and `bound` in the handlers. The first response to a request that used
@@ -75,10 +74,6 @@ class MixpanelIntegration(BaseIntegration[HTTPConnection]):
         async with self._open():
             yield
 
-    def middleware(self, app: ASGIApp) -> ASGIApp:
-        """ASGI middleware: `app.add_middleware(mixpanel.middleware)`. Its position does not matter."""
-        return _Middleware(self, app)
-
     async def bound(self, request: HTTPConnection) -> BoundMixpanel:
         """Return the client bound to the request's visitor and user. All calls in one request return the same client.
 
@@ -87,90 +82,16 @@ class MixpanelIntegration(BaseIntegration[HTTPConnection]):
         Raises:
             RuntimeError: if the app lacks the middleware.
         """
-        return await self._bound(request)
+        return await self._bind(request.scope)
 
-    async def _bound(self, request: HTTPConnection, user_id: object = None) -> BoundMixpanel:
-        state: RequestState | None = request.scope.get(self._key)
-        if state is None:
-            if request.scope["type"] == "http":
-                raise RuntimeError(
-                    "the app lacks the Mixpanel middleware; add it with app.add_middleware(mixpanel.middleware)"
-                )
-            state = request.scope[self._key] = RequestState()
-        if state.session is not None:
-            return state.session.bound
-        session = await self._start_session(request, _request_info, user_id)
-        # A concurrent call in the same request may have stored its session first.
-        return state.keep(session).bound
+    def _request(self, scope: Scope) -> HTTPConnection:
+        return HTTPConnection(scope)
 
-    @property
-    def _key(self) -> str:
-        # Per integration: a mounted app may have another integration, for another project.
-        return f"mixpanel_async.{id(self)}"
+    def _matches_route(self, scope: Scope) -> bool:
+        return "endpoint" in scope
 
-    async def handle(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
-        """Run the app for one HTTP request and add the visitor's cookies to its response."""
-        state = scope[self._key] = RequestState()
-        status = 500
-        started = time.perf_counter()
-
-        async def send_with_cookies(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-                message = await self._with_cookies(state, scope, message)
-            await send(message)
-
-        token = CURRENT_REQUEST.set(state)
-        try:
-            await app(scope, receive, send_with_cookies)
-            self._warn_if_cookie_not_sent(state)
-        finally:
-            CURRENT_REQUEST.reset(token)
-            if "endpoint" in scope:
-                path = partial(_route_path, scope)
-                self._track_request(state, path, method=scope["method"], status=status, started=started)
-
-    async def _with_cookies(self, state: RequestState, scope: Scope, message: Message) -> Message:
-        """Return the start message of a response with the visitor's cookies."""
-        if self._event_name is not None and state.session is None and "endpoint" in scope:
-            await self._bound(HTTPConnection(scope))
-        if state.session is None:
-            return message
-        headers = list(message.get("headers", ()))
-        cookies = self._response_cookies(state, partial(_cache_control, headers))
-        return {**message, "headers": [*headers, *((b"set-cookie", cookie.encode("latin-1")) for cookie in cookies)]}
-
-
-class _Middleware:
-    """Middleware for HTTP requests; passes WebSocket and lifespan scopes through."""
-
-    def __init__(self, integration: MixpanelIntegration, app: ASGIApp) -> None:
-        self._integration = integration
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            await self._integration.handle(self._app, scope, receive, send)
-        else:
-            await self._app(scope, receive, send)
-
-
-def _cache_control(headers: Iterable[tuple[bytes, bytes]]) -> str:
-    return b",".join(value for name, value in headers if name.lower() == b"cache-control").decode("latin-1")
-
-
-def _request_info(request: HTTPConnection) -> RequestInfo:
-    headers = request.headers
-    return RequestInfo(
-        cookies=request.cookies,
-        peer=request.client.host if request.client else None,
-        scheme=request.scope.get("scheme", "http"),
-        forwarded_for=",".join(headers.getlist("x-forwarded-for")),
-        forwarded_proto=headers.get("x-forwarded-proto", ""),
-        user_agent=headers.get("user-agent", ""),
-        referrer=headers.get("referer", ""),
-    )
+    def _route(self, scope: Scope) -> str:
+        return _route_path(scope)
 
 
 def _route_path(scope: Scope) -> str:

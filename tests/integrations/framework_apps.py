@@ -1,7 +1,7 @@
 """The same small app in each framework, for tests that apply to all integrations."""
 
 # Annotations must be evaluated here: FastAPI reads them, and some refer to local variables.
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -15,15 +15,18 @@ from fastapi import BackgroundTasks as FastApiTasks
 from fastapi import Depends, FastAPI, HTTPException, Request, WebSocket
 from fastapi.responses import JSONResponse as FastApiResponse
 from fastapi.responses import RedirectResponse as FastApiRedirect
+from lifespans import lifespan_of
 from starlette.applications import Starlette
 from starlette.background import BackgroundTask
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.middleware import Middleware
+from starlette.requests import HTTPConnection
 from starlette.responses import JSONResponse, RedirectResponse, Response, StreamingResponse
 from starlette.routing import Mount, Route
+from starlette.types import ASGIApp
 
 from mixpanel_async import AsyncMixpanel, BoundMixpanel
-from mixpanel_async.integrations import aiohttp, fastapi, starlette
+from mixpanel_async.integrations import aiohttp, asgi, fastapi, starlette
 from mixpanel_async.integrations.starlette import current_mixpanel
 
 USER_HEADER = "X-User"
@@ -69,53 +72,53 @@ async def deep_task() -> None:
         tasks.start_soon(described, current_mixpanel(), "Task done")
 
 
-def starlette_app(mixpanel: starlette.MixpanelIntegration) -> Starlette:  # noqa: C901  one function per route
+def starlette_routes(bound: Callable[[Request], Awaitable[BoundMixpanel]]) -> list[Any]:  # noqa: C901  one per route
     async def page(request: Request) -> Response:
-        return JSONResponse(await described(await mixpanel.bound(request)))
+        return JSONResponse(await described(await bound(request)))
 
     async def sign_in(request: Request) -> Response:
-        mp = await mixpanel.bound(request)
+        mp = await bound(request)
         await mp.sign_in(request.path_params["user"], is_new="new" in request.query_params)
         return JSONResponse({"device": mp.device_id})
 
     async def sign_in_and_leave(request: Request) -> Response:
-        await (await mixpanel.bound(request)).sign_in(request.path_params["user"])
+        await (await bound(request)).sign_in(request.path_params["user"])
         return RedirectResponse("/", 303)
 
     async def sign_out(request: Request) -> Response:
-        mp = await mixpanel.bound(request)
+        mp = await bound(request)
         mp.sign_out()
         return JSONResponse({"device": mp.device_id})
 
     async def fails(request: Request) -> Response:
-        await (await mixpanel.bound(request)).track("About to fail")
+        await (await bound(request)).track("About to fail")
         raise StarletteHTTPException(418)
 
     async def breaks(request: Request) -> Response:
-        await (await mixpanel.bound(request)).track("About to break")
+        await (await bound(request)).track("About to break")
         raise RuntimeError("broken")
 
     async def stream(request: Request) -> Response:
-        await mixpanel.bound(request)
+        await bound(request)
         return StreamingResponse(parts())
 
     async def late(request: Request) -> Response:
         async def body() -> AsyncIterator[bytes]:
             yield b"one"
-            await (await mixpanel.bound(request)).track("Too late for a cookie")
+            await (await bound(request)).track("Too late for a cookie")
 
         return StreamingResponse(body())
 
     async def public(request: Request) -> Response:
-        await described(await mixpanel.bound(request))
+        await described(await bound(request))
         return JSONResponse({}, headers={"Cache-Control": "public, max-age=60"})
 
     async def with_background(request: Request) -> Response:
-        await mixpanel.bound(request)
+        await bound(request)
         return Response(background=BackgroundTask(background))
 
     async def with_task(request: Request) -> Response:
-        await mixpanel.bound(request)
+        await bound(request)
         await deep_task()
         await anyio.to_thread.run_sync(background)
         return Response()
@@ -123,7 +126,7 @@ def starlette_app(mixpanel: starlette.MixpanelIntegration) -> Starlette:  # noqa
     async def plain(request: Request) -> Response:
         return Response("untouched")
 
-    routes = [
+    return [
         Route("/", page),
         Route("/items/{item}", page),
         Route("/signin/{user}", sign_in),
@@ -139,7 +142,31 @@ def starlette_app(mixpanel: starlette.MixpanelIntegration) -> Starlette:  # noqa
         Route("/plain", plain),
         Mount("/sub", routes=[Route("/items/{item}", page)]),
     ]
+
+
+def starlette_app(mixpanel: starlette.MixpanelIntegration) -> Starlette:
+    routes = starlette_routes(mixpanel.bound)
     return Starlette(routes=routes, lifespan=mixpanel.lifespan, middleware=[Middleware(mixpanel.middleware)])
+
+
+def asgi_app(mixpanel: asgi.MixpanelIntegration) -> ASGIApp:
+    """Return an app of a framework that the integration does not know."""
+
+    async def bound(request: Request) -> BoundMixpanel:
+        return await mixpanel.bound(request.scope)
+
+    return mixpanel.wrap(Starlette(routes=starlette_routes(bound)))
+
+
+def path_of_route(scope: Any) -> str | None:
+    """Return what the app knows about the route of a request."""
+    template = {"/sub/items/7": "/sub/items/{item}", "/items/private": "/items/{item}"}
+    return template.get(scope["path"], scope["path"]) if "endpoint" in scope else None
+
+
+def of_request(hook: Callable[[HTTPConnection], Any] | None) -> Callable[[Any], Any] | None:
+    """Return a hook that takes a scope."""
+    return None if hook is None else lambda scope: hook(HTTPConnection(scope))
 
 
 def fastapi_app(mixpanel: fastapi.MixpanelIntegration) -> FastAPI:  # noqa: C901  one function per route
@@ -316,17 +343,23 @@ async def serving(
             yield Served(lambda: httpx.AsyncClient(base_url=str(server.make_url("/"))), integration)
         return
     app: Any
-    if framework == "starlette":
+    mixpanel: Any
+    if framework == "asgi":
+        options = {"user_id": user_of, "consent": None, "route": path_of_route, **options}
+        hooks = {name: of_request(options[name]) for name in ("user_id", "consent")}
+        in_asgi = asgi.MixpanelIntegration(make, **{**options, **hooks})
+        app, mixpanel = asgi_app(in_asgi), in_asgi
+    elif framework == "starlette":
         in_starlette = starlette.MixpanelIntegration(make, **{"user_id": user_of, **options})
         app, mixpanel = starlette_app(in_starlette), in_starlette
     else:
-        mixpanel = fastapi.MixpanelIntegration(make, **{"user_id": user_dependency, **options})
-        app = fastapi_app(mixpanel)
+        in_fastapi = fastapi.MixpanelIntegration(make, **{"user_id": user_dependency, **options})
+        app, mixpanel = fastapi_app(in_fastapi), in_fastapi
 
     def browser() -> httpx.AsyncClient:
         # The peer address is the client's address.
         transport = httpx.ASGITransport(app, raise_app_exceptions=False, client=("127.0.0.1", 40_000))
         return httpx.AsyncClient(transport=transport, base_url=base_url)
 
-    async with app.router.lifespan_context(app):
+    async with lifespan_of(app) if framework == "asgi" else app.router.lifespan_context(app):
         yield Served(browser, mixpanel)

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mixpanel_async import ConfigurationError
-from mixpanel_async.integrations._headers import Proxies, parse_address, referrer_properties, user_agent_properties
+from mixpanel_async.integrations._headers import referrer_properties, user_agent_properties
+from mixpanel_async.integrations._proxies import Proxies, parse_address
 
 # The sender controls its header values; each proxy appends the address of its peer.
 SENDER = "198.51.100.7"

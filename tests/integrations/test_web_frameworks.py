@@ -27,7 +27,14 @@ VISITOR = "3f2b0a52-1c1c-4b6e-9d7e-0a4f2c1d8e11"
 CHROME = "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/120.0.0.0 Safari/537.36"
 
 # aiohttp supports only asyncio.
-FRAMEWORKS = [("starlette", "asyncio"), ("starlette", "trio"), ("fastapi", "asyncio"), ("aiohttp", "asyncio")]
+FRAMEWORKS = [
+    ("starlette", "asyncio"),
+    ("starlette", "trio"),
+    ("fastapi", "asyncio"),
+    ("aiohttp", "asyncio"),
+    ("asgi", "asyncio"),
+    ("asgi", "trio"),
+]
 
 
 def only(*frameworks: str) -> pytest.MarkDecorator:
@@ -128,7 +135,7 @@ async def test_cookie_is_secure_if_the_visitor_uses_https(serve: Serve) -> None:
                 assert bool(sent_cookies(response)["mp_visitor"]["secure"]) is secure
 
 
-@only("starlette", "fastapi")
+@only("starlette", "fastapi", "asgi")
 async def test_cookie_is_secure_over_https_without_a_proxy(serve: Serve) -> None:
     async with serve(base_url="https://shop.example") as served, served.browser() as browser:
         assert sent_cookies(await browser.get("/"))["mp_visitor"]["secure"] is True
@@ -346,7 +353,7 @@ async def test_streaming_response_keeps_its_visitor(serve: Serve, emulator: Emul
 
 
 # FastAPI resolves dependencies before the response starts.
-@only("starlette", "aiohttp")
+@only("starlette", "aiohttp", "asgi")
 async def test_identity_change_after_the_response_began_is_logged_once(
     serve: Serve, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -371,7 +378,7 @@ async def test_tasks_and_threads_see_the_bound_client(serve: Serve, emulator: Em
         assert_tracked(emulator, name, distinct_id="maya")
 
 
-@only("starlette", "fastapi")
+@only("starlette", "fastapi", "asgi")
 async def test_background_tasks_see_the_bound_client(serve: Serve, emulator: Emulator) -> None:
     async with serve() as served, served.browser() as browser:
         await browser.get("/background", headers={USER_HEADER: "maya"})
@@ -417,7 +424,7 @@ async def test_requests_are_tracked_with_route_and_status(serve: Serve, emulator
 
 
 # In aiohttp every request has a visitor.
-@only("starlette", "fastapi")
+@only("starlette", "fastapi", "asgi")
 async def test_request_that_does_not_use_the_client_is_tracked_with_a_visitor(serve: Serve, emulator: Emulator) -> None:
     async with serve() as served, served.browser() as browser:
         assert sent_cookies(await browser.get("/plain")) == {}
@@ -445,6 +452,7 @@ async def test_shutdown_delivers_queued_events(serve: Serve, emulator: Emulator)
         _ = served.mixpanel.client
 
 
+@only("starlette", "fastapi", "aiohttp")
 async def test_client_without_id_merge_fails_the_startup(serve: Serve) -> None:
     with pytest.raises(ConfigurationError, match="MIXPANEL_ID_MERGE"):
         async with serve(client={"id_merge": None}):
