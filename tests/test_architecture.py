@@ -72,20 +72,24 @@ OWNERS: Final[Mapping[str, tuple[str, ...]]] = {
         "cli/*.py",
         "emulator/http/*.py",
         "flags/poller.py",
+        "integrations/django/_thread.py",
         "integrations/openfeature.py",
     ),
-    # The commands run on asyncio.
+    "asgiref": ("integrations/django/*.py",),
+    # The commands and Django run on asyncio.
     "asyncio": (
         "_runtime/event_loop.py",
         "_pytest_plugin.py",
         "cli/importing/reader.py",
         "cli/demo/command.py",
         "emulator/http/server.py",
+        "integrations/django/_thread.py",
     ),
     "backports": ("cli/importing/inputs.py",),
     # Part of the standard library since Python 3.14.
     "compression": ("cli/importing/inputs.py",),
     "certifi": ("_http/certificates.py",),
+    "django": ("integrations/django/*.py",),
     "fastapi": ("integrations/fastapi.py",),
     "h11": ("emulator/http/server.py",),
     "httpcore": ("_http/connection.py",),

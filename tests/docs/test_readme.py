@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import ast
 import inspect
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +45,49 @@ async def visit():
 await anyio.to_thread.run_sync(asyncio.run, visit())
 assert len(EMULATOR.events("Page viewed")) == 1
 """
+WRAPPED_VISIT = """
+import httpx
+from lifespans import lifespan_of
+async with lifespan_of(app):
+    client = mixpanel.client
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://shop.example") as browser:
+        assert (await browser.get("/")).status_code == 200
+assert len(EMULATOR.events("Page viewed")) == 1
+"""
+# Parts of a Django project around the snippet of the README.
+DJANGO_SETTINGS = """
+SECRET_KEY = "secret"
+ALLOWED_HOSTS = ["*"]
+ROOT_URLCONF = "urls"
+"""
+DJANGO_URLS = """
+from django.http import HttpResponse
+from django.urls import path
+
+def sync_view(request):
+    home(request)
+    return HttpResponse()
+
+async def async_view(request):
+    await search(request)
+    return HttpResponse()
+
+urlpatterns = [path("home", sync_view), path("search", async_view)]
+"""
+DJANGO_PROGRAM = """
+import os
+os.environ["DJANGO_SETTINGS_MODULE"] = "settings"
+import django
+django.setup()
+"""
+DJANGO_VISITS = """
+from django.test import Client
+for url in ("/home", "/search"):
+    assert Client().get(url).status_code == 200
+"""
 SNIPPETS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+DJANGO_SNIPPET = next(snippet for snippet in SNIPPETS if "INSTALLED_APPS" in snippet)
+SNIPPETS.remove(DJANGO_SNIPPET)
 
 
 @pytest.mark.anyio
@@ -62,7 +107,8 @@ async def test_readme_snippet_runs(snippet: str, monkeypatch: pytest.MonkeyPatch
         # The snippet is a test: pass values in place of its fixtures.
         snippet += "\nasync with EMULATOR.client() as client:\n    await test_sign_up(client, EMULATOR)\n"
     if "MixpanelIntegration(" in snippet:
-        snippet += ASGI_VISIT if "FastAPI(" in snippet else AIOHTTP_VISIT
+        visits = {"FastAPI(": ASGI_VISIT, "web.Application(": AIOHTTP_VISIT, "mixpanel.wrap(": WRAPPED_VISIT}
+        snippet += next(visit for words, visit in visits.items() if words in snippet)
     code = compile(snippet, "README.md", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
     namespace: dict[str, Any] = {"EMULATOR": emulator}
     if "await " in snippet or "async with" in snippet:
@@ -76,6 +122,21 @@ async def test_readme_snippet_runs(snippet: str, monkeypatch: pytest.MonkeyPatch
         stats = client.stats()
         dropped = stats.dropped - stats.losses.get("invalid", 0)
         assert (stats.failed, dropped, stats.uncertain, stats.pending) == (0, 0, 0, 0)
+
+
+def test_django_snippet_runs(tmp_path: Path) -> None:
+    """The settings become a module; the rest runs as the root of the URLs."""
+    settings, rest = DJANGO_SNIPPET.split("# views.py")
+    views, commands = rest.split("# asgi.py, only for ASGI servers")
+    (tmp_path / "settings.py").write_text(settings.replace("..., ", "") + DJANGO_SETTINGS)
+    (tmp_path / "urls.py").write_text(views + DJANGO_URLS)
+    (tmp_path / "program.py").write_text(DJANGO_PROGRAM + commands + DJANGO_VISITS)
+    emulator = Emulator(IdMerge.ORIGINAL)
+    with emulator.serve() as mixpanel:
+        environment = {**os.environ, "MIXPANEL_API_HOST": mixpanel.url}
+        subprocess.run([sys.executable, "program.py"], cwd=tmp_path, env=environment, check=True, timeout=20)
+    for name in ("Page viewed", "Searched", "Report sent"):
+        assert len(emulator.events(name)) == 1
 
 
 def test_console_commands_are_in_the_readme() -> None:

@@ -1,4 +1,4 @@
-"""Run the example apps in child processes under uvicorn, gunicorn and aiohttp."""
+"""Run apps in child processes under uvicorn, hypercorn, gunicorn and aiohttp."""
 
 from __future__ import annotations
 
@@ -20,8 +20,11 @@ EXAMPLES: Final = Path(__file__).resolve().parents[2] / "examples"
 _ADDRESS: Final = re.compile(r"http://127\.0\.0\.1:([1-9]\d*)")
 _TIMEOUT: Final = 20.0
 
+HERE: Final = Path(__file__).resolve().parent
 UVICORN: Final = ("uvicorn", "--app-dir", str(EXAMPLES), "--host", "127.0.0.1", "--port", "0")
 GUNICORN: Final = ("gunicorn", "--chdir", str(EXAMPLES), "--bind", "127.0.0.1:0", "--no-control-socket")
+HYPERCORN: Final = ("hypercorn", "--bind", "127.0.0.1:0")
+WITHOUT_LIFESPAN: Final = ("--lifespan", "off")
 # Test id of a server -> arguments after `python -m`, or the path of a script.
 SERVERS: Final[dict[str, Sequence[str]]] = {
     "uvicorn": (*UVICORN, "fastapi_app:app"),
@@ -29,6 +32,23 @@ SERVERS: Final[dict[str, Sequence[str]]] = {
     "gunicorn": (*GUNICORN, "-k", "uvicorn_worker.UvicornWorker", "fastapi_app:app"),
     "gunicorn-asgi": (*GUNICORN, "-k", "asgi", "fastapi_app:app"),
     "aiohttp": (str(EXAMPLES / "aiohttp_app.py"), "--port"),
+    "asgi-uvicorn": (*UVICORN, "asgi_app:app"),
+    "asgi-hypercorn": (*HYPERCORN, "asgi_app:app"),
+    "plain-uvicorn": (*UVICORN, "served_apps:plain"),
+    "plain-uvicorn-off": (*UVICORN, *WITHOUT_LIFESPAN, "served_apps:plain"),
+    "plain-hypercorn": (*HYPERCORN, "served_apps:plain"),
+    "plain-hypercorn-trio": (*HYPERCORN, "-k", "trio", "served_apps:plain"),
+    "plain-gunicorn": (*GUNICORN, "-k", "uvicorn_worker.UvicornWorker", "served_apps:plain"),
+    "quart-hypercorn": (*HYPERCORN, "served_apps:quart_app"),
+    "quart-uvicorn": (*UVICORN, "served_apps:quart_app"),
+    "django-uvicorn": (*UVICORN, "django_app:asgi"),
+    "django-uvicorn-off": (*UVICORN, *WITHOUT_LIFESPAN, "django_app:asgi"),
+    "django-unwrapped": (*UVICORN, "unwrapped_django:app"),
+    "django-hypercorn": (*HYPERCORN, "django_app:asgi"),
+    "django-gunicorn": (*GUNICORN, "-k", "uvicorn_worker.UvicornWorker", "django_app:asgi"),
+    "django-sync": (*GUNICORN, "django_app:wsgi"),
+    "django-gthread": (*GUNICORN, "--threads", "4", "--workers", "2", "django_app:wsgi"),
+    "django-preload": (*GUNICORN, "--preload", "--workers", "2", "django_app:wsgi"),
 }
 
 
@@ -116,6 +136,7 @@ def started(server: str, api_host: str, **environment: str) -> Iterator[App]:
         "MIXPANEL_TOKEN": "example-token",
         "MIXPANEL_API_HOST": api_host,
         "PYTHONUNBUFFERED": "1",
+        "PYTHONPATH": os.pathsep.join((str(EXAMPLES), str(HERE))),
         **environment,
     }
     process = subprocess.Popen(

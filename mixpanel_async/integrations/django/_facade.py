@@ -1,0 +1,197 @@
+"""Clients for sync and async code: their methods block in sync code, and are awaited in async code."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from functools import partial, wraps
+from inspect import iscoroutinefunction
+from typing import TYPE_CHECKING, Any
+
+from django.http import HttpRequest
+
+from mixpanel_async import AsyncMixpanel, BoundMixpanel
+
+from .._base import RequestState
+from ._thread import is_in_event_loop
+
+if TYPE_CHECKING:
+    from ._host import Host
+
+
+class ClientFacade:
+    """The client of this process, for code outside requests: `mixpanel.track("user-1", "Report sent")`.
+
+    It has the methods of `AsyncMixpanel`. In sync code its coroutine methods block; in async code they are awaited.
+    The client starts at its first use. The end of the process delivers and closes it.
+    """
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+
+    def __getattr__(self, name: str) -> Any:
+        return _member(self._host, self._host.integration.client, _public(AsyncMixpanel, name))
+
+
+class BoundFacade:
+    """A bound client for sync and async code."""
+
+    def __init__(self, host: Host, bound: BoundMixpanel) -> None:
+        self._host = host
+        self._bound = bound
+
+    def __getattr__(self, name: str) -> Any:
+        return _member(self._host, self._bound, _public(BoundMixpanel, name))
+
+
+class RequestMixpanel:
+    """`request.mixpanel`: the client bound to the visitor and the signed-in user of a request.
+
+    It has the methods of `BoundMixpanel`. In sync views they block; in async views all of them are awaited:
+
+        def view(request):
+            request.mixpanel.track("Page viewed")
+
+        async def view(request):
+            await request.mixpanel.track("Page viewed")
+            mp = await request.mixpanel  # a BoundMixpanel
+
+    The first use loads the user. Requests that do not use it load no user and set no cookie. A call in an async view
+    that is not awaited runs after the view.
+    """
+
+    def __init__(self, request: HttpRequest, host: Host) -> None:
+        self._request = request
+        self.host = host
+        self._calls: list[_Call] = []
+        self.state = RequestState()
+
+    def __getattr__(self, name: str) -> Any:
+        member = getattr(BoundMixpanel, _public(BoundMixpanel, name))
+        if isinstance(member, property):
+            if self.state.session is None and is_in_event_loop():
+                raise RuntimeError(f"the user is not loaded yet; use (await request.mixpanel).{name} in async code")
+            return getattr(self._bound(), name)
+
+        @wraps(member)
+        def method(*arguments: Any, **options: Any) -> Any:
+            if not is_in_event_loop():
+                return _block(self.host, getattr(self._bound(), name), arguments, options)
+            call = _Call(self, name, arguments, options)
+            self._calls.append(call)
+            return call
+
+        return method
+
+    def __await__(self) -> Generator[Any, None, BoundMixpanel]:
+        return self._abound().__await__()
+
+    def _bound(self) -> BoundMixpanel:
+        if self.state.session is None:
+            self.state.keep(self.host.integration.session(self._request))
+        assert self.state.session is not None
+        return self.state.session.bound
+
+    async def _abound(self) -> BoundMixpanel:
+        if self.state.session is None:
+            self.state.keep(await self.host.integration.asession(self._request))
+        assert self.state.session is not None
+        return self.state.session.bound
+
+    def on_login(self, user: Any) -> None:
+        """Sign the visitor in, unless the view has done so. Mixpanel hears of it later, so that login does not wait."""
+        integration = self.host.integration
+        user_id = integration.id_of(user)
+        # Django has already changed `request.user`; the visitor was anonymous before.
+        session = self.state.session or self.state.keep(integration.session(self._request, is_anonymous=True))
+        if user_id and session.bound.user_id != user_id:
+            integration.thread.call(partial(session.bound.sign_in, user_id, deferred=True))
+
+    def on_logout(self) -> None:
+        """Sign the visitor out."""
+        session = self.state.session or self.state.keep(self.host.integration.session(self._request, is_anonymous=True))
+        session.bound.sign_out()
+
+    def finish(self) -> None:
+        """Run the calls that the view has not awaited, and bind the visitor if each request is tracked; sync code."""
+        try:
+            for call in self._unawaited():
+                _block(self.host, getattr(self._bound(), call.name), call.arguments, call.options)
+            if self._must_bind:
+                self._bound()
+        except Exception as error:  # noqa: BLE001  the response is complete
+            self.host.integration.warn_call_failed(error)
+
+    async def afinish(self) -> None:
+        """Do the same as `finish` in async code."""
+        try:
+            for call in self._unawaited():
+                await call
+            if self._must_bind:
+                await self
+        except Exception as error:  # noqa: BLE001  the response is complete
+            self.host.integration.warn_call_failed(error)
+
+    def _unawaited(self) -> list[_Call]:
+        calls, self._calls = self._calls, []
+        return [call for call in calls if not call.is_awaited]
+
+    @property
+    def _must_bind(self) -> bool:
+        return self.host.integration.tracks(self._request)
+
+
+class _Call:
+    """Call in async code. It runs when it is awaited."""
+
+    def __init__(
+        self, mixpanel: RequestMixpanel, name: str, arguments: tuple[Any, ...], options: dict[str, Any]
+    ) -> None:
+        self._mixpanel = mixpanel
+        self.name = name
+        self.arguments = arguments
+        self.options = options
+        self.is_awaited = False
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        self.is_awaited = True
+        return self._run().__await__()
+
+    async def _run(self) -> Any:
+        method = getattr(await self._mixpanel, self.name)
+        return await _unblocked(self._mixpanel.host, method, self.arguments, self.options)
+
+
+def _public(kind: type, name: str) -> str:
+    if name.startswith("_") or not hasattr(kind, name):
+        raise AttributeError(f"a Mixpanel client has no attribute {name!r}")
+    return name
+
+
+def _member(host: Host, client: Any, name: str) -> Any:
+    """Return an attribute of a client. A coroutine method blocks in sync code, and is awaited in async code."""
+    member = getattr(client, name)
+    if not callable(member):
+        return member
+
+    @wraps(member)
+    def method(*arguments: Any, **options: Any) -> Any:
+        if iscoroutinefunction(member) and is_in_event_loop():
+            return _unblocked(host, member, arguments, options)
+        return _block(host, member, arguments, options)
+
+    return method
+
+
+def _block(host: Host, method: Callable[..., Any], arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
+    """Call a method of a client. A coroutine runs in the client's thread."""
+    call = partial(method, *arguments, **options)
+    result = host.integration.thread.call(call) if iscoroutinefunction(method) else call()
+    return BoundFacade(host, result) if isinstance(result, BoundMixpanel) else result
+
+
+async def _unblocked(
+    host: Host, method: Callable[..., Any], arguments: tuple[Any, ...], options: dict[str, Any]
+) -> Any:
+    """Call a method of a client and await its result. A coroutine runs in the client's thread."""
+    call = partial(method, *arguments, **options)
+    return await host.integration.thread.acall(call) if iscoroutinefunction(method) else call()
