@@ -7,7 +7,7 @@ import os
 import weakref
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from inspect import signature
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, NoReturn
@@ -40,6 +40,7 @@ from .._model.stats import FlushResult, Stats
 from .._model.unsupported import unsupported_arguments
 from .._runtime.environment import Environment, real_environment
 from .._runtime.event_loop import preload_backend
+from .._runtime.log_events import log_event
 from .base import Properties
 from .bound import BoundMixpanel
 from .events import EventMethods
@@ -58,7 +59,6 @@ if TYPE_CHECKING:
     from ..flags.providers import Providers
     from ..flags.remote import RemoteFeatureFlagsProvider
 
-_log = logging.getLogger("mixpanel_async")
 _BATCHING: Final = BatchPolicy()
 _RETRY: Final = RetryPolicy()
 _MAX_FLUSH_TIMEOUT: Final = 1e9
@@ -192,7 +192,7 @@ class AsyncMixpanel(EventMethods, IdentityMethods, ProfileMethods):
                 serializer=serializer,
                 before_send=before_send,
                 recent=not options.by_import,
-                warn=_log.warning,
+                warn=partial(log_event, logging.WARNING, "property_renamed"),
             )
             pipeline = build_pipeline(options, Callbacks(on_drop, on_delivered), spool, http_client, environment)
             super().__init__(

@@ -14,6 +14,7 @@ import anyio
 from .._model.stats import FlushResult
 from .._runtime.environment import Environment
 from .._runtime.event_loop import BackgroundTask, yield_to_loop
+from .._runtime.log_events import log_event
 from .._runtime.threads import run_in_worker, start_daemon_thread
 from .lanes import FlushBarrier
 
@@ -24,9 +25,10 @@ if TYPE_CHECKING:
     from .queue import Queue
     from .sender import Sender
 
-_log = logging.getLogger("mixpanel_async")
 # Seconds for cancelled tasks, and for callbacks, to end when the client closes.
 _STOP_TIMEOUT: Final = 1.0
+# Seconds after which a client that is still closing says why.
+_EXPLAIN_AFTER: Final = 1.0
 
 
 class Closer:
@@ -90,7 +92,7 @@ class Closer:
         if callbacks.is_enabled and not callbacks.is_running_in_callback():
             with anyio.move_on_after(_STOP_TIMEOUT):
                 await self._binding.callbacks_done()
-        return barrier.result()
+        return barrier.result(self._queue.requests.last_error)
 
     async def _wait_for_barrier(self, barrier: FlushBarrier, timeout: float | None) -> None:
         self._binding.on_work()
@@ -137,14 +139,13 @@ class Closer:
     async def _close(self, timeout: float, from_callback: bool) -> FlushResult:  # noqa: FBT001  passed on
         deadline = self._monotonic() + timeout
         barrier = self._queue.barrier()
-        await self._wait_for_barrier(barrier, timeout)
+        await self._deliver_last(barrier, timeout)
         # Awaited calls may still be in flight.
         with anyio.move_on_after(deadline - self._monotonic()):
             for task in [*self._binding.requests]:
                 await task.done.wait()
         await self._sender.stop(_STOP_TIMEOUT)
-        if left := self._queue.abandon():
-            _log.warning("closed with %d records undelivered; last error: %s", left, self._queue.requests.last_error)
+        self._queue.abandon()
         await self._close_spool(max(_STOP_TIMEOUT, deadline - self._monotonic()))
         self._binding.on_settled()
         # A callback that closes the client waits for this task.
@@ -153,21 +154,52 @@ class Closer:
                 await self._binding.callbacks_done()
             self._binding.cancel_callbacks()
             if unreported := self._queue.callbacks.undelivered():
-                _log.warning("closed before %d lost records were reported to on_drop", unreported)
+                text = "closed before %d lost records were reported to on_drop"
+                log_event(logging.WARNING, "losses_not_reported", text, unreported, records=unreported)
         await self._transport.aclose()
-        self._result = barrier.result()
+        self._queue.log_last_losses()
+        self._result = barrier.result(self._queue.requests.last_error)
+        self._log_end(self._result)
         self._sender.finish()
         self._has_ended.set()
         return self._result
+
+    async def _deliver_last(self, barrier: FlushBarrier, timeout: float) -> None:
+        """Wait for the records of a client that closes, and say how long that may take."""
+        deadline, records = self._monotonic() + timeout, barrier.pending
+        if records:
+            text = "closing: %d records wait to be delivered, for up to %.1f s"
+            log_event(logging.INFO, "closing", text, records, timeout, records=records, seconds=timeout)
+        await self._wait_for_barrier(barrier, min(timeout, _EXPLAIN_AFTER))
+        records, left, error = barrier.pending, deadline - self._monotonic(), self._queue.requests.last_error
+        if records and left > 0:
+            text = "closing: %d records still wait, for up to %.1f s; last error: %s"
+            log_event(
+                logging.WARNING, "closing", text, records, left, error or "none",
+                records=records, seconds=round(left, 1), error=error,
+            )  # fmt: skip
+        await self._wait_for_barrier(barrier, left)
+
+    def _log_end(self, result: FlushResult) -> None:
+        is_complete = not (result.failed or result.pending)
+        if is_complete and not result.delivered:
+            return
+        level, error = logging.WARNING, self._queue.requests.last_error
+        if is_complete:
+            level, error = logging.INFO, None
+        text = "closed: %d delivered, %d lost, %d left in the spool; last error: %s"
+        log_event(
+            level, "closed", text, result.delivered, result.failed, result.pending, error or "none",
+            delivered=result.delivered, lost=result.failed, pending=result.pending, error=error,
+        )  # fmt: skip
 
     async def _close_spool(self, timeout: float) -> None:
         if self._queue.spool is None:
             return
         close = partial(self._queue.spool.writer.close, timeout)
         if not await run_in_worker(close, "mixpanel close", anyio.CapacityLimiter(1)):
-            _log.warning("the spool did not close within %.1f s", timeout)
-        if left := self._queue.pending:
-            _log.warning("closed with %d records left in the spool", left)
+            text = "the spool did not close within %.1f s"
+            log_event(logging.WARNING, "spool_not_closed", text, timeout, seconds=timeout)
 
     # End without `aclose`
 
@@ -221,5 +253,5 @@ class Closer:
             text += "were waiting; they are delivered in the background"
         # Python hides a ResourceWarning by default, so the log reports a loss as well.
         if self._queue.spool is not None or (is_exit and left):
-            _log.warning(text)
+            log_event(logging.WARNING, "not_closed", text, records=left)
         warnings.warn(text, ResourceWarning, stacklevel=2)

@@ -19,6 +19,7 @@ from .._model.errors import ClientClosedError
 from .._model.records import DropReason
 from .._runtime.environment import Environment
 from .._runtime.event_loop import BackgroundTask, EventLoop, cancel_tasks, current_loop, yield_to_loop
+from .._runtime.log_events import log_event
 from .._runtime.remote_call import RemoteCall
 from .lanes import Batch, Idle, Lane
 from .staging import YIELD_AFTER_BYTES
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 ClosePool = Callable[[], Awaitable[None]]
 
-_log = logging.getLogger("mixpanel_async")
 # Seconds without a turn after which another event loop takes over from the client's event loop.
 _UNRESPONSIVE_AFTER: Final = 0.5
 # Seconds after a failed delivery at the end of an event loop in which no other one is tried at exit.
@@ -218,12 +218,10 @@ class Sender:
                 close_pool = close_pool or self._queue.run_locked(partial(self._let_go, loop))
             if left := self._queue.pending:
                 self._gave_up_at = self._monotonic()
-                _log.warning(
-                    "the event loop ended before %d records were delivered; they wait %s; last error: %s",
-                    left,
-                    "for the next event loop" if self._queue.spool is None else "in the spool",
-                    self._queue.requests.last_error,
-                )
+                text = "the event loop ended before %d records were delivered; they wait %s; last error: %s"
+                where = "for the next event loop" if self._queue.spool is None else "in the spool"
+                error = self._queue.requests.last_error
+                log_event(logging.WARNING, "loop_ended", text, left, where, error, records=left, error=error)
             await cancel_tasks(requests, _LAST_STEPS_TIMEOUT)
             with anyio.move_on_after(_LAST_STEPS_TIMEOUT):
                 await self._queue.callbacks.run()

@@ -6,13 +6,13 @@ import logging
 import threading
 from typing import TYPE_CHECKING, Final
 
+from .._runtime.log_events import log_event
 from .._runtime.threads import start_daemon_thread
 
 if TYPE_CHECKING:
     from .loop_binding import LoopBinding
     from .queue import Queue
 
-_log = logging.getLogger("mixpanel_async")
 # Seconds without an event loop after which waiting records are reported.
 _WARN_AFTER: Final = 3.0
 
@@ -44,8 +44,9 @@ class Watchdog:
         loop = self._binding.loop
         if self._queue.closed or not self._queue.pending or (loop is not None and loop.is_running()):
             return
-        _log.warning(
+        text = (
             "%d records are waiting and no event loop runs the client: call start_in_thread() or use "
-            "`with client.in_thread()` in programs without an event loop, and `await client.start()` in others",
-            self._queue.pending,
+            "`with client.in_thread()` in programs without an event loop, and `await client.start()` in others"
         )
+        records = self._queue.pending
+        log_event(logging.WARNING, "not_started", text, records, records=records)

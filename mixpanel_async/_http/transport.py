@@ -15,6 +15,7 @@ import httpx
 from .._encoding.clock import fresh_date
 from .._model.errors import ConfigurationError
 from .._model.outcomes import Request, Response, TransportFailure
+from .._runtime.log_events import log_event
 from .._runtime.threads import run_in_worker
 from .pool import Pool
 from .proxies import UnusableProxyError, environment_proxies
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 
     from .connection import Connection
 
-_log = logging.getLogger("mixpanel_async")
 
 HttpClient = httpx.AsyncClient
 
@@ -126,7 +126,7 @@ class Transport:
     def _warn_once(self, text: str) -> None:
         if text not in self._warnings:
             self._warnings.add(text)
-            _log.warning(text)
+            log_event(logging.WARNING, "environment_ignored", text)
 
     def detach_pool(self) -> Callable[[], Awaitable[None]]:
         """Forget the pool without closing it, because its event loop has ended.

@@ -40,8 +40,11 @@ def logged_events(tree: ast.Module) -> Iterator[LogEvent]:
         if not isinstance(call, ast.Call):
             continue
         name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+        args = call.args
+        if name == "partial" and ast.unparse(args[0]) == "log_event":
+            name, args = "log_event", args[1:]
         if name == "log_event":
-            level, event = call.args[:2]
+            level, event = args[:2]
             assert isinstance(event, ast.Constant), ast.unparse(call)
             assert isinstance(event.value, str)
             data = frozenset(keyword.arg or "" for keyword in call.keywords)
@@ -77,3 +80,18 @@ def test_every_log_event_is_in_the_readme_with_level_and_data() -> None:
         computed = any(line.level is None for line in lines)
         assert levels <= LEVELS
         assert len(levels) > 1 if computed else levels == {line.level for line in lines}, name
+
+
+def test_every_line_of_the_client_is_a_log_event() -> None:
+    other = [
+        f"{path}:{call.lineno}"
+        for path, tree in sources()
+        if path != OWNER
+        for call in ast.walk(tree)
+        if isinstance(call, ast.Call)
+        and isinstance(call.func, ast.Attribute)
+        and ast.unparse(call.func.value) in {"_log", "logging", "logger", "log"}
+        and call.func.attr in {"debug", "info", "warning", "error", "exception", "critical", "log"}
+        and not any(keyword.arg == "extra" for keyword in call.keywords)
+    ]
+    assert other == []
