@@ -95,7 +95,8 @@ class LifespanApp:
                 error = raised
             if not dialog.is_started and not dialog.is_answered:
                 # The specification says how an app without lifespan answers: it raises.
-                _log.debug("the app has no lifespan (%s); the integration answers the server", type(error).__name__)
+                text = "the app has no lifespan (%s); the integration answers the server"
+                _log.debug(text, type(error).__name__, extra={"mixpanel": {"event": "lifespan_missing"}})
                 error = None
             await dialog.finish()
             if error is not None:

@@ -17,6 +17,7 @@ LEVELS = {"DEBUG", "INFO", "WARNING", "ERROR"}
 OTHER_PROGRAMS = {"cli", "emulator"}
 # Owns the logger, and takes the event from its callers.
 OWNER = "_runtime/log_events.py"
+EXTRA = re.compile(r"\{'mixpanel': \{'event': '(\w+)'\}\}")
 
 
 class LogEvent(NamedTuple):
@@ -35,7 +36,7 @@ def sources() -> Iterator[tuple[str, ast.Module]]:
 
 
 def logged_events(tree: ast.Module) -> Iterator[LogEvent]:
-    """Return the events of calls of `log_event`, and of `_warn` in the integrations."""
+    """Return the events of calls of `log_event`, and in the integrations also of `_warn` and of the logger."""
     for call in ast.walk(tree):
         if not isinstance(call, ast.Call):
             continue
@@ -53,6 +54,9 @@ def logged_events(tree: ast.Module) -> Iterator[LogEvent]:
             event = call.args[0]
             assert isinstance(event, ast.Constant), ast.unparse(call)
             yield LogEvent(str(event.value), "WARNING", frozenset())
+        for keyword in call.keywords:
+            if keyword.arg == "extra" and (found := EXTRA.fullmatch(ast.unparse(keyword.value))):
+                yield LogEvent(found[1], name.upper(), frozenset())
 
 
 def documented_events() -> dict[str, tuple[set[str], frozenset[str]]]:
