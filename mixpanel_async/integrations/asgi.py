@@ -15,11 +15,11 @@ from __future__ import annotations
 import time
 from abc import abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import Any, Final, TypeVar, cast
 
-from mixpanel_async import AsyncMixpanel, BoundMixpanel, ConfigurationError
+from mixpanel_async import AsyncMixpanel, BoundMixpanel, ConfigurationError, MixpanelException
 
 from ._base import CURRENT_REQUEST, SIGN_IN_TIMEOUT, BaseIntegration, MakeClient, RequestState, UserId, current_mixpanel
 from ._lifespan import ASGIApp, LifespanApp, Message, Receive, Scope, Send
@@ -211,7 +211,9 @@ class MixpanelIntegration(ScopeIntegration[Scope]):
 
     async def deliver(self) -> None:
         """Deliver the waiting records after a request, if the server runs no lifespan. `wrap` calls this."""
-        await self.client.flush(_DELIVERY_TIMEOUT)
+        # The app may have closed the client, which has then delivered.
+        with suppress(MixpanelException):
+            await self.client.flush(_DELIVERY_TIMEOUT)
 
     def _request(self, scope: Scope) -> Scope:
         return scope

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from functools import partial, wraps
-from inspect import iscoroutinefunction
+from inspect import isawaitable, iscoroutinefunction
 from typing import TYPE_CHECKING, Any
 
 from django.http import HttpRequest
@@ -61,7 +61,7 @@ class RequestMixpanel:
 
     def __init__(self, request: HttpRequest, host: Host) -> None:
         self._request = request
-        self.host = host
+        self._host = host
         self._calls: list[_Call] = []
         self.state = RequestState()
 
@@ -75,7 +75,7 @@ class RequestMixpanel:
         @wraps(member)
         def method(*arguments: Any, **options: Any) -> Any:
             if not is_in_event_loop():
-                return _block(self.host, getattr(self._bound(), name), arguments, options)
+                return _block(self._host, getattr(self._bound(), name), arguments, options)
             call = _Call(self, name, arguments, options)
             self._calls.append(call)
             return call
@@ -87,19 +87,19 @@ class RequestMixpanel:
 
     def _bound(self) -> BoundMixpanel:
         if self.state.session is None:
-            self.state.keep(self.host.integration.session(self._request))
+            self.state.keep(self._host.integration.session(self._request))
         assert self.state.session is not None
         return self.state.session.bound
 
     async def _abound(self) -> BoundMixpanel:
         if self.state.session is None:
-            self.state.keep(await self.host.integration.asession(self._request))
+            self.state.keep(await self._host.integration.asession(self._request))
         assert self.state.session is not None
         return self.state.session.bound
 
     def on_login(self, user: Any) -> None:
         """Sign the visitor in, unless the view has done so. Mixpanel hears of it later, so that login does not wait."""
-        integration = self.host.integration
+        integration = self._host.integration
         user_id = integration.id_of(user)
         # Django has already changed `request.user`; the visitor was anonymous before.
         session = self.state.session or self.state.keep(integration.session(self._request, is_anonymous=True))
@@ -108,18 +108,20 @@ class RequestMixpanel:
 
     def on_logout(self) -> None:
         """Sign the visitor out."""
-        session = self.state.session or self.state.keep(self.host.integration.session(self._request, is_anonymous=True))
+        session = self.state.session or self.state.keep(
+            self._host.integration.session(self._request, is_anonymous=True)
+        )
         session.bound.sign_out()
 
     def finish(self) -> None:
         """Run the calls that the view has not awaited, and bind the visitor if each request is tracked; sync code."""
         try:
             for call in self._unawaited():
-                _block(self.host, getattr(self._bound(), call.name), call.arguments, call.options)
+                _block(self._host, getattr(self._bound(), call.name), call.arguments, call.options)
             if self._must_bind:
                 self._bound()
         except Exception as error:  # noqa: BLE001  the response is complete
-            self.host.integration.warn_call_failed(error)
+            self._host.integration.warn_call_failed(error)
 
     async def afinish(self) -> None:
         """Do the same as `finish` in async code."""
@@ -129,7 +131,7 @@ class RequestMixpanel:
             if self._must_bind:
                 await self
         except Exception as error:  # noqa: BLE001  the response is complete
-            self.host.integration.warn_call_failed(error)
+            self._host.integration.warn_call_failed(error)
 
     def _unawaited(self) -> list[_Call]:
         calls, self._calls = self._calls, []
@@ -137,7 +139,7 @@ class RequestMixpanel:
 
     @property
     def _must_bind(self) -> bool:
-        return self.host.integration.tracks(self._request)
+        return self._host.integration.tracks(self._request)
 
 
 class _Call:
@@ -157,8 +159,8 @@ class _Call:
         return self._run().__await__()
 
     async def _run(self) -> Any:
-        method = getattr(await self._mixpanel, self.name)
-        return await _unblocked(self._mixpanel.host, method, self.arguments, self.options)
+        result = getattr(await self._mixpanel, self.name)(*self.arguments, **self.options)
+        return await result if isawaitable(result) else result
 
 
 def _public(kind: type, name: str) -> str:
@@ -176,7 +178,7 @@ def _member(host: Host, client: Any, name: str) -> Any:
     @wraps(member)
     def method(*arguments: Any, **options: Any) -> Any:
         if iscoroutinefunction(member) and is_in_event_loop():
-            return _unblocked(host, member, arguments, options)
+            return member(*arguments, **options)
         return _block(host, member, arguments, options)
 
     return method
@@ -187,11 +189,3 @@ def _block(host: Host, method: Callable[..., Any], arguments: tuple[Any, ...], o
     call = partial(method, *arguments, **options)
     result = host.integration.thread.call(call) if iscoroutinefunction(method) else call()
     return BoundFacade(host, result) if isinstance(result, BoundMixpanel) else result
-
-
-async def _unblocked(
-    host: Host, method: Callable[..., Any], arguments: tuple[Any, ...], options: dict[str, Any]
-) -> Any:
-    """Call a method of a client and await its result. A coroutine runs in the client's thread."""
-    call = partial(method, *arguments, **options)
-    return await host.integration.thread.acall(call) if iscoroutinefunction(method) else call()

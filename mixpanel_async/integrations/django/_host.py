@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import partial
 from inspect import iscoroutinefunction
 from typing import Any, Final
@@ -14,7 +14,7 @@ from django.http import HttpRequest
 from django.http.response import HttpResponseBase
 from django.utils.functional import LazyObject
 
-from mixpanel_async import AsyncMixpanel, ConfigurationError
+from mixpanel_async import AsyncMixpanel, ConfigurationError, MixpanelException
 
 from .._base import BaseIntegration, RequestState, describe, disabled_client, log_disabled
 from .._lifespan import ASGIApp, LifespanApp
@@ -187,7 +187,8 @@ class Host:
         """Deliver the waiting records, if there is a client."""
         current = self._replacement or self._current
         if current is not None and current.thread.is_usable:
-            await current.thread.acall(current.client.flush, _DELIVERY_TIMEOUT)
+            with suppress(MixpanelException):
+                await current.client.flush(_DELIVERY_TIMEOUT)
 
 
 HOST: Final = Host()

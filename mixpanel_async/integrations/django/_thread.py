@@ -5,7 +5,7 @@ from __future__ import annotations
 import atexit
 import os
 import threading
-from asyncio import get_running_loop, wrap_future
+from asyncio import get_running_loop
 from collections.abc import Callable, Coroutine
 from typing import Any, Final, TypeVar
 
@@ -17,6 +17,8 @@ from mixpanel_async import AsyncMixpanel
 T = TypeVar("T")
 
 _NAME: Final = "mixpanel-django"
+# Seconds for the thread to end. A hook of the app that blocks must not keep the process alive.
+_CLOSE_TIMEOUT: Final = 20.0
 
 
 class ClientThread:
@@ -69,18 +71,12 @@ class ClientThread:
         result: T = self._portal.call(function, *arguments)
         return result
 
-    async def acall(self, function: Callable[..., Coroutine[Any, Any, T]], *arguments: Any) -> T:
-        """Run a coroutine function in the thread and await its result."""
-        if self._portal is None:
-            return await function(*arguments)
-        return await wrap_future(self._portal.start_task_soon(function, *arguments))
-
     def close(self) -> None:
         """Deliver, and end the thread. It may be called again."""
         atexit.unregister(self.close)
         if self.is_usable and self._thread.is_alive() and self._portal is not None:
             self._portal.start_task_soon(self._portal.stop)
-            self._thread.join()
+            self._thread.join(_CLOSE_TIMEOUT)
 
 
 def is_in_event_loop() -> bool:
