@@ -127,7 +127,7 @@ async def test_readme_snippet_runs(snippet: str, monkeypatch: pytest.MonkeyPatch
 def test_django_snippet_runs(tmp_path: Path) -> None:
     """The settings become a module; the rest runs as the root of the URLs."""
     settings, rest = DJANGO_SNIPPET.split("# views.py")
-    views, commands = rest.split("# asgi.py, only for ASGI servers")
+    views, commands = rest.split("# asgi.py, for ASGI servers")
     (tmp_path / "settings.py").write_text(settings.replace("..., ", "") + DJANGO_SETTINGS)
     (tmp_path / "urls.py").write_text(views + DJANGO_URLS)
     (tmp_path / "program.py").write_text(DJANGO_PROGRAM + commands + DJANGO_VISITS)

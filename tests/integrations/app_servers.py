@@ -44,6 +44,8 @@ SERVERS: Final[dict[str, Sequence[str]]] = {
     "django-uvicorn": (*UVICORN, "django_app:asgi"),
     "django-uvicorn-off": (*UVICORN, *WITHOUT_LIFESPAN, "django_app:asgi"),
     "django-unwrapped": (*UVICORN, "unwrapped_django:app"),
+    "django-unwrapped-hypercorn": (*HYPERCORN, "unwrapped_django:app"),
+    "django-unwrapped-gunicorn": (*GUNICORN, "-k", "uvicorn_worker.UvicornWorker", "unwrapped_django:app"),
     "django-hypercorn": (*HYPERCORN, "django_app:asgi"),
     "django-gunicorn": (*GUNICORN, "-k", "uvicorn_worker.UvicornWorker", "django_app:asgi"),
     "django-sync": (*GUNICORN, "django_app:wsgi"),

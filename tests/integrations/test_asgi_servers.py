@@ -157,17 +157,11 @@ def test_forked_child_has_a_client_of_its_own(database: str) -> None:
     assert_tracked(emulator, "Forked", distinct_id="child")
 
 
-def test_django_without_the_lifespan_of_the_integration_logs_what_is_missing() -> None:
-    emulator = Emulator()
-    with (
-        emulator.serve() as mixpanel,
-        started("django-unwrapped", mixpanel.url, MIXPANEL_ID_MERGE="simplified") as app,
-        app.browser() as browser,
-    ):
-        for path in ("/sync/public", "/async/public"):
-            assert browser.get(path).status_code == 200
-        app.stop()
-    assert app.output.count("import get_asgi_application from mixpanel_async.integrations.django") == 1
+@pytest.mark.parametrize("server", ["django-unwrapped", "django-unwrapped-hypercorn", "django-unwrapped-gunicorn"])
+def test_termination_signal_delivers_events_of_the_asgi_app_of_django(server: str) -> None:
+    emulator = stops_and_delivers(server, ["/sync/public", "/async/public"], MIXPANEL_ID_MERGE="simplified")
+    assert_tracked(emulator, "Page viewed", times=EVENTS)
+    assert len(emulator.events("Page viewed")) == EVENTS
 
 
 def test_management_command_delivers_before_it_ends(database: str) -> None:

@@ -375,11 +375,16 @@ def test_request_succeeds_without_a_token(caplog: pytest.LogCaptureFixture, new_
     assert words == ["tracking is off, because the Mixpanel client could not start: MIXPANEL_TOKEN is not set"]
 
 
-def test_disabled_client_starts_no_thread_and_sends_nothing(emulator: Emulator, new_browser: NewBrowser) -> None:
+def test_disabled_client_starts_no_thread_and_sends_nothing(
+    emulator: Emulator, new_browser: NewBrowser, caplog: pytest.LogCaptureFixture
+) -> None:
     with using(emulator.client(enabled=False)):
         browser = new_browser()
-        for path in ("", "login/maya", "logout"):
+        for path in ("", "login/maya", "signup/maya", "logout"):
             assert browser.get(path).status_code == 200
+        mixpanel.track("user-1", "Report sent")
+        assert mixpanel.flush().delivered == 0
+        assert caplog.text == ""
         assert "mixpanel-django" not in {thread.name for thread in threading.enumerate()}
     assert emulator.requests() == []
 

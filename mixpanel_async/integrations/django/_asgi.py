@@ -18,8 +18,9 @@ def wrap_asgi(app: ASGIApp) -> ASGIApp:
 
 
 def get_asgi_application() -> ASGIApp:
-    """Return Django's ASGI app with a lifespan, so that the end of the server delivers.
+    """Return Django's ASGI app with a lifespan: the client opens with the server, and the end of the server delivers.
 
-    Import it in `asgi.py` instead of Django's function of this name.
+    Import it in `asgi.py` instead of Django's function of this name. With Django's function, each request ends with a
+    delivery after its response, which needs more requests to Mixpanel.
     """
     return wrap_asgi(asgi.get_asgi_application())

@@ -97,14 +97,6 @@ class DjangoIntegration(BaseIntegration[HttpRequest]):
         """Log that the signals of login or logout were not tracked."""
         self._warn("login_not_tracked", "login or logout not tracked: %s", describe(error))
 
-    def warn_unwrapped(self) -> None:
-        """Log that the ASGI server does not run the lifespan of this package."""
-        self._warn(
-            "asgi_not_wrapped",
-            "events of the last second are lost when the ASGI server stops: in asgi.py, import "
-            "get_asgi_application from mixpanel_async.integrations.django instead of django.core.asgi",
-        )
-
     def _user_id_of(self, request: HttpRequest) -> Any:
         """Return the id of the signed-in user; in async code an awaitable of it."""
         if is_in_event_loop():
@@ -128,6 +120,9 @@ class Host:
         self._current: DjangoIntegration | None = None
         self._replacement: DjangoIntegration | None = None
         self._is_wrapped = False
+        self._delivers_after_requests = False
+        self._delivery = threading.Lock()
+        self._must_deliver = False
 
     @property
     def integration(self) -> DjangoIntegration:
@@ -164,10 +159,28 @@ class Host:
         self._is_wrapped = True
         return LifespanApp(app, self)
 
-    def warn_if_unwrapped(self, request: HttpRequest) -> None:
-        """Warn once if the request comes from an ASGI server that does not run the lifespan of this package."""
-        if hasattr(request, "scope") and not self._is_wrapped and self._replacement is None:
-            self.integration.warn_unwrapped()
+    def note(self, request: HttpRequest) -> None:
+        """Take note of a request that comes from an ASGI server which does not run the lifespan of this package."""
+        if hasattr(request, "scope") and not self._is_wrapped:
+            self._delivers_after_requests = True
+
+    def on_request_finished(self) -> None:
+        """Deliver after a response if nothing else delivers at the end of the server, which waits for requests.
+
+        Django calls this in a thread of the request. One thread delivers for all.
+        """
+        if not self._delivers_after_requests or self._replacement is not None:
+            return
+        self._must_deliver = True
+        while self._must_deliver and self._delivery.acquire(blocking=False):
+            try:
+                self._must_deliver = False
+                current = self._current
+                if current is not None and current.thread.is_usable and current.client.enabled:
+                    with suppress(MixpanelException):
+                        current.thread.call(current.client.flush, _DELIVERY_TIMEOUT)
+            finally:
+                self._delivery.release()
 
     # A `LifespanHost`
 

@@ -76,7 +76,7 @@ class MixpanelMiddleware:
 
 
 def _attach(request: HttpRequest) -> RequestMixpanel:
-    HOST.warn_if_unwrapped(request)
+    HOST.note(request)
     mixpanel = RequestMixpanel(request, HOST)
     setattr(request, _ATTRIBUTE, mixpanel)
     return mixpanel

@@ -11,6 +11,7 @@ from typing import Any, Final, TypeVar
 
 import anyio
 from anyio.from_thread import BlockingPortal
+from asgiref.sync import async_to_sync
 
 from mixpanel_async import AsyncMixpanel
 
@@ -67,7 +68,7 @@ class ClientThread:
     def call(self, function: Callable[..., Coroutine[Any, Any, T]], *arguments: Any) -> T:
         """Run a coroutine function in the thread and return its result."""
         if self._portal is None:
-            return complete(function(*arguments))
+            return _run_disabled(function, arguments)
         result: T = self._portal.call(function, *arguments)
         return result
 
@@ -86,6 +87,18 @@ def is_in_event_loop() -> bool:
     except RuntimeError:
         return False
     return True
+
+
+def _run_disabled(function: Callable[..., Coroutine[Any, Any, T]], arguments: tuple[Any, ...]) -> T:
+    """Call a coroutine function of a disabled client: it needs a loop, but no thread."""
+    if is_in_event_loop():
+        return complete(function(*arguments))
+
+    async def run() -> T:
+        return await function(*arguments)
+
+    result: T = async_to_sync(run)()
+    return result
 
 
 def complete(coroutine: Coroutine[Any, Any, T]) -> T:
