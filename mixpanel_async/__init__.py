@@ -29,12 +29,15 @@ from ._model.version import VERSION
 __version__ = VERSION
 
 if TYPE_CHECKING:
+    from ._client.blocking import BlockingBound, BlockingMixpanel
     from ._client.checker import Checked, Checker
     from ._spool.report import Purged, SpoolCount, SpooledRecord, SpoolStatus
     from ._spool.spool import SqliteSpool
 else:
     # Hidden from type checkers, which would otherwise take any name for one of these.
     _LAZY: Final = {
+        "BlockingBound": "._client.blocking",
+        "BlockingMixpanel": "._client.blocking",
         "Checked": "._client.checker",
         "Checker": "._client.checker",
         "Purged": "._spool.report",
@@ -59,6 +62,8 @@ __all__ = [
     "AsyncMixpanel",
     "AuthenticationError",
     "BatchPolicy",
+    "BlockingBound",
+    "BlockingMixpanel",
     "BoundMixpanel",
     "Checked",
     "Checker",

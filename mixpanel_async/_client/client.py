@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from ..flags.options import LocalFlags, RemoteFlags
     from ..flags.providers import Providers
     from ..flags.remote import RemoteFeatureFlagsProvider
+    from .blocking import BlockingMixpanel
 
 _BATCHING: Final = BatchPolicy()
 _RETRY: Final = RetryPolicy()
@@ -267,6 +268,36 @@ class AsyncMixpanel(EventMethods, IdentityMethods, ProfileMethods):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.aclose()
+
+    def in_thread(self) -> BlockingMixpanel:
+        """Return a context manager that runs the client in a background thread, for programs without an event loop.
+
+        Example:
+            >>> with AsyncMixpanel("PROJECT_TOKEN").in_thread() as mp:
+            ...     mp.track("user-1", "Order placed", {"amount": 19.99})
+            ...     mp.alias("user-1", "2fd5dc29-4ab3-4eae-8ec4-b2a9d7f4e0a1")
+
+        Returns:
+            A client with blocking methods of the same names and arguments. Leaving the block delivers and closes.
+        """
+        from .blocking import BlockingMixpanel  # noqa: PLC0415  only imported if used
+
+        # A commit to the spool, and `Overflow.WAIT`, need an event loop to wait in.
+        can_wait = self._queue.spool is not None or self._options.overflow is Overflow.WAIT
+        return BlockingMixpanel(self, can_wait=can_wait)
+
+    def start_in_thread(self) -> BlockingMixpanel:
+        """Run the client in a background thread until `BlockingMixpanel.close()`, or until the program ends.
+
+        Returns:
+            A client with blocking methods; see `in_thread`.
+
+        Raises:
+            ClientClosedError: if the client is closed.
+        """
+        blocking = self.in_thread()
+        blocking.start()
+        return blocking
 
     async def aclose(self) -> FlushResult:
         """Stop accepting records, deliver the accepted ones, and close the connection pool unless it is `http_client`.

@@ -424,7 +424,8 @@ class Sender:
             await yield_to_loop()
         elif not is_own_loop:
             self._bytes_from_others += len(record)
-            if self._bytes_from_others >= YIELD_AFTER_BYTES:
+            # Without an event loop there is nothing to yield to.
+            if self._bytes_from_others >= YIELD_AFTER_BYTES and current_loop() is not None:
                 self._bytes_from_others = 0
                 await yield_to_loop()
 
