@@ -440,8 +440,8 @@ class Queue:
             opened = min((batch.opened for lane in self._buffer.active for batch in lane.batches()), default=inf)
             return replace(
                 stats,
-                # Infinite for events that were tracked inside requests.
-                oldest_age=max(0.0, self._monotonic() - opened),
+                # Infinite for events that were tracked inside requests, and without records.
+                oldest_age=0.0 if opened == inf else max(0.0, self._monotonic() - opened),
                 spool_bytes=0 if spool is None else spool.used_bytes,
                 dead_letters=0 if spool is None else spool.dead_letters,
             )
