@@ -173,6 +173,7 @@ async def async_public(request: Any) -> HttpResponse:
 
 
 async def unawaited(request: Any) -> HttpResponse:
+    request.mixpanel.track("Invalid", {"property": object()})
     request.mixpanel.track("Not awaited")
     return HttpResponse()
 

@@ -17,7 +17,7 @@ from django.test import AsyncClient, Client, override_settings
 from django.test.utils import CaptureQueriesContext
 from django_project import create_user, get_user
 
-from mixpanel_async import BatchPolicy, IdMerge
+from mixpanel_async import BatchPolicy, ClientClosedError, IdMerge
 from mixpanel_async.emulator import Emulator
 from mixpanel_async.integrations.django import current_mixpanel, mixpanel, using
 from mixpanel_async.testing import assert_not_tracked, assert_profile, assert_tracked
@@ -273,11 +273,12 @@ def test_requests_are_tracked_with_route_and_status(
 
 
 def test_call_that_an_async_view_does_not_await_runs_after_the_view(
-    project: Project, emulator: Emulator, handler: str
+    project: Project, emulator: Emulator, handler: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     with project():
         visitor = Browser(handler, "async").get("unawaited").cookies["mp_visitor"].value
     assert_tracked(emulator, "Not awaited", distinct_id=visitor)
+    assert "a call that the view did not await failed" in caplog.text
 
 
 def test_id_in_an_async_view_needs_a_loaded_user(project: Project, handler: str) -> None:
@@ -323,6 +324,14 @@ def test_client_outside_requests_works_in_sync_and_async_code(project: Project, 
         assert mixpanel.stats().delivered == 3
     assert_tracked(emulator, "Report sent", distinct_id="user-1", times=2)
     assert_profile(emulator, "user-1", {"plan": "free"})
+
+
+def test_closed_client_says_so(emulator: Emulator) -> None:
+    with using(emulator.client(id_merge=IdMerge.ORIGINAL)):
+        bound = mixpanel.bind(user_id="user-1")
+        mixpanel.aclose()
+        with pytest.raises(ClientClosedError):
+            bound.track("Too late")
 
 
 def test_threads_use_the_client_at_once(project: Project, emulator: Emulator, views: str) -> None:

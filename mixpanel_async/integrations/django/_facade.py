@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from functools import partial, wraps
 from inspect import isawaitable, iscoroutinefunction
 from typing import TYPE_CHECKING, Any
@@ -98,7 +99,7 @@ class RequestMixpanel:
         return self.state.session.bound
 
     def on_login(self, user: Any) -> None:
-        """Sign the visitor in, unless the view has done so. Mixpanel hears of it later, so that login does not wait."""
+        """Sign the visitor in, unless the view has done so. The identity event is queued, so that login does not wait."""
         integration = self._host.integration
         user_id = integration.id_of(user)
         # Django has already changed `request.user`; the visitor was anonymous before.
@@ -115,21 +116,26 @@ class RequestMixpanel:
 
     def finish(self) -> None:
         """Run the calls that the view has not awaited, and bind the visitor if each request is tracked; sync code."""
-        try:
-            for call in self._unawaited():
+        for call in self._unawaited():
+            with self._failures_logged():
                 _block(self._host, getattr(self._bound(), call.name), call.arguments, call.options)
-            if self._must_bind:
+        if self._must_bind:
+            with self._failures_logged():
                 self._bound()
-        except Exception as error:  # noqa: BLE001  the response is complete
-            self._host.integration.warn_call_failed(error)
 
     async def afinish(self) -> None:
         """Do the same as `finish` in async code."""
-        try:
-            for call in self._unawaited():
+        for call in self._unawaited():
+            with self._failures_logged():
                 await call
-            if self._must_bind:
+        if self._must_bind:
+            with self._failures_logged():
                 await self
+
+    @contextmanager
+    def _failures_logged(self) -> Iterator[None]:
+        try:
+            yield
         except Exception as error:  # noqa: BLE001  the response is complete
             self._host.integration.warn_call_failed(error)
 

@@ -67,8 +67,9 @@ class ClientThread:
 
     def call(self, function: Callable[..., Coroutine[Any, Any, T]], *arguments: Any) -> T:
         """Run a coroutine function in the thread and return its result."""
-        if self._portal is None:
-            return _run_disabled(function, arguments)
+        if self._portal is None or not self._thread.is_alive():
+            # A disabled client has no thread, and a closed client raises an error itself.
+            return _run_here(function, arguments)
         result: T = self._portal.call(function, *arguments)
         return result
 
@@ -89,8 +90,8 @@ def is_in_event_loop() -> bool:
     return True
 
 
-def _run_disabled(function: Callable[..., Coroutine[Any, Any, T]], arguments: tuple[Any, ...]) -> T:
-    """Call a coroutine function of a disabled client: it needs a loop, but no thread."""
+def _run_here(function: Callable[..., Coroutine[Any, Any, T]], arguments: tuple[Any, ...]) -> T:
+    """Call a coroutine function of a client that has no thread. It needs a loop."""
     if is_in_event_loop():
         return complete(function(*arguments))
 
