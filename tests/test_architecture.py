@@ -72,7 +72,6 @@ OWNERS: Final[Mapping[str, tuple[str, ...]]] = {
         "cli/*.py",
         "emulator/http/*.py",
         "flags/poller.py",
-        "integrations/django/_thread.py",
         "integrations/openfeature.py",
     ),
     "asgiref": ("integrations/django/*.py",),
@@ -83,7 +82,7 @@ OWNERS: Final[Mapping[str, tuple[str, ...]]] = {
         "cli/importing/reader.py",
         "cli/demo/command.py",
         "emulator/http/server.py",
-        "integrations/django/_thread.py",
+        "integrations/django/_loop.py",
     ),
     "backports": ("cli/importing/inputs.py",),
     # Part of the standard library since Python 3.14.

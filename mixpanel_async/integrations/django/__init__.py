@@ -13,7 +13,7 @@ async def async_view(request):
 In `asgi.py`, import `get_asgi_application` from here, so that the client opens and closes with the server. WSGI needs
 nothing.
 
-One client for each process runs in a background thread (`_thread.py`, `_host.py`). `_settings.py` reads the setting,
+One client for each process runs in a background thread (`_host.py`). `_settings.py` reads the setting,
 `_checks.py` checks it, `_facade.py` has `request.mixpanel`, `_middleware.py` adds it to requests.
 """
 

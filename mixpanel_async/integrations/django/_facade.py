@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
-from functools import partial, wraps
-from inspect import isawaitable, iscoroutinefunction
+from functools import wraps
+from inspect import isawaitable
 from typing import TYPE_CHECKING, Any
 
 from django.http import HttpRequest
 
-from mixpanel_async import AsyncMixpanel, BoundMixpanel
+from mixpanel_async import BoundMixpanel
 
 from .._base import RequestState
-from ._thread import is_in_event_loop
+from ._loop import is_in_event_loop
 
 if TYPE_CHECKING:
     from ._host import Host
@@ -22,26 +22,18 @@ if TYPE_CHECKING:
 class ClientFacade:
     """The client of this process, for code outside requests: `mixpanel.track("user-1", "Report sent")`.
 
-    It has the methods of `AsyncMixpanel`. In sync code its coroutine methods block; in async code they are awaited.
-    The client starts at its first use. The end of the process delivers and closes it.
+    In sync code it is a `BlockingMixpanel`; in async code it is the `AsyncMixpanel`, whose coroutines are awaited. The
+    client starts at its first use. The end of the process delivers and closes it.
     """
 
     def __init__(self, host: Host) -> None:
         self._host = host
 
     def __getattr__(self, name: str) -> Any:
-        return _member(self._host, self._host.integration.client, _public(AsyncMixpanel, name))
-
-
-class BoundFacade:
-    """A bound client for sync and async code."""
-
-    def __init__(self, host: Host, bound: BoundMixpanel) -> None:
-        self._host = host
-        self._bound = bound
-
-    def __getattr__(self, name: str) -> Any:
-        return _member(self._host, self._bound, _public(BoundMixpanel, name))
+        integration = self._host.integration
+        if is_in_event_loop():
+            return getattr(integration.client, _public(name))
+        return _blocking_member(integration.blocking, integration.client, name)
 
 
 class RequestMixpanel:
@@ -67,7 +59,7 @@ class RequestMixpanel:
         self.state = RequestState()
 
     def __getattr__(self, name: str) -> Any:
-        member = getattr(BoundMixpanel, _public(BoundMixpanel, name))
+        member = getattr(BoundMixpanel, _public(name))
         if isinstance(member, property):
             if self.state.session is None and is_in_event_loop():
                 raise RuntimeError(f"the user is not loaded yet; use (await request.mixpanel).{name} in async code")
@@ -76,7 +68,7 @@ class RequestMixpanel:
         @wraps(member)
         def method(*arguments: Any, **options: Any) -> Any:
             if not is_in_event_loop():
-                return _block(self._host, getattr(self._bound(), name), arguments, options)
+                return self._blocking_method(name)(*arguments, **options)
             call = _Call(self, name, arguments, options)
             self._calls.append(call)
             return call
@@ -85,6 +77,10 @@ class RequestMixpanel:
 
     def __await__(self) -> Generator[Any, None, BoundMixpanel]:
         return self._abound().__await__()
+
+    def _blocking_method(self, name: str) -> Any:
+        bound = self._bound()
+        return _blocking_member(self._host.integration.blocking.wrap(bound), bound, name)
 
     def _bound(self) -> BoundMixpanel:
         if self.state.session is None:
@@ -99,13 +95,13 @@ class RequestMixpanel:
         return self.state.session.bound
 
     def on_login(self, user: Any) -> None:
-        """Sign the visitor in, unless the view has done so. The identity event is queued, so that login does not wait."""
+        """Sign the visitor in, unless the view has done so. The identity event is queued, so login does not wait."""
         integration = self._host.integration
         user_id = integration.id_of(user)
         # Django has already changed `request.user`; the visitor was anonymous before.
         session = self.state.session or self.state.keep(integration.session(self._request, is_anonymous=True))
         if user_id and session.bound.user_id != user_id:
-            integration.thread.call(partial(session.bound.sign_in, user_id, deferred=True))
+            integration.blocking.wrap(session.bound).sign_in(user_id, deferred=True)
 
     def on_logout(self) -> None:
         """Sign the visitor out."""
@@ -118,7 +114,7 @@ class RequestMixpanel:
         """Run the calls that the view has not awaited, and bind the visitor if each request is tracked; sync code."""
         for call in self._unawaited():
             with self._failures_logged():
-                _block(self._host, getattr(self._bound(), call.name), call.arguments, call.options)
+                self._blocking_method(call.name)(*call.arguments, **call.options)
         if self._must_bind:
             with self._failures_logged():
                 self._bound()
@@ -169,29 +165,12 @@ class _Call:
         return await result if isawaitable(result) else result
 
 
-def _public(kind: type, name: str) -> str:
-    if name.startswith("_") or not hasattr(kind, name):
+def _public(name: str) -> str:
+    if name.startswith("_"):
         raise AttributeError(f"a Mixpanel client has no attribute {name!r}")
     return name
 
 
-def _member(host: Host, client: Any, name: str) -> Any:
-    """Return an attribute of a client. A coroutine method blocks in sync code, and is awaited in async code."""
-    member = getattr(client, name)
-    if not callable(member):
-        return member
-
-    @wraps(member)
-    def method(*arguments: Any, **options: Any) -> Any:
-        if iscoroutinefunction(member) and is_in_event_loop():
-            return member(*arguments, **options)
-        return _block(host, member, arguments, options)
-
-    return method
-
-
-def _block(host: Host, method: Callable[..., Any], arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
-    """Call a method of a client. A coroutine runs in the client's thread."""
-    call = partial(method, *arguments, **options)
-    result = host.integration.thread.call(call) if iscoroutinefunction(method) else call()
-    return BoundFacade(host, result) if isinstance(result, BoundMixpanel) else result
+def _blocking_member(blocking: object, client: object, name: str) -> Any:
+    """Return an attribute of a blocking client; of the client itself if its method does not wait."""
+    return getattr(blocking, name) if hasattr(blocking, _public(name)) else getattr(client, name)

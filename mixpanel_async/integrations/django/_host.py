@@ -19,8 +19,8 @@ from mixpanel_async import AsyncMixpanel, ConfigurationError, MixpanelException
 from .._base import BaseIntegration, RequestState, describe, disabled_client, log_disabled
 from .._lifespan import ASGIApp, LifespanApp
 from .._visitors import RequestInfo, VisitorSession, user_id_text
+from ._loop import complete, is_in_event_loop
 from ._settings import DjangoOptions, read_options
-from ._thread import ClientThread, complete, is_in_event_loop
 
 # Seconds to deliver after a request if the ASGI server runs no lifespan.
 _DELIVERY_TIMEOUT: Final = 3.0
@@ -49,7 +49,8 @@ class DjangoIntegration(BaseIntegration[HttpRequest]):
             raise ConfigurationError("the client needs id_merge; set MIXPANEL['ID_MERGE'] as in the Mixpanel project")
         self._id_of_user = options.user_id or _primary_key
         self.options = options
-        self.thread = ClientThread(client)
+        self.blocking = client.in_thread()
+        self.blocking.start()
 
     def session(self, request: HttpRequest, *, is_anonymous: bool = False) -> VisitorSession:
         """Return the visitor of a request, in sync code.
@@ -61,7 +62,7 @@ class DjangoIntegration(BaseIntegration[HttpRequest]):
         start = partial(self._start_session, request, _request_info, "" if is_anonymous else None)
         if is_in_event_loop():
             # Sync code that blocks a loop, such as a sync test client in an async test.
-            return self.thread.call(start)
+            return self.blocking.run(start)
         # The coroutine does not wait, because the hooks block.
         return complete(start())
 
@@ -112,7 +113,7 @@ class DjangoIntegration(BaseIntegration[HttpRequest]):
 class Host:
     """The integration of this process, made at its first use.
 
-    A forked child gets a client of its own: the records of its parent belong to the parent.
+    The client runs in a background thread. A forked child starts another one with its first call.
     """
 
     def __init__(self) -> None:
@@ -128,11 +129,11 @@ class Host:
     def integration(self) -> DjangoIntegration:
         """The integration. If the settings or the client are unusable, the error is logged and calls do nothing."""
         current = self._replacement or self._current
-        if current is not None and current.thread.is_usable:
+        if current is not None:
             return current
         with self._lock:
             current = self._current
-            if current is None or not current.thread.is_usable:
+            if current is None:
                 self._current = current = _make_integration()
             return current
 
@@ -141,7 +142,7 @@ class Host:
         with self._lock:
             current, self._current = self._current, None
         if current is not None:
-            current.thread.close()
+            current.blocking.close()
 
     @contextmanager
     def using(self, client: AsyncMixpanel) -> Iterator[None]:
@@ -152,7 +153,7 @@ class Host:
             yield
         finally:
             self._replacement = before
-            replacement.thread.close()
+            replacement.blocking.close()
 
     def wrap(self, app: ASGIApp) -> ASGIApp:
         """Add a lifespan to the outermost ASGI app."""
@@ -176,9 +177,9 @@ class Host:
             try:
                 self._must_deliver = False
                 current = self._current
-                if current is not None and current.thread.is_usable and current.client.enabled:
+                if current is not None and current.client.enabled:
                     with suppress(MixpanelException):
-                        current.thread.call(current.client.flush, _DELIVERY_TIMEOUT)
+                        current.blocking.flush(_DELIVERY_TIMEOUT)
             finally:
                 self._delivery.release()
 
@@ -199,7 +200,7 @@ class Host:
     async def deliver(self) -> None:
         """Deliver the waiting records, if there is a client."""
         current = self._replacement or self._current
-        if current is not None and current.thread.is_usable:
+        if current is not None:
             with suppress(MixpanelException):
                 await current.client.flush(_DELIVERY_TIMEOUT)
 
