@@ -15,7 +15,7 @@ from .._model.stats import FlushResult
 from .._runtime.environment import Environment
 from .._runtime.event_loop import BackgroundTask, yield_to_loop
 from .._runtime.log_events import log_event
-from .._runtime.threads import run_in_worker, start_daemon_thread
+from .._runtime.threads import run_in_worker, start_thread_from_finalizer
 from .lanes import FlushBarrier
 
 if TYPE_CHECKING:
@@ -124,6 +124,8 @@ class Closer:
         return await self._sender.in_loop(partial(self._aclose, timeout), "mixpanel aclose")
 
     async def _aclose(self, timeout: float) -> FlushResult:
+        if self._result is not None:
+            return self._result
         self._queue.close()
         self._sender.begin_close()
         self._binding.on_settled()
@@ -210,6 +212,7 @@ class Closer:
             return
         pending = self._queue.pending
         self._queue.close()
+        self._sender.drop()
         # The main thread has ended before the functions of `atexit` run.
         is_exit = not threading.main_thread().is_alive()
         loop = self._binding.loop
@@ -240,7 +243,7 @@ class Closer:
         if not is_exit:
             # The interpreter may exit before the thread has ended.
             atexit.register(wait_at_exit)
-        start_daemon_thread(run, "mixpanel close")
+        start_thread_from_finalizer(run)
 
     def _report_unclosed(self, pending: int, *, is_exit: bool) -> None:
         left = self._queue.pending

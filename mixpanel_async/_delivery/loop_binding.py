@@ -98,10 +98,16 @@ class LoopBinding:
         on_end: Callable[[BackgroundTask[Any]], None] = _nothing,
         context: Context | None = None,
     ) -> BackgroundTask[T]:
-        """Run a coroutine function in a background task, by default with an empty context."""
-        assert self.loop is not None
+        """Run a coroutine function in a background task, by default with an empty context.
+
+        The task ends without having started if another event loop takes over at this moment.
+        """
+        loop = self.loop
         task: BackgroundTask[T] = BackgroundTask(if_unstarted, on_end)
-        self.loop.spawn(task, work, name, Context() if context is None else context)
+        if loop is not None and loop.is_current():
+            loop.spawn(task, work, name, Context() if context is None else context)
+        else:
+            task.end()
         return task
 
     def spawn_request(
@@ -121,7 +127,8 @@ class LoopBinding:
             on_end(task)
 
         task = self.spawn(work, name, if_unstarted=if_unstarted, on_end=ended, context=context)
-        requests.add(task)
+        if not task.is_done:
+            requests.add(task)
         return task
 
     # Signals to the sender

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from contextvars import Context, copy_context
 from functools import partial
 from math import inf
@@ -76,8 +77,8 @@ class Sender:
         self._monotonic = environment.monotonic
         self._loop_end_timeout = loop_end_timeout
         self._main: BackgroundTask[None] | None = None
-        # The client is about to be closed; it is closed.
-        self._is_stopping = self._is_finished = False
+        # The client is about to be closed; it is closed; it was garbage-collected.
+        self._is_stopping = self._is_finished = self._is_dropped = False
         self._gave_up_at = -inf
         # Bytes from callers in other event loops since one of them let its other tasks run.
         self._bytes_from_others = 0
@@ -141,6 +142,7 @@ class Sender:
                 self._binding.abandon()
                 self._queue.reclaim()
             self._binding.bind(here)
+            self._transport.bind_loop(here)
             self._batch_sender.bind_loop()
             self._is_stopping = False
             self._main = None
@@ -218,10 +220,15 @@ class Sender:
                 close_pool = close_pool or self._queue.run_locked(partial(self._let_go, loop))
             if left := self._queue.pending:
                 self._gave_up_at = self._monotonic()
-                text = "the event loop ended before %d records were delivered; they wait %s; last error: %s"
-                where = "for the next event loop" if self._queue.spool is None else "in the spool"
+                text = "the event loop ended before %d records were delivered; they %s; last error: %s"
+                fate = "wait for the next event loop" if self._queue.spool is None else "wait in the spool"
+                if self._is_dropped and self._queue.spool is None:
+                    fate = "are lost, because the client was dropped without aclose()"
                 error = self._queue.requests.last_error
-                log_event(logging.WARNING, "loop_ended", text, left, where, error, records=left, error=error)
+                log_event(logging.WARNING, "loop_ended", text, left, fate, error, records=left, error=error)
+            if self._is_dropped:
+                self._queue.abandon()
+                self._queue.log_last_losses()
             await cancel_tasks(requests, _LAST_STEPS_TIMEOUT)
             with anyio.move_on_after(_LAST_STEPS_TIMEOUT):
                 await self._queue.callbacks.run()
@@ -239,14 +246,20 @@ class Sender:
                     break
                 step = self._queue.poll()
                 if isinstance(step, Batch):
-                    tasks.start_soon(self._batch_sender.send, step, loop)
+                    tasks.start_soon(self._send_last, step, loop)
                     continue
                 delay = None if isinstance(step, Idle) else max(0.0, step.at - self._monotonic())
                 await self._binding.wait_for_work(delay)
         return close_pool
 
     def _let_go_if_empty(self, loop: EventLoop) -> ClosePool | None:
-        return None if self._queue.pending else self._let_go(loop)
+        is_needed = self._queue.pending and self._binding.loop is loop
+        return None if is_needed else self._let_go(loop)
+
+    async def _send_last(self, batch: Batch, loop: EventLoop) -> None:
+        # An error has been logged, and must not end the delivery of the other batches.
+        with suppress(Exception):
+            await self._batch_sender.send(batch, loop)
 
     def _let_go(self, loop: EventLoop) -> ClosePool:
         """Release the event loop. A record that is accepted later finds the client unbound.
@@ -274,6 +287,10 @@ class Sender:
         self._is_stopping = True
         tasks = [*self._binding.requests, *([self._main] if self._main else [])]
         await cancel_tasks(tasks, timeout)
+
+    def drop(self) -> None:
+        """Note that the client was garbage-collected, so that no event loop will follow. From any thread."""
+        self._is_dropped = True
 
     def finish(self) -> None:
         """Note that the client is closed and must not run again."""
@@ -351,7 +368,7 @@ class Sender:
             return self._binding.spawn(work, name, on_end=on_end)
 
         while True:
-            if self.attach():
+            if self._is_finished or self.attach():
                 return await work()
             task = await self._run_task(start, is_bound_to_caller=True)
             if task is not None and not task.is_cut:

@@ -7,7 +7,7 @@ import threading
 from typing import TYPE_CHECKING, Final
 
 from .._runtime.log_events import log_event
-from .._runtime.threads import start_daemon_thread
+from .._runtime.threads import start_thread_from_finalizer
 
 if TYPE_CHECKING:
     from .loop_binding import LoopBinding
@@ -37,7 +37,7 @@ class Watchdog:
         if self._has_begun:
             return
         self._has_begun = True
-        start_daemon_thread(self._check, "mixpanel watchdog")
+        start_thread_from_finalizer(self._check)
 
     def _check(self) -> None:
         threading.Event().wait(self._delay)

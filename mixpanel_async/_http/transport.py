@@ -15,6 +15,7 @@ import httpx
 from .._encoding.clock import fresh_date
 from .._model.errors import ConfigurationError
 from .._model.outcomes import Request, Response, TransportFailure
+from .._runtime.event_loop import EventLoop
 from .._runtime.log_events import log_event
 from .._runtime.threads import run_in_worker
 from .pool import Pool
@@ -44,6 +45,7 @@ _NOT_SENT: Final = (
     httpx.ProxyError,
     httpx.UnsupportedProtocol,
 )
+_MOVED: Final = TransportFailure(sent=False, message="another event loop has taken over the client")
 _CLOSED: Final = TransportFailure(sent=False, message="the HTTP client is closed")
 
 _Send = Callable[[httpx.Request], Awaitable[httpx.Response]]
@@ -74,6 +76,7 @@ class Transport:
         self._tls: ssl.SSLContext | None = None
         self._tls_variable: str | None = None
         self._warnings: set[str] = set()
+        self._loop: EventLoop | None = None
         self._pool: Pool[Connection] | None = None
         self._opening: anyio.Lock | None = None
         # Parsing a URL costs more than sending a small body.
@@ -84,6 +87,15 @@ class Transport:
             "Accept-Encoding": "identity",
         }
         self._is_closed = False
+
+    def bind_loop(self, loop: EventLoop) -> None:
+        """Serve only requests from this event loop from now on."""
+        self._loop = loop
+
+    @property
+    def _is_elsewhere(self) -> bool:
+        """Whether another event loop has taken over the pool from that of the caller."""
+        return self._loop is not None and not self._loop.is_current()
 
     async def open(self) -> None:
         """Create the pool in a worker thread, because loading the trusted certificates takes tens of milliseconds.
@@ -103,7 +115,8 @@ class Transport:
                 # A separate limiter: an application that occupies all worker threads must not stop delivery.
                 pool, connection = await run_in_worker(self._create_pool, "mixpanel pool", anyio.CapacityLimiter(1))
                 pool.add(connection)
-                self._pool = pool
+                if not self._is_elsewhere:
+                    self._pool = pool
 
     def _create_pool(self) -> tuple[Pool[Connection], Connection]:
         # Imports httpcore, which imports trio, and ssl: too slow for `import mixpanel_async`.
@@ -157,6 +170,8 @@ class Transport:
             if self._user_client.is_closed:
                 return _CLOSED
             return await self._send_by_user_client(self._user_client, request, limit)
+        if self._is_elsewhere:
+            return _MOVED
         deadline = anyio.current_time() + limit
         try:
             if self._pool is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -49,6 +50,14 @@ def start_daemon_thread(work: Callable[[], T], name: str) -> Future[T]:
 
     threading.Thread(target=run, name=name, daemon=True).start()
     return future
+
+
+def start_thread_from_finalizer(work: Callable[[], object]) -> None:
+    """Start a function in a daemon thread. Safe while the garbage collector interrupts any other code.
+
+    `threading.Thread.start` takes a lock that the interrupted code may hold.
+    """
+    _thread.start_new_thread(work, ())
 
 
 async def wait_for(future: Future[T]) -> T:
