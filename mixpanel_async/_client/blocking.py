@@ -211,10 +211,14 @@ class BlockingMixpanel(_Facade):
 
     def flush(self, timeout: float | None = None) -> FlushResult:
         """See `AsyncMixpanel.flush`."""
+        if not self._target.enabled:
+            return FlushResult(0, 0, 0)
         return self._thread.run(partial(self._target.flush, timeout))
 
     def close(self) -> FlushResult:
         """Deliver what waits, close the client and end the thread. See `AsyncMixpanel.aclose`."""
+        if not self._target.enabled:
+            return FlushResult(0, 0, 0)
         if self._result is None:
             self._result = self._thread.run(self._target.aclose)
             self._thread.close()

@@ -170,11 +170,11 @@ def test_blocking_method_in_an_event_loop() -> None:
 def test_disabled_client_starts_no_thread() -> None:
     mp = AsyncMixpanel("", enabled=False).start_in_thread()
     mp.track("user", "Event")
+    assert mp.flush().pending == 0
+    assert client_threads() == []
     mp.alias("new", "user")
     mp.bind(device_id=ANON_ID).sign_in("user")
-    assert mp.flush().pending == 0
     assert mp.close().pending == 0
-    assert client_threads() == []
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
