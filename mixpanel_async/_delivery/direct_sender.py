@@ -131,17 +131,45 @@ class DirectSender:
         settle = partial(self._sender.settle_single, batch)
         batch.begin_request()
         requeue = partial(self._sender.requeue_single, batch)
-        return await self._run(partial(_settling, call, settle, requeue), requeue)
+        return await self._run(partial(self._settling, call, settle, requeue), requeue)
+
+    async def _settling(
+        self,
+        call: _ApiCall,
+        settle: Callable[[DropReason | None, str], None],
+        requeue: Callable[[], None],
+        *,
+        is_cancelled: Callable[[], bool],
+    ) -> Response:
+        """Make a call and end the lease of its message, however the call ends."""
+        loop = self._sender.loop
+        try:
+            response = await call(is_cancelled=is_cancelled)
+        except Exception as error:
+            if isinstance(error, TransportError) and loop is not self._sender.loop:
+                # The call is made again in the event loop that has taken over.
+                requeue()
+            else:
+                settle(_drop_reason(error), str(error))
+            raise
+        except BaseException:
+            # The event loop ends, or the client is closed. An event has an `$insert_id`, so it may be sent twice.
+            requeue()
+            raise
+        settle(None, "")
+        return response
 
     async def _run(self, call: _ApiCall, if_unstarted: Callable[[], None]) -> Response:
         """Run a call in a background task."""
         is_cancelled = False
 
         async def run() -> Response:
+            loop = self._sender.loop
             try:
                 inside = IN_REQUEST.set(True)
                 try:
-                    return await call(is_cancelled=lambda: is_cancelled)
+                    # In an event loop that has lost the client, no attempt can succeed.
+                    return await call(is_cancelled=lambda: is_cancelled or self._sender.loop is not loop)
                 finally:
                     IN_REQUEST.reset(inside)
             except MixpanelException as error:
@@ -165,27 +193,6 @@ class _ApiCall(Protocol):
 
 def _do_nothing() -> None:
     return None
-
-
-async def _settling(
-    call: _ApiCall,
-    settle: Callable[[DropReason | None, str], None],
-    requeue: Callable[[], None],
-    *,
-    is_cancelled: Callable[[], bool],
-) -> Response:
-    """Make a call and end the lease of its message, however the call ends."""
-    try:
-        response = await call(is_cancelled=is_cancelled)
-    except Exception as error:
-        settle(_drop_reason(error), str(error))
-        raise
-    except BaseException:
-        # The event loop ends, or the client is closed. An event has an `$insert_id`, so it may be sent twice.
-        requeue()
-        raise
-    settle(None, "")
-    return response
 
 
 def _drop_reason(error: BaseException) -> DropReason:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import anyio
 
-from .._model.errors import ClientClosedError
+from .._model.errors import ClientClosedError, TransportError
 from .._model.records import DropReason
 from .._runtime.environment import Environment
 from .._runtime.event_loop import BackgroundTask, EventLoop, cancel_tasks, current_loop, yield_to_loop
@@ -348,8 +348,12 @@ class Sender:
         while True:
             if self._queue.closed:
                 raise ClientClosedError("the client is closed")
+            loop = self._binding.loop
             task = await self._run_task(start)
-            if task is not None and (not task.is_cut or self._queue.closed):
+            if task is None:
+                continue
+            has_moved = loop is not None and loop is not self._binding.loop
+            if self._queue.closed or not (task.is_cut or (has_moved and task.has_raised(TransportError))):
                 return task.result()
 
     async def in_loop(self, work: Callable[[], Awaitable[T]], name: str) -> T:

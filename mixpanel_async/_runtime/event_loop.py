@@ -100,6 +100,10 @@ class BackgroundTask(Generic[T]):
         """Whether the task has no result: it was cancelled, or its event loop ended."""
         return self._error is None and not self._has_value
 
+    def has_raised(self, kind: type[Exception]) -> bool:
+        """Return whether the work raised an error of this class."""
+        return isinstance(self._error, kind)
+
     def result(self) -> T:
         """Return the result of the ended task. Callable from any thread.
 
