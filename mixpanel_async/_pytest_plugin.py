@@ -19,8 +19,9 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
+import sys
 from collections.abc import Generator, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
@@ -30,20 +31,61 @@ if TYPE_CHECKING:
     from mixpanel_async import AsyncMixpanel
     from mixpanel_async.emulator import Emulator
 
+# Options of the client that the marker accepts, besides those that the emulator has as well.
+_CLIENT_OPTIONS: Final = ("enabled", "invalid")
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addini(
         "mixpanel_id_merge",
-        "ID merge of the emulated Mixpanel projects: simplified, original or legacy",
-        default="simplified",
+        "ID merge of the emulated Mixpanel projects and their clients: simplified (default), original or legacy",
+        default="",
     )
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers",
-        "mixpanel(id_merge, token, ...): options of the Emulator behind mixpanel_emulator and mixpanel_client",
+        "mixpanel(id_merge=..., ...): options of mixpanel_emulator and mixpanel_client: id_merge, token, "
+        "service_account and other options of Emulator, and invalid and enabled of the client",
     )
+
+
+def _marker_options(request: pytest.FixtureRequest) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the options of the emulator and those of the client."""
+    from mixpanel_async import IdMerge, MixpanelException, ServiceAccountCredentials  # noqa: PLC0415
+    from mixpanel_async.emulator import Emulator  # noqa: PLC0415
+
+    options: dict[str, Any] = {}
+    # `iter_markers` yields the closest marker first. It must win.
+    for marker in reversed(list(request.node.iter_markers("mixpanel"))):
+        if marker.args:
+            raise _fail("@pytest.mark.mixpanel takes only keyword arguments, such as id_merge='original'")
+        options.update(marker.kwargs)
+    for_emulator = [*inspect.signature(Emulator).parameters]
+    unknown = sorted({*options} - {*for_emulator, *_CLIENT_OPTIONS})
+    if unknown:
+        known = ", ".join(sorted({*for_emulator, *_CLIENT_OPTIONS}))
+        raise _fail(f"@pytest.mark.mixpanel has no argument {', '.join(unknown)}; it has {known}")
+    client_options = {name: options.pop(name) for name in _CLIENT_OPTIONS if name in options}
+    # Only an explicit choice restricts the client: without one, it accepts the identity calls of every system.
+    chosen = options.pop("id_merge", None) or request.config.getini("mixpanel_id_merge")
+    if chosen:
+        try:
+            options["id_merge"] = client_options["id_merge"] = IdMerge(chosen)
+        except ValueError:
+            raise _fail(f"id_merge must be 'simplified', 'original' or 'legacy', not {chosen!r}") from None
+    if (account := options.get("service_account")) is not None:
+        try:
+            client_options["credentials"] = ServiceAccountCredentials(*account)
+        except (TypeError, MixpanelException) as error:
+            raise _fail(f"service_account must be user name, secret and project id: {error}") from None
+    return options, client_options
+
+
+def _fail(message: str) -> BaseException:
+    # No traceback: it would show the plugin, not the mistake in the options.
+    return pytest.fail.Exception(message, pytrace=False)
 
 
 @pytest.fixture
@@ -51,21 +93,15 @@ def mixpanel_emulator(request: pytest.FixtureRequest) -> Iterator[Emulator]:
     """Provide an empty Mixpanel project for one test.
 
     The ini option `mixpanel_id_merge` sets its ID merge. `@pytest.mark.mixpanel(id_merge="original", token="...")` on
-    the test, its class or its module sets any option of `Emulator`.
+    the test, its class or its module sets any option of `Emulator`. The closest marker wins.
     """
-    from mixpanel_async import IdMerge  # noqa: PLC0415
     from mixpanel_async.emulator import Emulator  # noqa: PLC0415
 
-    options: dict[str, Any] = {"id_merge": request.config.getini("mixpanel_id_merge")}
-    # `iter_markers` yields the closest marker first. It must win.
-    for marker in reversed(list(request.node.iter_markers("mixpanel"))):
-        options.update(marker.kwargs)
+    options, _ = _marker_options(request)
     try:
-        emulator = Emulator(**{**options, "id_merge": IdMerge(options["id_merge"])})
+        emulator = Emulator(**options)
     except (TypeError, ValueError) as error:
-        # No traceback: it would show the plugin, not the mistake in the options.
-        message = f"mixpanel_emulator cannot be created with {options}: {error}"
-        raise pytest.fail.Exception(message, pytrace=False) from None
+        raise _fail(f"mixpanel_emulator cannot be created with {options}: {error}") from None
     with emulator:
         yield emulator
 
@@ -83,6 +119,10 @@ def mixpanel_client(_mixpanel_client_closer: _ClientCloser) -> AsyncMixpanel:
     Call `await mixpanel_client.flush()` before you check events. Records still queued at the end of the test function
     are delivered then. The client is closed after the fixtures that use it.
 
+    The client gets the emulator's token, its service account and, if the marker or the ini option sets one, its ID
+    merge, so that identity calls that the project would ignore raise `IdentityError`. The arguments `invalid` and
+    `enabled` of the marker are options of the client. Options of `mixpanel_client_options` win.
+
     Retries wait at most 0.1 seconds, and closing gives up after 2 seconds without any delivery, so that tests with
     planned faults stay fast.
     """
@@ -91,17 +131,22 @@ def mixpanel_client(_mixpanel_client_closer: _ClientCloser) -> AsyncMixpanel:
 
 @pytest.fixture
 def _mixpanel_client_closer(
-    mixpanel_emulator: Emulator, mixpanel_client_options: dict[str, Any]
+    request: pytest.FixtureRequest, mixpanel_emulator: Emulator, mixpanel_client_options: dict[str, Any]
 ) -> Iterator[_ClientCloser]:
-    from mixpanel_async import RetryPolicy  # noqa: PLC0415
+    from mixpanel_async import ConfigurationError, RetryPolicy  # noqa: PLC0415
 
     options = {
         "retry": RetryPolicy(initial=0.02, maximum=0.1),
         "identity_retry": RetryPolicy(attempts=3, initial=0.02, maximum=0.1, total_timeout=15.0),
         "shutdown_timeout": 2.0,
+        **_marker_options(request)[1],
         **mixpanel_client_options,
     }
-    closer = _ClientCloser(mixpanel_emulator.client(**options))
+    try:
+        client = mixpanel_emulator.client(**options)
+    except ConfigurationError as error:
+        raise _fail(f"mixpanel_client cannot be created: {error}") from None
+    closer = _ClientCloser(client)
     yield closer
     closer.close()
 
@@ -158,18 +203,26 @@ class _ClientCloser:
         """Close the client after all fixtures that use it."""
         import asyncio  # noqa: PLC0415
 
-        from mixpanel_async import ClientClosedError  # noqa: PLC0415
-
+        trio = sys.modules.get("trio")
+        if trio is not None and trio.lowlevel.in_trio_run():
+            # A runner of wider scope, where the client has been flushed. Only its owner may run it.
+            spawn = functools.partial(trio.lowlevel.spawn_system_task, self._close_in_loop)
+            trio.lowlevel.current_trio_token().run_sync_soon(spawn)
+            return
         test_loop = self._loop
         is_idle = test_loop is not None and not test_loop.is_closed() and not test_loop.is_running()
         # A client whose loop has ended can be closed in another one. Unlike `asyncio.run`, `run_until_complete` leaves
         # the current event loop of the thread alone.
         loop = test_loop if test_loop is not None and is_idle else asyncio.new_event_loop()
         try:
-            # A loop of wider scope may still be running, and only its owner may run it. The client has been flushed
-            # there, and a client with an empty queue needs no closing.
-            with contextlib.suppress(ClientClosedError):
-                loop.run_until_complete(self.client.aclose())
+            loop.run_until_complete(self._close_in_loop())
         finally:
             if loop is not test_loop:
                 loop.close()
+
+    async def _close_in_loop(self) -> None:
+        from mixpanel_async import ClientClosedError  # noqa: PLC0415
+
+        # The application under test may have closed the client.
+        with contextlib.suppress(ClientClosedError):
+            await self.client.aclose()

@@ -287,8 +287,11 @@ class TestClient:
 @pytest.mark.parametrize(
     ("option", "words"),
     [
-        ("id_merge='simple'", "*cannot be created with {'id_merge': 'simple'}: 'simple' is not a valid IdMerge"),
-        ("cluster=2", "*created with {'id_merge': 'simplified', 'cluster': 2}: *unexpected keyword*'cluster'"),
+        ("id_merge='simple'", "*id_merge must be 'simplified', 'original' or 'legacy', not 'simple'"),
+        ("cluster=2", "*@pytest.mark.mixpanel has no argument cluster; it has choose_canonical, cluster_limit, *"),
+        ("'original'", "*@pytest.mark.mixpanel takes only keyword arguments, such as id_merge='original'"),
+        ("cluster_limit=1", "*cannot be created with {'cluster_limit': 1}: cluster_limit must be at least 2, not 1"),
+        ("service_account=('user',)", "*service_account must be user name, secret and project id: *"),
     ],
 )
 def test_invalid_option_is_named_in_error(project: pytest.Pytester, option: str, words: str) -> None:
@@ -296,6 +299,79 @@ def test_invalid_option_is_named_in_error(project: pytest.Pytester, option: str,
     result = run(project, "neither", text)
     result.assert_outcomes(errors=1)
     result.stdout.fnmatch_lines([words])
+    result.stdout.no_fnmatch_line("*Traceback*")
+
+
+PLAIN = """
+import pytest
+
+@pytest.mark.mixpanel(id_merge="legacy")
+def test_plain(mixpanel_client, mixpanel_emulator):
+    assert mixpanel_client.id_merge is mixpanel_emulator.id_merge
+    assert mixpanel_client.id_merge.value == "legacy"
+"""
+
+
+@pytest.mark.parametrize("workers", [[], ["-n", "2"]], ids=["one process", "xdist"])
+@pytest.mark.parametrize("mode", MODES[:3])
+def test_marker_sets_emulator_and_client_alike(project: pytest.Pytester, mode: str, workers: list[str]) -> None:
+    text = """
+from mixpanel_async import IdMerge, IdentityError
+from mixpanel_async.testing import assert_same_person
+
+VISITOR = "2fd5dc29-4ab3-4eae-8ec4-b2a9d7f4e0a1"
+
+@pytest.mark.mixpanel(id_merge="original")
+async def test_original(mixpanel_client, mixpanel_emulator):
+    assert mixpanel_client.id_merge is mixpanel_emulator.id_merge is IdMerge.ORIGINAL
+    await mixpanel_client.bind(device_id=VISITOR).sign_in("user-1")
+    assert_same_person(mixpanel_emulator, VISITOR, "user-1")
+
+@pytest.mark.mixpanel(id_merge="simplified")
+async def test_simplified(mixpanel_client, mixpanel_emulator):
+    with pytest.raises(IdentityError):
+        await mixpanel_client.alias("user-1", VISITOR)
+    await mixpanel_client.bind(device_id=VISITOR).sign_in("user-1")
+    await mixpanel_client.flush()
+    assert_same_person(mixpanel_emulator, "$device:" + VISITOR, "user-1")
+
+async def test_without(mixpanel_client, mixpanel_emulator):
+    assert (mixpanel_client.id_merge, mixpanel_emulator.id_merge) == (None, IdMerge.SIMPLIFIED)
+
+@pytest.mark.mixpanel(service_account=("user", "secret", "1"), token="project")
+async def test_credentials(mixpanel_client, mixpanel_emulator):
+    await mixpanel_client.track("user-1", "Paid")
+    await mixpanel_client.flush()
+    assert [request.path for request in mixpanel_emulator.requests()] == ["/import"]
+    assert len(mixpanel_emulator.events("Paid")) == 1
+
+@pytest.mark.mixpanel(enabled=False)
+async def test_disabled(mixpanel_client):
+    assert not mixpanel_client.enabled
+
+@pytest.mark.mixpanel(invalid="drop")
+async def test_invalid(mixpanel_client):
+    await mixpanel_client.track("user-1", "Paid", {"a": object()})
+    assert mixpanel_client.stats().losses == {"invalid": 1}
+"""
+    project.makepyfile(HEADER[mode] + text, test_plain=PLAIN)
+    options = [*SCOPE, "-o", f"asyncio_mode={'auto' if mode == 'asyncio auto' else 'strict'}", *workers]
+    run_project = project.runpytest_subprocess if workers else project.runpytest_inprocess
+    result = run_project(*options)
+    result.assert_outcomes(passed=6 * RUNS[mode] + 1)
+
+
+def test_ini_option_sets_the_client_too(project: pytest.Pytester) -> None:
+    project.makefile(".ini", pytest=f"{(project.path / 'tox.ini').read_text()}\nmixpanel_id_merge = legacy\n")
+    text = "def test_it(mixpanel_client): assert mixpanel_client.id_merge.value == 'legacy'"
+    run(project, "neither", text).assert_outcomes(passed=1)
+
+
+def test_invalid_option_of_the_client_is_named_in_error(project: pytest.Pytester) -> None:
+    text = "@pytest.mark.mixpanel(invalid='ignore')\ndef test_it(mixpanel_client): pass\n"
+    result = run(project, "neither", text)
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(["*mixpanel_client cannot be created: *'ignore'*"])
     result.stdout.no_fnmatch_line("*Traceback*")
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 import anyio
 
-from .._encoding.clock import Moment, read_moment
+from .._encoding.clock import UNKNOWN, Moment, read_moment
 from .._encoding.requests import RequestEncoder
 from .._encoding.responses import read_response
 from .._encoding.timestamps import expired_positions
@@ -137,6 +137,8 @@ class BatchSender:
         may_be_old = batch.is_from_disk or self._environment.monotonic() - batch.opened >= _CHECK_AGE_AFTER
         if not may_be_old or batch.kind is not RecordKind.EVENTS or self._encoder.events_by_import:
             return None
+        if self._environment.is_wall_time_replaced():
+            return None
         accepted = None if batch.is_from_disk else batch.opened
         now = self._queue.requests.clock.earliest_now(self._moment(), since=accepted)
         by_import = self._encoder.credentials is not None
@@ -177,11 +179,14 @@ class BatchSender:
                 _log_batch(batch, request, reply, outcome, received.monotonic - sent.monotonic)
         finally:
             IN_REQUEST.reset(token)
+        if self._environment.is_wall_time_replaced():
+            # The server's clock may be replaced as well.
+            sent = UNKNOWN
         self._queue.requests.request_ended(request, reply, outcome, sent=sent, received=received)
         return outcome
 
     def _moment(self) -> Moment:
-        return read_moment(self._environment.wall_time, self._environment.monotonic)
+        return read_moment(self._environment.machine_time, self._environment.monotonic)
 
     def _settle(self, batch: Batch, outcome: Outcome, started: float) -> None:
         again = batch.attempts > 1

@@ -16,6 +16,7 @@ from .._runtime.environment import Environment
 from .._runtime.event_loop import BackgroundTask, yield_to_loop
 from .._runtime.log_events import log_event
 from .._runtime.threads import run_in_worker, start_thread_from_finalizer
+from .._runtime.timers import move_on_after
 from .lanes import FlushBarrier
 
 if TYPE_CHECKING:
@@ -112,7 +113,7 @@ class Closer:
             if progress is None or max(self._queue.next_try(interval), clock()) >= deadline:
                 return
             self._binding.on_work()
-            with anyio.move_on_after(deadline - clock()):
+            with move_on_after(deadline - clock()):
                 await progress.wait()
 
     # Close

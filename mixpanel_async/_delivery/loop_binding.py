@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import anyio
 
 from .._runtime.event_loop import BackgroundTask, EventLoop
+from .._runtime.timers import move_on_after
 
 if TYPE_CHECKING:
     from .._http.transport import Transport
@@ -152,7 +153,7 @@ class LoopBinding:
     async def wait_for_work(self, timeout: float | None) -> None:
         """Wait for a signal, for at most this number of seconds."""
         assert self._wakeup is not None
-        with anyio.move_on_after(timeout):
+        with move_on_after(timeout):
             await self._wakeup.wait()
 
     # Signals to waiting tasks

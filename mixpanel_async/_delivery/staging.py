@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from .._encoding.clock import Moment, ServerClock
 from .._encoding.fast_event import FastEventEncoder, insert_id_fragment, time_fragment
-from .._runtime.environment import Environment
+from .._runtime.environment import Environment, WallClock
 from .._runtime.fork import ForkMarker
 
 IN_REQUEST: Final = ContextVar("mixpanel_async_in_request", default=False)
@@ -42,11 +42,11 @@ class StagingBuffer:
     __slots__ = (
         "_current_loop",
         "_encoder",
+        "_environment",
         "_loop",
-        "_monotonic",
         "_new_id",
         "_wake_sender",
-        "_wall_time",
+        "_wall_clock",
         "bytes_until_yield",
         "clock",
         "cost_factor",
@@ -65,8 +65,8 @@ class StagingBuffer:
     def __init__(self, wake_sender: Callable[[], None]) -> None:
         self._wake_sender = wake_sender
         self._encoder: FastEventEncoder | None = None
-        self._wall_time: Callable[[], float]
-        self._monotonic: Callable[[], float]
+        self._environment: Environment
+        self._wall_clock: WallClock
         self._new_id: Callable[[], str]
         self.records: list[bytes] = []
         """Staged records, oldest first."""
@@ -97,7 +97,7 @@ class StagingBuffer:
     def use_encoder(self, encoder: FastEventEncoder | None, environment: Environment) -> None:
         """Set the encoder of plain events. With None, no event is staged."""
         self._encoder = encoder
-        self._wall_time, self._monotonic = environment.wall_time, environment.monotonic
+        self._environment, self._wall_clock = environment, environment.wall_clock
         self._new_id = environment.new_id
 
     def now(self) -> float:
@@ -105,13 +105,13 @@ class StagingBuffer:
 
         Mixpanel overwrites a `time` in its future. Two attempts to send one event could then count as two events.
         """
-        wall = self._wall_time()
+        wall = self._wall_clock.time()
         return wall - self._ahead(wall)
 
     def _ahead(self, wall: float) -> float:
         correction = self.clock.correction
-        if correction.ahead or wall < correction.measured.wall:
-            return correction.at(Moment(wall, self._monotonic()))
+        if (correction.ahead or wall < correction.measured.wall) and not self._environment.is_wall_time_replaced():
+            return correction.at(Moment(wall, self._environment.monotonic()))
         return 0.0
 
     def try_append(self, distinct_id: object, event_name: object, properties: Any) -> bool:
@@ -132,7 +132,7 @@ class StagingBuffer:
             or (self.opens_batch and IN_REQUEST.get())
         ):
             return False
-        now = self._wall_time()
+        now = self._wall_clock.time()
         if not (self.millisecond_start <= now < self.millisecond_end and (ending := next(self.insert_id_endings, b""))):
             # Once per millisecond: finding the running loop costs 5 % of the call on Python 3.11. An event that is
             # staged for an abandoned loop of the same thread is sent when the client binds to the next loop.

@@ -9,10 +9,9 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, Protocol
 
-import anyio
 from tenacity import AsyncRetrying, RetryCallState, retry_if_result
 
-from .._encoding.clock import Moment, read_moment
+from .._encoding.clock import UNKNOWN, Moment, read_moment
 from .._encoding.requests import JSON_HEADERS
 from .._encoding.responses import ReadReply, parse_retry_after, read_api_response
 from .._model.credentials import Auth
@@ -28,6 +27,7 @@ from .._model.errors import (
 from .._model.outcomes import Delivered, Outcome, PartialFailure, Request, Response, Retry, TransportFailure
 from .._runtime.environment import Environment
 from .._runtime.log_events import is_logged, log_event
+from .._runtime.timers import sleep
 from .retry import RetryRule
 from .transport import Transport
 
@@ -130,8 +130,8 @@ class Api:
         delay = await call.attempt()
         if delay is not None:
             # tenacity costs half as much as a request, so it is only set up for a retry.
-            await anyio.sleep(delay)
-            await AsyncRetrying(sleep=anyio.sleep, retry=retry_if_result(_is_delay), wait=_delay)(call.attempt)
+            await sleep(delay)
+            await AsyncRetrying(sleep=sleep, retry=retry_if_result(_is_delay), wait=_delay)(call.attempt)
         return call.result()
 
 
@@ -173,11 +173,14 @@ class _Call:
         self._outcome = self._read(self._reply, now=received.wall, secrets=self._request.secrets)
         if is_logged(logging.DEBUG):
             self._log(self._reply, received.monotonic - sent.monotonic)
+        if self._environment.is_wall_time_replaced():
+            # The server's clock may be replaced as well.
+            sent = UNKNOWN
         self._observer.request_ended(self._request, self._reply, self._outcome, sent=sent, received=received)
         return self._next_delay(self._outcome)
 
     def _moment(self) -> Moment:
-        return read_moment(self._environment.wall_time, self._environment.monotonic)
+        return read_moment(self._environment.machine_time, self._environment.monotonic)
 
     def _log(self, reply: Response | TransportFailure, seconds: float) -> None:
         request, attempt, milliseconds = self._request, self._attempts, round(seconds * 1000, 1)

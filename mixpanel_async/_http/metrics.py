@@ -57,7 +57,7 @@ class RequestMetrics:
             request: the request.
             reply: the response, or the reason why no response arrived.
             outcome: meaning of the reply.
-            sent: moment when the request started.
+            sent: moment when the request started; `UNKNOWN` if the reply says nothing about the clock.
             received: moment when the reply was complete.
         """
         date = None
