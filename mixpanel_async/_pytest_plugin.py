@@ -67,7 +67,7 @@ def _marker_options(request: pytest.FixtureRequest) -> tuple[dict[str, Any], dic
     if unknown:
         known = ", ".join(sorted({*for_emulator, *_CLIENT_OPTIONS}))
         raise _fail(f"@pytest.mark.mixpanel has no argument {', '.join(unknown)}; it has {known}")
-    client_options = {name: options.pop(name) for name in _CLIENT_OPTIONS if name in options}
+    client_options: dict[str, Any] = {name: options.pop(name) for name in _CLIENT_OPTIONS if name in options}
     # Only an explicit choice restricts the client: without one, it accepts the identity calls of every system.
     chosen = options.pop("id_merge", None) or request.config.getini("mixpanel_id_merge")
     if chosen:

@@ -6,6 +6,7 @@ import atexit
 import logging
 import threading
 import warnings
+import weakref
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -13,7 +14,7 @@ import anyio
 
 from .._model.stats import FlushResult
 from .._runtime.environment import Environment
-from .._runtime.event_loop import BackgroundTask, yield_to_loop
+from .._runtime.event_loop import BackgroundTask, EventLoop, yield_to_loop
 from .._runtime.log_events import log_event
 from .._runtime.threads import run_in_worker, start_thread_from_finalizer
 from .._runtime.timers import move_on_after
@@ -68,6 +69,7 @@ class Closer:
         self._timeout = timeout
         self._exit_timeout = exit_timeout
         self._task: BackgroundTask[FlushResult] | None = None
+        self._task_loop: EventLoop | None = None
         self._result: FlushResult | None = None
         self._has_ended = threading.Event()
 
@@ -130,8 +132,9 @@ class Closer:
         self._queue.close()
         self._sender.begin_close()
         self._binding.on_settled()
-        if self._task is None or self._task.is_done:
+        if self._task is None or self._task.is_done or self._task_loop is not self._binding.loop:
             from_callback = self._queue.callbacks.is_running_in_callback()
+            self._task_loop = self._binding.loop
             self._task = self._binding.spawn(partial(self._close, timeout, from_callback), "mixpanel close")
         # Bounded by its own deadline, so that leaving a cancelled block still delivers.
         task = self._task
@@ -222,6 +225,8 @@ class Closer:
             loop.call_soon(partial(self._binding.spawn, partial(self._aclose, timeout), "mixpanel end"))
             if is_exit and pending:
                 self._has_ended.wait(timeout + _STOP_TIMEOUT)
+            elif pending and self._queue.spool is None:
+                self._finish_at_exit()
         elif self._queue.spool is not None:
             self._queue.spool.writer.close(_STOP_TIMEOUT)
         elif pending and not (is_exit and self._sender.has_just_given_up()):
@@ -230,6 +235,17 @@ class Closer:
                 self._has_ended.wait(self._exit_timeout + _STOP_TIMEOUT)
         if pending:
             self._report_unclosed(pending, is_exit=is_exit)
+
+    def _finish_at_exit(self) -> None:
+        """Deliver at exit, if the event loop is stopped before it has delivered. A Jupyter kernel stops it so."""
+
+        def finish() -> None:
+            closer = reference()
+            if closer is not None and closer._queue.pending and closer._result is None:
+                closer.finish_unclosed()
+
+        reference = weakref.ref(self, lambda _: atexit.unregister(finish))
+        atexit.register(finish)
 
     def _close_in_thread(self, *, is_exit: bool) -> None:
         wait_at_exit = partial(self._has_ended.wait, self._exit_timeout)

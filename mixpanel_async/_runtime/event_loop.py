@@ -13,7 +13,7 @@ import contextvars
 import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable
 from importlib import import_module
-from threading import get_ident
+from threading import get_ident, main_thread
 from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar
 
 import anyio
@@ -259,7 +259,9 @@ class _AsyncioLoop:
         if self._stopped_since is None:
             self._stopped_since = self._loop.time()
         has_stopped = self._loop.time() - self._stopped_since >= _STOPPED_AFTER
-        return self._loop.is_closed() or get_ident() == self._thread_id or has_stopped
+        # At the exit of the interpreter, it does not run again.
+        is_exit = not main_thread().is_alive()
+        return self._loop.is_closed() or get_ident() == self._thread_id or has_stopped or is_exit
 
     def is_same(self, other: EventLoop) -> bool:
         return isinstance(other, _AsyncioLoop) and other._loop is self._loop
