@@ -14,6 +14,7 @@ import anyio
 
 from .environment import is_monotonic_replaced
 from .event_loop import current_loop, yield_to_loop
+from .threads import start_daemon_thread
 
 
 @contextmanager
@@ -24,14 +25,18 @@ def move_on_after(seconds: float | None) -> Iterator[None]:
         with anyio.move_on_after(seconds):
             yield
         return
+    ended = threading.Event()
+
+    def wait() -> None:
+        if not ended.wait(seconds):
+            loop.call_soon(scope.cancel)
+
     with anyio.CancelScope() as scope:
-        timer = threading.Timer(max(0.0, seconds), loop.call_soon, [scope.cancel])
-        timer.daemon = True
-        timer.start()
+        start_daemon_thread(wait, "mixpanel timer")
         try:
             yield
         finally:
-            timer.cancel()
+            ended.set()
 
 
 async def sleep(seconds: float) -> None:

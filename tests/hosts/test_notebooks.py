@@ -54,9 +54,8 @@ def kernel(emulator: Emulator, folder: Path, monkeypatch: pytest.MonkeyPatch) ->
     with emulator.serve() as server:
         monkeypatch.setenv("MIXPANEL", server.url)
         notebook = v4.new_notebook()
-        client: Any = NotebookClient(
-            notebook, timeout=20, kernel_name="python3", resources={"metadata": {"path": folder}}
-        )
+        where = {"metadata": {"path": folder}}
+        client: Any = NotebookClient(notebook, timeout=20, kernel_name="python3", resources=where)
 
         def run(code: str) -> str:
             cell = v4.new_code_cell(code)
