@@ -85,6 +85,7 @@ OWNERS: Final[Mapping[str, tuple[str, ...]]] = {
         "integrations/django/_loop.py",
     ),
     "backports": ("cli/importing/inputs.py",),
+    "celery": ("integrations/celery.py",),
     # Part of the standard library since Python 3.14.
     "compression": ("cli/importing/inputs.py",),
     "certifi": ("_http/certificates.py",),
@@ -106,6 +107,7 @@ OWNERS: Final[Mapping[str, tuple[str, ...]]] = {
     "sqlite3": ("_spool/*.py", "emulator/storage/store.py"),
     "ssl": ("_http/certificates.py", "_http/connection.py", "_http/transport.py"),
     "starlette": ("emulator/http/app.py", "emulator/http/routes.py", "integrations/starlette.py"),
+    "taskiq": ("integrations/taskiq.py",),
     "tenacity": ("_http/api.py",),
     "trio": ("_runtime/event_loop.py",),
     "typer": ("cli/*.py",),
@@ -141,7 +143,7 @@ MAX_ROOT_MODULES: Final = 4
 MAX_IMPORT_CHAIN: Final = 14
 MAX_WRITES_TO_OTHER_OBJECTS: Final = 17
 # The integrations have one public name per framework on purpose.
-SAME_NAME_ALLOWED: Final = frozenset({"MixpanelIntegration"})
+SAME_NAME_ALLOWED: Final = frozenset({"MixpanelIntegration", "MixpanelMiddleware"})
 
 # Calls whose results are constants without a Final annotation.
 CONSTANT_CALLS: Final = frozenset({"TypeVar", "ParamSpec", "getLogger"})

@@ -5,6 +5,7 @@ The web apps are run by tests/integrations/test_app_servers.py.
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -59,6 +60,33 @@ def test_sign_up_test_example_passes() -> None:
     # Unrelated plugins take seconds to import.
     unneeded = [f"-pno:{plugin}" for plugin in ("cacheprovider", "hypothesispytest", "respx")]
     run_example("test_signup.py", "-m", "pytest", "-q", *unneeded)
+
+
+def test_lambda_example(emulator: Emulator) -> None:
+    assert run_example("lambda_handler.py").splitlines()[-1] == "4 records delivered, 0 waiting"
+    assert [event["properties"]["item"] for event in emulator.events("Order placed")] == ["tea", "cup"]
+
+
+def test_celery_example(emulator: Emulator) -> None:
+    """Its tasks run in a worker in a thread of the process that sends them."""
+    program = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from celery.contrib.testing.worker import start_worker
+import celery_app
+with start_worker(celery_app.app, pool="solo", perform_ping_check=False):
+    sign_up = celery_app.sign_up.delay("maya@example.com", "3f2b0a52-1c1c-4b6e-9d7e-0a4f2c1d8e11")
+    celery_app.pay.delay("maya@example.com", 9.5)
+    celery_app.sync_contacts.delay(["maya@example.com"]).get(timeout=10)
+"""
+    settings = {**os.environ, "CELERY_BROKER_URL": "memory://", "CELERY_RESULT_BACKEND": "cache+memory://"}
+    command = [sys.executable, "-c", program, str(EXAMPLES)]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=25, env=settings)
+    assert result.returncode == 0, result.stderr
+    names = {"Paid", "Signed up", "Contacts synced"}
+    assert {event["event"] for event in emulator.events()} >= names
+    assert emulator.resolve("3f2b0a52-1c1c-4b6e-9d7e-0a4f2c1d8e11") == emulator.resolve(ACCOUNT)
+    assert (emulator.profile(ACCOUNT) or {})["payments"] == 1
 
 
 def test_worker_example(emulator: Emulator) -> None:

@@ -85,6 +85,47 @@ from django.test import Client
 for url in ("/home", "/search"):
     assert Client().get(url).status_code == 200
 """
+CELERY_VISIT = """
+charge("user-1", 9.5)
+client = mixpanel.client
+mixpanel.blocking.close()
+"""
+TASKIQ_VISIT = """
+import anyio.to_thread, asyncio
+async def visit():
+    global client
+    await broker.startup()
+    task = await charge.kiq("user-1")
+    assert not (await task.wait_result()).is_err
+    client = broker.middlewares[0].client
+    await broker.shutdown()
+# taskiq supports only asyncio.
+await anyio.to_thread.run_sync(asyncio.run, visit())
+"""
+ARQ_VISIT = """
+context = {}
+await WorkerSettings.on_startup(context)
+await WorkerSettings.functions[0](context, "user-1")
+await WorkerSettings.on_shutdown(context)
+client = context["mixpanel"]
+"""
+LAMBDA_VISIT = """
+for one in (handler, async_handler):
+    assert one({"user": "user-1"}, None) == {"statusCode": 200}
+client = mixpanel.client
+assert client.stats().delivered == 2
+mixpanel.blocking.close()
+"""
+# Words of a snippet, and the code that uses it.
+VISITS = {
+    "FastAPI(": ASGI_VISIT,
+    "web.Application(": AIOHTTP_VISIT,
+    "mixpanel.wrap(": WRAPPED_VISIT,
+    "integrations.celery": CELERY_VISIT,
+    "integrations.taskiq": TASKIQ_VISIT,
+    "class WorkerSettings": ARQ_VISIT,
+    "integrations.aws_lambda": LAMBDA_VISIT,
+}
 SNIPPETS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 DJANGO_SNIPPET = next(snippet for snippet in SNIPPETS if "INSTALLED_APPS" in snippet)
 SNIPPETS.remove(DJANGO_SNIPPET)
@@ -106,12 +147,10 @@ async def test_readme_snippet_runs(snippet: str, monkeypatch: pytest.MonkeyPatch
     if "def test_" in snippet:
         # The snippet is a test: pass values in place of its fixtures.
         snippet += "\nasync with EMULATOR.client() as client:\n    await test_sign_up(client, EMULATOR)\n"
-    if "MixpanelIntegration(" in snippet:
-        visits = {"FastAPI(": ASGI_VISIT, "web.Application(": AIOHTTP_VISIT, "mixpanel.wrap(": WRAPPED_VISIT}
-        snippet += next(visit for words, visit in visits.items() if words in snippet)
+    snippet += next((visit for words, visit in VISITS.items() if words in snippet), "")
     code = compile(snippet, "README.md", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
-    namespace: dict[str, Any] = {"EMULATOR": emulator}
-    if "await " in snippet or "async with" in snippet:
+    namespace: dict[str, Any] = {"EMULATOR": emulator, "__name__": "__main__"}
+    if code.co_flags & inspect.CO_COROUTINE:
         await eval(code, namespace)
     else:
         # A program without a running event loop.
