@@ -47,6 +47,7 @@ PURE: Final = (
     "_model/*.py",
     "_encoding/*.py",
     "_delivery/accounting.py",
+    "_delivery/batch.py",
     "_delivery/buffer.py",
     "_delivery/disk_backlog.py",
     "_delivery/lanes.py",

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import NoReturn, TypeVar
 
+from .._delivery.batch import Batch
 from .._delivery.closer import Closer
 from .._delivery.direct_sender import DirectSender
-from .._delivery.lanes import Batch, Lane
+from .._delivery.lanes import Lane
 from .._delivery.sender import Sender
 from .._model.credentials import Secret
 from .._model.errors import ClientClosedError

@@ -78,7 +78,8 @@ def build_pipeline(
     )
     binding = LoopBinding(callbacks, transport)
     if spool is None or not options.enabled:
-        make_spool, buffer = None, Buffer(options.batching, options.retry, None, new_compressor)
+        make_spool = None
+        buffer = Buffer(options.batching, options.retry, None, new_compressor, mixes_identity=options.mixes_identity)
     else:
         from .._delivery.spool_bridge import make_bridge, make_buffer  # noqa: PLC0415  only imported with a spool
 

@@ -59,7 +59,8 @@ class IdentityMethods(ClientBase):
             deferred: put the event into the queue and return, so that an outage delays it. It is delivered after the
                 events that were tracked before the call, and before the records that are tracked later. If Mixpanel
                 refuses it, `on_drop` receives it. Profile updates that were waiting before the call may arrive later.
-                It takes a request of its own, while no other request for events is in flight.
+                It shares a request with events in a client without a service account, else with identity events of the
+                same endpoint. While that request is in flight, no other one for events is.
             timeout: seconds for all attempts together, 0.001 to 86,400; by default the limit of `identity_retry`.
 
         Raises:

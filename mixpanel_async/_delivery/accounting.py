@@ -13,7 +13,8 @@ from .._model.stats import IdentityStats, Stats
 
 if TYPE_CHECKING:
     from .._http.metrics import RequestMetrics
-    from .lanes import Batch, Lane
+    from .batch import Batch
+    from .lanes import Lane
 
 
 class Accounting:
@@ -50,9 +51,9 @@ class Accounting:
         self.losses: dict[DropReason, int] = {}
         self.identity = IdentityStats()
 
-    def count_identity(self, counter: str) -> None:
-        """Add one to this field of `IdentityStats`."""
-        self.identity = replace(self.identity, **{counter: getattr(self.identity, counter) + 1})
+    def count_identity(self, counter: str, count: int = 1) -> None:
+        """Add to this field of `IdentityStats`."""
+        self.identity = replace(self.identity, **{counter: getattr(self.identity, counter) + count})
 
     def is_full(self, size: int) -> bool:
         """Return whether a record of this size does not fit in memory."""
@@ -120,21 +121,21 @@ class Accounting:
         self.delivered += len(batch.items)
         for barrier, covered in batch.barriers:
             barrier.settle(covered)
-        if batch.identity is not None and batch.items:
+        if batch.identities:
             batch.end_turn()
-            self.count_identity("delivered")
+            self.count_identity("delivered", len(batch.identities))
 
     def record_loss(
         self, batch: Batch, reason: DropReason, *, details: Sequence[FailedRecord] = (), message: str = ""
     ) -> Loss:
-        """Count a batch that ended without delivery."""
+        """Count a batch that ended without delivery, of records that are reported with the same kind."""
         self.release(len(batch.items), batch.payload)
         self.count_loss(reason, len(batch.items))
         for barrier, covered in batch.barriers:
             barrier.settle(covered, reason)
-        if batch.identity is not None and batch.items:
+        if batch.identities:
             batch.end_turn()
-            self.count_identity("lost")
+            self.count_identity("lost", len(batch.identities))
         return Loss(kind=batch.reported_kind, reason=reason, items=batch.items, details=details, message=message)
 
     def count_loss(self, reason: DropReason, count: int) -> None:

@@ -33,7 +33,7 @@ from .._runtime.environment import Environment
 from .._runtime.event_loop import EventLoop
 from .._runtime.log_events import is_logged, log_event
 from .._runtime.threads import run_in_worker
-from .lanes import Batch
+from .batch import Batch
 from .listeners import DeliveryListener
 from .log import EpisodeLog, cause_of
 from .staging import IN_REQUEST

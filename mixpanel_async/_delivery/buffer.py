@@ -13,7 +13,6 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
 from .._encoding.batch_body import Compressor
-from .._encoding.requests import identity_kind
 from .._model.config import BatchPolicy, RetryPolicy
 from .._model.credentials import Secret
 from .._model.errors import FailedRecord
@@ -21,14 +20,14 @@ from .._model.outcomes import ConfigurationRefused, Delivered, Expired, Outcome,
 from .._model.records import DROPPED, DropReason, IdentityRecord, Loss, NonIdempotentRecord, RecordKind
 from .._model.stats import Stats
 from .accounting import Accounting
-from .lanes import IDLE, Batch, FlushBarrier, IdentityTurn, Idle, Lane, LaneTable, OfferResult, WaitUntil
+from .batch import Batch, FlushBarrier
+from .lanes import IDLE, Idle, Lane, LaneTable, OfferResult, WaitUntil
 
 if TYPE_CHECKING:
     from .._http.metrics import RequestMetrics
     from .._spool.messages import PendingWrite
     from .disk_backlog import DiskBacklog, SpoolLimits
 
-_COMPRESSED_KINDS: Final = frozenset({RecordKind.EVENTS, RecordKind.IMPORTS})
 _ANY_SECRET: Final = Secret("")
 # Seconds for which a lane remembers that a server, or a proxy before it, found a body too large.
 _SIZE_LIMIT_TTL: Final = 3600.0
@@ -46,6 +45,7 @@ class Buffer:
         retry: limits of retries.
         spool: bounds on disk; None without a spool.
         new_compressor: creates the gzip stream for events, which are compressed as they come; None disables this.
+        mixes_identity: identity records share requests with events.
 
     Attributes:
         accounting: counters and bounds in memory.
@@ -61,31 +61,29 @@ class Buffer:
         retry: RetryPolicy,
         spool: SpoolLimits | None = None,
         new_compressor: Callable[[], Compressor] | None = None,
+        *,
+        mixes_identity: bool = False,
     ) -> None:
         self._policy = policy
         self._retry = retry
-        self._new_compressor = new_compressor
         self.accounting = Accounting(policy)
         self.disk: DiskBacklog | None = None
         if spool is not None:
             from .disk_backlog import DiskBacklog  # noqa: PLC0415  only imported with a spool
 
             self.disk = DiskBacklog(policy, spool, self.accounting)
-        self.lanes = LaneTable(policy)
+        self.lanes = LaneTable(policy, new_compressor, mixes_identity=mixes_identity)
         self.active: dict[Lane, None] = {}
         self.under_pressure = False
-        self._last_turn: IdentityTurn | None = None
 
     def reset(self) -> None:
         """Forget every record and count: after a fork they belong to the parent."""
         self.active.clear()
-        for lane in self.lanes.values():
-            lane.clear()
+        self.lanes.reset()
         self.accounting.reset()
         if self.disk is not None:
             self.disk.reset()
         self.under_pressure = False
-        self._last_turn = None
 
     def lane(self, kind: RecordKind, secret: Secret | None = None) -> Lane:
         """Return the lane for this kind and authentication. Create it at its first use."""
@@ -155,7 +153,9 @@ class Buffer:
         if disk is not None and disk.begin_write(lane, size):
             return OfferResult.ACCEPTED
         if type(item) is IdentityRecord:
-            self._append_identity(lane, item, now)
+            row = None if disk is None else disk.rows(lane).last_row
+            self.lanes.append_identity(lane, item, now, row, self.active)
+            self.active[lane] = None
             return OfferResult.WAKE_SENDER
         batch = lane.open
         if batch is not None and batch.size + size + 1 > lane.max_bytes:
@@ -163,7 +163,7 @@ class Buffer:
             batch = None
         if batch is None:
             is_first = True
-            batch = self._new_batch(lane, [item], now)
+            batch = self.lanes.new_batch(lane, [item], now)
             lane.open_batch(batch)
             self.active[lane] = None
         else:
@@ -179,27 +179,13 @@ class Buffer:
             return OfferResult.ACCEPTED
         return OfferResult.WAKE_SENDER
 
-    def _new_batch(self, lane: Lane, items: list[bytes], now: float) -> Batch:
-        # Incremental compression loses the type of a record, which profile updates need. Their endpoints take no gzip.
-        new_compressor = self._new_compressor if lane.kind in _COMPRESSED_KINDS else None
-        return Batch(lane, items, now, new_compressor=new_compressor, after=self._last_turn)
-
-    def _append_identity(self, lane: Lane, item: bytes, now: float) -> None:
-        """Append an accepted identity record. No batch may have records from before and from after it."""
-        for other in self.active:
-            other.close_open()
-        turn = self._last_turn = IdentityTurn(identity_kind(item) or RecordKind.IDENTITY)
-        ids = None if self.disk is None else [self.disk.rows(lane).last_row]
-        lane.ready.append(Batch(lane, [item], now, ids, identity=turn))
-        self.active[lane] = None
-
     def extend(self, lane: Lane, records: bytes, count: int, now: float) -> OfferResult:
         """Accept joined records, at most as many as `records_left` returns.
 
         Returns:
             The result of `offer` for all of them together; `FULL` also if they are too large for one batch.
         """
-        batch = lane.open or self._new_batch(lane, [], now)
+        batch = lane.open or self.lanes.new_batch(lane, [], now)
         size = len(records) - count
         if batch.size + len(records) > lane.max_bytes or not self.accounting.accept_if_room(count, size):
             return OfferResult.FULL
@@ -235,7 +221,7 @@ class Buffer:
                 break
             oldest = min(waiting, key=lambda batch: batch.opened)
             first = oldest.pop_first()
-            losses.append(self._lose(first, DropReason.QUEUE_FULL))
+            losses.extend(self._lose(first, DropReason.QUEUE_FULL))
             if not oldest.items:
                 oldest.lane.replace(oldest, oldest)
         self.under_pressure = self.under_pressure or bool(losses)
@@ -263,7 +249,7 @@ class Buffer:
             batch.lane.recover()
             self._deliver(batch)
             return []
-        return [self._lose(batch, reason, message=message)]
+        return self._lose(batch, reason, message=message)
 
     def requeue_single(self, batch: Batch) -> None:
         """End a lease made by `lease_single` without an outcome. Nothing happens if the lease has ended before."""
@@ -337,7 +323,7 @@ class Buffer:
         if rest.items:
             batch.lane.ready.appendleft(rest)
         if not outcome.by_import:
-            return [self._lose(old, DropReason.TOO_OLD)]
+            return self._lose(old, DropReason.TOO_OLD)
         lane = self.lane(RecordKind.IMPORTS)
         old.move_to(lane)
         self.active[lane] = None
@@ -377,11 +363,11 @@ class Buffer:
         if isinstance(outcome, PartialFailure):
             rejected, others = batch.partition({record.index for record in outcome.failed})
             self._deliver(others)
-            return [self._lose(rejected, DropReason.REJECTED, details=outcome.failed, message=outcome.message)]
+            return self._lose(rejected, DropReason.REJECTED, details=outcome.failed, message=outcome.message)
         if isinstance(outcome, SplitBatch) and len(batch.items) > 1:
             return self._split_batch(batch, outcome, now)
         reason = outcome.reason if isinstance(outcome, SplitBatch) else DropReason.REJECTED
-        return [self._lose(batch, reason, message=outcome.message)]
+        return self._lose(batch, reason, message=outcome.message)
 
     def _retry_batch(self, batch: Batch, outcome: Retry, now: float, delay: float) -> list[Loss]:
         lane, retry = batch.lane, self._retry
@@ -397,7 +383,7 @@ class Buffer:
         began = now if batch.first_try is None else batch.first_try
         out_of_time = retry.total_timeout is not None and lane.paused_until > began + retry.total_timeout
         if out_of_attempts or out_of_time:
-            losses.append(self._lose(batch, DropReason.EXHAUSTED, message=outcome.message))
+            losses.extend(self._lose(batch, DropReason.EXHAUSTED, message=outcome.message))
         else:
             lane.ready.appendleft(batch)
         return losses
@@ -408,7 +394,7 @@ class Buffer:
         if not once or self._policy.at_least_once:
             return batch
         uncertain, rest = batch.partition(once)
-        losses.append(self._lose(uncertain, DropReason.UNCERTAIN, message=message))
+        losses.extend(self._lose(uncertain, DropReason.UNCERTAIN, message=message))
         return rest
 
     def _split_batch(self, batch: Batch, outcome: SplitBatch, now: float) -> list[Loss]:
@@ -436,12 +422,15 @@ class Buffer:
 
     def _lose(
         self, batch: Batch, reason: DropReason, *, details: Sequence[FailedRecord] = (), message: str = ""
-    ) -> Loss:
+    ) -> list[Loss]:
         self.under_pressure = False
-        loss = self.accounting.record_loss(batch, reason, details=details, message=message)
-        if batch.ids and self.disk is not None:
-            self.disk.mark_settled(batch, None if reason in DROPPED else loss)
-        return loss
+        losses = []
+        for part, named in batch.split_by_kind(details):
+            loss = self.accounting.record_loss(part, reason, details=named, message=message)
+            if part.ids and self.disk is not None:
+                self.disk.mark_settled(part, None if reason in DROPPED else loss)
+            losses.append(loss)
+        return losses
 
     def abandon(self, reason: DropReason) -> list[Loss]:
         """Give up every waiting batch. Batches in flight stay with their lease holder, spooled records on disk."""
@@ -450,7 +439,7 @@ class Buffer:
             lane.close_open()
             for batch in [batch for batch in lane.ready if not batch.ids]:
                 lane.ready.remove(batch)
-                losses.append(self._lose(batch, reason))
+                losses.extend(self._lose(batch, reason))
         return losses
 
     def barrier(self) -> FlushBarrier:

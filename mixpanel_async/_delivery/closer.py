@@ -18,7 +18,7 @@ from .._runtime.event_loop import BackgroundTask, EventLoop, yield_to_loop
 from .._runtime.log_events import log_event
 from .._runtime.threads import run_in_worker, start_thread_from_finalizer
 from .._runtime.timers import move_on_after
-from .lanes import FlushBarrier
+from .batch import FlushBarrier
 
 if TYPE_CHECKING:
     from .._http.transport import Transport

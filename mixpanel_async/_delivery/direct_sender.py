@@ -23,7 +23,7 @@ from .._model.errors import (
 from .._model.outcomes import Response
 from .._model.records import DropReason, Record, RecordKind
 from .._runtime.log_events import log_event
-from .lanes import Batch
+from .batch import Batch
 from .staging import IN_REQUEST
 
 if TYPE_CHECKING:

@@ -12,12 +12,13 @@ from dataclasses import replace
 from math import ceil
 from typing import Final, NamedTuple
 
-from .._encoding.requests import identity_kind
+from .._encoding.identity_records import identity_kind
 from .._model.config import BatchPolicy
 from .._model.records import DropReason, Loss
 from .._spool.messages import SEQUENCE_BITS, Eviction, PendingWrite, SettledRows
 from .accounting import Accounting
-from .lanes import Barriers, Batch, FlushBarrier, IdentityTurn, Lane
+from .batch import Barriers, Batch, FlushBarrier
+from .lanes import Lane
 
 # Records of a backlog on disk that are held in memory: enough to keep every request busy while more are read.
 WINDOW_RECORDS: Final = 20_000
@@ -327,7 +328,7 @@ class DiskBacklog:
                 if reason is None:
                     self._accounting.retract_batch(gone)
                 else:
-                    losses.append(self._accounting.record_loss(gone, reason))
+                    losses += [self._accounting.record_loss(part, reason) for part, _ in gone.split_by_kind()]
             # A record in neither place was evicted while it was being written.
             only_on_disk = [item for row, item in items.items() if rows.unwritten and row >= rows.unwritten_from]
             if only_on_disk:
@@ -413,10 +414,10 @@ class DiskBacklog:
         self._add(rows, -len(loaded), -estimate)
         at = 0
         while at < len(loaded):
-            turn = IdentityTurn(kind) if (kind := identity_kind(loaded[at][1])) else None
-            batch = Batch(lane, [], now, is_from_disk=True, identity=turn)
-            for row, item in loaded[at : at + (self._policy.max_events if turn is None else 1)]:
-                if batch.items and (batch.size + len(item) + 1 > lane.max_bytes or identity_kind(item)):
+            batch = Batch(lane, [], now, is_from_disk=True, route=lane.route(identity_kind(loaded[at][1])))
+            for row, item in loaded[at : at + self._policy.max_events]:
+                is_full = batch.items and batch.size + len(item) + 1 > lane.max_bytes
+                if is_full or lane.route(identity_kind(item)) is not batch.route:
                     break
                 batch.append_row(row, item)
             at += len(batch.items)

@@ -1,21 +1,23 @@
-"""Data of the buffer: results, flush barriers, batches and lanes. Only their own methods change them."""
+"""Data of the buffer: results and lanes. Only their own methods change them."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable
 from enum import Enum
 from math import inf
 from typing import Final, NamedTuple
 
-from .._encoding.batch_body import BatchBody, Compressor
+from .._encoding.batch_body import Compressor
+from .._encoding.identity_records import identity_kind
 from .._model.config import BatchPolicy
 from .._model.credentials import Secret
-from .._model.records import DropReason, RecordKind
-from .._model.stats import FlushResult
+from .._model.records import RecordKind
 from .._spool.messages import LANE_CODES
+from .batch import Batch, IdentityTurn
 
 _MAX_LANES: Final = 50
+_COMPRESSED_KINDS: Final = frozenset({RecordKind.EVENTS, RecordKind.IMPORTS})
 
 
 class OfferResult(Enum):
@@ -40,231 +42,6 @@ class Idle:
 IDLE: Final = Idle()
 
 
-class FlushBarrier:
-    """Progress of one flush: counts the records that had been accepted when the flush began."""
-
-    __slots__ = ("delivered", "losses", "pending")
-
-    def __init__(self) -> None:
-        self.pending = self.delivered = 0
-        self.losses: dict[str, int] = {}
-
-    def expect(self, count: int) -> None:
-        """Wait for more records. A negative number removes records that were never accepted."""
-        self.pending += count
-
-    def settle(self, count: int, reason: DropReason | None = None) -> None:
-        """Count records as delivered, or as lost if there is a reason."""
-        self.pending -= count
-        if reason is None:
-            self.delivered += count
-        else:
-            self.losses[reason.value] = self.losses.get(reason.value, 0) + count
-
-    def result(self, last_error: str | None = None) -> FlushResult:
-        """Return the counts so far, with the last error of the client if records are still waiting."""
-        error = last_error if self.pending else None
-        return FlushResult(self.delivered, sum(self.losses.values()), self.pending, dict(self.losses), error)
-
-
-Barriers = list[tuple[FlushBarrier, int]]
-"""Barriers, each with the number of leading records that it waits for."""
-
-
-class IdentityTurn:
-    """Turn of one queued identity record, which records accepted after it wait for.
-
-    Args:
-        kind: selects the endpoint.
-    """
-
-    __slots__ = ("is_over", "kind")
-
-    def __init__(self, kind: RecordKind) -> None:
-        self.kind = kind
-        self.is_over = False
-
-    def end(self) -> None:
-        """Note that the record is delivered or lost."""
-        self.is_over = True
-
-
-class Batch:
-    """Records of one lane that are sent in one request.
-
-    A batch with an identity record has no other record. It is sent while no other request of its lane is in flight.
-
-    Args:
-        lane: endpoint and authentication.
-        items: encoded records.
-        opened: monotonic seconds at which the first record came.
-        ids: spool row of each record; empty without a spool.
-        new_compressor: creates the gzip stream of a body that is compressed as it grows; None disables this.
-        origin: batch that these records were taken from. Its attempts and flags are copied.
-        barriers: flushes that wait for the first records of the batch.
-        is_from_disk: the records were read from a spool, where they may have waited for a long time.
-        identity: turn of the identity record, if the batch has one.
-        after: turn that has to end first; None if no identity record of another lane was waiting.
-
-    Attributes:
-        size: bytes of the request body: records, commas between them and brackets.
-        is_due: a flush waits for it, so the linger time does not apply.
-        is_request_begun: a request was made, so the records may have been applied.
-        failure_epoch: failures in a row of the lane when the current request began.
-    """
-
-    __slots__ = (
-        "after",
-        "attempts",
-        "barriers",
-        "failure_epoch",
-        "first_try",
-        "identity",
-        "ids",
-        "is_due",
-        "is_from_disk",
-        "is_request_begun",
-        "items",
-        "lane",
-        "opened",
-        "size",
-    )
-
-    def __init__(
-        self,
-        lane: Lane,
-        items: Sequence[bytes],
-        opened: float,
-        ids: list[int] | None = None,
-        *,
-        new_compressor: Callable[[], Compressor] | None = None,
-        origin: Batch | None = None,
-        barriers: Barriers | None = None,
-        is_from_disk: bool = False,
-        identity: IdentityTurn | None = None,
-        after: IdentityTurn | None = None,
-    ) -> None:
-        self.lane = lane
-        self.items = BatchBody(items, new_compressor)
-        self.ids: list[int] = [] if ids is None else ids
-        self.size = 1 + sum(map(len, items)) + len(items)
-        self.opened = opened
-        self.is_due: bool = origin is not None and origin.is_due
-        self.is_from_disk = is_from_disk
-        self.attempts: int = 0 if origin is None else origin.attempts
-        self.is_request_begun = False
-        self.first_try: float | None = None if origin is None else origin.first_try
-        self.failure_epoch: int = 0 if origin is None else origin.failure_epoch
-        self.barriers: Barriers = [] if barriers is None else barriers
-        self.identity: IdentityTurn | None = identity if origin is None else origin.identity
-        self.after: IdentityTurn | None = after if origin is None else origin.after
-
-    @property
-    def kind(self) -> RecordKind:
-        """Kind that selects the endpoint."""
-        return self.lane.kind if self.identity is None else self.identity.kind
-
-    @property
-    def secret(self) -> Secret | None:
-        """Project secret that signs the request."""
-        return self.lane.secret if self.identity is None else self.lane.merge_secret
-
-    @property
-    def reported_kind(self) -> RecordKind:
-        """Kind in reports."""
-        return self.lane.kind if self.identity is None else RecordKind.IDENTITY
-
-    def must_wait(self) -> bool:
-        """Return whether other records have to be settled first, to keep the order of an identity record."""
-        if self.after is not None and not self.after.is_over:
-            return True
-        leased = self.lane.leased
-        return bool(leased) and (self.identity is not None or next(iter(leased)).identity is not None)
-
-    def end_turn(self) -> None:
-        """Note that the records of the batch are delivered or lost."""
-        if self.identity is not None:
-            self.identity.end()
-
-    @property
-    def payload(self) -> int:
-        """Bytes of the records themselves."""
-        return self.size - 1 - len(self.items)
-
-    def append(self, item: bytes, opened: float) -> None:
-        """Add one record that was accepted at this time."""
-        self.items.append(item)
-        self.size += len(item) + 1
-        self.opened = min(self.opened, opened)
-
-    def append_row(self, row: int, item: bytes) -> None:
-        """Add one record that was read from a spool."""
-        self.items.append(item)
-        self.ids.append(row)
-        self.size += len(item) + 1
-
-    def extend(self, records: bytes, count: int, opened: float) -> None:
-        """Add this number of joined records."""
-        self.size += self.items.extend(records, count)
-        self.opened = min(self.opened, opened)
-
-    def subset(self, positions: Collection[int]) -> Batch:
-        """Return a new batch of the records at these positions, in order, with the same history."""
-        items = [item for at, item in enumerate(self.items) if at in positions]
-        ids = [row for at, row in enumerate(self.ids) if at in positions]
-        barriers = [
-            (barrier, part)
-            for barrier, covered in self.barriers
-            if (part := sum(1 for at in positions if at < covered))
-        ]
-        return Batch(self.lane, items, self.opened, ids, origin=self, barriers=barriers, is_from_disk=self.is_from_disk)
-
-    def partition(self, positions: Collection[int]) -> tuple[Batch, Batch]:
-        """Return the records at these positions, and the others."""
-        return self.subset(positions), self.subset(set(range(len(self.items))).difference(positions))
-
-    def pop_first(self) -> Batch:
-        """Remove the first record and return it as a batch."""
-        item = self.items.pop_first()
-        ids = [self.ids.pop(0)] if self.ids else []
-        barriers = [(barrier, 1) for barrier, _ in self.barriers]
-        first = Batch(self.lane, [item], self.opened, ids, origin=self, barriers=barriers)
-        self.size -= len(item) + 1
-        self.barriers = [(barrier, covered - 1) for barrier, covered in self.barriers if covered > 1]
-        return first
-
-    def add_barrier(self, barrier: FlushBarrier) -> None:
-        """Make the batch due now, and have the barrier wait for its records."""
-        self.is_due = True
-        self.barriers.append((barrier, len(self.items)))
-        barrier.expect(len(self.items))
-
-    def remove_barrier(self, barrier: FlushBarrier) -> None:
-        """Stop counting for this barrier."""
-        self.barriers = [entry for entry in self.barriers if entry[0] is not barrier]
-
-    def begin_attempt(self, now: float) -> None:
-        """Count an attempt. Its request has not been made yet."""
-        if self.first_try is None:
-            self.first_try = now
-        self.attempts += 1
-        self.is_request_begun = False
-        self.failure_epoch = self.lane.failures
-
-    def begin_request(self) -> None:
-        """Note that a request is made: from now on the records may have been applied."""
-        self.is_request_begun = True
-
-    def refund_attempt(self) -> None:
-        """Uncount an attempt that the response asked to repeat in another form."""
-        self.attempts -= 1
-
-    def move_to(self, lane: Lane) -> None:
-        """Change the lane, and append the batch to the batches that wait there."""
-        self.lane = lane
-        lane.ready.append(self)
-
-
 class Lane:
     """Records for one endpoint with one authentication.
 
@@ -276,6 +53,7 @@ class Lane:
         secret: project secret that signs the requests; None without one.
         limit: requests in flight at once.
         max_bytes: largest request body.
+        mixes_identity: identity records share requests with events, because both go to `/track` with the token.
     """
 
     __slots__ = (
@@ -287,6 +65,7 @@ class Lane:
         "limit",
         "max_bytes",
         "merge_secret",
+        "mixes_identity",
         "open",
         "paused_until",
         "ready",
@@ -296,8 +75,11 @@ class Lane:
         "size_limit_seen_at",
     )
 
-    def __init__(self, kind: RecordKind, secret: Secret | None, limit: int, max_bytes: int) -> None:
+    def __init__(
+        self, kind: RecordKind, secret: Secret | None, limit: int, max_bytes: int, *, mixes_identity: bool = False
+    ) -> None:
         self.kind = kind
+        self.mixes_identity = mixes_identity
         self.code = LANE_CODES[kind, secret is not None]
         self.secret = secret
         self.merge_secret: Secret | None = None
@@ -367,9 +149,24 @@ class Lane:
         """Forget the size limit that a 413 response showed."""
         self.max_bytes = limit
 
+    def route(self, kind: RecordKind | None) -> RecordKind | None:
+        """Return the kind that selects another endpoint for a record than that of the lane, or None.
+
+        Args:
+            kind: result of `identity_kind`.
+        """
+        return None if self.mixes_identity and kind is RecordKind.IDENTITY else kind
+
     def open_batch(self, batch: Batch) -> None:
         """Set the batch that new records join."""
         self.open = batch
+
+    def joinable(self, route: RecordKind | None) -> Batch | None:
+        """Return the last batch if identity records of this route may join it. The caller checks its size."""
+        last = self.open
+        if last is None and route is not None and self.ready and self.ready[-1].first_try is None:
+            last = self.ready[-1]
+        return last if last is not None and last.route is route else None
 
     def close_open(self) -> None:
         """Move the open batch to the batches that are ready to be sent."""
@@ -419,15 +216,28 @@ class Lane:
 
 
 class LaneTable(dict[tuple[RecordKind, Secret | None], Lane]):
-    """Every lane of a buffer, by kind and secret.
+    """Every lane of a buffer, by kind and secret. Creates their batches.
 
     Args:
         policy: requests in flight and size of batches.
+        new_compressor: creates the gzip stream for events, which are compressed as they come; None disables this.
+        mixes_identity: identity records share requests with events.
     """
 
-    def __init__(self, policy: BatchPolicy) -> None:
+    def __init__(
+        self, policy: BatchPolicy, new_compressor: Callable[[], Compressor] | None, *, mixes_identity: bool
+    ) -> None:
         super().__init__()
         self._policy = policy
+        self._new_compressor = new_compressor
+        self._mixes_identity = mixes_identity
+        self._last_turn: IdentityTurn | None = None
+
+    def reset(self) -> None:
+        """Remove every batch."""
+        for lane in self.values():
+            lane.clear()
+        self._last_turn = None
 
     def find(self, kind: RecordKind, key: Secret | None, secret: Secret | None, used: Collection[Lane]) -> Lane:
         """Return the lane of this kind and key, and sign its requests with `secret`. Create it at its first use.
@@ -446,6 +256,44 @@ class LaneTable(dict[tuple[RecordKind, Secret | None], Lane]):
                     if not (other.secret is None or other.failures or other in used):
                         del self[name]
             limit = self._policy.max_in_flight if kind in {RecordKind.EVENTS, RecordKind.IMPORTS} else 1
-            lane = self[kind, key] = Lane(kind, secret, limit, self._policy.max_bytes)
+            mixes_identity = self._mixes_identity and kind is RecordKind.EVENTS
+            lane = Lane(kind, secret, limit, self._policy.max_bytes, mixes_identity=mixes_identity)
+            self[kind, key] = lane
         lane.use_secret(secret)
         return lane
+
+    def new_batch(self, lane: Lane, items: list[bytes], now: float, route: RecordKind | None = None) -> Batch:
+        """Return a new batch, which waits for the identity records that other lanes hold."""
+        # Incremental compression loses the type of a record, which profile updates need. Their endpoints take no gzip.
+        new_compressor = self._new_compressor if lane.kind in _COMPRESSED_KINDS else None
+        return Batch(lane, items, now, new_compressor=new_compressor, route=route, after=self._last_turn)
+
+    def append_identity(self, lane: Lane, item: bytes, now: float, row: int | None, used: Iterable[Lane]) -> None:
+        """Append an identity record to the last batch of its lane, or to a new one.
+
+        Args:
+            lane: lane of events.
+            item: encoded record.
+            now: as in `Buffer.offer`.
+            row: spool row; None without a spool.
+            used: lanes that hold records.
+        """
+        route = lane.route(identity_kind(item))
+        batch, policy = lane.joinable(route), self._policy
+        if batch is None or len(batch.items) >= policy.max_events or batch.size + len(item) + 1 > lane.max_bytes:
+            lane.close_open()
+            batch = self.new_batch(lane, [], now, route)
+            lane.open_batch(batch)
+        if batch.turn is None or batch.turn is not self._last_turn:
+            # No batch of another lane may have records from before and from after this one.
+            for other in used:
+                if other is not lane:
+                    other.close_open()
+        batch.append(item, now)
+        self._last_turn = batch.begin_turn()
+        if row is not None:
+            batch.ids.append(row)
+        if now != inf:
+            batch.make_due()
+        if route is not None or len(batch.items) >= policy.max_events:
+            lane.close_open()

@@ -11,7 +11,7 @@ from functools import partial
 from math import inf
 from typing import TYPE_CHECKING, TypeVar
 
-from .._encoding.fast_event import split_records
+from .._encoding.batch_body import split_records
 from .._http.metrics import RequestMetrics
 from .._model.config import Overflow
 from .._model.credentials import Secret
@@ -19,8 +19,9 @@ from .._model.errors import ClientClosedError, QueueFullError
 from .._model.outcomes import Expired, Outcome
 from .._model.records import DropReason, Loss, RecordKind
 from .._model.stats import Stats
+from .batch import Batch, FlushBarrier
 from .callbacks import Callbacks
-from .lanes import Batch, FlushBarrier, Idle, Lane, OfferResult, WaitUntil
+from .lanes import Idle, Lane, OfferResult, WaitUntil
 from .listeners import QueueListener, SpoolListener
 from .log import LossLog, SignInLog, log_clock
 from .staging import IN_REQUEST, MIN_RECORD_BYTES, StagingBuffer

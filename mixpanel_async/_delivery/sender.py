@@ -22,7 +22,8 @@ from .._runtime.environment import Environment
 from .._runtime.event_loop import BackgroundTask, EventLoop, cancel_tasks, current_loop, yield_to_loop
 from .._runtime.log_events import log_event
 from .._runtime.remote_call import RemoteCall
-from .lanes import Batch, Idle, Lane
+from .batch import Batch
+from .lanes import Idle, Lane
 from .staging import YIELD_AFTER_BYTES
 
 if TYPE_CHECKING:

@@ -28,9 +28,10 @@ from .._spool.messages import (
     WriterProtocol,
 )
 from .._spool.spool import SqliteSpool, make_writer
+from .batch import Batch
 from .buffer import Buffer
 from .disk_backlog import DiskBacklog, SpoolLimits
-from .lanes import Batch, Lane, OfferResult
+from .lanes import Lane, OfferResult
 from .listeners import SpoolListener
 
 
@@ -355,7 +356,7 @@ def make_buffer(options: ClientOptions, spool: SqliteSpool, new_compressor: Call
     if not isinstance(spool, SqliteSpool):
         raise_configuration_error(f"spool must be an instance of SqliteSpool, not {type(spool).__name__}")
     limits = SpoolLimits(max_bytes=spool.max_bytes, max_records=spool.max_records)
-    return Buffer(options.batching, options.retry, limits, new_compressor)
+    return Buffer(options.batching, options.retry, limits, new_compressor, mixes_identity=options.mixes_identity)
 
 
 def make_bridge(

@@ -152,13 +152,3 @@ def time_fragment(now_ms: int) -> bytes:
 def insert_id_fragment(text: str) -> bytes:
     """Return an `$insert_id`, or the last characters of one, and the fields that name this library."""
     return b'%b","mp_lib":"%b","$lib_version":"%b",' % (text.encode(), MP_LIB.encode(), VERSION.encode())
-
-
-def split_records(records: bytes) -> list[bytes]:
-    """Split records of the fast encoder that are joined with a comma before each.
-
-    The separator occurs inside no record: quotes within strings are escaped, a list of such a record contains no
-    object, and the object at its end is followed by a brace.
-    """
-    # A raw newline occurs nowhere in JSON without whitespace.
-    return records[1:].replace(b'},{"event":', b'}\n{"event":').split(b"\n")

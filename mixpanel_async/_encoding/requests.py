@@ -26,13 +26,6 @@ MIN_COMPRESSED_BYTES: Final = 1024
 GZIP_HEADER: Final[Mapping[str, str]] = {"Content-Encoding": "gzip"}
 # /engage does not accept gzip (https://docs.mixpanel.com/reference/profile-set). For /groups it is not documented.
 _GZIPPED: Final = frozenset({"/track", "/import"})
-# How the records of `RecordEncoder.encode_identity` begin. Ordinary events of these names begin with other properties.
-_VERBS: Final = {
-    b'{"event":"$create_alias","properties":{"distinct_id":': RecordKind.IDENTITY,
-    b'{"event":"$identify","properties":{"$identified_id":': RecordKind.IDENTITY,
-    b'{"event":"$merge","properties":{"$distinct_ids":': RecordKind.IMPORTS,
-}
-_VERB_STARTS: Final = tuple(_VERBS)
 _PATHS: Final = {
     RecordKind.EVENTS: "/track",
     RecordKind.IDENTITY: "/track",
@@ -62,17 +55,6 @@ def fastest_compressor() -> tuple[Callable[[], Compressor], int]:
         return compressor
 
     return isal_compressor, 512 * 1024
-
-
-def identity_kind(record: bytes) -> RecordKind | None:
-    """Return the kind that selects the endpoint of an identity record, or None for any other record.
-
-    A merge has to go to `/import`. The others go to `/track`, also in a client with a service account: both endpoints
-    take them, but Mixpanel does not document which fields `/import` requires of them.
-    """
-    if not record.startswith(_VERB_STARTS):
-        return None
-    return next(kind for start, kind in _VERBS.items() if record.startswith(start))
 
 
 class Endpoint(NamedTuple):

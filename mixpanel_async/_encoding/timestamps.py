@@ -79,9 +79,9 @@ def expired_positions(items: Sequence[bytes], *, now: float) -> frozenset[int]:
     """Return the positions of events that have become too old for `/track`, for example during an outage.
 
     Args:
-        items: encoded events.
+        items: encoded events, and identity records, which have no time and never become too old.
         now: seconds since 1970, not too late; see `ServerClock.earliest_now`.
     """
     oldest = now * 1000 - _TRACK_WINDOW_MS - _CLOCK_ERROR_MS
-    times = (orjson.loads(memoryview(item))["properties"]["time"] for item in items)
+    times = (orjson.loads(memoryview(item))["properties"].get("time", oldest) for item in items)
     return frozenset(at for at, time in enumerate(times) if time < oldest)

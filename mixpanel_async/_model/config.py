@@ -243,6 +243,11 @@ class ClientOptions:
             return self.credentials is not None
         return self.events_endpoint == "import"
 
+    @property
+    def mixes_identity(self) -> bool:
+        """Whether identity events and ordinary events have the same endpoint, `/track`, and the same authentication."""
+        return self.credentials is None and not self.by_import
+
 
 def env_options(environ: Mapping[str, str], given: Mapping[str, Any]) -> dict[str, Any]:
     """Return the client options set by `MIXPANEL_*` variables; a blank variable counts as unset.

@@ -31,7 +31,8 @@ class Delivery:
     """One request that Mixpanel accepted, passed to `on_delivered`.
 
     Args:
-        kind: `events`, `imports`, `people`, `groups` or `identity`.
+        kind: `events`, `imports`, `people`, `groups` or `identity`. A request with events and deferred identity events
+            counts as `events`.
         records: number of records delivered.
         body_bytes: uncompressed size of its body.
         attempts: number of requests made for these records, including this one.

@@ -39,6 +39,12 @@ SMALL = BatchPolicy(max_events=2, linger=0.01)
 LONG = BatchPolicy(linger=3600.0)
 
 
+@pytest.fixture
+def path() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder) / "spool.db"
+
+
 def names(emulator: Emulator) -> list[str]:
     return [event["event"] for event in emulator.raw_events()]
 
@@ -73,8 +79,8 @@ async def test_deferred_alias_keeps_its_place_between_events(credentials: Any, f
     assert (emulator.profile("visitor") or {})["$name"] == "Maya"
     assert counts(mp) == (0, 0, 1, 1, 0)
     assert mp.stats().delivered == 12
-    verb = next(one for one in emulator.requests() if one.records == 1 and one.path == "/track")
-    assert "authorization" not in verb.headers
+    signed = {one.path for one in emulator.requests() if "authorization" in one.headers}
+    assert signed == (set() if credentials is None else {"/import"})
 
 
 async def test_deferred_calls_follow_each_other_and_merges_are_signed() -> None:
@@ -88,8 +94,8 @@ async def test_deferred_calls_follow_each_other_and_merges_are_signed() -> None:
         await mp.track("maya", "After")
     assert names(emulator) == ["Before", "$identify", "$merge", "$merge", "$create_alias", "After"]
     assert emulator.cluster(ANON) == {ANON, "maya", "old-account", "older-account", "maya@example.com"}
-    assert [one.path for one in emulator.requests()] == ["/track", "/track", "/import", "/import", "/track", "/track"]
-    assert ["authorization" in one.headers for one in emulator.requests()] == [False, False, True, True, False, False]
+    sent = [(one.path, one.records, "authorization" in one.headers) for one in emulator.requests()]
+    assert sent == [("/track", 2, False), ("/import", 2, True), ("/track", 2, False)]
     assert counts(mp) == (0, 0, 4, 4, 0)
 
 
@@ -130,7 +136,8 @@ async def test_refused_identity_event_is_counted_reported_and_logged(caplog: pyt
     emulator = Emulator(IdMerge.ORIGINAL)
     seen: list[tuple[list[LostRecord], DropReason]] = []
     async with emulator.client(on_drop=lambda records, reason: seen.append((records, reason))) as mp:
-        emulator.fail_next(400, path="/track")
+        # The batch, and then its first half.
+        emulator.fail_next(400, path="/track", times=2)
         await mp.identify("maya", ANON, deferred=True)
         await mp.track("maya", "After")
     assert names(emulator) == ["After"]
@@ -144,6 +151,43 @@ async def test_refused_identity_event_is_counted_reported_and_logged(caplog: pyt
     events = [record.mixpanel["event"] for record in caplog.records if hasattr(record, "mixpanel")]
     assert "records_lost" in events
     assert "maya" not in caplog.text
+
+
+@pytest.mark.parametrize("has_spool", [False, True])
+async def test_records_of_a_lost_batch_are_reported_by_kind(path: Path, has_spool: bool) -> None:
+    emulator = Emulator(IdMerge.ORIGINAL)
+    seen: list[tuple[str, str]] = []
+
+    def on_drop(records: list[LostRecord], _: DropReason) -> None:
+        seen.extend((record.kind, (record.payload or {})["event"]) for record in records)
+
+    async with emulator.client(on_drop=on_drop, spool=SqliteSpool(path) if has_spool else None) as mp:
+        emulator.fail_next(501, path="/track")
+        await mp.track(ANON, "Before")
+        await mp.identify("maya", ANON, deferred=True)
+    assert sorted(seen) == [("events", "Before"), ("identity", "$identify")]
+    assert (mp.stats().failed, counts(mp)) == (2, (0, 0, 1, 0, 1))
+    assert [one.records for one in emulator.requests()] == [0]
+
+
+@pytest.mark.parametrize("system", [IdMerge.ORIGINAL, IdMerge.LEGACY])
+async def test_backlog_of_sign_ups_needs_few_requests(system: IdMerge) -> None:
+    emulator = Emulator(system)
+    emulator.fail_next(503, times=100_000)
+    expected = []
+    async with emulator.client(id_merge=system, batching=BatchPolicy(max_events=100), retry=QUICK) as mp:
+        for number in range(200):
+            visitor = mp.bind(device_id=mp.new_device_id())
+            await visitor.track(f"Viewed {number}")
+            await visitor.sign_in(f"user {number}", f"Signed up {number}", is_new=True, deferred=True)
+            await visitor.people_set({"plan": "free"})
+            verb = "$identify" if system is IdMerge.ORIGINAL else "$create_alias"
+            expected += [f"Viewed {number}", verb, f"Signed up {number}"]
+        emulator.stop_faults()
+    assert names(emulator) == expected
+    assert counts(mp) == (0, 0, 200, 200, 0)
+    assert all(entry["outcome"] == "merged" for entry in emulator.identity_log())
+    assert len([one for one in emulator.requests() if one.status == 200]) < 40
 
 
 @pytest.mark.parametrize("status", [401, 403, 404])
@@ -192,18 +236,14 @@ async def test_timeout_ends_an_awaited_call() -> None:
             await mp.alias("maya", "visitor", timeout=0.05)
 
 
-@pytest.fixture
-def path() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory() as folder:
-        yield Path(folder) / "spool.db"
-
-
+@pytest.mark.parametrize("credentials", [None, ACCOUNT], ids=["token", "service account"])
 @pytest.mark.parametrize("in_memory", [100_000, 2], ids=["in memory", "most only on disk"])
-async def test_order_survives_a_restart(path: Path, in_memory: int) -> None:
+async def test_order_survives_a_restart(path: Path, in_memory: int, credentials: Any) -> None:
     emulator = Emulator(IdMerge.ORIGINAL)
     emulator.fail_next(503, times=100_000)
     batching = BatchPolicy(max_events=3, max_pending_events=in_memory)
-    mp = emulator.client(spool=SqliteSpool(path), shutdown_timeout=0.02, batching=batching)
+    account: Any = {} if credentials is None else {"credentials": credentials}
+    mp = emulator.client(spool=SqliteSpool(path), shutdown_timeout=0.02, batching=batching, **account)
     expected = []
     for number in range(4):
         for name in (f"Before {number}", f"Also before {number}"):
@@ -217,10 +257,11 @@ async def test_order_survives_a_restart(path: Path, in_memory: int) -> None:
     assert counts(mp) == (0, 0, 8, 0, 0)
     assert mp.stats().pending == 17
     emulator.stop_faults()
-    async with emulator.client(spool=SqliteSpool(path), batching=batching) as again:
+    async with emulator.client(spool=SqliteSpool(path), batching=batching, **account) as again:
         assert again.stats().recovered == 17
     assert names(emulator) == [*expected, "$identify"]
-    assert [one.path for one in emulator.requests() if one.status == 200].count("/import") == 4
+    if credentials is None:
+        assert [one.path for one in emulator.requests() if one.status == 200].count("/import") == 4
     assert counts(again) == (0, 0, 0, 8, 0)
     assert emulator.cluster("user 3") == {"user 3", "visitor 3", "old user 3"}
 

@@ -26,8 +26,9 @@ from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from mixpanel_async._delivery.batch import Batch, FlushBarrier
 from mixpanel_async._delivery.buffer import Buffer
-from mixpanel_async._delivery.lanes import Batch, FlushBarrier, Idle, OfferResult, WaitUntil
+from mixpanel_async._delivery.lanes import Idle, OfferResult, WaitUntil
 from mixpanel_async._model.config import BatchPolicy, RetryPolicy
 from mixpanel_async._model.credentials import Secret
 from mixpanel_async._model.outcomes import ConfigurationRefused, Delivered, Outcome, Retry, SplitBatch

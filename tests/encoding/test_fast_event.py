@@ -17,11 +17,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mixpanel_async import MixpanelException
+from mixpanel_async._encoding.batch_body import split_records
 from mixpanel_async._encoding.fast_event import (
     MAX_RECORD_BYTES,
     FastEventEncoder,
     insert_id_fragment,
-    split_records,
     time_fragment,
 )
 from mixpanel_async._encoding.records import EventArguments, RecordEncoder

@@ -32,8 +32,8 @@ from mixpanel_async import (
     RetryPolicy,
     ServiceAccountCredentials,
 )
+from mixpanel_async._delivery.batch import Batch
 from mixpanel_async._delivery.buffer import Buffer
-from mixpanel_async._delivery.lanes import Batch
 from mixpanel_async._http.retry import backoff
 from mixpanel_async._model.outcomes import Retry
 from mixpanel_async._model.records import RecordKind

@@ -11,9 +11,10 @@ from typing import Any
 
 import orjson
 
+from mixpanel_async._delivery.batch import Batch
 from mixpanel_async._delivery.buffer import Buffer
 from mixpanel_async._delivery.disk_backlog import SpoolLimits
-from mixpanel_async._delivery.lanes import Batch, Lane
+from mixpanel_async._delivery.lanes import Lane
 from mixpanel_async._delivery.listeners import SpoolListener
 from mixpanel_async._delivery.queue import Queue
 from mixpanel_async._delivery.spool_bridge import SpoolBridge

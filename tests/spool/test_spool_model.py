@@ -27,7 +27,7 @@ from hypothesis.stateful import (
 )
 from spool_harness import DAMAGE, DISK_FULL, IO_ERROR, LOCKED, SpoolHarness, fast_folder, record, spooled
 
-from mixpanel_async._delivery.lanes import Batch, FlushBarrier
+from mixpanel_async._delivery.batch import Batch, FlushBarrier
 from mixpanel_async._model.config import BatchPolicy, Overflow
 from mixpanel_async._model.errors import FailedRecord, QueueFullError
 from mixpanel_async._model.outcomes import ConfigurationRefused, Delivered, Outcome, PartialFailure, Retry, SplitBatch

@@ -1,0 +1,283 @@
+"""Batches: records of one lane that share a request, and what waits for them: flushes and other batches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from typing import TYPE_CHECKING
+
+from .._encoding.batch_body import BatchBody, Compressor
+from .._encoding.identity_records import is_identity
+from .._model.credentials import Secret
+from .._model.errors import FailedRecord
+from .._model.records import DropReason, RecordKind
+from .._model.stats import FlushResult
+
+if TYPE_CHECKING:
+    from .lanes import Lane
+
+
+class FlushBarrier:
+    """Progress of one flush: counts the records that had been accepted when the flush began."""
+
+    __slots__ = ("delivered", "losses", "pending")
+
+    def __init__(self) -> None:
+        self.pending = self.delivered = 0
+        self.losses: dict[str, int] = {}
+
+    def expect(self, count: int) -> None:
+        """Wait for more records. A negative number removes records that were never accepted."""
+        self.pending += count
+
+    def settle(self, count: int, reason: DropReason | None = None) -> None:
+        """Count records as delivered, or as lost if there is a reason."""
+        self.pending -= count
+        if reason is None:
+            self.delivered += count
+        else:
+            self.losses[reason.value] = self.losses.get(reason.value, 0) + count
+
+    def result(self, last_error: str | None = None) -> FlushResult:
+        """Return the counts so far, with the last error of the client if records are still waiting."""
+        error = last_error if self.pending else None
+        return FlushResult(self.delivered, sum(self.losses.values()), self.pending, dict(self.losses), error)
+
+
+Barriers = list[tuple[FlushBarrier, int]]
+"""Barriers, each with the number of leading records that it waits for."""
+
+
+class IdentityTurn:
+    """Turn of the queued identity records that began in one batch. Records of other lanes wait for it."""
+
+    __slots__ = ("_waiting",)
+
+    def __init__(self) -> None:
+        self._waiting = 0
+
+    @property
+    def is_over(self) -> bool:
+        """Whether every record is delivered or lost."""
+        return self._waiting <= 0
+
+    def add(self) -> None:
+        """Add one record."""
+        self._waiting += 1
+
+    def end(self, count: int) -> None:
+        """Note that this number of records are delivered or lost."""
+        self._waiting -= count
+
+
+class Batch:
+    """Records of one lane that are sent in one request.
+
+    A batch with an identity record is sent while no other request of its lane is in flight. It may also have
+    events if both have the same endpoint and authentication. Mixpanel's browser SDK sends them like that, in order.
+
+    Args:
+        lane: endpoint and authentication.
+        items: encoded records.
+        opened: monotonic seconds at which the first record came.
+        ids: spool row of each record; empty without a spool.
+        new_compressor: creates the gzip stream of a body that is compressed as it grows; None disables this.
+        origin: batch that these records were taken from. Its attempts and flags are copied.
+        barriers: flushes that wait for the first records of the batch.
+        is_from_disk: the records were read from a spool, where they may have waited for a long time.
+        route: kind that selects the endpoint of a batch of identity records; None for the endpoint of the lane.
+        after: turn that has to end first; None if no identity record was waiting.
+        identities: positions of the identity records, in order.
+
+    Attributes:
+        turn: turn of the identity records; None without any.
+        size: bytes of the request body: records, commas between them and brackets.
+        is_due: a flush waits for it, or it has an identity record, so the linger time does not apply.
+        is_request_begun: a request was made, so the records may have been applied.
+        failure_epoch: failures in a row of the lane when the current request began.
+    """
+
+    __slots__ = (
+        "after",
+        "attempts",
+        "barriers",
+        "failure_epoch",
+        "first_try",
+        "identities",
+        "ids",
+        "is_due",
+        "is_from_disk",
+        "is_request_begun",
+        "items",
+        "lane",
+        "opened",
+        "route",
+        "size",
+        "turn",
+    )
+
+    def __init__(
+        self,
+        lane: Lane,
+        items: Sequence[bytes],
+        opened: float,
+        ids: list[int] | None = None,
+        *,
+        new_compressor: Callable[[], Compressor] | None = None,
+        origin: Batch | None = None,
+        barriers: Barriers | None = None,
+        is_from_disk: bool = False,
+        route: RecordKind | None = None,
+        after: IdentityTurn | None = None,
+        identities: Sequence[int] = (),
+    ) -> None:
+        self.lane = lane
+        self.items = BatchBody(items, new_compressor)
+        self.ids: list[int] = [] if ids is None else ids
+        self.size = 1 + sum(map(len, items)) + len(items)
+        self.opened = opened
+        self.is_due: bool = origin is not None and origin.is_due
+        self.is_from_disk = is_from_disk
+        self.attempts: int = 0 if origin is None else origin.attempts
+        self.is_request_begun = False
+        self.first_try: float | None = None if origin is None else origin.first_try
+        self.failure_epoch: int = 0 if origin is None else origin.failure_epoch
+        self.barriers: Barriers = [] if barriers is None else barriers
+        self.route: RecordKind | None = route if origin is None else origin.route
+        self.after: IdentityTurn | None = after if origin is None else origin.after
+        self.identities = [*identities]
+        self.turn: IdentityTurn | None = origin.turn if origin is not None and identities else None
+
+    @property
+    def kind(self) -> RecordKind:
+        """Kind that selects the endpoint."""
+        return self.lane.kind if self.route is None else self.route
+
+    @property
+    def secret(self) -> Secret | None:
+        """Project secret that signs the request."""
+        return self.lane.secret if self.route is None else self.lane.merge_secret
+
+    @property
+    def reported_kind(self) -> RecordKind:
+        """Kind in reports. A batch with records of both kinds counts as one of events."""
+        return RecordKind.IDENTITY if 0 < len(self.identities) == len(self.items) else self.lane.kind
+
+    def split_by_kind(self, details: Sequence[FailedRecord] = ()) -> list[tuple[Batch, Sequence[FailedRecord]]]:
+        """Return batches of records that are reported with the same kind, with the messages about their records."""
+        if len(self.identities) in {0, len(self.items)}:
+            return [(self, details)]
+        verbs = {*self.identities}
+        named = [detail for at, detail in enumerate(details) if at in verbs]
+        others = [detail for at, detail in enumerate(details) if at not in verbs]
+        return [*zip(self.partition(verbs), (named, others), strict=True)]
+
+    def must_wait(self) -> bool:
+        """Return whether other records have to be settled first, to keep the order of an identity record."""
+        if self.after is not None and not self.after.is_over:
+            return True
+        leased = self.lane.leased
+        return bool(leased) and (self.turn is not None or next(iter(leased)).turn is not None)
+
+    def begin_turn(self) -> IdentityTurn:
+        """Count the record that was added last as an identity record, and return its turn."""
+        self.turn = self.turn or IdentityTurn()
+        self.turn.add()
+        self.identities.append(len(self.items) - 1)
+        return self.turn
+
+    def end_turn(self) -> None:
+        """Note that the records of the batch are delivered or lost."""
+        if self.turn is not None:
+            self.turn.end(len(self.identities))
+
+    @property
+    def payload(self) -> int:
+        """Bytes of the records themselves."""
+        return self.size - 1 - len(self.items)
+
+    def append(self, item: bytes, opened: float) -> None:
+        """Add one record that was accepted at this time."""
+        self.items.append(item)
+        self.size += len(item) + 1
+        self.opened = min(self.opened, opened)
+
+    def append_row(self, row: int, item: bytes) -> None:
+        """Add one record that was read from a spool."""
+        self.items.append(item)
+        self.ids.append(row)
+        self.size += len(item) + 1
+        if is_identity(item):
+            self.begin_turn()
+
+    def extend(self, records: bytes, count: int, opened: float) -> None:
+        """Add this number of joined records."""
+        self.size += self.items.extend(records, count)
+        self.opened = min(self.opened, opened)
+
+    def subset(self, positions: Collection[int]) -> Batch:
+        """Return a new batch of the records at these positions, in order, with the same history."""
+        items = [item for at, item in enumerate(self.items) if at in positions]
+        ids = [row for at, row in enumerate(self.ids) if at in positions]
+        barriers = [
+            (barrier, part)
+            for barrier, covered in self.barriers
+            if (part := sum(1 for at in positions if at < covered))
+        ]
+        verbs = {*self.identities}
+        identities = [new for new, at in enumerate(sorted(positions)) if at in verbs] if verbs else ()
+        return Batch(
+            self.lane, items, self.opened, ids,
+            origin=self, barriers=barriers, is_from_disk=self.is_from_disk, identities=identities,
+        )  # fmt: skip
+
+    def partition(self, positions: Collection[int]) -> tuple[Batch, Batch]:
+        """Return the records at these positions, and the others."""
+        return self.subset(positions), self.subset(set(range(len(self.items))).difference(positions))
+
+    def pop_first(self) -> Batch:
+        """Remove the first record and return it as a batch."""
+        item = self.items.pop_first()
+        ids = [self.ids.pop(0)] if self.ids else []
+        barriers = [(barrier, 1) for barrier, _ in self.barriers]
+        identities = self.identities[:1] if 0 in self.identities[:1] else ()
+        first = Batch(self.lane, [item], self.opened, ids, origin=self, barriers=barriers, identities=identities)
+        self.size -= len(item) + 1
+        self.identities = [at - 1 for at in self.identities[len(identities) :]]
+        self.turn = self.turn if self.identities else None
+        self.barriers = [(barrier, covered - 1) for barrier, covered in self.barriers if covered > 1]
+        return first
+
+    def make_due(self) -> None:
+        """Let the batch be sent without its linger time."""
+        self.is_due = True
+
+    def add_barrier(self, barrier: FlushBarrier) -> None:
+        """Make the batch due now, and have the barrier wait for its records."""
+        self.is_due = True
+        self.barriers.append((barrier, len(self.items)))
+        barrier.expect(len(self.items))
+
+    def remove_barrier(self, barrier: FlushBarrier) -> None:
+        """Stop counting for this barrier."""
+        self.barriers = [entry for entry in self.barriers if entry[0] is not barrier]
+
+    def begin_attempt(self, now: float) -> None:
+        """Count an attempt. Its request has not been made yet."""
+        if self.first_try is None:
+            self.first_try = now
+        self.attempts += 1
+        self.is_request_begun = False
+        self.failure_epoch = self.lane.failures
+
+    def begin_request(self) -> None:
+        """Note that a request is made: from now on the records may have been applied."""
+        self.is_request_begun = True
+
+    def refund_attempt(self) -> None:
+        """Uncount an attempt that the response asked to repeat in another form."""
+        self.attempts -= 1
+
+    def move_to(self, lane: Lane) -> None:
+        """Change the lane, and append the batch to the batches that wait there."""
+        self.lane = lane
+        lane.ready.append(self)
