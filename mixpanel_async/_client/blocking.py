@@ -257,10 +257,17 @@ class BlockingMixpanel(_Facade):
         ip: str | None = None,
         properties: Properties | None = None,
         link: str | None = None,
+        sign_in_timeout: float | None = None,
     ) -> BlockingBound:
         """Bind the client to one user or request. See `AsyncMixpanel.bind`."""
         bound = self._target.bind(
-            distinct_id=distinct_id, user_id=user_id, device_id=device_id, ip=ip, properties=properties, link=link
+            distinct_id=distinct_id,
+            user_id=user_id,
+            device_id=device_id,
+            ip=ip,
+            properties=properties,
+            link=link,
+            sign_in_timeout=sign_in_timeout,
         )
         return self.wrap(bound)
 
