@@ -9,8 +9,8 @@ time that it has left. What Mixpanel did not accept in time is logged and waits 
 
 Each event has the id of the request as `insert_id`, so an invocation that Lambda repeats is counted once.
 
-An environment that Lambda ends while records wait loses them. If that must not happen, pass a spool on a file system
-that outlives it (EFS), or use `track_immediate`, which raises if Mixpanel did not accept the event.
+An environment that Lambda ends while records wait loses them. If that must not happen, use `track_immediate`, which
+raises if Mixpanel did not accept the event.
 """
 
 from __future__ import annotations

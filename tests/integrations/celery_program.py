@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import time
 from pathlib import Path
 from typing import Any
 
 from celery import Celery
 
-from mixpanel_async import AsyncMixpanel, BatchPolicy
+from mixpanel_async import AsyncMixpanel, BatchPolicy, SqliteSpool
 from mixpanel_async.integrations.celery import MixpanelIntegration, current_mixpanel
 
 FOLDER = Path(os.environ["CELERY_FOLDER"])
+SPOOL = SqliteSpool(FOLDER / "spool.db") if "CELERY_SPOOL" in os.environ else None
 CLOSE_TIMEOUT = float(os.environ.get("CELERY_CLOSE", "10"))
 
 
 def make_client() -> AsyncMixpanel:
     # Nothing is delivered unless something flushes or closes the client.
-    return AsyncMixpanel.from_env(batching=BatchPolicy(linger=3600.0), shutdown_timeout=CLOSE_TIMEOUT)
+    return AsyncMixpanel.from_env(batching=BatchPolicy(linger=3600.0), shutdown_timeout=CLOSE_TIMEOUT, spool=SPOOL)
 
 
 app = Celery("shop", broker="filesystem://")
@@ -61,6 +63,12 @@ def work_async(number: int, processes: int) -> None:
 def exceed_soft_limit() -> None:
     mixpanel.blocking.track("user", "Began", {"end": "limit"})
     time.sleep(20.0)
+
+
+@app.task
+def die() -> None:
+    mixpanel.blocking.track("user", "Began", {"end": "kill"})
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 @app.task

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -89,6 +89,13 @@ def wait_for_tasks(app: App, number: int) -> None:
     app.wait_for(re.compile(rf"(?:(?:succeeded in|raised unexpected)(?s:.*?)){{{number}}}"))
 
 
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 15.0
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert condition()
+
+
 @pytest.mark.parametrize(
     ("pool", "number", "options"),
     [
@@ -145,9 +152,7 @@ def test_flush_after_each_task_delivers_before_the_worker_is_killed(
 ) -> None:
     tasks = "for n in range(4): send(work_async if n % 2 else work, n, 1)"
     with worker(emulator, tmp_path, tasks, pool, CELERY_FLUSH="1"):
-        deadline = time.monotonic() + 15.0
-        while (emulator.profile("user") or {}).get("tasks") != 4 and time.monotonic() < deadline:
-            time.sleep(0.01)
+        wait_until(lambda: (emulator.profile("user") or {}).get("tasks") == 4)
     assert sorted(event["properties"]["number"] for event in emulator.events("Worked")) == [0, 1, 2, 3]
     assert (emulator.profile("user") or {})["tasks"] == 4
 
@@ -158,6 +163,13 @@ def test_events_of_tasks_that_exceed_the_soft_limit_or_fail_are_delivered(emulat
         app.stop()
         assert "SoftTimeLimitExceeded" in app.output
     assert {event["properties"]["end"] for event in emulator.events("Began")} == {"limit", "error"}
+
+
+def test_spool_keeps_the_events_of_a_killed_child(emulator: Emulator, tmp_path: Path) -> None:
+    with worker(emulator, tmp_path, "send(die)", "prefork", CELERY_SPOOL="1"):
+        # The child that replaces it opens the spool.
+        wait_until(lambda: bool(emulator.events("Began")))
+    assert len(emulator.events("Began")) == 1
 
 
 EAGER = {
@@ -237,6 +249,12 @@ def test_worker_that_starts_again_in_the_same_process_has_a_new_client(emulator:
     with emulator.serve() as server:
         assert run(code, environment(tmp_path, server.url)).stderr == ""
     assert len(emulator.events("Worked")) == 2
+
+
+def test_missing_library_says_which_extra_to_install() -> None:
+    code = "import sys; sys.modules['celery'] = None; import mixpanel_async.integrations.celery"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=20)
+    assert 'ImportError: the Celery integration needs an extra: pip install "mixpanel-async[celery]"' in done.stderr
 
 
 def test_current_client_needs_a_task() -> None:
