@@ -267,6 +267,9 @@ def _describe_arrivals(emulator: Emulator) -> str:
     described = f"; {number} arrived with {', '.join(map(repr, names)) or 'no event'}"
     if refused:
         return f"{described}; failed: {', '.join(refused[:_MAX_LINES])}"
+    ignored = sorted({entry["message"] for entry in emulator.rejected() if entry["silent"]})
+    if ignored:
+        return f"{described}; {', '.join(ignored[:_MAX_LINES])}"
     # Identity calls are sent at once. A request therefore does not prove that queued events were flushed.
     return f"{described}; was the client flushed?"
 

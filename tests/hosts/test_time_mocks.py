@@ -18,6 +18,7 @@ import time_machine
 
 from mixpanel_async import AsyncMixpanel, BatchPolicy, RetryPolicy
 from mixpanel_async.emulator import Emulator
+from mixpanel_async.testing import assert_tracked
 
 Freeze = Callable[[datetime], AbstractContextManager[Any]]
 
@@ -207,6 +208,19 @@ def test_frozen_time_teaches_nothing_about_the_clock(library: str, caplog: pytes
     assert "clock" not in caplog.text
     last = times_of(emulator)["Last"] - tomorrow
     assert abs(last) < timedelta(seconds=15)
+
+
+def test_assertion_explains_an_event_that_left_after_the_freeze(freeze: Freeze) -> None:
+    emulator = Emulator()
+
+    async def main() -> None:
+        async with emulator.client() as mp:
+            with freeze(LONG_AGO):
+                await mp.track("user", "Inside")
+
+    asyncio.run(main())
+    with pytest.raises(AssertionError, match=r"1 request arrived with no event; silently dropped: older than 5 days"):
+        assert_tracked(emulator, "Inside")
 
 
 IMPORTED_INSIDE: Final = """
