@@ -51,6 +51,10 @@ SCHEMA: Final = (
     ),
 )
 
+TABLE_NAMES: Final = ("meta", "owners", "records", "dead")
+TABLES: Final = str(TABLE_NAMES)
+"""SQL list of the names of the tables. A file may also hold objects of other programs."""
+
 Row = tuple[int, int, bytes]
 """Row id, state, body."""
 
@@ -124,6 +128,9 @@ class Database:
         sqlite3.Error: if the disk fails.
     """
 
+    # Version of the list of objects when it was last checked; 0 before, and for other kinds of connections.
+    _schema_version = 0
+
     def __init__(
         self, path: Path, *, is_new: bool, max_bytes: int, timeout: float, fsync: bool, erase: bool = False
     ) -> None:
@@ -150,6 +157,8 @@ class Database:
             self._db.execute(f"PRAGMA max_page_count={int(max_bytes * _HARD_CAP) // self._page_bytes}")
             with self.transaction():
                 self._check_or_make()
+                self._drop_foreign()
+                self._schema_version = self._number("PRAGMA schema_version")
                 # A write shows whether the file is writable.
                 self.set_salt(self.salt)
             self._check_pages()
@@ -161,18 +170,34 @@ class Database:
             raise
 
     def _tables(self) -> tuple[str, ...]:
-        rows = self._db.execute("SELECT sql FROM sqlite_schema WHERE name NOT LIKE 'sqlite_%' ORDER BY rowid")
+        """Return the SQL of the tables of the spool. Names of other objects may not even be text."""
+        rows = self._db.execute(f"SELECT sql FROM sqlite_schema WHERE type='table' AND name IN {TABLES} ORDER BY rowid")  # noqa: S608
         return tuple(sql for (sql,) in rows)
+
+    def _objects(self) -> int:
+        return self._number("SELECT count(*) FROM sqlite_schema WHERE name NOT LIKE 'sqlite_%'")
 
     def _refuse_foreign(self) -> bool:
         is_ours = self._number("PRAGMA application_id") == APPLICATION_ID
-        if not is_ours and self._tables() not in {(), SCHEMA}:
+        if not is_ours and self._objects() and self._tables() != SCHEMA:
             raise_configuration_error("the file is the SQLite database of another program; choose another path")
         return is_ours
 
+    def _drop_foreign(self) -> None:
+        """Drop triggers and indexes that another program added to the tables of the spool: they can change writes.
+
+        Its tables and views have no effect and stay.
+        """
+        found = self._db.execute(
+            "SELECT type, name FROM sqlite_schema WHERE type IN ('trigger', 'index') AND name NOT LIKE 'sqlite_%'"  # noqa: S608
+            f" AND lower(tbl_name) IN {TABLES}"
+        ).fetchall()
+        for kind, name in found:
+            quoted = name.replace('"', '""')
+            self._db.execute(f'DROP {kind} "{quoted}"')
+
     def _check_or_make(self) -> None:
-        found = self._tables()
-        if not found and not self._number("PRAGMA user_version"):
+        if not self._objects() and not self._number("PRAGMA user_version"):
             for statement in SCHEMA:
                 self._db.execute(statement)
             self._db.execute(f"PRAGMA application_id={APPLICATION_ID}")
@@ -186,14 +211,28 @@ class Database:
                 f"the spool was written by a newer version of mixpanel-async (schema {version}, supported: {VERSION});"
                 " upgrade the package"
             )
-        if not is_ours or found != SCHEMA or len(self.salt) != 16:
+        if not is_ours or self._tables() != SCHEMA or len(self.salt) != 16:
             raise Damaged("its tables are not the tables of a spool")
+
+    def _check_schema_again(self) -> None:
+        if self._number("PRAGMA schema_version") != self._schema_version:
+            # Another program has just changed the tables, or added objects to them.
+            self._check_or_make()
+            self._drop_foreign()
+            self._schema_version = self._number("PRAGMA schema_version")
 
     def _check_pages(self) -> None:
         if self._number("PRAGMA page_count") * self._page_bytes > _CHECK_UP_TO_BYTES:
             return
-        if self._one("PRAGMA quick_check(1)") != "ok":
+        if self.find_damage(1):
             raise Damaged("SQLite's check found damage")
+
+    def find_damage(self, limit: int) -> list[str]:
+        """Return the errors found by SQLite's check, about `limit` of them."""
+        # SQLite may be unable to check the objects of other programs.
+        parts = TABLE_NAMES if self._objects() > len(SCHEMA) else (limit,)
+        found = [str(text) for part in parts for (text,) in self._db.execute(f"PRAGMA quick_check({part})")]
+        return [text for text in found if text != "ok"]
 
     def _one(self, sql: str, *values: object) -> object:
         row = self._db.execute(sql, values).fetchone()
@@ -222,6 +261,8 @@ class Database:
         """Run a transaction. Take the write lock at the start, so that no later statement waits for it."""
         self._db.execute("BEGIN IMMEDIATE")
         try:
+            if self._schema_version:
+                self._check_schema_again()
             yield
             self._db.execute("COMMIT")
         except BaseException:

@@ -100,12 +100,12 @@ class AdminConnection(Database):
     def check(self) -> str:
         """Return the errors found by SQLite's check; `ok` if it finds no error."""
         try:
-            found = [str(text) for (text,) in self._db.execute("PRAGMA quick_check(3)")]
+            found = self.find_damage(3)[:3]
         except sqlite3.DatabaseError as error:
             if not is_damage(error):
                 raise
             return str(error)
-        return "; ".join(" ".join(text.split()) for text in found)
+        return "; ".join(" ".join(text.split()) for text in found) or "ok"
 
     def owner_lanes(self) -> Iterator[tuple[int, int]]:
         """Yield owners and their lanes that hold rows. Reads one row of each range."""

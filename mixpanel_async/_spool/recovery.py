@@ -18,6 +18,7 @@ from . import files
 from .database import (
     OWNER_SHIFT,
     SCHEMA,
+    TABLES,
     Database,
     Row,
     is_damage,
@@ -169,21 +170,26 @@ class _DamagedFile:
     def __init__(self, path: Path) -> None:
         self.unreadable = 0
         self.salt = b""
-        self._db = sqlite3.connect(path, isolation_level=None)
+        self._db = _connect(path)
         try:
             self.salt = self._salt()
         except (*_READ_ERRORS, IndexError):
+            # This also moves the contents of the log into the file.
             self._db.close()
             _replace_first_page(path, _first_page(path.with_name(path.name + "-page")))
             self.unreadable += 1
-            self._db = sqlite3.connect(path, isolation_level=None)
+            self._db = _connect(path)
             with contextlib.suppress(*_READ_ERRORS, IndexError):
                 self.salt = self._salt()
 
     def _salt(self) -> bytes:
-        tables = self._db.execute("SELECT sql FROM sqlite_schema WHERE name NOT LIKE 'sqlite_%' ORDER BY rowid")
-        if tuple(sql for (sql,) in tables.fetchall()) != SCHEMA:
+        tables = self._db.execute(
+            f"SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND rootpage > 1 AND name IN {TABLES}"  # noqa: S608
+        )
+        if tables.fetchone()[0] != len(SCHEMA):
             raise sqlite3.DatabaseError
+        for columns in ("id, project FROM owners", "id, state, body FROM records"):
+            self._db.execute(f"SELECT {columns} LIMIT 0")
         salt = self._db.execute("SELECT value FROM meta WHERE name='salt'").fetchall()[0][0]
         return salt if isinstance(salt, bytes) and len(salt) == 16 else b""
 
@@ -263,6 +269,14 @@ class _DamagedFile:
 
     def close(self) -> None:
         self._db.close()
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    db = sqlite3.connect(path, isolation_level=None)
+    db.execute("PRAGMA trusted_schema=OFF")
+    # Ignore objects whose definition SQLite cannot read.
+    db.execute("PRAGMA writable_schema=ON")
+    return db
 
 
 def _is_readable_row(row: Row) -> bool:

@@ -30,6 +30,7 @@ _RETRY: Final = "http/test_retry.py::test_"
 _VALUES: Final = "encoding/test_validation.py::test_"
 _SAFETY: Final = "emulator/test_access_control.py::test_"
 _HOSTILE: Final = "emulator/test_hostile_input.py::test_"
+_OBJECTS: Final = "faults/test_spool_foreign_objects.py::test_"
 
 # Rows covered here. The other rows, on the spool and on dying processes, are covered by tests/spool.
 CATALOGUE: Final = (
@@ -39,6 +40,7 @@ CATALOGUE: Final = (
     *("D1", "D2", "D3", "D4", "D5", "D6", "D7", "D9", "D10", "D12"),
     *("F1", "F2", "F3", "F4", "F5", "F6", "F7", "F8", "F10", "F11", "F12"),
     *("G1", "G3", "G4", "G5", "G6"),
+    "G9",
     *("P1", "P2", "P3", "P4", "P5", "P6", "P7"),
     *("S1", "S2", "S3", "S4", "S5", "S6", "S7", "S10", "S11", "S12", "S13", "S14"),
 )
@@ -249,6 +251,10 @@ ROWS: Final[Mapping[str, tuple[str, ...]]] = {
         "emulator/test_server.py::test_non_loopback_address_requires_allow_remote",
     ),
     # A fixture in `conftest.py` also checks conservation after each test of the suite.
+    "G9": (
+        f"{_OBJECTS}g9_foreign_objects_in_a_spool_change_and_lose_no_record",
+        f"{_OBJECTS}g9_foreign_tables_and_views_stay_in_the_spool",
+    ),
     "P1": (f"{_RANDOM}accepted_records_arrive_once_for_200_seeds",),
     "P2": (
         f"{_RANDOM}accepted_records_arrive_once_despite_random_faults",

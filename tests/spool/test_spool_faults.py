@@ -527,30 +527,6 @@ def test_e4_database_of_another_program_is_refused_and_unchanged(
     assert sqlite3.connect(path).execute("SELECT text FROM notes").fetchall() == [("mine",)]
 
 
-@pytest.mark.parametrize(
-    "statement",
-    [
-        "CREATE TRIGGER t AFTER DELETE ON records BEGIN INSERT INTO records VALUES (old.id, 0, old.body); END",
-        "CREATE TRIGGER t AFTER INSERT ON records BEGIN DELETE FROM records; END",
-        "CREATE VIEW v AS SELECT load_extension('evil')",
-        "CREATE INDEX i ON records (abs(state))",
-        "CREATE TABLE more (x)",
-    ],
-)
-def test_e4_hostile_schema_is_set_aside_and_never_runs(
-    sound: Path, tmp_path: Path, new_client: Callable[..., SpoolHarness], statement: str
-) -> None:
-    path = checkpointed(sound, tmp_path / "spool")
-    originals = set(bodies(path))
-    connection = sqlite3.connect(path)
-    connection.execute(statement)
-    connection.commit()
-    connection.close()
-    harness = new_client(path)
-    assert reopened(harness, originals) == len(originals)
-    assert len(set_aside_files(path)) == 1
-
-
 def test_e4_row_without_a_record_is_not_sent(path: Path, new_client: Callable[..., SpoolHarness]) -> None:
     first = new_client(path)
     items = filled(first, 30)
