@@ -47,7 +47,7 @@ CATALOGUE: Final = (
 
 ROWS: Final[Mapping[str, tuple[str, ...]]] = {
     "A10": (
-        f"{_LIFE}dropped_client_warns_of_lost_records_and_leaves_no_task",
+        f"{_LIFE}dropped_client_delivers_and_leaves_no_task",
         f"{_LIFE}dropped_client_without_pending_records_is_silent",
     ),
     "B1": (
@@ -63,7 +63,7 @@ ROWS: Final[Mapping[str, tuple[str, ...]]] = {
     ),
     "B4": (
         f"{_LIFE}second_asyncio_run_delivers_records_of_the_first",
-        f"{_LIFE}use_in_a_second_running_loop_raises",
+        "client/test_any_loop.py::test_call_from_another_running_loop",
         f"{_LIFE}client_moves_from_asyncio_to_trio",
         f"{_LOOP_ENDINGS}loop_that_ends_at_any_step_leaves_no_lease",
     ),
