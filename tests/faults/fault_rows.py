@@ -40,6 +40,8 @@ CATALOGUE: Final = (
     *("D1", "D2", "D3", "D4", "D5", "D6", "D7", "D9", "D10", "D12"),
     *("F1", "F2", "F3", "F4", "F5", "F6", "F7", "F8", "F10", "F11", "F12"),
     *("G1", "G3", "G4", "G5", "G6"),
+    # Hosts of a client: web servers, workers, notebooks, test clients.
+    *("K1", "K2", "K3", "K4", "K5", "K6", "K7", "K8", "K9", "K10", "K11", "K12"),
     "G9",
     *("P1", "P2", "P3", "P4", "P5", "P6", "P7"),
     *("S1", "S2", "S3", "S4", "S5", "S6", "S7", "S10", "S11", "S12", "S13", "S14"),
@@ -255,6 +257,48 @@ ROWS: Final[Mapping[str, tuple[str, ...]]] = {
         f"{_OBJECTS}g9_foreign_objects_in_a_spool_change_and_lose_no_record",
         f"{_OBJECTS}g9_foreign_tables_and_views_stay_in_the_spool",
     ),
+    # A hook drops a profile update, or raises.
+    "K1": ("client/test_hooks.py::test_before_send",),
+    # Async views with an event loop for each request, in several threads.
+    "K2": (
+        "hosts/test_flask.py::test_requests_from_six_threads",
+        "hosts/test_flask.py::test_async_views_while_mixpanel_does_not_respond",
+    ),
+    # An ASGI app without a lifespan, at SIGTERM.
+    "K3": (
+        "integrations/test_asgi_servers.py::test_termination_signal_delivers_events_of_any_asgi_app",
+        "integrations/test_asgi_servers.py::test_termination_signal_delivers_events_of_sync_and_async_django_views",
+        "integrations/test_asgi_servers.py::test_termination_signal_delivers_events_of_the_asgi_app_of_django",
+    ),
+    # Plain views with `track_nowait` and a client that no event loop runs.
+    "K4": (
+        "hosts/test_plain_views.py::test_client_that_nothing_runs_is_reported_and_delivers_at_exit",
+        "client/test_any_loop.py::test_warning_if_no_loop_runs_the_client",
+    ),
+    # `asyncio.run` for each call, without a flush.
+    "K5": (
+        "client/test_any_loop.py::test_loop_delivers_before_it_ends",
+        "client/test_any_loop.py::test_four_threads_with_a_loop_per_call_lose_nothing",
+        "integrations/test_aws_lambda.py::test_all_is_delivered_when_an_invocation_returns",
+    ),
+    # Celery.
+    "K6": ("integrations/test_celery.py::test_worker_delivers_before_it_ends",),
+    # A second running event loop, such as that of a test client.
+    "K7": (
+        "hosts/test_test_clients.py::test_test_client_that_blocks_an_async_test",
+        "client/test_any_loop.py::test_call_from_another_running_loop",
+        "client/test_any_loop.py::test_call_while_the_loop_of_the_client_is_blocked",
+    ),
+    # A client in a background thread, and a program that raises.
+    "K8": ("client/test_blocking.py::test_program_ends_and_has_delivered",),
+    # A notebook cell that makes a client is run again.
+    "K9": ("hosts/test_notebooks.py::test_cell_that_makes_a_client_is_run_again",),
+    # A function of the app returns a numeric id.
+    "K10": ("integrations/test_never_fails.py::test_every_result_of_user_id_keeps_the_page",),
+    # Mixpanel hangs during `sign_in`.
+    "K11": ("integrations/test_app_servers.py::test_sign_up_does_not_wait_for_a_mixpanel_that_hangs",),
+    # Proxy and certificate variables that cannot be used.
+    "K12": ("http/test_environment.py::test_wrong_variable_is_named_and_keeps_the_records",),
     "P1": (f"{_RANDOM}accepted_records_arrive_once_for_200_seeds",),
     "P2": (
         f"{_RANDOM}accepted_records_arrive_once_despite_random_faults",
