@@ -8,16 +8,16 @@ the lane runs low and loads them.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from math import ceil
 from typing import Final, NamedTuple
 
 from .._encoding.identity_records import identity_kind
 from .._model.config import BatchPolicy
 from .._model.records import DropReason, Loss
-from .._spool.messages import SEQUENCE_BITS, Eviction, PendingWrite, SettledRows
+from .._spool.messages import Eviction, PendingWrite, SettledRows
 from .accounting import Accounting
-from .batch import Barriers, Batch, FlushBarrier
+from .batch import Batch, FlushBarrier
+from .lane_rows import LaneRows
 from .lanes import Lane
 
 # Records of a backlog on disk that are held in memory: enough to keep every request busy while more are read.
@@ -34,148 +34,6 @@ class SpoolLimits(NamedTuple):
     max_records: int | None
 
 
-class LaneRows:
-    """Spool rows of one lane.
-
-    Attributes:
-        last_row: newest row number of this client: the lane's code, then a sequence number.
-        written_to: newest row that has been committed.
-        records: number of records that are only on disk; they come after all records in memory.
-        size: estimated bytes of the records that are only on disk.
-        first_row: first row of these records that this client wrote, or 0.
-        unwritten: number of these records that are not committed yet. They are the newest ones.
-        unwritten_from: first row that was counted in `unwritten` since `unwritten` was last 0.
-        is_loading: the writer thread is reading rows for this lane.
-        pending_eviction: rows dropped while they were being read, to be discarded when they arrive.
-        barriers: flushes that wait for the first records on disk.
-    """
-
-    __slots__ = (
-        "_code",
-        "barriers",
-        "first_row",
-        "is_loading",
-        "last_row",
-        "pending_eviction",
-        "records",
-        "size",
-        "unwritten",
-        "unwritten_from",
-        "written_to",
-    )
-
-    def __init__(self, code: int) -> None:
-        self._code = code
-        self.last_row = self.written_to = code << SEQUENCE_BITS
-        self.records = self.size = self.first_row = 0
-        self.unwritten = self.unwritten_from = 0
-        self.is_loading = False
-        self.pending_eviction: Eviction | None = None
-        self.barriers: Barriers = []
-
-    def begin_row(self) -> None:
-        """Allocate the next row number."""
-        self.last_row += 1
-
-    def is_written(self, row: int) -> bool:
-        """Return whether a row is committed. The rows of other clients always are."""
-        return not self.written_to < row < (self._code + 1) << SEQUENCE_BITS
-
-    def mark_written(self, row: int) -> None:
-        """Note that the rows up to this one are committed."""
-        self.written_to = row
-        if self.unwritten and row >= self.unwritten_from:
-            self.unwritten -= 1
-
-    def keep_on_disk(self) -> None:
-        """Keep the newest row on disk only."""
-        if not self.first_row:
-            self.first_row = self.last_row
-        if not self.unwritten:
-            self.unwritten_from = self.last_row
-        self.unwritten += 1
-
-    def cancel_unwritten(self, count: int) -> None:
-        """Forget rows that were to be kept on disk only and could not be written."""
-        self.unwritten -= count
-
-    def add(self, records: int, size: int) -> int:
-        """Change the number and the size of the records that are only on disk.
-
-        Returns:
-            The error of the size estimate, which is known once no record is left; otherwise 0.
-        """
-        self.records += records
-        self.size += size
-        if self.records:
-            return 0
-        error, self.size, self.first_row = self.size, 0, 0
-        return error
-
-    def share(self, records: int) -> int:
-        """Return the estimated size of this number of records."""
-        return self.size * records // self.records if self.records else 0
-
-    def set_loading(self, *, is_loading: bool) -> None:
-        """Note that the writer thread was asked to read rows, or that they have arrived."""
-        self.is_loading = is_loading
-
-    def defer_eviction(self, eviction: Eviction) -> None:
-        """Evict rows once the current reading has ended."""
-        if self.pending_eviction is None:
-            self.pending_eviction = eviction
-        else:
-            self.pending_eviction.merge(eviction)
-
-    def reduce_eviction(self, count: int, size: int) -> None:
-        """Remove rows that have arrived from the pending eviction."""
-        if eviction := self.pending_eviction:
-            self.pending_eviction = replace(eviction, count=eviction.count - count, size=eviction.size - size)
-
-    def take_eviction(self) -> Eviction | None:
-        """Return the pending eviction and clear it."""
-        eviction, self.pending_eviction = self.pending_eviction, None
-        return eviction
-
-    def restart_in_new_file(self) -> None:
-        """Note that only unwritten rows are left, as the spool has a new file."""
-        if self.unwritten:
-            # They come after everything that is in memory.
-            self.first_row = max(self.unwritten_from, self.written_to + 1)
-
-    def add_barrier(self, barrier: FlushBarrier) -> None:
-        """Have a barrier wait for all records on disk."""
-        self.barriers.append((barrier, self.records))
-        barrier.expect(self.records)
-
-    def remove_barrier(self, barrier: FlushBarrier) -> None:
-        """Stop counting for a barrier."""
-        self.barriers = [entry for entry in self.barriers if entry[0] is not barrier]
-
-    def extend_barriers(self, records: int) -> None:
-        """Count older records that another client left: every barrier waits for them as well."""
-        for barrier, _ in self.barriers:
-            barrier.expect(records)
-        self.barriers = [(barrier, covered + records) for barrier, covered in self.barriers]
-
-    def take_barriers(self, records: int) -> Barriers:
-        """Return the barriers of the oldest records, which leave the disk."""
-        taken = [(barrier, min(covered, records)) for barrier, covered in self.barriers]
-        self.barriers = [(barrier, covered - records) for barrier, covered in self.barriers if covered > records]
-        return taken
-
-    def retract_newest(self, reason: DropReason | None) -> None:
-        """Settle the barriers of the newest records, which have just been removed: lost, or never accepted."""
-        for at, (barrier, covered) in enumerate(self.barriers):
-            # A barrier that is older than these records does not wait for them.
-            if part := max(0, covered - self.records):
-                if reason is None:
-                    barrier.expect(-part)
-                else:
-                    barrier.settle(part, reason)
-                self.barriers[at] = barrier, covered - part
-
-
 class DiskBacklog:
     """Counts the records that are in the spool, and those on their way there.
 
@@ -189,6 +47,7 @@ class DiskBacklog:
         unwritten: number of records on their way to the disk.
         settled: settled rows that the writer thread does not know yet.
         is_disk_full: the last commit failed because the disk had no room.
+        is_refusing: as it has just failed so, no record is accepted until the next attempt is allowed.
     """
 
     def __init__(self, policy: BatchPolicy, limits: SpoolLimits, accounting: Accounting) -> None:
@@ -205,7 +64,7 @@ class DiskBacklog:
         self.records = self.unwritten = 0
         self._size = self.unwritten_bytes = 0
         self._used_bytes = self.bytes_being_freed = 0
-        self.is_disk_full = self._is_disk_failing = False
+        self.is_disk_full = self.is_refusing = self._is_disk_failing = False
         self.settled: list[SettledRows] = []
 
     def rows(self, lane: Lane) -> LaneRows:
@@ -222,11 +81,15 @@ class DiskBacklog:
     def is_full(self, size: int) -> bool:
         """Return whether a record of this size does not fit."""
         limits = self._limits
-        if self.is_disk_full or self.unwritten >= self._policy.max_pending_events:
+        if self.is_refusing or self.unwritten >= self._policy.max_pending_events:
             return True
         if limits.max_records is not None and self._accounting.pending >= limits.max_records:
             return True
         return self.unwritten_bytes + size > self._policy.max_pending_bytes or self._excess_bytes(size) > 0
+
+    def has_no_room(self) -> bool:
+        """Return whether the disk, or the file, had no room after the last commit."""
+        return self.is_disk_full or self._excess_bytes(0) > 0
 
     def could_fit(self, size: int) -> bool:
         """Return whether a record of this size fits in an empty spool."""
@@ -299,11 +162,16 @@ class DiskBacklog:
         for entry in entries:
             self.rows(entry.lane).mark_written(entry.row)
         self._used_bytes, self.bytes_being_freed = used_bytes, self.bytes_being_freed - freed
-        self.is_disk_full = self._is_disk_failing = False
+        self.is_disk_full = self.is_refusing = self._is_disk_failing = False
 
     def not_written(self, *, full: bool) -> None:
         """Note that a commit failed, and whether the disk had no room."""
-        self.is_disk_full, self._is_disk_failing = full, True
+        self.is_disk_full = self.is_refusing = full
+        self._is_disk_failing = True
+
+    def allow_attempt(self) -> None:
+        """Accept records again, so that the next commit tries whether the disk has room."""
+        self.is_refusing = False
 
     def _end_writes(self, entries: Sequence[PendingWrite]) -> None:
         self.unwritten -= len(entries)

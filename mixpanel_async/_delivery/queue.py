@@ -301,11 +301,24 @@ class Queue:
 
     def full(self) -> QueueFullError:
         """Return the error for a record that does not fit."""
-        return QueueFullError(self._buffer.accounting.pending, self._buffer.accounting.pending_bytes)
+        path = "" if self.spool is None or not self.spool.has_no_room else self.spool.path
+        return QueueFullError(self._buffer.accounting.pending, self._buffer.accounting.pending_bytes, path)
+
+    @property
+    def waits(self) -> bool:
+        """Whether a caller waits for room, instead of dropping a record or raising."""
+        return self._overflow is Overflow.WAIT
 
     def is_full(self, size: int) -> bool:
         """Return whether a record of this size does not fit."""
-        return self.run_locked(lambda: self._buffer.is_full(size))
+
+        def work() -> bool:
+            is_full = self._buffer.is_full(size)
+            if is_full and self.spool is not None:
+                self.spool.note_full()
+            return is_full
+
+        return self.run_locked(work)
 
     # Requests
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import anyio
 
-from .._model.errors import ClientClosedError, TransportError
+from .._model.errors import ClientClosedError, QueueFullError, TransportError
 from .._model.records import DropReason
 from .._runtime.environment import Environment
 from .._runtime.event_loop import BackgroundTask, EventLoop, cancel_tasks, current_loop, yield_to_loop
@@ -428,10 +428,9 @@ class Sender:
         """
         is_own_loop = self.attach()
         commits: list[CommitGroup] | None = None if self._queue.spool is None else []
+        deadline = self._monotonic() + wait_timeout
         if not self._queue.offer(lane, record, commits):
-            deadline = self._monotonic() + wait_timeout
-            wait_for_room = partial(self._wait_for_room, len(record), deadline)
-            while await self.in_loop(wait_for_room, "mixpanel overflow"):
+            while await self.in_loop(partial(self._wait_for_room, len(record), deadline), "mixpanel overflow"):
                 if self._queue.offer(lane, record, commits):
                     break
             else:
@@ -440,7 +439,7 @@ class Sender:
             # The event loop of the client may have ended before the record was accepted.
             self.attach_if_idle()
         if commits:
-            await self._wait_committed(commits[0])
+            await self._commit(commits[0], lane, record, deadline)
         elif is_own_loop and self._queue.staging.must_yield(len(record)):
             self._queue.reopen_staging(YIELD_AFTER_BYTES)
             await yield_to_loop()
@@ -463,12 +462,17 @@ class Sender:
             with anyio.move_on_after(left):
                 await progress.wait()
 
-    async def _wait_committed(self, group: CommitGroup) -> None:
-        """Wait until the spool has written this group.
+    async def _commit(self, group: CommitGroup, lane: Lane, record: bytes, deadline: float) -> None:
+        """Wait until a record is on disk. If the disk has no room, apply the overflow policy."""
+        try:
+            return await self._wait_committed(group)
+        except QueueFullError:
+            if not self._queue.waits or self._monotonic() >= deadline:
+                raise
+        return await self.enqueue(lane, record, deadline - self._monotonic())
 
-        Raises:
-            MixpanelException: if it could not.
-        """
+    async def _wait_committed(self, group: CommitGroup) -> None:
+        """Wait until the spool has written this group. Raise the error if it could not."""
         assert self._queue.spool is not None
         loop = self._binding.loop
         if loop is None or not loop.is_current():

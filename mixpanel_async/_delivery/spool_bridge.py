@@ -48,6 +48,7 @@ class SpoolBridge:
         make_writer: creates the writer, which reports to its argument.
 
     Attributes:
+        path: spool file.
         used_bytes: bytes of the file that were in use after the last commit.
         dead_letters: number of dead letters in the file when it was last counted.
     """
@@ -66,7 +67,7 @@ class SpoolBridge:
         self._buffer = buffer
         self._disk = disk
         self._drops = drops
-        self._path = settings.path
+        self.path = str(settings.path)
         self._environment = environment
         # A group may have to wait until the one before it has timed out.
         self._timeout = 2 * settings.timeout + 1.0
@@ -87,7 +88,19 @@ class SpoolBridge:
                 group.add(PendingWrite(lane, self._disk.rows(lane).last_row, item, is_awaited))
         if result is not OfferResult.FULL:
             writer.wake()
+        else:
+            self.note_full()
         return result, group
+
+    def note_full(self) -> None:
+        """Have the size of the file measured again, if its size is why a record does not fit."""
+        if self.has_no_room and not self._disk.is_refusing:
+            self.writer.measure()
+
+    @property
+    def has_no_room(self) -> bool:
+        """Whether the disk, or the file, had no room after the last commit."""
+        return self._disk.has_no_room()
 
     def make_room(self, size: int) -> None:
         """Drop the oldest records that are only on disk, if that makes room for a record of this size."""
@@ -154,7 +167,7 @@ class SpoolBridge:
                 group.set_waiter(waiter)
                 group.when_done(waiter.wake_soon)
             if not await waiter.wait():
-                raise SpoolError(f"{self._path}: the commit did not end in time", uncertain=True)
+                raise SpoolError(f"{self.path}: the commit did not end in time", uncertain=True)
 
     async def begin_request(self, batch: Batch, loop: EventLoop) -> None:
         """Mark on disk that a request begins, if a record in it must not be sent twice.
@@ -166,7 +179,7 @@ class SpoolBridge:
             group = self.writer.submit(lambda work: work.marks.append((ids, SENDING)))
             await self.wait_committed(group, loop)
             if not group.marks_written:
-                raise SpoolError(f"{self._path}: the spool could not be written")
+                raise SpoolError(f"{self.path}: the spool could not be written")
 
     def _non_idempotent_rows(self, batch: Batch) -> list[int]:
         if self._at_least_once or not batch.ids:
@@ -217,11 +230,19 @@ class SpoolBridge:
     def on_error(self, message: str) -> None:
         self._listener.record_error(message)
 
-    def error_for_callers(self, error: MixpanelException, *, full: bool) -> MixpanelException | None:
+    def on_attempt_allowed(self) -> None:
+        self._listener.run_locked(self._disk.allow_attempt)
+        self._listener.notify_progress()
+
+    def error_for_callers(self, error: MixpanelException, *, full: bool, has_records: bool) -> MixpanelException | None:
         if not full:
             return error
+        if self._drops:
+            return None
+        if not has_records:
+            return SpoolError(str(error.args[0]), uncertain=None)
         accounting = self._buffer.accounting
-        return None if self._drops else QueueFullError(accounting.pending, accounting.pending_bytes)
+        return QueueFullError(accounting.pending, accounting.pending_bytes, self.path)
 
     def on_loaded(self, lane: int, rows: list[tuple[int, bytes]], unreadable: int) -> None:
         losses: list[Loss] = []

@@ -86,14 +86,21 @@ class QueueFullError(MixpanelException):
     Args:
         pending: number of records in the queue.
         pending_bytes: their encoded size.
+        spool: path of the spool if its disk or file has no room; otherwise empty.
     """
 
-    def __init__(self, pending: int, pending_bytes: int) -> None:
-        super().__init__(pending, pending_bytes)
+    def __init__(self, pending: int, pending_bytes: int, spool: str = "") -> None:
+        super().__init__(pending, pending_bytes, *([spool] if spool else []))
         self.pending = pending
         self.pending_bytes = pending_bytes
+        self.spool = spool
 
     def __str__(self) -> str:
+        if self.spool:
+            return (
+                f"{self.spool}: the disk of the spool is full, or the file has reached max_bytes;"
+                f" {self.pending} records in {self.pending_bytes} bytes are waiting"
+            )
         return f"the queue is full: {self.pending} records in {self.pending_bytes} bytes are waiting"
 
 

@@ -465,6 +465,8 @@ def _is_disguised(error: BaseException, path: Path) -> bool:
     return "unsupported file format" in str(error) or ("readonly" in str(error) and is_writable)
 
 
-def is_full(error: BaseException) -> bool:
+def is_full(error: BaseException, path: Path) -> bool:
     """Return whether an error means that the disk or the file is full."""
-    return isinstance(error, sqlite3.OperationalError) and "full" in str(error)
+    if not isinstance(error, sqlite3.OperationalError):
+        return False
+    return "full" in str(error) or ("I/O" in str(error) and files.has_no_room(path))

@@ -12,6 +12,8 @@ from typing import Final
 
 from .._model.errors import SpoolError, raise_configuration_error
 
+# SQLite extends its shared memory by this many bytes.
+_LEAST_ROOM: Final = 32 * 1024
 _PRIVATE: Final = 0o600
 _PRIVATE_FOLDER: Final = 0o700
 # SQLite's write-ahead log needs shared memory, which network file systems do not provide.
@@ -214,6 +216,15 @@ def _open_lock_file(path: Path) -> int:
         return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, _PRIVATE)
     except OSError as error:
         raise SpoolError(f"cannot open the lock file {path.name} ({error.strerror})") from None
+
+
+def has_no_room(path: Path) -> bool:
+    """Return whether the disk of a file is full. SQLite reports some failures of a full disk as I/O errors."""
+    try:
+        found = os.statvfs(path.parent)
+    except OSError:
+        return False
+    return found.f_blocks > 0 and found.f_bavail * found.f_frsize < _LEAST_ROOM
 
 
 def inode_of(path: Path) -> int:

@@ -219,7 +219,10 @@ class WriterListener(Protocol):
     def on_error(self, message: str) -> None:
         """Note that the spool could not be used."""
 
-    def error_for_callers(self, error: MixpanelException, *, full: bool) -> MixpanelException | None:
+    def on_attempt_allowed(self) -> None:
+        """Note that some time has passed since the disk was full, so the next record may try whether it has room."""
+
+    def error_for_callers(self, error: MixpanelException, *, full: bool, has_records: bool) -> MixpanelException | None:
         """Return the error to raise in callers that wait for a group that was not written; None to raise nothing."""
 
     def on_evicted(self, lane: int, items: list[bytes]) -> None:
@@ -249,6 +252,8 @@ class WriterProtocol(Protocol):
     def group(self) -> CommitGroup: ...
 
     def wake(self) -> None: ...
+
+    def measure(self) -> None: ...
 
     def submit(self, change: Callable[[PendingWork], None]) -> CommitGroup: ...
 

@@ -101,7 +101,7 @@ class SpoolSession:
         """Take over orphaned records and report the size of the file."""
         self._require_same_file()
         self._take_over_orphans()
-        self._report_size()
+        self.report_size()
 
     def shrink(self) -> bool:
         """Return some unused pages to the file system. Return whether more can be returned."""
@@ -206,9 +206,9 @@ class SpoolSession:
         if is_reopening:
             self._listener.on_reopened()
         self._take_over_orphans()
-        self._report_size()
+        self.report_size()
 
-    def _report_size(self) -> None:
+    def report_size(self) -> None:
         self._listener.on_written((), self._db.used_bytes(), 0, self._db.dead_letter_count())
 
     def execute(self, work: PendingWork) -> None:

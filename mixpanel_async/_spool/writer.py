@@ -27,6 +27,8 @@ from .session import SpoolSession
 _MAINTENANCE_INTERVAL: Final = 10.0
 # Seconds before the next attempt after a disk error.
 _RETRY_DELAY: Final = 1.0
+# The same if the disk is full: the next record should be written soon after there is room again.
+_FULL_RETRY_DELAY: Final = 0.1
 # Seconds between two steps of shrinking the file while no work is pending.
 _SHRINK_PAUSE: Final = 0.01
 # Approximate maximum of one commit: SQLite's log grows to the size of the largest commit.
@@ -67,9 +69,10 @@ class SpoolWriter:
         self._works = deque([PendingWork(CommitGroup())])
         """Pending work, one entry for each commit. Never empty: the last entry accepts requests."""
         self._current = PendingWork(CommitGroup())
-        self._error_logged = False
+        self._error_logged = self._is_full = False
         self._last_maintenance = 0.0
-        self._has_loaded = self._is_shrinking = False
+        self._has_loaded = self._is_shrinking = self._must_measure = False
+        self._last_measured = 0.0
         self._locks = {}
 
     def _wake_thread(self) -> None:
@@ -93,6 +96,11 @@ class SpoolWriter:
             self.start()
         elif not self._wakeup.is_set():
             self._wakeup.set()
+
+    def measure(self) -> None:
+        """Have the size of the file reported soon: others may have made room in it."""
+        self._must_measure = True
+        self.wake()
 
     def submit(self, change: Callable[[PendingWork], None]) -> CommitGroup:
         """Add a change to the next commit. Return its group."""
@@ -187,16 +195,26 @@ class SpoolWriter:
                 is_closing = self._stop.is_set()
                 succeeded = self.step(session)
                 if not succeeded:
-                    self._stop.wait(_RETRY_DELAY)
+                    self._stop.wait(_FULL_RETRY_DELAY if self._is_full else _RETRY_DELAY)
+                    if self._is_full:
+                        self._listener.on_attempt_allowed()
                 has_more = self._has_more()
                 if is_closing and not (succeeded and has_more):
                     return
                 if not has_more:
-                    self._wakeup.wait(_SHRINK_PAUSE if self._is_shrinking else _MAINTENANCE_INTERVAL)
+                    self._wakeup.wait(self._idle_time(session))
         finally:
             session.close()
             self._fork_guard.thread_ended()
             self.discard_pending()
+
+    def _idle_time(self, session: SpoolSession) -> float:
+        """Return the seconds until the next step if no work arrives."""
+        if not session.is_open:
+            return _RETRY_DELAY
+        if self._must_measure:
+            return _FULL_RETRY_DELAY
+        return _SHRINK_PAUSE if self._is_shrinking else _MAINTENANCE_INTERVAL
 
     def new_session(self) -> SpoolSession:
         """Return a session for the thread, with its database still closed."""
@@ -215,19 +233,25 @@ class SpoolWriter:
                 self._last_maintenance = clock()
             if work.loads:
                 self._has_loaded, self._is_shrinking = True, False
+            has_records = bool(work.group.entries)
             session.execute(work)
+            if has_records or not self._is_full:
+                # On a full disk, deletions succeed between the failures of records.
+                self._error_logged = self._is_full = False
             if clock() - self._last_maintenance >= _MAINTENANCE_INTERVAL:
                 self._last_maintenance = clock()
                 session.maintain()
                 # While a backlog is loaded the file empties by itself: pages moved now would be deleted soon after.
                 self._is_shrinking, self._has_loaded = not self._has_loaded, False
+            if self._must_measure and clock() - self._last_measured >= _FULL_RETRY_DELAY:
+                self._must_measure, self._last_measured = False, clock()
+                session.report_size()
             if self._is_shrinking:
                 self._is_shrinking = session.shrink()
         except Exception as error:  # noqa: BLE001  the thread must survive; the error is reported to the listener
             self._is_shrinking = False
             self._handle_failure(session, work, error)
             return False
-        self._error_logged = False
         return True
 
     def discard_pending(self) -> None:
@@ -242,7 +266,7 @@ class SpoolWriter:
             work.group.finish(error, marks_written=False)
 
     def _handle_failure(self, session: SpoolSession, work: PendingWork, error: Exception) -> None:
-        full = is_full(error)
+        self._is_full = full = is_full(error, self._settings.path)
         public = self._public_error(error)
         self._listener.on_error(public.args[0])
         if not self._error_logged:
@@ -252,10 +276,12 @@ class SpoolWriter:
             # The commit succeeded; only its loads failed.
             self._requeue(PendingWork(work.group, loads=work.loads), [])
         else:
+            has_records = bool(work.group.entries)
             self._requeue(work, self._listener.on_write_failed(work.group.entries, full=full))
             # A request that must not be repeated may start only if its mark is on disk.
             marks_written = full and session.is_open and self._make_room(session)
-            work.group.finish(self._listener.error_for_callers(public, full=full), marks_written=marks_written)
+            shown = self._listener.error_for_callers(public, full=full, has_records=has_records)
+            work.group.finish(shown, marks_written=marks_written)
         if session.is_open and (session.is_replaced() or is_damage(error)):
             session.abandon_file(is_damaged=not session.is_replaced())
 

@@ -10,6 +10,7 @@ _C: Final = "faults/test_network.py::test_"
 _D: Final = "faults/test_order_and_identity.py::test_"
 _F: Final = "faults/test_memory_and_input.py::test_"
 _G: Final = "faults/test_security.py::test_"
+_FULL_DISK: Final = "faults/test_full_disk.py::test_"
 _RANDOM: Final = "faults/test_random_faults.py::test_"
 _DELIVERY: Final = "delivery/test_delivery.py::test_"
 _LIFE: Final = "client/test_lifecycle.py::test_"
@@ -43,6 +44,7 @@ CATALOGUE: Final = (
     # Hosts of a client: web servers, workers, notebooks, test clients.
     *("K1", "K2", "K3", "K4", "K5", "K6", "K7", "K8", "K9", "K10", "K11", "K12"),
     "G9",
+    "G7",
     *("P1", "P2", "P3", "P4", "P5", "P6", "P7"),
     *("S1", "S2", "S3", "S4", "S5", "S6", "S7", "S10", "S11", "S12", "S13", "S14"),
 )
@@ -251,6 +253,11 @@ ROWS: Final[Mapping[str, tuple[str, ...]]] = {
         f"{_SAFETY}control_api_refuses_foreign_origin",
         f"{_SAFETY}every_response_has_security_headers_and_no_cors",
         "emulator/test_server.py::test_non_loopback_address_requires_allow_remote",
+    ),
+    "G7": (
+        f"{_FULL_DISK}g7_records_are_accepted_again_soon_after_a_full_disk_has_room",
+        f"{_FULL_DISK}g7_waiting_caller_gets_the_room_of_a_full_disk",
+        f"{_FULL_DISK}g7_start_on_a_full_disk_names_it_and_records_follow_once_there_is_room",
     ),
     # A fixture in `conftest.py` also checks conservation after each test of the suite.
     "G9": (
