@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 import anyio
 
+from .._model.records import DropReason
 from .._model.stats import FlushResult
 from .._runtime.environment import Environment
 from .._runtime.event_loop import BackgroundTask, EventLoop, yield_to_loop
@@ -202,9 +203,9 @@ class Closer:
     async def _close_spool(self, timeout: float) -> None:
         if self._queue.spool is None:
             return
-        close = partial(self._queue.spool.writer.close, timeout)
+        close = partial(self._queue.spool.close, timeout)
         if not await run_in_worker(close, "mixpanel close", anyio.CapacityLimiter(1)):
-            text = "the spool did not close within %.1f s"
+            text = "the spool did not close within %.1f s; records that were not written to it are lost"
             log_event(logging.WARNING, "spool_not_closed", text, timeout, seconds=timeout)
 
     # End without `aclose`
@@ -214,7 +215,7 @@ class Closer:
         self._queue.check_fork()
         if self._result is not None:
             return
-        pending = self._queue.pending
+        pending, lost = self._queue.pending, self._not_written()
         self._queue.close()
         self._sender.drop()
         # The main thread has ended before the functions of `atexit` run.
@@ -225,16 +226,41 @@ class Closer:
             loop.call_soon(partial(self._binding.spawn, partial(self._aclose, timeout), "mixpanel end"))
             if is_exit and pending:
                 self._has_ended.wait(timeout + _STOP_TIMEOUT)
+                self._end_spool(is_exit=True)
             elif pending and self._queue.spool is None:
                 self._finish_at_exit()
         elif self._queue.spool is not None:
-            self._queue.spool.writer.close(_STOP_TIMEOUT)
+            self._end_spool(is_exit=is_exit)
         elif pending and not (is_exit and self._sender.has_just_given_up()):
             self._close_in_thread(is_exit=is_exit)
             if is_exit:
                 self._has_ended.wait(self._exit_timeout + _STOP_TIMEOUT)
         if pending:
-            self._report_unclosed(pending, is_exit=is_exit)
+            self._report_unclosed(pending, self._not_written() - lost, is_exit=is_exit)
+
+    def _not_written(self) -> int:
+        """Return how many records were lost because the spool could not be written."""
+        return self._queue.stats().losses.get(DropReason.SPOOL_FAILED.value, 0)
+
+    def _end_spool(self, *, is_exit: bool) -> None:
+        """Close the spool and report the records that could not be written to it."""
+        if self._queue.spool is None or self._has_ended.is_set():
+            return
+        self._queue.spool.close(_STOP_TIMEOUT)
+        self._queue.log_last_losses()
+        if self._queue.callbacks.idle:
+            return
+        has_reported = threading.Event()
+
+        def run() -> None:
+            try:
+                anyio.run(self._queue.callbacks.run)
+            finally:
+                has_reported.set()
+
+        start_thread_from_finalizer(run)
+        if is_exit:
+            has_reported.wait(_STOP_TIMEOUT)
 
     def _finish_at_exit(self) -> None:
         """Deliver at exit, if the event loop is stopped before it has delivered. A Jupyter kernel stops it so."""
@@ -262,11 +288,13 @@ class Closer:
             atexit.register(wait_at_exit)
         start_thread_from_finalizer(run)
 
-    def _report_unclosed(self, pending: int, *, is_exit: bool) -> None:
-        left = self._queue.pending
-        text = f"an AsyncMixpanel was dropped without aclose(); {pending} records "
-        if self._queue.spool is not None:
-            text += "wait in the spool"
+    def _report_unclosed(self, pending: int, lost: int, *, is_exit: bool) -> None:
+        left, spool = self._queue.pending, self._queue.spool
+        text = f"an AsyncMixpanel was dropped without aclose(); {pending if spool is None else left} records "
+        if spool is not None:
+            text += spool.fate
+            if lost:
+                text += f"; {lost} are lost, because the spool could not be written"
         elif is_exit and left:
             text += "were not delivered" if left == pending else f"were waiting, and {left} were not delivered"
         else:

@@ -406,6 +406,17 @@ class Queue:
         self.log_last_losses()
         return sum(len(loss.items) for loss in losses)
 
+    def end(self, timeout: float) -> None:
+        """Give up every waiting record and close the spool, as the client was dropped and its event loop ends.
+
+        Args:
+            timeout: seconds to wait for the disk.
+        """
+        self.abandon()
+        if self.spool is not None:
+            self.spool.close(timeout)
+            self.log_last_losses()
+
     def count_identity(self, counter: str) -> None:
         """Add one to this field of `IdentityStats`."""
         self.run_locked(partial(self._buffer.accounting.count_identity, counter))

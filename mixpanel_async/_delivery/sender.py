@@ -222,14 +222,13 @@ class Sender:
             if left := self._queue.pending:
                 self._gave_up_at = self._monotonic()
                 text = "the event loop ended before %d records were delivered; they %s; last error: %s"
-                fate = "wait for the next event loop" if self._queue.spool is None else "wait in the spool"
+                fate = "wait for the next event loop" if self._queue.spool is None else self._queue.spool.fate
                 if self._is_dropped and self._queue.spool is None:
                     fate = "are lost, because the client was dropped without aclose()"
                 error = self._queue.requests.last_error
                 log_event(logging.WARNING, "loop_ended", text, left, fate, error, records=left, error=error)
             if self._is_dropped:
-                self._queue.abandon()
-                self._queue.log_last_losses()
+                self._queue.end(_LAST_STEPS_TIMEOUT)
             await cancel_tasks(requests, _LAST_STEPS_TIMEOUT)
             with anyio.move_on_after(_LAST_STEPS_TIMEOUT):
                 await self._queue.callbacks.run()

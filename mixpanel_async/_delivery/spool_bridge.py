@@ -144,6 +144,33 @@ class SpoolBridge:
             if left := [row for row in ids if row not in settled]:
                 self.writer.submit(lambda work: work.marks.append((left, ONCE)))
 
+    # Called at the end of the client, from any thread
+
+    def close(self, timeout: float) -> bool:
+        """Write pending records and close the file. Report records as lost that are not written in time.
+
+        Args:
+            timeout: seconds to wait for the disk.
+
+        Returns:
+            Whether the writer thread has ended.
+        """
+        has_ended = self.writer.close(timeout)
+        if not has_ended:
+            self.writer.give_up()
+        return has_ended
+
+    @property
+    def unwritten(self) -> int:
+        """Number of pending records that are not on disk yet."""
+        return self._disk.unwritten
+
+    @property
+    def fate(self) -> str:
+        """What becomes of the pending records if the process ends now, for a log line."""
+        on_the_way = self._disk.unwritten
+        return f"wait in the spool, except {on_the_way} that are not written yet" if on_the_way else "wait in the spool"
+
     # Called in the event loop
 
     async def wait_committed(self, group: CommitGroup, loop: EventLoop) -> None:
@@ -199,19 +226,19 @@ class SpoolBridge:
         self._listener.report_losses(losses)
         self._listener.notify_progress()
 
-    def on_written(
-        self, entries: Sequence[PendingWrite], used_bytes: int, freed: int, dead_letters: int | None
-    ) -> None:
+    def on_written(self, group: CommitGroup | None, used_bytes: int, freed: int, dead_letters: int | None) -> None:
         self.used_bytes = used_bytes
         if dead_letters is not None:
             self.dead_letters = dead_letters
-        self._listener.run_locked(lambda: self._disk.written(entries, used_bytes, freed))
+        entries = (list) if group is None else group.take_entries
+        self._listener.run_locked(lambda: self._disk.written(entries(), used_bytes, freed))
         self._listener.notify_progress()
 
-    def on_write_failed(self, entries: Sequence[PendingWrite], *, full: bool) -> list[PendingWrite]:
+    def on_write_failed(self, group: CommitGroup, *, full: bool) -> list[PendingWrite]:
         losses: list[Loss] = []
 
         def work() -> list[PendingWrite]:
+            entries = group.take_entries()
             self._disk.not_written(full=full)
             if full and self._drops:
                 losses.extend(self._buffer.undo_writes(entries, DropReason.SPOOL_FULL))
@@ -272,10 +299,11 @@ class SpoolBridge:
         now, wall_time = self._environment.monotonic(), self._environment.wall_time()
         return now if time is None else now - max(0.0, wall_time - time)
 
-    def on_discarded(self, entries: Sequence[PendingWrite]) -> None:
+    def on_discarded(self, groups: Sequence[CommitGroup]) -> None:
         losses: list[Loss] = []
 
         def work() -> None:
+            entries = [entry for group in groups for entry in group.take_entries()]
             self._buffer.undo_writes([entry for entry in entries if entry.is_awaited], None)
             others = [entry for entry in entries if not entry.is_awaited]
             losses.extend(self._buffer.undo_writes(others, DropReason.SPOOL_FAILED))

@@ -132,6 +132,13 @@ class CommitGroup:
         self.entries[:0] = entries
         self.size += sum(len(entry.item) for entry in entries)
 
+    def take_entries(self) -> list[PendingWrite]:
+        """Remove and return the records, whose fate is decided. Hold the lock of the queue."""
+        taken = [*self.entries]
+        # In place: the writer thread may be about to write this list.
+        self.entries.clear()
+        return taken
+
     def set_waiter(self, waiter: Any) -> None:
         """Set the object on which callers wait for this group."""
         self.waiter = waiter
@@ -143,7 +150,9 @@ class CommitGroup:
             callback()
 
     def finish(self, error: MixpanelException | None = None, *, marks_written: bool = True) -> None:
-        """Set the result and run the callbacks."""
+        """Set the result and run the callbacks. Nothing happens if there is a result."""
+        if self.is_done:
+            return
         self.error = error
         self.marks_written = marks_written
         self.is_done = True
@@ -195,23 +204,21 @@ class PendingWork:
 class WriterListener(Protocol):
     """Receiver of the writer's reports. All methods are called in the writer thread."""
 
-    def on_written(
-        self, entries: Sequence[PendingWrite], used_bytes: int, freed: int, dead_letters: int | None
-    ) -> None:
-        """Note that a group and all changes requested with it are on disk.
+    def on_written(self, group: CommitGroup | None, used_bytes: int, freed: int, dead_letters: int | None) -> None:
+        """Note that a group and all changes requested with it are on disk. Take its records.
 
         Args:
-            entries: records of the group.
+            group: the group; None if only the size is reported.
             used_bytes: bytes of the file that are in use now.
             freed: bytes of settled and evicted rows that were removed.
             dead_letters: number of dead letters in the file; None if it was not counted.
         """
 
-    def on_write_failed(self, entries: Sequence[PendingWrite], *, full: bool) -> list[PendingWrite]:
-        """Note that a group was not written. Return the records to retry."""
+    def on_write_failed(self, group: CommitGroup, *, full: bool) -> list[PendingWrite]:
+        """Note that a group was not written. Take its records and return those to retry."""
 
-    def on_discarded(self, entries: Sequence[PendingWrite]) -> None:
-        """Note that the spool was closed and these records will never be written."""
+    def on_discarded(self, groups: Sequence[CommitGroup]) -> None:
+        """Note that the spool was closed. Take the records of these groups, which will never be written."""
 
     def on_loaded(self, lane: int, rows: list[tuple[int, bytes]], unreadable: int) -> None:
         """Take the rows of a lane loaded from disk, up to a limit. `unreadable` counts damaged rows."""
@@ -264,5 +271,7 @@ class WriterProtocol(Protocol):
     def discard_reads(self) -> list[Eviction]: ...
 
     def close(self, timeout: float) -> bool: ...
+
+    def give_up(self) -> None: ...
 
     def reset_after_fork(self) -> None: ...

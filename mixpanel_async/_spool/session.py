@@ -209,7 +209,7 @@ class SpoolSession:
         self.report_size()
 
     def report_size(self) -> None:
-        self._listener.on_written((), self._db.used_bytes(), 0, self._db.dead_letter_count())
+        self._listener.on_written(None, self._db.used_bytes(), 0, self._db.dead_letter_count())
 
     def execute(self, work: PendingWork) -> None:
         """Carry out the changes in one transaction, then the loads."""
@@ -225,7 +225,7 @@ class SpoolSession:
                 used = self._db.used_bytes()
             freed = sum(settled.size for settled in work.settled) + sum(eviction.size for eviction in work.evictions)
             dead = self._db.dead_letter_count() if any(settled.loss for settled in work.settled) else None
-            self._listener.on_written(entries, used, freed, dead)
+            self._listener.on_written(work.group, used, freed, dead)
             for lane, items in evicted:
                 if items:
                     self._listener.on_evicted(lane, items)

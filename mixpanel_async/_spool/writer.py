@@ -170,6 +170,21 @@ class SpoolWriter:
         thread.join(timeout)
         return not thread.is_alive()
 
+    def give_up(self) -> None:
+        """Report records that are not written as lost, as the client ends before the thread. From any thread.
+
+        A commit that has begun may still succeed: its records are then delivered by the next client, too.
+        """
+        with self.group_lock:
+            works = [self._current, *self._works]
+        self._discard([work.group for work in works])
+
+    def _discard(self, groups: Sequence[CommitGroup]) -> None:
+        self._listener.on_discarded(groups)
+        for group in groups:
+            error = SpoolError(f"{self._settings.path}: the spool was closed before the record was written")
+            group.finish(error, marks_written=False)
+
     def _take_work(self) -> PendingWork:
         self._wakeup.clear()
         with self.group_lock:
@@ -260,10 +275,7 @@ class SpoolWriter:
             works = [*self._works]
             self._works.clear()
             self._add_work()
-        self._listener.on_discarded([entry for work in works for entry in work.group.entries])
-        for work in works:
-            error = SpoolError(f"{self._settings.path}: the spool was closed before the record was written")
-            work.group.finish(error, marks_written=False)
+        self._discard([work.group for work in works])
 
     def _handle_failure(self, session: SpoolSession, work: PendingWork, error: Exception) -> None:
         self._is_full = full = is_full(error, self._settings.path)
@@ -277,7 +289,7 @@ class SpoolWriter:
             self._requeue(PendingWork(work.group, loads=work.loads), [])
         else:
             has_records = bool(work.group.entries)
-            self._requeue(work, self._listener.on_write_failed(work.group.entries, full=full))
+            self._requeue(work, self._listener.on_write_failed(work.group, full=full))
             # A request that must not be repeated may start only if its mark is on disk.
             marks_written = full and session.is_open and self._make_room(session)
             shown = self._listener.error_for_callers(public, full=full, has_records=has_records)

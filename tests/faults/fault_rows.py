@@ -44,7 +44,7 @@ CATALOGUE: Final = (
     # Hosts of a client: web servers, workers, notebooks, test clients.
     *("K1", "K2", "K3", "K4", "K5", "K6", "K7", "K8", "K9", "K10", "K11", "K12"),
     "G9",
-    "G7",
+    *("G7", "G8"),
     *("P1", "P2", "P3", "P4", "P5", "P6", "P7"),
     *("S1", "S2", "S3", "S4", "S5", "S6", "S7", "S10", "S11", "S12", "S13", "S14"),
 )
@@ -259,6 +259,7 @@ ROWS: Final[Mapping[str, tuple[str, ...]]] = {
         f"{_FULL_DISK}g7_waiting_caller_gets_the_room_of_a_full_disk",
         f"{_FULL_DISK}g7_start_on_a_full_disk_names_it_and_records_follow_once_there_is_room",
     ),
+    "G8": ("faults/test_locked_spool.py::test_g8_only_committed_records_are_said_to_wait_in_a_locked_spool",),
     # A fixture in `conftest.py` also checks conservation after each test of the suite.
     "G9": (
         f"{_OBJECTS}g9_foreign_objects_in_a_spool_change_and_lose_no_record",
