@@ -196,7 +196,7 @@ def _size(path: Path) -> int:
 
 def _set_aside_files(path: Path) -> tuple[str, ...]:
     names = (one.name for one in path.parent.iterdir() if one.name.startswith(f"{path.name}.corrupt-"))
-    return tuple(sorted(name for name in names if not name.endswith(("-wal", "-shm"))))
+    return tuple(sorted(name for name in names if not name.endswith(("-wal", "-shm", "-journal"))))
 
 
 def _accepted_at(body: bytes, born: float, now: float) -> float | None:

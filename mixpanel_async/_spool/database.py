@@ -139,17 +139,21 @@ class Database:
         try:
             self._db.execute("PRAGMA trusted_schema=OFF")
             self._db.execute("PRAGMA cell_size_check=ON")
+            mode = "wal" if files.can_map(path) else "truncate"
+            if mode != "wal":
+                # The file may have a log, copied from another disk: SQLite reads it here without mapping memory.
+                self._db.execute("PRAGMA locking_mode=EXCLUSIVE")
             if is_new:
                 # Has an effect only before the first page is written.
                 self._db.execute("PRAGMA auto_vacuum=INCREMENTAL")
             else:
                 # The next statements write: another program's database must stay unchanged.
                 self._refuse_foreign()
-            mode = self._one("PRAGMA journal_mode=WAL")
-            if mode != "wal":
+            if self._one(f"PRAGMA journal_mode={mode}") != mode:
                 raise_configuration_error(
                     "the file system does not support SQLite's write-ahead log; move the spool to another disk"
                 )
+            self._db.execute("PRAGMA locking_mode=NORMAL")
             self._db.execute(f"PRAGMA synchronous={'FULL' if fsync else 'NORMAL'}")
             self._db.execute(f"PRAGMA journal_size_limit={_MAX_LOG_BYTES}")
             self._db.execute(f"PRAGMA secure_delete={'ON' if erase else 'FAST'}")

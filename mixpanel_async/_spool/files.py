@@ -22,6 +22,11 @@ _REMOTE: Final = frozenset(
     {"nfs", "nfs4", "cifs", "smb3", "smbfs", "ncpfs", "afs", "ceph", "glusterfs", "lustre", "davfs"}
 )
 _REMOTE_FUSE: Final = ("fuse.sshfs", "fuse.s3fs", "fuse.glusterfs", "fuse.gcsfuse", "fuse.rclone", "fuse.davfs")
+# SQLite maps the index of its write-ahead log into memory and reserves its space by writing one byte in each 4096. On
+# smaller blocks, and where each change of a page needs a new block, a full disk then kills the process with SIGBUS.
+# https://github.com/sqlite/sqlite/blob/version-3.53.3/src/os_unix.c#L5159, read 2026-11-29.
+_MAPPED_PAGE: Final = 4096
+_COPY_ON_WRITE: Final = frozenset({"btrfs", "bcachefs"})
 # Bytes read to distinguish a text file from a damaged database, which has zeros in its first hundred bytes.
 _TEXT_SAMPLE: Final = 4096
 _MOUNTS: Final = Path("/proc/self/mountinfo")
@@ -98,8 +103,8 @@ def is_text(path: Path) -> bool:
 
 
 def with_log_files(path: Path) -> list[Path]:
-    """Return the database and the two files that SQLite adds to it."""
-    return [path, path.with_name(path.name + "-wal"), path.with_name(path.name + "-shm")]
+    """Return the database and the files that SQLite adds to it."""
+    return [path, *(path.with_name(path.name + end) for end in ("-wal", "-shm", "-journal"))]
 
 
 @contextlib.contextmanager
@@ -124,6 +129,29 @@ def is_remote(folder: Path, mounts: str) -> bool:
         folder: absolute path without symbolic links.
         mounts: contents of `/proc/self/mountinfo` on Linux; empty on other systems.
     """
+    kind = _file_system(folder, mounts)
+    return kind in _REMOTE or kind.startswith(_REMOTE_FUSE)
+
+
+def can_map(path: Path) -> bool:
+    """Return whether SQLite may map a file beside this one into memory."""
+    folder = path.parent.resolve()
+    return is_mapping_safe(folder, os.statvfs(folder).f_frsize, _mounts())
+
+
+def is_mapping_safe(folder: Path, block_bytes: int, mounts: str) -> bool:
+    """Return whether writing to mapped files works in a directory also when its disk is full.
+
+    Args:
+        folder: absolute path without symbolic links.
+        block_bytes: size of a block of its file system.
+        mounts: contents of `/proc/self/mountinfo` on Linux; empty on other systems.
+    """
+    return block_bytes >= _MAPPED_PAGE and _file_system(folder, mounts) not in _COPY_ON_WRITE
+
+
+def _file_system(folder: Path, mounts: str) -> str:
+    """Return the type of the file system of a directory; empty if it is unknown."""
     best, kind = "", ""
     for line in mounts.splitlines():
         left, _, right = line.partition(" - ")
@@ -134,7 +162,7 @@ def is_remote(folder: Path, mounts: str) -> bool:
         inside = point == "/" or folder == Path(point) or Path(point) in folder.parents
         if inside and len(point) >= len(best):
             best, kind = point, right.split()[0]
-    return kind in _REMOTE or kind.startswith(_REMOTE_FUSE)
+    return kind
 
 
 class OwnerLock:

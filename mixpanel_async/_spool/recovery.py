@@ -273,6 +273,8 @@ class _DamagedFile:
 
 def _connect(path: Path) -> sqlite3.Connection:
     db = sqlite3.connect(path, isolation_level=None)
+    if not files.can_map(path):
+        db.execute("PRAGMA locking_mode=EXCLUSIVE")
     db.execute("PRAGMA trusted_schema=OFF")
     # Ignore objects whose definition SQLite cannot read.
     db.execute("PRAGMA writable_schema=ON")

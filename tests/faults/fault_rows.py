@@ -31,6 +31,7 @@ _RETRY: Final = "http/test_retry.py::test_"
 _VALUES: Final = "encoding/test_validation.py::test_"
 _SAFETY: Final = "emulator/test_access_control.py::test_"
 _HOSTILE: Final = "emulator/test_hostile_input.py::test_"
+_DISKS: Final = "faults/test_spool_disks.py::test_"
 _OBJECTS: Final = "faults/test_spool_foreign_objects.py::test_"
 
 # Rows covered here. The other rows, on the spool and on dying processes, are covered by tests/spool.
@@ -43,8 +44,7 @@ CATALOGUE: Final = (
     *("G1", "G3", "G4", "G5", "G6"),
     # Hosts of a client: web servers, workers, notebooks, test clients.
     *("K1", "K2", "K3", "K4", "K5", "K6", "K7", "K8", "K9", "K10", "K11", "K12"),
-    "G9",
-    *("G7", "G8"),
+    *("G5-disk", "G7", "G8", "G9"),
     *("P1", "P2", "P3", "P4", "P5", "P6", "P7"),
     *("S1", "S2", "S3", "S4", "S5", "S6", "S7", "S10", "S11", "S12", "S13", "S14"),
 )
@@ -260,7 +260,10 @@ ROWS: Final[Mapping[str, tuple[str, ...]]] = {
         f"{_FULL_DISK}g7_start_on_a_full_disk_names_it_and_records_follow_once_there_is_room",
     ),
     "G8": ("faults/test_locked_spool.py::test_g8_only_committed_records_are_said_to_wait_in_a_locked_spool",),
-    # A fixture in `conftest.py` also checks conservation after each test of the suite.
+    "G5-disk": (
+        f"{_DISKS}g5_full_disk_of_any_block_size_does_not_kill_the_process",
+        f"{_DISKS}g5_disks_where_shared_memory_can_fail_are_detected",
+    ),
     "G9": (
         f"{_OBJECTS}g9_foreign_objects_in_a_spool_change_and_lose_no_record",
         f"{_OBJECTS}g9_foreign_tables_and_views_stay_in_the_spool",
@@ -307,6 +310,7 @@ ROWS: Final[Mapping[str, tuple[str, ...]]] = {
     "K11": ("integrations/test_app_servers.py::test_sign_up_does_not_wait_for_a_mixpanel_that_hangs",),
     # Proxy and certificate variables that cannot be used.
     "K12": ("http/test_environment.py::test_wrong_variable_is_named_and_keeps_the_records",),
+    # A fixture in `conftest.py` also checks conservation after each test of the suite.
     "P1": (f"{_RANDOM}accepted_records_arrive_once_for_200_seeds",),
     "P2": (
         f"{_RANDOM}accepted_records_arrive_once_despite_random_faults",

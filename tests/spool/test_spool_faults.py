@@ -92,7 +92,7 @@ def filled(harness: SpoolHarness, count: int, size: int = 200, kind: RecordKind 
 
 def set_aside_files(path: Path) -> list[Path]:
     found = sorted(path.parent.glob("*.corrupt-*"))
-    return [one for one in found if not one.name.endswith(("-wal", "-shm"))]
+    return [one for one in found if not one.name.endswith(("-wal", "-shm", "-journal"))]
 
 
 # E1: the disk is full
