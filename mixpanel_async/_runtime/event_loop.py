@@ -177,8 +177,9 @@ class _AsyncioEnd:
     def __init__(self, work: Callable[[], Awaitable[None]]) -> None:
         self._work: Callable[[], Awaitable[None]] | None = work
         self._generator: AsyncGenerator[None, None] | None = self._generate()
-        # Runs to the `yield` without waiting for anything, which makes the generator known to the event loop.
-        with contextlib.suppress(StopIteration):
+        # Runs to the `yield` without waiting for anything, which makes the generator known to the event loop. If that
+        # has closed its generators before, and warnings are errors, it raises, and the end will not be noticed.
+        with contextlib.suppress(StopIteration, Warning):
             self._generator.__anext__().send(None)
 
     async def _generate(self) -> AsyncGenerator[None, None]:
@@ -356,10 +357,11 @@ def current_loop() -> EventLoop | None:
     """Return the event loop of the caller, or None outside of one."""
     if _in_trio():
         return _TrioLoop()
-    # A program that runs asyncio has imported it; importing this package alone must not.
-    import asyncio  # noqa: PLC0415
-
+    # A program that runs asyncio has imported it. An import would fail while the interpreter ends.
+    get_running_loop = getattr(sys.modules.get("asyncio"), "get_running_loop", None)
+    if get_running_loop is None:
+        return None
     try:
-        return _AsyncioLoop(asyncio.get_running_loop())
+        return _AsyncioLoop(get_running_loop())
     except RuntimeError:
         return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import os
 import subprocess
@@ -165,6 +166,98 @@ def test_blocking_method_in_an_event_loop() -> None:
             mp.run(inside)
         mp.flush()
         assert {event["event"] for event in emulator.events()} == {"Elsewhere", "Awaited"}
+
+
+async def exit_program() -> None:
+    raise SystemExit(3)
+
+
+async def interrupt() -> None:
+    raise KeyboardInterrupt
+
+
+async def cancel_all_tasks() -> None:
+    for task in asyncio.all_tasks():
+        task.cancel()
+
+
+async def stop_loop() -> None:
+    asyncio.get_running_loop().call_soon(asyncio.get_running_loop().stop)
+
+
+@pytest.mark.parametrize("function", [exit_program, interrupt, cancel_all_tasks, stop_loop])
+def test_client_survives_a_function_that_ends_its_event_loop(function: Callable[[], Any]) -> None:
+    with emulated() as (emulator, client):
+        mp = client.start_in_thread()
+        try:
+            mp.run(function)
+        except (KeyboardInterrupt, SystemExit, MixpanelException) as error:
+            raised: type[BaseException] | None = type(error)
+        else:
+            raised = None
+        if function in {exit_program, interrupt}:
+            assert raised is (SystemExit if function is exit_program else KeyboardInterrupt)
+        else:
+            # The function may end first.
+            assert raised in {None, MixpanelException}
+            for thread in client_threads():
+                thread.join(10)
+        mp.track("user", "Event")
+        mp.flush()
+        assert len(emulator.events("Event")) == 1
+        mp.close()
+
+
+def test_thread_without_file_descriptors_raises_an_error_and_starts_later() -> None:
+    code = """
+        import os, resource, sys
+        from mixpanel_async import AsyncMixpanel, MixpanelException
+        mp = AsyncMixpanel("token", api_host=sys.argv[1]).in_thread()
+        resource.setrlimit(resource.RLIMIT_NOFILE, (64, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+        files = []
+        try:
+            while True:
+                files.append(os.open(os.devnull, os.O_RDONLY))
+        except OSError:
+            pass
+        mp.track("user", "Event")
+        try:
+            mp.flush()
+        except MixpanelException as error:
+            print(error)
+        for file in files:
+            os.close(file)
+        assert mp.close().delivered == 1
+    """
+    emulator = Emulator()
+    with emulator.serve() as server:
+        done = subprocess.run(
+            [sys.executable, "-c", textwrap.dedent(code), server.url],
+            capture_output=True, text=True, timeout=20, check=False,
+        )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "cannot be started: OSError" in done.stdout
+    assert len(emulator.events("Event")) == 1
+
+
+def test_call_while_the_interpreter_ends_raises_an_error_of_the_package() -> None:
+    code = """
+        import builtins
+        from mixpanel_async import AsyncMixpanel, MixpanelException
+        mp = AsyncMixpanel("token", api_host="http://127.0.0.1:9").start_in_thread()
+        class Late:
+            def __del__(self):
+                try:
+                    mp.track("user", "Event")
+                except error:
+                    print("refused")
+        error = MixpanelException
+        builtins.late = Late()
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=20, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "refused\n", "")
 
 
 def test_disabled_client_starts_no_thread() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import types
+import warnings
 
 import pytest
 
@@ -109,3 +110,20 @@ def test_partially_imported_trio_is_ignored(monkeypatch: pytest.MonkeyPatch) -> 
 
     asyncio.run(main())
     assert len(emulator.events("Event")) == 1
+
+
+def test_loop_that_has_closed_its_generators_goes_on_while_warnings_are_errors() -> None:
+    emulator = Emulator()
+    mp = emulator.client()
+
+    async def main() -> None:
+        for number in range(3):
+            await mp.track("user", "Event", {"number": number})
+            await asyncio.get_running_loop().shutdown_asyncgens()
+        assert len(emulator.events("Event")) == 1
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        asyncio.run(main())
+    asyncio.run(mp.aclose())
+    assert mp.stats().delivered == 3
