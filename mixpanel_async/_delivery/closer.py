@@ -8,6 +8,7 @@ import threading
 import warnings
 import weakref
 from functools import partial
+from math import inf
 from typing import TYPE_CHECKING, Final
 
 import anyio
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 
 # Seconds for cancelled tasks, and for callbacks, to end when the client closes.
 _STOP_TIMEOUT: Final = 1.0
+# Seconds to deliver at exit if the last event loop has just failed to deliver.
+_LAST_ATTEMPT_TIMEOUT: Final = 1.0
 # Seconds after which a client that is still closing says why.
 _EXPLAIN_AFTER: Final = 1.0
 
@@ -231,10 +234,12 @@ class Closer:
                 self._finish_at_exit()
         elif self._queue.spool is not None:
             self._end_spool(is_exit=is_exit)
-        elif pending and not (is_exit and self._sender.has_just_given_up()):
-            self._close_in_thread(is_exit=is_exit)
+        elif pending:
+            # One more attempt is enough if the last event loop has just waited in vain.
+            timeout = min(self._exit_timeout, _LAST_ATTEMPT_TIMEOUT if self._sender.has_just_given_up() else inf)
+            self._close_in_thread(timeout, is_exit=is_exit)
             if is_exit:
-                self._has_ended.wait(self._exit_timeout + _STOP_TIMEOUT)
+                self._has_ended.wait(timeout + _STOP_TIMEOUT)
         if pending:
             self._report_unclosed(pending, self._not_written() - lost, is_exit=is_exit)
 
@@ -273,12 +278,14 @@ class Closer:
         reference = weakref.ref(self, lambda _: atexit.unregister(finish))
         atexit.register(finish)
 
-    def _close_in_thread(self, *, is_exit: bool) -> None:
-        wait_at_exit = partial(self._has_ended.wait, self._exit_timeout)
+    def _close_in_thread(self, timeout: float, *, is_exit: bool) -> None:
+        wait_at_exit = partial(self._has_ended.wait, timeout)
 
         def run() -> None:
             try:
-                anyio.run(self.aclose, self._exit_timeout)
+                # Try at once, also if the last event loop left a backoff that is longer than the time left.
+                self._queue.next_try(0.0)
+                anyio.run(self.aclose, timeout)
             finally:
                 self._has_ended.set()
                 atexit.unregister(wait_at_exit)

@@ -38,7 +38,7 @@ ClosePool = Callable[[], Awaitable[None]]
 
 # Seconds without a turn after which another event loop takes over from the client's event loop.
 _UNRESPONSIVE_AFTER: Final = 0.5
-# Seconds after a failed delivery at the end of an event loop in which no other one is tried at exit.
+# Seconds after a failed delivery at the end of an event loop in which the one at exit takes less time.
 _GAVE_UP_RECENTLY: Final = 10.0
 _NO_LOOP: Final = "no event loop is running; call this inside asyncio or trio"
 # Seconds for cancelled tasks, and for callbacks, when the event loop ends.

@@ -380,6 +380,31 @@ def test_process_ends_and_has_delivered(ending: str) -> None:
         assert sorted(event["properties"]["n"] for event in emulator.events("E")) == list(range(20))
 
 
+def test_exit_tries_again_what_the_last_loop_could_not_deliver() -> None:
+    code = """
+        import asyncio, sys
+        from mixpanel_async import AsyncMixpanel
+        mp = AsyncMixpanel("token", api_host=sys.argv[1], loop_end_timeout=0.3)
+        asyncio.run(mp.track("u", "E"))
+        print("ended", flush=True)
+        sys.stdin.readline()
+    """
+    emulator = Emulator()
+    emulator.fail_next(503, times=1_000_000)
+    with emulator.serve() as server:
+        process = subprocess.Popen(
+            [sys.executable, "-c", textwrap.dedent(code), server.url],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ended\n"
+        emulator.stop_faults()
+        _, errors = process.communicate("\n", timeout=20)
+    assert process.returncode == 0
+    assert "before 1 record" in errors
+    assert len(emulator.events("E")) == 1
+
+
 def test_user_http_client_in_two_loops_in_turn() -> None:
     emulator = Emulator()
 
