@@ -12,7 +12,7 @@ from .._model.errors import MixpanelException
 from .._model.records import NonIdempotentRecord
 from .._runtime.environment import real_environment
 from .base import Meta, Properties
-from .invalid import unreadable_arguments
+from .invalid import as_refusal
 
 
 class Checked(NamedTuple):
@@ -78,7 +78,7 @@ class Checker:
         except MixpanelException:
             raise
         except Exception as error:  # noqa: BLE001  a user's types may raise anything
-            raise unreadable_arguments(error) from None
+            raise as_refusal(error) from None
         return Checked(len(record), True)  # noqa: FBT003  positional for speed: an import checks every line of a file
 
     def update(self, message: Mapping[str, Any], meta: Meta = None) -> Checked:
@@ -96,5 +96,5 @@ class Checker:
         except MixpanelException:
             raise
         except Exception as error:  # noqa: BLE001  a user's types may raise anything
-            raise unreadable_arguments(error) from None
+            raise as_refusal(error) from None
         return Checked(len(record), not isinstance(record, NonIdempotentRecord))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from .._model.config import ClientOptions
 from .._model.errors import ConfigurationError, MixpanelException, ValidationError, without_traceback
+from .._model.interruption import raise_interruption
 from .._model.records import DropReason, RecordKind, RefusedRecord
 from .._runtime.log_events import log_event
 
@@ -136,7 +137,12 @@ def make_policy(options: ClientOptions, queue: Queue, lanes: Mapping[RecordKind,
 
 
 def as_refusal(error: Exception) -> MixpanelException:
-    """Return the error for arguments that cannot be encoded; a user's types may raise anything."""
+    """Return the error for arguments that cannot be encoded; a user's types may raise anything.
+
+    Raises:
+        Exception: the error itself, if it does not come from the arguments.
+    """
+    raise_interruption(error)
     return error if isinstance(error, MixpanelException) else unreadable_arguments(error)
 
 

@@ -2,7 +2,7 @@
 
 Contains the queue, the buffer and the sender. May import `_http`, `_spool`, `_encoding`, `_runtime` and `_model`.
 
-Start reading at `queue.py` for records that come in and at `sender.py` for batches that go out. `buffer.py` decides
+Start reading at `intake.py` for records that come in and at `sender.py` for batches that go out. `buffer.py` decides
 when a batch is sent and what its outcome means. The class `Buffer` owns
 `Accounting` and `DiskBacklog`.
 """

@@ -102,6 +102,26 @@ class Accounting:
         self.pending -= count
         self.pending_bytes -= size
 
+    def correct(self, pending: int, size: int, accepted_before: int, reason: DropReason) -> int:
+        """Compute the counters from the pending records, after an error has cut off a change.
+
+        Args:
+            pending: number of records that wait or are in flight.
+            size: their bytes.
+            accepted_before: number of accepted records before the change.
+            reason: reason for the records that are in no counter.
+
+        Returns:
+            The number of these records.
+        """
+        ended = sum(self.losses.values()) + self.delivered
+        lost = max(0, accepted_before - ended - pending)
+        if lost:
+            self.count_loss(reason, lost)
+        self.pending, self.pending_bytes = pending, size
+        self.accepted = ended + lost + pending
+        return lost
+
     def correct_bytes(self, difference: int) -> None:
         """Correct an estimated size of pending records."""
         self.pending_bytes += difference
@@ -140,13 +160,15 @@ class Accounting:
 
     def count_loss(self, reason: DropReason, count: int) -> None:
         """Count records as dropped, uncertain or failed, depending on the reason."""
+        before = self.losses.get(reason, 0)
+        # No call from here on, so that no signal handler can run between the counters.
+        self.losses[reason] = before + count
         if reason in DROPPED:
             self.dropped += count
         elif reason is DropReason.UNCERTAIN:
             self.uncertain += count
         else:
             self.failed += count
-        self.losses[reason] = self.losses.get(reason, 0) + count
 
     def stats(self, waiting: Sequence[bytes], requests: RequestMetrics, *, on_disk: int, in_flight: int) -> Stats:
         """Return a snapshot.

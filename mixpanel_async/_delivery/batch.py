@@ -37,6 +37,12 @@ class FlushBarrier:
         else:
             self.losses[reason.value] = self.losses.get(reason.value, 0) + count
 
+    def correct(self, pending: int) -> None:
+        """Set how many records wait. Fewer than before are lost ones."""
+        if pending < self.pending:
+            self.settle(self.pending - pending, DropReason.UNCERTAIN)
+        self.pending = pending
+
     def result(self, last_error: str | None = None) -> FlushResult:
         """Return the counts so far, with the last error of the client if records are still waiting."""
         error = last_error if self.pending else None
@@ -67,6 +73,10 @@ class IdentityTurn:
     def end(self, count: int) -> None:
         """Note that this number of records are delivered or lost."""
         self._waiting -= count
+
+    def correct(self, waiting: int) -> None:
+        """Set how many records wait."""
+        self._waiting = waiting
 
 
 class Batch:
@@ -228,6 +238,18 @@ class Batch:
         return Batch(
             self.lane, items, self.opened, ids,
             origin=self, barriers=barriers, is_from_disk=self.is_from_disk, identities=identities,
+        )  # fmt: skip
+
+    def salvage(self) -> Batch:
+        """Return a new batch of the same records, also if an error cut off a change of this one."""
+        items = self.items.salvage()
+        if self.ids:
+            items = items[: len(self.ids)]
+        count = len(items)
+        return Batch(
+            self.lane, items, self.opened, self.ids[:count],
+            origin=self, barriers=[(barrier, min(covered, count)) for barrier, covered in self.barriers],
+            is_from_disk=self.is_from_disk, identities=[at for at in self.identities if at < count],
         )  # fmt: skip
 
     def partition(self, positions: Collection[int]) -> tuple[Batch, Batch]:

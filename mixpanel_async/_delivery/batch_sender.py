@@ -103,12 +103,17 @@ class BatchSender:
         """Seconds between attempts during the last flush of a client, which ignores the retry budget."""
         return self._probe_interval
 
-    def settle_unsent(self, batch: Batch) -> None:
-        """Settle a batch whose task was cancelled before its first step."""
-        self._settle(batch, Retry(message="the sender was stopped", applied=False), self._environment.monotonic())
+    def settle_unsent(self, batch: Batch, _: object = None) -> None:
+        """Settle a batch, unless that is done: its task has ended, perhaps before its first step."""
+        if batch in batch.lane.leased:
+            outcome = Retry(message="the sender was stopped", applied=batch.is_request_begun)
+            self._settle(batch, outcome, self._environment.monotonic())
 
     async def send(self, batch: Batch, loop: EventLoop) -> None:
         """Send a leased batch and settle it, however this ends."""
+        if batch not in batch.lane.leased:
+            # The lease has ended: the start of this task was reported as failed.
+            return
         # Outcome if this task is cancelled, which raises no Exception but must end the lease.
         outcome: Outcome = Retry(message="the sender was stopped", applied=False)
         started = self._environment.monotonic()
@@ -193,6 +198,13 @@ class BatchSender:
         delay = self._delay(batch, outcome, again=again)
         if isinstance(outcome, Delivered) and not self._budget.is_full:
             self._budget.succeeded(again=again)
+        try:
+            self._end_lease(batch, outcome, delay, started)
+        finally:
+            self._listener.on_settled()
+
+    def _end_lease(self, batch: Batch, outcome: Outcome, delay: float, started: float) -> None:
+        """Settle a batch, log failures and report deliveries."""
         kind, records, size = batch.reported_kind, len(batch.items), batch.size
         delivered = self._queue.settle(batch, outcome, delay)
         if isinstance(outcome, Delivered):
@@ -211,7 +223,6 @@ class BatchSender:
                 )
             )
             self._listener.on_delivery()
-        self._listener.on_settled()
 
     def _delay(self, batch: Batch, outcome: Outcome, *, again: bool) -> float:
         """Return the seconds for which the lane pauses after this outcome."""

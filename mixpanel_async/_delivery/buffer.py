@@ -21,7 +21,8 @@ from .._model.records import DROPPED, DropReason, IdentityRecord, Loss, NonIdemp
 from .._model.stats import Stats
 from .accounting import Accounting
 from .batch import Batch, FlushBarrier
-from .lanes import IDLE, Idle, Lane, LaneTable, OfferResult, WaitUntil
+from .lanes import IDLE, Idle, Lane, LaneTable, WaitUntil
+from .offers import OfferResult
 
 if TYPE_CHECKING:
     from .._http.metrics import RequestMetrics

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 _STOP_TIMEOUT: Final = 1.0
 # Seconds to deliver at exit if the last event loop has just failed to deliver.
 _LAST_ATTEMPT_TIMEOUT: Final = 1.0
+# Seconds after which a flush checks its condition without a signal.
+_CHECK_EVERY: Final = 1.0
 # Seconds after which a client that is still closing says why.
 _EXPLAIN_AFTER: Final = 1.0
 
@@ -119,8 +121,11 @@ class Closer:
             if progress is None or max(self._queue.next_try(interval), clock()) >= deadline:
                 return
             self._binding.on_work()
-            with move_on_after(deadline - clock()):
+            with move_on_after(min(_CHECK_EVERY, deadline - clock())):
                 await progress.wait()
+            if self._binding.progress is progress:
+                # A signal handler that raises may have cut off the code that wakes the sender or signals progress.
+                self._binding.wake()
 
     # Close
 

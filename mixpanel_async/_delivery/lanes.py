@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Collection, Iterable
-from enum import Enum
 from math import inf
 from typing import Final, NamedTuple
 
@@ -18,15 +17,6 @@ from .batch import Batch, IdentityTurn
 
 _MAX_LANES: Final = 50
 _COMPRESSED_KINDS: Final = frozenset({RecordKind.EVENTS, RecordKind.IMPORTS})
-
-
-class OfferResult(Enum):
-    """Result of an offered record."""
-
-    ACCEPTED = "accepted"
-    WAKE_SENDER = "wake_sender"
-    """Accepted, and the sender has to look at the buffer."""
-    FULL = "full"
 
 
 class WaitUntil(NamedTuple):
@@ -192,10 +182,28 @@ class Lane:
 
     def lease(self, now: float) -> Batch:
         """Lease the first ready batch to a new request."""
-        batch = self.ready.popleft()
+        batch = self.ready[0]
         batch.begin_attempt(now)
+        # No call between these two, so that no signal handler can run between them.
         self.leased[batch] = None
+        del self.ready[0]
         return batch
+
+    def return_lease(self, batch: Batch) -> None:
+        """End a lease for which nothing was sent."""
+        self.ready.appendleft(batch.salvage())
+        del self.leased[batch]
+
+    def salvage(self) -> None:
+        """Make the lane consistent after an error has cut off a change of it."""
+        if self.open is not None:
+            self.open = None if self.open in self.ready else self.open.salvage()
+        # A change affects only the first batch, or appends one.
+        for at in {0, len(self.ready) - 1} if self.ready else ():
+            self.ready[at] = self.ready[at].salvage()
+        if self.open is not None and not self.open.items:
+            self.open = None
+        self.ready = deque(batch for batch in self.ready if batch.items)
 
     def replace(self, batch: Batch, other: Batch) -> None:
         """Exchange a waiting batch for another, or remove it if the other is empty."""

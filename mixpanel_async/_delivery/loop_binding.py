@@ -6,7 +6,7 @@ import threading
 from collections.abc import Awaitable, Callable
 from contextvars import Context
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import anyio
 
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from .callbacks import Callbacks
 
 T = TypeVar("T")
+# One of this many signals to a sender that is awake wakes it nevertheless.
+_PASS_EVERY: Final = 16
 
 
 def _nothing(_: object = None) -> None:
@@ -53,6 +55,7 @@ class LoopBinding:
         self._callbacks_task: BackgroundTask[None] | None = None
         self._parent_resources: object = None
         self._is_awake = False
+        self._signals = 0
         self._wakeup: anyio.Event | None = None
 
     def bind(self, loop: EventLoop) -> None:
@@ -136,12 +139,20 @@ class LoopBinding:
 
     def on_work(self) -> None:
         """Wake the sender. Callable from any thread."""
-        if not self._is_awake:
+        self._signals += 1
+        # A signal handler that raises may have cut off the call that was scheduled, so some signals pass anyway.
+        if not self._is_awake or self._signals % _PASS_EVERY == 0:
             self._is_awake = True
-            if self.loop is not None:
-                self.loop.call_soon(self._wake)
+            try:
+                if self.loop is not None:
+                    self.loop.call_soon(self.wake)
+            except BaseException:
+                # Raised by a signal handler. The sender may sleep, and later signals must wake it.
+                self._is_awake = False
+                raise
 
-    def _wake(self) -> None:
+    def wake(self) -> None:
+        """Wake the sender at once. Call it only in the event loop."""
         if self._wakeup is not None:
             self._wakeup.set()
 
@@ -165,16 +176,21 @@ class LoopBinding:
 
     def on_settled(self) -> None:
         """Let all waiting tasks check their condition again, as a batch was settled or the client closes."""
-        if self.loop is not None and not self.loop.is_current():
-            # A request of an earlier event loop, from which this one has taken over.
+        try:
+            if self.loop is not None and not self.loop.is_current():
+                # A request of an earlier event loop, from which this one has taken over.
+                self.on_room()
+                return
+            # Not through the loop: a busy producer can delay its next turn for a long time. The sender is woken first,
+            # so that the next batch leaves before the waiting tasks continue.
+            self.wake()
+            if self.progress is not None:
+                self.progress.set()
+            self.progress = anyio.Event()
+        except BaseException:
+            # Raised by a signal handler.
             self.on_room()
-            return
-        # Not through the loop: a busy producer can delay its next turn for a long time. The sender is woken first, so
-        # that the next batch leaves before the waiting tasks continue.
-        self._wake()
-        progress, self.progress = self.progress, anyio.Event()
-        if progress is not None:
-            progress.set()
+            raise
 
     # Callbacks
 

@@ -191,16 +191,17 @@ class Sender:
         loop = self._binding.loop
         while self._binding.loop is loop:
             self._binding.reset_wakeup()
-            step = self._queue.poll()
-            if isinstance(step, Batch):
-                assert loop is not None
-                self._binding.spawn_request(
-                    partial(self._batch_sender.send, step, loop),
-                    "mixpanel request",
-                    partial(self._batch_sender.settle_unsent, step),
-                )
-                continue
-            await self._binding.wait_for_work(None if isinstance(step, Idle) else max(0.0, step.at - self._monotonic()))
+            step = self._queue.dispatch(self._spawn_batch)
+            if step is not None:
+                delay = None if isinstance(step, Idle) else max(0.0, step.at - self._monotonic())
+                await self._binding.wait_for_work(delay)
+
+    def _spawn_batch(self, batch: Batch) -> None:
+        assert self._binding.loop is not None
+        send = partial(self._batch_sender.send, batch, self._binding.loop)
+        # The last function is called also if the task cannot settle the batch, because a signal handler raises.
+        settle = partial(self._batch_sender.settle_unsent, batch)
+        self._binding.spawn_request(send, "mixpanel request", _nothing, on_end=settle)
 
     # End
 
@@ -244,12 +245,10 @@ class Sender:
                 self._queue.forget(self._queue.barrier())
                 if self._queue.next_try(self._batch_sender.final_probe_interval) >= deadline:
                     break
-                step = self._queue.poll()
-                if isinstance(step, Batch):
-                    tasks.start_soon(self._send_last, step, loop)
-                    continue
-                delay = None if isinstance(step, Idle) else max(0.0, step.at - self._monotonic())
-                await self._binding.wait_for_work(delay)
+                step = self._queue.dispatch(lambda batch: tasks.start_soon(self._send_last, batch, loop))
+                if step is not None:
+                    delay = None if isinstance(step, Idle) else max(0.0, step.at - self._monotonic())
+                    await self._binding.wait_for_work(delay)
         return close_pool
 
     def _let_go_if_empty(self, loop: EventLoop) -> ClosePool | None:

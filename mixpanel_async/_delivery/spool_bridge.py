@@ -31,8 +31,9 @@ from .._spool.spool import SqliteSpool, make_writer
 from .batch import Batch
 from .buffer import Buffer
 from .disk_backlog import DiskBacklog, SpoolLimits
-from .lanes import Lane, OfferResult
+from .lanes import Lane
 from .listeners import SpoolListener
+from .offers import OfferResult
 
 
 class SpoolBridge:

@@ -147,8 +147,9 @@ class StagingBuffer:
         self.bytes_until_yield -= size
         self.records.append(record)
         if self.opens_batch:
-            self.opens_batch = False
+            # In this order, so that the next event wakes the sender if a signal handler raises here.
             self._wake_sender()
+            self.opens_batch = False
         return True
 
     def _is_own_loop(self) -> bool:
@@ -172,12 +173,14 @@ class StagingBuffer:
         """
         ahead = self._ahead(now)
         stamp = int((now - ahead) * 1000)
-        self.millisecond_start, self.millisecond_end = stamp / 1000 + ahead, (stamp + 1) / 1000 + ahead
+        # Until the end of this method, no millisecond has begun: a signal handler may raise at any call.
+        self.millisecond_end = 0.0
         self.timestamp_prefix = time_fragment(stamp) + fresh_id[:-_COUNTER_DIGITS].encode()
         left = self.records_left - len(self)
         if left <= 1:
             self.bytes_until_yield = 0
         self.insert_id_endings = iter(_INSERT_ID_ENDINGS[1 : max(1, left - 1)])
+        self.millisecond_start, self.millisecond_end = stamp / 1000 + ahead, (stamp + 1) / 1000 + ahead
         return _INSERT_ID_ENDINGS[0]
 
     def set_yield_budget(self, size: int) -> None:
@@ -243,15 +246,11 @@ class StagingBuffer:
     def __len__(self) -> int:
         return len(self.records)
 
-    def drain(self, max_records: int) -> tuple[bytes, int]:
-        """Remove the oldest records. Records that are staged during the call stay.
-
-        Returns:
-            The records, joined with a comma before each, and their number.
-        """
+    def join(self, max_records: int) -> tuple[bytes, int]:
+        """Return the oldest records, joined with a comma before each, and their number."""
         records = self.records[:max_records]
-        count = len(records)
-        del self.records[:count]
-        joined = b",".join((b"", *records))
-        self.yield_budget -= len(joined)
-        return joined, count
+        return b",".join((b"", *records)), len(records)
+
+    def charge_drained(self, size: int) -> None:
+        """Charge records that have left the buffer to the yield budget."""
+        self.yield_budget -= size

@@ -69,8 +69,7 @@ class BatchBody(Sequence[bytes]):
         if self._loose_bytes >= _CHUNK_BYTES and self._new_compressor is not None:
             at = self._joined_chunks
             items = self._chunks[at:]
-            del self._chunks[at:], self._splitters[at:]
-            self._add(b",".join((b"", *items)), partial(_split_by_size, array("L", map(len, items))))
+            self._add(at, b",".join((b"", *items)), partial(_split_by_size, array("L", map(len, items))))
 
     def extend(self, records: bytes, count: int) -> int:
         """Append records of the fast encoder.
@@ -83,12 +82,13 @@ class BatchBody(Sequence[bytes]):
             The number of bytes by which the body grows, including commas.
         """
         self._count += count
-        self._add(records, split_records)
+        self._add(len(self._chunks), records, split_records)
         return len(records)
 
-    def _add(self, chunk: bytes, splitter: Callable[[bytes], Iterable[bytes]]) -> None:
-        self._chunks.append(chunk)
-        self._splitters.append(splitter)
+    def _add(self, at: int, chunk: bytes, splitter: Callable[[bytes], Iterable[bytes]]) -> None:
+        # No call between these two, so that no signal handler can run between them.
+        self._chunks[at:] = (chunk,)
+        self._splitters[at:] = (splitter,)
         self._joined_chunks, self._loose_bytes, self._finished = len(self._chunks), 0, None
         if self._new_compressor is not None:
             if self._compressor is None:
@@ -144,6 +144,14 @@ class BatchBody(Sequence[bytes]):
         self._count -= 1
         self._splitters = [None] * self._count
         return self._chunks.pop(0)
+
+    def salvage(self) -> list[bytes]:
+        """Return the records, also if an error cut off `append` or `extend`: with the last record, or without it."""
+        records: list[bytes] = []
+        # The parts may differ in length. A chunk without a splitter is the last one.
+        for chunk, splitter in zip(self._chunks, self._splitters, strict=False):
+            records.extend((chunk,) if splitter is None else splitter(chunk))
+        return records
 
     def __len__(self) -> int:
         return self._count

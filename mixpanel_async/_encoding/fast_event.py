@@ -14,6 +14,7 @@ from typing import Any, Final
 import orjson
 from orjson import dumps
 
+from .._model.interruption import raise_interruption
 from .._model.version import VERSION
 from .validation import FORBIDDEN_IDS
 
@@ -87,7 +88,8 @@ class FastEventEncoder:
                     b"}",
                 )
             )
-        except Exception:  # noqa: BLE001  the general encoder raises the error for the user
+        except Exception as error:  # noqa: BLE001  the general encoder raises the error for the user
+            raise_interruption(error)
             return None
 
 

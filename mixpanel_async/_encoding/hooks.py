@@ -11,6 +11,7 @@ from typing import Any, Final, cast
 import orjson
 
 from .._model.errors import ConfigurationError
+from .._model.interruption import raise_interruption
 from .._model.records import DropReason, Record
 from .validation import Serializer
 
@@ -39,7 +40,8 @@ class DroppedByHook(Exception):  # noqa: N818  control flow inside the package, 
             record = json.dumps(message, allow_nan=False, default=lambda value: f"<{type(value).__name__}>").encode()
             orjson.loads(record)  # it rejects a lone surrogate
             self.record = Record(record)
-        except Exception:  # noqa: BLE001  a user's mapping may raise anything
+        except Exception as error:  # noqa: BLE001  a user's mapping may raise anything
+            raise_interruption(error)
             self.record = Record()
 
 
@@ -70,8 +72,9 @@ def call_hook(hook: Callable[[Any], Any], value: Any) -> Any:
     depth = _HOOK_DEPTH.get()
     if depth >= _MAX_HOOK_DEPTH:
         raise RecursionError
-    before = _HOOK_DEPTH.set(depth + 1)
     try:
+        # Inside the block: a signal handler may raise as soon as the depth is set.
+        _HOOK_DEPTH.set(depth + 1)
         return hook(value)
     finally:
-        _HOOK_DEPTH.reset(before)
+        _HOOK_DEPTH.set(depth)

@@ -14,6 +14,7 @@ from typing import Any, Final, NamedTuple, cast
 import orjson
 
 from .._model.errors import ConfigurationError, ValidationError
+from .._model.interruption import raise_interruption
 from .._model.records import DropReason, IdentityRecord, NonIdempotentRecord, Record, RefusedRecord
 from .._model.version import VERSION
 from .fast_event import MAX_RECORD_BYTES, MP_LIB, FastEventEncoder, insert_id_fragment, time_fragment
@@ -158,7 +159,8 @@ class RecordEncoder:
             properties["token"] = token
             clean = {**self._events.mapping(envelope, ""), "properties": properties}
             return self._finish_event(clean, now=now, recent=recent, has_own_stamps=False)
-        except Exception:  # noqa: BLE001  the methods of a mapping may raise anything
+        except Exception as error:  # noqa: BLE001  the methods of a mapping may raise anything
+            raise_interruption(error)
             raise DroppedByHook(DropReason.BEFORE_SEND_FAILED, message) from None
 
     def _encode_fast(
@@ -307,7 +309,8 @@ class RecordEncoder:
             # Mixpanel accepts an update without the token, and ignores it.
             changed["$token"] = token
             return self._finish_profile(changed)
-        except Exception:  # noqa: BLE001  the methods of a mapping may raise anything
+        except Exception as error:  # noqa: BLE001  the methods of a mapping may raise anything
+            raise_interruption(error)
             raise DroppedByHook(DropReason.BEFORE_SEND_FAILED, message) from None
 
     def _finish_profile(self, update: Message) -> tuple[bytes, Message]:
@@ -349,7 +352,8 @@ class RecordEncoder:
         assert self._before_send is not None
         try:
             result: Message | None = call_hook(self._before_send, message)
-        except Exception:  # noqa: BLE001  a user's hook may raise anything
+        except Exception as error:  # noqa: BLE001  a user's hook may raise anything
+            raise_interruption(error)
             raise DroppedByHook(DropReason.BEFORE_SEND_FAILED, message) from None
         if result is None:
             raise DroppedByHook(DropReason.BEFORE_SEND, message)

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from uuid import UUID
 
 from .._model.errors import ValidationError
+from .._model.interruption import raise_interruption
 
 if TYPE_CHECKING:
     from decimal import Decimal
@@ -260,7 +261,8 @@ class _Visitor:
             return self._converted(value, path, depth, conversions)
         except ValidationError:
             raise
-        except Exception:  # noqa: BLE001  a user's type may raise anything, even for isinstance()
+        except Exception as error:  # noqa: BLE001  a user's type may raise anything, even for isinstance()
+            raise_interruption(error)
             raise ValidationError(
                 path, f"{type_name(value)} is not supported; convert it or pass serializer="
             ) from None
@@ -305,7 +307,8 @@ class _Visitor:
         if self._serializer is not None:
             try:
                 return self._serializer(value)
-            except Exception:  # noqa: BLE001  the serializer does not know the type
+            except Exception as error:  # noqa: BLE001  the serializer does not know the type
+                raise_interruption(error)
                 return _known(value)
         return _known(value)
 
@@ -364,7 +367,8 @@ def is_instance(value: object, kind: type | tuple[type, ...]) -> bool:
     """`isinstance` that returns False if the value's `__class__` raises."""
     try:
         return isinstance(value, kind)
-    except Exception:  # noqa: BLE001  a user's type may raise anything
+    except Exception as error:  # noqa: BLE001  a user's type may raise anything
+        raise_interruption(error)
         return False
 
 
@@ -394,7 +398,8 @@ def copy_mapping(value: object, path: str) -> dict[Any, Any]:
 def _pairs(value: Mapping[Any, Any], path: str, limit: int) -> list[tuple[Any, Any]]:
     try:
         pairs = [(key, entry) for key, entry in islice(value.items(), limit + 1)]
-    except Exception:  # noqa: BLE001  a user's mapping may raise anything
+    except Exception as error:  # noqa: BLE001  a user's mapping may raise anything
+        raise_interruption(error)
         raise ValidationError(path, "cannot be read as a mapping") from None
     if len(pairs) > limit:
         raise ValidationError(path, f"has {_count(value, limit)} keys; Mixpanel accepts at most {limit}")

@@ -55,7 +55,7 @@ class BackgroundTask(Generic[T]):
         self._on_end = on_end
         # Created by the task itself, because a task may be spawned from a callback of the loop.
         self._scope: anyio.CancelScope | None = None
-        self._is_cancelled = self._is_started = self._is_ended = False
+        self._is_cancelled = self._is_started = self._is_ended = self._is_end_reported = False
         self._value: T
         self._error: Exception | None = None
         self._has_value = False
@@ -72,17 +72,21 @@ class BackgroundTask(Generic[T]):
         except Exception as error:  # noqa: BLE001  raised again by `result`
             self._error = error
         finally:
-            self.end()
+            try:
+                self.end()
+            except Exception:  # noqa: BLE001  of a signal handler; it would end the whole event loop of trio
+                self.end()
 
     def end(self) -> None:
-        """Mark the task as ended."""
-        if self._is_ended:
+        """Mark the task as ended. Again, if a signal handler has raised during the first call."""
+        if self._is_end_reported:
             return
         self._is_ended = True
         if not self._is_started:
             self._if_unstarted()
         self._on_end(self)
         self.done.set()
+        self._is_end_reported = True
 
     @property
     def is_done(self) -> bool:

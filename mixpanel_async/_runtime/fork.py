@@ -1,6 +1,6 @@
 """Fork detection.
 
-Reactions to a fork are in `_delivery/queue.py` (`check_fork`) and in `_spool/fork_guard.py`.
+Reactions to a fork are in `_delivery/intake.py` (`check_fork`) and in `_spool/fork_guard.py`.
 """
 
 from __future__ import annotations

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import logging
 
+from .._model.interruption import raise_interruption
+
 _log = logging.getLogger("mixpanel_async")
 
 
@@ -28,5 +30,5 @@ def log_event(level: int, event: str, text: str, *args: object, **data: object) 
     """
     try:
         _log.log(level, text, *args, extra={"mixpanel": {"event": event, **data}}, stacklevel=2)
-    except Exception:  # noqa: BLE001  a log handler of the application must not stop delivery
-        return
+    except Exception as error:  # noqa: BLE001  a log handler of the application must not stop delivery
+        raise_interruption(error)

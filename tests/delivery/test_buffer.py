@@ -32,7 +32,8 @@ from mixpanel_async._client.factory import max_in_flight
 from mixpanel_async._delivery.batch import Batch
 from mixpanel_async._delivery.buffer import Buffer
 from mixpanel_async._delivery.callbacks import Callbacks
-from mixpanel_async._delivery.lanes import IDLE, Lane, OfferResult, WaitUntil
+from mixpanel_async._delivery.lanes import IDLE, Lane, WaitUntil
+from mixpanel_async._delivery.offers import OfferResult
 from mixpanel_async._delivery.queue import Queue
 from mixpanel_async._delivery.staging import StagingBuffer
 from mixpanel_async._encoding.clock import Moment

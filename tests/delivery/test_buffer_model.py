@@ -28,7 +28,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from mixpanel_async._delivery.batch import Batch, FlushBarrier
 from mixpanel_async._delivery.buffer import Buffer
-from mixpanel_async._delivery.lanes import Idle, OfferResult, WaitUntil
+from mixpanel_async._delivery.lanes import Idle, WaitUntil
+from mixpanel_async._delivery.offers import OfferResult
 from mixpanel_async._model.config import BatchPolicy, RetryPolicy
 from mixpanel_async._model.credentials import Secret
 from mixpanel_async._model.outcomes import ConfigurationRefused, Delivered, Outcome, Retry, SplitBatch

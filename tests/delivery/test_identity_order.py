@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from mixpanel_async._delivery.batch import Batch
 from mixpanel_async._delivery.buffer import Buffer
 from mixpanel_async._delivery.disk_backlog import SpoolLimits
-from mixpanel_async._delivery.lanes import Idle, OfferResult, WaitUntil
+from mixpanel_async._delivery.lanes import Idle, WaitUntil
+from mixpanel_async._delivery.offers import OfferResult
 from mixpanel_async._encoding.timestamps import expired_positions
 from mixpanel_async._model.config import BatchPolicy, RetryPolicy
 from mixpanel_async._model.outcomes import Delivered, Expired, Outcome, PartialFailure

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from mixpanel_async import BatchPolicy, RetryPolicy
 from mixpanel_async._delivery.batch import Batch
 from mixpanel_async._delivery.buffer import Buffer
-from mixpanel_async._delivery.lanes import OfferResult
+from mixpanel_async._delivery.offers import OfferResult
 from mixpanel_async._encoding.batch_body import BatchBody
 from mixpanel_async._encoding.requests import fastest_compressor, zlib_compressor
 from mixpanel_async._model.outcomes import Delivered

@@ -32,6 +32,7 @@ _VALUES: Final = "encoding/test_validation.py::test_"
 _SAFETY: Final = "emulator/test_access_control.py::test_"
 _HOSTILE: Final = "emulator/test_hostile_input.py::test_"
 _DISKS: Final = "faults/test_spool_disks.py::test_"
+_INTERRUPTED: Final = "faults/test_interruptions.py::test_"
 _OBJECTS: Final = "faults/test_spool_foreign_objects.py::test_"
 
 # Rows covered here. The other rows, on the spool and on dying processes, are covered by tests/spool.
@@ -44,7 +45,7 @@ CATALOGUE: Final = (
     *("G1", "G3", "G4", "G5", "G6"),
     # Hosts of a client: web servers, workers, notebooks, test clients.
     *("K1", "K2", "K3", "K4", "K5", "K6", "K7", "K8", "K9", "K10", "K11", "K12"),
-    *("G5-disk", "G7", "G8", "G9"),
+    *("G5-disk", "G7", "G8", "G9", "G14"),
     *("P1", "P2", "P3", "P4", "P5", "P6", "P7"),
     *("S1", "S2", "S3", "S4", "S5", "S6", "S7", "S10", "S11", "S12", "S13", "S14"),
 )
@@ -310,6 +311,10 @@ ROWS: Final[Mapping[str, tuple[str, ...]]] = {
     "K11": ("integrations/test_app_servers.py::test_sign_up_does_not_wait_for_a_mixpanel_that_hangs",),
     # Proxy and certificate variables that cannot be used.
     "K12": ("http/test_environment.py::test_wrong_variable_is_named_and_keeps_the_records",),
+    "G14": (
+        f"{_INTERRUPTED}interrupted_call_leaves_right_sums",
+        f"{_INTERRUPTED}time_limits_of_a_worker_reach_it_and_lose_nothing",
+    ),
     # A fixture in `conftest.py` also checks conservation after each test of the suite.
     "P1": (f"{_RANDOM}accepted_records_arrive_once_for_200_seeds",),
     "P2": (

@@ -1,0 +1,243 @@
+"""Errors that a signal handler raises inside the client, such as the soft time limit of a worker."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dis
+import gc
+import json
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import anyio
+import httpx
+import pytest
+
+import mixpanel_async
+from mixpanel_async import AsyncMixpanel, BatchPolicy, Overflow, QueueFullError, RetryPolicy
+from mixpanel_async.emulator import Emulator
+
+PACKAGE = str(Path(mixpanel_async.__file__).parent)
+# After these, Python runs the handlers of signals.
+CHECKED = ("CALL", "RESUME", "JUMP_BACKWARD", "JUMP_ABSOLUTE", "POP_JUMP_BACKWARD")
+
+
+class TimeLimitError(Exception):
+    """Error of a signal handler."""
+
+
+class Interruption:
+    """Raises an error at the n-th point inside the package at which a signal handler can run in this thread.
+
+    Args:
+        at: number of the point.
+    """
+
+    def __init__(self, at: int) -> None:
+        self.left = at
+
+    @property
+    def has_happened(self) -> bool:
+        return self.left <= 0
+
+    def __enter__(self) -> None:
+        sys.settrace(self._trace)
+
+    def __exit__(self, *_: object) -> None:
+        sys.settrace(None)
+
+    def _trace(self, frame: FrameType, event: str, arg: object) -> Any:
+        code = frame.f_code
+        if not code.co_filename.startswith(PACKAGE):
+            return None
+        frame.f_trace_opcodes, frame.f_trace_lines = True, False
+        last = ""
+
+        def trace(frame: FrameType, event: str, arg: object) -> Any:
+            nonlocal last
+            if event == "opcode":
+                name = dis.opname[code.co_code[frame.f_lasti]]
+                # A real handler runs before the call returns, which a `return` inside `try` is no part of.
+                if last.startswith(CHECKED) and name != "RETURN_VALUE":
+                    self.left -= 1
+                    if self.left == 0:
+                        raise TimeLimitError
+                last = name
+            return trace
+
+        return trace
+
+
+class Server:
+    """Accepts every request, and counts the records by their number. Equal events count once, as in Mixpanel."""
+
+    def __init__(self) -> None:
+        self.received: Counter[int] = Counter()
+        self._ids: set[str] = set()
+
+    async def __call__(self, request: httpx.Request) -> httpx.Response:
+        body = httpx.Response(200, headers=request.headers, content=request.content).content
+        for record in json.loads(body):
+            if "$add" in record:
+                self.received[record["$add"]["n"]] += 1
+            elif record["properties"]["$insert_id"] not in self._ids:
+                self._ids.add(record["properties"]["$insert_id"])
+                self.received[record["properties"]["n"]] += 1
+        return httpx.Response(200, json={"status": 1, "error": None})
+
+
+async def track_plain(mp: AsyncMixpanel, number: int) -> None:
+    await mp.track("user", "Event", {"n": number})
+
+
+async def track_unusual(mp: AsyncMixpanel, number: int) -> None:
+    await mp.track("user", "Event", {"n": number, "when": object(), "more": {"a": (1, 2)}}, ip="0")
+
+
+async def track_nowait(mp: AsyncMixpanel, number: int) -> None:
+    mp.track_nowait("user", "Event", {"n": number})
+
+
+async def people_increment(mp: AsyncMixpanel, number: int) -> None:
+    await mp.people_increment("user", {"n": number})
+
+
+async def track_and_flush(mp: AsyncMixpanel, number: int) -> None:
+    await mp.track("user", "Event", {"n": number})
+    await mp.flush()
+
+
+async def track_and_read(mp: AsyncMixpanel, number: int) -> None:
+    await mp.track("user", "Event", {"n": number})
+    mp.stats()
+
+
+CALLS: dict[str, Callable[[AsyncMixpanel, int], Awaitable[None]]] = {
+    one.__name__: one
+    for one in (track_plain, track_unusual, track_nowait, people_increment, track_and_flush, track_and_read)
+}
+POLICIES: dict[str, dict[str, Any]] = {
+    "room": {"batching": BatchPolicy(linger=3600.0)},
+    "small batches": {"batching": BatchPolicy(linger=3600.0, max_events=3)},
+    "drop oldest": {"batching": BatchPolicy(linger=3600.0, max_pending_events=4), "overflow": Overflow.DROP_OLDEST},
+    "raise": {"batching": BatchPolicy(linger=3600.0, max_pending_events=4), "overflow": Overflow.RAISE},
+    "invalid drop": {"batching": BatchPolicy(linger=3600.0), "invalid": "drop"},
+}
+
+
+def check_sums(mp: AsyncMixpanel) -> None:
+    stats = mp.stats()
+    assert stats.accepted == stats.delivered + stats.failed + stats.dropped + stats.uncertain + stats.pending, stats
+    assert sum(stats.losses.values()) == stats.failed + stats.dropped + stats.uncertain
+
+
+async def interrupt_everywhere(mp: AsyncMixpanel, server: Server, call: Callable[..., Any], *, step: int) -> None:
+    """Interrupt a call at each point, and check the sums after each."""
+    at, number, complete = 1, 0, []
+    while True:
+        number += 1
+        with contextlib.suppress(QueueFullError):
+            await track_plain(mp, -number)
+        interruption = Interruption(at)
+        with contextlib.suppress(TimeLimitError, QueueFullError), interruption:
+            await call(mp, number)
+            complete.append(number)
+            # In a flush, it may hit a background task. Otherwise it reaches the caller, and as it is.
+            assert not interruption.has_happened or call is track_and_flush
+        check_sums(mp)
+        if not interruption.has_happened:
+            break
+        if number % 20 == 0:
+            await mp.flush()
+        at += step
+    with anyio.fail_after(10):
+        await mp.flush()
+        await mp.flush()
+    check_sums(mp)
+    stats = mp.stats()
+    assert stats.pending == 0
+    assert stats.delivered <= len(server.received) <= stats.delivered + stats.uncertain
+    assert set(server.received.values()) == {1}
+    lost = [one for one in complete if not server.received[one]]
+    assert len(lost) <= stats.dropped + stats.uncertain
+    assert stats.uncertain <= 0.05 * stats.accepted
+
+
+# The interrupted code has created the coroutine and not awaited it yet.
+@pytest.mark.filterwarnings("ignore:coroutine .* was never awaited")
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("call", CALLS)
+def test_interrupted_call_leaves_right_sums(call: str, policy: str) -> None:
+    server = Server()
+
+    async def main() -> None:
+        http_client = httpx.AsyncClient(transport=httpx.MockTransport(server))
+        retry = RetryPolicy(initial=0.001, maximum=0.001)
+        serializer = (lambda _: "text") if call == "track_unusual" else None
+        mp = AsyncMixpanel("token", http_client=http_client, retry=retry, serializer=serializer, **POLICIES[policy])
+        async with http_client, mp:
+            await interrupt_everywhere(mp, server, CALLS[call], step=1)
+
+    asyncio.run(main())
+    gc.collect()
+
+
+PROGRAM = """
+import json, random, signal, sys, time
+from mixpanel_async import AsyncMixpanel, BatchPolicy
+
+class TimeLimit(Exception): pass
+def on_alarm(number, frame): raise TimeLimit
+
+signal.signal(signal.SIGALRM, on_alarm)
+random.seed(int(sys.argv[2]))
+mp = AsyncMixpanel("token", api_host=sys.argv[1], batching=BatchPolicy(linger=0.05, max_events=20))
+returned, hits, others, number = [], 0, [], 0
+with mp.in_thread() as blocking:
+    calls = [
+        lambda n: mp.track_nowait("user", "Event", {"n": n, "list": [1, 2, {"a": n}]}),
+        lambda n: blocking.track("user", "Event", {"n": n}),
+        lambda n: (mp.stats(), mp.track_nowait("user", "Event", {"n": n}, ip="0")),
+    ]
+    end = time.monotonic() + 3
+    while time.monotonic() < end:
+        number += 1
+        try:
+            signal.setitimer(signal.ITIMER_REAL, random.uniform(1e-6, 3e-4))
+            random.choice(calls)(number)
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            returned.append(number)
+        except TimeLimit:
+            hits += 1
+        except Exception as error:
+            others.append(repr(error))
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    blocking.flush()
+stats = mp.stats()
+print(json.dumps({
+    "hits": hits, "others": others, "returned": returned, "pending": stats.pending, "uncertain": stats.uncertain,
+    "delivered": stats.delivered,
+    "rest": stats.accepted - stats.delivered - stats.failed - stats.dropped - stats.uncertain - stats.pending,
+}))
+"""
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_time_limits_of_a_worker_reach_it_and_lose_nothing(seed: int) -> None:
+    emulator = Emulator()
+    with emulator.serve() as server:
+        program = [sys.executable, "-c", PROGRAM, server.url, str(seed)]
+        done = subprocess.run(program, capture_output=True, text=True, timeout=25, check=False)
+        assert done.returncode == 0, done.stderr
+        result = json.loads(done.stdout)
+        received = {event["properties"]["n"] for event in emulator.events("Event")}
+    assert result["hits"] > 100
+    assert (result["others"], result["rest"], result["pending"]) == ([], 0, 0)
+    assert len(set(result["returned"]) - received) <= result["uncertain"]
+    assert result["delivered"] <= len(received) <= result["delivered"] + result["uncertain"]
