@@ -13,6 +13,7 @@ from .._encoding.clock import UNKNOWN, Moment, read_moment
 from .._encoding.requests import RequestEncoder
 from .._encoding.responses import read_response
 from .._encoding.timestamps import expired_positions
+from .._http.progress import Progress
 from .._http.retry import PROBE_AFTER, RetryBudget, backoff
 from .._http.transport import Transport
 from .._model.config import RetryPolicy
@@ -115,7 +116,8 @@ class BatchSender:
             # The lease has ended: the start of this task was reported as failed.
             return
         # Outcome if this task is cancelled, which raises no Exception but must end the lease.
-        outcome: Outcome = Retry(message="the sender was stopped", applied=False)
+        outcome: Outcome | None = None
+        progress = Progress()
         started = self._environment.monotonic()
         if (expired := self._expired(batch)) is not None:
             self._queue.expire(batch, expired)
@@ -126,8 +128,7 @@ class BatchSender:
                 await self._queue.spool.begin_request(batch, loop)
             request = await self._make_request(batch)
             batch.begin_request()
-            outcome = Retry(message="the sender was stopped during a request", applied=True)
-            outcome = await self._exchange(request, batch)
+            outcome = await self._exchange(request, batch, progress)
             if isinstance(outcome, ConfigurationRefused) and self._is_refused_alone(batch):
                 outcome = Refused(outcome.status, outcome.message)
         except Exception as error:
@@ -135,6 +136,9 @@ class BatchSender:
             log_event(logging.ERROR, "request_not_created", text, name, error=name)
             raise
         finally:
+            if outcome is None:
+                during = " during a request" if progress.may_be_sent else ""
+                outcome = Retry(message=f"the sender was stopped{during}", applied=progress.may_be_sent)
             self._settle(batch, outcome, started)
 
     def _expired(self, batch: Batch) -> Expired | None:
@@ -170,13 +174,13 @@ class BatchSender:
         assert self._threads is not None
         return await run_in_worker(encode, "mixpanel compression", self._threads)
 
-    async def _exchange(self, request: Request, batch: Batch) -> Outcome:
+    async def _exchange(self, request: Request, batch: Batch, progress: Progress) -> Outcome:
         """Send the request of a batch."""
         sent = self._moment()
         self._queue.requests.request_started(again=batch.attempts > 1, now=sent)
         token = IN_REQUEST.set(True)
         try:
-            reply = await self._transport.send(request)
+            reply = await self._transport.send(request, progress=progress)
             received = self._moment()
             outcome = read_response(reply, len(batch.items), now=received.wall, secrets=request.secrets)
             # A log handler may track events. No line about a batch of only such events, which would cause the next.

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from .._encoding.requests import GZIP_HEADER, MIN_COMPRESSED_BYTES, RequestEncoder
 from .._encoding.responses import ReadReply, read_api_response, read_response
-from .._http.api import Api
+from .._http.api import Api, CallProgress
 from .._http.retry import PolicyRule
 from .._model.credentials import Auth, Secret
 from .._model.errors import (
     ApiError,
     AuthenticationError,
+    ClientClosedError,
     MixpanelException,
     PayloadTooLargeError,
     RateLimitError,
@@ -114,6 +115,7 @@ class DirectSender:
         Raises:
             ClientClosedError: the client is closed, or was closed during the call.
         """
+        progress = CallProgress()
         call = partial(
             self._api.request,
             method,
@@ -125,13 +127,14 @@ class DirectSender:
             headers=headers,
             body=body,
             read=read,
+            progress=progress,
         )
         if batch is None:
-            return await self._run(call, _do_nothing)
+            return await self._run(call, _do_nothing, progress)
         settle = partial(self._sender.settle_single, batch)
         batch.begin_request()
         requeue = partial(self._sender.requeue_single, batch)
-        return await self._run(partial(self._settling, call, settle, requeue), requeue)
+        return await self._run(partial(self._settling, call, settle, requeue), requeue, progress)
 
     async def _settling(
         self,
@@ -159,7 +162,7 @@ class DirectSender:
         settle(None, "")
         return response
 
-    async def _run(self, call: _ApiCall, if_unstarted: Callable[[], None]) -> Response:
+    async def _run(self, call: _ApiCall, if_unstarted: Callable[[], None], progress: CallProgress) -> Response:
         """Run a call in a background task."""
         is_cancelled = False
 
@@ -174,12 +177,21 @@ class DirectSender:
                     IN_REQUEST.reset(inside)
             except MixpanelException as error:
                 if is_cancelled:
-                    text = "a call was cancelled; it is unknown whether it was applied (%s)"
-                    log_event(logging.WARNING, "call_cancelled", text, error, error=str(error))
+                    log_event(
+                        logging.WARNING,
+                        "call_cancelled",
+                        "a call was cancelled and then failed (%s)",
+                        error,
+                        error=str(error),
+                    )
                 raise
 
         try:
             return await self._sender.request(run, "mixpanel call", if_unstarted)
+        except ClientClosedError as error:
+            if error.uncertain and not progress.may_be_applied:
+                raise ClientClosedError(f"{error.message}; it was not applied") from None
+            raise
         except BaseException:
             is_cancelled = True
             raise

@@ -19,7 +19,6 @@ The status alone does not decide: neither a 200 with the body `0` nor the page o
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Sequence
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
@@ -41,12 +40,11 @@ from .._model.outcomes import (
     TransportFailure,
 )
 from .._model.records import DropReason
+from .masking import mask_urls, one_line
 
 MAX_RETRY_AFTER: Final = 300.0
 _MAX_SHOWN: Final = 200
 _MAX_API_MESSAGE: Final = 500
-# A URL, or a path with a query. Not compiled here: few processes need it.
-_URL: Final = r"""[^\s"'<>]*(?:://|\?[^\s"'<>]*=)[^\s"'<>]*"""
 _MISCONFIGURED: Final = frozenset({401, 402, 403, 404, 405, 407})
 _NOT_RETRYABLE: Final = frozenset({501, 505})
 _NOT_APPLIED: Final = frozenset({429, 503})
@@ -108,7 +106,7 @@ def read_api_response(
     text = error if isinstance(error, str) else reply.body.decode("utf-8", "replace").strip()
     for secret in _longest_first(secrets):
         text = text.replace(secret, "***")
-    return _read_status(reply, _one_line(re.sub(_URL, "***", text), _MAX_API_MESSAGE), now)
+    return _read_status(reply, one_line(mask_urls(text), _MAX_API_MESSAGE), now)
 
 
 def _read_failure(failure: TransportFailure) -> Outcome:
@@ -213,11 +211,7 @@ def _printable(text: Any, secrets: Sequence[str]) -> str:
         return ""
     for secret in secrets:
         text = text.replace(secret, "***")
-    return _one_line(text, _MAX_SHOWN)
-
-
-def _one_line(text: str, length: int) -> str:
-    return "".join(char if char.isprintable() else " " for char in text[:length])
+    return one_line(text, _MAX_SHOWN)
 
 
 def _is_one(value: Any) -> bool:

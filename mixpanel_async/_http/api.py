@@ -28,6 +28,7 @@ from .._model.outcomes import Delivered, Outcome, PartialFailure, Request, Respo
 from .._runtime.environment import Environment
 from .._runtime.log_events import is_logged, log_event
 from .._runtime.timers import sleep
+from .progress import Progress
 from .retry import RetryRule
 from .transport import Transport
 
@@ -64,6 +65,31 @@ class RequestObserver(Protocol):
         """Record how it ended. `sent` is the moment when it began."""
 
 
+class CallProgress:
+    """Whether a call may have been applied so far. Reading it is safe at any time, also after the call was cut."""
+
+    def __init__(self) -> None:
+        self._is_uncertain = False
+        self._attempt: Progress | None = None
+
+    @property
+    def may_be_applied(self) -> bool:
+        """Whether a request may have been applied although no response says so."""
+        return self._is_uncertain or (self._attempt is not None and self._attempt.may_be_sent)
+
+    def begin_attempt(self) -> Progress:
+        """Note that an attempt begins, and return its progress."""
+        # An attempt that was cut has not ended.
+        self._is_uncertain = self.may_be_applied
+        self._attempt = Progress()
+        return self._attempt
+
+    def end_attempt(self, outcome: Outcome) -> None:
+        """Note the outcome of the attempt."""
+        self._attempt = None
+        self._is_uncertain = self._is_uncertain or (isinstance(outcome, Retry) and outcome.applied)
+
+
 class Api:
     """Sends requests and returns their responses.
 
@@ -92,6 +118,7 @@ class Api:
         read: ReadReply = read_api_response,
         max_response_bytes: int | None = None,
         is_cancelled: Callable[[], bool] = _never,
+        progress: CallProgress | None = None,
     ) -> Response:
         """Send a request until it succeeds, is refused, or the retry rule ends.
 
@@ -107,6 +134,7 @@ class Api:
             read: turns the reply into an outcome; by default status 200 is success.
             max_response_bytes: size of the largest response that is accepted; None for the transport's default.
             is_cancelled: whether the caller has stopped waiting. It ends the attempts, but never the one under way.
+            progress: notes what happens, for a caller that may be cancelled.
 
         Returns:
             The response of a successful request.
@@ -126,7 +154,8 @@ class Api:
             secrets=auth.secrets,
             max_response_bytes=max_response_bytes,
         )
-        call = _Call(self._transport, self._environment, self._observer, request, retry, read, is_cancelled)
+        progress = progress or CallProgress()
+        call = _Call(self._transport, self._environment, self._observer, request, retry, read, is_cancelled, progress)
         delay = await call.attempt()
         if delay is not None:
             # tenacity costs half as much as a request, so it is only set up for a retry.
@@ -147,6 +176,7 @@ class _Call:
         retry: RetryRule,
         read: ReadReply,
         is_cancelled: Callable[[], bool],
+        progress: CallProgress,
     ) -> None:
         self._transport = transport
         self._environment = environment
@@ -157,7 +187,7 @@ class _Call:
         self._is_cancelled = is_cancelled
         self._started = environment.monotonic()
         self._attempts = 0
-        self._is_uncertain = False
+        self._progress = progress
         self._reply: Response | TransportFailure | None = None
         self._outcome: Outcome | None = None
 
@@ -168,9 +198,11 @@ class _Call:
         self._attempts += 1
         sent = self._moment()
         self._observer.request_started(again=self._attempts > 1, now=sent)
-        self._reply = await self._transport.send(self._request, timeout=self._time_left(0.001))
+        progress = self._progress.begin_attempt()
+        self._reply = await self._transport.send(self._request, timeout=self._time_left(0.001), progress=progress)
         received = self._moment()
         self._outcome = self._read(self._reply, now=received.wall, secrets=self._request.secrets)
+        self._progress.end_attempt(self._outcome)
         if is_logged(logging.DEBUG):
             self._log(self._reply, received.monotonic - sent.monotonic)
         if self._environment.is_wall_time_replaced():
@@ -196,7 +228,6 @@ class _Call:
     def _next_delay(self, outcome: Outcome) -> float | None:
         if not isinstance(outcome, Retry):
             return None
-        self._is_uncertain = self._is_uncertain or outcome.applied
         if self._is_cancelled():
             return None
         elapsed = self._environment.monotonic() - self._started
@@ -220,7 +251,10 @@ class _Call:
         assert not isinstance(outcome, Delivered)
         if not isinstance(reply, Response):
             return TransportError(
-                outcome.message, endpoint=endpoint, attempts=self._attempts, uncertain=self._is_uncertain
+                outcome.message,
+                endpoint=endpoint,
+                attempts=self._attempts,
+                uncertain=self._progress.may_be_applied,
             )
         failed: Sequence[FailedRecord] = outcome.failed if isinstance(outcome, PartialFailure) else ()
         return _ERRORS.get(reply.status, ApiError)(

@@ -11,6 +11,7 @@ from typing import Final
 import certifi
 
 from .._model.errors import raise_configuration_error
+from .reasons import describe
 
 # The first two are OpenSSL's, in the order of httpx; the others are those of requests, in its order.
 CERTIFICATE_VARIABLES: Final = ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
@@ -50,7 +51,8 @@ def trusted_certificates(warn: Callable[[str], None]) -> ssl.SSLContext:
     except ssl.SSLError:
         raise_configuration_error(f"{name} names a file without a valid certificate in PEM format")
     except (OSError, ValueError) as error:
-        raise_configuration_error(f"{name} names a file that cannot be read ({type(error).__name__})")
+        reason = describe(error) if isinstance(error, OSError) else type(error).__name__
+        raise_configuration_error(f"{name} names a file that cannot be read ({reason})")
     warn("SSLKEYLOGFILE names a file that cannot be written, and is ignored")
     return context
 

@@ -1,34 +1,23 @@
-"""Single HTTP/1.1 connections: name lookups in daemon threads, happy eyeballs and small requests in one write.
+"""Single HTTP/1.1 connections, with or without a proxy.
 
-The only module that knows httpcore. asyncio resolves names in its default executor, whose threads `asyncio.run` and the
-interpreter wait for at exit: a name server that does not answer would hold the process until the resolver gives up.
+Only this module and `network.py`, which has the sockets, know httpcore.
 """
 
 from __future__ import annotations
 
-import contextlib
-import ipaddress
-import select
-import socket
 import ssl
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import Future
-from functools import partial
 from http.cookiejar import CookieJar
-from itertools import chain, zip_longest
 from typing import Any, Final
 
-import anyio
 import httpcore
 import httpx
 
-from .._runtime.threads import start_daemon_thread, wait_for
+from .network import NetworkBackend
+from .progress import Progress
 from .proxies import EnvironmentProxy, UnusableProxyError, environment_proxies
 
-# RFC 8305, section 5, "Connection Attempt Delay": seconds before the next address is tried as well.
-_ATTEMPT_DELAY: Final = 0.25
-# A larger body is written separately: joining it to the head would cost more than it saves.
-_MAX_JOINED_BYTES: Final = 256 * 1024
 # Key in `request.extensions` under which the transport finds the connection that the pool has chosen.
 _CONNECTION_KEY: Final = "mixpanel_async.connection"
 
@@ -54,175 +43,6 @@ _HTTPCORE_ERRORS: Final = tuple(_HTTPX_ERRORS)
 def _to_httpx_error(error: Exception) -> httpx.TransportError:
     """Return the httpx error of the same name, as httpx's own transport raises it."""
     return next(_HTTPX_ERRORS[kind] for kind in type(error).__mro__ if kind in _HTTPX_ERRORS)(str(error))
-
-
-class _Stream(httpcore.AsyncNetworkStream):
-    """Network stream that joins the head of a request and a small body into one write, made by the next read.
-
-    httpcore writes head and body separately, which costs one more system call, packet and turn of the event loop.
-    """
-
-    def __init__(self, inner: httpcore.AsyncNetworkStream, network: NetworkBackend) -> None:
-        self._inner = inner
-        self._network = network
-        self._unwritten = b""
-        self._socket: socket.socket | None = inner.get_extra_info("socket")
-        self._descriptor = -1 if self._socket is None else self._socket.fileno()
-        self._poll: Any = None
-        if self._descriptor >= 0 and hasattr(select, "poll"):
-            self._poll = select.poll()
-            self._poll.register(self._descriptor, select.POLLIN)
-
-    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        if self._unwritten:
-            # As in httpcore: a server may have answered before it closed the connection.
-            with contextlib.suppress(httpcore.WriteError):
-                await self._flush(timeout)
-        data = await self._inner.read(max_bytes, timeout)
-        if data:
-            self._network.note_received()
-        return data
-
-    async def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        if len(self._unwritten) + len(buffer) <= _MAX_JOINED_BYTES:
-            self._unwritten += buffer
-            return
-        await self._flush(timeout)
-        await self._inner.write(buffer, timeout)
-
-    async def _flush(self, timeout: float | None) -> None:
-        data, self._unwritten = self._unwritten, b""
-        self._network.note_written()
-        await self._inner.write(data, timeout)
-
-    async def aclose(self) -> None:
-        await self._inner.aclose()
-
-    async def start_tls(
-        self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
-    ) -> httpcore.AsyncNetworkStream:
-        await self._flush(timeout)
-        return _Stream(await self._inner.start_tls(ssl_context, server_hostname, timeout), self._network)
-
-    def get_extra_info(self, info: str) -> Any:
-        if info == "is_readable" and self._poll is not None and self._socket is not None:
-            # httpcore asks twice per request, and anyio collects every attribute of the stream for each answer.
-            return self._socket.fileno() != self._descriptor or bool(self._poll.poll(0))
-        return self._inner.get_extra_info(info)
-
-
-class NetworkBackend(httpcore.AsyncNetworkBackend):
-    """Opens TCP connections for httpcore and records what happened during the current request.
-
-    Args:
-        lookups: name lookups in progress, by host and port. Each has one thread, no matter how many connections wait
-            for it or how often they give up.
-    """
-
-    def __init__(self, lookups: dict[tuple[str, int], Future[list[str]]]) -> None:
-        self._inner = httpcore.AnyIOBackend()
-        self._lookups = lookups
-        self._has_connected = self._has_written = self._has_received = False
-
-    def begin_request(self) -> None:
-        """Forget what happened during earlier requests."""
-        self._has_connected = self._has_written = self._has_received = False
-
-    def note_written(self) -> None:
-        self._has_written = True
-
-    def note_received(self) -> None:
-        self._has_received = True
-
-    @property
-    def is_stale(self) -> bool:
-        """Whether the request was written to a connection kept from an earlier one and no byte came back."""
-        return self._has_written and not self._has_connected and not self._has_received
-
-    async def connect_tcp(
-        self,
-        host: str,
-        port: int,
-        timeout: float | None = None,
-        local_address: str | None = None,
-        socket_options: Iterable[Any] | None = None,
-    ) -> httpcore.AsyncNetworkStream:
-        self._has_connected = True
-        connect = partial(
-            self._inner.connect_tcp,
-            port=port,
-            timeout=timeout,
-            local_address=local_address,
-            socket_options=socket_options,
-        )
-        if _is_address(host):
-            return _Stream(await connect(host), self)
-        try:
-            with anyio.fail_after(timeout):
-                addresses = await self._resolve(host, port)
-                return _Stream(await _connect_to_any(connect, addresses), self)
-        except TimeoutError:
-            raise httpcore.ConnectTimeout from None
-        except OSError as error:
-            raise httpcore.ConnectError(str(error)) from None
-        except (UnicodeError, OverflowError) as error:
-            # The resolver refuses the name of a proxy, for example one with a label of more than 63 characters.
-            raise httpcore.ConnectError(f"the host name is invalid ({type(error).__name__})") from None
-
-    async def sleep(self, seconds: float) -> None:
-        await anyio.sleep(seconds)
-
-    async def _resolve(self, host: str, port: int) -> list[str]:
-        key = host, port
-        lookup = self._lookups.get(key)
-        if lookup is None:
-            lookup = self._lookups[key] = start_daemon_thread(partial(_look_up, host, port), "mixpanel resolver")
-            lookup.add_done_callback(lambda _: self._lookups.pop(key, None))
-        return await wait_for(lookup)
-
-
-def _is_address(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True
-
-
-def _look_up(host: str, port: int) -> list[str]:
-    """Return the addresses of a host in the order of the system, with IPv4 and IPv6 alternating."""
-    families: dict[int, list[str]] = {}
-    for family, _, _, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
-        families.setdefault(family, []).append(str(address[0]))
-    return [address for address in chain.from_iterable(zip_longest(*families.values())) if address is not None]
-
-
-async def _connect_to_any(connect: Any, addresses: list[str]) -> httpcore.AsyncNetworkStream:
-    """Try the addresses in order, each a little later than the one before, and keep the first connection."""
-    streams: list[httpcore.AsyncNetworkStream] = []
-    errors: list[Exception] = []
-
-    async def attempt(address: str, failed: anyio.Event) -> None:
-        try:
-            stream = await connect(address)
-        except (httpcore.NetworkError, httpcore.TimeoutException) as error:
-            errors.append(error)
-            failed.set()
-        else:
-            streams.append(stream)
-            tasks.cancel_scope.cancel()
-
-    async with anyio.create_task_group() as tasks:
-        for address in addresses:
-            failed = anyio.Event()
-            tasks.start_soon(attempt, address, failed)
-            with anyio.move_on_after(_ATTEMPT_DELAY):
-                await failed.wait()
-    for unused in streams[1:]:
-        await unused.aclose()
-    if streams:
-        return streams[0]
-    raise errors[0] if errors else OSError("the name has no address")
 
 
 class _ResponseStream(httpx.AsyncByteStream):
@@ -262,21 +82,24 @@ class Connection:
         self._direct: httpcore.AsyncHTTPConnection | None = None
         self._proxied: dict[EnvironmentProxy, httpcore.AsyncConnectionPool] = {}
         self._plain_transports: dict[EnvironmentProxy | None, httpx.AsyncHTTPTransport] = {}
+        # Whether httpx's own transport has sent the last request.
+        self._is_plain = False
         self.proxy_variable: str | None = None
         """Name of the variable whose proxy the last request went through; None for a direct connection."""
 
     @property
-    def is_stale(self) -> bool:
-        """Whether the last request was written to a connection kept from an earlier one and no byte came back."""
-        return self._network.is_stale
+    def is_reusable(self) -> bool:
+        """Whether the last response has ended and no byte followed it, which would be taken for the next response."""
+        return self._is_plain or self._network.is_clean
 
-    async def send(self, request: httpx.Request) -> httpx.Response:
+    async def send(self, request: httpx.Request, progress: Progress) -> httpx.Response:
         """Send a request through httpx, whose instrumentation and hooks see it. The response is not read.
 
         Raises:
             httpx.TransportError: if there is no response.
         """
-        self._network.begin_request()
+        self._network.begin_attempt(progress)
+        self._is_plain = False
         self.proxy_variable = None
         request.extensions[_CONNECTION_KEY] = self
         return await self._client.send(request, stream=True, follow_redirects=False)
@@ -293,6 +116,8 @@ class Connection:
                 raise UnusableProxyError(proxy.problem)
             self.proxy_variable = proxy.variable
         if _is_transport_patched():
+            self._is_plain = True
+            request.extensions["trace"] = self._network.progress.trace
             return await self._plain_transport(proxy).handle_async_request(request)
         url = httpcore.URL(
             scheme=request.url.raw_scheme,
@@ -327,6 +152,7 @@ class Connection:
             await pool.aclose()
         for transport in self._plain_transports.values():
             await transport.aclose()
+        await self._network.aclose()
 
     async def _direct_connection(self, origin: httpcore.Origin) -> httpcore.AsyncHTTPConnection:
         """Return the connection without a proxy; replace it if it is closed, idle for too long or to another origin."""

@@ -19,7 +19,9 @@ from .._runtime.event_loop import EventLoop
 from .._runtime.log_events import log_event
 from .._runtime.threads import run_in_worker
 from .pool import Pool
+from .progress import Progress
 from .proxies import UnusableProxyError, environment_proxies
+from .reasons import describe_with_class, seconds
 
 if TYPE_CHECKING:
     import ssl
@@ -37,13 +39,14 @@ _PHASE_SHARE: Final = 0.95
 # Seconds that a connection may stay idle; the default of httpx.
 _IDLE_TIMEOUT: Final = 5.0
 _MAX_CACHED_URLS: Final = 16
-# A `ProxyError` ends the opening of a tunnel: the request itself was not sent.
+# A `ProxyError` ends the opening of a tunnel: the request itself was not sent. An `InvalidURL` has no host.
 _NOT_SENT: Final = (
     httpx.ConnectError,
     httpx.ConnectTimeout,
     httpx.PoolTimeout,
     httpx.ProxyError,
     httpx.UnsupportedProtocol,
+    httpx.InvalidURL,
 )
 _MOVED: Final = TransportFailure(sent=False, message="another event loop has taken over the client")
 _CLOSED: Final = TransportFailure(sent=False, message="the HTTP client is closed")
@@ -155,21 +158,25 @@ class Transport:
         """Close the pool, as its event loop ends. Another event loop can open a new one."""
         await self.detach_pool()()
 
-    async def send(self, request: Request, *, timeout: float | None = None) -> Response | TransportFailure:
+    async def send(
+        self, request: Request, *, timeout: float | None = None, progress: Progress | None = None
+    ) -> Response | TransportFailure:
         """Make one attempt to send a request.
 
         Args:
             request: the request.
             timeout: seconds for this attempt, if shorter than the timeout of the transport.
+            progress: notes what happens, for a caller that may be cancelled.
 
         Returns:
             The response with any status, or the reason of the failure. No error is raised.
         """
         limit = self._timeout if timeout is None else min(timeout, self._timeout)
+        progress = progress or Progress()
         if self._user_client is not None:
             if self._user_client.is_closed:
                 return _CLOSED
-            return await self._send_by_user_client(self._user_client, request, limit)
+            return await self._send_by_user_client(self._user_client, request, limit, progress)
         if self._is_elsewhere:
             return _MOVED
         deadline = anyio.current_time() + limit
@@ -179,11 +186,8 @@ class Transport:
                     await self._open()
             pool = self._pool
             if pool is None:
-                return (
-                    _CLOSED
-                    if self._is_closed
-                    else TransportFailure(sent=False, message=f"the connection pool was not ready within {limit:g} s")
-                )
+                message = f"the connection pool was not ready within {seconds(limit)}"
+                return _CLOSED if self._is_closed else TransportFailure(sent=False, message=message)
             connection = pool.try_acquire()
             if connection is None:
                 with anyio.CancelScope(deadline=deadline):
@@ -191,32 +195,31 @@ class Transport:
         except ConfigurationError as error:
             return TransportFailure(sent=False, message=str(error))
         except Exception as error:  # noqa: BLE001  no threads, no memory or no file descriptors may be left
-            message = f"the connection pool could not be created ({type(error).__name__})"
+            message = f"the connection pool could not be created ({describe_with_class(error)})"
             return TransportFailure(sent=False, message=message)
         if connection is None:
-            message = f"no connection to {self._host} was free within {limit:g} s"
+            message = f"no connection to {self._host} was free within {seconds(limit)}"
             return _CLOSED if pool.is_closed else TransportFailure(sent=False, message=message)
-        return await self._send_on(pool, connection, request, max(0.001, deadline - anyio.current_time()))
+        left = max(0.001, deadline - anyio.current_time())
+        return await self._send_on(pool, connection, request, left, progress)
 
     async def _send_by_user_client(
-        self, client: httpx.AsyncClient, request: Request, limit: float
+        self, client: httpx.AsyncClient, request: Request, limit: float, progress: Progress
     ) -> Response | TransportFailure:
-        trace = _ConnectionTrace()
-
         def build(**parts: Any) -> httpx.Request:
             headers = {"Accept-Encoding": "identity", **request.headers}
             timeouts = dict.fromkeys(("connect", "read", "write", "pool"), limit * _PHASE_SHARE)
-            extensions = {"timeout": timeouts, "trace": trace.record}
+            extensions = {"timeout": timeouts, "trace": progress.trace}
             http_request = client.build_request(headers=headers, content=request.body, extensions=extensions, **parts)
             if request.body:
                 http_request.stream = _RequestBody(request.body)
             return http_request
 
         send = partial(client.send, stream=True, follow_redirects=False)
-        return await self._attempt(build, send, request, limit, lambda: trace.is_stale, lambda _: "")
+        return await self._attempt(build, send, request, limit, progress, lambda _: "")
 
     async def _send_on(
-        self, pool: Pool[Connection], connection: Connection, request: Request, limit: float
+        self, pool: Pool[Connection], connection: Connection, request: Request, limit: float, progress: Progress
     ) -> Response | TransportFailure:
         def build(**parts: Any) -> httpx.Request:
             headers = {**self._default_headers, **request.headers}
@@ -226,22 +229,23 @@ class Transport:
                 headers["Content-Length"] = str(len(request.body))
             # The attempt's own deadline covers the other phases; a connect time-out shows that nothing was sent.
             extensions = {"timeout": {"connect": limit * _PHASE_SHARE}}
-            return httpx.Request(headers=headers, stream=_RequestBody(request.body), extensions=extensions, **parts)
+            body = _RequestBody(request.body, progress.note_read)
+            return httpx.Request(headers=headers, stream=body, extensions=extensions, **parts)
 
         try:
-            response = await self._attempt(
-                build, connection.send, request, limit, lambda: connection.is_stale, partial(self._hint, connection)
-            )
+            send = partial(connection.send, progress=progress)
+            response = await self._attempt(build, send, request, limit, progress, partial(self._hint, connection))
         except BaseException as error:
             pool.discard(connection)
             # A coroutine that is being closed must not await.
             if not isinstance(error, GeneratorExit):
                 await _close([connection])
             raise
-        if isinstance(response, Response):
+        if isinstance(response, Response) and connection.is_reusable:
             unused = pool.release(connection)
         else:
-            # A request may be half sent, or the connection affected by encode/httpcore#1099.
+            # A request may be half sent, bytes may follow the response, or the connection be affected by
+            # encode/httpcore#1099.
             pool.discard(connection)
             unused = [connection]
         if unused:
@@ -254,35 +258,22 @@ class Transport:
         send: _Send,
         request: Request,
         limit: float,
-        is_stale: Callable[[], bool],
+        progress: Progress,
         hint: Callable[[str], str],
     ) -> Response | TransportFailure:
         max_bytes = MAX_RESPONSE_BYTES if request.max_response_bytes is None else request.max_response_bytes
         body = bytearray()
+        host = request.origin.partition("://")[2] or self._host
         try:
             with anyio.move_on_after(limit) as scope:
-                return await _exchange(send, self._build(build, request), max_bytes, body, scope)
+                http_request = self._build(build, request)
+                progress.begin()
+                return await _exchange(send, http_request, max_bytes, body, scope)
         except UnusableProxyError as error:
             return TransportFailure(sent=False, message=str(error))
-        except _NOT_SENT as error:
-            host = request.origin.partition("://")[2] or self._host
-            reason = _describe(error)
-            return TransportFailure(sent=False, message=f"no connection to {host} ({reason}{hint(reason)})")
-        except httpx.ProtocolError:
-            # The error's text repeats what the server sent, which may repeat the request.
-            message = "the connection ended early, or the response was not HTTP"
-            return TransportFailure(sent=True, message=message, stale=is_stale())
-        except httpx.NetworkError as error:
-            return TransportFailure(sent=True, message=_describe(error), stale=is_stale())
-        except (httpx.HTTPError, httpx.StreamError) as error:
-            return TransportFailure(sent=True, message=_describe(error))
         except Exception as error:  # noqa: BLE001  a transport of the user may raise any error
-            return TransportFailure(sent=True, message=f"the HTTP client failed ({type(error).__name__})")
-        return (
-            _too_large(max_bytes)
-            if len(body) > max_bytes
-            else TransportFailure(sent=True, message=f"no complete response within {limit:g} s")
-        )
+            return _failure(error, progress, host, limit, hint)
+        return _too_large(max_bytes) if len(body) > max_bytes else _failure(None, progress, host, limit, hint)
 
     def _hint(self, connection: Connection, reason: str) -> str:
         """Return the variables that may be the cause, because no connection could be opened for this reason."""
@@ -333,10 +324,12 @@ async def _close(connections: list[Connection]) -> None:
 class _RequestBody(httpx.AsyncByteStream):
     """Request body in one chunk. The stream of httpx is a generator, which an interrupted attempt leaves open."""
 
-    def __init__(self, body: bytes) -> None:
+    def __init__(self, body: bytes, on_read: Callable[[], None] = lambda: None) -> None:
         self._body = body
+        self._on_read = on_read
 
     def __aiter__(self) -> AsyncIterator[bytes]:
+        self._on_read()
         return _SingleChunk(self._body)
 
 
@@ -367,26 +360,6 @@ class _RedactedUrl(httpx.URL):
 
     def __hash__(self) -> int:
         return hash(httpx.URL(self))
-
-
-class _ConnectionTrace:
-    """Events of httpcore for one request of a user's client, from which a stale connection is recognised."""
-
-    def __init__(self) -> None:
-        self._is_new = self._is_sending = self._is_answered = False
-
-    async def record(self, event: str, _: object) -> None:
-        if event == "connection.connect_tcp.started":
-            self._is_new = True
-        elif event == "http11.send_request_headers.started":
-            self._is_sending = True
-        elif event == "http11.receive_response_headers.complete":
-            self._is_answered = True
-
-    @property
-    def is_stale(self) -> bool:
-        """Whether the request was sent on a connection kept from an earlier one and no response began."""
-        return self._is_sending and not self._is_new and not self._is_answered
 
 
 # Response
@@ -449,14 +422,52 @@ def _decompress(body: bytes, encoding: str, max_bytes: int) -> bytes:
         return b""
 
 
+# Failure
+
+
+def _failure(
+    error: Exception | None, progress: Progress, host: str, limit: float, hint: Callable[[str], str]
+) -> TransportFailure:
+    """Return the failure of an attempt that raised this error, or did not end in time if it is None."""
+    # The classes count only where the connection is not observed: a transport of the user may have made two attempts.
+    is_sent = progress.is_sent if isinstance(error, _NOT_SENT) else progress.may_be_sent
+    is_late = error is None or isinstance(error, httpx.TimeoutException)
+    if is_sent and is_late:
+        return TransportFailure(sent=True, message=f"no complete response within {seconds(limit)}")
+    if is_sent:
+        assert error is not None
+        is_stale = isinstance(error, (httpx.ProtocolError, httpx.NetworkError)) and progress.is_stale
+        return TransportFailure(sent=True, message=_describe(error), stale=is_stale)
+    if is_late:
+        what = f"no connection to {host} within {seconds(limit)}"
+        if isinstance(error, httpx.PoolTimeout):
+            what = f"no connection to {host} was free within {seconds(limit)}"
+        return TransportFailure(sent=False, message=what + _parentheses(progress.phase + hint("")))
+    assert error is not None
+    if not isinstance(error, (httpx.HTTPError, httpx.StreamError)):
+        return TransportFailure(sent=False, message=_describe(error) + _parentheses(hint("")))
+    reason = _describe(error)
+    return TransportFailure(sent=False, message=f"no connection to {host}{_parentheses(reason + hint(reason))}")
+
+
+def _parentheses(text: str) -> str:
+    text = text.removeprefix("; ")
+    return f" ({text})" if text else ""
+
+
 def _describe(error: Exception) -> str:
-    """Return the type and text of an error on one line of limited length."""
-    text = str(error)
-    cause: BaseException | None = error
-    while not text and cause is not None:
-        # On trio, only the cause of the error says that a certificate was rejected.
-        cause = cause.__cause__ or cause.__context__
-        text = str(cause or "")
-    text = text[:160]
-    text = "".join(char if char.isprintable() else " " for char in text)
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+    """Return the cause of a failure that is not a timeout."""
+    if isinstance(error, httpx.ProxyError):
+        # The rest of the text is the proxy's, which may repeat the request.
+        status = str(error)[:3]
+        if not status.isdecimal():
+            return describe_with_class(error)
+        return f"the proxy refused the tunnel with status {status}" + (
+            ", so it wants other credentials" if status == "407" else ""
+        )
+    if isinstance(error, httpx.ProtocolError):
+        # The error's text repeats what the server sent, which may repeat the request.
+        return "the connection ended early, or the response was not HTTP"
+    if isinstance(error, (httpx.HTTPError, httpx.StreamError)):
+        return describe_with_class(error)
+    return f"the HTTP client failed ({type(error).__name__})"

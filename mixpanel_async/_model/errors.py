@@ -128,7 +128,20 @@ class SpoolError(MixpanelException):
 
 
 class ClientClosedError(MixpanelException, RuntimeError):
-    """The client is closed, or the call needs an event loop and none is running."""
+    """The client is closed, or the call needs an event loop and none is running.
+
+    Args:
+        message: reason.
+        uncertain: True if the client was closed during the call and it is unknown whether the call was applied.
+    """
+
+    def __init__(self, message: str, *, uncertain: bool = False) -> None:
+        super().__init__(message)
+        self.message = message
+        self.uncertain = uncertain
+
+    def __str__(self) -> str:
+        return f"{self.message}; it is unknown whether the call was applied" if self.uncertain else self.message
 
 
 class TransportError(MixpanelException):
@@ -150,7 +163,7 @@ class TransportError(MixpanelException):
         self.status: int | None = None
 
     def __str__(self) -> str:
-        tail = "; it is unknown whether it was applied" if self.uncertain else ""
+        tail = "; it is unknown whether it was applied" if self.uncertain else "; it was not applied"
         return f"{self.endpoint}: {self.message} (after {_times(self.attempts)}{tail})"
 
 

@@ -118,7 +118,7 @@ class BackgroundTask(Generic[T]):
         if self._error is not None:
             raise self._error
         if not self._has_value:
-            raise ClientClosedError("the client was closed during the call; it is unknown whether the call was applied")
+            raise ClientClosedError("the client was closed during the call", uncertain=True)
         return self._value
 
 

@@ -80,9 +80,9 @@ def test_client_without_spool_and_flags_does_not_import_them() -> None:
 @pytest.mark.parametrize("begin", ["await client.start()", "pass"])
 def test_calls_of_a_plain_client_import_nothing(begin: str) -> None:
     modules = within(loaded(USE.format(begin)), "mixpanel_async")
-    # In the thread that creates the pool.
-    created = ["mixpanel_async._http.certificates", "mixpanel_async._http.connection"]
-    assert modules == ([] if "start" in begin else created)
+    # In the thread that creates the pool, which may have loaded only some of them when the client closes.
+    created = {f"mixpanel_async._http.{name}" for name in ("certificates", "connection", "network")}
+    assert set(modules) <= (set() if "start" in begin else created)
 
 
 @pytest.mark.parametrize(

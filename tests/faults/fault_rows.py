@@ -11,6 +11,9 @@ _D: Final = "faults/test_order_and_identity.py::test_"
 _F: Final = "faults/test_memory_and_input.py::test_"
 _G: Final = "faults/test_security.py::test_"
 _FULL_DISK: Final = "faults/test_full_disk.py::test_"
+_UNSENT: Final = "faults/test_unsent_requests.py::test_"
+_LEFTOVER: Final = "faults/test_leftover_bytes.py::test_"
+_WORDS: Final = "faults/test_error_words.py::test_"
 _RANDOM: Final = "faults/test_random_faults.py::test_"
 _DELIVERY: Final = "delivery/test_delivery.py::test_"
 _LIFE: Final = "client/test_lifecycle.py::test_"
@@ -45,7 +48,7 @@ CATALOGUE: Final = (
     *("G1", "G3", "G4", "G5", "G6"),
     # Hosts of a client: web servers, workers, notebooks, test clients.
     *("K1", "K2", "K3", "K4", "K5", "K6", "K7", "K8", "K9", "K10", "K11", "K12"),
-    *("G5-disk", "G7", "G8", "G9", "G14"),
+    *("G2", "G5-disk", "G7", "G8", "G9", "G11", "G14", "G17"),
     *("P1", "P2", "P3", "P4", "P5", "P6", "P7"),
     *("S1", "S2", "S3", "S4", "S5", "S6", "S7", "S10", "S11", "S12", "S13", "S14"),
 )
@@ -239,6 +242,32 @@ ROWS: Final[Mapping[str, tuple[str, ...]]] = {
         f"{_G}g1_traceback_of_a_refused_option_contains_no_secret",
         f"{_G}g1_warning_of_an_unclosed_client_contains_no_secret",
         f"{_REPLIES}secret_across_the_length_limit_is_masked",
+    ),
+    "G2": (
+        f"{_UNSENT}g2_request_that_fails_before_its_first_byte_is_not_applied",
+        f"{_UNSENT}g2_request_of_a_users_client_that_fails_before_its_first_byte_is_not_applied",
+        f"{_UNSENT}g2_client_that_is_closed_while_it_connects_has_sent_nothing",
+        f"{_UNSENT}g2_event_loop_that_ends_while_it_connects_has_sent_nothing",
+        f"{_UNSENT}g2_request_that_waits_for_a_connection_has_sent_nothing",
+        f"{_UNSENT}g2_request_without_a_file_descriptor_has_sent_nothing",
+    ),
+    "G11": (
+        f"{_LEFTOVER}g11_leftover_bytes_never_answer_a_request",
+        f"{_LEFTOVER}g11_connection_without_leftover_bytes_is_used_again",
+    ),
+    "G17": tuple(
+        f"{_WORDS}g17_{name}"
+        for name in (
+            "failure_of_a_peer_is_named",
+            "failure_of_a_peer_is_named_with_a_users_client",
+            "missing_file_descriptor_is_named",
+            "reason_of_the_system_is_named",
+            "name_that_cannot_be_resolved_is_named",
+            "missing_package_is_named_with_the_variable",
+            "module_that_cannot_be_imported_is_named",
+            "time_limit_is_rounded",
+            "text_of_a_users_client_shows_no_url",
+        )
     ),
     "G3": (
         f"{_OPTIONS}invalid_host_is_rejected_without_repeating_it",

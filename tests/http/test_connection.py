@@ -14,6 +14,7 @@ import pytest
 from http_server import LONG, post, read_request, serve, until
 
 from mixpanel_async._http.connection import ConnectionFactory
+from mixpanel_async._http.progress import Progress
 from mixpanel_async._http.transport import Transport
 from mixpanel_async._model.outcomes import Request, Response, TransportFailure
 
@@ -48,7 +49,7 @@ async def test_error_of_httpcore_becomes_the_httpx_error_of_the_same_name(
     monkeypatch.setattr(httpcore.AsyncHTTPConnection, "handle_async_request", handle)
     connection = ConnectionFactory(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), {}, warn=print, idle_timeout=LONG)()
     with pytest.raises(httpx.TransportError) as caught:
-        await (await connection.send(httpx.Request("POST", "http://mixpanel.test"))).aread()
+        await (await connection.send(httpx.Request("POST", "http://mixpanel.test"), Progress())).aread()
     await connection.aclose()
     assert type(caught.value) is getattr(httpx, name)
     assert str(caught.value) == "why"
