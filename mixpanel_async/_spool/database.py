@@ -7,10 +7,9 @@ of ids, so that taking over a client rewrites no row and deleting a batch delete
 from __future__ import annotations
 
 import hashlib
-import os
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -18,10 +17,10 @@ from typing import Final
 
 from .._model.errors import raise_configuration_error
 from . import files
+from .file_watch import Files, FileWatch
 from .messages import SENDING, SEQUENCE_BITS
+from .schema import Connection, Damaged, is_damage, is_disguised
 
-APPLICATION_ID: Final = 0x6D786173
-VERSION: Final = 1
 LANE_BITS: Final = 3
 OWNER_SHIFT: Final = LANE_BITS + SEQUENCE_BITS
 LANES: Final = 1 << LANE_BITS
@@ -30,37 +29,21 @@ LANES: Final = 1 << LANE_BITS
 _ROWS_PER_STATEMENT: Final = 300
 # Size of the write-ahead log after a checkpoint.
 _MAX_LOG_BYTES: Final = 8 * 1024 * 1024
+# The log is moved into the file after about as many bytes, which are estimated from the changes.
+_CHECKPOINT_BYTES: Final = 4 * 1024 * 1024
+_BYTES_PER_COMMIT: Final = 5 * 4096
+_BYTES_PER_DELETION: Final = 100
 # SQLite refuses to grow the file beyond `max_bytes` times this factor. Clients enforce the exact limit; this one also
 # holds when several clients write at the same time.
 _HARD_CAP: Final = 1.1
 # Pages returned to the file system in one transaction. SQLite may scan all free pages for each one and rewrites pages
 # that it moves: gigabytes in one transaction would hold the lock for minutes and fill the log.
 _PAGES_PER_TRANSACTION: Final = 32
-# Larger files are opened without SQLite's check, which takes seconds for each GB.
-_CHECK_UP_TO_BYTES: Final = 256 * 1024 * 1024
 # Replaces the project token in stored bytes. Valid JSON contains no raw control character.
 _TOKEN_MARK: Final = b"\x01"
 
-SCHEMA: Final = (
-    "CREATE TABLE meta (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID",
-    "CREATE TABLE owners (id INTEGER PRIMARY KEY AUTOINCREMENT, project BLOB NOT NULL, born REAL NOT NULL)",
-    "CREATE TABLE records (id INTEGER PRIMARY KEY, state INTEGER NOT NULL, body BLOB NOT NULL)",
-    (
-        "CREATE TABLE dead (id INTEGER PRIMARY KEY AUTOINCREMENT, project BLOB NOT NULL, lane INTEGER NOT NULL,"
-        " state INTEGER NOT NULL, reason TEXT NOT NULL, message TEXT NOT NULL, died REAL NOT NULL, body BLOB NOT NULL)"
-    ),
-)
-
-TABLE_NAMES: Final = ("meta", "owners", "records", "dead")
-TABLES: Final = str(TABLE_NAMES)
-"""SQL list of the names of the tables. A file may also hold objects of other programs."""
-
 Row = tuple[int, int, bytes]
 """Row id, state, body."""
-
-
-class Damaged(Exception):  # noqa: N818  internal signal, never raised to users
-    """The file is not a usable spool."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,7 +94,7 @@ def open_database(path: Path, *, max_bytes: int, timeout: float, fsync: bool, er
     return db
 
 
-class Database:
+class Database(Connection):
     """Connection to the database. Use it only in the thread that opened it.
 
     Args:
@@ -128,8 +111,14 @@ class Database:
         sqlite3.Error: if the disk fails.
     """
 
-    # Version of the list of objects when it was last checked; 0 before, and for other kinds of connections.
-    _schema_version = 0
+    # None until the connection is open, and for other kinds of connections.
+    _watch: FileWatch | None = None
+    # Version of the data after the last transaction of this connection, to notice those of others.
+    _data_version = 0
+    # Whether another client has written to the file recently.
+    _is_shared = False
+    # Estimated bytes written to the log since the last checkpoint.
+    _bytes_in_log = 0
 
     def __init__(
         self, path: Path, *, is_new: bool, max_bytes: int, timeout: float, fsync: bool, erase: bool = False
@@ -166,95 +155,25 @@ class Database:
                 # A write shows whether the file is writable.
                 self.set_salt(self.salt)
             self._check_pages()
-            self.inode = files.inode_of(path)
+            # Other changes of the database are then made by other programs.
+            self._db.execute("PRAGMA wal_autocheckpoint=0")
+            self._data_version = self._number("PRAGMA data_version")
+            self._watch = FileWatch(path, _MAX_LOG_BYTES)
         except BaseException as error:
             self._db.close()
-            if is_damage(error) or _is_disguised(error, path):
+            if is_damage(error) or is_disguised(error, path):
                 raise Damaged(str(error)) from None
             raise
 
-    def _tables(self) -> tuple[str, ...]:
-        """Return the SQL of the tables of the spool. Names of other objects may not even be text."""
-        rows = self._db.execute(f"SELECT sql FROM sqlite_schema WHERE type='table' AND name IN {TABLES} ORDER BY rowid")  # noqa: S608
-        return tuple(sql for (sql,) in rows)
+        self._expected_rows: Callable[[], Iterable[int]] = tuple
 
-    def _objects(self) -> int:
-        return self._number("SELECT count(*) FROM sqlite_schema WHERE name NOT LIKE 'sqlite_%'")
-
-    def _refuse_foreign(self) -> bool:
-        is_ours = self._number("PRAGMA application_id") == APPLICATION_ID
-        if not is_ours and self._objects() and self._tables() != SCHEMA:
-            raise_configuration_error("the file is the SQLite database of another program; choose another path")
-        return is_ours
-
-    def _drop_foreign(self) -> None:
-        """Drop triggers and indexes that another program added to the tables of the spool: they can change writes.
-
-        Its tables and views have no effect and stay.
-        """
-        found = self._db.execute(
-            "SELECT type, name FROM sqlite_schema WHERE type IN ('trigger', 'index') AND name NOT LIKE 'sqlite_%'"  # noqa: S608
-            f" AND lower(tbl_name) IN {TABLES}"
-        ).fetchall()
-        for kind, name in found:
-            quoted = name.replace('"', '""')
-            self._db.execute(f'DROP {kind} "{quoted}"')
-
-    def _check_or_make(self) -> None:
-        if not self._objects() and not self._number("PRAGMA user_version"):
-            for statement in SCHEMA:
-                self._db.execute(statement)
-            self._db.execute(f"PRAGMA application_id={APPLICATION_ID}")
-            self._db.execute(f"PRAGMA user_version={VERSION}")
-            self.set_salt(os.urandom(16))
-            return
-        is_ours = self._refuse_foreign()
-        version = self._number("PRAGMA user_version")
-        if version > VERSION:
-            raise_configuration_error(
-                f"the spool was written by a newer version of mixpanel-async (schema {version}, supported: {VERSION});"
-                " upgrade the package"
-            )
-        if not is_ours or self._tables() != SCHEMA or len(self.salt) != 16:
-            raise Damaged("its tables are not the tables of a spool")
-
-    def _check_schema_again(self) -> None:
-        if self._number("PRAGMA schema_version") != self._schema_version:
-            # Another program has just changed the tables, or added objects to them.
-            self._check_or_make()
-            self._drop_foreign()
-            self._schema_version = self._number("PRAGMA schema_version")
-
-    def _check_pages(self) -> None:
-        if self._number("PRAGMA page_count") * self._page_bytes > _CHECK_UP_TO_BYTES:
-            return
-        if self.find_damage(1):
-            raise Damaged("SQLite's check found damage")
-
-    def find_damage(self, limit: int) -> list[str]:
-        """Return the errors found by SQLite's check, about `limit` of them."""
-        # SQLite may be unable to check the objects of other programs.
-        parts = TABLE_NAMES if self._objects() > len(SCHEMA) else (limit,)
-        found = [str(text) for part in parts for (text,) in self._db.execute(f"PRAGMA quick_check({part})")]
-        return [text for text in found if text != "ok"]
-
-    def _one(self, sql: str, *values: object) -> object:
-        row = self._db.execute(sql, values).fetchone()
-        return None if row is None else row[0]
-
-    def _number(self, sql: str, *values: object) -> int:
-        value = self._one(sql, *values)
-        return value if isinstance(value, int) else 0
+    def expect(self, rows: Callable[[], Iterable[int]]) -> None:
+        """Set a function that returns the ids of rows that must be in the file, also if others change it."""
+        self._expected_rows = rows
 
     @property
-    def salt(self) -> bytes:
-        """Random key for the project keys of this file."""
-        salt = self._one("SELECT value FROM meta WHERE name='salt'")
-        return salt if isinstance(salt, bytes) else b""
-
-    def set_salt(self, salt: bytes) -> None:
-        """Set the salt. Recovered rows keep their project keys if the salt is copied too."""
-        self._db.execute("INSERT OR REPLACE INTO meta VALUES ('salt', ?)", (salt,))
+    def inode(self) -> int:
+        return self._watch.inode if self._watch is not None else 0
 
     def project_key(self, token: str) -> bytes:
         """Return the keyed hash that identifies a project in this file without revealing its token."""
@@ -262,18 +181,82 @@ class Database:
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """Run a transaction. Take the write lock at the start, so that no later statement waits for it."""
+        """Run a transaction. Take the write lock at the start, so that no later statement waits for it.
+
+        Raises:
+            Damaged: if the files were harmed, so that the transaction is not safe on disk.
+        """
         self._db.execute("BEGIN IMMEDIATE")
         try:
             if self._schema_version:
                 self._check_schema_again()
             yield
+            self.check_files()
             self._db.execute("COMMIT")
         except BaseException:
             # SQLite has already rolled back after some errors.
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
             raise
+        if self._watch is not None:
+            self._end_commit(self._watch)
+
+    def _end_commit(self, watch: FileWatch) -> None:
+        found = watch.look()
+        if not self._is_shared and watch.is_changed_by_others(found):
+            self._verify()
+        self._raise_loss(watch, found)
+        self._bytes_in_log += _BYTES_PER_COMMIT
+        if self._bytes_in_log >= _CHECKPOINT_BYTES:
+            self._bytes_in_log = 0
+            # As after a failed checkpoint of SQLite itself, the log grows until one succeeds.
+            with suppress(sqlite3.OperationalError):
+                self._db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+            found = watch.look()
+        watch.note(found)
+
+    def _raise_loss(self, watch: FileWatch, found: Files) -> None:
+        if loss := watch.find_loss(found):
+            raise Damaged(loss)
+
+    def check_files(self) -> None:
+        """Check that only clients have changed the files since the last transaction.
+
+        Raises:
+            Damaged: if the files were harmed.
+        """
+        watch = self._watch
+        if watch is not None and watch.is_changed(found := watch.look()):
+            self._raise_loss(watch, found)
+            version, self._data_version = self._data_version, self._number("PRAGMA data_version")
+            # Changes of other clients cannot be distinguished from harm.
+            self._is_shared = self._is_shared or version != self._data_version
+            if not self._is_shared:
+                self._verify()
+            watch.note()
+
+    def watch_again(self) -> None:
+        """Watch for harm again, until another client writes to the file."""
+        version, self._data_version = self._data_version, self._number("PRAGMA data_version")
+        self._is_shared = version != self._data_version
+
+    def _verify(self) -> None:
+        """Check the file without the pages that are in memory.
+
+        Raises:
+            Damaged: if it has damage, or rows are missing.
+        """
+        self._db.execute("PRAGMA shrink_memory")
+        try:
+            self._check_pages()
+            expected = {*self._expected_rows()}
+            is_missing = self.present(expected) != expected
+        except sqlite3.OperationalError as error:
+            if "locked" in str(error):
+                raise
+            raise Damaged(str(error)) from None
+        if is_missing:
+            raise Damaged("another program has changed the spool file")
 
     @contextmanager
     def snapshot(self) -> Iterator[None]:
@@ -311,10 +294,12 @@ class Database:
             values = [value for row in rows[at : at + size] for value in row]
             self._db.execute(f"INSERT INTO records VALUES {','.join(['(?,?,?)'] * size)}", values)  # noqa: S608
             at += size
+        self._bytes_in_log += sum(len(row[2]) for row in rows)
 
     def delete(self, ids: Iterable[int]) -> None:
         for first, last in id_ranges(ids):
             self._db.execute("DELETE FROM records WHERE id BETWEEN ? AND ?", (first, last))
+            self._bytes_in_log += (last - first) * _BYTES_PER_DELETION
 
     def mark(self, ids: Iterable[int], state: int) -> None:
         for first, last in id_ranges(ids):
@@ -427,13 +412,20 @@ class Database:
     def checkpoint(self) -> None:
         """Move the contents of the log into the file and truncate the log."""
         self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        self._bytes_in_log = 0
+        if self._watch is not None:
+            self._watch.note()
 
     def shrink(self) -> bool:
         """Return some free pages to the file system if most pages are free. Return whether to continue."""
         if not self._is_mostly_free():
             return False
+        self.check_files()
         # `execute` would stop after the first page; only `executescript` runs the pragma to its end.
         self._db.executescript(f"PRAGMA incremental_vacuum({_PAGES_PER_TRANSACTION})")
+        self._bytes_in_log += 2 * _PAGES_PER_TRANSACTION * self._page_bytes
+        if self._watch is not None:
+            self._end_commit(self._watch)
         if self._is_mostly_free():
             return True
         self.checkpoint()
@@ -443,6 +435,8 @@ class Database:
         return self._number("PRAGMA freelist_count") * 2 > self._number("PRAGMA page_count")
 
     def close(self) -> None:
+        if self._watch is not None:
+            self._watch.close()
         self._db.close()
 
 
@@ -451,26 +445,3 @@ def id_ranges(ids: Iterable[int]) -> Iterator[tuple[int, int]]:
     for _, group in groupby(enumerate(sorted(ids)), key=lambda pair: pair[1] - pair[0]):
         numbers = [number for _, number in group]
         yield numbers[0], numbers[-1]
-
-
-def is_damage(error: BaseException) -> bool:
-    """Return whether an error means that the contents of the file are damaged, as opposed to a failing disk."""
-    if isinstance(error, sqlite3.OperationalError):
-        return "decode" in str(error)
-    # A name that is not UTF-8 raises no sqlite3 error.
-    return isinstance(error, (Damaged, sqlite3.DatabaseError, UnicodeDecodeError))
-
-
-def _is_disguised(error: BaseException, path: Path) -> bool:
-    """Return whether damage makes a writable file look read-only or of an unknown format."""
-    if not isinstance(error, sqlite3.OperationalError):
-        return False
-    is_writable = os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)
-    return "unsupported file format" in str(error) or ("readonly" in str(error) and is_writable)
-
-
-def is_full(error: BaseException, path: Path) -> bool:
-    """Return whether an error means that the disk or the file is full."""
-    if not isinstance(error, sqlite3.OperationalError):
-        return False
-    return "full" in str(error) or ("I/O" in str(error) and files.has_no_room(path))

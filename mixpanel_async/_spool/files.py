@@ -255,10 +255,10 @@ def has_no_room(path: Path) -> bool:
     return found.f_blocks > 0 and found.f_bavail * found.f_frsize < _LEAST_ROOM
 
 
-def inode_of(path: Path) -> int:
+def inode_of(path: Path | str) -> int:
     """Return the inode of a file; 0 if it does not exist."""
     try:
-        return path.stat().st_ino
+        return os.stat(path).st_ino
     except OSError:
         return 0
 

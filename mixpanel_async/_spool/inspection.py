@@ -14,10 +14,11 @@ from typing import Any, Final
 
 from .._model.errors import ConfigurationError, SpoolError, raise_configuration_error
 from .._model.records import DropReason
-from .database import APPLICATION_ID, LANES, OWNER_SHIFT, Database, id_ranges, is_damage, lane_start
+from .database import LANES, OWNER_SHIFT, Database, id_ranges, lane_start
 from .files import is_text
 from .messages import SENDING, SEQUENCE_BITS
 from .report import SpoolCount
+from .schema import APPLICATION_ID, is_damage
 
 ROWS_PER_TRANSACTION: Final = 10_000
 _PAGES_PER_TRANSACTION: Final = 2_000

@@ -17,17 +17,15 @@ from .._runtime.log_events import log_event
 from . import files
 from .database import (
     OWNER_SHIFT,
-    SCHEMA,
-    TABLES,
     Database,
     Row,
-    is_damage,
     lane_of,
     lane_start,
     open_database,
     show_token,
 )
 from .messages import ONCE, REPEATABLE, SENDING
+from .schema import SCHEMA, TABLES, is_damage
 
 _PAGE: Final = 4096
 # Offsets in the header of the file: number of pages; first free page and number of free pages.

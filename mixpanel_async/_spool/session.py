@@ -1,7 +1,7 @@
 """Database operations of one client, in its writer thread: open, write, load, evict and take over.
 
 Row numbers: in memory, a row of this client has a small number and an inherited row has its id in the file it was read
-from. Both keep their numbers when the file is replaced. `_Owners` translates them to ids in the open file.
+from. Both keep their numbers when the file is replaced. `owners.Owners` translates them to ids in the open file.
 """
 
 from __future__ import annotations
@@ -9,25 +9,21 @@ from __future__ import annotations
 import logging
 import sqlite3
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final
 
 import orjson
 
-from .._model.errors import SpoolError
 from .._model.records import DropReason, NonIdempotentRecord, RecordKind
 from .._runtime.environment import Environment
 from .._runtime.log_events import log_event
 from .database import (
     LANES,
-    OWNER_SHIFT,
-    Damaged,
     Database,
     DeadLetter,
     Row,
     hide_token,
-    is_damage,
     lane_of,
     lane_start,
     open_database,
@@ -39,7 +35,6 @@ from .messages import (
     LOAD_RECORDS,
     ONCE,
     REPEATABLE,
-    SENDING,
     Eviction,
     PendingWork,
     RowInMemory,
@@ -47,12 +42,13 @@ from .messages import (
     SpoolSettings,
     WriterListener,
 )
+from .owners import Owners
 from .recovery import is_record, recover, recover_remaining
+from .schema import Damaged, is_damage
 
 _LOAD_BYTES: Final = 4 * 1024 * 1024
 _IMPORTS: Final = LANE_CODES[RecordKind.IMPORTS, False]
 _SECRET_IMPORTS: Final = LANE_CODES[RecordKind.IMPORTS, True]
-_ROWS_PER_OWNER: Final = 1 << OWNER_SHIFT
 
 
 class SpoolSession:
@@ -76,7 +72,7 @@ class SpoolSession:
         self._listener = listener
         self._environment = environment
         self._token: bytes = orjson.dumps(settings.token)
-        self._owners = _Owners(settings, self._token, environment, locks)
+        self._owners = Owners(settings, self._token, environment, locks)
         self._locks = locks
         # Inode of the file that was open last, and of a damaged file that must not be used again; 0 without one.
         self._last_inode = self._damaged_inode = 0
@@ -87,6 +83,8 @@ class SpoolSession:
         self._other_projects_logged = False
         self._database: Database | None = None
         self._paused_inode: int | None = None
+        # Rows of the last transaction while it is unknown whether it was committed.
+        self._uncertain_rows: list[int] = []
 
     @property
     def is_open(self) -> bool:
@@ -99,9 +97,14 @@ class SpoolSession:
 
     def maintain(self) -> None:
         """Take over orphaned records and report the size of the file."""
-        self._require_same_file()
+        self._db.check_files()
+        self._db.watch_again()
         self._take_over_orphans()
         self.report_size()
+
+    def check_files(self) -> None:
+        """Raise `Damaged` if another program has harmed the files."""
+        self._db.check_files()
 
     def shrink(self) -> bool:
         """Return some unused pages to the file system. Return whether more can be returned."""
@@ -110,10 +113,6 @@ class SpoolSession:
     def is_replaced(self) -> bool:
         """Return whether the path now names another file than the open one."""
         return inode_of(self._settings.path) != self._db.inode
-
-    def _require_same_file(self) -> None:
-        if self.is_replaced():
-            raise Damaged("the spool file was deleted or replaced")
 
     def abandon_file(self, *, is_damaged: bool) -> None:
         """Close the database so that the next step opens it again. A damaged file is not used again."""
@@ -143,6 +142,7 @@ class SpoolSession:
         else:
             if db.inode == self._paused_inode and any(owner == self._owners.own for owner, *_ in db.owners()):
                 self._database = db
+                db.expect(self._expected_rows)
             else:
                 db.close()
         self._paused_inode = None
@@ -177,7 +177,7 @@ class SpoolSession:
         is_reopening = owners.own > 0
         if is_reopening:
             held, settled = self._listener.rows_in_memory()
-        skip = {*owners.row_ids([row.number for row in held]), *owners.row_ids(settled)}
+        skip = {*owners.row_ids([row.number for row in held]), *owners.row_ids(settled), *self._uncertain_rows}
         owners.release_all()
         for ranges in self._inherited_ranges.values():
             ranges.clear()
@@ -201,12 +201,17 @@ class SpoolSession:
             db.close()
             raise
         self._database = db
+        db.expect(self._expected_rows)
         self._damaged_inode = 0
         self._read_position = [0] * LANES
         if is_reopening:
             self._listener.on_reopened()
         self._take_over_orphans()
         self.report_size()
+
+    def _expected_rows(self) -> list[int]:
+        held, _ = self._listener.rows_in_memory()
+        return self._owners.row_ids([row.number for row in held])
 
     def report_size(self) -> None:
         self._listener.on_written(None, self._db.used_bytes(), 0, self._db.dead_letter_count())
@@ -215,8 +220,10 @@ class SpoolSession:
         """Carry out the changes in one transaction, then the loads."""
         entries = work.group.entries
         if entries or work.settled or work.marks or work.evictions:
+            rows = [self._owners.row(entry.row, entry.item) for entry in entries]
+            self._uncertain_rows = [row[0] for row in rows]
             with self._restoring_positions(), self._db.transaction():
-                self._db.insert([self._owners.row(entry.row, entry.item) for entry in entries])
+                self._db.insert(rows)
                 for ids, state in work.marks:
                     self._db.mark(self._owners.row_ids(ids), state)
                 for settled in work.settled:
@@ -225,6 +232,7 @@ class SpoolSession:
                 used = self._db.used_bytes()
             freed = sum(settled.size for settled in work.settled) + sum(eviction.size for eviction in work.evictions)
             dead = self._db.dead_letter_count() if any(settled.loss for settled in work.settled) else None
+            self._uncertain_rows = []
             self._listener.on_written(work.group, used, freed, dead)
             for lane, items in evicted:
                 if items:
@@ -333,7 +341,7 @@ class SpoolSession:
         self._locks[owner] = lock
         try:
             # The process that replaces the file also moves these rows.
-            self._require_same_file()
+            self._db.check_files()
             self._inherit_rows(owner)
         except BaseException:
             self._locks.pop(owner).release(remove=False)
@@ -394,106 +402,3 @@ class SpoolSession:
             log_event(logging.WARNING, "spool_not_cleaned", text, self._settings.path, error, error=str(error))
         finally:
             self._owners.release_all()
-
-
-class _Owners:
-    """Owners whose rows one client reads and writes: its own, and those it has taken over. Fills `locks`."""
-
-    def __init__(
-        self, settings: SpoolSettings, token: bytes, environment: Environment, locks: dict[int, OwnerLock]
-    ) -> None:
-        self._settings = settings
-        self._token = token
-        self._environment = environment
-        self._locks = locks
-        self.own = 0
-        """Owner number of this client; 0 before its first registration."""
-        self.previously_locked: set[int] = set()
-        """Owners that were locked before the last `release_all`."""
-        self.highest_known = 0
-        """Largest owner number seen. A new file must not assign it again."""
-        self._unlockable: set[int] = set()
-        # Owner of a previous file -> owner of its rows in this file.
-        self._new_owner_of: dict[int, int] = {}
-
-    def note(self, owner: int) -> None:
-        """Remember an owner number found in the file."""
-        self.highest_known = max(self.highest_known, owner)
-
-    def try_lock(self, owner: int) -> OwnerLock | None:
-        """Lock an owner. Return None if its client is alive or its lock file cannot be opened."""
-        try:
-            return OwnerLock.acquire(self._settings.path, owner)
-        except SpoolError as error:
-            # One bad lock file must not stop the client; the rows stay in the file.
-            if owner not in self._unlockable:
-                self._unlockable.add(owner)
-                text = "%s: cannot take over the records of spool owner %d: %s"
-                log_event(
-                    logging.WARNING, "spool_takeover_failed", text, self._settings.path, owner, error.message,
-                    owner=owner, error=error.message,
-                )  # fmt: skip
-            return None
-
-    def release_all(self) -> None:
-        """Release every lock. The next client takes over remaining rows."""
-        self.previously_locked |= {*self._locks}
-        for lock in self._locks.values():
-            lock.release(remove=False)
-        self._locks.clear()
-
-    def register(self, db: Database, held: Sequence[RowInMemory]) -> None:
-        """Become an owner in this file and insert the rows that are already in memory.
-
-        Rows inherited through a previous file get new owners here.
-
-        Raises:
-            sqlite3.Error: if the file cannot be written.
-            SpoolError: if a lock file cannot be opened.
-        """
-        locks: dict[int, OwnerLock] = {}
-        new_owner_of: dict[int, int] = {}
-        try:
-            with db.transaction():
-                for previous in sorted({row.number >> OWNER_SHIFT for row in held} | {0}):
-                    owner, lock = self._add_owner(db)
-                    locks[owner], new_owner_of[previous] = lock, owner
-                db.insert([self._row(new_owner_of[row.number >> OWNER_SHIFT], *row) for row in held])
-        except BaseException:
-            for lock in locks.values():
-                lock.release(remove=True)
-            raise
-        self.own = new_owner_of.pop(0)
-        self._new_owner_of = new_owner_of
-        self._locks.update(locks)
-        self.previously_locked.clear()
-
-    def _add_owner(self, db: Database) -> tuple[int, OwnerLock]:
-        project = db.project_key(self._settings.token)
-        while True:
-            owner = db.add_owner(project, self._environment.wall_time(), above=self.highest_known)
-            self.highest_known = owner
-            # Locked before the transaction makes the owner visible.
-            lock = OwnerLock.acquire(self._settings.path, owner)
-            if lock is not None:
-                return owner, lock
-            # A client still uses a deleted file in which it has this number.
-            db.remove_owner(owner)
-
-    def row(self, number: int, item: bytes) -> Row:
-        """Return a new row of this client in its stored form."""
-        return self._row(self.own, number, item)
-
-    def _row(self, owner: int, number: int, item: bytes, is_sending: bool = False) -> Row:  # noqa: FBT001, FBT002
-        state = (SENDING if is_sending else ONCE) if isinstance(item, NonIdempotentRecord) else REPEATABLE
-        return number % _ROWS_PER_OWNER + (owner << OWNER_SHIFT), state, hide_token(item, self._token)
-
-    def row_ids(self, rows: Iterable[int]) -> list[int]:
-        """Return the ids of rows in this file. Leave out rows of a previous file that are not in this one."""
-        found = []
-        for row in rows:
-            owner, rest = divmod(row, _ROWS_PER_OWNER)
-            owner = self._new_owner_of.get(owner, owner) if owner else self.own
-            if owner in self._locks or owner in self.previously_locked:
-                found.append(rest + (owner << OWNER_SHIFT))
-        return found

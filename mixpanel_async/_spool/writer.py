@@ -17,14 +17,16 @@ from typing import Final
 from .._model.errors import ConfigurationError, SpoolError
 from .._runtime.environment import Environment
 from .._runtime.log_events import log_event
-from .database import is_damage, is_full
 from .files import OwnerLock
 from .fork_guard import ForkGuard
 from .messages import CommitGroup, Eviction, PendingWork, PendingWrite, SpoolSettings, WriterListener
+from .schema import is_damage, is_full
 from .session import SpoolSession
 
 # Seconds between searches for orphaned records.
 _MAINTENANCE_INTERVAL: Final = 10.0
+# Seconds between checks of the files while no work is pending.
+_CHECK_INTERVAL: Final = 1.0
 # Seconds before the next attempt after a disk error.
 _RETRY_DELAY: Final = 1.0
 # The same if the disk is full: the next record should be written soon after there is room again.
@@ -229,7 +231,7 @@ class SpoolWriter:
             return _RETRY_DELAY
         if self._must_measure:
             return _FULL_RETRY_DELAY
-        return _SHRINK_PAUSE if self._is_shrinking else _MAINTENANCE_INTERVAL
+        return _SHRINK_PAUSE if self._is_shrinking else _CHECK_INTERVAL
 
     def new_session(self) -> SpoolSession:
         """Return a session for the thread, with its database still closed."""
@@ -249,7 +251,7 @@ class SpoolWriter:
             if work.loads:
                 self._has_loaded, self._is_shrinking = True, False
             has_records = bool(work.group.entries)
-            session.execute(work)
+            self._execute(session, work)
             if has_records or not self._is_full:
                 # On a full disk, deletions succeed between the failures of records.
                 self._error_logged = self._is_full = False
@@ -268,6 +270,23 @@ class SpoolWriter:
             self._handle_failure(session, work, error)
             return False
         return True
+
+    def _execute(self, session: SpoolSession, work: PendingWork) -> None:
+        """Carry out work. If the files were harmed, write the records in memory to a new file first."""
+        try:
+            if work.is_empty:
+                session.check_files()
+            session.execute(work)
+        except Exception as error:
+            if work.group.is_done or not is_damage(error):
+                raise
+            path, reason = self._settings.path, str(error)
+            self._listener.on_error(f"{path}: {reason}")
+            session.abandon_file(is_damaged=not session.is_replaced())
+            session.open()
+            text = "%s: %s; the records in memory were written to a new file"
+            log_event(logging.ERROR, "spool_harmed", text, path, reason, path=str(path), error=reason)
+            session.execute(work)
 
     def discard_pending(self) -> None:
         """Report records that will not be written because the spool is closed."""

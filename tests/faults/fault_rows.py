@@ -36,6 +36,7 @@ _SAFETY: Final = "emulator/test_access_control.py::test_"
 _HOSTILE: Final = "emulator/test_hostile_input.py::test_"
 _DISKS: Final = "faults/test_spool_disks.py::test_"
 _INTERRUPTED: Final = "faults/test_interruptions.py::test_"
+_HARM: Final = "faults/test_spool_harm.py::test_"
 _OBJECTS: Final = "faults/test_spool_foreign_objects.py::test_"
 
 # Rows covered here. The other rows, on the spool and on dying processes, are covered by tests/spool.
@@ -49,6 +50,7 @@ CATALOGUE: Final = (
     # Hosts of a client: web servers, workers, notebooks, test clients.
     *("K1", "K2", "K3", "K4", "K5", "K6", "K7", "K8", "K9", "K10", "K11", "K12"),
     *("G2", "G5-disk", "G7", "G8", "G9", "G11", "G14", "G17"),
+    "G6-disk",
     *("P1", "P2", "P3", "P4", "P5", "P6", "P7"),
     *("S1", "S2", "S3", "S4", "S5", "S6", "S7", "S10", "S11", "S12", "S13", "S14"),
 )
@@ -294,6 +296,7 @@ ROWS: Final[Mapping[str, tuple[str, ...]]] = {
         f"{_DISKS}g5_full_disk_of_any_block_size_does_not_kill_the_process",
         f"{_DISKS}g5_disks_where_shared_memory_can_fail_are_detected",
     ),
+    "G6-disk": (f"{_HARM}g6_nothing_accepted_after_harm_to_an_open_spool_is_lost_by_a_kill",),
     "G9": (
         f"{_OBJECTS}g9_foreign_objects_in_a_spool_change_and_lose_no_record",
         f"{_OBJECTS}g9_foreign_tables_and_views_stay_in_the_spool",
