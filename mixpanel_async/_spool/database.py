@@ -205,7 +205,7 @@ class Database(Connection):
         found = watch.look()
         if not self._is_shared and watch.is_changed_by_others(found):
             self._verify()
-        self._raise_loss(watch, found)
+        self._raise_loss(watch, found, may_be_empty=False)
         self._bytes_in_log += _BYTES_PER_COMMIT
         if self._bytes_in_log >= _CHECKPOINT_BYTES:
             self._bytes_in_log = 0
@@ -215,8 +215,8 @@ class Database(Connection):
             found = watch.look()
         watch.note(found)
 
-    def _raise_loss(self, watch: FileWatch, found: Files) -> None:
-        if loss := watch.find_loss(found):
+    def _raise_loss(self, watch: FileWatch, found: Files, *, may_be_empty: bool) -> None:
+        if loss := watch.find_loss(found, may_be_empty=may_be_empty):
             raise Damaged(loss)
 
     def check_files(self) -> None:
@@ -227,7 +227,7 @@ class Database(Connection):
         """
         watch = self._watch
         if watch is not None and watch.is_changed(found := watch.look()):
-            self._raise_loss(watch, found)
+            self._raise_loss(watch, found, may_be_empty=True)
             version, self._data_version = self._data_version, self._number("PRAGMA data_version")
             # Changes of other clients cannot be distinguished from harm.
             self._is_shared = self._is_shared or version != self._data_version

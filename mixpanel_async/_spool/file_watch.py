@@ -25,11 +25,10 @@ _MISSING: Final[_State] = (0, 0, 0, 0, 0)
 
 
 class Files(NamedTuple):
-    """State of the database, its log and the index of the log at one moment."""
+    """State of the database and of its log at one moment."""
 
     database: _State
     log: _State
-    index_inode: int
 
 
 class FileWatch:
@@ -50,6 +49,7 @@ class FileWatch:
         with contextlib.suppress(FileNotFoundError):
             self._handle = os.open(self._names[1], os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
             self._header = self._read_header()
+        self._index_inode = inode_of(self._names[2])
         self._known = self.look()
 
     @property
@@ -63,21 +63,25 @@ class FileWatch:
         if database[4] not in {_PRIVATE, 0}:
             with contextlib.suppress(ConfigurationError):
                 make_private(self._path)
-        if self._handle < 0:
-            return Files(database, _MISSING, 0)
-        return Files(database, _state(self._names[1]), inode_of(self._names[2]))
+        return Files(database, _state(self._names[1]) if self._handle >= 0 else _MISSING)
 
     def note(self, found: Files | None = None) -> None:
         """Take this state, or the present one, as the known one."""
         self._known = found or self.look()
 
-    def find_loss(self, found: Files) -> str:
-        """Return what happened to the files if they are not those that were opened; empty if they are."""
+    def find_loss(self, found: Files, *, may_be_empty: bool) -> str:
+        """Return what happened to the files if they are not those that were opened; empty if they are.
+
+        Args:
+            found: present state.
+            may_be_empty: whether another client may have emptied the log, by moving its contents into the database.
+        """
         if found.database[:2] != self._known.database[:2]:
             return "the spool file was deleted or replaced"
         if self._handle >= 0 and (
-            (found.log[:2], found.index_inode) != (self._known.log[:2], self._known.index_inode)
-            or self._read_header() != self._header
+            found.log[:2] != self._known.log[:2]
+            or inode_of(self._names[2]) != self._index_inode
+            or not (self._read_header() == self._header or (may_be_empty and found.log[2] == 0))
         ):
             return "the log of the spool was deleted, replaced or overwritten"
         return ""
