@@ -97,6 +97,7 @@ OWNERS: Final[Mapping[str, tuple[str, ...]]] = {
     "httpx": ("_http/transport.py", "_http/asgi.py", "_http/connection.py", "_http/proxies.py"),
     "isal": ("_encoding/requests.py",),
     "json_logic": ("flags/rules.py",),
+    "multiprocessing": ("_runtime/fork.py",),
     "openfeature": ("integrations/openfeature.py",),
     "opentelemetry": ("integrations/otel.py",),
     "orjson": ("_encoding/*.py", "_spool/*.py", "cli/importing/*.py", "emulator/*.py"),

@@ -7,6 +7,7 @@ import logging
 import threading
 import warnings
 import weakref
+from concurrent.futures import wait
 from functools import partial
 from math import inf
 from typing import TYPE_CHECKING, Final
@@ -17,8 +18,9 @@ from .._model.records import DropReason
 from .._model.stats import FlushResult
 from .._runtime.environment import Environment
 from .._runtime.event_loop import BackgroundTask, EventLoop, yield_to_loop
+from .._runtime.fork import at_worker_end
 from .._runtime.log_events import log_event
-from .._runtime.threads import run_in_worker, start_thread_from_finalizer
+from .._runtime.threads import run_in_worker, start_daemon_thread, start_thread_from_finalizer
 from .._runtime.timers import move_on_after
 from .batch import FlushBarrier
 
@@ -78,6 +80,7 @@ class Closer:
         self._task_loop: EventLoop | None = None
         self._result: FlushResult | None = None
         self._has_ended = threading.Event()
+        binding.subscribe(self._begin_use)
 
     # Flush
 
@@ -282,6 +285,32 @@ class Closer:
 
         reference = weakref.ref(self, lambda _: atexit.unregister(finish))
         atexit.register(finish)
+
+    def _begin_use(self) -> None:
+        def finish() -> None:
+            if (closer := reference()) is not None:
+                closer._finish_worker()
+
+        reference = weakref.ref(self)
+        at_worker_end(finish)
+
+    def _finish_worker(self) -> None:
+        """Deliver as a worker process of `multiprocessing` ends. The client is not closed: code may still track."""
+        self._queue.check_fork()
+        if self._result is not None or not self._queue.pending:
+            return
+
+        async def deliver() -> None:
+            # The end of an event loop delivers, if the client runs in it.
+            if not self._sender.attach():
+                await self.flush(self._exit_timeout)
+
+        ended = start_daemon_thread(partial(anyio.run, deliver), "mixpanel end")
+        wait([ended], self._exit_timeout + _STOP_TIMEOUT)
+        if (left := self._queue.pending) and self._queue.spool is None:
+            text = "a worker process ended before %d records were delivered; last error: %s"
+            error = self._queue.requests.last_error
+            log_event(logging.WARNING, "not_closed", text, left, error or "none", records=left, error=error)
 
     def _close_in_thread(self, timeout: float, *, is_exit: bool) -> None:
         wait_at_exit = partial(self._has_ended.wait, timeout)

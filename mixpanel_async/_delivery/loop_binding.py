@@ -57,9 +57,21 @@ class LoopBinding:
         self._is_awake = False
         self._signals = 0
         self._wakeup: anyio.Event | None = None
+        self._on_use: Callable[[], None] = _nothing
+        self._is_used = False
+
+    def subscribe(self, on_use: Callable[[], None]) -> None:
+        """Call a function when a process first uses the client, from any thread; a forked child is another process."""
+        self._on_use = on_use
+
+    def _use(self) -> None:
+        if not self._is_used:
+            self._is_used = True
+            self._on_use()
 
     def bind(self, loop: EventLoop) -> None:
         """Bind to the running event loop."""
+        self._use()
         if self.loop is not None and self._wakeup is not None:
             # The main task in the earlier event loop ends.
             self.loop.call_soon(self._wakeup.set)
@@ -144,6 +156,7 @@ class LoopBinding:
         if not self._is_awake or self._signals % _PASS_EVERY == 0:
             self._is_awake = True
             try:
+                self._use()
                 if self.loop is not None:
                     self.loop.call_soon(self.wake)
             except BaseException:
@@ -240,4 +253,4 @@ class LoopBinding:
         self.loop = self._callbacks_task = None
         self.lock = threading.RLock()
         self.requests = set()
-        self._is_awake = False
+        self._is_awake = self._is_used = False

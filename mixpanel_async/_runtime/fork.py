@@ -1,4 +1,4 @@
-"""Fork detection.
+"""Fork detection, and the end of worker processes.
 
 Reactions to a fork are in `_delivery/intake.py` (`check_fork`) and in `_spool/fork_guard.py`.
 """
@@ -6,6 +6,8 @@ Reactions to a fork are in `_delivery/intake.py` (`check_fork`) and in `_spool/f
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Callable
 from functools import cache
 from typing import Final
 from weakref import WeakSet
@@ -45,3 +47,15 @@ def _live_markers() -> WeakSet[ForkMarker]:
 
     os.register_at_fork(after_in_child=expire_all)
     return markers
+
+
+def at_worker_end(work: Callable[[], None]) -> None:
+    """Call a function when this process ends, if it is a worker process of `multiprocessing`.
+
+    Such a process, if it was forked, runs no function of `atexit`.
+    """
+    process = sys.modules.get("multiprocessing.process")
+    if process is not None and process.parent_process() is not None:
+        from multiprocessing.util import Finalize  # noqa: PLC0415  only in these processes
+
+        Finalize(None, work, exitpriority=0)
