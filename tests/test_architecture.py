@@ -82,6 +82,7 @@ OWNERS: Final[Mapping[str, tuple[str, ...]]] = {
         "_pytest_plugin.py",
         "cli/importing/reader.py",
         "cli/demo/command.py",
+        "emulator/http/connections.py",
         "emulator/http/server.py",
         "integrations/django/_loop.py",
     ),

@@ -36,7 +36,7 @@ from .project.identity import Identities, LegacyIdentities, OriginalIdentities, 
 from .project.project import Project
 
 try:
-    from .http.app import EmulatorState, RecordedRequest, build_app
+    from .http.app import Clock, EmulatorState, RecordedRequest, build_app
     from .http.routes import routes_of
     from .http.server import Server
 except ModuleNotFoundError as error:
@@ -49,6 +49,7 @@ from .http.fault_controls import FaultControls
 from .http.faults import KINDS, TRANSIENT, FaultKind
 from .page.feed import activity_counts
 from .project.propagation import DelayedIdentities
+from .project.reports import arrived_events, count_duplicates, identity_entries, reported_events
 from .storage.store import ProjectStore, StoreError
 
 if TYPE_CHECKING:
@@ -144,6 +145,7 @@ class Emulator(FaultControls):
                 return OriginalIdentities(cluster_limit, choose_canonical)
             return SimplifiedIdentities()
 
+        clock = Clock(now)
         flag_definitions = FlagDefinitions(Path(flags) if isinstance(flags, (str, os.PathLike)) else flags)
         store = None if data_dir is None else ProjectStore(Path(data_dir), self.id_merge.value)
 
@@ -153,13 +155,13 @@ class Emulator(FaultControls):
                 live,
                 max_events=max_events,
                 max_bytes=max_bytes,
-                delayed=DelayedIdentities(live, identities, propagation_delay, now),
+                delayed=DelayedIdentities(live, identities, propagation_delay, clock),
                 changes=None if store is None else store.changes,
                 geolocate=geolocate,
             )
 
         access = Access(token=token, secret=secret, service_account=service_account)
-        super().__init__(EmulatorState(project, access, now, store, flag_definitions))
+        super().__init__(EmulatorState(project, access, clock, store, flag_definitions))
         if store is not None:
             self._state.project.restore(store.take_saved())
         self.app = build_app(self._state, routes_of(self, self._state))
@@ -196,7 +198,7 @@ class Emulator(FaultControls):
         Raises:
             ValueError: if the host is not a loopback address and `allow_remote` is not set.
         """
-        return Server(self.app, host, port, allow_remote=allow_remote)
+        return Server(self.app, host, port, allow_remote=allow_remote, now=self._state.now)
 
     def events(self, name: str | None = None) -> list[dict[str, Any]]:
         """Return the events as reports show them now: deduplicated, each under the person it counts for.
@@ -211,7 +213,8 @@ class Emulator(FaultControls):
             name: return only events with this name; None returns all.
         """
         with self._state.lock:
-            return self._state.project.events(name)
+            rows = self._state.project.reported_rows(name)
+        return reported_events(rows)
 
     def raw_events(self, name: str | None = None) -> list[dict[str, Any]]:
         """Return all events, duplicates included, in order of arrival, under the id they counted under at arrival.
@@ -220,7 +223,8 @@ class Emulator(FaultControls):
             name: return only events with this name; None returns all.
         """
         with self._state.lock:
-            return self._state.project.raw_events(name)
+            rows = self._state.project.rows(name)
+        return arrived_events(rows)
 
     def profile(self, distinct_id: str) -> dict[str, Any] | None:
         """Return the profile properties of a person, given any of the person's ids; None without a profile."""
@@ -230,7 +234,8 @@ class Emulator(FaultControls):
     def profiles(self) -> dict[str, dict[str, Any]]:
         """Return all user profiles by canonical id."""
         with self._state.lock:
-            return self._state.project.profiles()
+            profiles = self._state.project.all_profiles()
+        return copy.deepcopy(profiles)
 
     def group(self, group_key: str, group_id: str) -> dict[str, Any] | None:
         """Return the profile properties of a group; None without a profile."""
@@ -261,7 +266,8 @@ class Emulator(FaultControls):
         latest 100,000 entries are kept.
         """
         with self._state.lock:
-            return self._state.project.identity_log()
+            rows = list(self._state.project.identity_rows)
+        return identity_entries(rows)
 
     def rejected(self) -> list[dict[str, Any]]:
         """Return the records and whole requests that were not stored, in order. The latest 1,000 are kept.
@@ -315,10 +321,11 @@ class Emulator(FaultControls):
         with self._state.lock:
             project = self._state.project
             figures = activity_counts(self._state)
-            figures["events"]["duplicates"] = project.duplicate_count()
             figures["clusters"] = len(project.clusters())
             figures["id_merge"] = self.id_merge.value
             figures["uptime"] = self._state.now() - self._state.started
+            rows = project.rows()
+        figures["events"]["duplicates"] = count_duplicates(rows)
         return figures
 
     def requests(self) -> list[RecordedRequest]:

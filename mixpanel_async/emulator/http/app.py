@@ -32,7 +32,7 @@ from .guard import Guard
 REQUEST_LOG_LIMIT: Final = 10_000
 
 _BODY_SECONDS: Final = 60.0
-_MAX_DRAINED_BYTES: Final = 8 * MAX_WIRE_BYTES
+_MAX_CLOCK_ERROR: Final = 36_525 * 86_400.0
 _SECRET_HEADERS: Final = frozenset({"authorization", "cookie", "proxy-authorization"})
 _SECRET_PARAMETERS: Final = frozenset({"api_key", "data"})
 
@@ -48,7 +48,8 @@ class RecordedRequest:
         headers: headers by lower-case name, with credentials masked.
         status: HTTP status of the response, or None if the connection was closed without a response.
         records: number of records; 0 if the request was refused, or failed as planned, before it was decoded.
-        body_bytes: size of the body in bytes as received, before decompression.
+        body_bytes: size of the body in bytes as received, before decompression. If the declared size is above the
+            limit, the body is not read, and this is the declared size.
     """
 
     method: str
@@ -64,13 +65,40 @@ class RecordedRequest:
 _MAX_LOGGED_VALUE: Final = 1_000
 
 
+class Clock:
+    """Clock of the emulator: seconds since the epoch.
+
+    Args:
+        now: the clock without error.
+    """
+
+    def __init__(self, now: Callable[[], float]) -> None:
+        self._now = now
+        self._error = 0.0
+
+    def __call__(self) -> float:
+        return self._now() + self._error
+
+    def set_error(self, seconds: float) -> None:
+        """Let the clock be ahead by some seconds, or behind if negative.
+
+        Raises:
+            ValueError: if that is more than 100 years.
+        """
+        if not abs(seconds) <= _MAX_CLOCK_ERROR:
+            raise ValueError(
+                f"seconds must be between -{_MAX_CLOCK_ERROR:,.0f} and {_MAX_CLOCK_ERROR:,.0f}, not {seconds}"
+            )
+        self._error = float(seconds)
+
+
 class EmulatorState:
-    """State shared by the application and its inspection. Hold `lock` to access anything except `latency`.
+    """State shared by the application and its inspection. Hold `lock` to access anything but `latency` and `now`.
 
     Args:
         new_project: creates an empty project, at the start and at each reset.
         access: access rules of the project.
-        now: clock that returns seconds since the epoch.
+        now: clock of the emulator.
         store: storage of the project, or None to keep it in memory only.
         flags: feature flags of the project.
     """
@@ -79,7 +107,7 @@ class EmulatorState:
         self,
         new_project: Callable[[], Project],
         access: Access,
-        now: Callable[[], float],
+        now: Clock,
         store: ProjectStore | None,
         flags: FlagDefinitions,
     ) -> None:
@@ -134,6 +162,18 @@ class JsonRoute(Route):
         await app(scope, receive, send)
 
 
+class LargeBodyError(Exception):
+    """The body of a request is larger than the limit.
+
+    Args:
+        size: declared size in bytes, or the size received so far.
+    """
+
+    def __init__(self, size: int) -> None:
+        super().__init__(f"the body has {size} bytes or more")
+        self.size = size
+
+
 class SlowBodyError(Exception):
     """The body of a request did not arrive in time."""
 
@@ -177,6 +217,9 @@ def _endpoint(state: EmulatorState, path: str) -> Callable[[Request], Awaitable[
     async def endpoint(request: Request) -> AsgiResponse:
         try:
             body = await read_body(request, MAX_WIRE_BYTES)
+            size = len(body)
+        except LargeBodyError as error:
+            body, size = None, error.size
         except SlowBodyError as error:
             return AsgiResponse(PlannedResponse(response=error.response(path)))
         with state.lock:
@@ -194,7 +237,7 @@ def _endpoint(state: EmulatorState, path: str) -> Callable[[Request], Awaitable[
                     headers=_mask(request.headers, _SECRET_HEADERS),
                     status=None if response is None else response.status,
                     records=records,
-                    body_bytes=len(body),
+                    body_bytes=size,
                 )
             )
         if state.latency > 0:
@@ -205,9 +248,12 @@ def _endpoint(state: EmulatorState, path: str) -> Callable[[Request], Awaitable[
 
 
 async def _process_request(
-    state: EmulatorState, path: str, fault: Fault | None, request: Request, body: bytes
+    state: EmulatorState, path: str, fault: Fault | None, request: Request, body: bytes | None
 ) -> tuple[PlannedResponse, int]:
-    """Process a request, write its changes to disk, and return the response and the number of records."""
+    """Process a request, write its changes to disk, and return the response and the number of records.
+
+    The body is None if it is too large.
+    """
     if state.store is not None and state.store.has_unwritten_changes:
         # A request whose changes cannot be written must not take effect. Otherwise its retry would be counted twice.
         error = await _flush_to_disk(state, path, None)
@@ -221,14 +267,14 @@ async def _process_request(
 
 
 def _process_in_memory(
-    state: EmulatorState, path: str, fault: Fault | None, request: Request, body: bytes
+    state: EmulatorState, path: str, fault: Fault | None, request: Request, body: bytes | None
 ) -> tuple[PlannedResponse, int]:
     """Process a request in memory. Return the response with the fault applied, and the number of records."""
     if fault is not None and not fault.takes_effect:
         return fault.plan(path, None), 0
     if path in FLAG_PATHS:
         response = state.flags.respond(path, dict(request.query_params), dict(request.headers), state.access)
-    elif len(body) > MAX_WIRE_BYTES:
+    elif body is None:
         state.project.log_rejection(path, Problem("", f"413: {too_large().message}"), None)
         response = error_response(path, 413, too_large().message)
     else:
@@ -256,10 +302,10 @@ async def _flush_to_disk(state: EmulatorState, path: str, planned: PlannedRespon
 
 
 async def read_body(request: Request, max_bytes: int) -> bytes:
-    """Read the body of a request. Return little more than `max_bytes` of a body that is too large.
+    """Read the body of a request.
 
-    The rest of a large body is read and discarded, up to a limit, because a client that is still sending does not read
-    the response.
+    A declared size above the limit is refused without reading the body. The server closes the connection after the
+    response, and discards what the client still sends.
 
     Args:
         request: the request.
@@ -267,18 +313,21 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
 
     Raises:
         ConnectionDroppedError: if the client disconnects before the end.
+        LargeBodyError: if the body is too large.
         SlowBodyError: if the body does not arrive in time.
     """
+    declared = request.headers.get("content-length", "")
+    if declared.isdecimal() and int(declared) > max_bytes:
+        raise LargeBodyError(int(declared))
     chunks: list[bytes] = []
     size = 0
     try:
         with anyio.fail_after(_BODY_SECONDS):
             async for chunk in request.stream():
-                if size <= max_bytes:
-                    chunks.append(chunk)
+                chunks.append(chunk)
                 size += len(chunk)
-                if size > _MAX_DRAINED_BYTES:
-                    break
+                if size > max_bytes:
+                    raise LargeBodyError(size)
     except ClientDisconnect:
         raise ConnectionDroppedError from None
     except TimeoutError:

@@ -11,10 +11,10 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Final, final
 
 import anyio
-import anyio.lowlevel
 
 from ..project.export import EventExport
 from .faults import ConnectionDroppedError, PlannedResponse
+from .reads import reads
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -71,18 +71,33 @@ class ExportResponse:
     def __init__(self, export: EventExport) -> None:
         self._export = export
 
-    async def __call__(self, _scope: Scope, _receive: Receive, send: Send) -> None:
-        """Send the export as one event per line."""
+    async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the export as one event per line, until the client disconnects."""
+        async with anyio.create_task_group() as tasks:
+
+            async def send_all() -> None:
+                async with reads().exports:
+                    await self._send_export(send)
+                tasks.cancel_scope.cancel()
+
+            tasks.start_soon(send_all)
+            await _wait_for_disconnect(receive)
+            tasks.cancel_scope.cancel()
+
+    async def _send_export(self, send: Send) -> None:
         headers = [(b"content-type", b"text/plain; charset=utf-8")]
         if self._export.compress:
             headers.append((b"content-encoding", b"gzip"))
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         compressor = zlib.compressobj(1, wbits=_GZIP) if self._export.compress else None
-        for chunk in self._export.chunks():
-            body = chunk if compressor is None else compressor.compress(chunk)
+        chunks = self._export.chunks()
+
+        def next_body() -> bytes | None:
+            chunk = next(chunks, None)
+            return chunk if chunk is None or compressor is None else compressor.compress(chunk)
+
+        while (body := await reads().run(next_body)) is not None:
             await send({"type": "http.response.body", "body": body, "more_body": True})
-            # Let other requests run during a long export.
-            await anyio.lowlevel.checkpoint()
         await send({"type": "http.response.body", "body": b"" if compressor is None else compressor.flush()})
 
 

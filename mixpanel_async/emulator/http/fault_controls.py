@@ -34,6 +34,22 @@ class FaultControls:
             raise ValueError(f"latency must be between 0 and 86,400 seconds, not {seconds}")
         self._state.latency = seconds
 
+    def set_clock_error(self, seconds: float) -> None:
+        """Let the emulator's clock be ahead, or behind.
+
+            emulator.set_clock_error(-7_200)
+
+        The clock decides which events are too old, and a server of `serve()` sends it as `Date`. For a client, that is
+        as if its own clock were wrong by the same number of seconds in the other direction.
+
+        Args:
+            seconds: seconds that the clock is ahead, negative if it is behind, at most 100 years; 0 ends the error.
+
+        Raises:
+            ValueError: if the value is out of bounds.
+        """
+        self._state.now.set_error(seconds)
+
     def fail_next(
         self,
         status: int = 503,

@@ -15,12 +15,13 @@ from starlette.requests import Request
 
 from ..page.files import INDEX, page_file, page_names
 from ..project.export import EXPORT, MAX_QUERY_BYTES, QUERIES, ProfileQueries, ReadRequest, export
-from ..project.responses import EmulatorResponse, error_response
-from .app import EmulatorState, JsonRoute, SlowBodyError, read_body
+from ..project.responses import EmulatorResponse, error_response, json_response
+from .app import EmulatorState, JsonRoute, LargeBodyError, SlowBodyError, read_body
 from .asgi_response import AsgiResponse, ExportResponse, Receive, Scope, Send
 from .control_api import CONTROLS, MAX_CONTROL_BYTES, VIEWS, control, index, view
 from .faults import PlannedResponse
 from .guard import CONTROL_PREFIX
+from .reads import reads
 from .stream import LiveStream
 
 if TYPE_CHECKING:
@@ -62,7 +63,9 @@ def _index() -> Endpoint:
 
 def _view(emulator: Emulator, name: str) -> Endpoint:
     async def endpoint(request: Request) -> ASGIApp:
-        return _send(view(emulator, name, request.query_params))
+        parameters = request.query_params
+        key = (id(emulator), name, tuple(parameters.items()))
+        return _send(await reads().run_shared(key, partial(view, emulator, name, parameters)))
 
     return endpoint
 
@@ -71,6 +74,8 @@ def _control(emulator: Emulator, name: str) -> Endpoint:
     async def endpoint(request: Request) -> ASGIApp:
         try:
             body = await read_body(request, MAX_CONTROL_BYTES)
+        except LargeBodyError:
+            return _send(json_response(400, {"error": f"body has more than {MAX_CONTROL_BYTES} bytes"}))
         except SlowBodyError as error:
             return _send(error.response(request.url.path))
         # In a thread, because it may write to disk.
@@ -95,15 +100,20 @@ def _profiles(state: EmulatorState, queries: ProfileQueries, path: str) -> Endpo
     async def endpoint(request: Request) -> ASGIApp:
         try:
             body = await read_body(request, MAX_QUERY_BYTES)
-            if len(body) > MAX_QUERY_BYTES:
-                return _send(error_response(path, 413, f"request exceeds max limit of {MAX_QUERY_BYTES} bytes"))
             fields = dict(parse_qsl(body.decode("utf-8", "replace"), max_num_fields=_MAX_FORM_FIELDS))
+        except LargeBodyError:
+            return _send(error_response(path, 413, f"request exceeds max limit of {MAX_QUERY_BYTES} bytes"))
         except SlowBodyError as error:
             return _send(error.response(path))
         except ValueError:
             return _send(error_response(path, 400, "form has too many fields"))
-        with state.lock:
-            return _send(queries.respond(_read_request(request, fields), state.project, state.access, state.now()))
+        query = _read_request(request, fields)
+
+        def respond() -> EmulatorResponse:
+            with state.lock:
+                return queries.respond(query, state.project, state.access, state.now())
+
+        return _send(await reads().run(respond))
 
     return endpoint
 

@@ -11,9 +11,11 @@ import asyncio
 import contextlib
 import logging
 import socket
+import sys
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
+from email.utils import formatdate
 from http import HTTPStatus
 from types import TracebackType
 from typing import Any, Final, cast, final
@@ -26,12 +28,19 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
 from ..project.responses import error_response
+from .connections import Connections, GuardedTransport
 from .faults import ConnectionDroppedError
 from .guard import SECURITY_HEADERS, is_loopback
 
 _KEEP_ALIVE: Final = 75
 _BACKLOG: Final = 512
 _HEAD_SECONDS: Final = 30.0
+_SWEEP_SECONDS: Final = 1.0
+_MAX_CONNECTIONS: Final = 4096
+# A body of at most this size is read after an early response, so that the connection can be used again.
+_MAX_SKIPPED_BYTES: Final = 64 * 1024
+_MAX_DATE: Final = 253_402_300_799.0
+_CLOSE_HEADER: Final = (b"connection", b"close")
 _LOOP_STEPS_TO_ACCEPT: Final = 3
 
 ASGIApp = Callable[[Any, Any, Any], Any]
@@ -46,18 +55,20 @@ class Server:
         host: address to listen on. Must be a loopback address unless `allow_remote` is set.
         port: port to listen on, 0 to 65535; 0 picks a free port.
         allow_remote: allow an address that other machines can reach. The emulator has no protection against them.
+        now: clock that returns seconds since the epoch, for the header `Date`.
 
     Raises:
         ValueError: if the host is not a loopback address and `allow_remote` is not set.
     """
 
-    def __init__(self, app: ASGIApp, host: str, port: int, *, allow_remote: bool) -> None:
+    def __init__(self, app: ASGIApp, host: str, port: int, *, allow_remote: bool, now: Callable[[], float]) -> None:
         if not allow_remote and not is_loopback(host):
             raise ValueError(f"host must be a loopback address unless allow_remote=True, not {host!r}")
         self._app = app
         self._host = host
         self._allow_remote = allow_remote
         self._port = port
+        self._now = now
         self._socket: socket.socket | None = None
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -161,10 +172,16 @@ class Server:
         self._connections = state.connections
         log = _error_log()
         bound = {"host": self._host.lower(), "remote": self._allow_remote}
-        server = await self._loop.create_server(lambda: _EmulatorProtocol(config, state, log, bound), sock=listener)
+        limits = Connections(self._loop.time, max_connections=_max_connections(), idle_seconds=_KEEP_ALIVE)
+        server = await self._loop.create_server(
+            lambda: _EmulatorProtocol(config, state, log, bound, limits, self._date_headers), sock=listener
+        )
         started.set_result(None)
         try:
-            await self._stop.wait()
+            while not self._stop.is_set():
+                with contextlib.suppress(asyncio.TimeoutError):
+                    await asyncio.wait_for(self._stop.wait(), _SWEEP_SECONDS)
+                limits.sweep()
         finally:
             # asyncio would leave a connection open that is being accepted while the server closes.
             with contextlib.suppress(NotImplementedError):
@@ -174,9 +191,21 @@ class Server:
             server.close()
             self._abort_connections()
 
+    def _date_headers(self) -> list[tuple[bytes, bytes]]:
+        now = self._now()
+        return [(b"date", formatdate(now, usegmt=True).encode())] if 0 <= now <= _MAX_DATE else []
+
     async def _dispatch(self, scope: Any, receive: Any, send: Any) -> None:
+        async def send_with_headers(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                headers = [*self._date_headers(), *message.get("headers", ())]
+                if scope["state"]["must_close"]() and _CLOSE_HEADER not in headers:
+                    headers.append(_CLOSE_HEADER)
+                message = {**message, "headers": headers}
+            await send(message)
+
         try:
-            await self._app(scope, receive, send)
+            await self._app(scope, receive, send_with_headers)
         except ConnectionDroppedError:
             scope["state"]["abort"]()
             # If the application returns without a response, uvicorn sends one, unless the client has disconnected.
@@ -207,43 +236,85 @@ class Server:
 
 
 class _EmulatorProtocol(H11Protocol):
-    """uvicorn's HTTP protocol without access log, with a time limit for request heads and an abort function.
+    """uvicorn's HTTP protocol without access log, with limits for hostile clients and an abort function.
 
     Args:
         config: configuration of uvicorn.
         server_state: state shared by the connections.
         log: logger for errors of the emulator itself.
         address: address of the server, passed to the application in the state of the scope.
+        limits: limits shared by the connections.
+        date_headers: returns the `Date` header.
     """
 
     def __init__(
-        self, config: Config, server_state: ServerState, log: logging.Logger, address: Mapping[str, object]
+        self,
+        config: Config,
+        server_state: ServerState,
+        log: logging.Logger,
+        address: Mapping[str, object],
+        limits: Connections,
+        date_headers: Callable[[], list[tuple[bytes, bytes]]],
     ) -> None:
         super().__init__(config, server_state, {})
         self.logger = log
         self.access_log = False
         self._address = address
+        self._limits = limits
+        self._date_headers = date_headers
+        self._guarded: GuardedTransport | None = None
         self._head_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         # asyncio sets TCP_NODELAY only on sockets with an explicit protocol. Without it, a response takes 40 ms.
         transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.app_state = {"abort": transport.abort, **self._address}
-        super().connection_made(transport)
+        self._guarded = GuardedTransport(
+            transport,
+            self._limits,
+            self.loop,
+            feed=self._parse,
+            is_receiving=self._is_receiving,
+            is_busy=lambda: self.cycle is not None and not self.cycle.response_complete,
+        )
+        self.app_state = {"abort": transport.abort, "must_close": self._must_close, **self._address}
+        super().connection_made(self._guarded)
         self._start_head_timer()
 
     def data_received(self, data: bytes) -> None:
+        assert self._guarded is not None
+        self._guarded.received(data)
+
+    def _parse(self, data: bytes) -> None:
         super().data_received(data)
         self._update_head_timer()
 
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._limits.limit_unread()
+
     def on_response_complete(self) -> None:
+        if self._guarded is not None:
+            self._guarded.request_done()
         super().on_response_complete()
         # The next request may have started before this response was sent.
         self._update_head_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._cancel_head_timer()
+        if self._guarded is not None:
+            self._guarded.lost()
         super().connection_lost(exc)
+
+    def _is_receiving(self) -> bool:
+        """Return whether the client has sent, or may still send, what the server has not processed."""
+        return self.conn.their_state in {h11.SEND_BODY, h11.ERROR} or bool(self.conn.trailing_data[0])
+
+    def _must_close(self) -> bool:
+        """Return whether the rest of the request is too long to be read after the response."""
+        if self.conn.their_state is not h11.SEND_BODY:
+            return False
+        length = next((value for name, value in self.headers if name == b"content-length"), None)
+        return length is None or int(length) > _MAX_SKIPPED_BYTES
 
     def _update_head_timer(self) -> None:
         # Trailing data is the incomplete head of the next request.
@@ -278,8 +349,8 @@ class _EmulatorProtocol(H11Protocol):
             self.transport.abort()
             return
         answer = error_response("", status, words)
-        headers = [(b"content-type", answer.media_type.encode()), (b"connection", b"close"), *SECURITY_HEADERS]
-        headers.append((b"content-length", b"%d" % len(answer.body)))
+        headers = [*self._date_headers(), (b"content-type", answer.media_type.encode()), _CLOSE_HEADER]
+        headers += [*SECURITY_HEADERS, (b"content-length", b"%d" % len(answer.body))]
         for event in (
             h11.Response(status_code=status, headers=headers, reason=HTTPStatus(status).phrase.encode()),
             h11.Data(data=answer.body),
@@ -287,6 +358,16 @@ class _EmulatorProtocol(H11Protocol):
         ):
             self.transport.write(self.conn.send(event) or b"")
         self.transport.close()
+
+
+def _max_connections() -> int:
+    """Return the maximum number of connections: half of the sockets that the system allows to this process."""
+    if sys.platform == "win32":
+        return _MAX_CONNECTIONS
+    import resource  # noqa: PLC0415  not available on Windows
+
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return _MAX_CONNECTIONS if soft == resource.RLIM_INFINITY else min(_MAX_CONNECTIONS, max(1, soft // 2))
 
 
 def _error_log() -> logging.Logger:

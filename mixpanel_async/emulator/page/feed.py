@@ -19,8 +19,9 @@ import orjson
 
 from ..project.change_set import EventRow
 from ..project.hints import hint
-from ..project.project import Project, read_event
+from ..project.project import Project
 from ..project.rejections import shorten
+from ..project.reports import read_event
 
 HISTORY: Final = 2_000
 """Maximum number of earlier events for a new viewer, and of missed events for a viewer that resumes."""
@@ -30,6 +31,8 @@ BATCH: Final = 200
 
 # Slightly shorter than the polling interval of viewers, so that each poll of the first viewer updates the position.
 _INTERVAL: Final = 0.09
+# Many viewers that connect at the same time share their history. A delayed mapping between ids shows up after it.
+_CACHE_SECONDS: Final = 1.0
 _MAX_POSITIONS: Final = 2_000
 _MAX_EVENT_BYTES: Final = 500_000
 _MAX_PEOPLE_BYTES: Final = 1_000_000
@@ -89,7 +92,7 @@ class Feed:
         self._project = activity.project
         # Milliseconds grow faster than ids, so the ids of a later run of the emulator are larger.
         self._positions = deque([FeedPosition(id=int(activity.started * 1000), epoch=0)], maxlen=_MAX_POSITIONS)
-        self._last_update = -_INTERVAL
+        self._last_update = self._last_clear = -_INTERVAL
         self._batch_cache: dict[tuple[int, int, int], list[bytes]] = {}
 
     def latest_position(self, *, force: bool = False) -> FeedPosition:
@@ -108,7 +111,6 @@ class Feed:
         elif now - self._last_update < _INTERVAL and not force:
             return latest
         self._last_update = now
-        self._batch_cache.clear()
         before = self._positions[-1]
         position = FeedPosition(
             id=before.id + 1,
@@ -121,6 +123,9 @@ class Feed:
         )
         if _totals(position) != _totals(before):
             self._positions.append(position)
+        if self._positions[-1] is not latest or now - self._last_clear >= _CACHE_SECONDS:
+            self._batch_cache.clear()
+            self._last_clear = now
         return self._positions[-1]
 
     def history_start(self, latest: FeedPosition) -> FeedPosition:

@@ -31,7 +31,8 @@ import orjson
 from .access import Access
 from .change_set import EventRow
 from .checks import epoch_ms, is_number
-from .project import Project, read_event
+from .project import Project
+from .reports import read_event
 from .responses import EmulatorResponse, error_response, json_response
 
 EXPORT: Final = "/api/2.0/export"

@@ -34,7 +34,7 @@ import orjson
 
 from .bounded_log import BoundedLog
 from .change_set import Arrival, ChangeSet, EventRow, IdentityRow
-from .checks import Problem, encode_properties, epoch_ms, invalid_property, is_number
+from .checks import Problem, encode_properties, invalid_property
 from .identity import (
     DEVICE_LINK,
     MERGE,
@@ -264,36 +264,17 @@ class Project:
         if self._changes is not None:
             self._changes.groups[key, group_id] = updated
 
-    def raw_events(self, name: str | None) -> list[dict[str, Any]]:
-        """Return all events, duplicates included, in order of arrival, under the id they counted under at arrival."""
-        events = []
-        for row in self._rows_named(name):
-            properties, sent = read_event(row)
-            if sent != row[1]:
-                properties["$distinct_id_before_identity"] = sent
-            properties["distinct_id"] = row[1]
-            events.append({"event": row[0], "properties": properties})
-        return events
+    def rows(self, name: str | None = None) -> list[EventRow]:
+        """Return the stored events in order of arrival, or those with a name."""
+        return [row for row in self.event_rows if name is None or row[0] == name]
 
-    def events(self, name: str | None) -> list[dict[str, Any]]:
-        """Return the deduplicated events under the person they count for now. A duplicate replaces the first copy."""
+    def reported_rows(self, name: str | None = None) -> list[tuple[EventRow, str]]:
+        """Return the stored events, each with the id of the person it counts for now."""
         known = self._delayed.identities()
-        latest: dict[object, dict[str, Any]] = {}
-        for number, row in enumerate(self._rows_named(name)):
-            properties, sent = read_event(row)
-            properties["$distinct_id_before_identity"] = sent
-            properties["distinct_id"] = known.current_id(row[1])
-            latest[_duplicate_key(row[0], sent, properties) or number] = {"event": row[0], "properties": properties}
-        return list(latest.values())
-
-    def _rows_named(self, name: str | None) -> Iterator[EventRow]:
-        return (row for row in self.event_rows if name is None or row[0] == name)
+        return [(row, known.current_id(row[1])) for row in self.rows(name)]
 
     def profile(self, distinct_id: str) -> Profile | None:
         return copy.deepcopy(self._profiles.get(self._identities.resolve(distinct_id)))
-
-    def profiles(self) -> dict[str, Profile]:
-        return copy.deepcopy(self._profiles)
 
     def all_profiles(self) -> dict[str, Profile]:
         """Return all profiles by canonical id, without copying them."""
@@ -309,19 +290,6 @@ class Project:
     @property
     def group_count(self) -> int:
         return len(self._groups)
-
-    def duplicate_count(self) -> int:
-        """Return the number of stored events that duplicate another event."""
-        keys: set[object] = set()
-        without = 0
-        for row in self.event_rows:
-            properties, sent = read_event(row)
-            key = _duplicate_key(row[0], sent, properties)
-            if key is None:
-                without += 1
-            else:
-                keys.add(key)
-        return len(self.event_rows) - len(keys) - without
 
     def reported_id(self, row: EventRow) -> str:
         """Return the canonical id that reports show for a stored event now."""
@@ -360,29 +328,3 @@ class Project:
                     yield from ids
         yield from self._profiles
         yield from self._identities.linked_ids()
-
-    def identity_log(self) -> list[dict[str, Any]]:
-        """Return each identity call, and each device link in Simplified, with its result."""
-        return [
-            {
-                "event": name,
-                "properties": orjson.loads(payload),
-                "outcome": result.outcome,
-                "$failure_reason": result.reason,
-                "$failure_description": result.description,
-            }
-            for name, payload, result in self.identity_rows
-        ]
-
-
-def read_event(row: EventRow) -> tuple[dict[str, Any], str]:
-    """Return the properties of an event and the id with which it was sent."""
-    properties: dict[str, Any] = orjson.loads(row[2])
-    return properties, as_id(properties.get("distinct_id")) or row[1]
-
-
-def _duplicate_key(name: str, sent: str, properties: Mapping[str, Any]) -> tuple[str, int, str, str] | None:
-    insert_id, time = properties.get("$insert_id"), properties.get("time")
-    if type(insert_id) is not str or not insert_id or not is_number(time):
-        return None
-    return name, epoch_ms(time), sent, insert_id
