@@ -174,11 +174,13 @@ def test_abandoned_slow_request_still_takes_effect() -> None:
 def test_drip_fault_sends_body_at_rate() -> None:
     body = bytes(range(200))
     for rate in (0.5, 10.0, 200.0, 1_000_000.0):
-        parts = PlannedResponse(response=EmulatorResponse(status=200, body=body), rate=rate).chunks()
-        assert b"".join(part for _, part in parts) == body
-        assert sum(seconds for seconds, _ in parts) == pytest.approx(len(body) / rate)
-        assert max(len(part) for _, part in parts) <= max(1, rate / 50)
-    assert PlannedResponse(response=EmulatorResponse(status=200, body=b""), rate=1.0).chunks() == [(0.0, b"")]
+        parts = list(PlannedResponse(response=EmulatorResponse(status=200, body=body), rate=rate).chunks())
+        assert b"".join(part for _, part, _ in parts) == body
+        assert sum(seconds for seconds, _, _ in parts) == pytest.approx(len(body) / rate)
+        assert max(len(part) for _, part, _ in parts) <= max(1, rate / 50)
+        assert [has_more for _, _, has_more in parts] == [True] * (len(parts) - 1) + [False]
+    empty = PlannedResponse(response=EmulatorResponse(status=200, body=b""), rate=1.0)
+    assert list(empty.chunks()) == [(0.0, b"", False)]
 
 
 class TestPartialFailure:

@@ -51,11 +51,10 @@ class AsgiResponse:
         headers = [(b"content-length", b"%d" % len(response.body)), (b"content-type", response.media_type.encode())]
         headers += [(name.lower().encode(), value.encode()) for name, value in response.headers.items()]
         await send({"type": "http.response.start", "status": response.status, "headers": headers})
-        chunks = planned.chunks()
-        for left, (seconds, chunk) in zip(range(len(chunks) - 1, -1, -1), chunks, strict=True):
+        for seconds, chunk, has_more in planned.chunks():
             if seconds > 0:
                 await anyio.sleep(seconds)
-            await send({"type": "http.response.body", "body": chunk, "more_body": left > 0 or planned.cut})
+            await send({"type": "http.response.body", "body": chunk, "more_body": has_more})
         if planned.cut:
             raise ConnectionDroppedError
 

@@ -4,7 +4,7 @@
 | --- | --- |
 | asks and does not read the response | aborted after `WRITE_SECONDS` without progress, or earlier if memory is short |
 | sends a body that is refused | receives the response; what it still sends is discarded for `LINGER_SECONDS` |
-| sends thousands of tiny pieces at once | they are parsed in turns of `TURN_SECONDS`, between other clients |
+| sends thousands of tiny pieces at once | they are parsed in turns, for `TURN_SECONDS` between other work |
 | sends many large bodies and does not finish them | the least recently active ones are aborted above `MAX_HELD_BYTES` |
 | opens thousands of connections | the least recently active idle ones are closed above the maximum number |
 """
@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable
 from typing import Any, Final, final
 
@@ -22,7 +23,7 @@ LINGER_SECONDS: Final = 10.0
 MAX_HELD_BYTES: Final = 256 * 1024 * 1024
 """Bytes of incomplete request bodies, and of unread responses, above which connections are aborted."""
 TURN_SECONDS: Final = 0.005
-"""Seconds of parsing for one connection before others have their turn."""
+"""Seconds of parsing large data before the event loop does other work."""
 
 _SLICE: Final = 8 * 1024
 # A client that reads has made progress within this time, also on a busy machine.
@@ -33,17 +34,41 @@ class Connections:
     """All connections of one server.
 
     Args:
-        now: monotonic clock in seconds.
+        loop: the event loop, whose clock is used.
         max_connections: number of connections above which idle ones are closed, at least 1.
         idle_seconds: seconds without a request after which an idle connection is closed.
     """
 
-    def __init__(self, now: Callable[[], float], *, max_connections: int, idle_seconds: float) -> None:
-        self.now = now
+    def __init__(self, loop: asyncio.AbstractEventLoop, *, max_connections: int, idle_seconds: float) -> None:
+        self.now = loop.time
+        self._loop = loop
         self._max_connections = max_connections
         self._idle_seconds = idle_seconds
         self._open: dict[GuardedTransport, None] = {}
         self._body_bytes = 0
+        self._turns: deque[GuardedTransport] = deque()
+        self._next_turn: asyncio.Handle | None = None
+
+    @property
+    def is_parsing(self) -> bool:
+        """Whether connections wait for their turn, or the event loop has other work to do before the next one."""
+        return self._next_turn is not None
+
+    def take_turn(self, connection: GuardedTransport | None) -> None:
+        """Let a connection parse a piece of its data later, or none: only let the event loop do other work first."""
+        if connection is not None:
+            self._turns.append(connection)
+        if self._next_turn is None:
+            self._next_turn = self._loop.call_soon(self._parse)
+
+    def _parse(self) -> None:
+        self._next_turn = None
+        end = self.now() + TURN_SECONDS
+        while self._turns and self.now() < end:
+            connection = self._turns.popleft()
+            connection.parse_piece()
+        if self._turns:
+            self.take_turn(None)
 
     def add(self, connection: GuardedTransport) -> None:
         """Add a connection, and make room for it."""
@@ -74,7 +99,17 @@ class Connections:
             self.discard(stalest)
             stalest.abort()
 
-    def limit_unread(self) -> None:
+    def sweep(self) -> None:
+        """Close the connections that are idle or unread for too long. Called about once a second."""
+        for one in list(self._open):
+            if one.unread_bytes():
+                if one.unread_seconds() > WRITE_SECONDS:
+                    one.abort()
+            elif not one.is_busy() and self.now() - one.last_active > self._idle_seconds:
+                one.close()
+        self._limit_unread()
+
+    def _limit_unread(self) -> None:
         """Abort the clients that have read nothing for the longest time, while there are too many unread bytes."""
         unread = {one: one.unread_bytes() for one in self._open}
         total = sum(unread.values())
@@ -86,16 +121,6 @@ class Connections:
                 return
             total -= unread[one]
             one.abort()
-
-    def sweep(self) -> None:
-        """Close the connections that are idle or unread for too long. Called about once a second."""
-        for one in list(self._open):
-            if one.unread_bytes():
-                if one.unread_seconds() > WRITE_SECONDS:
-                    one.abort()
-            elif not one.is_busy() and self.now() - one.last_active > self._idle_seconds:
-                one.close()
-        self.limit_unread()
 
 
 @final
@@ -131,11 +156,12 @@ class GuardedTransport(asyncio.Transport):
         self.last_active = connections.now()
         self.body_bytes = 0
         """Bytes received since the end of the last request."""
+        self._unsent = 0
         self._unread = 0
         self._unread_since = self.last_active
         self._is_paused = False
         self._unparsed = bytearray()
-        self._turn: asyncio.Handle | None = None
+        self._has_turn = False
         self._linger_timer: asyncio.TimerHandle | None = None
         connections.add(self)
 
@@ -146,29 +172,30 @@ class GuardedTransport(asyncio.Transport):
             return
         self.body_bytes += len(data)
         self._connections.body_grew(self, len(data))
-        if self._unparsed or self._is_paused or len(data) > _SLICE:
+        if self._unparsed or self._is_paused or len(data) > _SLICE or self._connections.is_parsing:
             self._unparsed += data
-            if self._turn is None:
-                self._parse()
-        else:
-            self._feed(data)
+            self._continue()
+            return
+        self._feed(data)
+        if self._connections.now() - self.last_active > TURN_SECONDS / 5:
+            self._connections.take_turn(None)
 
-    def _parse(self) -> None:
-        self._turn = None
-        end = self._connections.now() + TURN_SECONDS
-        while self._unparsed and not self._is_paused and not self.is_closing():
+    def parse_piece(self) -> None:
+        """Parse a piece of the received data, and take another turn if there is more."""
+        self._has_turn = False
+        if not self._is_paused and not self.is_closing():
             piece = bytes(self._unparsed[:_SLICE])
             del self._unparsed[:_SLICE]
             self._feed(piece)
-            if self._connections.now() > end:
-                break
-        if self.is_closing():
-            self._unparsed.clear()
         self._continue()
 
     def _continue(self) -> None:
-        if self._unparsed and not self._is_paused and self._turn is None:
-            self._turn = self._loop.call_soon(self._parse)
+        if self.is_closing():
+            self._unparsed.clear()
+            return
+        if self._unparsed and not self._is_paused and not self._has_turn:
+            self._has_turn = True
+            self._connections.take_turn(self)
         if self._is_paused or self._unparsed:
             self._transport.pause_reading()
         else:
@@ -177,19 +204,23 @@ class GuardedTransport(asyncio.Transport):
     def request_done(self) -> None:
         """Note that the request is processed and its body no longer held."""
         self._connections.body_grew(self, -self.body_bytes)
-        self.body_bytes = 0
+        self.body_bytes = self._unsent = 0
         self.last_active = self._connections.now()
 
     def lost(self) -> None:
         """Note that the connection is closed."""
         self._connections.discard(self)
-        for handle in (self._turn, self._linger_timer):
-            if handle is not None:
-                handle.cancel()
+        self._unparsed.clear()
+        if self._linger_timer is not None:
+            self._linger_timer.cancel()
+
+    def set_unsent(self, size: int) -> None:
+        """Note the number of bytes of the response that the application still holds."""
+        self._unsent = size
 
     def unread_bytes(self) -> int:
         """Return the number of bytes that the client has not read. Reading is progress."""
-        size = self._transport.get_write_buffer_size()
+        size = self._transport.get_write_buffer_size() + self._unsent
         if size < self._unread or not self._unread:
             self._unread_since = self._connections.now()
         self._unread = size

@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Final, Literal, get_args
@@ -48,6 +49,7 @@ _KINDS_WITH_TRUE_RESPONSE: Final = frozenset({"slow", "drip", "partial", "type"}
 _TRANSIENT_STATUSES: Final = (429, 500, 502, 503, 504)
 _SIGN_IN_PAGE: Final = b"<!DOCTYPE html>\n<title>Sign in</title>\n<p>Please sign in to use this network.</p>\n"
 _CHUNKS_PER_SECOND: Final = 50
+_MAX_CHUNK: Final = 64 * 1024
 
 
 class ConnectionDroppedError(Exception):
@@ -72,16 +74,17 @@ class PlannedResponse:
     rate: float | None = None
     cut: bool = False
 
-    def chunks(self) -> list[tuple[float, bytes]]:
-        """Return the body in chunks, at least one, each with the delay in seconds before it."""
+    def chunks(self) -> Iterator[tuple[float, bytes, bool]]:
+        """Return the body in chunks, at least one: the delay in seconds before it, its bytes, and whether more follow.
+
+        Chunks are copied one by one. Requests that wait for clients which do not read share the body.
+        """
         body = b"" if self.response is None else self.response.body
-        if self.cut:
-            body = body[: len(body) // 2]
-        if self.rate is None or not body:
-            return [(0.0, body)]
-        size = max(1, int(self.rate / _CHUNKS_PER_SECOND))
-        pieces = [body[start : start + size] for start in range(0, len(body), size)]
-        return [(len(piece) / self.rate, piece) for piece in pieces]
+        end = len(body) // 2 if self.cut else len(body)
+        size = _MAX_CHUNK if self.rate is None else max(1, int(self.rate / _CHUNKS_PER_SECOND))
+        for start in range(0, max(end, 1), size):
+            piece = body[start : min(start + size, end)]
+            yield 0.0 if self.rate is None else len(piece) / self.rate, piece, start + size < end or self.cut
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,6 +13,7 @@ import logging
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from email.utils import formatdate
@@ -61,7 +62,9 @@ class Server:
         ValueError: if the host is not a loopback address and `allow_remote` is not set.
     """
 
-    def __init__(self, app: ASGIApp, host: str, port: int, *, allow_remote: bool, now: Callable[[], float]) -> None:
+    def __init__(
+        self, app: ASGIApp, host: str, port: int, *, allow_remote: bool, now: Callable[[], float] = time.time
+    ) -> None:
         if not allow_remote and not is_loopback(host):
             raise ValueError(f"host must be a loopback address unless allow_remote=True, not {host!r}")
         self._app = app
@@ -172,7 +175,7 @@ class Server:
         self._connections = state.connections
         log = _error_log()
         bound = {"host": self._host.lower(), "remote": self._allow_remote}
-        limits = Connections(self._loop.time, max_connections=_max_connections(), idle_seconds=_KEEP_ALIVE)
+        limits = Connections(self._loop, max_connections=_max_connections(), idle_seconds=_KEEP_ALIVE)
         server = await self._loop.create_server(
             lambda: _EmulatorProtocol(config, state, log, bound, limits, self._date_headers), sock=listener
         )
@@ -196,12 +199,19 @@ class Server:
         return [(b"date", formatdate(now, usegmt=True).encode())] if 0 <= now <= _MAX_DATE else []
 
     async def _dispatch(self, scope: Any, receive: Any, send: Any) -> None:
+        length = 0
+
         async def send_with_headers(message: Any) -> None:
+            nonlocal length
             if message["type"] == "http.response.start":
                 headers = [*self._date_headers(), *message.get("headers", ())]
                 if scope["state"]["must_close"]() and _CLOSE_HEADER not in headers:
                     headers.append(_CLOSE_HEADER)
                 message = {**message, "headers": headers}
+                length = next((int(value) for name, value in headers if name == b"content-length"), 0)
+            else:
+                length -= len(message.get("body", b""))
+            scope["state"]["set_unsent"](length)
             await send(message)
 
         try:
@@ -276,7 +286,12 @@ class _EmulatorProtocol(H11Protocol):
             is_receiving=self._is_receiving,
             is_busy=lambda: self.cycle is not None and not self.cycle.response_complete,
         )
-        self.app_state = {"abort": transport.abort, "must_close": self._must_close, **self._address}
+        self.app_state = {
+            "abort": transport.abort,
+            "must_close": self._must_close,
+            "set_unsent": self._guarded.set_unsent,
+            **self._address,
+        }
         super().connection_made(self._guarded)
         self._start_head_timer()
 
@@ -287,10 +302,6 @@ class _EmulatorProtocol(H11Protocol):
     def _parse(self, data: bytes) -> None:
         super().data_received(data)
         self._update_head_timer()
-
-    def pause_writing(self) -> None:
-        super().pause_writing()
-        self._limits.limit_unread()
 
     def on_response_complete(self) -> None:
         if self._guarded is not None:
