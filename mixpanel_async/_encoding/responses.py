@@ -40,6 +40,7 @@ from .._model.outcomes import (
     TransportFailure,
 )
 from .._model.records import DropReason
+from .clock import parse_date
 from .masking import mask_urls, one_line
 
 MAX_RETRY_AFTER: Final = 300.0
@@ -66,7 +67,7 @@ def read_response(
     Args:
         reply: the response, or the reason why no response arrived.
         count: number of records in the request.
-        now: wall clock in seconds, for a `Retry-After` with a date.
+        now: wall clock in seconds, for a `Retry-After` with a date in a response without `Date`.
         secrets: values to mask, in case the server repeats them.
     """
     if isinstance(reply, TransportFailure):
@@ -93,7 +94,7 @@ def read_api_response(
 
     Args:
         reply: the response, or the reason why no response arrived.
-        now: wall clock in seconds, for a `Retry-After` with a date.
+        now: wall clock in seconds, for a `Retry-After` with a date in a response without `Date`.
         secrets: values to mask, in case the server repeats them. URLs are masked as well: a query may name a person.
         accepted: statuses of success.
     """
@@ -139,7 +140,7 @@ def _read_status(reply: Response, server_message: str, now: float) -> Outcome:
             message=server_message or _DEFAULT_MESSAGES.get(status, "Mixpanel could not serve the request"),
             applied=status not in _NOT_APPLIED,
             status=status,
-            retry_after=parse_retry_after(reply.retry_after, now=now),
+            retry_after=retry_after_of(reply, now=now),
         )
     if 100 <= status < 300:
         return Retry(
@@ -156,6 +157,24 @@ _DEFAULT_MESSAGES: Final = {
     404: "no such endpoint; check region and api_host",
     429: "the project is over its rate limit",
 }
+
+
+def retry_after_of(reply: Response, *, now: float) -> float | None:
+    """Return the seconds to wait according to the `Retry-After` of a response.
+
+    A date is compared with the `Date` of the same response, because the local clock may be wrong.
+
+    Args:
+        reply: the response.
+        now: wall clock in seconds, for a date in a response without `Date`.
+
+    Returns:
+        0 to 300, or None if the header is absent or invalid.
+    """
+    if reply.retry_after is None:
+        return None
+    server = parse_date(reply.date)
+    return parse_retry_after(reply.retry_after, now=now if server is None else server)
 
 
 def parse_retry_after(value: str | None, *, now: float) -> float | None:

@@ -13,7 +13,7 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_result
 
 from .._encoding.clock import UNKNOWN, Moment, read_moment
 from .._encoding.requests import JSON_HEADERS
-from .._encoding.responses import ReadReply, parse_retry_after, read_api_response
+from .._encoding.responses import ReadReply, read_api_response, retry_after_of
 from .._model.credentials import Auth
 from .._model.errors import (
     ApiError,
@@ -263,7 +263,7 @@ class _Call:
             attempts=self._attempts,
             status=reply.status,
             failed_records=failed,
-            retry_after=parse_retry_after(reply.retry_after, now=self._environment.wall_time()),
+            retry_after=retry_after_of(reply, now=self._environment.wall_time()),
         )
 
 

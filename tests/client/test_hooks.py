@@ -176,6 +176,65 @@ async def test_before_send_that_removes_a_field_of_events_drops_them(field: str)
     assert stats.losses == {FAILED: len(EVENTS) + len(IMMEDIATE)}
 
 
+class TextSubclass(str):
+    """Text that changes each time it is formatted."""
+
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        return "other"
+
+    def strip(self, *_: Any) -> str:
+        return "other"
+
+
+FIELDS: Final = (
+    *("token", "distinct_id", "time", "$insert_id", "event", "properties", "$device_id", "$user_id", "ip"),
+    *("$token", "$distinct_id", "$group_key", "$group_id", "$time", "$set", "$add", "$ip", "$ignore_time"),
+)
+VALUES: Final[dict[str, Any]] = {
+    "None": None,
+    "empty": "",
+    "blank": " \t",
+    "text": "other",
+    "long text": "x" * 300,
+    "control character": "a\0b",
+    "surrogate": "\ud800",
+    "subclass of text": TextSubclass("mine"),
+    "zero": 0,
+    "negative": -1,
+    "huge": 10**400,
+    "infinite": float("inf"),
+    "NaN": float("nan"),
+    "true": True,
+    "bytes": b"other",
+    "list": ["other"],
+    "dict": {"other": 1},
+    "lying dict": Liar({"token": "other", "a": 1}),
+    "unreadable dict": Raiser({"a": 1}),
+    "object": Unsupported(),
+    "placeholder": "undefined",
+}
+
+
+@pytest.mark.parametrize("value", VALUES)
+@pytest.mark.parametrize("field", FIELDS)
+@pytest.mark.anyio
+async def test_before_send_that_changes_a_field_sends_nothing_that_mixpanel_ignores(field: str, value: str) -> None:
+    """What Mixpanel would ignore is dropped with the reason; `run` compares both sides."""
+
+    def hook(mp: AsyncMixpanel, message: Message) -> Message:
+        for place in (message, message.get("properties", {})):
+            if field in place:
+                place[field] = VALUES[value]
+        return message
+
+    results, stats = await run("before_send", hook, RECORDS)
+    assert set(results.values()) == {None}
+    assert stats.accepted == len(RECORDS)
+    assert set(stats.losses) <= {FAILED}
+
+
 @pytest.mark.anyio
 async def test_before_send_that_tracks_without_end_fails_no_call() -> None:
     def endless(mp: AsyncMixpanel, message: Message) -> Message:

@@ -154,6 +154,55 @@ def test_rejected_events_of_a_fast_clock_teach_the_correction() -> None:
     run(body)
 
 
+@pytest.mark.parametrize("error", [-10 * DAY, -2 * HOUR, 0.0, 2 * HOUR, 10 * DAY])
+def test_wrong_clock_does_not_change_the_wait_for_a_date(error: float) -> None:
+    async def body(world: World) -> None:
+        world.error = error
+        async with world.client(retry=RetryPolicy(initial=0.01, maximum=0.01)) as mp:
+            world.status = 503
+            dates = {"Date": 0.0, "Retry-After": 100.0}
+            world.headers = lambda: {
+                name: formatdate(world.true() + seconds, usegmt=True) for name, seconds in dates.items()
+            }
+            await mp.track("u", "e")
+            await mp.flush(0.1)
+            started = world.true()
+            world.status = 200
+            result = await mp.flush(1_000.0)
+            assert result.delivered == 1
+            # One second is the resolution of the header; a quarter is jitter.
+            assert 98.0 <= world.received[0][0] - started <= 127.0
+
+    run(body)
+
+
+@pytest.mark.parametrize("hours", [*range(-240, 241, 24), -13, -5, -1, 1, 5, 13])
+@pytest.mark.parametrize("useless", ["alternating", "standing still", "none"])
+def test_correction_of_any_size_survives_useless_answers_or_ends(
+    hours: int, useless: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """After a correction, other answers must not make new events worse than the local clock is."""
+
+    async def body(world: World) -> None:
+        world.error = hours * HOUR
+        async with world.client() as mp:
+            errors = await world.use(mp)
+            assert abs(errors[-1]) <= 3.0
+            if useless == "alternating":
+                alternating(world)
+            elif useless == "standing still":
+                constant(formatdate(world.true(), usegmt=True))(world)
+            else:
+                without_date(world)
+            for error in await world.use(mp, 60):
+                assert abs(error) <= 3.0 or error == pytest.approx(world.error, abs=0.01)
+            assert mp.stats().dropped == mp.stats().failed == 0
+        # One for the correction, and one for the contradiction.
+        assert len(warnings(caplog)) <= 2
+
+    run(body)
+
+
 @pytest.mark.parametrize("error", [3.0, -3.0, 0.0])
 def test_small_error_is_not_corrected(error: float, caplog: pytest.LogCaptureFixture) -> None:
     async def body(world: World) -> None:

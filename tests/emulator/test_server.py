@@ -8,6 +8,8 @@ import socket
 import subprocess
 import sys
 import threading
+import time
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 import anyio
@@ -16,7 +18,7 @@ import httpx
 import pytest
 from emulator_wire import TOKEN
 
-from mixpanel_async import IdMerge
+from mixpanel_async import AsyncMixpanel, IdMerge
 from mixpanel_async.emulator import Emulator
 
 EVENT = {"event": "Viewed", "properties": {"token": TOKEN, "distinct_id": "u"}}
@@ -157,6 +159,48 @@ def test_disconnect_during_body_is_harmless(capfd: pytest.CaptureFixture[str]) -
         assert post(f"{server.url}/track").text == "1"
     assert len(emulator.requests()) == 1
     assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("error", [0.0, -7_200.0, 864_000.0])
+def test_every_response_has_the_date_of_the_emulator(error: float) -> None:
+    emulator = Emulator()
+    with emulator.serve() as server:
+        response = post(f"{server.url}/_emulator/clock-error", json={"seconds": error})
+        assert response.status_code == 200
+        for path in ("/track", "/nowhere", "/_emulator/reset", "/api/2.0/engage", "/import"):
+            response = post(f"{server.url}{path}")
+            assert response.headers.get_list("date") == [response.headers["date"]]
+            date = parsedate_to_datetime(response.headers["date"]).timestamp()
+            assert date == pytest.approx(time.time() + error, abs=10.0)
+        with socket.create_connection(("127.0.0.1", int(server.url.rpartition(":")[2]))) as raw:
+            raw.sendall(b"this is no HTTP\r\n\r\n")
+            assert b"\r\ndate: " in raw.recv(1000)
+
+
+def test_clock_that_has_no_date_is_left_out() -> None:
+    with Emulator(now=lambda: -1.0).serve() as server:
+        assert "date" not in httpx.get(f"{server.url}/nowhere", trust_env=False).headers
+
+
+@pytest.mark.parametrize("seconds", [float("nan"), float("inf"), 1e10, -1e10])
+def test_impossible_clock_error_is_refused(seconds: float) -> None:
+    with pytest.raises(ValueError, match="seconds must be"):
+        Emulator().set_clock_error(seconds)
+
+
+@pytest.mark.anyio
+async def test_client_corrects_its_clock_by_the_emulator() -> None:
+    emulator = Emulator()
+    emulator.set_clock_error(7_200.0)
+    async with emulator.serve() as server, AsyncMixpanel(TOKEN, api_host=server.url) as mp:
+        with anyio.fail_after(20.0):
+            while True:
+                await anyio.sleep(0.2)
+                await mp.track("u", "Viewed")
+                await mp.flush()
+                ahead = emulator.events()[-1]["properties"]["time"] / 1000 - time.time()
+                if abs(ahead - 7_200.0) < 5.0:
+                    break
 
 
 def test_large_body_is_refused_with_readable_response() -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import base64
 import json
+from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
-from email.utils import format_datetime
+from email.utils import format_datetime, formatdate
 from typing import Any
 from urllib.parse import quote
 
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 from mixpanel_async import ServiceAccountCredentials
 from mixpanel_async._encoding.batch_body import BatchBody
 from mixpanel_async._encoding.requests import RequestEncoder, zlib_compressor
-from mixpanel_async._encoding.responses import MAX_RETRY_AFTER, parse_retry_after, read_response
+from mixpanel_async._encoding.responses import MAX_RETRY_AFTER, parse_retry_after, read_api_response, read_response
 from mixpanel_async._model.credentials import Secret
 from mixpanel_async._model.errors import FailedRecord
 from mixpanel_async._model.outcomes import (
@@ -559,3 +560,28 @@ def test_retry_after_date_is_independent_of_the_time_zone(seconds: int, hours: i
     moment = datetime.fromtimestamp(NOW, timezone.utc) + timedelta(seconds=seconds)
     value = format_datetime(moment.astimezone(timezone(timedelta(hours=hours))))
     assert parse_retry_after(value, now=NOW) == min(max(seconds, 0), MAX_RETRY_AFTER)
+
+
+@pytest.mark.parametrize("error", [-10 * 86_400, -7_200, -30, 0, 30, 7_200, 10 * 86_400])
+@pytest.mark.parametrize("read", [read_response, read_api_response])
+def test_retry_after_date_is_compared_with_the_date_of_the_response(read: Callable[..., Outcome], error: int) -> None:
+    after = formatdate(NOW + 20, usegmt=True)
+    reply = Response(status=503, body=b"", retry_after=after, date=formatdate(NOW, usegmt=True))
+    result = read(reply, now=NOW + error)
+    assert isinstance(result, Retry)
+    assert result.retry_after == 20.0
+
+
+@pytest.mark.parametrize("date", [None, "", "yesterday", "Thu, 99 Jan 1970 00:00:00 GMT"])
+def test_retry_after_date_without_a_date_of_the_response_uses_the_local_clock(date: str | None) -> None:
+    reply = Response(status=429, body=b"", retry_after=formatdate(NOW + 20, usegmt=True), date=date)
+    result = read_response(reply, now=NOW)
+    assert isinstance(result, Retry)
+    assert result.retry_after == 20.0
+
+
+@pytest.mark.parametrize("date", [None, formatdate(NOW, usegmt=True)])
+def test_retry_after_in_seconds_ignores_every_clock(date: str | None) -> None:
+    result = read_response(Response(status=429, body=b"", retry_after="7", date=date), now=NOW + 1e6)
+    assert isinstance(result, Retry)
+    assert result.retry_after == 7.0

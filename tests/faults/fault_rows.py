@@ -33,6 +33,8 @@ _REPLIES: Final = "encoding/test_responses.py::test_"
 _RETRY: Final = "http/test_retry.py::test_"
 _VALUES: Final = "encoding/test_validation.py::test_"
 _SAFETY: Final = "emulator/test_access_control.py::test_"
+_HOOKS: Final = "client/test_hooks.py::test_"
+_CLIENTS: Final = "faults/test_emulator_clients.py::test_"
 _HOSTILE: Final = "emulator/test_hostile_input.py::test_"
 _DISKS: Final = "faults/test_spool_disks.py::test_"
 _INTERRUPTED: Final = "faults/test_interruptions.py::test_"
@@ -51,6 +53,7 @@ CATALOGUE: Final = (
     *("K1", "K2", "K3", "K4", "K5", "K6", "K7", "K8", "K9", "K10", "K11", "K12"),
     *("G2", "G5-disk", "G7", "G8", "G9", "G11", "G14", "G17"),
     "G6-disk",
+    *("G3-hooks", "G4-clock", "G16"),
     *("P1", "P2", "P3", "P4", "P5", "P6", "P7"),
     *("S1", "S2", "S3", "S4", "S5", "S6", "S7", "S10", "S11", "S12", "S13", "S14"),
 )
@@ -285,6 +288,25 @@ ROWS: Final[Mapping[str, tuple[str, ...]]] = {
         f"{_SAFETY}control_api_refuses_foreign_origin",
         f"{_SAFETY}every_response_has_security_headers_and_no_cors",
         "emulator/test_server.py::test_non_loopback_address_requires_allow_remote",
+    ),
+    "G3-hooks": (
+        f"{_HOOKS}before_send",
+        f"{_HOOKS}before_send_that_removes_a_field_of_events_drops_them",
+        f"{_HOOKS}before_send_that_changes_a_field_sends_nothing_that_mixpanel_ignores",
+    ),
+    "G4-clock": (
+        f"{_CLOCK}d12_wrong_clock_is_corrected_and_reported_once",
+        f"{_CLOCK}right_clock_is_not_changed",
+        f"{_CLOCK}wrong_clock_is_not_corrected_by_useless_dates",
+        f"{_CLOCK}correction_of_any_size_survives_useless_answers_or_ends",
+        f"{_CLOCK}clock_set_during_an_outage_drops_nothing",
+        f"{_CLOCK}wrong_clock_does_not_change_the_wait_for_a_date",
+    ),
+    "G16": (
+        f"{_CLIENTS}others_are_answered_and_memory_is_bounded",
+        f"{_CLIENTS}refused_body_is_answered_before_it_ends",
+        f"{_CLIENTS}client_that_does_not_read_is_disconnected",
+        f"{_CLIENTS}connections_above_the_maximum_close_idle_ones",
     ),
     "G7": (
         f"{_FULL_DISK}g7_records_are_accepted_again_soon_after_a_full_disk_has_room",
