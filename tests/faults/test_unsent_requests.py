@@ -332,7 +332,7 @@ def test_g2_event_loop_that_ends_while_it_connects_has_sent_nothing(
     clients: list[AsyncMixpanel] = []
 
     async def first() -> None:
-        async with setting(phase, monkeypatch, tmp_path) as it:
+        async with setting(phase, monkeypatch, tmp_path, limit=1_000) as it:
             mp = it.make_client(timeout=20.0, loop_end_timeout=0.1, shutdown_timeout=0.1)
             clients.append(mp)
             await mp.people_increment("user", {"visits": 1})
