@@ -174,12 +174,18 @@ class EventMethods(ClientBase):
         if self._options.credentials is None and secret is not None:
             lane = self._queue.lane(RecordKind.IMPORTS, secret)
         event = EventArguments(distinct_id, event_name, properties, meta, time=timestamp)
-        record = self._encode_event(event, lane, recent=False)
+        record = self._encode_event(event, lane, recent=False, time_argument="timestamp")
         if record is not None:
             await self._sender.enqueue(lane, record, self._options.batching.wait_timeout)
 
     def _encode_event(
-        self, event: EventArguments, lane: Lane, *, recent: bool | None = None, is_awaited: bool = False
+        self,
+        event: EventArguments,
+        lane: Lane,
+        *,
+        recent: bool | None = None,
+        is_awaited: bool = False,
+        time_argument: str = "time",
     ) -> bytes | None:
         """Encode an event. Return None if there is nothing to send: it was dropped, or the client is disabled."""
         if not self._options.enabled:
@@ -192,6 +198,8 @@ class EventMethods(ClientBase):
             outcome: Outcome = dropped
         except Exception as error:  # noqa: BLE001  a user's types may raise anything
             outcome = as_refusal(error)
+            if isinstance(outcome, ValidationError) and outcome.path == "time":
+                outcome = ValidationError(time_argument, outcome.problem)
         if is_awaited and isinstance(outcome, MixpanelException):
             self._invalid.refuse_awaited(outcome)
         else:

@@ -55,6 +55,18 @@ _ENVELOPE: Final = frozenset(
     }
 )
 
+# Path of a property, its name, and the argument that sets it.
+_ARGUMENTS: Final = {
+    f"properties.{name}": (name, argument)
+    for name, argument in (
+        ("distinct_id", "distinct_id"),
+        ("$user_id", "user_id"),
+        ("$device_id", "device_id"),
+        ("time", "time"),
+        ("$insert_id", "insert_id"),
+    )
+}
+
 
 class EventArguments(NamedTuple):
     """Arguments of one call that tracks an event. `AsyncMixpanel.track` documents them."""
@@ -135,7 +147,7 @@ class RecordEncoder:
             recent: overrides the encoder's `recent` for this event.
 
         Raises:
-            ValidationError: if Mixpanel would not accept the event. `path` names the offending part.
+            ValidationError: if Mixpanel would not accept the event. `path` names the offending argument or property.
             DroppedByHook: if the `before_send` hook dropped the event or failed.
         """
         recent = self._recent if recent is None else recent
@@ -145,7 +157,10 @@ class RecordEncoder:
         if record is not None:
             return record
         message, has_own_stamps = self._build_event(arguments, now_ms, insert_id)
-        record = self._finish_event(message, now=now, recent=recent, has_own_stamps=has_own_stamps)
+        try:
+            record = self._finish_event(message, now=now, recent=recent, has_own_stamps=has_own_stamps)
+        except ValidationError as error:
+            raise _name_argument(error, arguments, message["properties"]) from None
         if self._before_send is None:
             return record
         # The caller's arguments are valid. From here on, an invalid value comes from the hook.
@@ -176,11 +191,11 @@ class RecordEncoder:
             if "time" in properties:
                 # The property overrides the argument, which is then not validated.
                 return None
-            now_ms = event_time(time, "properties.time", now=now, recent=recent)
+            now_ms = event_time(time, "time", now=now, recent=recent)
         if own_insert_id is not None:
             if "$insert_id" in properties or type(own_insert_id) is not str:
                 return None
-            check_insert_id(own_insert_id, "properties.$insert_id")
+            check_insert_id(own_insert_id, "insert_id")
         data = self.fast_encoder.encode(
             distinct_id, event_name, properties, time_fragment(now_ms), insert_id_fragment(insert_id)
         )
@@ -371,7 +386,32 @@ def _merge_meta(message: Message, meta: Mapping[str, Any], normalizer: Normalize
 
 
 def _derive_distinct_id(user_id: str | None, device_id: str | None) -> str | None:
-    return f"$device:{device_id}" if user_id is None and isinstance(device_id, str) else user_id
+    if user_id is not None:
+        return user_id
+    # An invalid id is refused later.
+    return f"$device:{device_id}" if isinstance(device_id, str) else device_id
+
+
+def _name_argument(error: ValidationError, arguments: EventArguments, properties: Message) -> ValidationError:
+    """Return an error whose path is an argument, if the invalid value comes from it and not from a property.
+
+    Args:
+        error: error of `_finish_event`.
+        arguments: arguments of the call.
+        properties: properties of the event, which include the values of the arguments.
+    """
+    if error.path not in _ARGUMENTS:
+        return error
+    name, argument = _ARGUMENTS[error.path]
+    value, given = properties.get(name), getattr(arguments, argument)
+    if name == "distinct_id" and given is None and value is not None:
+        # It was derived from another argument.
+        if value is arguments.user_id:
+            given, argument = value, "user_id"
+        elif value is arguments.device_id or value == _derive_distinct_id(None, arguments.device_id):
+            given, argument = value, "device_id"
+    is_own = value is given and (given is not None or name == "distinct_id")
+    return ValidationError(argument, error.problem) if is_own else error
 
 
 def _address(ip: object) -> str:
@@ -382,7 +422,7 @@ def _address(ip: object) -> str:
             return str(ip_address(ip))
         except ValueError:
             pass
-    raise ValidationError("properties.ip", 'must be an IPv4 or IPv6 address, or "0" to disable geolocation')
+    raise ValidationError("ip", 'must be an IPv4 or IPv6 address, or "0" to disable geolocation')
 
 
 def _check_name(name: object) -> None:

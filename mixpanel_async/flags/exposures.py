@@ -75,7 +75,7 @@ class Exposures:
             # The official SDK sends the number. As a string it belongs to the user that `str(user.id)` tracks.
             distinct_id = str(distinct_id)
         elif not isinstance(distinct_id, str):
-            self._lost(f"properties.distinct_id: must be a string, not {type(distinct_id).__name__}")
+            self._lost(f"distinct_id: must be a string, not {type(distinct_id).__name__}")
             return
         exposure = (flag_key, variant.variant_key, distinct_id)
         now = self._monotonic()

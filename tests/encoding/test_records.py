@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from datetime import date, datetime, timedelta, timezone, tzinfo
 from decimal import Decimal
 from enum import Enum, IntEnum
+from types import MappingProxyType
 from typing import Any
 from uuid import UUID
 
@@ -220,7 +221,7 @@ def test_missing_distinct_id_is_derived_from_user_or_device() -> None:
     assert sent(distinct_id=None, device_id="d")["distinct_id"] == "$device:d"
     assert sent(distinct_id=None, user_id="u", device_id="d")["distinct_id"] == "u"
     assert sent({"distinct_id": "p"}, distinct_id=None)["distinct_id"] == "p"
-    assert rejection_of(lambda: record(distinct_id=None)).path == "properties.distinct_id"
+    assert rejection_of(lambda: record(distinct_id=None)).path == "distinct_id"
 
 
 def test_empty_distinct_id_is_sent() -> None:
@@ -228,22 +229,18 @@ def test_empty_distinct_id_is_sent() -> None:
 
 
 ID_ARGUMENTS: dict[str, Callable[[Any], bytes]] = {
-    "properties.distinct_id": lambda value: record(distinct_id=value),
-    "properties.distinct_id as property": lambda value: record({"distinct_id": value}),
-    "properties.$user_id": lambda value: record(user_id=value),
-    "properties.$user_id as property": lambda value: record({"$user_id": value}),
-    "properties.$device_id": lambda value: record(device_id=value),
-    "properties.$device_id as property": lambda value: record({"$device_id": value}),
-    "properties.$insert_id": lambda value: record(insert_id=value),
-    "properties.$insert_id as property": lambda value: record({"$insert_id": value}),
+    "distinct_id": lambda value: record(distinct_id=value),
+    "properties.distinct_id": lambda value: record({"distinct_id": value}),
+    "user_id": lambda value: record(user_id=value),
+    "properties.$user_id": lambda value: record({"$user_id": value}),
+    "device_id": lambda value: record(device_id=value),
+    "properties.$device_id": lambda value: record({"$device_id": value}),
+    "insert_id": lambda value: record(insert_id=value),
+    "properties.$insert_id": lambda value: record({"$insert_id": value}),
     "$distinct_id": lambda value: update({"$distinct_id": value, "$set": {}}),
     "$group_id": lambda value: update({"$group_key": "k", "$group_id": value, "$set": {}}),
 }
 every_id = pytest.mark.parametrize("where", list(ID_ARGUMENTS))
-
-
-def path_of(where: str) -> str:
-    return where.split(" ", maxsplit=1)[0]
 
 
 @every_id
@@ -251,45 +248,45 @@ def path_of(where: str) -> str:
 @settings(PROPERTY, max_examples=60)
 def test_placeholder_ids_are_rejected_in_any_case(where: str, placeholder: str, data: st.DataObject) -> None:
     written = "".join(data.draw(st.sampled_from([char.lower(), char.upper()])) for char in placeholder)
-    assert rejection_of(lambda: ID_ARGUMENTS[where](written)).path == path_of(where)
+    assert rejection_of(lambda: ID_ARGUMENTS[where](written)).path == where
 
 
 @every_id
 @pytest.mark.parametrize("value", [5, 0, True, 1.5, b"id", ["id"], {"id": 1}, UUID(int=1)])
 def test_id_that_is_not_a_string_is_rejected(where: str, value: object) -> None:
     error = rejection_of(lambda: ID_ARGUMENTS[where](value))
-    assert error.path == path_of(where)
+    assert error.path == where
     assert type(value).__name__ in error.problem
 
 
 @every_id
 @pytest.mark.parametrize("value", ["", " ", "\t\n", "\u2003"])
 def test_blank_id_is_rejected(where: str, value: str) -> None:
-    if value == "" and where.startswith("properties.distinct_id"):
+    if value == "" and where in {"distinct_id", "properties.distinct_id"}:
         return
-    assert rejection_of(lambda: ID_ARGUMENTS[where](value)).path == path_of(where)
+    assert rejection_of(lambda: ID_ARGUMENTS[where](value)).path == where
 
 
 @every_id
 def test_id_with_a_lone_surrogate_is_rejected(where: str) -> None:
-    assert rejection_of(lambda: ID_ARGUMENTS[where]("\ud800")).path == path_of(where)
+    assert rejection_of(lambda: ID_ARGUMENTS[where]("\ud800")).path == where
 
 
 @every_id
 def test_id_whose_repr_raises_is_rejected(where: str) -> None:
-    assert rejection_of(lambda: ID_ARGUMENTS[where](Raising())).path == path_of(where)
+    assert rejection_of(lambda: ID_ARGUMENTS[where](Raising())).path == where
 
 
 def test_invalid_device_id_is_reported_with_an_id_path() -> None:
     for value in (5, Raising(), "\ud800", "", "null"):
         error = rejection_of(lambda value=value: record(distinct_id=None, device_id=value))  # type: ignore[misc]
-        assert error.path in {"properties.$device_id", "properties.distinct_id"}
+        assert error.path == "device_id"
 
 
 @pytest.mark.parametrize("value", ["名前", "a" * 300, "user@example.test", "a b", "00", "nullable", "-10", "é"])
 def test_any_other_string_is_a_valid_id(value: str) -> None:
     for where, call in ID_ARGUMENTS.items():
-        if "$insert_id" not in where:
+        if "insert_id" not in where:
             assert value in json.dumps(read(call(value)), ensure_ascii=False)
 
 
@@ -305,9 +302,12 @@ def test_insert_id_of_36_letters_digits_and_dashes_is_accepted(value: str) -> No
 
 @pytest.mark.parametrize("value", ["A" * 37, "a_b", "a.b", "a b", "ä", "１", "a\n", "\n", "a\x00", "a/b", "{a}", "²"])
 def test_invalid_insert_id_is_rejected(value: str) -> None:
-    for call in (lambda: record(insert_id=value), lambda: record({"$insert_id": value})):
+    for path, call in (
+        ("insert_id", lambda: record(insert_id=value)),
+        ("properties.$insert_id", lambda: record({"$insert_id": value})),
+    ):
         error = rejection_of(call)
-        assert error.path == "properties.$insert_id"
+        assert error.path == path
         assert value.strip("A") == "" or value not in str(error)
 
 
@@ -422,14 +422,14 @@ def test_time_is_sent_in_whole_milliseconds(value: Any, expected: int) -> None:
 
 @pytest.mark.parametrize(("value", "why"), [row[1:] for row in INVALID_TIMES], ids=[row[0] for row in INVALID_TIMES])
 def test_invalid_time_is_rejected(value: Any, why: str) -> None:
-    for call in (lambda: record(time=value), lambda: record({"time": value})):
+    for path, call in (("time", lambda: record(time=value)), ("properties.time", lambda: record({"time": value}))):
         error = rejection_of(call)
-        assert error.path == "properties.time"
+        assert error.path == path
         assert why in error.problem
 
 
 def test_time_whose_repr_raises_is_rejected() -> None:
-    assert rejection_of(lambda: record(time=Raising())).path == "properties.time"
+    assert rejection_of(lambda: record(time=Raising())).path == "time"
 
 
 def test_time_none_is_now_as_argument_and_invalid_as_property() -> None:
@@ -442,12 +442,12 @@ def test_track_accepts_five_days_and_import_any_age() -> None:
     tracking, importing = RecordEncoder("t", recent=True), RecordEncoder("t", recent=False)
     assert sent(time=recent, encoder=tracking)["time"] == NOW_MS - 432_000_000
     error = rejection_of(lambda: record(time=old, encoder=tracking))
-    assert error.path == "properties.time"
+    assert error.path == "time"
     assert "five days" in error.problem
     assert "import_data" in error.problem
     assert sent(time=old, encoder=importing)["time"] == NOW_MS - 432_000_001
     assert sent(time=old, encoder=tracking, recent=False)["time"] == NOW_MS - 432_000_001
-    assert rejection_of(lambda: record(time=old, encoder=importing, recent=True)).path == "properties.time"
+    assert rejection_of(lambda: record(time=old, encoder=importing, recent=True)).path == "time"
 
 
 @given(ms=st.integers(100_000_000_000, NOW_MS + 3_600_000))
@@ -502,7 +502,38 @@ def test_ip_address_or_zero_is_sent(ip: str, expected: str) -> None:
     ],
 )
 def test_invalid_ip_address_is_rejected(ip: object) -> None:
-    assert rejection_of(lambda: record(ip=ip)).path == "properties.ip"
+    assert rejection_of(lambda: record(ip=ip)).path == "ip"
+
+
+# Path of an invalid argument
+
+
+@pytest.mark.parametrize("properties", [None, {}, {"plan": "pro"}, MappingProxyType({"plan": "pro"})])
+@pytest.mark.parametrize("encoder", [RecordEncoder("t"), RecordEncoder("t", super_properties={"$user_id": "super"})])
+@pytest.mark.parametrize(
+    ("arguments", "path"),
+    [
+        ({"distinct_id": 7}, "distinct_id"),
+        ({"distinct_id": None, "user_id": 7}, "user_id"),
+        ({"distinct_id": None, "user_id": "null", "device_id": "d"}, "user_id"),
+        ({"distinct_id": None, "user_id": "u", "device_id": "null"}, "device_id"),
+        ({"distinct_id": None, "device_id": "\ud800"}, "device_id"),
+        ({"distinct_id": None, "device_id": "null"}, "device_id"),
+        ({"time": "soon"}, "time"),
+        ({"insert_id": "a b"}, "insert_id"),
+        ({"ip": "localhost"}, "ip"),
+    ],
+)
+def test_invalid_argument_is_named(arguments: Any, path: str, properties: Any, encoder: RecordEncoder) -> None:
+    assert rejection_of(lambda: record(properties, encoder=encoder, **arguments)).path == path
+
+
+@pytest.mark.parametrize(
+    ("name", "argument"), [("distinct_id", "distinct_id"), ("$user_id", "user_id"), ("time", "time")]
+)
+def test_invalid_property_that_overrides_an_argument_is_named(name: str, argument: str) -> None:
+    valid: Any = {argument: NOW if name == "time" else "u"}
+    assert rejection_of(lambda: record({name: [7]}, **valid)).path == f"properties.{name}"
 
 
 # Meta

@@ -114,11 +114,11 @@ async def test_exposure_window_remembers_a_bounded_number(monkeypatch: pytest.Mo
 @pytest.mark.parametrize(
     ("context", "message"),
     [
-        ({"distinct_id": "null"}, "properties.distinct_id: "),
-        ({"distinct_id": 42.0}, "properties.distinct_id: must be a string, not float"),
-        ({"distinct_id": True}, "properties.distinct_id: must be a string, not bool"),
-        ({"distinct_id": UUID(int=1)}, "properties.distinct_id: must be a string, not UUID"),
-        ({"distinct_id": ["user-1"]}, "properties.distinct_id: must be a string, not list"),
+        ({"distinct_id": "null"}, "distinct_id: "),
+        ({"distinct_id": 42.0}, "distinct_id: must be a string, not float"),
+        ({"distinct_id": True}, "distinct_id: must be a string, not bool"),
+        ({"distinct_id": UUID(int=1)}, "distinct_id: must be a string, not UUID"),
+        ({"distinct_id": ["user-1"]}, "distinct_id: must be a string, not list"),
         ({"company": "c"}, "the context has no distinct_id"),
         ({"company": "c", "distinct_id": ""}, "the context has no distinct_id"),
     ],
