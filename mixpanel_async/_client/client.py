@@ -20,11 +20,12 @@ from .._model.config import (
     BatchPolicy,
     ClientOptions,
     EventsEndpoint,
-    IdMerge,
+    IdMergeOption,
     InvalidOption,
     Overflow,
     Region,
     RetryPolicy,
+    as_id_merge,
     check_number,
     env_options,
 )
@@ -90,8 +91,8 @@ class AsyncMixpanel(EventMethods, IdentityMethods, ProfileMethods):
         credentials: service account. With it, events go to `/import`, which reports each record that it rejects.
         region: data residency of the project: `us`, `eu` or `in`; default `us`.
         api_host: host or origin that replaces the region's, such as a proxy or `http://127.0.0.1:8080`.
-        id_merge: the project's ID Merge system. With it, identity calls that the project would ignore raise
-            `IdentityError`.
+        id_merge: the project's ID Merge system, an `IdMerge` or its text, such as `simplified`. With it, identity calls
+            that the project would ignore raise `IdentityError`.
         batching: size and timing of batches; see `BatchPolicy`.
         retry: retries of queued records; see `RetryPolicy`. Unlimited by default: the queue is the limit.
         identity_retry: retries of awaited calls; by default 3 attempts within 15 seconds. It must have a limit.
@@ -139,7 +140,7 @@ class AsyncMixpanel(EventMethods, IdentityMethods, ProfileMethods):
         credentials: ServiceAccountCredentials | None = None,
         region: Region = "us",
         api_host: str | None = None,
-        id_merge: IdMerge | None = None,
+        id_merge: IdMergeOption | None = None,
         batching: BatchPolicy = _BATCHING,
         retry: RetryPolicy = _RETRY,
         identity_retry: RetryPolicy = _IDENTITY_RETRY,
@@ -172,7 +173,7 @@ class AsyncMixpanel(EventMethods, IdentityMethods, ProfileMethods):
                 region=region,
                 api_host=api_host,
                 allow_http=allow_http,
-                id_merge=id_merge,
+                id_merge=as_id_merge(id_merge),
                 batching=batching,
                 retry=retry,
                 identity_retry=identity_retry,

@@ -9,7 +9,7 @@ from math import inf
 from typing import Any, Final, Literal
 
 from .credentials import ServiceAccountCredentials, as_token
-from .errors import raise_configuration_error, show_text
+from .errors import ConfigurationError, raise_configuration_error, show_text
 from .origin import parse_origin
 
 Region = Literal["us", "eu", "in"]
@@ -33,6 +33,30 @@ class IdMerge(Enum):
     """``$identify``, ``$create_alias`` and ``$merge`` join ids, also for past events."""
     SIMPLIFIED = "simplified"
     """An event with both ``$device_id`` and ``$user_id`` joins them; `alias`, `identify` and `merge` do nothing."""
+
+    @classmethod
+    def _missing_(cls, value: object) -> IdMerge | None:
+        return next((one for one in cls if isinstance(value, str) and value.lower() == one.value), None)
+
+
+IdMergeOption = IdMerge | Literal["legacy", "original", "simplified"]
+
+
+def as_id_merge(value: object, name: str = "id_merge") -> IdMerge | None:
+    """Return an option as `IdMerge`; None stays None.
+
+    Args:
+        value: an `IdMerge`, or its text in any case.
+        name: name of the option for errors.
+
+    Raises:
+        ConfigurationError: if it is neither.
+    """
+    try:
+        return None if value is None else IdMerge(value)
+    except ValueError:
+        text = show_text(value)
+    raise ConfigurationError(f"{name} must be legacy, original or simplified, not {text}")
 
 
 class Overflow(Enum):
@@ -276,12 +300,7 @@ def env_options(environ: Mapping[str, str], given: Mapping[str, Any]) -> dict[st
         options["enabled"] = False
     id_merge = read("ID_MERGE")
     if id_merge is not None and "id_merge" not in given:
-        try:
-            options["id_merge"] = IdMerge(id_merge.lower())
-        except ValueError:
-            raise_configuration_error(
-                f"MIXPANEL_ID_MERGE must be legacy, original or simplified, not {show_text(id_merge)}"
-            )
+        options["id_merge"] = as_id_merge(id_merge, "MIXPANEL_ID_MERGE")
     return options
 
 

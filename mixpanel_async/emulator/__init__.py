@@ -27,7 +27,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from mixpanel_async._model.config import IdMerge
 
@@ -111,7 +111,7 @@ class Emulator(FaultControls):
 
     def __init__(
         self,
-        id_merge: IdMerge = IdMerge.SIMPLIFIED,
+        id_merge: IdMerge | Literal["legacy", "original", "simplified"] = IdMerge.SIMPLIFIED,
         *,
         token: str | None = None,
         secret: str | None = None,

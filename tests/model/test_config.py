@@ -20,7 +20,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import mixpanel_async
+import mixpanel_async.emulator
 from mixpanel_async import (
     BatchPolicy,
     ConfigurationError,
@@ -709,3 +709,23 @@ def test_equal_secrets_have_equal_hashes() -> None:
     assert Secret("a") != "a"
     assert len({Secret("a"), Secret("a"), Secret("b")}) == 2
     assert Secret("a").reveal() == "a"
+
+
+@pytest.mark.parametrize("system", IdMerge)
+@pytest.mark.parametrize("spell", [lambda one: one, lambda one: one.value, lambda one: one.value.upper()])
+def test_id_merge_is_accepted_as_enum_and_as_text(system: IdMerge, spell: Callable[[IdMerge], Any]) -> None:
+    given = spell(system)
+    emulator = mixpanel_async.emulator.Emulator(given)
+    assert emulator.id_merge is system
+    for client in (
+        mixpanel_async.AsyncMixpanel("token", id_merge=given),
+        mixpanel_async.AsyncMixpanel.from_env({"MIXPANEL_TOKEN": "token"}, id_merge=given),
+        emulator.client(id_merge=given),
+    ):
+        assert client.id_merge is system
+
+
+@pytest.mark.parametrize("value", ["", "simple", 1, b"original", ["original"], IdMerge])
+def test_client_refuses_an_unknown_id_merge(value: Any) -> None:
+    text = refused(lambda: mixpanel_async.AsyncMixpanel("token", id_merge=value))
+    assert text.startswith("id_merge must be legacy, original or simplified, not ")

@@ -87,7 +87,7 @@ def _client_factory(make: object, options: dict[str, Any]) -> Callable[[], Async
         return function
     if isinstance(options.get("id_merge"), str):
         try:
-            options["id_merge"] = IdMerge(options["id_merge"].lower())
+            options["id_merge"] = IdMerge(options["id_merge"])
         except ValueError:
             raise ConfigurationError(
                 f"{_SETTING}['ID_MERGE'] must be {', '.join(one.value for one in IdMerge)}, not {options['id_merge']!r}"
