@@ -9,6 +9,7 @@ standard library, so that a missing optional dependency is reported in one line.
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib.util import find_spec
 
@@ -34,4 +35,22 @@ def main() -> None:
     require("demo" if sys.argv[1:2] in (["demo"], ["emulator"]) else "cli", "typer", "rich")
     from .app import app
 
-    app()
+    try:
+        app()
+    except BaseException as error:
+        if not _is_closed_pipe(error):
+            raise
+        # What is still buffered would raise again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(1) from None
+
+
+def _is_closed_pipe(error: BaseException) -> bool:
+    """Return whether a task ended because the reader of the output, such as `head`, has ended.
+
+    Typer handles an error that comes without a group. Rich turns it into `SystemExit`.
+    """
+    members: tuple[BaseException, ...] = getattr(error, "exceptions", ())
+    return bool(members) and all(
+        isinstance(one, (BrokenPipeError, SystemExit)) or _is_closed_pipe(one) for one in members
+    )

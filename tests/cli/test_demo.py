@@ -152,3 +152,18 @@ def test_control_c_ends_the_demo_without_a_traceback() -> None:
 def test_version_option_prints_the_version() -> None:
     result = run_command("--version")
     assert (result.returncode, result.stdout, result.stderr) == (0, f"mixpanel-async {__version__}\n", "")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="closed pipes raise other errors there")
+@pytest.mark.parametrize("command", [["demo", "--events", "50"], ["--help"], ["emulator", "--help"]])
+def test_closed_pipe_ends_a_command_quietly(command: list[str]) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", RUN, *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        for _ in range(5):
+            process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == ""
+        assert process.wait(timeout=25) in {0, 1}
