@@ -8,6 +8,9 @@
       - 'Signed up' for 'user-1', but plan is 'pro' instead of 'free'
       - 'Viewed page' for 'user-1'
 
+In a Simplified project the person of the device `d` has the id `$device:d`. The assertions also accept `d`, unless it
+is the id of another person.
+
 The assertions check data that has arrived, so call `await client.flush()` first. They work with any test framework.
 With pytest, this package also provides the fixtures `mixpanel_emulator` and `mixpanel_client`.
 """
@@ -16,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from reprlib import Repr
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 if TYPE_CHECKING:
     from mixpanel_async.emulator import Emulator
@@ -67,6 +70,7 @@ def assert_tracked(
     __tracebackhide__ = True
     if times is not None and times < 1:
         raise ValueError(f"times must be at least 1 or None, not {times}; to expect no event, use assert_not_tracked")
+    distinct_id = _person_id(emulator, distinct_id)
     found = _matching(emulator, event_name, distinct_id, properties)
     if found and times in {None, len(found)}:
         return found[0]
@@ -96,6 +100,7 @@ def assert_not_tracked(
         AssertionError: if a matching event arrived. The message lists the matching events.
     """
     __tracebackhide__ = True
+    distinct_id = _person_id(emulator, distinct_id)
     found = _matching(emulator, event_name, distinct_id, properties)
     if found:
         raise AssertionError(
@@ -120,6 +125,8 @@ def assert_same_person(emulator: Emulator, first: str, second: str) -> str:
             the reasons why they failed.
     """
     __tracebackhide__ = True
+    given = (first, second)
+    first, second = _person_id(emulator, first), _person_id(emulator, second)
     if emulator.resolve(first) == emulator.resolve(second):
         return emulator.resolve(first)
     people = " and ".join(_format_ids(emulator.cluster(one)) for one in (first, second))
@@ -127,6 +134,7 @@ def assert_same_person(emulator: Emulator, first: str, second: str) -> str:
     raise AssertionError(
         f"expected {first!r} and {second!r} to be one person; they are two: {people}"
         f"{_bullet_list(described) if described else f'{chr(10)}  {_missing_link(emulator)}'}"
+        f"{''.join(_device_hints(emulator, given))}"
     )
 
 
@@ -142,6 +150,7 @@ def assert_different_people(emulator: Emulator, first: str, second: str) -> None
         AssertionError: if the ids belong to one person. The message lists the identity calls that joined them.
     """
     __tracebackhide__ = True
+    first, second = _person_id(emulator, first), _person_id(emulator, second)
     if emulator.resolve(first) == emulator.resolve(second):
         described = [
             _describe_identity_call(entry)
@@ -169,6 +178,7 @@ def assert_profile(emulator: Emulator, distinct_id: str, properties: Mapping[str
         AssertionError: if the profile does not exist or differs. The message lists the differences.
     """
     __tracebackhide__ = True
+    distinct_id = _person_id(emulator, distinct_id)
     found = emulator.profile(distinct_id)
     if found is None:
         known = _format_ids(emulator.profiles())
@@ -196,6 +206,39 @@ def assert_group(emulator: Emulator, group_key: str, group_id: str, properties: 
     if found is None:
         raise AssertionError(f"expected a profile for {group_key} {group_id!r}; got none{_describe_arrivals(emulator)}")
     return _check_properties(f"profile of {group_key} {group_id!r}", found, properties)
+
+
+_Id = TypeVar("_Id", str, str | None)
+
+
+def _person_id(emulator: Emulator, given: _Id) -> _Id:
+    """Return the id of a person. In a Simplified project, return `$device:d` for `d` if only a device has that id."""
+    if given is None or not _is_device(emulator, given):
+        return given
+    is_person = (
+        emulator.cluster(given) != {given}
+        or given in emulator.profiles()
+        or any(given in _own_ids(event) for event in emulator.events())
+    )
+    return given if is_person else f"$device:{given}"
+
+
+def _is_device(emulator: Emulator, given: str) -> bool:
+    """Return whether an event of a Simplified project named this device."""
+    return emulator.id_merge.value == "simplified" and any(
+        str(event["properties"].get("$device_id")).removeprefix("$device:") == given for event in emulator.events()
+    )
+
+
+def _own_ids(event: _Event) -> tuple[object, object]:
+    properties = event["properties"]
+    return properties["$distinct_id_before_identity"], properties.get("$user_id")
+
+
+def _device_hints(emulator: Emulator, given: Iterable[str]) -> Iterator[str]:
+    for one in given:
+        if _is_device(emulator, one):
+            yield f"\n  in a Simplified project the device {one!r} has the id {f'$device:{one}'!r}"
 
 
 def _matching(

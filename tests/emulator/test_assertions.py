@@ -194,3 +194,35 @@ def test_assert_group_lists_differences(emulator: Emulator, wire: Wire) -> None:
     wire.groups("company", "acme", set={"size": 3})
     assert assert_group(emulator, "company", "acme", {"size": 3}) == {"size": 3}
     assert failure(assert_group, emulator, "company", "acme", {"seats": 3})[1:] == ["  - seats is missing instead of 3"]
+
+
+@pytest.mark.anyio
+async def test_assertions_of_a_simplified_project_accept_the_bare_id_of_a_device() -> None:
+    emulator = Emulator(IdMerge.SIMPLIFIED)
+    async with emulator.client(id_merge="simplified") as mp:
+        visitor = mp.bind(device_id=A1)
+        await visitor.track("Viewed page")
+        assert_not_tracked(emulator, "Signed in", distinct_id=A1)
+        await visitor.sign_in("user-1")
+        await mp.bind(device_id=A2).track("Viewed page")
+        await visitor.people_set({"plan": "pro"})
+        await mp.flush()
+    for device in (A1, f"$device:{A1}"):
+        assert assert_same_person(emulator, "user-1", device) == emulator.resolve("user-1")
+        assert_tracked(emulator, "Signed in", distinct_id=device)
+        assert_profile(emulator, device, {"plan": "pro"})
+        assert_different_people(emulator, device, A2)
+        failure(assert_different_people, emulator, device, "user-1")
+        failure(assert_same_person, emulator, device, A2)
+
+
+def test_bare_id_that_is_also_a_person_is_not_taken_for_the_device() -> None:
+    emulator = Emulator(IdMerge.SIMPLIFIED)
+    wire = Wire(emulator)
+    wire.track("d", "Viewed page")
+    wire.track(None, "Signed in", **{"$device_id": "d", "$user_id": "user-1"})
+    lines = failure(assert_same_person, emulator, "user-1", "d")
+    assert lines[0] == "expected 'user-1' and 'd' to be one person; they are two: '$device:d', 'user-1' and 'd'"
+    assert lines[-1] == "  in a Simplified project the device 'd' has the id '$device:d'"
+    assert_different_people(emulator, "user-1", "d")
+    assert_same_person(emulator, "user-1", "$device:d")
