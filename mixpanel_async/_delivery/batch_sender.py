@@ -17,6 +17,7 @@ from .._http.progress import Progress
 from .._http.retry import PROBE_AFTER, RetryBudget, backoff
 from .._http.transport import Transport
 from .._model.config import RetryPolicy
+from .._model.errors import count_of
 from .._model.outcomes import (
     ConfigurationRefused,
     Delivered,
@@ -246,9 +247,10 @@ def _log_batch(
 ) -> None:
     kind, records, size = batch.reported_kind.value, len(batch.items), len(request.body)
     status = reply.status if isinstance(reply, Response) else None
-    text = "%s: batch of %d records, %d bytes, attempt %d: %s after %.1f ms"
+    text = "%s: batch of %s, %d bytes, attempt %d: %s after %.1f ms"
     milliseconds = round(seconds * 1000, 1)
     log_event(
-        logging.DEBUG, "batch_sent", text, kind, records, size, batch.attempts, cause_of(outcome), milliseconds,
+        logging.DEBUG, "batch_sent", text,
+        kind, count_of(records, "record"), size, batch.attempts, cause_of(outcome), milliseconds,
         kind=kind, records=records, bytes=size, status=status, milliseconds=milliseconds, attempt=batch.attempts,
     )  # fmt: skip

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 import anyio
 
+from .._model.errors import count_of
 from .._model.records import DropReason
 from .._model.stats import FlushResult
 from .._runtime.environment import Environment
@@ -104,7 +105,7 @@ class Closer:
         if callbacks.is_enabled and not callbacks.is_running_in_callback():
             with anyio.move_on_after(_STOP_TIMEOUT):
                 await self._binding.callbacks_done()
-        return barrier.result(self._queue.requests.last_error)
+        return barrier.result(self._last_error)
 
     async def _wait_for_barrier(self, barrier: FlushBarrier, timeout: float | None) -> None:
         self._binding.on_work()
@@ -172,11 +173,12 @@ class Closer:
                 await self._binding.callbacks_done()
             self._binding.cancel_callbacks()
             if unreported := self._queue.callbacks.undelivered():
-                text = "closed before %d lost records were reported to on_drop"
-                log_event(logging.WARNING, "losses_not_reported", text, unreported, records=unreported)
+                text = "closed before %s reported to on_drop"
+                lost = count_of(unreported, "lost record was", "lost records were")
+                log_event(logging.WARNING, "losses_not_reported", text, lost, records=unreported)
         await self._transport.aclose()
         self._queue.log_last_losses()
-        self._result = barrier.result(self._queue.requests.last_error)
+        self._result = barrier.result(self._last_error)
         self._log_end(self._result)
         self._sender.finish()
         self._has_ended.set()
@@ -186,28 +188,49 @@ class Closer:
         """Wait for the records of a client that closes, and say how long that may take."""
         deadline, records = self._monotonic() + timeout, barrier.pending
         if records:
-            text = "closing: %d records wait to be delivered, for up to %.1f s"
-            log_event(logging.INFO, "closing", text, records, timeout, records=records, seconds=timeout)
-        await self._wait_for_barrier(barrier, min(timeout, _EXPLAIN_AFTER))
-        records, left, error = barrier.pending, deadline - self._monotonic(), self._queue.requests.last_error
+            text = "closing: %s to be delivered, for up to %.1f s"
+            waiting = count_of(records, "record waits", "records wait")
+            log_event(logging.INFO, "closing", text, waiting, timeout, records=records, seconds=timeout)
+        if timeout > _EXPLAIN_AFTER:
+            has_ended = False
+            with move_on_after(_EXPLAIN_AFTER):
+                await self._wait_for_barrier(barrier, timeout)
+                has_ended = True
+            if has_ended:
+                return
+            self._explain(barrier.pending, deadline - self._monotonic())
+        await self._wait_for_barrier(barrier, deadline - self._monotonic())
+
+    def _explain(self, records: int, left: float) -> None:
+        """Say why the client is still closing.
+
+        Args:
+            records: number of waiting records.
+            left: seconds until the client gives up.
+        """
         if records and left > 0:
-            text = "closing: %d records still wait, for up to %.1f s; last error: %s"
+            waiting, error = count_of(records, "record still waits", "records still wait"), self._last_error
             log_event(
-                logging.WARNING, "closing", text, records, left, error or "none",
+                logging.WARNING, "closing", "closing: %s, for up to %.1f s; last error: %s",
+                waiting, left, error or "none",
                 records=records, seconds=round(left, 1), error=error,
             )  # fmt: skip
-        await self._wait_for_barrier(barrier, left)
+
+    @property
+    def _last_error(self) -> str | None:
+        return self._queue.requests.last_error
 
     def _log_end(self, result: FlushResult) -> None:
         is_complete = not (result.failed or result.pending)
         if is_complete and not result.delivered:
             return
-        level, error = logging.WARNING, self._queue.requests.last_error
+        level, error = logging.WARNING, self._last_error
         if is_complete:
             level, error = logging.INFO, None
-        text = "closed: %d delivered, %d lost, %d left in the spool; last error: %s"
+        left = "" if self._queue.spool is None else f", {result.pending} left in the spool"
+        text = "closed: %d delivered, %d lost%s; last error: %s"
         log_event(
-            level, "closed", text, result.delivered, result.failed, result.pending, error or "none",
+            level, "closed", text, result.delivered, result.failed, left, error or "none",
             delivered=result.delivered, lost=result.failed, pending=result.pending, error=error,
         )  # fmt: skip
 
@@ -331,15 +354,17 @@ class Closer:
 
     def _report_unclosed(self, pending: int, lost: int, *, is_exit: bool) -> None:
         left, spool = self._queue.pending, self._queue.spool
-        text = f"an AsyncMixpanel was dropped without aclose(); {pending if spool is None else left} records "
+        text = "an AsyncMixpanel was dropped without aclose(); "
+        waiting = count_of(pending, "record was waiting", "records were waiting")
         if spool is not None:
-            text += spool.fate
+            text += f"{count_of(left, 'record')} {spool.fate(left)}"
             if lost:
-                text += f"; {lost} are lost, because the spool could not be written"
+                text += f"; {count_of(lost, 'is', 'are')} lost, because the spool could not be written"
         elif is_exit and left:
-            text += "were not delivered" if left == pending else f"were waiting, and {left} were not delivered"
+            undelivered = count_of(left, "record was not delivered", "records were not delivered")
+            text += undelivered if left == pending else f"{waiting}, and {undelivered}"
         else:
-            text += "were waiting; they are delivered in the background"
+            text += f"{waiting}; {'it is' if pending == 1 else 'they are'} delivered in the background"
         # Python hides a ResourceWarning by default, so the log reports a loss as well.
         if self._queue.spool is not None or (is_exit and left):
             log_event(logging.WARNING, "not_closed", text, records=left)

@@ -13,6 +13,7 @@ from math import inf
 from typing import Final
 
 from .._encoding.clock import ClockNotice, ClockState
+from .._model.errors import count_of
 from .._model.outcomes import ConfigurationRefused, Delivered, Outcome, Retry
 from .._model.records import DROPPED, DropReason, Loss, RecordKind
 from .._runtime.log_events import log_event
@@ -49,21 +50,21 @@ class EpisodeLog:
         if (kind, outcome.status) in self.failures:
             return
         self.failures[kind, outcome.status] = self._monotonic()
-        name, status, cause = kind.value, outcome.status, cause_of(outcome)
+        name, status, cause, batch = kind.value, outcome.status, cause_of(outcome), count_of(records, "record")
         if isinstance(outcome, ConfigurationRefused):
-            text = "%s: batch of %d records refused (%s) and kept; check credentials, region and api_host"
+            text = "%s: batch of %s refused (%s) and kept; check credentials, region and api_host"
             log_event(
-                logging.ERROR, "configuration_refused", text, name, records, cause,
+                logging.ERROR, "configuration_refused", text, name, batch, cause,
                 kind=name, status=status, records=records,
             )  # fmt: skip
         elif isinstance(outcome, Retry):
-            text = "%s: batch of %d records failed (%s); retryable records will be resent"
+            text = "%s: batch of %s failed (%s); retryable records will be resent"
             log_event(
-                logging.WARNING, "retry_scheduled", text, name, records, cause,
+                logging.WARNING, "retry_scheduled", text, name, batch, cause,
                 kind=name, status=status, records=records,
             )  # fmt: skip
         else:
-            text = "%s: records of a batch of %d were rejected (%s)"
+            text = "%s: records were rejected in a batch of %d (%s)"
             log_event(
                 logging.WARNING, "records_rejected", text, name, records, cause,
                 kind=name, status=status, records=records,
@@ -115,14 +116,14 @@ class LossLog:
         for kind, reason, records, total in lines:
             if reason in DROPPED:
                 log_event(
-                    logging.WARNING, "records_dropped", "%s: %d records dropped (%s), %d so far",
-                    kind.value, records, reason.value, total,
+                    logging.WARNING, "records_dropped", "%s: %s dropped (%s), %d so far",
+                    kind.value, count_of(records, "record"), reason.value, total,
                     kind=kind.value, reason=reason.value, records=records, total=total,
                 )  # fmt: skip
             else:
                 log_event(
-                    logging.WARNING, "records_lost", "%s: %d records lost (%s), %d so far",
-                    kind.value, records, reason.value, total,
+                    logging.WARNING, "records_lost", "%s: %s lost (%s), %d so far",
+                    kind.value, count_of(records, "record"), reason.value, total,
                     kind=kind.value, reason=reason.value, records=records, total=total,
                 )  # fmt: skip
 
@@ -158,6 +159,24 @@ class SignInLog:
         else:
             text = "sign_in: Mixpanel did not accept the identity call (%s); it is queued and sent later"
             log_event(logging.WARNING, "identity_deferred", text, cause, status=status)
+
+
+def log_loop_ended(records: int, fate: str | None, error: str | None, *, is_dropped: bool) -> None:
+    """Log that an event loop ended before all records were delivered.
+
+    Args:
+        records: number of the records that were not.
+        fate: what becomes of them in a spool, such as `wait in the spool`; None without a spool.
+        error: last error of a request.
+        is_dropped: the client was garbage-collected.
+    """
+    they, wait, are = ("it", "waits", "is") if records == 1 else ("they", "wait", "are")
+    if fate is None:
+        lost = f"{are} lost, because the client was dropped without aclose()"
+        fate = lost if is_dropped else f"{wait} for the next event loop"
+    text = "the event loop ended before %s delivered; %s %s; last error: %s"
+    left = count_of(records, "record was", "records were")
+    log_event(logging.WARNING, "loop_ended", text, left, they, fate, error, records=records, error=error)
 
 
 @dataclass(slots=True)

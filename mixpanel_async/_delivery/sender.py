@@ -6,7 +6,6 @@ loop ends, the client delivers what it holds and lets go, and the next caller's 
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from contextvars import Context, copy_context
@@ -20,10 +19,10 @@ from .._model.errors import ClientClosedError, QueueFullError, TransportError
 from .._model.records import DropReason
 from .._runtime.environment import Environment
 from .._runtime.event_loop import BackgroundTask, EventLoop, cancel_tasks, current_loop, yield_to_loop
-from .._runtime.log_events import log_event
 from .._runtime.remote_call import RemoteCall
 from .batch import Batch
 from .lanes import Idle, Lane
+from .log import log_loop_ended
 from .staging import YIELD_AFTER_BYTES
 
 if TYPE_CHECKING:
@@ -222,12 +221,8 @@ class Sender:
                 close_pool = close_pool or self._queue.run_locked(partial(self._let_go, loop))
             if left := self._queue.pending:
                 self._gave_up_at = self._monotonic()
-                text = "the event loop ended before %d records were delivered; they %s; last error: %s"
-                fate = "wait for the next event loop" if self._queue.spool is None else self._queue.spool.fate
-                if self._is_dropped and self._queue.spool is None:
-                    fate = "are lost, because the client was dropped without aclose()"
-                error = self._queue.requests.last_error
-                log_event(logging.WARNING, "loop_ended", text, left, fate, error, records=left, error=error)
+                fate = None if self._queue.spool is None else self._queue.spool.fate(left)
+                log_loop_ended(left, fate, self._queue.requests.last_error, is_dropped=self._is_dropped)
             if self._is_dropped:
                 self._queue.end(_LAST_STEPS_TIMEOUT)
             await cancel_tasks(requests, _LAST_STEPS_TIMEOUT)

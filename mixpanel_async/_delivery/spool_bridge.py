@@ -11,7 +11,7 @@ import anyio
 from .._encoding.batch_body import Compressor
 from .._encoding.timestamps import record_time
 from .._model.config import ClientOptions, Overflow
-from .._model.errors import MixpanelException, QueueFullError, SpoolError, raise_configuration_error
+from .._model.errors import MixpanelException, QueueFullError, SpoolError, count_of, raise_configuration_error
 from .._model.records import DropReason, Loss, NonIdempotentRecord, RecordKind
 from .._runtime.environment import Environment
 from .._runtime.event_loop import EventLoop
@@ -166,11 +166,11 @@ class SpoolBridge:
         """Number of pending records that are not on disk yet."""
         return self._disk.unwritten
 
-    @property
-    def fate(self) -> str:
-        """What becomes of the pending records if the process ends now, for a log line."""
-        on_the_way = self._disk.unwritten
-        return f"wait in the spool, except {on_the_way} that are not written yet" if on_the_way else "wait in the spool"
+    def fate(self, pending: int) -> str:
+        """Return what becomes of this number of pending records if the process ends now, for a log line."""
+        wait, on_the_way = "waits" if pending == 1 else "wait", self._disk.unwritten
+        unwritten = f", except {count_of(on_the_way, 'that is', 'that are')} not written yet" if on_the_way else ""
+        return f"{wait} in the spool{unwritten}"
 
     # Called in the event loop
 

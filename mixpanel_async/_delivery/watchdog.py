@@ -6,6 +6,7 @@ import logging
 import threading
 from typing import TYPE_CHECKING, Final
 
+from .._model.errors import count_of
 from .._runtime.log_events import log_event
 from .._runtime.threads import start_thread_from_finalizer
 
@@ -45,9 +46,9 @@ class Watchdog:
         if self._queue.closed or not self._queue.pending or (loop is not None and loop.is_running()):
             return
         text = (
-            "%d records are waiting and no event loop runs the client: in a web app use an integration or "
+            "%s waiting and no event loop runs the client: in a web app use an integration or "
             "`async with client` in its lifespan, because a server may end without what Python does at exit; in a "
             "program without an event loop call start_in_thread() or use `with client.in_thread()`"
         )
         records = self._queue.pending
-        log_event(logging.WARNING, "not_started", text, records, records=records)
+        log_event(logging.WARNING, "not_started", text, count_of(records, "record is", "records are"), records=records)

@@ -97,11 +97,13 @@ class QueueFullError(MixpanelException):
 
     def __str__(self) -> str:
         if self.spool:
-            return (
-                f"{self.spool}: the disk of the spool is full, or the file has reached max_bytes;"
-                f" {self.pending} records in {self.pending_bytes} bytes are waiting"
-            )
-        return f"the queue is full: {self.pending} records in {self.pending_bytes} bytes are waiting"
+            return f"{self.spool}: the disk of the spool is full, or the file has reached max_bytes; {self._waiting}"
+        return f"the queue is full: {self._waiting}"
+
+    @property
+    def _waiting(self) -> str:
+        are = "is" if self.pending == 1 else "are"
+        return f"{count_of(self.pending, 'record')} in {count_of(self.pending_bytes, 'byte')} {are} waiting"
 
 
 class SpoolError(MixpanelException):
@@ -164,7 +166,7 @@ class TransportError(MixpanelException):
 
     def __str__(self) -> str:
         tail = "; it is unknown whether it was applied" if self.uncertain else "; it was not applied"
-        return f"{self.endpoint}: {self.message} (after {_times(self.attempts)}{tail})"
+        return f"{self.endpoint}: {self.message} (after {count_of(self.attempts, 'attempt')}{tail})"
 
 
 class ApiError(MixpanelException):
@@ -198,7 +200,7 @@ class ApiError(MixpanelException):
         self.retry_after = retry_after
 
     def __str__(self) -> str:
-        return f"{self.endpoint}: HTTP {self.status}: {self.message} (after {_times(self.attempts)})"
+        return f"{self.endpoint}: HTTP {self.status}: {self.message} (after {count_of(self.attempts, 'attempt')})"
 
 
 class AuthenticationError(ApiError):
@@ -235,5 +237,12 @@ def show_text(value: object) -> str:
     return repr(value[:40]) if isinstance(value, str) else type(value).__name__
 
 
-def _times(attempts: int) -> str:
-    return "1 attempt" if attempts == 1 else f"{attempts} attempts"
+def count_of(count: int, one: str, many: str | None = None) -> str:
+    """Return a number with its noun: `1 record`, `2 records`.
+
+    Args:
+        count: the number.
+        one: the noun, and any verb, after 1: `record was`.
+        many: the same after any other number; by default `one` with an `s`.
+    """
+    return f"{count} {one if count == 1 else many or f'{one}s'}"

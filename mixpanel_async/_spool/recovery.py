@@ -12,7 +12,7 @@ from typing import Final
 
 import orjson
 
-from .._model.errors import SpoolError
+from .._model.errors import SpoolError, count_of
 from .._runtime.log_events import log_event
 from . import files
 from .database import (
@@ -94,9 +94,10 @@ def recover(
         found = recover_remaining(aside, db, path, skip=skip, above_owner=above_owner)
     finally:
         lock.release(remove=True)
-    text = "%s: the spool was damaged and was set aside as %s; %d rows were recovered, %d places were unreadable"
+    text = "%s: the spool was damaged and was set aside as %s; %s recovered, %s unreadable"
     log_event(
-        logging.ERROR, "spool_recovered", text, path, found.aside.name, found.rows, found.unreadable,
+        logging.ERROR, "spool_recovered", text, path, found.aside.name,
+        count_of(found.rows, "row was", "rows were"), count_of(found.unreadable, "place was", "places were"),
         path=str(path), rows=found.rows, unreadable=found.unreadable,
     )  # fmt: skip
     return db, True

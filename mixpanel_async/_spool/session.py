@@ -333,7 +333,7 @@ class SpoolSession:
                 self._remove_owner_if_empty(owner)
         if others and not self._other_projects_logged:
             self._other_projects_logged = True
-            text = "%s: the spool keeps records of %d clients of other projects; only such clients send them"
+            text = "%s: the spool keeps records of other projects (clients: %d); only their clients send them"
             log_event(logging.WARNING, "spool_shared", text, self._settings.path, others, clients=others)
 
     def _take_over(self, owner: int, lock: OwnerLock) -> None:

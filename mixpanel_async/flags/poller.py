@@ -15,7 +15,7 @@ from .._delivery.queue import Queue
 from .._delivery.sender import Sender
 from .._http.retry import PROBE_AFTER, backoff
 from .._model.config import RetryPolicy
-from .._model.errors import ApiError, ClientClosedError, TransportError
+from .._model.errors import ApiError, ClientClosedError, TransportError, count_of
 from .._model.outcomes import Response
 from .._runtime.environment import Environment
 from .._runtime.event_loop import EventLoop
@@ -264,9 +264,14 @@ class Poller:
         self.is_ready = True
         self._metrics.set_refused(len(definitions.refused))
         if definitions.refused:
-            text = "flags: %d definitions are malformed; these flags keep their previous definition: %s"
+            text = "flags: %s their previous definition: %s"
             count = len(definitions.refused)
-            log_event(logging.WARNING, "flags_refused", text, count, _listed(definitions.refused), flags=count)
+            malformed = count_of(
+                count,
+                "definition is malformed; such flags keep",
+                "definitions are malformed; these flags keep",
+            )
+            log_event(logging.WARNING, "flags_refused", text, malformed, _listed(definitions.refused), flags=count)
         changed = [definitions.flags[key] for key in definitions.changed if key in definitions.flags]
         if unmet := [flag for flag in changed if flag.problems]:
             text = "flags: some rules can never match, in flags %s; first problem: %s"

@@ -39,21 +39,40 @@ def check_flush_timeout(name: str, value: object) -> None:
         raise ConfigurationError(f"{name} must be between 0.001 and {_MAX_FLUSH_TIMEOUT:.0f} seconds, not {value!r}")
 
 
-def report_flush(result: FlushResult, timeout: float) -> None:
-    """Log what a flush after a task has left in the queue."""
-    if result.pending:
-        _warn(
-            "flush_incomplete",
-            "%d records were not delivered within %.3g s after a task; they wait in the queue; last error: %s",
-            result.pending,
-            timeout,
-            result.last_error,
-        )
+class FlushLog:
+    """Logs deliveries that fail at the end of a task, once until one succeeds.
 
+    Args:
+        unit: what has ended, with its article: `a task`.
+    """
 
-def report_flush_error(error: Exception) -> None:
-    """Log that a flush after a task was not possible."""
-    _warn("flush_failed", "no records were delivered after a task: %s", type(error).__name__)
+    def __init__(self, unit: str) -> None:
+        self._unit = unit
+        self._is_failing = False
+
+    def flushed(self, result: FlushResult) -> None:
+        """Log what a flush has left in the queue."""
+        pending = result.pending
+        if not pending:
+            self.succeeded()
+            return
+        were, they = ("record was", "it waits") if pending == 1 else ("records were", "they wait")
+        text = "%d %s not delivered at the end of %s; %s in the queue; last error: %s"
+        self._warn("flush_incomplete", text, pending, were, self._unit, they, result.last_error)
+
+    def failed(self, error: Exception) -> None:
+        """Log that a flush was not possible."""
+        text = "no records were delivered at the end of %s: %s"
+        self._warn("flush_failed", text, self._unit, type(error).__name__)
+
+    def succeeded(self) -> None:
+        """Note that nothing waits, so that the next failure is logged."""
+        self._is_failing = False
+
+    def _warn(self, event: str, text: str, *details: object) -> None:
+        if not self._is_failing:
+            self._is_failing = True
+            _log.warning(text, *details, extra={"mixpanel": {"event": event}})
 
 
 class WorkerClient:
@@ -61,13 +80,15 @@ class WorkerClient:
 
     Args:
         client: function that creates the client; or a client, which cannot be used after `close`.
+        unit: what the process runs, with its article, for log lines: `a task`.
 
     Raises:
         ConfigurationError: if `client` is neither.
     """
 
-    def __init__(self, client: MakeClient | AsyncMixpanel) -> None:
+    def __init__(self, client: MakeClient | AsyncMixpanel, unit: str = "a task") -> None:
         check_client(client)
+        self.log = FlushLog(unit)
         self._make = client
         self._client = client if isinstance(client, AsyncMixpanel) else None
         self._blocking: BlockingMixpanel | None = None
@@ -136,10 +157,12 @@ class WorkerClient:
             timeout: seconds.
         """
         try:
-            if self._client is not None and self._client.enabled and self._client.stats().pending:
-                report_flush(self.blocking.flush(timeout), timeout)
+            if self._client is None or not self._client.enabled or not self._client.stats().pending:
+                self.log.succeeded()
+                return
+            self.log.flushed(self.blocking.flush(timeout))
         except Exception as error:  # noqa: BLE001  analytics must not fail a task
-            report_flush_error(error)
+            self.log.failed(error)
 
     def close(self) -> None:
         """Deliver what waits, for at most `shutdown_timeout` seconds, and close the client if it was used."""
@@ -152,7 +175,3 @@ class WorkerClient:
                 self._client = self._blocking = None
         if client is not None and client.enabled:
             (blocking or client.in_thread()).close()
-
-
-def _warn(event: str, message: str, *details: object) -> None:
-    _log.warning(message, *details, extra={"mixpanel": {"event": event}})

@@ -18,7 +18,7 @@ from typing import Any, Final, TypeVar, overload
 from mixpanel_async import AsyncMixpanel, BlockingMixpanel
 
 from ._base import MakeClient
-from ._worker import WorkerClient, check_flush_timeout, report_flush, report_flush_error
+from ._worker import WorkerClient, check_flush_timeout
 
 E = TypeVar("E")
 C = TypeVar("C")
@@ -52,7 +52,7 @@ class MixpanelIntegration:
     ) -> None:
         check_flush_timeout("flush_timeout", flush_timeout)
         self._flush_timeout = flush_timeout
-        self._worker = WorkerClient(client)
+        self._worker = WorkerClient(client, "an invocation")
         _ = self._worker.blocking
 
     @property
@@ -131,6 +131,6 @@ class MixpanelIntegration:
 
     async def _flush_in_loop(self, timeout: float) -> None:
         try:
-            report_flush(await self._worker.client.flush(timeout), timeout)
+            self._worker.log.flushed(await self._worker.client.flush(timeout))
         except Exception as error:  # noqa: BLE001  analytics must not fail an invocation
-            report_flush_error(error)
+            self._worker.log.failed(error)

@@ -23,7 +23,7 @@ except ModuleNotFoundError as error:
 from mixpanel_async import AsyncMixpanel
 
 from ._base import MakeClient
-from ._worker import check_client, check_flush_timeout, report_flush, report_flush_error
+from ._worker import FlushLog, check_client, check_flush_timeout
 
 __all__ = ["MixpanelMiddleware", "current_mixpanel"]
 
@@ -58,6 +58,7 @@ class MixpanelMiddleware(TaskiqMiddleware):
         self._make = client
         self._client: AsyncMixpanel | None = None
         self._task_flush_timeout = task_flush_timeout
+        self._log = FlushLog("a task")
 
     @property
     def client(self) -> AsyncMixpanel:
@@ -81,9 +82,9 @@ class MixpanelMiddleware(TaskiqMiddleware):
         if timeout is None or self._client is None:
             return
         try:
-            report_flush(await self._client.flush(timeout), timeout)
+            self._log.flushed(await self._client.flush(timeout))
         except Exception as error:  # noqa: BLE001  analytics must not fail a task
-            report_flush_error(error)
+            self._log.failed(error)
 
     async def shutdown(self) -> None:
         """Deliver what waits and close the client. taskiq calls it."""

@@ -153,7 +153,7 @@ def test_records_that_a_loop_could_not_deliver_wait_for_the_next(caplog: pytest.
         emulator.fail_next(503, times=1_000_000)
         asyncio.run(CALLS["track"](mp))  # type: ignore[arg-type]
         assert mp.stats().pending == 1
-        assert "before 1 records were delivered; they wait for the next event loop" in caplog.text
+        assert "before 1 record was delivered; it waits for the next event loop" in caplog.text
         emulator.stop_faults()
         asyncio.run(mp.aclose())
         assert len(emulator.events("Event")) == 1

@@ -182,7 +182,7 @@ def test_e7_rows_of_another_project_are_kept_and_logged_and_not_sent_by_other_pr
     asyncio.run(leave())
     with caplog.at_level(logging.WARNING):
         assert asyncio.run(use(mine)) == 0
-    assert "1 clients of other projects" in caplog.text
+    assert "other projects (clients: 1)" in caplog.text
     assert [event["event"] for event in mine.raw_events()] == ["Mine"]
     assert mine.rejected() == []
     assert rows(tmp_path / "spool.db") == 50

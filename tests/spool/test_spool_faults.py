@@ -797,7 +797,7 @@ async def test_e7_rows_of_another_project_are_kept_and_logged_and_not_sent(path:
         await second.flush()
         assert second.stats().recovered == 0
     assert [event["event"] for event in emulator.raw_events()] == ["B"]
-    assert "1 clients of other projects" in caplog.text
+    assert "other projects (clients: 1)" in caplog.text
     async with emulator.client(token="project-a", spool=SqliteSpool(path)) as third:
         await third.flush()
     tokens = {event["properties"]["token"] for event in emulator.raw_events() if event["event"] == "A"}
