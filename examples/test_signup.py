@@ -1,6 +1,6 @@
 """Tests of the FastAPI app's sign-up against an in-process emulator: no account, no network, no socket.
 
-    pip install "mixpanel-async[emulator,fastapi]" pytest pytest-asyncio
+    pip install -e ".[emulator,fastapi]" pytest pytest-asyncio     # in a clone of the repository
     pytest examples/test_signup.py
 
 The package provides the fixtures. `mixpanel_emulator` is an empty project that joins ids like Mixpanel.

@@ -426,3 +426,18 @@ def test_installed_plugin_matches_source() -> None:
     assert installed is not None
     assert installed.origin is not None
     assert Path(installed.origin).read_text() == source.read_text()
+
+
+def test_plain_test_delivers_with_blocking_methods(project: pytest.Pytester) -> None:
+    project.makepyfile(
+        """
+from mixpanel_async.testing import assert_tracked
+
+def test_plain(mixpanel_client, mixpanel_emulator):
+    with mixpanel_client.in_thread() as mp:
+        mp.track("user-1", "Paid")
+        mp.flush()
+        assert_tracked(mixpanel_emulator, "Paid", distinct_id="user-1")
+"""
+    )
+    project.runpytest_subprocess(*NEITHER).assert_outcomes(passed=1)

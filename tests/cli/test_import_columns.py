@@ -57,7 +57,7 @@ def test_columns_are_mapped_set_dropped_and_typed(tmp_path: Path, emulator: Any)
     ).split()
     options[options.index("plan")] = "plan=Plan Type"
     result = run(path, *options, host=emulator.url)
-    assert (result.status, result.output) == (0, "1 events imported, 0 rejected\n"), result
+    assert (result.status, result.output) == (0, "1 event imported, 0 rejected\n"), result
     assert emulator.raw_events()[0]["event"] == "2024"
     assert properties(emulator) == [
         {
@@ -124,7 +124,7 @@ def test_unmatched_event_mapping_is_reported(is_dry_run: bool, tmp_path: Path, e
         (1, "event", "is missing: this record has no column for --map event=name"),
         (2, "event", "is missing: this record has no column for --map event=name"),
     ]
-    assert result.output.splitlines()[0].startswith("1 events")
+    assert result.output.splitlines()[0].startswith("1 event")
     lines = [line for line in result.output.splitlines() if line.startswith("--map")]
     assert lines == [
         "--map event=name: no record has this column",
@@ -234,7 +234,7 @@ def test_groups_are_imported(tmp_path: Path, emulator: Any) -> None:
     path.write_text("account,name,seats\nacme,Acme,12\n,No id,1\n")
     options = ["--kind", "groups", "--set", "group_key=company", "--map", "group_id=account", "--type", "seats=number"]
     result = run(path, *options, host=emulator.url)
-    assert (result.status, result.output.splitlines()[0]) == (3, "1 groups imported, 1 rejected"), result
+    assert (result.status, result.output.splitlines()[0]) == (3, "1 group imported, 1 rejected"), result
     assert emulator.group("company", "acme") == {"name": "Acme", "seats": 12}
     assert read_rejects(path)[0]["field"] == "$group_id"
 

@@ -121,7 +121,7 @@ def test_update_with_unknown_outcome_is_uncertain_and_not_resent(tmp_path: Path)
         emulator.drop_connections(1, apply=True)
         result = run(path, "--kind", "people", host=server.url)
     assert result.status == 3
-    assert result.output.startswith("1 people imported, 0 rejected, 1 uncertain")
+    assert result.output.startswith("1 person imported, 0 rejected, 1 uncertain")
     assert emulator.profile("u") == {"n": 1, "a": 1}
     assert [(entry["line"], entry["reason"]) for entry in read_rejects(path)] == [(1, "uncertain")]
 
@@ -229,7 +229,7 @@ def test_device_file_has_no_checkpoint(tmp_path: Path) -> None:
     emulator = Emulator()
     with emulator.serve() as server, path.open("rb") as file:
         result = finish(start("/dev/stdin", "--state-dir", tmp_path / "state", host=server.url, stdin=file))
-    assert (result.status, result.output.splitlines()[0]) == (3, "1 events imported, 1 rejected")
+    assert (result.status, result.output.splitlines()[0]) == (3, "1 event imported, 1 rejected")
     assert [one.name for one in (tmp_path / "state").iterdir()] == ["stdin.import-rejects"]
 
 

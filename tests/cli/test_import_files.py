@@ -377,7 +377,7 @@ def test_csv_rows_with_empty_quoted_missing_and_extra_cells(tmp_path: Path, emul
     path = tmp_path / "a.csv"
     path.write_bytes("\r\n".join(rows).encode("latin-1"))
     result = run(path, host=emulator.url)
-    assert (result.status, result.output.splitlines()[0]) == (3, "1 events imported, 4 rejected"), result
+    assert (result.status, result.output.splitlines()[0]) == (3, "1 event imported, 4 rejected"), result
     assert [(entry["line"], entry["message"][:30]) for entry in read_rejects(path)] == [
         (4, "has 5 cells, but the header ha"),
         (5, "has 7 cells, but the header ha"),

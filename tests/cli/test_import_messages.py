@@ -103,7 +103,7 @@ def test_records_accepted_before_an_import_was_stopped_are_counted(tmp_path: Pat
     assert result.status == 130
     shown = re.findall(r"([0-9,]+) imported, 1 rejected", result.errors)[-1]
     assert shown != "0"
-    assert result.output.splitlines()[0] == f"{shown} events imported, 1 rejected"
+    assert result.output.splitlines()[0] == f"{shown} event{'' if shown == '1' else 's'} imported, 1 rejected"
 
 
 @pytest.mark.parametrize(

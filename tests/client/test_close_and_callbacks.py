@@ -150,7 +150,7 @@ def test_cancelled_close_causes_a_warning(caplog: pytest.LogCaptureFixture) -> N
             await asyncio.shield(closing)
         closing.cancel()
 
-    with pytest.warns(ResourceWarning, match="1 records"):
+    with pytest.warns(ResourceWarning, match="1 record was"):
         asyncio.run(main())
 
 

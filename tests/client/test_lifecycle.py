@@ -251,7 +251,7 @@ async def test_dropped_client_delivers_and_leaves_no_task() -> None:
     emulator = Emulator()
     clients = [emulator.client(batching=LINGERING)]
     await clients[0].track("user", "Event")
-    with pytest.warns(ResourceWarning, match="1 records"):
+    with pytest.warns(ResourceWarning, match="1 record was"):
         clients.clear()
     with anyio.fail_after(5):
         while [task for task in anyio.get_running_tasks() if "mixpanel" in (task.name or "")]:

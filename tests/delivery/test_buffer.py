@@ -1171,7 +1171,7 @@ def test_full_queue_returns_false_under_wait_and_raises_under_raise() -> None:
     assert queue.stats().accepted == 1
     queue, lane, _ = make_queue(Overflow.RAISE, max_pending_events=1)
     assert queue.offer(lane, b"one")
-    with pytest.raises(QueueFullError, match="1 records in 3 bytes"):
+    with pytest.raises(QueueFullError, match="1 record in 3 bytes"):
         queue.offer(lane, b"two")
     assert queue.stats().accepted == 1
 

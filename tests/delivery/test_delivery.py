@@ -482,7 +482,7 @@ async def test_raise_policy_raises_and_accepts_no_record() -> None:
     server = Server()
     async with server.client(batching=BatchPolicy(max_pending_bytes=600), overflow=Overflow.RAISE) as mp:
         mp.track_nowait("user", "Event", {"text": "x" * 300})
-        with pytest.raises(QueueFullError, match="1 records"):
+        with pytest.raises(QueueFullError, match="1 record in"):
             mp.track_nowait("user", "Event", {"text": "x" * 300})
         assert (mp.stats().accepted, mp.stats().dropped) == (1, 0)
 

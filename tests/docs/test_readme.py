@@ -221,3 +221,12 @@ def test_version_is_in_the_changelog_and_dependencies_are_as_documented() -> Non
     assert found is not None
     needed = set(re.findall(r'^    "([a-z0-9-]+)', found[1], re.MULTILINE))
     assert needed == {"anyio", "certifi", "httpcore", "httpx", "orjson", "tenacity"}
+
+
+def test_imports_in_the_text_of_the_readme_work() -> None:
+    imports = sorted(set(re.findall(r"`(from mixpanel_async[\w.]* import \w+)`", README)))
+    assert len(imports) >= 4
+    for line in imports:
+        exec(line, {})
+    for name in ("starlette", "aiohttp", "asgi"):
+        exec(f"from mixpanel_async.integrations.{name} import current_mixpanel", {})

@@ -67,7 +67,8 @@ def drain(url: str, path: Path, **given: Any) -> dict[str, Any]:
     with client_process("drain", url=url, path=path, **given) as process:
         stats: dict[str, Any] = process.read_json()["stats"]
         lost = stats["uncertain"]
-        assert process.wait() == (f"people: {lost} records lost (uncertain), {lost} so far\n" if lost else "")
+        records = "record" if lost == 1 else "records"
+        assert process.wait() == (f"people: {lost} {records} lost (uncertain), {lost} so far\n" if lost else "")
     return stats
 
 

@@ -14,6 +14,7 @@ STOPPED: Final = 1
 USAGE: Final = 2
 INCOMPLETE: Final = 3
 
+_SINGULAR: Final = {"events": "event", "people": "person", "groups": "group"}
 _MAX_REASONS: Final = 10
 _MISSING_TIME: Final = "time: is missing"
 _RESUME: Final = "Rerun the command to resume."
@@ -25,7 +26,7 @@ class ImportSummary:
 
     Args:
         files: all files, including those that were complete before.
-        noun: plural noun for the records.
+        noun: plural noun for the records, the value of an `ImportKind`.
         is_dry_run: whether records were only checked.
         reason_counts: number of rejected records by reason.
         first_rejects: position and reason of the first rejected records. They are listed one by one and left out of
@@ -74,7 +75,8 @@ class ImportSummary:
         if self.delivered is not None:
             # A run that was stopped may not have committed every record that Mixpanel accepted.
             imported = earlier_imported + self.delivered
-        text = f"{imported:,} {self.noun} {'valid' if self.is_dry_run else 'imported'}, {rejected:,} rejected"
+        noun = _SINGULAR[self.noun] if imported == 1 else self.noun
+        text = f"{imported:,} {noun} {'valid' if self.is_dry_run else 'imported'}, {rejected:,} rejected"
         if uncertain:
             text += f", {uncertain:,} uncertain: may have been applied, not sent again"
         if earlier_rejected:
