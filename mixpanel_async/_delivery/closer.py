@@ -331,9 +331,9 @@ class Closer:
         ended = start_daemon_thread(partial(anyio.run, deliver), "mixpanel end")
         wait([ended], self._exit_timeout + _STOP_TIMEOUT)
         if (left := self._queue.pending) and self._queue.spool is None:
-            text = "a worker process ended before %d records were delivered; last error: %s"
-            error = self._queue.requests.last_error
-            log_event(logging.WARNING, "not_closed", text, left, error or "none", records=left, error=error)
+            text, error = "a worker process ended before %s delivered; last error: %s", self._last_error
+            records = count_of(left, "record was", "records were")
+            log_event(logging.WARNING, "not_closed", text, records, error or "none", records=left, error=error)
 
     def _close_in_thread(self, timeout: float, *, is_exit: bool) -> None:
         wait_at_exit = partial(self._has_ended.wait, timeout)
