@@ -100,9 +100,11 @@ class Batch:
 
     Attributes:
         turn: turn of the identity records; None without any.
+        suspicion: level of suspicion that these records have ended a process; 0 without. Suspects are sent alone.
         size: bytes of the request body: records, commas between them and brackets.
         is_due: a flush waits for it, or it has an identity record, so the linger time does not apply.
         is_request_begun: a request was made, so the records may have been applied.
+        is_on_trial: its first request is noted on disk, because its records may have ended a process.
         failure_epoch: failures in a row of the lane when the current request began.
     """
 
@@ -116,12 +118,14 @@ class Batch:
         "ids",
         "is_due",
         "is_from_disk",
+        "is_on_trial",
         "is_request_begun",
         "items",
         "lane",
         "opened",
         "route",
         "size",
+        "suspicion",
         "turn",
     )
 
@@ -149,6 +153,8 @@ class Batch:
         self.is_from_disk = is_from_disk
         self.attempts: int = 0 if origin is None else origin.attempts
         self.is_request_begun = False
+        self.is_on_trial: bool = origin is not None and origin.is_on_trial
+        self.suspicion: int = 0 if origin is None else origin.suspicion
         self.first_try: float | None = None if origin is None else origin.first_try
         self.failure_epoch: int = 0 if origin is None else origin.failure_epoch
         self.barriers: Barriers = [] if barriers is None else barriers
@@ -294,6 +300,14 @@ class Batch:
     def begin_request(self) -> None:
         """Note that a request is made: from now on the records may have been applied."""
         self.is_request_begun = True
+
+    def begin_trial(self, suspicion: int) -> None:
+        """Have the first request noted on disk, and made alone if the records are suspects."""
+        self.is_on_trial, self.suspicion = True, suspicion
+
+    def end_trial(self) -> None:
+        """Note that a request with these records has ended, and the process has not."""
+        self.is_on_trial, self.suspicion = False, 0
 
     def refund_attempt(self) -> None:
         """Uncount an attempt that the response asked to repeat in another form."""

@@ -9,7 +9,7 @@ The buffer takes no lock and reads no clock: its owner does both.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
 from .._encoding.batch_body import Compressor
@@ -261,7 +261,7 @@ class Buffer:
     def poll(self, now: float) -> Batch | WaitUntil | Idle:
         """Return a batch, leased to the caller, or how long to wait for one."""
         wake: float | None = None
-        for lane in [*self.active]:
+        for lane in [*self.active] if self.disk is None else self.disk.lanes_to_poll(self.active, now):
             batch_or_time = self._poll_lane(lane, now)
             if isinstance(batch_or_time, Batch):
                 # The lane goes to the end of the order, so that a busy one cannot starve the others.
@@ -474,10 +474,12 @@ class Buffer:
             return float("-inf")
         return min(times)
 
-    def rows_loaded(self, lane: Lane, rows: Sequence[tuple[int, bytes]], now: float) -> list[Loss]:
+    def rows_loaded(
+        self, lane: Lane, rows: Sequence[tuple[int, bytes]], now: float, suspects: Mapping[int, int]
+    ) -> list[Loss]:
         """Put records that were read from disk into memory; see `DiskBacklog.rows_loaded`."""
         assert self.disk is not None
-        losses = self.disk.rows_loaded(lane, rows, now)
+        losses = self.disk.rows_loaded(lane, rows, now, suspects)
         if lane.ready:
             self.active[lane] = None
         return losses

@@ -7,8 +7,8 @@ the lane runs low and loads them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from math import ceil
+from collections.abc import Collection, Mapping, Sequence
+from math import ceil, isqrt
 from typing import Final, NamedTuple
 
 from .._encoding.identity_records import identity_kind
@@ -25,6 +25,8 @@ WINDOW_RECORDS: Final = 20_000
 WINDOW_BYTES: Final = 16 * 1024 * 1024
 # Measured: a row and its share of half-empty pages take about this much more than the record itself.
 _ROW_OVERHEAD: Final = 1.125
+# A process that ends leaves about as many undelivered batches as it had requests; twice as many are put on trial.
+_TRIALS_PER_REQUEST: Final = 2
 
 
 class SpoolLimits(NamedTuple):
@@ -66,6 +68,7 @@ class DiskBacklog:
         self._used_bytes = self.bytes_being_freed = 0
         self.is_disk_full = self.is_refusing = self._is_disk_failing = False
         self.settled: list[SettledRows] = []
+        self._has_suspects = False
 
     def rows(self, lane: Lane) -> LaneRows:
         """Return the rows of a lane."""
@@ -229,19 +232,18 @@ class DiskBacklog:
         """Take over the records that another client left in the spool."""
         self._accounting.recover(records, size)
         rows = self.rows(lane)
+        rows.expect_trials(_TRIALS_PER_REQUEST * lane.limit)
         self._add(rows, records, size)
         # They are older than the records that this client has only on disk.
         rows.extend_barriers(records)
 
-    def take_over_lost(self, lane: Lane, items: list[bytes]) -> Loss:
-        """Count records that another client left in the middle of a request and that must not be sent twice."""
+    def take_over_lost(self, lane: Lane, items: list[bytes], reason: DropReason, message: str) -> Loss:
+        """Count records that another client left in the middle of a request and that must not be sent again."""
         size = sum(map(len, items))
         self._accounting.recover(len(items), size)
         self._accounting.release(len(items), size)
-        self._accounting.count_loss(DropReason.UNCERTAIN, len(items))
-        return Loss(
-            kind=lane.kind, reason=DropReason.UNCERTAIN, items=items, message="the process ended during a request"
-        )
+        self._accounting.count_loss(reason, len(items))
+        return Loss(kind=lane.kind, reason=reason, items=items, message=message)
 
     def should_load(self, lane: Lane) -> bool:
         """Return whether records of this lane should be read from disk now."""
@@ -250,8 +252,16 @@ class DiskBacklog:
             return False
         return not lane.ready or not self.is_memory_full(0)
 
-    def rows_loaded(self, lane: Lane, loaded: Sequence[tuple[int, bytes]], now: float) -> list[Loss]:
+    def rows_loaded(
+        self, lane: Lane, loaded: Sequence[tuple[int, bytes]], now: float, suspects: Mapping[int, int]
+    ) -> list[Loss]:
         """Put records that were read from disk into memory, except those evicted in the meantime.
+
+        Args:
+            lane: lane of the records.
+            loaded: rows and records.
+            now: monotonic seconds.
+            suspects: level of suspicion of those rows that may have ended a process; see `_spool/trials.py`.
 
         Returns:
             The evicted records. They have been counted before.
@@ -270,10 +280,12 @@ class DiskBacklog:
             self.settled.append(SettledRows([row for row, _ in gone], size))
             losses.append(Loss(kind=lane.kind, reason=DropReason.QUEUE_FULL, items=[item for _, item in gone]))
         if loaded:
-            self._load_batches(lane, loaded, now)
+            self._load_batches(lane, loaded, now, suspects)
         return losses
 
-    def _load_batches(self, lane: Lane, loaded: Sequence[tuple[int, bytes]], now: float) -> None:
+    def _load_batches(
+        self, lane: Lane, loaded: Sequence[tuple[int, bytes]], now: float, suspects: Mapping[int, int]
+    ) -> None:
         rows = self.rows(lane)
         # The open batch is older than the records that were only on disk.
         lane.close_open()
@@ -281,16 +293,38 @@ class DiskBacklog:
         self._accounting.correct_bytes(sum(len(item) for _, item in loaded) - estimate)
         self._add(rows, -len(loaded), -estimate)
         at = 0
+        crowd = sum(1 for level in suspects.values() if level == 1)
+        self._has_suspects = self._has_suspects or bool(suspects)
         while at < len(loaded):
+            first = loaded[at][0]
+            level = suspects.get(first, 0)
+            largest = (self._policy.max_events, isqrt(max(0, crowd - 1)) + 1, 1)[min(level, 2)]
             batch = Batch(lane, [], now, is_from_disk=True, route=lane.route(identity_kind(loaded[at][1])))
-            for row, item in loaded[at : at + self._policy.max_events]:
+            for row, item in loaded[at : at + min(largest, self._policy.max_events)]:
                 is_full = batch.items and batch.size + len(item) + 1 > lane.max_bytes
-                if is_full or lane.route(identity_kind(item)) is not batch.route:
+                if is_full or suspects.get(row, 0) != level or lane.route(identity_kind(item)) is not batch.route:
                     break
                 batch.append_row(row, item)
             at += len(batch.items)
             batch.barriers.extend(rows.take_barriers(len(batch.items)))
+            if level or rows.is_next_on_trial(first):
+                batch.begin_trial(level)
             lane.ready.append(batch)
+
+    def lanes_to_poll(self, active: Collection[Lane], now: float) -> list[Lane]:
+        """Return the active lanes that may send something now. A suspect is sent while nothing else is."""
+        if not self._has_suspects:
+            return [*active]
+        suspects = [batch for lane in active for batch in lane.batches() if batch.suspicion]
+        self._has_suspects = bool(suspects)
+        if any(batch in batch.lane.leased for batch in suspects):
+            return []
+        heads = [batch for batch in suspects if batch is batch.lane.head and batch.lane.paused_until <= now]
+        heads = [batch for batch in heads if not batch.must_wait()]
+        if not heads:
+            return [*active]
+        first = max(heads, key=lambda batch: batch.suspicion)
+        return [] if any(lane.leased for lane in active) else [first.lane]
 
     def rows_missing(self, lane: Lane, records: int, reason: DropReason) -> Loss:
         """Count the oldest records of a lane as lost: they are not on disk any more."""

@@ -27,6 +27,7 @@ class LaneRows:
 
     __slots__ = (
         "_code",
+        "_trials",
         "barriers",
         "first_row",
         "is_loading",
@@ -47,6 +48,8 @@ class LaneRows:
         self.is_loading = False
         self.pending_eviction: Eviction | None = None
         self.barriers: Barriers = []
+        # Batches of inherited rows whose first request is still to be noted on disk.
+        self._trials = 0
 
     def begin_row(self) -> None:
         """Allocate the next row number."""
@@ -132,6 +135,17 @@ class LaneRows:
         for barrier, _ in self.barriers:
             barrier.expect(records)
         self.barriers = [(barrier, covered + records) for barrier, covered in self.barriers]
+
+    def expect_trials(self, batches: int) -> None:
+        """Put the next inherited batches on trial: those that the ended process was sending are among them."""
+        self._trials = batches
+
+    def is_next_on_trial(self, row: int) -> bool:
+        """Return whether a batch that begins with this row is on trial. Count it."""
+        if not self._trials or row < (self._code + 1) << SEQUENCE_BITS:
+            return False
+        self._trials -= 1
+        return True
 
     def take_barriers(self, records: int) -> Barriers:
         """Return the barriers of the oldest records, which leave the disk."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,7 +20,9 @@ from .._spool.messages import (
     ONCE,
     SENDING,
     CommitGroup,
+    EndedRows,
     Eviction,
+    PendingWork,
     PendingWrite,
     RowInMemory,
     SpoolSettings,
@@ -144,6 +146,10 @@ class SpoolBridge:
             settled = {row for entry in self._disk.settled for row in entry.ids}
             if left := [row for row in ids if row not in settled]:
                 self.writer.submit(lambda work: work.marks.append((left, ONCE)))
+        if batch.is_on_trial and batch.is_request_begun:
+            batch.end_trial()
+            trial = [*batch.ids]
+            self.writer.submit(lambda work: work.trials.append((trial, None)))
 
     # Called at the end of the client, from any thread
 
@@ -198,16 +204,31 @@ class SpoolBridge:
                 raise SpoolError(f"{self.path}: the commit did not end in time", uncertain=True)
 
     async def begin_request(self, batch: Batch, loop: EventLoop) -> None:
-        """Mark on disk that a request begins, if a record in it must not be sent twice.
+        """Note on disk that a request begins, if a record in it must not be sent twice, or the batch is on trial.
 
         Raises:
             MixpanelException: if the marks could not be written; the request must not be made.
         """
-        if ids := self._non_idempotent_rows(batch):
-            group = self.writer.submit(lambda work: work.marks.append((ids, SENDING)))
+        ids = self._non_idempotent_rows(batch)
+        trial = [*batch.ids] if batch.is_on_trial else []
+        if not (ids or trial):
+            return
+
+        def change(work: PendingWork) -> None:
+            if ids:
+                work.marks.append((ids, SENDING))
+            if trial:
+                work.trials.append((trial, self._environment.monotonic()))
+
+        group = self.writer.submit(change)
+        try:
             await self.wait_committed(group, loop)
-            if not group.marks_written:
-                raise SpoolError(f"{self.path}: the spool could not be written")
+        except MixpanelException:
+            # A disk that fails must not hold up records that may be sent twice.
+            if ids:
+                raise
+        if ids and not group.marks_written:
+            raise SpoolError(f"{self.path}: the spool could not be written")
 
     def _non_idempotent_rows(self, batch: Batch) -> list[int]:
         if self._at_least_once or not batch.ids:
@@ -272,7 +293,7 @@ class SpoolBridge:
         accounting = self._buffer.accounting
         return QueueFullError(accounting.pending, accounting.pending_bytes, self.path)
 
-    def on_loaded(self, lane: int, rows: list[tuple[int, bytes]], unreadable: int) -> None:
+    def on_loaded(self, lane: int, rows: list[tuple[int, bytes]], unreadable: int, suspects: Mapping[int, int]) -> None:
         losses: list[Loss] = []
 
         def work() -> None:
@@ -281,7 +302,7 @@ class SpoolBridge:
             if unreadable:
                 count = min(unreadable, state.records)
                 losses.append(self._disk.rows_missing(target, count, DropReason.SPOOL_FAILED))
-            losses.extend(self._buffer.rows_loaded(target, rows, self._accepted_at(target, rows)))
+            losses.extend(self._buffer.rows_loaded(target, rows, self._accepted_at(target, rows), suspects))
             eviction = state.take_eviction()
             if eviction is not None and eviction.count:
                 self._submit_eviction(eviction)
@@ -315,14 +336,15 @@ class SpoolBridge:
     def on_evicted(self, lane: int, items: list[bytes]) -> None:
         self._listener.report_losses([Loss(kind=self._lane(lane).kind, reason=DropReason.QUEUE_FULL, items=items)])
 
-    def on_taken_over(self, lanes: dict[int, tuple[int, int]], uncertain: dict[int, list[bytes]]) -> None:
+    def on_taken_over(self, lanes: dict[int, tuple[int, int]], ended: Sequence[EndedRows]) -> None:
         losses: list[Loss] = []
 
         def work() -> None:
             for code, (records, size) in lanes.items():
                 self._disk.take_over(self._lane(code), records, size)
-            for code, items in uncertain.items():
-                losses.append(self._disk.take_over_lost(self._lane(code), items))
+            for rows in ended:
+                lane = self._lane(rows.lane)
+                losses.append(self._disk.take_over_lost(lane, rows.items, rows.reason, rows.message))
 
         self._listener.run_locked(work)
         self._report(losses)

@@ -92,6 +92,8 @@ class DropReason(str, Enum):
     """Mixpanel refused a request with only this record as too large (failed)."""
     EXHAUSTED = "exhausted"
     """The `RetryPolicy` allowed no further attempt (failed)."""
+    CRASHED = "crashed"
+    """Read from a spool by several processes in turn that ended while it was being sent (failed)."""
     UNAUTHORIZED = "unauthorized"
     """Mixpanel refused the credentials of an awaited call (failed)."""
     UNCERTAIN = "uncertain"

@@ -175,6 +175,19 @@ class Database(Connection):
     def inode(self) -> int:
         return self._watch.inode if self._watch is not None else 0
 
+    def notes(self, prefix: str) -> dict[str, object]:
+        """Return the notes whose names begin with `prefix`, which ends with a space."""
+        return dict(
+            self._db.execute("SELECT name, value FROM meta WHERE name > ? AND name < ?", (prefix, prefix[:-1] + "!"))
+        )
+
+    def set_note(self, name: str, value: str | int) -> None:
+        """Write a note. Earlier versions ignore notes that they do not know."""
+        self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (name, value))
+
+    def remove_notes(self, names: Iterable[str]) -> None:
+        self._db.executemany("DELETE FROM meta WHERE name=?", [(name,) for name in names])
+
     def project_key(self, token: str) -> bytes:
         """Return the keyed hash that identifies a project in this file without revealing its token."""
         return hashlib.blake2b(token.encode(), key=self.salt, digest_size=16).digest()
@@ -343,6 +356,11 @@ class Database(Connection):
             "SELECT id, state, body FROM records WHERE id > ? AND id < ? AND state = ?",
             (lane_start(owner, 0), lane_start(owner + 1, 0), SENDING),
         ).fetchall()
+
+    def rows(self, ids: Iterable[int]) -> list[Row]:
+        """Return those rows that exist."""
+        sql = "SELECT id, state, body FROM records WHERE id BETWEEN ? AND ?"
+        return [row for span in id_ranges(ids) for row in self._db.execute(sql, span)]
 
     def read(self, after: int, last: int, *, max_records: int, max_bytes: int) -> list[Row]:
         """Return the first rows of a range, at least one if there is any.

@@ -6,14 +6,14 @@ and reports to a `WriterListener`. This module does not import sqlite3, so that 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Protocol
 
 from .._model.errors import MixpanelException
-from .._model.records import Loss, RecordKind
+from .._model.records import DropReason, Loss, RecordKind
 
 # States of a row: repeatable; must not be sent twice; must not be sent twice and its request has started.
 REPEATABLE: Final = 0
@@ -69,6 +69,15 @@ class PendingWrite(NamedTuple):
     row: int
     item: bytes
     is_awaited: bool
+
+
+class EndedRows(NamedTuple):
+    """Records of an ended client that became dead letters when they were taken over."""
+
+    lane: int
+    reason: DropReason
+    message: str
+    items: list[bytes]
 
 
 class SettledRows(NamedTuple):
@@ -168,6 +177,8 @@ class PendingWork:
     settled: list[SettledRows] = field(default_factory=list)
     marks: list[tuple[Sequence[int], int]] = field(default_factory=list)
     """Rows and their new state."""
+    trials: list[tuple[Sequence[int], float | None]] = field(default_factory=list)
+    """Rows whose first request begins, at a time in monotonic seconds, or has ended (None)."""
     loads: list[tuple[int, int]] = field(default_factory=list)
     """Lane code and the first row of this client that is only on disk."""
     evictions: list[Eviction] = field(default_factory=list)
@@ -185,6 +196,7 @@ class PendingWork:
         self.group.put_back(entries)
         self.settled[:0] = failed.settled
         self.marks[:0] = failed.marks
+        self.trials[:0] = failed.trials
         self.loads[:0] = failed.loads
         later, self.evictions = self.evictions, failed.evictions
         for eviction in later:
@@ -192,13 +204,13 @@ class PendingWork:
 
     def split_off_deletions(self) -> PendingWork:
         """Move deletions and marks into new work without records and loads."""
-        work = PendingWork(CommitGroup(), self.settled, self.marks, [], self.evictions)
+        work = PendingWork(CommitGroup(), self.settled, self.marks, [], [], self.evictions)
         self.settled, self.marks, self.evictions = [], [], []
         return work
 
     @property
     def is_empty(self) -> bool:
-        return not (self.group.entries or self.settled or self.marks or self.loads or self.evictions)
+        return not (self.group.entries or self.settled or self.marks or self.trials or self.loads or self.evictions)
 
 
 class WriterListener(Protocol):
@@ -220,8 +232,15 @@ class WriterListener(Protocol):
     def on_discarded(self, groups: Sequence[CommitGroup]) -> None:
         """Note that the spool was closed. Take the records of these groups, which will never be written."""
 
-    def on_loaded(self, lane: int, rows: list[tuple[int, bytes]], unreadable: int) -> None:
-        """Take the rows of a lane loaded from disk, up to a limit. `unreadable` counts damaged rows."""
+    def on_loaded(self, lane: int, rows: list[tuple[int, bytes]], unreadable: int, suspects: Mapping[int, int]) -> None:
+        """Take the rows of a lane loaded from disk, up to a limit.
+
+        Args:
+            lane: lane code.
+            rows: the readable rows.
+            unreadable: number of damaged rows.
+            suspects: level of suspicion of those rows that may have ended a process; see `_spool/trials.py`.
+        """
 
     def on_error(self, message: str) -> None:
         """Note that the spool could not be used."""
@@ -235,12 +254,12 @@ class WriterListener(Protocol):
     def on_evicted(self, lane: int, items: list[bytes]) -> None:
         """Note that records were dropped because the spool is full."""
 
-    def on_taken_over(self, lanes: dict[int, tuple[int, int]], uncertain: dict[int, list[bytes]]) -> None:
+    def on_taken_over(self, lanes: dict[int, tuple[int, int]], ended: Sequence[EndedRows]) -> None:
         """Take over records of ended clients.
 
         Args:
             lanes: number of records and bytes by lane code.
-            uncertain: records by lane code that Mixpanel may have applied already.
+            ended: records that are not sent again.
         """
 
     def rows_in_memory(self) -> tuple[list[RowInMemory], set[int]]:

@@ -35,6 +35,7 @@ from .messages import (
     LOAD_RECORDS,
     ONCE,
     REPEATABLE,
+    EndedRows,
     Eviction,
     PendingWork,
     RowInMemory,
@@ -45,6 +46,7 @@ from .messages import (
 from .owners import Owners
 from .recovery import is_record, recover, recover_remaining
 from .schema import Damaged, is_damage
+from .trials import Trials
 
 _LOAD_BYTES: Final = 4 * 1024 * 1024
 _IMPORTS: Final = LANE_CODES[RecordKind.IMPORTS, False]
@@ -80,6 +82,7 @@ class SpoolSession:
         self._inherited_ranges: dict[int, deque[list[int]]] = {lane: deque() for lane in range(LANES)}
         # By lane: id of the last row of this client that was read.
         self._read_position = [0] * LANES
+        self._trials = Trials()
         self._other_projects_logged = False
         self._database: Database | None = None
         self._paused_inode: int | None = None
@@ -105,6 +108,17 @@ class SpoolSession:
     def check_files(self) -> None:
         """Raise `Damaged` if another program has harmed the files."""
         self._db.check_files()
+
+    @property
+    def has_trials(self) -> bool:
+        """Whether rows are on trial."""
+        return self._trials.is_running
+
+    def end_old_trials(self) -> None:
+        """End the trials of rows whose requests take long."""
+        if old := self._trials.old(self._environment.monotonic()):
+            with self._db.transaction():
+                self._trials.change(self._db, self._owners.own, old, None)
 
     def shrink(self) -> bool:
         """Return some unused pages to the file system. Return whether more can be returned."""
@@ -204,6 +218,7 @@ class SpoolSession:
         db.expect(self._expected_rows)
         self._damaged_inode = 0
         self._read_position = [0] * LANES
+        self._trials = Trials()
         if is_reopening:
             self._listener.on_reopened()
         self._take_over_orphans()
@@ -219,7 +234,7 @@ class SpoolSession:
     def execute(self, work: PendingWork) -> None:
         """Carry out the changes in one transaction, then the loads."""
         entries = work.group.entries
-        if entries or work.settled or work.marks or work.evictions:
+        if entries or work.settled or work.marks or work.trials or work.evictions:
             rows = [self._owners.row(entry.row, entry.item) for entry in entries]
             self._uncertain_rows = [row[0] for row in rows]
             with self._restoring_positions(), self._db.transaction():
@@ -228,6 +243,8 @@ class SpoolSession:
                     self._db.mark(self._owners.row_ids(ids), state)
                 for settled in work.settled:
                     self._delete_settled(settled)
+                for ids, began in work.trials:
+                    self._trials.change(self._db, self._owners.own, self._owners.row_ids(ids), began)
                 evicted = [(eviction.lane, self._evict(eviction)) for eviction in work.evictions]
                 used = self._db.used_bytes()
             freed = sum(settled.size for settled in work.settled) + sum(eviction.size for eviction in work.evictions)
@@ -263,7 +280,9 @@ class SpoolSession:
                 with self._db.transaction():
                     self._move_to_dead_letters(found, DropReason.SPOOL_FAILED, "damaged on disk")
         readable = [row for row in rows if row not in unreadable] if unreadable else rows
-        self._listener.on_loaded(lane, readable, len(unreadable))
+        levels = self._trials.suspects
+        suspects = {row: levels[row] for row, _ in readable if row in levels} if levels else {}
+        self._listener.on_loaded(lane, readable, len(unreadable), suspects)
 
     @contextmanager
     def _restoring_positions(self) -> Iterator[None]:
@@ -322,41 +341,50 @@ class SpoolSession:
         """Take over the records of this project's clients that have ended."""
         project = self._db.project_key(self._settings.token)
         others = 0
+        orphans: list[int] = []
         for owner, theirs, _ in self._db.owners():
             self._owners.note(owner)
             if theirs != project:
                 others += 1
             elif owner not in self._locks:
                 if lock := self._owners.try_lock(owner):
-                    self._take_over(owner, lock)
+                    self._locks[owner] = lock
+                    orphans.append(owner)
             elif owner != self._owners.own:
                 self._remove_owner_if_empty(owner)
+        if orphans:
+            self._take_over(orphans)
         if others and not self._other_projects_logged:
             self._other_projects_logged = True
             text = "%s: the spool keeps records of other projects (clients: %d); only their clients send them"
             log_event(logging.WARNING, "spool_shared", text, self._settings.path, others, clients=others)
 
-    def _take_over(self, owner: int, lock: OwnerLock) -> None:
-        """Take over the rows of an owner. Release the lock on failure."""
-        self._locks[owner] = lock
+    def _take_over(self, owners: list[int]) -> None:
+        """Take over the rows of locked owners. Release the locks of the others on failure."""
+        left = [*owners]
         try:
             # The process that replaces the file also moves these rows.
             self._db.check_files()
-            self._inherit_rows(owner)
+            self._trials.take_over(self._db, owners)
+            while left:
+                self._inherit_rows(left[0])
+                del left[0]
         except BaseException:
-            self._locks.pop(owner).release(remove=False)
+            for owner in left:
+                self._locks.pop(owner).release(remove=False)
             raise
 
     def _inherit_rows(self, owner: int) -> None:
-        uncertain: dict[int, list[bytes]] = {}
+        ended: list[EndedRows] = []
         with self._db.transaction():
             sending = self._db.sending(owner)
             if self._settings.at_least_once:
                 self._db.mark([row[0] for row in sending], ONCE)
             else:
-                for number, state, body in sending:
-                    uncertain.setdefault(lane_of(number), []).append(self._item(state, body))
-                self._move_to_dead_letters(sending, DropReason.UNCERTAIN, "the process ended during a request")
+                ended += self._end(sending, DropReason.UNCERTAIN, "the process ended during a request")
+            convicted = self._trials.convicted(lane_start(owner, 0), lane_start(owner + 1, 0))
+            message = "the process ended again and again while this record was being sent, twice when it was sent alone"
+            ended += self._end(self._db.rows(convicted), DropReason.CRASHED, message)
             # Rows with an unknown lane code stay in the file.
             found = {lane: sizes for lane in LANE_CODES.values() if (sizes := self._db.sizes(owner, lane))[0]}
         # Project secrets are not stored, so these imports are signed like the others.
@@ -366,10 +394,18 @@ class SpoolSession:
             self._inherited_ranges[target[lane]].append([lane_start(owner, lane), lane_start(owner, lane + 1)])
             sum_records, sum_bytes = counts.get(target[lane], (0, 0))
             counts[target[lane]] = sum_records + records, sum_bytes + size
-        if counts or uncertain:
-            self._listener.on_taken_over(counts, uncertain)
+        if counts or ended:
+            self._listener.on_taken_over(counts, ended)
         if not found:
             self._remove_owner_if_empty(owner)
+
+    def _end(self, rows: Sequence[Row], reason: DropReason, message: str) -> list[EndedRows]:
+        """Turn rows into dead letters. Return them by lane."""
+        by_lane: dict[int, list[bytes]] = {}
+        for number, state, body in rows:
+            by_lane.setdefault(lane_of(number), []).append(self._item(state, body))
+        self._move_to_dead_letters(rows, reason, message)
+        return [EndedRows(lane, reason, message, items) for lane, items in by_lane.items()]
 
     def _move_to_dead_letters(self, rows: Sequence[Row], reason: DropReason, message: str) -> None:
         letters = [
@@ -394,6 +430,7 @@ class SpoolSession:
         """Close the database and release all owner locks. The next client takes over remaining rows."""
         try:
             if self._database is not None:
+                self._trials.end_all(self._db, self._owners.own)
                 for owner in [*self._locks]:
                     self._remove_owner_if_empty(owner)
                 self._db.close()

@@ -31,6 +31,8 @@ _CHECK_INTERVAL: Final = 1.0
 _RETRY_DELAY: Final = 1.0
 # The same if the disk is full: the next record should be written soon after there is room again.
 _FULL_RETRY_DELAY: Final = 0.1
+# Seconds between checks of the rows on trial while no work is pending.
+_TRIAL_CHECK_INTERVAL: Final = 1.0
 # Seconds between two steps of shrinking the file while no work is pending.
 _SHRINK_PAUSE: Final = 0.01
 # Approximate maximum of one commit: SQLite's log grows to the size of the largest commit.
@@ -229,6 +231,8 @@ class SpoolWriter:
         """Return the seconds until the next step if no work arrives."""
         if not session.is_open:
             return _RETRY_DELAY
+        if session.has_trials:
+            return _TRIAL_CHECK_INTERVAL
         if self._must_measure:
             return _FULL_RETRY_DELAY
         return _SHRINK_PAUSE if self._is_shrinking else _CHECK_INTERVAL
@@ -260,6 +264,8 @@ class SpoolWriter:
                 session.maintain()
                 # While a backlog is loaded the file empties by itself: pages moved now would be deleted soon after.
                 self._is_shrinking, self._has_loaded = not self._has_loaded, False
+            if session.has_trials:
+                session.end_old_trials()
             if self._must_measure and clock() - self._last_measured >= _FULL_RETRY_DELAY:
                 self._must_measure, self._last_measured = False, clock()
                 session.report_size()

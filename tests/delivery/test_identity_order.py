@@ -330,7 +330,7 @@ def test_updates_wait_for_an_identity_record_that_joins_a_batch_from_disk() -> N
     assert buffer.disk is not None
     events, people = buffer.lane(RecordKind.EVENTS), buffer.lane(RecordKind.PEOPLE)
     buffer.disk.take_over(events, 1, len(record(VERB, 0)))
-    buffer.rows_loaded(events, [(1, record(VERB, 0))], 0.0)
+    buffer.rows_loaded(events, [(1, record(VERB, 0))], 0.0, {})
     for lane, item in ((people, b"before"), (events, record(VERB, 2)), (people, b"after")):
         buffer.offer(lane, item, 0.0)
         buffer.disk.rows(lane).mark_written(buffer.disk.rows(lane).last_row)

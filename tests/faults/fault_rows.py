@@ -10,6 +10,7 @@ _C: Final = "faults/test_network.py::test_"
 _D: Final = "faults/test_order_and_identity.py::test_"
 _F: Final = "faults/test_memory_and_input.py::test_"
 _G: Final = "faults/test_security.py::test_"
+_KILLERS: Final = "faults/test_killer_rows.py::test_"
 _FULL_DISK: Final = "faults/test_full_disk.py::test_"
 _UNSENT: Final = "faults/test_unsent_requests.py::test_"
 _LEFTOVER: Final = "faults/test_leftover_bytes.py::test_"
@@ -51,7 +52,7 @@ CATALOGUE: Final = (
     *("G1", "G3", "G4", "G5", "G6"),
     # Hosts of a client: web servers, workers, notebooks, test clients.
     *("K1", "K2", "K3", "K4", "K5", "K6", "K7", "K8", "K9", "K10", "K11", "K12"),
-    *("G2", "G5-disk", "G7", "G8", "G9", "G11", "G14", "G17"),
+    *("G2", "G5-disk", "G7", "G8", "G9", "G11", "G13", "G14", "G17"),
     "G6-disk",
     *("G3-hooks", "G4-clock", "G16"),
     *("P1", "P2", "P3", "P4", "P5", "P6", "P7"),
@@ -312,6 +313,12 @@ ROWS: Final[Mapping[str, tuple[str, ...]]] = {
         f"{_FULL_DISK}g7_records_are_accepted_again_soon_after_a_full_disk_has_room",
         f"{_FULL_DISK}g7_waiting_caller_gets_the_room_of_a_full_disk",
         f"{_FULL_DISK}g7_start_on_a_full_disk_names_it_and_records_follow_once_there_is_room",
+    ),
+    "G13": (
+        f"{_KILLERS}g13_record_that_ends_the_process_is_set_aside_and_the_others_arrive",
+        f"{_KILLERS}g13_kills_of_a_healthy_process_set_no_record_aside",
+        f"{_KILLERS}g13_request_that_ends_acquits_its_records",
+        f"{_KILLERS}g13_request_that_takes_long_acquits_its_records",
     ),
     "G8": ("faults/test_locked_spool.py::test_g8_only_committed_records_are_said_to_wait_in_a_locked_spool",),
     "G5-disk": (

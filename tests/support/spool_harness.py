@@ -190,6 +190,11 @@ class SpoolHarness:
         ids = self.bridge._non_idempotent_rows(batch)
         return self.writer.submit(lambda work: work.marks.append((ids, SENDING))) if ids else None
 
+    def begin_trial(self, batch: Batch) -> None:
+        """Request the note that a batch on trial is being sent."""
+        ids, now = [*batch.ids], self.now
+        self.writer.submit(lambda work: work.trials.append((ids, now)))
+
     def settle(self, batch: Batch, outcome: Outcome, delay: float = 0.0) -> None:
         self.queue.settle(batch, outcome, delay)
 
