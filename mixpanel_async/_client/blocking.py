@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import weakref
 from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial, wraps
@@ -10,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, final
 
 from .._model.stats import FlushResult, Stats
 from .._runtime.event_loop import current_loop
-from .._runtime.loop_thread import LoopThread
+from .._runtime.log_events import log_event
+from .._runtime.loop_thread import InterruptedCallError, LoopThread
 from .base import Properties
 from .bound import BoundMixpanel
 from .events import EventMethods
@@ -48,11 +50,19 @@ class _Facade:
         # Without an event loop in this thread, such a method does not wait for anything.
         if self._can_wait or current_loop() is not None:
             return self._await(method, *args, **options)
+        coroutine = None
         try:
-            method(self._target, *args, **options).send(None)
+            self._thread.calls.begin()
+            coroutine = method(self._target, *args, **options)
+            coroutine.send(None)
         except StopIteration as ended:
             result: T = ended.value
             return result
+        finally:
+            self._thread.calls.end()
+            if coroutine is not None:
+                # A signal handler may have raised before its first step.
+                coroutine.close()
         raise AssertionError("a method that queues a record has waited")
 
 
@@ -161,12 +171,13 @@ class BlockingMixpanel(_Facade):
     Args:
         client: the client. It may also be used from event loops.
         can_wait: whether queueing a record may wait for the disk or for room.
+        is_locked: returns whether the calling thread is inside a call of the client that holds its lock.
     """
 
     _target: AsyncMixpanel
 
-    def __init__(self, client: AsyncMixpanel, *, can_wait: bool) -> None:
-        super().__init__(client, LoopThread("mixpanel client"), can_wait=can_wait)
+    def __init__(self, client: AsyncMixpanel, *, can_wait: bool, is_locked: Callable[[], bool]) -> None:
+        super().__init__(client, LoopThread("mixpanel client", is_locked), can_wait=can_wait)
         self._result: FlushResult | None = None
         weakref.finalize(self, self._thread.stop_soon)
 
@@ -213,16 +224,32 @@ class BlockingMixpanel(_Facade):
         """See `AsyncMixpanel.flush`."""
         if not self._target.enabled:
             return FlushResult(0, 0, 0)
-        return self._thread.run(partial(self._target.flush, timeout))
+        try:
+            return self._thread.run(partial(self._target.flush, timeout))
+        except InterruptedCallError as error:
+            return self._unfinished(error)
 
     def close(self) -> FlushResult:
-        """Deliver what waits, close the client and end the thread. See `AsyncMixpanel.aclose`."""
+        """Deliver what waits, close the client and end the thread. See `AsyncMixpanel.aclose`.
+
+        A signal handler that has interrupted a call of the same client cannot wait. The client then stays open, and
+        delivers at the exit of the program.
+        """
         if not self._target.enabled:
             return FlushResult(0, 0, 0)
         if self._result is None:
-            self._result = self._thread.run(self._target.aclose)
+            try:
+                self._result = self._thread.run(self._target.aclose)
+            except InterruptedCallError as error:
+                return self._unfinished(error)
             self._thread.close()
         return self._result
+
+    def _unfinished(self, error: InterruptedCallError) -> FlushResult:
+        """Return the result of a delivery for which a signal handler cannot wait."""
+        pending, text = self._target.stats().pending, str(error)
+        log_event(logging.WARNING, "delivery_not_awaited", "%d records wait: %s", pending, text, records=pending)
+        return FlushResult(0, 0, pending, last_error=text)
 
     def run(self, function: Callable[P, Awaitable[T]], *args: P.args, **options: P.kwargs) -> T:
         """Await a coroutine function in the thread of the client, and return its result.

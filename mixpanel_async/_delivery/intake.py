@@ -288,6 +288,16 @@ class Intake:
 
     # Lock
 
+    def is_held_by_caller(self) -> bool:
+        """Return whether the calling thread holds the lock: a signal handler may have interrupted it there."""
+        if not (self._is_lock_held and self._lock.acquire(blocking=False)):
+            return False
+        try:
+            # Another thread may have released the lock meanwhile.
+            return self._is_lock_held
+        finally:
+            self._lock.release()
+
     def run_locked(self, work: Callable[[], T]) -> T:
         """Change the buffer while the lock is held, after the staged events were enqueued."""
         self.check_fork()

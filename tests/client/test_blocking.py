@@ -353,3 +353,50 @@ def test_program_ends_and_has_delivered(program: str) -> None:
     assert done.returncode == status, done.stderr
     assert "mixpanel" not in done.stderr.replace("mixpanel_async/", "").lower()
     assert sorted(event["properties"]["n"] for event in emulator.events("E")) == list(range(20))
+
+
+SIGNAL_PROGRAM = """
+    import os, signal, sys, threading, time
+    from mixpanel_async import AsyncMixpanel, BatchPolicy
+    client = AsyncMixpanel("token", api_host=sys.argv[1], batching=BatchPolicy(linger=3600.0))
+    mp = client.start_in_thread()
+    def handler(*_):
+        mp.close()
+        sys.exit(0)
+    signal.signal(signal.SIGTERM, handler)
+    threading.Timer(float(sys.argv[2]), os.kill, (os.getpid(), signal.SIGTERM)).start()
+    while True:
+        mp.track("u", "E", {"n": 1})
+        client.track_nowait("u", "E", {"n": 1})
+"""
+
+
+@pytest.mark.parametrize("delay", [0.1, 0.11, 0.12, 0.13])
+def test_handler_that_closes_in_the_middle_of_a_call_ends(delay: float) -> None:
+    emulator = Emulator()
+    with emulator.serve() as server:
+        done = subprocess.run(
+            [sys.executable, "-c", textwrap.dedent(SIGNAL_PROGRAM), server.url, str(delay)],
+            capture_output=True, text=True, timeout=25, check=False,
+        )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "never awaited" not in done.stderr
+
+
+def test_awaited_call_in_an_interrupted_call_raises() -> None:
+    with emulated() as (_, client), client.in_thread() as mp:
+        caught: list[Exception] = []
+
+        class Hostile(dict):  # type: ignore[type-arg]
+            def items(self) -> Any:
+                # Code that interrupts a call of the client in the same thread, like a signal handler.
+                try:
+                    mp.alias("new", "user")
+                except MixpanelException as error:
+                    caught.append(error)
+                assert mp.flush().last_error is not None
+                return super().items()
+
+        mp.track("user", "Event", Hostile(a=1))
+        assert "interrupted" in str(caught[0])
+        mp.alias("new", "user")
