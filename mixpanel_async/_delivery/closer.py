@@ -367,5 +367,5 @@ class Closer:
             text += f"{waiting}; {'it is' if pending == 1 else 'they are'} delivered in the background"
         # Python hides a ResourceWarning by default, so the log reports a loss as well.
         if self._queue.spool is not None or (is_exit and left):
-            log_event(logging.WARNING, "not_closed", text, records=left)
+            log_event(logging.WARNING, "not_closed", text, records=left, error=self._queue.requests.last_error)
         warnings.warn(text, ResourceWarning, stacklevel=2)
