@@ -37,6 +37,7 @@ _HTTPX_ERRORS: Final[dict[type[Exception], type[httpx.TransportError]]] = {
     httpcore.ProxyError: httpx.ProxyError,
     httpcore.UnsupportedProtocol: httpx.UnsupportedProtocol,
 }
+_SENDERS: Final = (httpcore.AsyncHTTPConnection, httpcore.AsyncConnectionPool)
 _HTTPCORE_ERRORS: Final = tuple(_HTTPX_ERRORS)
 
 
@@ -102,6 +103,8 @@ class Connection:
         self._is_plain = False
         self.proxy_variable = None
         request.extensions[_CONNECTION_KEY] = self
+        # A tool may answer in place of httpx.
+        progress.hand_over()
         return await self._client.send(request, stream=True, follow_redirects=False)
 
     async def handle(self, request: httpx.Request, proxy: EnvironmentProxy | None) -> httpx.Response:
@@ -119,6 +122,8 @@ class Connection:
             self._is_plain = True
             request.extensions["trace"] = self._network.progress.trace
             return await self._plain_transport(proxy).handle_async_request(request)
+        if not _is_httpcore_patched():
+            self._network.progress.take_over()
         url = httpcore.URL(
             scheme=request.url.raw_scheme,
             host=request.url.raw_host,
@@ -211,8 +216,16 @@ def _is_transport_patched() -> bool:
     OpenTelemetry's instrumentation wraps it and pytest-httpx replaces it (read 2026-11-29: versions 0.66b2 and 0.36.2).
     Requests then go through that method, so that the tool sees them. They lose what `NetworkBackend` adds.
     """
-    method = httpx.AsyncHTTPTransport.handle_async_request
-    return hasattr(method, "__wrapped__") or not method.__module__.startswith("httpx.")
+    return _is_patched(httpx.AsyncHTTPTransport.handle_async_request, "httpx.")
+
+
+def _is_httpcore_patched() -> bool:
+    """Return whether a tool, such as respx, answers in place of httpcore, so that `NetworkBackend` notes nothing."""
+    return any(_is_patched(one.handle_async_request, "httpcore.") for one in _SENDERS)
+
+
+def _is_patched(method: Callable[..., Any], package: str) -> bool:
+    return hasattr(method, "__wrapped__") or not method.__module__.startswith(package)
 
 
 class _ConnectionTransport(httpx.AsyncBaseTransport):

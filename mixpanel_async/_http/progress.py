@@ -57,9 +57,13 @@ class Progress:
         """Whether the bytes received are one complete response and nothing more."""
         return self._framing is not None and self._framing.is_complete
 
-    def begin(self) -> None:
-        """Note that a library has the request from now on."""
+    def hand_over(self) -> None:
+        """Note that a library has the request from now on, so that only what it reports is known."""
         self._sent = None
+
+    def take_over(self) -> None:
+        """Note that the sockets note everything from now on, and nothing has left."""
+        self._sent = False
 
     def note_connecting(self) -> None:
         """Note that a connection is opened, so that nothing of the request has left unless it was noted before."""

@@ -213,6 +213,7 @@ class Transport:
             http_request = client.build_request(headers=headers, content=request.body, extensions=extensions, **parts)
             if request.body:
                 http_request.stream = _RequestBody(request.body)
+            progress.hand_over()
             return http_request
 
         send = partial(client.send, stream=True, follow_redirects=False)
@@ -266,9 +267,7 @@ class Transport:
         host = request.origin.partition("://")[2] or self._host
         try:
             with anyio.move_on_after(limit) as scope:
-                http_request = self._build(build, request)
-                progress.begin()
-                return await _exchange(send, http_request, max_bytes, body, scope)
+                return await _exchange(send, self._build(build, request), max_bytes, body, scope)
         except UnusableProxyError as error:
             return TransportFailure(sent=False, message=str(error))
         except Exception as error:  # noqa: BLE001  a transport of the user may raise any error
