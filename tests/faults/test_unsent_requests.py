@@ -325,6 +325,8 @@ async def test_g2_client_that_is_closed_while_it_connects_has_sent_nothing(
         await it.heal()
 
 
+# anyio does not close the coroutine of a task that asyncio cancels before its first step.
+@pytest.mark.filterwarnings("ignore:coroutine .connect_tcp.* was never awaited:RuntimeWarning")
 @pytest.mark.parametrize("phase", HANGING, ids=lambda phase: phase.name)
 def test_g2_event_loop_that_ends_while_it_connects_has_sent_nothing(
     phase: Phase, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
