@@ -24,6 +24,19 @@ def pytest_configure(config: pytest.Config) -> None:
         config.stash[STDERR] = os.dup(2)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the cases that the short form of a test leaves out as `long`."""
+    seen: dict[tuple[str, str], int] = {}
+    for item in items:
+        if (mark := item.get_closest_marker("sample")) is not None:
+            function = (str(item.path), getattr(item, "originalname", item.name))
+            number = seen.get(function, 0)
+            seen[function] = number + 1
+            if number % mark.kwargs["every"]:
+                item.add_marker(pytest.mark.long)
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_timeout_set_timer(item: pytest.Item, settings: Any) -> None:
     if STDERR in item.config.stash and settings.timeout > SECONDS_BEFORE_TIMEOUT:

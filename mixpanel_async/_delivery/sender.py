@@ -188,7 +188,7 @@ class Sender:
 
     async def _run(self) -> None:
         loop = self._binding.loop
-        while self._binding.loop is loop:
+        while self._binding.loop is loop and not self._is_stopping:
             self._binding.reset_wakeup()
             step = self._queue.dispatch(self._spawn_batch)
             if step is not None:

@@ -19,6 +19,8 @@ import pytest
 
 from mixpanel_async.emulator import Emulator
 
+pytestmark = pytest.mark.sample(every=4)
+
 TOKEN: Final = "t"
 EVENTS: Final = 40_000
 # Many times what a well-behaved client waits, and less than a hostile one blocked it before there were limits.

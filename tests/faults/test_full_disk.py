@@ -17,6 +17,8 @@ import pytest
 from mixpanel_async import AsyncMixpanel, BatchPolicy, Overflow, QueueFullError, SpoolError, SqliteSpool
 from mixpanel_async.emulator import Emulator
 
+pytestmark = pytest.mark.sample(every=3)
+
 # Seconds within which records must be accepted again. Before, it took up to 11.
 SOON = 2.0
 MAX_BYTES = 1_000_000

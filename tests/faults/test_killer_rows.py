@@ -22,6 +22,8 @@ from mixpanel_async import SqliteSpool
 from mixpanel_async._spool.trials import PROVEN_AFTER
 from mixpanel_async.emulator import Emulator
 
+pytestmark = pytest.mark.sample(every=4)
+
 RECORDS = 300
 PROGRAM = Path(__file__).with_name("killer_row_program.py")
 

@@ -14,6 +14,8 @@ from misbehaving import AUTHORITY, DISCONNECTED, begin_tls, open_tunnel, read_re
 
 from mixpanel_async import ApiError, AsyncMixpanel, RetryPolicy
 
+pytestmark = pytest.mark.sample(every=4)
+
 OK_BODY = b'{"status":1,"error":null}'
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 25\r\n\r\n" + OK_BODY
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n9\r\n" + OK_BODY[:9] + b"\r\n10\r\n" + OK_BODY[9:]

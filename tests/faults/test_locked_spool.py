@@ -16,6 +16,8 @@ from locked_spool_program import COMMITTED, ENDINGS, UNWRITTEN
 from mixpanel_async import SqliteSpool
 from mixpanel_async.emulator import Emulator
 
+pytestmark = pytest.mark.sample(every=3)
+
 PROGRAM = Path(__file__).with_name("locked_spool_program.py")
 LIMIT = 25.0
 

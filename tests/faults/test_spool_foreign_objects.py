@@ -15,6 +15,8 @@ from spool_harness import SpoolHarness, fast_folder, record, spooled
 from mixpanel_async import SqliteSpool
 from mixpanel_async._model.outcomes import Delivered
 
+pytestmark = pytest.mark.sample(every=4)
+
 ROWS = 1_000
 
 Change = Callable[[sqlite3.Connection], object]

@@ -18,6 +18,8 @@ from spool_harness import SpoolHarness, fast_folder
 
 from mixpanel_async._model.outcomes import Delivered
 
+pytestmark = pytest.mark.sample(every=7)
+
 PROGRAM = Path(__file__).with_name("spool_harm_program.py")
 EVENTS = 400
 SMALL = 300

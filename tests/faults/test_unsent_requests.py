@@ -48,6 +48,8 @@ from mixpanel_async import (
     TransportError,
 )
 
+pytestmark = pytest.mark.sample(every=7)
+
 ATTEMPT = 0.4
 CANARY = "canary-of-a-secret"
 BAD_TLS = b"HTTP/1.1 400 Bad Request\r\n\r\n"

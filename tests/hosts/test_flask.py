@@ -15,6 +15,8 @@ from mixpanel_async import IdMerge
 from mixpanel_async.emulator import Emulator
 from mixpanel_async.testing import assert_profile, assert_tracked
 
+pytestmark = pytest.mark.sample(every=3)
+
 REQUESTS: Final = 60
 THREADS: Final = 6
 GUNICORN: Final = ("-m", "gunicorn", "--bind", "127.0.0.1:0", "--no-control-socket", "--graceful-timeout", "8")

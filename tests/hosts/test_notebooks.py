@@ -14,7 +14,12 @@ from nbformat import v4 as untyped_v4
 
 from mixpanel_async.emulator import Emulator
 
-pytestmark = pytest.mark.skipif("sys.platform == 'win32'", reason="a kernel needs another event loop on Windows")
+pytestmark = [
+    pytest.mark.skipif("sys.platform == 'win32'", reason="a kernel needs another event loop on Windows"),
+    # A kernel takes long to start on a busy machine.
+    pytest.mark.timeout(120),
+    pytest.mark.sample(every=3),
+]
 
 MAKE = """
 import os
@@ -55,7 +60,7 @@ def kernel(emulator: Emulator, folder: Path, monkeypatch: pytest.MonkeyPatch) ->
         monkeypatch.setenv("MIXPANEL", server.url)
         notebook = v4.new_notebook()
         where = {"metadata": {"path": folder}}
-        client: Any = NotebookClient(notebook, timeout=20, kernel_name="python3", resources=where)
+        client: Any = NotebookClient(notebook, timeout=60, kernel_name="python3", resources=where)
 
         def run(code: str) -> str:
             cell = v4.new_code_cell(code)
@@ -110,7 +115,7 @@ def test_restarted_kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     with kernel(emulator, tmp_path, monkeypatch) as (client, run):
         run(MAKE + "await mp.track('user', 'Event', {'cell': 1})")
         run_sync(client.km.restart_kernel)()
-        run_sync(client.kc.wait_for_ready)(timeout=20)
+        run_sync(client.kc.wait_for_ready)(timeout=60)
         assert cells_of(emulator) == [1]
         run(MAKE + "await mp.track('user', 'Event', {'cell': 2})")
     assert cells_of(emulator) == [1, 2]

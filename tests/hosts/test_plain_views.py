@@ -13,6 +13,8 @@ from host_process import HERE, HostProcess, host_process
 
 from mixpanel_async.emulator import Emulator
 
+pytestmark = pytest.mark.sample(every=2)
+
 NUMBERS: Final = [*range(10)]
 SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 

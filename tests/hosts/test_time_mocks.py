@@ -20,6 +20,8 @@ from mixpanel_async import AsyncMixpanel, BatchPolicy, RetryPolicy
 from mixpanel_async.emulator import Emulator
 from mixpanel_async.testing import assert_tracked
 
+pytestmark = pytest.mark.sample(every=2)
+
 Freeze = Callable[[datetime], AbstractContextManager[Any]]
 
 FREEZES: Final[dict[str, Freeze]] = {

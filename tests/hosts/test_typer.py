@@ -12,6 +12,8 @@ from host_process import HERE, HostProcess, host_process
 
 from mixpanel_async.emulator import Emulator
 
+pytestmark = pytest.mark.sample(every=3)
+
 # How a command ends -> exit status without tracking.
 STATUSES: Final = {"success": 0, "exception": 1, "exit": 3, "interrupt": 130}
 COMMANDS: Final = ("plain", "async", "no-loop")

@@ -15,6 +15,8 @@ from mixpanel_async import IdMerge
 from mixpanel_async.emulator import Emulator
 from mixpanel_async.testing import assert_tracked
 
+pytestmark = pytest.mark.sample(every=2)
+
 MAYA = "maya@example.com"
 DJANGO = str(EXAMPLES / "django_app.py")
 EVENTS = 24
