@@ -39,7 +39,7 @@ from .._model.errors import (
 )
 from .._model.stats import FlushResult, Stats
 from .._model.unsupported import unsupported_arguments
-from .._runtime.environment import Environment, real_environment
+from .._runtime.environment import Environment, is_memory_limited, real_environment
 from .._runtime.event_loop import preload_backend
 from .._runtime.log_events import log_event
 from .base import Properties
@@ -195,6 +195,7 @@ class AsyncMixpanel(EventMethods, IdentityMethods, ProfileMethods):
                 before_send=before_send,
                 recent=not options.by_import,
                 warn=partial(log_event, logging.WARNING, "property_renamed"),
+                is_memory_limited=is_memory_limited(),
             )
             pipeline = build_pipeline(options, Callbacks(on_drop, on_delivered), spool, http_client, environment)
             super().__init__(

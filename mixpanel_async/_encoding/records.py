@@ -17,8 +17,16 @@ from .._model.errors import ConfigurationError, ValidationError
 from .._model.interruption import raise_interruption
 from .._model.records import DropReason, IdentityRecord, NonIdempotentRecord, Record, RefusedRecord
 from .._model.version import VERSION
-from .fast_event import MAX_RECORD_BYTES, MP_LIB, FastEventEncoder, insert_id_fragment, time_fragment
+from .fast_event import (
+    MAX_RECORD_BYTES,
+    MP_LIB,
+    BoundedFastEventEncoder,
+    FastEventEncoder,
+    insert_id_fragment,
+    time_fragment,
+)
 from .hooks import BeforeSend, DroppedByHook, Message, SerializerOption, as_serializer, call_hook
+from .size_check import exceeds
 from .timestamps import event_time
 from .validation import (
     EVENT_LIMITS,
@@ -93,6 +101,7 @@ class RecordEncoder:
             updates a user or a group, or drop it by returning None.
         recent: events go to `/track`, which accepts only the last five days.
         warn: called with a text, once, if a property had to be renamed.
+        is_memory_limited: the process may not get all the memory that it asks for.
     """
 
     __slots__ = (
@@ -116,6 +125,7 @@ class RecordEncoder:
         before_send: BeforeSend | None = None,
         recent: bool = False,
         warn: Callable[[str], None] | None = None,
+        is_memory_limited: bool = False,
     ) -> None:
         hook = as_serializer(serializer)
         self._events = Normalizer(EVENT_LIMITS, hook)
@@ -130,8 +140,9 @@ class RecordEncoder:
         self._before_send = before_send
         self._recent = recent
         self._warn = warn
+        fast_encoder_class = BoundedFastEventEncoder if is_memory_limited else FastEventEncoder
         self.fast_encoder = (
-            None if before_send is not None or hook is not None or self._super else FastEventEncoder(token)
+            None if before_send is not None or hook is not None or self._super else fast_encoder_class(token)
         )
         """Encoder of plain events; None if a hook, a serializer or super properties apply to every event."""
 
@@ -461,10 +472,11 @@ def _check_target(update: Message) -> None:
 def _encode(message: Message, normalizer: Normalizer) -> bytes:
     """Encode a message as JSON.
 
-    orjson does not name the value that it rejects. The normalizer then converts the message, or raises with its path.
+    orjson does not name the value that it rejects, and is not given a message that is far too large. The normalizer
+    then converts the message, or raises with its path.
     """
     try:
-        data = orjson.dumps(message)
+        data = b"" if exceeds(message, MAX_RECORD_BYTES) else orjson.dumps(message)
     except TypeError:
         data = b""
     if not data:

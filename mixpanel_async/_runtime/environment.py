@@ -80,6 +80,15 @@ class Environment:
         return self.wall_time is _wall_time and (not isinstance(time.time, BuiltinFunctionType) or _is_travelling())
 
 
+def is_memory_limited() -> bool:
+    """Return whether the process has a limit for its address space, such as that of `ulimit -v`."""
+    try:
+        import resource  # noqa: PLC0415  not on Windows
+    except ImportError:
+        return False
+    return resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY
+
+
 def real_environment() -> Environment:
     """Return the clocks of this machine and a separate random generator."""
     return Environment(

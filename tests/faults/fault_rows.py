@@ -52,7 +52,7 @@ CATALOGUE: Final = (
     *("G1", "G3", "G4", "G5", "G6"),
     # Hosts of a client: web servers, workers, notebooks, test clients.
     *("K1", "K2", "K3", "K4", "K5", "K6", "K7", "K8", "K9", "K10", "K11", "K12"),
-    *("G2", "G5-disk", "G7", "G8", "G9", "G11", "G13", "G14", "G17"),
+    *("G2", "G5-disk", "G7", "G8", "G9", "G11", "G13", "G14", "G15", "G17"),
     "G6-disk",
     *("G3-hooks", "G4-clock", "G16"),
     *("P1", "P2", "P3", "P4", "P5", "P6", "P7"),
@@ -376,6 +376,7 @@ ROWS: Final[Mapping[str, tuple[str, ...]]] = {
         f"{_INTERRUPTED}interrupted_call_leaves_right_sums",
         f"{_INTERRUPTED}time_limits_of_a_worker_reach_it_and_lose_nothing",
     ),
+    "G15": ("faults/test_memory_limit.py::test_value_that_is_too_large_for_the_memory_is_refused",),
     # A fixture in `conftest.py` also checks conservation after each test of the suite.
     "P1": (f"{_RANDOM}accepted_records_arrive_once_for_200_seeds",),
     "P2": (
