@@ -1,4 +1,8 @@
-"""Callbacks of the user: called in order, in a thread if they are plain functions. Their errors are only logged."""
+"""Callbacks of the user: called in order, in a thread if they are plain functions. Their errors are only logged.
+
+A callback that tracks records may cause its own next call: `on_drop` while the queue is full, or `on_delivered`. The
+calls of such a callback are spaced out, so that they do not use a whole core.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from contextvars import Context
 from functools import partial
 from inspect import isawaitable, iscoroutinefunction
 from typing import Any, Final
@@ -18,12 +23,19 @@ from .._model.records import DropReason, Loss, RecordKind, RefusedRecord
 from .._model.stats import Delivery, LostRecord
 from .._runtime.log_events import log_event
 from .._runtime.threads import start_daemon_thread, wait_for
+from .._runtime.timers import move_on_after
+from .staging import IN_CALLBACK
 
 OnDrop = Callable[[list[LostRecord], DropReason], Awaitable[None] | None]
 OnDelivered = Callable[[Delivery], Awaitable[None] | None]
 
 # Bytes of payload kept for a slow `on_drop`. Beyond them only the number of lost records is kept.
 _MAX_KEPT_BYTES: Final = 16 * 1024 * 1024
+# Seconds between two calls of a callback that tracks records. They double with each call.
+_MIN_PAUSE: Final = 0.05
+_MAX_PAUSE: Final = 1.0
+# Seconds if further deliveries wait, which other records have caused. Losses that wait share a call.
+_BUSY_PAUSE: Final = 0.01
 # Memory of a kept record in addition to its payload.
 _RECORD_OVERHEAD: Final = 64
 
@@ -62,6 +74,10 @@ class Callbacks:
         self._thread: int | None = None
         # A callback of an event loop that has ended may still run.
         self._call_lock = threading.Lock()
+        self._has_tracked = False
+        self._pause = 0.0
+        self._hurried: anyio.Event | None = None
+        self._is_hurried = False
 
     def reset_after_fork(self) -> None:
         """Forget the reports of the parent process."""
@@ -141,6 +157,32 @@ class Callbacks:
             # There is no event loop in this thread.
             return False
 
+    def note_tracked(self) -> None:
+        """Note that a callback has tracked a record. From any thread."""
+        self._has_tracked = True
+
+    def hurry(self) -> None:
+        """Make no pauses any more, as the client closes. Call it in the event loop of the client."""
+        self._is_hurried = True
+        if self._hurried is not None:
+            self._hurried.set()
+
+    async def _pause_if_needed(self) -> None:
+        if self._pause and not self._is_hurried:
+            self._hurried = anyio.Event()
+            with move_on_after(self._pause):
+                await self._hurried.wait()
+
+    def _set_pause(self, *, is_loss: bool) -> None:
+        """Set the pause before the next call."""
+        if not self._has_tracked:
+            self._pause = 0.0
+        elif is_loss or len(self._pending) <= 1:
+            # The one that waits may be the callback's own, if it has flushed.
+            self._pause = min(_MAX_PAUSE, max(_MIN_PAUSE, 2 * self._pause))
+        else:
+            self._pause = _BUSY_PAUSE
+
     async def run(self) -> None:
         """Report everything, in order."""
         self._task = anyio.get_current_task().id
@@ -150,7 +192,8 @@ class Callbacks:
             self._task = None
 
     async def _run(self) -> None:
-        while True:
+        while self._pending:
+            await self._pause_if_needed()
             with self._lock:
                 if not self._pending:
                     return
@@ -159,6 +202,7 @@ class Callbacks:
                     self._kept_bytes -= _size(entry)
                     if self._counted.get((entry.kind, entry.reason)) is entry:
                         del self._counted[entry.kind, entry.reason]
+            self._has_tracked = False
             if isinstance(entry, Loss):
                 assert self._on_drop is not None
                 records = await wait_for(start_daemon_thread(partial(_records, entry), "mixpanel callback"))
@@ -169,30 +213,40 @@ class Callbacks:
                     self._is_reporting_losses = False
             elif self._on_delivered is not None:
                 await self._call("on_delivered", self._on_delivered, entry)
+            self._set_pause(is_loss=isinstance(entry, Loss))
 
     async def _call(self, name: str, callback: Callable[..., Any], *args: object) -> None:
         try:
             if iscoroutinefunction(callback) or iscoroutinefunction(getattr(callback, "__call__", None)):  # noqa: B004
-                await callback(*args)
+                await self._await(callback(*args))
                 return
             guarded = partial(self._guarded, callback, *args)
             result = await wait_for(start_daemon_thread(guarded, "mixpanel callback"))
             if isinstance(result, BaseException):
                 self._report(name, result)
             elif isawaitable(result):
-                await result
+                await self._await(result)
         except anyio.get_cancelled_exc_class():
             raise
         except BaseException as error:  # noqa: BLE001  a callback must not end the program
             self._report(name, error)
 
+    async def _await(self, result: Awaitable[Any]) -> None:
+        token = IN_CALLBACK.set(True)
+        try:
+            await result
+        finally:
+            IN_CALLBACK.reset(token)
+
     def _guarded(self, callback: Callable[..., Any], *args: object) -> Any:
-        """Call a callback while holding the lock. Return its result or its exception."""
+        """Call a callback in an empty context while holding the lock. Return its result or its exception."""
+        context = Context()
+        context.run(IN_CALLBACK.set, True)  # noqa: FBT003  the value of a variable
         try:
             with self._call_lock:
                 self._thread = threading.get_ident()
                 try:
-                    return callback(*args)
+                    return context.run(callback, *args)
                 finally:
                     self._thread = None
         except BaseException as error:  # noqa: BLE001

@@ -168,6 +168,7 @@ class Closer:
         await self._close_spool(max(_STOP_TIMEOUT, deadline - self._monotonic()))
         self._binding.on_settled()
         # A callback that closes the client waits for this task.
+        self._queue.callbacks.hurry()
         if not from_callback:
             with anyio.move_on_after(max(_STOP_TIMEOUT, deadline - self._monotonic())):
                 await self._binding.callbacks_done()

@@ -20,7 +20,7 @@ from .listeners import QueueListener, SpoolListener
 from .log import LossLog, SignInLog, log_clock
 from .offers import OfferResult
 from .repair import Repairer
-from .staging import IN_REQUEST, MIN_RECORD_BYTES, StagingBuffer
+from .staging import IN_CALLBACK, IN_REQUEST, MIN_RECORD_BYTES, StagingBuffer
 
 if TYPE_CHECKING:
     from .._spool.messages import CommitGroup
@@ -231,6 +231,8 @@ class Intake:
     def _offer_to_buffer(self, lane: Lane, item: bytes, commits: list[CommitGroup] | None) -> OfferResult:
         # An event about our own request must not cause a request, which would cause the next event.
         now = inf if IN_REQUEST.get() else self._monotonic()
+        if IN_CALLBACK.get():
+            self.callbacks.note_tracked()
         if self.spool is None:
             return self._buffer.offer(lane, item, now)
         result, group = self.spool.offer(lane, item, now, is_awaited=commits is not None)

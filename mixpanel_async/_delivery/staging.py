@@ -14,6 +14,8 @@ from .._runtime.fork import ForkMarker
 
 IN_REQUEST: Final = ContextVar("mixpanel_async_in_request", default=False)
 """Whether the current code runs inside a request of this package."""
+IN_CALLBACK: Final = ContextVar("mixpanel_async_in_callback", default=False)
+"""Whether the current code runs inside `on_drop` or `on_delivered`."""
 # A lower bound for the size of a record: the fields of every event take more.
 MIN_RECORD_BYTES: Final = 128
 # About one millisecond of validation and encoding.
@@ -129,7 +131,8 @@ class StagingBuffer:
             or get_ident() != self.thread_id
             or not self.fork_marker.is_current
             # An event about our own request must not cause a request, which would cause the next event.
-            or (self.opens_batch and IN_REQUEST.get())
+            # One of a callback may cause the next call of the callback.
+            or (self.opens_batch and (IN_REQUEST.get() or IN_CALLBACK.get()))
         ):
             return False
         now = self._wall_clock.time()
