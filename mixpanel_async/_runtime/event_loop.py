@@ -236,7 +236,8 @@ class _AsyncioLoop:
             self._tasks.discard(native)
             task.end()
 
-        native.add_done_callback(on_done)
+        # Without a context, the one of the caller would be kept until the task ends.
+        native.add_done_callback(on_done, context=self._context)
 
     def _create(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
         return self._loop.create_task(work, name=name)
