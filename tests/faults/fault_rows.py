@@ -52,7 +52,7 @@ CATALOGUE: Final = (
     *("G1", "G3", "G4", "G5", "G6"),
     # Hosts of a client: web servers, workers, notebooks, test clients.
     *("K1", "K2", "K3", "K4", "K5", "K6", "K7", "K8", "K9", "K10", "K11", "K12"),
-    *("G2", "G5-disk", "G7", "G8", "G9", "G10", "G11", "G12", "G13", "G14", "G15", "G17"),
+    *("G1-exit", "G2", "G5-disk", "G7", "G8", "G9", "G10", "G11", "G12", "G13", "G14", "G15", "G17"),
     "G6-disk",
     *("G3-hooks", "G4-clock", "G16"),
     *("P1", "P2", "P3", "P4", "P5", "P6", "P7"),
@@ -372,6 +372,11 @@ ROWS: Final[Mapping[str, tuple[str, ...]]] = {
     "K11": ("integrations/test_app_servers.py::test_sign_up_does_not_wait_for_a_mixpanel_that_hangs",),
     # Proxy and certificate variables that cannot be used.
     "K12": ("http/test_environment.py::test_wrong_variable_is_named_and_keeps_the_records",),
+    "G1-exit": (
+        "faults/test_process_exit.py::test_process_exits_as_without_a_client",
+        "faults/test_process_exit.py::test_process_exits_as_without_a_client_for_all_ways",
+        "client/test_any_loop.py::test_process_ends_and_has_delivered",
+    ),
     "G10": (
         "faults/test_context.py::test_first_call_keeps_no_context",
         "faults/test_context.py::test_first_call_from_another_loop_keeps_no_context",
