@@ -111,6 +111,11 @@ class BoundedFastEventEncoder(FastEventEncoder):
         return super().encode(distinct_id, event_name, properties, time, insert_id)
 
 
+def make_fast_encoder(token: str, *, is_bounded: bool) -> FastEventEncoder:
+    """Return the fast encoder of a project, which checks the size of values first if it is bounded."""
+    return BoundedFastEventEncoder(token) if is_bounded else FastEventEncoder(token)
+
+
 class _FragmentCache(dict[object, bytes]):
     """Cache of fragments by name or id. It is emptied when it is full.
 

@@ -17,14 +17,7 @@ from .._model.errors import ConfigurationError, ValidationError
 from .._model.interruption import raise_interruption
 from .._model.records import DropReason, IdentityRecord, NonIdempotentRecord, Record, RefusedRecord
 from .._model.version import VERSION
-from .fast_event import (
-    MAX_RECORD_BYTES,
-    MP_LIB,
-    BoundedFastEventEncoder,
-    FastEventEncoder,
-    insert_id_fragment,
-    time_fragment,
-)
+from .fast_event import MAX_RECORD_BYTES, MP_LIB, insert_id_fragment, make_fast_encoder, time_fragment
 from .hooks import BeforeSend, DroppedByHook, Message, SerializerOption, as_serializer, call_hook
 from .size_check import exceeds
 from .timestamps import event_time
@@ -140,10 +133,8 @@ class RecordEncoder:
         self._before_send = before_send
         self._recent = recent
         self._warn = warn
-        fast_encoder_class = BoundedFastEventEncoder if is_memory_limited else FastEventEncoder
-        self.fast_encoder = (
-            None if before_send is not None or hook is not None or self._super else fast_encoder_class(token)
-        )
+        may_be_plain = before_send is None and hook is None and not self._super
+        self.fast_encoder = make_fast_encoder(token, is_bounded=is_memory_limited) if may_be_plain else None
         """Encoder of plain events; None if a hook, a serializer or super properties apply to every event."""
 
     def encode_event(
