@@ -6,6 +6,7 @@ import logging
 import weakref
 from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial, wraps
+from threading import get_ident
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, final
 
@@ -50,16 +51,19 @@ class _Facade:
         # Without an event loop in this thread, such a method does not wait for anything.
         if self._can_wait or current_loop() is not None:
             return self._await(method, *args, **options)
-        coroutine = None
+        coroutine, callers, thread_id = None, self._thread.callers, get_ident()
+        is_outer = thread_id not in callers
         try:
-            self._thread.calls.begin()
+            callers.add(thread_id)
             coroutine = method(self._target, *args, **options)
             coroutine.send(None)
         except StopIteration as ended:
             result: T = ended.value
             return result
         finally:
-            self._thread.calls.end()
+            if is_outer:
+                # A method of `set` itself: a signal handler that raises cannot cut it off.
+                callers.discard(thread_id)
             if coroutine is not None:
                 # A signal handler may have raised before its first step.
                 coroutine.close()

@@ -23,21 +23,6 @@ class InterruptedCallError(MixpanelException):
     """The caller is a signal handler or a finalizer that has interrupted another call of its thread."""
 
 
-class Calls(threading.local):
-    """Number of running calls of each thread for which the event loop may have to wait."""
-
-    depth = 0
-
-    def begin(self) -> None:
-        """Count a call."""
-        # A signal handler that raises may have prevented an earlier `begin`, but no `end`.
-        self.depth = max(self.depth, 0) + 1
-
-    def end(self) -> None:
-        """End a call."""
-        self.depth -= 1
-
-
 class LoopThread:
     """Daemon thread with an asyncio event loop. It starts at the first call, also in a forked child.
 
@@ -46,13 +31,13 @@ class LoopThread:
         is_locked: returns whether the calling thread holds a lock that the event loop needs.
 
     Attributes:
-        calls: calls during which the event loop may have to wait for their thread.
+        callers: ids of the threads that run a call during which the event loop may have to wait for them.
     """
 
     def __init__(self, name: str, is_locked: Callable[[], bool]) -> None:
         self._name = name
         self._is_locked = is_locked
-        self.calls = Calls()
+        self.callers: set[int] = set()
         self._reset()
 
     def _reset(self) -> None:
@@ -86,7 +71,7 @@ class LoopThread:
                 exits.append(error)
                 return None
 
-        if self.calls.depth > 0 or self._is_locked():
+        if threading.get_ident() in self.callers or self._is_locked():
             raise InterruptedCallError(
                 "a signal handler or finalizer has interrupted a call of the same client, and cannot wait for it; "
                 "call this outside of the handler, or leave the delivery to the exit of the program"
