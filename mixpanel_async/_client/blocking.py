@@ -6,7 +6,6 @@ import logging
 import weakref
 from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial, wraps
-from threading import get_ident
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, final
 
@@ -51,19 +50,14 @@ class _Facade:
         # Without an event loop in this thread, such a method does not wait for anything.
         if self._can_wait or current_loop() is not None:
             return self._await(method, *args, **options)
-        coroutine, callers, thread_id = None, self._thread.callers, get_ident()
-        is_outer = thread_id not in callers
+        coroutine = None
         try:
-            callers.add(thread_id)
             coroutine = method(self._target, *args, **options)
             coroutine.send(None)
         except StopIteration as ended:
             result: T = ended.value
             return result
         finally:
-            if is_outer:
-                # A method of `set` itself: a signal handler that raises cannot cut it off.
-                callers.discard(thread_id)
             if coroutine is not None:
                 # A signal handler may have raised before its first step.
                 coroutine.close()
@@ -175,13 +169,13 @@ class BlockingMixpanel(_Facade):
     Args:
         client: the client. It may also be used from event loops.
         can_wait: whether queueing a record may wait for the disk or for room.
-        is_locked: returns whether the calling thread is inside a call of the client that holds its lock.
+        is_interrupted: returns whether the caller has interrupted code of the client that holds its lock.
     """
 
     _target: AsyncMixpanel
 
-    def __init__(self, client: AsyncMixpanel, *, can_wait: bool, is_locked: Callable[[], bool]) -> None:
-        super().__init__(client, LoopThread("mixpanel client", is_locked), can_wait=can_wait)
+    def __init__(self, client: AsyncMixpanel, *, can_wait: bool, is_interrupted: Callable[[], bool]) -> None:
+        super().__init__(client, LoopThread("mixpanel client", is_interrupted), can_wait=can_wait)
         self._result: FlushResult | None = None
         weakref.finalize(self, self._thread.stop_soon)
 

@@ -286,7 +286,7 @@ class AsyncMixpanel(EventMethods, IdentityMethods, ProfileMethods):
 
         # A commit to the spool, and `Overflow.WAIT`, need an event loop to wait in.
         can_wait = self._queue.spool is not None or self._options.overflow is Overflow.WAIT
-        return BlockingMixpanel(self, can_wait=can_wait, is_locked=self._queue.is_held_by_caller)
+        return BlockingMixpanel(self, can_wait=can_wait, is_interrupted=self._queue.is_interrupted)
 
     def start_in_thread(self) -> BlockingMixpanel:
         """Run the client in a background thread until `BlockingMixpanel.close()`, or until the program ends.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import threading
 from collections import deque
@@ -290,15 +291,15 @@ class Intake:
 
     # Lock
 
-    def is_held_by_caller(self) -> bool:
-        """Return whether the calling thread holds the lock: a signal handler may have interrupted it there."""
-        if not (self._is_lock_held and self._lock.acquire(blocking=False)):
-            return False
-        try:
-            # Another thread may have released the lock meanwhile.
-            return self._is_lock_held
-        finally:
-            self._lock.release()
+    @staticmethod
+    def is_interrupted() -> bool:
+        """Return whether the caller is a signal handler or finalizer that has interrupted code with the lock."""
+        # The frames tell it for certain. A counter could be left wrong by a handler that raises.
+        frame = inspect.currentframe()
+        frame = None if frame is None else frame.f_back
+        while frame is not None and frame.f_globals is not globals():
+            frame = frame.f_back
+        return frame is not None
 
     def run_locked(self, work: Callable[[], T]) -> T:
         """Change the buffer while the lock is held, after the staged events were enqueued."""

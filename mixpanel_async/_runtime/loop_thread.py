@@ -28,16 +28,12 @@ class LoopThread:
 
     Args:
         name: name of the thread.
-        is_locked: returns whether the calling thread holds a lock that the event loop needs.
-
-    Attributes:
-        callers: ids of the threads that run a call during which the event loop may have to wait for them.
+        is_interrupted: returns whether the caller has interrupted code with a lock that the event loop needs.
     """
 
-    def __init__(self, name: str, is_locked: Callable[[], bool]) -> None:
+    def __init__(self, name: str, is_interrupted: Callable[[], bool]) -> None:
         self._name = name
-        self._is_locked = is_locked
-        self.callers: set[int] = set()
+        self._is_interrupted = is_interrupted
         self._reset()
 
     def _reset(self) -> None:
@@ -71,7 +67,7 @@ class LoopThread:
                 exits.append(error)
                 return None
 
-        if threading.get_ident() in self.callers or self._is_locked():
+        if self._is_interrupted():
             raise InterruptedCallError(
                 "a signal handler or finalizer has interrupted a call of the same client, and cannot wait for it; "
                 "call this outside of the handler, or leave the delivery to the exit of the program"

@@ -381,22 +381,3 @@ def test_handler_that_closes_in_the_middle_of_a_call_ends(delay: float) -> None:
         )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "never awaited" not in done.stderr
-
-
-def test_awaited_call_in_an_interrupted_call_raises() -> None:
-    with emulated() as (_, client), client.in_thread() as mp:
-        caught: list[Exception] = []
-
-        class Hostile(dict):  # type: ignore[type-arg]
-            def items(self) -> Any:
-                # Code that interrupts a call of the client in the same thread, like a signal handler.
-                try:
-                    mp.alias("new", "user")
-                except MixpanelException as error:
-                    caught.append(error)
-                assert mp.flush().last_error is not None
-                return super().items()
-
-        mp.track("user", "Event", Hostile(a=1))
-        assert "interrupted" in str(caught[0])
-        mp.alias("new", "user")

@@ -52,7 +52,7 @@ def disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
     if not is_mounted:
         pytest.skip("cannot mount file systems here")
     yield point
-    assert run("umount", point)
+    assert run("umount", "-l", point)
 
 
 @pytest.mark.parametrize("moment", ["before", "during", "moved"])
