@@ -218,7 +218,8 @@ class Database(Connection):
         found = watch.look()
         if not self._is_shared and watch.is_changed_by_others(found):
             self._verify()
-        self._raise_loss(watch, found, may_be_empty=False)
+        # Another client may have written, and emptied the log, directly after this commit.
+        self._raise_loss(watch, found, may_be_empty=found.log[2] == 0 and self._has_other_client())
         self._bytes_in_log += _BYTES_PER_COMMIT
         if self._bytes_in_log >= _CHECKPOINT_BYTES:
             self._bytes_in_log = 0
@@ -227,6 +228,12 @@ class Database(Connection):
                 self._db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
             found = watch.look()
         watch.note(found)
+
+    def _has_other_client(self) -> bool:
+        """Return whether another client has ever written to the file. Its changes cannot be distinguished from harm."""
+        version, self._data_version = self._data_version, self._number("PRAGMA data_version")
+        self._is_shared = self._is_shared or version != self._data_version
+        return self._is_shared
 
     def _raise_loss(self, watch: FileWatch, found: Files, *, may_be_empty: bool) -> None:
         if loss := watch.find_loss(found, may_be_empty=may_be_empty):
@@ -241,10 +248,7 @@ class Database(Connection):
         watch = self._watch
         if watch is not None and watch.is_changed(found := watch.look()):
             self._raise_loss(watch, found, may_be_empty=True)
-            version, self._data_version = self._data_version, self._number("PRAGMA data_version")
-            # Changes of other clients cannot be distinguished from harm.
-            self._is_shared = self._is_shared or version != self._data_version
-            if not self._is_shared:
+            if not self._has_other_client():
                 self._verify()
             watch.note()
 
