@@ -14,24 +14,24 @@ def exceeds(value: Any, limit: int) -> bool:
     The result is a lower bound. Containers that contain one another end the check as soon as it is exceeded.
     """
     left = limit
-    waiting: list[Any] = [value]
+    waiting: list[Any] = [(value,)]
     while waiting:
-        value = waiting.pop()
-        kind = type(value)
-        if kind is str:
-            left -= len(value)
-        elif kind is list or kind is tuple:
-            left -= 2 * len(value)
-            if left >= 0:
-                waiting.extend(value)
-        elif kind is dict:
-            left -= 2 * len(value)
-            if left >= 0:
-                waiting.extend(value)
-                waiting.extend(value.values())
-        elif issubclass(kind, str):
-            # `kind`, and the methods of `str` itself: a subclass may override its own.
-            left -= str.__len__(value)
-        if left < 0:
-            return True
+        parts = waiting.pop()
+        for part in parts:
+            kind = type(part)
+            if kind is str:
+                left -= len(part)
+            elif kind is int or kind is float or kind is bool or part is None:
+                continue
+            elif kind is dict:
+                left -= 2 * len(part)
+                waiting += (part, part.values())
+            elif kind is list or kind is tuple:
+                left -= 2 * len(part)
+                waiting.append(part)
+            elif issubclass(kind, str):
+                # `kind`, and the methods of `str` itself: a subclass may override its own.
+                left -= str.__len__(part)
+            if left < 0:
+                return True
     return False
