@@ -115,7 +115,12 @@ OWNERS: Final[Mapping[str, tuple[str, ...]]] = {
         "_http/reasons.py",
         "_http/transport.py",
     ),
-    "starlette": ("emulator/http/app.py", "emulator/http/routes.py", "integrations/starlette.py"),
+    "starlette": (
+        "emulator/http/app.py",
+        "emulator/http/read_routes.py",
+        "emulator/http/routes.py",
+        "integrations/starlette.py",
+    ),
     "taskiq": ("integrations/taskiq.py",),
     "tenacity": ("_http/api.py",),
     "trio": ("_runtime/event_loop.py",),

@@ -278,6 +278,17 @@ class Emulator(FaultControls):
         with self._state.lock:
             return [dataclasses.asdict(rejection) for rejection in self._state.project.rejections]
 
+    def unsupported(self) -> list[dict[str, Any]]:
+        """Return the endpoints of Mixpanel that clients asked for and the emulator does not have, the latest last.
+
+        An entry has `method`, `path` (`{id}` stands for an id), `count`, and `first` and `last`, the times of the first
+        and the latest request in seconds since the epoch. At most 200 endpoints are kept. Such requests are answered
+        with status 501.
+        """
+        with self._state.lock:
+            endpoints = self._state.project.unsupported.endpoints()
+        return [dataclasses.asdict(endpoint) for endpoint in endpoints]
+
     def flags(self) -> list[dict[str, Any]]:
         """Return the complete definitions of all feature flags."""
         with self._state.lock:

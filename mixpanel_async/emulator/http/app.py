@@ -1,4 +1,4 @@
-"""ASGI application of the emulator. Only this module and `routes` use Starlette.
+"""ASGI application of the emulator. Only this module, `routes` and `read_routes` use Starlette.
 
 The application reads a request within size and time limits, handles it under one lock, and applies planned faults. The
 lock is needed because `serve()` runs the application in its own thread, while tests read the state from theirs.

@@ -13,6 +13,7 @@ from typing import Any, Final, final
 import anyio
 
 from ..project.export import EventExport
+from ..project.responses import EmulatorResponse
 from .faults import ConnectionDroppedError, PlannedResponse
 from .reads import reads
 
@@ -57,6 +58,11 @@ class AsgiResponse:
             await send({"type": "http.response.body", "body": chunk, "more_body": has_more})
         if planned.cut:
             raise ConnectionDroppedError
+
+
+def unplanned(response: EmulatorResponse) -> AsgiResponse:
+    """Return the application that sends a response without a planned fault."""
+    return AsgiResponse(PlannedResponse(response=response))
 
 
 @final

@@ -13,6 +13,8 @@ Every response is JSON in the structure that the Python method of the same name 
     GET /_emulator/identity-log   list of entries, with "advice" if the call failed; name (of the call), limit
     GET /_emulator/requests       list of requests; limit
     GET /_emulator/rejected       list of records and requests that were not stored, with field and message; limit
+    GET /_emulator/unsupported    list of endpoints asked for and not emulated: {"method", "path" (ids as "{id}"),
+                                  "count", "first", "last" (seconds since the epoch)}, latest last; limit
     GET /_emulator/flags          list of definitions of feature flags
     GET /_emulator/stats          {"events": {"stored", "ingested", "duplicates"}, "profiles", "groups", "clusters",
                                   "requests", "rejected", "identity": {outcome: number}, "id_merge", "started",
@@ -171,6 +173,10 @@ def _rejected(emulator: Emulator, parameters: Parameters) -> object:
     return _limited(emulator.rejected(), parameters)
 
 
+def _unsupported(emulator: Emulator, parameters: Parameters) -> object:
+    return _limited(emulator.unsupported(), parameters)
+
+
 def _flags(emulator: Emulator, _: Parameters) -> object:
     return emulator.flags()
 
@@ -190,6 +196,7 @@ VIEWS: Final[Mapping[str, _ViewEndpoint]] = {
     "identity-log": _ViewEndpoint(_identity_log, optional=("name", "limit")),
     "requests": _ViewEndpoint(_requests, optional=("limit",)),
     "rejected": _ViewEndpoint(_rejected, optional=("limit",)),
+    "unsupported": _ViewEndpoint(_unsupported, optional=("limit",)),
     "flags": _ViewEndpoint(_flags),
     "stats": _ViewEndpoint(_stats),
 }

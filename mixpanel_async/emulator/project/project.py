@@ -50,6 +50,7 @@ from .identity import (
 from .profiles import Geolocate, Profile, apply_update, ignores_alias
 from .propagation import DelayedIdentities
 from .rejections import REJECTIONS_LIMIT, Rejection, shorten
+from .unsupported import UnsupportedRequests
 
 IDENTITY_LOG_LIMIT: Final = 100_000
 _MAX_LOGGED_BYTES: Final = 4_096
@@ -91,6 +92,7 @@ class Project:
         self.outcome_counts: Counter[str] = Counter()
         self.rejections: BoundedLog[Rejection] = BoundedLog(REJECTIONS_LIMIT)
         self.changed_ids: BoundedLog[str] = BoundedLog(_CHANGES_LIMIT)
+        self.unsupported = UnsupportedRequests()
         self._bytes = 0
         self._profiles: dict[str, Profile] = {}
         self._groups: dict[tuple[str, str], Profile] = {}

@@ -40,6 +40,7 @@ _PHRASES: Final[Mapping[int, str]] = {
     408: "Request Timeout",
     413: "Request Entity Too Large",
     429: "Too Many Requests",
+    501: "Not Implemented",
     503: "Service Unavailable",
 }
 _ERRORS: Final[Mapping[int, str]] = {
