@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+from collections.abc import Sequence
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Annotated, Final, NoReturn
 
@@ -44,6 +45,14 @@ def emulator(
         str | None,
         typer.Option(metavar="FILE", help="Feature flags in the format of /flags/definitions; reloaded on change."),
     ] = None,
+    allow_origin: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="ORIGIN",
+            help="Origin whose pages may read responses, as pages on localhost do, such as https://app.example.com; "
+            "* for every origin. Can be repeated.",
+        ),
+    ] = None,
     cluster_limit: Annotated[
         int, typer.Option(min=2, help="Maximum number of ids per person (Original ID Merge).")
     ] = 500,
@@ -61,6 +70,7 @@ def emulator(
         _fail("--data-dir must not be empty")
     if flags is not None:
         _check_flags(flags)
+    _check_origins(allow_origin or ())
     try:
         project = Emulator(
             id_merge,
@@ -70,6 +80,7 @@ def emulator(
             cluster_limit=cluster_limit,
             data_dir=data_dir,
             flags=() if flags is None else flags,
+            allow_origins=allow_origin or (),
         )
     except (OSError, ValueError) as error:
         _fail(f"cannot use the data directory: {error}" if data_dir is not None else str(error))
@@ -104,6 +115,15 @@ def _check_flags(file: str) -> None:
         _fail(f"cannot read the flags file {file}: {error.strerror or error}")
     except ValueError as error:
         _fail(f"invalid flags file {file}: {error}")
+
+
+def _check_origins(origins: Sequence[str]) -> None:
+    from mixpanel_async.emulator import Emulator
+
+    try:
+        Emulator(allow_origins=origins)
+    except ValueError as error:
+        _fail(f"invalid --allow-origin: {error}")
 
 
 def _capture_stop_signals() -> SimpleQueue[int]:

@@ -37,6 +37,7 @@ from .project.project import Project
 
 try:
     from .http.app import Clock, EmulatorState, RecordedRequest, build_app
+    from .http.cors import parse_origins
     from .http.routes import routes_of
     from .http.server import Server
 except ModuleNotFoundError as error:
@@ -101,11 +102,14 @@ class Emulator(FaultControls):
         flags: definitions of feature flags, or the path of a JSON file with definitions, which is read again after each
             change. A definition needs a `key` and a `ruleset` in the format of `/flags/definitions`. The emulator fills
             in the rest.
+        allow_origins: origins of web pages that may read the responses of ingestion and flags, such as
+            `https://app.example.com`, or `*` for every origin. Pages on `localhost`, `127.0.0.1` and `[::1]` always
+            may, on every port.
         now: clock that returns seconds since the epoch. The default also follows a test that replaces `time.time`.
 
     Raises:
-        ValueError: if a value is out of bounds, a flag is malformed, or `data_dir` holds a project with another
-            `id_merge`.
+        ValueError: if a value is out of bounds, a flag or an origin is malformed, or `data_dir` holds a project with
+            another `id_merge`.
         OSError: if `data_dir` cannot be used or another emulator uses it, or if the file of `flags` cannot be read.
     """
 
@@ -124,6 +128,7 @@ class Emulator(FaultControls):
         data_dir: str | os.PathLike[str] | None = None,
         geolocate: Callable[[str], Mapping[str, Any]] | None = None,
         flags: Iterable[Mapping[str, Any]] | str | os.PathLike[str] = (),
+        allow_origins: Iterable[str] = (),
         now: Callable[[], float] = wall_time,
     ) -> None:
         if token is not None and not token.strip():
@@ -134,6 +139,7 @@ class Emulator(FaultControls):
             raise ValueError(f"max_events and max_bytes must be at least 1, not {max_events} and {max_bytes}")
         if not (math.isfinite(propagation_delay) and propagation_delay >= 0):
             raise ValueError(f"propagation_delay must be at least 0 seconds, not {propagation_delay}")
+        origins = parse_origins(allow_origins)
         self.id_merge = IdMerge(id_merge)
         token = token and token.strip()
         self.token = token
@@ -164,7 +170,7 @@ class Emulator(FaultControls):
         super().__init__(EmulatorState(project, access, clock, store, flag_definitions))
         if store is not None:
             self._state.project.restore(store.take_saved())
-        self.app = build_app(self._state, routes_of(self, self._state))
+        self.app = build_app(self._state, routes_of(self, self._state), origins)
 
     def client(self, token: str | None = None, **options: Any) -> AsyncMixpanel:
         """Return a client that talks to this emulator in-process, without a socket.

@@ -135,3 +135,25 @@ def test_unusable_data_directory_is_reported_in_one_line(tmp_path: Path) -> None
 def test_options_out_of_bounds_are_refused(options: list[str]) -> None:
     result = CliRunner().invoke(app, ["emulator", *options])
     assert (result.exit_code, result.stdout) == (2, "")
+
+
+def test_allow_origin_can_be_repeated() -> None:
+    origins = ["https://app.example.com", "http://192.168.1.20:5173"]
+    with running("--allow-origin", origins[0], "--allow-origin", origins[1]) as (_, url):
+        for origin in origins:
+            response = httpx.post(f"{url}/track", json=[EVENT], headers={"origin": origin}, trust_env=False)
+            assert response.headers["access-control-allow-origin"] == origin
+        answer = httpx.post(
+            f"{url}/track", json=[EVENT], headers={"origin": "https://other.example.com"}, trust_env=False
+        )
+    assert (answer.text, answer.headers.get("access-control-allow-origin")) == ("1", None)
+
+
+def test_malformed_allowed_origin_is_refused(tmp_path: Path) -> None:
+    origin = "https://app.example.com/path"
+    status, errors = run_refused("--allow-origin", origin, "--data-dir", str(tmp_path))
+    assert status == 1
+    assert errors.startswith(
+        "mixpanel-async emulator: invalid --allow-origin: an allowed origin is a scheme and a host"
+    )
+    assert repr(origin) in errors

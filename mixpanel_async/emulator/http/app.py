@@ -26,6 +26,7 @@ from ..project.project import Project
 from ..project.responses import EmulatorResponse, error_response
 from ..storage.store import ProjectStore, StoreError
 from .asgi_response import AsgiResponse, Receive, Scope, Send
+from .cors import CrossOriginAccess
 from .faults import ConnectionDroppedError, Fault, FaultPlan, PlannedResponse
 from .guard import Guard
 
@@ -188,7 +189,7 @@ class SlowBodyError(Exception):
         return replace(error_response(path, 408, "the body did not arrive in time"), headers={"Connection": "close"})
 
 
-def build_app(state: EmulatorState, extra_routes: Sequence[JsonRoute]) -> Guard:
+def build_app(state: EmulatorState, extra_routes: Sequence[JsonRoute], allow_origins: frozenset[str]) -> Guard:
     """Return the ASGI application of an emulator.
 
     It is a plain router without error middleware, so that the exception of `drop_connections` reaches the server.
@@ -196,12 +197,14 @@ def build_app(state: EmulatorState, extra_routes: Sequence[JsonRoute]) -> Guard:
     Args:
         state: state of the emulator.
         extra_routes: routes other than ingestion and flags.
+        allow_origins: origins whose pages may read the responses of ingestion and flags, besides those of this machine.
     """
     ingestion = [
         JsonRoute(at, _endpoint(state, path), ["GET", "POST"]) for path in ENDPOINTS for at in (path, path + "/")
     ]
     flags = [JsonRoute(at, _endpoint(state, path), ["GET"]) for path in FLAG_PATHS for at in (path, path + "/")]
-    return Guard(Router([*ingestion, *flags, *extra_routes], redirect_slashes=False, default=_not_found))
+    router = Router([*ingestion, *flags, *extra_routes], redirect_slashes=False, default=_not_found)
+    return Guard(CrossOriginAccess(router, allow_origins))
 
 
 async def _not_found(scope: Scope, receive: Receive, send: Send) -> None:

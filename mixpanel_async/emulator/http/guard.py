@@ -1,8 +1,9 @@
 """Protection against web pages: only programs on this machine may use the emulator, not pages of other sites.
 
 A browser lets any web page send requests to a loopback address. Three checks limit the damage: responses have no CORS
-headers, so that other sites cannot read them; foreign host names that resolve to this machine (DNS rebinding) are
-refused; and `/_emulator/` refuses requests with a foreign `Origin`.
+headers, except those that `cors` adds for allowed origins, so that other sites cannot read them; foreign host names
+that resolve to this machine (DNS rebinding) are refused; and `/_emulator/` refuses requests with a foreign `Origin`,
+even an allowed one.
 """
 
 from __future__ import annotations
