@@ -31,6 +31,7 @@ __version__ = VERSION
 if TYPE_CHECKING:
     from ._client.blocking import BlockingBound, BlockingMixpanel
     from ._client.checker import Checked, Checker
+    from ._encoding.nesting import limit_depth
     from ._spool.report import Purged, SpoolCount, SpooledRecord, SpoolStatus
     from ._spool.spool import SqliteSpool
 else:
@@ -45,6 +46,7 @@ else:
         "SpoolStatus": "._spool.report",
         "SpooledRecord": "._spool.report",
         "SqliteSpool": "._spool.spool",
+        "limit_depth": "._encoding.nesting",
     }
 
     def __getattr__(name: str) -> object:
@@ -94,4 +96,5 @@ __all__ = [
     "TransportError",
     "ValidationError",
     "__version__",
+    "limit_depth",
 ]
