@@ -67,6 +67,7 @@ class DiskBacklog:
         self._size = self.unwritten_bytes = 0
         self._used_bytes = self.bytes_being_freed = 0
         self.is_disk_full = self.is_refusing = self._is_disk_failing = False
+        self._is_commit_awaited = False
         self.settled: list[SettledRows] = []
         self._has_suspects = False
 
@@ -153,19 +154,30 @@ class DiskBacklog:
             self._add(rows, 1, size)
         return is_only_on_disk
 
-    def written(self, entries: Sequence[PendingWrite], used_bytes: int, freed: int) -> None:
+    def written(self, entries: Sequence[PendingWrite], used_bytes: int, freed: int) -> bool:
         """Note that a group is committed: its records may be sent.
 
         Args:
             entries: records of the group.
             used_bytes: bytes of the file that are in use now.
             freed: bytes of settled and evicted rows that were removed with this commit.
+
+        Returns:
+            Whether the sender or a caller waits for a commit, so that it must be woken.
         """
+        # A wake-up costs as much as the commit of one record.
+        is_awaited = self._is_commit_awaited or freed > 0 or self.records > 0
+        self._is_commit_awaited = False
         self._end_writes(entries)
         for entry in entries:
             self.rows(entry.lane).mark_written(entry.row)
         self._used_bytes, self.bytes_being_freed = used_bytes, self.bytes_being_freed - freed
         self.is_disk_full = self.is_refusing = self._is_disk_failing = False
+        return is_awaited
+
+    def await_commit(self) -> None:
+        """Note that something can happen only after the next commit."""
+        self._is_commit_awaited = True
 
     def not_written(self, *, full: bool) -> None:
         """Note that a commit failed, and whether the disk had no room."""
@@ -384,6 +396,7 @@ class DiskBacklog:
         if not first.ids or rows.is_written(first.ids[-1]):
             return True
         if not self._is_disk_failing or not rows.is_written(first.ids[0]):
+            self.await_commit()
             return False
         at = next(at for at, row in enumerate(first.ids) if not rows.is_written(row))
         lane.ready[0], rest = first.partition(range(at))

@@ -96,7 +96,8 @@ class SpoolBridge:
         return result, group
 
     def note_full(self) -> None:
-        """Have the size of the file measured again, if its size is why a record does not fit."""
+        """Note that a record does not fit. Have the size of the file measured again, if its size is the reason."""
+        self._disk.await_commit()
         if self.has_no_room and not self._disk.is_refusing:
             self.writer.measure()
 
@@ -253,8 +254,8 @@ class SpoolBridge:
         if dead_letters is not None:
             self.dead_letters = dead_letters
         entries = (list) if group is None else group.take_entries
-        self._listener.run_locked(lambda: self._disk.written(entries(), used_bytes, freed))
-        self._listener.notify_progress()
+        if self._listener.run_locked(lambda: self._disk.written(entries(), used_bytes, freed)) or group is None:
+            self._listener.notify_progress()
 
     def on_write_failed(self, group: CommitGroup, *, full: bool) -> list[PendingWrite]:
         losses: list[Loss] = []
@@ -393,15 +394,16 @@ class _CommitWaiter:
 
     async def wait(self) -> bool:
         """Wait for the next change. Return False after the deadline."""
-        if anyio.current_time() >= self.deadline:
-            return False
+        # A timeout, or a look at the clock, for each caller would cost more than the write.
         if self.is_watched:
             await self.event.wait()
             return True
-        # A timeout for each caller would cost more than the write.
+        left = self.deadline - anyio.current_time()
+        if left <= 0:
+            return False
         self.is_watched = True
         try:
-            with anyio.move_on_after(self.deadline - anyio.current_time()):
+            with anyio.move_on_after(left):
                 await self.event.wait()
         finally:
             # After a timeout or a cancellation, another caller has to watch.

@@ -10,7 +10,7 @@ import logging
 import sqlite3
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Final
 
 import orjson
@@ -237,7 +237,8 @@ class SpoolSession:
         if entries or work.settled or work.marks or work.trials or work.evictions:
             rows = [self._owners.row(entry.row, entry.item) for entry in entries]
             self._uncertain_rows = [row[0] for row in rows]
-            with self._restoring_positions(), self._db.transaction():
+            restoring = self._restoring_positions() if work.evictions else nullcontext()
+            with restoring, self._db.transaction():
                 self._db.insert(rows)
                 for ids, state in work.marks:
                     self._db.mark(self._owners.row_ids(ids), state)
