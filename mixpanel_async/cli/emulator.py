@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Annotated, Final, NoReturn
 
@@ -56,11 +58,15 @@ def emulator(
     cluster_limit: Annotated[
         int, typer.Option(min=2, help="Maximum number of ids per person (Original ID Merge).")
     ] = 500,
+    quiet: Annotated[  # noqa: FBT002  an option of a command
+        bool, typer.Option("--quiet", help="Print only the address: no hints and no line for each request.")
+    ] = False,
 ) -> None:
     """Run a local Mixpanel server that accepts requests of every official SDK, until Ctrl-C or SIGTERM.
 
-    The first line of the output is the server's address. Open it in a browser for the live page, or read the list of
-    JSON endpoints at /_emulator/.
+    Standard output has one line, the server's address. Open it in a browser for the live page, or read the list of JSON
+    endpoints at /_emulator/. A line for each request goes to standard error: time, status, endpoint, number of records,
+    result and first reason.
     """
     stop_signals = _capture_stop_signals()
     require("demo", "starlette", "uvicorn")
@@ -71,6 +77,7 @@ def emulator(
     if flags is not None:
         _check_flags(flags)
     _check_origins(allow_origin or ())
+    is_first_start = data_dir is None or not Path(data_dir).exists()
     try:
         project = Emulator(
             id_merge,
@@ -84,11 +91,24 @@ def emulator(
         )
     except (OSError, ValueError) as error:
         _fail(f"cannot use the data directory: {error}" if data_dir is not None else str(error))
+    from .emulator_output import printing
+
+    def output(url: str) -> AbstractContextManager[object]:
+        return nullcontext() if quiet else printing(project, url, is_first_start=is_first_start)
+
     with project:
-        _serve(project, host, port, allow_remote=allow_remote, stop_signals=stop_signals)
+        _serve(project, host, port, allow_remote=allow_remote, stop_signals=stop_signals, output=output)
 
 
-def _serve(project: Emulator, host: str, port: int, *, allow_remote: bool, stop_signals: SimpleQueue[int]) -> None:
+def _serve(
+    project: Emulator,
+    host: str,
+    port: int,
+    *,
+    allow_remote: bool,
+    stop_signals: SimpleQueue[int],
+    output: Callable[[str], AbstractContextManager[object]],
+) -> None:
     try:
         server = project.serve(host, port, allow_remote=allow_remote)
     except ValueError:
@@ -101,7 +121,8 @@ def _serve(project: Emulator, host: str, port: int, *, allow_remote: bool, stop_
         if allow_remote:
             print("warning: other machines can reach this emulator, and it has no access control", file=sys.stderr)
         print(server.url, flush=True)
-        _wait_for_signal(stop_signals)
+        with output(server.url):
+            _wait_for_signal(stop_signals)
     finally:
         server.close()
 

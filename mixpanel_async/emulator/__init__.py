@@ -38,6 +38,7 @@ from .project.project import Project
 try:
     from .http.app import Clock, EmulatorState, RecordedRequest, build_app
     from .http.cors import parse_origins
+    from .http.request_log import ENTRY_LIMIT, RequestDigest, RequestEntry
     from .http.routes import routes_of
     from .http.server import Server
 except ModuleNotFoundError as error:
@@ -56,7 +57,7 @@ from .storage.store import ProjectStore, StoreError
 if TYPE_CHECKING:
     from mixpanel_async import AsyncMixpanel
 
-__all__ = ["KINDS", "TRANSIENT", "Emulator", "FaultKind", "RecordedRequest", "Server"]
+__all__ = ["KINDS", "TRANSIENT", "Emulator", "FaultKind", "RecordedRequest", "RequestDigest", "RequestEntry", "Server"]
 
 DEFAULT_TOKEN: Final = "emulator-token"  # noqa: S105  names no real project
 
@@ -349,6 +350,27 @@ class Emulator(FaultControls):
         """Return the requests received, in order, without credentials. The latest 10,000 are kept."""
         with self._state.lock:
             return list(self._state.requests)
+
+    def request_log(self, after: int = 0, *, limit: int = ENTRY_LIMIT) -> RequestDigest:
+        """Return the totals of all requests, and the latest requests with their results, without their content.
+
+        Unlike `requests()`, this covers all requests except those for the live page and `/_emulator/`, such as unknown
+        paths. The cost does not depend on the number of requests before `after`.
+
+            digest = emulator.request_log()
+            digest = emulator.request_log(after=digest.requests)  # the requests since then
+
+        Args:
+            after: return only requests with a higher number. A number from before a `reset` returns all.
+            limit: maximum number of entries, 1 to 1,000, which is how many are kept. The latest are returned.
+
+        Raises:
+            ValueError: if a value is out of bounds.
+        """
+        if after < 0 or not 1 <= limit <= ENTRY_LIMIT:
+            raise ValueError(f"after must be at least 0 and limit 1 to {ENTRY_LIMIT}, not {after} and {limit}")
+        with self._state.lock:
+            return self._state.log.digest(after, limit)
 
     def reset(self) -> None:
         """Delete all data and planned faults.

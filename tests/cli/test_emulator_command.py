@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from mixpanel_async.cli.app import app
 from mixpanel_async.emulator import Emulator
 
-RUN = [sys.executable, "-W", "error", "-c", "from mixpanel_async.cli import main; main()", "emulator"]
+RUN = [sys.executable, "-W", "error", "-c", "from mixpanel_async.cli import main; main()", "emulator", "--quiet"]
 EVENT = {"event": "Viewed", "properties": {"token": "t", "distinct_id": "u"}}
 
 

@@ -230,7 +230,7 @@ def recorders() -> dict[Talk, Recorder]:
     for talk, id_merge in TALKS.items():
         emulator = Emulator(id_merge)
         recorder = Recorder(emulator.app)
-        emulator.app = recorder  # type: ignore[assignment]
+        emulator.app = recorder
         talk(emulator)
         recorders[talk] = recorder
     return recorders

@@ -7,6 +7,7 @@ lock is needed because `serve()` runs the application in its own thread, while t
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -28,7 +29,8 @@ from ..storage.store import ProjectStore, StoreError
 from .asgi_response import AsgiResponse, Receive, Scope, Send
 from .cors import CrossOriginAccess
 from .faults import ConnectionDroppedError, Fault, FaultPlan, PlannedResponse
-from .guard import Guard
+from .guard import ASGIApp, Guard
+from .request_log import Outcome, RequestLog, RequestWatch, mark_of, outcome_since, set_logged
 
 REQUEST_LOG_LIMIT: Final = 10_000
 
@@ -119,6 +121,7 @@ class EmulatorState:
         self.faults = FaultPlan()
         self.started = now()
         self.requests: BoundedLog[RecordedRequest] = BoundedLog(REQUEST_LOG_LIMIT)
+        self.log = RequestLog(time.monotonic)
         self.store = store
         self.flags = flags
         self.project = new_project()
@@ -135,6 +138,12 @@ class EmulatorState:
         self.faults.clear()
         self.flags.reset()
         self.requests = BoundedLog(REQUEST_LOG_LIMIT)
+        self.log = RequestLog(time.monotonic)
+
+    def log_other_request(self, method: str, path: str, status: int) -> None:
+        """Log a request that no ingestion or flag endpoint has answered."""
+        with self.lock:
+            self.log.append(at=self.now(), method=method, path=path, status=status)
 
     def flush(self) -> None:
         """Write all changes to disk, if there is a store. Blocks. Call it without the lock.
@@ -189,7 +198,7 @@ class SlowBodyError(Exception):
         return replace(error_response(path, 408, "the body did not arrive in time"), headers={"Connection": "close"})
 
 
-def build_app(state: EmulatorState, extra_routes: Sequence[JsonRoute], allow_origins: frozenset[str]) -> Guard:
+def build_app(state: EmulatorState, extra_routes: Sequence[JsonRoute], allow_origins: frozenset[str]) -> ASGIApp:
     """Return the ASGI application of an emulator.
 
     It is a plain router without error middleware, so that the exception of `drop_connections` reaches the server.
@@ -204,7 +213,7 @@ def build_app(state: EmulatorState, extra_routes: Sequence[JsonRoute], allow_ori
     ]
     flags = [JsonRoute(at, _endpoint(state, path), ["GET"]) for path in FLAG_PATHS for at in (path, path + "/")]
     router = Router([*ingestion, *flags, *extra_routes], redirect_slashes=False, default=_not_found)
-    return Guard(CrossOriginAccess(router, allow_origins))
+    return RequestWatch(Guard(CrossOriginAccess(router, allow_origins)), state.log_other_request)
 
 
 async def _not_found(scope: Scope, receive: Receive, send: Send) -> None:
@@ -229,8 +238,10 @@ def _endpoint(state: EmulatorState, path: str) -> Callable[[Request], Awaitable[
             fault = state.faults.take(path)
         if fault is not None and fault.seconds_before_effect > 0:
             await anyio.sleep(fault.seconds_before_effect)
-        delivery, records = await _process_request(state, path, fault, request, body)
+        delivery, records, outcome = await _process_request(state, path, fault, request, body)
         response = delivery.response
+        status = None if response is None else response.status
+        set_logged(request.scope)
         with state.lock:
             state.requests.append(
                 RecordedRequest(
@@ -238,10 +249,20 @@ def _endpoint(state: EmulatorState, path: str) -> Callable[[Request], Awaitable[
                     path=path,
                     query=_mask(request.query_params, _SECRET_PARAMETERS),
                     headers=_mask(request.headers, _SECRET_HEADERS),
-                    status=None if response is None else response.status,
+                    status=status,
                     records=records,
                     body_bytes=size,
                 )
+            )
+            state.log.append(
+                at=state.now(),
+                method=request.method,
+                path=path,
+                status=status,
+                records=records,
+                outcome=outcome,
+                fault="" if fault is None else fault.kind,
+                body_bytes=size,
             )
         if state.latency > 0:
             await anyio.sleep(state.latency)
@@ -252,8 +273,8 @@ def _endpoint(state: EmulatorState, path: str) -> Callable[[Request], Awaitable[
 
 async def _process_request(
     state: EmulatorState, path: str, fault: Fault | None, request: Request, body: bytes | None
-) -> tuple[PlannedResponse, int]:
-    """Process a request, write its changes to disk, and return the response and the number of records.
+) -> tuple[PlannedResponse, int, Outcome]:
+    """Process a request, write its changes to disk, and return the response, the number of records and the outcome.
 
     The body is None if it is too large.
     """
@@ -261,12 +282,14 @@ async def _process_request(
         # A request whose changes cannot be written must not take effect. Otherwise its retry would be counted twice.
         error = await _flush_to_disk(state, path, None)
         if error is not None:
-            return error, 0
+            return error, 0, Outcome(reason="the data directory cannot be written")
     with state.lock:
+        before = mark_of(state.project)
         delivery, records = _process_in_memory(state, path, fault, request, body)
+        outcome = outcome_since(before, state.project)
     if state.store is not None:
         delivery = await _flush_to_disk(state, path, delivery) or delivery
-    return delivery, records
+    return delivery, records, outcome
 
 
 def _process_in_memory(

@@ -1,0 +1,221 @@
+"""Terminal output of `mixpanel-async emulator`: hints, a line for each request, and readers that are slow or gone."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, Final
+
+import httpx
+import pytest
+
+from mixpanel_async.cli.emulator_output import RequestLines, entry_line, first_steps, printable
+from mixpanel_async.emulator import Emulator, RequestEntry
+
+RUN: Final = [sys.executable, "-W", "error", "-c", "from mixpanel_async.cli import main; main()", "emulator"]
+EVENT: Final = {"event": "Viewed", "properties": {"token": "t", "distinct_id": "u"}}
+# Of Linux. A pipe of one page is full after a few lines.
+SET_PIPE_SIZE: Final = 1031
+
+
+def plain(_: str, text: str) -> str:
+    return text
+
+
+@contextmanager
+def running(*arguments: str, stderr: int | IO[bytes], **variables: str) -> Iterator[tuple[Any, str]]:
+    """Run the command. Yields the process and the address that it printed."""
+    inherited = {key: value for key, value in os.environ.items() if key not in {"NO_COLOR", "FORCE_COLOR"}}
+    with subprocess.Popen(
+        [*RUN, *arguments], stdout=subprocess.PIPE, stderr=stderr, env={**inherited, "TERM": "xterm", **variables}
+    ) as process:
+        assert process.stdout is not None
+        try:
+            yield process, process.stdout.readline().decode().removesuffix("\n")
+        finally:
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(20) == 0
+            assert process.stdout.read() == b""
+
+
+def post(url: str, content: object, **options: Any) -> int:
+    return httpx.post(url, json=content, trust_env=False, timeout=30, **options).status_code
+
+
+def read_until(stream: IO[bytes], text: str) -> list[str]:
+    lines = []
+    for line in stream:
+        lines.append(line.decode().removesuffix("\n"))
+        if text in lines[-1]:
+            return lines
+    raise AssertionError(f"the output has ended without {text!r}: {lines}")
+
+
+def entry(**changes: Any) -> RequestEntry:
+    return RequestEntry(
+        **{"number": 1, "received_at": 0.0, "method": "POST", "path": "/track", "status": 200, **changes}
+    )
+
+
+async def sent(emulator: Emulator, path: str, *contents: Any, **options: Any) -> None:
+    transport = httpx.ASGITransport(app=emulator.app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as http:
+        for content in contents:
+            await http.post(path, json=content, **options)
+
+
+def texts(emulator: Emulator, lines: RequestLines, elapsed: float = 0.1) -> list[str]:
+    """Return new lines without the time."""
+    return [
+        line[9:] if line[2] == ":" else line.strip()
+        for line in lines.lines(emulator.request_log(after=lines.seen), elapsed)
+    ]
+
+
+def test_each_request_has_a_line_on_standard_error() -> None:
+    with running("--token", "project-token", stderr=subprocess.PIPE) as (process, url):
+        post(f"{url}/track", [{"event": "Paid", "properties": {"token": "project-token"}}] * 3)
+        post(f"{url}/track?api_key=key-in-url", [EVENT])
+        post(f"{url}/import?strict=1", [EVENT], auth=("wrong-secret", ""))
+        post(f"{url}/nothing?secret=in-query", [])
+        post(f"{url}/_emulator/fail-next", {"status": 503})
+        post(f"{url}/engage", [])
+        httpx.get(url, trust_env=False)
+        lines = read_until(process.stderr, "planned fault")
+    hints = [line for line in lines if line[2:3] != ":"]
+    assert f"The live page is {url}/" in hints[0]
+    assert f"MIXPANEL_API_HOST={url}" in "\n".join(hints)
+    assert "--quiet" in hints[-1]
+    assert [line[9:] for line in lines[len(hints) :]] == [
+        "200 POST /track          3 records",
+        "200 POST /track          1 record, 1 not stored: silently dropped: the token belongs to another project",
+        "401 POST /import         refused: invalid credentials",
+        "404 POST /nothing        Mixpanel has no such endpoint, or the emulator does not know it",
+        "503 POST /engage         planned fault status",
+    ]
+    for secret in ("project-token", "key-in-url", "wrong-secret", "in-query", "Paid", "Viewed", '"t"'):
+        assert secret not in "\n".join(lines)
+
+
+def test_hints_come_only_at_the_first_start(tmp_path: Path) -> None:
+    for is_first in (True, False):
+        with running("--data-dir", str(tmp_path / "data"), stderr=subprocess.PIPE) as (process, url):
+            post(f"{url}/track", [EVENT])
+            lines = read_until(process.stderr, "1 record")
+        assert (len(lines) > 1) == is_first
+
+
+@pytest.mark.parametrize(("variables", "has_colors"), [({}, True), ({"NO_COLOR": "1"}, False)])
+def test_only_a_terminal_gets_colors(variables: dict[str, str], has_colors: bool) -> None:
+    ours, theirs = os.openpty()
+    with open(ours, "rb", buffering=0) as terminal:
+        with running(stderr=theirs, **variables) as (_, url):
+            os.close(theirs)
+            post(f"{url}/track", [EVENT])
+            output = b""
+            while b"1 record" not in output:
+                output += terminal.read(1024)
+        assert (b"\x1b[" in output) == has_colors
+
+
+def test_emulator_goes_on_when_the_reader_of_its_output_has_gone() -> None:
+    ours, theirs = os.pipe()
+    with running(stderr=theirs) as (_, url):
+        os.close(theirs)
+        with open(ours, "rb") as reader:
+            read_until(reader, "Ctrl-C")
+        assert [post(f"{url}/track", [EVENT]) for _ in range(20)] == [200] * 20
+
+
+def test_emulator_goes_on_and_stops_when_nothing_reads_its_output() -> None:
+    ours, theirs = os.pipe()
+    fcntl.fcntl(theirs, SET_PIPE_SIZE, 4096)
+    with running(stderr=theirs) as (_, url), httpx.Client(trust_env=False, timeout=30) as http:
+        os.close(theirs)
+        # The lines of 100 requests are larger than the pipe.
+        for _ in range(200):
+            assert http.post(f"{url}/track", json=[EVENT]).text == "1"
+        assert http.get(f"{url}/_emulator/stats").json()["requests"] == 200
+    os.close(ours)
+
+
+@pytest.mark.anyio
+async def test_lines_say_why_records_have_no_effect() -> None:
+    emulator = Emulator("original")
+    lines = RequestLines(plain)
+    identify = {"event": "$identify", "properties": {"token": "t", "$identified_id": "u", "$anon_id": "v"}}
+    await sent(emulator, "/track", [identify], [{"event": ""}, EVENT])
+    await sent(emulator, "/import?strict=1", [EVENT], auth=("t", ""))
+    assert texts(emulator, lines) == [
+        "200 POST /track          1 record: $identify joined no ids: errAnonDistinctIdNonGUIDForm",
+        "200 POST /track          2 records, 1 not stored: 'event' must not be missing or blank",
+        "400 POST /import         1 record, 1 not stored: 'properties.time' is invalid: must not be missing",
+    ]
+
+
+@pytest.mark.anyio
+async def test_requests_above_the_rate_are_summarised() -> None:
+    emulator = Emulator()
+    lines = RequestLines(plain)
+    await sent(emulator, "/track", *[[EVENT]] * 300, [{"event": ""}])
+    assert len(texts(emulator, lines, elapsed=0.0)) == 100
+    assert texts(emulator, lines, elapsed=0.0) == [
+        "... 201 more requests, 201 records, 1 not stored: 'event' must not be missing or blank"
+    ]
+    assert texts(emulator, lines, elapsed=0.0) == []
+    await sent(emulator, "/track", *[[EVENT]] * 20)
+    # A tenth of a second allows five lines.
+    assert len(texts(emulator, lines)) == 5
+    assert list(lines.rest()) == ["     ... 15 more requests, 15 records"]
+    assert list(lines.rest()) == []
+
+
+@pytest.mark.anyio
+async def test_lines_go_on_after_a_reset() -> None:
+    emulator = Emulator()
+    lines = RequestLines(plain)
+    await sent(emulator, "/track", [EVENT], [EVENT])
+    assert len(texts(emulator, lines)) == 2
+    emulator.reset()
+    await sent(emulator, "/track", [EVENT])
+    assert texts(emulator, lines) == ["200 POST /track          1 record"]
+    assert texts(emulator, lines) == []
+
+
+@pytest.mark.parametrize(
+    "text", ["\x1b[2J\x07\r\n", "\x9b31m", "\u202eabc\u2066", "a\x00b\x7f\u2028", "\ud800", "\u200b"]
+)
+def test_no_request_can_control_the_terminal(text: str) -> None:
+    for line in (entry_line(entry(path=f"/{text}"), plain), entry_line(entry(reason=text, method="GET"), plain)):
+        assert line.isprintable()
+        assert line.encode()
+
+
+def test_long_text_is_cut() -> None:
+    assert len(entry_line(entry(path="/" + "x" * 5_000, reason="y" * 5_000), plain)) < 300
+    assert printable("abcdef", 4) == "abc…"
+
+
+@pytest.mark.parametrize(
+    ("changes", "result"),
+    [
+        ({"status": None, "fault": "drop"}, "--- POST /track          planned fault drop"),
+        ({"status": None}, "--- POST /track          no response"),
+        ({"fault": "slow", "records": 2}, "200 POST /track          2 records, planned fault slow"),
+        ({"path": "/flags", "method": "GET"}, "200 GET  /flags"),
+    ],
+)
+def test_result_names_the_fault(changes: dict[str, Any], result: str) -> None:
+    assert entry_line(entry(**changes), plain)[9:] == result
+
+
+def test_hints_do_not_contain_the_token() -> None:
+    hints: Sequence[str] = first_steps("http://127.0.0.1:8080", has_token=True, style=plain).splitlines()
+    assert "MIXPANEL_TOKEN=<the token of --token>" in hints[1]
+    assert all(line.isprintable() for line in hints)
