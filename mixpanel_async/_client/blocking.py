@@ -282,6 +282,7 @@ class BlockingMixpanel(_Facade):
         ip: str | None = None,
         properties: Properties | None = None,
         link: str | None = None,
+        last_user_id: str | None = None,
         sign_in_timeout: float | None = None,
     ) -> BlockingBound:
         """Bind the client to one user or request. See `AsyncMixpanel.bind`."""
@@ -292,6 +293,7 @@ class BlockingMixpanel(_Facade):
             ip=ip,
             properties=properties,
             link=link,
+            last_user_id=last_user_id,
             sign_in_timeout=sign_in_timeout,
         )
         return self.wrap(bound)

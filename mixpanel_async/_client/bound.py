@@ -31,8 +31,9 @@ if TYPE_CHECKING:
     from .client import AsyncMixpanel
 
 
-# In these systems `$device:...` has no special meaning: the id of an anonymous visitor is the bare device id.
+# In these systems the server joins no devices: the id of an anonymous visitor is the device id as it was given.
 _WITHOUT_DEVICES: Final = frozenset({IdMerge.LEGACY, IdMerge.ORIGINAL})
+_DEVICE_PREFIX: Final = "$device:"
 _LINK_BYTES: Final = 12
 _NOT_PROPERTIES: Final = "must be a mapping; ids are bound, so event_name is the first argument"
 
@@ -63,9 +64,11 @@ class BoundMixpanel(BoundProfileMethods):
 
     __slots__ = (
         "_client",
+        "_device_id",
         "_distinct_id",
         "_ids",
         "_invalid",
+        "_last_user_id",
         "_link",
         "_on_failure",
         "_problem",
@@ -87,6 +90,7 @@ class BoundMixpanel(BoundProfileMethods):
         properties: Mapping[str, Any],
         problem: ValidationError | None = None,
         link: str | None = None,
+        last_user_id: str | None = None,
         sign_in_timeout: float | None = None,
         on_failure: Callable[[Exception, bool], None] | None = None,
     ) -> None:
@@ -95,9 +99,11 @@ class BoundMixpanel(BoundProfileMethods):
         self._silent = silent
         self._problem = problem
         self._distinct_id = distinct_id
-        self._ids: _Ids = {"user_id": user_id, "device_id": device_id, "ip": ip}
+        self._device_id = device_id
+        self._ids: _Ids = {"user_id": user_id, "device_id": _without_prefix(device_id), "ip": ip}
         self._properties = properties
         self._link = link
+        self._last_user_id = last_user_id
         self._sign_in_timeout = sign_in_timeout
         self._on_failure = on_failure
 
@@ -108,8 +114,8 @@ class BoundMixpanel(BoundProfileMethods):
 
     @property
     def device_id(self) -> str | None:
-        """Anonymous id of the browser or device."""
-        return self._ids["device_id"]
+        """Anonymous id of the browser or device, with the prefix `$device:` if it was bound with it."""
+        return self._device_id
 
     @property
     def link(self) -> str | None:
@@ -172,7 +178,7 @@ class BoundMixpanel(BoundProfileMethods):
             raise ValidationError("distinct_id", "is bound and would override the user; bind a device_id instead")
         if not self._is_free_for(user_id):
             self.sign_out()
-        device_id = self._ids["device_id"]
+        device_id = self._device_id
         link = None if device_id is None else _link(device_id, user_id)
         call = None
         if device_id is not None and link != self._link and device_id != user_id:
@@ -186,7 +192,7 @@ class BoundMixpanel(BoundProfileMethods):
         elif not await self._sign_in_in_time(self._sign_in_timeout, call, track, deferred=deferred):
             # Without the link, the next `sign_in` makes the identity call again.
             link = self._link
-        self._ids, self._link = user._ids, link
+        self._ids, self._link, self._last_user_id = user._ids, link, None
 
     async def _sign_in_in_time(
         self, timeout: float, call: _IdentityCall | None, track: Callable[[], Awaitable[None]], *, deferred: bool
@@ -235,16 +241,15 @@ class BoundMixpanel(BoundProfileMethods):
 
     def sign_out(self) -> None:
         """Unbind the user, and bind a new anonymous id: later calls may come from another person."""
-        self._ids["user_id"] = self._link = None
-        if self._ids["device_id"] is not None:
-            self._ids["device_id"] = self._client.new_device_id()
+        self._ids["user_id"] = self._link = self._last_user_id = None
+        if self._device_id is not None:
+            self._device_id = self._ids["device_id"] = self._client.new_device_id()
 
     def _is_free_for(self, user_id: str) -> bool:
         """Return whether the device is not known to belong to another user."""
-        device_id, bound = self._ids["device_id"], self._ids["user_id"]
-        if self._link is not None and device_id is not None:
-            return self._link == _link(device_id, user_id)
-        return bound is None or bound == user_id
+        if self._link is not None and self._device_id is not None:
+            return self._link == _link(self._device_id, user_id)
+        return all(known is None or known == user_id for known in (self._ids["user_id"], self._last_user_id))
 
     def bind(
         self,
@@ -263,11 +268,12 @@ class BoundMixpanel(BoundProfileMethods):
             self._silent,
             distinct_id=self._distinct_id if distinct_id is None else distinct_id,
             user_id=self._ids["user_id"] if user_id is None else user_id,
-            device_id=self._ids["device_id"] if device_id is None else device_id,
+            device_id=self._device_id if device_id is None else device_id,
             ip=self._ids["ip"] if ip is None else ip,
             properties={**self._properties, **added._properties},
             problem=self._problem or added._problem,
             link=self._link if device_id is None else None,
+            last_user_id=self._last_user_id if device_id is None else None,
             sign_in_timeout=self._sign_in_timeout,
             on_failure=self._on_failure,
         )
@@ -349,7 +355,7 @@ class BoundMixpanel(BoundProfileMethods):
         self, identified_id: str, meta: Meta = None, *, deferred: bool = False, timeout: float | None = None
     ) -> None:
         """Join the bound anonymous visitor to `identified_id`. See `AsyncMixpanel.identify`."""
-        anon_id = self._ids["device_id"] or self._profile_id
+        anon_id = self._device_id or self._profile_id
         await self._client.identify(identified_id, anon_id, meta, deferred=deferred, timeout=timeout)
 
     async def people_update(self, message: Mapping[str, Any], meta: Meta = None) -> None:
@@ -369,7 +375,7 @@ class BoundMixpanel(BoundProfileMethods):
     def _event_id(self) -> str | None:
         """`distinct_id` of events; None if the client derives it from the other ids."""
         if self._distinct_id is None and self._client.id_merge in _WITHOUT_DEVICES:
-            return self._ids["user_id"] or self._ids["device_id"]
+            return self._ids["user_id"] or self._device_id
         return self._distinct_id
 
     @property
@@ -431,5 +437,10 @@ _NO_IDS: Final[_Ids] = {"user_id": None, "device_id": None, "ip": None}
 
 def _link(device_id: str, user_id: str) -> str:
     # The device is the key, so the links of one user differ between browsers.
-    key = blake2b(device_id.encode()).digest()
+    key = blake2b(device_id.removeprefix(_DEVICE_PREFIX).encode()).digest()
     return blake2b(user_id.encode(), key=key, digest_size=_LINK_BYTES).hexdigest()
+
+
+def _without_prefix(device_id: str | None) -> str | None:
+    """Return the value of `$device_id`, in which Mixpanel wants no prefix. A value of another type is refused later."""
+    return device_id.removeprefix(_DEVICE_PREFIX) if isinstance(device_id, str) else device_id

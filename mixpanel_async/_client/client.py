@@ -341,6 +341,11 @@ class AsyncMixpanel(EventMethods, IdentityMethods, ProfileMethods):
         return stats if self._flags is None else replace(stats, flags=self._flags.stats())
 
     @property
+    def token(self) -> str:
+        """Token of the project. Browsers know it too: it is part of the name of the browser SDK's cookie."""
+        return self._options.token
+
+    @property
     def enabled(self) -> bool:
         """Whether the client sends anything; False after `enabled=False`."""
         return self._options.enabled
@@ -378,6 +383,7 @@ class AsyncMixpanel(EventMethods, IdentityMethods, ProfileMethods):
         ip: str | None = None,
         properties: Properties | None = None,
         link: str | None = None,
+        last_user_id: str | None = None,
         sign_in_timeout: float | None = None,
     ) -> BoundMixpanel:
         """Bind the client to one user or request.
@@ -389,10 +395,14 @@ class AsyncMixpanel(EventMethods, IdentityMethods, ProfileMethods):
         Args:
             distinct_id: `distinct_id` of every call.
             user_id: `$user_id` of every event.
-            device_id: `$device_id` of every event.
+            device_id: `$device_id` of every event. In Original and Legacy projects it is also the id of an anonymous
+                visitor. The browser SDK writes `$device:` in front of it there: bind the id with this prefix if the
+                page sends it so. `$device_id` never has the prefix.
             ip: IP address of the user, for geolocation.
             properties: defaults for the properties of every event. They are copied now.
             link: value of `BoundMixpanel.link` after the last request of this device; see `BoundMixpanel.sign_in`.
+            last_user_id: user who last used the device according to a source that need not be trusted, such as a
+                cookie of the browser SDK. It is sent nowhere: if another user signs in, the device gets a new id.
             sign_in_timeout: seconds that `BoundMixpanel.sign_in` waits for Mixpanel before it puts the identity event
                 into the queue, 0.001 to 86,400. By default it waits as long as `identity_retry` allows, and raises.
 
@@ -418,6 +428,7 @@ class AsyncMixpanel(EventMethods, IdentityMethods, ProfileMethods):
             properties=clean,
             problem=problem,
             link=link,
+            last_user_id=last_user_id,
             sign_in_timeout=sign_in_timeout,
             on_failure=self._queue.sign_in_failed,
         )

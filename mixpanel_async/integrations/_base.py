@@ -207,7 +207,9 @@ class BaseIntegration(Generic[R]):
             if self._consent is not None:
                 has_consent = await self._read_consent(self._consent, request)
                 if has_consent is not True:
-                    return self._visitors.untracked() if has_consent is None else self._visitors.without_consent(info)
+                    if has_consent is None:
+                        return self._visitors.untracked()
+                    return self._visitors.without_consent(client, info)
             return self._visitors.with_consent(client, info, await self._read_user_id(request, user_id))
         except Exception as error:  # noqa: BLE001  neither a header nor the client may fail the request
             self._warn(

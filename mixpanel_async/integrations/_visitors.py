@@ -1,22 +1,30 @@
 """Visitor of a request: anonymous id in a cookie, and the cookies of the response. Pure.
 
-The visitor cookie contains only a UUID of version 4, so that other services of the app can read it. Signing in adds a
-second cookie with the suffix `_user`. It contains a digest of anonymous id and user id, so that it does not show the
-user id. With it the integration neither joins the same ids twice nor joins two users who share a browser.
+The visitor cookie contains only an anonymous id, so that other services of the app can read it: a UUID of version 4, or
+the id of the browser SDK, whose own cookie has precedence (`_browser_sdk.py`). Signing in adds a second cookie with the
+suffix `_user`. It contains a digest of anonymous id and user id, so that it does not show the user id. With it the
+integration neither joins the same ids twice nor joins two users who share a browser.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
-from mixpanel_async import AsyncMixpanel, BoundMixpanel, Checker, ConfigurationError, ValidationError
+from mixpanel_async import AsyncMixpanel, BoundMixpanel, Checker, ConfigurationError, IdMerge, ValidationError
 
+from ._browser_sdk import (
+    PageCookies,
+    cookie_value,
+    page_cookie_domain,
+    page_cookie_value,
+    read_page_cookies,
+)
 from ._headers import referrer_properties, user_agent_properties
 
 if TYPE_CHECKING:
@@ -29,6 +37,7 @@ _UUID4: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]
 # Parsed headers are cached, because the same values repeat. Only a prefix of a header is parsed.
 _CACHE_SIZE: Final = 512
 _MAX_CHARACTERS: Final = 1_024
+_PREFIX: Final = "$device:"
 _MAX_AGE: Final = 400 * 86_400.0
 _SHARED_CACHE: Final = re.compile(r"(?:^|[,\s])(?:public|s-maxage)(?:[=,\s]|$)", re.IGNORECASE)
 
@@ -37,12 +46,21 @@ _SHARED_CACHE: Final = re.compile(r"(?:^|[,\s])(?:public|s-maxage)(?:[=,\s]|$)",
 class CookiePolicy:
     """Settings of the cookie that stores the anonymous id. The cookie is always `HttpOnly` and `SameSite=Lax`.
 
+    If a page uses Mixpanel's browser SDK with cookies, its default, the visitor in the SDK's cookie has precedence, so
+    that page and server send the same anonymous id. If the id of the visitor changes in the server, as in `sign_out`,
+    an existing cookie of the SDK is replaced, which has the effect of the SDK's `reset()`.
+
     Args:
         name: name of the cookie. The cookie for the signed-in user has this name with the suffix `_user`.
         max_age: lifetime in seconds from the first visit; 1 to 34,560,000 (400 days, the limit of browsers).
         domain: domain whose subdomains share the cookie, such as `shop.example`; None restricts it to the host.
         path: path prefix for which browsers send the cookie.
         secure: True always sets `Secure`, False never, None sets it for requests over https.
+        browser_sdk: whether to write the SDK's cookie if a request has none, so that page and server agree from the
+            first page on. Scripts can read it; `name`, `domain` and `path` do not apply to it, and `Secure` is set only
+            with `secure=True`, which needs `secure_cookie: true` in the SDK.
+        browser_sdk_domain: domain of the SDK's cookie. "auto" chooses as the SDK does by default; None restricts the
+            cookie to the host, for pages with `cross_subdomain_cookie: false`; else the SDK's `cookie_domain`.
 
     Raises:
         ConfigurationError: if a value is out of bounds, or the name has a prefix (`__Secure-`, `__Host-`) whose
@@ -54,6 +72,8 @@ class CookiePolicy:
     domain: str | None = None
     path: str = "/"
     secure: bool | None = None
+    browser_sdk: bool = False
+    browser_sdk_domain: str | None = "auto"
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not _NAME.fullmatch(self.name):
@@ -63,9 +83,12 @@ class CookiePolicy:
         is_number = isinstance(self.max_age, (int, float)) and not isinstance(self.max_age, bool)
         if not is_number or not math.isfinite(self.max_age) or not 1 <= self.max_age <= _MAX_AGE:
             raise ConfigurationError(f"max_age must be between 1 and {_MAX_AGE:.0f} seconds, not {self.max_age!r}")
-        for name, value in (("domain", self.domain), ("path", self.path)):
+        for name, kind in (("domain", "domain"), ("browser_sdk_domain", "domain"), ("path", "path")):
+            value = getattr(self, name)
             if value is not None and not (isinstance(value, str) and _DOMAIN_OR_PATH.fullmatch(value)):
-                raise ConfigurationError(f"{name} must be a valid cookie {name}, not {value!r}")
+                raise ConfigurationError(f"{name} must be a valid cookie {kind}, not {value!r}")
+        if not isinstance(self.browser_sdk, bool):
+            raise ConfigurationError(f"browser_sdk must be True or False, not {self.browser_sdk!r}")
         if not self.path.startswith("/"):
             raise ConfigurationError(f"path must begin with a slash: {self.path!r}")
         if self.name.startswith(("__Secure-", "__Host-")) and not self.secure:
@@ -91,22 +114,45 @@ class CookiePolicy:
             parts.append("Secure")
         return "; ".join([*parts, "HttpOnly", "SameSite=Lax"])
 
+    def page_header(self, name: str, value: str | None, *, host: str) -> str:
+        """Return the value of a `Set-Cookie` header for the SDK's cookie. The value None deletes it."""
+        parts = [f"{name}={value or ''}", "Path=/", f"Max-Age={0 if value is None else int(self.max_age)}"]
+        domain = page_cookie_domain(host) if self.browser_sdk_domain == "auto" else self.browser_sdk_domain
+        if domain is not None:
+            parts.append(f"Domain={domain}")
+        if self.secure:
+            parts.append("Secure")
+        return "; ".join([*parts, "SameSite=Lax"])
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestInfo:
-    """Visitor-related parts of a request. Missing headers are empty; repeated headers are joined by commas."""
+    """Visitor-related parts of a request. Missing headers are empty.
 
-    cookies: Mapping[str, str]
+    Repeated headers are joined by commas, `Cookie` by semicolons.
+    """
+
+    cookie: str
     peer: str | None
     scheme: str
     forwarded_for: str
     forwarded_proto: str
+    host: str
+    forwarded_host: str
     user_agent: str
     referrer: str
 
 
 _NO_INFO: Final = RequestInfo(
-    cookies={}, peer=None, scheme="", forwarded_for="", forwarded_proto="", user_agent="", referrer=""
+    cookie="",
+    peer=None,
+    scheme="",
+    forwarded_for="",
+    forwarded_proto="",
+    host="",
+    forwarded_host="",
+    user_agent="",
+    referrer="",
 )
 
 
@@ -118,16 +164,29 @@ class VisitorSession:
         policy: cookie settings.
         info: the request.
         is_https: whether the browser uses https.
+        page: cookie of the browser SDK; None if it is not used.
     """
 
-    __slots__ = ("_is_https", "_known", "_policy", "_received", "bound")
+    __slots__ = ("_is_https", "_known", "_page", "_policy", "_received", "bound")
 
-    def __init__(self, bound: BoundMixpanel, policy: CookiePolicy, info: RequestInfo, *, is_https: bool) -> None:
+    def __init__(
+        self,
+        bound: BoundMixpanel,
+        policy: CookiePolicy,
+        info: RequestInfo,
+        *,
+        is_https: bool,
+        page: _PageCookie | None = None,
+    ) -> None:
         self.bound = bound
         self._policy = policy
         self._is_https = is_https
+        self._page = page
         # A client that does not delete expired cookies sends them empty.
-        self._received = (info.cookies.get(policy.name) or None, info.cookies.get(policy.link_name) or None)
+        self._received = (
+            cookie_value(info.cookie, policy.name) or None,
+            cookie_value(info.cookie, policy.link_name) or None,
+        )
         self._known = self._received
 
     def cookies(self, cache_control: str) -> list[str]:
@@ -145,6 +204,8 @@ class VisitorSession:
         for name, received, current in zip(names, self._received, self._current, strict=True):
             if current != received:
                 yield self._policy.header(name, current, is_https=self._is_https)
+        if self._page is not None:
+            yield from self._page.changes(self._policy, self.bound.device_id)
 
     @property
     def _current(self) -> tuple[str | None, str | None]:
@@ -153,6 +214,38 @@ class VisitorSession:
     def cookie_not_sent(self) -> bool:
         """Return whether the cookie values changed after the response began."""
         return self._known != self._current
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _PageCookie:
+    """Cookie of the browser SDK in one request.
+
+    Args:
+        found: the SDK's cookies.
+        received: the id in it that the server has bound; None if it has none.
+        is_simplified: whether the project joins device ids.
+        host: host of the page.
+    """
+
+    found: PageCookies
+    received: str | None
+    is_simplified: bool
+    host: str
+
+    def changes(self, policy: CookiePolicy, device_id: str | None) -> Iterator[str]:
+        """Return the `Set-Cookie` header that makes the page use the id of the server, if it does not yet."""
+        name, visitor = self.found.name, self.found.visitor
+        if device_id is None:
+            # No consent. A cookie that the server does not write is the page's business.
+            if policy.browser_sdk and self.found.is_present:
+                yield policy.page_header(name, None, host=self.host)
+        elif self.received != device_id if visitor is not None and visitor.device_id else self._is_missing(policy):
+            value = page_cookie_value(device_id, is_simplified=self.is_simplified)
+            yield policy.page_header(name, value, host=self.host)
+
+    def _is_missing(self, policy: CookiePolicy) -> bool:
+        # A visitor with an id that cannot be shared stays: the page has chosen it.
+        return policy.browser_sdk and self.found.visitor is None and _NAME.fullmatch(self.found.name) is not None
 
 
 class VisitorSessions:
@@ -182,9 +275,16 @@ class VisitorSessions:
         self._referrer = lru_cache(_CACHE_SIZE)(referrer_properties)
 
     def with_consent(self, client: AsyncMixpanel, info: RequestInfo, user_id: str | None) -> VisitorSession:
-        """Return the session of a visitor who may be tracked."""
-        device_id = info.cookies.get(self._cookie.name, "")
-        is_valid = _UUID4.fullmatch(device_id) is not None
+        """Return the session of a visitor who may be tracked, unless the visitor has opted out in the page."""
+        found = read_page_cookies(client.token, info.cookie)
+        if found.is_opted_out:
+            return self.without_consent(client, info)
+        visitor = found.visitor
+        is_simplified = client.id_merge is IdMerge.SIMPLIFIED
+        known = cookie_value(info.cookie, self._cookie.name) or ""
+        shared = None if visitor is None else visitor.server_id(known, is_simplified=is_simplified)
+        device_id = shared or _valid_id(known, is_simplified=is_simplified) or client.new_device_id()
+        is_same_device = device_id.removeprefix(_PREFIX) == known.removeprefix(_PREFIX)
         ip = self._proxies.client_ip(info.peer, info.forwarded_for) if self._geolocate else None
         properties: dict[str, Any] = {
             **self._user_agent(info.user_agent[:_MAX_CHARACTERS]),
@@ -192,27 +292,54 @@ class VisitorSessions:
         }
         bound = client.bind(
             user_id=user_id,
-            device_id=device_id if is_valid else client.new_device_id(),
+            device_id=device_id,
             ip=ip,
             properties=properties,
-            link=(info.cookies.get(self._cookie.link_name) or None) if is_valid else None,
+            link=(cookie_value(info.cookie, self._cookie.link_name) or None) if is_same_device else None,
+            last_user_id=None if visitor is None else visitor.user_id,
             sign_in_timeout=self._sign_in_timeout,
         )
-        return self._session(bound, info)
+        return self._session(bound, info, client, found, shared)
 
-    def without_consent(self, info: RequestInfo) -> VisitorSession:
+    def without_consent(self, client: AsyncMixpanel, info: RequestInfo) -> VisitorSession:
         """Return the session of a visitor without consent: nothing is sent, and existing cookies are deleted."""
-        return self._session(self._silent.silenced(), info)
+        found = read_page_cookies(client.token, info.cookie)
+        return self._session(self._silent.silenced(), info, client, found, None)
 
     def untracked(self) -> VisitorSession:
         """Return the session of a request that cannot be tracked: nothing is sent, and existing cookies stay."""
         return VisitorSession(self._silent.silenced(), self._cookie, _NO_INFO, is_https=False)
 
-    def _session(self, bound: BoundMixpanel, info: RequestInfo) -> VisitorSession:
+    def _session(
+        self,
+        bound: BoundMixpanel,
+        info: RequestInfo,
+        client: AsyncMixpanel,
+        found: PageCookies,
+        shared: str | None,
+    ) -> VisitorSession:
+        is_proxied = self._proxies.is_proxied_by(info.peer)
         is_https = info.scheme in {"https", "wss"}
-        if not is_https and info.forwarded_proto and self._proxies.is_proxied_by(info.peer):
+        if not is_https and info.forwarded_proto and is_proxied:
             is_https = info.forwarded_proto.rpartition(",")[2].strip().lower() == "https"
-        return VisitorSession(bound, self._cookie, info, is_https=is_https)
+        page = None
+        if client.enabled:
+            forwarded = info.forwarded_host.rpartition(",")[2].strip() if is_proxied else ""
+            page = _PageCookie(
+                found=found,
+                received=shared,
+                is_simplified=client.id_merge is IdMerge.SIMPLIFIED,
+                host=forwarded or info.host,
+            )
+        return VisitorSession(bound, self._cookie, info, is_https=is_https, page=page)
+
+
+def _valid_id(text: str, *, is_simplified: bool) -> str | None:
+    """Return the anonymous id in the visitor cookie, as the project needs it; None if it is not valid."""
+    device_id = text.removeprefix(_PREFIX)
+    if not _UUID4.fullmatch(device_id):
+        return None
+    return device_id if is_simplified else text
 
 
 def user_id_text(value: object) -> str | None:

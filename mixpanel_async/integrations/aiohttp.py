@@ -134,11 +134,13 @@ def _cache_control(response: web.StreamResponse) -> str:
 def _request_info(request: web.Request) -> RequestInfo:
     headers = request.headers
     return RequestInfo(
-        cookies=request.cookies,
+        cookie=";".join(headers.getall("Cookie", [])),
         peer=request.remote,
         scheme=request.scheme,
         forwarded_for=",".join(headers.getall("X-Forwarded-For", [])),
         forwarded_proto=headers.get("X-Forwarded-Proto", ""),
+        host=headers.get("Host", ""),
+        forwarded_host=headers.get("X-Forwarded-Host", ""),
         user_agent=headers.get("User-Agent", ""),
         referrer=headers.get("Referer", ""),
     )

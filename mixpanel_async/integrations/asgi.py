@@ -252,14 +252,15 @@ def request_info(scope: Scope) -> RequestInfo:
     headers: dict[bytes, list[str]] = {}
     for name, value in scope["headers"]:
         headers.setdefault(name.lower(), []).append(value.decode("latin-1"))
-    pairs = (pair.partition("=") for line in headers.get(b"cookie", ()) for pair in line.split(";"))
     peer = scope.get("client")
     return RequestInfo(
-        cookies={name.strip(): value.strip() for name, _, value in pairs},
+        cookie=";".join(headers.get(b"cookie", ())),
         peer=peer[0] if peer else None,
         scheme=scope.get("scheme", "http"),
         forwarded_for=",".join(headers.get(b"x-forwarded-for", ())),
         forwarded_proto=",".join(headers.get(b"x-forwarded-proto", ())),
+        host=",".join(headers.get(b"host", ())),
+        forwarded_host=",".join(headers.get(b"x-forwarded-host", ())),
         user_agent=",".join(headers.get(b"user-agent", ())),
         referrer=",".join(headers.get(b"referer", ())),
     )

@@ -259,11 +259,13 @@ def _route(request: HttpRequest) -> str:
 def _request_info(request: HttpRequest) -> RequestInfo:
     meta = request.META
     return RequestInfo(
-        cookies=request.COOKIES,
+        cookie=meta.get("HTTP_COOKIE", ""),
         peer=meta.get("REMOTE_ADDR") or None,
         scheme=request.scheme or "http",
         forwarded_for=meta.get("HTTP_X_FORWARDED_FOR", ""),
         forwarded_proto=meta.get("HTTP_X_FORWARDED_PROTO", ""),
+        host=meta.get("HTTP_HOST", ""),
+        forwarded_host=meta.get("HTTP_X_FORWARDED_HOST", ""),
         user_agent=meta.get("HTTP_USER_AGENT", ""),
         referrer=meta.get("HTTP_REFERER", ""),
     )
