@@ -104,19 +104,27 @@ class FileImport:
     def save(self, reached: ImportPosition) -> None:
         """Persist the settled records: first the rejects file, then the checkpoint, so that no reject is lost.
 
+        As long as every record was rejected, the checkpoint stays at the start: the next run, maybe with other options,
+        reads the whole file again.
+
         Raises:
             OSError: if either cannot be written.
         """
         self.rejects.sync()
-        if self.store is not None and self.checkpoint is not None:
-            self.checkpoint = replace(
-                self.checkpoint,
-                position=reached.position,
-                counts=self.settled,
-                sending=self.possibly_sent_line if self.possibly_sent_line > reached.position.line else 0,
-                complete=reached.complete,
-            )
-            self.store.save(self.checkpoint)
+        if self.store is None or self.checkpoint is None:
+            return
+        if self._has_only_rejects:
+            position, counts, complete = Position(), RecordCounts(), False
+        else:
+            position, counts, complete = reached.position, self.settled, reached.complete
+        sending = self.possibly_sent_line if self.possibly_sent_line > reached.position.line else 0
+        self.checkpoint = replace(self.checkpoint, position=position, counts=counts, sending=sending, complete=complete)
+        self.store.save(self.checkpoint)
+
+    @property
+    def _has_only_rejects(self) -> bool:
+        """Whether no record was imported, nor possibly imported by an interrupted run."""
+        return 0 < self.settled.rejected == self.settled.read and not self.possibly_sent_line
 
     def record_intent(self, line: int) -> None:
         """Persist that updates up to a line are about to be sent.
