@@ -343,7 +343,7 @@ def test_damaged_file_is_imported_up_to_the_damage(
         ("a.csv", b"event,time,event\n", "'event' occurs twice"),
         ("a.csv", b"event;time\n", "--delimiter"),
         ("a.parquet", b"PAR1nothingPAR1", "cannot be read as Parquet"),
-        ("a.txt", b"event\n", "set --format"),
+        ("a.txt", b"event\n", "use --format csv"),
         ("a.ndjson.gz", b"\x1f\x8bnothing", "cannot read"),
     ],
 )

@@ -71,7 +71,7 @@ def import_(
     dry_run: opt.IsDryRun = False,
     quiet: opt.IsQuiet = False,
 ) -> None:
-    """Import events, user profiles or groups from NDJSON, JSON, CSV and Parquet, plain or with gzip or zstd.
+    """Import events, user profiles or groups from NDJSON, JSON, CSV and Parquet, plain or with gzip, zstd or zip.
 
     Rerun the same command to resume an interrupted import. Exit status: 0 done; 1 stopped by an error, or a file is
     damaged; 2 usage error, nothing was sent; 3 done, now or before, but some records were rejected or are uncertain;

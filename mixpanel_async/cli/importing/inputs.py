@@ -1,4 +1,4 @@
-"""Input files: finds them, opens them, decompresses them and detects their format."""
+"""Input files: finds them, opens them and decompresses them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import io
 import os
 import stat
 import sys
+import zipfile
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,8 +15,9 @@ from glob import glob, has_magic
 from hashlib import blake2b
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Final
+from typing import Final, cast
 
+from .format_detection import SAMPLE_BYTES, FormatError, detect_format
 from .option_values import Format
 
 STDIN: Final = "-"
@@ -26,19 +28,15 @@ _BUFFER_BYTES: Final = 1024 * 1024
 _SAMPLE_BYTES: Final = 64 * 1024
 _GZIP_MAGIC: Final = b"\x1f\x8b"
 _ZSTD_MAGIC: Final = b"\x28\xb5\x2f\xfd"
-_PARQUET_MAGIC: Final = b"PAR1"
-_UTF8_BOM: Final = b"\xef\xbb\xbf"
-_UTF16_BOMS: Final = (b"\xff\xfe", b"\xfe\xff")
-_COMPRESSION_SUFFIXES: Final = (".gz", ".gzip", ".zst", ".zstd")
-_FORMAT_BY_SUFFIX: Final = {
-    ".ndjson": Format.NDJSON,
-    ".jsonl": Format.NDJSON,
-    ".json": Format.JSON,
-    ".csv": Format.CSV,
-    ".tsv": Format.TSV,
-    ".parquet": Format.PARQUET,
-    ".pq": Format.PARQUET,
+_ZIP_MAGIC: Final = b"PK\x03\x04"
+_OTHER_COMPRESSIONS: Final = {
+    b"BZh": "bzip2",
+    b"\xfd7zXZ\x00": "xz",
+    b"7z\xbc\xaf\x27\x1c": "7-Zip",
+    b"PK\x05\x06": "zip",
 }
+# The part of an Office document, such as an Excel workbook, that names its other parts.
+_OFFICE_PART: Final = "[Content_Types].xml"
 
 
 class InputError(Exception):
@@ -166,15 +164,16 @@ class OpenedInput:
         self._raw.close()
 
 
-def open_input(input_file: InputFile, format: Format) -> OpenedInput:
+def open_input(input_file: InputFile, format: Format, delimiter: str | None = None) -> OpenedInput:
     """Open a file.
 
     Args:
         input_file: the file.
         format: its format; `Format.AUTO` detects it.
+        delimiter: its CSV delimiter, if it is given.
 
     Raises:
-        InputError: if it cannot be opened, or its format cannot be detected.
+        InputError: if it cannot be opened, or its format cannot be detected or is not the given one.
     """
     name = input_file.name
     try:
@@ -184,7 +183,7 @@ def open_input(input_file: InputFile, format: Format) -> OpenedInput:
         raise InputError(f"cannot read {name}: {error.strerror or error}") from None
     raw: io.BufferedReader = io.BufferedReader(file, _BUFFER_BYTES)
     try:
-        head = raw.read(4)
+        head = raw.read(8)
         source = raw
         if input_file.identity is not None:
             raw.seek(0)
@@ -193,14 +192,33 @@ def open_input(input_file: InputFile, format: Format) -> OpenedInput:
             head += raw.read(len(raw.peek()))
             prefixed: io.RawIOBase = _PrefixedStream(head, raw)
             source = io.BufferedReader(prefixed, _BUFFER_BYTES)
-        content = _decompress(source, head, name)
-        return OpenedInput(raw, content, _detect_format(input_file, format, head, content))
+        content = _decompress(source, head, input_file)
+        sample = content.peek(SAMPLE_BYTES)[:SAMPLE_BYTES]
+        try:
+            detected = detect_format(sample, name, format, delimiter)
+        except FormatError as error:
+            raise InputError(f"{name} {error}") from None
+        if detected is Format.PARQUET:
+            _check_parquet(input_file, is_plain=content is source)
+        return OpenedInput(raw, content, detected)
     except (OSError, EOFError, zlib.error) as error:
         raw.close()
         raise InputError(f"cannot read {name}: {error}") from None
     except InputError:
         raw.close()
         raise
+
+
+def _check_parquet(input_file: InputFile, *, is_plain: bool) -> None:
+    """Check that a Parquet file can be read from its end.
+
+    Raises:
+        InputError: if it cannot.
+    """
+    if input_file.identity is None:
+        raise InputError(f"{input_file.name} is Parquet, which cannot be read from a stream: save it to a file first")
+    if not is_plain:
+        raise InputError(f"{input_file.name} is compressed Parquet: decompress it first")
 
 
 class _PrefixedStream(io.RawIOBase):
@@ -221,15 +239,41 @@ class _PrefixedStream(io.RawIOBase):
         return len(piece)
 
 
-def _decompress(source: io.BufferedReader, head: bytes, name: str) -> io.BufferedReader:
+def _decompress(source: io.BufferedReader, head: bytes, input_file: InputFile) -> io.BufferedReader:
+    """Return the decompressed content. The first bytes decide, not the name."""
+    name = input_file.name
     decompressed: io.RawIOBase
     if head.startswith(_GZIP_MAGIC):
         decompressed = _DecompressedStream(gzip.GzipFile(fileobj=source), zlib.error)
     elif head.startswith(_ZSTD_MAGIC):
         decompressed = _open_zstd(source, name)
+    elif head.startswith(_ZIP_MAGIC):
+        if input_file.identity is None:
+            raise InputError(f"{name} is zip, which cannot be read from a stream: save it to a file first")
+        decompressed = _open_zip(source, name)
     else:
+        for magic, label in _OTHER_COMPRESSIONS.items():
+            if head.startswith(magic):
+                raise InputError(f"{name} is compressed with {label}: decompress it first, or use gzip, zstd or zip")
         return source
     return io.BufferedReader(decompressed, _BUFFER_BYTES)
+
+
+def _open_zip(source: io.BufferedReader, name: str) -> io.RawIOBase:
+    """Open the only file of a zip archive."""
+    try:
+        archive = zipfile.ZipFile(source)
+        members = [member for member in archive.infolist() if not member.is_dir()]
+        if _OFFICE_PART in archive.namelist():
+            raise InputError(f"{name} is an Office document: save the table as CSV first")
+        if len(members) != 1:
+            raise InputError(f"{name} contains {len(members)} files: unzip it, and import the files")
+        return _DecompressedStream(
+            cast("io.BufferedIOBase", archive.open(members[0])), (zipfile.BadZipFile, zlib.error)
+        )
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+        # Encrypted files raise `RuntimeError`.
+        raise InputError(f"cannot read {name}: {error}") from None
 
 
 def _open_zstd(source: io.BufferedReader, name: str) -> io.RawIOBase:
@@ -245,7 +289,7 @@ def _open_zstd(source: io.BufferedReader, name: str) -> io.RawIOBase:
 class _DecompressedStream(io.RawIOBase):
     """Decompressed stream that returns all valid data before damage, then raises `OSError`."""
 
-    def __init__(self, file: io.BufferedIOBase, error_type: type[Exception]) -> None:
+    def __init__(self, file: io.BufferedIOBase, error_type: type[Exception] | tuple[type[Exception], ...]) -> None:
         self._file = file
         self._error_type = error_type
 
@@ -268,47 +312,3 @@ class _DecompressedStream(io.RawIOBase):
             raise OSError(str(error)) from None
         buffer[: len(data)] = data
         return len(data)
-
-
-def _detect_format(input_file: InputFile, format: Format, head: bytes, content: io.BufferedReader) -> Format:
-    """Return the format, from the first bytes, then the file name, then the content."""
-    name = input_file.name
-    if head.startswith(_PARQUET_MAGIC) or format is Format.PARQUET:
-        if input_file.identity is None:
-            raise InputError(f"{name} is Parquet, which cannot be read from a stream: save it to a file first")
-        return Format.PARQUET
-    start = content.peek(_SAMPLE_BYTES)
-    if start[:2] in _UTF16_BOMS:
-        raise InputError(f"{name} is UTF-16; convert it to UTF-8: iconv -f UTF-16 -t UTF-8")
-    text = start.removeprefix(_UTF8_BOM).lstrip()
-    detected = _format_from_name(name) if format is Format.AUTO else format
-    if detected is Format.AUTO:
-        if text and text[:1] not in {b"{", b"["}:
-            raise InputError(f"cannot detect the format of {name}; set --format")
-        detected = Format.JSON
-    may_be_ndjson = detected is Format.JSON and format is Format.AUTO
-    return Format.NDJSON if may_be_ndjson and _starts_with_object_line(text) else detected
-
-
-def _format_from_name(name: str) -> Format:
-    path = Path(name)
-    if path.suffix.lower() in _COMPRESSION_SUFFIXES:
-        path = path.with_suffix("")
-    return _FORMAT_BY_SUFFIX.get(path.suffix.lower(), Format.AUTO)
-
-
-def _starts_with_object_line(text: bytes) -> bool:
-    """Return whether the first line is a complete object, as in raw exports with the suffix `.json`."""
-    if not text.startswith(b"{"):
-        return False
-    line, newline, _ = text.partition(b"\n")
-    if not newline:
-        # An object over several lines has a line break right after its opening brace.
-        return True
-    import orjson
-
-    try:
-        orjson.loads(line)
-    except ValueError:
-        return False
-    return True

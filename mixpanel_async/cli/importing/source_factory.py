@@ -33,7 +33,7 @@ def open_source(input_file: InputFile, options: ReadOptions, start: Position) ->
     Raises:
         InputError: if it cannot be opened, or its format cannot be detected or read.
     """
-    opened = open_input(input_file, options.format)
+    opened = open_input(input_file, options.format, options.delimiter)
     try:
         if opened.format is Format.PARQUET:
             opened.close()
