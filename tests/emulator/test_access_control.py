@@ -17,7 +17,8 @@ import mixpanel_async.emulator.http.app
 import mixpanel_async.emulator.http.server
 from mixpanel_async.emulator import Emulator
 from mixpanel_async.emulator.http.control_api import CONTROLS, VIEWS
-from mixpanel_async.emulator.project.export import EXPORT, QUERIES
+from mixpanel_async.emulator.project.export import EXPORT
+from mixpanel_async.emulator.project.profile_query import QUERIES
 
 EVENT = {"event": "Viewed", "properties": {"token": TOKEN, "distinct_id": "u"}}
 PATHS = ["/", "/track", "/import", "/engage", "/groups", "/_emulator/events", "/api/2.0/export", "/nowhere"]

@@ -12,7 +12,8 @@ from emulator_wire import TOKEN, Wire
 
 from mixpanel_async.emulator import KINDS, Emulator
 from mixpanel_async.emulator.http.control_api import CONTROLS, VIEWS
-from mixpanel_async.emulator.project.export import EXPORT, QUERIES
+from mixpanel_async.emulator.project.export import EXPORT
+from mixpanel_async.emulator.project.profile_query import QUERIES
 
 EVENT: Final = {"event": "Viewed", "properties": {"token": TOKEN, "distinct_id": "u"}}
 PAGE: Final = "http://localhost:5173"

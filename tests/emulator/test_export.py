@@ -79,6 +79,78 @@ def test_large_export_is_sent_in_chunks(mixpanel: Wire) -> None:
     assert [event["properties"]["n"] for event in exported(mixpanel, limit=1_501)][-1] == 500
 
 
+@pytest.mark.parametrize(
+    ("where", "selected"),
+    [
+        ('properties["n"] >= 2 and not defined(properties["x"])', [2, 3]),
+        ('properties["n"] in [0, 3]', [0, 3]),
+        # As airbyte-source-mixpanel 4.0.2 sends it.
+        (f'properties["$time"]>=datetime({NOON - 7})', [2, 3]),
+        (f'properties["time"] < {NOON - 8}', [0]),
+        ('properties["$distinct_id"] == "u" and properties["distinct_id"] == "u"', [1, 3]),
+        ('user["plan"] == "pro"', [1, 3]),
+        ('user["plan"] != "pro" or properties["n"] == 1', [0, 1, 2]),
+        ('properties["token"] == null and properties["$import"]', [0, 1, 2, 3]),
+    ],
+)
+@pytest.mark.parametrize("parameters", [{}, {"time_in_ms": "true"}], ids=["s", "ms"])
+def test_export_selects_events_by_expression(
+    mixpanel: Wire, where: str, selected: list[int], parameters: dict[str, str]
+) -> None:
+    events = [imported(time=NOON - 9 + n, n=n, distinct_id=ANON if n % 2 else "v", token=TOKEN) for n in range(4)]
+    assert mixpanel.post("/import?strict=1", events).status_code == 200
+    mixpanel.identify("u", ANON)
+    mixpanel.engage("u", set={"plan": "pro"})
+    found = exported(mixpanel, event="Imported", where=where, **parameters)
+    assert [event["properties"]["n"] for event in found] == selected
+
+
+def test_expression_applies_before_the_limit(mixpanel: Wire) -> None:
+    mixpanel.post("/import?strict=1", [imported(time=NOON, n=n) for n in range(1_000)])
+    found = exported(mixpanel, where='properties["n"] >= 700', limit=2)
+    assert [event["properties"]["n"] for event in found] == [700, 701]
+
+
+@pytest.mark.parametrize("name", ["where", "selector"])
+@pytest.mark.parametrize(
+    ("where", "selected"),
+    [
+        # The forms of mixpanel-utils 2.2.7 and airbyte-source-mixpanel 4.0.2.
+        ('(defined (properties["old"]))', ["u1"]),
+        ('(boolean(properties["flag"]) == true)', ["u2"]),
+        ('properties["$last_seen"] >= "2023-11-15T00:00:00"', ["u1", "u2"]),
+        ('properties["$last_seen"] >= "2023-11-16T00:00:00Z"', []),
+        ('user["$distinct_id"] == "u2" or properties["$distinct_id"] == "u1"', ["u1", "u2"]),
+    ],
+)
+def test_profile_query_selects_by_expression(mixpanel: Wire, name: str, where: str, selected: list[str]) -> None:
+    mixpanel.engage("u1", set={"old": 1, "flag": False})
+    mixpanel.engage("u2", set={"flag": 1})
+    asked: dict[str, Any] = {name: where, "page_size": 1}
+    answer = queried(mixpanel, **asked)
+    assert answer["total"] == len(selected)
+    assert [one["$distinct_id"] for one in answer["results"]] == selected[:1]
+    page = queried(mixpanel, page=1, page_size=1, session_id=answer["session_id"])
+    assert [one["$distinct_id"] for one in page["results"]] == selected[1:]
+
+
+def test_profile_query_takes_json(mixpanel: Wire) -> None:
+    for number in range(3):
+        mixpanel.engage(f"u{number}", set={"n": number})
+
+    def post(content: bytes | str) -> Any:
+        response = mixpanel.request("POST", "/api/query/engage", content=content, auth=("any", ""))
+        return response.status_code, response.json()
+
+    status, answer = post('{"where": "properties[\\"n\\"] > 0", "page_size": 1, "page": null, "distinct_ids": ["u2"]}')
+    assert (status, answer["page_size"], answer["results"][0]["$distinct_id"]) == (200, 1, "u2")
+    for body in (
+        b'{"filter_by_cohort": {"id": 1}}', b"{", b'{"a": "\xff"}', b'{"a": ' + b"[" * 500 + b"]" * 500 + b"}",
+        json.dumps({str(n): n for n in range(200)}),
+    ):  # fmt: skip
+        assert post(body)[0] == 400
+
+
 @pytest.mark.parametrize(("accept", "is_packed"), [("gzip, deflate", True), ("identity", False)])
 def test_export_is_compressed_on_request(mixpanel: Wire, accept: str, is_packed: bool) -> None:
     mixpanel.track("u", time=NOON)
@@ -94,7 +166,8 @@ def test_export_is_compressed_on_request(mixpanel: Wire, accept: str, is_packed:
         ({"from_date": ""}, "from_date must be a date"),
         ({"to_date": "15.11.2023"}, "to_date must be a date"),
         ({"to_date": "2023-11-14"}, "must not be before"),
-        ({"where": 'properties["a"] == 1'}, "where is not supported"),
+        ({"where": 'floor(properties["a"]) == 1'}, "the function 'floor' in where"),
+        ({"where": 'properties["a"] =='}, "where is incomplete"),
         ({"limit": "0"}, "limit must be"),
         ({"limit": "100001"}, "limit must be"),
         ({"limit": "²"}, "limit must be"),
@@ -164,7 +237,8 @@ def test_profile_query_selects_profiles_and_properties(mixpanel: Wire) -> None:
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({"where": "true"}, "where is not supported"),
+        ({"where": "1 + 1 == 2"}, "the operator '+' in where"),
+        ({"selector": "1 + 1 == 2"}, "the operator '+' in where"),
         ({"filter_by_cohort": '{"id":1}'}, "filter_by_cohort is not supported"),
         ({"behaviors": "[]"}, "behaviors is not supported"),
         ({"session_id": "unknown"}, "session_id is unknown"),

@@ -6,19 +6,21 @@ Only this module, `app` and `routes` use Starlette.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import Any, Final
-from urllib.parse import parse_qsl
 
 from starlette.requests import Request
 from starlette.routing import Match
 
-from ..project.export import EXPORT, MAX_QUERY_BYTES, QUERIES, ProfileQueries, ReadRequest, export
+from ..project.export import EXPORT, export
+from ..project.profile_query import QUERIES, ProfileQueries
+from ..project.queries import InvalidQueryError, ReadRequest, body_fields
 from ..project.responses import EmulatorResponse, error_response
 from .app import EmulatorState, JsonRoute, LargeBodyError, SlowBodyError, read_body
 from .asgi_response import AsgiResponse, ExportResponse, unplanned
 from .reads import reads
 
-_MAX_FORM_FIELDS: Final = 100
+_MAX_QUERY_BYTES: Final = 1024 * 1024
 _METHODS: Final = ("DELETE", "GET", "PATCH", "POST", "PUT")
 
 ReadEndpoint = Callable[[Request], Awaitable[AsgiResponse | ExportResponse]]
@@ -38,7 +40,7 @@ def read_routes(state: EmulatorState) -> list[JsonRoute]:
     Args:
         state: state of the emulator.
     """
-    queries = ProfileQueries()
+    queries = ProfileQueries(state.lock)
     return [
         *(ReadRoute(at, _export(state), ["GET"]) for at in (EXPORT, EXPORT + "/")),
         *(
@@ -64,22 +66,12 @@ def _export(state: EmulatorState) -> ReadEndpoint:
 
 def _profiles(state: EmulatorState, queries: ProfileQueries, path: str) -> ReadEndpoint:
     async def endpoint(request: Request) -> AsgiResponse:
-        try:
-            body = await read_body(request, MAX_QUERY_BYTES)
-            fields = dict(parse_qsl(body.decode("utf-8", "replace"), max_num_fields=_MAX_FORM_FIELDS))
-        except LargeBodyError:
-            return unplanned(error_response(path, 413, f"request exceeds max limit of {MAX_QUERY_BYTES} bytes"))
-        except SlowBodyError as error:
-            return unplanned(error.response(path))
-        except ValueError:
-            return unplanned(error_response(path, 400, "form has too many fields"))
-        query = _read_request(request, fields)
-
-        def respond() -> EmulatorResponse:
-            with state.lock:
-                return queries.respond(query, state.project, state.access, state.now())
-
-        return unplanned(await reads().run(respond))
+        query = await _query(request, path)
+        if isinstance(query, EmulatorResponse):
+            return unplanned(query)
+        with state.lock:
+            project = state.project
+        return unplanned(await reads().run(partial(queries.respond, query, project, state.access, state.now())))
 
     return endpoint
 
@@ -91,6 +83,19 @@ def _unsupported(state: EmulatorState) -> ReadEndpoint:
         return unplanned(response)
 
     return endpoint
+
+
+async def _query(request: Request, path: str) -> ReadRequest | EmulatorResponse:
+    """Read a request with its body, or return the response that refuses it."""
+    try:
+        fields = body_fields(await read_body(request, _MAX_QUERY_BYTES))
+    except LargeBodyError:
+        return error_response(path, 413, f"request exceeds max limit of {_MAX_QUERY_BYTES} bytes")
+    except SlowBodyError as error:
+        return error.response(path)
+    except InvalidQueryError as error:
+        return error_response(path, 400, str(error))
+    return _read_request(request, fields)
 
 
 def _read_request(request: Request, fields: Mapping[str, str]) -> ReadRequest:
