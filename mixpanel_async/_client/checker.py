@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from .._encoding.hooks import SerializerOption
 from .._encoding.records import EventArguments, RecordEncoder
+from .._model.config import NestingOption, check_nesting
 from .._model.errors import MixpanelException
 from .._model.records import NonIdempotentRecord
 from .._runtime.environment import real_environment
@@ -41,16 +42,26 @@ class Checker:
         serializer: as in `AsyncMixpanel`.
         recent: reject events that are more than five days old, as `/track` does. By default events may be of any age
             since 1971, as for `/import`.
+        nesting: as in `AsyncMixpanel`. It has no effect with `recent`.
 
     Raises:
-        ConfigurationError: if `serializer` is neither a callable nor a `json.JSONEncoder` class.
+        ConfigurationError: if `serializer` is neither a callable nor a `json.JSONEncoder` class, or if `nesting` is
+            none of its values.
     """
 
     __slots__ = ("_encoder", "_new_id", "_wall_time")
 
-    def __init__(self, token: str = "", *, serializer: SerializerOption = None, recent: bool = False) -> None:
+    def __init__(
+        self,
+        token: str = "",
+        *,
+        serializer: SerializerOption = None,
+        recent: bool = False,
+        nesting: NestingOption = "text",
+    ) -> None:
+        check_nesting(nesting)
         environment = real_environment()
-        self._encoder = RecordEncoder(token.strip(), serializer=serializer, recent=recent)
+        self._encoder = RecordEncoder(token.strip(), serializer=serializer, recent=recent, nesting=nesting)
         self._wall_time = environment.wall_time
         self._new_id = environment.new_id
 

@@ -22,6 +22,7 @@ from .._model.config import (
     EventsEndpoint,
     IdMergeOption,
     InvalidOption,
+    NestingOption,
     Overflow,
     Region,
     RetryPolicy,
@@ -45,7 +46,7 @@ from .._runtime.log_events import log_event
 from .base import Properties
 from .bound import BoundMixpanel
 from .events import EventMethods
-from .factory import build_pipeline
+from .factory import Pipeline, build_pipeline
 from .identity import IdentityMethods
 from .invalid import as_refusal
 from .profiles import ProfileMethods
@@ -123,6 +124,11 @@ class AsyncMixpanel(EventMethods, IdentityMethods, ProfileMethods):
             `raise` (default) raises `ValidationError`. `drop` counts the record as dropped with the reason `invalid`,
             passes it to `on_drop`, logs each call site once, and returns. Identity calls and `track_immediate`
             always raise.
+        nesting: policy for objects and lists nested more than 3 levels deep, in events that go to `/import`: those of
+            `import_data`, and all events with credentials or `events_endpoint="import"`. Mixpanel documents 3 levels
+            there. `text` (default) sends the JSON text of what is below, so that the event arrives with all its data.
+            `keep` sends the values as they are, as the official SDK does; Mixpanel may reject the event. `reject` is
+            a `ValidationError`. Events for `/track`, and profiles, are sent as they are.
         enabled: False turns the client off: no network, no thread, no task and no spool. Every method returns at once,
             and neither validates data nor calls a hook; `stats()` stays at zero, and flags return their fallbacks.
             Only `sign_in` still validates its ids, because it binds them. The token may then be blank.
@@ -160,6 +166,7 @@ class AsyncMixpanel(EventMethods, IdentityMethods, ProfileMethods):
         loop_end_timeout: float = 3.0,
         allow_http: bool = False,
         invalid: InvalidOption = "raise",
+        nesting: NestingOption = "text",
         enabled: bool = True,
         _environment: Environment | None = None,
         **unsupported: NoReturn,
@@ -183,6 +190,7 @@ class AsyncMixpanel(EventMethods, IdentityMethods, ProfileMethods):
                 shutdown_timeout=shutdown_timeout,
                 loop_end_timeout=loop_end_timeout,
                 invalid=invalid,
+                nesting=nesting,
                 enabled=enabled,
             )
             self._origin = options.origin
@@ -194,6 +202,7 @@ class AsyncMixpanel(EventMethods, IdentityMethods, ProfileMethods):
                 serializer=serializer,
                 before_send=before_send,
                 recent=not options.by_import,
+                nesting=options.nesting,
                 warn=partial(log_event, logging.WARNING, "property_renamed"),
                 is_memory_limited=is_memory_limited(),
             )
@@ -208,22 +217,28 @@ class AsyncMixpanel(EventMethods, IdentityMethods, ProfileMethods):
                 watchdog=pipeline.watchdog,
             )
             self._closer = pipeline.closer
-            self._flags: Providers | None = None
-            if local_flags is not None or remote_flags is not None:
-                # Imported only if used, to keep the import of the package fast.
-                from ..flags.providers import FlagDependencies, make_providers  # noqa: PLC0415
-
-                track = _tracker(weakref.ref(self))
-                dependencies = FlagDependencies(
-                    options, pipeline.queue, pipeline.sender, pipeline.transport, environment, track
-                )
-                self._flags = make_providers(local_flags, remote_flags, dependencies)
+            self._flags = self._make_flags(local_flags, remote_flags, pipeline)
             weakref.finalize(self, pipeline.closer.finish_unclosed)
         except MixpanelException as error:
             raise without_traceback(error) from None
         finally:
             # Error reporters may show the locals of this frame.
             del token, positional, unsupported
+
+    def _make_flags(
+        self, local_flags: LocalFlags | None, remote_flags: RemoteFlags | None, pipeline: Pipeline
+    ) -> Providers | None:
+        """Return the providers of feature flags; None if neither kind is enabled."""
+        if local_flags is None and remote_flags is None:
+            return None
+        # Imported only if used, to keep the import of the package fast.
+        from ..flags.providers import FlagDependencies, make_providers  # noqa: PLC0415
+
+        track = _tracker(weakref.ref(self))
+        dependencies = FlagDependencies(
+            self._options, pipeline.queue, pipeline.sender, pipeline.transport, self._environment, track
+        )
+        return make_providers(local_flags, remote_flags, dependencies)
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None, **options: Any) -> Self:

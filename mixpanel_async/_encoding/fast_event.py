@@ -16,11 +16,10 @@ from orjson import dumps
 
 from .._model.interruption import raise_interruption
 from .._model.version import VERSION
-from .size_check import exceeds
+from .size_check import MAX_RECORD_BYTES, exceeds
 from .validation import FORBIDDEN_IDS
 
 MP_LIB: Final = "python-async"
-MAX_RECORD_BYTES: Final = 1_000_000
 _MAX_PROPERTIES: Final = 254 - 6
 _MAX_ITEMS: Final = 254
 _MAX_TEXT_LENGTH: Final = 255

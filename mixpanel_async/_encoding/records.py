@@ -13,13 +13,16 @@ from typing import Any, Final, NamedTuple, cast
 
 import orjson
 
+from .._model.config import NestingOption
 from .._model.errors import ConfigurationError, ValidationError
 from .._model.interruption import raise_interruption
 from .._model.records import DropReason, IdentityRecord, NonIdempotentRecord, Record, RefusedRecord
 from .._model.version import VERSION
-from .fast_event import MAX_RECORD_BYTES, MP_LIB, insert_id_fragment, make_fast_encoder, time_fragment
+from .fast_event import MP_LIB, insert_id_fragment, make_fast_encoder, time_fragment
 from .hooks import BeforeSend, DroppedByHook, Message, SerializerOption, as_serializer, call_hook
-from .size_check import exceeds
+from .messages import encode_message
+from .nesting import limit_depth
+from .size_check import MAX_RECORD_BYTES
 from .timestamps import event_time
 from .validation import (
     EVENT_LIMITS,
@@ -93,6 +96,7 @@ class RecordEncoder:
         before_send: called with every tracked message. It may change the message, except the token and whether it
             updates a user or a group, or drop it by returning None.
         recent: events go to `/track`, which accepts only the last five days.
+        nesting: policy for deeply nested values of events that go to `/import`; see `AsyncMixpanel`.
         warn: called with a text, once, if a property had to be renamed.
         is_memory_limited: the process may not get all the memory that it asks for.
     """
@@ -100,6 +104,7 @@ class RecordEncoder:
     __slots__ = (
         "_before_send",
         "_events",
+        "_nesting",
         "_profiles",
         "_recent",
         "_super",
@@ -117,6 +122,7 @@ class RecordEncoder:
         serializer: SerializerOption = None,
         before_send: BeforeSend | None = None,
         recent: bool = False,
+        nesting: NestingOption = "keep",
         warn: Callable[[str], None] | None = None,
         is_memory_limited: bool = False,
     ) -> None:
@@ -132,6 +138,7 @@ class RecordEncoder:
             )
         self._before_send = before_send
         self._recent = recent
+        self._nesting = nesting
         self._warn = warn
         may_be_plain = before_send is None and hook is None and not self._super
         self.fast_encoder = make_fast_encoder(token, is_bounded=is_memory_limited) if may_be_plain else None
@@ -159,8 +166,11 @@ class RecordEncoder:
         if record is not None:
             return record
         message, has_own_stamps = self._build_event(arguments, now_ms, insert_id)
+        nesting: NestingOption = "keep" if recent else self._nesting
+        # A hook that looks for personal data must not find it hidden in JSON text.
+        given: NestingOption = "keep" if self._before_send is not None and nesting == "text" else nesting
         try:
-            record = self._finish_event(message, now=now, recent=recent, has_own_stamps=has_own_stamps)
+            record = self._finish_event(message, given, now=now, recent=recent, has_own_stamps=has_own_stamps)
         except ValidationError as error:
             raise _name_argument(error, arguments, message["properties"]) from None
         if self._before_send is None:
@@ -175,7 +185,7 @@ class RecordEncoder:
             # Mixpanel accepts an event without the token, and ignores it.
             properties["token"] = token
             clean = {**self._events.mapping(envelope, ""), "properties": properties}
-            return self._finish_event(clean, now=now, recent=recent, has_own_stamps=False)
+            return self._finish_event(clean, nesting, now=now, recent=recent, has_own_stamps=False)
         except Exception as error:  # noqa: BLE001  the methods of a mapping may raise anything
             raise_interruption(error)
             raise DroppedByHook(DropReason.BEFORE_SEND_FAILED, message) from None
@@ -259,7 +269,9 @@ class RecordEncoder:
         if warn is not None:
             warn(f"the name of a property, 'token', is reserved for the project's token; it is sent as {name!r}")
 
-    def _finish_event(self, message: Message, *, now: float, recent: bool, has_own_stamps: bool) -> bytes:
+    def _finish_event(
+        self, message: Message, nesting: NestingOption, *, now: float, recent: bool, has_own_stamps: bool
+    ) -> bytes:
         """Validate an event, convert its values in place and encode it."""
         properties = message["properties"]
         if not has_own_stamps:
@@ -280,7 +292,9 @@ class RecordEncoder:
             )
         if not is_plain(map(type, properties.values())):
             self._events.normalize_in_place(properties, "properties")
-        return _encode(message, self._whole_event)
+            if nesting != "keep":
+                message["properties"] = limit_depth(properties, nesting)
+        return encode_message(message, self._whole_event)
 
     def encode_profile(
         self, message: Mapping[str, Any], meta: Mapping[str, Any] | None, *, now: float, is_group: bool = False
@@ -344,7 +358,7 @@ class RecordEncoder:
         for key, value in clean.get("$add", {}).items():
             if isinstance(value, bool) or not isinstance(value, (int, float)):
                 raise ValidationError(join_path("$add", key), f"must be a number, not {type_name(value)}")
-        return _encode(clean, self._profiles), clean
+        return encode_message(clean, self._profiles), clean
 
     def encode_identity(self, event_name: str, properties: Message, meta: Mapping[str, Any] | None) -> bytes:
         """Encode one `$create_alias`, `$merge` or `$identify` with exactly the fields that the official SDK sends.
@@ -355,7 +369,7 @@ class RecordEncoder:
         message: Message = {"event": event_name, "properties": {**properties, "token": self._token}}
         if meta is not None:
             _merge_meta(message, meta, self._events)
-        return IdentityRecord(_encode(message, self._whole_event))
+        return IdentityRecord(encode_message(message, self._whole_event))
 
     def clean_properties(self, properties: Mapping[str, Any] | None, path: str) -> Message:
         """Return a deep copy of event properties that contains only JSON values. None gives an empty dict.
@@ -458,27 +472,6 @@ def _check_target(update: Message) -> None:
             raise ValidationError("$group_key", "must be a string that is not blank")
     else:
         check_id(update.get("$distinct_id"), "$distinct_id")
-
-
-def _encode(message: Message, normalizer: Normalizer) -> bytes:
-    """Encode a message as JSON.
-
-    orjson does not name the value that it rejects, and is not given a message that is far too large. The normalizer
-    then converts the message, or raises with its path.
-    """
-    try:
-        data = b"" if exceeds(message, MAX_RECORD_BYTES) else orjson.dumps(message)
-    except TypeError:
-        data = b""
-    if not data:
-        data = orjson.dumps(normalizer.mapping(message, ""))
-    if len(data) >= MAX_RECORD_BYTES:
-        path = "properties" if "properties" in message else "message"
-        raise ValidationError(
-            path, f"has {len(data)} bytes as JSON; Mixpanel accepts less than {MAX_RECORD_BYTES} per record"
-        )
-    # The bytes that orjson returns may keep a whole memory page allocated. A copy takes only its own size.
-    return Record(memoryview(data))
 
 
 def payload_of(record: bytes) -> dict[str, Any] | None:

@@ -5,7 +5,10 @@ orjson reserves eight bytes for each character of a text, and ends the process i
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
+
+MAX_RECORD_BYTES: Final = 1_000_000
+"""Size of one message as JSON in bytes, exclusive."""
 
 
 def exceeds(value: Any, limit: int) -> bool:

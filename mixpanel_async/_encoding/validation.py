@@ -66,6 +66,11 @@ _INSERT_ID: Final = re.compile(r"[A-Za-z0-9-]{1,36}")
 _UUID4: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}", re.IGNORECASE)
 
 
+# Nested containers in the value of a property. Real events have fewer than ten. orjson encodes up to 254 levels, the
+# envelope included, and the visitor needs four stack frames for each, of about 1,000 that Python allows.
+MAX_DEPTH: Final = 100
+
+
 class ValueLimits:
     """Limits of one message. Source: Mixpanel's pages on import and on data types, read 2026-08-21.
 
@@ -80,7 +85,7 @@ class ValueLimits:
     __slots__ = ("depth", "items", "keys", "properties", "size")
 
     def __init__(
-        self, *, properties: int, items: int | None, keys: int = 254, depth: int = 3, size: int = 1_000_000
+        self, *, properties: int, items: int | None, keys: int = 254, depth: int = MAX_DEPTH, size: int = 1_000_000
     ) -> None:
         self.properties = properties
         self.items = items
@@ -90,8 +95,8 @@ class ValueLimits:
 
 
 EVENT_LIMITS: Final = ValueLimits(properties=254, items=254)
-WHOLE_EVENT_LIMITS: Final = ValueLimits(properties=254, items=254, depth=4)
-PROFILE_LIMITS: Final = ValueLimits(properties=2000, items=None, keys=2000, depth=4)
+WHOLE_EVENT_LIMITS: Final = ValueLimits(properties=254, items=254, depth=MAX_DEPTH + 1)
+PROFILE_LIMITS: Final = ValueLimits(properties=2000, items=None, keys=2000, depth=MAX_DEPTH + 1)
 
 
 def is_uuid4(text: str) -> bool:

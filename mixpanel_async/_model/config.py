@@ -15,6 +15,7 @@ from .origin import parse_origin
 Region = Literal["us", "eu", "in"]
 EventsEndpoint = Literal["auto", "track", "import"]
 InvalidOption = Literal["raise", "drop"]
+NestingOption = Literal["keep", "text", "reject"]
 
 # Spellings of a switch in an environment variable, in any case.
 _ON: Final = ("1", "true", "yes", "on")
@@ -95,6 +96,16 @@ def check_switch(name: str, value: object) -> None:
     """
     if not isinstance(value, bool):
         raise_configuration_error(f"{name} must be True or False, not {type(value).__name__}")
+
+
+def check_nesting(value: object) -> None:
+    """Check the option `nesting`.
+
+    Raises:
+        ConfigurationError: if it is none of its values.
+    """
+    if value not in ("keep", "text", "reject"):
+        raise_configuration_error(f"nesting must be 'keep', 'text' or 'reject', not {show_text(value)}")
 
 
 def check_count(name: str, value: object, *, minimum: int = 1, maximum: int | None = None) -> None:
@@ -217,6 +228,7 @@ class ClientOptions:
     shutdown_timeout: float
     loop_end_timeout: float = 3.0
     invalid: str = "raise"
+    nesting: NestingOption = "text"
     enabled: bool = True
 
     def __post_init__(self) -> None:
@@ -243,6 +255,7 @@ class ClientOptions:
             )
         if self.invalid not in ("raise", "drop"):
             raise_configuration_error(f"invalid must be 'raise' or 'drop', not {show_text(self.invalid)}")
+        check_nesting(self.nesting)
         if self.identity_retry.attempts is None and self.identity_retry.total_timeout is None:
             raise_configuration_error(
                 "identity_retry needs attempts or total_timeout, because an awaited call must end"

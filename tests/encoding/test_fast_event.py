@@ -18,13 +18,9 @@ from hypothesis import strategies as st
 
 from mixpanel_async import MixpanelException
 from mixpanel_async._encoding.batch_body import split_records
-from mixpanel_async._encoding.fast_event import (
-    MAX_RECORD_BYTES,
-    FastEventEncoder,
-    insert_id_fragment,
-    time_fragment,
-)
+from mixpanel_async._encoding.fast_event import FastEventEncoder, insert_id_fragment, time_fragment
 from mixpanel_async._encoding.records import EventArguments, RecordEncoder
+from mixpanel_async._encoding.size_check import MAX_RECORD_BYTES
 
 NOW = 1_790_000_000.25
 STAMP = int(NOW * 1000)

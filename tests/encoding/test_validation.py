@@ -106,10 +106,10 @@ def container(values: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
     return st.dictionaries(KEYS, values, max_size=4) | st.lists(values, max_size=4)
 
 
-LEVEL_1 = container(LEAVES)
-LEVEL_2 = container(LEAVES | LEVEL_1)
-LEVEL_3 = container(LEAVES | LEVEL_2)
-TREES = st.dictionaries(KEYS.filter(lambda key: key not in OWN), LEAVES | LEVEL_3, max_size=6)
+LEVELS = container(LEAVES)
+for _ in range(4):
+    LEVELS = container(LEAVES | LEVELS)
+TREES = st.dictionaries(KEYS.filter(lambda key: key not in OWN), LEAVES | LEVELS, max_size=6)
 
 
 def same(left: Any, right: Any) -> bool:
@@ -242,19 +242,28 @@ def test_path_is_printable_and_short_for_any_key(key: str) -> None:
 
 @every_way
 @pytest.mark.parametrize("kind", [dict, list, tuple, set, frozenset])
-def test_nesting_is_limited_to_three_levels(path: str, sent: Sent, kind: type) -> None:
-    """Mixpanel documents a nesting depth of 3."""
+def test_nesting_is_limited_to_100_levels(path: str, sent: Sent, kind: type) -> None:
+    """Mixpanel stores events of any depth. The limit protects the process."""
     inner: Any = {"a": 1} if kind is dict else kind([1])
-    assert walk(sent(nested(2, inner)), "a.a.a") == ({"a": 1} if kind is dict else [1])
-    error = rejection_of(lambda: sent(nested(3, inner)))
-    assert error.path == f"{path}.a.a.a.a"
-    assert "3 levels" in error.problem or "4 levels" in error.problem
+    value = sent(nested(99, inner))
+    for _ in range(100):
+        value = value["a"]
+    assert value == ({"a": 1} if kind is dict else [1])
+    error = rejection_of(lambda: sent(nested(100, inner)))
+    assert error.path == path + 101 * ".a"
+    assert "nested deeper than" in error.problem
 
 
 @every_way
 def test_lists_and_objects_count_towards_the_depth(path: str, sent: Sent) -> None:
-    assert sent({"a": [[[1]]]}) == {"a": [[[1]]]}
-    assert rejection_of(lambda: sent({"a": [1, {"b": [{}]}]})).path == f"{path}.a[1].b[0]"
+    def alternating(levels: int) -> Any:
+        value: Any = []
+        for _ in range(levels // 2):
+            value = [1, {"b": value}]
+        return {"a": value}
+
+    assert sent(alternating(98)) == alternating(98)
+    assert rejection_of(lambda: sent(alternating(100))).path == f"{path}.a" + 50 * "[1].b"
 
 
 @every_way
@@ -262,7 +271,25 @@ def test_nesting_of_100_000_levels_raises_no_recursion_error(path: str, sent: Se
     value: Any = 1
     for _ in range(100_000):
         value = [value]
-    assert rejection_of(lambda: sent({"a": value})).path == f"{path}.a[0][0][0]"
+    assert rejection_of(lambda: sent({"a": value})).path == f"{path}.a" + 100 * "[0]"
+
+
+@every_way
+def test_nested_values_in_a_call_deep_in_the_stack_raise_no_recursion_error(path: str, sent: Sent) -> None:
+    def call(frames: int) -> Any:
+        return call(frames - 1) if frames else sent(nested(99, [1]))
+
+    def outcome(frames: int) -> type:
+        try:
+            return type(call(frames))
+        except (ValidationError, RecursionError) as error:
+            return type(error)
+
+    outcomes = list(map(outcome, range(0, sys.getrecursionlimit(), 10)))
+    # The caller may also leave no room for any call.
+    for earlier, later in zip((dict, ValidationError), (ValidationError, RecursionError), strict=True):
+        assert outcomes.index(earlier) < outcomes.index(later)
+    assert sum(one is RecursionError for one in outcomes) < 25
 
 
 @every_way
@@ -621,8 +648,8 @@ def fail_like_a_check(value: object) -> object:
         (Encoder, ""),
         (lambda value: value, ""),
         (lambda value: Opaque(), ""),
-        (lambda value: [value], "[0][0]"),
-        (lambda value: {"k": value}, ".k.k"),
+        (lambda value: [value], 99 * "[0]"),
+        (lambda value: {"k": value}, 99 * ".k"),
         (lambda value: float("nan"), ""),
         (lambda value: [1, float("nan")], "[1]"),
         (lambda value: {"k": "\ud800"}, ".k"),
@@ -639,7 +666,8 @@ def test_serializer_result_is_validated(sent: Sent, serializer: object, path: st
 
 def test_serializer_result_is_limited() -> None:
     assert rejection_of(lambda: on_event({"a": Opaque()}, serializer=lambda _: list(range(255)))).path == "properties.a"
-    assert rejection_of(lambda: on_event(nested(3, Opaque()), serializer=lambda _: [])).path == "properties.a.a.a.a"
+    error = rejection_of(lambda: on_event(nested(100, Opaque()), serializer=lambda _: []))
+    assert error.path == "properties" + 101 * ".a"
 
 
 def test_serializer_result_is_not_mutated() -> None:

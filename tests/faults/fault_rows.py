@@ -218,7 +218,7 @@ ROWS: Final[Mapping[str, tuple[str, ...]]] = {
     "F6": (
         f"{_F}f6_validation_errors_show_the_size_and_not_the_payload",
         f"{_BUILD}record_of_999_999_bytes_is_accepted_and_one_byte_more_is_not",
-        f"{_VALUES}nesting_is_limited_to_three_levels",
+        f"{_VALUES}nesting_is_limited_to_100_levels",
         f"{_VALUES}list_of_an_event_has_at_most_254_elements",
     ),
     "F7": (

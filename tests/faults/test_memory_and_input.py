@@ -275,13 +275,20 @@ async def test_f4_endless_containers_are_refused() -> None:
             await bound.track("Event", EndlessMapping())
 
 
+def nested(levels: int, value: Any = 1) -> Any:
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
 @pytest.mark.anyio
 async def test_f4_no_accepted_value_fails_a_batch() -> None:
     emulator = Emulator()
     odd: list[Any] = [
         2**64 - 1, -(2**63), 1e308, "\x00", "\ud7ff", "é" * 300, [[[]]], {"": {"": {}}}, "x" * 900_000, [1] * 254,
+        nested(100),
     ]  # fmt: skip
-    refused = [float("nan"), float("inf"), "\ud800", b"b", 10**400, {(1,): 1}, {1, b""}, [[[[1]]]]]
+    refused = [float("nan"), float("inf"), "\ud800", b"b", 10**400, {(1,): 1}, {1, b""}, nested(101)]
     async with emulator.client() as mp:
         for value in odd:
             await mp.track("user", "Event", {"value": value})
@@ -317,7 +324,7 @@ async def test_f6_validation_errors_show_the_size_and_not_the_payload() -> None:
             {"text": "canary" * 200_000},
             {f"canary{number}": 1 for number in range(255)},
             {"a": ["canary"] * 255},
-            {"a": {"b": {"c": {"d": {"e": "canary"}}}}},
+            {"a": nested(101, "canary")},
         ):
             with pytest.raises(ValidationError) as caught:
                 await mp.track("user", "Event", properties)
