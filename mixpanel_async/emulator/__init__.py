@@ -372,11 +372,20 @@ class Emulator(FaultControls):
         with self._state.lock:
             return self._state.log.digest(after, limit)
 
+    def recordings(self) -> list[dict[str, Any]]:
+        """Return the session recordings of browser SDKs, in order of their latest batch. The latest 1,000 are kept.
+
+        An entry has `replay_id`, `distinct_id`, `batches`, `body_bytes` (size of the batches as received, compressed)
+        and `seconds` (length of the recording). The content of a recording is not kept.
+        """
+        with self._state.lock:
+            return [dataclasses.asdict(recording) for recording in self._state.recordings.all()]
+
     def reset(self) -> None:
         """Delete all data and planned faults.
 
-        This removes events, people, groups and requests, in memory and on disk, and restores the initial feature flags.
-        `latency` is not changed.
+        This removes events, people, groups, recordings and requests, in memory and on disk, and restores the initial
+        feature flags. `latency` is not changed.
 
         Raises:
             OSError: if `data_dir` cannot be written.

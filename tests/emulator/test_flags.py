@@ -108,7 +108,7 @@ def test_flag_endpoints_require_credentials() -> None:
             assert response.status_code == status
             if status == 401:
                 assert response.json() == {"error": "Invalid credentials", "status": "error"}
-    assert wire.request("POST", "/flags", auth=AUTH).status_code == 405
+    assert wire.request("POST", "/flags/definitions", auth=AUTH).status_code == 405
 
 
 def test_python_api_changes_flags() -> None:

@@ -34,7 +34,8 @@ from .jsonlogic import rule_matches
 
 FLAGS: Final = "/flags"
 DEFINITIONS: Final = "/flags/definitions"
-FLAG_PATHS: Final = (FLAGS, DEFINITIONS)
+FLAG_METHODS: Final[Mapping[str, tuple[str, ...]]] = {FLAGS: ("GET", "POST"), DEFINITIONS: ("GET",)}
+"""Methods of each endpoint. mixpanel-browser 2.65 sends a POST to `/flags`, with the context in the body."""
 
 _log = logging.getLogger("mixpanel_async.emulator")
 
@@ -102,14 +103,15 @@ class FlagDefinitions:
         return list(self._definitions.values())
 
     def respond(
-        self, path: str, query: Mapping[str, str], headers: Mapping[str, str], access: Access
+        self, path: str, query: Mapping[str, str], headers: Mapping[str, str], body: bytes, access: Access
     ) -> EmulatorResponse:
-        """Return the response to a GET request.
+        """Return the response to a request.
 
         Args:
-            path: one of `FLAG_PATHS`.
+            path: a key of `FLAG_METHODS`.
             query: parameters of the URL.
             headers: headers by lower-case name.
+            body: body of a POST request, or empty.
             access: access rules of the project.
         """
         if not access.may_import(headers.get("authorization", ""), query.get("project_id")):
@@ -118,7 +120,7 @@ class FlagDefinitions:
         if path == DEFINITIONS:
             return _definitions_response(enabled, headers.get("if-none-match", ""))
         try:
-            context = orjson.loads(query.get("context", ""))
+            context = _context(orjson.loads(body)) if body else orjson.loads(query.get("context", ""))
         except orjson.JSONDecodeError:
             return error_response(path, 400, "context must be a JSON object")
         if not isinstance(context, dict):
@@ -144,6 +146,11 @@ class FlagDefinitions:
         except (OSError, BadFlagError) as error:
             reason = str(error) if isinstance(error, BadFlagError) else error.strerror
             _log.warning("cannot reload flags from %s, keeping the current definitions: %s", self._path, reason)
+
+
+def _context(content: object) -> object:
+    """Return the evaluation context in the body of a POST request."""
+    return content.get("context") if isinstance(content, dict) else None
 
 
 def read_definitions(path: Path) -> list[dict[str, Any]]:

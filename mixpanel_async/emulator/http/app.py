@@ -17,10 +17,11 @@ import anyio.to_thread
 from starlette.requests import ClientDisconnect, Request
 from starlette.routing import Route, Router
 
-from ..flags.flags import FLAG_PATHS, FlagDefinitions
+from ..flags.flags import FLAG_METHODS, FlagDefinitions
 from ..project.access import Access
 from ..project.bodies import MAX_WIRE_BYTES, too_large
 from ..project.bounded_log import BoundedLog
+from ..project.browser import BROWSER_METHODS, Recordings, respond_to_browser
 from ..project.checks import Problem
 from ..project.ingestion import ENDPOINTS, IngestionRequest, ingest
 from ..project.project import Project
@@ -124,6 +125,7 @@ class EmulatorState:
         self.log = RequestLog(time.monotonic)
         self.store = store
         self.flags = flags
+        self.recordings = Recordings()
         self.project = new_project()
         self._new_project = new_project
 
@@ -137,6 +139,7 @@ class EmulatorState:
         self.project = self._new_project()
         self.faults.clear()
         self.flags.reset()
+        self.recordings = Recordings()
         self.requests = BoundedLog(REQUEST_LOG_LIMIT)
         self.log = RequestLog(time.monotonic)
 
@@ -205,14 +208,12 @@ def build_app(state: EmulatorState, extra_routes: Sequence[JsonRoute], allow_ori
 
     Args:
         state: state of the emulator.
-        extra_routes: routes other than ingestion and flags.
+        extra_routes: routes other than ingestion, flags and the endpoints of browser SDKs.
         allow_origins: origins whose pages may read the responses of ingestion and flags, besides those of this machine.
     """
-    ingestion = [
-        JsonRoute(at, _endpoint(state, path), ["GET", "POST"]) for path in ENDPOINTS for at in (path, path + "/")
-    ]
-    flags = [JsonRoute(at, _endpoint(state, path), ["GET"]) for path in FLAG_PATHS for at in (path, path + "/")]
-    router = Router([*ingestion, *flags, *extra_routes], redirect_slashes=False, default=_not_found)
+    methods = {**dict.fromkeys(ENDPOINTS, ("GET", "POST")), **FLAG_METHODS, **BROWSER_METHODS}
+    routes = [JsonRoute(at, _endpoint(state, path), methods[path]) for path in methods for at in (path, path + "/")]
+    router = Router([*routes, *extra_routes], redirect_slashes=False, default=_not_found)
     return RequestWatch(Guard(CrossOriginAccess(router, allow_origins)), state.log_other_request)
 
 
@@ -298,17 +299,21 @@ def _process_in_memory(
     """Process a request in memory. Return the response with the fault applied, and the number of records."""
     if fault is not None and not fault.takes_effect:
         return fault.plan(path, None), 0
-    if path in FLAG_PATHS:
-        response = state.flags.respond(path, dict(request.query_params), dict(request.headers), state.access)
-    elif body is None:
+    query, headers = dict(request.query_params), dict(request.headers)
+    if body is None:
         state.project.log_rejection(path, Problem("", f"413: {too_large().message}"), None)
         response = error_response(path, 413, too_large().message)
+    elif path in FLAG_METHODS:
+        posted = body if request.method == "POST" else b""
+        response = state.flags.respond(path, query, headers, posted, state.access)
+    elif path in BROWSER_METHODS:
+        response = respond_to_browser(path, query, headers, len(body), state.recordings, state.access)
     else:
         received = IngestionRequest(
             method=request.method,
             path=path,
-            query=dict(request.query_params),
-            headers=dict(request.headers),
+            query=query,
+            headers=headers,
             body=body,
             client=request.client.host if request.client is not None else "",
             refused_indexes=frozenset() if fault is None else fault.refused_indexes,

@@ -15,6 +15,7 @@ Every response is JSON in the structure that the Python method of the same name 
     GET /_emulator/rejected       list of records and requests that were not stored, with field and message; limit
     GET /_emulator/unsupported    list of endpoints asked for and not emulated: {"method", "path" (ids as "{id}"),
                                   "count", "first", "last" (seconds since the epoch)}, latest last; limit
+    GET /_emulator/recordings     list of session recordings of browser SDKs, without their content; limit
     GET /_emulator/flags          list of definitions of feature flags
     GET /_emulator/stats          {"events": {"stored", "ingested", "duplicates"}, "profiles", "groups", "clusters",
                                   "requests", "rejected", "identity": {outcome: number}, "id_merge", "started",
@@ -177,6 +178,10 @@ def _unsupported(emulator: Emulator, parameters: Parameters) -> object:
     return _limited(emulator.unsupported(), parameters)
 
 
+def _recordings(emulator: Emulator, parameters: Parameters) -> object:
+    return _limited(emulator.recordings(), parameters)
+
+
 def _flags(emulator: Emulator, _: Parameters) -> object:
     return emulator.flags()
 
@@ -197,6 +202,7 @@ VIEWS: Final[Mapping[str, _ViewEndpoint]] = {
     "requests": _ViewEndpoint(_requests, optional=("limit",)),
     "rejected": _ViewEndpoint(_rejected, optional=("limit",)),
     "unsupported": _ViewEndpoint(_unsupported, optional=("limit",)),
+    "recordings": _ViewEndpoint(_recordings, optional=("limit",)),
     "flags": _ViewEndpoint(_flags),
     "stats": _ViewEndpoint(_stats),
 }

@@ -7,10 +7,10 @@ A page on another port is another origin, so its browser hides the responses unl
     Access-Control-Allow-Credentials  true, if the origin is allowed
     Vary                              Origin, on every response of these endpoints
 
-`OPTIONS` is answered with status 200 without reaching the application: it takes no planned fault, and is not in the
-request log. For an allowed origin, the response has the methods, the headers and the lifetime of the permission, and
-`Access-Control-Allow-Private-Network` if the browser asks for it, as Chromium before version 142 does when a public
-site calls this machine.
+`OPTIONS` is answered with status 200 without reaching the application: it takes no planned fault, and is not in
+`Emulator.requests`. For an allowed origin, the response has the methods, the headers and the lifetime of the
+permission, and `Access-Control-Allow-Private-Network` if the browser asks for it, as Chromium before version 142 does
+when a public site calls this machine.
 
 Decisions where Mixpanel's documents are silent
     - Mixpanel responds to every origin. The emulator responds to pages of this machine and to configured origins, so

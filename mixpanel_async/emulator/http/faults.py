@@ -29,7 +29,8 @@ from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Final, Literal, get_args
 
-from ..flags.flags import FLAG_PATHS
+from ..flags.flags import FLAG_METHODS
+from ..project.browser import BROWSER_METHODS
 from ..project.ingestion import ENDPOINTS
 from ..project.responses import JSON, TEXT, EmulatorResponse, error_response, import_response, ingestion_response
 
@@ -42,7 +43,7 @@ KINDS: Final[tuple[FaultKind, ...]] = get_args(FaultKind)
 TRANSIENT: Final[tuple[FaultKind, ...]] = ("status", "drop", "half", "slow", "drip", "html", "empty", "truncated")
 """Kinds from which a client recovers by repeating unconfirmed requests, without loss."""
 
-FAULT_PATHS: Final = (*ENDPOINTS, *FLAG_PATHS)
+FAULT_PATHS: Final = (*ENDPOINTS, *FLAG_METHODS, *BROWSER_METHODS)
 """Endpoints that support planned faults."""
 
 _KINDS_WITH_TRUE_RESPONSE: Final = frozenset({"slow", "drip", "partial", "type"})
