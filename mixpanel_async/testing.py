@@ -130,7 +130,7 @@ def assert_same_person(emulator: Emulator, first: str, second: str) -> str:
     if emulator.resolve(first) == emulator.resolve(second):
         return emulator.resolve(first)
     people = " and ".join(_format_ids(emulator.cluster(one)) for one in (first, second))
-    described = [_describe_identity_call(entry) for entry in _identity_calls(emulator, first, second)]
+    described = [_describe_identity_call(emulator, entry) for entry in _identity_calls(emulator, first, second)]
     raise AssertionError(
         f"expected {first!r} and {second!r} to be one person; they are two: {people}"
         f"{_bullet_list(described) if described else f'{chr(10)}  {_missing_link(emulator)}'}"
@@ -153,7 +153,7 @@ def assert_different_people(emulator: Emulator, first: str, second: str) -> None
     first, second = _person_id(emulator, first), _person_id(emulator, second)
     if emulator.resolve(first) == emulator.resolve(second):
         described = [
-            _describe_identity_call(entry)
+            _describe_identity_call(emulator, entry)
             for entry in _identity_calls(emulator, first, second)
             if entry["outcome"] == "merged"
         ]
@@ -292,7 +292,7 @@ def _closest_events(
     closest = [*wrong_properties, *wrong_person, *wrong_name]
     if distinct_id is not None:
         closest += [
-            _describe_identity_call(entry)
+            _describe_identity_call(emulator, entry)
             for entry in _identity_calls(emulator, distinct_id)
             if entry["outcome"] != "merged"
         ]
@@ -320,25 +320,26 @@ def _describe_arrivals(emulator: Emulator) -> str:
 def _identity_calls(emulator: Emulator, *ids: str) -> list[dict[str, Any]]:
     """Return the identity log entries that name any id of these people."""
     named = {member for one in ids for member in emulator.cluster(one)}
-    return [entry for entry in emulator.identity_log() if not named.isdisjoint(_ids_in(entry))]
+    return [entry for entry in emulator.identity_log() if not named.isdisjoint(_ids_in(emulator, entry))]
 
 
-def _ids_in(entry: Mapping[str, Any]) -> list[str]:
+def _ids_in(emulator: Emulator, entry: Mapping[str, Any]) -> list[str]:
     properties = entry["properties"]
     pair = properties.get("$distinct_ids")
-    if entry["event"] in _VERBS:
-        names: tuple[str, ...] = ("$identified_id", "$anon_id", "distinct_id", "alias")
+    device, user = properties.get("$device_id"), properties.get("$user_id")
+    is_event = emulator.id_merge.value == "simplified" and entry["event"] == "$identify" and device and user
+    if entry["event"] in _VERBS and not is_event:
+        names = ("$identified_id", "$anon_id", "distinct_id", "alias", "$anon_distinct_id")
         found = [properties.get(name) for name in names] + (pair if isinstance(pair, list) else [])
     else:
-        device = str(properties.get("$device_id", "")).removeprefix("$device:")
-        found = [properties.get("$user_id"), f"$device:{device}"]
+        found = [user, f"$device:{str(device).removeprefix('$device:')}"]
     return list(dict.fromkeys(str(one) for one in found if one))
 
 
-def _describe_identity_call(entry: Mapping[str, Any]) -> str:
+def _describe_identity_call(emulator: Emulator, entry: Mapping[str, Any]) -> str:
     """Describe an identity call in one line: its ids and its outcome."""
     name = entry["event"]
-    call = f"{name if name in _VERBS else repr(name)} of {' and '.join(map(repr, _ids_in(entry)))}"
+    call = f"{name if name in _VERBS else repr(name)} of {' and '.join(map(repr, _ids_in(emulator, entry)))}"
     outcome = {"merged": "joined them", "unchanged": "changed nothing", "ignored": "had no effect"}.get(
         entry["outcome"], "was refused"
     )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, TypedDict
 
 import anyio
 
-from .._encoding.validation import check_id, copy_mapping, is_instance, is_uuid4
+from .._encoding.validation import check_user_id, copy_mapping, device_person, is_anonymous_id, is_instance
 from .._model.config import IdMerge
 from .._model.errors import (
     ApiError,
@@ -140,8 +140,8 @@ class BoundMixpanel(BoundProfileMethods):
 
         The calls depend on the project's ID Merge system:
 
-        - Original: `identify`, or `alias` if the device's id is not a UUID v4. Both ids become one user, including
-          their earlier events.
+        - Original: `identify`, or `alias` if `identify` does not take the form of the device's id. Both ids become one
+          user, including their earlier events.
         - Legacy: `alias`, once for each device. With `is_new`, the visitor's earlier events become the user's. Without
           it they stay separate: a Legacy project cannot move them to an existing user.
         - Simplified: no call. The event with both ids joins them.
@@ -173,13 +173,13 @@ class BoundMixpanel(BoundProfileMethods):
             ApiError, TransportError: if the ids could not be joined (Original and Legacy).
             QueueFullError, ClientClosedError: as in `AsyncMixpanel.track`.
         """
-        check_id(user_id, "user_id")
+        check_user_id(user_id, "user_id")
         if self._distinct_id is not None:
             raise ValidationError("distinct_id", "is bound and would override the user; bind a device_id instead")
         if not self._is_free_for(user_id):
             self.sign_out()
         device_id = self._device_id
-        link = None if device_id is None else _link(device_id, user_id)
+        link = None if device_id is None else self._link_to(device_id, user_id)
         call = None
         if device_id is not None and link != self._link and device_id != user_id:
             call = self._identity_call(user_id, device_id, is_new=is_new)
@@ -231,7 +231,7 @@ class BoundMixpanel(BoundProfileMethods):
             raise ConfigurationError("sign_in needs the project's ID Merge system; create the client with id_merge=")
         if system is IdMerge.SIMPLIFIED:
             return None
-        if system is IdMerge.ORIGINAL and is_uuid4(device_id):
+        if system is IdMerge.ORIGINAL and is_anonymous_id(device_id):
             return partial(client.identify, user_id, device_id)
         if system is IdMerge.LEGACY and is_new:
             # The new id points to the device's id, so its events become the user's. Possible once per user id.
@@ -248,8 +248,13 @@ class BoundMixpanel(BoundProfileMethods):
     def _is_free_for(self, user_id: str) -> bool:
         """Return whether the device is not known to belong to another user."""
         if self._link is not None and self._device_id is not None:
-            return self._link == _link(self._device_id, user_id)
+            return self._link == self._link_to(self._device_id, user_id)
         return all(known is None or known == user_id for known in (self._ids["user_id"], self._last_user_id))
+
+    def _link_to(self, device_id: str, user_id: str) -> str:
+        """Return the link of a device and a user. Only in Simplified are both forms of a device's id the same id."""
+        is_same = self._client.id_merge is IdMerge.SIMPLIFIED
+        return _link(device_id.removeprefix(_DEVICE_PREFIX) if is_same else device_id, user_id)
 
     def bind(
         self,
@@ -356,6 +361,9 @@ class BoundMixpanel(BoundProfileMethods):
     ) -> None:
         """Join the bound anonymous visitor to `identified_id`. See `AsyncMixpanel.identify`."""
         anon_id = self._device_id or self._profile_id
+        if is_instance(self._device_id, str) and self._client.id_merge not in _WITHOUT_DEVICES:
+            # The id that the visitor's events have.
+            anon_id = device_person(anon_id)
         await self._client.identify(identified_id, anon_id, meta, deferred=deferred, timeout=timeout)
 
     async def people_update(self, message: Mapping[str, Any], meta: Meta = None) -> None:
@@ -437,7 +445,7 @@ _NO_IDS: Final[_Ids] = {"user_id": None, "device_id": None, "ip": None}
 
 def _link(device_id: str, user_id: str) -> str:
     # The device is the key, so the links of one user differ between browsers.
-    key = blake2b(device_id.removeprefix(_DEVICE_PREFIX).encode()).digest()
+    key = blake2b(device_id.encode()).digest()
     return blake2b(user_id.encode(), key=key, digest_size=_LINK_BYTES).hexdigest()
 
 

@@ -44,7 +44,7 @@ class EventMethods(ClientBase):
                 a table of reserved names.
             meta: merged into the message, next to `event`, as in the official SDK. Mixpanel documents no effect.
             user_id: `$user_id`, for projects with Simplified ID Merge.
-            device_id: `$device_id`, for the same projects, without the `$device:` prefix.
+            device_id: `$device_id`, for the same projects. It is sent without the prefix `$device:`, which it may have.
             ip: IP address of the user, for geolocation, or `"0"`. By default Mixpanel does not locate the user.
             time: time of the event: seconds or milliseconds since 1970, or a `datetime` with a time zone; by default
                 now. At most one hour in the future, and at most five days ago unless events go to `/import`.

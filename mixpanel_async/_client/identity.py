@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from .._encoding.validation import check_id, is_uuid4
+from .._encoding.validation import check_id, is_anonymous_id
 from .._model.config import IdMerge, check_number
 from .._model.credentials import Secret, as_secret
 from .._model.errors import ClientClosedError, IdentityError, MixpanelException, without_traceback
@@ -18,8 +18,8 @@ from .._runtime.ids import uuid4_text
 from .base import ClientBase, Meta
 
 _NOT_AN_ANON_ID: Final = (
-    "must be a UUID v4 with dashes, such as str(uuid.uuid4()), because Mixpanel silently ignores other ids; "
-    "use alias or merge for an id of another form"
+    "must be a UUID with dashes, such as str(uuid.uuid4()), or an id of Mixpanel's browser SDK (five groups of "
+    "hexadecimal digits), because Mixpanel silently ignores other ids; use alias or merge for an id of another form"
 )
 
 
@@ -32,7 +32,7 @@ class IdentityMethods(ClientBase):
         return self._options.id_merge
 
     def new_device_id(self) -> str:
-        """Return a random id for an anonymous visitor: a UUID v4, the only form that `identify` accepts."""
+        """Return a random id for an anonymous visitor: a UUID v4, a form that `identify` accepts."""
         return uuid4_text(self._environment.new_id())
 
     async def alias(
@@ -142,7 +142,9 @@ class IdentityMethods(ClientBase):
 
         Args:
             identified_id: the user's id.
-            anon_id: a UUID v4 with dashes. Mixpanel accepts any other form and silently ignores it.
+            anon_id: the `distinct_id` that the visitor's events have: a UUID, or the id of Mixpanel's browser or mobile
+                SDK, with the prefix `$device:` if their events have it. Mixpanel takes five groups of hexadecimal
+                digits joined by dashes, and silently ignores any other form.
             meta: merged into the message, next to `event`.
             deferred, timeout: as in `alias`.
 
@@ -156,7 +158,7 @@ class IdentityMethods(ClientBase):
             return
         ids = {"identified_id": identified_id, "anon_id": anon_id}
         self._check_identity("identify", ids, IdMerge.SIMPLIFIED, IdMerge.LEGACY)
-        if not is_uuid4(anon_id):
+        if not is_anonymous_id(anon_id):
             raise IdentityError("anon_id", _NOT_AN_ANON_ID)
         properties = {"$identified_id": identified_id, "$anon_id": anon_id}
         message = self._message("$identify", properties, meta)

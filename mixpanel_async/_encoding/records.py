@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from inspect import iscoroutinefunction
 from ipaddress import ip_address
-from typing import Any, Final, NamedTuple, cast
+from typing import Any, Final, NamedTuple
 
 import orjson
 
@@ -29,10 +29,13 @@ from .validation import (
     PROFILE_LIMITS,
     WHOLE_EVENT_LIMITS,
     Normalizer,
+    check_device_id,
     check_id,
     check_insert_id,
     check_names,
+    check_user_id,
     copy_mapping,
+    device_person,
     is_instance,
     is_plain,
     join_path,
@@ -281,9 +284,10 @@ class RecordEncoder:
         if type(name) is not str or not 0 < len(name) <= _MAX_NAME_LENGTH or name.isspace():
             _check_name(name)
         check_id(properties.get("distinct_id"), "properties.distinct_id", empty=True)
-        for key in ("$user_id", "$device_id"):
-            if key in properties:
-                _check_bare_id(properties[key], f"properties.{key}")
+        if "$user_id" in properties:
+            check_user_id(properties["$user_id"], "properties.$user_id")
+        if "$device_id" in properties:
+            properties["$device_id"] = check_device_id(properties["$device_id"], "properties.$device_id")
         if len(properties) > EVENT_LIMITS.properties:
             raise ValidationError(
                 "properties",
@@ -405,7 +409,7 @@ def _derive_distinct_id(user_id: str | None, device_id: str | None) -> str | Non
     if user_id is not None:
         return user_id
     # An invalid id is refused later.
-    return f"$device:{device_id}" if isinstance(device_id, str) else device_id
+    return device_person(device_id) if isinstance(device_id, str) else device_id
 
 
 def _name_argument(error: ValidationError, arguments: EventArguments, properties: Message) -> ValidationError:
@@ -450,12 +454,6 @@ def _check_name(name: object) -> None:
         raise ValidationError(
             "event", f"has {len(name)} characters; Mixpanel truncates a name after {_MAX_NAME_LENGTH}"
         )
-
-
-def _check_bare_id(value: object, path: str) -> None:
-    check_id(value, path)
-    if cast("str", value).startswith("$device:"):
-        raise ValidationError(path, "must not start with $device:, which Mixpanel adds itself; pass the bare id")
 
 
 def _check_kind(update: Message, *, is_group: bool) -> None:

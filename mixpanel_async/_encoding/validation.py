@@ -63,7 +63,9 @@ _MAX_CONVERSIONS: Final = 8
 _MAX_SHOWN_KEY: Final = 60
 _MAX_PLACEHOLDER_LENGTH: Final = 36
 _INSERT_ID: Final = re.compile(r"[A-Za-z0-9-]{1,36}")
-_UUID4: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}", re.IGNORECASE)
+_DEVICE_PREFIX: Final = "$device:"
+# Observed, 2026-11: Mixpanel joined the ids of its browser SDK, which are not UUIDs. Its documents name UUIDs only.
+_ANONYMOUS_ID: Final = re.compile(r"(?:\$device:)?[0-9A-Fa-f]+(?:-[0-9A-Fa-f]+){4}")
 
 
 # Nested containers in the value of a property. Real events have fewer than ten. orjson encodes up to 254 levels, the
@@ -99,9 +101,23 @@ WHOLE_EVENT_LIMITS: Final = ValueLimits(properties=254, items=254, depth=MAX_DEP
 PROFILE_LIMITS: Final = ValueLimits(properties=2000, items=None, keys=2000, depth=MAX_DEPTH + 1)
 
 
-def is_uuid4(text: str) -> bool:
-    """Return whether Mixpanel accepts this as an anonymous id: a UUID v4 with dashes, in either case (iOS: upper)."""
-    return _UUID4.fullmatch(text) is not None
+def is_anonymous_id(text: str) -> bool:
+    """Return whether Mixpanel joins this as the anonymous id of `$identify`.
+
+    It has five groups of hexadecimal digits joined by dashes, such as a UUID, in either case, with or without the
+    prefix `$device:`.
+    """
+    return _ANONYMOUS_ID.fullmatch(text) is not None
+
+
+def bare_device_id(device_id: str) -> str:
+    """Return an id of a device without the prefix `$device:`."""
+    return str.removeprefix(device_id, _DEVICE_PREFIX)
+
+
+def device_person(device_id: str) -> str:
+    """Return the `distinct_id` of a visitor in a Simplified project, given either form of the device's id."""
+    return f"{_DEVICE_PREFIX}{bare_device_id(device_id)}"
 
 
 def type_name(value: object) -> str:
@@ -134,6 +150,34 @@ def check_id(value: object, path: str, *, empty: bool = False) -> None:
         raise ValidationError(path, "must not be blank")
     if len(text) <= _MAX_PLACEHOLDER_LENGTH and text.lower() in FORBIDDEN_IDS:
         raise ValidationError(path, f'is "{text}", a placeholder that Mixpanel rejects; pass a real id')
+
+
+def check_user_id(value: object, path: str) -> None:
+    """Reject an id of a user that `check_id` rejects, or that names a device.
+
+    Raises:
+        ValidationError: if Mixpanel would not accept the id, or would take it for a device.
+    """
+    check_id(value, path)
+    if str.startswith(cast("str", value), _DEVICE_PREFIX):
+        raise ValidationError(
+            path, f"must not start with {_DEVICE_PREFIX}: the id names a device; pass it as device_id"
+        )
+
+
+def check_device_id(value: object, path: str) -> str:
+    """Return an id of a device without the prefix `$device:`, which Mixpanel adds itself.
+
+    Raises:
+        ValidationError: if the rest is an id that Mixpanel would not accept.
+    """
+    check_id(value, path)
+    bare = bare_device_id(cast("str", value))
+    if len(bare) != len(cast("str", value)):
+        check_id(bare, path)
+        if bare.startswith(_DEVICE_PREFIX):
+            raise ValidationError(path, f"has the prefix {_DEVICE_PREFIX} twice; pass it once or not at all")
+    return bare
 
 
 def _text_hint(id_: object) -> str:

@@ -32,7 +32,15 @@ _BYTES_PER_TRANSACTION: Final = 16 * 1024 * 1024
 # The check of a larger file takes seconds.
 _CHECK_UP_TO_BYTES: Final = 256 * 1024 * 1024
 # Event properties that identify a person, in addition to `$distinct_ids` of a merge.
-_PERSON_PROPERTIES: Final = ("distinct_id", "$user_id", "$device_id", "$identified_id", "$anon_id", "alias")
+_PERSON_PROPERTIES: Final = (
+    "distinct_id",
+    "$user_id",
+    "$device_id",
+    "$identified_id",
+    "$anon_id",
+    "$anon_distinct_id",
+    "alias",
+)
 _DEVICE_PREFIX: Final = "$device:"
 
 

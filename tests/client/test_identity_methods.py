@@ -28,12 +28,14 @@ from mixpanel_async import (
     ValidationError,
 )
 from mixpanel_async.emulator import Emulator
+from mixpanel_async.testing import assert_profile, assert_tracked
 
 pytestmark = pytest.mark.anyio
 
 QUICK = RetryPolicy(attempts=3, initial=0.0, maximum=0.0)
 ACCOUNT = ServiceAccountCredentials("account", "canary-secret", "12345")
 ANON = "3f2b0a52-1c1c-4b6e-9d7e-0a4f2c1d8e11"
+BROWSER_ID = "1a2b3c4d5e6f70-0123456789abcd-1f2e3d4c-75300-1a2b3c4d5e7081"
 API = "https://api.mixpanel.com"
 ACCEPTED = httpx.Response(200, json={"status": 1, "error": None})
 
@@ -153,9 +155,9 @@ async def test_deadline_ends_a_call_without_response() -> None:
     [
         "not-a-uuid",
         ANON.replace("-", ""),
-        "640ce5f2-ebf5-11f1-9db9-02fc00000001",  # version 1
-        "13bbf7943e584-0885c2531-5c793977-3e8000-13bbf7943e64cf",
-        f"$device:{ANON}",
+        f"{ANON[:-1]}g",
+        f"$device:$device:{ANON}",
+        "$device:",
         f" {ANON}",
     ],
 )
@@ -167,11 +169,62 @@ async def test_identify_rejects_ids_that_mixpanel_ignores(anon_id: str) -> None:
     assert emulator.requests() == []
 
 
-async def test_identify_accepts_upper_case_uuids_of_ios() -> None:
+@pytest.mark.parametrize("anon_id", [ANON.upper(), "640ce5f2-ebf5-11f1-9db9-02fc00000001", BROWSER_ID])
+@pytest.mark.parametrize("prefix", ["", "$device:"])
+async def test_identify_accepts_ids_of_every_sdk(prefix: str, anon_id: str) -> None:
     emulator = Emulator(IdMerge.ORIGINAL)
-    async with emulator.client() as mp:
-        await mp.identify("user", ANON.upper())
-    assert emulator.cluster("user") == {"user", ANON.upper()}
+    async with emulator.client(id_merge=IdMerge.ORIGINAL) as mp:
+        await mp.identify("user", prefix + anon_id)
+    assert emulator.cluster("user") == {"user", prefix + anon_id}
+
+
+@pytest.mark.parametrize("device_id", [ANON, BROWSER_ID])
+@pytest.mark.parametrize("prefix", ["", "$device:"])
+@pytest.mark.parametrize("system", [None, *IdMerge])
+async def test_device_id_may_have_its_prefix(system: IdMerge | None, prefix: str, device_id: str) -> None:
+    """`$device_id` never has the prefix. The `distinct_id` has it once, or in Original and Legacy as it was given."""
+    emulator = Emulator(system or IdMerge.ORIGINAL)
+    async with emulator.client(id_merge=system) as mp:
+        visitor = mp.bind(device_id=prefix + device_id)
+        await visitor.track("Viewed")
+        await mp.track(None, "Viewed", device_id=prefix + device_id)
+        await mp.track("", "Viewed", {"$device_id": prefix + device_id})
+        await mp.flush()
+        if system in {None, IdMerge.ORIGINAL}:
+            await visitor.identify("user")
+    sent = [event["properties"] for event in emulator.raw_events() if event["event"] == "Viewed"]
+    assert [properties["$device_id"] for properties in sent] == [device_id] * 3
+    own = prefix + device_id if system in {IdMerge.ORIGINAL, IdMerge.LEGACY} else f"$device:{device_id}"
+    ids = [properties["distinct_id"] for properties in sent]
+    assert (ids[0], ids[1]) == (own, f"$device:{device_id}")
+    if system in {None, IdMerge.ORIGINAL}:
+        assert emulator.cluster("user") == {"user", own}
+
+
+@pytest.mark.parametrize("system", [None, IdMerge.ORIGINAL])
+async def test_every_call_takes_the_id_of_a_device(system: IdMerge | None) -> None:
+    emulator = Emulator(IdMerge.ORIGINAL)
+    visitors = [f"$device:{ANON[:-1]}{number}" for number in range(4)]
+    async with emulator.client(id_merge=system) as mp:
+        await mp.track(visitors[0], "Viewed")
+        await mp.people_set(visitors[0], {"plan": "free"})
+        await mp.identify("user", visitors[0])
+        await mp.alias("user", visitors[1])
+        await mp.alias(visitors[2], "user")
+        await mp.merge(None, visitors[2], visitors[3])
+        await mp.flush()
+    assert emulator.cluster("user") == {"user", *visitors}
+    assert_profile(emulator, "user", {"plan": "free"})
+    assert_tracked(emulator, "Viewed", distinct_id="user")
+
+
+async def test_device_is_not_signed_in_as_a_user() -> None:
+    emulator = Emulator(IdMerge.ORIGINAL)
+    async with emulator.client(id_merge=IdMerge.ORIGINAL) as mp:
+        visitor = mp.bind(device_id=ANON)
+        with pytest.raises(ValidationError, match="pass it as device_id"):
+            await visitor.sign_in(f"$device:{ANON}")
+    assert emulator.requests() == []
 
 
 @pytest.mark.parametrize("verb", ["alias", "merge", "identify"])

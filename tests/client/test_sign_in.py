@@ -293,6 +293,43 @@ async def test_bound_device_events_use_an_id_that_can_be_joined(system: IdMerge)
         assert_tracked(emulator, name, distinct_id=whose)
 
 
+@systems
+@pytest.mark.parametrize("is_new", [True, False])
+async def test_visitor_of_a_browser_sdk_signs_in_on_the_server(system: IdMerge, is_new: bool) -> None:
+    """The SDK's cookie has `$device:` and a UUID, and in older versions an id of another form."""
+    for at, device_id in enumerate(
+        (f"$device:{LAPTOP}", "1a2b3c4d5e6f70-0123456789abcd-1f2e3d4c-75300-1a2b3c4d5e7081")
+    ):
+        emulator, mp = project(system)
+        async with mp:
+            page = {"$device_id": device_id.removeprefix("$device:")}
+            await mp.track(device_id, "Viewed in the browser", page)
+            await mp.flush()
+            visitor = mp.bind(device_id=device_id)
+            await visitor.sign_in("maya", is_new=is_new)
+            link = visitor.link
+            again = mp.bind(device_id=device_id, user_id="maya", link=link)
+            await again.sign_in("maya")
+        assert again.device_id == device_id
+        assert len(verbs(emulator)) == (0 if system is IdMerge.SIMPLIFIED else 1)
+        assert all(outcome == "merged" for _, outcome in verbs(emulator))
+        # In Legacy an alias is a pointer: either the user's or the device's id points to the other one, from now on.
+        whose = device_id if system is IdMerge.LEGACY else "maya"
+        (viewed,) = emulator.events("Viewed in the browser")
+        assert viewed["properties"]["distinct_id"] == whose
+        assert emulator.cluster("maya") == {"maya", device_id if at == 0 else device(emulator, device_id)}
+
+
+async def test_link_of_a_simplified_project_is_equal_for_both_forms_of_a_device() -> None:
+    _, mp = project(IdMerge.SIMPLIFIED)
+    async with mp:
+        visitor = mp.bind(device_id=LAPTOP)
+        await visitor.sign_in("maya")
+        again = mp.bind(device_id=f"$device:{LAPTOP}", link=visitor.link)
+        await again.sign_in("maya")
+        assert again.device_id == f"$device:{LAPTOP}"
+
+
 class Household:
     """Model of users, browsers and stored links."""
 

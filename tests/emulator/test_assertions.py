@@ -80,8 +80,8 @@ def test_failure_lists_closest_events_first(emulator: Emulator, wire: Wire) -> N
         f"  - 'Signed up' for 'user-2' (sent as '{A1}')",
         "  - 'Viewed' for 'user-1'",
         (
-            f"  - $identify of 'user-1' and '{A1}' was refused: $anon_id is already merged with an id that was used as "
-            "$identified_id (errAnonDistinctIdAssignedAlready)"
+            f"  - $identify of 'user-1' and '{A1}' was refused: the anonymous id is already merged with an identified "
+            "user (errAnonDistinctIdAssignedAlready)"
         ),
     ]
 
@@ -135,8 +135,8 @@ def test_failure_explains_why_ids_are_two_people(emulator: Emulator, wire: Wire)
     assert failure(assert_same_person, emulator, "user-1", "visitor") == [
         "expected 'user-1' and 'visitor' to be one person; they are two: 'user-1' and 'visitor'",
         (
-            "  - $identify of 'user-1' and 'visitor' was refused: $anon_id is not in UUID v4 form "
-            "(errAnonDistinctIdNonGUIDForm)"
+            "  - $identify of 'user-1' and 'visitor' was refused: the anonymous id is not five groups of hexadecimal "
+            "digits joined by dashes (errAnonDistinctIdNonGUIDForm)"
         ),
     ]
 

@@ -119,7 +119,7 @@ def test_identity_log_keeps_properties_as_sent(mixpanel: Wire) -> None:
             | {"time": mixpanel.emulator.events()[0]["properties"]["time"]},
             "outcome": "failed",
             "$failure_reason": "errAnonDistinctIdNonGUIDForm",
-            "$failure_description": "$anon_id is not in UUID v4 form",
+            "$failure_description": "the anonymous id is not five groups of hexadecimal digits joined by dashes",
         }
     ]
 

@@ -1,7 +1,7 @@
 """Tests of every example sequence in Mixpanel's identity documents, over HTTP.
 
-A* are UUIDs of version 4, N1 is another form of anonymous id, U* are user ids. "docs" means Mixpanel's pages, "diagram"
-its decision diagrams, "observed" what others have seen a real project do.
+A* are UUIDs, B1 is an anonymous id of the browser SDK 2.45, N1 an id that Mixpanel does not join, U* are user ids.
+"docs" means Mixpanel's pages, "diagram" its decision diagrams, "observed" what others have seen a real project do.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from mixpanel_async.emulator import Emulator
 A1 = "0b1fba6c-16d3-4e3f-9a4e-2f0c1b7d0001"
 A2 = "0b1fba6c-16d3-4e3f-9a4e-2f0c1b7d0002"
 A3 = "0b1fba6c-16d3-4e3f-9a4e-2f0c1b7d0003"
-N1 = "13bbf7943e584-0885c2531-5c793977-3e8000-13bbf7943e64cf"
+B1 = "1a2b3c4d5e6f70-0123456789abcd-1f2e3d4c-75300-1a2b3c4d5e7081"
+N1 = "visitor-1"
 U1, U2, U9 = "user-1", "user-2", "user-9"
 D1, D2 = "device-1", "device-2"
 
@@ -80,7 +81,10 @@ class TestOriginal:
         assert refused["$failure_reason"] == "errAnonDistinctIdAssignedAlready"
         assert people(mixpanel) == persons({U1, A1}, {U2})
 
-    @pytest.mark.parametrize("anon_id", [N1, A1.replace("-", ""), A1[:14] + "1" + A1[15:], A1 + " ", "phone"])
+    @pytest.mark.parametrize(
+        "anon_id",
+        [N1, A1.replace("-", ""), A1[:-4] + "000g", A1 + " ", A1 + "-1", f"$device:$device:{A1}", "a-b-c-d-", "phone"],
+    )
     def test_06_anonymous_id_in_other_format_is_refused(self, mixpanel: Wire, anon_id: str) -> None:
         mixpanel.track(anon_id)
         assert mixpanel.identify(U1, anon_id)["$failure_reason"] == "errAnonDistinctIdNonGUIDForm"
@@ -89,8 +93,13 @@ class TestOriginal:
         assert event["properties"]["$failure_reason"] == "errAnonDistinctIdNonGUIDForm"
         assert event["properties"]["$failure_description"]
 
-    def test_06_uuid_in_upper_case_is_accepted(self, mixpanel: Wire) -> None:
-        assert mixpanel.identify(U1, A1.upper())["outcome"] == "merged"
+    @pytest.mark.parametrize("anon_id", [A1, A1.upper(), A1[:14] + "1" + A1[15:], B1, B1.upper(), "a-b-c-0-1"])
+    @pytest.mark.parametrize("prefix", ["", "$device:"])
+    def test_06_forms_that_mixpanel_joined_are_accepted(self, mixpanel: Wire, prefix: str, anon_id: str) -> None:
+        mixpanel.track(prefix + anon_id)
+        assert mixpanel.identify(U1, prefix + anon_id)["outcome"] == "merged"
+        assert people(mixpanel) == persons({U1, prefix + anon_id})
+        assert mixpanel.counted() == [U1]
 
     def test_07_identify_with_equal_ids_is_refused(self, mixpanel: Wire) -> None:
         assert mixpanel.identify(A1, A1)["$failure_reason"] == "errSameIDs"

@@ -116,7 +116,7 @@ async def test_failed_identify_is_streamed_with_advice() -> None:
     (entry,) = batch["identity"]
     assert entry["$failure_reason"] == "errAnonDistinctIdNonGUIDForm"
     assert entry["properties"]["$anon_id"] == "visitor-17"
-    assert "UUID version 4" in entry["advice"]
+    assert "five groups of hexadecimal digits" in entry["advice"]
     assert {person["canonical"] for person in batch["people"]} == {"u", "visitor-17"}
 
 

@@ -290,9 +290,16 @@ def test_any_other_string_is_a_valid_id(value: str) -> None:
             assert value in json.dumps(read(call(value)), ensure_ascii=False)
 
 
-@pytest.mark.parametrize("name", ["$user_id", "$device_id"])
-def test_id_with_the_device_prefix_is_rejected(name: str) -> None:
-    assert rejection_of(lambda: record({name: "$device:d"})).path == f"properties.{name}"
+def test_user_id_that_names_a_device_is_rejected() -> None:
+    error = rejection_of(lambda: record({"$user_id": "$device:d"}))
+    assert error.path == "properties.$user_id"
+    assert "pass it as device_id" in error.problem
+
+
+@pytest.mark.parametrize("value", ["$device:", "$device: ", "$device:null", "$device:$device:d"])
+def test_prefix_does_not_hide_an_invalid_device_id(value: str) -> None:
+    assert rejection_of(lambda: record({"$device_id": value})).path == "properties.$device_id"
+    assert rejection_of(lambda: record(distinct_id=None, device_id=value)).path == "device_id"
 
 
 @pytest.mark.parametrize("value", ["a", "A" * 36, "0-9", "Z-a-", "00000000-0000-0000-0000-000000000001"])

@@ -27,7 +27,7 @@ from hypothesis import strategies as st
 
 from mixpanel_async import ConfigurationError, ValidationError
 from mixpanel_async._encoding.records import EventArguments, RecordEncoder
-from mixpanel_async._encoding.validation import EVENT_LIMITS, PROFILE_LIMITS, Normalizer, is_uuid4
+from mixpanel_async._encoding.validation import EVENT_LIMITS, PROFILE_LIMITS, Normalizer, is_anonymous_id
 
 NOW = 1_700_000_000.0
 OWN = ("token", "distinct_id", "time", "$insert_id", "mp_lib", "$lib_version")
@@ -867,20 +867,24 @@ def test_clean_copy_shares_no_container_with_the_original(limits: Any, tree: dic
     assert not ours & theirs
 
 
-def test_uuid4_is_recognized() -> None:
-    assert is_uuid4(str(uuid.uuid4()))
-    assert is_uuid4(str(uuid.uuid4()).upper())
+def test_anonymous_id_is_recognized() -> None:
     one = "3f2b0a52-1c1c-4b6e-9d7e-0a4f2c1d8e11"
     for other in (
         one.replace("-", ""),
-        one.replace("-4b6e", "-1b6e"),
-        one.replace("-9d7e", "-cd7e"),
+        one[:-13],
+        f"{one}-0",
+        f"$device:$device:{one}",
+        f"$Device:{one}",
+        "a-b-c-d-",
+        "$device:",
         f"{{{one}}}",
         f"{one}\n",
         f" {one}",
-        one[:-1],
-        one + "0",
         one.replace("3f2b", "３f2b"),
         "",
     ):
-        assert not is_uuid4(other)
+        assert not is_anonymous_id(other)
+    of_browser_sdk = "1a2b3c4d5e6f70-0123456789abcd-1f2e3d4c-75300-1a2b3c4d5e7081"
+    for form in (one, one.replace("-4b6e", "-1b6e"), str(uuid.uuid4()), "a-b-c-d-e", of_browser_sdk):
+        for same in (form, form.upper(), f"$device:{form}"):
+            assert is_anonymous_id(same)

@@ -12,12 +12,19 @@ function asId(value) {
   return typeof value === "string" || typeof value === "number" ? String(value) : "";
 }
 
+/** Return the two ids of an `$identify`. The browser and mobile SDKs spell them in their own way. */
+function idsOfIdentify(properties) {
+  const documented = [asId(properties.$identified_id), asId(properties.$anon_id)];
+  const ofSdks = [asId(properties.distinct_id), asId(properties.$anon_distinct_id)];
+  return documented.includes("") && !ofSdks.includes("") ? ofSdks : documented;
+}
+
 /** Return the two ids of an identity log entry: the main id of the call, and the id to join to it. */
 export function idsOf(entry) {
   const properties = entry.properties ?? {};
   switch (entry.event) {
     case "$identify":
-      return [asId(properties.$identified_id), asId(properties.$anon_id)];
+      return idsOfIdentify(properties);
     case "$create_alias":
       return [asId(properties.distinct_id), asId(properties.alias)];
     case "$merge": {
@@ -58,14 +65,9 @@ export function headline(entry, areOne = false) {
   return ["merge did not join ", first, " and ", second];
 }
 
-const UUID = /^[0-9a-f]{8}-[0-9a-f]{4}-([0-9a-f])[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}$/i;
-
-function notUuid4(id) {
-  const version = UUID.exec(id)?.[1];
-  if (version !== undefined) return ` is a UUID, but of version ${version} and not 4, so Mixpanel ignores the call.`;
-  if (/^[0-9a-f]{32}$/i.test(id))
-    return " is a UUID without its dashes, so Mixpanel ignores the call.";
-  return " is not a UUID version 4, so Mixpanel ignores the call.";
+function notAnonymous(id) {
+  if (/^(\$device:)?[0-9a-f]{32}$/i.test(id)) return " is a UUID without its dashes, so Mixpanel ignores the call.";
+  return " is not five groups of hexadecimal digits joined by dashes, so Mixpanel ignores the call.";
 }
 
 /** Return the reason why a call failed. */
@@ -73,7 +75,7 @@ export function reason(entry) {
   const [first, second] = idsOf(entry).map((id) => ({ id }));
   switch (entry.$failure_reason) {
     case "errAnonDistinctIdNonGUIDForm":
-      return ["The anonymous id ", second, notUuid4(second.id)];
+      return ["The anonymous id ", second, notAnonymous(second.id)];
     case "errSameIDs":
       return ["Both ids are the same, ", first, ", so there is nothing to join."];
     case "errAnonDistinctIdAssignedAlready":

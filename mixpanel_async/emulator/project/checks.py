@@ -47,8 +47,11 @@ _TRACK_WINDOW_MS: Final = 5 * 86_400_000
 _MILLISECONDS_FROM: Final = 1e11
 _INSERT_ID: Final = re.compile(r"[A-Za-z0-9-]{1,36}")
 _NEVER_TRUNCATED: Final = frozenset(
-    {"distinct_id", "$insert_id", "token", "$device_id", "$user_id", "$identified_id", "$anon_id", "alias"}
-)
+    {
+        "distinct_id", "$insert_id", "token", "$device_id", "$user_id", "$identified_id", "$anon_id",
+        "$anon_distinct_id", "alias",
+    }
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from .identity import IDENTIFY, MERGE, VERBS
+from .identity import DEVICE_TAKEN, IDENTIFY, MERGE, VERBS
 
 _BY_REASON: Final[Mapping[str, str]] = {
     "errSameIDs": (
@@ -17,9 +17,11 @@ _BY_REASON: Final[Mapping[str, str]] = {
         "user's id from the start, no ids need joining. Remove the call."
     ),
     "errAnonDistinctIdNonGUIDForm": (
-        "Mixpanel merges an anonymous id only if it is a UUID version 4 with dashes, such as "
-        "3f2b8c1e-9d4a-4b7e-8c1d-2a5e6f7b8c9d. Track visitors under str(uuid.uuid4()), or crypto.randomUUID() in the "
-        "browser. To join an id in another format, use alias (once per id) or merge, which accept any id."
+        "Mixpanel merges an anonymous id only if it is five groups of hexadecimal digits joined by dashes, such as "
+        "3f2b8c1e-9d4a-4b7e-8c1d-2a5e6f7b8c9d, with or without $device: in front. Track visitors under "
+        "str(uuid.uuid4()), or under the id of the browser SDK. If this is the id of another user, call reset() in the "
+        "browser SDK at log-out, before the next identify(). To join an id in another form, use alias (once per id) or "
+        "merge, which accept any id."
     ),
     "errAnonDistinctIdAssignedAlready": (
         "The anonymous id already belongs to another user, permanently. Generate a new anonymous id at log-out (call "
@@ -37,8 +39,8 @@ _BY_REASON: Final[Mapping[str, str]] = {
 }
 _SIMPLIFIED: Final = (
     "This project uses Simplified ID Merge, where $identify, $create_alias and $merge have no effect. To join a device "
-    "and a user, send any one event with both $device_id and $user_id. If your production project uses Original ID "
-    "Merge, start the emulator with --id-merge original."
+    "and a user, send any one event with both $device_id and $user_id, as the browser and mobile SDKs do after "
+    "identify(). If your production project uses Original ID Merge, start the emulator with --id-merge original."
 )
 _LEGACY: Final = (
     "This project has no ID merge (Legacy), so only alias joins ids. Call alias once, at sign-up. If your "
@@ -67,7 +69,7 @@ def hint(name: str, outcome: str, reason: str | None, description: str) -> str |
         return None
     if reason is not None:
         return _BY_REASON.get(reason)
-    if name not in VERBS:
+    if name not in VERBS or description.startswith(DEVICE_TAKEN):
         return _DEVICE_HAS_OTHER_USER
     if name == MERGE and "/import" in description:
         return _MERGE_NEEDS_IMPORT

@@ -5,14 +5,21 @@ is resolved when the event is read, so that links apply to earlier events too. L
 arrival.
 
 Sources: Mixpanel's pages on identity management, `$identify`, `$create_alias` and `$merge` and their decision diagrams
-(https://docs.mixpanel.com/docs/tracking-methods/id-management, read 2026-08-21).
+(https://docs.mixpanel.com/docs/tracking-methods/id-management, read 2026-08-21). Observed in 2026-11: `$identify` of
+the browser and mobile SDKs, with `distinct_id` and `$anon_distinct_id` instead of `$identified_id` and `$anon_id`, and
+the form of the anonymous ids that a real project joined.
 
 Decisions where Mixpanel's documents are silent
     - Only an accepted call marks its ids as used: a refused `$identify` does not make its `$identified_id` "once used",
       and a refused `$create_alias` leaves the alias free.
     - A repeated pair of ids (`$identify` or `$create_alias`) is refused as in the diagrams, and changes nothing.
     - `$anon_id` counts as assigned if any id of its cluster, itself included, was used as `$identified_id`.
-    - The UUIDv4 check accepts the dashed form 8-4-4-4-12 in either letter case, and checks only the version.
+    - The form of an anonymous id: five groups of hexadecimal digits joined by dashes, in either letter case, with or
+      without the prefix `$device:`. In Original and Legacy, the ids with and without the prefix are two ids.
+    - An `$identify` in both spellings uses the documented one if it is complete, else that of the SDKs. Numbers count
+      as text; other types and empty ids count as absent.
+    - `$identify` needs its ids in Original only. In Simplified it is an ordinary event if it has a `$device_id` and a
+      `$user_id`, which join. The other identity calls join nothing there, but count for the person of these ids.
     - A call whose ids are already one person is accepted without effect, even in a full cluster. In Legacy, such an
       alias would point to itself and is refused with `errSameIDs`.
     - The limit is the size of the largest cluster allowed: 500 as in the text. The diagrams show 499.
@@ -48,13 +55,17 @@ FORBIDDEN_IDS: Final = frozenset(
 
 DESCRIPTIONS: Final[Mapping[str, str]] = {
     "errSameIDs": "both ids are the same",
-    "errAnonDistinctIdNonGUIDForm": "$anon_id is not in UUID v4 form",
-    "errAnonDistinctIdAssignedAlready": "$anon_id is already merged with an id that was used as $identified_id",
+    "errAnonDistinctIdNonGUIDForm": "the anonymous id is not five groups of hexadecimal digits joined by dashes",
+    "errAnonDistinctIdAssignedAlready": "the anonymous id is already merged with an identified user",
     "errAliasAlreadyExists": "this alias was used already",
     "errManyIDs": "the merged person would have more ids than Mixpanel allows",
 }
 
-_UUID4: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}", re.IGNORECASE)
+DEVICE_TAKEN: Final = "an earlier event linked the device to another user"
+
+_ANONYMOUS_ID: Final = re.compile(r"(?:\$device:)?[0-9A-Fa-f]+(?:-[0-9A-Fa-f]+){4}")
+_DOCUMENTED: Final = ("$identified_id", "$anon_id")
+_OF_SDKS: Final = ("distinct_id", "$anon_distinct_id")
 
 ChooseCanonical = Callable[[str, str], str]
 Outcome = Literal["merged", "unchanged", "failed", "ignored"]
@@ -124,11 +135,31 @@ def verb_ids(verb: str, properties: Mapping[str, Any]) -> tuple[str, str] | str:
         if type(pair) is not list or len(pair) != 2 or not all(as_id(item) for item in pair):
             return "$distinct_ids"
         return as_id(pair[0]), as_id(pair[1])
-    names = ("$identified_id", "$anon_id") if verb == IDENTIFY else ("distinct_id", "alias")
+    if verb == CREATE_ALIAS:
+        return _pair(properties, "distinct_id", "alias")
+    documented, of_sdks = _pair(properties, *_DOCUMENTED), _pair(properties, *_OF_SDKS)
+    if isinstance(documented, str) and not isinstance(of_sdks, str):
+        return of_sdks
+    if "$anon_distinct_id" in properties and properties.keys().isdisjoint(_DOCUMENTED):
+        return of_sdks
+    return documented
+
+
+def _pair(properties: Mapping[str, Any], *names: str) -> tuple[str, str] | str:
+    """Return the ids in two properties, or the name of the first one that has none."""
     first, second = (as_id(properties.get(name)) for name in names)
     if not first:
         return names[0]
     return (first, second) if second else names[1]
+
+
+def id_problem(name: str, value: object) -> str:
+    """Return what is wrong with a property that `verb_ids` has returned."""
+    if value is None:
+        return "must not be missing"
+    if name == "$distinct_ids":
+        return "must be a list of two ids"
+    return "must not be empty" if value == "" else "must be a string"
 
 
 class Identities(Protocol):
@@ -249,7 +280,7 @@ class OriginalIdentities:
         if verb == IDENTIFY:
             if first == second:
                 return "errSameIDs"
-            if not _UUID4.fullmatch(second):
+            if not _ANONYMOUS_ID.fullmatch(second):
                 return "errAnonDistinctIdNonGUIDForm"
             if not self._identified.isdisjoint(self.cluster(second)):
                 return "errAnonDistinctIdAssignedAlready"
@@ -335,7 +366,7 @@ class SimplifiedIdentities:
         if owner == person:
             return None
         if owner is not None:
-            return ignored_result(f"an earlier event linked the device to another user: {owner}")
+            return ignored_result(f"{DEVICE_TAKEN}: {owner}")
         self._link(device, person)
         return IdentityResult(outcome="merged", kept=person, absorbed=device)
 

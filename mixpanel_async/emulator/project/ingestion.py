@@ -9,8 +9,8 @@ Decisions where Mixpanel's documents are silent
     - In a Simplified project, `/import?strict=1` refuses identity calls with a text instead of an object, as observed,
       and accepts the other records of the batch. Otherwise, identity calls are stored without effect.
     - More than 2,000 records: 400 for the whole request.
-    - `ip=1` on `/track` uses a hash of the IP address as the `distinct_id` of events without one. Events and groups are
-      not geolocated. The effect of `ip` on `/engage` is described in `profiles`.
+    - `ip=1` on `/track` uses a hash of the IP address as the `distinct_id` of events without one, but not of identity
+      calls. Events and groups are not geolocated. The effect of `ip` on `/engage` is described in `profiles`.
     - On `/import`, the credentials select the project, and the `token` of a record is ignored. `/track` silently
       ignores events without a token or with another project's. `/engage` and `/groups` silently ignore updates with
       another project's token, and refuse updates without one.
@@ -173,7 +173,7 @@ def _track(
             if unwanted is not None:
                 project.log_rejection("/track", unwanted, event, silent=True)
             else:
-                if hashed is not None and properties.get("distinct_id") is None:
+                if hashed is not None and properties.get("distinct_id") is None and event["event"] not in VERBS:
                     properties["distinct_id"] = hashed
                 problem = project.store_event(event["event"], properties, arrival)
         if problem is None:

@@ -19,7 +19,8 @@ Decisions where Mixpanel's documents are silent
     - Legacy: an alias directs new updates to the profile of the old id. A profile stored under the alias remains, and
       only updates with `$ignore_alias` reach it.
     - `$merge` on `/track`, which Mixpanel does not support, is stored as an event without effect. So are all three
-      identity calls in a Simplified project, with `$identity_failure_reason`.
+      identity calls in a Simplified project, with `$identity_failure_reason`, except an `$identify` that joins a device
+      like any event.
 """
 
 from __future__ import annotations
@@ -37,13 +38,16 @@ from .change_set import Arrival, ChangeSet, EventRow, IdentityRow
 from .checks import Problem, encode_properties, invalid_property
 from .identity import (
     DEVICE_LINK,
+    IDENTIFY,
     MERGE,
     VERBS,
     Identities,
     IdentityResult,
     Link,
+    OriginalIdentities,
     SimplifiedIdentities,
     as_id,
+    id_problem,
     ignored_result,
     verb_ids,
 )
@@ -135,7 +139,7 @@ class Project:
         Returns:
             The reason why the event cannot be stored, or None.
         """
-        if name in VERBS:
+        if name in VERBS and not self._is_ordinary(name, properties):
             return self._store_identity_event(name, properties, arrival)
         person, device = self._identities.attribute_event(properties)
         payload = encode_properties(properties)
@@ -150,13 +154,20 @@ class Project:
         self._append_event((intern(name), person, payload, arrival))
         return None
 
+    def _is_ordinary(self, verb: str, properties: Mapping[str, Any]) -> bool:
+        """Return whether an identity call is an ordinary event in this project, as `$identify` of the SDKs may be."""
+        if verb != IDENTIFY or isinstance(self._identities, OriginalIdentities):
+            return False
+        _, device = self._identities.attribute_event(dict(properties))
+        return device is not None or isinstance(verb_ids(verb, properties), str)
+
     def _store_identity_event(self, verb: str, properties: dict[str, Any], arrival: Arrival) -> Problem | None:
         payload = encode_properties(properties)
         if isinstance(payload, Problem):
             return payload
         ids = verb_ids(verb, properties)
         if isinstance(ids, str):
-            return invalid_property(ids, "must not be missing")
+            return invalid_property(ids, id_problem(ids, properties.get(ids)))
         if verb == MERGE and arrival[0] != "/import":
             result = ignored_result("$merge is accepted by /import only")
         else:
@@ -170,7 +181,9 @@ class Project:
             properties["$failure_reason"] = result.reason
             properties["$failure_description"] = result.description
         sent = as_id(properties.get("distinct_id"))
-        person, _ = self._identities.attribute_event({"distinct_id": sent if sent or verb == MERGE else ids[0]})
+        person, _ = self._identities.attribute_event(
+            {**properties, "distinct_id": sent if sent or verb == MERGE else ids[0]}
+        )
         self._append_event((verb, person, bytes(memoryview(orjson.dumps(properties))), arrival))
         return None
 
