@@ -15,9 +15,10 @@ import typer
 from mixpanel_async import IdMerge
 
 from . import require
+from .emulator_tls import tls_lines, tls_options
 
 if TYPE_CHECKING:
-    from mixpanel_async.emulator import Emulator
+    from mixpanel_async.emulator import Server
 
 # Windows delivers a signal only between waits, so the wait must have a timeout there.
 _SIGNAL_POLL_SECONDS: Final[float | None] = 0.5 if sys.platform == "win32" else None
@@ -43,6 +44,21 @@ def emulator(
         str | None,
         typer.Option(metavar="DIR", help="Directory that keeps data across restarts; default: memory only."),
     ] = None,
+    tls: Annotated[  # noqa: FBT002  an option of a command
+        bool, typer.Option("--tls", help="Serve https too, on the same port, with a certificate of its own authority.")
+    ] = False,
+    tls_dir: Annotated[
+        str | None,
+        typer.Option(metavar="DIR", help="Directory of that authority; default: in the user's data directory."),
+    ] = None,
+    tls_cert: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Certificate for https in PEM format, instead of --tls.")
+    ] = None,
+    tls_key: Annotated[str | None, typer.Option(metavar="FILE", help="Private key of --tls-cert.")] = None,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Another name of this server, such as a compose service; repeatable."),
+    ] = None,
     flags: Annotated[
         str | None,
         typer.Option(metavar="FILE", help="Feature flags in the format of /flags/definitions; reloaded on change."),
@@ -64,14 +80,16 @@ def emulator(
 ) -> None:
     """Run a local Mixpanel server that accepts requests of every official SDK, until Ctrl-C or SIGTERM.
 
-    Standard output has one line, the server's address. Open it in a browser for the live page, or read the list of JSON
-    endpoints at /_emulator/. A line for each request goes to standard error: time, status, endpoint, number of records,
+    The first line of standard output is the server's address. Open it in a browser for the live page, or read the list
+    of JSON endpoints at /_emulator/. With TLS, the next lines are the https address, and the commands that make Node.js
+    and Python trust it. A line for each request goes to standard error: time, status, endpoint, number of records,
     result and first reason.
     """
     stop_signals = _capture_stop_signals()
     require("demo", "starlette", "uvicorn")
     from mixpanel_async.emulator import Emulator
 
+    certificates = tls_options(is_on=tls, directory=tls_dir, cert_file=tls_cert, key_file=tls_key, fail=_fail)
     if data_dir is not None and not data_dir.strip():
         _fail("--data-dir must not be empty")
     if flags is not None:
@@ -97,11 +115,21 @@ def emulator(
         return nullcontext() if quiet else printing(project, url, is_first_start=is_first_start)
 
     with project:
-        _serve(project, host, port, allow_remote=allow_remote, stop_signals=stop_signals, output=output)
+        try:
+            server = project.serve(
+                host, port, allow_remote=allow_remote, allow_hosts=allow_host or (), tls=certificates or False
+            )
+        except ValueError as error:
+            _fail(
+                str(error)
+                .replace("allow_hosts", "--allow-host")
+                .replace("allow_remote=True", "--allow-remote is given")
+            )
+        _serve(server, host, port, allow_remote=allow_remote, stop_signals=stop_signals, output=output)
 
 
 def _serve(
-    project: Emulator,
+    server: Server,
     host: str,
     port: int,
     *,
@@ -109,18 +137,18 @@ def _serve(
     stop_signals: SimpleQueue[int],
     output: Callable[[str], AbstractContextManager[object]],
 ) -> None:
-    try:
-        server = project.serve(host, port, allow_remote=allow_remote)
-    except ValueError:
-        _fail(f"{host} is not a loopback address, so others could reach the emulator; add --allow-remote to allow this")
+    from mixpanel_async.emulator import TlsError
+
     try:
         server.start()
+    except TlsError as error:
+        _fail(str(error))
     except OSError as error:
         _fail(f"cannot listen on {host} port {port}: {error.strerror or error}")
     try:
         if allow_remote:
             print("warning: other machines can reach this emulator, and it has no access control", file=sys.stderr)
-        print(server.url, flush=True)
+        print("\n".join([server.url, *tls_lines(server)]), flush=True)
         with output(server.url):
             _wait_for_signal(stop_signals)
     finally:

@@ -41,6 +41,7 @@ try:
     from .http.request_log import ENTRY_LIMIT, RequestDigest, RequestEntry
     from .http.routes import routes_of
     from .http.server import Server
+    from .http.tls import Tls, TlsError
 except ModuleNotFoundError as error:
     if (error.name or "").partition(".")[0] not in {"starlette", "uvicorn", "h11"}:
         raise
@@ -57,7 +58,18 @@ from .storage.store import ProjectStore, StoreError
 if TYPE_CHECKING:
     from mixpanel_async import AsyncMixpanel
 
-__all__ = ["KINDS", "TRANSIENT", "Emulator", "FaultKind", "RecordedRequest", "RequestDigest", "RequestEntry", "Server"]
+__all__ = [
+    "KINDS",
+    "TRANSIENT",
+    "Emulator",
+    "FaultKind",
+    "RecordedRequest",
+    "RequestDigest",
+    "RequestEntry",
+    "Server",
+    "Tls",
+    "TlsError",
+]
 
 DEFAULT_TOKEN: Final = "emulator-token"  # noqa: S105  names no real project
 
@@ -189,7 +201,15 @@ class Emulator(FaultControls):
             client_options["http_client"] = asgi_client(self.app)
         return AsyncMixpanel(token or self.token or DEFAULT_TOKEN, **client_options)
 
-    def serve(self, host: str = "127.0.0.1", port: int = 0, *, allow_remote: bool = False) -> Server:
+    def serve(
+        self,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        *,
+        allow_remote: bool = False,
+        allow_hosts: Iterable[str] = (),
+        tls: Tls | bool = False,
+    ) -> Server:
         """Return a server for this emulator.
 
             with emulator.serve() as server:  # or `async with`
@@ -197,15 +217,30 @@ class Emulator(FaultControls):
 
         The server runs in its own thread, installs no signal handlers and writes no request log.
 
+            with emulator.serve(tls=True) as server:  # http and https on the same port
+                print(server.https_url, server.ca_file)
+
         Args:
             host: address to listen on. Must be a loopback address unless `allow_remote` is set.
             port: port to listen on, 0 to 65535; 0 picks a free port.
             allow_remote: allow an address that other machines can reach. The emulator has no protection against them.
+            allow_hosts: names of the server besides its address, such as `emulator.test`. Requests may name them as
+                `Host`, and the certificate has them.
+            tls: certificates for https. True means `Tls()`: the emulator makes a certificate authority on first use.
 
         Raises:
-            ValueError: if the host is not a loopback address and `allow_remote` is not set.
+            ValueError: if the host is not a loopback address and `allow_remote` is not set, or a name of `allow_hosts`
+                is not a host name.
         """
-        return Server(self.app, host, port, allow_remote=allow_remote, now=self._state.now)
+        return Server(
+            self.app,
+            host,
+            port,
+            allow_remote=allow_remote,
+            allow_hosts=allow_hosts,
+            tls=(Tls() if tls else None) if isinstance(tls, bool) else tls,
+            now=self._state.now,
+        )
 
     def events(self, name: str | None = None) -> list[dict[str, Any]]:
         """Return the events as reports show them now: deduplicated, each under the person it counts for.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import ssl
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+import trustme
 from typer.testing import CliRunner
 
 from mixpanel_async.cli.app import app
@@ -157,3 +159,54 @@ def test_malformed_allowed_origin_is_refused(tmp_path: Path) -> None:
         "mixpanel-async emulator: invalid --allow-origin: an allowed origin is a scheme and a host"
     )
     assert repr(origin) in errors
+
+
+def test_tls_option_serves_https_and_prints_what_clients_need(tmp_path: Path) -> None:
+    folder = tmp_path / "my tls"
+    with running("--tls", "--tls-dir", str(folder), "--allow-host", "emulator") as (process, url):
+        assert process.stdout is not None
+        https_url, node, python = (process.stdout.readline().removesuffix("\n") for _ in range(3))
+        file = folder / "ca.pem"
+        assert https_url == f"https://localhost:{url.rpartition(':')[2]}"
+        assert node == f"export NODE_EXTRA_CA_CERTS='{file}'  # Node.js"
+        assert python == f"export SSL_CERT_FILE='{file}' REQUESTS_CA_BUNDLE='{file}'  # Python"
+        context = ssl.create_default_context(cafile=file)
+        for address in (url, https_url):
+            response = httpx.post(
+                f"{address}/track", json=[EVENT], headers={"host": "emulator"}, verify=context, trust_env=False
+            )
+            assert response.text == "1"
+        stop(process, signal.SIGTERM)
+
+
+def test_certificate_from_files_is_served(tmp_path: Path) -> None:
+    authority = trustme.CA()
+    authority.issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(tmp_path / "both.pem")
+    both = str(tmp_path / "both.pem")
+    with running("--tls-cert", both, "--tls-key", both) as (process, _):
+        assert process.stdout is not None
+        https_url = process.stdout.readline().removesuffix("\n")
+        context = ssl.create_default_context(cadata=authority.cert_pem.bytes().decode())
+        assert httpx.get(f"{https_url}/_emulator/stats", verify=context, trust_env=False).status_code == 200
+        stop(process, signal.SIGTERM)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--tls-cert", "a.pem"], "--tls-cert and --tls-key must be given together"),
+        (["--tls", "--tls-key", "a.pem"], "--tls-cert and --tls-key must be given together"),
+        (["--tls-dir", "folder"], "add --tls"),
+        (["--tls-cert", "a", "--tls-key", "b", "--tls-dir", "c"], "cannot be used with --tls-cert"),
+        (["--tls", "--tls-dir", ""], "must not be empty"),
+        (["--tls-cert", "/missing.pem", "--tls-key", "/missing.pem"], "cannot use /missing.pem: No such file"),
+        (["--allow-host", "a b"], "--allow-host must be host names such as 'emulator' or 'mixpanel.test', not 'a b'"),
+    ],
+)
+def test_unusable_tls_options_are_reported_in_one_line(
+    options: list[str], words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(signal, "signal", lambda number, handler: None)
+    result = CliRunner().invoke(app, ["emulator", *options])
+    assert (result.exit_code, result.stdout, result.stderr.count("\n")) == (1, "", 1)
+    assert words in result.stderr

@@ -32,9 +32,9 @@ ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 class Guard:
     """ASGI middleware that checks `Host` and `Origin`, and adds `SECURITY_HEADERS` to every response.
 
-    The server passes its address in the state of the scope: `host`, and `remote` if other machines are allowed. Without
-    `remote`, only loopback names and addresses are accepted as `Host`. In-process requests have no state and may name
-    any host.
+    The server passes its address in the state of the scope: `host`, further `names`, and `remote` if other machines are
+    allowed. Without `remote`, only `names`, loopback names and loopback addresses are accepted as `Host`. In-process
+    requests have no state and may name any host.
 
     Args:
         app: the protected application.
@@ -94,7 +94,7 @@ def _is_allowed_host(header: str, address: Any) -> bool:
     if match is None:
         return False
     host = match[1].strip("[]").rstrip(".").lower()
-    if is_loopback(host):
+    if is_loopback(host) or host in address.get("names", ()):
         return True
     return bool(address.get("remote")) and (host == address.get("host") or _is_local_network_host(host))
 

@@ -11,13 +11,15 @@ import asyncio
 import contextlib
 import logging
 import socket
+import ssl
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from email.utils import formatdate
 from http import HTTPStatus
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, cast, final
 
@@ -32,6 +34,8 @@ from ..project.responses import error_response
 from .connections import Connections, GuardedTransport
 from .faults import ConnectionDroppedError
 from .guard import SECURITY_HEADERS, is_loopback
+from .tls import HOST_NAME, ServerCertificate, Tls, server_certificate
+from .tls_transport import TlsTransport
 
 _KEEP_ALIVE: Final = 75
 _BACKLOG: Final = 512
@@ -40,6 +44,8 @@ _SWEEP_SECONDS: Final = 1.0
 _MAX_CONNECTIONS: Final = 4096
 # A body of at most this size is read after an early response, so that the connection can be used again.
 _MAX_SKIPPED_BYTES: Final = 64 * 1024
+_MAX_NAME: Final = 253
+_WILDCARDS: Final = frozenset({"0.0.0.0", "::"})  # noqa: S104  compared, not bound
 _MAX_DATE: Final = 253_402_300_799.0
 _CLOSE_HEADER: Final = (b"connection", b"close")
 _LOOP_STEPS_TO_ACCEPT: Final = 3
@@ -56,17 +62,35 @@ class Server:
         host: address to listen on. Must be a loopback address unless `allow_remote` is set.
         port: port to listen on, 0 to 65535; 0 picks a free port.
         allow_remote: allow an address that other machines can reach. The emulator has no protection against them.
+        allow_hosts: names of the server besides its address, such as `emulator.test`. Requests may name them as `Host`,
+            and the certificate has them.
+        tls: certificates for https, which is served on the same port as http; None serves http only.
         now: clock that returns seconds since the epoch, for the header `Date`.
 
     Raises:
-        ValueError: if the host is not a loopback address and `allow_remote` is not set.
+        ValueError: if the host is not a loopback address and `allow_remote` is not set, or a name of `allow_hosts` is
+            not a host name.
     """
 
     def __init__(
-        self, app: ASGIApp, host: str, port: int, *, allow_remote: bool, now: Callable[[], float] = time.time
+        self,
+        app: ASGIApp,
+        host: str,
+        port: int,
+        *,
+        allow_remote: bool,
+        allow_hosts: Iterable[str] = (),
+        tls: Tls | None = None,
+        now: Callable[[], float] = time.time,
     ) -> None:
         if not allow_remote and not is_loopback(host):
             raise ValueError(f"host must be a loopback address unless allow_remote=True, not {host!r}")
+        self._names = tuple(name.lower() for name in allow_hosts)
+        for name in self._names:
+            if len(name) > _MAX_NAME or HOST_NAME.fullmatch(name) is None:
+                raise ValueError(f"allow_hosts must be host names such as 'emulator' or 'mixpanel.test', not {name!r}")
+        self._tls = tls
+        self._certificate: ServerCertificate | None = None
         self._app = app
         self._host = host
         self._allow_remote = allow_remote
@@ -85,10 +109,39 @@ class Server:
         Raises:
             RuntimeError: if the server is not running.
         """
+        host, port = self._address()
+        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+    @property
+    def has_tls(self) -> bool:
+        """Whether the server is made with TLS."""
+        return self._tls is not None
+
+    @property
+    def https_url(self) -> str:
+        """URL of the server for TLS, such as `https://localhost:49152`.
+
+        Raises:
+            RuntimeError: if the server is not running, or has no TLS.
+        """
+        host, port = self._address()
+        if self._certificate is None:
+            raise RuntimeError("the server has no TLS; pass tls=True to serve()")
+        # Some clients do not look for IP addresses in a certificate.
+        if host == "127.0.0.1" or host in _WILDCARDS:
+            return f"https://localhost:{port}"
+        return f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}"
+
+    @property
+    def ca_file(self) -> Path | None:
+        """Certificate of the authority that clients must trust; None without TLS or with `cert_file`."""
+        return None if self._certificate is None else self._certificate.ca_file
+
+    def _address(self) -> tuple[str, int]:
         if self._socket is None:
             raise RuntimeError("the server is not running; use it in `with` or call start()")
         host, port = self._socket.getsockname()[:2]
-        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        return host, port
 
     def start(self) -> None:
         """Start the server. Return once it accepts connections.
@@ -96,9 +149,14 @@ class Server:
         Raises:
             RuntimeError: if the server is already running.
             OSError: if the address is not available.
+            TlsError: if a certificate, a key or the directory of the authority cannot be used.
+            ImportError: if the extra `tls` is needed and not installed.
         """
         if self._thread is not None:
             raise RuntimeError("the server is already running")
+        if self._tls is not None:
+            own = [] if self._host in _WILDCARDS else [self._host.lower()]
+            self._certificate = server_certificate(self._tls, [*own, *self._names])
         family = socket.AF_INET6 if ":" in self._host else socket.AF_INET
         self._socket = socket.create_server((self._host, self._port), family=family, backlog=_BACKLOG)
         started: Future[None] = Future()
@@ -174,10 +232,11 @@ class Server:
         state = ServerState()
         self._connections = state.connections
         log = _error_log()
-        bound = {"host": self._host.lower(), "remote": self._allow_remote}
+        bound = {"host": self._host.lower(), "remote": self._allow_remote, "names": frozenset(self._names)}
+        secure = None if self._certificate is None else self._certificate.context
         limits = Connections(self._loop, max_connections=_max_connections(), idle_seconds=_KEEP_ALIVE)
         server = await self._loop.create_server(
-            lambda: _EmulatorProtocol(config, state, log, bound, limits, self._date_headers), sock=listener
+            lambda: _EmulatorProtocol(config, state, log, bound, limits, self._date_headers, secure), sock=listener
         )
         started.set_result(None)
         try:
@@ -255,6 +314,7 @@ class _EmulatorProtocol(H11Protocol):
         address: address of the server, passed to the application in the state of the scope.
         limits: limits shared by the connections.
         date_headers: returns the `Date` header.
+        secure: context of the server for TLS, or None.
     """
 
     def __init__(
@@ -265,6 +325,7 @@ class _EmulatorProtocol(H11Protocol):
         address: Mapping[str, object],
         limits: Connections,
         date_headers: Callable[[], list[tuple[bytes, bytes]]],
+        secure: ssl.SSLContext | None,
     ) -> None:
         super().__init__(config, server_state, {})
         self.logger = log
@@ -272,14 +333,18 @@ class _EmulatorProtocol(H11Protocol):
         self._address = address
         self._limits = limits
         self._date_headers = date_headers
+        self._secure = secure
         self._guarded: GuardedTransport | None = None
+        self._wire: TlsTransport | None = None
         self._head_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         # asyncio sets TCP_NODELAY only on sockets with an explicit protocol. Without it, a response takes 40 ms.
         transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if self._secure is not None:
+            self._wire = TlsTransport(transport, self._secure, feed=self._receive, on_tls=self._note_tls)
         self._guarded = GuardedTransport(
-            transport,
+            self._wire or transport,
             self._limits,
             self.loop,
             feed=self._parse,
@@ -296,8 +361,17 @@ class _EmulatorProtocol(H11Protocol):
         self._start_head_timer()
 
     def data_received(self, data: bytes) -> None:
+        if self._wire is not None:
+            self._wire.received(data)
+        else:
+            self._receive(data)
+
+    def _receive(self, data: bytes) -> None:
         assert self._guarded is not None
         self._guarded.received(data)
+
+    def _note_tls(self) -> None:
+        self.scheme = "https"
 
     def _parse(self, data: bytes) -> None:
         super().data_received(data)
