@@ -33,6 +33,7 @@ from mixpanel_async._model.config import IdMerge
 
 from .project.access import Access
 from .project.identity import Identities, LegacyIdentities, OriginalIdentities, SimplifiedIdentities
+from .project.lookup_tables import table_rows
 from .project.project import Project
 
 try:
@@ -319,6 +320,15 @@ class Emulator(FaultControls):
         """
         with self._state.lock:
             return [dataclasses.asdict(rejection) for rejection in self._state.project.rejections]
+
+    def lookup_tables(self) -> dict[str, list[dict[str, str]]]:
+        """Return the rows of all lookup tables by id of the table, each row as an object by column.
+
+        Tables are kept in memory only, at most 100 MiB together.
+        """
+        with self._state.lock:
+            contents = self._state.project.lookup_tables.contents()
+        return {table: table_rows(content) for table, content in contents.items()}
 
     def unsupported(self) -> list[dict[str, Any]]:
         """Return the endpoints of Mixpanel that clients asked for and the emulator does not have, the latest last.

@@ -13,6 +13,7 @@ Every response is JSON in the structure that the Python method of the same name 
     GET /_emulator/identity-log   list of entries, with "advice" if the call failed; name (of the call), limit
     GET /_emulator/requests       list of requests; limit
     GET /_emulator/rejected       list of records and requests that were not stored, with field and message; limit
+    GET /_emulator/lookup-tables  object of lookup tables by id, each a list of rows
     GET /_emulator/unsupported    list of endpoints asked for and not emulated: {"method", "path" (ids as "{id}"),
                                   "count", "first", "last" (seconds since the epoch)}, latest last; limit
     GET /_emulator/recordings     list of session recordings of browser SDKs, without their content; limit
@@ -174,6 +175,10 @@ def _rejected(emulator: Emulator, parameters: Parameters) -> object:
     return _limited(emulator.rejected(), parameters)
 
 
+def _lookup_tables(emulator: Emulator, _: Parameters) -> object:
+    return emulator.lookup_tables()
+
+
 def _unsupported(emulator: Emulator, parameters: Parameters) -> object:
     return _limited(emulator.unsupported(), parameters)
 
@@ -201,6 +206,7 @@ VIEWS: Final[Mapping[str, _ViewEndpoint]] = {
     "identity-log": _ViewEndpoint(_identity_log, optional=("name", "limit")),
     "requests": _ViewEndpoint(_requests, optional=("limit",)),
     "rejected": _ViewEndpoint(_rejected, optional=("limit",)),
+    "lookup-tables": _ViewEndpoint(_lookup_tables),
     "unsupported": _ViewEndpoint(_unsupported, optional=("limit",)),
     "recordings": _ViewEndpoint(_recordings, optional=("limit",)),
     "flags": _ViewEndpoint(_flags),

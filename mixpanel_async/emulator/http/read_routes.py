@@ -1,4 +1,4 @@
-"""Routes of the endpoints that read data: export, profile query, and those of Mixpanel that are not emulated.
+"""Routes of export, queries and lookup tables, and of Mixpanel's endpoints that are not emulated.
 
 Only this module, `app` and `routes` use Starlette.
 """
@@ -12,8 +12,13 @@ from typing import Any, Final
 from starlette.requests import Request
 from starlette.routing import Match
 
+from ..project.access import Access
+from ..project.bodies import MAX_BYTES
 from ..project.export import EXPORT, export
+from ..project.lookup_tables import LOOKUP_TABLES, decode_table, lookup_error
 from ..project.profile_query import QUERIES, ProfileQueries
+from ..project.project import Project
+from ..project.property_lists import COHORTS, PROFILE_PROPERTIES, TOP_PROPERTIES, PropertyLists, cohorts
 from ..project.queries import InvalidQueryError, ReadRequest, body_fields
 from ..project.responses import EmulatorResponse, error_response
 from .app import EmulatorState, JsonRoute, LargeBodyError, SlowBodyError, read_body
@@ -23,6 +28,7 @@ from .reads import reads
 _MAX_QUERY_BYTES: Final = 1024 * 1024
 _METHODS: Final = ("DELETE", "GET", "PATCH", "POST", "PUT")
 
+Respond = Callable[[ReadRequest, Project, Access, float], EmulatorResponse]
 ReadEndpoint = Callable[[Request], Awaitable[AsgiResponse | ExportResponse]]
 
 
@@ -40,17 +46,29 @@ def read_routes(state: EmulatorState) -> list[JsonRoute]:
     Args:
         state: state of the emulator.
     """
-    queries = ProfileQueries(state.lock)
+    profiles, lists = ProfileQueries(state.lock), PropertyLists(state.lock)
+    queries = (
+        *((path, profiles.respond) for path in QUERIES),
+        *((path, lists.top_properties) for path in TOP_PROPERTIES),
+        *((path, lists.profile_properties) for path in PROFILE_PROPERTIES),
+        *((path, cohorts) for path in COHORTS),
+    )
     return [
-        *(ReadRoute(at, _export(state), ["GET"]) for at in (EXPORT, EXPORT + "/")),
+        *(ReadRoute(at, _export(state), ["GET"]) for at in _spellings(EXPORT)),
         *(
-            ReadRoute(at, _profiles(state, queries, path), ["GET", "POST"])
-            for path in QUERIES
-            for at in (path, path + "/")
+            ReadRoute(at, _query(state, path, respond), ["GET", "POST"])
+            for path, respond in queries
+            for at in _spellings(path)
         ),
+        *(ReadRoute(at, _list_lookup_tables(state), ["GET"]) for at in _spellings(LOOKUP_TABLES)),
+        ReadRoute(LOOKUP_TABLES + "/{id}", _replace_lookup_table(state), ["PUT"]),
         # Last, because it matches every path below `/api`.
         JsonRoute("/api/{path:path}", _unsupported(state), _METHODS),
     ]
+
+
+def _spellings(path: str) -> tuple[str, str]:
+    return path, path + "/"
 
 
 def _export(state: EmulatorState) -> ReadEndpoint:
@@ -64,14 +82,52 @@ def _export(state: EmulatorState) -> ReadEndpoint:
     return endpoint
 
 
-def _profiles(state: EmulatorState, queries: ProfileQueries, path: str) -> ReadEndpoint:
+def _query(state: EmulatorState, path: str, respond: Respond) -> ReadEndpoint:
     async def endpoint(request: Request) -> AsgiResponse:
-        query = await _query(request, path)
-        if isinstance(query, EmulatorResponse):
-            return unplanned(query)
+        try:
+            query = _read_request(request, body_fields(await read_body(request, _MAX_QUERY_BYTES)))
+        except LargeBodyError:
+            return unplanned(error_response(path, 413, f"request exceeds max limit of {_MAX_QUERY_BYTES} bytes"))
+        except SlowBodyError as error:
+            return unplanned(error.response(path))
+        except InvalidQueryError as error:
+            return unplanned(error_response(path, 400, str(error)))
         with state.lock:
             project = state.project
-        return unplanned(await reads().run(partial(queries.respond, query, project, state.access, state.now())))
+        return unplanned(await reads().run(partial(respond, query, project, state.access, state.now())))
+
+    return endpoint
+
+
+def _list_lookup_tables(state: EmulatorState) -> ReadEndpoint:
+    async def endpoint(request: Request) -> AsgiResponse:
+        if _read_request(request, {}).authorization_error(state.access) is not None:
+            return unplanned(lookup_error(401))
+        with state.lock:
+            return unplanned(state.project.lookup_tables.list_all())
+
+    return endpoint
+
+
+def _replace_lookup_table(state: EmulatorState) -> ReadEndpoint:
+    def replace(table: str, body: bytes, content_encoding: str) -> EmulatorResponse:
+        content = decode_table(table, body, content_encoding)
+        if isinstance(content, EmulatorResponse):
+            return content
+        with state.lock:
+            return state.project.lookup_tables.replace(table, content)
+
+    async def endpoint(request: Request) -> AsgiResponse:
+        if _read_request(request, {}).authorization_error(state.access) is not None:
+            return unplanned(lookup_error(401))
+        try:
+            body = await read_body(request, MAX_BYTES)
+        except LargeBodyError:
+            return unplanned(lookup_error(413))
+        except SlowBodyError as error:
+            return unplanned(error.response(request.url.path))
+        encoding = request.headers.get("content-encoding", "")
+        return unplanned(await reads().run(partial(replace, request.path_params["id"], body, encoding)))
 
     return endpoint
 
@@ -83,19 +139,6 @@ def _unsupported(state: EmulatorState) -> ReadEndpoint:
         return unplanned(response)
 
     return endpoint
-
-
-async def _query(request: Request, path: str) -> ReadRequest | EmulatorResponse:
-    """Read a request with its body, or return the response that refuses it."""
-    try:
-        fields = body_fields(await read_body(request, _MAX_QUERY_BYTES))
-    except LargeBodyError:
-        return error_response(path, 413, f"request exceeds max limit of {_MAX_QUERY_BYTES} bytes")
-    except SlowBodyError as error:
-        return error.response(path)
-    except InvalidQueryError as error:
-        return error_response(path, 400, str(error))
-    return _read_request(request, fields)
 
 
 def _read_request(request: Request, fields: Mapping[str, str]) -> ReadRequest:

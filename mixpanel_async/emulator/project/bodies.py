@@ -78,7 +78,7 @@ def decode_body(raw: bytes, *, content_type: str, content_encoding: str) -> Deco
     """
     encoding = content_encoding.strip().lower()
     if encoding == "gzip":
-        raw = _gunzip(raw)
+        raw = gunzip(raw)
     elif encoding not in {"", "identity"}:
         raise BadBodyError(400, "unsupported content encoding")
     kind = content_type.partition(";")[0].strip().lower()
@@ -123,7 +123,12 @@ def _check_size(raw: bytes) -> None:
         raise too_large()
 
 
-def _gunzip(raw: bytes) -> bytes:
+def gunzip(raw: bytes) -> bytes:
+    """Return the content of a body in gzip, of at most `MAX_WIRE_BYTES`.
+
+    Raises:
+        BadBodyError: if the body is not one complete gzip member, or its content is too large.
+    """
     inflater = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
     try:
         body = inflater.decompress(raw, MAX_WIRE_BYTES + 1)

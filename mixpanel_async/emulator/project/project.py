@@ -51,6 +51,7 @@ from .identity import (
     ignored_result,
     verb_ids,
 )
+from .lookup_tables import LookupTables
 from .profiles import Geolocate, Profile, apply_update, ignores_alias
 from .propagation import DelayedIdentities
 from .rejections import REJECTIONS_LIMIT, Rejection, shorten
@@ -97,6 +98,7 @@ class Project:
         self.rejections: BoundedLog[Rejection] = BoundedLog(REJECTIONS_LIMIT)
         self.changed_ids: BoundedLog[str] = BoundedLog(_CHANGES_LIMIT)
         self.unsupported = UnsupportedRequests()
+        self.lookup_tables = LookupTables()
         self._bytes = 0
         self._profiles: dict[str, Profile] = {}
         self._groups: dict[tuple[str, str], Profile] = {}
