@@ -17,6 +17,8 @@ from emulator_wire import TOKEN, imported
 import mixpanel_async.emulator.http.stream
 from mixpanel_async import IdMerge
 from mixpanel_async.emulator import Emulator
+from mixpanel_async.emulator.http.faults import FaultPlan
+from mixpanel_async.emulator.http.request_log import Outcome, RequestLog
 from mixpanel_async.emulator.http.stream import MAX_VIEWERS
 from mixpanel_async.emulator.page.feed import Feed, sse_message
 from mixpanel_async.emulator.project.bounded_log import BoundedLog
@@ -69,7 +71,14 @@ async def test_stream_starts_with_hello_and_earlier_events() -> None:
     async with viewing(emulator) as viewer:
         hello, batch = await greeted(viewer)
     stats = batch["stats"]
-    assert hello == {"id_merge": "original", "token": TOKEN, "started": 1_700_000_000.5, "stats": stats}
+    assert hello == {
+        "id_merge": "original",
+        "token": TOKEN,
+        "started": 1_700_000_000.5,
+        "stats": stats,
+        "rates": [[0, 1]],
+        "faults": {"planned": [], "number": 0, "random": None, "latency": 0.0},
+    }
     assert stats["events"] == {"stored": 1, "ingested": 1}
     assert batch["events"] == [
         {
@@ -136,6 +145,112 @@ async def test_rejected_record_is_streamed_with_field_and_message() -> None:
     assert (second["silent"], second["field"]) == (True, "properties.token")
     assert (third["record"], third["silent"]) == (None, False)
     assert batches[-1]["stats"]["rejected"] == 3
+
+
+async def test_requests_are_streamed_with_their_results() -> None:
+    emulator = Emulator(token=TOKEN, now=lambda: 1_700_000_000.5)
+    post = poster(emulator)
+    await post("/track?api_key=in-url", [event(), event(token="other-project")])
+    async with viewing(emulator) as viewer:
+        _, first = await greeted(viewer)
+        await post("/nothing", [])
+        emulator.fail_next(503)
+        await post("/groups", [])
+        batches = await viewer.until(lambda batches: sum(len(batch["log"]) for batch in batches) == 2)
+    (entry,) = first["log"]
+    assert entry == {
+        "number": 1,
+        "received_at": 1_700_000_000.5,
+        "method": "POST",
+        "path": "/track",
+        "status": 200,
+        "records": 2,
+        "rejected": 1,
+        "reason": "silently dropped: the token belongs to another project",
+        "fault": "",
+        "body_bytes": entry["body_bytes"],
+    }
+    other, failed = (entry for batch in batches for entry in batch["log"])
+    assert (other["path"], other["status"]) == ("/nothing", 404)
+    assert (failed["status"], failed["fault"], failed["records"]) == (503, "status", 0)
+    (rejected,) = first["rejected"]
+    assert rejected["record"]["properties"]["token"] == "***"
+    assert "other-project" not in str([first, *batches])
+
+
+async def test_log_of_requests_is_bounded_and_restarts_at_reset() -> None:
+    emulator = Emulator()
+    post = poster(emulator)
+    for _ in range(1_001):
+        await post("/flags", [])
+    digest = emulator.request_log()
+    assert (digest.requests, len(digest.entries), digest.entries[0].number) == (1_001, 1_000, 2)
+    assert [entry.number for entry in emulator.request_log(after=999).entries] == [1_000, 1_001]
+    assert [entry.number for entry in emulator.request_log(limit=1).entries] == [1_001]
+    async with viewing(emulator) as viewer:
+        _, first = await greeted(viewer)
+    assert len(first["log"]) == 200
+    emulator.reset()
+    assert emulator.request_log(after=1_001).requests == 0
+    for after, limit in ((-1, 1), (0, 0), (0, 1_001)):
+        with pytest.raises(ValueError, match="after must be at least 0 and limit 1 to 1000"):
+            emulator.request_log(after, limit=limit)
+
+
+async def test_profile_updates_and_groups_are_streamed() -> None:
+    emulator = Emulator(now=lambda: 1_700_000_000.5)
+    post = poster(emulator)
+    await post("/engage", [{"$token": TOKEN, "$distinct_id": "u", "$set": {"plan": "pro", "text": ["x" * 200] * 100}}])
+    group = {"$token": TOKEN, "$group_key": "company", "$group_id": "Acme"}
+    await post("/groups", [{**group, "$set": {"seats": 3}}])
+    async with viewing(emulator) as viewer:
+        _, first = await greeted(viewer)
+        await post("/groups", [{**group, "$delete": ""}])
+        (batch,) = await viewer.until(lambda batches: bool(batches) and bool(batches[-1]["groups"]))
+    user, company = first["updates"]
+    assert (user["group_key"], user["id"], user["record"]["$set"]["plan"]) == ("", "u", "pro")
+    assert len(str(user)) < 4_000
+    assert (company["group_key"], company["id"], company["record"]["$set"]) == ("company", "Acme", {"seats": 3})
+    assert first["groups"] == [{"key": "company", "id": "Acme", "profile": {"seats": 3}}]
+    assert batch["groups"] == [{"key": "company", "id": "Acme", "profile": None}]
+
+
+async def test_planned_faults_and_unsupported_endpoints_are_streamed() -> None:
+    emulator = Emulator()
+    post = poster(emulator)
+    async with viewing(emulator) as viewer:
+        hello, first = await greeted(viewer)
+        assert hello["faults"]["planned"] == []
+        assert "faults" not in first
+        emulator.fail_next(429, times=2, retry_after=3, path="/track")
+        batches = await viewer.until(lambda batches: bool(batches) and "faults" in batches[-1])
+        (planned,) = batches[-1]["faults"]["planned"]
+        expected = {"kind": "status", "path": "/track", "status": 429, "retry_after": "3", "seconds": None, "times": 2}
+        assert planned == expected
+        await post("/track", [event()])
+        batches = await viewer.until(lambda batches: bool(batches) and "faults" in batches[-1])
+        assert batches[-1]["faults"]["planned"][0]["times"] == 1
+        emulator.stop_faults()
+        emulator.latency = 0.01
+        emulator.random_faults(1, rate=0.5)
+        batches = await viewer.until(lambda batches: bool(batches) and "faults" in batches[-1])
+        assert batches[-1]["faults"] == {"planned": [], "number": 0, "random": 0.5, "latency": 0.01}
+        await post("/api/2.0/jql", [])
+        batches = await viewer.until(lambda batches: bool(batches) and "unsupported" in batches[-1])
+    assert [(one["method"], one["path"], one["count"]) for one in batches[-1]["unsupported"]] == [
+        ("POST", "/api/2.0/jql", 1)
+    ]
+
+
+def test_rates_cover_the_last_minute() -> None:
+    clock = [100.5]
+    log = RequestLog(lambda: clock[0])
+    for at, stored in ((100.5, 3), (100.9, 4), (101.2, 1), (159.0, 2), (161.5, 0)):
+        clock[0] = at
+        log.append(at=0.0, method="POST", path="/track", status=200, outcome=Outcome(stored=stored))
+    assert log.rates() == [(2, 2)]
+    clock[0] = 159.5
+    assert log.rates() == [(59, 7), (58, 1), (0, 2)]
 
 
 async def test_batch_is_bounded_and_counts_dropped_events() -> None:
@@ -338,6 +453,9 @@ class State:
     def __init__(self, emulator: Emulator, started: float) -> None:
         self.project = emulator._state.project
         self.requests: BoundedLog[Any] = BoundedLog(10)
+        self.log = RequestLog(lambda: 0.0)
+        self.faults = FaultPlan()
+        self.latency = 0.0
         self.started = started
 
 

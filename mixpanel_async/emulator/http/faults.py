@@ -27,7 +27,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from random import Random
-from typing import Final, Literal, get_args
+from typing import Any, Final, Literal, get_args
 
 from ..flags.flags import FLAG_METHODS
 from ..project.browser import BROWSER_METHODS
@@ -268,6 +268,8 @@ class FaultPlan:
     _planned: list[tuple[Fault, int]] = field(default_factory=list)
     _random: RandomFaults | None = None
     _request_counts: Counter[str] = field(default_factory=Counter)
+    version: int = 0
+    """Number of changes, used-up faults included."""
 
     def add(self, fault: Fault, times: int) -> None:
         """Plan a fault for a number of requests.
@@ -278,11 +280,13 @@ class FaultPlan:
         if times < 1:
             raise ValueError(f"a fault must apply to at least 1 request, not {times}")
         self._planned.append((fault, times))
+        self.version += 1
 
     def set_random(self, faults: RandomFaults) -> None:
         """Replace the random faults, and restart the count of requests."""
         self._random = faults
         self._request_counts.clear()
+        self.version += 1
 
     def take(self, path: str) -> Fault | None:
         """Return the fault of the next request to this endpoint, or None. Explicit faults come before random ones."""
@@ -294,6 +298,7 @@ class FaultPlan:
                     self._planned[index] = (fault, times - 1)
                 else:
                     del self._planned[index]
+                self.version += 1
                 return fault
         return None if self._random is None else self._random.fault(path, number)
 
@@ -301,6 +306,26 @@ class FaultPlan:
         """Remove all faults."""
         self._planned.clear()
         self._random = None
+        self.version += 1
+
+    def summary(self, limit: int) -> dict[str, Any]:
+        """Return the planned faults for display: the first of them, their number, and the rate of random faults."""
+        planned = [
+            {
+                "kind": fault.kind,
+                "path": fault.path,
+                "status": fault.status if fault.kind == "status" else None,
+                "retry_after": fault.retry_after,
+                "seconds": fault.seconds if fault.kind == "slow" else None,
+                "times": times,
+            }
+            for fault, times in self._planned[:limit]
+        ]
+        return {
+            "planned": planned,
+            "number": len(self._planned),
+            "random": None if self._random is None else self._random.rate,
+        }
 
 
 def retry_after_text(value: float | str | None) -> str | None:

@@ -1,13 +1,15 @@
 """Live stream: server-sent events for a bounded number of viewers.
 
-    hello   {"id_merge", "token", "started", "stats"}: describes the emulator; first on every connection and after a
-            reset
-    batch   {"events", "dropped", "identity", "rejected", "requests", "people", "stats"}: changes, see `page/feed.py`
+    hello   {"id_merge", "token", "started", "stats", "rates", "faults"}: describes the emulator; first on every
+            connection and after a reset. "rates" has pairs of an age in whole seconds and the events stored then
+    batch   {"events", "dropped", "identity", "rejected", "requests", "log", "updates", "people", "groups", "stats"},
+            and "faults" and "unsupported" if they have changed: changes, see `page/feed.py`
     reset   {}: all data was deleted; a `hello` follows
 
 A connection starts with the last 2,000 events, in batches of 200. All but the last contain nothing else. A connection
 with `Last-Event-ID` receives the missed changes instead, or a `reset` if there are too many. `id` is a growing integer.
-A batch contains the number of its `requests` and the `people` whose ids or profile changed.
+A batch contains the number of its `requests`, their entries in the `log` (see `request_log`), profile `updates`, and
+the `people` and `groups` whose ids or profile changed.
 
 Each viewer reads at its own speed. If a viewer is too slow, only that viewer misses events. The emulator never waits
 for a viewer.
@@ -21,7 +23,7 @@ from typing import Any, Final
 
 import anyio
 
-from ..page.feed import BATCH, HISTORY, ActivityLog, Feed, FeedPosition, activity_counts, sse_message
+from ..page.feed import BATCH, HISTORY, ActivityLog, Feed, FeedPosition, activity_counts, fault_summary, sse_message
 from ..project.responses import json_response
 from .asgi_response import AsgiResponse, Receive, Scope, Send
 from .faults import PlannedResponse
@@ -109,6 +111,8 @@ class LiveStream:
             "token": self._token,
             "started": self._activity.started,
             "stats": activity_counts(self._activity),
+            "rates": self._activity.log.rates(),
+            "faults": fault_summary(self._activity),
         }
         return sse_message("hello", hello)
 

@@ -20,7 +20,7 @@ import orjson
 from ..project.change_set import EventRow
 from ..project.hints import hint
 from ..project.project import Project
-from ..project.rejections import shorten
+from ..project.rejections import Rejection, shorten
 from ..project.reports import read_event
 
 HISTORY: Final = 2_000
@@ -38,6 +38,9 @@ _MAX_EVENT_BYTES: Final = 500_000
 _MAX_PEOPLE_BYTES: Final = 1_000_000
 _MAX_IDS: Final = 500
 _MAX_ITEM_BYTES: Final = 20_000
+_MAX_FAULTS: Final = 20
+# Fields of a rejection whose token belongs to another project.
+_TOKEN_FIELDS: Final = frozenset({"properties.token", "$token"})
 
 
 class _CountedLog(Sized, Protocol):
@@ -45,14 +48,36 @@ class _CountedLog(Sized, Protocol):
     def total(self) -> int: ...
 
 
+class _EntryLog(Protocol):
+    @property
+    def total(self) -> int: ...
+
+    def between(self, after: int, up_to: int, max_entries: int) -> list[tuple[int, Any]]: ...
+
+    def rates(self) -> list[tuple[int, int]]: ...
+
+
+class _PlannedFaults(Protocol):
+    version: int
+
+    def summary(self, limit: int) -> dict[str, Any]: ...
+
+
 class ActivityLog(Protocol):
     """State of the application as far as a feed reads it. Callers of the feed hold its lock."""
 
     project: Project
     started: float
+    latency: float
 
     @property
     def requests(self) -> _CountedLog: ...
+
+    @property
+    def log(self) -> _EntryLog: ...
+
+    @property
+    def faults(self) -> _PlannedFaults: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +92,11 @@ class FeedPosition:
         rejected: number of the latest rejected record.
         changes: number of the latest change of a person.
         requests: number of the latest request.
+        log: number of the latest entry of the request log.
+        updates: number of the latest profile update.
+        groups: number of the latest change of a group.
+        unsupported: number of requests for endpoints that the emulator does not have.
+        faults: version of the planned faults, and latency in seconds.
     """
 
     id: int
@@ -76,6 +106,11 @@ class FeedPosition:
     rejected: int = 0
     changes: int = 0
     requests: int = 0
+    log: int = 0
+    updates: int = 0
+    groups: int = 0
+    unsupported: int = 0
+    faults: tuple[int, float] = (0, 0.0)
 
 
 class Feed:
@@ -120,6 +155,11 @@ class Feed:
             rejected=project.rejections.total,
             changes=project.changed_ids.total,
             requests=self._activity.requests.total,
+            log=self._activity.log.total,
+            updates=project.profile_updates.total,
+            groups=project.changed_groups.total,
+            unsupported=project.unsupported.total,
+            faults=(self._activity.faults.version, self._activity.latency),
         )
         if _totals(position) != _totals(before):
             self._positions.append(position)
@@ -130,7 +170,7 @@ class Feed:
 
     def history_start(self, latest: FeedPosition) -> FeedPosition:
         """Return the position from which a new viewer receives earlier events."""
-        return FeedPosition(id=0, epoch=latest.epoch, requests=latest.requests)
+        return FeedPosition(id=0, epoch=latest.epoch, requests=latest.requests, faults=latest.faults)
 
     def find_position(self, last_id: int) -> FeedPosition | None:
         """Return the position with this id; None if it is unknown, or if too many events have followed it."""
@@ -168,9 +208,16 @@ class Feed:
             "identity": self._identity(after.identity, up_to.identity),
             "rejected": self._rejected(after.rejected, up_to.rejected),
             "requests": up_to.requests - after.requests,
+            "log": self._log(after.log, up_to.log),
+            "updates": self._updates(after.updates, up_to.updates),
             "people": self._people(after.changes, up_to.changes),
+            "groups": self._groups(after.groups, up_to.groups),
             "stats": activity_counts(self._activity),
         }
+        if up_to.unsupported != after.unsupported:
+            batch["unsupported"] = self._project.unsupported.endpoints()
+        if up_to.faults != after.faults:
+            batch["faults"] = fault_summary(self._activity)
         yield sse_message("batch", batch, up_to.id)
 
     def _events(self, after: int, up_to: int) -> list[dict[str, Any]]:
@@ -218,11 +265,34 @@ class Feed:
                 "endpoint": rejection.endpoint,
                 "field": shorten(rejection.field),
                 "message": shorten(rejection.message),
-                "record": rejection.record,
+                "record": _without_token(rejection) if rejection.field in _TOKEN_FIELDS else rejection.record,
                 "silent": rejection.silent,
             }
             for number, rejection in self._project.rejections.between(after, up_to, BATCH)
         ]
+
+    def _log(self, after: int, up_to: int) -> list[Any]:
+        return [entry for _, entry in self._activity.log.between(after, up_to, BATCH)]
+
+    def _updates(self, after: int, up_to: int) -> list[dict[str, Any]]:
+        return [
+            {"seq": number, "group_key": key, "id": one, "record": orjson.Fragment(payload), "received_at": at}
+            for number, (key, one, payload, at) in self._project.profile_updates.between(after, up_to, BATCH)
+        ]
+
+    def _groups(self, after: int, up_to: int) -> list[dict[str, Any]]:
+        """Return the changed groups, each once, the latest last. The earliest are left out above the size limit."""
+        changed = self._project.changed_groups.between(after, up_to, up_to - after)
+        groups: list[dict[str, Any]] = []
+        size = 0
+        for key, group_id in dict.fromkeys(one for _, one in reversed(changed)):
+            profile = self._project.group_profile(key, group_id)
+            encoded = b"null" if profile is None else orjson.dumps(profile)
+            size += len(encoded)
+            if size > _MAX_PEOPLE_BYTES:
+                break
+            groups.append({"key": key, "id": group_id, "profile": _displayable(encoded, profile)})
+        return groups[::-1]
 
     def _people(self, after: int, up_to: int) -> list[orjson.Fragment]:
         """Return the changed people, each once, the latest last. The earliest are left out above the size limit."""
@@ -262,14 +332,30 @@ def activity_counts(activity: ActivityLog) -> dict[str, Any]:
     }
 
 
+def fault_summary(activity: ActivityLog) -> dict[str, Any]:
+    """Return the planned faults and the latency."""
+    return {**activity.faults.summary(_MAX_FAULTS), "latency": activity.latency}
+
+
 def sse_message(kind: str, data: Mapping[str, Any], number: int | None = None) -> bytes:
     """Return one server-sent event. orjson writes no line breaks, so the data is one line."""
     head = b"" if number is None else b"id: %d\n" % number
     return b"%bevent: %b\ndata: %b\n\n" % (head, kind.encode(), orjson.dumps(data))
 
 
-def _totals(position: FeedPosition) -> tuple[int, ...]:
-    return position.events, position.identity, position.rejected, position.changes, position.requests
+def _totals(position: FeedPosition) -> tuple[float, ...]:
+    return (
+        position.events,
+        position.identity,
+        position.rejected,
+        position.changes,
+        position.requests,
+        position.log,
+        position.updates,
+        position.groups,
+        position.unsupported,
+        *position.faults,
+    )
 
 
 def _displayable(payload: bytes, parsed: Any, max_bytes: int = _MAX_ITEM_BYTES) -> Any:
@@ -277,3 +363,12 @@ def _displayable(payload: bytes, parsed: Any, max_bytes: int = _MAX_ITEM_BYTES) 
     if len(payload) <= max_bytes:
         return orjson.Fragment(payload)
     return shorten(orjson.loads(payload) if parsed is None else parsed)
+
+
+def _without_token(rejection: Rejection) -> Any:
+    """Return the record without the token of another project, which may be a secret in the wrong place."""
+    record = rejection.record
+    if rejection.field == "$token":
+        return {**record, "$token": "***"} if isinstance(record, dict) else None
+    properties = record.get("properties") if isinstance(record, dict) else None
+    return {**record, "properties": {**properties, "token": "***"}} if isinstance(properties, dict) else None

@@ -20,6 +20,9 @@ EventRow = tuple[str, str, bytes, Arrival]
 IdentityRow = tuple[str, bytes, IdentityResult]
 """Entry of the identity log: event name, properties as JSON, result."""
 
+UpdateRow = tuple[str, str, bytes, float]
+"""Profile update: group key, or empty for a user; id as resolved at arrival; record as JSON; time."""
+
 
 @dataclass(slots=True)
 class ChangeSet:

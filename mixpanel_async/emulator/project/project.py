@@ -34,7 +34,7 @@ from typing import Any, Final
 import orjson
 
 from .bounded_log import BoundedLog
-from .change_set import Arrival, ChangeSet, EventRow, IdentityRow
+from .change_set import Arrival, ChangeSet, EventRow, IdentityRow, UpdateRow
 from .checks import Problem, encode_properties, invalid_property
 from .identity import (
     DEVICE_LINK,
@@ -59,7 +59,7 @@ from .unsupported import UnsupportedRequests
 
 IDENTITY_LOG_LIMIT: Final = 100_000
 _MAX_LOGGED_BYTES: Final = 4_096
-"""Maximum size in bytes of JSON up to which the properties of an identity call are logged without shortening."""
+"""Maximum size in bytes of JSON up to which an identity call or profile update is logged without shortening."""
 
 _CHANGES_LIMIT: Final = 1_000
 
@@ -97,6 +97,8 @@ class Project:
         self.outcome_counts: Counter[str] = Counter()
         self.rejections: BoundedLog[Rejection] = BoundedLog(REJECTIONS_LIMIT)
         self.changed_ids: BoundedLog[str] = BoundedLog(_CHANGES_LIMIT)
+        self.changed_groups: BoundedLog[tuple[str, str]] = BoundedLog(_CHANGES_LIMIT)
+        self.profile_updates: BoundedLog[UpdateRow] = BoundedLog(_CHANGES_LIMIT)
         self.unsupported = UnsupportedRequests()
         self.lookup_tables = LookupTables()
         self._bytes = 0
@@ -123,6 +125,8 @@ class Project:
         for distinct_id in [*self._identities.linked_ids(), *self._profiles]:
             self.changed_ids.append(distinct_id)
         self._groups.update((group, profile) for group, profile in saved.groups.items() if profile is not None)
+        for group in self._groups:
+            self.changed_groups.append(group)
         for name, person, payload, (endpoint, at) in saved.event_rows:
             self.event_rows.append((intern(name), person, payload, (intern(endpoint), at)))
             self._bytes += len(payload)
@@ -202,8 +206,7 @@ class Project:
     def _record_identity_result(self, name: str, payload: bytes, result: IdentityResult, *ids: str) -> None:
         """Log the result of an identity call, merge the profiles, and mark its ids as changed."""
         self._merge_profiles(result)
-        if len(payload) > _MAX_LOGGED_BYTES:
-            payload = bytes(memoryview(orjson.dumps(shorten(orjson.loads(payload)))))
+        payload = _loggable(payload)
         self.identity_rows.append((name, payload, result))
         self.outcome_counts[result.outcome] += 1
         if self._changes is not None:
@@ -266,6 +269,7 @@ class Project:
         )
         self._put_profile(person, updated)
         self.changed_ids.append(person)
+        self._log_update("", person, record, now)
 
     def update_group(self, key: str, group_id: str, record: Mapping[str, Any], now: float) -> None:
         """Apply one `/groups` record.
@@ -280,6 +284,13 @@ class Project:
             self._groups[key, group_id] = updated
         if self._changes is not None:
             self._changes.groups[key, group_id] = updated
+        self.changed_groups.append((key, group_id))
+        self._log_update(key, group_id, record, now)
+
+    def _log_update(self, group_key: str, profile_id: str, record: Mapping[str, Any], now: float) -> None:
+        payload = encode_properties(record)
+        if not isinstance(payload, Problem):
+            self.profile_updates.append((group_key, profile_id, _loggable(payload), now))
 
     def rows(self, name: str | None = None) -> list[EventRow]:
         """Return the stored events in order of arrival, or those with a name."""
@@ -299,6 +310,10 @@ class Project:
 
     def group(self, key: str, group_id: str) -> Profile | None:
         return copy.deepcopy(self._groups.get((key, group_id)))
+
+    def group_profile(self, key: str, group_id: str) -> Profile | None:
+        """Return the profile of a group, without copying it."""
+        return self._groups.get((key, group_id))
 
     @property
     def profile_count(self) -> int:
@@ -345,3 +360,10 @@ class Project:
                     yield from ids
         yield from self._profiles
         yield from self._identities.linked_ids()
+
+
+def _loggable(payload: bytes) -> bytes:
+    """Return JSON unchanged, or a shortened copy if it is too long for a log."""
+    if len(payload) <= _MAX_LOGGED_BYTES:
+        return payload
+    return bytes(memoryview(orjson.dumps(shorten(orjson.loads(payload)))))
