@@ -6,6 +6,8 @@ Decisions where Mixpanel's documents are silent
     - With no token, secret or service account configured, `/import` accepts any HTTP Basic credentials, but requires
       some. With neither a secret nor a service account, the endpoints that read data do the same.
     - An OAuth bearer token is not accepted.
+    - `/import` without `Authorization` accepts an `api_key`, as the Ruby and Node SDKs send it. In Mixpanel, the key
+      is a credential beside token and secret. Here, the token and the secret are accepted as keys.
 """
 
 from __future__ import annotations
@@ -34,11 +36,18 @@ class Access:
         user, password = _basic_credentials(authorization)
         if not user:
             return False
-        if self.token is None and self.secret is None and self.service_account is None:
-            return True
         if self.service_account is not None and (user, password, project_id) == self.service_account:
             return True
-        return not password and user in {self.token, self.secret}
+        return self._is_open or (not password and user in {self.token, self.secret})
+
+    def is_import_key(self, api_key: str) -> bool:
+        """Return whether an `api_key` is accepted by `/import` in place of an `Authorization` header."""
+        return bool(api_key) and (self._is_open or api_key in {self.token, self.secret})
+
+    @property
+    def _is_open(self) -> bool:
+        """Whether the project has no credentials, so that any are accepted."""
+        return self.token is None and self.secret is None and self.service_account is None
 
     def may_read(self, authorization: str, project_id: str | None) -> bool:
         """Return whether an `Authorization` header may read data. The token may not: it is no secret."""

@@ -4,12 +4,13 @@ Pure, and bounded: a compressed body is expanded only up to the size limit, so t
 memory.
 
 Sources: https://docs.mixpanel.com/reference/import-events and /reference/track-event (read 2026-08-21), and requests of
-the official Python (form, raw JSON), Node (form, base64 not percent-encoded; GET with `?data=`) and Go (JSON array,
-gzip) clients.
+the official Python (form, raw JSON), Node (form, base64 not percent-encoded; GET with `?data=`), Go (JSON array, gzip)
+and Java (form, gzip) clients.
 
 Decisions where Mixpanel's documents are silent
     - The uncompressed limit is 10 MiB on every endpoint (the documents say 10 MB in one place and 2 MiB in another). A
       form may be three times as long because of percent-encoding, but not the data in it.
+    - gzip is accepted on every endpoint. The documents exclude it for `/engage`, to which the Java SDK sends it.
     - A gzip body is one member without trailing data.
     - A body that begins with `[` or `{` is JSON, whatever the content type.
     - An invalid line of NDJSON, and a record of a JSON array with invalid UTF-8, fail without the other records.
@@ -34,6 +35,9 @@ MAX_WIRE_BYTES: Final = 3 * MAX_BYTES + 64 * 1024
 
 _MAX_FIELDS: Final = 32
 _CHUNK: Final = 64 * 1024
+# The Node and PHP SDKs do not percent-encode base64, so a plus sign arrives as a space. Tracking URLs of the Ruby SDK
+# use the alphabet for URLs.
+_BASE64: Final = bytes.maketrans(b" -_", b"++/")
 
 
 class BadBodyError(Exception):
@@ -103,8 +107,7 @@ def decode_data(data: bytes) -> list[Any]:
     if not data:
         raise BadBodyError(400, "no data")
     if data[:1] not in {b"[", b"{"}:
-        # The Node SDK does not percent-encode base64, so a plus sign arrives as a space.
-        compact = data.replace(b" ", b"+").rstrip(b"=")
+        compact = data.translate(_BASE64).rstrip(b"=")
         try:
             data = base64.b64decode(compact + b"=" * (-len(compact) % 4), validate=True)
         except (binascii.Error, ValueError):

@@ -84,17 +84,17 @@ def ingest(request: IngestionRequest, project: Project, access: Access, now: flo
         access: access rules of the project.
         now: current time in seconds since the epoch.
     """
-    if request.path == "/import" and not access.may_import(
-        request.headers.get("authorization", ""), request.query.get("project_id")
-    ):
-        project.log_rejection(request.path, Problem("", "401: invalid credentials"), None)
-        return error_response(request.path, 401)
+    authorization = request.headers.get("authorization", "") if request.path == "/import" else ""
+    if authorization and not access.may_import(authorization, request.query.get("project_id")):
+        return _refuse_credentials(request.path, project)
     try:
         body = _decode_request(request)
     except BadBodyError as error:
         project.log_rejection(request.path, Problem("", f"{error.status}: {error.message}"), None)
         return error_response(request.path, error.status, error.message)
     fields = {**body.fields, **request.query}
+    if request.path == "/import" and not authorization and not access.is_import_key(fields.get("api_key", "")):
+        return _refuse_credentials(request.path, project)
     if request.path == "/import":
         return _import(body, fields, request.refused_indexes, project, now)
     if request.path == "/track":
@@ -102,13 +102,16 @@ def ingest(request: IngestionRequest, project: Project, access: Access, now: flo
     return _update_profiles(request, body, fields, project, access, now)
 
 
+def _refuse_credentials(path: str, project: Project) -> EmulatorResponse:
+    project.log_rejection(path, Problem("", "401: invalid credentials"), None)
+    return error_response(path, 401)
+
+
 def _decode_request(request: IngestionRequest) -> DecodedBody:
     if request.method == "GET":
         data = request.query.get("data", "").encode("utf-8", "surrogateescape")
         return DecodedBody(records=decode_data(data), fields={}, is_form=True)
     encoding = request.headers.get("content-encoding", "")
-    if request.path == "/engage" and encoding.strip().lower() == "gzip":
-        raise BadBodyError(400, "gzip is not supported on /engage")
     return decode_body(request.body, content_type=request.headers.get("content-type", ""), content_encoding=encoding)
 
 
