@@ -12,6 +12,7 @@ import orjson
 from mixpanel_async import ValidationError
 
 from .option_values import ColumnType, ImportKind, InsertIds, Operation
+from .project_time import ProjectClock
 from .time_parsing import TimeParser
 
 Record = dict[str, Any]
@@ -52,6 +53,7 @@ class ColumnMapping:
         types: type by column.
         infer: convert text that looks like a number or a boolean.
         time_parser: parses times.
+        project_clock: converts numeric times of events from project time; None leaves them as they are.
         operation: operation for profile records that do not name one.
         insert_ids: source of a generated `$insert_id`.
     """
@@ -63,6 +65,7 @@ class ColumnMapping:
     types: Mapping[str, ColumnType] = field(default_factory=dict)
     infer: bool = False
     time_parser: TimeParser = field(default_factory=TimeParser)
+    project_clock: ProjectClock | None = None
     operation: Operation = Operation.SET
     insert_ids: InsertIds = InsertIds.CONTENT
     unmatched_names: set[str] = field(init=False)

@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from typing import Final, NoReturn
 
@@ -30,8 +31,9 @@ from .paths import ImportPaths
 from .progress import create_display, print_line
 from .record_source import Position
 from .signals import SignalCounter
-from .source_factory import open_source
-from .summary import STOPPED, USAGE, ImportSummary
+from .source_factory import ReadOptions, open_source
+from .summary import INTERRUPTED, STOPPED, USAGE, ImportSummary
+from .time_check import unused_timezone
 
 # As long as a real token: the token counts towards the size of an event.
 _PLACEHOLDER_TOKEN: Final = "0" * 32
@@ -50,6 +52,7 @@ def import_(
     infer_types: opt.InferTypes = False,
     time_format: opt.TimeFormat = "auto",
     timezone: opt.Timezone = None,
+    project_timezone: opt.ProjectTimezone = None,
     operation: opt.ProfileOperation = Operation.SET,
     insert_ids: opt.InsertIdSource = InsertIds.CONTENT,
     delimiter: opt.Delimiter = None,
@@ -87,6 +90,7 @@ def import_(
         infer_types=infer_types,
         time_format=time_format,
         timezone=timezone,
+        project_timezone=project_timezone,
         operation=operation,
         insert_ids=insert_ids,
         delimiter=delimiter,
@@ -122,6 +126,9 @@ def _run(options: ImportOptions) -> int:
         summary = _run_dry(inputs, options) if options.is_dry_run else _run_import(inputs, options)
     except (InputError, CheckpointError, LockedError, ConfigurationError, ValueError) as error:
         _fail(str(error).replace("allow_http=True", "--allow-http"), USAGE)
+    except KeyboardInterrupt:
+        # Nothing was sent yet: later, signals are counted.
+        raise typer.Exit(INTERRUPTED) from None
     except OSError as error:
         _fail(f"{error.filename or 'a file'}: {error.strerror or error}", STOPPED)
     for line in summary.lines():
@@ -142,11 +149,12 @@ def _open_inputs(options: ImportOptions) -> list[InputFile]:
 
 
 def _run_dry(inputs: Sequence[InputFile], options: ImportOptions) -> ImportSummary:
-    mapping, files = options.columns.column_mapping(), options.paths.prepare_dry_run(inputs)
+    mapping, read_options = _check_times(inputs, options)
+    files = options.paths.prepare_dry_run(inputs)
     display = create_display("valid", quiet=options.quiet)
     run = DryRun(
         files,
-        read_options=options.columns.read_options(),
+        read_options=read_options,
         mapping=mapping,
         checker=Checker(_PLACEHOLDER_TOKEN),
         display=display,
@@ -155,7 +163,7 @@ def _run_dry(inputs: Sequence[InputFile], options: ImportOptions) -> ImportSumma
     try:
         run.run()
     except KeyboardInterrupt:
-        signal_status = 130
+        signal_status = INTERRUPTED
     finally:
         display.close()
         files[0].rejects.close()
@@ -166,6 +174,7 @@ def _run_dry(inputs: Sequence[InputFile], options: ImportOptions) -> ImportSumma
         reason_counts=run.rejects.reason_counts,
         first_rejects=run.rejects.first_rejects,
         unmatched_mappings=mapping.unmatched(),
+        unused_option=_unused_option(inputs, options.columns, mapping),
         suggest_time_mapping=_can_suggest_time_mapping(mapping),
         signal_status=signal_status,
     )
@@ -176,7 +185,6 @@ def _run_import(inputs: Sequence[InputFile], options: ImportOptions) -> ImportSu
     with ExitStack() as stack:
         for input_file in inputs:
             stack.enter_context(lock_file(input_file))
-        mapping = columns.column_mapping()
         fingerprints = {**columns.fingerprints(), **project.account_fingerprints()}
         files = options.paths.file_imports(inputs, project.fingerprint(), fingerprints)
         remaining = [file for file in files if not file.is_complete]
@@ -184,13 +192,14 @@ def _run_import(inputs: Sequence[InputFile], options: ImportOptions) -> ImportSu
             stack.callback(file.rejects.close)
             if file not in remaining:
                 print_line(_already_imported(file), sys.stderr)
+        mapping, read_options = _check_times([file.input for file in remaining], options)
         signals = stack.enter_context(SignalCounter())
         display = create_display("imported", quiet=options.quiet)
         stack.callback(display.close)
         importer = Importer(
             remaining,
             partial(create_client, project, limits),
-            read_options=columns.read_options(),
+            read_options=read_options,
             mapping=mapping,
             limits=limits,
             display=display,
@@ -206,12 +215,33 @@ def _run_import(inputs: Sequence[InputFile], options: ImportOptions) -> ImportSu
         is_dry_run=False,
         reason_counts=importer.rejects.reason_counts,
         unmatched_mappings=mapping.unmatched(),
+        unused_option=_unused_option(inputs, options.columns, mapping),
         suggest_time_mapping=_can_suggest_time_mapping(mapping),
         delivered=importer.delivered,
         failure=importer.failure,
         advice=importer.advice,
         signal_status=signals.status,
     )
+
+
+def _check_times(inputs: Sequence[InputFile], options: ImportOptions) -> tuple[ColumnMapping, ReadOptions]:
+    """Check the options for times against the records. Return the mapping, and options that check streams later."""
+    columns, read_options = options.columns, options.columns.read_options()
+    check = columns.time_check(columns.column_mapping(), read_options, partial(_report, quiet=options.quiet))
+    return check.run(inputs), replace(read_options, check_stream=check.check_stream())
+
+
+def _report(text: str, *, quiet: bool) -> None:
+    if not quiet:
+        print_line(text, sys.stderr)
+
+
+def _unused_option(inputs: Sequence[InputFile], columns: ColumnOptions, mapping: ColumnMapping) -> str | None:
+    """Return a message if `--timezone` applied to no time of a stream. For other files this is checked before."""
+    is_stream = any(input_file.identity is None for input_file in inputs)
+    if columns.timezone is None or mapping.time_parser.is_zone_used or not is_stream:
+        return None
+    return unused_timezone(columns.timezone, columns.kind)
 
 
 def _can_suggest_time_mapping(mapping: ColumnMapping) -> bool:

@@ -12,7 +12,7 @@ from .file_import import FileImport
 from .inputs import DamagedError, InputError
 from .option_values import ImportKind
 from .progress import Display, ImportProgress
-from .record_conversion import event_converter, update_converter
+from .record_conversion import RowId, event_converter, update_converter
 from .record_source import Position, RecordSource
 from .reject_tracker import RejectTracker
 from .source_factory import ReadOptions, open_source
@@ -102,20 +102,20 @@ class DryRun:
         self._display.show(progress, last=last)
 
 
-def _event_check(mapping: ColumnMapping, checker: Checker) -> Callable[[object, object], None]:
+def _event_check(mapping: ColumnMapping, checker: Checker) -> Callable[[object, RowId], None]:
     convert, check_event = event_converter(mapping), checker.event
 
-    def check(row: object, row_id: object) -> None:
+    def check(row: object, row_id: RowId) -> None:
         distinct_id, name, properties, user_id, device_id, time, insert_id = convert(row, row_id)
         check_event(distinct_id, name, properties, user_id=user_id, device_id=device_id, time=time, insert_id=insert_id)
 
     return check
 
 
-def _update_check(mapping: ColumnMapping, checker: Checker) -> Callable[[object, object], None]:
+def _update_check(mapping: ColumnMapping, checker: Checker) -> Callable[[object, RowId], None]:
     convert = update_converter(mapping)
 
-    def check(row: object, row_id: object) -> None:  # noqa: ARG001
+    def check(row: object, row_id: RowId) -> None:  # noqa: ARG001
         checker.update(convert(row))
 
     return check

@@ -37,7 +37,7 @@ from .limits import BATCH_BYTES, BATCH_RECORDS, ImportLimits
 from .option_values import ImportKind
 from .progress import Display, ImportProgress
 from .reader import Chunk, ChunkReader
-from .record_conversion import EventArguments, event_converter, record_key, update_converter
+from .record_conversion import EventArguments, RowId, event_converter, record_key, update_converter
 from .reject_tracker import RejectTracker
 from .signals import SignalCounter
 from .source_factory import ReadOptions
@@ -182,7 +182,7 @@ class Importer:
         changed, self._changed = self._changed, anyio.Event()
         changed.set()
 
-    async def _send_events(self, chunk: Chunk, convert: Callable[[object, object], EventArguments]) -> tuple[int, int]:
+    async def _send_events(self, chunk: Chunk, convert: Callable[[object, RowId], EventArguments]) -> tuple[int, int]:
         """Hand the events of a chunk to the client. Return how many were rejected and how many are uncertain."""
         file, content_id, origins = chunk.file, chunk.file.input.content_id, self.rejects.in_flight
         rejected = 0

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import codecs
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from datetime import timezone, tzinfo
+from typing import Any, Final
 
 import orjson
 
@@ -14,8 +15,13 @@ from .column_mapping import TEXT_FIELDS, ColumnMapping, wire_names
 from .limits import ImportLimits
 from .option_values import ColumnType, Format, ImportKind, InsertIds, Operation
 from .paths import ImportPaths
+from .project_time import ProjectClock, ZoneClock
 from .source_factory import ReadOptions
+from .time_check import AUTO, TimeCheck
 from .time_parsing import TimeParser, parse_zone
+
+# Options that checkpoints of earlier versions do not have, and their default.
+_LATER_OPTIONS: Final[Mapping[str, object]] = {"project_timezone": None}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +37,7 @@ class ColumnOptions:
     infer_types: bool
     time_format: str
     timezone: str | None
+    project_timezone: str | None
     operation: Operation
     insert_ids: InsertIds
     delimiter: str | None
@@ -60,10 +67,7 @@ class ColumnOptions:
         Raises:
             ValueError: naming the malformed option.
         """
-        try:
-            zone = None if self.timezone is None else parse_zone(self.timezone)
-        except ValueError as error:
-            raise ValueError(f"--timezone: {error}") from None
+        zone = _parse_zone(self.timezone, "--timezone")
         try:
             time_parser = TimeParser(self.time_format, zone)
         except ValueError as error:
@@ -76,8 +80,36 @@ class ColumnOptions:
             types=_parse_column_types(self.type),
             infer=self.infer_types,
             time_parser=time_parser,
+            project_clock=self._project_clock(),
             operation=self.operation,
             insert_ids=self.insert_ids,
+        )
+
+    def _project_clock(self) -> ProjectClock | None:
+        """Return the clock of the project's time zone; for `auto`, `TimeCheck` makes it later."""
+        if self.project_timezone is None:
+            return None
+        if self.kind is not ImportKind.EVENTS:
+            raise ValueError("--project-timezone applies to events only")
+        if self.project_timezone == AUTO:
+            return None
+        zone = _parse_zone(self.project_timezone, "--project-timezone")
+        return None if zone in {None, timezone.utc} else ZoneClock(zone)
+
+    def time_check(self, mapping: ColumnMapping, read_options: ReadOptions, report: Callable[[str], None]) -> TimeCheck:
+        """Return the check of the options for times.
+
+        Args:
+            mapping: result of `column_mapping`.
+            read_options: result of `read_options`.
+            report: shows a line.
+        """
+        return TimeCheck(
+            mapping,
+            read_options,
+            timezone=self.timezone,
+            project_timezone=self.project_timezone,
+            report=report,
         )
 
     def fingerprints(self) -> dict[str, str]:
@@ -86,6 +118,9 @@ class ColumnOptions:
         Fingerprints are stored instead of values because the values may be personal data.
         """
         texts = {name: repr(getattr(self, name)) for name in self.__slots__}
+        for name, default in _LATER_OPTIONS.items():
+            if getattr(self, name) == default:
+                del texts[name]
         # Existing checkpoints contain the fingerprint of this text.
         texts["kind"] = f"<Kind.{self.kind.name}: {self.kind.value!r}>"
         return {name.replace("_", "-"): fingerprint(text) for name, text in texts.items()}
@@ -140,6 +175,18 @@ class ImportOptions:
     paths: ImportPaths
     is_dry_run: bool
     quiet: bool
+
+
+def _parse_zone(name: str | None, option: str) -> tzinfo | None:
+    """Return the time zone of an option, or None without one.
+
+    Raises:
+        ValueError: naming the option.
+    """
+    try:
+        return None if name is None else parse_zone(name)
+    except ValueError as error:
+        raise ValueError(f"{option}: {error}") from None
 
 
 def _parse_pairs(texts: Iterable[str], option: str, form: str = "NAME=VALUE") -> dict[str, str]:

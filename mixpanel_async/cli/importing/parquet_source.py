@@ -79,7 +79,7 @@ class ParquetSource:
                 rows.append((self._row, {name: value for name, value in row.items() if value is not None}))
         except (self._arrow_error, OSError, ValueError) as error:
             if not rows:
-                raise DamagedError(f"after row {self._row}: {_first_line(error)}") from None
+                raise DamagedError(f"damaged after row {self._row}: {_first_line(error)}") from None
         return rows
 
     def _read_batches(self, skip: int) -> Any:

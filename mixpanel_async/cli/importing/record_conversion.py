@@ -13,6 +13,7 @@ import orjson
 from mixpanel_async import ValidationError
 
 from .option_values import ImportKind, InsertIds, Operation
+from .project_time import ARRIVAL_FIELD, to_number
 from .record_source import UnreadableRow
 
 if TYPE_CHECKING:
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 EventArguments = tuple[str | None, str, "Record", str | None, str | None, float | datetime, str]
 """Distinct id, name, properties, user id, device id, time, insert id."""
+RowId = tuple[str, int]
+"""Identifier of the file's content, and the line."""
 
 # Properties that Mixpanel adds to exported events, and the token of the source project. Source: Mixpanel's pages on
 # default and reserved properties, read 2026-08-21.
@@ -27,10 +30,12 @@ _EXPORT_ONLY_PROPERTIES: Final = (
     "token",
     "$import",
     "$mp_api_endpoint",
-    "$mp_api_timestamp_ms",
+    ARRIVAL_FIELD,
     "$mp_event_size",
     "mp_processing_time_ms",
 )
+# Values of a boolean column, also of a CSV file.
+_TRUE: Final = (True, "true", "True", "1")
 # Keys of a profile update that are siblings of its operation.
 _UPDATE_FIELDS: Final = frozenset(
     {
@@ -50,7 +55,7 @@ _INVALID_BYTE: Final = re.compile("[\udc80-\udcff]")
 _OPERATIONS: Final = frozenset(f"${operation.value}" for operation in Operation)
 
 
-def event_converter(mapping: ColumnMapping) -> Callable[[object, object], EventArguments]:
+def event_converter(mapping: ColumnMapping) -> Callable[[object, RowId], EventArguments]:
     """Return a function that converts an event record. Its second argument identifies the record's line.
 
     It accepts Mixpanel's own form, `{"event": ..., "properties": {...}}`, as in a raw export, and flat records, where
@@ -59,8 +64,9 @@ def event_converter(mapping: ColumnMapping) -> Callable[[object, object], EventA
     is_identity = mapping.is_identity
     parse_time, passes_numbers = mapping.time_parser.parse, mapping.time_parser.passes_numbers
     is_id_by_line = mapping.insert_ids is InsertIds.LINE
+    clock = mapping.project_clock
 
-    def convert(record: object, row_id: object) -> EventArguments:
+    def convert(record: object, row_id: RowId) -> EventArguments:
         if type(record) is not dict:
             raise not_an_object(record)
         properties = record.get("properties")
@@ -70,6 +76,7 @@ def event_converter(mapping: ColumnMapping) -> Callable[[object, object], EventA
         else:
             properties = _flat_event(record, mapping)
             name = properties.pop("event", None)
+        arrival = None if clock is None else _arrival(properties)
         for key in _EXPORT_ONLY_PROPERTIES:
             if key in properties:
                 del properties[key]
@@ -80,6 +87,8 @@ def event_converter(mapping: ColumnMapping) -> Callable[[object, object], EventA
         time = properties.pop("time", None)
         if not (passes_numbers and (type(time) is int or type(time) is float)):
             time = parse_time(time, "time")
+        if clock is not None and not isinstance(time, datetime):
+            time = clock.to_utc(time, arrival, row_id[0])
         insert_id = properties.pop("$insert_id", None)
         if insert_id is None or insert_id == "":
             content = (name, distinct_id, time, properties)
@@ -88,6 +97,48 @@ def event_converter(mapping: ColumnMapping) -> Callable[[object, object], EventA
         return distinct_id, name, properties, user_id, device_id, time, _id_to_text(insert_id)  # type: ignore[return-value]
 
     return convert
+
+
+def time_reader(
+    mapping: ColumnMapping, *, all_times: bool
+) -> Callable[[object, str], tuple[float | None, float | None]]:
+    """Return a function that reads the time of an event record and its arrival, as `event_converter` would.
+
+    The second argument of the function is the identifier of the file's content. The first result is the converted time;
+    None if the time is not a number. The second result is the value of `$mp_api_timestamp_ms`; None if there is none,
+    or if the event was imported, so that it arrived much later than its time.
+
+    Args:
+        mapping: maps the columns of the file to fields and properties.
+        all_times: read also the times of events without `$mp_api_timestamp_ms`, which takes longer.
+    """
+    is_identity, clock = mapping.is_identity, mapping.project_clock
+    all_times = all_times or ARRIVAL_FIELD in mapping.columns
+
+    def read(record: object, content_id: str) -> tuple[float | None, float | None]:
+        if type(record) is not dict:
+            return None, None
+        properties = record.get("properties")
+        if not all_times and ARRIVAL_FIELD not in (properties if type(properties) is dict else record):
+            return None, None
+        try:
+            if not (is_identity and type(properties) is dict and len(record) == 2):
+                properties = _flat_event(record, mapping)
+            time = mapping.time_parser.parse(properties.get("time"), "time")
+        except ValidationError:
+            return None, None
+        arrival = _arrival(properties)
+        if isinstance(time, datetime):
+            return None, arrival
+        return (time if clock is None else clock.to_utc(time, arrival, content_id)), arrival
+
+    return read
+
+
+def _arrival(properties: Mapping[str, Any]) -> float | None:
+    """Return the time at which Mixpanel received an exported event of an online client, in milliseconds, or None."""
+    is_imported = properties.get("$import") in _TRUE
+    return None if is_imported else to_number(properties.get(ARRIVAL_FIELD))
 
 
 def not_an_object(record: object) -> ValidationError:

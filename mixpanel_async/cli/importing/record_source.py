@@ -113,7 +113,7 @@ class StreamSource(ABC):
             if self._damage is None:
                 self._fill(rows, limit, monotonic() + _CHUNK_SECONDS)
         except (*READ_ERRORS, DamagedError) as error:
-            self._damage = f"after line {self._line}: {error}"
+            self._damage = f"damaged after line {self._line}: {error}"
         # Rows before the damage are returned first. A stream that failed once is not read again.
         if self._damage is not None and not rows:
             raise DamagedError(self._damage)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from .csv_source import CsvSource
@@ -9,7 +10,7 @@ from .inputs import InputError, InputFile, open_input
 from .json_source import JsonSource, NdjsonSource
 from .option_values import Format
 from .parquet_source import ParquetSource
-from .record_source import READ_ERRORS, Position, RecordSource
+from .record_source import READ_ERRORS, Position, RecordSource, Row
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,11 +21,41 @@ class ReadOptions:
         format: format of all files; `Format.AUTO` detects it per file.
         delimiter: CSV delimiter; None for a comma, or a tab for TSV.
         encoding: CSV encoding.
+        check_stream: called with the next records of a file that can be read only once. It raises `DamagedError` to
+            stop reading before them.
     """
 
     format: Format = Format.AUTO
     delimiter: str | None = None
     encoding: str = "utf-8"
+    check_stream: Callable[[Sequence[Row]], None] | None = None
+
+
+class _CheckedSource:
+    """Source whose records are checked before they are returned."""
+
+    def __init__(self, source: RecordSource, check: Callable[[Sequence[Row]], None]) -> None:
+        self._source = source
+        self._check = check
+
+    def take(self, limit: int) -> list[Row]:
+        rows = self._source.take(limit)
+        self._check(rows)
+        return rows
+
+    @property
+    def is_exhausted(self) -> bool:
+        return self._source.is_exhausted
+
+    @property
+    def position(self) -> Position:
+        return self._source.position
+
+    def bytes_read(self) -> int:
+        return self._source.bytes_read()
+
+    def close(self) -> None:
+        self._source.close()
 
 
 def open_source(input_file: InputFile, options: ReadOptions, start: Position) -> RecordSource:
@@ -33,6 +64,13 @@ def open_source(input_file: InputFile, options: ReadOptions, start: Position) ->
     Raises:
         InputError: if it cannot be opened, or its format cannot be detected or read.
     """
+    source = _open(input_file, options, start)
+    if input_file.identity is not None or options.check_stream is None:
+        return source
+    return _CheckedSource(source, options.check_stream)
+
+
+def _open(input_file: InputFile, options: ReadOptions, start: Position) -> RecordSource:
     opened = open_input(input_file, options.format, options.delimiter)
     try:
         if opened.format is Format.PARQUET:

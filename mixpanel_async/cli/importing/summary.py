@@ -13,6 +13,7 @@ DONE: Final = 0
 STOPPED: Final = 1
 USAGE: Final = 2
 INCOMPLETE: Final = 3
+INTERRUPTED: Final = 130
 
 _SINGULAR: Final = {"events": "event", "people": "person", "groups": "group"}
 _MAX_REASONS: Final = 10
@@ -36,6 +37,7 @@ class ImportSummary:
         advice: fix that is needed before rerunning the command, or an empty string.
         suggest_time_mapping: whether `--map time=COLUMN` could help if all records lack a time.
         unmatched_mappings: `NAME=COLUMN` mappings whose column no record had.
+        unused_option: message about another option that had no effect, or None.
         signal_status: exit status after a signal, or None.
     """
 
@@ -45,6 +47,7 @@ class ImportSummary:
     reason_counts: Counter[str]
     first_rejects: Sequence[tuple[str, str]] = ()
     unmatched_mappings: Sequence[str] = ()
+    unused_option: str | None = None
     delivered: int | None = None
     failure: str | None = None
     advice: str = ""
@@ -88,9 +91,10 @@ class ImportSummary:
             lines.append('The time is read from the column "time". Use --map time=COLUMN to read it from another.')
         if any(file.submitted.read > file.earlier.read for file in self.files):
             lines += [f"--map {mapping}: no record has this column" for mapping in self.unmatched_mappings]
+            lines += [] if self.unused_option is None else [self.unused_option]
         paths = dict.fromkeys(file.rejects.path for file in self.files if file.rejects.path and file.not_imported)
         lines += [f"rejected records: {path}" for path in paths]
-        lines += [f"{file.name}: damaged {file.damage}" for file in self.files if file.damage is not None]
+        lines += [f"{file.name}: {file.damage}" for file in self.files if file.damage is not None]
         if self.failure is not None:
             lines.append(f"stopped: {self.failure}")
         return lines if self.is_dry_run or self.is_complete else [*lines, *self._resume_lines()]

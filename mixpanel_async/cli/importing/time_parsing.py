@@ -61,6 +61,8 @@ class TimeParser:
         self._format = format
         self._zone = zone
         self._unit = UNITS.get(format)
+        self.is_zone_used = False
+        """Whether a time without a zone was parsed."""
 
     @property
     def passes_numbers(self) -> bool:
@@ -116,6 +118,7 @@ class TimeParser:
             return moment
         if self._zone is None:
             raise ValidationError(path, "has no time zone; set --timezone")
+        self.is_zone_used = True
         return moment.replace(tzinfo=self._zone)
 
 

@@ -36,7 +36,15 @@ TimeFormat = Annotated[
 ]
 Timezone = Annotated[
     str | None,
-    typer.Option(metavar="ZONE", help="Time zone of times without one, such as Europe/Vienna, UTC or +02:00."),
+    typer.Option(metavar="ZONE", help="Time zone of text without one, such as Europe/Vienna, UTC or +02:00."),
+]
+ProjectTimezone = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ZONE",
+        help="Convert numeric times of events from the project's time zone, such as Europe/Vienna: raw exports of "
+        "projects made before 2023 have them. auto uses the offsets from $mp_api_timestamp_ms; UTC converts nothing.",
+    ),
 ]
 ProfileOperation = Annotated[Operation, typer.Option(help="Operation for profile records that do not name one.")]
 InsertIdSource = Annotated[
