@@ -231,8 +231,9 @@ def _is_device(emulator: Emulator, given: str) -> bool:
 
 
 def _own_ids(event: _Event) -> tuple[object, object]:
+    # Not the id as sent: an older browser SDK sends the bare id of its device, which Simplified ID Merge overrides.
     properties = event["properties"]
-    return properties["$distinct_id_before_identity"], properties.get("$user_id")
+    return properties["distinct_id"], properties.get("$user_id")
 
 
 def _device_hints(emulator: Emulator, given: Iterable[str]) -> Iterator[str]:

@@ -218,6 +218,14 @@ async def test_every_call_takes_the_id_of_a_device(system: IdMerge | None) -> No
     assert_tracked(emulator, "Viewed", distinct_id="user")
 
 
+@pytest.mark.parametrize("system", [None, IdMerge.ORIGINAL])
+async def test_bound_device_id_that_is_no_text_is_rejected(system: IdMerge | None) -> None:
+    emulator = Emulator(IdMerge.ORIGINAL)
+    async with emulator.client(id_merge=system) as mp:
+        with pytest.raises(ValidationError, match="anon_id: must be a string"):
+            await mp.bind(device_id=5).identify("user")  # type: ignore[arg-type]
+
+
 async def test_device_is_not_signed_in_as_a_user() -> None:
     emulator = Emulator(IdMerge.ORIGINAL)
     async with emulator.client(id_merge=IdMerge.ORIGINAL) as mp:

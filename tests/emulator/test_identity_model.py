@@ -9,12 +9,14 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
+from string import hexdigits
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from mixpanel_async._encoding.validation import is_anonymous_id
 from mixpanel_async.emulator.project.identity import (
     CREATE_ALIAS,
     DEVICE_LINK,
@@ -25,11 +27,18 @@ from mixpanel_async.emulator.project.identity import (
     Link,
     OriginalIdentities,
     SimplifiedIdentities,
+    id_problem,
+    verb_ids,
 )
 
 LIMIT = 4
-UUIDS = [str(uuid.UUID(int=number, version=4)) for number in range(4)]
-NAMES = [*UUIDS, "u1", "u2", "u3", "u4"]
+ANONYMOUS = [
+    str(uuid.UUID(int=1, version=4)),
+    str(uuid.UUID(int=10, version=1)).upper(),
+    f"$device:{uuid.UUID(int=1, version=4)}",
+    "1a2b3c4d5e6f70-0123456789abcd-1f2e3d4c-75300-1a2b3c4d5e7081",
+]
+NAMES = [*ANONYMOUS, "u1", "u2", "u3", "u4"]
 
 
 @dataclass(frozen=True)
@@ -68,7 +77,7 @@ def original_reason(accepted: list[Step], step: Step) -> str | None:
     if step.verb == IDENTIFY:
         if step.first == step.second:
             return "errSameIDs"
-        if step.second not in UUIDS:
+        if step.second not in ANONYMOUS:
             return "errAnonDistinctIdNonGUIDForm"
         if any(past.verb == IDENTIFY and past.first in theirs for past in accepted):
             return "errAnonDistinctIdAssignedAlready"
@@ -194,6 +203,50 @@ def check_legacy(steps: list[Step], tracked_before: list[int]) -> None:
         root = legacy_root(pointers, name)
         assert identities.cluster(name) == {other for other in NAMES if legacy_root(pointers, other) == root}
     check_adopted(identities, [Link(each.verb, each.first, each.second, None) for each in pointers], LegacyIdentities)
+
+
+GROUPS = st.lists(st.text("0123456789abcdefABCDEF-g$:", min_size=0, max_size=5), min_size=3, max_size=7)
+
+
+@SHORT
+@given(st.sampled_from(["", "", "$device:", "$Device:", "$device", "$device:$device:"]), GROUPS)
+@example("$device:", ["1", "a", "F", "0", "9"])
+@example("", ["1", "a", "F", "0", ""])
+def test_form_of_anonymous_id_matches_model(prefix: str, groups: list[str]) -> None:
+    """The client refuses exactly the ids that the emulator does not join."""
+    anonymous = prefix + "-".join(groups)
+    parts = anonymous.removeprefix("$device:").split("-")
+    expected = len(parts) == 5 and all(part and set(part) <= set(hexdigits) for part in parts)
+    outcome = OriginalIdentities(LIMIT, lambda first, second: first).apply(IDENTIFY, "user", anonymous)
+    assert (outcome.outcome == "merged") is expected
+    assert is_anonymous_id(anonymous) is expected
+
+
+VALUES = st.sampled_from(["u1", "u2", "", None, 7, 1.5, True, ["u1"], {"a": "u1"}])
+SPELLINGS = st.fixed_dictionaries(
+    {}, optional=dict.fromkeys(("$identified_id", "$anon_id", "distinct_id", "$anon_distinct_id"), VALUES)
+)
+
+
+@settings(max_examples=500, deadline=None)
+@given(SPELLINGS)
+def test_ids_of_identify_match_model(properties: dict[str, Any]) -> None:
+    """The first complete spelling counts. A rejection names a property that has no id, of a spelling that was used."""
+    usable = {
+        name: str(value) for name, value in properties.items() if type(value) in {str, int, float} and value != ""
+    }
+    spellings = [("$identified_id", "$anon_id"), ("distinct_id", "$anon_distinct_id")]
+    complete = [(usable[first], usable[second]) for first, second in spellings if {first, second} <= usable.keys()]
+    found = verb_ids(IDENTIFY, properties)
+    if complete:
+        assert found == complete[0]
+        return
+    assert isinstance(found, str)
+    is_sdk = "$anon_distinct_id" in properties and not {"$identified_id", "$anon_id"} & properties.keys()
+    assert found in spellings[is_sdk]
+    assert found not in usable
+    is_missing = properties.get(found) is None
+    assert (id_problem(found, properties.get(found)) == "must not be missing") is is_missing
 
 
 EVENT = st.fixed_dictionaries(

@@ -315,6 +315,23 @@ def test_simplified_joins_by_event_and_ignores_identity_calls(app: App, open_pag
     expect(page.locator("#alert")).to_contain_text("send any one event with both $device_id and $user_id")
 
 
+@pytest.mark.parametrize("app", [IdMerge.ORIGINAL, IdMerge.SIMPLIFIED], indirect=True)
+def test_login_by_a_browser_sdk_is_shown_as_a_success(app: App, open_page: Open) -> None:
+    device = str(uuid.uuid4())
+    page = open_page()
+    app.track(f"$device:{device}", "Viewed page", **{"$device_id": device})
+    sent = {"$device_id": device, "$user_id": "user-1", "$anon_distinct_id": f"$device:{device}"}
+    app.track("user-1", "$identify", **sent)
+    expect(rows(page).first.locator(".flag")).to_have_text("merged")
+    expect(page.locator("#alert")).to_be_hidden()
+    expect(badge(page, "identity")).to_have_text("0")
+    story = open_page("/#/people/user-1")
+    has_ids(story, "user-1", f"$device:{device}")
+    expect(detail(story).locator(".story")).to_contain_text(
+        f"identify joined the anonymous id $device:{device} to user-1"
+    )
+
+
 def test_page_explains_why_identify_did_not_merge(app: App, open_page: Open) -> None:
     page = open_page()
     app.track("abc", "Viewed page")
