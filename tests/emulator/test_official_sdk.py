@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
 import time
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
 
 from mixpanel_async import IdMerge
-from mixpanel_async.emulator import Emulator
+from mixpanel_async.emulator import Emulator, Tls
 
 with warnings.catch_warnings():
     # The official package depends on libraries that emit warnings on newer versions of Python.
     warnings.simplefilter("ignore")
     mixpanel = pytest.importorskip("mixpanel")
+    from mixpanel.flags.types import LocalFlagsConfig, RemoteFlagsConfig, SelectedVariant
 
+ACCOUNT = {"service_account": ("robot", "s3cret", "42"), "token": "tok"}
 A1 = "0b1fba6c-16d3-4e3f-9a4e-2f0c1b7d0001"
 
 
@@ -28,16 +33,27 @@ PlainConsumer = mixpanel.Consumer
 
 @pytest.fixture
 def emulator(request: pytest.FixtureRequest) -> Emulator:
-    return Emulator(getattr(request, "param", IdMerge.ORIGINAL))
+    options: dict[str, Any] = {"id_merge": IdMerge.ORIGINAL, **getattr(request, "param", {})}
+    return Emulator(**options)
 
 
-@pytest.fixture
-def url(emulator: Emulator) -> Iterator[str]:
-    with emulator.serve() as server:
-        yield server.url
+@pytest.fixture(params=["http", "https"])
+def url(
+    request: pytest.FixtureRequest, emulator: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[str]:
+    is_secure = request.param == "https"
+    with emulator.serve(tls=Tls(directory=tmp_path / "tls") if is_secure else False) as server:
+        if is_secure:
+            # As printed by `mixpanel-async emulator --tls`.
+            for name in ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"):
+                monkeypatch.setenv(name, str(server.ca_file))
+        yield server.https_url if is_secure else server.url
 
 
 def urls(url: str) -> dict[str, str]:
+    """Return the options of a consumer for an address. Its `api_host` works for https only."""
+    if url.startswith("https:"):
+        return {"api_host": urlsplit(url).netloc}
     return {
         "events_url": f"{url}/track",
         "people_url": f"{url}/engage",
@@ -92,17 +108,16 @@ def test_import_without_credentials_fails(official: Any, emulator: Emulator) -> 
     assert emulator.events() == []
 
 
-def test_import_with_service_account() -> None:
-    emulator = Emulator(IdMerge.ORIGINAL, service_account=("robot", "s3cret", "42"))
-    with emulator.serve() as server:
-        for secret in ("s3cret", "wrong"):
-            credentials = mixpanel.ServiceAccountCredentials("robot", secret, "42")
-            official = mixpanel.Mixpanel("tok", consumer=mixpanel.Consumer(**urls(server.url), credentials=credentials))
-            if secret == "wrong":
-                with pytest.raises(mixpanel.MixpanelException):
-                    official.merge(None, "a", "b")
-            else:
-                official.import_data(None, "u", "Imported", time.time() - 60)
+@pytest.mark.parametrize("emulator", [ACCOUNT], indirect=True)
+def test_import_with_service_account(url: str, emulator: Emulator) -> None:
+    for secret in ("s3cret", "wrong"):
+        credentials = mixpanel.ServiceAccountCredentials("robot", secret, "42")
+        official = mixpanel.Mixpanel("tok", consumer=mixpanel.Consumer(**urls(url), credentials=credentials))
+        if secret == "wrong":
+            with pytest.raises(mixpanel.MixpanelException):
+                official.merge(None, "a", "b")
+        else:
+            official.import_data(None, "u", "Imported", time.time() - 60)
     assert len(emulator.events()) == 1
 
 
@@ -175,7 +190,7 @@ def test_error_response_reaches_caller(official: Any, emulator: Emulator) -> Non
         official.people_set("u", ["no object"])
 
 
-@pytest.mark.parametrize("emulator", [IdMerge.SIMPLIFIED], indirect=True)
+@pytest.mark.parametrize("emulator", [{"id_merge": IdMerge.SIMPLIFIED}], indirect=True)
 def test_simplified_project_ignores_identity_calls(official: Any, emulator: Emulator) -> None:
     official.alias("x", "u")
     official.merge(None, "u", "v", api_secret="secret")
@@ -183,15 +198,100 @@ def test_simplified_project_ignores_identity_calls(official: Any, emulator: Emul
     assert [entry["outcome"] for entry in emulator.identity_log()] == ["ignored", "ignored"]
 
 
+# The flags of the SDK know https only.
+ONLY_HTTPS = pytest.mark.parametrize("url", ["https"], indirect=True)
+ANYONE = [{"rollout_percentage": 1.0}]
+VARIANTS = [{"key": "a", "value": "A", "split": 0.5}, {"key": "b", "value": "B", "split": 0.5}]
+RULE = [{"rollout_percentage": 1.0, "runtime_evaluation_rule": {"==": [{"var": "plan"}, "pro"]}}]
+FLAGS: list[dict[str, Any]] = [
+    {"key": "split", "ruleset": {"variants": VARIANTS, "rollout": ANYONE}},
+    {"key": "pro", "ruleset": {"variants": [{"key": "on", "value": True, "split": 1.0}], "rollout": RULE}},
+]
+PEOPLE = [
+    {"distinct_id": f"u{number}", "custom_properties": {"plan": "pro" if number % 3 else "free"}}
+    for number in range(30)
+]
+FALLBACK = SelectedVariant(variant_value="fallback")
+
+
+def with_flags(url: str, account: tuple[str, str, str] | None) -> Any:
+    host = urlsplit(url).netloc
+    return mixpanel.Mixpanel(
+        "tok",
+        consumer=mixpanel.Consumer(api_host=host),
+        local_flags_config=LocalFlagsConfig(api_host=host, enable_polling=False),
+        remote_flags_config=RemoteFlagsConfig(api_host=host),
+        credentials=None if account is None else mixpanel.ServiceAccountCredentials(*account),
+    )
+
+
+def exposures(emulator: Emulator) -> list[tuple[str, str, str]]:
+    names = ("distinct_id", "Experiment name", "Variant name")
+    found = (event["properties"] for event in emulator.events("$experiment_started"))
+    return sorted((one[names[0]], one[names[1]], one[names[2]]) for one in found)
+
+
+@ONLY_HTTPS
+@pytest.mark.parametrize("emulator", [{"flags": FLAGS}, {"flags": FLAGS, **ACCOUNT}], indirect=True)
+def test_flags_of_sdk(url: str, emulator: Emulator, request: pytest.FixtureRequest) -> None:
+    official = with_flags(url, request.node.callspec.params["emulator"].get("service_account"))
+    local, remote = official.local_flags, official.remote_flags
+    local.start_polling_for_definitions()
+    assert local.are_flags_ready()
+    values = set()
+    for person in PEOPLE:
+        for key in ("split", "pro", "missing"):
+            one = local.get_variant(key, FALLBACK, person, report_exposure=False)
+            other = remote.get_variant(key, FALLBACK, person, reportExposure=False)
+            assert (one.variant_key, one.variant_value) == (other.variant_key, other.variant_value)
+            values.add(one.variant_value)
+        everything = {key: variant.variant_value for key, variant in local.get_all_variants(person).items()}
+        assert everything == {key: one.variant_value for key, one in remote.get_all_variants(person).items()}
+    assert values == {"A", "B", True, "fallback"}
+    assert local.is_enabled("pro", PEOPLE[1])
+    assert remote.is_enabled("pro", PEOPLE[2])
+    assert not remote.is_enabled("pro", PEOPLE[0])
+    assert exposures(emulator) == [("u1", "pro", "on"), ("u2", "pro", "on")]
+    local.shutdown()
+    remote.shutdown()
+
+
+@ONLY_HTTPS
+@pytest.mark.parametrize("emulator", [{"flags": FLAGS}, {"flags": FLAGS, **ACCOUNT}], indirect=True)
+def test_flags_of_sdk_in_an_event_loop(url: str, emulator: Emulator, request: pytest.FixtureRequest) -> None:
+    async def use() -> None:
+        official = with_flags(url, request.node.callspec.params["emulator"].get("service_account"))
+        async with official.local_flags as local, official.remote_flags as remote:
+            await local.astart_polling_for_definitions()
+            for person in PEOPLE:
+                one = local.get_variant("split", FALLBACK, person, report_exposure=False)
+                other = await remote.aget_variant("split", FALLBACK, person, reportExposure=False)
+                assert one.variant_value == other.variant_value
+            everything = await remote.aget_all_variants(PEOPLE[1])
+            assert {key: variant.variant_value for key, variant in everything.items()} == {
+                key: variant.variant_value for key, variant in local.get_all_variants(PEOPLE[1]).items()
+            }
+            assert await remote.ais_enabled("pro", PEOPLE[1])
+            assert await remote.aget_variant_value("missing", "none", PEOPLE[1]) == "none"
+            # The SDK sends exposures in tasks of its own.
+            await asyncio.gather(*(asyncio.all_tasks() - {asyncio.current_task()}))
+
+    asyncio.run(use())
+    assert exposures(emulator) == [("u1", "pro", "on")]
+
+
 @pytest.fixture
-def command() -> Iterator[str]:
-    """Provide the address of a `mixpanel-async emulator` in a separate process."""
-    arguments = ["emulator", "--port", "0", "--id-merge", "original", "--secret", "secret", "--token", "tok"]
+def command(url: str, tmp_path: Path) -> Iterator[str]:
+    """Provide the address of a `mixpanel-async emulator` in a separate process. It uses the authority of `url`."""
+    is_secure = url.startswith("https:")
+    arguments = ["emulator", "--port", "0", "--id-merge", "original", "--secret", "secret", "--token", "tok", "--quiet"]
+    arguments += ["--tls", "--tls-dir", str(tmp_path / "tls")] if is_secure else []
     run = [sys.executable, "-c", "from mixpanel_async.cli import main; main()", *arguments]
     with subprocess.Popen(run, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         try:
-            yield process.stdout.readline().strip()
+            address = process.stdout.readline().strip()
+            yield process.stdout.readline().strip() if is_secure else address
         finally:
             process.terminate()
     assert process.returncode == 0
@@ -200,7 +300,10 @@ def command() -> Iterator[str]:
 def test_emulator_command_serves_official_sdk(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     let_alias_find(command, monkeypatch)
     buffered = mixpanel.BufferedConsumer(**urls(command))
-    for official in (mixpanel.Mixpanel("tok", consumer=mixpanel.Consumer()), mixpanel.Mixpanel("tok", buffered)):
+    for official in (
+        mixpanel.Mixpanel("tok", consumer=mixpanel.Consumer(**urls(command))),
+        mixpanel.Mixpanel("tok", buffered),
+    ):
         official.track(A1, "Viewed")
         official.people_set("u", {"plan": "free"})
         official.people_increment("u", {"visits": 1})
@@ -209,7 +312,7 @@ def test_emulator_command_serves_official_sdk(command: str, monkeypatch: pytest.
     official.alias("u", A1)
     official.merge(None, "u", "u-old", api_secret="secret")
     buffered.flush()
-    with httpx.Client(base_url=f"{command}/_emulator", trust_env=False) as http:
+    with httpx.Client(base_url=f"{command}/_emulator") as http:
         events = http.get("/events", params={"distinct_id": A1}).json()
         assert sorted(event["event"] for event in events if not event["event"].startswith("$")) == [
             "Imported", "Imported", "Viewed", "Viewed",
