@@ -74,6 +74,7 @@ OWNERS: Final[Mapping[str, tuple[str, ...]]] = {
         "emulator/http/*.py",
         "flags/poller.py",
         "integrations/openfeature.py",
+        "integrations/_tracking_proxy.py",
     ),
     "asgiref": ("integrations/django/*.py",),
     # The commands and Django run on asyncio.
@@ -96,7 +97,13 @@ OWNERS: Final[Mapping[str, tuple[str, ...]]] = {
     "fastapi": ("integrations/fastapi.py",),
     "h11": ("emulator/http/server.py",),
     "httpcore": ("_http/connection.py", "_http/network.py"),
-    "httpx": ("_http/transport.py", "_http/asgi.py", "_http/connection.py", "_http/proxies.py"),
+    "httpx": (
+        "_http/transport.py",
+        "_http/asgi.py",
+        "_http/connection.py",
+        "_http/proxies.py",
+        "integrations/_tracking_proxy.py",
+    ),
     "isal": ("_encoding/requests.py",),
     "json_logic": ("flags/rules.py",),
     "multiprocessing": ("_runtime/fork.py",),

@@ -361,6 +361,11 @@ class AsyncMixpanel(EventMethods, IdentityMethods, ProfileMethods):
         return self._options.token
 
     @property
+    def api_host(self) -> str:
+        """Host to which the client sends, with scheme: `https://api.mixpanel.com` unless an option changes it."""
+        return self._origin
+
+    @property
     def enabled(self) -> bool:
         """Whether the client sends anything; False after `enabled=False`."""
         return self._options.enabled

@@ -23,9 +23,10 @@ from mixpanel_async import AsyncMixpanel, BoundMixpanel, ConfigurationError, Mix
 
 from ._base import CURRENT_REQUEST, SIGN_IN_TIMEOUT, BaseIntegration, MakeClient, RequestState, UserId, current_mixpanel
 from ._lifespan import ASGIApp, LifespanApp, Message, Receive, Scope, Send
+from ._tracking_proxy import TrackingProxy
 from ._visitors import CookiePolicy, RequestInfo
 
-__all__ = ["CookiePolicy", "MixpanelIntegration", "current_mixpanel"]
+__all__ = ["CookiePolicy", "MixpanelIntegration", "TrackingProxy", "current_mixpanel"]
 
 R = TypeVar("R")
 
