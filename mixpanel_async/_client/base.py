@@ -85,6 +85,16 @@ class ClientBase:
             return
         self._end(outcome, lane, kind)
 
+    @property
+    def token(self) -> str:
+        """Token of the project. Browsers know it too: it is part of the name of the browser SDK's cookie."""
+        return self._options.token
+
+    @property
+    def api_host(self) -> str:
+        """Host to which the client sends, with scheme: `https://api.mixpanel.com` unless an option changes it."""
+        return self._options.origin
+
     def _end(self, outcome: Outcome, lane: Lane, kind: RecordKind) -> None:
         """Count or raise that a record was not encoded. Call it outside of `except`, whose frames hold the token."""
         if isinstance(outcome, DroppedByHook):

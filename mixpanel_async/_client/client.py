@@ -356,16 +356,6 @@ class AsyncMixpanel(EventMethods, IdentityMethods, ProfileMethods):
         return stats if self._flags is None else replace(stats, flags=self._flags.stats())
 
     @property
-    def token(self) -> str:
-        """Token of the project. Browsers know it too: it is part of the name of the browser SDK's cookie."""
-        return self._options.token
-
-    @property
-    def api_host(self) -> str:
-        """Host to which the client sends, with scheme: `https://api.mixpanel.com` unless an option changes it."""
-        return self._origin
-
-    @property
     def enabled(self) -> bool:
         """Whether the client sends anything; False after `enabled=False`."""
         return self._options.enabled

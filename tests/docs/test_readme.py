@@ -33,6 +33,16 @@ async with app.router.lifespan_context(app):
             assert (await browser.request(method, path)).status_code == 200
 assert EMULATOR.cluster("user-1") == {"user-1", EMULATOR.events("Signed up")[0]["properties"]["$device_id"]}
 """
+FRONTEND_VISIT = """
+import httpx
+async with app.router.lifespan_context(app):
+    client = mixpanel.client
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://shop.example") as browser:
+        page = await browser.get("/")
+        assert 'mixpanel.init("PROJECT_TOKEN", {api_host: "/mp"});' in page.text
+        assert browser.cookies["mp_visitor"] in browser.cookies["mp_PROJECT_TOKEN_mixpanel"]
+        assert (await browser.get("/mp/unknown")).status_code == 404
+"""
 AIOHTTP_VISIT = """
 import anyio.to_thread, asyncio
 from aiohttp.test_utils import TestClient, TestServer
@@ -118,6 +128,7 @@ mixpanel.blocking.close()
 """
 # Words of a snippet, and the code that uses it.
 VISITS = {
+    "TrackingProxy": FRONTEND_VISIT,
     "FastAPI(": ASGI_VISIT,
     "web.Application(": AIOHTTP_VISIT,
     "mixpanel.wrap(": WRAPPED_VISIT,
