@@ -88,7 +88,7 @@ def _result(entry: RequestEntry) -> str:
     if entry.rejected:
         parts.append("refused" if not entry.records else f"{entry.rejected:,} not stored")
     if entry.fault:
-        parts.append(f"planned fault {entry.fault}")
+        parts.append("planned fault" if entry.fault == "status" else f"planned fault {entry.fault}")
     if entry.status is None and not entry.fault:
         parts.append("no response")
     result = ", ".join(parts)

@@ -97,7 +97,7 @@ def test_each_request_has_a_line_on_standard_error() -> None:
         "200 POST /track          1 record, 1 not stored: silently dropped: the token belongs to another project",
         "401 POST /import         refused: invalid credentials",
         "404 POST /nothing        Mixpanel has no such endpoint, or the emulator does not know it",
-        "503 POST /engage         planned fault status",
+        "503 POST /engage         planned fault",
     ]
     for secret in ("project-token", "key-in-url", "wrong-secret", "in-query", "Paid", "Viewed", '"t"'):
         assert secret not in "\n".join(lines)

@@ -10,6 +10,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -38,6 +39,7 @@ ARGUMENTS: Final = (
 )
 WIDE: Final[ViewportSize] = {"width": 1440, "height": 900}
 NARROW: Final[ViewportSize] = {"width": 360, "height": 740}
+LOCAL: Final = re.compile(r"http://127\.0\.0\.1:\d+/")
 MARKUP: Final = "<img src=x onerror=alert(1)>"
 
 pytestmark = [
@@ -53,8 +55,8 @@ Open = Callable[..., "Page"]
 class App:
     """Emulator on a socket, and an HTTP client for it."""
 
-    def __init__(self, id_merge: IdMerge, port: int = 0) -> None:
-        self.emulator = Emulator(id_merge)
+    def __init__(self, id_merge: IdMerge, port: int = 0, **options: Any) -> None:
+        self.emulator = Emulator(id_merge, **options)
         self.server = start_server(self.emulator, port)
         self.url = self.server.url
         self.port = int(self.url.rpartition(":")[2])
@@ -84,6 +86,10 @@ class App:
     def set_profile(self, distinct_id: str, **properties: Any) -> None:
         record = {"$token": "t", "$distinct_id": distinct_id, "$set": properties}
         assert self.http.post("/engage", json=[record]).text == "1"
+
+    def set_group(self, key: str, group_id: str, **properties: Any) -> None:
+        record = {"$token": "t", "$group_key": key, "$group_id": group_id, "$set": properties}
+        assert self.http.post("/groups", json=[record]).text == "1"
 
 
 def start_server(emulator: Emulator, port: int) -> Server:
@@ -142,7 +148,7 @@ def open_page(browser: Browser, app: App) -> Iterator[Open]:
         )
         page.on(
             "request",
-            lambda sent: None if sent.url.startswith(app.url) else complaints.append(f"asked {sent.url}"),
+            lambda sent: None if LOCAL.match(sent.url) else complaints.append(f"asked {sent.url}"),
         )
         page.goto(app.url + path)
         if connected:
@@ -215,7 +221,7 @@ def test_empty_page_shows_first_steps(app: App, open_page: Open) -> None:
     expect(welcome.locator("pre")).to_contain_text(f'events_url="{app.url}/track"')
     welcome.get_by_role("button", name="Official Node SDK").click()
     expect(welcome.locator("pre")).to_contain_text(f'host: "127.0.0.1:{app.port}"')
-    for view in ("people", "identity", "rejected"):
+    for view in ("people", "groups", "identity", "rejected", "requests", "flags"):
         page.locator(f'[data-view="{view}"]').click()
         expect(page.locator(f"#{view}-empty")).to_be_visible()
     app.track("user-1", "Signed up")
@@ -296,6 +302,8 @@ def test_person_shows_all_ids_and_their_history(app: App, open_page: Open) -> No
     app.set_profile(first, plan="team")
     expect(detail(page).locator(".properties")).to_contain_text("team")
     detail(page).get_by_role("button", name="Show only").click()
+    shows(page, "Profile $set", "Profile $set", "$create_alias", "$identify", "Viewed page")
+    page.get_by_label("Profile updates").click()
     shows(page, "$create_alias", "$identify", "Viewed page")
     # A link to a person works with any id, in a new page too.
     expect(open_page(f"/#/people/{first}").locator("#detail h2")).to_have_text("Ada Lovelace")
@@ -312,7 +320,9 @@ def test_simplified_joins_by_event_and_ignores_identity_calls(app: App, open_pag
     )
     app.identify("user-1", str(uuid.uuid4()))
     expect(page.locator("#alert")).to_contain_text("identify did not merge")
-    expect(page.locator("#alert")).to_contain_text("send any one event with both $device_id and $user_id")
+    page.locator("#alert").get_by_role("link", name="Show the call").click()
+    card = page.locator("#identity-cards .card")
+    expect(card).to_contain_text("send any one event with both $device_id and $user_id")
 
 
 @pytest.mark.parametrize("app", [IdMerge.ORIGINAL, IdMerge.SIMPLIFIED], indirect=True)
@@ -336,13 +346,11 @@ def test_page_explains_why_identify_did_not_merge(app: App, open_page: Open) -> 
     page = open_page()
     app.track("abc", "Viewed page")
     app.identify("user-1", "abc")
-    # The alert is visible on the initial page, without a click.
+    # The banner is visible on the initial page, without a click, and has one line.
     alert = page.locator("#alert")
-    expect(alert.get_by_role("heading")).to_have_text("identify did not merge abc into user-1")
+    expect(alert.locator("b")).to_have_text("identify did not merge abc into user-1")
     expect(alert).to_contain_text("The anonymous id abc is not five groups of hexadecimal digits")
-    expect(alert).to_contain_text("Reports keep showing user-1 and abc as two people.")
-    expect(alert).to_contain_text("What to do:")
-    expect(alert).to_contain_text("uuid.uuid4()")
+    assert alert.evaluate("(element) => element.offsetHeight") < 45
     expect(page.locator("#announcer")).to_contain_text("identify did not merge “abc” into “user-1”")
     expect(badge(page, "identity")).to_have_text("1")
     expect(page).to_have_title("(1) Mixpanel emulator")
@@ -358,13 +366,250 @@ def test_page_explains_why_identify_did_not_merge(app: App, open_page: Open) -> 
     card = page.locator("#identity-cards .card")
     expect(card).to_contain_text("identify did not merge abc into user-1")
     expect(card).to_contain_text("errAnonDistinctIdNonGUIDForm")
+    expect(card).to_contain_text("Reports keep showing user-1 and abc as two people.")
+    expect(card).to_contain_text("What to do:")
+    expect(card).to_contain_text("uuid.uuid4()")
     card.get_by_text("The call as sent").click()
     expect(card.locator(".json")).to_contain_text('"$anon_id": "abc"')
-    # The alert can be dismissed. The count remains.
+    # The banner can be dismissed. The count remains.
     page.locator('[data-view="events"]').click()
     alert.get_by_role("button", name="Dismiss").click()
     expect(alert).to_be_hidden()
     expect(badge(page, "identity")).to_have_text("1")
+    # It stays dismissed for problems of this kind, after a reload too.
+    app.identify("user-2", "abc")
+    expect(badge(page, "identity")).to_have_text("2")
+    expect(alert).to_be_hidden()
+    page.reload()
+    expect(badge(page, "identity")).to_have_text("2")
+    expect(alert).to_be_hidden()
+    app.identify("user-1", "user-1")
+    expect(alert).to_contain_text("Both ids are the same")
+
+
+def test_page_works_without_local_storage(app: App, open_page: Open) -> None:
+    page = open_page()
+    page.add_init_script(
+        "delete window.localStorage; Object.defineProperty(window, 'localStorage', {get() { throw 1 }})"
+    )
+    page.reload()
+    app.identify("user-1", "abc")
+    alert = page.locator("#alert")
+    alert.get_by_role("button", name="Dismiss").click()
+    expect(alert).to_be_hidden()
+
+
+def test_requests_show_endpoint_records_result_and_first_reason(app: App, open_page: Open) -> None:
+    page = open_page("/#/requests")
+    app.track("u", "Paid")
+    app.http.post("/import?strict=1", json=[{"event": "Paid", "properties": {}}] * 2, auth=("t", ""))
+    app.http.post("/nothing?in=query", json=[])
+    items = page.locator("#request-rows .row")
+    expect(items).to_have_count(3)
+    assert [[text.strip() for text in row.locator("> *").all_text_contents()[1:]] for row in items.all()] == [
+        ["404", "POST /nothing", "", "Mixpanel has no such endpoint, or the emulator does not know it"],
+        ["400", "POST /import", "2 records", "2 not stored: 'properties.time' is invalid: must not be missing"],
+        ["200", "POST /track", "1 record", ""],
+    ]
+    expect(badge(page, "requests")).to_have_text("3")
+    # A new page shows them too.
+    expect(open_page("/#/requests").locator("#request-rows .row")).to_have_count(3)
+    expect(page.locator("#unsupported")).to_be_hidden()
+    for number in (1, 2):
+        app.http.get(f"/api/2.0/annotations/{number}")
+    box = page.locator("#unsupported")
+    expect(box).to_contain_text("Asked for, not emulated")
+    expect(box.locator("li")).to_contain_text("GET /api/2.0/annotations/{id}2 requests")
+    app.emulator.reset()
+    expect(items).to_have_count(0)
+    expect(box).to_be_hidden()
+    expect(page.locator("#requests-empty")).to_be_visible()
+
+
+def test_buttons_inject_faults_and_clear_removes_them(app: App, open_page: Open) -> None:
+    page = open_page("/#/requests")
+    bar = page.locator("#fault-bar")
+    expect(bar).to_be_hidden()
+    plan = page.get_by_role("group", name="Fail with")
+    for button, words in {
+        "503": "503 for the next 1 request",
+        "429": "429 with Retry-After 5 for the next 1 request",
+        "Slow": "response after 10 s for the next 1 request",
+        "Timeout": "no response (timeout) for the next 1 request",
+        "Cut": "connection cut for the next 1 request",
+        "Bad 200": "status 200 with a sign-in page for the next 1 request",
+    }.items():
+        plan.get_by_role("button", name=button).click()
+        expect(bar).to_contain_text(words)
+        bar.get_by_role("button", name="Clear").click()
+        expect(bar).to_be_hidden()
+    page.get_by_label("Number of requests").select_option("3 requests")
+    page.get_by_label("Endpoint").select_option("/track")
+    plan.get_by_role("button", name="429").click()
+    expect(bar).to_contain_text("429 with Retry-After 5 for the next 3 requests to /track")
+    answer = app.http.post("/track", json=[])
+    assert (answer.status_code, answer.headers["retry-after"]) == (429, "5")
+    expect(bar).to_contain_text("for the next 2 requests to /track")
+    page.get_by_label("Number of requests").select_option("requests until cleared")
+    page.get_by_label("Endpoint").select_option("any endpoint")
+    plan.get_by_role("button", name="503").click()
+    expect(bar).to_contain_text("503 for every request")
+    assert app.http.post("/engage", json=[]).status_code == 503
+    # The state is visible in every tab and new page, also of faults that a program plans.
+    app.emulator.latency = 0.01
+    app.emulator.random_faults(1, rate=0.0)
+    other = open_page("/#/people").locator("#fault-bar")
+    expect(other).to_contain_text("random faults for 0 % of requests; 0.01 s latency")
+    other.get_by_role("button", name="Clear").click()
+    expect(bar).to_be_hidden()
+    assert app.http.post("/engage", json=[]).text == "0"
+    assert app.emulator.latency == 0.0
+
+
+def test_profile_updates_and_groups_are_shown(app: App, open_page: Open) -> None:
+    app.track("user-1", "Before")
+    app.set_profile("user-1", plan="pro")
+    app.track("user-1", "After")
+    page = open_page()
+    # In order of arrival, also in a new page.
+    shows(page, "After", "Profile $set", "Before")
+    app.set_group("company", "Acme", seats=30)
+    shows(page, "Group $set", "After", "Profile $set", "Before")
+    expect(rows(page).first.locator(".who")).to_have_text("company Acme")
+    expect(rows(page).first.locator(".preview")).to_have_text("seats: 30")
+    rows(page).nth(2).click()
+    expect(detail(page)).to_contain_text("Profile update")
+    expect(detail(page).locator("table")).to_contain_text("planpro")
+    page.keyboard.press("Escape")
+    page.locator("#filter-name").fill("$set")
+    page.locator("#filter-person").fill("user-1")
+    shows(page, "Profile $set")
+    page.locator('[data-view="groups"]').click()
+    group = page.locator("#group-rows .row")
+    expect(group).to_have_text(re.compile("companyAcmeseats: 30"))
+    expect(badge(page, "groups")).to_have_text("1")
+    group.click()
+    expect(detail(page).locator("h2")).to_have_text("Acme")
+    app.set_group("company", "Acme", seats=31)
+    expect(detail(page).locator("table")).to_contain_text("seats31")
+    page.keyboard.press("Escape")
+    expect(group).to_be_focused()
+    page.locator("#group-query").fill("other")
+    expect(page.locator("#groups-empty")).to_have_text("No group matches.")
+
+
+def test_flags_show_variants_and_exposures(app: App, open_page: Open) -> None:
+    app.emulator.set_flag("checkout", "one page")
+    page = open_page("/#/flags")
+    card = page.locator("#flag-cards .card")
+    expect(card.locator("h3")).to_have_text("checkout")
+    expect(card.locator("tbody tr")).to_have_text("onone page100 %0")
+    app.track("u", "$experiment_started", **{"Experiment name": "checkout", "Variant name": "on"})
+    expect(card.locator("tbody tr")).to_have_text("onone page100 %1")
+    app.http.get("/flags")
+    expect(page.locator("#flag-requests")).to_have_text("1 request for flags among the latest, 1 of them failed.")
+    app.emulator.set_flags([])
+    expect(page.locator("#flags-empty")).to_be_visible()
+
+
+def test_page_names_the_configured_token_when_requests_have_another(app: App, open_page: Open) -> None:
+    with closing(App(IdMerge.SIMPLIFIED, token="right-token")) as other:
+        page = open_page()
+        page.goto(other.url)
+        other.track("u", "Paid", token="secret-of-another-project")
+        other.set_profile("u", plan="pro")
+        welcome = page.locator("#event-empty")
+        expect(welcome).to_contain_text("Records arrive with the token of another project")
+        expect(welcome.locator(".origin")).to_have_text("right-token")
+        expect(welcome).to_contain_text("2 records had another token")
+        expect(welcome).not_to_contain_text("Waiting for the first event")
+        page.goto(f"{other.url}/#/rejected")
+        card = page.locator("#rejected-cards .card").last
+        card.get_by_text("The record as sent").click()
+        expect(card.locator(".json")).to_contain_text('"token": "***"')
+        assert "secret-of-another-project" not in page.content()
+        other.track("u", "Paid", token="right-token")
+        page.goto(f"{other.url}/#/events")
+        shows(page, "Paid")
+
+
+def test_page_says_so_when_requests_arrive_and_nothing_is_stored(app: App, open_page: Open) -> None:
+    page = open_page()
+    app.http.post("/import", json=[])
+    welcome = page.locator("#event-empty")
+    expect(welcome).to_contain_text("Requests arrive, but no event was stored")
+    expect(welcome).to_contain_text("invalid credentials")
+    welcome.get_by_role("link", name="all requests").click()
+    expect(page.locator("#request-rows .row")).to_have_count(1)
+
+
+def test_mouse_leaves_no_focus_ring(app: App, open_page: Open) -> None:
+    app.identify("user-1", "abc")
+    app.track("user-1", "Paid")
+    page = open_page()
+    outlines = """() => [...document.querySelectorAll("*")].filter((element) =>
+      getComputedStyle(element).outlineStyle !== "none" && !element.matches("input, select"))
+      .map((element) => element.id || element.className)"""
+    for click in (
+        lambda: page.locator("#alert").get_by_role("button", name="Dismiss").click(),
+        lambda: rows(page).first.click(),
+        lambda: detail(page).get_by_role("button", name="Close").click(),
+        lambda: page.locator('[data-view="people"]').click(),
+        lambda: page.locator("#people-rows .row").first.click(),
+        lambda: page.get_by_role("button", name="Pause").click(),
+    ):
+        # After a key press, Chromium shows a ring around an element that a script focuses, such as the closed row.
+        page.keyboard.press("Tab")
+        click()
+        assert page.evaluate(outlines) == []
+    page.keyboard.press("Tab")
+    assert len(page.evaluate(outlines)) == 1
+
+
+def test_list_moves_on_after_a_click_shows_new_events(app: App, open_page: Open) -> None:
+    page = open_page()
+    app.track("u", "First")
+    shows(page, "First")
+    page.locator("#filter-name").press("ArrowDown")
+    page.get_by_role("button", name="Pause").click()
+    app.track("u", "Second")
+    page.locator("#newer").click()
+    shows(page, "Second", "First")
+    app.track("u", "Third")
+    shows(page, "Third", "Second", "First")
+
+
+def test_rate_chart_starts_with_its_history(app: App, open_page: Open) -> None:
+    now = int(time.monotonic())
+    while int(time.monotonic()) == now:
+        app.track("u", "Before")
+    page = open_page()
+    # The highest rate is at the top of the chart.
+    expect(page.locator("#spark polyline")).to_have_attribute("points", re.compile(r"\d,1\.0 "))
+
+
+def test_full_text_of_a_cut_cell_is_shown_for_pointer_and_keyboard(app: App, open_page: Open) -> None:
+    name, person = "Name " + "n" * 200 + MARKUP, "id " + "i" * 200
+    app.track(person, name, note="v" * 100)
+    app.track("u", "Short")
+    page = open_page()
+    tip = page.locator("#tip")
+    rows(page).last.locator(".name").hover()
+    expect(tip).to_have_text(name)
+    rows(page).last.locator(".preview").hover()
+    expect(tip).to_have_text("note: " + "v" * 100)
+    rows(page).first.locator(".name").hover()
+    expect(tip).to_be_hidden()
+    rows(page).first.focus()
+    page.keyboard.press("ArrowDown")
+    expect(tip).to_contain_text(name)
+    expect(tip).to_contain_text(person)
+    expect(rows(page).last).to_have_attribute("aria-describedby", "tip")
+    left, right = tip.evaluate("(e) => [e.getBoundingClientRect().left, e.getBoundingClientRect().right]")
+    assert 0 <= left < right <= WIDE["width"]
+    page.keyboard.press("Escape")
+    expect(tip).to_be_hidden()
+    assert page.locator("img").count() == 0
 
 
 def test_explanation_matches_mistake(app: App, open_page: Open) -> None:
@@ -513,7 +758,7 @@ def test_page_works_with_keyboard_only(app: App, open_page: Open) -> None:
     # Tab stops are in order and have a visible outline. The list is a single stop.
     page.locator("#skip").focus()
     stops = []
-    for _ in range(10):
+    for _ in range(13):
         press("Tab")
         stops.append(
             page.evaluate(
@@ -521,10 +766,11 @@ def test_page_works_with_keyboard_only(app: App, open_page: Open) -> None:
                 " getComputedStyle(e).outlineStyle] }"
             )
         )
-    assert [name for name, _ in stops][:9] == [
-        "pause", "reset", "events", "people", "identity", "rejected", "filter-name", "filter-person", "row event",
+    assert [name for name, _ in stops] == [
+        "pause", "reset", "events", "people", "groups", "identity", "rejected", "requests", "flags", "filter-name",
+        "filter-person", "filter-updates", "row event",
     ]  # fmt: skip
-    assert {outline for _, outline in stops[:9]} == {"solid"}
+    assert {outline for _, outline in stops} == {"solid"}
     page.locator('[data-view="people"]').focus()
     press("Enter")
     expect(page.locator("#people-rows .row")).to_have_count(1)
@@ -589,10 +835,15 @@ def test_text_has_enough_contrast_in_each_theme_and_size(
     app.identify("user-1", "abc")
     app.set_profile("user-1", plan="pro", seats=3)
     app.send_import({"event": "Paid", "properties": {}})
+    app.set_group("company", "Acme", seats=3)
+    app.http.get("/api/2.0/jql")
+    app.emulator.set_flag("checkout", "one page")
+    app.emulator.fail_next(503)
     page = open_page(viewport=viewport, scheme=scheme)
-    expect(rows(page)).to_have_count(3)
+    expect(rows(page)).to_have_count(5)
     looked = 0
-    for path in ("#/events", "#/identity", "#/rejected", "#/people", "#/people/user-1"):
+    views = ("#/events", "#/groups", "#/identity", "#/rejected", "#/requests", "#/flags", "#/people", "#/people/user-1")
+    for path in views:
         page.goto(f"{app.url}/{path}")
         if path == "#/people/user-1":
             expect(detail(page)).to_be_visible()
@@ -631,7 +882,12 @@ def test_sent_markup_is_shown_and_never_executed(viewport: ViewportSize, app: Ap
     app.set_profile(script, **{"$name": MARKUP, MARKUP: MARKUP})
     app.send_import({"event": MARKUP, "properties": {MARKUP: MARKUP, "time": MARKUP}})
     app.send_import(None)
-    expect(rows(page)).to_have_count(3)
+    app.set_group(MARKUP, script, **{MARKUP: MARKUP, "list": [script]})
+    app.http.post(f"/{MARKUP}", json=[])
+    app.http.get(f"/api/2.0/{MARKUP}")
+    app.emulator.set_flag(MARKUP, {MARKUP: script}, variant_key=script)
+    app.emulator.fail_next(429, retry_after=MARKUP)
+    expect(rows(page)).to_have_count(5)
     elements = page.evaluate("document.querySelectorAll('img, script, iframe').length")
 
     def check() -> None:
@@ -639,8 +895,10 @@ def test_sent_markup_is_shown_and_never_executed(viewport: ViewportSize, app: Ap
         assert page.evaluate("document.documentElement.scrollWidth") <= viewport["width"]
 
     check()
+    expect(page.locator("#fault-bar")).to_contain_text(MARKUP)
     row = rows(page).last
     expect(row.locator(".name")).to_have_text(MARKUP)
+    row.hover()
     row.click()
     text = detail(page)
     expect(text).to_contain_text("a␀b␛[31m\\u202egnp.exe\\u200bc")
@@ -654,6 +912,17 @@ def test_sent_markup_is_shown_and_never_executed(viewport: ViewportSize, app: Ap
         page.goto(f"{app.url}/#/{view}")
         page.locator(f"#{view} .card", has_text=MARKUP).locator("summary").click()
         check()
+    page.goto(f"{app.url}/#/flags")
+    page.locator("#flags .card", has_text=MARKUP).locator("summary").click()
+    check()
+    page.goto(f"{app.url}/#/requests")
+    expect(page.locator("#request-rows .row", has_text=MARKUP)).to_have_count(2)
+    expect(page.locator("#unsupported li")).to_contain_text(MARKUP)
+    check()
+    page.goto(f"{app.url}/#/groups")
+    page.locator("#group-rows .row", has_text=MARKUP).click()
+    expect(text.locator("h2")).to_have_text(script)
+    check()
 
 
 # The frame rate depends on the load of the machine, so only the long form requires a high one.

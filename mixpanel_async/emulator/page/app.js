@@ -1,19 +1,24 @@
 /**
  * Live page of the emulator. The stream fills the store, and each animation frame updates the visible view.
  *
- * The URL fragment selects the view (`#/events`, `#/people/<id>`, `#/identity`, `#/rejected`), so that the browser's
+ * The URL fragment selects the view (`#/events`, `#/people/<id>`, `#/groups`, `#/identity`, `#/rejected`,
+ * `#/requests`, `#/flags`), so that the browser's
  * Back button works and people can be linked.
  */
 
 import { count } from "./dom.js";
 import { Detail } from "./detail.js";
 import { EventsView } from "./events-view.js";
+import { FlagsView } from "./flags-view.js";
+import { GroupsView } from "./groups-view.js";
 import { PeopleView } from "./people-view.js";
 import { ProblemsView } from "./problems-view.js";
+import { RequestsView } from "./requests-view.js";
 import { Store } from "./store.js";
 import { listen } from "./stream.js";
+import { Tips } from "./tips.js";
 
-const VIEWS = ["events", "people", "identity", "rejected"];
+const VIEWS = ["events", "people", "groups", "identity", "rejected", "requests", "flags"];
 const SYSTEMS = { original: "Original ID Merge", simplified: "Simplified ID Merge", legacy: "Legacy, no ID Merge" };
 const STATES = { connecting: "Connecting", connected: "Connected", reconnecting: "Reconnecting", paused: "Paused" };
 
@@ -31,6 +36,10 @@ class Page {
     this.events = new EventsView(this.store, this);
     this.people = new PeopleView(this.store, this);
     this.problems = new ProblemsView(this.store, this);
+    this.groups = new GroupsView(this.store, this);
+    this.requests = new RequestsView(this.store, this);
+    this.flags = new FlagsView(this.store, this);
+    this.tips = new Tips();
     this.#listen();
     this.#route();
     listen({
@@ -79,7 +88,7 @@ class Page {
     if (!wasOpen) this.opener = this.view;
     if (this.view === "events" || this.detail.event !== null) history.replaceState(null, "", "#/events");
     this.detail.showEvent(event);
-    this.events.select(event.seq);
+    this.events.select(event.order);
     this.people.select(null);
     this.#focusDetail(moveFocus);
     this.refresh();
@@ -93,6 +102,13 @@ class Page {
     this.#showPerson(id, moveFocus);
   }
 
+  /** Open a group. */
+  openGroup(group, { moveFocus = true } = {}) {
+    this.detail.showGroup(group);
+    this.#focusDetail(moveFocus);
+    this.refresh();
+  }
+
   /** Show only the events of one person. */
   filterPerson(canonical) {
     this.closeDetail({ restoreFocus: false });
@@ -103,12 +119,13 @@ class Page {
 
   closeDetail({ restoreFocus = true, keepAddress = false } = {}) {
     if (!this.detail.isOpen) return;
-    const { event, person } = this.detail;
+    const { event, person, group } = this.detail;
     this.detail.close();
     this.events.select(null);
     this.people.select(null);
     if (person !== null && !keepAddress) history.replaceState(null, "", "#/people");
-    if (restoreFocus && this.view === "events" && event !== null) this.events.focusRow(event.seq);
+    if (restoreFocus && this.view === "events" && event !== null) this.events.focusRow(event.order);
+    else if (restoreFocus && this.view === "groups" && group !== null) this.groups.focusRow(group);
     else if (restoreFocus && this.view === "people")
       this.people.focusRow(person === null ? null : this.store.resolve(person));
     this.refresh();
@@ -154,6 +171,13 @@ class Page {
     document.addEventListener("visibilitychange", () => this.refresh());
   }
 
+  /** Scroll the tabs of a narrow page to the current one. */
+  #showTab() {
+    if (this.tabShown === this.view) return;
+    this.tabShown = this.view;
+    document.querySelector(`[data-view="${this.view}"]`).scrollIntoView({ inline: "nearest", block: "nearest" });
+  }
+
   #route() {
     const [, view, ...rest] = location.hash.split("/");
     const id = rest.join("/");
@@ -171,8 +195,8 @@ class Page {
   #hello(hello) {
     // A different `started` means another emulator, so the stored data is not its data.
     if (this.store.info.started !== undefined && this.store.info.started !== hello.started) this.#clear();
-    this.store.info = hello;
-    this.store.setInitialStats(hello.stats ?? {});
+    this.store.greet(hello);
+    this.problems.restore();
     this.connection = "connected";
     this.refresh();
   }
@@ -205,6 +229,8 @@ class Page {
       // Without harmless problems, such as repeated calls for ids that are one person already.
       identity: open.length,
       rejected: store.stats.rejected ?? store.rejectedCount,
+      groups: store.groups.size,
+      requests: store.requestCount,
     };
     for (const view of VIEWS) {
       byId(view).hidden = view !== this.view;
@@ -212,20 +238,27 @@ class Page {
       if (view === this.view) tab.setAttribute("aria-current", "page");
       else tab.removeAttribute("aria-current");
       const badge = tab.querySelector(".count");
+      if (badge === null) continue;
       setText(badge, count(totals[view]) + (view === "people" && store.hasRemovedPeople ? "+" : ""));
       badge.classList.toggle("bad", (view === "identity" || view === "rejected") && totals[view] > 0);
     }
+    this.#showTab();
     setText(
       document.querySelector("title"),
       open.length > 0 ? `(${open.length}) Mixpanel emulator` : "Mixpanel emulator",
     );
     this.problems.renderAlert(this.view);
     this.problems.announce();
+    this.requests.renderFaults();
     if (this.view === "events") this.events.render();
     else if (this.view === "people") this.people.render({ isPaused: this.paused });
+    else if (this.view === "groups") this.groups.render({ isPaused: this.paused });
+    else if (this.view === "requests") this.requests.render({ isPaused: this.paused });
+    else if (this.view === "flags") this.flags.render();
     else if (this.view === "identity") this.problems.renderIdentity();
     else this.problems.renderRejected();
     this.detail.render();
+    this.tips.refresh();
     byId("columns").classList.toggle("with-detail", this.detail.isOpen);
   }
 

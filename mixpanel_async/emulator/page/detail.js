@@ -3,7 +3,7 @@
 import { clock, copyButton, count, h, hue, idText, moment, renewed, shown } from "./dom.js";
 import { explanation, headline, idsOf, joined, reason, sentence, timeOf } from "./identity.js";
 import { profileName } from "./people-view.js";
-import { propertyTable } from "./values.js";
+import { propertyTable, valueTree } from "./values.js";
 
 const MAX_IDS = 100;
 const MAX_STORY = 100;
@@ -22,27 +22,33 @@ export class Detail {
     this.element = document.getElementById("detail");
     this.event = null;
     this.person = null;
+    this.group = null;
     this.rendered = -Infinity;
     /** Data of the open person that the stream did not contain, by id. */
     this.requested = new Map();
   }
 
   get isOpen() {
-    return this.event !== null || this.person !== null;
+    return this.event !== null || this.person !== null || this.group !== null;
   }
 
   showEvent(event) {
-    this.#open({ event, person: null });
+    this.#open({ event, person: null, group: null });
   }
 
   showPerson(id) {
-    this.#open({ event: null, person: id });
+    this.#open({ event: null, person: id, group: null });
     this.#request(id);
+  }
+
+  showGroup(group) {
+    this.#open({ event: null, person: null, group });
   }
 
   close() {
     this.event = null;
     this.person = null;
+    this.group = null;
     this.element.hidden = true;
     this.element.replaceChildren();
   }
@@ -66,7 +72,9 @@ export class Detail {
     this.rendered = now;
     if (this.element.childElementCount === 0)
       this.element.append(h("div", { class: "head" }), h("div", { class: "body" }));
-    if (this.event !== null) this.#renderEvent(this.event);
+    if (this.group !== null) this.#renderGroup(this.group);
+    else if (this.event?.kind === "update") this.#renderUpdate(this.event);
+    else if (this.event !== null) this.#renderEvent(this.event);
     else this.#renderPerson(this.person);
   }
 
@@ -98,7 +106,7 @@ export class Detail {
 
   #renderEvent(event) {
     const canonical = this.store.resolve(event.distinct_id ?? "");
-    this.#head(`event ${event.seq}`, "Event", event.event === "" ? "(no name)" : shown(event.event, 300));
+    this.#head(`event ${event.order}`, "Event", event.event === "" ? "(no name)" : shown(event.event, 300));
     this.#part("who", canonical, () =>
       canonical === ""
         ? h("p", { class: "quiet" }, "Counts for no person, because it has no distinct_id.")
@@ -129,6 +137,51 @@ export class Detail {
       ),
       propertyTable(event.properties, "Properties of the event", isOwn),
     ]);
+  }
+
+  #renderUpdate(update) {
+    const { groupKey, distinct_id: id } = update;
+    this.#head(`update ${update.order}`, groupKey ? "Group update" : "Profile update", shown(update.event, 300));
+    const canonical = groupKey ? id : this.store.resolve(id);
+    this.#part("who", canonical, () =>
+      h("p", { class: "person-line" }, [
+        groupKey ? ["Of the group ", idText(groupKey), " "] : "Of ",
+        groupKey
+          ? idText(id)
+          : h(
+              "button",
+              { type: "button", class: `link who ${hue(canonical)}`, onclick: () => this.page.openPerson(canonical) },
+              idText(canonical),
+            ),
+      ]),
+    );
+    this.#part("facts", "", () => h("dl", { class: "facts" }, facts(update)));
+    this.#part("properties", "", () =>
+      Object.entries(update.properties).map(([operation, values]) => [
+        h("h3", {}, operation),
+        values !== null && typeof values === "object" && !Array.isArray(values)
+          ? propertyTable(values, operation, isOwn)
+          : valueTree(values),
+      ]),
+    );
+  }
+
+  #renderGroup({ key, id }) {
+    const profile = this.store.groups.get(JSON.stringify([key, id]))?.profile ?? null;
+    this.#head(`group ${key} ${id}`, `Group ${shown(key, 100)}`, shown(id, 300));
+    this.#part("profile", JSON.stringify(profile), () => [
+      h("h3", {}, "Profile"),
+      profile === null
+        ? h("p", { class: "quiet" }, "This group was deleted.")
+        : propertyTable(profile, "Properties of the group", isOwn),
+    ]);
+    this.#part("use", "", () =>
+      h("p", { class: "quiet" }, [
+        "Events belong to this group if their property ",
+        h("code", { class: "id" }, shown(key, 100)),
+        " is its id.",
+      ]),
+    );
   }
 
   /** Return the identity log entry of an event, if it is a failed identity call. */
@@ -227,6 +280,7 @@ export class Detail {
     const recent = [];
     const { events } = this.store;
     for (let index = events.length - 1; index >= 0 && recent.length < MAX_RECENT; index -= 1) {
+      if (events[index].kind === "update") continue;
       if (members.has(events[index].distinct_id) || members.has(this.store.resolve(events[index].distinct_id)))
         recent.push(events[index]);
     }

@@ -9,6 +9,8 @@
 import { brief, clock, count, h, hue, plural, shown } from "./dom.js";
 import { callKey, callName, flagOf, idsOf } from "./identity.js";
 import { keepTabStop, enableArrowKeys } from "./rows.js";
+import { setFullTexts } from "./tips.js";
+import { usesPointer } from "./modality.js";
 import { welcome } from "./welcome.js";
 
 const MAX_ROWS = 300;
@@ -28,8 +30,9 @@ export class EventsView {
     this.newer = byId("newer");
     this.name = byId("filter-name");
     this.person = byId("filter-person");
+    this.updates = byId("filter-updates");
     this.events = new WeakMap();
-    this.shownSeq = 0;
+    this.shownOrder = 0;
     this.seen = { generation: -1, identityChanges: -1, filter: null, names: 0 };
     this.atTop = true;
     this.isPressed = false;
@@ -64,7 +67,8 @@ export class EventsView {
     }
     this.list.addEventListener("focusout", () => this.page.refresh());
     this.newer.addEventListener("click", () => this.showNewest());
-    for (const input of [this.name, this.person]) input.addEventListener("input", () => this.page.refresh());
+    setFullTexts(this.list, (row, index) => this.#fullText(this.events.get(row), index));
+    for (const input of [this.name, this.person, this.updates]) input.addEventListener("input", () => this.page.refresh());
     byId("filter-clear").addEventListener("click", () => {
       this.setFilter("", "");
       this.name.focus();
@@ -84,19 +88,19 @@ export class EventsView {
   }
 
   /** Mark the event whose details are open; null marks none. */
-  select(seq) {
-    this.selected = seq;
+  select(order) {
+    this.selected = order;
     for (const row of this.list.querySelectorAll(".row")) this.#mark(row);
   }
 
   #mark(row) {
-    if (this.selected !== null && this.events.get(row)?.seq === this.selected) row.setAttribute("aria-current", "true");
+    if (this.selected !== null && this.events.get(row)?.order === this.selected) row.setAttribute("aria-current", "true");
     else row.removeAttribute("aria-current");
   }
 
   /** Return the focus to the row of an event, or to the list. */
-  focusRow(seq) {
-    const row = [...this.list.querySelectorAll(".row")].find((candidate) => this.events.get(candidate)?.seq === seq);
+  focusRow(order) {
+    const row = [...this.list.querySelectorAll(".row")].find((candidate) => this.events.get(candidate)?.order === order);
     (row ?? this.list.querySelector(".row"))?.focus();
   }
 
@@ -111,18 +115,18 @@ export class EventsView {
 
   #isHeld() {
     if (this.page.isPaused() || !this.atTop || this.isPressed) return true;
-    return this.list.querySelector(".row:focus-visible") !== null;
+    return !usesPointer() && this.list.querySelector(".row:focus-visible") !== null;
   }
 
   render() {
     const { store } = this;
-    const filter = `${this.name.value}\n${this.person.value}`;
+    const filter = `${this.name.value}\n${this.person.value}\n${this.updates.checked}`;
     const isFresh = store.generation !== this.seen.generation || filter !== this.seen.filter;
     const hasIdentityChanges = store.identityChanges !== this.seen.identityChanges;
     if (isFresh || (hasIdentityChanges && this.person.value.trim() !== "" && !this.#isHeld())) {
       this.seen.generation = store.generation;
       this.seen.filter = filter;
-      this.shownSeq = 0;
+      this.shownOrder = 0;
       this.list.replaceChildren();
       this.#update();
     } else if (this.#isHeld()) {
@@ -141,13 +145,17 @@ export class EventsView {
     this.#renderNotes();
   }
 
+  #filter() {
+    return this.store.filter(this.name.value, this.person.value, { withUpdates: this.updates.checked });
+  }
+
   /** Return matching events newer than those in the list, newest first, at most `MAX_ROWS`. */
   #fresh() {
-    const matches = this.store.filter(this.name.value, this.person.value);
+    const matches = this.#filter();
     const fresh = [];
     const { events } = this.store;
     for (let index = events.length - 1; index >= 0 && fresh.length < MAX_ROWS; index -= 1) {
-      if (events[index].seq <= this.shownSeq) break;
+      if (events[index].order <= this.shownOrder) break;
       if (matches(events[index])) fresh.push(events[index]);
     }
     return fresh;
@@ -160,7 +168,7 @@ export class EventsView {
       const items = fresh.map((event, index) => this.#item(event, index));
       this.list.prepend(...items);
     }
-    this.shownSeq = this.store.events.at(-1)?.seq ?? this.shownSeq;
+    this.shownOrder = this.store.events.at(-1)?.order ?? this.shownOrder;
     keepTabStop(this.list);
   }
 
@@ -180,6 +188,7 @@ export class EventsView {
     const [when, name, , preview] = row.children;
     when.textContent = clock(event.received_at);
     name.textContent = event.event === "" ? "(no name)" : shown(event.event, 80);
+    row.classList.toggle("update", event.kind === "update");
     this.#fillPerson(row, event);
     preview.textContent = previewOf(event);
     this.#fillFlag(row, event);
@@ -198,11 +207,23 @@ export class EventsView {
 
   #fillPerson(row, event) {
     const who = row.children[2];
-    const canonical = this.store.resolve(event.distinct_id ?? "");
+    const canonical = this.#who(event);
     const text = canonical === "" ? "(no id)" : shown(canonical, 60);
     if (who.textContent === text) return;
     who.firstElementChild.textContent = text;
     who.className = `who ${canonical === "" ? "no-person" : hue(canonical)}`;
+  }
+
+  /** Return the canonical id of the person, or the key and id of a group. */
+  #who(event) {
+    return event.groupKey ? `${event.groupKey} ${event.distinct_id}` : this.store.resolve(event.distinct_id ?? "");
+  }
+
+  #fullText(event, index) {
+    if (event === undefined) return undefined;
+    if (index === 1) return event.event;
+    if (index === 2) return this.#who(event);
+    return index === 3 ? previewOf(event, { limit: 500, number: 50 }) : undefined;
   }
 
   #showNewer() {
@@ -226,14 +247,14 @@ export class EventsView {
     const isEmpty = this.list.childElementCount === 0;
     byId("filter-clear").hidden = !isFiltered;
     const { events } = this.store;
-    const matches = this.store.filter(this.name.value, this.person.value);
+    const matches = this.#filter();
     // Counted only with an active filter, because it checks every stored event.
     const number = isFiltered ? events.filter(matches).length : 0;
     byId("matches").textContent = isFiltered ? `${count(number)} of the latest ${count(events.length)}` : "";
     const note = byId("event-note");
     note.hidden = this.list.childElementCount < MAX_ROWS;
     note.textContent = `The latest ${count(this.list.childElementCount)} are shown. All are at /_emulator/events.`;
-    welcome(byId("event-empty"), { isHidden: !isEmpty, isFiltered, info: this.store.info });
+    welcome(byId("event-empty"), { isHidden: !isEmpty, isFiltered: isFiltered || events.length > 0, store: this.store });
   }
 }
 
@@ -253,17 +274,28 @@ function newItem() {
   );
 }
 
-function previewOf(event) {
+function previewOf(event, { limit = 60, number = PREVIEWED } = {}) {
   const { properties } = event;
+  if (event.kind === "update") return updatePreview(properties, limit, number);
   if (callName(event) !== null) {
     const [first, second] = idsOf(event);
-    return `${shown(second, 60)} → ${shown(first, 60)}`;
+    return `${shown(second, limit)} → ${shown(first, limit)}`;
   }
   const parts = [];
   for (const name in properties ?? {}) {
     if (name.startsWith("$") || COMMON.has(name)) continue;
-    parts.push(`${shown(name, 40)}: ${brief(properties[name], 60)}`);
-    if (parts.length === PREVIEWED) break;
+    parts.push(`${shown(name, 40)}: ${brief(properties[name], limit)}`);
+    if (parts.length === number) break;
   }
   return parts.join("  ·  ");
+}
+
+function updatePreview(operations, limit, number) {
+  const parts = [];
+  for (const values of Object.values(operations)) {
+    if (values === null || typeof values !== "object") continue;
+    if (Array.isArray(values)) parts.push(...values.map((name) => brief(name, limit)));
+    else for (const name in values) parts.push(`${shown(name, 40)}: ${brief(values[name], limit)}`);
+  }
+  return parts.slice(0, number).join("  ·  ");
 }

@@ -2,6 +2,8 @@
 
 import { clock, count, h, hue, plural, shown } from "./dom.js";
 import { keepTabStop, enableArrowKeys } from "./rows.js";
+import { usesPointer } from "./modality.js";
+import { setFullTexts } from "./tips.js";
 
 const MAX_ROWS = 200;
 // The order of people changes constantly. Two updates per second remain readable.
@@ -43,6 +45,11 @@ export class PeopleView {
       const row = event.target.closest(".row");
       if (row) page.openPerson(this.ids.get(row));
     });
+    setFullTexts(this.list, (row, index) => {
+      const canonical = this.ids.get(row);
+      if (index === 0) return canonical;
+      return index === 1 ? (profileName(store.people.get(canonical)?.profile ?? null) ?? undefined) : undefined;
+    });
     enableArrowKeys(this.list, (row) => {
       if (page.isDetailOpen()) page.openPerson(this.ids.get(row), { moveFocus: false });
     });
@@ -65,7 +72,8 @@ export class PeopleView {
 
   render({ now = performance.now(), isPaused = false } = {}) {
     const isForced = this.rendered === -Infinity;
-    if (!isForced && (isPaused || this.list.querySelector(".row:focus-visible, .row:active") !== null)) return;
+    const held = usesPointer() ? ".row:active" : ".row:focus-visible, .row:active";
+    if (!isForced && (isPaused || this.list.querySelector(held) !== null)) return;
     if (now - this.rendered < UPDATE_INTERVAL) {
       clearTimeout(this.timer);
       this.timer = setTimeout(() => this.page.refresh(), UPDATE_INTERVAL - (now - this.rendered));

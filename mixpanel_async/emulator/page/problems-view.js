@@ -3,12 +3,16 @@
  */
 
 import { brief, clock, count, h, plural, renewed, shown } from "./dom.js";
-import { callName, explanation, headline, idsOf, plain, reason } from "./identity.js";
+import { callName, explanation, headline, idsOf, plain, reason, sentence } from "./identity.js";
 import { valueTree } from "./values.js";
 
 const MAX_CARDS = 100;
 // Minimum interval between announcements to screen readers, in milliseconds.
 const ANNOUNCE_INTERVAL = 5000;
+
+// The banner of a kind of problem stays dismissed for the life of the emulator, also after a reload of the page.
+const DISMISSED = "mixpanel-emulator-dismissed";
+const MAX_DISMISSED = 50;
 
 const byId = (id) => document.getElementById(id);
 
@@ -17,19 +21,19 @@ export class ProblemsView {
   constructor(store, page) {
     this.store = store;
     this.page = page;
-    this.dismissed = -1;
+    this.dismissed = new Set();
     this.announced = { identity: -1, rejected: 0, at: -Infinity };
   }
 
-  /** Update the alert under the header, which explains the latest problem. */
+  /** Update the banner under the tabs, which names the latest problem of a kind that was not dismissed. */
   renderAlert(view) {
     const alert = byId("alert");
-    const open = this.store.problemList({ onlyOpen: true }).filter(({ entry }) => entry.seq > this.dismissed);
+    const open = this.store.problemList({ onlyOpen: true }).filter(({ entry }) => !this.dismissed.has(kindOf(entry)));
     alert.hidden = open.length === 0 || view === "identity";
     if (alert.hidden) return;
     const { entry } = open[0];
     renewed(alert, `${this.store.generation} ${entry.seq} ${open.length}`, () => [
-      h("div", { class: "say" }, explanation(entry, false, "h2")),
+      h("p", { class: "say cut" }, h("b", {}, sentence(headline(entry))), ". ", sentence(reason(entry))),
       h("div", { class: "buttons" }, [
         h(
           "a",
@@ -42,9 +46,15 @@ export class ProblemsView {
   }
 
   #dismiss() {
-    this.dismissed = Math.max(-1, ...this.store.problemList().map(({ entry }) => entry.seq));
+    for (const { entry } of this.store.problemList()) this.dismissed.add(kindOf(entry));
+    saveDismissed(this.store.info.started, [...this.dismissed].slice(-MAX_DISMISSED));
     this.page.refresh();
     byId("main").focus();
+  }
+
+  /** Read which kinds of problems were dismissed, once the emulator is known. */
+  restore() {
+    this.dismissed = new Set([...this.dismissed, ...savedDismissed(this.store.info.started)]);
   }
 
   /** Announce new problems to screen readers, briefly and not too often. */
@@ -67,7 +77,8 @@ export class ProblemsView {
 
   /** Clear the dismissed and announced problems, because a reset restarts the numbers. */
   clear() {
-    this.dismissed = -1;
+    this.dismissed = new Set();
+    saveDismissed(this.store.info.started, []);
     this.announced = { identity: -1, rejected: 0, at: -Infinity };
     byId("announcer").textContent = "";
   }
@@ -136,6 +147,29 @@ export class ProblemsView {
     const empty = byId("rejected-empty");
     empty.hidden = rejectedCount > 0;
     empty.textContent = "No rejected records. /import?strict=1 has the strictest validation.";
+  }
+}
+
+/** Return what problems of one kind share: the call and the reason, without the ids. */
+function kindOf(entry) {
+  return `${callName(entry)} ${entry.$failure_reason || entry.outcome}`;
+}
+
+/** Return the dismissed kinds of an emulator. Storage may be disabled, full, or contain anything. */
+function savedDismissed(started) {
+  try {
+    const saved = JSON.parse(localStorage.getItem(DISMISSED));
+    return saved.started === started ? saved.kinds.filter((kind) => typeof kind === "string") : [];
+  } catch {
+    return [];
+  }
+}
+
+function saveDismissed(started, kinds) {
+  try {
+    localStorage.setItem(DISMISSED, JSON.stringify({ started, kinds }));
+  } catch {
+    // The banner then comes back after a reload.
   }
 }
 

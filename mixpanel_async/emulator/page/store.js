@@ -14,7 +14,20 @@ const MAX_PROBLEMS = 200;
 const MAX_JOINS = 5_000;
 const MAX_REJECTED = 200;
 const MAX_NAMES = 500;
+const MAX_GROUPS = 2_000;
+const MAX_LOG = 500;
+const TOKEN_FIELDS = new Set(["properties.token", "$token"]);
 const RATE_SECONDS = 60;
+const OPERATIONS = new Set([
+  "$set",
+  "$set_once",
+  "$add",
+  "$append",
+  "$union",
+  "$remove",
+  "$unset",
+  "$delete",
+]);
 
 export class Store {
   constructor() {
@@ -27,11 +40,13 @@ export class Store {
   /** Delete all data after a reset of the emulator. */
   clear() {
     this.generation += 1;
-    /** Newest last. */
+    /** Events and profile updates (`kind` is "update"), newest last. */
     this.events = [];
     this.characters = 0;
     // Each log of the emulator numbers its entries from 1.
-    this.lastSeq = { events: 0, identity: 0, rejected: 0 };
+    this.lastSeq = { events: 0, identity: 0, rejected: 0, updates: 0, log: 0 };
+    /** Number of the latest item of `events` in order of display. */
+    this.order = 0;
     this.names = new Map();
     this.stats = {};
     this.ingested = 0;
@@ -49,7 +64,27 @@ export class Store {
     this.outcomes = new Map();
     this.rejected = [];
     this.rejectedCount = 0;
+    /** Number of rejected records with the token of another project. */
+    this.foreignTokens = 0;
     this.perSecond = [];
+    /** Groups with a profile by key and id, the latest update last. */
+    this.groups = new Map();
+    this.groupChanges = 0;
+    /** Requests, the latest last. */
+    this.log = [];
+    this.requestCount = 0;
+    this.unsupported = [];
+    this.faults = { planned: [], number: 0, random: null, latency: 0 };
+    this.hasHistory = false;
+  }
+
+  /** Store what a connection starts with. */
+  greet(hello) {
+    this.info = hello;
+    this.setInitialStats(hello.stats ?? {});
+    this.faults = hello.faults ?? this.faults;
+    const second = Math.floor(Date.now() / 1000);
+    this.perSecond = (hello.rates ?? []).map(([age, number]) => ({ second: second - age, number }));
   }
 
   /** Store the statistics sent at the start of a connection. */
@@ -65,12 +100,20 @@ export class Store {
     for (const person of batch.people ?? []) this.#storePerson(person);
     const size = characters / Math.max(1, events.length);
     for (const event of events) this.#storeEvent(event, size);
+    for (const update of batch.updates ?? []) this.#storeUpdate(update);
+    // The batch with the earlier profile updates ends the history of events, in which they belong.
+    if (batch.stats && !this.hasHistory) this.#sortHistory();
     this.#removeOldEvents();
+    for (const group of batch.groups ?? []) this.#storeGroup(group);
+    for (const entry of batch.log ?? []) this.#storeRequest(entry);
+    this.unsupported = batch.unsupported ?? this.unsupported;
+    this.faults = batch.faults ?? this.faults;
     for (const entry of batch.identity ?? []) this.#storeIdentity(entry);
     for (const record of batch.rejected ?? []) {
       if (!this.#isNew("rejected", record)) continue;
       this.rejected.push(record);
       this.rejectedCount += 1;
+      if (TOKEN_FIELDS.has(record.field) && record.silent) this.foreignTokens += 1;
     }
     if (this.rejected.length > MAX_REJECTED * 2) this.rejected.splice(0, this.rejected.length - MAX_REJECTED);
     if (batch.stats) this.#storeStats(batch.stats);
@@ -98,9 +141,7 @@ export class Store {
 
   #storeEvent(event, size) {
     if (!this.#isNew("events", event)) return;
-    event.size = size;
-    this.events.push(event);
-    this.characters += size;
+    this.#append(event, size);
     if (this.names.size < MAX_NAMES || this.names.has(event.event)) {
       this.names.set(event.event, (this.names.get(event.event) ?? 0) + 1);
     }
@@ -111,6 +152,56 @@ export class Store {
     // Moved to the end as the most recently active person.
     this.people.delete(canonical);
     this.people.set(canonical, person);
+  }
+
+  #append(item, size) {
+    this.order += 1;
+    item.order = this.order;
+    item.size = size;
+    this.events.push(item);
+    this.characters += size;
+  }
+
+  #storeUpdate(update) {
+    if (!this.#isNew("updates", update)) return;
+    const { group_key: groupKey, id, record, received_at: receivedAt } = update;
+    const operations = Object.keys(record ?? {}).filter((name) => OPERATIONS.has(name));
+    const item = {
+      kind: "update",
+      seq: update.seq,
+      event: `${groupKey === "" ? "Profile" : "Group"} ${operations.join(", ")}`,
+      groupKey,
+      distinct_id: id,
+      sent_id: id,
+      properties: Object.fromEntries(operations.map((name) => [name, record[name]])),
+      record,
+      endpoint: groupKey === "" ? "/engage" : "/groups",
+      received_at: receivedAt,
+    };
+    this.#append(item, 200);
+  }
+
+  #sortHistory() {
+    this.hasHistory = true;
+    if (!this.events.some(({ kind }) => kind === "update")) return;
+    this.events.sort((one, other) => one.received_at - other.received_at);
+    for (const item of this.events) item.order = this.order += 1;
+    this.generation += 1;
+  }
+
+  #storeGroup({ key, id, profile }) {
+    const name = JSON.stringify([key, id]);
+    this.groups.delete(name);
+    if (profile !== null) this.groups.set(name, { key, id, profile });
+    if (this.groups.size > MAX_GROUPS) this.groups.delete(this.groups.keys().next().value);
+    this.groupChanges += 1;
+  }
+
+  #storeRequest(entry) {
+    if (entry.number <= this.lastSeq.log) return;
+    this.lastSeq.log = this.requestCount = entry.number;
+    this.log.push(entry);
+    if (this.log.length > MAX_LOG * 1.2) this.log.splice(0, this.log.length - MAX_LOG);
   }
 
   #removeOldEvents() {
@@ -211,17 +302,22 @@ export class Store {
     return [...this.joins.filter(isAbout), ...failed.filter(isAbout)].sort((one, other) => one.seq - other.seq);
   }
 
-  /** Return a filter for events by part of the name, ignoring case, and by an id of the person or part of an id. */
-  filter(name, person) {
+  /**
+   * Return a filter for events and profile updates by part of the name, ignoring case, and by an id of the person or
+   * part of an id.
+   */
+  filter(name, person, { withUpdates = true } = {}) {
     const part = name.trim().toLowerCase();
     const personText = person.trim();
     const canonicalFilter = personText === "" ? null : this.resolve(personText);
     const personPart = personText.toLowerCase();
     const isKnown = canonicalFilter !== null && this.people.has(canonicalFilter);
     return (event) => {
+      if (!withUpdates && event.kind === "update") return false;
       if (part !== "" && !event.event.toLowerCase().includes(part)) return false;
       if (canonicalFilter === null) return true;
-      const canonical = this.resolve(event.distinct_id);
+      const canonical = event.groupKey ? event.distinct_id : this.resolve(event.distinct_id);
+      if (isKnown && event.groupKey) return false;
       if (isKnown) return canonical === canonicalFilter;
       return (
         canonical.toLowerCase().includes(personPart) ||

@@ -1,6 +1,6 @@
 /** First steps, shown while there are no events: the address of the emulator and code for each SDK. */
 
-import { copyButton, h, renewed } from "./dom.js";
+import { copyButton, h, plural, renewed, shown } from "./dom.js";
 
 function snippets(token) {
   const url = location.origin;
@@ -34,19 +34,62 @@ mixpanel.track("Signed up", { distinct_id: "user-1", plan: "pro" });`,
   };
 }
 
-/** Show or hide the first steps in an element. */
-export function welcome(element, { isHidden, isFiltered, info }) {
+/** Show or hide the first steps in an element, or the reason why requests arrive and nothing is stored. */
+export function welcome(element, { isHidden, isFiltered, store }) {
   element.hidden = isHidden;
   if (isHidden) return;
+  const { info, foreignTokens, rejectedCount, requestCount } = store;
   const token = typeof info.token === "string" && /^[\w-]{1,64}$/.test(info.token) ? info.token : "PROJECT_TOKEN";
-  renewed(element, `${isFiltered} ${token}`, () =>
-    isFiltered
-      ? [
-          h("h3", {}, "No event matches"),
-          h("p", {}, "Change or clear the filter. Only the latest events are searched."),
-        ]
-      : firstSteps(snippets(token)),
-  );
+  const latest = store.rejected.at(-1)?.message ?? "";
+  renewed(element, JSON.stringify([isFiltered, token, foreignTokens, rejectedCount, requestCount, latest]), () => {
+    if (isFiltered)
+      return [
+        h("h3", {}, "No event matches"),
+        h("p", {}, "Change or clear the filter. Only the latest events are searched."),
+      ];
+    if (foreignTokens > 0) return [...otherToken(info.token, foreignTokens), ...firstSteps(snippets(token))];
+    if (requestCount > 0) return [...nothingStored(requestCount, latest), ...firstSteps(snippets(token))];
+    return [
+      h("h3", {}, "Waiting for the first event"),
+      h(
+        "p",
+        {},
+        "Point an SDK at ",
+        h("code", { class: "origin" }, location.origin),
+        " and track an event. It appears here immediately.",
+      ),
+      ...firstSteps(snippets(token)),
+    ];
+  });
+}
+
+/** Explain that all records have another token. The other token is not shown: it may be a secret in the wrong place. */
+function otherToken(token, number) {
+  return [
+    h("h3", { class: "warn" }, "Records arrive with the token of another project"),
+    h(
+      "p",
+      {},
+      "This emulator was started with the project token ",
+      h("code", { class: "origin" }, shown(token ?? "", 80)),
+      `. ${plural(number, "record")} had another token, and ${number === 1 ? "was" : "were"} dropped without an error, `,
+      "as Mixpanel does. Use this token in the SDK, or start the emulator without a token, which accepts every token.",
+    ),
+  ];
+}
+
+function nothingStored(number, latest) {
+  return [
+    h("h3", { class: "warn" }, "Requests arrive, but no event was stored"),
+    h(
+      "p",
+      {},
+      `${plural(number, "request")} so far. `,
+      latest === "" ? "See " : ["The latest reason: ", h("b", {}, shown(latest, 300)), ". See "],
+      h("a", { href: "#/requests" }, "all requests"),
+      latest === "" ? "." : [" and ", h("a", { href: "#/rejected" }, "rejected records"), "."],
+    ),
+  ];
 }
 
 function firstSteps(texts) {
@@ -61,14 +104,6 @@ function firstSteps(texts) {
   }
   choose(chosen);
   return [
-    h("h3", {}, "Waiting for the first event"),
-    h(
-      "p",
-      {},
-      "Point an SDK at ",
-      h("code", { class: "origin" }, location.origin),
-      " and track an event. It appears here immediately.",
-    ),
     h("div", { class: "snippet" }, [
       h(
         "div",
