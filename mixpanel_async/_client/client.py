@@ -245,7 +245,8 @@ class AsyncMixpanel(EventMethods, IdentityMethods, ProfileMethods):
         """Create a client from environment variables.
 
         It reads `MIXPANEL_TOKEN` and, if set, `MIXPANEL_SERVICE_ACCOUNT_USERNAME`, `MIXPANEL_SERVICE_ACCOUNT_SECRET`,
-        `MIXPANEL_PROJECT_ID`, `MIXPANEL_REGION`, `MIXPANEL_API_HOST` and `MIXPANEL_ID_MERGE`.
+        `MIXPANEL_PROJECT_ID`, `MIXPANEL_REGION`, `MIXPANEL_API_HOST` and `MIXPANEL_ID_MERGE`. `MIXPANEL_ALLOW_HTTP`
+        set to 1, true, yes or on is the option `allow_http`.
 
         With `MIXPANEL_DISABLED` set to 1, true, yes or on, the client is disabled. It then reads only
         `MIXPANEL_TOKEN` and `MIXPANEL_ID_MERGE`, and needs neither. 0, false, no, off and blank have no effect.

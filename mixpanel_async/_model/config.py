@@ -341,4 +341,6 @@ def _endpoint_options(read: Callable[[str], str | None], given: Mapping[str, Any
         options["region"] = region
     if api_host := read("API_HOST"):
         options["api_host"] = api_host
+    if "allow_http" not in given and _is_on("MIXPANEL_ALLOW_HTTP", read("ALLOW_HTTP")):
+        options["allow_http"] = True
     return options

@@ -94,6 +94,7 @@ def parse_origin(region: str, api_host: str | None, *, allow_http: bool = False)
         raise_configuration_error(f"api_host must have a port between 1 and 65535, not {int(port)}")
     if scheme == "http" and not allow_http and not _is_loopback(host):
         raise_configuration_error(
-            "api_host must use https:// unless it is a loopback address; pass allow_http=True to allow http://"
+            "api_host must use https:// unless it is a loopback address; pass allow_http=True, or set "
+            "MIXPANEL_ALLOW_HTTP=1 for from_env(), to allow http://"
         )
     return f"{scheme}://{host}{'' if port is None else f':{int(port)}'}{prefix}"

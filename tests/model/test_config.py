@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 
 import mixpanel_async.emulator
 from mixpanel_async import (
+    AsyncMixpanel,
     BatchPolicy,
     ConfigurationError,
     IdMerge,
@@ -729,3 +730,21 @@ def test_id_merge_is_accepted_as_enum_and_as_text(system: IdMerge, spell: Callab
 def test_client_refuses_an_unknown_id_merge(value: Any) -> None:
     text = refused(lambda: mixpanel_async.AsyncMixpanel("token", id_merge=value))
     assert text.startswith("id_merge must be legacy, original or simplified, not ")
+
+
+@pytest.mark.parametrize(("text", "is_on"), [("1", True), ("YES", True), (" on ", True), ("0", False), ("", False)])
+def test_environment_allows_http(text: str, is_on: bool) -> None:
+    variables = {"MIXPANEL_TOKEN": "t", "MIXPANEL_API_HOST": "http://emulator:8080", "MIXPANEL_ALLOW_HTTP": text}
+    if is_on:
+        AsyncMixpanel.from_env(variables)
+    else:
+        with pytest.raises(ConfigurationError, match="MIXPANEL_ALLOW_HTTP=1"):
+            AsyncMixpanel.from_env(variables)
+    AsyncMixpanel.from_env(variables, allow_http=True)
+    with pytest.raises(ConfigurationError, match="must use https"):
+        AsyncMixpanel.from_env(variables, allow_http=False)
+
+
+def test_misspelled_permission_of_http_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="MIXPANEL_ALLOW_HTTP must be one of"):
+        AsyncMixpanel.from_env({"MIXPANEL_TOKEN": "t", "MIXPANEL_ALLOW_HTTP": "maybe"})

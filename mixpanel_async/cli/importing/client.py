@@ -35,7 +35,8 @@ def create_client(
     return AsyncMixpanel.from_env(
         project.environ,
         events_endpoint="import",
-        allow_http=project.allow_http,
+        # Otherwise, `MIXPANEL_ALLOW_HTTP` decides.
+        **({"allow_http": True} if project.allow_http else {}),
         overflow=Overflow.WAIT,
         batching=BatchPolicy(
             max_events=BATCH_RECORDS,
