@@ -221,6 +221,8 @@ def test_empty_page_shows_first_steps(app: App, open_page: Open) -> None:
     expect(welcome.locator("pre")).to_contain_text(f'events_url="{app.url}/track"')
     welcome.get_by_role("button", name="Official Node SDK").click()
     expect(welcome.locator("pre")).to_contain_text(f'host: "127.0.0.1:{app.port}"')
+    welcome.get_by_role("button", name="Browser SDK").click()
+    expect(welcome.locator("pre")).to_contain_text(f'api_host: "{app.url}"')
     for view in ("people", "groups", "identity", "rejected", "requests", "flags"):
         page.locator(f'[data-view="{view}"]').click()
         expect(page.locator(f"#{view}-empty")).to_be_visible()

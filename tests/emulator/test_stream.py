@@ -317,9 +317,11 @@ async def test_people_stored_before_restart_are_streamed(tmp_path: Path) -> None
                 post = poster(emulator)
                 await post("/track", [event(**{"$device_id": "d", "$user_id": "u"})])
                 await post("/engage", [{"$token": TOKEN, "$distinct_id": "u", "$set": {"n": 1}, "$ignore_time": True}])
+                await post("/groups", [{"$token": TOKEN, "$group_key": "k", "$group_id": "g", "$set": {"n": 2}}])
             async with viewing(emulator) as viewer:
                 _, batch = await greeted(viewer)
     assert batch["people"] == [{"canonical": "u", "ids": ["$device:d", "u"], "profile": {"n": 1}}]
+    assert batch["groups"] == [{"key": "k", "id": "g", "profile": {"n": 2}}]
     assert seqs([batch]) == [1]
 
 

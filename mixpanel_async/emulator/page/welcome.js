@@ -27,6 +27,10 @@ const mixpanel = Mixpanel.init("${token}", {
   protocol: "${location.protocol.replace(":", "")}",
 });
 mixpanel.track("Signed up", { distinct_id: "user-1", plan: "pro" });`,
+    "Browser SDK": `import mixpanel from "mixpanel-browser";
+
+mixpanel.init("${token}", { api_host: "${url}" });
+mixpanel.track("Signed up", { plan: "pro" });`,
     curl: `curl ${url}/track -H 'Content-Type: application/json' -d '[{
   "event": "Signed up",
   "properties": {"token": "${token}", "distinct_id": "user-1", "plan": "pro"}
