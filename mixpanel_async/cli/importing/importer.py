@@ -32,12 +32,13 @@ from mixpanel_async import (
 )
 
 from .concurrency import ConcurrencyController
+from .event_order import OrderGuard
 from .file_import import FileImport, ImportPosition
 from .limits import BATCH_BYTES, BATCH_RECORDS, ImportLimits
 from .option_values import ImportKind
 from .progress import Display, ImportProgress
 from .reader import Chunk, ChunkReader
-from .record_conversion import EventArguments, RowId, event_converter, record_key, update_converter
+from .record_conversion import IDENTITY_EVENTS, EventArguments, RowId, event_converter, record_key, update_converter
 from .reject_tracker import RejectTracker
 from .signals import SignalCounter
 from .source_factory import ReadOptions
@@ -186,9 +187,12 @@ class Importer:
         """Hand the events of a chunk to the client. Return how many were rejected and how many are uncertain."""
         file, content_id, origins = chunk.file, chunk.file.input.content_id, self.rejects.in_flight
         rejected = 0
+        order = OrderGuard(self._settle, is_settled=not self._mp.stats().pending)
         for line, row in chunk.rows:
             try:
                 distinct_id, name, properties, user_id, device_id, time, insert_id = convert(row, (content_id, line))
+                if order.is_strict or name in IDENTITY_EVENTS:
+                    await order.before_record()
                 if type(insert_id) is str:
                     origins[insert_id] = (file, line)
                 send = self._mp.track if self._is_endpoint_verified else self._send_probe_event
@@ -206,7 +210,13 @@ class Importer:
                 self._reject(file, line, row, error)
             if self.failure is not None:
                 break
+        if order.is_strict and self.failure is None:
+            await self._settle()
         return rejected, 0
+
+    async def _settle(self) -> None:
+        """Wait until all records handed over so far are settled."""
+        await self._mp.flush(_FLUSH_TIMEOUT)
 
     async def _send_probe_event(
         self, distinct_id: str | None, name: str, properties: Record, **arguments: object

@@ -19,11 +19,18 @@ from .record_source import UnreadableRow
 if TYPE_CHECKING:
     from .column_mapping import ColumnMapping, Record
 
-EventArguments = tuple[str | None, str, "Record", str | None, str | None, float | datetime, str]
-"""Distinct id, name, properties, user id, device id, time, insert id."""
+EventArguments = tuple[str | None, str, "Record", str | None, str | None, float | datetime | None, str]
+"""Distinct id, name, properties, user id, device id, time (None: now), insert id."""
 RowId = tuple[str, int]
 """Identifier of the file's content, and the line."""
 
+# They go to `/import` like other events: `/track` ignores events that are more than five days old, and does not accept
+# `$merge`. A tuple, because an invalid name may not be hashable.
+IDENTITY_EVENTS: Final = ("$identify", "$create_alias", "$merge")
+"""Names of events that join ids."""
+
+# Added by Mixpanel to exported events whose `distinct_id` it has replaced by another id of the same person.
+_SENT_ID: Final = "$distinct_id_before_identity"
 # Properties that Mixpanel adds to exported events, and the token of the source project. Source: Mixpanel's pages on
 # default and reserved properties, read 2026-08-21.
 _EXPORT_ONLY_PROPERTIES: Final = (
@@ -62,9 +69,9 @@ def event_converter(mapping: ColumnMapping) -> Callable[[object, RowId], EventAr
     every key that is not a field is a property. It raises `ValidationError` for anything else.
     """
     is_identity = mapping.is_identity
-    parse_time, passes_numbers = mapping.time_parser.parse, mapping.time_parser.passes_numbers
+    convert_time = _time_converter(mapping)
+    is_time_converted = mapping.project_clock is not None or not mapping.time_parser.passes_numbers
     is_id_by_line = mapping.insert_ids is InsertIds.LINE
-    clock = mapping.project_clock
 
     def convert(record: object, row_id: RowId) -> EventArguments:
         if type(record) is not dict:
@@ -76,19 +83,18 @@ def event_converter(mapping: ColumnMapping) -> Callable[[object, RowId], EventAr
         else:
             properties = _flat_event(record, mapping)
             name = properties.pop("event", None)
-        arrival = None if clock is None else _arrival(properties)
-        for key in _EXPORT_ONLY_PROPERTIES:
-            if key in properties:
-                del properties[key]
         distinct_id = _id_to_text(properties.pop("distinct_id", None))
+        if name in IDENTITY_EVENTS:
+            distinct_id = _complete_identity_event(name, distinct_id, properties)
         user_id = device_id = None
         if "$user_id" in properties or "$device_id" in properties:
             user_id, device_id = _convert_ids(properties)
         time = properties.pop("time", None)
-        if not (passes_numbers and (type(time) is int or type(time) is float)):
-            time = parse_time(time, "time")
-        if clock is not None and not isinstance(time, datetime):
-            time = clock.to_utc(time, arrival, row_id[0])
+        if is_time_converted or not (type(time) is int or type(time) is float):
+            time = convert_time(name, time, properties, row_id[0])
+        for key in _EXPORT_ONLY_PROPERTIES:
+            if key in properties:
+                del properties[key]
         insert_id = properties.pop("$insert_id", None)
         if insert_id is None or insert_id == "":
             content = (name, distinct_id, time, properties)
@@ -97,6 +103,68 @@ def event_converter(mapping: ColumnMapping) -> Callable[[object, RowId], EventAr
         return distinct_id, name, properties, user_id, device_id, time, _id_to_text(insert_id)  # type: ignore[return-value]
 
     return convert
+
+
+def _time_converter(mapping: ColumnMapping) -> Callable[[object, object, Record, str], float | datetime | None]:
+    """Return a function that converts the time of an event, given the name, the time, the properties and the file."""
+    parse, clock = mapping.time_parser.parse, mapping.project_clock
+
+    def convert(name: object, time: object, properties: Record, content_id: str) -> float | datetime | None:
+        if time is None and name in IDENTITY_EVENTS:
+            # Files that are made for a merge have none, and the effect does not depend on it.
+            return None
+        parsed = parse(time, "time")
+        if clock is None or isinstance(parsed, datetime):
+            return parsed
+        return clock.to_utc(parsed, _arrival(properties), content_id)
+
+    return convert
+
+
+def _complete_identity_event(name: str, distinct_id: Any, properties: dict[str, Any]) -> Any:
+    """Add what an identity event lacks to its properties, in place. Return the `distinct_id`.
+
+    Ids that are integers become text. `$identify` of browser and mobile SDKs, with `distinct_id` and
+    `$anon_distinct_id`, gets the documented `$identified_id` and `$anon_id` too.
+
+    Args:
+        name: one of `IDENTITY_EVENTS`.
+        distinct_id: the `distinct_id`, or None.
+        properties: the other properties.
+
+    Raises:
+        ValidationError: if an id that the event joins is missing.
+    """
+    if name == "$merge":
+        ids = properties.get("$distinct_ids")
+        if not isinstance(ids, list) or len(ids) != 2:
+            raise ValidationError("properties.$distinct_ids", "must be a list of two ids")
+        properties["$distinct_ids"] = [_required_text("properties.$distinct_ids", one) for one in ids]
+        # The event belongs to no user.
+        return "" if distinct_id is None else distinct_id
+    sent_id = properties.get(_SENT_ID) or distinct_id
+    if name == "$create_alias":
+        properties["alias"] = _required_text("properties.alias", properties.get("alias"))
+        return sent_id
+    if "$anon_distinct_id" in properties and "$identified_id" not in properties and "$anon_id" not in properties:
+        properties["$anon_distinct_id"] = properties["$anon_id"] = _required_text(
+            "properties.$anon_distinct_id", properties["$anon_distinct_id"]
+        )
+        properties["$identified_id"] = _required_text("distinct_id", sent_id)
+    else:
+        for key in ("$identified_id", "$anon_id"):
+            properties[key] = _required_text(f"properties.{key}", properties.get(key))
+    return properties["$identified_id"] if distinct_id is None else distinct_id
+
+
+def _required_text(path: str, value: Any) -> str:
+    if type(value) is int:
+        value = str(value)
+    if not isinstance(value, str):
+        raise ValidationError(path, "is missing" if value is None else "must be a string")
+    if not value.strip():
+        raise ValidationError(path, "must not be blank")
+    return value
 
 
 def time_reader(
