@@ -184,6 +184,8 @@ def _place(exchange: Exchange) -> tuple[str, str]:
     if exchange.path == "/track":
         identity = IDENTITY_OPERATIONS.get(first.get("event", ""))
         return ("identity", identity) if identity else ("ingestion", "/track")
+    if exchange.path.startswith("/lookup-tables"):
+        return "ingestion", "/lookup-tables" if exchange.path == "/lookup-tables" else "/lookup-tables/{id}"
     if exchange.path == "/import":
         return ("identity" if first.get("event") == "$merge" else "ingestion"), "/import"
     batch, names = {

@@ -79,6 +79,28 @@ def test_large_export_is_sent_in_chunks(mixpanel: Wire) -> None:
     assert [event["properties"]["n"] for event in exported(mixpanel, limit=1_501)][-1] == 500
 
 
+def test_export_of_large_events_has_small_chunks(mixpanel: Wire) -> None:
+    for _ in range(4):
+        mixpanel.post("/import?strict=1", [imported(time=NOON, a=["x" * 200] * 200) for _ in range(50)])
+    sizes = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        async def note_and_send(message: Any) -> None:
+            sizes.append(len(message.get("body", b"")))
+            await send(message)
+
+        await emulated(scope, receive, note_and_send)
+
+    emulated = mixpanel.emulator.app
+    mixpanel.emulator.app = app
+    asked = {"from_date": "2023-11-15", "to_date": "2023-11-15"}
+    plain = {"accept-encoding": "identity"}
+    response = mixpanel.request("GET", "/api/2.0/export", params=asked, headers=plain, auth=("any", ""))
+    assert len(response.text.splitlines()) == 200
+    assert sum(sizes) > 8_000_000
+    assert max(sizes) < 400_000
+
+
 @pytest.mark.parametrize(
     ("where", "selected"),
     [

@@ -105,3 +105,22 @@ def test_export_tool_needs_credentials(emulator: Emulator, connect: Connect, cap
     assert utils.request(utils.raw_api, ["export"], dict(SPAN)) is None
     assert utils.request(utils.formatted_api, ["engage"], {}) is None
     assert caplog.messages.count("HTTP Error Code: 401") == 2
+
+
+def test_events_and_people_are_selected_by_expression(emulator: Emulator, connect: Connect) -> None:
+    utils = connect(emulator)
+    events = utils.query_export({**SPAN, "where": 'properties["day"] >= 1 and not properties["day"] == 2'})
+    assert [event["properties"]["day"] for event in events] == [1]
+    for selector in ({"where": 'properties["n"] < 2'}, {"selector": '(defined (properties["plan"]))'}):
+        people = utils.query_engage(dict(selector))
+        assert len(people) == (2 if "where" in selector else 1)
+
+
+def test_jql_is_refused_and_listed(emulator: Emulator, connect: Connect, caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(BaseException) as caught:  # noqa: PT011  the type is checked below
+        connect(emulator).query_jql("function main() { return People() }")
+    # The tool gives up with the base class itself.
+    assert type(caught.value) is BaseException
+    assert any("POST /api/2.0/jql is not emulated" in message for message in caplog.messages)
+    (entry,) = emulator.unsupported()
+    assert (entry["method"], entry["path"]) == ("POST", "/api/2.0/jql")
