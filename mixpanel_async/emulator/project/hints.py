@@ -17,11 +17,11 @@ _BY_REASON: Final[Mapping[str, str]] = {
         "user's id from the start, no ids need joining. Remove the call."
     ),
     "errAnonDistinctIdNonGUIDForm": (
-        "Mixpanel merges an anonymous id only if it is five groups of hexadecimal digits joined by dashes, such as "
-        "3f2b8c1e-9d4a-4b7e-8c1d-2a5e6f7b8c9d, with or without $device: in front. Track visitors under "
-        "str(uuid.uuid4()), or under the id of the browser SDK. If this is the id of another user, call reset() in the "
-        "browser SDK at log-out, before the next identify(). To join an id in another form, use alias (once per id) or "
-        "merge, which accept any id."
+        "Mixpanel merges an anonymous id only if it is a UUID, such as 3f2b8c1e-9d4a-4b7e-8c1d-2a5e6f7b8c9d, or an id "
+        "of its browser SDK: five groups of hexadecimal digits joined by dashes, with or without $device: in front. "
+        "Track visitors under str(uuid.uuid4()), or under the id of the SDK. If this is the id of another user, call "
+        "reset() in the SDK at log-out, before the next identify(). To join an id in another form, use alias (once per "
+        "id) or merge, which accept any id."
     ),
     "errAnonDistinctIdAssignedAlready": (
         "The anonymous id already belongs to another user, permanently. Generate a new anonymous id at log-out (call "
