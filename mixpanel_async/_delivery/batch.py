@@ -246,10 +246,14 @@ class Batch:
             origin=self, barriers=barriers, is_from_disk=self.is_from_disk, identities=identities,
         )  # fmt: skip
 
-    def salvage(self) -> Batch:
-        """Return a new batch of the same records, also if an error cut off a change of this one."""
+    def salvage(self, *, has_rows: bool = False) -> Batch:
+        """Return a new batch of the same records, also if an error cut off a change of this one.
+
+        Args:
+            has_rows: records without a row in the spool are not completely accepted, and left out.
+        """
         items = self.items.salvage()
-        if self.ids:
+        if self.ids or has_rows:
             items = items[: len(self.ids)]
         count = len(items)
         return Batch(

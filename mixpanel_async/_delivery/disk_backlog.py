@@ -150,9 +150,37 @@ class DiskBacklog:
         self.unwritten_bytes += size
         is_only_on_disk = bool(rows.records) or rows.is_loading or self.is_memory_full(size)
         if is_only_on_disk:
-            rows.keep_on_disk()
-            self._add(rows, 1, size)
+            before = self.records, self._size, rows.snapshot()
+            try:
+                self._add(rows, 1, size)
+                rows.keep_on_disk()
+            except BaseException:
+                # Raised by a signal handler.
+                self.records, self._size = before[:2]
+                rows.restore(before[2])
+                raise
         return is_only_on_disk
+
+    def holds_newest(self, lane: Lane, row: int) -> bool:
+        """Return whether the record of this row is completely accepted, if no later one was offered."""
+        rows = self.rows(lane)
+        if rows.last_row != row:
+            return False
+        return rows.newest_on_disk == row or any(
+            batch.ids and batch.ids[-1] == row and len(batch.ids) == len(batch.items) for batch in lane.batches()
+        )
+
+    def correct(self, entries: Sequence[PendingWrite], loading: Collection[int]) -> None:
+        """Correct the counters after an error has cut off a change.
+
+        Args:
+            entries: records on their way to the disk.
+            loading: codes of the lanes whose records are being read.
+        """
+        self.unwritten, self.unwritten_bytes = len(entries), sum(len(entry.item) for entry in entries)
+        for lane, rows in self._rows.items():
+            if lane.code not in loading:
+                rows.set_loading(is_loading=False)
 
     def written(self, entries: Sequence[PendingWrite], used_bytes: int, freed: int) -> bool:
         """Note that a group is committed: its records may be sent.
@@ -381,11 +409,6 @@ class DiskBacklog:
         size = batch.payload if loss is None else 0
         self.bytes_being_freed += size
         self.settled.append(SettledRows(batch.ids, size, loss))
-
-    def take_settled(self) -> list[SettledRows]:
-        """Return the settled rows for the writer thread."""
-        settled, self.settled = self.settled, []
-        return settled
 
     def may_be_sent(self, lane: Lane) -> bool:
         """Return whether the first ready batch of a lane is committed, as it must be.

@@ -71,7 +71,7 @@ class Intake:
         self._pid = os.getpid()
         self._lock = threading.RLock()
         self._is_lock_held = False
-        self._repairer = Repairer(buffer)
+        self._repairer = Repairer(buffer, self._repair_spool)
         # Only an eviction takes accepted records away while another record enters.
         self._cut_off_as = DropReason.QUEUE_FULL if overflow is Overflow.DROP_OLDEST else DropReason.UNCERTAIN
         self._deferred: _Deferred = deque()
@@ -84,6 +84,10 @@ class Intake:
         self.closed = False
         self._is_abandoned = False
         self.spool = None if make_spool is None else make_spool(self)
+
+    def _repair_spool(self) -> None:
+        if self.spool is not None:
+            self.spool.repair()
 
     @property
     def pending(self) -> int:

@@ -32,6 +32,7 @@ class LaneRows:
         "first_row",
         "is_loading",
         "last_row",
+        "newest_on_disk",
         "pending_eviction",
         "records",
         "size",
@@ -44,7 +45,7 @@ class LaneRows:
         self._code = code
         self.last_row = self.written_to = code << SEQUENCE_BITS
         self.records = self.size = self.first_row = 0
-        self.unwritten = self.unwritten_from = 0
+        self.unwritten = self.unwritten_from = self.newest_on_disk = 0
         self.is_loading = False
         self.pending_eviction: Eviction | None = None
         self.barriers: Barriers = []
@@ -72,6 +73,15 @@ class LaneRows:
         if not self.unwritten:
             self.unwritten_from = self.last_row
         self.unwritten += 1
+        self.newest_on_disk = self.last_row
+
+    def snapshot(self) -> tuple[int, ...]:
+        """Return the values that `add` and `keep_on_disk` change."""
+        return self.records, self.size, self.first_row, self.unwritten, self.unwritten_from, self.newest_on_disk
+
+    def restore(self, values: tuple[int, ...]) -> None:
+        """Undo `add` and `keep_on_disk`."""
+        self.records, self.size, self.first_row, self.unwritten, self.unwritten_from, self.newest_on_disk = values
 
     def cancel_unwritten(self, count: int) -> None:
         """Forget rows that were to be kept on disk only and could not be written."""

@@ -194,10 +194,14 @@ class Lane:
         self.ready.appendleft(batch.salvage())
         del self.leased[batch]
 
-    def salvage(self) -> None:
-        """Make the lane consistent after an error has cut off a change of it."""
+    def salvage(self, *, has_rows: bool) -> None:
+        """Make the lane consistent after an error has cut off a change of it.
+
+        Args:
+            has_rows: each record of the open batch must have a row in the spool.
+        """
         if self.open is not None:
-            self.open = None if self.open in self.ready else self.open.salvage()
+            self.open = None if self.open in self.ready else self.open.salvage(has_rows=has_rows)
         # A change affects only the first batch, or appends one.
         for at in {0, len(self.ready) - 1} if self.ready else ():
             self.ready[at] = self.ready[at].salvage()

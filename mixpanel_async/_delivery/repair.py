@@ -7,7 +7,7 @@ that was accepted before the operation and is in no lane any more is counted as 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Final
 
 from .._model.records import DropReason, Loss, RecordKind
@@ -25,14 +25,16 @@ class Repairer:
 
     Args:
         buffer: the buffer.
+        repair_disk: makes the accounting of the spool consistent.
 
     Attributes:
         barriers: flushes that wait.
         losses: losses of operations that were cut off, which have not been reported.
     """
 
-    def __init__(self, buffer: Buffer) -> None:
+    def __init__(self, buffer: Buffer, repair_disk: Callable[[], None]) -> None:
         self._buffer = buffer
+        self._repair_disk = repair_disk
         self._accepted_before = 0
         self._is_needed = False
         self.barriers: list[FlushBarrier] = []
@@ -69,10 +71,11 @@ class Repairer:
         buffer, before = self._buffer, self._accepted_before
         batches: list[Batch] = []
         for lane in buffer.lanes.values():
-            lane.salvage()
+            lane.salvage(has_rows=buffer.disk is not None)
             batches += lane.batches()
             if any(lane.batches()):
                 buffer.active.setdefault(lane)
+        self._repair_disk()
         rows = [] if buffer.disk is None else [buffer.disk.rows(lane) for lane in buffer.lanes.values()]
         self._count_waiting([*batches, *rows])
         _count_turns(batches)

@@ -83,12 +83,19 @@ class SpoolBridge:
 
     def offer(self, lane: Lane, item: bytes, now: float, *, is_awaited: bool) -> tuple[OfferResult, CommitGroup]:
         """Accept a record into the buffer and the next commit."""
-        writer = self.writer
+        writer, rows = self.writer, self._disk.rows(lane)
         with writer.group_lock:
             group = writer.group
-            result = self._buffer.offer(lane, item, now)
-            if result is not OfferResult.FULL:
-                group.add(PendingWrite(lane, self._disk.rows(lane).last_row, item, is_awaited))
+            entry = PendingWrite(lane, rows.last_row + 1, item, is_awaited)
+            try:
+                result = self._buffer.offer(lane, item, now)
+                if result is not OfferResult.FULL:
+                    group.add(entry)
+            except BaseException:
+                # Raised by a signal handler. An accepted record without an entry would wait for ever.
+                if not group.ends_with(entry) and self._disk.holds_newest(lane, entry.row):
+                    group.add(entry)
+                raise
         if result is not OfferResult.FULL:
             writer.wake()
         else:
@@ -127,9 +134,8 @@ class SpoolBridge:
 
     def delete_settled(self) -> None:
         """Have the rows of settled records deleted from the spool."""
-        if self._disk.settled:
-            settled = self._disk.take_settled()
-            self.writer.submit(lambda work: work.settled.extend(settled))
+        if settled := self._disk.settled:
+            self.writer.submit(lambda work: work.take_settled(settled))
 
     def refill(self) -> None:
         """Have records read from disk for the lanes that run low."""
@@ -140,6 +146,12 @@ class SpoolBridge:
 
     def _submit_load(self, lane: Lane) -> None:
         self.writer.submit(lambda work: work.loads.append((lane.code, self._disk.rows(lane).first_row)))
+
+    def repair(self) -> None:
+        """Count the pending writes and loads again, after an error has cut off an operation."""
+        with self.writer.group_lock:
+            entries, loading = self.writer.pending()
+            self._disk.correct(entries, loading)
 
     def end_request(self, batch: Batch) -> None:
         """Clear the request marks of records that stay queued. Must be called before `delete_settled`."""

@@ -136,6 +136,10 @@ class CommitGroup:
         self.entries.append(entry)
         self.size += len(entry.item)
 
+    def ends_with(self, entry: PendingWrite) -> bool:
+        """Return whether this is the last record."""
+        return bool(self.entries) and self.entries[-1] is entry
+
     def put_back(self, entries: Sequence[PendingWrite]) -> None:
         """Insert records of a failed commit in front."""
         self.entries[:0] = entries
@@ -190,6 +194,12 @@ class PendingWork:
                 earlier.merge(eviction)
                 return
         self.evictions.append(eviction)
+
+    def take_settled(self, settled: list[SettledRows]) -> None:
+        """Move all settled rows from a list into this work."""
+        # No call between these two, so that no signal handler can run between them.
+        self.settled += settled
+        del settled[:]
 
     def put_back(self, failed: PendingWork, entries: Sequence[PendingWrite]) -> None:
         """Insert failed work in front, with the records in `entries` in place of the records of its group."""
@@ -286,6 +296,8 @@ class WriterProtocol(Protocol):
     def start(self) -> CommitGroup: ...
 
     def rows_to_delete(self) -> set[int]: ...
+
+    def pending(self) -> tuple[list[PendingWrite], set[int]]: ...
 
     def discard_reads(self) -> list[Eviction]: ...
 

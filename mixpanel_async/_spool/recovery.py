@@ -24,9 +24,10 @@ from .database import (
     open_database,
     show_token,
 )
-from .messages import ONCE, REPEATABLE, SENDING
+from .messages import LANE_CODES, ONCE, REPEATABLE, SENDING
 from .schema import SCHEMA, TABLES, is_damage
 
+_LANE_CODES: Final = frozenset(LANE_CODES.values())
 _PAGE: Final = 4096
 # Offsets in the header of the file: number of pages; first free page and number of free pages.
 _PAGE_COUNT: Final = slice(28, 32)
@@ -282,7 +283,7 @@ def _connect(path: Path) -> sqlite3.Connection:
 
 def _is_readable_row(row: Row) -> bool:
     number, state, body = row
-    if lane_of(number) > 4 or state not in {REPEATABLE, ONCE, SENDING} or not isinstance(body, bytes):
+    if lane_of(number) not in _LANE_CODES or state not in {REPEATABLE, ONCE, SENDING} or not isinstance(body, bytes):
         return False
     return is_record(show_token(body, b'""'))
 

@@ -136,6 +136,12 @@ class SpoolWriter:
             works = [self._current, *self._works]
             return {row for work in works for settled in work.settled for row in settled.ids}
 
+    def pending(self) -> tuple[list[PendingWrite], set[int]]:
+        """Return the records on their way to the disk, and the codes of the lanes to be read. Hold `group_lock`."""
+        works = [self._current, *self._works]
+        entries = [entry for work in works for entry in work.group.entries]
+        return entries, {lane for work in works for lane, _ in work.loads}
+
     def discard_reads(self) -> list[Eviction]:
         """Cancel pending loads and evictions because the file was replaced. Call it in the writer thread.
 
