@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from emulator_wire import TOKEN
 
+import mixpanel_async.emulator.http.server
 from mixpanel_async import AsyncMixpanel, RetryPolicy, TransportError
 from mixpanel_async.emulator import Emulator, Server, Tls, TlsError
 from mixpanel_async.flags import LocalFlags, RemoteFlags, SelectedVariant
@@ -167,6 +168,25 @@ def test_malformed_handshake_ends_only_its_connection(server: Server, garbage: b
     assert served_certificate(server, "localhost")
 
 
+def test_handshake_without_end_is_closed(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mixpanel_async.emulator.http.server, "_HEAD_SECONDS", 0.1)
+    for start in (b"", b"\x16", b"\x16\x03\x01\x02\x00\x01"):
+        with connect(server) as connection:
+            connection.sendall(start)
+            assert connection.recv(1) == b""
+    with connect_tls(server) as secure:
+        assert secure.recv(1) == b""
+
+
+def test_live_stream_over_https(server: Server) -> None:
+    verify = trusting(server.ca_file)
+    with httpx.stream("GET", f"{server.https_url}/_emulator/stream", verify=verify, trust_env=False) as stream:
+        lines = stream.iter_lines()
+        assert next(lines).startswith("retry")
+        httpx.post(f"{server.url}/track", json=[EVENT], trust_env=False)
+        assert any("Viewed" in line for line in lines)
+
+
 def test_refused_certificate_leaves_the_server_working(server: Server) -> None:
     with pytest.raises(httpx.ConnectError):
         httpx.get(server.https_url, trust_env=False)
@@ -266,12 +286,24 @@ def test_authority_is_renewed_before_it_expires(directory: Path, days: int, is_k
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "old")])
     today = dt.datetime.now(dt.timezone.utc)
     identifier = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
+    usage = x509.KeyUsage(
+        digital_signature=False,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        key_cert_sign=True,
+        crl_sign=True,
+        encipher_only=False,
+        decipher_only=False,
+    )
     old = (
         x509.CertificateBuilder(name, name, key.public_key(), 1)
         .not_valid_before(today - dt.timedelta(days=30))
         .not_valid_after(today + dt.timedelta(days=days))
         .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
         .add_extension(identifier, critical=False)
+        .add_extension(usage, critical=True)
         .sign(key, hashes.SHA256())
     )
     pem = old.public_bytes(serialization.Encoding.PEM)
@@ -359,6 +391,16 @@ def test_missing_extra_is_reported(directory: Path, module: str, monkeypatch: py
 def test_invalid_name_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match="allow_hosts must be host names"):
         Emulator().serve(allow_hosts=[name])
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"allow_hosts": ["my--service"]}, {"allow_hosts": ["xn--123"]}, {"host": "under_score", "allow_remote": True}],
+)
+def test_name_that_no_certificate_can_have_is_reported(directory: Path, options: dict[str, Any]) -> None:
+    server = Emulator().serve(**options, tls=Tls(directory=directory))
+    with pytest.raises(TlsError, match="cannot be in a certificate"):
+        server.start()
 
 
 # Certificates from files

@@ -132,17 +132,22 @@ def _issue(tls: Tls, names: Iterable[str]) -> ServerCertificate:
         certificate = pem[: _certificate_length(pem, directory / AUTHORITY_FILE)]
         ca_file = directory / "ca.pem"
         _write_private(ca_file, certificate)
+    try:
+        authority = trustme.CA.from_pem(certificate, pem[len(certificate) :])
+    except (TypeError, ValueError):
+        raise _damaged(directory / AUTHORITY_FILE) from None
     # Clients compare with the clock of the machine, and not with that of the emulator.
     today = datetime.now(timezone.utc)
     try:
-        leaf = trustme.CA.from_pem(certificate, pem[len(certificate) :]).issue_cert(
+        leaf = authority.issue_cert(
             *names,
             common_name="mixpanel-async emulator",
             not_before=today - timedelta(days=1),
             not_after=today + timedelta(days=_CERTIFICATE_DAYS),
         )
-    except (TypeError, ValueError):
-        raise _damaged(directory / AUTHORITY_FILE) from None
+    except ValueError as error:
+        # Such as two hyphens at the third place, which are reserved for encoded names.
+        raise TlsError(f"a name of the server cannot be in a certificate: {error}") from None
     context = _server_context()
     with _reported(directory):
         leaf.configure_cert(context)
