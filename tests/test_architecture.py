@@ -159,6 +159,7 @@ IMPURE_BUT_ALLOWED: Final = frozenset(
         ("_runtime/environment.py", "random"),
         ("_runtime/environment.py", "time"),
         # Only the type, to recognise values.
+        ("_encoding/normalizer.py", "uuid.UUID"),
         ("_encoding/validation.py", "uuid.UUID"),
     }
 )

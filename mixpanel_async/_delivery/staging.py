@@ -127,7 +127,7 @@ class StagingBuffer:
         if (
             self.bytes_until_yield <= 0
             or encoder is None
-            or type(properties) is not dict
+            or (type(properties) is not dict and properties is not None)
             or get_ident() != self.thread_id
             or not self.fork_marker.is_current
             # An event about our own request must not cause a request, which would cause the next event.

@@ -51,19 +51,21 @@ class FastEventEncoder:
         self._distinct_id_fragments = _FragmentCache(_distinct_id_fragment, _CACHED_IDS)
 
     def encode(
-        self, distinct_id: object, event_name: object, properties: dict[str, Any], time: bytes, insert_id: bytes
+        self, distinct_id: object, event_name: object, properties: dict[str, Any] | None, time: bytes, insert_id: bytes
     ) -> bytes | None:
         """Encode an event. Return None if it is not plain. The caller checks the size.
 
         Args:
             distinct_id: the user's id.
             event_name: name of the event.
-            properties: properties of the event.
+            properties: properties of the event, or None.
             time: result of `time_fragment`, followed by any prefix of the `$insert_id`.
             insert_id: result of `insert_id_fragment` for the rest of the `$insert_id`.
         """
         try:
-            if not properties or len(properties) > _MAX_PROPERTIES or not _has_no_reserved_key(properties):
+            if not properties:
+                return self._encode_bare(distinct_id, event_name, time, insert_id)
+            if len(properties) > _MAX_PROPERTIES or not _has_no_reserved_key(properties):
                 return None
             for value in properties.values():
                 kind = type(value)
@@ -92,6 +94,11 @@ class FastEventEncoder:
             raise_interruption(error)
             return None
 
+    def _encode_bare(self, distinct_id: object, event_name: object, time: bytes, insert_id: bytes) -> bytes:
+        """Encode an event without properties: no comma follows the fields of the client."""
+        fields = (self._name_fragments[event_name], self._distinct_id_fragments[distinct_id], time, insert_id[:-1])
+        return b"".join((*fields, b"}}"))
+
 
 class BoundedFastEventEncoder(FastEventEncoder):
     """Fast encoder for a process with limited memory: it checks the size of all values before it encodes them.
@@ -102,7 +109,7 @@ class BoundedFastEventEncoder(FastEventEncoder):
     __slots__ = ()
 
     def encode(
-        self, distinct_id: object, event_name: object, properties: dict[str, Any], time: bytes, insert_id: bytes
+        self, distinct_id: object, event_name: object, properties: dict[str, Any] | None, time: bytes, insert_id: bytes
     ) -> bytes | None:
         """Encode an event. Return None if it is not plain, or too large."""
         if exceeds(properties, MAX_RECORD_BYTES):

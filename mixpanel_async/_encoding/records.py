@@ -20,15 +20,11 @@ from .._model.records import DropReason, IdentityRecord, NonIdempotentRecord, Re
 from .._model.version import VERSION
 from .fast_event import MP_LIB, insert_id_fragment, make_fast_encoder, time_fragment
 from .hooks import BeforeSend, DroppedByHook, Message, SerializerOption, as_serializer, call_hook
-from .messages import encode_message
 from .nesting import limit_depth
+from .normalizer import EVENT_LIMITS, PROFILE_LIMITS, WHOLE_EVENT_LIMITS, Normalizer, encode_message
 from .size_check import MAX_RECORD_BYTES
 from .timestamps import event_time
 from .validation import (
-    EVENT_LIMITS,
-    PROFILE_LIMITS,
-    WHOLE_EVENT_LIMITS,
-    Normalizer,
     check_device_id,
     check_id,
     check_insert_id,
@@ -37,7 +33,6 @@ from .validation import (
     copy_mapping,
     device_person,
     is_instance,
-    is_plain,
     join_path,
     require_mapping,
     type_name,
@@ -198,17 +193,17 @@ class RecordEncoder:
     ) -> bytes | None:
         """Encode a plain event with the fast encoder. Return None for any event that it does not support."""
         distinct_id, event_name, properties, meta, user_id, device_id, ip, time, own_insert_id = arguments
-        if self.fast_encoder is None or type(properties) is not dict:
+        if self.fast_encoder is None or (type(properties) is not dict and properties is not None):
             return None
         if meta is not None or user_id is not None or device_id is not None or ip is not None:
             return None
         if time is not None:
-            if "time" in properties:
+            if properties and "time" in properties:
                 # The property overrides the argument, which is then not validated.
                 return None
             now_ms = event_time(time, "time", now=now, recent=recent)
         if own_insert_id is not None:
-            if "$insert_id" in properties or type(own_insert_id) is not str:
+            if (properties and "$insert_id" in properties) or type(own_insert_id) is not str:
                 return None
             check_insert_id(own_insert_id, "insert_id")
         data = self.fast_encoder.encode(
@@ -294,10 +289,9 @@ class RecordEncoder:
                 f"has {len(properties)} keys, including those the client adds; Mixpanel accepts "
                 f"at most {EVENT_LIMITS.properties}",
             )
-        if not is_plain(map(type, properties.values())):
-            self._events.normalize_in_place(properties, "properties")
-            if nesting != "keep":
-                message["properties"] = limit_depth(properties, nesting)
+        self._events.normalize_in_place(properties, "properties")
+        if nesting != "keep":
+            message["properties"] = limit_depth(properties, nesting)
         return encode_message(message, self._whole_event)
 
     def encode_profile(
@@ -373,7 +367,7 @@ class RecordEncoder:
         message: Message = {"event": event_name, "properties": {**properties, "token": self._token}}
         if meta is not None:
             _merge_meta(message, meta, self._events)
-        return IdentityRecord(encode_message(message, self._whole_event))
+        return IdentityRecord(encode_message(self._whole_event.mapping(message, ""), self._whole_event))
 
     def clean_properties(self, properties: Mapping[str, Any] | None, path: str) -> Message:
         """Return a deep copy of event properties that contains only JSON values. None gives an empty dict.

@@ -1,39 +1,21 @@
-"""Validation and conversion of property values. Errors name the property path.
-
-Most values are strings, integers, booleans and None: `is_plain` accepts those without a Python loop. All other values
-are visited once, here.
-"""
+"""Rules for ids and names, and safe reading of values. Errors name the argument or the property path."""
 
 from __future__ import annotations
 
-import dataclasses
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from collections.abc import Set as AbstractSet
-from datetime import date, datetime, timezone
-from enum import Enum
 from itertools import islice
-from math import isfinite
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import Any, Final, cast
 from uuid import UUID
 
 from .._model.errors import ValidationError
 from .._model.interruption import raise_interruption
 
-if TYPE_CHECKING:
-    from decimal import Decimal
-
 Serializer = Callable[[Any], Any]
 
-_PLAIN: Final = frozenset({str, int, bool, type(None)})
 _SIZED: Final = frozenset({dict, list, tuple, set, frozenset})
-_MIN_INT: Final = -(2**63)
-_MAX_INT: Final = 2**64 - 1
-
-is_plain: Final = _PLAIN.issuperset
-"""Return True if every type in an iterable is valid JSON whatever the value."""
-
 # https://docs.mixpanel.com/reference/import-events, read 2026-08-21. The comparison ignores case.
 FORBIDDEN_IDS: Final = frozenset(
     {
@@ -59,46 +41,12 @@ FORBIDDEN_IDS: Final = frozenset(
 )
 # More than fit into a message of 1,000,000 bytes. An endless mapping is not read further.
 _MAX_PAIRS: Final = 200_000
-_MAX_CONVERSIONS: Final = 8
 _MAX_SHOWN_KEY: Final = 60
 _MAX_PLACEHOLDER_LENGTH: Final = 36
 _INSERT_ID: Final = re.compile(r"[A-Za-z0-9-]{1,36}")
 _DEVICE_PREFIX: Final = "$device:"
 # Observed, 2026-11: Mixpanel joined the ids of its browser SDK, which are not UUIDs. Its documents name UUIDs only.
 _ANONYMOUS_ID: Final = re.compile(r"(?:\$device:)?[0-9A-Fa-f]+(?:-[0-9A-Fa-f]+){4}")
-
-
-# Nested containers in the value of a property. Real events have fewer than ten. orjson encodes up to 254 levels, the
-# envelope included, and the visitor needs four stack frames for each, of about 1,000 that Python allows.
-MAX_DEPTH: Final = 100
-
-
-class ValueLimits:
-    """Limits of one message. Source: Mixpanel's pages on import and on data types, read 2026-08-21.
-
-    Args:
-        properties: maximum number of top-level properties.
-        items: maximum number of elements of one array, or None for no limit.
-        keys: maximum number of keys of one nested object.
-        depth: maximum number of nested containers.
-        size: size of the message as JSON in bytes, exclusive.
-    """
-
-    __slots__ = ("depth", "items", "keys", "properties", "size")
-
-    def __init__(
-        self, *, properties: int, items: int | None, keys: int = 254, depth: int = MAX_DEPTH, size: int = 1_000_000
-    ) -> None:
-        self.properties = properties
-        self.items = items
-        self.keys = keys
-        self.depth = depth
-        self.size = size
-
-
-EVENT_LIMITS: Final = ValueLimits(properties=254, items=254)
-WHOLE_EVENT_LIMITS: Final = ValueLimits(properties=254, items=254, depth=MAX_DEPTH + 1)
-PROFILE_LIMITS: Final = ValueLimits(properties=2000, items=None, keys=2000, depth=MAX_DEPTH + 1)
 
 
 def is_anonymous_id(text: str) -> bool:
@@ -210,200 +158,9 @@ def join_path(path: str, key: object) -> str:
     return f"{path}.{text}" if path else text
 
 
-class Normalizer:
-    """Converter of Python values to JSON values.
-
-    Args:
-        limits: limits of one message.
-        serializer: called with a value of an unknown type. Returns a value of a known type, or raises.
-    """
-
-    __slots__ = ("limits", "serializer")
-
-    def __init__(self, limits: ValueLimits, serializer: Serializer | None = None) -> None:
-        self.limits = limits
-        self.serializer = serializer
-
-    def normalize_in_place(self, properties: dict[str, Any], path: str) -> None:
-        """Replace the values that are not JSON. Keys and strings are left to the encoder, which rejects invalid ones.
-
-        Raises:
-            ValidationError: naming the first value that cannot be sent.
-        """
-        visitor = None
-        max_items = self.limits.items
-        for key, value in properties.items():
-            kind = type(value)
-            if kind in _PLAIN or (kind is float and isfinite(value)):
-                continue
-            if kind is list and (max_items is None or len(value) <= max_items) and is_plain(map(type, value)):
-                continue
-            if visitor is None:
-                visitor = _Visitor(self.limits, self.serializer)
-            properties[key] = visitor.value(value, join_path(path, key), 0, 0)
-
-    def mapping(self, value: Mapping[Any, Any], path: str) -> dict[str, Any]:
-        """Return a deep copy of a message, or of its properties, that contains only JSON values.
-
-        Args:
-            value: the mapping. It is not changed.
-            path: property path for errors.
-
-        Raises:
-            ValidationError: naming the first key or value that cannot be sent.
-        """
-        return _Visitor(self.limits, self.serializer).mapping(value, path, 0)
-
-
-class _Visitor:
-    """Visitor of one message.
-
-    A few lists that contain one another can expand to millions of values. The visitor therefore charges each value its
-    minimum size as JSON, and stops as soon as the message must exceed the size limit.
-    """
-
-    __slots__ = ("_bytes_left", "_limits", "_serializer")
-
-    def __init__(self, limits: ValueLimits, serializer: Serializer | None) -> None:
-        self._limits = limits
-        self._serializer = serializer
-        self._bytes_left = limits.size - 1
-
-    def _charge(self, size: int, path: str) -> None:
-        self._bytes_left -= size
-        if self._bytes_left < 0:
-            raise ValidationError(
-                path, f"makes the message too large; Mixpanel accepts less than {self._limits.size} bytes as JSON"
-            )
-
-    def mapping(self, value: Mapping[Any, Any], path: str, depth: int) -> dict[str, Any]:
-        """Convert a mapping. `depth` is the number of containers around it, 0 for the properties themselves."""
-        items = _pairs(value, path or "message", self._limits.keys if depth else self._limits.properties)
-        clean = {}
-        for key, entry in items:
-            if not isinstance(key, str):
-                raise ValidationError(join_path(path, key), "keys must be strings")
-            inner = join_path(path, key)
-            clean[self._text(key, inner)] = self.value(entry, inner, depth, 0)
-        return clean
-
-    def value(self, value: Any, path: str, depth: int, conversions: int) -> Any:
-        """Convert a value. `conversions` counts the conversions that led to it."""
-        kind = type(value)
-        if kind is str:
-            return self._text(value, path)
-        # A digit and a comma, or two brackets: the last element of a container has no comma.
-        self._charge(2, path)
-        if value is None or kind is bool:
-            return value
-        if kind is int:
-            if not _MIN_INT <= value <= _MAX_INT:
-                raise ValidationError(path, "is an integer of more than 64 bits; send it as a string")
-            return value
-        if kind is float:
-            if not isfinite(value):
-                raise ValidationError(path, "must be a finite number")
-            return value
-        try:
-            if isinstance(value, (Mapping, list, tuple, AbstractSet)):
-                return self._container(value, path, depth)
-            return self._converted(value, path, depth, conversions)
-        except ValidationError:
-            raise
-        except Exception as error:  # noqa: BLE001  a user's type may raise anything, even for isinstance()
-            raise_interruption(error)
-            raise ValidationError(
-                path, f"{type_name(value)} is not supported; convert it or pass serializer="
-            ) from None
-
-    def _container(self, value: Any, path: str, depth: int) -> Any:
-        limits = self._limits
-        if depth >= limits.depth:
-            raise ValidationError(path, f"is nested deeper than {limits.depth} levels, or contains itself")
-        if isinstance(value, Mapping):
-            return self.mapping(value, path, depth + 1)
-        # Each element takes at least two bytes. Without a limit on items, the remaining bytes limit their number.
-        max_items = self._bytes_left // 2 if limits.items is None else limits.items
-        entries = list(islice(value, max_items + 1))
-        if len(entries) > max_items:
-            if limits.items is None:
-                self._charge(2 * len(entries), path)
-            raise ValidationError(
-                path, f"has {_count(value, max_items)} elements; Mixpanel accepts at most {max_items}"
-            )
-        clean = [self.value(entry, f"{path}[{at}]", depth + 1, 0) for at, entry in enumerate(entries)]
-        # Sets are sorted so that equal events have equal bytes.
-        return sorted(clean, key=repr) if isinstance(value, AbstractSet) else clean
-
-    def _converted(self, value: Any, path: str, depth: int, conversions: int) -> Any:
-        # The result of the conversion is charged instead.
-        self._bytes_left += 2
-        if conversions > _MAX_CONVERSIONS:
-            raise ValidationError(path, f"is not a JSON value after {_MAX_CONVERSIONS} conversions; check serializer=")
-        try:
-            plain = self._convert(value)
-        except ValidationError as error:
-            raise ValidationError(path, error.problem) from None
-        return self.value(plain, path, depth, conversions + 1)
-
-    def _convert(self, value: Any) -> Any:
-        if isinstance(value, datetime):
-            # https://docs.mixpanel.com: dates are UTC without an offset. A naive datetime is assumed to be UTC.
-            utc = value if value.utcoffset() is None else value.astimezone(timezone.utc)
-            return utc.replace(tzinfo=None, microsecond=0).isoformat()
-        if isinstance(value, (str, int, float)) and not isinstance(value, Enum):
-            return _base(value)
-        if self._serializer is not None:
-            try:
-                return self._serializer(value)
-            except Exception as error:  # noqa: BLE001  the serializer does not know the type
-                raise_interruption(error)
-                return _known(value)
-        return _known(value)
-
-    def _text(self, value: str, path: str) -> str:
-        # Two quotes, and a comma or a colon.
-        self._charge(len(value) + 2, path)
-        if not value.isascii():
-            try:
-                value.encode()
-            except UnicodeEncodeError:
-                raise ValidationError(path, "has a lone surrogate, which is not valid Unicode text") from None
-        return value if type(value) is str else str.__str__(value)
-
-
-def _count(value: Any, limit: int) -> str:
+def shown_count(value: Any, limit: int) -> str:
     """Return the length of a container that exceeds a limit, if its own `len` can be trusted."""
     return str(len(value)) if type(value) in _SIZED else f"more than {limit}"
-
-
-def _known(value: Any) -> Any:
-    if isinstance(value, Enum):
-        return value.value
-    if isinstance(value, date):
-        return value.isoformat()
-    if isinstance(value, UUID):
-        return str(value)
-    if is_decimal(value):
-        return _decimal(value)
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-    raise TypeError
-
-
-def _base(value: str | float) -> str | float:
-    """Return the plain value of a user's subclass, regardless of the methods that it overrides."""
-    if isinstance(value, str):
-        return str.__str__(value)
-    return int.__int__(value) if isinstance(value, int) else float.__float__(value)
-
-
-def _decimal(value: Decimal) -> int | float:
-    if not value.is_finite():
-        raise ValidationError("", "must be a finite number")
-    if value.adjusted() < 20 and value == value.to_integral_value() and _MIN_INT <= int(value) <= _MAX_INT:
-        return int(value)
-    return float(value)
 
 
 def is_decimal(value: object) -> bool:
@@ -427,7 +184,7 @@ def require_mapping(value: object, path: str) -> Mapping[Any, Any]:
     Raises:
         ValidationError: if it is not.
     """
-    if not is_instance(value, Mapping):
+    if type(value) is not dict and not is_instance(value, Mapping):
         raise ValidationError(path, f"must be a mapping, not {type_name(value)}")
     return cast("Mapping[Any, Any]", value)
 
@@ -438,20 +195,29 @@ def copy_mapping(value: object, path: str) -> dict[Any, Any]:
     Raises:
         ValidationError: if the value is not a mapping, or reading it fails.
     """
+    if type(value) is dict and len(value) <= _MAX_PAIRS:
+        return value.copy()
     try:
-        return dict(_pairs(require_mapping(value, path), path, _MAX_PAIRS))
+        return dict(read_pairs(require_mapping(value, path), path, _MAX_PAIRS))
     except TypeError:
         raise ValidationError(path, "cannot be read as a mapping") from None
 
 
-def _pairs(value: Mapping[Any, Any], path: str, limit: int) -> list[tuple[Any, Any]]:
+def read_pairs(value: Mapping[Any, Any], path: str, limit: int) -> list[tuple[Any, Any]]:
+    """Return the keys and values of a mapping, at most `limit`.
+
+    Raises:
+        ValidationError: if there are more, or if reading the mapping fails.
+    """
+    if type(value) is dict and len(value) <= limit:
+        return list(value.items())
     try:
         pairs = [(key, entry) for key, entry in islice(value.items(), limit + 1)]
     except Exception as error:  # noqa: BLE001  a user's mapping may raise anything
         raise_interruption(error)
         raise ValidationError(path, "cannot be read as a mapping") from None
     if len(pairs) > limit:
-        raise ValidationError(path, f"has {_count(value, limit)} keys; Mixpanel accepts at most {limit}")
+        raise ValidationError(path, f"has {shown_count(value, limit)} keys; Mixpanel accepts at most {limit}")
     return pairs
 
 
@@ -467,7 +233,9 @@ def check_names(value: object, path: str) -> Iterable[Any]:
         raise ValidationError(path, "must name at least one property")
     for at, name in enumerate(value):
         if at >= _MAX_PAIRS:
-            raise ValidationError(path, f"has {_count(value, _MAX_PAIRS)} names; a message holds at most {_MAX_PAIRS}")
+            raise ValidationError(
+                path, f"has {shown_count(value, _MAX_PAIRS)} names; a message holds at most {_MAX_PAIRS}"
+            )
         if not isinstance(name, str):
             raise ValidationError(f"{path}[{at}]", f"must be a string, not {type_name(name)}")
     return value

@@ -122,7 +122,7 @@ NAMES: Any = st.one_of(
 )
 
 
-def encode_generally(distinct_id: Any, name: Any, properties: dict[str, Any]) -> Any:
+def encode_generally(distinct_id: Any, name: Any, properties: dict[str, Any] | None) -> Any:
     """Return the message of the general encoder, or None if it rejects the event."""
     encoder = RecordEncoder("token")
     encoder.fast_encoder = None
@@ -134,13 +134,13 @@ def encode_generally(distinct_id: Any, name: Any, properties: dict[str, Any]) ->
 
 
 def encode_fast(
-    distinct_id: Any, name: Any, properties: dict[str, Any], encoder: FastEventEncoder | None = None
+    distinct_id: Any, name: Any, properties: dict[str, Any] | None, encoder: FastEventEncoder | None = None
 ) -> bytes | None:
     encoder = encoder or FastEventEncoder("token")
     return encoder.encode(distinct_id, name, properties, time_fragment(STAMP), insert_id_fragment(MADE))
 
 
-def encode_twice(distinct_id: Any, name: Any, properties: dict[str, Any]) -> Any:
+def encode_twice(distinct_id: Any, name: Any, properties: dict[str, Any] | None) -> Any:
     """Return the message of the fast encoder, or None. The second record is made from cached fragments."""
     encoder = FastEventEncoder("token")
     first, second = (encode_fast(distinct_id, name, properties, encoder) for _ in ("first", "second"))
@@ -166,6 +166,14 @@ def test_encoders_agree_on_unusual_values(value: Any) -> None:
         # The callers check the size.
         if message is not None and len(orjson.dumps(message)) < MAX_RECORD_BYTES:
             assert message == encode_generally("u", "e", properties)
+
+
+@pytest.mark.parametrize("properties", [None, {}])
+def test_event_without_properties_is_encoded_fast(properties: dict[str, Any] | None) -> None:
+    message = encode_twice("u", "e", properties)
+    assert message == encode_generally("u", "e", properties)
+    assert encode_twice("null", "e", properties) is None
+    assert encode_twice("u", "", properties) is None
 
 
 def test_fragment_caches_are_bounded() -> None:

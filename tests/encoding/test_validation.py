@@ -26,8 +26,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mixpanel_async import ConfigurationError, ValidationError
+from mixpanel_async._encoding.normalizer import EVENT_LIMITS, PROFILE_LIMITS, Normalizer
 from mixpanel_async._encoding.records import EventArguments, RecordEncoder
-from mixpanel_async._encoding.validation import EVENT_LIMITS, PROFILE_LIMITS, Normalizer, is_anonymous_id
+from mixpanel_async._encoding.validation import is_anonymous_id
 
 NOW = 1_700_000_000.0
 OWN = ("token", "distinct_id", "time", "$insert_id", "mp_lib", "$lib_version")
@@ -298,12 +299,24 @@ def test_cyclic_value_is_rejected(path: str, sent: Sent) -> None:
     object_["self"] = object_
     list_.append(list_)
     tangled["list"] = [{"back": tangled}]
-    for value in (object_, list_, tangled):
+    for value, start in ((object_, "a.self.self"), (list_, "a[0][0]"), (tangled, "a.list[0].back.list")):
         error = rejection_of(lambda value=value: sent({"a": value}))  # type: ignore[misc]
-        assert walk({path: {"a": value}}, error.path) is not None
+        assert error.path.startswith(f"{path}.{start}")
+        assert error.problem.endswith("or contains itself")
     cyclic: dict[str, Any] = {}
     cyclic["me"] = cyclic
-    assert walk({path: cyclic}, rejection_of(lambda: sent(cyclic)).path) is cyclic
+    assert rejection_of(lambda: sent(cyclic)).path.startswith(f"{path}.me.me")
+
+
+@every_way
+def test_path_of_a_deep_value_is_short(path: str, sent: Sent) -> None:
+    value: Any = [1]
+    for _ in range(100):
+        value = {"x" * 100: value}
+    error = rejection_of(lambda: sent({"a": value}))
+    assert error.path.startswith(f"{path}.a.xxx")
+    assert error.path.endswith("xxx...")
+    assert len(error.path) <= 403
 
 
 def test_event_has_at_most_254_properties_including_client_fields() -> None:
@@ -557,7 +570,7 @@ def test_equal_sets_have_equal_bytes(numbers: list[int], data: st.DataObject) ->
 
 def test_set_of_strings_is_sorted_for_any_hash_seed() -> None:
     script = (
-        "from mixpanel_async._encoding.validation import *;"
+        "from mixpanel_async._encoding.normalizer import *;"
         "value = {'x', 'y', 1, 2.5, None, ('t', 'u'), frozenset({'v', 'w'})};"
         "print(Normalizer(EVENT_LIMITS).mapping({'a': value}, ''))"
     )
