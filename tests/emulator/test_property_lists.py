@@ -99,10 +99,12 @@ def test_invalid_limit_is_refused(mixpanel: Wire, path: str, limit: str) -> None
     assert "limit must be a whole number" in response.json()["error"]
 
 
-# The requests that two connectors send before and while they read, as observed.
+# The requests that connectors and tools send before and while they read, as observed.
 
 TAP = {"Accept": "application/json", "User-Agent": "tap", "Authorization": "Basic czNjcmV0"}  # tap-mixpanel 1.8.0
 AIRBYTE = {"Accept": "application/json", "Authorization": "Basic cm9ib3Q6czNjcmV0"}  # airbyte-source-mixpanel 4.0.2
+GO = {"Accept": "text/plain", "Authorization": AIRBYTE["Authorization"]}  # mixpanel-go
+NODE = {"Authorization": AIRBYTE["Authorization"], "Accept-Encoding": "gzip, deflate, br"}  # mixpanel-import 3.1.43
 SPAN = "from_date=2023-11-14&to_date=2023-11-14"
 SEEN = "where=properties%5B%22%24last_seen%22%5D+%3E%3D+%222023-01-01T00%3A00%3A00%22"
 SINCE = "where=properties%5B%22%24time%22%5D%3E%3Ddatetime%281672531200%29"
@@ -117,6 +119,11 @@ REQUESTS = [
     (AIRBYTE, "/api/query/engage/properties?project_id=42&" + SEEN),
     (AIRBYTE, "/api/query/engage?project_id=42&page_size=1000&" + SEEN),
     (AIRBYTE, f"/api/2.0/export?{SPAN}&project_id=42&{SINCE}"),
+    (
+        GO,
+        f"/api/2.0/export?event=Imported&{SPAN}&limit=5&project_id=42&where=properties%5B%22plan%22%5D%3D%3D%22pro%22",
+    ),
+    (NODE, f"/api/2.0/export?{SPAN}&where=properties%5B%22plan%22%5D+in+%5B%22pro%22%5D&project_id=42"),
 ]
 
 
@@ -130,3 +137,14 @@ def test_connector_request_is_answered(headers: dict[str, str], url: str) -> Non
     if "cohorts" not in url:
         assert "plan" in response.text
     json.loads(response.text)
+
+
+def test_profile_query_of_mixpanel_import_is_answered() -> None:
+    mixpanel = Wire(Emulator(service_account=("robot", "s3cret", "42")))
+    mixpanel.engage("u", set={"plan": "pro"})
+    url = "/api/2.0/engage?project_id=42"
+    asked = {"where": 'properties["plan"] == "pro"'}
+    first = mixpanel.request("POST", url, data=asked, headers=NODE).json()
+    assert [one["$distinct_id"] for one in first["results"]] == ["u"]
+    page = {"session_id": first["session_id"], "page": "1"}
+    assert mixpanel.request("POST", url, data=asked | page, headers=NODE).json()["results"] == []
