@@ -288,7 +288,7 @@ class TestClient:
     ("option", "words"),
     [
         ("id_merge='simple'", "*id_merge must be 'simplified', 'original' or 'legacy', not 'simple'"),
-        ("cluster=2", "*@pytest.mark.mixpanel has no argument cluster; it has choose_canonical, cluster_limit, *"),
+        ("cluster=2", "*@pytest.mark.mixpanel has no argument cluster; it has *choose_canonical, cluster_limit, *"),
         ("'original'", "*@pytest.mark.mixpanel takes only keyword arguments, such as id_merge='original'"),
         ("cluster_limit=1", "*cannot be created with {'cluster_limit': 1}: cluster_limit must be at least 2, not 1"),
         ("service_account=('user',)", "*service_account must be user name, secret and project id: *"),
