@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 from mixpanel_async import AsyncMixpanel, BatchPolicy, Delivery, DropReason, LostRecord, Overflow, RetryPolicy
 
 from .limits import BATCH_BYTES, BATCH_RECORDS, ImportLimits
+from .option_values import Nesting
 
 if TYPE_CHECKING:
     from .options import ProjectOptions
@@ -19,13 +20,14 @@ _REQUEST_TIMEOUT: Final = 60.0
 
 
 def create_client(
-    project: ProjectOptions, limits: ImportLimits, on_drop: OnDrop, on_delivered: OnDelivered
+    project: ProjectOptions, limits: ImportLimits, nesting: Nesting, on_drop: OnDrop, on_delivered: OnDelivered
 ) -> AsyncMixpanel:
     """Create the client of an import.
 
     Args:
         project: destination and credentials.
         limits: concurrency and repetition of updates.
+        nesting: policy for deeply nested values of events.
         on_drop: receives records that could not be delivered.
         on_delivered: receives every accepted batch.
 
@@ -35,6 +37,7 @@ def create_client(
     return AsyncMixpanel.from_env(
         project.environ,
         events_endpoint="import",
+        nesting=nesting.of_client,
         # Otherwise, `MIXPANEL_ALLOW_HTTP` decides.
         **({"allow_http": True} if project.allow_http else {}),
         overflow=Overflow.WAIT,

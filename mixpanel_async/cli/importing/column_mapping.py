@@ -56,6 +56,7 @@ class ColumnMapping:
         project_clock: converts numeric times of events from project time; None leaves them as they are.
         operation: operation for profile records that do not name one.
         insert_ids: source of a generated `$insert_id`.
+        cuts_deep_values: leave out objects and lists of events that are nested too deep for an import.
     """
 
     kind: ImportKind = ImportKind.EVENTS
@@ -68,6 +69,7 @@ class ColumnMapping:
     project_clock: ProjectClock | None = None
     operation: Operation = Operation.SET
     insert_ids: InsertIds = InsertIds.CONTENT
+    cuts_deep_values: bool = False
     unmatched_names: set[str] = field(init=False)
     """Names in `columns` whose column no record had so far."""
 

@@ -25,7 +25,7 @@ from .importer import Importer
 from .inputs import InputError, InputFile, find_inputs
 from .limits import ImportLimits
 from .lock import LockedError, lock_file
-from .option_values import Format, ImportKind, InsertIds, Operation
+from .option_values import Format, ImportKind, InsertIds, Nesting, Operation
 from .options import ColumnOptions, ImportOptions, ProjectOptions
 from .paths import ImportPaths
 from .progress import create_display, print_line
@@ -55,6 +55,7 @@ def import_(
     project_timezone: opt.ProjectTimezone = None,
     operation: opt.ProfileOperation = Operation.SET,
     insert_ids: opt.InsertIdSource = InsertIds.CONTENT,
+    nesting: opt.DeepValues = Nesting.TEXT,
     delimiter: opt.Delimiter = None,
     encoding: opt.Encoding = "utf-8",
     token: opt.Token = None,
@@ -93,6 +94,7 @@ def import_(
         project_timezone=project_timezone,
         operation=operation,
         insert_ids=insert_ids,
+        nesting=nesting,
         delimiter=delimiter,
         encoding=encoding,
     )
@@ -156,7 +158,7 @@ def _run_dry(inputs: Sequence[InputFile], options: ImportOptions) -> ImportSumma
         files,
         read_options=read_options,
         mapping=mapping,
-        checker=Checker(_PLACEHOLDER_TOKEN),
+        checker=Checker(_PLACEHOLDER_TOKEN, nesting=options.columns.nesting.of_client),
         display=display,
     )
     signal_status = None
@@ -198,7 +200,7 @@ def _run_import(inputs: Sequence[InputFile], options: ImportOptions) -> ImportSu
         stack.callback(display.close)
         importer = Importer(
             remaining,
-            partial(create_client, project, limits),
+            partial(create_client, project, limits, columns.nesting),
             read_options=read_options,
             mapping=mapping,
             limits=limits,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import Enum
+from typing import Literal
 
 
 class ImportKind(str, Enum):
@@ -42,6 +43,20 @@ class InsertIds(str, Enum):
 
     CONTENT = "content"
     LINE = "line"
+
+
+class Nesting(str, Enum):
+    """Policy for objects and lists of events that are nested more than 3 levels deep."""
+
+    TEXT = "text"
+    KEEP = "keep"
+    CUT = "cut"
+    REJECT = "reject"
+
+    @property
+    def of_client(self) -> Literal["text", "keep", "reject"]:
+        """The client's option. The client cannot cut: the importer does so before."""
+        return "keep" if self is Nesting.CUT else self.value
 
 
 class ColumnType(str, Enum):

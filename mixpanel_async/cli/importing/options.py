@@ -13,7 +13,7 @@ import orjson
 from .checkpoint import PROJECT_ID, fingerprint
 from .column_mapping import TEXT_FIELDS, ColumnMapping, wire_names
 from .limits import ImportLimits
-from .option_values import ColumnType, Format, ImportKind, InsertIds, Operation
+from .option_values import ColumnType, Format, ImportKind, InsertIds, Nesting, Operation
 from .paths import ImportPaths
 from .project_time import ProjectClock, ZoneClock
 from .source_factory import ReadOptions
@@ -21,7 +21,7 @@ from .time_check import AUTO, TimeCheck
 from .time_parsing import TimeParser, parse_zone
 
 # Options that checkpoints of earlier versions do not have, and their default.
-_LATER_OPTIONS: Final[Mapping[str, object]] = {"project_timezone": None}
+_LATER_OPTIONS: Final[Mapping[str, object]] = {"project_timezone": None, "nesting": Nesting.TEXT}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +40,7 @@ class ColumnOptions:
     project_timezone: str | None
     operation: Operation
     insert_ids: InsertIds
+    nesting: Nesting
     delimiter: str | None
     encoding: str
 
@@ -67,6 +68,8 @@ class ColumnOptions:
         Raises:
             ValueError: naming the malformed option.
         """
+        if self.kind is not ImportKind.EVENTS and self.nesting is not Nesting.TEXT:
+            raise ValueError("--nesting applies to events only; profile updates are sent as they are")
         zone = _parse_zone(self.timezone, "--timezone")
         try:
             time_parser = TimeParser(self.time_format, zone)
@@ -83,6 +86,7 @@ class ColumnOptions:
             project_clock=self._project_clock(),
             operation=self.operation,
             insert_ids=self.insert_ids,
+            cuts_deep_values=self.nesting is Nesting.CUT,
         )
 
     def _project_clock(self) -> ProjectClock | None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 
-from mixpanel_async import ValidationError
+from mixpanel_async import ValidationError, limit_depth
 
 from .option_values import ImportKind, InsertIds, Operation
 from .project_time import ARRIVAL_FIELD, to_number
@@ -71,7 +71,7 @@ def event_converter(mapping: ColumnMapping) -> Callable[[object, RowId], EventAr
     is_identity = mapping.is_identity
     convert_time = _time_converter(mapping)
     is_time_converted = mapping.project_clock is not None or not mapping.time_parser.passes_numbers
-    is_id_by_line = mapping.insert_ids is InsertIds.LINE
+    make_insert_id = _INSERT_ID_MAKERS[mapping.insert_ids]
 
     def convert(record: object, row_id: RowId) -> EventArguments:
         if type(record) is not dict:
@@ -97,12 +97,21 @@ def event_converter(mapping: ColumnMapping) -> Callable[[object, RowId], EventAr
                 del properties[key]
         insert_id = properties.pop("$insert_id", None)
         if insert_id is None or insert_id == "":
-            content = (name, distinct_id, time, properties)
-            insert_id = _digest((row_id, content) if is_id_by_line else content)
+            insert_id = make_insert_id(row_id, (name, distinct_id, time, properties))
         # The client checks the types.
         return distinct_id, name, properties, user_id, device_id, time, _id_to_text(insert_id)  # type: ignore[return-value]
 
-    return convert
+    return _cutting(convert) if mapping.cuts_deep_values else convert
+
+
+def _cutting(convert: Callable[[object, RowId], EventArguments]) -> Callable[[object, RowId], EventArguments]:
+    """Return a converter that leaves out what is nested too deep. It does not change a generated insert id."""
+
+    def convert_and_cut(record: object, row_id: RowId) -> EventArguments:
+        distinct_id, name, properties, *others = convert(record, row_id)
+        return distinct_id, name, limit_depth(properties, "cut"), *others  # type: ignore[return-value]
+
+    return convert_and_cut
 
 
 def _time_converter(mapping: ColumnMapping) -> Callable[[object, object, Record, str], float | datetime | None]:
@@ -324,6 +333,12 @@ def _id_to_text(value: Any) -> Any:
 
 def _digest(content: object) -> str:
     return blake2b(_canonical_bytes(content), digest_size=16).hexdigest()
+
+
+_INSERT_ID_MAKERS: Final[Mapping[InsertIds, Callable[[RowId, object], str]]] = {
+    InsertIds.CONTENT: lambda _, content: _digest(content),
+    InsertIds.LINE: lambda row_id, content: _digest((row_id, content)),
+}
 
 
 def _canonical_bytes(content: object) -> bytes:

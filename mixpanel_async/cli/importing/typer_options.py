@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .option_values import Format, ImportKind, InsertIds, Operation
+from .option_values import Format, ImportKind, InsertIds, Nesting, Operation
 
 Files = Annotated[
     list[str],
@@ -47,6 +47,13 @@ ProjectTimezone = Annotated[
     ),
 ]
 ProfileOperation = Annotated[Operation, typer.Option(help="Operation for profile records that do not name one.")]
+DeepValues = Annotated[
+    Nesting,
+    typer.Option(
+        help="What happens in events to objects and lists more than 3 levels deep, which Mixpanel may reject: text "
+        "(sent as JSON text), keep, cut (left out) or reject (the event)."
+    ),
+]
 InsertIdSource = Annotated[
     InsertIds,
     typer.Option(help="How to generate a missing $insert_id: content (equal events count once) or line."),
