@@ -77,7 +77,7 @@ def test_identity_log_includes_advice(mixpanel: Wire) -> None:
     logged = mixpanel.emulator.identity_log()
     assert first == {**logged[0], "advice": None}
     assert second["$failure_reason"] == "errAnonDistinctIdNonGUIDForm"
-    assert "UUID" in second["advice"]
+    assert "five groups of hexadecimal digits" in second["advice"]
     (last,) = look(mixpanel, "identity-log", limit=1)
     assert last["event"] == "$create_alias"
 
