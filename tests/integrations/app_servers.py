@@ -28,6 +28,7 @@ WITHOUT_LIFESPAN: Final = ("--lifespan", "off")
 # Test id of a server -> arguments after `python -m`, or the path of a script.
 SERVERS: Final[dict[str, Sequence[str]]] = {
     "uvicorn": (*UVICORN, "fastapi_app:app"),
+    "frontend": (*UVICORN, "frontend_app:app"),
     "sign-in": (*UVICORN, "--app-dir", str(Path(__file__).parent), "sign_in_app:app"),
     "gunicorn": (*GUNICORN, "-k", "uvicorn_worker.UvicornWorker", "fastapi_app:app"),
     "gunicorn-asgi": (*GUNICORN, "-k", "asgi", "fastapi_app:app"),
