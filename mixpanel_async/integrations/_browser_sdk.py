@@ -23,6 +23,8 @@ _ANY_CASE: Final = re.IGNORECASE | re.ASCII
 # The forms of the SDK's ids: a UUID, and the five groups of hex digits of older versions. Not only zeros.
 _DEVICE_ID: Final = re.compile(r"(?=[0-9a-f-]{9,100}\Z)(?=[0-]*[1-9a-f])[0-9a-f]+(?:-[0-9a-f]+){4}", _ANY_CASE)
 _UUID: Final = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", _ANY_CASE)
+_OPT_OUT: Final = "__mp_opt_in_out_"
+_MAX_TOKENS: Final = 16
 _CACHE_SIZE: Final = 512
 # Browsers limit a cookie to 4,096 bytes.
 _MAX_CHARACTERS: Final = 4_096
@@ -90,14 +92,22 @@ def read_page_cookies(token: str, header: str) -> PageCookies:
         token: the project's token.
         header: `Cookie` header of the request.
     """
-    name = f"mp_{token}_mixpanel"
-    value = cookie_value(header, name)
+    none = _no_page_cookies(token)
+    is_present, may_opt_out = none.name in header, _OPT_OUT in header
+    if not (is_present or may_opt_out):
+        return none
+    value = cookie_value(header, none.name)
     return PageCookies(
-        name=name,
+        name=none.name,
         is_present=value is not None,
         visitor=parse_page_cookie(value) if value and len(value) <= _MAX_CHARACTERS else None,
-        is_opted_out=cookie_value(header, f"__mp_opt_in_out_{token}") == "0",
+        is_opted_out=may_opt_out and cookie_value(header, f"{_OPT_OUT}{token}") == "0",
     )
+
+
+@lru_cache(_MAX_TOKENS)
+def _no_page_cookies(token: str) -> PageCookies:
+    return PageCookies(name=f"mp_{token}_mixpanel", is_present=False, visitor=None, is_opted_out=False)
 
 
 def cookie_value(header: str, name: str) -> str | None:

@@ -323,7 +323,7 @@ class VisitorSessions:
         if not is_https and info.forwarded_proto and is_proxied:
             is_https = info.forwarded_proto.rpartition(",")[2].strip().lower() == "https"
         page = None
-        if client.enabled:
+        if client.enabled and (found.is_present or self._cookie.browser_sdk):
             forwarded = info.forwarded_host.rpartition(",")[2].strip() if is_proxied else ""
             page = _PageCookie(
                 found=found,

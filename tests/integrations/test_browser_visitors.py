@@ -1,6 +1,6 @@
 """Visitors that the app shares with the browser SDK of its pages, in each framework and each ID Merge system.
 
-The cookies are as mixpanel-browser 2.45.0 and 2.83.0 write them; `test_browser_sdk.py` runs the SDK itself.
+The cookies are as mixpanel-browser 2.45.0 and 2.83.0 write them; `test_frontend.py` runs the SDK itself.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from django.core.management import call_command
 from django.test import override_settings
 from django_project import create_user
 from framework_apps import USER_HEADER, serving
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mixpanel_async import AsyncMixpanel, BatchPolicy, ConfigurationError, IdMerge
@@ -207,6 +207,7 @@ SERVER_EVENTS = {"Page viewed", "Signed up"}
 
 
 @pytest.mark.anyio
+@pytest.mark.sample(every=3)
 @pytest.mark.parametrize("version", ["2.45", "2.83"])
 @pytest.mark.parametrize("is_reset", [True, False], ids=["reset", "no-reset"])
 @pytest.mark.parametrize("writes", [True, False], ids=["written", "read"])
@@ -396,6 +397,7 @@ def test_first_of_several_cookies_counts_as_in_the_page() -> None:
     assert visitor.device_id == UUID_1
 
 
+@settings(max_examples=50)
 @given(st.text(max_size=60) | st.recursive(st.none() | st.booleans() | st.text(max_size=9), st.lists).map(json.dumps))
 def test_any_value_of_the_cookie_can_be_read(text: str) -> None:
     parse_page_cookie(quote(text))
