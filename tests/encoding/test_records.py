@@ -476,6 +476,7 @@ def test_all_forms_of_a_time_give_the_same_milliseconds(ms: int) -> None:
         ("2001:DB8::1", "2001:db8::1"),
         ("::ffff:203.0.113.9", "::ffff:203.0.113.9"),
         ("::1", "::1"),
+        ("fe80::1%eth0", "fe80::1%eth0"),
     ],
 )
 def test_ip_address_or_zero_is_sent(ip: str, expected: str) -> None:
@@ -498,6 +499,7 @@ def test_ip_address_or_zero_is_sent(ip: str, expected: str) -> None:
         "203.0.113.9, 10.0.0.1",
         "203.0.113.0/24",
         "[::1]",
+        "fe80::1%" + "x" * 60,
         "unknown",
         "٣.٣.٣.٣",
         0,
