@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import signal
 import time
+from urllib.parse import unquote
 
 import httpx
 import pytest
@@ -139,3 +141,22 @@ def test_sign_up_does_not_wait_for_a_mixpanel_that_hangs() -> None:
     names = [event["event"] for event in emulator.raw_events()]
     assert names == ["Page viewed", "$identify", "Signed up"]
     assert emulator.cluster("7") == {"7", signed_up.json()}
+
+
+def test_frontend_app_shares_its_visitor_with_the_page() -> None:
+    emulator = Emulator(IdMerge.ORIGINAL)
+    with (
+        emulator.serve() as mixpanel,
+        started("frontend", mixpanel.url, MIXPANEL_ID_MERGE="original") as app,
+        app.browser() as browser,
+    ):
+        assert 'mixpanel.init("example-token", {api_host: "/mp"})' in browser.get("/").text
+        visitor = json.loads(unquote(browser.cookies["mp_example-token_mixpanel"]))
+        event = {"event": "Page viewed", "properties": {"token": "example-token", **visitor}}
+        assert browser.post("/mp/track/?ip=1", data={"data": json.dumps([event])}).text == "1"
+        assert browser.post("/login/maya").status_code == 303
+        app.stop()
+    names = {
+        event["event"] for event in emulator.events() if emulator.resolve("maya") == event["properties"]["distinct_id"]
+    }
+    assert {"Page served", "Page viewed", "Signed up"} <= names
