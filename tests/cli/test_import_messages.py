@@ -163,7 +163,7 @@ def test_errors_name_command_line_options(tmp_path: Path) -> None:
     path = write(tmp_path / "a.ndjson", [event(0)])
     result = run(path, host="http://mixpanel.example")
     assert result.status == 2
-    assert "pass --allow-http to allow http://" in result.errors
+    assert "pass --allow-http, or set MIXPANEL_ALLOW_HTTP=1, to allow http://" in result.errors
     assert "allow_http" not in result.errors
     assert "--map must have the form NAME=COLUMN" in run(path, "--map", "time").errors
     assert "--set must have the form NAME=VALUE" in run(path, "--set", "time").errors

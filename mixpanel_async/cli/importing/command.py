@@ -127,7 +127,7 @@ def _run(options: ImportOptions) -> int:
         inputs = _open_inputs(options)
         summary = _run_dry(inputs, options) if options.is_dry_run else _run_import(inputs, options)
     except (InputError, CheckpointError, LockedError, ConfigurationError, ValueError) as error:
-        _fail(str(error).replace("allow_http=True", "--allow-http"), USAGE)
+        _fail(str(error).replace("allow_http=True", "--allow-http").replace(" for from_env()", ""), USAGE)
     except KeyboardInterrupt:
         # Nothing was sent yet: later, signals are counted.
         raise typer.Exit(INTERRUPTED) from None
