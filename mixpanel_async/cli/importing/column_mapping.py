@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -13,9 +13,8 @@ from mixpanel_async import ValidationError
 
 from .option_values import ColumnType, ImportKind, InsertIds, Operation
 from .project_time import ProjectClock
+from .spread import Inner, Record, Spreader
 from .time_parsing import TimeParser
-
-Record = dict[str, Any]
 
 # Short names of fields, and their names on the wire. Fields that are not listed have the same name in both.
 _EVENT_FIELDS: Final[Mapping[str, str]] = {"insert_id": "$insert_id", "user_id": "$user_id", "device_id": "$device_id"}
@@ -48,8 +47,12 @@ class ColumnMapping:
     Args:
         kind: kind of the records.
         columns: source column by name of the field or property. `a.b` is the key `b` inside `a`.
+        own_columns: as `columns`, but the first of several columns that has a value. They may be missing, and objects
+            that were spread do not count.
+        own_dropped: as `dropped`, but objects that were spread keep their keys.
         constants: fields and properties that every record gets.
         dropped: columns that are ignored.
+        spreader: spreads nested columns; None without any.
         types: type by column.
         infer: convert text that looks like a number or a boolean.
         time_parser: parses times.
@@ -63,6 +66,9 @@ class ColumnMapping:
     columns: Mapping[str, str] = field(default_factory=dict)
     constants: Mapping[str, Any] = field(default_factory=dict)
     dropped: frozenset[str] = frozenset()
+    own_columns: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    own_dropped: frozenset[str] = frozenset()
+    spreader: Spreader | None = None
     types: Mapping[str, ColumnType] = field(default_factory=dict)
     infer: bool = False
     time_parser: TimeParser = field(default_factory=TimeParser)
@@ -83,31 +89,71 @@ class ColumnMapping:
     @property
     def is_identity(self) -> bool:
         """Whether the mapping leaves records unchanged."""
-        return not (self.columns or self.constants or self.dropped or self.types or self.infer)
+        return not (self.columns or self.constants or self.dropped or self.types or self.infer or self.own_columns)
 
-    def apply(self, record: Record) -> Record:
+    def apply(self, record: Record, inner: Inner = ()) -> Record:
         """Return a copy of a flat record with columns converted and renamed and constants added.
+
+        A key of an object that was spread becomes a property of that name. If the record has another value of that
+        name after the mapping, the property is called `column.key`.
+
+        Args:
+            record: the record's own columns.
+            inner: objects that were spread, see `SpreadRecord`. The options apply to them if the record itself does not
+                have the column.
 
         Raises:
             ValidationError: naming the column that cannot be converted to its type.
         """
         flat = {name: value for name, value in record.items() if name not in self.dropped}
-        for column, column_type in self.types.items():
-            if column in flat and flat[column] is not None:
-                flat[column] = _CONVERTERS[column_type](flat[column], column, self.time_parser)
-        if self.infer:
-            self._infer_types(flat)
-        lookups = [(name, column, *_look_up(flat, column)) for name, column in self.columns.items()]
-        for name, column, is_found, _ in lookups:
+        levels = [flat, *({k: v for k, v in one.items() if k in record or k not in self.dropped} for _, one in inner)]
+        self._convert_types(levels)
+        own = {**flat} if self.own_columns else flat
+        lookups = [(name, column, *_look_up_in(levels, column)) for name, column in self.columns.items()]
+        for name, column, level, _ in lookups:
             # A mapped column does not keep its own name, unless it is mapped to that name.
-            if is_found and name != column:
-                flat.pop(column, None)
-            if is_found and name in self.unmatched_names:
+            if level is not None and name != column:
+                level.pop(column, None)
+            if level is not None and name in self.unmatched_names:
                 self.unmatched_names.remove(name)
         names = self.wire_names
-        flat.update({names.get(name, name): value for name, _, is_found, value in lookups if is_found})
+        fields = {names.get(name, name): value for name, _, level, value in lookups if level is not None}
+        if self.own_columns:
+            self._apply_own_columns(flat, own, fields)
+        flat.update(fields)
+        for (path, _), values in zip(inner, levels[1:], strict=True):
+            _merge(flat, path, values)
         flat.update(self.constants)
         return flat
+
+    def _convert_types(self, levels: Sequence[Record]) -> None:
+        for column, column_type in self.types.items():
+            level = next((one for one in levels if column in one), None)
+            if level is not None and level[column] is not None:
+                level[column] = _CONVERTERS[column_type](level[column], column, self.time_parser)
+        if self.infer:
+            for level in levels:
+                self._infer_types(level)
+
+    def _apply_own_columns(self, flat: Record, own: Record, fields: Record) -> None:
+        """Apply `own_columns` and `own_dropped`.
+
+        Args:
+            flat: columns that are not mapped yet.
+            own: the record's own columns.
+            fields: mapped fields and properties.
+        """
+        names = self.wire_names
+        for column in self.own_dropped:
+            flat.pop(column, None)
+        for name, columns in self.own_columns.items():
+            found = next((value for value in map(own.get, columns) if value is not None and value != ""), None)
+            if found is None:
+                found = next((value for column in columns if (value := _look_up_path(own, column)) is not None), None)
+            for column in columns:
+                flat.pop(column, None)
+            if found is not None:
+                fields.setdefault(names.get(name, name), found)
 
     def unmatched_by(self, record: Record, path: str) -> str | None:
         """Return the `NAME=COLUMN` mapping that should have set a missing field, if the record lacks its column.
@@ -146,6 +192,36 @@ def _look_up(flat: Record, column: str) -> tuple[bool, Any]:
             return False, None
         value = value[part]
     return True, value
+
+
+def _look_up_path(record: Record, path: str) -> Any:
+    """Return the value at a path such as `a.b`, or None. `a` may be a list of `identity_type` and `identity` pairs."""
+    value: Any = record
+    for part in path.split("."):
+        if isinstance(value, list):
+            pairs = [one for one in value if isinstance(one, dict) and one.get("identity_type") == part]
+            value = pairs[0].get("identity") if pairs else None
+        else:
+            value = value.get(part) if isinstance(value, dict) else None
+    return None if value == "" else value
+
+
+def _look_up_in(levels: Sequence[Record], column: str) -> tuple[Record | None, Any]:
+    """Return the first level that has a column, or None, and the value."""
+    for level in levels:
+        is_found, value = _look_up(level, column)
+        if is_found:
+            return level, value
+    return None, None
+
+
+def _merge(flat: Record, path: str, values: Record) -> None:
+    """Add the keys of an object that was spread, without replacing another value."""
+    for key, value in values.items():
+        if key not in flat:
+            flat[key] = value
+        elif flat[key] != value:
+            flat[f"{path}.{key}"] = value
 
 
 def _infer(text: str) -> Any:

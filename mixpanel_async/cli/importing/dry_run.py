@@ -16,6 +16,7 @@ from .record_conversion import RowId, event_converter, update_converter
 from .record_source import Position, RecordSource
 from .reject_tracker import RejectTracker
 from .source_factory import ReadOptions, open_source
+from .spread import spread_rows
 
 if TYPE_CHECKING:
     from .column_mapping import ColumnMapping
@@ -50,6 +51,7 @@ class DryRun:
         self._display = display
         create_check = _event_check if mapping.kind is ImportKind.EVENTS else _update_check
         self._check = create_check(mapping, checker)
+        self._spreader = mapping.spreader
         self._shown_at = monotonic()
         self.rejects = RejectTracker(mapping)
 
@@ -77,14 +79,15 @@ class DryRun:
         check, content_id = self._check, file.input.content_id
         while not source.is_exhausted:
             rows = source.take(_CHUNK_RECORDS)
-            rejected = 0
-            for line, row in rows:
+            read = rejected = 0
+            for line, row in spread_rows(rows, self._spreader):
+                read += 1
                 try:
                     check(row, (content_id, line))
-                except ValidationError as error:  # noqa: PERF203  each row fails by itself
+                except ValidationError as error:
                     rejected += 1
                     self.rejects.add_invalid(file, line, row, error)
-            file.add_checked(read=len(rows), rejected=rejected)
+            file.add_checked(read=read, rejected=rejected)
             file.set_bytes_read(source.bytes_read() if file.input.size is not None else 0)
             if monotonic() - self._shown_at > _PROGRESS_INTERVAL:
                 self._show_progress()

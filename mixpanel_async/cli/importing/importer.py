@@ -42,10 +42,12 @@ from .record_conversion import IDENTITY_EVENTS, EventArguments, RowId, event_con
 from .reject_tracker import RejectTracker
 from .signals import SignalCounter
 from .source_factory import ReadOptions
+from .spread import spread_rows
 
 if TYPE_CHECKING:
     from .client import OnDelivered, OnDrop
-    from .column_mapping import ColumnMapping, Record
+    from .column_mapping import ColumnMapping
+    from .spread import Record
 
 _CHUNK_RECORDS: Final = 500
 _COMMIT_RECORDS: Final = 6_000
@@ -146,15 +148,15 @@ class Importer:
             if self._is_serial:
                 if chunk.rows and not await self._record_intent(chunk):
                     return
-                rejected, uncertain = await self._send_updates(chunk, convert_update)
+                read, rejected, uncertain = await self._send_updates(chunk, convert_update)
             else:
-                rejected, uncertain = await self._send_events(chunk, convert_event)
+                read, rejected, uncertain = await self._send_events(chunk, convert_event)
             if self.failure is not None:
                 return
-            counts = file.add_submitted(read=len(chunk.rows), rejected=rejected, uncertain=uncertain)
+            counts = file.add_submitted(read=read, rejected=rejected, uncertain=uncertain)
             reached = ImportPosition(position=chunk.position, counts=counts, complete=chunk.is_last)
             self._positions[id(file)] = (file, reached)
-            self._uncommitted += len(chunk.rows)
+            self._uncommitted += read
             if self._is_serial:
                 await self._commit()
             elif self._is_commit_due():
@@ -183,12 +185,15 @@ class Importer:
         changed, self._changed = self._changed, anyio.Event()
         changed.set()
 
-    async def _send_events(self, chunk: Chunk, convert: Callable[[object, RowId], EventArguments]) -> tuple[int, int]:
-        """Hand the events of a chunk to the client. Return how many were rejected and how many are uncertain."""
+    async def _send_events(
+        self, chunk: Chunk, convert: Callable[[object, RowId], EventArguments]
+    ) -> tuple[int, int, int]:
+        """Hand the events of a chunk to the client. Return how many were read, rejected, and uncertain."""
         file, content_id, origins = chunk.file, chunk.file.input.content_id, self.rejects.in_flight
-        rejected = 0
+        read = rejected = 0
         order = OrderGuard(self._settle, is_settled=not self._mp.stats().pending)
-        for line, row in chunk.rows:
+        for line, row in spread_rows(chunk.rows, self._mapping.spreader):
+            read += 1
             try:
                 distinct_id, name, properties, user_id, device_id, time, insert_id = convert(row, (content_id, line))
                 if order.is_strict or name in IDENTITY_EVENTS:
@@ -212,7 +217,7 @@ class Importer:
                 break
         if order.is_strict and self.failure is None:
             await self._settle()
-        return rejected, 0
+        return read, rejected, 0
 
     async def _settle(self) -> None:
         """Wait until all records handed over so far are settled."""
@@ -242,12 +247,13 @@ class Importer:
             await self._mp.track(distinct_id, name, properties, **arguments)  # type: ignore[arg-type]
         self._is_endpoint_verified = True
 
-    async def _send_updates(self, chunk: Chunk, convert: Callable[[object], Record]) -> tuple[int, int]:
-        """Hand the updates of a chunk to the client. Return how many were rejected and how many are uncertain."""
+    async def _send_updates(self, chunk: Chunk, convert: Callable[[object], Record]) -> tuple[int, int, int]:
+        """Hand the updates of a chunk to the client. Return how many were read, rejected, and uncertain."""
         file = chunk.file
-        rejected = uncertain = 0
+        read = rejected = uncertain = 0
         send = self._mp.people_update if self._mapping.kind is ImportKind.PEOPLE else self._mp.group_update
-        for line, row in chunk.rows:
+        for line, row in spread_rows(chunk.rows, self._mapping.spreader):
+            read += 1
             try:
                 message = convert(row)
                 if line <= file.possibly_sent_line and not self._may_resend(message):
@@ -261,7 +267,7 @@ class Importer:
                 self._reject(file, line, row, error)
             if self.failure is not None:
                 break
-        return rejected, uncertain
+        return read, rejected, uncertain
 
     def _may_resend(self, message: Record) -> bool:
         return self._limits.at_least_once or self._checker.update(message).repeatable

@@ -17,11 +17,12 @@ from .option_values import ColumnType, Format, ImportKind, InsertIds, Nesting, O
 from .paths import ImportPaths
 from .project_time import ProjectClock, ZoneClock
 from .source_factory import ReadOptions
+from .spread import Spreader
 from .time_check import AUTO, TimeCheck
 from .time_parsing import TimeParser, parse_zone
 
 # Options that checkpoints of earlier versions do not have, and their default.
-_LATER_OPTIONS: Final[Mapping[str, object]] = {"project_timezone": None, "nesting": Nesting.TEXT}
+_LATER_OPTIONS: Final[Mapping[str, object]] = {"project_timezone": None, "nesting": Nesting.TEXT, "spread": ()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +35,7 @@ class ColumnOptions:
     set: Sequence[str]
     drop: Sequence[str]
     type: Sequence[str]
+    spread: Sequence[str]
     infer_types: bool
     time_format: str
     timezone: str | None
@@ -80,6 +82,7 @@ class ColumnOptions:
             columns=_parse_pairs(self.map, "--map", "NAME=COLUMN"),
             constants=_parse_constants(self.set, self.kind),
             dropped=frozenset(self.drop),
+            spreader=Spreader(self.spread) if self.spread else None,
             types=_parse_column_types(self.type),
             infer=self.infer_types,
             time_parser=time_parser,

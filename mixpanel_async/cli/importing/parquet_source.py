@@ -41,7 +41,9 @@ class ParquetSource:
             self._file = parquet.ParquetFile(name, buffer_size=_BUFFER_BYTES, pre_buffer=False)
         except (self._arrow_error, OSError, ValueError) as error:
             raise InputError(f"cannot be read as Parquet: {_first_line(error)}") from None
-        check_unique(self._file.schema_arrow.names)
+        schema = self._file.schema_arrow
+        check_unique(schema.names)
+        self._is_nested = any(pa.types.is_nested(column.type) for column in schema)
         metadata = self._file.metadata
         self._total: int = metadata.num_rows
         size = sum(metadata.row_group(group).total_byte_size for group in range(metadata.num_row_groups))
@@ -76,7 +78,7 @@ class ParquetSource:
                     continue
                 self._row += 1
                 # A null means that the record does not have the property.
-                rows.append((self._row, {name: value for name, value in row.items() if value is not None}))
+                rows.append((self._row, _without_nulls(row) if self._is_nested else _without_null_columns(row)))
         except (self._arrow_error, OSError, ValueError) as error:
             if not rows:
                 raise DamagedError(f"damaged after row {self._row}: {_first_line(error)}") from None
@@ -107,6 +109,17 @@ class ParquetSource:
                 microseconds = self._arrow.timestamp("us", field.type.tz)
                 batch = batch.set_column(column, field.name, batch.column(column).cast(microseconds, safe=False))
         return batch
+
+
+def _without_null_columns(row: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in row.items() if value is not None}
+
+
+def _without_nulls(value: Any) -> Any:
+    """Return a value without the null fields of its objects: every object of a struct column has all fields."""
+    if type(value) is dict:
+        return {name: _without_nulls(one) for name, one in value.items() if one is not None}
+    return [*map(_without_nulls, value)] if type(value) is list else value
 
 
 def _first_line(error: Exception) -> str:

@@ -15,11 +15,12 @@ from mixpanel_async import ValidationError, limit_depth
 from .option_values import ImportKind, InsertIds, Operation
 from .project_time import ARRIVAL_FIELD, to_number
 from .record_source import UnreadableRow
+from .spread import Record, SpreadFault, SpreadRecord
 
 if TYPE_CHECKING:
-    from .column_mapping import ColumnMapping, Record
+    from .column_mapping import ColumnMapping
 
-EventArguments = tuple[str | None, str, "Record", str | None, str | None, float | datetime | None, str]
+EventArguments = tuple[str | None, str, Record, str | None, str | None, float | datetime | None, str]
 """Distinct id, name, properties, user id, device id, time (None: now), insert id."""
 RowId = tuple[str, int]
 """Identifier of the file's content, and the line."""
@@ -74,11 +75,8 @@ def event_converter(mapping: ColumnMapping) -> Callable[[object, RowId], EventAr
     make_insert_id = _INSERT_ID_MAKERS[mapping.insert_ids]
 
     def convert(record: object, row_id: RowId) -> EventArguments:
-        if type(record) is not dict:
-            raise not_an_object(record)
-        properties = record.get("properties")
-        if is_identity and type(properties) is dict and len(record) == 2:
-            properties = properties.copy()
+        if type(record) is dict and is_identity and len(record) == 2 and type(record.get("properties")) is dict:
+            properties = record["properties"].copy()
             name = record.get("event")
         else:
             properties = _flat_event(record, mapping)
@@ -97,7 +95,8 @@ def event_converter(mapping: ColumnMapping) -> Callable[[object, RowId], EventAr
                 del properties[key]
         insert_id = properties.pop("$insert_id", None)
         if insert_id is None or insert_id == "":
-            insert_id = make_insert_id(row_id, (name, distinct_id, time, properties))
+            origin = (*row_id, *record.trail) if isinstance(record, SpreadRecord) else row_id
+            insert_id = make_insert_id(origin, (name, distinct_id, time, properties))
         # The client checks the types.
         return distinct_id, name, properties, user_id, device_id, time, _id_to_text(insert_id)  # type: ignore[return-value]
 
@@ -193,14 +192,16 @@ def time_reader(
     all_times = all_times or ARRIVAL_FIELD in mapping.columns
 
     def read(record: object, content_id: str) -> tuple[float | None, float | None]:
-        if type(record) is not dict:
+        columns = record.merged() if isinstance(record, SpreadRecord) else record
+        if type(columns) is not dict:
             return None, None
-        properties = record.get("properties")
-        if not all_times and ARRIVAL_FIELD not in (properties if type(properties) is dict else record):
+        properties = columns.get("properties")
+        if not all_times and ARRIVAL_FIELD not in (properties if type(properties) is dict else columns):
             return None, None
         try:
-            if not (is_identity and type(properties) is dict and len(record) == 2):
+            if type(record) is not dict or not (is_identity and type(properties) is dict and len(record) == 2):
                 properties = _flat_event(record, mapping)
+            assert properties is not None
             time = mapping.time_parser.parse(properties.get("time"), "time")
         except ValidationError:
             return None, None
@@ -218,9 +219,19 @@ def _arrival(properties: Mapping[str, Any]) -> float | None:
     return None if is_imported else to_number(properties.get(ARRIVAL_FIELD))
 
 
-def not_an_object(record: object) -> ValidationError:
-    """Return the error for a row without a record."""
-    return ValidationError("", record.problem if isinstance(record, UnreadableRow) else "is not a JSON object")
+def _apply(record: object, mapping: ColumnMapping, flatten: Callable[[Record], Record]) -> Record:
+    """Return the columns of a record at one level, after the mapping.
+
+    Raises:
+        ValidationError: if it is not a record, or a column cannot be converted.
+    """
+    if isinstance(record, SpreadRecord):
+        return mapping.apply(flatten(record.own), record.inner)
+    if type(record) is dict:
+        return mapping.apply(flatten(record))
+    if isinstance(record, SpreadFault):
+        raise ValidationError(record.path, record.problem)
+    raise ValidationError("", record.problem if isinstance(record, UnreadableRow) else "is not a JSON object")
 
 
 def _convert_ids(properties: Record) -> tuple[Any, Any]:
@@ -239,9 +250,7 @@ def update_converter(mapping: ColumnMapping) -> Callable[[object], Record]:
     """
 
     def convert(record: object) -> Record:
-        if type(record) is not dict:
-            raise not_an_object(record)
-        if not _OPERATIONS.isdisjoint(record):
+        if type(record) is dict and not _OPERATIONS.isdisjoint(record):
             message = {key: value for key, value in record.items() if key != "$token"}
             message.update({key: value for key, value in mapping.constants.items() if key in _UPDATE_FIELDS})
         else:
@@ -265,6 +274,8 @@ def update_converter(mapping: ColumnMapping) -> Callable[[object], Record]:
 
 def explain_error(error: ValidationError, record: object, mapping: ColumnMapping) -> ValidationError:
     """Return a more specific error if the options are the likely cause, else the same error."""
+    if isinstance(record, SpreadRecord):
+        record = record.merged()
     if type(record) is not dict:
         return error
     if "lone surrogate" in error.problem and _has_invalid_bytes(record):
@@ -307,16 +318,16 @@ def _flatten_profile(record: Record) -> Record:
     return {**exported, **{key: value for key, value in record.items() if key != "$properties"}}
 
 
-def _flat_event(record: Record, mapping: ColumnMapping) -> Record:
-    flat = mapping.apply(_flatten_event(record))
+def _flat_event(record: object, mapping: ColumnMapping) -> Record:
+    flat = _apply(record, mapping, _flatten_event)
     if "$insert_id" not in flat and "insert_id" in flat:
         flat["$insert_id"] = flat.pop("insert_id")
     return flat
 
 
-def _flat_update(record: Record, mapping: ColumnMapping) -> Record:
+def _flat_update(record: object, mapping: ColumnMapping) -> Record:
     """Return a flat record as an update with the operation of the options."""
-    flat = mapping.apply(_flatten_profile(record))
+    flat = _apply(record, mapping, _flatten_profile)
     flat.pop("$token", None)
     for short_name, wire_name in mapping.wire_names.items():
         if short_name in {"distinct_id", "group_key", "group_id"} and short_name in flat:
@@ -335,9 +346,9 @@ def _digest(content: object) -> str:
     return blake2b(_canonical_bytes(content), digest_size=16).hexdigest()
 
 
-_INSERT_ID_MAKERS: Final[Mapping[InsertIds, Callable[[RowId, object], str]]] = {
+_INSERT_ID_MAKERS: Final[Mapping[InsertIds, Callable[[object, object], str]]] = {
     InsertIds.CONTENT: lambda _, content: _digest(content),
-    InsertIds.LINE: lambda row_id, content: _digest((row_id, content)),
+    InsertIds.LINE: lambda origin, content: _digest((origin, content)),
 }
 
 

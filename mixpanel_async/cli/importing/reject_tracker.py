@@ -10,6 +10,7 @@ from mixpanel_async import DropReason, LostRecord, ValidationError
 from .file_import import FileImport
 from .record_conversion import explain_error, record_key
 from .record_source import UnreadableRow
+from .spread import original_row
 
 if TYPE_CHECKING:
     from .column_mapping import ColumnMapping
@@ -65,7 +66,7 @@ class RejectTracker:
             self._add(file, line, UNREADABLE, "", error.problem, row.text)
         else:
             error = explain_error(error, row, self._mapping)
-            self._add(file, line, INVALID, error.path, error.problem, row)
+            self._add(file, line, INVALID, error.path, error.problem, original_row(row))
 
     def add_uncertain(self, file: FileImport, line: int, row: object) -> None:
         """Record an update that may have been applied and is not resent.
@@ -73,7 +74,9 @@ class RejectTracker:
         Raises:
             OSError: if the rejects file cannot be written.
         """
-        self._add(file, line, UNCERTAIN, "", "may have been applied before the import was interrupted", row)
+        self._add(
+            file, line, UNCERTAIN, "", "may have been applied before the import was interrupted", original_row(row)
+        )
 
     def add_losses(self, records: list[LostRecord], reason: DropReason, fallback: FileImport) -> None:
         """Record records that the client could not deliver.

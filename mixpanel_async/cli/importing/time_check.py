@@ -19,6 +19,7 @@ from .project_time import ARRIVAL_FIELD, ObservedClock, OffsetEvidence
 from .record_conversion import event_converter, time_reader, update_converter
 from .record_source import Position, Row
 from .source_factory import ReadOptions, open_source
+from .spread import spread_rows
 
 if TYPE_CHECKING:
     from .column_mapping import ColumnMapping
@@ -128,7 +129,7 @@ class TimeCheck:
     def _add(self, evidence: OffsetEvidence, rows: Sequence[Row], content_id: str) -> int:
         """Compare some records. Return how many numeric times they have."""
         numbers = 0
-        for _, row in rows:
+        for _, row in spread_rows(rows, self._mapping.spreader):
             time, arrival = self._read_time(row, content_id)
             if time is not None:
                 numbers += 1
@@ -165,7 +166,7 @@ class TimeCheck:
         convert_event, convert_update = event_converter(mapping), update_converter(mapping)
         for input_file in inputs:
             for rows in _read(input_file, self._read_options):
-                for line, row in rows:
+                for line, row in spread_rows(rows, mapping.spreader):
                     with suppress(ValidationError):
                         convert_event(row, (input_file.content_id, line)) if is_event else convert_update(row)
                         converted += 1

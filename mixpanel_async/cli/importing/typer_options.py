@@ -21,6 +21,14 @@ Maps = Annotated[
 ]
 Sets = Annotated[list[str] | None, typer.Option(metavar="NAME=VALUE", help="Set a field or property on every record.")]
 Drops = Annotated[list[str] | None, typer.Option(metavar="COLUMN", help="Ignore a column.")]
+Spreads = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="COLUMN",
+        help="Make properties of the keys of an object, or a record of each object in a list; JSON text counts. a.b "
+        "spreads a, then b in it.",
+    ),
+]
 Types = Annotated[
     list[str] | None,
     typer.Option(metavar="COLUMN=TYPE", help="Convert a column to text, number, boolean, time or json."),
