@@ -18,9 +18,11 @@ from .burst import burst
 from .chart import chart
 from .report import Row, machine, results, table
 from .sections import backfill, emulator, first_use, growth, identity, paced, spool, start
+from .shapes import shapes
 
 SECTIONS = {
     "burst": burst,
+    "shapes": shapes,
     "paced": paced,
     "growth": growth,
     "identity": identity,

@@ -28,6 +28,8 @@ _FORM: Final = re.compile(rb"\r\ncontent-type: *application/x-www-form-urlencode
 _SUCCESS: Final = {
     b"/track": b'{"error":null,"status":1}',
     b"/import": b'{"code":200,"status":"OK"}',
+    b"/engage": b'{"error":null,"status":1}',
+    b"/groups": b'{"error":null,"status":1}',
     b"/batch/": b'{"status":"Ok"}',
 }
 _TLS_HANDSHAKE: Final = 0x16
@@ -59,8 +61,8 @@ class Received:
             size += len(body)
             for record in records(body):
                 events += 1
-                # Some clients send identity calls without an insert id; events always have one.
-                ids.add(record.get("uuid") or record["properties"].get("$insert_id") or str(events))
+                # Profile updates have no insert id, and some identity calls neither; events always have one.
+                ids.add(record.get("uuid") or record.get("properties", {}).get("$insert_id") or str(events))
         counts = {"requests": len(self.requests), "events": events, "distinct": len(ids), "bytes": size}
         counts["connections"] = self.connections
         self.requests.clear()
