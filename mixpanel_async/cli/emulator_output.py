@@ -140,12 +140,9 @@ class RequestLines:
         """Return the lines of new requests.
 
         Args:
-            digest: requests after `seen`.
+            digest: requests after `seen`, across resets.
             elapsed: seconds since the last call.
         """
-        if digest.requests < self._seen:
-            # The emulator was reset.
-            self._seen = self._records = self._rejected = 0
         new, records = digest.requests - self._seen, digest.records - self._records
         rejected = digest.rejected - self._rejected
         self._seen, self._records, self._rejected = digest.requests, digest.records, digest.rejected
@@ -220,7 +217,7 @@ class RequestPrinter:
             self._write_lines(self._lines.rest())
 
     def _print_new(self, elapsed: float) -> None:
-        digest = self._emulator.request_log(after=self._lines.seen)
+        digest = self._emulator.request_log(after=self._lines.seen, across_resets=True)
         self._write_lines(self._lines.lines(digest, elapsed))
 
     def _write_lines(self, lines: Iterator[str]) -> None:

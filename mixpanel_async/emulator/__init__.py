@@ -396,7 +396,7 @@ class Emulator(FaultControls):
         with self._state.lock:
             return list(self._state.requests)
 
-    def request_log(self, after: int = 0, *, limit: int = ENTRY_LIMIT) -> RequestDigest:
+    def request_log(self, after: int = 0, *, limit: int = ENTRY_LIMIT, across_resets: bool = False) -> RequestDigest:
         """Return the totals of all requests, and the latest requests with their results, without their content.
 
         Unlike `requests()`, this covers all requests except those for the live page and `/_emulator/`, such as unknown
@@ -408,6 +408,8 @@ class Emulator(FaultControls):
         Args:
             after: return only requests with a higher number. A number from before a `reset` returns all.
             limit: maximum number of entries, 1 to 1,000, which is how many are kept. The latest are returned.
+            across_resets: include requests from before a `reset`. `after` and the totals then count from the start of
+                the emulator, so that a reader misses no request; the numbers of the entries restart at each reset.
 
         Raises:
             ValueError: if a value is out of bounds.
@@ -415,7 +417,7 @@ class Emulator(FaultControls):
         if after < 0 or not 1 <= limit <= ENTRY_LIMIT:
             raise ValueError(f"after must be at least 0 and limit 1 to {ENTRY_LIMIT}, not {after} and {limit}")
         with self._state.lock:
-            return self._state.log.digest(after, limit)
+            return self._state.log.digest(after, limit, across_resets=across_resets)
 
     def recordings(self) -> list[dict[str, Any]]:
         """Return the session recordings of browser SDKs, in order of their latest batch. The latest 1,000 are kept.

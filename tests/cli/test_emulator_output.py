@@ -75,7 +75,7 @@ def texts(emulator: Emulator, lines: RequestLines, elapsed: float = 0.1) -> list
     """Return new lines without the time."""
     return [
         line[9:] if line[2] == ":" else line.strip()
-        for line in lines.lines(emulator.request_log(after=lines.seen), elapsed)
+        for line in lines.lines(emulator.request_log(after=lines.seen, across_resets=True), elapsed)
     ]
 
 
@@ -196,15 +196,124 @@ async def test_requests_above_the_rate_are_summarised() -> None:
 
 
 @pytest.mark.anyio
-async def test_lines_go_on_after_a_reset() -> None:
+async def test_resets_hide_no_lines() -> None:
     emulator = Emulator()
     lines = RequestLines(plain)
     await sent(emulator, "/track", [EVENT], [EVENT])
     assert len(texts(emulator, lines)) == 2
-    emulator.reset()
-    await sent(emulator, "/track", [EVENT])
-    assert texts(emulator, lines) == ["200 POST /track          1 record"]
+    # As a suite of tests does, faster than lines are written.
+    for _ in range(3):
+        await sent(emulator, "/track", [EVENT])
+        await sent(emulator, "/engage", [])
+        emulator.reset()
+    assert texts(emulator, lines) == ["200 POST /track          1 record", "200 POST /engage"] * 3
     assert texts(emulator, lines) == []
+    lines = RequestLines(plain)
+    await sent(emulator, "/track", *[[EVENT]] * 150)
+    emulator.reset()
+    assert len(texts(emulator, lines, elapsed=0.0)) == 100
+    assert list(lines.rest()) == ["     ... 58 more requests, 58 records"]
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("method", "path", "options", "line"),
+    [
+        ("GET", "/api/2.0/export", {}, "400 GET  /api/2.0/export  from_date must be a date as YYYY-MM-DD"),
+        (
+            "GET",
+            "/api/2.0/export?from_date=2026-01-01&to_date=2026-01-02&where=properties[%22a%22]=%22ada%22",
+            {},
+            "400 GET  /api/2.0/export  where is invalid at character 16: unexpected '='",
+        ),
+        (
+            "GET",
+            "/api/2.0/export",
+            {"auth": ("user", "key")},
+            "401 GET  /api/2.0/export  refused: the service account needs project_id in the URL",
+        ),
+        (
+            "GET",
+            "/api/2.0/export?project_id=8",
+            {"auth": ("user", "key")},
+            "401 GET  /api/2.0/export  refused: project_id is another project",
+        ),
+        (
+            "POST",
+            "/api/query/engage",
+            {"auth": ("ada", "")},
+            "401 POST /api/query/engage  refused: invalid credentials",
+        ),
+        (
+            "POST",
+            "/api/query/engage",
+            {"auth": ("project", "")},
+            (
+                "401 POST /api/query/engage  refused: the project token cannot read data; "
+                "use the secret or a service account"
+            ),
+        ),
+        (
+            "PUT",
+            "/lookup-tables/a",
+            {"content": b"id,name\n1"},
+            "400 PUT  /lookup-tables/a  invalid row: wrong number of fields",
+        ),
+        ("PUT", "/lookup-tables/a", {"auth": ("ada", "")}, "401 PUT  /lookup-tables/a  refused: invalid credentials"),
+        (
+            "POST",
+            "/import",
+            {"auth": ("user", "key"), "json": [EVENT]},
+            "401 POST /import         refused: the service account needs project_id in the URL",
+        ),
+        (
+            "POST",
+            "/import",
+            {"auth": None, "json": [EVENT]},
+            "401 POST /import         refused: no credentials in the header Authorization (HTTP Basic)",
+        ),
+        (
+            "POST",
+            "/import?api_key=ada",
+            {"auth": None, "json": [EVENT]},
+            "401 POST /import         refused: invalid api_key",
+        ),
+        (
+            "GET",
+            "/flags/definitions",
+            {"auth": ("user", "key")},
+            "401 GET  /flags/definitions  refused: the service account needs project_id in the URL",
+        ),
+        ("GET", "/flags", {}, "400 GET  /flags          context must be a JSON object"),
+        ("POST", "/api/2.0/jql", {}, "501 POST /api/2.0/jql    not emulated"),
+        ("DELETE", "/track", {}, "405 DELETE /track          method not allowed"),
+        ("OPTIONS", "/track", {"headers": {"origin": "http://localhost:5173"}}, None),
+        (
+            "OPTIONS",
+            "/flags",
+            {"headers": {"origin": "https://ada.example"}},
+            (
+                "200 OPTIONS /flags          the page's origin is not allowed; "
+                "add it with --allow-origin, or allow_origins in Python"
+            ),
+        ),
+    ],
+)
+async def test_lines_say_why_a_request_failed(
+    method: str, path: str, options: dict[str, Any], line: str | None
+) -> None:
+    emulator = Emulator(token="project", secret="key", service_account=("user", "key", "7"))
+    async with httpx.AsyncClient(
+        transport=httpx.ASGITransport(app=emulator.app), base_url="http://127.0.0.1", auth=("key", "")
+    ) as http:
+        await http.request(method, path, **options)
+    assert texts(emulator, RequestLines(plain)) == ([] if line is None else [line])
+
+
+def test_lines_say_which_option_allows_a_host() -> None:
+    with running(stderr=subprocess.PIPE) as (process, url):
+        post(f"{url}/track", [EVENT], headers={"Host": "mixpanel.test"})
+        assert "--allow-host" in read_until(process.stderr, "403")[-1]
 
 
 @pytest.mark.parametrize(

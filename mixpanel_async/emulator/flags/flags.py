@@ -114,8 +114,9 @@ class FlagDefinitions:
             body: body of a POST request, or empty.
             access: access rules of the project.
         """
-        if not access.may_import(headers.get("authorization", ""), query.get("project_id")):
-            return error_response(path, 401)
+        credentials = headers.get("authorization", ""), query.get("project_id")
+        if not access.may_import(*credentials):
+            return error_response(path, 401, reason=f"refused: {access.import_refusal(*credentials)}")
         enabled = [one for one in self.all() if one["status"] == "enabled"]
         if path == DEFINITIONS:
             return _definitions_response(enabled, headers.get("if-none-match", ""))

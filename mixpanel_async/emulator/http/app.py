@@ -141,12 +141,12 @@ class EmulatorState:
         self.flags.reset()
         self.recordings = Recordings()
         self.requests = BoundedLog(REQUEST_LOG_LIMIT)
-        self.log = RequestLog(time.monotonic)
+        self.log.reset()
 
-    def log_other_request(self, method: str, path: str, status: int) -> None:
+    def log_other_request(self, method: str, path: str, status: int, reason: str) -> None:
         """Log a request that no ingestion or flag endpoint has answered."""
         with self.lock:
-            self.log.append(at=self.now(), method=method, path=path, status=status)
+            self.log.append(at=self.now(), method=method, path=path, status=status, outcome=Outcome(reason=reason))
 
     def flush(self) -> None:
         """Write all changes to disk, if there is a store. Blocks. Call it without the lock.
@@ -218,7 +218,9 @@ def build_app(state: EmulatorState, extra_routes: Sequence[JsonRoute], allow_ori
 
 
 async def _not_found(scope: Scope, receive: Receive, send: Send) -> None:
-    await AsgiResponse(PlannedResponse(response=error_response("", 404, "not found")))(scope, receive, send)
+    reason = "Mixpanel has no such endpoint, or the emulator does not know it"
+    response = error_response("", 404, "not found", reason=reason)
+    await AsgiResponse(PlannedResponse(response=response))(scope, receive, send)
 
 
 def _not_allowed(path: str, methods: Sequence[str]) -> AsgiResponse:
@@ -288,6 +290,8 @@ async def _process_request(
         before = mark_of(state.project)
         delivery, records = _process_in_memory(state, path, fault, request, body)
         outcome = outcome_since(before, state.project)
+    if fault is None and not outcome.reason and delivery.response is not None:
+        outcome = Outcome(outcome.stored, outcome.rejected, delivery.response.reason)
     if state.store is not None:
         delivery = await _flush_to_disk(state, path, delivery) or delivery
     return delivery, records, outcome

@@ -21,6 +21,9 @@ Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
+REASON: Final = "mixpanel_async.reason"
+"""Key of the scope for the reason why a request failed, which `RequestWatch` logs."""
+
 _GZIP: Final = zlib.MAX_WBITS | 16
 
 
@@ -35,8 +38,8 @@ class AsgiResponse:
     def __init__(self, planned: PlannedResponse) -> None:
         self._planned = planned
 
-    async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the response.
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the response, and set `REASON`.
 
         Raises:
             ConnectionDroppedError: if the connection is to be closed now.
@@ -49,6 +52,7 @@ class AsgiResponse:
             if planned.hang:
                 await _wait_for_disconnect(receive)
             raise ConnectionDroppedError
+        scope[REASON] = response.reason
         headers = [(b"content-length", b"%d" % len(response.body)), (b"content-type", response.media_type.encode())]
         headers += [(name.lower().encode(), value.encode()) for name, value in response.headers.items()]
         await send({"type": "http.response.start", "status": response.status, "headers": headers})

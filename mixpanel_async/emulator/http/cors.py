@@ -38,6 +38,7 @@ _ENDPOINTS: Final = frozenset({"track", "import", "engage", "groups", "flags", "
 # Mobile frameworks and browser extensions have their own schemes.
 _ORIGIN: Final = re.compile(r"([a-z][a-z0-9+.-]{0,31})://(\[[0-9a-f:.]{2,45}\]|[a-z0-9._-]{1,253})(?::([0-9]{1,5}))?")
 _DEFAULT_PORTS: Final = {"http": "80", "https": "443"}
+_FOREIGN_ORIGIN: Final = "the page's origin is not allowed; add it with --allow-origin, or allow_origins in Python"
 _VARY: Final = (b"vary", b"Origin")
 _PERMISSIONS: Final = {
     "Access-Control-Allow-Methods": "GET, POST, OPTIONS",
@@ -107,7 +108,8 @@ def _preflight_response(scope: Scope, *, allowed: bool) -> AsgiResponse:
     permissions = dict(_PERMISSIONS) if allowed else {}
     if allowed and any(name == b"access-control-request-private-network" for name, _ in scope["headers"]):
         permissions["Access-Control-Allow-Private-Network"] = "true"
-    response = EmulatorResponse(status=200, body=b"", media_type=TEXT, headers=permissions)
+    reason = "" if allowed else _FOREIGN_ORIGIN
+    response = EmulatorResponse(status=200, body=b"", media_type=TEXT, headers=permissions, reason=reason)
     return AsgiResponse(PlannedResponse(response=response))
 
 

@@ -21,7 +21,8 @@ CONTROL_PREFIX: Final = "/_emulator"
 SECURITY_HEADERS: Final = ((b"x-emulated-by", b"mixpanel-async"), (b"x-content-type-options", b"nosniff"))
 """Headers of every response. They mark the emulator, and forbid browsers to interpret data as scripts."""
 
-
+_FOREIGN_HOST: Final = "the Host header names another host; allow it with --allow-host, or allow_hosts in Python"
+_FOREIGN_PAGE: Final = "pages of other origins cannot use /_emulator/"
 _HOST: Final = re.compile(r"(\[[0-9a-fA-F:.]{2,45}\]|[A-Za-z0-9._-]{1,253})(?::[0-9]{1,5})?")
 # Suffixes that cannot be registered, so that no public site can use them.
 _LOCAL_SUFFIXES: Final = (".localhost", ".local", ".internal", ".home.arpa")
@@ -76,12 +77,12 @@ def _access_error(scope: Scope) -> EmulatorResponse | None:
         return None
     address = scope["state"]
     if not all(_is_allowed_host(host, address) for host in hosts):
-        return error_response(path, 403, "the Host header of the request names another host than this emulator")
+        return error_response(path, 403, _FOREIGN_HOST)
     if (path + "/").startswith(CONTROL_PREFIX + "/"):
         origins = _header_values(scope, b"origin")
         own = {f"{scope.get('scheme', 'http')}://{host}".lower() for host in hosts}
         if not all(origin.lower() in own for origin in origins):
-            return error_response(path, 403, "requests from pages of another origin are not allowed")
+            return error_response(path, 403, _FOREIGN_PAGE)
     return None
 
 

@@ -6,6 +6,7 @@ Only this module, `app` and `routes` use Starlette.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any, Final
 
@@ -101,8 +102,9 @@ def _query(state: EmulatorState, path: str, respond: Respond) -> ReadEndpoint:
 
 def _list_lookup_tables(state: EmulatorState) -> ReadEndpoint:
     async def endpoint(request: Request) -> AsgiResponse:
-        if _read_request(request, {}).authorization_error(state.access) is not None:
-            return unplanned(lookup_error(401))
+        refusal = _lookup_refusal(state, request)
+        if refusal is not None:
+            return unplanned(refusal)
         with state.lock:
             return unplanned(state.project.lookup_tables.list_all())
 
@@ -110,7 +112,7 @@ def _list_lookup_tables(state: EmulatorState) -> ReadEndpoint:
 
 
 def _replace_lookup_table(state: EmulatorState) -> ReadEndpoint:
-    def replace(table: str, body: bytes, content_encoding: str) -> EmulatorResponse:
+    def replace_table(table: str, body: bytes, content_encoding: str) -> EmulatorResponse:
         content = decode_table(table, body, content_encoding)
         if isinstance(content, EmulatorResponse):
             return content
@@ -118,8 +120,9 @@ def _replace_lookup_table(state: EmulatorState) -> ReadEndpoint:
             return state.project.lookup_tables.replace(table, content)
 
     async def endpoint(request: Request) -> AsgiResponse:
-        if _read_request(request, {}).authorization_error(state.access) is not None:
-            return unplanned(lookup_error(401))
+        refusal = _lookup_refusal(state, request)
+        if refusal is not None:
+            return unplanned(refusal)
         try:
             body = await read_body(request, MAX_BYTES)
         except LargeBodyError:
@@ -127,9 +130,14 @@ def _replace_lookup_table(state: EmulatorState) -> ReadEndpoint:
         except SlowBodyError as error:
             return unplanned(error.response(request.url.path))
         encoding = request.headers.get("content-encoding", "")
-        return unplanned(await reads().run(partial(replace, request.path_params["id"], body, encoding)))
+        return unplanned(await reads().run(partial(replace_table, request.path_params["id"], body, encoding)))
 
     return endpoint
+
+
+def _lookup_refusal(state: EmulatorState, request: Request) -> EmulatorResponse | None:
+    reason = _read_request(request, {}).refusal(state.access)
+    return replace(lookup_error(401), reason=reason) if reason else None
 
 
 def _unsupported(state: EmulatorState) -> ReadEndpoint:

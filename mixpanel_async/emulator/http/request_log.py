@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple
 from ..page.files import page_names
 from ..project.bounded_log import BoundedLog
 from ..project.project import Project
-from .asgi_response import Receive, Scope, Send
+from .asgi_response import REASON, Receive, Scope, Send
 from .guard import CONTROL_PREFIX, ASGIApp
 
 ENTRY_LIMIT: Final = 1_000
@@ -25,12 +25,6 @@ _MAX_PATH: Final = 200
 _MAX_REASON: Final = 300
 _LOGGED: Final = "mixpanel_async.logged"
 _OWN_PATHS: Final = frozenset({"/", "/favicon.ico", *(f"/{name}" for name in page_names())})
-_REASONS: Final = {
-    403: "refused: the Host or Origin is not allowed",
-    404: "Mixpanel has no such endpoint, or the emulator does not know it",
-    408: "the request did not arrive in time",
-    501: "not emulated",
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +58,7 @@ class RequestEntry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestDigest:
-    """Requests since the start or the last reset.
+    """Requests since the start or the last reset, or across resets.
 
     Args:
         requests: number of requests.
@@ -123,6 +117,17 @@ def outcome_since(before: Mark, project: Project) -> Outcome:
     return Outcome(after.stored - before.stored, rejected, reason[:_MAX_REASON])
 
 
+class _Totals(NamedTuple):
+    """Numbers of requests, of records in them, and of records that were not stored."""
+
+    requests: int = 0
+    records: int = 0
+    rejected: int = 0
+
+    def plus(self, requests: int, records: int, rejected: int) -> _Totals:
+        return _Totals(self.requests + requests, self.records + records, self.rejected + rejected)
+
+
 class RequestLog:
     """Latest requests, their totals, and the number of events in each of the last 60 seconds. Not thread-safe.
 
@@ -132,15 +137,21 @@ class RequestLog:
 
     def __init__(self, monotonic: Callable[[], float]) -> None:
         self._monotonic = monotonic
+        # Entries from before a reset are kept for readers that must not miss any.
         self._entries: BoundedLog[RequestEntry] = BoundedLog(ENTRY_LIMIT)
-        self._records = self._rejected = 0
+        self._totals = self._totals_at_reset = _Totals()
         # Pairs of a second and the number of events in it, only of seconds with events.
         self._rates: deque[tuple[int, int]] = deque(maxlen=RATE_SECONDS)
 
     @property
     def total(self) -> int:
-        """Number of requests."""
-        return self._entries.total
+        """Number of requests since the last reset."""
+        return self._totals.requests - self._totals_at_reset.requests
+
+    def reset(self) -> None:
+        """Restart the numbers and totals, and forget the rates."""
+        self._totals_at_reset = self._totals
+        self._rates.clear()
 
     def append(
         self,
@@ -171,8 +182,7 @@ class RequestLog:
                 body_bytes=body_bytes,
             )
         )
-        self._records += records
-        self._rejected += rejected
+        self._totals = self._totals.plus(1, records, rejected)
         if outcome.stored:
             self._count_events(outcome.stored)
 
@@ -189,29 +199,44 @@ class RequestLog:
 
     def between(self, after: int, up_to: int, max_entries: int) -> list[tuple[int, RequestEntry]]:
         """Return the latest entries with a number above `after` and up to `up_to`, in order."""
-        return self._entries.between(after, up_to, max_entries)
+        start = self._totals_at_reset.requests
+        return [
+            (number - start, entry)
+            for number, entry in self._entries.between(start + after, start + up_to, max_entries)
+        ]
 
-    def digest(self, after: int, limit: int) -> RequestDigest:
+    def digest(self, after: int, limit: int, *, across_resets: bool = False) -> RequestDigest:
         """Return the totals, and at most `limit` of the latest entries with a number above `after`.
 
         All entries count as new if `after` is above the number of requests, because a reset restarts the numbers.
+
+        Args:
+            after: number of a request.
+            limit: maximum number of entries.
+            across_resets: whether `after` and the totals count all requests, and not those since the last reset.
         """
-        known = after if after <= self.total else 0
-        entries = tuple(entry for _, entry in self.between(known, self.total, limit))
-        return RequestDigest(requests=self.total, records=self._records, rejected=self._rejected, entries=entries)
+        start = _Totals() if across_resets else self._totals_at_reset
+        total = self._totals.requests - start.requests
+        known = start.requests + (after if after <= total else 0)
+        return RequestDigest(
+            requests=total,
+            records=self._totals.records - start.records,
+            rejected=self._totals.rejected - start.rejected,
+            entries=tuple(entry for _, entry in self._entries.between(known, self._totals.requests, limit)),
+        )
 
 
 class RequestWatch:
     """ASGI middleware that logs requests which no ingestion or flag endpoint has logged, such as unknown paths.
 
-    Requests for the live page, `/_emulator/` and successful preflight requests are not logged.
+    Requests for the live page, `/_emulator/` and successful preflight requests of allowed origins are not logged.
 
     Args:
         app: the application.
-        log: called with method, path and status of each request.
+        log: called with method, path and status of each request, and the reason why it failed.
     """
 
-    def __init__(self, app: ASGIApp, log: Callable[[str, str, int], None]) -> None:
+    def __init__(self, app: ASGIApp, log: Callable[[str, str, int, str], None]) -> None:
         self._app = app
         self._log = log
 
@@ -223,9 +248,9 @@ class RequestWatch:
 
         async def send_and_log(message: Any) -> None:
             if message["type"] == "http.response.start" and _LOGGED not in scope:
-                status = message["status"]
-                if scope["method"] != "OPTIONS" or status >= HTTPStatus.BAD_REQUEST:
-                    self._log(scope["method"], path, status)
+                status, reason = message["status"], scope.get(REASON, "")
+                if scope["method"] != "OPTIONS" or status >= HTTPStatus.BAD_REQUEST or reason:
+                    self._log(scope["method"], path, status, reason)
             await send(message)
 
         await self._app(scope, receive, send_and_log)
@@ -237,7 +262,7 @@ def set_logged(scope: Scope) -> None:
 
 
 def _failure_reason(status: int) -> str:
-    """Return words for the status of a request that no record explains; empty for a success."""
+    """Return words for the status of a request without a reason; empty for a success."""
     if status < HTTPStatus.BAD_REQUEST:
         return ""
-    return _REASONS.get(status) or HTTPStatus(status).phrase.lower()
+    return HTTPStatus(status).phrase.lower()

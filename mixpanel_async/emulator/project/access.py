@@ -60,6 +60,27 @@ class Access:
             return True
         return not password and user == self.secret
 
+    def import_refusal(self, authorization: str, project_id: str | None) -> str:
+        """Return why `may_import` refuses a request. It contains no credentials."""
+        return self._refusal(authorization, project_id) or "invalid credentials"
+
+    def read_refusal(self, authorization: str, project_id: str | None) -> str:
+        """Return why `may_read` refuses a request. It contains no credentials."""
+        reason = self._refusal(authorization, project_id)
+        if not reason and self.token is not None and _basic_credentials(authorization) == (self.token, ""):
+            reason = "the project token cannot read data; use the secret or a service account"
+        return reason or "invalid credentials"
+
+    def _refusal(self, authorization: str, project_id: str | None) -> str:
+        credentials = _basic_credentials(authorization)
+        if not credentials[0]:
+            return "no credentials in the header Authorization (HTTP Basic)"
+        if self.service_account is not None and credentials == self.service_account[:2]:
+            return (
+                "the service account needs project_id in the URL" if not project_id else "project_id is another project"
+            )
+        return ""
+
     def is_foreign(self, token: object) -> bool:
         """Return whether the token of a record belongs to another project."""
         return self.token is not None and token != self.token

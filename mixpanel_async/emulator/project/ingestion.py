@@ -85,8 +85,9 @@ def ingest(request: IngestionRequest, project: Project, access: Access, now: flo
         now: current time in seconds since the epoch.
     """
     authorization = request.headers.get("authorization", "") if request.path == "/import" else ""
-    if authorization and not access.may_import(authorization, request.query.get("project_id")):
-        return _refuse_credentials(request.path, project)
+    project_id = request.query.get("project_id")
+    if authorization and not access.may_import(authorization, project_id):
+        return _refuse_credentials(request.path, project, access.import_refusal(authorization, project_id))
     try:
         body = _decode_request(request)
     except BadBodyError as error:
@@ -94,7 +95,8 @@ def ingest(request: IngestionRequest, project: Project, access: Access, now: flo
         return error_response(request.path, error.status, error.message)
     fields = {**body.fields, **request.query}
     if request.path == "/import" and not authorization and not access.is_import_key(fields.get("api_key", "")):
-        return _refuse_credentials(request.path, project)
+        reason = "invalid api_key" if fields.get("api_key") else access.import_refusal("", project_id)
+        return _refuse_credentials(request.path, project, reason)
     if request.path == "/import":
         return _import(body, fields, request.refused_indexes, project, now)
     if request.path == "/track":
@@ -102,8 +104,8 @@ def ingest(request: IngestionRequest, project: Project, access: Access, now: flo
     return _update_profiles(request, body, fields, project, access, now)
 
 
-def _refuse_credentials(path: str, project: Project) -> EmulatorResponse:
-    project.log_rejection(path, Problem("", "401: invalid credentials"), None)
+def _refuse_credentials(path: str, project: Project, reason: str) -> EmulatorResponse:
+    project.log_rejection(path, Problem("", f"401: {reason}"), None)
     return error_response(path, 401)
 
 

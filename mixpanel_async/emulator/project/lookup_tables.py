@@ -73,11 +73,13 @@ def lookup_error(code: int, error: str = "", failed: list[dict[str, Any]] | None
     Args:
         code: HTTP status: 400, 401, 404 or 413.
         error: error text; by default that of Mixpanel's example for the status.
-        failed: problems of invalid rows, or None.
+        failed: problems of invalid rows, at least one, or None.
     """
     text, status = _ERRORS[code]
     content: dict[str, Any] = {"code": code, "error": error or text, "status": status}
-    return json_response(code, content if failed is None else content | {"failed_records": failed})
+    if failed is None:
+        return json_response(code, content, reason=error or text)
+    return json_response(code, content | {"failed_records": failed}, reason=failed[0]["message"])
 
 
 def decode_table(table_id: str, body: bytes, content_encoding: str) -> bytes | EmulatorResponse:

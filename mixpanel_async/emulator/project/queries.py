@@ -39,9 +39,15 @@ class ReadRequest:
 
     def authorization_error(self, access: Access) -> EmulatorResponse | None:
         """Return the response to a request with wrong credentials; None if they are right."""
-        if not access.may_read(self.authorization, self.parameters.get("project_id")):
-            return error_response(self.path, 401)
-        return None
+        reason = self.refusal(access)
+        return error_response(self.path, 401, reason=reason) if reason else None
+
+    def refusal(self, access: Access) -> str:
+        """Return why the credentials are wrong; empty if they are right."""
+        project_id = self.parameters.get("project_id")
+        if access.may_read(self.authorization, project_id):
+            return ""
+        return f"refused: {access.read_refusal(self.authorization, project_id)}"
 
 
 def body_fields(body: bytes) -> dict[str, str]:

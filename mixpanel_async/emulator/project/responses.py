@@ -62,6 +62,7 @@ class EmulatorResponse:
         media_type: value of `Content-Type`.
         headers: other headers.
         records: number of records in the request, for the request log.
+        reason: why the request failed, for the request log; empty if it did not.
     """
 
     status: int
@@ -69,11 +70,12 @@ class EmulatorResponse:
     media_type: str = JSON
     headers: Mapping[str, str] = field(default_factory=dict)
     records: int = 0
+    reason: str = ""
 
 
-def json_response(status: int, content: object, *, records: int = 0) -> EmulatorResponse:
+def json_response(status: int, content: object, *, records: int = 0, reason: str = "") -> EmulatorResponse:
     """Return a response with a JSON body."""
-    return EmulatorResponse(status=status, body=orjson.dumps(content), records=records)
+    return EmulatorResponse(status=status, body=orjson.dumps(content), records=records, reason=reason)
 
 
 def import_response(number: int, *, records: int) -> EmulatorResponse:
@@ -93,7 +95,7 @@ def import_failure_response(failed: list[dict[str, Any] | str], number: int, *, 
     return json_response(400, content, records=records)
 
 
-def error_response(path: str, status: int, error: str | None = None) -> EmulatorResponse:
+def error_response(path: str, status: int, error: str | None = None, *, reason: str = "") -> EmulatorResponse:
     """Return the response to a request refused as a whole, in the format of its endpoint.
 
     Args:
@@ -101,16 +103,17 @@ def error_response(path: str, status: int, error: str | None = None) -> Emulator
         status: HTTP status, 400 or above.
         error: error text; by default the text of Mixpanel's example. Mixpanel documents no body for 5xx, so the body
             is empty.
+        reason: reason for the request log; by default the error text.
     """
     text = error or _ERRORS.get(status)
     if text is None:
         return EmulatorResponse(status=status, body=b"", media_type=TEXT)
     if path != "/import":
-        return json_response(status, {"error": text, "status": "error"})
+        return json_response(status, {"error": text, "status": "error"}, reason=reason or text)
     content: dict[str, Any] = {"code": status, "error": text, "status": _PHRASES[status]}
     if status == 400:
         content |= {"failed_records": [], "num_records_imported": 0}
-    return json_response(status, content)
+    return json_response(status, content, reason=reason or text)
 
 
 def ingestion_response(

@@ -67,7 +67,7 @@ class UnsupportedRequests:
             f"{method} {name} is not emulated: the emulator exports events and queries profiles, "
             "but has no reports, JQL, saved objects, schemas or deletion requests"
         )
-        return json_response(501, {"error": error, "status": "error"})
+        return json_response(501, {"error": error, "status": "error"}, reason="not emulated")
 
     def endpoints(self) -> list[UnsupportedEndpoint]:
         """Return the endpoints, the one asked for last at the end."""
