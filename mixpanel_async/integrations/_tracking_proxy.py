@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from base64 import b64decode
 from collections.abc import Sequence
+from itertools import count
 from typing import Any, Final
 
 import anyio
@@ -31,12 +32,14 @@ _REQUEST_HEADERS: Final = (
     b"traceparent", b"user-agent",
 )  # fmt: skip
 _BODY_HEADERS: Final = frozenset({b"content-encoding", b"content-length", b"content-type"})
-_RESPONSE_HEADERS: Final = frozenset({b"cache-control", b"content-encoding", b"date", b"retry-after"})
+# Not `date`, which the server of the app adds.
+_RESPONSE_HEADERS: Final = frozenset({b"cache-control", b"content-encoding", b"retry-after"})
 # A response of another type, such as the script that Mixpanel sends for `callback=`, could run in the app's origin.
 _CONTENT_TYPES: Final = frozenset({b"application/json", b"text/plain", b"image/gif"})
 _MAX_RESPONSE_BYTES: Final = 1024 * 1024
 _MAX_QUERY_BYTES: Final = 32 * 1024
 _IDLE_CONNECTIONS: Final = 20
+_NUMBERS: Final = count()
 # Fraction of the time that httpx may spend on one phase: its own time-outs leave its pool intact.
 _PHASE_SHARE: Final = 0.95
 
@@ -106,8 +109,9 @@ class TrackingProxy:
         self._timeout = timeout
         self._max_body_bytes = max_body_bytes
         self._max_requests = max_requests
-        # Connections belong to an event loop.
-        self._upstream: RunVar[_Upstream | None] = RunVar("mixpanel_async.integrations.tracking_proxy", None)
+        # Connections belong to an event loop. Before anyio 4.8, variables with the same name share their value.
+        name = f"mixpanel_async.integrations.tracking_proxy.{next(_NUMBERS)}"
+        self._upstream: RunVar[_Upstream | None] = RunVar(name, None)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection or the lifespan."""
@@ -142,6 +146,10 @@ class TrackingProxy:
             return _error(refusal)
         if self._origin is None:
             return 200, [(b"content-type", b"text/plain")], b"1"
+        try:
+            request = self._request(scope, path, headers, receive)
+        except (httpx.InvalidURL, UnicodeError):
+            return _error(400)
         upstream = self._upstream.get()
         if upstream is None:
             upstream = _Upstream(self._timeout * _PHASE_SHARE)
@@ -150,25 +158,28 @@ class TrackingProxy:
             return _error(503)
         with upstream, anyio.move_on_after(self._timeout):
             try:
-                return await upstream.fetch(self._request(scope, path, headers, receive))
+                return await upstream.fetch(request)
             except _BodyTooLargeError:
                 return _error(413)
+            except _WrongLengthError:
+                return _error(400)
             except httpx.TimeoutException:
                 return _error(504)
-            except (httpx.HTTPError, httpx.InvalidURL, _UnusableError):
+            except (httpx.HTTPError, _UnusableError):
                 return _error(502)
         return _error(504)
 
     def _refusal(self, scope: Scope, path: str, headers: dict[bytes, bytes]) -> int | None:
         """Return the status of a request that is not forwarded."""
         length = headers.get(b"content-length", b"0")
+        is_number = length.isdigit()
         checks = (
             (404, not _PATH.fullmatch(path)),
             (405, scope["method"] not in _METHODS),
             (403, headers.get(b"sec-fetch-site") == b"cross-site"),
             (414, len(scope.get("query_string", b"")) > _MAX_QUERY_BYTES),
-            (400, not length.isdigit()),
-            (413, len(length) > len(str(self._max_body_bytes)) or int(length or b"0") > self._max_body_bytes),
+            (400, not is_number),
+            (413, is_number and (len(length) > len(str(self._max_body_bytes)) or int(length) > self._max_body_bytes)),
         )
         return next((status for status, is_wrong in checks if is_wrong), None)
 
@@ -184,15 +195,18 @@ class TrackingProxy:
         if address is not None:
             given += [(name, address.encode()) for name in (b"x-forwarded-for", b"x-real-ip")]
         has_body = scope["method"] == "POST"
+        # A body in chunks has no declared length, whatever `Content-Length` says (RFC 9112, 6.3).
+        length = None if b"transfer-encoding" in headers else headers.get(b"content-length")
         if not has_body:
             given = [(name, value) for name, value in given if name not in _BODY_HEADERS]
-        elif b"content-length" not in headers:
+        elif length is None:
+            given = [(name, value) for name, value in given if name != b"content-length"]
             given.append((b"transfer-encoding", b"chunked"))
         return _QuietRequest(
             scope["method"],
             url,
             headers=given,
-            stream=_Body(receive, self._max_body_bytes) if has_body else httpx.ByteStream(b""),
+            stream=_Body(receive, self._max_body_bytes, length) if has_body else httpx.ByteStream(b""),
             extensions={"timeout": httpx.Timeout(self._timeout * _PHASE_SHARE).as_dict()},
         )
 
@@ -200,9 +214,11 @@ class TrackingProxy:
 class _Body(httpx.AsyncByteStream):
     """Body of a request, streamed. Not a generator, which would need to be closed if Mixpanel responds early."""
 
-    def __init__(self, receive: Receive, max_bytes: int) -> None:
+    def __init__(self, receive: Receive, max_bytes: int, length: bytes | None) -> None:
         self._receive = receive
-        self._left = max_bytes
+        self._max_bytes = max_bytes
+        self._length = None if length is None else int(length)
+        self._size = 0
         self._has_more = True
 
     def __aiter__(self) -> _Body:
@@ -215,10 +231,14 @@ class _Body(httpx.AsyncByteStream):
         if message["type"] != "http.request":
             raise _UnusableError
         chunk: bytes = message.get("body", b"")
-        self._left -= len(chunk)
-        if self._left < 0:
+        self._size += len(chunk)
+        if self._size > self._max_bytes:
             raise _BodyTooLargeError
         self._has_more = message.get("more_body", False)
+        if self._length is not None and (
+            self._size > self._length or not (self._has_more or self._size == self._length)
+        ):
+            raise _WrongLengthError
         return chunk
 
 
@@ -237,6 +257,10 @@ class _QuietUrl(httpx.URL):
 
 class _BodyTooLargeError(Exception):
     """The body of a request is larger than the limit."""
+
+
+class _WrongLengthError(Exception):
+    """The body of a request has another length than declared."""
 
 
 class _UnusableError(Exception):

@@ -242,6 +242,9 @@ async def test_body_of_unknown_length_is_streamed() -> None:
         ("POST", "/mp/track", {"Content-Length": "1001"}, 413),
         ("POST", "/mp/track", {"Content-Length": "9" * 5_000}, 413),
         ("POST", "/mp/track", {"Content-Length": "-1"}, 400),
+        ("POST", "/mp/track", {"Content-Length": "abc"}, 400),
+        ("POST", "/mp/track", {"Content-Length": "6, 6"}, 400),
+        ("POST", "/mp/track", {"Content-Length": ""}, 400),
         ("GET", f"/mp/track?data={'x' * 40_000}", {}, 414),
     ],
 )
@@ -253,7 +256,7 @@ async def test_other_requests_are_refused(method: str, path: str, headers: dict[
         assert mixpanel.requests == []
 
 
-async def post_messages(proxy: TrackingProxy, *messages: dict[str, Any]) -> int:
+async def post_messages(proxy: TrackingProxy, *messages: dict[str, Any], query: bytes = b"", **headers: bytes) -> int:
     """Send the messages of a server for one POST. Return the status of the response."""
     left, sent = list(messages), []
 
@@ -267,8 +270,8 @@ async def post_messages(proxy: TrackingProxy, *messages: dict[str, Any]) -> int:
         "type": "http",
         "method": "POST",
         "path": "/track",
-        "headers": [],
-        "query_string": b"",
+        "headers": [(name.replace("_", "-").encode(), value) for name, value in headers.items()],
+        "query_string": query,
         "client": None,
     }
     await proxy(scope, receive, send)
@@ -285,6 +288,49 @@ async def test_body_that_is_too_large_or_incomplete_is_cut_while_it_is_streamed(
         assert await post_messages(proxy, chunk, {"type": "http.disconnect"}) == 502
         assert await post_messages(proxy, {**chunk, "more_body": False}) == 200
         assert len(mixpanel.requests) == 1
+        await proxy.aclose()
+
+
+@pytest.mark.parametrize(
+    ("headers", "chunks", "status"),
+    [
+        ({"content_length": b"6"}, [b"data", b"=1"], 200),
+        ({"content_length": b"6"}, [b"data"], 400),
+        ({"content_length": b"6"}, [b"data=1", b"2"], 400),
+        ({"content_length": b"0"}, [b""], 200),
+        ({"content_length": b"0"}, [b"GET /flags HTTP/1.1\r\n\r\n"], 400),
+        # Some servers pass both headers on.
+        ({"content_length": b"3", "transfer_encoding": b"chunked"}, [b"data=1"], 200),
+        ({"content_length": b"9", "transfer_encoding": b"chunked"}, [b"data=1"], 200),
+        ({"content_length": b"9", "transfer_encoding": b"chunked"}, [b""], 200),
+    ],
+)
+@pytest.mark.anyio
+async def test_body_has_the_declared_length(headers: dict[str, bytes], chunks: list[bytes], status: int) -> None:
+    messages: list[dict[str, Any]] = [{"type": "http.request", "body": chunk, "more_body": True} for chunk in chunks]
+    messages[-1]["more_body"] = False
+    async with upstream() as mixpanel:
+        proxy = TrackingProxy(api_host=mixpanel.url)
+        assert await post_messages(proxy, *messages, **headers) == status
+        if status == 200:
+            is_chunked = "transfer_encoding" in headers
+            assert mixpanel.headers.get("content-length") == (
+                None if is_chunked else headers["content_length"].decode()
+            )
+            assert mixpanel.headers.get("transfer-encoding") == ("chunked" if is_chunked else None)
+        else:
+            # What follows the declared length is not sent.
+            assert all(sent.partition(b"\r\n\r\n")[2] in {b"", b"data=1"} for sent in mixpanel.requests)
+        await proxy.aclose()
+
+
+@pytest.mark.parametrize("query", [b"data=\xff", b"data=1#fragment", b"a=\x00", b"a=1\r\nX: y"])
+@pytest.mark.anyio
+async def test_query_that_cannot_be_sent_is_refused(query: bytes) -> None:
+    async with upstream() as mixpanel:
+        proxy = TrackingProxy(api_host=mixpanel.url)
+        assert await post_messages(proxy, {"type": "http.request"}, query=query) == 400
+        assert mixpanel.requests == []
         await proxy.aclose()
 
 
@@ -312,7 +358,7 @@ async def test_response_is_forwarded_only_if_it_is_usable(response: bytes, statu
 
 @pytest.mark.anyio
 async def test_response_cannot_act_as_a_page_of_the_app() -> None:
-    kind = "Content-Type: text/html\r\nSet-Cookie: session=evil\r\nAccess-Control-Allow-Origin: *"
+    kind = "Content-Type: text/html\r\nSet-Cookie: session=evil\r\nAccess-Control-Allow-Origin: *\r\nDate: now"
     response = answer(f"200 OK\r\n{kind}\r\nContent-Security-Policy: none\r\nServer: x", b"<script>")
     async with upstream(response=response) as mixpanel, proxied(mixpanel.url) as client:
         found = await client.get("/mp/track?callback=alert")
@@ -345,6 +391,21 @@ async def test_requests_over_the_limit_are_refused_and_the_place_is_free_again()
         await mixpanel.closed.wait()
         mixpanel.answers = True
         assert (await client.get("/mp/track")).status_code == 200
+
+
+@pytest.mark.anyio
+async def test_proxies_in_one_event_loop_are_independent() -> None:
+    async with (
+        upstream(answers=False) as slow,
+        upstream() as mixpanel,
+        proxied(slow.url, max_requests=1) as first,
+        proxied(mixpanel.url, max_requests=1) as second,
+        anyio.create_task_group() as tasks,
+    ):
+        tasks.start_soon(first.get, "/mp/track")
+        await slow.arrived.wait()
+        assert (await second.get("/mp/track")).status_code == 200
+        tasks.cancel_scope.cancel()
 
 
 @pytest.mark.anyio
