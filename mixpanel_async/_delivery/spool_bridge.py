@@ -97,7 +97,7 @@ class SpoolBridge:
                     group.add(entry)
                 raise
         if result is not OfferResult.FULL:
-            writer.wake()
+            writer.wake(group)
         else:
             self.note_full()
         return result, group

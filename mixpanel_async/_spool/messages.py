@@ -219,8 +219,13 @@ class PendingWork:
         return work
 
     @property
+    def has_only_records(self) -> bool:
+        """Whether nothing but records is to be written."""
+        return not (self.settled or self.marks or self.trials or self.loads or self.evictions)
+
+    @property
     def is_empty(self) -> bool:
-        return not (self.group.entries or self.settled or self.marks or self.trials or self.loads or self.evictions)
+        return not self.group.entries and self.has_only_records
 
 
 class WriterListener(Protocol):
@@ -287,7 +292,7 @@ class WriterProtocol(Protocol):
     @property
     def group(self) -> CommitGroup: ...
 
-    def wake(self) -> None: ...
+    def wake(self, group: CommitGroup | None = None) -> None: ...
 
     def measure(self) -> None: ...
 

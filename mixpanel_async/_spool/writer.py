@@ -20,6 +20,7 @@ from .._runtime.log_events import log_event
 from .files import OwnerLock
 from .fork_guard import ForkGuard
 from .messages import CommitGroup, Eviction, PendingWork, PendingWrite, SpoolSettings, WriterListener
+from .pacing import CommitPacer
 from .schema import is_damage, is_full
 from .session import SpoolSession
 
@@ -35,6 +36,8 @@ _FULL_RETRY_DELAY: Final = 0.1
 _TRIAL_CHECK_INTERVAL: Final = 1.0
 # Seconds between two steps of shrinking the file while no work is pending.
 _SHRINK_PAUSE: Final = 0.01
+# Maximum of seconds for which a commit waits for further records.
+_LINGER: Final = 0.002
 # Approximate maximum of one commit: SQLite's log grows to the size of the largest commit.
 _MAX_GROUP_BYTES: Final = 4 * 1024 * 1024
 
@@ -69,6 +72,10 @@ class SpoolWriter:
         """Guards the pending work. Hold it while a record is added to `group`."""
         self._wakeup = threading.Event()
         self._stop = threading.Event()
+        self._pacer = CommitPacer()
+        # Set when the commit that waits for further records need not wait any longer.
+        self._is_group_ready = threading.Event()
+        self._wanted = 1
         self._thread: threading.Thread | None = None
         self._works = deque([PendingWork(CommitGroup())])
         """Pending work, one entry for each commit. Never empty: the last entry accepts requests."""
@@ -94,12 +101,14 @@ class SpoolWriter:
         self._works.append(PendingWork(CommitGroup()))
         return self._works[-1]
 
-    def wake(self) -> None:
-        """Wake the thread, or start it."""
+    def wake(self, group: CommitGroup | None = None) -> None:
+        """Wake the thread, or start it, as a record was added to this group, or something else changed."""
         if self._thread is None:
             self.start()
         elif not self._wakeup.is_set():
             self._wakeup.set()
+        elif group is not None and len(group.entries) >= self._wanted:
+            self._is_group_ready.set()
 
     def measure(self) -> None:
         """Have the size of the file reported soon: others may have made room in it."""
@@ -111,6 +120,7 @@ class SpoolWriter:
         with self.group_lock:
             change(self._works[-1])
             group = self._works[-1].group
+        self._is_group_ready.set()
         self.wake()
         return group
 
@@ -172,6 +182,7 @@ class SpoolWriter:
             thread = self._thread
         self._stop.set()
         self._wakeup.set()
+        self._is_group_ready.set()
         if thread is None:
             return True
         # The garbage collector may finalize an unreferenced client in any thread, also in this one.
@@ -194,6 +205,16 @@ class SpoolWriter:
         for group in groups:
             error = SpoolError(f"{self._settings.path}: the spool was closed before the record was written")
             group.finish(error, marks_written=False)
+
+    def _linger(self) -> None:
+        """Wait until as many records share the next commit as usual."""
+        with self.group_lock:
+            work, self._wanted = self._works[0], self._pacer.wanted
+            waits = 0 < len(work.group.entries) < self._wanted and work.has_only_records and len(self._works) == 1
+            if waits:
+                self._is_group_ready.clear()
+        if waits and not self._stop.is_set():
+            self._is_group_ready.wait(_LINGER)
 
     def _take_work(self) -> PendingWork:
         self._wakeup.clear()
@@ -218,6 +239,7 @@ class SpoolWriter:
         try:
             while True:
                 is_closing = self._stop.is_set()
+                self._linger()
                 succeeded = self.step(session)
                 if not succeeded:
                     self._stop.wait(_FULL_RETRY_DELAY if self._is_full else _RETRY_DELAY)
@@ -285,6 +307,8 @@ class SpoolWriter:
 
     def _execute(self, session: SpoolSession, work: PendingWork) -> None:
         """Carry out work. If the files were harmed, write the records in memory to a new file first."""
+        if records := len(work.group.entries):
+            self._pacer.begin_commit(records)
         try:
             if work.is_empty:
                 session.check_files()

@@ -45,6 +45,7 @@ async def test_oldest_age_is_that_of_the_oldest_pending_record() -> None:
     async with Emulator().client(batching=LATER, _environment=clock.environment()) as mp:
         assert mp.stats().oldest_age == 0.0
         await mp.track("user", "Event")
+        assert mp.stats().pending == 1
         clock.ahead += 100.0
         await mp.people_set("user", {"plan": "free"})
         assert 100.0 <= mp.stats().oldest_age < 110.0

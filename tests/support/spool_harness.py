@@ -143,7 +143,7 @@ class SpoolHarness:
         def make(reports: Any) -> SpoolWriter:
             writer = SpoolWriter(settings, reports, runtime)
             # Starts no thread: the test calls `step`.
-            writer.wake = lambda: None  # type: ignore[method-assign]
+            writer.wake = lambda group=None: None  # type: ignore[method-assign]
             self.writers.append(writer)
             return writer
 
