@@ -147,13 +147,12 @@ class ColumnMapping:
         for column in self.own_dropped:
             flat.pop(column, None)
         for name, columns in self.own_columns.items():
-            found = next((value for value in map(own.get, columns) if value is not None and value != ""), None)
-            if found is None:
-                found = next((value for column in columns if (value := _look_up_path(own, column)) is not None), None)
             for column in columns:
                 flat.pop(column, None)
-            if found is not None:
-                fields.setdefault(names.get(name, name), found)
+                value = own[column] if column in own else _look_up_path(own, column)
+                if value is not None and value != "":
+                    fields.setdefault(names.get(name, name), value)
+                    break
 
     def unmatched_by(self, record: Record, path: str) -> str | None:
         """Return the `NAME=COLUMN` mapping that should have set a missing field, if the record lacks its column.
@@ -203,7 +202,7 @@ def _look_up_path(record: Record, path: str) -> Any:
             value = pairs[0].get("identity") if pairs else None
         else:
             value = value.get(part) if isinstance(value, dict) else None
-    return None if value == "" else value
+    return value
 
 
 def _look_up_in(levels: Sequence[Record], column: str) -> tuple[Record | None, Any]:

@@ -22,14 +22,14 @@ from .column_mapping import ColumnMapping
 from .dry_run import DryRun
 from .file_import import FileImport
 from .importer import Importer
-from .inputs import InputError, InputFile, find_inputs
+from .inputs import STDIN, InputError, InputFile, find_inputs
 from .limits import ImportLimits
 from .lock import LockedError, lock_file
 from .option_values import Format, ImportKind, InsertIds, Nesting, Operation
 from .options import ColumnOptions, ImportOptions, ProjectOptions
 from .paths import ImportPaths
 from .progress import create_display, print_line
-from .record_source import Position
+from .record_source import Position, Row
 from .signals import SignalCounter
 from .source_factory import ReadOptions, open_source
 from .summary import INTERRUPTED, STOPPED, USAGE, ImportSummary
@@ -50,6 +50,7 @@ def import_(
     drop: opt.Drops = None,
     type: opt.Types = None,
     spread: opt.Spreads = None,
+    preset: opt.Preset = None,
     infer_types: opt.InferTypes = False,
     time_format: opt.TimeFormat = "auto",
     timezone: opt.Timezone = None,
@@ -90,6 +91,7 @@ def import_(
         drop=tuple(drop or ()),
         type=tuple(type or ()),
         spread=tuple(spread or ()),
+        preset=preset,
         infer_types=infer_types,
         time_format=time_format,
         timezone=timezone,
@@ -153,7 +155,7 @@ def _open_inputs(options: ImportOptions) -> list[InputFile]:
 
 
 def _run_dry(inputs: Sequence[InputFile], options: ImportOptions) -> ImportSummary:
-    mapping, read_options = _check_times(inputs, options)
+    mapping, read_options = _check_options(inputs, options)
     files = options.paths.prepare_dry_run(inputs)
     display = create_display("valid", quiet=options.quiet)
     run = DryRun(
@@ -196,7 +198,7 @@ def _run_import(inputs: Sequence[InputFile], options: ImportOptions) -> ImportSu
             stack.callback(file.rejects.close)
             if file not in remaining:
                 print_line(_already_imported(file), sys.stderr)
-        mapping, read_options = _check_times([file.input for file in remaining], options)
+        mapping, read_options = _check_options([file.input for file in remaining], options)
         signals = stack.enter_context(SignalCounter())
         display = create_display("imported", quiet=options.quiet)
         stack.callback(display.close)
@@ -228,11 +230,20 @@ def _run_import(inputs: Sequence[InputFile], options: ImportOptions) -> ImportSu
     )
 
 
-def _check_times(inputs: Sequence[InputFile], options: ImportOptions) -> tuple[ColumnMapping, ReadOptions]:
-    """Check the options for times against the records. Return the mapping, and options that check streams later."""
+def _check_options(inputs: Sequence[InputFile], options: ImportOptions) -> tuple[ColumnMapping, ReadOptions]:
+    """Check the options against the records. Return the mapping, and options that check streams later."""
     columns, read_options = options.columns, options.columns.read_options()
-    check = columns.time_check(columns.column_mapping(), read_options, partial(_report, quiet=options.quiet))
-    return check.run(inputs), replace(read_options, check_stream=check.check_stream())
+    mapping = columns.column_mapping()
+    column_check = columns.column_check(mapping, read_options)
+    column_check.run(inputs)
+    time_check = columns.time_check(mapping, read_options, partial(_report, quiet=options.quiet))
+    checks = (column_check.check_stream(STDIN), time_check.check_stream())
+
+    def check_stream(rows: Sequence[Row]) -> None:
+        for check in checks:
+            check(rows)
+
+    return time_check.run(inputs), replace(read_options, check_stream=check_stream)
 
 
 def _report(text: str, *, quiet: bool) -> None:

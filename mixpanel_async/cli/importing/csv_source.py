@@ -50,7 +50,8 @@ class CsvSource(StreamSource):
             header = next(self._rows, [])
         except (csv.Error, DamagedError) as error:
             raise InputError(f"cannot read the header: {error}") from None
-        self._columns = _check_header([name.strip() for name in header], delimiter)
+        self._header = _check_header([name.strip() for name in header], delimiter)
+        self.columns = [name for name in self._header if name]
         self._width = len(header)
         if start.line:
             self._lines.seek(start.offset, start.line)
@@ -93,7 +94,7 @@ class CsvSource(StreamSource):
     def _record(self, row: list[str]) -> dict[str, str] | UnreadableRow:
         if len(row) != self._width:
             return self._unreadable(f"has {len(row)} cells, but the header has {self._width}")
-        return {name: cell for name, cell in zip(self._columns, row, strict=True) if name and cell}
+        return {name: cell for name, cell in zip(self._header, row, strict=True) if name and cell}
 
     def _unreadable(self, problem: str) -> UnreadableRow:
         return UnreadableRow(problem, decode_row(b"\n".join(self._row_lines), self._encoding))

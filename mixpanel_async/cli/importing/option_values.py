@@ -67,3 +67,15 @@ class ColumnType(str, Enum):
     BOOLEAN = "boolean"
     TIME = "time"
     JSON = "json"
+
+
+class PresetName(str, Enum):
+    """Tool whose exports have a preset."""
+
+    AMPLITUDE = "amplitude"
+    FIVETRAN = "fivetran"
+    JUNE = "june"
+    MIXPANEL = "mixpanel"
+    MPARTICLE = "mparticle"
+    RUDDERSTACK = "rudderstack"
+    SEGMENT = "segment"

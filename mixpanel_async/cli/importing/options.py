@@ -11,10 +11,12 @@ from typing import Any, Final
 import orjson
 
 from .checkpoint import PROJECT_ID, fingerprint
+from .column_check import ColumnCheck, GivenColumns
 from .column_mapping import TEXT_FIELDS, ColumnMapping, wire_names
 from .limits import ImportLimits
-from .option_values import ColumnType, Format, ImportKind, InsertIds, Nesting, Operation
+from .option_values import ColumnType, Format, ImportKind, InsertIds, Nesting, Operation, PresetName
 from .paths import ImportPaths
+from .presets import PRESETS
 from .project_time import ProjectClock, ZoneClock
 from .source_factory import ReadOptions
 from .spread import Spreader
@@ -22,7 +24,12 @@ from .time_check import AUTO, TimeCheck
 from .time_parsing import TimeParser, parse_zone
 
 # Options that checkpoints of earlier versions do not have, and their default.
-_LATER_OPTIONS: Final[Mapping[str, object]] = {"project_timezone": None, "nesting": Nesting.TEXT, "spread": ()}
+_LATER_OPTIONS: Final[Mapping[str, object]] = {
+    "project_timezone": None,
+    "nesting": Nesting.TEXT,
+    "spread": (),
+    "preset": None,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +43,7 @@ class ColumnOptions:
     drop: Sequence[str]
     type: Sequence[str]
     spread: Sequence[str]
+    preset: PresetName | None
     infer_types: bool
     time_format: str
     timezone: str | None
@@ -72,18 +80,26 @@ class ColumnOptions:
         """
         if self.kind is not ImportKind.EVENTS and self.nesting is not Nesting.TEXT:
             raise ValueError("--nesting applies to events only; profile updates are sent as they are")
+        preset = None if self.preset is None else PRESETS[self.preset]
+        if self.kind is not ImportKind.EVENTS and preset is not None:
+            raise ValueError("--preset applies to events only; for profiles, use --map and --spread")
         zone = _parse_zone(self.timezone, "--timezone")
+        if zone is None and preset is not None:
+            zone = timezone.utc
         try:
             time_parser = TimeParser(self.time_format, zone)
         except ValueError as error:
             raise ValueError(f"--time-format: {error}") from None
+        spread = [*(() if preset is None else preset.spread), *self.spread]
         return ColumnMapping(
             kind=self.kind,
             columns=_parse_pairs(self.map, "--map", "NAME=COLUMN"),
             constants=_parse_constants(self.set, self.kind),
             dropped=frozenset(self.drop),
-            spreader=Spreader(self.spread) if self.spread else None,
-            types=_parse_column_types(self.type),
+            own_columns={} if preset is None else preset.columns,
+            own_dropped=frozenset() if preset is None else preset.dropped,
+            spreader=None if not spread else Spreader(spread),
+            types={**({} if preset is None else preset.types), **_parse_column_types(self.type)},
             infer=self.infer_types,
             time_parser=time_parser,
             project_clock=self._project_clock(),
@@ -118,6 +134,33 @@ class ColumnOptions:
             project_timezone=self.project_timezone,
             report=report,
         )
+
+    def column_check(self, mapping: ColumnMapping, read_options: ReadOptions) -> ColumnCheck:
+        """Return the check of the options for columns.
+
+        Args:
+            mapping: result of `column_mapping`.
+            read_options: result of `read_options`.
+        """
+        words: list[str] = []
+        for option, value, default in (
+            ("--kind", self.kind.value, ImportKind.EVENTS.value),
+            ("--format", self.format.value, Format.AUTO.value),
+            ("--delimiter", self.delimiter, None),
+            ("--encoding", self.encoding, "utf-8"),
+        ):
+            words += [] if value is None or value == default else [option, value]
+        for option, values in (("--map", self.map), ("--set", self.set), ("--drop", self.drop), ("--type", self.type)):
+            words += [word for value in values for word in (option, value)]
+        given = GivenColumns(
+            map={text: text.partition("=")[2] for text in self.map},
+            drop=self.drop,
+            type={text: text.partition("=")[0] for text in self.type},
+            spread=self.spread,
+            preset=self.preset,
+            words=words,
+        )
+        return ColumnCheck(mapping, read_options, given)
 
     def fingerprints(self) -> dict[str, str]:
         """Return a fingerprint of each option by option name, for the checkpoint.

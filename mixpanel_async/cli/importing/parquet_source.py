@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
@@ -43,6 +43,7 @@ class ParquetSource:
             raise InputError(f"cannot be read as Parquet: {_first_line(error)}") from None
         schema = self._file.schema_arrow
         check_unique(schema.names)
+        self.columns: Sequence[str] = schema.names
         self._is_nested = any(pa.types.is_nested(column.type) for column in schema)
         metadata = self._file.metadata
         self._total: int = metadata.num_rows

@@ -250,7 +250,7 @@ def update_converter(mapping: ColumnMapping) -> Callable[[object], Record]:
     """
 
     def convert(record: object) -> Record:
-        if type(record) is dict and not _OPERATIONS.isdisjoint(record):
+        if type(record) is dict and is_update(record):
             message = {key: value for key, value in record.items() if key != "$token"}
             message.update({key: value for key, value in mapping.constants.items() if key in _UPDATE_FIELDS})
         else:
@@ -280,12 +280,12 @@ def explain_error(error: ValidationError, record: object, mapping: ColumnMapping
         return error
     if "lone surrogate" in error.problem and _has_invalid_bytes(record):
         return ValidationError(error.path, "is not valid in the file's encoding; for CSV, set --encoding")
-    if mapping.kind is ImportKind.EVENTS and "event" not in record and _is_update(record):
+    if mapping.kind is ImportKind.EVENTS and "event" not in record and ("$properties" in record or is_update(record)):
         kind = "groups" if "$group_key" in record else "people"
         return ValidationError("", f"looks like a profile update; use --kind {kind}")
     if not mapping.columns:
         return error
-    flat = _flatten_event(record) if mapping.kind is ImportKind.EVENTS else _flatten_profile(record)
+    flat = flatten(record, mapping.kind)
     unmatched = mapping.unmatched_by(flat, error.path)
     if unmatched is None:
         return error
@@ -297,8 +297,14 @@ def _has_invalid_bytes(record: Record) -> bool:
     return any(_INVALID_BYTE.search(text) for pair in record.items() for text in pair if type(text) is str)
 
 
-def _is_update(record: Record) -> bool:
-    return "$properties" in record or not _OPERATIONS.isdisjoint(record)
+def is_update(record: Record) -> bool:
+    """Return whether a record has the form of a profile update, with an operation such as `$set`."""
+    return not _OPERATIONS.isdisjoint(record)
+
+
+def flatten(record: Record, kind: ImportKind) -> Record:
+    """Return a record with its properties and other keys at one level, if it has the form of Mixpanel's export."""
+    return _flatten_event(record) if kind is ImportKind.EVENTS else _flatten_profile(record)
 
 
 def _flatten_event(record: Record) -> Record:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import zlib
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from time import monotonic
 from typing import Final, Protocol
@@ -72,6 +73,10 @@ class RecordSource(Protocol):
     def position(self) -> Position:
         """Position after the last row taken."""
 
+    @property
+    def columns(self) -> Sequence[str]:
+        """Names of the columns that the file itself lists; empty for JSON."""
+
     def bytes_read(self) -> int:
         """Return the number of bytes of the file, as stored, that were read so far."""
 
@@ -96,6 +101,7 @@ class StreamSource(ABC):
         self._line = start.line
         self._damage: str | None = None
         self.is_exhausted = False
+        self.columns: Sequence[str] = ()
 
     @property
     def position(self) -> Position:

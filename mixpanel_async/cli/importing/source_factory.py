@@ -51,6 +51,10 @@ class _CheckedSource:
     def position(self) -> Position:
         return self._source.position
 
+    @property
+    def columns(self) -> Sequence[str]:
+        return self._source.columns
+
     def bytes_read(self) -> int:
         return self._source.bytes_read()
 

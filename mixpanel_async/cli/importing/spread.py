@@ -89,7 +89,9 @@ class Spreader:
     """
 
     def __init__(self, paths: Sequence[str]) -> None:
-        self._paths = tuple(paths)
+        self._paths = tuple(dict.fromkeys(paths))
+        self.found: set[str] = set()
+        """Paths that a record had so far."""
 
     def records(self, row: object) -> Iterator[object]:
         """Spread a row of a file. A row without a record is returned unchanged, and an empty list gives no record."""
@@ -124,11 +126,11 @@ class Spreader:
         if first not in own:
             for number, (name, values) in enumerate(inner):
                 if path in values or path.partition(".")[0] in values:
-                    for new_own, new_inner, trail, error in _spread(values, path, path):
+                    for new_own, new_inner, trail, error in _spread(values, path, path, self.found):
                         rest = (*inner[:number], (name, new_own), *inner[number + 1 :])
                         yield own, rest + new_inner, trail, error
                     return
-        for new_own, new_inner, trail, error in _spread(own, path, path):
+        for new_own, new_inner, trail, error in _spread(own, path, path, self.found):
             yield new_own, inner + new_inner, trail, error
 
     def isolate(self, row: Record, trail: tuple[int, ...]) -> Record:
@@ -170,18 +172,21 @@ def _split(record: Record, path: str) -> tuple[str, str]:
     return column, rest
 
 
-def _spread(record: Record, path: str, full_path: str) -> Iterator[_State]:
+def _spread(record: Record, path: str, full_path: str, found: set[str]) -> Iterator[_State]:
     """Spread the value at a path in a record.
 
     Args:
         record: a record or a nested object.
         path: the rest of the path.
         full_path: the whole path, for errors and names.
+        found: receives the whole path if the record has it.
     """
     column, rest = _split(record, path)
     if column not in record:
         yield record, (), (), None
         return
+    if not rest:
+        found.add(full_path)
     others = {name: value for name, value in record.items() if name != column}
     where = full_path.removesuffix(f".{rest}") if rest else full_path
     value, problem = _decode(record[column])
@@ -189,23 +194,23 @@ def _spread(record: Record, path: str, full_path: str) -> Iterator[_State]:
         yield record, (), (), (where, problem)
     elif type(value) is list:
         for index, element in enumerate(value):
-            for own, inner, trail, error in _spread_element(element, rest, full_path, f"{where}[{index}]"):
+            for own, inner, trail, error in _spread_element(element, rest, full_path, f"{where}[{index}]", found):
                 yield _combine(others, own, inner), inner, (index, *trail), error
     elif type(value) is not dict:
         yield others, (), (), None
     elif rest:
-        for own, inner, trail, error in _spread(value, rest, full_path):
+        for own, inner, trail, error in _spread(value, rest, full_path, found):
             yield _combine(others, own, inner), inner, trail, error
     else:
         yield others, ((full_path, value),), (), None
 
 
-def _spread_element(element: object, rest: str, full_path: str, where: str) -> Iterator[_State]:
+def _spread_element(element: object, rest: str, full_path: str, where: str, found: set[str]) -> Iterator[_State]:
     value, problem = _decode(element)
     if type(value) is not dict:
         yield {}, (), (), (where, problem or "is not an object")
     elif rest:
-        yield from _spread(value, rest, full_path)
+        yield from _spread(value, rest, full_path, found)
     else:
         yield value, (), (), None
 

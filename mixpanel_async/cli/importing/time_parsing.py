@@ -14,9 +14,11 @@ UNITS: Final = {"seconds": 1, "milliseconds": 1_000, "microseconds": 1_000_000, 
 FORMATS: Final = ("auto", "iso", *UNITS)
 
 _OFFSET: Final = re.compile(r"([+-])(\d{2}):?(\d{2})")
+# BigQuery prints `UTC` after a space.
 # Before Python 3.11, `fromisoformat` accepts no `Z`, no offset without a colon, and only 3 or 6 fractional digits.
 _ISO: Final = re.compile(
-    r"(\d{4}-\d{2}-\d{2})(?:[T ](\d{2}:\d{2})(:\d{2})?(?:[.,](\d{1,9}))?\s?(Z|[+-]\d{2}(?::?\d{2})?)?)?", re.IGNORECASE
+    r"(\d{4}-\d{2}-\d{2})(?:[T ](\d{2}:\d{2})(:\d{2})?(?:[.,](\d{1,9}))?\s?(Z|UTC|[+-]\d{2}(?::?\d{2})?)?)?",
+    re.IGNORECASE,
 )
 _NOT_ISO: Final = "is not a valid ISO 8601 time such as 2026-11-21T12:00:00Z"
 
@@ -139,7 +141,7 @@ def _parse_iso(text: str, path: str) -> datetime:
     if minutes is not None:
         normalized += f"T{minutes}{seconds or ':00'}.{(fraction or '').ljust(6, '0')[:6]}"
     if offset is not None:
-        offset = "+00:00" if offset in "zZ" else offset
+        offset = "+00:00" if offset.upper() in {"Z", "UTC"} else offset
         normalized += offset if ":" in offset else f"{offset[:3]}:{offset[3:] or '00'}"
     try:
         return datetime.fromisoformat(normalized)

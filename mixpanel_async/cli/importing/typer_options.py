@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .option_values import Format, ImportKind, InsertIds, Nesting, Operation
+from .option_values import Format, ImportKind, InsertIds, Nesting, Operation, PresetName
 
 Files = Annotated[
     list[str],
@@ -21,6 +21,10 @@ Maps = Annotated[
 ]
 Sets = Annotated[list[str] | None, typer.Option(metavar="NAME=VALUE", help="Set a field or property on every record.")]
 Drops = Annotated[list[str] | None, typer.Option(metavar="COLUMN", help="Ignore a column.")]
+Preset = Annotated[
+    PresetName | None,
+    typer.Option(help="Map the columns of an export of this tool; other options win over it."),
+]
 Spreads = Annotated[
     list[str] | None,
     typer.Option(
