@@ -41,6 +41,8 @@ MAX_DEPTH: Final = 3
 MAX_TEXT: Final = 255
 MAX_EVENT_BYTES: Final = 1_048_576
 
+# orjson writes at most 254 levels. What is stored must also fit into a response, which puts it into lists and objects.
+_ENCLOSING_LEVELS: Final = 8
 _EARLIEST_MS: Final = 365 * 86_400_000
 _HOUR_MS: Final = 3_600_000
 _TRACK_WINDOW_MS: Final = 5 * 86_400_000
@@ -76,18 +78,20 @@ def is_number(value: object) -> TypeGuard[float]:
 
 def encode_properties(properties: object) -> bytes | Problem:
     """Return compact JSON of properties to be stored, or the reason why they cannot be stored."""
+    enclosed = properties
+    for _ in range(_ENCLOSING_LEVELS):
+        enclosed = [enclosed]
     try:
-        payload = orjson.dumps(properties, option=orjson.OPT_APPEND_NEWLINE)
+        payload = orjson.dumps(enclosed)
     except orjson.JSONEncodeError:
         path = _find_invalid_text(properties)
         if path is None:
             return Problem("properties", "'properties' is invalid: nested too deeply, or a number out of range")
         return Problem(path, f"{path} is invalid: string should be valid utf8")
-    if len(payload) > MAX_EVENT_BYTES:
+    if len(payload) > MAX_EVENT_BYTES + 2 * _ENCLOSING_LEVELS:
         return Problem("", f"record exceeds max size of {MAX_EVENT_BYTES} bytes")
-    # The result of orjson 3.13 keeps its 4 KiB working buffer alive. A slice does not, so a newline is appended and cut
-    # off again.
-    return payload[:-1]
+    # The result of orjson 3.13 keeps its 4 KiB working buffer alive. A slice does not.
+    return payload[_ENCLOSING_LEVELS:-_ENCLOSING_LEVELS]
 
 
 def check_shape(event: Any) -> Problem | None:
@@ -130,7 +134,7 @@ def check_import(event: Any, now_ms: int, *, simplified: bool, strict: bool) -> 
     for key, value in properties.items():
         kind = type(value)
         if (kind is list or kind is dict) and not _is_flat(value):
-            problem = _nested_problem(f"properties.{key}", value, 1)
+            problem = _nested_problem(f"properties.{valid_text(key)}", value, 1)
             if problem is not None:
                 return problem
     _truncate_event(event)
@@ -235,7 +239,7 @@ def _nested_problem(path: str, value: Any, depth: int) -> Problem | None:
     items = value.items() if type(value) is dict else enumerate(value)
     for key, item in items:
         if type(item) in {dict, list}:
-            problem = _nested_problem(f"{path}.{key}", item, depth + 1)
+            problem = _nested_problem(f"{path}.{valid_text(str(key))}", item, depth + 1)
             if problem is not None:
                 return problem
     return None
@@ -313,6 +317,11 @@ def _find_invalid_text(value: object) -> str | None:
         elif isinstance(item, list):
             pending.extend((f"{path}.{index}", inner) for index, inner in enumerate(item))
     return None
+
+
+def valid_text(value: str) -> str:
+    """Return text without the surrogates that stand for invalid UTF-8, so that it can be part of a response."""
+    return value if _is_valid_text(value) else value.encode("utf-8", "replace").decode()
 
 
 def _is_valid_text(value: str) -> bool:

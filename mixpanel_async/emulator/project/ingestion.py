@@ -266,8 +266,8 @@ def _failed_record(index: int, event: Any, problem: Problem) -> dict[str, Any]:
     return {
         "index": index,
         "$insert_id": insert_id if type(insert_id) is str and insert_id.isascii() else "",
-        "field": problem.field.encode("utf-8", "replace").decode(),
-        "message": problem.message.encode("utf-8", "replace").decode(),
+        "field": problem.field,
+        "message": problem.message,
     }
 
 
