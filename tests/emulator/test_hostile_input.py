@@ -6,10 +6,13 @@ import gzip
 import json
 import time
 import tracemalloc
+import urllib.parse
 from collections.abc import AsyncIterator
 from typing import Any
 
+import httpx
 import pytest
+from emulator_viewer import viewing
 from emulator_wire import TOKEN, Wire, imported
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -184,3 +187,98 @@ def test_huge_number_with_invalid_utf8_does_not_cause_500(path: str) -> None:
     )
     response = Wire(Emulator()).request("POST", path, content=body, auth=("t", ""))
     assert response.status_code in {200, 400}
+
+
+READS = (
+    "/_emulator/events",
+    "/_emulator/profiles",
+    "/_emulator/profile?distinct_id=u",
+    "/_emulator/group?group_key=k&group_id=g",
+    "/_emulator/identity-log",
+    "/_emulator/rejected",
+    "/api/2.0/engage",
+    "/api/2.0/engage/properties",
+    "/api/2.0/export?from_date=2020-01-01&to_date=2100-01-01",
+    "/api/2.0/events/properties/top",
+)
+
+
+@pytest.mark.parametrize("depth", [*range(242, 248), 252, 253, 1_000])
+@pytest.mark.parametrize(
+    ("path", "record", "deepest"),
+    [
+        ("/track", {"event": "Deep", "properties": {"token": TOKEN, "deep": "HERE"}}, 245),
+        (
+            "/track",
+            {"event": "$identify", "properties": {"token": TOKEN, "$identified_id": "u", "$anon_id": "d", "a": "HERE"}},
+            245,
+        ),
+        ("/engage", {"$token": TOKEN, "$distinct_id": "u", "$set": {"deep": "HERE"}}, 244),
+        ("/engage", {"$token": TOKEN, "$distinct_id": "u", "$append": {"deep": "HERE"}}, 244),
+        ("/engage", {"$token": TOKEN, "$distinct_id": "u", "$union": {"deep": ["HERE"]}}, 243),
+        ("/groups", {"$token": TOKEN, "$group_key": "k", "$group_id": "g", "$set": {"deep": "HERE"}}, 244),
+    ],
+    ids=["event", "identify", "set", "append", "union", "group"],
+)
+@pytest.mark.anyio
+async def test_what_is_stored_can_be_read(path: str, record: dict[str, Any], deepest: int, depth: int) -> None:
+    emulator = Emulator(IdMerge.ORIGINAL)
+    body = json.dumps([record]).replace('"HERE"', "[" * depth + "]" * depth)
+    transport = httpx.ASGITransport(app=emulator.app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1", auth=(TOKEN, "")) as http:
+        assert (await http.post(path, content=body)).text == ("1" if depth <= deepest else "0")
+        for read in READS:
+            assert (await http.get(read)).status_code in {200, 404}
+    async with viewing(emulator) as viewer:
+        assert (await viewer.message()).kind == "hello"
+        assert (await viewer.batch())["requests"] == 0
+
+
+@pytest.mark.parametrize("value", [b"[[[[1]]]]", b'{"b":{"\xff":{"d":{}}}}', b"[" + b",".join([b"1"] * 300) + b"]"])
+@pytest.mark.parametrize("name", [b"\xff", b"\\ud800", b"x" * 100_000])
+@pytest.mark.parametrize("query", ["", "?strict=1", "?strict=1&verbose=1", "?verbose=1&form"])
+@pytest.mark.anyio
+async def test_refused_names_reach_response_log_and_live_page(query: str, name: bytes, value: bytes) -> None:
+    emulator = Emulator()
+    record = b'[{"event":"e","properties":{"%b":%b,"time":%d,"distinct_id":"u","$insert_id":"x"}}]'
+    body = record % (name, value, time.time())
+    headers = {"content-type": "application/json"}
+    if "form" in query:
+        body = b"data=" + urllib.parse.quote_from_bytes(body).encode()
+        headers = {"content-type": "application/x-www-form-urlencoded"}
+    transport = httpx.ASGITransport(app=emulator.app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1", auth=(TOKEN, "")) as http:
+        response = await http.post("/import" + query, content=body, headers=headers)
+        assert response.status_code == (400 if "strict" in query else 200)
+        (rejected,) = (await http.get("/_emulator/rejected")).json()
+    assert rejected["field"].startswith("properties.")
+    assert len(rejected["field"]) <= len(rejected["message"]) <= 500
+    async with viewing(emulator) as viewer:
+        assert (await viewer.message()).kind == "hello"
+        batch = await viewer.batch()
+    assert [entry["rejected"] for entry in batch["log"]] == [1]
+    assert len(batch["rejected"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "headers"),
+    [
+        ("POST", "/track?" + "&".join(f"{number}=" for number in range(10_000)), {}),
+        ("POST", "/track?" + "n" * 60_000, {}),
+        ("POST", "/track", {f"h{number}": "" for number in range(1_000)}),
+        ("POST", "/track", {"h" * 60_000: ""}),
+        ("M" * 60_000, "/nowhere", {}),
+        ("M" * 60_000, "/track", {}),
+        ("GET", "/" + "p" * 60_000, {}),
+        ("GET", "/api/2.0/" + "p" * 60_000, {}),
+    ],
+    ids=["many parameters", "long parameter", "many headers", "long header", "method", "other method", "path", "query"],
+)
+def test_request_logs_keep_little_of_a_large_request(method: str, path: str, headers: dict[str, str]) -> None:
+    mixpanel = Wire(Emulator())
+    mixpanel.request(method, path, headers=headers)
+    requests, log = mixpanel.emulator.requests(), mixpanel.emulator.request_log()
+    assert log.requests == 1
+    kept = [requests, log, mixpanel.emulator.unsupported(), mixpanel.emulator.rejected()]
+    assert len(repr(kept)) < 25_000
+    assert sum(len(request.query) + len(request.headers) for request in requests) < 250

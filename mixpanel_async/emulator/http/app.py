@@ -48,8 +48,9 @@ class RecordedRequest:
     Args:
         method: HTTP method.
         path: endpoint, such as `/track`.
-        query: parameters of the URL, with `api_key` and `data` masked.
-        headers: headers by lower-case name, with credentials masked.
+        query: parameters of the URL, with `api_key` and `data` masked. Values are cut at 1,000 characters, and what is
+            above 10,000 characters together is left out.
+        headers: headers by lower-case name, with credentials masked, and the same limits.
         status: HTTP status of the response, or None if the connection was closed without a response.
         records: number of records; 0 if the request was refused, or failed as planned, before it was decoded.
         body_bytes: size of the body in bytes as received, before decompression. If the declared size is above the
@@ -65,8 +66,11 @@ class RecordedRequest:
     body_bytes: int
 
 
-# Maximum length of a header or parameter in the request log, in characters.
+# Maximum length of one value, and of all headers or parameters of a request together, in the request log.
 _MAX_LOGGED_VALUE: Final = 1_000
+_MAX_LOGGED: Final = 10_000
+# Memory that a name and its value take besides their characters, in characters.
+_LOGGED_PAIR: Final = 100
 
 
 class Clock:
@@ -371,4 +375,12 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
 
 
 def _mask(values: Mapping[str, str], secret: frozenset[str]) -> dict[str, str]:
-    return {name: "***" if name in secret else value[:_MAX_LOGGED_VALUE] for name, value in values.items()}
+    masked: dict[str, str] = {}
+    left = _MAX_LOGGED
+    for name, value in values.items():
+        shown = "***" if name in secret else value[:_MAX_LOGGED_VALUE]
+        left -= len(name) + len(shown) + _LOGGED_PAIR
+        if left < 0:
+            break
+        masked[name] = shown
+    return masked

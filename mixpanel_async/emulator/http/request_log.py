@@ -21,6 +21,7 @@ from .guard import CONTROL_PREFIX, ASGIApp
 ENTRY_LIMIT: Final = 1_000
 RATE_SECONDS: Final = 60
 
+_MAX_METHOD: Final = 20
 _MAX_PATH: Final = 200
 _MAX_REASON: Final = 300
 _LOGGED: Final = "mixpanel_async.logged"
@@ -34,7 +35,7 @@ class RequestEntry:
     Args:
         number: number of the request since the start or the last reset, from 1.
         received_at: time of the response in seconds since the epoch, by the emulator's clock.
-        method: HTTP method.
+        method: HTTP method, at most 20 characters.
         path: path of the URL, at most 200 characters. It is untrusted text if the status is 404.
         status: HTTP status of the response, or None if the connection was closed or held without a response.
         records: number of records.
@@ -172,7 +173,7 @@ class RequestLog:
             RequestEntry(
                 number=self.total + 1,
                 received_at=at,
-                method=method,
+                method=method[:_MAX_METHOD],
                 path=path[:_MAX_PATH],
                 status=status,
                 records=records,

@@ -63,6 +63,7 @@ DESCRIPTIONS: Final[Mapping[str, str]] = {
 
 DEVICE_TAKEN: Final = "an earlier event linked the device to another user"
 
+_MAX_SHOWN_ID: Final = 255
 _ANONYMOUS_ID: Final = re.compile(r"(?:\$device:)?[0-9A-Fa-f]+(?:-[0-9A-Fa-f]+){4}")
 _DOCUMENTED: Final = ("$identified_id", "$anon_id")
 _OF_SDKS: Final = ("distinct_id", "$anon_distinct_id")
@@ -366,7 +367,7 @@ class SimplifiedIdentities:
         if owner == person:
             return None
         if owner is not None:
-            return ignored_result(f"{DEVICE_TAKEN}: {owner}")
+            return ignored_result(f"{DEVICE_TAKEN}: {owner:.{_MAX_SHOWN_ID}}")
         self._link(device, person)
         return IdentityResult(outcome="merged", kept=person, absorbed=device)
 

@@ -61,6 +61,8 @@ IDENTITY_LOG_LIMIT: Final = 100_000
 _MAX_LOGGED_BYTES: Final = 4_096
 """Maximum size in bytes of JSON up to which an identity call or profile update is logged without shortening."""
 
+# Paths of fields contain names of properties, which can be as long as a request.
+_MAX_LOGGED_TEXT: Final = 500
 _CHANGES_LIMIT: Final = 1_000
 
 
@@ -201,7 +203,8 @@ class Project:
 
     def log_rejection(self, endpoint: str, problem: Problem, record: Any, *, silent: bool = False) -> None:
         """Log a record that is not stored, or a whole request if `record` is None."""
-        self.rejections.append(Rejection(endpoint, problem.field, problem.message, shorten(record), silent))
+        field, message = problem.field[:_MAX_LOGGED_TEXT], problem.message[:_MAX_LOGGED_TEXT]
+        self.rejections.append(Rejection(endpoint, field, message, shorten(record), silent))
 
     def _record_identity_result(self, name: str, payload: bytes, result: IdentityResult, *ids: str) -> None:
         """Log the result of an identity call, merge the profiles, and mark its ids as changed."""

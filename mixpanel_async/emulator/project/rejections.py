@@ -24,8 +24,9 @@ class Rejection:
 
     Args:
         endpoint: path, such as `/import`.
-        field: path of the offending property; empty if the record or request is wrong as a whole.
-        message: description of the problem, in Mixpanel's words where they are known.
+        field: path of the offending property, shortened if it is long; empty if the record or request is wrong as a
+            whole.
+        message: description of the problem, in Mixpanel's words where they are known, shortened if it is long.
         record: shortened copy of the record; None if the whole request was refused.
         silent: whether the response reported success all the same.
     """
