@@ -2,7 +2,8 @@
 
     MIXPANEL_TOKEN=... python examples/quick_start.py
 
-Without an account, start the local emulator and set MIXPANEL_API_HOST to its address, such as http://127.0.0.1:8080.
+Without an account, start the local emulator with `--id-merge original`, because the example calls `alias`, and set
+MIXPANEL_API_HOST to its address, such as http://127.0.0.1:8080.
 """
 
 from __future__ import annotations

@@ -17,6 +17,8 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    # Fills the lines of a paragraph of a docstring, which the default breaks where the source does.
+    rich_markup_mode="markdown",
 )
 
 

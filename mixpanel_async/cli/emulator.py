@@ -111,8 +111,8 @@ def emulator(
         _fail(f"cannot use the data directory: {error}" if data_dir is not None else str(error))
     from .emulator_output import printing
 
-    def output(url: str) -> AbstractContextManager[object]:
-        return nullcontext() if quiet else printing(project, url, is_first_start=is_first_start)
+    def output(server: Server) -> AbstractContextManager[object]:
+        return nullcontext() if quiet else printing(project, server, is_first_start=is_first_start)
 
     with project:
         try:
@@ -135,7 +135,7 @@ def _serve(
     *,
     allow_remote: bool,
     stop_signals: SimpleQueue[int],
-    output: Callable[[str], AbstractContextManager[object]],
+    output: Callable[[Server], AbstractContextManager[object]],
 ) -> None:
     from mixpanel_async.emulator import TlsError
 
@@ -149,7 +149,7 @@ def _serve(
         if allow_remote:
             print("warning: other machines can reach this emulator, and it has no access control", file=sys.stderr)
         print("\n".join([server.url, *tls_lines(server)]), flush=True)
-        with output(server.url):
+        with output(server):
             _wait_for_signal(stop_signals)
     finally:
         server.close()

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final
 from rich.console import Console
 
 if TYPE_CHECKING:
-    from mixpanel_async.emulator import Emulator, RequestDigest, RequestEntry
+    from mixpanel_async.emulator import Emulator, RequestDigest, RequestEntry, Server
 
 _INTERVAL: Final = 0.1
 _LINES_PER_SECOND: Final = 50
@@ -56,15 +56,24 @@ def printable(text: str, limit: int) -> str:
     return "".join(one if one.isprintable() else one.encode("unicode_escape", "surrogatepass").decode() for one in cut)
 
 
-def first_steps(url: str, *, has_token: bool, style: Style) -> str:
-    """Return the hints for the first start: the live page, and how to point an SDK at the emulator."""
-    token = "<the token of --token>" if has_token else "any"
+def first_steps(url: str, *, https_url: str | None, id_merge: str, has_token: bool, style: Style) -> str:
+    """Return the hints for the first start: the live page, and how to point an SDK at the emulator.
+
+    Args:
+        url: address of the server.
+        https_url: its address for https, or None.
+        id_merge: ID merge system of the project.
+        has_token: whether the project has a token, which is not shown.
+        style: styles the text.
+    """
+    token = "'<the token of --token>'" if has_token else "any"
     lines = [
         f"{style('bold', 'Mixpanel emulator')}. The live page is {url}/ and has code for each SDK.",
-        f"  mixpanel-async   export MIXPANEL_API_HOST={url} MIXPANEL_TOKEN={token}",
+        f"  mixpanel-async   export MIXPANEL_API_HOST={url} MIXPANEL_ID_MERGE={id_merge} MIXPANEL_TOKEN={token}",
         f"  Python           Consumer(events_url='{url}/track', people_url='{url}/engage', ...)",
         f"  Node             host: '{url.partition('//')[2]}', protocol: '{url.partition(':')[0]}'",
         f"  Browser          api_host: '{url}'",
+        *([] if https_url is None else [f"  https            {https_url}, if the client trusts the certificate"]),
         style("quiet", "Requests follow, at most 50 lines per second. --quiet turns them off. Ctrl-C stops."),
     ]
     return "\n".join(lines) + "\n"
@@ -89,7 +98,7 @@ def _result(entry: RequestEntry) -> str:
         parts.append("refused" if not entry.records else f"{entry.rejected:,} not stored")
     if entry.fault:
         parts.append("planned fault" if entry.fault == "status" else f"planned fault {entry.fault}")
-    if entry.status is None and not entry.fault:
+    if entry.status is None and not entry.fault and not entry.reason:
         parts.append("no response")
     result = ", ".join(parts)
     if not entry.reason:
@@ -240,12 +249,12 @@ class RequestPrinter:
 
 
 @contextlib.contextmanager
-def printing(emulator: Emulator, url: str, *, is_first_start: bool) -> Iterator[None]:
+def printing(emulator: Emulator, server: Server, *, is_first_start: bool) -> Iterator[None]:
     """Print requests to standard error, if there is one, while the context is open.
 
     Args:
         emulator: the emulator.
-        url: address of its server.
+        server: its server, which is running.
         is_first_start: whether to explain how to use it first.
     """
     try:
@@ -255,7 +264,15 @@ def printing(emulator: Emulator, url: str, *, is_first_start: bool) -> Iterator[
         yield
         return
     style = styler(Console(stderr=True))
-    hints = first_steps(url, has_token=emulator.token is not None, style=style) if is_first_start else ""
+    hints = ""
+    if is_first_start:
+        hints = first_steps(
+            server.url,
+            https_url=server.https_url if server.has_tls else None,
+            id_merge=emulator.id_merge.value,
+            has_token=emulator.token is not None,
+            style=style,
+        )
     printer = RequestPrinter(emulator, descriptor, style, hints)
     printer.start()
     try:

@@ -241,6 +241,7 @@ class Emulator(FaultControls):
             allow_hosts=allow_hosts,
             tls=(Tls() if tls else None) if isinstance(tls, bool) else tls,
             now=self._state.now,
+            on_unread=self._state.log_unread_request,
         )
 
     def events(self, name: str | None = None) -> list[dict[str, Any]]:

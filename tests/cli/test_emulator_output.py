@@ -111,6 +111,20 @@ def test_hints_come_only_at_the_first_start(tmp_path: Path) -> None:
         assert len(read_until(process.stderr, "1 record")) == 1
 
 
+def test_hints_name_addresses_that_clients_accept(tmp_path: Path) -> None:
+    options = ("--host", "0.0.0.0", "--allow-remote", "--tls", "--tls-dir", str(tmp_path), "--id-merge", "original")
+    with subprocess.Popen([*RUN, *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        port = process.stdout.readline().decode().strip().rpartition(":")[2]
+        hints = "\n".join(read_until(process.stderr, "Ctrl-C"))
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=20)
+    assert f"export MIXPANEL_API_HOST=http://127.0.0.1:{port} MIXPANEL_ID_MERGE=original MIXPANEL_TOKEN=any" in hints
+    assert f"https://localhost:{port}" in hints
+    assert "0.0.0.0" not in hints
+
+
 def test_terminal_gets_colors() -> None:
     ours, theirs = os.openpty()
     with open(ours, "rb", buffering=0) as terminal, running(stderr=theirs) as (_, url):
@@ -337,6 +351,7 @@ def test_long_text_is_cut() -> None:
         ({"status": None}, "--- POST /track          no response"),
         ({"fault": "slow", "records": 2}, "200 POST /track          2 records, planned fault slow"),
         ({"path": "/flags", "method": "GET"}, "200 GET  /flags"),
+        ({"status": None, "method": "", "path": "", "reason": "why"}, "---                      why"),
     ],
 )
 def test_result_names_the_fault(changes: dict[str, Any], result: str) -> None:
@@ -344,6 +359,10 @@ def test_result_names_the_fault(changes: dict[str, Any], result: str) -> None:
 
 
 def test_hints_do_not_contain_the_token() -> None:
-    hints: Sequence[str] = first_steps("http://127.0.0.1:8080", has_token=True, style=plain).splitlines()
-    assert "MIXPANEL_TOKEN=<the token of --token>" in hints[1]
+    hints: Sequence[str] = first_steps(
+        "http://127.0.0.1:8080", https_url=None, id_merge="original", has_token=True, style=plain
+    ).splitlines()
+    # The shell must not take it for a redirection.
+    assert "MIXPANEL_ID_MERGE=original MIXPANEL_TOKEN='<the token of --token>'" in hints[1]
+    assert "https" not in "".join(hints)
     assert all(line.isprintable() for line in hints)

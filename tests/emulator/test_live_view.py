@@ -468,6 +468,14 @@ def test_buttons_inject_faults_and_clear_removes_them(app: App, open_page: Open)
     assert app.emulator.latency == 0.0
 
 
+def test_preview_shows_short_lists_and_leaves_out_properties_of_sdks(app: App, open_page: Open) -> None:
+    app.track(
+        "user-1", "In groups", company=["Acme", "Beta"], deep=[[1]], long=[0] * 11, mp_sent_by_lib_version="2.83.0"
+    )
+    preview = rows(open_page()).first.locator(".preview")
+    expect(preview).to_have_text("company: [Acme, Beta]  ·  deep: [1]  ·  long: [11]")
+
+
 def test_profile_updates_and_groups_are_shown(app: App, open_page: Open) -> None:
     app.track("user-1", "Before")
     app.set_profile("user-1", plan="pro")
@@ -540,7 +548,7 @@ def test_page_says_so_when_requests_arrive_and_nothing_is_stored(app: App, open_
     app.http.post("/import", json=[])
     welcome = page.locator("#event-empty")
     expect(welcome).to_contain_text("Requests arrive, but no event was stored")
-    expect(welcome).to_contain_text("invalid credentials")
+    expect(welcome).to_contain_text("no credentials")
     welcome.get_by_role("link", name="all requests").click()
     expect(page.locator("#request-rows .row")).to_have_count(1)
 

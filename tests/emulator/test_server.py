@@ -96,7 +96,9 @@ def test_ipv6_loopback_is_supported() -> None:
 def test_non_loopback_address_requires_allow_remote() -> None:
     with Emulator().serve("0.0.0.0", allow_remote=True) as server:
         port = server.url.rpartition(":")[2]
-        assert post(f"http://127.0.0.1:{port}/track").text == "1"
+        # The client accepts plain http only for a loopback address.
+        assert server.url == f"http://127.0.0.1:{port}"
+        assert post(f"{server.url}/track").text == "1"
 
 
 @pytest.mark.parametrize("apply", [False, True])

@@ -193,6 +193,30 @@ def test_refused_certificate_leaves_the_server_working(server: Server) -> None:
     assert httpx.get(server.https_url, verify=trusting(server.ca_file), trust_env=False).status_code == 200
 
 
+@pytest.mark.parametrize(
+    ("has_tls", "status", "reason"), [(True, None, "does not trust the certificate"), (False, 400, "--tls")]
+)
+def test_log_says_why_https_failed(has_tls: bool, status: int | None, reason: str, directory: Path) -> None:
+    emulator = Emulator()
+    with emulator.serve(tls=Tls(directory=directory) if has_tls else False) as server:
+        with pytest.raises(httpx.ConnectError):
+            httpx.get(f"https://localhost:{port_of(server)}/", verify=ssl.create_default_context(), trust_env=False)
+        # The server has closed the connection of the failed request before it closes.
+        httpx.get(f"{server.url}/_emulator/stats", trust_env=False)
+    (entry,) = emulator.request_log().entries
+    assert (entry.method, entry.path, entry.status) == ("", "", status)
+    assert reason in entry.reason
+
+
+def test_log_has_malformed_requests() -> None:
+    emulator = Emulator()
+    with emulator.serve() as server, socket.create_connection(("127.0.0.1", port_of(server))) as raw:
+        assert exchange(raw, b"nonsense\r\n\r\n").startswith(b"HTTP/1.1 400")
+    (entry,) = emulator.request_log().entries
+    assert (entry.method, entry.path, entry.status) == ("", "", 400)
+    assert entry.reason
+
+
 def test_cut_connections_end_tls_connections(directory: Path) -> None:
     with Emulator().serve(tls=Tls(directory=directory)) as server:
         with connect_tls(server) as secure:

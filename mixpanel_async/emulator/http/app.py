@@ -147,10 +147,14 @@ class EmulatorState:
         self.requests = BoundedLog(REQUEST_LOG_LIMIT)
         self.log.reset()
 
-    def log_other_request(self, method: str, path: str, status: int, reason: str) -> None:
+    def log_other_request(self, method: str, path: str, status: int | None, reason: str) -> None:
         """Log a request that no ingestion or flag endpoint has answered."""
         with self.lock:
             self.log.append(at=self.now(), method=method, path=path, status=status, outcome=Outcome(reason=reason))
+
+    def log_unread_request(self, status: int | None, reason: str) -> None:
+        """Log a request that the server could not read."""
+        self.log_other_request("", "", status, reason)
 
     def flush(self) -> None:
         """Write all changes to disk, if there is a store. Blocks. Call it without the lock.

@@ -35,8 +35,8 @@ class RequestEntry:
     Args:
         number: number of the request since the start or the last reset, from 1.
         received_at: time of the response in seconds since the epoch, by the emulator's clock.
-        method: HTTP method, at most 20 characters.
-        path: path of the URL, at most 200 characters. It is untrusted text if the status is 404.
+        method: HTTP method, at most 20 characters; empty if the request could not be read.
+        path: path of the URL, or empty, at most 200 characters. It is untrusted text if the status is 404.
         status: HTTP status of the response, or None if the connection was closed or held without a response.
         records: number of records.
         rejected: number of records that were not stored, silently dropped ones included; 1 for a refused request.

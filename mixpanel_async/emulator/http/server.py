@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from email.utils import formatdate
+from functools import partial
 from http import HTTPStatus
 from pathlib import Path
 from types import TracebackType
@@ -35,7 +36,7 @@ from .connections import Connections, GuardedTransport
 from .faults import ConnectionDroppedError
 from .guard import SECURITY_HEADERS, is_loopback
 from .tls import HOST_NAME, ServerCertificate, Tls, server_certificate
-from .tls_transport import TlsTransport
+from .tls_transport import HANDSHAKE, TlsTransport
 
 _KEEP_ALIVE: Final = 75
 _BACKLOG: Final = 512
@@ -45,8 +46,10 @@ _MAX_CONNECTIONS: Final = 4096
 # A body of at most this size is read after an early response, so that the connection can be used again.
 _MAX_SKIPPED_BYTES: Final = 64 * 1024
 _MAX_NAME: Final = 253
-_WILDCARDS: Final = frozenset({"0.0.0.0", "::"})  # noqa: S104  compared, not bound
+# Addresses that mean all addresses, and one of this machine for each.
+_WILDCARDS: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  compared, not bound
 _MAX_DATE: Final = 253_402_300_799.0
+_HTTPS_REFUSED: Final = "the client uses https; start the emulator with --tls, or tls=True in Python"
 _CLOSE_HEADER: Final = (b"connection", b"close")
 _LOOP_STEPS_TO_ACCEPT: Final = 3
 
@@ -66,6 +69,7 @@ class Server:
             and the certificate has them.
         tls: certificates for https, which is served on the same port as http; None serves http only.
         now: clock that returns seconds since the epoch, for the header `Date`.
+        on_unread: called with the status of the response, or None, and the reason if a request cannot be read.
 
     Raises:
         ValueError: if the host is not a loopback address and `allow_remote` is not set, or a name of `allow_hosts` is
@@ -82,6 +86,7 @@ class Server:
         allow_hosts: Iterable[str] = (),
         tls: Tls | None = None,
         now: Callable[[], float] = time.time,
+        on_unread: Callable[[int | None, str], None] | None = None,
     ) -> None:
         if not allow_remote and not is_loopback(host):
             raise ValueError(f"host must be a loopback address unless allow_remote=True, not {host!r}")
@@ -96,6 +101,7 @@ class Server:
         self._allow_remote = allow_remote
         self._port = port
         self._now = now
+        self._on_unread = on_unread or (lambda _status, _reason: None)
         self._socket: socket.socket | None = None
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -104,12 +110,13 @@ class Server:
 
     @property
     def url(self) -> str:
-        """URL of the server, such as `http://127.0.0.1:49152`.
+        """URL of the server, such as `http://127.0.0.1:49152`. It is a loopback address if all addresses are served.
 
         Raises:
             RuntimeError: if the server is not running.
         """
         host, port = self._address()
+        host = _WILDCARDS.get(host, host)
         return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
     @property
@@ -236,7 +243,8 @@ class Server:
         secure = None if self._certificate is None else self._certificate.context
         limits = Connections(self._loop, max_connections=_max_connections(), idle_seconds=_KEEP_ALIVE)
         server = await self._loop.create_server(
-            lambda: _EmulatorProtocol(config, state, log, bound, limits, self._date_headers, secure), sock=listener
+            lambda: _EmulatorProtocol(config, state, log, bound, limits, self._date_headers, self._on_unread, secure),
+            sock=listener,
         )
         started.set_result(None)
         try:
@@ -314,6 +322,7 @@ class _EmulatorProtocol(H11Protocol):
         address: address of the server, passed to the application in the state of the scope.
         limits: limits shared by the connections.
         date_headers: returns the `Date` header.
+        on_unread: as in `Server`.
         secure: context of the server for TLS, or None.
     """
 
@@ -325,6 +334,7 @@ class _EmulatorProtocol(H11Protocol):
         address: Mapping[str, object],
         limits: Connections,
         date_headers: Callable[[], list[tuple[bytes, bytes]]],
+        on_unread: Callable[[int | None, str], None],
         secure: ssl.SSLContext | None,
     ) -> None:
         super().__init__(config, server_state, {})
@@ -333,6 +343,7 @@ class _EmulatorProtocol(H11Protocol):
         self._address = address
         self._limits = limits
         self._date_headers = date_headers
+        self._on_unread = on_unread
         self._secure = secure
         self._guarded: GuardedTransport | None = None
         self._wire: TlsTransport | None = None
@@ -342,7 +353,13 @@ class _EmulatorProtocol(H11Protocol):
         # asyncio sets TCP_NODELAY only on sockets with an explicit protocol. Without it, a response takes 40 ms.
         transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if self._secure is not None:
-            self._wire = TlsTransport(transport, self._secure, feed=self._receive, on_tls=self._note_tls)
+            self._wire = TlsTransport(
+                transport,
+                self._secure,
+                feed=self._receive,
+                on_tls=self._note_tls,
+                on_failure=partial(self._on_unread, None),
+            )
         self._guarded = GuardedTransport(
             self._wire or transport,
             self._limits,
@@ -426,13 +443,15 @@ class _EmulatorProtocol(H11Protocol):
             self._head_timer = None
 
     def send_400_response(self, msg: str) -> None:
-        self._send_error(400, msg)
+        is_tls = self._wire is None and self.conn.trailing_data[0].startswith(HANDSHAKE)
+        self._send_error(400, _HTTPS_REFUSED if is_tls else msg)
 
     def _send_error(self, status: int, words: str) -> None:
         """Answer a malformed request in Mixpanel's format, unless another response has started, and disconnect."""
         if self.conn.our_state not in {h11.IDLE, h11.SEND_RESPONSE}:
             self.transport.abort()
             return
+        self._on_unread(status, words)
         answer = error_response("", status, words)
         headers = [*self._date_headers(), (b"content-type", answer.media_type.encode()), _CLOSE_HEADER]
         headers += [*SECURITY_HEADERS, (b"content-length", b"%d" % len(answer.body))]

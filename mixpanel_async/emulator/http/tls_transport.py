@@ -13,8 +13,17 @@ from collections.abc import Callable
 from typing import Any, Final, final
 
 # Type of a TLS record that belongs to a handshake (RFC 8446, section 5.1). No HTTP method begins with it.
-_HANDSHAKE: Final = b"\x16"
+HANDSHAKE: Final = b"\x16"
+# Ends of the names that OpenSSL gives to the alerts of a client that rejects the certificate.
+_DISTRUST: Final = ("ALERT_UNKNOWN_CA", "ALERT_CERTIFICATE_UNKNOWN", "ALERT_BAD_CERTIFICATE")
 _CHUNK: Final = 64 * 1024
+
+
+def _handshake_failure(error: ssl.SSLError) -> str:
+    reason = error.reason or ""
+    if reason.endswith(_DISTRUST):
+        return "the client does not trust the certificate, or it has no such host name; see https in the README"
+    return f"the TLS handshake failed: {reason.replace('_', ' ').lower() or 'unknown error'}"
 
 
 @final
@@ -26,6 +35,7 @@ class TlsTransport(asyncio.Transport):
         context: context with the server's certificate.
         feed: receives data, decrypted if it came over TLS.
         on_tls: called once if the client starts TLS.
+        on_failure: called with the reason if the handshake fails.
     """
 
     def __init__(
@@ -35,12 +45,14 @@ class TlsTransport(asyncio.Transport):
         *,
         feed: Callable[[bytes], None],
         on_tls: Callable[[], None],
+        on_failure: Callable[[str], None],
     ) -> None:
         super().__init__()
         self._transport = transport
         self._context = context
         self._feed = feed
         self._on_tls = on_tls
+        self._on_failure = on_failure
         self._is_plain = False
         self._tls: ssl.SSLObject | None = None
         self._is_established = False
@@ -51,7 +63,7 @@ class TlsTransport(asyncio.Transport):
     def received(self, data: bytes) -> None:
         """Process data from the socket."""
         if self._tls is None and not self._is_plain:
-            self._is_plain = not data.startswith(_HANDSHAKE)
+            self._is_plain = not data.startswith(HANDSHAKE)
             if not self._is_plain:
                 self._tls = self._context.wrap_bio(self._incoming, self._outgoing, server_side=True)
                 self._on_tls()
@@ -75,7 +87,9 @@ class TlsTransport(asyncio.Transport):
                 self._feed(data)
         except ssl.SSLWantReadError:
             self._send()
-        except ssl.SSLError:
+        except ssl.SSLError as error:
+            if not self._is_established:
+                self._on_failure(_handshake_failure(error))
             # The alert says why, such as an unknown authority.
             self._send()
             self._transport.close()

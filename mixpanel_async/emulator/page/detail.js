@@ -11,7 +11,14 @@ const MAX_RECENT = 25;
 // At high event rates, the panel is updated twice per second.
 const UPDATE_INTERVAL = 500;
 
-const MIXPANEL_OWN = new Set(["token", "time", "distinct_id", "mp_lib", "sent_by_lib_version"]);
+const MIXPANEL_OWN = new Set([
+  "token",
+  "time",
+  "distinct_id",
+  "mp_lib",
+  "sent_by_lib_version",
+  "mp_sent_by_lib_version",
+]);
 const isOwn = (name) => !name.startsWith("$") && !MIXPANEL_OWN.has(name);
 
 export class Detail {

@@ -60,7 +60,10 @@ export function shownLines(value, limit = 20_000) {
 export function brief(value, limit = 60) {
   if (typeof value === "string") return shown(value, limit);
   if (value === null || typeof value !== "object") return String(value);
-  if (Array.isArray(value)) return `[${value.length}]`;
+  if (Array.isArray(value)) {
+    const isFlat = value.length <= 10 && value.every((one) => one === null || typeof one !== "object");
+    return isFlat ? shown(`[${value.map((one) => brief(one, limit)).join(", ")}]`, limit) : `[${value.length}]`;
+  }
   return `{${Object.keys(value).length}}`;
 }
 

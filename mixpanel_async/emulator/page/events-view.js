@@ -17,7 +17,16 @@ const MAX_ROWS = 300;
 const PREVIEWED = 4;
 const NAMES_OFFERED = 100;
 // Properties of nearly every event, which are left out of the preview.
-const COMMON = new Set(["token", "time", "distinct_id", "mp_lib", "sent_by_lib_version", "ip", "alias"]);
+const COMMON = new Set([
+  "token",
+  "time",
+  "distinct_id",
+  "mp_lib",
+  "sent_by_lib_version",
+  "mp_sent_by_lib_version",
+  "ip",
+  "alias",
+]);
 
 const byId = (id) => document.getElementById(id);
 
