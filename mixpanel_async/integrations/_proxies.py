@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Final
 
@@ -12,6 +13,9 @@ from mixpanel_async import ConfigurationError
 Address = IPv4Address | IPv6Address
 
 _MAX_PROXIES: Final = 100
+# Longer texts are no address. Parsed addresses are cached, because most visitors send several requests.
+_MAX_ADDRESS: Final = 100
+_CACHE_SIZE: Final = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +88,11 @@ class Proxies:
 
 def parse_address(text: str | None) -> Address | None:
     """Parse an IP address in the forms proxies write: with a port, in brackets, in quotes. None if it is invalid."""
-    if not text:
-        return None
+    return None if not text or len(text) > _MAX_ADDRESS else _parse(text)
+
+
+@lru_cache(_CACHE_SIZE)
+def _parse(text: str) -> Address | None:
     text = text.strip().strip('"')
     if text.startswith("["):
         text = text[1:].partition("]")[0]
