@@ -106,6 +106,20 @@ class TestGeolocation:
     def test_sender_address_is_used_without_ip(self, mixpanel: Wire) -> None:
         assert self.city(mixpanel, set={"a": 1}) == "Data centre"
 
+    @pytest.mark.parametrize(
+        ("forwarded", "city"),
+        [
+            ("203.0.113.9", "Rome"),
+            ("203.0.113.9, 192.0.2.1", "Rome"),
+            ("unknown", "Data centre"),
+            ("", "Data centre"),
+        ],
+    )
+    def test_address_from_a_proxy_is_that_of_its_client(self, mixpanel: Wire, forwarded: str, city: str) -> None:
+        record = {"$token": TOKEN, "$distinct_id": "u", "$set": {"a": 1}}
+        mixpanel.post("/engage?ip=1", [record], headers={"X-Forwarded-For": forwarded})
+        assert profile(mixpanel) == {"a": 1, "$city": city}
+
     def test_ip_of_record_wins(self, mixpanel: Wire) -> None:
         assert self.city(mixpanel, set={"a": 1}, ip="203.0.113.9") == "Rome"
         assert profile(mixpanel) == {"a": 1, "$city": "Rome"}
