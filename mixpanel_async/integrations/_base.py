@@ -267,10 +267,10 @@ class BaseIntegration(Generic[R]):
         except Exception as error:  # noqa: BLE001  routes of the app may have any form
             self._warn("request_not_tracked", "request not tracked: %s", type(error).__name__)
 
-    def _response_cookies(self, state: RequestState, read_cache_control: Callable[[], str]) -> list[str]:
-        """Return the `Set-Cookie` headers of a response that begins now. Failures are logged."""
+    def _response_headers(self, state: RequestState, read_cache_control: Callable[[], str]) -> list[tuple[str, str]]:
+        """Return the headers to add to a response that begins now. Failures are logged."""
         try:
-            return [] if state.session is None else state.session.cookies(read_cache_control())
+            return [] if state.session is None else state.session.headers(read_cache_control())
         except Exception as error:  # noqa: BLE001  analytics must not fail the response
             self._warn("cookie_not_sent", "visitor cookie not sent: %s", type(error).__name__)
             return []

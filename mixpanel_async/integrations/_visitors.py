@@ -40,6 +40,7 @@ _MAX_CHARACTERS: Final = 1_024
 _PREFIX: Final = "$device:"
 _MAX_AGE: Final = 400 * 86_400.0
 _SHARED_CACHE: Final = re.compile(r"(?:^|[,\s])(?:public|s-maxage)(?:[=,\s]|$)", re.IGNORECASE)
+_NO_SHARED_CACHE: Final = re.compile(r"(?:^|[,\s])(?:private|no-store)(?:[,\s]|$)", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -189,15 +190,22 @@ class VisitorSession:
         )
         self._known = self._received
 
-    def cookies(self, cache_control: str) -> list[str]:
-        """Return the `Set-Cookie` headers for a response that begins now.
+    def headers(self, cache_control: str) -> list[tuple[str, str]]:
+        """Return the headers to add to a response that begins now: `Set-Cookie` and `Cache-Control`.
+
+        An id must not reach other visitors. So a response for shared caches gets no cookies, and one with cookies
+        becomes private: shared caches may store others too, with their cookies (RFC 9111, 3 and 7.3).
 
         Args:
-            cache_control: `Cache-Control` header of the response. A response that shared caches may store gets no
-                cookies, so that an id does not reach other visitors.
+            cache_control: `Cache-Control` header of the response.
         """
         self._known = self._current
-        return [] if _SHARED_CACHE.search(cache_control) else list(self._changes())
+        if _SHARED_CACHE.search(cache_control):
+            return []
+        headers = [("Set-Cookie", cookie) for cookie in self._changes()]
+        if headers and not _NO_SHARED_CACHE.search(cache_control):
+            headers.append(("Cache-Control", "private"))
+        return headers
 
     def _changes(self) -> Iterator[str]:
         names = (self._policy.name, self._policy.link_name)

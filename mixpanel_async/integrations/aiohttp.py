@@ -123,8 +123,8 @@ class MixpanelIntegration(BaseIntegration[web.Request]):
         state = request.get(_STATES, {}).get(id(self))
         if state is None or state.session is None or isinstance(response, web.WebSocketResponse):
             return
-        for cookie in self._response_cookies(state, partial(_cache_control, response)):
-            response.headers.add("Set-Cookie", cookie)
+        for name, value in self._response_headers(state, partial(_cache_control, response)):
+            response.headers.add(name, value)
 
 
 def _cache_control(response: web.StreamResponse) -> str:

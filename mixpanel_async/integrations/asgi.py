@@ -108,8 +108,9 @@ class ScopeIntegration(BaseIntegration[R]):
         if state.session is None:
             return message
         headers = list(message.get("headers", ()))
-        cookies = self._response_cookies(state, partial(_cache_control, headers))
-        return {**message, "headers": [*headers, *((b"set-cookie", cookie.encode("latin-1")) for cookie in cookies)]}
+        for name, value in self._response_headers(state, partial(_cache_control, headers)):
+            headers.append((name.lower().encode(), value.encode("latin-1")))
+        return {**message, "headers": headers}
 
 
 class MixpanelIntegration(ScopeIntegration[Scope]):

@@ -162,14 +162,14 @@ async def by_token(request: Any) -> HttpResponse:
     return HttpResponse()
 
 
-def public(request: Any) -> HttpResponse:
+def cached(request: Any) -> HttpResponse:
     request.mixpanel.track("Page viewed")
-    return HttpResponse(headers={"Cache-Control": "public, max-age=60"})
+    return HttpResponse(headers={"Cache-Control": request.GET["cache"]})
 
 
-async def async_public(request: Any) -> HttpResponse:
+async def async_cached(request: Any) -> HttpResponse:
     await request.mixpanel.track("Page viewed")
-    return HttpResponse(headers={"Cache-Control": "public, max-age=60"})
+    return HttpResponse(headers={"Cache-Control": request.GET["cache"]})
 
 
 async def unawaited(request: Any) -> HttpResponse:
@@ -191,7 +191,7 @@ views = [
     path("logout", logout),
     path("breaks", breaks),
     path("stream", stream),
-    path("public", public),
+    path("cached", cached),
 ]
 async_views = [
     path("", async_page),
@@ -202,7 +202,7 @@ async_views = [
     path("logout", async_logout),
     path("breaks", async_breaks),
     path("stream", async_stream),
-    path("public", async_public),
+    path("cached", async_cached),
     path("unawaited", unawaited),
     path("early", too_early),
     path("token", by_token),

@@ -30,6 +30,15 @@ from mixpanel_async.integrations import aiohttp, asgi, fastapi, starlette
 from mixpanel_async.integrations.starlette import current_mixpanel
 
 USER_HEADER = "X-User"
+# `Cache-Control` of a response, what a new visitor gets, and whether a cookie comes with it.
+CACHED = [
+    ("public, max-age=60", "public, max-age=60", False),
+    ("s-maxage=60", "s-maxage=60", False),
+    ("max-age=60", "max-age=60, private", True),
+    ("no-cache", "no-cache, private", True),
+    ("private, max-age=60", "private, max-age=60", True),
+    ("no-store", "no-store", True),
+]
 
 
 def user_of(request: Any) -> str | None:
@@ -109,9 +118,9 @@ def starlette_routes(bound: Callable[[Request], Awaitable[BoundMixpanel]]) -> li
 
         return StreamingResponse(body())
 
-    async def public(request: Request) -> Response:
+    async def cached(request: Request) -> Response:
         await described(await bound(request))
-        return JSONResponse({}, headers={"Cache-Control": "public, max-age=60"})
+        return JSONResponse({}, headers={"Cache-Control": request.query_params["cache"]})
 
     async def with_background(request: Request) -> Response:
         await bound(request)
@@ -136,7 +145,7 @@ def starlette_routes(bound: Callable[[Request], Awaitable[BoundMixpanel]]) -> li
         Route("/breaks", breaks),
         Route("/stream", stream),
         Route("/late", late),
-        Route("/public", public),
+        Route("/cached", cached),
         Route("/background", with_background),
         Route("/task", with_task),
         Route("/plain", plain),
@@ -216,11 +225,11 @@ def fastapi_app(mixpanel: fastapi.MixpanelIntegration) -> FastAPI:  # noqa: C901
 
     app.add_api_route("/stream", stream)
 
-    async def public(mp: Annotated[BoundMixpanel, bound]) -> Any:
+    async def cached(mp: Annotated[BoundMixpanel, bound], cache: str) -> Any:
         await described(mp)
-        return FastApiResponse({}, headers={"Cache-Control": "public, max-age=60"})
+        return FastApiResponse({}, headers={"Cache-Control": cache})
 
-    app.add_api_route("/public", public)
+    app.add_api_route("/cached", cached)
 
     async def with_background(tasks: FastApiTasks, mp: Annotated[BoundMixpanel, bound]) -> None:
         tasks.add_task(background)
@@ -290,9 +299,9 @@ def aiohttp_app(mixpanel: aiohttp.MixpanelIntegration) -> web.Application:  # no
         await request[aiohttp.MIXPANEL].sign_in("maya")
         return response
 
-    async def public(request: web.Request) -> web.StreamResponse:
+    async def cached(request: web.Request) -> web.StreamResponse:
         await described(request[aiohttp.MIXPANEL])
-        return web.json_response({}, headers={"Cache-Control": "public, max-age=60"})
+        return web.json_response({}, headers={"Cache-Control": request.query["cache"]})
 
     async def with_task(request: web.Request) -> web.StreamResponse:
         await deep_task()
@@ -321,7 +330,7 @@ def aiohttp_app(mixpanel: aiohttp.MixpanelIntegration) -> web.Application:  # no
             web.get("/breaks", breaks),
             web.get("/stream", stream),
             web.get("/late", late),
-            web.get("/public", public),
+            web.get("/cached", cached),
             web.get("/task", with_task),
             web.get("/ws", socket),
         ]

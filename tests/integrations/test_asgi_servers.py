@@ -161,7 +161,9 @@ def test_forked_child_has_a_client_of_its_own(database: str) -> None:
 
 @pytest.mark.parametrize("server", ["django-unwrapped", "django-unwrapped-hypercorn", "django-unwrapped-gunicorn"])
 def test_termination_signal_delivers_events_of_the_asgi_app_of_django(server: str) -> None:
-    emulator = stops_and_delivers(server, ["/sync/public", "/async/public"], MIXPANEL_ID_MERGE="simplified")
+    emulator = stops_and_delivers(
+        server, ["/sync/cached?cache=public", "/async/cached?cache=public"], MIXPANEL_ID_MERGE="simplified"
+    )
     assert_tracked(emulator, "Page viewed", times=EVENTS)
     assert len(emulator.events("Page viewed")) == EVENTS
 

@@ -7,15 +7,19 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from asgiref.sync import async_to_sync
+from django.conf import settings
+from django.core.cache import cache
 from django.core.checks import run_checks
 from django.core.management import call_command
 from django.db import connection
 from django.test import AsyncClient, Client, override_settings
 from django.test.utils import CaptureQueriesContext
 from django_project import create_user, get_user
+from framework_apps import CACHED
 
 from mixpanel_async import BatchPolicy, ClientClosedError, IdMerge
 from mixpanel_async.emulator import Emulator
@@ -251,9 +255,31 @@ def test_streaming_response_sets_the_cookie(project: Project, emulator: Emulator
     assert_tracked(emulator, "Stream begun", distinct_id=visitor)
 
 
-def test_publicly_cacheable_response_sets_no_cookie(project: Project, new_browser: NewBrowser) -> None:
+@pytest.mark.parametrize(("given", "expected", "has_cookie"), CACHED)
+def test_no_shared_cache_stores_the_cookie_of_a_visitor(
+    project: Project, new_browser: NewBrowser, given: str, expected: str, has_cookie: bool
+) -> None:
     with project():
-        assert not new_browser().get("public").cookies
+        browser = new_browser()
+        first = browser.get(f"cached?cache={quote(given)}")
+        assert (bool(first.cookies), first["Cache-Control"]) == (has_cookie, expected)
+        assert browser.get().get("Cache-Control") == (None if has_cookie else "private")
+        assert browser.get(f"cached?cache={quote(given)}")["Cache-Control"] == given
+
+
+def test_cache_of_django_does_not_give_one_visitor_to_all(
+    project: Project, new_browser: NewBrowser, views: str
+) -> None:
+    caching = ["django.middleware.cache.UpdateCacheMiddleware", "django.middleware.cache.FetchFromCacheMiddleware"]
+    with project(), override_settings(MIDDLEWARE=[caching[0], *settings.MIDDLEWARE, caching[1]]):
+        cache.clear()
+        found = []
+        for _ in range(2):
+            browser = new_browser()
+            # Cookies that many visitors have.
+            browser.client.cookies["theme"] = "dark"
+            found.append(browser.get().cookies["mp_visitor"].value)
+        assert found[0] != found[1]
 
 
 def test_requests_are_tracked_with_route_and_status(
@@ -307,7 +333,7 @@ async def test_async_test_with_the_async_client(emulator: Emulator) -> None:
 @pytest.mark.asyncio
 async def test_sync_client_in_an_async_test(emulator: Emulator) -> None:
     with using(emulator.client(id_merge=IdMerge.ORIGINAL)):
-        assert Client().get("/sync/public").status_code == 200
+        assert Client().get("/sync/cached?cache=public").status_code == 200
     assert_tracked(emulator, "Page viewed")
 
 
@@ -337,7 +363,7 @@ def test_closed_client_says_so(emulator: Emulator) -> None:
 def test_threads_use_the_client_at_once(project: Project, emulator: Emulator, views: str) -> None:
     def visit() -> None:
         for _ in range(10):
-            assert Client().get(f"/{views}/public").status_code == 200
+            assert Client().get(f"/{views}/cached?cache=public").status_code == 200
         connection.close()
 
     with project():

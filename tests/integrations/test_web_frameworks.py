@@ -12,7 +12,7 @@ from typing import Any
 import anyio
 import httpx
 import pytest
-from framework_apps import USER_HEADER, Served, serving
+from framework_apps import CACHED, USER_HEADER, Served, serving
 
 from mixpanel_async import AsyncMixpanel, ClientClosedError, ConfigurationError, IdMerge, Overflow
 from mixpanel_async import BatchPolicy as Batches
@@ -365,10 +365,18 @@ async def test_identity_change_after_the_response_began_is_logged_once(
     assert len([word for word in words if "after the response had begun" in word]) == 1
 
 
-async def test_publicly_cacheable_response_sets_no_cookie(serve: Serve) -> None:
+@pytest.mark.parametrize(("given", "expected", "has_cookie"), CACHED)
+async def test_no_shared_cache_stores_the_cookie_of_a_visitor(
+    serve: Serve, given: str, expected: str, has_cookie: bool
+) -> None:
     async with serve() as served, served.browser() as browser:
-        assert sent_cookies(await browser.get("/public")) == {}
-        assert sent_cookies(await browser.get("/")) != {}
+        first = await browser.get("/cached", params={"cache": given})
+        assert bool(sent_cookies(first)) == has_cookie
+        assert first.headers["cache-control"] == expected
+        page = await browser.get("/")
+        assert page.headers.get("cache-control") == (None if has_cookie else "private")
+        again = await browser.get("/cached", params={"cache": given})
+        assert (sent_cookies(again), again.headers["cache-control"]) == ({}, given)
 
 
 async def test_tasks_and_threads_see_the_bound_client(serve: Serve, emulator: Emulator) -> None:

@@ -12,6 +12,7 @@ from typing import Any, Final
 from asgiref.sync import async_to_sync, sync_to_async
 from django.http import HttpRequest
 from django.http.response import HttpResponseBase
+from django.utils.cache import patch_cache_control
 from django.utils.functional import LazyObject
 
 from mixpanel_async import AsyncMixpanel, ConfigurationError, MixpanelException
@@ -84,8 +85,11 @@ class DjangoIntegration(BaseIntegration[HttpRequest]):
 
     def finish(self, state: RequestState, request: HttpRequest, response: HttpResponseBase, started: float) -> None:
         """Add the visitor's cookies to a response, and track the request."""
-        for cookie in self._response_cookies(state, lambda: response.headers.get("Cache-Control", "")):
-            response.cookies.load(cookie)
+        for name, value in self._response_headers(state, lambda: response.headers.get("Cache-Control", "")):
+            if name == "Set-Cookie":
+                response.cookies.load(value)
+            else:
+                patch_cache_control(response, private=True)
         if self.tracks(request):
             path, method = partial(_route, request), request.method or ""
             self._track_request(state, path, method=method, status=response.status_code, started=started)
