@@ -111,6 +111,10 @@ class Buffer:
         """Return whether a record of this size does not fit."""
         return self.accounting.is_full(size) if self.disk is None else self.disk.is_full(size)
 
+    def end_linger(self) -> None:
+        """Let open batches be sent, as a caller waits for room."""
+        self.under_pressure = True
+
     def could_fit(self, size: int) -> bool:
         """Return whether a record of this size fits in an empty queue."""
         return self.accounting.could_fit(size) and (self.disk is None or self.disk.could_fit(size))

@@ -10,10 +10,11 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import Future
 from contextvars import Context
 from functools import partial
 from inspect import isawaitable, iscoroutinefunction
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import anyio
 
@@ -22,10 +23,11 @@ from .._model.errors import raise_configuration_error
 from .._model.records import DropReason, Loss, RecordKind, RefusedRecord
 from .._model.stats import Delivery, LostRecord
 from .._runtime.log_events import log_event
-from .._runtime.threads import start_daemon_thread, wait_for
-from .._runtime.timers import move_on_after
+from .._runtime.threads import run_in_worker, start_daemon_thread, wait_for
+from .._runtime.timers import move_on_after, sleep
 from .staging import IN_CALLBACK
 
+T = TypeVar("T")
 OnDrop = Callable[[list[LostRecord], DropReason], Awaitable[None] | None]
 OnDelivered = Callable[[Delivery], Awaitable[None] | None]
 
@@ -36,6 +38,8 @@ _MIN_PAUSE: Final = 0.05
 _MAX_PAUSE: Final = 1.0
 # Seconds if further deliveries wait, which other records have caused. Losses that wait share a call.
 _BUSY_PAUSE: Final = 0.01
+# Seconds before the next attempt if the process can start no thread.
+_NO_THREAD_PAUSE: Final = 0.1
 # Memory of a kept record in addition to its payload.
 _RECORD_OVERHEAD: Final = 64
 
@@ -205,7 +209,7 @@ class Callbacks:
             self._has_tracked = False
             if isinstance(entry, Loss):
                 assert self._on_drop is not None
-                records = await wait_for(start_daemon_thread(partial(_records, entry), "mixpanel callback"))
+                records = await run_in_worker(partial(_records, entry), "mixpanel callback", anyio.CapacityLimiter(1))
                 self._is_reporting_losses = True
                 try:
                     await self._call("on_drop", self._on_drop, records, entry.reason)
@@ -221,7 +225,7 @@ class Callbacks:
                 await self._await(callback(*args))
                 return
             guarded = partial(self._guarded, callback, *args)
-            result = await wait_for(start_daemon_thread(guarded, "mixpanel callback"))
+            result = await _in_thread(guarded)
             if isinstance(result, BaseException):
                 self._report(name, result)
             elif isawaitable(result):
@@ -258,6 +262,20 @@ class Callbacks:
             self._has_failed = True
             text, cause = "%s raised %s; later failures of callbacks are not logged", type(error).__name__
             log_event(logging.ERROR, "callback_failed", text, name, cause, callback=name, error=cause)
+
+
+async def _in_thread(work: Callable[[], T]) -> T:
+    """Run a function that may never return in a daemon thread, as soon as the process can start one."""
+    while (future := _start(work)) is None:
+        await sleep(_NO_THREAD_PAUSE)
+    return await wait_for(future)
+
+
+def _start(work: Callable[[], T]) -> Future[T] | None:
+    try:
+        return start_daemon_thread(work, "mixpanel callback")
+    except RuntimeError:
+        return None
 
 
 def _size(loss: Loss) -> int:

@@ -295,7 +295,11 @@ class Closer:
             finally:
                 has_reported.set()
 
-        start_thread_from_finalizer(run)
+        try:
+            start_thread_from_finalizer(run)
+        except RuntimeError:
+            # The process can start no thread now. A callback that blocks must not hold up its exit.
+            return
         if is_exit:
             has_reported.wait(_STOP_TIMEOUT)
 
@@ -351,7 +355,15 @@ class Closer:
         if not is_exit:
             # The interpreter may exit before the thread has ended.
             atexit.register(wait_at_exit)
-        start_thread_from_finalizer(run)
+        try:
+            start_thread_from_finalizer(run)
+        except RuntimeError:
+            # The process can start no thread now. At a collection of garbage, nothing may wait.
+            if is_exit:
+                run()
+            else:
+                atexit.unregister(wait_at_exit)
+                atexit.register(run)
 
     def _report_unclosed(self, pending: int, lost: int, *, is_exit: bool) -> None:
         left, spool = self._queue.pending, self._queue.spool

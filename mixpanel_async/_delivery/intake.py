@@ -386,15 +386,20 @@ class Intake:
         return self._overflow is Overflow.WAIT
 
     def is_full(self, size: int) -> bool:
-        """Return whether a record of this size does not fit."""
+        """Return whether a record of this size does not fit, so that its caller waits for the others to be sent."""
 
         def work() -> bool:
             is_full = self._buffer.is_full(size)
-            if is_full and self.spool is not None:
-                self.spool.note_full()
+            if is_full:
+                self._buffer.end_linger()
+                if self.spool is not None:
+                    self.spool.note_full()
             return is_full
 
-        return self.run_locked(work)
+        is_full = self.run_locked(work)
+        if is_full:
+            self._listener.on_work()
+        return is_full
 
     # Reports
 

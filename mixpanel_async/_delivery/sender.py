@@ -141,14 +141,21 @@ class Sender:
             if loop is not None:
                 self._binding.abandon()
                 self._queue.reclaim()
-            self._binding.bind(here)
-            self._transport.bind_loop(here)
-            self._batch_sender.bind_loop()
-            self._is_stopping = False
-            self._main = None
-            here.on_end(partial(self._end_in, here))
-            self._start_main()
+            try:
+                self._begin_in(here)
+            except BaseException:  # raised by a signal handler; the next call binds again
+                self._binding.release()
+                raise
             return True
+
+    def _begin_in(self, here: EventLoop) -> None:
+        self._binding.bind(here)
+        self._transport.bind_loop(here)
+        self._batch_sender.bind_loop()
+        self._is_stopping = False
+        self._main = None
+        here.on_end(partial(self._end_in, here))
+        self._start_main()
 
     def _start_main(self) -> None:
         """Start the main task, also if something has cancelled every task of the event loop."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import anyio
 
@@ -36,6 +36,9 @@ from .disk_backlog import DiskBacklog, SpoolLimits
 from .lanes import Lane
 from .listeners import SpoolListener
 from .offers import OfferResult
+
+# Seconds between checks of a commit that callers wait for.
+_CHECK_EVERY: Final = 1.0
 
 
 class SpoolBridge:
@@ -211,8 +214,9 @@ class SpoolBridge:
             # The waiter of another event loop is not woken any more.
             if waiter is None or not waiter.loop.is_same(loop):
                 waiter = _CommitWaiter(loop, anyio.current_time() + self._timeout)
-                group.set_waiter(waiter)
+                # In this order: if a signal handler raises between the two, no other caller waits in vain.
                 group.when_done(waiter.wake_soon)
+                group.set_waiter(waiter)
             if not await waiter.wait():
                 raise SpoolError(f"{self.path}: the commit did not end in time", uncertain=True)
 
@@ -415,7 +419,8 @@ class _CommitWaiter:
             return False
         self.is_watched = True
         try:
-            with anyio.move_on_after(left):
+            # A signal handler that raises may have cut off `wake`.
+            with anyio.move_on_after(min(_CHECK_EVERY, left)):
                 await self.event.wait()
         finally:
             # After a timeout or a cancellation, another caller has to watch.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from .._model.errors import count_of
@@ -38,7 +39,9 @@ class Watchdog:
         if self._has_begun:
             return
         self._has_begun = True
-        start_thread_from_finalizer(self._check)
+        # Without a thread, only the warning is missing.
+        with suppress(RuntimeError):
+            start_thread_from_finalizer(self._check)
 
     def _check(self) -> None:
         threading.Event().wait(self._delay)

@@ -16,13 +16,13 @@ T = TypeVar("T")
 
 
 async def run_in_worker(work: Callable[[], T], name: str, limiter: anyio.CapacityLimiter) -> T:
-    """Run a function in a daemon thread, and wait for it.
+    """Run a function in a daemon thread, and wait for it. If the process can start no thread now, run it here.
 
     Worker threads of anyio are not daemon threads: if an event loop ends without its clean-up, they keep the process
     alive forever.
 
     Args:
-        work: the function. It goes on if the waiter is cancelled.
+        work: the function, which ends soon. It goes on if the waiter is cancelled.
         name: name of the thread.
         limiter: bounds the number of these threads.
 
@@ -30,13 +30,21 @@ async def run_in_worker(work: Callable[[], T], name: str, limiter: anyio.Capacit
         BaseException: the error of the function.
     """
     async with limiter:
-        return await wait_for(start_daemon_thread(work, name))
+        try:
+            future = start_daemon_thread(work, name)
+        except RuntimeError:
+            # To block the event loop for a moment is better than not to send or close anything.
+            return work()
+        return await wait_for(future)
 
 
 def start_daemon_thread(work: Callable[[], T], name: str) -> Future[T]:
     """Start a function in a daemon thread. The function may block forever.
 
     The end of an event loop and the exit of the interpreter wait for worker threads, but not for a daemon thread.
+
+    Raises:
+        RuntimeError: if the process can start no thread now.
     """
     future: Future[T] = Future()
 
@@ -56,6 +64,9 @@ def start_thread_from_finalizer(work: Callable[[], object]) -> None:
     """Start a function in a daemon thread. Safe while the garbage collector interrupts any other code.
 
     `threading.Thread.start` takes a lock that the interrupted code may hold.
+
+    Raises:
+        RuntimeError: if the process can start no thread now.
     """
     _thread.start_new_thread(work, ())
 

@@ -45,7 +45,6 @@ class ForkGuard:
         """Pause this thread in every later fork."""
         self._thread = thread
         if not self._is_registered and hasattr(os, "register_at_fork"):
-            self._is_registered = True
             # Fork hooks cannot be unregistered, so they hold only weak references.
             hooks = weakref.WeakMethod(self._before), weakref.WeakMethod(self._after)
             child = self._in_child
@@ -54,6 +53,8 @@ class ForkGuard:
                 after_in_parent=lambda: _call(hooks[1]),
                 after_in_child=lambda: _call(child),
             )
+            # If a signal handler raises before this, they are registered a second time, which has no effect.
+            self._is_registered = True
 
     def _before(self) -> None:
         thread = self._thread

@@ -129,12 +129,26 @@ class SpoolWriter:
 
         Returns:
             Group that finishes once the database is open, or fails with the error.
+
+        Raises:
+            SpoolError: if the process can start no thread now. The next call tries again.
         """
         with self.group_lock:
             if self._thread is None and not self._stop.is_set():
-                self._thread = threading.Thread(target=self._run, name="mixpanel spool", daemon=True)
-                self._fork_guard.watch(self._thread)
-                self._thread.start()
+                thread = threading.Thread(target=self._run, name="mixpanel spool", daemon=True)
+                try:
+                    self._fork_guard.watch(thread)
+                    thread.start()
+                    self._thread = thread
+                except RuntimeError as error:
+                    self._fork_guard.thread_ended()
+                    has_records = any(work.group.entries for work in self._works)
+                    text = f"{self._settings.path}: cannot start the thread that writes the spool ({error})"
+                    raise SpoolError(text, uncertain=has_records or None) from error
+                except BaseException:
+                    # Also raised by a signal handler.
+                    self._fork_guard.thread_ended()
+                    raise
             group = self._works[-1].group
         # A running thread would process an empty group only together with other work.
         self._wakeup.set()
@@ -184,6 +198,8 @@ class SpoolWriter:
         self._wakeup.set()
         self._is_group_ready.set()
         if thread is None:
+            # If it could not be started, records may wait for it.
+            self.discard_pending()
             return True
         # The garbage collector may finalize an unreferenced client in any thread, also in this one.
         if thread is threading.current_thread():
@@ -235,6 +251,10 @@ class SpoolWriter:
             self._current = PendingWork(CommitGroup())
 
     def _run(self) -> None:
+        with self.group_lock:
+            if self._thread is not threading.current_thread():
+                # An error cut off `start`, which starts another thread at its next call.
+                return
         session = self.new_session()
         try:
             while True:

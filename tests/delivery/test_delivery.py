@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -29,6 +30,7 @@ from mixpanel_async import (
     QueueFullError,
     RetryPolicy,
     ServiceAccountCredentials,
+    SqliteSpool,
     TransportError,
 )
 from mixpanel_async._runtime.environment import Environment, real_environment
@@ -496,6 +498,27 @@ async def test_wait_policy_blocks_the_caller_until_there_is_room() -> None:
             assert mp.stats().pending <= 10
     assert mp.stats().delivered == 200
     assert len(emulator.events("Event")) == 200
+
+
+FULL_AFTER_TWO: dict[str, tuple[int, BatchPolicy, dict[str, Any] | None]] = {
+    "records": (10, BatchPolicy(linger=3600.0, max_pending_events=2), None),
+    "bytes": (300, BatchPolicy(linger=3600.0, max_pending_bytes=900), None),
+    "records of a spool": (10, NEVER_BY_TIME, {"max_records": 2}),
+    "bytes of a spool": (400_000, NEVER_BY_TIME, {"max_bytes": 1_000_000}),
+}
+
+
+@pytest.mark.parametrize("limit", FULL_AFTER_TWO)
+async def test_callers_that_wait_for_room_end_the_linger_time(limit: str, tmp_path: Path) -> None:
+    size, policy, spool_limits = FULL_AFTER_TWO[limit]
+    spool = None if spool_limits is None else SqliteSpool(tmp_path / "spool", **spool_limits)
+    emulator = Emulator()
+    async with emulator.client(batching=policy, overflow=Overflow.WAIT, spool=spool) as mp:
+        with anyio.fail_after(10):
+            async with anyio.create_task_group() as tasks:
+                for number in range(8):
+                    tasks.start_soon(mp.track, "user", "Event", {"number": number, "text": "x" * size})
+    assert sorted(event["properties"]["number"] for event in emulator.events("Event")) == [*range(8)]
 
 
 async def test_wait_policy_raises_at_its_deadline_and_track_nowait_does_not_wait() -> None:

@@ -391,6 +391,7 @@ ROWS: Final[Mapping[str, tuple[str, ...]]] = {
     ),
     "G14": (
         f"{_INTERRUPTED}interrupted_call_leaves_right_sums",
+        f"{_INTERRUPTED}client_works_after_its_first_call_was_interrupted",
         f"{_INTERRUPTED}time_limits_of_a_worker_reach_it_and_lose_nothing",
     ),
     "G15": ("faults/test_memory_limit.py::test_value_that_is_too_large_for_the_memory_is_refused",),

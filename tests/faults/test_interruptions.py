@@ -156,7 +156,7 @@ async def interrupt_everywhere(
         with contextlib.suppress(QueueFullError):
             await track_plain(mp, -number)
         interruption = Interruption(at)
-        with contextlib.suppress(TimeLimitError, QueueFullError), interruption:
+        with anyio.fail_after(5), contextlib.suppress(TimeLimitError, QueueFullError), interruption:
             await call(mp, number)
             complete.append(number)
             # While the caller waits, it may hit a background task. Otherwise it reaches the caller, and as it is.
@@ -234,6 +234,59 @@ def test_interrupted_call_with_spool_leaves_right_sums(call: str, policy: str, s
     gc.collect()
     with contextlib.closing(sqlite3.connect(spool.file)) as database:
         assert database.execute("SELECT count(*) FROM records").fetchone() == (0,)
+
+
+async def start(mp: AsyncMixpanel, _: int) -> None:
+    await mp.start()
+
+
+async def aclose(mp: AsyncMixpanel, _: int) -> None:
+    await mp.aclose()
+
+
+FIRST_CALLS = {one.__name__: one for one in (start, track_plain, track_nowait, people_increment, aclose)}
+
+
+async def interrupt_first_call(call: str, at: int, server: Server, spool: SqliteSpool | None) -> bool:
+    """Interrupt the first call of a client, and use the client. Return whether the point was reached."""
+    retry, policy = RetryPolicy(initial=0.001, maximum=0.001), BatchPolicy(linger=0.01)
+    async with httpx.AsyncClient(transport=httpx.MockTransport(server)) as http_client:
+        mp = AsyncMixpanel("token", http_client=http_client, retry=retry, batching=policy, spool=spool)
+        if call == "aclose":
+            await track_plain(mp, 1)
+        # A finalizer that is interrupted cannot raise.
+        gc.disable()
+        interruption = Interruption(at)
+        with anyio.fail_after(5), contextlib.suppress(TimeLimitError), interruption:
+            await FIRST_CALLS[call](mp, 0)
+        gc.enable()
+        with anyio.fail_after(5):
+            if call != "aclose":
+                await track_plain(mp, 1)
+                assert (await mp.flush()).pending == 0
+            await mp.aclose()
+    check_sums(mp)
+    assert (mp.stats().pending, mp.stats().failed, mp.stats().dropped) == (0, 0, 0)
+    assert server.received[1] or mp.stats().uncertain
+    assert set(server.received.values()) <= {1}
+    return interruption.has_happened
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.filterwarnings("ignore:coroutine .* was never awaited")
+@pytest.mark.parametrize("has_spool", [False, True], ids=["memory", "spool"])
+@pytest.mark.parametrize("call", FIRST_CALLS)
+@pytest.mark.parametrize("step", [31, pytest.param(1, marks=pytest.mark.long)])
+def test_client_works_after_its_first_call_was_interrupted(
+    call: str, has_spool: bool, step: int, tmp_path: Path
+) -> None:
+    # The start of a client has the fewest points and the most steps that may be left half done.
+    step, at, is_hit = 4 if (call, step) == ("start", 31) else step, 1, True
+    while is_hit:
+        spool = SqliteSpool(tmp_path / f"{at}.sqlite3") if has_spool else None
+        is_hit = asyncio.run(interrupt_first_call(call, at, Server(), spool))
+        at += step
+    gc.collect()
 
 
 PROGRAM = """
