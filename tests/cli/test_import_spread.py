@@ -214,6 +214,17 @@ def test_profile_columns_are_spread(tmp_path: Path, emulator: Any) -> None:
     assert emulator.profile("u") == {"plan": "pro", "city": "Graz", "traits.plan": "x"}
 
 
+def test_column_among_the_properties_of_a_raw_export_is_spread(tmp_path: Path, emulator: Any) -> None:
+    base = {"distinct_id": "u", "time": NOW, "plan": "pro"}
+    record = {"event": "A", "properties": {**base, "info": '{"n":1,"plan":"x"}', "items": [{"sku": 1}, {"time": "x"}]}}
+    path = write(tmp_path / "a.ndjson", [record])
+    assert run(path, "--spread", "info", "--spread", "items", host=emulator.url).status == 3
+    (entry,) = read_rejects(path)
+    assert entry["record"]["properties"]["items"] == [{"time": "x"}]
+    (event,) = stored(emulator)
+    assert (event["n"], event["plan"], event["info.plan"], event["sku"]) == (1, "pro", "x", 1)
+
+
 def test_number_of_elements_is_bounded() -> None:
     row = {"events": [{"n": number} for number in range(MAX_ELEMENTS + 5)]}
     *records, fault = Spreader(["events"]).records(row)

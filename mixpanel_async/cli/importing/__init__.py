@@ -11,7 +11,7 @@ Start reading at `command.py`, the command function. The modules by subject:
 - Running: `importer` sends records, `client` creates the client, `dry_run` only checks, `concurrency` limits requests,
   `event_order` keeps identity events in order.
 - State: `file_import` (one file's progress), `checkpoint`, `rejects_file`, `reject_tracker`, `paths`, `lock`.
-- Output: `progress` during the run, `summary` at the end.
+- Output: `progress` during the run, `summary` at the end; `dry_run_report`, with `fault_finder` and `text_types`.
 
 Modules here import only public names of `mixpanel_async`, plus Typer, Rich, anyio and orjson; pyarrow only in
 `parquet_source`.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -14,6 +13,7 @@ from mixpanel_async import ValidationError
 from .option_values import ColumnType, ImportKind, InsertIds, Operation
 from .project_time import ProjectClock
 from .spread import Inner, Record, Spreader
+from .text_types import infer
 from .time_parsing import TimeParser
 
 # Short names of fields, and their names on the wire. Fields that are not listed have the same name in both.
@@ -31,7 +31,6 @@ TEXT_FIELDS: Final = frozenset(
 )
 """Fields whose value is always text."""
 
-_NUMBER: Final = re.compile(r"-?(?:0|[1-9]\d{0,17})(?:\.\d+)?(?:[eE][+-]?\d{1,3})?")
 _BOOLEANS: Final = {"true": True, "false": False, "yes": True, "no": False, "1": True, "0": False}
 
 
@@ -174,11 +173,24 @@ class ColumnMapping:
         """Return the `NAME=COLUMN` mappings whose column no record had so far."""
         return [f"{name}={column}" for name, column in self.columns.items() if name in self.unmatched_names]
 
+    def leaves_as_text(self, column: str, column_type: ColumnType) -> bool:
+        """Return whether text of a type becomes a property as text, because no option says otherwise.
+
+        Args:
+            column: column of the file.
+            column_type: type that its text looks like.
+        """
+        fields = {*self.wire_names, *self.wire_names.values(), *TEXT_FIELDS, "time"}
+        is_inferred = self.infer and column_type in {ColumnType.NUMBER, ColumnType.BOOLEAN}
+        is_field = column in fields or any(column == one and name in fields for name, one in self.columns.items())
+        by_preset = column in self.own_dropped or any(column in columns for columns in self.own_columns.values())
+        return not (is_inferred or is_field or by_preset or column in self.types or column in self.dropped)
+
     def _infer_types(self, flat: Record) -> None:
         text_columns = {self.columns.get(name, name) for name in (*self.wire_names, *TEXT_FIELDS, "time")}
         for name, value in flat.items():
             if type(value) is str and name not in text_columns and name not in self.types:
-                flat[name] = _infer(value)
+                flat[name] = infer(value)
 
 
 def _look_up(flat: Record, column: str) -> tuple[bool, Any]:
@@ -221,12 +233,6 @@ def _merge(flat: Record, path: str, values: Record) -> None:
             flat[key] = value
         elif flat[key] != value:
             flat[f"{path}.{key}"] = value
-
-
-def _infer(text: str) -> Any:
-    if _NUMBER.fullmatch(text):
-        return int(text) if text.lstrip("-").isdigit() else float(text)
-    return {"true": True, "false": False}.get(text.lower(), text)
 
 
 def _to_number(value: Any, column: str, time_parser: TimeParser) -> Any:  # noqa: ARG001

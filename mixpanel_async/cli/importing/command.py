@@ -20,6 +20,8 @@ from .checkpoint import CheckpointError
 from .client import create_client
 from .column_mapping import ColumnMapping
 from .dry_run import DryRun
+from .dry_run_report import DryRunReport
+from .fault_finder import FaultGroups
 from .file_import import FileImport
 from .importer import Importer
 from .inputs import STDIN, InputError, InputFile, find_inputs
@@ -75,6 +77,7 @@ def import_(
     checkpoint: opt.UseCheckpoints = True,
     restart: opt.Restart = False,
     dry_run: opt.IsDryRun = False,
+    as_json: opt.AsJson = False,
     quiet: opt.IsQuiet = False,
 ) -> None:
     """Import events, user profiles or groups from NDJSON, JSON, CSV and Parquet, plain or with gzip, zstd or zip.
@@ -121,12 +124,15 @@ def import_(
         paths=ImportPaths(directory=state_dir, rejects=rejects, use_checkpoints=checkpoint, restart=restart),
         is_dry_run=dry_run,
         quiet=quiet,
+        as_json=as_json,
     )
     raise typer.Exit(_run(options))
 
 
 def _run(options: ImportOptions) -> int:
     """Run the command, print the summary and return the exit status."""
+    if options.as_json and not options.is_dry_run:
+        _fail("--json applies to --dry-run only", USAGE)
     try:
         inputs = _open_inputs(options)
         summary = _run_dry(inputs, options) if options.is_dry_run else _run_import(inputs, options)
@@ -137,7 +143,7 @@ def _run(options: ImportOptions) -> int:
         raise typer.Exit(INTERRUPTED) from None
     except OSError as error:
         _fail(f"{error.filename or 'a file'}: {error.strerror or error}", STOPPED)
-    for line in summary.lines():
+    for line in [summary.as_json()] if options.as_json else summary.lines():
         print_line(line, sys.stdout)
     return summary.status
 
@@ -157,12 +163,14 @@ def _open_inputs(options: ImportOptions) -> list[InputFile]:
 def _run_dry(inputs: Sequence[InputFile], options: ImportOptions) -> ImportSummary:
     mapping, read_options = _check_options(inputs, options)
     files = options.paths.prepare_dry_run(inputs)
+    report = DryRunReport(mapping, FaultGroups(mapping)) if options.as_json or not options.quiet else None
     display = create_display("valid", quiet=options.quiet)
     run = DryRun(
         files,
         read_options=read_options,
         mapping=mapping,
         checker=Checker(_PLACEHOLDER_TOKEN, nesting=options.columns.nesting.of_client),
+        report=report,
         display=display,
     )
     signal_status = None
@@ -179,6 +187,7 @@ def _run_dry(inputs: Sequence[InputFile], options: ImportOptions) -> ImportSumma
         is_dry_run=True,
         reason_counts=run.rejects.reason_counts,
         first_rejects=run.rejects.first_rejects,
+        report=report,
         unmatched_mappings=mapping.unmatched(),
         unused_option=_unused_option(inputs, options.columns, mapping),
         suggest_time_mapping=_can_suggest_time_mapping(mapping),

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from time import monotonic
 
 from .inputs import DamagedError, InputError
+from .option_values import Format
 from .record_source import (
     BOM,
     MAX_RECORD_BYTES,
@@ -40,6 +41,7 @@ class CsvSource(StreamSource):
     ) -> None:
         super().__init__(content, Position(), file)
         csv.field_size_limit(MAX_RECORD_BYTES)
+        self.format = Format.TSV if delimiter == "\t" else Format.CSV
         self._encoding = encoding
         self._lines = LineReader(content)
         self._rows = csv.reader(self._decoded_lines(), delimiter=delimiter, strict=True)

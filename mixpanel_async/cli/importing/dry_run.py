@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from time import monotonic
 from typing import TYPE_CHECKING, Final
 
 from mixpanel_async import Checker, ValidationError
 
+from .dry_run_report import SAMPLE_RECORDS, DryRunReport
+from .fault_finder import FaultFinder
 from .file_import import FileImport
 from .inputs import DamagedError, InputError
 from .option_values import ImportKind
 from .progress import Display, ImportProgress
 from .record_conversion import RowId, event_converter, update_converter
-from .record_source import Position, RecordSource
+from .record_source import Position, RecordSource, Row
 from .reject_tracker import RejectTracker
 from .source_factory import ReadOptions, open_source
 from .spread import spread_rows
@@ -34,6 +37,7 @@ class DryRun:
         read_options: options for reading them.
         mapping: maps their columns to fields and properties.
         checker: applies the client's own checks.
+        report: receives what the records are and all their faults; None if it is not shown.
         display: shows progress.
     """
 
@@ -44,13 +48,16 @@ class DryRun:
         read_options: ReadOptions,
         mapping: ColumnMapping,
         checker: Checker,
+        report: DryRunReport | None,
         display: Display,
     ) -> None:
         self._files = files
         self._read_options = read_options
         self._display = display
+        self._mapping, self._report = mapping, report
         create_check = _event_check if mapping.kind is ImportKind.EVENTS else _update_check
         self._check = create_check(mapping, checker)
+        self._finder = FaultFinder(mapping, lambda repaired: create_check(repaired, checker))
         self._spreader = mapping.spreader
         self._shown_at = monotonic()
         self.rejects = RejectTracker(mapping)
@@ -76,7 +83,10 @@ class DryRun:
         self._show_progress(last=True)
 
     def _check_file(self, file: FileImport, source: RecordSource) -> None:
-        check, content_id = self._check, file.input.content_id
+        check, content_id, report = self._check, file.input.content_id, self._report
+        if report is not None:
+            report.add_file(file.name, source.format, source.columns)
+        looked_at = 0
         while not source.is_exhausted:
             rows = source.take(_CHUNK_RECORDS)
             read = rejected = 0
@@ -87,11 +97,31 @@ class DryRun:
                 except ValidationError as error:
                     rejected += 1
                     self.rejects.add_invalid(file, line, row, error)
+                    if report is not None:
+                        faults = self._finder.find(row, (content_id, line), error)
+                        report.faults.add(faults, f"{file.name}:{line}")
+            if report is not None and looked_at < SAMPLE_RECORDS:
+                looked_at += self._look_at(report, rows, content_id)
             file.add_checked(read=read, rejected=rejected)
             file.set_bytes_read(source.bytes_read() if file.input.size is not None else 0)
             if monotonic() - self._shown_at > _PROGRESS_INTERVAL:
                 self._show_progress()
         file.mark_complete()
+
+    def _look_at(self, report: DryRunReport, rows: Sequence[Row], content_id: str) -> int:
+        """Add some records to the report. Return how many there are."""
+        mapping, count = self._mapping, 0
+        convert_event, convert_update = event_converter(mapping), update_converter(mapping)
+        for line, row in spread_rows(rows, self._spreader):
+            count += 1
+            report.add_row(row)
+            with suppress(ValidationError):
+                self._check(row, (content_id, line))
+                if mapping.kind is ImportKind.EVENTS:
+                    report.add_event(convert_event(row, (content_id, line)))
+                else:
+                    report.add_update(convert_update(row))
+        return count
 
     def _show_progress(self, *, last: bool = False) -> None:
         self._shown_at = monotonic()

@@ -12,6 +12,7 @@ from typing import Any, Final
 import orjson
 
 from .inputs import DamagedError
+from .option_values import Format
 from .record_source import (
     BOM,
     CHUNK_BYTES,
@@ -33,6 +34,8 @@ _SPACE: Final = re.compile(r"[ \t\r\n]*")
 
 class NdjsonSource(StreamSource):
     """Source of NDJSON: one JSON value per line."""
+
+    format = Format.NDJSON
 
     def __init__(self, content: io.BufferedReader, start: Position, file: FileHandle) -> None:
         super().__init__(content, start, file)
@@ -74,6 +77,8 @@ class NdjsonSource(StreamSource):
 
 class JsonSource(StreamSource):
     """Source of an array of objects, or of consecutive objects. `line` in its positions counts records."""
+
+    format = Format.JSON
 
     def __init__(self, content: io.BufferedReader, start: Position, file: FileHandle) -> None:
         super().__init__(content, start, file)

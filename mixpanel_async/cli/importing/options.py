@@ -215,7 +215,8 @@ class ImportOptions:
         limits: concurrency and time limits.
         paths: locations of checkpoints and rejected records.
         is_dry_run: check all records without sending any.
-        quiet: do not show progress.
+        quiet: do not show progress, nor the report of a dry run.
+        as_json: print the result of a dry run as JSON.
     """
 
     files: Sequence[str]
@@ -225,6 +226,7 @@ class ImportOptions:
     paths: ImportPaths
     is_dry_run: bool
     quiet: bool
+    as_json: bool
 
 
 def _parse_zone(name: str | None, option: str) -> tzinfo | None:

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from .csv_source import check_unique
 from .inputs import DamagedError, InputError
+from .option_values import Format
 from .record_source import Position, Row
 
 # Bounds of the rows that are converted to Python objects at a time.
@@ -27,6 +28,8 @@ class ParquetSource:
     Raises:
         InputError: if pyarrow is not installed or cannot read the file.
     """
+
+    format = Format.PARQUET
 
     def __init__(self, name: str, start: Position) -> None:
         if find_spec("pyarrow") is None:

@@ -11,6 +11,7 @@ from time import monotonic
 from typing import Final, Protocol
 
 from .inputs import DamagedError
+from .option_values import Format
 
 MAX_RECORD_BYTES: Final = 8 * 1024 * 1024
 CHUNK_BYTES: Final = 1024 * 1024
@@ -74,6 +75,10 @@ class RecordSource(Protocol):
         """Position after the last row taken."""
 
     @property
+    def format(self) -> Format:
+        """Format of the file."""
+
+    @property
     def columns(self) -> Sequence[str]:
         """Names of the columns that the file itself lists; empty for JSON."""
 
@@ -93,6 +98,8 @@ class FileHandle(Protocol):
 
 class StreamSource(ABC):
     """Base class of sources that read a stream. Subclasses implement `_fill` and keep `_offset` and `_line` current."""
+
+    format: Format
 
     def __init__(self, content: io.BufferedReader, start: Position, file: FileHandle) -> None:
         self._content = content

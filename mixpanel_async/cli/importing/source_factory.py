@@ -52,6 +52,10 @@ class _CheckedSource:
         return self._source.position
 
     @property
+    def format(self) -> Format:
+        return self._source.format
+
+    @property
     def columns(self) -> Sequence[str]:
         return self._source.columns
 

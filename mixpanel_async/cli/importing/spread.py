@@ -89,7 +89,7 @@ class Spreader:
     """
 
     def __init__(self, paths: Sequence[str]) -> None:
-        self._paths = tuple(dict.fromkeys(paths))
+        self.paths = tuple(dict.fromkeys(paths))
         self.found: set[str] = set()
         """Paths that a record had so far."""
 
@@ -98,8 +98,10 @@ class Spreader:
         if type(row) is not dict:
             yield row
             return
-        states: Iterable[_State] = ((row, (), (), None),)
-        for path in self._paths:
+        container = self._container(row)
+        columns = row if container is None else _flatten(row, container)
+        states: Iterable[_State] = ((columns, (), (), None),)
+        for path in self.paths:
             states = self._spread_all(states, path)
         for count, (own, inner, trail, error) in enumerate(states):
             if error is None and count >= MAX_ELEMENTS:
@@ -111,6 +113,14 @@ class Spreader:
                 yield SpreadRecord(own, inner, trail, row, self)
             else:
                 yield SpreadFault(*error, self.isolate(row, trail))
+
+    def _container(self, row: Record) -> str | None:
+        """Return the name of the object in which Mixpanel's exports have properties, if a path begins there."""
+        for name in ("properties", "$properties"):
+            inside = row.get(name)
+            if type(inside) is dict and any(_is_in(inside, path) and not _is_in(row, path) for path in self.paths):
+                return name
+        return None
 
     def _spread_all(self, states: Iterable[_State], path: str) -> Iterator[_State]:
         for own, inner, trail, error in states:
@@ -146,8 +156,11 @@ class Spreader:
         return self._cut(row, [slice(index, None) for index in trail])
 
     def _cut(self, row: Record, slices: list[slice]) -> Record:
-        for path in self._paths:
-            if slices:
+        container = self._container(row)
+        for path in self.paths:
+            if container is not None and not _is_in(row, path):
+                row = {**row, container: _cut_lists(row[container], path, slices)}
+            else:
                 row = _cut_lists(row, path, slices)
         return row
 
@@ -162,6 +175,16 @@ def spread_rows(rows: Sequence[Row], spreader: Spreader | None) -> Iterable[Row]
 def original_row(row: object) -> object:
     """Return the row of the file that a row was made from by spreading, with only this element of each list."""
     return row.original() if isinstance(row, (SpreadRecord, SpreadFault)) else row
+
+
+def _is_in(record: Record, path: str) -> bool:
+    return _split(record, path)[0] in record
+
+
+def _flatten(row: Record, container: str) -> Record:
+    """Return the columns of a record and the keys of one of them at one level."""
+    others = {name: value for name, value in row.items() if name != container}
+    return {**others, **row[container], **({"event": row["event"]} if "event" in row else {})}
 
 
 def _split(record: Record, path: str) -> tuple[str, str]:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from .file_import import FileImport
+
+if TYPE_CHECKING:
+    from .dry_run_report import DryRunReport
 
 DONE: Final = 0
 STOPPED: Final = 1
@@ -32,6 +36,7 @@ class ImportSummary:
         reason_counts: number of rejected records by reason.
         first_rejects: position and reason of the first rejected records. They are listed one by one and left out of
             the counts by reason.
+        report: report of a dry run; None if it is not shown. It has the reasons, so they are not repeated.
         delivered: number of records that Mixpanel accepted in this run; None for a dry run.
         failure: error that stopped the import, or None.
         advice: fix that is needed before rerunning the command, or an empty string.
@@ -46,6 +51,7 @@ class ImportSummary:
     is_dry_run: bool
     reason_counts: Counter[str]
     first_rejects: Sequence[tuple[str, str]] = ()
+    report: DryRunReport | None = None
     unmatched_mappings: Sequence[str] = ()
     unused_option: str | None = None
     delivered: int | None = None
@@ -86,7 +92,7 @@ class ImportSummary:
             text += f" ({earlier_imported:,} imported and {earlier_rejected:,} rejected before)"
         elif earlier_imported:
             text += f" ({earlier_imported:,} imported before)"
-        lines = [text, *self._reason_lines()]
+        lines = [text, *self._reason_lines()] if self.report is None else [*self.report.lines(), text]
         if self.suggest_time_mapping and imported == earlier_imported and self.reason_counts[_MISSING_TIME]:
             lines.append('The time is read from the column "time". Use --map time=COLUMN to read it from another.')
         if any(file.submitted.read > file.earlier.read for file in self.files):
@@ -98,6 +104,18 @@ class ImportSummary:
         if self.failure is not None:
             lines.append(f"stopped: {self.failure}")
         return lines if self.is_dry_run or self.is_complete else [*lines, *self._resume_lines()]
+
+    def as_json(self) -> str:
+        """Return the result of a dry run as one JSON object."""
+        assert self.report is not None
+        counts = {
+            "valid": sum(file.settled.imported for file in self.files),
+            "rejected": sum(file.recorded.rejected for file in self.files),
+            "status": self.status,
+            "damaged": {file.name: file.damage for file in self.files if file.damage is not None},
+        }
+        # Unlike orjson, this accepts names with bytes that could not be decoded.
+        return json.dumps({**counts, **self.report.as_dict()})
 
     def _reason_lines(self) -> list[str]:
         others = self.reason_counts - Counter(reason for _, reason in self.first_rejects)

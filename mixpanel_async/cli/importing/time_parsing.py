@@ -10,16 +10,12 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from mixpanel_async import ValidationError
 
+from .text_types import ISO_TIME
+
 UNITS: Final = {"seconds": 1, "milliseconds": 1_000, "microseconds": 1_000_000, "nanoseconds": 1_000_000_000}
 FORMATS: Final = ("auto", "iso", *UNITS)
 
 _OFFSET: Final = re.compile(r"([+-])(\d{2}):?(\d{2})")
-# BigQuery prints `UTC` after a space.
-# Before Python 3.11, `fromisoformat` accepts no `Z`, no offset without a colon, and only 3 or 6 fractional digits.
-_ISO: Final = re.compile(
-    r"(\d{4}-\d{2}-\d{2})(?:[T ](\d{2}:\d{2})(:\d{2})?(?:[.,](\d{1,9}))?\s?(Z|UTC|[+-]\d{2}(?::?\d{2})?)?)?",
-    re.IGNORECASE,
-)
 _NOT_ISO: Final = "is not a valid ISO 8601 time such as 2026-11-21T12:00:00Z"
 
 
@@ -133,7 +129,7 @@ def _to_seconds(number: Decimal, unit: int, path: str) -> float:
 
 
 def _parse_iso(text: str, path: str) -> datetime:
-    match = _ISO.fullmatch(text)
+    match = ISO_TIME.fullmatch(text)
     if match is None:
         raise ValidationError(path, _NOT_ISO)
     day, minutes, seconds, fraction, offset = match.groups()
