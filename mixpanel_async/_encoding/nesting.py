@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Final, Literal
 
 import orjson
@@ -10,6 +11,9 @@ from .._model.errors import ConfigurationError, ValidationError, show_text
 from .validation import join_path
 
 _IMPORT_DEPTH: Final = 3
+# Above these bounds, no event can be sent either.
+_MAX_TEXT_DEPTH: Final = 100
+_MAX_TEXT_VALUES: Final = 500_000
 
 
 def limit_depth(properties: dict[str, Any], mode: Literal["text", "cut", "reject"]) -> dict[str, Any]:
@@ -32,7 +36,8 @@ def limit_depth(properties: dict[str, Any], mode: Literal["text", "cut", "reject
 
     Raises:
         ConfigurationError: if there is no such mode.
-        ValidationError: with `reject`, if a value is too deep; with `text`, if it is not JSON. `path` names it.
+        ValidationError: with `reject`, if a value is too deep; with `text`, if it is not JSON, or has more than 100
+            levels or 500,000 values. `path` names it.
     """
     if mode not in ("text", "cut", "reject"):
         raise ConfigurationError(f"mode must be 'text', 'cut' or 'reject', not {show_text(mode)}")
@@ -73,6 +78,23 @@ def _as_text(value: Any, mode: str, path: str) -> str:
             'it, or use nesting="text"',
         )
     try:
-        return orjson.dumps(value).decode()
-    except TypeError:
-        raise ValidationError(path, "is not JSON, or is nested too deeply") from None
+        return orjson.dumps(_with_lists(value, _MAX_TEXT_DEPTH, iter(range(_MAX_TEXT_VALUES)))).decode()
+    except (TypeError, ValueError):
+        raise ValidationError(path, "is not JSON, is nested too deeply, or has too many values") from None
+
+
+def _with_lists(value: Any, levels: int, budget: Iterator[int]) -> Any:
+    """Return a value with lists in place of tuples, whose depth orjson 3.13 does not limit: it overwrites memory.
+
+    Raises:
+        ValueError: if the value has more levels or values than allowed.
+    """
+    if next(budget, None) is None:
+        raise ValueError
+    if not isinstance(value, (dict, list, tuple)):
+        return value
+    if not levels:
+        raise ValueError
+    if isinstance(value, dict):
+        return {key: _with_lists(entry, levels - 1, budget) for key, entry in value.items()}
+    return [_with_lists(entry, levels - 1, budget) for entry in value]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -12,7 +13,13 @@ from hypothesis import strategies as st
 
 from mixpanel_async import ConfigurationError, ValidationError, limit_depth
 
-LEAVES = st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False) | st.text(max_size=5)
+LEAVES = (
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**64 - 1)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=5)
+)
 KEYS = st.text(st.characters(codec="ascii", categories=["L", "N"]), min_size=1, max_size=3)
 
 
@@ -73,14 +80,41 @@ def test_rejected_value_is_named_by_its_path() -> None:
     assert caught.value.path == "properties.a[1].b[0]"
 
 
-def test_deep_value_that_is_not_json_is_refused() -> None:
+WRAPPERS: dict[str, Callable[[Any], Any]] = {
+    "list": lambda value: [value],
+    "tuple": lambda value: (value,),
+    "dict": lambda value: {"k": value},
+    "tuple in list": lambda value: [(value,)],
+    "tuple in dict": lambda value: {"k": (value,)},
+    "twice": lambda value: (value, value),
+}
+
+
+@pytest.mark.parametrize("levels", [200, 3_000, 100_000])
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+def test_value_of_too_many_levels_is_refused_as_text(wrapper: str, levels: int) -> None:
     hostile: Any = []
-    for _ in range(100_000):
-        hostile = [hostile]
-    for value in (hostile, {1, 2}):
-        with pytest.raises(ValidationError, match="not JSON") as caught:
-            limit_depth({"a": {"b": {"c": {"d": [value]}}}}, "text")
-        assert caught.value.path == "properties.a.b.c.d"
+    for _ in range(levels):
+        hostile = WRAPPERS[wrapper](hostile)
+    with pytest.raises(ValidationError, match="nested too deeply") as caught:
+        limit_depth({"a": {"b": {"c": {"d": hostile}}}}, "text")
+    assert caught.value.path == "properties.a.b.c.d"
+    assert limit_depth({"a": {"b": {"c": {"d": hostile}}}}, "cut") == {"a": {"b": {"c": {}}}}
+
+
+def test_value_that_expands_to_millions_is_refused_as_text() -> None:
+    value: Any = [0]
+    for _ in range(60):
+        value = [value, value]
+    with pytest.raises(ValidationError, match="too many values"):
+        limit_depth({"a": {"b": {"c": {"d": value}}}}, "text")
+
+
+@pytest.mark.parametrize("value", [object(), {1, 2}, 2**64, "\ud800", {1: 2}])
+def test_deep_value_that_is_not_json_is_refused(value: Any) -> None:
+    with pytest.raises(ValidationError, match="not JSON") as caught:
+        limit_depth({"a": {"b": {"c": {"d": [value]}}}}, "text")
+    assert caught.value.path == "properties.a.b.c.d"
 
 
 def test_mode_must_be_known() -> None:
