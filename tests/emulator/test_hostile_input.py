@@ -234,6 +234,16 @@ async def test_what_is_stored_can_be_read(path: str, record: dict[str, Any], dee
         assert (await viewer.batch())["requests"] == 0
 
 
+@pytest.mark.parametrize("depth", range(245, 255))
+def test_flag_definition_that_is_accepted_can_be_read(depth: int) -> None:
+    mixpanel = Wire(Emulator())
+    flag = {"key": "k", "ruleset": {"variants": [{"key": "a", "value": "HERE"}], "rollout": []}}
+    body = json.dumps({"flags": [flag]}).replace('"HERE"', "[" * depth + "]" * depth)
+    assert mixpanel.post("/_emulator/set-flags", content=body).status_code == (200 if depth <= 248 else 400)
+    for path in ("/_emulator/flags", "/flags/definitions?token=t"):
+        assert mixpanel.request("GET", path, auth=("t", "")).status_code == 200
+
+
 @pytest.mark.parametrize("value", [b"[[[[1]]]]", b'{"b":{"\xff":{"d":{}}}}', b"[" + b",".join([b"1"] * 300) + b"]"])
 @pytest.mark.parametrize("name", [b"\xff", b"\\ud800", b"x" * 100_000])
 @pytest.mark.parametrize("query", ["", "?strict=1", "?strict=1&verbose=1", "?verbose=1&form"])

@@ -195,8 +195,9 @@ def complete_definition(definition: Mapping[str, Any]) -> dict[str, Any]:
     defaults = {"id": key, "name": key, "status": "enabled", "project_id": 1, "workspace_id": 1}
     one = {**defaults, "context": "distinct_id", **definition, "ruleset": {**ruleset, "variants": variants}}
     try:
-        # The copy is independent of the caller's object, and proves that the definition can be sent as JSON.
-        copy: dict[str, Any] = orjson.loads(orjson.dumps(one))
+        # The copy is independent of the caller's object, and proves that the definition can be sent as JSON. A response
+        # has it in an object and a list.
+        copy: dict[str, Any] = orjson.loads(orjson.dumps([[one]]))[0][0]
     except (TypeError, orjson.JSONDecodeError):
         raise BadFlagError(f"flag {key!r}: the definition cannot be encoded as JSON") from None
     return copy
