@@ -250,17 +250,27 @@ def _endpoint(state: EmulatorState, path: str) -> Callable[[Request], Awaitable[
             fault = state.faults.take(path)
         if fault is not None and fault.seconds_before_effect > 0:
             await anyio.sleep(fault.seconds_before_effect)
-        delivery, records, outcome = await _process_request(state, path, fault, request, body)
+        received = IngestionRequest(
+            method=request.method,
+            path=path,
+            query=dict(request.query_params),
+            # Looking up each name would search the list of all headers.
+            headers=dict(request.headers.items()),
+            body=body or b"",
+            client=_sender(request),
+            refused_indexes=frozenset() if fault is None else fault.refused_indexes,
+        )
+        delivery, records, outcome = await _process_request(state, fault, received, is_too_large=body is None)
         response = delivery.response
         status = None if response is None else response.status
         set_logged(request.scope)
         with state.lock:
             state.requests.append(
                 RecordedRequest(
-                    method=request.method,
+                    method=received.method,
                     path=path,
-                    query=_mask(request.query_params, _SECRET_PARAMETERS),
-                    headers=_mask(request.headers, _SECRET_HEADERS),
+                    query=_mask(received.query, _SECRET_PARAMETERS),
+                    headers=_mask(received.headers, _SECRET_HEADERS),
                     status=status,
                     records=records,
                     body_bytes=size,
@@ -268,7 +278,7 @@ def _endpoint(state: EmulatorState, path: str) -> Callable[[Request], Awaitable[
             )
             state.log.append(
                 at=state.now(),
-                method=request.method,
+                method=received.method,
                 path=path,
                 status=status,
                 records=records,
@@ -284,53 +294,43 @@ def _endpoint(state: EmulatorState, path: str) -> Callable[[Request], Awaitable[
 
 
 async def _process_request(
-    state: EmulatorState, path: str, fault: Fault | None, request: Request, body: bytes | None
+    state: EmulatorState, fault: Fault | None, received: IngestionRequest, *, is_too_large: bool
 ) -> tuple[PlannedResponse, int, Outcome]:
-    """Process a request, write its changes to disk, and return the response, the number of records and the outcome.
-
-    The body is None if it is too large.
-    """
+    """Process a request, write its changes to disk, and return the response, the number of records and the outcome."""
     if state.store is not None and state.store.has_unwritten_changes:
         # A request whose changes cannot be written must not take effect. Otherwise its retry would be counted twice.
-        error = await _flush_to_disk(state, path, None)
+        error = await _flush_to_disk(state, received.path, None)
         if error is not None:
             return error, 0, Outcome(reason="the data directory cannot be written")
     with state.lock:
         before = mark_of(state.project)
-        delivery, records = _process_in_memory(state, path, fault, request, body)
+        delivery, records = _process_in_memory(state, fault, received, is_too_large=is_too_large)
         outcome = outcome_since(before, state.project)
     if fault is None and not outcome.reason and delivery.response is not None:
         outcome = Outcome(outcome.stored, outcome.rejected, delivery.response.reason)
     if state.store is not None:
-        delivery = await _flush_to_disk(state, path, delivery) or delivery
+        delivery = await _flush_to_disk(state, received.path, delivery) or delivery
     return delivery, records, outcome
 
 
 def _process_in_memory(
-    state: EmulatorState, path: str, fault: Fault | None, request: Request, body: bytes | None
+    state: EmulatorState, fault: Fault | None, received: IngestionRequest, *, is_too_large: bool
 ) -> tuple[PlannedResponse, int]:
     """Process a request in memory. Return the response with the fault applied, and the number of records."""
+    path = received.path
     if fault is not None and not fault.takes_effect:
         return fault.plan(path, None), 0
-    query, headers = dict(request.query_params), dict(request.headers)
-    if body is None:
+    if is_too_large:
         state.project.log_rejection(path, Problem("", f"413: {too_large().message}"), None)
         response = error_response(path, 413, too_large().message)
     elif path in FLAG_METHODS:
-        posted = body if request.method == "POST" else b""
-        response = state.flags.respond(path, query, headers, posted, state.access)
+        posted = received.body if received.method == "POST" else b""
+        response = state.flags.respond(path, received.query, received.headers, posted, state.access)
     elif path in BROWSER_METHODS:
-        response = respond_to_browser(path, query, headers, len(body), state.recordings, state.access)
-    else:
-        received = IngestionRequest(
-            method=request.method,
-            path=path,
-            query=query,
-            headers=headers,
-            body=body,
-            client=_sender(request),
-            refused_indexes=frozenset() if fault is None else fault.refused_indexes,
+        response = respond_to_browser(
+            path, received.query, received.headers, len(received.body), state.recordings, state.access
         )
+    else:
         response = ingest(received, state.project, state.access, state.now())
     return PlannedResponse(response=response) if fault is None else fault.plan(path, response), response.records
 

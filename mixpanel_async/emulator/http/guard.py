@@ -11,6 +11,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Awaitable, Callable
+from functools import lru_cache
 from typing import Any, Final
 
 from ..project.responses import EmulatorResponse, error_response
@@ -59,6 +60,7 @@ class Guard:
         await app(scope, receive, send_with_headers)
 
 
+@lru_cache(maxsize=256)
 def is_loopback(host: str) -> bool:
     """Return whether a name or address, without brackets, is this machine regardless of DNS."""
     if host == "localhost" or host.endswith(".localhost"):

@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from email.utils import formatdate
-from functools import partial
+from functools import lru_cache, partial
 from http import HTTPStatus
 from pathlib import Path
 from types import TracebackType
@@ -263,7 +263,7 @@ class Server:
 
     def _date_headers(self) -> list[tuple[bytes, bytes]]:
         now = self._now()
-        return [(b"date", formatdate(now, usegmt=True).encode())] if 0 <= now <= _MAX_DATE else []
+        return [(b"date", _http_date(int(now)))] if 0 <= now <= _MAX_DATE else []
 
     async def _dispatch(self, scope: Any, receive: Any, send: Any) -> None:
         length = 0
@@ -462,6 +462,11 @@ class _EmulatorProtocol(H11Protocol):
         ):
             self.transport.write(self.conn.send(event) or b"")
         self.transport.close()
+
+
+@lru_cache(maxsize=4)
+def _http_date(seconds: int) -> bytes:
+    return formatdate(seconds, usegmt=True).encode()
 
 
 def _max_connections() -> int:
