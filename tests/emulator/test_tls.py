@@ -404,6 +404,14 @@ def test_unusable_directory_is_reported(tmp_path: Path) -> None:
             Emulator().serve(tls=Tls(directory=path)).start()
 
 
+@pytest.mark.parametrize("name", ["authority.pem", "ca.pem"])
+def test_directory_in_place_of_a_file_is_reported(directory: Path, name: str) -> None:
+    (directory / name).mkdir(parents=True)
+    directory.chmod(0o700)
+    with pytest.raises(TlsError, match=f"cannot use {directory}.*Is a directory"):
+        Emulator().serve(tls=Tls(directory=directory)).start()
+
+
 @pytest.mark.parametrize("module", ["platformdirs", "trustme"])
 def test_missing_extra_is_reported(directory: Path, module: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, module, None)

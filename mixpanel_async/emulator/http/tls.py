@@ -254,7 +254,9 @@ def _reported(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise TlsError(f"cannot use {error.filename or path}: {error.strerror or error}") from error
+        # Errors of opened files have the number of the descriptor as their file name.
+        name = error.filename if isinstance(error.filename, str) else path
+        raise TlsError(f"cannot use {name}: {error.strerror or error}") from error
 
 
 def _server_context() -> ssl.SSLContext:
