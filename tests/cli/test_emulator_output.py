@@ -300,7 +300,7 @@ async def test_resets_hide_no_lines() -> None:
         ),
         ("GET", "/flags", {}, "400 GET  /flags          context must be a JSON object"),
         ("POST", "/api/2.0/jql", {}, "501 POST /api/2.0/jql    not emulated"),
-        ("DELETE", "/track", {}, "405 DELETE /track          method not allowed"),
+        ("DELETE", "/track", {}, "405 DELETE /track          method not allowed; use GET or POST"),
         ("OPTIONS", "/track", {"headers": {"origin": "http://localhost:5173"}}, None),
         (
             "OPTIONS",

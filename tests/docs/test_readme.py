@@ -210,6 +210,14 @@ def test_every_spool_command_is_in_the_readme() -> None:
         assert f"\nmixpanel-async spool {name} PATH" in README
 
 
+def test_flags_file_of_the_readme_can_be_used(tmp_path: Path) -> None:
+    (text,) = re.findall(r"```json\n(.*?)```", README, flags=re.DOTALL)
+    file = tmp_path / "flags.json"
+    file.write_text(text)
+    (flag,) = Emulator(flags=str(file)).flags()
+    assert (flag["key"], flag["status"]) == ("checkout", "enabled")
+
+
 def test_every_client_option_is_in_the_readme() -> None:
     options = inspect.signature(AsyncMixpanel).parameters.values()
     names = {one.name for one in options if one.kind is one.KEYWORD_ONLY} - {"_environment"}

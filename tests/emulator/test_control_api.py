@@ -252,6 +252,30 @@ def test_unknown_path_or_method_is_refused(mixpanel: Wire) -> None:
             assert response.json()["error"]
 
 
+def test_errors_say_what_to_ask_instead(mixpanel: Wire) -> None:
+    assert "GET /_emulator/ lists" in mixpanel.request("GET", "/_emulator/event").json()["error"]
+    assert mixpanel.request("GET", "/event").json()["error"] == "not found"
+    assert mixpanel.request("GET", "/_emulator/reset").json()["error"] == "method not allowed; use POST"
+    assert mixpanel.request("PUT", "/track").json()["error"] == "method not allowed; use GET or POST"
+
+
+@pytest.mark.parametrize(
+    ("name", "body", "error"),
+    [
+        ("latency", {"seconds": "soon"}, "seconds must be a number"),
+        ("fail-next", {"times": 1.5}, "times must be a whole number"),
+        ("fail-next", {"apply": "yes"}, "apply must be true or false"),
+        ("fail-next", {"retry_after": []}, "retry_after must be a number of seconds, or text"),
+        ("break-next", {"kind": 1}, "kind must be text"),
+        ("break-next", {"kind": "partial", "indexes": 1}, "indexes must be a list"),
+        ("random-faults", {"seed": 1.5}, "seed must be a whole number, or text"),
+        ("set-flags", {"flags": {"checkout": True}}, "flags must be a list of objects"),
+    ],
+)
+def test_error_says_what_a_parameter_must_be(mixpanel: Wire, name: str, body: dict[str, Any], error: str) -> None:
+    assert steer(mixpanel, name, 400, json=body)["error"] == error
+
+
 def test_inspection_is_neither_logged_nor_affected_by_faults(mixpanel: Wire) -> None:
     mixpanel.emulator.fail_next(times=3)
     look(mixpanel, "events")

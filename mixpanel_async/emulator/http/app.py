@@ -31,7 +31,7 @@ from ..storage.store import ProjectStore, StoreError
 from .asgi_response import AsgiResponse, Receive, Scope, Send
 from .cors import CrossOriginAccess
 from .faults import ConnectionDroppedError, Fault, FaultPlan, PlannedResponse
-from .guard import ASGIApp, Guard
+from .guard import CONTROL_PREFIX, ASGIApp, Guard
 from .request_log import Outcome, RequestLog, RequestWatch, mark_of, outcome_since, set_logged
 
 REQUEST_LOG_LIMIT: Final = 10_000
@@ -228,12 +228,15 @@ def build_app(state: EmulatorState, extra_routes: Sequence[JsonRoute], allow_ori
 
 async def _not_found(scope: Scope, receive: Receive, send: Send) -> None:
     reason = "Mixpanel has no such endpoint, or the emulator does not know it"
-    response = error_response("", 404, "not found", reason=reason)
+    error = "not found"
+    if f"{scope['path']}/".startswith(f"{CONTROL_PREFIX}/"):
+        error = f"not found; GET {CONTROL_PREFIX}/ lists the endpoints and their parameters"
+    response = error_response("", 404, error, reason=reason)
     await AsgiResponse(PlannedResponse(response=response))(scope, receive, send)
 
 
 def _not_allowed(path: str, methods: Sequence[str]) -> AsgiResponse:
-    response = error_response(path.rstrip("/"), 405, "method not allowed")
+    response = error_response(path.rstrip("/"), 405, f"method not allowed; use {' or '.join(methods)}")
     return AsgiResponse(PlannedResponse(response=replace(response, headers={"Allow": ", ".join(methods)})))
 
 

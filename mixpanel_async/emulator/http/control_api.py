@@ -309,6 +309,19 @@ def _objects(value: object) -> list[Any]:
     raise ValueError
 
 
+# Value that a conversion function expects, for the error message; lists if it is not here.
+_EXPECTED: Final[Mapping[Callable[[object], Any], str]] = {
+    _boolean: "true or false",
+    _integer: "a whole number",
+    _number: "a number",
+    _text: "text",
+    _bytes: "text",
+    _seconds_or_text: "a number of seconds, or text",
+    _number_or_text: "a whole number, or text",
+    _objects: "a list of objects",
+}
+
+
 @dataclass(frozen=True, slots=True)
 class _ControlEndpoint:
     """Endpoint of a POST request.
@@ -419,7 +432,8 @@ def _parse_object(body: bytes) -> dict[str, Any]:
 
 
 def _convert(endpoint: _ControlEndpoint, name: str, value: object) -> Any:
+    convert = endpoint.arguments[name]
     try:
-        return endpoint.arguments[name](value)
+        return convert(value)
     except (ValueError, OverflowError):
-        raise BadParameterError(f"{name} is malformed") from None
+        raise BadParameterError(f"{name} must be {_EXPECTED.get(convert, 'a list')}") from None
