@@ -20,8 +20,9 @@ from .emulator_tls import tls_lines, tls_options
 if TYPE_CHECKING:
     from mixpanel_async.emulator import Server
 
-# Windows delivers a signal only between waits, so the wait must have a timeout there.
-_SIGNAL_POLL_SECONDS: Final[float | None] = 0.5 if sys.platform == "win32" else None
+# A signal that arrives between the last check of the interpreter and the wait does not end the wait, so that the wait
+# has a timeout. On Windows, no signal ends it.
+_SIGNAL_POLL_SECONDS: Final = 0.5
 
 
 def emulator(

@@ -119,7 +119,10 @@ def test_hints_name_addresses_that_clients_accept(tmp_path: Path) -> None:
         port = process.stdout.readline().decode().strip().rpartition(":")[2]
         hints = "\n".join(read_until(process.stderr, "Ctrl-C"))
         process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=20)
+        try:
+            process.communicate(timeout=20)
+        finally:
+            process.kill()
     assert f"export MIXPANEL_API_HOST=http://127.0.0.1:{port} MIXPANEL_ID_MERGE=original MIXPANEL_TOKEN=any" in hints
     assert f"https://localhost:{port}" in hints
     assert "0.0.0.0" not in hints
