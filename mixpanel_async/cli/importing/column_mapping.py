@@ -104,13 +104,35 @@ class ColumnMapping:
         Raises:
             ValidationError: naming the column that cannot be converted to its type.
         """
+        if inner or self.own_columns:
+            return self._apply_to_levels(record, inner)
+        # The usual case by itself, because the general one takes 30 % longer.
+        flat = {name: value for name, value in record.items() if name not in self.dropped}
+        for column, column_type in self.types.items():
+            if column in flat and flat[column] is not None:
+                flat[column] = _CONVERTERS[column_type](flat[column], column, self.time_parser)
+        if self.infer:
+            self._infer_types(flat)
+        lookups = [(name, column, *_look_up(flat, column)) for name, column in self.columns.items()]
+        for name, column, is_found, _ in lookups:
+            # A mapped column does not keep its own name, unless it is mapped to that name.
+            if is_found and name != column:
+                flat.pop(column, None)
+            if is_found and name in self.unmatched_names:
+                self.unmatched_names.remove(name)
+        names = self.wire_names
+        flat.update({names.get(name, name): value for name, _, is_found, value in lookups if is_found})
+        flat.update(self.constants)
+        return flat
+
+    def _apply_to_levels(self, record: Record, inner: Inner) -> Record:
+        """Apply the mapping to a record with a preset or with objects that were spread."""
         flat = {name: value for name, value in record.items() if name not in self.dropped}
         levels = [flat, *({k: v for k, v in one.items() if k in record or k not in self.dropped} for _, one in inner)]
         self._convert_types(levels)
         own = {**flat} if self.own_columns else flat
         lookups = [(name, column, *_look_up_in(levels, column)) for name, column in self.columns.items()]
         for name, column, level, _ in lookups:
-            # A mapped column does not keep its own name, unless it is mapped to that name.
             if level is not None and name != column:
                 level.pop(column, None)
             if level is not None and name in self.unmatched_names:
