@@ -18,11 +18,17 @@ if TYPE_CHECKING:
     from .._delivery.lanes import Lane
     from .._delivery.queue import Queue
     from .._delivery.sender import Sender
+    from .._delivery.staging import Stage
     from .._delivery.watchdog import Watchdog
 
 Properties = Mapping[str, Any]
 Meta = Mapping[str, Any] | None
 Outcome = DroppedByHook | MixpanelException
+
+
+def as_encoded(record: bytes, _second: None, _third: None, _stamp: bytes) -> bytes:
+    """Return a record that is encoded already, as a function for `StagingBuffer.try_append`."""
+    return record
 
 
 class ClientBase:
@@ -65,8 +71,10 @@ class ClientBase:
         self._events = self._lanes[RecordKind.EVENTS]
         self._invalid = make_policy(options, queue, self._lanes)
         self._staging = queue.staging
-        self._staging.use_encoder(encoder.fast_encoder, environment)
-        queue.enable_staging(self._events)
+        self._staging.use_environment(environment)
+        self._stages = {kind: queue.stage(lane) for kind, lane in self._lanes.items()}
+        self._event_stage = self._stages[RecordKind.EVENTS]
+        self._encode_plain = encoder.encode_usual
 
     async def _update(self, kind: RecordKind, message: Mapping[str, Any], meta: Meta) -> None:
         """Encode and enqueue a profile update."""
@@ -81,7 +89,7 @@ class ClientBase:
         except Exception as error:  # noqa: BLE001  a user's types may raise anything
             outcome = as_refusal(error)
         else:
-            await self._sender.enqueue(lane, record, self._options.batching.wait_timeout)
+            await self._accept(lane, record, self._stages[kind])
             return
         self._end(outcome, lane, kind)
 
@@ -94,6 +102,11 @@ class ClientBase:
     def api_host(self) -> str:
         """Host to which the client sends, with scheme: `https://api.mixpanel.com` unless an option changes it."""
         return self._options.origin
+
+    async def _accept(self, lane: Lane, record: bytes, stage: Stage) -> None:
+        """Stage or enqueue an encoded record."""
+        if self._staging.try_append(stage, as_encoded, record, None, None) is not True:
+            await self._sender.enqueue(lane, record, self._options.batching.wait_timeout)
 
     def _end(self, outcome: Outcome, lane: Lane, kind: RecordKind) -> None:
         """Count or raise that a record was not encoded. Call it outside of `except`, whose frames hold the token."""

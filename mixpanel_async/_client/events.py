@@ -5,12 +5,13 @@ from __future__ import annotations
 from datetime import datetime
 
 from .._delivery.lanes import Lane
+from .._delivery.staging import YIELD_AFTER_BYTES, Stage
 from .._encoding.hooks import DroppedByHook
 from .._encoding.records import EventArguments
 from .._model.credentials import as_secret
 from .._model.errors import ConfigurationError, MixpanelException, ValidationError
 from .._model.records import RecordKind
-from .base import ClientBase, Meta, Outcome, Properties
+from .base import ClientBase, Meta, Outcome, Properties, as_encoded
 from .invalid import as_refusal
 
 
@@ -57,18 +58,16 @@ class EventMethods(ClientBase):
             QueueFullError: if the queue is full, under `Overflow.RAISE`, or under `Overflow.WAIT` after `wait_timeout`.
             ClientClosedError: after `aclose()`.
         """
-        if (
-            meta is None
-            and user_id is None
-            and device_id is None
-            and ip is None
-            and time is None
-            and insert_id is None
-            and self._staging.try_append(distinct_id, event_name, properties)
-        ):
-            return
-        event = EventArguments(distinct_id, event_name, properties, meta, user_id, device_id, ip, time, insert_id)
-        record = self._encode_event(event, self._events)
+        record: bytes | bool | None = False
+        if meta is None and user_id is None and device_id is None and ip is None and time is None and insert_id is None:
+            record = self._staging.try_append(
+                self._event_stage, self._encode_plain, distinct_id, event_name, properties
+            )
+            if record is True:
+                return
+        if isinstance(record, bool):
+            event = EventArguments(distinct_id, event_name, properties, meta, user_id, device_id, ip, time, insert_id)
+            record = self._encode_event(event, self._events, self._event_stage)
         if record is not None:
             await self._sender.enqueue(self._events, record, self._options.batching.wait_timeout)
 
@@ -92,12 +91,15 @@ class EventMethods(ClientBase):
                 `Overflow.WAIT`.
         """
         event = EventArguments(distinct_id, event_name, properties, meta, user_id, device_id, ip, time, insert_id)
-        record = self._encode_event(event, self._events)
+        record = self._encode_event(event, self._events, self._event_stage)
         if record is not None:
             if not self._queue.offer(self._events, record):
                 raise self._queue.full()
             if not self._sender.attach_if_idle():
                 self._watchdog.begin()
+            elif self._staging.must_yield(len(record)):
+                # This call cannot yield.
+                self._queue.reopen_staging(YIELD_AFTER_BYTES)
 
     async def track_immediate(
         self,
@@ -171,29 +173,45 @@ class EventMethods(ClientBase):
         if failure is not None:
             self._invalid.refuse(RecordKind.IMPORTS, failure)
             return
+        stage: Stage | None = self._stages[RecordKind.IMPORTS]
         if self._options.credentials is None and secret is not None:
-            lane = self._queue.lane(RecordKind.IMPORTS, secret)
+            lane, stage = self._queue.lane(RecordKind.IMPORTS, secret), None
         event = EventArguments(distinct_id, event_name, properties, meta, time=timestamp)
-        record = self._encode_event(event, lane, recent=False, time_argument="timestamp")
+        record = self._encode_event(event, lane, stage, recent=False, time_argument="timestamp")
         if record is not None:
             await self._sender.enqueue(lane, record, self._options.batching.wait_timeout)
+
+    def _stage_event(self, event: EventArguments, stage: Stage | None, *, recent: bool | None) -> bytes | None:
+        """Encode an event and stage it. Return the record if it is not staged."""
+        now, encoder, append = self._staging.now(), self._encoder, self._staging.try_append
+        if stage is not None:
+            encode = encoder.plain_encoder(event, now=now, recent=recent)
+            if encode is not None:
+                staged = append(stage, encode, event.distinct_id, event.event_name, event.properties)
+                if staged is not False:
+                    return None if staged is True else staged
+        record = encoder.encode_event(event, now=now, new_id=self._environment.new_id, recent=recent)
+        return None if stage is not None and append(stage, as_encoded, record, None, None) is True else record
 
     def _encode_event(
         self,
         event: EventArguments,
         lane: Lane,
+        stage: Stage | None = None,
         *,
         recent: bool | None = None,
         is_awaited: bool = False,
         time_argument: str = "time",
     ) -> bytes | None:
-        """Encode an event. Return None if there is nothing to send: it was dropped, or the client is disabled."""
+        """Encode an event, and stage it if there is a stage.
+
+        Returns:
+            The record. None if there is nothing left to do: it is staged or dropped, or the client is disabled.
+        """
         if not self._options.enabled:
             return None
         try:
-            return self._encoder.encode_event(
-                event, now=self._staging.now(), new_id=self._environment.new_id, recent=recent
-            )
+            return self._stage_event(event, stage, recent=recent)
         except DroppedByHook as dropped:
             outcome: Outcome = dropped
         except Exception as error:  # noqa: BLE001  a user's types may raise anything

@@ -225,9 +225,10 @@ class Batch:
         if is_identity(item):
             self.begin_turn()
 
-    def extend(self, records: bytes, count: int, opened: float) -> None:
-        """Add this number of joined records."""
-        self.size += self.items.extend(records, count)
+    def extend(self, items: Sequence[bytes], size: int, opened: float) -> None:
+        """Add records of this size together."""
+        self.items.extend(items)
+        self.size += size + len(items)
         self.opened = min(self.opened, opened)
 
     def subset(self, positions: Collection[int]) -> Batch:

@@ -123,11 +123,10 @@ class Buffer:
         """Return how many records the open batch of this lane takes until it is full."""
         return self._policy.max_events - (0 if lane.open is None else len(lane.open.items))
 
-    def spare_bytes(self, lane: Lane, min_record_bytes: int) -> int:
-        """Return how many bytes of records fit in the open batch, if none is smaller than `min_record_bytes`."""
-        size = 1 if lane.open is None else lane.open.size
-        in_batch = (lane.max_bytes - size) // (min_record_bytes + 1) * min_record_bytes
-        return min(self.accounting.spare_bytes(min_record_bytes), in_batch)
+    def make_batch_room(self, lane: Lane, items: Sequence[bytes]) -> int:
+        """Close the open batch if the first of these records does not fit, and return how many fit together."""
+        fitting = lane.make_room(items)
+        return min(self.records_left(lane), fitting)
 
     def load_in_flight(self) -> tuple[int, int]:
         """Return the number and the bytes of the records in flight."""
@@ -184,21 +183,21 @@ class Buffer:
             return OfferResult.ACCEPTED
         return OfferResult.WAKE_SENDER
 
-    def extend(self, lane: Lane, records: bytes, count: int, now: float) -> OfferResult:
-        """Accept joined records, at most as many as `records_left` returns.
+    def extend(self, lane: Lane, items: Sequence[bytes], now: float) -> OfferResult:
+        """Accept records, at most as many as `make_batch_room` has just returned.
 
         Returns:
-            The result of `offer` for all of them together; `FULL` also if they are too large for one batch.
+            The result of `offer` for all of them together.
         """
-        batch = lane.open or self.lanes.new_batch(lane, [], now)
-        size = len(records) - count
-        if batch.size + len(records) > lane.max_bytes or not self.accounting.accept_if_room(count, size):
+        size = sum(map(len, items))
+        if not self.accounting.accept_if_room(len(items), size):
             return OfferResult.FULL
+        batch = lane.open or self.lanes.new_batch(lane, [], now)
         is_first = batch is not lane.open or now < batch.opened
         if batch is not lane.open:
             lane.open_batch(batch)
         self.active[lane] = None
-        batch.extend(records, count, now)
+        batch.extend(items, size, now)
         if len(batch.items) >= self._policy.max_events:
             lane.close_open()
             return OfferResult.WAKE_SENDER

@@ -11,7 +11,6 @@ from functools import partial
 from math import inf
 from typing import TYPE_CHECKING, TypeVar
 
-from .._encoding.batch_body import split_records
 from .._http.metrics import RequestMetrics
 from .._model.config import Overflow
 from .._model.credentials import Secret
@@ -21,7 +20,7 @@ from .listeners import QueueListener, SpoolListener
 from .log import LossLog, SignInLog, log_clock
 from .offers import OfferResult
 from .repair import Repairer
-from .staging import IN_CALLBACK, IN_REQUEST, MIN_RECORD_BYTES, StagingBuffer
+from .staging import IN_CALLBACK, IN_REQUEST, MIN_RECORD_BYTES, Stage, StagingBuffer
 
 if TYPE_CHECKING:
     from .._spool.messages import CommitGroup
@@ -50,7 +49,7 @@ class Intake:
         make_spool: connects the buffer to a spool, which reports to its argument; None without a spool.
 
     Attributes:
-        staging: events tracked from the client's own event loop that have not entered the buffer yet.
+        staging: records from the client's own event loop that have not entered the buffer yet.
         requests: counts the requests of the client.
         closed: the client is closed and rejects records.
     """
@@ -76,7 +75,7 @@ class Intake:
         self._cut_off_as = DropReason.QUEUE_FULL if overflow is Overflow.DROP_OLDEST else DropReason.UNCERTAIN
         self._deferred: _Deferred = deque()
         self.staging = StagingBuffer(listener.on_work)
-        self._staging_lane: Lane | None = None
+        self._stages: dict[Lane, Stage] = {}
         self.requests = RequestMetrics(self.staging.clock, log_clock)
         self._losses = LossLog(monotonic)
         self._sign_in_log = SignInLog(monotonic)
@@ -96,50 +95,56 @@ class Intake:
 
     # Staging
 
-    def enable_staging(self, lane: Lane) -> None:
-        """Let events of this lane be staged, unless there is a spool."""
-        if self.spool is None:
-            self._staging_lane = lane
+    def stage(self, lane: Lane) -> Stage:
+        """Return the stage of this lane. With a spool, nothing is staged."""
+        if self.spool is not None:
+            return Stage()
+        if lane not in self._stages:
+            self._stages[lane] = self.staging.new_stage()
+        return self._stages[lane]
 
     def reopen_staging(self, until_yield: int) -> None:
         """Enqueue the staged events, and let this number of bytes be staged until other tasks run."""
         self.run_locked(partial(self.staging.set_yield_budget, until_yield))
 
     def _drain_staging(self, losses: list[Loss]) -> bool:
-        """Enqueue the staged events. Return whether the sender has to look at the queue."""
-        lane, staging, buffer = self._staging_lane, self.staging, self._buffer
+        """Enqueue the staged records. Return whether the sender has to look at the queue."""
+        staging, buffer = self.staging, self._buffer
         wake_sender = False
-        while lane is not None and staging.records:
-            records, count = staging.join(buffer.records_left(lane))
-            try:
-                result = buffer.extend(lane, records, count, self._monotonic())
-                if result is not OfferResult.FULL:
-                    del staging.records[:count]
-            except BaseException:
-                if self._repairer.repair(self._cut_off_as) > 0:
-                    del staging.records[:count]
-                raise
-            if result is OfferResult.FULL:
-                everything, count = staging.join(len(staging))
-                waiting: _Deferred = deque([(lane, item, None) for item in split_records(everything)])
-                # No call between these two, so that no signal handler can run between them.
-                self._deferred = waiting + self._deferred
-                del staging.records[:count]
-                self._enqueue_deferred(losses)
-            staging.charge_drained(len(records))
-            self._repairer.begin()
-            wake_sender = wake_sender or result is not OfferResult.ACCEPTED
+        for lane, stage in self._stages.items():
+            records = stage.records
+            while records:
+                items = records[: buffer.make_batch_room(lane, records)]
+                count = len(items)
+                try:
+                    result = buffer.extend(lane, items, self._monotonic())
+                    if result is not OfferResult.FULL:
+                        del records[:count]
+                except BaseException:
+                    if self._repairer.repair(self._cut_off_as) > 0:
+                        del records[:count]
+                    raise
+                if result is OfferResult.FULL:
+                    count = len(records)
+                    waiting: _Deferred = deque([(lane, item, None) for item in records[:count]])
+                    # No call between these two, so that no signal handler can run between them.
+                    self._deferred = waiting + self._deferred
+                    del records[:count]
+                    self._enqueue_deferred(losses)
+                staging.charge_drained(sum(map(len, items)))
+                self._repairer.begin()
+                wake_sender = wake_sender or result is not OfferResult.ACCEPTED
         return wake_sender
 
     def _update_staging_limits(self) -> None:
-        lane, buffer = self._staging_lane, self._buffer
-        bytes_left = records_left = 0
-        opens_batch = lane is not None and lane.open is None
-        # A batch without a linger time is sent with the next record only, so nothing may be staged for it.
-        may_linger = lane is not None and (lane.open is None or lane.open.opened != inf)
-        if lane is not None and may_linger and not self.closed and not buffer.under_pressure:
-            bytes_left, records_left = buffer.spare_bytes(lane, MIN_RECORD_BYTES), buffer.records_left(lane)
-        self.staging.update_limits(bytes_left, records_left, opens_batch=opens_batch, is_busy=buffer.is_busy)
+        buffer = self._buffer
+        for lane, stage in self._stages.items():
+            # A batch without a linger time is sent with the next record.
+            opens_batch = lane.open is None or lane.open.opened == inf
+            stage.update(buffer.records_left(lane), opens_batch=opens_batch)
+        is_open = self._stages and not self.closed and not buffer.under_pressure
+        bytes_left = buffer.accounting.spare_bytes(MIN_RECORD_BYTES) if is_open else 0
+        self.staging.update_limits(bytes_left, is_busy=buffer.is_busy)
 
     # Records in
 
@@ -206,7 +211,7 @@ class Intake:
         """Enter a record in the buffer, after the staged events."""
         staging = self.staging
         staging.close_from_other_thread()
-        had_staged = bool(staging.records)
+        had_staged = len(staging) > 0
         wake_sender = had_staged and self._drain_staging(losses)
         result = self._offer_to_buffer(lane, item, commits)
         if result is OfferResult.FULL:
@@ -218,8 +223,11 @@ class Intake:
             result = OfferResult.WAKE_SENDER
         # The limits of the staging buffer count every record, and assume that none is smaller than this.
         staging.charge(max(len(item), MIN_RECORD_BYTES))
-        if had_staged or (lane is self._staging_lane and (staging.bytes_until_yield <= 0 or lane.open is None)):
-            self._update_staging_limits()
+        stage = self._stages.get(lane)
+        if stage is not None:
+            stage.charge()
+            if had_staged or staging.bytes_until_yield <= 0 or lane.open is None:
+                self._update_staging_limits()
         return result
 
     def _defer(self, lane: Lane, item: bytes, reason: DropReason | None = None) -> None:
@@ -325,7 +333,7 @@ class Intake:
                 if not was_held:
                     self._repairer.begin()
                     losses += self._repairer.take_losses()
-                if self.staging.records and not was_held:
+                if len(self.staging) and not was_held:
                     wake_sender = self._drain_staging(losses)
                 result = work()
                 if self.spool is not None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
+from itertools import accumulate
 from math import inf
 from typing import Final, NamedTuple
 
@@ -157,6 +158,17 @@ class Lane:
         if last is None and route is not None and self.ready and self.ready[-1].first_try is None:
             last = self.ready[-1]
         return last if last is not None and last.route is route else None
+
+    def make_room(self, items: Sequence[bytes]) -> int:
+        """Close the open batch if the first of these records is too large for it, and return how many fit by size."""
+        if self.open is not None and self.open.size + len(items[0]) + 1 > self.max_bytes:
+            self.close_open()
+        size = 1 if self.open is None else self.open.size
+        if size + sum(map(len, items)) + len(items) <= self.max_bytes:
+            return len(items)
+        ends = accumulate((len(item) + 1 for item in items), initial=size)
+        # A record that is too large for every batch is sent alone.
+        return max(1, sum(end <= self.max_bytes for end in ends) - 1)
 
     def close_open(self) -> None:
         """Move the open batch to the batches that are ready to be sent."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
+from itertools import repeat
 from typing import Final, Protocol, overload
 
 _CHUNK_BYTES: Final = 32 * 1024
@@ -28,8 +29,8 @@ class BatchBody(Sequence[bytes]):
 
     Args:
         items: initial records.
-        new_compressor: returns a compressor for incremental compression of appended records. Records lose their
-            subclass of `bytes` then. None disables incremental compression.
+        new_compressor: returns a compressor for incremental compression of appended records. None disables incremental
+            compression.
     """
 
     __slots__ = (
@@ -66,26 +67,20 @@ class BatchBody(Sequence[bytes]):
         self._count += 1
         self._finished = None
         self._loose_bytes += len(item)
-        if self._loose_bytes >= _CHUNK_BYTES and self._new_compressor is not None:
-            at = self._joined_chunks
-            items = self._chunks[at:]
-            self._add(at, b",".join((b"", *items)), partial(_split_by_size, array("L", map(len, items))))
+        if self._loose_bytes >= _CHUNK_BYTES:
+            self._add(self._joined_chunks, self._chunks[self._joined_chunks :])
 
-    def extend(self, records: bytes, count: int) -> int:
-        """Append records of the fast encoder.
+    def extend(self, items: Sequence[bytes]) -> None:
+        """Append records."""
+        self._count += len(items)
+        self._add(len(self._chunks), items)
 
-        Args:
-            records: records joined with a comma before each.
-            count: number of records.
-
-        Returns:
-            The number of bytes by which the body grows, including commas.
-        """
-        self._count += count
-        self._add(len(self._chunks), records, split_records)
-        return len(records)
-
-    def _add(self, at: int, chunk: bytes, splitter: Callable[[bytes], Iterable[bytes]]) -> None:
+    def _add(self, at: int, items: Sequence[bytes]) -> None:
+        """Store these records as one chunk, in the place of the chunks from this position on."""
+        chunk = b",".join((b"", *items))
+        kinds = {*map(type, items)}
+        types = repeat(kinds.pop()) if len(kinds) == 1 else (*map(type, items),)
+        splitter = partial(_split, array("I", map(len, items)), types)
         # No call between these two, so that no signal handler can run between them.
         self._chunks[at:] = (chunk,)
         self._splitters[at:] = (splitter,)
@@ -178,19 +173,9 @@ class BatchBody(Sequence[bytes]):
     __hash__ = None  # type: ignore[assignment]
 
 
-def _split_by_size(sizes: Iterable[int], chunk: bytes) -> Iterator[bytes]:
-    """Split a chunk into records of these sizes, with a comma before each."""
+def _split(sizes: Iterable[int], types: Iterable[type[bytes]], chunk: bytes) -> Iterator[bytes]:
+    """Split a chunk, with a comma before each record, into records of these sizes and subclasses of `bytes`."""
     at = 1
-    for size in sizes:
-        yield chunk[at : at + size]
+    for size, kind in zip(sizes, types, strict=False):
+        yield kind(chunk[at : at + size])
         at += size + 1
-
-
-def split_records(records: bytes) -> list[bytes]:
-    """Split records of the fast encoder that are joined with a comma before each.
-
-    The separator occurs inside no record: quotes within strings are escaped, a list of such a record contains no
-    object, and the object at its end is followed by a brace.
-    """
-    # A raw newline occurs nowhere in JSON without whitespace.
-    return records[1:].replace(b'},{"event":', b'}\n{"event":').split(b"\n")

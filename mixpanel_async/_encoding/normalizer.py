@@ -111,6 +111,16 @@ class Normalizer:
         if room < 0:
             self.mapping(properties, path)
 
+    def value(self, key: str, value: Any, path: str) -> Any:
+        """Return the value of a property as a JSON value.
+
+        Raises:
+            ValidationError: if the value, or one inside it, cannot be sent.
+        """
+        if type(value) is datetime:
+            return _utc_text(value)
+        return _Visitor(self.limits, self.serializer, path).property(key, value)
+
     def mapping(self, value: Mapping[Any, Any], path: str) -> dict[str, Any]:
         """Return a deep copy of a message, or of its properties, that contains only JSON values.
 
@@ -236,6 +246,8 @@ class _Visitor:
         return self._value(plain, conversions + 1)
 
     def _convert(self, value: Any) -> Any:
+        if type(value) is datetime:
+            return _utc_text(value)
         if isinstance(value, datetime):
             # https://docs.mixpanel.com: dates are UTC without an offset. A naive datetime is assumed to be UTC.
             utc = value if value.utcoffset() is None else value.astimezone(timezone.utc)
@@ -266,6 +278,12 @@ class _Visitor:
 def _text_length(values: list[Any]) -> int:
     """Return the number of characters of the texts in a list."""
     return sum(len(value) for value in values if type(value) is str)
+
+
+def _utc_text(value: datetime) -> str:
+    """Return a date as `_Visitor` does, which also supports subclasses of `datetime`."""
+    utc = value if value.utcoffset() is None else value.astimezone(timezone.utc)
+    return utc.isoformat(timespec="seconds")[:19]
 
 
 def _known(value: Any) -> Any:

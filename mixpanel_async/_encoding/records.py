@@ -7,9 +7,8 @@ every retry sends the same key.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import lru_cache
+from functools import partial
 from inspect import iscoroutinefunction
-from ipaddress import ip_address
 from typing import Any, Final, NamedTuple
 
 import orjson
@@ -19,12 +18,22 @@ from .._model.errors import ConfigurationError, ValidationError
 from .._model.interruption import raise_interruption
 from .._model.records import DropReason, IdentityRecord, NonIdempotentRecord, Record, RefusedRecord
 from .._model.version import VERSION
-from .fast_event import MP_LIB, insert_id_fragment, make_fast_encoder, time_fragment
+from .event_template import (
+    MP_LIB,
+    EventTemplate,
+    Fragments,
+    PlainEncoder,
+    canonical_address,
+    derive_distinct_id,
+    encode_nothing,
+    encode_stamped,
+    make_template,
+)
 from .hooks import BeforeSend, DroppedByHook, Message, SerializerOption, as_serializer, call_hook
 from .nesting import limit_depth
 from .normalizer import EVENT_LIMITS, PROFILE_LIMITS, WHOLE_EVENT_LIMITS, Normalizer, encode_message
 from .size_check import MAX_RECORD_BYTES
-from .timestamps import event_time
+from .timestamps import event_time, time_fragment
 from .validation import (
     check_device_id,
     check_id,
@@ -32,7 +41,6 @@ from .validation import (
     check_names,
     check_user_id,
     copy_mapping,
-    device_person,
     is_instance,
     join_path,
     require_mapping,
@@ -40,8 +48,6 @@ from .validation import (
 )
 
 _MAX_NAME_LENGTH: Final = 255
-# An IPv6 address with the name of an interface has at most 55 characters.
-_MAX_ADDRESS_LENGTH: Final = 64
 _MAPPING_OPS: Final = ("$set", "$set_once", "$add", "$append", "$union", "$remove")
 # Any other operation, including one added later, is treated as not idempotent.
 _IDEMPOTENT: Final = frozenset({"$set", "$set_once", "$union", "$unset", "$delete"})
@@ -112,7 +118,8 @@ class RecordEncoder:
         "_token",
         "_warn",
         "_whole_event",
-        "fast_encoder",
+        "encode_usual",
+        "template",
     )
 
     def __init__(
@@ -141,9 +148,14 @@ class RecordEncoder:
         self._recent = recent
         self._nesting = nesting
         self._warn = warn
-        may_be_plain = before_send is None and hook is None and not self._super
-        self.fast_encoder = make_fast_encoder(token, is_bounded=is_memory_limited) if may_be_plain else None
-        """Encoder of plain events; None if a hook, a serializer or super properties apply to every event."""
+        self.template: EventTemplate | None = None
+        """Template of the client's events; None if a hook applies, or super properties have reserved names."""
+        if before_send is None:
+            fragments = Fragments(token)
+            template = make_template(fragments, self._events, is_bounded=is_memory_limited)
+            self.template = template.with_properties(self._super)
+        self.encode_usual: PlainEncoder = self.template.encode if self.template and hook is None else encode_nothing
+        """Encoder of events without special arguments. It never raises."""
 
     def encode_event(
         self, arguments: EventArguments, *, now: float, new_id: Callable[[], str], recent: bool | None = None
@@ -163,9 +175,12 @@ class RecordEncoder:
         recent = self._recent if recent is None else recent
         now_ms = int(now * 1000)
         insert_id = new_id() if arguments.insert_id is None else arguments.insert_id
-        record = self._encode_fast(arguments, now_ms, insert_id, now=now, recent=recent)
-        if record is not None:
-            return record
+        encode = self.plain_encoder(arguments, now=now, recent=recent)
+        if encode is not None:
+            stamp = b"%b%b" % (time_fragment(now_ms), insert_id.encode())
+            record = encode(arguments.distinct_id, arguments.event_name, arguments.properties, stamp)
+            if record is not None and len(record) < MAX_RECORD_BYTES:
+                return Record(record)
         message, has_own_stamps = self._build_event(arguments, now_ms, insert_id)
         nesting: NestingOption = "keep" if recent else self._nesting
         # A hook that looks for personal data must not find it hidden in JSON text.
@@ -191,28 +206,37 @@ class RecordEncoder:
             raise_interruption(error)
             raise DroppedByHook(DropReason.BEFORE_SEND_FAILED, message) from None
 
-    def _encode_fast(
-        self, arguments: EventArguments, now_ms: int, insert_id: str, *, now: float, recent: bool
-    ) -> bytes | None:
-        """Encode a plain event with the fast encoder. Return None for any event that it does not support."""
-        distinct_id, event_name, properties, meta, user_id, device_id, ip, time, own_insert_id = arguments
-        if self.fast_encoder is None or (type(properties) is not dict and properties is not None):
+    def plain_encoder(
+        self, arguments: EventArguments, *, now: float, recent: bool | None = None
+    ) -> PlainEncoder | None:
+        """Return the encoder for a plain event with these arguments. None for an event that no template supports.
+
+        Args:
+            arguments: arguments of the call.
+            now: wall clock in seconds.
+            recent: overrides the encoder's `recent` for this event.
+        """
+        _, _, _, meta, user_id, device_id, ip, time, insert_id = arguments
+        template = self.template
+        if template is None or meta is not None or (insert_id is not None and type(insert_id) is not str):
             return None
-        if meta is not None or user_id is not None or device_id is not None or ip is not None:
+        if user_id is not None or device_id is not None or ip is not None:
+            template = template.with_ids(ip, user_id, device_id)
+            if template is None:
+                return None
+        if time is None and insert_id is None:
+            return template.encode
+        try:
+            moment = None
+            if time is not None:
+                recent = self._recent if recent is None else recent
+                moment = time_fragment(event_time(time, "time", now=now, recent=recent))
+            if insert_id is not None:
+                check_insert_id(insert_id, "insert_id")
+        except Exception as error:  # noqa: BLE001  `encode_event` raises the error for the user
+            raise_interruption(error)
             return None
-        if time is not None:
-            if properties and "time" in properties:
-                # The property overrides the argument, which is then not validated.
-                return None
-            now_ms = event_time(time, "time", now=now, recent=recent)
-        if own_insert_id is not None:
-            if (properties and "$insert_id" in properties) or type(own_insert_id) is not str:
-                return None
-            check_insert_id(own_insert_id, "insert_id")
-        data = self.fast_encoder.encode(
-            distinct_id, event_name, properties, time_fragment(now_ms), insert_id_fragment(insert_id)
-        )
-        return None if data is None or len(data) >= MAX_RECORD_BYTES else Record(data)
+        return partial(encode_stamped, template.encode, moment, insert_id)
 
     def _build_event(self, arguments: EventArguments, now_ms: int, insert_id: str) -> tuple[Message, bool]:
         """Build the message of an event.
@@ -222,7 +246,7 @@ class RecordEncoder:
         """
         distinct_id, event_name, properties, meta, user_id, device_id, ip, time, own_insert_id = arguments
         if distinct_id is None:
-            distinct_id = _derive_distinct_id(user_id, device_id)
+            distinct_id = derive_distinct_id(user_id, device_id)
         merged: Message = {
             "token": self._token,
             "distinct_id": distinct_id,
@@ -235,7 +259,7 @@ class RecordEncoder:
             merged.update(self._super)
             merged.update({"distinct_id": distinct_id, "time": now_ms, "$insert_id": insert_id})
         if ip is not None:
-            merged["ip"] = _address(ip)
+            merged["ip"] = canonical_address(ip)
         for name, value in (("$user_id", user_id), ("$device_id", device_id), ("time", time)):
             if value is not None:
                 merged[name] = value
@@ -402,13 +426,6 @@ def _merge_meta(message: Message, meta: Mapping[str, Any], normalizer: Normalize
     message.update(clean)
 
 
-def _derive_distinct_id(user_id: str | None, device_id: str | None) -> str | None:
-    if user_id is not None:
-        return user_id
-    # An invalid id is refused later.
-    return device_person(device_id) if isinstance(device_id, str) else device_id
-
-
 def _name_argument(error: ValidationError, arguments: EventArguments, properties: Message) -> ValidationError:
     """Return an error whose path is an argument, if the invalid value comes from it and not from a property.
 
@@ -425,27 +442,10 @@ def _name_argument(error: ValidationError, arguments: EventArguments, properties
         # It was derived from another argument.
         if value is arguments.user_id:
             given, argument = value, "user_id"
-        elif value is arguments.device_id or value == _derive_distinct_id(None, arguments.device_id):
+        elif value is arguments.device_id or value == derive_distinct_id(None, arguments.device_id):
             given, argument = value, "device_id"
     is_own = value is given and (given is not None or name == "distinct_id")
     return ValidationError(argument, error.problem) if is_own else error
-
-
-def _address(ip: object) -> str:
-    if isinstance(ip, str) and len(ip) <= _MAX_ADDRESS_LENGTH:
-        if ip == "0":
-            return ip
-        try:
-            return _canonical_address(str.__str__(ip))
-        except ValueError:
-            pass
-    raise ValidationError("ip", 'must be an IPv4 or IPv6 address, or "0" to disable geolocation')
-
-
-@lru_cache(maxsize=1_000)
-def _canonical_address(ip: str) -> str:
-    # A visitor sends several events from one address, and parsing it costs 10 % of a call.
-    return str(ip_address(ip))
 
 
 def _check_name(name: object) -> None:

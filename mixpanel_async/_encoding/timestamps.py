@@ -63,6 +63,15 @@ def event_time(value: object, path: str, *, now: float, recent: bool) -> int:
     return ms
 
 
+def time_fragment(now_ms: int) -> bytes:
+    """Return the `time` of a record up to its `$insert_id`.
+
+    Args:
+        now_ms: milliseconds since 1970.
+    """
+    return b'%d,"$insert_id":"' % now_ms
+
+
 def payload_time(payload: Mapping[str, Any]) -> float | None:
     """Return the time of an event or a profile update in seconds since 1970, or None if it has none."""
     properties = payload.get("properties")

@@ -18,7 +18,7 @@ from mixpanel_async._delivery.offers import OfferResult
 from mixpanel_async._encoding.batch_body import BatchBody
 from mixpanel_async._encoding.requests import fastest_compressor, zlib_compressor
 from mixpanel_async._model.outcomes import Delivered
-from mixpanel_async._model.records import RecordKind
+from mixpanel_async._model.records import NonIdempotentRecord, Record, RecordKind
 
 RECORDS = st.integers(0, 20_000).map(lambda size: b'"%b"' % (b"x" * size))
 STEPS = st.lists(
@@ -57,8 +57,8 @@ def test_batch_body_is_the_sequence_of_its_records(
         elif isinstance(step, list):
             before = body.size
             events = [b'{"event":"%b"}' % (b"x" * size) for size in step]
-            grown = body.extend(b",".join((b"", *events)), len(events))
-            assert body.size == before + grown
+            body.extend(events)
+            assert body.size == before + sum(map(len, events)) + len(events)
             expected.extend(events)
         elif step == "first" and expected:
             assert body.pop_first() == expected.pop(0)
@@ -77,11 +77,18 @@ def test_single_records_are_joined_and_compressed_incrementally() -> None:
     check(body, records)
 
 
-def test_records_keep_their_identity_without_a_compressor() -> None:
-    body, records = BatchBody(), [b"%d" % number * 400 for number in range(200)]
-    for record in records:
-        body.append(record)
-    assert all(one is other for one, other in zip(body, records, strict=True))
+@pytest.mark.parametrize("is_joined", [False, True])
+def test_records_keep_their_type(is_joined: bool) -> None:
+    kinds = [bytes, NonIdempotentRecord, Record]
+    records = [kinds[number % 3](b"%d" % number * 400) for number in range(200)]
+    body = BatchBody()
+    if is_joined:
+        body.extend(records)
+    else:
+        for record in records:
+            body.append(record)
+    assert [*body] == records
+    assert [*map(type, body)] == [*map(type, records)]
 
 
 def test_only_the_open_batch_keeps_a_compressor() -> None:
@@ -104,8 +111,8 @@ def test_only_the_open_batch_keeps_a_compressor() -> None:
         assert buffer.offer(lane, b"0", 0.0) is not OfferResult.FULL
         left = 12
         while left:
-            count = min(left, buffer.records_left(lane))
-            assert buffer.extend(lane, b',{"event":1}' * count, count, 0.0) is not OfferResult.FULL
+            count = buffer.make_batch_room(lane, [b'{"event":1}'] * left)
+            assert buffer.extend(lane, [b'{"event":1}'] * count, 0.0) is not OfferResult.FULL
             left -= count
         assert len(alive) <= 1
     while isinstance(batch := buffer.poll(0.0), Batch):

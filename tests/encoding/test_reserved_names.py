@@ -16,8 +16,8 @@ import orjson
 import pytest
 
 from mixpanel_async import AsyncMixpanel, ConfigurationError, ValidationError
-from mixpanel_async._encoding.fast_event import FastEventEncoder, insert_id_fragment, time_fragment
 from mixpanel_async._encoding.records import EventArguments, RecordEncoder
+from mixpanel_async._encoding.timestamps import time_fragment
 from mixpanel_async.emulator import Emulator
 
 TOKEN = "project-token"
@@ -109,16 +109,15 @@ async def test_value_that_wins_in_an_event(name: str, source: str) -> None:
 def test_both_encoders_agree(name: str) -> None:
     properties = {name: NAMES[name].value if name in NAMES else "ETH"}
     general, usual = RecordEncoder(TOKEN), RecordEncoder(TOKEN)
-    general.fast_encoder = None
+    general.template = None
     arguments = EventArguments("from-argument", "Event", properties)
     messages = [
         orjson.loads(memoryview(one.encode_event(arguments, now=NOW_MS / 1000, new_id=lambda: "made")))
         for one in (general, usual)
     ]
     assert messages[0] == messages[1]
-    fast = FastEventEncoder(TOKEN).encode(
-        "from-argument", "Event", properties, time_fragment(NOW_MS), insert_id_fragment("made")
-    )
+    assert usual.template is not None
+    fast = usual.template.encode("from-argument", "Event", properties, time_fragment(NOW_MS) + b"made")
     assert fast is None or orjson.loads(fast) == messages[0]
 
 

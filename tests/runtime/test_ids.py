@@ -116,18 +116,14 @@ def stamped(staging: StagingBuffer, now: float, count: int) -> list[str]:
     """Return the ids of events at one time, composed as `track` does."""
     found = []
     for _ in range(count):
-        end = (
-            next(staging.insert_id_endings, b"") if staging.millisecond_start <= now < staging.millisecond_end else b""
-        )
-        if not end:
-            end = staging.start_millisecond(now, IdSource()())
-        found.append(orjson.loads(b'{"time":' + staging.timestamp_prefix + end + b'"b":0}')["$insert_id"])
+        stamp = next(staging.stamps, b"") if staging.millisecond_start <= now < staging.millisecond_end else b""
+        stamp = stamp or staging.start_millisecond(now, IdSource()())
+        found.append(orjson.loads(b'{"time":' + stamp + b'"}')["$insert_id"])
     return found
 
 
 def test_events_of_one_millisecond_have_distinct_ids() -> None:
     staging = StagingBuffer(lambda: None)
-    staging.records_left = 10_000
     ids = [one for now in (1.0, 1.0004, 1.002, 1.0) for one in stamped(staging, now, 700)]
     assert len({*ids}) == 2_800
     assert all(re.fullmatch(r"[0-9a-f]{32}", one) for one in ids)
@@ -146,10 +142,9 @@ def test_forked_child_uses_another_id_prefix_than_its_parent() -> None:
 def test_event_time_is_the_current_millisecond(now: float, ahead: float) -> None:
     staging = StagingBuffer(lambda: None)
     environment = replace(real_environment(), monotonic=lambda: 0.0)
-    staging.use_encoder(None, environment)
+    staging.use_environment(environment)
     staging.clock.correction = Correction(ahead, Moment(now + 1_000 + ahead, 0.0))
-    stamped(staging, now + 1_000 + ahead, 1)
-    stamp = orjson.loads(b'{"time":' + staging.timestamp_prefix + b'"}')["time"]
+    stamp = orjson.loads(b'{"time":' + staging.start_millisecond(now + 1_000 + ahead, "00") + b'"}')["time"]
     assert abs(stamp - (now + 1_000) * 1000) <= 1.001
     assert staging.millisecond_start <= now + 1_000 + ahead + 1e-6
     assert now + 1_000 + ahead < staging.millisecond_end + 1e-6

@@ -1,0 +1,173 @@
+"""Every way of calling the encoder puts the same bytes on the wire: those of one dict, encoded by orjson.
+
+The reference merges and converts the values slowly and plainly.
+"""
+
+from __future__ import annotations
+
+import gzip
+from datetime import date, datetime, timedelta, timezone
+from decimal import Decimal
+from enum import Enum
+from ipaddress import ip_address
+from typing import Any, Final
+from uuid import UUID
+
+import httpx
+import orjson
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mixpanel_async import AsyncMixpanel, MixpanelException, ServiceAccountCredentials
+from mixpanel_async._encoding.records import EventArguments, RecordEncoder
+from mixpanel_async._model.version import VERSION
+
+NOW: Final = 1_790_000_000.25
+MADE: Final = "0123456789abcdef0123456789abcdef"
+TOKEN: Final = "token"
+
+
+class Plan(Enum):
+    PRO = "pro"
+
+
+ZONES: Any = st.sampled_from(
+    [None, timezone.utc, timezone(timedelta(hours=5, minutes=45)), timezone(timedelta(hours=-9))]
+)
+CONVERTED = st.one_of(
+    st.datetimes(datetime(1, 1, 3), datetime(9999, 12, 29), timezones=ZONES),
+    st.dates(),
+    st.uuids(),
+    st.decimals(allow_nan=False, allow_infinity=False, places=3, min_value=-(10**30), max_value=10**30),
+    st.sampled_from([Plan.PRO, (1, "a"), Decimal("1e400"), Decimal("NaN")]),
+)
+SCALARS = st.one_of(st.text(max_size=6), st.integers(-(2**64), 2**65), st.floats(), st.booleans(), st.none())
+VALUES = st.recursive(
+    st.one_of(SCALARS, SCALARS, CONVERTED),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=3), inner, max_size=4),
+    max_leaves=8,
+)
+NAMES = st.one_of(
+    st.text(max_size=4),
+    st.sampled_from(["a", "b", "ip", "time", "$insert_id", "mp_lib", "$user_id", "$device_id", "distinct_id"]),
+)
+PROPERTIES = st.dictionaries(NAMES, VALUES, max_size=5)
+USER_IDS = st.sampled_from([None, "user-1", "É", "a" * 300, "null", "$device:x"])
+DEVICE_IDS = st.sampled_from([None, "device-1", "$device:device-1", "$device:$device:x", "0"])
+
+
+def plain(value: Any) -> Any:
+    """Convert a value as the documents say. The order of the rules matters as little as possible."""
+    if isinstance(value, dict):
+        return {key: plain(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(entry) for entry in value]
+    if isinstance(value, Enum):
+        return plain(value.value)
+    if isinstance(value, datetime):
+        utc = value if value.tzinfo is None else value.astimezone(timezone.utc)
+        return utc.replace(tzinfo=None, microsecond=0).isoformat()
+    if isinstance(value, date):
+        return value.isoformat()
+    if isinstance(value, UUID):
+        return str(value)
+    if isinstance(value, Decimal):
+        whole = value == value.to_integral_value() and -(2**63) <= value < 2**64
+        return int(value) if whole else float(value)
+    return value
+
+
+def reference(arguments: EventArguments, super_properties: dict[str, Any]) -> bytes:
+    """Return the record of a valid event, slowly."""
+    distinct_id, name, properties, _, user_id, device_id, ip, time, insert_id = arguments
+    bare = None if device_id is None else device_id.removeprefix("$device:")
+    if distinct_id is None:
+        distinct_id = user_id if user_id is not None else f"$device:{bare}"
+    own = {"distinct_id": distinct_id, "time": int(NOW * 1000), "$insert_id": insert_id or MADE}
+    merged: dict[str, Any] = {"token": TOKEN, **own, "mp_lib": "python-async", "$lib_version": VERSION}
+    merged |= plain(super_properties)
+    merged |= own
+    address = ip if ip in (None, "0") else str(ip_address(ip))
+    given = {"ip": address, "$user_id": user_id, "$device_id": bare, "time": time}
+    merged |= {key: value for key, value in given.items() if value is not None}
+    merged |= plain(properties or {})
+    if isinstance(merged["time"], float):
+        merged["time"] = round(merged["time"] * 1000)
+    if "$device_id" in merged:
+        merged["$device_id"] = merged["$device_id"].removeprefix("$device:")
+    return orjson.dumps({"event": name, "properties": merged})
+
+
+def encoded(arguments: EventArguments, shared: dict[str, Any], *, is_general: bool) -> bytes:
+    """Return the record of an event, or the words of its error."""
+    try:
+        encoder = RecordEncoder(TOKEN, super_properties=shared)
+        if is_general:
+            encoder.template = None
+        # A second time, from cached fragments.
+        first, second = (encoder.encode_event(arguments, now=NOW, new_id=lambda: MADE) for _ in range(2))
+    except MixpanelException as error:
+        return str(error).encode()
+    assert first == second
+    return first
+
+
+@given(
+    distinct_id=st.sampled_from([None, "user-1", "É", "", "null"]),
+    properties=st.none() | PROPERTIES,
+    shared=st.just({}) | PROPERTIES,
+    user_id=USER_IDS,
+    device_id=DEVICE_IDS,
+    ip=st.sampled_from([None, "203.0.113.7", "2001:DB8::0:1", "0"]),
+    time=st.sampled_from([None, NOW - 3.5, datetime.fromtimestamp(NOW, timezone.utc)]),
+    insert_id=st.sampled_from([None, "own-id"]),
+)
+@settings(max_examples=1500, deadline=None, derandomize=True, database=None)
+def test_event_has_the_bytes_of_one_dict(
+    distinct_id: Any, properties: Any, shared: Any, user_id: Any, device_id: Any, ip: Any, time: Any, insert_id: Any
+) -> None:
+    arguments = EventArguments(distinct_id, "Event", properties, None, user_id, device_id, ip, time, insert_id)
+    records = [encoded(arguments, shared, is_general=is_general) for is_general in (True, False)]
+    assert records[0] == records[1]
+    if records[0].startswith(b"{"):
+        numeric = arguments._replace(time=time.timestamp() if isinstance(time, datetime) else time)
+        assert records[0] == reference(numeric, shared)
+
+
+KEYS: Final = {"a": 1, "at": datetime(2026, 1, 2, tzinfo=timezone.utc), "cart": [{"sku": "A"}], "ip": "203.0.113.9"}
+
+
+@pytest.mark.parametrize("properties", [None, {}, {"a": 1}, KEYS, {"shared": 2}, {"$insert_id": "own", "b": 1}])
+@pytest.mark.parametrize("shared", [{}, {"shared": 1, "app": "shop"}, {"mp_lib": "own"}])
+@pytest.mark.parametrize("ids", [{}, {"user_id": "u"}, {"device_id": "$device:d", "ip": "203.0.113.7"}], ids=str)
+@pytest.mark.parametrize("by_import", [False, True])
+@pytest.mark.anyio
+async def test_every_method_sends_the_bytes_of_the_general_encoder(
+    properties: Any, shared: dict[str, Any], ids: dict[str, Any], by_import: bool
+) -> None:
+    """The staged records, the records of bound clients, and those from the general path differ only in their stamps."""
+    bodies: list[bytes] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        is_packed = request.headers.get("content-encoding") == "gzip"
+        bodies.append(gzip.decompress(request.content) if is_packed else request.content)
+        return httpx.Response(200, json={"error": None, "status": 1 if request.url.path == "/track" else "OK"})
+
+    account = ServiceAccountCredentials("user", "secret", project_id="1") if by_import else None
+    async with (
+        httpx.AsyncClient(transport=httpx.MockTransport(answer)) as http,
+        AsyncMixpanel(TOKEN, super_properties=shared, credentials=account, http_client=http) as mp,
+    ):
+        person = "u" if ids else "person"
+        await mp.track(person, "Event", properties, **ids)
+        mp.track_nowait(person, "Event", properties, **ids)
+        await mp.bind(distinct_id=person, **ids).track("Event", properties)
+        mp.bind(distinct_id=person, **ids).track_nowait("Event", properties)
+        await mp.bind(**ids).bind(distinct_id=person).track("Event", properties, {"meta": 1})
+    messages = [event for body in bodies for event in orjson.loads(body)]
+    assert len(messages) == 5
+    del messages[-1]["meta"]
+    for message in messages:
+        message["properties"] |= {"time": 0, "$insert_id": ""}
+    assert len({orjson.dumps(message) for message in messages}) == 1
