@@ -31,7 +31,7 @@ _MAX_CHARACTERS: Final = 4_096
 _MAX_USER_ID: Final = 1_024
 
 # The SDK's rule for the domain of its cookie.
-_HOST: Final = re.compile(r"([a-z0-9.-]{1,253})(?::[0-9]{1,5})?", re.ASCII)
+_HOST: Final = re.compile(r"([a-z0-9._-]{1,253})(?::[0-9]{1,5})?", re.ASCII)
 _SHORT_DOMAIN: Final = re.compile(r"[a-z0-9][a-z0-9-]*\.[a-z]+\Z", re.ASCII)
 _DOMAIN: Final = re.compile(r"[a-z0-9][a-z0-9-]+\.[a-z.]{2,6}\Z", re.ASCII)
 _LONGEST_COUNTRY: Final = 4

@@ -126,6 +126,9 @@ class TrackingProxy:
                     await self.aclose()
         elif scope["type"] == "http":
             await _respond(send, scope["method"], _error(404))
+        elif scope["type"] == "websocket":
+            # As frameworks do for an unknown path. An exception would be logged with each attempt.
+            await send({"type": "websocket.close", "code": 1000})
         else:
             raise RuntimeError(f"the proxy does not serve {scope['type']}")
 

@@ -389,6 +389,32 @@ async def test_hostile_cookies_of_the_page_are_ignored(framework: str) -> None:
     assert {event["properties"]["distinct_id"] for event in emulator.events()} == {UUID_2}
 
 
+@pytest.mark.anyio
+@pytest.mark.parametrize("system", SYSTEMS, ids=str)
+async def test_any_user_in_the_cookie_of_the_page_lets_the_visitor_sign_in(framework: str, system: IdMerge) -> None:
+    emulator = Emulator(system, token=TOKEN)
+    async with app_of(framework, emulator) as app:
+        for user in (
+            "\ud800",
+            "a\x00b",
+            "a\r\nSet-Cookie: b=1",
+            "; Domain=evil",
+            "null",
+            " ",
+            True,
+            ["bob"],
+            10**1_000,
+        ):
+            visitor = {"distinct_id": f"$device:{UUID_1}", "$device_id": UUID_1, "$user_id": user}
+            browser = app.browser(**{PAGE_COOKIE: quote(json.dumps(visitor))})
+            await browser.get("signup/ada")
+            assert set(browser.changed) <= {"mp_visitor", "mp_visitor_user", PAGE_COOKIE, "session", "sessionid"}
+            assert not any(set(morsel.value) & set("\r\n;") for morsel in browser.changed.values())
+    users = {event["properties"].get("$user_id") for event in emulator.events() if not event["event"].startswith("$")}
+    assert users <= {None, "ada"}
+    assert emulator.rejected() == []
+
+
 def test_first_of_several_cookies_counts_as_in_the_page() -> None:
     first, second = (quote(json.dumps({"distinct_id": one, "$device_id": one})) for one in (UUID_1, UUID_2))
     header = f"x{PAGE_COOKIE}=1; a={PAGE_COOKIE}={second};  {PAGE_COOKIE}={first}; {PAGE_COOKIE}={second}"
@@ -430,7 +456,10 @@ def test_anonymous_id_is_kept_after_identify_in_the_page(known: str) -> None:
         ("a.b.Shop.com", "shop.com"),
         ("www.shop.co.uk", "shop.co.uk"),
         ("shop.de", "shop.de"),
+        ("my_shop.shop.example", "shop.example"),
         ("t.co", None),
+        ("shop.example.", None),
+        ("shop.example, evil.example", None),
         ("localhost:8000", None),
         ("127.0.0.1:8000", None),
         ("[::1]:8000", None),

@@ -20,7 +20,13 @@ pytestmark = pytest.mark.anyio
 VISITOR = "3f2b0a52-1c1c-4b6e-9d7e-0a4f2c1d8e11"
 USER = uuid.UUID("7d1f1b1e-6c7a-4b27-8f5c-0d6b1f0a9c11")
 # aiohttp supports only asyncio.
-FRAMEWORKS = [("starlette", "asyncio"), ("starlette", "trio"), ("fastapi", "asyncio"), ("aiohttp", "asyncio")]
+FRAMEWORKS = [
+    ("starlette", "asyncio"),
+    ("starlette", "trio"),
+    ("fastapi", "asyncio"),
+    ("aiohttp", "asyncio"),
+    ("asgi", "asyncio"),
+]
 
 
 class Level(IntEnum):

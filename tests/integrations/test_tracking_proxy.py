@@ -420,6 +420,22 @@ async def test_connections_close_with_the_lifespan_of_the_app() -> None:
 
 
 @pytest.mark.anyio
+async def test_websocket_is_refused() -> None:
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        return {"type": "websocket.connect"}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    app = Starlette(routes=[Mount("/mp", TrackingProxy())])
+    scope: Any = {"type": "websocket", "path": "/mp/track", "headers": [], "query_string": b"", "subprotocols": []}
+    await app(scope, receive, send)
+    assert [message["type"] for message in sent] == ["websocket.close"]
+
+
+@pytest.mark.anyio
 async def test_log_has_no_events(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
     async with upstream() as mixpanel, proxied(mixpanel.url) as client:
