@@ -19,7 +19,7 @@ from anyio.lowlevel import RunVar
 
 from mixpanel_async import AsyncMixpanel, ConfigurationError
 
-from ._lifespan import ASGIApp, Receive, Scope, Send
+from ._lifespan import ASGIApp, Message, Receive, Scope, Send
 from ._proxies import Proxies
 
 _PATH: Final = re.compile(
@@ -119,11 +119,7 @@ class TrackingProxy:
         if path is not None:
             await _respond(send, scope["method"], await self._answer(scope, path, receive))
         elif self._app is not None:
-            try:
-                await self._app(scope, receive, send)
-            finally:
-                if scope["type"] == "lifespan":
-                    await self.aclose()
+            await self._app(scope, receive, self._closing(send) if scope["type"] == "lifespan" else send)
         elif scope["type"] == "http":
             await _respond(send, scope["method"], _error(404))
         elif scope["type"] == "websocket":
@@ -137,6 +133,16 @@ class TrackingProxy:
         upstream, _ = self._upstream.get(), self._upstream.set(None)
         if upstream is not None:
             await upstream.aclose()
+
+    def _closing(self, send: Send) -> Send:
+        """Close before the server hears that the app has ended: it may cancel the lifespan then."""
+
+        async def send_after_close(message: Message) -> None:
+            if message["type"].startswith("lifespan.shutdown."):
+                await self.aclose()
+            await send(message)
+
+        return send_after_close
 
     def _is_forwarded(self, scope: Scope) -> bool:
         return scope["type"] == "http" and _relative_path(scope).startswith(f"{self._prefix}/")

@@ -394,6 +394,30 @@ async def test_requests_over_the_limit_are_refused_and_the_place_is_free_again()
 
 
 @pytest.mark.anyio
+async def test_connections_are_closed_when_the_server_hears_of_the_end() -> None:
+    """Hypercorn cancels the lifespan then."""
+    events = [{"type": "lifespan.shutdown"}, {"type": "lifespan.startup"}]
+    answers: list[str] = []
+
+    async def receive() -> Any:
+        return events.pop()
+
+    async def send(message: Any) -> None:
+        answers.append(message["type"])
+        if message["type"] == "lifespan.startup.complete":
+            async with httpx.AsyncClient(transport=httpx.ASGITransport(app)) as client:
+                assert (await client.get("http://shop.example/mp/track")).status_code == 200
+        else:
+            with anyio.fail_after(10):
+                await mixpanel.closed.wait()
+
+    async with upstream() as mixpanel:
+        app = in_starlette(mixpanel.url)
+        await app({"type": "lifespan", "asgi": {"version": "3.0"}, "state": {}}, receive, send)
+    assert answers == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
+
+
+@pytest.mark.anyio
 async def test_proxies_in_one_event_loop_are_independent() -> None:
     async with (
         upstream(answers=False) as slow,
@@ -437,7 +461,7 @@ async def test_websocket_is_refused() -> None:
 
 @pytest.mark.anyio
 async def test_log_has_no_events(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level("INFO")
+    caplog.set_level("INFO", logger="httpx")
     async with upstream() as mixpanel, proxied(mixpanel.url) as client:
         await client.get("/mp/track", params={"data": "payload"})
     texts = [record.getMessage() for record in caplog.records if mixpanel.url in record.getMessage()]
