@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from .._encoding.hooks import DroppedByHook
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 Properties = Mapping[str, Any]
 Meta = Mapping[str, Any] | None
 Outcome = DroppedByHook | MixpanelException
+PlainTracker = Callable[[Any, Any], bytes | bool]
+"""Stages an event with a name and properties, and returns True, or returns the result of `StagingBuffer.try_append`."""
 
 
 def as_encoded(record: bytes, _second: None, _third: None, _stamp: bytes) -> bytes:

@@ -23,7 +23,7 @@ from .._model.errors import (
     ValidationError,
 )
 from .._model.records import RecordKind
-from .base import Meta, Properties
+from .base import Meta, PlainTracker, Properties
 from .invalid import IgnoredData, InvalidData, as_refusal
 from .profiles import BoundProfileMethods
 
@@ -71,10 +71,12 @@ class BoundMixpanel(BoundProfileMethods):
         "_last_user_id",
         "_link",
         "_on_failure",
+        "_plain_tracker",
         "_problem",
         "_properties",
         "_sign_in_timeout",
         "_silent",
+        "_tracker",
     )
 
     def __init__(
@@ -82,6 +84,7 @@ class BoundMixpanel(BoundProfileMethods):
         client: AsyncMixpanel,
         invalid: InvalidData,
         silent: Callable[[], AsyncMixpanel],
+        plain_tracker: Callable[[str | None, tuple[str | None, str | None, str | None], Properties], PlainTracker],
         *,
         distinct_id: str | None,
         user_id: str | None,
@@ -97,6 +100,9 @@ class BoundMixpanel(BoundProfileMethods):
         self._client = client
         self._invalid = invalid
         self._silent = silent
+        self._plain_tracker = plain_tracker
+        # Made with the first event, and again when the ids change.
+        self._tracker: PlainTracker | None = None
         self._problem = problem
         self._distinct_id = distinct_id
         self._device_id = device_id
@@ -125,7 +131,9 @@ class BoundMixpanel(BoundProfileMethods):
     def silenced(self) -> BoundMixpanel:
         """Return a client whose calls do nothing, for a visitor who has not consented to tracking."""
         silent = self._silent
-        return SilencedMixpanel(silent(), IgnoredData(), silent, distinct_id=None, properties={}, **_NO_IDS)
+        return SilencedMixpanel(
+            silent(), IgnoredData(), silent, _track_nothing, distinct_id=None, properties={}, **_NO_IDS
+        )
 
     async def sign_in(
         self,
@@ -192,7 +200,7 @@ class BoundMixpanel(BoundProfileMethods):
         elif not await self._sign_in_in_time(self._sign_in_timeout, call, track, deferred=deferred):
             # Without the link, the next `sign_in` makes the identity call again.
             link = self._link
-        self._ids, self._link, self._last_user_id = user._ids, link, None
+        self._ids, self._link, self._last_user_id, self._tracker = user._ids, link, None, None
 
     async def _sign_in_in_time(
         self, timeout: float, call: _IdentityCall | None, track: Callable[[], Awaitable[None]], *, deferred: bool
@@ -241,7 +249,7 @@ class BoundMixpanel(BoundProfileMethods):
 
     def sign_out(self) -> None:
         """Unbind the user, and bind a new anonymous id: later calls may come from another person."""
-        self._ids["user_id"] = self._link = self._last_user_id = None
+        self._ids["user_id"] = self._link = self._last_user_id = self._tracker = None
         if self._device_id is not None:
             self._device_id = self._ids["device_id"] = self._client.new_device_id()
 
@@ -271,6 +279,7 @@ class BoundMixpanel(BoundProfileMethods):
             self._client,
             self._invalid,
             self._silent,
+            self._plain_tracker,
             distinct_id=self._distinct_id if distinct_id is None else distinct_id,
             user_id=self._ids["user_id"] if user_id is None else user_id,
             device_id=self._device_id if device_id is None else device_id,
@@ -293,6 +302,8 @@ class BoundMixpanel(BoundProfileMethods):
         insert_id: str | None = None,
     ) -> None:
         """Queue an event. See `AsyncMixpanel.track`."""
+        if meta is None and time is None and insert_id is None and self._stage(event_name, properties):
+            return
         merged = self._event_properties(properties)
         if merged is not None:
             await self._client.track(
@@ -315,6 +326,8 @@ class BoundMixpanel(BoundProfileMethods):
         insert_id: str | None = None,
     ) -> None:
         """Queue an event from any thread. See `AsyncMixpanel.track_nowait`."""
+        if meta is None and time is None and insert_id is None and self._stage(event_name, properties):
+            return
         merged = self._event_properties(properties)
         if merged is not None:
             self._client.track_nowait(
@@ -379,6 +392,16 @@ class BoundMixpanel(BoundProfileMethods):
             target, meta = arguments
             await self._client.people_track_charge(target["$distinct_id"], amount, properties, meta)
 
+    def _stage(self, event_name: str, properties: Properties | None) -> bool:
+        """Stage a plain event. Return False if it has to take the general path."""
+        tracker = self._tracker
+        if tracker is None:
+            if self._problem is not None:
+                return False
+            ids = self._ids["ip"], self._ids["user_id"], self._device_id
+            tracker = self._tracker = self._plain_tracker(self._event_id, ids, self._properties)
+        return tracker(event_name, properties) is True
+
     @property
     def _event_id(self) -> str | None:
         """`distinct_id` of events; None if the client derives it from the other ids."""
@@ -438,6 +461,10 @@ class SilencedMixpanel(BoundMixpanel):
     def bind(self, **_ids: Any) -> BoundMixpanel:
         """Return this client. The ids are not kept."""
         return self
+
+
+def _track_nothing(_distinct_id: object, _ids: object, _properties: object) -> PlainTracker:
+    return lambda _event_name, _event_properties: False
 
 
 _NO_IDS: Final[_Ids] = {"user_id": None, "device_id": None, "ip": None}

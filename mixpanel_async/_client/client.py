@@ -432,6 +432,7 @@ class AsyncMixpanel(EventMethods, IdentityMethods, ProfileMethods):
             self,
             self._invalid,
             _silent_client,
+            self._plain_tracker,
             distinct_id=distinct_id,
             user_id=user_id,
             device_id=device_id,

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from datetime import datetime
+from functools import partial
 
 from .._delivery.lanes import Lane
 from .._delivery.staging import YIELD_AFTER_BYTES, Stage
+from .._encoding.event_template import encode_nothing
 from .._encoding.hooks import DroppedByHook
 from .._encoding.records import EventArguments
 from .._model.credentials import as_secret
 from .._model.errors import ConfigurationError, MixpanelException, ValidationError
 from .._model.records import RecordKind
-from .base import ClientBase, Meta, Outcome, Properties, as_encoded
+from .base import ClientBase, Meta, Outcome, PlainTracker, Properties, as_encoded
 from .invalid import as_refusal
 
 
@@ -180,6 +182,24 @@ class EventMethods(ClientBase):
         record = self._encode_event(event, lane, stage, recent=False, time_argument="timestamp")
         if record is not None:
             await self._sender.enqueue(lane, record, self._options.batching.wait_timeout)
+
+    def _plain_tracker(
+        self, distinct_id: str | None, ids: tuple[str | None, str | None, str | None], properties: Properties
+    ) -> PlainTracker:
+        """Return a function that stages the plain events of a bound client: everything constant is encoded now.
+
+        Args:
+            distinct_id: `distinct_id` of the events; None to derive it.
+            ids: IP address, user id and device id.
+            properties: bound properties as JSON values.
+        """
+        template = self._encoder.usual_template
+        if template is not None:
+            template = template.with_ids(*ids)
+        if template is not None:
+            template = template.with_properties(properties)
+        encode = encode_nothing if template is None else template.encode
+        return partial(self._staging.try_append, self._event_stage, encode, distinct_id)
 
     def _stage_event(self, event: EventArguments, stage: Stage | None, *, recent: bool | None) -> bytes | None:
         """Encode an event and stage it. Return the record if it is not staged."""

@@ -6,7 +6,7 @@ recent event names and ids are cached.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any, Final
@@ -17,7 +17,7 @@ from orjson import dumps
 from .._model.errors import ValidationError
 from .._model.interruption import raise_interruption
 from .._model.version import VERSION
-from .size_check import MAX_RECORD_BYTES, exceeds
+from .size_check import MAX_RECORD_BYTES, exceeds, is_plain_json
 from .validation import FORBIDDEN_IDS, check_device_id, check_user_id, device_person
 
 if TYPE_CHECKING:
@@ -30,14 +30,10 @@ _CACHED_NAMES: Final = 1_000
 _CACHED_IDS: Final = 4_000
 # Longer fragments are not cached, which bounds the memory of the caches.
 _MAX_CACHED_BYTES: Final = 512
-_JSON_TYPES_ONLY: Final = (
+JSON_TYPES_ONLY: Final = (
     orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_PASSTHROUGH_SUBCLASS
 )
 _SCALAR_TYPES: Final = frozenset({str, int, bool, type(None)})
-# Nested containers that a template accepts. `/import` accepts no more.
-_MAX_LEVELS: Final = 3
-# A few lists that contain one another can expand to millions of values.
-_MAX_VALUES: Final = 1_000
 # Properties that the client sets itself, and ids that need validation.
 _RESERVED: Final = frozenset(
     {"token", "distinct_id", "time", "$insert_id", "mp_lib", "$lib_version", "$user_id", "$device_id"}
@@ -120,7 +116,7 @@ class EventTemplate:
         """
         if not properties:
             return self
-        is_plain = self._is_free(properties) and all(map(_is_plain, properties.values()))
+        is_plain = self._is_free(properties) and all(map(is_plain_json, properties.values()))
         if not is_plain or len(properties) > self._count:
             return None
         constants = self._constants + dumps(properties)[1:-1] + b","
@@ -165,8 +161,7 @@ class EventTemplate:
             ValidationError: if a value cannot be sent, and there is a serializer.
         """
         try:
-            if distinct_id is None:
-                distinct_id = self._default_id
+            distinct_id = self._default_id if distinct_id is None else distinct_id
             if not properties and (type(properties) is dict or properties is None):
                 return self._encode_bare(distinct_id, event_name, stamp)
             if type(properties) is not dict or len(properties) > self._count or not self._is_free(properties):
@@ -177,25 +172,22 @@ class EventTemplate:
                 # A float minus itself is 0 unless it is infinite or NaN.
                 if kind is str or kind is int or kind is bool or (kind is float and value - value == 0.0):
                     continue
-                if (
-                    value is not None
-                    and not (
-                        # Inline: many events have a list, and a call for each costs 5 % of `track`.
-                        kind is list and len(value) <= _MAX_ITEMS and _SCALAR_TYPES.issuperset(map(type, value))
-                    )
-                    and not _is_plain(value)
-                ):
-                    data = properties.copy() if data is properties else data
-                    clean = data[key] = self._normalizer.value(key, value, "properties")
-                    if type(clean) is not str and not _is_plain(clean):
-                        return None
+                # Inline: many events have a list, and a call for each costs 5 % of `track`.
+                if kind is list and len(value) <= _MAX_ITEMS and _SCALAR_TYPES.issuperset(map(type, value)):
+                    continue
+                if value is None or ((kind is dict or kind is list) and is_plain_json(value)):
+                    continue
+                data = properties.copy() if data is properties else data
+                clean = data[key] = self._normalizer.value(key, value, "properties")
+                if type(clean) is not str and not is_plain_json(clean):
+                    return None
             return b"".join(
                 (
                     self._names[event_name],
                     self._distinct_ids[distinct_id],
                     stamp,
                     self._constants,
-                    dumps(data, None, _JSON_TYPES_ONLY)[1:],
+                    dumps(data, None, JSON_TYPES_ONLY)[1:],
                     b"}",
                 )
             )
@@ -329,30 +321,6 @@ def _canonical(ip: str) -> str:
 
 def _with_ip(names: frozenset[str]) -> frozenset[str]:
     return _RESERVED_WITH_IP if names is _RESERVED else names | {"ip"}
-
-
-def _is_plain(value: object) -> bool:
-    """Return whether this is a JSON scalar, or a small dict or list of them. Keys are left to orjson."""
-    containers: list[Any] = [(value,)]
-    left = _MAX_VALUES
-    for _ in range(_MAX_LEVELS + 1):
-        nested: list[Any] = []
-        for container in containers:
-            items: Iterable[Any] = container.values() if type(container) is dict else container
-            for item in items:
-                kind = type(item)
-                if kind in _SCALAR_TYPES or (kind is float and item - item == 0.0):
-                    continue
-                if (kind is not list and kind is not dict) or len(item) > _MAX_ITEMS:
-                    return False
-                left -= len(item)
-                nested.append(item)
-        if not nested:
-            return True
-        if left < 0:
-            return False
-        containers = nested
-    return False
 
 
 _LIBRARY: Final = b'","mp_lib":"%b","$lib_version":"%b",' % (MP_LIB.encode(), VERSION.encode())

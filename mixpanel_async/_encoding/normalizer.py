@@ -112,13 +112,15 @@ class Normalizer:
             self.mapping(properties, path)
 
     def value(self, key: str, value: Any, path: str) -> Any:
-        """Return the value of a property as a JSON value.
+        """Return the value of a property as a JSON value, or a number that is not finite.
 
         Raises:
             ValidationError: if the value, or one inside it, cannot be sent.
         """
         if type(value) is datetime:
             return _utc_text(value)
+        if self.serializer is None and (type(value) is UUID or is_decimal(value)):
+            return _known(value)
         return _Visitor(self.limits, self.serializer, path).property(key, value)
 
     def mapping(self, value: Mapping[Any, Any], path: str) -> dict[str, Any]:

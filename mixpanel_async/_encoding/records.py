@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import partial
 from inspect import iscoroutinefunction
+from operator import is_
 from typing import Any, Final, NamedTuple
 
 import orjson
@@ -20,7 +21,6 @@ from .._model.records import DropReason, IdentityRecord, NonIdempotentRecord, Re
 from .._model.version import VERSION
 from .event_template import (
     MP_LIB,
-    EventTemplate,
     Fragments,
     PlainEncoder,
     canonical_address,
@@ -32,13 +32,15 @@ from .event_template import (
 from .hooks import BeforeSend, DroppedByHook, Message, SerializerOption, as_serializer, call_hook
 from .nesting import limit_depth
 from .normalizer import EVENT_LIMITS, PROFILE_LIMITS, WHOLE_EVENT_LIMITS, Normalizer, encode_message
-from .size_check import MAX_RECORD_BYTES
+from .size_check import MAX_RECORD_BYTES, is_plain_json
 from .timestamps import event_time, time_fragment
 from .validation import (
     check_device_id,
     check_id,
     check_insert_id,
+    check_kind,
     check_names,
+    check_target,
     check_user_id,
     copy_mapping,
     is_instance,
@@ -65,6 +67,9 @@ _ENVELOPE: Final = frozenset(
         "$longitude",
     }
 )
+_REPEATABLE: Final = _IDEMPOTENT | _ENVELOPE
+# Properties of an event that a hook usually leaves as they are, so that they need no second validation.
+_STAMPS: Final = ("token", "distinct_id", "time", "$insert_id", "$user_id", "$device_id")
 
 # Path of a property, its name, and the argument that sets it.
 _ARGUMENTS: Final = {
@@ -120,6 +125,7 @@ class RecordEncoder:
         "_whole_event",
         "encode_usual",
         "template",
+        "usual_template",
     )
 
     def __init__(
@@ -148,13 +154,13 @@ class RecordEncoder:
         self._recent = recent
         self._nesting = nesting
         self._warn = warn
-        self.template: EventTemplate | None = None
-        """Template of the client's events; None if a hook applies, or super properties have reserved names."""
-        if before_send is None:
-            fragments = Fragments(token)
-            template = make_template(fragments, self._events, is_bounded=is_memory_limited)
-            self.template = template.with_properties(self._super)
-        self.encode_usual: PlainEncoder = self.template.encode if self.template and hook is None else encode_nothing
+        template = make_template(Fragments(token), self._events, is_bounded=is_memory_limited)
+        self.template = template.with_properties(self._super)
+        """Template of the client's events; None if super properties have reserved names."""
+        is_usual = self.template is not None and hook is None and before_send is None
+        self.usual_template = self.template if is_usual else None
+        """The template, if no function of the user is called for an event."""
+        self.encode_usual = encode_nothing if self.usual_template is None else self.usual_template.encode
         """Encoder of events without special arguments. It never raises."""
 
     def encode_event(
@@ -175,12 +181,12 @@ class RecordEncoder:
         recent = self._recent if recent is None else recent
         now_ms = int(now * 1000)
         insert_id = new_id() if arguments.insert_id is None else arguments.insert_id
-        encode = self.plain_encoder(arguments, now=now, recent=recent)
+        encode = self._plain_encoder(arguments, now=now, recent=recent)
         if encode is not None:
             stamp = b"%b%b" % (time_fragment(now_ms), insert_id.encode())
             record = encode(arguments.distinct_id, arguments.event_name, arguments.properties, stamp)
             if record is not None and len(record) < MAX_RECORD_BYTES:
-                return Record(record)
+                return Record(record) if self._before_send is None else self._hooked(record, now, recent=recent)
         message, has_own_stamps = self._build_event(arguments, now_ms, insert_id)
         nesting: NestingOption = "keep" if recent else self._nesting
         # A hook that looks for personal data must not find it hidden in JSON text.
@@ -191,16 +197,26 @@ class RecordEncoder:
             raise _name_argument(error, arguments, message["properties"]) from None
         if self._before_send is None:
             return record
-        # The caller's arguments are valid. From here on, an invalid value comes from the hook.
-        message = orjson.loads(memoryview(record))
-        token = message["properties"]["token"]
+        return self._hooked(record, now, recent=recent)
+
+    def _hooked(self, record: bytes, now: float, *, recent: bool) -> bytes:
+        """Pass a valid event to the hook, and encode what the hook returns: an invalid value comes from the hook."""
+        message = orjson.loads(record if type(record) is bytes else memoryview(record))
+        name, properties = message["event"], message["properties"]
+        before = [properties.get(key) for key in _STAMPS]
         message = self._run_before_send(message)
         try:
+            if type(message) is dict and [*message] == ["event", "properties"] and message["event"] is name:
+                properties = message["properties"]
+                is_plain = type(properties) is dict and is_plain_json(properties)
+                if is_plain and all(map(is_, map(properties.get, _STAMPS), before)):
+                    return encode_message(message, self._whole_event)
             envelope = copy_mapping(message, "")
             properties = copy_mapping(envelope.pop("properties"), "properties")
             # Mixpanel accepts an event without the token, and ignores it.
-            properties["token"] = token
+            properties["token"] = before[0]
             clean = {**self._events.mapping(envelope, ""), "properties": properties}
+            nesting: NestingOption = "keep" if recent else self._nesting
             return self._finish_event(clean, nesting, now=now, recent=recent, has_own_stamps=False)
         except Exception as error:  # noqa: BLE001  the methods of a mapping may raise anything
             raise_interruption(error)
@@ -216,6 +232,9 @@ class RecordEncoder:
             now: wall clock in seconds.
             recent: overrides the encoder's `recent` for this event.
         """
+        return self._plain_encoder(arguments, now=now, recent=recent) if self._before_send is None else None
+
+    def _plain_encoder(self, arguments: EventArguments, *, now: float, recent: bool | None) -> PlainEncoder | None:
         _, _, _, meta, user_id, device_id, ip, time, insert_id = arguments
         template = self.template
         if template is None or meta is not None or (insert_id is not None and type(insert_id) is not str):
@@ -352,8 +371,7 @@ class RecordEncoder:
         data, clean = self._finish_profile(update)
         if self._before_send is not None:
             data, clean = self._finish_hooked_profile(orjson.loads(memoryview(data)))
-        is_idempotent = all(key in _IDEMPOTENT or key in _ENVELOPE for key in clean)
-        return data if is_idempotent else NonIdempotentRecord(data)
+        return data if _REPEATABLE.issuperset(clean) else NonIdempotentRecord(data)
 
     def _finish_hooked_profile(self, update: Message) -> tuple[bytes, Message]:
         """Pass an update to the hook, and finish what the hook returns."""
@@ -361,7 +379,7 @@ class RecordEncoder:
         message = self._run_before_send(update)
         try:
             changed = copy_mapping(message, "message")
-            _check_kind(changed, is_group=is_group)
+            check_kind(changed, is_group=is_group)
             # Mixpanel accepts an update without the token, and ignores it.
             changed["$token"] = token
             return self._finish_profile(changed)
@@ -371,15 +389,15 @@ class RecordEncoder:
 
     def _finish_profile(self, update: Message) -> tuple[bytes, Message]:
         """Validate an update. Return it encoded, and as a dict of JSON values."""
-        _check_target(update)
-        if all(key in _ENVELOPE for key in update):
+        check_target(update)
+        if _ENVELOPE.issuperset(update):
             raise ValidationError("message", "has no operation; add one, such as $set")
         for operation in _MAPPING_OPS:
             if operation in update:
                 require_mapping(update[operation], operation)
         if "$unset" in update:
             check_names(update["$unset"], "$unset")
-        clean = self._profiles.mapping(update, "")
+        clean = update if is_plain_json(update) else self._profiles.mapping(update, "")
         for key, value in clean.get("$add", {}).items():
             if isinstance(value, bool) or not isinstance(value, (int, float)):
                 raise ValidationError(join_path("$add", key), f"must be a number, not {type_name(value)}")
@@ -457,22 +475,6 @@ def _check_name(name: object) -> None:
         raise ValidationError(
             "event", f"has {len(name)} characters; Mixpanel truncates a name after {_MAX_NAME_LENGTH}"
         )
-
-
-def _check_kind(update: Message, *, is_group: bool) -> None:
-    """Reject an update that belongs to the other endpoint, where Mixpanel would ignore it."""
-    if ("$group_key" in update) is not is_group:
-        raise ValidationError("$group_key", "must be set for a group, and only for a group")
-
-
-def _check_target(update: Message) -> None:
-    if "$group_key" in update or "$group_id" in update:
-        check_id(update.get("$group_id"), "$group_id")
-        key = update.get("$group_key")
-        if not isinstance(key, str) or not key.strip():
-            raise ValidationError("$group_key", "must be a string that is not blank")
-    else:
-        check_id(update.get("$distinct_id"), "$distinct_id")
 
 
 def payload_of(record: bytes) -> dict[str, Any] | None:

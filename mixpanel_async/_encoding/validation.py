@@ -239,3 +239,24 @@ def check_names(value: object, path: str) -> Iterable[Any]:
         if not isinstance(name, str):
             raise ValidationError(f"{path}[{at}]", f"must be a string, not {type_name(name)}")
     return value
+
+
+def check_kind(update: Mapping[str, Any], *, is_group: bool) -> None:
+    """Reject an update that belongs to the other endpoint, where Mixpanel would ignore it."""
+    if ("$group_key" in update) is not is_group:
+        raise ValidationError("$group_key", "must be set for a group, and only for a group")
+
+
+def check_target(update: Mapping[str, Any]) -> None:
+    """Reject an update that names no user or group.
+
+    Raises:
+        ValidationError: if an id or the key of the group is missing or not valid.
+    """
+    if "$group_key" in update or "$group_id" in update:
+        check_id(update.get("$group_id"), "$group_id")
+        key = update.get("$group_key")
+        if not isinstance(key, str) or not key.strip():
+            raise ValidationError("$group_key", "must be a string that is not blank")
+    else:
+        check_id(update.get("$distinct_id"), "$distinct_id")
