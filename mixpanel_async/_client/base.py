@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from .._delivery.lanes import Lane
     from .._delivery.queue import Queue
     from .._delivery.sender import Sender
-    from .._delivery.staging import Stage
     from .._delivery.watchdog import Watchdog
 
 Properties = Mapping[str, Any]
@@ -91,7 +90,8 @@ class ClientBase:
         except Exception as error:  # noqa: BLE001  a user's types may raise anything
             outcome = as_refusal(error)
         else:
-            await self._accept(lane, record, self._stages[kind])
+            if self._staging.try_append(self._stages[kind], as_encoded, record, None, None) is not True:
+                await self._sender.enqueue(lane, record, self._options.batching.wait_timeout)
             return
         self._end(outcome, lane, kind)
 
@@ -104,11 +104,6 @@ class ClientBase:
     def api_host(self) -> str:
         """Host to which the client sends, with scheme: `https://api.mixpanel.com` unless an option changes it."""
         return self._options.origin
-
-    async def _accept(self, lane: Lane, record: bytes, stage: Stage) -> None:
-        """Stage or enqueue an encoded record."""
-        if self._staging.try_append(stage, as_encoded, record, None, None) is not True:
-            await self._sender.enqueue(lane, record, self._options.batching.wait_timeout)
 
     def _end(self, outcome: Outcome, lane: Lane, kind: RecordKind) -> None:
         """Count or raise that a record was not encoded. Call it outside of `except`, whose frames hold the token."""

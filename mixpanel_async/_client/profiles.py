@@ -9,7 +9,7 @@ would not accept the update (with `invalid="drop"`, the update is dropped instea
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from typing import Any
 
 from .._encoding.validation import copy_mapping, is_decimal, is_instance, type_name
@@ -31,8 +31,8 @@ class ProfileMethods(ClientBase):
         """
         await self._update(RecordKind.PEOPLE, message, meta)
 
-    async def _update_user(self, distinct_id: str, operation: str, value: object, meta: Meta) -> None:
-        await self._update(RecordKind.PEOPLE, {"$distinct_id": distinct_id, operation: value}, meta)
+    def _update_user(self, distinct_id: str, operation: str, value: object, meta: Meta) -> Awaitable[None]:
+        return self._update(RecordKind.PEOPLE, {"$distinct_id": distinct_id, operation: value}, meta)
 
     async def people_set(self, distinct_id: str, properties: Properties, meta: Meta = None) -> None:
         """Set properties and replace their old values. Mixpanel creates the profile if it does not exist.
@@ -113,8 +113,11 @@ class ProfileMethods(ClientBase):
         """
         await self._update(RecordKind.GROUPS, message, meta)
 
-    async def _update_group(self, group_key: str, group_id: str, operation: str, value: object, meta: Meta) -> None:
-        await self._update(RecordKind.GROUPS, {"$group_key": group_key, "$group_id": group_id, operation: value}, meta)
+    def _update_group(
+        self, group_key: str, group_id: str, operation: str, value: object, meta: Meta
+    ) -> Awaitable[None]:
+        message = {"$group_key": group_key, "$group_id": group_id, operation: value}
+        return self._update(RecordKind.GROUPS, message, meta)
 
     async def group_set(self, group_key: str, group_id: str, properties: Properties, meta: Meta = None) -> None:
         """Set properties of a group and replace their old values. Mixpanel creates the group if it does not exist."""

@@ -6,6 +6,7 @@ The reference merges and converts the values slowly and plainly.
 from __future__ import annotations
 
 import gzip
+from collections import OrderedDict
 from datetime import date, datetime, timedelta, timezone
 from decimal import Decimal
 from enum import Enum
@@ -19,7 +20,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mixpanel_async import AsyncMixpanel, MixpanelException, ServiceAccountCredentials
+from mixpanel_async import AsyncMixpanel, MixpanelException, ServiceAccountCredentials, ValidationError
+from mixpanel_async._encoding.event_template import canonical_address
+from mixpanel_async._encoding.hooks import DroppedByHook
 from mixpanel_async._encoding.records import EventArguments, RecordEncoder
 from mixpanel_async._model.version import VERSION
 
@@ -171,3 +174,62 @@ async def test_every_method_sends_the_bytes_of_the_general_encoder(
     for message in messages:
         message["properties"] |= {"time": 0, "$insert_id": ""}
     assert len({orjson.dumps(message) for message in messages}) == 1
+
+
+@given(
+    ip=st.from_regex(r"[0-9]{1,3}(\.[0-9]{1,3}){3}", fullmatch=True)
+    | st.ip_addresses().map(str)
+    | st.sampled_from(
+        ["01.2.3.4", "1.2.3", "1.2.3.4\n", "1.2.3.4 ", "\u0661.2.3.4", "256.1.1.1", "1.2.3.04", "::FFFF:1.2.3.4"]
+    )
+)
+@settings(max_examples=500, deadline=None, derandomize=True, database=None)
+def test_address_has_the_form_of_the_standard_library(ip: str) -> None:
+    try:
+        expected = str(ip_address(ip))
+    except ValueError:
+        with pytest.raises(ValidationError, match="must be an IPv4 or IPv6 address"):
+            canonical_address(ip)
+    else:
+        assert canonical_address(ip) == expected
+
+
+IDS: Final = {"$distinct_id": "user-1"}
+PROFILES: Final = st.sampled_from(["$set", "$set_once", "$union", "$append", "$remove"])
+
+
+@given(operation=PROFILES, values=st.dictionaries(st.text(max_size=4), VALUES, max_size=5), ip=st.booleans())
+@settings(max_examples=500, deadline=None, derandomize=True, database=None)
+def test_profile_update_has_the_bytes_of_one_dict(operation: str, values: dict[str, Any], ip: bool) -> None:
+    meta = {"$ip": "203.0.113.7"} if ip else {}
+    try:
+        record = RecordEncoder(TOKEN).encode_profile({**IDS, operation: values}, meta, now=NOW)
+    except MixpanelException:
+        return
+    assert record == orjson.dumps({"$token": TOKEN, "$time": NOW, **IDS, operation: plain(values), **meta})
+
+
+@given(
+    properties=PROPERTIES,
+    changes=st.dictionaries(NAMES | st.just("token"), VALUES, max_size=2),
+    removed=st.sampled_from(["a", "b", "time", "token"]),
+)
+@settings(max_examples=500, deadline=None, derandomize=True, database=None)
+def test_hooked_event_has_the_bytes_of_what_the_hook_returned(properties: Any, changes: Any, removed: str) -> None:
+    def encode(before_send: Any) -> bytes:
+        encoder = RecordEncoder(TOKEN, before_send=before_send)
+        try:
+            return encoder.encode_event(EventArguments("u", "Event", properties), now=NOW, new_id=lambda: MADE)
+        except (MixpanelException, DroppedByHook) as error:
+            return type(error).__name__.encode()
+
+    def change(message: dict[str, Any]) -> dict[str, Any]:
+        message["properties"].pop(removed, None)
+        message["properties"].update(changes)
+        return message
+
+    def change_generally(message: dict[str, Any]) -> Any:
+        # A subclass of `dict` is visited value by value.
+        return OrderedDict(change(message))
+
+    assert encode(change) == encode(change_generally)
