@@ -183,13 +183,12 @@ class Buffer:
             return OfferResult.ACCEPTED
         return OfferResult.WAKE_SENDER
 
-    def extend(self, lane: Lane, items: Sequence[bytes], now: float) -> OfferResult:
-        """Accept records, at most as many as `make_batch_room` has just returned.
+    def extend(self, lane: Lane, items: Sequence[bytes], size: int, now: float) -> OfferResult:
+        """Accept records of this size together, at most as many as `make_batch_room` has just returned.
 
         Returns:
             The result of `offer` for all of them together.
         """
-        size = sum(map(len, items))
         if not self.accounting.accept_if_room(len(items), size):
             return OfferResult.FULL
         batch = lane.open or self.lanes.new_batch(lane, [], now)

@@ -115,9 +115,9 @@ class Intake:
             records = stage.records
             while records:
                 items = records[: buffer.make_batch_room(lane, records)]
-                count = len(items)
+                count, size = len(items), sum(map(len, items))
                 try:
-                    result = buffer.extend(lane, items, self._monotonic())
+                    result = buffer.extend(lane, items, size, self._monotonic())
                     if result is not OfferResult.FULL:
                         del records[:count]
                 except BaseException:
@@ -131,7 +131,7 @@ class Intake:
                     self._deferred = waiting + self._deferred
                     del records[:count]
                     self._enqueue_deferred(losses)
-                staging.charge_drained(sum(map(len, items)))
+                staging.charge_drained(size)
                 self._repairer.begin()
                 wake_sender = wake_sender or result is not OfferResult.ACCEPTED
         return wake_sender

@@ -29,8 +29,8 @@ class BatchBody(Sequence[bytes]):
 
     Args:
         items: initial records.
-        new_compressor: returns a compressor for incremental compression of appended records. None disables incremental
-            compression.
+        new_compressor: returns a compressor for incremental compression of appended records. Records lose their
+            subclass of `bytes` then. None disables incremental compression.
     """
 
     __slots__ = (
@@ -78,8 +78,8 @@ class BatchBody(Sequence[bytes]):
     def _add(self, at: int, items: Sequence[bytes]) -> None:
         """Store these records as one chunk, in the place of the chunks from this position on."""
         chunk = b",".join((b"", *items))
-        kinds = {*map(type, items)}
-        types = repeat(kinds.pop()) if len(kinds) == 1 else (*map(type, items),)
+        # Only events are compressed. Their subclasses of `bytes` do not matter once they are in a batch.
+        types = (*map(type, items),) if self._new_compressor is None else repeat(bytes)
         splitter = partial(_split, array("I", map(len, items)), types)
         # No call between these two, so that no signal handler can run between them.
         self._chunks[at:] = (chunk,)

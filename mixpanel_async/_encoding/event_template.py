@@ -176,15 +176,17 @@ class EventTemplate:
                 # A float minus itself is 0 unless it is infinite or NaN.
                 if kind is str or kind is int or kind is bool or (kind is float and value - value == 0.0):
                     continue
-                # Inline: many events have a list, and a call for each costs 5 % of `track`.
-                if kind is list and len(value) <= _MAX_ITEMS and _SCALAR_TYPES.issuperset(map(type, value)):
-                    continue
+                if kind is list and len(value) <= _MAX_ITEMS:
+                    # Inline: many events have a list, and a call for each costs 5 % of `track`.
+                    for item in value:
+                        if type(item) is not str:
+                            break
+                    else:
+                        continue
                 if value is None or ((kind is dict or kind is list) and is_plain_json(value)):
                     continue
                 data = properties.copy() if data is properties else data
-                clean = data[key] = self._normalizer.value(key, value, "properties")
-                if type(clean) is not str and not is_plain_json(clean):
-                    return None
+                data[key] = self._converted(key, value)
             return b"".join(
                 (
                     self._names[event_name],
@@ -195,12 +197,22 @@ class EventTemplate:
                     b"}",
                 )
             )
-        except Exception as error:
-            # The user's serializer is called once. The general encoder raises the other errors for the user.
-            if type(error) is ValidationError and self._normalizer.serializer is not None:
-                raise
-            raise_interruption(error)
+        except Exception as error:  # noqa: BLE001  the general encoder raises the error for the user
+            self._raise_if_final(error)
             return None
+
+    def _converted(self, key: str, value: object) -> object:
+        """Return a value as JSON. Raise if it is nested deeply."""
+        clean = self._normalizer.value(key, value, "properties")
+        if type(clean) is not str and not is_plain_json(clean):
+            raise TypeError
+        return clean
+
+    def _raise_if_final(self, error: Exception) -> None:
+        """Raise an error that the general encoder must not find again: the user's serializer is called once."""
+        if type(error) is ValidationError and self._normalizer.serializer is not None:
+            raise error
+        raise_interruption(error)
 
     def _encode_bare(self, distinct_id: object, event_name: object, stamp: bytes) -> bytes:
         """Encode an event without properties: no comma follows the shared ones."""

@@ -1430,7 +1430,7 @@ def test_joined_records_are_enqueued_like_single_records(
         opened, held = lane.open, joined.accounting.pending
         part = left[: joined.make_batch_room(lane, left)]
         closed = lane.open is not opened
-        result = joined.extend(lane, part, 0.0)
+        result = joined.extend(lane, part, sum(map(len, part)), 0.0)
         if result is OfferResult.FULL:
             assert (joined.accounting.accepted, joined.accounting.pending) == (held, held)
             return
@@ -1455,5 +1455,5 @@ def test_staged_records_always_fit() -> None:
         items = [b"x" * least] * (room // least)
         while items:
             part = items[: buffer.make_batch_room(lane, items)]
-            assert buffer.extend(lane, part, 0.0) is not OfferResult.FULL
+            assert buffer.extend(lane, part, sum(map(len, part)), 0.0) is not OfferResult.FULL
             items = items[len(part) :]

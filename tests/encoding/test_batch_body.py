@@ -112,7 +112,7 @@ def test_only_the_open_batch_keeps_a_compressor() -> None:
         left = 12
         while left:
             count = buffer.make_batch_room(lane, [b'{"event":1}'] * left)
-            assert buffer.extend(lane, [b'{"event":1}'] * count, 0.0) is not OfferResult.FULL
+            assert buffer.extend(lane, [b'{"event":1}'] * count, 11 * count, 0.0) is not OfferResult.FULL
             left -= count
         assert len(alive) <= 1
     while isinstance(batch := buffer.poll(0.0), Batch):
