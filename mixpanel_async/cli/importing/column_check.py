@@ -6,7 +6,7 @@ do files of other tools that need a preset, which is proposed and never applied 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from shlex import join
@@ -17,7 +17,7 @@ from .option_values import ImportKind, PresetName
 from .presets import PRESETS, recognise
 from .record_conversion import flatten, is_update
 from .record_source import Position, Row
-from .source_factory import ReadOptions, open_source
+from .source_factory import ReadOptions, StreamCheck, open_source
 from .spread import Record, SpreadRecord, spread_rows
 
 if TYPE_CHECKING:
@@ -115,19 +115,21 @@ class ColumnCheck:
         if is_whole and records and not self._has_rejects and len(files) == len(inputs):
             self._require_matches()
 
-    def check_stream(self, name: str) -> Callable[[Sequence[Row]], None]:
-        """Return a function that checks the first records of a stream before they are sent.
+    def check_stream(self, name: str) -> StreamCheck:
+        """Return a function that checks the records of a stream before they are sent.
 
-        It raises `DamagedError` if the stream needs a preset or `--spread`.
+        It raises `DamagedError` if the first records show that the stream needs a preset or `--spread`.
         """
         is_checked = False
 
-        def check(rows: Sequence[Row]) -> None:
+        def check(columns: Sequence[str], rows: Sequence[Row]) -> None:
             nonlocal is_checked
             if rows and not is_checked:
                 is_checked = True
-                if problem := self._foreign(name, (), rows):
+                if problem := self._foreign(name, columns, rows):
                     raise DamagedError(problem)
+            if self._wanted():
+                self._match(columns, rows)
 
         return check
 
@@ -168,8 +170,12 @@ class ColumnCheck:
         if len(self._names) < _MAX_NAMES:
             self._names.update(dict.fromkeys(names))
 
+    def unmatched(self) -> dict[str, str]:
+        """Return the column by option of the options that matched no column so far."""
+        return {**{f"--spread {path}": path for path in self._unmatched_paths()}, **self._unmatched}
+
     def _require_matches(self) -> None:
-        unmatched = {**{f"--spread {path}": path for path in self._unmatched_paths()}, **self._unmatched}
+        unmatched = self.unmatched()
         if unmatched:
             raise InputError("\n".join(f"{option}: {self._no_match(column)}" for option, column in unmatched.items()))
 

@@ -18,13 +18,14 @@ from mixpanel_async import Checker, ConfigurationError
 from . import typer_options as opt
 from .checkpoint import CheckpointError
 from .client import create_client
+from .column_check import ColumnCheck
 from .column_mapping import ColumnMapping
 from .dry_run import DryRun
 from .dry_run_report import DryRunReport
 from .fault_finder import FaultGroups
 from .file_import import FileImport
 from .importer import Importer
-from .inputs import STDIN, InputError, InputFile, find_inputs
+from .inputs import InputError, InputFile, find_inputs
 from .limits import ImportLimits
 from .lock import LockedError, lock_file
 from .option_values import Format, ImportKind, InsertIds, Nesting, Operation
@@ -33,7 +34,7 @@ from .paths import ImportPaths
 from .progress import create_display, print_line
 from .record_source import Position, Row
 from .signals import SignalCounter
-from .source_factory import ReadOptions, open_source
+from .source_factory import ReadOptions, StreamCheck, open_source
 from .summary import INTERRUPTED, STOPPED, USAGE, ImportSummary
 from .time_check import unused_timezone
 
@@ -161,9 +162,13 @@ def _open_inputs(options: ImportOptions) -> list[InputFile]:
 
 
 def _run_dry(inputs: Sequence[InputFile], options: ImportOptions) -> ImportSummary:
-    mapping, read_options = _check_options(inputs, options)
+    mapping, read_options, column_check = _check_options(inputs, options)
     files = options.paths.prepare_dry_run(inputs)
-    report = DryRunReport(mapping, FaultGroups(mapping)) if options.as_json or not options.quiet else None
+    report = (
+        DryRunReport(mapping, FaultGroups(mapping), options.columns.nesting)
+        if options.as_json or not options.quiet
+        else None
+    )
     display = create_display("valid", quiet=options.quiet)
     run = DryRun(
         files,
@@ -188,7 +193,7 @@ def _run_dry(inputs: Sequence[InputFile], options: ImportOptions) -> ImportSumma
         reason_counts=run.rejects.reason_counts,
         first_rejects=run.rejects.first_rejects,
         report=report,
-        unmatched_mappings=mapping.unmatched(),
+        unmatched_options=_unmatched_options(inputs, mapping, column_check),
         unused_option=_unused_option(inputs, options.columns, mapping),
         suggest_time_mapping=_can_suggest_time_mapping(mapping),
         signal_status=signal_status,
@@ -207,7 +212,7 @@ def _run_import(inputs: Sequence[InputFile], options: ImportOptions) -> ImportSu
             stack.callback(file.rejects.close)
             if file not in remaining:
                 print_line(_already_imported(file), sys.stderr)
-        mapping, read_options = _check_options([file.input for file in remaining], options)
+        mapping, read_options, column_check = _check_options([file.input for file in remaining], options)
         signals = stack.enter_context(SignalCounter())
         display = create_display("imported", quiet=options.quiet)
         stack.callback(display.close)
@@ -229,7 +234,7 @@ def _run_import(inputs: Sequence[InputFile], options: ImportOptions) -> ImportSu
         noun=columns.kind.value,
         is_dry_run=False,
         reason_counts=importer.rejects.reason_counts,
-        unmatched_mappings=mapping.unmatched(),
+        unmatched_options=_unmatched_options(inputs, mapping, column_check),
         unused_option=_unused_option(inputs, options.columns, mapping),
         suggest_time_mapping=_can_suggest_time_mapping(mapping),
         delivered=importer.delivered,
@@ -239,25 +244,39 @@ def _run_import(inputs: Sequence[InputFile], options: ImportOptions) -> ImportSu
     )
 
 
-def _check_options(inputs: Sequence[InputFile], options: ImportOptions) -> tuple[ColumnMapping, ReadOptions]:
-    """Check the options against the records. Return the mapping, and options that check streams later."""
+def _check_options(
+    inputs: Sequence[InputFile], options: ImportOptions
+) -> tuple[ColumnMapping, ReadOptions, ColumnCheck]:
+    """Check the options against the records. Return the mapping, options that check streams later, and their check."""
     columns, read_options = options.columns, options.columns.read_options()
     mapping = columns.column_mapping()
     column_check = columns.column_check(mapping, read_options)
     column_check.run(inputs)
     time_check = columns.time_check(mapping, read_options, partial(_report, quiet=options.quiet))
-    checks = (column_check.check_stream(STDIN), time_check.check_stream())
 
-    def check_stream(rows: Sequence[Row]) -> None:
-        for check in checks:
-            check(rows)
+    def check_stream(name: str) -> StreamCheck:
+        check_columns, check_times = column_check.check_stream(name), time_check.check_stream()
 
-    return time_check.run(inputs), replace(read_options, check_stream=check_stream)
+        def check(listed: Sequence[str], rows: Sequence[Row]) -> None:
+            check_columns(listed, rows)
+            check_times(rows)
+
+        return check
+
+    return time_check.run(inputs), replace(read_options, check_stream=check_stream), column_check
 
 
 def _report(text: str, *, quiet: bool) -> None:
     if not quiet:
         print_line(text, sys.stderr)
+
+
+def _unmatched_options(inputs: Sequence[InputFile], mapping: ColumnMapping, check: ColumnCheck) -> list[str]:
+    """Return the options whose column no record had. Without a stream, most are reported before anything is sent."""
+    unmatched = [f"--map {text}" for text in mapping.unmatched()]
+    if any(input_file.identity is None for input_file in inputs):
+        unmatched += [option for option in check.unmatched() if not option.startswith("--map ")]
+    return unmatched
 
 
 def _unused_option(inputs: Sequence[InputFile], columns: ColumnOptions, mapping: ColumnMapping) -> str | None:

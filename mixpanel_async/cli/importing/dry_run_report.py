@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 
-from .option_values import ColumnType, Format, ImportKind
+from mixpanel_async import limit_depth
+
+from .option_values import ColumnType, Format, ImportKind, Nesting
 from .presets import PRESETS, recognise
 from .record_conversion import EventArguments, flatten
 from .spread import Record, SpreadRecord
@@ -65,10 +67,12 @@ class DryRunReport:
     Args:
         mapping: maps the columns of the files to fields and properties.
         faults: receives the faults of all records.
+        nesting: what is sent of deep values.
     """
 
-    def __init__(self, mapping: ColumnMapping, faults: FaultGroups) -> None:
+    def __init__(self, mapping: ColumnMapping, faults: FaultGroups, nesting: Nesting) -> None:
         self._mapping = mapping
+        self._nesting = nesting
         self._files: list[dict[str, Any]] = []
         self._columns: dict[str, None] = {}
         self._values: dict[str, _Values] = {}
@@ -104,6 +108,8 @@ class DryRunReport:
             fields = {"time": time, "distinct_id": distinct_id, "$insert_id": insert_id}
             ids = {"$user_id": user_id, "$device_id": device_id}
             given = {key: value for key, value in {**fields, **ids}.items() if value is not None}
+            if self._nesting is Nesting.TEXT:
+                properties = limit_depth(properties, "text")
             self._sample = {"event": name, "properties": {**given, **properties}}
 
     def add_update(self, message: Record) -> None:

@@ -38,7 +38,7 @@ _OBJECT_START: Final = re.compile(rb'\{\s*(?:["}]|$)')
 _ARRAY_START: Final = re.compile(rb'\[\s*(?:["{\[\]\d-]|true|false|null|$)')
 _QUOTED: Final = re.compile(rb'"[^"]*"?')
 # In a CSV cell the quote would be doubled.
-_OBJECT_LINE: Final = re.compile(rb'^\s*\{\s*"[^"]', re.MULTILINE)
+_OBJECT_LINE: Final = re.compile(rb'^[ \t]*\{\s*"[^"]', re.MULTILINE)
 
 
 class FormatError(ValueError):

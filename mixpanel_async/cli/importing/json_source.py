@@ -130,13 +130,20 @@ class JsonSource(StreamSource):
         return True
 
     def _peek(self) -> str:
-        """Skip white space. Return the next character, or an empty string at the end of the file."""
+        """Skip white space. Return the next character, or an empty string at the end of the file.
+
+        Raises:
+            DamagedError: if the white space has no end.
+        """
+        start = self._offset_in_text
         while True:
             match = _SPACE.match(self._text, self._offset_in_text)
             assert match is not None
             self._offset_in_text = match.end()
             if self._offset_in_text < len(self._text):
                 return self._text[self._offset_in_text]
+            if len(self._text) - start > MAX_RECORD_BYTES:
+                raise DamagedError(f"more than {MAX_RECORD_BYTES} characters of white space between two records")
             if not self._read_more():
                 return ""
 

@@ -119,13 +119,27 @@ def _remove_directory(path: Path) -> None:
 
 
 def _ensure_rejects_writable(files: Sequence[FileImport]) -> None:
+    """Check the reject files before they are pruned, which rewrites them.
+
+    Raises:
+        CheckpointError: if one cannot be written, is an input file, or has other content.
+    """
+    for file in files:
+        path = file.rejects.path
+        if path is not None and path.is_file() and file.input.size is not None and path.samefile(file.input.path):
+            raise CheckpointError(f"{path} is the input file; choose another file with --rejects")
     for rejects in dict.fromkeys(file.rejects for file in files):
         try:
             rejects.ensure_writable()
-        except OSError as error:  # noqa: PERF203  one or a few files
+            has_other_content = rejects.has_other_content()
+        except OSError as error:
             raise CheckpointError(
                 f"cannot write rejected records to {rejects.path}: {error.strerror}; choose another file with --rejects"
             ) from None
+        if has_other_content:
+            raise CheckpointError(
+                f"{rejects.path} has other content than rejected records; choose another file with --rejects"
+            )
 
 
 def _prune_rejects(files: Sequence[FileImport]) -> None:

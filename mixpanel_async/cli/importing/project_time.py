@@ -43,7 +43,11 @@ def to_number(value: object) -> float | None:
             return None
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
-    return value if isfinite(value) else None
+    try:
+        return value if isfinite(value) else None
+    except OverflowError:
+        # An integer that does not fit into a float.
+        return None
 
 
 class ProjectClock(Protocol):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING, Final
+from collections.abc import Mapping
+from datetime import datetime, timedelta, timezone
+from typing import TYPE_CHECKING, Any, Final
 
 from mixpanel_async import DropReason, LostRecord, ValidationError
 
@@ -19,6 +21,7 @@ UNREADABLE: Final = "unreadable"
 INVALID: Final = "invalid"
 UNCERTAIN: Final = "uncertain"
 
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _MAX_REASONS: Final = 1_000
 _MAX_FIRST_REJECTS: Final = 5
 # The client reports these when it is closed or an awaited call ends. The next run resends the records.
@@ -95,7 +98,8 @@ class RejectTracker:
             file, line = self._find_origin(record) or (fallback, None)
             file.add_loss(line, uncertain=reason is DropReason.UNCERTAIN)
             problem = record.message or "rejected by Mixpanel"
-            self._add(file, line, reason.value, record.field, problem, record.payload)
+            payload = record.payload if self._mapping.project_clock is None else _with_text_time(record.payload)
+            self._add(file, line, reason.value, record.field, problem, payload)
 
     def _find_origin(self, record: LostRecord) -> tuple[FileImport, int] | None:
         if record.payload is None:
@@ -111,3 +115,18 @@ class RejectTracker:
         self.reason_counts[text if is_counted else "other reasons"] += 1
         file.add_recorded(uncertain=reason == UNCERTAIN)
         file.rejects.add(file.input.path, line, reason, problem, record, field)
+
+
+def _with_text_time(message: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    """Return an event with its time as text in UTC, so that a later import does not convert it from project time again.
+
+    Args:
+        message: an event as the client sends it, with a time in milliseconds.
+    """
+    if message is None:
+        return None
+    properties = message.get("properties")
+    if not isinstance(properties, dict) or not isinstance(properties.get("time"), int):
+        return message
+    moment = _EPOCH + timedelta(milliseconds=properties["time"])
+    return {**message, "properties": {**properties, "time": moment.isoformat(timespec="milliseconds")}}

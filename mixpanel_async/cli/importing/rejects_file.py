@@ -13,6 +13,9 @@ import orjson
 
 _MAX_TEXT_LENGTH: Final = 1_000_000
 _TOKEN_KEYS: Final = ("token", "$token")
+# Beginning of every entry, without white space.
+_HEAD_BYTES: Final = 64
+_ENTRY_START: Final = b'{"file":"'
 
 
 class RejectsFile:
@@ -46,6 +49,19 @@ class RejectsFile:
             # A pipe is not opened: closing it again would signal end of file to its reader.
             if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
                 os.close(os.open(path, os.O_WRONLY | os.O_APPEND))
+
+    def has_other_content(self) -> bool:
+        """Return whether the file exists and begins with something else than an entry.
+
+        Raises:
+            OSError: if it cannot be read.
+        """
+        if self.path is None or self._file is not None or not self.path.is_file():
+            return False
+        with self.path.open("rb") as file:
+            head = b"".join(file.read(_HEAD_BYTES).split())
+        # A killed process may leave an incomplete entry.
+        return not _ENTRY_START.startswith(head[: len(_ENTRY_START)])
 
     def add(self, source: str, line: int | None, reason: str, problem: str, record: object, field: str = "") -> None:
         """Write an entry.

@@ -6,11 +6,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from .csv_source import CsvSource
-from .inputs import InputError, InputFile, open_input
+from .inputs import DamagedError, InputError, InputFile, open_input
 from .json_source import JsonSource, NdjsonSource
 from .option_values import Format
 from .parquet_source import ParquetSource
 from .record_source import READ_ERRORS, Position, RecordSource, Row
+
+StreamCheck = Callable[[Sequence[str], Sequence[Row]], None]
+"""Check of the next records of a stream, given the columns that it lists."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,26 +24,26 @@ class ReadOptions:
         format: format of all files; `Format.AUTO` detects it per file.
         delimiter: CSV delimiter; None for a comma, or a tab for TSV.
         encoding: CSV encoding.
-        check_stream: called with the next records of a file that can be read only once. It raises `DamagedError` to
-            stop reading before them.
+        check_stream: called with the name of a file that can be read only once. Returns a function that is called with
+            its columns and the next records. It raises `DamagedError` to stop reading before them.
     """
 
     format: Format = Format.AUTO
     delimiter: str | None = None
     encoding: str = "utf-8"
-    check_stream: Callable[[Sequence[Row]], None] | None = None
+    check_stream: Callable[[str], StreamCheck] | None = None
 
 
 class _CheckedSource:
     """Source whose records are checked before they are returned."""
 
-    def __init__(self, source: RecordSource, check: Callable[[Sequence[Row]], None]) -> None:
+    def __init__(self, source: RecordSource, check: StreamCheck) -> None:
         self._source = source
         self._check = check
 
     def take(self, limit: int) -> list[Row]:
         rows = self._source.take(limit)
-        self._check(rows)
+        self._check(self._source.columns, rows)
         return rows
 
     @property
@@ -75,7 +78,7 @@ def open_source(input_file: InputFile, options: ReadOptions, start: Position) ->
     source = _open(input_file, options, start)
     if input_file.identity is not None or options.check_stream is None:
         return source
-    return _CheckedSource(source, options.check_stream)
+    return _CheckedSource(source, options.check_stream(input_file.name))
 
 
 def _open(input_file: InputFile, options: ReadOptions, start: Position) -> RecordSource:
@@ -92,6 +95,6 @@ def _open(input_file: InputFile, options: ReadOptions, start: Position) -> Recor
     except READ_ERRORS as error:
         opened.close()
         raise InputError(f"cannot read {input_file.name}: {error}") from None
-    except InputError as error:
+    except (InputError, DamagedError) as error:
         opened.close()
         raise InputError(f"{input_file.name}: {error}") from None

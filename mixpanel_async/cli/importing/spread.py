@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 import orjson
@@ -104,7 +105,7 @@ class Spreader:
         for path in self.paths:
             states = self._spread_all(states, path)
         for count, (own, inner, trail, error) in enumerate(states):
-            if error is None and count >= MAX_ELEMENTS:
+            if count >= MAX_ELEMENTS:
                 # All elements before this one are already on their way.
                 problem = f"has more than {MAX_ELEMENTS:,} nested records; split it"
                 yield SpreadFault("", problem, self._isolate_from(row, trail))
@@ -271,10 +272,17 @@ def _decode(value: object) -> tuple[Any, str | None]:
     return None, f"cannot be spread: it must be an object or a list, not {type(value).__name__}"
 
 
+@lru_cache(maxsize=2)
+def _decode_once(text: str) -> Any:
+    """Decode text that each element of a list asks for if all of them are rejected."""
+    return _decode(text)[0]
+
+
 def _cut_lists(record: Record, path: str, slices: list[slice]) -> Record:
     """Return a record with a part of each list on a path. Used slices are removed from the list."""
     column, rest = _split(record, path)
-    value, _ = _decode(record.get(column))
+    value = record.get(column)
+    value = _decode_once(value) if type(value) is str else _decode(value)[0]
     if type(value) is list and slices:
         part = value[slices.pop(0)]
         if rest and len(part) == 1 and type(part[0]) is dict:

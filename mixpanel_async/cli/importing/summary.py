@@ -41,7 +41,7 @@ class ImportSummary:
         failure: error that stopped the import, or None.
         advice: fix that is needed before rerunning the command, or an empty string.
         suggest_time_mapping: whether `--map time=COLUMN` could help if all records lack a time.
-        unmatched_mappings: `NAME=COLUMN` mappings whose column no record had.
+        unmatched_options: options whose column no record had.
         unused_option: message about another option that had no effect, or None.
         signal_status: exit status after a signal, or None.
     """
@@ -52,7 +52,7 @@ class ImportSummary:
     reason_counts: Counter[str]
     first_rejects: Sequence[tuple[str, str]] = ()
     report: DryRunReport | None = None
-    unmatched_mappings: Sequence[str] = ()
+    unmatched_options: Sequence[str] = ()
     unused_option: str | None = None
     delivered: int | None = None
     failure: str | None = None
@@ -96,7 +96,7 @@ class ImportSummary:
         if self.suggest_time_mapping and imported == earlier_imported and self.reason_counts[_MISSING_TIME]:
             lines.append('The time is read from the column "time". Use --map time=COLUMN to read it from another.')
         if any(file.submitted.read > file.earlier.read for file in self.files):
-            lines += [f"--map {mapping}: no record has this column" for mapping in self.unmatched_mappings]
+            lines += [f"{option}: no record has this column" for option in self.unmatched_options]
             lines += [] if self.unused_option is None else [self.unused_option]
         paths = dict.fromkeys(file.rejects.path for file in self.files if file.rejects.path and file.not_imported)
         lines += [f"rejected records: {path}" for path in paths]

@@ -16,6 +16,8 @@ UNITS: Final = {"seconds": 1, "milliseconds": 1_000, "microseconds": 1_000_000, 
 FORMATS: Final = ("auto", "iso", *UNITS)
 
 _OFFSET: Final = re.compile(r"([+-])(\d{2}):?(\d{2})")
+_MAX_NUMBER: Final = 10**30
+_OUT_OF_RANGE: Final = "is out of range for a time"
 _NOT_ISO: Final = "is not a valid ISO 8601 time such as 2026-11-21T12:00:00Z"
 
 
@@ -91,6 +93,9 @@ class TimeParser:
             return _to_seconds(Decimal(value), self._unit, path)
         if self._format != "auto":
             raise ValidationError(path, f"is a number, but --time-format {self._format} expects text")
+        # A larger integer does not fit into a float.
+        if value > _MAX_NUMBER or value < -_MAX_NUMBER:
+            raise ValidationError(path, _OUT_OF_RANGE)
         return float(value) if isinstance(value, Decimal) else value
 
     def _parse_text(self, text: str, path: str) -> float | datetime:
@@ -122,7 +127,7 @@ class TimeParser:
 
 def _to_seconds(number: Decimal, unit: int, path: str) -> float:
     if not number.is_finite() or abs(number.adjusted()) > 30:
-        raise ValidationError(path, "is out of range for a time")
+        raise ValidationError(path, _OUT_OF_RANGE)
     value = number / unit
     # The client rounds to milliseconds, so the precision of a float is sufficient.
     return int(value) if value == value.to_integral_value() else float(value)
