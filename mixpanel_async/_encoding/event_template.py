@@ -171,7 +171,7 @@ class EventTemplate:
             if type(properties) is not dict or len(properties) > self._count or not self._is_free(properties):
                 return None
             data = properties
-            for key, value in properties.items():
+            for value in properties.values():
                 kind = type(value)
                 # A float minus itself is 0 unless it is infinite or NaN.
                 if kind is str or kind is int or kind is bool or (kind is float and value - value == 0.0):
@@ -185,8 +185,8 @@ class EventTemplate:
                         continue
                 if value is None or ((kind is dict or kind is list) and is_plain_json(value)):
                     continue
-                data = properties.copy() if data is properties else data
-                data[key] = self._converted(key, value)
+                data = self._converted(properties)
+                break
             return b"".join(
                 (
                     self._names[event_name],
@@ -201,12 +201,16 @@ class EventTemplate:
             self._raise_if_final(error)
             return None
 
-    def _converted(self, key: str, value: object) -> object:
-        """Return a value as JSON. Raise if it is nested deeply."""
-        clean = self._normalizer.value(key, value, "properties")
-        if type(clean) is not str and not is_plain_json(clean):
-            raise TypeError
-        return clean
+    def _converted(self, properties: dict[str, Any]) -> dict[str, Any]:
+        """Return a copy whose values are JSON. Raise if one of them is nested deeply."""
+        data = properties.copy()
+        for key, value in properties.items():
+            if type(value) in _SCALAR_TYPES or is_plain_json(value):
+                continue
+            clean = data[key] = self._normalizer.value(key, value, "properties")
+            if type(clean) is not str and not is_plain_json(clean):
+                raise TypeError
+        return data
 
     def _raise_if_final(self, error: Exception) -> None:
         """Raise an error that the general encoder must not find again: the user's serializer is called once."""
