@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from ipaddress import ip_address
+from itertools import dropwhile
 from typing import TYPE_CHECKING, Any, Final
 
 import orjson
@@ -185,7 +186,7 @@ class EventTemplate:
                         continue
                 if value is None or ((kind is dict or kind is list) and is_plain_json(value)):
                     continue
-                data = self._converted(properties)
+                data = self._converted(properties, value)
                 break
             return b"".join(
                 (
@@ -201,11 +202,16 @@ class EventTemplate:
             self._raise_if_final(error)
             return None
 
-    def _converted(self, properties: dict[str, Any]) -> dict[str, Any]:
-        """Return a copy whose values are JSON. Raise if one of them is nested deeply."""
+    def _converted(self, properties: dict[str, Any], first: object) -> dict[str, Any]:
+        """Return a copy whose values are JSON. Raise if one of them is nested deeply.
+
+        Args:
+            properties: properties of an event.
+            first: the first value that needs a conversion.
+        """
         data = properties.copy()
-        for key, value in properties.items():
-            if type(value) in _SCALAR_TYPES or is_plain_json(value):
+        for key, value in dropwhile(lambda pair: pair[1] is not first, properties.items()):
+            if type(value) in _SCALAR_TYPES or (value is not first and is_plain_json(value)):
                 continue
             clean = data[key] = self._normalizer.value(key, value, "properties")
             if type(clean) is not str and not is_plain_json(clean):
