@@ -170,6 +170,18 @@ def test_wrong_zone_is_refused(zone: str, offset: str, tmp_path: Path) -> None:
     assert offset in result.errors
 
 
+def test_events_that_arrived_a_whole_hour_late_can_be_imported(tmp_path: Path, emulator: Any) -> None:
+    records = [exported(moment, TOKYO, late=3_605) for moment in moments(JUNE, 50, DAY / 50)]
+    path = write(tmp_path / "export.ndjson", records)
+    zone = ("--project-timezone", "Asia/Tokyo")
+    refused = run(path, *zone, host=emulator.url)
+    assert (refused.status, emulator.raw_events()) == (2, [])
+    assert "by -01:00 in 50 of 50 records. Set --project-timezone" in refused.errors
+    assert f"if the events arrived that late, use --drop '{ARRIVAL}'" in refused.errors
+    assert run(path, *zone, "--drop", ARRIVAL, host=emulator.url).status == 0
+    assert_true_times(emulator, 50)
+
+
 def test_utc_and_a_dropped_column_import_numbers_as_they_are(tmp_path: Path, emulator: Any) -> None:
     records = real_export(TOKYO)
     path = write(tmp_path / "export.ndjson", records)

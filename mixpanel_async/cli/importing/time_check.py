@@ -142,10 +142,13 @@ class TimeCheck:
         if not any(evidence.offsets()):
             return None
         if self._project_timezone is not None:
+            # Late arrivals look like an offset to the west.
+            is_late = min(evidence.offsets()) < 0
+            advice = f"; if the events arrived that late, use --drop '{ARRIVAL_FIELD}'" if is_late else ""
             return (
                 f"numeric times converted with --project-timezone {self._project_timezone} still differ from "
                 f"{ARRIVAL_FIELD}, which is in UTC: by {evidence.describe()}. Set --project-timezone to the project's "
-                "time zone, or to auto to use the offsets seen"
+                f"time zone, or to auto to use the offsets seen{advice}"
             )
         return (
             f"numeric times differ from {ARRIVAL_FIELD}, which is in UTC: by {evidence.describe()}. They seem to be in "
