@@ -100,6 +100,19 @@ def test_format_of_a_file_with_many_blank_lines_is_found_quickly(filler: bytes) 
     assert detect_format(b"event,time\n" + blank, "a.txt") is Format.CSV
 
 
+def test_carriage_return_alone_is_explained(tmp_path: Path, emulator: Any) -> None:
+    lines = ["event,distinct_id,time", f"e,u,{NOW}", f"e,v,{NOW}"]
+    old_mac, mixed = tmp_path / "mac.csv", tmp_path / "mixed.csv"
+    old_mac.write_bytes("\r".join(lines).encode())
+    mixed.write_bytes("\r\n".join([*lines, "\r".join(lines[1:]), f"e,w,{NOW}"]).encode())
+    explained = "a carriage return outside of quotes ends no line; if lines end with one, convert them to \\n"
+    whole = run(old_mac, host=emulator.url)
+    assert (whole.status, explained in whole.errors) == (2, True), whole
+    assert run(mixed, host=emulator.url).status == 3
+    assert [(one["line"], one["message"]) for one in read_rejects(mixed)] == [(4, f"is not valid CSV: {explained}")]
+    assert len(emulator.raw_events()) == 3
+
+
 def test_faults_of_list_elements_are_limited() -> None:
     spreader = Spreader(["items"])
     found = [*spreader.records({"items": [1] * (MAX_ELEMENTS + 5), "note": "x"})]

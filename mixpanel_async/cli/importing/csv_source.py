@@ -51,7 +51,7 @@ class CsvSource(StreamSource):
         try:
             header = next(self._rows, [])
         except (csv.Error, DamagedError) as error:
-            raise InputError(f"cannot read the header: {error}") from None
+            raise InputError(f"cannot read the header: {_describe(error)}") from None
         self._header = _check_header([name.strip() for name in header], delimiter)
         self.columns = [name for name in self._header if name]
         self._width = len(header)
@@ -91,7 +91,7 @@ class CsvSource(StreamSource):
         except csv.Error as error:
             if "unexpected end of data" in str(error):
                 raise DamagedError("a quote is not closed") from None
-            return self._unreadable(f"is not valid CSV: {error}")
+            return self._unreadable(f"is not valid CSV: {_describe(error)}")
 
     def _record(self, row: list[str]) -> dict[str, str] | UnreadableRow:
         if len(row) != self._width:
@@ -100,6 +100,13 @@ class CsvSource(StreamSource):
 
     def _unreadable(self, problem: str) -> UnreadableRow:
         return UnreadableRow(problem, decode_row(b"\n".join(self._row_lines), self._encoding))
+
+
+def _describe(error: Exception) -> str:
+    """Return the message of an error, without advice for programmers."""
+    if "new-line character" in str(error):
+        return "a carriage return outside of quotes ends no line; if lines end with one, convert them to \\n"
+    return str(error)
 
 
 def _check_header(header: list[str], delimiter: str) -> list[str]:
