@@ -304,6 +304,25 @@ EXPORTS = [
         is_csv=True,
     ),
     Export(
+        "segment",
+        "Segment",
+        [
+            {
+                "anonymousId": "a1",
+                "userId": "u1",
+                "channel": "client",
+                "event": "Viewed",
+                "integrations": {},
+                "properties": {"n": 1},
+                "messageId": "m1",
+                "originalTimestamp": ISO,
+                "projectId": "p",
+                "type": "track",
+            }
+        ],
+        [{"event": "Viewed", "time": NOW * 1000, **ids("u1", "a1"), "$insert_id": "m1", "n": 1}],
+    ),
+    Export(
         "rudderstack",
         "RudderStack",
         [

@@ -29,6 +29,7 @@ class Preset:
         dropped: columns that are left out.
         spread: columns to spread.
         types: type by column.
+        foreign: columns that no such export has, although it resembles one that has them.
     """
 
     source: str
@@ -37,6 +38,7 @@ class Preset:
     dropped: frozenset[str]
     spread: Sequence[str]
     types: Mapping[str, ColumnType] = field(default_factory=dict)
+    foreign: frozenset[str] = frozenset()
 
 
 def _columns(*names: str) -> frozenset[str]:
@@ -237,6 +239,8 @@ PRESETS: Final[Mapping[PresetName, Preset]] = {
             "rudderId",
         ),
         spread=["properties"],
+        # Raw events of Segment have a channel too.
+        foreign=_columns("_metadata", "projectId"),
     ),
     PresetName.SEGMENT: Preset(
         source="Segment",
@@ -271,5 +275,7 @@ PRESETS: Final[Mapping[PresetName, Preset]] = {
 def recognise(columns: Collection[str]) -> PresetName | None:
     """Return the preset for a file with these columns, or None."""
     names = frozenset(columns)
-    found = (name for name, preset in PRESETS.items() if any(one <= names for one in preset.signatures))
-    return next(found, None)
+    for name, preset in PRESETS.items():
+        if not preset.foreign & names and any(one <= names for one in preset.signatures):
+            return name
+    return None
