@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING
 
@@ -225,10 +226,10 @@ class Batch:
         if is_identity(item):
             self.begin_turn()
 
-    def extend(self, items: Sequence[bytes], size: int, opened: float) -> None:
-        """Add records of this size together."""
-        self.items.extend(items)
-        self.size += size + len(items)
+    def extend(self, items: Sequence[bytes], sizes: array[int], opened: float) -> None:
+        """Add records of these sizes together."""
+        self.items.extend(items, sizes)
+        self.size += sum(sizes) + len(items)
         self.opened = min(self.opened, opened)
 
     def subset(self, positions: Collection[int]) -> Batch:

@@ -11,6 +11,7 @@ from functools import partial
 from math import inf
 from typing import TYPE_CHECKING, TypeVar
 
+from .._encoding.batch_body import sizes_of
 from .._http.metrics import RequestMetrics
 from .._model.config import Overflow
 from .._model.credentials import Secret
@@ -114,10 +115,11 @@ class Intake:
         for lane, stage in self._stages.items():
             records = stage.records
             while records:
-                items = records[: buffer.make_batch_room(lane, records)]
-                count, size = len(items), sum(map(len, items))
+                sizes = sizes_of(records)
+                count = buffer.make_batch_room(lane, sizes)
+                items, sizes = records[:count], sizes[:count]
                 try:
-                    result = buffer.extend(lane, items, size, self._monotonic())
+                    result = buffer.extend(lane, items, sizes, self._monotonic())
                     if result is not OfferResult.FULL:
                         del records[:count]
                 except BaseException:
@@ -131,7 +133,7 @@ class Intake:
                     self._deferred = waiting + self._deferred
                     del records[:count]
                     self._enqueue_deferred(losses)
-                staging.charge_drained(size)
+                staging.charge_drained(sum(sizes))
                 self._repairer.begin()
                 wake_sender = wake_sender or result is not OfferResult.ACCEPTED
         return wake_sender

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from array import array
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable
 from itertools import accumulate
 from math import inf
 from typing import Final, NamedTuple
@@ -159,14 +160,14 @@ class Lane:
             last = self.ready[-1]
         return last if last is not None and last.route is route else None
 
-    def make_room(self, items: Sequence[bytes]) -> int:
-        """Close the open batch if the first of these records is too large for it, and return how many fit by size."""
-        if self.open is not None and self.open.size + len(items[0]) + 1 > self.max_bytes:
+    def make_room(self, sizes: array[int]) -> int:
+        """Close the open batch if a record of the first size does not fit, and return how many of these sizes fit."""
+        if self.open is not None and self.open.size + sizes[0] + 1 > self.max_bytes:
             self.close_open()
         size = 1 if self.open is None else self.open.size
-        if size + sum(map(len, items)) + len(items) <= self.max_bytes:
-            return len(items)
-        ends = accumulate((len(item) + 1 for item in items), initial=size)
+        if size + sum(sizes) + len(sizes) <= self.max_bytes:
+            return len(sizes)
+        ends = accumulate((one + 1 for one in sizes), initial=size)
         # A record that is too large for every batch is sent alone.
         return max(1, sum(end <= self.max_bytes for end in ends) - 1)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
+from itertools import repeat
+from operator import add
 from threading import get_ident
 from typing import Any, Final
 
@@ -202,7 +204,8 @@ class StagingBuffer:
         # Until the end of this method, no millisecond has begun: a signal handler may raise at any call.
         self.millisecond_end = 0.0
         prefix = time_fragment(stamp) + fresh_id[:-_COUNTER_DIGITS].encode()
-        self.stamps = stamps = map(prefix.__add__, _INSERT_ID_ENDINGS)
+        stamps: Iterator[bytes] = map(add, repeat(prefix), _INSERT_ID_ENDINGS)
+        self.stamps = stamps
         self.millisecond_start, self.millisecond_end = stamp / 1000 + ahead, (stamp + 1) / 1000 + ahead
         return next(stamps)
 

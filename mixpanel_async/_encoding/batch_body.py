@@ -24,6 +24,11 @@ class Compressor(Protocol):
     def flush(self) -> bytes: ...
 
 
+def sizes_of(items: Iterable[bytes]) -> array[int]:
+    """Return the sizes of records."""
+    return array("I", map(len, items))
+
+
 class BatchBody(Sequence[bytes]):
     """Append-only sequence of records. Records are immutable; only the first one can be removed.
 
@@ -68,19 +73,20 @@ class BatchBody(Sequence[bytes]):
         self._finished = None
         self._loose_bytes += len(item)
         if self._loose_bytes >= _CHUNK_BYTES:
-            self._add(self._joined_chunks, self._chunks[self._joined_chunks :])
+            items = self._chunks[self._joined_chunks :]
+            self._add(self._joined_chunks, items, sizes_of(items))
 
-    def extend(self, items: Sequence[bytes]) -> None:
-        """Append records."""
+    def extend(self, items: Sequence[bytes], sizes: array[int]) -> None:
+        """Append records of these sizes."""
         self._count += len(items)
-        self._add(len(self._chunks), items)
+        self._add(len(self._chunks), items, sizes)
 
-    def _add(self, at: int, items: Sequence[bytes]) -> None:
-        """Store these records as one chunk, in the place of the chunks from this position on."""
+    def _add(self, at: int, items: Sequence[bytes], sizes: array[int]) -> None:
+        """Store records of these sizes as one chunk, in the place of the chunks from this position on."""
         chunk = b",".join((b"", *items))
         # Only events are compressed. Their subclasses of `bytes` do not matter once they are in a batch.
         types = (*map(type, items),) if self._new_compressor is None else repeat(bytes)
-        splitter = partial(_split, array("I", map(len, items)), types)
+        splitter = partial(_split, sizes, types)
         # No call between these two, so that no signal handler can run between them.
         self._chunks[at:] = (chunk,)
         self._splitters[at:] = (splitter,)

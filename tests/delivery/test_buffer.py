@@ -36,6 +36,7 @@ from mixpanel_async._delivery.lanes import IDLE, Lane, WaitUntil
 from mixpanel_async._delivery.offers import OfferResult
 from mixpanel_async._delivery.queue import Queue
 from mixpanel_async._delivery.staging import StagingBuffer
+from mixpanel_async._encoding.batch_body import sizes_of
 from mixpanel_async._encoding.clock import Moment
 from mixpanel_async._model.config import BatchPolicy, Overflow, RetryPolicy
 from mixpanel_async._model.credentials import Secret
@@ -1428,9 +1429,9 @@ def test_joined_records_are_enqueued_like_single_records(
     left = items
     while left:
         opened, held = lane.open, joined.accounting.pending
-        part = left[: joined.make_batch_room(lane, left)]
+        part = left[: joined.make_batch_room(lane, sizes_of(left))]
         closed = lane.open is not opened
-        result = joined.extend(lane, part, sum(map(len, part)), 0.0)
+        result = joined.extend(lane, part, sizes_of(part), 0.0)
         if result is OfferResult.FULL:
             assert (joined.accounting.accepted, joined.accounting.pending) == (held, held)
             return
@@ -1454,6 +1455,6 @@ def test_staged_records_always_fit() -> None:
         room = buffer.accounting.spare_bytes(least)
         items = [b"x" * least] * (room // least)
         while items:
-            part = items[: buffer.make_batch_room(lane, items)]
-            assert buffer.extend(lane, part, sum(map(len, part)), 0.0) is not OfferResult.FULL
+            part = items[: buffer.make_batch_room(lane, sizes_of(items))]
+            assert buffer.extend(lane, part, sizes_of(part), 0.0) is not OfferResult.FULL
             items = items[len(part) :]

@@ -15,7 +15,7 @@ from mixpanel_async import BatchPolicy, RetryPolicy
 from mixpanel_async._delivery.batch import Batch
 from mixpanel_async._delivery.buffer import Buffer
 from mixpanel_async._delivery.offers import OfferResult
-from mixpanel_async._encoding.batch_body import BatchBody
+from mixpanel_async._encoding.batch_body import BatchBody, sizes_of
 from mixpanel_async._encoding.requests import fastest_compressor, zlib_compressor
 from mixpanel_async._model.outcomes import Delivered
 from mixpanel_async._model.records import NonIdempotentRecord, Record, RecordKind
@@ -57,7 +57,7 @@ def test_batch_body_is_the_sequence_of_its_records(
         elif isinstance(step, list):
             before = body.size
             events = [b'{"event":"%b"}' % (b"x" * size) for size in step]
-            body.extend(events)
+            body.extend(events, sizes_of(events))
             assert body.size == before + sum(map(len, events)) + len(events)
             expected.extend(events)
         elif step == "first" and expected:
@@ -83,7 +83,7 @@ def test_records_keep_their_type(is_joined: bool) -> None:
     records = [kinds[number % 3](b"%d" % number * 400) for number in range(200)]
     body = BatchBody()
     if is_joined:
-        body.extend(records)
+        body.extend(records, sizes_of(records))
     else:
         for record in records:
             body.append(record)
@@ -111,9 +111,10 @@ def test_only_the_open_batch_keeps_a_compressor() -> None:
         assert buffer.offer(lane, b"0", 0.0) is not OfferResult.FULL
         left = 12
         while left:
-            count = buffer.make_batch_room(lane, [b'{"event":1}'] * left)
-            assert buffer.extend(lane, [b'{"event":1}'] * count, 11 * count, 0.0) is not OfferResult.FULL
-            left -= count
+            events = [b'{"event":1}'] * left
+            events = events[: buffer.make_batch_room(lane, sizes_of(events))]
+            assert buffer.extend(lane, events, sizes_of(events), 0.0) is not OfferResult.FULL
+            left -= len(events)
         assert len(alive) <= 1
     while isinstance(batch := buffer.poll(0.0), Batch):
         assert zlib.decompress(batch.items.compressed(zlib_compressor), 47) == batch.items.body()
