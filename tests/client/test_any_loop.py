@@ -25,6 +25,8 @@ import pytest
 from mixpanel_async import AsyncMixpanel, BatchPolicy, IdMerge, Overflow, RetryPolicy, SqliteSpool
 from mixpanel_async.emulator import Emulator
 
+pytestmark = pytest.mark.sample(every=3)
+
 LINGERING = BatchPolicy(linger=3600.0)
 BACKENDS = ["asyncio", "trio"]
 ANON_ID = "2fd5dc29-4ab3-4eae-8ec4-b2a9d7f4e0a1"

@@ -20,6 +20,8 @@ from mixpanel_async import AsyncMixpanel, BatchPolicy, BlockingMixpanel, IdMerge
 from mixpanel_async.emulator import Emulator
 from mixpanel_async.flags import LocalFlags
 
+pytestmark = pytest.mark.sample(every=3)
+
 REQUEST: ContextVar[Any] = ContextVar("request", default=None)
 ANON_ID = "2fd5dc29-4ab3-4eae-8ec4-b2a9d7f4e0a1"
 

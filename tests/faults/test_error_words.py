@@ -34,6 +34,8 @@ from misbehaving import (
 
 from mixpanel_async import AsyncMixpanel, RetryPolicy, TransportError
 
+pytestmark = pytest.mark.sample(every=3)
+
 CANARY = "canary-of-a-secret"
 INTERNAL = re.compile(r"cancel scope|0x|7f[0-9a-f]{6}|\d\.\d{3}|Errno|_ssl\.c|://|All connection attempts|Cancelled")
 

@@ -14,6 +14,8 @@ import pytest
 from mixpanel_async import AsyncMixpanel, BatchPolicy, Overflow, RetryPolicy
 from mixpanel_async.emulator import Emulator
 
+pytestmark = pytest.mark.sample(every=2)
+
 SECONDS = 1.5
 # Pauses of 0.05, 0.1, 0.2, 0.4 and 0.8 s.
 MAX_CALLS = 12

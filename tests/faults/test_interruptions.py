@@ -24,6 +24,8 @@ import mixpanel_async
 from mixpanel_async import AsyncMixpanel, BatchPolicy, Overflow, QueueFullError, RetryPolicy, SqliteSpool
 from mixpanel_async.emulator import Emulator
 
+pytestmark = pytest.mark.sample(every=3)
+
 PACKAGE = str(Path(mixpanel_async.__file__).parent)
 # After these, Python runs the handlers of signals.
 CHECKED = ("CALL", "RESUME", "JUMP_BACKWARD", "JUMP_ABSOLUTE", "POP_JUMP_BACKWARD")

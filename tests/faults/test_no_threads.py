@@ -12,6 +12,8 @@ import pytest
 
 from mixpanel_async.emulator import Emulator
 
+pytestmark = pytest.mark.sample(every=2)
+
 PROGRAM = Path(__file__).with_name("no_threads_program.py")
 
 

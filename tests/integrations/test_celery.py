@@ -21,7 +21,7 @@ from mixpanel_async import ConfigurationError
 from mixpanel_async.emulator import Emulator
 from mixpanel_async.integrations.celery import MixpanelIntegration, current_mixpanel
 
-pytestmark = pytest.mark.sample(every=2)
+pytestmark = pytest.mark.sample(every=4)
 
 HERE = Path(__file__).parent
 TASKS = 12

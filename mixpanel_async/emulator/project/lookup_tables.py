@@ -24,6 +24,8 @@ from .responses import EmulatorResponse, json_response
 
 LOOKUP_TABLES: Final = "/lookup-tables"
 
+# The default limit of the module csv, which other code of the process may have changed.
+_MAX_FIELD_CHARACTERS: Final = 131_072
 _MAX_TOTAL_BYTES: Final = 100 * 1024 * 1024
 _MAX_TABLES: Final = 1_000
 _MAX_FAILED: Final = 10
@@ -128,6 +130,8 @@ def _failed_records(text: str) -> Iterator[dict[str, Any]]:
     for row in reader:
         if not row:
             continue
+        if any(len(field) > _MAX_FIELD_CHARACTERS for field in row):
+            raise csv.Error(f"field larger than field limit ({_MAX_FIELD_CHARACTERS})")
         message = (
             "invalid row: wrong number of fields"
             if len(row) != len(header)
