@@ -226,10 +226,10 @@ class Batch:
         if is_identity(item):
             self.begin_turn()
 
-    def extend(self, items: Sequence[bytes], sizes: array[int], opened: float) -> None:
-        """Add records of these sizes together."""
+    def extend(self, items: Sequence[bytes], sizes: array[int], size: int, opened: float) -> None:
+        """Add records of these sizes and this sum."""
         self.items.extend(items, sizes)
-        self.size += sum(sizes) + len(items)
+        self.size += size + len(items)
         self.opened = min(self.opened, opened)
 
     def subset(self, positions: Collection[int]) -> Batch:

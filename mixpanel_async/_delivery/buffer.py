@@ -124,10 +124,10 @@ class Buffer:
         """Return how many records the open batch of this lane takes until it is full."""
         return self._policy.max_events - (0 if lane.open is None else len(lane.open.items))
 
-    def make_batch_room(self, lane: Lane, sizes: array[int]) -> int:
-        """Close the open batch if the first of these records does not fit, and return how many fit together."""
-        fitting = lane.make_room(sizes)
-        return min(self.records_left(lane), fitting)
+    def fitting_sizes(self, lane: Lane, sizes: array[int]) -> array[int]:
+        """Close the open batch if a record of the first size does not fit. Return the sizes that fit together."""
+        fitting = min(lane.make_room(sizes), self.records_left(lane))
+        return sizes if fitting >= len(sizes) else sizes[:fitting]
 
     def load_in_flight(self) -> tuple[int, int]:
         """Return the number and the bytes of the records in flight."""
@@ -184,20 +184,20 @@ class Buffer:
             return OfferResult.ACCEPTED
         return OfferResult.WAKE_SENDER
 
-    def extend(self, lane: Lane, items: Sequence[bytes], sizes: array[int], now: float) -> OfferResult:
-        """Accept records of these sizes together, at most as many as `make_batch_room` has just returned.
+    def extend(self, lane: Lane, items: Sequence[bytes], sizes: array[int], size: int, now: float) -> OfferResult:
+        """Accept records of these sizes and this sum, at most as many as `fitting_sizes` has just returned.
 
         Returns:
             The result of `offer` for all of them together.
         """
-        if not self.accounting.accept_if_room(len(items), sum(sizes)):
+        if not self.accounting.accept_if_room(len(items), size):
             return OfferResult.FULL
         batch = lane.open or self.lanes.new_batch(lane, [], now)
         is_first = batch is not lane.open or now < batch.opened
         if batch is not lane.open:
             lane.open_batch(batch)
         self.active[lane] = None
-        batch.extend(items, sizes, now)
+        batch.extend(items, sizes, size, now)
         if len(batch.items) >= self._policy.max_events:
             lane.close_open()
             return OfferResult.WAKE_SENDER

@@ -115,11 +115,10 @@ class Intake:
         for lane, stage in self._stages.items():
             records = stage.records
             while records:
-                sizes = sizes_of(records)
-                count = buffer.make_batch_room(lane, sizes)
-                items, sizes = records[:count], sizes[:count]
+                sizes = buffer.fitting_sizes(lane, sizes_of(records))
+                count, size = len(sizes), sum(sizes)
                 try:
-                    result = buffer.extend(lane, items, sizes, self._monotonic())
+                    result = buffer.extend(lane, records[:count], sizes, size, self._monotonic())
                     if result is not OfferResult.FULL:
                         del records[:count]
                 except BaseException:
@@ -133,7 +132,7 @@ class Intake:
                     self._deferred = waiting + self._deferred
                     del records[:count]
                     self._enqueue_deferred(losses)
-                staging.charge_drained(sum(sizes))
+                staging.charge_drained(size)
                 self._repairer.begin()
                 wake_sender = wake_sender or result is not OfferResult.ACCEPTED
         return wake_sender

@@ -1429,9 +1429,10 @@ def test_joined_records_are_enqueued_like_single_records(
     left = items
     while left:
         opened, held = lane.open, joined.accounting.pending
-        part = left[: joined.make_batch_room(lane, sizes_of(left))]
+        part_sizes = joined.fitting_sizes(lane, sizes_of(left))
+        part = left[: len(part_sizes)]
         closed = lane.open is not opened
-        result = joined.extend(lane, part, sizes_of(part), 0.0)
+        result = joined.extend(lane, part, part_sizes, sum(part_sizes), 0.0)
         if result is OfferResult.FULL:
             assert (joined.accounting.accepted, joined.accounting.pending) == (held, held)
             return
@@ -1455,6 +1456,7 @@ def test_staged_records_always_fit() -> None:
         room = buffer.accounting.spare_bytes(least)
         items = [b"x" * least] * (room // least)
         while items:
-            part = items[: buffer.make_batch_room(lane, sizes_of(items))]
-            assert buffer.extend(lane, part, sizes_of(part), 0.0) is not OfferResult.FULL
+            sizes = buffer.fitting_sizes(lane, sizes_of(items))
+            part = items[: len(sizes)]
+            assert buffer.extend(lane, part, sizes, sum(sizes), 0.0) is not OfferResult.FULL
             items = items[len(part) :]

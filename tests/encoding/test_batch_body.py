@@ -112,8 +112,9 @@ def test_only_the_open_batch_keeps_a_compressor() -> None:
         left = 12
         while left:
             events = [b'{"event":1}'] * left
-            events = events[: buffer.make_batch_room(lane, sizes_of(events))]
-            assert buffer.extend(lane, events, sizes_of(events), 0.0) is not OfferResult.FULL
+            sizes = buffer.fitting_sizes(lane, sizes_of(events))
+            events = events[: len(sizes)]
+            assert buffer.extend(lane, events, sizes, sum(sizes), 0.0) is not OfferResult.FULL
             left -= len(events)
         assert len(alive) <= 1
     while isinstance(batch := buffer.poll(0.0), Batch):
