@@ -93,6 +93,7 @@ class Totals:
     events: int = 0
     increments: int = 0
     uncertain: int = 0
+    crashed: int = 0
     raw_duplicates: int = 0
 
     def __add__(self, other: Totals) -> Totals:
@@ -108,8 +109,9 @@ def audit(receipts: Path, emulator: Emulator, path: Path, round: str) -> Totals:
     acknowledged = _acknowledged(receipts)
     events = emulator.events("E")
     stored, applied, uncertain_numbers = _stored(events), _applied(emulator), _uncertain(path, round)
+    crashed = _crashed(path, round)
     for who in {*acknowledged, *stored, *applied, *uncertain_numbers}:
-        have = stored[who] | applied[who] | uncertain_numbers[who]
+        have = stored[who] | applied[who] | uncertain_numbers[who] | crashed[who]
         lost = set(range(acknowledged[who])) - have
         assert not lost, f"{len(lost)} of {who} were lost"
         assert have <= set(range(acknowledged[who] + 1)), f"more of {who} than was ever tracked"
@@ -118,6 +120,7 @@ def audit(receipts: Path, emulator: Emulator, path: Path, round: str) -> Totals:
         events=len(events),
         increments=sum(map(len, applied.values())),
         uncertain=sum(len(numbers - applied[who]) for who, numbers in uncertain_numbers.items()),
+        crashed=sum(len(numbers - stored[who]) for who, numbers in crashed.items()),
         raw_duplicates=len(emulator.raw_events("E")) - len(events),
     )
 
@@ -154,7 +157,16 @@ def _applied(emulator: Emulator) -> dict[str, set[int]]:
 def _uncertain(path: Path, round: str) -> dict[str, set[int]]:
     uncertain_numbers: dict[str, set[int]] = defaultdict(set)
     for reason, letter in dead_letters(path):
-        assert reason == "uncertain"
-        if letter["$distinct_id"].startswith(round):
+        assert reason == ("uncertain" if "$add" in letter else "crashed")
+        if "$add" in letter and letter["$distinct_id"].startswith(round):
             uncertain_numbers[letter["$distinct_id"]] |= {int(name[1:]) for name in letter["$add"]}
     return uncertain_numbers
+
+
+def _crashed(path: Path, round: str) -> dict[str, set[int]]:
+    """Return the events that were set aside because process after process was killed while it sent them."""
+    numbers: dict[str, set[int]] = defaultdict(set)
+    for _, letter in dead_letters(path):
+        if "event" in letter and letter["properties"]["distinct_id"].startswith(round):
+            numbers[letter["properties"]["distinct_id"]].add(letter["properties"]["n"])
+    return numbers
