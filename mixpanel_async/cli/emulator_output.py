@@ -1,6 +1,7 @@
 """Terminal output of `mixpanel-async emulator`: hints at the start, and a line for each request.
 
-Everything here goes to standard error. Standard output has only the address, which other programs read.
+Everything here goes to standard error. Standard output has the address, which other
+programs read, and with `--tls` the lines about its certificate.
 
 A thread reads the log of the emulator a few times per second. Requests therefore never wait for the terminal, even if
 nothing reads the output. Above `_LINES_PER_SECOND`, further requests are summarised in one line, so that a fast client

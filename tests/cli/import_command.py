@@ -116,3 +116,9 @@ def read_rejects(path: Path) -> Sequence[dict[str, Any]]:
     assert TOKEN.encode() not in rejects_path.read_bytes()
     assert rejects_path.stat().st_mode & 0o077 == 0
     return [orjson.loads(line) for line in rejects_path.read_bytes().splitlines()]
+
+
+def sent_properties(event: dict[str, Any]) -> dict[str, Any]:
+    """Return the properties of a stored event, without those that the client adds."""
+    added = {"token", "mp_lib", "$lib_version", "$import"}
+    return {key: value for key, value in event["properties"].items() if key not in added and not key.startswith("$mp_")}

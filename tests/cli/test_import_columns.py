@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from import_command import NOW, event, read_rejects, run, write
+from import_command import NOW, event, read_rejects, run, sent_properties, write
 
 from mixpanel_async import IdMerge, ValidationError
 from mixpanel_async.cli.importing.column_mapping import ColumnMapping
@@ -37,11 +37,7 @@ def reset_emulator(emulator: Any) -> None:
 
 def properties(emulator: Emulator) -> list[dict[str, Any]]:
     """Return the properties of all events, without those that the client adds."""
-    added = {"token", "mp_lib", "$lib_version", "$import"}
-    return [
-        {key: value for key, value in one["properties"].items() if key not in added and not key.startswith("$mp_")}
-        for one in emulator.raw_events()
-    ]
+    return [sent_properties(one) for one in emulator.raw_events()]
 
 
 def test_columns_are_mapped_set_dropped_and_typed(tmp_path: Path, emulator: Any) -> None:

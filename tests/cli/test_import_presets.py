@@ -12,7 +12,7 @@ from typing import Any
 
 import orjson
 import pytest
-from import_command import NOW, event, read_checkpoint, run, write
+from import_command import NOW, event, read_checkpoint, run, sent_properties, write
 
 from mixpanel_async import IdMerge
 from mixpanel_async.emulator import Emulator
@@ -38,12 +38,7 @@ def reset_emulator(emulator: Any) -> None:
 
 def stored(emulator: Any) -> list[dict[str, Any]]:
     """Return the name and the properties of all events, without those that the client adds."""
-    added = {"token", "mp_lib", "$lib_version", "$import"}
-    return [
-        {"event": one["event"]}
-        | {key: value for key, value in one["properties"].items() if key not in added and not key.startswith("$mp_")}
-        for one in emulator.raw_events()
-    ]
+    return [{"event": one["event"], **sent_properties(one)} for one in emulator.raw_events()]
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:

@@ -11,7 +11,7 @@ import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from import_command import NOW, read_checkpoint, read_rejects, run, write
+from import_command import NOW, read_checkpoint, read_rejects, run, sent_properties, write
 
 from mixpanel_async import IdMerge
 from mixpanel_async.cli.importing.spread import MAX_ELEMENTS, Spreader, SpreadFault, SpreadRecord
@@ -36,12 +36,7 @@ def reset_emulator(emulator: Any) -> None:
 
 def stored(emulator: Any) -> list[dict[str, Any]]:
     """Return the name and the properties of all events, without those that the client adds."""
-    added = {"token", "mp_lib", "$lib_version", "$import"}
-    return [
-        {"event": one["event"]}
-        | {key: value for key, value in one["properties"].items() if key not in added and not key.startswith("$mp_")}
-        for one in emulator.raw_events()
-    ]
+    return [{"event": one["event"], **sent_properties(one)} for one in emulator.raw_events()]
 
 
 def words(text: str) -> list[str]:
