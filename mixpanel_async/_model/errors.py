@@ -6,6 +6,7 @@
     │   └── IdentityError       the identity call would have no effect in this project
     ├── QueueFullError          no room in the queue, under Overflow.RAISE or Overflow.WAIT
     ├── SpoolError              the spool could not be read or written
+    ├── OutboxError             the outbox could not be reached, or refused
     ├── ClientClosedError       the client is closed (also a RuntimeError)
     ├── TransportError          there is no response
     └── ApiError                Mixpanel refused the request
@@ -127,6 +128,22 @@ class SpoolError(MixpanelException):
             return self.message
         tail = "it may still be written and sent" if self.uncertain else "nothing was accepted"
         return f"{self.message}; {tail}"
+
+
+class OutboxError(MixpanelException):
+    """The outbox could not be reached, or refused a command.
+
+    Args:
+        message: reason, without addresses that hold a password.
+        uncertain: whether the command may have been carried out.
+        refused: whether the engine refuses until its settings or the options are changed, such as a wrong password.
+    """
+
+    def __init__(self, message: str, *, uncertain: bool = False, refused: bool = False) -> None:
+        super().__init__(message)
+        self.message = message
+        self.uncertain = uncertain
+        self.refused = refused
 
 
 class ClientClosedError(MixpanelException, RuntimeError):

@@ -1,0 +1,238 @@
+"""Protocols of an engine that keeps batches for many hosts: `Outbox` opens an `EntryWriter` or an `Inbox`.
+
+A producer packs the records of one lane into an `Entry` and puts it. A worker reads entries, sends their records to
+Mixpanel, and settles them. An entry ends when its last record ends.
+
+Lanes have names: `events`, `imports`, `identity`, `people:0` to `people:P-1` and `groups:0` to `groups:P-1`. Any worker
+takes any entry of an unordered lane (`events`, `imports`). An ordered lane (all others) has one worker at a time, which
+holds its lease and reads its entries in the order in which they were put.
+
+Every method that waits may raise `OutboxError`, and no other exception of a library.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import NamedTuple, Protocol
+
+from .._model.records import DropReason
+
+
+class EntryId(NamedTuple):
+    """Position of an entry.
+
+    Args:
+        lane: name of the lane.
+        id: id that the engine gave the entry; unique in its lane and ascending.
+    """
+
+    lane: str
+    id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """Records of one lane, handed over together.
+
+    Args:
+        lane: name of the lane.
+        records: number of records; at least 1.
+        body: the packed records; see `packing.py`.
+        is_compressed: whether the body is compressed with gzip.
+        non_idempotent: ascending positions of the records that must not be sent twice.
+        accepted_at: when the oldest record was accepted, in seconds since 1970.
+        sequence: number that the producer gives each entry of an ordered lane, ascending, and keeps when it puts the
+            entry again; None in an unordered lane, where `$insert_id` makes a second copy harmless.
+    """
+
+    lane: str
+    records: int
+    body: bytes = field(repr=False)
+    is_compressed: bool = False
+    non_idempotent: tuple[int, ...] = ()
+    accepted_at: float
+    sequence: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredEntry:
+    """Entry that a worker has read.
+
+    Args:
+        id: position.
+        entry: the entry.
+        deliveries: number of workers that have read it, this one included.
+    """
+
+    id: EntryId
+    entry: Entry
+    deliveries: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeadEntry:
+    """Records of one entry that end as dead letters, for one reason.
+
+    Args:
+        id: entry of the records.
+        reason: reason why they were not delivered.
+        records: the encoded records, with the token replaced as in `packing.py`.
+        message: Mixpanel's message about them, or the cause.
+    """
+
+    id: EntryId
+    reason: DropReason
+    records: Sequence[bytes] = field(repr=False)
+    message: str = ""
+
+
+class PutResult(Enum):
+    """Answer of an engine to one entry."""
+
+    TAKEN = "taken"
+    """The engine has stored the entry."""
+    KNOWN = "known"
+    """The engine had stored this sequence number before, so the entry is not stored again."""
+    FULL = "full"
+    """The engine has no room; nothing was stored."""
+
+
+class BeginResult(Enum):
+    """Answer to a worker that is about to send records that must not be sent twice."""
+
+    MINE = "mine"
+    """The start is noted, and this worker may send the records."""
+    GONE = "gone"
+    """Another worker has the entry; send nothing and settle nothing."""
+    BEGUN = "begun"
+    """A request with these records has begun before: they are uncertain, and only the other records may be sent."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Held:
+    """What a worker holds after a heartbeat.
+
+    Args:
+        lanes: ordered lanes whose lease it holds.
+        gone: entries that it had read and that belong to another worker now.
+        pauses: seconds that remain of the shared pauses, by path of the endpoint.
+    """
+
+    lanes: frozenset[str]
+    gone: frozenset[EntryId]
+    pauses: Mapping[str, float]
+
+
+class EntryWriter(Protocol):
+    """Connection of a producer."""
+
+    @property
+    def partitions(self) -> int:
+        """Number of lanes for profile updates, and of lanes for group updates; known after `open`."""
+        ...
+
+    async def open(self) -> None:
+        """Connect and check the queue.
+
+        Raises:
+            ConfigurationError: if the options do not fit the queue or the server.
+            OutboxError: if the engine cannot be reached or refuses.
+        """
+        ...
+
+    async def put(self, entries: Sequence[Entry]) -> Sequence[PutResult]:
+        """Store entries, each completely or not at all, and return the answer to each.
+
+        Raises:
+            OutboxError: if the engine refuses or does not answer; each entry may then be stored or not.
+        """
+        ...
+
+    def forget(self) -> None:
+        """Drop the connections without closing them: the event loop has ended, or the process was forked."""
+        ...
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        ...
+
+
+class Inbox(Protocol):
+    """Connection of a worker."""
+
+    @property
+    def partitions(self) -> int:
+        """Number of lanes for profile updates, and of lanes for group updates; known after `open`."""
+        ...
+
+    async def open(self) -> None:
+        """Connect, check the queue, and announce this worker. The errors are those of `EntryWriter.open`."""
+        ...
+
+    async def read(self, lanes: Collection[str], *, max_records: int, wait: float) -> Sequence[StoredEntry]:
+        """Return entries of these lanes, those of dead workers first; an empty list if none came in time.
+
+        Entries of an ordered lane are returned only while this worker holds its lease, in order.
+
+        Args:
+            lanes: names of lanes.
+            max_records: number of records after which no further entry is read.
+            wait: seconds to wait for an entry.
+        """
+        ...
+
+    async def begin(self, ids: Sequence[EntryId]) -> Sequence[BeginResult]:
+        """Note that a request with the non-idempotent records of these entries begins, and return each answer."""
+        ...
+
+    async def settle(self, ended: Sequence[EntryId], dead: Sequence[DeadEntry] = ()) -> int:
+        """Remove ended entries that this worker still owns, and store dead letters of entries.
+
+        Returns:
+            Number of entries that were removed.
+        """
+        ...
+
+    async def pause(self, endpoint: str, seconds: float) -> None:
+        """Let all workers pause requests to this endpoint, after a 429 or a `Retry-After`."""
+        ...
+
+    async def heartbeat(self) -> Held:
+        """Renew the worker and its leases, and take over the lanes and entries of dead workers."""
+        ...
+
+    async def release(self) -> None:
+        """Give up the leases and unsettled entries at once, so that other workers continue."""
+        ...
+
+    def forget(self) -> None:
+        """Drop the connections without closing them: the event loop has ended, or the process was forked."""
+        ...
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        ...
+
+
+class Outbox(Protocol):
+    """Engine: options of a queue outside of the process. It opens nothing itself."""
+
+    @property
+    def confirm(self) -> bool:
+        """Whether tracking calls return only once the engine has stored their records."""
+        ...
+
+    def writer(self, token: str) -> EntryWriter:
+        """Return a connection for a producer of the project with this token; not opened yet."""
+        ...
+
+    def inbox(self, token: str, worker: str) -> Inbox:
+        """Return a connection for a worker of the project with this token; not opened yet.
+
+        Args:
+            token: token of the project.
+            worker: name of the worker; unique among the workers that run.
+        """
+        ...
