@@ -9,6 +9,7 @@ from .._delivery.batch_sender import BatchSender
 from .._delivery.buffer import Buffer
 from .._delivery.callbacks import Callbacks
 from .._delivery.closer import Closer
+from .._delivery.destination import HttpDestination
 from .._delivery.direct_sender import DirectSender
 from .._delivery.loop_binding import LoopBinding
 from .._delivery.queue import Queue
@@ -86,15 +87,10 @@ def build_pipeline(
         buffer = make_buffer(options, spool, new_compressor)
         make_spool = partial(make_bridge, options, spool, buffer, environment)
     queue = Queue(buffer, options.overflow, callbacks, environment.monotonic, binding, make_spool)
-    batch_sender = BatchSender(
-        queue,
-        binding,
-        transport=transport,
-        encoder=encoder,
-        off_loop_from=off_loop_from,
-        retry=options.retry,
-        environment=environment,
+    destination = HttpDestination(
+        transport, encoder, off_loop_from=off_loop_from, requests=queue.requests, environment=environment
     )
+    batch_sender = BatchSender(queue, binding, destination=destination, retry=options.retry, environment=environment)
     sender_class, closer_class, direct_sender_class = _sender_classes(options)
     sender = sender_class(
         queue,
