@@ -8,13 +8,15 @@
     assert emulator.cluster("user-1") == {"user-1", visitor}
     assert emulator.events("Viewed page")[0]["properties"]["distinct_id"] == "user-1"
 
-The emulator shares no code with the client, so that a mistake in one is not repeated in the other. Where Mixpanel's
+The emulator shares no code with the client, so that a mistake in one is not repeated in the other. The rules that join
+ids are in `mixpanel_async.identity`, which the client does not use. Where Mixpanel's
 documents are silent or contradict each other, each module lists its choices under "Decisions where Mixpanel's documents
 are silent".
 
 Sub-packages, each importing only from those to its right: `http` -> `page` -> `storage`, `flags` -> `project`.
-From the client, the emulator imports only `IdMerge`. `Emulator.client` imports the client when it is called. Start
-reading at `Emulator`, then at `http/app.py`, which handles a request, and `project/project.py`, which holds the data.
+From outside, the emulator imports only `IdMerge` and `identity`. `Emulator.client` imports the client when called.
+Start reading at `Emulator`, then at `http/app.py`, which handles a request, and `project/project.py`, which holds the
+data.
 """
 
 from __future__ import annotations
@@ -30,9 +32,15 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from mixpanel_async._model.config import IdMerge
+from mixpanel_async.identity.systems import (
+    Identities,
+    LegacyIdentities,
+    OriginalIdentities,
+    SimplifiedIdentities,
+    keep_first,
+)
 
 from .project.access import Access
-from .project.identity import Identities, LegacyIdentities, OriginalIdentities, SimplifiedIdentities
 from .project.lookup_tables import table_rows
 from .project.project import Project
 
@@ -78,11 +86,6 @@ DEFAULT_TOKEN: Final = "emulator-token"  # noqa: S105  names no real project
 def wall_time() -> float:
     """Return the seconds since the epoch. Not a reference to `time.time`, which freezegun would not replace here."""
     return time.time()
-
-
-def keep_first(first: str, second: str) -> str:  # noqa: ARG001  the signature of a choice
-    """Keep the canonical id of the cluster that the identity call names first."""
-    return first
 
 
 class Emulator(FaultControls):

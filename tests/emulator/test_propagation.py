@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from mixpanel_async import IdMerge
 from mixpanel_async.emulator import Emulator
-from mixpanel_async.emulator.project.identity import CREATE_ALIAS, IDENTIFY, MERGE, Link, OriginalIdentities
 from mixpanel_async.emulator.project.propagation import DelayedIdentities
+from mixpanel_async.identity import CREATE_ALIAS, IDENTIFY, MERGE
+from mixpanel_async.identity.systems import Link, OriginalIdentities
 
 A1 = "0b1fba6c-16d3-4e3f-9a4e-2f0c1b7d0001"
 A2 = "0b1fba6c-16d3-4e3f-9a4e-2f0c1b7d0002"

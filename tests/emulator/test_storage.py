@@ -23,8 +23,8 @@ from emulator_wire import TOKEN, Wire, imported
 
 from mixpanel_async import IdMerge
 from mixpanel_async.emulator import Emulator
-from mixpanel_async.emulator.project.identity import Link
 from mixpanel_async.emulator.storage.store import FILE_NAME, LOCK_NAME
+from mixpanel_async.identity.systems import Link
 
 A1 = "0b1fba6c-16d3-4e3f-9a4e-2f0c1b7d0001"
 A2 = "0b1fba6c-16d3-4e3f-9a4e-2f0c1b7d0002"

@@ -23,8 +23,9 @@ from mixpanel_async.emulator.http.stream import MAX_VIEWERS
 from mixpanel_async.emulator.page.feed import Feed, sse_message
 from mixpanel_async.emulator.project.bounded_log import BoundedLog
 from mixpanel_async.emulator.project.hints import hint
-from mixpanel_async.emulator.project.identity import DESCRIPTIONS
 from mixpanel_async.emulator.project.rejections import shorten
+from mixpanel_async.identity import Reason
+from mixpanel_async.identity.results import DESCRIPTIONS
 
 pytestmark = pytest.mark.anyio
 
@@ -488,8 +489,8 @@ def test_viewers_at_same_position_share_batch() -> None:
 
 
 @pytest.mark.parametrize("reason", DESCRIPTIONS)
-def test_every_failure_reason_has_advice(reason: str) -> None:
-    words = hint("$identify", "failed", reason, DESCRIPTIONS[reason])
+def test_every_failure_reason_has_advice(reason: Reason) -> None:
+    words = hint("$identify", "failed", reason.value, DESCRIPTIONS[reason])
     assert words is not None
     assert words.endswith(".")
 

@@ -114,7 +114,7 @@ def outcome_since(before: Mark, project: Project) -> Outcome:
     elif after.unjoined > before.unjoined:
         rows = project.identity_rows.between(before.identity, after.identity, after.identity - before.identity)
         name, _, result = next(row for _, row in rows if row[2].outcome in {"failed", "ignored"})
-        reason = f"{name} joined no ids: {result.reason or result.description}"
+        reason = f"{name} joined no ids: {result.failure_code or result.description}"
     return Outcome(after.stored - before.stored, rejected, reason[:_MAX_REASON])
 
 

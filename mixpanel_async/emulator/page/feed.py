@@ -251,9 +251,9 @@ class Feed:
                 "event": name,
                 "properties": _displayable(payload, None),
                 "outcome": result.outcome,
-                "$failure_reason": result.reason,
+                "$failure_reason": result.failure_code,
                 "$failure_description": result.description,
-                "advice": hint(name, result.outcome, result.reason, result.description),
+                "advice": hint(name, result.outcome, result.failure_code, result.description),
             }
             for number, (name, payload, result) in self._project.identity_rows.between(after, up_to, BATCH)
         ]

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from .identity import IdentityResult, Link
+from mixpanel_async.identity.results import IdentityResult
+from mixpanel_async.identity.systems import Link
+
 from .profiles import Profile
 
 # Tuples of plain values, because a million tracked objects would slow down every garbage collection.

@@ -34,7 +34,7 @@ from typing import Any, Final, TypeGuard
 
 import orjson
 
-from .identity import FORBIDDEN_IDS, VERBS
+from mixpanel_async.identity.calls import FORBIDDEN_IDS, VERBS
 
 MAX_PROPERTIES: Final = 254
 MAX_DEPTH: Final = 3

@@ -24,10 +24,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from mixpanel_async.identity.calls import VERBS, as_id
+
 from .access import Access
 from .bodies import BadBodyError, DecodedBody, decode_body, decode_data
 from .checks import Problem, check_import, check_track, encode_properties, is_ignored, too_old_for_track
-from .identity import VERBS, as_id
 from .profiles import InvalidUpdateError
 from .project import Project
 from .responses import (

@@ -33,24 +33,13 @@ from typing import Any, Final
 
 import orjson
 
+from mixpanel_async.identity.calls import DEVICE_LINK, MERGE, VERBS, as_id, id_problem, verb_ids
+from mixpanel_async.identity.results import IdentityResult, Reason, ignored_result
+from mixpanel_async.identity.systems import Identities, Link, SimplifiedIdentities
+
 from .bounded_log import BoundedLog
 from .change_set import Arrival, ChangeSet, EventRow, IdentityRow, UpdateRow
 from .checks import Problem, encode_properties, invalid_property
-from .identity import (
-    DEVICE_LINK,
-    IDENTIFY,
-    MERGE,
-    VERBS,
-    Identities,
-    IdentityResult,
-    Link,
-    OriginalIdentities,
-    SimplifiedIdentities,
-    as_id,
-    id_problem,
-    ignored_result,
-    verb_ids,
-)
 from .lookup_tables import LookupTables
 from .profiles import Geolocate, Profile, apply_update, ignores_alias
 from .propagation import DelayedIdentities
@@ -147,7 +136,7 @@ class Project:
         Returns:
             The reason why the event cannot be stored, or None.
         """
-        if name in VERBS and not self._is_ordinary(name, properties):
+        if name in VERBS and not self._identities.is_ordinary(name, properties):
             return self._store_identity_event(name, properties, arrival)
         person, device = self._identities.attribute_event(properties)
         payload = encode_properties(properties)
@@ -162,13 +151,6 @@ class Project:
         self._append_event((intern(name), person, payload, arrival))
         return None
 
-    def _is_ordinary(self, verb: str, properties: Mapping[str, Any]) -> bool:
-        """Return whether an identity call is an ordinary event in this project, as `$identify` of the SDKs may be."""
-        if verb != IDENTIFY or isinstance(self._identities, OriginalIdentities):
-            return False
-        _, device = self._identities.attribute_event(dict(properties))
-        return device is not None or isinstance(verb_ids(verb, properties), str)
-
     def _store_identity_event(self, verb: str, properties: dict[str, Any], arrival: Arrival) -> Problem | None:
         payload = encode_properties(properties)
         if isinstance(payload, Problem):
@@ -177,7 +159,7 @@ class Project:
         if isinstance(ids, str):
             return invalid_property(ids, id_problem(ids, properties.get(ids)))
         if verb == MERGE and arrival[0] != "/import":
-            result = ignored_result("$merge is accepted by /import only")
+            result = ignored_result(Reason.NEEDS_IMPORT, "$merge is accepted by /import only")
         else:
             result = self._identities.apply(verb, *ids)
         self._record_identity_result(verb, payload, result, *ids)
@@ -185,8 +167,8 @@ class Project:
             self._record_link(arrival[1], Link(verb, *ids, result.kept))
         if self.is_simplified:
             properties["$identity_failure_reason"] = result.description
-        elif result.reason is not None:
-            properties["$failure_reason"] = result.reason
+        elif result.failure_code is not None:
+            properties["$failure_reason"] = result.failure_code
             properties["$failure_description"] = result.description
         sent = as_id(properties.get("distinct_id"))
         person, _ = self._identities.attribute_event(

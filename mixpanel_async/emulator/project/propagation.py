@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 
-from .identity import Identities, Link
+from mixpanel_async.identity.systems import Identities, Link
 
 
 class DelayedIdentities:

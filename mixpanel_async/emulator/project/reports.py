@@ -11,9 +11,10 @@ from typing import Any
 
 import orjson
 
+from mixpanel_async.identity.calls import as_id
+
 from .change_set import EventRow, IdentityRow
 from .checks import epoch_ms, is_number
-from .identity import as_id
 
 
 def reported_events(rows: Iterable[tuple[EventRow, str]]) -> list[dict[str, Any]]:
@@ -63,7 +64,7 @@ def identity_entries(rows: Iterable[IdentityRow]) -> list[dict[str, Any]]:
             "event": name,
             "properties": orjson.loads(payload),
             "outcome": result.outcome,
-            "$failure_reason": result.reason,
+            "$failure_reason": result.failure_code,
             "$failure_description": result.description,
         }
         for name, payload, result in rows

@@ -20,9 +20,10 @@ from typing import Any, Final, cast, final, get_args
 import orjson
 
 from mixpanel_async._model.config import IdMerge
+from mixpanel_async.identity.results import IdentityResult, Outcome, Reason
+from mixpanel_async.identity.systems import Link
 
 from ..project.change_set import ChangeSet, EventRow, IdentityRow
-from ..project.identity import IdentityResult, Link, Outcome
 from ..project.project import IDENTITY_LOG_LIMIT
 
 FILE_NAME: Final = "emulator.sqlite3"
@@ -295,7 +296,7 @@ def _write_identities(db: sqlite3.Connection, changes: ChangeSet) -> None:
             "INSERT INTO identity_log (name, payload, outcome, reason, description, kept, absorbed)"
             " VALUES (?, ?, ?, ?, ?, ?, ?)",
             (
-                (name, payload, result.outcome, result.reason, result.description, result.kept, result.absorbed)
+                (name, payload, result.outcome, result.failure_code, result.description, result.kept, result.absorbed)
                 for name, payload, result in changes.identity_rows
             ),
         )
@@ -351,7 +352,8 @@ def _identity_row(row: tuple[Any, ...]) -> IdentityRow:
     if outcome not in get_args(Outcome):
         raise _DamagedFileError("it contains an unknown outcome")
     _parse_object(payload)
-    result = IdentityResult(outcome=outcome, reason=reason, description=description, kept=kept, absorbed=absorbed)
+    known = None if reason is None else Reason.of_code(reason)
+    result = IdentityResult(outcome=outcome, reason=known, description=description, kept=kept, absorbed=absorbed)
     return name, payload, result
 
 

@@ -17,18 +17,13 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from mixpanel_async._encoding.validation import is_anonymous_id
-from mixpanel_async.emulator.project.identity import (
-    CREATE_ALIAS,
-    DEVICE_LINK,
-    IDENTIFY,
-    MERGE,
+from mixpanel_async.identity import CREATE_ALIAS, DEVICE_LINK, IDENTIFY, MERGE, id_problem, verb_ids
+from mixpanel_async.identity.systems import (
     Identities,
     LegacyIdentities,
     Link,
     OriginalIdentities,
     SimplifiedIdentities,
-    id_problem,
-    verb_ids,
 )
 
 LIMIT = 4
@@ -138,7 +133,7 @@ def check_original(steps: list[Step], choose: Callable[[str, str], str]) -> None
         expected = original_reason(accepted, step)
         before = {name: identities.resolve(name) for name in NAMES}
         verdict = identities.apply(step.verb, step.first, step.second)
-        assert verdict.reason == expected
+        assert verdict.failure_code == expected
         if expected is None:
             accepted.append(step)
             links.append(Link(step.verb, step.first, step.second, verdict.kept))
@@ -188,9 +183,9 @@ def check_legacy(steps: list[Step], tracked_before: list[int]) -> None:
         if step.verb != CREATE_ALIAS:
             assert verdict.outcome == "ignored"
         elif any(pointer.second == step.second for pointer in pointers):
-            assert verdict.reason == "errAliasAlreadyExists"
+            assert verdict.failure_code == "errAliasAlreadyExists"
         elif legacy_root(pointers, step.first) == step.second:
-            assert verdict.reason == "errSameIDs"
+            assert verdict.failure_code == "errSameIDs"
         else:
             assert verdict.outcome == "merged"
             pointers.append(step)
@@ -213,7 +208,7 @@ GROUPS = st.lists(st.text("0123456789abcdefABCDEF-g$:", min_size=0, max_size=5),
 @example("$device:", ["1", "a", "F", "0", "9"])
 @example("", ["1", "a", "F", "0", ""])
 def test_form_of_anonymous_id_matches_model(prefix: str, groups: list[str]) -> None:
-    """The client refuses exactly the ids that the emulator does not join."""
+    """The client refuses exactly the ids that the engine does not join."""
     anonymous = prefix + "-".join(groups)
     parts = anonymous.removeprefix("$device:").split("-")
     expected = len(parts) == 5 and all(part and set(part) <= set(hexdigits) for part in parts)
