@@ -14,14 +14,14 @@ from typing import Any, BinaryIO, Final
 
 import orjson
 
-from .._encoding.records import payload_of
+from .._encoding.stored_records import DEVICE_PREFIX, persons_of, stored_payload
 from .._encoding.timestamps import payload_time
 from .._model.config import check_number
 from .._model.errors import ConfigurationError, raise_configuration_error
 from .._model.records import DropReason
 from .._runtime.environment import real_environment
 from . import files
-from .database import Row, lane_of, lane_start, show_token
+from .database import Row, lane_of, lane_start
 from .inspection import ROWS_PER_TRANSACTION, AdminConnection, DeadLetterFilter, open_admin_connection, pause
 from .messages import LANE_CODES, ONCE, REPEATABLE, SENDING
 from .report import Purged, SpoolCount, SpooledRecord, SpoolStatus
@@ -31,17 +31,6 @@ _MAX_ROW_ID: Final = (1 << 63) - 1
 _BYTES_PER_TRANSACTION: Final = 16 * 1024 * 1024
 # The check of a larger file takes seconds.
 _CHECK_UP_TO_BYTES: Final = 256 * 1024 * 1024
-# Event properties that identify a person, in addition to `$distinct_ids` of a merge.
-_PERSON_PROPERTIES: Final = (
-    "distinct_id",
-    "$user_id",
-    "$device_id",
-    "$identified_id",
-    "$anon_id",
-    "$anon_distinct_id",
-    "alias",
-)
-_DEVICE_PREFIX: Final = "$device:"
 
 
 class SpoolAdmin:
@@ -209,15 +198,8 @@ def _set_aside_files(path: Path) -> tuple[str, ...]:
 
 def _accepted_at(body: bytes, born: float, now: float) -> float | None:
     """Return about when a record was accepted, from its own time: rows have no timestamp."""
-    time = payload_time(_payload(body) or {})
+    time = payload_time(stored_payload(body) or {})
     return (born or None) if time is None else max(born, min(time, now))
-
-
-def _payload(body: bytes) -> dict[str, Any] | None:
-    try:
-        return payload_of(show_token(body, b'"***"'))
-    except (ValueError, AttributeError, TypeError):
-        return None
 
 
 def _waiting(row: Row) -> SpooledRecord:
@@ -226,7 +208,7 @@ def _waiting(row: Row) -> SpooledRecord:
         id=number,
         state="sending" if state == SENDING else "waiting",
         kind=_kind(lane_of(number)),
-        payload=_payload(body),
+        payload=stored_payload(body),
         is_once_only=state != REPEATABLE,
     )
 
@@ -237,7 +219,7 @@ def _dead(letter: tuple[Any, ...]) -> SpooledRecord:
         id=number,
         state="dead",
         kind=_kind(lane),
-        payload=_payload(body),
+        payload=stored_payload(body),
         is_once_only=state != REPEATABLE,
         reason=reason,
         message=message,
@@ -299,23 +281,16 @@ def _remove_owner_rows(db: AdminConnection, owner: int) -> int:
 
 def _find_person(db: AdminConnection, table: str, distinct_id: str) -> list[tuple[int, int]]:
     # The bodies were written by the same encoder, so they contain the id in this form.
-    text = orjson.dumps(distinct_id.removeprefix(_DEVICE_PREFIX))[1:-1]
+    text = orjson.dumps(distinct_id.removeprefix(DEVICE_PREFIX))[1:-1]
     return [(number, len(body)) for number, body in db.candidates(table, text) if _is_about(body, distinct_id)]
 
 
 def _is_about(body: bytes, distinct_id: str) -> bool:
-    payload = _payload(body)
+    payload = stored_payload(body)
     if payload is None:
         # Unreadable, but it contains the id.
         return True
-    properties = payload.get("properties")
-    if not isinstance(properties, dict):
-        return bool(payload.get("$distinct_id") == distinct_id)
-    found = {value for name in _PERSON_PROPERTIES if isinstance(value := properties.get(name), str)}
-    if isinstance(device := properties.get("$device_id"), str):
-        found.add(_DEVICE_PREFIX + device)
-    merged = properties.get("$distinct_ids")
-    return distinct_id in found or (isinstance(merged, list) and distinct_id in merged)
+    return distinct_id in persons_of(payload)
 
 
 def _write(found: Iterable[SpooledRecord], file: BinaryIO) -> int:

@@ -39,8 +39,6 @@ _HARD_CAP: Final = 1.1
 # Pages returned to the file system in one transaction. SQLite may scan all free pages for each one and rewrites pages
 # that it moves: gigabytes in one transaction would hold the lock for minutes and fill the log.
 _PAGES_PER_TRANSACTION: Final = 32
-# Replaces the project token in stored bytes. Valid JSON contains no raw control character.
-_TOKEN_MARK: Final = b"\x01"
 
 Row = tuple[int, int, bytes]
 """Row id, state, body."""
@@ -65,16 +63,6 @@ def lane_start(owner: int, lane: int) -> int:
 def lane_of(row_id: int) -> int:
     """Return the lane code in a row id."""
     return row_id >> SEQUENCE_BITS & (LANES - 1)
-
-
-def hide_token(body: bytes, token: bytes) -> bytes:
-    """Return the bytes to store, with the token replaced by a marker: the token is a credential."""
-    return body.replace(token, _TOKEN_MARK)
-
-
-def show_token(body: bytes, token: bytes) -> bytes:
-    """Return the bytes to send, with the token put back."""
-    return body.replace(_TOKEN_MARK, token)
 
 
 def open_database(path: Path, *, max_bytes: int, timeout: float, fsync: bool, erase: bool = False) -> Database:

@@ -6,11 +6,12 @@ import logging
 from collections.abc import Iterable, Sequence
 from typing import Final
 
+from .._encoding.stored_records import hide_token
 from .._model.errors import SpoolError
 from .._model.records import NonIdempotentRecord
 from .._runtime.environment import Environment
 from .._runtime.log_events import log_event
-from .database import OWNER_SHIFT, Database, Row, hide_token
+from .database import OWNER_SHIFT, Database, Row
 from .files import OwnerLock
 from .messages import ONCE, REPEATABLE, SENDING, RowInMemory, SpoolSettings
 

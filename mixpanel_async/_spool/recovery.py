@@ -12,6 +12,7 @@ from typing import Final
 
 import orjson
 
+from .._encoding.stored_records import show_token
 from .._model.errors import SpoolError, count_of
 from .._runtime.log_events import log_event
 from . import files
@@ -22,7 +23,6 @@ from .database import (
     lane_of,
     lane_start,
     open_database,
-    show_token,
 )
 from .messages import LANE_CODES, ONCE, REPEATABLE, SENDING
 from .schema import SCHEMA, TABLES, is_damage

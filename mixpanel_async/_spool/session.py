@@ -15,6 +15,7 @@ from typing import Final
 
 import orjson
 
+from .._encoding.stored_records import hide_token, show_token
 from .._model.records import DropReason, NonIdempotentRecord, RecordKind
 from .._runtime.environment import Environment
 from .._runtime.log_events import log_event
@@ -23,11 +24,9 @@ from .database import (
     Database,
     DeadLetter,
     Row,
-    hide_token,
     lane_of,
     lane_start,
     open_database,
-    show_token,
 )
 from .files import OwnerLock, find_set_aside, inode_of
 from .messages import (

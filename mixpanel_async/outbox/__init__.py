@@ -3,9 +3,10 @@
 May import `_encoding`, `_runtime` and `_model`. It does not know `_delivery`: clients and workers talk to an engine
 through the protocols in `protocol.py`.
 
-Start reading at `protocol.py`.
+Start reading at `protocol.py`. `memory.py` is an engine in the process, for tests.
 """
 
+from .memory import MemoryOutbox
 from .protocol import (
     BeginResult,
     DeadEntry,
@@ -27,6 +28,7 @@ __all__ = [
     "EntryWriter",
     "Held",
     "Inbox",
+    "MemoryOutbox",
     "Outbox",
     "PutResult",
     "StoredEntry",

@@ -7,6 +7,8 @@ Lanes have names: `events`, `imports`, `identity`, `people:0` to `people:P-1` an
 takes any entry of an unordered lane (`events`, `imports`). An ordered lane (all others) has one worker at a time, which
 holds its lease and reads its entries in the order in which they were put.
 
+A queue holds the records of one project. The methods of one connection may be called concurrently.
+
 Every method that waits may raise `OutboxError`, and no other exception of a library.
 """
 
@@ -15,9 +17,16 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from .._model.records import DropReason
+
+HEARTBEAT_SECONDS: Final = 5.0
+"""Time between two heartbeats of a worker."""
+FENCE_SECONDS: Final = 12.0
+"""A worker starts no request once this time has passed since the start of its last successful heartbeat."""
+LEASE_SECONDS: Final = 15.0
+"""Time after a heartbeat at which a worker counts as dead, and others take its lanes and entries over."""
 
 
 class EntryId(NamedTuple):
@@ -25,7 +34,7 @@ class EntryId(NamedTuple):
 
     Args:
         lane: name of the lane.
-        id: id that the engine gave the entry; unique in its lane and ascending.
+        id: id that the engine gave the entry; unique in its lane. Its text does not sort in the order of the lane.
     """
 
     lane: str
@@ -63,12 +72,15 @@ class StoredEntry:
     Args:
         id: position.
         entry: the entry.
-        deliveries: number of workers that have read it, this one included.
+        deliveries: 1, plus the number of workers that died while they had it. Workers that gave it back do not count.
+        erased: positions of records about persons whose data was erased. They must not be sent; they end as a
+            `DeadEntry` with the reason `PURGED`.
     """
 
     id: EntryId
     entry: Entry
     deliveries: int
+    erased: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,14 +89,16 @@ class DeadEntry:
 
     Args:
         id: entry of the records.
-        reason: reason why they were not delivered.
+        reason: reason why they were not delivered. Records with `PURGED` are counted and not kept.
         records: the encoded records, with the token replaced as in `packing.py`.
+        non_idempotent: ascending positions in `records` of those that must not be sent twice.
         message: Mixpanel's message about them, or the cause.
     """
 
     id: EntryId
     reason: DropReason
     records: Sequence[bytes] = field(repr=False)
+    non_idempotent: tuple[int, ...] = ()
     message: str = ""
 
 
@@ -118,11 +132,13 @@ class Held:
         lanes: ordered lanes whose lease it holds.
         gone: entries that it had read and that belong to another worker now.
         pauses: seconds that remain of the shared pauses, by path of the endpoint.
+        newer: number of entries that a newer version wrote. They wait for a worker that can read them.
     """
 
     lanes: frozenset[str]
     gone: frozenset[EntryId]
     pauses: Mapping[str, float]
+    newer: int = 0
 
 
 class EntryWriter(Protocol):
@@ -134,10 +150,10 @@ class EntryWriter(Protocol):
         ...
 
     async def open(self) -> None:
-        """Connect and check the queue.
+        """Connect and check the queue. May be called again, after an error or after `forget`.
 
         Raises:
-            ConfigurationError: if the options do not fit the queue or the server.
+            ConfigurationError: if the options do not fit the queue, the server or the event loop.
             OutboxError: if the engine cannot be reached or refuses.
         """
         ...
@@ -184,14 +200,24 @@ class Inbox(Protocol):
         ...
 
     async def begin(self, ids: Sequence[EntryId]) -> Sequence[BeginResult]:
-        """Note that a request with the non-idempotent records of these entries begins, and return each answer."""
+        """Note that a request with the non-idempotent records of these entries begins, and return each answer.
+
+        Called again for an entry that this inbox began, the answer is `MINE` again: the first one may have been lost.
+        """
         ...
 
     async def settle(self, ended: Sequence[EntryId], dead: Sequence[DeadEntry] = ()) -> int:
-        """Remove ended entries that this worker still owns, and store dead letters of entries.
+        """Remove the ended entries that this worker still owns, and store their dead letters, in one step.
+
+        Args:
+            ended: entries whose last record has ended.
+            dead: dead letters of entries in `ended`. Those of entries that this worker does not own are not stored.
 
         Returns:
             Number of entries that were removed.
+
+        Raises:
+            ValueError: if a dead letter belongs to an entry that is not in `ended`.
         """
         ...
 
@@ -225,14 +251,19 @@ class Outbox(Protocol):
         ...
 
     def writer(self, token: str) -> EntryWriter:
-        """Return a connection for a producer of the project with this token; not opened yet."""
+        """Return a connection for a producer of the project with this token; not opened yet.
+
+        It identifies the producer by a random id, which it keeps after `forget`.
+        """
         ...
 
-    def inbox(self, token: str, worker: str) -> Inbox:
+    def inbox(self, token: str, worker: str, *, kinds: Collection[str] | None = None) -> Inbox:
         """Return a connection for a worker of the project with this token; not opened yet.
 
         Args:
             token: token of the project.
-            worker: name of the worker; unique among the workers that run.
+            worker: name of the worker, for people.
+            kinds: kinds of records that the worker serves, by the values of `RecordKind`; None for all. Only these
+                lanes are shared out to it.
         """
         ...
