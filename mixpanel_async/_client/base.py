@@ -26,6 +26,11 @@ Outcome = DroppedByHook | MixpanelException
 PlainTracker = Callable[[Any, Any], bytes | bool]
 """Stages an event with a name and properties, and returns True, or returns the result of `StagingBuffer.try_append`."""
 
+Ids = tuple[str | None, str | None, str | None]
+"""IP address, user id and device id that are bound."""
+PlainTrackers = Callable[[str | None, Ids], PlainTracker]
+"""Makes the tracker of a bound client from its `distinct_id` and other ids."""
+
 
 def as_encoded(record: bytes, _second: None, _third: None, _stamp: bytes) -> bytes:
     """Return a record that is encoded already, as a function for `StagingBuffer.try_append`."""

@@ -41,6 +41,34 @@ class _Facade:
         self._thread = thread
         self._can_wait = can_wait
 
+    def bind(
+        self,
+        *,
+        distinct_id: str | None = None,
+        user_id: str | None = None,
+        device_id: str | None = None,
+        ip: str | None = None,
+        properties: Properties | None = None,
+        link: str | None = None,
+        last_user_id: str | None = None,
+        sign_in_timeout: float | None = None,
+    ) -> BlockingBound:
+        """Bind the client to one user or request. See `AsyncMixpanel.bind`."""
+        bound = self._target.bind(
+            distinct_id=distinct_id,
+            user_id=user_id,
+            device_id=device_id,
+            ip=ip,
+            properties=properties,
+            link=link,
+            last_user_id=last_user_id,
+            sign_in_timeout=sign_in_timeout,
+        )
+        return self._wrap(bound)
+
+    def _wrap(self, bound: BoundMixpanel) -> BlockingBound:
+        return BlockingBound(bound, self._thread, can_wait=self._can_wait)
+
     def _await(self, method: Callable[..., Coroutine[Any, Any, T]], *args: Any, **options: Any) -> T:
         """Run a coroutine method in the thread of the client."""
         return self._thread.run(partial(method, self._target, *args, **options))
@@ -133,24 +161,6 @@ class BlockingBound(_Facade):
     def silenced(self) -> BlockingBound:
         """See `BoundMixpanel.silenced`."""
         return self._wrap(self._target.silenced())
-
-    def bind(
-        self,
-        *,
-        distinct_id: str | None = None,
-        user_id: str | None = None,
-        device_id: str | None = None,
-        ip: str | None = None,
-        properties: Properties | None = None,
-    ) -> BlockingBound:
-        """See `BoundMixpanel.bind`."""
-        bound = self._target.bind(
-            distinct_id=distinct_id, user_id=user_id, device_id=device_id, ip=ip, properties=properties
-        )
-        return self._wrap(bound)
-
-    def _wrap(self, bound: BoundMixpanel) -> BlockingBound:
-        return BlockingBound(bound, self._thread, can_wait=self._can_wait)
 
     def __repr__(self) -> str:
         return f"<BlockingBound of {self._target!r}>"
@@ -273,34 +283,9 @@ class BlockingMixpanel(_Facade):
         """See `AsyncMixpanel.new_device_id`."""
         return self._target.new_device_id()
 
-    def bind(
-        self,
-        *,
-        distinct_id: str | None = None,
-        user_id: str | None = None,
-        device_id: str | None = None,
-        ip: str | None = None,
-        properties: Properties | None = None,
-        link: str | None = None,
-        last_user_id: str | None = None,
-        sign_in_timeout: float | None = None,
-    ) -> BlockingBound:
-        """Bind the client to one user or request. See `AsyncMixpanel.bind`."""
-        bound = self._target.bind(
-            distinct_id=distinct_id,
-            user_id=user_id,
-            device_id=device_id,
-            ip=ip,
-            properties=properties,
-            link=link,
-            last_user_id=last_user_id,
-            sign_in_timeout=sign_in_timeout,
-        )
-        return self.wrap(bound)
-
     def wrap(self, bound: BoundMixpanel) -> BlockingBound:
         """Return the blocking form of a bound client."""
-        return BlockingBound(bound, self._thread, can_wait=self._can_wait)
+        return self._wrap(bound)
 
     def __enter__(self) -> BlockingMixpanel:
         self.start()

@@ -24,6 +24,7 @@ from .._model.errors import (
 )
 from .._model.records import RecordKind
 from .base import Meta, PlainTracker, Properties
+from .bound_properties import BoundProperties
 from .invalid import IgnoredData, InvalidData, as_refusal
 from .profiles import BoundProfileMethods
 
@@ -71,8 +72,6 @@ class BoundMixpanel(BoundProfileMethods):
         "_last_user_id",
         "_link",
         "_on_failure",
-        "_plain_tracker",
-        "_problem",
         "_properties",
         "_sign_in_timeout",
         "_silent",
@@ -84,14 +83,12 @@ class BoundMixpanel(BoundProfileMethods):
         client: AsyncMixpanel,
         invalid: InvalidData,
         silent: Callable[[], AsyncMixpanel],
-        plain_tracker: Callable[[str | None, tuple[str | None, str | None, str | None], Properties], PlainTracker],
+        properties: BoundProperties,
         *,
         distinct_id: str | None,
         user_id: str | None,
         device_id: str | None,
         ip: str | None,
-        properties: Mapping[str, Any],
-        problem: ValidationError | None = None,
         link: str | None = None,
         last_user_id: str | None = None,
         sign_in_timeout: float | None = None,
@@ -100,14 +97,12 @@ class BoundMixpanel(BoundProfileMethods):
         self._client = client
         self._invalid = invalid
         self._silent = silent
-        self._plain_tracker = plain_tracker
+        self._properties = properties
         # Made with the first event, and again when the ids change.
         self._tracker: PlainTracker | None = None
-        self._problem = problem
         self._distinct_id = distinct_id
         self._device_id = device_id
         self._ids: _Ids = {"user_id": user_id, "device_id": _without_prefix(device_id), "ip": ip}
-        self._properties = properties
         self._link = link
         self._last_user_id = last_user_id
         self._sign_in_timeout = sign_in_timeout
@@ -131,9 +126,7 @@ class BoundMixpanel(BoundProfileMethods):
     def silenced(self) -> BoundMixpanel:
         """Return a client whose calls do nothing, for a visitor who has not consented to tracking."""
         silent = self._silent
-        return SilencedMixpanel(
-            silent(), IgnoredData(), silent, _track_nothing, distinct_id=None, properties={}, **_NO_IDS
-        )
+        return SilencedMixpanel(silent(), IgnoredData(), silent, _NO_PROPERTIES, distinct_id=None, **_NO_IDS)
 
     async def sign_in(
         self,
@@ -272,23 +265,30 @@ class BoundMixpanel(BoundProfileMethods):
         device_id: str | None = None,
         ip: str | None = None,
         properties: Properties | None = None,
+        link: str | None = None,
+        last_user_id: str | None = None,
+        sign_in_timeout: float | None = None,
     ) -> BoundMixpanel:
         """Return a copy with other ids or more properties bound. Arguments are those of `AsyncMixpanel.bind`."""
-        added = self._client.bind(properties=properties)
+        bound = self._properties
+        if properties is not None or sign_in_timeout is not None:
+            added = self._client.bind(properties=properties, sign_in_timeout=sign_in_timeout)
+            bound = added._properties.added_to(bound)
+        if device_id is None:
+            link = self._link if link is None else link
+            last_user_id = self._last_user_id if last_user_id is None else last_user_id
         return BoundMixpanel(
             self._client,
             self._invalid,
             self._silent,
-            self._plain_tracker,
+            bound,
             distinct_id=self._distinct_id if distinct_id is None else distinct_id,
             user_id=self._ids["user_id"] if user_id is None else user_id,
             device_id=self._device_id if device_id is None else device_id,
             ip=self._ids["ip"] if ip is None else ip,
-            properties={**self._properties, **added._properties},
-            problem=self._problem or added._problem,
-            link=self._link if device_id is None else None,
-            last_user_id=self._last_user_id if device_id is None else None,
-            sign_in_timeout=self._sign_in_timeout,
+            link=link,
+            last_user_id=last_user_id,
+            sign_in_timeout=self._sign_in_timeout if sign_in_timeout is None else sign_in_timeout,
             on_failure=self._on_failure,
         )
 
@@ -396,10 +396,10 @@ class BoundMixpanel(BoundProfileMethods):
         """Stage a plain event. Return False if it has to take the general path."""
         tracker = self._tracker
         if tracker is None:
-            if self._problem is not None:
+            if self._properties.problem is not None:
                 return False
             ids = self._ids["ip"], self._ids["user_id"], self._device_id
-            tracker = self._tracker = self._plain_tracker(self._event_id, ids, self._properties)
+            tracker = self._tracker = self._properties.tracker(self._event_id, ids)
         return tracker(event_name, properties) is True
 
     @property
@@ -418,15 +418,16 @@ class BoundMixpanel(BoundProfileMethods):
 
     def _event_properties(self, properties: object, *, is_awaited: bool = False) -> Properties | None:
         """Return the bound and the given properties. None if they were refused and the call returns."""
-        if self._problem is not None:
-            failure: MixpanelException = ValidationError(self._problem.path, self._problem.problem)
+        problem = self._properties.problem
+        if problem is not None:
+            failure: MixpanelException = ValidationError(problem.path, problem.problem)
         elif properties is None:
-            return self._properties
+            return self._properties.values
         elif is_instance(properties, str):
             failure = ValidationError("properties", _NOT_PROPERTIES)
         else:
             try:
-                return {**self._properties, **copy_mapping(properties, "properties")}
+                return {**self._properties.values, **copy_mapping(properties, "properties")}
             except Exception as error:  # noqa: BLE001  a user's mapping may raise anything
                 failure = as_refusal(error)
         if is_awaited:
@@ -463,11 +464,8 @@ class SilencedMixpanel(BoundMixpanel):
         return self
 
 
-def _track_nothing(_distinct_id: object, _ids: object, _properties: object) -> PlainTracker:
-    return lambda _event_name, _event_properties: False
-
-
 _NO_IDS: Final[_Ids] = {"user_id": None, "device_id": None, "ip": None}
+_NO_PROPERTIES: Final = BoundProperties({}, lambda _values: lambda _distinct_id, _ids: lambda _name, _properties: False)
 
 
 def _link(device_id: str, user_id: str) -> str:

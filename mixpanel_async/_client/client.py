@@ -45,6 +45,7 @@ from .._runtime.event_loop import preload_backend
 from .._runtime.log_events import log_event
 from .base import Properties
 from .bound import BoundMixpanel
+from .bound_properties import BoundProperties
 from .events import EventMethods
 from .factory import Pipeline, build_pipeline
 from .identity import IdentityMethods
@@ -427,31 +428,28 @@ class AsyncMixpanel(EventMethods, IdentityMethods, ProfileMethods):
         """
         if sign_in_timeout is not None:
             check_number("sign_in_timeout", sign_in_timeout, minimum=0.001, maximum=86_400.0)
-        clean, problem = self._bound_properties(properties)
         return BoundMixpanel(
             self,
             self._invalid,
             _silent_client,
-            self._plain_tracker,
+            self._bound_properties(properties),
             distinct_id=distinct_id,
             user_id=user_id,
             device_id=device_id,
             ip=ip,
-            properties=clean,
-            problem=problem,
             link=link,
             last_user_id=last_user_id,
             sign_in_timeout=sign_in_timeout,
             on_failure=self._queue.sign_in_failed,
         )
 
-    def _bound_properties(self, properties: Properties | None) -> tuple[Mapping[str, Any], ValidationError | None]:
+    def _bound_properties(self, properties: Properties | None) -> BoundProperties:
         """Return a copy of bound properties, and why they cannot be sent unless that is raised."""
         try:
-            return self._encoder.clean_properties(properties, "properties"), None
+            return BoundProperties(self._encoder.clean_properties(properties, "properties"), self._plain_trackers)
         except Exception as error:  # noqa: BLE001  a user's mapping may raise anything
             problem = as_refusal(error)
-        return {}, self._invalid.keep(problem)
+        return BoundProperties({}, self._plain_trackers, self._invalid.keep(problem))
 
     def __repr__(self) -> str:
         try:

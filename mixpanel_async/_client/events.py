@@ -7,13 +7,13 @@ from functools import partial
 
 from .._delivery.lanes import Lane
 from .._delivery.staging import YIELD_AFTER_BYTES, Stage
-from .._encoding.event_template import encode_nothing
+from .._encoding.event_template import EventTemplate, encode_nothing
 from .._encoding.hooks import DroppedByHook
 from .._encoding.records import EventArguments
 from .._model.credentials import as_secret
 from .._model.errors import ConfigurationError, MixpanelException, ValidationError
 from .._model.records import RecordKind
-from .base import ClientBase, Meta, Outcome, PlainTracker, Properties, as_encoded
+from .base import ClientBase, Ids, Meta, Outcome, PlainTracker, PlainTrackers, Properties, as_encoded
 from .invalid import as_refusal
 
 
@@ -183,21 +183,23 @@ class EventMethods(ClientBase):
         if record is not None:
             await self._sender.enqueue(lane, record, self._options.batching.wait_timeout)
 
-    def _plain_tracker(
-        self, distinct_id: str | None, ids: tuple[str | None, str | None, str | None], properties: Properties
-    ) -> PlainTracker:
+    def _plain_trackers(self, properties: Properties) -> PlainTrackers:
+        """Return a function that makes the trackers of clients with these bound properties, which are JSON values."""
+        template = self._encoder.usual_template
+        if template is not None:
+            template = template.with_properties(properties, after_ids=True)
+        return partial(self._plain_tracker, template)
+
+    def _plain_tracker(self, template: EventTemplate | None, distinct_id: str | None, ids: Ids) -> PlainTracker:
         """Return a function that stages the plain events of a bound client: everything constant is encoded now.
 
         Args:
+            template: template with the bound properties; None if no event is plain.
             distinct_id: `distinct_id` of the events; None to derive it.
             ids: IP address, user id and device id.
-            properties: bound properties as JSON values.
         """
-        template = self._encoder.usual_template
         if template is not None:
             template = template.with_ids(*ids)
-        if template is not None:
-            template = template.with_properties(properties)
         encode = encode_nothing if template is None else template.encode
         return partial(self._staging.try_append, self._event_stage, encode, distinct_id)
 

@@ -78,7 +78,8 @@ class EventTemplate:
     Args:
         fragments: caches of the project.
         normalizer: converts the values that are not JSON.
-        constants: the shared properties as JSON pairs, with a comma after each.
+        head: the shared properties up to the ids as JSON pairs, with a comma after each.
+        tail: the shared properties after the ids, in the same form.
         names: names of the properties that a plain event cannot have.
         count: number of properties that an event may have.
         default_id: `distinct_id` of an event without one.
@@ -90,17 +91,20 @@ class EventTemplate:
         "_default_id",
         "_distinct_ids",
         "_fragments",
+        "_head",
         "_is_free",
         "_names",
         "_normalizer",
         "_reserved",
+        "_tail",
     )
 
     def __init__(
         self,
         fragments: Fragments,
         normalizer: Normalizer,
-        constants: bytes,
+        head: bytes,
+        tail: bytes,
         names: frozenset[str],
         count: int,
         default_id: str | None = None,
@@ -108,48 +112,56 @@ class EventTemplate:
         self._fragments = fragments
         self._names, self._distinct_ids = fragments.names, fragments.distinct_ids
         self._normalizer = normalizer
-        self._constants = constants
+        self._head, self._tail = head, tail
+        self._constants = head + tail
         self._reserved = names
         self._default_id = default_id
         self._is_free = names.isdisjoint
         self._count = count
 
-    def with_properties(self, properties: Mapping[str, Any]) -> EventTemplate | None:
+    def with_properties(self, properties: Mapping[str, Any], *, after_ids: bool = False) -> EventTemplate | None:
         """Return a template of events that also have these properties, which are JSON values.
 
         None if one of them has the name of a field or property that the events have already, or is nested deeply.
+
+        Args:
+            properties: the properties.
+            after_ids: whether ids that are added later precede them.
         """
         if not properties:
             return self
         is_plain = self._is_free(properties) and all(map(is_plain_json, properties.values()))
         if not is_plain or len(properties) > self._count:
             return None
-        constants = self._constants + dumps(properties)[1:-1] + b","
-        return self._derived(constants, self._reserved.union(properties), len(properties), self._default_id)
+        added = dumps(properties)[1:-1] + b","
+        head, tail = (self._head, self._tail + added) if after_ids else (self._head + added, self._tail)
+        return self._derived(head, tail, self._reserved.union(properties), len(properties), self._default_id)
 
     def with_ids(self, ip: str | None, user_id: str | None, device_id: str | None) -> EventTemplate | None:
         """Return a template of events that also have these ids. None if one of them is not valid, or needs a check."""
-        fragments, constants, names, count = self._fragments, self._constants, self._reserved, 0
+        fragments, head, names, count = self._fragments, self._head, self._reserved, 0
         try:
             if ip is not None:
                 if "ip" in names:
                     return None
-                constants += fragments.addresses[ip]
+                head += fragments.addresses[ip]
                 names = _with_ip(names)
                 count = 1
             if user_id is not None:
-                constants += fragments.user_ids[user_id]
+                head += fragments.user_ids[user_id]
                 count += 1
             if device_id is not None:
-                constants += fragments.device_ids[device_id]
+                head += fragments.device_ids[device_id]
                 count += 1
         except Exception as error:  # noqa: BLE001  the general encoder raises the error for the user
             raise_interruption(error)
             return None
-        return self._derived(constants, names, count, derive_distinct_id(user_id, device_id))
+        return self._derived(head, self._tail, names, count, derive_distinct_id(user_id, device_id))
 
-    def _derived(self, constants: bytes, names: frozenset[str], count: int, default_id: str | None) -> EventTemplate:
-        return type(self)(self._fragments, self._normalizer, constants, names, self._count - count, default_id)
+    def _derived(
+        self, head: bytes, tail: bytes, names: frozenset[str], count: int, default_id: str | None
+    ) -> EventTemplate:
+        return type(self)(self._fragments, self._normalizer, head, tail, names, self._count - count, default_id)
 
     def encode(
         self, distinct_id: object, event_name: object, properties: dict[str, Any] | None, stamp: bytes
@@ -250,7 +262,7 @@ class BoundedEventTemplate(EventTemplate):
 def make_template(fragments: Fragments, normalizer: Normalizer, *, is_bounded: bool) -> EventTemplate:
     """Return the template of a project's events. It checks the size of values first if it is bounded."""
     kind = BoundedEventTemplate if is_bounded else EventTemplate
-    return kind(fragments, normalizer, _LIBRARY, _RESERVED, normalizer.limits.properties - _ADDED_BY_CLIENT)
+    return kind(fragments, normalizer, _LIBRARY, b"", _RESERVED, normalizer.limits.properties - _ADDED_BY_CLIENT)
 
 
 class _FragmentCache(dict[object, bytes]):

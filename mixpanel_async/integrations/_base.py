@@ -270,7 +270,7 @@ class BaseIntegration(Generic[R]):
     def _response_headers(self, state: RequestState, read_cache_control: Callable[[], str]) -> list[tuple[str, str]]:
         """Return the headers to add to a response that begins now. Failures are logged."""
         try:
-            return [] if state.session is None else state.session.headers(read_cache_control())
+            return [] if state.session is None else state.session.headers(read_cache_control)
         except Exception as error:  # noqa: BLE001  analytics must not fail the response
             self._warn("cookie_not_sent", "visitor cookie not sent: %s", type(error).__name__)
             return []

@@ -74,25 +74,33 @@ class Proxies:
         Returns:
             The address; None if it is unknown.
         """
-        hop = parse_address(peer)
         hops = forwarded_for.split(",") if forwarded_for else []
         if self.count:
-            hop = parse_address([*hops, peer][max(0, len(hops) - self.count)])
-        elif self.networks:
-            while hops and self.is_trusted(hop):
-                hop = parse_address(hops.pop())
-                if hop is None:
+            return _canonical([*hops, peer][max(0, len(hops) - self.count)])
+        hop = peer
+        if self.networks:
+            while hops and self.is_trusted(parse_address(hop)):
+                hop = hops.pop()
+                if parse_address(hop) is None:
                     break
-        return None if hop is None else str(hop)
+        return _canonical(hop)
 
 
 def parse_address(text: str | None) -> Address | None:
     """Parse an IP address in the forms proxies write: with a port, in brackets, in quotes. None if it is invalid."""
-    return None if not text or len(text) > _MAX_ADDRESS else _parse(text)
+    found = _parse(text) if text and len(text) <= _MAX_ADDRESS else None
+    return None if found is None else found[0]
+
+
+def _canonical(text: str | None) -> str | None:
+    """Return the usual form of an IP address that `parse_address` accepts; None if it is invalid."""
+    found = _parse(text) if text and len(text) <= _MAX_ADDRESS else None
+    return None if found is None else found[1]
 
 
 @lru_cache(_CACHE_SIZE)
-def _parse(text: str) -> Address | None:
+def _parse(text: str) -> tuple[Address, str] | None:
+    """Return an IP address and its usual form, which takes as long as parsing."""
     text = text.strip().strip('"')
     if text.startswith("["):
         text = text[1:].partition("]")[0]
@@ -102,4 +110,5 @@ def _parse(text: str) -> Address | None:
         address = ip_address(text.partition("%")[0])
     except ValueError:
         return None
-    return getattr(address, "ipv4_mapped", None) or address
+    address = getattr(address, "ipv4_mapped", None) or address
+    return address, str(address)

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Final
+from functools import lru_cache, partial
+from typing import TYPE_CHECKING, Final, NamedTuple
 from uuid import UUID
 
 from mixpanel_async import AsyncMixpanel, BoundMixpanel, Checker, ConfigurationError, IdMerge, ValidationError
@@ -126,35 +126,25 @@ class CookiePolicy:
         return "; ".join([*parts, "SameSite=Lax"])
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RequestInfo:
+class RequestInfo(NamedTuple):
     """Visitor-related parts of a request. Missing headers are empty.
 
     Repeated headers are joined by commas, `Cookie` by semicolons.
     """
 
-    cookie: str
     peer: str | None
     scheme: str
-    forwarded_for: str
-    forwarded_proto: str
-    host: str
-    forwarded_host: str
-    user_agent: str
-    referrer: str
+    cookie: str = ""
+    forwarded_for: str = ""
+    forwarded_proto: str = ""
+    host: str = ""
+    forwarded_host: str = ""
+    user_agent: str = ""
+    referrer: str = ""
 
 
-_NO_INFO: Final = RequestInfo(
-    cookie="",
-    peer=None,
-    scheme="",
-    forwarded_for="",
-    forwarded_proto="",
-    host="",
-    forwarded_host="",
-    user_agent="",
-    referrer="",
-)
+_Cookies = tuple[str | None, str | None]
+"""Values of the visitor's cookie and of the one for the signed-in user; None for one that is not set."""
 
 
 class VisitorSession:
@@ -163,8 +153,8 @@ class VisitorSession:
     Args:
         bound: client bound to the visitor.
         policy: cookie settings.
-        info: the request.
-        is_https: whether the browser uses https.
+        received: values of the two cookies in the request.
+        is_https: returns whether the browser uses https.
         page: cookie of the browser SDK; None if it is not used.
     """
 
@@ -174,35 +164,32 @@ class VisitorSession:
         self,
         bound: BoundMixpanel,
         policy: CookiePolicy,
-        info: RequestInfo,
-        *,
-        is_https: bool,
+        received: _Cookies,
+        is_https: Callable[[], bool],
         page: _PageCookie | None = None,
     ) -> None:
         self.bound = bound
         self._policy = policy
         self._is_https = is_https
         self._page = page
-        # A client that does not delete expired cookies sends them empty.
-        self._received = (
-            cookie_value(info.cookie, policy.name) or None,
-            cookie_value(info.cookie, policy.link_name) or None,
-        )
-        self._known = self._received
+        self._known = self._received = received
 
-    def headers(self, cache_control: str) -> list[tuple[str, str]]:
+    def headers(self, read_cache_control: Callable[[], str]) -> list[tuple[str, str]]:
         """Return the headers to add to a response that begins now: `Set-Cookie` and `Cache-Control`.
 
         An id must not reach other visitors. So a response for shared caches gets no cookies, and one with cookies
         becomes private: shared caches may store others too, with their cookies (RFC 9111, 3 and 7.3).
 
         Args:
-            cache_control: `Cache-Control` header of the response.
+            read_cache_control: returns the `Cache-Control` header of the response.
         """
         self._known = self._current
-        if _SHARED_CACHE.search(cache_control):
+        if self._page is None and self._known == self._received:
             return []
         headers = [("Set-Cookie", cookie) for cookie in self._changes()]
+        cache_control = read_cache_control() if headers else ""
+        if _SHARED_CACHE.search(cache_control):
+            return []
         if headers and not _NO_SHARED_CACHE.search(cache_control):
             headers.append(("Cache-Control", "private"))
         return headers
@@ -211,12 +198,12 @@ class VisitorSession:
         names = (self._policy.name, self._policy.link_name)
         for name, received, current in zip(names, self._received, self._current, strict=True):
             if current != received:
-                yield self._policy.header(name, current, is_https=self._is_https)
+                yield self._policy.header(name, current, is_https=self._is_https())
         if self._page is not None:
             yield from self._page.changes(self._policy, self.bound.device_id)
 
     @property
-    def _current(self) -> tuple[str | None, str | None]:
+    def _current(self) -> _Cookies:
         return self.bound.device_id, self.bound.link
 
     def cookie_not_sent(self) -> bool:
@@ -281,6 +268,7 @@ class VisitorSessions:
         self._silent = AsyncMixpanel("none", enabled=False).bind()
         self._user_agent = lru_cache(_CACHE_SIZE)(user_agent_properties)
         self._referrer = lru_cache(_CACHE_SIZE)(referrer_properties)
+        self._binding: tuple[AsyncMixpanel, Callable[[str, str], BoundMixpanel]] | None = None
 
     def with_consent(self, client: AsyncMixpanel, info: RequestInfo, user_id: str | None) -> VisitorSession:
         """Return the session of a visitor who may be tracked, unless the visitor has opted out in the page."""
@@ -289,57 +277,67 @@ class VisitorSessions:
             return self.without_consent(client, info)
         visitor = found.visitor
         is_simplified = client.id_merge is IdMerge.SIMPLIFIED
-        known = cookie_value(info.cookie, self._cookie.name) or ""
+        received = self._received(info)
+        known = received[0] or ""
         shared = None if visitor is None else visitor.server_id(known, is_simplified=is_simplified)
         device_id = shared or _valid_id(known, is_simplified=is_simplified) or client.new_device_id()
         is_same_device = device_id.removeprefix(_PREFIX) == known.removeprefix(_PREFIX)
         ip = self._proxies.client_ip(info.peer, info.forwarded_for) if self._geolocate else None
-        properties: dict[str, Any] = {
-            **self._user_agent(info.user_agent[:_MAX_CHARACTERS]),
-            **self._referrer(info.referrer[:_MAX_CHARACTERS]),
-        }
-        bound = client.bind(
+        bound = self._with_headers(client, info).bind(
             user_id=user_id,
             device_id=device_id,
             ip=ip,
-            properties=properties,
-            link=(cookie_value(info.cookie, self._cookie.link_name) or None) if is_same_device else None,
+            link=received[1] if is_same_device else None,
             last_user_id=None if visitor is None else visitor.user_id,
-            sign_in_timeout=self._sign_in_timeout,
         )
-        return self._session(bound, info, client, found, shared)
+        page = self._page(client, info, found, shared)
+        return VisitorSession(bound, self._cookie, received, partial(self._is_https, info), page)
 
     def without_consent(self, client: AsyncMixpanel, info: RequestInfo) -> VisitorSession:
         """Return the session of a visitor without consent: nothing is sent, and existing cookies are deleted."""
-        found = read_page_cookies(client.token, info.cookie)
-        return self._session(self._silent.silenced(), info, client, found, None)
+        page = self._page(client, info, read_page_cookies(client.token, info.cookie), None)
+        silenced = self._silent.silenced()
+        return VisitorSession(silenced, self._cookie, self._received(info), partial(self._is_https, info), page)
 
     def untracked(self) -> VisitorSession:
         """Return the session of a request that cannot be tracked: nothing is sent, and existing cookies stay."""
-        return VisitorSession(self._silent.silenced(), self._cookie, _NO_INFO, is_https=False)
+        return VisitorSession(self._silent.silenced(), self._cookie, (None, None), lambda: False)
 
-    def _session(
-        self,
-        bound: BoundMixpanel,
-        info: RequestInfo,
-        client: AsyncMixpanel,
-        found: PageCookies,
-        shared: str | None,
-    ) -> VisitorSession:
-        is_proxied = self._proxies.is_proxied_by(info.peer)
-        is_https = info.scheme in {"https", "wss"}
-        if not is_https and info.forwarded_proto and is_proxied:
-            is_https = info.forwarded_proto.rpartition(",")[2].strip().lower() == "https"
-        page = None
-        if client.enabled and (found.is_present or self._cookie.browser_sdk):
-            forwarded = info.forwarded_host.rpartition(",")[2].strip() if is_proxied else ""
-            page = _PageCookie(
-                found=found,
-                received=shared,
-                is_simplified=client.id_merge is IdMerge.SIMPLIFIED,
-                host=forwarded or info.host,
-            )
-        return VisitorSession(bound, self._cookie, info, is_https=is_https, page=page)
+    def _received(self, info: RequestInfo) -> _Cookies:
+        # A browser that does not delete expired cookies sends them empty.
+        policy = self._cookie
+        return cookie_value(info.cookie, policy.name) or None, cookie_value(info.cookie, policy.link_name) or None
+
+    def _with_headers(self, client: AsyncMixpanel, info: RequestInfo) -> BoundMixpanel:
+        """Return the client bound to the properties of the headers, which many requests share."""
+        binding = self._binding
+        if binding is None or binding[0] is not client:
+            binding = self._binding = client, lru_cache(_CACHE_SIZE)(partial(self._bind, client))
+        return binding[1](info.user_agent[:_MAX_CHARACTERS], info.referrer[:_MAX_CHARACTERS])
+
+    def _bind(self, client: AsyncMixpanel, user_agent: str, referrer: str) -> BoundMixpanel:
+        properties = {**self._user_agent(user_agent), **self._referrer(referrer)}
+        return client.bind(properties=properties, sign_in_timeout=self._sign_in_timeout)
+
+    def _is_https(self, info: RequestInfo) -> bool:
+        if info.scheme in {"https", "wss"}:
+            return True
+        is_proxied = info.forwarded_proto and self._proxies.is_proxied_by(info.peer)
+        return bool(is_proxied) and info.forwarded_proto.rpartition(",")[2].strip().lower() == "https"
+
+    def _page(
+        self, client: AsyncMixpanel, info: RequestInfo, found: PageCookies, shared: str | None
+    ) -> _PageCookie | None:
+        if not (client.enabled and (found.is_present or self._cookie.browser_sdk)):
+            return None
+        is_proxied = info.forwarded_host and self._proxies.is_proxied_by(info.peer)
+        forwarded = info.forwarded_host.rpartition(",")[2].strip() if is_proxied else ""
+        return _PageCookie(
+            found=found,
+            received=shared,
+            is_simplified=client.id_merge is IdMerge.SIMPLIFIED,
+            host=forwarded or info.host,
+        )
 
 
 def _valid_id(text: str, *, is_simplified: bool) -> str | None:

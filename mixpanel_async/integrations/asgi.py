@@ -16,7 +16,7 @@ import time
 from abc import abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, Final, TypeVar, cast
 
 from mixpanel_async import AsyncMixpanel, BoundMixpanel, ConfigurationError, MixpanelException
@@ -33,6 +33,16 @@ R = TypeVar("R")
 _COOKIE: Final = CookiePolicy()
 # Seconds to deliver after a request if the server runs no lifespan.
 _DELIVERY_TIMEOUT: Final = 3.0
+_FIELDS: Final = {
+    b"cookie": "cookie",
+    b"x-forwarded-for": "forwarded_for",
+    b"x-forwarded-proto": "forwarded_proto",
+    b"host": "host",
+    b"x-forwarded-host": "forwarded_host",
+    b"user-agent": "user_agent",
+    b"referer": "referrer",
+}
+"""Fields of `RequestInfo` by header."""
 
 
 class ScopeIntegration(BaseIntegration[R]):
@@ -52,7 +62,9 @@ class ScopeIntegration(BaseIntegration[R]):
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message = await self._with_cookies(state, scope, message)
+                if state.session is None and self._is_tracked(scope):
+                    await self._bind(scope)
+                message = self._with_cookies(state, message)
             await send(message)
 
         token = CURRENT_REQUEST.set(state)
@@ -93,7 +105,7 @@ class ScopeIntegration(BaseIntegration[R]):
         # A concurrent call in the same request may have stored its session first.
         return state.keep(session).bound
 
-    @property
+    @cached_property
     def _key(self) -> str:
         # Per integration: a mounted app may have another integration, for another project.
         return f"mixpanel_async.{id(self)}"
@@ -101,10 +113,8 @@ class ScopeIntegration(BaseIntegration[R]):
     def _is_tracked(self, scope: Scope) -> bool:
         return self._event_name is not None and self._matches_route(scope)
 
-    async def _with_cookies(self, state: RequestState, scope: Scope, message: Message) -> Message:
+    def _with_cookies(self, state: RequestState, message: Message) -> Message:
         """Return the start message of a response with the visitor's cookies."""
-        if state.session is None and self._is_tracked(scope):
-            await self._bind(scope)
         if state.session is None:
             return message
         headers = list(message.get("headers", ()))
@@ -251,21 +261,15 @@ def _cache_control(headers: Iterable[tuple[bytes, bytes]]) -> str:
 
 def request_info(scope: Scope) -> RequestInfo:
     """Return the visitor-related parts of an ASGI request."""
-    headers: dict[bytes, list[str]] = {}
+    texts: dict[str, str] = {}
     for name, value in scope["headers"]:
-        headers.setdefault(name.lower(), []).append(value.decode("latin-1"))
+        field = _FIELDS.get(name.lower())
+        if field is not None:
+            text = value.decode("latin-1")
+            separator = ";" if field == "cookie" else ","
+            texts[field] = f"{texts[field]}{separator}{text}" if field in texts else text
     peer = scope.get("client")
-    return RequestInfo(
-        cookie=";".join(headers.get(b"cookie", ())),
-        peer=peer[0] if peer else None,
-        scheme=scope.get("scheme", "http"),
-        forwarded_for=",".join(headers.get(b"x-forwarded-for", ())),
-        forwarded_proto=",".join(headers.get(b"x-forwarded-proto", ())),
-        host=",".join(headers.get(b"host", ())),
-        forwarded_host=",".join(headers.get(b"x-forwarded-host", ())),
-        user_agent=",".join(headers.get(b"user-agent", ())),
-        referrer=",".join(headers.get(b"referer", ())),
-    )
+    return RequestInfo(peer=peer[0] if peer else None, scheme=scope.get("scheme", "http"), **texts)
 
 
 def _path_template(scope: Scope) -> str | None:

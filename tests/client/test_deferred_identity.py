@@ -128,6 +128,8 @@ async def test_arguments_are_checked_in_the_call() -> None:
                 await mp.alias("maya", "visitor", timeout=timeout)  # type: ignore[arg-type]
             with pytest.raises(ConfigurationError, match="sign_in_timeout"):
                 mp.bind(sign_in_timeout=timeout)  # type: ignore[arg-type]
+            with pytest.raises(ConfigurationError, match="sign_in_timeout"):
+                mp.bind(ip="0").bind(sign_in_timeout=timeout)  # type: ignore[arg-type]
         assert counts(mp) == (0, 0, 0, 0, 0)
     assert emulator.requests() == []
 

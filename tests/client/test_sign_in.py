@@ -106,12 +106,14 @@ async def test_repeated_sign_in_sends_no_identity_call(system: IdMerge) -> None:
         await visitor.sign_in("maya", is_new=True)
         await visitor.sign_in("maya")
         # The next request of the browser knows the user only from the link.
-        later = mp.bind(device_id=LAPTOP, link=visitor.link)
-        await later.sign_in("maya")
-        assert (later.device_id, later.link) == (LAPTOP, visitor.link)
+        shared = mp.bind(properties={"app": "shop"})
+        for client in (mp, shared):
+            later = client.bind(device_id=LAPTOP, link=visitor.link, last_user_id="maya")
+            await later.sign_in("maya")
+            assert (later.device_id, later.link) == (LAPTOP, visitor.link)
     assert emulator.cluster("maya") == {"maya", device(emulator, LAPTOP)}
     assert len(verbs(emulator)) == (0 if system is IdMerge.SIMPLIFIED else 1)
-    assert len(emulator.events("Signed in")) == 2
+    assert len(emulator.events("Signed in")) == 3
 
 
 @systems

@@ -167,9 +167,12 @@ async def test_every_method_sends_the_bytes_of_the_general_encoder(
         mp.track_nowait(person, "Event", properties, **ids)
         await mp.bind(distinct_id=person, **ids).track("Event", properties)
         mp.bind(distinct_id=person, **ids).track_nowait("Event", properties)
+        shared_by_requests = mp.bind(properties=properties)
+        for _ in range(2):
+            await shared_by_requests.bind(distinct_id=person, **ids).track("Event")
         await mp.bind(**ids).bind(distinct_id=person).track("Event", properties, {"meta": 1})
     messages = [event for body in bodies for event in orjson.loads(body)]
-    assert len(messages) == 5
+    assert len(messages) == 7
     del messages[-1]["meta"]
     for message in messages:
         message["properties"] |= {"time": 0, "$insert_id": ""}
