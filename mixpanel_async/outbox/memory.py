@@ -32,6 +32,7 @@ class MemoryOutbox:
         max_records: largest number of waiting records; at least 1. None, the default, sets no limit.
         keep_dead: number of newest dead letters to keep, 0 to 1,000,000, default 10,000.
         confirm: whether tracking calls return only once the queue has their records; default False.
+        compress: whether producers compress the bodies of entries; default True.
         clock: returns the seconds since 1970, for leases, pauses and the times of dead letters. A test can pass a
             clock that it sets. None, the default, uses the machine's clock.
 
@@ -52,6 +53,7 @@ class MemoryOutbox:
         max_records: int | None = None,
         keep_dead: int = 10_000,
         confirm: bool = False,
+        compress: bool = True,
         clock: Callable[[], float] | None = None,
     ) -> None:
         check_partitions(partitions)
@@ -60,9 +62,11 @@ class MemoryOutbox:
             check_count("max_records", max_records)
         check_count("keep_dead", keep_dead, minimum=0, maximum=1_000_000)
         check_switch("confirm", confirm)
+        check_switch("compress", compress)
         environment = real_environment()
         self._new_id = environment.new_id
         self._confirm = confirm
+        self._compress = compress
         self._shared = _Shared(
             MemoryState(
                 partitions=partitions,
@@ -79,9 +83,14 @@ class MemoryOutbox:
         """Whether tracking calls return only once the queue has their records."""
         return self._confirm
 
-    def writer(self, token: str) -> MemoryWriter:
+    @property
+    def compress(self) -> bool:
+        """Whether producers compress the bodies of entries."""
+        return self._compress
+
+    def writer(self, token: str, producer: str | None = None) -> MemoryWriter:
         """Return a connection for a producer; see `Outbox.writer`."""
-        return MemoryWriter(self._shared, token, self._new_id())
+        return MemoryWriter(self._shared, token, producer or self._new_id())
 
     def inbox(self, token: str, worker: str, *, kinds: Collection[str] | None = None) -> MemoryInbox:
         """Return a connection for a worker; see `Outbox.inbox`.

@@ -216,11 +216,11 @@ class MemoryState:
         kept = self.remove(id.lane, id.id)
         for one in dead:
             self._bury(one)
-        self.counters["out"] += kept.entry.records - sum(len(one.records) for one in dead)
+        self.counters["out"] += kept.entry.records - sum(len(one.records) + one.unreadable for one in dead)
         return True
 
     def _bury(self, dead: DeadEntry) -> None:
-        self.counters[counter_of(dead.reason)] += len(dead.records)
+        self.counters[counter_of(dead.reason)] += len(dead.records) + dead.unreadable
         if dead.reason is DropReason.PURGED:
             return
         for position, body in enumerate(dead.records):
@@ -256,6 +256,11 @@ class MemoryState:
             lanes=frozenset(lane for lane in self.lanes if is_ordered(lane) and self.owner_of(lane) == worker),
             gone=frozenset(one for one in known if not self._holds(worker, one)),
             pauses={endpoint: until - now for endpoint, until in self._pauses.items() if until > now},
+            waiting=self.records,
+            oldest_at=min(
+                (one.entry.accepted_at for lane in self.lanes.values() for one in lane.values()), default=None
+            ),
+            dead=len(self.dead),
         )
 
     def _share_out(self, lane: str, worker: str, now: float) -> None:

@@ -92,13 +92,15 @@ class DeadEntry:
         reason: reason why they were not delivered. Records with `PURGED` are counted and not kept.
         records: the encoded records, with the token replaced as in `packing.py`.
         non_idempotent: ascending positions in `records` of those that must not be sent twice.
+        unreadable: number of further records, of which no form is known: their body is spoiled. They are counted.
         message: Mixpanel's message about them, or the cause.
     """
 
     id: EntryId
     reason: DropReason
-    records: Sequence[bytes] = field(repr=False)
+    records: Sequence[bytes] = field(default=(), repr=False)
     non_idempotent: tuple[int, ...] = ()
+    unreadable: int = 0
     message: str = ""
 
 
@@ -133,12 +135,18 @@ class Held:
         gone: entries that it had read and that belong to another worker now.
         pauses: seconds that remain of the shared pauses, by path of the endpoint.
         newer: number of entries that a newer version wrote. They wait for a worker that can read them.
+        waiting: number of records in the queue that have not ended, of all workers and lanes.
+        oldest_at: when the oldest record in the queue was accepted, in seconds since 1970; None if there is none.
+        dead: number of dead letters in the queue.
     """
 
     lanes: frozenset[str]
     gone: frozenset[EntryId]
     pauses: Mapping[str, float]
     newer: int = 0
+    waiting: int = 0
+    oldest_at: float | None = None
+    dead: int = 0
 
 
 class EntryWriter(Protocol):
@@ -250,10 +258,18 @@ class Outbox(Protocol):
         """Whether tracking calls return only once the engine has stored their records."""
         ...
 
-    def writer(self, token: str) -> EntryWriter:
+    @property
+    def compress(self) -> bool:
+        """Whether producers compress the bodies of entries."""
+        ...
+
+    def writer(self, token: str, producer: str | None = None) -> EntryWriter:
         """Return a connection for a producer of the project with this token; not opened yet.
 
-        It identifies the producer by a random id, which it keeps after `forget`.
+        Args:
+            token: token of the project.
+            producer: identifies the numbers of entries in ordered lanes; unique among producers. Writers of one
+                producer that follow each other may share it. None for a random one.
         """
         ...
 

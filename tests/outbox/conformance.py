@@ -157,6 +157,11 @@ class Conformance:
         assert [*await writer.put([known, older, later])] == [PutResult.KNOWN, PutResult.KNOWN, PutResult.TAKEN]
         await writer.aclose()
         assert await put(outbox, first) == [PutResult.TAKEN]  # another producer
+        for expected in (PutResult.TAKEN, PutResult.KNOWN):
+            named = outbox.writer(TOKEN, "producer 1")
+            await named.open()
+            assert [*await named.put([numbered(4, "people:2", sequence=1)])] == [expected]
+            await named.aclose()
         assert numbers(await read(await worker(outbox), "people:0")) == [1, 3, 1]
 
     async def test_full_queue_takes_nothing_until_there_is_room(self, engine: Engine) -> None:
@@ -251,6 +256,23 @@ class Conformance:
         inbox = await worker(engine.outbox())
         assert [*await inbox.begin([EntryId("events", "1-0"), EntryId("people:0", "1-0")])] == [BeginResult.GONE] * 2
         assert await inbox.settle([EntryId("events", "1-0")]) == 0
+
+    async def test_heartbeat_counts_what_waits_and_what_is_dead(self, engine: Engine) -> None:
+        outbox = engine.outbox()
+        await put(outbox, entry_of(b'{"a":1}', b'{"a":2}', b'{"a":3}', at=50.5), numbered(4, "people:0", at=60.5))
+        inbox = await worker(outbox)
+        held = await inbox.heartbeat()
+        assert (held.waiting, held.oldest_at, held.dead, held.newer) == (4, 50.5, 0, 0)
+        (found,) = ids(await read(inbox))
+        dead = [
+            DeadEntry(id=found, reason=DropReason.REJECTED, records=[b'{"a":1}'], message="no"),
+            DeadEntry(id=found, reason=DropReason.PURGED, records=[b'{"a":2}']),
+            DeadEntry(id=found, reason=DropReason.REJECTED, unreadable=1),
+        ]
+        assert await inbox.settle([found], dead) == 1
+        assert await inbox.settle([found], dead) == 0
+        held = await inbox.heartbeat()
+        assert (held.waiting, held.oldest_at, held.dead) == (1, 60.5, 1)
 
     async def test_dead_letter_of_another_entry_is_refused(self, engine: Engine) -> None:
         inbox = await worker(engine.outbox())
