@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from .._encoding.hooks import DroppedByHook
 from .._encoding.records import RecordEncoder
@@ -30,6 +30,11 @@ Ids = tuple[str | None, str | None, str | None]
 """IP address, user id and device id that are bound."""
 PlainTrackers = Callable[[str | None, Ids], PlainTracker]
 """Makes the tracker of a bound client from its `distinct_id` and other ids."""
+
+
+NO_SECRETS_IN_OUTBOX: Final = (
+    "is not stored in an outbox; leave it out, and give the workers a service account, which signs all requests"
+)
 
 
 def as_encoded(record: bytes, _second: None, _third: None, _stamp: bytes) -> bytes:

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import weakref
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import lru_cache, partial
+from functools import lru_cache
 from inspect import signature
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from .._delivery.callbacks import Callbacks, OnDelivered, OnDrop
 from .._encoding.hooks import BeforeSend, SerializerOption
-from .._encoding.records import RecordEncoder
 from .._http.transport import HttpClient
 from .._model.config import (
+    DEFAULT_BATCHING,
+    DEFAULT_RETRY,
     BatchPolicy,
     ClientOptions,
     EventsEndpoint,
@@ -40,14 +40,13 @@ from .._model.errors import (
 )
 from .._model.stats import FlushResult, Stats
 from .._model.unsupported import unsupported_arguments
-from .._runtime.environment import Environment, is_memory_limited, real_environment
+from .._runtime.environment import Environment, real_environment
 from .._runtime.event_loop import preload_backend
-from .._runtime.log_events import log_event
 from .base import Properties
 from .bound import BoundMixpanel
 from .bound_properties import BoundProperties
 from .events import EventMethods
-from .factory import Pipeline, build_pipeline
+from .factory import Pipeline, build_encoder, build_pipeline
 from .identity import IdentityMethods
 from .invalid import as_refusal
 from .profiles import ProfileMethods
@@ -61,10 +60,9 @@ if TYPE_CHECKING:
     from ..flags.options import LocalFlags, RemoteFlags
     from ..flags.providers import Providers
     from ..flags.remote import RemoteFeatureFlagsProvider
+    from ..outbox.protocol import Outbox
     from .blocking import BlockingMixpanel
 
-_BATCHING: Final = BatchPolicy()
-_RETRY: Final = RetryPolicy()
 _MAX_FLUSH_TIMEOUT: Final = 1e9
 _IDENTITY_RETRY: Final = RetryPolicy(attempts=3, initial=0.5, maximum=4.0, total_timeout=15.0)
 
@@ -110,7 +108,10 @@ class AsyncMixpanel(EventMethods, IdentityMethods, ProfileMethods):
         on_drop: called with a list of `LostRecord` and a `DropReason` for every loss. A plain function runs in a worker
             thread, a coroutine function in the event loop.
         on_delivered: called with a `Delivery` for each request that Mixpanel accepted, in the same way.
-        spool: stores accepted records on disk until Mixpanel has accepted them; see `SqliteSpool`.
+        spool: stores accepted records on disk until Mixpanel, or the outbox, has accepted them; see `SqliteSpool`.
+        outbox: hands records over to an engine that many hosts share, from which `mixpanel-async worker` delivers them;
+            see `mixpanel_async.outbox`. "Delivered" then means handed over, and only awaited calls go to Mixpanel. The
+            default of `batching` is then 500 records and 0.25 s (0.002 s with `confirm`), that of `retry` 0.25 to 5 s.
         local_flags: options for feature flags that are evaluated in this process; see `LocalFlags`. None disables them.
         remote_flags: options for feature flags that Mixpanel evaluates; see `RemoteFlags`. None disables them.
         http_client: your own `httpx.AsyncClient`. The client does not close it.
@@ -148,8 +149,8 @@ class AsyncMixpanel(EventMethods, IdentityMethods, ProfileMethods):
         region: Region = "us",
         api_host: str | None = None,
         id_merge: IdMergeOption | None = None,
-        batching: BatchPolicy = _BATCHING,
-        retry: RetryPolicy = _RETRY,
+        batching: BatchPolicy = DEFAULT_BATCHING,
+        retry: RetryPolicy = DEFAULT_RETRY,
         identity_retry: RetryPolicy = _IDENTITY_RETRY,
         overflow: Overflow = Overflow.DROP_NEWEST,
         events_endpoint: EventsEndpoint = "auto",
@@ -159,6 +160,7 @@ class AsyncMixpanel(EventMethods, IdentityMethods, ProfileMethods):
         on_drop: OnDrop | None = None,
         on_delivered: OnDelivered | None = None,
         spool: SqliteSpool | None = None,
+        outbox: Outbox | None = None,
         local_flags: LocalFlags | None = None,
         remote_flags: RemoteFlags | None = None,
         http_client: HttpClient | None = None,
@@ -193,21 +195,15 @@ class AsyncMixpanel(EventMethods, IdentityMethods, ProfileMethods):
                 invalid=invalid,
                 nesting=nesting,
                 enabled=enabled,
+                outbox=outbox,
+                has_spool=spool is not None,
             )
             self._origin = options.origin
             preload_backend()
             environment = _environment or real_environment()
-            encoder = RecordEncoder(
-                options.token,
-                super_properties=super_properties,
-                serializer=serializer,
-                before_send=before_send,
-                recent=not options.by_import,
-                nesting=options.nesting,
-                warn=partial(log_event, logging.WARNING, "property_renamed"),
-                is_memory_limited=is_memory_limited(),
-            )
-            pipeline = build_pipeline(options, Callbacks(on_drop, on_delivered), spool, http_client, environment)
+            encoder = build_encoder(options, super_properties, serializer, before_send)
+            callbacks = Callbacks(on_drop, on_delivered)
+            pipeline = build_pipeline(options, callbacks, spool, outbox, http_client, environment)
             super().__init__(
                 options=options,
                 encoder=encoder,
@@ -276,6 +272,7 @@ class AsyncMixpanel(EventMethods, IdentityMethods, ProfileMethods):
 
         Raises:
             ClientClosedError: if the client is closed.
+            ConfigurationError: if the options of the outbox do not fit its queue, its server or the event loop.
         """
         await self._sender.open()
 
@@ -301,8 +298,8 @@ class AsyncMixpanel(EventMethods, IdentityMethods, ProfileMethods):
         """
         from .blocking import BlockingMixpanel  # noqa: PLC0415  only imported if used
 
-        # A commit to the spool, and `Overflow.WAIT`, need an event loop to wait in.
-        can_wait = self._queue.spool is not None or self._options.overflow is Overflow.WAIT
+        # A commit, and `Overflow.WAIT`, need an event loop to wait in.
+        can_wait = self._queue.has_commits or self._options.overflow is Overflow.WAIT
         return BlockingMixpanel(self, can_wait=can_wait, is_interrupted=self._queue.is_interrupted)
 
     def start_in_thread(self) -> BlockingMixpanel:

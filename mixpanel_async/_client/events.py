@@ -11,9 +11,19 @@ from .._encoding.event_template import EventTemplate, encode_nothing
 from .._encoding.hooks import DroppedByHook
 from .._encoding.records import EventArguments
 from .._model.credentials import as_secret
-from .._model.errors import ConfigurationError, MixpanelException, ValidationError
+from .._model.errors import ConfigurationError, MixpanelException, ValidationError, raise_configuration_error
 from .._model.records import RecordKind
-from .base import ClientBase, Ids, Meta, Outcome, PlainTracker, PlainTrackers, Properties, as_encoded
+from .base import (
+    NO_SECRETS_IN_OUTBOX,
+    ClientBase,
+    Ids,
+    Meta,
+    Outcome,
+    PlainTracker,
+    PlainTrackers,
+    Properties,
+    as_encoded,
+)
 from .invalid import as_refusal
 
 
@@ -50,7 +60,8 @@ class EventMethods(ClientBase):
             device_id: `$device_id`, for the same projects. It is sent without the prefix `$device:`, which it may have.
             ip: IP address of the user, for geolocation, or `"0"`. By default Mixpanel does not locate the user.
             time: time of the event: seconds or milliseconds since 1970, or a `datetime` with a time zone; by default
-                now. At most one hour in the future, and at most five days ago unless events go to `/import`.
+                now. At most one hour in the future, and at most five days ago unless events go to `/import`. With an
+                outbox, older events are taken too: without a service account, its workers set them aside.
             insert_id: 1 to 36 of A-Z, a-z, 0-9 and dash; random by default. Mixpanel counts events with the same name,
                 `distinct_id`, time and `insert_id` once.
 
@@ -58,6 +69,7 @@ class EventMethods(ClientBase):
             ValidationError: if Mixpanel would not accept the event. `path` names the offending part. With
                 `invalid="drop"`, the event is dropped instead.
             QueueFullError: if the queue is full, under `Overflow.RAISE`, or under `Overflow.WAIT` after `wait_timeout`.
+            OutboxError: if the outbox confirms records, and has not taken this one within `timeout`.
             ClientClosedError: after `aclose()`.
         """
         record: bytes | bool | None = False
@@ -161,12 +173,14 @@ class EventMethods(ClientBase):
 
         Raises:
             ValidationError, QueueFullError, ClientClosedError: as in `track`.
-            ConfigurationError: if `api_secret` cannot be sent.
+            ConfigurationError: if `api_secret` cannot be sent, or the client has an outbox.
         """
         lane = self._lanes[RecordKind.IMPORTS]
         failure: MixpanelException | None = _missing_time(timestamp)
         try:
             secret = as_secret(api_secret)
+            if secret is not None and self._options.has_outbox:
+                raise_configuration_error(f"api_secret {NO_SECRETS_IN_OUTBOX}")
         except ConfigurationError as error:
             failure = error
         finally:

@@ -12,10 +12,10 @@ from typing import Any, Final
 from .._encoding.validation import check_id, is_anonymous_id
 from .._model.config import IdMerge, check_number
 from .._model.credentials import Secret, as_secret
-from .._model.errors import ClientClosedError, IdentityError, MixpanelException, without_traceback
+from .._model.errors import ClientClosedError, ConfigurationError, IdentityError, MixpanelException, without_traceback
 from .._model.records import RecordKind
 from .._runtime.ids import uuid4_text
-from .base import ClientBase, Meta
+from .base import NO_SECRETS_IN_OUTBOX, ClientBase, Meta
 
 _NOT_AN_ANON_ID: Final = (
     "must be a UUID with dashes, such as str(uuid.uuid4()), or an id of Mixpanel's browser SDK (five groups of "
@@ -60,7 +60,9 @@ class IdentityMethods(ClientBase):
                 events that were tracked before the call, and before the records that are tracked later. If Mixpanel
                 refuses it, `on_drop` receives it. Profile updates that were waiting before the call may arrive later.
                 It shares a request with events in a client without a service account, else with identity events of the
-                same endpoint. While that request is in flight, no other one for events is.
+                same endpoint. While that request is in flight, no other one for events is. With an outbox, it is handed
+                over after the events that this client tracked before, and before those that it tracks later. Workers
+                send the identity events of all hosts in that order, but events at the same time; the README says more.
             timeout: seconds for all attempts together, 0.001 to 86,400; by default the limit of `identity_retry`.
 
         Raises:
@@ -107,7 +109,8 @@ class IdentityMethods(ClientBase):
                 not need them.
 
         Raises:
-            ConfigurationError: if `api_secret` cannot be sent, or `timeout` is out of bounds.
+            ConfigurationError: if `api_secret` cannot be sent, `timeout` is out of bounds, or the call is deferred with
+                an `api_secret` in a client with an outbox.
             IdentityError: if projects with the client's `id_merge` ignore merges, or both ids are equal.
             ValidationError, ApiError, TransportError, QueueFullError, SpoolError, ClientClosedError: as in `alias`.
         """
@@ -118,6 +121,8 @@ class IdentityMethods(ClientBase):
         finally:
             # Error reporters may show the locals of this frame.
             del api_secret
+        if deferred and secret is not None and self._options.has_outbox:
+            raise ConfigurationError(f"api_secret {NO_SECRETS_IN_OUTBOX}")
         ids = {"distinct_id1": distinct_id1, "distinct_id2": distinct_id2}
         self._check_identity("merge", ids, IdMerge.SIMPLIFIED, IdMerge.LEGACY)
         properties = {"$distinct_ids": [distinct_id1, distinct_id2]}

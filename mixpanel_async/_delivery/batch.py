@@ -107,12 +107,16 @@ class Batch:
         is_request_begun: a request was made, so the records may have been applied.
         is_on_trial: its first request is noted on disk, because its records may have ended a process.
         failure_epoch: failures in a row of the lane when the current request began.
+        confirmation: barrier of the calls that wait until an outbox has the records; None without such calls.
+        sequence: number that tells an outbox whether it has these records already; None before they are put there.
+        is_unanswered: an outbox was given the records and has not answered, so it may have them.
     """
 
     __slots__ = (
         "after",
         "attempts",
         "barriers",
+        "confirmation",
         "failure_epoch",
         "first_try",
         "identities",
@@ -121,10 +125,12 @@ class Batch:
         "is_from_disk",
         "is_on_trial",
         "is_request_begun",
+        "is_unanswered",
         "items",
         "lane",
         "opened",
         "route",
+        "sequence",
         "size",
         "suspicion",
         "turn",
@@ -163,6 +169,9 @@ class Batch:
         self.after: IdentityTurn | None = after if origin is None else origin.after
         self.identities = [*identities]
         self.turn: IdentityTurn | None = origin.turn if origin is not None and identities else None
+        self.sequence: int | None = None if origin is None else origin.sequence
+        self.confirmation: FlushBarrier | None = None
+        self.is_unanswered: bool = origin is not None and origin.is_unanswered
 
     @property
     def kind(self) -> RecordKind:
@@ -291,6 +300,17 @@ class Batch:
         self.barriers.append((barrier, len(self.items)))
         barrier.expect(len(self.items))
 
+    def confirm(self) -> FlushBarrier:
+        """Return the barrier of the calls that wait for these records. It counts all records added so far."""
+        covered = next((count for barrier, count in self.barriers if barrier is self.confirmation), 0)
+        if self.confirmation is None or not covered:
+            self.confirmation = FlushBarrier()
+        else:
+            self.remove_barrier(self.confirmation)
+        self.barriers.append((self.confirmation, len(self.items)))
+        self.confirmation.expect(len(self.items) - covered)
+        return self.confirmation
+
     def remove_barrier(self, barrier: FlushBarrier) -> None:
         """Stop counting for this barrier."""
         self.barriers = [entry for entry in self.barriers if entry[0] is not barrier]
@@ -305,6 +325,17 @@ class Batch:
 
     def begin_request(self) -> None:
         """Note that a request is made: from now on the records may have been applied."""
+        self.is_request_begun = True
+
+    def begin_put(self, sequence: int) -> None:
+        """Note that an outbox is given the records. They keep the sequence number of the first time."""
+        self.sequence = sequence if self.sequence is None else self.sequence
+        self.is_unanswered = True
+
+    def end_put(self, *, is_answered: bool) -> None:
+        """Note the end of a put. Without an answer, the outbox may have the records or not."""
+        self.is_unanswered = not is_answered
+        # Only now: until here, another put with the same number does no harm.
         self.is_request_begun = True
 
     def begin_trial(self, suspicion: int) -> None:

@@ -379,6 +379,9 @@ class Buffer:
         if outcome.retry_after is not None:
             lane.hold_until(now + delay)
         losses: list[Loss] = []
+        if outcome.delivered:
+            delivered, batch = batch.partition(outcome.delivered)
+            self._deliver(delivered)
         if outcome.applied:
             batch = self._drop_non_idempotent(batch, outcome.message, losses)
         if not batch.items:
@@ -428,8 +431,10 @@ class Buffer:
         self, batch: Batch, reason: DropReason, *, details: Sequence[FailedRecord] = (), message: str = ""
     ) -> list[Loss]:
         self.under_pressure = False
-        losses = []
-        for part, named in batch.split_by_kind(details):
+        losses: list[Loss] = []
+        if batch.is_unanswered and reason is not DropReason.UNCERTAIN:
+            batch = self._drop_non_idempotent(batch, "the outbox did not answer, and may have them", losses)
+        for part, named in batch.split_by_kind(details) if batch.items else ():
             loss = self.accounting.record_loss(part, reason, details=named, message=message)
             if part.ids and self.disk is not None:
                 self.disk.mark_settled(part, None if reason in DROPPED else loss)

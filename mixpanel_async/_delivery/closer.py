@@ -26,8 +26,8 @@ from .._runtime.timers import move_on_after
 from .batch import FlushBarrier
 
 if TYPE_CHECKING:
-    from .._http.transport import Transport
     from .batch_sender import BatchSender
+    from .destination import Connections
     from .loop_binding import LoopBinding
     from .queue import Queue
     from .sender import Sender
@@ -49,7 +49,7 @@ class Closer:
         queue: waiting records.
         binding: event loop of the client.
         sender: sends the records.
-        transport: connection pool.
+        connections: connections for batches and awaited calls.
         batch_sender: tells when a flush may try again.
         environment: clocks.
         timeout: seconds without progress after which a flush without a timeout ends, and seconds to deliver if the
@@ -63,7 +63,7 @@ class Closer:
         binding: LoopBinding,
         sender: Sender,
         *,
-        transport: Transport,
+        connections: Connections,
         batch_sender: BatchSender,
         environment: Environment,
         timeout: float,
@@ -72,7 +72,7 @@ class Closer:
         self._queue = queue
         self._binding = binding
         self._sender = sender
-        self._transport = transport
+        self._connections = connections
         self._batch_sender = batch_sender
         self._monotonic = environment.monotonic
         self._timeout = timeout
@@ -177,7 +177,7 @@ class Closer:
                 text = "closed before %s reported to on_drop"
                 lost = count_of(unreported, "lost record was", "lost records were")
                 log_event(logging.WARNING, "losses_not_reported", text, lost, records=unreported)
-        await self._transport.aclose()
+        await self._connections.aclose()
         self._queue.log_last_losses()
         self._result = barrier.result(self._last_error)
         self._log_end(self._result)

@@ -1,8 +1,12 @@
-"""Destination of batches: where a batch goes, and what came of it. `HttpDestination` is Mixpanel's API."""
+"""Destination of batches: where a batch goes, and what came of it. `HttpDestination` is Mixpanel's API.
+
+`outbox_destination.py` has the one of a client with an outbox.
+"""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Awaitable, Callable
 from functools import partial
 from math import inf
 from typing import Final, Protocol
@@ -17,9 +21,10 @@ from .._http.metrics import RequestMetrics
 from .._http.progress import Progress
 from .._http.transport import Transport
 from .._model.errors import count_of
-from .._model.outcomes import ConfigurationRefused, Expired, Outcome, Refused, Request, Response, TransportFailure
+from .._model.outcomes import ConfigurationRefused, Expired, Outcome, Refused, Request, Response
 from .._model.records import RecordKind
 from .._runtime.environment import Environment
+from .._runtime.event_loop import EventLoop
 from .._runtime.log_events import is_logged, log_event
 from .._runtime.threads import run_in_worker
 from .batch import Batch
@@ -29,6 +34,30 @@ from .staging import IN_REQUEST
 _COMPRESSION_THREADS: Final = 2
 # A batch that has waited for this many seconds may hold events that have become too old.
 _CHECK_AGE_AFTER: Final = 60.0
+
+
+class Connections(Protocol):
+    """Connections of a client, in one event loop at a time."""
+
+    def bind_loop(self, loop: EventLoop) -> None:
+        """Serve only requests from this event loop from now on."""
+        ...
+
+    async def open(self) -> None:
+        """Prepare the first request. A failure that may pass is not raised: the request reports it."""
+        ...
+
+    def detach_pool(self) -> Callable[[], Awaitable[None]]:
+        """Forget the connections without closing them, because their event loop ends, or belongs to a parent process.
+
+        Returns:
+            A function that closes them in their event loop, and keeps them alive.
+        """
+        ...
+
+    async def aclose(self) -> None:
+        """Close the connections; later requests fail."""
+        ...
 
 
 class Destination(Protocol):
@@ -110,6 +139,7 @@ class HttpDestination:
         batch.begin_request()
         outcome = await self._exchange(request, batch, progress)
         if isinstance(outcome, ConfigurationRefused) and self._is_refused_alone(batch):
+            assert outcome.status is not None
             return Refused(outcome.status, outcome.message)
         return outcome
 
@@ -139,7 +169,9 @@ class HttpDestination:
             outcome = read_response(reply, len(batch.items), now=received.wall, secrets=request.secrets)
             # A log handler may track events. No line about a batch of only such events, which would cause the next.
             if is_logged(logging.DEBUG) and batch.opened != inf:
-                _log_batch(batch, request, reply, outcome, received.monotonic - sent.monotonic)
+                status = reply.status if isinstance(reply, Response) else None
+                seconds = received.monotonic - sent.monotonic
+                log_batch(batch, len(request.body), cause_of(outcome), seconds, status=status)
         finally:
             IN_REQUEST.reset(token)
         if self._environment.is_wall_time_replaced():
@@ -152,15 +184,21 @@ class HttpDestination:
         return read_moment(self._environment.machine_time, self._environment.monotonic)
 
 
-def _log_batch(
-    batch: Batch, request: Request, reply: Response | TransportFailure, outcome: Outcome, seconds: float
-) -> None:
-    kind, records, size = batch.reported_kind.value, len(batch.items), len(request.body)
-    status = reply.status if isinstance(reply, Response) else None
+def log_batch(batch: Batch, size: int, cause: str, seconds: float, *, status: int | None = None) -> None:
+    """Log that a batch was sent.
+
+    Args:
+        batch: the batch.
+        size: bytes of the body.
+        cause: what came of it, without the server's words.
+        seconds: duration.
+        status: status of the response.
+    """
+    kind, records = batch.reported_kind.value, len(batch.items)
     text = "%s: batch of %s, %d bytes, attempt %d: %s after %.1f ms"
     milliseconds = round(seconds * 1000, 1)
     log_event(
         logging.DEBUG, "batch_sent", text,
-        kind, count_of(records, "record"), size, batch.attempts, cause_of(outcome), milliseconds,
+        kind, count_of(records, "record"), size, batch.attempts, cause, milliseconds,
         kind=kind, records=records, bytes=size, status=status, milliseconds=milliseconds, attempt=batch.attempts,
     )  # fmt: skip

@@ -25,12 +25,14 @@ from .staging import IN_CALLBACK, IN_REQUEST, MIN_RECORD_BYTES, Stage, StagingBu
 
 if TYPE_CHECKING:
     from .._spool.messages import CommitGroup
+    from .batch import FlushBarrier
     from .buffer import Buffer
     from .callbacks import Callbacks
     from .lanes import Lane
     from .spool_bridge import SpoolBridge
 
     _Deferred = deque[tuple[Lane, bytes, DropReason | None]]
+    Commit = CommitGroup | FlushBarrier
 
 T = TypeVar("T")
 
@@ -48,11 +50,13 @@ class Intake:
         monotonic: monotonic clock in seconds.
         listener: receives the signals of the queue.
         make_spool: connects the buffer to a spool, which reports to its argument; None without a spool.
+        confirm_timeout: seconds that a call waits until an outbox has its record; None not to wait. Not with a spool.
 
     Attributes:
         staging: records from the client's own event loop that have not entered the buffer yet.
         requests: counts the requests of the client.
         closed: the client is closed and rejects records.
+        has_commits: calls wait until their record is on disk, or in an outbox.
     """
 
     def __init__(
@@ -63,6 +67,8 @@ class Intake:
         monotonic: Callable[[], float],
         listener: QueueListener,
         make_spool: Callable[[SpoolListener], SpoolBridge] | None = None,
+        *,
+        confirm_timeout: float | None = None,
     ) -> None:
         self._buffer = buffer
         self._overflow = overflow
@@ -84,6 +90,8 @@ class Intake:
         self.closed = False
         self._is_abandoned = False
         self.spool = None if make_spool is None else make_spool(self)
+        self.has_commits = make_spool is not None or confirm_timeout is not None
+        self.confirm_timeout = confirm_timeout or 0.0
 
     def _repair_spool(self) -> None:
         if self.spool is not None:
@@ -97,8 +105,8 @@ class Intake:
     # Staging
 
     def stage(self, lane: Lane) -> Stage:
-        """Return the stage of this lane. With a spool, nothing is staged."""
-        if self.spool is not None:
+        """Return the stage of this lane. If calls wait for their records, nothing is staged."""
+        if self.has_commits:
             return Stage()
         if lane not in self._stages:
             self._stages[lane] = self.staging.new_stage()
@@ -153,13 +161,13 @@ class Intake:
         """Return the lane for this kind and authentication."""
         return self.run_locked(lambda: self._buffer.lane(kind, secret))
 
-    def offer(self, lane: Lane, item: bytes, commits: list[CommitGroup] | None = None) -> bool:
+    def offer(self, lane: Lane, item: bytes, commits: list[Commit] | None = None) -> bool:
         """Accept a record.
 
         Args:
             lane: destination.
             item: encoded record.
-            commits: with a spool, receives the commit that the caller waits for; None if the caller does not wait.
+            commits: receives what the caller waits for, with a spool or a confirming outbox; None if it does not wait.
 
         Returns:
             False if there is no room and the policy is to wait for it; the record is then not accepted.
@@ -178,7 +186,7 @@ class Intake:
             self.notify_progress()
             raise
 
-    def _offer(self, lane: Lane, item: bytes, commits: list[CommitGroup] | None) -> bool:
+    def _offer(self, lane: Lane, item: bytes, commits: list[Commit] | None) -> bool:
         losses: list[Loss] = []
         result = None
         with self._lock:
@@ -208,7 +216,7 @@ class Intake:
                 return False
         return True
 
-    def _enqueue(self, lane: Lane, item: bytes, losses: list[Loss], commits: list[CommitGroup] | None) -> OfferResult:
+    def _enqueue(self, lane: Lane, item: bytes, losses: list[Loss], commits: list[Commit] | None) -> OfferResult:
         """Enter a record in the buffer, after the staged events."""
         staging = self.staging
         staging.close_from_other_thread()
@@ -242,20 +250,23 @@ class Intake:
         if not is_held:
             self.run_locked(_nothing)
 
-    def _offer_to_buffer(self, lane: Lane, item: bytes, commits: list[CommitGroup] | None) -> OfferResult:
+    def _offer_to_buffer(self, lane: Lane, item: bytes, commits: list[Commit] | None) -> OfferResult:
         # An event about our own request must not cause a request, which would cause the next event.
         now = inf if IN_REQUEST.get() else self._monotonic()
         if IN_CALLBACK.get():
             self.callbacks.note_tracked()
         if self.spool is None:
-            return self._buffer.offer(lane, item, now)
+            result = self._buffer.offer(lane, item, now)
+            if commits is not None and result is not OfferResult.FULL:
+                commits.append(self._repairer.watch(lane.newest.confirm()))
+            return result
         result, group = self.spool.offer(lane, item, now, is_awaited=commits is not None)
         if commits is not None and result is not OfferResult.FULL:
             commits.append(group)
         return result
 
     def _apply_overflow_policy(
-        self, lane: Lane, item: bytes, losses: list[Loss], commits: list[CommitGroup] | None = None
+        self, lane: Lane, item: bytes, losses: list[Loss], commits: list[Commit] | None = None
     ) -> OfferResult:
         """Apply the overflow policy to a record that does not fit."""
         if self._overflow in {Overflow.WAIT, Overflow.RAISE}:

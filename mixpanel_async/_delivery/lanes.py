@@ -193,6 +193,11 @@ class Lane:
         """The batch to be sent next."""
         return self.ready[0] if self.ready else self.open
 
+    @property
+    def newest(self) -> Batch:
+        """The batch of the record that was accepted last; the lane must not be empty."""
+        return self.ready[-1] if self.open is None else self.open
+
     def lease(self, now: float) -> Batch:
         """Lease the first ready batch to a new request."""
         batch = self.ready[0]

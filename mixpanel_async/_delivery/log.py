@@ -52,9 +52,10 @@ class EpisodeLog:
         self.failures[kind, outcome.status] = self._monotonic()
         name, status, cause, batch = kind.value, outcome.status, cause_of(outcome), count_of(records, "record")
         if isinstance(outcome, ConfigurationRefused):
-            text = "%s: batch of %s refused (%s) and kept; check credentials, region and api_host"
+            text, options = "%s: batch of %s refused (%s) and kept; check %s", "credentials, region and api_host"
+            options = "the outbox" if status is None else options
             log_event(
-                logging.ERROR, "configuration_refused", text, name, batch, cause,
+                logging.ERROR, "configuration_refused", text, name, batch, cause, options,
                 kind=name, status=status, records=records,
             )  # fmt: skip
         elif isinstance(outcome, Retry):

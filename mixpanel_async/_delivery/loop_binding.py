@@ -14,8 +14,8 @@ from .._runtime.event_loop import BackgroundTask, EventLoop
 from .._runtime.timers import move_on_after
 
 if TYPE_CHECKING:
-    from .._http.transport import Transport
     from .callbacks import Callbacks
+    from .destination import Connections
 
 T = TypeVar("T")
 # One of this many signals to a sender that is awake wakes it nevertheless.
@@ -34,7 +34,7 @@ class LoopBinding:
 
     Args:
         callbacks: the user's callbacks.
-        transport: connection pool.
+        connections: connections for batches and awaited calls.
 
     Attributes:
         loop: the bound event loop; None while the client runs in no event loop.
@@ -44,9 +44,9 @@ class LoopBinding:
         progress: set, and replaced, whenever waiting tasks have to check their condition.
     """
 
-    def __init__(self, callbacks: Callbacks, transport: Transport) -> None:
+    def __init__(self, callbacks: Callbacks, connections: Connections) -> None:
         self._callbacks = callbacks
-        self._transport = transport
+        self._connections = connections
         self.loop: EventLoop | None = None
         self.lock = threading.RLock()
         self.is_ending = False
@@ -85,7 +85,7 @@ class LoopBinding:
     def abandon(self) -> None:
         """Leave the event loop, which has ended or does not respond, with its tasks and sockets."""
         assert self.loop is not None
-        close = self._transport.detach_pool()
+        close = self._connections.detach_pool()
         task: BackgroundTask[None] = BackgroundTask(_nothing, _nothing)
         # The event loop may continue, or end in its next turn.
         self.loop.on_end(close)
@@ -249,7 +249,7 @@ class LoopBinding:
         They are kept alive: a task or a connection closes itself when it is collected, which reaches the parent because
         both processes share one selector.
         """
-        self._parent_resources = (self.loop, self._callbacks_task, self.requests, self._transport.detach_pool())
+        self._parent_resources = (self.loop, self._callbacks_task, self.requests, self._connections.detach_pool())
         self.loop = self._callbacks_task = None
         self.lock = threading.RLock()
         self.requests = set()

@@ -20,15 +20,17 @@ from .._model.records import DropReason
 from .._runtime.environment import Environment
 from .._runtime.event_loop import BackgroundTask, EventLoop, cancel_tasks, current_loop, yield_to_loop
 from .._runtime.remote_call import RemoteCall
-from .batch import Batch
+from .batch import Batch, FlushBarrier
 from .lanes import Idle, Lane
 from .log import log_loop_ended
 from .staging import YIELD_AFTER_BYTES
+from .waiting import wait_confirmed, wait_for_room
 
 if TYPE_CHECKING:
-    from .._http.transport import Transport
     from .._spool.messages import CommitGroup
     from .batch_sender import BatchSender
+    from .destination import Connections
+    from .intake import Commit
     from .loop_binding import LoopBinding
     from .queue import Queue
 
@@ -54,7 +56,7 @@ class Sender:
     Args:
         queue: waiting records.
         binding: event loop of the client.
-        transport: connection pool.
+        connections: connections for batches and awaited calls.
         batch_sender: sends one batch.
         environment: clocks.
         loop_end_timeout: seconds to deliver waiting records when the event loop ends.
@@ -65,14 +67,14 @@ class Sender:
         queue: Queue,
         binding: LoopBinding,
         *,
-        transport: Transport,
+        connections: Connections,
         batch_sender: BatchSender,
         environment: Environment,
         loop_end_timeout: float,
     ) -> None:
         self._queue = queue
         self._binding = binding
-        self._transport = transport
+        self._connections = connections
         self._batch_sender = batch_sender
         self._monotonic = environment.monotonic
         self._loop_end_timeout = loop_end_timeout
@@ -150,7 +152,7 @@ class Sender:
 
     def _begin_in(self, here: EventLoop) -> None:
         self._binding.bind(here)
-        self._transport.bind_loop(here)
+        self._connections.bind_loop(here)
         self._batch_sender.bind_loop()
         self._is_stopping = False
         self._main = None
@@ -187,7 +189,7 @@ class Sender:
         if self._queue.closed:
             raise ClientClosedError("the client is closed and cannot be started again; create a new client")
         if self.attach():
-            await self._transport.open()
+            await self._connections.open()
         elif current_loop() is None:
             raise ClientClosedError(_NO_LOOP)
         if self._queue.spool is not None:
@@ -270,7 +272,7 @@ class Sender:
         """
         if self._binding.loop is not loop:
             return _close_nothing
-        close_pool = self._transport.detach_pool()
+        close_pool = self._connections.detach_pool()
         self._binding.release()
         return close_pool
 
@@ -414,7 +416,7 @@ class Sender:
     # Queueing
 
     async def enqueue(self, lane: Lane, record: bytes, wait_timeout: float) -> None:
-        """Enqueue a record. With a spool, wait until it is on disk.
+        """Enqueue a record. With a spool, wait until it is on disk; with an outbox that confirms, until that has it.
 
         Args:
             lane: lane of the record.
@@ -425,12 +427,14 @@ class Sender:
             ClientClosedError: if the client is closed.
             QueueFullError: if the record does not fit, and the overflow policy raises or `wait_timeout` ran out.
             SpoolError: if the spool could not write the record.
+            OutboxError: if the outbox confirms records, and has not taken this one in time.
         """
         is_own_loop = self.attach()
-        commits: list[CommitGroup] | None = None if self._queue.spool is None else []
+        commits: list[Commit] | None = [] if self._queue.has_commits else None
         deadline = self._monotonic() + wait_timeout
         if not self._queue.offer(lane, record, commits):
-            while await self.in_loop(partial(self._wait_for_room, len(record), deadline), "mixpanel overflow"):
+            wait = partial(wait_for_room, self._queue, self._binding, self._monotonic, len(record), deadline)
+            while await self.in_loop(wait, "mixpanel overflow"):
                 if self._queue.offer(lane, record, commits):
                     break
             else:
@@ -450,22 +454,14 @@ class Sender:
                 self._bytes_from_others = 0
                 await yield_to_loop()
 
-    async def _wait_for_room(self, size: int, deadline: float) -> bool:
-        """Wait until a record of this size may fit. Return False after the deadline."""
-        while True:
-            progress = self._binding.progress
-            if self._queue.closed or not self._queue.is_full(size):
-                return True
-            left = deadline - self._monotonic()
-            if left <= 0 or progress is None:
-                return False
-            with anyio.move_on_after(left):
-                await progress.wait()
-
-    async def _commit(self, group: CommitGroup, lane: Lane, record: bytes, deadline: float) -> None:
-        """Wait until a record is on disk. If the disk has no room, apply the overflow policy."""
+    async def _commit(self, commit: Commit, lane: Lane, record: bytes, deadline: float) -> None:
+        """Wait until a record is on disk, or in the outbox. If the disk has no room, apply the overflow policy."""
+        if isinstance(commit, FlushBarrier):
+            until = self._monotonic() + self._queue.confirm_timeout
+            wait = partial(wait_confirmed, commit, self._binding, self._monotonic, until)
+            return await self.in_loop(wait, "mixpanel confirmation")
         try:
-            return await self._wait_committed(group)
+            return await self._wait_committed(commit)
         except QueueFullError:
             if not self._queue.waits or self._monotonic() >= deadline:
                 raise

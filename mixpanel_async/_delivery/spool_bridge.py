@@ -157,8 +157,11 @@ class SpoolBridge:
             self._disk.correct(entries, loading)
 
     def end_request(self, batch: Batch) -> None:
-        """Clear the request marks of records that stay queued. Must be called before `delete_settled`."""
-        if ids := self._non_idempotent_rows(batch):
+        """Clear the request marks of records that stay queued. Must be called before `delete_settled`.
+
+        An outbox that has not answered may have the records. Another process must not hand them over again.
+        """
+        if not batch.is_unanswered and (ids := self._non_idempotent_rows(batch)):
             settled = {row for entry in self._disk.settled for row in entry.ids}
             if left := [row for row in ids if row not in settled]:
                 self.writer.submit(lambda work: work.marks.append((left, ONCE)))
@@ -438,7 +441,7 @@ class _CommitWaiter:
         self.loop.call_soon(self.wake)
 
 
-def make_buffer(options: ClientOptions, spool: SqliteSpool, new_compressor: Callable[[], Compressor]) -> Buffer:
+def make_buffer(options: ClientOptions, spool: SqliteSpool, new_compressor: Callable[[], Compressor] | None) -> Buffer:
     """Create a buffer that may leave records in this spool.
 
     Raises:

@@ -205,6 +205,18 @@ class RetryPolicy:
             check_number("total_timeout", self.total_timeout, minimum=0.001, maximum=86_400.0)
 
 
+DEFAULT_BATCHING: Final = BatchPolicy()
+"""Batching of a client without an outbox that was given none."""
+DEFAULT_RETRY: Final = RetryPolicy()
+"""Retries of a client without an outbox that was given none."""
+# An entry of 500 records costs about as much as one of 2,000, and its delay adds to that of the workers.
+_OUTBOX_BATCHING: Final = BatchPolicy(max_events=500, linger=0.25)
+# Records that arrive during one put share the next.
+_CONFIRMED_BATCHING: Final = BatchPolicy(max_events=500, linger=0.002)
+# An engine in the same network is back at once, and a probe costs it nothing.
+_OUTBOX_RETRY: Final = RetryPolicy(initial=0.25, maximum=5.0)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClientOptions:
     """Options of the client that are plain values; see `AsyncMixpanel` for their meaning.
@@ -230,6 +242,8 @@ class ClientOptions:
     invalid: str = "raise"
     nesting: NestingOption = "text"
     enabled: bool = True
+    outbox: object = field(default=None, repr=False)
+    has_spool: bool = False
 
     def __post_init__(self) -> None:
         check_switch("enabled", self.enabled)
@@ -260,9 +274,36 @@ class ClientOptions:
             raise_configuration_error(
                 "identity_retry needs attempts or total_timeout, because an awaited call must end"
             )
+        if self.outbox is not None:
+            self._check_outbox()
         check_number("timeout", self.timeout, minimum=0.001, maximum=3600.0)
         check_number("shutdown_timeout", self.shutdown_timeout, minimum=0.0, maximum=3600.0)
         check_number("loop_end_timeout", self.loop_end_timeout, minimum=0.0, maximum=3600.0)
+
+    def _check_outbox(self) -> None:
+        """Check the outbox, and replace the default policies by those for hand-overs, which are cheap and frequent."""
+        outbox = self.outbox
+        if not callable(getattr(outbox, "writer", None)) or not isinstance(getattr(outbox, "confirm", None), bool):
+            kind = outbox.__name__ if isinstance(outbox, type) else type(outbox).__name__
+            raise_configuration_error(f"outbox must be an engine such as RedisOutbox(url), not {kind}")
+        if self.confirms and self.has_spool:
+            raise_configuration_error(
+                "an outbox with confirm=True excludes spool=: with a spool, a call returns once its record is on disk"
+            )
+        if self.batching is DEFAULT_BATCHING:
+            object.__setattr__(self, "batching", _CONFIRMED_BATCHING if self.confirms else _OUTBOX_BATCHING)
+        if self.retry is DEFAULT_RETRY:
+            object.__setattr__(self, "retry", _OUTBOX_RETRY)
+
+    @property
+    def has_outbox(self) -> bool:
+        """Whether records are handed over to an outbox."""
+        return self.outbox is not None
+
+    @property
+    def confirms(self) -> bool:
+        """Whether calls wait until the outbox has their record."""
+        return bool(getattr(self.outbox, "confirm", False))
 
     @property
     def origin(self) -> str:
@@ -282,8 +323,16 @@ class ClientOptions:
 
     @property
     def mixes_identity(self) -> bool:
-        """Whether identity events and ordinary events have the same endpoint, `/track`, and the same authentication."""
-        return self.credentials is None and not self.by_import
+        """Whether identity events and ordinary events have the same endpoint, `/track`, and the same authentication.
+
+        With an outbox, identity events have their own lane there.
+        """
+        return self.credentials is None and not self.by_import and not self.has_outbox
+
+    @property
+    def is_recent_only(self) -> bool:
+        """Whether events go to `/track`, which accepts only the last five days. The workers of an outbox decide."""
+        return not self.by_import and not (self.has_outbox and self.events_endpoint == "auto")
 
 
 def env_options(environ: Mapping[str, str], given: Mapping[str, Any]) -> dict[str, Any]:

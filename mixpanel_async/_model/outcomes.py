@@ -123,6 +123,7 @@ class Retry(NamedTuple):
         status: status of the response, if there was one.
         retry_after: seconds to wait, if Mixpanel sent `Retry-After`.
         immediately: whether to retry without delay, because only the connection failed.
+        delivered: positions of records that were delivered nevertheless.
     """
 
     message: str
@@ -130,6 +131,7 @@ class Retry(NamedTuple):
     status: int | None = None
     retry_after: float | None = None
     immediately: bool = False
+    delivered: frozenset[int] = frozenset()
 
 
 class Refused(NamedTuple):
@@ -140,11 +142,16 @@ class Refused(NamedTuple):
 
 
 class ConfigurationRefused(NamedTuple):
-    """Credentials, host or path are wrong: no record can be delivered until the configuration is corrected."""
+    """Credentials, host or path are wrong: no record can be delivered until the configuration is corrected.
+
+    Args:
+        message: reason.
+        status: status of the response; None if an outbox refused.
+    """
 
     # Other field order than in `Refused`, so that tuples of the two types are never equal.
     message: str
-    status: int
+    status: int | None
 
 
 class Expired(NamedTuple):

@@ -28,7 +28,7 @@ class LostRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Delivery:
-    """One request that Mixpanel accepted, passed to `on_delivered`.
+    """One request that Mixpanel accepted, or one hand-over that the outbox took, passed to `on_delivered`.
 
     Args:
         kind: `events`, `imports`, `people`, `groups` or `identity`. A request with events and deferred identity events
@@ -36,7 +36,7 @@ class Delivery:
         records: number of records delivered.
         body_bytes: uncompressed size of its body.
         attempts: number of requests made for these records, including this one.
-        duration: seconds from the start of the request to the end of the response.
+        duration: seconds from the start of the request, or of the hand-over, to its end.
     """
 
     kind: str
@@ -51,7 +51,7 @@ class FlushResult:
     """Results of the records that `flush()` or `aclose()` covered.
 
     Args:
-        delivered: number accepted by Mixpanel.
+        delivered: number accepted by Mixpanel; with an outbox, the number that it took.
         failed: number not delivered for any reason: those that `Stats` counts as failed, dropped or uncertain.
         pending: number still waiting when the timeout expired.
         losses: number of `failed` records by the value of their `DropReason`; not compared.
@@ -128,11 +128,12 @@ class Stats:
 
     Args:
         accepted: records accepted since the client was created, including those recovered from a spool.
-        delivered: records accepted by Mixpanel.
+        delivered: records accepted by Mixpanel; with an outbox, those that it took, whatever becomes of them there.
         failed: records refused by Mixpanel, or out of attempts.
         dropped: records never sent: the queue was full, `before_send` refused them, their data was invalid (only with
             `invalid="drop"`), or `aclose()` ran out of time.
-        uncertain: records sent once without a conclusive response that are not safe to send again.
+        uncertain: records sent once without a conclusive response that are not safe to send again. With an outbox,
+            those that it may have.
         pending: records waiting or in flight, in memory or on disk.
         pending_bytes: encoded size of the pending records.
         on_disk: part of `pending` that is only on disk.
@@ -143,7 +144,7 @@ class Stats:
         recovered: part of `accepted` that came from a spool: left by a process that ended, or restored by
             `mixpanel-async spool retry`.
         in_flight: requests in flight.
-        requests: requests started, including identity calls.
+        requests: requests started, including identity calls, and hand-overs to an outbox.
         retries: part of `requests` that repeated an earlier one.
         losses: number of records by the value of their `DropReason`.
         last_error: message of the last error; None if there was no error.

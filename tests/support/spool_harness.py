@@ -11,7 +11,7 @@ from typing import Any
 
 import orjson
 
-from mixpanel_async._delivery.batch import Batch
+from mixpanel_async._delivery.batch import Batch, FlushBarrier
 from mixpanel_async._delivery.buffer import Buffer
 from mixpanel_async._delivery.disk_backlog import SpoolLimits
 from mixpanel_async._delivery.lanes import Lane
@@ -166,9 +166,13 @@ class SpoolHarness:
 
     def offer(self, item: bytes, kind: RecordKind = RecordKind.EVENTS, *, awaited: bool = False) -> CommitGroup | None:
         """Offer a record. Return the commit group if the record is awaited."""
-        tickets: list[CommitGroup] | None = [] if awaited else None
+        tickets: list[CommitGroup | FlushBarrier] | None = [] if awaited else None
         self.queue.offer(self.lane(kind), item, tickets)
-        return tickets[0] if tickets else None
+        if not tickets:
+            return None
+        (group,) = tickets
+        assert isinstance(group, CommitGroup)
+        return group
 
     def step(self) -> bool:
         return self.writer.step(self.session)
