@@ -6,6 +6,7 @@ import asyncio
 import gc
 import weakref
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import ExitStack
 from contextvars import ContextVar, copy_context
 from itertools import count
 from pathlib import Path
@@ -124,8 +125,9 @@ def test_first_call_keeps_no_context(
         await mp.aclose()
 
     async def main(url: str) -> None:
-        for name in CALLS:
-            await check(url, name)
+        async with anyio.create_task_group() as tasks:
+            for name in CALLS:
+                tasks.start_soon(check, url, name)
 
     with emulator.serve() as server:
         anyio.run(main, server.url, backend=backend)
@@ -138,15 +140,16 @@ def test_first_call_keeps_no_context(
 def test_first_call_from_another_loop_keeps_no_context(
     host: str, emulator: Emulator, options: Callable[[], dict[str, Any]]
 ) -> None:
-    kept = []
+    made = []
     with emulator.serve() as server, anyio.from_thread.start_blocking_portal(host) as portal:
         for name, call in CALLS.items():
             mp = AsyncMixpanel("token", api_host=server.url, id_merge=IdMerge.ORIGINAL, **options())
             portal.call(mp.start)
-            reference = asyncio.run(first_call(mp, call))
+            made.append((name, mp, asyncio.run(first_call(mp, call))))
             portal.call(mp.flush)
-            if portal.call(is_kept, reference):
-                kept.append(name)
+        # All of them wait for their timers at once.
+        kept = [name for name, _, reference in made if portal.call(is_kept, reference)]
+        for _, mp, _ in made:
             portal.call(mp.aclose)
     assert kept == []
 
@@ -154,7 +157,7 @@ def test_first_call_from_another_loop_keeps_no_context(
 def test_first_call_of_a_blocking_client_keeps_no_context(
     emulator: Emulator, options: Callable[[], dict[str, Any]]
 ) -> None:
-    kept = []
+    made = []
 
     def first(blocking: BlockingMixpanel, call: Call) -> weakref.ref[Request]:
         request = Request()
@@ -162,15 +165,15 @@ def test_first_call_of_a_blocking_client_keeps_no_context(
         blocking.run(call, blocking.client)
         return weakref.ref(request)
 
-    with emulator.serve() as server:
+    with emulator.serve() as server, ExitStack() as stack:
         for name, call in CALLS.items():
             mp = AsyncMixpanel("token", api_host=server.url, id_merge=IdMerge.ORIGINAL, **options())
-            with mp.in_thread() as blocking:
-                reference = copy_context().run(first, blocking, call)
-                blocking.track("user", "Later")
-                blocking.flush()
-                if blocking.run(is_kept, reference):
-                    kept.append(name)
+            blocking = stack.enter_context(mp.in_thread())
+            made.append((name, blocking, copy_context().run(first, blocking, call)))
+            blocking.track("user", "Later")
+            blocking.flush()
+        # All of them wait for their timers at once.
+        kept = [name for name, blocking, reference in made if blocking.run(is_kept, reference)]
     assert kept == []
 
 
