@@ -190,6 +190,8 @@ def test_impossible_clock_error_is_refused(seconds: float) -> None:
         Emulator().set_clock_error(seconds)
 
 
+# Takes four seconds. `tests/delivery/test_wrong_clock.py` corrects clocks on both event loops.
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
 @pytest.mark.anyio
 async def test_client_corrects_its_clock_by_the_emulator() -> None:
     emulator = Emulator()
