@@ -7,7 +7,7 @@ the lane runs low and loads them.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from math import ceil, isqrt
 from typing import Final, NamedTuple
 
@@ -36,6 +36,14 @@ class SpoolLimits(NamedTuple):
     max_records: int | None
 
 
+class _RowsByLane(dict[Lane, LaneRows]):
+    """Rows of each lane. A new lane has none."""
+
+    def __missing__(self, lane: Lane) -> LaneRows:
+        rows = self[lane] = LaneRows(lane.code)
+        return rows
+
+
 class DiskBacklog:
     """Counts the records that are in the spool, and those on their way there.
 
@@ -57,7 +65,9 @@ class DiskBacklog:
         self._limits = limits
         self._accounting = accounting
         self._window = min(WINDOW_RECORDS, policy.max_pending_events), min(WINDOW_BYTES, policy.max_pending_bytes)
-        self._rows: dict[Lane, LaneRows] = {}
+        self._rows = _RowsByLane()
+        self.rows: Callable[[Lane], LaneRows] = self._rows.__getitem__
+        """Returns the rows of a lane."""
         self.reset()
 
     def reset(self) -> None:
@@ -71,25 +81,19 @@ class DiskBacklog:
         self.settled: list[SettledRows] = []
         self._has_suspects = False
 
-    def rows(self, lane: Lane) -> LaneRows:
-        """Return the rows of a lane."""
-        rows = self._rows.get(lane)
-        if rows is None:
-            rows = self._rows[lane] = LaneRows(lane.code)
-        return rows
-
     def lanes(self) -> list[Lane]:
         """Return the lanes with records that are only on disk."""
         return [lane for lane, rows in self._rows.items() if rows.records] if self.records else []
 
     def is_full(self, size: int) -> bool:
         """Return whether a record of this size does not fit."""
-        limits = self._limits
-        if self.is_refusing or self.unwritten >= self._policy.max_pending_events:
+        limits, policy, coming = self._limits, self._policy, self.unwritten_bytes + size
+        if self.is_refusing or self.unwritten >= policy.max_pending_events or coming > policy.max_pending_bytes:
             return True
         if limits.max_records is not None and self._accounting.pending >= limits.max_records:
             return True
-        return self.unwritten_bytes + size > self._policy.max_pending_bytes or self._excess_bytes(size) > 0
+        # As `_excess_bytes`, without a call: every record passes here.
+        return self._used_bytes - self.bytes_being_freed + coming * _ROW_OVERHEAD > limits.max_bytes
 
     def has_no_room(self) -> bool:
         """Return whether the disk, or the file, had no room after the last commit."""
@@ -218,7 +222,7 @@ class DiskBacklog:
 
     def _end_writes(self, entries: Sequence[PendingWrite]) -> None:
         self.unwritten -= len(entries)
-        self.unwritten_bytes -= sum(len(entry.item) for entry in entries)
+        self.unwritten_bytes -= sum([len(entry.item) for entry in entries])
 
     def undo_writes(self, entries: Sequence[PendingWrite], reason: DropReason | None) -> list[Loss]:
         """Remove records that could not be written: lost for this reason or, without one, never accepted."""

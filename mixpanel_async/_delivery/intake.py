@@ -208,7 +208,7 @@ class Intake:
             self.run_locked(_nothing)
         if losses:
             self.report_losses(losses)
-        if result in {OfferResult.WAKE_SENDER, OfferResult.FULL}:
+        if result is OfferResult.WAKE_SENDER or result is OfferResult.FULL:
             self._listener.on_work()
             if result is OfferResult.FULL and self._overflow in {Overflow.WAIT, Overflow.RAISE}:
                 if self._overflow is Overflow.RAISE or not self._buffer.could_fit(len(item)):
@@ -220,7 +220,7 @@ class Intake:
         """Enter a record in the buffer, after the staged events."""
         staging = self.staging
         staging.close_from_other_thread()
-        had_staged = len(staging) > 0
+        had_staged = len(staging) > 0 if self._stages else False
         wake_sender = had_staged and self._drain_staging(losses)
         result = self._offer_to_buffer(lane, item, commits)
         if result is OfferResult.FULL:

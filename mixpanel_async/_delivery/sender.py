@@ -27,7 +27,6 @@ from .staging import YIELD_AFTER_BYTES
 from .waiting import wait_confirmed, wait_for_room
 
 if TYPE_CHECKING:
-    from .._spool.messages import CommitGroup
     from .batch_sender import BatchSender
     from .destination import Connections
     from .intake import Commit
@@ -193,7 +192,7 @@ class Sender:
         elif current_loop() is None:
             raise ClientClosedError(_NO_LOOP)
         if self._queue.spool is not None:
-            await self._wait_committed(self._queue.spool.writer.start())
+            await self._queue.spool.wait_committed(self._queue.spool.writer.start(), self._loop_of_caller())
 
     async def _run(self) -> None:
         loop = self._binding.loop
@@ -460,22 +459,22 @@ class Sender:
             until = self._monotonic() + self._queue.confirm_timeout
             wait = partial(wait_confirmed, commit, self._binding, self._monotonic, until)
             return await self.in_loop(wait, "mixpanel confirmation")
+        assert self._queue.spool is not None
         try:
-            return await self._wait_committed(commit)
+            return await self._queue.spool.wait_committed(commit, self._loop_of_caller())
         except QueueFullError:
             if not self._queue.waits or self._monotonic() >= deadline:
                 raise
         return await self.enqueue(lane, record, deadline - self._monotonic())
 
-    async def _wait_committed(self, group: CommitGroup) -> None:
-        """Wait until the spool has written this group. Raise the error if it could not."""
-        assert self._queue.spool is not None
+    def _loop_of_caller(self) -> EventLoop:
+        """Return the event loop in which the caller waits for a commit."""
         loop = self._binding.loop
         if loop is None or not loop.is_current():
             loop = current_loop()
         if loop is None:
             raise ClientClosedError(_NO_LOOP)
-        await self._queue.spool.wait_committed(group, loop)
+        return loop
 
     def settle_single(self, batch: Batch, reason: DropReason | None, message: str) -> None:
         """End a lease made by `Queue.lease_single`."""

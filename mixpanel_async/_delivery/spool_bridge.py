@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final
 
 import anyio
@@ -14,7 +14,7 @@ from .._model.config import ClientOptions, Overflow
 from .._model.errors import MixpanelException, QueueFullError, SpoolError, count_of, raise_configuration_error
 from .._model.records import DropReason, Loss, NonIdempotentRecord, RecordKind
 from .._runtime.environment import Environment
-from .._runtime.event_loop import EventLoop
+from .._runtime.event_loop import EventLoop, LoopEvent
 from .._spool.messages import (
     LANE_CODES,
     ONCE,
@@ -86,10 +86,10 @@ class SpoolBridge:
 
     def offer(self, lane: Lane, item: bytes, now: float, *, is_awaited: bool) -> tuple[OfferResult, CommitGroup]:
         """Accept a record into the buffer and the next commit."""
-        writer, rows = self.writer, self._disk.rows(lane)
+        writer = self.writer
         with writer.group_lock:
             group = writer.group
-            entry = PendingWrite(lane, rows.last_row + 1, item, is_awaited)
+            entry = PendingWrite(lane, self._disk.rows(lane).last_row + 1, item, is_awaited)
             try:
                 result = self._buffer.offer(lane, item, now)
                 if result is not OfferResult.FULL:
@@ -205,23 +205,22 @@ class SpoolBridge:
         Raises:
             MixpanelException: if the commit failed, or did not end in time.
         """
-        if not group.is_done:
-            await self._wait(group, loop)
-        if group.error is not None:
-            # Each waiter raises its own copy, because raising the same one extends its traceback.
-            raise _copy_of(group.error)
-
-    async def _wait(self, group: CommitGroup, loop: EventLoop) -> None:
         while not group.is_done:
             waiter: _CommitWaiter | None = group.waiter
             # The waiter of another event loop is not woken any more.
             if waiter is None or not waiter.loop.is_same(loop):
-                waiter = _CommitWaiter(loop, anyio.current_time() + self._timeout)
+                waiter = _CommitWaiter(loop, anyio.current_time() + self._timeout, loop.new_event())
                 # In this order: if a signal handler raises between the two, no other caller waits in vain.
                 group.when_done(waiter.wake_soon)
                 group.set_waiter(waiter)
-            if not await waiter.wait():
+            if waiter.is_watched:
+                # A timeout, or a look at the clock, for each caller would cost more than the write.
+                await waiter.event.wait()
+            elif not await waiter.watch():
                 raise SpoolError(f"{self.path}: the commit did not end in time", uncertain=True)
+        if group.error is not None:
+            # Each waiter raises its own copy, because raising the same one extends its traceback.
+            raise _copy_of(group.error)
 
     async def begin_request(self, batch: Batch, loop: EventLoop) -> None:
         """Note on disk that a request begins, if a record in it must not be sent twice, or the batch is on trial.
@@ -408,15 +407,11 @@ class _CommitWaiter:
 
     loop: EventLoop
     deadline: float
+    event: LoopEvent
     is_watched: bool = False
-    event: anyio.Event = field(default_factory=anyio.Event)
 
-    async def wait(self) -> bool:
-        """Wait for the next change. Return False after the deadline."""
-        # A timeout, or a look at the clock, for each caller would cost more than the write.
-        if self.is_watched:
-            await self.event.wait()
-            return True
+    async def watch(self) -> bool:
+        """Wait for the next change, and watch the clock. Return False after the deadline."""
         left = self.deadline - anyio.current_time()
         if left <= 0:
             return False
@@ -433,7 +428,7 @@ class _CommitWaiter:
 
     def wake(self) -> None:
         """Let every caller check the group."""
-        event, self.event = self.event, anyio.Event()
+        event, self.event = self.event, self.loop.new_event()
         event.set()
 
     def wake_soon(self) -> None:

@@ -132,6 +132,16 @@ async def cancel_tasks(tasks: Iterable[BackgroundTask[Any]], timeout: float) -> 
             await task.done.wait()
 
 
+class LoopEvent(Protocol):
+    """Event for tasks of one event loop."""
+
+    def set(self) -> None:
+        """Let the waiting tasks continue. Call it only in the event loop."""
+
+    async def wait(self) -> object:
+        """Wait until the event is set."""
+
+
 class EventLoop(Protocol):
     """Event loop of one client."""
 
@@ -147,6 +157,9 @@ class EventLoop(Protocol):
 
     def call_soon(self, callback: Callable[[], object]) -> None:
         """Call it in the event loop, from any thread; does nothing if the loop has ended."""
+
+    def new_event(self) -> LoopEvent:
+        """Return an event of the library that runs the loop, for many waiters: an event of anyio costs more."""
 
     def is_current(self) -> bool:
         """Return whether the caller runs in this event loop."""
@@ -218,6 +231,7 @@ class _AsyncioLoop:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         import asyncio  # noqa: PLC0415  every program that runs this loop has imported it
 
+        self._asyncio = asyncio
         self._loop = loop
         self._context = contextvars.Context()
         self._thread_id = get_ident()
@@ -246,6 +260,9 @@ class _AsyncioLoop:
         with contextlib.suppress(RuntimeError):
             # The context of a caller in another event loop would make anyio mistake this one for that.
             self._loop.call_soon_threadsafe(callback, context=self._context)
+
+    def new_event(self) -> LoopEvent:
+        return self._asyncio.Event()
 
     def is_current(self) -> bool:
         try:
@@ -309,6 +326,9 @@ class _TrioLoop:
     def call_soon(self, callback: Callable[[], object]) -> None:
         with contextlib.suppress(self._trio.RunFinishedError):
             self._token.run_sync_soon(callback)
+
+    def new_event(self) -> LoopEvent:
+        return self._trio.Event()
 
     def is_current(self) -> bool:
         # In guest mode, the token is visible outside of tasks too, where trio cannot be used.

@@ -11,6 +11,7 @@ import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import groupby
 from pathlib import Path
 from typing import Final
@@ -25,8 +26,8 @@ LANE_BITS: Final = 3
 OWNER_SHIFT: Final = LANE_BITS + SEQUENCE_BITS
 LANES: Final = 1 << LANE_BITS
 
-# Old SQLite versions allow 999 parameters in one statement; a row takes 3.
-_ROWS_PER_STATEMENT: Final = 300
+# A statement for each number of rows, which all fit into the cache of the sqlite3 module (128).
+_ROWS_PER_STATEMENT: Final = 64
 # Size of the write-ahead log after a checkpoint.
 _MAX_LOG_BYTES: Final = 8 * 1024 * 1024
 # The log is moved into the file after about as many bytes, which are estimated from the changes.
@@ -290,16 +291,10 @@ class Database(Connection):
 
     def insert(self, rows: Sequence[Row]) -> None:
         """Insert rows with few statements: after each one, another thread may hold the GIL for a long time."""
-        at = 0
-        while at < len(rows):
-            # Powers of two or the maximum, so that SQLite compiles few different statements.
-            size = min(_ROWS_PER_STATEMENT, 1 << ((len(rows) - at).bit_length() - 1))
-            if len(rows) - at >= _ROWS_PER_STATEMENT:
-                size = _ROWS_PER_STATEMENT
-            values = [value for row in rows[at : at + size] for value in row]
-            self._db.execute(f"INSERT INTO records VALUES {','.join(['(?,?,?)'] * size)}", values)  # noqa: S608
-            at += size
-        self._bytes_in_log += sum(len(row[2]) for row in rows)
+        for at in range(0, len(rows), _ROWS_PER_STATEMENT):
+            part = rows[at : at + _ROWS_PER_STATEMENT]
+            self._db.execute(_insertion(len(part)), [value for row in part for value in row])
+        self._bytes_in_log += sum([len(row[2]) for row in rows])
 
     def delete(self, ids: Iterable[int]) -> None:
         for first, last in id_ranges(ids):
@@ -448,6 +443,12 @@ class Database(Connection):
         if self._watch is not None:
             self._watch.close()
         self._db.close()
+
+
+@lru_cache(_ROWS_PER_STATEMENT)
+def _insertion(rows: int) -> str:
+    """Return the statement that inserts this number of rows."""
+    return f"INSERT INTO records VALUES {','.join(['(?,?,?)'] * rows)}"  # noqa: S608
 
 
 def id_ranges(ids: Iterable[int]) -> Iterator[tuple[int, int]]:

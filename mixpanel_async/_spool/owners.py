@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from .._encoding.stored_records import hide_token
@@ -13,7 +13,7 @@ from .._runtime.environment import Environment
 from .._runtime.log_events import log_event
 from .database import OWNER_SHIFT, Database, Row
 from .files import OwnerLock
-from .messages import ONCE, REPEATABLE, SENDING, RowInMemory, SpoolSettings
+from .messages import ONCE, REPEATABLE, SENDING, PendingWrite, RowInMemory, SpoolSettings
 
 _ROWS_PER_OWNER: Final = 1 << OWNER_SHIFT
 
@@ -80,7 +80,7 @@ class Owners:
                 for previous in sorted({row.number >> OWNER_SHIFT for row in held} | {0}):
                     owner, lock = self._add_owner(db)
                     locks[owner], new_owner_of[previous] = lock, owner
-                db.insert([self._row(new_owner_of[row.number >> OWNER_SHIFT], *row) for row in held])
+                db.insert([self._held_row(new_owner_of, row) for row in held])
         except BaseException:
             for lock in locks.values():
                 lock.release(remove=True)
@@ -102,13 +102,15 @@ class Owners:
             # A client still uses a deleted file in which it has this number.
             db.remove_owner(owner)
 
-    def row(self, number: int, item: bytes) -> Row:
-        """Return a new row of this client in its stored form."""
-        return self._row(self.own, number, item)
+    def new_rows(self, entries: Sequence[PendingWrite]) -> list[Row]:
+        """Return new rows of this client in their stored form."""
+        first, token = self.own << OWNER_SHIFT, self._token
+        return [(row % _ROWS_PER_OWNER + first, _state(item), hide_token(item, token)) for _, row, item, _ in entries]
 
-    def _row(self, owner: int, number: int, item: bytes, is_sending: bool = False) -> Row:  # noqa: FBT001, FBT002
-        state = (SENDING if is_sending else ONCE) if isinstance(item, NonIdempotentRecord) else REPEATABLE
-        return number % _ROWS_PER_OWNER + (owner << OWNER_SHIFT), state, hide_token(item, self._token)
+    def _held_row(self, new_owner_of: Mapping[int, int], row: RowInMemory) -> Row:
+        owner = new_owner_of[row.number >> OWNER_SHIFT]
+        state = SENDING if row.is_sending and _state(row.item) else _state(row.item)
+        return row.number % _ROWS_PER_OWNER + (owner << OWNER_SHIFT), state, hide_token(row.item, self._token)
 
     def row_ids(self, rows: Iterable[int]) -> list[int]:
         """Return the ids of rows in this file. Leave out rows of a previous file that are not in this one."""
@@ -119,3 +121,7 @@ class Owners:
             if owner in self._locks or owner in self.previously_locked:
                 found.append(rest + (owner << OWNER_SHIFT))
         return found
+
+
+def _state(item: bytes) -> int:
+    return ONCE if isinstance(item, NonIdempotentRecord) else REPEATABLE

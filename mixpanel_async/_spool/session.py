@@ -234,7 +234,7 @@ class SpoolSession:
         """Carry out the changes in one transaction, then the loads."""
         entries = work.group.entries
         if entries or work.settled or work.marks or work.trials or work.evictions:
-            rows = [self._owners.row(entry.row, entry.item) for entry in entries]
+            rows = self._owners.new_rows(entries)
             self._uncertain_rows = [row[0] for row in rows]
             restoring = self._restoring_positions() if work.evictions else nullcontext()
             with restoring, self._db.transaction():

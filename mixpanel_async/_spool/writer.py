@@ -107,7 +107,7 @@ class SpoolWriter:
             self.start()
         elif not self._wakeup.is_set():
             self._wakeup.set()
-        elif group is not None and len(group.entries) >= self._wanted:
+        elif group is not None and len(group.entries) >= self._wanted and not self._is_group_ready.is_set():
             self._is_group_ready.set()
 
     def measure(self) -> None:
