@@ -9,6 +9,7 @@ import typer
 from .. import __version__
 from .demo.command import demo
 from .emulator import emulator
+from .identity.command import identity
 from .importing.command import import_
 from .spool import spool
 
@@ -41,4 +42,5 @@ def commands(
 app.command()(demo)
 app.command()(emulator)
 app.command("import")(import_)
+app.add_typer(identity, name="identity")
 app.add_typer(spool, name="spool")

@@ -13,6 +13,7 @@ Pure: no I/O and no clocks. It imports the standard library and `_model` only. T
 
 from __future__ import annotations
 
+from .audit import Audit
 from .calls import (
     CREATE_ALIAS,
     DEVICE_LINK,
@@ -28,7 +29,10 @@ from .calls import (
     verb_ids,
 )
 from .comparison import GraphDiff, PersonChange
+from .findings import Case, Finding, FindingKind
 from .graph import IdentityGraph, Step
+from .history import History, Order, ReplayedCall
+from .report import AuditReport, LargePerson
 from .results import IdentityResult, Outcome, Reason
 from .systems import CLUSTER_LIMIT
 
@@ -41,12 +45,21 @@ __all__ = [
     "IDENTIFY",
     "MERGE",
     "VERBS",
+    "Audit",
+    "AuditReport",
+    "Case",
+    "Finding",
+    "FindingKind",
     "GraphDiff",
+    "History",
     "IdentityGraph",
     "IdentityResult",
+    "LargePerson",
+    "Order",
     "Outcome",
     "PersonChange",
     "Reason",
+    "ReplayedCall",
     "Step",
     "as_id",
     "id_problem",

@@ -118,6 +118,20 @@ def device_and_user(properties: Mapping[str, Any]) -> tuple[str, str]:
     return device, user
 
 
+def linked_person(properties: Mapping[str, Any]) -> tuple[str, str | None]:
+    """Return the id that `$device_id` and `$user_id` give an event in Simplified ID Merge, and the device it links.
+
+    The id is empty if the event has neither, so that its `distinct_id` counts. The device has the prefix `$device:`,
+    and is None if the event links none.
+    """
+    if "$device_id" not in properties and "$user_id" not in properties:
+        return "", None
+    device, user = device_and_user(properties)
+    if user:
+        return user, DEVICE_PREFIX + device if device else None
+    return DEVICE_PREFIX + device if device else "", None
+
+
 def _linkable_id(value: object) -> str:
     """Return an id that can be linked; an empty string for a forbidden one."""
     text = as_id(value)

@@ -145,7 +145,7 @@ class IdentityGraph:
         recorded = properties.get("$failure_reason")
         if self._use_recorded and isinstance(recorded, str) and recorded:
             self._know(*ids)
-            return recorded_result(recorded, as_id(properties.get("$failure_description")))
+            return recorded_result(Reason.of_code(recorded), as_id(properties.get("$failure_description")))
         return self.call(name, *ids, at=at, endpoint=endpoint)
 
     def _apply_event(self, properties: Mapping[str, Any], at: float | None) -> IdentityResult:
@@ -228,19 +228,22 @@ class IdentityGraph:
             self._record(DEVICE_LINK, user, device, at)
         return result
 
-    def add(self, distinct_id: str) -> None:
+    def add(self, distinct_id: str) -> int:
         """Add an id as a person, if it is new.
+
+        Returns:
+            Its number. Ids are numbered from 0 in order of first appearance, so that facts about them fit in arrays.
 
         Raises:
             ValidationError: if the id is empty.
         """
-        self._know(distinct_id)
+        if not distinct_id:
+            raise ValidationError("id", "must not be empty")
+        return self._table.number(distinct_id)
 
     def _know(self, *ids: str) -> None:
         for distinct_id in ids:
-            if not distinct_id:
-                raise ValidationError("id", "must not be empty")
-            self._table.number(distinct_id)
+            self.add(distinct_id)
 
     def _record(self, verb: str, first: str, second: str, at: float | None) -> None:
         self._verbs.append(_VERBS.index(verb))
@@ -260,6 +263,10 @@ class IdentityGraph:
     def ids(self) -> Iterator[str]:
         """Yield all ids in order of first appearance."""
         return self._table.names()
+
+    def id_at(self, number: int) -> str:
+        """Return the id with this number. See `add`."""
+        return self._table.name(number)
 
     @property
     def person_count(self) -> int:

@@ -158,14 +158,13 @@ def ignored_result(reason: Reason, description: str) -> IdentityResult:
     return IdentityResult(outcome="ignored", reason=reason, description=description)
 
 
-def recorded_result(code: str, description: str) -> IdentityResult:
-    """Return the result of a call that Mixpanel refused, from the properties that it added to the event.
+def recorded_result(reason: Reason, description: str = "") -> IdentityResult:
+    """Return the result of a call that Mixpanel has marked as refused.
 
     Args:
-        code: value of `$failure_reason`.
-        description: value of `$failure_description`; may be empty.
+        reason: reason of the `$failure_reason`.
+        description: value of `$failure_description`, for a reason that this version does not know.
     """
-    reason = Reason.of_code(code)
     if reason in DESCRIPTIONS:
         return failed_result(reason)
-    return IdentityResult(outcome="failed", reason=Reason.REFUSED, description=description or f"refused with {code}")
+    return IdentityResult(outcome="failed", reason=reason, description=description or "Mixpanel refused the call")

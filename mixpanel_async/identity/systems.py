@@ -30,7 +30,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
-from .calls import CREATE_ALIAS, DEVICE_PREFIX, IDENTIFY, as_id, device_and_user, is_anonymous, verb_ids
+from .calls import CREATE_ALIAS, DEVICE_PREFIX, IDENTIFY, as_id, is_anonymous, linked_person, verb_ids
 from .forest import Forest, IdTable
 from .results import DEVICE_TAKEN, UNCHANGED, IdentityResult, Reason, failed_result, ignored_result
 
@@ -280,16 +280,13 @@ class SimplifiedIdentities(_LinkedIds):
     def is_ordinary(self, verb: str, properties: Mapping[str, Any]) -> bool:
         if verb != IDENTIFY:
             return False
-        device, user = device_and_user(properties)
-        return bool(device and user) or isinstance(verb_ids(verb, properties), str)
+        _, device = linked_person(properties)
+        return device is not None or isinstance(verb_ids(verb, properties), str)
 
     def attribute_event(self, properties: dict[str, Any]) -> tuple[str, str | None]:
-        if "$device_id" in properties or "$user_id" in properties:
-            device, user = device_and_user(properties)
-            if user:
-                return user, DEVICE_PREFIX + device if device else None
-            if device:
-                return DEVICE_PREFIX + device, None
+        person, device = linked_person(properties)
+        if person:
+            return person, device
         sent = as_id(properties.get("distinct_id"))
         if sent.startswith(DEVICE_PREFIX):
             properties["$device_id"] = sent.removeprefix(DEVICE_PREFIX)

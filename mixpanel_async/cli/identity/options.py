@@ -1,0 +1,41 @@
+"""Typer declarations of the options that several identity commands have."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from mixpanel_async import IdMerge
+from mixpanel_async.identity import Order
+
+ExportNames = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="FILE...",
+        help="Raw exports as NDJSON, plain or gzip, zstd or zip, and glob patterns; - reads standard input.",
+        show_default=False,
+    ),
+]
+ProjectIdMerge = Annotated[
+    IdMerge,
+    typer.Option(
+        "--id-merge",
+        envvar="MIXPANEL_ID_MERGE",
+        case_sensitive=False,
+        help="ID merge system of the project, as its settings in Mixpanel say.",
+        show_default=False,
+    ),
+]
+ClusterLimit = Annotated[int, typer.Option(min=2, help="Maximum number of ids per person (Original).")]
+ReplayOrder = Annotated[
+    Order,
+    typer.Option(
+        "--order",
+        help="Order in which identity calls are replayed. arrival: by $mp_api_timestamp_ms or mp_processing_time_ms, "
+        "which Mixpanel adds, else by time. time: by time. input: as in the files.",
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress.")]
+ShownCases = Annotated[int, typer.Option("--cases", min=0, help="Number of cases listed of each finding.")]
