@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from heapq import heappushpop
@@ -45,6 +46,25 @@ class _Groups:
     def __iter__(self) -> Iterator[tuple[str, list[int]]]:
         """Yield each text with its ids in order of first appearance."""
         return ((text, self.get(text)) for text in self._first)
+
+
+class _LastSeen:
+    """Last value of each number, as a hash in 8 bytes. Most events repeat what is known of their id."""
+
+    __slots__ = ("_hashes",)
+
+    def __init__(self) -> None:
+        self._hashes = array("q")
+
+    def is_new(self, number: int, value: int) -> bool:
+        """Note a value. Return whether it differs from the last one of this number."""
+        hashes = self._hashes
+        if number >= len(hashes):
+            hashes.frombytes(bytes((number + number // 8 + 1_024 - len(hashes)) * hashes.itemsize))
+        if hashes[number] == value:
+            return False
+        hashes[number] = value
+        return True
 
 
 class Audit:
@@ -93,7 +113,9 @@ class Audit:
         self._users_of_device = _Groups()
         self._ids_of_user = _Groups()
         self._ids_of_email = _Groups()
-        self._forbidden: Counter[str] = Counter()
+        self._emails_seen = _LastSeen()
+        self._users_seen = _LastSeen()
+        self._forbidden: set[str] = set()
         self._report: AuditReport | None = None
 
     @property
@@ -116,17 +138,17 @@ class Audit:
         number = self._history.add(event)
         properties = event["properties"]
         email = properties.get("$email")
-        if email and number >= 0 and type(email) is str:
+        if email and number >= 0 and type(email) is str and self._emails_seen.is_new(number, hash(email)):
             self._ids_of_email.add(email.strip().lower(), number)
-        device, user = properties.get("$device_id"), properties.get("$user_id")
-        if device or user:
-            self._add_user(as_id(device), as_id(user), number)
+        device, user = as_id(properties.get("$device_id")), as_id(properties.get("$user_id"))
+        if (device or user) and (number < 0 or self._users_seen.is_new(number, hash((device, user)))):
+            self._add_user(device, user, number)
 
     def _add_user(self, device: str, user: str, number: int) -> None:
         """Note the device and the user of an event."""
         for one in (device, user):
             if one and is_forbidden(one):
-                self._forbidden[one] += 1
+                self._forbidden.add(one)
         device = device.removeprefix(DEVICE_PREFIX)
         if not user and number >= 0:
             sent = self.graph.id_at(number)
@@ -158,7 +180,11 @@ class Audit:
         chains, order = self._list(FindingKind.ALIAS_CHAINS), self._list(FindingKind.LEGACY_ORDER)
         for call in history.replay():
             if call.result.outcome in {"failed", "ignored"}:
-                unjoined.append(call)
+                # People never split again, so that a repeated call is one for good.
+                if call.first != call.second and graph.is_same_person(call.first, call.second):
+                    outcomes["repeated"] += 1
+                else:
+                    unjoined.append(call)
                 continue
             outcomes[call.result.outcome] += 1
             if call.verb != CREATE_ALIAS or not call.result.joined:
@@ -232,9 +258,9 @@ class Audit:
         history, graph = self._history, self.graph
         placeholders, mixed = self._list(FindingKind.PLACEHOLDER_IDS), self._list(FindingKind.MIXED_ID_KINDS)
         spelled = self._list(FindingKind.ID_VARIANTS)
-        for text, count in self._forbidden.items():
+        for text in sorted(self._forbidden):
             if text not in graph:
-                placeholders.add(text, detail="in $device_id or $user_id", events=count)
+                placeholders.add(text, detail="in $device_id or $user_id")
         for one in graph.ids():
             if is_placeholder(one):
                 placeholders.add(one, events=history.events_of(one))
@@ -263,7 +289,6 @@ class Audit:
         graph = self.graph
         shared = self._list(FindingKind.SHARED_DEVICES)
         by_email, by_user = self._list(FindingKind.SPLIT_BY_EMAIL), self._list(FindingKind.SPLIT_BY_USER_ID)
-        near = self._list(FindingKind.NEAR_LIMIT)
         for device, numbers in self._users_of_device:
             if len(numbers) > 1:
                 users = [self._users.id_at(number) for number in numbers]
@@ -274,12 +299,7 @@ class Audit:
         for user, numbers in self._ids_of_user:
             own = [user] if user in graph else []
             self._add_split(by_user, user, [*own, *(graph.id_at(number) for number in numbers)])
-        if graph.id_merge is IdMerge.ORIGINAL:
-            for person in graph.persons():
-                if len(person) >= self._near:
-                    canonical = graph.resolve(next(iter(person)))
-                    near.add(canonical, detail=f"{len(person)} of {graph.cluster_limit} ids")
-        return [shared, by_email, by_user, near]
+        return [shared, by_email, by_user]
 
     def _add_split(self, cases: CaseList, text: str, ids: list[str]) -> None:
         persons = list(dict.fromkeys(map(self.graph.resolve, ids)))
@@ -292,15 +312,19 @@ class Audit:
     def _summarize(self, outcomes: Counter[str], lists: list[CaseList]) -> AuditReport:
         history, graph = self._history, self.graph
         sizes: Counter[int] = Counter()
-        several_users = 0
+        near = self._list(FindingKind.NEAR_LIMIT)
         largest: list[tuple[int, str]] = [(0, "")] * _LARGEST
-        for person in graph.persons():
-            sizes[len(person)] += 1
-            if len(person) > 1:
-                canonical = graph.resolve(next(iter(person)))
-                heappushpop(largest, (len(person), canonical))
-                several_users += len(graph.identified_ids(canonical)) > 1
-        findings = [found for one in lists if (found := one.finding()) is not None]
+        has_limit = graph.id_merge is IdMerge.ORIGINAL
+        for one in graph.ids():
+            if graph.resolve(one) == one:
+                size = graph.size(one)
+                sizes[size] += 1
+                if size > largest[0][0]:
+                    heappushpop(largest, (size, one))
+                if has_limit and size >= self._near:
+                    near.add(one, detail=f"{size} of {graph.cluster_limit} ids")
+        users = Counter(map(graph.resolve, graph.all_identified()))
+        findings = [found for one in [*lists, near] if (found := one.finding()) is not None]
         return AuditReport(
             id_merge=graph.id_merge,
             events=history.event_count,
@@ -309,12 +333,12 @@ class Audit:
             ids=len(graph),
             persons=graph.person_count,
             joined_persons=graph.person_count - sizes[1],
-            persons_of_several_users=several_users,
+            persons_of_several_users=sum(count > 1 for count in users.values()),
             sizes=dict(sorted(sizes.items())),
             largest=tuple(
                 LargePerson(person=person, ids=size, events=sum(map(history.events_of, graph.cluster(person))))
                 for size, person in sorted(largest, reverse=True)
-                if size
+                if size > 1
             ),
             outcomes=dict(outcomes),
             ordered_by_time=history.ordered_by_time,

@@ -291,6 +291,10 @@ class IdentityGraph:
         """Return all ids of the person with this id."""
         return self._identities.cluster(distinct_id)
 
+    def size(self, distinct_id: str) -> int:
+        """Return the number of ids of the person with this id."""
+        return self._identities.size(distinct_id)
+
     def is_same_person(self, first: str, second: str) -> bool:
         """Return whether two ids are one person."""
         return self.resolve(first) == self.resolve(second)
@@ -305,6 +309,10 @@ class IdentityGraph:
             return {one for one in self.cluster(distinct_id) if self._identities.is_identified(one)}
         person = self.resolve(distinct_id)
         return set() if person.startswith("$device:") or person not in self else {person}
+
+    def all_identified(self) -> Iterator[str]:
+        """Yield the ids that an accepted `$identify` used as `$identified_id`; none in the other systems."""
+        return self._identities.identified() if isinstance(self._identities, OriginalIdentities) else iter(())
 
     def explain(self, distinct_id: str) -> tuple[Step, ...]:
         """Return how the ids of the person came together: the calls that joined them, in order.

@@ -8,11 +8,10 @@ numbers, and sorts them before the replay.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
 from enum import Enum
 from math import inf
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from .._model.config import IdMerge, IdMergeOption
 from .._model.errors import ValidationError
@@ -40,23 +39,19 @@ class Order(Enum):
     """As the events are given."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReplayedCall:
-    """Identity call of the history, with its result.
-
-    Args:
-        verb: `$identify`, `$create_alias`, `$merge`, or `$device` for a device link in Simplified.
-        first: id that the call names first; the user of a device.
-        second: the other id; the device with its prefix.
-        at: position in the order of the replay: seconds since the epoch, or the number of the event.
-        result: what the call did.
-    """
+class ReplayedCall(NamedTuple):
+    """Identity call of the history, with its result."""
 
     verb: str
+    """`$identify`, `$create_alias`, `$merge`, or `$device` for a device link in Simplified."""
     first: str
+    """Id that the call names first; the user of a device."""
     second: str
+    """The other id; the device with its prefix."""
     at: float
+    """Position in the order of the replay: seconds since the epoch, or the number of the event."""
     result: IdentityResult
+    """What the call did."""
 
 
 class History:
@@ -100,7 +95,13 @@ class History:
         """Number of identity calls without two ids, which Mixpanel refuses."""
         self.ordered_by_time = 0
         """Number of events that have no time of arrival."""
-        self._order = Order(order)
+        positions = {
+            Order.ARRIVAL: self._position_by_arrival,
+            Order.TIME: _time,
+            Order.INPUT: self._position_in_input,
+        }
+        self._position: Callable[[Mapping[str, Any]], float] = positions[Order(order)]
+        self._add_id = self.graph.add
         self._use_recorded = use_recorded_failures
         self._is_simplified = self.graph.id_merge is IdMerge.SIMPLIFIED
         self._is_legacy = self.graph.id_merge is IdMerge.LEGACY
@@ -132,50 +133,40 @@ class History:
         Raises:
             ValidationError: if the event is not an object with a name and properties.
         """
-        if not isinstance(event, dict):
-            raise ValidationError("event", "must be an object")
-        name, properties = event.get("event"), event.get("properties")
-        if not isinstance(name, str):
-            raise ValidationError("event", "must be a text")
-        if not isinstance(properties, dict):
-            raise ValidationError("properties", "must be an object")
+        name, properties = _parts(event)
         self.event_count += 1
         at = self._position(properties)
         if name in VERBS and self._add_call(name, properties, at):
             return -1
+        device = None
         if self._is_simplified:
             person, device = linked_person(properties)
             person = person or _sent_id(properties)
+        elif self._is_legacy:
+            # An event stays with the person that it had at arrival, which an export shows.
+            person = as_id(properties.get("distinct_id"))
         else:
-            # In Legacy, an event stays with the person that it had at arrival, which an export shows.
-            person, device = as_id(properties.get("distinct_id")) if self._is_legacy else _sent_id(properties), None
+            person = _sent_id(properties)
         if not person:
             return -1
-        number = self.graph.add(person)
-        self._count(number, at)
-        if device is not None:
-            self._add_link(number, self.graph.add(device), at)
-        return number
-
-    def _position(self, properties: Mapping[str, Any]) -> float:
-        """Return the position of an event in the order of the replay."""
-        if self._order is Order.INPUT:
-            return self.event_count
-        if self._order is Order.ARRIVAL:
-            arrived = properties.get("$mp_api_timestamp_ms") or properties.get("mp_processing_time_ms")
-            if type(arrived) is int or type(arrived) is float:
-                return arrived / 1000
-            self.ordered_by_time += 1
-        time = properties.get("time")
-        if type(time) is not int and type(time) is not float:
-            return 0.0
-        return time / 1000 if time >= _MILLISECONDS else float(time)
-
-    def _count(self, number: int, at: float) -> None:
+        number = self._add_id(person)
         if number >= len(self._events_of):
             self._grow(number + 1)
         self._events_of[number] += 1
         self._first_at[number] = min(self._first_at[number], at)
+        if device is not None:
+            self._add_link(number, self._add_id(device), at)
+        return number
+
+    def _position_by_arrival(self, properties: Mapping[str, Any]) -> float:
+        arrived = properties.get("$mp_api_timestamp_ms") or properties.get("mp_processing_time_ms")
+        if type(arrived) is int or type(arrived) is float:
+            return arrived / 1000
+        self.ordered_by_time += 1
+        return _time(properties)
+
+    def _position_in_input(self, properties: Mapping[str, Any]) -> float:  # noqa: ARG002  the signature of a position
+        return self.event_count
 
     def _grow(self, size: int) -> None:
         added = size + size // 8 + 1_024 - len(self._events_of)
@@ -251,7 +242,7 @@ class History:
             else:
                 endpoint = "/import" if reason == _NO_REASON else "/track"
                 result = graph.call(_VERBS[verb], first, second, at=at, endpoint=endpoint)
-            yield ReplayedCall(verb=_VERBS[verb], first=first, second=second, at=at, result=result)
+            yield ReplayedCall(_VERBS[verb], first, second, at, result)
 
     # Facts about ids
 
@@ -268,6 +259,30 @@ class History:
             return inf
         number = self.graph.add(distinct_id)
         return self._first_at[number] if number < len(self._first_at) else inf
+
+
+def _parts(event: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Return the name and the properties of an event.
+
+    Raises:
+        ValidationError: if it is not an object with both.
+    """
+    if not isinstance(event, dict):
+        raise ValidationError("event", "must be an object")
+    name, properties = event.get("event"), event.get("properties")
+    if type(name) is not str:
+        raise ValidationError("event", "must be a text")
+    if type(properties) is not dict:
+        raise ValidationError("properties", "must be an object")
+    return name, properties
+
+
+def _time(properties: Mapping[str, Any]) -> float:
+    """Return the `time` of an event in seconds, or 0 without one."""
+    time = properties.get("time")
+    if type(time) is not int and type(time) is not float:
+        return 0.0
+    return time / 1000 if time >= _MILLISECONDS else float(time)
 
 
 def _sent_id(properties: Mapping[str, Any]) -> str:

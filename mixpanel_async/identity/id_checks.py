@@ -22,7 +22,6 @@ _CONTAINS_PLACEHOLDER: Final = re.compile(
 _REPEATED_CHARACTER: Final = re.compile(r"([0-9a-fA-F])\1*(?:-\1+)*")
 _MIN_REPEATED: Final = 8
 _EMAIL: Final = re.compile(r"[^@\s]+@[^@\s]+\.[^@\s]+")
-_SPACE: Final = re.compile(r"\s+")
 
 
 def is_placeholder(text: str) -> bool:
@@ -30,7 +29,8 @@ def is_placeholder(text: str) -> bool:
     text = text.removeprefix(DEVICE_PREFIX).strip()
     if not text or is_forbidden(text) or text.lower() in _PLACEHOLDERS:
         return True
-    if len(text) >= _MIN_REPEATED and _REPEATED_CHARACTER.fullmatch(text) and not text.isdigit():
+    is_repeated = text[0] == text[-1] and len(text) >= _MIN_REPEATED and _REPEATED_CHARACTER.fullmatch(text)
+    if is_repeated and not text.isdigit():
         return True
     # Any word may be part of the domain of an e-mail address.
     return _CONTAINS_PLACEHOLDER.search(text.partition("@")[0]) is not None
@@ -48,7 +48,7 @@ def is_user_id(text: str) -> bool:
 
 def plain_form(text: str) -> str:
     """Return an id without differences in letter case and white space. The ids with one plain form are variants."""
-    return _SPACE.sub(" ", text.strip()).casefold()
+    return " ".join(text.split()).casefold()
 
 
 def variants(ids: Iterable[str]) -> list[list[str]]:

@@ -148,9 +148,15 @@ ORDINARY: Final = IdentityResult(
 )
 
 
+_FAILED: Final = {
+    reason: IdentityResult(outcome="failed", reason=reason, description=description)
+    for reason, description in DESCRIPTIONS.items()
+}
+
+
 def failed_result(reason: Reason) -> IdentityResult:
     """Return the result of a call that Mixpanel refuses with one of its codes."""
-    return IdentityResult(outcome="failed", reason=reason, description=DESCRIPTIONS[reason])
+    return _FAILED[reason]
 
 
 def ignored_result(reason: Reason, description: str) -> IdentityResult:

@@ -26,7 +26,7 @@ Decisions where Mixpanel's documents are silent
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
@@ -95,6 +95,9 @@ class Identities(Protocol):
     def cluster(self, distinct_id: str) -> set[str]:
         """Return all ids of the person with this id."""
 
+    def size(self, distinct_id: str) -> int:
+        """Return the number of ids of the person with this id."""
+
     def linked_ids(self) -> list[str]:
         """Return every id that is part of a link."""
 
@@ -126,6 +129,10 @@ class _LinkedIds:
         if number is None:
             return {distinct_id}
         return {self._table.name(member) for member in self._forest.members(number)}
+
+    def size(self, distinct_id: str) -> int:
+        number = self._table.find(distinct_id)
+        return 1 if number is None else self._forest.size(number)
 
     def linked_ids(self) -> list[str]:
         return [name for number, name in enumerate(self._table.names()) if self._forest.size(number) > 1]
@@ -209,6 +216,10 @@ class OriginalIdentities(_LinkedIds):
         """Return whether an accepted `$identify` used this id as `$identified_id`."""
         return self._table.find(distinct_id) in self._identified
 
+    def identified(self) -> Iterator[str]:
+        """Yield the ids that an accepted `$identify` used as `$identified_id`."""
+        return map(self._table.name, self._identified)
+
     def _mark_used(self, verb: str, first: str, second: str) -> None:
         if verb == IDENTIFY:
             number = self._table.number(first)
@@ -234,7 +245,7 @@ class OriginalIdentities(_LinkedIds):
         left, right = self.resolve(first), self.resolve(second)
         if left == right:
             return UNCHANGED
-        if self._size(left) + self._size(right) > self._limit:
+        if self.size(left) + self.size(right) > self._limit:
             return failed_result(Reason.TOO_MANY_IDS)
         kept = self._choose_canonical(left, right)
         if kept not in {left, right}:
@@ -242,10 +253,6 @@ class OriginalIdentities(_LinkedIds):
         absorbed = right if kept == left else left
         self._join_clusters(kept, absorbed)
         return IdentityResult(outcome="merged", kept=kept, absorbed=absorbed)
-
-    def _size(self, distinct_id: str) -> int:
-        number = self._table.find(distinct_id)
-        return 1 if number is None else self._forest.size(number)
 
     def _join_clusters(self, kept: str, absorbed: str) -> None:
         root, other = self._join(kept, absorbed)
