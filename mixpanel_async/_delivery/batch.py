@@ -94,7 +94,7 @@ class Batch:
         new_compressor: creates the gzip stream of a body that is compressed as it grows; None disables this.
         origin: batch that these records were taken from. Its attempts and flags are copied.
         barriers: flushes that wait for the first records of the batch.
-        is_from_disk: the records were read from a spool, where they may have waited for a long time.
+        is_from_disk: the records were read from a spool or an outbox, where they may have waited for a long time.
         route: kind that selects the endpoint of a batch of identity records; None for the endpoint of the lane.
         after: turn that has to end first; None if no identity record was waiting.
         identities: positions of the identity records, in order.
@@ -240,6 +240,21 @@ class Batch:
         self.items.extend(items, sizes)
         self.size += size + len(items)
         self.opened = min(self.opened, opened)
+
+    def claim(
+        self, items: Sequence[bytes], sizes: array[int], rows: Sequence[int], opened: float, *, is_old: bool
+    ) -> None:
+        """Add records of these sizes and rows that a worker has read from an outbox."""
+        self.extend(items, sizes, sum(sizes), opened)
+        self.ids.extend(rows)
+        self.is_from_disk = self.is_from_disk or is_old
+
+    def take_out(self, positions: Collection[int]) -> Batch:
+        """Remove the records at these positions and return them as a batch."""
+        taken, rest = self.partition(positions)
+        self.items, self.ids, self.size = rest.items, rest.ids, rest.size
+        self.barriers, self.identities, self.turn = rest.barriers, rest.identities, rest.turn
+        return taken
 
     def subset(self, positions: Collection[int]) -> Batch:
         """Return a new batch of the records at these positions, in order, with the same history."""

@@ -122,6 +122,10 @@ class Lane:
         """Set the time before which nothing may be sent, even if a flush waits."""
         self.retry_after_until = max(self.retry_after_until, moment)
 
+    def pause_until(self, moment: float) -> None:
+        """Pause without a failed request."""
+        self.paused_until = max(self.paused_until, moment)
+
     def recover(self) -> None:
         """Note that a request got a usable response."""
         self.failures = 0
