@@ -36,7 +36,7 @@ LAYERS: Final[Sequence[tuple[str, ...]]] = (
     ("_http", "_spool", "outbox"),
     ("_delivery",),
     ("flags",),
-    ("_client",),
+    ("_client", "worker"),
     ("__init__.py",),
 )
 CORE: Final = tuple(name for layer in LAYERS for name in layer)
@@ -80,6 +80,7 @@ OWNERS: Final[Mapping[str, tuple[str, ...]]] = {
         "flags/poller.py",
         "integrations/openfeature.py",
         "integrations/_tracking_proxy.py",
+        "worker/*.py",
     ),
     "asgiref": ("integrations/django/*.py",),
     # The commands and Django run on asyncio.
@@ -143,7 +144,7 @@ OWNERS: Final[Mapping[str, tuple[str, ...]]] = {
     "trustme": ("emulator/http/tls.py",),
     "trio": ("_runtime/event_loop.py",),
     "typer": ("cli/*.py",),
-    "typing_extensions": ("_client/client.py",),
+    "typing_extensions": ("_client/client.py", "worker/worker.py"),
     "uvicorn": ("emulator/http/server.py",),
 }
 # Modules of the standard library that also need an entry in OWNERS.

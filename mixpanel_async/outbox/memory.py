@@ -12,7 +12,7 @@ from .._model.config import check_count, check_switch
 from .._model.errors import ConfigurationError, OutboxError
 from .._runtime.environment import real_environment
 from .._runtime.event_loop import yield_to_loop
-from .._runtime.timers import sleep
+from .._runtime.timers import move_on_after, sleep
 from .lanes import check_kinds, check_partitions, lane_names
 from .memory_state import MemoryState
 from .protocol import BeginResult, DeadEntry, Entry, EntryId, Held, PutResult, StoredEntry
@@ -192,15 +192,17 @@ class MemoryInbox(_Connection):
     async def read(self, lanes: Collection[str], *, max_records: int, wait: float) -> list[StoredEntry]:
         """See `Inbox.read`."""
         state = await self._enter()
-        until = inf if wait == inf else real_environment().monotonic() + wait
-        while True:
-            with self._shared.lock:
-                taken = state.take(self._worker, lanes, self._known, max_records)
-                self._known.update(one.id for one in taken)
-            left = until - real_environment().monotonic()
-            if taken or left <= 0:
-                return taken
-            await sleep(min(left, _SECONDS_BETWEEN_LOOKS))
+        taken: list[StoredEntry] = []
+        with move_on_after(None if wait == inf else wait):
+            while not (taken := self._take(state, lanes, max_records)) and wait > 0:
+                await sleep(_SECONDS_BETWEEN_LOOKS)
+        return taken
+
+    def _take(self, state: MemoryState, lanes: Collection[str], max_records: int) -> list[StoredEntry]:
+        with self._shared.lock:
+            taken = state.take(self._worker, lanes, self._known, max_records)
+            self._known.update(one.id for one in taken)
+        return taken
 
     async def begin(self, ids: Sequence[EntryId]) -> list[BeginResult]:
         """See `Inbox.begin`."""

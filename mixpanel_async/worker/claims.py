@@ -1,0 +1,223 @@
+"""Entries that a worker has read and not settled yet: a pure table.
+
+A row is the number of a claim, then the position of a record in its entry. A claim ends when its last record has ended.
+Dead letters are kept until then, so that the outbox stores them in one step with the removal of the entry. A worker
+that is killed before leaves neither.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple
+
+from .._model.records import DropReason, Loss, NonIdempotentRecord
+from ..outbox.packing import hide_token, positions_of_non_idempotent
+from ..outbox.protocol import DeadEntry, EntryId, StoredEntry
+
+# A body of 64 MB, the most that is unpacked, has fewer records: none is shorter than `{}` and a line end.
+_POSITION_BITS: Final = 25
+_claim_of: Final[Callable[[int], int]] = _POSITION_BITS.__rrshift__
+
+
+class Settlement(NamedTuple):
+    """Entries that have ended, and the dead letters of their records."""
+
+    ended: list[EntryId]
+    dead: list[DeadEntry]
+
+
+@dataclass(slots=True)
+class _Claim:
+    """Claim of one entry.
+
+    Args:
+        id: the entry.
+        left: records that have not ended.
+        is_withdrawn: some of its records left unsent, so this worker never ends the entry.
+        is_begun: this worker has noted the start of a request with its non-idempotent records.
+        dead: records that became dead letters, by reason and message.
+    """
+
+    id: EntryId
+    left: int
+    is_withdrawn: bool = False
+    is_begun: bool = False
+    dead: dict[tuple[DropReason, str], list[bytes]] = field(default_factory=dict)
+
+    def end(self, count: int) -> bool:
+        """Note that so many records have ended. Return whether no record is left."""
+        self.left -= count
+        return not self.left
+
+    def withdraw(self) -> None:
+        """Note that records left unsent."""
+        self.is_withdrawn = True
+
+    def begin(self) -> None:
+        """Note the start of a request with the non-idempotent records."""
+        self.is_begun = True
+
+
+class Claims:
+    """Table of claimed entries. It is the `ClaimLedger` of the worker's queue.
+
+    Args:
+        token: token of the project, which dead letters do not contain.
+        on_ended: called when an entry has ended.
+    """
+
+    def __init__(self, token: str, on_ended: Callable[[], None]) -> None:
+        self._token = token
+        self._on_ended = on_ended
+        self._claims: dict[int, _Claim] = {}
+        self._numbers: dict[EntryId, int] = {}
+        self._last = 0
+        self._settlement = Settlement([], [])
+        self._gone: set[int] = set()
+        # Entries with a request that this worker began before it lost them.
+        self._lost_after_begin: set[EntryId] = set()
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether every claim has ended, and the outbox was told so."""
+        return not (self._claims or self._settlement.ended)
+
+    @property
+    def entries(self) -> int:
+        """Number of entries that have not ended."""
+        return len(self._claims)
+
+    @property
+    def has_gone(self) -> bool:
+        """Whether records of entries that belong to another worker may still wait here."""
+        return bool(self._gone)
+
+    def add(self, stored: StoredEntry) -> int:
+        """Claim an entry and return the row of its first record."""
+        self._last += 1
+        self._claims[self._last] = _Claim(stored.id, stored.entry.records)
+        self._numbers[stored.id] = self._last
+        return self._last << _POSITION_BITS
+
+    def bury(self, stored: StoredEntry, reason: DropReason, records: Sequence[bytes], message: str) -> None:
+        """End an entry that cannot or must not be sent.
+
+        Args:
+            stored: the entry.
+            reason: reason of its dead letters.
+            records: its records, without the token; empty if they cannot be read.
+            message: the cause.
+        """
+        unreadable = stored.entry.records - len(records)
+        once_only = () if unreadable else stored.entry.non_idempotent
+        self._settlement.dead.append(
+            DeadEntry(
+                id=stored.id,
+                reason=reason,
+                records=records,
+                non_idempotent=once_only,
+                unreadable=unreadable,
+                message=message,
+            )
+        )
+        self._settlement.ended.append(stored.id)
+        self._on_ended()
+
+    # Ledger
+
+    def delivered(self, rows: Sequence[int]) -> None:
+        """See `ClaimLedger`."""
+        for number, count in Counter(map(_claim_of, rows)).items():
+            self._end_records(number, count)
+
+    def lost(self, rows: Sequence[int], loss: Loss) -> None:
+        """See `ClaimLedger`."""
+        for row, item, message in zip(rows, loss.items, loss.messages(), strict=True):
+            self._claims[_claim_of(row)].dead.setdefault((loss.reason, message), []).append(item)
+        self.delivered(rows)
+
+    def withdrawn(self, rows: Sequence[int]) -> None:
+        """See `ClaimLedger`."""
+        counts = Counter(map(_claim_of, rows))
+        for number in counts:
+            self._claims[number].withdraw()
+        self.delivered(rows)
+
+    def _end_records(self, number: int, count: int) -> None:
+        claim = self._claims[number]
+        if not claim.end(count):
+            return
+        del self._claims[number]
+        self._gone.discard(number)
+        if self._numbers.get(claim.id) == number:
+            del self._numbers[claim.id]
+        if not claim.is_withdrawn:
+            # Also if the entry is gone: the outbox knows better whether it still belongs to this worker.
+            self._settlement.ended.append(claim.id)
+            self._settlement.dead.extend(
+                DeadEntry(
+                    id=claim.id,
+                    reason=reason,
+                    records=[hide_token(item, self._token) for item in items],
+                    non_idempotent=positions_of_non_idempotent(items),
+                    message=message,
+                )
+                for (reason, message), items in claim.dead.items()
+            )
+        self._on_ended()
+
+    def take_ended(self) -> Settlement:
+        """Return what has ended since the last call."""
+        ended, self._settlement = self._settlement, Settlement([], [])
+        return ended
+
+    def put_back(self, settlement: Settlement) -> None:
+        """Keep what the outbox did not take."""
+        self._settlement.ended[:0] = settlement.ended
+        self._settlement.dead[:0] = settlement.dead
+
+    # Ownership
+
+    def lose(self, ids: Iterable[EntryId]) -> None:
+        """Note entries that belong to another worker now."""
+        for entry in ids:
+            if (number := self._numbers.get(entry)) is not None:
+                self._gone.add(number)
+                if self._claims[number].is_begun:
+                    self._lost_after_begin.add(entry)
+
+    def lose_other_lanes(self, held: Collection[str], ordered: Collection[str]) -> None:
+        """Note the entries of those ordered lanes that are not held any more."""
+        self.lose([entry for entry in self._numbers if entry.lane in ordered and entry.lane not in held])
+
+    def is_gone(self, row: int) -> bool:
+        """Return whether the entry of this row belongs to another worker."""
+        return _claim_of(row) in self._gone
+
+    # Requests with records that must not be sent twice
+
+    def once_only(self, rows: Sequence[int], items: Iterable[bytes]) -> dict[EntryId, list[int]]:
+        """Return the positions of the records of a batch that must not be sent twice, by entry."""
+        positions: dict[EntryId, list[int]] = {}
+        for at, item in enumerate(items):
+            if isinstance(item, NonIdempotentRecord):
+                positions.setdefault(self._claims[_claim_of(rows[at])].id, []).append(at)
+        return positions
+
+    def positions(self, rows: Sequence[int], entry: EntryId) -> list[int]:
+        """Return the positions of all records of an entry in a batch."""
+        number = self._numbers.get(entry)
+        return [at for at, row in enumerate(rows) if _claim_of(row) == number]
+
+    def begin(self, entry: EntryId) -> bool:
+        """Note that the outbox knows of a request of this worker. Return whether it may be made.
+
+        It may not if the worker began one before it lost the entry, and has got it back.
+        """
+        number = self._numbers.get(entry)
+        if number is None or (entry in self._lost_after_begin and not self._claims[number].is_begun):
+            return False
+        self._claims[number].begin()
+        return True
