@@ -75,7 +75,8 @@ class ClientBase:
         self._environment = environment
         self._lanes = {kind: queue.lane(kind) for kind in (RecordKind.EVENTS, RecordKind.PEOPLE, RecordKind.GROUPS)}
         # With a service account, events and imports go to the same endpoint. They share a lane, and so their batches.
-        is_shared = options.credentials is not None and options.by_import
+        # The workers of an outbox may have none.
+        is_shared = options.credentials is not None and options.by_import and not options.has_outbox
         self._lanes[RecordKind.IMPORTS] = (
             self._lanes[RecordKind.EVENTS] if is_shared else queue.lane(RecordKind.IMPORTS)
         )

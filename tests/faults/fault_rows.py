@@ -40,6 +40,7 @@ _HOSTILE: Final = "emulator/test_hostile_input.py::test_"
 _DISKS: Final = "faults/test_spool_disks.py::test_"
 _INTERRUPTED: Final = "faults/test_interruptions.py::test_"
 _HARM: Final = "faults/test_spool_harm.py::test_"
+_PRODUCER: Final = "outbox/test_producer.py::test_"
 _OBJECTS: Final = "faults/test_spool_foreign_objects.py::test_"
 
 # Rows covered here. The other rows, on the spool and on dying processes, are covered by tests/spool.
@@ -56,6 +57,8 @@ CATALOGUE: Final = (
     "G6-disk",
     *("G3-hooks", "G4-clock", "G16"),
     *("P1", "P2", "P3", "P4", "P5", "P6", "P7"),
+    # Producers of an outbox.
+    *("Q1", "Q2", "Q3", "Q4", "Q5", "Q6", "Q7", "Q8"),
     *("S1", "S2", "S3", "S4", "S5", "S6", "S7", "S10", "S11", "S12", "S13", "S14"),
 )
 
@@ -409,6 +412,52 @@ ROWS: Final[Mapping[str, tuple[str, ...]]] = {
     "P5": (f"{_B}b5_tracking_threads_do_not_wait_for_a_blocked_loop",),
     "P6": (f"{_G}g1_no_secret_leaks_for_any_server_response",),
     "P7": (f"{_D}d2_update_in_flight_when_the_process_is_killed_is_not_repeated",),
+    # Outbox away, full, slow.
+    "Q1": (
+        f"{_PRODUCER}overflow_policy_applies_while_the_engine_takes_nothing",
+        f"{_PRODUCER}engine_that_is_away_at_the_start_is_tried_again",
+        f"{_PRODUCER}full_outbox_takes_what_fits_and_the_rest_later",
+        f"{_PRODUCER}engine_that_does_not_answer_is_left_after_timeout",
+    ),
+    # Lost answer of an outbox.
+    "Q2": (
+        f"{_PRODUCER}failed_put_is_repeated_and_no_update_is_stored_twice",
+        f"{_PRODUCER}lost_answer_stores_events_again_with_the_same_insert_id",
+        f"{_PRODUCER}sender_that_is_cancelled_during_a_put_repeats_it",
+        f"{_PRODUCER}random_faults_neither_lose_nor_repeat_a_record",
+    ),
+    # Outbox that refuses.
+    "Q3": (
+        f"{_PRODUCER}refusing_engine_keeps_the_records_and_is_reported",
+        f"{_PRODUCER}configuration_error_of_the_engine_is_raised_at_the_start",
+        f"{_PRODUCER}configuration_error_at_the_first_put_keeps_the_records",
+    ),
+    # Close while the outbox does not answer.
+    "Q4": (
+        f"{_PRODUCER}aclose_ends_by_its_deadline_and_reports_what_may_be_stored",
+        f"{_PRODUCER}unanswered_update_is_uncertain_and_an_answered_one_is_dropped",
+    ),
+    # Event loop that ends, and fork.
+    "Q5": (
+        f"{_PRODUCER}event_loop_that_ends_at_any_step_repeats_no_update",
+        f"{_PRODUCER}event_loop_that_ends_during_a_put_repeats_it_in_the_next",
+        f"{_PRODUCER}forked_child_is_another_producer",
+    ),
+    # Spool below an outbox.
+    "Q6": (
+        f"{_PRODUCER}spool_keeps_what_the_outbox_does_not_take",
+        f"{_PRODUCER}unanswered_update_in_a_spool_is_not_handed_over_by_the_next_process",
+    ),
+    # Confirmed calls.
+    "Q7": (
+        f"{_PRODUCER}confirmed_call_returns_when_the_engine_has_the_record",
+        f"{_PRODUCER}confirmed_call_raises_after_timeout_and_the_record_stays_queued",
+        f"{_PRODUCER}confirmed_call_raises_if_its_record_is_lost",
+        f"{_PRODUCER}closing_ends_confirmed_calls",
+        f"{_PRODUCER}cancelled_confirmed_call_leaves_its_record_queued",
+    ),
+    # Order of identity calls.
+    "Q8": (f"{_PRODUCER}deferred_identity_calls_are_handed_over_in_order_after_earlier_events",),
     "S1": (f"{_OPTIONS}secret_is_never_shown", f"{_LIFE}client_cannot_be_pickled_and_its_repr_has_no_secret"),
     "S2": (
         f"{_G}g1_traceback_of_a_refused_call_contains_no_secret",

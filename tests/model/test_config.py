@@ -31,9 +31,10 @@ from mixpanel_async import (
     RetryPolicy,
     ServiceAccountCredentials,
 )
-from mixpanel_async._model.config import ClientOptions, env_options
+from mixpanel_async._model.config import DEFAULT_BATCHING, DEFAULT_RETRY, ClientOptions, env_options
 from mixpanel_async._model.credentials import Secret, as_secret, basic_auth
 from mixpanel_async._model.origin import REGION_ORIGINS, parse_origin
+from mixpanel_async.outbox import MemoryOutbox
 
 CANARY = "canary-secret-7f3a9b"
 PACKAGE = str(Path(mixpanel_async.__file__).parent)
@@ -71,6 +72,26 @@ def refused(call: Callable[..., object], /, *args: Any, **kwargs: Any) -> str:
     assert message
     assert CANARY not in message
     return message
+
+
+# Outbox
+
+
+@pytest.mark.parametrize(("confirm", "linger"), [(False, 0.25), (True, 0.002)])
+def test_outbox_has_other_default_policies(*, confirm: bool, linger: float) -> None:
+    chosen: dict[str, Any] = {"batching": DEFAULT_BATCHING, "retry": DEFAULT_RETRY}
+    made = options(outbox=MemoryOutbox(confirm=confirm), **chosen)
+    assert (made.batching, made.retry) == (
+        BatchPolicy(max_events=500, linger=linger),
+        RetryPolicy(initial=0.25, maximum=5.0),
+    )
+    assert (options(**chosen).batching, options(**chosen).retry) == (BatchPolicy(), RetryPolicy())
+
+
+def test_outbox_leaves_given_policies() -> None:
+    chosen: dict[str, Any] = {"batching": BatchPolicy(), "retry": RetryPolicy()}
+    made = options(outbox=MemoryOutbox(), **chosen)
+    assert (made.batching, made.retry) == (BatchPolicy(), RetryPolicy())
 
 
 # Bounds

@@ -98,8 +98,8 @@ async def _run(faults: list[Fault]) -> None:
         await fault()
 
 
-async def entries(outbox: Outbox, token: str = "token") -> list[StoredEntry]:
-    """Return the waiting entries, in order within each lane, and leave them in the queue."""
+async def entries(outbox: Outbox, token: str = "token", *, is_settled: bool = False) -> list[StoredEntry]:
+    """Return the waiting entries, in order within each lane, and leave them in the queue unless they are settled."""
     inbox = outbox.inbox(token, "reader")
     await inbox.open()
     await inbox.heartbeat()
@@ -108,16 +108,18 @@ async def entries(outbox: Outbox, token: str = "token") -> list[StoredEntry]:
         for lane in lane_names(inbox.partitions):
             while some := await inbox.read([lane], max_records=1_000_000, wait=0):
                 found += some
+        if is_settled:
+            await inbox.settle([one.id for one in found])
         await inbox.release()
         return found
     finally:
         await inbox.aclose()
 
 
-async def stored(outbox: Outbox, token: str = "token") -> dict[str, list[dict[str, Any]]]:
+async def stored(outbox: Outbox, token: str = "token", *, is_settled: bool = False) -> dict[str, list[dict[str, Any]]]:
     """Return the waiting records by lane."""
     records: dict[str, list[dict[str, Any]]] = {}
-    for one in await entries(outbox, token):
+    for one in await entries(outbox, token, is_settled=is_settled):
         lane = records.setdefault(one.id.lane, [])
         lane += [orjson.loads(memoryview(item)) for item in unpack(one.entry, token)]
     return records
