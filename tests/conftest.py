@@ -5,6 +5,7 @@ from __future__ import annotations
 import faulthandler
 import functools
 import gc
+import importlib
 import os
 from collections.abc import Iterator
 from typing import Any, Final
@@ -41,6 +42,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.hookimpl(trylast=True)
 def pytest_collection_finish() -> None:
     """Exempt the imported modules and the collected tests from garbage collection, which many tests start."""
+    # Its first import looks for references to trio's random numbers, which it does not find once they are frozen.
+    importlib.import_module("hypothesis")
     gc.collect()
     gc.freeze()
 
