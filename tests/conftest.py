@@ -7,10 +7,13 @@ import functools
 import gc
 import importlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
 from typing import Any, Final
 
 import pytest
+from redis_server import RedisServer
 
 from mixpanel_async import AsyncMixpanel
 
@@ -94,3 +97,34 @@ def check_accounting(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         assert sum(stats.losses.values()) == stats.failed + stats.dropped + stats.uncertain
         assert stats.pending >= 0
         assert (stats.pending == 0) == (stats.pending_bytes == 0)
+
+
+@pytest.fixture(scope="session")
+def shared_redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    server = RedisServer(tmp_path_factory.mktemp("redis"))
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def redis_server(shared_redis_server: RedisServer) -> RedisServer:
+    """Return the server of this process, with an empty database. The test must not change its settings."""
+    shared_redis_server.command("FLUSHALL")
+    return shared_redis_server
+
+
+@pytest.fixture
+def new_redis_server(tmp_path: Path) -> Iterator[Callable[..., RedisServer]]:
+    """Return a function that starts a server with options, for this test only."""
+    with ExitStack() as stack:
+
+        def start(*options: str) -> RedisServer:
+            folder = tmp_path / f"redis-{len(list(tmp_path.iterdir()))}"
+            folder.mkdir()
+            server = RedisServer(folder, *options)
+            stack.callback(server.stop)
+            server.start()
+            return server
+
+        yield start

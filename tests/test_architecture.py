@@ -53,9 +53,13 @@ PURE: Final = (
     "_delivery/disk_backlog.py",
     "_delivery/lanes.py",
     "_http/retry.py",
+    "outbox/counters.py",
+    "outbox/erasure.py",
     "outbox/lanes.py",
     "outbox/packing.py",
     "outbox/protocol.py",
+    "outbox/redis_keys.py",
+    "outbox/redis_scripts.py",
     "flags/definitions.py",
     "flags/evaluate.py",
     "flags/hashing.py",
@@ -120,6 +124,8 @@ OWNERS: Final[Mapping[str, tuple[str, ...]]] = {
     "pyarrow": ("cli/importing/parquet_source.py",),
     "pytest": ("_pytest_plugin.py",),
     "rich": ("cli/*.py",),
+    # Only the types of its clients in redis.py.
+    "redis": ("outbox/redis.py", "outbox/redis_connection.py"),
     "select": ("_http/network.py",),
     "socket": ("_http/network.py", "_http/reasons.py", "emulator/http/server.py"),
     "sqlite3": ("_spool/*.py", "emulator/storage/store.py"),
@@ -375,7 +381,7 @@ def extras_are_imported_lazily(sources: Sequence[Source]) -> Iterator[str]:
     """Optional libraries are imported inside functions, so that `import mixpanel_async` works without them."""
     for source in core(sources):
         for one in source.imports:
-            if one.root in {"isal", "json_logic", "trio"} and one.function is None:
+            if one.root in {"isal", "json_logic", "redis", "trio"} and one.function is None and not one.for_types:
                 yield source.at(one.line, f"imports {one.root} at module level")
 
 
@@ -803,8 +809,8 @@ seen["extras"] = sorted(name for name in extras if name in sys.modules and name 
 print(json.dumps(seen))
 """
 EXTRAS: Final = (
-    "aiohttp", "fastapi", "isal", "json_logic", "mixpanel", "openfeature", "opentelemetry", "pyarrow", "rich",
-    "sqlite3", "starlette", "trio", "typer", "uvicorn", "mixpanel_async.cli", "mixpanel_async.emulator",
+    "aiohttp", "fastapi", "isal", "json_logic", "mixpanel", "openfeature", "opentelemetry", "pyarrow", "redis",
+    "rich", "sqlite3", "starlette", "trio", "typer", "uvicorn", "mixpanel_async.cli", "mixpanel_async.emulator",
     "mixpanel_async.integrations",
 )  # fmt: skip
 MODULE_WITH_SIDE_EFFECTS: Final = """

@@ -332,7 +332,7 @@ class _TrioLoop:
 
     def is_current(self) -> bool:
         # In guest mode, the token is visible outside of tasks too, where trio cannot be used.
-        return _in_trio() and self.current() is self._token
+        return in_trio() and self.current() is self._token
 
     def is_running(self) -> bool:
         return not self.is_over()
@@ -372,7 +372,8 @@ def _do_nothing() -> None:
     return None
 
 
-def _in_trio() -> bool:
+def in_trio() -> bool:
+    """Return whether the caller is a task of trio."""
     # Another thread may be importing trio at this moment: httpcore imports it when the pool is created.
     in_trio_task = getattr(sys.modules.get("trio.lowlevel"), "in_trio_task", None)
     return in_trio_task is not None and bool(in_trio_task())
@@ -380,7 +381,7 @@ def _in_trio() -> bool:
 
 def current_loop() -> EventLoop | None:
     """Return the event loop of the caller, or None outside of one."""
-    if _in_trio():
+    if in_trio():
         return _TrioLoop()
     # A program that runs asyncio has imported it. An import would fail while the interpreter ends.
     get_running_loop = getattr(sys.modules.get("asyncio"), "get_running_loop", None)

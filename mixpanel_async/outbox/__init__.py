@@ -6,6 +6,10 @@ through the protocols in `protocol.py`.
 Start reading at `protocol.py`. `memory.py` is an engine in the process, for tests.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 from .memory import MemoryOutbox
 from .protocol import (
     BeginResult,
@@ -20,6 +24,9 @@ from .protocol import (
     StoredEntry,
 )
 
+if TYPE_CHECKING:
+    from .redis import RedisOutbox
+
 __all__ = [
     "BeginResult",
     "DeadEntry",
@@ -31,5 +38,15 @@ __all__ = [
     "MemoryOutbox",
     "Outbox",
     "PutResult",
+    "RedisOutbox",
     "StoredEntry",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # The options of Redis are not needed by an engine of another package.
+    if name == "RedisOutbox":
+        from .redis import RedisOutbox  # noqa: PLC0415
+
+        return RedisOutbox
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

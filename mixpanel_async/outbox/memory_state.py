@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from itertools import count
 
 from .._model.records import DropReason
+from .counters import counter_of
 from .lanes import is_ordered, kind_of, lane_names, preferred_worker
 from .protocol import LEASE_SECONDS, BeginResult, DeadEntry, Entry, EntryId, Held, PutResult, StoredEntry
 
@@ -247,11 +248,14 @@ class MemoryState:
             kinds: kinds that it serves; None for all.
             known: entries that it has read.
         """
+        # As in Redis, where all workers count as dead after an outage: each first renews itself.
+        was_dead = not self.is_alive(worker)
         self.announce(worker, kinds)
         now = self.clock()
         for lane in filter(is_ordered, lane_names(self._partitions, kinds)):
-            self._share_out(lane, worker, now)
-        self._take_over(worker, kinds)
+            self._share_out(lane, worker, now, may_acquire=not was_dead)
+        if not was_dead:
+            self._take_over(worker, kinds)
         return Held(
             lanes=frozenset(lane for lane in self.lanes if is_ordered(lane) and self.owner_of(lane) == worker),
             gone=frozenset(one for one in known if not self._holds(worker, one)),
@@ -263,12 +267,14 @@ class MemoryState:
             dead=len(self.dead),
         )
 
-    def _share_out(self, lane: str, worker: str, now: float) -> None:
-        """Renew, give up or acquire the lease of an ordered lane."""
+    def _share_out(self, lane: str, worker: str, now: float, *, may_acquire: bool) -> None:
+        """Renew, give up or acquire the lease of an ordered lane. An expired one is renewed unless another has it."""
         owner, preferred = self.owner_of(lane), self._preferred(lane)
+        if owner is None and self.leases.get(lane, ("", 0.0))[0] == worker:
+            owner = worker
         if owner == worker and preferred != worker and not any(one.owner for one in self.lanes[lane].values()):
             del self.leases[lane]
-        elif owner == worker or (owner is None and preferred == worker):
+        elif owner == worker or (owner is None and preferred == worker and may_acquire):
             self.leases[lane] = (worker, now + LEASE_SECONDS)
             for kept in self.lanes[lane].values():
                 if kept.owner is not None:
@@ -293,10 +299,3 @@ class MemoryState:
             for kept in lane.values():
                 if kept.owner == worker:
                     kept.give_back()
-
-
-def counter_of(reason: DropReason) -> str:
-    """Return the counter of records that end for this reason."""
-    if reason in (DropReason.UNCERTAIN, DropReason.PURGED):
-        return str(reason.value)
-    return "dead"

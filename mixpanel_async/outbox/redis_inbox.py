@@ -1,0 +1,306 @@
+"""`Inbox` of `RedisOutbox`."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from math import inf
+from typing import Any, Final
+
+from .._runtime.environment import real_environment
+from .._runtime.timers import sleep
+from .erasure import ErasedPersons
+from .lanes import is_ordered
+from .memory import dead_by_entry
+from .protocol import LEASE_SECONDS, BeginResult, DeadEntry, EntryId, Held, StoredEntry
+from .redis_keys import entry_from, fields_of, is_newer, settle_args, sort_key
+from .redis_queue import RedisQueue
+from .redis_scripts import ANNOUNCE, BEGIN, FETCH, HEARTBEAT, PAUSE, RELEASE, RELEASED, SETTLE, TAKE
+
+_LEASE_MS: Final = round(LEASE_SECONDS * 1000)
+# Redis serves nobody else while a script runs.
+_ENTRIES_PER_SCRIPT: Final = 200
+_TAKE_OVER_PER_HEARTBEAT: Final = 5_000
+# Seconds between two looks for entries: the first one, and the longest.
+_FIRST_PAUSE: Final = 0.01
+_LONGEST_PAUSE: Final = 0.1
+
+
+class RedisInbox:
+    """Implementation of `Inbox`.
+
+    After a command without an answer, Redis may count entries as read that this object does not know. The next
+    heartbeat lists them, and `read` returns them.
+
+    Args:
+        queue: the queue.
+        worker: name of the worker in Redis: `<name>#<random>/<kinds>`.
+    """
+
+    def __init__(self, queue: RedisQueue, worker: str) -> None:
+        self._queue = queue
+        self._worker = worker
+        # Entries that `read` has returned, or keeps back because a newer version wrote them.
+        self._known: set[EntryId] = set()
+        self._newer: set[EntryId] = set()
+        self._settling: set[EntryId] = set()
+        # Entries that this worker owns and `read` has not returned yet: id and deliveries.
+        self._claimed: dict[str, deque[tuple[str, int]]] = {lane: deque() for lane in queue.keys.lanes}
+        self._held: frozenset[str] = frozenset()
+        self._leaving: frozenset[str] = frozenset()
+        # Last settled entry of each held lane. Redis may forget that it was settled if it is killed.
+        self._settled_to: dict[str, tuple[int, int]] = {}
+        self._must_list = True
+        self._erasures = b""
+        self._erased = ErasedPersons("", {})
+        self._turn = 0
+
+    @property
+    def partitions(self) -> int:
+        """See `Inbox.partitions`."""
+        return self._queue.settings.partitions
+
+    async def open(self) -> None:
+        """See `Inbox.open`."""
+        self._must_list = True
+        await self._queue.open()
+        await self._script(ANNOUNCE, self._queue.keys("none", "meta", "workers"), [self._worker, _LEASE_MS])
+
+    async def _script(self, source: str, keys: Sequence[str], args: Sequence[str | bytes | int]) -> list[Any]:
+        try:
+            return await self._queue.script(source, keys, args, on_lost=self._on_lost)
+        except BaseException:
+            self._must_list = True
+            raise
+
+    def _on_lost(self) -> None:
+        self._must_list = True
+        self._held = frozenset()
+
+    # Reading
+
+    async def read(self, lanes: Collection[str], *, max_records: int, wait: float) -> list[StoredEntry]:
+        """See `Inbox.read`."""
+        until = inf if wait == inf else real_environment().monotonic() + wait
+        pause = _FIRST_PAUSE
+        while True:
+            found = await self._read_claimed(lanes, max_records)
+            left = max_records - sum(one.entry.records for one in found)
+            if left > 0:
+                found += await self._take(lanes, left)
+            remaining = until - real_environment().monotonic()
+            if found or remaining <= 0:
+                return found
+            await sleep(min(remaining, pause))
+            pause = min(2 * pause, _LONGEST_PAUSE)
+
+    async def _read_claimed(self, lanes: Collection[str], max_records: int) -> list[StoredEntry]:
+        found: list[StoredEntry] = []
+        for lane in lanes:
+            claimed = self._claimed[lane]
+            while claimed and max_records > 0 and self._may_read(lane):
+                some = await self._fetch(lane, max_records)
+                max_records -= sum(one.entry.records for one in some)
+                found += some
+        return found
+
+    def _may_read(self, lane: str) -> bool:
+        if not is_ordered(lane):
+            return True
+        return lane in self._held and lane not in self._leaving and not self._is_blocked(lane)
+
+    def _is_blocked(self, lane: str) -> bool:
+        return any(one.lane == lane for one in self._newer)
+
+    async def _fetch(self, lane: str, max_records: int) -> list[StoredEntry]:
+        """Return the next entries of a lane that were taken over."""
+        claimed = self._claimed[lane]
+        some = [claimed.popleft() for _ in range(min(len(claimed), _ENTRIES_PER_SCRIPT))]
+        rest = some
+        try:
+            numbers = [number for number, _ in some]
+            erasures, *answer = await self._script(FETCH, self._queue.keys("meta", lane), [max_records, *numbers])
+            await self._note_erasures(erasures)
+            rest = some[len(answer) // 2 :]
+        finally:
+            claimed.extendleft(reversed(rest))
+        deliveries = dict(some)
+        bodies = [(number.decode(), fields) for number, fields in zip(answer[::2], answer[1::2], strict=True)]
+        await self._remove_missing([EntryId(lane, number) for number, fields in bodies if fields is None])
+        present = [
+            (EntryId(lane, number), fields, deliveries[number]) for number, fields in bodies if fields is not None
+        ]
+        return [*self._accept(present)]
+
+    async def _remove_missing(self, ids: Sequence[EntryId]) -> None:
+        """Acknowledge entries that were removed from their stream."""
+        if ids:
+            await self._settle(ids, {})
+
+    async def _take(self, lanes: Collection[str], max_records: int) -> list[StoredEntry]:
+        """Return entries that no worker has read."""
+        free = [lane for lane in lanes if self._may_read(lane) and not self._claimed[lane]]
+        if not free:
+            return []
+        # Another lane is the first one each time, so that a busy lane does not hold up the others.
+        self._turn = (self._turn + 1) % len(free)
+        order = [*free[self._turn :], *free[: self._turn]]
+        keys = self._queue.keys("none", "meta", "workers", "leases", *order)
+        erasures, *answer = await self._script(TAKE, keys, [self._worker, max_records, _ENTRIES_PER_SCRIPT, *order])
+        await self._note_erasures(erasures)
+        return [
+            *self._accept(
+                (EntryId(lane.decode(), number.decode()), fields, 1)
+                for lane, number, fields in zip(answer[::3], answer[1::3], answer[2::3], strict=True)
+            )
+        ]
+
+    def _accept(self, answers: Iterable[tuple[EntryId, list[bytes], int]]) -> Iterator[StoredEntry]:
+        for one, flat, deliveries in answers:
+            fields = fields_of(flat)
+            if one in self._known:
+                continue
+            if is_ordered(one.lane) and self._is_blocked(one.lane):
+                self._claimed[one.lane].append((one.id, deliveries))
+                continue
+            self._known.add(one)
+            if is_newer(fields):
+                self._newer.add(one)
+                continue
+            entry = entry_from(one.lane, fields)
+            erased = self._erased.positions(entry, sort_key(one.id)[0] / 1000)
+            yield StoredEntry(id=one, entry=entry, deliveries=deliveries, erased=erased)
+
+    async def _note_erasures(self, erasures: bytes) -> None:
+        if erasures != self._erasures:
+            flat = await self._queue.connection.call("HGETALL", *self._queue.keys("forget"))
+            pairs = flat.items() if isinstance(flat, dict) else zip(flat[::2], flat[1::2], strict=True)
+            times = {person.decode(): int(time) / 1000 for person, time in pairs}
+            self._erased, self._erasures = ErasedPersons(self._queue.salt, times), erasures
+
+    # Settling
+
+    async def begin(self, ids: Sequence[EntryId]) -> list[BeginResult]:
+        """See `Inbox.begin`."""
+        keys, numbers = self._queue.keys.with_lanes(["none", "meta", "leases"], [one.lane for one in ids])
+        args = [value for one in ids for value in (numbers[one.lane], one.lane, one.id)]
+        return [BeginResult[one.decode()] for one in await self._script(BEGIN, keys, [self._worker, *args])]
+
+    async def settle(self, ended: Sequence[EntryId], dead: Sequence[DeadEntry] = ()) -> int:
+        """See `Inbox.settle`."""
+        return await self._settle(ended, dead_by_entry(ended, dead))
+
+    async def _settle(self, ended: Sequence[EntryId], dead: dict[EntryId, list[DeadEntry]]) -> int:
+        settings = self._queue.settings
+        self._settling.update(ended)
+        try:
+            keys, numbers = self._queue.keys.with_lanes(["none", "meta", "dead"], [one.lane for one in ended])
+            values = [
+                value
+                for one in dict.fromkeys(ended)
+                for value in settle_args(one, numbers[one.lane], dead.get(one, []))
+            ]
+            args = [self._worker, settings.keep_dead, settings.max_bytes, *values]
+            (count,) = await self._script(SETTLE, keys, args)
+        finally:
+            self._settling.difference_update(ended)
+        self._known.difference_update(ended)
+        for one in ended:
+            if one.lane in self._held:
+                self._settled_to[one.lane] = max(self._settled_to.get(one.lane, (0, 0)), sort_key(one.id))
+        return int(count)
+
+    # Leases
+
+    async def pause(self, endpoint: str, seconds: float) -> None:
+        """See `Inbox.pause`."""
+        await self._script(PAUSE, self._queue.keys("none", "meta", "pauses"), [endpoint, max(0, round(seconds * 1000))])
+
+    async def heartbeat(self) -> Held:
+        """See `Inbox.heartbeat`."""
+        known, must_list, self._must_list = frozenset(self._known), self._must_list, False
+        keys = self._queue.keys
+        answer = await self._script(
+            HEARTBEAT,
+            keys.all_lanes("none", "meta", "workers", "leases", "pauses", "dead", "forget"),
+            [self._worker, _LEASE_MS, _TAKE_OVER_PER_HEARTBEAT, "1" if must_list else "", *keys.lanes],
+        )
+        was_dead, held, leaving, pauses, taken, own, waiting, oldest, dead = answer
+        before = self._held
+        self._held = frozenset(lane.decode() for lane in held)
+        self._leaving = frozenset(lane.decode() for lane in leaving)
+        for lane in [*self._settled_to]:
+            if lane not in before or lane not in self._held:
+                del self._settled_to[lane]
+        gone = {one for one in self._known if is_ordered(one.lane) and one.lane not in self._held}
+        if was_dead or must_list:
+            listed = _triples(own)
+            gone |= (known & self._known) - {one for one, _ in listed} - self._settling
+            await self._claim(listed)
+        await self._claim(_triples(taken))
+        for lane in self._claimed:
+            if is_ordered(lane) and lane not in self._held:
+                self._claimed[lane].clear()
+        self._known -= gone
+        self._newer -= gone
+        self._queue.note_waiting(int(waiting))
+        return Held(
+            lanes=self._held,
+            gone=frozenset(gone),
+            pauses={path.decode(): left / 1000 for path, left in zip(pauses[::2], pauses[1::2], strict=True)},
+            newer=len(self._newer),
+            waiting=int(waiting),
+            oldest_at=None if oldest is None else int(oldest) / 1000,
+            dead=int(dead),
+        )
+
+    async def _claim(self, found: Sequence[tuple[EntryId, int]]) -> None:
+        """Let `read` return entries that this worker owns, unless it has returned them."""
+        waiting = {EntryId(lane, number) for lane, claimed in self._claimed.items() for number, _ in claimed}
+        settled = []
+        for one, deliveries in found:
+            if one in waiting or one in self._known or one in self._settling:
+                continue
+            if sort_key(one.id) <= self._settled_to.get(one.lane, (0, 0)):
+                # Redis was killed before it had written that this worker settled the entry.
+                settled.append(one)
+            else:
+                self._claimed[one.lane].append((one.id, deliveries))
+        for lane in {one.lane for one, _ in found}:
+            self._claimed[lane] = deque(sorted(self._claimed[lane], key=lambda one: sort_key(one[0])))
+        if settled:
+            await self._settle(settled, {})
+
+    async def release(self) -> None:
+        """See `Inbox.release`."""
+        self._held = frozenset()
+        keys = self._queue.keys
+        await self._script(
+            RELEASE,
+            keys.all_lanes("none", "meta", "workers", "leases"),
+            [self._worker, RELEASED, *keys.lanes],
+        )
+        self._drop()
+
+    def forget(self) -> None:
+        """See `Inbox.forget`."""
+        self._queue.forget()
+        self._drop()
+
+    def _drop(self) -> None:
+        self._known.clear()
+        self._newer.clear()
+        self._must_list = True
+        for claimed in self._claimed.values():
+            claimed.clear()
+
+    async def aclose(self) -> None:
+        """See `Inbox.aclose`."""
+        await self._queue.aclose()
+
+
+def _triples(flat: Sequence[Any]) -> list[tuple[EntryId, int]]:
+    return [
+        (EntryId(lane.decode(), number.decode()), int(deliveries))
+        for lane, number, deliveries in zip(flat[::3], flat[1::3], flat[2::3], strict=True)
+    ]
