@@ -112,6 +112,7 @@ OWNERS: Final[Mapping[str, tuple[str, ...]]] = {
         "_http/asgi.py",
         "_http/connection.py",
         "_http/proxies.py",
+        "cli/identity/download.py",
         "integrations/_tracking_proxy.py",
     ),
     "isal": ("_encoding/requests.py",),

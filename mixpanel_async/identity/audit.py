@@ -67,6 +67,14 @@ class _LastSeen:
         return True
 
 
+def _hash(device: object, user: object) -> int:
+    try:
+        return hash((device, user))
+    except TypeError:
+        # A list or an object is no id.
+        return hash((as_id(device), as_id(user)))
+
+
 class Audit:
     """Audit of the ids of one project.
 
@@ -140,9 +148,9 @@ class Audit:
         email = properties.get("$email")
         if email and number >= 0 and type(email) is str and self._emails_seen.is_new(number, hash(email)):
             self._ids_of_email.add(email.strip().lower(), number)
-        device, user = as_id(properties.get("$device_id")), as_id(properties.get("$user_id"))
-        if (device or user) and (number < 0 or self._users_seen.is_new(number, hash((device, user)))):
-            self._add_user(device, user, number)
+        device, user = properties.get("$device_id"), properties.get("$user_id")
+        if (device or user) and (number < 0 or self._users_seen.is_new(number, _hash(device, user))):
+            self._add_user(as_id(device), as_id(user), number)
 
     def _add_user(self, device: str, user: str, number: int) -> None:
         """Note the device and the user of an event."""

@@ -24,11 +24,12 @@ class IdTable:
 
     def number(self, name: str) -> int:
         """Return the number of an id, which is added if it is new."""
-        found = self._numbers.get(name)
-        if found is None:
-            found = self._numbers[name] = len(self._names)
+        try:
+            return self._numbers[name]
+        except KeyError:
+            self._numbers[name] = len(self._names)
             self._names.append(name)
-        return found
+            return len(self._names) - 1
 
     def find(self, name: str) -> int | None:
         """Return the number of an id, or None if it is not in the table."""

@@ -64,6 +64,7 @@ class IdentityGraph:
         cluster_limit: maximum number of ids of one person in an Original project, at least 2, by default 500.
         use_recorded_failures: whether `apply` believes the `$failure_reason` that Mixpanel has added to a refused call
             in an export. False replays such a call as if it were new.
+        table: numbers of the ids, for structures that share them; by default a new one.
 
     Raises:
         ConfigurationError: if an argument is invalid.
@@ -75,6 +76,7 @@ class IdentityGraph:
         *,
         cluster_limit: int = CLUSTER_LIMIT,
         use_recorded_failures: bool = True,
+        table: IdTable | None = None,
     ) -> None:
         system = as_id_merge(id_merge)
         if system is None:
@@ -84,7 +86,7 @@ class IdentityGraph:
         self._id_merge = system
         self._limit = cluster_limit
         self._use_recorded = use_recorded_failures
-        self._table = IdTable()
+        self._table = IdTable() if table is None else table
         self._identities: Identities
         if system is IdMerge.LEGACY:
             self._identities = LegacyIdentities(self._table)

@@ -16,6 +16,7 @@ from typing import Any, Final, NamedTuple
 from .._model.config import IdMerge, IdMergeOption
 from .._model.errors import ValidationError
 from .calls import CREATE_ALIAS, DEVICE_LINK, IDENTIFY, MERGE, VERBS, as_id, linked_person, verb_ids
+from .forest import IdTable
 from .graph import IdentityGraph
 from .results import IdentityResult, Reason, recorded_result
 from .systems import CLUSTER_LIMIT, SimplifiedIdentities
@@ -85,7 +86,8 @@ class History:
         order: Order = Order.ARRIVAL,
         use_recorded_failures: bool = True,
     ) -> None:
-        self.graph = IdentityGraph(id_merge, cluster_limit=cluster_limit)
+        table = IdTable()
+        self.graph = IdentityGraph(id_merge, cluster_limit=cluster_limit, table=table)
         """The ids and, after `replay`, the people."""
         self.event_count = 0
         """Number of events."""
@@ -101,7 +103,7 @@ class History:
             Order.INPUT: self._position_in_input,
         }
         self._position: Callable[[Mapping[str, Any]], float] = positions[Order(order)]
-        self._add_id = self.graph.add
+        self._number = table.number
         self._use_recorded = use_recorded_failures
         self._is_simplified = self.graph.id_merge is IdMerge.SIMPLIFIED
         self._is_legacy = self.graph.id_merge is IdMerge.LEGACY
@@ -149,13 +151,13 @@ class History:
             person = _sent_id(properties)
         if not person:
             return -1
-        number = self._add_id(person)
+        number = self._number(person)
         if number >= len(self._events_of):
             self._grow(number + 1)
         self._events_of[number] += 1
         self._first_at[number] = min(self._first_at[number], at)
         if device is not None:
-            self._add_link(number, self._add_id(device), at)
+            self._add_link(number, self._number(device), at)
         return number
 
     def _position_by_arrival(self, properties: Mapping[str, Any]) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Final, NoReturn
+from typing import Annotated
 
 import typer
 
@@ -14,14 +14,14 @@ from mixpanel_async.identity import Audit, AuditReport, Order
 
 from ..importing.inputs import DamagedError, InputError
 from ..importing.progress import print_line
+from ..importing.typer_options import AllowHttp, ApiHost, ProjectId, Region, ServiceAccount, ServiceAccountSecret
 from . import options as opt
+from .download import DownloadError
 from .events import ExportFiles
 from .html_page import audit_page
+from .messages import FOUND, STOPPED, USAGE, fail, show_unreadable
+from .source import ApiExport, open_events
 from .tables import print_audit
-
-STOPPED: Final = 1
-USAGE: Final = 2
-FOUND: Final = 3
 
 
 def audit(
@@ -40,6 +40,17 @@ def audit(
     cases: opt.ShownCases = 5,
     order: opt.ReplayOrder = Order.ARRIVAL,
     cluster_limit: opt.ClusterLimit = 500,
+    from_api: opt.FromApi = False,
+    from_date: opt.FromDate = None,
+    to_date: opt.ToDate = None,
+    download_dir: opt.DownloadDirectory = Path("mixpanel-export"),
+    service_account: ServiceAccount = None,
+    service_account_secret: ServiceAccountSecret = None,
+    project_id: ProjectId = None,
+    api_secret: opt.ApiSecret = None,
+    region: Region = None,
+    api_host: ApiHost = None,
+    allow_http: AllowHttp = False,
     as_json: opt.AsJson = False,
     quiet: opt.Quiet = False,
 ) -> None:
@@ -53,9 +64,27 @@ def audit(
         mixpanel-async identity audit export.ndjson.gz --id-merge original
 
         mixpanel-async identity audit 2024-*.json --id-merge simplified --html report.html --fail-on 0
+
+        mixpanel-async identity audit --from-api --from-date 2024-01-01 --to-date 2024-03-31 --id-merge original
     """
+    api = ApiExport(
+        is_wanted=from_api,
+        first=from_date,
+        last=to_date,
+        directory=download_dir,
+        variables={
+            "SERVICE_ACCOUNT_USERNAME": service_account,
+            "SERVICE_ACCOUNT_SECRET": service_account_secret,
+            "PROJECT_ID": project_id,
+            "API_SECRET": api_secret,
+            "REGION": region,
+            "API_HOST": api_host,
+        },
+        allow_http=allow_http,
+        quiet=quiet,
+    )
     try:
-        exports = ExportFiles(files or [])
+        exports = open_events(files, api)
         check = Audit(id_merge, cluster_limit=cluster_limit, order=order, cases=cases)
         exports.feed(check.add, quiet=quiet)
         report = check.report()
@@ -63,6 +92,8 @@ def audit(
             html.write_text(audit_page(report, exports.unreadable), encoding="utf-8")
     except (InputError, ConfigurationError) as error:
         fail("audit", str(error), USAGE)
+    except DownloadError as error:
+        fail("audit", str(error), STOPPED)
     except DamagedError as error:
         fail("audit", f"a file is {error}; export it again", STOPPED)
     except OSError as error:
@@ -79,23 +110,3 @@ def _show(report: AuditReport, exports: ExportFiles, *, as_json: bool) -> None:
     else:
         print_audit(report)
     show_unreadable(exports)
-
-
-def show_unreadable(exports: ExportFiles) -> None:
-    """Print to standard error how many lines are no events, and the first of them."""
-    for problem in exports.problems:
-        print_line(problem, sys.stderr)
-    if exports.unreadable:
-        print_line(f"{exports.unreadable:,} lines are no events and were left out", sys.stderr)
-
-
-def fail(command: str, message: str, status: int) -> NoReturn:
-    """Print an error and exit.
-
-    Args:
-        command: name of the command in the group.
-        message: what is wrong and what to do.
-        status: exit status.
-    """
-    print_line(f"mixpanel-async identity {command}: {message}", sys.stderr)
-    raise typer.Exit(status)

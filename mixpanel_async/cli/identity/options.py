@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -39,3 +40,25 @@ ReplayOrder = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress.")]
 ShownCases = Annotated[int, typer.Option("--cases", min=0, help="Number of cases listed of each finding.")]
+
+FromApi = Annotated[
+    bool,
+    typer.Option(
+        "--from-api",
+        help="Fetch the raw export of a range of days instead of reading files. Files that are there already are not "
+        "fetched again. Needs a service account or --api-secret.",
+    ),
+]
+FromDate = Annotated[
+    str | None, typer.Option(metavar="DAY", help="First day of --from-api, as YYYY-MM-DD.", show_default=False)
+]
+ToDate = Annotated[
+    str | None, typer.Option(metavar="DAY", help="Last day of --from-api, as YYYY-MM-DD.", show_default=False)
+]
+DownloadDirectory = Annotated[
+    Path, typer.Option("--download-dir", metavar="DIR", help="Directory for the files of --from-api.")
+]
+ApiSecret = Annotated[
+    str | None,
+    typer.Option(metavar="SECRET", help="Secret of the project; prefer MIXPANEL_API_SECRET.", show_default=False),
+]

@@ -14,8 +14,8 @@ from mixpanel_async.identity import GraphDiff, History, Order, PersonChange
 from ..importing.inputs import DamagedError, InputError
 from ..importing.progress import print_line
 from . import options as opt
-from .audit import STOPPED, USAGE, fail, show_unreadable
 from .events import ExportFiles
+from .messages import STOPPED, USAGE, fail, show_unreadable
 from .tables import count, output, print_pairs, shown
 
 
