@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Collection, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .._encoding.batch_body import BatchBody, Compressor
 from .._encoding.identity_records import is_identity
@@ -48,6 +48,33 @@ class FlushBarrier:
         """Return the counts so far, with the last error of the client if records are still waiting."""
         error = last_error if self.pending else None
         return FlushResult(self.delivered, sum(self.losses.values()), self.pending, dict(self.losses), error)
+
+
+class Confirmation(FlushBarrier):
+    """Records of one batch whose callers wait until an outbox has them."""
+
+    __slots__ = ("_when_settled", "waiter")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waiter: Any = None
+        """Set by the waiting side; opaque to the batch."""
+        self._when_settled: list[Callable[[], None]] = []
+
+    def when_settled(self, callback: Callable[[], None]) -> None:
+        """Call a function once no record waits any more."""
+        self._when_settled.append(callback)
+
+    def set_waiter(self, waiter: object) -> None:
+        """Let later callers share this waiter."""
+        self.waiter = waiter
+
+    def settle(self, count: int, reason: DropReason | None = None) -> None:
+        """Count records as delivered or lost, and wake the callers after the last one."""
+        super().settle(count, reason)
+        if not self.pending:
+            for callback in self._when_settled:
+                callback()
 
 
 Barriers = list[tuple[FlushBarrier, int]]
@@ -170,7 +197,7 @@ class Batch:
         self.identities = [*identities]
         self.turn: IdentityTurn | None = origin.turn if origin is not None and identities else None
         self.sequence: int | None = None if origin is None else origin.sequence
-        self.confirmation: FlushBarrier | None = None
+        self.confirmation: Confirmation | None = None
         self.is_unanswered: bool = origin is not None and origin.is_unanswered
 
     @property
@@ -315,11 +342,11 @@ class Batch:
         self.barriers.append((barrier, len(self.items)))
         barrier.expect(len(self.items))
 
-    def confirm(self) -> FlushBarrier:
+    def confirm(self) -> Confirmation:
         """Return the barrier of the calls that wait for these records. It counts all records added so far."""
         covered = next((count for barrier, count in self.barriers if barrier is self.confirmation), 0)
         if self.confirmation is None or not covered:
-            self.confirmation = FlushBarrier()
+            self.confirmation = Confirmation()
         else:
             self.remove_barrier(self.confirmation)
         self.barriers.append((self.confirmation, len(self.items)))

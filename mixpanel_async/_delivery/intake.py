@@ -25,14 +25,14 @@ from .staging import IN_CALLBACK, IN_REQUEST, MIN_RECORD_BYTES, Stage, StagingBu
 
 if TYPE_CHECKING:
     from .._spool.messages import CommitGroup
-    from .batch import FlushBarrier
+    from .batch import Confirmation
     from .buffer import Buffer
     from .callbacks import Callbacks
     from .lanes import Lane
     from .spool_bridge import SpoolBridge
 
     _Deferred = deque[tuple[Lane, bytes, DropReason | None]]
-    Commit = CommitGroup | FlushBarrier
+    Commit = CommitGroup | Confirmation
 
 T = TypeVar("T")
 
@@ -258,7 +258,9 @@ class Intake:
         if self.spool is None:
             result = self._buffer.offer(lane, item, now)
             if commits is not None and result is not OfferResult.FULL:
-                commits.append(self._repairer.watch(lane.newest.confirm()))
+                confirmation = lane.newest.confirm()
+                self._repairer.watch(confirmation)
+                commits.append(confirmation)
             return result
         result, group = self.spool.offer(lane, item, now, is_awaited=commits is not None)
         if commits is not None and result is not OfferResult.FULL:

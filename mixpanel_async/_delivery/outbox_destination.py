@@ -239,8 +239,9 @@ class OutboxDestination:
             if error.refused:
                 return ConfigurationRefused(error.message, None)
             return Retry(message=error.message, applied=False)
-        batch.end_put(is_answered=True)
         taken = [part for part, result in zip(parts, results, strict=True) if result is not PutResult.FULL]
+        # An engine without memory refuses before it looks whether it has the entry from an earlier put.
+        batch.end_put(is_answered=not was_unanswered or len(taken) == len(parts))
         if len(taken) == len(parts):
             return Delivered()
         return Retry(message=_FULL, applied=False, delivered=frozenset(at for part in taken for at in part.positions))

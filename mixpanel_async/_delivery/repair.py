@@ -53,11 +53,10 @@ class Repairer:
             self.repair(DropReason.UNCERTAIN)
         self._accepted_before = self._buffer.accounting.accepted
 
-    def watch(self, barrier: FlushBarrier) -> FlushBarrier:
-        """Keep the count of this barrier right from now on, and return it. Forget the barriers that are complete."""
+    def watch(self, barrier: FlushBarrier) -> None:
+        """Keep the count of this barrier right from now on. Forget the barriers that are complete."""
         if barrier not in self.barriers:
             self.barriers = [*(one for one in self.barriers if one.pending), barrier]
-        return barrier
 
     def take_losses(self) -> list[Loss]:
         """Return the losses that have not been reported."""

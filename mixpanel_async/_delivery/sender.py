@@ -20,7 +20,7 @@ from .._model.records import DropReason
 from .._runtime.environment import Environment
 from .._runtime.event_loop import BackgroundTask, EventLoop, cancel_tasks, current_loop, yield_to_loop
 from .._runtime.remote_call import RemoteCall
-from .batch import Batch, FlushBarrier
+from .batch import Batch, Confirmation
 from .lanes import Idle, Lane
 from .log import log_loop_ended
 from .staging import YIELD_AFTER_BYTES
@@ -455,10 +455,8 @@ class Sender:
 
     async def _commit(self, commit: Commit, lane: Lane, record: bytes, deadline: float) -> None:
         """Wait until a record is on disk, or in the outbox. If the disk has no room, apply the overflow policy."""
-        if isinstance(commit, FlushBarrier):
-            until = self._monotonic() + self._queue.confirm_timeout
-            wait = partial(wait_confirmed, commit, self._binding, self._monotonic, until)
-            return await self.in_loop(wait, "mixpanel confirmation")
+        if isinstance(commit, Confirmation):
+            return await wait_confirmed(commit, self._loop_of_caller(), self._queue.confirm_timeout)
         assert self._queue.spool is not None
         try:
             return await self._queue.spool.wait_committed(commit, self._loop_of_caller())
@@ -468,7 +466,7 @@ class Sender:
         return await self.enqueue(lane, record, deadline - self._monotonic())
 
     def _loop_of_caller(self) -> EventLoop:
-        """Return the event loop in which the caller waits for a commit."""
+        """Return the event loop in which the caller waits for a commit or a confirmation."""
         loop = self._binding.loop
         if loop is None or not loop.is_current():
             loop = current_loop()

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 import anyio
 
@@ -14,7 +13,7 @@ from .._model.config import ClientOptions, Overflow
 from .._model.errors import MixpanelException, QueueFullError, SpoolError, count_of, raise_configuration_error
 from .._model.records import DropReason, Loss, NonIdempotentRecord, RecordKind
 from .._runtime.environment import Environment
-from .._runtime.event_loop import EventLoop, LoopEvent
+from .._runtime.event_loop import EventLoop
 from .._spool.messages import (
     LANE_CODES,
     ONCE,
@@ -36,9 +35,7 @@ from .disk_backlog import DiskBacklog, SpoolLimits
 from .lanes import Lane
 from .listeners import SpoolListener
 from .offers import OfferResult
-
-# Seconds between checks of a commit that callers wait for.
-_CHECK_EVERY: Final = 1.0
+from .waiting import SharedWaiter
 
 
 class SpoolBridge:
@@ -206,10 +203,10 @@ class SpoolBridge:
             MixpanelException: if the commit failed, or did not end in time.
         """
         while not group.is_done:
-            waiter: _CommitWaiter | None = group.waiter
+            waiter: SharedWaiter | None = group.waiter
             # The waiter of another event loop is not woken any more.
             if waiter is None or not waiter.loop.is_same(loop):
-                waiter = _CommitWaiter(loop, anyio.current_time() + self._timeout, loop.new_event())
+                waiter = SharedWaiter(loop, anyio.current_time() + self._timeout, loop.new_event())
                 # In this order: if a signal handler raises between the two, no other caller waits in vain.
                 group.when_done(waiter.wake_soon)
                 group.set_waiter(waiter)
@@ -399,41 +396,6 @@ class SpoolBridge:
 
         self._listener.run_locked(work)
         self._listener.report_losses(losses)
-
-
-@dataclass(slots=True)
-class _CommitWaiter:
-    """Callers of one event loop that wait for the same group. One of them watches the clock."""
-
-    loop: EventLoop
-    deadline: float
-    event: LoopEvent
-    is_watched: bool = False
-
-    async def watch(self) -> bool:
-        """Wait for the next change, and watch the clock. Return False after the deadline."""
-        left = self.deadline - anyio.current_time()
-        if left <= 0:
-            return False
-        self.is_watched = True
-        try:
-            # A signal handler that raises may have cut off `wake`.
-            with anyio.move_on_after(min(_CHECK_EVERY, left)):
-                await self.event.wait()
-        finally:
-            # After a timeout or a cancellation, another caller has to watch.
-            self.is_watched = False
-            self.wake()
-        return True
-
-    def wake(self) -> None:
-        """Let every caller check the group."""
-        event, self.event = self.event, self.loop.new_event()
-        event.set()
-
-    def wake_soon(self) -> None:
-        """Call `wake` in the event loop. From any thread."""
-        self.loop.call_soon(self.wake)
 
 
 def make_buffer(options: ClientOptions, spool: SqliteSpool, new_compressor: Callable[[], Compressor] | None) -> Buffer:

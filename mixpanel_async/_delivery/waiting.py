@@ -1,16 +1,20 @@
-"""Waits of tracking calls, in the event loop of the client: for room in the queue, and for a confirmation."""
+"""Waits of tracking calls: for room in the queue, for a commit to the spool, and for the confirmation of an outbox."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
+
+import anyio
 
 from .._model.errors import ClientClosedError, OutboxError
 from .._model.records import DROPPED, DropReason
+from .._runtime.event_loop import EventLoop, LoopEvent
 from .._runtime.timers import move_on_after
 
 if TYPE_CHECKING:
-    from .batch import FlushBarrier
+    from .batch import Confirmation
     from .loop_binding import LoopBinding
     from .queue import Queue
 
@@ -33,22 +37,71 @@ async def wait_for_room(
             await progress.wait()
 
 
-async def wait_confirmed(
-    confirmation: FlushBarrier, binding: LoopBinding, monotonic: Callable[[], float], deadline: float
-) -> None:
+@dataclass(slots=True)
+class SharedWaiter:
+    """Callers of one event loop that wait for the same commit or confirmation. One of them watches the clock.
+
+    Args:
+        loop: event loop of the callers.
+        deadline: time of anyio's clock at which they give up.
+        event: wakes them.
+        is_watched: one of them watches the clock. A timeout, or a look at the clock, for each would cost too much.
+    """
+
+    loop: EventLoop
+    deadline: float
+    event: LoopEvent
+    is_watched: bool = False
+
+    async def watch(self) -> bool:
+        """Wait for the next change, and watch the clock. Return False after the deadline."""
+        left = self.deadline - anyio.current_time()
+        if left <= 0:
+            return False
+        self.is_watched = True
+        try:
+            # A signal handler that raises may have cut off `wake`.
+            with anyio.move_on_after(min(_CHECK_EVERY, left)):
+                await self.event.wait()
+        finally:
+            # After a timeout or a cancellation, another caller has to watch.
+            self.is_watched = False
+            self.wake()
+        return True
+
+    def wake(self) -> None:
+        """Let every caller check its condition."""
+        event, self.event = self.event, self.loop.new_event()
+        event.set()
+
+    def wake_soon(self) -> None:
+        """Call `wake` in the event loop. From any thread."""
+        self.loop.call_soon(self.wake)
+
+
+async def wait_confirmed(confirmation: Confirmation, loop: EventLoop, timeout: float) -> None:
     """Wait until the outbox has the records that a confirmation counts.
 
+    Args:
+        confirmation: counts the records.
+        loop: event loop of the caller.
+        timeout: seconds that the first of its callers waits.
+
     Raises:
-        OutboxError: if it does not have them at the deadline, or they were lost.
+        OutboxError: if it does not have them in time, or they were lost.
         ClientClosedError: if the client was closed before.
     """
     while confirmation.pending:
-        progress = binding.progress
-        left = deadline - monotonic()
-        if left <= 0 or progress is None:
+        waiter: SharedWaiter | None = confirmation.waiter
+        if waiter is None or not waiter.loop.is_same(loop):
+            waiter = SharedWaiter(loop, anyio.current_time() + timeout, loop.new_event())
+            # In this order: if a signal handler raises between the two, no other caller waits in vain.
+            confirmation.when_settled(waiter.wake_soon)
+            confirmation.set_waiter(waiter)
+        if waiter.is_watched:
+            await waiter.event.wait()
+        elif not await waiter.watch():
             raise OutboxError("the outbox has not taken the record in time; it is still queued", uncertain=True)
-        with move_on_after(min(_CHECK_EVERY, left)):
-            await progress.wait()
     # A record that the overflow policy drops is counted and reported, as in a client without an outbox.
     lost = {DropReason(reason) for reason in confirmation.losses}
     if DropReason.CLOSED in lost:

@@ -11,7 +11,7 @@ from typing import Any
 
 import orjson
 
-from mixpanel_async._delivery.batch import Batch, FlushBarrier
+from mixpanel_async._delivery.batch import Batch, Confirmation
 from mixpanel_async._delivery.buffer import Buffer
 from mixpanel_async._delivery.disk_backlog import SpoolLimits
 from mixpanel_async._delivery.lanes import Lane
@@ -166,7 +166,7 @@ class SpoolHarness:
 
     def offer(self, item: bytes, kind: RecordKind = RecordKind.EVENTS, *, awaited: bool = False) -> CommitGroup | None:
         """Offer a record. Return the commit group if the record is awaited."""
-        tickets: list[CommitGroup | FlushBarrier] | None = [] if awaited else None
+        tickets: list[CommitGroup | Confirmation] | None = [] if awaited else None
         self.queue.offer(self.lane(kind), item, tickets)
         if not tickets:
             return None
