@@ -198,7 +198,7 @@ class Audit:
             if call.verb != CREATE_ALIAS or not call.result.joined:
                 continue
             if call.first in aliases:
-                chains.add(call.second, call.first, aliases[call.first])
+                chains.add(call.second, call.first, aliases[call.first], detail="alias of an alias")
             aliases[call.second] = call.first
             if graph.id_merge is IdMerge.LEGACY and history.first_at(call.second) < call.at:
                 detail = f"alias of {call.first}, sent after the first event of {call.second}"
@@ -313,7 +313,8 @@ class Audit:
         persons = list(dict.fromkeys(map(self.graph.resolve, ids)))
         if len(persons) > 1:
             events = sum(map(self._history.events_of, dict.fromkeys(ids)))
-            cases.add(text, *persons[:_MAX_LISTED], detail=f"{len(persons)} people", events=events)
+            shown = dict.fromkeys([text, *persons[:_MAX_LISTED]])
+            cases.add(*shown, detail=f"{len(persons)} persons", events=events)
 
     # Summary
 

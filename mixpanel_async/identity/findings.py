@@ -46,9 +46,9 @@ TITLES: Final[Mapping[FindingKind, str]] = {
     FindingKind.ID_VARIANTS: "Variants of one id",
     FindingKind.MIXED_ID_KINDS: "Users with an e-mail address and another id as ids",
     FindingKind.SHARED_DEVICES: "Devices with several users",
-    FindingKind.SPLIT_BY_EMAIL: "Several people with one $email",
-    FindingKind.SPLIT_BY_USER_ID: "Several people with one $user_id",
-    FindingKind.NEAR_LIMIT: "People near the limit of ids",
+    FindingKind.SPLIT_BY_EMAIL: "Several persons with one $email",
+    FindingKind.SPLIT_BY_USER_ID: "Several persons with one $user_id",
+    FindingKind.NEAR_LIMIT: "Persons near the limit of ids",
     FindingKind.ALIAS_CHAINS: "Aliases of aliases",
     FindingKind.LEGACY_ORDER: "Aliases that had events before the call",
     FindingKind.EVENTS_LEFT_BEHIND: "Events from before an identity call that did not join",
@@ -56,7 +56,7 @@ TITLES: Final[Mapping[FindingKind, str]] = {
 
 _ADVICE: Final[Mapping[FindingKind, str]] = {
     FindingKind.PLACEHOLDER_IDS: (
-        "All people without an id share such an id, and look like one very active user. Mixpanel refuses most of "
+        "All visitors without an id share such an id, and look like one very active user. Mixpanel refuses most of "
         "them in imports. Check for a missing id before the call, and send the anonymous id, or an empty "
         "distinct_id."
     ),

@@ -91,6 +91,23 @@ def test_fail_on_sets_the_exit_status(tmp_path: Path, bound: int, expected: int)
     assert status == expected
 
 
+def test_persons_are_written_as_lines(tmp_path: Path) -> None:
+    target = tmp_path / "persons.ndjson"
+    path = write(tmp_path / "a.ndjson", FAULTY)
+    assert run("audit", path, "--id-merge", "original", "--persons", target)[0] == 0
+    found = [json.loads(line) for line in target.read_text(encoding="utf-8").splitlines()]
+    assert max(found, key=str) == {"person": "user-2", "ids": ["user-2"]}
+    assert {"person": "user-1", "ids": ["user-1", VISITOR]} in found
+    assert len(found) == 3
+
+
+def test_report_that_cannot_be_written_is_explained(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.ndjson", FAULTY)
+    status, _, errors = run("audit", path, "--id-merge", "original", "--html", tmp_path / "missing" / "a.html")
+    assert status == 1
+    assert "a.html: No such file or directory" in errors
+
+
 class Page(HTMLParser):
     """Tags and references of a page."""
 

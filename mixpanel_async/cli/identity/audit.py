@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from mixpanel_async import ConfigurationError
-from mixpanel_async.identity import Audit, AuditReport, Order
+from mixpanel_async.identity import Audit, AuditReport, IdentityGraph, Order
 
 from ..importing.inputs import DamagedError, InputError
 from ..importing.progress import print_line
@@ -30,6 +30,10 @@ def audit(
     id_merge: opt.ProjectIdMerge,
     html: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Also write the report as one HTML page.", show_default=False)
+    ] = None,
+    persons: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Also write the ids of each person, as NDJSON.", show_default=False),
     ] = None,
     fail_on: Annotated[
         int | None,
@@ -90,6 +94,8 @@ def audit(
         report = check.report()
         if html is not None:
             html.write_text(audit_page(report, exports.unreadable), encoding="utf-8")
+        if persons is not None:
+            _write_persons(persons, check.graph)
     except (InputError, ConfigurationError) as error:
         fail("audit", str(error), USAGE)
     except DownloadError as error:
@@ -101,6 +107,14 @@ def audit(
     _show(report, exports, as_json=as_json)
     if fail_on is not None and report.finding_count > fail_on:
         raise typer.Exit(FOUND)
+
+
+def _write_persons(path: Path, graph: IdentityGraph) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        for ids in graph.persons():
+            person = graph.resolve(next(iter(ids)))
+            others = sorted(ids - {person})
+            file.write(json.dumps({"person": person, "ids": [person, *others]}, ensure_ascii=False) + "\n")
 
 
 def _show(report: AuditReport, exports: ExportFiles, *, as_json: bool) -> None:
