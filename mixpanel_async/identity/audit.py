@@ -176,7 +176,7 @@ class Audit:
         return self._report
 
     def _list(self, kind: FindingKind, reason: Reason | None = None) -> CaseList:
-        return CaseList(kind, self._cases, reason)
+        return CaseList(kind, self.graph.id_merge, self._cases, reason)
 
     # Calls
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Final
 
+from .._model.config import IdMerge
 from .results import ADVICE, Reason
 
 
@@ -57,45 +58,56 @@ TITLES: Final[Mapping[FindingKind, str]] = {
 _ADVICE: Final[Mapping[FindingKind, str]] = {
     FindingKind.PLACEHOLDER_IDS: (
         "All visitors without an id share such an id, and look like one very active user. Mixpanel refuses most of "
-        "them in imports. Check for a missing id before the call, and send the anonymous id, or an empty "
-        "distinct_id."
+        "them in imports. Check for a missing id before the call, and send the anonymous id, or an empty distinct_id."
     ),
     FindingKind.ID_VARIANTS: (
-        "Mixpanel compares ids character by character, so that each variant is a person. Use one form where ids "
-        "are created, such as id.strip().lower() for e-mail addresses. Join the people that exist with merge "
-        "(Original)."
+        "Mixpanel compares ids character by character, so that each variant is a person. Use one form where ids are "
+        "created, such as id.strip().lower() for e-mail addresses."
     ),
     FindingKind.MIXED_ID_KINDS: (
-        "Choose one kind of id for users, preferably the key of your database, which never changes. Send the "
-        "e-mail address as the profile property $email. Join the ids that exist with merge (Original)."
+        "Choose one kind of id for users, preferably the key of your database, which never changes. Send the e-mail "
+        "address as the profile property $email."
     ),
     FindingKind.SHARED_DEVICES: (
         "Several users on one device are a shared device, or an app that keeps the anonymous id at log-out. Call "
         "reset() in the SDK at log-out, so that the next user gets a new one."
     ),
     FindingKind.SPLIT_BY_EMAIL: (
-        "If the address belongs to one user, join the people: merge in Original, events with $device_id and "
-        "$user_id in Simplified. A shared mailbox is no mistake."
+        "If the address belongs to one user, the persons are one. A shared mailbox is no mistake."
     ),
     FindingKind.SPLIT_BY_USER_ID: (
-        "In this project, $user_id joins nothing by itself. Call identify at log-in with the user's id and the "
-        "anonymous id used before. Join the people that exist with merge (Original)."
+        "In this project, $user_id joins nothing by itself. Join the ids at log-in: identify in Original, alias at "
+        "sign-up in Legacy."
     ),
     FindingKind.NEAR_LIMIT: ADVICE[Reason.TOO_MANY_IDS],
     FindingKind.ALIAS_CHAINS: (
-        "A chain works, but each link must arrive in order, and in Legacy a missing one splits the user. Alias "
-        "every id to the user's first id instead."
+        "A chain works, but each link must arrive in order, and in Legacy a missing one splits the user. Alias every "
+        "id to the user's first id instead."
     ),
     FindingKind.LEGACY_ORDER: (
-        "In Legacy, an alias applies to later events only. The events from before the call stay a separate "
-        "person. Send the alias at sign-up, and no event under the new id before it has been accepted."
+        "In Legacy, an alias applies to later events only. The events from before the call stay a separate person. "
+        "Send the alias at sign-up, and no event under the new id before it has been accepted."
     ),
     FindingKind.EVENTS_LEFT_BEHIND: (
-        "These events count for another person than the user they were meant for. See the finding about the call "
-        "for the cause. In Original, merge the two ids. In Simplified, send anonymous events with $device_id "
-        "instead of a plain distinct_id. In Legacy, import the events again under the user's first id."
+        "These events count for another person than the user they were meant for. Another finding says why the call "
+        "did not join them."
     ),
 }
+_JOIN: Final[Mapping[IdMerge, str]] = {
+    IdMerge.LEGACY: "A Legacy project cannot join what exists: import the events again under one id.",
+    IdMerge.ORIGINAL: "To join what exists, call merge with two ids of the user, which cannot be undone.",
+    IdMerge.SIMPLIFIED: (
+        "A Simplified project never joins two users. Send anonymous events with $device_id instead of a plain "
+        "distinct_id, and import events of a wrong user again under the right one."
+    ),
+}
+# Kinds for which it matters how ids that exist are joined.
+_NEEDS_JOIN: Final = frozenset(
+    {
+        FindingKind.ID_VARIANTS, FindingKind.MIXED_ID_KINDS, FindingKind.SPLIT_BY_EMAIL, FindingKind.SPLIT_BY_USER_ID,
+        FindingKind.EVENTS_LEFT_BEHIND,
+    }
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,12 +131,14 @@ class Finding:
 
     Args:
         kind: kind of the problem.
+        id_merge: ID merge system of the project.
         count: number of cases, at least 1.
         cases: the first cases, as many as the audit keeps.
         reason: reason of refused and ignored calls, otherwise None.
     """
 
     kind: FindingKind
+    id_merge: IdMerge
     count: int
     cases: tuple[Case, ...]
     reason: Reason | None = None
@@ -136,7 +150,10 @@ class Finding:
     @property
     def advice(self) -> str:
         """What to do, in one or more sentences."""
-        return _ADVICE[self.kind] if self.reason is None else ADVICE.get(self.reason, "")
+        if self.reason is not None:
+            return ADVICE.get(self.reason, "")
+        join = f" {_JOIN[self.id_merge]}" if self.kind in _NEEDS_JOIN else ""
+        return _ADVICE[self.kind] + join
 
     def as_dict(self) -> dict[str, Any]:
         """Return the finding as plain values, for JSON."""
@@ -155,12 +172,14 @@ class CaseList:
 
     Args:
         kind: kind of the finding.
+        id_merge: ID merge system of the project.
         limit: maximum number of cases kept.
         reason: reason of refused and ignored calls, otherwise None.
     """
 
-    def __init__(self, kind: FindingKind, limit: int, reason: Reason | None = None) -> None:
+    def __init__(self, kind: FindingKind, id_merge: IdMerge, limit: int, reason: Reason | None = None) -> None:
         self._kind = kind
+        self._id_merge = id_merge
         self._limit = limit
         self._reason = reason
         self._count = 0
@@ -176,4 +195,10 @@ class CaseList:
         """Return the finding, or None without cases."""
         if not self._count:
             return None
-        return Finding(kind=self._kind, count=self._count, cases=tuple(self._cases), reason=self._reason)
+        return Finding(
+            kind=self._kind,
+            id_merge=self._id_merge,
+            count=self._count,
+            cases=tuple(self._cases),
+            reason=self._reason,
+        )

@@ -290,4 +290,6 @@ def _time(properties: Mapping[str, Any]) -> float:
 def _sent_id(properties: Mapping[str, Any]) -> str:
     """Return the `distinct_id` of an event as it was sent."""
     sent = properties.get("$distinct_id_before_identity")
-    return as_id(properties.get("distinct_id") if sent is None else sent)
+    if sent is None:
+        sent = properties.get("distinct_id")
+    return sent if type(sent) is str else as_id(sent)
