@@ -24,6 +24,8 @@ import mixpanel_async
 import mixpanel_async.emulator
 import mixpanel_async.flags
 import mixpanel_async.identity
+import mixpanel_async.outbox
+import mixpanel_async.worker
 
 PACKAGE: Final = "mixpanel_async"
 ROOT: Final = Path(mixpanel_async.__file__).parent
@@ -151,7 +153,7 @@ OWNERS: Final[Mapping[str, tuple[str, ...]]] = {
     "trustme": ("emulator/http/tls.py",),
     "trio": ("_runtime/event_loop.py",),
     "typer": ("cli/*.py",),
-    "typing_extensions": ("_client/client.py", "worker/worker.py"),
+    "typing_extensions": ("_client/client.py", "outbox/redis_admin.py", "worker/worker.py"),
     "uvicorn": ("emulator/http/server.py",),
 }
 # Modules of the standard library that also need an entry in OWNERS.
@@ -392,6 +394,8 @@ def users_use_public_names(sources: Sequence[Source]) -> Iterator[str]:
         f"{PACKAGE}.emulator": mixpanel_async.emulator.__all__,
         f"{PACKAGE}.flags": mixpanel_async.flags.__all__,
         f"{PACKAGE}.identity": mixpanel_async.identity.__all__,
+        f"{PACKAGE}.outbox": mixpanel_async.outbox.__all__,
+        f"{PACKAGE}.worker": mixpanel_async.worker.__all__,
     }
     for source in sources:
         if package_of(source.path) not in USERS:

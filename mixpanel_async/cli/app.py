@@ -11,6 +11,7 @@ from .demo.command import demo
 from .emulator import emulator
 from .identity.command import identity
 from .importing.command import import_
+from .queue import queue
 from .spool import spool
 
 app = typer.Typer(
@@ -43,4 +44,5 @@ app.command()(demo)
 app.command()(emulator)
 app.command("import")(import_)
 app.add_typer(identity, name="identity")
+app.add_typer(queue, name="queue")
 app.add_typer(spool, name="spool")

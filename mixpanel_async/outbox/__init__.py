@@ -23,9 +23,11 @@ from .protocol import (
     PutResult,
     StoredEntry,
 )
+from .queue_status import QueueCount, QueuedRecord, QueuePurged, QueueServer, QueueStatus, QueueWorker
 
 if TYPE_CHECKING:
     from .redis import RedisOutbox
+    from .redis_admin import QueueAdmin
 
 __all__ = [
     "BeginResult",
@@ -38,6 +40,13 @@ __all__ = [
     "MemoryOutbox",
     "Outbox",
     "PutResult",
+    "QueueAdmin",
+    "QueueCount",
+    "QueuePurged",
+    "QueueServer",
+    "QueueStatus",
+    "QueueWorker",
+    "QueuedRecord",
     "RedisOutbox",
     "StoredEntry",
 ]
@@ -49,4 +58,8 @@ def __getattr__(name: str) -> Any:
         from .redis import RedisOutbox  # noqa: PLC0415
 
         return RedisOutbox
+    if name == "QueueAdmin":
+        from .redis_admin import QueueAdmin  # noqa: PLC0415
+
+        return QueueAdmin
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -10,6 +10,7 @@ from .._model.config import check_count, check_number, check_switch
 from .._model.errors import raise_configuration_error, show_text
 from .._runtime.environment import real_environment
 from .lanes import check_kinds, check_partitions
+from .redis_admin import QueueAdmin
 from .redis_connection import check_url, require_redis
 from .redis_inbox import RedisInbox
 from .redis_queue import RedisQueue, RedisSettings
@@ -117,6 +118,15 @@ class RedisOutbox:
         served = "*" if kinds is None else ",".join(sorted(kinds))
         name = f"{worker}#{real_environment().new_id()[:8]}/{served}"
         return RedisInbox(RedisQueue(self._settings(), token), name)
+
+    def admin(self) -> QueueAdmin:
+        """Return a connection for inspection and repair; the commands `mixpanel-async queue` use it.
+
+        Example:
+            >>> async with outbox.admin() as queue:
+            ...     print((await queue.status()).records)
+        """
+        return QueueAdmin(self._settings())
 
     def _settings(self) -> RedisSettings:
         return RedisSettings(

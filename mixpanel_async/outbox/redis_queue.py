@@ -209,11 +209,11 @@ async def check_policy(connection: RedisConnection) -> None:
 
 async def policy_of(connection: RedisConnection) -> str:
     """Return the `maxmemory-policy`; `unknown` if Redis does not say it."""
-    found = _policy_in(await _permitted(connection, "CONFIG", "GET", "maxmemory-policy"))
-    return found or _policy_in(await _permitted(connection, "INFO", "memory")) or _UNKNOWN
+    found = _policy_in(await permitted(connection, "CONFIG", "GET", "maxmemory-policy"))
+    return found or _policy_in(await permitted(connection, "INFO", "memory")) or _UNKNOWN
 
 
-async def _permitted(connection: RedisConnection, *command: str) -> Any:
+async def permitted(connection: RedisConnection, *command: str) -> Any:
     """Return the answer to a command; None if Redis refuses it, as managed services and ACLs do."""
     try:
         return await connection.call(*command)

@@ -37,7 +37,7 @@ GROUP: Final = "w"
 RELEASED: Final = "released#0/*"
 """Consumer that holds what workers gave back. It never lives, so that any worker takes it over."""
 
-_BEGIN: Final = """
+HELPERS: Final = """
 local function lost(meta, epoch)
   return redis.call('HGET', meta, 'epoch') ~= epoch
 end
@@ -61,8 +61,8 @@ local function lease_of(leases, lane)
   return owner, tonumber(ends)
 end
 """
-_ALLOW_FULL_MEMORY: Final = "redis.call('DEL', KEYS[1])\n"
-_COUNT: Final = """
+ALLOW_FULL_MEMORY: Final = "redis.call('DEL', KEYS[1])\n"
+COUNTING: Final = """
 local function count(meta, lane, records, bytes)
   redis.call('HINCRBY', meta, 'records', records)
   redis.call('HINCRBY', meta, 'bytes', bytes)
@@ -73,7 +73,7 @@ end
 
 # KEYS: none, meta, lanes. ARGV: version, epoch, partitions, salt, project, names of the lanes.
 OPEN: Final = (
-    _ALLOW_FULL_MEMORY
+    ALLOW_FULL_MEMORY
     + """
 local meta = KEYS[2]
 local function state()
@@ -129,8 +129,8 @@ return answer
 # KEYS: meta, sequence numbers of the producer, lanes. ARGV: epoch, most bytes, most records or '', milliseconds to
 # keep the sequence numbers, then for each entry: number of its key, lane, t, n, o, z, sequence or '', body.
 PUSH: Final = (
-    _BEGIN
-    + _COUNT
+    HELPERS
+    + COUNTING
     + """
 if lost(KEYS[1], ARGV[1]) then return {'LOST'} end
 local most_bytes, most_records = tonumber(ARGV[2]), tonumber(ARGV[3])
@@ -165,8 +165,8 @@ return answer
 
 # KEYS: none, meta, workers. ARGV: epoch, worker, milliseconds of a lease.
 ANNOUNCE: Final = (
-    _ALLOW_FULL_MEMORY
-    + _BEGIN
+    ALLOW_FULL_MEMORY
+    + HELPERS
     + """
 if lost(KEYS[2], ARGV[1]) then return {'LOST'} end
 redis.call('ZADD', KEYS[3], text(time_ms() + ARGV[3]), ARGV[2])
@@ -180,8 +180,8 @@ return {'OK'}
 # it took over (lane, id, deliveries), all its entries or nothing, number of waiting records, acceptance time of the
 # oldest, number of dead letters.
 HEARTBEAT: Final = (
-    _ALLOW_FULL_MEMORY
-    + _BEGIN
+    ALLOW_FULL_MEMORY
+    + HELPERS
     + """
 local meta, workers, leases, pauses = KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 if lost(meta, ARGV[1]) then return {'LOST'} end
@@ -311,8 +311,8 @@ return {
 # A worker that counts as dead gets nothing: others would not take over what it has.
 # Answer: OK, number of erasures, then for each entry: lane, id, fields.
 TAKE: Final = (
-    _ALLOW_FULL_MEMORY
-    + _BEGIN
+    ALLOW_FULL_MEMORY
+    + HELPERS
     + """
 if lost(KEYS[2], ARGV[1]) then return {'LOST'} end
 local me, now, records, entries = ARGV[2], time_ms(), 0, 0
@@ -340,7 +340,7 @@ return answer
 # KEYS: meta, lane. ARGV: epoch, most records, ids.
 # Answer: OK, number of erasures, then for each entry: id, fields or nothing.
 FETCH: Final = (
-    _BEGIN
+    HELPERS
     + """
 if lost(KEYS[1], ARGV[1]) then return {'LOST'} end
 local answer, records = {'OK', redis.call('HGET', KEYS[1], 'erasures') or '0'}, 0
@@ -357,8 +357,8 @@ return answer
 # KEYS: none, meta, leases, then lane and begun of each used lane. ARGV: epoch, worker, then for each entry: number of
 # the lane's key, lane, id. Answer: OK, then the answer to each entry.
 BEGIN: Final = (
-    _ALLOW_FULL_MEMORY
-    + _BEGIN
+    ALLOW_FULL_MEMORY
+    + HELPERS
     + """
 if lost(KEYS[2], ARGV[1]) then return {'LOST'} end
 local me, now, answer = ARGV[2], time_ms(), {'OK'}
@@ -399,9 +399,9 @@ end
 # counter, number of records without body, message, number of bodies, and for each body: '1' if it must not be sent
 # twice, body. Answer: OK, number of removed entries.
 SETTLE: Final = (
-    _ALLOW_FULL_MEMORY
-    + _BEGIN
-    + _COUNT
+    ALLOW_FULL_MEMORY
+    + HELPERS
+    + COUNTING
     + _TRIM_DEAD
     + """
 local meta, dead, keep = KEYS[2], KEYS[3], tonumber(ARGV[3])
@@ -452,8 +452,8 @@ return {'OK', removed}
 
 # KEYS: none, meta, pauses. ARGV: epoch, endpoint, milliseconds.
 PAUSE: Final = (
-    _ALLOW_FULL_MEMORY
-    + _BEGIN
+    ALLOW_FULL_MEMORY
+    + HELPERS
     + """
 if lost(KEYS[2], ARGV[1]) then return {'LOST'} end
 local ends = time_ms() + tonumber(ARGV[3])
@@ -466,8 +466,8 @@ return {'OK'}
 
 # KEYS: none, meta, workers, leases, lanes. ARGV: epoch, worker, consumer of released entries, names of the lanes.
 RELEASE: Final = (
-    _ALLOW_FULL_MEMORY
-    + _BEGIN
+    ALLOW_FULL_MEMORY
+    + HELPERS
     + """
 if lost(KEYS[2], ARGV[1]) then return {'LOST'} end
 local me, released = ARGV[2], ARGV[3]
