@@ -9,7 +9,7 @@ from .._encoding.hooks import DroppedByHook
 from .._encoding.records import RecordEncoder
 from .._model.config import ClientOptions
 from .._model.errors import MixpanelException
-from .._model.records import RecordKind
+from .._model.records import Record, RecordKind
 from .._runtime.environment import Environment
 from .invalid import as_refusal, make_policy
 
@@ -102,6 +102,8 @@ class ClientBase:
             outcome = as_refusal(error)
         else:
             if self._staging.try_append(self._stages[kind], as_encoded, record, None, None) is not True:
+                # Error reporters show the variables of frames, but not the content of a `Record`.
+                record = record if isinstance(record, Record) else Record(record)
                 await self._sender.enqueue(lane, record, self._options.batching.wait_timeout)
             return
         self._end(outcome, lane, kind)

@@ -12,7 +12,7 @@ from .._encoding.hooks import DroppedByHook
 from .._encoding.records import EventArguments
 from .._model.credentials import as_secret
 from .._model.errors import ConfigurationError, MixpanelException, ValidationError, raise_configuration_error
-from .._model.records import RecordKind
+from .._model.records import Record, RecordKind
 from .base import (
     NO_SECRETS_IN_OUTBOX,
     ClientBase,
@@ -104,6 +104,10 @@ class EventMethods(ClientBase):
             QueueFullError: if the queue is full, under `Overflow.RAISE` or, because this call cannot wait, under
                 `Overflow.WAIT`.
         """
+        if meta is None and user_id is None and device_id is None and ip is None and time is None and insert_id is None:
+            append, encode = self._staging.try_append, self._encode_plain
+            if append(self._event_stage, encode, distinct_id, event_name, properties) is True:
+                return
         event = EventArguments(distinct_id, event_name, properties, meta, user_id, device_id, ip, time, insert_id)
         record = self._encode_event(event, self._events, self._event_stage)
         if record is not None:
@@ -217,18 +221,6 @@ class EventMethods(ClientBase):
         encode = encode_nothing if template is None else template.encode
         return partial(self._staging.try_append, self._event_stage, encode, distinct_id)
 
-    def _stage_event(self, event: EventArguments, stage: Stage | None, *, recent: bool | None) -> bytes | None:
-        """Encode an event and stage it. Return the record if it is not staged."""
-        now, encoder, append = self._staging.now(), self._encoder, self._staging.try_append
-        if stage is not None:
-            encode = encoder.plain_encoder(event, now=now, recent=recent)
-            if encode is not None:
-                staged = append(stage, encode, event.distinct_id, event.event_name, event.properties)
-                if staged is not False:
-                    return None if staged is True else staged
-        record = encoder.encode_event(event, now=now, new_id=self._environment.new_id, recent=recent)
-        return None if stage is not None and append(stage, as_encoded, record, None, None) is True else record
-
     def _encode_event(
         self,
         event: EventArguments,
@@ -247,13 +239,21 @@ class EventMethods(ClientBase):
         if not self._options.enabled:
             return None
         try:
-            return self._stage_event(event, stage, recent=recent)
+            encoder, append = self._encoder, self._staging.try_append
+            record = False if stage is None else append(stage, encoder.encode_plain, event, recent, None)
+            if record is False:
+                now, new_id = self._staging.now(), self._environment.new_id
+                record = Record(encoder.encode_event(event, now=now, new_id=new_id, recent=recent))
+                if stage is not None and append(stage, as_encoded, record, None, None) is True:
+                    record = True
         except DroppedByHook as dropped:
             outcome: Outcome = dropped
         except Exception as error:  # noqa: BLE001  a user's types may raise anything
             outcome = as_refusal(error)
             if isinstance(outcome, ValidationError) and outcome.path == "time":
                 outcome = ValidationError(time_argument, outcome.problem)
+        else:
+            return None if isinstance(record, bool) else record
         if is_awaited and isinstance(outcome, MixpanelException):
             self._invalid.refuse_awaited(outcome)
         else:

@@ -11,7 +11,7 @@ from collections.abc import Set as AbstractSet
 from datetime import date, datetime, timezone
 from enum import Enum
 from itertools import islice
-from math import isfinite
+from math import inf, isfinite
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from decimal import Decimal
 
 _PLAIN: Final = frozenset({str, int, bool, type(None)})
+_NATIVE_TYPES: Final = frozenset({UUID, date})
 _MIN_INT: Final = -(2**63)
 _MAX_INT: Final = 2**64 - 1
 _MAX_CONVERSIONS: Final = 8
@@ -73,13 +74,18 @@ class Normalizer:
     Args:
         limits: limits of one message.
         serializer: called with a value of an unknown type. Returns a value of a known type, or raises.
+
+    Attributes:
+        native_types: further types that orjson encodes as `value` would.
     """
 
-    __slots__ = ("limits", "serializer")
+    __slots__ = ("limits", "native_types", "serializer")
 
     def __init__(self, limits: ValueLimits, serializer: Serializer | None = None) -> None:
         self.limits = limits
         self.serializer = serializer
+        # A serializer may convert these itself.
+        self.native_types: frozenset[type] = _NATIVE_TYPES if serializer is None else frozenset()
 
     def normalize_in_place(self, properties: dict[str, Any], path: str) -> None:
         """Replace the values that are not JSON. The encoder rejects the strings that are not.
@@ -112,15 +118,16 @@ class Normalizer:
             self.mapping(properties, path)
 
     def value(self, key: str, value: Any, path: str) -> Any:
-        """Return the value of a property as a JSON value, or a number that is not finite.
+        """Return the value of a property as a JSON value, or as a date without offset, which orjson writes faster.
 
         Raises:
             ValidationError: if the value, or one inside it, cannot be sent.
         """
-        if type(value) is datetime:
-            return _utc_text(value)
-        if self.serializer is None and (type(value) is UUID or is_decimal(value)):
-            return _known(value)
+        kind = type(value)
+        if kind is datetime:
+            return _utc(value)
+        if self.serializer is None and kind.__module__ == "decimal" and is_decimal(value):
+            return _decimal(value)
         return _Visitor(self.limits, self.serializer, path).property(key, value)
 
     def mapping(self, value: Mapping[Any, Any], path: str) -> dict[str, Any]:
@@ -248,12 +255,9 @@ class _Visitor:
         return self._value(plain, conversions + 1)
 
     def _convert(self, value: Any) -> Any:
-        if type(value) is datetime:
-            return _utc_text(value)
         if isinstance(value, datetime):
-            # https://docs.mixpanel.com: dates are UTC without an offset. A naive datetime is assumed to be UTC.
-            utc = value if value.utcoffset() is None else value.astimezone(timezone.utc)
-            return utc.replace(tzinfo=None, microsecond=0).isoformat()
+            # A subclass may override anything.
+            return _utc(value).isoformat(timespec="seconds")
         if isinstance(value, (str, int, float)) and not isinstance(value, Enum):
             return _base(value)
         if self._serializer is not None:
@@ -282,10 +286,13 @@ def _text_length(values: list[Any]) -> int:
     return sum(len(value) for value in values if type(value) is str)
 
 
-def _utc_text(value: datetime) -> str:
-    """Return a date as `_Visitor` does, which also supports subclasses of `datetime`."""
-    utc = value if value.utcoffset() is None else value.astimezone(timezone.utc)
-    return utc.isoformat(timespec="seconds")[:19]
+def _utc(value: datetime) -> datetime:
+    """Return a date as UTC without offset. A naive one is UTC already."""
+    # https://docs.mixpanel.com: dates are UTC without an offset.
+    zone = timezone.utc
+    utc = value if value.tzinfo is zone or value.utcoffset() is None else value.astimezone(zone)
+    # `replace(tzinfo=None)` takes four times as long.
+    return datetime.combine(utc.date(), utc.time())
 
 
 def _known(value: Any) -> Any:
@@ -310,11 +317,13 @@ def _base(value: str | float) -> str | float:
 
 
 def _decimal(value: Decimal) -> int | float:
-    if not value.is_finite():
+    number = float(value) if value.is_finite() else inf
+    if not isfinite(number):
         raise ValidationError("", "must be a finite number")
-    if value.adjusted() < 20 and value == value.to_integral_value() and _MIN_INT <= int(value) <= _MAX_INT:
+    # The float of a whole number is whole.
+    if number.is_integer() and _MIN_INT <= value <= _MAX_INT and value == value.to_integral_value():
         return int(value)
-    return float(value)
+    return number
 
 
 def encode_message(message: dict[str, Any], normalizer: Normalizer) -> bytes:

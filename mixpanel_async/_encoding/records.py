@@ -7,7 +7,6 @@ every retry sends the same key.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import partial
 from inspect import iscoroutinefunction
 from operator import is_
 from typing import Any, Final, NamedTuple
@@ -17,23 +16,21 @@ import orjson
 from .._model.config import NestingOption
 from .._model.errors import ConfigurationError, ValidationError
 from .._model.interruption import raise_interruption
-from .._model.records import DropReason, IdentityRecord, NonIdempotentRecord, Record, RefusedRecord
+from .._model.records import DropReason, IdentityRecord, NonIdempotentRecord, RefusedRecord
 from .._model.version import VERSION
 from .event_template import (
     MP_LIB,
-    Fragments,
-    PlainEncoder,
     canonical_address,
     derive_distinct_id,
     encode_nothing,
-    encode_stamped,
     make_template,
 )
 from .hooks import BeforeSend, DroppedByHook, Message, SerializerOption, as_serializer, call_hook
 from .nesting import limit_depth
 from .normalizer import EVENT_LIMITS, PROFILE_LIMITS, WHOLE_EVENT_LIMITS, Normalizer, encode_message
 from .size_check import MAX_RECORD_BYTES, is_plain_json
-from .timestamps import event_time, time_fragment
+from .timestamps import event_time, restamp, stamp_time, time_fragment
+from .update_template import IDEMPOTENT, MAPPING_OPS, UpdateTemplate
 from .validation import (
     check_device_id,
     check_id,
@@ -50,9 +47,6 @@ from .validation import (
 )
 
 _MAX_NAME_LENGTH: Final = 255
-_MAPPING_OPS: Final = ("$set", "$set_once", "$add", "$append", "$union", "$remove")
-# Any other operation, including one added later, is treated as not idempotent.
-_IDEMPOTENT: Final = frozenset({"$set", "$set_once", "$union", "$unset", "$delete"})
 _ENVELOPE: Final = frozenset(
     {
         "$token",
@@ -67,7 +61,7 @@ _ENVELOPE: Final = frozenset(
         "$longitude",
     }
 )
-_REPEATABLE: Final = _IDEMPOTENT | _ENVELOPE
+_REPEATABLE: Final = IDEMPOTENT | _ENVELOPE
 # Properties of an event that a hook usually leaves as they are, so that they need no second validation.
 _STAMPS: Final = ("token", "distinct_id", "time", "$insert_id", "$user_id", "$device_id")
 
@@ -121,6 +115,7 @@ class RecordEncoder:
         "_recent",
         "_super",
         "_token",
+        "_update_template",
         "_warn",
         "_whole_event",
         "encode_usual",
@@ -154,7 +149,8 @@ class RecordEncoder:
         self._recent = recent
         self._nesting = nesting
         self._warn = warn
-        template = make_template(Fragments(token), self._events, is_bounded=is_memory_limited)
+        self._update_template = UpdateTemplate(token)
+        template = make_template(token, self._events, is_bounded=is_memory_limited)
         self.template = template.with_properties(self._super)
         """Template of the client's events; None if super properties have reserved names."""
         is_usual = self.template is not None and hook is None and before_send is None
@@ -180,13 +176,11 @@ class RecordEncoder:
         """
         recent = self._recent if recent is None else recent
         now_ms = int(now * 1000)
-        insert_id = new_id() if arguments.insert_id is None else arguments.insert_id
-        encode = self._plain_encoder(arguments, now=now, recent=recent)
-        if encode is not None:
-            stamp = b"%b%b" % (time_fragment(now_ms), insert_id.encode())
-            record = encode(arguments.distinct_id, arguments.event_name, arguments.properties, stamp)
-            if record is not None and len(record) < MAX_RECORD_BYTES:
-                return Record(record) if self._before_send is None else self._hooked(record, now, recent=recent)
+        made_id = new_id() if arguments.insert_id is None else ""
+        record = self.encode_plain(arguments, recent, None, time_fragment(now_ms) + made_id.encode())
+        if record is not None and len(record) < MAX_RECORD_BYTES:
+            return record
+        insert_id = made_id if arguments.insert_id is None else arguments.insert_id
         message, has_own_stamps = self._build_event(arguments, now_ms, insert_id)
         nesting: NestingOption = "keep" if recent else self._nesting
         # A hook that looks for personal data must not find it hidden in JSON text.
@@ -222,40 +216,43 @@ class RecordEncoder:
             raise_interruption(error)
             raise DroppedByHook(DropReason.BEFORE_SEND_FAILED, message) from None
 
-    def plain_encoder(
-        self, arguments: EventArguments, *, now: float, recent: bool | None = None
-    ) -> PlainEncoder | None:
-        """Return the encoder for a plain event with these arguments. None for an event that no template supports.
+    def encode_plain(
+        self,
+        event: EventArguments,
+        recent: bool | None,  # noqa: FBT001  arguments of `StagingBuffer.try_append`
+        _unused: None,
+        stamp: bytes,
+    ) -> bytes | None:
+        """Encode an event with the template. Return None if it does not support the event. The caller checks the size.
 
         Args:
-            arguments: arguments of the call.
-            now: wall clock in seconds.
+            event: arguments of the call.
             recent: overrides the encoder's `recent` for this event.
-        """
-        return self._plain_encoder(arguments, now=now, recent=recent) if self._before_send is None else None
+            stamp: `time_fragment` of the current time, followed by a random `$insert_id`.
 
-    def _plain_encoder(self, arguments: EventArguments, *, now: float, recent: bool | None) -> PlainEncoder | None:
-        _, _, _, meta, user_id, device_id, ip, time, insert_id = arguments
+        Raises:
+            DroppedByHook: if the `before_send` hook dropped the event or failed.
+            ValidationError: if a value cannot be sent, and there is a serializer.
+        """
+        distinct_id, event_name, properties, meta, user_id, device_id, ip, time, insert_id = event
         template = self.template
-        if template is None or meta is not None or (insert_id is not None and type(insert_id) is not str):
+        if template is None or meta is not None:
             return None
         if user_id is not None or device_id is not None or ip is not None:
             template = template.with_ids(ip, user_id, device_id)
             if template is None:
                 return None
-        if time is None and insert_id is None:
-            return template.encode
+        recent = self._recent if recent is None else recent
         try:
-            moment = None
-            if time is not None:
-                recent = self._recent if recent is None else recent
-                moment = time_fragment(event_time(time, "time", now=now, recent=recent))
-            if insert_id is not None:
-                check_insert_id(insert_id, "insert_id")
+            is_usual = time is None and insert_id is None
+            own_stamp = stamp if is_usual else restamp(stamp, time, insert_id, recent=recent)
         except Exception as error:  # noqa: BLE001  `encode_event` raises the error for the user
             raise_interruption(error)
             return None
-        return partial(encode_stamped, template.encode, moment, insert_id)
+        record = template.encode(distinct_id, event_name, properties, own_stamp)
+        if record is None or self._before_send is None:
+            return record
+        return self._hooked(record, stamp_time(stamp), recent=recent)
 
     def _build_event(self, arguments: EventArguments, now_ms: int, insert_id: str) -> tuple[Message, bool]:
         """Build the message of an event.
@@ -358,6 +355,10 @@ class RecordEncoder:
             ValidationError: if Mixpanel would not accept the update. `path` names the offending part.
             DroppedByHook: if the `before_send` hook dropped the update or failed.
         """
+        if self._before_send is None:
+            record = self._update_template.encode(message, meta, now=now, is_group=is_group)
+            if record is not None:
+                return record
         update: Message = {"$token": self._token, "$time": now}
         update.update(copy_mapping(message, "message"))
         if meta is not None:
@@ -392,7 +393,7 @@ class RecordEncoder:
         check_target(update)
         if _ENVELOPE.issuperset(update):
             raise ValidationError("message", "has no operation; add one, such as $set")
-        for operation in _MAPPING_OPS:
+        for operation in MAPPING_OPS:
             if operation in update:
                 require_mapping(update[operation], operation)
         if "$unset" in update:

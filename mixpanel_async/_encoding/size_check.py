@@ -14,7 +14,6 @@ _MAX_PLAIN_BYTES: Final = 100_000
 _MAX_ITEMS: Final = 254
 # Nested containers. `/import` accepts no more.
 _MAX_LEVELS: Final = 3
-_SCALAR_TYPES: Final = frozenset({int, bool, type(None)})
 
 
 def exceeds(value: Any, limit: int) -> bool:
@@ -52,35 +51,28 @@ def is_plain_json(value: object) -> bool:
     No container has more than 254 items, none is nested more than three levels deep, and all texts and items together
     are small. A few lists that contain one another could expand to millions of values.
     """
-    try:
-        return _is_plain(value)
-    except TypeError:
-        # A key is not a string.
-        return False
+    return _room_after((value,), _MAX_PLAIN_BYTES, _MAX_LEVELS) >= 0
 
 
-def _is_plain(value: object) -> bool:
-    containers: list[Any] = [(value,)]
-    left = _MAX_PLAIN_BYTES
-    for _ in range(_MAX_LEVELS + 1):
-        nested: list[Any] = []
-        for container in containers:
-            items = container
-            if type(container) is dict:
-                items = container.values()
-                left -= sum(map(str.__len__, container))
-            for item in items:
-                kind = type(item)
-                if kind is str:
-                    left -= len(item)
-                elif kind in _SCALAR_TYPES or (kind is float and item - item == 0.0):
-                    continue
-                elif (kind is dict or kind is list) and len(item) <= _MAX_ITEMS:
-                    left -= 2 * len(item)
-                    nested.append(item)
-                else:
-                    return False
-        if left < 0 or not nested:
-            return left >= 0
-        containers = nested
-    return False
+def _room_after(container: Any, room: int, levels: int) -> int:
+    """Return how many of these bytes are left after the values of a container. Negative if it is not plain."""
+    items = container
+    if type(container) is dict:
+        for key in container:
+            if type(key) is not str:
+                return -1
+            room -= len(key)
+        items = container.values()
+    for item in items:
+        kind = type(item)
+        if kind is str:
+            room -= len(item)
+        elif kind is int or kind is bool or item is None or (kind is float and item - item == 0.0):
+            continue
+        elif levels and (kind is dict or kind is list) and len(item) <= _MAX_ITEMS:
+            room = _room_after(item, room - 2 * len(item), levels - 1)
+            if room < 0:
+                return room
+        else:
+            return -1
+    return room

@@ -10,7 +10,7 @@ from typing import Any, Final
 import orjson
 
 from .._model.errors import ValidationError
-from .validation import type_name
+from .validation import check_insert_id, type_name
 
 _MIN_MS: Final = 31_536_000_000
 _MAX_AHEAD_MS: Final = 3_600_000
@@ -42,13 +42,14 @@ def event_time(value: object, path: str, *, now: float, recent: bool) -> int:
             )
         ms = round(value.timestamp() * 1000)
     elif isinstance(value, (int, float)) and not isinstance(value, bool):
-        if isinstance(value, float) and not isfinite(value):
-            raise ValidationError(path, "must be a finite number")
-        if abs(value) >= _MILLISECONDS_END:
+        size = abs(value)
+        if not size < _MILLISECONDS_END:
+            if isinstance(value, float) and not isfinite(value):
+                raise ValidationError(path, "must be a finite number")
             raise ValidationError(
                 path, "must be in seconds or milliseconds; this looks like microseconds or nanoseconds"
             )
-        ms = round(value * 1000) if abs(value) < _SECONDS_END else round(value)
+        ms = round(value * 1000) if size < _SECONDS_END else round(value)
     else:
         raise ValidationError(path, f"must be a number or a datetime with a time zone, not {type_name(value)}")
     now_ms = now * 1000
@@ -70,6 +71,33 @@ def time_fragment(now_ms: int) -> bytes:
         now_ms: milliseconds since 1970.
     """
     return b'%d,"$insert_id":"' % now_ms
+
+
+def restamp(stamp: bytes, time: object, insert_id: object, *, recent: bool) -> bytes:
+    """Return a stamp with the time or the `$insert_id` of the caller.
+
+    Args:
+        stamp: `time_fragment` of the current time, followed by an `$insert_id`.
+        time: as in `event_time`; None to keep the current one.
+        insert_id: the id; None to keep that of the stamp.
+        recent: as in `event_time`.
+
+    Raises:
+        ValidationError, TypeError, UnicodeEncodeError: if one of them is not valid.
+    """
+    end = stamp.rindex(b'"') + 1
+    moment = stamp[:end] if time is None else time_fragment(event_time(time, "", now=stamp_time(stamp), recent=recent))
+    if insert_id is None:
+        return moment + stamp[end:]
+    if type(insert_id) is not str:
+        raise TypeError
+    check_insert_id(insert_id, "")
+    return moment + insert_id.encode()
+
+
+def stamp_time(stamp: bytes) -> float:
+    """Return the time of a stamp in seconds since 1970."""
+    return int(stamp.partition(b",")[0]) / 1000
 
 
 def payload_time(payload: Mapping[str, Any]) -> float | None:

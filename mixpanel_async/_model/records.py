@@ -26,6 +26,9 @@ class RecordKind(Enum):
     IDENTITY = "identity"
     """`$create_alias` and `$identify`: always sent to `/track`, which requires only a token."""
 
+    # That of `Enum` is a Python function, and every call looks up the lane of a kind.
+    __hash__ = object.__hash__
+
 
 class Record(bytes):
     """Encoded record. `repr` shows only its size, because error reporters show the local variables of every frame."""

@@ -191,7 +191,7 @@ def test_fragment_caches_are_bounded() -> None:
         assert data == encode_generally(text, text, {"a": 1})
     assert encode_fast("x" * 100_000, "e", {"a": 1}, encoder) is None
     assert encode_fast("u", "x" * 100_000, {"a": 1}, encoder) is None
-    caches = (encoder._names, encoder._distinct_ids)
+    caches = (encoder._fragments.names, encoder._fragments.distinct_ids)
     assert len(pickle.dumps([{**cache} for cache in caches])) < 1_000_000
     assert max(len(fragment) for cache in caches for fragment in cache.values()) <= 512
 
