@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from inspect import iscoroutinefunction
-from operator import is_
 from typing import Any, Final, NamedTuple
 
 import orjson
@@ -62,9 +61,6 @@ _ENVELOPE: Final = frozenset(
     }
 )
 _REPEATABLE: Final = IDEMPOTENT | _ENVELOPE
-# Properties of an event that a hook usually leaves as they are, so that they need no second validation.
-_STAMPS: Final = ("token", "distinct_id", "time", "$insert_id", "$user_id", "$device_id")
-
 # Path of a property, its name, and the argument that sets it.
 _ARGUMENTS: Final = {
     f"properties.{name}": (name, argument)
@@ -191,24 +187,33 @@ class RecordEncoder:
             raise _name_argument(error, arguments, message["properties"]) from None
         if self._before_send is None:
             return record
-        return self._hooked(record, now, recent=recent)
+        return self._hooked(record, b"", now, recent=recent)
 
-    def _hooked(self, record: bytes, now: float, *, recent: bool) -> bytes:
-        """Pass a valid event to the hook, and encode what the hook returns: an invalid value comes from the hook."""
+    def _hooked(self, record: bytes, head: bytes, now: float, *, recent: bool) -> bytes:
+        """Pass a valid event to the hook, and encode what the hook returns: an invalid value comes from the hook.
+
+        Args:
+            record: the event.
+            head: its beginning up to the `$insert_id`, which needs no second validation; empty if the order is another.
+            now: wall clock in seconds.
+            recent: the event goes to `/track`.
+        """
         message = orjson.loads(record if type(record) is bytes else memoryview(record))
-        name, properties = message["event"], message["properties"]
-        before = [properties.get(key) for key in _STAMPS]
+        properties = message["properties"]
+        token, user_id, device_id = (properties.get(name) for name in ("token", "$user_id", "$device_id"))
         message = self._run_before_send(message)
         try:
-            if type(message) is dict and [*message] == ["event", "properties"] and message["event"] is name:
-                properties = message["properties"]
-                is_plain = type(properties) is dict and is_plain_json(properties)
-                if is_plain and all(map(is_, map(properties.get, _STAMPS), before)):
-                    return encode_message(message, self._whole_event)
+            properties = message["properties"]
+            is_plain = type(message) is dict and len(message) == 2 and type(properties) is dict
+            if head and is_plain and is_plain_json(properties):
+                data = orjson.dumps(message)
+                has_same_ids = properties.get("$user_id") is user_id and properties.get("$device_id") is device_id
+                if has_same_ids and data.startswith(head) and len(data) < MAX_RECORD_BYTES:
+                    return data
             envelope = copy_mapping(message, "")
             properties = copy_mapping(envelope.pop("properties"), "properties")
             # Mixpanel accepts an event without the token, and ignores it.
-            properties["token"] = before[0]
+            properties["token"] = token
             clean = {**self._events.mapping(envelope, ""), "properties": properties}
             nesting: NestingOption = "keep" if recent else self._nesting
             return self._finish_event(clean, nesting, now=now, recent=recent, has_own_stamps=False)
@@ -252,7 +257,9 @@ class RecordEncoder:
         record = template.encode(distinct_id, event_name, properties, own_stamp)
         if record is None or self._before_send is None:
             return record
-        return self._hooked(record, stamp_time(stamp), recent=recent)
+        # The quote after the `$insert_id` belongs to it.
+        head = record[: record.index(own_stamp) + len(own_stamp) + 1]
+        return self._hooked(record, head, stamp_time(stamp), recent=recent)
 
     def _build_event(self, arguments: EventArguments, now_ms: int, insert_id: str) -> tuple[Message, bool]:
         """Build the message of an event.

@@ -320,9 +320,12 @@ def test_profile_update_has_the_bytes_of_one_dict(operation: str, values: dict[s
     properties=PROPERTIES,
     changes=st.dictionaries(NAMES | st.just("token"), VALUES, max_size=2),
     removed=st.sampled_from(["a", "b", "time", "token"]),
+    fields=st.sampled_from([{}, {}, {"event": "Other"}, {"event": ""}, {"meta": 1}]),
 )
 @settings(max_examples=500, deadline=None, derandomize=True, database=None)
-def test_hooked_event_has_the_bytes_of_what_the_hook_returned(properties: Any, changes: Any, removed: str) -> None:
+def test_hooked_event_has_the_bytes_of_what_the_hook_returned(
+    properties: Any, changes: Any, removed: str, fields: Any
+) -> None:
     def encode(before_send: Any) -> bytes:
         encoder = RecordEncoder(TOKEN, before_send=before_send)
         try:
@@ -333,6 +336,7 @@ def test_hooked_event_has_the_bytes_of_what_the_hook_returned(properties: Any, c
     def change(message: dict[str, Any]) -> dict[str, Any]:
         message["properties"].pop(removed, None)
         message["properties"].update(changes)
+        message.update(fields)
         return message
 
     def change_generally(message: dict[str, Any]) -> Any:
