@@ -16,6 +16,7 @@ from pathlib import Path
 from .bench import open_bench
 from .burst import burst
 from .chart import chart
+from .outbox import outbox
 from .report import Row, machine, results, table
 from .sections import backfill, emulator, first_use, growth, identity, paced, spool, start
 from .shapes import shapes
@@ -29,6 +30,7 @@ SECTIONS = {
     "backfill": backfill,
     "first-use": first_use,
     "spool": spool,
+    "outbox": outbox,
     "start": start,
     "emulator": emulator,
 }

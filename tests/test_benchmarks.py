@@ -50,7 +50,16 @@ def test_every_subject_delivers_every_event(tmp_path: Path) -> None:
         ("spool", 2),
         *(
             pytest.param(*one, marks=pytest.mark.long)
-            for one in (("paced", 2), ("growth", 4), ("backfill", 2), ("first-use", 4), ("start", 2), ("shapes", 38))
+            for one in (
+                ("paced", 2),
+                ("growth", 4),
+                ("backfill", 2),
+                ("first-use", 4),
+                ("start", 2),
+                ("shapes", 38),
+                ("outbox", 4),
+                ("outbox", 4),
+            )
         ),
     ],
 )

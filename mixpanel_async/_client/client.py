@@ -29,6 +29,7 @@ from .._model.config import (
     as_id_merge,
     check_number,
     env_options,
+    outbox_url,
 )
 from .._model.credentials import ServiceAccountCredentials
 from .._model.errors import (
@@ -243,7 +244,7 @@ class AsyncMixpanel(EventMethods, IdentityMethods, ProfileMethods):
 
         It reads `MIXPANEL_TOKEN` and, if set, `MIXPANEL_SERVICE_ACCOUNT_USERNAME`, `MIXPANEL_SERVICE_ACCOUNT_SECRET`,
         `MIXPANEL_PROJECT_ID`, `MIXPANEL_REGION`, `MIXPANEL_API_HOST` and `MIXPANEL_ID_MERGE`. `MIXPANEL_ALLOW_HTTP`
-        set to 1, true, yes or on is the option `allow_http`.
+        set to 1, true, yes or on is the option `allow_http`. `MIXPANEL_OUTBOX` is the URL of a `RedisOutbox`.
 
         With `MIXPANEL_DISABLED` set to 1, true, yes or on, the client is disabled. It then reads only
         `MIXPANEL_TOKEN` and `MIXPANEL_ID_MERGE`, and needs neither. 0, false, no, off and blank have no effect.
@@ -256,12 +257,18 @@ class AsyncMixpanel(EventMethods, IdentityMethods, ProfileMethods):
             ConfigurationError: if the token is missing or a value is invalid.
         """
         try:
-            return cls(**{**env_options(os.environ if environ is None else environ, options), **options})
+            variables = os.environ if environ is None else environ
+            found = {**env_options(variables, options), **options}
+            if (url := outbox_url(variables, found)) is not None:
+                from ..outbox import RedisOutbox  # noqa: PLC0415  only imported if used
+
+                found["outbox"] = RedisOutbox(url)
+            return cls(**found)
         except MixpanelException as error:
             raise without_traceback(error) from None
         finally:
             # Error reporters may show the locals of this frame.
-            del environ, options
+            variables = found = url = environ = options = None  # type: ignore[assignment]
 
     async def start(self) -> None:
         """Bind the client to the running event loop, start its tasks and create the connection pool in a thread.

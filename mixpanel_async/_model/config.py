@@ -366,6 +366,17 @@ def env_options(environ: Mapping[str, str], given: Mapping[str, Any]) -> dict[st
     return options
 
 
+def outbox_url(environ: Mapping[str, str], options: Mapping[str, Any]) -> str | None:
+    """Return the URL in `MIXPANEL_OUTBOX`; None if it is blank, or if the options have an outbox or disable the client.
+
+    Args:
+        environ: the variables.
+        options: all options of the client.
+    """
+    is_read = options.get("enabled", True) and "outbox" not in options
+    return (environ.get("MIXPANEL_OUTBOX", "").strip() or None) if is_read else None
+
+
 def _is_on(name: str, text: str | None) -> bool:
     """Return the value of a variable that is a switch; unset means off."""
     word = (text or "off").lower()

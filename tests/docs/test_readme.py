@@ -20,6 +20,7 @@ from mixpanel_async._http.asgi import asgi_client
 from mixpanel_async.cli.spool import spool
 from mixpanel_async.emulator import Emulator
 from mixpanel_async.flags import LocalFlags
+from mixpanel_async.outbox import RedisOutbox
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -140,11 +141,19 @@ VISITS = {
 SNIPPETS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 DJANGO_SNIPPET = next(snippet for snippet in SNIPPETS if "INSTALLED_APPS" in snippet)
 SNIPPETS.remove(DJANGO_SNIPPET)
+# URL of the snippets with a queue in Redis.
+QUEUE = "redis://queue:6379/0"
 
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("snippet", SNIPPETS, ids=range(len(SNIPPETS)))
-async def test_readme_snippet_runs(snippet: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_readme_snippet_runs(
+    snippet: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest, anyio_backend_name: str
+) -> None:
+    if QUEUE in snippet:
+        if anyio_backend_name == "trio":
+            pytest.skip("the package redis supports only asyncio")
+        snippet = snippet.replace(QUEUE, request.getfixturevalue("redis_server").url)
     emulator = Emulator(IdMerge.SIMPLIFIED if "SIMPLIFIED" in snippet else IdMerge.ORIGINAL)
     init = AsyncMixpanel.__init__
 
@@ -200,6 +209,13 @@ def test_every_policy_option_is_in_the_readme(options: type) -> None:
     table = README[heading : README.index("\n\n", README.index("\n\n", heading) + 2)]
     for name in inspect.signature(options).parameters:
         assert f"\n| `{name}` |" in table
+
+
+def test_every_option_of_the_queue_is_in_the_readme() -> None:
+    heading = README.index("\n`RedisOutbox(")
+    table = README[heading : README.index("\n\n", README.index("\n\n", heading) + 2)]
+    for name in inspect.signature(RedisOutbox).parameters:
+        assert f"`{name}`" in table
 
 
 def test_every_spool_command_is_in_the_readme() -> None:
