@@ -230,6 +230,26 @@ class IdentityGraph:
             self._record(DEVICE_LINK, user, device, at)
         return result
 
+    def preview(self, verb: str, first: str, second: str) -> IdentityResult:
+        """Return what `call` would, without changing anything. After a merge, the canonical ids are not known.
+
+        Args:
+            verb: `$identify`, `$create_alias` or `$merge`.
+            first: as in `call`.
+            second: as in `call`.
+        """
+        return self._identities.refusal(verb, first, second) or IdentityResult(outcome="merged")
+
+    def preview_link(self, device: str, user: str) -> IdentityResult:
+        """Return what `link_device` would, without changing anything.
+
+        Args:
+            device: the device, with or without the prefix `$device:`.
+            user: the user.
+        """
+        device = f"$device:{device.removeprefix('$device:')}"
+        return self._identities.link_refusal(device, user) or IdentityResult(outcome="merged", kept=user)
+
     def add(self, distinct_id: str) -> int:
         """Add an id as a person, if it is new.
 

@@ -32,7 +32,7 @@ from typing import Any, Final, Protocol
 
 from .calls import CREATE_ALIAS, DEVICE_PREFIX, IDENTIFY, as_id, is_anonymous, linked_person, verb_ids
 from .forest import Forest, IdTable
-from .results import DEVICE_TAKEN, UNCHANGED, IdentityResult, Reason, failed_result, ignored_result
+from .results import DEVICE_TAKEN, ORDINARY, UNCHANGED, IdentityResult, Reason, failed_result, ignored_result
 
 CLUSTER_LIMIT: Final = 500
 """Maximum number of ids of one person in Original, as Mixpanel documents it."""
@@ -70,6 +70,9 @@ class Identities(Protocol):
     def apply(self, verb: str, first: str, second: str) -> IdentityResult:
         """Apply an identity call with the two ids of `verb_ids`."""
 
+    def refusal(self, verb: str, first: str, second: str) -> IdentityResult | None:
+        """Return what `apply` would if it joined nothing, or None if it would join. It changes nothing."""
+
     def is_ordinary(self, verb: str, properties: Mapping[str, Any]) -> bool:
         """Return whether an identity call is an ordinary event in this system, as `$identify` of the SDKs may be."""
 
@@ -82,6 +85,9 @@ class Identities(Protocol):
 
     def link_device(self, device: str, person: str) -> IdentityResult | None:
         """Link a device of `attribute_event` to a person. Return None if the link exists already."""
+
+    def link_refusal(self, device: str, person: str) -> IdentityResult | None:
+        """Return what linking a device would if it joined nothing, or None if it would join. It changes nothing."""
 
     def restore_link(self, link: Link) -> None:
         """Apply a link that was accepted earlier, with the canonical id chosen at that time."""
@@ -120,6 +126,9 @@ class _LinkedIds:
     def link_device(self, device: str, person: str) -> IdentityResult | None:  # noqa: ARG002  only Simplified has devices
         return None
 
+    def link_refusal(self, device: str, person: str) -> IdentityResult | None:  # noqa: ARG002  only Simplified has devices
+        return ORDINARY
+
     def resolve(self, distinct_id: str) -> str:
         number = self._table.find(distinct_id)
         return distinct_id if number is None else self._table.name(self._forest.label(number))
@@ -149,18 +158,22 @@ class LegacyIdentities(_LinkedIds):
         self._aliases: set[str] = set()
 
     def apply(self, verb: str, first: str, second: str) -> IdentityResult:
-        if verb != CREATE_ALIAS:
-            return ignored_result(Reason.NOT_IN_LEGACY, f"{verb} has no effect in a Legacy project")
-        if second in self._aliases:
-            return failed_result(Reason.ALIAS_EXISTS)
+        refused = self.refusal(verb, first, second)
+        if refused is not None:
+            return refused
         root = self.resolve(first)
-        if root == second:
-            return failed_result(Reason.SAME_IDS)
         self._aliases.add(second)
         # An id that is no alias is the canonical id of all ids that point to it, which follow it to the new root.
         self._join(root, second)
         # Profiles are not merged: the alias redirects later events and updates, and changes no stored data.
         return IdentityResult(outcome="merged")
+
+    def refusal(self, verb: str, first: str, second: str) -> IdentityResult | None:
+        if verb != CREATE_ALIAS:
+            return ignored_result(Reason.NOT_IN_LEGACY, f"{verb} has no effect in a Legacy project")
+        if second in self._aliases:
+            return failed_result(Reason.ALIAS_EXISTS)
+        return failed_result(Reason.SAME_IDS) if self.resolve(first) == second else None
 
     def is_ordinary(self, verb: str, properties: Mapping[str, Any]) -> bool:
         return verb == IDENTIFY and isinstance(verb_ids(verb, properties), str)
@@ -201,13 +214,20 @@ class OriginalIdentities(_LinkedIds):
         self._aliases: set[str] = set()
 
     def apply(self, verb: str, first: str, second: str) -> IdentityResult:
-        refused = self._failure_reason(verb, first, second)
-        if refused is not None:
-            return failed_result(refused)
-        result = self._merge(first, second)
+        refused = self.refusal(verb, first, second)
+        result = self._merge(first, second) if refused is None else refused
         if result.outcome != "failed":
             self._mark_used(verb, first, second)
         return result
+
+    def refusal(self, verb: str, first: str, second: str) -> IdentityResult | None:
+        reason = self._failure_reason(verb, first, second)
+        if reason is not None:
+            return failed_result(reason)
+        left, right = self.resolve(first), self.resolve(second)
+        if left == right:
+            return UNCHANGED
+        return failed_result(Reason.TOO_MANY_IDS) if self.size(left) + self.size(right) > self._limit else None
 
     def is_ordinary(self, verb: str, properties: Mapping[str, Any]) -> bool:  # noqa: ARG002  every call counts here
         return False
@@ -243,10 +263,6 @@ class OriginalIdentities(_LinkedIds):
 
     def _merge(self, first: str, second: str) -> IdentityResult:
         left, right = self.resolve(first), self.resolve(second)
-        if left == right:
-            return UNCHANGED
-        if self.size(left) + self.size(right) > self._limit:
-            return failed_result(Reason.TOO_MANY_IDS)
         kept = self._choose_canonical(left, right)
         if kept not in {left, right}:
             raise ValueError("choose_canonical must return one of its two arguments")
@@ -281,7 +297,10 @@ class SimplifiedIdentities(_LinkedIds):
         table: numbers of the ids, which others may share; by default a new one.
     """
 
-    def apply(self, verb: str, first: str, second: str) -> IdentityResult:  # noqa: ARG002  no effect in Simplified
+    def apply(self, verb: str, first: str, second: str) -> IdentityResult:
+        return self.refusal(verb, first, second)
+
+    def refusal(self, verb: str, first: str, second: str) -> IdentityResult:  # noqa: ARG002  no effect in Simplified
         return ignored_result(Reason.NOT_IN_SIMPLIFIED, f"{verb} has no effect in a project with Simplified ID Merge")
 
     def is_ordinary(self, verb: str, properties: Mapping[str, Any]) -> bool:
@@ -302,14 +321,21 @@ class SimplifiedIdentities(_LinkedIds):
         return sent, None
 
     def link_device(self, device: str, person: str) -> IdentityResult | None:
-        owner = self.resolve(device)
-        if owner == person:
+        if self.resolve(device) == person:
             return None
-        if owner != device:
-            shown = owner[:_MAX_SHOWN_ID]
-            return ignored_result(Reason.DEVICE_TAKEN, f"{DEVICE_TAKEN}: {shown}")
+        refused = self.link_refusal(device, person)
+        if refused is not None:
+            return refused
         self._join(person, device)
         return IdentityResult(outcome="merged", kept=person, absorbed=device)
+
+    def link_refusal(self, device: str, person: str) -> IdentityResult | None:
+        owner = self.resolve(device)
+        if owner == person:
+            return UNCHANGED
+        if owner == device:
+            return None
+        return ignored_result(Reason.DEVICE_TAKEN, f"{DEVICE_TAKEN}: {owner[:_MAX_SHOWN_ID]}")
 
     def restore_link(self, link: Link) -> None:
         self._join(link.first, link.second)

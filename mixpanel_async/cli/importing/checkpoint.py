@@ -166,7 +166,7 @@ class CheckpointStore:
             OSError: if that fails.
         """
         self._temporary_path.replace(self.path)
-        _sync_directory(self.path.parent)
+        sync_directory(self.path.parent)
 
     def discard_temporary(self) -> None:
         """Delete the temporary file."""
@@ -203,7 +203,8 @@ def _difference(stored: Checkpoint, requested: Checkpoint) -> str | None:
     return f"with different options: {', '.join(f'--{name}' for name in differing)}" if differing else None
 
 
-def _sync_directory(path: Path) -> None:
+def sync_directory(path: Path) -> None:
+    """Wait until the names of new and replaced files in a directory are on disk, where that is possible."""
     if not hasattr(os, "O_DIRECTORY"):
         return
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)

@@ -11,7 +11,7 @@ from .limits import BATCH_BYTES, BATCH_RECORDS, ImportLimits
 from .option_values import Nesting
 
 if TYPE_CHECKING:
-    from .options import ProjectOptions
+    from .project import ProjectOptions
 
 OnDrop = Callable[[list[LostRecord], DropReason], Awaitable[None]]
 OnDelivered = Callable[[Delivery], Awaitable[None]]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -29,9 +28,10 @@ from .inputs import InputError, InputFile, find_inputs
 from .limits import ImportLimits
 from .lock import LockedError, lock_file
 from .option_values import Format, ImportKind, InsertIds, Nesting, Operation
-from .options import ColumnOptions, ImportOptions, ProjectOptions
+from .options import ColumnOptions, ImportOptions
 from .paths import ImportPaths
 from .progress import create_display, print_line
+from .project import project_options
 from .record_source import Position, Row
 from .signals import SignalCounter
 from .source_factory import ReadOptions, StreamCheck, open_source
@@ -106,19 +106,19 @@ def import_(
         delimiter=delimiter,
         encoding=encoding,
     )
-    variables = {
-        "TOKEN": token,
-        "SERVICE_ACCOUNT_USERNAME": service_account,
-        "SERVICE_ACCOUNT_SECRET": service_account_secret,
-        "PROJECT_ID": project_id,
-        "REGION": region,
-        "API_HOST": api_host,
-    }
-    given = {f"MIXPANEL_{name}": value for name, value in variables.items() if value is not None}
+    project = project_options(
+        token=token,
+        service_account=service_account,
+        service_account_secret=service_account_secret,
+        project_id=project_id,
+        region=region,
+        api_host=api_host,
+        allow_http=allow_http,
+    )
     options = ImportOptions(
         files=tuple(files),
         columns=columns,
-        project=ProjectOptions(environ={**os.environ, **given}, allow_http=allow_http),
+        project=project,
         limits=ImportLimits(
             concurrency=concurrency, patience=patience, grace=_GRACE_SECONDS, at_least_once=at_least_once
         ),

@@ -14,7 +14,7 @@ from .fault_finder import FaultFinder
 from .file_import import FileImport
 from .inputs import DamagedError, InputError
 from .option_values import ImportKind
-from .progress import Display, ImportProgress
+from .progress import Display, WorkProgress
 from .record_conversion import RowId, event_converter, update_converter
 from .record_source import Position, RecordSource, Row
 from .reject_tracker import RejectTracker
@@ -126,11 +126,11 @@ class DryRun:
     def _show_progress(self, *, last: bool = False) -> None:
         self._shown_at = monotonic()
         sizes = [file.input.size for file in self._files]
-        progress = ImportProgress(
+        progress = WorkProgress(
             records=sum(file.submitted.imported for file in self._files),
             rejected=sum(file.not_imported for file in self._files),
-            bytes_read=sum(file.bytes_read for file in self._files),
-            bytes_total=None if None in sizes else sum(size or 0 for size in sizes),
+            done=sum(file.bytes_read for file in self._files),
+            total=None if None in sizes else sum(size or 0 for size in sizes),
         )
         self._display.show(progress, last=last)
 

@@ -36,7 +36,7 @@ from .event_order import OrderGuard
 from .file_import import FileImport, ImportPosition
 from .limits import BATCH_BYTES, BATCH_RECORDS, ImportLimits
 from .option_values import ImportKind
-from .progress import Display, ImportProgress
+from .progress import Display, WorkProgress
 from .reader import Chunk, ChunkReader
 from .record_conversion import IDENTITY_EVENTS, EventArguments, RowId, event_converter, record_key, update_converter
 from .reject_tracker import RejectTracker
@@ -356,12 +356,12 @@ class Importer:
 
     def _show_progress(self, stats: Stats, note: str, *, last: bool = False) -> None:
         sizes = [file.input.size for file in self._files]
-        progress = ImportProgress(
+        progress = WorkProgress(
             records=self._imported_earlier + stats.delivered,
             earlier_records=self._imported_earlier,
             rejected=sum(file.not_imported for file in self._files),
-            bytes_read=sum(file.bytes_read for file in self._files),
-            bytes_total=None if None in sizes else sum(size or 0 for size in sizes),
+            done=sum(file.bytes_read for file in self._files),
+            total=None if None in sizes else sum(size or 0 for size in sizes),
             note=note,
         )
         self._display.show(progress, last=last)

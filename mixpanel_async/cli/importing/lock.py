@@ -1,4 +1,4 @@
-"""File lock that prevents two imports of one file at a time. Two would apply the same updates twice."""
+"""File lock that prevents two runs over one file at a time. Two would apply the same updates twice."""
 
 from __future__ import annotations
 
@@ -12,14 +12,18 @@ from .inputs import InputFile
 
 
 class LockedError(Exception):
-    """Another import holds the lock of the file."""
+    """Another process holds the lock of the file."""
 
 
 @contextmanager
-def lock_file(input_file: InputFile) -> Iterator[None]:
+def lock_file(input_file: InputFile, activity: str = "import") -> Iterator[None]:
     """Lock a file for the length of the block. The operating system releases the lock when the process ends.
 
     Does nothing where files cannot be locked (Windows, some network file systems).
+
+    Args:
+        input_file: the file.
+        activity: what holds the lock, for the error.
 
     Raises:
         LockedError: if another process holds the lock.
@@ -34,5 +38,5 @@ def lock_file(input_file: InputFile) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             if error.errno in {errno.EWOULDBLOCK, errno.EACCES}:
-                raise LockedError(f"another import of {input_file.name} is running") from None
+                raise LockedError(f"another {activity} of {input_file.name} is running") from None
         yield

@@ -10,13 +10,14 @@ from typing import Any, Final
 
 import orjson
 
-from .checkpoint import PROJECT_ID, fingerprint
+from .checkpoint import fingerprint
 from .column_check import ColumnCheck, GivenColumns
 from .column_mapping import TEXT_FIELDS, ColumnMapping, wire_names
 from .limits import ImportLimits
 from .option_values import ColumnType, Format, ImportKind, InsertIds, Nesting, Operation, PresetName
 from .paths import ImportPaths
 from .presets import PRESETS
+from .project import ProjectOptions
 from .project_time import ProjectClock, ZoneClock
 from .source_factory import ReadOptions
 from .spread import Spreader
@@ -174,34 +175,6 @@ class ColumnOptions:
         # Existing checkpoints contain the fingerprint of this text.
         texts["kind"] = f"<Kind.{self.kind.name}: {self.kind.value!r}>"
         return {name.replace("_", "-"): fingerprint(text) for name, text in texts.items()}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ProjectOptions:
-    """Destination of an import, as `AsyncMixpanel.from_env` reads it.
-
-    Args:
-        environ: the `MIXPANEL_*` variables.
-        allow_http: as in `AsyncMixpanel`.
-    """
-
-    environ: Mapping[str, str]
-    allow_http: bool
-
-    def fingerprint(self) -> str:
-        """Return a fingerprint of the token and the host."""
-        return fingerprint(*map(self._variable, ("TOKEN", "REGION", "API_HOST")))
-
-    def account_fingerprints(self) -> dict[str, str]:
-        """Return a fingerprint of the service account's project id, or an empty dict without one.
-
-        With a service account, Mixpanel goes by this id. Whether it is the project of the token cannot be checked here.
-        """
-        project_id = self._variable("PROJECT_ID")
-        return {PROJECT_ID: fingerprint(project_id)} if project_id else {}
-
-    def _variable(self, name: str) -> str:
-        return self.environ.get(f"MIXPANEL_{name}", "").strip()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

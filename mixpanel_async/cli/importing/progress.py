@@ -1,4 +1,4 @@
-"""Progress display of an import: a bar on a terminal, otherwise a line every ten seconds. Output errors are ignored."""
+"""Progress display of a command: a bar on a terminal, otherwise a line every ten seconds. Output errors are ignored."""
 
 from __future__ import annotations
 
@@ -19,35 +19,35 @@ _RATE_WINDOW: Final = 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ImportProgress:
+class WorkProgress:
     """Progress at one moment.
 
     Args:
         records: records imported (in a dry run: valid), including earlier runs.
         earlier_records: records imported by earlier runs. They do not count towards the rate.
         rejected: records not imported.
-        bytes_read: bytes read of all files.
-        bytes_total: size of all files; None if unknown.
+        done: part of `total` that is done, such as the bytes read of all files.
+        total: amount of work, such as the size of all files in bytes; None if unknown.
         note: reason for waiting, or an empty string.
     """
 
     records: int
     earlier_records: int = 0
     rejected: int
-    bytes_read: int
-    bytes_total: int | None
+    done: int
+    total: int | None
     note: str = ""
 
     @property
     def fraction(self) -> float:
-        """Fraction read, from 0 to 1."""
-        return min(1.0, self.bytes_read / self.bytes_total) if self.bytes_total else 0.0
+        """Fraction done, from 0 to 1."""
+        return min(1.0, self.done / self.total) if self.total else 0.0
 
 
 class Display(Protocol):
     """Display of progress and messages."""
 
-    def show(self, progress: ImportProgress, *, last: bool = False) -> None:
+    def show(self, progress: WorkProgress, *, last: bool = False) -> None:
         """Show the progress."""
 
     def print(self, text: str) -> None:
@@ -57,18 +57,21 @@ class Display(Protocol):
         """Restore the terminal."""
 
 
-def create_display(verb: str, *, quiet: bool, clock: Callable[[], float] = monotonic) -> Display:
+def create_display(
+    verb: str, failed: str = "rejected", *, quiet: bool, clock: Callable[[], float] = monotonic
+) -> Display:
     """Return a display that fits standard error.
 
     Args:
         verb: participle for the records, such as `imported`.
+        failed: participle for the others.
         quiet: show messages but no progress.
         clock: returns monotonic seconds.
     """
-    console = Console(stderr=True, highlight=False)
+    console, text = Console(stderr=True, highlight=False), _ProgressText(verb, failed, clock)
     if console.is_terminal and not quiet:
-        return _BarDisplay(console, verb, clock)
-    return _LineDisplay(verb, quiet=quiet, clock=clock)
+        return _BarDisplay(console, text)
+    return _LineDisplay(text, clock, quiet=quiet)
 
 
 class RateMeter:
@@ -113,24 +116,25 @@ class RateMeter:
 class _ProgressText:
     """Formatter of counts, rate and remaining time."""
 
-    def __init__(self, verb: str, clock: Callable[[], float]) -> None:
+    def __init__(self, verb: str, failed: str, clock: Callable[[], float]) -> None:
         self._verb = verb
+        self._failed = failed
         self._clock = clock
         self._meter = RateMeter(clock())
 
-    def format(self, progress: ImportProgress, *, last: bool = False) -> str:
+    def format(self, progress: WorkProgress, *, last: bool = False) -> str:
         now, count = self._clock(), progress.records - progress.earlier_records
         rate = self._meter.rate(now, count)
         remaining = self._meter.remaining(now, progress.fraction)
         speed = f"{self._meter.mean_rate(now, count) if last else rate:,.0f}/s"
-        if remaining is not None and progress.bytes_total and not last:
+        if remaining is not None and progress.total and not last:
             speed += f", {_format_duration(remaining)} left"
-        return f"{progress.records:,} {self._verb}, {progress.rejected:,} rejected, {speed}"
+        return f"{progress.records:,} {self._verb}, {progress.rejected:,} {self._failed}, {speed}"
 
 
 class _BarDisplay:
-    def __init__(self, console: Console, verb: str, clock: Callable[[], float]) -> None:
-        self._text = _ProgressText(verb, clock)
+    def __init__(self, console: Console, text: _ProgressText) -> None:
+        self._text = text
         columns: list[Any] = [
             BarColumn(bar_width=20),
             TextColumn("{task.fields[percent]}"),
@@ -140,15 +144,15 @@ class _BarDisplay:
         self._task = self._progress.add_task("", total=None, percent="", text="")
         self._progress.start()
 
-    def show(self, progress: ImportProgress, *, last: bool = False) -> None:
+    def show(self, progress: WorkProgress, *, last: bool = False) -> None:
         text = self._text.format(progress, last=last)
         if progress.note:
             text += f"\n{progress.note}"
         self._progress.update(
             self._task,
-            total=progress.bytes_total,
-            completed=min(progress.bytes_read, progress.bytes_total or progress.bytes_read),
-            percent=f"{progress.fraction:.0%}" if progress.bytes_total else "",
+            total=progress.total,
+            completed=min(progress.done, progress.total or progress.done),
+            percent=f"{progress.fraction:.0%}" if progress.total else "",
             text=escape(text),
         )
         # A closed terminal must not end the import.
@@ -165,14 +169,14 @@ class _BarDisplay:
 
 
 class _LineDisplay:
-    def __init__(self, verb: str, *, quiet: bool, clock: Callable[[], float]) -> None:
-        self._text = _ProgressText(verb, clock)
+    def __init__(self, text: _ProgressText, clock: Callable[[], float], *, quiet: bool) -> None:
+        self._text = text
         self._clock = clock
         self._next_line_at = clock() + _LINE_INTERVAL
         self._is_quiet = quiet
         self._last_note = ""
 
-    def show(self, progress: ImportProgress, *, last: bool = False) -> None:
+    def show(self, progress: WorkProgress, *, last: bool = False) -> None:
         if self._is_quiet:
             return
         text = self._text.format(progress, last=last)
@@ -180,7 +184,7 @@ class _LineDisplay:
         if last or self._clock() >= self._next_line_at or is_new_note:
             self._next_line_at = self._clock() + _LINE_INTERVAL
             self._last_note = progress.note
-            percent = f"{progress.fraction:.0%}, " if progress.bytes_total else ""
+            percent = f"{progress.fraction:.0%}, " if progress.total else ""
             self.print(percent + text + (f" ({progress.note})" if progress.note else ""))
 
     def print(self, text: str) -> None:

@@ -1,0 +1,110 @@
+"""User profiles of some people, read through Mixpanel's profile query.
+
+Sources: https://docs.mixpanel.com/reference/engage-query and /reference/rate-limits (read 2026-08-21): 60 requests per
+hour.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Any, Final
+
+import httpx
+import orjson
+
+from .download import DownloadError, ExportAccess
+
+_PATH: Final = "/api/2.0/engage"
+# Hosts of queries by host of exports. Other hosts, such as an emulator, serve both.
+_HOSTS: Final[Mapping[str, str]] = {
+    "https://data.mixpanel.com": "https://mixpanel.com",
+    "https://data-eu.mixpanel.com": "https://eu.mixpanel.com",
+    "https://data-in.mixpanel.com": "https://in.mixpanel.com",
+}
+_TIMEOUT: Final = httpx.Timeout(30.0, read=300.0)
+_DELAYS: Final = (2.0, 4.0, 8.0, 16.0, 32.0)
+_IDS_AT_ONCE: Final = 1_000
+_SUCCESS: Final = 200
+_TOO_MANY: Final = 429
+
+
+class ProfileQuery:
+    """Reader of the user profiles of one project.
+
+    Args:
+        access: host of exports, and the credentials.
+        sleep: waits for some seconds.
+    """
+
+    def __init__(self, access: ExportAccess, *, sleep: Callable[[float], None] = time.sleep) -> None:
+        self._url = _HOSTS.get(access.origin, access.origin) + _PATH
+        self._auth = httpx.BasicAuth(access.user, access.password)
+        self._project = {} if access.project_id is None else {"project_id": access.project_id}
+        self._sleep = sleep
+
+    def profiles(self, ids: Sequence[str]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+        """Yield the id and the properties of the profiles of people.
+
+        Args:
+            ids: all ids of these people.
+
+        Raises:
+            DownloadError: if they cannot be read.
+        """
+        remaining = iter(ids)
+        with httpx.Client(auth=self._auth, timeout=_TIMEOUT) as client:
+            while some := [*islice(remaining, _IDS_AT_ONCE)]:
+                yield from self._pages(client, {"distinct_ids": orjson.dumps(some).decode()})
+
+    def _pages(self, client: httpx.Client, query: Mapping[str, str]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+        page, session = 0, ""
+        while True:
+            body = {**query, "page": str(page), **({"session_id": session} if session else {})}
+            answer = self._ask(client, body)
+            results = answer.get("results") or []
+            for result in results:
+                yield str(result["$distinct_id"]), result.get("$properties") or {}
+            page, session = page + 1, str(answer.get("session_id") or "")
+            if not session or not results or len(results) < int(answer.get("page_size") or 0):
+                return
+
+    def _ask(self, client: httpx.Client, body: Mapping[str, str]) -> Mapping[str, Any]:
+        """Send a query until it succeeds.
+
+        Raises:
+            DownloadError: if it is refused, or fails repeatedly.
+        """
+        failure = ""
+        for delay in (0.0, *_DELAYS):
+            if delay:
+                self._sleep(delay)
+            content, failure = self._attempt(client, body)
+            if content is not None:
+                return _json_object(content)
+        raise DownloadError(f"{len(_DELAYS) + 1} profile queries failed, the last with: {failure}")
+
+    def _attempt(self, client: httpx.Client, body: Mapping[str, str]) -> tuple[bytes | None, str]:
+        """Return the content of the answer, or None with the reason for another attempt."""
+        try:
+            response = client.post(self._url, params=self._project, data=dict(body))
+        except httpx.HTTPError as error:
+            return None, type(error).__name__
+        status = response.status_code
+        if status == _TOO_MANY or status >= 500:
+            return None, f"HTTP {status}"
+        if status != _SUCCESS:
+            hint = ": check the credentials and the project id" if status in {401, 402, 403} else ""
+            raise DownloadError(f"the profile query was refused with HTTP {status}{hint}")
+        return response.content, ""
+
+
+def _json_object(content: bytes) -> Mapping[str, Any]:
+    try:
+        answer = orjson.loads(content)
+    except ValueError:
+        answer = None
+    if not isinstance(answer, dict):
+        raise DownloadError("the answer to the profile query is no JSON object")
+    return answer

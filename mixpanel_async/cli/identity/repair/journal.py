@@ -1,0 +1,156 @@
+"""Journal of a plan: one line before and one after each call, on disk before the next step.
+
+A process can end at any moment. What the journal says then is true: a call without a line was not sent, one with
+`accepted` or `failed` is settled, and one that is only `started` may have been applied or not.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final
+
+from ...importing.checkpoint import sync_directory
+
+SUFFIX: Final = ".journal"
+_VERSION: Final = 1
+
+
+class JournalError(Exception):
+    """The journal cannot be read, or belongs to another plan or project. The message says what to do."""
+
+
+class CallState(str, Enum):
+    """What is known of a call."""
+
+    STARTED = "started"
+    """It may have been applied."""
+    ACCEPTED = "accepted"
+    """Mixpanel took it."""
+    FAILED = "failed"
+    """It was not applied."""
+    UNCERTAIN = "uncertain"
+    """It got no conclusive answer, and may have been applied."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """Latest line about a call.
+
+    Args:
+        state: what is known of it.
+        reason: why it failed or is uncertain, or an empty string.
+    """
+
+    state: CallState
+    reason: str = ""
+
+
+class Journal:
+    """Open journal of one plan and project.
+
+    Args:
+        path: path of the file. It is created if it does not exist.
+        plan: hash of the plan.
+        project: fingerprint of the project and host.
+        now: current time, in seconds since the epoch, for a new journal.
+
+    Raises:
+        JournalError: if the file cannot be read, or belongs to another plan or project.
+        OSError: if it cannot be written.
+    """
+
+    def __init__(self, path: Path, plan: str, project: str, now: float) -> None:
+        self.path = path
+        head = {"journal": _VERSION, "plan": plan, "project": project, "created": now}
+        created, entries, length = _read(path, head)
+        self.created = created
+        """Time of the first run, in seconds since the epoch."""
+        self.entries: dict[int, Entry] = entries
+        """Latest entry by number of the call, from 1."""
+        self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o600)
+        # What a killed process wrote of its last line is no entry.
+        os.ftruncate(self._descriptor, length)
+        os.lseek(self._descriptor, 0, os.SEEK_END)
+        if not length:
+            self._append(head)
+            sync_directory(path.parent)
+
+    def __enter__(self) -> Journal:  # noqa: PYI034  `Self` needs another dependency before Python 3.11
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        os.close(self._descriptor)
+
+    def write(self, call: int, state: CallState, reason: str = "") -> None:
+        """Add a line and wait until it is on disk.
+
+        Args:
+            call: number of the call, from 1.
+            state: what is known of it now.
+            reason: why it failed or is uncertain.
+
+        Raises:
+            OSError: if it cannot be written.
+        """
+        self._append({"call": call, "state": state.value, **({"reason": reason} if reason else {})})
+        self.entries[call] = Entry(state, reason)
+
+    def _append(self, line: Mapping[str, Any]) -> None:
+        data = json.dumps(line).encode() + b"\n"
+        while data:
+            data = data[os.write(self._descriptor, data) :]
+        os.fsync(self._descriptor)
+
+
+def journal_created(path: Path) -> float | None:
+    """Return the time of the first run in a journal, in seconds since the epoch; None if there is no journal.
+
+    Raises:
+        JournalError: if it cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return float(json.loads(file.readline())["created"])
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise JournalError(f"cannot read {path} ({type(error).__name__})") from None
+
+
+def _read(path: Path, head: Mapping[str, Any]) -> tuple[float, dict[int, Entry], int]:
+    """Return the time in the first line of a file, its entries, and the length of its complete lines.
+
+    Raises:
+        JournalError: if it is damaged, or has another first line than `head`.
+    """
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return head["created"], {}, 0
+    except OSError as error:
+        raise JournalError(f"cannot read {path}: {error.strerror or error}") from None
+    length = data.rfind(b"\n") + 1
+    lines = data[:length].splitlines()
+    entries: dict[int, Entry] = {}
+    try:
+        found = json.loads(lines[0]) if lines else dict(head)
+        created = float(found["created"])
+        for line in lines[1:]:
+            fields = json.loads(line)
+            entries[int(fields["call"])] = Entry(CallState(fields["state"]), str(fields.get("reason", "")))
+    except (ValueError, KeyError, TypeError):
+        raise JournalError(f"{path} is damaged; move it away only if none of its calls was sent") from None
+    for name, what in (("plan", "another version of the plan"), ("project", "another project, token or host")):
+        if found.get(name) != head[name]:
+            raise JournalError(
+                f"{path} was written for {what}; use that one to resume, or move the journal away to begin again"
+            )
+    return created, entries, length
