@@ -41,6 +41,7 @@ from mixpanel_async.identity.systems import (
 )
 
 from .project.access import Access
+from .project.health import audit_events
 from .project.lookup_tables import table_rows
 from .project.project import Project
 
@@ -66,6 +67,7 @@ from .storage.store import ProjectStore, StoreError
 
 if TYPE_CHECKING:
     from mixpanel_async import AsyncMixpanel
+    from mixpanel_async.identity import AuditReport
 
 __all__ = [
     "KINDS",
@@ -158,6 +160,7 @@ class Emulator(FaultControls):
             raise ValueError(f"propagation_delay must be at least 0 seconds, not {propagation_delay}")
         origins = parse_origins(allow_origins)
         self.id_merge = IdMerge(id_merge)
+        self._cluster_limit = cluster_limit
         token = token and token.strip()
         self.token = token
 
@@ -315,6 +318,15 @@ class Emulator(FaultControls):
         with self._state.lock:
             rows = list(self._state.project.identity_rows)
         return identity_entries(rows)
+
+    def audit(self) -> AuditReport:
+        """Return what is wrong with the ids of the stored events, as `mixpanel-async identity audit` finds it.
+
+        It takes about ten seconds for a million events.
+        """
+        with self._state.lock:
+            rows = self._state.project.rows()
+        return audit_events(rows, self.id_merge, self._cluster_limit)
 
     def rejected(self) -> list[dict[str, Any]]:
         """Return the records and whole requests that were not stored, in order. The latest 1,000 are kept.

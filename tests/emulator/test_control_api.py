@@ -48,6 +48,21 @@ def test_events_are_listed_and_filtered(mixpanel: Wire) -> None:
     assert look(mixpanel, "events", distinct_id="nobody") == []
 
 
+def test_audit_finds_mistakes_of_the_stored_events(mixpanel: Wire) -> None:
+    assert look(mixpanel, "audit")["findings"] == []
+    mixpanel.track("undefined")
+    mixpanel.identify("user-1", "guest-1")
+    mixpanel.post("/track", [{"event": "$merge", "properties": {"token": "t", "$distinct_ids": ["user-1", "user-2"]}}])
+    report = look(mixpanel, "audit")
+    found = {(one["kind"], one["reason"]): one["cases"][0]["ids"] for one in report["findings"]}
+    assert found == {
+        ("placeholder_ids", None): ["undefined"],
+        ("failed_calls", "errAnonDistinctIdNonGUIDForm"): ["user-1", "guest-1"],
+        ("ignored_calls", "mergeNeedsImport"): ["user-1", "user-2"],
+    }
+    assert report == mixpanel.emulator.audit().as_dict()
+
+
 def test_people_and_groups_can_be_read(mixpanel: Wire) -> None:
     mixpanel.identify("u", ANON)
     mixpanel.engage("u", set={"plan": "pro"})

@@ -223,7 +223,7 @@ def test_empty_page_shows_first_steps(app: App, open_page: Open) -> None:
     expect(welcome.locator("pre")).to_contain_text(f'host: "127.0.0.1:{app.port}"')
     welcome.get_by_role("button", name="Browser SDK").click()
     expect(welcome.locator("pre")).to_contain_text(f'api_host: "{app.url}"')
-    for view in ("people", "groups", "identity", "rejected", "requests", "flags"):
+    for view in ("people", "groups", "identity", "health", "rejected", "requests", "flags"):
         page.locator(f'[data-view="{view}"]').click()
         expect(page.locator(f"#{view}-empty")).to_be_visible()
     app.track("user-1", "Signed up")
@@ -522,6 +522,29 @@ def test_flags_show_variants_and_exposures(app: App, open_page: Open) -> None:
     expect(page.locator("#flags-empty")).to_be_visible()
 
 
+def test_health_shows_findings_with_advice_and_people(app: App, open_page: Open) -> None:
+    page = open_page("/#/health")
+    expect(page.locator("#health-empty")).to_be_visible()
+    badge = page.locator('[data-count="health"]')
+    expect(badge).to_have_text("0")
+    app.track("undefined", "Viewed")
+    app.track("User-1", "Viewed")
+    app.track("user-1", "Viewed")
+    app.identify("user-1", "guest-1")
+    cards = page.locator("#health-cards .card")
+    expect(cards).to_have_count(3)
+    expect(badge).to_have_text("3")
+    expect(page.locator("#health-figures")).to_contain_text("from 4 events: 3 findings.")
+    variants = cards.filter(has_text="Variants of one id")
+    expect(variants).to_contain_text("Mixpanel compares ids character by character")
+    variants.locator("summary").click()
+    variants.get_by_role("button", name="User-1", exact=True).click()
+    expect(page.locator("#detail-title")).to_contain_text("User-1")
+    app.http.post("/_emulator/reset")
+    page.goto(f"{app.url}/#/health")
+    expect(page.locator("#health-empty")).to_be_visible()
+
+
 def test_page_names_the_configured_token_when_requests_have_another(app: App, open_page: Open) -> None:
     with closing(App(IdMerge.SIMPLIFIED, token="right-token")) as other:
         page = open_page()
@@ -768,7 +791,7 @@ def test_page_works_with_keyboard_only(app: App, open_page: Open) -> None:
     # Tab stops are in order and have a visible outline. The list is a single stop.
     page.locator("#skip").focus()
     stops = []
-    for _ in range(13):
+    for _ in range(14):
         press("Tab")
         stops.append(
             page.evaluate(
@@ -777,8 +800,8 @@ def test_page_works_with_keyboard_only(app: App, open_page: Open) -> None:
             )
         )
     assert [name for name, _ in stops] == [
-        "pause", "reset", "events", "people", "groups", "identity", "rejected", "requests", "flags", "filter-name",
-        "filter-person", "filter-updates", "row event",
+        "pause", "reset", "events", "people", "groups", "identity", "health", "rejected", "requests", "flags",
+        "filter-name", "filter-person", "filter-updates", "row event",
     ]  # fmt: skip
     assert {outline for _, outline in stops} == {"solid"}
     page.locator('[data-view="people"]').focus()
@@ -852,7 +875,17 @@ def test_text_has_enough_contrast_in_each_theme_and_size(
     page = open_page(viewport=viewport, scheme=scheme)
     expect(rows(page)).to_have_count(5)
     looked = 0
-    views = ("#/events", "#/groups", "#/identity", "#/rejected", "#/requests", "#/flags", "#/people", "#/people/user-1")
+    views = (
+        "#/events",
+        "#/groups",
+        "#/identity",
+        "#/health",
+        "#/rejected",
+        "#/requests",
+        "#/flags",
+        "#/people",
+        "#/people/user-1",
+    )
     for path in views:
         page.goto(f"{app.url}/{path}")
         if path == "#/people/user-1":

@@ -11,6 +11,8 @@ Every response is JSON in the structure that the Python method of the same name 
     GET /_emulator/cluster        list of all ids of the person; distinct_id
     GET /_emulator/clusters       list of such lists; limit
     GET /_emulator/identity-log   list of entries, with "advice" if the call failed; name (of the call), limit
+    GET /_emulator/audit          what is wrong with the ids of the stored events, as `mixpanel-async identity audit
+                                  --json` prints it: persons, ids, outcomes of calls, findings with cases and advice
     GET /_emulator/requests       list of requests; limit
     GET /_emulator/rejected       list of records and requests that were not stored, with field and message; limit
     GET /_emulator/lookup-tables  object of lookup tables by id, each a list of rows
@@ -167,6 +169,10 @@ def _identity_log(emulator: Emulator, parameters: Parameters) -> object:
     ]
 
 
+def _audit(emulator: Emulator, _: Parameters) -> object:
+    return emulator.audit().as_dict()
+
+
 def _requests(emulator: Emulator, parameters: Parameters) -> object:
     return [dataclasses.asdict(request) for request in _limited(emulator.requests(), parameters)]
 
@@ -204,6 +210,7 @@ VIEWS: Final[Mapping[str, _ViewEndpoint]] = {
     "cluster": _ViewEndpoint(_cluster, required=("distinct_id",)),
     "clusters": _ViewEndpoint(_clusters, optional=("limit",)),
     "identity-log": _ViewEndpoint(_identity_log, optional=("name", "limit")),
+    "audit": _ViewEndpoint(_audit),
     "requests": _ViewEndpoint(_requests, optional=("limit",)),
     "rejected": _ViewEndpoint(_rejected, optional=("limit",)),
     "lookup-tables": _ViewEndpoint(_lookup_tables),

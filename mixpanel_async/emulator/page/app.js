@@ -1,8 +1,8 @@
 /**
  * Live page of the emulator. The stream fills the store, and each animation frame updates the visible view.
  *
- * The URL fragment selects the view (`#/events`, `#/people/<id>`, `#/groups`, `#/identity`, `#/rejected`,
- * `#/requests`, `#/flags`), so that the browser's
+ * The URL fragment selects the view (`#/events`, `#/people/<id>`, `#/groups`, `#/identity`, `#/health`,
+ * `#/rejected`, `#/requests`, `#/flags`), so that the browser's
  * Back button works and people can be linked.
  */
 
@@ -11,6 +11,7 @@ import { Detail } from "./detail.js";
 import { EventsView } from "./events-view.js";
 import { FlagsView } from "./flags-view.js";
 import { GroupsView } from "./groups-view.js";
+import { HealthView } from "./health-view.js";
 import { PeopleView } from "./people-view.js";
 import { ProblemsView } from "./problems-view.js";
 import { RequestsView } from "./requests-view.js";
@@ -18,7 +19,7 @@ import { Store } from "./store.js";
 import { listen } from "./stream.js";
 import { Tips } from "./tips.js";
 
-const VIEWS = ["events", "people", "groups", "identity", "rejected", "requests", "flags"];
+const VIEWS = ["events", "people", "groups", "identity", "health", "rejected", "requests", "flags"];
 const SYSTEMS = { original: "Original ID Merge", simplified: "Simplified ID Merge", legacy: "Legacy, no ID Merge" };
 const STATES = { connecting: "Connecting", connected: "Connected", reconnecting: "Reconnecting", paused: "Paused" };
 
@@ -39,6 +40,7 @@ class Page {
     this.groups = new GroupsView(this.store, this);
     this.requests = new RequestsView(this.store, this);
     this.flags = new FlagsView(this.store, this);
+    this.health = new HealthView(this.store, this);
     this.tips = new Tips();
     this.#listen();
     this.#route();
@@ -208,6 +210,7 @@ class Page {
   #clear() {
     this.store.clear();
     this.problems.clear();
+    this.health.clear();
     this.closeDetail({ restoreFocus: false });
     this.refresh();
   }
@@ -235,6 +238,7 @@ class Page {
       rejected: store.stats.rejected ?? store.rejectedCount,
       groups: store.groups.size,
       requests: store.requestCount,
+      health: this.health.number,
     };
     for (const view of VIEWS) {
       byId(view).hidden = view !== this.view;
@@ -243,8 +247,11 @@ class Page {
       else tab.removeAttribute("aria-current");
       const badge = tab.querySelector(".count");
       if (badge === null) continue;
+      // The health is known once its view was open.
+      badge.hidden = totals[view] === null;
+      if (badge.hidden) continue;
       setText(badge, count(totals[view]) + (view === "people" && store.hasRemovedPeople ? "+" : ""));
-      badge.classList.toggle("bad", (view === "identity" || view === "rejected") && totals[view] > 0);
+      badge.classList.toggle("bad", ["identity", "health", "rejected"].includes(view) && totals[view] > 0);
     }
     this.#showTab();
     setText(
@@ -259,6 +266,7 @@ class Page {
     else if (this.view === "groups") this.groups.render({ isPaused: this.paused });
     else if (this.view === "requests") this.requests.render({ isPaused: this.paused });
     else if (this.view === "flags") this.flags.render();
+    else if (this.view === "health") this.health.render();
     else if (this.view === "identity") this.problems.renderIdentity();
     else this.problems.renderRejected();
     this.detail.render();
