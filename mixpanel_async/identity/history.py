@@ -114,7 +114,9 @@ class History:
         self._at = array("d")
         # Calls may name ids that no event counts under in Simplified.
         self._names = IdentityGraph(IdMerge.ORIGINAL) if self._is_simplified else self.graph
-        self._link_at: dict[int, int] = {}
+        # Pairs of device and user by hash: the index of their link, or -1 - number of the person without a link. Two of
+        # a million pairs have one hash of 64 bits with a probability of 1 to 30 million.
+        self._pairs: dict[int, int] = {}
         self._events_of = array("i")
         self._first_at = array("d")
         self._ordinary = SimplifiedIdentities()
@@ -140,25 +142,47 @@ class History:
         at = self._position(properties)
         if name in VERBS and self._add_call(name, properties, at):
             return -1
-        device = None
         if self._is_simplified:
-            person, device = linked_person(properties)
-            person = person or _sent_id(properties)
+            number = self._number_in_simplified(properties, at)
         elif self._is_legacy:
             # An event stays with the person that it had at arrival, which an export shows.
-            person = as_id(properties.get("distinct_id"))
+            number = self._number_of(as_id(properties.get("distinct_id")))
         else:
-            person = _sent_id(properties)
-        if not person:
+            number = self._number_of(_sent_id(properties))
+        if number < 0:
             return -1
-        number = self._number(person)
         if number >= len(self._events_of):
             self._grow(number + 1)
         self._events_of[number] += 1
         self._first_at[number] = min(self._first_at[number], at)
-        if device is not None:
-            self._add_link(number, self._number(device), at)
         return number
+
+    def _number_of(self, person: str) -> int:
+        return self._number(person) if person else -1
+
+    def _number_in_simplified(self, properties: Mapping[str, Any], at: float) -> int:
+        """Return the number of the person of an event, and note the device that it links."""
+        device, user = properties.get("$device_id"), properties.get("$user_id")
+        if device is None and user is None:
+            return self._number_of(_sent_id(properties))
+        key = hash((as_id(device), as_id(user)))
+        known = self._pairs.get(key)
+        if known is None:
+            person, linked = linked_person(properties)
+            if not person:
+                return self._number_of(_sent_id(properties))
+            number = self._number(person)
+            if linked is None:
+                self._pairs[key] = -1 - number
+            else:
+                self._pairs[key] = len(self._at)
+                self._append(_DEVICE_LINK, number, self._number(linked), at, _NO_REASON)
+            return number
+        if known < 0:
+            return -1 - known
+        # Only the first event of a pair joins, and the events come in any order.
+        self._at[known] = min(self._at[known], at)
+        return self._firsts[known]
 
     def _position_by_arrival(self, properties: Mapping[str, Any]) -> float:
         arrived = properties.get("$mp_api_timestamp_ms") or properties.get("mp_processing_time_ms")
@@ -197,16 +221,6 @@ class History:
             # Mixpanel adds both properties to what comes by `/import`, and one to what comes by `/track`.
             return _REASONS.index(Reason.NEEDS_IMPORT)
         return _NO_REASON
-
-    def _add_link(self, user: int, device: int, at: float) -> None:
-        """Add a device link. Only the first one of each pair has an effect."""
-        pair = user << 32 | device
-        known = self._link_at.get(pair)
-        if known is None:
-            self._link_at[pair] = len(self._at)
-            self._append(_DEVICE_LINK, user, device, at, _NO_REASON)
-        elif at < self._at[known]:
-            self._at[known] = at
 
     def _append(self, verb: int, first: int, second: int, at: float, reason: int) -> None:
         self._verbs.append(verb)
