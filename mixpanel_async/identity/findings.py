@@ -86,7 +86,8 @@ _ADVICE: Final[Mapping[FindingKind, str]] = {
     ),
     FindingKind.LEGACY_ORDER: (
         "In Legacy, an alias applies to later events only. The events from before the call stay a separate person. "
-        "Send the alias at sign-up, and no event under the new id before it has been accepted."
+        "Send the alias at sign-up, and no event under the new id before it has been accepted. If the alias is the "
+        "anonymous id, the ids are swapped: distinct_id is the older one."
     ),
     FindingKind.EVENTS_LEFT_BEHIND: (
         "These events count for another person than the user they were meant for. Another finding says why the call "

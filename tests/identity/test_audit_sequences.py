@@ -12,7 +12,7 @@ from typing import Any
 import orjson
 import pytest
 from emulator_wire import Wire
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from identity_events import Event, alias, dated, device, identify, merge, track, visitor
 from sdk_requests import BROWSER_245, BROWSER_283, REACT_NATIVE, Sdk
@@ -181,12 +181,12 @@ CALLS = st.builds(
     st.sampled_from(IDS),
     st.sampled_from(IDS),
 )
-EVENTS = st.lists(
+EVENT = (
     CALLS
     | st.builds(track, st.sampled_from(IDS))
-    | st.builds(device, st.sampled_from([A1, "d1", "d2"]), st.sampled_from(["", "user-1", "user-2"])),
-    max_size=12,
+    | st.builds(device, st.sampled_from([A1, "d1", "d2"]), st.sampled_from(["", "user-1", "user-2"]))
 )
+EVENTS = st.lists(EVENT, max_size=12)
 
 
 @settings(max_examples=60, deadline=None)
@@ -194,6 +194,20 @@ EVENTS = st.lists(
 def test_audit_of_an_export_finds_the_people_of_the_emulator(
     system: IdMerge, events: list[Event], chance: random.Random
 ) -> None:
+    check_export(system, events, chance)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1_800)
+@settings(max_examples=10_000, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+@given(st.sampled_from(IdMerge), st.lists(EVENT, max_size=40), st.randoms(use_true_random=False))
+def test_audit_of_an_export_finds_the_people_of_the_emulator_long(
+    system: IdMerge, events: list[Event], chance: random.Random
+) -> None:
+    check_export(system, events, chance)
+
+
+def check_export(system: IdMerge, events: list[Event], chance: random.Random) -> None:
     emulator = Emulator(system, cluster_limit=4)
     exported = export(emulator, events)
     chance.shuffle(exported)
