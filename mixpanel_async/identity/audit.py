@@ -43,9 +43,13 @@ class _Groups:
         """Return the ids with a text, in order of first appearance."""
         return [self._first[text], *sorted(self._more.get(text, ()))] if text in self._first else []
 
-    def __iter__(self) -> Iterator[tuple[str, list[int]]]:
-        """Yield each text with its ids in order of first appearance."""
-        return ((text, self.get(text)) for text in self._first)
+    def several(self) -> Iterator[tuple[str, list[int]]]:
+        """Yield each text that has several ids, with its ids in order of first appearance."""
+        return ((text, self.get(text)) for text in self._more)
+
+    def __iter__(self) -> Iterator[tuple[str, int]]:
+        """Yield each text with its first id."""
+        return iter(self._first.items())
 
 
 class _LastSeen:
@@ -297,16 +301,18 @@ class Audit:
         graph = self.graph
         shared = self._list(FindingKind.SHARED_DEVICES)
         by_email, by_user = self._list(FindingKind.SPLIT_BY_EMAIL), self._list(FindingKind.SPLIT_BY_USER_ID)
-        for device, numbers in self._users_of_device:
-            if len(numbers) > 1:
-                users = [self._users.id_at(number) for number in numbers]
-                if len({graph.resolve(user) for user in users}) > 1:
-                    shared.add(device, *users[:_MAX_LISTED], detail=f"{len(users)} users")
-        for email, numbers in self._ids_of_email:
+        for device, numbers in self._users_of_device.several():
+            users = [self._users.id_at(number) for number in numbers]
+            if len({graph.resolve(user) for user in users}) > 1:
+                shared.add(device, *users[:_MAX_LISTED], detail=f"{len(users)} users")
+        for email, numbers in self._ids_of_email.several():
             self._add_split(by_email, email, [graph.id_at(number) for number in numbers])
-        for user, numbers in self._ids_of_user:
+        several = dict(self._ids_of_user.several())
+        for user, first in self._ids_of_user:
             own = [user] if user in graph else []
-            self._add_split(by_user, user, [*own, *(graph.id_at(number) for number in numbers)])
+            if user in several or (own and graph.id_at(first) != user):
+                numbers = several.get(user, [first])
+                self._add_split(by_user, user, [*own, *(graph.id_at(number) for number in numbers)])
         return [shared, by_email, by_user]
 
     def _add_split(self, cases: CaseList, text: str, ids: list[str]) -> None:

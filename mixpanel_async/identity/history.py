@@ -137,7 +137,12 @@ class History:
         Raises:
             ValidationError: if the event is not an object with a name and properties.
         """
-        name, properties = _parts(event)
+        try:
+            name, properties = event["event"], event["properties"]
+        except (KeyError, TypeError):
+            name = properties = None
+        if type(name) is not str or type(properties) is not dict:
+            raise _malformed(event)
         self.event_count += 1
         at = self._position(properties)
         if name in VERBS and self._add_call(name, properties, at):
@@ -277,20 +282,13 @@ class History:
         return self._first_at[number] if number < len(self._first_at) else inf
 
 
-def _parts(event: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """Return the name and the properties of an event.
-
-    Raises:
-        ValidationError: if it is not an object with both.
-    """
+def _malformed(event: object) -> ValidationError:
+    """Return the error for what is not an object with a name and properties."""
     if not isinstance(event, dict):
-        raise ValidationError("event", "must be an object")
-    name, properties = event.get("event"), event.get("properties")
-    if type(name) is not str:
-        raise ValidationError("event", "must be a text")
-    if type(properties) is not dict:
-        raise ValidationError("properties", "must be an object")
-    return name, properties
+        return ValidationError("event", "must be an object")
+    if type(event.get("event")) is not str:
+        return ValidationError("event", "must be a text")
+    return ValidationError("properties", "must be an object")
 
 
 def _time(properties: Mapping[str, Any]) -> float:

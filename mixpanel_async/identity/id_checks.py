@@ -6,10 +6,10 @@ import re
 from collections.abc import Iterable
 from typing import Final
 
-from .calls import DEVICE_PREFIX, is_anonymous, is_forbidden
+from .calls import DEVICE_PREFIX, FORBIDDEN_IDS, is_anonymous
 
 # Texts that languages and templates put in place of a missing value, and ids for everybody. Letter case is ignored.
-_PLACEHOLDERS: Final = frozenset(
+_PLACEHOLDERS: Final = FORBIDDEN_IDS | frozenset(
     {
         "[object object]", "(null)", "<null>", "(none)", "<none>", "(not set)", "not set", "nan", "void", "empty",
         "unidentified", "no id", "no-id", "no_id", "userid", "user_id", "distinct_id", "device_id", "guest", "visitor",
@@ -27,7 +27,7 @@ _EMAIL: Final = re.compile(r"[^@\s]+@[^@\s]+\.[^@\s]+")
 def is_placeholder(text: str) -> bool:
     """Return whether an id is a placeholder for a missing value, such as `undefined` or a UUID of zeros."""
     text = text.removeprefix(DEVICE_PREFIX).strip()
-    if not text or is_forbidden(text) or text.lower() in _PLACEHOLDERS:
+    if not text or text.lower() in _PLACEHOLDERS:
         return True
     is_repeated = text[0] == text[-1] and len(text) >= _MIN_REPEATED and _REPEATED_CHARACTER.fullmatch(text)
     if is_repeated and not text.isdigit():

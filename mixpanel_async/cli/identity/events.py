@@ -70,15 +70,15 @@ class ExportFiles:
 
     def _feed_file(self, one: InputFile, receivers: Sequence[AddEvent]) -> Iterator[int]:
         """Pass the events of a file to the receivers. Yield the number of bytes read so far, now and then."""
+        add = receivers[0] if len(receivers) == 1 else _to_all(receivers)
         with closing(_open(one)) as source:
             while not source.is_exhausted:
                 for number, row in cast("list[tuple[int, Any]]", source.take(_ROWS_AT_ONCE)):
-                    if isinstance(row, UnreadableRow):
+                    if type(row) is UnreadableRow:
                         self._note(one, number, row.problem)
                         continue
                     try:
-                        for add in receivers:
-                            add(row)
+                        add(row)
                     except ValidationError as error:
                         self._note(one, number, f"is no event: {error}")
                 yield source.bytes_read()
@@ -87,6 +87,14 @@ class ExportFiles:
         self.unreadable += 1
         if len(self.problems) < _MAX_SHOWN:
             self.problems.append(f"{one.name}:{number} {problem}")
+
+
+def _to_all(receivers: Sequence[AddEvent]) -> AddEvent:
+    def add(event: Mapping[str, Any]) -> None:
+        for receive in receivers:
+            receive(event)
+
+    return add
 
 
 @contextmanager
