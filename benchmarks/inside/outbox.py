@@ -7,15 +7,16 @@ import sys
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
+from uuid import uuid4
 
 from ..event import NAME, TOKEN, distinct_id, properties
 from .loops import run
 
 
 def measure(part: str, **arguments: Any) -> dict[str, float]:
-    """Return the figures of one process: `burst`, `paced`, `worker` or `serve`."""
+    """Return the figures of one process: `burst`, `spread`, `paced`, `worker` or `serve`."""
     parts: dict[str, Callable[..., Coroutine[Any, Any, dict[str, float]]]] = {
-        "burst": _burst, "paced": _paced, "worker": _worker, "serve": _serve,
+        "burst": _burst, "spread": _spread, "paced": _paced, "worker": _worker, "serve": _serve,
     }  # fmt: skip
     return run(parts[part](**arguments))
 
@@ -42,6 +43,14 @@ async def _track(track: Callable[..., Awaitable[None]], events: int) -> dict[str
 
 async def _nothing(distinct_id: str, event_name: str, properties: dict[str, Any]) -> None:
     """Take the arguments."""
+
+
+async def _spread(url: str, name: str, events: int) -> dict[str, float]:
+    """Track events whose random ids have nothing in common, as those of a slow producer, and close."""
+    async with _client("", url, name, max_events=500, pending=events) as client:
+        for number in range(events):
+            await client.track(distinct_id(number), NAME, properties(number), insert_id=uuid4().hex)
+        return {"delivered": (await client.aclose()).delivered}
 
 
 async def _paced(url: str, name: str, events: int, rate: float) -> dict[str, float]:

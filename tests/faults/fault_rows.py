@@ -40,6 +40,7 @@ _HOSTILE: Final = "emulator/test_hostile_input.py::test_"
 _DISKS: Final = "faults/test_spool_disks.py::test_"
 _INTERRUPTED: Final = "faults/test_interruptions.py::test_"
 _HARM: Final = "faults/test_spool_harm.py::test_"
+_PRODUCER_WITH_REDIS: Final = "outbox/test_producer_with_redis.py::test_"
 _PRODUCER: Final = "outbox/test_producer.py::test_"
 _OBJECTS: Final = "faults/test_spool_foreign_objects.py::test_"
 
@@ -58,7 +59,7 @@ CATALOGUE: Final = (
     *("G3-hooks", "G4-clock", "G16"),
     *("P1", "P2", "P3", "P4", "P5", "P6", "P7"),
     # Producers of an outbox.
-    *("Q1", "Q2", "Q3", "Q4", "Q5", "Q6", "Q7", "Q8"),
+    *("Q1", "Q2", "Q3", "Q4", "Q5", "Q6", "Q7", "Q8", "Q9", "Q10", "Q11"),
     *("S1", "S2", "S3", "S4", "S5", "S6", "S7", "S10", "S11", "S12", "S13", "S14"),
 )
 
@@ -455,6 +456,20 @@ ROWS: Final[Mapping[str, tuple[str, ...]]] = {
         f"{_PRODUCER}confirmed_call_raises_if_its_record_is_lost",
         f"{_PRODUCER}closing_ends_confirmed_calls",
         f"{_PRODUCER}cancelled_confirmed_call_leaves_its_record_queued",
+    ),
+    # Producer killed.
+    "Q9": (f"{_PRODUCER_WITH_REDIS}killed_producer_loses_nothing_that_was_confirmed",),
+    # Redis killed, stopped, or away with a spool below.
+    "Q10": (
+        f"{_PRODUCER_WITH_REDIS}killed_server_loses_nothing_and_stores_no_update_twice",
+        f"{_PRODUCER_WITH_REDIS}stopped_server_stores_no_update_twice",
+        f"{_PRODUCER_WITH_REDIS}spool_below_an_outbox_survives_an_outage_and_a_restart",
+    ),
+    # Redis read-only, full, evicting, or with another password.
+    "Q11": (
+        f"{_PRODUCER_WITH_REDIS}read_only_and_full_servers_delay_records",
+        f"{_PRODUCER_WITH_REDIS}wrong_password_keeps_records_and_is_reported",
+        f"{_PRODUCER_WITH_REDIS}evicting_server_is_refused_at_the_start",
     ),
     # Order of identity calls.
     "Q8": (f"{_PRODUCER}deferred_identity_calls_are_handed_over_in_order_after_earlier_events",),
