@@ -224,7 +224,7 @@ def test_uncertain_alias_is_repeated_on_demand_and_holds_its_person(
 @pytest.mark.parametrize(
     ("count", "kills"),
     [
-        pytest.param(60, 2, id="short"),
+        pytest.param(40, 1, id="short"),
         pytest.param(600, 12, id="long", marks=[pytest.mark.long, pytest.mark.timeout(900)]),
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from mixpanel_async.emulator import Emulator
 
 A1, A2, A3 = anonymous(1), anonymous(2), anonymous(3)
 NOW = int(time.time())
+# Each further day is one more request, after a delay.
+FIRST_DAY = ("--from-date", datetime.fromtimestamp(NOW - 3_600, timezone.utc).date())
 
 
 def viewed(number: int = 0, **properties: Any) -> dict[str, Any]:
@@ -38,7 +41,7 @@ def planned(folder: Path, emulator: Emulator, system: str, *pairs: str) -> Path:
 
 def verified(plan: Path, *arguments: object, host: str = "") -> tuple[int, list[str]]:
     """Return the exit status and the status of each pair."""
-    result = run("verify", plan, "--json", *arguments, host=host)
+    result = run("verify", plan, "--json", *arguments, *(FIRST_DAY if host else ()), host=host)
     assert result.errors == ""
     return result.status, [orjson.loads(line)["status"] for line in result.output.splitlines()]
 
@@ -76,7 +79,7 @@ def test_pairs_are_joined_after_apply_and_not_before(tmp_path: Path, system: str
     with emulator.serve() as server:
         assert run("apply", plan, "--yes", host=server.url).status == 0
         assert verified(plan, host=server.url) == (0, list(status_after))
-        result = run("verify", plan, host=server.url)
+        result = run("verify", plan, *FIRST_DAY, host=server.url)
     assert f"{len(pairs)} pairs of the plan:" in result.output
     after = write_export(emulator, tmp_path / "after.ndjson")
     assert verified(plan, "--export", after) == (0, list(status_after))
@@ -99,7 +102,7 @@ def test_call_that_mixpanel_refused_is_reported_with_the_reason(tmp_path: Path) 
     import_events(emulator, [{"event": "$identify", "properties": {"$identified_id": "u2", "$anon_id": A1}}])
     with emulator.serve() as server:
         assert run("apply", plan, "--yes", host=server.url).status == 0
-        result = run("verify", plan, host=server.url)
+        result = run("verify", plan, *FIRST_DAY, host=server.url)
     assert result.status == 3
     assert "pairs.csv:2: refused: errAnonDistinctIdAssignedAlready" in result.output
 

@@ -62,7 +62,7 @@ def verify(
         typer.Option(metavar="FILE", help="Raw export made after `apply`, instead of reading the project. Repeatable."),
     ] = None,
     from_date: Annotated[
-        str | None, typer.Option(metavar="DATE", help="First day to read; default: the day of the first `apply`.")
+        str | None, typer.Option(metavar="DATE", help="First day to read; default: the day before the first `apply`.")
     ] = None,
     to_date: Annotated[str | None, typer.Option(metavar="DATE", help="Last day to read; default: today.")] = None,
     wait: Annotated[
