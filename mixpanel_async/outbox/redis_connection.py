@@ -161,13 +161,20 @@ def to_outbox_error(error: Exception) -> OutboxError:
         return QueueLostError("a part of the queue was removed from Redis")
     if isinstance(error, exceptions.AuthenticationError) or any(one in text for one in _LOGIN_REFUSED):
         return LoginRefusedError("Redis refuses the login: check user and password in the URL", refused=True)
-    if any(one in text for one in _REFUSED):
+    if isinstance(error, exceptions.NoPermissionError) or any(one in text for one in _REFUSED):
         return OutboxError(
             f"Redis refuses: {_reason(text)}; check the ACL of the user, and the name of the queue", refused=True
         )
     if re.match(r"MOVED \d|ASK \d", text) or isinstance(error, exceptions.MovedError):
         return OutboxError("Redis is a cluster: pass a client of redis.asyncio.cluster as client=", refused=True)
-    if any(re.search(rf"\b{one}\b", text) for one in _UNAVAILABLE) or isinstance(error, exceptions.BusyLoadingError):
+    classes = (
+        exceptions.BusyLoadingError,
+        exceptions.ClusterDownError,
+        exceptions.MasterDownError,
+        exceptions.ReadOnlyError,
+        exceptions.TryAgainError,
+    )
+    if isinstance(error, classes) or any(re.search(rf"\b{one}\b", text) for one in _UNAVAILABLE):
         return OutboxError(f"Redis is not available: {_reason(text)}")
     return _connection_error(error, text)
 

@@ -119,7 +119,8 @@ class RedisInbox:
         rest = some
         try:
             numbers = [number for number, _ in some]
-            erasures, *answer = await self._script(FETCH, self._queue.keys("meta", lane), [max_records, *numbers])
+            args: list[str | int] = [self._worker, max_records, *numbers]
+            erasures, *answer = await self._script(FETCH, self._queue.keys("meta", lane), args)
             await self._note_erasures(erasures)
             rest = some[len(answer) // 2 :]
         finally:
@@ -133,7 +134,7 @@ class RedisInbox:
         return [*self._accept(present)]
 
     async def _remove_missing(self, ids: Sequence[EntryId]) -> None:
-        """Acknowledge entries that were removed from their stream."""
+        """Acknowledge entries that were removed from their stream. Those of other workers are left alone."""
         if ids:
             await self._settle(ids, {})
 

@@ -337,17 +337,18 @@ return answer
 """
 )
 
-# KEYS: meta, lane. ARGV: epoch, most records, ids.
-# Answer: OK, number of erasures, then for each entry: id, fields or nothing.
+# KEYS: meta, lane. ARGV: epoch, worker, most records, ids.
+# Answer: OK, number of erasures, then for each entry: id, and its fields if the worker still has it.
 FETCH: Final = (
     HELPERS
     + """
 if lost(KEYS[1], ARGV[1]) then return {'LOST'} end
 local answer, records = {'OK', redis.call('HGET', KEYS[1], 'erasures') or '0'}, 0
-for i = 3, #ARGV do
-  if records >= tonumber(ARGV[2]) then break end
-  local one = redis.call('XRANGE', KEYS[2], ARGV[i], ARGV[i])[1]
-  answer[#answer + 1], answer[#answer + 2] = ARGV[i], one and one[2]
+for i = 4, #ARGV do
+  if records >= tonumber(ARGV[3]) then break end
+  local mine = #redis.call('XPENDING', KEYS[2], 'w', ARGV[i], ARGV[i], 1, ARGV[2]) > 0
+  local one = mine and redis.call('XRANGE', KEYS[2], ARGV[i], ARGV[i])[1]
+  answer[#answer + 1], answer[#answer + 2] = ARGV[i], one and one[2] or false
   if one then records = records + (tonumber(field(one[2], 'n')) or 1) end
 end
 return answer

@@ -56,8 +56,8 @@ def numbers(found: Sequence[StoredEntry]) -> list[int]:
 
 async def put(outbox: Outbox, *entries: Entry, token: str = TOKEN) -> list[PutResult]:
     writer = outbox.writer(token)
-    await writer.open()
     try:
+        await writer.open()
         return [*await writer.put(entries)]
     finally:
         await writer.aclose()

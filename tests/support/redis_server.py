@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -90,10 +91,16 @@ class RedisServer:
 
     def command(self, *words: str) -> bytes:
         """Send one command and return the first part of the raw answer."""
+        return self.commands(words)
+
+    def commands(self, *commands: Sequence[str]) -> bytes:
+        """Send commands over one connection and return the first part of the last raw answer."""
+        answer = b""
         with socket.create_connection(("127.0.0.1", self.port), timeout=10) as connection:
-            parts = b"".join(b"$%d\r\n%b\r\n" % (len(word.encode()), word.encode()) for word in words)
-            connection.sendall(b"*%d\r\n%b" % (len(words), parts))
-            return connection.recv(65536)
+            for words in commands:
+                connection.sendall(_encoded(words))
+                answer = connection.recv(65536)
+        return answer
 
     def kill(self) -> None:
         """Kill the process."""
@@ -111,3 +118,8 @@ class RedisServer:
         """Kill the process, also if it is stopped by a signal."""
         self.signal(signal.SIGCONT)
         self.kill()
+
+
+def _encoded(words: Sequence[str]) -> bytes:
+    parts = b"".join(b"$%d\r\n%b\r\n" % (len(word.encode()), word.encode()) for word in words)
+    return b"*%d\r\n%b" % (len(words), parts)
