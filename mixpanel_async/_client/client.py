@@ -6,7 +6,7 @@ import os
 import weakref
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from inspect import signature
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, NoReturn
@@ -46,7 +46,7 @@ from .._runtime.event_loop import preload_backend
 from .base import Properties
 from .bound import BoundMixpanel
 from .bound_properties import BoundProperties
-from .events import EventMethods
+from .events import EventMethods, make_trackers
 from .factory import Pipeline, build_encoder, build_pipeline
 from .identity import IdentityMethods
 from .invalid import as_refusal
@@ -215,6 +215,8 @@ class AsyncMixpanel(EventMethods, IdentityMethods, ProfileMethods):
                 watchdog=pipeline.watchdog,
             )
             self._closer = pipeline.closer
+            self._make_trackers = partial(make_trackers, self._staging, self._event_stage, encoder.usual_template)
+            self._nothing_bound = BoundProperties({}, self._make_trackers)
             self._flags = self._make_flags(local_flags, remote_flags, pipeline)
             weakref.finalize(self, pipeline.closer.finish_unclosed)
         except MixpanelException as error:
@@ -449,11 +451,13 @@ class AsyncMixpanel(EventMethods, IdentityMethods, ProfileMethods):
 
     def _bound_properties(self, properties: Properties | None) -> BoundProperties:
         """Return a copy of bound properties, and why they cannot be sent unless that is raised."""
+        if properties is None:
+            return self._nothing_bound
         try:
-            return BoundProperties(self._encoder.clean_properties(properties, "properties"), self._plain_trackers)
+            return BoundProperties(self._encoder.clean_properties(properties, "properties"), self._make_trackers)
         except Exception as error:  # noqa: BLE001  a user's mapping may raise anything
             problem = as_refusal(error)
-        return BoundProperties({}, self._plain_trackers, self._invalid.keep(problem))
+        return BoundProperties({}, self._make_trackers, self._invalid.keep(problem))
 
     def __repr__(self) -> str:
         try:

@@ -6,7 +6,7 @@ from datetime import datetime
 from functools import partial
 
 from .._delivery.lanes import Lane
-from .._delivery.staging import YIELD_AFTER_BYTES, Stage
+from .._delivery.staging import YIELD_AFTER_BYTES, Stage, StagingBuffer
 from .._encoding.event_template import EventTemplate, encode_nothing
 from .._encoding.hooks import DroppedByHook
 from .._encoding.records import EventArguments
@@ -201,26 +201,6 @@ class EventMethods(ClientBase):
         if record is not None:
             await self._sender.enqueue(lane, record, self._options.batching.wait_timeout)
 
-    def _plain_trackers(self, properties: Properties) -> PlainTrackers:
-        """Return a function that makes the trackers of clients with these bound properties, which are JSON values."""
-        template = self._encoder.usual_template
-        if template is not None:
-            template = template.with_properties(properties, after_ids=True)
-        return partial(self._plain_tracker, template)
-
-    def _plain_tracker(self, template: EventTemplate | None, distinct_id: str | None, ids: Ids) -> PlainTracker:
-        """Return a function that stages the plain events of a bound client: everything constant is encoded now.
-
-        Args:
-            template: template with the bound properties; None if no event is plain.
-            distinct_id: `distinct_id` of the events; None to derive it.
-            ids: IP address, user id and device id.
-        """
-        if template is not None:
-            template = template.with_ids(*ids)
-        encode = encode_nothing if template is None else template.encode
-        return partial(self._staging.try_append, self._event_stage, encode, distinct_id)
-
     def _encode_event(
         self,
         event: EventArguments,
@@ -259,6 +239,34 @@ class EventMethods(ClientBase):
         else:
             self._end(outcome, lane, lane.kind)
         return None
+
+
+def make_trackers(
+    staging: StagingBuffer, stage: Stage, template: EventTemplate | None, properties: Properties
+) -> PlainTrackers:
+    """Return a function that makes the trackers of clients with these bound properties.
+
+    It refers to no client, so that a client ends as soon as the user drops it.
+
+    Args:
+        staging: takes the events.
+        stage: stage of the lane of events.
+        template: template of the client; None if no event is plain.
+        properties: bound properties as JSON values.
+    """
+    if template is not None:
+        template = template.with_properties(properties, after_ids=True)
+    return partial(_make_tracker, staging, stage, template)
+
+
+def _make_tracker(
+    staging: StagingBuffer, stage: Stage, template: EventTemplate | None, distinct_id: str | None, ids: Ids
+) -> PlainTracker:
+    """Return a function that stages the plain events of a bound client: everything constant is encoded now."""
+    if template is not None:
+        template = template.with_ids(*ids)
+    encode = encode_nothing if template is None else template.encode
+    return partial(staging.try_append, stage, encode, distinct_id)
 
 
 def _missing_time(timestamp: object) -> ValidationError | None:
