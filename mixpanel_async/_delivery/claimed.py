@@ -48,8 +48,18 @@ class ClaimedBuffer(Buffer):
     def __init__(self, policy: BatchPolicy, retry: RetryPolicy, ledger: ClaimLedger) -> None:
         super().__init__(policy, retry)
         self._ledger = ledger
+        self._repeated: dict[Lane, str] = {}
 
-    def claim(self, lane: Lane, items: Sequence[bytes], rows: Sequence[int], now: float, *, is_old: bool) -> None:
+    def claim(
+        self,
+        lane: Lane,
+        items: Sequence[bytes],
+        rows: Sequence[int],
+        now: float,
+        *,
+        is_old: bool,
+        repeated: str | None = None,
+    ) -> None:
         """Accept the records of an entry.
 
         Args:
@@ -58,7 +68,13 @@ class ClaimedBuffer(Buffer):
             rows: row of each record.
             now: monotonic seconds.
             is_old: whether events may have become too old for `/track` since they were accepted.
+            repeated: name of the ordered lane of the outbox, if a worker that died may have sent the records; else
+                None. A batch begins with them and has as many as fit, as its request had. Otherwise the first of two
+                requests would take a profile back to an older value.
         """
+        if repeated is not None and self._repeated.get(lane) != repeated:
+            lane.close_open()
+            self._repeated[lane] = repeated
         sizes = sizes_of(items)
         self.accounting.accept(len(items), sum(sizes))
         self.active[lane] = None
@@ -177,10 +193,19 @@ class ClaimedQueue(Queue):
         super().__init__(buffer, Overflow.DROP_NEWEST, callbacks, monotonic, listener)
         self._claimed = buffer
 
-    def claim(self, kind: RecordKind, items: Sequence[bytes], rows: Sequence[int], *, is_old: bool) -> None:
+    def claim(
+        self,
+        kind: RecordKind,
+        items: Sequence[bytes],
+        rows: Sequence[int],
+        *,
+        is_old: bool,
+        repeated: str | None = None,
+    ) -> None:
         """Accept the records of an entry, and wake the sender; see `ClaimedBuffer.claim`."""
         buffer, now = self._claimed, self._monotonic()
-        self.run_locked(lambda: buffer.claim(buffer.lane(kind), items, rows, now, is_old=is_old))
+        claim = partial(buffer.claim, buffer.lane(kind), items, rows, now, is_old=is_old, repeated=repeated)
+        self.run_locked(claim)
         self._listener.on_work()
 
     def discard_claimed(self, kind: RecordKind, items: Sequence[bytes], rows: Sequence[int]) -> None:

@@ -17,7 +17,9 @@ from .lanes import check_kinds, check_partitions, lane_names
 from .memory_state import MemoryState
 from .protocol import BeginResult, DeadEntry, Entry, EntryId, Held, PutResult, StoredEntry
 
-_SECONDS_BETWEEN_LOOKS: Final = 0.01
+# Seconds between two looks for entries: the first one, and the longest.
+_FIRST_PAUSE: Final = 0.01
+_LONGEST_PAUSE: Final = 0.25
 
 
 class MemoryOutbox:
@@ -193,9 +195,11 @@ class MemoryInbox(_Connection):
         """See `Inbox.read`."""
         state = await self._enter()
         taken: list[StoredEntry] = []
+        pause = _FIRST_PAUSE
         with move_on_after(None if wait == inf else wait):
             while not (taken := self._take(state, lanes, max_records)) and wait > 0:
-                await sleep(_SECONDS_BETWEEN_LOOKS)
+                await sleep(pause)
+                pause = min(2 * pause, _LONGEST_PAUSE)
         return taken
 
     def _take(self, state: MemoryState, lanes: Collection[str], max_records: int) -> list[StoredEntry]:

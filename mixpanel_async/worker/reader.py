@@ -9,6 +9,7 @@ from .._delivery.claimed import ClaimedQueue
 from .._model.errors import OutboxError, count_of
 from .._model.records import DropReason, RecordKind
 from .._runtime.environment import Environment
+from ..outbox.lanes import is_ordered
 from ..outbox.packing import SpoiledBodyError, stored_form, unpack
 from ..outbox.protocol import Inbox, StoredEntry
 from .claims import Claims
@@ -114,8 +115,10 @@ class Reader:
             kept = [at for at in range(len(items)) if at not in erased]
             self._queue.discard_claimed(self._kind, [items[at] for at in gone], [rows[at] for at in gone])
             items, rows = [items[at] for at in kept], [rows[at] for at in kept]
-        self._queue.claim(self._kind, items, rows, is_old=self._is_old(stored))
-        if stored.deliveries > 1:
+        lane, is_repeated = stored.id.lane, stored.deliveries > 1
+        repeated = lane if is_repeated and is_ordered(lane) else None
+        self._queue.claim(self._kind, items, rows, is_old=self._is_old(stored), repeated=repeated)
+        if is_repeated and repeated is None:
             # The longer it waits here, the more innocent records are blamed for the death of the next worker.
             self._queue.end_linger()
 

@@ -140,7 +140,7 @@ class Session:
         finally:
             # Also if this task was cancelled: what has ended must not be sent again.
             with anyio.CancelScope(shield=True):
-                await self._hand_over()
+                await self._hand_over(is_drained=until_empty and not self._stop.is_set())
         if self._error is not None:
             raise self._error
         return not self._stop.is_set()
@@ -294,13 +294,16 @@ class Session:
             while self._is_reporting or not self._callbacks.idle:
                 await wait_for(self._signals.changed, None)
 
-    async def _hand_over(self) -> None:
+    async def _hand_over(self, *, is_drained: bool) -> None:
         self._fence.close()
         error = "no answer"
         with move_on_after(_LAST_STEPS_TIMEOUT):
             try:
                 settlement = self._claims.take_ended()
                 await self._inbox.settle(settlement.ended, settlement.dead)
+                if is_drained:
+                    # The statistics then show what the others have.
+                    self._state.update(await self._inbox.heartbeat())
                 await self._inbox.release()
                 error = ""
             except OutboxError as raised:
