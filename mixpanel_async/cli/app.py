@@ -13,6 +13,7 @@ from .identity.command import identity
 from .importing.command import import_
 from .queue import queue
 from .spool import spool
+from .worker import worker
 
 app = typer.Typer(
     name="mixpanel-async",
@@ -45,4 +46,5 @@ app.command()(emulator)
 app.command("import")(import_)
 app.add_typer(identity, name="identity")
 app.add_typer(queue, name="queue")
+app.command()(worker)
 app.add_typer(spool, name="spool")

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
+_OWNERSHIP: Final = "worker/test_ownership.py::test_"
+_WORKER: Final = "worker/test_worker.py::test_"
+_STORM: Final = "faults/test_outbox_storm.py::test_"
 _B: Final = "faults/test_loops_and_threads.py::test_"
 _C: Final = "faults/test_network.py::test_"
 _D: Final = "faults/test_order_and_identity.py::test_"
@@ -60,6 +63,8 @@ CATALOGUE: Final = (
     *("P1", "P2", "P3", "P4", "P5", "P6", "P7"),
     # Producers of an outbox.
     *("Q1", "Q2", "Q3", "Q4", "Q5", "Q6", "Q7", "Q8", "Q9", "Q10", "Q11"),
+    # Workers of an outbox.
+    *("W1", "W2", "W3", "W4", "W5", "W6", "W7", "W8", "W9", "W10", "W11"),
     *("S1", "S2", "S3", "S4", "S5", "S6", "S7", "S10", "S11", "S12", "S13", "S14"),
 )
 
@@ -491,4 +496,52 @@ ROWS: Final[Mapping[str, tuple[str, ...]]] = {
     "S12": (f"{_F}f4_property_with_millions_of_values_is_refused_without_visiting_all",),
     "S13": (f"{_SHAPE}importing_does_nothing", f"{_G}s13_running_client_registers_no_process_hooks"),
     "S14": (f"{_G}g1_no_secret_leaks_for_any_server_response",),
+    # Worker killed.
+    "W1": (
+        f"{_STORM}killed_workers_lose_nothing_and_repeat_no_add",
+        f"{_STORM}killed_workers_lose_nothing_in_three_minutes",
+        f"{_OWNERSHIP}update_that_a_dead_worker_had_begun_is_uncertain",
+        f"{_OWNERSHIP}repeated_updates_of_a_lane_share_a_request_as_before",
+    ),
+    # Worker stopped for longer than its lease, or cut off from the outbox.
+    "W2": (
+        f"{_STORM}worker_that_was_stopped_beyond_its_lease_repeats_no_add",
+        f"{_OWNERSHIP}worker_that_was_stopped_for_longer_than_its_lease_sends_nothing_that_others_took",
+        f"{_OWNERSHIP}worker_begins_no_request_without_a_heartbeat_for_12_seconds",
+    ),
+    # Redis killed, read-only, full.
+    "W3": (f"{_STORM}killed_redis_loses_nothing_that_it_confirmed",),
+    "W4": (f"{_STORM}read_only_redis_delays_everything_and_loses_nothing",),
+    "W5": (f"{_STORM}full_redis_is_drained_by_the_workers",),
+    # Outbox away: at the start, for settlements, for marks.
+    "W6": (
+        f"{_OWNERSHIP}worker_waits_for_an_outbox_that_is_away_at_the_start",
+        f"{_OWNERSHIP}settlement_waits_for_the_outbox",
+        f"{_OWNERSHIP}mark_that_cannot_be_written_delays_the_request",
+    ),
+    # Poison, spoiled bodies, newer entries, erased persons.
+    "W7": (
+        f"{_OWNERSHIP}entry_whose_workers_died_becomes_a_dead_letter",
+        f"{_OWNERSHIP}spoiled_body_becomes_a_dead_letter",
+        f"{_OWNERSHIP}newer_entries_are_reported_once",
+        f"{_OWNERSHIP}records_of_erased_persons_are_purged",
+    ),
+    # A 429 for one worker.
+    "W8": (f"{_OWNERSHIP}retry_after_holds_for_all_workers",),
+    # A worker comes or goes: its lanes move, its entries are given back.
+    "W9": (
+        f"{_OWNERSHIP}lane_moves_to_a_new_worker_once_nothing_of_it_is_in_flight",
+        f"{_WORKER}stopped_worker_gives_its_entries_back_at_once",
+        f"{_WORKER}request_that_outlasts_the_shutdown_timeout_leaves_its_entry_to_another_worker",
+        f"{_WORKER}cancelled_run_hands_over",
+    ),
+    # Mixpanel down, too large, rejecting.
+    "W10": (
+        f"{_WORKER}worker_holds_few_entries_while_mixpanel_is_down",
+        f"{_WORKER}413_splits_the_batch_and_ends_the_entries_once",
+        f"{_WORKER}rejected_records_become_dead_letters_without_the_token",
+        f"{_OWNERSHIP}update_with_an_unknown_outcome_is_uncertain_and_not_sent_again",
+    ),
+    # Password in the URL.
+    "W11": ("cli/test_worker_command.py::test_outbox_that_cannot_be_reached_is_named_without_its_password",),
 }

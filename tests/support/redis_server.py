@@ -102,6 +102,15 @@ class RedisServer:
                 answer = connection.recv(65536)
         return answer
 
+    def lines(self, *words: str) -> list[bytes]:
+        """Send one command and return the lines of the raw answer."""
+        with socket.create_connection(("127.0.0.1", self.port), timeout=10) as connection:
+            for command in (words, ("QUIT",)):
+                parts = b"".join(b"$%d\r\n%b\r\n" % (len(word.encode()), word.encode()) for word in command)
+                connection.sendall(b"*%d\r\n%b" % (len(command), parts))
+            with connection.makefile("rb") as answer:
+                return answer.read().split(b"\r\n")
+
     def kill(self) -> None:
         """Kill the process."""
         self.signal(signal.SIGKILL)
