@@ -278,7 +278,7 @@ class Storm:
         pairs = zip(answer[::2], answer[1::2], strict=False)
         return {name.decode(): int(value) for name, value in pairs if value.lstrip(b"-").isdigit()}
 
-    def finish(self, timeout: float = 120.0) -> StormResult:
+    def finish(self, timeout: float = 300.0) -> StormResult:
         """Let the producers end, wait until the workers have delivered everything, and return the outcome."""
         results = []
         for producer in self._producers:
