@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from math import inf
 from types import TracebackType
@@ -10,19 +11,19 @@ from typing import TYPE_CHECKING, Any, Final
 
 from .._encoding.stored_records import persons_of, stored_payload
 from .._model.config import check_number
-from .._model.errors import raise_configuration_error
+from .._model.errors import OutboxError, raise_configuration_error
 from .._model.records import DropReason
 from .._runtime.environment import real_environment
 from .counters import COUNTERS
 from .erasure import hash_of
 from .lanes import kind_of
 from .packing import SpoiledBodyError, stored_form
-from .queue_status import QueueCount, QueuedRecord, QueuePurged, QueueServer, QueueStatus, QueueWorker
+from .queue_status import QueueCount, QueuedRecord, QueuePurged, QueueStatus
 from .redis_admin_scripts import COUNT_DEAD, DROP_DEAD, DROP_WAITING, ERASE, META, PUT_BACK, READ, STATUS
 from .redis_connection import RedisConnection
 from .redis_keys import Keys, entry_from, fields_of
-from .redis_queue import RedisSettings, check_version, permitted, policy_of
-from .redis_scripts import RELEASED
+from .redis_queue import RedisSettings, check_version
+from .redis_status import lane_count, pairs, read_server, workers_of
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -32,7 +33,6 @@ _ENTRIES_PER_PAGE: Final = 20
 _LETTERS_PER_PAGE: Final = 500
 _LETTERS_PER_COUNT: Final = 2_000
 _BYTES_PER_ENTRY: Final = 1024 * 1024
-_INFO_SECTIONS: Final = ("server", "persistence", "memory", "replication")
 
 
 class QueueAdmin:
@@ -92,7 +92,7 @@ class QueueAdmin:
         rows = {
             name: tuple(lanes[4 * at : 4 * at + 4]) for at, name in enumerate(queue.keys.lanes) if int(lanes[4 * at])
         }
-        waiting = {name: _lane_count(name, row, fields) for name, row in rows.items()}
+        waiting = {name: lane_count(name, row, fields) for name, row in rows.items()}
         return QueueStatus(
             name=self._settings.name,
             format=int(fields["v"]),
@@ -103,11 +103,11 @@ class QueueAdmin:
             waiting=waiting,
             dead=await self._count_dead(queue),
             counters={name: int(fields.get(name, 0)) for name in COUNTERS},
-            workers=_workers(workers, leases, [one[3] for one in rows.values()]),
-            pauses={path.decode(): int(left) / 1000 for path, left in _pairs(pauses)},
+            workers=workers_of(workers, leases, [one[3] for one in rows.values()]),
+            pauses={path.decode(): int(left) / 1000 for path, left in pairs(pauses)},
             erased=int(erased),
             newer_lanes=tuple(name for name, row in rows.items() if row[2] != b"1"),
-            server=await _read_server(queue.connection),
+            server=await read_server(queue.connection),
         )
 
     async def _count_dead(self, queue: _OpenQueue) -> dict[str, QueueCount]:
@@ -255,7 +255,8 @@ class QueueAdmin:
     async def remove(self) -> None:
         """Delete the whole queue: all records, dead letters and counters. Does nothing if it does not exist.
 
-        A producer or worker that uses it creates it anew, and logs `outbox_lost`.
+        A producer or worker that uses it creates it anew, and logs `outbox_lost`. Looks at all keys of the database to
+        find those of producers; in a cluster, these few expire after seven days instead.
         """
         if self._connection is None:
             raise_configuration_error("use a QueueAdmin in an async with block")
@@ -265,6 +266,10 @@ class QueueAdmin:
         begun = keys(*(f"begun:{lane}" for lane in keys.lanes))
         names = keys.all_lanes("meta", "workers", "leases", "pauses", "dead", "forget")
         await self._connection.call("DEL", *names, *begun)
+        with suppress(OutboxError):
+            (pattern,) = keys("from:*")
+            async for found in _scan(self._connection, _literal(pattern.removesuffix("*")) + "*"):
+                await self._connection.call("DEL", *found)
 
 
 @dataclass(frozen=True, slots=True)
@@ -352,6 +357,22 @@ class _Choice:
         return is_named and letter.died <= self.died_before and (self.ids is None or letter.id in self.ids)
 
 
+async def _scan(connection: RedisConnection, pattern: str) -> AsyncIterator[Sequence[bytes]]:
+    """Yield the keys that match a pattern, some at a time."""
+    cursor: Any = 0
+    while True:
+        cursor, found = await connection.call("SCAN", cursor, "MATCH", pattern, "COUNT", 1_000)
+        if found:
+            yield found
+        if not int(cursor):
+            return
+
+
+def _literal(text: str) -> str:
+    """Return a pattern that only this text matches."""
+    return "".join(f"\\{char}" if char in "*?[]^\\" else char for char in text)
+
+
 async def _drop_waiting(queue: _OpenQueue) -> int:
     count = 0
     for lane in queue.keys.lanes:
@@ -397,89 +418,3 @@ def _chunks(letters: Sequence[tuple[str, str, int]]) -> Iterator[tuple[str, list
             chunk.append(number)
             total += size
         yield lane, chunk
-
-
-# Status
-
-
-def _pairs(flat: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
-    return zip(flat[::2], flat[1::2], strict=True)
-
-
-def _lane_count(name: str, row: Sequence[Any], fields: Mapping[str, str]) -> QueueCount:
-    entries, accepted_at, _, held = row
-    return QueueCount(
-        records=int(fields.get(f"records:{name}", 0)),
-        bytes=int(fields.get(f"bytes:{name}", 0)),
-        oldest=None if accepted_at is None else int(accepted_at) / 1000,
-        entries=int(entries),
-        held=sum(int(count) for _, count in _pairs(held)),
-    )
-
-
-def _workers(alive: Sequence[Any], leases: Sequence[Any], held: Sequence[Sequence[Any]]) -> tuple[QueueWorker, ...]:
-    counts: dict[bytes, int] = {}
-    for lane in held:
-        for worker, count in _pairs(lane):
-            counts[worker] = counts.get(worker, 0) + int(count)
-    lanes: dict[bytes, list[str]] = {}
-    for lane, worker in _pairs(leases):
-        lanes.setdefault(worker, []).append(lane.decode())
-    seconds = {worker: int(left) / 1000 for worker, left in _pairs(alive)}
-    found = []
-    for worker in sorted(seconds.keys() | counts.keys()):
-        # What workers gave back at their end is nobody's.
-        if worker.decode() != RELEASED and (seconds.get(worker) or counts.get(worker)):
-            name, _, kinds = worker.decode().rpartition("/")
-            found.append(
-                QueueWorker(
-                    name=name,
-                    kinds=() if kinds == "*" else tuple(kinds.split(",")),
-                    alive_for=seconds.get(worker, 0.0),
-                    held=counts.get(worker, 0),
-                    lanes=tuple(sorted(lanes.get(worker, ()))),
-                )
-            )
-    return tuple(found)
-
-
-async def _read_server(connection: RedisConnection) -> QueueServer:
-    info: dict[str, Any] = {}
-    for section in _INFO_SECTIONS:
-        info |= _flat(await permitted(connection, "INFO", section))
-    fsync = _flat(await permitted(connection, "CONFIG", "GET", "appendfsync")).get("appendfsync")
-    is_valkey = "valkey_version" in info
-    policy = await policy_of(connection)
-    append_only = _number(info.get("aof_enabled"))
-    return QueueServer(
-        name="valkey" if is_valkey else "redis",
-        version=str(info.get("valkey_version" if is_valkey else "redis_version", "unknown")),
-        role=info.get("role"),
-        replicas=_number(info.get("connected_slaves")),
-        append_only=None if append_only is None else bool(append_only),
-        append_fsync=fsync,
-        append_status=info.get("aof_last_write_status"),
-        policy=None if policy == "unknown" else policy,
-        memory=_number(info.get("used_memory")),
-        max_memory=_number(info.get("maxmemory")),
-    )
-
-
-def _flat(answer: Any) -> dict[str, Any]:
-    """Return names and values of the answer to INFO or CONFIG GET, which the client may have parsed."""
-    if isinstance(answer, (list, tuple)):
-        answer = dict(_pairs(answer))
-    if not isinstance(answer, dict):
-        return {}
-    # A client of a cluster answers for each node.
-    first = next(iter(answer.values()), None)
-    found = first if isinstance(first, dict) else answer
-    return {_text(name): _text(value) for name, value in found.items()}
-
-
-def _text(value: Any) -> Any:
-    return value.decode(errors="replace") if isinstance(value, bytes) else value
-
-
-def _number(value: Any) -> int | None:
-    return value if isinstance(value, int) else None
