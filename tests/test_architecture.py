@@ -122,7 +122,7 @@ OWNERS: Final[Mapping[str, tuple[str, ...]]] = {
     "json_logic": ("flags/rules.py",),
     "multiprocessing": ("_runtime/fork.py",),
     "openfeature": ("integrations/openfeature.py",),
-    "opentelemetry": ("integrations/otel.py",),
+    "opentelemetry": ("integrations/otel.py", "cli/metrics.py"),
     "orjson": (
         "_encoding/*.py",
         "_spool/*.py",
@@ -132,6 +132,7 @@ OWNERS: Final[Mapping[str, tuple[str, ...]]] = {
         "emulator/*.py",
     ),
     "platformdirs": ("emulator/http/tls.py",),
+    "prometheus_client": ("cli/metrics.py",),
     "pyarrow": ("cli/importing/parquet_source.py",),
     "pytest": ("_pytest_plugin.py",),
     "rich": ("cli/*.py",),

@@ -20,6 +20,7 @@ from mixpanel_async import ConfigurationError, OutboxError
 
 from . import require
 from .importing.signals import SignalCounter
+from .metrics import reporting
 
 if TYPE_CHECKING:
     from mixpanel_async.outbox import Outbox
@@ -54,6 +55,11 @@ def worker(
     ] = None,
     once: Annotated[bool, typer.Option("--once", help="Deliver what waits, and exit.")] = False,  # noqa: FBT002  an option
     log: Annotated[str, typer.Option(metavar="text|json", help="Form of the output.")] = "text",
+    metrics_port: Annotated[
+        int | None,
+        typer.Option(min=0, max=65535, help="Serve metrics to Prometheus on this port.", show_default=False),
+    ] = None,
+    metrics_host: Annotated[str, typer.Option(help="Address of the metrics.")] = "0.0.0.0",  # noqa: S104  to be scraped
 ) -> None:
     """Deliver what clients have put into an outbox to Mixpanel, until Ctrl-C or SIGTERM.
 
@@ -68,6 +74,9 @@ def worker(
 
     One line at the start, one per minute and one at the end go to standard output: the records delivered per second,
     the records that wait in the queue, the age of the oldest, and the dead letters. Warnings go to standard error.
+
+    --metrics-port serves the metrics to Prometheus and needs the extra `prometheus`. Under `opentelemetry-instrument`
+    they go to its exporter.
     """
     if log not in ("text", "json"):
         _fail(f"--log must be text or json, not {log!r}", _EXIT_USAGE)
@@ -80,7 +89,8 @@ def worker(
         lines = _Lines(worker, is_json=log == "json")
         lines.print_start(source, queue)
         try:
-            is_drained = anyio.run(_run, worker, signals, once, lines)
+            with reporting(worker, host=metrics_host, port=metrics_port):
+                is_drained = anyio.run(_run, worker, signals, once, lines)
         except ConfigurationError as error:
             _fail(str(error), _EXIT_USAGE)
         except OutboxError as error:

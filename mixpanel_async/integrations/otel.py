@@ -1,4 +1,4 @@
-"""OpenTelemetry metrics of a client.
+"""OpenTelemetry metrics of a client, and of a worker with its queue.
 
     metrics = MixpanelMetrics()
     async with AsyncMixpanel.from_env(on_delivered=metrics.on_delivered) as mp:
@@ -39,16 +39,37 @@ Lost records are those that failed, were dropped or are uncertain; `reason` dist
 are neither delivered nor lost are in the queue. Counters exist from the start, with 0 for every reason and outcome;
 those of `flags` exist if the client has feature flags. `spool.records` are the queued records that are only on disk,
 and `spool.size` the bytes in use in the file. Metrics never contain a record, an id or a token.
+
+A worker of an outbox:
+
+    async with Worker(outbox, token) as worker:
+        WorkerMetrics().watch(worker)
+        await worker.run()
+
+| instrument | kind | unit | attributes |
+| --- | --- | --- | --- |
+| `mixpanel.worker.records.delivered` | counter | `{record}` | |
+| `mixpanel.worker.records.lost` | counter | `{record}` | `reason`: the value of a `DropReason` |
+| `mixpanel.worker.requests` | counter | `{request}` | |
+| `mixpanel.worker.retries` | counter | `{request}` | |
+| `mixpanel.queue.records` | gauge | `{record}` | |
+| `mixpanel.queue.bytes` | gauge | `By` | |
+| `mixpanel.queue.dead` | gauge | `{record}` | |
+| `mixpanel.queue.workers` | gauge | `{worker}` | |
+| `mixpanel.queue.oldest_seconds` | gauge | `s` | |
+
+Those of the queue are about the whole queue, as the worker saw it at its last heartbeat, at most 5 s ago. All workers
+report the same: use the maximum, not the sum. `mixpanel-async worker` watches itself if OpenTelemetry is installed.
 """
 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Awaitable, Callable, Iterable, Mapping
-from typing import Final, NamedTuple
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import Any, Final, NamedTuple, Protocol
 
 try:
-    from opentelemetry.metrics import CallbackOptions, Histogram, MeterProvider, Observation, get_meter
+    from opentelemetry.metrics import CallbackOptions, Histogram, Meter, MeterProvider, Observation, get_meter
 except ModuleNotFoundError as error:
     if (error.name or "").partition(".")[0] != "opentelemetry":
         raise
@@ -57,10 +78,11 @@ except ModuleNotFoundError as error:
     ) from error
 
 from mixpanel_async import AsyncMixpanel, Delivery, DropReason, Stats, __version__
+from mixpanel_async.worker import Worker, WorkerStats
 
-__all__ = ["MixpanelMetrics"]
+__all__ = ["MixpanelMetrics", "WorkerMetrics"]
 
-_ReadNumbers = Callable[[Stats], Mapping[str, float]]
+_ReadNumbers = Callable[[Any], Mapping[str, float]]
 _SCOPE: Final = "mixpanel_async"
 
 
@@ -92,7 +114,7 @@ def _flags_field(name: str) -> _ReadNumbers:
     return read
 
 
-def _losses(stats: Stats) -> Mapping[str, float]:
+def _losses(stats: Stats | WorkerStats) -> Mapping[str, float]:
     return {reason.value: stats.losses.get(reason.value, 0) for reason in DropReason}
 
 
@@ -141,11 +163,83 @@ _AGES: Final = (
     _Instrument("flags.age", "s", "Time since the last valid definitions.", _flags_field("age")),
 )
 
+_WORKER_COUNTERS: Final = (
+    _Instrument("worker.records.delivered", "{record}", "Records accepted by Mixpanel.", _field("delivered")),
+    _Instrument("worker.records.lost", "{record}", "Records that ended without delivery.", _losses, "reason"),
+    _Instrument("worker.requests", "{request}", "Requests started.", _field("requests")),
+    _Instrument("worker.retries", "{request}", "Requests that repeated an earlier request.", _field("retries")),
+)
+_WORKER_AMOUNTS: Final = (
+    _Instrument("queue.records", "{record}", "Records waiting in the whole queue.", _field("waiting")),
+    _Instrument("queue.bytes", "By", "Stored size of the waiting records.", _field("waiting_bytes")),
+    _Instrument("queue.dead", "{record}", "Dead letters in the queue.", _field("dead")),
+    _Instrument("queue.workers", "{worker}", "Workers that are alive.", _field("workers")),
+)
+_WORKER_AGES: Final = (
+    _Instrument("queue.oldest_seconds", "s", "Age of the oldest waiting record.", _field("oldest_age")),
+)
+
 # Bucket boundaries in the unit of the histogram. Users can override them with a view of the OpenTelemetry SDK.
 _RECORDS: Final = (1, 10, 50, 100, 250, 500, 1_000, 2_000)
 _BYTES: Final = (1_000, 10_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 2_000_000)
 _ATTEMPTS: Final = (1, 2, 3, 5, 10, 20)
 _SECONDS: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+
+
+class _Source(Protocol):
+    """Object with statistics."""
+
+    def stats(self) -> object: ...
+
+
+class _Watched:
+    """Sources of the values of observable instruments, by the value of an attribute that distinguishes them.
+
+    Args:
+        attribute: name of the attribute.
+    """
+
+    def __init__(self, attribute: str) -> None:
+        self._attribute = attribute
+        self._sources: dict[str, weakref.ref[_Source]] = {}
+
+    def add(self, source: _Source, name: str) -> None:
+        known = self._sources.get(name, lambda: None)()
+        if known is not None and known is not source:
+            raise ValueError(f"another {self._attribute} is already watched as {name!r}; pass a different name")
+        self._sources[name] = weakref.ref(source)
+
+    def create(
+        self,
+        meter: Meter,
+        prefix: str,
+        *,
+        counters: Sequence[_Instrument],
+        amounts: Sequence[_Instrument],
+        ages: Sequence[_Instrument],
+    ) -> None:
+        """Create the instruments that are read from the statistics."""
+        creators = (
+            (meter.create_observable_counter, counters),
+            (meter.create_observable_up_down_counter, amounts),
+            (meter.create_observable_gauge, ages),
+        )
+        for create, instruments in creators:
+            for one in instruments:
+                create(f"{prefix}{one.name}", [self._observer(one)], one.unit, one.description)
+
+    def _observer(self, instrument: _Instrument) -> Callable[[CallbackOptions], Iterable[Observation]]:
+        def observe(options: CallbackOptions) -> Iterable[Observation]:  # noqa: ARG001  OpenTelemetry's signature
+            for name, reference in list(self._sources.items()):
+                source = reference()
+                if source is not None:
+                    attributes = {self._attribute: name} if name else {}
+                    for value, number in instrument.read(source.stats()).items():
+                        yield Observation(
+                            number, {**attributes, instrument.attribute: value} if instrument.attribute else attributes
+                        )
+
+        return observe
 
 
 class MixpanelMetrics:
@@ -156,7 +250,7 @@ class MixpanelMetrics:
     """
 
     def __init__(self, meter_provider: MeterProvider | None = None) -> None:
-        self._clients: dict[str, weakref.ref[AsyncMixpanel]] = {}
+        self._clients = _Watched("client")
         meter = get_meter(_SCOPE, __version__, meter_provider)
 
         def histogram(name: str, unit: str, description: str, bounds: tuple[float, ...]) -> Histogram:
@@ -169,14 +263,7 @@ class MixpanelMetrics:
             "batch.attempts", "{request}", "Requests sent until these records were accepted.", _ATTEMPTS
         )
         self._duration = histogram("request.duration", "s", "Duration of an accepted request.", _SECONDS)
-        creators = (
-            (meter.create_observable_counter, _COUNTERS),
-            (meter.create_observable_up_down_counter, _AMOUNTS),
-            (meter.create_observable_gauge, _AGES),
-        )
-        for create, instruments in creators:
-            for one in instruments:
-                create(f"mixpanel.client.{one.name}", [self._observer(one)], one.unit, one.description)
+        self._clients.create(meter, "mixpanel.client.", counters=_COUNTERS, amounts=_AMOUNTS, ages=_AGES)
 
     def watch(self, client: AsyncMixpanel, name: str = "") -> None:
         """Export the counts of a client as long as it exists.
@@ -188,10 +275,7 @@ class MixpanelMetrics:
         Raises:
             ValueError: if another client is watched under that name.
         """
-        known = self._clients.get(name, lambda: None)()
-        if known is not None and known is not client:
-            raise ValueError(f"another client is already watched as {name!r}; pass a different name")
-        self._clients[name] = weakref.ref(client)
+        self._clients.add(client, name)
 
     async def on_delivered(self, delivery: Delivery) -> None:
         """Record a delivery. Pass this method to the client as `on_delivered`, or call it from your own callback."""
@@ -211,15 +295,27 @@ class MixpanelMetrics:
         self._attempts.record(delivery.attempts, attributes)
         self._duration.record(delivery.duration, attributes)
 
-    def _observer(self, instrument: _Instrument) -> Callable[[CallbackOptions], Iterable[Observation]]:
-        def observe(options: CallbackOptions) -> Iterable[Observation]:  # noqa: ARG001  OpenTelemetry's signature
-            for name, reference in list(self._clients.items()):
-                client = reference()
-                if client is not None:
-                    attributes = {"client": name} if name else {}
-                    for value, number in instrument.read(client.stats()).items():
-                        yield Observation(
-                            number, {**attributes, instrument.attribute: value} if instrument.attribute else attributes
-                        )
 
-        return observe
+class WorkerMetrics:
+    """Instruments of one meter, for the workers of this process and their queue.
+
+    Args:
+        meter_provider: provider of the meter; None uses the global provider, even if that is set later.
+    """
+
+    def __init__(self, meter_provider: MeterProvider | None = None) -> None:
+        self._workers = _Watched("worker")
+        meter = get_meter(_SCOPE, __version__, meter_provider)
+        self._workers.create(meter, "mixpanel.", counters=_WORKER_COUNTERS, amounts=_WORKER_AMOUNTS, ages=_WORKER_AGES)
+
+    def watch(self, worker: Worker, name: str = "") -> None:
+        """Export the counts of a worker, and what it knows of its queue, as long as it exists.
+
+        Args:
+            worker: the worker; only a weak reference is kept.
+            name: value of the attribute `worker`, to distinguish several workers of one process.
+
+        Raises:
+            ValueError: if another worker is watched under that name.
+        """
+        self._workers.add(worker, name)

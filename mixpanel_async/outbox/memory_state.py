@@ -265,6 +265,8 @@ class MemoryState:
                 (one.entry.accepted_at for lane in self.lanes.values() for one in lane.values()), default=None
             ),
             dead=len(self.dead),
+            waiting_bytes=self.bytes,
+            workers=sum(map(self.is_alive, self.workers)),
         )
 
     def _share_out(self, lane: str, worker: str, now: float, *, may_acquire: bool) -> None:

@@ -138,6 +138,8 @@ class Held:
         waiting: number of records in the queue that have not ended, of all workers and lanes.
         oldest_at: when the oldest record in the queue was accepted, in seconds since 1970; None if there is none.
         dead: number of dead letters in the queue.
+        waiting_bytes: size of the packed bodies of the waiting records.
+        workers: number of workers that are alive, this one included.
     """
 
     lanes: frozenset[str]
@@ -147,6 +149,8 @@ class Held:
     waiting: int = 0
     oldest_at: float | None = None
     dead: int = 0
+    waiting_bytes: int = 0
+    workers: int = 0
 
 
 class EntryWriter(Protocol):

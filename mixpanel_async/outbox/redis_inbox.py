@@ -226,7 +226,7 @@ class RedisInbox:
             keys.all_lanes("none", "meta", "workers", "leases", "pauses", "dead", "forget"),
             [self._worker, _LEASE_MS, _TAKE_OVER_PER_HEARTBEAT, "1" if must_list else "", *keys.lanes],
         )
-        was_dead, held, leaving, pauses, taken, own, waiting, oldest, dead = answer
+        was_dead, held, leaving, pauses, taken, own, waiting, oldest, dead, size, workers = answer
         before = self._held
         self._held = frozenset(lane.decode() for lane in held)
         self._leaving = frozenset(lane.decode() for lane in leaving)
@@ -253,6 +253,8 @@ class RedisInbox:
             waiting=int(waiting),
             oldest_at=None if oldest is None else int(oldest) / 1000,
             dead=int(dead),
+            waiting_bytes=int(size),
+            workers=int(workers),
         )
 
     async def _claim(self, found: Sequence[tuple[EntryId, int]]) -> None:

@@ -178,7 +178,7 @@ return {'OK'}
 # number of entries to take over from dead workers, '1' to list all entries of the worker, names of the lanes.
 # Answer: OK, whether the worker counted as dead, held lanes, lanes to give up, pauses with their seconds, entries that
 # it took over (lane, id, deliveries), all its entries or nothing, number of waiting records, acceptance time of the
-# oldest, number of dead letters.
+# oldest, number of dead letters, bytes of the waiting records, number of workers that are alive.
 HEARTBEAT: Final = (
     ALLOW_FULL_MEMORY
     + HELPERS
@@ -303,6 +303,7 @@ end
 return {
   'OK', was_dead and 1 or 0, held, leaving, paused, taken, own,
   redis.call('HGET', meta, 'records') or '0', oldest and text(oldest), redis.call('XLEN', KEYS[6]),
+  redis.call('HGET', meta, 'bytes') or '0', #alive,
 }
 """
 )

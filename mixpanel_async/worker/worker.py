@@ -71,9 +71,11 @@ class WorkerStats:
         lanes: number of ordered lanes that only this worker serves now.
         waiting: records in the outbox at the last heartbeat, those of all workers included.
         oldest_age: seconds since the oldest of these was accepted, at the last heartbeat; 0 without any.
-        dead: dead letters that the outbox has counted so far, at the last heartbeat.
+        dead: dead letters in the outbox at the last heartbeat.
         last_error: message of the last error of a request or, while the outbox is not available, of the outbox; None
             without.
+        waiting_bytes: size of the records in the outbox as they are stored, at the last heartbeat.
+        workers: workers that were alive at the last heartbeat.
     """
 
     claimed: int = 0
@@ -92,6 +94,8 @@ class WorkerStats:
     oldest_age: float = 0.0
     dead: int = 0
     last_error: str | None = None
+    waiting_bytes: int = 0
+    workers: int = 0
 
 
 class Worker:
@@ -294,6 +298,8 @@ class Worker:
             waiting=0 if held is None else held.waiting,
             oldest_age=age,
             dead=0 if held is None else held.dead,
+            waiting_bytes=0 if held is None else held.waiting_bytes,
+            workers=0 if held is None else held.workers,
             last_error=self._assembly.outage.last_error or stats.last_error,
         )
 

@@ -280,6 +280,8 @@ class Conformance:
         inbox = await worker(outbox)
         held = await inbox.heartbeat()
         assert (held.waiting, held.oldest_at, held.dead, held.newer) == (4, 50.5, 0, 0)
+        assert held.waiting_bytes > 0
+        assert held.workers == 1
         (found,) = ids(await read(inbox))
         dead = [
             DeadEntry(id=found, reason=DropReason.REJECTED, records=[b'{"a":1}'], message="no"),
