@@ -24,6 +24,7 @@ import mixpanel_async
 import mixpanel_async.emulator
 import mixpanel_async.flags
 import mixpanel_async.identity
+import mixpanel_async.integrations.otel
 import mixpanel_async.outbox
 import mixpanel_async.worker
 
@@ -403,6 +404,7 @@ def users_use_public_names(sources: Sequence[Source]) -> Iterator[str]:
         f"{PACKAGE}.emulator": mixpanel_async.emulator.__all__,
         f"{PACKAGE}.flags": mixpanel_async.flags.__all__,
         f"{PACKAGE}.identity": mixpanel_async.identity.__all__,
+        f"{PACKAGE}.integrations.otel": mixpanel_async.integrations.otel.__all__,
         f"{PACKAGE}.outbox": mixpanel_async.outbox.__all__,
         f"{PACKAGE}.worker": mixpanel_async.worker.__all__,
     }

@@ -19,7 +19,7 @@ import typer
 from mixpanel_async import ConfigurationError, DropReason, MixpanelException
 
 from . import require
-from .repair import age_of, check_purge, count_of, print_json, print_letters, print_result, print_table, seconds_of
+from .stored import age_of, check_purge, count_of, print_json, print_letters, print_result, print_table, seconds_of
 
 if TYPE_CHECKING:
     from mixpanel_async.outbox import QueueAdmin, QueueCount, QueuedRecord, QueueStatus, QueueWorker

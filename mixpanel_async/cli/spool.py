@@ -22,7 +22,7 @@ from mixpanel_async import (
     SqliteSpool,
 )
 
-from .repair import age_of, check_purge, count_of, print_json, print_letters, print_result, print_table, seconds_of
+from .stored import age_of, check_purge, count_of, print_json, print_letters, print_result, print_table, seconds_of
 
 EXIT_FAILED: Final = 1
 EXIT_DAMAGED: Final = 2

@@ -54,6 +54,7 @@ def ending_leases_after_the_kill(server: RedisServer, output: io.StringIO) -> It
 
 
 @pytest.mark.long
+@pytest.mark.timeout(150)
 def test_killed_worker_loses_nothing_and_the_queue_is_removed(redis_server: RedisServer) -> None:
     output = io.StringIO()
     console = Console(file=output, width=100, highlight=False)
@@ -67,6 +68,7 @@ def test_killed_worker_loses_nothing_and_the_queue_is_removed(redis_server: Redi
 
 
 @pytest.mark.long
+@pytest.mark.timeout(150)
 def test_command_with_redis_succeeds(redis_server: RedisServer) -> None:
     command = [sys.executable, "-W", "error", "-c", RUN, "demo", "--redis", redis_server.url]
     result = subprocess.run(command, capture_output=True, text=True, timeout=110)

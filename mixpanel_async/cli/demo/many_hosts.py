@@ -53,8 +53,6 @@ def run_many_hosts(console: Console, outbox: RedisOutbox, *, events: int, steps:
     from mixpanel_async.emulator import Emulator
 
     output, emulator = DemoOutput(console), Emulator(token=TOKEN)
-    # Requests are under way most of the time, so that the killed worker leaves some behind.
-    emulator.latency = 0.05
     with emulator.serve() as server:
         output.print_introduction(server.url)
         scenario = ManyHostsDemo(emulator, output, outbox=outbox, api_host=server.url, events=events, steps=steps)

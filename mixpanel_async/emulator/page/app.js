@@ -177,7 +177,11 @@ class Page {
   #showTab() {
     if (this.tabShown === this.view) return;
     this.tabShown = this.view;
-    document.querySelector(`[data-view="${this.view}"]`).scrollIntoView({ inline: "nearest", block: "nearest" });
+    // Not scrollIntoView: in Chromium, it moves the start of Tab navigation to the element.
+    const tab = document.querySelector(`[data-view="${this.view}"]`);
+    const bar = tab.parentElement;
+    const [inner, outer] = [tab.getBoundingClientRect(), bar.getBoundingClientRect()];
+    bar.scrollLeft += Math.min(0, inner.left - outer.left) + Math.max(0, inner.right - outer.right);
   }
 
   #route() {
