@@ -6,15 +6,14 @@ import json
 import random
 import signal
 import sqlite3
-import subprocess
-import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
+from fork_server import ForkedProcess, ForkServer, fork_server
 from killer_row_program import KILLER
 from spool_harness import SpoolHarness, record
 
@@ -28,19 +27,18 @@ RECORDS = 300
 PROGRAM = Path(__file__).with_name("killer_row_program.py")
 
 
-def begin(program: str, **given: Any) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, PROGRAM, program, json.dumps(given)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+@pytest.fixture(scope="module")
+def forks() -> Iterator[ForkServer]:
+    with fork_server() as server:
+        yield server
 
 
-def run(program: str, **given: Any) -> tuple[int, str, str]:
-    process = begin(program, **given)
-    output, errors = process.communicate(timeout=25.0)
-    return process.returncode, output, errors
+def begin(forks: ForkServer, program: str, **given: Any) -> ForkedProcess:
+    return forks.start(PROGRAM, program, json.dumps(given))
+
+
+def run(forks: ForkServer, program: str, **given: Any) -> tuple[int, str, str]:
+    return forks.run(PROGRAM, program, json.dumps(given))
 
 
 def delivered_numbers(emulator: Emulator, kind: str) -> list[int]:
@@ -70,16 +68,16 @@ CASES = [
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize(("kind", "manner", "moment", "killers", "max_events"), CASES)
 def test_g13_record_that_ends_the_process_is_set_aside_and_the_others_arrive(
-    tmp_path: Path, kind: str, manner: str, moment: str, killers: set[int], max_events: int
+    tmp_path: Path, forks: ForkServer, kind: str, manner: str, moment: str, killers: set[int], max_events: int
 ) -> None:
     emulator = Emulator(service_account=("user", "secret", "1"))
     path = tmp_path / "spool.db"
     with emulator.serve() as api:
         given = {"url": api.url, "path": str(path), "kind": kind, "records": RECORDS, "killers": sorted(killers)}
         given |= {"manner": manner, "moment": moment, "max_events": max_events}
-        assert run("fill", **given)[0] == 0
+        assert run(forks, "fill", **given)[0] == 0
         deaths = 0
-        while (ended := run("drain", **given))[0] != 0:
+        while (ended := run(forks, "drain", **given))[0] != 0:
             deaths += 1
             assert ended[0] in {9, *(-one for one in signal.Signals)}, ended[2]
             assert deaths <= 4 * len(killers), "the record still ends the process"
@@ -93,14 +91,14 @@ def test_g13_record_that_ends_the_process_is_set_aside_and_the_others_arrive(
 
         # A version without the fault sends them.
         assert SqliteSpool(path).retry(reasons=["crashed"]) == len(killers)
-        assert run("drain", **{**given, "manner": ""})[0] == 0
+        assert run(forks, "drain", **{**given, "manner": ""})[0] == 0
         assert SqliteSpool(path).status().waiting == {}
         assert list(SqliteSpool(path).dead_letters()) == []
 
 
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("outage", ["refused", "slow"])
-def test_g13_kills_of_a_healthy_process_set_no_record_aside(tmp_path: Path, outage: str) -> None:
+def test_g13_kills_of_a_healthy_process_set_no_record_aside(tmp_path: Path, forks: ForkServer, outage: str) -> None:
     """Four deploys in a row, each killed at a random moment: while the server is down, or while it is slow."""
     emulator = Emulator(service_account=("user", "secret", "1"))
     chance = random.Random(13)
@@ -108,13 +106,12 @@ def test_g13_kills_of_a_healthy_process_set_no_record_aside(tmp_path: Path, outa
     with emulator.serve() as api:
         given = {"url": api.url, "path": str(path), "kind": "events", "records": 400, "killers": []}
         given |= {"manner": "", "moment": "", "max_events": 20}
-        assert run("fill", **given)[0] == 0
+        assert run(forks, "fill", **given)[0] == 0
         if outage == "slow":
             emulator.latency = 0.05
         for _ in range(4):
-            process = begin("drain", **{**given, "url": api.url if outage == "slow" else "http://127.0.0.1:9"})
+            process = begin(forks, "drain", **{**given, "url": api.url if outage == "slow" else "http://127.0.0.1:9"})
             try:
-                assert process.stdout is not None
                 process.stdout.readline()
                 if outage == "slow":
                     # The end of the first request clears the rows that are sent first.
@@ -124,9 +121,8 @@ def test_g13_kills_of_a_healthy_process_set_no_record_aside(tmp_path: Path, outa
                 time.sleep(chance.uniform(0.1, 0.4))
             finally:
                 process.kill()
-                process.communicate()
         emulator.latency = 0.0
-        assert run("drain", **given)[0] == 0
+        assert run(forks, "drain", **given)[0] == 0
     assert delivered_numbers(emulator, "events") == list(range(400))
     assert list(SqliteSpool(path).dead_letters()) == []
 
@@ -139,19 +135,21 @@ ANY_SERVER = [
 
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("server", ANY_SERVER)
-def test_g13_request_that_ends_acquits_its_records(tmp_path: Path, server: Callable[[str], str]) -> None:
+def test_g13_request_that_ends_acquits_its_records(
+    tmp_path: Path, forks: ForkServer, server: Callable[[str], str]
+) -> None:
     """Only deaths in a row count: one start in which a request with the record ended makes it sound again."""
     emulator = Emulator()
     path = tmp_path / "spool.db"
     with emulator.serve() as api:
         given = {"url": api.url, "path": str(path), "kind": "events", "records": 1, "killers": [0]}
         given |= {"manner": "exit", "moment": "request", "max_events": 2_000}
-        assert run("fill", **given)[0] == 0
+        assert run(forks, "fill", **given)[0] == 0
         for _ in range(2):
-            assert run("drain", **given)[0] == 9
+            assert run(forks, "drain", **given)[0] == 9
             assert suspicions(path)
         emulator.fail_next(status=503, times=1_000)
-        process = begin("drain", **{**given, "manner": "", "url": server(api.url)})
+        process = begin(forks, "drain", **{**given, "manner": "", "url": server(api.url)})
         try:
             limit = time.monotonic() + 15.0
             while suspicions(path):
@@ -159,12 +157,11 @@ def test_g13_request_that_ends_acquits_its_records(tmp_path: Path, server: Calla
                 time.sleep(0.02)
         finally:
             process.kill()
-            process.communicate()
         emulator.stop_faults()
         for _ in range(2):
-            assert run("drain", **given)[0] == 9
+            assert run(forks, "drain", **given)[0] == 9
         assert list(SqliteSpool(path).dead_letters()) == []
-        assert run("drain", **{**given, "manner": ""})[0] == 0
+        assert run(forks, "drain", **{**given, "manner": ""})[0] == 0
     assert len(emulator.events()) == 1
 
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
-import subprocess
-import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
+from fork_server import ForkServer, fork_server
 
 from mixpanel_async.emulator import Emulator
 
@@ -138,7 +137,15 @@ ENDS_OF_RUNNERS = {
 BOUND = 20.0
 
 
-def end_all(runner: str, ends: Sequence[str], state: str, folder: Path) -> None:
+@pytest.fixture(scope="module")
+def forks() -> Iterator[ForkServer]:
+    has_uvloop = importlib.util.find_spec("uvloop") is not None
+    modules = ("trio", "anyio._backends._trio", "mixpanel_async.flags", *(("uvloop",) if has_uvloop else ()))
+    with fork_server("-W", "ignore", modules=modules) as server:
+        yield server
+
+
+def end_all(forks: ForkServer, runner: str, ends: Sequence[str], state: str, folder: Path) -> None:
     """Run a program for each end with and without a client at once, and compare how they exit."""
     if runner == "uvloop" and importlib.util.find_spec("uvloop") is None:
         pytest.skip("needs uvloop")
@@ -150,18 +157,13 @@ def end_all(runner: str, ends: Sequence[str], state: str, folder: Path) -> None:
             for one in (state, "no client"):
                 directory = folder / end
                 directory.mkdir(exist_ok=True)
-                programs[end, one] = subprocess.Popen(
-                    [sys.executable, "-W", "ignore", "-c", PROGRAM, server.url, runner, end, one, str(directory)],
-                    stdout=subprocess.DEVNULL,
-                    stderr=subprocess.DEVNULL,
-                )
+                programs[end, one] = forks.start(PROGRAM, server.url, runner, end, one, directory)
         deadline = time.monotonic() + BOUND
         try:
             codes = {key: process.wait(max(0.01, deadline - time.monotonic())) for key, process in programs.items()}
         finally:
             for process in programs.values():
                 process.kill()
-                process.wait()
     for end in ends:
         assert codes[end, state] == codes[end, "no client"], end
 
@@ -186,12 +188,16 @@ PAIRS = (
 
 
 @pytest.mark.parametrize(("runner", "end", "state"), PAIRS)
-def test_process_exits_as_without_a_client(runner: str, end: str, state: str, tmp_path: Path) -> None:
-    end_all(runner, [end], state, tmp_path)
+def test_process_exits_as_without_a_client(
+    runner: str, end: str, state: str, tmp_path: Path, forks: ForkServer
+) -> None:
+    end_all(forks, runner, [end], state, tmp_path)
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("state", STATES)
 @pytest.mark.parametrize("runner", ENDS_OF_RUNNERS)
-def test_process_exits_as_without_a_client_for_all_ways(runner: str, state: str, tmp_path: Path) -> None:
-    end_all(runner, ENDS_OF_RUNNERS[runner], state, tmp_path)
+def test_process_exits_as_without_a_client_for_all_ways(
+    runner: str, state: str, tmp_path: Path, forks: ForkServer
+) -> None:
+    end_all(forks, runner, ENDS_OF_RUNNERS[runner], state, tmp_path)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from fork_server import ForkServer, fork_server
 from spool_harness import SpoolHarness, record
 
 from mixpanel_async._spool import files
@@ -55,8 +55,16 @@ def disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
     assert run("umount", "-l", point)
 
 
+@pytest.fixture(scope="module")
+def forks() -> Iterator[ForkServer]:
+    with fork_server("-W", "error", modules=("spool_harness",)) as server:
+        yield server
+
+
 @pytest.mark.parametrize("moment", ["before", "during", "moved"])
-def test_g5_full_disk_of_any_block_size_does_not_kill_the_process(disk: Path, tmp_path: Path, moment: str) -> None:
+def test_g5_full_disk_of_any_block_size_does_not_kill_the_process(
+    disk: Path, tmp_path: Path, moment: str, forks: ForkServer
+) -> None:
     path = disk / "spool" / "spool.db"
     for free in (0, 8, 16, 32, 64):
         if moment == "moved":
@@ -67,14 +75,13 @@ def test_g5_full_disk_of_any_block_size_does_not_kill_the_process(disk: Path, tm
             first.run_until_idle()
             first.crash(tmp_path / f"left {free}")
             shutil.copytree(tmp_path / f"left {free}", path.parent)
-        program = [sys.executable, "-W", "error", str(PROGRAM), str(disk), moment, str(free)]
-        ended = subprocess.run(program, capture_output=True, text=True, timeout=60, check=False)
-        assert ended.returncode == 0, (free, ended.returncode, ended.stderr)
+        status, output, errors = forks.run(PROGRAM, disk, moment, free, timeout=60.0)
+        assert status == 0, (free, status, errors)
         # The disk has room again, and the next client finds everything that was accepted.
         (disk / "fill").unlink()
         later = SpoolHarness(path)
         assert later.step()
-        accepted = int(ended.stdout)
+        accepted = int(output)
         assert accepted >= (20 if moment == "during" else 0)
         assert later.queue.stats().recovered == accepted + (10 if moment == "moved" else 0)
         later.abandon()
