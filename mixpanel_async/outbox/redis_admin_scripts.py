@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from .redis_scripts import ALLOW_FULL_MEMORY, COUNTING, HELPERS
+from .redis_lua import ALLOW_FULL_MEMORY, COUNTING, HELPERS
 
 # KEYS: meta. Answer: OK, version, epoch, number of partitions, salt.
 META: Final = """

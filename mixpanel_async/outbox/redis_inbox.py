@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from itertools import islice
 from math import inf
 from typing import Any, Final
 
+from .._model.errors import OutboxError
 from .._runtime.environment import real_environment
 from .._runtime.timers import sleep
 from .erasure import ErasedPersons
@@ -30,7 +32,8 @@ class RedisInbox:
     """Implementation of `Inbox`.
 
     After a command without an answer, Redis may count entries as read that this object does not know. The next
-    heartbeat lists them, and `read` returns them.
+    heartbeat lists them, and `read` returns them. Until then, `read` returns nothing of ordered lanes: later entries
+    must not overtake them.
 
     Args:
         queue: the queue.
@@ -51,6 +54,10 @@ class RedisInbox:
         # Last settled entry of each held lane. Redis may forget that it was settled if it is killed.
         self._settled_to: dict[str, tuple[int, int]] = {}
         self._must_list = True
+        # Raised after a lost answer, so that Redis takes nothing for commands that it carries out too late.
+        self._term = 0
+        # Reads whose answer was lost, and how many of them had been when the last heartbeat listed the entries.
+        self._lost_reads = self._found_reads = 0
         self._erasures = b""
         self._erased = ErasedPersons("", {})
         self._turn = 0
@@ -80,7 +87,11 @@ class RedisInbox:
     # Reading
 
     async def read(self, lanes: Collection[str], *, max_records: int, wait: float) -> list[StoredEntry]:
-        """See `Inbox.read`."""
+        """See `Inbox.read`.
+
+        Raises:
+            OutboxError: also while entries may be missing, because the answer to a read was lost.
+        """
         until = inf if wait == inf else real_environment().monotonic() + wait
         pause = _FIRST_PAUSE
         while True:
@@ -89,7 +100,11 @@ class RedisInbox:
             if left > 0:
                 found += await self._take(lanes, left)
             remaining = until - real_environment().monotonic()
-            if found or remaining <= 0:
+            if found:
+                return found
+            if remaining <= 0:
+                if self._is_unsure:
+                    raise OutboxError("the next heartbeat has to find the entries of a read that was not answered")
                 return found
             await sleep(min(remaining, pause))
             pause = min(2 * pause, _LONGEST_PAUSE)
@@ -97,41 +112,42 @@ class RedisInbox:
     async def _read_claimed(self, lanes: Collection[str], max_records: int) -> list[StoredEntry]:
         found: list[StoredEntry] = []
         for lane in lanes:
-            claimed = self._claimed[lane]
-            while claimed and max_records > 0 and self._may_read(lane):
+            while self._claimed[lane] and max_records > 0 and self._may_read(lane):
                 some = await self._fetch(lane, max_records)
                 max_records -= sum(one.entry.records for one in some)
                 found += some
         return found
 
+    @property
+    def _is_unsure(self) -> bool:
+        """Whether this worker may have entries that it does not know."""
+        return self._lost_reads != self._found_reads
+
     def _may_read(self, lane: str) -> bool:
         if not is_ordered(lane):
             return True
-        return lane in self._held and lane not in self._leaving and not self._is_blocked(lane)
+        is_served = lane in self._held and lane not in self._leaving
+        return is_served and not self._is_unsure and not self._is_blocked(lane)
 
     def _is_blocked(self, lane: str) -> bool:
         return any(one.lane == lane for one in self._newer)
 
     async def _fetch(self, lane: str, max_records: int) -> list[StoredEntry]:
         """Return the next entries of a lane that were taken over."""
-        claimed = self._claimed[lane]
-        some = [claimed.popleft() for _ in range(min(len(claimed), _ENTRIES_PER_SCRIPT))]
-        rest = some
-        try:
-            numbers = [number for number, _ in some]
-            args: list[str | int] = [self._worker, max_records, *numbers]
-            erasures, *answer = await self._script(FETCH, self._queue.keys("meta", lane), args)
-            await self._note_erasures(erasures)
-            rest = some[len(answer) // 2 :]
-        finally:
-            claimed.extendleft(reversed(rest))
-        deliveries = dict(some)
+        some = dict(islice(self._claimed[lane], _ENTRIES_PER_SCRIPT))
+        args: list[str | int] = [self._worker, max_records, *some]
+        erasures, *answer = await self._script(FETCH, self._queue.keys("meta", lane), args)
+        await self._note_erasures(erasures)
         bodies = [(number.decode(), fields) for number, fields in zip(answer[::2], answer[1::2], strict=True)]
         await self._remove_missing([EntryId(lane, number) for number, fields in bodies if fields is None])
-        present = [
-            (EntryId(lane, number), fields, deliveries[number]) for number, fields in bodies if fields is not None
+        # Only now, and by their ids: a heartbeat may have changed the deque meanwhile.
+        done = {number for number, _ in bodies}
+        self._claimed[lane] = deque(one for one in self._claimed[lane] if one[0] not in done)
+        return [
+            *self._accept(
+                (EntryId(lane, number), fields, some[number]) for number, fields in bodies if fields is not None
+            )
         ]
-        return [*self._accept(present)]
 
     async def _remove_missing(self, ids: Sequence[EntryId]) -> None:
         """Acknowledge entries that were removed from their stream. Those of other workers are left alone."""
@@ -146,8 +162,13 @@ class RedisInbox:
         # Another lane is the first one each time, so that a busy lane does not hold up the others.
         self._turn = (self._turn + 1) % len(free)
         order = [*free[self._turn :], *free[: self._turn]]
-        keys = self._queue.keys("none", "meta", "workers", "leases", *order)
-        erasures, *answer = await self._script(TAKE, keys, [self._worker, max_records, _ENTRIES_PER_SCRIPT, *order])
+        keys = self._queue.keys("none", "meta", "workers", "leases", "terms", *order)
+        args: list[str | int] = [self._worker, max_records, _ENTRIES_PER_SCRIPT, self._term, *order]
+        try:
+            erasures, *answer = await self._script(TAKE, keys, args)
+        except BaseException:
+            self._lost_reads += 1
+            raise
         await self._note_erasures(erasures)
         return [
             *self._accept(
@@ -220,11 +241,13 @@ class RedisInbox:
     async def heartbeat(self) -> Held:
         """See `Inbox.heartbeat`."""
         known, must_list, self._must_list = frozenset(self._known), self._must_list, False
+        lost_reads = self._lost_reads
+        self._term += must_list
         keys = self._queue.keys
         answer = await self._script(
             HEARTBEAT,
-            keys.all_lanes("none", "meta", "workers", "leases", "pauses", "dead", "forget"),
-            [self._worker, _LEASE_MS, _TAKE_OVER_PER_HEARTBEAT, "1" if must_list else "", *keys.lanes],
+            keys.all_lanes("none", "meta", "workers", "leases", "pauses", "dead", "forget", "terms"),
+            [self._worker, _LEASE_MS, _TAKE_OVER_PER_HEARTBEAT, "1" if must_list else "", self._term, *keys.lanes],
         )
         was_dead, held, leaving, pauses, taken, own, waiting, oldest, dead, size, workers = answer
         before = self._held
@@ -238,6 +261,7 @@ class RedisInbox:
             listed = _triples(own)
             gone |= (known & self._known) - {one for one, _ in listed} - self._settling
             await self._claim(listed)
+            self._found_reads = lost_reads
         await self._claim(_triples(taken))
         for lane in self._claimed:
             if is_ordered(lane) and lane not in self._held:
@@ -280,7 +304,7 @@ class RedisInbox:
         keys = self._queue.keys
         await self._script(
             RELEASE,
-            keys.all_lanes("none", "meta", "workers", "leases"),
+            keys.all_lanes("none", "meta", "workers", "leases", "terms"),
             [self._worker, RELEASED, *keys.lanes],
         )
         self._drop()

@@ -7,6 +7,7 @@ Keys, all with the prefix `{name}:`, so that a queue is in one slot of a cluster
     meta            hash: version `v`, `epoch`, `partitions`, `salt`, `project`, and the counters
     from:<producer> hash: lane -> last sequence number; expires
     workers         sorted set: worker -> milliseconds at which it counts as dead
+    terms           hash: worker -> its term
     leases          hash: ordered lane -> `<milliseconds of its end>|<worker>`
     pauses          hash: path of an endpoint -> milliseconds of the end of its pause
     dead            stream of dead letters, one record each
@@ -18,6 +19,10 @@ A worker is named `<name>#<random>/<kinds>`; its kinds are joined with commas, o
 Fields of an entry: `t` acceptance time in ms, `n` number of records, `o` positions of non-idempotent records, `z` `g`
 if it is compressed with gzip, `v` version if it is not 1, `b` body.
 
+Redis may carry a command out long after its client has given up, and the worker would not know of what it takes. Each
+worker therefore has a term, which it raises after a lost answer. Its next heartbeat makes the new term known, and
+commands of an older term take nothing from then on.
+
 A script returns an array that begins with `OK`, or with `LOST` if the queue was removed or created anew.
 
 When Redis has reached `maxmemory`, it refuses commands that may need memory, but not after the first write of a
@@ -28,6 +33,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from .redis_lua import ALLOW_FULL_MEMORY, COUNTING, HELPERS
+
 VERSION: Final = 1
 """Version of the keys and fields. A queue of another version is refused."""
 
@@ -36,40 +43,6 @@ GROUP: Final = "w"
 
 RELEASED: Final = "released#0/*"
 """Consumer that holds what workers gave back. It never lives, so that any worker takes it over."""
-
-HELPERS: Final = """
-local function lost(meta, epoch)
-  return redis.call('HGET', meta, 'epoch') ~= epoch
-end
-local function time_ms()
-  local t = redis.call('TIME')
-  return t[1] * 1000 + math.floor(t[2] / 1000)
-end
-local function field(fields, name)
-  for i = 1, #fields, 2 do
-    if fields[i] == name then return fields[i + 1] end
-  end
-  return false
-end
-local function text(ms)
-  return string.format('%.0f', ms)
-end
-local function lease_of(leases, lane)
-  local lease = redis.call('HGET', leases, lane)
-  if not lease then return false, 0 end
-  local ends, owner = string.match(lease, '^(%d+)|(.*)$')
-  return owner, tonumber(ends)
-end
-"""
-ALLOW_FULL_MEMORY: Final = "redis.call('DEL', KEYS[1])\n"
-COUNTING: Final = """
-local function count(meta, lane, records, bytes)
-  redis.call('HINCRBY', meta, 'records', records)
-  redis.call('HINCRBY', meta, 'bytes', bytes)
-  redis.call('HINCRBY', meta, 'records:' .. lane, records)
-  redis.call('HINCRBY', meta, 'bytes:' .. lane, bytes)
-end
-"""
 
 # KEYS: none, meta, lanes. ARGV: version, epoch, partitions, salt, project, names of the lanes.
 OPEN: Final = (
@@ -174,8 +147,9 @@ return {'OK'}
 """
 )
 
-# KEYS: none, meta, workers, leases, pauses, dead, forget, lanes. ARGV: epoch, worker, milliseconds of a lease, largest
-# number of entries to take over from dead workers, '1' to list all entries of the worker, names of the lanes.
+# KEYS: none, meta, workers, leases, pauses, dead, forget, terms, lanes. ARGV: epoch, worker, milliseconds of a lease,
+# largest number of entries to take over from dead workers, '1' to list all entries of the worker, term, names of the
+# lanes.
 # Answer: OK, whether the worker counted as dead, held lanes, lanes to give up, pauses with their seconds, entries that
 # it took over (lane, id, deliveries), all its entries or nothing, number of waiting records, acceptance time of the
 # oldest, number of dead letters, bytes of the waiting records, number of workers that are alive.
@@ -185,6 +159,8 @@ HEARTBEAT: Final = (
     + """
 local meta, workers, leases, pauses = KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 if lost(meta, ARGV[1]) then return {'LOST'} end
+if is_stale(KEYS[8], ARGV[2], ARGV[6]) then return {'OK'} end
+redis.call('HSET', KEYS[8], ARGV[2], ARGV[6])
 local me, now, page = ARGV[2], time_ms(), tonumber(ARGV[4])
 local until_ms = text(now + ARGV[3])
 local alive_until = tonumber(redis.call('ZSCORE', workers, me) or '0')
@@ -228,7 +204,7 @@ local function each_pending(key, worker, visit)
 end
 
 local held, leaving = {}, {}
-for i = 8, #KEYS do
+for i = 9, #KEYS do
   local lane, key = ARGV[i - 2], KEYS[i]
   if lane ~= 'events' and lane ~= 'imports' and serves(me, lane) then
     local owner, ends = lease_of(leases, lane)
@@ -253,7 +229,7 @@ end
 if not was_dead then
   for _, worker in ipairs(redis.call('ZRANGEBYSCORE', workers, '-inf', text(now))) do
     local left = 0
-    for i = 8, #KEYS do
+    for i = 9, #KEYS do
       local lane, key = ARGV[i - 2], KEYS[i]
       if (lane == 'events' or lane == 'imports') and serves(me, lane) and page > 0 then
         local found = pending(key, page, worker)
@@ -263,15 +239,16 @@ if not was_dead then
       left = left + #pending(key, 1, worker)
     end
     if left == 0 then
-      for i = 8, #KEYS do redis.call('XGROUP', 'DELCONSUMER', KEYS[i], 'w', worker) end
+      for i = 9, #KEYS do redis.call('XGROUP', 'DELCONSUMER', KEYS[i], 'w', worker) end
       redis.call('ZREM', workers, worker)
+      redis.call('HDEL', KEYS[8], worker)
     end
   end
 end
 
 local own = {}
 if was_dead or ARGV[5] == '1' then
-  for i = 8, #KEYS do
+  for i = 9, #KEYS do
     each_pending(KEYS[i], me, function(one)
       own[#own + 1], own[#own + 2], own[#own + 3] = ARGV[i - 2], one[1], one[4]
     end)
@@ -287,7 +264,7 @@ for i = 1, #found, 2 do
 end
 
 local oldest = false
-for i = 8, #KEYS do
+for i = 9, #KEYS do
   local first = redis.call('XRANGE', KEYS[i], '-', '+', 'COUNT', 1)[1]
   local at = first and tonumber(field(first[2], 't'))
   if at and (not oldest or at < oldest) then oldest = at end
@@ -308,7 +285,8 @@ return {
 """
 )
 
-# KEYS: none, meta, workers, leases, lanes. ARGV: epoch, worker, most records, most entries, names of the lanes.
+# KEYS: none, meta, workers, leases, terms, lanes. ARGV: epoch, worker, most records, most entries, term, names of the
+# lanes.
 # A worker that counts as dead gets nothing: others would not take over what it has.
 # Answer: OK, number of erasures, then for each entry: lane, id, fields.
 TAKE: Final = (
@@ -319,7 +297,8 @@ if lost(KEYS[2], ARGV[1]) then return {'LOST'} end
 local me, now, records, entries = ARGV[2], time_ms(), 0, 0
 local answer = {'OK', redis.call('HGET', KEYS[2], 'erasures') or '0'}
 if tonumber(redis.call('ZSCORE', KEYS[3], me) or '0') <= now then return answer end
-for i = 5, #KEYS do
+if is_stale(KEYS[5], me, ARGV[5]) then return answer end
+for i = 6, #KEYS do
   local lane, key = ARGV[i], KEYS[i]
   local mine = lane == 'events' or lane == 'imports'
   if not mine then
@@ -466,15 +445,15 @@ return {'OK'}
 """
 )
 
-# KEYS: none, meta, workers, leases, lanes. ARGV: epoch, worker, consumer of released entries, names of the lanes.
+# KEYS: none, meta, workers, leases, terms, lanes. ARGV: epoch, worker, consumer of released entries, lanes.
 RELEASE: Final = (
     ALLOW_FULL_MEMORY
     + HELPERS
     + """
 if lost(KEYS[2], ARGV[1]) then return {'LOST'} end
 local me, released = ARGV[2], ARGV[3]
-for i = 5, #KEYS do
-  local lane = ARGV[i - 1]
+for i = 6, #KEYS do
+  local lane = ARGV[i - 2]
   local owner = lease_of(KEYS[4], lane)
   if owner == me then redis.call('HDEL', KEYS[4], lane) end
   while true do
@@ -488,6 +467,7 @@ for i = 5, #KEYS do
   redis.call('XGROUP', 'DELCONSUMER', KEYS[i], 'w', me)
 end
 redis.call('ZREM', KEYS[3], me)
+redis.call('HDEL', KEYS[5], me)
 return {'OK'}
 """
 )
