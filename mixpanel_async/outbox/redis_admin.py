@@ -107,7 +107,7 @@ class QueueAdmin:
             pauses={path.decode(): int(left) / 1000 for path, left in pairs(pauses)},
             erased=int(erased),
             newer_lanes=tuple(name for name, row in rows.items() if row[2] != b"1"),
-            server=await read_server(queue.connection),
+            server=await read_server(queue.connection, *queue.keys("meta")),
         )
 
     async def _count_dead(self, queue: _OpenQueue) -> dict[str, QueueCount]:
@@ -256,7 +256,7 @@ class QueueAdmin:
         """Delete the whole queue: all records, dead letters and counters. Does nothing if it does not exist.
 
         A producer or worker that uses it creates it anew, and logs `outbox_lost`. Looks at all keys of the database to
-        find those of producers; in a cluster, these few expire after seven days instead.
+        find those of producers; without the right to do so, these few expire after seven days instead.
         """
         if self._connection is None:
             raise_configuration_error("use a QueueAdmin in an async with block")
@@ -267,8 +267,8 @@ class QueueAdmin:
         names = keys.all_lanes("meta", "workers", "leases", "pauses", "dead", "forget")
         await self._connection.call("DEL", *names, *begun)
         with suppress(OutboxError):
-            (pattern,) = keys("from:*")
-            async for found in _scan(self._connection, _literal(pattern.removesuffix("*")) + "*"):
+            prefix, meta = keys("from:", "meta")
+            async for found in _scan(self._connection, meta, _literal(prefix) + "*"):
                 await self._connection.call("DEL", *found)
 
 
@@ -357,11 +357,14 @@ class _Choice:
         return is_named and letter.died <= self.died_before and (self.ids is None or letter.id in self.ids)
 
 
-async def _scan(connection: RedisConnection, pattern: str) -> AsyncIterator[Sequence[bytes]]:
-    """Yield the keys that match a pattern, some at a time."""
+async def _scan(connection: RedisConnection, key: str, pattern: str) -> AsyncIterator[Sequence[bytes]]:
+    """Yield the keys that match a pattern on the server with a key, some at a time."""
     cursor: Any = 0
     while True:
-        cursor, found = await connection.call("SCAN", cursor, "MATCH", pattern, "COUNT", 1_000)
+        cursor, found = await connection.call_server_of(key, "SCAN", cursor, "MATCH", pattern, "COUNT", 1_000)
+        if isinstance(cursor, dict):
+            # A client of a cluster names the node.
+            (cursor,) = cursor.values()
         if found:
             yield found
         if not int(cursor):

@@ -103,6 +103,22 @@ class RedisConnection:
         """
         return await self._within(lambda: self._client.execute_command(*command))
 
+    async def call_server_of(self, key: str, *command: str | bytes | int) -> Any:
+        """Run a command that has no key on the server that holds this key, and return its answer.
+
+        Raises:
+            OutboxError: if Redis refuses or does not answer.
+        """
+
+        async def run() -> Any:
+            if not hasattr(self._client, "get_node_from_key"):
+                return await self._client.execute_command(*command)
+            # In a cluster, only the node with the queue matters, and the client cannot know which one that is.
+            await self._client.initialize()
+            return await self._client.execute_command(*command, target_nodes=self._client.get_node_from_key(key))
+
+        return await self._within(run)
+
     async def _within(self, run: Callable[[], Any]) -> Any:
         try:
             with move_on_after(self._timeout):

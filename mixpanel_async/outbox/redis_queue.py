@@ -79,7 +79,7 @@ class RedisQueue:
             self._connection, self._loop, self._marker = self.settings.connect(), current_loop(), ForkMarker()
         connection = self._connection
         if not self._is_checked:
-            await check_policy(connection)
+            await check_policy(connection, *self.keys("meta"))
             self._is_checked = True
         new_salt = self._new_id()
         project = hash_of(self._token, new_salt)
@@ -187,13 +187,13 @@ def check_version(name: str, version: str) -> None:
         )
 
 
-async def check_policy(connection: RedisConnection) -> None:
+async def check_policy(connection: RedisConnection, key: str) -> None:
     """Check that Redis does not remove waiting records when its memory is full.
 
     Raises:
         ConfigurationError: if it may.
     """
-    policy = await policy_of(connection)
+    policy = await policy_of(connection, key)
     if policy.startswith(_EVICTING):
         raise_configuration_error(
             f"Redis has the maxmemory-policy {policy}, which removes waiting records when its memory is full: set it to"
@@ -207,16 +207,16 @@ async def check_policy(connection: RedisConnection) -> None:
         )
 
 
-async def policy_of(connection: RedisConnection) -> str:
-    """Return the `maxmemory-policy`; `unknown` if Redis does not say it."""
-    found = _policy_in(await permitted(connection, "CONFIG", "GET", "maxmemory-policy"))
-    return found or _policy_in(await permitted(connection, "INFO", "memory")) or _UNKNOWN
+async def policy_of(connection: RedisConnection, key: str) -> str:
+    """Return the `maxmemory-policy` of the server with a key; `unknown` if it does not say it."""
+    found = _policy_in(await permitted(connection, key, "CONFIG", "GET", "maxmemory-policy"))
+    return found or _policy_in(await permitted(connection, key, "INFO", "memory")) or _UNKNOWN
 
 
-async def permitted(connection: RedisConnection, *command: str) -> Any:
+async def permitted(connection: RedisConnection, key: str, *command: str) -> Any:
     """Return the answer to a command; None if Redis refuses it, as managed services and ACLs do."""
     try:
-        return await connection.call(*command)
+        return await connection.call_server_of(key, *command)
     except OutboxError as error:
         if not error.refused or isinstance(error, LoginRefusedError):
             raise

@@ -63,14 +63,14 @@ def workers_of(alive: Sequence[Any], leases: Sequence[Any], held: Sequence[Seque
     return tuple(found)
 
 
-async def read_server(connection: RedisConnection) -> QueueServer:
-    """Return what the server tells about itself."""
+async def read_server(connection: RedisConnection, key: str) -> QueueServer:
+    """Return what the server with a key tells about itself."""
     info: dict[str, Any] = {}
     for section in _INFO_SECTIONS:
-        info |= _flat(await permitted(connection, "INFO", section))
-    fsync = _flat(await permitted(connection, "CONFIG", "GET", "appendfsync")).get("appendfsync")
+        info |= _flat(await permitted(connection, key, "INFO", section))
+    fsync = _flat(await permitted(connection, key, "CONFIG", "GET", "appendfsync")).get("appendfsync")
     is_valkey = "valkey_version" in info
-    policy = await policy_of(connection)
+    policy = await policy_of(connection, key)
     append_only = _number(info.get("aof_enabled"))
     return QueueServer(
         name="valkey" if is_valkey else "redis",
