@@ -6,10 +6,12 @@ import json
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from fork_server import ForkServer, fork_server
 
 from mixpanel_async.emulator import Emulator
 
@@ -19,42 +21,45 @@ WEB_APP_PROCESS = Path(__file__).with_name("web_app_process.py")
 LIMIT = 25.0
 
 
-def run(program: str, **given: Any) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(
-        [sys.executable, EXIT_PROGRAMS, program, json.dumps(given, default=str)],
-        capture_output=True,
-        text=True,
-        timeout=LIMIT,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "Traceback" not in done.stderr
-    return done
+@pytest.fixture(scope="module")
+def forks() -> Iterator[ForkServer]:
+    with fork_server(modules=("anyio._backends._trio",)) as server:
+        yield server
+
+
+def run(forks: ForkServer, program: str, **given: Any) -> tuple[str, str]:
+    """Run a program. Return its standard output and standard error."""
+    status, output, errors = forks.run(EXIT_PROGRAMS, program, json.dumps(given, default=str), timeout=LIMIT)
+    assert status == 0, errors
+    assert "Traceback" not in errors
+    return output, errors
 
 
 @pytest.mark.parametrize("spooled", [True, False])
-def test_exit_reports_pending_records(tmp_path: Path, spooled: bool) -> None:
-    done = run("drop_client_without_close", path=tmp_path / "spool.db" if spooled else None)
+def test_exit_reports_pending_records(tmp_path: Path, forks: ForkServer, spooled: bool) -> None:
+    _, errors = run(forks, "drop_client_without_close", path=tmp_path / "spool.db" if spooled else None)
     fate = "wait in the spool" if spooled else "are lost, because the client was dropped without aclose()"
-    assert f"the event loop ended before 500 records were delivered; they {fate}; last error: " in done.stderr
+    assert f"the event loop ended before 500 records were delivered; they {fate}; last error: " in errors
 
 
 @pytest.mark.parametrize(("closes", "backend"), [(True, "asyncio"), (False, "trio")])
-def test_b7_blocked_callback_does_not_delay_exit(closes: bool, backend: str) -> None:
-    done = run("block_in_callback", closes=closes, backend=backend)
-    assert done.stdout == "dropped 1\n"
+def test_b7_blocked_callback_does_not_delay_exit(forks: ForkServer, closes: bool, backend: str) -> None:
+    output, _ = run(forks, "block_in_callback", closes=closes, backend=backend)
+    assert output == "dropped 1\n"
 
 
 @pytest.mark.parametrize("closes", [True, False])
-def test_c8_blocked_name_server_delays_neither_close_nor_exit(tmp_path: Path, closes: bool) -> None:
-    done = run("block_in_resolver", closes=closes, path=tmp_path / "spool.db")
-    assert done.stdout == ("0 1\n" if closes else "")
+def test_c8_blocked_name_server_delays_neither_close_nor_exit(tmp_path: Path, forks: ForkServer, closes: bool) -> None:
+    output, _ = run(forks, "block_in_resolver", closes=closes, path=tmp_path / "spool.db")
+    assert output == ("0 1\n" if closes else "")
 
 
 @pytest.mark.parametrize("closes", [True, False])
-def test_e3_locked_database_and_silent_server_delay_neither_close_nor_exit(tmp_path: Path, closes: bool) -> None:
-    done = run("block_on_locked_database", closes=closes, path=tmp_path / "spool.db")
-    assert done.stdout == ("closed\n" if closes else "")
+def test_e3_locked_database_and_silent_server_delay_neither_close_nor_exit(
+    tmp_path: Path, forks: ForkServer, closes: bool
+) -> None:
+    output, _ = run(forks, "block_on_locked_database", closes=closes, path=tmp_path / "spool.db")
+    assert output == ("closed\n" if closes else "")
 
 
 @pytest.mark.parametrize(("server", "spooled"), [("uvicorn", False), ("gunicorn", True)])
