@@ -312,10 +312,7 @@ def test_plain(mixpanel_client, mixpanel_emulator):
 """
 
 
-@pytest.mark.parametrize("workers", [[], ["-n", "2"]], ids=["one process", "xdist"])
-@pytest.mark.parametrize("mode", MODES[:3])
-def test_marker_sets_emulator_and_client_alike(project: pytest.Pytester, mode: str, workers: list[str]) -> None:
-    text = """
+MARKED = """
 from mixpanel_async import IdMerge, IdentityError
 from mixpanel_async.testing import assert_same_person
 
@@ -354,11 +351,23 @@ async def test_invalid(mixpanel_client):
     await mixpanel_client.track("user-1", "Paid", {"a": object()})
     assert mixpanel_client.stats().losses == {"invalid": 1}
 """
-    project.makepyfile(HEADER[mode] + text, test_plain=PLAIN)
-    options = [*SCOPE, "-o", f"asyncio_mode={'auto' if mode == 'asyncio auto' else 'strict'}", *workers]
-    run_project = project.runpytest_subprocess if workers else project.runpytest_inprocess
-    result = run_project(*options)
+
+
+@pytest.mark.parametrize("mode", MODES[:3])
+def test_marker_sets_emulator_and_client_alike(project: pytest.Pytester, mode: str) -> None:
+    project.makepyfile(HEADER[mode] + MARKED, test_plain=PLAIN)
+    result = project.runpytest_inprocess(*SCOPE, "-o", f"asyncio_mode={'auto' if mode == 'asyncio auto' else 'strict'}")
     result.assert_outcomes(passed=6 * RUNS[mode] + 1)
+
+
+# Workers take a second to start, so modes that can share a run do.
+@pytest.mark.parametrize("modes", [("asyncio strict", "anyio"), ("asyncio auto",)], ids=" and ".join)
+def test_marker_sets_emulator_and_client_alike_in_workers(project: pytest.Pytester, modes: tuple[str, ...]) -> None:
+    files = {f"test_{mode.replace(' ', '_')}": HEADER[mode] + MARKED for mode in modes}
+    project.makepyfile(**files, test_plain=PLAIN)
+    option = f"asyncio_mode={'auto' if 'asyncio auto' in modes else 'strict'}"
+    result = project.runpytest_inprocess(*SCOPE, "-o", option, "-n", "2")
+    result.assert_outcomes(passed=sum(6 * RUNS[mode] for mode in modes) + 1)
 
 
 def test_ini_option_sets_the_client_too(project: pytest.Pytester) -> None:
