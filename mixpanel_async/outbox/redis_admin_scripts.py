@@ -46,7 +46,7 @@ for i = 6, #KEYS do
     held[#held + 1], held[#held + 2] = one[1], one[2]
   end
   answer[#answer + 1] = redis.call('XLEN', KEYS[i])
-  answer[#answer + 1] = first and field(first[2], 't') or false
+  answer[#answer + 1] = first and number(first[2], 't', 15) and field(first[2], 't') or false
   answer[#answer + 1] = first and field(first[2], 'v') or '1'
   answer[#answer + 1] = held
 end
@@ -157,7 +157,7 @@ for _, one in ipairs(found) do
   local pending = redis.call('XPENDING', KEYS[4], 'w', one[1], one[1], 1)[1]
   local alive_until = pending and redis.call('ZSCORE', KEYS[3], pending[2])
   if not alive_until or tonumber(alive_until) <= now then
-    local records = tonumber(field(one[2], 'n')) or 0
+    local records = records_of(one[2])
     redis.call('XACK', KEYS[4], 'w', one[1])
     redis.call('XDEL', KEYS[4], one[1])
     redis.call('HDEL', KEYS[5], one[1])

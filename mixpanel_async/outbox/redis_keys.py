@@ -81,19 +81,28 @@ def is_newer(fields: Mapping[str, bytes]) -> bool:
 
 def entry_from(lane: str, fields: Mapping[str, bytes]) -> Entry:
     """Return an entry from its fields. One that cannot be read has an empty body, which is not a valid one."""
+    records, accepted_at = _number(fields.get("n"), 9), _number(fields.get("t"), 15)
+    positions = fields.get("o", b"")
     try:
-        positions = fields.get("o", b"")
-        return Entry(
-            lane=lane,
-            records=int(fields["n"]),
-            body=fields["b"],
-            is_compressed=fields.get("z") == b"g",
-            non_idempotent=tuple(map(int, positions.split(b","))) if positions else (),
-            accepted_at=int(fields["t"]) / 1000,
-        )
-    except (KeyError, ValueError):
-        count = fields.get("n", b"1")
-        return Entry(lane=lane, records=int(count) if count.isdigit() else 1, body=b"", accepted_at=0.0)
+        once_only = tuple(map(int, positions.split(b","))) if positions else ()
+    except ValueError:
+        once_only = None
+    if not records or accepted_at is None or once_only is None or "b" not in fields:
+        # The scripts count it as this number of records too.
+        return Entry(lane=lane, records=records or 1, body=b"", accepted_at=0.0)
+    return Entry(
+        lane=lane,
+        records=records,
+        body=fields["b"],
+        is_compressed=fields.get("z") == b"g",
+        non_idempotent=once_only,
+        accepted_at=accepted_at / 1000,
+    )
+
+
+def _number(value: bytes | None, digits: int) -> int | None:
+    """Return a number as the function of this name in the scripts does."""
+    return int(value) if value is not None and value.isdigit() and len(value) <= digits else None
 
 
 def sort_key(id: str) -> tuple[int, int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+# Entries may have been written by other programs: a number that is none must not end a script after its first write.
 HELPERS: Final = """
 local function lost(meta, epoch)
   return redis.call('HGET', meta, 'epoch') ~= epoch
@@ -17,6 +18,13 @@ local function field(fields, name)
     if fields[i] == name then return fields[i + 1] end
   end
   return false
+end
+local function number(fields, name, digits)
+  local found = field(fields, name)
+  return found and #found <= digits and string.match(found, '^%d+$') and tonumber(found)
+end
+local function records_of(fields)
+  return math.max(number(fields, 'n', 9) or 1, 1)
 end
 local function text(ms)
   return string.format('%.0f', ms)

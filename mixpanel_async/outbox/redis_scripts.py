@@ -47,6 +47,7 @@ RELEASED: Final = "released#0/*"
 # KEYS: none, meta, lanes. ARGV: version, epoch, partitions, salt, project, names of the lanes.
 OPEN: Final = (
     ALLOW_FULL_MEMORY
+    + HELPERS
     + """
 local meta = KEYS[2]
 local function state()
@@ -72,10 +73,7 @@ for i = 3, #KEYS do
     while true do
       local found = redis.call('XRANGE', KEYS[i], after, '+', 'COUNT', 100)
       for _, one in ipairs(found) do
-        for at = 1, #one[2], 2 do
-          if one[2][at] == 'n' then records = records + tonumber(one[2][at + 1]) end
-          if one[2][at] == 'b' then bytes = bytes + #one[2][at + 1] end
-        end
+        records, bytes = records + records_of(one[2]), bytes + #(field(one[2], 'b') or '')
       end
       if #found < 100 then break end
       after = '(' .. found[#found][1]
@@ -266,7 +264,7 @@ end
 local oldest = false
 for i = 9, #KEYS do
   local first = redis.call('XRANGE', KEYS[i], '-', '+', 'COUNT', 1)[1]
-  local at = first and tonumber(field(first[2], 't'))
+  local at = first and number(first[2], 't', 15)
   if at and (not oldest or at < oldest) then oldest = at end
 end
 -- An erased id is forgotten once no older record waits, and a day has passed in which producers could hand over more.
@@ -309,7 +307,7 @@ for i = 6, #KEYS do
     local found = redis.call('XREADGROUP', 'GROUP', 'w', me, 'COUNT', 1, 'STREAMS', key, '>')
     if not found then break end
     local one = found[1][2][1]
-    records, entries = records + (tonumber(field(one[2], 'n')) or 1), entries + 1
+    records, entries = records + records_of(one[2]), entries + 1
     answer[#answer + 1], answer[#answer + 2], answer[#answer + 3] = lane, one[1], one[2]
   end
 end
@@ -329,7 +327,7 @@ for i = 4, #ARGV do
   local mine = #redis.call('XPENDING', KEYS[2], 'w', ARGV[i], ARGV[i], 1, ARGV[2]) > 0
   local one = mine and redis.call('XRANGE', KEYS[2], ARGV[i], ARGV[i])[1]
   answer[#answer + 1], answer[#answer + 2] = ARGV[i], one and one[2] or false
-  if one then records = records + (tonumber(field(one[2], 'n')) or 1) end
+  if one then records = records + records_of(one[2]) end
 end
 return answer
 """
@@ -388,6 +386,9 @@ SETTLE: Final = (
 local meta, dead, keep = KEYS[2], KEYS[3], tonumber(ARGV[3])
 if lost(meta, ARGV[1]) then return {'LOST'} end
 local now, removed, buried, i = text(time_ms()), 0, false, 5
+-- A key of another type ends the script here, and not between two writes.
+redis.call('XLEN', dead)
+for at = 4, #KEYS, 2 do redis.call('HLEN', KEYS[at + 1]) end
 
 local function bury(lane, reason, message, once, body)
   redis.call('XADD', dead, '*', 'l', lane, 'r', reason, 'm', message, 't', now, 'o', once, 'b', body)
@@ -398,7 +399,9 @@ end
 while i <= #ARGV do
   local at, lane, id, letters = tonumber(ARGV[i]), ARGV[i + 1], ARGV[i + 2], tonumber(ARGV[i + 3])
   i = i + 4
-  local mine = #redis.call('XPENDING', KEYS[at], 'w', id, id, 1, ARGV[2]) > 0
+  -- If no worker has the entry, the consumer group was removed and made anew after this worker had read it.
+  local pending = redis.call('XPENDING', KEYS[at], 'w', id, id, 1)[1]
+  local mine = not pending or pending[2] == ARGV[2]
   local entry = mine and redis.call('XRANGE', KEYS[at], id, id)[1]
   local failed = 0
   for _ = 1, letters do
@@ -420,7 +423,7 @@ while i <= #ARGV do
     redis.call('HDEL', KEYS[at + 1], id)
   end
   if entry then
-    local records = tonumber(field(entry[2], 'n')) or 0
+    local records = records_of(entry[2])
     count(meta, lane, 0 - records, 0 - #(field(entry[2], 'b') or ''))
     redis.call('HINCRBY', meta, 'out', records - failed)
     removed = removed + 1

@@ -192,6 +192,38 @@ async def test_removed_stream_is_counted_and_made_again(
     assert [one.__dict__["mixpanel"]["records"] for one in caplog.records] == [3]
 
 
+@pytest.mark.parametrize("lane", ["events", "people:0"])
+async def test_entry_that_ends_after_its_group_was_removed_is_not_read_again(
+    redis_server: RedisServer, lane: str
+) -> None:
+    outbox = RedisOutbox(redis_server.url)
+    async with open_writer(outbox) as writer, open_worker(outbox) as inbox:
+        await writer.put([entry_of(NonIdempotentRecord(b'{"number":1}'), lane=lane), numbered(2, lane)])
+        (first,) = await read(inbox, lane, most=1)
+        assert await inbox.begin([first.id]) == [BeginResult.MINE]
+        redis_server.command("XGROUP", "DESTROY", f"{{mixpanel}}:{lane}", "w")
+        assert await inbox.settle([first.id]) == 1
+        await inbox.heartbeat()
+        assert numbers(await read(inbox, lane)) == [2]
+
+
+@pytest.mark.parametrize("key", ["dead", "begun:events"])
+async def test_settlement_that_meets_a_foreign_key_changes_nothing(redis_server: RedisServer, key: str) -> None:
+    outbox = RedisOutbox(redis_server.url)
+    async with open_writer(outbox) as writer, open_worker(outbox) as inbox, outbox.admin() as queue:
+        await writer.put([numbered(1)])
+        (one,) = await read(inbox)
+        dead = DeadEntry(id=one.id, reason=DropReason.REJECTED, records=[b'{"number":1}'])
+        redis_server.command("SET", f"{{mixpanel}}:{key}", "foreign")
+        for _ in range(2):
+            with pytest.raises(OutboxError, match="WRONGTYPE"):
+                await inbox.settle([one.id], [dead])
+        redis_server.command("DEL", f"{{mixpanel}}:{key}")
+        assert await inbox.settle([one.id], [dead]) == 1
+        status = await queue.status()
+        assert (status.counters["in"], status.counters["dead"], status.records) == (1, 1, 0)
+
+
 async def test_scripts_are_loaded_again(new_redis_server: NewServer) -> None:
     server = new_redis_server()
     outbox = RedisOutbox(server.url)

@@ -19,7 +19,7 @@ import trio.testing
 
 from mixpanel_async._model.records import NonIdempotentRecord, Record
 from mixpanel_async._runtime.environment import Environment, real_environment
-from mixpanel_async.outbox import Entry, Inbox, MemoryOutbox
+from mixpanel_async.outbox import Entry, Inbox, MemoryOutbox, Outbox
 from mixpanel_async.outbox.packing import pack, positions_of_non_idempotent
 from mixpanel_async.worker import Worker
 
@@ -65,7 +65,7 @@ def entry(records: Sequence[bytes], lane: str = "events", *, at: float = START) 
     )
 
 
-async def put(outbox: MemoryOutbox, *entries: Entry) -> None:
+async def put(outbox: Outbox, *entries: Entry) -> None:
     writer = outbox.writer(TOKEN)
     await writer.open()
     await writer.put(entries)

@@ -1,0 +1,56 @@
+"""A worker at a real Redis whose data was changed by others."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from redis_server import RedisServer
+from worker_samples import TOKEN, Mixpanel, entry, events, put
+
+from mixpanel_async.outbox import RedisOutbox
+from mixpanel_async.worker import Worker
+
+pytestmark = pytest.mark.anyio
+GOOD = '{"event":"By hand","properties":{"distinct_id":"by hand"}}'
+
+
+@pytest.fixture
+def anyio_backend() -> Any:
+    return ("asyncio", {"debug": True})
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        ["b", GOOD],
+        ["", ""],
+        ["t", "1", "n", "2", "b", GOOD],
+        ["t", "1", "n", "-5", "b", GOOD],
+        ["t", "1", "n", "0", "b", GOOD],
+        ["t", "1", "n", "1.5", "b", GOOD],
+        ["t", "1", "n", "9" * 30, "b", GOOD],
+        ["t", "1", "n", "nan", "b", GOOD],
+        ["t", "9" * 400, "n", "1", "b", GOOD],
+        ["t", "nan", "n", "1", "b", GOOD],
+        ["t", "1", "n", "1", "o", "a,,b", "b", GOOD],
+        ["t", "1", "n", "1", "z", "g", "b", GOOD],
+        ["t", "1", "n", "1", "b", ""],
+    ],
+    ids=lambda fields: " ".join(field[:9] for field in fields[:6]),
+)
+async def test_entry_written_by_hand_stops_nothing(redis_server: RedisServer, fields: list[str]) -> None:
+    outbox, mixpanel = RedisOutbox(redis_server.url, partitions=1), Mixpanel()
+    await put(outbox, entry(events(0, 1)))
+    redis_server.command("XADD", "{mixpanel}:events", "*", *fields)
+    await put(outbox, entry(events(1, 2)))
+    async with Worker(outbox, TOKEN, http_client=mixpanel.client()) as worker:
+        assert await worker.drain(timeout=10)
+        stats = worker.stats()
+    assert {"user-0", "user-1"} <= {*mixpanel.events}
+    assert stats.claimed == stats.delivered + stats.failed
+    assert stats.claimed >= 3
+    async with outbox.admin() as queue:
+        counted = (await queue.status()).counters
+    assert counted["in"] == 2
+    assert counted["out"] + counted["dead"] == stats.claimed
