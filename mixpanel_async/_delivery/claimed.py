@@ -119,14 +119,15 @@ class ClaimedBuffer(Buffer):
         self.accounting.count_loss(reason, count)
         return [Loss(kind=lane.kind, reason=reason, items=items, message=message, count_only=unreadable)]
 
-    def waiting(self, kind: RecordKind) -> int:
-        """Return how many records of this kind wait for a request."""
-        return sum(
-            len(batch.items)
+    def waiting(self, kind: RecordKind) -> tuple[int, int]:
+        """Return how many records of this kind wait for a request, and their bytes."""
+        batches = [
+            batch
             for lane in self.active
             if lane.kind is kind
             for batch in (*lane.ready, *([lane.open] if lane.open else []))
-        )
+        ]
+        return sum(len(batch.items) for batch in batches), sum(batch.size for batch in batches)
 
     def withdraw(self, is_gone: Callable[[int], bool]) -> None:
         """Remove the waiting records whose rows are gone. Records in flight stay until their request ends."""
@@ -221,8 +222,8 @@ class ClaimedQueue(Queue):
         count = partial(buffer.count_dead, buffer.lane(kind), items, unreadable, reason, message)
         self.report_losses(self.run_locked(count))
 
-    def waiting(self, kind: RecordKind) -> int:
-        """Return how many records of this kind wait for a request."""
+    def waiting(self, kind: RecordKind) -> tuple[int, int]:
+        """Return how many records of this kind wait for a request, and their bytes."""
         return self.run_locked(lambda: self._claimed.waiting(kind))
 
     def withdraw(self, is_gone: Callable[[int], bool]) -> None:

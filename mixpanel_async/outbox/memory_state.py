@@ -10,7 +10,7 @@ from itertools import count
 from .._model.records import DropReason
 from .counters import counter_of
 from .lanes import is_ordered, kind_of, lane_names, preferred_worker
-from .protocol import LEASE_SECONDS, BeginResult, DeadEntry, Entry, EntryId, Held, PutResult, StoredEntry
+from .protocol import LEASE_SECONDS, READ_BYTES, BeginResult, DeadEntry, Entry, EntryId, Held, PutResult, StoredEntry
 
 
 @dataclass(slots=True)
@@ -157,15 +157,16 @@ class MemoryState:
             worker: the worker.
             lanes: names of lanes.
             known: entries that it has read before.
-            max_records: number of records after which no further entry is returned.
+            max_records: number of records after which no further entry is returned; nor is one after `READ_BYTES`.
         """
         taken: list[StoredEntry] = []
-        records = 0
+        records = size = 0
         for entry_id, kept in self._readable(worker, lanes, known):
-            if records >= max_records:
+            if records >= max_records or size >= READ_BYTES:
                 break
             kept.give(worker)
             records += kept.entry.records
+            size += len(kept.entry.body)
             taken.append(StoredEntry(id=entry_id, entry=kept.entry, deliveries=kept.deliveries))
         return taken
 

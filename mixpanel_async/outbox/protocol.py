@@ -27,6 +27,8 @@ FENCE_SECONDS: Final = 12.0
 """A worker starts no request once this time has passed since the start of its last successful heartbeat."""
 LEASE_SECONDS: Final = 15.0
 """Time after a heartbeat at which a worker counts as dead, and others take its lanes and entries over."""
+READ_BYTES: Final = 4 * 1024 * 1024
+"""Bytes of packed bodies after which one read returns no further entry."""
 
 
 class EntryId(NamedTuple):
@@ -206,7 +208,7 @@ class Inbox(Protocol):
 
         Args:
             lanes: names of lanes.
-            max_records: number of records after which no further entry is read.
+            max_records: number of records after which no further entry is read; nor is one after `READ_BYTES`.
             wait: seconds to wait for an entry.
         """
         ...

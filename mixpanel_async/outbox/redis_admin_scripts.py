@@ -161,7 +161,7 @@ for _, one in ipairs(found) do
     redis.call('XACK', KEYS[4], 'w', one[1])
     redis.call('XDEL', KEYS[4], one[1])
     redis.call('HDEL', KEYS[5], one[1])
-    count(KEYS[2], ARGV[2], 0 - records, 0 - #(field(one[2], 'b') or ''))
+    count(KEYS[2], ARGV[2], 0 - records, 0 - bytes_of(one[2]))
     redis.call('HINCRBY', KEYS[2], 'purged', records)
     removed = removed + records
   end

@@ -14,7 +14,7 @@ from .._runtime.timers import sleep
 from .erasure import ErasedPersons
 from .lanes import is_ordered
 from .memory import dead_by_entry
-from .protocol import LEASE_SECONDS, BeginResult, DeadEntry, EntryId, Held, StoredEntry
+from .protocol import LEASE_SECONDS, READ_BYTES, BeginResult, DeadEntry, EntryId, Held, StoredEntry
 from .redis_keys import entry_from, fields_of, is_newer, settle_args, sort_key
 from .redis_queue import RedisQueue
 from .redis_scripts import ANNOUNCE, BEGIN, FETCH, HEARTBEAT, PAUSE, RELEASE, RELEASED, SETTLE, TAKE
@@ -96,9 +96,9 @@ class RedisInbox:
         pause = _FIRST_PAUSE
         while True:
             found = await self._read_claimed(lanes, max_records)
-            left = max_records - sum(one.entry.records for one in found)
-            if left > 0:
-                found += await self._take(lanes, left)
+            records, size = _sum(found)
+            if records < max_records and size < READ_BYTES:
+                found += await self._take(lanes, max_records - records, READ_BYTES - size)
             remaining = until - real_environment().monotonic()
             if found:
                 return found
@@ -112,10 +112,11 @@ class RedisInbox:
     async def _read_claimed(self, lanes: Collection[str], max_records: int) -> list[StoredEntry]:
         found: list[StoredEntry] = []
         for lane in lanes:
-            while self._claimed[lane] and max_records > 0 and self._may_read(lane):
-                some = await self._fetch(lane, max_records)
-                max_records -= sum(one.entry.records for one in some)
-                found += some
+            while self._claimed[lane] and self._may_read(lane):
+                records, size = _sum(found)
+                if records >= max_records or size >= READ_BYTES:
+                    return found
+                found += await self._fetch(lane, max_records - records, READ_BYTES - size)
         return found
 
     @property
@@ -132,10 +133,10 @@ class RedisInbox:
     def _is_blocked(self, lane: str) -> bool:
         return any(one.lane == lane for one in self._newer)
 
-    async def _fetch(self, lane: str, max_records: int) -> list[StoredEntry]:
+    async def _fetch(self, lane: str, max_records: int, max_bytes: int) -> list[StoredEntry]:
         """Return the next entries of a lane that were taken over."""
         some = dict(islice(self._claimed[lane], _ENTRIES_PER_SCRIPT))
-        args: list[str | int] = [self._worker, max_records, *some]
+        args: list[str | int] = [self._worker, max_records, max_bytes, *some]
         erasures, *answer = await self._script(FETCH, self._queue.keys("meta", lane), args)
         await self._note_erasures(erasures)
         bodies = [(number.decode(), fields) for number, fields in zip(answer[::2], answer[1::2], strict=True)]
@@ -154,7 +155,7 @@ class RedisInbox:
         if ids:
             await self._settle(ids, {})
 
-    async def _take(self, lanes: Collection[str], max_records: int) -> list[StoredEntry]:
+    async def _take(self, lanes: Collection[str], max_records: int, max_bytes: int) -> list[StoredEntry]:
         """Return entries that no worker has read."""
         free = [lane for lane in lanes if self._may_read(lane) and not self._claimed[lane]]
         if not free:
@@ -163,7 +164,7 @@ class RedisInbox:
         self._turn = (self._turn + 1) % len(free)
         order = [*free[self._turn :], *free[: self._turn]]
         keys = self._queue.keys("none", "meta", "workers", "leases", "terms", *order)
-        args: list[str | int] = [self._worker, max_records, _ENTRIES_PER_SCRIPT, self._term, *order]
+        args: list[str | int] = [self._worker, max_records, _ENTRIES_PER_SCRIPT, self._term, max_bytes, *order]
         try:
             erasures, *answer = await self._script(TAKE, keys, args)
         except BaseException:
@@ -324,6 +325,11 @@ class RedisInbox:
     async def aclose(self) -> None:
         """See `Inbox.aclose`."""
         await self._queue.aclose()
+
+
+def _sum(found: Sequence[StoredEntry]) -> tuple[int, int]:
+    """Return the number of the records, and the bytes of their packed bodies."""
+    return sum(one.entry.records for one in found), sum(len(one.entry.body) for one in found)
 
 
 def _triples(flat: Sequence[Any]) -> list[tuple[EntryId, int]]:

@@ -26,6 +26,9 @@ end
 local function records_of(fields)
   return math.max(number(fields, 'n', 9) or 1, 1)
 end
+local function bytes_of(fields)
+  return #(field(fields, 'b') or '')
+end
 local function text(ms)
   return string.format('%.0f', ms)
 end

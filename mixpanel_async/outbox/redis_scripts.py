@@ -73,7 +73,7 @@ for i = 3, #KEYS do
     while true do
       local found = redis.call('XRANGE', KEYS[i], after, '+', 'COUNT', 100)
       for _, one in ipairs(found) do
-        records, bytes = records + records_of(one[2]), bytes + #(field(one[2], 'b') or '')
+        records, bytes = records + records_of(one[2]), bytes + bytes_of(one[2])
       end
       if #found < 100 then break end
       after = '(' .. found[#found][1]
@@ -283,8 +283,8 @@ return {
 """
 )
 
-# KEYS: none, meta, workers, leases, terms, lanes. ARGV: epoch, worker, most records, most entries, term, names of the
-# lanes.
+# KEYS: none, meta, workers, leases, terms, lanes. ARGV: epoch, worker, most records, most entries, term, most bytes,
+# names of the lanes.
 # A worker that counts as dead gets nothing: others would not take over what it has.
 # Answer: OK, number of erasures, then for each entry: lane, id, fields.
 TAKE: Final = (
@@ -292,22 +292,22 @@ TAKE: Final = (
     + HELPERS
     + """
 if lost(KEYS[2], ARGV[1]) then return {'LOST'} end
-local me, now, records, entries = ARGV[2], time_ms(), 0, 0
+local me, now, records, entries, bytes = ARGV[2], time_ms(), 0, 0, 0
 local answer = {'OK', redis.call('HGET', KEYS[2], 'erasures') or '0'}
 if tonumber(redis.call('ZSCORE', KEYS[3], me) or '0') <= now then return answer end
 if is_stale(KEYS[5], me, ARGV[5]) then return answer end
 for i = 6, #KEYS do
-  local lane, key = ARGV[i], KEYS[i]
+  local lane, key = ARGV[i + 1], KEYS[i]
   local mine = lane == 'events' or lane == 'imports'
   if not mine then
     local owner, ends = lease_of(KEYS[4], lane)
     mine = owner == me and ends > now
   end
-  while mine and records < tonumber(ARGV[3]) and entries < tonumber(ARGV[4]) do
+  while mine and records < tonumber(ARGV[3]) and entries < tonumber(ARGV[4]) and bytes < tonumber(ARGV[6]) do
     local found = redis.call('XREADGROUP', 'GROUP', 'w', me, 'COUNT', 1, 'STREAMS', key, '>')
     if not found then break end
     local one = found[1][2][1]
-    records, entries = records + records_of(one[2]), entries + 1
+    records, entries, bytes = records + records_of(one[2]), entries + 1, bytes + bytes_of(one[2])
     answer[#answer + 1], answer[#answer + 2], answer[#answer + 3] = lane, one[1], one[2]
   end
 end
@@ -315,19 +315,19 @@ return answer
 """
 )
 
-# KEYS: meta, lane. ARGV: epoch, worker, most records, ids.
+# KEYS: meta, lane. ARGV: epoch, worker, most records, most bytes, ids.
 # Answer: OK, number of erasures, then for each entry: id, and its fields if the worker still has it.
 FETCH: Final = (
     HELPERS
     + """
 if lost(KEYS[1], ARGV[1]) then return {'LOST'} end
-local answer, records = {'OK', redis.call('HGET', KEYS[1], 'erasures') or '0'}, 0
-for i = 4, #ARGV do
-  if records >= tonumber(ARGV[3]) then break end
+local answer, records, bytes = {'OK', redis.call('HGET', KEYS[1], 'erasures') or '0'}, 0, 0
+for i = 5, #ARGV do
+  if records >= tonumber(ARGV[3]) or bytes >= tonumber(ARGV[4]) then break end
   local mine = #redis.call('XPENDING', KEYS[2], 'w', ARGV[i], ARGV[i], 1, ARGV[2]) > 0
   local one = mine and redis.call('XRANGE', KEYS[2], ARGV[i], ARGV[i])[1]
   answer[#answer + 1], answer[#answer + 2] = ARGV[i], one and one[2] or false
-  if one then records = records + records_of(one[2]) end
+  if one then records, bytes = records + records_of(one[2]), bytes + bytes_of(one[2]) end
 end
 return answer
 """
@@ -424,7 +424,7 @@ while i <= #ARGV do
   end
   if entry then
     local records = records_of(entry[2])
-    count(meta, lane, 0 - records, 0 - #(field(entry[2], 'b') or ''))
+    count(meta, lane, 0 - records, 0 - bytes_of(entry[2]))
     redis.call('HINCRBY', meta, 'out', records - failed)
     removed = removed + 1
   end

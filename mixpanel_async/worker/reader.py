@@ -25,6 +25,8 @@ MAX_DELIVERIES: Final = 20
 _WAIT: Final = 1.0
 # Full batches that wait for a request while more are read.
 _BATCHES_HELD: Final = 2
+# Bytes of records that wait for a request while more are read.
+_BYTES_HELD: Final = 16 * 1024 * 1024
 # Age in seconds from which events are checked for the limit of `/track`. It covers the differences of clocks.
 _OLD_AFTER: Final = 60.0
 
@@ -82,8 +84,9 @@ class Reader:
         command = f"read {self._kind.value}"
         while True:
             changed = self._signals.changed
-            room = self._most - self._queue.waiting(self._kind)
-            if room <= 0 or not self._fence.is_open:
+            records, size = self._queue.waiting(self._kind)
+            room = self._most - records
+            if room <= 0 or size >= _BYTES_HELD or not self._fence.is_open:
                 await wait_for(changed, _WAIT)
                 continue
             try:

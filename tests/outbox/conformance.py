@@ -16,6 +16,7 @@ from mixpanel_async._model.errors import OutboxError
 from mixpanel_async._model.records import DropReason
 from mixpanel_async.outbox import BeginResult, DeadEntry, Entry, EntryId, Inbox, Outbox, PutResult, StoredEntry
 from mixpanel_async.outbox.packing import pack, positions_of_non_idempotent, unpack
+from mixpanel_async.outbox.protocol import READ_BYTES
 
 TOKEN = "0123456789abcdef0123456789abcdef"
 
@@ -95,6 +96,18 @@ class Conformance:
         assert numbers(await read(inbox, "people:3", most=2)) == [0, 1]
         assert numbers(await read(inbox, "people:3")) == [2, 3, 4]
         assert await read(inbox, "people:3") == []
+
+    @pytest.mark.parametrize("is_taken_over", [False, True])
+    async def test_read_returns_few_large_entries(self, engine: Engine, *, is_taken_over: bool) -> None:
+        outbox = engine.outbox()
+        for number in range(4):
+            await put(outbox, entry_of(b'{"number":%d%b}' % (number, b" " * (READ_BYTES // 2)), lane="people:3"))
+        inbox = await worker(outbox)
+        if is_taken_over:
+            assert len(await read(inbox, "people:3") + await read(inbox, "people:3")) == 4
+            await inbox.release()
+            inbox = await worker(outbox)
+        assert [len(await read(inbox, "people:3")) for _ in range(3)] == [2, 2, 0]
 
     async def test_two_workers_share_an_unordered_lane(self, engine: Engine) -> None:
         outbox = engine.outbox()

@@ -33,6 +33,7 @@ from mixpanel_async import (
     ServiceAccountCredentials,
 )
 from mixpanel_async._model.errors import ClientClosedError
+from mixpanel_async._model.records import Record
 from mixpanel_async.emulator import Emulator
 from mixpanel_async.outbox import MemoryOutbox
 from mixpanel_async.testing import assert_profile
@@ -84,6 +85,20 @@ def test_worker_holds_few_entries_while_mixpanel_is_down() -> None:
             assert worker.stats().claimed <= 12_000
             await wait_until(lambda: worker.stats().delivered == 20_000)
         assert sorted(set(stage.mixpanel.events)) == sorted(f"user-{at}" for at in range(20_000))
+
+    in_virtual_time(body)
+
+
+def test_worker_holds_few_bytes_while_mixpanel_is_down() -> None:
+    async def body(stage: Stage) -> None:
+        stage.mixpanel.answers[:] = [httpx.Response(503) for _ in range(6)]
+        padding = b" " * 900_000
+        await put(stage.outbox, *(entry([Record(bytes(event(at))[:-1] + padding + b"}")]) for at in range(60)))
+        async with stage.worker(retry=RetryPolicy(maximum=4.0)) as worker, running(worker):
+            await wait_until(lambda: len(stage.mixpanel.requests) > 5)
+            # 16 MiB wait, one more read of 4 MiB, and four requests of 2 MB.
+            assert worker.stats().claimed <= 35
+            await wait_until(lambda: worker.stats().delivered == 60)
 
     in_virtual_time(body)
 
