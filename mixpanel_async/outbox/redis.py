@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from .._model.config import check_count, check_number, check_switch
-from .._model.errors import raise_configuration_error, show_text
+from .._model.errors import MixpanelException, raise_configuration_error, show_text, without_traceback
 from .._runtime.environment import real_environment
 from .lanes import check_kinds, check_partitions
 from .redis_admin import QueueAdmin
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _MAX_NAME: Final = 100
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, init=False)
 class RedisOutbox:
     """Queue in Redis or Valkey, to which many hosts hand their records, and from which workers deliver them.
 
@@ -61,20 +61,56 @@ class RedisOutbox:
         >>> mp = AsyncMixpanel("TOKEN", outbox=RedisOutbox("rediss://queue:6379/0"))
     """
 
-    url: str | None = field(default=None, repr=False)
-    _: KW_ONLY
-    client: Redis | RedisCluster | None = field(default=None, repr=False)
-    name: str = "mixpanel"
-    partitions: int = 8
-    max_bytes: int = 1024**3
-    max_records: int | None = None
-    keep_dead: int = 10_000
-    confirm: bool = False
-    replicas: int = 0
-    timeout: float = 5.0
-    compress: bool = True
+    url: str | None = field(repr=False)
+    client: Redis | RedisCluster | None = field(repr=False)
+    name: str
+    partitions: int
+    max_bytes: int
+    max_records: int | None
+    keep_dead: int
+    confirm: bool
+    replicas: int
+    timeout: float
+    compress: bool
 
-    def __post_init__(self) -> None:
+    def __init__(
+        self,
+        url: str | None = None,
+        *,
+        client: Redis | RedisCluster | None = None,
+        name: str = "mixpanel",
+        partitions: int = 8,
+        max_bytes: int = 1024**3,
+        max_records: int | None = None,
+        keep_dead: int = 10_000,
+        confirm: bool = False,
+        replicas: int = 0,
+        timeout: float = 5.0,
+        compress: bool = True,
+    ) -> None:
+        try:
+            for option, value in {
+                "url": url,
+                "client": client,
+                "name": name,
+                "partitions": partitions,
+                "max_bytes": max_bytes,
+                "max_records": max_records,
+                "keep_dead": keep_dead,
+                "confirm": confirm,
+                "replicas": replicas,
+                "timeout": timeout,
+                "compress": compress,
+            }.items():
+                object.__setattr__(self, option, value)
+            self._check()
+        except MixpanelException as error:
+            raise without_traceback(error) from None
+        finally:
+            # Error reporters may show the locals of this frame, and a URL may hold a password.
+            url = value = None
+
+    def _check(self) -> None:
         require_redis()
         self._check_client()
         if not isinstance(self.name, str) or not 0 < len(self.name) <= _MAX_NAME or set(self.name) & set("{}\0\r\n"):

@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 from .._encoding.masking import mask_urls, one_line
 from .._model.errors import OutboxError, raise_configuration_error
@@ -248,19 +249,32 @@ def check_url(url: object) -> None:
     Raises:
         ConfigurationError: if it is not a URL of Redis. The message does not show it: it may hold a password.
     """
-    from redis.asyncio.connection import parse_url  # noqa: PLC0415  an extra
+    if not isinstance(url, str) or not _is_url(url):
+        raise_configuration_error(
+            "the url of RedisOutbox must be like redis://host:6379/0, rediss://user:password@host:6379/0 or"
+            " unix:///path/to/redis.sock, with a whole number as the database, and without decode_responses or options"
+            " that redis-py does not know"
+        )
+
+
+def _is_url(url: str) -> bool:
+    from redis import exceptions  # noqa: PLC0415  an extra
+    from redis.asyncio import ConnectionPool  # noqa: PLC0415
 
     try:
-        if isinstance(url, str):
-            options = parse_url(url)
-            if options.get("decode_responses") in (None, False):
-                return
-    except (ValueError, TypeError):
-        pass
-    raise_configuration_error(
-        "the url of RedisOutbox must be like redis://host:6379/0, rediss://user:password@host:6379/0 or"
-        " unix:///path/to/redis.sock, without decode_responses"
-    )
+        parts = urlsplit(url)
+        # redis-py takes any other path for the database 0.
+        is_path = bool(parts.path) if parts.scheme == "unix" else re.fullmatch(r"(/\d*)?", parts.path, re.ASCII)
+        if not is_path or parts.fragment or url != url.strip():
+            return False
+        pool = ConnectionPool.from_url(url)
+        if pool.connection_kwargs.get("decode_responses"):
+            return False
+        # It refuses unknown options, and does not connect yet.
+        pool.connection_class(**pool.connection_kwargs)
+    except (ValueError, TypeError, AttributeError, LookupError, exceptions.RedisError):
+        return False
+    return True
 
 
 def make_client(url: str, timeout: float) -> Any:

@@ -362,6 +362,14 @@ async def test_trio_is_refused(anyio_backend: str) -> None:
         ("http://user:hidden@localhost", {}, "redis://host"),
         ("redis://localhost:notaport", {}, "redis://host"),
         ("redis://localhost?decode_responses=true", {}, "decode_responses"),
+        ("redis://user:hidden@localhost/database", {}, "database"),
+        ("redis://user:hidden@localhost/-1", {}, "database"),
+        ("redis://user:hidden@localhost?hidden=1", {}, "options"),
+        ("redis://user:hidden@localhost?protocol=7", {}, "options"),
+        ("rediss://user:hidden@localhost?ssl_cert_reqs=hidden", {}, "options"),
+        ("redis://user:hidden@localhost ", {}, "redis://host"),
+        ("redis://user:hidden#@localhost", {}, "redis://host"),
+        ("unix://", {}, "unix://"),
         ("redis://localhost", {"name": ""}, "name"),
         ("redis://localhost", {"name": "a{b"}, "braces"),
         ("redis://localhost", {"replicas": 11}, "replicas"),
@@ -374,6 +382,11 @@ async def test_wrong_option_is_refused(url: Any, options: dict[str, Any], words:
     with pytest.raises(ConfigurationError, match=words) as caught:
         RedisOutbox(url, **options)
     assert "hidden" not in str(caught.value)
+    trace = caught.value.__traceback__
+    assert trace is not None
+    # Error reporters show the locals of every frame; the first one is that of this test.
+    while (trace := trace.tb_next) is not None:
+        assert "hidden" not in repr(trace.tb_frame.f_locals)
 
 
 def test_url_is_not_shown() -> None:
