@@ -275,7 +275,9 @@ class Audit:
                 placeholders.add(text, detail="in $device_id or $user_id")
         for one in graph.ids():
             if is_placeholder(one):
-                placeholders.add(one, events=history.events_of(one))
+                size = graph.size(graph.resolve(one))
+                detail = f"a person of {size} ids" if size > 1 else ""
+                placeholders.add(one, detail=detail, events=history.events_of(one))
             if is_email(one) and (others := self._user_ids_beside(one)):
                 mixed.add(one, *others[:_MAX_LISTED])
             if not self._is_simplified and one.startswith(DEVICE_PREFIX):

@@ -265,6 +265,18 @@ def check_not_repeated(confirmed: dict[int, int], emulator: Emulator) -> None:
     assert {call: arrived[ids_of(call)] for call in confirmed} == confirmed
 
 
+def test_interrupted_run_does_not_wait_for_the_rate(tmp_path: Path, emulator: Emulator, server: Server) -> None:
+    plan = planned(tmp_path, merges(20))
+    # The next call would be sent after 10 s, and the tenth after 90 s.
+    process: Any = start("apply", plan, "--yes", "--quiet", "--rate", 0.1, host=server.url)
+    wait_until(lambda: len(emulator.identity_log()) == 1, process)
+    process.send_signal(signal.SIGINT)
+    result = finish(process)
+    assert result.status == 130, result
+    assert states(plan) == {1: "accepted"}
+    assert "Interrupted: no further call was sent" in result.output
+
+
 def test_interrupted_run_ends_its_calls_in_flight(tmp_path: Path, emulator: Emulator, server: Server) -> None:
     plan = planned(tmp_path, merges(200))
     emulator.latency = 0.02

@@ -58,6 +58,14 @@ def test_audit_lists_figures_and_findings_with_advice(tmp_path: Path) -> None:
     assert "  <b>undefined</b> (1 event)" in lines
 
 
+def test_audit_of_a_simplified_project_counts_links_apart_from_calls(tmp_path: Path) -> None:
+    linked = {"event": "Viewed", "properties": {"$device_id": VISITOR, "$user_id": "user-1", "time": 1_700_000_000}}
+    _, output, _ = run("audit", write(tmp_path / "a.ndjson", [linked]), "--id-merge", "simplified")
+    lines = [line.rstrip() for line in output.splitlines()]
+    assert "Identity calls          0" in lines
+    assert "Calls and device links  1 merged" in lines
+
+
 def test_healthy_export_has_no_findings(tmp_path: Path) -> None:
     status, output, _ = run("audit", write(tmp_path / "a.ndjson", HEALTHY), "--id-merge", "original", "--fail-on", "0")
     assert status == 0

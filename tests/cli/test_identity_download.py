@@ -225,7 +225,7 @@ def test_origin_follows_region_and_host(variables: dict[str, str], expected: str
 @pytest.mark.parametrize(
     ("variables", "words"),
     [
-        ({}, "needs a service account, or the secret"),
+        ({}, "needs a service account, or the secret .* MIXPANEL_API_SECRET"),
         ({"API_SECRET": "s", "REGION": "us2"}, "region must be us, eu or in"),
         ({"API_SECRET": "s", "API_HOST": "http://example.com"}, "must use https"),
         ({"API_SECRET": "s", "API_HOST": "https://user@example.com"}, "must be a host name"),

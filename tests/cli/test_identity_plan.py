@@ -295,6 +295,15 @@ def test_lines_without_a_pair_are_listed_with_the_reason(tmp_path: Path) -> None
     ]
 
 
+def test_summary_names_each_reason_once(tmp_path: Path) -> None:
+    pairs = tmp_path / "pairs.csv"
+    pairs.write_text("".join(f"user-{one},person-{one}\n" for one in range(30)))
+    result = run("plan", pairs, "--without-history", "--id-merge", "simplified")
+    assert result.status == 3, result
+    assert f"  pairs.csv:1 and 29 more: {TWO_USERS}\n" in result.output
+    assert result.output.count(TWO_USERS) == 1
+
+
 def test_merge_of_two_users_needs_permission(tmp_path: Path) -> None:
     history = write_lines(tmp_path / "history.ndjson", [identified(A3, A1), identified(U2, A2)])
     (tmp_path / "pairs.csv").write_text(f"{A1},{A2}\n")

@@ -134,6 +134,12 @@ def test_placeholder_is_found(placeholder: str) -> None:
     assert cases(audit("original", [track(placeholder)]), FindingKind.PLACEHOLDER_IDS) == [(placeholder,)]
 
 
+def test_placeholder_that_was_merged_says_how_many_ids_it_has() -> None:
+    report = audit("original", [identify("undefined", A1), track("undefined")])
+    (finding,) = [one for one in report.findings if one.kind is FindingKind.PLACEHOLDER_IDS]
+    assert finding.cases[0].detail == "a person of 2 ids"
+
+
 @pytest.mark.parametrize(
     "fine", ["user-1", A1, "11111111", "nullable-7", "Nancy", "anna@null.example.com", "undefinedable", "banana", "7"]
 )

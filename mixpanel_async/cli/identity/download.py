@@ -72,7 +72,11 @@ def export_access(variables: Mapping[str, str], *, allow_http: bool) -> ExportAc
     if user and not (password and project_id):
         raise ConfigurationError("a service account needs its secret and the project id")
     if not user and not secret:
-        raise ConfigurationError("an export needs a service account, or the secret of the project: --api-secret")
+        raise ConfigurationError(
+            "reading the project needs a service account, or the secret of the project: set "
+            "MIXPANEL_SERVICE_ACCOUNT_USERNAME, MIXPANEL_SERVICE_ACCOUNT_SECRET and MIXPANEL_PROJECT_ID, or "
+            "MIXPANEL_API_SECRET"
+        )
     origin = _origin(variables, allow_http=allow_http)
     if user:
         return ExportAccess(origin=origin, user=user, password=password, project_id=project_id)

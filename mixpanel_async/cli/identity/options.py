@@ -45,8 +45,8 @@ FromApi = Annotated[
     bool,
     typer.Option(
         "--from-api",
-        help="Fetch the raw export of a range of days instead of reading files. Files that are there already are not "
-        "fetched again. Needs a service account or --api-secret.",
+        help="Fetch the raw export of a range of days instead of reading files. Files of earlier days that are there "
+        "already are not fetched again. Needs a service account or --api-secret.",
     ),
 ]
 FromDate = Annotated[

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from mixpanel_async import IdMerge
 from mixpanel_async.identity import AuditReport, Case, Finding
 
 _MAX_ID: Final = 60
@@ -31,13 +32,16 @@ def count(number: int, one: str, several: str) -> str:
 def figures(report: AuditReport) -> list[tuple[str, str]]:
     """Return the figures of a report, each with its name."""
     outcomes = ", ".join(f"{number:,} {outcome}" for outcome, number in report.outcomes.items())
+    is_simplified = report.id_merge is IdMerge.SIMPLIFIED
     rows = [
         ("Events", f"{report.events:,}"),
         ("Ids", f"{report.ids:,}"),
         ("Persons", f"{report.persons:,}, {report.joined_persons:,} with several ids"),
         ("Ids per person", sizes_line(report)),
-        ("Identity calls", f"{report.calls:,}" + (f" ({outcomes})" if outcomes else "")),
+        ("Identity calls", f"{report.calls:,}" + (f" ({outcomes})" if outcomes and not is_simplified else "")),
     ]
+    if is_simplified:
+        rows.append(("Calls and device links", outcomes or "none"))
     if report.persons_of_several_users:
         rows.append(("Persons with several users", f"{report.persons_of_several_users:,}"))
     if report.incomplete_calls:

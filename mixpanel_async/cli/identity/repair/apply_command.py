@@ -170,7 +170,7 @@ def _apply(options: ApplyOptions) -> int:
             anyio.run(run.run, client, CallSender(client, plan.event, journal.created))
         display.close()
         left = remaining_calls(plan, journal.entries, repeat_uncertain=False)
-        for line in _report(plan, journal, run, left):
+        for line in _report(plan, options.path, journal, run, left):
             print_line(line, sys.stdout)
         return signals.status or _status(journal, run, left)
 
@@ -245,7 +245,7 @@ def _summary(plan: Plan, remaining: Remaining, host: str, to_send: int) -> Itera
         yield f"Staying apart: {counted(plan.needs_attention, 'pair')}, with the reasons in the plan"
 
 
-def _report(plan: Plan, journal: Journal, run: ApplyRun, left: Remaining) -> Iterator[str]:
+def _report(plan: Plan, path: Path, journal: Journal, run: ApplyRun, left: Remaining) -> Iterator[str]:
     """Yield the lines about a run, and about every call that failed or is uncertain."""
     calls = plan.calls
     yield f"{run.accepted:,} accepted now, {left.accepted:,} of {len(calls):,} in total"
@@ -267,10 +267,13 @@ def _report(plan: Plan, journal: Journal, run: ApplyRun, left: Remaining) -> Ite
         yield f"Waiting for an uncertain call of the same person: {counted(left.waiting, 'call')}"
     if run.failure is not None:
         yield f"Stopped: {run.failure}"
+    if run.is_interrupted:
+        yield "Interrupted: no further call was sent"
     if left.count:
         yield f"Left: {counted(left.count, 'call')}; run the command again"
     elif calls and not left.uncertain:
-        yield "Reports show the result after up to 60 minutes, in rare cases 24 hours: see `identity verify`"
+        yield "Reports show the result after up to 60 minutes, in rare cases 24 hours. To read it back:"
+        yield f"  mixpanel-async identity verify {path}"
 
 
 def _status(journal: Journal, run: ApplyRun, left: Remaining) -> int:

@@ -141,6 +141,7 @@ class ApplyRun:
         self._groups: Iterator[Sequence[Task]] = iter(groups)
         self._count = sum(map(len, groups))
         self._pace = Pace(limits.rate)
+        self._stop = anyio.Event()
         self._bound = FailureBound(limits.max_failures)
         self.accepted = 0
         """Number of calls that Mixpanel accepted in this run."""
@@ -164,6 +165,8 @@ class ApplyRun:
     async def _supervise(self, scope: anyio.CancelScope) -> None:
         while self._signals.count < 2:
             await anyio.sleep(_SUPERVISE_INTERVAL)
+            if self._is_stopped:
+                self._stop.set()
             self._show()
         # A call that is cut stays `started` in the journal.
         scope.cancel()
@@ -177,12 +180,18 @@ class ApplyRun:
                 return
 
     @property
+    def is_interrupted(self) -> bool:
+        """Whether a signal has asked the run to stop."""
+        return bool(self._signals.count)
+
+    @property
     def _is_stopped(self) -> bool:
-        return bool(self._signals.count) or self.failure is not None
+        return self.is_interrupted or self.failure is not None
 
     async def _send(self, number: int, call: Call, sender: CallSender) -> bool:
         """Send a call, with its lines in the journal. Return whether the next call of the person may follow."""
-        await anyio.sleep(self._pace.reserve(monotonic()))
+        with anyio.move_on_after(self._pace.reserve(monotonic())):
+            await self._stop.wait()
         if self._is_stopped:
             return False
         try:

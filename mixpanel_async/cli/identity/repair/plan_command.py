@@ -105,8 +105,8 @@ def plan(
 ) -> None:
     """Plan which identity calls join pairs of ids, and what each of them would do. It sends nothing.
 
-    PAIRS has two columns, with or without a header: `first,second`, `original,alias_id`, `distinct_id1,distinct_id2` or
-    `identified_id,anon_id`; a column `kind` has alias, merge, identify or auto.
+    PAIRS has two columns, with or without a header: `first,second`, `original,alias_id`, `distinct_id1,distinct_id2`,
+    `identified_id,anon_id` or `user_id,device_id`; a column `kind` has alias, merge, identify or auto.
 
     Exit status: 0 every pair is joined by the plan or already; 3 some pairs stay apart, with the reason in the plan;
     1 a file cannot be written, or the project cannot be read; 2 usage error, or a file cannot be read.
@@ -240,12 +240,22 @@ def _summary(found: Plan, path: Path) -> list[str]:
     """Return the lines about a new plan."""
     apart = [pair for pair in found.left_out if pair.skip is not None and pair.skip.needs_attention]
     lines = [f"{note}." for note in found.notes]
-    lines += [f"  {pair.source}: {pair.reason}" for pair in apart[:_SHOWN]]
-    if len(apart) > _SHOWN:
-        lines.append(f"  and {len(apart) - _SHOWN:,} more in the plan")
+    sources: dict[str, list[str]] = {}
+    for pair in apart:
+        sources.setdefault(pair.reason, []).append(pair.source)
+    for reason, places in itertools.islice(sources.items(), _SHOWN):
+        more = f" and {len(places) - 1:,} more" if len(places) > 1 else ""
+        lines.append(f"  {places[0]}{more}: {reason}")
+    rest = sum(map(len, itertools.islice(sources.values(), _SHOWN, None)))
+    if rest:
+        lines.append(f"  and {rest:,} more in the plan")
     if found.findings:
         lines.append(f"{len(found.findings):,} properties of user profiles conflict or are left behind: see the plan.")
-    end = f"Read {path}, then run: mixpanel-async identity apply {path}" if found.groups else f"{path} has no calls."
+    end = (
+        f"Read {path}, then run: mixpanel-async identity apply {path} --limit 5"
+        if found.groups
+        else f"{path} has no calls."
+    )
     return [*lines, end]
 
 
