@@ -58,8 +58,8 @@ TITLES: Final[Mapping[FindingKind, str]] = {
 _ADVICE: Final[Mapping[FindingKind, str]] = {
     FindingKind.PLACEHOLDER_IDS: (
         "All visitors without an id share such an id, and look like one very active user. Mixpanel refuses most of "
-        "them in imports. Check for a missing id before the call, and send the anonymous id, or an empty distinct_id. Ids "
-        "that were joined with one cannot be separated again."
+        "them in imports. Check for a missing id before the call, and send the anonymous id, or an empty distinct_id. "
+        "Ids that were joined with one cannot be separated again."
     ),
     FindingKind.ID_VARIANTS: (
         "Mixpanel compares ids character by character, so that each variant is a person. Use one form where ids are "
@@ -82,8 +82,8 @@ _ADVICE: Final[Mapping[FindingKind, str]] = {
     ),
     FindingKind.NEAR_LIMIT: ADVICE[Reason.TOO_MANY_IDS],
     FindingKind.ALIAS_CHAINS: (
-        "These chains have joined their ids: nothing needs repair. But a link that is lost or late splits a user. Alias "
-        "every id to the user's first id instead."
+        "These chains have joined their ids: nothing needs repair. But a link that is lost or late splits a user. "
+        "Alias every id to the user's first id instead."
     ),
     FindingKind.LEGACY_ORDER: (
         "In Legacy, an alias applies to later events only. The events from before the call stay a separate person. "

@@ -267,7 +267,7 @@ def _report(plan: Plan, path: Path, journal: Journal, run: ApplyRun, left: Remai
         yield f"Waiting for an uncertain call of the same person: {counted(left.waiting, 'call')}"
     if run.failure is not None:
         yield f"Stopped: {run.failure}"
-    if run.is_interrupted:
+    if run.is_interrupted and left.count:
         yield "Interrupted: no further call was sent"
     if left.count:
         yield f"Left: {counted(left.count, 'call')}; run the command again"

@@ -141,7 +141,6 @@ class ApplyRun:
         self._groups: Iterator[Sequence[Task]] = iter(groups)
         self._count = sum(map(len, groups))
         self._pace = Pace(limits.rate)
-        self._stop = anyio.Event()
         self._bound = FailureBound(limits.max_failures)
         self.accepted = 0
         """Number of calls that Mixpanel accepted in this run."""
@@ -150,31 +149,34 @@ class ApplyRun:
 
     async def run(self, client: AsyncMixpanel, sender: CallSender) -> None:
         """Send the calls, until all are sent or the run is stopped."""
-        async with client, self._supervised(), anyio.create_task_group() as workers:
+        stop = anyio.Event()
+        async with client, self._supervised(stop), anyio.create_task_group() as workers:
             for _ in range(self._limits.concurrency):
-                workers.start_soon(self._work, sender)
+                workers.start_soon(self._work, sender, stop)
         self._show(last=True)
 
     @asynccontextmanager
-    async def _supervised(self) -> AsyncIterator[None]:
+    async def _supervised(self, stop: anyio.Event) -> AsyncIterator[None]:
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(self._supervise, tasks.cancel_scope)
+            tasks.start_soon(self._supervise, tasks.cancel_scope, stop)
             yield
             tasks.cancel_scope.cancel()
 
-    async def _supervise(self, scope: anyio.CancelScope) -> None:
+    async def _supervise(self, scope: anyio.CancelScope, stop: anyio.Event) -> None:
         while self._signals.count < 2:
             await anyio.sleep(_SUPERVISE_INTERVAL)
             if self._is_stopped:
-                self._stop.set()
+                stop.set()
             self._show()
         # A call that is cut stays `started` in the journal.
         scope.cancel()
 
-    async def _work(self, sender: CallSender) -> None:
+    async def _work(self, sender: CallSender, stop: anyio.Event) -> None:
         for group in self._groups:
             for number, call in group:
-                if not await self._send(number, call, sender):
+                with anyio.move_on_after(self._pace.reserve(monotonic())):
+                    await stop.wait()
+                if self._is_stopped or not await self._send(number, call, sender):
                     break
             if self._is_stopped:
                 return
@@ -190,10 +192,6 @@ class ApplyRun:
 
     async def _send(self, number: int, call: Call, sender: CallSender) -> bool:
         """Send a call, with its lines in the journal. Return whether the next call of the person may follow."""
-        with anyio.move_on_after(self._pace.reserve(monotonic())):
-            await self._stop.wait()
-        if self._is_stopped:
-            return False
         try:
             self._journal.write(number, CallState.STARTED)
             result = await sender.send(call)
