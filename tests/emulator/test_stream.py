@@ -20,7 +20,7 @@ from mixpanel_async.emulator import Emulator
 from mixpanel_async.emulator.http.faults import FaultPlan
 from mixpanel_async.emulator.http.request_log import Outcome, RequestLog
 from mixpanel_async.emulator.http.stream import MAX_VIEWERS
-from mixpanel_async.emulator.page.feed import Feed, sse_message
+from mixpanel_async.emulator.page.feed import BATCH, Feed, sse_message
 from mixpanel_async.emulator.project.bounded_log import BoundedLog
 from mixpanel_async.emulator.project.hints import hint
 from mixpanel_async.emulator.project.rejections import shorten
@@ -514,6 +514,19 @@ async def test_ignored_identity_call_has_advice(
         (batch,) = await viewer.until(all_of(1))
     assert batch["identity"][0]["outcome"] == "ignored"
     assert words in batch["identity"][0]["advice"]
+
+
+async def test_new_viewer_sees_failed_calls_from_before_many_merges() -> None:
+    emulator = Emulator(IdMerge.ORIGINAL)
+    failed = event("$identify", **{"$identified_id": "u", "$anon_id": "visitor-17"})
+    merges = [event("$create_alias", distinct_id="u", alias=f"alias-{one}") for one in range(BATCH + 50)]
+    await poster(emulator)("/track", [failed, *merges])
+    async with viewing(emulator) as viewer:
+        await viewer.message()
+        batches = await viewer.until(lambda found: bool(found and found[-1].get("identity")))
+    entries = batches[-1]["identity"]
+    assert [entry["seq"] for entry in entries] == [1, *range(52, BATCH + 52)]
+    assert entries[0]["outcome"] == "failed"
 
 
 async def test_device_of_other_user_has_advice() -> None:

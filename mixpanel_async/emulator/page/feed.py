@@ -27,7 +27,8 @@ HISTORY: Final = 2_000
 """Maximum number of earlier events for a new viewer, and of missed events for a viewer that resumes."""
 
 BATCH: Final = 200
-"""Maximum number of events, of identity log entries and of rejected records in one message."""
+"""Maximum number of events, of identity log entries and of rejected records in one message. Of the identity log, there
+are as many earlier entries that joined nothing."""
 
 # Slightly shorter than the polling interval of viewers, so that each poll of the first viewer updates the position.
 _INTERVAL: Final = 0.09
@@ -39,6 +40,9 @@ _MAX_PEOPLE_BYTES: Final = 1_000_000
 _MAX_IDS: Final = 500
 _MAX_ITEM_BYTES: Final = 20_000
 _MAX_FAULTS: Final = 20
+# A page that is opened after a bulk of merges shows the calls before it that joined nothing.
+_MAX_IDENTITY_ROWS: Final = 10_000
+_JOINED: Final = frozenset({"merged", "unchanged"})
 # Fields of a rejection whose token belongs to another project.
 _TOKEN_FIELDS: Final = frozenset({"properties.token", "$token"})
 
@@ -245,6 +249,8 @@ class Feed:
         }
 
     def _identity(self, after: int, up_to: int) -> list[dict[str, Any]]:
+        rows = self._project.identity_rows.between(after, up_to, _MAX_IDENTITY_ROWS)
+        earlier = [row for row in rows[:-BATCH] if row[1][2].outcome not in _JOINED]
         return [
             {
                 "seq": number,
@@ -255,7 +261,7 @@ class Feed:
                 "$failure_description": result.description,
                 "advice": hint(name, result.outcome, result.failure_code, result.description),
             }
-            for number, (name, payload, result) in self._project.identity_rows.between(after, up_to, BATCH)
+            for number, (name, payload, result) in [*earlier[-BATCH:], *rows[-BATCH:]]
         ]
 
     def _rejected(self, after: int, up_to: int) -> list[dict[str, Any]]:
