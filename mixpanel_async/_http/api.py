@@ -264,6 +264,7 @@ class _Call:
             status=reply.status,
             failed_records=failed,
             retry_after=retry_after_of(reply, now=self._environment.wall_time()),
+            uncertain=self._progress.may_be_applied,
         )
 
 

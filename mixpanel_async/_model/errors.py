@@ -196,6 +196,7 @@ class ApiError(MixpanelException):
         status: HTTP status of the last response.
         failed_records: the records that Mixpanel named.
         retry_after: seconds to wait, if Mixpanel sent `Retry-After`.
+        uncertain: True if one of the attempts, such as one that ended with 500, may have been applied.
     """
 
     def __init__(
@@ -207,6 +208,7 @@ class ApiError(MixpanelException):
         status: int,
         failed_records: Sequence[FailedRecord] = (),
         retry_after: float | None = None,
+        uncertain: bool = False,
     ) -> None:
         super().__init__(message)
         self.message = message
@@ -215,6 +217,7 @@ class ApiError(MixpanelException):
         self.status = status
         self.failed_records = tuple(failed_records)
         self.retry_after = retry_after
+        self.uncertain = uncertain
 
     def __str__(self) -> str:
         return f"{self.endpoint}: HTTP {self.status}: {self.message} (after {count_of(self.attempts, 'attempt')})"

@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Final
 
 from rich.console import Console
 
+from .visible import visible
+
 if TYPE_CHECKING:
     from mixpanel_async.emulator import Emulator, RequestDigest, RequestEntry, Server
 
@@ -53,8 +55,7 @@ def styler(console: Console) -> Style:
 def printable(text: str, limit: int) -> str:
     """Return text of a request without characters that a terminal would interpret, at most `limit` characters."""
     cut = text if len(text) <= limit else text[: limit - 1] + "…"
-    # `isprintable` is false for control, format, surrogate, private and separator characters other than the space.
-    return "".join(one if one.isprintable() else one.encode("unicode_escape", "surrogatepass").decode() for one in cut)
+    return visible(cut)
 
 
 def first_steps(url: str, *, https_url: str | None, id_merge: str, has_token: bool, style: Style) -> str:

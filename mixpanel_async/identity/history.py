@@ -27,6 +27,8 @@ _REASONS: Final = tuple(Reason)
 _NO_REASON: Final = -1
 # Times from here on are milliseconds. As seconds, it would be in the year 5138.
 _MILLISECONDS: Final = 100_000_000_000
+# Larger numbers are no times: as milliseconds, the year would have six digits.
+_MAX_TIME: Final = 1e17
 
 
 class Order(Enum):
@@ -191,7 +193,7 @@ class History:
 
     def _position_by_arrival(self, properties: Mapping[str, Any]) -> float:
         arrived = properties.get("$mp_api_timestamp_ms") or properties.get("mp_processing_time_ms")
-        if type(arrived) is int or type(arrived) is float:
+        if (type(arrived) is int or type(arrived) is float) and -_MAX_TIME < arrived < _MAX_TIME:
             return arrived / 1000
         self.ordered_by_time += 1
         return _time(properties)
@@ -292,9 +294,10 @@ def _malformed(event: object) -> ValidationError:
 
 
 def _time(properties: Mapping[str, Any]) -> float:
-    """Return the `time` of an event in seconds, or 0 without one."""
+    """Return the `time` of an event in seconds, or 0 without a possible one."""
     time = properties.get("time")
-    if type(time) is not int and type(time) is not float:
+    # NaN fails this comparison too: it would break the order of all other events.
+    if (type(time) is not int and type(time) is not float) or not -_MAX_TIME < time < _MAX_TIME:
         return 0.0
     return time / 1000 if time >= _MILLISECONDS else float(time)
 

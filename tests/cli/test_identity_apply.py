@@ -86,7 +86,14 @@ def test_without_terminal_it_needs_yes(tmp_path: Path, emulator: Emulator, serve
 
 
 @pytest.mark.parametrize(
-    ("answer", "status", "count"), [(b"y\n", 0, 1), pytest.param(b"n\n", 2, 0, marks=pytest.mark.long)]
+    ("answer", "status", "count"),
+    [
+        (b"y\n", 0, 1),
+        # Control and C.
+        (b"\x03", 130, 0),
+        pytest.param(b"n\n", 2, 0, marks=pytest.mark.long),
+        pytest.param(b"\x04", 2, 0, marks=pytest.mark.long),
+    ],
 )
 def test_terminal_is_asked(
     tmp_path: Path, emulator: Emulator, server: Server, answer: bytes, status: int, count: int
@@ -105,6 +112,7 @@ def test_terminal_is_asked(
     os.close(terminal)
     assert len(emulator.identity_log()) == count
     assert b"These calls cannot be undone" in shown
+    assert (b"Nothing was sent." in shown) is (count == 0)
 
 
 def read_all(terminal: int) -> Iterator[bytes]:

@@ -356,7 +356,7 @@ def test_conflicts_of_profiles_are_listed(tmp_path: Path, system: str, pair: str
 
 
 def test_plan_with_odd_ids_is_one_line_for_each_pair(tmp_path: Path) -> None:
-    odd = ['a"b\\', "line\nsend merge", "\u2028\u202e", "ü😀", " < # x", "\ud800"]
+    odd = ['a"b\\', "line\nsend merge", "a\u2028\u202e", "ü😀", "x < # x", "\ud800"]
     records = [{"first": U1, "second": one} for one in odd[:-1]]
     result = run(
         "plan",

@@ -139,7 +139,7 @@ def planned(case: Case, emulator: Emulator, folder: Path) -> Plan:
 
 
 def open_journal(folder: Path) -> Journal:
-    return Journal(folder / "journal", "plan", "project", 1_700_000_000.0)
+    return Journal(folder / "journal", "plan", "project", 1_700_000_000.0, calls=100)
 
 
 def apply_with_kills(case: Case, plan: Plan, emulator: Emulator, folder: Path) -> Counter[int]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-import sys
+import os
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -13,13 +14,12 @@ from mixpanel_async import ConfigurationError
 from mixpanel_async.identity import Audit, AuditReport, IdentityGraph, Order
 
 from ..importing.inputs import DamagedError, InputError
-from ..importing.progress import print_line
 from ..importing.typer_options import AllowHttp, ApiHost, ProjectId, Region, ServiceAccount, ServiceAccountSecret
 from . import options as opt
 from .download import DownloadError
 from .events import ExportFiles
 from .html_page import audit_page
-from .messages import FOUND, STOPPED, USAGE, fail, show_unreadable
+from .messages import FOUND, STOPPED, USAGE, fail, show_unreadable, write_output
 from .source import ApiExport, open_events
 from .tables import print_audit
 
@@ -89,19 +89,20 @@ def audit(
     )
     try:
         exports = open_events(files, api)
+        _check_outputs(exports, html, persons)
         check = Audit(id_merge, cluster_limit=cluster_limit, order=order, cases=cases)
         exports.feed(check.add, quiet=quiet)
         report = check.report()
         if html is not None:
-            html.write_text(audit_page(report, exports.unreadable), encoding="utf-8")
+            _write(html, [audit_page(report, exports.unreadable)])
         if persons is not None:
-            _write_persons(persons, check.graph)
+            _write(persons, _person_lines(check.graph))
     except (InputError, ConfigurationError) as error:
         fail("audit", str(error), USAGE)
     except DownloadError as error:
         fail("audit", str(error), STOPPED)
     except DamagedError as error:
-        fail("audit", f"a file is {error}; export it again", STOPPED)
+        fail("audit", f"{error}; export it again", STOPPED)
     except OSError as error:
         fail("audit", f"{error.filename or 'a file'}: {error.strerror or error}", STOPPED)
     _show(report, exports, as_json=as_json)
@@ -109,18 +110,41 @@ def audit(
         raise typer.Exit(FOUND)
 
 
-def _write_persons(path: Path, graph: IdentityGraph) -> None:
-    with path.open("w", encoding="utf-8") as file:
-        for ids in graph.persons():
-            person = graph.resolve(next(iter(ids)))
-            others = sorted(ids - {person})
-            file.write(json.dumps({"person": person, "ids": [person, *others]}, ensure_ascii=False) + "\n")
+def _check_outputs(exports: ExportFiles, *outputs: Path | None) -> None:
+    """Check that no report would replace an export or another report.
+
+    Raises:
+        ConfigurationError: if one would.
+    """
+    paths = [os.path.realpath(one) for one in outputs if one is not None]
+    for path in paths:
+        if path in exports.paths or paths.count(path) > 1:
+            raise ConfigurationError(f"{path} is already used as another file of this command; choose another name")
+
+
+def _write(path: Path, parts: Iterable[str]) -> None:
+    """Write a report. Lone surrogates, which UTF-8 cannot hold, are escaped.
+
+    Raises:
+        OSError: if it cannot be written; its `filename` is the path.
+    """
+    try:
+        with path.open("w", encoding="utf-8", errors="backslashreplace") as file:
+            file.writelines(parts)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None
+
+
+def _person_lines(graph: IdentityGraph) -> Iterator[str]:
+    for ids in graph.persons():
+        person = graph.resolve(next(iter(ids)))
+        yield json.dumps({"person": person, "ids": [person, *sorted(ids - {person})]}, ensure_ascii=False) + "\n"
 
 
 def _show(report: AuditReport, exports: ExportFiles, *, as_json: bool) -> None:
     if as_json:
         found = {**report.as_dict(), "unreadable": exports.unreadable}
-        print_line(json.dumps(found, ensure_ascii=False, indent=2), sys.stdout)
+        write_output(json.dumps(found, indent=2) + "\n", "audit")
     else:
         print_audit(report)
     show_unreadable(exports)

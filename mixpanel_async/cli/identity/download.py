@@ -12,13 +12,15 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Final
 
 import httpx
 
 from mixpanel_async import ConfigurationError
+
+from ..importing.checkpoint import fingerprint
 
 MAX_REQUESTS: Final = 50
 """Maximum number of requests into which a download is divided."""
@@ -33,6 +35,8 @@ _LIMIT_SECONDS: Final = 600.0
 _MAX_LIMIT_WAITS: Final = 7
 _TIMEOUT: Final = httpx.Timeout(30.0, read=600.0)
 _MAX_SHOWN: Final = 200
+# A day ends last at UTC-12.
+_DAY_ENDS_AFTER: Final = timedelta(hours=36)
 _TEMPORARY: Final = frozenset({408, 500, 502, 503, 504})
 
 
@@ -55,6 +59,11 @@ class ExportAccess:
     user: str
     password: str
     project_id: str | None
+
+    @property
+    def project(self) -> str:
+        """Short fingerprint of the project, for the names of its files."""
+        return fingerprint(self.origin, self.project_id or self.user)[:8]
 
 
 def export_access(variables: Mapping[str, str], *, allow_http: bool) -> ExportAccess:
@@ -127,13 +136,14 @@ class ExportDownload:
         self._sleep = sleep
         self._transport = transport
 
-    def run(self, first: date, last: date, today: date) -> list[Path]:
+    def run(self, first: date, last: date) -> list[Path]:
         """Fetch what is not there yet, and return the files in order.
+
+        A file that was written before its last day had ended everywhere on earth is fetched again.
 
         Args:
             first: first day, in the time zone of the project.
             last: last day.
-            today: the current day. Files with this day or a later one are fetched again.
 
         Raises:
             DownloadError: if the export is refused, or a request fails repeatedly.
@@ -144,9 +154,9 @@ class ExportDownload:
         with httpx.Client(timeout=_TIMEOUT, transport=self._transport) as client:
             is_first = True
             for start, end in day_ranges(first, last):
-                path = self._directory / f"export-{start}_{end}.ndjson.gz"
+                path = self._directory / f"export-{self._access.project}-{start}_{end}.ndjson.gz"
                 paths.append(path)
-                if path.exists() and end < today:
+                if _is_complete(path, end):
                     self._report(f"{path.name} is there already")
                     continue
                 if not is_first:
@@ -214,6 +224,15 @@ def day_ranges(first: date, last: date) -> Iterator[tuple[date, date]]:
         yield start, min(last, start + timedelta(days=step - 1))
 
 
+def _is_complete(path: Path, end: date) -> bool:
+    """Return whether a file is there that was written after its last day had ended in every time zone."""
+    try:
+        written = datetime.fromtimestamp(path.stat().st_mtime, timezone.utc)
+    except FileNotFoundError:
+        return False
+    return written >= datetime.combine(end, datetime.min.time(), timezone.utc) + _DAY_ENDS_AFTER
+
+
 def _write(path: Path, chunks: Iterator[bytes]) -> None:
     """Write a response as gzip. A response that ends in the middle of an event is incomplete."""
     end = b""
@@ -228,7 +247,8 @@ def _write(path: Path, chunks: Iterator[bytes]) -> None:
 
 def _retry_after(response: httpx.Response) -> float:
     text = response.headers.get("Retry-After", "")
-    return min(float(text), _LIMIT_SECONDS) if text.isdigit() and int(text) > 0 else _LIMIT_SECONDS
+    is_number = text.isascii() and text.isdigit() and int(text[:9]) > 0
+    return min(float(text[:9]), _LIMIT_SECONDS) if is_number else _LIMIT_SECONDS
 
 
 def _words(error: Exception) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
@@ -13,9 +14,9 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
 from mixpanel_async import ValidationError
 
-from ..importing.inputs import InputError, InputFile, find_inputs
+from ..importing.inputs import DamagedError, InputError, InputFile, UnknownInputError, find_inputs
 from ..importing.option_values import Format
-from ..importing.record_source import Position, RecordSource, UnreadableRow
+from ..importing.record_source import Position, RecordSource, Row, UnreadableRow
 from ..importing.source_factory import ReadOptions, open_source
 
 # Few rows at a time stay in the caches of the processor.
@@ -43,6 +44,8 @@ class ExportFiles:
         """Number of lines and records that are no events."""
         self.problems: list[str] = []
         """The first of them, each as one line without content."""
+        self.paths = frozenset(os.path.realpath(one.name) for one in self._inputs if one.identity is not None)
+        """Absolute paths of the files."""
         for one in self._inputs:
             # Each file is opened once before the first is read, which can take minutes. A stream can be opened once.
             if one.identity is not None:
@@ -57,7 +60,7 @@ class ExportFiles:
 
         Raises:
             InputError: if a file cannot be opened.
-            DamagedError: if the rest of a file cannot be read.
+            DamagedError: if the rest of a file cannot be read. The message names the file.
         """
         with _progress(quiet=quiet) as progress, _without_collections():
             total = sum(one.size or 0 for one in self._inputs) or None
@@ -73,7 +76,7 @@ class ExportFiles:
         add = receivers[0] if len(receivers) == 1 else _to_all(receivers)
         with closing(_open(one)) as source:
             while not source.is_exhausted:
-                for number, row in cast("list[tuple[int, Any]]", source.take(_ROWS_AT_ONCE)):
+                for number, row in cast("list[tuple[int, Any]]", _take(source, one)):
                     if type(row) is UnreadableRow:
                         self._note(one, number, row.problem)
                         continue
@@ -87,6 +90,13 @@ class ExportFiles:
         self.unreadable += 1
         if len(self.problems) < _MAX_SHOWN:
             self.problems.append(f"{one.name}:{number} {problem}")
+
+
+def _take(source: RecordSource, one: InputFile) -> list[Row]:
+    try:
+        return source.take(_ROWS_AT_ONCE)
+    except DamagedError as error:
+        raise DamagedError(f"{one.name} is {error}") from None
 
 
 def _to_all(receivers: Sequence[AddEvent]) -> AddEvent:
@@ -110,7 +120,10 @@ def _without_collections() -> Iterator[None]:
 
 
 def _open(one: InputFile) -> RecordSource:
-    source = open_source(one, ReadOptions(), Position())
+    try:
+        source = open_source(one, ReadOptions(), Position())
+    except UnknownInputError:
+        raise InputError(f"{one.name} is no raw export: identity commands read one JSON object per line") from None
     if source.format not in {Format.NDJSON, Format.JSON}:
         source.close()
         raise InputError(

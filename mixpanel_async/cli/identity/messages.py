@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from typing import Final, NoReturn
+from typing import TYPE_CHECKING, Final, NoReturn
 
 import typer
 
 from ..importing.progress import print_line
-from .events import ExportFiles
+
+if TYPE_CHECKING:
+    from .events import ExportFiles
 
 STOPPED: Final = 1
 """A file is damaged, or a request failed."""
@@ -24,6 +27,31 @@ def show_unreadable(exports: ExportFiles) -> None:
         print_line(problem, sys.stderr)
     if exports.unreadable:
         print_line(f"{exports.unreadable:,} lines are no events and were left out", sys.stderr)
+
+
+def write_output(text: str, command: str) -> None:
+    """Write a report to standard output. A reader that has ended, such as `head`, is no error.
+
+    Args:
+        text: the report, which may be styled for a terminal.
+        command: name of the command in the group.
+
+    Raises:
+        typer.Exit: with status 1 if the report cannot be written, as on a full disk.
+    """
+    stream = sys.stdout
+    # Without standard output, nothing reads the report.
+    if stream is None:
+        return
+    encoding = stream.encoding or "utf-8"
+    try:
+        stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
+        stream.flush()
+    except BrokenPipeError:
+        # What is still buffered would raise again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    except OSError as error:
+        fail(command, f"the report cannot be written: {error.strerror or error}", STOPPED)
 
 
 def fail(command: str, message: str, status: int) -> NoReturn:

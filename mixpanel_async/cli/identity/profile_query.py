@@ -28,6 +28,7 @@ _DELAYS: Final = (2.0, 4.0, 8.0, 16.0, 32.0)
 _IDS_AT_ONCE: Final = 1_000
 _SUCCESS: Final = 200
 _TOO_MANY: Final = 429
+_NO_PROFILES: Final = "the answer to the profile query is not one that Mixpanel documents; check --api-host"
 
 
 class ProfileQuery:
@@ -63,11 +64,12 @@ class ProfileQuery:
         while True:
             body = {**query, "page": str(page), **({"session_id": session} if session else {})}
             answer = self._ask(client, body)
-            results = answer.get("results") or []
-            for result in results:
-                yield str(result["$distinct_id"]), result.get("$properties") or {}
+            results, size = answer.get("results") or [], answer.get("page_size") or 0
+            if not isinstance(results, list) or type(size) is not int:
+                raise DownloadError(_NO_PROFILES)
+            yield from map(_profile, results)
             page, session = page + 1, str(answer.get("session_id") or "")
-            if not session or not results or len(results) < int(answer.get("page_size") or 0):
+            if not session or not results or len(results) < size:
                 return
 
     def _ask(self, client: httpx.Client, body: Mapping[str, str]) -> Mapping[str, Any]:
@@ -100,11 +102,20 @@ class ProfileQuery:
         return response.content, ""
 
 
+def _profile(result: object) -> tuple[str, Mapping[str, Any]]:
+    """Return the id and the properties in one result of a query."""
+    if isinstance(result, dict) and isinstance(distinct_id := result.get("$distinct_id"), str):
+        properties = result.get("$properties") or {}
+        if isinstance(properties, dict):
+            return distinct_id, properties
+    raise DownloadError(_NO_PROFILES)
+
+
 def _json_object(content: bytes) -> Mapping[str, Any]:
     try:
         answer = orjson.loads(content)
     except ValueError:
         answer = None
     if not isinstance(answer, dict):
-        raise DownloadError("the answer to the profile query is no JSON object")
+        raise DownloadError(_NO_PROFILES)
     return answer

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import json
-import sys
 from typing import Annotated, Any
 
 import typer
+from rich.console import Console
 
 from mixpanel_async import ConfigurationError, IdMerge
 from mixpanel_async.identity import GraphDiff, History, Order, PersonChange
 
 from ..importing.inputs import DamagedError, InputError
-from ..importing.progress import print_line
 from . import options as opt
 from .events import ExportFiles
-from .messages import STOPPED, USAGE, fail, show_unreadable
+from .messages import STOPPED, USAGE, fail, show_unreadable, write_output
 from .tables import count, output, print_pairs, shown
 
 
@@ -58,16 +57,17 @@ def simulate(
     except (InputError, ConfigurationError) as error:
         fail("simulate", str(error), USAGE)
     except DamagedError as error:
-        fail("simulate", f"a file is {error}; export it again", STOPPED)
+        fail("simulate", f"{error}; export it again", STOPPED)
     for history in (before, after):
         for _ in history.replay():
             pass
     diff = before.graph.diff(after.graph)
     if as_json:
         found = {"from": now.value, "id_merge": id_merge.value, "events": before.event_count, **_as_dict(diff, cases)}
-        print_line(json.dumps(found, ensure_ascii=False, indent=2), sys.stdout)
+        write_output(json.dumps(found, indent=2) + "\n", "simulate")
     else:
-        _print(diff, now, id_merge, cases)
+        with output("simulate") as console:
+            _print(console, diff, now, id_merge, cases)
     show_unreadable(exports)
 
 
@@ -87,8 +87,7 @@ def _as_dict(diff: GraphDiff, cases: int) -> dict[str, Any]:
     }
 
 
-def _print(diff: GraphDiff, before: IdMerge, after: IdMerge, cases: int) -> None:
-    console = output()
+def _print(console: Console, diff: GraphDiff, before: IdMerge, after: IdMerge, cases: int) -> None:
     rows = [
         (f"Persons now ({before.value})", f"{diff.persons_before:,}"),
         (f"Persons then ({after.value})", f"{diff.persons_after:,}"),

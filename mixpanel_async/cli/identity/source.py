@@ -63,7 +63,7 @@ def open_events(files: Sequence[str] | None, api: ApiExport) -> ExportFiles:
     given = {f"MIXPANEL_{name}": value for name, value in api.variables.items() if value is not None}
     access = export_access({**os.environ, **given}, allow_http=api.allow_http)
     download = ExportDownload(access, api.directory, report=_silent if api.quiet else _report)
-    return ExportFiles([str(path) for path in download.run(first, last, today)])
+    return ExportFiles([str(path) for path in download.run(first, last)])
 
 
 def _day(option: str, text: str | None) -> date:

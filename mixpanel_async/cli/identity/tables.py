@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Final
 
 from rich import box
@@ -13,15 +14,28 @@ from rich.table import Table
 from mixpanel_async import IdMerge
 from mixpanel_async.identity import AuditReport, Case, Finding
 
+from ..visible import visible
+from .messages import write_output
+
 _MAX_ID: Final = 60
+_MAX_DETAIL: Final = 300
 # The width of the text if the output is no terminal.
 _WIDTH: Final = 120
 
 
-def output() -> Console:
-    """Return a console on standard output, with a fixed width if it is no terminal."""
+@contextmanager
+def output(command: str) -> Iterator[Console]:
+    """Yield a console, and write what was printed on it to standard output. Its width is fixed without a terminal.
+
+    Args:
+        command: name of the command in the group.
+    """
     console = Console(soft_wrap=False, highlight=False)
-    return console if console.is_terminal else Console(width=_WIDTH, highlight=False)
+    if not console.is_terminal:
+        console = Console(width=_WIDTH, highlight=False)
+    with console.capture() as captured:
+        yield console
+    write_output(captured.get(), command)
 
 
 def count(number: int, one: str, several: str) -> str:
@@ -76,7 +90,9 @@ def shown(text: str) -> str:
 def case_line(case: Case) -> str:
     """Return a case as one line."""
     line = ", ".join(map(shown, case.ids))
-    details = [case.detail] if case.detail else []
+    # A detail may name ids, and a reason of Mixpanel.
+    detail = visible(case.detail)
+    details = [detail if len(detail) <= _MAX_DETAIL else f"{detail[: _MAX_DETAIL - 1]}…"] if detail else []
     if case.events:
         details.append(count(case.events, "event", "events"))
     return f"{line} ({'; '.join(details)})" if details else line
@@ -88,7 +104,11 @@ def finding_title(finding: Finding) -> str:
 
 def print_audit(report: AuditReport) -> None:
     """Print a report."""
-    console = output()
+    with output("audit") as console:
+        _print_audit(console, report)
+
+
+def _print_audit(console: Console, report: AuditReport) -> None:
     print_pairs(console, figures(report))
     console.print()
     if not report.findings:

@@ -45,6 +45,10 @@ class FormatError(ValueError):
     """The format cannot be detected, or is not the given one. The message begins with a verb: "is ..."."""
 
 
+class UnknownFormatError(FormatError):
+    """The content has no known format."""
+
+
 def detect_format(sample: bytes, name: str, given: Format = Format.AUTO, delimiter: str | None = None) -> Format:
     """Return the format of a file.
 
@@ -55,7 +59,8 @@ def detect_format(sample: bytes, name: str, given: Format = Format.AUTO, delimit
         delimiter: value of `--delimiter`.
 
     Raises:
-        FormatError: if the content has no known format, or clearly not the given one.
+        UnknownFormatError: if the content has no known format.
+        FormatError: if it clearly has not the given one, or is UTF-16.
     """
     if sample.startswith(PARQUET_MAGIC):
         return _confirm(Format.PARQUET, given)
@@ -69,7 +74,7 @@ def detect_format(sample: bytes, name: str, given: Format = Format.AUTO, delimit
         return likely
     is_explained = named in _TABLE_FORMATS or (named in _JSON_FORMATS and _may_be_json(text))
     if text and not is_explained:
-        raise FormatError(
+        raise UnknownFormatError(
             "is neither JSON nor a table with a header of several columns; if it is a table with one column, use "
             "--format csv"
         )

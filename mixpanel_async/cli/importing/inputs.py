@@ -17,7 +17,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Final, cast
 
-from .format_detection import SAMPLE_BYTES, FormatError, detect_format
+from .format_detection import SAMPLE_BYTES, FormatError, UnknownFormatError, detect_format
 from .option_values import Format
 
 STDIN: Final = "-"
@@ -41,6 +41,10 @@ _OFFICE_PART: Final = "[Content_Types].xml"
 
 class InputError(Exception):
     """A file cannot be imported. None of its records was read."""
+
+
+class UnknownInputError(InputError):
+    """The content of a file has no known format."""
 
 
 class DamagedError(Exception):
@@ -196,6 +200,8 @@ def open_input(input_file: InputFile, format: Format, delimiter: str | None = No
         sample = content.peek(SAMPLE_BYTES)[:SAMPLE_BYTES]
         try:
             detected = detect_format(sample, name, format, delimiter)
+        except UnknownFormatError as error:
+            raise UnknownInputError(f"{name} {error}") from None
         except FormatError as error:
             raise InputError(f"{name} {error}") from None
         if detected is Format.PARQUET:

@@ -14,6 +14,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn
 
+from ..visible import visible
+
 _LINE_INTERVAL: Final = 10.0
 _RATE_WINDOW: Final = 10.0
 
@@ -195,9 +197,14 @@ class _LineDisplay:
 
 
 def print_line(text: str, stream: Any) -> None:
-    """Print a line. A closed stream must not end the import."""
+    """Print a line. A closed stream must not end the import.
+
+    Control characters are escaped: names of files and messages of servers may contain any. So are characters that the
+    stream cannot encode.
+    """
+    line, encoding = visible(text, keep="\n\t"), getattr(stream, "encoding", None) or "utf-8"
     try:
-        print(text, file=stream, flush=True)
+        print(line.encode(encoding, "backslashreplace").decode(encoding), file=stream, flush=True)
     except (BrokenPipeError, OSError, ValueError):
         return
 

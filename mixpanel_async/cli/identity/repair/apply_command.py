@@ -23,9 +23,11 @@ from ...importing.progress import create_display, print_line
 from ...importing.project import ProjectOptions, project_options
 from ...importing.signals import SignalCounter
 from .apply_run import ApplyLimits, ApplyRun, Remaining, remaining_calls
-from .journal import SUFFIX, CallState, Journal, JournalError
+from .calls import CallKind
+from .journal import CallState, Journal, JournalError, journal_path
 from .options import (
     EXIT_INCOMPLETE,
+    EXIT_INTERRUPTED,
     EXIT_OK,
     EXIT_STOPPED,
     EXIT_USAGE,
@@ -150,23 +152,24 @@ def _apply(options: ApplyOptions) -> int:
     _check_plan(stored, options)
     plan = stored.plan
     client = _create_client(plan, options.project)
-    journal_path = options.path.with_name(options.path.name + SUFFIX)
+    path = journal_path(options.path)
     with ExitStack() as stack:
         stack.enter_context(lock_file(find_inputs([str(options.path)])[0][0], "apply"))
-        project = options.project.fingerprint()
-        journal = stack.enter_context(Journal(journal_path, stored.sha256, project, time.time()))
+        project = _fingerprint(plan, options.project)
+        journal = Journal(path, stored.sha256, project, time.time(), calls=len(plan.calls))
         remaining = remaining_calls(plan, journal.entries, repeat_uncertain=options.limits.repeat_uncertain)
         to_send = sum(map(len, remaining.limited(options.limits.limit)))
         for line in _summary(plan, remaining, client.api_host, to_send):
             print_line(line, sys.stdout)
-        if to_send and not options.yes and not _is_confirmed(to_send):
+        if to_send and not options.yes and (status := _ask(to_send)) != EXIT_OK:
             print_line("Nothing was sent.", sys.stdout)
-            return EXIT_USAGE
+            return status
         signals = stack.enter_context(SignalCounter())
         display = create_display("accepted", "failed", quiet=options.quiet)
         stack.callback(display.close)
         run = ApplyRun(remaining, journal, limits=options.limits, display=display, signals=signals)
         if to_send:
+            stack.enter_context(journal)
             anyio.run(run.run, client, CallSender(client, plan.event, journal.created))
         display.close()
         left = remaining_calls(plan, journal.entries, repeat_uncertain=False)
@@ -217,15 +220,29 @@ def _create_client(plan: Plan, project: ProjectOptions) -> AsyncMixpanel:
     )
 
 
-def _is_confirmed(count: int) -> bool:
-    """Ask whether to send.
+def _fingerprint(plan: Plan, project: ProjectOptions) -> str:
+    """Return a fingerprint of the project that the calls go to.
+
+    Mixpanel goes by the project id of the service account for what comes by `/import`: merges and linking events.
+    """
+    is_by_account = any(pair.call.kind in {CallKind.MERGE, CallKind.LINK} for pair in plan.calls)
+    account = project.account_fingerprints() if is_by_account else {}
+    return "-".join([project.fingerprint(), *account.values()])
+
+
+def _ask(count: int) -> int:
+    """Ask whether to send. Return `EXIT_OK`, or the exit status if the answer is no.
 
     Raises:
         PlanError: if there is no terminal to ask on.
     """
-    if not sys.stdin.isatty():
+    if sys.stdin is None or not sys.stdin.isatty():
         raise PlanError("there is no terminal to ask on, so nothing was sent; use --yes")
-    return typer.confirm(f"Send {counted(count, 'call')} now?")
+    try:
+        return EXIT_OK if typer.confirm(f"Send {counted(count, 'call')} now?") else EXIT_USAGE
+    except typer.Abort as error:
+        print_line("", sys.stdout)
+        return EXIT_INTERRUPTED if isinstance(error.__context__, KeyboardInterrupt) else EXIT_USAGE
 
 
 def _summary(plan: Plan, remaining: Remaining, host: str, to_send: int) -> Iterator[str]:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -19,6 +21,10 @@ from ...importing.checkpoint import sync_directory
 
 SUFFIX: Final = ".journal"
 _VERSION: Final = 1
+# The year 2286.
+_MAX_TIME: Final = 1e10
+_HEAD_PART: Final = re.compile(rb"""(?:\{[\w":,. -]*)?""")
+_MALFORMED: Final = (ValueError, KeyError, TypeError, OverflowError)
 
 
 class JournalError(Exception):
@@ -51,37 +57,53 @@ class Entry:
     reason: str = ""
 
 
+def journal_path(plan: Path) -> Path:
+    """Return the path of the journal of a plan. All symbolic links to a plan have one journal."""
+    real = Path(os.path.realpath(plan))
+    return real.with_name(real.name + SUFFIX)
+
+
 class Journal:
-    """Open journal of one plan and project.
+    """Journal of one plan and project. As a context manager, it is open for writing.
 
     Args:
-        path: path of the file. It is created if it does not exist.
+        path: path of the file. It is created when the journal is opened, if it does not exist.
         plan: hash of the plan.
         project: fingerprint of the project and host.
         now: current time, in seconds since the epoch, for a new journal.
+        calls: number of calls of the plan.
 
     Raises:
         JournalError: if the file cannot be read, or belongs to another plan or project.
-        OSError: if it cannot be written.
     """
 
-    def __init__(self, path: Path, plan: str, project: str, now: float) -> None:
+    def __init__(self, path: Path, plan: str, project: str, now: float, *, calls: int) -> None:
         self.path = path
-        head = {"journal": _VERSION, "plan": plan, "project": project, "created": now}
-        created, entries, length = _read(path, head)
+        self._head = {"journal": _VERSION, "plan": plan, "project": project, "created": now}
+        created, entries, length = _read(path, self._head, calls)
         self.created = created
         """Time of the first run, in seconds since the epoch."""
         self.entries: dict[int, Entry] = entries
         """Latest entry by number of the call, from 1."""
-        self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o600)
-        # What a killed process wrote of its last line is no entry.
-        os.ftruncate(self._descriptor, length)
-        os.lseek(self._descriptor, 0, os.SEEK_END)
-        if not length:
-            self._append(head)
-            sync_directory(path.parent)
+        self._length = length
+        self._descriptor = -1
 
     def __enter__(self) -> Journal:  # noqa: PYI034  `Self` needs another dependency before Python 3.11
+        """Open the journal for writing.
+
+        Raises:
+            OSError: if it cannot be written.
+        """
+        self._descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o600)
+        try:
+            # What a killed process wrote of its last line is no entry.
+            self._drop_rest()
+            if not self._length:
+                self._append(self._head)
+                sync_directory(self.path.parent)
+        except BaseException:
+            os.close(self._descriptor)
+            raise
         return self
 
     def __exit__(
@@ -105,9 +127,21 @@ class Journal:
 
     def _append(self, line: Mapping[str, Any]) -> None:
         data = json.dumps(line).encode() + b"\n"
-        while data:
-            data = data[os.write(self._descriptor, data) :]
-        os.fsync(self._descriptor)
+        length = self._length + len(data)
+        try:
+            while data:
+                data = data[os.write(self._descriptor, data) :]
+            os.fsync(self._descriptor)
+        except OSError:
+            # A later line must not continue the part of this one that was written.
+            with suppress(OSError):
+                self._drop_rest()
+            raise
+        self._length = length
+
+    def _drop_rest(self) -> None:
+        os.ftruncate(self._descriptor, self._length)
+        os.lseek(self._descriptor, self._length, os.SEEK_SET)
 
 
 def journal_created(path: Path) -> float | None:
@@ -118,14 +152,28 @@ def journal_created(path: Path) -> float | None:
     """
     try:
         with path.open("rb") as file:
-            return float(json.loads(file.readline())["created"])
+            return _time(json.loads(file.readline()))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise JournalError(f"cannot read {path} ({type(error).__name__})") from None
+    except OSError as error:
+        raise JournalError(f"cannot read {path}: {error.strerror or error}") from None
+    except _MALFORMED:
+        raise JournalError(f"{path} is damaged; name the first day to read with --from-date") from None
 
 
-def _read(path: Path, head: Mapping[str, Any]) -> tuple[float, dict[int, Entry], int]:
+def _time(head: Mapping[str, Any]) -> float:
+    """Return the time in the first line of a journal.
+
+    Raises:
+        ValueError: if there is no possible time. Other errors of `_MALFORMED` are possible too.
+    """
+    created = float(head["created"])
+    if not 0 <= created < _MAX_TIME:
+        raise ValueError("the time of the first run is impossible")
+    return created
+
+
+def _read(path: Path, head: Mapping[str, Any], calls: int) -> tuple[float, dict[int, Entry], int]:
     """Return the time in the first line of a file, its entries, and the length of its complete lines.
 
     Raises:
@@ -141,12 +189,18 @@ def _read(path: Path, head: Mapping[str, Any]) -> tuple[float, dict[int, Entry],
     lines = data[:length].splitlines()
     entries: dict[int, Entry] = {}
     try:
+        # Nothing is sent before the first line is complete, so that a part of one is as good as none.
+        if not lines and not _HEAD_PART.fullmatch(data.rstrip(b"\0")):
+            raise ValueError("the first line is none of a journal")
         found = json.loads(lines[0]) if lines else dict(head)
-        created = float(found["created"])
+        created = _time(found)
         for line in lines[1:]:
             fields = json.loads(line)
-            entries[int(fields["call"])] = Entry(CallState(fields["state"]), str(fields.get("reason", "")))
-    except (ValueError, KeyError, TypeError):
+            number = int(fields["call"])
+            if not 0 < number <= calls and found.get("plan") == head["plan"]:
+                raise ValueError("the plan has no call with this number")
+            entries[number] = Entry(CallState(fields["state"]), str(fields.get("reason", "")))
+    except _MALFORMED:
         raise JournalError(f"{path} is damaged; move it away only if none of its calls was sent") from None
     for name, what in (("plan", "another version of the plan"), ("project", "another project, token or host")):
         if found.get(name) != head[name]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from mixpanel_async.identity import DEVICE_PREFIX, IDENTIFY, History, as_id, is_anonymous
@@ -19,6 +19,7 @@ class KnownIds:
         self._history = history
         self.graph = history.graph
         """The ids and, after `replay`, the people."""
+        self._end = 0
         self._users: set[str] = set()
         self._user_of: dict[str, str | None] = {}
 
@@ -42,6 +43,14 @@ class KnownIds:
         for call in self._history.replay():
             if call.verb == IDENTIFY:
                 self._users.add(call.first)
+
+    def end_history(self) -> None:
+        """Note that later ids are those of pairs."""
+        self._end = len(self.graph)
+
+    def count_unknown(self, ids: Iterable[str]) -> int:
+        """Return how many of the ids of calls are in no event of the history."""
+        return sum(self.graph.add(one) >= self._end for one in {*ids})
 
     def is_user(self, distinct_id: str) -> bool:
         """Return whether an id names a user: it was one in an event, or has not the form of an anonymous id."""

@@ -14,6 +14,7 @@ EXIT_OK: Final = 0
 EXIT_STOPPED: Final = 1
 EXIT_USAGE: Final = 2
 EXIT_INCOMPLETE: Final = 3
+EXIT_INTERRUPTED: Final = 130
 
 PlanPath = Annotated[
     Path, typer.Argument(metavar="PLAN", help="Plan file, made by `identity plan`.", show_default=False)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Final
 
-from ...importing.inputs import InputError, InputFile, open_input
+from ...importing.inputs import InputError, InputFile, UnknownInputError, open_input
 from ...importing.option_values import Format
 from ...importing.record_source import READ_ERRORS, UnreadableRow
 from .reading import read_rows
@@ -51,6 +52,13 @@ _SECOND: Final[Mapping[str, PairKind | None]] = {
     "$device_id": PairKind.IDENTIFY,
 }
 _COLUMNS: Final = "first and second; original and alias_id; distinct_id1 and distinct_id2; identified_id and anon_id"
+# A pair of such words is a header that is not known, rather than two ids: merging it could not be undone.
+_WORD: Final = (
+    r"(?:user|device|distinct|anon|anonymous|guest|visitor|customer|client|account|member|person|profile|e-?mail|mail|"
+    r"old|new|from|to|source|target|primary|secondary|canonical|merged|alias|original|identified|known|unknown|mixpanel|"
+    r"name|uuid|guid|key|ids?)"
+)
+_COLUMN_NAME: Final = re.compile(rf"\$?{_WORD}(?:[ _.-]?{_WORD})*_?[12ab]?", re.IGNORECASE)
 _JSON_KINDS: Final = frozenset({Format.NDJSON, Format.JSON})
 
 
@@ -94,7 +102,10 @@ def read_pairs(input_file: InputFile, options: PairOptions) -> Iterator[Pair]:
     Raises:
         InputError: if the file cannot be read, or its columns are not known.
     """
-    opened = open_input(input_file, Format.AUTO, options.delimiter)
+    try:
+        opened = open_input(input_file, Format.AUTO, options.delimiter)
+    except UnknownInputError:
+        raise InputError(f"{input_file.name} is neither CSV nor NDJSON with pairs of ids") from None
     if opened.format is Format.PARQUET:
         opened.close()
         raise InputError(f"{input_file.name} is Parquet; save the pairs as CSV or NDJSON")
@@ -159,6 +170,11 @@ def _header(row: Sequence[str], options: PairOptions) -> _Columns | None:
     known = {_KIND_COLUMN, *_FIRST, *_SECOND} if options.columns is None else {*options.columns}
     if known.isdisjoint(name if options.columns else name.lower() for name in names):
         if options.columns is None:
+            if all(map(_COLUMN_NAME.fullmatch, names)):
+                raise InputError(
+                    f"the first line looks like a header with other columns: {', '.join(map(repr, names))}; name them "
+                    "with --columns, or, if these are ids, add the line first,second before it"
+                )
             return None
         raise InputError(f"the header has no column {options.columns[0]!r}; it has {', '.join(map(repr, names))}")
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -24,7 +25,7 @@ from ..events import ExportFiles
 from ..options import ApiSecret, ClusterLimit, ProjectIdMerge, ReplayOrder
 from ..profile_query import ProfileQuery
 from .calls import CallKind, PlannedPair, Skip
-from .journal import SUFFIX
+from .journal import journal_path
 from .known_ids import KnownIds
 from .options import (
     EXIT_INCOMPLETE,
@@ -136,27 +137,26 @@ def plan(
             event=_checked_event(event),
             pairs=PairOptions(kind=kind, delimiter=_checked_delimiter(delimiter), columns=_column_names(columns)),
         )
-        _check_output(path, replace=replace)
         inputs = PlanInputs(
             pairs=_files([pairs])[0],
             history=_history(against, without_history=without_history),
             profiles=_files(profiles or []),
             query=_profile_query(project, api_secret) if read_profiles else None,
         )
+        _check_output(path, inputs, replace=replace)
         found = make_plan(inputs, options)
     except (InputError, DamagedError, ValueError) as error:
-        damaged = "a file is " if isinstance(error, DamagedError) else ""
-        print_line(damaged + client_message(error), sys.stderr)
+        print_line(client_message(error), sys.stderr)
         raise typer.Exit(EXIT_USAGE) from None
     except DownloadError as error:
         print_line(str(error), sys.stderr)
         raise typer.Exit(EXIT_STOPPED) from None
     except OSError as error:
-        _stop(error)
+        _stop(error, pairs)
     try:
         write_plan(found, path)
     except OSError as error:
-        _stop(error)
+        _stop(error, path)
     for line in _summary(found, path):
         print_line(line, sys.stdout)
     raise typer.Exit(EXIT_INCOMPLETE if found.needs_attention else EXIT_OK)
@@ -171,8 +171,8 @@ def _profile_query(project: ProjectOptions, api_secret: str | None) -> ProfileQu
     return ProfileQuery(export_access(project.with_secret(api_secret), allow_http=project.allow_http))
 
 
-def _stop(error: OSError) -> NoReturn:
-    print_line(f"{error.filename or 'a file'}: {error.strerror or error}", sys.stderr)
+def _stop(error: OSError, path: str | Path) -> NoReturn:
+    print_line(f"{error.filename or path}: {error.strerror or error}", sys.stderr)
     raise typer.Exit(EXIT_STOPPED) from None
 
 
@@ -223,13 +223,16 @@ def _files(names: list[str]) -> list[InputFile]:
     return files
 
 
-def _check_output(path: Path, *, replace: bool) -> None:
-    """Check that no plan is lost.
+def _check_output(path: Path, inputs: PlanInputs, *, replace: bool) -> None:
+    """Check that no plan and no input is lost.
 
     Raises:
-        ValueError: if the file exists, or its calls were sent.
+        ValueError: if the file is an input or exists, or its calls were sent.
     """
-    journal = path.with_name(path.name + SUFFIX)
+    files = [inputs.pairs, *inputs.history, *inputs.profiles]
+    if os.path.realpath(path) in {os.path.realpath(one.name) for one in files}:
+        raise ValueError(f"{path} is an input of the plan; choose another file with --output")
+    journal = journal_path(path)
     if journal.exists():
         raise ValueError(f"{path} was applied, as {journal} shows; choose another file with --output")
     if path.exists() and not replace:
@@ -322,10 +325,14 @@ def make_plan(inputs: PlanInputs, options: PlanOptions) -> Plan:
         exports.feed(known.add)
         unreadable = exports.unreadable
     known.replay()
+    known.end_history()
     planned = plan_pairs(read_pairs(inputs.pairs, options.pairs), known, allow_user_merge=options.allow_user_merge)
     persons = {person: sorted(known.graph.cluster(person)) for person in planned.calls}
     groups = tuple(map(tuple, planned.calls.values()))
     calls = [pair for group in groups for pair in group]
+    unknown = 0
+    if inputs.history:
+        unknown = known.count_unknown(one for pair in calls for one in (pair.first, pair.second))
     person_of = {one: person for person, ids in persons.items() for one in ids}
     profiles = _profiles(inputs.profiles)
     if inputs.query is not None:
@@ -343,10 +350,21 @@ def make_plan(inputs: PlanInputs, options: PlanOptions) -> Plan:
         inputs=inputs.described(),
         groups=groups,
         left_out=planned.left_out,
-        notes=tuple(_notes(calls, planned.left_out, known.event_count, unreadable, options.id_merge)),
+        notes=(
+            *_notes(calls, planned.left_out, known.event_count, unreadable, options.id_merge),
+            *_unknown_note(unknown),
+        ),
         persons=[*persons.values()],
         findings=findings,
     )
+
+
+def _unknown_note(unknown: int) -> Iterator[str]:
+    if unknown:
+        yield (
+            f"{counted(unknown, 'id')} of these calls in no event that was read: check the pairs, and that the export "
+            "has all days of this project"
+        )
 
 
 def _profiles(inputs: Iterable[InputFile]) -> Iterator[Profile]:

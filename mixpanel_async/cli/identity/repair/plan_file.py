@@ -151,23 +151,28 @@ def quote(text: str) -> str:
 
 
 def write_plan(plan: Plan, path: Path) -> None:
-    """Write a plan. The file appears as a whole, and replaces an earlier one.
+    """Write a plan. The file appears as a whole, and replaces an earlier one, also behind a symbolic link.
 
     Raises:
         OSError: if it cannot be written.
     """
     digest = hashlib.sha256()
+    path = Path(os.path.realpath(path))
     temporary = path.with_name(path.name + ".new")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0), 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        for line in _lines(plan):
-            data = f"{line}\n".encode()
-            digest.update(data)
-            file.write(data)
-        file.write(f"sha256 {digest.hexdigest()}\n".encode())
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            for line in _lines(plan):
+                data = f"{line}\n".encode()
+                digest.update(data)
+                file.write(data)
+            file.write(f"sha256 {digest.hexdigest()}\n".encode())
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
     sync_directory(path.parent)
 
 

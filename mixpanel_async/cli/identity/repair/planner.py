@@ -126,6 +126,9 @@ class _Planner:
             self._checker.event(pair.second, "Identity check")
         except ValidationError as error:
             return f"the {name} id {error.problem}"
+        for name, one in (("first", pair.first), ("second", pair.second)):
+            if one != one.strip() and one not in self._graph:
+                return f"the {name} id begins or ends with white space, and no event has that id; remove the space"
         # Mixpanel has a code for this error of `identify`.
         has_code = pair.kind is PairKind.IDENTIFY and self._graph.id_merge is IdMerge.ORIGINAL
         return "both ids are the same" if pair.first == pair.second and not has_code else ""

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import closing
 from typing import Final
 
-from ...importing.inputs import DamagedError, InputError, InputFile
-from ...importing.record_source import Position, Row
+from ...importing.inputs import DamagedError, InputError, InputFile, UnknownInputError
+from ...importing.record_source import Position, RecordSource, Row
 from ...importing.source_factory import ReadOptions, open_source
 
 _ROWS_AT_ONCE: Final = 2_000
@@ -20,10 +20,17 @@ def read_rows(inputs: Iterable[InputFile]) -> Iterator[Row]:
         InputError: if a file cannot be read to its end.
     """
     for input_file in inputs:
-        with closing(open_source(input_file, ReadOptions(), Position())) as source:
+        with closing(_open(input_file)) as source:
             while not source.is_exhausted:
                 try:
                     rows = source.take(_ROWS_AT_ONCE)
                 except DamagedError as error:
                     raise InputError(f"{input_file.name} is {error}") from None
                 yield from rows
+
+
+def _open(input_file: InputFile) -> RecordSource:
+    try:
+        return open_source(input_file, ReadOptions(), Position())
+    except UnknownInputError:
+        raise InputError(f"{input_file.name} is neither NDJSON nor CSV with a header") from None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Final
 
 from mixpanel_async import (
     ApiError,
@@ -17,8 +16,6 @@ from mixpanel_async import (
 
 from .calls import Call, CallKind
 from .journal import CallState
-
-_REQUEST_TIMEOUT: Final = 408
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,10 +76,7 @@ class CallSender:
 
 def _state_after(error: MixpanelException) -> CallState:
     """Return what an error says about the call: whether it may have been applied."""
-    if isinstance(error, ApiError):
-        is_conclusive = error.status < 500 and error.status != _REQUEST_TIMEOUT
-        return CallState.FAILED if is_conclusive else CallState.UNCERTAIN
-    is_uncertain = isinstance(error, (TransportError, ClientClosedError)) and error.uncertain
+    is_uncertain = isinstance(error, (ApiError, TransportError, ClientClosedError)) and error.uncertain
     return CallState.UNCERTAIN if is_uncertain else CallState.FAILED
 
 

@@ -23,8 +23,9 @@ from ...importing.progress import print_line
 from ...importing.project import ProjectOptions, project_options
 from ..download import DownloadError, ExportDownload, export_access
 from ..events import ExportFiles
+from ..messages import write_output
 from ..options import ApiSecret
-from .journal import SUFFIX, JournalError, journal_created
+from .journal import JournalError, journal_created, journal_path
 from .options import (
     EXIT_INCOMPLETE,
     EXIT_OK,
@@ -112,14 +113,19 @@ def verify(
         )
         findings = verify_until(stored, read, seconds=wait * 60.0)
     except (PlanError, JournalError, InputError, DamagedError, ConfigurationError, ValueError) as error:
-        damaged = "a file is " if isinstance(error, DamagedError) else ""
-        print_line(damaged + client_message(error), sys.stderr)
+        print_line(client_message(error), sys.stderr)
         raise typer.Exit(EXIT_USAGE) from None
     except DownloadError as error:
         print_line(str(error), sys.stderr)
         raise typer.Exit(EXIT_STOPPED) from None
-    for line in _json_lines(findings) if as_json else _lines(stored, findings):
-        print_line(line, sys.stdout)
+    except OSError as error:
+        print_line(f"{error.filename or 'a temporary file'}: {error.strerror or error}", sys.stderr)
+        raise typer.Exit(EXIT_STOPPED) from None
+    if as_json:
+        write_output("".join(f"{line}\n" for line in _json_lines(findings)), "verify")
+    else:
+        for line in _lines(stored, findings):
+            print_line(line, sys.stdout)
     raise typer.Exit(EXIT_OK if all(one.status.is_good for one in findings) else EXIT_INCOMPLETE)
 
 
@@ -180,11 +186,10 @@ def _project_reader(project: ProjectOptions, api_secret: str | None, days: _Days
     access = export_access(project.with_secret(api_secret), allow_http=project.allow_http)
 
     def read(comparison: ReadBack) -> None:
-        today = datetime.now(timezone.utc).date()
-        last = days.last or today
+        last = days.last or datetime.now(timezone.utc).date()
         with TemporaryDirectory() as folder:
             download = ExportDownload(access, Path(folder), report=_ignore)
-            files = download.run(min(days.first, last), last, today)
+            files = download.run(min(days.first, last), last)
             ExportFiles([str(one) for one in files]).feed(comparison.add)
 
     return read
@@ -211,7 +216,7 @@ def _days(first: str | None, last: str | None, plan: Path) -> _Days:
     end = _date(last, "--to-date")
     start = _date(first, "--from-date")
     if start is None:
-        created = journal_created(plan.with_name(plan.name + SUFFIX))
+        created = journal_created(journal_path(plan))
         if created is None:
             raise ValueError(f"{plan} was not applied here; name the first day to read with --from-date")
         # The day before, because the project's time zone may be behind UTC.
