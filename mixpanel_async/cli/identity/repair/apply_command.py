@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 import time
 from collections import Counter
@@ -290,7 +291,7 @@ def _report(plan: Plan, path: Path, journal: Journal, run: ApplyRun, left: Remai
         yield f"Left: {counted(left.count, 'call')}; run the command again"
     elif calls and not left.uncertain:
         yield "Reports show the result after up to 60 minutes, in rare cases 24 hours. To read it back:"
-        yield f"  mixpanel-async identity verify {path}"
+        yield f"  mixpanel-async identity verify {shlex.quote(str(path))}"
 
 
 def _status(journal: Journal, run: ApplyRun, left: Remaining) -> int:

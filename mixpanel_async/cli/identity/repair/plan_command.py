@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import shlex
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -255,7 +256,7 @@ def _summary(found: Plan, path: Path) -> list[str]:
     if found.findings:
         lines.append(f"{len(found.findings):,} properties of user profiles conflict or are left behind: see the plan.")
     end = (
-        f"Read {path}, then run: mixpanel-async identity apply {path} --limit 5"
+        f"Read {path}, then run: mixpanel-async identity apply {shlex.quote(str(path))} --limit 5"
         if found.groups
         else f"{path} has no calls."
     )
