@@ -184,7 +184,7 @@ def test_simulation_shows_who_splits(tmp_path: Path) -> None:
     assert (found["persons_before"], found["persons_after"], found["split"], found["joined"]) == (1, 2, 1, 0)
     assert found["split_cases"] == [{"person": "user-1", "parts": [[VISITOR], ["user-1"]]}]
     status, output, _ = run("simulate", path, "--id-merge", "simplified")
-    assert "Persons that split         1" in output
+    assert "Persons that split            1" in output
     assert f"  user-1: {VISITOR} | user-1" in output
 
 

@@ -89,12 +89,12 @@ def _as_dict(diff: GraphDiff, cases: int) -> dict[str, Any]:
 
 def _print(console: Console, diff: GraphDiff, before: IdMerge, after: IdMerge, cases: int) -> None:
     rows = [
-        (f"Persons now ({before.value})", f"{diff.persons_before:,}"),
-        (f"Persons then ({after.value})", f"{diff.persons_after:,}"),
+        (f"Persons in {before.value} (now)", f"{diff.persons_before:,}"),
+        (f"Persons in {after.value}", f"{diff.persons_after:,}"),
         ("Persons that split", f"{len(diff.split):,}"),
         ("Persons that join", f"{len(diff.joined):,}"),
-        ("Ids only now", f"{len(diff.gone):,}"),
-        ("Ids only then", f"{len(diff.new):,}"),
+        (f"Ids that only {before.value} has", f"{len(diff.gone):,}"),
+        (f"Ids that only {after.value} has", f"{len(diff.new):,}"),
     ]
     print_pairs(console, rows)
     for title, changes in (("Split", diff.split), ("Joined", diff.joined)):
