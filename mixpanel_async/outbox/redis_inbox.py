@@ -23,6 +23,7 @@ _LEASE_MS: Final = round(LEASE_SECONDS * 1000)
 # Redis serves nobody else while a script runs.
 _ENTRIES_PER_SCRIPT: Final = 200
 _TAKE_OVER_PER_HEARTBEAT: Final = 5_000
+_SETTLED_KEPT: Final = 10_000
 # Seconds between two looks for entries: the first one, and the longest.
 _FIRST_PAUSE: Final = 0.01
 _LONGEST_PAUSE: Final = 0.1
@@ -51,8 +52,9 @@ class RedisInbox:
         self._claimed: dict[str, deque[tuple[str, int]]] = {lane: deque() for lane in queue.keys.lanes}
         self._held: frozenset[str] = frozenset()
         self._leaving: frozenset[str] = frozenset()
-        # Last settled entry of each held lane. Redis may forget that it was settled if it is killed.
-        self._settled_to: dict[str, tuple[int, int]] = {}
+        # Entries that were settled lately. If Redis is killed, it may forget that they were.
+        self._settled: dict[EntryId, None] = {}
+        self._settled_in = ""
         self._must_list = True
         # Raised after a lost answer, so that Redis takes nothing for commands that it carries out too late.
         self._term = 0
@@ -211,7 +213,16 @@ class RedisInbox:
 
     async def settle(self, ended: Sequence[EntryId], dead: Sequence[DeadEntry] = ()) -> int:
         """See `Inbox.settle`."""
-        return await self._settle(ended, dead_by_entry(ended, dead))
+        count = await self._settle(ended, dead_by_entry(ended, dead))
+        if self._settled_in != self._queue.epoch:
+            # The ids of a queue that was removed may be given again.
+            self._settled, self._settled_in = {}, self._queue.epoch
+        if count == len(entries := dict.fromkeys(ended)):
+            # None of them belongs to another worker, which may give it back unsent.
+            self._settled.update(entries)
+        for one in [*islice(self._settled, max(0, len(self._settled) - _SETTLED_KEPT))]:
+            del self._settled[one]
+        return count
 
     async def _settle(self, ended: Sequence[EntryId], dead: dict[EntryId, list[DeadEntry]]) -> int:
         settings = self._queue.settings
@@ -228,9 +239,6 @@ class RedisInbox:
         finally:
             self._settling.difference_update(ended)
         self._known.difference_update(ended)
-        for one in ended:
-            if one.lane in self._held:
-                self._settled_to[one.lane] = max(self._settled_to.get(one.lane, (0, 0)), sort_key(one.id))
         return int(count)
 
     # Leases
@@ -251,12 +259,8 @@ class RedisInbox:
             [self._worker, _LEASE_MS, _TAKE_OVER_PER_HEARTBEAT, "1" if must_list else "", self._term, *keys.lanes],
         )
         was_dead, held, leaving, pauses, taken, own, waiting, oldest, dead, size, workers = answer
-        before = self._held
         self._held = frozenset(lane.decode() for lane in held)
         self._leaving = frozenset(lane.decode() for lane in leaving)
-        for lane in [*self._settled_to]:
-            if lane not in before or lane not in self._held:
-                del self._settled_to[lane]
         gone = {one for one in self._known if is_ordered(one.lane) and one.lane not in self._held}
         if was_dead or must_list:
             listed = _triples(own)
@@ -289,7 +293,7 @@ class RedisInbox:
         for one, deliveries in found:
             if one in waiting or one in self._known or one in self._settling:
                 continue
-            if sort_key(one.id) <= self._settled_to.get(one.lane, (0, 0)):
+            if one in self._settled and self._settled_in == self._queue.epoch:
                 # Redis was killed before it had written that this worker settled the entry.
                 settled.append(one)
             else:

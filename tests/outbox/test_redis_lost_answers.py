@@ -11,7 +11,7 @@ from redis_proxy import RedisProxy, proxied
 from redis_server import RedisServer
 
 from mixpanel_async import OutboxError
-from mixpanel_async.outbox import Inbox, RedisOutbox
+from mixpanel_async.outbox import BeginResult, Inbox, RedisOutbox
 from mixpanel_async.outbox.redis_scripts import FETCH, HEARTBEAT, TAKE
 
 pytestmark = pytest.mark.anyio
@@ -88,6 +88,23 @@ async def test_command_that_is_carried_out_late_takes_nothing(
     await proxy.release()
     await inbox.heartbeat()
     assert numbers(await read(inbox, lane)) == [1]
+
+
+async def test_entry_before_a_settled_one_is_not_taken_for_settled(
+    redis_server: RedisServer, proxy: RedisProxy, inbox: Inbox
+) -> None:
+    await put(RedisOutbox(redis_server.url), numbered(1, "people:0"), numbered(2, "people:0"))
+    found = await read(inbox, "people:0")
+    redis_server.command("XGROUP", "DESTROY", "{mixpanel}:people:0", "w")
+    assert await inbox.begin([found[0].id]) == [BeginResult.GONE]
+    await inbox.heartbeat()
+    # A request with the second one was in flight; the first one waits for its turn again.
+    assert await inbox.settle([found[1].id]) == 1
+    proxy.cut(TAKE)
+    with pytest.raises(OutboxError):
+        await read(inbox, "people:0")
+    await inbox.heartbeat()
+    assert numbers(await read(inbox, "people:0")) == [1]
 
 
 async def test_entries_that_are_taken_over_during_a_read_are_all_read(
