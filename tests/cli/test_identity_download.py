@@ -112,10 +112,19 @@ def test_days_are_divided_among_few_requests(days: int) -> None:
     assert days > MAX_REQUESTS or len(ranges) == days
 
 
+Report = Callable[[str], None] | None
+
+
 class Served:
     """Download whose requests are answered by a function, and whose waits are recorded."""
 
-    def __init__(self, directory: Path, *answers: Callable[[], httpx.Response], access: ExportAccess = ACCESS) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *answers: Callable[[], httpx.Response],
+        access: ExportAccess = ACCESS,
+        report_wait: Report = None,
+    ) -> None:
         self.waits: list[float] = []
         self.lines: list[str] = []
         self.queries: list[dict[str, str]] = []
@@ -124,6 +133,7 @@ class Served:
             access,
             directory,
             report=self.lines.append,
+            report_wait=report_wait,
             sleep=self.waits.append,
             transport=httpx.MockTransport(self._answer),
         )
@@ -197,6 +207,14 @@ def test_rate_limit_is_waited_for(tmp_path: Path) -> None:
     assert served.waits == [90.0, 600.0]
     with pytest.raises(DownloadError, match="limited"):
         Served(tmp_path / "other", *[status(429)] * 8).run()
+
+
+def test_wait_is_shown_without_the_requests(tmp_path: Path) -> None:
+    lines: list[str] = []
+    served = Served(tmp_path, status(429, **{"Retry-After": "7"}), good, report_wait=lines.append)
+    assert served.run() == [LINE]
+    assert lines == ["waiting 7 s before the next attempt"]
+    assert len(served.lines) == 2
 
 
 def test_refusal_does_not_show_the_secret(tmp_path: Path) -> None:

@@ -329,3 +329,10 @@ def test_malformed_answer_to_a_profile_query_is_explained(monkeypatch: pytest.Mo
     access = ExportAccess(origin="https://data.mixpanel.com", user="robot", password="s", project_id="7")
     with pytest.raises(DownloadError, match="profile query"):
         [*ProfileQuery(access).profiles(["u1"])]
+
+
+def test_live_page_gets_a_report_of_hostile_ids(emulator: Emulator, server: Server) -> None:
+    answer = httpx.post(f"{server.url}/import", json=[*events_of(EVIL), *events_of("\ud7ff")], auth=("any", ""))
+    assert answer.status_code in {200, 400}
+    report = httpx.get(f"{server.url}/_emulator/audit").json()
+    assert report["events"] > 0

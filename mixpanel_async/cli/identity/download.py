@@ -116,7 +116,8 @@ class ExportDownload:
     Args:
         access: where to fetch it, and the credentials.
         directory: directory of the files, created if it does not exist.
-        report: receives a line for each request and each wait.
+        report: receives a line for each request.
+        report_wait: receives a line for each wait, which may be ten minutes; by default as `report`.
         sleep: waits for a number of seconds.
         transport: connections, for tests; by default those of httpx.
     """
@@ -127,12 +128,14 @@ class ExportDownload:
         directory: Path,
         *,
         report: Callable[[str], None],
+        report_wait: Callable[[str], None] | None = None,
         sleep: Callable[[float], None] = time.sleep,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
         self._access = access
         self._directory = directory
         self._report = report
+        self._report_wait = report_wait or report
         self._sleep = sleep
         self._transport = transport
 
@@ -182,7 +185,7 @@ class ExportDownload:
                 limits += 1
                 if limits > _MAX_LIMIT_WAITS:
                     raise DownloadError("the export is limited (HTTP 429) for more than an hour; try again later")
-            self._report(f"waiting {wait:,.0f} s before the next attempt")
+            self._report_wait(f"waiting {wait:,.0f} s before the next attempt")
             self._sleep(wait)
 
     def _fetch(self, client: httpx.Client, start: date, end: date, path: Path) -> float | None:

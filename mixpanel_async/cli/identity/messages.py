@@ -29,6 +29,11 @@ def show_unreadable(exports: ExportFiles) -> None:
         print_line(f"{exports.unreadable:,} lines are no events and were left out", sys.stderr)
 
 
+def report_line(line: str) -> None:
+    """Print a line about the progress of requests to standard error."""
+    print_line(line, sys.stderr)
+
+
 def write_output(text: str, command: str) -> None:
     """Write a report to standard output. A reader that has ended, such as `head`, is no error.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta, timezone
@@ -11,9 +10,9 @@ from pathlib import Path
 
 from mixpanel_async import ConfigurationError
 
-from ..importing.progress import print_line
 from .download import ExportDownload, export_access
 from .events import ExportFiles
+from .messages import report_line
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +61,7 @@ def open_events(files: Sequence[str] | None, api: ApiExport) -> ExportFiles:
         raise ConfigurationError(f"--to-date {last} is in the future")
     given = {f"MIXPANEL_{name}": value for name, value in api.variables.items() if value is not None}
     access = export_access({**os.environ, **given}, allow_http=api.allow_http)
-    download = ExportDownload(access, api.directory, report=_silent if api.quiet else _report)
+    download = ExportDownload(access, api.directory, report=_silent if api.quiet else report_line)
     return ExportFiles([str(path) for path in download.run(first, last)])
 
 
@@ -73,10 +72,6 @@ def _day(option: str, text: str | None) -> date:
         return date.fromisoformat(text)
     except ValueError:
         raise ConfigurationError(f"{option} must be a day as YYYY-MM-DD, not {text!r}") from None
-
-
-def _report(line: str) -> None:
-    print_line(line, sys.stderr)
 
 
 def _silent(line: str) -> None:

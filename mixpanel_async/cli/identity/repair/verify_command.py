@@ -23,7 +23,7 @@ from ...importing.progress import print_line
 from ...importing.project import ProjectOptions, project_options
 from ..download import DownloadError, ExportDownload, export_access
 from ..events import ExportFiles
-from ..messages import write_output
+from ..messages import report_line, write_output
 from ..options import ApiSecret
 from .journal import JournalError, journal_created, journal_path
 from .options import (
@@ -188,7 +188,7 @@ def _project_reader(project: ProjectOptions, api_secret: str | None, days: _Days
     def read(comparison: ReadBack) -> None:
         last = days.last or datetime.now(timezone.utc).date()
         with TemporaryDirectory() as folder:
-            download = ExportDownload(access, Path(folder), report=_ignore)
+            download = ExportDownload(access, Path(folder), report=_ignore, report_wait=report_line)
             files = download.run(min(days.first, last), last)
             ExportFiles([str(one) for one in files]).feed(comparison.add)
 
