@@ -42,6 +42,11 @@ def as_encoded(record: bytes, _second: None, _third: None, _stamp: bytes) -> byt
     return record
 
 
+def as_outcome(error: Exception) -> Outcome:
+    """Return why a record was not encoded, given what its encoder raised."""
+    return error if isinstance(error, DroppedByHook) else as_refusal(error)
+
+
 class ClientBase:
     """Components of the client, which its methods share.
 
@@ -86,7 +91,7 @@ class ClientBase:
         self._staging.use_environment(environment)
         self._stages = {kind: queue.stage(lane) for kind, lane in self._lanes.items()}
         self._event_stage = self._stages[RecordKind.EVENTS]
-        self._encode_plain = encoder.encode_usual
+        self._encode_usual = encoder.encode_usual
 
     async def _update(self, kind: RecordKind, message: Mapping[str, Any], meta: Meta) -> None:
         """Encode and enqueue a profile update."""
@@ -96,10 +101,8 @@ class ClientBase:
         is_group = kind is RecordKind.GROUPS
         try:
             record = self._encoder.encode_profile(message, meta, now=self._staging.now(), is_group=is_group)
-        except DroppedByHook as dropped:
-            outcome: Outcome = dropped
         except Exception as error:  # noqa: BLE001  a user's types may raise anything
-            outcome = as_refusal(error)
+            outcome = as_outcome(error)
         else:
             if self._staging.try_append(self._stages[kind], as_encoded, record, None, None) is not True:
                 # Error reporters show the variables of frames, but not the content of a `Record`.

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, NamedTuple
 
+from .._encoding.arguments import EventArguments
 from .._encoding.hooks import SerializerOption
-from .._encoding.records import EventArguments, RecordEncoder
+from .._encoding.records import RecordEncoder
 from .._model.config import NestingOption, check_nesting
 from .._model.errors import MixpanelException
 from .._model.records import NonIdempotentRecord

@@ -215,7 +215,7 @@ class AsyncMixpanel(EventMethods, IdentityMethods, ProfileMethods):
                 watchdog=pipeline.watchdog,
             )
             self._closer = pipeline.closer
-            self._make_trackers = partial(make_trackers, self._staging, self._event_stage, encoder.usual_template)
+            self._make_trackers = partial(make_trackers, self._staging, self._event_stage, encoder)
             self._nothing_bound = BoundProperties({}, self._make_trackers)
             self._flags = self._make_flags(local_flags, remote_flags, pipeline)
             weakref.finalize(self, pipeline.closer.finish_unclosed)

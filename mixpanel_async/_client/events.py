@@ -7,9 +7,9 @@ from functools import partial
 
 from .._delivery.lanes import Lane
 from .._delivery.staging import YIELD_AFTER_BYTES, Stage, StagingBuffer
+from .._encoding.arguments import Arguments, EventArguments
 from .._encoding.event_template import EventTemplate, encode_nothing
-from .._encoding.hooks import DroppedByHook
-from .._encoding.records import EventArguments
+from .._encoding.records import RecordEncoder
 from .._model.credentials import as_secret
 from .._model.errors import ConfigurationError, MixpanelException, ValidationError, raise_configuration_error
 from .._model.records import Record, RecordKind
@@ -23,8 +23,8 @@ from .base import (
     PlainTrackers,
     Properties,
     as_encoded,
+    as_outcome,
 )
-from .invalid import as_refusal
 
 
 class EventMethods(ClientBase):
@@ -73,14 +73,21 @@ class EventMethods(ClientBase):
             ClientClosedError: after `aclose()`.
         """
         record: bytes | bool | None = False
+        outcome: Outcome | None = None
         if meta is None and user_id is None and device_id is None and ip is None and time is None and insert_id is None:
-            record = self._staging.try_append(
-                self._event_stage, self._encode_plain, distinct_id, event_name, properties
-            )
+            try:
+                record = self._staging.try_append(
+                    self._event_stage, self._encode_usual, distinct_id, event_name, properties
+                )
+            except Exception as error:  # noqa: BLE001  a user's hooks may raise anything
+                outcome = as_outcome(error)
             if record is True:
                 return
+        if outcome is not None:
+            self._end(outcome, self._events, RecordKind.EVENTS)
+            return
         if isinstance(record, bool):
-            event = EventArguments(distinct_id, event_name, properties, meta, user_id, device_id, ip, time, insert_id)
+            event = (distinct_id, event_name, properties, meta, user_id, device_id, ip, time, insert_id)
             record = self._encode_event(event, self._events, self._event_stage)
         if record is not None:
             await self._sender.enqueue(self._events, record, self._options.batching.wait_timeout)
@@ -104,12 +111,22 @@ class EventMethods(ClientBase):
             QueueFullError: if the queue is full, under `Overflow.RAISE` or, because this call cannot wait, under
                 `Overflow.WAIT`.
         """
+        record: bytes | bool | None = False
+        outcome: Outcome | None = None
         if meta is None and user_id is None and device_id is None and ip is None and time is None and insert_id is None:
-            append, encode = self._staging.try_append, self._encode_plain
-            if append(self._event_stage, encode, distinct_id, event_name, properties) is True:
+            append, encode = self._staging.try_append, self._encode_usual
+            try:
+                record = append(self._event_stage, encode, distinct_id, event_name, properties)
+            except Exception as error:  # noqa: BLE001  a user's hooks may raise anything
+                outcome = as_outcome(error)
+            if record is True:
                 return
-        event = EventArguments(distinct_id, event_name, properties, meta, user_id, device_id, ip, time, insert_id)
-        record = self._encode_event(event, self._events, self._event_stage)
+        if outcome is not None:
+            self._end(outcome, self._events, RecordKind.EVENTS)
+            return
+        if isinstance(record, bool):
+            event = (distinct_id, event_name, properties, meta, user_id, device_id, ip, time, insert_id)
+            record = self._encode_event(event, self._events, self._event_stage)
         if record is not None:
             if not self._queue.offer(self._events, record):
                 raise self._queue.full()
@@ -145,7 +162,7 @@ class EventMethods(ClientBase):
             QueueFullError: if the queue has no room for the event, under every overflow policy.
             ClientClosedError: after `aclose()`.
         """
-        event = EventArguments(distinct_id, event_name, properties, meta, user_id, device_id, ip, time, insert_id)
+        event = (distinct_id, event_name, properties, meta, user_id, device_id, ip, time, insert_id)
         record = self._encode_event(event, self._events, is_awaited=True)
         if record is None:
             return
@@ -196,14 +213,14 @@ class EventMethods(ClientBase):
         stage: Stage | None = self._stages[RecordKind.IMPORTS]
         if self._options.credentials is None and secret is not None:
             lane, stage = self._queue.lane(RecordKind.IMPORTS, secret), None
-        event = EventArguments(distinct_id, event_name, properties, meta, time=timestamp)
+        event = (distinct_id, event_name, properties, meta, None, None, None, timestamp, None)
         record = self._encode_event(event, lane, stage, recent=False, time_argument="timestamp")
         if record is not None:
             await self._sender.enqueue(lane, record, self._options.batching.wait_timeout)
 
     def _encode_event(
         self,
-        event: EventArguments,
+        event: Arguments,
         lane: Lane,
         stage: Stage | None = None,
         *,
@@ -223,13 +240,11 @@ class EventMethods(ClientBase):
             record = False if stage is None else append(stage, encoder.encode_plain, event, recent, None)
             if record is False:
                 now, new_id = self._staging.now(), self._environment.new_id
-                record = Record(encoder.encode_event(event, now=now, new_id=new_id, recent=recent))
+                record = Record(encoder.encode_event(EventArguments(*event), now=now, new_id=new_id, recent=recent))
                 if stage is not None and append(stage, as_encoded, record, None, None) is True:
                     record = True
-        except DroppedByHook as dropped:
-            outcome: Outcome = dropped
         except Exception as error:  # noqa: BLE001  a user's types may raise anything
-            outcome = as_refusal(error)
+            outcome = as_outcome(error)
             if isinstance(outcome, ValidationError) and outcome.path == "time":
                 outcome = ValidationError(time_argument, outcome.problem)
         else:
@@ -242,7 +257,7 @@ class EventMethods(ClientBase):
 
 
 def make_trackers(
-    staging: StagingBuffer, stage: Stage, template: EventTemplate | None, properties: Properties
+    staging: StagingBuffer, stage: Stage, encoder: RecordEncoder, properties: Properties
 ) -> PlainTrackers:
     """Return a function that makes the trackers of clients with these bound properties.
 
@@ -251,9 +266,11 @@ def make_trackers(
     Args:
         staging: takes the events.
         stage: stage of the lane of events.
-        template: template of the client; None if no event is plain.
+        encoder: encoder of the client.
         properties: bound properties as JSON values.
     """
+    # An event for which functions of the user are called is not plain.
+    template = None if encoder.is_hooked else encoder.template
     if template is not None:
         template = template.with_properties(properties, after_ids=True)
     return partial(_make_tracker, staging, stage, template)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from inspect import iscoroutinefunction
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import orjson
 
@@ -17,6 +17,7 @@ from .._model.errors import ConfigurationError, ValidationError
 from .._model.interruption import raise_interruption
 from .._model.records import DropReason, IdentityRecord, NonIdempotentRecord, RefusedRecord
 from .._model.version import VERSION
+from .arguments import Arguments, EventArguments, name_argument
 from .event_template import (
     MP_LIB,
     canonical_address,
@@ -61,31 +62,6 @@ _ENVELOPE: Final = frozenset(
     }
 )
 _REPEATABLE: Final = IDEMPOTENT | _ENVELOPE
-# Path of a property, its name, and the argument that sets it.
-_ARGUMENTS: Final = {
-    f"properties.{name}": (name, argument)
-    for name, argument in (
-        ("distinct_id", "distinct_id"),
-        ("$user_id", "user_id"),
-        ("$device_id", "device_id"),
-        ("time", "time"),
-        ("$insert_id", "insert_id"),
-    )
-}
-
-
-class EventArguments(NamedTuple):
-    """Arguments of one call that tracks an event. `AsyncMixpanel.track` documents them."""
-
-    distinct_id: str | None
-    event_name: str
-    properties: Mapping[str, Any] | None = None
-    meta: Mapping[str, Any] | None = None
-    user_id: str | None = None
-    device_id: str | None = None
-    ip: str | None = None
-    time: object = None
-    insert_id: str | None = None
 
 
 class RecordEncoder:
@@ -114,9 +90,8 @@ class RecordEncoder:
         "_update_template",
         "_warn",
         "_whole_event",
-        "encode_usual",
+        "is_hooked",
         "template",
-        "usual_template",
     )
 
     def __init__(
@@ -149,11 +124,15 @@ class RecordEncoder:
         template = make_template(token, self._events, is_bounded=is_memory_limited)
         self.template = template.with_properties(self._super)
         """Template of the client's events; None if super properties have reserved names."""
-        is_usual = self.template is not None and hook is None and before_send is None
-        self.usual_template = self.template if is_usual else None
-        """The template, if no function of the user is called for an event."""
-        self.encode_usual = encode_nothing if self.usual_template is None else self.usual_template.encode
-        """Encoder of events without special arguments. It never raises."""
+        self.is_hooked = hook is not None or before_send is not None
+        """Whether functions of the user are called for an event."""
+
+    @property
+    def encode_usual(self) -> Callable[[Any, Any, Any, bytes], bytes | None]:
+        """Encoder of events without special arguments. It raises the errors of `encode_plain`."""
+        if self.template is None:
+            return encode_nothing
+        return self.template.encode if self._before_send is None else self._encode_hooked
 
     def encode_event(
         self, arguments: EventArguments, *, now: float, new_id: Callable[[], str], recent: bool | None = None
@@ -173,7 +152,8 @@ class RecordEncoder:
         recent = self._recent if recent is None else recent
         now_ms = int(now * 1000)
         made_id = new_id() if arguments.insert_id is None else ""
-        record = self.encode_plain(arguments, recent, None, time_fragment(now_ms) + made_id.encode())
+        stamp = time_fragment(now_ms) + made_id.encode()
+        record = self.encode_plain(arguments, recent, None, stamp)
         if record is not None and len(record) < MAX_RECORD_BYTES:
             return record
         insert_id = made_id if arguments.insert_id is None else arguments.insert_id
@@ -184,46 +164,47 @@ class RecordEncoder:
         try:
             record = self._finish_event(message, given, now=now, recent=recent, has_own_stamps=has_own_stamps)
         except ValidationError as error:
-            raise _name_argument(error, arguments, message["properties"]) from None
+            raise name_argument(error, arguments, message["properties"]) from None
         if self._before_send is None:
             return record
-        return self._hooked(record, b"", now, recent=recent)
+        return self._hooked(record, b"", stamp, recent=recent)
 
-    def _hooked(self, record: bytes, head: bytes, now: float, *, recent: bool) -> bytes:
+    def _hooked(self, record: bytes, head: bytes, stamp: bytes, *, recent: bool) -> bytes:
         """Pass a valid event to the hook, and encode what the hook returns: an invalid value comes from the hook.
 
         Args:
             record: the event.
             head: its beginning up to the `$insert_id`, which needs no second validation; empty if the order is another.
-            now: wall clock in seconds.
+            stamp: as in `encode_plain`.
             recent: the event goes to `/track`.
         """
         message = orjson.loads(record if type(record) is bytes else memoryview(record))
-        properties = message["properties"]
-        token, user_id, device_id = (properties.get(name) for name in ("token", "$user_id", "$device_id"))
+        get = message["properties"].get
+        user_id, device_id = get("$user_id"), get("$device_id")
         message = self._run_before_send(message)
         try:
             properties = message["properties"]
             is_plain = type(message) is dict and len(message) == 2 and type(properties) is dict
             if head and is_plain and is_plain_json(properties):
                 data = orjson.dumps(message)
-                has_same_ids = properties.get("$user_id") is user_id and properties.get("$device_id") is device_id
+                get = properties.get
+                has_same_ids = get("$user_id") is user_id and get("$device_id") is device_id
                 if has_same_ids and data.startswith(head) and len(data) < MAX_RECORD_BYTES:
                     return data
             envelope = copy_mapping(message, "")
             properties = copy_mapping(envelope.pop("properties"), "properties")
             # Mixpanel accepts an event without the token, and ignores it.
-            properties["token"] = token
+            properties["token"] = self._token
             clean = {**self._events.mapping(envelope, ""), "properties": properties}
             nesting: NestingOption = "keep" if recent else self._nesting
-            return self._finish_event(clean, nesting, now=now, recent=recent, has_own_stamps=False)
+            return self._finish_event(clean, nesting, now=stamp_time(stamp), recent=recent, has_own_stamps=False)
         except Exception as error:  # noqa: BLE001  the methods of a mapping may raise anything
             raise_interruption(error)
             raise DroppedByHook(DropReason.BEFORE_SEND_FAILED, message) from None
 
     def encode_plain(
         self,
-        event: EventArguments,
+        event: Arguments,
         recent: bool | None,  # noqa: FBT001  arguments of `StagingBuffer.try_append`
         _unused: None,
         stamp: bytes,
@@ -257,9 +238,13 @@ class RecordEncoder:
         record = template.encode(distinct_id, event_name, properties, own_stamp)
         if record is None or self._before_send is None:
             return record
-        # The quote after the `$insert_id` belongs to it.
-        head = record[: record.index(own_stamp) + len(own_stamp) + 1]
-        return self._hooked(record, head, stamp_time(stamp), recent=recent)
+        return self._hooked(record, _head(record, own_stamp), stamp, recent=recent)
+
+    def _encode_hooked(self, distinct_id: object, event_name: object, properties: object, stamp: bytes) -> bytes | None:
+        """Encode an event without special arguments, and pass it to the hook. See `encode_plain`."""
+        assert self.template is not None
+        record = self.template.encode(distinct_id, event_name, properties, stamp)
+        return None if record is None else self._hooked(record, _head(record, stamp), stamp, recent=self._recent)
 
     def _build_event(self, arguments: EventArguments, now_ms: int, insert_id: str) -> tuple[Message, bool]:
         """Build the message of an event.
@@ -439,9 +424,14 @@ class RecordEncoder:
             raise DroppedByHook(DropReason.BEFORE_SEND_FAILED, message) from None
         if result is None:
             raise DroppedByHook(DropReason.BEFORE_SEND, message)
-        if not is_instance(result, dict):
+        if type(result) is not dict and not is_instance(result, dict):
             raise DroppedByHook(DropReason.BEFORE_SEND_FAILED, message)
         return result
+
+
+def _head(record: bytes, stamp: bytes) -> bytes:
+    """Return the beginning of a record up to the end of its `$insert_id`, and the quote after it."""
+    return record[: record.index(stamp) + len(stamp) + 1]
 
 
 def _merge_meta(message: Message, meta: Mapping[str, Any], normalizer: Normalizer) -> None:
@@ -450,28 +440,6 @@ def _merge_meta(message: Message, meta: Mapping[str, Any], normalizer: Normalize
         if key in clean:
             raise ValidationError(f"meta.{key}", "would overwrite the event itself; pass it as an argument")
     message.update(clean)
-
-
-def _name_argument(error: ValidationError, arguments: EventArguments, properties: Message) -> ValidationError:
-    """Return an error whose path is an argument, if the invalid value comes from it and not from a property.
-
-    Args:
-        error: error of `_finish_event`.
-        arguments: arguments of the call.
-        properties: properties of the event, which include the values of the arguments.
-    """
-    if error.path not in _ARGUMENTS:
-        return error
-    name, argument = _ARGUMENTS[error.path]
-    value, given = properties.get(name), getattr(arguments, argument)
-    if name == "distinct_id" and given is None and value is not None:
-        # It was derived from another argument.
-        if value is arguments.user_id:
-            given, argument = value, "user_id"
-        elif value is arguments.device_id or value == derive_distinct_id(None, arguments.device_id):
-            given, argument = value, "device_id"
-    is_own = value is given and (given is not None or name == "distinct_id")
-    return ValidationError(argument, error.problem) if is_own else error
 
 
 def _check_name(name: object) -> None:

@@ -51,17 +51,21 @@ def is_plain_json(value: object) -> bool:
     No container has more than 254 items, none is nested more than three levels deep, and all texts and items together
     are small. A few lists that contain one another could expand to millions of values.
     """
-    return _room_after((value,), _MAX_PLAIN_BYTES, _MAX_LEVELS) >= 0
+    try:
+        if (type(value) is dict or type(value) is list) and len(value) <= _MAX_ITEMS:
+            return _room_after(value, _MAX_PLAIN_BYTES, _MAX_LEVELS - 1) >= 0
+        return _room_after((value,), _MAX_PLAIN_BYTES, 0) >= 0
+    except TypeError:
+        # A key is not a string.
+        return False
 
 
 def _room_after(container: Any, room: int, levels: int) -> int:
     """Return how many of these bytes are left after the values of a container. Negative if it is not plain."""
     items = container
     if type(container) is dict:
-        for key in container:
-            if type(key) is not str:
-                return -1
-            room -= len(key)
+        # TypeError if a key is not a string. orjson refuses keys of subclasses.
+        room -= len("".join(container))
         items = container.values()
     for item in items:
         kind = type(item)

@@ -85,10 +85,12 @@ def restamp(stamp: bytes, time: object, insert_id: object, *, recent: bool) -> b
     Raises:
         ValidationError, TypeError, UnicodeEncodeError: if one of them is not valid.
     """
-    end = stamp.rindex(b'"') + 1
-    moment = stamp[:end] if time is None else time_fragment(event_time(time, "", now=stamp_time(stamp), recent=recent))
+    now, quote, made_id = stamp.rpartition(b'"')
+    moment = now + quote
+    if time is not None:
+        moment = time_fragment(event_time(time, "", now=stamp_time(stamp), recent=recent))
     if insert_id is None:
-        return moment + stamp[end:]
+        return moment + made_id
     if type(insert_id) is not str:
         raise TypeError
     check_insert_id(insert_id, "")

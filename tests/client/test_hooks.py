@@ -236,6 +236,27 @@ async def test_before_send_that_changes_a_field_sends_nothing_that_mixpanel_igno
 
 
 @pytest.mark.anyio
+async def test_hooks_are_called_once_for_each_event() -> None:
+    """Also if the event does not fit into the staging buffer, and takes another path into the queue."""
+    emulator = Emulator()
+    calls: list[str] = []
+
+    def serializer(value: object) -> str:
+        calls.append(type(value).__name__)
+        return "x" * 5_000
+
+    def before_send(message: Message) -> Message:
+        calls.append("message")
+        return message
+
+    async with emulator.client(serializer=serializer, before_send=before_send) as mp:
+        for _ in range(50):
+            await mp.track("u", "Event", {"a": Unsupported()})
+            mp.track_nowait("u", "Event", {"a": Unsupported()})
+    assert (calls.count("Unsupported"), calls.count("message"), len(emulator.events())) == (100, 100, 100)
+
+
+@pytest.mark.anyio
 async def test_before_send_that_tracks_without_end_fails_no_call() -> None:
     def endless(mp: AsyncMixpanel, message: Message) -> Message:
         mp.track_nowait("auditor", "Audit", {"of": "a message"})

@@ -16,8 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mixpanel_async import MixpanelException
+from mixpanel_async._encoding.arguments import EventArguments
 from mixpanel_async._encoding.event_template import EventTemplate
-from mixpanel_async._encoding.records import EventArguments, RecordEncoder
+from mixpanel_async._encoding.records import RecordEncoder
 from mixpanel_async._encoding.size_check import MAX_RECORD_BYTES
 from mixpanel_async._encoding.timestamps import time_fragment
 

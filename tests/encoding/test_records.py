@@ -19,8 +19,9 @@ from hypothesis import strategies as st
 
 from mixpanel_async import ConfigurationError, ValidationError
 from mixpanel_async._delivery.callbacks import _records
+from mixpanel_async._encoding.arguments import EventArguments
 from mixpanel_async._encoding.hooks import DroppedByHook
-from mixpanel_async._encoding.records import EventArguments, RecordEncoder
+from mixpanel_async._encoding.records import RecordEncoder
 from mixpanel_async._encoding.size_check import MAX_RECORD_BYTES
 from mixpanel_async._encoding.timestamps import event_time
 from mixpanel_async._model.records import DropReason, Loss, NonIdempotentRecord, RecordKind

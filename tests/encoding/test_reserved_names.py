@@ -16,7 +16,8 @@ import orjson
 import pytest
 
 from mixpanel_async import AsyncMixpanel, ConfigurationError, ValidationError
-from mixpanel_async._encoding.records import EventArguments, RecordEncoder
+from mixpanel_async._encoding.arguments import EventArguments
+from mixpanel_async._encoding.records import RecordEncoder
 from mixpanel_async._encoding.timestamps import time_fragment
 from mixpanel_async.emulator import Emulator
 

@@ -21,9 +21,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mixpanel_async import AsyncMixpanel, MixpanelException, ServiceAccountCredentials, ValidationError
+from mixpanel_async._encoding.arguments import EventArguments
 from mixpanel_async._encoding.event_template import canonical_address
 from mixpanel_async._encoding.hooks import DroppedByHook
-from mixpanel_async._encoding.records import EventArguments, RecordEncoder
+from mixpanel_async._encoding.records import RecordEncoder
 from mixpanel_async._model.records import NonIdempotentRecord
 from mixpanel_async._model.version import VERSION
 

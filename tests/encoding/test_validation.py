@@ -26,8 +26,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mixpanel_async import ConfigurationError, ValidationError
+from mixpanel_async._encoding.arguments import EventArguments
 from mixpanel_async._encoding.normalizer import EVENT_LIMITS, PROFILE_LIMITS, Normalizer
-from mixpanel_async._encoding.records import EventArguments, RecordEncoder
+from mixpanel_async._encoding.records import RecordEncoder
 from mixpanel_async._encoding.validation import is_anonymous_id
 
 NOW = 1_700_000_000.0
