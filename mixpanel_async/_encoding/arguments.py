@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
 from .._model.errors import ValidationError
-from .event_template import derive_distinct_id
+from .validation import device_person
 
 # Path of a property, its name, and the argument that sets it.
 _ARGUMENTS: Final = {
@@ -60,3 +60,10 @@ def name_argument(error: ValidationError, arguments: EventArguments, properties:
             given, argument = value, "device_id"
     is_own = value is given and (given is not None or name == "distinct_id")
     return ValidationError(argument, error.problem) if is_own else error
+
+
+def derive_distinct_id(user_id: str | None, device_id: str | None) -> str | None:
+    """Return the `distinct_id` of an event with these ids only. An invalid id is refused later."""
+    if user_id is not None:
+        return user_id
+    return device_person(device_id) if isinstance(device_id, str) else device_id

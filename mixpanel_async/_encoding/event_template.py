@@ -107,33 +107,31 @@ class EventTemplate:
             return None
         added = dumps(properties)[1:-1] + b","
         head, tail = (self._head, self._tail + added) if after_ids else (self._head + added, self._tail)
-        return self._derived(head, tail, self._reserved.union(properties), len(properties), self._default_id)
+        names, count = self._reserved.union(properties), self._count - len(properties)
+        return type(self)(self._fragments, head, tail, names, count, self._default_id)
 
     def with_ids(self, ip: str | None, user_id: str | None, device_id: str | None) -> EventTemplate | None:
         """Return a template of events that also have these ids. None if one of them is not valid, or needs a check."""
-        fragments, head, names, count = self._fragments, self._head, self._reserved, 0
+        fragments, head, names, count, default_id = self._fragments, self._head, self._reserved, self._count, user_id
         try:
             if ip is not None:
                 if "ip" in names:
                     return None
-                head += _address(ip)
-                names = _with_ip(names)
-                count = 1
+                head += b'"ip":%b,' % dumps(canonical_address(ip))
+                names = _RESERVED_WITH_IP if names is _RESERVED else names | {"ip"}
+                count -= 1
             if user_id is not None:
                 head += fragments.user_ids[user_id]
-                count += 1
+                count -= 1
             if device_id is not None:
                 head += fragments.device_ids[device_id]
-                count += 1
+                count -= 1
+                if user_id is None:
+                    default_id = device_person(device_id)
         except Exception as error:  # noqa: BLE001  the general encoder raises the error for the user
             raise_interruption(error)
             return None
-        return self._derived(head, self._tail, names, count, derive_distinct_id(user_id, device_id))
-
-    def _derived(
-        self, head: bytes, tail: bytes, names: frozenset[str], count: int, default_id: str | None
-    ) -> EventTemplate:
-        return type(self)(self._fragments, head, tail, names, self._count - count, default_id)
+        return type(self)(fragments, head, self._tail, names, count, default_id)
 
     def encode(self, distinct_id: object, event_name: object, properties: Any, stamp: bytes) -> bytes | None:
         """Encode an event. Return None if it is not plain. The caller checks the size.
@@ -252,13 +250,6 @@ def _user_id(user_id: str) -> bytes:
     return _pair("$user_id", user_id)
 
 
-def derive_distinct_id(user_id: str | None, device_id: str | None) -> str | None:
-    """Return the `distinct_id` of an event with these ids only. An invalid id is refused later."""
-    if user_id is not None:
-        return user_id
-    return device_person(device_id) if isinstance(device_id, str) else device_id
-
-
 def encode_nothing(_distinct_id: object, _event_name: object, _properties: object, _stamp: bytes) -> None:
     """Support no event."""
 
@@ -269,7 +260,8 @@ def canonical_address(ip: object) -> str:
     Raises:
         ValidationError: if it is neither.
     """
-    if type(ip) is str and _is_ipv4(ip):
+    # Parsing the address costs ten times as much, and every request of a web app may come from another one.
+    if type(ip) is str and len(octets := ip.split(".", 4)) == 4 and _OCTETS.issuperset(octets):
         return ip
     if isinstance(ip, str) and len(ip) <= _MAX_ADDRESS_LENGTH:
         if ip == "0":
@@ -281,24 +273,10 @@ def canonical_address(ip: object) -> str:
     raise ValidationError("ip", 'must be an IPv4 or IPv6 address, or "0" to disable geolocation')
 
 
-def _is_ipv4(ip: str) -> bool:
-    # Parsing the address costs ten times as much, and every request of a web app may come from another one.
-    return ip.count(".") == 3 and _OCTETS.issuperset(ip.split("."))
-
-
-def _address(ip: str) -> bytes:
-    """Return the property `ip`, with a comma."""
-    return b'"ip":"%b",' % ip.encode() if type(ip) is str and _is_ipv4(ip) else _pair("ip", canonical_address(ip))
-
-
 @lru_cache(maxsize=1_000)
 def _parsed_address(ip: str) -> str:
     # A visitor sends several events from one address, and parsing it costs more than encoding an event.
     return str(ip_address(ip))
-
-
-def _with_ip(names: frozenset[str]) -> frozenset[str]:
-    return _RESERVED_WITH_IP if names is _RESERVED else names | {"ip"}
 
 
 _LIBRARY: Final = b'","mp_lib":"%b","$lib_version":"%b",' % (MP_LIB.encode(), VERSION.encode())

@@ -17,11 +17,10 @@ from .._model.errors import ConfigurationError, ValidationError
 from .._model.interruption import raise_interruption
 from .._model.records import DropReason, IdentityRecord, NonIdempotentRecord, RefusedRecord
 from .._model.version import VERSION
-from .arguments import Arguments, EventArguments, name_argument
+from .arguments import Arguments, EventArguments, derive_distinct_id, name_argument
 from .event_template import (
     MP_LIB,
     canonical_address,
-    derive_distinct_id,
     encode_nothing,
     make_template,
 )

@@ -20,6 +20,7 @@ _CLOCK_ERROR_MS: Final = 300_000
 # Numbers below the first limit are seconds, below the second milliseconds. Both ranges contain every valid time.
 _SECONDS_END: Final = 100_000_000_000
 _MILLISECONDS_END: Final = 100_000_000_000_000
+_HEX_ID_LENGTH: Final = 32
 
 
 def event_time(value: object, path: str, *, now: float, recent: bool) -> int:
@@ -35,13 +36,7 @@ def event_time(value: object, path: str, *, now: float, recent: bool) -> int:
         ValidationError: if the value has another type, is a naive `datetime`, is before 1971, is more than one hour in
             the future, or is too old for `/track`.
     """
-    if isinstance(value, datetime):
-        if value.tzinfo is None or value.utcoffset() is None:
-            raise ValidationError(
-                path, "must have a time zone; pass an aware datetime, such as datetime.now(timezone.utc)"
-            )
-        ms = round(value.timestamp() * 1000)
-    elif isinstance(value, (int, float)) and not isinstance(value, bool):
+    if type(value) is float or (isinstance(value, (int, float)) and not isinstance(value, bool)):
         size = abs(value)
         if not size < _MILLISECONDS_END:
             if isinstance(value, float) and not isfinite(value):
@@ -50,6 +45,12 @@ def event_time(value: object, path: str, *, now: float, recent: bool) -> int:
                 path, "must be in seconds or milliseconds; this looks like microseconds or nanoseconds"
             )
         ms = round(value * 1000) if size < _SECONDS_END else round(value)
+    elif isinstance(value, datetime):
+        if value.tzinfo is None or value.utcoffset() is None:
+            raise ValidationError(
+                path, "must have a time zone; pass an aware datetime, such as datetime.now(timezone.utc)"
+            )
+        ms = round(value.timestamp() * 1000)
     else:
         raise ValidationError(path, f"must be a number or a datetime with a time zone, not {type_name(value)}")
     now_ms = now * 1000
@@ -93,8 +94,11 @@ def restamp(stamp: bytes, time: object, insert_id: object, *, recent: bool) -> b
         return moment + made_id
     if type(insert_id) is not str:
         raise TypeError
-    check_insert_id(insert_id, "")
-    return moment + insert_id.encode()
+    own_id = insert_id.encode()
+    # Every hexadecimal id of a UUID, of which none is a placeholder.
+    if len(own_id) != _HEX_ID_LENGTH or not own_id.isalnum():
+        check_insert_id(insert_id, "")
+    return moment + own_id
 
 
 def stamp_time(stamp: bytes) -> float:
