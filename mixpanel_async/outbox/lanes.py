@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from .._model.config import check_count
 from .._model.errors import raise_configuration_error, show_text
 from .._model.records import RecordKind
+
+if TYPE_CHECKING:
+    from .protocol import EntryId
 
 MAX_PARTITIONS: Final = 256
 KINDS: Final = tuple(kind.value for kind in RecordKind)
@@ -30,6 +33,12 @@ def lane_names(partitions: int, kinds: Collection[str] | None = None) -> tuple[s
 def is_ordered(lane: str) -> bool:
     """Return whether one worker at a time serves the lane, in order."""
     return lane not in _UNORDERED
+
+
+def entries_lost_with(gone: Collection[EntryId], known: Collection[EntryId]) -> set[EntryId]:
+    """Return those of the known entries that a worker loses with others: all entries of an ordered lane."""
+    lanes = {one.lane for one in gone if is_ordered(one.lane)}
+    return {one for one in known if one in gone or one.lane in lanes}
 
 
 def kind_of(lane: str) -> str:

@@ -13,7 +13,7 @@ from .._model.errors import ConfigurationError, OutboxError
 from .._runtime.environment import real_environment
 from .._runtime.event_loop import yield_to_loop
 from .._runtime.timers import move_on_after, sleep
-from .lanes import check_kinds, check_partitions, lane_names
+from .lanes import check_kinds, check_partitions, entries_lost_with, lane_names
 from .memory_state import MemoryState
 from .protocol import BeginResult, DeadEntry, Entry, EntryId, Held, PutResult, StoredEntry
 
@@ -212,7 +212,10 @@ class MemoryInbox(_Connection):
         """See `Inbox.begin`."""
         state = await self._enter()
         with self._shared.lock:
-            return [state.begin(self._worker, one) for one in ids]
+            results = [state.begin(self._worker, one) for one in ids]
+            gone = {one for one, result in zip(ids, results, strict=True) if result is BeginResult.GONE}
+            self._known -= entries_lost_with(gone, self._known)
+        return results
 
     async def settle(self, ended: Sequence[EntryId], dead: Sequence[DeadEntry] = ()) -> int:
         """See `Inbox.settle`."""

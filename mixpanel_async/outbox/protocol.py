@@ -123,7 +123,8 @@ class BeginResult(Enum):
     MINE = "mine"
     """The start is noted, and this worker may send the records."""
     GONE = "gone"
-    """Another worker has the entry; send nothing and settle nothing."""
+    """The worker does not have the entry any more, nor the others of an ordered lane that it has read: send nothing and
+    settle nothing. `read` returns them again if it gets them back."""
     BEGUN = "begun"
     """A request with these records has begun before: they are uncertain, and only the other records may be sent."""
 

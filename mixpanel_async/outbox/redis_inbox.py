@@ -12,7 +12,7 @@ from .._model.errors import OutboxError
 from .._runtime.environment import real_environment
 from .._runtime.timers import sleep
 from .erasure import ErasedPersons
-from .lanes import is_ordered
+from .lanes import entries_lost_with, is_ordered
 from .memory import dead_by_entry
 from .protocol import LEASE_SECONDS, READ_BYTES, BeginResult, DeadEntry, EntryId, Held, StoredEntry
 from .redis_keys import entry_from, fields_of, is_newer, settle_args, sort_key
@@ -209,7 +209,14 @@ class RedisInbox:
         """See `Inbox.begin`."""
         keys, numbers = self._queue.keys.with_lanes(["none", "meta", "leases"], [one.lane for one in ids])
         args = [value for one in ids for value in (numbers[one.lane], one.lane, one.id)]
-        return [BeginResult[one.decode()] for one in await self._script(BEGIN, keys, [self._worker, *args])]
+        results = [BeginResult[one.decode()] for one in await self._script(BEGIN, keys, [self._worker, *args])]
+        if gone := {one for one, result in zip(ids, results, strict=True) if result is BeginResult.GONE}:
+            # The next heartbeat finds those that still belong to this worker, and `read` returns them in order.
+            lost = entries_lost_with(gone, self._known)
+            self._known -= lost
+            self._newer -= lost
+            self._must_list = True
+        return results
 
     async def settle(self, ended: Sequence[EntryId], dead: Sequence[DeadEntry] = ()) -> int:
         """See `Inbox.settle`."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from .._model.records import DropReason, Loss, NonIdempotentRecord
+from ..outbox.lanes import entries_lost_with
 from ..outbox.packing import hide_token, positions_of_non_idempotent
 from ..outbox.protocol import DeadEntry, EntryId, StoredEntry
 
@@ -187,6 +188,12 @@ class Claims:
                 self._gone.add(number)
                 if self._claims[number].is_begun:
                     self._lost_after_begin.add(entry)
+
+    def lose_with(self, gone: Collection[EntryId]) -> set[EntryId]:
+        """Note entries that belong to another worker now, and return them with all that are lost with them."""
+        lost = entries_lost_with(gone, self._numbers)
+        self.lose(lost)
+        return lost
 
     def lose_other_lanes(self, held: Collection[str], ordered: Collection[str]) -> None:
         """Note the entries of those ordered lanes that are not held any more."""

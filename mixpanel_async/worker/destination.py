@@ -21,6 +21,7 @@ from .fence import Fence
 from .pauses import Pauses
 
 _TOO_MANY_REQUESTS: Final = 429
+_GONE: Final = BeginResult.GONE
 _UNCERTAIN: Final = "a worker that did not end normally had begun a request with this record"
 
 
@@ -89,13 +90,11 @@ class MarkingDestination:
         """Note the start of the request, and take out of the batch what must not be sent."""
         ids = [*once]
         results = await self._inbox.begin(ids)
-        gone: set[int] = set()
+        lost = self._claims.lose_with([one for one, result in zip(ids, results, strict=True) if result is _GONE])
+        gone = {at for entry in lost for at in self._claims.positions(batch.ids, entry)}
         uncertain: set[int] = set()
         for entry, result in zip(ids, results, strict=True):
-            if result is BeginResult.GONE:
-                self._claims.lose([entry])
-                gone.update(self._claims.positions(batch.ids, entry))
-            elif result is BeginResult.BEGUN or not self._claims.begin(entry):
+            if entry not in lost and (result is BeginResult.BEGUN or not self._claims.begin(entry)):
                 uncertain.update(once[entry])
         if gone or uncertain:
             self._queue.leave_out(batch, gone, uncertain, _UNCERTAIN)

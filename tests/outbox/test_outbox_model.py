@@ -143,7 +143,13 @@ class OutboxMachine(RuleBasedStateMachine):
         client = self.clients[at]
         chosen = sorted(client.read)
         for one, answer in zip(chosen, self.run(client.inbox.begin(chosen)), strict=True):
-            number = client.read[one]
+            if answer is BeginResult.GONE:
+                for other in [*client.read]:
+                    if other == one or (one.lane != "events" and other.lane == one.lane):
+                        del client.read[other]
+                        self.last_of.pop((client, other.lane), None)
+                continue
+            number = client.read.get(one, 0)
             if answer is BeginResult.MINE:
                 assert self.begun.setdefault(number, client) is client
             elif answer is BeginResult.BEGUN:

@@ -207,6 +207,18 @@ async def test_entry_that_ends_after_its_group_was_removed_is_not_read_again(
         assert numbers(await read(inbox, lane)) == [2]
 
 
+@pytest.mark.parametrize("lane", ["events", "people:0"])
+async def test_entry_that_was_gone_is_read_again(redis_server: RedisServer, lane: str) -> None:
+    outbox = RedisOutbox(redis_server.url)
+    async with open_writer(outbox) as writer, open_worker(outbox) as inbox:
+        await writer.put([numbered(1, lane), numbered(2, lane)])
+        first, second = await read(inbox, lane)
+        redis_server.command("XGROUP", "DESTROY", f"{{mixpanel}}:{lane}", "w")
+        assert await inbox.begin([first.id]) == [BeginResult.GONE]
+        await inbox.heartbeat()
+        assert ids(await read(inbox, lane)) == [first.id, second.id]
+
+
 @pytest.mark.parametrize("key", ["dead", "begun:events"])
 async def test_settlement_that_meets_a_foreign_key_changes_nothing(redis_server: RedisServer, key: str) -> None:
     outbox = RedisOutbox(redis_server.url)
