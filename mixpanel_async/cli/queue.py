@@ -138,18 +138,23 @@ def retry(
     Records with the reason `uncertain` may have been applied already. They need `--reason uncertain`.
     """
 
-    async def change(admin: QueueAdmin) -> tuple[int, int]:
+    async def change(admin: QueueAdmin) -> tuple[int, int, set[str]]:
+        unknown = set(id or ())
+        if unknown:
+            unknown.difference_update([letter.id async for letter in admin.dead_letters()])
         count = await admin.retry(reasons=reason, ids=id)
         if reason is not None:
-            return count, 0
+            return count, 0, unknown
         unsure = admin.dead_letters(reasons=[DropReason.UNCERTAIN])
-        return count, len([letter.id async for letter in unsure if id is None or letter.id in id])
+        return count, len([letter.id async for letter in unsure if id is None or letter.id in id]), unknown
 
-    count, left = _run(url, name, change)
+    count, left, unknown = _run(url, name, change)
     print_result({"retried": count}, f"put back {count_of(count)}", as_json=as_json)
     if left:
         text = f"skipped {count_of(left)} that may have been applied already; --reason uncertain includes them"
         print(text, file=sys.stderr)
+    if unknown:
+        print(f"no dead letter has the id {', '.join(sorted(unknown))}; see mixpanel-async queue list", file=sys.stderr)
 
 
 @queue.command()

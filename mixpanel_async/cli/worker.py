@@ -160,13 +160,15 @@ class _Lines:
         self._delivered = 0
 
     def print_start(self, source: str, queue: str) -> None:
-        """Print where the worker reads from, without the user and password of the URL."""
+        """Print where the worker reads from, without the user and password of the URL, and where it sends to."""
         url = urlsplit(source)
         place = f"{url.scheme}://{url.netloc.rpartition('@')[2]}{url.path}"
+        name, target = self._worker.name, self._worker.api_host
         if self._is_json:
-            line = _json_line(time=_now(), event="worker_started", worker=self._worker.name, source=place, queue=queue)
+            data = {"worker": name, "source": place, "queue": queue, "target": target}
+            line = _json_line(time=_now(), event="worker_started", **data)
         else:
-            line = f"{_now()} {self._worker.name}: reads {place}, queue {queue}"
+            line = f"{_now()} {name}: reads {place}, queue {queue}; delivers to {target}"
         print(line, flush=True)
 
     async def print_regularly(self) -> None:
@@ -187,7 +189,10 @@ class _Lines:
     def _as_text(self, stats: WorkerStats, rate: float, is_last: bool) -> str:  # noqa: FBT001
         state = "delivered" if is_last else "delivering"
         text = f"{_now()} {self._worker.name}: {state} {rate:,.1f} records/s, {stats.delivered:,} in all; "
-        text += f"{stats.waiting:,} wait in the queue, oldest {_age(stats.oldest_age)}; {stats.dead:,} dead letters"
+        if stats.workers:
+            text += f"{stats.waiting:,} wait in the queue, oldest {_age(stats.oldest_age)}; {stats.dead:,} dead letters"
+        else:
+            text += "not connected to the queue yet"
         return text if stats.last_error is None else f"{text}; last error: {stats.last_error}"
 
     def _as_json(self, stats: WorkerStats, rate: float) -> str:
@@ -202,9 +207,10 @@ class _Lines:
             uncertain=stats.uncertain,
             held=stats.pending,
             lanes=stats.lanes,
-            waiting=stats.waiting,
-            oldest_seconds=round(stats.oldest_age, 1),
-            dead=stats.dead,
+            # Unknown before the first connection.
+            waiting=stats.waiting if stats.workers else None,
+            oldest_seconds=round(stats.oldest_age, 1) if stats.workers else None,
+            dead=stats.dead if stats.workers else None,
             last_error=stats.last_error,
         )
 

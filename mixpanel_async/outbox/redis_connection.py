@@ -179,9 +179,8 @@ def to_outbox_error(error: Exception) -> OutboxError:
     if isinstance(error, exceptions.AuthenticationError) or any(one in text for one in _LOGIN_REFUSED):
         return LoginRefusedError("Redis refuses the login: check user and password in the URL", refused=True)
     if isinstance(error, exceptions.NoPermissionError) or any(one in text for one in _REFUSED):
-        return OutboxError(
-            f"Redis refuses: {_reason(text)}; check the ACL of the user, and the name of the queue", refused=True
-        )
+        advice = "check the ACL of the user (docs/many-hosts.md has one), and the name of the queue"
+        return OutboxError(f"Redis refuses: {_reason(text)}; {advice}", refused=True)
     if re.match(r"MOVED \d|ASK \d", text) or isinstance(error, exceptions.MovedError):
         return OutboxError("Redis is a cluster: pass a client of redis.asyncio.cluster as client=", refused=True)
     classes = (
@@ -213,9 +212,12 @@ def _connection_error(error: Exception, text: str) -> OutboxError:
 
 
 def _reason(text: str) -> str:
-    """Return the beginning of an error of Redis, up to a quoted argument or key."""
+    """Return the beginning of an error of Redis, up to a quoted argument or key. The name of a command is shown."""
+    if command := re.search(r"run the '([\w|-]{1,40})' command", text):
+        return f"the user may not run {command[1].upper()}"
     codes = _CODES.findall(text)
-    shown = re.split(r"['\"`{]", text, maxsplit=1)[0].strip(" ,:.")
+    # An apostrophe, as in "can't", is no quote.
+    shown = re.split(r"(?<!\w)'|[\"`{]", text, maxsplit=1)[0].strip(" ,:.")
     if codes and codes[0] == "ERR" and len(codes) > 1:
         shown = codes[1]
     return one_line(mask_urls(shown), _MAX_REASON) or "an error without text"

@@ -226,6 +226,11 @@ class Worker:
         """Name of the worker."""
         return self._name
 
+    @property
+    def api_host(self) -> str:
+        """Host to which the worker sends, with scheme: `https://api.mixpanel.com` unless an option changes it."""
+        return self._options.origin
+
     async def __aenter__(self) -> Self:
         return self
 

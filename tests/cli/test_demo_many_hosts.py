@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import subprocess
 import sys
 import threading
@@ -71,7 +72,11 @@ def test_killed_worker_loses_nothing_and_the_queue_is_removed(redis_server: Redi
 @pytest.mark.timeout(150)
 def test_command_with_redis_succeeds(redis_server: RedisServer) -> None:
     command = [sys.executable, "-W", "error", "-c", RUN, "demo", "--redis", redis_server.url]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=110)
+    # Settings of another project, with which each request to the emulator would be refused.
+    account = {"USERNAME": "another", "SECRET": "account"}
+    variables = {f"MIXPANEL_SERVICE_ACCOUNT_{name}": value for name, value in account.items()}
+    variables = {**os.environ, **variables, "MIXPANEL_PROJECT_ID": "1"}
+    result = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=110)
     assert (result.returncode, result.stderr) == (0, ""), result.stdout
     assert "7 of 7 expectations hold" in result.stdout
 

@@ -211,7 +211,9 @@ def test_retry_puts_dead_letters_back_for_a_worker(outbox: RedisOutbox) -> None:
     assert "skipped 1 record that may have been applied already" in result.stderr
     assert [letter["reason"] for letter in letters(outbox)] == ["uncertain"]
     (uncertain,) = letters(outbox)
-    assert output_json(outbox, "retry", "--reason", "uncertain", "--id", "1-1") == {"retried": 0}
+    result = run("retry", "--reason", "uncertain", "--id", "1-1", "--id", uncertain["id"][:-1], url=outbox.url)
+    assert result.stdout == "put back 0 records\n"
+    assert f"no dead letter has the id 1-1, {uncertain['id'][:-1]}; see" in result.stderr
     assert output_json(outbox, "retry", "--reason", "uncertain", "--id", uncertain["id"]) == {"retried": 1}
     assert assert_accounted(outbox)["counters"]["retried"] == 2
 

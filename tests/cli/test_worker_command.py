@@ -57,12 +57,13 @@ def test_once_delivers_what_waits_and_exits(url: str) -> None:
     hand_over(url, 30)
     emulator = Emulator(token=TOKEN)
     with emulator.serve() as server:
+        address = server.url
         command = [*RUN, "--from", url, "--once", "--name", "cron-1"]
-        done = subprocess.run(command, env=environment(server.url), capture_output=True, text=True, timeout=60)
+        done = subprocess.run(command, env=environment(address), capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")
     assert len(emulator.events("Signed up")) == 30
     start, line = done.stdout.splitlines()
-    assert start.endswith(f"cron-1: reads {url}, queue mixpanel")
+    assert start.endswith(f"cron-1: reads {url}, queue mixpanel; delivers to {address}")
     assert "cron-1: delivered" in line
     assert "31 in all; 0 wait in the queue, oldest 0.0 s; 0 dead letters" in line
 
@@ -96,6 +97,19 @@ def test_outbox_that_cannot_be_reached_is_named_without_its_password() -> None:
     assert "s3cret" not in done.stdout + done.stderr
     assert "user" not in done.stdout + done.stderr
     assert "reads redis://127.0.0.1:" in done.stdout
+    assert "; delivers to http://127.0.0.1:1\n" in done.stdout
+
+
+def test_last_line_of_a_worker_that_never_reached_redis() -> None:
+    variables = {**environment("http://127.0.0.1:1"), "MIXPANEL_OUTBOX": f"redis://127.0.0.1:{free_port()}/0"}
+    process = subprocess.Popen(RUN, env=variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    with process:
+        assert process.stderr is not None
+        assert "the outbox is not available" in process.stderr.readline()
+        process.terminate()
+        lines, _ = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert "0 in all; not connected to the queue yet; last error: no connection to Redis" in lines
 
 
 @pytest.mark.parametrize(

@@ -96,7 +96,6 @@ async def test_user_of_the_page_has_the_rights(new_redis_server: Callable[..., R
     server = new_redis_server()
     (line,) = re.findall(r"^ACL SETUSER .*", PAGE, re.MULTILINE)
     assert server.command(*line.split()) == b"+OK\r\n"
-    assert server.command("ACL", "SETUSER", "default", "off") == b"+OK\r\n"
     outbox = RedisOutbox(server.url.replace("//", "//mixpanel:PASSWORD@"))
     emulator = Emulator(token=TOKEN)
     async with AsyncMixpanel(TOKEN, outbox=outbox) as mp:
@@ -115,6 +114,10 @@ async def test_user_of_the_page_has_the_rights(new_redis_server: Callable[..., R
         await queue.purge(dead=True, waiting=True)
         await queue.purge(distinct_id="ada")
         await queue.remove()
+    # A batch whose script Redis ends in its middle is taken for a known one when it is repeated, so look into the log.
+    # `remove` does without SCAN, and the library without CLIENT SETINFO.
+    refused = set(re.findall(rb"object\r\n\$\d+\r\n(\S+)", server.command("ACL", "LOG")))
+    assert refused <= {b"scan", b"client|setinfo"}
     with pytest.raises(OutboxError, match="refuses"):
         await open_writer(RedisOutbox(server.url.replace("//", "//mixpanel:PASSWORD@"), name="other"))
 

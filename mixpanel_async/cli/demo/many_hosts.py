@@ -97,7 +97,8 @@ class ManyHostsDemo:
         self._output = output
         self._outbox = outbox
         self._environment = {
-            **os.environ,
+            # The user's own settings, such as a service account, are about another project.
+            **{name: value for name, value in os.environ.items() if not name.startswith("MIXPANEL_")},
             "MIXPANEL_OUTBOX": outbox.url or "",
             "MIXPANEL_TOKEN": TOKEN,
             "MIXPANEL_API_HOST": api_host,
