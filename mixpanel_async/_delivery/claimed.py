@@ -154,6 +154,10 @@ class ClaimedBuffer(Buffer):
         self._withdraw(withdrawn)
         return self._lose(lost, DropReason.UNCERTAIN, message=message) if lost.items else []
 
+    def drop_erased(self, batch: Batch, positions: Collection[int]) -> list[Loss]:
+        """Take records of erased persons out of a leased batch whose request has not been made, and drop them."""
+        return self._lose(batch.take_out(positions), DropReason.PURGED)
+
     def _withdraw(self, batch: Batch) -> None:
         self.accounting.retract_batch(batch)
         self._ledger.withdrawn(batch.ids)
@@ -233,6 +237,10 @@ class ClaimedQueue(Queue):
     def leave_out(self, batch: Batch, gone: Collection[int], uncertain: Collection[int], message: str) -> None:
         """Take records out of a leased batch; see `ClaimedBuffer.leave_out`."""
         self.report_losses(self.run_locked(lambda: self._claimed.leave_out(batch, gone, uncertain, message)))
+
+    def drop_erased(self, batch: Batch, positions: Collection[int]) -> None:
+        """Drop records of erased persons from a leased batch; see `ClaimedBuffer.drop_erased`."""
+        self.report_losses(self.run_locked(lambda: self._claimed.drop_erased(batch, positions)))
 
     def hold(self, kinds: Collection[RecordKind], seconds: float) -> None:
         """Send nothing of these kinds for so many seconds."""

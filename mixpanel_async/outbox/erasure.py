@@ -23,15 +23,14 @@ class ErasedPersons:
         self._salt = salt
         self._times = times
 
-    def positions(self, entry: Entry, put_at: float) -> tuple[int, ...]:
+    def positions(self, entry: Entry, since: float) -> tuple[int, ...]:
         """Return the positions of the records in an entry that name a person erased later.
 
         Args:
             entry: the entry.
-            put_at: when it was put, in seconds since 1970.
+            since: when it was accepted or put, whichever was first, in seconds since 1970.
         """
-        at = min(entry.accepted_at, put_at)
-        later = {person for person, time in self._times.items() if time >= at}
+        later = self._erased_since(since)
         if not later:
             return ()
         try:
@@ -39,6 +38,14 @@ class ErasedPersons:
         except SpoiledBodyError:
             return ()
         return tuple(position for position, body in enumerate(records) if self._names_one_of(body, later))
+
+    def names(self, body: bytes, since: float) -> bool:
+        """Return whether an encoded record names a person erased at `since`, in seconds since 1970, or later."""
+        later = self._erased_since(since)
+        return bool(later) and self._names_one_of(body, later)
+
+    def _erased_since(self, since: float) -> set[str]:
+        return {person for person, time in self._times.items() if time >= since}
 
     def _names_one_of(self, body: bytes, hashes: set[str]) -> bool:
         payload = stored_payload(body)

@@ -14,9 +14,10 @@ Every method that waits may raise `OutboxError`, and no other exception of a lib
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from math import inf
 from typing import Final, NamedTuple, Protocol
 
 from .._model.records import DropReason
@@ -77,12 +78,14 @@ class StoredEntry:
         deliveries: 1, plus the number of workers that died while they had it. Workers that gave it back do not count.
         erased: positions of records about persons whose data was erased. They must not be sent; they end as a
             `DeadEntry` with the reason `PURGED`.
+        since: when the entry was accepted or put, whichever was first, in seconds since 1970, for `Held.erased`.
     """
 
     id: EntryId
     entry: Entry
     deliveries: int
     erased: tuple[int, ...] = ()
+    since: float = inf
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,6 +146,8 @@ class Held:
         dead: number of dead letters in the queue.
         waiting_bytes: size of the packed bodies of the waiting records.
         workers: number of workers that are alive, this one included.
+        erased: returns whether an encoded record names a person who was erased at `since` or later; None if there is
+            none. It is asked about records that were read before.
     """
 
     lanes: frozenset[str]
@@ -154,6 +159,7 @@ class Held:
     dead: int = 0
     waiting_bytes: int = 0
     workers: int = 0
+    erased: Callable[[bytes, float], bool] | None = None
 
 
 class EntryWriter(Protocol):

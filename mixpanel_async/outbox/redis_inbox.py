@@ -169,10 +169,10 @@ class RedisInbox:
         args: list[str | int] = [self._worker, max_records, _ENTRIES_PER_SCRIPT, self._term, max_bytes, *order]
         try:
             erasures, *answer = await self._script(TAKE, keys, args)
+            await self._note_erasures(erasures)
         except BaseException:
             self._lost_reads += 1
             raise
-        await self._note_erasures(erasures)
         return [
             *self._accept(
                 (EntryId(lane.decode(), number.decode()), fields, 1)
@@ -193,12 +193,18 @@ class RedisInbox:
                 self._newer.add(one)
                 continue
             entry = entry_from(one.lane, fields)
-            erased = self._erased.positions(entry, sort_key(one.id)[0] / 1000)
-            yield StoredEntry(id=one, entry=entry, deliveries=deliveries, erased=erased)
+            since = min(entry.accepted_at, sort_key(one.id)[0] / 1000)
+            erased = self._erased.positions(entry, since)
+            yield StoredEntry(id=one, entry=entry, deliveries=deliveries, erased=erased, since=since)
 
     async def _note_erasures(self, erasures: bytes) -> None:
         if erasures != self._erasures:
-            flat = await self._queue.connection.call("HGETALL", *self._queue.keys("forget"))
+            try:
+                flat = await self._queue.connection.call("HGETALL", *self._queue.keys("forget"))
+            except BaseException:
+                # The caller drops an answer with entries that this worker has got.
+                self._must_list = True
+                raise
             pairs = flat.items() if isinstance(flat, dict) else zip(flat[::2], flat[1::2], strict=True)
             times = {person.decode(): int(time) / 1000 for person, time in pairs}
             self._erased, self._erasures = ErasedPersons(self._queue.salt, times), erasures
@@ -265,7 +271,8 @@ class RedisInbox:
             keys.all_lanes("none", "meta", "workers", "leases", "pauses", "dead", "forget", "terms"),
             [self._worker, _LEASE_MS, _TAKE_OVER_PER_HEARTBEAT, "1" if must_list else "", self._term, *keys.lanes],
         )
-        was_dead, held, leaving, pauses, taken, own, waiting, oldest, dead, size, workers = answer
+        was_dead, held, leaving, pauses, taken, own, waiting, oldest, dead, size, workers, erasures = answer
+        await self._note_erasures(erasures)
         self._held = frozenset(lane.decode() for lane in held)
         self._leaving = frozenset(lane.decode() for lane in leaving)
         gone = {one for one in self._known if is_ordered(one.lane) and one.lane not in self._held}
@@ -291,6 +298,7 @@ class RedisInbox:
             dead=int(dead),
             waiting_bytes=int(size),
             workers=int(workers),
+            erased=self._erased.names,
         )
 
     async def _claim(self, found: Sequence[tuple[EntryId, int]]) -> None:

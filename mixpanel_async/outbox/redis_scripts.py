@@ -278,7 +278,7 @@ end
 return {
   'OK', was_dead and 1 or 0, held, leaving, paused, taken, own,
   redis.call('HGET', meta, 'records') or '0', oldest and text(oldest), redis.call('XLEN', KEYS[6]),
-  redis.call('HGET', meta, 'bytes') or '0', #alive,
+  redis.call('HGET', meta, 'bytes') or '0', #alive, redis.call('HGET', meta, 'erasures') or '0',
 }
 """
 )

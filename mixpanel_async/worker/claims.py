@@ -36,6 +36,7 @@ class _Claim:
     Args:
         id: the entry.
         left: records that have not ended.
+        since: when the entry was accepted or put, in seconds since 1970.
         is_withdrawn: some of its records left unsent, so this worker never ends the entry.
         is_begun: this worker has noted the start of a request with its non-idempotent records.
         dead: records that became dead letters, by reason and message.
@@ -43,6 +44,7 @@ class _Claim:
 
     id: EntryId
     left: int
+    since: float
     is_withdrawn: bool = False
     is_begun: bool = False
     dead: dict[tuple[DropReason, str], list[bytes]] = field(default_factory=dict)
@@ -79,6 +81,7 @@ class Claims:
         self._gone: set[int] = set()
         # Entries with a request that this worker began before it lost them.
         self._lost_after_begin: set[EntryId] = set()
+        self._is_erased: Callable[[bytes, float], bool] | None = None
 
     @property
     def is_empty(self) -> bool:
@@ -98,7 +101,7 @@ class Claims:
     def add(self, stored: StoredEntry) -> int:
         """Claim an entry and return the row of its first record."""
         self._last += 1
-        self._claims[self._last] = _Claim(stored.id, stored.entry.records)
+        self._claims[self._last] = _Claim(stored.id, stored.entry.records, stored.since)
         self._numbers[stored.id] = self._last
         return self._last << _POSITION_BITS
 
@@ -202,6 +205,19 @@ class Claims:
     def is_gone(self, row: int) -> bool:
         """Return whether the entry of this row belongs to another worker."""
         return _claim_of(row) in self._gone
+
+    # Persons whose data was erased
+
+    def note_erased(self, is_erased: Callable[[bytes, float], bool] | None) -> None:
+        """Take the newest `Held.erased`."""
+        self._is_erased = is_erased
+
+    def erased(self, rows: Sequence[int], items: Iterable[bytes]) -> set[int]:
+        """Return the positions of the records of a batch that name a person who was erased after they were read."""
+        is_erased = self._is_erased
+        if is_erased is None:
+            return set()
+        return {at for at, item in enumerate(items) if is_erased(item, self._claims[_claim_of(rows[at])].since)}
 
     # Requests with records that must not be sent twice
 

@@ -69,7 +69,11 @@ class MarkingDestination:
         return self._inner.expired(batch)
 
     async def deliver(self, batch: Batch, progress: Progress) -> Outcome:
-        """Send a batch, without the records that another worker sends or may have sent."""
+        """Send a batch, without records of erased persons and those that another worker sends or may have sent."""
+        if erased := self._claims.erased(batch.ids, batch.items):
+            self._queue.drop_erased(batch, erased)
+            if not batch.items:
+                return Delivered()
         once = {} if self._at_least_once else self._claims.once_only(batch.ids, batch.items)
         if once:
             try:

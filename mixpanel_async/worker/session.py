@@ -223,6 +223,7 @@ class Session:
 
     def _apply(self, held: Held) -> None:
         self._state.update(held)
+        self._claims.note_erased(held.erased)
         self._claims.lose(held.gone)
         self._claims.lose_other_lanes(held.lanes, self._ordered)
         for path, seconds in held.pauses.items():

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import stat
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from math import inf
 from pathlib import Path
 from typing import Any, Final
 
@@ -268,6 +269,28 @@ def test_purge_erases_a_person(outbox: RedisOutbox, redis_server: RedisServer) -
 
     assert asyncio.run(read()) == [(1,)]
     assert output_json(outbox, "status")["erased"] == 1
+
+
+def test_worker_learns_of_an_erasure_after_it_has_read_the_records(outbox: RedisOutbox) -> None:
+    async def read_and_erase() -> None:
+        inbox = outbox.inbox(TOKEN, "worker-2")
+        await inbox.open()
+        assert not named((await inbox.heartbeat()).erased, 0.0)
+        (one,) = await inbox.read(["events"], max_records=100, wait=0)
+        async with outbox.admin() as queue:
+            await queue.purge(distinct_id="eve")
+        erased = (await inbox.heartbeat()).erased
+        assert named(erased, one.since)
+        # Later records are sent.
+        assert not named(erased, inf)
+        await inbox.aclose()
+
+    def named(erased: Callable[[bytes, float], bool] | None, since: float) -> bool:
+        assert erased is not None
+        assert not erased(event(2, "ada"), since)
+        return erased(event(1, "eve"), since)
+
+    asyncio.run(read_and_erase())
 
 
 @pytest.mark.parametrize(

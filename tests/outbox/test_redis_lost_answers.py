@@ -61,6 +61,20 @@ async def test_entry_whose_read_was_not_answered_is_read_later(
     assert await inbox.settle(ids(found)) == len(found)
 
 
+async def test_entry_is_read_later_if_the_erased_persons_were_not_answered(
+    redis_server: RedisServer, proxy: RedisProxy, inbox: Inbox
+) -> None:
+    outbox = RedisOutbox(redis_server.url)
+    await put(outbox, numbered(1))
+    async with outbox.admin() as queue:
+        await queue.purge(distinct_id="ada")
+    proxy.cut_command("HGETALL")
+    with pytest.raises(OutboxError):
+        await read(inbox)
+    await inbox.heartbeat()
+    assert numbers(await read(inbox)) == [1]
+
+
 @pytest.mark.parametrize(
     ("script", "lane"),
     [(TAKE, "events"), (TAKE, "people:0"), (HEARTBEAT, "events")],

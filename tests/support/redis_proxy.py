@@ -31,6 +31,10 @@ class RedisProxy:
         """Carry out the next command with this script, and close its connection without the answer."""
         self._cut = digest_of(script).encode()
 
+    def cut_command(self, name: str) -> None:
+        """Do the same with the next command of this name."""
+        self._cut = name.encode()
+
     def hold(self, script: str) -> None:
         """Keep the next command with this script back until `release`."""
         self._held = digest_of(script).encode()

@@ -311,6 +311,26 @@ def test_records_of_erased_persons_are_purged() -> None:
     in_virtual_time(body)
 
 
+def test_person_erased_while_a_worker_holds_the_records() -> None:
+    async def body(stage: Stage) -> None:
+        outbox = Wrapped(stage.outbox)
+        outbox.renames = lambda found: [replace(one, since=100.0) for one in found]
+        stage.mixpanel.answers[:] = [httpx.Response(503, headers={"Retry-After": "20"})] * 2
+        await put(stage.outbox, entry(events(0, 4)), entry([add_one("ada")], "people:0"))
+        async with stage.worker(outbox=outbox) as worker, running(worker):
+            await wait_until(lambda: len(stage.mixpanel.requests) == 2)
+            names = (b"user-1", b"ada")
+            outbox.changes = lambda held: replace(
+                held, erased=lambda record, since: since == 100.0 and any(one in record for one in names)
+            )
+            await wait_until(lambda: worker.stats().pending == 0)
+            assert worker.stats().losses == {"purged": 2}
+        assert stage.mixpanel.events[-3:] == ["user-0", "user-2", "user-3"]
+        assert stage.counters == {"in": 5, "out": 3, "purged": 2}
+
+    in_virtual_time(body)
+
+
 def test_newer_entries_are_reported_once(caplog: pytest.LogCaptureFixture) -> None:
     async def body(stage: Stage) -> None:
         outbox = Wrapped(stage.outbox)
