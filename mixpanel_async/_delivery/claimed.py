@@ -1,4 +1,4 @@
-"""Records that a worker has claimed from an outbox: a buffer that tells a ledger what becomes of them, and its queue.
+"""Records that a worker has claimed from an outbox: a buffer that reports their outcomes to a ledger, and its queue.
 
 A claimed record has a number, its row. `Batch.ids` carries the rows through retries and splits, as it does for the rows
 of a spool. The records stay in the outbox until the ledger ends their entry, so the bounds of the client do not apply:
@@ -24,7 +24,7 @@ from .queue import Queue
 
 
 class ClaimLedger(Protocol):
-    """Learns what becomes of claimed records. Its methods are called with the lock of the queue."""
+    """Receives the outcomes of claimed records. Its methods are called with the lock of the queue."""
 
     def delivered(self, rows: Sequence[int]) -> None:
         """Note that Mixpanel has accepted these records."""
@@ -248,6 +248,6 @@ class ClaimedQueue(Queue):
         self.run_locked(lambda: self._claimed.hold(kinds, moment))
 
     def end_linger(self) -> None:
-        """Send what waits without its linger time."""
+        """Send the waiting records without their linger time."""
         self.forget(self.barrier())
         self._listener.on_work()

@@ -1,4 +1,4 @@
-"""Destination of batches: where a batch goes, and what came of it. `HttpDestination` is Mixpanel's API.
+"""Destination of batches: delivers a batch and returns the outcome. `HttpDestination` is Mixpanel's API.
 
 `outbox_destination.py` has the one of a client with an outbox.
 """

@@ -95,7 +95,7 @@ async def wait_confirmed(confirmation: Confirmation, loop: EventLoop, timeout: f
         waiter: SharedWaiter | None = confirmation.waiter
         if waiter is None or not waiter.loop.is_same(loop):
             waiter = SharedWaiter(loop, anyio.current_time() + timeout, loop.new_event())
-            # In this order: if a signal handler raises between the two, no other caller waits in vain.
+            # In this order: if a signal handler raises between the two, every other caller is still woken.
             confirmation.when_settled(waiter.wake_soon)
             confirmation.set_waiter(waiter)
         if waiter.is_watched:

@@ -269,7 +269,7 @@ def _run(url: str, name: str, work: Callable[[QueueAdmin], Awaitable[_T]]) -> _T
 
 
 def _fail(message: str, code: int) -> NoReturn:
-    # What was printed may go to the same place.
+    # The standard output may be closed as well.
     with suppress(BrokenPipeError):
         sys.stdout.flush()
     print(f"mixpanel-async queue: {message}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""What the commands `spool` and `queue` share: ages, counts, tables, JSON, and the confirmation of a purge."""
+"""Parts shared by the commands `spool` and `queue`: ages, counts, tables, JSON, and the confirmation of a purge."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def seconds_of(age: str) -> float:
 
 
 def count_of(count: int, name: str = "record") -> str:
-    """Return a number and the name of what it counts."""
+    """Return a number with its noun."""
     return f"1 {name}" if count == 1 else f"{count} {name}s"
 
 

@@ -68,7 +68,7 @@ def worker(
     MIXPANEL_API_HOST. Run two workers or more, on different machines: they share the load, and one takes over when
     another ends.
 
-    After the first signal the worker gives back what it has not sent and exits with status 0; requests in flight have
+    After the first signal the worker gives back its unsent records and exits with status 0; requests in flight have
     10 seconds. A second signal ends it at once. Status 1: the outbox could not be reached (only with --once). Status
     2: an option or a variable is wrong.
 

@@ -1,4 +1,4 @@
-"""`Audit`: finds what is wrong with the ids of a project, from its events in any order. Pure."""
+"""`Audit`: finds faults in the ids of a project, from its events in any order. Pure."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class _Groups:
 
 
 class _LastSeen:
-    """Last value of each number, as a hash in 8 bytes. Most events repeat what is known of their id."""
+    """Last value of each number, as a hash in 8 bytes. Most events repeat the last value of their id."""
 
     __slots__ = ("_hashes",)
 
@@ -171,7 +171,7 @@ class Audit:
             self._users_of_device.add(device, self._users.add(user))
 
     def report(self) -> AuditReport:
-        """Replay the identity calls and return what was found. The first call takes a few seconds for a million ids."""
+        """Replay the identity calls and return the findings. The first call takes a few seconds for a million ids."""
         if self._report is None:
             outcomes, findings = self._replay()
             findings += self._check_ids()
@@ -192,7 +192,7 @@ class Audit:
         chains, order = self._list(FindingKind.ALIAS_CHAINS), self._list(FindingKind.LEGACY_ORDER)
         for call in history.replay():
             if call.result.outcome in {"failed", "ignored"}:
-                # People never split again, so that a repeated call is one for good.
+                # People never split again, so a repeated call stays a repeated call.
                 if call.first != call.second and graph.is_same_person(call.first, call.second):
                     outcomes["repeated"] += 1
                 else:

@@ -88,7 +88,7 @@ def _pair(properties: Mapping[str, Any], *names: str) -> tuple[str, str] | str:
 
 
 def id_problem(name: str, value: object) -> str:
-    """Return what is wrong with a property that `verb_ids` has returned."""
+    """Return the problem of a property that `verb_ids` has returned."""
     if value is None:
         return "must not be missing"
     if name == "$distinct_ids":

@@ -11,7 +11,7 @@ from .calls import DEVICE_PREFIX
 
 
 class People(Protocol):
-    """What a comparison needs of a graph."""
+    """Methods of a graph that a comparison uses."""
 
     @property
     def id_merge(self) -> IdMerge: ...

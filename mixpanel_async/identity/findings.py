@@ -1,4 +1,4 @@
-"""Findings of an audit: what can be wrong with the ids of a project, and what to do about it. Pure."""
+"""Findings of an audit: possible faults in the ids of a project, and advice for each. Pure."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ class Case:
 
     Args:
         ids: the ids concerned, the main one first.
-        detail: what is special about this instance; may be empty.
+        detail: particulars of this instance; may be empty.
         events: number of events concerned, or 0 if that is not known.
     """
 
@@ -154,7 +154,7 @@ class Finding:
 
     @property
     def advice(self) -> str:
-        """What to do, in one or more sentences."""
+        """Advice in one or more sentences."""
         if self.reason is not None:
             return ADVICE.get(self.reason, "")
         join = f" {_JOIN[self.id_merge]}" if self.kind in _NEEDS_JOIN else ""

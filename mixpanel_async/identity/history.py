@@ -1,4 +1,4 @@
-"""History of a project: its events in any order, and what they make of its ids when they are replayed in order. Pure.
+"""History of a project: its events in any order, replayed in order to rebuild its people. Pure.
 
 A raw export is sorted neither across days nor across files, and Mixpanel applies identity calls in the order in which
 it received them. The history therefore keeps each identity call and each first pair of device and user as a few
@@ -207,7 +207,7 @@ class History:
         self._first_at.extend([inf] * added)
 
     def _add_call(self, name: str, properties: dict[str, Any], at: float) -> bool:
-        """Add an identity call. Return whether it is none that counts as an ordinary event."""
+        """Add an identity call. Return False if it counts as an ordinary event."""
         if self._is_simplified and self._ordinary.is_ordinary(name, properties):
             return False
         sent = properties.get("$distinct_id_before_identity")
@@ -225,7 +225,7 @@ class History:
         if self._use_recorded and isinstance(recorded, str) and recorded:
             return _REASONS.index(Reason.of_code(recorded))
         if name == MERGE and "$import" not in properties and "mp_processing_time_ms" in properties:
-            # Mixpanel adds both properties to what comes by `/import`, and one to what comes by `/track`.
+            # Mixpanel adds both properties to events of `/import`, and one to those of `/track`.
             return _REASONS.index(Reason.NEEDS_IMPORT)
         return _NO_REASON
 
@@ -277,7 +277,7 @@ class History:
         return self._events_of[number] if number < len(self._events_of) else 0
 
     def first_at(self, distinct_id: str) -> float:
-        """Return the position of the first of these events; infinity if there is none."""
+        """Return the position of the first of these events; infinity without such events."""
         if distinct_id not in self.graph:
             return inf
         number = self.graph.add(distinct_id)
@@ -285,7 +285,7 @@ class History:
 
 
 def _malformed(event: object) -> ValidationError:
-    """Return the error for what is not an object with a name and properties."""
+    """Return the error for a value that is not an object with a name and properties."""
     if not isinstance(event, dict):
         return ValidationError("event", "must be an object")
     if type(event.get("event")) is not str:

@@ -8,7 +8,7 @@ from typing import Final
 
 from .calls import DEVICE_PREFIX, FORBIDDEN_IDS, is_anonymous
 
-# Texts that languages and templates put in place of a missing value, and ids for everybody. Letter case is ignored.
+# Texts that languages and templates put in place of a missing value, and ids that all users share, in any letter case.
 _PLACEHOLDERS: Final = FORBIDDEN_IDS | frozenset(
     {
         "[object object]", "(null)", "<null>", "(none)", "<none>", "(not set)", "not set", "nan", "void", "empty",
@@ -56,7 +56,7 @@ def variants(ids: Iterable[str]) -> list[list[str]]:
     seen: dict[int, str] = {}
     groups: dict[str, list[str]] = {}
     for one in ids:
-        # Numbers instead of texts as keys: they take half the memory. Equal hashes of different texts are told apart.
+        # Numbers as keys take half the memory of texts. Different texts with equal hashes are distinguished.
         plain = plain_form(one)
         other = seen.setdefault(hash(plain), one)
         if other is not one and plain_form(other) == plain:

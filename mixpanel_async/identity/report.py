@@ -43,7 +43,7 @@ class AuditReport:
         outcomes: number of identity calls and device links by outcome: `merged`, `unchanged`, `repeated` (refused or
             without effect, but the ids are one person), `failed` and `ignored`.
         ordered_by_time: number of events that were ordered by their `time`, because they have no time of arrival.
-        findings: what is wrong, the most frequent first.
+        findings: the faults found, the most frequent first.
     """
 
     id_merge: IdMerge

@@ -138,7 +138,7 @@ class IdentityResult:
 
     @property
     def advice(self) -> str:
-        """What to do about a call that joined nothing, in one or more sentences; empty if nothing is wrong."""
+        """Advice for a call that joined nothing, in one or more sentences; empty if nothing is wrong."""
         return "" if self.reason is None else ADVICE.get(self.reason, "")
 
 

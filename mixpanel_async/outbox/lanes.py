@@ -47,7 +47,7 @@ def kind_of(lane: str) -> str:
 
 
 def preferred_worker(lane: str, workers: Collection[str]) -> str | None:
-    """Return the worker that should serve an ordered lane; None if there is none.
+    """Return the worker that should serve an ordered lane; None without live workers.
 
     With rendezvous hashing, a worker that comes or goes moves only the lanes that it gains or loses.
     """

@@ -124,7 +124,7 @@ class _Shared:
 
 
 class _Connection:
-    """What writers and inboxes have in common."""
+    """Base class of writers and inboxes."""
 
     def __init__(self, shared: _Shared, token: str) -> None:
         self._shared = shared

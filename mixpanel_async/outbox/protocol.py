@@ -134,7 +134,7 @@ class BeginResult(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Held:
-    """What a worker holds after a heartbeat.
+    """Answer to a heartbeat: lanes and entries of the worker, and the state of the queue.
 
     Args:
         lanes: ordered lanes whose lease it holds.
@@ -142,7 +142,7 @@ class Held:
         pauses: seconds that remain of the shared pauses, by path of the endpoint.
         newer: number of entries that a newer version wrote. They wait for a worker that can read them.
         waiting: number of records in the queue that have not ended, of all workers and lanes.
-        oldest_at: when the oldest record in the queue was accepted, in seconds since 1970; None if there is none.
+        oldest_at: when the oldest record in the queue was accepted, in seconds since 1970; None without entries.
         dead: number of dead letters in the queue.
         waiting_bytes: size of the packed bodies of the waiting records.
         workers: number of workers that are alive, this one included.

@@ -118,7 +118,7 @@ class QueueStatus:
 
     @property
     def advice(self) -> tuple[str, ...]:
-        """What to change, in sentences; empty if nothing is wrong."""
+        """Advice in sentences; empty without any."""
         return (*self._queue_advice(), *_server_advice(self.server))
 
     def _queue_advice(self) -> list[str]:

@@ -255,7 +255,7 @@ class QueueAdmin:
     async def remove(self) -> None:
         """Delete the whole queue: all records, dead letters and counters. Does nothing if it does not exist.
 
-        A producer or worker that uses it creates it anew, and logs `outbox_lost`. Looks at all keys of the database to
+        A producer or worker that uses it creates it again, and logs `outbox_lost`. Looks at all keys of the database to
         find those of producers; without the right to do so, these few expire after seven days instead.
         """
         if self._connection is None:

@@ -1,6 +1,6 @@
 """Lua scripts of `QueueAdmin`. The keys and fields are those of `redis_scripts.py`.
 
-A script of a large queue runs once for each page: Redis serves nobody else while it runs.
+A script of a large queue runs once for each page: Redis serves no other client while it runs.
 """
 
 from __future__ import annotations

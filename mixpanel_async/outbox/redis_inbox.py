@@ -20,7 +20,7 @@ from .redis_queue import RedisQueue
 from .redis_scripts import ANNOUNCE, BEGIN, FETCH, HEARTBEAT, PAUSE, RELEASE, RELEASED, SETTLE, TAKE
 
 _LEASE_MS: Final = round(LEASE_SECONDS * 1000)
-# Redis serves nobody else while a script runs.
+# Redis serves no other client while a script runs.
 _ENTRIES_PER_SCRIPT: Final = 200
 _TAKE_OVER_PER_HEARTBEAT: Final = 5_000
 _SETTLED_KEPT: Final = 10_000
@@ -143,7 +143,7 @@ class RedisInbox:
         await self._note_erasures(erasures)
         bodies = [(number.decode(), fields) for number, fields in zip(answer[::2], answer[1::2], strict=True)]
         await self._remove_missing([EntryId(lane, number) for number, fields in bodies if fields is None])
-        # Only now, and by their ids: a heartbeat may have changed the deque meanwhile.
+        # Only now, and by their ids: a heartbeat may have changed the deque during the wait.
         done = {number for number, _ in bodies}
         self._claimed[lane] = deque(one for one in self._claimed[lane] if one[0] not in done)
         return [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-# Entries may have been written by other programs: a number that is none must not end a script after its first write.
+# Entries may have been written by other programs: an invalid number must not end a script after its first write.
 HELPERS: Final = """
 local function lost(meta, epoch)
   return redis.call('HGET', meta, 'epoch') ~= epoch

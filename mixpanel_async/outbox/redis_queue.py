@@ -1,4 +1,4 @@
-"""What writers, inboxes and commands of `RedisOutbox` have in common: opening the queue, and running scripts on it."""
+"""Base class of writers, inboxes and commands of `RedisOutbox`: opening the queue, and running scripts on it."""
 
 from __future__ import annotations
 

@@ -19,11 +19,11 @@ A worker is named `<name>#<random>/<kinds>`; its kinds are joined with commas, o
 Fields of an entry: `t` acceptance time in ms, `n` number of records, `o` positions of non-idempotent records, `z` `g`
 if it is compressed with gzip, `v` version if it is not 1, `b` body.
 
-Redis may carry a command out long after its client has given up, and the worker would not know of what it takes. Each
-worker therefore has a term, which it raises after a lost answer. Its next heartbeat makes the new term known, and
-commands of an older term take nothing from then on.
+Redis may carry a command out long after its client has given up, and the worker would not know of the entries that it
+takes. Each worker therefore has a term, which it raises after a lost answer. Its next heartbeat makes the new term
+known, and commands of an older term take nothing from then on.
 
-A script returns an array that begins with `OK`, or with `LOST` if the queue was removed or created anew.
+A script returns an array that begins with `OK`, or with `LOST` if the queue was removed or created again.
 
 When Redis has reached `maxmemory`, it refuses commands that may need memory, but not after the first write of a
 script. The scripts of workers therefore begin by deleting the key `none`: workers must be able to drain a full queue.
@@ -285,7 +285,7 @@ return {
 
 # KEYS: none, meta, workers, leases, terms, lanes. ARGV: epoch, worker, most records, most entries, term, most bytes,
 # names of the lanes.
-# A worker that counts as dead gets nothing: others would not take over what it has.
+# A worker that counts as dead gets nothing: others would not take over its entries.
 # Answer: OK, number of erasures, then for each entry: lane, id, fields.
 TAKE: Final = (
     ALLOW_FULL_MEMORY

@@ -19,7 +19,7 @@ def pairs(flat: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
 
 
 def lane_count(name: str, row: Sequence[Any], fields: Mapping[str, str]) -> QueueCount:
-    """Return what waits in a lane, from the answer of the script `STATUS` and the fields of the metadata."""
+    """Return the waiting records of a lane, from the answer of the script `STATUS` and the fields of the metadata."""
     entries, accepted_at, _, held = row
     return QueueCount(
         records=int(fields.get(f"records:{name}", 0)),
@@ -48,7 +48,7 @@ def workers_of(alive: Sequence[Any], leases: Sequence[Any], held: Sequence[Seque
     seconds = {worker: int(left) / 1000 for worker, left in pairs(alive)}
     found = []
     for worker in sorted(seconds.keys() | counts.keys()):
-        # What workers gave back at their end is nobody's.
+        # Entries that workers gave back at their end have no owner.
         if worker.decode() != RELEASED and (seconds.get(worker) or counts.get(worker)):
             name, _, kinds = worker.decode().rpartition("/")
             found.append(

@@ -85,7 +85,7 @@ class Claims:
 
     @property
     def is_empty(self) -> bool:
-        """Whether every claim has ended, and the outbox was told so."""
+        """Whether every claim has ended, and the outbox knows."""
         return not (self._claims or self._settlement.ended)
 
     @property
@@ -173,7 +173,7 @@ class Claims:
         self._on_ended()
 
     def take_ended(self) -> Settlement:
-        """Return what has ended since the last call."""
+        """Return the entries that have ended since the last call."""
         ended, self._settlement = self._settlement, Settlement([], [])
         return ended
 

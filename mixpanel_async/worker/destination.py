@@ -91,7 +91,7 @@ class MarkingDestination:
         return outcome
 
     async def _begin(self, batch: Batch, once: dict[EntryId, list[int]]) -> None:
-        """Note the start of the request, and take out of the batch what must not be sent."""
+        """Note the start of the request, and take the records out of the batch that must not be sent."""
         ids = [*once]
         results = await self._inbox.begin(ids)
         lost = self._claims.lose_with([one for one, result in zip(ids, results, strict=True) if result is _GONE])

@@ -37,7 +37,7 @@ _PAUSE_JITTER: Final = 0.25
 
 
 class OutboxState:
-    """What the outbox last said.
+    """Latest answer of the outbox.
 
     Attributes:
         held: answer to the last heartbeat; None before the first.
@@ -138,7 +138,7 @@ class Session:
                 await self._wait_for_callbacks()
                 tasks.cancel_scope.cancel()
         finally:
-            # Also if this task was cancelled: what has ended must not be sent again.
+            # Also if this task was cancelled: ended entries must not be sent again.
             with anyio.CancelScope(shield=True):
                 await self._hand_over(is_drained=until_empty and not self._stop.is_set())
         if self._error is not None:
@@ -245,7 +245,7 @@ class Session:
                 await wait_for(changed, None)
 
     async def _settle_ended(self) -> bool:
-        """Settle what has ended. Return whether there was anything."""
+        """Settle the ended entries. Return whether there was anything."""
         settlement = self._claims.take_ended()
         if not settlement.ended:
             return False

@@ -10,7 +10,7 @@ from .._runtime.timers import move_on_after
 class Signals:
     """Lets the tasks of a worker wait for a change. It is the `QueueListener` and the `DeliveryListener` of its queue.
 
-    A task reads `changed`, looks at the state, and waits for what it has read. A change in between is not missed.
+    A task reads `changed`, looks at the state, and waits for a change of it. A change in between is not missed.
     """
 
     def __init__(self) -> None:

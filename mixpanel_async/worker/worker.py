@@ -252,7 +252,7 @@ class Worker:
         await self._run(until_empty=False)
 
     async def drain(self, *, timeout: float | None = None) -> bool:
-        """Deliver what is in the outbox, and end.
+        """Deliver all records of the outbox, and end.
 
         Entries that another worker holds are left to it.
 

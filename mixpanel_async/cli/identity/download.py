@@ -46,7 +46,7 @@ class DownloadError(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExportAccess:
-    """Where to fetch an export, and the credentials.
+    """Source of an export: host, project and credentials.
 
     Args:
         origin: scheme and host.
@@ -140,7 +140,7 @@ class ExportDownload:
         self._transport = transport
 
     def run(self, first: date, last: date) -> list[Path]:
-        """Fetch what is not there yet, and return the files in order.
+        """Fetch the missing files, and return all in order.
 
         A file that was written before its last day had ended everywhere on earth is fetched again.
 

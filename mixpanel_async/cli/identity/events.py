@@ -109,7 +109,7 @@ def _to_all(receivers: Sequence[AddEvent]) -> AddEvent:
 
 @contextmanager
 def _without_collections() -> Iterator[None]:
-    """Do not collect garbage in the block. Parsed events have no cycles, and collections would walk all ids in vain."""
+    """Do not collect garbage in the block. Parsed events have no cycles, and a collection would visit all ids."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:

@@ -53,7 +53,7 @@ def write_output(text: str, command: str) -> None:
         stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
         stream.flush()
     except BrokenPipeError:
-        # What is still buffered would raise again at exit.
+        # The buffered rest would raise again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
     except OSError as error:
         fail(command, f"the report cannot be written: {error.strerror or error}", STOPPED)
@@ -64,7 +64,7 @@ def fail(command: str, message: str, status: int) -> NoReturn:
 
     Args:
         command: name of the command in the group.
-        message: what is wrong and what to do.
+        message: problem and remedy.
         status: exit status.
     """
     print_line(f"mixpanel-async identity {command}: {message}", sys.stderr)

@@ -25,7 +25,7 @@ _WIDTH: Final = 120
 
 @contextmanager
 def output(command: str) -> Iterator[Console]:
-    """Yield a console, and write what was printed on it to standard output. Its width is fixed without a terminal.
+    """Yield a console, and write its output to standard output. Its width is fixed without a terminal.
 
     Args:
         command: name of the command in the group.

@@ -1,4 +1,4 @@
-"""Run over the calls of a plan: sends what is left, in order for each person, and stops cleanly."""
+"""Run over the calls of a plan: sends the remaining calls, in order for each person, and stops cleanly."""
 
 from __future__ import annotations
 

@@ -134,7 +134,7 @@ def call_of(pair: Pair, graph: IdentityGraph) -> Call | str:
     if pair.kind is PairKind.ALIAS:
         return Call(CallKind.ALIAS, pair.first, pair.second)
     if pair.kind is PairKind.AUTO:
-        # An id can be an alias only once, but the id that it points to is none yet.
+        # An id can be an alias only once, but the id that it points to is not an alias yet.
         return Call(CallKind.ALIAS, pair.first, graph.resolve(pair.second))
     return f"{pair.kind.value} has no effect in a Legacy project; use the kind alias or auto"
 

@@ -32,7 +32,7 @@ class JournalError(Exception):
 
 
 class CallState(str, Enum):
-    """What is known of a call."""
+    """State of a call in the journal."""
 
     STARTED = "started"
     """It may have been applied."""
@@ -49,7 +49,7 @@ class Entry:
     """Latest line about a call.
 
     Args:
-        state: what is known of it.
+        state: state after this line.
         reason: why it failed or is uncertain, or an empty string.
     """
 
@@ -116,7 +116,7 @@ class Journal:
 
         Args:
             call: number of the call, from 1.
-            state: what is known of it now.
+            state: new state.
             reason: why it failed or is uncertain.
 
         Raises:
@@ -191,7 +191,7 @@ def _read(path: Path, head: Mapping[str, Any], calls: int) -> tuple[float, dict[
     try:
         # Nothing is sent before the first line is complete, so that a part of one is as good as none.
         if not lines and not _HEAD_PART.fullmatch(data.rstrip(b"\0")):
-            raise ValueError("the first line is none of a journal")
+            raise ValueError("the first line is not the start of a journal")
         found = json.loads(lines[0]) if lines else dict(head)
         created = _time(found)
         for line in lines[1:]:

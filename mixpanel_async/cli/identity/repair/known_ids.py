@@ -1,4 +1,4 @@
-"""What the project knows of its ids: the people of its events, and which ids are users."""
+"""Ids that the project has: the people of its events, and the ids that are users."""
 
 from __future__ import annotations
 

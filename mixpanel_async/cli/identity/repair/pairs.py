@@ -83,7 +83,7 @@ class Pair:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PairOptions:
-    """How a file of pairs is read.
+    """Options for reading a file of pairs.
 
     Args:
         kind: kind of the pairs that name none.

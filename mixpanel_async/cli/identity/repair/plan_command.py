@@ -265,7 +265,7 @@ def _summary(found: Plan, path: Path) -> list[str]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanOptions:
-    """What a plan is made from.
+    """Inputs and options of a plan.
 
     Args:
         id_merge: ID merge system of the project.

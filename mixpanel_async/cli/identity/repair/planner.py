@@ -1,7 +1,7 @@
-"""Which calls join the pairs: the smallest set that the ID merge system accepts, in the order in which they are sent.
+"""Planner: finds the smallest set of calls that joins the pairs and that the ID merge system accepts. Pure.
 
-Pure. Every call that is planned makes one person out of two, as a spanning forest does, so that no smaller set of calls
-forms the same people. Pairs that are one person already need no call.
+The calls are in the order in which they are sent. Each makes one person out of two, as in a spanning forest, so no
+smaller set of calls forms the same people. Pairs that are one person already need no call.
 
 In Original, `identify` comes before `alias`, and `alias` before `merge`: `identify` is the strictest call, and what the
 others join can only add reasons to refuse it. Calls of one person follow each other. Calls of different people do not

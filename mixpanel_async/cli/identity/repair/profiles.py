@@ -17,7 +17,7 @@ _IGNORED: Final = frozenset({"$last_seen", "$distinct_id", "$mp_first_event_time
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProfileFinding:
-    """What happens to a property when people are joined.
+    """Effect of joining people on one property.
 
     Args:
         person: canonical id of the person.
@@ -36,7 +36,7 @@ class ProfileFinding:
 def as_profile(record: object) -> Profile | None:
     """Return the profile in a record of an export: `$distinct_id` with `$properties`, or one column per property.
 
-    Returns None if the record is none.
+    Returns None if the record is not a profile.
     """
     if not isinstance(record, Mapping):
         return None

@@ -23,7 +23,7 @@ class SendResult:
     """End of a call.
 
     Args:
-        state: what it says about the call.
+        state: new state of the call.
         reason: why the call was not accepted, or an empty string.
         is_fatal: whether every other call would end in the same way.
     """

@@ -41,7 +41,7 @@ Key = tuple[str, str, str]
 
 
 class Status(str, Enum):
-    """What an export says about a pair."""
+    """Status of a pair according to an export."""
 
     JOINED = "joined"
     """Events of both ids count for one person."""
