@@ -240,11 +240,11 @@ class MemoryInbox(_Connection):
             self._known -= held.gone
         return held
 
-    async def release(self) -> None:
+    async def release(self, not_begun: Collection[EntryId] = ()) -> None:
         """See `Inbox.release`."""
         state = await self._enter()
         with self._shared.lock:
-            state.release(self._worker)
+            state.release(self._worker, not_begun)
             self._known.clear()
 
     def forget(self) -> None:

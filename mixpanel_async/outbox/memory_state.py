@@ -45,6 +45,11 @@ class Kept:
         self.begun_by = self.begun_by or worker
         return BeginResult.MINE if self.begun_by == worker else BeginResult.BEGUN
 
+    def retract(self, worker: str) -> None:
+        """Forget that a worker began a request, because none was applied."""
+        if self.owner == self.begun_by == worker:
+            self.begun_by = None
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Letter:
@@ -294,8 +299,11 @@ class MemoryState:
         for one in [one for one in self.workers if not self.is_alive(one) and one not in owners]:
             del self.workers[one]
 
-    def release(self, worker: str) -> None:
-        """Remove a worker and its leases, and give its entries back."""
+    def release(self, worker: str, not_begun: Collection[EntryId]) -> None:
+        """Remove a worker, its leases and the marks of some entries, and give its entries back."""
+        for one in not_begun:
+            if (found := self.lanes.get(one.lane, {}).get(one.id)) is not None:
+                found.retract(worker)
         self.workers.pop(worker, None)
         self.leases = {lane: lease for lane, lease in self.leases.items() if lease[0] != worker}
         for lane in self.lanes.values():

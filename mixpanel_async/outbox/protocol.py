@@ -250,8 +250,13 @@ class Inbox(Protocol):
         """Renew the worker and its leases, and take over the lanes and entries of dead workers."""
         ...
 
-    async def release(self) -> None:
-        """Give up the leases and unsettled entries at once, so that other workers continue."""
+    async def release(self, not_begun: Collection[EntryId] = ()) -> None:
+        """Give up the leases and unsettled entries at once, so that other workers continue.
+
+        Args:
+            not_begun: entries whose mark of `begin` is removed, if this inbox owns them and set it: none of their
+                requests was applied, so the next worker sends all of their records.
+        """
         ...
 
     def forget(self) -> None:

@@ -318,15 +318,14 @@ class RedisInbox:
         if settled:
             await self._settle(settled, {})
 
-    async def release(self) -> None:
+    async def release(self, not_begun: Collection[EntryId] = ()) -> None:
         """See `Inbox.release`."""
         self._held = frozenset()
         keys = self._queue.keys
-        await self._script(
-            RELEASE,
-            keys.all_lanes("none", "meta", "workers", "leases", "terms"),
-            [self._worker, RELEASED, *keys.lanes],
-        )
+        names = ["none", "meta", "workers", "leases", "terms", *keys.lanes, *(f"begun:{lane}" for lane in keys.lanes)]
+        numbers = {lane: number for number, lane in enumerate(keys.lanes, 1)}
+        marks = [value for one in not_begun for value in (numbers[one.lane], one.id)]
+        await self._script(RELEASE, keys(*names), [self._worker, RELEASED, len(keys.lanes), *keys.lanes, *marks])
         self._drop()
 
     def forget(self) -> None:

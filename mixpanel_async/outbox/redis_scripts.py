@@ -448,15 +448,21 @@ return {'OK'}
 """
 )
 
-# KEYS: none, meta, workers, leases, terms, lanes. ARGV: epoch, worker, consumer of released entries, lanes.
+# KEYS: none, meta, workers, leases, terms, lanes, begun of each lane. ARGV: epoch, worker, consumer of released
+# entries, number of lanes, lanes, then for each entry whose mark is removed: number of its lane, id.
 RELEASE: Final = (
     ALLOW_FULL_MEMORY
     + HELPERS
     + """
 if lost(KEYS[2], ARGV[1]) then return {'LOST'} end
-local me, released = ARGV[2], ARGV[3]
-for i = 6, #KEYS do
-  local lane = ARGV[i - 2]
+local me, released, lanes = ARGV[2], ARGV[3], tonumber(ARGV[4])
+for i = 5 + lanes, #ARGV, 2 do
+  local at, id = 5 + tonumber(ARGV[i]), ARGV[i + 1]
+  local mine = #redis.call('XPENDING', KEYS[at], 'w', id, id, 1, me) > 0
+  if mine and redis.call('HGET', KEYS[at + lanes], id) == me then redis.call('HDEL', KEYS[at + lanes], id) end
+end
+for i = 6, 5 + lanes do
+  local lane = ARGV[i - 1]
   local owner = lease_of(KEYS[4], lane)
   if owner == me then redis.call('HDEL', KEYS[4], lane) end
   while true do

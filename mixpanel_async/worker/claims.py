@@ -38,7 +38,9 @@ class _Claim:
         left: records that have not ended.
         since: when the entry was accepted or put, in seconds since 1970.
         is_withdrawn: some of its records left unsent, so this worker never ends the entry.
-        is_begun: this worker has noted the start of a request with its non-idempotent records.
+        is_asked: the outbox may know that this worker begins a request with its non-idempotent records.
+        is_begun: the outbox has confirmed this.
+        requests: such requests that have begun, without those that were certainly not applied.
         dead: records that became dead letters, by reason and message.
     """
 
@@ -46,7 +48,9 @@ class _Claim:
     left: int
     since: float
     is_withdrawn: bool = False
+    is_asked: bool = False
     is_begun: bool = False
+    requests: int = 0
     dead: dict[tuple[DropReason, str], list[bytes]] = field(default_factory=dict)
 
     def end(self, count: int) -> bool:
@@ -58,9 +62,24 @@ class _Claim:
         """Note that records left unsent."""
         self.is_withdrawn = True
 
+    def ask(self) -> None:
+        """Note that the outbox is about to learn of the start of a request."""
+        self.is_asked = True
+
     def begin(self) -> None:
-        """Note the start of a request with the non-idempotent records."""
+        """Note that the outbox knows of the start of a request with the non-idempotent records."""
         self.is_begun = True
+
+    def count_request(self, by: int) -> None:
+        """Note that a request begins (1), or was certainly not applied (-1)."""
+        self.requests += by
+
+    def retract(self) -> bool:
+        """Forget the start of the requests if none may have been applied. Return whether the outbox may know of one."""
+        if not self.is_asked or self.requests or self.is_withdrawn:
+            return False
+        self.is_asked = self.is_begun = False
+        return True
 
 
 class Claims:
@@ -234,6 +253,12 @@ class Claims:
         number = self._numbers.get(entry)
         return [at for at, row in enumerate(rows) if _claim_of(row) == number]
 
+    def ask(self, ids: Iterable[EntryId]) -> None:
+        """Note that the outbox is about to learn that requests with records of these entries begin."""
+        for entry in ids:
+            if (number := self._numbers.get(entry)) is not None:
+                self._claims[number].ask()
+
     def begin(self, entry: EntryId) -> bool:
         """Note that the outbox knows of a request of this worker. Return whether it may be made.
 
@@ -244,3 +269,28 @@ class Claims:
             return False
         self._claims[number].begin()
         return True
+
+    def start_request(self, rows: Sequence[int], items: Iterable[bytes]) -> set[int]:
+        """Note that a request with these records begins. Return the claims with records that must not be sent twice."""
+        numbers = {
+            _claim_of(row) for row, item in zip(rows, items, strict=True) if isinstance(item, NonIdempotentRecord)
+        }
+        for number in numbers:
+            self._claims[number].count_request(1)
+        return numbers
+
+    def not_applied(self, numbers: Iterable[int]) -> None:
+        """Note that a request with records of these claims was certainly not applied."""
+        for number in numbers:
+            self._claims[number].count_request(-1)
+
+    def take_not_begun(self) -> list[EntryId]:
+        """Return the entries that the outbox may count as begun, although no request with them may have been applied.
+
+        They count as not begun from then on. Call it when no request is in flight.
+        """
+        return [
+            claim.id
+            for number, claim in self._claims.items()
+            if number not in self._gone and claim.id not in self._lost_after_begin and claim.retract()
+        ]

@@ -1,11 +1,13 @@
 """Destination of a worker: Mixpanel, once the outbox knows that a request with non-idempotent records begins.
 
 A process that is killed cannot say whether its last request was applied. The outbox therefore notes an entry with such
-records before their first request. Another worker that gets this entry does not send them: they are uncertain.
+records before their first request. Another worker that gets this entry does not send them: they are uncertain. A worker
+that ends normally takes the note back if none of its requests with the entry can have been applied.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Final
 
 from .._delivery.batch import Batch
@@ -14,7 +16,8 @@ from .._delivery.destination import Destination
 from .._http.progress import Progress
 from .._model.config import RetryPolicy
 from .._model.errors import OutboxError
-from .._model.outcomes import Delivered, Expired, Outcome, Retry
+from .._model.outcomes import ConfigurationRefused, Delivered, Expired, Outcome, Retry, SplitBatch
+from .._model.records import DropReason
 from ..outbox.protocol import BeginResult, EntryId, Inbox
 from .claims import Claims
 from .fence import Fence
@@ -85,14 +88,28 @@ class MarkingDestination:
                 return Delivered()
         if not self._fence.is_open:
             return Retry(message="the outbox has not confirmed for too long that this worker is alive", applied=False)
-        outcome = await self._inner.deliver(batch, progress)
+        outcome = await self._request(
+            batch, progress, self._claims.start_request(batch.ids, batch.items) if once else ()
+        )
         if isinstance(outcome, Retry):
             self._share(batch, outcome)
+        return outcome
+
+    async def _request(self, batch: Batch, progress: Progress, marked: Collection[int]) -> Outcome:
+        """Send the records, and note if the request was certainly not applied to those of the marked claims."""
+        outcome: Outcome | None = None
+        try:
+            outcome = await self._inner.deliver(batch, progress)
+        finally:
+            # A cancelled request has no outcome.
+            if _is_not_applied(outcome) if outcome is not None else not progress.may_be_sent:
+                self._claims.not_applied(marked)
         return outcome
 
     async def _begin(self, batch: Batch, once: dict[EntryId, list[int]]) -> None:
         """Note the start of the request, and take the records out of the batch that must not be sent."""
         ids = [*once]
+        self._claims.ask(ids)
         results = await self._inbox.begin(ids)
         lost = self._claims.lose_with([one for one, result in zip(ids, results, strict=True) if result is _GONE])
         gone = {at for entry in lost for at in self._claims.positions(batch.ids, entry)}
@@ -110,3 +127,12 @@ class MarkingDestination:
         elif outcome.status == _TOO_MANY_REQUESTS:
             ceiling = self._retry.initial * 2.0 ** min(batch.failure_epoch, 16)
             self._pauses.add(batch.kind, min(ceiling, self._retry.maximum))
+
+
+def _is_not_applied(outcome: Outcome) -> bool:
+    """Return whether Mixpanel has certainly applied none of the records."""
+    if isinstance(outcome, Retry):
+        return not (outcome.applied or outcome.delivered)
+    if isinstance(outcome, SplitBatch):
+        return outcome.reason is DropReason.TOO_LARGE
+    return isinstance(outcome, ConfigurationRefused)

@@ -305,7 +305,7 @@ class Session:
                 if is_drained:
                     # The statistics then show what the others have.
                     self._state.update(await self._inbox.heartbeat())
-                await self._inbox.release()
+                await self._inbox.release(self._claims.take_not_begun())
                 error = ""
             except OutboxError as raised:
                 error = str(raised)

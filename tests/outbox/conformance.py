@@ -282,6 +282,37 @@ class Conformance:
         answers = [*await second.begin([*found, *unordered])]
         assert answers == [BeginResult.BEGUN, BeginResult.MINE, BeginResult.BEGUN]
 
+    async def test_released_entry_that_was_not_begun_can_be_begun_again(self, engine: Engine) -> None:
+        outbox = engine.outbox(partitions=1)
+        await put(outbox, *(numbered(at, "people:0") for at in range(3)), numbered(3), numbered(4))
+        first = await worker(outbox, "a")
+        found = ids(await read(first, "people:0", "events"))
+        await first.begin(found)
+        # One that nobody began, one that was settled, and one that never was.
+        await first.settle(found[1:2])
+        unknown = [EntryId("people:0", "1-0"), EntryId("events", "1-0")]
+        await first.release([found[0], found[1], found[3], *unknown])
+        second = await worker(outbox, "b")
+        assert sorted(ids(await read(second, "people:0", "events"))) == sorted([found[0], *found[2:]])
+        answers = [*await second.begin([found[0], *found[2:]])]
+        assert answers == [BeginResult.MINE, BeginResult.BEGUN, BeginResult.MINE, BeginResult.BEGUN]
+
+    async def test_release_leaves_the_marks_of_other_workers(self, engine: Engine) -> None:
+        outbox = engine.outbox(partitions=1)
+        await put(outbox, numbered(0), numbered(1))
+        first = await worker(outbox, "a")
+        found = ids(await read(first))
+        await first.begin(found)
+        await engine.pass_lease_time()
+        # The second worker takes both over; the first one has no right to their marks any more.
+        second = await worker(outbox, "b")
+        assert ids(await read(second)) == found
+        await first.release(found[:1])
+        await second.release(found[1:])
+        third = await worker(outbox, "c")
+        assert ids(await read(third)) == found
+        assert [*await third.begin(found)] == [BeginResult.BEGUN] * 2
+
     async def test_begin_of_an_unknown_entry_is_gone(self, engine: Engine) -> None:
         inbox = await worker(engine.outbox())
         assert [*await inbox.begin([EntryId("events", "1-0"), EntryId("people:0", "1-0")])] == [BeginResult.GONE] * 2

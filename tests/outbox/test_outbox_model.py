@@ -79,6 +79,8 @@ class OutboxMachine(RuleBasedStateMachine):
             self.read(at, beats=most % 3, most=most)
         elif action == "settle":
             self.settle(at, most, dead=data.draw(st.booleans()))
+        elif action == "release":
+            self.release(at, most)
         elif action == "change_kinds":
             self.change_kinds(at, data.draw(st.sampled_from([("events",), ("people", "identity")])))
         elif action == "suspend_all":
@@ -98,7 +100,7 @@ class OutboxMachine(RuleBasedStateMachine):
             assert self.run(self.writer.put(ordered)) == [PutResult.KNOWN] * len(ordered)
 
     def change_kinds(self, at: int, kinds: Any) -> None:
-        self.release(at)
+        self.release(at, 0)
         self.clients[at] = self.join(kinds)
 
     def join(self, kinds: Any) -> Client:
@@ -171,9 +173,16 @@ class OutboxMachine(RuleBasedStateMachine):
     async def is_gone(self, one: EntryId) -> bool:
         return not await self.engine.has(one)  # type: ignore[attr-defined]
 
-    def release(self, at: int) -> None:
-        self.run(self.clients[at].inbox.release())
-        self.drop(self.clients[at])
+    def release(self, at: int, most: int) -> None:
+        client = self.clients[at]
+        # Another worker may own some of them now. Their marks stay.
+        not_begun = [*client.read][:most]
+        self.run(client.inbox.release(not_begun))
+        for one in not_begun:
+            number = client.read[one]
+            if self.reader[number] is client and self.begun.get(number) is client:
+                del self.begun[number]
+        self.drop(client)
         self.clients[at] = self.join(None)
 
     def die(self, at: int) -> None:

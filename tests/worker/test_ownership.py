@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
-from typing import Any
 
 import anyio
 import anyio.lowlevel
@@ -15,6 +13,7 @@ from worker_samples import (
     START,
     TOKEN,
     Stage,
+    Wrapped,
     accepted,
     add_one,
     entry,
@@ -29,46 +28,7 @@ from worker_samples import (
 
 from mixpanel_async._model.errors import OutboxError
 from mixpanel_async._model.records import IdentityRecord
-from mixpanel_async.outbox import Entry, Held, Inbox, MemoryOutbox, StoredEntry
-
-
-class Wrapped:
-    """Outbox whose inboxes a test can take away: `fails` says which commands raise, `holds` changes the heartbeats."""
-
-    def __init__(self, outbox: MemoryOutbox) -> None:
-        self._outbox = outbox
-        self.confirm = False
-        self.fails: set[str] = set()
-        self.calls: list[str] = []
-        self.refused = False
-        self.changes: Callable[[Held], Held] = lambda held: held
-        self.renames: Callable[[Sequence[StoredEntry]], Sequence[StoredEntry]] = lambda found: found
-
-    def inbox(self, token: str, worker: str, *, kinds: Collection[str] | None = None) -> Any:
-        return WrappedInbox(self._outbox.inbox(token, worker, kinds=kinds), self)
-
-
-class WrappedInbox:
-    def __init__(self, inner: Inbox, owner: Wrapped) -> None:
-        self._inner = inner
-        self._owner = owner
-
-    @property
-    def partitions(self) -> int:
-        return self._inner.partitions
-
-    def __getattr__(self, name: str) -> Any:
-        async def call(*args: Any, **options: Any) -> Any:
-            self._owner.calls.append(name)
-            if name in self._owner.fails:
-                await anyio.lowlevel.checkpoint()
-                raise OutboxError(f"{name} failed", refused=self._owner.refused)
-            result = await getattr(self._inner, name)(*args, **options)
-            if name == "heartbeat":
-                return self._owner.changes(result)
-            return self._owner.renames(result) if name == "read" else result
-
-        return call
+from mixpanel_async.outbox import Entry
 
 
 def test_updates_of_a_person_keep_their_order_across_retries() -> None:

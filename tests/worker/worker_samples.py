@@ -6,20 +6,22 @@ import gzip
 import itertools
 import json
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from email.utils import formatdate
 from typing import Any, Final
 
 import anyio
+import anyio.lowlevel
 import httpx
 import trio
 import trio.testing
 
+from mixpanel_async._model.errors import OutboxError
 from mixpanel_async._model.records import NonIdempotentRecord, Record
 from mixpanel_async._runtime.environment import Environment, real_environment
-from mixpanel_async.outbox import Entry, Inbox, MemoryOutbox, Outbox
+from mixpanel_async.outbox import Entry, Held, Inbox, MemoryOutbox, Outbox, StoredEntry
 from mixpanel_async.outbox.packing import pack, positions_of_non_idempotent
 from mixpanel_async.worker import Worker
 
@@ -178,3 +180,46 @@ def in_virtual_time(body: Callable[[Stage], Awaitable[None]], **options: Any) ->
     stage = Stage(outbox, Mixpanel(), environment, clock)
     trio.run(body, stage, clock=clock)
     assert stage.is_conserved()
+
+
+class Wrapped:
+    """Outbox whose inboxes a test can take away: `fails` says which commands raise, `loses` which do so
+    after they were carried out, `changes` changes the heartbeats."""
+
+    def __init__(self, outbox: MemoryOutbox) -> None:
+        self._outbox = outbox
+        self.confirm = False
+        self.fails: set[str] = set()
+        self.loses: set[str] = set()
+        self.calls: list[str] = []
+        self.refused = False
+        self.changes: Callable[[Held], Held] = lambda held: held
+        self.renames: Callable[[Sequence[StoredEntry]], Sequence[StoredEntry]] = lambda found: found
+
+    def inbox(self, token: str, worker: str, *, kinds: Collection[str] | None = None) -> Any:
+        return WrappedInbox(self._outbox.inbox(token, worker, kinds=kinds), self)
+
+
+class WrappedInbox:
+    def __init__(self, inner: Inbox, owner: Wrapped) -> None:
+        self._inner = inner
+        self._owner = owner
+
+    @property
+    def partitions(self) -> int:
+        return self._inner.partitions
+
+    def __getattr__(self, name: str) -> Any:
+        async def call(*args: Any, **options: Any) -> Any:
+            self._owner.calls.append(name)
+            if name in self._owner.fails:
+                await anyio.lowlevel.checkpoint()
+                raise OutboxError(f"{name} failed", refused=self._owner.refused)
+            result = await getattr(self._inner, name)(*args, **options)
+            if name in self._owner.loses:
+                raise OutboxError(f"{name} failed")
+            if name == "heartbeat":
+                return self._owner.changes(result)
+            return self._owner.renames(result) if name == "read" else result
+
+        return call

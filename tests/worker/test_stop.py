@@ -1,0 +1,94 @@
+"""Workers that stop while Mixpanel or the outbox does not answer: what the next worker sends, and what is uncertain."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import anyio
+import httpx
+import pytest
+from worker_samples import Stage, Wrapped, add_one, entry, in_virtual_time, put, running, set_value, wait_until
+
+from mixpanel_async import BatchPolicy
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [httpx.ConnectError("refused"), httpx.Response(429), httpx.Response(413), httpx.Response(401)],
+    ids=["refused", "429", "413", "401"],
+)
+def test_worker_that_stops_during_an_outage_leaves_its_updates_to_the_next(answer: Any) -> None:
+    async def body(stage: Stage) -> None:
+        people = [f"person-{at}" for at in range(12)]
+        for at, person in enumerate(people):
+            await put(stage.outbox, entry([add_one(person), set_value(person, 1)], f"people:{at % 4}"))
+        stage.mixpanel.answers[:] = [answer] * 2 + [httpx.ConnectError("refused")] * 999
+        for _ in range(3):
+            async with stage.worker() as worker, running(worker):
+                await anyio.sleep(5)
+                assert worker.stats().requests > 0
+            assert worker.stats().uncertain == 0
+        stage.mixpanel.answers.clear()
+        stage.mixpanel.requests.clear()
+        async with stage.worker() as last:
+            assert await last.drain()
+        added = [one["$distinct_id"] for one in stage.mixpanel.updates() if "$add" in one]
+        assert sorted(added) == sorted(people)
+        assert stage.counters == {"in": 24, "out": 24}
+
+    in_virtual_time(body)
+
+
+def test_worker_that_runs_again_after_an_outage_sends_its_updates_once() -> None:
+    async def body(stage: Stage) -> None:
+        await put(stage.outbox, entry([add_one("ada")], "people:0"))
+        stage.mixpanel.answers[:] = [httpx.ConnectError("refused")] * 99
+        async with stage.worker() as worker:
+            async with running(worker):
+                await wait_until(lambda: len(stage.mixpanel.requests) > 0)
+            stage.mixpanel.answers.clear()
+            stage.mixpanel.requests.clear()
+            assert await worker.drain()
+        assert len(stage.mixpanel.updates()) == 1
+        assert stage.counters == {"in": 1, "out": 1}
+
+    in_virtual_time(body)
+
+
+def test_worker_that_stops_while_the_outbox_does_not_answer_leaves_its_updates_to_the_next() -> None:
+    async def body(stage: Stage) -> None:
+        outbox = Wrapped(stage.outbox)
+        outbox.loses = {"begin"}
+        await put(stage.outbox, entry([add_one("ada")], "people:0"))
+        async with stage.worker(outbox=outbox) as worker, running(worker):
+            await wait_until(lambda: "begin" in outbox.calls)
+        assert not stage.mixpanel.requests
+        async with stage.worker() as last:
+            assert await last.drain()
+        assert stage.counters == {"in": 1, "out": 1}
+
+    in_virtual_time(body)
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_one_attempt_that_may_have_been_applied_keeps_an_entry_begun(*, is_first: bool) -> None:
+    """Two requests have a record of one entry each. One was not applied; the other was, or may have been."""
+
+    async def body(stage: Stage) -> None:
+        async def hanging() -> httpx.Response:
+            await anyio.sleep_forever()
+            raise AssertionError
+
+        refused, unknown = httpx.ConnectError("refused"), hanging
+        await put(stage.outbox, entry([add_one("ada"), add_one("bob")], "people:0"))
+        stage.mixpanel.answers[:] = [None, *[refused] * 99] if is_first else [refused, unknown]  # type: ignore[list-item]
+        options = {"batching": BatchPolicy(max_events=1), "shutdown_timeout": 0.5, "timeout": 60}
+        async with stage.worker(**options) as worker, running(worker):
+            await wait_until(lambda: len(stage.mixpanel.requests) >= 2)
+            await anyio.sleep(1)
+        stage.mixpanel.answers.clear()
+        async with stage.worker() as last:
+            assert await last.drain()
+        assert stage.counters == {"in": 2, "uncertain": 2}
+
+    in_virtual_time(body)
