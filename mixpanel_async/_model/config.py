@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from math import inf
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NoReturn
 
 from .credentials import ServiceAccountCredentials, as_token
 from .errors import ConfigurationError, raise_configuration_error, show_text
@@ -284,8 +284,7 @@ class ClientOptions:
         """Check the outbox, and replace the default policies by those for hand-overs, which are cheap and frequent."""
         outbox = self.outbox
         if not callable(getattr(outbox, "writer", None)) or not isinstance(getattr(outbox, "confirm", None), bool):
-            kind = outbox.__name__ if isinstance(outbox, type) else type(outbox).__name__
-            raise_configuration_error(f"outbox must be an engine such as RedisOutbox(url), not {kind}")
+            refuse_outbox(outbox)
         if self.confirms and self.has_spool:
             raise_configuration_error(
                 "an outbox with confirm=True excludes spool=: with a spool, a call returns once its record is on disk"
@@ -364,6 +363,16 @@ def env_options(environ: Mapping[str, str], given: Mapping[str, Any]) -> dict[st
     if id_merge is not None and "id_merge" not in given:
         options["id_merge"] = as_id_merge(id_merge, "MIXPANEL_ID_MERGE")
     return options
+
+
+def refuse_outbox(outbox: object) -> NoReturn:
+    """Raise the error for a value that is not an outbox. It does not show a URL, which may hold a password.
+
+    Raises:
+        ConfigurationError: always.
+    """
+    kind = outbox.__name__ if isinstance(outbox, type) else type(outbox).__name__
+    raise_configuration_error(f"outbox must be an engine such as RedisOutbox(url), not {kind}")
 
 
 def outbox_url(environ: Mapping[str, str], options: Mapping[str, Any]) -> str | None:

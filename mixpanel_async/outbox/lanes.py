@@ -76,6 +76,8 @@ def check_kinds(kinds: Collection[str] | None) -> None:
     """
     if kinds is None:
         return
+    if not isinstance(kinds, Collection):
+        raise_configuration_error(f"kinds must be a collection of {', '.join(KINDS)}, not {type(kinds).__name__}")
     unknown = sorted(str(kind) for kind in kinds if kind not in KINDS)
     if isinstance(kinds, str) or unknown or not kinds:
         wrong = show_text(kinds if isinstance(kinds, str) else unknown[0]) if kinds else "nothing"

@@ -113,7 +113,7 @@ class RedisOutbox:
     def _check(self) -> None:
         require_redis()
         self._check_client()
-        if not isinstance(self.name, str) or not 0 < len(self.name) <= _MAX_NAME or set(self.name) & set("{}\0\r\n"):
+        if not isinstance(self.name, str) or not 0 < len(self.name) <= _MAX_NAME or _is_unusable(self.name):
             raise_configuration_error(
                 f"the name of a RedisOutbox must have 1 to {_MAX_NAME} characters without braces, not"
                 f" {show_text(self.name)}"
@@ -176,3 +176,8 @@ class RedisOutbox:
             replicas=self.replicas,
             timeout=self.timeout,
         )
+
+
+def _is_unusable(name: str) -> bool:
+    """Return whether Redis or a cluster cannot use a name in keys."""
+    return not set(name).isdisjoint("{}\0\r\n") or any("\ud800" <= character <= "\udfff" for character in name)

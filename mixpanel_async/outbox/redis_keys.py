@@ -11,6 +11,9 @@ from .protocol import DeadEntry, Entry, EntryId
 
 # Longer messages are cut: dead letters are many.
 _MAX_MESSAGE: Final = 500
+_TIME_DIGITS: Final = 15
+# Latest time of an entry in milliseconds. A clock that is not set may be before 1970, or after this.
+_LATEST: Final = 10**_TIME_DIGITS - 1
 
 
 class Keys:
@@ -49,7 +52,7 @@ def push_args(entry: Entry, key: int) -> list[str | bytes | int]:
     return [
         key,
         entry.lane,
-        round(entry.accepted_at * 1000),
+        min(max(0, round(entry.accepted_at * 1000)), _LATEST),
         entry.records,
         ",".join(map(str, entry.non_idempotent)),
         "g" if entry.is_compressed else "",
@@ -81,7 +84,7 @@ def is_newer(fields: Mapping[str, bytes]) -> bool:
 
 def entry_from(lane: str, fields: Mapping[str, bytes]) -> Entry:
     """Return an entry from its fields. One that cannot be read has an empty body, which is not a valid one."""
-    records, accepted_at = _number(fields.get("n"), 9), _number(fields.get("t"), 15)
+    records, accepted_at = _number(fields.get("n"), 9), _number(fields.get("t"), _TIME_DIGITS)
     positions = fields.get("o", b"")
     try:
         once_only = tuple(map(int, positions.split(b","))) if positions else ()

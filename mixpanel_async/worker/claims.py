@@ -211,6 +211,10 @@ class Claims:
                 if self._claims[number].is_begun:
                     self._lost_after_begin.add(entry)
 
+    def lose_all(self) -> None:
+        """Note that all entries were given back, or will be taken over by other workers."""
+        self.lose([*self._numbers])
+
     def lose_with(self, gone: Collection[EntryId]) -> set[EntryId]:
         """Note entries that belong to another worker now, and return them with all that are lost with them."""
         lost = entries_lost_with(gone, self._numbers)

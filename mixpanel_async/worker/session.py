@@ -128,6 +128,7 @@ class Session:
         Raises:
             Exception: an error that is not one of the outbox or of Mixpanel.
         """
+        self._signals.bind_loop()
         self._batch_sender.bind_loop()
         try:
             async with anyio.create_task_group() as tasks:
@@ -312,4 +313,7 @@ class Session:
         if error:
             text = "the outbox was not told that this worker ends (%s); other workers take over after 15 s"
             log_event(logging.WARNING, "outbox_not_released", text, error, error=error)
+        # A later run reads them again if they are still its own.
+        self._claims.lose_all()
+        self._queue.withdraw(self._claims.is_gone)
         self._queue.log_last_losses()

@@ -17,6 +17,13 @@ class Signals:
         self._changed: anyio.Event | None = None
         self._reports: anyio.Event | None = None
 
+    def bind_loop(self) -> None:
+        """Serve the running event loop. The events of an earlier one cannot be used in it."""
+        is_pending = self._reports is not None and self._reports.is_set()
+        self._changed = self._reports = None
+        if is_pending:
+            self.on_losses()
+
     @property
     def changed(self) -> anyio.Event:
         """Event that the next change sets."""

@@ -23,6 +23,7 @@ from .._model.config import (
     RetryPolicy,
     check_count,
     env_options,
+    refuse_outbox,
 )
 from .._model.credentials import ServiceAccountCredentials
 from .._model.errors import (
@@ -181,6 +182,7 @@ class Worker:
                 shutdown_timeout=shutdown_timeout,
             )
             check_kinds(kinds)
+            _check_outbox(outbox)
             self._kinds = None if kinds is None else frozenset(kinds)
             self._name = _worker_name(name)
             self._outbox = outbox
@@ -243,11 +245,12 @@ class Worker:
         """Deliver until `stop` is called or the call is cancelled, and hand over then.
 
         While the outbox cannot be reached, the worker tries again. After `stop`, or a cancellation, requests in flight
-        have `shutdown_timeout` seconds to end; records that are not delivered then wait for another worker.
+        have `shutdown_timeout` seconds to end; records that are not delivered then wait for another worker, or for the
+        next call of `run`, which may be in another event loop.
 
         Raises:
             ConfigurationError: if the queue belongs to another project, or its settings do not fit.
-            ClientClosedError: if the worker is closed or runs already.
+            ClientClosedError: if the worker is closed or runs already, or its event loop ended.
         """
         await self._run(until_empty=False)
 
@@ -330,6 +333,10 @@ class Worker:
                 with anyio.CancelScope(shield=True):
                     await task.done.wait()
             self._stop = self._session = None
+        if task.is_cut:
+            raise ClientClosedError(
+                "the worker's tasks were cut off by the event loop or a signal handler", uncertain=True
+            )
         return task.result()
 
     async def _work(self, loop: EventLoop, *, until_empty: bool) -> bool:
@@ -384,6 +391,11 @@ async def _try_to_open(inbox: Inbox, outage: Outage, *, is_retried: bool) -> tup
         return False, error
     outage.ended("open")
     return True, None
+
+
+def _check_outbox(outbox: object) -> None:
+    if isinstance(outbox, type) or not callable(getattr(outbox, "inbox", None)):
+        refuse_outbox(outbox)
 
 
 def _worker_name(name: str | None) -> str:

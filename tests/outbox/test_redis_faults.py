@@ -389,6 +389,7 @@ async def test_trio_is_refused(anyio_backend: str) -> None:
         ("unix://", {}, "unix://"),
         ("redis://localhost", {"name": ""}, "name"),
         ("redis://localhost", {"name": "a{b"}, "braces"),
+        ("redis://localhost", {"name": "\ud800"}, "name"),
         ("redis://localhost", {"replicas": 11}, "replicas"),
         ("redis://localhost", {"timeout": 0.01}, "timeout"),
         ("redis://localhost", {"client": object()}, "not both"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import Any
 
@@ -282,6 +283,39 @@ def _client_of(emulator: Emulator) -> Any:
     return httpx.AsyncClient(transport=httpx.ASGITransport(emulator.app))
 
 
+def test_second_run_sends_nothing_that_the_first_gave_back() -> None:
+    async def body(stage: Stage) -> None:
+        stage.mixpanel.answers[:] = [httpx.Response(503)] * 2
+        await put(stage.outbox, entry(events(0, 3)), entry([add_one("ada")], "people:0"))
+        async with stage.worker(batching=BatchPolicy(linger=1)) as worker:
+            async with running(worker):
+                await wait_until(lambda: worker.stats().pending == 4)
+            stats = worker.stats()
+            assert (stats.claimed, stats.pending, stats.entries) == (0, 0, 0)
+            stage.mixpanel.answers.clear()
+            stage.mixpanel.requests.clear()
+            assert await worker.drain()
+        assert worker.stats().delivered == 4
+        assert stage.mixpanel.events == ["user-0", "user-1", "user-2"]
+        assert len(stage.mixpanel.updates()) == 1
+
+    in_virtual_time(body)
+
+
+def test_worker_runs_in_one_event_loop_after_another() -> None:
+    outbox, mixpanel = MemoryOutbox(), Mixpanel(clock=time.monotonic)
+    worker = Worker(outbox, TOKEN, http_client=mixpanel.client())
+
+    async def run(at: int) -> None:
+        await put(outbox, entry([event(at, time=time.time())]))
+        async with running(worker):
+            await wait_until(lambda: worker.stats().delivered == at)
+
+    for at in (1, 2, 3):
+        asyncio.run(run(at))
+    assert mixpanel.events == ["user-1", "user-2", "user-3"]
+
+
 @pytest.mark.anyio
 async def test_run_returns_after_stop_and_can_be_repeated() -> None:
     outbox = MemoryOutbox()
@@ -301,6 +335,9 @@ async def test_run_returns_after_stop_and_can_be_repeated() -> None:
         ({"concurrency": 101}, "concurrency"),
         ({"kinds": []}, "kinds"),
         ({"kinds": ["event"]}, "kinds"),
+        ({"kinds": 5}, "kinds .* not int"),
+        ({"outbox": "redis://user:secret@queue"}, "outbox must be an engine .* not str"),
+        ({"outbox": MemoryOutbox}, "outbox must be an engine .* not MemoryOutbox"),
         ({"name": ""}, "name"),
         ({"name": "a\nb"}, "name"),
         ({"token": " "}, "token"),
@@ -310,7 +347,7 @@ async def test_run_returns_after_stop_and_can_be_repeated() -> None:
 )
 def test_wrong_option_is_refused(options: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigurationError, match=words):
-        Worker(MemoryOutbox(), **{"token": TOKEN, **options})
+        Worker(**{"outbox": MemoryOutbox(), "token": TOKEN, **options})
 
 
 def test_options_come_from_the_environment() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from redis_server import RedisServer
-from worker_samples import TOKEN, Mixpanel, entry, events, put
+from worker_samples import TOKEN, Mixpanel, entry, events, put, set_value
 
 from mixpanel_async.outbox import RedisOutbox
 from mixpanel_async.worker import Worker
@@ -18,6 +18,15 @@ GOOD = '{"event":"By hand","properties":{"distinct_id":"by hand"}}'
 @pytest.fixture
 def anyio_backend() -> Any:
     return ("asyncio", {"debug": True})
+
+
+@pytest.mark.parametrize("at", [-1.0, -1e9, 1e20])
+async def test_record_of_a_host_whose_clock_is_not_set_is_delivered(redis_server: RedisServer, at: float) -> None:
+    outbox, mixpanel = RedisOutbox(redis_server.url, partitions=1), Mixpanel()
+    await put(outbox, entry([set_value("ada", 1)], "people:0", at=at))
+    async with Worker(outbox, TOKEN, http_client=mixpanel.client()) as worker:
+        assert await worker.drain(timeout=10)
+        assert worker.stats().delivered == 1
 
 
 @pytest.mark.parametrize(
