@@ -69,8 +69,8 @@ def worker(
     another ends.
 
     After the first signal the worker gives back its unsent records and exits with status 0; requests in flight have
-    10 seconds. A second signal ends it at once. Status 1: the outbox could not be reached (only with --once). Status
-    2: an option or a variable is wrong.
+    10 seconds. A second signal ends it at once. Status 1: the outbox refused the first connection, or could not be
+    reached (only with --once). Status 2: an option, a variable or a setting of the queue is wrong.
 
     One line at the start, one per minute and one at the end go to standard output: the records delivered per second,
     the records that wait in the queue, the age of the oldest, and the dead letters. Warnings go to standard error.

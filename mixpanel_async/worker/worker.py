@@ -198,6 +198,7 @@ class Worker:
         preload_backend()
         self._session: Session | None = None
         self._stop: anyio.Event | None = None
+        self._is_stop_due = False
         self._is_closed = False
 
     @classmethod
@@ -244,11 +245,13 @@ class Worker:
     async def run(self) -> None:
         """Deliver until `stop` is called or the call is cancelled, and hand over then.
 
-        While the outbox cannot be reached, the worker tries again. After `stop`, or a cancellation, requests in flight
-        have `shutdown_timeout` seconds to end; records that are not delivered then wait for another worker, or for the
-        next call of `run`, which may be in another event loop.
+        While the outbox cannot be reached, the worker tries again, and also if it refuses commands of a worker that has
+        been connected. After `stop`, or a cancellation, requests in flight have `shutdown_timeout` seconds to end;
+        records that are not delivered then wait for another worker, or for the next call of `run`, which may be in
+        another event loop.
 
         Raises:
+            OutboxError: if the outbox refuses the first connection, because of a wrong password for example.
             ConfigurationError: if the queue belongs to another project, or its settings do not fit.
             ClientClosedError: if the worker is closed or runs already, or its event loop ended.
         """
@@ -266,7 +269,7 @@ class Worker:
             Whether everything that this worker may deliver has ended.
 
         Raises:
-            OutboxError: if the outbox cannot be reached at the start.
+            OutboxError: if the outbox cannot be reached at the start, or refuses.
             ConfigurationError, ClientClosedError: as in `run`.
         """
         with anyio.move_on_after(timeout):
@@ -274,8 +277,13 @@ class Worker:
         return False
 
     def stop(self) -> None:
-        """Let `run` or `drain` hand over and return. Call it in their event loop."""
-        if self._stop is not None:
+        """Let `run` or `drain` hand over and return. Call it in their event loop.
+
+        If neither has begun, the next one returns at once.
+        """
+        if self._stop is None:
+            self._is_stop_due = True
+        else:
             self._stop.set()
         if self._session is not None:
             self._session.stop()
@@ -322,6 +330,9 @@ class Worker:
                 else "the worker is closed; create a new worker" if self._is_closed
                 else "the worker runs already"
             )  # fmt: skip
+        if self._is_stop_due:
+            self._is_stop_due = False
+            return False
         self._stop = anyio.Event()
         task: BackgroundTask[bool] = BackgroundTask(_nothing, _nothing)
         loop.spawn(task, partial(self._work, loop, until_empty=until_empty), "mixpanel worker", Context())
@@ -383,7 +394,7 @@ async def _try_to_open(inbox: Inbox, outage: Outage, *, is_retried: bool) -> tup
     try:
         await inbox.open()
     except OutboxError as error:
-        if not is_retried:
+        if error.refused or not is_retried:
             return False, error
         await outage.wait("open", error)
         return False, None

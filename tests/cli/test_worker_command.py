@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -37,6 +38,16 @@ def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
 def url(redis: RedisServer) -> str:
     redis.command("FLUSHALL")
     return redis.url
+
+
+@pytest.fixture
+def _restored_log() -> Iterator[None]:
+    """Undo what the command does to the log of this process."""
+    logger = logging.getLogger("mixpanel_async")
+    handlers, level = [*logger.handlers], logger.level
+    yield
+    logger.handlers[:] = handlers
+    logger.setLevel(level)
 
 
 def environment(api_host: str) -> dict[str, str]:
@@ -98,6 +109,26 @@ def test_outbox_that_cannot_be_reached_is_named_without_its_password() -> None:
     assert "user" not in done.stdout + done.stderr
     assert "reads redis://127.0.0.1:" in done.stdout
     assert "; delivers to http://127.0.0.1:1\n" in done.stdout
+
+
+@pytest.mark.usefixtures("_restored_log")
+@pytest.mark.parametrize(
+    ("options", "user", "status", "words"),
+    [
+        (["--requirepass", "right"], ":s3cret@", 1, "Redis refuses the login: check user and password"),
+        (["--user", "limited", "on", ">s3cret", "~other:*", "+@all"], "limited:s3cret@", 1, "Redis refuses: "),
+        (["--maxmemory-policy", "allkeys-lru"], "", 2, "allkeys-lru"),
+    ],
+)
+def test_worker_ends_if_redis_refuses_its_first_connection(
+    options: list[str], user: str, status: int, words: str, new_redis_server: Callable[..., RedisServer]
+) -> None:
+    url = new_redis_server(*options).url.replace("redis://", f"redis://{user}")
+    variables = {"MIXPANEL_TOKEN": TOKEN, "MIXPANEL_OUTBOX": url}
+    result = CliRunner().invoke(app, ["worker"], env=variables)
+    assert result.exit_code == status, result.output
+    assert words in result.output
+    assert "s3cret" not in result.output
 
 
 def test_last_line_of_a_worker_that_never_reached_redis() -> None:

@@ -9,7 +9,7 @@ import httpx
 import pytest
 from worker_samples import Stage, Wrapped, add_one, entry, in_virtual_time, put, running, set_value, wait_until
 
-from mixpanel_async import BatchPolicy
+from mixpanel_async import BatchPolicy, OutboxError
 
 
 @pytest.mark.parametrize(
@@ -90,5 +90,56 @@ def test_one_attempt_that_may_have_been_applied_keeps_an_entry_begun(*, is_first
         async with stage.worker() as last:
             assert await last.drain()
         assert stage.counters == {"in": 2, "uncertain": 2}
+
+    in_virtual_time(body)
+
+
+@pytest.mark.parametrize("is_away_first", [False, True])
+def test_worker_ends_if_the_outbox_refuses_its_first_connection(*, is_away_first: bool) -> None:
+    async def body(stage: Stage) -> None:
+        outbox = Wrapped(stage.outbox)
+        outbox.fails, outbox.refused = {"open"}, not is_away_first
+        async with stage.worker(outbox=outbox) as worker, anyio.create_task_group() as tasks:
+            if is_away_first:
+                tasks.start_soon(_refuse_later, outbox)
+            with pytest.raises(OutboxError, match="open failed") as caught:
+                await worker.run()
+        assert caught.value.refused
+        assert (anyio.current_time() > 30) is is_away_first
+
+    in_virtual_time(body)
+
+
+async def _refuse_later(outbox: Wrapped) -> None:
+    await anyio.sleep(30)
+    outbox.refused = True
+
+
+def test_worker_goes_on_after_the_outbox_refused_it_for_a_while() -> None:
+    async def body(stage: Stage) -> None:
+        outbox = Wrapped(stage.outbox)
+        async with stage.worker(outbox=outbox) as worker, running(worker):
+            await anyio.sleep(1)
+            outbox.fails, outbox.refused = {"heartbeat", "read", "settle"}, True
+            await put(stage.outbox, entry([set_value("ada", 1)], "people:0"))
+            await anyio.sleep(60)
+            outbox.fails = set()
+            await wait_until(lambda: worker.stats().delivered == 1)
+        assert stage.counters == {"in": 1, "out": 1}
+
+    in_virtual_time(body)
+
+
+@pytest.mark.parametrize("method", ["run", "drain"])
+def test_stop_before_the_start_ends_the_next_run_at_once(method: str) -> None:
+    async def body(stage: Stage) -> None:
+        await put(stage.outbox, entry([set_value("ada", 1)], "people:0"))
+        outbox = Wrapped(stage.outbox)
+        async with stage.worker(outbox=outbox) as worker:
+            worker.stop()
+            assert not await getattr(worker, method)()
+            assert not outbox.calls
+            assert await worker.drain()
+        assert stage.counters == {"in": 1, "out": 1}
 
     in_virtual_time(body)
