@@ -9,7 +9,7 @@ from heapq import heappushpop
 from typing import Any, Final
 
 from .._model.config import IdMerge, IdMergeOption
-from .._model.errors import ConfigurationError
+from .._model.errors import ConfigurationError, ValidationError
 from .calls import CREATE_ALIAS, DEVICE_LINK, DEVICE_PREFIX, IDENTIFY, as_id, is_anonymous, is_forbidden
 from .findings import CaseList, Finding, FindingKind
 from .graph import IdentityGraph
@@ -91,6 +91,7 @@ class Audit:
 
     The events can come in any order: identity calls are replayed in the order in which Mixpanel received them. Memory
     grows with the number of different ids and of identity calls, about 1 KB per id, not with the number of events.
+    User profiles, added with `add_profile`, show which people share an e-mail address that their events do not have.
 
     Args:
         id_merge: ID merge system of the project.
@@ -128,6 +129,7 @@ class Audit:
         self._emails_seen = _LastSeen()
         self._users_seen = _LastSeen()
         self._forbidden: set[str] = set()
+        self._profile_count = 0
         self._report: AuditReport | None = None
 
     @property
@@ -151,10 +153,35 @@ class Audit:
         properties = event["properties"]
         email = properties.get("$email")
         if email and number >= 0 and type(email) is str and self._emails_seen.is_new(number, hash(email)):
-            self._ids_of_email.add(email.strip().lower(), number)
+            self._add_email(email, number)
         device, user = properties.get("$device_id"), properties.get("$user_id")
         if (device or user) and (number < 0 or self._users_seen.is_new(number, _hash(device, user))):
             self._add_user(as_id(device), as_id(user), number)
+
+    def add_profile(self, distinct_id: str, properties: Mapping[str, Any]) -> None:
+        """Add a user profile. Its id counts as an id of the project, with or without events.
+
+        Args:
+            distinct_id: id of the profile, not empty.
+            properties: properties of the profile. Only `$email` is used; other properties are not kept.
+
+        Raises:
+            ValidationError: if the id is not a string or is empty. The profile is not counted.
+            RuntimeError: after `report`.
+        """
+        if self._report is not None:
+            raise RuntimeError("an audit takes no profiles after its report")
+        if type(distinct_id) is not str or not distinct_id:
+            raise ValidationError("distinct_id", "must be a string that is not empty")
+        self._profile_count += 1
+        number = self.graph.add(distinct_id)
+        email = properties.get("$email")
+        if type(email) is str:
+            self._add_email(email, number)
+
+    def _add_email(self, email: str, number: int) -> None:
+        if text := email.strip().lower():
+            self._ids_of_email.add(text, number)
 
     def _add_user(self, device: str, user: str, number: int) -> None:
         """Note the device and the user of an event."""
@@ -253,6 +280,9 @@ class Audit:
             is_phantom = not one.startswith(DEVICE_PREFIX) and device in self.graph
             if is_phantom and not self.graph.is_same_person(one, device):
                 events = self._history.events_of(one)
+                # A profile alone leaves no events behind.
+                if not events:
+                    continue
                 user = self.graph.resolve(device)
                 left_behind.add(one, user, detail="a device sent as plain distinct_id is a user", events=events)
 
@@ -347,6 +377,7 @@ class Audit:
             events=history.event_count,
             calls=history.call_count,
             incomplete_calls=history.incomplete_calls,
+            profiles=self._profile_count,
             ids=len(graph),
             persons=graph.person_count,
             joined_persons=graph.person_count - sizes[1],

@@ -34,7 +34,8 @@ class AuditReport:
         events: number of events read, identity calls included.
         calls: number of identity calls among them.
         incomplete_calls: number of identity calls without two ids.
-        ids: number of ids.
+        profiles: number of user profiles read.
+        ids: number of ids, those of profiles included.
         persons: number of people.
         joined_persons: number of people with more than one id.
         persons_of_several_users: number of people with more than one identified user.
@@ -50,6 +51,7 @@ class AuditReport:
     events: int
     calls: int
     incomplete_calls: int
+    profiles: int
     ids: int
     persons: int
     joined_persons: int
@@ -72,6 +74,7 @@ class AuditReport:
             "events": self.events,
             "calls": self.calls,
             "incomplete_calls": self.incomplete_calls,
+            "profiles": self.profiles,
             "ids": self.ids,
             "persons": self.persons,
             "joined_persons": self.joined_persons,

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -13,14 +14,16 @@ import typer
 from mixpanel_async import ConfigurationError
 from mixpanel_async.identity import Audit, AuditReport, IdentityGraph, Order
 
-from ..importing.inputs import DamagedError, InputError
+from ..importing.inputs import STDIN, DamagedError, InputError
 from ..importing.typer_options import AllowHttp, ApiHost, ProjectId, Region, ServiceAccount, ServiceAccountSecret
 from . import options as opt
 from .download import DownloadError
 from .events import ExportFiles
 from .html_page import audit_page
 from .messages import FOUND, STOPPED, USAGE, fail, show_unreadable, write_output
-from .source import ApiExport, open_events
+from .profile_files import ProfileFiles
+from .profile_query import ProfileQuery
+from .source import ApiExport, open_events, project_access
 from .tables import print_audit
 
 
@@ -41,6 +44,8 @@ def audit(
             min=0, metavar="N", help="Exit with status 3 if there are more than N findings.", show_default=False
         ),
     ] = None,
+    profiles: opt.Profiles = None,
+    read_profiles: opt.ReadProfiles = False,
     cases: opt.ShownCases = 5,
     order: opt.ReplayOrder = Order.ARRIVAL,
     cluster_limit: opt.ClusterLimit = 500,
@@ -63,11 +68,15 @@ def audit(
     The identity calls are replayed as Mixpanel would, in order of arrival, although an export is not sorted. Calls that
     Mixpanel has marked with `$failure_reason` count as failed. Nothing is sent.
 
+    Events seldom have an e-mail address. With user profiles, persons with one `$email` in their profiles are found too.
+
     Examples:
 
         mixpanel-async identity audit export.ndjson.gz --id-merge original
 
         mixpanel-async identity audit 2024-*.json --id-merge simplified --html report.html --fail-on 0
+
+        mixpanel-async identity audit export.ndjson.gz --profiles people.ndjson --id-merge original
 
         mixpanel-async identity audit --from-api --from-date 2024-01-01 --to-date 2024-03-31 --id-merge original
     """
@@ -88,13 +97,17 @@ def audit(
         quiet=quiet,
     )
     try:
+        people = _open_profiles(files, profiles)
+        query = ProfileQuery(project_access(api)) if read_profiles else None
         exports = open_events(files, api)
-        _check_outputs(exports, html, persons)
+        _check_outputs(exports.paths | people.paths, html, persons)
         check = Audit(id_merge, cluster_limit=cluster_limit, order=order, cases=cases)
         exports.feed(check.add, quiet=quiet)
+        for profile in itertools.chain(people.profiles(), query.all_profiles(["$email"]) if query else ()):
+            check.add_profile(*profile)
         report = check.report()
         if html is not None:
-            _write(html, [audit_page(report, exports.unreadable)])
+            _write(html, [audit_page(report, exports.unreadable, people.unreadable)])
         if persons is not None:
             _write(persons, _person_lines(check.graph))
     except (InputError, ConfigurationError) as error:
@@ -105,20 +118,32 @@ def audit(
         fail("audit", f"{error}; export it again", STOPPED)
     except OSError as error:
         fail("audit", f"{error.filename or 'a file'}: {error.strerror or error}", STOPPED)
-    _show(report, exports, as_json=as_json)
+    _show(report, exports, people, as_json=as_json)
     if fail_on is not None and report.finding_count > fail_on:
         raise typer.Exit(FOUND)
 
 
-def _check_outputs(exports: ExportFiles, *outputs: Path | None) -> None:
-    """Check that no report would replace an export or another report.
+def _open_profiles(files: Sequence[str] | None, profiles: Sequence[str] | None) -> ProfileFiles:
+    """Return the files of profiles.
+
+    Raises:
+        InputError: if one cannot be read.
+        ConfigurationError: if events and profiles would come from one standard input.
+    """
+    if STDIN in (files or ()) and STDIN in (profiles or ()):
+        raise ConfigurationError("standard input has either events or profiles: give a file in place of one -")
+    return ProfileFiles(profiles or [])
+
+
+def _check_outputs(inputs: frozenset[str], *outputs: Path | None) -> None:
+    """Check that no report would replace a file that is read, or another report.
 
     Raises:
         ConfigurationError: if one would.
     """
     paths = [os.path.realpath(one) for one in outputs if one is not None]
     for path in paths:
-        if path in exports.paths or paths.count(path) > 1:
+        if path in inputs or paths.count(path) > 1:
             raise ConfigurationError(f"{path} is already used as another file of this command; choose another name")
 
 
@@ -141,10 +166,12 @@ def _person_lines(graph: IdentityGraph) -> Iterator[str]:
         yield json.dumps({"person": person, "ids": [person, *sorted(ids - {person})]}, ensure_ascii=False) + "\n"
 
 
-def _show(report: AuditReport, exports: ExportFiles, *, as_json: bool) -> None:
+def _show(report: AuditReport, exports: ExportFiles, people: ProfileFiles, *, as_json: bool) -> None:
     if as_json:
-        found = {**report.as_dict(), "unreadable": exports.unreadable}
+        unreadable = {"unreadable": exports.unreadable, "unreadable_profiles": people.unreadable}
+        found = {**report.as_dict(), **unreadable}
         write_output(json.dumps(found, indent=2) + "\n", "audit")
     else:
         print_audit(report)
     show_unreadable(exports)
+    show_unreadable(people, "profiles")

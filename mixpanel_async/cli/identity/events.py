@@ -14,10 +14,11 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
 from mixpanel_async import ValidationError
 
-from ..importing.inputs import DamagedError, InputError, InputFile, UnknownInputError, find_inputs
+from ..importing.inputs import InputError, InputFile, UnknownInputError, find_inputs
 from ..importing.option_values import Format
-from ..importing.record_source import Position, RecordSource, Row, UnreadableRow
+from ..importing.record_source import Position, RecordSource, UnreadableRow
 from ..importing.source_factory import ReadOptions, open_source
+from .reading import take_rows
 
 # Few rows at a time stay in the caches of the processor.
 _ROWS_AT_ONCE: Final = 200
@@ -76,7 +77,7 @@ class ExportFiles:
         add = receivers[0] if len(receivers) == 1 else _to_all(receivers)
         with closing(_open(one)) as source:
             while not source.is_exhausted:
-                for number, row in cast("list[tuple[int, Any]]", _take(source, one)):
+                for number, row in cast("list[tuple[int, Any]]", take_rows(source, one, _ROWS_AT_ONCE)):
                     if type(row) is UnreadableRow:
                         self._note(one, number, row.problem)
                         continue
@@ -90,13 +91,6 @@ class ExportFiles:
         self.unreadable += 1
         if len(self.problems) < _MAX_SHOWN:
             self.problems.append(f"{one.name}:{number} {problem}")
-
-
-def _take(source: RecordSource, one: InputFile) -> list[Row]:
-    try:
-        return source.take(_ROWS_AT_ONCE)
-    except DamagedError as error:
-        raise DamagedError(f"{one.name} is {error}") from None
 
 
 def _to_all(receivers: Sequence[AddEvent]) -> AddEvent:

@@ -22,14 +22,18 @@ code { overflow-wrap: anywhere; } .bar { background: #7856ff; height: .8rem; bor
 """
 
 
-def audit_page(report: AuditReport, unreadable: int = 0) -> str:
+def audit_page(report: AuditReport, unreadable: int = 0, unreadable_profiles: int = 0) -> str:
     """Return the page.
 
     Args:
         report: the report.
         unreadable: number of lines that are no events.
+        unreadable_profiles: number of lines of files of profiles that are no profiles.
     """
-    rows = [*figures(report), *([("Lines that are no events", f"{unreadable:,}")] if unreadable else [])]
+    rows = figures(report)
+    for kind, lines in (("events", unreadable), ("profiles", unreadable_profiles)):
+        if lines:
+            rows.append((f"Lines that are no {kind}", f"{lines:,}"))
     parts = [
         "<!DOCTYPE html>",
         '<html lang="en"><head><meta charset="utf-8">',

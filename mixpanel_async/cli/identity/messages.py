@@ -12,6 +12,7 @@ from ..importing.progress import print_line
 
 if TYPE_CHECKING:
     from .events import ExportFiles
+    from .profile_files import ProfileFiles
 
 STOPPED: Final = 1
 """A file is damaged, or a request failed."""
@@ -21,12 +22,17 @@ FOUND: Final = 3
 """There are more findings than are allowed."""
 
 
-def show_unreadable(exports: ExportFiles) -> None:
-    """Print to standard error how many lines are no events, and the first of them."""
-    for problem in exports.problems:
+def show_unreadable(files: ExportFiles | ProfileFiles, kind: str = "events") -> None:
+    """Print to standard error how many lines are none of what the files should have, and the first of them.
+
+    Args:
+        files: files that were read.
+        kind: what they should have, in the plural.
+    """
+    for problem in files.problems:
         print_line(problem, sys.stderr)
-    if exports.unreadable:
-        print_line(f"{exports.unreadable:,} lines are no events and were left out", sys.stderr)
+    if files.unreadable:
+        print_line(f"{files.unreadable:,} lines are no {kind} and were left out", sys.stderr)
 
 
 def report_line(line: str) -> None:

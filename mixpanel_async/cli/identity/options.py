@@ -41,6 +41,24 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress.")]
 ShownCases = Annotated[int, typer.Option("--cases", min=0, help="Number of cases listed of each finding.")]
 
+Profiles = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--profiles",
+        metavar="FILE",
+        help="User profiles, to find persons who share an $email that their events do not have: one profile per line "
+        "with $distinct_id and $properties, or answers of the profile query, each on one line. Repeatable.",
+        show_default=False,
+    ),
+]
+ReadProfiles = Annotated[
+    bool,
+    typer.Option(
+        "--read-profiles",
+        help="Read the user profiles from the project, with at most 50 queries of 1,000 profiles. Needs a service "
+        "account or --api-secret.",
+    ),
+]
 FromApi = Annotated[
     bool,
     typer.Option(

@@ -28,6 +28,7 @@ _DELAYS: Final = (2.0, 4.0, 8.0, 16.0, 32.0)
 _IDS_AT_ONCE: Final = 1_000
 _SUCCESS: Final = 200
 _TOO_MANY: Final = 429
+_MAX_PAGES: Final = 50
 _NO_PROFILES: Final = "the answer to the profile query is not one that Mixpanel documents; check --api-host"
 
 
@@ -59,7 +60,22 @@ class ProfileQuery:
             while some := [*islice(remaining, _IDS_AT_ONCE)]:
                 yield from self._pages(client, {"distinct_ids": orjson.dumps(some).decode()})
 
-    def _pages(self, client: httpx.Client, query: Mapping[str, str]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    def all_profiles(self, properties: Sequence[str]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+        """Yield the id and some properties of all profiles of the project, read with at most 50 queries.
+
+        Args:
+            properties: names of the properties.
+
+        Raises:
+            DownloadError: if they cannot be read, or if these queries do not return all of them.
+        """
+        with httpx.Client(auth=self._auth, timeout=_TIMEOUT) as client:
+            yield from self._pages(client, {"output_properties": orjson.dumps(properties).decode()}, _MAX_PAGES)
+
+    def _pages(
+        self, client: httpx.Client, query: Mapping[str, str], limit: int | None = None
+    ) -> Iterator[tuple[str, Mapping[str, Any]]]:
+        """Yield the profiles of all pages of a query. More pages than `limit` raise `DownloadError`."""
         page, session = 0, ""
         while True:
             body = {**query, "page": str(page), **({"session_id": session} if session else {})}
@@ -67,10 +83,17 @@ class ProfileQuery:
             results, size = answer.get("results") or [], answer.get("page_size") or 0
             if not isinstance(results, list) or type(size) is not int:
                 raise DownloadError(_NO_PROFILES)
+            total = answer.get("total")
+            if limit is not None and size and type(total) is int and total > limit * size:
+                raise DownloadError(_too_many(limit))
             yield from map(_profile, results)
             page, session = page + 1, str(answer.get("session_id") or "")
             if not session or not results or len(results) < size:
                 return
+            if page == limit:
+                if type(total) is int:
+                    return
+                raise DownloadError(_too_many(page))
 
     def _ask(self, client: httpx.Client, body: Mapping[str, str]) -> Mapping[str, Any]:
         """Send a query until it succeeds.
@@ -100,6 +123,10 @@ class ProfileQuery:
             hint = ": check the credentials and the project id" if status in {401, 402, 403} else ""
             raise DownloadError(f"the profile query was refused with HTTP {status}{hint}")
         return response.content, ""
+
+
+def _too_many(limit: int) -> str:
+    return f"the project has more profiles than {limit} queries return; save them to a file and give it with --profiles"
 
 
 def _profile(result: object) -> tuple[str, Mapping[str, Any]]:

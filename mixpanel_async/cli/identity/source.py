@@ -10,7 +10,7 @@ from pathlib import Path
 
 from mixpanel_async import ConfigurationError
 
-from .download import ExportDownload, export_access
+from .download import ExportAccess, ExportDownload, export_access
 from .events import ExportFiles
 from .messages import report_line
 
@@ -59,10 +59,18 @@ def open_events(files: Sequence[str] | None, api: ApiExport) -> ExportFiles:
     # Somewhere on earth it is tomorrow already.
     if last > today + timedelta(days=1):
         raise ConfigurationError(f"--to-date {last} is in the future")
-    given = {f"MIXPANEL_{name}": value for name, value in api.variables.items() if value is not None}
-    access = export_access({**os.environ, **given}, allow_http=api.allow_http)
-    download = ExportDownload(access, api.directory, report=_silent if api.quiet else report_line)
+    download = ExportDownload(project_access(api), api.directory, report=_silent if api.quiet else report_line)
     return ExportFiles([str(path) for path in download.run(first, last)])
+
+
+def project_access(api: ApiExport) -> ExportAccess:
+    """Return the host and the credentials of the project.
+
+    Raises:
+        ConfigurationError: if credentials are missing or the host is invalid.
+    """
+    given = {f"MIXPANEL_{name}": value for name, value in api.variables.items() if value is not None}
+    return export_access({**os.environ, **given}, allow_http=api.allow_http)
 
 
 def _day(option: str, text: str | None) -> date:

@@ -49,6 +49,7 @@ def figures(report: AuditReport) -> list[tuple[str, str]]:
     is_simplified = report.id_merge is IdMerge.SIMPLIFIED
     rows = [
         ("Events", f"{report.events:,}"),
+        *([("Profiles", f"{report.profiles:,}")] if report.profiles else []),
         ("Ids", f"{report.ids:,}"),
         ("Persons", f"{report.persons:,}, {report.joined_persons:,} with several ids"),
         ("Ids per person", sizes_line(report)),

@@ -14,7 +14,7 @@ from typing import Final
 from ...importing.inputs import InputError, InputFile, UnknownInputError, open_input
 from ...importing.option_values import Format
 from ...importing.record_source import READ_ERRORS, UnreadableRow
-from .reading import read_rows
+from ..reading import read_rows
 
 
 class PairKind(str, Enum):

@@ -7,7 +7,7 @@ import os
 import shlex
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Final, NoReturn
@@ -24,6 +24,7 @@ from ...importing.project import ProjectOptions, project_options
 from ..download import DownloadError, export_access
 from ..events import ExportFiles
 from ..options import ApiSecret, ClusterLimit, ProjectIdMerge, ReplayOrder
+from ..profile_files import read_profiles
 from ..profile_query import ProfileQuery
 from .calls import CallKind, PlannedPair, Skip
 from .journal import journal_path
@@ -39,8 +40,7 @@ from .options import (
 from .pairs import PairKind, PairOptions, read_pairs
 from .plan_file import Plan, PlanInput, describe_input, write_plan
 from .planner import plan_pairs
-from .profiles import Profile, as_profile, profile_findings
-from .reading import read_rows
+from .profiles import profile_findings
 
 _SHOWN: Final = 10
 _MEANINGS: Final[Mapping[Skip, str]] = {
@@ -335,7 +335,7 @@ def make_plan(inputs: PlanInputs, options: PlanOptions) -> Plan:
     if inputs.history:
         unknown = known.count_unknown(one for pair in calls for one in (pair.first, pair.second))
     person_of = {one: person for person, ids in persons.items() for one in ids}
-    profiles = _profiles(inputs.profiles)
+    profiles = read_profiles(inputs.profiles)
     if inputs.query is not None:
         profiles = itertools.chain(profiles, inputs.query.profiles([*person_of]))
     findings = profile_findings(
@@ -366,13 +366,6 @@ def _unknown_note(unknown: int) -> Iterator[str]:
             f"{counted(unknown, 'id')} of these calls in no event that was read: check the pairs, and that the export "
             "has all days of this project"
         )
-
-
-def _profiles(inputs: Iterable[InputFile]) -> Iterator[Profile]:
-    for _, row in read_rows(inputs):
-        profile = as_profile(row)
-        if profile is not None:
-            yield profile
 
 
 def _notes(

@@ -8,8 +8,7 @@ from typing import Any, Final
 
 from mixpanel_async import IdMerge
 
-Profile = tuple[str, Mapping[str, Any]]
-"""Id of a user profile, and its properties."""
+from ..profile_files import Profile
 
 # Mixpanel sets these itself, and they differ between any two profiles.
 _IGNORED: Final = frozenset({"$last_seen", "$distinct_id", "$mp_first_event_time"})
@@ -31,21 +30,6 @@ class ProfileFinding:
     name: str
     values: Mapping[str, Any]
     left_behind: bool
-
-
-def as_profile(record: object) -> Profile | None:
-    """Return the profile in a record of an export: `$distinct_id` with `$properties`, or one column per property.
-
-    Returns None if the record is not a profile.
-    """
-    if not isinstance(record, Mapping):
-        return None
-    distinct_id, nested = record.get("$distinct_id", record.get("distinct_id")), record.get("$properties")
-    if not isinstance(distinct_id, str) or not distinct_id:
-        return None
-    if isinstance(nested, Mapping):
-        return distinct_id, nested
-    return distinct_id, {name: value for name, value in record.items() if name not in {"$distinct_id", "distinct_id"}}
 
 
 def profile_findings(
