@@ -10,6 +10,8 @@ import signal
 import sys
 import time
 from datetime import datetime, timezone
+from os import _exit as end_process
+from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn
 from urllib.parse import urlsplit
 
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
 _EXIT_FAILED: Final = 1
 _EXIT_USAGE: Final = 2
 _SECONDS_BETWEEN_LINES: Final = 60.0
+# Process id of the first process of a container.
+_INIT: Final = 1
 _SIGNAL_POLL_SECONDS: Final = 0.1
 _SCHEMES: Final = ("redis", "rediss", "unix")
 
@@ -144,10 +148,14 @@ async def _run(worker: Worker, signals: SignalCounter, once: bool, lines: _Lines
 async def _stop_on_signal(worker: Worker, signals: SignalCounter) -> None:
     while not signals.count:  # noqa: ASYNC110  a signal handler cannot set an event
         await anyio.sleep(_SIGNAL_POLL_SECONDS)
-    # A second signal ends the process.
+    # A second signal ends the process. As the first process of a container it would ignore one without a handler.
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_DFL)
+        signal.signal(number, _exit_at_once if os.getpid() == _INIT else signal.SIG_DFL)
     worker.stop()
+
+
+def _exit_at_once(number: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG001  of signal handlers
+    end_process(128 + number)
 
 
 class _Lines:

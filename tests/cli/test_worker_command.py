@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -97,6 +98,23 @@ def test_signal_hands_over_and_prints_json(url: str) -> None:
     assert (last["event"], last["failed"], last["held"], last["last_error"]) == ("worker", 0, 0, None)
     assert last["delivered"] >= 10
     assert last["worker"].endswith(str(process.pid))
+
+
+def test_second_signal_ends_the_first_process_of_a_container(url: str) -> None:
+    hand_over(url, 1)
+    first_process = [RUN[0], "-c", f"import os; os.getpid = lambda: 1; {RUN[4]}", *RUN[5:]]
+    with socket.create_server(("127.0.0.1", 0)) as mixpanel:
+        api_host = f"http://127.0.0.1:{mixpanel.getsockname()[1]}"
+        with subprocess.Popen([*first_process, "--from", url], env=environment(api_host)) as process:
+            mixpanel.settimeout(30)
+            request, _ = mixpanel.accept()
+            end = time.monotonic() + 9
+            while process.poll() is None and time.monotonic() < end:
+                process.terminate()
+                time.sleep(0.05)
+            request.close()
+            process.kill()
+    assert process.returncode == 128 + signal.SIGTERM
 
 
 def test_outbox_that_cannot_be_reached_is_named_without_its_password() -> None:
