@@ -35,6 +35,7 @@ from .._model.errors import (
 )
 from .._runtime.environment import Environment, real_environment
 from .._runtime.event_loop import BackgroundTask, EventLoop, current_loop, preload_backend
+from .._runtime.fork import ForkMarker
 from ..outbox.lanes import check_kinds
 from .assembly import Assembly
 
@@ -184,12 +185,18 @@ class Worker:
             check_kinds(kinds)
             _check_outbox(outbox)
             self._kinds = None if kinds is None else frozenset(kinds)
+            self._given_name = name
             self._name = _worker_name(name)
             self._outbox = outbox
             self._options = replace(options, batching=replace(batching, max_in_flight=concurrency))
-            self._assembly = Assembly(
-                self._options, Callbacks(on_drop, on_delivered), http_client, _environment or real_environment()
+            self._assemble = partial(
+                Assembly,
+                self._options,
+                Callbacks(on_drop, on_delivered),
+                http_client,
+                _environment or real_environment(),
             )
+            self._assembly = self._assemble()
         except MixpanelException as error:
             raise without_traceback(error) from None
         finally:
@@ -200,6 +207,9 @@ class Worker:
         self._stop: anyio.Event | None = None
         self._is_stop_due = False
         self._is_closed = False
+        self._fork_marker = ForkMarker()
+        # Collecting the connections of the parent process would use its event loop.
+        self._inherited: list[tuple[Assembly, Session | None]] = []
 
     @classmethod
     def from_env(cls, outbox: Outbox, environ: Mapping[str, str] | None = None, **options: Any) -> Self:
@@ -323,6 +333,7 @@ class Worker:
 
     async def _run(self, *, until_empty: bool) -> bool:
         """Run in a separate task, so that a cancelled caller does not cut off the requests in flight."""
+        self._leave_parent()
         loop = current_loop()
         if loop is None or self._is_closed or self._stop is not None:
             raise ClientClosedError(
@@ -349,6 +360,16 @@ class Worker:
                 "the worker's tasks were cut off by the event loop or a signal handler", uncertain=True
             )
         return task.result()
+
+    def _leave_parent(self) -> None:
+        """Begin without records and connections after a fork: those that are here belong to the parent process."""
+        if self._fork_marker.is_current:
+            return
+        self._fork_marker = ForkMarker()
+        self._inherited.append((self._assembly, self._session))
+        self._assembly = self._assemble()
+        self._name = _worker_name(self._given_name)
+        self._stop = self._session = None
 
     async def _work(self, loop: EventLoop, *, until_empty: bool) -> bool:
         token = self._options.token

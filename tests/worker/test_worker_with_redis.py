@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
@@ -18,6 +21,35 @@ GOOD = '{"event":"By hand","properties":{"distinct_id":"by hand"}}'
 @pytest.fixture
 def anyio_backend() -> Any:
     return ("asyncio", {"debug": True})
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_worker_made_before_a_fork_delivers_in_each_child(redis_server: RedisServer) -> None:
+    outbox, mixpanel = RedisOutbox(redis_server.url, partitions=1), Mixpanel()
+    worker = Worker(outbox, TOKEN, http_client=mixpanel.client())
+
+    async def in_child() -> None:
+        await put(outbox, entry([set_value("ada", 1)], "people:0"))
+        assert await worker.drain(timeout=10)
+        assert worker.name == str(os.getpid())
+        assert (worker.stats().delivered, len(mixpanel.updates())) == (1, 1)
+        await worker.aclose()
+
+    for _ in range(2):
+        assert run_in_child(in_child) == 0
+
+
+def run_in_child(main: Callable[[], Coroutine[Any, Any, None]]) -> int:
+    """Run a coroutine in a forked process and return the exit status."""
+    child = os.fork()
+    if not child:
+        status = 1
+        try:
+            asyncio.run(main())
+            status = 0
+        finally:
+            os._exit(status)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 @pytest.mark.parametrize("at", [-1.0, -1e9, 1e20])
