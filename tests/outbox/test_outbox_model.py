@@ -55,6 +55,7 @@ class OutboxMachine(RuleBasedStateMachine):
         self.suspensions = 0
         self.reader: dict[int, Client] = {}
         self.begun: dict[int, Client] = {}
+        self.maybe_begun: set[int] = set()
         self.last_of: dict[tuple[Client, str], int] = {}
         self.held: dict[Client, frozenset[str]] = {}
 
@@ -152,7 +153,10 @@ class OutboxMachine(RuleBasedStateMachine):
                         self.last_of.pop((client, other.lane), None)
                 continue
             number = client.read.get(one, 0)
-            if answer is BeginResult.MINE:
+            if answer is BeginResult.MINE and number in self.maybe_begun:
+                self.maybe_begun.discard(number)
+                self.begun[number] = client
+            elif answer is BeginResult.MINE:
                 assert self.begun.setdefault(number, client) is client
             elif answer is BeginResult.BEGUN:
                 assert self.begun[number] is not client
@@ -175,13 +179,17 @@ class OutboxMachine(RuleBasedStateMachine):
 
     def release(self, at: int, most: int) -> None:
         client = self.clients[at]
-        # Another worker may own some of them now. Their marks stay.
         not_begun = [*client.read][:most]
         self.run(client.inbox.release(not_begun))
         for one in not_begun:
             number = client.read[one]
-            if self.reader[number] is client and self.begun.get(number) is client:
+            if self.begun.get(number) is not client:
+                continue
+            if client.read_in[one] == self.suspensions:
                 del self.begun[number]
+            else:
+                # The mark stays if another worker owns the entry by now.
+                self.maybe_begun.add(number)
         self.drop(client)
         self.clients[at] = self.join(None)
 
