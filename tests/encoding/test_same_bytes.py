@@ -128,6 +128,8 @@ def encoded(arguments: EventArguments, shared: dict[str, Any], *, is_general: bo
     time=st.sampled_from([None, NOW - 3.5, datetime.fromtimestamp(NOW, timezone.utc)]),
     insert_id=st.sampled_from([None, "own-id"]),
 )
+# Eight seconds of CPU: more than the usual timeout on a loaded machine.
+@pytest.mark.timeout(120)
 @settings(max_examples=1500, deadline=None, derandomize=True, database=None)
 def test_event_has_the_bytes_of_one_dict(
     distinct_id: Any, properties: Any, shared: Any, user_id: Any, device_id: Any, ip: Any, time: Any, insert_id: Any

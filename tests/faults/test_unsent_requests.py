@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import errno
 import gc
+import re
 import resource
 import socket
 import ssl
@@ -410,4 +411,5 @@ async def test_g2_request_without_a_file_descriptor_has_sent_nothing(
     assert errors
     for error in errors:
         assert not error.uncertain
-        assert "Too many open files" in str(error)
+        # The resolver of glibc may report EBUSY if it cannot open its files.
+        assert re.search("Too many open files|Device or resource busy", str(error))
