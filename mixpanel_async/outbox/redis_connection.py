@@ -32,6 +32,8 @@ _UNAVAILABLE: Final = (
 # Redis refuses until its settings or the options change. On Redis 6.2, a script hides the code of an error in its text.
 _LOGIN_REFUSED: Final = ("NOAUTH", "WRONGPASS", "invalid username-password", "invalid password", "without any password")
 _REFUSED: Final = ("NOPERM", "WRONGTYPE", "DENIED", "can't run this command", "can't access at")
+# Redis 6 puts the position in the script before the reason.
+_SCRIPT_POSITION: Final = re.compile(r"^.*@user_script: ?\d+: ")
 _CODES: Final = re.compile(r"\b(?:-)?([A-Z]{3,})\b")
 
 
@@ -216,6 +218,7 @@ def _reason(text: str) -> str:
     if command := re.search(r"run the '([\w|-]{1,40})' command", text):
         return f"the user may not run {command[1].upper()}"
     codes = _CODES.findall(text)
+    text = _SCRIPT_POSITION.sub("", text)
     # An apostrophe, as in "can't", is no quote.
     shown = re.split(r"(?<!\w)'|[\"`{]", text, maxsplit=1)[0].strip(" ,:.")
     if codes and codes[0] == "ERR" and len(codes) > 1:
