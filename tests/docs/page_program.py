@@ -1,0 +1,96 @@
+"""Program that runs a block of a page: `page_program.py FILE ID_MERGE VISIT REPORT VARIABLES`.
+
+It serves an emulator, to which clients of the real Mixpanel connect, so that nothing leaves the machine. It runs the
+file as `python FILE` does, then the code of the visit in the same namespace, which also has `EMULATOR` and `CLIENTS`.
+At the end, each client must have delivered all records. A file with tests is run by pytest.
+"""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import inspect
+import json
+import os
+import runpy
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mixpanel_async import AsyncMixpanel, IdMerge
+from mixpanel_async.emulator import Emulator
+
+TOKEN = "0123456789abcdef0123456789abcdef"
+PYTEST_OPTIONS = (
+    "-q",
+    "-p",
+    "no:cacheprovider",
+    "-p",
+    "no:xdist",
+    "-p",
+    "no:randomly",
+    "-p",
+    "no:timeout",
+    "-p",
+    "no:respx",
+)
+
+
+def run(file: Path) -> dict[str, Any]:
+    """Run a file as a program, or its tests, and return its namespace."""
+    if "\ndef test_" in (text := file.read_text("utf-8")) or "\nasync def test_" in text:
+        status = pytest.main([*PYTEST_OPTIONS, "--rootdir", str(file.parent), str(file)])
+        assert status == 0, f"pytest ended with {status}"
+        return {}
+    return runpy.run_path(str(file), run_name="__main__")
+
+
+def visit(code: str, namespace: dict[str, Any]) -> None:
+    """Run the code of a visit, which may await at the top level."""
+    compiled = compile(code, "visits.py", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+    result = eval(compiled, namespace)
+    if inspect.iscoroutine(result):
+        asyncio.run(as_coroutine(result))
+
+
+async def as_coroutine(awaitable: Any) -> None:
+    await awaitable
+
+
+def main() -> None:
+    file, id_merge, code, report = Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3]), Path(sys.argv[4])
+    os.chdir(file.parent)
+    sys.path[0] = str(file.parent)
+    emulator = Emulator(IdMerge(id_merge))
+    clients: list[AsyncMixpanel] = []
+    init = AsyncMixpanel.__init__
+    with emulator.serve() as server:
+
+        def connect(self: AsyncMixpanel, token: str, *arguments: Any, **options: Any) -> None:
+            if "http_client" not in options and "outbox" not in options:
+                options["api_host"] = options.get("api_host") or server.url
+                options.pop("region", None)
+            init(self, token, *arguments, **options)
+            clients.append(self)
+
+        AsyncMixpanel.__init__ = connect  # type: ignore[method-assign]
+        os.environ |= {"MIXPANEL_TOKEN": TOKEN, "MIXPANEL_API_HOST": server.url, **json.loads(sys.argv[5])}
+        namespace = run(file)
+        visit(code.read_text("utf-8"), {**namespace, "EMULATOR": emulator, "CLIENTS": clients})
+        for client in clients:
+            stats = client.stats()
+            dropped = stats.dropped - stats.losses.get("invalid", 0)
+            left = (stats.failed, dropped, stats.uncertain, stats.pending)
+            assert left == (0, 0, 0, 0), f"failed, dropped, uncertain and pending are {left}"
+    modules = [
+        name
+        for name, module in sys.modules.items()
+        if str(getattr(module, "__file__", "")).startswith(str(file.parent))
+    ]
+    sent = len(emulator.requests())
+    report.write_text(json.dumps({"clients": len(clients), "requests": sent, "modules": modules}))
+
+
+main()

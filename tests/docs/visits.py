@@ -1,0 +1,23 @@
+"""Uses of the programs on the pages: requests to web apps, files that programs read, modules that others import.
+
+Keys are those of `Block.key`: a page relative to `docs/`, and the title or the number of the block.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+# Code that uses a program after it ran. It sees the names of the program, `EMULATOR` and `CLIENTS`, and may await.
+VISITS: Final[dict[str, str]] = {}
+
+# Modules of a page, and the block whose program imports them. They are not run as programs.
+IMPORTED: Final[dict[str, str]] = {}
+
+# Files that the programs of a page read.
+FILES: Final[dict[str, dict[str, str]]] = {}
+
+# Variables that the programs of a page read.
+ENVIRONMENT: Final[dict[str, dict[str, str]]] = {}
+
+# Programs that send nothing, such as one that validates settings; all others must reach the emulator or make a client.
+SILENT: Final[frozenset[str]] = frozenset()
