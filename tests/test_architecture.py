@@ -163,7 +163,7 @@ OWNERS: Final[Mapping[str, tuple[str, ...]]] = {
     "trustme": ("emulator/http/tls.py",),
     "trio": ("_runtime/event_loop.py",),
     "typer": ("cli/*.py",),
-    "typing_extensions": ("_client/client.py", "outbox/redis_admin.py", "worker/worker.py"),
+    "typing_extensions": ("_client/*.py", "outbox/redis_admin.py", "worker/worker.py"),
     "uvicorn": ("emulator/http/server.py",),
 }
 # Modules of the standard library that also need an entry in OWNERS.

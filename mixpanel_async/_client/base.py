@@ -14,6 +14,7 @@ from .._runtime.environment import Environment
 from .invalid import as_refusal, make_policy
 
 if TYPE_CHECKING:
+    from .._delivery.closer import Closer
     from .._delivery.direct_sender import DirectSender
     from .._delivery.lanes import Lane
     from .._delivery.queue import Queue
@@ -57,6 +58,7 @@ class ClientBase:
         sender: sends the records of the queue in background tasks.
         direct_sender: sends requests whose caller waits for the response.
         watchdog: warns if no event loop runs the client.
+        closer: flushes and closes.
         environment: clocks, random numbers and ids.
     """
 
@@ -69,6 +71,7 @@ class ClientBase:
         sender: Sender,
         direct_sender: DirectSender,
         watchdog: Watchdog,
+        closer: Closer,
         environment: Environment,
     ) -> None:
         self._options = options
@@ -77,6 +80,7 @@ class ClientBase:
         self._sender = sender
         self._direct_sender = direct_sender
         self._watchdog = watchdog
+        self._closer = closer
         self._environment = environment
         self._lanes = {kind: queue.lane(kind) for kind in (RecordKind.EVENTS, RecordKind.PEOPLE, RecordKind.GROUPS)}
         # With a service account, events and imports go to the same endpoint. They share a lane, and so their batches.

@@ -1,4 +1,4 @@
-"""`AsyncMixpanel`: constructor, start, flush, close and statistics. `factory.py` builds the delivery pipeline."""
+"""`AsyncMixpanel`: constructors, bound and blocking clients, and statistics. `factory.py` connects the parts."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import lru_cache, partial
 from inspect import signature
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from .._delivery.callbacks import Callbacks, OnDelivered, OnDrop
@@ -35,13 +34,12 @@ from .._model.credentials import ServiceAccountCredentials
 from .._model.errors import (
     ClientClosedError,
     MixpanelException,
-    ValidationError,
     raise_configuration_error,
     without_traceback,
 )
-from .._model.stats import FlushResult, Stats
+from .._model.stats import Stats
 from .._model.unsupported import unsupported_arguments
-from .._runtime.environment import Environment, real_environment
+from .._runtime.environment import real_environment
 from .._runtime.event_loop import preload_backend
 from .base import Properties
 from .bound import BoundMixpanel
@@ -50,6 +48,7 @@ from .events import EventMethods, make_trackers
 from .factory import Pipeline, build_encoder, build_pipeline
 from .identity import IdentityMethods
 from .invalid import as_refusal
+from .lifecycle import LifecycleMethods
 from .profiles import ProfileMethods
 
 if TYPE_CHECKING:
@@ -64,11 +63,10 @@ if TYPE_CHECKING:
     from ..outbox.protocol import Outbox
     from .blocking import BlockingMixpanel
 
-_MAX_FLUSH_TIMEOUT: Final = 1e9
 _IDENTITY_RETRY: Final = RetryPolicy(attempts=3, initial=0.5, maximum=4.0, total_timeout=15.0)
 
 
-class AsyncMixpanel(EventMethods, IdentityMethods, ProfileMethods):
+class AsyncMixpanel(LifecycleMethods, EventMethods, IdentityMethods, ProfileMethods):
     """Asynchronous Mixpanel client for asyncio and trio.
 
     All calls share one connection pool and one batching queue. `track`, `people_*`, `group_*` and `import_data`
@@ -142,6 +140,8 @@ class AsyncMixpanel(EventMethods, IdentityMethods, ProfileMethods):
         ImportError: if `local_flags` is given and the extra `flags` is not installed.
     """
 
+    _make_environment = staticmethod(real_environment)
+
     def __init__(
         self,
         token: str,
@@ -172,7 +172,6 @@ class AsyncMixpanel(EventMethods, IdentityMethods, ProfileMethods):
         invalid: InvalidOption = "raise",
         nesting: NestingOption = "text",
         enabled: bool = True,
-        _environment: Environment | None = None,
         **unsupported: NoReturn,
     ) -> None:
         try:
@@ -201,7 +200,7 @@ class AsyncMixpanel(EventMethods, IdentityMethods, ProfileMethods):
             )
             self._origin = options.origin
             preload_backend()
-            environment = _environment or real_environment()
+            environment = self._make_environment()
             encoder = build_encoder(options, super_properties, serializer, before_send)
             callbacks = Callbacks(on_drop, on_delivered)
             pipeline = build_pipeline(options, callbacks, spool, outbox, http_client, environment)
@@ -213,8 +212,8 @@ class AsyncMixpanel(EventMethods, IdentityMethods, ProfileMethods):
                 sender=pipeline.sender,
                 direct_sender=pipeline.direct_sender,
                 watchdog=pipeline.watchdog,
+                closer=pipeline.closer,
             )
-            self._closer = pipeline.closer
             self._make_trackers = partial(make_trackers, self._staging, self._event_stage, encoder)
             self._nothing_bound = BoundProperties({}, self._make_trackers)
             self._flags = self._make_flags(local_flags, remote_flags, pipeline)
@@ -272,28 +271,6 @@ class AsyncMixpanel(EventMethods, IdentityMethods, ProfileMethods):
             # Error reporters may show the locals of this frame.
             variables = found = url = environ = options = None  # type: ignore[assignment]
 
-    async def start(self) -> None:
-        """Bind the client to the running event loop, start its tasks and create the connection pool in a thread.
-
-        Calling it is optional: the first call on the client does the same. A client that runs in another event loop
-        stays there. `aclose()` may run in another task or event loop. A proxy or certificate variable that cannot be
-        used raises no error here; the requests that need it report it.
-
-        Raises:
-            ClientClosedError: if the client is closed.
-            ConfigurationError: if the options of the outbox do not fit its queue, its server or the event loop.
-        """
-        await self._sender.open()
-
-    async def __aenter__(self) -> Self:
-        await self.start()
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.aclose()
-
     def in_thread(self) -> BlockingMixpanel:
         """Return a context manager that runs the client in a background thread, for programs without an event loop.
 
@@ -324,49 +301,10 @@ class AsyncMixpanel(EventMethods, IdentityMethods, ProfileMethods):
         blocking.start()
         return blocking
 
-    async def aclose(self) -> FlushResult:
-        """Stop accepting records, deliver the accepted ones, and close the connection pool unless it is `http_client`.
-
-        It takes at most `shutdown_timeout` seconds, and up to two more to stop the remaining tasks and finish
-        callbacks; up to four more with a spool whose disk does not respond. It may be called again, also after a
-        cancelled call: it then waits for the same result.
-
-        Returns:
-            Counts of the records that were waiting, by outcome.
-        """
-        return await self._closer.aclose(self._options.shutdown_timeout)
-
-    async def flush(self, timeout: float | None = None) -> FlushResult:
-        """Send all records accepted so far without waiting for full batches, and wait for their outcomes.
-
-        Args:
-            timeout: seconds, at least 0. With None (default), the call waits as long as records are being delivered,
-                and ends after `shutdown_timeout` seconds without progress. During the call, failed batches are retried
-                every `RetryPolicy.initial` seconds. If no retry is allowed before the timeout, because of `Retry-After`
-                or an exhausted retry budget, the call yields once to other tasks and returns.
-
-        Returns:
-            Counts of the records that were waiting at the start of the call, by outcome. `pending` records stay queued.
-            Earlier outcomes are in `stats()`. Losses have been reported to `on_drop`, unless that takes over a second.
-
-        Raises:
-            ValidationError: if `timeout` is negative or not a number.
-        """
-        if timeout is None:
-            return await self._closer.flush(None)
-        if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not timeout >= 0:
-            raise ValidationError("timeout", "must be a number of seconds, at least 0, or None")
-        return await self._closer.flush(float(min(timeout, _MAX_FLUSH_TIMEOUT)))
-
     def stats(self) -> Stats:
         """Return a snapshot of the counters. Thread-safe."""
         stats = self._queue.stats()
         return stats if self._flags is None else replace(stats, flags=self._flags.stats())
-
-    @property
-    def enabled(self) -> bool:
-        """Whether the client sends anything; False after `enabled=False`."""
-        return self._options.enabled
 
     @property
     def local_flags(self) -> LocalFeatureFlagsProvider:

@@ -33,7 +33,7 @@ from .._model.errors import (
     raise_configuration_error,
     without_traceback,
 )
-from .._runtime.environment import Environment, real_environment
+from .._runtime.environment import real_environment
 from .._runtime.event_loop import BackgroundTask, EventLoop, current_loop, preload_backend
 from .._runtime.fork import ForkMarker
 from ..outbox.lanes import check_kinds
@@ -143,6 +143,9 @@ class Worker:
         ConfigurationError: if an option is invalid.
     """
 
+    # A simulation overrides it.
+    _make_environment = staticmethod(real_environment)
+
     def __init__(
         self,
         outbox: Outbox,
@@ -163,7 +166,6 @@ class Worker:
         allow_http: bool = False,
         on_drop: OnDrop | None = None,
         on_delivered: OnDelivered | None = None,
-        _environment: Environment | None = None,
     ) -> None:
         try:
             check_count("concurrency", concurrency, maximum=100)
@@ -194,7 +196,7 @@ class Worker:
                 self._options,
                 Callbacks(on_drop, on_delivered),
                 http_client,
-                _environment or real_environment(),
+                self._make_environment(),
             )
             self._assembly = self._assemble()
         except MixpanelException as error:

@@ -35,6 +35,7 @@ import orjson
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from simulated import client_in
 
 from mixpanel_async import AsyncMixpanel, ConfigurationError, MixpanelException, ServiceAccountCredentials
 from mixpanel_async._model.version import VERSION
@@ -325,7 +326,7 @@ async def our_wires(calls: Iterable[Call], setup: Setup) -> list[Wire]:
         options: dict[str, Any] = {"api_host": setup.origin.removeprefix("https://"), "nesting": "keep", **setup.ours}
         if setup.account is not None:
             options["credentials"] = ServiceAccountCredentials(*setup.account)
-        async with AsyncMixpanel(TOKEN, http_client=http_client, _environment=RUNTIME, **options) as mp:
+        async with client_in(RUNTIME, TOKEN, http_client=http_client, **options) as mp:
             for one in calls:
                 await one.on(mp)
     assert mp.stats().pending == mp.stats().retries == 0, mp.stats().last_error
@@ -612,7 +613,7 @@ async def test_payloads_are_the_same_over_real_sockets(
     sink.seen.clear()
     ours = None if account is None else ServiceAccountCredentials(*account)
     for one in calls:
-        async with AsyncMixpanel(TOKEN, api_host=sink.origin, credentials=ours, _environment=RUNTIME) as mp:
+        async with client_in(RUNTIME, TOKEN, api_host=sink.origin, credentials=ours) as mp:
             await one.on(mp)
     assert sink.seen == expected
 

@@ -15,6 +15,7 @@ import anyio.lowlevel
 import httpx
 import orjson
 import pytest
+from simulated import emulator_client_in
 
 from mixpanel_async import (
     ApiError,
@@ -338,7 +339,7 @@ async def test_close_makes_one_attempt_before_the_backoff_ends() -> None:
     emulator = Emulator()
     emulator.fail_next(503)
     long = RetryPolicy(initial=0.0, maximum=3600.0)
-    mp = emulator.client(retry=long, _environment=_longest_delays())
+    mp = emulator_client_in(_longest_delays(), emulator, retry=long)
     await mp.track("user", "Event")
     assert (await mp.aclose()).delivered == 1
 
@@ -352,7 +353,7 @@ async def test_flush_retries_the_first_refusal_of_credentials() -> None:
     emulator = Emulator()
     emulator.fail_next(401)
     now = 1_000.0
-    mp = emulator.client(_environment=replace(real_environment(), monotonic=lambda: now))
+    mp = emulator_client_in(replace(real_environment(), monotonic=lambda: now), emulator)
     await mp.track("user", "Event")
     assert (await mp.flush(timeout=1.0)).pending == 1
     await mp.track_immediate("user", "Proof")

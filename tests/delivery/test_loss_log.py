@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import anyio
 import pytest
+from simulated import emulator_client_in
 
 from mixpanel_async import (
     AsyncMixpanel,
@@ -111,7 +112,7 @@ async def lose_old_events(emulator: Emulator, tmp_path: Path) -> AsyncMixpanel:
         monotonic=lambda: time.monotonic() + days * 86_400.0,
     )
     emulator.fail_next(status=503, times=1)
-    async with emulator.client(batching=BatchPolicy(linger=0.0), _environment=environment) as mp:
+    async with emulator_client_in(environment, emulator, batching=BatchPolicy(linger=0.0)) as mp:
         await mp.track("user", "Event")
         await until(lambda: mp.stats().last_error)
         days = 6
@@ -211,7 +212,7 @@ async def test_losses_of_an_episode_are_added_up(caplog: pytest.LogCaptureFixtur
     seconds = 0.0
     environment = replace(real_environment(), monotonic=lambda: time.monotonic() + seconds)
     policy = BatchPolicy(linger=3600.0, max_pending_events=1)
-    async with Emulator().client(batching=policy, _environment=environment) as mp:
+    async with emulator_client_in(environment, Emulator(), batching=policy) as mp:
         for _ in range(101):
             await mp.track("user", "Event")
         assert [line["records"] for line in lines(caplog, "records_dropped")] == [1]

@@ -18,6 +18,7 @@ import trio
 import trio.testing
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from simulated import client_in, emulator_client_in
 
 from mixpanel_async import AsyncMixpanel, BatchPolicy, RetryPolicy, ServiceAccountCredentials, Stats
 from mixpanel_async._http.retry import RetryBudget
@@ -64,7 +65,7 @@ def test_c4_outage_causes_no_retry_storm(seed: int) -> None:
     """In 60 s of 503, there are at most ten retries plus 10 % of the other requests."""
 
     async def body(outage: Outage, runtime: Environment) -> None:
-        async with outage.client() as http, AsyncMixpanel("t", http_client=http, _environment=runtime) as mp:
+        async with outage.client() as http, client_in(runtime, "t", http_client=http) as mp:
             for _ in range(600):
                 await mp.track("u", "e")
                 await trio.sleep(0.1)
@@ -79,7 +80,7 @@ def test_c4_outage_causes_no_retry_storm(seed: int) -> None:
 @pytest.mark.parametrize("seed", range(10))
 def test_c4_repeated_flushes_do_not_raise_the_retry_budget(seed: int) -> None:
     async def body(outage: Outage, runtime: Environment) -> None:
-        async with outage.client() as http, AsyncMixpanel("t", http_client=http, _environment=runtime) as mp:
+        async with outage.client() as http, client_in(runtime, "t", http_client=http) as mp:
             for _ in range(60):
                 await mp.track("u", "e")
                 result = await mp.flush(1.0)
@@ -98,7 +99,7 @@ def test_c5_backlog_drains_within_one_pause_after_a_long_outage(seed: int) -> No
         batching = BatchPolicy(max_events=100)
         async with (
             outage.client() as http,
-            AsyncMixpanel("t", http_client=http, batching=batching, _environment=runtime) as mp,
+            client_in(runtime, "t", http_client=http, batching=batching) as mp,
         ):
             for _ in range(600):
                 await mp.track("u", "e")
@@ -119,7 +120,7 @@ def test_c3_retries_of_many_clients_are_spread() -> None:
     async def body(outage: Outage, runtime: Environment) -> None:
         async def one(seed: int) -> None:
             own = replace(runtime, random=random.Random(seed).random)
-            async with outage.client() as http, AsyncMixpanel("t", http_client=http, _environment=own) as mp:
+            async with outage.client() as http, client_in(own, "t", http_client=http) as mp:
                 await mp.track("u", "e")
                 await mp.flush(120.0)
 
@@ -191,9 +192,10 @@ async def test_d9_events_too_old_for_track_are_dropped() -> None:
     days = SettableClock()
     told: list[Any] = []
     emulator = Emulator()
-    mp = emulator.client(
+    mp = emulator_client_in(
+        days.runtime(),
+        emulator,
         batching=AT_ONCE,
-        _environment=days.runtime(),
         on_drop=lambda records, reason: told.append((reason, len(records))),
     )
     emulator.fail_next(status=503, times=1)
@@ -213,7 +215,7 @@ async def test_d9_events_too_old_for_track_go_to_import_with_credentials() -> No
     days = SettableClock()
     emulator = Emulator()
     account = ServiceAccountCredentials("account", "secret", "1")
-    mp = emulator.client(credentials=account, events_endpoint="track", batching=AT_ONCE, _environment=days.runtime())
+    mp = emulator_client_in(days.runtime(), emulator, credentials=account, events_endpoint="track", batching=AT_ONCE)
     emulator.fail_next(status=503, times=1)
     async with mp:
         await mp.track("u", "old")
@@ -276,7 +278,7 @@ async def test_c9_stale_connection_is_replaced_immediately() -> None:
     slow = RetryPolicy(initial=3600.0, maximum=3600.0)
     unlucky = replace(real_environment(), random=lambda: 1.0)
     try:
-        async with AsyncMixpanel("t", api_host=server.url, retry=slow, _environment=unlucky) as mp:
+        async with client_in(unlucky, "t", api_host=server.url, retry=slow) as mp:
             for _ in range(5):
                 await mp.track("u", "e")
                 assert (await mp.flush(5.0)).delivered == 1

@@ -16,15 +16,22 @@ import httpx
 import orjson
 import pytest
 import trio
+from simulated import client_in
 
 from mixpanel_async import AsyncMixpanel, BatchPolicy, ClientClosedError, Overflow, QueueFullError
-from mixpanel_async._runtime.environment import real_environment
+from mixpanel_async._runtime.environment import Environment, real_environment
 
 TOKEN = "canary-token-0123456789"
 NEVER = 3600.0
 
 
-def client(seen: list[str], on_request: Callable[[AsyncMixpanel], None] = lambda _: None, **options: Any) -> Any:
+def client(
+    seen: list[str],
+    on_request: Callable[[AsyncMixpanel], None] = lambda _: None,
+    *,
+    environment: Environment | None = None,
+    **options: Any,
+) -> Any:
     """Return a client whose requests are all accepted. The names of the received events are added to `seen`."""
 
     async def answer(request: httpx.Request) -> httpx.Response:
@@ -33,7 +40,8 @@ def client(seen: list[str], on_request: Callable[[AsyncMixpanel], None] = lambda
         seen.extend(event["event"] for event in orjson.loads(body))
         return httpx.Response(200, json={"status": 1, "error": None})
 
-    mp = AsyncMixpanel(TOKEN, http_client=httpx.AsyncClient(transport=httpx.MockTransport(answer)), **options)
+    http = httpx.AsyncClient(transport=httpx.MockTransport(answer))
+    mp = client_in(environment or real_environment(), TOKEN, http_client=http, **options)
     return mp
 
 
@@ -205,7 +213,7 @@ async def test_events_staged_while_a_thread_updates_the_limits_fit(overflow: Ove
         seen,
         overflow=overflow,
         batching=BatchPolicy(linger=NEVER, max_pending_bytes=most, wait_timeout=0),
-        _environment=replace(real, monotonic=monotonic),
+        environment=replace(real, monotonic=monotonic),
     )
     accepted = ["one", "two", "of the thread"]
     async with mp:

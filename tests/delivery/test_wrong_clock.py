@@ -19,6 +19,7 @@ import httpx
 import pytest
 import trio
 import trio.testing
+from simulated import client_in
 
 from mixpanel_async import AsyncMixpanel, BatchPolicy, RetryPolicy, ServiceAccountCredentials, SqliteSpool
 from mixpanel_async._runtime.environment import Environment, real_environment
@@ -89,7 +90,7 @@ class World:
 
     def client(self, **options: Any) -> AsyncMixpanel:
         http = httpx.AsyncClient(transport=httpx.MockTransport(self._answer))
-        return AsyncMixpanel("t", http_client=http, _environment=self.environment(), timeout=60.0, **options)
+        return client_in(self.environment(), "t", http_client=http, timeout=60.0, **options)
 
     async def use(self, mp: AsyncMixpanel, times: int = 12, pause: float = 2.0) -> list[float]:
         """Track and deliver events. Return by how much the time of each is wrong."""
@@ -463,7 +464,7 @@ def server_url() -> Iterator[str]:
 async def test_slow_clock_is_corrected_by_responses_of_a_real_server(server_url: str) -> None:
     slow = replace(real_environment(), wall_time=lambda: time.time() - 2 * HOUR)
     errors: list[float] = []
-    async with AsyncMixpanel("t", api_host=server_url, _environment=slow) as mp:
+    async with client_in(slow, "t", api_host=server_url) as mp:
         with anyio.fail_after(20.0):
             while not errors or abs(errors[-1]) > 10.0:
                 # The model compares the server's time over some seconds.
@@ -488,13 +489,13 @@ def disk_client(path: Path, *, error: float, up: bool, sent: list[Any], **option
         sent.extend((request.url.path, event["event"]) for event in events)
         return httpx.Response(200, json=OK, headers={"Date": formatdate(usegmt=True)})
 
-    return AsyncMixpanel(
+    return client_in(
+        replace(real_environment(), wall_time=lambda: time.time() + error),
         "t",
         http_client=httpx.AsyncClient(transport=httpx.MockTransport(answer)),
         spool=SqliteSpool(path),
         shutdown_timeout=0.2 if not up else 10.0,
         batching=BatchPolicy(max_events=1, max_in_flight=1),
-        _environment=replace(real_environment(), wall_time=lambda: time.time() + error),
         **options,
     )
 

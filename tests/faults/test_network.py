@@ -21,6 +21,7 @@ import anyio.lowlevel
 import pytest
 import trio
 import trio.testing
+from simulated import emulator_client_in
 
 from mixpanel_async import (
     ApiError,
@@ -77,7 +78,7 @@ def _virtual(**options: Any) -> tuple[Emulator, AsyncMixpanel]:
     # Not `trio.current_time`: the statistics are read after the end of the loop, too.
     clock = trio.lowlevel.current_clock()
     runtime = replace(real_environment(), monotonic=clock.current_time, random=random.Random(5).random)
-    return emulator, emulator.client(_environment=runtime, **options)
+    return emulator, emulator_client_in(runtime, emulator, **options)
 
 
 async def _until(condition: Callable[[], bool]) -> None:

@@ -8,6 +8,7 @@ from uuid import UUID
 
 import pytest
 from flags_server import CT, TOKEN, Server, definitions, flag, local
+from simulated import client_in
 
 from mixpanel_async import AsyncMixpanel, BatchPolicy, Overflow, ServiceAccountCredentials
 from mixpanel_async._runtime.environment import Environment
@@ -62,7 +63,7 @@ async def test_same_exposure_is_tracked_once_per_window(window: float) -> None:
     variants = {"variants": CT, "rollout": [{"rollout_percentage": 1.0}]}
     server = Server(definitions(flag("f"), flag("g", variants)))
     options = LocalFlags(poll_interval=None, exposure_window=window)
-    mp = AsyncMixpanel(TOKEN, http_client=server.client, local_flags=options, _environment=runtime)
+    mp = client_in(runtime, TOKEN, http_client=server.client, local_flags=options)
     async with mp:
         assert await mp.local_flags.wait_ready(5)
         flags = mp.local_flags

@@ -22,6 +22,7 @@ import pytest
 import trio
 import trio.testing
 from flags_server import TOKEN, Server, definitions, flag, local, until
+from simulated import client_in
 
 from mixpanel_async import (
     AsyncMixpanel,
@@ -459,9 +460,7 @@ def test_poll_interval_has_ten_percent_jitter(draw: float) -> None:
             new_id=lambda: "0123456789abcdef" * 2,
         )
         server = Server(answer)
-        async with AsyncMixpanel(
-            TOKEN, http_client=server.client, local_flags=LocalFlags(), _environment=runtime
-        ) as mp:
+        async with client_in(runtime, TOKEN, http_client=server.client, local_flags=LocalFlags()) as mp:
             await trio.sleep(250)
             assert mp.local_flags.ready
 
@@ -497,9 +496,7 @@ def test_failed_polls_back_off(reply: Any, waits: list[float]) -> None:
             random=lambda: 1.0,
             new_id=lambda: "0123456789abcdef" * 2,
         )
-        async with AsyncMixpanel(
-            TOKEN, http_client=Server(answer).client, local_flags=LocalFlags(), _environment=runtime
-        ):
+        async with client_in(runtime, TOKEN, http_client=Server(answer).client, local_flags=LocalFlags()):
             await trio.sleep(sum(waits) * 1.3)
 
     trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 from process_helpers import ClientProcess, audit, client_process, dead_letters, drain, rows
+from simulated import emulator_client_in
 
 from mixpanel_async import AsyncMixpanel, BatchPolicy, RetryPolicy, SqliteSpool
 from mixpanel_async._runtime.environment import real_environment
@@ -124,7 +125,7 @@ def test_e6_running_client_takes_over_records_of_a_killed_one(tmp_path: Path) ->
     fast = replace(runtime, monotonic=lambda: 60.0 * runtime.monotonic())
 
     async def main(url: str) -> None:
-        async with emulator.client("token", spool=SqliteSpool(path), _environment=fast) as mp:
+        async with emulator_client_in(fast, emulator, "token", spool=SqliteSpool(path)) as mp:
             emulator.latency = 3600.0
             with client_process("send_update", url=url, path=path) as one:
                 assert one.read_json() == {"accepted": True}

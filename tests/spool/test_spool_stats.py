@@ -9,6 +9,7 @@ from pathlib import Path
 
 import anyio
 import pytest
+from simulated import emulator_client_in
 
 from mixpanel_async import BatchPolicy, SqliteSpool
 from mixpanel_async._runtime.environment import Environment, real_environment
@@ -42,7 +43,7 @@ async def until(condition: Callable[[], object]) -> None:
 
 async def test_oldest_age_is_that_of_the_oldest_pending_record() -> None:
     clock = Clock()
-    async with Emulator().client(batching=LATER, _environment=clock.environment()) as mp:
+    async with emulator_client_in(clock.environment(), Emulator(), batching=LATER) as mp:
         assert mp.stats().oldest_age == 0.0
         await mp.track("user", "Event")
         assert mp.stats().pending == 1
@@ -55,7 +56,7 @@ async def test_oldest_age_is_that_of_the_oldest_pending_record() -> None:
 
 async def test_oldest_age_counts_records_in_backoff() -> None:
     clock, emulator = Clock(), Emulator()
-    async with emulator.client(batching=AT_ONCE, _environment=clock.environment()) as mp:
+    async with emulator_client_in(clock.environment(), emulator, batching=AT_ONCE) as mp:
         emulator.fail_next(status=503, times=1)
         await mp.track("user", "Event")
         await until(lambda: mp.stats().retries or mp.stats().last_error)
@@ -70,7 +71,7 @@ async def test_recovered_records_have_their_own_age(tmp_path: Path) -> None:
     async with emulator.client(spool=spool, shutdown_timeout=0.0) as mp:
         await mp.track("user", "Event")
         await mp.people_set("user", {"plan": "free"})
-    async with emulator.client(spool=spool, _environment=Clock(1_000.0).environment(), shutdown_timeout=0.0) as mp:
+    async with emulator_client_in(Clock(1_000.0).environment(), emulator, spool=spool, shutdown_timeout=0.0) as mp:
         await mp.track("user", "Event")
         await until(lambda: mp.stats().oldest_age > 900.0)
         assert 1_000.0 <= mp.stats().oldest_age < 1_030.0

@@ -17,6 +17,7 @@ import anyio.lowlevel
 import httpx
 import trio
 import trio.testing
+from simulated import worker_in
 
 from mixpanel_async._model.errors import OutboxError
 from mixpanel_async._model.records import NonIdempotentRecord, Record
@@ -151,10 +152,8 @@ class Stage:
     clock: trio.testing.MockClock
 
     def worker(self, **options: Any) -> Worker:
-        return Worker(
-            options.pop("outbox", self.outbox), TOKEN,
-            http_client=self.mixpanel.client(), _environment=self.environment, **options,
-        )  # fmt: skip
+        outbox = options.pop("outbox", self.outbox)
+        return worker_in(self.environment, outbox, TOKEN, http_client=self.mixpanel.client(), **options)
 
     @property
     def counters(self) -> dict[str, int]:
