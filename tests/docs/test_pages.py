@@ -20,7 +20,7 @@ import typer.main
 import yaml
 from fork_server import ForkServer, fork_server
 from page_snippets import ROOT, Block, all_blocks, blocks_of, page_name, pages, path_of
-from visits import ENVIRONMENT, FILES, IMPORTED, SILENT, VISITS
+from visits import ENVIRONMENT, FILES, IMPORTED, LOSSES, SILENT, VISITS
 
 from mixpanel_async.cli.app import app
 
@@ -69,9 +69,9 @@ def test_program_runs(block: Block, processes: ForkServer, tmp_path: Path, reque
     visit = tmp_path / "visit.py"
     visit.write_text(VISITS.get(block.key, ""), "utf-8")
     report = tmp_path / "report.json"
-    variables = json.dumps(ENVIRONMENT.get(block.page, {}))
+    options = {"variables": ENVIRONMENT.get(block.page, {}), "losses": LOSSES.get(block.key, [])}
     status, printed, errors = processes.run(
-        PROGRAM, folder / block.file, id_merge_of(block.code), visit, report, variables
+        PROGRAM, folder / block.file, id_merge_of(block.code), visit, report, json.dumps(options)
     )
     assert status == 0, errors
     facts = json.loads(report.read_text("utf-8"))
@@ -85,7 +85,7 @@ def test_program_runs(block: Block, processes: ForkServer, tmp_path: Path, reque
 
 def test_keys_of_the_visits_exist() -> None:
     keys = {block.key for block in PYTHON}
-    assert {*VISITS, *IMPORTED, *IMPORTED.values(), *SILENT} <= keys
+    assert {*VISITS, *IMPORTED, *IMPORTED.values(), *SILENT, *LOSSES} <= keys
     assert {*FILES, *ENVIRONMENT} <= {page_name(path) for path in pages()}
 
 
