@@ -1,6 +1,6 @@
 """aiohttp app with accounts. Mixpanel sees each visitor as the same person before and after sign-in.
 
-    pip install "mixpanel-async[aiohttp]"
+    pip install ".[aiohttp]"     # in a clone of the repository
     MIXPANEL_TOKEN=... MIXPANEL_ID_MERGE=simplified python examples/aiohttp_app.py --port 8080
     curl -c jar -b jar localhost:8080/                                          # an anonymous page view
     curl -c jar -b jar localhost:8080/signup -d email=maya@example.com          # or /login

@@ -1,6 +1,6 @@
 """Litestar app with the ASGI integration. Quart, Falcon and plain ASGI apps work the same way.
 
-    pip install mixpanel-async litestar uvicorn
+    pip install . litestar uvicorn     # in a clone of the repository
     MIXPANEL_TOKEN=... MIXPANEL_ID_MERGE=simplified uvicorn --app-dir examples asgi_app:app
     curl -c jar -b jar localhost:8000/                                      # an anonymous page view
     curl -c jar -b jar -X POST "localhost:8000/signin?email=maya@example.com"

@@ -1,6 +1,6 @@
 """Celery worker that tracks what its tasks do.
 
-    pip install "mixpanel-async[celery]" "celery[redis]"
+    pip install ".[celery]" "celery[redis]"     # in a clone of the repository
     MIXPANEL_TOKEN=... celery --app celery_app worker             # in the folder `examples`
     python -c "import celery_app; celery_app.pay.delay('user-1', 9.5)"
 

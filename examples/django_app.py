@@ -1,6 +1,6 @@
 """Django project in one file, with accounts. Mixpanel sees each visitor as the same person before and after sign-in.
 
-    pip install "mixpanel-async[django]" uvicorn gunicorn
+    pip install ".[django]" uvicorn gunicorn     # in a clone of the repository
     export MIXPANEL_TOKEN=... MIXPANEL_ID_MERGE=simplified
     python examples/django_app.py migrate
     python examples/django_app.py runserver                     # development

@@ -1,6 +1,6 @@
 """FastAPI app with accounts. Mixpanel sees each visitor as the same person before and after sign-in.
 
-    pip install "mixpanel-async[fastapi]" uvicorn
+    pip install ".[fastapi]" uvicorn     # in a clone of the repository
     MIXPANEL_TOKEN=... MIXPANEL_ID_MERGE=simplified uvicorn --app-dir examples fastapi_app:app
     curl -c jar -b jar localhost:8000/                                              # an anonymous page view
     curl -c jar -b jar localhost:8000/signup --json '{"email": "maya@example.com"}' # or /login

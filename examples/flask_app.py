@@ -1,6 +1,6 @@
 """Flask app with accounts. Mixpanel sees each visitor as the same person before and after sign-in.
 
-    pip install mixpanel-async flask gunicorn
+    pip install . flask gunicorn     # in a clone of the repository
     export MIXPANEL_TOKEN=... MIXPANEL_ID_MERGE=simplified
     gunicorn --chdir examples --threads 6 flask_app:app     # or: python examples/flask_app.py --port 8000
     curl -c jar -b jar localhost:8000/                                          # an anonymous page view

@@ -1,6 +1,6 @@
 """FastAPI app with Mixpanel's browser SDK in its page. Page and server see each visitor as the same person.
 
-    pip install "mixpanel-async[fastapi]" uvicorn
+    pip install ".[fastapi]" uvicorn     # in a clone of the repository
     npm install mixpanel-browser
     MIXPANEL_TOKEN=... MIXPANEL_ID_MERGE=simplified SDK=node_modules/mixpanel-browser/dist \\
         uvicorn --app-dir examples frontend_app:app

@@ -26,7 +26,10 @@ def require(extra: str, *modules: str) -> None:
     """
     missing = [name for name in modules if find_spec(name) is None]
     if missing:
-        print(f'{" and ".join(missing)} not installed: pip install "mixpanel-async[{extra}]"', file=sys.stderr)
+        print(
+            f'{" and ".join(missing)} not installed: run pip install ".[{extra}]" in a clone of the repository',
+            file=sys.stderr,
+        )
         raise SystemExit(2)
 
 

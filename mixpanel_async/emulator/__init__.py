@@ -55,7 +55,9 @@ try:
 except ModuleNotFoundError as error:
     if (error.name or "").partition(".")[0] not in {"starlette", "uvicorn", "h11"}:
         raise
-    raise ImportError('the emulator needs an extra: pip install "mixpanel-async[emulator]"', name=error.name) from error
+    raise ImportError(
+        'the emulator needs an extra: run pip install ".[emulator]" in a clone of the repository', name=error.name
+    ) from error
 
 from .flags.flags import FlagDefinitions, single_variant_definition
 from .http.fault_controls import FaultControls

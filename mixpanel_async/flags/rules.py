@@ -52,7 +52,7 @@ def load_library() -> Library:
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in {"json_logic", "six"}:
             raise
-        message = 'local flags need an extra: pip install "mixpanel-async[flags]"'
+        message = 'local flags need an extra: run pip install ".[flags]" in a clone of the repository'
         raise ImportError(message, name=error.name) from error
     try:
         # The official SDK registers its operators in the library. We do not: the application may use the library too.

@@ -21,7 +21,8 @@ except ModuleNotFoundError as error:
     if (error.name or "").partition(".")[0] != "aiohttp":
         raise
     raise ImportError(
-        'the aiohttp integration needs an extra: pip install "mixpanel-async[aiohttp]"', name=error.name
+        'the aiohttp integration needs an extra: run pip install ".[aiohttp]" in a clone of the repository',
+        name=error.name,
     ) from error
 
 from mixpanel_async import BoundMixpanel

@@ -22,7 +22,8 @@ except ModuleNotFoundError as error:
     if (error.name or "").partition(".")[0] != "celery":
         raise
     raise ImportError(
-        'the Celery integration needs an extra: pip install "mixpanel-async[celery]"', name=error.name
+        'the Celery integration needs an extra: run pip install ".[celery]" in a clone of the repository',
+        name=error.name,
     ) from error
 
 from mixpanel_async import AsyncMixpanel, BlockingMixpanel

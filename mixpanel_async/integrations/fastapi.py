@@ -21,7 +21,8 @@ except ModuleNotFoundError as error:
     if (error.name or "").partition(".")[0] not in {"fastapi", "starlette"}:
         raise
     raise ImportError(
-        'the FastAPI integration needs an extra: pip install "mixpanel-async[fastapi]"', name=error.name
+        'the FastAPI integration needs an extra: run pip install ".[fastapi]" in a clone of the repository',
+        name=error.name,
     ) from error
 
 from mixpanel_async import AsyncMixpanel, BoundMixpanel

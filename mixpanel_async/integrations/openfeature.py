@@ -30,7 +30,7 @@ try:
 except ModuleNotFoundError as error:
     if (error.name or "").partition(".")[0] != "openfeature":
         raise
-    message = 'the OpenFeature provider needs an extra: pip install "mixpanel-async[openfeature]"'
+    message = 'the OpenFeature provider needs an extra: run pip install ".[openfeature]" in a clone of the repository'
     raise ImportError(message, name=error.name) from error
 
 __all__ = ["MixpanelProvider"]

@@ -74,7 +74,8 @@ except ModuleNotFoundError as error:
     if (error.name or "").partition(".")[0] != "opentelemetry":
         raise
     raise ImportError(
-        'the OpenTelemetry metrics need an extra: pip install "mixpanel-async[otel]"', name=error.name
+        'the OpenTelemetry metrics need an extra: run pip install ".[otel]" in a clone of the repository',
+        name=error.name,
     ) from error
 
 from mixpanel_async import AsyncMixpanel, Delivery, DropReason, Stats, __version__

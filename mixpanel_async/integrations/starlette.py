@@ -21,7 +21,8 @@ except ModuleNotFoundError as error:
     if (error.name or "").partition(".")[0] != "starlette":
         raise
     raise ImportError(
-        'the Starlette integration needs an extra: pip install "mixpanel-async[starlette]"', name=error.name
+        'the Starlette integration needs an extra: run pip install ".[starlette]" in a clone of the repository',
+        name=error.name,
     ) from error
 
 from mixpanel_async import BoundMixpanel

@@ -17,7 +17,8 @@ except ModuleNotFoundError as error:
     if (error.name or "").partition(".")[0] != "taskiq":
         raise
     raise ImportError(
-        'the taskiq integration needs an extra: pip install "mixpanel-async[taskiq]"', name=error.name
+        'the taskiq integration needs an extra: run pip install ".[taskiq]" in a clone of the repository',
+        name=error.name,
     ) from error
 
 from mixpanel_async import AsyncMixpanel

@@ -243,9 +243,7 @@ def require_redis() -> None:
     try:
         import redis.asyncio  # noqa: F401, PLC0415  an extra
     except ImportError:
-        raise_configuration_error(
-            'RedisOutbox needs the package redis: install it with pip install "mixpanel-async[redis]"'
-        )
+        raise_configuration_error('RedisOutbox needs an extra: run pip install ".[redis]" in a clone of the repository')
 
 
 def check_url(url: object) -> None:

@@ -117,7 +117,7 @@ def test_missing_extra_is_reported_in_one_line(arguments: list[str], hidden: tup
     assert result.returncode == 2
     assert result.stdout == ""
     assert result.stderr.count("\n") == 1
-    assert f'pip install "mixpanel-async[{extra}]"' in result.stderr
+    assert f'pip install ".[{extra}]"' in result.stderr
     assert all(name in result.stderr for name in hidden)
 
 

@@ -510,4 +510,4 @@ def test_missing_library_is_reported_with_its_extra(module: str, extra: str, tmp
     command = [sys.executable, "-c", f"{hide}; {MAIN}", "import", str(path), "--dry-run"]
     result = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert (result.returncode, result.stdout, result.stderr.count("\n")) == (2, "", 1)
-    assert f'pip install "mixpanel-async[{extra}]"' in result.stderr
+    assert f'pip install ".[{extra}]"' in result.stderr

@@ -241,4 +241,4 @@ def test_missing_extra_is_named_in_error(missing: str) -> None:
         "except ImportError as error: print(error)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert 'pip install "mixpanel-async[emulator]"' in done.stdout
+    assert 'pip install ".[emulator]"' in done.stdout

@@ -461,7 +461,7 @@ def test_cookie_prefixes_work_if_their_conditions_are_met() -> None:
 def test_import_error_names_the_missing_extra(module: str, missing: str, extra: str, tmp_path: Path) -> None:
     program = f"import sys; sys.modules[{missing!r}] = None\nimport mixpanel_async.integrations.{module}"
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=25, cwd=tmp_path)
-    assert f'pip install "mixpanel-async[{extra}]"' in result.stderr.splitlines()[-1]
+    assert f'pip install ".[{extra}]"' in result.stderr.splitlines()[-1]
 
 
 @pytest.mark.asyncio

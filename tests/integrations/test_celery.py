@@ -256,7 +256,10 @@ def test_worker_that_starts_again_in_the_same_process_has_a_new_client(emulator:
 def test_missing_library_says_which_extra_to_install() -> None:
     code = "import sys; sys.modules['celery'] = None; import mixpanel_async.integrations.celery"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=20)
-    assert 'ImportError: the Celery integration needs an extra: pip install "mixpanel-async[celery]"' in done.stderr
+    assert (
+        'ImportError: the Celery integration needs an extra: run pip install ".[celery]" in a clone of the repository'
+        in done.stderr
+    )
 
 
 def test_current_client_needs_a_task() -> None:

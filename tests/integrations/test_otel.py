@@ -207,4 +207,4 @@ async def test_metrics_without_an_sdk_do_nothing() -> None:
 def test_import_error_names_the_missing_extra(tmp_path: Path) -> None:
     program = "import sys; sys.modules['opentelemetry'] = None\nimport mixpanel_async.integrations.otel"
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=25, cwd=tmp_path)
-    assert 'pip install "mixpanel-async[otel]"' in result.stderr.splitlines()[-1]
+    assert 'pip install ".[otel]"' in result.stderr.splitlines()[-1]

@@ -156,7 +156,10 @@ def test_invalid_client_is_refused() -> None:
 def test_missing_library_says_which_extra_to_install() -> None:
     code = "import sys; sys.modules['taskiq'] = None; import mixpanel_async.integrations.taskiq"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=20)
-    assert 'ImportError: the taskiq integration needs an extra: pip install "mixpanel-async[taskiq]"' in done.stderr
+    assert (
+        'ImportError: the taskiq integration needs an extra: run pip install ".[taskiq]" in a clone of the repository'
+        in done.stderr
+    )
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -287,7 +287,7 @@ def _open_zstd(source: io.BufferedReader, name: str) -> io.RawIOBase:
         from compression import zstd
     else:
         if find_spec("backports") is None or find_spec("backports.zstd") is None:
-            raise InputError(f'{name} is compressed with zstd: pip install "mixpanel-async[cli]"')
+            raise InputError(f'{name}: zstd needs an extra: run pip install ".[cli]" in a clone of the repository')
         from backports import zstd
     return _DecompressedStream(zstd.ZstdFile(source), zstd.ZstdError)
 

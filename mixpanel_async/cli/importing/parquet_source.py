@@ -33,7 +33,9 @@ class ParquetSource:
 
     def __init__(self, name: str, start: Position) -> None:
         if find_spec("pyarrow") is None:
-            raise InputError('reading Parquet requires pyarrow: pip install "mixpanel-async[cli,parquet]"')
+            raise InputError(
+                'Parquet files need an extra: run pip install ".[cli,parquet]" in a clone of the repository'
+            )
         import pyarrow as pa
         from pyarrow import parquet
 

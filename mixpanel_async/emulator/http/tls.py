@@ -114,7 +114,7 @@ def _issue(tls: Tls, names: Iterable[str]) -> ServerCertificate:
         import trustme  # noqa: PLC0415  an extra
     except ModuleNotFoundError as error:
         raise ImportError(
-            'TLS of the emulator needs an extra: pip install "mixpanel-async[tls]"', name=error.name
+            'TLS of the emulator needs an extra: run pip install ".[tls]" in a clone of the repository', name=error.name
         ) from error
 
     default = platformdirs.user_data_path("mixpanel-async", appauthor=False) / "tls"

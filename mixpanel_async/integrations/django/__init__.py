@@ -27,7 +27,8 @@ except ModuleNotFoundError as error:
     if (error.name or "").partition(".")[0] != "django":
         raise
     raise ImportError(
-        'the Django integration needs an extra: pip install "mixpanel-async[django]"', name=error.name
+        'the Django integration needs an extra: run pip install ".[django]" in a clone of the repository',
+        name=error.name,
     ) from error
 
 from .._visitors import CookiePolicy

@@ -1,0 +1,42 @@
+"""The package is not published, so no file may tell people to install it by its name from an index."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+# The name as an argument of an installer, with or without extras. `&&` begins another command.
+BY_NAME = re.compile(r"""\b(?:install|add)\b[^&;|#\n`]*[\s"']mixpanel[-_]async(?=\[|["'`\s,]|$)""", re.MULTILINE)
+SKIPPED = {".git", "node_modules", "site", "__pycache__"}
+
+
+@pytest.mark.parametrize(
+    ("text", "is_found"),
+    [
+        ('pip install "mixpanel-async[fastapi]" uvicorn', True),
+        ("pip install mixpanel-async litestar", True),
+        ("uv add mixpanel-async", True),
+        ("run `python -m pip install -U mixpanel-async`", True),
+        ('pip install -e ".[demo]" && mixpanel-async demo', False),
+        ('pip install ".[fastapi]"     # in a clone of mixpanel-async', False),
+    ],
+)
+def test_pattern_finds_the_name(text: str, is_found: bool) -> None:
+    assert bool(BY_NAME.search(text)) is is_found
+
+
+def test_no_file_installs_the_package_by_name() -> None:
+    wrong = []
+    for path in ROOT.rglob("*"):
+        parts = path.relative_to(ROOT).parts
+        if not path.is_file() or SKIPPED.intersection(parts) or path == Path(__file__):
+            continue
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            continue
+        wrong += [f"{'/'.join(parts)}: {found.group()}" for found in BY_NAME.finditer(text)]
+    assert wrong == []
