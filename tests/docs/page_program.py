@@ -35,6 +35,10 @@ PYTEST_OPTIONS = (
     "no:timeout",
     "-p",
     "no:respx",
+    "-p",
+    "no:hypothesispytest",
+    "-o",
+    "asyncio_default_fixture_loop_scope=function",
 )
 
 

@@ -69,10 +69,9 @@ def test_program_runs(block: Block, processes: ForkServer, tmp_path: Path, reque
     visit = tmp_path / "visit.py"
     visit.write_text(VISITS.get(block.key, ""), "utf-8")
     report = tmp_path / "report.json"
-    options = {"variables": ENVIRONMENT.get(block.page, {}), "losses": LOSSES.get(block.key, [])}
-    status, printed, errors = processes.run(
-        PROGRAM, folder / block.file, id_merge_of(block.code), visit, report, json.dumps(options)
-    )
+    options: dict[str, Any] = {"variables": ENVIRONMENT.get(block.page, {}), "losses": LOSSES.get(block.key, [])}
+    id_merge = options["variables"].get("MIXPANEL_ID_MERGE") or id_merge_of(block.code)
+    status, printed, errors = processes.run(PROGRAM, folder / block.file, id_merge, visit, report, json.dumps(options))
     assert status == 0, errors
     facts = json.loads(report.read_text("utf-8"))
     assert block.key in SILENT or facts["requests"] or facts["clients"], "the program sends nothing"

@@ -8,7 +8,17 @@ from __future__ import annotations
 from typing import Final
 
 # Code that uses a program after it ran. It sees the names of the program, `EMULATOR` and `CLIENTS`, and may await.
-VISITS: Final[dict[str, str]] = {}
+VISITS: Final[dict[str, str]] = {
+    "tutorial.md#shop.py": """
+import httpx
+async with app.router.lifespan_context(app):
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://shop.example") as browser:
+        assert (await browser.get("/")).json() == {"hello": "visitor"}
+        assert (await browser.post("/signup", params={"user": "user-3"})).json() == {"hello": "user-3"}
+        assert (await browser.get("/")).json() == {"hello": "user-3"}
+assert len([event for event in EMULATOR.events() if event["properties"]["distinct_id"] == "user-3"]) == 3
+""",
+}
 
 # Modules of a page, and the block whose program imports them. They are not run as programs.
 IMPORTED: Final[dict[str, str]] = {}
@@ -17,7 +27,9 @@ IMPORTED: Final[dict[str, str]] = {}
 FILES: Final[dict[str, dict[str, str]]] = {}
 
 # Variables that the programs of a page read.
-ENVIRONMENT: Final[dict[str, dict[str, str]]] = {}
+ENVIRONMENT: Final[dict[str, dict[str, str]]] = {
+    "tutorial.md": {"MIXPANEL_ID_MERGE": "simplified"},
+}
 
 # Programs that send nothing, such as one that validates settings; all others must reach the emulator or make a client.
 SILENT: Final[frozenset[str]] = frozenset({"cookbook.md#26"})
