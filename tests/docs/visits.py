@@ -7,8 +7,11 @@ from __future__ import annotations
 
 from typing import Final
 
+from app_visits import APP_VISITS
+
 # Code that uses a program after it ran. It sees the names of the program, `EMULATOR` and `CLIENTS`, and may await.
 VISITS: Final[dict[str, str]] = {
+    **APP_VISITS,
     "tutorial.md#shop.py": """
 import httpx
 async with app.router.lifespan_context(app):
