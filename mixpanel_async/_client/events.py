@@ -53,8 +53,8 @@ class EventMethods(ClientBase):
                 `user_id` or `device_id`.
             event_name: 1 to 255 characters.
             properties: properties of the event, at most 254 including those the client adds. They override the
-                arguments below and the client's own fields, except that `token` is sent as `token_`. The README has
-                a table of reserved names.
+                arguments below and the client's own fields, except that `token` is sent as `token_`. See
+                `docs/guides/properties.md` for reserved names.
             meta: merged into the message, next to `event`, as in the official SDK. Mixpanel documents no effect.
             user_id: `$user_id`, for projects with Simplified ID Merge.
             device_id: `$device_id`, for the same projects. It is sent without the prefix `$device:`, which it may have.

@@ -62,7 +62,8 @@ class IdentityMethods(ClientBase):
                 It shares a request with events in a client without a service account, else with identity events of the
                 same endpoint. While that request is in flight, no other one for events is. With an outbox, it is handed
                 over after the events that this client tracked before, and before those that it tracks later. Workers
-                send the identity events of all hosts in that order, but events at the same time; the README says more.
+                send the identity events of all hosts in that order, but events at the same time: see
+                `docs/guides/outbox.md`.
             timeout: seconds for all attempts together, 0.001 to 86,400; by default the limit of `identity_retry`.
 
         Raises:

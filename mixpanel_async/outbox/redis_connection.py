@@ -181,7 +181,7 @@ def to_outbox_error(error: Exception) -> OutboxError:
     if isinstance(error, exceptions.AuthenticationError) or any(one in text for one in _LOGIN_REFUSED):
         return LoginRefusedError("Redis refuses the login: check user and password in the URL", refused=True)
     if isinstance(error, exceptions.NoPermissionError) or any(one in text for one in _REFUSED):
-        advice = "check the ACL of the user (docs/many-hosts.md has one), and the name of the queue"
+        advice = "check the ACL of the user (docs/guides/outbox.md has one), and the name of the queue"
         return OutboxError(f"Redis refuses: {_reason(text)}; {advice}", refused=True)
     if re.match(r"MOVED \d|ASK \d", text) or isinstance(error, exceptions.MovedError):
         return OutboxError("Redis is a cluster: pass a client of redis.asyncio.cluster as client=", refused=True)

@@ -19,12 +19,19 @@ import pytest
 import yaml
 from redis_server import free_port, require_binary
 
+from mixpanel_async.integrations import otel
+
 ROOT: Final = Path(__file__).resolve().parents[2]
 FOLDER: Final = ROOT / "examples/outbox"
 DOCKERFILE: Final = (ROOT / "examples/docker/Dockerfile").read_text(encoding="utf-8")
 RUN: Final = [sys.executable, "-c", "from mixpanel_async.cli import main; main()"]
-DOCS: Final = (ROOT / "docs/many-hosts.md").read_text(encoding="utf-8")
-METRICS: Final = set(re.findall(r"^\| `mixpanel\.[a-z_.]+` \| `(mixpanel_[a-z_]+)` \|", DOCS, re.MULTILINE))
+# Names in Prometheus of the metrics of workers.
+METRICS: Final = {
+    name.replace(".", "_") + ("_total" if kind == "counter" else "")
+    for name, kind in re.findall(
+        r"^\| `(mixpanel\.(?:worker|queue)\.[a-z_.]+)` \| (\w+)", otel.__doc__ or "", re.MULTILINE
+    )
+}
 
 
 def load(name: str) -> Any:

@@ -1,6 +1,6 @@
 """Names with a meaning for Mixpanel: which value wins, from every source and on both encoding paths.
 
-The table in the README under "Reserved names" says the same.
+The table in `docs/guides/properties.md` under "Reserved names" says the same.
 """
 
 from __future__ import annotations

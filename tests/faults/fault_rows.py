@@ -1,4 +1,7 @@
-"""Tests of each row of the fault catalogue, promise of the README and line of the security checklist."""
+"""Tests of each row of the fault catalogue, promise of delivery and line of the security checklist.
+
+The promises are in `docs/explanation/delivery.md`.
+"""
 
 from __future__ import annotations
 

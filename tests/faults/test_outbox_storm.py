@@ -97,7 +97,7 @@ def test_full_redis_is_drained_by_the_workers(folder: Path) -> None:
 
 @pytest.mark.long
 def test_worker_that_was_stopped_beyond_its_lease_repeats_no_add(folder: Path) -> None:
-    """A process that was stopped within a request may still let `$set` step back once; see the README."""
+    """A process that was stopped within a request may still let `$set` step back once; see docs/guides/outbox.md."""
 
     def harm(number: int) -> None:
         stopped: subprocess.Popen[bytes] = storm.workers[number % len(storm.workers)]
