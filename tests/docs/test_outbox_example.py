@@ -77,7 +77,9 @@ def test_prometheus_scrapes_the_workers_and_alerts_on_their_metrics() -> None:
     assert set(names["names"]) <= set(COMPOSE["services"])
     assert str(names["port"]) in COMPOSE["services"]["worker"]["command"]
     (rules,) = config["rule_files"]
+    guide = (ROOT / "docs/guides/observability.md").read_text("utf-8")
     for rule in load(rules)["groups"][0]["rules"]:
+        assert f"\n| `{rule['alert']}` |" in guide
         used = set(re.findall(r"\bmixpanel_[a-z_]+", rule["expr"]))
         assert used
         assert used <= METRICS

@@ -12,6 +12,15 @@ from app_visits import APP_VISITS
 # Code that uses a program after it ran. It sees the names of the program, `EMULATOR` and `CLIENTS`, and may await.
 VISITS: Final[dict[str, str]] = {
     **APP_VISITS,
+    "guides/observability.md#app.py": """
+import httpx
+async with app.router.lifespan_context(app):
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://shop.example") as browser:
+        assert (await browser.post("/orders")).json() == {"status": "ok"}
+        await mp.flush()
+        metrics = (await browser.get("/metrics/")).raise_for_status().text
+assert "mixpanel_client_records_delivered_total" in metrics
+""",
     "tutorial.md#shop.py": """
 import httpx
 async with app.router.lifespan_context(app):
@@ -41,6 +50,8 @@ SILENT: Final[frozenset[str]] = frozenset(
         "guides/outbox.md#cluster_queue.py",
         "guides/outbox.md#drain.py",
         "guides/outbox.md#sentinel_queue.py",
+        "guides/properties.md#3",
+        "guides/properties.md#4",
     }
 )
 
@@ -52,4 +63,7 @@ LOSSES: Final[dict[str, list[str]]] = {
     "cookbook.md#21": ["before_send"],
     "cookbook.md#23": ["invalid"],
     "guides/configuration.md#3": ["invalid"],
+    "guides/observability.md#1": ["invalid"],
+    "guides/observability.md#2": ["invalid"],
+    "guides/observability.md#3": ["invalid"],
 }
