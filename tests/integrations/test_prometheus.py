@@ -1,4 +1,4 @@
-"""Prometheus recipe of the README: the scraped metrics are the documented ones, and the alert rules use them."""
+"""Prometheus: the scraped metrics are those of the reference, and the alert rules use them."""
 
 from __future__ import annotations
 
@@ -22,12 +22,13 @@ from mixpanel_async import DropReason, SqliteSpool
 from mixpanel_async.emulator import Emulator
 from mixpanel_async.flags import LocalFlags
 from mixpanel_async.integrations.otel import MixpanelMetrics
+from tools.reference.metrics import client_instruments
 
 ROOT = Path(__file__).parents[2]
 GUIDE = (ROOT / "docs/guides/observability.md").read_text(encoding="utf-8")
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-# Rows of the table in the README: instrument, name in Prometheus.
-DOCUMENTED = dict(re.findall(r"^\| `([a-z_.]+)` \| `(mixpanel_client_[a-z_]+)` \|", README, re.MULTILINE))
+# Name in Prometheus of each instrument of a client.
+DOCUMENTED = {one.name.removeprefix("mixpanel.client."): one.prometheus for one in client_instruments()}
 RULES: list[dict[str, Any]] = [
     rule
     for group in yaml.safe_load((ROOT / "examples/prometheus/mixpanel.rules.yml").read_text(encoding="utf-8"))["groups"]

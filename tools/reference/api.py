@@ -228,7 +228,7 @@ API_PAGES: Final[dict[str, ApiPage]] = {
 """Pages by file name. `errors.md` and `testing.md` have more than names, and their own modules."""
 
 # Files of the public methods, in the order of the page.
-_METHOD_FILES: Final = ("client", "base", "events", "identity", "profiles")
+_METHOD_FILES: Final = ("client", "lifecycle", "base", "events", "identity", "profiles")
 
 
 def names_on_pages() -> Iterator[tuple[str, str]]:
@@ -287,5 +287,5 @@ def _methods() -> list[str]:
     for base in AsyncMixpanel.__mro__:
         for name, value in vars(base).items():
             if not name.startswith("_") and (callable(value) or isinstance(value, (property, classmethod))):
-                by_file[base.__module__.rpartition(".")[2]].append(name)
+                by_file.setdefault(base.__module__.rpartition(".")[2], []).append(name)
     return [name for names in by_file.values() for name in names]

@@ -9,8 +9,12 @@ from typing import Final
 
 from .api import API_PAGES, api_page
 from .commands import commands_page
+from .emulator_http import emulator_http_page
+from .environment import environment_page
 from .errors import errors_page
 from .index import index_page
+from .log_events import log_events_page
+from .metrics import metrics_page
 from .reasons import reasons_page
 from .testing import testing_page
 
@@ -23,7 +27,11 @@ PAGES: Final[dict[str, Callable[[], str]]] = {
     "errors.md": errors_page,
     "testing.md": testing_page,
     "commands.md": commands_page,
+    "environment.md": environment_page,
+    "metrics.md": metrics_page,
+    "log-events.md": log_events_page,
     "reasons.md": reasons_page,
+    "emulator-http.md": emulator_http_page,
 }
 """Functions that make the pages, by file name."""
 
