@@ -1,28 +1,83 @@
-"""Migration guide in the README: the code before and after produces the same data, and both are executed."""
+"""Migration guide: the code before and after produces the same data, every method is named, and the search works."""
 
 from __future__ import annotations
 
-import ast
+import inspect
 import re
+import runpy
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import mixpanel
 import pytest
+from mixpanel.flags.local_feature_flags import LocalFeatureFlagsProvider
+from mixpanel.flags.remote_feature_flags import RemoteFeatureFlagsProvider
+from page_snippets import DOCS, Block, blocks_of
 
 from mixpanel_async import AsyncMixpanel, IdMerge
 from mixpanel_async._http.asgi import asgi_client
 from mixpanel_async.emulator import Emulator
 
-README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-GUIDE = README.partition("## Moving over\n")[2].partition("### What differs")[0]
-PAIRS = [
-    (section.partition("\n")[0], *re.findall(r"```py\n(.*?)```.*?```python\n(.*?)```", section, re.DOTALL)[0])
-    for section in GUIDE.split("### ")
-    if "```py\n" in section
-]
+PAGE = DOCS / "guides/migration.md"
+TEXT = PAGE.read_text(encoding="utf-8")
+BLOCKS = [block for block in blocks_of(PAGE) if block.language in {"py", "python"}]
+# A block for the official SDK, and the block after it.
+PAIRS = [(one, two) for one, two in pairwise(BLOCKS) if (one.language, two.language) == ("py", "python")]
 # Properties that identify the SDK, or that differ between runs.
 OWN = {"token", "time", "$insert_id", "mp_lib", "$lib_version", "$import", "$last_seen"}
+SAMPLE = """\
+import mixpanel
+from mixpanel import MixpanelException, Mixpanel
+
+
+class Shop:
+    def __init__(self, mp: Mixpanel, errors: type[Exception] = mixpanel.MixpanelException) -> None:
+        self.mp = mp
+        self.errors = errors
+
+
+async def work(mp: Mixpanel) -> None:
+    mp.track("user-1", "Signed up", {"plan": "pro"})
+    await mp.people_set("user-1", {"plan": "pro"})
+    mp.people_increment("user-1", {"visits": 1})
+
+
+async def main():
+    shop = Shop(mixpanel.Mixpanel("PROJECT_TOKEN"))
+    try:
+        mp = Mixpanel("PROJECT_TOKEN")
+        await work(mp)
+        mp.alias("ada", "user-1")
+    except MixpanelException as error:
+        print("Mixpanel is down", error)
+"""
+REPLACED = """\
+import mixpanel_async
+from mixpanel_async import MixpanelException, AsyncMixpanel
+
+
+class Shop:
+    def __init__(self, mp: AsyncMixpanel, errors: type[Exception] = mixpanel_async.MixpanelException) -> None:
+        self.mp = mp
+        self.errors = errors
+
+
+async def work(mp: AsyncMixpanel) -> None:
+    await mp.track("user-1", "Signed up", {"plan": "pro"})
+    await mp.people_set("user-1", {"plan": "pro"})
+    await mp.people_increment("user-1", {"visits": 1})
+
+
+async def main():
+    shop = Shop(mixpanel_async.AsyncMixpanel("PROJECT_TOKEN"))
+    try:
+        mp = AsyncMixpanel("PROJECT_TOKEN")
+        await work(mp)
+        await mp.alias("ada", "user-1")
+    except MixpanelException as error:
+        print("Mixpanel is down", error)
+"""
 
 
 def left_in(emulator: Emulator) -> dict[str, Any]:
@@ -38,7 +93,13 @@ def left_in(emulator: Emulator) -> dict[str, Any]:
     return {"events": sorted(events), "profiles": profiles, "people": list(map(sorted, emulator.clusters()))}
 
 
-def run_before(snippet: str, monkeypatch: pytest.MonkeyPatch) -> Emulator:
+def run(block: Block, folder: Path) -> None:
+    file = folder / "program.py"
+    file.write_text(block.code, "utf-8")
+    runpy.run_path(str(file), run_name="__main__")
+
+
+def run_before(block: Block, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Emulator:
     emulator = Emulator(IdMerge.ORIGINAL)
     make = mixpanel.Consumer.__init__
 
@@ -50,11 +111,11 @@ def run_before(snippet: str, monkeypatch: pytest.MonkeyPatch) -> Emulator:
                 self._endpoints[name] = f"{server.url}/{url.rpartition('/')[2]}"
 
         monkeypatch.setattr(mixpanel.Consumer, "__init__", local)
-        exec(compile(snippet, "README.md", "exec"), {})
+        run(block, folder)
     return emulator
 
 
-async def run_after(snippet: str, monkeypatch: pytest.MonkeyPatch) -> Emulator:
+def run_after(block: Block, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Emulator:
     emulator = Emulator(IdMerge.ORIGINAL)
     make = AsyncMixpanel.__init__
 
@@ -62,27 +123,55 @@ async def run_after(snippet: str, monkeypatch: pytest.MonkeyPatch) -> Emulator:
         make(self, token, http_client=asgi_client(emulator.app), **options)
 
     monkeypatch.setattr(AsyncMixpanel, "__init__", local)
-    await eval(compile(snippet, "README.md", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT), {})
+    run(block, folder)
     return emulator
 
 
-def test_guide_covers_every_method_of_the_official_sdk() -> None:
-    titles = [title for title, _, _ in PAIRS]
-    assert titles == [
-        "From `Mixpanel`",
-        "From `Consumer`",
-        "From `BufferedConsumer`",
-        "From threads around it",
-        "Imports, merges and service accounts",
-    ]
-
-
-@pytest.mark.anyio
-@pytest.mark.parametrize(("title", "before", "after"), PAIRS, ids=[title for title, _, _ in PAIRS])
-async def test_code_before_and_after_produces_the_same_data(
-    title: str, before: str, after: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("before", "after"), PAIRS, ids=[one.key for one, _ in PAIRS])
+def test_code_before_and_after_produces_the_same_data(
+    before: Block, after: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    then = left_in(run_before(before, monkeypatch))
-    now = left_in(await run_after(after, monkeypatch))
+    then = left_in(run_before(before, tmp_path, monkeypatch))
+    now = left_in(run_after(after, tmp_path, monkeypatch))
     assert then["events"]
     assert now == then
+
+
+def test_each_block_for_the_official_sdk_has_its_counterpart() -> None:
+    assert len(PAIRS) == len([block for block in BLOCKS if block.language == "py"]) == 6
+
+
+@pytest.mark.parametrize(
+    "official",
+    [
+        mixpanel.Mixpanel,
+        mixpanel.Consumer,
+        mixpanel.BufferedConsumer,
+        LocalFeatureFlagsProvider,
+        RemoteFeatureFlagsProvider,
+    ],
+)
+def test_every_method_and_argument_of_the_official_sdk_is_on_the_page(official: type) -> None:
+    rows = "\n".join(line for line in TEXT.splitlines() if line.startswith("| `"))
+    # Helpers of the local evaluation, which are not meant for callers.
+    helpers = {"lowercase_keys_and_values", "lowercase_only_leaf_nodes"}
+    for name, _ in inspect.getmembers(official, callable):
+        if not name.startswith("_") and name not in helpers:
+            assert re.search(rf"`(\w+\.)?{name}\b", rows), name
+    if not official.__module__.startswith("mixpanel.flags"):
+        for name in list(inspect.signature(official).parameters)[1:]:
+            assert f"{name}=" in rows, name
+
+
+def test_search_and_replace_moves_a_sample_file() -> None:
+    section = TEXT.partition("## Search and replace\n")[2].partition("\n## ")[0]
+    rules = [
+        (search.replace(r"\|", "|"), replacement)
+        for search, replacement in re.findall(r"^\| `(.+?)` \| `(.+?)` \|$", section, re.MULTILINE)
+    ]
+    assert len(rules) == 7
+    lines = SAMPLE.splitlines()
+    for search, replacement in rules:
+        lines = [re.sub(search, replacement, line) for line in lines]
+    assert "\n".join(lines) + "\n" == REPLACED
+    compile(REPLACED, "shop.py", "exec")
