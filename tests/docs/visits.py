@@ -47,6 +47,7 @@ ENVIRONMENT: Final[dict[str, dict[str, str]]] = {
 SILENT: Final[frozenset[str]] = frozenset(
     {
         "cookbook.md#26",
+        "guides/identity-tools.md#graph.py",
         "guides/outbox.md#cluster_queue.py",
         "guides/outbox.md#drain.py",
         "guides/outbox.md#sentinel_queue.py",
