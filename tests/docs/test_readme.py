@@ -17,7 +17,6 @@ import pytest
 import mixpanel_async
 from mixpanel_async import AsyncMixpanel, BatchPolicy, ConfigurationError, IdMerge, RetryPolicy, SqliteSpool
 from mixpanel_async._http.asgi import asgi_client
-from mixpanel_async.cli.spool import spool
 from mixpanel_async.emulator import Emulator
 from mixpanel_async.flags import LocalFlags
 from mixpanel_async.outbox import RedisOutbox
@@ -219,22 +218,6 @@ def test_every_option_of_the_queue_is_in_the_readme() -> None:
     table = README[heading : README.index("\n\n", README.index("\n\n", heading) + 2)]
     for name in inspect.signature(RedisOutbox).parameters:
         assert f"`{name}`" in table
-
-
-def test_every_spool_command_is_in_the_readme() -> None:
-    for command in spool.registered_commands:
-        assert command.callback is not None
-        name = command.name or command.callback.__name__
-        assert f"\n| `{name}` |" in README
-        assert f"\nmixpanel-async spool {name} PATH" in README
-
-
-def test_flags_file_of_the_readme_can_be_used(tmp_path: Path) -> None:
-    (text,) = re.findall(r"```json\n(.*?)```", README, flags=re.DOTALL)
-    file = tmp_path / "flags.json"
-    file.write_text(text)
-    (flag,) = Emulator(flags=str(file)).flags()
-    assert (flag["key"], flag["status"]) == ("checkout", "enabled")
 
 
 def test_every_client_option_is_in_the_readme() -> None:

@@ -1,9 +1,10 @@
-"""`docs/guides/outbox.md`: its user of Redis has the rights; commands and Deployment exist."""
+"""Guides of delivery: the user of Redis has the rights; commands, defaults and the Deployment are those that exist."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from inspect import signature
 from typing import Any, Final
 
 import pytest
@@ -12,9 +13,10 @@ import yaml
 from page_snippets import DOCS, ROOT, blocks_of
 from redis_server import RedisServer
 
-from mixpanel_async import AsyncMixpanel, OutboxError
+from mixpanel_async import AsyncMixpanel, BatchPolicy, OutboxError, RetryPolicy, SqliteSpool
 from mixpanel_async.cli.app import app
 from mixpanel_async.emulator import Emulator
+from mixpanel_async.flags import LocalFlags
 from mixpanel_async.outbox import RedisOutbox
 from mixpanel_async.worker import Worker
 
@@ -29,12 +31,35 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
-def test_every_command_of_a_queue_is_on_the_page() -> None:
-    group: Any = typer.main.get_command(app)
-    names = group.commands["queue"].commands
+@pytest.mark.parametrize(("group", "page"), [("queue", "outbox"), ("spool", "spool")])
+def test_every_command_is_on_its_page(group: str, page: str) -> None:
+    text = (DOCS / f"guides/{page}.md").read_text("utf-8")
+    application: Any = typer.main.get_command(app)
+    names = application.commands[group].commands
     assert len(names) == 5
     for name in names:
-        assert f"mixpanel-async queue {name}" in PAGE
+        assert f"\nmixpanel-async {group} {name}" in text
+
+
+@pytest.mark.parametrize(
+    ("page", "options"),
+    [
+        ("guides/configuration.md", (AsyncMixpanel, BatchPolicy, RetryPolicy)),
+        ("explanation/delivery.md", (AsyncMixpanel, BatchPolicy, RetryPolicy)),
+        ("guides/spool.md", (SqliteSpool,)),
+        ("guides/outbox.md", (RedisOutbox,)),
+        ("guides/feature-flags.md", (LocalFlags,)),
+    ],
+)
+def test_defaults_on_the_page_are_those_of_the_options(page: str, options: tuple[Callable[..., Any], ...]) -> None:
+    """Check texts such as "`max_bytes` (4 GiB)"."""
+    defaults = {name: one.default for kind in options for name, one in signature(kind).parameters.items()}
+    text = (DOCS / page).read_text("utf-8")
+    found = re.findall(r"`(\w+)`\s\(([\d,.]+)(?: (seconds|MiB|GiB))?\)", text)
+    assert found
+    for name, number, unit in found:
+        factor = {"MiB": 1024**2, "GiB": 1024**3}.get(unit, 1)
+        assert float(number.replace(",", "")) * factor == defaults[name], name
 
 
 def test_files_linked_by_the_example_exist() -> None:
