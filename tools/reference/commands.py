@@ -65,7 +65,7 @@ def commands_page() -> str:
     return page(
         "Commands",
         "The command `mixpanel-async` needs the extra `cli`; `demo` and `emulator` need the extra `demo`. "
-        "`--help` after any command prints what is below.",
+        "`--help` after any command prints the same text.",
         table(("Command", "Purpose"), rows),
         *(_section(one) for one in found),
     )

@@ -35,7 +35,7 @@ def index_page() -> str:
     return page(
         "Reference",
         "These pages are generated from the code. Names that they do not list may change at any time; "
-        "[Versions](../explanation/versions.md) says what is stable.",
+        "[Versions](../explanation/versions.md) lists the stable parts.",
         section("Python", _overview(_PYTHON)),
         section("Programs and operation", _overview(_OTHER)),
     )
