@@ -32,6 +32,31 @@ SIGN_UP: Final = """
     assert (await browser.post("/logout")).status_code == 200
     assert (await browser.post("/login", json={"email": "maya@example.com"})).status_code == 200
 """
+# The page runs in the browser SDK: its events come through the proxy, with the device id of the cookie.
+SHARED_VISITOR: Final = """
+    import json
+    from urllib.parse import unquote
+    async def view_page():
+        assert 'mixpanel.init("0123456789abcdef0123456789abcdef", {api_host: "/mp"});' in (await browser.get("/")).text
+        (cookie,) = [unquote(text) for name, text in browser.cookies.items() if name.endswith("_mixpanel")]
+        device = json.loads(cookie)["$device_id"]
+        properties = {"token": mixpanel.client.token, "distinct_id": "$device:" + device, "$device_id": device}
+        sent = {"event": "Page viewed", "properties": properties}
+        assert (await browser.post("/mp/track/", json=[sent])).status_code == 200
+        return device
+    first = await view_page()
+    await browser.post("/login")
+    await browser.post("/logout")
+    second = await view_page()
+"""
+ONE_VISITOR: Final = """
+    assert first != second
+    assert EMULATOR.cluster("user-1") == {"user-1", "$device:" + first}
+    assert [len(EMULATOR.events(name)) for name in ("Page served", "Page viewed", "Signed in")] == [2, 2, 1]
+    served, viewed = ([one["properties"]["distinct_id"] for one in EMULATOR.events(name)]
+                      for name in ("Page served", "Page viewed"))
+    assert served == viewed == ["user-1", "$device:" + second]
+"""
 JOINED: Final = """
     assert EMULATOR.resolve("maya@example.com") == EMULATOR.resolve("$device:" + visitor)
     assert len(EMULATOR.events("Page viewed")) == 2
@@ -41,6 +66,15 @@ JOINED: Final = """
 """
 
 APP_VISITS: Final[dict[str, str]] = {
+    "guides/frontend.md#shop.py": asgi_visit(SHARED_VISITOR, ONE_VISITOR),
+    "guides/frontend.md#api.py": asgi_visit(
+        """
+        device = "3f2b0a52-1c1c-4b6e-9d7e-0a4f2c1d8e11"
+        assert (await browser.post("/search", headers={"X-Device-Id": device})).status_code == 200
+        assert (await browser.post("/search", headers={"X-Device-Id": "user-1"})).status_code == 422
+        """,
+        "assert EMULATOR.clusters() == [{'$device:' + device}]",
+    ),
     "guides/fastapi.md#app.py": asgi_visit(SIGN_UP, JOINED),
     "guides/fastapi.md#app_with_options.py": asgi_visit(
         """
