@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from mixpanel_async import AsyncMixpanel
     from mixpanel_async.emulator import Emulator
+    from mixpanel_async.types import ClientArguments
 
 # Options of the client that the marker accepts, besides those that the emulator has as well.
 _CLIENT_OPTIONS: Final = ("enabled", "invalid")
@@ -107,7 +108,7 @@ def mixpanel_emulator(request: pytest.FixtureRequest) -> Iterator[Emulator]:
 
 
 @pytest.fixture
-def mixpanel_client_options() -> dict[str, Any]:
+def mixpanel_client_options() -> ClientArguments:
     """Return options of `mixpanel_client`, such as `credentials`. Override this fixture to set them."""
     return {}
 
@@ -131,7 +132,7 @@ def mixpanel_client(_mixpanel_client_closer: _ClientCloser) -> AsyncMixpanel:
 
 @pytest.fixture
 def _mixpanel_client_closer(
-    request: pytest.FixtureRequest, mixpanel_emulator: Emulator, mixpanel_client_options: dict[str, Any]
+    request: pytest.FixtureRequest, mixpanel_emulator: Emulator, mixpanel_client_options: ClientArguments
 ) -> Iterator[_ClientCloser]:
     from mixpanel_async import ConfigurationError, RetryPolicy  # noqa: PLC0415
 

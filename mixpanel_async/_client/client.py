@@ -52,7 +52,7 @@ from .lifecycle import LifecycleMethods
 from .profiles import ProfileMethods
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
+    from typing_extensions import Self, Unpack
 
     from .._spool.spool import SqliteSpool
     from ..flags.exposures import Track
@@ -61,6 +61,7 @@ if TYPE_CHECKING:
     from ..flags.providers import Providers
     from ..flags.remote import RemoteFeatureFlagsProvider
     from ..outbox.protocol import Outbox
+    from .arguments import ClientArguments
     from .blocking import BlockingMixpanel
 
 _IDENTITY_RETRY: Final = RetryPolicy(attempts=3, initial=0.5, maximum=4.0, total_timeout=15.0)
@@ -240,7 +241,9 @@ class AsyncMixpanel(LifecycleMethods, EventMethods, IdentityMethods, ProfileMeth
         return make_providers(local_flags, remote_flags, dependencies)
 
     @classmethod
-    def from_env(cls, environ: Mapping[str, str] | None = None, **options: Any) -> Self:
+    def from_env(
+        cls, environ: Mapping[str, str] | None = None, *, token: str | None = None, **options: Unpack[ClientArguments]
+    ) -> Self:
         """Create a client from environment variables.
 
         It reads `MIXPANEL_TOKEN` and, if set, `MIXPANEL_SERVICE_ACCOUNT_USERNAME`, `MIXPANEL_SERVICE_ACCOUNT_SECRET`,
@@ -252,14 +255,16 @@ class AsyncMixpanel(LifecycleMethods, EventMethods, IdentityMethods, ProfileMeth
 
         Args:
             environ: variables to use instead of the process's environment.
-            options: any options of the client. They override the variables.
+            token: the project's token. It overrides `MIXPANEL_TOKEN`.
+            **options: options of `AsyncMixpanel`. They override the variables.
 
         Raises:
             ConfigurationError: if the token is missing or a value is invalid.
         """
         try:
             variables = os.environ if environ is None else environ
-            found = {**env_options(variables, options), **options}
+            given: dict[str, Any] = {**options} if token is None else {**options, "token": token}
+            found = {**env_options(variables, given), **given}
             if (url := outbox_url(variables, found)) is not None:
                 from ..outbox import RedisOutbox  # noqa: PLC0415  only imported if used
 
@@ -269,7 +274,7 @@ class AsyncMixpanel(LifecycleMethods, EventMethods, IdentityMethods, ProfileMeth
             raise without_traceback(error) from None
         finally:
             # Error reporters may show the locals of this frame.
-            variables = found = url = environ = options = None  # type: ignore[assignment]
+            variables = given = found = url = environ = token = options = None  # type: ignore[assignment]
 
     def in_thread(self) -> BlockingMixpanel:
         """Return a context manager that runs the client in a background thread, for programs without an event loop.

@@ -29,7 +29,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final
 
 from mixpanel_async._model.config import IdMerge
 from mixpanel_async.identity.systems import (
@@ -68,8 +68,11 @@ from .project.reports import arrived_events, count_duplicates, identity_entries,
 from .storage.store import ProjectStore, StoreError
 
 if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
     from mixpanel_async import AsyncMixpanel
     from mixpanel_async.identity import AuditReport
+    from mixpanel_async.types import ClientArguments, IdMergeOption
 
 __all__ = [
     "KINDS",
@@ -136,7 +139,7 @@ class Emulator(FaultControls):
 
     def __init__(
         self,
-        id_merge: IdMerge | Literal["legacy", "original", "simplified"] = IdMerge.SIMPLIFIED,
+        id_merge: IdMergeOption = IdMerge.SIMPLIFIED,
         *,
         token: str | None = None,
         secret: str | None = None,
@@ -194,18 +197,18 @@ class Emulator(FaultControls):
             self._state.project.restore(store.take_saved())
         self.app = build_app(self._state, routes_of(self, self._state), origins)
 
-    def client(self, token: str | None = None, **options: Any) -> AsyncMixpanel:
+    def client(self, token: str | None = None, **options: Unpack[ClientArguments]) -> AsyncMixpanel:
         """Return a client that talks to this emulator in-process, without a socket.
 
         Args:
             token: project token. None uses the emulator's token, or `emulator-token` if the emulator accepts any.
-            options: options of `AsyncMixpanel`. They override those that the emulator sets.
+            **options: options of `AsyncMixpanel`. They override those that the emulator sets.
         """
         # Imported here so that the emulator works without the client.
         from mixpanel_async import AsyncMixpanel  # noqa: PLC0415
         from mixpanel_async._http.asgi import asgi_client  # noqa: PLC0415
 
-        client_options = {"api_host": "http://127.0.0.1", **options}
+        client_options: ClientArguments = {"api_host": "http://127.0.0.1", **options}
         if "http_client" not in client_options:
             client_options["http_client"] = asgi_client(self.app)
         return AsyncMixpanel(token or self.token or DEFAULT_TOKEN, **client_options)

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequen
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from inspect import isawaitable
-from typing import Final, Generic, TypeVar
+from typing import Final, Generic, TypeAlias, TypeVar
 from uuid import UUID
 
 from mixpanel_async import AsyncMixpanel, BoundMixpanel, ConfigurationError, IdMerge, MixpanelException, ValidationError
@@ -19,8 +19,10 @@ from ._visitors import CookiePolicy, RequestInfo, VisitorSession, VisitorSession
 R = TypeVar("R")
 A = TypeVar("A")
 
-UserId = str | int | UUID | None
-MakeClient = Callable[[], AsyncMixpanel]
+UserId: TypeAlias = str | int | UUID | None
+MakeClient: TypeAlias = Callable[[], AsyncMixpanel]
+GetUserId: TypeAlias = Callable[[R], Awaitable[UserId] | UserId]
+HasConsent: TypeAlias = Callable[[R], Awaitable[bool] | bool]
 
 _log = logging.getLogger("mixpanel_async")
 _COOKIE: Final = CookiePolicy()
@@ -84,8 +86,8 @@ class BaseIntegration(Generic[R]):
         self,
         client: MakeClient | AsyncMixpanel = AsyncMixpanel.from_env,
         *,
-        user_id: Callable[[R], Awaitable[UserId] | UserId] | None = None,
-        consent: Callable[[R], Awaitable[bool] | bool] | None = None,
+        user_id: GetUserId[R] | None = None,
+        consent: HasConsent[R] | None = None,
         cookie: CookiePolicy = _COOKIE,
         trusted_proxies: int | Sequence[str] = 0,
         geolocate: bool = True,
@@ -217,7 +219,7 @@ class BaseIntegration(Generic[R]):
             )
             return self._visitors.untracked()
 
-    async def _read_consent(self, hook: Callable[[R], Awaitable[bool] | bool], request: R) -> bool | None:
+    async def _read_consent(self, hook: HasConsent[R], request: R) -> bool | None:
         """Return the result of the app's consent function; None if it failed."""
         try:
             result: object = await _call_hook(hook, request)

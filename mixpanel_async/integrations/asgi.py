@@ -14,14 +14,23 @@ from __future__ import annotations
 
 import time
 from abc import abstractmethod
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import cached_property, partial
 from typing import Any, Final, TypeVar, cast
 
 from mixpanel_async import AsyncMixpanel, BoundMixpanel, ConfigurationError, MixpanelException
 
-from ._base import CURRENT_REQUEST, SIGN_IN_TIMEOUT, BaseIntegration, MakeClient, RequestState, UserId, current_mixpanel
+from ._base import (
+    CURRENT_REQUEST,
+    SIGN_IN_TIMEOUT,
+    BaseIntegration,
+    GetUserId,
+    HasConsent,
+    MakeClient,
+    RequestState,
+    current_mixpanel,
+)
 from ._lifespan import ASGIApp, LifespanApp, Message, Receive, Scope, Send
 from ._tracking_proxy import TrackingProxy
 from ._visitors import CookiePolicy, RequestInfo
@@ -162,8 +171,8 @@ class MixpanelIntegration(ScopeIntegration[Scope]):
         self,
         client: MakeClient | AsyncMixpanel = AsyncMixpanel.from_env,
         *,
-        user_id: Callable[[Scope], Awaitable[UserId] | UserId] | None = None,
-        consent: Callable[[Scope], Awaitable[bool] | bool] | None = None,
+        user_id: GetUserId[Scope] | None = None,
+        consent: HasConsent[Scope] | None = None,
         cookie: CookiePolicy = _COOKIE,
         trusted_proxies: int | Sequence[str] = 0,
         geolocate: bool = True,

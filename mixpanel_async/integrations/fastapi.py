@@ -27,7 +27,7 @@ except ModuleNotFoundError as error:
 
 from mixpanel_async import AsyncMixpanel, BoundMixpanel
 
-from ._base import SIGN_IN_TIMEOUT, MakeClient, current_mixpanel
+from ._base import SIGN_IN_TIMEOUT, HasConsent, MakeClient, current_mixpanel
 from ._visitors import CookiePolicy
 from .starlette import MixpanelIntegration as StarletteIntegration
 
@@ -70,7 +70,7 @@ class MixpanelIntegration(StarletteIntegration):
         client: MakeClient | AsyncMixpanel = AsyncMixpanel.from_env,
         *,
         user_id: Callable[..., Any] | None = None,
-        consent: Callable[[HTTPConnection], Awaitable[bool] | bool] | None = None,
+        consent: HasConsent[HTTPConnection] | None = None,
         cookie: CookiePolicy = _COOKIE,
         trusted_proxies: int | Sequence[str] = 0,
         geolocate: bool = True,

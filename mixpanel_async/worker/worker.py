@@ -40,9 +40,10 @@ from ..outbox.lanes import check_kinds
 from .assembly import Assembly
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
+    from typing_extensions import Self, Unpack
 
     from ..outbox.protocol import Inbox, Outbox
+    from .arguments import WorkerArguments
     from .outage import Outage
     from .session import Session
 
@@ -214,27 +215,35 @@ class Worker:
         self._inherited: list[tuple[Assembly, Session | None]] = []
 
     @classmethod
-    def from_env(cls, outbox: Outbox, environ: Mapping[str, str] | None = None, **options: Any) -> Self:
+    def from_env(
+        cls,
+        outbox: Outbox,
+        environ: Mapping[str, str] | None = None,
+        *,
+        token: str | None = None,
+        **options: Unpack[WorkerArguments],
+    ) -> Self:
         """Create a worker from environment variables, the same as in `AsyncMixpanel.from_env`.
 
         Args:
             outbox: the outbox.
             environ: variables to use instead of the process's environment.
-            options: any options of the worker. They override the variables.
+            token: the project's token. It overrides `MIXPANEL_TOKEN`.
+            **options: options of `Worker`. They override the variables.
 
         Raises:
             ConfigurationError: if the token is missing or a value is invalid.
         """
         try:
-            given = {**options, "enabled": True}
-            found = env_options(os.environ if environ is None else environ, given)
+            given: dict[str, Any] = {**options} if token is None else {**options, "token": token}
+            found = env_options(os.environ if environ is None else environ, {**given, "enabled": True})
             found.pop("id_merge", None)
-            return cls(outbox, **{**found, **options})
+            return cls(outbox, **{**found, **given})
         except MixpanelException as error:
             raise without_traceback(error) from None
         finally:
             # Error reporters may show the locals of this frame.
-            del environ, options
+            given = found = environ = token = options = None  # type: ignore[assignment]
 
     @property
     def name(self) -> str:

@@ -24,6 +24,7 @@ from mixpanel_async import (
     ValidationError,
 )
 from mixpanel_async.emulator import Emulator
+from mixpanel_async.types import InvalidOption
 
 Message = dict[str, Any]
 Hook = Callable[[AsyncMixpanel, Any], Any]
@@ -271,7 +272,7 @@ async def test_before_send_that_tracks_without_end_fails_no_call() -> None:
 
 @pytest.mark.parametrize("invalid", ["raise", "drop"])
 @pytest.mark.anyio
-async def test_serializer_that_tracks_without_end_ends(invalid: str) -> None:
+async def test_serializer_that_tracks_without_end_ends(invalid: InvalidOption) -> None:
     calls = 0
 
     def endless(value: Any) -> str:

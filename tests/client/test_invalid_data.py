@@ -30,6 +30,7 @@ from mixpanel_async import (
 )
 from mixpanel_async.emulator import Emulator
 from mixpanel_async.flags import RemoteFlags, SelectedVariant
+from mixpanel_async.types import InvalidOption
 
 SECRET: Final = "s3cret-value"
 Call = Callable[[AsyncMixpanel], Any]
@@ -208,7 +209,7 @@ BAD_ARGUMENTS: Final[dict[str, Call]] = {
 
 @pytest.mark.parametrize("invalid", ["raise", "drop"])
 @pytest.mark.anyio
-async def test_wrong_arguments(invalid: str) -> None:
+async def test_wrong_arguments(invalid: InvalidOption) -> None:
     emulator = Emulator(IdMerge.ORIGINAL)
     async with emulator.client(invalid=invalid) as mp:
         for name, call in BAD_ARGUMENTS.items():

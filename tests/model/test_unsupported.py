@@ -9,7 +9,11 @@ from typing import Any
 import mixpanel as official
 import pytest
 
-from mixpanel_async import AsyncMixpanel
+from mixpanel_async import AsyncMixpanel, ConfigurationError
+from mixpanel_async.emulator import Emulator
+from mixpanel_async.outbox import MemoryOutbox
+from mixpanel_async.types import ClientArguments, WorkerArguments
+from mixpanel_async.worker import Worker
 
 CANARY = "canary-of-a-secret"
 OFFICIAL = {
@@ -76,7 +80,7 @@ def test_consumer_by_position_is_refused_with_advice() -> None:
 
 def test_from_env_refuses_the_same_arguments() -> None:
     with pytest.raises(TypeError, match="import_data") as caught:
-        AsyncMixpanel.from_env({"MIXPANEL_TOKEN": CANARY}, api_secret=CANARY)
+        AsyncMixpanel.from_env({"MIXPANEL_TOKEN": CANARY}, api_secret=CANARY)  # type: ignore[call-arg]
     assert CANARY not in locals_of(caught.value.__traceback__)
 
 
@@ -90,3 +94,20 @@ def test_type_checker_reports_unsupported_arguments() -> None:
         AsyncMixpanel("token", official.Consumer())  # Untyped, so it cannot be reported.
     with pytest.raises(TypeError):
         AsyncMixpanel("token", "eu")  # type: ignore[arg-type]
+    with pytest.raises(TypeError):
+        AsyncMixpanel.from_env(token="token", regoin="eu")  # type: ignore[call-arg]
+    with pytest.raises(ConfigurationError):
+        AsyncMixpanel.from_env(token="token", region="moon")  # type: ignore[arg-type]
+    with pytest.raises(TypeError):
+        Emulator().client(regoin="eu")  # type: ignore[call-arg]
+    with pytest.raises(TypeError):
+        Worker.from_env(MemoryOutbox(), token="token", regoin="eu")  # type: ignore[call-arg]
+    with pytest.raises(TypeError):
+        Worker(MemoryOutbox(), "token", regoin="eu")  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize(("arguments", "cls"), [(ClientArguments, AsyncMixpanel), (WorkerArguments, Worker)])
+def test_types_of_options_are_those_of_the_constructor(arguments: Any, cls: Any) -> None:
+    options = [one for one in inspect.signature(cls).parameters.values() if one.kind is one.KEYWORD_ONLY]
+    described = {name: hint.__forward_arg__ for name, hint in arguments.__annotations__.items()}
+    assert described == {one.name: one.annotation for one in options}

@@ -989,7 +989,7 @@ async def test_e10_tight_loop_drops_the_oldest_or_newest_records(path: Path, ove
         overflow=overflow,
         retry=hold,
         batching=BatchPolicy(linger=3600.0),
-        on_drop=lambda records, reason: lost.extend(one.payload["properties"]["number"] for one in records),
+        on_drop=lambda records, reason: lost.extend((one.payload or {})["properties"]["number"] for one in records),
     )
     await mp.start()
     for number in range(3_000):

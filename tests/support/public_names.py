@@ -23,6 +23,7 @@ MODULES: Final = (
     "mixpanel_async.identity",
     "mixpanel_async.outbox",
     "mixpanel_async.testing",
+    "mixpanel_async.types",
     "mixpanel_async.worker",
     *INTEGRATIONS,
 )

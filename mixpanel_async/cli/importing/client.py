@@ -34,12 +34,11 @@ def create_client(
     Raises:
         ConfigurationError: if the token or part of the service account is missing or invalid.
     """
+    allowed = {"MIXPANEL_ALLOW_HTTP": "1"} if project.allow_http else {}
     return AsyncMixpanel.from_env(
-        project.environ,
+        {**project.environ, **allowed},
         events_endpoint="import",
         nesting=nesting.of_client,
-        # Otherwise, `MIXPANEL_ALLOW_HTTP` decides.
-        **({"allow_http": True} if project.allow_http else {}),
         overflow=Overflow.WAIT,
         batching=BatchPolicy(
             max_events=BATCH_RECORDS,

@@ -208,14 +208,14 @@ def _create_client(plan: Plan, project: ProjectOptions) -> AsyncMixpanel:
     Raises:
         ConfigurationError: if the token or part of the service account is missing or invalid.
     """
+    allowed = {"MIXPANEL_ALLOW_HTTP": "1"} if project.allow_http else {}
     return AsyncMixpanel.from_env(
-        project.environ,
+        {**project.environ, **allowed},
         # A disabled client would report success without sending.
         enabled=True,
         id_merge=plan.id_merge,
         # Links of a resumed run may be older than `/track` accepts.
         events_endpoint="import" if plan.is_simplified else "auto",
-        **({"allow_http": True} if project.allow_http else {}),
         timeout=_REQUEST_TIMEOUT,
         spool=None,
     )
