@@ -18,7 +18,7 @@ def asgi_visit(requests: str, checks: str, lifespan: str = "app.router.lifespan_
         "import httpx\n"
         f"async with {lifespan}:\n"
         "    transport = httpx.ASGITransport(app)\n"
-        '    async with httpx.AsyncClient(transport=transport, base_url="http://shop.example") as browser:\n'
+        '    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as browser:\n'
         f"{indent(dedent(requests).strip(), ' ' * 8)}\n"
         f"{dedent(checks)}"
     )
@@ -65,6 +65,59 @@ JOINED: Final = """
     assert EMULATOR.profile("maya@example.com")["$email"] == "maya@example.com"
 """
 
+LIFESPAN: Final = "__import__('lifespans').lifespan_of(app)"
+AIOHTTP: Final = """
+import asyncio
+from aiohttp.test_utils import TestClient, TestServer
+async with TestClient(TestServer(create_app())) as browser:
+"""
+DJANGO: Final = """
+import unittest
+from asgiref.sync import sync_to_async
+from django.core.management import call_command
+from django.conf import settings
+settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
+command = sync_to_async(call_command)
+await command("migrate", verbosity=0)
+await command("check", fail_level="WARNING")
+# The command `test` needs the main thread. A `TestCase` rolls back what it has changed.
+run_tests = unittest.TextTestRunner(verbosity=0, failfast=True).run
+result = await sync_to_async(lambda: run_tests(unittest.defaultTestLoader.loadTestsFromName("tests")))()
+assert result.testsRun == 1 and result.wasSuccessful()
+app = application
+""" + asgi_visit(
+    """
+    assert (await browser.get("/")).json() == {"hello": "visitor"}
+    account = {"name": "maya", "password": "secret"}
+    assert (await browser.post("/signup", data=account)).status_code == 200
+    assert (await browser.get("/search")).json() == {"hello": "maya"}
+    assert (await browser.post("/logout")).status_code == 200
+    assert (await browser.post("/login", data=account)).status_code == 200
+    """,
+    """
+    import wsgi
+    from mixpanel_async.integrations.django import mixpanel
+    assert callable(wsgi.application)
+    await command("report")
+    await mixpanel.flush()
+    person = EMULATOR.resolve("maya")
+    assert {event["event"] for event in EMULATOR.events() if event["properties"]["distinct_id"] == person} == {
+        "Page viewed", "Searched", "Signed up", "Signed out", "Signed in", "Report sent"
+    }
+    assert {"$name", "Joined", "plan"} <= {*EMULATOR.profile("maya")}
+    """,
+    LIFESPAN,
+)
+FLASK: Final = """
+browser = app.test_client()
+assert browser.get("/").json == {"hello": "visitor"}
+assert browser.post("/login", data={"email": "maya@example.com"}).status_code == 200
+assert browser.get("/").json == {"hello": "maya@example.com"}
+assert browser.post("/logout").status_code == 204
+mixpanel.close()
+assert len({event["properties"]["distinct_id"] for event in EMULATOR.events()}) == 1
+"""
+
 APP_VISITS: Final[dict[str, str]] = {
     "guides/frontend.md#shop.py": asgi_visit(SHARED_VISITOR, ONE_VISITOR),
     "guides/frontend.md#api.py": asgi_visit(
@@ -92,4 +145,48 @@ APP_VISITS: Final[dict[str, str]] = {
         'assert (await browser.get("/report")).status_code == 200',
         'assert {event["event"] for event in EMULATOR.events()} == {"App started", "Report opened"}',
     ),
+    "guides/aiohttp.md#app.py": AIOHTTP
+    + """
+    response = await browser.get("/")
+    visitor = response.cookies["mp_visitor"].value
+    assert await response.json() == {"hello": "visitor"}
+    for path in ("/signup", "/", "/logout", "/login"):
+        call = browser.get if path == "/" else browser.post
+        response = await call(path, data={"email": "maya@example.com"})
+        assert response.status == 200
+"""
+    + dedent(JOINED),
+    "guides/aiohttp.md#app_with_options.py": AIOHTTP
+    + """
+    assert (await browser.post("/cart/tea")).status == 200
+    assert not browser.session.cookie_jar.filter_cookies(browser.make_url("/"))
+    response = await browser.post("/cart/cup", cookies={"consent": "yes"})
+    assert response.cookies["mp_visitor"]["max-age"] == "2592000"
+assert [event["properties"]["item"] for event in EMULATOR.events("Added to cart")] == ["cup"]
+assert [event["properties"]["path"] for event in EMULATOR.events("Request")] == ["/cart/{item}"]
+""",
+    "guides/asgi.md#app.py": asgi_visit(
+        """
+        assert (await browser.get("/")).json() == {"hello": "visitor"}
+        assert (await browser.post("/login")).status_code == 200
+        assert (await browser.get("/")).json() == {"hello": "maya@example.com"}
+        assert (await browser.post("/logout")).status_code == 200
+        """,
+        'assert len({event["properties"]["distinct_id"] for event in EMULATOR.events()}) == 1',
+    ),
+    "guides/asgi.md#litestar_app.py": asgi_visit(
+        'assert (await browser.get("/items")).json() == ["tea", "cup"]',
+        """
+        assert len(EMULATOR.events("Items viewed")) == 1
+        assert [event["properties"]["path"] for event in EMULATOR.events("Request")] == ["/items"]
+        """,
+        LIFESPAN,
+    ),
+    "guides/asgi.md#plain_app.py": asgi_visit(
+        'assert (await browser.get("/")).text == "hello\\n"',
+        'assert {event["event"] for event in EMULATOR.events()} == {"Page viewed", "Request"}',
+        LIFESPAN,
+    ),
+    "guides/asgi.md#flask_app.py": FLASK,
+    "guides/django.md#asgi.py": DJANGO,
 }

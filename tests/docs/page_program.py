@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import asyncio
+import functools
 import inspect
 import json
 import os
@@ -78,6 +79,7 @@ def main() -> None:
     init = AsyncMixpanel.__init__
     with emulator.serve() as server:
 
+        @functools.wraps(init)
         def connect(self: AsyncMixpanel, token: str, *arguments: Any, **named: Any) -> None:
             if "http_client" not in named and "outbox" not in named:
                 named["api_host"] = named.get("api_host") or server.url

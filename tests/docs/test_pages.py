@@ -41,6 +41,8 @@ PRELOADED: Final = (
     "httpx",
     "fastapi",
     "mixpanel_async.integrations.fastapi",
+    "mixpanel_async.integrations.aiohttp",
+    "lifespans",
 )
 
 
@@ -61,7 +63,9 @@ def test_program_runs(block: Block, processes: ForkServer, tmp_path: Path, reque
     folder = tmp_path / "page"
     folder.mkdir()
     for other in blocks_of(path_of(block.page)):
-        if other.title is not None and (other.number <= block.number or other.language != "python"):
+        is_earlier = other.number <= block.number or other.language != "python"
+        if other.title is not None and (is_earlier or IMPORTED.get(other.key) == block.key):
+            (folder / other.title).parent.mkdir(parents=True, exist_ok=True)
             (folder / other.title).write_text(other.code.replace(QUEUE, redis), "utf-8")
     for name, text in FILES.get(block.page, {}).items():
         (folder / name).write_text(text, "utf-8")
@@ -77,7 +81,7 @@ def test_program_runs(block: Block, processes: ForkServer, tmp_path: Path, reque
     assert block.key in SILENT or facts["requests"] or facts["clients"], "the program sends nothing"
     for module, importer in IMPORTED.items():
         if importer == block.key:
-            assert module.rpartition("#")[2].removesuffix(".py") in facts["modules"]
+            assert module.rpartition("#")[2].removesuffix(".py").replace("/", ".") in facts["modules"]
     if block.output is not None:
         assert printed == block.output
 

@@ -33,7 +33,14 @@ assert len([event for event in EMULATOR.events() if event["properties"]["distinc
 }
 
 # Modules of a page, and the block whose program imports them. They are not run as programs.
-IMPORTED: Final[dict[str, str]] = {}
+IMPORTED: Final[dict[str, str]] = {
+    "guides/django.md#settings.py": "guides/django.md#asgi.py",
+    "guides/django.md#urls.py": "guides/django.md#asgi.py",
+    "guides/django.md#wsgi.py": "guides/django.md#asgi.py",
+    "guides/django.md#shop/models.py": "guides/django.md#asgi.py",
+    "guides/django.md#shop/management/commands/report.py": "guides/django.md#asgi.py",
+    "guides/django.md#tests.py": "guides/django.md#asgi.py",
+}
 
 # Files that the programs of a page read.
 FILES: Final[dict[str, dict[str, str]]] = {}
@@ -41,6 +48,7 @@ FILES: Final[dict[str, dict[str, str]]] = {}
 # Variables that the programs of a page read.
 ENVIRONMENT: Final[dict[str, dict[str, str]]] = {
     "tutorial.md": {"MIXPANEL_ID_MERGE": "simplified"},
+    "guides/django.md": {"MIXPANEL_ID_MERGE": "simplified"},
 }
 
 # Programs that send nothing, such as one that validates settings; all others must reach the emulator or make a client.
