@@ -408,7 +408,7 @@ def test_unreadable_csv_rows_are_kept_verbatim_and_can_be_corrected(tmp_path: Pa
         (6, "unreadable", bad[2]),
         (7, "unreadable", bad[3]),
     ]
-    # As the README says: below the header the rows are CSV again. They are rejected until corrected.
+    # As docs/guides/importing.md says: below the header the rows are CSV again. They are rejected until corrected.
     texts = [one["record"] for one in found]
     again = tmp_path / "again.csv"
     again.write_text("\n".join([header, *texts, ""]), newline="")

@@ -1,6 +1,7 @@
 """Commands on the pages print what the pages say: each console block with an `Output` block after it is run.
 
-The commands of a page run in order, in the directory of the titled blocks of the page, against one emulator.
+Its lines are calls of `mixpanel-async`, or of `cat`. The commands of a page run in order, in the directory of
+the titled blocks of the page, against one emulator.
 """
 
 from __future__ import annotations
@@ -44,6 +45,9 @@ def output_of(code: str, variables: dict[str, str | None]) -> str:
     printed = ""
     for line in code.replace("\\\n", " ").splitlines():
         program, *arguments = shlex.split(line)
+        if program == "cat":
+            printed += "".join(Path(name).read_text("utf-8") for name in arguments)
+            continue
         assert program == "mixpanel-async", line
         result = CliRunner().invoke(app, arguments, env=variables)
         if result.exception is not None and not isinstance(result.exception, SystemExit):

@@ -56,6 +56,7 @@ SILENT: Final[frozenset[str]] = frozenset(
     {
         "cookbook.md#26",
         "guides/identity-tools.md#graph.py",
+        "guides/importing.md#check.py",
         "guides/outbox.md#cluster_queue.py",
         "guides/outbox.md#drain.py",
         "guides/outbox.md#sentinel_queue.py",
