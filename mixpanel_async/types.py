@@ -15,7 +15,7 @@ from ._client.base import Meta, Properties
 from ._delivery.callbacks import OnDelivered, OnDrop
 from ._encoding.hooks import BeforeSend, SerializerOption
 from ._http.transport import HttpClient
-from ._model.config import EventsEndpoint, IdMergeOption, InvalidOption, NestingOption, Region
+from ._model.config import EventsEndpoint, IdMergeOption, InvalidOption, NestingOption
 from .worker.arguments import WorkerArguments
 
 __all__ = [
@@ -30,7 +30,6 @@ __all__ = [
     "OnDelivered",
     "OnDrop",
     "Properties",
-    "Region",
     "SerializerOption",
     "WorkerArguments",
 ]

@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from .._delivery.watchdog import Watchdog
 
 Properties = Mapping[str, Any]
+"""Properties of an event or profile by name."""
 Meta = Mapping[str, Any] | None
+"""Fields that are merged into a message, next to `event` or the operation; None for none."""
 Outcome = DroppedByHook | MixpanelException
 PlainTracker = Callable[[Any, Any], bytes | bool]
 """Stages an event with a name and properties, and returns True, or returns the result of `StagingBuffer.try_append`."""

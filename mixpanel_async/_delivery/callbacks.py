@@ -29,7 +29,9 @@ from .staging import IN_CALLBACK
 
 T = TypeVar("T")
 OnDrop = Callable[[list[LostRecord], DropReason], Awaitable[None] | None]
+"""Callback that receives lost records and the reason."""
 OnDelivered = Callable[[Delivery], Awaitable[None] | None]
+"""Callback that receives each request that Mixpanel accepted."""
 
 # Bytes of payload kept for a slow `on_drop`. Beyond them only the number of lost records is kept.
 _MAX_KEPT_BYTES: Final = 16 * 1024 * 1024

@@ -17,7 +17,9 @@ from .validation import Serializer
 
 Message = dict[str, Any]
 BeforeSend = Callable[[Message], Message | None]
+"""Function that receives a message before it is queued, and returns it, changed or not, or None to drop it."""
 SerializerOption = Serializer | type[json.JSONEncoder] | None
+"""Function or JSON encoder that converts values of other types; None for none."""
 
 # Number of records that hooks may track inside one another.
 _MAX_HOOK_DEPTH: Final = 8

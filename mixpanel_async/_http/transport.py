@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 
 HttpClient = httpx.AsyncClient
+"""HTTP client of httpx."""
 
 MAX_RESPONSE_BYTES: Final = 1024 * 1024
 _CLOSE_TIMEOUT: Final = 1.0

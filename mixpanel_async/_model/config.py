@@ -14,8 +14,11 @@ from .origin import parse_origin
 
 Region = Literal["us", "eu", "in"]
 EventsEndpoint = Literal["auto", "track", "import"]
+"""Endpoint of events."""
 InvalidOption = Literal["raise", "drop"]
+"""Policy for data that Mixpanel would not accept."""
 NestingOption = Literal["keep", "text", "reject"]
+"""Policy for deeply nested values."""
 
 # Spellings of a switch in an environment variable, in any case.
 _ON: Final = ("1", "true", "yes", "on")
@@ -41,6 +44,7 @@ class IdMerge(Enum):
 
 
 IdMergeOption = IdMerge | Literal["legacy", "original", "simplified"]
+"""ID Merge system, or its text."""
 
 
 def as_id_merge(value: object, name: str = "id_merge") -> IdMerge | None:

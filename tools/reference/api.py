@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator
 from importlib import import_module
+from types import UnionType
 from typing import Final, Literal, NamedTuple, get_args, get_origin
 
 from mixpanel_async import AsyncMixpanel
@@ -65,6 +66,27 @@ API_PAGES: Final[dict[str, ApiPage]] = {
         (
             Group("Options of the client", _ROOT, ("BatchPolicy", "RetryPolicy", "Overflow", "IdMerge", "Region")),
             Group("Credentials", _ROOT, ("ServiceAccountCredentials",)),
+            Group(
+                "Types for annotations",
+                "mixpanel_async.types",
+                (
+                    "BeforeSend",
+                    "ClientArguments",
+                    "EventsEndpoint",
+                    "HttpClient",
+                    "IdMergeOption",
+                    "InvalidOption",
+                    "Meta",
+                    "NestingOption",
+                    "OnDelivered",
+                    "OnDrop",
+                    "Properties",
+                    "SerializerOption",
+                    "WorkerArguments",
+                ),
+                "Functions that pass options on annotate them as `**options: Unpack[ClientArguments]`, so that a type "
+                "checker finds misspelled options.",
+            ),
             Group("Spool", _ROOT, ("SqliteSpool", "SpoolStatus", "SpoolCount", "SpooledRecord", "Purged")),
         ),
     ),
@@ -270,6 +292,8 @@ def _summary(module: str, name: str) -> str:
         return first_sentence(value.__doc__)
     if get_origin(value) is Literal:
         return f"Type of {', '.join(map(code, get_args(value)))}."
+    if get_origin(value) is not None or isinstance(value, UnionType):
+        return "Type alias."
     return f"Constant of type {code(type(value).__name__)}."
 
 
