@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Iterator
 from importlib import import_module
-from types import UnionType
-from typing import Final, Literal, NamedTuple, get_args, get_origin
+from types import NoneType, UnionType
+from typing import Final, NamedTuple, Union, get_args, get_origin
 
 from mixpanel_async import AsyncMixpanel
 
@@ -288,13 +289,20 @@ def names_table(group: Group) -> str:
 
 def _summary(module: str, name: str) -> str:
     value = getattr(import_module(module), name)
+    if getattr(value, "__module__", "").startswith(("typing", "collections")) or isinstance(value, UnionType):
+        return f"Type {code(_annotation(value))}."
+    if inspect.isclass(value) and value.__name__ != name:
+        return f"Other name of {code(f'{value.__module__}.{value.__name__}')}."
     if inspect.isclass(value) or inspect.isroutine(value):
         return first_sentence(value.__doc__)
-    if get_origin(value) is Literal:
-        return f"Type of {', '.join(map(code, get_args(value)))}."
-    if get_origin(value) is not None or isinstance(value, UnionType):
-        return "Type alias."
     return f"Constant of type {code(type(value).__name__)}."
+
+
+def _annotation(value: object) -> str:
+    """Return a type without the modules of its names, the same on every version of Python."""
+    if get_origin(value) in (Union, UnionType):
+        return " | ".join("None" if one is NoneType else _annotation(one) for one in get_args(value))
+    return re.sub(r"\b(?:[a-z_]\w*\.)+(?=[A-Za-z])", "", inspect.formatannotation(value))
 
 
 def directive(module: str, name: str, level: int) -> str:

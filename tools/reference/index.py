@@ -9,7 +9,7 @@ from .markdown import page, section, table
 _PYTHON: Final = (
     ("client.md", "Client", "`AsyncMixpanel` with all options and methods"),
     ("bound.md", "Bound and blocking clients", "clients of one user or request, and clients for code without `await`"),
-    ("options.md", "Options and policies", "batches, retries, overflow, credentials, the spool"),
+    ("options.md", "Options and policies", "batches, retries, overflow, credentials, the spool, types for annotations"),
     ("results.md", "Results and statistics", "what `stats()`, `flush()` and the callbacks get"),
     ("errors.md", "Errors", "every exception, and when it is raised"),
     ("flags.md", "Feature flags", "local and remote evaluation"),
