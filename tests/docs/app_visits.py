@@ -118,6 +118,27 @@ mixpanel.close()
 assert len({event["properties"]["distinct_id"] for event in EMULATOR.events()}) == 1
 """
 
+CELERY: Final = """
+assert charge.apply(args=["user-1", 9.5]).successful()
+mixpanel.blocking.close()
+assert EMULATOR.events("Charged")[0]["properties"]["amount"] == 9.5
+assert EMULATOR.profile("user-1") == {"charges": 1}
+"""
+ARQ: Final = """
+context = {"job_id": "c0ffee0000004000"}
+await WorkerSettings.on_startup(context)
+await WorkerSettings.functions[0](context, "user-1")
+await WorkerSettings.on_shutdown(context)
+assert len(EMULATOR.events("Charged")) == 1
+"""
+LAMBDA: Final = """
+from types import SimpleNamespace
+context = SimpleNamespace(aws_request_id="c0ffee00", get_remaining_time_in_millis=lambda: 3_000)
+handler({"user": "user-1", "item": "tea"}, context)
+mixpanel.blocking.close()
+assert len(EMULATOR.events()) == 1
+"""
+
 APP_VISITS: Final[dict[str, str]] = {
     "guides/frontend.md#shop.py": asgi_visit(SHARED_VISITOR, ONE_VISITOR),
     "guides/frontend.md#api.py": asgi_visit(
@@ -189,4 +210,11 @@ assert [event["properties"]["path"] for event in EMULATOR.events("Request")] == 
     ),
     "guides/asgi.md#flask_app.py": FLASK,
     "guides/django.md#asgi.py": DJANGO,
+    "guides/workers.md#tasks.py": CELERY,
+    "guides/workers.md#taskiq_tasks.py": 'assert len(EMULATOR.events("Charged")) == 1',
+    "guides/workers.md#arq_tasks.py": ARQ,
+    "guides/workers.md#pool.py": 'assert {len(EMULATOR.events("Row converted")), len(EMULATOR.events())} == {10, 11}',
+    "guides/lambda.md#async_function.py": LAMBDA,
+    "guides/lambda.md#immediate_function.py": LAMBDA,
+    "guides/notebooks.md#callbacks.py": 'assert len(EMULATOR.events("Row read")) == 2',
 }

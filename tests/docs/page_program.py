@@ -49,6 +49,7 @@ def run(file: Path) -> dict[str, Any]:
         status = pytest.main([*PYTEST_OPTIONS, "--rootdir", str(file.parent), str(file)])
         assert status == 0, f"pytest ended with {status}"
         return {}
+    sys.argv = [str(file)]
     try:
         return runpy.run_path(str(file), run_name="__main__")
     except SystemExit as end:

@@ -7,6 +7,9 @@ A block titled `Output` after it is what the program prints. Commands and their 
 
 from __future__ import annotations
 
+import ast
+import asyncio
+import inspect
 import json
 import re
 import shlex
@@ -19,10 +22,11 @@ import pytest
 import typer.main
 import yaml
 from fork_server import ForkServer, fork_server
-from page_snippets import ROOT, Block, all_blocks, blocks_of, page_name, pages, path_of
+from page_snippets import DOCS, ROOT, Block, all_blocks, blocks_of, page_name, pages, path_of
 from visits import ENVIRONMENT, FILES, IMPORTED, LOSSES, SILENT, VISITS
 
 from mixpanel_async.cli.app import app
+from mixpanel_async.emulator import Emulator
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -126,6 +130,26 @@ def test_data_can_be_parsed(block: Block) -> None:
         yaml.safe_load(block.code)
     else:
         tomllib.loads(block.code)
+
+
+async def run_cells(blocks: list[Block], origin: str) -> dict[str, Any]:
+    """Run the cells of a notebook, which may await, and return their names."""
+    names: dict[str, Any] = {}
+    for block in blocks:
+        code = block.code.replace("http://127.0.0.1:8080", origin)
+        result = eval(compile(code, block.key, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT), names)
+        if inspect.iscoroutine(result):
+            await result
+    return names
+
+
+def test_cells_of_the_notebook_run() -> None:
+    emulator = Emulator()
+    cells = [block for block in blocks_of(DOCS / "guides/notebooks.md") if block.language == "py"]
+    with emulator.serve() as server:
+        names = asyncio.run(run_cells(cells, server.url))
+        names["mp"].close()
+    assert len(emulator.events("Notebook opened")) == len(cells) == 2
 
 
 def prose_of(path: Path) -> str:

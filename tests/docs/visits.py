@@ -40,6 +40,7 @@ IMPORTED: Final[dict[str, str]] = {
     "guides/django.md#shop/models.py": "guides/django.md#asgi.py",
     "guides/django.md#shop/management/commands/report.py": "guides/django.md#asgi.py",
     "guides/django.md#tests.py": "guides/django.md#asgi.py",
+    "guides/lambda.md#lambda_function.py": "guides/lambda.md#invoke.py",
 }
 
 # Files that the programs of a page read.
@@ -72,6 +73,7 @@ LOSSES: Final[dict[str, list[str]]] = {
     "cookbook.md#10": ["invalid"],
     "cookbook.md#21": ["before_send"],
     "cookbook.md#23": ["invalid"],
+    "guides/testing.md#test_faults.py": ["exhausted"],
     "guides/configuration.md#3": ["invalid"],
     "guides/observability.md#1": ["invalid"],
     "guides/observability.md#2": ["invalid"],
