@@ -13,7 +13,7 @@ from typing import Any, Final
 import pytest
 from page_snippets import DOCS, ROOT
 
-from tools.site_check import loads_from_other_hosts
+from tools.site_check import problems
 
 CHROMIUM: Final = Path("/usr/bin/chromium")
 PAGES: Final = {
@@ -42,22 +42,30 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "site"
 
 
-def test_pages_load_nothing_from_other_hosts(site: Path) -> None:
+def test_pages_have_no_broken_link_and_load_nothing_from_other_hosts(site: Path) -> None:
     assert (site / "deep" / "client.html").is_file()
-    assert [*loads_from_other_hosts(site)] == []
+    assert [*problems(site)] == []
 
 
-def test_check_finds_what_pages_load(tmp_path: Path) -> None:
+def test_check_finds_loads_from_other_hosts_and_broken_links(tmp_path: Path) -> None:
     other = "https://cdn.example/x"
-    page = f'<a href="{other}">link</a><script src="{other}"></script><link rel="icon" href="//cdn.example/y">'
-    (tmp_path / "page.html").write_text(f"{page}<p style=\"background: url('{other}')\">")
+    loads = f'<a href="{other}">link</a><script src="{other}"></script><link rel="icon" href="//cdn.example/y">'
+    links = (
+        '<h2 id="here"><a href="#here">1</a><a href="#gone">2</a><a href="deep/other.html#top">3</a><a href="no">4</a>'
+    )
+    (tmp_path / "page.html").write_text(f"{loads}{links}<p style=\"background: url('{other}')\">")
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / "other.html").write_text(
+        '<a href="../page.html#here" id="top">1</a><a href="../style.css">2</a>'
+    )
     (tmp_path / "style.css").write_text(f"@import '{other}'; p {{ background: url(data:image/png) }}")
-    found = [(path.name, address) for path, address in loads_from_other_hosts(tmp_path)]
-    assert found == [
-        ("page.html", other),
-        ("page.html", "//cdn.example/y"),
-        ("page.html", other),
-        ("style.css", other),
+    assert [*problems(tmp_path)] == [
+        f"page.html loads {other}",
+        "page.html loads //cdn.example/y",
+        f"page.html loads {other}",
+        "page.html links to #gone, which does not exist",
+        "page.html links to no, which does not exist",
+        f"style.css loads {other}",
     ]
 
 
