@@ -22,11 +22,12 @@ from mixpanel_async.emulator import Emulator
 
 # Address of the emulator on the pages.
 URL = "http://127.0.0.1:8080"
-VARIABLES = {
+VARIABLES: dict[str, str | None] = {
     "MIXPANEL_TOKEN": "0123456789abcdef0123456789abcdef",
-    "MIXPANEL_SERVICE_ACCOUNT_USERNAME": "docs.mp-service-account",
-    "MIXPANEL_SERVICE_ACCOUNT_SECRET": "secret",
-    "MIXPANEL_PROJECT_ID": "1",
+    "MIXPANEL_API_SECRET": "any",
+    "MIXPANEL_SERVICE_ACCOUNT_USERNAME": None,
+    "MIXPANEL_SERVICE_ACCOUNT_SECRET": None,
+    "MIXPANEL_PROJECT_ID": None,
     "MIXPANEL_ID_MERGE": None,
     "MIXPANEL_REGION": None,
 }

@@ -227,12 +227,6 @@ def test_every_client_option_is_in_the_readme() -> None:
         assert f"| `{name}` |" in README
 
 
-def test_every_public_error_is_in_the_readme() -> None:
-    for name in mixpanel_async.__all__:
-        if name.endswith("Error"):
-            assert f"`{name}`" in README
-
-
 def test_version_is_in_the_changelog_and_dependencies_are_as_documented() -> None:
     assert f"## [{mixpanel_async.__version__}]" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     # Read the project file, because the metadata of an editable installation may be out of date.
