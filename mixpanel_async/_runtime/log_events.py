@@ -1,7 +1,8 @@
 """Log lines of the client, each with the same facts as data for handlers that write JSON.
 
-The record's attribute `mixpanel` is a dict with `event`, the name of the log event, and its data. The README lists all
-events. Texts and data never contain a payload, a credential or a URL with a query.
+The record's attribute `mixpanel` is a dict with `event`, the name of the log event, and its data.
+`docs/reference/log-events.md` lists all events. Texts and data never contain a payload, a credential or a URL with a
+query.
 """
 
 from __future__ import annotations

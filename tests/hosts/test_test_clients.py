@@ -1,4 +1,4 @@
-"""Apps under test clients: the recipes of the README, and other ways to call an app from a test."""
+"""Apps under test clients: the recipes of the guide of testing, and other ways to call an app from a test."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""arq: the hooks of the README in arq's worker, with an in-memory Redis."""
+"""arq: the hooks of the guide of workers in arq's worker, with an in-memory Redis."""
 
 from __future__ import annotations
 

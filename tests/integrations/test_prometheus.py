@@ -26,7 +26,6 @@ from tools.reference.metrics import client_instruments
 
 ROOT = Path(__file__).parents[2]
 GUIDE = (ROOT / "docs/guides/observability.md").read_text(encoding="utf-8")
-README = (ROOT / "README.md").read_text(encoding="utf-8")
 # Name in Prometheus of each instrument of a client.
 DOCUMENTED = {one.name.removeprefix("mixpanel.client."): one.prometheus for one in client_instruments()}
 RULES: list[dict[str, Any]] = [

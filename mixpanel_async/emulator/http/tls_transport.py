@@ -22,7 +22,7 @@ _CHUNK: Final = 64 * 1024
 def _handshake_failure(error: ssl.SSLError) -> str:
     reason = error.reason or ""
     if reason.endswith(_DISTRUST):
-        return "the client does not trust the certificate, or it has no such host name; see https in the README"
+        return "the client does not trust the certificate, or it has no such host name; see docs/guides/emulator.md"
     return f"the TLS handshake failed: {reason.replace('_', ' ').lower() or 'unknown error'}"
 
 
