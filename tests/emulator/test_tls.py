@@ -415,7 +415,7 @@ def test_directory_in_place_of_a_file_is_reported(directory: Path, name: str) ->
 @pytest.mark.parametrize("module", ["platformdirs", "trustme"])
 def test_missing_extra_is_reported(directory: Path, module: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(ImportError, match=r"mixpanel-async\[tls\]"):
+    with pytest.raises(ImportError, match=r'pip install "\.\[tls\]"'):
         Emulator().serve(tls=Tls(directory=directory)).start()
 
 

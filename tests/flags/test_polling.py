@@ -436,7 +436,7 @@ def test_options_of_the_wrong_type_are_rejected() -> None:
 
 def test_missing_extra_raises_with_install_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "json_logic", None)
-    with pytest.raises(ImportError, match=r"mixpanel-async\[flags\]"):
+    with pytest.raises(ImportError, match=r'pip install "\.\[flags\]"'):
         AsyncMixpanel(TOKEN, local_flags=LocalFlags())
     AsyncMixpanel(TOKEN, remote_flags=RemoteFlags())
     monkeypatch.setitem(sys.modules, "json_logic", type(sys)("json_logic"))
