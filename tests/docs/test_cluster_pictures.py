@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import pytest
-from cluster_pictures import ASSETS, PICTURES, Picture, columns_of, svg_of
 from page_snippets import DOCS, Block, blocks_of
+
+from tools.cluster_pictures import ASSETS, PICTURES, Picture, columns_of, svg_of
 
 MAIN = [picture for picture in PICTURES if picture.name.count("-") == 1]
 
@@ -21,7 +21,7 @@ def program_of(picture: Picture) -> Block:
 @pytest.mark.parametrize("picture", PICTURES, ids=lambda picture: picture.name)
 def test_picture_is_up_to_date(picture: Picture) -> None:
     file = ASSETS / f"{picture.name}.svg"
-    assert file.read_text("utf-8") == svg_of(picture), f"run python {Path(__file__).with_name('cluster_pictures.py')}"
+    assert file.read_text("utf-8") == svg_of(picture), "run: python -m tools.cluster_pictures"
 
 
 def test_no_picture_is_left_over() -> None:

@@ -1,4 +1,4 @@
-"""Pictures of the identity guides: `python tests/docs/cluster_pictures.py` writes `docs/assets/identity-*.svg`.
+"""Pictures of the identity guides: `python -m tools.cluster_pictures` writes `docs/assets/identity-*.svg`.
 
 The steps of each picture are replayed through `IdentityGraph`, so that the pictures show what it computes.
 """
@@ -15,7 +15,7 @@ from xml.sax.saxutils import escape
 from mixpanel_async import IdMerge
 from mixpanel_async.identity import DEVICE_PREFIX, VERBS, IdentityGraph, Reason
 
-ASSETS: Final = Path(__file__).parents[2] / "docs" / "assets"
+ASSETS: Final = Path(__file__).parents[1] / "docs" / "assets"
 
 LAPTOP: Final = "5c1f6a2e-2f0b-4d0c-9c3a-6f2d8b7e1a01"
 PHONE: Final = "a7d94c33-81e5-4f7a-b1d2-0c9e5f3b6d02"
