@@ -152,13 +152,13 @@ def metrics_page() -> str:
 
 
 def _table(instruments: Iterable[Instrument]) -> str:
-    head = ("OpenTelemetry", "Prometheus", "Instrument", "Unit", "Attributes", "Meaning")
+    head = ("OpenTelemetry, Prometheus", "Instrument", "Unit", "Attributes", "Meaning")
     return table(head, map(_row, instruments))
 
 
 def _row(one: Instrument) -> tuple[str, ...]:
     attributes = "; ".join(f"{code(name)}: {_shown(values)}" for name, values in one.values.items())
-    return code(one.name), code(one.prometheus), one.kind, code(one.unit), attributes, one.description
+    return f"{code(one.name)}<br>{code(one.prometheus)}", one.kind, code(one.unit), attributes, one.description
 
 
 def _shown(values: list[str]) -> str:
