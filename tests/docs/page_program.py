@@ -24,20 +24,13 @@ from mixpanel_async import AsyncMixpanel, IdMerge
 from mixpanel_async.emulator import Emulator
 
 TOKEN = "0123456789abcdef0123456789abcdef"
+# Only the plugins that the pages use. Others take longer to import than the tests to run.
+PYTEST_PLUGINS = ("pytest_asyncio.plugin", "anyio.pytest_plugin", "mixpanel_async_pytest")
 PYTEST_OPTIONS = (
     "-q",
     "-p",
     "no:cacheprovider",
-    "-p",
-    "no:xdist",
-    "-p",
-    "no:randomly",
-    "-p",
-    "no:timeout",
-    "-p",
-    "no:respx",
-    "-p",
-    "no:hypothesispytest",
+    *(option for plugin in PYTEST_PLUGINS for option in ("-p", plugin)),
     "-o",
     "asyncio_default_fixture_loop_scope=function",
 )
@@ -46,6 +39,7 @@ PYTEST_OPTIONS = (
 def run(file: Path) -> dict[str, Any]:
     """Run a file as a program, or its tests, and return its namespace."""
     if "\ndef test_" in (text := file.read_text("utf-8")) or "\nasync def test_" in text:
+        os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
         status = pytest.main([*PYTEST_OPTIONS, "--rootdir", str(file.parent), str(file)])
         assert status == 0, f"pytest ended with {status}"
         return {}

@@ -80,7 +80,7 @@ def test_program_runs(block: Block, processes: ForkServer, tmp_path: Path, reque
     options: dict[str, Any] = {"variables": ENVIRONMENT.get(block.page, {}), "losses": LOSSES.get(block.key, [])}
     id_merge = options["variables"].get("MIXPANEL_ID_MERGE") or id_merge_of(block.code)
     status, printed, errors = processes.run(PROGRAM, folder / block.file, id_merge, visit, report, json.dumps(options))
-    assert status == 0, errors
+    assert status == 0, f"{printed}{errors}"
     facts = json.loads(report.read_text("utf-8"))
     assert block.key in SILENT or facts["requests"] or facts["clients"], "the program sends nothing"
     for module, importer in IMPORTED.items():
@@ -182,6 +182,15 @@ def test_linked_files_and_headings_exist(path: Path) -> None:
         assert target.exists(), link
         if anchor and target.suffix == ".md" and not anchor.startswith("mixpanel_async"):
             assert anchor in anchors_of(target), link
+
+
+def test_imports_in_the_text_work() -> None:
+    lines = {
+        line for path in pages() for line in re.findall(r"`(from mixpanel_async[\w.]* import \w+)`", prose_of(path))
+    }
+    assert lines
+    for line in lines:
+        exec(line, {})
 
 
 def test_no_page_is_too_long() -> None:
