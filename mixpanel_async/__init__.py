@@ -28,6 +28,7 @@ from ._model.stats import Delivery, FlushResult, LostRecord, Stats
 from ._model.version import VERSION
 
 __version__ = VERSION
+"""Version of the package."""
 
 if TYPE_CHECKING:
     from ._client.blocking import BlockingBound, BlockingMixpanel

@@ -19,20 +19,27 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 IDENTIFY: Final = "$identify"
+"""Name of the event of `identify`."""
 CREATE_ALIAS: Final = "$create_alias"
+"""Name of the event of `alias`."""
 MERGE: Final = "$merge"
+"""Name of the event of `merge`."""
 VERBS: Final = frozenset({IDENTIFY, CREATE_ALIAS, MERGE})
+"""Names of the events that are identity calls."""
 
 DEVICE_PREFIX: Final = "$device:"
+"""Prefix of the id of a device in Simplified."""
 DEVICE_LINK: Final = "$device"
+"""Name of the links between devices and users, which events make in Simplified, in place of the name of a call."""
 
-# https://docs.mixpanel.com/reference/import-events, read 2026-08-21. The comparison ignores letter case.
+# https://docs.mixpanel.com/reference/import-events, read 2026-08-21.
 FORBIDDEN_IDS: Final = frozenset(
     {
         "00000000-0000-0000-0000-000000000000", "anon", "anonymous", "nil", "none", "null", "n/a", "na", "undefined",
         "unknown", "<nil>", "0", "-1", "true", "false", "[]", "{}", "lmy47d",
     }
 )  # fmt: skip
+"""Ids that Mixpanel refuses, in lower case. The comparison ignores letter case."""
 _MAX_FORBIDDEN: Final = 36
 
 _ANONYMOUS_ID: Final = re.compile(r"(?:\$device:)?[0-9A-Fa-f]+(?:-[0-9A-Fa-f]+){4}")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import re
 from collections.abc import Iterator
 from importlib import import_module
-from types import NoneType, UnionType
+from itertools import pairwise
+from pathlib import Path
+from types import ModuleType, NoneType, UnionType
 from typing import Final, NamedTuple, Union, get_args, get_origin
 
 from mixpanel_async import AsyncMixpanel
@@ -295,7 +298,26 @@ def _summary(module: str, name: str) -> str:
         return f"Other name of {code(f'{value.__module__}.{value.__name__}')}."
     if inspect.isclass(value) or inspect.isroutine(value):
         return first_sentence(value.__doc__)
-    return f"Constant of type {code(type(value).__name__)}."
+    text = constant_docstring(import_module(module), name)
+    return first_sentence(text) or f"Constant of type {code(type(value).__name__)}."
+
+
+def constant_docstring(module: ModuleType, name: str) -> str:
+    """Return the docstring below the assignment of a constant, or an empty string.
+
+    Args:
+        module: public module that has the constant.
+        name: name of the constant, which a module next to it may define.
+    """
+    paths = Path(module.__path__[0]).rglob("*.py") if hasattr(module, "__path__") else [Path(str(module.__file__))]
+    for path in sorted(paths):
+        text = path.read_text(encoding="utf-8")
+        if f"\n{name}: " in text or f"\n{name} = " in text:
+            for statement, following in pairwise(ast.parse(text).body):
+                target = getattr(statement, "target", None) or (getattr(statement, "targets", None) or [None])[0]
+                if isinstance(target, ast.Name) and target.id == name and isinstance(following, ast.Expr):
+                    return str(ast.literal_eval(following.value))
+    return ""
 
 
 def _annotation(value: object) -> str:

@@ -64,7 +64,7 @@ def testing_page() -> str:
         ),
         section(
             "Assertions",
-            f"Import from `{MODULE}`. They check what has arrived: call `await client.flush()` first.",
+            f"Import from `{MODULE}`. They check data that has arrived: call `await client.flush()` first.",
             names_table(Group("", MODULE, names)),
             "\n\n".join(directive(MODULE, name, 3) for name in names),
         ),

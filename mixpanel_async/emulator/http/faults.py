@@ -38,8 +38,10 @@ FaultKind = Literal[
     "status", "drop", "hang", "half", "slow", "drip", "partial",
     "html", "type", "zero", "empty", "truncated", "redirect",
 ]  # fmt: skip
+"""Kind of a planned fault."""
 
 KINDS: Final[tuple[FaultKind, ...]] = get_args(FaultKind)
+"""All kinds of planned faults."""
 TRANSIENT: Final[tuple[FaultKind, ...]] = ("status", "drop", "half", "slow", "drip", "html", "empty", "truncated")
 """Kinds from which a client recovers by repeating unconfirmed requests, without loss."""
 
