@@ -47,7 +47,7 @@ class Block(NamedTuple):
 
 def pages() -> list[Path]:
     """Return the pages of the documentation that this module's rules hold for."""
-    return sorted(DOCS.rglob("*.md"))
+    return [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
 
 
 def page_name(path: Path) -> str:

@@ -9,6 +9,17 @@ from typing import Final
 
 from app_visits import APP_VISITS
 
+# A visitor of the shop signs up.
+SHOP: Final = """
+import httpx
+async with app.router.lifespan_context(app):
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://shop.example") as browser:
+        assert (await browser.get("/")).json() == {"hello": "visitor"}
+        assert (await browser.post("/signup", params={"user": "user-3"})).json() == {"hello": "user-3"}
+        assert (await browser.get("/")).json() == {"hello": "user-3"}
+assert len([event for event in EMULATOR.events() if event["properties"]["distinct_id"] == "user-3"]) == 3
+"""
+
 # Code that uses a program after it ran. It sees the names of the program, `EMULATOR` and `CLIENTS`, and may await.
 VISITS: Final[dict[str, str]] = {
     **APP_VISITS,
@@ -21,15 +32,15 @@ async with app.router.lifespan_context(app):
         metrics = (await browser.get("/metrics/")).raise_for_status().text
 assert "mixpanel_client_records_delivered_total" in metrics
 """,
-    "tutorial.md#shop.py": """
+    "README.md#shop.py": SHOP,
+    "README.md#site_of_shop.py": """
 import httpx
-async with app.router.lifespan_context(app):
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://shop.example") as browser:
-        assert (await browser.get("/")).json() == {"hello": "visitor"}
-        assert (await browser.post("/signup", params={"user": "user-3"})).json() == {"hello": "user-3"}
-        assert (await browser.get("/")).json() == {"hello": "user-3"}
-assert len([event for event in EMULATOR.events() if event["properties"]["distinct_id"] == "user-3"]) == 3
+async with httpx.AsyncClient(transport=httpx.ASGITransport(application), base_url="http://shop.example") as browser:
+    assert (await browser.get("/")).text == "hello"
+    # The client is opened by the server; without one, each request ends with a delivery.
+assert [event["event"] for event in EMULATOR.events()] == ["Page viewed"]
 """,
+    "tutorial.md#shop.py": SHOP,
 }
 
 # Modules of a page, and the block whose program imports them. They are not run as programs.
@@ -48,6 +59,7 @@ FILES: Final[dict[str, dict[str, str]]] = {}
 
 # Variables that the programs of a page read.
 ENVIRONMENT: Final[dict[str, dict[str, str]]] = {
+    "README.md": {"MIXPANEL_ID_MERGE": "simplified"},
     "tutorial.md": {"MIXPANEL_ID_MERGE": "simplified"},
     "guides/django.md": {"MIXPANEL_ID_MERGE": "simplified"},
 }
