@@ -15,9 +15,11 @@ from .._runtime.log_events import log_event
 from .._runtime.loop_thread import InterruptedCallError, LoopThread
 from .base import Properties
 from .bound import BoundMixpanel
+from .bound_profiles import BoundProfileMethods
 from .events import EventMethods
+from .groups import GroupMethods
 from .identity import IdentityMethods
-from .profiles import BoundProfileMethods, ProfileMethods
+from .profiles import ProfileMethods
 
 if TYPE_CHECKING:
     from .client import AsyncMixpanel
@@ -206,13 +208,13 @@ class BlockingMixpanel(_Facade):
     people_delete = _queueing(ProfileMethods.people_delete)
     people_track_charge = _queueing(ProfileMethods.people_track_charge)
     people_clear_charges = _queueing(ProfileMethods.people_clear_charges)
-    group_update = _queueing(ProfileMethods.group_update)
-    group_set = _queueing(ProfileMethods.group_set)
-    group_set_once = _queueing(ProfileMethods.group_set_once)
-    group_union = _queueing(ProfileMethods.group_union)
-    group_unset = _queueing(ProfileMethods.group_unset)
-    group_remove = _queueing(ProfileMethods.group_remove)
-    group_delete = _queueing(ProfileMethods.group_delete)
+    group_update = _queueing(GroupMethods.group_update)
+    group_set = _queueing(GroupMethods.group_set)
+    group_set_once = _queueing(GroupMethods.group_set_once)
+    group_union = _queueing(GroupMethods.group_union)
+    group_unset = _queueing(GroupMethods.group_unset)
+    group_remove = _queueing(GroupMethods.group_remove)
+    group_delete = _queueing(GroupMethods.group_delete)
 
     @property
     def client(self) -> AsyncMixpanel:
@@ -229,7 +231,7 @@ class BlockingMixpanel(_Facade):
             self._thread.run(self._target.start)
 
     def flush(self, timeout: float | None = None) -> FlushResult:
-        """See `AsyncMixpanel.flush`."""
+        """Deliver the waiting records. See `AsyncMixpanel.flush`."""
         if not self._target.enabled:
             return FlushResult(0, 0, 0)
         try:
@@ -263,12 +265,19 @@ class BlockingMixpanel(_Facade):
         """Await a coroutine function in the thread of the client, and return its result.
 
         Example:
-            >>> blocking.run(blocking.client.remote_flags.is_enabled, "new-checkout", {"distinct_id": "user-1"})
+            ```python
+            from mixpanel_async import AsyncMixpanel
+            from mixpanel_async.flags import RemoteFlags
+
+            with AsyncMixpanel("PROJECT_TOKEN", remote_flags=RemoteFlags()).in_thread() as mp:
+                flags = mp.client.remote_flags
+                print(mp.run(flags.is_enabled, "new-checkout", {"distinct_id": "user-1"}))
+            ```
 
         Args:
             function: the coroutine function, such as a method of the flag providers.
-            args: its arguments.
-            options: its keyword arguments.
+            *args: its arguments.
+            **options: its keyword arguments.
 
         Raises:
             Exception: the error of the function.
@@ -284,7 +293,11 @@ class BlockingMixpanel(_Facade):
         return self._target.new_device_id()
 
     def wrap(self, bound: BoundMixpanel) -> BlockingBound:
-        """Return the blocking form of a bound client."""
+        """Return the blocking form of a bound client.
+
+        Args:
+            bound: a client that `AsyncMixpanel.bind` has returned.
+        """
         return self._wrap(bound)
 
     def __enter__(self) -> BlockingMixpanel:

@@ -5,17 +5,15 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime
 from functools import partial
-from hashlib import blake2b
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypedDict
+from typing import TYPE_CHECKING, Any, Final, TypedDict
 
 import anyio
 
-from .._encoding.validation import check_user_id, copy_mapping, device_person, is_anonymous_id, is_instance
+from .._encoding.validation import check_user_id, copy_mapping, device_person, is_instance
 from .._model.config import IdMerge
 from .._model.errors import (
     ApiError,
     ClientClosedError,
-    ConfigurationError,
     MixpanelException,
     QueueFullError,
     SpoolError,
@@ -24,9 +22,10 @@ from .._model.errors import (
 )
 from .._model.records import RecordKind
 from .base import Meta, PlainTracker, Properties
+from .bound_profiles import BoundProfileMethods
 from .bound_properties import BoundProperties
+from .device_links import IdentityCall, identity_call, link_to, without_prefix
 from .invalid import IgnoredData, InvalidData, as_refusal
-from .profiles import BoundProfileMethods
 
 if TYPE_CHECKING:
     from .client import AsyncMixpanel
@@ -34,20 +33,12 @@ if TYPE_CHECKING:
 
 # In these systems the server joins no devices: the id of an anonymous visitor is the device id as it was given.
 _WITHOUT_DEVICES: Final = frozenset({IdMerge.LEGACY, IdMerge.ORIGINAL})
-_DEVICE_PREFIX: Final = "$device:"
-_LINK_BYTES: Final = 12
 _NOT_PROPERTIES: Final = "must be a mapping; ids are bound, so event_name is the first argument"
 
 # Seconds that `sign_in` with a timeout waits for room in the queue, or for the disk.
 _QUEUE_TIMEOUT: Final = 0.5
 # Errors that `sign_in` with a timeout does not raise.
 _NOT_IN_TIME: Final = (ApiError, TransportError, QueueFullError, SpoolError, ClientClosedError, TimeoutError)
-
-
-class _IdentityCall(Protocol):
-    """Call of `alias` or `identify` with the ids bound."""
-
-    def __call__(self, *, deferred: bool = False, timeout: float | None = None) -> Awaitable[None]: ...
 
 
 class _Ids(TypedDict):
@@ -102,7 +93,7 @@ class BoundMixpanel(BoundProfileMethods):
         self._tracker: PlainTracker | None = None
         self._distinct_id = distinct_id
         self._device_id = device_id
-        self._ids: _Ids = {"user_id": user_id, "device_id": _without_prefix(device_id), "ip": ip}
+        self._ids: _Ids = {"user_id": user_id, "device_id": without_prefix(device_id), "ip": ip}
         self._link = link
         self._last_user_id = last_user_id
         self._sign_in_timeout = sign_in_timeout
@@ -157,7 +148,24 @@ class BoundMixpanel(BoundProfileMethods):
         warning is logged.
 
         Example:
-            >>> await mp.bind(device_id=cookie).sign_in("user-1")
+            ```python
+            import asyncio
+
+            from mixpanel_async import AsyncMixpanel
+
+
+            async def main() -> None:
+                async with AsyncMixpanel("PROJECT_TOKEN", id_merge="original") as mp:
+                    visitor = mp.bind(device_id=mp.new_device_id())
+                    await visitor.track("Page viewed")
+                    await visitor.sign_in("user-1", is_new=True)
+                    await visitor.track("Order placed")
+                    visitor.sign_out()
+                    await visitor.track("Page viewed")
+
+
+            asyncio.run(main())
+            ```
 
         Args:
             user_id: permanent id of the user in your system. Mixpanel cannot rename it.
@@ -171,8 +179,11 @@ class BoundMixpanel(BoundProfileMethods):
             ConfigurationError: if the client has no `id_merge`.
             ValidationError: if Mixpanel would not accept `user_id`, or if a `distinct_id` is bound, which would
                 override it.
-            ApiError, TransportError: if the ids could not be joined (Original and Legacy).
-            QueueFullError, ClientClosedError: as in `AsyncMixpanel.track`.
+            ApiError: if Mixpanel did not accept the identity call (Original and Legacy).
+            TransportError: if no attempt of the identity call got a response (Original and Legacy).
+            QueueFullError: as in `AsyncMixpanel.track`.
+            SpoolError: as in `AsyncMixpanel.track`.
+            ClientClosedError: after `aclose()` of the client.
         """
         check_user_id(user_id, "user_id")
         if self._distinct_id is not None:
@@ -180,10 +191,10 @@ class BoundMixpanel(BoundProfileMethods):
         if not self._is_free_for(user_id):
             self.sign_out()
         device_id = self._device_id
-        link = None if device_id is None else self._link_to(device_id, user_id)
+        link = None if device_id is None else link_to(self._client.id_merge, device_id, user_id)
         call = None
         if device_id is not None and link != self._link and device_id != user_id:
-            call = self._identity_call(user_id, device_id, is_new=is_new)
+            call = identity_call(self._client, user_id, device_id, is_new=is_new)
         user = self.bind(user_id=user_id)
         track = partial(user.track, event_name or ("Signed up" if is_new else "Signed in"), properties)
         if self._sign_in_timeout is None:
@@ -196,7 +207,7 @@ class BoundMixpanel(BoundProfileMethods):
         self._ids, self._link, self._last_user_id, self._tracker = user._ids, link, None, None
 
     async def _sign_in_in_time(
-        self, timeout: float, call: _IdentityCall | None, track: Callable[[], Awaitable[None]], *, deferred: bool
+        self, timeout: float, call: IdentityCall | None, track: Callable[[], Awaitable[None]], *, deferred: bool
     ) -> bool:
         """Make the calls of `sign_in` without raising because of Mixpanel. Return whether the ids will be joined."""
         if call is not None and not deferred:
@@ -223,25 +234,29 @@ class BoundMixpanel(BoundProfileMethods):
         if self._on_failure is not None:
             self._on_failure(error, is_final)
 
-    def _identity_call(self, user_id: str, device_id: str, *, is_new: bool) -> _IdentityCall | None:
-        """Return the identity call of `sign_in` for the project's ID Merge system."""
-        client, system = self._client, self._client.id_merge
-        if not client.enabled:
-            return None
-        if system is None:
-            raise ConfigurationError("sign_in needs the project's ID Merge system; create the client with id_merge=")
-        if system is IdMerge.SIMPLIFIED:
-            return None
-        if system is IdMerge.ORIGINAL and is_anonymous_id(device_id):
-            return partial(client.identify, user_id, device_id)
-        if system is IdMerge.LEGACY and is_new:
-            # The new id points to the device's id, so its events become the user's. Possible once per user id.
-            return partial(client.alias, user_id, device_id)
-        # For an existing user the device's id becomes the alias: data under the user's id must stay the user's.
-        return partial(client.alias, device_id, user_id)
-
     def sign_out(self) -> None:
-        """Unbind the user, and bind a new anonymous id: later calls may come from another person."""
+        """Unbind the user, and bind a new anonymous id: later calls may come from another person.
+
+        Example:
+            ```python
+            import asyncio
+
+            from mixpanel_async import AsyncMixpanel
+
+
+            async def main() -> None:
+                async with AsyncMixpanel("PROJECT_TOKEN", id_merge="original") as mp:
+                    visitor = mp.bind(device_id=mp.new_device_id())
+                    await visitor.track("Page viewed")
+                    await visitor.sign_in("user-1", is_new=True)
+                    await visitor.track("Order placed")
+                    visitor.sign_out()
+                    await visitor.track("Page viewed")
+
+
+            asyncio.run(main())
+            ```
+        """
         self._ids["user_id"] = self._link = self._last_user_id = self._tracker = None
         if self._device_id is not None:
             self._device_id = self._ids["device_id"] = self._client.new_device_id()
@@ -249,13 +264,8 @@ class BoundMixpanel(BoundProfileMethods):
     def _is_free_for(self, user_id: str) -> bool:
         """Return whether the device is not known to belong to another user."""
         if self._link is not None and self._device_id is not None:
-            return self._link == self._link_to(self._device_id, user_id)
+            return self._link == link_to(self._client.id_merge, self._device_id, user_id)
         return all(known is None or known == user_id for known in (self._ids["user_id"], self._last_user_id))
-
-    def _link_to(self, device_id: str, user_id: str) -> str:
-        """Return the link of a device and a user. Only in Simplified are both forms of a device's id the same id."""
-        is_same = self._client.id_merge is IdMerge.SIMPLIFIED
-        return _link(device_id.removeprefix(_DEVICE_PREFIX) if is_same else device_id, user_id)
 
     def bind(
         self,
@@ -269,7 +279,7 @@ class BoundMixpanel(BoundProfileMethods):
         last_user_id: str | None = None,
         sign_in_timeout: float | None = None,
     ) -> BoundMixpanel:
-        """Return a copy with other ids or more properties bound. Arguments are those of `AsyncMixpanel.bind`."""
+        """Return a copy with other ids or more properties bound. See `AsyncMixpanel.bind`."""
         bound = self._properties
         if properties is not None or sign_in_timeout is not None:
             added = self._client.bind(properties=properties, sign_in_timeout=sign_in_timeout)
@@ -466,14 +476,3 @@ class SilencedMixpanel(BoundMixpanel):
 
 _NO_IDS: Final[_Ids] = {"user_id": None, "device_id": None, "ip": None}
 _NO_PROPERTIES: Final = BoundProperties({}, lambda _values: lambda _distinct_id, _ids: lambda _name, _properties: False)
-
-
-def _link(device_id: str, user_id: str) -> str:
-    # The device is the key, so the links of one user differ between browsers.
-    key = blake2b(device_id.encode()).digest()
-    return blake2b(user_id.encode(), key=key, digest_size=_LINK_BYTES).hexdigest()
-
-
-def _without_prefix(device_id: str | None) -> str | None:
-    """Return the value of `$device_id`, in which Mixpanel wants no prefix. A value of another type is refused later."""
-    return device_id.removeprefix(_DEVICE_PREFIX) if isinstance(device_id, str) else device_id

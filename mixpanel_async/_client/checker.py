@@ -36,7 +36,16 @@ class Checker:
     Use it for dry runs, and in tests of the events that an app tracks. It needs no event loop and is thread-safe.
 
     Example:
-        >>> Checker().event("user-1", "Order placed", {"amount": 19.99}).body_bytes
+        ```python
+        from mixpanel_async import Checker, ValidationError
+
+        checker = Checker()
+        print(checker.event("user-1", "Order placed", {"amount": 19.99}).body_bytes)
+        try:
+            checker.event("user-1", "")
+        except ValidationError as error:
+            print(error.path, error.problem)
+        ```
 
     Args:
         token: token of the records. Any text will do; it counts in their size.
@@ -79,7 +88,7 @@ class Checker:
         time: float | datetime | None = None,
         insert_id: str | None = None,
     ) -> Checked:
-        """Check an event. The arguments are those of `AsyncMixpanel.track`.
+        """Check an event. See `AsyncMixpanel.track`.
 
         Raises:
             ValidationError: if Mixpanel would not accept the event. `path` names the offending part.

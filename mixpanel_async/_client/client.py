@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import weakref
 from collections.abc import Mapping
-from dataclasses import replace
 from functools import lru_cache, partial
 from inspect import signature
 from typing import TYPE_CHECKING, Any, Final, NoReturn
@@ -34,10 +33,8 @@ from .._model.credentials import ServiceAccountCredentials
 from .._model.errors import (
     ClientClosedError,
     MixpanelException,
-    raise_configuration_error,
     without_traceback,
 )
-from .._model.stats import Stats
 from .._model.unsupported import unsupported_arguments
 from .._runtime.environment import real_environment
 from .._runtime.event_loop import preload_backend
@@ -46,6 +43,8 @@ from .bound import BoundMixpanel
 from .bound_properties import BoundProperties
 from .events import EventMethods, make_trackers
 from .factory import Pipeline, build_encoder, build_pipeline
+from .flag_access import FlagAccess
+from .groups import GroupMethods
 from .identity import IdentityMethods
 from .invalid import as_refusal
 from .lifecycle import LifecycleMethods
@@ -56,10 +55,8 @@ if TYPE_CHECKING:
 
     from .._spool.spool import SqliteSpool
     from ..flags.exposures import Track
-    from ..flags.local import LocalFeatureFlagsProvider
     from ..flags.options import LocalFlags, RemoteFlags
     from ..flags.providers import Providers
-    from ..flags.remote import RemoteFeatureFlagsProvider
     from ..outbox.protocol import Outbox
     from .arguments import ClientArguments
     from .blocking import BlockingMixpanel
@@ -67,7 +64,7 @@ if TYPE_CHECKING:
 _IDENTITY_RETRY: Final = RetryPolicy(attempts=3, initial=0.5, maximum=4.0, total_timeout=15.0)
 
 
-class AsyncMixpanel(LifecycleMethods, EventMethods, IdentityMethods, ProfileMethods):
+class AsyncMixpanel(LifecycleMethods, FlagAccess, EventMethods, IdentityMethods, ProfileMethods, GroupMethods):
     """Asynchronous Mixpanel client for asyncio and trio.
 
     All calls share one connection pool and one batching queue. `track`, `people_*`, `group_*` and `import_data`
@@ -83,8 +80,19 @@ class AsyncMixpanel(LifecycleMethods, EventMethods, IdentityMethods, ProfileMeth
     records that still wait are delivered for as long.
 
     Example:
-        >>> async with AsyncMixpanel("PROJECT_TOKEN", region="eu") as mp:
-        ...     await mp.track("user-1", "Order placed", {"amount": 19.99})
+        ```python
+        import asyncio
+
+        from mixpanel_async import AsyncMixpanel
+
+
+        async def main() -> None:
+            async with AsyncMixpanel("PROJECT_TOKEN", region="eu") as mp:
+                await mp.track("user-1", "Order placed", {"amount": 19.99})
+
+
+        asyncio.run(main())
+        ```
 
     Args:
         token: the project's token. Surrounding white space is removed.
@@ -253,13 +261,35 @@ class AsyncMixpanel(LifecycleMethods, EventMethods, IdentityMethods, ProfileMeth
         With `MIXPANEL_DISABLED` set to 1, true, yes or on, the client is disabled. It then reads only
         `MIXPANEL_TOKEN` and `MIXPANEL_ID_MERGE`, and needs neither. 0, false, no, off and blank have no effect.
 
+        Example:
+            ```python
+            import asyncio
+            import os
+
+            from mixpanel_async import AsyncMixpanel
+
+            os.environ.setdefault("MIXPANEL_TOKEN", "PROJECT_TOKEN")
+
+
+            async def main() -> None:
+                async with AsyncMixpanel.from_env(timeout=5.0) as mp:
+                    await mp.track("user-1", "Order placed", {"amount": 19.99})
+
+
+            asyncio.run(main())
+            ```
+
         Args:
             environ: variables to use instead of the process's environment.
             token: the project's token. It overrides `MIXPANEL_TOKEN`.
             **options: options of `AsyncMixpanel`. They override the variables.
 
+        Returns:
+            The client. It is not started.
+
         Raises:
             ConfigurationError: if the token is missing or a value is invalid.
+            TypeError: if there is no such option.
         """
         try:
             variables = os.environ if environ is None else environ
@@ -280,9 +310,14 @@ class AsyncMixpanel(LifecycleMethods, EventMethods, IdentityMethods, ProfileMeth
         """Return a context manager that runs the client in a background thread, for programs without an event loop.
 
         Example:
-            >>> with AsyncMixpanel("PROJECT_TOKEN").in_thread() as mp:
-            ...     mp.track("user-1", "Order placed", {"amount": 19.99})
-            ...     mp.alias("user-1", "2fd5dc29-4ab3-4eae-8ec4-b2a9d7f4e0a1")
+            ```python
+            from mixpanel_async import AsyncMixpanel
+
+            with AsyncMixpanel("PROJECT_TOKEN", id_merge="original").in_thread() as mp:
+                visitor = mp.new_device_id()
+                mp.track(visitor, "Page viewed")
+                mp.identify("user-1", visitor)
+            ```
 
         Returns:
             A client with blocking methods of the same names and arguments. Leaving the block delivers and closes.
@@ -296,6 +331,15 @@ class AsyncMixpanel(LifecycleMethods, EventMethods, IdentityMethods, ProfileMeth
     def start_in_thread(self) -> BlockingMixpanel:
         """Run the client in a background thread until `BlockingMixpanel.close()`, or until the program ends.
 
+        Example:
+            ```python
+            from mixpanel_async import AsyncMixpanel
+
+            mp = AsyncMixpanel("PROJECT_TOKEN").start_in_thread()
+            mp.track("user-1", "Report sent")
+            mp.close()
+            ```
+
         Returns:
             A client with blocking methods; see `in_thread`.
 
@@ -305,35 +349,6 @@ class AsyncMixpanel(LifecycleMethods, EventMethods, IdentityMethods, ProfileMeth
         blocking = self.in_thread()
         blocking.start()
         return blocking
-
-    def stats(self) -> Stats:
-        """Return a snapshot of the counters. Thread-safe."""
-        stats = self._queue.stats()
-        return stats if self._flags is None else replace(stats, flags=self._flags.stats())
-
-    @property
-    def local_flags(self) -> LocalFeatureFlagsProvider:
-        """Provider of feature flags that are evaluated in this process.
-
-        Raises:
-            ConfigurationError: if the client was created without `local_flags`.
-        """
-        provider = self._flags and self._flags.local
-        return provider or raise_configuration_error(
-            "the client has no local flags; create it with local_flags=LocalFlags()"
-        )
-
-    @property
-    def remote_flags(self) -> RemoteFeatureFlagsProvider:
-        """Provider of feature flags that Mixpanel evaluates.
-
-        Raises:
-            ConfigurationError: if the client was created without `remote_flags`.
-        """
-        provider = self._flags and self._flags.remote
-        return provider or raise_configuration_error(
-            "the client has no remote flags; create it with remote_flags=RemoteFlags()"
-        )
 
     def bind(
         self,
@@ -350,8 +365,22 @@ class AsyncMixpanel(LifecycleMethods, EventMethods, IdentityMethods, ProfileMeth
         """Bind the client to one user or request.
 
         Example:
-            >>> visitor = mp.bind(device_id=cookie, ip=request.client.host)
-            >>> await visitor.track("Page viewed")
+            ```python
+            import asyncio
+
+            from mixpanel_async import AsyncMixpanel
+
+
+            async def main() -> None:
+                async with AsyncMixpanel("PROJECT_TOKEN", id_merge="simplified") as mp:
+                    visitor = mp.bind(device_id=mp.new_device_id(), ip="203.0.113.7", properties={"app": "shop"})
+                    await visitor.track("Page viewed", {"page": "/pricing"})
+                    await visitor.sign_in("user-1", is_new=True)
+                    await visitor.people_set({"plan": "free"})
+
+
+            asyncio.run(main())
+            ```
 
         Args:
             distinct_id: `distinct_id` of every call.

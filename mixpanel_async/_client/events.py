@@ -46,7 +46,19 @@ class EventMethods(ClientBase):
         """Queue an event. The call takes microseconds and does not wait for Mixpanel.
 
         Example:
-            >>> await mp.track("user-1", "Order placed", {"amount": 19.99})
+            ```python
+            import asyncio
+
+            from mixpanel_async import AsyncMixpanel
+
+
+            async def main() -> None:
+                async with AsyncMixpanel("PROJECT_TOKEN") as mp:
+                    await mp.track("user-1", "Order placed", {"amount": 19.99})
+
+
+            asyncio.run(main())
+            ```
 
         Args:
             distinct_id: id of the user. An empty string tracks the event without a user. None derives the id from
@@ -69,6 +81,7 @@ class EventMethods(ClientBase):
             ValidationError: if Mixpanel would not accept the event. `path` names the offending part. With
                 `invalid="drop"`, the event is dropped instead.
             QueueFullError: if the queue is full, under `Overflow.RAISE`, or under `Overflow.WAIT` after `wait_timeout`.
+            SpoolError: if the client has a spool and cannot write to it.
             OutboxError: if the outbox confirms records, and has not taken this one within `timeout`.
             ClientClosedError: after `aclose()`.
         """
@@ -105,11 +118,41 @@ class EventMethods(ClientBase):
         time: float | datetime | None = None,
         insert_id: str | None = None,
     ) -> None:
-        """Queue an event from a plain function, in any thread. Arguments and errors are those of `track`.
+        """Queue an event from a plain function, in any thread.
+
+        Example:
+            ```python
+            import asyncio
+
+            from mixpanel_async import AsyncMixpanel
+
+
+            async def main() -> None:
+                async with AsyncMixpanel("PROJECT_TOKEN") as mp:
+                    mp.track_nowait("user-1", "Order placed", {"amount": 19.99})
+
+
+            asyncio.run(main())
+            ```
+
+        Args:
+            distinct_id: id of the user, as in `track`.
+            event_name: 1 to 255 characters.
+            properties: properties of the event, at most 254 including those the client adds.
+            meta: merged into the message, next to `event`.
+            user_id: `$user_id`, for projects with Simplified ID Merge.
+            device_id: `$device_id`, for the same projects, with or without the prefix `$device:`.
+            ip: IP address of the user, for geolocation, or `"0"`.
+            time: time of the event: seconds or milliseconds since 1970, or a `datetime` with a time zone; by default
+                now. Limits as in `track`.
+            insert_id: 1 to 36 of A-Z, a-z, 0-9 and dash; random by default. It identifies repetitions of the event.
 
         Raises:
+            ValidationError: if Mixpanel would not accept the event. `path` names the offending part. With
+                `invalid="drop"`, the event is dropped instead.
             QueueFullError: if the queue is full, under `Overflow.RAISE` or, because this call cannot wait, under
                 `Overflow.WAIT`.
+            ClientClosedError: after `aclose()`.
         """
         record: bytes | bool | None = False
         outcome: Outcome | None = None
@@ -149,10 +192,40 @@ class EventMethods(ClientBase):
         time: float | datetime | None = None,
         insert_id: str | None = None,
     ) -> None:
-        """Send one event now and return when Mixpanel has accepted it. Arguments are those of `track`.
+        """Send one event now and return when Mixpanel has accepted it.
 
         `identity_retry` limits the attempts. All attempts send the same `time` and `$insert_id`, so Mixpanel counts
         the event once.
+
+        Example:
+            ```python
+            import asyncio
+
+            from mixpanel_async import AsyncMixpanel, MixpanelException
+
+
+            async def main() -> None:
+                async with AsyncMixpanel("PROJECT_TOKEN") as mp:
+                    try:
+                        await mp.track_immediate("user-1", "Order placed", {"amount": 19.99}, insert_id="order-17")
+                    except MixpanelException as error:
+                        print("not accepted:", error)
+
+
+            asyncio.run(main())
+            ```
+
+        Args:
+            distinct_id: id of the user, as in `track`.
+            event_name: 1 to 255 characters.
+            properties: properties of the event, at most 254 including those the client adds.
+            meta: merged into the message, next to `event`.
+            user_id: `$user_id`, for projects with Simplified ID Merge.
+            device_id: `$device_id`, for the same projects, with or without the prefix `$device:`.
+            ip: IP address of the user, for geolocation, or `"0"`.
+            time: time of the event: seconds or milliseconds since 1970, or a `datetime` with a time zone; by default
+                now. Limits as in `track`.
+            insert_id: 1 to 36 of A-Z, a-z, 0-9 and dash; random by default. It identifies repetitions of the event.
 
         Raises:
             ApiError: if Mixpanel responded and did not accept the event.
@@ -181,19 +254,40 @@ class EventMethods(ClientBase):
     ) -> None:
         """Queue an event of any age since 1971, for `/import`.
 
+        Example:
+            ```python
+            import asyncio
+            from datetime import datetime, timezone
+
+            from mixpanel_async import AsyncMixpanel
+
+
+            async def main() -> None:
+                async with AsyncMixpanel("PROJECT_TOKEN") as mp:
+                    day = datetime(2024, 2, 29, 12, 30, tzinfo=timezone.utc)
+                    await mp.import_data(None, "user-1", "Order placed", day, {"$insert_id": "order-17"})
+
+
+            asyncio.run(main())
+            ```
+
         Args:
             api_key: ignored. The official SDK has it, but Mixpanel no longer documents it.
             distinct_id: id of the user; an empty string tracks the event without a user.
             event_name: 1 to 255 characters.
             timestamp: time of the event: seconds or milliseconds since 1970, or a `datetime` with a time zone; from
                 1971-01-01 to one hour in the future.
-            properties: as in `track`.
-            meta: as in `track`.
+            properties: as in `track`. Give each event a `$insert_id`, so that repeating the import adds nothing.
+            meta: merged into the message, next to `event`.
             api_secret: the project's secret, if the client has no service account. Without either, the token
                 authenticates the request. Mixpanel retires project secrets on 2027-03-03.
 
         Raises:
-            ValidationError, QueueFullError, ClientClosedError: as in `track`.
+            ValidationError: if Mixpanel would not accept the event. `path` names the offending part. With
+                `invalid="drop"`, the event is dropped instead.
+            QueueFullError: if the queue is full, under `Overflow.RAISE`, or under `Overflow.WAIT` after `wait_timeout`.
+            SpoolError: if the client has a spool and cannot write to it.
+            ClientClosedError: after `aclose()`.
             ConfigurationError: if `api_secret` cannot be sent, or the client has an outbox.
         """
         lane = self._lanes[RecordKind.IMPORTS]

@@ -50,7 +50,21 @@ class IdentityMethods(ClientBase):
         accepted the request.
 
         Example:
-            >>> await mp.alias("user-1", "2fd5dc29-4ab3-4eae-8ec4-b2a9d7f4e0a1")
+            ```python
+            import asyncio
+
+            from mixpanel_async import AsyncMixpanel
+
+
+            async def main() -> None:
+                async with AsyncMixpanel("PROJECT_TOKEN", id_merge="original") as mp:
+                    visitor = mp.new_device_id()
+                    await mp.track(visitor, "Page viewed")
+                    await mp.alias("user-1", visitor)
+
+
+            asyncio.run(main())
+            ```
 
         Args:
             alias_id: the new id. Mixpanel accepts an id as an alias only once.
@@ -72,7 +86,8 @@ class IdentityMethods(ClientBase):
             ConfigurationError: if `timeout` is out of bounds.
             ApiError: if Mixpanel responded and did not accept the request.
             TransportError: if no attempt got a response.
-            QueueFullError, SpoolError: if it is deferred, as in `track`.
+            QueueFullError: if the call is deferred, as in `track`.
+            SpoolError: if the call is deferred, as in `track`.
             ClientClosedError: after `aclose()`.
         """
         if not self._options.enabled:
@@ -96,7 +111,21 @@ class IdentityMethods(ClientBase):
         """Merge two ids into one user. A merge cannot be undone.
 
         Example:
-            >>> await mp.merge(None, "user-1", "user-2")
+            ```python
+            import asyncio
+
+            from mixpanel_async import AsyncMixpanel
+
+
+            async def main() -> None:
+                async with AsyncMixpanel("PROJECT_TOKEN", id_merge="original") as mp:
+                    await mp.track("maya@example.com", "Signed in")
+                    await mp.track("maya@work.example", "Signed in")
+                    await mp.merge(None, "maya@example.com", "maya@work.example")
+
+
+            asyncio.run(main())
+            ```
 
         Args:
             api_key: ignored. The official SDK has it.
@@ -106,14 +135,20 @@ class IdentityMethods(ClientBase):
             api_secret: the project's secret, if the client has no service account. Without either, the token
                 authenticates the request. Mixpanel documents the token for imports, but not for merges. A spool does
                 not store it: after a restart, deferred merges use the last secret that was given, or the token.
-            deferred, timeout: as in `alias`. A deferred merge is lost if Mixpanel refuses its credentials and events do
-                not need them.
+            deferred: put the event into the queue and return, as in `alias`. A deferred merge is lost if Mixpanel
+                refuses its credentials and events do not need them.
+            timeout: seconds for all attempts together, 0.001 to 86,400; by default the limit of `identity_retry`.
 
         Raises:
+            IdentityError: if projects with the client's `id_merge` ignore merges, or both ids are equal.
+            ValidationError: if an id is blank or a placeholder that Mixpanel rejects.
             ConfigurationError: if `api_secret` cannot be sent, `timeout` is out of bounds, or the call is deferred with
                 an `api_secret` in a client with an outbox.
-            IdentityError: if projects with the client's `id_merge` ignore merges, or both ids are equal.
-            ValidationError, ApiError, TransportError, QueueFullError, SpoolError, ClientClosedError: as in `alias`.
+            ApiError: if Mixpanel responded and did not accept the request.
+            TransportError: if no attempt got a response.
+            QueueFullError: if the call is deferred, as in `track`.
+            SpoolError: if the call is deferred, as in `track`.
+            ClientClosedError: after `aclose()`.
         """
         if not self._options.enabled:
             return
@@ -144,7 +179,21 @@ class IdentityMethods(ClientBase):
         """Join the anonymous visitor `anon_id` to the user `identified_id`.
 
         Example:
-            >>> await mp.identify("user-1", "2fd5dc29-4ab3-4eae-8ec4-b2a9d7f4e0a1")
+            ```python
+            import asyncio
+
+            from mixpanel_async import AsyncMixpanel
+
+
+            async def main() -> None:
+                async with AsyncMixpanel("PROJECT_TOKEN", id_merge="original") as mp:
+                    visitor = mp.new_device_id()
+                    await mp.track(visitor, "Page viewed")
+                    await mp.identify("user-1", visitor)
+
+
+            asyncio.run(main())
+            ```
 
         Args:
             identified_id: the user's id.
@@ -152,13 +201,19 @@ class IdentityMethods(ClientBase):
                 SDK, with the prefix `$device:` if their events have it. Mixpanel takes five groups of hexadecimal
                 digits joined by dashes, and silently ignores any other form.
             meta: merged into the message, next to `event`.
-            deferred, timeout: as in `alias`.
+            deferred: put the event into the queue and return, as in `alias`.
+            timeout: seconds for all attempts together, 0.001 to 86,400; by default the limit of `identity_retry`.
 
         Raises:
             IdentityError: if projects with the client's `id_merge` ignore the call, if Mixpanel would ignore `anon_id`,
                 or if both ids are equal.
-            ConfigurationError, ValidationError, ApiError, TransportError, QueueFullError, SpoolError,
-                ClientClosedError: as in `alias`.
+            ValidationError: if an id is blank or a placeholder that Mixpanel rejects.
+            ConfigurationError: if `timeout` is out of bounds.
+            ApiError: if Mixpanel responded and did not accept the request.
+            TransportError: if no attempt got a response.
+            QueueFullError: if the call is deferred, as in `track`.
+            SpoolError: if the call is deferred, as in `track`.
+            ClientClosedError: after `aclose()`.
         """
         if not self._options.enabled:
             return

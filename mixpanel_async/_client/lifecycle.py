@@ -25,6 +25,26 @@ class LifecycleMethods(ClientBase):
         stays there. `aclose()` may run in another task or event loop. A proxy or certificate variable that cannot be
         used raises no error here; the requests that need it report it.
 
+        Example:
+            ```python
+            import asyncio
+
+            from mixpanel_async import AsyncMixpanel
+
+
+            async def main() -> None:
+                mp = AsyncMixpanel("PROJECT_TOKEN")
+                await mp.start()
+                try:
+                    await mp.track("user-1", "Report sent")
+                finally:
+                    result = await mp.aclose()
+                print(f"{result.delivered} delivered, {result.pending} not")
+
+
+            asyncio.run(main())
+            ```
+
         Raises:
             ClientClosedError: if the client is closed.
             ConfigurationError: if the options of the outbox do not fit its queue, its server or the event loop.
@@ -47,6 +67,26 @@ class LifecycleMethods(ClientBase):
         callbacks; up to four more with a spool whose disk does not respond. It may be called again, also after a
         cancelled call: it then waits for the same result.
 
+        Example:
+            ```python
+            import asyncio
+
+            from mixpanel_async import AsyncMixpanel
+
+
+            async def main() -> None:
+                mp = AsyncMixpanel("PROJECT_TOKEN")
+                await mp.start()
+                try:
+                    await mp.track("user-1", "Report sent")
+                finally:
+                    result = await mp.aclose()
+                print(f"{result.delivered} delivered, {result.pending} not")
+
+
+            asyncio.run(main())
+            ```
+
         Returns:
             Counts of the records that were waiting, by outcome.
         """
@@ -54,6 +94,24 @@ class LifecycleMethods(ClientBase):
 
     async def flush(self, timeout: float | None = None) -> FlushResult:
         """Send all records accepted so far without waiting for full batches, and wait for their outcomes.
+
+        Example:
+            ```python
+            import asyncio
+
+            from mixpanel_async import AsyncMixpanel
+
+
+            async def main() -> None:
+                async with AsyncMixpanel("PROJECT_TOKEN") as mp:
+                    await mp.track("user-1", "Report sent")
+                    result = await mp.flush(timeout=5.0)
+                    if result.pending:
+                        print("still waiting:", result.pending, result.last_error)
+
+
+            asyncio.run(main())
+            ```
 
         Args:
             timeout: seconds, at least 0. With None (default), the call waits as long as records are being delivered,

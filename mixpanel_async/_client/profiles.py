@@ -1,14 +1,7 @@
-"""Methods that update user and group profiles, with the official SDK's names and arguments.
-
-Each method queues one update and returns. `meta` is merged into the update, next to the operation, for example
-`{"$ignore_time": True}`, `{"$ip": "0"}` or `{"$ignore_alias": True}`. Each method raises `ValidationError` if Mixpanel
-would not accept the update (with `invalid="drop"`, the update is dropped instead), `ClientClosedError` after
-`aclose()`, and `QueueFullError` if the queue is full and the overflow policy raises.
-"""
+"""Methods that update user profiles, with the official SDK's names and arguments. Each queues one update."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Mapping, Sequence
 from typing import Any
 
@@ -20,14 +13,36 @@ from .invalid import as_refusal
 
 
 class ProfileMethods(ClientBase):
-    """Methods of the client that update user and group profiles."""
+    """Methods of the client that update user profiles."""
 
     async def people_update(self, message: Mapping[str, Any], meta: Meta = None) -> None:
         """Queue a profile update in Mixpanel's own form.
 
+        Example:
+            ```python
+            import asyncio
+
+            from mixpanel_async import AsyncMixpanel
+
+
+            async def main() -> None:
+                async with AsyncMixpanel("PROJECT_TOKEN") as mp:
+                    await mp.people_update({"$distinct_id": "user-1", "$set": {"plan": "pro"}})
+
+
+            asyncio.run(main())
+            ```
+
         Args:
             message: `$distinct_id` and an operation, such as `$set`. It may override `$time`.
-            meta: merged into the update, next to the operation.
+            meta: merged into the update, next to the operation, such as `{"$ignore_time": True}` or `{"$ip": "0"}`.
+
+        Raises:
+            ValidationError: if Mixpanel would not accept the update. With `invalid="drop"`, it is dropped instead.
+            QueueFullError: if the queue is full, under `Overflow.RAISE`, or under `Overflow.WAIT` after `wait_timeout`.
+            SpoolError: if the client has a spool and cannot write to it.
+            OutboxError: if the outbox confirms records, and has not taken this one within `timeout`.
+            ClientClosedError: after `aclose()`.
         """
         await self._update(RecordKind.PEOPLE, message, meta)
 
@@ -38,58 +53,298 @@ class ProfileMethods(ClientBase):
         """Set properties and replace their old values. Mixpanel creates the profile if it does not exist.
 
         Example:
-            >>> await mp.people_set("user-1", {"$name": "Ada", "plan": "pro"})
+            ```python
+            import asyncio
+
+            from mixpanel_async import AsyncMixpanel
+
+
+            async def main() -> None:
+                async with AsyncMixpanel("PROJECT_TOKEN") as mp:
+                    await mp.people_set("user-1", {"$name": "Ada", "plan": "pro"})
+
+
+            asyncio.run(main())
+            ```
+
+        Args:
+            distinct_id: id of the user.
+            properties: new values by name, at most 2,000. Objects and lists are values too.
+            meta: merged into the update, next to the operation, such as `{"$ignore_time": True}` or `{"$ip": "0"}`.
+
+        Raises:
+            ValidationError: if Mixpanel would not accept the update. With `invalid="drop"`, it is dropped instead.
+            QueueFullError: if the queue is full, under `Overflow.RAISE`, or under `Overflow.WAIT` after `wait_timeout`.
+            SpoolError: if the client has a spool and cannot write to it.
+            OutboxError: if the outbox confirms records, and has not taken this one within `timeout`.
+            ClientClosedError: after `aclose()`.
         """
         await self._update_user(distinct_id, "$set", properties, meta)
 
     async def people_set_once(self, distinct_id: str, properties: Properties, meta: Meta = None) -> None:
-        """Set the properties that the profile does not have yet."""
+        """Set the properties that the profile does not have yet.
+
+        Example:
+            ```python
+            import asyncio
+
+            from mixpanel_async import AsyncMixpanel
+
+
+            async def main() -> None:
+                async with AsyncMixpanel("PROJECT_TOKEN") as mp:
+                    await mp.people_set_once("user-1", {"first_seen": "2026-11-30"})
+
+
+            asyncio.run(main())
+            ```
+
+        Args:
+            distinct_id: id of the user.
+            properties: values by name, at most 2,000.
+            meta: merged into the update, next to the operation, such as `{"$ignore_time": True}` or `{"$ip": "0"}`.
+
+        Raises:
+            ValidationError: if Mixpanel would not accept the update. With `invalid="drop"`, it is dropped instead.
+            QueueFullError: if the queue is full, under `Overflow.RAISE`, or under `Overflow.WAIT` after `wait_timeout`.
+            SpoolError: if the client has a spool and cannot write to it.
+            OutboxError: if the outbox confirms records, and has not taken this one within `timeout`.
+            ClientClosedError: after `aclose()`.
+        """
         await self._update_user(distinct_id, "$set_once", properties, meta)
 
     async def people_increment(self, distinct_id: str, properties: Properties, meta: Meta = None) -> None:
-        """Add numbers to numeric properties. A missing property counts as 0. Not idempotent."""
+        """Add numbers to numeric properties. A missing property counts as 0.
+
+        Not idempotent: it is not sent again if it is unknown whether Mixpanel has applied it.
+
+        Example:
+            ```python
+            import asyncio
+
+            from mixpanel_async import AsyncMixpanel
+
+
+            async def main() -> None:
+                async with AsyncMixpanel("PROJECT_TOKEN") as mp:
+                    await mp.people_increment("user-1", {"orders": 1, "credit": -2.5})
+
+
+            asyncio.run(main())
+            ```
+
+        Args:
+            distinct_id: id of the user.
+            properties: finite numbers by name of the property; negative numbers subtract.
+            meta: merged into the update, next to the operation, such as `{"$ignore_time": True}` or `{"$ip": "0"}`.
+
+        Raises:
+            ValidationError: if Mixpanel would not accept the update. With `invalid="drop"`, it is dropped instead.
+            QueueFullError: if the queue is full, under `Overflow.RAISE`, or under `Overflow.WAIT` after `wait_timeout`.
+            SpoolError: if the client has a spool and cannot write to it.
+            OutboxError: if the outbox confirms records, and has not taken this one within `timeout`.
+            ClientClosedError: after `aclose()`.
+        """
         await self._update_user(distinct_id, "$add", properties, meta)
 
     async def people_append(self, distinct_id: str, properties: Properties, meta: Meta = None) -> None:
-        """Append one value to each of the given list properties. Not idempotent."""
+        """Append one value to each of the given list properties.
+
+        Not idempotent: it is not sent again if it is unknown whether Mixpanel has applied it.
+
+        Example:
+            ```python
+            import asyncio
+
+            from mixpanel_async import AsyncMixpanel
+
+
+            async def main() -> None:
+                async with AsyncMixpanel("PROJECT_TOKEN") as mp:
+                    await mp.people_append("user-1", {"searches": "green tea"})
+
+
+            asyncio.run(main())
+            ```
+
+        Args:
+            distinct_id: id of the user.
+            properties: one value to append by name of the list property.
+            meta: merged into the update, next to the operation, such as `{"$ignore_time": True}` or `{"$ip": "0"}`.
+
+        Raises:
+            ValidationError: if Mixpanel would not accept the update. With `invalid="drop"`, it is dropped instead.
+            QueueFullError: if the queue is full, under `Overflow.RAISE`, or under `Overflow.WAIT` after `wait_timeout`.
+            SpoolError: if the client has a spool and cannot write to it.
+            OutboxError: if the outbox confirms records, and has not taken this one within `timeout`.
+            ClientClosedError: after `aclose()`.
+        """
         await self._update_user(distinct_id, "$append", properties, meta)
 
     async def people_union(self, distinct_id: str, properties: Properties, meta: Meta = None) -> None:
-        """Add values to list properties, except values that they already contain."""
+        """Add values to list properties, except values that they already contain.
+
+        Example:
+            ```python
+            import asyncio
+
+            from mixpanel_async import AsyncMixpanel
+
+
+            async def main() -> None:
+                async with AsyncMixpanel("PROJECT_TOKEN") as mp:
+                    await mp.people_union("user-1", {"tags": ["beta", "newsletter"]})
+
+
+            asyncio.run(main())
+            ```
+
+        Args:
+            distinct_id: id of the user.
+            properties: list of values to add by name of the list property.
+            meta: merged into the update, next to the operation, such as `{"$ignore_time": True}` or `{"$ip": "0"}`.
+
+        Raises:
+            ValidationError: if Mixpanel would not accept the update. With `invalid="drop"`, it is dropped instead.
+            QueueFullError: if the queue is full, under `Overflow.RAISE`, or under `Overflow.WAIT` after `wait_timeout`.
+            SpoolError: if the client has a spool and cannot write to it.
+            OutboxError: if the outbox confirms records, and has not taken this one within `timeout`.
+            ClientClosedError: after `aclose()`.
+        """
         await self._update_user(distinct_id, "$union", properties, meta)
 
     async def people_unset(self, distinct_id: str, properties: Sequence[str], meta: Meta = None) -> None:
         """Remove properties. Their values cannot be restored.
 
+        Example:
+            ```python
+            import asyncio
+
+            from mixpanel_async import AsyncMixpanel
+
+
+            async def main() -> None:
+                async with AsyncMixpanel("PROJECT_TOKEN") as mp:
+                    await mp.people_unset("user-1", ["plan"])
+
+
+            asyncio.run(main())
+            ```
+
         Args:
             distinct_id: id of the user.
             properties: names of the properties, at least one.
-            meta: merged into the update, next to the operation.
+            meta: merged into the update, next to the operation, such as `{"$ignore_time": True}` or `{"$ip": "0"}`.
+
+        Raises:
+            ValidationError: if Mixpanel would not accept the update. With `invalid="drop"`, it is dropped instead.
+            QueueFullError: if the queue is full, under `Overflow.RAISE`, or under `Overflow.WAIT` after `wait_timeout`.
+            SpoolError: if the client has a spool and cannot write to it.
+            OutboxError: if the outbox confirms records, and has not taken this one within `timeout`.
+            ClientClosedError: after `aclose()`.
         """
         await self._update_user(distinct_id, "$unset", properties, meta)
 
     async def people_remove(self, distinct_id: str, properties: Properties, meta: Meta = None) -> None:
-        """Remove one value from each of the given list properties. Not idempotent."""
+        """Remove one value from each of the given list properties.
+
+        Not idempotent: it is not sent again if it is unknown whether Mixpanel has applied it.
+
+        Example:
+            ```python
+            import asyncio
+
+            from mixpanel_async import AsyncMixpanel
+
+
+            async def main() -> None:
+                async with AsyncMixpanel("PROJECT_TOKEN") as mp:
+                    await mp.people_remove("user-1", {"tags": "beta"})
+
+
+            asyncio.run(main())
+            ```
+
+        Args:
+            distinct_id: id of the user.
+            properties: one value to remove by name of the list property.
+            meta: merged into the update, next to the operation, such as `{"$ignore_time": True}` or `{"$ip": "0"}`.
+
+        Raises:
+            ValidationError: if Mixpanel would not accept the update. With `invalid="drop"`, it is dropped instead.
+            QueueFullError: if the queue is full, under `Overflow.RAISE`, or under `Overflow.WAIT` after `wait_timeout`.
+            SpoolError: if the client has a spool and cannot write to it.
+            OutboxError: if the outbox confirms records, and has not taken this one within `timeout`.
+            ClientClosedError: after `aclose()`.
+        """
         await self._update_user(distinct_id, "$remove", properties, meta)
 
     async def people_delete(self, distinct_id: str, meta: Meta = None) -> None:
         """Delete the profile.
 
-        With `meta={"$ignore_alias": True}`, Mixpanel deletes the profile of this id even if the id is an
-        alias of another profile.
+        Example:
+            ```python
+            import asyncio
+
+            from mixpanel_async import AsyncMixpanel
+
+
+            async def main() -> None:
+                async with AsyncMixpanel("PROJECT_TOKEN") as mp:
+                    await mp.people_delete("user-1", {"$ignore_alias": True})
+
+
+            asyncio.run(main())
+            ```
+
+        Args:
+            distinct_id: id of the user.
+            meta: merged into the update. With `{"$ignore_alias": True}`, Mixpanel deletes the profile of this id even
+                if the id is an alias of another profile.
+
+        Raises:
+            ValidationError: if Mixpanel would not accept the update. With `invalid="drop"`, it is dropped instead.
+            QueueFullError: if the queue is full, under `Overflow.RAISE`, or under `Overflow.WAIT` after `wait_timeout`.
+            SpoolError: if the client has a spool and cannot write to it.
+            OutboxError: if the outbox confirms records, and has not taken this one within `timeout`.
+            ClientClosedError: after `aclose()`.
         """
         await self._update_user(distinct_id, "$delete", "", meta)
 
     async def people_track_charge(
         self, distinct_id: str, amount: float, properties: Properties | None = None, meta: Meta = None
     ) -> None:
-        """Append a payment to `$transactions`. Not idempotent.
+        """Append a payment to `$transactions`.
+
+        Not idempotent: it is not sent again if it is unknown whether Mixpanel has applied it.
+
+        Example:
+            ```python
+            import asyncio
+
+            from mixpanel_async import AsyncMixpanel
+
+
+            async def main() -> None:
+                async with AsyncMixpanel("PROJECT_TOKEN") as mp:
+                    await mp.people_track_charge("user-1", 19.99, {"sku": "tea"})
+
+
+            asyncio.run(main())
+            ```
 
         Args:
             distinct_id: id of the user.
             amount: a finite number, in the currency of the project.
-            properties: further properties of the payment. The mapping is not changed.
-            meta: merged into the update, next to the operation.
+            properties: further properties of the payment, such as `$time`. The mapping is not changed.
+            meta: merged into the update, next to the operation, such as `{"$ignore_time": True}` or `{"$ip": "0"}`.
+
+        Raises:
+            ValidationError: if Mixpanel would not accept the update. With `invalid="drop"`, it is dropped instead.
+            QueueFullError: if the queue is full, under `Overflow.RAISE`, or under `Overflow.WAIT` after `wait_timeout`.
+            SpoolError: if the client has a spool and cannot write to it.
+            OutboxError: if the outbox confirms records, and has not taken this one within `timeout`.
+            ClientClosedError: after `aclose()`.
         """
         try:
             charge = _charge(amount, properties)
@@ -101,47 +356,35 @@ class ProfileMethods(ClientBase):
         self._invalid.refuse(RecordKind.PEOPLE, failure)
 
     async def people_clear_charges(self, distinct_id: str, meta: Meta = None) -> None:
-        """Remove all payments from the profile."""
-        await self._update_user(distinct_id, "$unset", ["$transactions"], meta)
+        """Remove all payments from the profile. They cannot be restored.
 
-    async def group_update(self, message: Mapping[str, Any], meta: Meta = None) -> None:
-        """Queue a group update in Mixpanel's own form.
+        Example:
+            ```python
+            import asyncio
+
+            from mixpanel_async import AsyncMixpanel
+
+
+            async def main() -> None:
+                async with AsyncMixpanel("PROJECT_TOKEN") as mp:
+                    await mp.people_clear_charges("user-1")
+
+
+            asyncio.run(main())
+            ```
 
         Args:
-            message: `$group_key`, `$group_id` and an operation, such as `$set`. It may override `$time`.
-            meta: merged into the update, next to the operation.
+            distinct_id: id of the user.
+            meta: merged into the update, next to the operation, such as `{"$ignore_time": True}` or `{"$ip": "0"}`.
+
+        Raises:
+            ValidationError: if Mixpanel would not accept the update. With `invalid="drop"`, it is dropped instead.
+            QueueFullError: if the queue is full, under `Overflow.RAISE`, or under `Overflow.WAIT` after `wait_timeout`.
+            SpoolError: if the client has a spool and cannot write to it.
+            OutboxError: if the outbox confirms records, and has not taken this one within `timeout`.
+            ClientClosedError: after `aclose()`.
         """
-        await self._update(RecordKind.GROUPS, message, meta)
-
-    def _update_group(
-        self, group_key: str, group_id: str, operation: str, value: object, meta: Meta
-    ) -> Awaitable[None]:
-        message = {"$group_key": group_key, "$group_id": group_id, operation: value}
-        return self._update(RecordKind.GROUPS, message, meta)
-
-    async def group_set(self, group_key: str, group_id: str, properties: Properties, meta: Meta = None) -> None:
-        """Set properties of a group and replace their old values. Mixpanel creates the group if it does not exist."""
-        await self._update_group(group_key, group_id, "$set", properties, meta)
-
-    async def group_set_once(self, group_key: str, group_id: str, properties: Properties, meta: Meta = None) -> None:
-        """Set the properties that the group does not have yet."""
-        await self._update_group(group_key, group_id, "$set_once", properties, meta)
-
-    async def group_union(self, group_key: str, group_id: str, properties: Properties, meta: Meta = None) -> None:
-        """Add values to list properties of a group, except values that they already contain."""
-        await self._update_group(group_key, group_id, "$union", properties, meta)
-
-    async def group_unset(self, group_key: str, group_id: str, properties: Sequence[str], meta: Meta = None) -> None:
-        """Remove properties of a group. Their values cannot be restored."""
-        await self._update_group(group_key, group_id, "$unset", properties, meta)
-
-    async def group_remove(self, group_key: str, group_id: str, properties: Properties, meta: Meta = None) -> None:
-        """Remove one value from each of the given list properties of a group. Not idempotent."""
-        await self._update_group(group_key, group_id, "$remove", properties, meta)
-
-    async def group_delete(self, group_key: str, group_id: str, meta: Meta = None) -> None:
-        """Delete a group's profile."""
-        await self._update_group(group_key, group_id, "$delete", "", meta)
+        await self._update_user(distinct_id, "$unset", ["$transactions"], meta)
 
 
 def _charge(amount: object, properties: Properties | None) -> dict[str, Any]:
@@ -153,49 +396,3 @@ def _charge(amount: object, properties: Properties | None) -> dict[str, Any]:
     if is_instance(amount, bool) or not (is_instance(amount, (int, float)) or is_decimal(amount)):
         raise ValidationError("amount", f"must be a number, not {type_name(amount)}")
     return {**({} if properties is None else copy_mapping(properties, "properties")), "$amount": amount}
-
-
-class BoundProfileMethods(ABC):
-    """Methods of `BoundMixpanel` that update the profile of the bound user."""
-
-    __slots__ = ()
-
-    @abstractmethod
-    async def people_update(self, message: Mapping[str, Any], meta: Meta = None) -> None:
-        """See `AsyncMixpanel.people_update`. The bound id is the default of `$distinct_id`."""
-
-    async def people_set(self, properties: Properties, meta: Meta = None) -> None:
-        """See `AsyncMixpanel.people_set`."""
-        await self.people_update({"$set": properties}, meta)
-
-    async def people_set_once(self, properties: Properties, meta: Meta = None) -> None:
-        """See `AsyncMixpanel.people_set_once`."""
-        await self.people_update({"$set_once": properties}, meta)
-
-    async def people_increment(self, properties: Properties, meta: Meta = None) -> None:
-        """See `AsyncMixpanel.people_increment`."""
-        await self.people_update({"$add": properties}, meta)
-
-    async def people_append(self, properties: Properties, meta: Meta = None) -> None:
-        """See `AsyncMixpanel.people_append`."""
-        await self.people_update({"$append": properties}, meta)
-
-    async def people_union(self, properties: Properties, meta: Meta = None) -> None:
-        """See `AsyncMixpanel.people_union`."""
-        await self.people_update({"$union": properties}, meta)
-
-    async def people_unset(self, properties: Sequence[str], meta: Meta = None) -> None:
-        """See `AsyncMixpanel.people_unset`."""
-        await self.people_update({"$unset": properties}, meta)
-
-    async def people_remove(self, properties: Properties, meta: Meta = None) -> None:
-        """See `AsyncMixpanel.people_remove`."""
-        await self.people_update({"$remove": properties}, meta)
-
-    async def people_delete(self, meta: Meta = None) -> None:
-        """See `AsyncMixpanel.people_delete`."""
-        await self.people_update({"$delete": ""}, meta)
-
-    async def people_clear_charges(self, meta: Meta = None) -> None:
-        """See `AsyncMixpanel.people_clear_charges`."""
-        await self.people_update({"$unset": ["$transactions"]}, meta)

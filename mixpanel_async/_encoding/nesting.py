@@ -23,8 +23,11 @@ def limit_depth(properties: dict[str, Any], mode: Literal["text", "cut", "reject
     themselves are no level.
 
     Example:
-        >>> limit_depth({"a": {"b": {"c": {"d": [1, 2]}}}}, "text")
-        {'a': {'b': {'c': {'d': '[1,2]'}}}}
+        ```python
+        from mixpanel_async import limit_depth
+
+        print(limit_depth({"a": {"b": {"c": {"d": [1, 2]}}}}, "text"))
+        ```
 
     Args:
         properties: JSON values: dicts, lists or tuples, text, numbers, booleans and None. They are not changed.

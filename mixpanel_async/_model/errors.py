@@ -78,7 +78,7 @@ class ValidationError(MixpanelException, ValueError):
 
 
 class IdentityError(ValidationError):
-    """The identity call would be accepted and then ignored by Mixpanel."""
+    """The identity call would be accepted and then ignored by Mixpanel. Arguments as in `ValidationError`."""
 
 
 class QueueFullError(MixpanelException):
@@ -224,15 +224,15 @@ class ApiError(MixpanelException):
 
 
 class AuthenticationError(ApiError):
-    """Mixpanel or a proxy refused the credentials (401, 402, 403, 407)."""
+    """Mixpanel or a proxy refused the credentials (401, 402, 403, 407). Arguments as in `ApiError`."""
 
 
 class RateLimitError(ApiError):
-    """The project exceeded its rate limit (429) for longer than the call may wait."""
+    """The project exceeded its rate limit (429) for longer than the call may wait. Arguments as in `ApiError`."""
 
 
 class PayloadTooLargeError(ApiError):
-    """The request is larger than Mixpanel accepts (413)."""
+    """The request is larger than Mixpanel accepts (413). Arguments as in `ApiError`."""
 
 
 E = TypeVar("E", bound=BaseException)

@@ -44,6 +44,23 @@ class SqliteSpool:
     more than 10,000 records or 16 MiB takes several transactions, so that no client waits long. If it is interrupted,
     each record is either unchanged or completely changed.
 
+    Example:
+        ```python
+        import asyncio
+
+        from mixpanel_async import AsyncMixpanel, SqliteSpool
+
+
+        async def main() -> None:
+            spool = SqliteSpool("mixpanel.db")
+            async with AsyncMixpanel("PROJECT_TOKEN", spool=spool) as mp:
+                await mp.track("user-1", "Order placed", {"amount": 19.99})
+            print(spool.status().waiting, "records left")
+
+
+        asyncio.run(main())
+        ```
+
     Args:
         path: spool file. The file and its directory are created if they are missing, readable by this user only; the
             parent of the directory must exist. SQLite adds files with the suffixes `-wal` and `-shm`, and each client
@@ -64,9 +81,6 @@ class SqliteSpool:
 
     Raises:
         ConfigurationError: if a value is out of bounds.
-
-    Example:
-        >>> mp = AsyncMixpanel("TOKEN", spool=SqliteSpool("/var/lib/app/mixpanel.db"))
     """
 
     path: str | os.PathLike[str]

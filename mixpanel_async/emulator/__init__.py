@@ -22,7 +22,6 @@ data.
 from __future__ import annotations
 
 import copy
-import dataclasses
 import math
 import os
 import time
@@ -42,13 +41,12 @@ from mixpanel_async.identity.systems import (
 
 from .project.access import Access
 from .project.health import audit_events
-from .project.lookup_tables import table_rows
 from .project.project import Project
 
 try:
     from .http.app import Clock, EmulatorState, RecordedRequest, build_app
     from .http.cors import parse_origins
-    from .http.request_log import ENTRY_LIMIT, RequestDigest, RequestEntry
+    from .http.request_log import RequestDigest, RequestEntry
     from .http.routes import routes_of
     from .http.server import Server
     from .http.tls import Tls, TlsError
@@ -59,9 +57,11 @@ except ModuleNotFoundError as error:
         'the emulator needs an extra: run pip install ".[emulator]" in a clone of the repository', name=error.name
     ) from error
 
-from .flags.flags import FlagDefinitions, single_variant_definition
+from .flags.flags import FlagDefinitions
 from .http.fault_controls import FaultControls
 from .http.faults import KINDS, TRANSIENT, FaultKind
+from .http.flag_controls import FlagControls
+from .http.received import ReceivedData
 from .page.feed import activity_counts
 from .project.propagation import DelayedIdentities
 from .project.reports import arrived_events, count_duplicates, identity_entries, reported_events
@@ -95,8 +95,30 @@ def wall_time() -> float:
     return time.time()
 
 
-class Emulator(FaultControls):
+class Emulator(FaultControls, FlagControls, ReceivedData):
     """Emulated Mixpanel project, in memory or in a directory.
+
+    Example:
+        ```python
+        import asyncio
+
+        from mixpanel_async.emulator import Emulator
+
+
+        async def main() -> None:
+            emulator = Emulator("original")
+            async with emulator.client() as mp:
+                visitor = mp.new_device_id()
+                await mp.track(visitor, "Page viewed", {"page": "/pricing"})
+                await mp.identify("user-1", visitor)
+                await mp.people_set("user-1", {"plan": "pro"})
+            assert emulator.cluster("user-1") == {"user-1", visitor}
+            assert emulator.events("Page viewed")[0]["properties"]["distinct_id"] == emulator.resolve("user-1")
+            print(emulator.profile("user-1"))
+
+
+        asyncio.run(main())
+        ```
 
     Args:
         id_merge: ID merge system of the project.
@@ -200,9 +222,22 @@ class Emulator(FaultControls):
     def client(self, token: str | None = None, **options: Unpack[ClientArguments]) -> AsyncMixpanel:
         """Return a client that talks to this emulator in-process, without a socket.
 
+        Example:
+            ```python
+            from mixpanel_async.emulator import Emulator
+
+            emulator = Emulator()
+            with emulator.client().in_thread() as mp:
+                mp.track("user-1", "Order placed", {"amount": 19.99})
+            assert emulator.events("Order placed")[0]["properties"]["distinct_id"] == "user-1"
+            ```
+
         Args:
             token: project token. None uses the emulator's token, or `emulator-token` if the emulator accepts any.
             **options: options of `AsyncMixpanel`. They override those that the emulator sets.
+
+        Returns:
+            A client. Close it as any other.
         """
         # Imported here so that the emulator works without the client.
         from mixpanel_async import AsyncMixpanel  # noqa: PLC0415
@@ -224,13 +259,19 @@ class Emulator(FaultControls):
     ) -> Server:
         """Return a server for this emulator.
 
-            with emulator.serve() as server:  # or `async with`
-                print(server.url)
-
         The server runs in its own thread, installs no signal handlers and writes no request log.
 
-            with emulator.serve(tls=True) as server:  # http and https on the same port
-                print(server.https_url, server.ca_file)
+        Example:
+            ```python
+            from mixpanel_async import AsyncMixpanel
+            from mixpanel_async.emulator import Emulator
+
+            emulator = Emulator()
+            with emulator.serve() as server:  # or `async with`
+                with AsyncMixpanel("PROJECT_TOKEN", api_host=server.url).in_thread() as mp:
+                    mp.track("user-1", "Order placed")
+            assert len(emulator.events("Order placed")) == 1
+            ```
 
         Args:
             host: address to listen on. Must be a loopback address unless `allow_remote` is set.
@@ -258,11 +299,19 @@ class Emulator(FaultControls):
     def events(self, name: str | None = None) -> list[dict[str, Any]]:
         """Return the events as reports show them now: deduplicated, each under the person it counts for.
 
-            assert emulator.events("Signed up")[0]["properties"]["distinct_id"] == "user-1"
-
         Events with the same name, time, `distinct_id` as sent and `$insert_id` are duplicates, of which the latest is
         kept. `properties.distinct_id` is the canonical id of the person, and `$distinct_id_before_identity` the id as
         sent. Identity calls are included as events, with `$failure_reason` if they failed.
+
+        Example:
+            ```python
+            from mixpanel_async.emulator import Emulator
+
+            emulator = Emulator()
+            with emulator.client().in_thread() as mp:
+                mp.track("user-1", "Order placed", {"amount": 19.99})
+            assert emulator.events("Order placed")[0]["properties"]["distinct_id"] == "user-1"
+            ```
 
         Args:
             name: return only events with this name; None returns all.
@@ -282,7 +331,11 @@ class Emulator(FaultControls):
         return arrived_events(rows)
 
     def profile(self, distinct_id: str) -> dict[str, Any] | None:
-        """Return the profile properties of a person, given any of the person's ids; None without a profile."""
+        """Return the profile properties of a person, given any of the person's ids; None without a profile.
+
+        Args:
+            distinct_id: any id of the person.
+        """
         with self._state.lock:
             return self._state.project.profile(distinct_id)
 
@@ -293,17 +346,30 @@ class Emulator(FaultControls):
         return copy.deepcopy(profiles)
 
     def group(self, group_key: str, group_id: str) -> dict[str, Any] | None:
-        """Return the profile properties of a group; None without a profile."""
+        """Return the profile properties of a group; None without a profile.
+
+        Args:
+            group_key: property that names the kind of group, such as `company_id`.
+            group_id: id of the group.
+        """
         with self._state.lock:
             return self._state.project.group(group_key, str(group_id))
 
     def resolve(self, distinct_id: str) -> str:
-        """Return the canonical id that reports show for an id. An unknown id is returned unchanged."""
+        """Return the canonical id that reports show for an id. An unknown id is returned unchanged.
+
+        Args:
+            distinct_id: any id of the person.
+        """
         with self._state.lock:
             return self._state.project.reported_canonical_id(distinct_id)
 
     def cluster(self, distinct_id: str) -> set[str]:
-        """Return all ids of the person with this id, the given id included."""
+        """Return all ids of the person with this id, the given id included.
+
+        Args:
+            distinct_id: any id of the person.
+        """
         with self._state.lock:
             return self._state.project.cluster(distinct_id)
 
@@ -333,73 +399,6 @@ class Emulator(FaultControls):
             rows = self._state.project.rows()
         return audit_events(rows, self.id_merge, self._cluster_limit)
 
-    def rejected(self) -> list[dict[str, Any]]:
-        """Return the records and whole requests that were not stored, in order. The latest 1,000 are kept.
-
-        An entry has `endpoint`, `field` (path of the offending property, or empty), `message`, `record` (a shortened
-        copy; None for a whole request) and `silent` (true if the response reported success all the same).
-        """
-        with self._state.lock:
-            return [dataclasses.asdict(rejection) for rejection in self._state.project.rejections]
-
-    def lookup_tables(self) -> dict[str, list[dict[str, str]]]:
-        """Return the rows of all lookup tables by id of the table, each row as an object by column.
-
-        Tables are kept in memory only, at most 100 MiB together.
-        """
-        with self._state.lock:
-            contents = self._state.project.lookup_tables.contents()
-        return {table: table_rows(content) for table, content in contents.items()}
-
-    def unsupported(self) -> list[dict[str, Any]]:
-        """Return the endpoints of Mixpanel that clients asked for and the emulator does not have, the latest last.
-
-        An entry has `method`, `path` (`{id}` stands for an id), `count`, and `first` and `last`, the times of the first
-        and the latest request in seconds since the epoch. At most 200 endpoints are kept. Such requests are answered
-        with status 501.
-        """
-        with self._state.lock:
-            endpoints = self._state.project.unsupported.endpoints()
-        return [dataclasses.asdict(endpoint) for endpoint in endpoints]
-
-    def flags(self) -> list[dict[str, Any]]:
-        """Return the complete definitions of all feature flags."""
-        with self._state.lock:
-            return copy.deepcopy(self._state.flags.all())
-
-    def set_flags(self, definitions: Iterable[Mapping[str, Any]]) -> None:
-        """Replace all feature flags, until they are set again or the file of `flags` changes.
-
-        Args:
-            definitions: definitions of feature flags, as for the option `flags`.
-
-        Raises:
-            ValueError: if a definition is malformed. The flags are unchanged in that case.
-        """
-        with self._state.lock:
-            self._state.flags.replace(definitions)
-
-    def set_flag(self, key: str, value: Any = True, *, variant_key: str = "on") -> None:  # noqa: FBT002  a flag's value
-        """Set a feature flag that has the same value for every person.
-
-            emulator.set_flag("new-checkout", True)
-
-        Args:
-            key: key of the flag. An existing flag with this key is replaced.
-            value: any JSON value.
-            variant_key: name of the only variant.
-
-        Raises:
-            ValueError: if the key is empty or the value cannot be encoded as JSON.
-        """
-        with self._state.lock:
-            self._state.flags.put(single_variant_definition(key, value, variant_key))
-
-    def remove_flag(self, key: str) -> None:
-        """Remove a feature flag. Does nothing if the flag does not exist."""
-        with self._state.lock:
-            self._state.flags.remove(key)
-
     def stats(self) -> dict[str, Any]:
         """Return the statistics of `GET /_emulator/stats`. The cost is proportional to the number of events kept."""
         with self._state.lock:
@@ -411,43 +410,6 @@ class Emulator(FaultControls):
             rows = project.rows()
         figures["events"]["duplicates"] = count_duplicates(rows)
         return figures
-
-    def requests(self) -> list[RecordedRequest]:
-        """Return the requests received, in order, without credentials. The latest 10,000 are kept."""
-        with self._state.lock:
-            return list(self._state.requests)
-
-    def request_log(self, after: int = 0, *, limit: int = ENTRY_LIMIT, across_resets: bool = False) -> RequestDigest:
-        """Return the totals of all requests, and the latest requests with their results, without their content.
-
-        Unlike `requests()`, this covers all requests except those for the live page and `/_emulator/`, such as unknown
-        paths. The cost does not depend on the number of requests before `after`.
-
-            digest = emulator.request_log()
-            digest = emulator.request_log(after=digest.requests)  # the requests since then
-
-        Args:
-            after: return only requests with a higher number. A number from before a `reset` returns all.
-            limit: maximum number of entries, 1 to 1,000, which is how many are kept. The latest are returned.
-            across_resets: include requests from before a `reset`. `after` and the totals then count from the start of
-                the emulator, so that a reader misses no request; the numbers of the entries restart at each reset.
-
-        Raises:
-            ValueError: if a value is out of bounds.
-        """
-        if after < 0 or not 1 <= limit <= ENTRY_LIMIT:
-            raise ValueError(f"after must be at least 0 and limit 1 to {ENTRY_LIMIT}, not {after} and {limit}")
-        with self._state.lock:
-            return self._state.log.digest(after, limit, across_resets=across_resets)
-
-    def recordings(self) -> list[dict[str, Any]]:
-        """Return the session recordings of browser SDKs, in order of their latest batch. The latest 1,000 are kept.
-
-        An entry has `replay_id`, `distinct_id`, `batches`, `body_bytes` (size of the batches as received, compressed)
-        and `seconds` (length of the recording). The content of a recording is not kept.
-        """
-        with self._state.lock:
-            return [dataclasses.asdict(recording) for recording in self._state.recordings.all()]
 
     def reset(self) -> None:
         """Delete all data and planned faults.

@@ -85,6 +85,24 @@ class LocalFeatureFlagsProvider(ExposureMethods):
     ) -> SelectedVariant:
         """Return the variant of a flag for a context.
 
+        Example:
+            ```python
+            import asyncio
+
+            from mixpanel_async import AsyncMixpanel
+            from mixpanel_async.flags import LocalFlags, SelectedVariant
+
+
+            async def main() -> None:
+                async with AsyncMixpanel("PROJECT_TOKEN", local_flags=LocalFlags()) as mp:
+                    await mp.local_flags.wait_ready(timeout=2.0)
+                    variant = mp.local_flags.get_variant("button", SelectedVariant("blue"), {"distinct_id": "user-1"})
+                    print(variant.variant_value, variant.fallback_reason)
+
+
+            asyncio.run(main())
+            ```
+
         Args:
             flag_key: name of the flag.
             fallback_value: returned, with the reason, if there is no variant.
@@ -93,10 +111,6 @@ class LocalFeatureFlagsProvider(ExposureMethods):
 
         Returns:
             The variant, with `variant_source` `local`, or the fallback with its `fallback_reason`.
-
-        Example:
-            >>> fallback = SelectedVariant("blue")
-            >>> variant = mp.local_flags.get_variant("button", fallback, {"distinct_id": "user-1"})
         """
         started = self._clock() if report_exposure else 0.0
         found = self._decide(flag_key, context)
@@ -114,7 +128,7 @@ class LocalFeatureFlagsProvider(ExposureMethods):
         context: Mapping[str, Any],
         report_exposure: bool = True,  # noqa: FBT001, FBT002  as in get_variant
     ) -> Any:
-        """Return the value of a flag's variant, or `fallback_value`. The arguments are those of `get_variant`."""
+        """Return the value of a flag's variant, or `fallback_value`. See `get_variant`."""
         variant = self.get_variant(flag_key, SelectedVariant(fallback_value), context, report_exposure)
         return variant.variant_value
 
@@ -124,11 +138,15 @@ class LocalFeatureFlagsProvider(ExposureMethods):
         context: Mapping[str, Any],
         report_exposure: bool = True,  # noqa: FBT001, FBT002  as in get_variant
     ) -> bool:
-        """Return True only if the value of a flag's variant is `True`. The arguments are those of `get_variant`."""
+        """Return True only if the value of a flag's variant is `True`. See `get_variant`."""
         return self.get_variant_value(flag_key, False, context, report_exposure) is True  # noqa: FBT003
 
     def get_all_variants(self, context: Mapping[str, Any]) -> dict[str, SelectedVariant]:
-        """Return the variants of all flags that have one for a context, by flag. No exposure is tracked."""
+        """Return the variants of all flags that have one for a context, by flag. No exposure is tracked.
+
+        Args:
+            context: identifies the user and holds the attributes for rules, as in `get_variant`.
+        """
         found = {key: self._decide(key, context) for key in self._poller.flags}
         return {key: one for key, one in found.items() if isinstance(one, SelectedVariant)}
 

@@ -47,12 +47,20 @@ class FallbackReason:
 
     @classmethod
     def missing_context_key(cls, key: str) -> FallbackReason:
-        """Return the reason for a context without the attribute `key`."""
+        """Return the reason for a context without the attribute `key`.
+
+        Args:
+            key: the missing attribute.
+        """
         return cls("MISSING_CONTEXT_KEY", key)
 
     @classmethod
     def backend_error(cls, message: str) -> FallbackReason:
-        """Return the reason for a failed evaluation."""
+        """Return the reason for a failed evaluation.
+
+        Args:
+            message: description of the error, without secrets and URLs.
+        """
         return cls("BACKEND_ERROR", message)
 
 
@@ -83,11 +91,19 @@ class SelectedVariant:
     fallback_reason: FallbackReason | None = None
 
     def with_source(self, source: Source) -> SelectedVariant:
-        """Return a copy with this source and without a fallback reason."""
+        """Return a copy with this source and without a fallback reason.
+
+        Args:
+            source: one of `VariantSource`.
+        """
         return self._copy(source, None)
 
     def as_fallback(self, reason: FallbackReason) -> SelectedVariant:
-        """Return a copy that is marked as the caller's fallback, with the reason."""
+        """Return a copy that is marked as the caller's fallback, with the reason.
+
+        Args:
+            reason: why there is no variant.
+        """
         return self._copy(VariantSource.FALLBACK, reason)
 
     def _copy(self, source: Source, reason: FallbackReason | None) -> SelectedVariant:

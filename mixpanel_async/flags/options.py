@@ -15,6 +15,24 @@ _MAX_RESPONSE_BYTES: Final = 256 * 1024 * 1024
 class RemoteFlags:
     """Options of remote evaluation: each evaluation is a request to Mixpanel.
 
+    Example:
+        ```python
+        import asyncio
+
+        from mixpanel_async import AsyncMixpanel
+        from mixpanel_async.flags import RemoteFlags, SelectedVariant
+
+
+        async def main() -> None:
+            async with AsyncMixpanel("PROJECT_TOKEN", remote_flags=RemoteFlags()) as mp:
+                context = {"distinct_id": "user-1"}
+                variant = await mp.remote_flags.get_variant("button", SelectedVariant("blue"), context)
+                print(variant.variant_value, variant.fallback_reason)
+
+
+        asyncio.run(main())
+        ```
+
     Args:
         timeout: seconds for one evaluation, including a second attempt; 0.001 to 3,600. Default: the client's
             `timeout`, which is also the upper limit.
@@ -40,6 +58,24 @@ class RemoteFlags:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LocalFlags:
     """Options of local evaluation: flags are evaluated in this process, and definitions fetched in the background.
+
+    Example:
+        ```python
+        import asyncio
+
+        from mixpanel_async import AsyncMixpanel
+        from mixpanel_async.flags import LocalFlags, SelectedVariant
+
+
+        async def main() -> None:
+            async with AsyncMixpanel("PROJECT_TOKEN", local_flags=LocalFlags()) as mp:
+                await mp.local_flags.wait_ready(timeout=2.0)
+                variant = mp.local_flags.get_variant("button", SelectedVariant("blue"), {"distinct_id": "user-1"})
+                print(variant.variant_value, variant.fallback_reason)
+
+
+        asyncio.run(main())
+        ```
 
     Args:
         poll_interval: seconds between two fetches, with a jitter of 10 %; 0.01 to 86,400. None stops after the first

@@ -52,6 +52,24 @@ class RemoteFeatureFlagsProvider(ExposureMethods):
     ) -> SelectedVariant:
         """Return the variant of a flag for a context.
 
+        Example:
+            ```python
+            import asyncio
+
+            from mixpanel_async import AsyncMixpanel
+            from mixpanel_async.flags import RemoteFlags, SelectedVariant
+
+
+            async def main() -> None:
+                async with AsyncMixpanel("PROJECT_TOKEN", remote_flags=RemoteFlags()) as mp:
+                    context = {"distinct_id": "user-1"}
+                    variant = await mp.remote_flags.get_variant("button", SelectedVariant("blue"), context)
+                    print(variant.variant_value, variant.fallback_reason)
+
+
+            asyncio.run(main())
+            ```
+
         Args:
             flag_key: name of the flag.
             fallback_value: returned, with the reason, if there is no variant.
@@ -61,10 +79,6 @@ class RemoteFeatureFlagsProvider(ExposureMethods):
         Returns:
             The variant, with `variant_source` `remote`, or the fallback with its `fallback_reason`. A user who is not
             enrolled gets `FLAG_NOT_FOUND`: Mixpanel does not distinguish that from a flag that does not exist.
-
-        Example:
-            >>> fallback = SelectedVariant("blue")
-            >>> variant = await mp.remote_flags.get_variant("button", fallback, {"distinct_id": "user-1"})
         """
         wall_start, started = self._environment.wall_time(), self._environment.monotonic()
         found = await self._fetch(context, flag_key)
@@ -93,7 +107,7 @@ class RemoteFeatureFlagsProvider(ExposureMethods):
         context: Mapping[str, Any],
         report_exposure: bool = True,  # noqa: FBT001, FBT002  as in get_variant
     ) -> Any:
-        """Return the value of a flag's variant, or `fallback_value`. The arguments are those of `get_variant`."""
+        """Return the value of a flag's variant, or `fallback_value`. See `get_variant`."""
         variant = await self.get_variant(flag_key, SelectedVariant(fallback_value), context, report_exposure)
         return variant.variant_value
 
@@ -103,11 +117,14 @@ class RemoteFeatureFlagsProvider(ExposureMethods):
         context: Mapping[str, Any],
         report_exposure: bool = True,  # noqa: FBT001, FBT002  as in get_variant
     ) -> bool:
-        """Return True only if the value of a flag's variant is `True`. The arguments are those of `get_variant`."""
+        """Return True only if the value of a flag's variant is `True`. See `get_variant`."""
         return await self.get_variant_value(flag_key, False, context, report_exposure) is True  # noqa: FBT003
 
     async def get_all_variants(self, context: Mapping[str, Any]) -> dict[str, SelectedVariant] | None:
         """Return the variants of all flags in which the user is enrolled, by flag. No exposure is tracked.
+
+        Args:
+            context: identifies the user and holds the attributes for rules, as in `get_variant`.
 
         Returns:
             None if there was no usable response.

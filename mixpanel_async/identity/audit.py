@@ -82,16 +82,28 @@ def _hash(device: object, user: object) -> int:
 class Audit:
     """Audit of the ids of one project.
 
-        audit = Audit("original")
-        for event in export:
-            audit.add(event)
-        report = audit.report()
-        for finding in report.findings:
-            print(finding.count, finding.title, finding.advice)
-
     The events can come in any order: identity calls are replayed in the order in which Mixpanel received them. Memory
     grows with the number of different ids and of identity calls, about 1 KB per id, not with the number of events.
     User profiles, added with `add_profile`, show which people share an e-mail address that their events do not have.
+
+    Example:
+        ```python
+        from mixpanel_async.identity import Audit
+
+        VISITOR = "3f2b8c1e-9d4a-4b7e-8c1d-2a5e6f7b8c9d"
+        EXPORT = [
+            {"event": "Viewed", "properties": {"distinct_id": VISITOR, "time": 1}},
+            {"event": "$identify", "properties": {"$identified_id": "user-1", "$anon_id": VISITOR, "time": 2}},
+        ]
+
+        audit = Audit("original")
+        for event in EXPORT:
+            audit.add(event)
+        report = audit.report()
+        print(report.persons, "people")
+        for finding in report.findings:
+            print(finding.count, finding.title, finding.advice)
+        ```
 
     Args:
         id_merge: ID merge system of the project.

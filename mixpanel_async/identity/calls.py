@@ -48,19 +48,31 @@ _OF_SDKS: Final = ("distinct_id", "$anon_distinct_id")
 
 
 def as_id(value: object) -> str:
-    """Return an id as text, as Mixpanel does. Numbers become text; other types count as absent (an empty string)."""
+    """Return an id as text, as Mixpanel does. Numbers become text; other types count as absent (an empty string).
+
+    Args:
+        value: a value of any type.
+    """
     if type(value) is str:
         return value
     return str(value) if type(value) in {int, float} else ""
 
 
 def is_anonymous(text: str) -> bool:
-    """Return whether Mixpanel joins this as the anonymous id of `$identify`, such as a UUID."""
+    """Return whether Mixpanel joins this as the anonymous id of `$identify`, such as a UUID.
+
+    Args:
+        text: an id.
+    """
     return _ANONYMOUS_ID.fullmatch(text) is not None
 
 
 def is_forbidden(text: str) -> bool:
-    """Return whether Mixpanel refuses this as an id, such as `undefined` or `null`. Letter case is ignored."""
+    """Return whether Mixpanel refuses this as an id, such as `undefined` or `null`. Letter case is ignored.
+
+    Args:
+        text: an id.
+    """
     return len(text) <= _MAX_FORBIDDEN and text.lower() in FORBIDDEN_IDS
 
 
@@ -95,7 +107,12 @@ def _pair(properties: Mapping[str, Any], *names: str) -> tuple[str, str] | str:
 
 
 def id_problem(name: str, value: object) -> str:
-    """Return the problem of a property that `verb_ids` has returned."""
+    """Return the problem of a property that `verb_ids` has returned.
+
+    Args:
+        name: name of the property.
+        value: its value.
+    """
     if value is None:
         return "must not be missing"
     if name == "$distinct_ids":

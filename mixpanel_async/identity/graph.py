@@ -47,6 +47,13 @@ class Step:
 class IdentityGraph:
     """The ids of one project, and the people that its identity calls make of them.
 
+    It computes what Mixpanel does with the same calls in the same order, and sends nothing. It needs about 200 bytes
+    per id. It is not thread-safe.
+
+    Example:
+        ```python
+        from mixpanel_async.identity import IdentityGraph
+
         graph = IdentityGraph("original")
         visitor = "3f2b8c1e-9d4a-4b7e-8c1d-2a5e6f7b8c9d"
         graph.apply({"event": "Viewed", "properties": {"distinct_id": visitor}})
@@ -54,10 +61,8 @@ class IdentityGraph:
         assert result.joined
         assert graph.resolve(visitor) == "user-1"
         assert graph.cluster("user-1") == {"user-1", visitor}
-        assert str(graph.explain(visitor)[0]) == f"$identify joined {visitor!r} to 'user-1'"
-
-    It computes what Mixpanel does with the same calls in the same order, and sends nothing. It needs about 200 bytes
-    per id. It is not thread-safe.
+        print(*graph.explain(visitor))
+        ```
 
     Args:
         id_merge: ID merge system of the project, as `IdMerge` or its text.
@@ -196,15 +201,51 @@ class IdentityGraph:
         return result
 
     def identify(self, user: str, anonymous: str, *, at: float | None = None) -> IdentityResult:
-        """Apply `$identify` of a user and the anonymous id used before. See `call`."""
+        """Apply `$identify` of a user and the anonymous id used before. See `call`.
+
+        Args:
+            user: `$identified_id`, not empty.
+            anonymous: `$anon_id`, not empty.
+            at: time of the call in seconds since the epoch, for `explain`; None if unknown.
+
+        Returns:
+            What the call did.
+
+        Raises:
+            ValidationError: if an id is empty.
+        """
         return self.call(IDENTIFY, user, anonymous, at=at)
 
     def alias(self, distinct_id: str, alias: str, *, at: float | None = None) -> IdentityResult:
-        """Apply `$create_alias` of an existing id and its new alias. See `call`."""
+        """Apply `$create_alias` of an existing id and its new alias. See `call`.
+
+        Args:
+            distinct_id: the existing id, not empty.
+            alias: its new alias, not empty.
+            at: time of the call in seconds since the epoch, for `explain`; None if unknown.
+
+        Returns:
+            What the call did.
+
+        Raises:
+            ValidationError: if an id is empty.
+        """
         return self.call(CREATE_ALIAS, distinct_id, alias, at=at)
 
     def merge(self, first: str, second: str, *, at: float | None = None) -> IdentityResult:
-        """Apply `$merge` of two ids, as sent to `/import`. See `call`."""
+        """Apply `$merge` of two ids, as sent to `/import`. See `call`.
+
+        Args:
+            first: one id, not empty.
+            second: the other id, not empty.
+            at: time of the call in seconds since the epoch, for `explain`; None if unknown.
+
+        Returns:
+            What the call did.
+
+        Raises:
+            ValidationError: if an id is empty.
+        """
         return self.call(MERGE, first, second, at=at)
 
     def link_device(self, device: str, user: str, *, at: float | None = None) -> IdentityResult:
@@ -253,6 +294,9 @@ class IdentityGraph:
     def add(self, distinct_id: str) -> int:
         """Add an id as a person, if it is new.
 
+        Args:
+            distinct_id: the id, not empty.
+
         Returns:
             Its number. Ids are numbered from 0 in order of first appearance, so that facts about them fit in arrays.
 
@@ -287,7 +331,11 @@ class IdentityGraph:
         return self._table.names()
 
     def id_at(self, number: int) -> str:
-        """Return the id with this number. See `add`."""
+        """Return the id with this number. See `add`.
+
+        Args:
+            number: number of the id, as `add` returns it.
+        """
         return self._table.name(number)
 
     @property
@@ -306,19 +354,35 @@ class IdentityGraph:
 
         In Original, Mixpanel chooses the canonical id, and its choice cannot be predicted. Here it is that of the
         cluster that the call names first. In Legacy it is the id to which the aliases point, in Simplified the user.
+
+        Args:
+            distinct_id: any id of the person.
         """
         return self._identities.resolve(distinct_id)
 
     def cluster(self, distinct_id: str) -> set[str]:
-        """Return all ids of the person with this id."""
+        """Return all ids of the person with this id.
+
+        Args:
+            distinct_id: any id of the person.
+        """
         return self._identities.cluster(distinct_id)
 
     def size(self, distinct_id: str) -> int:
-        """Return the number of ids of the person with this id."""
+        """Return the number of ids of the person with this id.
+
+        Args:
+            distinct_id: any id of the person.
+        """
         return self._identities.size(distinct_id)
 
     def is_same_person(self, first: str, second: str) -> bool:
-        """Return whether two ids are one person."""
+        """Return whether two ids are one person.
+
+        Args:
+            first: one id.
+            second: another id.
+        """
         return self.resolve(first) == self.resolve(second)
 
     def identified_ids(self, distinct_id: str) -> set[str]:
@@ -326,6 +390,9 @@ class IdentityGraph:
 
         In Original these are the ids that an accepted `$identify` used as `$identified_id`, in Legacy the canonical id,
         in Simplified the user. Empty for a person that is anonymous as far as the calls say.
+
+        Args:
+            distinct_id: any id of the person.
         """
         if isinstance(self._identities, OriginalIdentities):
             return {one for one in self.cluster(distinct_id) if self._identities.is_identified(one)}
@@ -340,6 +407,9 @@ class IdentityGraph:
         """Return how the ids of the person came together: the calls that joined them, in order.
 
         A person with n ids has n - 1 steps. The time this takes grows with the number of all calls that joined.
+
+        Args:
+            distinct_id: any id of the person.
         """
         members = {self._table.find(one) for one in self.cluster(distinct_id)}
         return tuple(self._step(at) for at, first in enumerate(self._firsts) if first in members)

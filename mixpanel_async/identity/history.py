@@ -60,14 +60,25 @@ class ReplayedCall(NamedTuple):
 class History:
     """Events of one project, in any order.
 
+    Memory grows with the number of different ids and of identity calls, not with the number of events.
+
+    Example:
+        ```python
+        from mixpanel_async.identity import History
+
+        VISITOR = "3f2b8c1e-9d4a-4b7e-8c1d-2a5e6f7b8c9d"
+        EXPORT = [
+            {"event": "Viewed", "properties": {"distinct_id": VISITOR, "time": 1}},
+            {"event": "$identify", "properties": {"$identified_id": "user-1", "$anon_id": VISITOR, "time": 2}},
+        ]
+
         history = History("original")
-        for event in export:
+        for event in EXPORT:
             history.add(event)
         for call in history.replay():
             print(call.verb, call.first, call.second, call.result.outcome)
         print(history.graph.person_count)
-
-    Memory grows with the number of different ids and of identity calls, not with the number of events.
+        ```
 
     Args:
         id_merge: ID merge system in which the events are replayed.
@@ -270,14 +281,22 @@ class History:
     # Facts about ids
 
     def events_of(self, distinct_id: str) -> int:
-        """Return how many events count under this id at arrival, without identity calls."""
+        """Return how many events count under this id at arrival, without identity calls.
+
+        Args:
+            distinct_id: an id that `add` has seen.
+        """
         if distinct_id not in self.graph:
             return 0
         number = self.graph.add(distinct_id)
         return self._events_of[number] if number < len(self._events_of) else 0
 
     def first_at(self, distinct_id: str) -> float:
-        """Return the position of the first of these events; infinity without such events."""
+        """Return the position of the first of these events; infinity without such events.
+
+        Args:
+            distinct_id: an id that `add` has seen.
+        """
         if distinct_id not in self.graph:
             return inf
         number = self.graph.add(distinct_id)

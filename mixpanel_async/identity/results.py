@@ -46,7 +46,11 @@ class Reason(Enum):
 
     @classmethod
     def of_code(cls, code: str) -> Reason:
-        """Return the reason with this code; `REFUSED` for one that this version does not know."""
+        """Return the reason with this code; `REFUSED` for one that this version does not know.
+
+        Args:
+            code: `$failure_reason` of an event.
+        """
         return next((reason for reason in cls if reason.value == code), cls.REFUSED)
 
 

@@ -107,7 +107,8 @@ class _Dialog:
     """Messages between a server and the lifespan of an app.
 
     Args:
-        receive, send: the server's.
+        receive: receives the messages of the server.
+        send: sends messages to the server.
         close: called before the last message is sent.
 
     Attributes:

@@ -107,7 +107,13 @@ class CookiePolicy:
         return f"{self.name}_user"
 
     def header(self, name: str, value: str | None, *, is_https: bool) -> str:
-        """Return the value of a `Set-Cookie` header. The value None deletes the cookie."""
+        """Return the value of a `Set-Cookie` header. The value None deletes the cookie.
+
+        Args:
+            name: name of the cookie.
+            value: value of the cookie; None deletes it.
+            is_https: whether the request came over https, for `Secure`.
+        """
         parts = [f"{name}={value or ''}", f"Path={self.path}", f"Max-Age={0 if value is None else int(self.max_age)}"]
         if self.domain is not None:
             parts.append(f"Domain={self.domain}")
@@ -116,7 +122,13 @@ class CookiePolicy:
         return "; ".join([*parts, "HttpOnly", "SameSite=Lax"])
 
     def page_header(self, name: str, value: str | None, *, host: str) -> str:
-        """Return the value of a `Set-Cookie` header for the SDK's cookie. The value None deletes it."""
+        """Return the value of a `Set-Cookie` header for the SDK's cookie. The value None deletes it.
+
+        Args:
+            name: name of the cookie.
+            value: value of the cookie; None deletes it.
+            host: host of the request, from which the domain is chosen.
+        """
         parts = [f"{name}={value or ''}", "Path=/", f"Max-Age={0 if value is None else int(self.max_age)}"]
         domain = page_cookie_domain(host) if self.browser_sdk_domain == "auto" else self.browser_sdk_domain
         if domain is not None:

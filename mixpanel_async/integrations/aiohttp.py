@@ -43,6 +43,26 @@ class MixpanelIntegration(BaseIntegration[web.Request]):
     Connect it with `setup`. Every request that matches a route, also in sub-apps, then has `request[MIXPANEL]`, and its
     response sets the cookie with the visitor's anonymous id.
 
+    Example:
+        ```python
+        from aiohttp import web
+
+        from mixpanel_async import AsyncMixpanel
+        from mixpanel_async.integrations.aiohttp import MIXPANEL, MixpanelIntegration
+
+        mixpanel = MixpanelIntegration(lambda: AsyncMixpanel("PROJECT_TOKEN", id_merge="simplified"))
+
+
+        async def home(request: web.Request) -> web.Response:
+            await request[MIXPANEL].track("Page viewed", {"page": "/"})
+            return web.Response(text="hello")
+
+
+        app = web.Application()
+        app.router.add_get("/", home)
+        mixpanel.setup(app)  # start it with web.run_app(app)
+        ```
+
     Args:
         client: function that creates the client at each start of the app; by default from the environment. Or a client,
             which the app starts and closes, and which serves one start only. The client needs `id_merge`.
@@ -82,6 +102,9 @@ class MixpanelIntegration(BaseIntegration[web.Request]):
 
     async def cleanup_context(self, app: web.Application) -> AsyncIterator[None]:  # noqa: ARG002  aiohttp's signature
         """Open the client while the app runs. `setup` adds this cleanup context.
+
+        Args:
+            app: the application.
 
         Raises:
             ConfigurationError: if the client has no `id_merge`.

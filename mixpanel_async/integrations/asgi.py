@@ -58,11 +58,22 @@ class ScopeIntegration(BaseIntegration[R]):
     """Part of the integrations that ASGI frameworks share: the middleware and the bound client of a scope."""
 
     def middleware(self, app: ASGIApp) -> ASGIApp:
-        """ASGI middleware: `app.add_middleware(mixpanel.middleware)`. Its position does not matter."""
+        """ASGI middleware: `app.add_middleware(mixpanel.middleware)`. Its position does not matter.
+
+        Args:
+            app: the ASGI app.
+        """
         return _Middleware(self, app)
 
     async def handle(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
-        """Run the app for one HTTP request and add the visitor's cookies to its response."""
+        """Run the app for one HTTP request and add the visitor's cookies to its response.
+
+        Args:
+            app: the ASGI app.
+            scope: scope of the request.
+            receive: receives the messages of the server.
+            send: sends messages to the server.
+        """
         state = scope[self._key] = RequestState()
         status = 500
         started = time.perf_counter()
@@ -140,6 +151,26 @@ class MixpanelIntegration(ScopeIntegration[Scope]):
 
     The app always starts. If the client cannot be created or started, the error is logged and calls do nothing.
 
+    Example:
+        ```python
+        from typing import Any
+
+        from mixpanel_async import AsyncMixpanel
+        from mixpanel_async.integrations.asgi import MixpanelIntegration
+
+        mixpanel = MixpanelIntegration(lambda: AsyncMixpanel("PROJECT_TOKEN", id_merge="simplified"))
+
+
+        async def home(scope: dict[str, Any], receive: Any, send: Any) -> None:
+            if scope["type"] == "http":
+                await mixpanel.bound(scope).track("Page viewed", {"page": scope["path"]})
+                await send({"type": "http.response.start", "status": 200, "headers": []})
+                await send({"type": "http.response.body", "body": b"hello"})
+
+
+        app = mixpanel.wrap(home)
+        ```
+
     Args:
         client: function that creates the client at each start of the app; by default from the environment. Or a client,
             which serves one start only. The client needs `id_merge`.
@@ -201,6 +232,12 @@ class MixpanelIntegration(ScopeIntegration[Scope]):
         Django, needs nothing else. Wrap the outermost app, so that the server runs its lifespan.
 
         If the server runs no lifespan, the client opens at the first request, and each request ends with a delivery.
+
+        Args:
+            app: the ASGI app.
+
+        Returns:
+            An ASGI app.
         """
         return LifespanApp(self.middleware(app), self)
 

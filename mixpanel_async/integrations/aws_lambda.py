@@ -38,6 +38,23 @@ class MixpanelIntegration:
     whatever an invocation has tracked is delivered before its handler returns or raises. What could not be delivered in
     time waits for the next invocation, and is logged.
 
+    Example:
+        ```python
+        from mixpanel_async import AsyncMixpanel
+        from mixpanel_async.integrations.aws_lambda import MixpanelIntegration
+
+        mixpanel = MixpanelIntegration(lambda: AsyncMixpanel("PROJECT_TOKEN"), flush_timeout=1.0)
+
+
+        @mixpanel.handler
+        async def handler(event: dict[str, str], context: object) -> None:
+            await mixpanel.client.track(event["user"], "Order placed")
+
+
+        handler({"user": "user-1"}, None)  # as Lambda does
+        mixpanel.blocking.close()  # in a program; Lambda keeps the client
+        ```
+
     Args:
         client: function that creates the client; by default from the environment. Or a client.
         flush_timeout: seconds to deliver at the end of an invocation, 0.001 to 900. It takes at most half of the time
@@ -88,9 +105,21 @@ class MixpanelIntegration:
         other clients that it uses keep their connections as well.
 
         Example:
-            >>> @mixpanel.handler
-            ... async def handler(event: dict[str, str], context: object) -> None:
-            ...     await mixpanel.client.track(event["user"], "Order placed")
+            ```python
+            from mixpanel_async import AsyncMixpanel
+            from mixpanel_async.integrations.aws_lambda import MixpanelIntegration
+
+            mixpanel = MixpanelIntegration(lambda: AsyncMixpanel("PROJECT_TOKEN"), flush_timeout=1.0)
+
+
+            @mixpanel.handler
+            async def handler(event: dict[str, str], context: object) -> None:
+                await mixpanel.client.track(event["user"], "Order placed")
+
+
+            handler({"user": "user-1"}, None)  # as Lambda does
+            mixpanel.blocking.close()  # in a program; Lambda keeps the client
+            ```
 
         Args:
             function: plain function or coroutine function of event and context.

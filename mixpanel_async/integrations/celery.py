@@ -47,6 +47,22 @@ class MixpanelIntegration:
 
     Processes that only send tasks create no client.
 
+    Example:
+        ```python
+        from celery import Celery
+
+        from mixpanel_async import AsyncMixpanel
+        from mixpanel_async.integrations.celery import MixpanelIntegration
+
+        app = Celery("shop", broker="redis://queue:6379/0")
+        mixpanel = MixpanelIntegration(lambda: AsyncMixpanel("PROJECT_TOKEN"))
+
+
+        @app.task
+        def charge(user_id: str, amount: float) -> None:
+            mixpanel.blocking.track(user_id, "Paid", {"amount": amount})
+        ```
+
     Args:
         client: function that creates the client of a process; by default from the environment. Or a client.
         task_flush_timeout: seconds to deliver after each task, before the worker acknowledges it if `acks_late` is set;
@@ -134,9 +150,16 @@ def current_mixpanel() -> BlockingMixpanel:
     """Return the client of the worker that runs the current task, for tasks that cannot import the integration.
 
     Example:
-        >>> @shared_task
-        ... def charge(user_id: str) -> None:
-        ...     current_mixpanel().track(user_id, "Charged")
+        ```python
+        from celery import shared_task
+
+        from mixpanel_async.integrations.celery import current_mixpanel
+
+
+        @shared_task
+        def charge(user_id: str, amount: float) -> None:
+            current_mixpanel().track(user_id, "Paid", {"amount": amount})
+        ```
 
     Raises:
         LookupError: outside a task.

@@ -42,6 +42,29 @@ class MixpanelIntegration(StarletteIntegration):
     Connect it with `lifespan`, `middleware`, and `Depends(mixpanel.bound)` in the handlers. The first response to a
     request that depends on `bound` sets the cookie with the visitor's anonymous id.
 
+    Example:
+        ```python
+        from typing import Annotated
+
+        from fastapi import Depends, FastAPI
+
+        from mixpanel_async import AsyncMixpanel, BoundMixpanel
+        from mixpanel_async.integrations.fastapi import MixpanelIntegration
+
+        mixpanel = MixpanelIntegration(lambda: AsyncMixpanel("PROJECT_TOKEN", id_merge="simplified"))
+        app = FastAPI(lifespan=mixpanel.lifespan)
+        app.add_middleware(mixpanel.middleware)
+
+
+        @app.get("/")
+        async def home(mp: Annotated[BoundMixpanel, Depends(mixpanel.bound)]) -> str:
+            await mp.track("Page viewed", {"page": "/"})
+            return "hello"
+        ```
+
+    Attributes:
+        bound: dependency that returns the request's `BoundMixpanel`. All uses in one request return the same object.
+
     Args:
         client: as in `mixpanel_async.integrations.starlette`.
         user_id: dependency that returns the id of the signed-in user, or None: any function that FastAPI can call,
@@ -51,13 +74,12 @@ class MixpanelIntegration(StarletteIntegration):
         consent: plain or `async` function from the request to whether its visitor may be tracked. Without consent, the
             bound client does nothing, no cookie is set, and existing cookies are deleted. None tracks every visitor.
             If it raises, or returns anything but a bool, nothing is tracked either, but existing cookies stay.
-        cookie, trusted_proxies, geolocate: as in `mixpanel_async.integrations.starlette`.
+        cookie: settings of the cookie that stores the anonymous id.
+        trusted_proxies: as in `mixpanel_async.integrations.starlette`.
+        geolocate: whether to pass the visitor's IP address to Mixpanel, which stores the location, not the address.
         track_requests: as in `mixpanel_async.integrations.starlette`. The event has a user id only in requests that
             depend on `bound`; use `FastAPI(dependencies=[Depends(mixpanel.bound)])` to include all requests.
         sign_in_timeout: as in `mixpanel_async.integrations.starlette`.
-
-    Attributes:
-        bound: dependency that returns the request's `BoundMixpanel`. All uses in one request return the same object.
 
     Raises:
         ConfigurationError: if a value is out of bounds.

@@ -67,6 +67,29 @@ class MixpanelProvider(AbstractProvider):
     Local flags emit these events: `PROVIDER_CONFIGURATION_CHANGED` with the changed flags; `PROVIDER_STALE` when
     fetching definitions fails; `PROVIDER_READY` with the first definitions, and when fetching works again.
 
+    Example:
+        ```python
+        import asyncio
+
+        from openfeature import api
+        from openfeature.evaluation_context import EvaluationContext
+
+        from mixpanel_async import AsyncMixpanel
+        from mixpanel_async.flags import LocalFlags
+        from mixpanel_async.integrations.openfeature import MixpanelProvider
+
+
+        async def main() -> None:
+            async with AsyncMixpanel("PROJECT_TOKEN", local_flags=LocalFlags()) as mp:
+                await mp.local_flags.wait_ready(timeout=2.0)
+                api.set_provider(MixpanelProvider(mp.local_flags, targeting_key="distinct_id"))
+                print(api.get_client().get_boolean_value("new-checkout", False, EvaluationContext("user-1")))
+                api.shutdown()
+
+
+        asyncio.run(main())
+        ```
+
     Args:
         flags: flags of a client. Shutting down the provider only unsubscribes; the caller closes the client.
         targeting_key: attribute of Mixpanel's context that receives OpenFeature's targeting key. The default is
@@ -87,10 +110,14 @@ class MixpanelProvider(AbstractProvider):
         self._became_ready = threading.Event()
 
     def get_metadata(self) -> Metadata:
+        """Return the name of the provider."""
         return Metadata(name=_NAME)
 
     def initialize(self, evaluation_context: EvaluationContext) -> None:  # noqa: ARG002  OpenFeature's signature
         """Subscribe to the definitions and wait up to `ready_timeout` for the first.
+
+        Args:
+            evaluation_context: ignored. OpenFeature passes its global context.
 
         Raises:
             ProviderNotReadyError: if no definitions have arrived; `PROVIDER_READY` is emitted when they do.
@@ -121,26 +148,40 @@ class MixpanelProvider(AbstractProvider):
         default_value: bool,  # noqa: FBT001  OpenFeature's signature
         evaluation_context: EvaluationContext | None = None,
     ) -> FlagResolutionDetails[bool]:
+        """Evaluate a flag whose value is a boolean, for a client of OpenFeature. It does not raise.
+
+        Args:
+            flag_key: name of the flag.
+            default_value: value of the result if the flag cannot be evaluated, or has a value of another type.
+            evaluation_context: attributes by which the flag is rolled out; None for none.
+
+        Returns:
+            The value with its reason. `error_code` says why it is the default.
+        """
         return self._resolve(flag_key, default_value, bool, evaluation_context)
 
     def resolve_string_details(
         self, flag_key: str, default_value: str, evaluation_context: EvaluationContext | None = None
     ) -> FlagResolutionDetails[str]:
+        """Evaluate a flag whose value is a string. See `resolve_boolean_details`."""
         return self._resolve(flag_key, default_value, str, evaluation_context)
 
     def resolve_integer_details(
         self, flag_key: str, default_value: int, evaluation_context: EvaluationContext | None = None
     ) -> FlagResolutionDetails[int]:
+        """Evaluate a flag whose value is an integer. See `resolve_boolean_details`."""
         return self._resolve(flag_key, default_value, int, evaluation_context)
 
     def resolve_float_details(
         self, flag_key: str, default_value: float, evaluation_context: EvaluationContext | None = None
     ) -> FlagResolutionDetails[float]:
+        """Evaluate a flag whose value is a number. See `resolve_boolean_details`."""
         return self._resolve(flag_key, default_value, float, evaluation_context)
 
     def resolve_object_details(
         self, flag_key: str, default_value: _Object, evaluation_context: EvaluationContext | None = None
     ) -> FlagResolutionDetails[_Object]:
+        """Evaluate a flag whose value is an object or a list. See `resolve_boolean_details`."""
         return self._resolve(flag_key, default_value, None, evaluation_context)
 
     async def resolve_boolean_details_async(
@@ -149,26 +190,31 @@ class MixpanelProvider(AbstractProvider):
         default_value: bool,  # noqa: FBT001  OpenFeature's signature
         evaluation_context: EvaluationContext | None = None,
     ) -> FlagResolutionDetails[bool]:
+        """Evaluate a flag whose value is a boolean. See `resolve_boolean_details`."""
         return await self._resolve_async(flag_key, default_value, bool, evaluation_context)
 
     async def resolve_string_details_async(
         self, flag_key: str, default_value: str, evaluation_context: EvaluationContext | None = None
     ) -> FlagResolutionDetails[str]:
+        """Evaluate a flag whose value is a string. See `resolve_boolean_details`."""
         return await self._resolve_async(flag_key, default_value, str, evaluation_context)
 
     async def resolve_integer_details_async(
         self, flag_key: str, default_value: int, evaluation_context: EvaluationContext | None = None
     ) -> FlagResolutionDetails[int]:
+        """Evaluate a flag whose value is an integer. See `resolve_boolean_details`."""
         return await self._resolve_async(flag_key, default_value, int, evaluation_context)
 
     async def resolve_float_details_async(
         self, flag_key: str, default_value: float, evaluation_context: EvaluationContext | None = None
     ) -> FlagResolutionDetails[float]:
+        """Evaluate a flag whose value is a number. See `resolve_boolean_details`."""
         return await self._resolve_async(flag_key, default_value, float, evaluation_context)
 
     async def resolve_object_details_async(
         self, flag_key: str, default_value: _Object, evaluation_context: EvaluationContext | None = None
     ) -> FlagResolutionDetails[_Object]:
+        """Evaluate a flag whose value is an object or a list. See `resolve_boolean_details`."""
         return await self._resolve_async(flag_key, default_value, None, evaluation_context)
 
     def _resolve(

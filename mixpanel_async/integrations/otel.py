@@ -246,6 +246,24 @@ class _Watched:
 class MixpanelMetrics:
     """Instruments of one meter, for one or more clients.
 
+    Example:
+        ```python
+        import asyncio
+
+        from mixpanel_async import AsyncMixpanel
+        from mixpanel_async.integrations.otel import MixpanelMetrics
+
+
+        async def main() -> None:
+            metrics = MixpanelMetrics()
+            async with AsyncMixpanel("PROJECT_TOKEN", on_delivered=metrics.on_delivered) as mp:
+                metrics.watch(mp)
+                await mp.track("user-1", "Order placed", {"amount": 19.99})
+
+
+        asyncio.run(main())
+        ```
+
     Args:
         meter_provider: provider of the meter; None uses the global provider, even if that is set later.
     """
@@ -279,11 +297,19 @@ class MixpanelMetrics:
         self._clients.add(client, name)
 
     async def on_delivered(self, delivery: Delivery) -> None:
-        """Record a delivery. Pass this method to the client as `on_delivered`, or call it from your own callback."""
+        """Record a delivery. Pass this method to the client as `on_delivered`, or call it from your own callback.
+
+        Args:
+            delivery: the delivery.
+        """
         self._record(delivery, {"kind": delivery.kind})
 
     def named(self, name: str) -> Callable[[Delivery], Awaitable[None]]:
-        """Return an `on_delivered` callback for the client watched under this name."""
+        """Return an `on_delivered` callback for the client watched under this name.
+
+        Args:
+            name: name that `watch` was given.
+        """
 
         async def on_delivered(delivery: Delivery) -> None:
             self._record(delivery, {"kind": delivery.kind, "client": name})

@@ -40,6 +40,28 @@ class MixpanelIntegration(ScopeIntegration[HTTPConnection]):
     Connect it with `lifespan`, `middleware`, and `bound` in the handlers. The first response to a request that used
     `bound` sets the cookie with the visitor's anonymous id.
 
+    Example:
+        ```python
+        from starlette.applications import Starlette
+        from starlette.requests import Request
+        from starlette.responses import PlainTextResponse
+        from starlette.routing import Route
+
+        from mixpanel_async import AsyncMixpanel
+        from mixpanel_async.integrations.starlette import MixpanelIntegration
+
+        mixpanel = MixpanelIntegration(lambda: AsyncMixpanel("PROJECT_TOKEN", id_merge="simplified"))
+
+
+        async def home(request: Request) -> PlainTextResponse:
+            await mixpanel.bound(request).track("Page viewed", {"page": "/"})
+            return PlainTextResponse("hello")
+
+
+        app = Starlette(routes=[Route("/", home)], lifespan=mixpanel.lifespan)
+        app.add_middleware(mixpanel.middleware)
+        ```
+
     Args:
         client: function that creates the client at each start of the app; by default from the environment. Or a client,
             which the lifespan starts and closes, and which serves one start only. The client needs `id_merge`.
@@ -68,6 +90,9 @@ class MixpanelIntegration(ScopeIntegration[HTTPConnection]):
     async def lifespan(self, app: object = None) -> AsyncIterator[None]:  # noqa: ARG002  signature of a lifespan
         """Lifespan of the app. In an existing lifespan, use `async with mixpanel.lifespan(app): yield`.
 
+        Args:
+            app: the app, which Starlette passes.
+
         Raises:
             ConfigurationError: if the client has no `id_merge`.
             ClientClosedError: if the client passed to the constructor has been closed.
@@ -79,6 +104,9 @@ class MixpanelIntegration(ScopeIntegration[HTTPConnection]):
         """Return the client bound to the request's visitor and user. All calls in one request return the same client.
 
         In a WebSocket the client is bound to visitor and user, but cannot set a cookie.
+
+        Args:
+            request: the request or WebSocket.
 
         Raises:
             RuntimeError: if the app lacks the middleware.

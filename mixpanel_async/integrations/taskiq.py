@@ -37,6 +37,33 @@ class MixpanelMiddleware(TaskiqMiddleware):
 
     Processes that only send tasks create no client.
 
+    Example:
+        ```python
+        import asyncio
+
+        from taskiq import InMemoryBroker, TaskiqDepends
+
+        from mixpanel_async import AsyncMixpanel
+        from mixpanel_async.integrations.taskiq import MixpanelMiddleware, current_mixpanel
+
+        middleware = MixpanelMiddleware(lambda: AsyncMixpanel("PROJECT_TOKEN"))
+        broker = InMemoryBroker(await_inplace=True).with_middlewares(middleware)
+
+
+        @broker.task
+        async def charge(user_id: str, mp: AsyncMixpanel = TaskiqDepends(current_mixpanel)) -> None:
+            await mp.track(user_id, "Paid", {"amount": 9.5})
+
+
+        async def main() -> None:
+            await broker.startup()
+            await charge.kiq("user-1")
+            await broker.shutdown()
+
+
+        asyncio.run(main())
+        ```
+
     Args:
         client: function that creates the client of a process; by default from the environment. Or a client, which
             serves one start of the broker.
@@ -78,7 +105,12 @@ class MixpanelMiddleware(TaskiqMiddleware):
             await self.client.start()
 
     async def post_execute(self, message: TaskiqMessage, result: TaskiqResult[Any]) -> None:  # noqa: ARG002  taskiq's signature
-        """Deliver after a task, if `task_flush_timeout` is set. taskiq calls it."""
+        """Deliver after a task, if `task_flush_timeout` is set. taskiq calls it.
+
+        Args:
+            message: message of the task.
+            result: result of the task.
+        """
         timeout = self._task_flush_timeout
         if timeout is None or self._client is None:
             return

@@ -28,6 +28,27 @@ class MemoryOutbox:
     All writers and inboxes of one object share one queue. They may belong to different threads and event loops, and
     run on asyncio and trio. The queue ends with the object.
 
+    Example:
+        ```python
+        import asyncio
+
+        from mixpanel_async import AsyncMixpanel
+        from mixpanel_async.outbox import MemoryOutbox
+        from mixpanel_async.worker import Worker
+
+
+        async def main() -> None:
+            outbox = MemoryOutbox()
+            async with AsyncMixpanel("PROJECT_TOKEN", outbox=outbox) as mp:
+                await mp.track("user-1", "Order placed", {"amount": 19.99})
+            async with Worker.from_env(outbox, token="PROJECT_TOKEN") as worker:
+                await worker.drain(timeout=10.0)
+                print(worker.stats().delivered, "delivered")
+
+
+        asyncio.run(main())
+        ```
+
     Args:
         partitions: number of lanes for profile updates, and of lanes for group updates; 1 to 256, default 8.
         max_bytes: largest sum of the packed bodies of the waiting entries in bytes; at least 1, default 64 MiB.
@@ -40,11 +61,6 @@ class MemoryOutbox:
 
     Raises:
         ConfigurationError: if a value is out of bounds.
-
-    Example:
-        >>> outbox = MemoryOutbox()
-        >>> writer = outbox.writer("TOKEN")
-        >>> await writer.open()
     """
 
     def __init__(

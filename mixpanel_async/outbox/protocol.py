@@ -182,6 +182,9 @@ class EntryWriter(Protocol):
     async def put(self, entries: Sequence[Entry]) -> Sequence[PutResult]:
         """Store entries, each completely or not at all, and return the answer to each.
 
+        Args:
+            entries: the entries, in the order in which they are stored.
+
         Raises:
             OutboxError: if the engine refuses or does not answer; each entry may then be stored or not.
         """
@@ -224,6 +227,9 @@ class Inbox(Protocol):
         """Note that a request with the non-idempotent records of these entries begins, and return each answer.
 
         Called again for an entry that this inbox began, the answer is `MINE` again: the first one may have been lost.
+
+        Args:
+            ids: ids of entries that this inbox has read.
         """
         ...
 
@@ -243,7 +249,12 @@ class Inbox(Protocol):
         ...
 
     async def pause(self, endpoint: str, seconds: float) -> None:
-        """Let all workers pause requests to this endpoint, after a 429 or a `Retry-After`."""
+        """Let all workers pause requests to this endpoint, after a 429 or a `Retry-After`.
+
+        Args:
+            endpoint: path of the endpoint, such as `/track`.
+            seconds: length of the pause, from now.
+        """
         ...
 
     async def heartbeat(self) -> Held:

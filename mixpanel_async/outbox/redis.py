@@ -34,6 +34,25 @@ class RedisOutbox:
     A user of Redis with an ACL needs `~{name}:*`, in braces as here, and `+@stream +@hash +@sortedset +del +exists
     +time +eval +evalsha +info +config|get +wait`.
 
+    Example:
+        ```python
+        import asyncio
+
+        from mixpanel_async import AsyncMixpanel
+        from mixpanel_async.outbox import RedisOutbox
+
+
+        async def main() -> None:
+            outbox = RedisOutbox("redis://queue:6379/0")
+            async with AsyncMixpanel("PROJECT_TOKEN", outbox=outbox) as mp:
+                await mp.track("user-1", "Order placed", {"amount": 19.99})
+            async with outbox.admin() as queue:
+                print((await queue.status()).records, "records wait for a worker")
+
+
+        asyncio.run(main())
+        ```
+
     Args:
         url: `redis://`, `rediss://` or `unix://` URL. Pass either this or `client`.
         client: client of `redis.asyncio` that you made, for Sentinel, a cluster or other credentials, with
@@ -56,9 +75,6 @@ class RedisOutbox:
 
     Raises:
         ConfigurationError: if a value is out of bounds, or the package `redis` is missing.
-
-    Example:
-        >>> mp = AsyncMixpanel("TOKEN", outbox=RedisOutbox("rediss://queue:6379/0"))
     """
 
     url: str | None = field(repr=False)
@@ -159,8 +175,26 @@ class RedisOutbox:
         """Return a connection for inspection and repair; the commands `mixpanel-async queue` use it.
 
         Example:
-            >>> async with outbox.admin() as queue:
-            ...     print((await queue.status()).records)
+            ```python
+            import asyncio
+
+            from mixpanel_async import AsyncMixpanel
+            from mixpanel_async.outbox import RedisOutbox
+
+
+            async def main() -> None:
+                outbox = RedisOutbox("redis://queue:6379/0")
+                async with AsyncMixpanel("PROJECT_TOKEN", outbox=outbox) as mp:
+                    await mp.track("user-1", "Order placed", {"amount": 19.99})
+                async with outbox.admin() as queue:
+                    print((await queue.status()).records, "records wait for a worker")
+
+
+            asyncio.run(main())
+            ```
+
+        Returns:
+            A connection that is not open yet. `async with` opens and closes it.
         """
         return QueueAdmin(self._settings())
 

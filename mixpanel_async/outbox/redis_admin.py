@@ -46,9 +46,23 @@ class QueueAdmin:
     `OutboxError` if Redis cannot be reached or refuses.
 
     Example:
-        >>> async with RedisOutbox("redis://queue:6379/0").admin() as queue:
-        ...     status = await queue.status()
-        ...     print(status.records, status.advice)
+        ```python
+        import asyncio
+
+        from mixpanel_async import AsyncMixpanel
+        from mixpanel_async.outbox import RedisOutbox
+
+
+        async def main() -> None:
+            outbox = RedisOutbox("redis://queue:6379/0")
+            async with AsyncMixpanel("PROJECT_TOKEN", outbox=outbox) as mp:
+                await mp.track("user-1", "Order placed", {"amount": 19.99})
+            async with outbox.admin() as queue:
+                print((await queue.status()).records, "records wait for a worker")
+
+
+        asyncio.run(main())
+        ```
 
     Args:
         settings: options of the outbox.

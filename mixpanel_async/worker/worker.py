@@ -113,8 +113,22 @@ class Worker:
     `mixpanel-async queue` lists and sends again.
 
     Example:
-        >>> async with Worker(RedisOutbox("redis://queue:6379/0"), "PROJECT_TOKEN") as worker:
-        ...     await worker.run()
+        ```python
+        import asyncio
+
+        from mixpanel_async.outbox import RedisOutbox
+        from mixpanel_async.worker import Worker
+
+
+        async def main() -> None:
+            outbox = RedisOutbox("redis://queue:6379/0")
+            async with Worker.from_env(outbox, token="PROJECT_TOKEN") as worker:
+                await worker.drain(timeout=10.0)  # or worker.run(), which ends after worker.stop()
+                print(worker.stats().delivered, "delivered")
+
+
+        asyncio.run(main())
+        ```
 
     Args:
         outbox: the outbox, such as a `RedisOutbox`.
@@ -231,6 +245,9 @@ class Worker:
             token: the project's token. It overrides `MIXPANEL_TOKEN`.
             **options: options of `Worker`. They override the variables.
 
+        Returns:
+            The worker. It is not started.
+
         Raises:
             ConfigurationError: if the token is missing or a value is invalid.
         """
@@ -291,7 +308,8 @@ class Worker:
 
         Raises:
             OutboxError: if the outbox cannot be reached at the start, or refuses.
-            ConfigurationError, ClientClosedError: as in `run`.
+            ConfigurationError: if the queue belongs to another project, or its settings do not fit.
+            ClientClosedError: if the worker is closed or runs already, or its event loop ended.
         """
         with anyio.move_on_after(timeout):
             return await self._run(until_empty=True)

@@ -63,7 +63,8 @@ def public_callables() -> dict[str, PublicCallable]:
 
 def _of_class(name: str, cls: type) -> Iterator[PublicCallable]:
     """Yield the constructor and the methods of a class that the package defines."""
-    if "__init__" in vars(cls) or any(_is_ours(base) and "__init__" in vars(base) for base in cls.__mro__):
+    is_protocol = getattr(cls, "_is_protocol", False)
+    if _is_ours(cls) and not is_protocol and any(_is_ours(base) and "__init__" in vars(base) for base in cls.__mro__):
         yield PublicCallable(name, inspect.signature(cls), inspect.getdoc(cls) or "")
     for base in cls.__mro__:
         if not _is_ours(base):

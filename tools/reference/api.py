@@ -254,7 +254,7 @@ API_PAGES: Final[dict[str, ApiPage]] = {
 """Pages by file name. `errors.md` and `testing.md` have more than names, and their own modules."""
 
 # Files of the public methods, in the order of the page.
-_METHOD_FILES: Final = ("client", "lifecycle", "base", "events", "identity", "profiles")
+_METHOD_FILES: Final = ("client", "lifecycle", "flag_access", "base", "events", "identity", "profiles", "groups")
 
 
 def names_on_pages() -> Iterator[tuple[str, str]]:

@@ -62,7 +62,17 @@ class FaultControls:
     ) -> None:
         """Make the next requests fail with an HTTP status.
 
-            emulator.fail_next(429, times=2, retry_after=1.5)
+        Example:
+            ```python
+            from mixpanel_async import RetryPolicy
+            from mixpanel_async.emulator import Emulator
+
+            emulator = Emulator()
+            emulator.fail_next(503, times=2)
+            with emulator.client(retry=RetryPolicy(initial=0.01)).in_thread() as mp:
+                mp.track("user-1", "Order placed")
+            assert [request.status for request in emulator.requests()] == [503, 503, 200]
+            ```
 
         Args:
             status: HTTP status of the response, 200 to 599, except 204, 205 and 304.
@@ -174,9 +184,19 @@ class FaultControls:
         of the failing requests take effect. Faults of `fail_next`, `break_next` and `drop_connections` come first, and
         their requests are counted too.
 
-            for seed in range(200):
+        Example:
+            ```python
+            from mixpanel_async import RetryPolicy
+            from mixpanel_async.emulator import TRANSIENT, Emulator
+
+            emulator = Emulator()
+            for seed in range(3):
                 emulator.reset()
-                emulator.random_faults(seed, rate=0.3, kinds=[*TRANSIENT, "hang"])
+                emulator.random_faults(seed, rate=0.3, kinds=TRANSIENT)
+                with emulator.client(retry=RetryPolicy(initial=0.01)).in_thread() as mp:
+                    mp.track("user-1", "Order placed")
+                assert len(emulator.events("Order placed")) == 1
+            ```
 
         Args:
             seed: an integer or a string.

@@ -50,6 +50,10 @@ class RequestMixpanel:
 
     The first use loads the user. Requests that do not use it load no user and set no cookie. A call in an async view
     that is not awaited runs after the view.
+
+    Args:
+        request: the request.
+        host: the client of this process and its settings.
     """
 
     def __init__(self, request: HttpRequest, host: Host) -> None:
@@ -95,7 +99,11 @@ class RequestMixpanel:
         return self.state.session.bound
 
     def on_login(self, user: Any) -> None:
-        """Sign the visitor in, unless the view has done so. The identity event is queued, so login does not wait."""
+        """Sign the visitor in, unless the view has done so. The identity event is queued, so login does not wait.
+
+        Args:
+            user: the user who has logged in.
+        """
         integration = self._host.integration
         user_id = integration.id_of(user)
         # Django has already changed `request.user`; the visitor was anonymous before.

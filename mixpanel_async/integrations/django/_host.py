@@ -150,7 +150,11 @@ class Host:
 
     @contextmanager
     def using(self, client: AsyncMixpanel) -> Iterator[None]:
-        """Use another client inside a `with` block, which delivers and closes it at the end."""
+        """Use another client inside a `with` block, which delivers and closes it at the end.
+
+        Args:
+            client: replacement; needs `id_merge`.
+        """
         before, replacement = self._replacement, DjangoIntegration(read_options(), client)
         self._replacement = replacement
         try:

@@ -37,6 +37,9 @@ class MixpanelMiddleware:
     """Middleware that adds `request.mixpanel`, and the visitor's cookies to the response. Its position does not matter.
 
     It supports sync and async views without a change of thread.
+
+    Args:
+        get_response: the next middleware or the view. Django passes it.
     """
 
     sync_capable = True
