@@ -1,4 +1,4 @@
-"""Write the figures of `docs/explanation/performance.md`: its tables and the chart.
+"""Write the figures of `docs/explanation/performance.md`, its tables and the chart, and those of the README.
 
     python -m benchmarks --output NEW                          # measure
     python -m tools.performance NEW/results.json --date 2026-11-30
@@ -23,6 +23,7 @@ DOCS: Final = Path(__file__).parents[1] / "docs"
 FIGURES: Final = DOCS / "assets/performance.json"
 CHART: Final = DOCS / "assets/performance.svg"
 PAGE: Final = DOCS / "explanation/performance.md"
+README: Final = DOCS.parent / "README.md"
 
 Row = Mapping[str, Any]
 Sections = Mapping[str, Mapping[str, Any]]
@@ -38,7 +39,12 @@ _SUBJECTS: Final = {
     "mixpanel BufferedConsumer": "official SDK, `BufferedConsumer`",
     "posthog AsyncPosthog": "PostHog, `AsyncPosthog`",
 }
-_IN_CHART: Final = (_FLOOR, "mixpanel-async", "mixpanel BufferedConsumer", "posthog AsyncPosthog")
+_IN_CHART: Final = {
+    _FLOOR: "floor (least possible work)",
+    "mixpanel-async": "mixpanel-async",
+    "mixpanel BufferedConsumer": "official SDK, BufferedConsumer",
+    "posthog AsyncPosthog": "PostHog, AsyncPosthog",
+}
 _SHAPES: Final = {
     "track": "`await track` with seven properties",
     "track_nowait": "`track_nowait`",
@@ -169,6 +175,18 @@ def page(sections: Sections, text: str) -> str:
     return text
 
 
+def readme(sections: Sections, text: str) -> str:
+    """Return the text of the README with these figures in the row of its comparison."""
+    cost = {row["name"]: f"{row['cpu_us']:.0f} µs" for row in sections["burst"]["rows"]}
+    cells = [cost["mixpanel BufferedConsumer"], "not measured", cost["posthog AsyncPosthog"], cost["mixpanel-async"]]
+    text, found = re.subn(
+        r"^\| CPU per event \|.*$", f"| CPU per event | {' | '.join(cells)} |", text, flags=re.MULTILINE
+    )
+    if found != 1:
+        sys.exit(f"{README} has no row 'CPU per event'")
+    return text
+
+
 def _origin(section: Mapping[str, Any]) -> str:
     return f"Measured on {section['date']}. {section['machine']}."
 
@@ -224,7 +242,7 @@ _STYLE: Final = """
 def chart(sections: Sections) -> str:
     """Return the chart of the CPU per event as SVG."""
     by_name = {row["name"]: row for row in sections["burst"]["rows"]}
-    bars = [(_SUBJECTS[name].replace("`", ""), by_name[name]["cpu_us"]) for name in _IN_CHART if name in by_name]
+    bars = [(label, by_name[name]["cpu_us"]) for name, label in _IN_CHART.items() if name in by_name]
     return "\n".join(_svg("CPU time to track one event, in microseconds. Shorter is better.", bars)) + "\n"
 
 
@@ -267,6 +285,7 @@ def main() -> None:
     FIGURES.write_text(json.dumps(sections, indent=1, ensure_ascii=False) + "\n", "utf-8")
     CHART.write_text(chart(sections), "utf-8")
     PAGE.write_text(page(sections, PAGE.read_text("utf-8")), "utf-8")
+    README.write_text(readme(sections, README.read_text("utf-8")), "utf-8")
 
 
 if __name__ == "__main__":

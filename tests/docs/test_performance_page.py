@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import xml.etree.ElementTree as ET
 
-from tools.performance import CHART, PAGE, chart, load, merge, page
+from tools.performance import CHART, PAGE, README, chart, load, merge, page, readme
 
 
 def test_tables_and_chart_are_up_to_date() -> None:
     figures = load()
     text = PAGE.read_text("utf-8")
     assert page(figures, text) == text, "run: python -m tools.performance"
+    text = README.read_text("utf-8")
+    assert readme(figures, text) == text, "run: python -m tools.performance"
     assert chart(figures) == CHART.read_text("utf-8"), "run: python -m tools.performance"
 
 
