@@ -173,6 +173,8 @@ def emulator_http_page() -> str:
         "Tests in any language read and control an emulator by HTTP. Start it with "
         "[`mixpanel-async emulator`](commands.md#mixpanel-async-emulator) or with "
         "[`Emulator.serve`](emulator.md#mixpanel_async.emulator.Emulator.serve).",
+        "For example, this makes the next two requests to `/track` fail, and reads the last event of a name:",
+        _EXAMPLE,
         section(
             "Read the project",
             "Every response is JSON. A missing or an unknown parameter is answered with status 400 and "
@@ -207,4 +209,11 @@ def _names(names: Iterable[str], required: Collection[str]) -> str:
     return ", ".join(f"**{code(one)}**" if one in required else code(one) for one in names)
 
 
+_EXAMPLE: Final = """
+```console
+mixpanel-async emulator --port 8080
+curl http://127.0.0.1:8080/_emulator/fail-next --json '{"status": 503, "times": 2, "path": "/track"}'
+curl 'http://127.0.0.1:8080/_emulator/events?name=Signed+up&limit=1'
+```
+"""
 _STREAM: Final = "server-sent events `hello`, `batch` and `reset`"
