@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from .._encoding.hooks import DroppedByHook
@@ -26,21 +26,12 @@ Properties = Mapping[str, Any]
 Meta = Mapping[str, Any] | None
 """Fields that are merged into a message, next to `event` or the operation; None for none."""
 Outcome = DroppedByHook | MixpanelException
-PlainTracker = Callable[[Any, Any], bytes | bool]
-"""Stages an event with a name and properties, and returns True, or returns the result of `StagingBuffer.try_append`."""
-
-Ids = tuple[str | None, str | None, str | None]
-"""IP address, user id and device id that are bound."""
-PlainTrackers = Callable[[str | None, Ids], PlainTracker]
-"""Makes the tracker of a bound client from its `distinct_id` and other ids."""
-
-
 NO_SECRETS_IN_OUTBOX: Final = (
     "is not stored in an outbox; leave it out, and give the workers a service account, which signs all requests"
 )
 
 
-def as_encoded(record: bytes, _second: None, _third: None, _stamp: bytes) -> bytes:
+def as_encoded(record: bytes, _second: None, _third: None, _stamp: bytes, _shared: bytes | None) -> bytes:
     """Return a record that is encoded already, as a function for `StagingBuffer.try_append`."""
     return record
 

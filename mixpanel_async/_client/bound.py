@@ -21,9 +21,9 @@ from .._model.errors import (
     ValidationError,
 )
 from .._model.records import RecordKind
-from .base import Meta, PlainTracker, Properties
+from .base import Meta, Properties
 from .bound_profiles import BoundProfileMethods
-from .bound_properties import BoundProperties
+from .bound_properties import Append, BoundProperties
 from .device_links import IdentityCall, identity_call, link_to, without_prefix
 from .invalid import IgnoredData, InvalidData, as_refusal
 
@@ -55,18 +55,21 @@ class BoundMixpanel(BoundProfileMethods):
     """
 
     __slots__ = (
+        "_append",
         "_client",
         "_device_id",
         "_distinct_id",
-        "_ids",
         "_invalid",
+        "_ip",
         "_last_user_id",
         "_link",
         "_on_failure",
+        "_person",
         "_properties",
+        "_shared",
         "_sign_in_timeout",
         "_silent",
-        "_tracker",
+        "_user_id",
     )
 
     def __init__(
@@ -74,35 +77,37 @@ class BoundMixpanel(BoundProfileMethods):
         client: AsyncMixpanel,
         invalid: InvalidData,
         silent: Callable[[], AsyncMixpanel],
+        on_failure: Callable[[Exception, bool], None] | None,
         properties: BoundProperties,
-        *,
-        distinct_id: str | None,
-        user_id: str | None,
-        device_id: str | None,
-        ip: str | None,
+        distinct_id: str | None = None,
+        user_id: str | None = None,
+        device_id: str | None = None,
+        ip: str | None = None,
         link: str | None = None,
         last_user_id: str | None = None,
         sign_in_timeout: float | None = None,
-        on_failure: Callable[[Exception, bool], None] | None = None,
     ) -> None:
         self._client = client
         self._invalid = invalid
         self._silent = silent
+        self._on_failure = on_failure
         self._properties = properties
-        # Made with the first event, and again when the ids change.
-        self._tracker: PlainTracker | None = None
+        # Stages plain events with what `BoundTracker.bind` returns: from the first event on, until the ids change.
+        self._append: Append | None = None
+        self._person: str | None
+        self._shared: bytes
         self._distinct_id = distinct_id
+        self._user_id = user_id
         self._device_id = device_id
-        self._ids: _Ids = {"user_id": user_id, "device_id": without_prefix(device_id), "ip": ip}
+        self._ip = ip
         self._link = link
         self._last_user_id = last_user_id
         self._sign_in_timeout = sign_in_timeout
-        self._on_failure = on_failure
 
     @property
     def user_id(self) -> str | None:
         """Id of the signed-in user; None for an anonymous visitor."""
-        return self._ids["user_id"]
+        return self._user_id
 
     @property
     def device_id(self) -> str | None:
@@ -116,8 +121,8 @@ class BoundMixpanel(BoundProfileMethods):
 
     def silenced(self) -> BoundMixpanel:
         """Return a client whose calls do nothing, for a visitor who has not consented to tracking."""
-        silent = self._silent
-        return SilencedMixpanel(silent(), IgnoredData(), silent, _NO_PROPERTIES, distinct_id=None, **_NO_IDS)
+        client = self._silent()
+        return SilencedMixpanel(client, IgnoredData(), self._silent, None, client.bind()._properties)
 
     async def sign_in(
         self,
@@ -204,7 +209,7 @@ class BoundMixpanel(BoundProfileMethods):
         elif not await self._sign_in_in_time(self._sign_in_timeout, call, track, deferred=deferred):
             # Without the link, the next `sign_in` makes the identity call again.
             link = self._link
-        self._ids, self._link, self._last_user_id, self._tracker = user._ids, link, None, None
+        self._user_id, self._link, self._last_user_id, self._append = user_id, link, None, None
 
     async def _sign_in_in_time(
         self, timeout: float, call: IdentityCall | None, track: Callable[[], Awaitable[None]], *, deferred: bool
@@ -257,15 +262,15 @@ class BoundMixpanel(BoundProfileMethods):
             asyncio.run(main())
             ```
         """
-        self._ids["user_id"] = self._link = self._last_user_id = self._tracker = None
+        self._user_id = self._link = self._last_user_id = self._append = None
         if self._device_id is not None:
-            self._device_id = self._ids["device_id"] = self._client.new_device_id()
+            self._device_id = self._client.new_device_id()
 
     def _is_free_for(self, user_id: str) -> bool:
         """Return whether the device is not known to belong to another user."""
         if self._link is not None and self._device_id is not None:
             return self._link == link_to(self._client.id_merge, self._device_id, user_id)
-        return all(known is None or known == user_id for known in (self._ids["user_id"], self._last_user_id))
+        return all(known is None or known == user_id for known in (self._user_id, self._last_user_id))
 
     def bind(
         self,
@@ -291,15 +296,15 @@ class BoundMixpanel(BoundProfileMethods):
             self._client,
             self._invalid,
             self._silent,
+            self._on_failure,
             bound,
-            distinct_id=self._distinct_id if distinct_id is None else distinct_id,
-            user_id=self._ids["user_id"] if user_id is None else user_id,
-            device_id=self._device_id if device_id is None else device_id,
-            ip=self._ids["ip"] if ip is None else ip,
-            link=link,
-            last_user_id=last_user_id,
-            sign_in_timeout=self._sign_in_timeout if sign_in_timeout is None else sign_in_timeout,
-            on_failure=self._on_failure,
+            self._distinct_id if distinct_id is None else distinct_id,
+            self._user_id if user_id is None else user_id,
+            self._device_id if device_id is None else device_id,
+            self._ip if ip is None else ip,
+            link,
+            last_user_id,
+            self._sign_in_timeout if sign_in_timeout is None else sign_in_timeout,
         )
 
     async def track(
@@ -404,24 +409,30 @@ class BoundMixpanel(BoundProfileMethods):
 
     def _stage(self, event_name: str, properties: Properties | None) -> bool:
         """Stage a plain event. Return False if it has to take the general path."""
-        tracker = self._tracker
-        if tracker is None:
+        append = self._append
+        if append is None:
             if self._properties.problem is not None:
                 return False
-            ids = self._ids["ip"], self._ids["user_id"], self._device_id
-            tracker = self._tracker = self._properties.tracker(self._event_id, ids)
-        return tracker(event_name, properties) is True
+            tracker = self._properties.tracker
+            self._person, self._shared = tracker.bind(self._event_id, self._ip, self._user_id, self._device_id)
+            append = self._append = tracker.append
+        return append(self._person, event_name, properties, self._shared) is True
+
+    @property
+    def _ids(self) -> _Ids:
+        """Ids of events next to the `distinct_id`."""
+        return {"user_id": self._user_id, "device_id": without_prefix(self._device_id), "ip": self._ip}
 
     @property
     def _event_id(self) -> str | None:
         """`distinct_id` of events; None if the client derives it from the other ids."""
         if self._distinct_id is None and self._client.id_merge in _WITHOUT_DEVICES:
-            return self._ids["user_id"] or self._device_id
+            return self._user_id or self._device_id
         return self._distinct_id
 
     @property
     def _profile_id(self) -> str:
-        profile_id = self._distinct_id or self._ids["user_id"]
+        profile_id = self._distinct_id or self._user_id
         if profile_id is None and self._client.enabled:
             raise ValidationError("distinct_id", "is not bound; bind a distinct_id or user_id")
         return profile_id or ""
@@ -456,8 +467,9 @@ class BoundMixpanel(BoundProfileMethods):
         return None
 
     def _with_ip(self, meta: Meta) -> Meta:
-        ip = self._ids["ip"]
-        return meta if ip is None else {"$ip": ip, **({} if meta is None else copy_mapping(meta, "meta"))}
+        if self._ip is None:
+            return meta
+        return {"$ip": self._ip, **({} if meta is None else copy_mapping(meta, "meta"))}
 
     def __repr__(self) -> str:
         bound = [name for name, value in (("distinct_id", self._distinct_id), *self._ids.items()) if value is not None]
@@ -472,7 +484,3 @@ class SilencedMixpanel(BoundMixpanel):
     def bind(self, **_ids: Any) -> BoundMixpanel:
         """Return this client. The ids are not kept."""
         return self
-
-
-_NO_IDS: Final[_Ids] = {"user_id": None, "device_id": None, "ip": None}
-_NO_PROPERTIES: Final = BoundProperties({}, lambda _values: lambda _distinct_id, _ids: lambda _name, _properties: False)

@@ -3,11 +3,58 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
+from .._encoding.arguments import derive_distinct_id
+from .._encoding.event_template import encode_nothing
+from .._model.interruption import raise_interruption
+
 if TYPE_CHECKING:
+    from .._delivery.staging import Stage, StagingBuffer
+    from .._encoding.records import RecordEncoder
     from .._model.errors import ValidationError
-    from .base import Ids, PlainTracker, PlainTrackers, Properties
+    from .base import Properties
+
+Append = Callable[[str | None, str, "Properties | None", bytes], bytes | bool]
+"""Stages an event with the `distinct_id`, a name, properties, and the shared properties with the ids."""
+
+
+class BoundTracker:
+    """Stages the plain events of the bound clients that share properties, which are encoded now.
+
+    It refers to no client, so that a client ends as soon as the user drops it.
+
+    Args:
+        staging: takes the events.
+        stage: stage of the lane of events.
+        encoder: encoder of the client.
+        properties: bound properties as JSON values.
+
+    Attributes:
+        append: stages a plain event. It returns the result of `StagingBuffer.try_append`.
+    """
+
+    __slots__ = ("_template", "append")
+
+    def __init__(self, staging: StagingBuffer, stage: Stage, encoder: RecordEncoder, properties: Properties) -> None:
+        # An event for which functions of the user are called is not plain.
+        template = None if encoder.is_hooked else encoder.template
+        self._template = None if template is None else template.with_properties(properties, after_ids=True)
+        encode = encode_nothing if self._template is None else self._template.encode
+        self.append: Append = partial(staging.try_append, stage, encode)
+
+    def bind(
+        self, distinct_id: str | None, ip: str | None, user_id: str | None, device_id: str | None
+    ) -> tuple[str | None, bytes]:
+        """Return the first and the last argument of `append` for these ids. Derive a `distinct_id` that is None."""
+        try:
+            shared = b"" if self._template is None else self._template.with_ids(ip, user_id, device_id)
+            return (derive_distinct_id(user_id, device_id) if distinct_id is None else distinct_id), shared
+        except Exception as error:  # noqa: BLE001  the general encoder raises the error for the user
+            raise_interruption(error)
+            # No event without a `distinct_id` is plain.
+            return None, b""
 
 
 class BoundProperties:
@@ -15,37 +62,32 @@ class BoundProperties:
 
     Args:
         values: the properties as JSON values.
-        make_trackers: encodes the properties, and returns a function that makes the trackers of bound clients.
+        make_tracker: encodes the properties.
         problem: why the properties cannot be sent; None if they can.
     """
 
-    __slots__ = ("_make_trackers", "_trackers", "problem", "values")
+    __slots__ = ("_make_tracker", "_tracker", "problem", "values")
 
     def __init__(
         self,
         values: Properties,
-        make_trackers: Callable[[Properties], PlainTrackers],
+        make_tracker: Callable[[Properties], BoundTracker],
         problem: ValidationError | None = None,
     ) -> None:
         self.values = values
         self.problem = problem
-        self._make_trackers = make_trackers
-        self._trackers: PlainTrackers | None = None
+        self._make_tracker = make_tracker
+        self._tracker: BoundTracker | None = None
 
-    def tracker(self, distinct_id: str | None, ids: Ids) -> PlainTracker:
-        """Return a function that stages the plain events with these properties.
-
-        Args:
-            distinct_id: `distinct_id` of the events; None to derive it.
-            ids: IP address, user id and device id.
-        """
-        trackers = self._trackers
-        if trackers is None:
+    @property
+    def tracker(self) -> BoundTracker:
+        """Tracker of plain events with these properties."""
+        if self._tracker is None:
             # With the first event: many bound clients track nothing.
-            trackers = self._trackers = self._make_trackers(self.values)
-        return trackers(distinct_id, ids)
+            self._tracker = self._make_tracker(self.values)
+        return self._tracker
 
     def added_to(self, earlier: BoundProperties) -> BoundProperties:
         """Return the earlier properties together with these, which have precedence."""
         values = {**earlier.values, **self.values}
-        return BoundProperties(values, self._make_trackers, earlier.problem or self.problem)
+        return BoundProperties(values, self._make_tracker, earlier.problem or self.problem)

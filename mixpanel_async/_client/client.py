@@ -40,8 +40,8 @@ from .._runtime.environment import real_environment
 from .._runtime.event_loop import preload_backend
 from .base import Properties
 from .bound import BoundMixpanel
-from .bound_properties import BoundProperties
-from .events import EventMethods, make_trackers
+from .bound_properties import BoundProperties, BoundTracker
+from .events import EventMethods
 from .factory import Pipeline, build_encoder, build_pipeline
 from .flag_access import FlagAccess
 from .groups import GroupMethods
@@ -223,8 +223,8 @@ class AsyncMixpanel(LifecycleMethods, FlagAccess, EventMethods, IdentityMethods,
                 watchdog=pipeline.watchdog,
                 closer=pipeline.closer,
             )
-            self._make_trackers = partial(make_trackers, self._staging, self._event_stage, encoder)
-            self._nothing_bound = BoundProperties({}, self._make_trackers)
+            self._make_tracker = partial(BoundTracker, self._staging, self._event_stage, encoder)
+            self._nothing_bound = BoundProperties({}, self._make_tracker)
             self._flags = self._make_flags(local_flags, remote_flags, pipeline)
             weakref.finalize(self, pipeline.closer.finish_unclosed)
         except MixpanelException as error:
@@ -410,26 +410,24 @@ class AsyncMixpanel(LifecycleMethods, FlagAccess, EventMethods, IdentityMethods,
             self,
             self._invalid,
             _silent_client,
-            self._bound_properties(properties),
-            distinct_id=distinct_id,
-            user_id=user_id,
-            device_id=device_id,
-            ip=ip,
-            link=link,
-            last_user_id=last_user_id,
-            sign_in_timeout=sign_in_timeout,
-            on_failure=self._queue.sign_in_failed,
+            self._queue.sign_in_failed,
+            self._nothing_bound if properties is None else self._bound_properties(properties),
+            distinct_id,
+            user_id,
+            device_id,
+            ip,
+            link,
+            last_user_id,
+            sign_in_timeout,
         )
 
-    def _bound_properties(self, properties: Properties | None) -> BoundProperties:
+    def _bound_properties(self, properties: Properties) -> BoundProperties:
         """Return a copy of bound properties, and why they cannot be sent unless that is raised."""
-        if properties is None:
-            return self._nothing_bound
         try:
-            return BoundProperties(self._encoder.clean_properties(properties, "properties"), self._make_trackers)
+            return BoundProperties(self._encoder.clean_properties(properties, "properties"), self._make_tracker)
         except Exception as error:  # noqa: BLE001  a user's mapping may raise anything
             problem = as_refusal(error)
-        return BoundProperties({}, self._make_trackers, self._invalid.keep(problem))
+        return BoundProperties({}, self._make_tracker, self._invalid.keep(problem))
 
     def __repr__(self) -> str:
         try:

@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 from datetime import datetime
-from functools import partial
 
 from .._delivery.lanes import Lane
-from .._delivery.staging import YIELD_AFTER_BYTES, Stage, StagingBuffer
+from .._delivery.staging import YIELD_AFTER_BYTES, Stage
 from .._encoding.arguments import Arguments, EventArguments
-from .._encoding.event_template import EventTemplate, encode_nothing
-from .._encoding.records import RecordEncoder
 from .._model.credentials import as_secret
 from .._model.errors import ConfigurationError, MixpanelException, ValidationError, raise_configuration_error
 from .._model.records import Record, RecordKind
 from .base import (
     NO_SECRETS_IN_OUTBOX,
     ClientBase,
-    Ids,
     Meta,
     Outcome,
-    PlainTracker,
-    PlainTrackers,
     Properties,
     as_encoded,
     as_outcome,
@@ -348,36 +342,6 @@ class EventMethods(ClientBase):
         else:
             self._end(outcome, lane, lane.kind)
         return None
-
-
-def make_trackers(
-    staging: StagingBuffer, stage: Stage, encoder: RecordEncoder, properties: Properties
-) -> PlainTrackers:
-    """Return a function that makes the trackers of clients with these bound properties.
-
-    It refers to no client, so that a client ends as soon as the user drops it.
-
-    Args:
-        staging: takes the events.
-        stage: stage of the lane of events.
-        encoder: encoder of the client.
-        properties: bound properties as JSON values.
-    """
-    # An event for which functions of the user are called is not plain.
-    template = None if encoder.is_hooked else encoder.template
-    if template is not None:
-        template = template.with_properties(properties, after_ids=True)
-    return partial(_make_tracker, staging, stage, template)
-
-
-def _make_tracker(
-    staging: StagingBuffer, stage: Stage, template: EventTemplate | None, distinct_id: str | None, ids: Ids
-) -> PlainTracker:
-    """Return a function that stages the plain events of a bound client: everything constant is encoded now."""
-    if template is not None:
-        template = template.with_ids(*ids)
-    encode = encode_nothing if template is None else template.encode
-    return partial(staging.try_append, stage, encode, distinct_id)
 
 
 def _missing_time(timestamp: object) -> ValidationError | None:

@@ -30,8 +30,8 @@ _UNSTAGED_COST_FACTOR: Final = 4
 # Number of digits of an `$insert_id` that count within a millisecond. The others are random.
 _COUNTER_DIGITS: Final = 2
 _INSERT_ID_ENDINGS: Final = tuple(b"%0*x" % (_COUNTER_DIGITS, number) for number in range(16**_COUNTER_DIGITS))
-Encode = Callable[[Any, Any, Any, bytes], bytes | None]
-"""Encodes a record from three arguments of a call, and a `time` and `$insert_id` from `time_fragment` on."""
+Encode = Callable[[Any, Any, Any, bytes, bytes | None], bytes | None]
+"""Encodes a record from three arguments of a call, a `time` and `$insert_id` from `time_fragment` on, and constants."""
 
 
 class Stage:
@@ -139,13 +139,15 @@ class StagingBuffer:
             return correction.at(Moment(wall, self._environment.monotonic()))
         return 0.0
 
-    def try_append(self, stage: Stage, encode: Encode, first: Any, second: Any, third: Any) -> bytes | bool:
+    def try_append(
+        self, stage: Stage, encode: Encode, first: Any, second: Any, third: Any, shared: bytes | None = None
+    ) -> bytes | bool:
         """Encode a record and stage it.
 
         Args:
             stage: stage of the lane.
             encode: encodes the record. It returns None if it cannot.
-            first: argument of `encode`, as `second` and `third`.
+            first: argument of `encode`, as `second`, `third` and `shared`.
 
         Returns:
             True if the record is staged. False if it is not encoded: `encode` cannot, it is too large, or the caller
@@ -167,7 +169,7 @@ class StagingBuffer:
             if not self._is_own_loop():
                 return False
             stamp = self.start_millisecond(now, self._new_id())
-        record = encode(first, second, third, stamp)
+        record = encode(first, second, third, stamp, shared)
         if record is None:
             return False
         size = len(record)

@@ -19,20 +19,26 @@ from .._model.interruption import raise_interruption
 from .._model.version import VERSION
 from .fragment_cache import CACHED_IDS, CACHED_NAMES, FragmentCache
 from .size_check import MAX_RECORD_BYTES, exceeds, is_plain_json
-from .validation import FORBIDDEN_IDS, check_device_id, check_user_id, device_person
+from .validation import FORBIDDEN_IDS, check_device_id, check_user_id
 
 if TYPE_CHECKING:
     from .normalizer import Normalizer
 
 MP_LIB: Final = "python-async"
 _MAX_ITEMS: Final = 254
-_JSON_TYPES: Final = orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_SUBCLASS | orjson.OPT_OMIT_MICROSECONDS
+_JSON_TYPES: Final = (
+    orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_PASSTHROUGH_SUBCLASS
+)
 _SCALAR_TYPES: Final = frozenset({str, int, bool, type(None)})
 # Properties that the client sets itself, and ids that need validation.
 _RESERVED: Final = frozenset(
     {"token", "distinct_id", "time", "$insert_id", "mp_lib", "$lib_version", "$user_id", "$device_id"}
 )
 _ADDED_BY_CLIENT: Final = 6
+# The IP address, the user and the device.
+_MAX_IDS: Final = 3
+# The name and the properties.
+_MESSAGE_FIELDS: Final = 2
 # An IPv6 address with the name of an interface has at most 55 characters.
 _MAX_ADDRESS_LENGTH: Final = 64
 _CONTAINERS: Final = frozenset({dict, list})
@@ -70,26 +76,16 @@ class EventTemplate:
         tail: the shared properties after the ids, in the same form.
         names: names of the properties that a plain event cannot have.
         count: number of properties that an event may have.
-        default_id: `distinct_id` of an event without one.
     """
 
-    __slots__ = ("_constants", "_count", "_default_id", "_fragments", "_head", "_reserved", "_tail")
+    __slots__ = ("_constants", "_count", "_fragments", "_head", "_normalizer", "_reserved", "_tail")
 
-    def __init__(
-        self,
-        fragments: Fragments,
-        head: bytes,
-        tail: bytes,
-        names: frozenset[str],
-        count: int,
-        default_id: str | None = None,
-    ) -> None:
-        self._fragments = fragments
+    def __init__(self, fragments: Fragments, head: bytes, tail: bytes, names: frozenset[str], count: int) -> None:
+        self._fragments, self._normalizer = fragments, fragments.normalizer
         self._head, self._tail = head, tail
         self._constants = head + tail
         self._reserved = names
         self._count = count
-        self._default_id = default_id
 
     def with_properties(self, properties: Mapping[str, Any], *, after_ids: bool = False) -> EventTemplate | None:
         """Return a template of events that also have these properties, which are JSON values.
@@ -108,32 +104,24 @@ class EventTemplate:
         added = dumps(properties)[1:-1] + b","
         head, tail = (self._head, self._tail + added) if after_ids else (self._head + added, self._tail)
         names, count = self._reserved.union(properties), self._count - len(properties)
-        return type(self)(self._fragments, head, tail, names, count, self._default_id)
+        return type(self)(self._fragments, head, tail, names, count)
 
-    def with_ids(self, ip: str | None, user_id: str | None, device_id: str | None) -> EventTemplate | None:
-        """Return a template of events that also have these ids. None if one of them is not valid, or needs a check."""
-        fragments, head, names, count, default_id = self._fragments, self._head, self._reserved, self._count, user_id
-        try:
-            if ip is not None:
-                if "ip" in names:
-                    return None
-                head += b'"ip":%b,' % dumps(canonical_address(ip))
-                names = _RESERVED_WITH_IP if names is _RESERVED else names | {"ip"}
-                count -= 1
-            if user_id is not None:
-                head += fragments.user_ids[user_id]
-                count -= 1
-            if device_id is not None:
-                head += fragments.device_ids[device_id]
-                count -= 1
-                if user_id is None:
-                    default_id = device_person(device_id)
-        except Exception as error:  # noqa: BLE001  the general encoder raises the error for the user
-            raise_interruption(error)
-            return None
-        return type(self)(fragments, head, self._tail, names, count, default_id)
+    def with_ids(self, ip: str | None, user_id: str | None, device_id: str | None) -> bytes:
+        """Return the shared properties with these ids, for `encode`. Raise if an id is not valid, or not plain."""
+        pairs = b""
+        if ip is not None:
+            if "ip" in self._reserved:
+                raise KeyError
+            pairs = b'"ip":%b,' % dumps(canonical_address(ip))
+        if user_id is not None:
+            pairs += self._fragments.user_ids[user_id]
+        if device_id is not None:
+            pairs += self._fragments.device_ids[device_id]
+        return self._head + pairs + self._tail
 
-    def encode(self, distinct_id: object, event_name: object, properties: Any, stamp: bytes) -> bytes | None:
+    def encode(
+        self, distinct_id: object, event_name: object, properties: Any, stamp: bytes, shared: bytes | None = None
+    ) -> bytes | None:
         """Encode an event. Return None if it is not plain. The caller checks the size.
 
         Args:
@@ -141,44 +129,57 @@ class EventTemplate:
             event_name: name of the event.
             properties: properties of the event, or None.
             stamp: `time_fragment`, followed by the `$insert_id`.
+            shared: the shared properties with further ids, from `with_ids`.
 
         Raises:
             ValidationError: if a value cannot be sent, and there is a serializer.
         """
         try:
-            fragments = self._fragments
+            fragments, normalizer = self._fragments, self._normalizer
             start = fragments.names[event_name]
-            person = fragments.distinct_ids[self._default_id if distinct_id is None else distinct_id]
+            person = fragments.distinct_ids[distinct_id]
+            constants = self._constants
+            if shared is not None:
+                constants = shared
+                if properties and self._is_crowded(properties, shared):
+                    return None
             if not properties and (type(properties) is dict or properties is None):
                 # No comma follows the shared properties.
-                return b"".join((start, person, stamp, self._constants[:-1], b"}}"))
-            is_dict = type(properties) is dict and len(properties) <= self._count
-            if not is_dict or not self._reserved.isdisjoint(properties):
+                return b"".join((start, person, stamp, constants[:-1], b"}}"))
+            if (
+                type(properties) is not dict
+                or len(properties) > self._count
+                or not self._reserved.isdisjoint(properties)
+            ):
                 return None
-            data = properties
-            for value in properties.values():
-                kind = type(value)
-                # A float minus itself is 0 unless it is infinite or NaN.
-                if kind is str or kind is int or kind is bool or (kind is float and value - value == 0.0):
-                    continue
-                if kind is list and len(value) <= _MAX_ITEMS:
-                    # Inline: many events have a list, and a call for each costs 5 % of `track`.
-                    for item in value:
-                        if type(item) is not str:
-                            break
-                    else:
-                        continue
-                if (
-                    value is None
-                    or kind in fragments.normalizer.native_types
-                    or (kind in _CONTAINERS and is_plain_json(value))
-                ):
-                    continue
-                data = self._converted(properties, value)
-                break
-            return b"".join((start, person, stamp, self._constants, dumps(data, None, _JSON_TYPES)[1:], b"}"))
+            unusual = _first_unusual(properties, normalizer.native_types)
+            data = properties if unusual is None else self._converted(properties, unusual)
+            return b"".join((start, person, stamp, constants, dumps(data, normalizer.as_json, _JSON_TYPES)[1:], b"}"))
         except Exception as error:  # noqa: BLE001  the general encoder raises the error for the user
             self._raise_if_final(error)
+            return None
+
+    def _is_crowded(self, properties: Any, shared: bytes) -> bool:
+        """Return whether the ids among the shared properties leave no room for these, or have the same name."""
+        return len(properties) > self._count - _MAX_IDS or ("ip" in properties and b'"ip":' in shared)
+
+    def encode_message(self, message: Any, ids: tuple[object, object]) -> bytes | None:
+        """Encode an event that a function of the user returned. Return None if it is not plain.
+
+        Args:
+            message: the event.
+            ids: the valid `$user_id` and `$device_id`.
+        """
+        properties = message["properties"]
+        if type(message) is not dict or len(message) != _MESSAGE_FIELDS or type(properties) is not dict:
+            return None
+        if properties.get("$user_id") is not ids[0] or properties.get("$device_id") is not ids[1]:
+            return None
+        if len(properties) > self._normalizer.limits.properties or _first_unusual(properties) is not None:
+            return None
+        try:
+            return dumps(message)
+        except TypeError:
             return None
 
     def _converted(self, properties: dict[str, Any], first: object) -> dict[str, Any]:
@@ -188,7 +189,7 @@ class EventTemplate:
             properties: properties of an event.
             first: the first value that needs a conversion.
         """
-        normalizer = self._fragments.normalizer
+        normalizer = self._normalizer
         data = properties.copy()
         is_checked = True
         for key, value in properties.items():
@@ -206,7 +207,7 @@ class EventTemplate:
 
     def _raise_if_final(self, error: Exception) -> None:
         """Raise an error that the general encoder must not find again: the user's serializer is called once."""
-        if type(error) is ValidationError and self._fragments.normalizer.serializer is not None:
+        if type(error) is ValidationError and self._normalizer.serializer is not None:
             raise error
         raise_interruption(error)
 
@@ -219,11 +220,17 @@ class BoundedEventTemplate(EventTemplate):
 
     __slots__ = ()
 
-    def encode(self, distinct_id: object, event_name: object, properties: Any, stamp: bytes) -> bytes | None:
+    def encode(
+        self, distinct_id: object, event_name: object, properties: Any, stamp: bytes, shared: bytes | None = None
+    ) -> bytes | None:
         """Encode an event. Return None if it is not plain, or too large."""
         if exceeds(properties, MAX_RECORD_BYTES):
             return None
-        return super().encode(distinct_id, event_name, properties, stamp)
+        return super().encode(distinct_id, event_name, properties, stamp, shared)
+
+    def encode_message(self, message: Any, ids: tuple[object, object]) -> bytes | None:
+        """Encode an event that a function of the user returned. Return None if it is not plain, or too large."""
+        return None if exceeds(message, MAX_RECORD_BYTES) else super().encode_message(message, ids)
 
 
 def make_template(token: str, normalizer: Normalizer, *, is_bounded: bool) -> EventTemplate:
@@ -231,6 +238,31 @@ def make_template(token: str, normalizer: Normalizer, *, is_bounded: bool) -> Ev
     kind = BoundedEventTemplate if is_bounded else EventTemplate
     count = normalizer.limits.properties - _ADDED_BY_CLIENT
     return kind(Fragments(token, normalizer), _LIBRARY, b"", _RESERVED, count)
+
+
+def _first_unusual(properties: dict[str, Any], native_types: frozenset[type] = frozenset()) -> object:
+    """Return the first value that needs a conversion or a close check; None if there is none.
+
+    Args:
+        properties: properties of an event.
+        native_types: types of the values that need none, next to those of JSON.
+    """
+    for value in properties.values():
+        kind = type(value)
+        # A float minus itself is 0 unless it is infinite or NaN.
+        if kind is str or kind is int or kind is bool or (kind is float and value - value == 0.0):
+            continue
+        if kind is list and len(value) <= _MAX_ITEMS:
+            # Inline: many events have a list of texts.
+            for item in value:
+                if type(item) is not str:
+                    break
+            else:
+                continue
+        if value is None or kind in native_types or (kind in _CONTAINERS and is_plain_json(value)):
+            continue
+        return value
+    return None
 
 
 def _pair(name: str, value: str) -> bytes:
@@ -250,7 +282,7 @@ def _user_id(user_id: str) -> bytes:
     return _pair("$user_id", user_id)
 
 
-def encode_nothing(_distinct_id: object, _event_name: object, _properties: object, _stamp: bytes) -> None:
+def encode_nothing(_first: object, _second: object, _third: object, _stamp: bytes, _shared: bytes | None) -> None:
     """Support no event."""
 
 
@@ -280,4 +312,3 @@ def _parsed_address(ip: str) -> str:
 
 
 _LIBRARY: Final = b'","mp_lib":"%b","$lib_version":"%b",' % (MP_LIB.encode(), VERSION.encode())
-_RESERVED_WITH_IP: Final = _RESERVED | {"ip"}

@@ -127,7 +127,7 @@ class RecordEncoder:
         """Whether functions of the user are called for an event."""
 
     @property
-    def encode_usual(self) -> Callable[[Any, Any, Any, bytes], bytes | None]:
+    def encode_usual(self) -> Callable[[Any, Any, Any, bytes, bytes | None], bytes | None]:
         """Encoder of events without special arguments. It raises the errors of `encode_plain`."""
         if self.template is None:
             return encode_nothing
@@ -179,16 +179,12 @@ class RecordEncoder:
         """
         message = orjson.loads(record if type(record) is bytes else memoryview(record))
         get = message["properties"].get
-        user_id, device_id = get("$user_id"), get("$device_id")
+        ids = get("$user_id"), get("$device_id")
         message = self._run_before_send(message)
         try:
-            properties = message["properties"]
-            is_plain = type(message) is dict and len(message) == 2 and type(properties) is dict
-            if head and is_plain and is_plain_json(properties):
-                data = orjson.dumps(message)
-                get = properties.get
-                has_same_ids = get("$user_id") is user_id and get("$device_id") is device_id
-                if has_same_ids and data.startswith(head) and len(data) < MAX_RECORD_BYTES:
+            if head and self.template is not None:
+                data = self.template.encode_message(message, ids)
+                if data is not None and data.startswith(head) and len(data) < MAX_RECORD_BYTES:
                     return data
             envelope = copy_mapping(message, "")
             properties = copy_mapping(envelope.pop("properties"), "properties")
@@ -207,6 +203,7 @@ class RecordEncoder:
         recent: bool | None,  # noqa: FBT001  arguments of `StagingBuffer.try_append`
         _unused: None,
         stamp: bytes,
+        _shared: bytes | None = None,
     ) -> bytes | None:
         """Encode an event with the template. Return None if it does not support the event. The caller checks the size.
 
@@ -223,23 +220,26 @@ class RecordEncoder:
         template = self.template
         if template is None or meta is not None:
             return None
-        if user_id is not None or device_id is not None or ip is not None:
-            template = template.with_ids(ip, user_id, device_id)
-            if template is None:
-                return None
         recent = self._recent if recent is None else recent
+        shared, own_stamp = None, stamp
         try:
-            is_usual = time is None and insert_id is None
-            own_stamp = stamp if is_usual else restamp(stamp, time, insert_id, recent=recent)
+            if user_id is not None or device_id is not None or ip is not None:
+                shared = template.with_ids(ip, user_id, device_id)
+                if distinct_id is None:
+                    distinct_id = derive_distinct_id(user_id, device_id)
+            if time is not None or insert_id is not None:
+                own_stamp = restamp(stamp, time, insert_id, recent=recent)
         except Exception as error:  # noqa: BLE001  `encode_event` raises the error for the user
             raise_interruption(error)
             return None
-        record = template.encode(distinct_id, event_name, properties, own_stamp)
+        record = template.encode(distinct_id, event_name, properties, own_stamp, shared)
         if record is None or self._before_send is None:
             return record
         return self._hooked(record, _head(record, own_stamp), stamp, recent=recent)
 
-    def _encode_hooked(self, distinct_id: object, event_name: object, properties: object, stamp: bytes) -> bytes | None:
+    def _encode_hooked(
+        self, distinct_id: object, event_name: object, properties: object, stamp: bytes, _shared: bytes | None
+    ) -> bytes | None:
         """Encode an event without special arguments, and pass it to the hook. See `encode_plain`."""
         assert self.template is not None
         record = self.template.encode(distinct_id, event_name, properties, stamp)

@@ -86,19 +86,16 @@ def restamp(stamp: bytes, time: object, insert_id: object, *, recent: bool) -> b
     Raises:
         ValidationError, TypeError, UnicodeEncodeError: if one of them is not valid.
     """
-    now, quote, made_id = stamp.rpartition(b'"')
-    moment = now + quote
-    if time is not None:
-        moment = time_fragment(event_time(time, "", now=stamp_time(stamp), recent=recent))
-    if insert_id is None:
-        return moment + made_id
-    if type(insert_id) is not str:
-        raise TypeError
-    own_id = insert_id.encode()
-    # Every hexadecimal id of a UUID, of which none is a placeholder.
-    if len(own_id) != _HEX_ID_LENGTH or not own_id.isalnum():
-        check_insert_id(insert_id, "")
-    return moment + own_id
+    now, _, made_id = stamp.partition(b',"$insert_id":"')
+    ms = int(now) if time is None else event_time(time, "", now=int(now) / 1000, recent=recent)
+    if insert_id is not None:
+        if type(insert_id) is not str:
+            raise TypeError
+        made_id = insert_id.encode()
+        # Every hexadecimal id of a UUID, of which none is a placeholder.
+        if len(made_id) != _HEX_ID_LENGTH or not made_id.isalnum():
+            check_insert_id(insert_id, "")
+    return b'%d,"$insert_id":"%b' % (ms, made_id)
 
 
 def stamp_time(stamp: bytes) -> float:

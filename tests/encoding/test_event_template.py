@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from mixpanel_async import MixpanelException
 from mixpanel_async._encoding.arguments import EventArguments
 from mixpanel_async._encoding.event_template import EventTemplate
+from mixpanel_async._encoding.hooks import DroppedByHook
 from mixpanel_async._encoding.records import RecordEncoder
 from mixpanel_async._encoding.size_check import MAX_RECORD_BYTES
 from mixpanel_async._encoding.timestamps import time_fragment
@@ -215,3 +216,36 @@ def test_record_takes_only_its_own_size_in_memory() -> None:
     assert data is not None
     assert data.__sizeof__() <= len(data) + 33
     assert data.endswith(b"}}")
+
+
+IDS_OF_CALLS = [("203.0.113.7", None, "d"), ("203.0.113.7", "u", None), (None, "u", "d"), ("0", "u", "d")]
+
+
+def outcome(arguments: EventArguments, *, has_template: bool, **options: Any) -> bytes | str:
+    """Return the record of an event, or the text of the error."""
+    encoder = RecordEncoder("token", **options)
+    encoder.template = encoder.template if has_template else None
+    try:
+        return bytes(encoder.encode_event(arguments, now=NOW, new_id=lambda: MADE))
+    except (MixpanelException, DroppedByHook) as error:
+        return str(error)
+
+
+@pytest.mark.parametrize("ids", IDS_OF_CALLS)
+@pytest.mark.parametrize("properties", [None, {"a": 1}, {"ip": "203.0.113.8"}, {f"p{n}": n for n in range(246)}])
+def test_ids_are_encoded_as_by_the_general_encoder(ids: Any, properties: dict[str, Any] | None) -> None:
+    ip, user_id, device_id = ids
+    arguments = EventArguments(None, "e", properties, None, user_id, device_id, ip)
+    options = {"super_properties": {"app": "shop"}}
+    assert outcome(arguments, has_template=True, **options) == outcome(arguments, has_template=False, **options)
+
+
+@pytest.mark.parametrize("key", ["b", Text("b"), 7, "\ud800"])
+def test_keys_that_a_hook_adds_are_checked_as_by_the_general_encoder(key: Any) -> None:
+    def hook(message: dict[str, Any]) -> dict[str, Any]:
+        message["properties"][key] = [1]
+        return message
+
+    arguments = EventArguments("u", "e", {"a": 1})
+    fast, general = (outcome(arguments, has_template=kind, before_send=hook) for kind in (True, False))
+    assert fast == general
