@@ -112,33 +112,50 @@ _OPTIONS: Final[dict[str, dict[str, Any]]] = {
 Opened = tuple[Any, Callable[[], Awaitable[object]]]
 
 
-def measure(origin: str, events: int, subject: str = "mixpanel_async", *, memory: bool = False) -> dict[str, float]:
-    """Return for each shape, and the floor, the seconds of CPU net of the harness.
+def measure(
+    origin: str, events: int, subject: str = "mixpanel_async", *, turn: int = 0, memory: bool = False
+) -> dict[str, list[float]] | dict[str, float]:
+    """Return for each shape the seconds of CPU net of the harness, and those of the floor right before and after it.
 
     With `memory`, return for each shape the bytes of memory per queued event, divided by the size of its JSON.
+
+    Args:
+        turn: number of the run. Each begins with another shape, so that no shape always comes first in a process.
     """
     if memory:
         # Its events are not delivered.
         logging.disable()
         return {shape: run(_memory(shape, events)) for shape in CALLS}
-    costs: dict[str, float | None] = {}
     # The first round fills the memory of the process.
-    for shapes in (("track",), CALLS):
-        if subject == "mixpanel_async":
-            costs["floor"] = run(_floor(origin, events))
-        for shape in shapes:
-            costs[shape] = run(_cost(_CLIENTS[subject], shape, origin, events))
-    return {shape: cost for shape, cost in costs.items() if cost is not None}
+    run(_cost(_CLIENTS[subject], "track", origin, events))
+    run(_floor(origin, events))
+    names = [*CALLS]
+    costs: dict[str, list[float]] = {}
+    before = run(_floor(origin, events))
+    for at in range(len(names)):
+        shape = names[(at + turn) % len(names)]
+        cost = run(_cost(_CLIENTS[subject], shape, origin, events))
+        if cost is None:
+            continue
+        after = run(_floor(origin, events)) if subject == "mixpanel_async" else before
+        costs[shape] = [cost, (before + after) / 2]
+        before = after
+    return costs
 
 
 async def _cost(client: Any, shape: str, origin: str, events: int) -> float | None:
     async with client(shape, origin, events) as opened:
         if opened is None:
             return None
-        target, close = opened
+        target, flush = opened
         idle = await _cpu(shape, _empty_target(shape), events, _nothing)
-        busy = await _cpu(shape, target, events, close)
-    if (got := ask(origin, "/take")["events"]) != events:
+        # The floor has a connection when its measurement begins, too.
+        await _drive(shape, target, 1)
+        await flush()
+        ask(origin, "/take")
+        busy = await _cpu(shape, target, events, flush)
+        got = ask(origin, "/take")["events"]
+    if got != events:
         raise RuntimeError(f"{shape}: the sink got {got} of {events} records")
     return busy - idle
 
@@ -151,10 +168,10 @@ async def _floor(origin: str, events: int) -> float:
     return busy - idle
 
 
-async def _cpu(shape: str, target: Any, events: int, close: Callable[[], Awaitable[object]]) -> float:
+async def _cpu(shape: str, target: Any, events: int, flush: Callable[[], Awaitable[object]]) -> float:
     began = time.process_time()
     await _drive(shape, target, events)
-    await close()
+    await flush()
     return time.process_time() - began
 
 
@@ -195,14 +212,20 @@ class _EmptyClient:
 def _empty_target(shape: str) -> Any:
     if shape == "bound client per event":
         return _EmptyClient()
+    # The own cost of a user's function is not the library's.
     if shape == "before_send":
-        return _empty_with_hook
+        return _hook_alone
+    if shape == "serializer used":
+        return _serializer_alone
     return _empty_nowait if shape in _NOT_AWAITED else _empty
 
 
-async def _empty_with_hook(distinct_id: str, event_name: str, properties: dict[str, Any]) -> None:
-    """Call the hook alone: its own cost is not the library's."""
-    _hook({"event": event_name, "properties": properties, "distinct_id": distinct_id})
+async def _hook_alone(distinct_id: str, event_name: str, properties: dict[str, Any]) -> None:  # noqa: ARG001
+    _hook(properties)
+
+
+async def _serializer_alone(distinct_id: str, event_name: str, properties: dict[str, Any]) -> None:  # noqa: ARG001
+    _serializer(properties["thing"])
 
 
 @asynccontextmanager
@@ -211,7 +234,7 @@ async def _mixpanel_async(shape: str, origin: str, events: int) -> AsyncIterator
 
     policy = BatchPolicy(max_events=2_000, max_pending_events=max(events, 2_000))
     async with AsyncMixpanel(TOKEN, api_host=origin, batching=policy, **_OPTIONS.get(shape, {})) as client:
-        yield _target(client, shape), client.aclose
+        yield _target(client, shape), client.flush
 
 
 def _target(client: Any, shape: str) -> Any:
@@ -246,10 +269,10 @@ async def _official(shape: str, origin: str, events: int) -> AsyncIterator[Opene
     async def call(*arguments: Any) -> None:
         method(*arguments)
 
-    async def close() -> None:
+    async def flush() -> None:
         consumer.flush()
 
-    yield call, close
+    yield call, flush
 
 
 @asynccontextmanager
@@ -268,12 +291,12 @@ async def _posthog(shape: str, origin: str, events: int) -> AsyncIterator[Opened
     async def call(distinct_id: str, event_name: str, properties: dict[str, Any] | None = None) -> None:
         client.capture(event_name, distinct_id=distinct_id, properties=properties)
 
-    async def close() -> None:
+    async def flush() -> None:
         await client.flush(timeout_seconds=None)
-        await client.shutdown()
 
     async with client:
-        yield call, close
+        yield call, flush
+        await client.shutdown()
 
 
 _CLIENTS: Final[dict[str, Any]] = {
