@@ -5,6 +5,7 @@ The process stops at SIGTERM.
 
 from __future__ import annotations
 
+import importlib
 import socket
 import sys
 from pathlib import Path
@@ -21,18 +22,7 @@ def serve(framework: str, variant: str) -> None:
     listener.listen(1_000)
     print(listener.getsockname()[1], flush=True)
     sys.path.insert(0, str(EXAMPLES))
-    if framework == "fastapi":
-        import uvicorn
-
-        from . import plain_apps
-
-        app: Any = plain_apps.fastapi_app
-        if variant != "plain":
-            import fastapi_app
-
-            app = fastapi_app.app
-        uvicorn.Server(uvicorn.Config(app, access_log=False, log_level="error")).run([listener])
-    else:
+    if framework == "aiohttp":
         from aiohttp import web
 
         from . import plain_apps
@@ -43,6 +33,20 @@ def serve(framework: str, variant: str) -> None:
 
             made = aiohttp_app.create_app()
         web.run_app(made, sock=listener, access_log=None, print=None)
+        return
+    import uvicorn
+
+    app = _asgi_app(framework, is_plain=variant == "plain")
+    uvicorn.Server(uvicorn.Config(app, access_log=False, log_level="error")).run([listener])
+
+
+def _asgi_app(framework: str, *, is_plain: bool) -> Any:
+    if framework == "django":
+        # Settings are set once per process.
+        return importlib.import_module("benchmarks.plain_django" if is_plain else "django_app").asgi
+    if is_plain:
+        return importlib.import_module("benchmarks.plain_apps").fastapi_app
+    return importlib.import_module("fastapi_app").app
 
 
 if __name__ == "__main__":

@@ -93,7 +93,9 @@ def test_flags_benchmark_compares_with_the_official_sdk() -> None:
     assert result.stdout.count(" us") >= 14
 
 
-@pytest.mark.parametrize("framework", ["aiohttp", pytest.param("fastapi", marks=pytest.mark.long)])
+@pytest.mark.parametrize(
+    "framework", ["aiohttp", *(pytest.param(name, marks=pytest.mark.long) for name in ("django", "fastapi"))]
+)
 def test_apps_benchmark_measures_with_and_without_tracking(framework: str) -> None:
     command = [sys.executable, "-m", "benchmarks.apps", "--framework", framework, "--turns", "1", "--connections", "4"]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=110)
