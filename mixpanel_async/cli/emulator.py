@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING, Annotated, Final, NoReturn
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
@@ -16,13 +15,10 @@ from mixpanel_async import IdMerge
 
 from . import require
 from .emulator_tls import tls_lines, tls_options
+from .stop_signals import capture_stop_signals, wait_for_signal
 
 if TYPE_CHECKING:
     from mixpanel_async.emulator import Server
-
-# A signal that arrives between the last check of the interpreter and the wait does not end the wait, so that the wait
-# has a timeout. On Windows, no signal ends it.
-_SIGNAL_POLL_SECONDS: Final = 0.5
 
 
 def emulator(
@@ -86,7 +82,7 @@ def emulator(
     and Python trust it. A line for each request goes to standard error: time, status, endpoint, number of records,
     result and first reason.
     """
-    stop_signals = _capture_stop_signals()
+    stop_signals = capture_stop_signals()
     require("demo", "starlette", "uvicorn")
     from mixpanel_async.emulator import Emulator
 
@@ -151,7 +147,7 @@ def _serve(
             print("warning: other machines can reach this emulator, and it has no access control", file=sys.stderr)
         print("\n".join([server.url, *tls_lines(server)]), flush=True)
         with output(server):
-            _wait_for_signal(stop_signals)
+            wait_for_signal(stop_signals)
     finally:
         server.close()
 
@@ -174,26 +170,6 @@ def _check_origins(origins: Sequence[str]) -> None:
         Emulator(allow_origins=origins)
     except ValueError as error:
         _fail(f"invalid --allow-origin: {error}")
-
-
-def _capture_stop_signals() -> SimpleQueue[int]:
-    """Return a queue that receives SIGINT and SIGTERM.
-
-    `SimpleQueue.put` is reentrant: a signal handler may call it while the same thread waits in `get`.
-    """
-    stop_signals: SimpleQueue[int] = SimpleQueue()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda number, _: stop_signals.put(number))
-    return stop_signals
-
-
-def _wait_for_signal(stop_signals: SimpleQueue[int]) -> None:
-    while True:
-        try:
-            stop_signals.get(timeout=_SIGNAL_POLL_SECONDS)
-        except Empty:
-            continue
-        return
 
 
 def _parse_service_account(text: str | None) -> tuple[str, str, str] | None:

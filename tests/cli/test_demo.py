@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
+import httpx
 import pytest
 from rich.console import Console
+from typer.testing import CliRunner
 
 from mixpanel_async import IdMerge, __version__
+from mixpanel_async.cli.app import app
 from mixpanel_async.cli.demo.command import run_demo
 from mixpanel_async.emulator import Emulator
 
@@ -53,6 +58,46 @@ def test_demo_succeeds_and_prints_its_steps() -> None:
         "19 of 19 expectations hold",
     ):
         assert sentence in result.stdout
+
+
+def test_demo_ends_with_next_steps_that_exist() -> None:
+    steps = run_captured(Emulator(id_merge=IdMerge.ORIGINAL))[1].partition("Next steps\n")[2]
+    root = Path(__file__).parents[2]
+    for step in (line.split("  ")[1].strip() for line in steps.splitlines()):
+        if step.startswith("mixpanel-async "):
+            assert CliRunner().invoke(app, [*step.split()[1:], "--help"]).exit_code == 0
+        else:
+            assert (root / step).is_file()
+    assert len(steps.splitlines()) >= 4
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_served_demo_keeps_its_data_until_a_signal(number: signal.Signals) -> None:
+    command = [sys.executable, "-W", "error", "-c", RUN, "demo", "--events", "50", "--serve"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        address = next(found.group() for line in process.stdout if (found := re.search(r"http://\S+(?= until)", line)))
+        events = httpx.get(f"{address}/_emulator/events", trust_env=False).json()
+        assert len(events) > 50
+        assert "<html" in httpx.get(address, trust_env=False).text
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=20)
+    assert (process.returncode, errors) == (0, "")
+
+
+@pytest.mark.parametrize("arguments", [("--serve", "--redis", "redis://127.0.0.1:1"), ("--port", "70000")])
+def test_options_that_cannot_be_used_are_reported(arguments: tuple[str, ...]) -> None:
+    result = CliRunner().invoke(app, ["demo", *arguments])
+    assert result.exit_code == 2
+    assert arguments[0] in result.output
+
+
+def test_port_in_use_is_reported_in_one_line() -> None:
+    with Emulator().serve() as server:
+        result = run_command("demo", "--port", server.url.rpartition(":")[2])
+    assert result.returncode == 2
+    assert "cannot listen on port" in result.stderr
+    assert result.stderr.count("\n") == 1
 
 
 def test_output_is_plain_text_within_80_columns_without_a_terminal() -> None:

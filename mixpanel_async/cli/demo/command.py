@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import uuid
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import anyio
 import typer
@@ -22,6 +22,7 @@ from mixpanel_async import (
 )
 
 from .. import require
+from ..stop_signals import capture_stop_signals, wait_for_signal
 from .output import DemoOutput
 from .scenario import DemoScenario
 
@@ -41,10 +42,16 @@ def demo(
             show_default=False,
         ),
     ] = None,
+    serve: Annotated[  # noqa: FBT002  an option of a command
+        bool, typer.Option("--serve", help="Keep the emulator with the data of the demo running, until Ctrl-C.")
+    ] = False,
+    port: Annotated[int, typer.Option(min=0, max=65_535, help="Port of the emulator; 0 picks a free one.")] = 0,
 ) -> None:
     """Show track, alias, identify and merge with a local Mixpanel emulator, and check each result.
 
     Needs no account and no network. Exits with status 1 if a result differs from the expected one.
+
+    With --serve, the emulator stays open at the end: a page in the browser shows the events, profiles and people.
 
     With --redis, processes on this machine hand records to a new queue in a Redis of yours, which is removed at the
     end. That takes half a minute.
@@ -53,11 +60,13 @@ def demo(
     from mixpanel_async.emulator import Emulator
 
     console = Console(highlight=False)
+    if redis is not None and (serve or port):
+        _fail("--serve and --port cannot be combined with --redis")
     try:
         if redis is not None:
             all_hold = _run_with_redis(console, redis, events)
         else:
-            all_hold = run_demo(Emulator(id_merge=IdMerge.ORIGINAL), console, events=events)
+            all_hold = run_demo(Emulator(id_merge=IdMerge.ORIGINAL), console, events=events, port=port, is_served=serve)
     except (KeyboardInterrupt, asyncio.CancelledError):
         # On Python 3.10 anyio.run reports Ctrl-C as the cancellation of its main task.
         console.print("\nInterrupted.")
@@ -75,8 +84,7 @@ def _run_with_redis(console: Console, url: str, events: int) -> bool:
     try:
         outbox = RedisOutbox(url, name=f"mixpanel-demo-{uuid.uuid4().hex[:8]}")
     except ConfigurationError as error:
-        print(f"mixpanel-async demo: {error}".replace("the url of RedisOutbox", "--redis"), file=sys.stderr)
-        raise typer.Exit(2) from None
+        _fail(str(error).replace("the url of RedisOutbox", "--redis"))
     try:
         return run_many_hosts(console, outbox, events=events)
     except (MixpanelException, PartFailedError) as error:
@@ -84,21 +92,44 @@ def _run_with_redis(console: Console, url: str, events: int) -> bool:
         return False
 
 
-def run_demo(emulator: Emulator, console: Console, *, events: int) -> bool:
+def _fail(message: str) -> NoReturn:
+    print(f"mixpanel-async demo: {message}", file=sys.stderr)
+    raise typer.Exit(2)
+
+
+def run_demo(emulator: Emulator, console: Console, *, events: int, port: int = 0, is_served: bool = False) -> bool:
     """Run the whole scenario over a loopback socket.
 
     Args:
         emulator: an empty project with `IdMerge.ORIGINAL`.
         console: receives the output.
         events: number of events that the background worker tracks; at least 1.
+        port: port of the emulator; 0 picks a free one.
+        is_served: whether the emulator keeps running after the scenario, until SIGINT or SIGTERM.
 
     Returns:
         Whether every expectation holds.
+
+    Raises:
+        Exit: with status 2 if the port cannot be used.
     """
     output = DemoOutput(console)
-    with emulator.serve() as server:
+    server = emulator.serve(port=port)
+    try:
+        server.start()
+    except OSError as error:
+        _fail(f"cannot listen on port {port}: {error.strerror or error}")
+    try:
         anyio.run(_run_scenario, emulator, server.url, output, events)
-    return output.print_result()
+        all_hold = output.print_result()
+        output.print_next_steps()
+        if is_served:
+            stop_signals = capture_stop_signals()
+            output.print_address(server.url)
+            wait_for_signal(stop_signals)
+    finally:
+        server.close()
+    return all_hold
 
 
 async def _run_scenario(emulator: Emulator, url: str, output: DemoOutput, events: int) -> None:

@@ -57,7 +57,9 @@ def run_many_hosts(console: Console, outbox: RedisOutbox, *, events: int, steps:
         output.print_introduction(server.url)
         scenario = ManyHostsDemo(emulator, output, outbox=outbox, api_host=server.url, events=events, steps=steps)
         anyio.run(scenario.run)
-    return output.print_result()
+    all_hold = output.print_result()
+    output.print_next_steps()
+    return all_hold
 
 
 class PartFailedError(Exception):

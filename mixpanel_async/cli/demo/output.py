@@ -6,12 +6,22 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from typing import Final
 
 from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+
+_NEXT_STEPS: Final = (
+    ("mixpanel-async demo --serve", "see the data of the demo in a browser"),
+    ("mixpanel-async emulator --port 8080", "run a local Mixpanel for your own app"),
+    ("examples/quick_start.py", "a first program, and how to run it"),
+    ("docs/tutorial.md", "from the first event to a tested app"),
+    ("docs/guides/identity.md", "when to call identify, alias and merge"),
+    ("docs/guides/migration.md", "move from the official SDK"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,3 +122,14 @@ class DemoOutput:
         style = "bold red" if failed else "bold green"
         self._console.print(f"\n[{style}]{holding} of {len(self._expectations)} expectations hold.[/]")
         return not failed
+
+    def print_next_steps(self) -> None:
+        """Print commands to run and pages to read after the demo."""
+        self._console.print("\n[bold]Next steps[/]")
+        for step, text in _NEXT_STEPS:
+            self._console.print(f"  {escape(step):36} {escape(text)}")
+
+    def print_address(self, url: str) -> None:
+        """Print where the emulator keeps the data of the demo."""
+        self._console.print(f"\nThe data of the demo is at {url} until Ctrl-C.")
+        self._console.file.flush()
