@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+from forked_python import popen
 from typer.testing import CliRunner
 
 from mixpanel_async.cli.app import app
@@ -68,7 +69,7 @@ def start(*arguments: object, host: str = "", stdin: int | io.BufferedReader = s
     given = [str(one) for one in arguments]
     environment = {**os.environ, "MIXPANEL_TOKEN": TOKEN, "MIXPANEL_API_HOST": host}
     environment.pop("FORCE_COLOR", None)
-    return subprocess.Popen(
+    return popen(
         [*RUN, *given],
         stdin=stdin,
         stdout=subprocess.PIPE,

@@ -12,6 +12,7 @@ from typing import Any
 
 import orjson
 from emulator_export import exported_lines
+from forked_python import ForkedPython, popen
 from import_command import MAIN, RESTORE_SIGINT, TOKEN, Result
 from typer.testing import CliRunner
 
@@ -49,11 +50,11 @@ def run(*arguments: object, host: str = "", **environment: str | None) -> Result
     return Result(result.exit_code, result.stdout, result.stderr)
 
 
-def start(*arguments: object, host: str) -> subprocess.Popen[str]:
+def start(*arguments: object, host: str) -> ForkedPython:
     """Start a command of the group in a child process."""
     environment = {**os.environ, "MIXPANEL_TOKEN": TOKEN, "MIXPANEL_API_HOST": host}
     environment.pop("FORCE_COLOR", None)
-    return subprocess.Popen(
+    return popen(
         [*RUN, *map(str, arguments)],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,

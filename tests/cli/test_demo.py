@@ -12,6 +12,8 @@ from pathlib import Path
 
 import httpx
 import pytest
+from forked_python import popen
+from forked_python import run as run_forked
 from rich.console import Console
 from typer.testing import CliRunner
 
@@ -25,8 +27,9 @@ RUN = "import sys; from mixpanel_async.cli import main; main()"
 
 def run_command(*arguments: str, hidden: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
     """Run the console command in a child process, with some modules hidden from import."""
+    run = subprocess.run if hidden else run_forked
     hide = "".join(f"sys.modules[{name!r}] = None; " for name in hidden)
-    return subprocess.run(
+    return run(
         [sys.executable, "-W", "error", "-c", f"import sys; {hide}{RUN}", *arguments],
         capture_output=True,
         text=True,
@@ -178,7 +181,7 @@ def test_importing_the_cli_package_imports_no_extra() -> None:
 def test_control_c_ends_the_demo_without_a_traceback() -> None:
     # Background jobs of a shell inherit an ignored SIGINT, so the child restores the default handler.
     restore_handler = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
-    with subprocess.Popen(
+    with popen(
         [sys.executable, "-W", "error", "-c", f"{restore_handler}; {RUN}", "demo", "--events", "200000"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -202,8 +205,8 @@ def test_version_option_prints_the_version() -> None:
 @pytest.mark.skipif(sys.platform == "win32", reason="closed pipes raise other errors there")
 @pytest.mark.parametrize("command", [["demo", "--events", "50"], ["--help"], ["emulator", "--help"]])
 def test_closed_pipe_ends_a_command_quietly(command: list[str]) -> None:
-    with subprocess.Popen(
-        [sys.executable, "-c", RUN, *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    with popen(
+        [sys.executable, "-W", "error", "-c", RUN, *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout is not None
         assert process.stderr is not None

@@ -13,6 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 import trustme
+from forked_python import ForkedPython, popen, run
 from typer.testing import CliRunner
 
 from mixpanel_async.cli.app import app
@@ -23,9 +24,9 @@ EVENT = {"event": "Viewed", "properties": {"token": "t", "distinct_id": "u"}}
 
 
 @contextmanager
-def running(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+def running(*arguments: str) -> Iterator[tuple[ForkedPython, str]]:
     """Run the command. Yields the process and the address that it printed."""
-    with subprocess.Popen([*RUN, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with popen([*RUN, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         try:
             yield process, process.stdout.readline().removesuffix("\n")
@@ -34,7 +35,7 @@ def running(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
                 process.kill()
 
 
-def stop(process: subprocess.Popen[str], number: signal.Signals) -> None:
+def stop(process: ForkedPython, number: signal.Signals) -> None:
     process.send_signal(number)
     output, errors = process.communicate(timeout=10)
     assert (process.returncode, output, errors) == (0, "", "")
@@ -42,7 +43,7 @@ def stop(process: subprocess.Popen[str], number: signal.Signals) -> None:
 
 def run_refused(*arguments: str) -> tuple[int, str]:
     """Run arguments that are refused at once. Return the exit status and the error output."""
-    result = subprocess.run([*RUN, *arguments], capture_output=True, text=True, timeout=25)
+    result = run([*RUN, *arguments], capture_output=True, text=True, timeout=25)
     assert result.stdout == ""
     assert "Traceback" not in result.stderr
     return result.returncode, result.stderr

@@ -14,6 +14,7 @@ from typing import IO, Any, Final
 
 import httpx
 import pytest
+from forked_python import popen
 from rich.console import Console
 
 from mixpanel_async.cli.emulator_output import RequestLines, entry_line, first_steps, printable, styler
@@ -33,7 +34,7 @@ def plain(_: str, text: str) -> str:
 def running(*arguments: str, stderr: int | IO[bytes], **variables: str) -> Iterator[tuple[Any, str]]:
     """Run the command. Yields the process and the address that it printed."""
     inherited = {key: value for key, value in os.environ.items() if key not in {"NO_COLOR", "FORCE_COLOR"}}
-    with subprocess.Popen(
+    with popen(
         [*RUN, *arguments], stdout=subprocess.PIPE, stderr=stderr, env={**inherited, "TERM": "xterm", **variables}
     ) as process:
         assert process.stdout is not None
@@ -113,7 +114,7 @@ def test_hints_come_only_at_the_first_start(tmp_path: Path) -> None:
 
 def test_hints_name_addresses_that_clients_accept(tmp_path: Path) -> None:
     options = ("--host", "0.0.0.0", "--allow-remote", "--tls", "--tls-dir", str(tmp_path), "--id-merge", "original")
-    with subprocess.Popen([*RUN, *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    with popen([*RUN, *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stderr is not None
         port = process.stdout.readline().decode().strip().rpartition(":")[2]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import subprocess
 import sys
 from collections.abc import Iterable
 from html.parser import HTMLParser
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from forked_python import run as run_forked
 from typer.testing import CliRunner
 
 from mixpanel_async.cli.app import app
@@ -88,7 +88,7 @@ def test_standard_input_is_read(tmp_path: Path) -> None:
     content = gzip.compress(write(tmp_path / "a.ndjson", FAULTY).read_bytes())
     main = "from mixpanel_async.cli import main; main()"
     command = [sys.executable, "-c", main, "identity", "audit", "-", "--id-merge", "original", "--json"]
-    done = subprocess.run(command, input=content, capture_output=True, timeout=30, check=True)
+    done = run_forked(command, given=content, capture_output=True, timeout=30, check=True)
     assert json.loads(done.stdout)["events"] == 5
 
 

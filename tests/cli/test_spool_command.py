@@ -14,6 +14,7 @@ from typing import Any
 
 import orjson
 import pytest
+from forked_python import popen
 from typer.testing import CliRunner, Result
 
 from mixpanel_async import SqliteSpool
@@ -190,7 +191,7 @@ def test_closed_pipe_causes_no_traceback(tmp_path: Path) -> None:
         owner = db.add_owner(b"p" * 16, 1_600_000_000.0)
         db.insert([(lane_start(owner, 0) + at, 0, EVENT) for at in range(1, 5_001)])
     db.close()
-    with subprocess.Popen([*RUN, "export", path], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    with popen([*RUN, "export", path], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stderr is not None
         assert process.stdout.readline().startswith(b'{"id":')

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from forked_python import popen, run
 from redis_server import RedisServer, free_port
 from typer.testing import CliRunner
 
@@ -71,7 +72,7 @@ def test_once_delivers_what_waits_and_exits(url: str) -> None:
     with emulator.serve() as server:
         address = server.url
         command = [*RUN, "--from", url, "--once", "--name", "cron-1"]
-        done = subprocess.run(command, env=environment(address), capture_output=True, text=True, timeout=60)
+        done = run(command, env=environment(address), capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")
     assert len(emulator.events("Signed up")) == 30
     start, line = done.stdout.splitlines()
@@ -84,9 +85,7 @@ def test_signal_hands_over_and_prints_json(url: str) -> None:
     emulator = Emulator(token=TOKEN)
     with emulator.serve() as server:
         command = [*RUN, "--from", url, "--log", "json", "--kinds", "events,people", "--concurrency", "2"]
-        process = subprocess.Popen(
-            command, env=environment(server.url), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
+        process = popen(command, env=environment(server.url), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         hand_over(url, 10)
         end = time.monotonic() + 30
         while len(emulator.events("Signed up")) < 10 and time.monotonic() < end:
@@ -105,7 +104,7 @@ def test_second_signal_ends_the_first_process_of_a_container(url: str) -> None:
     first_process = [RUN[0], "-c", f"import os; os.getpid = lambda: 1; {RUN[4]}", *RUN[5:]]
     with socket.create_server(("127.0.0.1", 0)) as mixpanel:
         api_host = f"http://127.0.0.1:{mixpanel.getsockname()[1]}"
-        with subprocess.Popen([*first_process, "--from", url], env=environment(api_host)) as process:
+        with popen([*first_process, "--from", url], env=environment(api_host)) as process:
             mixpanel.settimeout(30)
             request, _ = mixpanel.accept()
             end = time.monotonic() + 9
@@ -120,7 +119,7 @@ def test_second_signal_ends_the_first_process_of_a_container(url: str) -> None:
 def test_outbox_that_cannot_be_reached_is_named_without_its_password() -> None:
     url = f"redis://user:s3cret@127.0.0.1:{free_port()}/0"
     variables = {**environment("http://127.0.0.1:1"), "MIXPANEL_OUTBOX": url}
-    done = subprocess.run([*RUN, "--once"], env=variables, capture_output=True, text=True, timeout=60)
+    done = run([*RUN, "--once"], env=variables, capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
     assert done.stderr.startswith("mixpanel-async worker: ")
     assert "s3cret" not in done.stdout + done.stderr
@@ -151,7 +150,7 @@ def test_worker_ends_if_redis_refuses_its_first_connection(
 
 def test_last_line_of_a_worker_that_never_reached_redis() -> None:
     variables = {**environment("http://127.0.0.1:1"), "MIXPANEL_OUTBOX": f"redis://127.0.0.1:{free_port()}/0"}
-    process = subprocess.Popen(RUN, env=variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = popen(RUN, env=variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     with process:
         assert process.stderr is not None
         assert "the outbox is not available" in process.stderr.readline()

@@ -39,6 +39,16 @@ _server.close()
 for _number, _stream in enumerate(_streams):
     os.dup2(_stream, _number)
     os.close(_stream)
+if "environment" in _request:
+    os.environ.clear()
+    os.environ.update(_request["environment"])
+    os.chdir(_request["folder"])
+    if _request["session"]:
+        os.setsid()
+    sys.path[0:1] = ["", *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+    if os.environ.get("PYTHONUNBUFFERED"):
+        for _output in (sys.stdout, sys.stderr):
+            _output.reconfigure(line_buffering=True)  # type: ignore[attr-defined, union-attr, unused-ignore]
 sys.argv = [_request["file"], *_request["arguments"]]
 if _request["file"] != "-c":
     __file__ = _request["file"]
