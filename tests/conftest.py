@@ -7,6 +7,7 @@ import functools
 import gc
 import importlib
 import os
+import zlib
 from asyncio import constants
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -38,12 +39,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark the cases that the short form of a test leaves out as `long`."""
     seen: dict[tuple[str, str], int] = {}
     for item in items:
+        if item.get_closest_marker("loops_in_turn") is not None and not _is_turn_of_its_loop(item):
+            item.add_marker(pytest.mark.long)
         if (mark := item.get_closest_marker("sample")) is not None:
             function = (str(item.path), getattr(item, "originalname", item.name))
             number = seen.get(function, 0)
             seen[function] = number + 1
             if number % mark.kwargs["every"]:
                 item.add_marker(pytest.mark.long)
+
+
+def _is_turn_of_its_loop(item: Any) -> bool:
+    """Return whether the short form runs a case on this event loop. A checksum of the case chooses one of the two."""
+    loop = item.callspec.params["anyio_backend"][0]
+    case = item.name.replace(f"[{loop}", "[", 1).replace(f"-{loop}", "", 1)
+    return bool(loop == ("asyncio", "trio")[zlib.crc32(case.encode()) % 2])
 
 
 @pytest.hookimpl(trylast=True)

@@ -232,6 +232,7 @@ TROUBLES: Final[dict[str, Trouble]] = {
 }
 
 
+@pytest.mark.loops_in_turn
 @pytest.mark.anyio
 @pytest.mark.parametrize("name", TROUBLES)
 async def test_failed_operations_raise_the_documented_errors(emulator: Emulator, open_client: Open, name: str) -> None:

@@ -218,6 +218,7 @@ VALUES: Final[dict[str, Any]] = {
 }
 
 
+@pytest.mark.loops_in_turn
 @pytest.mark.parametrize("value", VALUES)
 @pytest.mark.parametrize("field", FIELDS)
 @pytest.mark.anyio

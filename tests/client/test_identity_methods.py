@@ -69,6 +69,7 @@ async def test_retry_sends_the_same_payload() -> None:
     assert len({call.request.content for call in route.calls}) == 1
 
 
+@pytest.mark.loops_in_turn
 @pytest.mark.parametrize(
     ("status", "kind"),
     [

@@ -140,6 +140,7 @@ def bad_property_calls(bad: Any) -> dict[str, Call]:
     }
 
 
+@pytest.mark.loops_in_turn
 @pytest.mark.parametrize("data", BAD_PROPERTIES)
 @pytest.mark.anyio
 async def test_drop_counts_and_reports_invalid_properties(data: str, caplog: pytest.LogCaptureFixture) -> None:
@@ -165,6 +166,7 @@ async def test_drop_counts_and_reports_invalid_properties(data: str, caplog: pyt
     assert not [record for record in reported if SECRET in record.field + record.message]
 
 
+@pytest.mark.loops_in_turn
 @pytest.mark.parametrize("data", BAD_PROPERTIES)
 @pytest.mark.anyio
 async def test_raise_is_the_default(data: str) -> None:

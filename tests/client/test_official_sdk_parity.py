@@ -477,6 +477,7 @@ def test_table_contains_every_method_of_the_official_sdk() -> None:
     assert sorted(FULL) == shared_methods()
 
 
+@pytest.mark.loops_in_turn
 @pytest.mark.anyio
 @pytest.mark.parametrize("setup", SETUPS)
 @pytest.mark.parametrize("method", FULL)
@@ -943,6 +944,7 @@ REFUSALS: Final = (
 )
 
 
+@pytest.mark.loops_in_turn
 @pytest.mark.anyio
 @pytest.mark.parametrize("refusal", REFUSALS, ids=lambda refusal: f"{refusal.call.method} {refusal.path}")
 async def test_invalid_input_that_the_official_sdk_sends_is_rejected(refusal: Refusal) -> None:

@@ -203,6 +203,7 @@ READS = (
 )
 
 
+@pytest.mark.loops_in_turn
 @pytest.mark.parametrize("depth", [*range(242, 248), 252, 253, 1_000])
 @pytest.mark.parametrize(
     ("path", "record", "deepest"),
@@ -244,6 +245,7 @@ def test_flag_definition_that_is_accepted_can_be_read(depth: int) -> None:
         assert mixpanel.request("GET", path, auth=("t", "")).status_code == 200
 
 
+@pytest.mark.loops_in_turn
 @pytest.mark.parametrize("value", [b"[[[[1]]]]", b'{"b":{"\xff":{"d":{}}}}', b"[" + b",".join([b"1"] * 300) + b"]"])
 @pytest.mark.parametrize("name", [b"\xff", b"\\ud800", b"x" * 100_000])
 @pytest.mark.parametrize("query", ["", "?strict=1", "?strict=1&verbose=1", "?verbose=1&form"])

@@ -82,6 +82,7 @@ async def client(sink: Sink, **options: Any) -> AsyncIterator[AsyncMixpanel]:
         yield mp
 
 
+@pytest.mark.loops_in_turn
 @pytest.mark.parametrize("source", ["property", "super", "super and property", "bound", "bound and property"])
 @pytest.mark.parametrize("name", [*NAMES, "token"])
 @pytest.mark.anyio

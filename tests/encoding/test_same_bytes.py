@@ -145,6 +145,7 @@ def test_event_has_the_bytes_of_one_dict(
 KEYS: Final = {"a": 1, "at": datetime(2026, 1, 2, tzinfo=timezone.utc), "cart": [{"sku": "A"}], "ip": "203.0.113.9"}
 
 
+@pytest.mark.loops_in_turn
 @pytest.mark.parametrize("properties", [None, {}, {"a": 1}, KEYS, {"shared": 2}, {"$insert_id": "own", "b": 1}])
 @pytest.mark.parametrize("shared", [{}, {"shared": 1, "app": "shop"}, {"mp_lib": "own"}])
 @pytest.mark.parametrize("ids", [{}, {"user_id": "u"}, {"device_id": "$device:d", "ip": "203.0.113.7"}], ids=str)

@@ -268,6 +268,7 @@ INVALID_CALLS: dict[str, Callable[[AsyncMixpanel], Any]] = {
 }
 
 
+@pytest.mark.loops_in_turn
 @pytest.mark.anyio
 @pytest.mark.parametrize("name", INVALID_CALLS)
 async def test_g1_traceback_of_a_refused_call_contains_no_secret(name: str, observer: Observer) -> None:

@@ -129,6 +129,7 @@ BAD: dict[str, Any] = {
 }
 
 
+@pytest.mark.loops_in_turn
 @pytest.mark.parametrize("reply", BAD.values(), ids=BAD.keys())
 async def test_failed_poll_keeps_current_definitions(reply: Any, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)

@@ -161,6 +161,7 @@ BAD: dict[str, tuple[Any, str]] = {
 }
 
 
+@pytest.mark.loops_in_turn
 @pytest.mark.parametrize(("reply", "message"), BAD.values(), ids=BAD.keys())
 async def test_failure_becomes_the_fallback_reason(reply: Any, message: str, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)

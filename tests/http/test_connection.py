@@ -101,6 +101,7 @@ async def test_response_cut_off_on_a_kept_connection_is_not_stale() -> None:
     assert (result.sent, result.stale) == (True, False)
 
 
+@pytest.mark.loops_in_turn
 @pytest.mark.parametrize(
     ("host", "environment"),
     [

@@ -130,6 +130,7 @@ WRONG = [
 ]
 
 
+@pytest.mark.loops_in_turn
 @pytest.mark.parametrize(("variable", "value"), WRONG, ids=[f"{one[0]}-{at}" for at, one in enumerate(WRONG)])
 @pytest.mark.anyio
 async def test_wrong_variable_is_named_and_keeps_the_records(
@@ -167,6 +168,7 @@ HARMLESS = [
 ]
 
 
+@pytest.mark.loops_in_turn
 @pytest.mark.parametrize(("variables", "warnings"), HARMLESS, ids=range(len(HARMLESS)))
 @pytest.mark.parametrize("is_own", [True, False], ids=["own_pool", "user_client"])
 @pytest.mark.anyio
@@ -237,6 +239,7 @@ TRUST: list[tuple[dict[str, str], str | None]] = [
 ]
 
 
+@pytest.mark.loops_in_turn
 @pytest.mark.parametrize(("variables", "named"), TRUST, ids=range(len(TRUST)))
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="names of files in a certificate directory need openssl")
 @pytest.mark.anyio

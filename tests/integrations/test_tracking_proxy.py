@@ -223,6 +223,7 @@ async def test_body_of_unknown_length_is_streamed() -> None:
         assert b"data=" in mixpanel.requests[-1]
 
 
+@pytest.mark.loops_in_turn
 @pytest.mark.parametrize(
     ("method", "path", "headers", "status"),
     [
@@ -291,6 +292,7 @@ async def test_body_that_is_too_large_or_incomplete_is_cut_while_it_is_streamed(
         await proxy.aclose()
 
 
+@pytest.mark.loops_in_turn
 @pytest.mark.parametrize(
     ("headers", "chunks", "status"),
     [
