@@ -10,6 +10,7 @@ import pytest
 
 import tools.reference.griffe_extension
 from mixpanel_async import AsyncMixpanel, BlockingMixpanel
+from tools.reference.api import names_on_pages
 
 ROOT = Path(__file__).parents[2]
 EXTENSION = Path(tools.reference.griffe_extension.__file__)
@@ -50,3 +51,12 @@ def test_blocking_methods_have_the_signature_of_the_coroutine_methods(package: A
 def test_public_names_in_docstrings_are_links(package: Any) -> None:
     text = package["_client.blocking.BlockingMixpanel.flush"].docstring.value
     assert "[`AsyncMixpanel.flush`][mixpanel_async.AsyncMixpanel.flush]" in text
+
+
+def test_docstrings_of_public_names_are_understood(package: Any, caplog: pytest.LogCaptureFixture) -> None:
+    for module, name in names_on_pages():
+        found = package[f"{module}.{name}".removeprefix("mixpanel_async.")]
+        for one in (found, *(found.all_members.values() if found.is_class else ())):
+            if one.docstring is not None and not one.name.startswith("_"):
+                one.docstring.parse("google")
+    assert [record.getMessage() for record in caplog.records if record.name.startswith("griffe")] == []

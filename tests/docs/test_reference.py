@@ -26,7 +26,8 @@ from tools.reference.api import API_PAGES, names_on_pages
 from tools.reference.commands import arguments_of, commands, options_of
 from tools.reference.emulator_http import CONTROL_TEXTS, ENDPOINT_TEXTS, VIEW_TEXTS, endpoints
 from tools.reference.environment import NETWORK, VARIABLES
-from tools.reference.metrics import worker_instruments
+from tools.reference.log_events import log_calls
+from tools.reference.metrics import client_instruments, worker_instruments
 from tools.reference.pages import FOLDER, PAGES, outdated
 
 PACKAGE = Path(mixpanel_async.__file__).parent
@@ -152,6 +153,25 @@ def test_names_of_worker_metrics_are_those_of_the_exporter() -> None:
     assert {name for name in scraped if name.startswith("mixpanel_")} == {
         one.prometheus for one in worker_instruments()
     }
+
+
+def test_every_metric_is_listed() -> None:
+    instruments = [*client_instruments(), *worker_instruments()]
+    assert len(instruments) > 30
+    for one in instruments:
+        assert f"| `{one.name}`<br>`{one.prometheus}` |" in text_of("metrics.md")
+
+
+def test_every_log_event_is_listed() -> None:
+    for name in {call.name for call in log_calls()}:
+        assert f"\n| `{name}` | " in text_of("log-events.md")
+
+
+def test_every_exception_is_listed() -> None:
+    table = text_of("errors.md").partition("## Attributes")[0]
+    for name in mixpanel_async.__all__:
+        if name.endswith(("Error", "Exception")):
+            assert f"\n| [`{name}`](#mixpanel_async.{name}) |" in table
 
 
 def test_every_reason_is_listed() -> None:
