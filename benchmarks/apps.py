@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Final
 
 from .bench import environment, sink
-from .report import machine
+from .report import Row, machine, results
 
 VARIANTS: Final = {
     "plain": "without tracking",
@@ -199,10 +199,12 @@ def main() -> int:
     parser.add_argument(
         "--framework", choices=TITLES, action="append", help="measure only this framework; may be repeated"
     )
+    parser.add_argument("--output", type=Path, metavar="FOLDER", help="folder for results.json; created if missing")
     options = parser.parse_args()
 
     print(*machine(), f"{options.turns} turns of {REQUESTS} requests, {options.connections} connections", sep="\n")
     complete = True
+    rows: list[Row] = []
     for framework in options.framework or TITLES:
         found, events = asyncio.run(measure(framework, options))
         sent = found["tracked"].answers
@@ -212,13 +214,21 @@ def main() -> int:
         for name, words in VARIANTS.items():
             middle, high = found[name].percentile(0.5), found[name].percentile(0.99)
             verdict = "" if name == "plain" else f"  {allowed * 1e3:7.3f} ms  {'within' if high <= allowed else 'OVER'}"
-            print(f"{words:36}{middle * 1e3:7.3f} ms{high * 1e3:7.3f} ms{found[name].cpu * 1e6:7.0f} us{verdict}")
+            measured = f"{middle * 1e3:7.3f} ms{high * 1e3:7.3f} ms{found[name].cpu * 1e6:7.0f} us"
+            print(f"{words:36}{measured}{verdict}")
+            figures = {"median_ms": middle * 1e3, "p99_ms": high * 1e3, "cpu_us": found[name].cpu * 1e6}
+            title = TITLES[framework].partition(" ")[0]
+            rows.append(Row(section="apps", name=f"{title}, {words}", measured=measured, figures=figures))
         added = found["tracked"].cpu - found["plain"].cpu
         slower = found["tracked"].percentile(0.99) - found["plain"].percentile(0.99)
         met = "met" if added <= CPU_SECONDS else "NOT MET"
         wanted = f"wanted <= {CPU_SECONDS * 1e6:.0f} us: {met}"
         print(f"tracking adds {added * 1e6:.0f} us of CPU time to a request, {wanted}; {slower * 1e6:+.0f} us of p99")
         print(f"{events:,} of {sent:,} events delivered")
+    if options.output is not None:
+        options.output.mkdir(parents=True, exist_ok=True)
+        content = results(rows, options.turns * REQUESTS, 1)
+        (options.output / "results.json").write_text(json.dumps(content, indent=1) + "\n", "utf-8")
     return 0 if complete else 1
 
 

@@ -96,14 +96,17 @@ def test_flags_benchmark_compares_with_the_official_sdk() -> None:
 @pytest.mark.parametrize(
     "framework", ["aiohttp", *(pytest.param(name, marks=pytest.mark.long) for name in ("django", "fastapi"))]
 )
-def test_apps_benchmark_measures_with_and_without_tracking(framework: str) -> None:
-    command = [sys.executable, "-m", "benchmarks.apps", "--framework", framework, "--turns", "1", "--connections", "4"]
+def test_apps_benchmark_measures_with_and_without_tracking(framework: str, tmp_path: Path) -> None:
+    options = ("--framework", framework, "--turns", "1", "--connections", "4", "--output", str(tmp_path))
+    command = [sys.executable, "-m", "benchmarks.apps", *options]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=110)
     assert result.returncode == 0, result.stdout + result.stderr
     # 200 measured requests, 20 warm-up requests on each of four connections, and one that checks the start of the app.
     assert "300 of 300 events delivered" in result.stdout
-    for words in ("without tracking", "with tracking", "Mixpanel refuses connections", "Mixpanel never answers"):
-        assert words in result.stdout
+    rows = json.loads((tmp_path / "results.json").read_text("utf-8"))["rows"]
+    names = ("without tracking", "with tracking", "Mixpanel refuses connections", "Mixpanel never answers")
+    assert [row["name"].partition(", ")[2] for row in rows] == [*names]
+    assert all(name in result.stdout for name in names)
 
 
 def test_importer_benchmark_runs() -> None:

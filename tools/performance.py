@@ -101,7 +101,8 @@ def _paced(row: Row) -> str:
 
 
 def _apps(row: Row) -> str:
-    return f"median {row['median_ms']:.2f} ms, 99 % within {row['p99_ms']:.2f} ms"
+    cpu = f", {row['cpu_us']:.0f} µs of CPU" if "cpu_us" in row else ""
+    return f"median {row['median_ms']:.2f} ms, 99 % within {row['p99_ms']:.2f} ms{cpu}"
 
 
 def _flags(row: Row) -> str:
