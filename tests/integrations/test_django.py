@@ -439,6 +439,7 @@ GOOD = {"TOKEN": "token", "ID_MERGE": "simplified"}
         ("token", "E001", "must be a dict, not str"),
         ({**GOOD, "TOKNE": ""}, "E001", "unknown key 'TOKNE'; did you mean 'TOKEN'?"),
         ({**GOOD, "X": ""}, "E001", "unknown key 'X'; known keys: ALLOW_HTTP, API_HOST"),
+        ({**GOOD, "UNSUPPORTED": ""}, "E001", "unknown key 'UNSUPPORTED'"),
         ({**GOOD, "ID_MERGE": "new"}, "E001", "must be legacy, original, simplified, not 'new'"),
         ({**GOOD, "REGION": "mars"}, "E001", "region"),
         ({**GOOD, "USER_ID": "nowhere.at_all"}, "E001", "MIXPANEL['USER_ID'] cannot be imported"),

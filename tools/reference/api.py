@@ -13,6 +13,7 @@ from types import ModuleType, NoneType, UnionType
 from typing import Final, NamedTuple, Union, get_args, get_origin
 
 from mixpanel_async import AsyncMixpanel
+from mixpanel_async.integrations.django._settings import _KEYS as DJANGO_KEYS
 
 from .markdown import code, first_sentence, page, section, table
 
@@ -183,6 +184,12 @@ API_PAGES: Final[dict[str, ApiPage]] = {
                     "wrap_asgi",
                     "CookiePolicy",
                 ),
+                "The setting `MIXPANEL` is a dict with these keys: "
+                f"{', '.join(map(code, DJANGO_KEYS))}. Keys have the meaning of the option with the same name, of "
+                "`AsyncMixpanel` or of the `MixpanelIntegration` for [ASGI](#asgi). `USER_ID` is a function from the "
+                "signed-in user to the id; by default the primary key. `CLIENT` is a function that creates the client, "
+                "in place of the options of `AsyncMixpanel`. Functions can be dotted paths. With `SIGN_IN_ON_LOGIN` "
+                "(default `True`), Django's login and logout sign the visitor in and out.",
             ),
             Group("Celery", "mixpanel_async.integrations.celery", ("MixpanelIntegration", "current_mixpanel")),
             Group("taskiq", "mixpanel_async.integrations.taskiq", ("MixpanelMiddleware", "current_mixpanel")),

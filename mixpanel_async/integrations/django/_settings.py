@@ -16,8 +16,12 @@ from mixpanel_async import AsyncMixpanel, ConfigurationError, IdMerge
 from .._visitors import CookiePolicy
 
 _SETTING: Final = "MIXPANEL"
-_CLIENT_OPTIONS: Final = tuple(name for name in inspect.signature(AsyncMixpanel).parameters if not name.startswith("_"))
-
+_CLIENT_OPTIONS: Final = tuple(
+    name
+    for name, parameter in inspect.signature(AsyncMixpanel).parameters.items()
+    # Catch-alls reject arguments that other SDKs have.
+    if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+)
 
 # Options of all integrations that are no functions. Their constructor checks the values.
 _COMMON_OPTIONS: Final = ("cookie", "trusted_proxies", "geolocate", "track_requests", "sign_in_timeout")
