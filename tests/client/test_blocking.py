@@ -16,6 +16,7 @@ from typing import Any
 
 import anyio
 import pytest
+from forked_python import run as run_forked
 
 from mixpanel_async import (
     ApiError,
@@ -346,9 +347,9 @@ def test_program_ends_and_has_delivered(program: str) -> None:
     """
     emulator = Emulator()
     with emulator.serve() as server:
-        done = subprocess.run(
+        done = run_forked(
             [sys.executable, "-c", textwrap.dedent(head) + textwrap.dedent(code), server.url],
-            capture_output=True, text=True, timeout=20, check=False,
+            capture_output=True, text=True, timeout=20, modules=(),
         )  # fmt: skip
     assert done.returncode == status, done.stderr
     assert "mixpanel" not in done.stderr.replace("mixpanel_async/", "").lower()
@@ -375,9 +376,9 @@ SIGNAL_PROGRAM = """
 def test_handler_that_closes_in_the_middle_of_a_call_ends(delay: float) -> None:
     emulator = Emulator()
     with emulator.serve() as server:
-        done = subprocess.run(
+        done = run_forked(
             [sys.executable, "-c", textwrap.dedent(SIGNAL_PROGRAM), server.url, str(delay)],
-            capture_output=True, text=True, timeout=25, check=False,
+            capture_output=True, text=True, timeout=25, modules=(),
         )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "never awaited" not in done.stderr

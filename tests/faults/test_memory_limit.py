@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 
 import pytest
+from forked_python import run as run_forked
 
 from mixpanel_async.emulator import Emulator
 
@@ -100,7 +100,7 @@ def test_value_that_is_too_large_for_the_memory_is_refused(shape: str) -> None:
     emulator = Emulator()
     with emulator.serve() as server:
         program = [sys.executable, "-c", PROGRAM, server.url, shape]
-        done = subprocess.run(program, capture_output=True, text=True, timeout=25, check=False)
+        done = run_forked(program, capture_output=True, text=True, timeout=25, modules=())
     assert done.returncode == 0, (done.returncode, done.stderr)
     result = json.loads(done.stdout)
     assert result["rest"] == 0

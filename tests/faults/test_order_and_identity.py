@@ -13,6 +13,7 @@ from typing import Any
 import anyio
 import anyio.lowlevel
 import pytest
+from forked_python import popen
 
 from mixpanel_async import (
     AsyncMixpanel,
@@ -79,8 +80,8 @@ async def test_d2_update_in_flight_when_the_process_is_killed_is_not_repeated(ap
     emulator.break_next("hang", path="/track", apply=True)
     path = tmp_path / "spool"
     async with emulator.serve() as server:
-        child = subprocess.Popen(  # noqa: ASYNC220  starting it does not block
-            [sys.executable, "-c", CHILD, server.url, str(path)], stdout=subprocess.PIPE, text=True
+        child = popen(
+            [sys.executable, "-c", CHILD, server.url, str(path)], stdout=subprocess.PIPE, text=True, modules=()
         )
         assert child.stdout is not None
         assert await anyio.to_thread.run_sync(child.stdout.readline) == "accepted\n"

@@ -15,10 +15,23 @@ from pathlib import Path
 from typing import Final
 
 import httpx
+from forked_python import ForkedPython, popen
 
 EXAMPLES: Final = Path(__file__).resolve().parents[2] / "examples"
 _ADDRESS: Final = re.compile(r"http://127\.0\.0\.1:([1-9]\d*)")
 _TIMEOUT: Final = 20.0
+_MODULES: Final = (
+    "aiohttp.web",
+    "django.core.handlers.asgi",
+    "fastapi",
+    "gunicorn.app.wsgiapp",
+    "hypercorn.asyncio.run",
+    "hypercorn.run",
+    "mixpanel_async.integrations.aiohttp",
+    "mixpanel_async.integrations.fastapi",
+    "uvicorn.main",
+    "uvicorn_worker",
+)
 
 HERE: Final = Path(__file__).resolve().parent
 UVICORN: Final = ("uvicorn", "--app-dir", str(EXAMPLES), "--host", "127.0.0.1", "--port", "0")
@@ -62,7 +75,7 @@ class App:
         process: the process. A thread reads its output continuously, so that it never blocks on a full pipe.
     """
 
-    def __init__(self, process: subprocess.Popen[str]) -> None:
+    def __init__(self, process: ForkedPython | subprocess.Popen[str]) -> None:
         self.process = process
         self._lines: list[str] = []
         self._output_changed = threading.Condition()
@@ -142,8 +155,14 @@ def started(server: str, api_host: str, **environment: str) -> Iterator[App]:
         "PYTHONPATH": os.pathsep.join((str(EXAMPLES), str(HERE))),
         **environment,
     }
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=variables, start_new_session=True
+    process = popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=variables,
+        start_new_session=True,
+        modules=_MODULES,
     )
     app = App(process)
     try:

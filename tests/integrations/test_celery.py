@@ -11,11 +11,14 @@ import textwrap
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from app_servers import App
+from forked_python import popen
+from forked_python import run as run_forked
 
 from mixpanel_async import ConfigurationError
 from mixpanel_async.emulator import Emulator
@@ -26,6 +29,14 @@ pytestmark = pytest.mark.sample(every=4)
 HERE = Path(__file__).parent
 TASKS = 12
 PROCESSES = 4
+MODULES = (
+    "celery.apps.worker",
+    "celery.bin.celery",
+    "celery.concurrency.prefork",
+    "celery.worker.consumer",
+    "kombu.transport.filesystem",
+    "mixpanel_async.integrations.celery",
+)
 
 
 @pytest.fixture
@@ -44,9 +55,8 @@ def environment(folder: Path, api_host: str) -> dict[str, str]:
 
 
 def run(code: str, variables: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code)], env=variables, capture_output=True, text=True, timeout=20
-    )
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    done = run_forked(command, env=variables, capture_output=True, text=True, timeout=20, modules=MODULES)
     assert done.returncode == 0, done.stderr
     return done
 
@@ -70,7 +80,8 @@ def worker(emulator: Emulator, folder: Path, tasks: str, pool: str, *options: st
         run(f"from celery_program import *\n{tasks}", variables)
         command = [sys.executable, "-m", "celery", "--app", "celery_program", "worker", "--loglevel", "info"]
         quiet = ["--without-gossip", "--without-mingle", "--without-heartbeat"]
-        process = subprocess.Popen(
+        # gevent must change the standard library before anything imports it.
+        process: Any = (subprocess.Popen if pool == "gevent" else partial(popen, modules=MODULES))(
             [*command, *quiet, "--pool", pool, "--concurrency", str(PROCESSES), *options],
             env=variables,
             stdout=subprocess.PIPE,

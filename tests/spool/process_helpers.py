@@ -8,11 +8,14 @@ import sqlite3
 import subprocess
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
+
+from forked_python import popen
 
 from mixpanel_async.emulator import Emulator
 
@@ -20,10 +23,17 @@ SPOOL_PROCESS = Path(__file__).with_name("spool_process.py")
 
 
 class ClientProcess:
-    """Running process of `spool_process.py`."""
+    """Running process of `spool_process.py`.
 
-    def __init__(self, program: str, **given: Any) -> None:
-        self.process = subprocess.Popen(
+    Args:
+        program: the function that it runs.
+        is_child: start a child of this process, which can wait for its stop, rather than one of the fork server.
+        given: arguments of the function.
+    """
+
+    def __init__(self, program: str, *, is_child: bool = False, **given: Any) -> None:
+        start: Callable[..., Any] = subprocess.Popen if is_child else partial(popen, modules=())
+        self.process: Any = start(
             [sys.executable, "-W", "error", str(SPOOL_PROCESS), program, json.dumps(given, default=str)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -33,7 +43,6 @@ class ClientProcess:
 
     def read_json(self) -> dict[str, Any]:
         """Return the next JSON line that the process prints."""
-        assert self.process.stdout is not None
         line = self.process.stdout.readline()
         assert line, self.process.communicate()[1]
         values: dict[str, Any] = json.loads(line)
@@ -41,7 +50,7 @@ class ClientProcess:
 
     @property
     def is_alive(self) -> bool:
-        return self.process.poll() is None
+        return bool(self.process.poll() is None)
 
     def kill(self) -> None:
         self.process.kill()
@@ -49,7 +58,7 @@ class ClientProcess:
 
     def wait(self, timeout: float = 60.0) -> str:
         """Wait until the process exits. Return its standard error output."""
-        _, errors = self.process.communicate(timeout=timeout)
+        errors: str = self.process.communicate(timeout=timeout)[1]
         assert self.process.returncode == 0, errors
         return errors
 

@@ -35,8 +35,8 @@ def shared(folder: Path, *, processes: int, numbers: int, kills: int, seed: int,
 
         def begin() -> tuple[str, ClientProcess]:
             name = f"0-{next(numbering)}"
-            given = {"url": server.url, "path": path, "receipts": receipts, "process_name": name, "tasks": 20}
-            return name, ClientProcess("track_numbers", numbers=numbers, drains=True, **given)
+            given: dict[str, Any] = {"url": server.url, "path": path, "receipts": receipts, "process_name": name}
+            return name, ClientProcess("track_numbers", tasks=20, numbers=numbers, drains=True, **given)
 
         running = [begin() for _ in range(processes)]
         try:
@@ -102,7 +102,7 @@ def test_e6_stopped_process_keeps_its_rows_and_continues(tmp_path: Path) -> None
             "tasks": 5,
             "numbers": 50,
         }
-        with client_process("track_numbers", waits=True, **given) as one:
+        with client_process("track_numbers", is_child=True, waits=True, **given) as one:
             one.read_json()
             assert one.read_json()["stats"]["accepted"] == 250
             stopped_between_writes(one.process.pid, path)

@@ -45,11 +45,15 @@ class ForkedPython:
         server: server that forked it.
         pid: id of the process.
         streams: our ends of its standard streams, where they are pipes.
+        args: the command.
         text: open them as text.
     """
 
-    def __init__(self, server: ForkServer, pid: int, streams: Sequence[int | None], *, text: bool) -> None:
+    def __init__(
+        self, server: ForkServer, pid: int, streams: Sequence[int | None], args: Sequence[object], *, text: bool
+    ) -> None:
         self.pid = pid
+        self.args = args
         self.returncode: int | None = None
         self._server = server
         modes = ("w", "r", "r") if text else ("wb", "rb", "rb")
@@ -172,7 +176,7 @@ def popen(
             server = _server(options, modules)
             server.send(request, *theirs)
             pid = server.receive()
-    return ForkedPython(server, pid, ours, text=text)
+    return ForkedPython(server, pid, ours, command, text=text)
 
 
 def run(
