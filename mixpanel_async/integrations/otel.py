@@ -52,6 +52,8 @@ A worker of an outbox:
 | `mixpanel.worker.records.lost` | counter | `{record}` | `reason`: the value of a `DropReason` |
 | `mixpanel.worker.requests` | counter | `{request}` | |
 | `mixpanel.worker.retries` | counter | `{request}` | |
+| `mixpanel.queue.losses` | counter | `{loss}` | |
+| `mixpanel.queue.lost_records` | counter | `{record}` | |
 | `mixpanel.queue.records` | gauge | `{record}` | |
 | `mixpanel.queue.bytes` | gauge | `By` | |
 | `mixpanel.queue.dead` | gauge | `{record}` | |
@@ -59,7 +61,9 @@ A worker of an outbox:
 | `mixpanel.queue.oldest_seconds` | gauge | `s` | |
 
 Those of the queue are about the whole queue, as the worker saw it at its last heartbeat, at most 5 s ago. All workers
-report the same: use the maximum, not the sum. `mixpanel-async worker` watches itself if OpenTelemetry is installed.
+report the same: use the maximum, not the sum. For `losses` and `lost_records`, each worker counts what it has noticed
+itself: that the queue, or a part of it, was removed, and the records that were known to wait there.
+`mixpanel-async worker` watches itself if OpenTelemetry is installed.
 """
 
 from __future__ import annotations
@@ -169,6 +173,8 @@ _WORKER_COUNTERS: Final = (
     _Instrument("worker.records.lost", "{record}", "Records that ended without delivery.", _losses, "reason"),
     _Instrument("worker.requests", "{request}", "Requests started.", _field("requests")),
     _Instrument("worker.retries", "{request}", "Requests that repeated an earlier request.", _field("retries")),
+    _Instrument("queue.losses", "{loss}", "Times the queue or a part of it was removed.", _field("queue_losses")),
+    _Instrument("queue.lost_records", "{record}", "Records removed with it, if known.", _field("queue_lost_records")),
 )
 _WORKER_AMOUNTS: Final = (
     _Instrument("queue.records", "{record}", "Records waiting in the whole queue.", _field("waiting")),

@@ -148,6 +148,8 @@ class Held:
         workers: number of workers that are alive, this one included.
         erased: returns whether an encoded record names a person who was erased at `since` or later; None if there is
             none. It is asked about records that were read before.
+        losses: times, since the last answer, that this worker found the queue or a part of it removed.
+        lost_records: records lost with these, as far as their number is known.
     """
 
     lanes: frozenset[str]
@@ -160,6 +162,8 @@ class Held:
     waiting_bytes: int = 0
     workers: int = 0
     erased: Callable[[bytes, float], bool] | None = None
+    losses: int = 0
+    lost_records: int = 0
 
 
 class EntryWriter(Protocol):

@@ -64,6 +64,8 @@ class QueueServer:
         policy: the `maxmemory-policy`.
         memory: bytes in use.
         max_memory: limit of these; 0 without a limit.
+        default_user_may_write: whether the user `default` has the rights to write the queue, also if it is off. Redis 7
+            reads its append-only file with the rights of this user.
     """
 
     name: str
@@ -76,6 +78,7 @@ class QueueServer:
     policy: str | None = None
     memory: int | None = None
     max_memory: int | None = None
+    default_user_may_write: bool | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,6 +161,12 @@ def _persistence_advice(server: QueueServer) -> list[str]:
         )
     elif server.append_fsync == "no":
         found.append("appendfsync is no: a power failure may cost much; set it to everysec.")
+    if server.append_only is not False and server.default_user_may_write is False:
+        found.append(
+            "The user default may not write the queue, and Redis 7 reads its append-only file with the rights of this"
+            " user: the queue is empty after a restart. Run ACL SETUSER default ~* &* +@all, and keep it in the file of"
+            " users; the user may stay off."
+        )
     if server.append_status not in (None, "ok"):
         found.append("Redis could not write its append-only file: check its disk.")
     return found

@@ -288,6 +288,7 @@ class RedisInbox:
         self._known -= gone
         self._newer -= gone
         self._queue.note_waiting(int(waiting))
+        losses, lost_records = self._queue.take_losses()
         return Held(
             lanes=self._held,
             gone=frozenset(gone),
@@ -299,6 +300,8 @@ class RedisInbox:
             waiting_bytes=int(size),
             workers=int(workers),
             erased=self._erased.names,
+            losses=losses,
+            lost_records=lost_records,
         )
 
     async def _claim(self, found: Sequence[tuple[EntryId, int]]) -> None:

@@ -64,6 +64,7 @@ class RedisQueue:
         self.salt = ""
         """Key of the hashes in the queue."""
         self._last_waiting: int | None = None
+        self._losses = self._lost_records = 0
         self._token = token
         self._new_id = real_environment().new_id
         self._connection: RedisConnection | None = None
@@ -103,6 +104,8 @@ class RedisQueue:
         self.epoch, self.salt = epoch, salt
         if was_removed or lost:
             count = self._last_waiting if was_removed else lost
+            self._losses += 1
+            self._lost_records += count or 0
             log_event(
                 logging.ERROR,
                 "outbox_lost",
@@ -112,6 +115,12 @@ class RedisQueue:
                 queue=self.settings.name,
                 records=count,
             )
+
+    def take_losses(self) -> tuple[int, int]:
+        """Return how often the queue or a part of it was removed since the last call, and the records lost with it."""
+        taken = self._losses, self._lost_records
+        self._losses = self._lost_records = 0
+        return taken
 
     def note_waiting(self, records: int) -> None:
         """Note the number of waiting records, for the message if the queue is removed."""

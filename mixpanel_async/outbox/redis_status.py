@@ -11,6 +11,21 @@ from .redis_queue import permitted, policy_of
 from .redis_scripts import RELEASED
 
 _INFO_SECTIONS: Final = ("server", "persistence", "memory", "replication")
+# One call of each command that Redis writes to its append-only file for a script.
+_WRITES: Final = (
+    "XADD KEY * f v",
+    "XACK KEY g 0-0",
+    "XDEL KEY 0-0",
+    "XCLAIM KEY g c 0 0-0",
+    "XGROUP CREATE KEY g 0",
+    "HSET KEY f v",
+    "HINCRBY KEY f 1",
+    "HDEL KEY f",
+    "ZADD KEY 1 m",
+    "ZREM KEY m",
+    "DEL KEY",
+    "PEXPIREAT KEY 1",
+)
 
 
 def pairs(flat: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
@@ -83,7 +98,20 @@ async def read_server(connection: RedisConnection, key: str) -> QueueServer:
         policy=None if policy == "unknown" else policy,
         memory=_number(info.get("used_memory")),
         max_memory=_number(info.get("maxmemory")),
+        default_user_may_write=await _may_default_user_write(connection, key),
     )
+
+
+async def _may_default_user_write(connection: RedisConnection, key: str) -> bool | None:
+    """Return whether the user `default` may run the commands that change the queue; None if the server hides it."""
+    for command in _WRITES:
+        words = [key if word == "KEY" else word for word in command.split()]
+        answer = _text(await permitted(connection, key, "ACL", "DRYRUN", "default", *words))
+        if not isinstance(answer, str):
+            return None
+        if answer != "OK":
+            return False
+    return True
 
 
 def _flat(answer: Any) -> dict[str, Any]:

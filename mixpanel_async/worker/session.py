@@ -41,14 +41,19 @@ class OutboxState:
 
     Attributes:
         held: answer to the last heartbeat; None before the first.
+        losses: times that the queue or a part of it was found removed, in all runs.
+        lost_records: records lost with these, as far as their number is known.
     """
 
     def __init__(self) -> None:
         self.held: Held | None = None
+        self.losses = self.lost_records = 0
 
     def update(self, held: Held) -> None:
         """Note the answer to a heartbeat."""
         self.held = held
+        self.losses += held.losses
+        self.lost_records += held.lost_records
 
 
 class Session:

@@ -79,6 +79,9 @@ class WorkerStats:
             without.
         waiting_bytes: size of the records in the outbox as they are stored, at the last heartbeat.
         workers: workers that were alive at the last heartbeat.
+        queue_losses: times that this worker found the queue, or a part of it, removed from the outbox.
+        queue_lost_records: records that waited there at the heartbeat before, as far as their number is known. They are
+            in no other counter, unless the worker had read them.
     """
 
     claimed: int = 0
@@ -99,6 +102,8 @@ class WorkerStats:
     last_error: str | None = None
     waiting_bytes: int = 0
     workers: int = 0
+    queue_losses: int = 0
+    queue_lost_records: int = 0
 
 
 class Worker:
@@ -355,6 +360,8 @@ class Worker:
             dead=0 if held is None else held.dead,
             waiting_bytes=0 if held is None else held.waiting_bytes,
             workers=0 if held is None else held.workers,
+            queue_losses=self._assembly.state.losses,
+            queue_lost_records=self._assembly.state.lost_records,
             last_error=self._assembly.outage.last_error or stats.last_error,
         )
 

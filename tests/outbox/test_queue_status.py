@@ -44,7 +44,7 @@ def advice(server: dict[str, Any], **values: Any) -> tuple[str, ...]:
 
 
 def test_good_queue_needs_no_advice() -> None:
-    assert advice({}) == ()
+    assert advice({}) == advice({"default_user_may_write": True}) == ()
     assert advice({"version": "unknown", "memory": None, "max_memory": None}, workers=(), records=0) == ()
 
 
@@ -56,6 +56,7 @@ def test_good_queue_needs_no_advice() -> None:
         ({"append_only": False}, "set appendonly yes"),
         ({"append_fsync": "no"}, "set it to everysec"),
         ({"append_status": "err"}, "check its disk"),
+        ({"default_user_may_write": False}, "the queue is empty after a restart"),
         ({"policy": None}, "does not tell its maxmemory-policy"),
         ({"policy": "volatile-ttl"}, "set noeviction"),
         ({"policy": "allkeys-lru"}, "set it to noeviction"),

@@ -52,6 +52,18 @@ def run_in_child(main: Callable[[], Coroutine[Any, Any, None]]) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
+async def test_worker_counts_a_removed_part_of_the_queue(redis_server: RedisServer) -> None:
+    outbox, mixpanel = RedisOutbox(redis_server.url, partitions=1), Mixpanel()
+    await put(outbox, *(entry([set_value("ada", number)], "people:0") for number in range(3)))
+    redis_server.command("DEL", "{mixpanel}:people:0")
+    async with Worker(outbox, TOKEN, http_client=mixpanel.client()) as worker:
+        assert await worker.drain(timeout=10)
+        stats = worker.stats()
+        assert (stats.queue_losses, stats.queue_lost_records, stats.claimed) == (1, 3, 0)
+        assert await worker.drain(timeout=10)
+        assert (worker.stats().queue_losses, worker.stats().queue_lost_records) == (1, 3)
+
+
 @pytest.mark.parametrize("at", [-1.0, -1e9, 1e20])
 async def test_record_of_a_host_whose_clock_is_not_set_is_delivered(redis_server: RedisServer, at: float) -> None:
     outbox, mixpanel = RedisOutbox(redis_server.url, partitions=1), Mixpanel()
