@@ -39,7 +39,7 @@ def main() -> None:
     from .app import app
 
     try:
-        app()
+        app(prog_name="mixpanel-async")
     except BaseException as error:
         if not _is_closed_pipe(error):
             raise

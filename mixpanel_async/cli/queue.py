@@ -19,6 +19,7 @@ import typer
 from mixpanel_async import ConfigurationError, DropReason, MixpanelException
 
 from . import require
+from .examples import epilog
 from .stored import age_of, check_purge, count_of, print_json, print_letters, print_result, print_table, seconds_of
 
 if TYPE_CHECKING:
@@ -33,13 +34,9 @@ queue: Final = typer.Typer(
     help="Inspect and repair a queue in Redis or Valkey, also while producers and workers use it.\n\n"
     "URL is redis://, rediss:// or unix://, by default the value of MIXPANEL_OUTBOX.\n\n"
     "Exit status: 0 success; 1 no queue of this name, or Redis cannot be used; 2 invalid command line; 3 a bound of"
-    " `status` is exceeded.\n\n"
-    "Examples:\n\n"
-    "- `mixpanel-async queue status redis://queue:6379/0 --max-lag 100000 --max-age 5m`\n\n"
-    "- `mixpanel-async queue list --reason rejected --json`\n\n"
-    "- `mixpanel-async queue retry --id 1767225600000-0`\n\n"
-    "- `mixpanel-async queue purge --distinct-id user-1 --yes`\n\n"
-    "- `mixpanel-async queue export --output records.jsonl`",
+    " `status` is exceeded.",
+    epilog=epilog("queue"),
+    rich_markup_mode=None,
     no_args_is_help=True,
 )
 
@@ -50,7 +47,12 @@ Name = Annotated[str, typer.Option("--queue", help="Name of the queue, as in Red
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Reasons = Annotated[
     list[DropReason] | None,
-    typer.Option("--reason", help="Only dead letters with this reason. Repeatable.", show_default=False),
+    typer.Option(
+        "--reason",
+        metavar="REASON",
+        help="Only dead letters with this reason, such as rejected or unauthorized. Repeatable.",
+        show_default=False,
+    ),
 ]
 Ids = Annotated[
     list[str] | None,
@@ -58,7 +60,7 @@ Ids = Annotated[
 ]
 
 
-@queue.command()
+@queue.command(epilog=epilog("queue status"), short_help="Show what waits, dead letters and workers.")
 def status(
     url: Url,
     *,
@@ -95,7 +97,7 @@ def status(
         _fail("; ".join(exceeded), EXIT_BOUND)
 
 
-@queue.command("list")
+@queue.command("list", epilog=epilog("queue list"), short_help="List the dead letters.")
 def list_(
     url: Url,
     *,
@@ -129,7 +131,7 @@ def list_(
     _run(url, name, read)
 
 
-@queue.command()
+@queue.command(epilog=epilog("queue retry"), short_help="Put dead letters back to be sent.")
 def retry(
     url: Url, *, name: Name = "mixpanel", reason: Reasons = None, id: Ids = None, as_json: AsJson = False
 ) -> None:
@@ -157,7 +159,7 @@ def retry(
         print(f"no dead letter has the id {', '.join(sorted(unknown))}; see mixpanel-async queue list", file=sys.stderr)
 
 
-@queue.command()
+@queue.command(epilog=epilog("queue purge"), short_help="Delete records permanently.")
 def purge(
     url: Url,
     *,
@@ -201,7 +203,7 @@ def purge(
     print_result(asdict(gone), text, as_json=as_json)
 
 
-@queue.command()
+@queue.command(epilog=epilog("queue export"), short_help="Write records as JSON lines.")
 def export(
     url: Url,
     *,

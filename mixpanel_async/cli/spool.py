@@ -22,6 +22,7 @@ from mixpanel_async import (
     SqliteSpool,
 )
 
+from .examples import epilog
 from .stored import age_of, check_purge, count_of, print_json, print_letters, print_result, print_table, seconds_of
 
 EXIT_FAILED: Final = 1
@@ -31,6 +32,8 @@ _QUEUE_SCHEMES: Final = ("redis:", "rediss:", "unix:")
 spool: Final = typer.Typer(
     help="Inspect and repair a durable spool, also while clients use it.\n\n"
     "Exit status: 0 success; 1 no spool at the path, or it cannot be used; 2 damaged spool, or invalid command line.",
+    epilog=epilog("spool"),
+    rich_markup_mode=None,
     no_args_is_help=True,
 )
 
@@ -49,7 +52,12 @@ SpoolPath = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Reasons = Annotated[
     list[DropReason] | None,
-    typer.Option("--reason", help="Only dead letters with this reason. Repeatable.", show_default=False),
+    typer.Option(
+        "--reason",
+        metavar="REASON",
+        help="Only dead letters with this reason, such as rejected or unauthorized. Repeatable.",
+        show_default=False,
+    ),
 ]
 Ids = Annotated[
     list[int] | None,
@@ -57,7 +65,7 @@ Ids = Annotated[
 ]
 
 
-@spool.command()
+@spool.command(epilog=epilog("spool status"), short_help="Show what waits, and dead letters.")
 def status(
     path: SpoolPath,
     *,
@@ -77,7 +85,7 @@ def status(
             _fail(f"{path}: the spool is damaged; start a client to recover readable records", EXIT_DAMAGED)
 
 
-@spool.command("list")
+@spool.command("list", epilog=epilog("spool list"), short_help="List the dead letters.")
 def list_(
     path: SpoolPath,
     *,
@@ -100,7 +108,7 @@ def list_(
             print(f"There are more than {limit} dead letters; --limit 0 shows all.", file=sys.stderr)
 
 
-@spool.command()
+@spool.command(epilog=epilog("spool retry"), short_help="Put dead letters back to be sent.")
 def retry(path: SpoolPath, *, reason: Reasons = None, id: Ids = None, as_json: AsJson = False) -> None:
     """Put dead letters back to be sent, within ten seconds by a running client, or by the next one that starts.
 
@@ -118,7 +126,7 @@ def retry(path: SpoolPath, *, reason: Reasons = None, id: Ids = None, as_json: A
                 print(text, file=sys.stderr)
 
 
-@spool.command()
+@spool.command(epilog=epilog("spool purge"), short_help="Delete records permanently.")
 def purge(
     path: SpoolPath,
     *,
@@ -154,7 +162,7 @@ def purge(
         print_result(asdict(gone), text, as_json=as_json)
 
 
-@spool.command()
+@spool.command(epilog=epilog("spool export"), short_help="Write records as JSON lines.")
 def export(
     path: SpoolPath,
     *,

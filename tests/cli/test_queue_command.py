@@ -407,7 +407,7 @@ def test_spool_names_the_command_for_a_url(command: str) -> None:
 
 def test_help_has_examples_and_exit_status() -> None:
     text = CliRunner().invoke(app, ["queue", "--help"]).stdout
-    assert "mixpanel-async queue purge --distinct-id user-1 --yes" in text
+    assert "mixpanel-async queue purge redis://queue:6379/0 --distinct-id user-1 --yes" in text
     assert "3 a bound" in " ".join(text.split())
 
 

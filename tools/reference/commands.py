@@ -86,11 +86,17 @@ def _section(command: Command) -> str:
         parts.append(
             table(("Option", "Value", "Default", "Meaning", "Variable"), (_option_row(one, hints) for one in options))
         )
-    return section(command.path, *parts, command.command.epilog or "")
+    return section(command.path, *parts, _examples_of(command))
+
+
+def _examples_of(command: Command) -> str:
+    """Return the examples at the end of the help as a block."""
+    lines = (command.command.epilog or "").splitlines()[2:]
+    return "" if not lines else "```console\n" + "\n".join(line.removeprefix("  ") for line in lines) + "\n```"
 
 
 def _option_row(option: Any, hints: Mapping[str, Any]) -> tuple[str, ...]:
-    value = _value(hints[option.name], option)
+    value = _value(hints.get(option.name, bool), option)
     return _names(option), value, _default(option), option.help or "", _variables(option)
 
 

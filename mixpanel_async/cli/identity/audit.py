@@ -69,16 +69,6 @@ def audit(
     Mixpanel has marked with `$failure_reason` count as failed. Nothing is sent.
 
     Events seldom have an e-mail address. With user profiles, persons with one `$email` in their profiles are found too.
-
-    Examples:
-
-        mixpanel-async identity audit export.ndjson.gz --id-merge original
-
-        mixpanel-async identity audit 2024-*.json --id-merge simplified --html report.html --fail-on 0
-
-        mixpanel-async identity audit export.ndjson.gz --profiles people.ndjson --id-merge original
-
-        mixpanel-async identity audit --from-api --from-date 2024-01-01 --to-date 2024-03-31 --id-merge original
     """
     api = ApiExport(
         is_wanted=from_api,

@@ -64,7 +64,7 @@ FromApi = Annotated[
     typer.Option(
         "--from-api",
         help="Fetch the raw export of a range of days instead of reading files. Files of earlier days that are there "
-        "already are not fetched again. Needs a service account or --api-secret.",
+        "already are not fetched again. Needs --api-secret or a service account.",
     ),
 ]
 FromDate = Annotated[

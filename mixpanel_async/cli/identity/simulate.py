@@ -44,10 +44,6 @@ def simulate(
 
     Nothing is sent. A project that holds data cannot change its system: this shows what a new project would do with an
     import of the same events.
-
-    Example:
-
-        mixpanel-async identity simulate export.ndjson.gz --from original --id-merge simplified
     """
     try:
         exports = ExportFiles(files or [])

@@ -110,12 +110,6 @@ def apply(
     Exit status: 0 all calls are accepted, or --limit is reached; 3 done, but some calls failed or are uncertain;
     1 stopped by an error or by --max-failures; 2 nothing was sent: usage error, refused plan, or not confirmed;
     130 interrupted.
-
-    Examples:
-
-    `mixpanel-async identity apply pairs.csv.plan --limit 5`
-
-    `mixpanel-async identity apply pairs.csv.plan --yes --rate 20`
     """
     project = project_options(
         token=token,

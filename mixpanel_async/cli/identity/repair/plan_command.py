@@ -112,12 +112,6 @@ def plan(
 
     Exit status: 0 every pair is joined by the plan or already; 3 some pairs stay apart, with the reason in the plan;
     1 a file cannot be written, or the project cannot be read; 2 usage error, or a file cannot be read.
-
-    Examples:
-
-    `mixpanel-async identity plan pairs.csv --against export.ndjson.gz --id-merge original`
-
-    `mixpanel-async identity plan pairs.csv --against '2026-*.ndjson' --profiles people.ndjson --allow-user-merge`
     """
     path = output or Path(f"{pairs}.plan")
     project = project_options(

@@ -87,12 +87,6 @@ def verify(
 
     Exit status: 0 every pair is joined or accepted; 3 some are not, or not yet; 1 the project cannot be read; 2 usage
     error, or a file cannot be read.
-
-    Examples:
-
-    `mixpanel-async identity verify pairs.csv.plan --wait 60`
-
-    `mixpanel-async identity verify pairs.csv.plan --export after.ndjson.gz`
     """
     project = project_options(
         token=token,
