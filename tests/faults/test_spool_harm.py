@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 import pytest
+from forked_python import popen
 from spool_harness import SpoolHarness, fast_folder
 
 from mixpanel_async._model.outcomes import Delivered
@@ -121,7 +122,7 @@ class Tracker:
         command = [sys.executable, str(PROGRAM), *map(str, given)]
         self._log = path.parent.parent / "log"
         with self._log.open("wb") as log:
-            self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=log)
+            self._process = popen(command, stdin=subprocess.PIPE, stderr=log, modules=())
 
     def accepted(self) -> set[int]:
         try:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from forked_python import popen
 
 from mixpanel_async import AsyncMixpanel, BatchPolicy, ConfigurationError, RetryPolicy
 from mixpanel_async.emulator import Emulator
@@ -97,13 +98,14 @@ class Function:
     """
 
     def __init__(self, handler: str, api_host: str, **more: str) -> None:
-        self.process = subprocess.Popen(
+        self.process = popen(
             [sys.executable, "-W", "error", str(PROGRAM), handler],
             env={**os.environ, "MIXPANEL_TOKEN": "token", "MIXPANEL_API_HOST": api_host, **more},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            modules=(),
         )
 
     def invoke(self, event: int) -> None:
