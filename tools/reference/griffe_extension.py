@@ -10,6 +10,7 @@ import griffe
 _EXAMPLE: Final = re.compile(r"^Example:$", re.MULTILINE)
 _ARGS: Final = re.compile(r"^Args:$", re.MULTILINE)
 _SPAN: Final = re.compile(r"(?<![`\[])`([A-Z]\w+(?:\.\w+)?)`(?![`\]])")
+_PAGE: Final = re.compile(r"`docs/([\w/-]+\.md)`")
 _CONSTANT: Final = re.compile(r"_?[A-Z][A-Z_]+")
 # Functions that return the blocking form of a method.
 _BLOCKING: Final = frozenset({"_awaited", "_queueing"})
@@ -62,7 +63,8 @@ def _public_names(package: griffe.Module) -> dict[str, str]:
 
 
 def _with_links(text: str, public: dict[str, str]) -> str:
-    """Return a docstring in which code spans that are public names link to their entries."""
+    """Return a docstring in which code spans link to the pages and the entries of public names that they name."""
+    text = _PAGE.sub(r"[\g<0>](../\1)", text)
     return _SPAN.sub(lambda span: f"[{span[0]}][{public[span[1]]}]" if span[1] in public else span[0], text)
 
 
