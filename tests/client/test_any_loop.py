@@ -21,6 +21,8 @@ import anyio.lowlevel
 import anyio.to_thread
 import httpx
 import pytest
+from forked_python import popen
+from forked_python import run as run_forked
 
 from mixpanel_async import AsyncMixpanel, BatchPolicy, IdMerge, Overflow, RetryPolicy, SqliteSpool
 from mixpanel_async.emulator import Emulator
@@ -375,8 +377,8 @@ def test_process_ends_and_has_delivered(ending: str) -> None:
     emulator = Emulator()
     code = textwrap.dedent(program) + textwrap.dedent(ENDINGS[ending])
     with emulator.serve() as server:
-        done = subprocess.run(
-            [sys.executable, "-c", code, server.url], capture_output=True, text=True, timeout=20, check=False
+        done = run_forked(
+            [sys.executable, "-c", code, server.url], capture_output=True, text=True, timeout=20, modules=()
         )
         assert (done.returncode, done.stderr) == (0, "")
         assert sorted(event["properties"]["n"] for event in emulator.events("E")) == list(range(20))
@@ -394,9 +396,9 @@ def test_exit_tries_again_what_the_last_loop_could_not_deliver() -> None:
     emulator = Emulator()
     emulator.fail_next(503, times=1_000_000)
     with emulator.serve() as server:
-        process = subprocess.Popen(
+        process = popen(
             [sys.executable, "-c", textwrap.dedent(code), server.url],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, modules=(),
         )  # fmt: skip
         assert process.stdout is not None
         assert process.stdout.readline() == "ended\n"

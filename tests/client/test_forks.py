@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from forked_python import run as run_forked
 
 from mixpanel_async import (
     AsyncMixpanel,
@@ -92,8 +92,8 @@ def run_workers(folder: Path, kind: str, method: str, url: str, loop_end_timeout
     program = folder / "workers.py"
     program.write_text(WORKERS)
     command = [sys.executable, str(program), kind, method, url, str(loop_end_timeout)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=29, check=True)
-    return done.stderr
+    done = run_forked(command, capture_output=True, text=True, timeout=29, check=True, modules=())
+    return str(done.stderr)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no fork here")

@@ -20,6 +20,7 @@ import anyio
 import httpx
 import pytest
 from emulator_wire import TOKEN, Wire, imported
+from forked_python import popen
 
 from mixpanel_async import IdMerge
 from mixpanel_async.emulator import Emulator
@@ -358,7 +359,7 @@ def test_confirmed_data_survives_kill(tmp_path: Path, seed: int) -> None:
     sizes: dict[int, int] = {}
     unanswered: set[int] = set()
     for _ in range(2):
-        child = subprocess.Popen(
+        child = popen(
             [sys.executable, "-c", CHILD, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
         assert child.stdin is not None

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import orjson
 import pytest
+from forked_python import popen
 from locked_spool_program import COMMITTED, ENDINGS, UNWRITTEN
 
 from mixpanel_async import SqliteSpool
@@ -24,12 +25,13 @@ LIMIT = 25.0
 
 def run(ending: str, path: Path, timeout: float) -> tuple[str, str]:
     """Run a program and hold the lock while it ends. Return its output and its error output."""
-    process = subprocess.Popen(
+    process = popen(
         [sys.executable, PROGRAM, ending, orjson.dumps({"path": str(path), "timeout": timeout}).decode()],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        modules=(),
     )
     try:
         assert process.stdout is not None
