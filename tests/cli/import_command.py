@@ -6,6 +6,7 @@ import io
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -51,6 +52,16 @@ def write(path: Path, records: Iterable[object]) -> Path:
             file.write(record if isinstance(record, bytes) else orjson.dumps(record))
             file.write(b"\n")
     return path
+
+
+def feed(path: Path, content: bytes) -> None:
+    """Make a named pipe, which can be read only once, and write its content when a command opens it."""
+
+    def write_content() -> None:
+        path.write_bytes(content)
+
+    os.mkfifo(path)
+    threading.Thread(target=write_content, daemon=True).start()
 
 
 def run(*arguments: object, host: str = "", **environment: str) -> Result:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import gzip
-import os
-import threading
 from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
-from import_command import NOW, event, read_rejects, run, write
+from import_command import NOW, event, feed, read_rejects, run, write
 
 from mixpanel_async.cli.importing.format_detection import detect_format
 from mixpanel_async.cli.importing.option_values import Format
@@ -133,19 +131,11 @@ def test_text_of_a_list_is_decoded_once_for_all_its_rejects() -> None:
     assert originals == [{"id": 1, "items": [element]} for element in elements]
 
 
-def _feed(path: Path, content: bytes) -> None:
-    def write_content() -> None:
-        path.write_bytes(content)
-
-    os.mkfifo(path)
-    threading.Thread(target=write_content, daemon=True).start()
-
-
 def test_each_stream_is_checked(tmp_path: Path, emulator: Any) -> None:
     ours, june, tokyo = tmp_path / "ours", tmp_path / "june", tmp_path / "tokyo"
-    _feed(ours, orjson.dumps(event(1)) + b"\n")
-    _feed(june, b"type,name,user_id,anonymous_id,timestamp,properties,context\ntrack,A,u,a,2024-01-05 10:00:00,{},{}\n")
-    _feed(tokyo, orjson.dumps(event(2, **{"time": NOW + 32_400, ARRIVAL: NOW * 1000 + 900})) + b"\n")
+    feed(ours, orjson.dumps(event(1)) + b"\n")
+    feed(june, b"type,name,user_id,anonymous_id,timestamp,properties,context\ntrack,A,u,a,2024-01-05 10:00:00,{},{}\n")
+    feed(tokyo, orjson.dumps(event(2, **{"time": NOW + 32_400, ARRIVAL: NOW * 1000 + 900})) + b"\n")
     result = run(ours, june, tokyo, "--state-dir", tmp_path, host=emulator.url)
     assert (result.status, len(emulator.raw_events())) == (1, 1)
     assert f"{june}: looks like an export of June; check what becomes of it: mixpanel-async import {june}" in (
@@ -158,7 +148,7 @@ def test_each_stream_is_checked(tmp_path: Path, emulator: Any) -> None:
 def test_options_that_match_no_column_of_a_stream_are_named(mode: list[str], tmp_path: Path, emulator: Any) -> None:
     stream = tmp_path / "stream"
     rows = [f"e,u{number},{NOW},{{}},1" for number in range(300)]
-    _feed(stream, "\n".join(["event,distinct_id,time,data,n", *rows, ""]).encode())
+    feed(stream, "\n".join(["event,distinct_id,time,data,n", *rows, ""]).encode())
     good = ("--drop", "n", "--type", "n=number", "--spread", "data")
     wrong = ("--drop", "N", "--type", "m=number", "--spread", "date", "--map", "plan=Plan")
     result = run(stream, *good, *wrong, "--state-dir", tmp_path, *mode, host=emulator.url)

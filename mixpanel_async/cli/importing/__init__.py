@@ -9,7 +9,7 @@ Start reading at `command.py`, the command function. The modules by subject:
   tools; `record_conversion` makes arguments of client calls; `column_check` and `time_check` compare the options with
   the records before anything is sent.
 - Running: `importer` sends records, `client` creates the client, `dry_run` only checks, `concurrency` limits requests,
-  `event_order` keeps identity events in order.
+  `event_order` keeps identity events in order, `arrival_order` warns about files that are not.
 - State: `file_import` (one file's progress), `checkpoint`, `rejects_file`, `reject_tracker`, `paths`, `lock`.
 - Output: `progress` during the run, `summary` at the end; `dry_run_report`, with `fault_finder` and `text_types`.
 

@@ -108,6 +108,8 @@ class ColumnMapping:
             return self._apply_to_levels(record, inner)
         # The usual case by itself, because the general one takes 30 % longer.
         flat = {name: value for name, value in record.items() if name not in self.dropped}
+        if self.unmatched_names:
+            self._note_matches([flat])
         for column, column_type in self.types.items():
             if column in flat and flat[column] is not None:
                 flat[column] = _CONVERTERS[column_type](flat[column], column, self.time_parser)
@@ -129,6 +131,8 @@ class ColumnMapping:
         """Apply the mapping to a record with a preset or with objects that were spread."""
         flat = {name: value for name, value in record.items() if name not in self.dropped}
         levels = [flat, *({k: v for k, v in one.items() if k in record or k not in self.dropped} for _, one in inner)]
+        if self.unmatched_names:
+            self._note_matches(levels)
         self._convert_types(levels)
         own = {**flat} if self.own_columns else flat
         lookups = [(name, column, *_look_up_in(levels, column)) for name, column in self.columns.items()]
@@ -146,6 +150,11 @@ class ColumnMapping:
             _merge(flat, path, values)
         flat.update(self.constants)
         return flat
+
+    def _note_matches(self, levels: Sequence[Record]) -> None:
+        """Note which columns a record has, before a conversion of one of them may fail."""
+        found = [name for name in self.unmatched_names if _look_up_in(levels, self.columns[name])[0] is not None]
+        self.unmatched_names.difference_update(found)
 
     def _convert_types(self, levels: Sequence[Record]) -> None:
         for column, column_type in self.types.items():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final, NoReturn
 
@@ -15,6 +15,7 @@ import typer
 from mixpanel_async import Checker, ConfigurationError
 
 from . import typer_options as opt
+from .arrival_order import ArrivalOrder
 from .checkpoint import CheckpointError
 from .client import create_client
 from .column_check import ColumnCheck
@@ -162,7 +163,8 @@ def _open_inputs(options: ImportOptions) -> list[InputFile]:
 
 
 def _run_dry(inputs: Sequence[InputFile], options: ImportOptions) -> ImportSummary:
-    mapping, read_options, column_check = _check_options(inputs, options)
+    checked = _check_options(inputs, options)
+    mapping, column_check, order = checked.mapping, checked.column_check, ArrivalOrder()
     files = options.paths.prepare_dry_run(inputs)
     report = (
         DryRunReport(mapping, FaultGroups(mapping), options.columns.nesting)
@@ -172,9 +174,10 @@ def _run_dry(inputs: Sequence[InputFile], options: ImportOptions) -> ImportSumma
     display = create_display("valid", quiet=options.quiet)
     run = DryRun(
         files,
-        read_options=read_options,
+        read_options=checked.read_options,
         mapping=mapping,
         checker=Checker(_PLACEHOLDER_TOKEN, nesting=options.columns.nesting.of_client),
+        order=order,
         report=report,
         display=display,
     )
@@ -195,6 +198,7 @@ def _run_dry(inputs: Sequence[InputFile], options: ImportOptions) -> ImportSumma
         report=report,
         unmatched_options=_unmatched_options(inputs, mapping, column_check),
         unused_option=_unused_option(inputs, options.columns, mapping),
+        order_warning=order.warning(),
         suggest_time_mapping=_can_suggest_time_mapping(mapping),
         signal_status=signal_status,
     )
@@ -212,16 +216,21 @@ def _run_import(inputs: Sequence[InputFile], options: ImportOptions) -> ImportSu
             stack.callback(file.rejects.close)
             if file not in remaining:
                 print_line(_already_imported(file), sys.stderr)
-        mapping, read_options, column_check = _check_options([file.input for file in remaining], options)
+        checked = _check_options([file.input for file in remaining], options)
+        mapping, column_check = checked.mapping, checked.column_check
+        order = ArrivalOrder()
+        if checked.order_warning is not None:
+            print_line(checked.order_warning, sys.stderr)
         signals = stack.enter_context(SignalCounter())
         display = create_display("imported", quiet=options.quiet)
         stack.callback(display.close)
         importer = Importer(
             remaining,
             partial(create_client, project, limits, columns.nesting),
-            read_options=read_options,
+            read_options=checked.read_options,
             mapping=mapping,
             limits=limits,
+            order=order if checked.order_warning is None else None,
             display=display,
             signals=signals,
         )
@@ -236,6 +245,7 @@ def _run_import(inputs: Sequence[InputFile], options: ImportOptions) -> ImportSu
         reason_counts=importer.rejects.reason_counts,
         unmatched_options=_unmatched_options(inputs, mapping, column_check),
         unused_option=_unused_option(inputs, options.columns, mapping),
+        order_warning=order.warning(),
         suggest_time_mapping=_can_suggest_time_mapping(mapping),
         delivered=importer.delivered,
         failure=importer.failure,
@@ -244,10 +254,25 @@ def _run_import(inputs: Sequence[InputFile], options: ImportOptions) -> ImportSu
     )
 
 
-def _check_options(
-    inputs: Sequence[InputFile], options: ImportOptions
-) -> tuple[ColumnMapping, ReadOptions, ColumnCheck]:
-    """Check the options against the records. Return the mapping, options that check streams later, and their check."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _CheckedOptions:
+    """Options that agree with the records.
+
+    Args:
+        mapping: maps the columns of the files to fields and properties.
+        read_options: options for reading the files, which check streams later.
+        column_check: check of the columns.
+        order_warning: warning about the order of the events, or None.
+    """
+
+    mapping: ColumnMapping
+    read_options: ReadOptions
+    column_check: ColumnCheck
+    order_warning: str | None
+
+
+def _check_options(inputs: Sequence[InputFile], options: ImportOptions) -> _CheckedOptions:
+    """Check the options against the records."""
     columns, read_options = options.columns, options.columns.read_options()
     mapping = columns.column_mapping()
     column_check = columns.column_check(mapping, read_options)
@@ -263,7 +288,12 @@ def _check_options(
 
         return check
 
-    return time_check.run(inputs), replace(read_options, check_stream=check_stream), column_check
+    return _CheckedOptions(
+        mapping=time_check.run(inputs),
+        read_options=replace(read_options, check_stream=check_stream),
+        column_check=column_check,
+        order_warning=time_check.order_warning(),
+    )
 
 
 def _report(text: str, *, quiet: bool) -> None:

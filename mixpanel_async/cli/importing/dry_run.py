@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from mixpanel_async import Checker, ValidationError
 
+from .arrival_order import ArrivalOrder
 from .dry_run_report import SAMPLE_RECORDS, DryRunReport
 from .fault_finder import FaultFinder
 from .file_import import FileImport
@@ -37,6 +38,7 @@ class DryRun:
         read_options: options for reading them.
         mapping: maps their columns to fields and properties.
         checker: applies the client's own checks.
+        order: counts valid events that are not in order of arrival.
         report: receives what the records are and all their faults; None if it is not shown.
         display: shows progress.
     """
@@ -48,6 +50,7 @@ class DryRun:
         read_options: ReadOptions,
         mapping: ColumnMapping,
         checker: Checker,
+        order: ArrivalOrder,
         report: DryRunReport | None,
         display: Display,
     ) -> None:
@@ -55,8 +58,10 @@ class DryRun:
         self._read_options = read_options
         self._display = display
         self._mapping, self._report = mapping, report
-        create_check = _event_check if mapping.kind is ImportKind.EVENTS else _update_check
-        self._check = create_check(mapping, checker)
+        is_event = mapping.kind is ImportKind.EVENTS
+        create_check = _event_check if is_event else _update_check
+        self._check = _event_check(mapping, checker, order) if is_event else create_check(mapping, checker)
+        self._check_again = create_check(mapping, checker)
         self._finder = FaultFinder(mapping, lambda repaired: create_check(repaired, checker))
         self._spreader = mapping.spreader
         self._shown_at = monotonic()
@@ -116,7 +121,7 @@ class DryRun:
             count += 1
             report.add_row(row)
             with suppress(ValidationError):
-                self._check(row, (content_id, line))
+                self._check_again(row, (content_id, line))
                 if mapping.kind is ImportKind.EVENTS:
                     report.add_event(convert_event(row, (content_id, line)))
                 else:
@@ -135,12 +140,16 @@ class DryRun:
         self._display.show(progress, last=last)
 
 
-def _event_check(mapping: ColumnMapping, checker: Checker) -> Callable[[object, RowId], None]:
+def _event_check(
+    mapping: ColumnMapping, checker: Checker, order: ArrivalOrder | None = None
+) -> Callable[[object, RowId], None]:
     convert, check_event = event_converter(mapping), checker.event
 
     def check(row: object, row_id: RowId) -> None:
         distinct_id, name, properties, user_id, device_id, time, insert_id = convert(row, row_id)
         check_event(distinct_id, name, properties, user_id=user_id, device_id=device_id, time=time, insert_id=insert_id)
+        if order is not None:
+            order.add(row, name, user_id, device_id, time)
 
     return check
 

@@ -11,6 +11,11 @@ from collections.abc import Awaitable, Callable
 from time import monotonic
 from typing import Final
 
+# They go to `/import` like other events: `/track` ignores events that are more than five days old, and does not accept
+# `$merge`. A tuple, because an invalid name may not be hashable.
+IDENTITY_EVENTS: Final = ("$identify", "$create_alias", "$merge")
+"""Names of events that join ids."""
+
 # Less than the client's linger time: records that are handed over within this time share a request.
 _SHARED_SECONDS: Final = 0.1
 

@@ -177,8 +177,11 @@ def _fix(field: str, problem: str, columns: Sequence[str], mapping: ColumnMappin
     if "levels deep" in problem:
         return "--nesting text"
     if "is missing" in problem or "NoneType" in problem or "blank" in problem:
-        likely = _LIKELY_COLUMNS.get(name)
-        found = [column for column in columns if likely is not None and likely.fullmatch(column)]
+        likely, own = _LIKELY_COLUMNS.get(name), {name, f"${name}"}
+        found = [column for column in columns if likely is not None and likely.fullmatch(column) and column not in own]
+        if not found and not own.isdisjoint(columns):
+            # The field is read from this column already, and some records lack it.
+            return ""
         constant = f", or --set {name}=VALUE" if name in {"event", "group_key"} else ""
         is_field = name in {*_LIKELY_COLUMNS, "group_key", "group_id"}
         return f"--map {name}={found[0] if found else 'COLUMN'}{constant}" if is_field else ""

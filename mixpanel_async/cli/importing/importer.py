@@ -31,14 +31,15 @@ from mixpanel_async import (
     ValidationError,
 )
 
+from .arrival_order import EARLY_WARNING, ArrivalOrder
 from .concurrency import ConcurrencyController
-from .event_order import OrderGuard
+from .event_order import IDENTITY_EVENTS, OrderGuard
 from .file_import import FileImport, ImportPosition
 from .limits import BATCH_BYTES, BATCH_RECORDS, ImportLimits
 from .option_values import ImportKind
 from .progress import Display, WorkProgress
 from .reader import Chunk, ChunkReader
-from .record_conversion import IDENTITY_EVENTS, EventArguments, RowId, event_converter, record_key, update_converter
+from .record_conversion import EventArguments, RowId, event_converter, record_key, update_converter
 from .reject_tracker import RejectTracker
 from .signals import SignalCounter
 from .source_factory import ReadOptions
@@ -74,6 +75,7 @@ class Importer:
         read_options: options for reading the files.
         mapping: maps their columns to fields and properties.
         limits: see `ImportLimits`.
+        order: counts events that are not in order of arrival; None to leave that out.
         display: shows progress.
         signals: counts the signals that ask the import to stop.
     """
@@ -86,6 +88,7 @@ class Importer:
         read_options: ReadOptions,
         mapping: ColumnMapping,
         limits: ImportLimits,
+        order: ArrivalOrder | None,
         display: Display,
         signals: SignalCounter,
     ) -> None:
@@ -94,6 +97,7 @@ class Importer:
         self._read_options = read_options
         self._mapping = mapping
         self._limits = limits
+        self._order, self._is_order_shown = order, False
         self._display = display
         self._signals = signals
         self._is_serial = mapping.kind is not ImportKind.EVENTS
@@ -200,6 +204,8 @@ class Importer:
                     await order.before_record()
                 if type(insert_id) is str:
                     origins[insert_id] = (file, line)
+                if self._order is not None:
+                    self._order.add(row, name, user_id, device_id, time)
                 send = self._mp.track if self._is_endpoint_verified else self._send_probe_event
                 await send(
                     distinct_id,
@@ -217,7 +223,14 @@ class Importer:
                 break
         if order.is_strict and self.failure is None:
             await self._settle()
+        self._show_order()
         return read, rejected, 0
+
+    def _show_order(self) -> None:
+        """Warn once if events are not in order of arrival, while most of a stream may be still unsent."""
+        if self._order is not None and not self._is_order_shown and self._order.warning() is not None:
+            self._is_order_shown = True
+            self._display.print(EARLY_WARNING)
 
     async def _settle(self) -> None:
         """Wait until all records handed over so far are settled."""

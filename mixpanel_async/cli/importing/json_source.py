@@ -72,7 +72,20 @@ class NdjsonSource(StreamSource):
             else:
                 return
         if line.strip():
-            rows.append((number, UnreadableRow(f"is not valid JSON: {parser_message(error)}", decode_row(line))))
+            problem = _constant_problem(line) or parser_message(error)
+            rows.append((number, UnreadableRow(f"is not valid JSON: {problem}", decode_row(line))))
+
+
+def _constant_problem(line: bytes) -> str | None:
+    """Return the problem of a line that is JSON except for `NaN` or an infinity, else None."""
+    if b"NaN" not in line and b"Infinity" not in line:
+        return None
+    found: list[str] = []
+    try:
+        json.loads(line, parse_constant=found.append)
+    except (ValueError, RecursionError):
+        return None
+    return f"{found[0]} is not JSON; write null" if found else None
 
 
 class JsonSource(StreamSource):

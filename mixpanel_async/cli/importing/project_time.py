@@ -78,7 +78,7 @@ class ZoneClock:
         self._zone = zone
 
     def to_utc(self, time: float, arrival: float | None, content_id: str) -> float:  # noqa: ARG002
-        seconds = _to_seconds(time)
+        seconds = to_seconds(time)
         try:
             local = (_EPOCH + timedelta(seconds=seconds)).replace(tzinfo=self._zone)
             first, second = _offset(local), _offset(local.replace(fold=1))
@@ -106,7 +106,7 @@ class ObservedClock:
         self._timelines = {content_id: evidence.timeline() for content_id, evidence in files.items()}
 
     def to_utc(self, time: float, arrival: float | None, content_id: str) -> float:
-        seconds = _to_seconds(time)
+        seconds = to_seconds(time)
         offset = None if arrival is None else _offset_between(seconds, arrival)
         if offset is None or offset not in self._offsets[content_id]:
             hours, offsets = self._timelines[content_id]
@@ -131,7 +131,7 @@ class OffsetEvidence:
             time: time of the event, in seconds or milliseconds.
             arrival: value of `$mp_api_timestamp_ms`.
         """
-        seconds = _to_seconds(time)
+        seconds = to_seconds(time)
         if not _FIRST_TIME <= seconds <= _LAST_TIME:
             return
         self.records += 1
@@ -178,7 +178,8 @@ class OffsetEvidence:
         return f"{' and '.join(parts)} of {self.records:,} record{'s' if self.records > 1 else ''}"
 
 
-def _to_seconds(time: float) -> float:
+def to_seconds(time: float) -> float:
+    """Return a time in seconds, given one in seconds or milliseconds which the client distinguishes by their size."""
     return time / 1000 if abs(time) >= _MILLISECONDS_FROM else time
 
 

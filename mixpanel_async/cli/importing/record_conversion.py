@@ -12,6 +12,7 @@ import orjson
 
 from mixpanel_async import ValidationError, limit_depth
 
+from .event_order import IDENTITY_EVENTS
 from .option_values import ImportKind, InsertIds, Operation
 from .project_time import ARRIVAL_FIELD, to_number
 from .record_source import UnreadableRow
@@ -24,11 +25,6 @@ EventArguments = tuple[str | None, str, Record, str | None, str | None, float | 
 """Distinct id, name, properties, user id, device id, time (None: now), insert id."""
 RowId = tuple[str, int]
 """Identifier of the file's content, and the line."""
-
-# They go to `/import` like other events: `/track` ignores events that are more than five days old, and does not accept
-# `$merge`. A tuple, because an invalid name may not be hashable.
-IDENTITY_EVENTS: Final = ("$identify", "$create_alias", "$merge")
-"""Names of events that join ids."""
 
 # Added by Mixpanel to exported events whose `distinct_id` it has replaced by another id of the same person.
 _SENT_ID: Final = "$distinct_id_before_identity"

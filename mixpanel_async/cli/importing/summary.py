@@ -43,6 +43,7 @@ class ImportSummary:
         suggest_time_mapping: whether `--map time=COLUMN` could help if all records lack a time.
         unmatched_options: options whose column no record had.
         unused_option: message about another option that had no effect, or None.
+        order_warning: warning about the order of the events, or None.
         signal_status: exit status after a signal, or None.
     """
 
@@ -54,6 +55,7 @@ class ImportSummary:
     report: DryRunReport | None = None
     unmatched_options: Sequence[str] = ()
     unused_option: str | None = None
+    order_warning: str | None = None
     delivered: int | None = None
     failure: str | None = None
     advice: str = ""
@@ -98,6 +100,7 @@ class ImportSummary:
         if any(file.submitted.read > file.earlier.read for file in self.files):
             lines += [f"{option}: no record has this column" for option in self.unmatched_options]
             lines += [] if self.unused_option is None else [self.unused_option]
+        lines += [] if self.order_warning is None else [self.order_warning]
         paths = dict.fromkeys(file.rejects.path for file in self.files if file.rejects.path and file.not_imported)
         lines += [f"rejected records: {path}" for path in paths]
         lines += [f"{file.name}: {file.damage}" for file in self.files if file.damage is not None]
@@ -112,6 +115,7 @@ class ImportSummary:
             "valid": sum(file.settled.imported for file in self.files),
             "rejected": sum(file.recorded.rejected for file in self.files),
             "status": self.status,
+            "warnings": [] if self.order_warning is None else [self.order_warning],
             "damaged": {file.name: file.damage for file in self.files if file.damage is not None},
         }
         # Unlike orjson, this accepts names with bytes that could not be decoded.

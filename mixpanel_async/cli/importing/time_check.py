@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from mixpanel_async import ValidationError
 
+from .arrival_order import ArrivalOrder
 from .inputs import DamagedError, InputError, InputFile
 from .option_values import ImportKind
 from .project_time import ARRIVAL_FIELD, ObservedClock, OffsetEvidence
@@ -56,6 +57,7 @@ class TimeCheck:
         self._timezone = timezone
         self._project_timezone = project_timezone
         self._report = report
+        self._order = ArrivalOrder()
         # With UTC the caller says that numeric times are right as they are.
         self._compares = mapping.kind is ImportKind.EVENTS and (project_timezone or "").upper() not in {"UTC", "Z"}
         self._read_time = time_reader(mapping, all_times=project_timezone is not None)
@@ -102,6 +104,7 @@ class TimeCheck:
         read = numbers = 0
         for rows in _read(input_file, self._read_options):
             read += len(rows)
+            self._note_order(rows)
             numbers += self._add(evidence, rows, input_file.content_id)
             is_needed = is_auto or evidence.records or (self._project_timezone is not None and not numbers)
             if read >= _HEAD_RECORDS and not is_needed:
@@ -125,6 +128,20 @@ class TimeCheck:
             )
         self._report(f"{input_file.name}: numeric times are {evidence.describe()} from UTC, and are converted")
         return evidence
+
+    def order_warning(self) -> str | None:
+        """Return the warning about the order of the events that `run` has read, or None.
+
+        It reads raw exports to the end, and the beginning of other files.
+        """
+        return self._order.warning()
+
+    def _note_order(self, rows: Sequence[Row]) -> None:
+        """Take the order of events in Mixpanel's own form into account."""
+        for _, row in rows:
+            if type(row) is dict and type(properties := row.get("properties")) is dict:
+                ids = properties.get("$user_id"), properties.get("$device_id")
+                self._order.add(row, row.get("event"), *ids, properties.get("time"))
 
     def _add(self, evidence: OffsetEvidence, rows: Sequence[Row], content_id: str) -> int:
         """Compare some records. Return how many numeric times they have."""
