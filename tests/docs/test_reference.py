@@ -18,9 +18,13 @@ from prometheus_client import REGISTRY
 import mixpanel_async
 from mixpanel_async import AsyncMixpanel, DropReason
 from mixpanel_async._http.certificates import CERTIFICATE_VARIABLES
+from mixpanel_async._spool import schema
+from mixpanel_async.cli.identity.repair import journal, plan_file
+from mixpanel_async.cli.importing import checkpoint
 from mixpanel_async.emulator.http.control_api import CONTROLS, VIEWS
+from mixpanel_async.emulator.storage import store
 from mixpanel_async.integrations.otel import WorkerMetrics
-from mixpanel_async.outbox import MemoryOutbox
+from mixpanel_async.outbox import MemoryOutbox, redis_scripts
 from mixpanel_async.worker import Worker
 from tools.reference.api import API_PAGES, names_on_pages
 from tools.reference.commands import arguments_of, commands, options_of
@@ -186,6 +190,16 @@ def test_every_route_of_the_emulator_has_a_text() -> None:
     own = {path.removeprefix(prefix) for path in found if path.startswith(prefix)}
     assert own == {*VIEW_TEXTS, *CONTROL_TEXTS, "stream"} == {*VIEWS, *CONTROLS, "stream"}
     assert {path for path in found if not path.startswith("/_emulator")} == set(ENDPOINT_TEXTS)
+
+
+def test_format_numbers_are_those_of_the_page_of_versions() -> None:
+    page = (FOLDER.parent / "explanation" / "versions.md").read_text(encoding="utf-8")
+    assert f"has a format number. It is {schema.VERSION}, and there is no other so far." in page
+    assert f"format number, and so has each entry. Both are {redis_scripts.VERSION} so far." in page
+    assert f"| checkpoint of `import` (`FILE.import-state`) | {checkpoint._VERSION} |" in page
+    assert f"| plan and journal of `identity plan` and `apply` | {journal._VERSION} |" in page
+    assert plan_file._HEAD.endswith(f"format {journal._VERSION}")
+    assert f"| data directory of the emulator | {store._VERSION} |" in page
 
 
 @pytest.mark.parametrize("name", sorted(PAGES))
