@@ -26,9 +26,8 @@ if TYPE_CHECKING:
 
 MP_LIB: Final = "python-async"
 _MAX_ITEMS: Final = 254
-_JSON_TYPES: Final = (
-    orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_PASSTHROUGH_SUBCLASS
-)
+# No `default`: orjson would swallow what a signal handler raises there.
+_JSON_TYPES: Final = orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_SUBCLASS | orjson.OPT_OMIT_MICROSECONDS
 _SCALAR_TYPES: Final = frozenset({str, int, bool, type(None)})
 # Properties that the client sets itself, and ids that need validation.
 _RESERVED: Final = frozenset(
@@ -154,7 +153,7 @@ class EventTemplate:
                 return None
             unusual = _first_unusual(properties, normalizer.native_types)
             data = properties if unusual is None else self._converted(properties, unusual)
-            return b"".join((start, person, stamp, constants, dumps(data, normalizer.as_json, _JSON_TYPES)[1:], b"}"))
+            return b"".join((start, person, stamp, constants, dumps(data, None, _JSON_TYPES)[1:], b"}"))
         except Exception as error:  # noqa: BLE001  the general encoder raises the error for the user
             self._raise_if_final(error)
             return None

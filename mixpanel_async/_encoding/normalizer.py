@@ -6,6 +6,7 @@ Most values are strings, numbers, booleans and None. All other values are visite
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 from datetime import date, datetime, timezone
@@ -27,8 +28,7 @@ if TYPE_CHECKING:
     from decimal import Decimal
 
 _PLAIN: Final = frozenset({str, int, bool, type(None)})
-_DATETIME: Final[frozenset[type]] = frozenset({datetime})
-_NATIVE_TYPES: Final = _DATETIME | {UUID, date}
+_NATIVE_TYPES: Final = frozenset({UUID, date})
 _MIN_INT: Final = -(2**63)
 _MAX_INT: Final = 2**64 - 1
 _MAX_CONVERSIONS: Final = 8
@@ -77,7 +77,7 @@ class Normalizer:
         serializer: called with a value of an unknown type. Returns a value of a known type, or raises.
 
     Attributes:
-        native_types: further types that orjson, with `as_json`, encodes as `value` would.
+        native_types: further types that orjson encodes as `value` would.
     """
 
     __slots__ = ("limits", "native_types", "serializer")
@@ -86,7 +86,7 @@ class Normalizer:
         self.limits = limits
         self.serializer = serializer
         # A serializer may convert these itself.
-        self.native_types = _NATIVE_TYPES if serializer is None else _DATETIME
+        self.native_types: frozenset[type] = _NATIVE_TYPES if serializer is None else frozenset()
 
     def normalize_in_place(self, properties: dict[str, Any], path: str) -> None:
         """Replace the values that are not JSON. The encoder rejects the strings that are not.
@@ -119,24 +119,18 @@ class Normalizer:
             self.mapping(properties, path)
 
     def value(self, key: str, value: Any, path: str) -> Any:
-        """Return the value of a property as a JSON value.
+        """Return the value of a property as a JSON value, or as a date without offset, which orjson writes faster.
 
         Raises:
             ValidationError: if the value, or one inside it, cannot be sent.
         """
         kind = type(value)
-        if self.serializer is None and kind.__module__ == "decimal" and is_decimal(value):
-            # The next ones are native. Only a program that imported the module has one.
-            self.native_types |= {kind}
+        if kind is datetime:
+            return _utc(value)
+        decimal = sys.modules.get("decimal")
+        if decimal is not None and kind is decimal.Decimal and self.serializer is None:
+            return _decimal(value)
         return _Visitor(self.limits, self.serializer, path).property(key, value)
-
-    @staticmethod
-    def as_json(value: Any) -> Any:
-        """Return a `datetime`, a date or a `Decimal` as a JSON value, for orjson."""
-        if type(value) is datetime:
-            # In a third of the time of `isoformat`.
-            return orjson.dumps(_utc(value), None, orjson.OPT_OMIT_MICROSECONDS)[1:-1].decode()
-        return value.isoformat() if type(value) is date else _decimal(value)
 
     def mapping(self, value: Mapping[Any, Any], path: str) -> dict[str, Any]:
         """Return a deep copy of a message, or of its properties, that contains only JSON values.

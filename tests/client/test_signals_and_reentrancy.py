@@ -7,6 +7,7 @@ import contextlib
 import logging
 import signal
 from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta, tzinfo
 from typing import Any
 
 import pytest
@@ -184,3 +185,34 @@ async def test_tracking_in_a_log_handler_does_not_recurse(caplog: pytest.LogCapt
         logger.removeHandler(handler)
     await mp.aclose()
     assert mp.stats().losses["queue_full"] >= 9
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="there are no such signals here")
+@pytest.mark.anyio
+async def test_signal_during_the_conversion_of_a_value_reaches_the_caller() -> None:
+    class StopNow(BaseException):
+        pass
+
+    class Zone(tzinfo):
+        def utcoffset(self, _moment: datetime | None) -> timedelta:
+            signal.raise_signal(signal.SIGUSR1)
+            return timedelta(0)
+
+        def dst(self, _moment: datetime | None) -> None:
+            return None
+
+        def tzname(self, _moment: datetime | None) -> None:
+            return None
+
+    def stop(*_: object) -> None:
+        raise StopNow
+
+    before = signal.signal(signal.SIGUSR1, stop)
+    try:
+        async with Emulator().client() as mp:
+            await mp.track("user", "Event")
+            with pytest.raises(StopNow):
+                await mp.track("user", "Event", {"at": datetime(2026, 8, 21, tzinfo=Zone())})
+            assert mp.stats().accepted == 1
+    finally:
+        signal.signal(signal.SIGUSR1, before)
