@@ -126,18 +126,24 @@ def measure(
         # Its events are not delivered.
         logging.disable()
         return {shape: run(_memory(shape, events)) for shape in CALLS}
+
+    def floor() -> float:
+        return run(_floor(origin, half)) * events / half if subject == "mixpanel_async" else 0.0
+
+    # Two floors belong to each shape.
+    half = max(1, events // 2)
     # The first round fills the memory of the process.
     run(_cost(_CLIENTS[subject], "track", origin, events))
-    run(_floor(origin, events))
+    floor()
     names = [*CALLS]
     costs: dict[str, list[float]] = {}
-    before = run(_floor(origin, events))
+    before = floor()
     for at in range(len(names)):
         shape = names[(at + turn) % len(names)]
         cost = run(_cost(_CLIENTS[subject], shape, origin, events))
         if cost is None:
             continue
-        after = run(_floor(origin, events)) if subject == "mixpanel_async" else before
+        after = floor()
         costs[shape] = [cost, (before + after) / 2]
         before = after
     return costs
