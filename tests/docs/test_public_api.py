@@ -34,6 +34,18 @@ MAIN: Final = (
     "AsyncMixpanel.bind", "AsyncMixpanel.flush", "AsyncMixpanel.start", "BoundMixpanel.sign_in",
     *(name.removeprefix("mixpanel_async.") for name in CALLABLES if re.search(r"AsyncMixpanel\.(people|group)_", name)),
 )  # fmt: skip
+# Further names whose use an example shows.
+SHOWN: Final = (
+    "AsyncMixpanel", "AsyncMixpanel.aclose", "AsyncMixpanel.in_thread", "AsyncMixpanel.stats", "BoundMixpanel.sign_out",
+    "Checker", "SqliteSpool", "emulator.Emulator", "emulator.Emulator.client", "emulator.Emulator.events",
+    "emulator.Emulator.fail_next", "emulator.Emulator.serve", "emulator.Emulator.set_flag", "flags.LocalFlags",
+    "flags.RemoteFlags", "identity.Audit", "identity.History", "identity.IdentityGraph", "outbox.MemoryOutbox",
+    "outbox.RedisOutbox", "worker.Worker",
+    *(f"integrations.{name}.MixpanelIntegration"
+      for name in ("aiohttp", "asgi", "aws_lambda", "celery", "fastapi", "starlette")),
+    "integrations.openfeature.MixpanelProvider", "integrations.otel.MixpanelMetrics",
+    "integrations.taskiq.MixpanelMiddleware",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("name", CALLABLES)
@@ -94,6 +106,11 @@ CLASSES: Final = {name for name, value in public_objects().items() if isinstance
 def test_main_method_has_an_example_and_its_errors(name: str) -> None:
     kinds = {section.kind.value for section in sections_of(CALLABLES[f"mixpanel_async.{name}"].docstring)}
     assert {"examples", "raises"} <= kinds
+    assert "    ```python\n" in CALLABLES[f"mixpanel_async.{name}"].docstring
+
+
+@pytest.mark.parametrize("name", SHOWN)
+def test_main_class_has_an_example(name: str) -> None:
     assert "    ```python\n" in CALLABLES[f"mixpanel_async.{name}"].docstring
 
 
