@@ -2,12 +2,13 @@
 
     pip install ".[celery]" "celery[redis]"     # in a clone of the repository
     MIXPANEL_TOKEN=... celery --app celery_app worker             # in the folder `examples`
-    python -c "import celery_app; celery_app.pay.delay('user-1', 9.5)"
+    python -c "import celery_app, time; celery_app.pay.delay('user-1', 9.5, time.time())"
 
 Tasks are plain functions and track in microseconds. Each process of the worker has one client. It delivers in
 batches in the background, and when the process ends.
 
-- `pay` passes the task's id as `insert_id`: a task that the queue delivers twice is counted once.
+- `pay` passes the task's id as `insert_id`, and the time at which the task was sent: the event of a task that the queue
+  delivers twice is counted once.
 - `sign_up` waits for Mixpanel. The task is retried if the ids could not be linked.
 - `sync_contacts` runs an event loop, with the same client.
 """
@@ -30,8 +31,8 @@ mixpanel = MixpanelIntegration()
 
 
 @app.task(bind=True)
-def pay(self: Any, user_id: str, amount: float) -> None:
-    mixpanel.blocking.track(user_id, "Paid", {"amount": amount}, insert_id=self.request.id)
+def pay(self: Any, user_id: str, amount: float, paid_at: float) -> None:
+    mixpanel.blocking.track(user_id, "Paid", {"amount": amount}, time=paid_at, insert_id=self.request.id)
     mixpanel.blocking.people_increment(user_id, {"payments": 1})
 
 

@@ -139,7 +139,8 @@ class EventMethods(ClientBase):
             ip: IP address of the user, for geolocation, or `"0"`.
             time: time of the event: seconds or milliseconds since 1970, or a `datetime` with a time zone; by default
                 now. Limits as in `track`.
-            insert_id: 1 to 36 of A-Z, a-z, 0-9 and dash; random by default. It identifies repetitions of the event.
+            insert_id: 1 to 36 of A-Z, a-z, 0-9 and dash; random by default. Mixpanel counts events with the same name,
+                `distinct_id`, time and `insert_id` once.
 
         Raises:
             ValidationError: if Mixpanel would not accept the event. `path` names the offending part. With
@@ -201,7 +202,7 @@ class EventMethods(ClientBase):
             async def main() -> None:
                 async with AsyncMixpanel("PROJECT_TOKEN") as mp:
                     try:
-                        await mp.track_immediate("user-1", "Order placed", {"amount": 19.99}, insert_id="order-17")
+                        await mp.track_immediate("user-1", "Order placed", {"amount": 19.99})
                     except MixpanelException as error:
                         print("not accepted:", error)
 
@@ -219,7 +220,8 @@ class EventMethods(ClientBase):
             ip: IP address of the user, for geolocation, or `"0"`.
             time: time of the event: seconds or milliseconds since 1970, or a `datetime` with a time zone; by default
                 now. Limits as in `track`.
-            insert_id: 1 to 36 of A-Z, a-z, 0-9 and dash; random by default. It identifies repetitions of the event.
+            insert_id: 1 to 36 of A-Z, a-z, 0-9 and dash; random by default. Mixpanel counts events with the same name,
+                `distinct_id`, time and `insert_id` once.
 
         Raises:
             ApiError: if Mixpanel responded and did not accept the event.

@@ -119,22 +119,26 @@ assert len({event["properties"]["distinct_id"] for event in EMULATOR.events()}) 
 """
 
 CELERY: Final = """
-assert charge.apply(args=["user-1", 9.5]).successful()
+import time
+assert charge.apply(args=["user-1", 9.5, time.time()]).successful()
 mixpanel.blocking.close()
 assert EMULATOR.events("Charged")[0]["properties"]["amount"] == 9.5
 assert EMULATOR.profile("user-1") == {"charges": 1}
 """
 ARQ: Final = """
-context = {"job_id": "c0ffee0000004000"}
+from datetime import datetime, timezone
+context = {"job_id": "c0ffee0000004000", "enqueue_time": datetime.now(timezone.utc)}
 await WorkerSettings.on_startup(context)
 await WorkerSettings.functions[0](context, "user-1")
 await WorkerSettings.on_shutdown(context)
 assert len(EMULATOR.events("Charged")) == 1
 """
 LAMBDA: Final = """
+import time
 from types import SimpleNamespace
 context = SimpleNamespace(aws_request_id="c0ffee00", get_remaining_time_in_millis=lambda: 3_000)
-handler({"user": "user-1", "item": "tea"}, context)
+now = time.time()
+handler({"user": "user-1", "item": "tea", "ordered_at": now, "paid_at": now}, context)
 mixpanel.blocking.close()
 assert len(EMULATOR.events()) == 1
 """

@@ -71,12 +71,13 @@ def test_celery_example(emulator: Emulator) -> None:
     """Its tasks run in a worker in a thread of the process that sends them."""
     program = """
 import sys
+import time
 sys.path.insert(0, sys.argv[1])
 from celery.contrib.testing.worker import start_worker
 import celery_app
 with start_worker(celery_app.app, pool="solo", perform_ping_check=False):
     sign_up = celery_app.sign_up.delay("maya@example.com", "3f2b0a52-1c1c-4b6e-9d7e-0a4f2c1d8e11")
-    celery_app.pay.delay("maya@example.com", 9.5)
+    celery_app.pay.delay("maya@example.com", 9.5, time.time())
     celery_app.sync_contacts.delay(["maya@example.com"]).get(timeout=10)
 """
     settings = {**os.environ, "CELERY_BROKER_URL": "memory://", "CELERY_RESULT_BACKEND": "cache+memory://"}
