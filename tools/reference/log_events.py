@@ -31,7 +31,7 @@ MEANINGS: Final[dict[str, str]] = {
     "records_rejected": "Mixpanel rejected some records of this request.",
     "invalid_data": 'Invalid data with `invalid="drop"`; once for each call site.',
     "invalid_data_unlogged": "`sites` call sites have been logged. Further ones are not.",
-    "records_dropped": "Records were lost without being sent. `records` counts those since the last such line, "
+    "records_dropped": "Records were dropped by the client. `records` counts those since the last such line, "
     "`total` all of this reason.",
     "records_lost": "Records failed, or are `uncertain`.",
     "identity_deferred": "`sign_in` got no answer in time and has queued its identity event.",

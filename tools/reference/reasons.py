@@ -47,9 +47,11 @@ def reasons_page() -> str:
         "Every record that a client accepted ends as delivered, or with one of these reasons. The reason is the second "
         "argument of `on_drop`, the key of `Stats.losses`, the data `reason` of the log events `records_dropped` and "
         "`records_lost`, and the attribute `reason` of the [metric](metrics.md) `records.lost`.",
-        "The counter says which number of [`Stats`](results.md#mixpanel_async.Stats) counts the record: `dropped` "
-        "records were not sent, `failed` records were refused or given up, and `uncertain` records may have been "
-        "applied by Mixpanel. `mixpanel_async.DropReason` has the members.",
+        "The counter says which number of [`Stats`](results.md#mixpanel_async.Stats) counts the record: the client "
+        "gave up `dropped` records, Mixpanel refused `failed` records or they ran out of attempts or time, and "
+        "`uncertain` records may have been applied by Mixpanel. An event with the reason `closed`, `exhausted` or "
+        "`too_old` may have arrived nevertheless, in an attempt without a clear response. "
+        "`mixpanel_async.DropReason` has the members.",
         table(("Reason", "Member", "Counter", "Meaning"), rows),
         "[Delivery](../explanation/delivery.md) explains when each of them can happen, and "
         "[Troubleshooting](../troubleshooting.md) what to do.",

@@ -6,7 +6,8 @@ Pure. Sources: Mixpanel's pages on user and group profiles and its OpenAPI descr
 Decisions where Mixpanel's documents are silent
     - A record with several operations applies all of them, in the order of `OPERATIONS`. Mixpanel's examples contain
       one each.
-    - A record is accepted or refused as a whole. A record with an unknown operation or with none is refused.
+    - A record is accepted or refused as a whole. A record without a known operation is refused. An unknown
+      operation next to a known one is ignored.
     - `$set_once` does not replace a stored null.
     - `$add` on a value that is not a number, and `$append` and `$union` on a value that is not a list, change nothing.
     - `$append` adds a list as one item. `$union` treats a single value as a list of one, and skips lists, objects and
