@@ -130,8 +130,8 @@ class Stats:
         accepted: records accepted since the client was created, including those recovered from a spool.
         delivered: records accepted by Mixpanel; with an outbox, those that it took, whatever becomes of them there.
         failed: records refused by Mixpanel, or out of attempts.
-        dropped: records never sent: the queue was full, `before_send` refused them, their data was invalid (only with
-            `invalid="drop"`), or `aclose()` ran out of time.
+        dropped: records that the client gave up: the queue was full, `before_send` refused them, their data was invalid
+            (only with `invalid="drop"`), or `aclose()` ran out of time. Only the last may have been sent.
         uncertain: records sent once without a conclusive response that are not safe to send again. With an outbox,
             those that it may have.
         pending: records waiting or in flight, in memory or on disk.
