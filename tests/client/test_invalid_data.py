@@ -365,6 +365,7 @@ async def test_drop_survives_a_log_handler_that_tracks_invalid_events() -> None:
         assert 2 <= mp.stats().losses["invalid"] <= 5
 
 
+@pytest.mark.loops_in_turn
 @pytest.mark.anyio
 async def test_slow_on_drop_keeps_a_bounded_number_of_invalid_records() -> None:
     started, release = threading.Event(), threading.Event()
