@@ -350,21 +350,32 @@ class Audit:
             if len({graph.resolve(user) for user in users}) > 1:
                 shared.add(device, *users[:_MAX_LISTED], detail=f"{len(users)} users")
         for email, numbers in self._ids_of_email.several():
-            self._add_split(by_email, email, [graph.id_at(number) for number in numbers])
+            ids = [graph.id_at(number) for number in numbers]
+            self._add_split(by_email, ids, shared=email)
         several = dict(self._ids_of_user.several())
         for user, first in self._ids_of_user:
             own = [user] if user in graph else []
             if user in several or (own and graph.id_at(first) != user):
                 numbers = several.get(user, [first])
-                self._add_split(by_user, user, [*own, *(graph.id_at(number) for number in numbers)])
+                ids = [*own, *(graph.id_at(number) for number in numbers)]
+                self._add_split(by_user, ids, main=user)
         return [shared, by_email, by_user]
 
-    def _add_split(self, cases: CaseList, text: str, ids: list[str]) -> None:
+    def _add_split(self, cases: CaseList, ids: list[str], *, main: str | None = None, shared: str = "") -> None:
+        """Add a case if some ids are several persons.
+
+        Args:
+            cases: the cases.
+            ids: ids with the same value of a property.
+            main: id to name first, or None.
+            shared: the value, if it is no id.
+        """
         persons = list(dict.fromkeys(map(self.graph.resolve, ids)))
         if len(persons) > 1:
             events = sum(map(self._history.events_of, dict.fromkeys(ids)))
-            shown = dict.fromkeys([text, *persons[:_MAX_LISTED]])
-            cases.add(*shown, detail=f"{len(persons)} persons", events=events)
+            shown = dict.fromkeys([*([] if main is None else [main]), *persons[:_MAX_LISTED]])
+            detail = f"{len(persons)} persons" + (f" with {shared}" if shared else "")
+            cases.add(*shown, detail=detail, events=events)
 
     # Summary
 

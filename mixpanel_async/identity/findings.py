@@ -27,7 +27,7 @@ class FindingKind(Enum):
     SHARED_DEVICES = "shared_devices"
     """Devices with several users."""
     SPLIT_BY_EMAIL = "split_by_email"
-    """People who share an `$email`."""
+    """People who share an `$email`, which is in the detail of each case."""
     SPLIT_BY_USER_ID = "split_by_user_id"
     """People who share a `$user_id`."""
     NEAR_LIMIT = "near_limit"

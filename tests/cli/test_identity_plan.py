@@ -406,3 +406,12 @@ def test_existing_plan_is_not_overwritten(tmp_path: Path) -> None:
     assert (tmp_path / "pairs.csv.plan").read_text() == text
     (tmp_path / "pairs.csv.plan.journal").touch()
     assert "was applied" in run(*arguments, "--replace").errors
+
+
+@pytest.mark.parametrize(("name", "content"), [("a.csv", ""), ("a.csv", "first,second\n\n"), ("a.json", "[]")])
+def test_file_without_pairs_is_refused(name: str, content: str, tmp_path: Path) -> None:
+    pairs = tmp_path / name
+    pairs.write_text(content)
+    result = run("plan", pairs, "--without-history", "--id-merge", "original")
+    assert (result.status, f"{pairs} has no pairs" in result.errors) == (2, True), result
+    assert not pairs.with_name(f"{name}.plan").exists()

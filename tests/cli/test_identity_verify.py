@@ -22,6 +22,7 @@ from mixpanel_async.emulator import Emulator
 
 A1, A2, A3 = anonymous(1), anonymous(2), anonymous(3)
 NOW = int(time.time())
+DAY = 86_400
 # Each further day is one more request, after a delay.
 FIRST_DAY = ("--from-date", datetime.fromtimestamp(NOW - 3_600, timezone.utc).date())
 
@@ -83,6 +84,32 @@ def test_pairs_are_joined_after_apply_and_not_before(tmp_path: Path, system: str
     assert f"{len(pairs)} pairs of the plan:" in result.output
     after = write_export(emulator, tmp_path / "after.ndjson")
     assert verified(plan, "--export", after) == (0, list(status_after))
+
+
+def test_commands_say_which_days_show_the_joins(tmp_path: Path) -> None:
+    emulator = Emulator(IdMerge.ORIGINAL)
+    import_events(emulator, [viewed(-200 * DAY, distinct_id="u1"), viewed(-90 * DAY, distinct_id="u1")])
+    import_events(emulator, [viewed(-100 * DAY, distinct_id=A1), viewed(-101 * DAY, distinct_id=A1)])
+    plan = planned(tmp_path, emulator, "original", f"identify,u1,{A1}")
+    first = datetime.fromtimestamp(NOW - 100 - 101 * DAY, timezone.utc).date()
+    with emulator.serve() as server:
+        applied = run("apply", plan, "--yes", host=server.url)
+        assert f"identity verify {plan} --from-date {first}\n" in applied.output
+        unproven = run("verify", plan, *FIRST_DAY, host=server.url)
+        assert "Not proven yet: 1 accepted pair." in unproven.output
+        assert f"use --from-date {first}." in unproven.output
+    after = run("verify", plan, "--export", write_export(emulator, tmp_path / "after.ndjson"))
+    assert ("1 joined" in after.output, "Not proven" in after.output) == (True, False)
+
+
+def test_days_are_not_named_if_an_id_has_no_event(tmp_path: Path) -> None:
+    emulator = Emulator(IdMerge.ORIGINAL)
+    import_events(emulator, [viewed(-90 * DAY, distinct_id="u1")])
+    plan = planned(tmp_path, emulator, "original", f"identify,u1,{A1}")
+    with emulator.serve() as server:
+        assert run("apply", plan, "--yes", host=server.url).output.endswith(f"identity verify {plan}\n")
+        result = run("verify", plan, *FIRST_DAY, host=server.url)
+    assert "use --from-date and a day when both ids had events." in result.output
 
 
 def test_legacy_alias_is_joined_by_later_events(tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ from page_snippets import DOCS
 import mixpanel_async
 from mixpanel_async import ApiError, AsyncMixpanel, IdentityError, IdMerge
 from mixpanel_async.emulator import Emulator
-from mixpanel_async.identity import Reason
+from mixpanel_async.identity import FindingKind, Reason
+from mixpanel_async.identity.findings import TITLES
 
 GUIDES = DOCS / "guides"
 VISITOR = "3f2b0a52-1c1c-4b6e-9d7e-0a4f2c1d8e11"
@@ -26,7 +27,7 @@ CALLS: dict[str, Callable[[AsyncMixpanel], Awaitable[None]]] = {
 
 def table_below(page: str, heading: str) -> list[dict[str, str]]:
     """Return the rows of the first table below a heading, each by column."""
-    text = (GUIDES / page).read_text("utf-8").partition(f"\n## {heading}\n")[2]
+    text = (GUIDES / page).read_text("utf-8").partition(f"# {heading}\n")[2]
     lines = re.search(r"^\|.*?(?=\n\n)", text, re.MULTILINE | re.DOTALL)
     assert lines is not None
     header, _, *rows = ([cell.strip() for cell in line.strip("|").split(" | ")] for line in lines[0].splitlines())
@@ -100,3 +101,10 @@ def test_every_code_of_a_refused_call_is_in_the_table() -> None:
         row["`$failure_reason`"].strip("`") for row in table_below("identity-original.md", "When identify is refused")
     }
     assert codes == {reason.value for reason in Reason if reason.value.startswith("err")}
+
+
+def test_table_has_an_action_for_every_finding() -> None:
+    rows = table_below("identity-tools.md", "Act on the findings")
+    assert sorted(row["`kind` in JSON"].strip("`") for row in rows) == sorted(kind.value for kind in FindingKind)
+    for row in rows:
+        assert row["Finding"].replace("`", "").startswith(TITLES[FindingKind(row["`kind` in JSON"].strip("`"))])

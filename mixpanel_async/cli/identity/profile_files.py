@@ -6,6 +6,8 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
+from mixpanel_async.identity import as_id
+
 from ..importing.inputs import InputFile, find_inputs
 from ..importing.record_source import UnreadableRow
 from .reading import check_readable, read_rows
@@ -92,8 +94,8 @@ def as_profile(record: object) -> Profile | None:
     """
     if not isinstance(record, Mapping):
         return None
-    distinct_id, nested = record.get("$distinct_id", record.get("distinct_id")), record.get("$properties")
-    if not isinstance(distinct_id, str) or not distinct_id:
+    distinct_id, nested = as_id(record.get("$distinct_id", record.get("distinct_id"))), record.get("$properties")
+    if not distinct_id:
         return None
     if isinstance(nested, Mapping):
         return distinct_id, nested

@@ -15,7 +15,7 @@ from typing import Annotated, Final
 import anyio
 import typer
 
-from mixpanel_async import AsyncMixpanel, ConfigurationError
+from mixpanel_async import AsyncMixpanel, ConfigurationError, IdMerge
 
 from ...importing import typer_options as opt
 from ...importing.inputs import InputError, find_inputs
@@ -285,7 +285,14 @@ def _report(plan: Plan, path: Path, journal: Journal, run: ApplyRun, left: Remai
         yield f"Left: {counted(left.count, 'call')}; run the command again"
     elif calls and not left.uncertain:
         yield "Reports show the result after up to 60 minutes, in rare cases 24 hours. To read it back:"
-        yield f"  mixpanel-async identity verify {shlex.quote(str(path))}"
+        yield f"  mixpanel-async identity verify {shlex.quote(str(path))}{_from_date(plan)}"
+
+
+def _from_date(plan: Plan) -> str:
+    """Return the option that lets `verify` read events of all ids of the calls. In Legacy, old events stay apart."""
+    if plan.shown_since is None or plan.id_merge is IdMerge.LEGACY:
+        return ""
+    return f" --from-date {plan.shown_since}"
 
 
 def _status(journal: Journal, run: ApplyRun, left: Remaining) -> int:

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Final
 
-from mixpanel_async.identity import DEVICE_PREFIX, IDENTIFY, History, as_id, is_anonymous
+from mixpanel_async.identity import DEVICE_PREFIX, IDENTIFY, VERBS, History, as_id, is_anonymous
+
+from ...importing.project_time import to_seconds
+
+# The year 2100.
+_MAX_SECONDS: Final = 4_102_444_800
 
 
 class KnownIds:
@@ -13,15 +18,17 @@ class KnownIds:
 
     Args:
         history: history of the project's ID merge system, without events.
+        watched: ids whose last event matters.
     """
 
-    def __init__(self, history: History) -> None:
+    def __init__(self, history: History, *, watched: frozenset[str] = frozenset()) -> None:
         self._history = history
         self.graph = history.graph
         """The ids and, after `replay`, the people."""
         self._end = 0
         self._users: set[str] = set()
         self._user_of: dict[str, str | None] = {}
+        self._last_seen: dict[str, float] = dict.fromkeys(watched, 0.0)
 
     @property
     def event_count(self) -> int:
@@ -34,9 +41,30 @@ class KnownIds:
             ValidationError: if it is no event.
         """
         self._history.add(event)
-        user = as_id(event["properties"].get("$user_id"))
+        properties = event["properties"]
+        user = as_id(properties.get("$user_id"))
         if user:
             self._users.add(user)
+        if event["event"] not in VERBS:
+            self._note_time(properties, user)
+
+    def _note_time(self, properties: Mapping[str, Any], user: str) -> None:
+        """Note the time of an ordinary event for the ids that it was sent with."""
+        time = properties.get("time")
+        if type(time) is not int and type(time) is not float:
+            return
+        seconds = to_seconds(time)
+        if not 0 < seconds < _MAX_SECONDS:
+            return
+        device = as_id(properties.get("$device_id")).removeprefix(DEVICE_PREFIX)
+        sent = as_id(properties.get("$distinct_id_before_identity")) or as_id(properties.get("distinct_id"))
+        for one in (sent, user, device, DEVICE_PREFIX + device):
+            if one in self._last_seen:
+                self._last_seen[one] = max(self._last_seen[one], seconds)
+
+    def all_seen_since(self, ids: Iterable[str]) -> float | None:
+        """Return a time since when each of some watched ids has an event, in seconds; None if that is not known."""
+        return min((self._last_seen.get(one, 0.0) for one in ids), default=0.0) or None
 
     def replay(self) -> None:
         """Apply the identity calls of all events, in the order of the history."""

@@ -7,15 +7,16 @@ import os
 import shlex
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Annotated, Final, NoReturn
 
 import typer
 
 from mixpanel_async import Checker, IdMerge, ValidationError
-from mixpanel_async.identity import History, Order
+from mixpanel_async.identity import DEVICE_PREFIX, History, Order
 
 from ...importing import typer_options as opt
 from ...importing.inputs import DamagedError, InputError, InputFile, find_inputs
@@ -309,11 +310,15 @@ def make_plan(inputs: PlanInputs, options: PlanOptions) -> Plan:
         options: what else it is made from.
 
     Raises:
-        InputError: if a file cannot be read.
+        InputError: if a file cannot be read, or has no pairs.
         DamagedError: if an export cannot be read to its end.
         DownloadError: if the profiles cannot be read.
     """
-    known = KnownIds(History(options.id_merge, cluster_limit=options.cluster_limit, order=options.order))
+    pairs = [*read_pairs(inputs.pairs, options.pairs)]
+    if not pairs:
+        raise InputError(f"{inputs.pairs.name} has no pairs; check the command that wrote it")
+    history = History(options.id_merge, cluster_limit=options.cluster_limit, order=options.order)
+    known = KnownIds(history, watched=_with_devices(one for pair in pairs for one in (pair.first, pair.second)))
     unreadable = 0
     if inputs.history:
         exports = ExportFiles([one.name for one in inputs.history])
@@ -321,7 +326,7 @@ def make_plan(inputs: PlanInputs, options: PlanOptions) -> Plan:
         unreadable = exports.unreadable
     known.replay()
     known.end_history()
-    planned = plan_pairs(read_pairs(inputs.pairs, options.pairs), known, allow_user_merge=options.allow_user_merge)
+    planned = plan_pairs(pairs, known, allow_user_merge=options.allow_user_merge)
     persons = {person: sorted(known.graph.cluster(person)) for person in planned.calls}
     groups = tuple(map(tuple, planned.calls.values()))
     calls = [pair for group in groups for pair in group]
@@ -343,6 +348,7 @@ def make_plan(inputs: PlanInputs, options: PlanOptions) -> Plan:
         cluster_limit=options.cluster_limit,
         event=options.event,
         inputs=inputs.described(),
+        shown_since=_day_before(known.all_seen_since(one for pair in calls for one in (pair.first, pair.second))),
         groups=groups,
         left_out=planned.left_out,
         notes=(
@@ -352,6 +358,16 @@ def make_plan(inputs: PlanInputs, options: PlanOptions) -> Plan:
         persons=[*persons.values()],
         findings=findings,
     )
+
+
+def _with_devices(ids: Iterable[str]) -> frozenset[str]:
+    """Return ids, and each as the id of a device in Simplified."""
+    return frozenset(form for one in ids for form in (one, DEVICE_PREFIX + one.removeprefix(DEVICE_PREFIX)))
+
+
+def _day_before(seconds: float | None) -> date | None:
+    """Return the day before a time, because the project's time zone may be behind UTC."""
+    return None if seconds is None else datetime.fromtimestamp(seconds, timezone.utc).date() - timedelta(days=1)
 
 
 def _unknown_note(unknown: int) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
     mixpanel-async identity plan, format 1
     project original, at most 500 ids per person
+    events since 2026-10-02
     input pairs "/home/ann/pairs.csv" 118 sha256-...
     # 3 pairs: 2 calls, 1 left out
     send merge "user-1" "user-2" < "pairs.csv:2"
@@ -21,6 +22,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import date
 from pathlib import Path
 from typing import Any, Final
 
@@ -38,6 +40,7 @@ _PAIR: Final = re.compile(
 )
 _PROJECT: Final = re.compile(r"project (legacy|original|simplified)(?:, at most (\d+) ids per person)?")
 _EVENT: Final = re.compile(rf"event ({_STRING})")
+_SHOWN_SINCE: Final = re.compile(r"events since (\d{4}-\d{2}-\d{2})")
 _INPUT: Final = re.compile(rf"input ([a-z]+) ({_STRING}) (\d+) sha256-([0-9a-f]{{64}})")
 _SHOWN_IDS: Final = 20
 _SHOWN_VALUE: Final = 60
@@ -100,6 +103,8 @@ class Plan:
         inputs: files that the plan was made from.
         groups: pairs for which a call is sent, in order, by person.
         left_out: the other pairs.
+        shown_since: day since which all ids of the calls have events, less one day for the project's time zone; None if
+            an id has none.
         notes: lines for the reader.
         persons: ids of each person that the calls form.
         findings: what happens to user profiles.
@@ -111,6 +116,7 @@ class Plan:
     inputs: tuple[PlanInput, ...]
     groups: tuple[tuple[PlannedPair, ...], ...]
     left_out: tuple[PlannedPair, ...]
+    shown_since: date | None = None
     notes: tuple[str, ...] = ()
     persons: Sequence[Sequence[str]] = field(default=())
     findings: Sequence[ProfileFinding] = field(default=())
@@ -182,6 +188,8 @@ def _lines(plan: Plan) -> Iterator[str]:
     yield f"project {plan.id_merge.value}{limit}"
     if plan.is_simplified:
         yield f"event {quote(plan.event)}"
+    if plan.shown_since is not None:
+        yield f"events since {plan.shown_since}"
     yield from (f"input {one.role} {quote(one.path)} {one.size} sha256-{one.sha256}" for one in plan.inputs)
     yield from (f"# {note}" for note in plan.notes)
     yield ""
@@ -196,6 +204,8 @@ def _lines(plan: Plan) -> Iterator[str]:
     yield from map(_person_line, plan.persons)
     yield ""
     yield f"# Properties of user profiles that conflict or are left behind: {len(plan.findings)}"
+    if not all(one.left_behind for one in plan.findings):
+        yield "# Mixpanel does not document which of the values of a conflict remains: set the property after the join"
     yield from map(_finding_line, plan.findings)
 
 
@@ -274,6 +284,8 @@ def _parse(lines: Iterable[str]) -> Plan:
             given |= {"id_merge": IdMerge(match[1]), "cluster_limit": int(match[2] or 0)}
         elif match := _EVENT.fullmatch(line):
             given["event"] = json.loads(match[1])
+        elif match := _SHOWN_SINCE.fullmatch(line):
+            given["shown_since"] = date.fromisoformat(match[1])
         elif number > 1 and not line.startswith(("#", "person ", "conflict ", "left-behind ")):
             raise ValueError(f"line {number} cannot be understood: {line[:60]!r}")
     if "id_merge" not in given:

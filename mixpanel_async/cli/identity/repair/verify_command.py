@@ -15,7 +15,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from mixpanel_async import ConfigurationError
+from mixpanel_async import ConfigurationError, IdMerge
 
 from ...importing import typer_options as opt
 from ...importing.inputs import DamagedError, InputError
@@ -240,8 +240,18 @@ def _lines(plan: Plan, findings: Sequence[Finding]) -> Iterator[str]:
         yield f"{one.pair.source}: {one.status.value}" + (f": {one.reason}" if one.reason else "")
     if len(bad) > _SHOWN:
         yield f"and {len(bad) - _SHOWN:,} more; --json lists all"
+    if counts[Status.ACCEPTED]:
+        yield f"Not proven yet: {counted(counts[Status.ACCEPTED], 'accepted pair')}. {_proof(plan)}"
     if plan.needs_attention:
         yield f"Not part of it: {counted(plan.needs_attention, 'pair')} that the plan leaves apart"
+
+
+def _proof(plan: Plan) -> str:
+    """Return what shows whether accepted pairs are joined."""
+    if plan.id_merge is IdMerge.LEGACY:
+        return "Only events after the alias show it: verify again when both ids have some."
+    since = f"--from-date {plan.shown_since}" if plan.shown_since else "--from-date and a day when both ids had events"
+    return f"The events that were read do not show both ids: use {since}."
 
 
 def _json_lines(findings: Sequence[Finding]) -> Iterator[str]:
