@@ -206,7 +206,6 @@ def persons(emulator: Emulator) -> list[set[str]]:
 SERVER_EVENTS = {"Page viewed", "Signed up"}
 
 
-@pytest.mark.loops_in_turn
 @pytest.mark.anyio
 @pytest.mark.sample(every=3)
 @pytest.mark.parametrize("version", ["2.45", "2.83"])
@@ -276,7 +275,6 @@ async def test_cookie_of_the_page_is_not_written_unless_asked(framework: str) ->
     assert set(browser.changed) == {"mp_visitor"}
 
 
-@pytest.mark.loops_in_turn
 @pytest.mark.anyio
 @pytest.mark.parametrize("system", SYSTEMS, ids=str)
 async def test_id_of_an_existing_visitor_goes_into_the_cookie_of_the_page(framework: str, system: IdMerge) -> None:
@@ -316,7 +314,6 @@ async def test_user_in_the_cookie_of_the_page_is_not_believed(framework: str) ->
     assert event["properties"]["$device_id"] == UUID_1
 
 
-@pytest.mark.loops_in_turn
 @pytest.mark.anyio
 @pytest.mark.parametrize("system", SYSTEMS, ids=str)
 async def test_second_user_gets_another_device_than_the_user_in_the_page(framework: str, system: IdMerge) -> None:
@@ -392,7 +389,6 @@ async def test_hostile_cookies_of_the_page_are_ignored(framework: str) -> None:
     assert {event["properties"]["distinct_id"] for event in emulator.events()} == {UUID_2}
 
 
-@pytest.mark.loops_in_turn
 @pytest.mark.anyio
 @pytest.mark.parametrize("system", SYSTEMS, ids=str)
 async def test_any_user_in_the_cookie_of_the_page_lets_the_visitor_sign_in(framework: str, system: IdMerge) -> None:

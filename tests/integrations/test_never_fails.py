@@ -101,7 +101,6 @@ USERS: list[tuple[str, object, str | None]] = [
 ]
 
 
-@pytest.mark.loops_in_turn
 @pytest.mark.parametrize(("value", "user"), [case[1:] for case in USERS], ids=[case[0] for case in USERS])
 async def test_every_result_of_user_id_keeps_the_page(
     framework: str, value: object, user: str | None, caplog: pytest.LogCaptureFixture
@@ -131,7 +130,6 @@ HOOKS: dict[str, tuple[dict[str, Any], int, int]] = {
 }
 
 
-@pytest.mark.loops_in_turn
 @pytest.mark.parametrize(("options", "events", "lines"), HOOKS.values(), ids=HOOKS)
 async def test_failing_functions_of_the_app_keep_the_page(
     framework: str, options: dict[str, Any], events: int, lines: int, caplog: pytest.LogCaptureFixture
@@ -161,7 +159,6 @@ BROWSERS: dict[str, dict[str, str]] = {
 }
 
 
-@pytest.mark.loops_in_turn
 @pytest.mark.parametrize("path", ["/items/%ff%00%0a", "/signin/maya?new"])
 @pytest.mark.parametrize("headers", BROWSERS.values(), ids=BROWSERS)
 async def test_every_request_of_a_browser_is_answered(framework: str, headers: dict[str, str], path: str) -> None:

@@ -299,7 +299,6 @@ async def test_events_have_properties_from_the_headers(serve: Serve, emulator: E
     )
 
 
-@pytest.mark.loops_in_turn
 @pytest.mark.parametrize(
     ("options", "ip"),
     [({}, "127.0.0.1"), ({"geolocate": False}, None), ({"trusted_proxies": ["127.0.0.0/8"]}, "198.51.100.7")],
@@ -366,7 +365,6 @@ async def test_identity_change_after_the_response_began_is_logged_once(
     assert len([word for word in words if "after the response had begun" in word]) == 1
 
 
-@pytest.mark.loops_in_turn
 @pytest.mark.parametrize(("given", "expected", "has_cookie"), CACHED)
 async def test_no_shared_cache_stores_the_cookie_of_a_visitor(
     serve: Serve, given: str, expected: str, has_cookie: bool
