@@ -143,7 +143,51 @@ mixpanel.blocking.close()
 assert len(EMULATOR.events()) == 1
 """
 
+# Another process gets the next slot.
+SLOTS: Final = """
+import subprocess, sys
+from prometheus_client import generate_latest
+async with app.router.lifespan_context(app):
+    transport = httpx.ASGITransport(app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as browser:
+        assert (await browser.post("/orders/7")).json() == {"status": "ok"}
+        await app.state.mixpanel.flush()
+    lines = generate_latest().decode().splitlines()
+    assert [x[-4:] for x in lines if x.startswith("mixpanel_client_records_delivered_total")] == [" 1.0"]
+    other = "from pathlib import Path; from slots import take_slot; print(take_slot(Path('state'), 16))"
+    assert subprocess.run([sys.executable, "-c", other], capture_output=True, check=True).stdout == b"1\\n"
+assert [one["properties"]["number"] for one in EMULATOR.events("Order placed")] == [7]
+"""
+# A process that ended has left a record in its file.
+REST: Final = """
+import io
+from contextlib import redirect_stdout
+FOLDER.mkdir()
+left = AsyncMixpanel.from_env(spool=SqliteSpool(FOLDER / "3.db"), api_host="http://127.0.0.1:9", shutdown_timeout=0)
+async with left:
+    await left.track("user-1", "Order placed")
+CLIENTS.remove(left)
+with redirect_stdout(io.StringIO()) as printed:
+    await main()
+assert printed.getvalue() == "3.db 1 delivered, 0 left\\n"
+assert len(EMULATOR.events("Order placed")) == 1
+"""
+SAFE_ORDERS: Final = """
+from datetime import datetime, timezone
+body = {"placed_at": datetime.now(timezone.utc).isoformat()}
+transport = httpx.ASGITransport(app)
+async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as browser:
+    async with app.router.lifespan_context(app):
+        for _ in range(2):
+            assert (await browser.post("/orders/o-1", json=body)).json() == {"status": "stored"}
+        assert (await browser.post("/orders/not_allowed", json=body)).status_code == 422
+    assert (await browser.post("/orders/o-2", json=body)).status_code == 503
+assert (len(EMULATOR.raw_events("Order placed")), len(EMULATOR.events("Order placed"))) == (2, 1)
+"""
 APP_VISITS: Final[dict[str, str]] = {
+    "guides/production.md#app.py": "import httpx\n" + SLOTS,
+    "guides/production.md#deliver_rest.py": REST,
+    "guides/production.md#orders.py": "import httpx\n" + SAFE_ORDERS,
     "guides/frontend.md#shop.py": asgi_visit(SHARED_VISITOR, ONE_VISITOR),
     "guides/frontend.md#api.py": asgi_visit(
         """

@@ -52,6 +52,7 @@ IMPORTED: Final[dict[str, str]] = {
     "guides/django.md#shop/management/commands/report.py": "guides/django.md#asgi.py",
     "guides/django.md#tests.py": "guides/django.md#asgi.py",
     "guides/lambda.md#lambda_function.py": "guides/lambda.md#invoke.py",
+    "guides/production.md#slots.py": "guides/production.md#app.py",
 }
 
 # Files that the programs of a page read.
@@ -62,6 +63,8 @@ ENVIRONMENT: Final[dict[str, dict[str, str]]] = {
     "README.md": {"MIXPANEL_ID_MERGE": "simplified"},
     "tutorial.md": {"MIXPANEL_ID_MERGE": "simplified"},
     "guides/django.md": {"MIXPANEL_ID_MERGE": "simplified"},
+    # The metrics get any free port.
+    "guides/production.md": {"METRICS_PORT": "0"},
 }
 
 # Programs that send nothing, such as one that validates settings; all others must reach the emulator or make a client.
@@ -73,6 +76,8 @@ SILENT: Final[frozenset[str]] = frozenset(
         "guides/outbox.md#cluster_queue.py",
         "guides/outbox.md#drain.py",
         "guides/outbox.md#sentinel_queue.py",
+        "guides/production.md#6",
+        "guides/production.md#instance.py",
         "guides/properties.md#3",
         "guides/properties.md#4",
     }

@@ -103,7 +103,7 @@ API_PAGES: Final[dict[str, ApiPage]] = {
     ),
     "flags.md": ApiPage(
         "Feature flags",
-        "The guide is [Feature flags](../guides/feature-flags.md).",
+        "The guide is [Use feature flags](../guides/feature-flags.md).",
         (
             Group(
                 "",
@@ -123,8 +123,8 @@ API_PAGES: Final[dict[str, ApiPage]] = {
     ),
     "outbox.md": ApiPage(
         "Outbox",
-        "The guide is [Many hosts](../guides/outbox.md). An engine of your own implements `Outbox`, `EntryWriter` and "
-        "`Inbox`.",
+        "The guide is [Use a queue for many hosts](../guides/outbox.md). An engine of your own implements `Outbox`, "
+        "`EntryWriter` and `Inbox`.",
         (
             Group("Engines", "mixpanel_async.outbox", ("RedisOutbox", "MemoryOutbox")),
             Group(
@@ -160,7 +160,8 @@ API_PAGES: Final[dict[str, ApiPage]] = {
     ),
     "worker.md": ApiPage(
         "Worker",
-        "The guide is [Many hosts](../guides/outbox.md). The command is [`mixpanel-async worker`](commands.md).",
+        "The guide is [Use a queue for many hosts](../guides/outbox.md). The command is "
+        "[`mixpanel-async worker`](commands.md).",
         (Group("", "mixpanel_async.worker", ("Worker", "WorkerStats")),),
     ),
     "integrations.md": ApiPage(

@@ -130,6 +130,7 @@ def environment_page() -> str:
             ),
             "A variable that cannot be used is never ignored in favor of a direct connection or of the default "
             "certificates. Awaited calls raise a `TransportError` that names the variable, and queued records wait; "
-            "see [Configuration](../guides/configuration.md). The log event is `environment_ignored`.",
+            "see [Configure a client for production](../guides/configuration.md). The log event is "
+            "`environment_ignored`.",
         ),
     )

@@ -167,7 +167,7 @@ def log_events_page() -> str:
     return page(
         "Log events",
         "The logger is `mixpanel_async`. The attribute `mixpanel` of a record is a dict with `event` and the data of "
-        "this table, for handlers that write JSON. [Observability](../guides/observability.md) shows a handler.",
+        "this table, for handlers that write JSON. [Monitor delivery](../guides/observability.md) shows a handler.",
         "No line has a payload, a credential or a query. A failure that repeats is logged once, until it has ended. "
         "Losses are logged with their number, at once, and then as a total every 20 seconds and at the end.",
         table(("Event", "Level", "Data", "Meaning"), rows),

@@ -126,7 +126,7 @@ def metrics_page() -> str:
     return page(
         "Metrics",
         "The client and the worker report their statistics to OpenTelemetry. The guide is "
-        "[Observability](../guides/observability.md), the classes are in "
+        "[Monitor delivery](../guides/observability.md), the classes are in "
         "[Integrations](integrations.md#opentelemetry).",
         "Counters have a value for each value of their attribute from the start, so that the first loss is an increase "
         "from 0. The names in Prometheus are those of OpenTelemetry's exporter. No metric contains a record, an id or "
