@@ -72,12 +72,12 @@ class IdentityMethods(ClientBase):
             meta: merged into the message, next to `event`.
             deferred: put the event into the queue and return, so that an outage delays it. It is delivered after the
                 events that were tracked before the call, and before the records that are tracked later. If Mixpanel
-                refuses it, `on_drop` receives it. Profile updates that were waiting before the call may arrive later.
-                It shares a request with events in a client without a service account, else with identity events of the
-                same endpoint. While that request is in flight, no other one for events is. With an outbox, it is handed
-                over after the events that this client tracked before, and before those that it tracks later. Workers
-                send the identity events of all hosts in that order, but events at the same time: see
-                `docs/guides/outbox.md`.
+                refuses it, or a full queue drops it, `on_drop` receives it. Profile updates that were waiting before
+                the call may arrive later. It shares a request with events in a client without a service account, else
+                with identity events of the same endpoint. While that request is in flight, no other one for events is.
+                With an outbox, it is handed over after the events that this client tracked before, and before those
+                that it tracks later. Workers send the identity events of all hosts in that order, but events at the
+                same time: see `docs/guides/outbox.md`.
             timeout: seconds for all attempts together, 0.001 to 86,400; by default the limit of `identity_retry`.
 
         Raises:

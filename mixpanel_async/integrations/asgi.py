@@ -163,7 +163,8 @@ class MixpanelIntegration(ScopeIntegration[Scope]):
 
         async def home(scope: dict[str, Any], receive: Any, send: Any) -> None:
             if scope["type"] == "http":
-                await mixpanel.bound(scope).track("Page viewed", {"page": scope["path"]})
+                mp = await mixpanel.bound(scope)
+                await mp.track("Page viewed", {"page": scope["path"]})
                 await send({"type": "http.response.start", "status": 200, "headers": []})
                 await send({"type": "http.response.body", "body": b"hello"})
 

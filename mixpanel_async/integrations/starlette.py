@@ -54,7 +54,8 @@ class MixpanelIntegration(ScopeIntegration[HTTPConnection]):
 
 
         async def home(request: Request) -> PlainTextResponse:
-            await mixpanel.bound(request).track("Page viewed", {"page": "/"})
+            mp = await mixpanel.bound(request)
+            await mp.track("Page viewed", {"page": "/"})
             return PlainTextResponse("hello")
 
 

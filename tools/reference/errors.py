@@ -30,8 +30,9 @@ def errors_page() -> str:
         "All exceptions inherit from `MixpanelException`. Unknown arguments raise a `TypeError`. Messages contain no "
         "credential, no payload and no URL.",
         "Methods that queue a record, such as `track`, raise only for what the caller can correct: data, a full queue "
-        "with `Overflow.RAISE` or `Overflow.WAIT`, a closed client, or a spool that cannot be written. Failures of the "
-        "network never reach them; see [Delivery](../explanation/delivery.md).",
+        "with `Overflow.RAISE` or `Overflow.WAIT`, a closed client, a spool that cannot be written, or an outbox with "
+        "`confirm=True` that does not answer in time. Failures of Mixpanel never reach them; see "
+        "[Delivery](../explanation/delivery.md).",
         "Errors with `uncertain=True` mean that Mixpanel may have applied the call.",
         section("When each is raised", table(("Exception", "Inherits from", "Raised when"), map(_row, _tree()))),
         section("Attributes", "\n\n".join(directive(MODULE, name, 3) for name in (*_tree(), *DETAILS))),
