@@ -66,7 +66,7 @@ VIEW_TEXTS: Final[dict[str, Text]] = {
     ),
     "flags": Text("Definitions of all feature flags.", "list of definitions"),
     "stats": Text(
-        "Numbers of everything.",
+        "Numbers of everything. `stored` counts each copy of an event, also the `duplicates`.",
         "object: `events` (`stored`, `ingested`, `duplicates`), `profiles`, `groups`, `clusters`, `requests`, "
         "`rejected`, `identity` by outcome, `id_merge`, `started` (seconds since the epoch), `uptime` (seconds)",
     ),

@@ -10,6 +10,7 @@ import orjson
 
 from mixpanel_async import ValidationError
 
+from .number_format import NumberFormat, fitting_marks
 from .option_values import ColumnType, ImportKind, InsertIds, Operation
 from .project_time import ProjectClock
 from .spread import Inner, Record, Spreader
@@ -54,6 +55,7 @@ class ColumnMapping:
         spreader: spreads nested columns; None without any.
         types: type by column.
         infer: convert text that looks like a number or a boolean.
+        numbers: format of numbers in text.
         time_parser: parses times.
         project_clock: converts numeric times of events from project time; None leaves them as they are.
         operation: operation for profile records that do not name one.
@@ -70,6 +72,7 @@ class ColumnMapping:
     spreader: Spreader | None = None
     types: Mapping[str, ColumnType] = field(default_factory=dict)
     infer: bool = False
+    numbers: NumberFormat = field(default_factory=NumberFormat)
     time_parser: TimeParser = field(default_factory=TimeParser)
     project_clock: ProjectClock | None = None
     operation: Operation = Operation.SET
@@ -112,7 +115,7 @@ class ColumnMapping:
             self._note_matches([flat])
         for column, column_type in self.types.items():
             if column in flat and flat[column] is not None:
-                flat[column] = _CONVERTERS[column_type](flat[column], column, self.time_parser)
+                flat[column] = _CONVERTERS[column_type](flat[column], column, self)
         if self.infer:
             self._infer_types(flat)
         lookups = [(name, column, *_look_up(flat, column)) for name, column in self.columns.items()]
@@ -160,7 +163,7 @@ class ColumnMapping:
         for column, column_type in self.types.items():
             level = next((one for one in levels if column in one), None)
             if level is not None and level[column] is not None:
-                level[column] = _CONVERTERS[column_type](level[column], column, self.time_parser)
+                level[column] = _CONVERTERS[column_type](level[column], column, self)
         if self.infer:
             for level in levels:
                 self._infer_types(level)
@@ -221,7 +224,7 @@ class ColumnMapping:
         text_columns = {self.columns.get(name, name) for name in (*self.wire_names, *TEXT_FIELDS, "time")}
         for name, value in flat.items():
             if type(value) is str and name not in text_columns and name not in self.types:
-                flat[name] = infer(value)
+                flat[name] = infer(value, self.numbers)
 
 
 def _look_up(flat: Record, column: str) -> tuple[bool, Any]:
@@ -266,21 +269,19 @@ def _merge(flat: Record, path: str, values: Record) -> None:
             flat[f"{path}.{key}"] = value
 
 
-def _to_number(value: Any, column: str, time_parser: TimeParser) -> Any:  # noqa: ARG001
+def _to_number(value: Any, column: str, mapping: ColumnMapping) -> Any:
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         return value
-    text = str(value).strip()
-    try:
-        return int(text)
-    except ValueError:
-        pass
-    try:
-        return float(text)
-    except ValueError:
-        raise ValidationError(column, "is not a number") from None
+    numbers, text = mapping.numbers, str(value)
+    number = numbers.parse(text)
+    if number is None:
+        marks = [mark for mark in fitting_marks(text) if mark != numbers.mark]
+        options = " or ".join(f"--decimal {mark}" for mark in marks)
+        raise ValidationError(column, "is not a number" + (f"; name its decimal mark with {options}" if marks else ""))
+    return number
 
 
-def _to_boolean(value: Any, column: str, time_parser: TimeParser) -> Any:  # noqa: ARG001
+def _to_boolean(value: Any, column: str, mapping: ColumnMapping) -> Any:  # noqa: ARG001
     if isinstance(value, bool):
         return value
     result = _BOOLEANS.get(str(value).strip().lower())
@@ -289,11 +290,11 @@ def _to_boolean(value: Any, column: str, time_parser: TimeParser) -> Any:  # noq
     return result
 
 
-def _to_time(value: Any, column: str, time_parser: TimeParser) -> Any:
-    return time_parser.parse(value, column)
+def _to_time(value: Any, column: str, mapping: ColumnMapping) -> Any:
+    return mapping.time_parser.parse(value, column)
 
 
-def _to_json(value: Any, column: str, time_parser: TimeParser) -> Any:  # noqa: ARG001
+def _to_json(value: Any, column: str, mapping: ColumnMapping) -> Any:  # noqa: ARG001
     if not isinstance(value, str):
         return value
     try:
@@ -302,11 +303,11 @@ def _to_json(value: Any, column: str, time_parser: TimeParser) -> Any:  # noqa: 
         raise ValidationError(column, "is not valid JSON") from None
 
 
-def _to_text(value: Any, column: str, time_parser: TimeParser) -> Any:  # noqa: ARG001
+def _to_text(value: Any, column: str, mapping: ColumnMapping) -> Any:  # noqa: ARG001
     return value if isinstance(value, str) else str(value)
 
 
-_CONVERTERS: Final[Mapping[ColumnType, Callable[[Any, str, TimeParser], Any]]] = {
+_CONVERTERS: Final[Mapping[ColumnType, Callable[[Any, str, ColumnMapping], Any]]] = {
     ColumnType.TEXT: _to_text,
     ColumnType.NUMBER: _to_number,
     ColumnType.BOOLEAN: _to_boolean,

@@ -12,6 +12,7 @@ import orjson
 
 from mixpanel_async import limit_depth
 
+from .number_format import looks_like_thousands
 from .option_values import ColumnType, Format, ImportKind, Nesting
 from .presets import PRESETS, recognise
 from .record_conversion import EventArguments, flatten
@@ -29,6 +30,7 @@ _MAX_COLUMNS: Final = 1_000
 _MAX_LISTED: Final = 30
 _MAX_SAMPLE_CHARACTERS: Final = 2_000
 _TYPE_NAMES: Final = {str: "text", bool: "boolean", int: "number", float: "number", dict: "object", list: "list"}
+_GROUPED: Final = "read with decimals; if the point separates thousands: --decimal ,"
 _FORMAT_NAMES: Final = {
     Format.NDJSON: "NDJSON, one JSON object per line",
     Format.JSON: "JSON",
@@ -45,16 +47,19 @@ class _Values:
     Args:
         types: number of values by type.
         guesses: number of texts by the type that they look like.
+        is_grouped: whether all texts are numbers whose points may separate thousands.
     """
 
     types: Counter[str] = field(default_factory=Counter)
     guesses: Counter[ColumnType | None] = field(default_factory=Counter)
+    is_grouped: bool = True
 
     def add(self, value: object) -> None:
         kind = "time" if isinstance(value, date) else _TYPE_NAMES.get(type(value), type(value).__name__)
         self.types[kind] += 1
         if isinstance(value, str):
             self.guesses[guess_type(value)] += 1
+            self.is_grouped = self.is_grouped and looks_like_thousands(value)
 
     def looks_like(self) -> ColumnType | None:
         """Return the type that all texts look like, or None."""
@@ -77,6 +82,7 @@ class DryRunReport:
         self._columns: dict[str, None] = {}
         self._values: dict[str, _Values] = {}
         self._sample: Record | None = None
+        self._mark = mapping.numbers.mark
         self.faults = faults
 
     def add_file(self, name: str, format: Format, columns: Sequence[str]) -> None:
@@ -124,12 +130,14 @@ class DryRunReport:
             guess = values.looks_like()
             if guess is not None and not self._mapping.leaves_as_text(name, guess):
                 guess = None
+            is_number = self._mapping.types.get(name, guess) is ColumnType.NUMBER
             columns.append(
                 {
                     "name": name,
                     "types": dict(values.types),
                     "looks_like": None if guess is None else guess.value,
                     "option": None if guess is None else _option(name, guess),
+                    "note": _GROUPED if is_number and values.guesses and values.is_grouped and not self._mark else None,
                 }
             )
         return {
@@ -156,6 +164,7 @@ class DryRunReport:
         return [
             *(f"{name}: {text}" for name, text in lines.items()),
             *spread,
+            *([f"decimal mark of numbers: {self._mark}"] if self._mark else []),
             *([f"left out: {', '.join(dropped)}"] if dropped else []),
         ]
 
@@ -173,12 +182,13 @@ class DryRunReport:
             ending = "..." if len(sample) > _MAX_SAMPLE_CHARACTERS else ""
             lines += ["first record, as it would be sent:", f"  {sample[:_MAX_SAMPLE_CHARACTERS]}{ending}"]
         # Columns that need attention come first.
-        columns = sorted(report["columns"], key=lambda one: one["option"] is None)
+        columns = sorted(report["columns"], key=lambda one: one["option"] is None and one["note"] is None)
         if columns:
             lines.append(f"columns in the first {SAMPLE_RECORDS:,} records of each file:")
         for column in columns[:_MAX_LISTED]:
             types = ", ".join(f"{count:,} {name}" for name, count in column["types"].items())
             guess = f"; looks like {column['looks_like']}: {column['option']}" if column["option"] else ""
+            guess += f"; {column['note']}" if column["note"] else ""
             lines.append(f"  {column['name']}: {types}{guess}")
         lines += _more(columns)
         if report["faults"]:

@@ -14,6 +14,7 @@ from .checkpoint import fingerprint
 from .column_check import ColumnCheck, GivenColumns
 from .column_mapping import TEXT_FIELDS, ColumnMapping, wire_names
 from .limits import ImportLimits
+from .number_format import NumberFormat
 from .option_values import ColumnType, Format, ImportKind, InsertIds, Nesting, Operation, PresetName
 from .paths import ImportPaths
 from .presets import PRESETS
@@ -30,6 +31,7 @@ _LATER_OPTIONS: Final[Mapping[str, object]] = {
     "nesting": Nesting.TEXT,
     "spread": (),
     "preset": None,
+    "decimal": None,
 }
 
 
@@ -46,6 +48,7 @@ class ColumnOptions:
     spread: Sequence[str]
     preset: PresetName | None
     infer_types: bool
+    decimal: str | None
     time_format: str
     timezone: str | None
     project_timezone: str | None
@@ -91,6 +94,7 @@ class ColumnOptions:
             time_parser = TimeParser(self.time_format, zone)
         except ValueError as error:
             raise ValueError(f"--time-format: {error}") from None
+        types = {**({} if preset is None else preset.types), **_parse_column_types(self.type)}
         spread = [*(() if preset is None else preset.spread), *self.spread]
         return ColumnMapping(
             kind=self.kind,
@@ -100,14 +104,25 @@ class ColumnOptions:
             own_columns={} if preset is None else preset.columns,
             own_dropped=frozenset() if preset is None else preset.dropped,
             spreader=None if not spread else Spreader(spread),
-            types={**({} if preset is None else preset.types), **_parse_column_types(self.type)},
+            types=types,
             infer=self.infer_types,
+            numbers=self._number_format(types),
             time_parser=time_parser,
             project_clock=self._project_clock(),
             operation=self.operation,
             insert_ids=self.insert_ids,
             cuts_deep_values=self.nesting is Nesting.CUT,
         )
+
+    def _number_format(self, types: Mapping[str, ColumnType]) -> NumberFormat:
+        """Return the format of numbers in text."""
+        try:
+            numbers = NumberFormat(self.decimal)
+        except ValueError as error:
+            raise ValueError(f"--decimal {error}") from None
+        if self.decimal is not None and not self.infer_types and ColumnType.NUMBER not in types.values():
+            raise ValueError("--decimal needs --type COLUMN=number or --infer-types, which convert text to numbers")
+        return numbers
 
     def _project_clock(self) -> ProjectClock | None:
         """Return the clock of the project's time zone; for `auto`, `TimeCheck` makes it later."""

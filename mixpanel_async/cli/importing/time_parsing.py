@@ -18,6 +18,9 @@ FORMATS: Final = ("auto", "iso", *UNITS)
 _OFFSET: Final = re.compile(r"([+-])(\d{2}):?(\d{2})")
 _MAX_NUMBER: Final = 10**30
 _OUT_OF_RANGE: Final = "is out of range for a time"
+# Message of `datetime` for text that matches its pattern.
+_DAY_OUT_OF_RANGE: Final = "day is out of range"
+_NO_DAY: Final = "names a day that does not exist"
 _NOT_ISO: Final = "is not a valid ISO 8601 time such as 2026-11-21T12:00:00Z"
 
 
@@ -111,7 +114,9 @@ class TimeParser:
             try:
                 # Without %z in the pattern the result is naive; `_with_zone` adds the zone or rejects it.
                 moment = datetime.strptime(text, self._format)  # noqa: DTZ007
-            except ValueError:
+            except ValueError as error:
+                if _DAY_OUT_OF_RANGE in str(error):
+                    raise ValidationError(path, _NO_DAY) from None
                 raise ValidationError(path, f"does not match --time-format '{self._format}'") from None
             return self._with_zone(moment, path)
         return self._with_zone(_parse_iso(text, path), path)
@@ -146,5 +151,7 @@ def _parse_iso(text: str, path: str) -> datetime:
         normalized += offset if ":" in offset else f"{offset[:3]}:{offset[3:] or '00'}"
     try:
         return datetime.fromisoformat(normalized)
-    except ValueError:
+    except ValueError as error:
+        if _DAY_OUT_OF_RANGE in str(error):
+            raise ValidationError(path, _NO_DAY) from None
         raise ValidationError(path, _NOT_ISO) from None

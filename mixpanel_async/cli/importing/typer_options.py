@@ -38,6 +38,13 @@ Types = Annotated[
     typer.Option(metavar="COLUMN=TYPE", help="Convert a column to text, number, boolean, time or json."),
 ]
 InferTypes = Annotated[bool, typer.Option("--infer-types", help="Convert text that looks like a number or a boolean.")]
+Decimal = Annotated[
+    str | None,
+    typer.Option(
+        metavar="MARK",
+        help="Decimal mark of numbers in text: , or . (default). If given, the other one may separate thousands.",
+    ),
+]
 TimeFormat = Annotated[
     str,
     typer.Option(

@@ -40,10 +40,10 @@ Every response is JSON in the structure that the Python method of the same name 
 with lists separated by commas, and answers `{"status": "ok"}`. A `ValueError` of the Python method, a missing parameter
 and an unknown parameter are answered with status 400 and `{"error": message}`.
 
-Fields of `stats`: `stored` is the number of events kept, and `ingested` the number received since the start, plus those
-loaded from disk. `duplicates` is the number of extra copies among the stored events. `rejected` is the number of
-records and requests that were not stored, silently dropped ones included. `started` is in seconds since the epoch, and
-`uptime` in seconds.
+Fields of `stats`: `stored` is the number of events kept, duplicates included, and `ingested` the number received since
+the start, plus those loaded from disk. `duplicates` is the number of extra copies among the stored events. `rejected`
+is the number of records and requests that were not stored, silently dropped ones included. `started` is in seconds
+since the epoch, and `uptime` in seconds.
 """
 
 from __future__ import annotations
