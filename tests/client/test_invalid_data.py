@@ -397,6 +397,17 @@ async def test_slow_on_drop_keeps_a_bounded_number_of_invalid_records() -> None:
 
 
 @pytest.mark.anyio
+@pytest.mark.parametrize("id_merge", IdMerge)
+async def test_profile_of_an_anonymous_visitor_is_refused(id_merge: IdMerge) -> None:
+    async with Emulator(id_merge).client(id_merge=id_merge) as mp:
+        with pytest.raises(ValidationError, match="distinct_id: is not bound"):
+            await mp.bind(device_id=mp.new_device_id()).people_track_charge(9.5)
+    async with Emulator(id_merge).client(id_merge=id_merge, invalid="drop") as mp:
+        await mp.bind(device_id=mp.new_device_id()).people_track_charge(9.5)
+        assert mp.stats().losses == {"invalid": 1}
+
+
+@pytest.mark.anyio
 async def test_dropped_data_is_not_kept_alive() -> None:
     class Value:
         pass

@@ -197,6 +197,22 @@ APP_VISITS: Final[dict[str, str]] = {
         """,
         "assert EMULATOR.clusters() == [{'$device:' + device}]",
     ),
+    "guides/migration.md#shop.py": asgi_visit(
+        """
+        old = "eaba85c5d68549a1b1cdaa6c42556615"
+        await mixpanel.client.track(old, "Page viewed")
+        browser.cookies.set("visitor", old, domain="localhost.local")
+        assert (await browser.post("/login", params={"user": "user-1"})).status_code == 200
+        assert "visitor" not in browser.cookies
+        visitor = browser.cookies["mp_visitor"]
+        for path in ("/logout", "/login"):
+            assert (await browser.post(path, params={"user": "user-2"})).status_code == 200
+        """,
+        """
+        assert EMULATOR.cluster("user-1") == {"user-1", old, visitor}
+        assert old not in EMULATOR.cluster("user-2")
+        """,
+    ),
     "guides/fastapi.md#app.py": asgi_visit(SIGN_UP, JOINED),
     "guides/fastapi.md#app_with_options.py": asgi_visit(
         """
@@ -213,6 +229,23 @@ APP_VISITS: Final[dict[str, str]] = {
     "guides/fastapi.md#app_with_lifespan.py": asgi_visit(
         'assert (await browser.get("/report")).status_code == 200',
         'assert {event["event"] for event in EMULATOR.events()} == {"App started", "Report opened"}',
+    ),
+    "guides/fastapi.md#plain_views.py": asgi_visit(
+        'assert (await browser.post("/login", params={"user": "user-1"})).status_code == 200',
+        """
+        assert EMULATOR.profile("user-1")["logins"] == 1
+        assert [event["properties"]["distinct_id"] for event in EMULATOR.events("Greeted")] == ["user-1"]
+        """,
+    ),
+    "guides/fastapi.md#purchases.py": asgi_visit(
+        """
+        assert (await browser.post("/buy")).status_code == 401
+        assert (await browser.post("/buy", params={"user": "user-1"})).status_code == 200
+        """,
+        """
+        assert len(EMULATOR.profile("user-1")["$transactions"]) == 1
+        assert {event["event"] for event in EMULATOR.events()} == {"Order placed", "Receipt sent"}
+        """,
     ),
     "guides/aiohttp.md#app.py": AIOHTTP
     + """

@@ -164,12 +164,12 @@ def test_every_method_and_argument_of_the_official_sdk_is_on_the_page(official: 
 
 
 def test_search_and_replace_moves_a_sample_file() -> None:
-    section = TEXT.partition("## Search and replace\n")[2].partition("\n## ")[0]
+    (script,) = (block.code for block in blocks_of(PAGE) if block.title == "move.pl")
     rules = [
-        (search.replace(r"\|", "|"), replacement)
-        for search, replacement in re.findall(r"^\| `(.+?)` \| `(.+?)` \|$", section, re.MULTILINE)
+        (search, re.sub(r"\$(\d)", r"\\\1", replacement))
+        for search, replacement in re.findall(r"^s/(.+)/(.+)/g?;$", script, re.MULTILINE)
     ]
-    assert len(rules) == 7
+    assert len(rules) == len(script.splitlines()) == 7
     lines = SAMPLE.splitlines()
     for search, replacement in rules:
         lines = [re.sub(search, replacement, line) for line in lines]

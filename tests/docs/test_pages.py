@@ -193,6 +193,13 @@ def test_imports_in_the_text_work() -> None:
         exec(line, {})
 
 
+def test_code_in_tables_has_no_escapes() -> None:
+    # The site shows the backslash. Write <code>a&#124;b</code>, or a block of code.
+    for path in pages():
+        rows = [line for line in prose_of(path).splitlines() if line.startswith("|")]
+        assert [row for row in rows if re.search(r"`[^`]*\\\|[^`]*`", row)] == [], page_name(path)
+
+
 def test_no_page_is_too_long() -> None:
     for path in pages():
         if "reference" not in path.parts:
