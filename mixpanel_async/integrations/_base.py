@@ -212,12 +212,19 @@ class BaseIntegration(Generic[R]):
                     if has_consent is None:
                         return self._visitors.untracked()
                     return self._visitors.without_consent(client, info)
-            return self._visitors.with_consent(client, info, await self._read_user_id(request, user_id))
+            session = self._visitors.with_consent(client, info, await self._read_user_id(request, user_id))
         except Exception as error:  # noqa: BLE001  neither a header nor the client may fail the request
             self._warn(
                 "request_not_tracked", "request not tracked: its visitor could not be read (%s)", type(error).__name__
             )
             return self._visitors.untracked()
+        if session.has_replaced:
+            self._warn(
+                "visitor_replaced",
+                "the value of a visitor cookie is not a UUID of version 4 in lower case with dashes; the visitor gets "
+                "a new id, and earlier events stay with the old one. See docs/guides/migration.md",
+            )
+        return session
 
     async def _read_consent(self, hook: HasConsent[R], request: R) -> bool | None:
         """Return the result of the app's consent function; None if it failed."""

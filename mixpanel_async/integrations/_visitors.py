@@ -168,9 +168,14 @@ class VisitorSession:
         received: values of the two cookies in the request.
         is_https: returns whether the browser uses https.
         page: cookie of the browser SDK; None if it is not used.
+        has_replaced: the request has a visitor cookie whose value is not an anonymous id.
+
+    Attributes:
+        bound: client bound to the visitor.
+        has_replaced: the visitor has a new id instead of the value of the cookie.
     """
 
-    __slots__ = ("_is_https", "_known", "_page", "_policy", "_received", "bound")
+    __slots__ = ("_is_https", "_known", "_page", "_policy", "_received", "bound", "has_replaced")
 
     def __init__(
         self,
@@ -179,8 +184,11 @@ class VisitorSession:
         received: _Cookies,
         is_https: Callable[[], bool],
         page: _PageCookie | None = None,
+        *,
+        has_replaced: bool = False,
     ) -> None:
         self.bound = bound
+        self.has_replaced = has_replaced
         self._policy = policy
         self._is_https = is_https
         self._page = page
@@ -292,7 +300,8 @@ class VisitorSessions:
         received = self._received(info)
         known = received[0] or ""
         shared = None if visitor is None else visitor.server_id(known, is_simplified=is_simplified)
-        device_id = shared or _valid_id(known, is_simplified=is_simplified) or client.new_device_id()
+        own = shared or _valid_id(known, is_simplified=is_simplified)
+        device_id = own or client.new_device_id()
         is_same_device = device_id.removeprefix(_PREFIX) == known.removeprefix(_PREFIX)
         ip = self._proxies.client_ip(info.peer, info.forwarded_for) if self._geolocate else None
         bound = self._with_headers(client, info).bind(
@@ -303,7 +312,9 @@ class VisitorSessions:
             last_user_id=None if visitor is None else visitor.user_id,
         )
         page = self._page(client, info, found, shared)
-        return VisitorSession(bound, self._cookie, received, partial(self._is_https, info), page)
+        has_replaced = own is None and known != ""
+        is_https = partial(self._is_https, info)
+        return VisitorSession(bound, self._cookie, received, is_https, page, has_replaced=has_replaced)
 
     def without_consent(self, client: AsyncMixpanel, info: RequestInfo) -> VisitorSession:
         """Return the session of a visitor without consent: nothing is sent, and existing cookies are deleted."""

@@ -155,9 +155,14 @@ TAMPERED = (
 )
 
 
-async def test_cookie_value_that_is_not_a_uuid4_is_replaced(serve: Serve, emulator: Emulator) -> None:
+async def test_cookie_value_that_is_not_a_uuid4_is_replaced(
+    serve: Serve, emulator: Emulator, caplog: pytest.LogCaptureFixture
+) -> None:
     fresh = set()
     async with serve() as served:
+        async with served.browser() as browser:
+            await browser.get("/", headers={"Cookie": f"mp_visitor={VISITOR}"})
+        assert replacements(caplog) == 0
         for tampered in TAMPERED:
             async with served.browser() as browser:
                 headers = {"Cookie": f"mp_visitor={tampered}; mp_visitor_user=abc"}
@@ -166,9 +171,16 @@ async def test_cookie_value_that_is_not_a_uuid4_is_replaced(serve: Serve, emulat
             fresh.add(cookies["mp_visitor"].value)
             # The user cookie is deleted together with the id.
             assert cookies["mp_visitor_user"]["max-age"] == "0"
+    assert replacements(caplog) == 1
     assert VISITOR not in fresh
-    assert {event["properties"]["distinct_id"] for event in emulator.events("Page viewed")} == fresh
+    assert {event["properties"]["distinct_id"] for event in emulator.events("Page viewed")} == fresh | {VISITOR}
     assert len(fresh) == len(TAMPERED)
+
+
+def replacements(caplog: pytest.LogCaptureFixture) -> int:
+    """Return how many log lines say that a visitor got a new id."""
+    events = [getattr(record, "mixpanel", {}).get("event") for record in caplog.records]
+    return events.count("visitor_replaced")
 
 
 async def test_forged_user_cookie_gets_a_fresh_id_and_joins_no_ids(serve: Serve, emulator: Emulator) -> None:

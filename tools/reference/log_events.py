@@ -74,6 +74,10 @@ MEANINGS: Final[dict[str, str]] = {
     "request_not_tracked": "The event of `track_requests` could not be tracked, or the visitor could not be read. "
     f"{_ONCE_PER_APP}",
     "cookie_not_sent": f"The cookie with the anonymous id could not be set. {_ONCE_PER_APP}",
+    "visitor_replaced": (
+        "The visitor cookie of a request had a value that is not an anonymous id, and the visitor got a new one. "
+        f"{_ONCE_PER_APP}"
+    ),
     "client_not_open": f"The lifespan of the app has not opened the client, or has closed it. {_ONCE_PER_APP}",
     "tracking_off": "The client could not be created or started, so calls do nothing (ASGI and Django).",
     "login_not_tracked": "Login or logout was not tracked (Django). Once.",
