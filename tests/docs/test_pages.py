@@ -46,6 +46,8 @@ PRELOADED: Final = (
     "fastapi",
     "mixpanel_async.integrations.fastapi",
     "mixpanel_async.integrations.aiohttp",
+    "mixpanel_async.integrations.otel",
+    "opentelemetry.exporter.prometheus",
     "lifespans",
 )
 
