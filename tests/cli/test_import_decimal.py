@@ -66,6 +66,24 @@ def test_error_names_the_option_and_the_option_reads_the_numbers(tmp_path: Path)
     assert accepted["sample"]["properties"]["n"] == 1743.8
 
 
+@pytest.mark.parametrize(
+    ("cells", "option"),
+    [
+        (["1.743,80", "3"], "--type n=number --decimal ,"),
+        (["1,743.80", "3"], "--type n=number --decimal ."),
+        (["1,743"], "--type n=number --decimal . or --decimal ,"),
+        (["1,50", "1.50"], None),
+        (["1,50", "x"], None),
+        (["1,2,3"], None),
+        (["00123"], None),
+        (["3", "4"], "--type n=number"),
+    ],
+)
+def test_dry_run_proposes_the_mark(cells: list[str], option: str | None, tmp_path: Path) -> None:
+    columns = as_json(table(tmp_path, *cells), "--delimiter", ";")["columns"]
+    assert [one["option"] for one in columns if one["name"] == "n"] == [option]
+
+
 def test_dry_run_says_that_points_may_separate_thousands(tmp_path: Path) -> None:
     note = "read with decimals; if the point separates thousands: --decimal ,"
     path = table(tmp_path, "1.743", "", "12.000")

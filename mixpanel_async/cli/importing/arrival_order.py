@@ -6,7 +6,6 @@ an import keeps the order of the file.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from datetime import datetime
 from math import inf
 from typing import Final
@@ -49,15 +48,19 @@ class ArrivalOrder:
             position = _seconds(time)
         if position is None:
             position = self._latest
-        is_late = position < self._latest
-        self._late += is_late
-        self._latest = max(self._latest, position)
+        if position < self._latest:
+            self._late += 1
+        else:
+            self._latest = position
         # A tuple, because an invalid name may not be hashable.
-        self._identity_events += name in IDENTITY_EVENTS
+        if name in IDENTITY_EVENTS:
+            self._identity_events += 1
         if user_id and device_id:
             self._links += 1
-            self._late_links += position < self._latest_link
-            self._latest_link = max(self._latest_link, position)
+            if position < self._latest_link:
+                self._late_links += 1
+            else:
+                self._latest_link = position
 
     def warning(self) -> str | None:
         """Return the warning for the events so far, or None if their order cannot matter."""
@@ -80,10 +83,10 @@ class ArrivalOrder:
 def _arrival(record: object) -> float | None:
     """Return the time of arrival of an exported event in seconds, or None without one."""
     columns = record.row if isinstance(record, SpreadRecord) else record
-    if not isinstance(columns, Mapping):
+    if type(columns) is not dict:
         return None
     properties = columns.get("properties")
-    fields = properties if isinstance(properties, Mapping) else columns
+    fields = properties if type(properties) is dict else columns
     for name in _ARRIVAL_FIELDS:
         if name in fields and (arrival := to_number(fields[name])) is not None:
             return arrival / 1000

@@ -12,7 +12,7 @@ import orjson
 
 from mixpanel_async import limit_depth
 
-from .number_format import looks_like_thousands
+from .number_format import MARKS, NumberFormat, fitting_marks, looks_like_thousands
 from .option_values import ColumnType, Format, ImportKind, Nesting
 from .presets import PRESETS, recognise
 from .record_conversion import EventArguments, flatten
@@ -48,11 +48,15 @@ class _Values:
         types: number of values by type.
         guesses: number of texts by the type that they look like.
         is_grouped: whether all texts are numbers whose points may separate thousands.
+        marks: decimal marks with which all texts are numbers.
+        needs_mark: whether a text is a number only with one of them.
     """
 
     types: Counter[str] = field(default_factory=Counter)
     guesses: Counter[ColumnType | None] = field(default_factory=Counter)
     is_grouped: bool = True
+    marks: list[str] = field(default_factory=lambda: [*MARKS])
+    needs_mark: bool = False
 
     def add(self, value: object) -> None:
         kind = "time" if isinstance(value, date) else _TYPE_NAMES.get(type(value), type(value).__name__)
@@ -60,6 +64,10 @@ class _Values:
         if isinstance(value, str):
             self.guesses[guess_type(value)] += 1
             self.is_grouped = self.is_grouped and looks_like_thousands(value)
+            if self.marks:
+                fitting = fitting_marks(value)
+                self.marks = [mark for mark in self.marks if mark in fitting]
+                self.needs_mark = self.needs_mark or NumberFormat().parse(value) is None
 
     def looks_like(self) -> ColumnType | None:
         """Return the type that all texts look like, or None."""
@@ -130,13 +138,18 @@ class DryRunReport:
             guess = values.looks_like()
             if guess is not None and not self._mapping.leaves_as_text(name, guess):
                 guess = None
+            option = None if guess is None else _option(name, guess)
+            if guess is None and values.guesses and values.needs_mark and self._can_be_number(name, values):
+                guess = ColumnType.NUMBER
+                marks = " or ".join(f"--decimal {mark}" for mark in values.marks)
+                option = f"{_option(name, guess)} {marks}"
             is_number = self._mapping.types.get(name, guess) is ColumnType.NUMBER
             columns.append(
                 {
                     "name": name,
                     "types": dict(values.types),
                     "looks_like": None if guess is None else guess.value,
-                    "option": None if guess is None else _option(name, guess),
+                    "option": option,
                     "note": _GROUPED if is_number and values.guesses and values.is_grouped and not self._mark else None,
                 }
             )
@@ -150,6 +163,10 @@ class DryRunReport:
                 for one in self.faults.faults([*self._columns])
             ],
         }
+
+    def _can_be_number(self, name: str, values: _Values) -> bool:
+        """Return whether the texts of a column are numbers with a decimal mark that no option names."""
+        return bool(values.marks) and self._mark is None and self._mapping.leaves_as_text(name, ColumnType.NUMBER)
 
     def _mapping_lines(self) -> list[str]:
         mapping, names = self._mapping, self._mapping.wire_names

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import orjson
 
+from .arrival_order import ArrivalOrder
 from .checkpoint import fingerprint
 from .column_check import ColumnCheck, GivenColumns
 from .column_mapping import TEXT_FIELDS, ColumnMapping, wire_names
@@ -135,13 +136,20 @@ class ColumnOptions:
         zone = _parse_zone(self.project_timezone, "--project-timezone")
         return None if zone in {None, timezone.utc} else ZoneClock(zone)
 
-    def time_check(self, mapping: ColumnMapping, read_options: ReadOptions, report: Callable[[str], None]) -> TimeCheck:
+    def time_check(
+        self,
+        mapping: ColumnMapping,
+        read_options: ReadOptions,
+        report: Callable[[str], None],
+        order: ArrivalOrder | None,
+    ) -> TimeCheck:
         """Return the check of the options for times.
 
         Args:
             mapping: result of `column_mapping`.
             read_options: result of `read_options`.
             report: shows a line.
+            order: counts events that are not in order of arrival; None to leave that out.
         """
         return TimeCheck(
             mapping,
@@ -149,6 +157,7 @@ class ColumnOptions:
             timezone=self.timezone,
             project_timezone=self.project_timezone,
             report=report,
+            order=order,
         )
 
     def column_check(self, mapping: ColumnMapping, read_options: ReadOptions) -> ColumnCheck:

@@ -41,6 +41,7 @@ class TimeCheck:
         timezone: value of `--timezone`.
         project_timezone: value of `--project-timezone`.
         report: shows a line.
+        order: counts events of raw exports that are not in order of arrival; None to leave that out.
     """
 
     def __init__(
@@ -51,13 +52,14 @@ class TimeCheck:
         timezone: str | None,
         project_timezone: str | None,
         report: Callable[[str], None],
+        order: ArrivalOrder | None = None,
     ) -> None:
         self._mapping = mapping
         self._read_options = read_options
         self._timezone = timezone
         self._project_timezone = project_timezone
         self._report = report
-        self._order = ArrivalOrder()
+        self._order = order
         # With UTC the caller says that numeric times are right as they are.
         self._compares = mapping.kind is ImportKind.EVENTS and (project_timezone or "").upper() not in {"UTC", "Z"}
         self._read_time = time_reader(mapping, all_times=project_timezone is not None)
@@ -104,7 +106,8 @@ class TimeCheck:
         read = numbers = 0
         for rows in _read(input_file, self._read_options):
             read += len(rows)
-            self._note_order(rows)
+            if self._order is not None:
+                _note_order(self._order, rows)
             numbers += self._add(evidence, rows, input_file.content_id)
             is_needed = is_auto or evidence.records or (self._project_timezone is not None and not numbers)
             if read >= _HEAD_RECORDS and not is_needed:
@@ -128,20 +131,6 @@ class TimeCheck:
             )
         self._report(f"{input_file.name}: numeric times are {evidence.describe()} from UTC, and are converted")
         return evidence
-
-    def order_warning(self) -> str | None:
-        """Return the warning about the order of the events that `run` has read, or None.
-
-        It reads raw exports to the end, and the beginning of other files.
-        """
-        return self._order.warning()
-
-    def _note_order(self, rows: Sequence[Row]) -> None:
-        """Take the order of events in Mixpanel's own form into account."""
-        for _, row in rows:
-            if type(row) is dict and type(properties := row.get("properties")) is dict:
-                ids = properties.get("$user_id"), properties.get("$device_id")
-                self._order.add(row, row.get("event"), *ids, properties.get("time"))
 
     def _add(self, evidence: OffsetEvidence, rows: Sequence[Row], content_id: str) -> int:
         """Compare some records. Return how many numeric times they have."""
@@ -194,6 +183,14 @@ class TimeCheck:
                     return
         if converted:
             raise InputError(unused_timezone(self._timezone, mapping.kind))
+
+
+def _note_order(order: ArrivalOrder, rows: Sequence[Row]) -> None:
+    """Take the order of events in Mixpanel's own form into account."""
+    for _, row in rows:
+        if type(row) is dict and type(properties := row.get("properties")) is dict:
+            ids = properties.get("$user_id"), properties.get("$device_id")
+            order.add(row, row.get("event"), *ids, properties.get("time"))
 
 
 def unused_timezone(timezone: str, kind: ImportKind) -> str:
