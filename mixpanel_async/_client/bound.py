@@ -186,7 +186,8 @@ class BoundMixpanel(BoundProfileMethods):
                 override it.
             ApiError: if Mixpanel did not accept the identity call (Original and Legacy).
             TransportError: if no attempt of the identity call got a response (Original and Legacy).
-            QueueFullError: as in `AsyncMixpanel.track`.
+            QueueFullError: if the identity event is deferred and the queue has no room; for the event, as in
+                `AsyncMixpanel.track`.
             SpoolError: as in `AsyncMixpanel.track`.
             ClientClosedError: after `aclose()` of the client.
         """

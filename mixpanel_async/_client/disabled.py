@@ -40,7 +40,7 @@ class NullSender(Sender):
     async def open(self) -> None:
         """Do nothing."""
 
-    async def enqueue(self, lane: Lane, record: bytes, wait_timeout: float) -> None:
+    async def enqueue(self, lane: Lane, record: bytes, wait_timeout: float, *, must_fit: bool = False) -> None:
         """Do nothing."""
 
     async def in_loop(self, work: Callable[[], Awaitable[T]], name: str) -> T:  # noqa: ARG002  there is no other loop

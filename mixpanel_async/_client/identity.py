@@ -86,7 +86,7 @@ class IdentityMethods(ClientBase):
             ConfigurationError: if `timeout` is out of bounds.
             ApiError: if Mixpanel responded and did not accept the request.
             TransportError: if no attempt got a response.
-            QueueFullError: if the call is deferred, as in `track`.
+            QueueFullError: if the call is deferred and the queue has no room, whatever the `overflow` policy is.
             SpoolError: if the call is deferred, as in `track`.
             ClientClosedError: after `aclose()`.
         """
@@ -146,7 +146,7 @@ class IdentityMethods(ClientBase):
                 an `api_secret` in a client with an outbox.
             ApiError: if Mixpanel responded and did not accept the request.
             TransportError: if no attempt got a response.
-            QueueFullError: if the call is deferred, as in `track`.
+            QueueFullError: if the call is deferred and the queue has no room, whatever the `overflow` policy is.
             SpoolError: if the call is deferred, as in `track`.
             ClientClosedError: after `aclose()`.
         """
@@ -211,7 +211,7 @@ class IdentityMethods(ClientBase):
             ConfigurationError: if `timeout` is out of bounds.
             ApiError: if Mixpanel responded and did not accept the request.
             TransportError: if no attempt got a response.
-            QueueFullError: if the call is deferred, as in `track`.
+            QueueFullError: if the call is deferred and the queue has no room, whatever the `overflow` policy is.
             SpoolError: if the call is deferred, as in `track`.
             ClientClosedError: after `aclose()`.
         """
@@ -238,7 +238,8 @@ class IdentityMethods(ClientBase):
         if timeout is not None:
             check_number("timeout", timeout, minimum=0.001, maximum=86_400.0)
         if deferred:
-            await self._sender.enqueue(self._events, message, self._options.batching.wait_timeout)
+            # No later event would show that two ids were not joined, so a full queue must not drop it in silence.
+            await self._sender.enqueue(self._events, message, self._options.batching.wait_timeout, must_fit=True)
             self._queue.count_identity("deferred")
             return
         try:

@@ -45,8 +45,8 @@ class FlushBarrier:
         self.pending = pending
 
     def result(self, last_error: str | None = None) -> FlushResult:
-        """Return the counts so far, with the last error of the client if records are still waiting."""
-        error = last_error if self.pending else None
+        """Return the counts so far, with the last error of the client if records wait or were dropped by closing."""
+        error = last_error if self.pending or DropReason.CLOSED.value in self.losses else None
         return FlushResult(self.delivered, sum(self.losses.values()), self.pending, dict(self.losses), error)
 
 

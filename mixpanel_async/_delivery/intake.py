@@ -161,13 +161,14 @@ class Intake:
         """Return the lane for this kind and authentication."""
         return self.run_locked(lambda: self._buffer.lane(kind, secret))
 
-    def offer(self, lane: Lane, item: bytes, commits: list[Commit] | None = None) -> bool:
+    def offer(self, lane: Lane, item: bytes, commits: list[Commit] | None = None, *, must_fit: bool = False) -> bool:
         """Accept a record.
 
         Args:
             lane: destination.
             item: encoded record.
             commits: receives what the caller waits for, with a spool or a confirming outbox; None if it does not wait.
+            must_fit: raise where the policy would drop this record.
 
         Returns:
             False if there is no room and the policy is to wait for it; the record is then not accepted.
@@ -178,7 +179,7 @@ class Intake:
         """
         self.check_fork()
         try:
-            return self._offer(lane, item, commits)
+            return self._offer(lane, item, commits, must_fit=must_fit)
         except QueueFullError:
             raise
         except BaseException:
@@ -186,7 +187,7 @@ class Intake:
             self.notify_progress()
             raise
 
-    def _offer(self, lane: Lane, item: bytes, commits: list[Commit] | None) -> bool:
+    def _offer(self, lane: Lane, item: bytes, commits: list[Commit] | None, *, must_fit: bool) -> bool:
         losses: list[Loss] = []
         result = None
         with self._lock:
@@ -195,7 +196,7 @@ class Intake:
                 self._is_lock_held = True
                 try:
                     self._repairer.begin()
-                    result = self._enqueue(lane, item, losses, commits)
+                    result = self._enqueue(lane, item, losses, commits, must_fit=must_fit)
                 except BaseException:
                     self._repairer.losses.extend(losses)
                     self._repairer.repair(self._cut_off_as)
@@ -210,13 +211,15 @@ class Intake:
             self.report_losses(losses)
         if result is OfferResult.WAKE_SENDER or result is OfferResult.FULL:
             self._listener.on_work()
-            if result is OfferResult.FULL and self._overflow in {Overflow.WAIT, Overflow.RAISE}:
-                if self._overflow is Overflow.RAISE or not self._buffer.could_fit(len(item)):
+            if result is OfferResult.FULL and (must_fit or self._overflow in {Overflow.WAIT, Overflow.RAISE}):
+                if self._overflow is not Overflow.WAIT or not self._buffer.could_fit(len(item)):
                     raise self.full()
                 return False
         return True
 
-    def _enqueue(self, lane: Lane, item: bytes, losses: list[Loss], commits: list[Commit] | None) -> OfferResult:
+    def _enqueue(
+        self, lane: Lane, item: bytes, losses: list[Loss], commits: list[Commit] | None, *, must_fit: bool
+    ) -> OfferResult:
         """Enter a record in the buffer, after the staged events."""
         staging = self.staging
         staging.close_from_other_thread()
@@ -224,7 +227,7 @@ class Intake:
         wake_sender = had_staged and self._drain_staging(losses)
         result = self._offer_to_buffer(lane, item, commits)
         if result is OfferResult.FULL:
-            result = self._apply_overflow_policy(lane, item, losses, commits)
+            result = self._apply_overflow_policy(lane, item, losses, commits, must_fit=must_fit)
         if self._deferred:
             self._enqueue_deferred(losses)
             wake_sender = True
@@ -268,7 +271,13 @@ class Intake:
         return result
 
     def _apply_overflow_policy(
-        self, lane: Lane, item: bytes, losses: list[Loss], commits: list[Commit] | None = None
+        self,
+        lane: Lane,
+        item: bytes,
+        losses: list[Loss],
+        commits: list[Commit] | None = None,
+        *,
+        must_fit: bool = False,
     ) -> OfferResult:
         """Apply the overflow policy to a record that does not fit."""
         if self._overflow in {Overflow.WAIT, Overflow.RAISE}:
@@ -280,7 +289,7 @@ class Intake:
                 self.spool.make_room(len(item))
                 self.spool.delete_settled()
             result = self._offer_to_buffer(lane, item, commits)
-        if result is OfferResult.FULL:
+        if result is OfferResult.FULL and not must_fit:
             reason = DropReason.SPOOL_FULL if self._buffer.is_disk_full else DropReason.QUEUE_FULL
             losses.append(self._buffer.discard(lane, [item], reason))
         return result

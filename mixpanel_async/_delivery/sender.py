@@ -414,13 +414,14 @@ class Sender:
 
     # Queueing
 
-    async def enqueue(self, lane: Lane, record: bytes, wait_timeout: float) -> None:
+    async def enqueue(self, lane: Lane, record: bytes, wait_timeout: float, *, must_fit: bool = False) -> None:
         """Enqueue a record. With a spool, wait until it is on disk; with an outbox that confirms, until that has it.
 
         Args:
             lane: lane of the record.
             record: the encoded record.
             wait_timeout: seconds to wait for room under `Overflow.WAIT`.
+            must_fit: raise where the overflow policy would drop this record.
 
         Raises:
             ClientClosedError: if the client is closed.
@@ -431,7 +432,7 @@ class Sender:
         is_own_loop = self.attach()
         commits: list[Commit] | None = [] if self._queue.has_commits else None
         deadline = self._monotonic() + wait_timeout
-        if not self._queue.offer(lane, record, commits):
+        if not self._queue.offer(lane, record, commits, must_fit=must_fit):
             wait = partial(wait_for_room, self._queue, self._binding, self._monotonic, len(record), deadline)
             while await self.in_loop(wait, "mixpanel overflow"):
                 if self._queue.offer(lane, record, commits):

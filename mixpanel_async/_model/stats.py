@@ -55,7 +55,8 @@ class FlushResult:
         failed: number not delivered for any reason: those that `Stats` counts as failed, dropped or uncertain.
         pending: number still waiting when the timeout expired.
         losses: number of `failed` records by the value of their `DropReason`; not compared.
-        last_error: if records are still waiting, the message of the last error; None if there was none. Not compared.
+        last_error: if records are still waiting, or were dropped because the client closed, the message of the last
+            error; None if there was none. Not compared.
     """
 
     delivered: int

@@ -203,19 +203,51 @@ async def test_refused_merge_does_not_hold_up_events(status: int) -> None:
     assert counts(mp) == (0, 0, 1, 0, 1)
 
 
-async def test_full_queue_drops_or_raises_as_for_events() -> None:
+@pytest.mark.parametrize("overflow", [Overflow.DROP_NEWEST, Overflow.RAISE])
+async def test_full_queue_refuses_a_deferred_call(overflow: Overflow) -> None:
     emulator = Emulator(IdMerge.ORIGINAL)
     full = BatchPolicy(max_pending_events=1, linger=3600.0)
-    async with emulator.client(batching=full) as mp:
-        await mp.track("visitor", "Before")
-        await mp.alias("maya", "visitor", deferred=True)
-        assert counts(mp) == (0, 0, 1, 0, 1)
-        assert mp.stats().losses == {"queue_full": 1}
-    async with emulator.client(batching=full, overflow=Overflow.RAISE) as mp:
+    async with emulator.client(batching=full, overflow=overflow, id_merge=IdMerge.ORIGINAL) as mp:
         await mp.track("visitor", "Before")
         with pytest.raises(QueueFullError):
             await mp.alias("maya", "visitor", deferred=True)
+        with pytest.raises(QueueFullError):
+            await mp.identify("maya", ANON, deferred=True)
+        with pytest.raises(QueueFullError):
+            await mp.merge(None, "maya", "old-account", deferred=True)
         assert counts(mp) == (0, 0, 0, 0, 0)
+        assert mp.stats().losses == {}
+
+
+@pytest.mark.parametrize("sign_in_timeout", [None, 0.5])
+async def test_sign_in_is_repeated_if_the_queue_had_no_room(sign_in_timeout: float | None) -> None:
+    emulator = Emulator(IdMerge.ORIGINAL)
+    full = BatchPolicy(max_pending_events=1, linger=3600.0)
+    async with emulator.client(batching=full, id_merge=IdMerge.ORIGINAL) as mp:
+        visitor = mp.bind(device_id=ANON, sign_in_timeout=sign_in_timeout)
+        await visitor.track("Before")
+        if sign_in_timeout is None:
+            with pytest.raises(QueueFullError):
+                await visitor.sign_in("maya", deferred=True)
+        else:
+            await visitor.sign_in("maya", deferred=True)
+        links = [visitor.link]
+        await mp.flush()
+        await visitor.sign_in("maya")
+        links.append(visitor.link)
+        assert [link is None for link in links] == [True, False]
+    assert emulator.cluster("maya") == {"maya", ANON}
+
+
+async def test_newer_record_evicts_a_deferred_call_which_is_counted() -> None:
+    emulator = Emulator(IdMerge.ORIGINAL)
+    full = BatchPolicy(max_pending_events=1, linger=3600.0)
+    async with emulator.client(batching=full, overflow=Overflow.DROP_OLDEST) as mp:
+        await mp.track("visitor", "Before")
+        await mp.alias("maya", "visitor", deferred=True)
+        await mp.track("visitor", "After")
+        assert counts(mp) == (0, 0, 1, 0, 1)
+        assert mp.stats().losses == {"queue_full": 2}
 
 
 async def test_awaited_calls_are_counted() -> None:

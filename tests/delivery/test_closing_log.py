@@ -128,6 +128,16 @@ async def test_flush_that_leaves_records_returns_the_last_error(is_last: bool, t
     await mp.aclose()
 
 
+async def test_close_that_drops_records_returns_the_last_error() -> None:
+    emulator = Emulator()
+    emulator.fail_next(status=503, times=1000)
+    mp = emulator.client(batching=LATER, shutdown_timeout=0.05, retry=RetryPolicy(initial=0.0))
+    await mp.track("user", "Event")
+    result = await mp.aclose()
+    assert result.losses == {"closed": 1}
+    assert "HTTP 503" in (result.last_error or "")
+
+
 async def test_flush_that_leaves_nothing_returns_no_error() -> None:
     emulator = Emulator()
     async with emulator.client(retry=RetryPolicy(initial=0.0)) as mp:
