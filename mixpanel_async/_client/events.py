@@ -19,6 +19,7 @@ from .base import (
     as_encoded,
     as_outcome,
 )
+from .identity_events import check_tracked_event
 
 
 class EventMethods(ClientBase):
@@ -74,6 +75,7 @@ class EventMethods(ClientBase):
         Raises:
             ValidationError: if Mixpanel would not accept the event. `path` names the offending part. With
                 `invalid="drop"`, the event is dropped instead.
+            IdentityError: if the event is a `$identify`, `$create_alias` or `$merge` that the project ignores.
             QueueFullError: if the queue is full, under `Overflow.RAISE`, or under `Overflow.WAIT` after `wait_timeout`.
             SpoolError: if the client has a spool and cannot write to it.
             OutboxError: if the outbox confirms records, and has not taken this one within `timeout`.
@@ -145,6 +147,7 @@ class EventMethods(ClientBase):
         Raises:
             ValidationError: if Mixpanel would not accept the event. `path` names the offending part. With
                 `invalid="drop"`, the event is dropped instead.
+            IdentityError: if the event is a `$identify`, `$create_alias` or `$merge` that the project ignores.
             QueueFullError: if the queue is full, under `Overflow.RAISE` or, because this call cannot wait, under
                 `Overflow.WAIT`.
             ClientClosedError: after `aclose()`.
@@ -228,6 +231,7 @@ class EventMethods(ClientBase):
             TransportError: if no attempt got a response.
             ValidationError: if Mixpanel would not accept the event, also with `invalid="drop"`: a call that returns
                 means that Mixpanel has the event, unless `before_send` dropped it.
+            IdentityError: if the event is a `$identify`, `$create_alias` or `$merge` that the project ignores.
             QueueFullError: if the queue has no room for the event, under every overflow policy.
             ClientClosedError: after `aclose()`.
         """
@@ -329,6 +333,9 @@ class EventMethods(ClientBase):
             encoder, append = self._encoder, self._staging.try_append
             record = False if stage is None else append(stage, encoder.encode_plain, event, recent, None)
             if record is False:
+                if time_argument == "time":
+                    # Imports repeat what a project has exported.
+                    check_tracked_event(event[1], event[2], self._options.id_merge, recent=self._options.is_recent_only)
                 now, new_id = self._staging.now(), self._environment.new_id
                 record = Record(encoder.encode_event(EventArguments(*event), now=now, new_id=new_id, recent=recent))
                 if stage is not None and append(stage, as_encoded, record, None, None) is True:

@@ -7,7 +7,7 @@ event goes into the queue of events, in order with the other records of the pers
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any
 
 from .._encoding.validation import check_id, is_anonymous_id
 from .._model.config import IdMerge, check_number
@@ -16,11 +16,7 @@ from .._model.errors import ClientClosedError, ConfigurationError, IdentityError
 from .._model.records import RecordKind
 from .._runtime.ids import uuid4_text
 from .base import NO_SECRETS_IN_OUTBOX, ClientBase, Meta
-
-_NOT_AN_ANON_ID: Final = (
-    "must be a UUID with dashes, such as str(uuid.uuid4()), or an id of Mixpanel's browser SDK (five groups of "
-    "hexadecimal digits), because Mixpanel silently ignores other ids; use alias or merge for an id of another form"
-)
+from .identity_events import NOT_AN_ANON_ID, no_effect
 
 
 class IdentityMethods(ClientBase):
@@ -220,7 +216,7 @@ class IdentityMethods(ClientBase):
         ids = {"identified_id": identified_id, "anon_id": anon_id}
         self._check_identity("identify", ids, IdMerge.SIMPLIFIED, IdMerge.LEGACY)
         if not is_anonymous_id(anon_id):
-            raise IdentityError("anon_id", _NOT_AN_ANON_ID)
+            raise IdentityError("anon_id", NOT_AN_ANON_ID)
         properties = {"$identified_id": identified_id, "$anon_id": anon_id}
         message = self._message("$identify", properties, meta)
         await self._send(RecordKind.IDENTITY, message, deferred=deferred, timeout=timeout)
@@ -261,13 +257,9 @@ class IdentityMethods(ClientBase):
         """Reject invalid or equal ids, and a call that the project's ID Merge system ignores."""
         for name, value in ids.items():
             check_id(value, name)
-        if self._options.id_merge in unsupported:
-            hint = (
-                "; track an event with user_id and device_id instead"
-                if self._options.id_merge is IdMerge.SIMPLIFIED
-                else "; use alias instead"
-            )
-            raise IdentityError(call, f"has no effect in a project with {self._options.id_merge.value} ID merge{hint}")
+        id_merge = self._options.id_merge
+        if id_merge is not None and id_merge in unsupported:
+            raise IdentityError(call, no_effect(id_merge))
         (name, value), (other_name, other) = ids.items()
         if value == other:
             raise IdentityError(name, f"is equal to {other_name}; pass two different ids")

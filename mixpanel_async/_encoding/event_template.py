@@ -41,6 +41,8 @@ _MESSAGE_FIELDS: Final = 2
 # An IPv6 address with the name of an interface has at most 55 characters.
 _MAX_ADDRESS_LENGTH: Final = 64
 _CONTAINERS: Final = frozenset({dict, list})
+IDENTITY_EVENTS: Final = frozenset({"$create_alias", "$identify", "$merge"})
+"""Events whose names make Mixpanel join ids. The client checks them, so templates do not support them."""
 _OCTETS: Final = frozenset(map(str, range(256)))
 
 
@@ -56,6 +58,8 @@ class Fragments:
 
     def __init__(self, token: str, normalizer: Normalizer) -> None:
         def name(event_name: str) -> bytes:
+            if event_name in IDENTITY_EVENTS:
+                raise KeyError
             record = {"event": event_name, "properties": {"token": token, "distinct_id": 0}}
             return dumps(record)[: -len("0}}")]
 

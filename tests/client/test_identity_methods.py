@@ -352,3 +352,54 @@ async def test_errors_mask_credentials_that_the_server_repeats() -> None:
     while error is not None:
         assert type(error).__module__.split(".")[0] == "mixpanel_async"
         error = error.__cause__ or error.__context__
+
+
+IDENTIFY = {"$identified_id": "user-1", "$anon_id": ANON}
+ALIAS = {"alias": "user-1", "distinct_id": "visitor"}
+MERGE = {"$distinct_ids": ["user-1", "visitor"]}
+
+
+@pytest.mark.parametrize(
+    ("id_merge", "name", "properties", "problem"),
+    [
+        (IdMerge.SIMPLIFIED, "$identify", IDENTIFY, "simplified ID merge; track an event with user_id and device_id"),
+        (IdMerge.SIMPLIFIED, "$create_alias", ALIAS, "simplified ID merge"),
+        (IdMerge.SIMPLIFIED, "$merge", MERGE, "simplified ID merge"),
+        (IdMerge.LEGACY, "$identify", IDENTIFY, "legacy ID merge; use alias"),
+        (IdMerge.LEGACY, "$merge", MERGE, "legacy ID merge; use alias"),
+        (IdMerge.ORIGINAL, "$identify", {**IDENTIFY, "$anon_id": "visitor-7"}, "must be a UUID with dashes"),
+        (IdMerge.ORIGINAL, "$merge", MERGE, "call merge"),
+    ],
+)
+async def test_tracked_identity_event_without_effect_raises(
+    id_merge: IdMerge, name: str, properties: dict[str, Any], problem: str
+) -> None:
+    emulator = Emulator(id_merge)
+    async with emulator.client(id_merge=id_merge) as mp:
+        for target in (mp.track, mp.track_immediate, mp.bind(user_id="user-1").track):
+            arguments: list[Any] = [name, properties] if target.__self__ is not mp else ["user-1", name, properties]
+            # The second event of a name takes another path than the first one.
+            for _ in range(2):
+                with pytest.raises(IdentityError, match=problem):
+                    await target(*arguments)
+        with pytest.raises(IdentityError, match=problem):
+            mp.track_nowait("user-1", name, properties)
+        # An import repeats what a project has exported.
+        await mp.import_data(None, "user-1", name, 1_700_000_000, {**properties, "$insert_id": "a"})
+    assert len(emulator.requests()) == 1
+
+
+async def test_tracked_identity_event_with_effect_is_sent() -> None:
+    emulator = Emulator(IdMerge.ORIGINAL)
+    async with emulator.client(id_merge=IdMerge.ORIGINAL) as mp:
+        await mp.track("user-1", "$identify", IDENTIFY)
+        await mp.flush()
+    assert emulator.cluster("user-1") == {"user-1", ANON}
+    async with Emulator(IdMerge.SIMPLIFIED).client() as mp:
+        await mp.track("user-1", "$identify", IDENTIFY)
+
+
+async def test_tracked_identity_event_without_effect_is_dropped_and_counted() -> None:
+    async with Emulator(IdMerge.SIMPLIFIED).client(id_merge=IdMerge.SIMPLIFIED, invalid="drop") as mp:
+        await mp.track("user-1", "$identify", IDENTIFY)
+        assert mp.stats().losses == {"invalid": 1}
