@@ -182,12 +182,22 @@ class BlockingMixpanel(_Facade):
         client: the client. It may also be used from event loops.
         can_wait: whether queueing a record may wait for the disk or for room.
         is_interrupted: returns whether the caller has interrupted code of the client that holds its lock.
+        runs_here: returns whether the client runs in the event loop of the caller.
     """
 
     _target: AsyncMixpanel
 
-    def __init__(self, client: AsyncMixpanel, *, can_wait: bool, is_interrupted: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        client: AsyncMixpanel,
+        *,
+        can_wait: bool,
+        is_interrupted: Callable[[], bool],
+        runs_here: Callable[[], bool],
+    ) -> None:
         super().__init__(client, LoopThread("mixpanel client", is_interrupted), can_wait=can_wait)
+        self._runs_here = runs_here
+        self._is_guest = False
         self._result: FlushResult | None = None
         weakref.finalize(self, self._thread.stop_soon)
 
@@ -228,7 +238,11 @@ class BlockingMixpanel(_Facade):
             ClientClosedError: if the client is closed.
         """
         if self._target.enabled:
-            self._thread.run(self._target.start)
+            self._is_guest = not self._thread.run(self._start)
+
+    async def _start(self) -> bool:
+        await self._target.start()
+        return self._runs_here()
 
     def flush(self, timeout: float | None = None) -> FlushResult:
         """Deliver the waiting records. See `AsyncMixpanel.flush`."""
@@ -242,11 +256,17 @@ class BlockingMixpanel(_Facade):
     def close(self) -> FlushResult:
         """Deliver what waits, close the client and end the thread. See `AsyncMixpanel.aclose`.
 
+        If the client ran in another event loop at the start, such as that of a web app, it stays open there, and only
+        the thread ends. The result then counts the records that wait.
+
         A signal handler that has interrupted a call of the same client cannot wait. The client then stays open, and
         delivers at the exit of the program.
         """
         if not self._target.enabled:
             return FlushResult(0, 0, 0)
+        if self._is_guest:
+            self._thread.close()
+            return FlushResult(0, 0, self._target.stats().pending)
         if self._result is None:
             try:
                 self._result = self._thread.run(self._target.aclose)

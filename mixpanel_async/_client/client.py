@@ -320,13 +320,16 @@ class AsyncMixpanel(LifecycleMethods, FlagAccess, EventMethods, IdentityMethods,
             ```
 
         Returns:
-            A client with blocking methods of the same names and arguments. Leaving the block delivers and closes.
+            A client with blocking methods of the same names and arguments. Leaving the block delivers and closes,
+            unless the client runs in another event loop, such as that of a web app: it then stays open there.
         """
         from .blocking import BlockingMixpanel  # noqa: PLC0415  only imported if used
 
         # A commit, and `Overflow.WAIT`, need an event loop to wait in.
         can_wait = self._queue.has_commits or self._options.overflow is Overflow.WAIT
-        return BlockingMixpanel(self, can_wait=can_wait, is_interrupted=self._queue.is_interrupted)
+        return BlockingMixpanel(
+            self, can_wait=can_wait, is_interrupted=self._queue.is_interrupted, runs_here=self._sender.attach
+        )
 
     def start_in_thread(self) -> BlockingMixpanel:
         """Run the client in a background thread until `BlockingMixpanel.close()`, or until the program ends.

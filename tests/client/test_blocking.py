@@ -382,3 +382,25 @@ def test_handler_that_closes_in_the_middle_of_a_call_ends(delay: float) -> None:
         )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "never awaited" not in done.stderr
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("start", ["block", "start_in_thread"])
+async def test_client_of_another_event_loop_stays_open(start: str) -> None:
+    def view(mp: AsyncMixpanel) -> None:
+        if start == "block":
+            with mp.in_thread() as blocking:
+                blocking.people_increment("user-1", {"visits": 1})
+        else:
+            blocking = mp.start_in_thread()
+            blocking.people_increment("user-1", {"visits": 1})
+            assert blocking.close().pending == 1
+            assert blocking.close().pending == 1
+
+    emulator = Emulator()
+    async with emulator.client(batching=LINGERING) as mp:
+        await anyio.to_thread.run_sync(view, mp)
+        assert client_threads() == []
+        await mp.track("user-1", "Page viewed")
+        assert (await mp.flush()).delivered == 2
+    assert emulator.profile("user-1")["visits"] == 1
