@@ -216,13 +216,15 @@ class BoundMixpanel(BoundProfileMethods):
         self, timeout: float, call: IdentityCall | None, track: Callable[[], Awaitable[None]], *, deferred: bool
     ) -> bool:
         """Make the calls of `sign_in` without raising because of Mixpanel. Return whether the ids will be joined."""
+        cause: Exception | None = None
         if call is not None and not deferred:
             try:
                 # The call ends itself. The second limit is for a client whose event loop does not respond.
                 with anyio.fail_after(timeout + _QUEUE_TIMEOUT):
                     await call(timeout=timeout)
             except _NOT_IN_TIME as error:
-                self._report(error, is_final=False)
+                # The line is logged once the queue has the event. The traceback refers to this frame.
+                cause = error.with_traceback(None)
             else:
                 call = None
         try:
@@ -231,6 +233,8 @@ class BoundMixpanel(BoundProfileMethods):
                 if call is not None:
                     await call(deferred=True)
                     call = None
+                    if cause is not None:
+                        self._report(cause, is_final=False)
                 await track()
         except _NOT_IN_TIME as error:
             self._report(error, is_final=True)

@@ -337,6 +337,9 @@ async def test_sign_in_with_a_timeout_survives_the_queue_and_a_closed_client(cap
     await visitor.sign_in("maya")
     # Without the link, the next sign-in joins the ids.
     assert (visitor.user_id, visitor.link) == ("maya", None)
+    # Not also that the call is queued.
+    logged = [getattr(record, "mixpanel", {}).get("event") for record in caplog.records]
+    assert [event for event in logged if event in {"identity_deferred", "sign_in_failed"}] == ["sign_in_failed"]
     emulator.stop_faults()
     await mp.aclose()
     caplog.clear()
