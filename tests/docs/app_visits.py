@@ -213,7 +213,10 @@ APP_VISITS: Final[dict[str, str]] = {
         assert old not in EMULATOR.cluster("user-2")
         """,
     ),
-    "guides/fastapi.md#app.py": asgi_visit(SIGN_UP, JOINED),
+    "guides/fastapi.md#app.py": asgi_visit(
+        SIGN_UP.replace('{"hello": "maya@example.com"}', '{"hello": "user-1"}'),
+        JOINED.replace('("maya@example.com")', '("user-1")'),
+    ),
     "guides/fastapi.md#app_with_options.py": asgi_visit(
         """
         assert (await browser.post("/cart/tea")).status_code == 200
@@ -229,6 +232,12 @@ APP_VISITS: Final[dict[str, str]] = {
     "guides/fastapi.md#app_with_lifespan.py": asgi_visit(
         'assert (await browser.get("/report")).status_code == 200',
         'assert {event["event"] for event in EMULATOR.events()} == {"App started", "Report opened"}',
+    ),
+    "guides/fastapi.md#production_app.py": asgi_visit(
+        """
+        assert (await browser.get("/")).status_code == 200
+        """,
+        'assert [event["event"] for event in EMULATOR.events()] == ["Page viewed"]',
     ),
     "guides/fastapi.md#plain_views.py": asgi_visit(
         'assert (await browser.post("/login", params={"user": "user-1"})).status_code == 200',
