@@ -23,8 +23,8 @@ from pydantic import BaseModel
 from mixpanel_async import AsyncMixpanel, BoundMixpanel
 from mixpanel_async.integrations.fastapi import MixpanelIntegration
 
-# Replaces a database: accounts, and the account of each session.
-accounts: set[str] = set()
+# Replaces a database: the id of each account by its email address, and the account of each session.
+accounts: dict[str, str] = {}
 sessions: dict[str, str] = {}
 
 
@@ -48,11 +48,11 @@ class Account(BaseModel):
     email: str
 
 
-def start_session(email: str, response: Response) -> dict[str, str]:
+def start_session(user_id: str, response: Response) -> dict[str, str]:
     session = secrets.token_urlsafe()
-    sessions[session] = email
+    sessions[session] = user_id
     response.set_cookie("session", session, httponly=True, samesite="lax")
-    return {"account": email}
+    return {"account": user_id}
 
 
 @app.get("/")
@@ -65,18 +65,19 @@ async def home(mp: Mixpanel) -> dict[str, str]:
 async def sign_up(form: Account, mp: Mixpanel, response: Response) -> dict[str, str]:
     if form.email in accounts:
         raise HTTPException(409, "this account already exists")
-    accounts.add(form.email)
-    await mp.sign_in(form.email, "Signed up", {"plan": "free"}, is_new=True)
+    # An email address can change, and Mixpanel cannot rename a user.
+    user_id = accounts[form.email] = f"user-{len(accounts) + 1}"
+    await mp.sign_in(user_id, "Signed up", {"plan": "free"}, is_new=True)
     await mp.people_set({"$email": form.email})
-    return start_session(form.email, response)
+    return start_session(user_id, response)
 
 
 @app.post("/login")
 async def log_in(form: Account, mp: Mixpanel, response: Response) -> dict[str, str]:
     if form.email not in accounts:
         raise HTTPException(403, "unknown account")
-    await mp.sign_in(form.email)
-    return start_session(form.email, response)
+    await mp.sign_in(accounts[form.email])
+    return start_session(accounts[form.email], response)
 
 
 @app.post("/logout", status_code=204)

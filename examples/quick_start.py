@@ -22,7 +22,7 @@ async def main() -> None:
     async with AsyncMixpanel.from_env(SETTINGS) as mp:
         visitor = mp.bind(device_id=mp.new_device_id())
         await visitor.track("Page viewed", {"page": "/pricing"})
-        await visitor.sign_in("maya@example.com", "Signed up", {"plan": "free"}, is_new=True)
+        await visitor.sign_in("user-1", "Signed up", {"plan": "free"}, is_new=True)
         await visitor.people_set({"$name": "Maya", "plan": "free"})
         result = await mp.flush()
     print(f"{result.delivered} records delivered, {result.failed} failed, {result.pending} still to be sent")

@@ -43,11 +43,11 @@ async def test_sign_up_joins_the_visitor_to_the_user(
     await browser.post("/signup", json={"email": "maya@example.com"})
     await mixpanel_client.flush()
 
-    assert_tracked(mixpanel_emulator, "Signed up", distinct_id="maya@example.com", properties={"plan": "free"})
-    assert_profile(mixpanel_emulator, "maya@example.com", {"$email": "maya@example.com"})
+    assert_tracked(mixpanel_emulator, "Signed up", distinct_id="user-1", properties={"plan": "free"})
+    assert_profile(mixpanel_emulator, "user-1", {"$email": "maya@example.com"})
     # Events before the sign-up belong to the user now.
-    assert_same_person(mixpanel_emulator, "maya@example.com", browser.cookies["mp_visitor"])
-    assert_tracked(mixpanel_emulator, "Page viewed", distinct_id="maya@example.com")
+    assert_same_person(mixpanel_emulator, "user-1", browser.cookies["mp_visitor"])
+    assert_tracked(mixpanel_emulator, "Page viewed", distinct_id="user-1")
 
 
 async def test_returning_visitor_keeps_the_same_id(
@@ -69,5 +69,5 @@ async def test_sign_up_succeeds_while_mixpanel_is_down(
     await mixpanel_client.flush()
 
     assert response.status_code == 201
-    assert_same_person(mixpanel_emulator, "maya@example.com", browser.cookies["mp_visitor"])
+    assert_same_person(mixpanel_emulator, "user-1", browser.cookies["mp_visitor"])
     assert_tracked(mixpanel_emulator, "Signed up")

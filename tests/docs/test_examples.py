@@ -19,7 +19,7 @@ from mixpanel_async import IdMerge
 from mixpanel_async.emulator import Emulator
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
-ACCOUNT = "maya@example.com"
+ACCOUNT = "user-1"
 
 
 @pytest.fixture
