@@ -76,9 +76,9 @@ sys.path.insert(0, sys.argv[1])
 from celery.contrib.testing.worker import start_worker
 import celery_app
 with start_worker(celery_app.app, pool="solo", perform_ping_check=False):
-    sign_up = celery_app.sign_up.delay("maya@example.com", "3f2b0a52-1c1c-4b6e-9d7e-0a4f2c1d8e11")
-    celery_app.pay.delay("maya@example.com", 9.5, time.time())
-    celery_app.sync_contacts.delay(["maya@example.com"]).get(timeout=10)
+    sign_up = celery_app.sign_up.delay("user-1", "3f2b0a52-1c1c-4b6e-9d7e-0a4f2c1d8e11")
+    celery_app.pay.delay("user-1", 9.5, time.time())
+    celery_app.sync_contacts.delay(["user-1"]).get(timeout=10)
 """
     settings = {**os.environ, "CELERY_BROKER_URL": "memory://", "CELERY_RESULT_BACKEND": "cache+memory://"}
     command = [sys.executable, "-c", program, str(EXAMPLES)]
