@@ -66,9 +66,10 @@ async def lose_to_a_full_disk(emulator: Emulator, tmp_path: Path) -> AsyncMixpan
         emulator.client(spool=spool, batching=BatchPolicy(linger=3600.0)) as mp,
         emulator.client(spool=spool, batching=BatchPolicy(linger=3600.0)) as other,
     ):
-        for _ in range(20):
-            await other.track("other", "Event", text)
-        # This client does not know yet how much of the file the other one uses.
+        # One commit: soon afterwards, the first client would know how much of the file the other one uses.
+        for _ in range(19):
+            other.track_nowait("other", "Event", text)
+        await other.track("other", "Event", text)
         for _ in range(18):
             mp.track_nowait("user", "Event", text)
         await until(lambda: mp.stats().losses)
