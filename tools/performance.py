@@ -181,10 +181,10 @@ def readme(sections: Sections, text: str) -> str:
     cost = {row["name"]: f"{row['cpu_us']:.0f} µs" for row in sections["burst"]["rows"]}
     cells = [cost["mixpanel BufferedConsumer"], "not measured", cost["posthog AsyncPosthog"], cost["mixpanel-async"]]
     text, found = re.subn(
-        r"^\| CPU per event \|.*$", f"| CPU per event | {' | '.join(cells)} |", text, flags=re.MULTILINE
+        r"^\| CPU per `track` call \|.*$", f"| CPU per `track` call | {' | '.join(cells)} |", text, flags=re.MULTILINE
     )
     if found != 1:
-        sys.exit(f"{README} has no row 'CPU per event'")
+        sys.exit(f"{README} has no row 'CPU per `track` call'")
     return text
 
 
