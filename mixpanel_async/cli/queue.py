@@ -60,7 +60,7 @@ Ids = Annotated[
 ]
 
 
-@queue.command(epilog=epilog("queue status"), short_help="Show what waits, dead letters and workers.")
+@queue.command(epilog=epilog("queue status"), short_help="Show waiting records, dead letters and workers.")
 def status(
     url: Url,
     *,
@@ -77,7 +77,7 @@ def status(
         ),
     ] = None,
 ) -> None:
-    """Show what waits by lane, dead letters by reason, workers, shared pauses, the server, and advice."""
+    """Show waiting records by lane, dead letters by reason, workers, shared pauses, the server, and advice."""
     seconds = None if max_age is None else seconds_of(max_age)
 
     async def read(admin: QueueAdmin) -> QueueStatus:

@@ -65,7 +65,7 @@ Ids = Annotated[
 ]
 
 
-@spool.command(epilog=epilog("spool status"), short_help="Show what waits, and dead letters.")
+@spool.command(epilog=epilog("spool status"), short_help="Show waiting records and dead letters.")
 def status(
     path: SpoolPath,
     *,

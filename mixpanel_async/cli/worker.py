@@ -57,7 +57,7 @@ def worker(
         str | None,
         typer.Option(help="Deliver only these: events, imports, people, groups, identity; joined by commas."),
     ] = None,
-    once: Annotated[bool, typer.Option("--once", help="Deliver what waits, and exit.")] = False,  # noqa: FBT002  an option
+    once: Annotated[bool, typer.Option("--once", help="Deliver the waiting records, and exit.")] = False,  # noqa: FBT002  an option
     log: Annotated[str, typer.Option(metavar="text|json", help="Form of the output.")] = "text",
     metrics_port: Annotated[
         int | None,

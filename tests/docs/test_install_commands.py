@@ -10,7 +10,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 # The name as an argument of an installer, with or without extras. `&&` begins another command.
 BY_NAME = re.compile(r"""\b(?:install|add)\b[^&;|#\n`]*[\s"']mixpanel[-_]async(?=\[|["'`\s,]|$)""", re.MULTILINE)
-SKIPPED = {".git", "node_modules", "site", "__pycache__"}
+# Files of other tools, virtual environments and builds.
+SKIPPED = {".cache", ".git", ".venv", "__pycache__", "build", "dist", "node_modules", "site", "venv"}
 
 
 @pytest.mark.parametrize(

@@ -63,7 +63,7 @@ def audit(
     as_json: opt.AsJson = False,
     quiet: opt.Quiet = False,
 ) -> None:
-    """Find what is wrong with the ids in a raw export: who is who, which identity calls failed, and what to do.
+    """Find the faults in the ids of a raw export: who is who, which identity calls failed, and what to do.
 
     The identity calls are replayed as Mixpanel would, in order of arrival, although an export is not sorted. Calls that
     Mixpanel has marked with `$failure_reason` count as failed. Nothing is sent.

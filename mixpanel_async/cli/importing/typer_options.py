@@ -117,7 +117,7 @@ UseCheckpoints = Annotated[
 ]
 Restart = Annotated[bool, typer.Option("--restart", help="Ignore existing checkpoints and import from the start.")]
 IsDryRun = Annotated[
-    bool, typer.Option("--dry-run", help="Check all records without sending any, and report what becomes of them.")
+    bool, typer.Option("--dry-run", help="Check all records without sending any, and report the result of each.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result of a dry run as JSON.")]
 IsQuiet = Annotated[bool, typer.Option("--quiet", "-q", help="Do not show progress, nor the report of a dry run.")]
