@@ -5,6 +5,8 @@ from __future__ import annotations
 import inspect
 import re
 import runpy
+import shutil
+import subprocess
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from mixpanel_async import AsyncMixpanel, IdMerge
 from mixpanel_async._http.asgi import asgi_client
 from mixpanel_async.emulator import Emulator
 
+PERL = shutil.which("perl")
 PAGE = DOCS / "guides/migration.md"
 TEXT = PAGE.read_text(encoding="utf-8")
 BLOCKS = [block for block in blocks_of(PAGE) if block.language in {"py", "python"}]
@@ -35,6 +38,16 @@ class Shop:
     def __init__(self, mp: Mixpanel, errors: type[Exception] = mixpanel.MixpanelException) -> None:
         self.mp = mp
         self.errors = errors
+
+    async def paid(self, shops: list[Mixpanel]) -> None:
+        self.mp.track("user-1", "Paid")
+        await self.mp.people_set("user-1", {"paid": True})
+        self.shop.mp.alias("ada", "user-1")
+        self.amp.track("user-1", "Paid")
+
+
+def find(mp: Mixpanel | None, other: None | Mixpanel = None) -> Mixpanel | None:
+    return mp or other
 
 
 async def work(mp: Mixpanel) -> None:
@@ -61,6 +74,16 @@ class Shop:
     def __init__(self, mp: AsyncMixpanel, errors: type[Exception] = mixpanel_async.MixpanelException) -> None:
         self.mp = mp
         self.errors = errors
+
+    async def paid(self, shops: list[AsyncMixpanel]) -> None:
+        await self.mp.track("user-1", "Paid")
+        await self.mp.people_set("user-1", {"paid": True})
+        await self.shop.mp.alias("ada", "user-1")
+        self.amp.track("user-1", "Paid")
+
+
+def find(mp: AsyncMixpanel | None, other: None | AsyncMixpanel = None) -> AsyncMixpanel | None:
+    return mp or other
 
 
 async def work(mp: AsyncMixpanel) -> None:
@@ -161,6 +184,16 @@ def test_every_method_and_argument_of_the_official_sdk_is_on_the_page(official: 
     if not official.__module__.startswith("mixpanel.flags"):
         for name in list(inspect.signature(official).parameters)[1:]:
             assert f"{name}=" in rows, name
+
+
+@pytest.mark.skipif(PERL is None, reason="needs perl")
+def test_script_moves_a_sample_file_in_perl(tmp_path: Path) -> None:
+    (script,) = (block.code for block in blocks_of(PAGE) if block.title == "move.pl")
+    (tmp_path / "move.pl").write_text(script, "utf-8")
+    shop = tmp_path / "shop.py"
+    shop.write_text(SAMPLE, "utf-8")
+    subprocess.run([str(PERL), "-pi", "move.pl", "shop.py"], cwd=tmp_path, check=True, timeout=30)
+    assert shop.read_text("utf-8") == REPLACED
 
 
 def test_search_and_replace_moves_a_sample_file() -> None:
