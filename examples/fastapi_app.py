@@ -3,7 +3,7 @@
     pip install ".[fastapi]" uvicorn     # in a clone of the repository
     MIXPANEL_TOKEN=... MIXPANEL_ID_MERGE=simplified uvicorn --app-dir examples fastapi_app:app
     curl -c jar -b jar localhost:8000/                                              # an anonymous page view
-    curl -c jar -b jar localhost:8000/signup --json '{"email": "maya@example.com"}' # or /login
+    curl -c jar -b jar localhost:8000/signup -H 'Content-Type: application/json' -d '{"email": "maya@example.com"}'
     curl -c jar -b jar -X POST localhost:8000/logout
 
 Tracking is queued: it costs the handler microseconds and cannot fail the request. `sign_in` joins the visitor to the

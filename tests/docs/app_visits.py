@@ -154,7 +154,7 @@ async with app.router.lifespan_context(app):
         await app.state.mixpanel.flush()
     lines = generate_latest().decode().splitlines()
     assert [x[-4:] for x in lines if x.startswith("mixpanel_client_records_delivered_total")] == [" 1.0"]
-    other = "from pathlib import Path; from slots import take_slot; print(take_slot(Path('state'), 16))"
+    other = "from pathlib import Path; from slots import take_slot; print(take_slot(Path('.'), 16))"
     assert subprocess.run([sys.executable, "-c", other], capture_output=True, check=True).stdout == b"1\\n"
 assert [one["properties"]["number"] for one in EMULATOR.events("Order placed")] == [7]
 """
@@ -162,7 +162,14 @@ assert [one["properties"]["number"] for one in EMULATOR.events("Order placed")] 
 REST: Final = """
 import io
 from contextlib import redirect_stdout
-FOLDER.mkdir()
+main.__globals__["FOLDER"] = Path("missing")
+try:
+    await main()
+except SystemExit as error:
+    assert "STATE_DIRECTORY" in str(error)
+else:
+    raise AssertionError("a missing directory is an error")
+main.__globals__["FOLDER"] = FOLDER
 left = AsyncMixpanel.from_env(spool=SqliteSpool(FOLDER / "3.db"), api_host="http://127.0.0.1:9", shutdown_timeout=0)
 async with left:
     await left.track("user-1", "Order placed")

@@ -63,8 +63,8 @@ ENVIRONMENT: Final[dict[str, dict[str, str]]] = {
     "README.md": {"MIXPANEL_ID_MERGE": "simplified"},
     "tutorial.md": {"MIXPANEL_ID_MERGE": "simplified"},
     "guides/django.md": {"MIXPANEL_ID_MERGE": "simplified"},
-    # The metrics get any free port.
-    "guides/production.md": {"METRICS_PORT": "0"},
+    # The metrics get any free port. The directory exists, as systemd makes it.
+    "guides/production.md": {"METRICS_PORT": "0", "STATE_DIRECTORY": "."},
 }
 
 # Programs that send nothing, such as one that validates settings; all others must reach the emulator or make a client.

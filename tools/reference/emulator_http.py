@@ -212,7 +212,7 @@ def _names(names: Iterable[str], required: Collection[str]) -> str:
 _EXAMPLE: Final = """
 ```console
 mixpanel-async emulator --port 8080
-curl http://127.0.0.1:8080/_emulator/fail-next --json '{"status": 503, "times": 2, "path": "/track"}'
+curl http://127.0.0.1:8080/_emulator/fail-next -d '{"status": 503, "times": 2, "path": "/track"}'
 curl 'http://127.0.0.1:8080/_emulator/events?name=Signed+up&limit=1'
 ```
 """
