@@ -92,6 +92,12 @@ def test_program_runs(block: Block, processes: ForkServer, tmp_path: Path, reque
         assert printed == block.output
 
 
+def test_titles_name_files_within_the_folder_of_the_page() -> None:
+    for path in pages():
+        for block in blocks_of(path):
+            assert block.title is None or not (Path(block.title).is_absolute() or ".." in block.title), block.key
+
+
 def test_keys_of_the_visits_exist() -> None:
     keys = {block.key for block in PYTHON}
     assert {*VISITS, *IMPORTED, *IMPORTED.values(), *SILENT, *LOSSES} <= keys
