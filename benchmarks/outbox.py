@@ -31,7 +31,7 @@ _FLEET_DEADLINE: Final = 120.0
 
 @dataclass
 class Look:
-    """What waits in a queue."""
+    """State of a queue at one moment."""
 
     waiting: int = 0
     oldest_age: float = 0.0
@@ -136,7 +136,7 @@ async def _watch(url: str, name: str, producers: Sequence[subprocess.Popen[str]]
     """Look at the queue until the producers have ended and it is empty."""
     from mixpanel_async.outbox import RedisOutbox
 
-    # A worker that serves no lane of the benchmark: its heartbeats tell what waits.
+    # A worker that serves no lane of the benchmark: its heartbeats show the number of waiting records.
     inbox = RedisOutbox(url, name=name).inbox(TOKEN, "watch", kinds=["groups"])
     await inbox.open()
     looks: list[Look] = []

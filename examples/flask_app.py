@@ -10,7 +10,7 @@
 The client runs in a background thread of each process. Tracking is queued: it costs the view microseconds and cannot
 fail the request. `sign_in` joins the visitor to the user. In an Original or Legacy project it waits at most two seconds
 for Mixpanel. After that the identity event waits in the queue, in order with the visitor's events, and the sign-up
-continues. What is queued when the process exits is delivered.
+continues. Records in the queue when the process exits are delivered.
 """
 
 from __future__ import annotations

@@ -42,7 +42,7 @@ def emulator(
         typer.Option(metavar="DIR", help="Directory that keeps data across restarts; default: memory only."),
     ] = None,
     tls: Annotated[  # noqa: FBT002  an option of a command
-        bool, typer.Option("--tls", help="Serve https too, on the same port, with a certificate of its own authority.")
+        bool, typer.Option("--tls", help="Serve https too, on the same port, with a certificate of a local authority.")
     ] = False,
     tls_dir: Annotated[
         str | None,
