@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pty
+import select
 import signal
 from collections import Counter
 from collections.abc import Iterator
@@ -106,8 +107,7 @@ def test_terminal_is_asked(
     shown = b""
     while b"[y/N]" not in shown:
         shown += os.read(terminal, 1024)
-    os.write(terminal, answer)
-    shown += b"".join(read_all(terminal))
+    shown += b"".join(answer_and_read(terminal, answer))
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == status, shown
     os.close(terminal)
     assert len(emulator.identity_log()) == count
@@ -115,11 +115,21 @@ def test_terminal_is_asked(
     assert (b"Nothing was sent." in shown) is (count == 0)
 
 
-def read_all(terminal: int) -> Iterator[bytes]:
-    """Yield the output of a terminal. Linux reports the end as an error."""
+def answer_and_read(terminal: int, answer: bytes) -> Iterator[bytes]:
+    """Type an answer, and yield the output of the terminal. Linux reports its end as an error.
+
+    Ctrl-C is typed again until the terminal ends. `input()` misses a signal that arrives between the last check of the
+    interpreter and the system call that reads.
+    """
+    os.write(terminal, answer)
     try:
-        while data := os.read(terminal, 1024):
-            yield data
+        while True:
+            if answer == b"\x03" and not select.select([terminal], [], [], 0.5)[0]:
+                os.write(terminal, answer)
+            elif data := os.read(terminal, 1024):
+                yield data
+            else:
+                return
     except OSError:
         return
 
