@@ -25,7 +25,7 @@ from .base import Meta, Properties
 from .bound_profiles import BoundProfileMethods
 from .bound_properties import Append, BoundProperties
 from .device_links import IdentityCall, identity_call, link_to, without_prefix
-from .invalid import IgnoredData, InvalidData, as_refusal
+from .invalid import as_refusal
 
 if TYPE_CHECKING:
     from .client import AsyncMixpanel
@@ -59,25 +59,19 @@ class BoundMixpanel(BoundProfileMethods):
         "_client",
         "_device_id",
         "_distinct_id",
-        "_invalid",
         "_ip",
         "_last_user_id",
         "_link",
-        "_on_failure",
         "_person",
         "_properties",
         "_shared",
         "_sign_in_timeout",
-        "_silent",
         "_user_id",
     )
 
     def __init__(
         self,
         client: AsyncMixpanel,
-        invalid: InvalidData,
-        silent: Callable[[], AsyncMixpanel],
-        on_failure: Callable[[Exception, bool], None] | None,
         properties: BoundProperties,
         distinct_id: str | None = None,
         user_id: str | None = None,
@@ -88,9 +82,6 @@ class BoundMixpanel(BoundProfileMethods):
         sign_in_timeout: float | None = None,
     ) -> None:
         self._client = client
-        self._invalid = invalid
-        self._silent = silent
-        self._on_failure = on_failure
         self._properties = properties
         # Stages plain events with what `BoundTracker.bind` returns: from the first event on, until the ids change.
         self._append: Append | None = None
@@ -121,8 +112,8 @@ class BoundMixpanel(BoundProfileMethods):
 
     def silenced(self) -> BoundMixpanel:
         """Return a client whose calls do nothing, for a visitor who has not consented to tracking."""
-        client = self._silent()
-        return SilencedMixpanel(client, IgnoredData(), self._silent, None, client.bind()._properties)
+        client = self._properties.services.silent()
+        return SilencedMixpanel(client, client.bind()._properties)
 
     async def sign_in(
         self,
@@ -241,8 +232,7 @@ class BoundMixpanel(BoundProfileMethods):
         return call is None
 
     def _report(self, error: Exception, *, is_final: bool) -> None:
-        if self._on_failure is not None:
-            self._on_failure(error, is_final)
+        self._properties.services.on_failure(error, is_final)
 
     def sign_out(self) -> None:
         """Unbind the user, and bind a new anonymous id: later calls may come from another person.
@@ -299,9 +289,6 @@ class BoundMixpanel(BoundProfileMethods):
             last_user_id = self._last_user_id if last_user_id is None else last_user_id
         return BoundMixpanel(
             self._client,
-            self._invalid,
-            self._silent,
-            self._on_failure,
             bound,
             self._distinct_id if distinct_id is None else distinct_id,
             self._user_id if user_id is None else user_id,
@@ -431,7 +418,7 @@ class BoundMixpanel(BoundProfileMethods):
     @property
     def _event_id(self) -> str | None:
         """`distinct_id` of events; None if the client derives it from the other ids."""
-        if self._distinct_id is None and self._client.id_merge in _WITHOUT_DEVICES:
+        if self._distinct_id is None and self._properties.services.id_merge in _WITHOUT_DEVICES:
             return self._user_id or self._device_id
         return self._distinct_id
 
@@ -457,9 +444,9 @@ class BoundMixpanel(BoundProfileMethods):
             except Exception as error:  # noqa: BLE001  a user's mapping may raise anything
                 failure = as_refusal(error)
         if is_awaited:
-            self._invalid.refuse_awaited(failure)
+            self._properties.services.invalid.refuse_awaited(failure)
         else:
-            self._invalid.refuse(RecordKind.EVENTS, failure)
+            self._properties.services.invalid.refuse(RecordKind.EVENTS, failure)
         return None
 
     def _profile_arguments(self, message: object, meta: Meta) -> tuple[dict[str, Any], Meta] | None:
@@ -468,7 +455,7 @@ class BoundMixpanel(BoundProfileMethods):
             return {"$distinct_id": self._profile_id, **copy_mapping(message, "message")}, self._with_ip(meta)
         except Exception as error:  # noqa: BLE001  a user's mapping may raise anything
             failure = as_refusal(error)
-        self._invalid.refuse(RecordKind.PEOPLE, failure)
+        self._properties.services.invalid.refuse(RecordKind.PEOPLE, failure)
         return None
 
     def _with_ip(self, meta: Meta) -> Meta:

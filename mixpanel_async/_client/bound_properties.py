@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
 from .._encoding.arguments import derive_distinct_id
 from .._encoding.event_template import encode_nothing
+from .._model.config import IdMerge
 from .._model.interruption import raise_interruption
 
 if TYPE_CHECKING:
@@ -15,9 +17,30 @@ if TYPE_CHECKING:
     from .._encoding.records import RecordEncoder
     from .._model.errors import ValidationError
     from .base import Properties
+    from .client import AsyncMixpanel
+    from .invalid import InvalidData
 
 Append = Callable[[str | None, str, "Properties | None", bytes], bytes | bool]
 """Stages an event with the `distinct_id`, a name, properties, and the shared properties with the ids."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BoundServices:
+    """What all bound clients of one client share. It does not refer to the client, which would be a cycle.
+
+    Args:
+        invalid: policy for data that Mixpanel would not accept.
+        silent: returns the client of visitors who have not consented to tracking.
+        on_failure: called with an error that `sign_in` does not raise, and whether the ids stay separate.
+        make_tracker: encodes bound properties.
+        id_merge: the project's ID Merge system.
+    """
+
+    invalid: InvalidData
+    silent: Callable[[], AsyncMixpanel]
+    on_failure: Callable[[Exception, bool], None]
+    make_tracker: Callable[[Properties], BoundTracker]
+    id_merge: IdMerge | None
 
 
 class BoundTracker:
@@ -62,21 +85,16 @@ class BoundProperties:
 
     Args:
         values: the properties as JSON values.
-        make_tracker: encodes the properties.
+        services: what the bound clients of the client share.
         problem: why the properties cannot be sent; None if they can.
     """
 
-    __slots__ = ("_make_tracker", "_tracker", "problem", "values")
+    __slots__ = ("_tracker", "problem", "services", "values")
 
-    def __init__(
-        self,
-        values: Properties,
-        make_tracker: Callable[[Properties], BoundTracker],
-        problem: ValidationError | None = None,
-    ) -> None:
+    def __init__(self, values: Properties, services: BoundServices, problem: ValidationError | None = None) -> None:
         self.values = values
+        self.services = services
         self.problem = problem
-        self._make_tracker = make_tracker
         self._tracker: BoundTracker | None = None
 
     @property
@@ -84,10 +102,9 @@ class BoundProperties:
         """Tracker of plain events with these properties."""
         if self._tracker is None:
             # With the first event: many bound clients track nothing.
-            self._tracker = self._make_tracker(self.values)
+            self._tracker = self.services.make_tracker(self.values)
         return self._tracker
 
     def added_to(self, earlier: BoundProperties) -> BoundProperties:
         """Return the earlier properties together with these, which have precedence."""
-        values = {**earlier.values, **self.values}
-        return BoundProperties(values, self._make_tracker, earlier.problem or self.problem)
+        return BoundProperties({**earlier.values, **self.values}, self.services, earlier.problem or self.problem)

@@ -40,7 +40,7 @@ from .._runtime.environment import real_environment
 from .._runtime.event_loop import preload_backend
 from .base import Properties
 from .bound import BoundMixpanel
-from .bound_properties import BoundProperties, BoundTracker
+from .bound_properties import BoundProperties, BoundServices, BoundTracker
 from .events import EventMethods
 from .factory import Pipeline, build_encoder, build_pipeline
 from .flag_access import FlagAccess
@@ -223,8 +223,14 @@ class AsyncMixpanel(LifecycleMethods, FlagAccess, EventMethods, IdentityMethods,
                 watchdog=pipeline.watchdog,
                 closer=pipeline.closer,
             )
-            self._make_tracker = partial(BoundTracker, self._staging, self._event_stage, encoder)
-            self._nothing_bound = BoundProperties({}, self._make_tracker)
+            services = BoundServices(
+                invalid=self._invalid,
+                silent=_silent_client,
+                on_failure=self._queue.sign_in_failed,
+                make_tracker=partial(BoundTracker, self._staging, self._event_stage, encoder),
+                id_merge=options.id_merge,
+            )
+            self._nothing_bound = BoundProperties({}, services)
             self._flags = self._make_flags(local_flags, remote_flags, pipeline)
             weakref.finalize(self, pipeline.closer.finish_unclosed)
         except MixpanelException as error:
@@ -411,9 +417,6 @@ class AsyncMixpanel(LifecycleMethods, FlagAccess, EventMethods, IdentityMethods,
             check_number("sign_in_timeout", sign_in_timeout, minimum=0.001, maximum=86_400.0)
         return BoundMixpanel(
             self,
-            self._invalid,
-            _silent_client,
-            self._queue.sign_in_failed,
             self._nothing_bound if properties is None else self._bound_properties(properties),
             distinct_id,
             user_id,
@@ -426,11 +429,12 @@ class AsyncMixpanel(LifecycleMethods, FlagAccess, EventMethods, IdentityMethods,
 
     def _bound_properties(self, properties: Properties) -> BoundProperties:
         """Return a copy of bound properties, and why they cannot be sent unless that is raised."""
+        services = self._nothing_bound.services
         try:
-            return BoundProperties(self._encoder.clean_properties(properties, "properties"), self._make_tracker)
+            return BoundProperties(self._encoder.clean_properties(properties, "properties"), services)
         except Exception as error:  # noqa: BLE001  a user's mapping may raise anything
             problem = as_refusal(error)
-        return BoundProperties({}, self._make_tracker, self._invalid.keep(problem))
+        return BoundProperties({}, services, self._invalid.keep(problem))
 
     def __repr__(self) -> str:
         try:
