@@ -153,6 +153,9 @@ class Intake:
             stage.update(buffer.records_left(lane), opens_batch=opens_batch)
         is_open = self._stages and not self.closed and not buffer.under_pressure
         bytes_left = buffer.accounting.spare_bytes(MIN_RECORD_BYTES) if is_open else 0
+        if self.has_commits and not self.closed:
+            # No record fits. The staging buffer encodes each one, faster than any other code, and returns it.
+            bytes_left = 1
         self.staging.update_limits(bytes_left, is_busy=buffer.is_busy)
 
     # Records in
@@ -233,6 +236,8 @@ class Intake:
             wake_sender = True
         if wake_sender and result is OfferResult.ACCEPTED:
             result = OfferResult.WAKE_SENDER
+        if not self._stages:
+            return result
         # The limits of the staging buffer count every record, and assume that none is smaller than this.
         staging.charge(max(len(item), MIN_RECORD_BYTES))
         stage = self._stages.get(lane)

@@ -236,7 +236,7 @@ class StagingBuffer:
 
         Another thread cannot open the buffer again: it does not know how many events the loop's thread is staging.
         """
-        if get_ident() != self.thread_id:
+        if self._stages and get_ident() != self.thread_id:
             self.bytes_until_yield = 0
 
     def reset_after_fork(self) -> None:

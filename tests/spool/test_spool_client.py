@@ -169,6 +169,19 @@ async def test_many_callers_share_few_commits(path: Path) -> None:
     assert sorted(names(emulator)) == list(range(1_000))
 
 
+async def test_events_take_the_fast_encoder_also_after_commits(path: Path) -> None:
+    emulator = Emulator()
+    async with emulator.client(spool=SqliteSpool(path)) as mp:
+        for _ in range(3):
+            async with anyio.create_task_group() as tasks:
+                for _ in range(100):
+                    tasks.start_soon(mp.track, "user", "Event")
+    ids = [event["properties"]["$insert_id"] for event in emulator.raw_events()]
+    assert len({*ids}) == 300
+    # It draws one random number for all events of a millisecond.
+    assert len({one[:-2] for one in ids}) < 150
+
+
 @pytest.mark.parametrize("overflow", list(Overflow))
 async def test_full_spool_applies_the_overflow_policy(path: Path, overflow: Overflow) -> None:
     emulator = Emulator()
