@@ -443,7 +443,8 @@ class Sender:
             # The event loop of the client may have ended before the record was accepted.
             self.attach_if_idle()
         if commits:
-            await self._commit(commits[0], lane, record, deadline)
+            loop = self._binding.loop if is_own_loop else None
+            await self._commit(commits[0], loop or self._loop_of_caller(), lane, record, deadline)
         elif is_own_loop and self._queue.staging.must_yield(len(record)):
             self._queue.reopen_staging(YIELD_AFTER_BYTES)
             await yield_to_loop()
@@ -454,13 +455,13 @@ class Sender:
                 self._bytes_from_others = 0
                 await yield_to_loop()
 
-    async def _commit(self, commit: Commit, lane: Lane, record: bytes, deadline: float) -> None:
+    async def _commit(self, commit: Commit, loop: EventLoop, lane: Lane, record: bytes, deadline: float) -> None:
         """Wait until a record is on disk, or in the outbox. If the disk has no room, apply the overflow policy."""
         if isinstance(commit, Confirmation):
-            return await wait_confirmed(commit, self._loop_of_caller(), self._queue.confirm_timeout)
+            return await wait_confirmed(commit, loop, self._queue.confirm_timeout)
         assert self._queue.spool is not None
         try:
-            return await self._queue.spool.wait_committed(commit, self._loop_of_caller())
+            return await self._queue.spool.wait_committed(commit, loop)
         except QueueFullError:
             if not self._queue.waits or self._monotonic() >= deadline:
                 raise

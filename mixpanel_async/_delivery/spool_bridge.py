@@ -205,14 +205,14 @@ class SpoolBridge:
         while not group.is_done:
             waiter: SharedWaiter | None = group.waiter
             # The waiter of another event loop is not woken any more.
-            if waiter is None or not waiter.loop.is_same(loop):
-                waiter = SharedWaiter(loop, anyio.current_time() + self._timeout, loop.new_event())
+            if waiter is None or not (waiter.loop is loop or waiter.loop.is_same(loop)):
+                waiter = SharedWaiter(loop, anyio.current_time() + self._timeout, loop.new_signal())
                 # In this order: if a signal handler raises between the two, no other caller waits in vain.
                 group.when_done(waiter.wake_soon)
                 group.set_waiter(waiter)
             if waiter.is_watched:
                 # A timeout, or a look at the clock, for each caller would cost more than the write.
-                await waiter.event.wait()
+                await waiter.signal.wait()
             elif not await waiter.watch():
                 raise SpoolError(f"{self.path}: the commit did not end in time", uncertain=True)
         if group.error is not None:

@@ -10,7 +10,7 @@ import anyio
 
 from .._model.errors import ClientClosedError, OutboxError
 from .._model.records import DROPPED, DropReason
-from .._runtime.event_loop import EventLoop, LoopEvent
+from .._runtime.event_loop import EventLoop, LoopSignal
 from .._runtime.timers import move_on_after
 
 if TYPE_CHECKING:
@@ -44,13 +44,13 @@ class SharedWaiter:
     Args:
         loop: event loop of the callers.
         deadline: time of anyio's clock at which they give up.
-        event: wakes them.
+        signal: wakes them.
         is_watched: one of them watches the clock. A timeout, or a look at the clock, for each would cost too much.
     """
 
     loop: EventLoop
     deadline: float
-    event: LoopEvent
+    signal: LoopSignal
     is_watched: bool = False
 
     async def watch(self) -> bool:
@@ -60,23 +60,18 @@ class SharedWaiter:
             return False
         self.is_watched = True
         try:
-            # A signal handler that raises may have cut off `wake`.
+            # A signal handler that raises may have cut off `notify`.
             with anyio.move_on_after(min(_CHECK_EVERY, left)):
-                await self.event.wait()
+                await self.signal.wait()
         finally:
             # After a timeout or a cancellation, another caller has to watch.
             self.is_watched = False
-            self.wake()
+            self.signal.notify()
         return True
 
-    def wake(self) -> None:
-        """Let every caller check its condition."""
-        event, self.event = self.event, self.loop.new_event()
-        event.set()
-
     def wake_soon(self) -> None:
-        """Call `wake` in the event loop. From any thread."""
-        self.loop.call_soon(self.wake)
+        """Let every caller check its condition. From any thread."""
+        self.loop.call_soon(self.signal.notify)
 
 
 async def wait_confirmed(confirmation: Confirmation, loop: EventLoop, timeout: float) -> None:
@@ -94,12 +89,12 @@ async def wait_confirmed(confirmation: Confirmation, loop: EventLoop, timeout: f
     while confirmation.pending:
         waiter: SharedWaiter | None = confirmation.waiter
         if waiter is None or not waiter.loop.is_same(loop):
-            waiter = SharedWaiter(loop, anyio.current_time() + timeout, loop.new_event())
+            waiter = SharedWaiter(loop, anyio.current_time() + timeout, loop.new_signal())
             # In this order: if a signal handler raises between the two, every other caller is still woken.
             confirmation.when_settled(waiter.wake_soon)
             confirmation.set_waiter(waiter)
         if waiter.is_watched:
-            await waiter.event.wait()
+            await waiter.signal.wait()
         elif not await waiter.watch():
             raise OutboxError("the outbox has not taken the record in time; it is still queued", uncertain=True)
     # A record that the overflow policy drops is counted and reported, as in a client without an outbox.

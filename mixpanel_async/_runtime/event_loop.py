@@ -23,6 +23,8 @@ from .._model.errors import ClientClosedError
 if TYPE_CHECKING:
     import asyncio
 
+    import trio
+
 T = TypeVar("T")
 
 # Seconds after which an event loop that does not run is regarded as ended.
@@ -132,14 +134,14 @@ async def cancel_tasks(tasks: Iterable[BackgroundTask[Any]], timeout: float) -> 
             await task.done.wait()
 
 
-class LoopEvent(Protocol):
-    """Event for tasks of one event loop."""
+class LoopSignal(Protocol):
+    """Wakes tasks of one event loop. Call its methods only there."""
 
-    def set(self) -> None:
-        """Let the waiting tasks continue. Call it only in the event loop."""
+    def notify(self) -> object:
+        """Wake all tasks that wait now. Again, if a signal handler has raised during the first call."""
 
-    async def wait(self) -> object:
-        """Wait until the event is set."""
+    def wait(self) -> Awaitable[object]:
+        """Wait for the next call of `notify`. Await the result at once."""
 
 
 class EventLoop(Protocol):
@@ -158,8 +160,8 @@ class EventLoop(Protocol):
     def call_soon(self, callback: Callable[[], object]) -> None:
         """Call it in the event loop, from any thread; does nothing if the loop has ended."""
 
-    def new_event(self) -> LoopEvent:
-        """Return an event of the library that runs the loop, for many waiters: an event of anyio costs more."""
+    def new_signal(self) -> LoopSignal:
+        """Return a signal for many waiting tasks, for which an event of anyio, or of asyncio, costs more."""
 
     def is_current(self) -> bool:
         """Return whether the caller runs in this event loop."""
@@ -225,13 +227,30 @@ class _AsyncioEnd:
                 generator.aclose().send(None)
 
 
+class _AsyncioSignal:
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._waiters: list[asyncio.Future[None]] = []
+
+    def wait(self) -> Awaitable[object]:
+        future = self._loop.create_future()
+        self._waiters.append(future)
+        return future
+
+    def notify(self) -> None:
+        for future in self._waiters:
+            # A cancelled task has cancelled its future.
+            if not future.done():
+                future.set_result(None)
+        self._waiters.clear()
+
+
 class _AsyncioLoop:
     keeps_tasks = False
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         import asyncio  # noqa: PLC0415  every program that runs this loop has imported it
 
-        self._asyncio = asyncio
         self._loop = loop
         self._context = contextvars.Context()
         self._thread_id = get_ident()
@@ -261,8 +280,8 @@ class _AsyncioLoop:
             # The context of a caller in another event loop would make anyio mistake this one for that.
             self._loop.call_soon_threadsafe(callback, context=self._context)
 
-    def new_event(self) -> LoopEvent:
-        return self._asyncio.Event()
+    def new_signal(self) -> LoopSignal:
+        return _AsyncioSignal(self._loop)
 
     def is_current(self) -> bool:
         try:
@@ -302,6 +321,12 @@ class _AsyncioLoop:
                 self._end.close()
 
 
+class _TrioSignal:
+    def __init__(self, tasks: trio.lowlevel.ParkingLot) -> None:
+        self.wait = tasks.park
+        self.notify: Callable[[], object] = tasks.unpark_all
+
+
 class _TrioLoop:
     keeps_tasks = True
 
@@ -327,8 +352,8 @@ class _TrioLoop:
         with contextlib.suppress(self._trio.RunFinishedError):
             self._token.run_sync_soon(callback)
 
-    def new_event(self) -> LoopEvent:
-        return self._trio.Event()
+    def new_signal(self) -> LoopSignal:
+        return _TrioSignal(self._trio.lowlevel.ParkingLot())
 
     def is_current(self) -> bool:
         # In guest mode, the token is visible outside of tasks too, where trio cannot be used.

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import dis
 import gc
+import itertools
 import json
 import sqlite3
 import subprocess
@@ -22,6 +23,8 @@ import pytest
 
 import mixpanel_async
 from mixpanel_async import AsyncMixpanel, BatchPolicy, Overflow, QueueFullError, RetryPolicy, SqliteSpool
+from mixpanel_async._delivery.waiting import SharedWaiter
+from mixpanel_async._runtime.event_loop import current_loop
 from mixpanel_async.emulator import Emulator
 
 pytestmark = pytest.mark.sample(every=3)
@@ -236,6 +239,35 @@ def test_interrupted_call_with_spool_leaves_right_sums(call: str, policy: str, s
     gc.collect()
     with contextlib.closing(sqlite3.connect(spool.file)) as database:
         assert database.execute("SELECT count(*) FROM records").fetchone() == (0,)
+
+
+async def wake_callers(interruption: Interruption) -> None:
+    """Interrupt the call that wakes all callers of a commit, and wait for them."""
+    loop = current_loop()
+    assert loop is not None
+    waiter = SharedWaiter(loop, anyio.current_time() + 3600.0, loop.new_signal())
+    is_committed = False
+
+    async def wait() -> None:
+        while not is_committed:
+            await (waiter.signal.wait() if waiter.is_watched else waiter.watch())
+
+    callers = [asyncio.create_task(wait()) for _ in range(5)]
+    await asyncio.sleep(0)
+    is_committed = True
+    with contextlib.suppress(TimeLimitError), interruption:
+        waiter.signal.notify()
+    await asyncio.wait_for(asyncio.gather(*callers), 5.0)
+
+
+def test_callers_continue_after_their_wake_up_was_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mixpanel_async._delivery.waiting._CHECK_EVERY", 0.01)
+    for at in itertools.count(1):
+        interruption = Interruption(at)
+        asyncio.run(wake_callers(interruption))
+        if not interruption.has_happened:
+            break
+    assert at > 5
 
 
 async def start(mp: AsyncMixpanel, _: int) -> None:
