@@ -8,7 +8,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequen
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from inspect import isawaitable
-from typing import Final, Generic, TypeAlias, TypeVar
+from types import NoneType
+from typing import Final, Generic, TypeAlias, TypeVar, cast
 from uuid import UUID
 
 from mixpanel_async import AsyncMixpanel, BoundMixpanel, ConfigurationError, IdMerge, MixpanelException, ValidationError
@@ -17,6 +18,7 @@ from ._proxies import Proxies
 from ._visitors import CookiePolicy, RequestInfo, VisitorSession, VisitorSessions, user_id_text
 
 R = TypeVar("R")
+S = TypeVar("S")
 A = TypeVar("A")
 
 UserId: TypeAlias = str | int | UUID | None
@@ -28,24 +30,23 @@ _log = logging.getLogger("mixpanel_async")
 _COOKIE: Final = CookiePolicy()
 SIGN_IN_TIMEOUT: Final = 2.0
 _MAX_SIGN_IN_TIMEOUT: Final = 60.0
+# Results of hooks that need no await. To find out whether another object can be awaited takes longer.
+_PLAIN: Final = (str, int, UUID, NoneType)
 
 
 class RequestState:
     """One HTTP request; has a visitor session after the first use of the bound client."""
 
-    __slots__ = ("_session",)
+    __slots__ = ("session",)
 
     def __init__(self) -> None:
-        self._session: VisitorSession | None = None
-
-    @property
-    def session(self) -> VisitorSession | None:
-        return self._session
+        self.session: VisitorSession | None = None
 
     def keep(self, session: VisitorSession) -> VisitorSession:
         """Store the session unless the request already has one, and return the stored session."""
-        self._session = self._session or session
-        return self._session
+        if self.session is None:
+            self.session = session
+        return self.session
 
 
 CURRENT_REQUEST: Final[ContextVar[RequestState]] = ContextVar("mixpanel_async.integrations.request")
@@ -187,13 +188,14 @@ class BaseIntegration(Generic[R]):
         self._client, self._has_ended = disabled_client(), False
 
     async def _start_session(
-        self, request: R, read: Callable[[R], RequestInfo], user_id: object = None
+        self, source: S, read: Callable[[S], RequestInfo], request: Callable[[S], R], user_id: object = None
     ) -> VisitorSession:
         """Return the session of a request. Analytics must not fail a request, so failures are logged once.
 
         Args:
-            request: the request.
+            source: the request as the server passes it.
             read: returns the parts of the request that concern its visitor.
+            request: returns the request that the app's hooks take.
             user_id: id of the user, if a dependency has returned it.
         """
         client = self._client
@@ -205,14 +207,17 @@ class BaseIntegration(Generic[R]):
             )
             return self._visitors.untracked()
         try:
-            info = read(request)
+            info = read(source)
             if self._consent is not None:
-                has_consent = await self._read_consent(self._consent, request)
+                has_consent = await self._read_consent(self._consent, request(source))
                 if has_consent is not True:
                     if has_consent is None:
                         return self._visitors.untracked()
                     return self._visitors.without_consent(client, info)
-            session = self._visitors.with_consent(client, info, await self._read_user_id(request, user_id))
+            user = None
+            if user_id is not None or self._user_id is not None:
+                user = await self._read_user_id(source, request, user_id)
+            session = self._visitors.with_consent(client, info, user)
         except Exception as error:  # noqa: BLE001  neither a header nor the client may fail the request
             self._warn(
                 "request_not_tracked", "request not tracked: its visitor could not be read (%s)", type(error).__name__
@@ -241,11 +246,11 @@ class BaseIntegration(Generic[R]):
         )
         return None
 
-    async def _read_user_id(self, request: R, user_id: object) -> str | None:
+    async def _read_user_id(self, source: S, request: Callable[[S], R], user_id: object) -> str | None:
         """Return the user's id as text; None without one, if the function failed, or if Mixpanel rejects the id."""
         try:
             if user_id is None and self._user_id is not None:
-                user_id = await _call_hook(self._user_id, request)
+                user_id = await _call_hook(self._user_id, request(source))
             return user_id_text(user_id)
         except ValidationError as error:
             self._warn("user_not_read", "request tracked without its user: %s", error)
@@ -276,10 +281,12 @@ class BaseIntegration(Generic[R]):
         except Exception as error:  # noqa: BLE001  routes of the app may have any form
             self._warn("request_not_tracked", "request not tracked: %s", type(error).__name__)
 
-    def _response_headers(self, state: RequestState, read_cache_control: Callable[[], str]) -> list[tuple[str, str]]:
-        """Return the headers to add to a response that begins now. Failures are logged."""
+    def _response_headers(
+        self, session: VisitorSession, read_cache_control: Callable[[], str]
+    ) -> list[tuple[str, str]]:
+        """Return the headers to add to a response, if `begin_response` wants some. Failures are logged."""
         try:
-            return [] if state.session is None else state.session.headers(read_cache_control)
+            return session.headers(read_cache_control)
         except Exception as error:  # noqa: BLE001  analytics must not fail the response
             self._warn("cookie_not_sent", "visitor cookie not sent: %s", type(error).__name__)
             return []
@@ -336,4 +343,6 @@ def _is_duration(value: object) -> bool:
 
 async def _call_hook(hook: Callable[[R], Awaitable[A] | A], request: R) -> A:
     result = hook(request)
+    if isinstance(result, _PLAIN):
+        return cast("A", result)
     return await result if isawaitable(result) else result

@@ -194,6 +194,11 @@ class VisitorSession:
         self._page = page
         self._known = self._received = received
 
+    def begin_response(self) -> bool:
+        """Note that the response begins now. Return whether it may need `headers`; most responses do not."""
+        self._known = self._current
+        return self._page is not None or self._known != self._received
+
     def headers(self, read_cache_control: Callable[[], str]) -> list[tuple[str, str]]:
         """Return the headers to add to a response that begins now: `Set-Cookie` and `Cache-Control`.
 
@@ -203,9 +208,6 @@ class VisitorSession:
         Args:
             read_cache_control: returns the `Cache-Control` header of the response.
         """
-        self._known = self._current
-        if self._page is None and self._known == self._received:
-            return []
         headers = [("Set-Cookie", cookie) for cookie in self._changes()]
         cache_control = read_cache_control() if headers else ""
         if _SHARED_CACHE.search(cache_control):
@@ -216,7 +218,7 @@ class VisitorSession:
 
     def _changes(self) -> Iterator[str]:
         names = (self._policy.name, self._policy.link_name)
-        for name, received, current in zip(names, self._received, self._current, strict=True):
+        for name, received, current in zip(names, self._received, self._known, strict=True):
             if current != received:
                 yield self._policy.header(name, current, is_https=self._is_https())
         if self._page is not None:
@@ -351,7 +353,7 @@ class VisitorSessions:
     def _page(
         self, client: AsyncMixpanel, info: RequestInfo, found: PageCookies, shared: str | None
     ) -> _PageCookie | None:
-        if not (client.enabled and (found.is_present or self._cookie.browser_sdk)):
+        if not ((found.is_present or self._cookie.browser_sdk) and client.enabled):
             return None
         is_proxied = info.forwarded_host and self._proxies.is_proxied_by(info.peer)
         forwarded = info.forwarded_host.rpartition(",")[2].strip() if is_proxied else ""

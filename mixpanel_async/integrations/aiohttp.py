@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator
-from functools import partial
+from functools import cached_property, partial
 from typing import Final
 
 try:
-    from aiohttp import web
+    from aiohttp import hdrs, web
     from aiohttp.typedefs import Handler, Middleware
 except ModuleNotFoundError as error:
     if (error.name or "").partition(".")[0] != "aiohttp":
@@ -34,7 +34,6 @@ __all__ = ["MIXPANEL", "CookiePolicy", "MixpanelIntegration", "current_mixpanel"
 
 MIXPANEL: Final = web.RequestKey("mixpanel_async", BoundMixpanel)
 """Key of the client bound to the request's visitor and user: `request[MIXPANEL]`."""
-_STATES: Final = web.RequestKey("mixpanel_async_states", dict[int, RequestState])
 
 
 class MixpanelIntegration(BaseIntegration[web.Request]):
@@ -114,18 +113,18 @@ class MixpanelIntegration(BaseIntegration[web.Request]):
             yield
 
     def _middleware(self) -> Middleware:
+        key = self._key
+
         @web.middleware
         async def mixpanel_middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
             if request.match_info.http_exception is not None:
                 return await handler(request)
-            state = RequestState()
-            # Per integration: a sub-app may have another integration, for another project.
-            request.setdefault(_STATES, {})[id(self)] = state
+            state = request[key] = RequestState()
             status = 500
             started = time.perf_counter()
             token = CURRENT_REQUEST.set(state)
             try:
-                session = state.keep(await self._start_session(request, _request_info))
+                session = state.keep(await self._start_session(request, _request_info, _same))
                 request[MIXPANEL] = session.bound
                 response = await handler(request)
             except web.HTTPException as error:
@@ -138,17 +137,24 @@ class MixpanelIntegration(BaseIntegration[web.Request]):
                 return response
             finally:
                 CURRENT_REQUEST.reset(token)
-                path = partial(_route_path, request)
-                self._track_request(state, path, method=request.method, status=status, started=started)
+                if self._event_name is not None:
+                    path = partial(_route_path, request)
+                    self._track_request(state, path, method=request.method, status=status, started=started)
 
         return mixpanel_middleware
 
+    @cached_property
+    def _key(self) -> web.RequestKey[RequestState]:
+        # Per integration: a sub-app may have another integration, for another project.
+        return web.RequestKey("mixpanel_async_state", RequestState)
+
     async def _add_cookies(self, request: web.Request, response: web.StreamResponse) -> None:
-        state = request.get(_STATES, {}).get(id(self))
+        state = request.get(self._key)
         if state is None or state.session is None or isinstance(response, web.WebSocketResponse):
             return
-        for name, value in self._response_headers(state, partial(_cache_control, response)):
-            response.headers.add(name, value)
+        if state.session.begin_response():
+            for name, value in self._response_headers(state.session, partial(_cache_control, response)):
+                response.headers.add(name, value)
 
 
 def _cache_control(response: web.StreamResponse) -> str:
@@ -158,16 +164,20 @@ def _cache_control(response: web.StreamResponse) -> str:
 def _request_info(request: web.Request) -> RequestInfo:
     headers = request.headers
     return RequestInfo(
-        cookie=";".join(headers.getall("Cookie", [])),
+        cookie=";".join(headers.getall(hdrs.COOKIE, ())),
         peer=request.remote,
         scheme=request.scheme,
-        forwarded_for=",".join(headers.getall("X-Forwarded-For", [])),
-        forwarded_proto=headers.get("X-Forwarded-Proto", ""),
-        host=headers.get("Host", ""),
-        forwarded_host=headers.get("X-Forwarded-Host", ""),
-        user_agent=headers.get("User-Agent", ""),
-        referrer=headers.get("Referer", ""),
+        forwarded_for=",".join(headers.getall(hdrs.X_FORWARDED_FOR, ())),
+        forwarded_proto=headers.get(hdrs.X_FORWARDED_PROTO, ""),
+        host=headers.get(hdrs.HOST, ""),
+        forwarded_host=headers.get(hdrs.X_FORWARDED_HOST, ""),
+        user_agent=headers.get(hdrs.USER_AGENT, ""),
+        referrer=headers.get(hdrs.REFERER, ""),
     )
+
+
+def _same(request: web.Request) -> web.Request:
+    return request
 
 
 def _route_path(request: web.Request) -> str:

@@ -93,7 +93,7 @@ class ScopeIntegration(BaseIntegration[R]):
             self._warn_if_cookie_not_sent(state)
         finally:
             CURRENT_REQUEST.reset(token)
-            if self._is_tracked(scope):
+            if self._event_name is not None and self._is_tracked(scope):
                 path = partial(self._route, scope)
                 self._track_request(state, path, method=scope["method"], status=status, started=started)
 
@@ -121,7 +121,7 @@ class ScopeIntegration(BaseIntegration[R]):
             state = scope[self._key] = RequestState()
         if state.session is not None:
             return state.session.bound
-        session = await self._start_session(self._request(scope), lambda _: request_info(scope), user_id)
+        session = await self._start_session(scope, request_info, self._request, user_id)
         # A concurrent call in the same request may have stored its session first.
         return state.keep(session).bound
 
@@ -135,10 +135,11 @@ class ScopeIntegration(BaseIntegration[R]):
 
     def _with_cookies(self, state: RequestState, message: Message) -> Message:
         """Return the start message of a response with the visitor's cookies."""
-        if state.session is None:
+        session = state.session
+        if session is None or not session.begin_response():
             return message
         headers = list(message.get("headers", ()))
-        for name, value in self._response_headers(state, partial(_cache_control, headers)):
+        for name, value in self._response_headers(session, partial(_cache_control, headers)):
             headers.append((name.lower().encode(), value.encode("latin-1")))
         return {**message, "headers": headers}
 

@@ -60,7 +60,7 @@ class DjangoIntegration(BaseIntegration[HttpRequest]):
             request: the request.
             is_anonymous: whether to ignore the signed-in user.
         """
-        start = partial(self._start_session, request, _request_info, "" if is_anonymous else None)
+        start = partial(self._start_session, request, _request_info, _same, "" if is_anonymous else None)
         if is_in_event_loop():
             # Sync code that blocks a loop, such as a sync test client in an async test.
             return self.blocking.run(start)
@@ -69,7 +69,7 @@ class DjangoIntegration(BaseIntegration[HttpRequest]):
 
     async def asession(self, request: HttpRequest) -> VisitorSession:
         """Return the visitor of a request, in async code. Nothing runs a query in the event loop."""
-        return await self._start_session(request, _request_info)
+        return await self._start_session(request, _request_info, _same)
 
     def id_of(self, user: Any) -> str | None:
         """Return the id of a user, in sync code.
@@ -85,11 +85,13 @@ class DjangoIntegration(BaseIntegration[HttpRequest]):
 
     def finish(self, state: RequestState, request: HttpRequest, response: HttpResponseBase, started: float) -> None:
         """Add the visitor's cookies to a response, and track the request."""
-        for name, value in self._response_headers(state, lambda: response.headers.get("Cache-Control", "")):
-            if name == "Set-Cookie":
-                response.cookies.load(value)
-            else:
-                patch_cache_control(response, private=True)
+        session = state.session
+        if session is not None and session.begin_response():
+            for name, value in self._response_headers(session, lambda: response.headers.get("Cache-Control", "")):
+                if name == "Set-Cookie":
+                    response.cookies.load(value)
+                else:
+                    patch_cache_control(response, private=True)
         if self.tracks(request):
             path, method = partial(_route, request), request.method or ""
             self._track_request(state, path, method=method, status=response.status_code, started=started)
@@ -262,6 +264,10 @@ def _primary_key(user: Any) -> str:
 def _route(request: HttpRequest) -> str:
     match = request.resolver_match
     return "" if match is None else f"/{match.route}"
+
+
+def _same(request: HttpRequest) -> HttpRequest:
+    return request
 
 
 def _request_info(request: HttpRequest) -> RequestInfo:
