@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from inspect import isawaitable
 from types import NoneType
-from typing import Final, Generic, TypeAlias, TypeVar, cast
+from typing import Final, Generic, TypeAlias, TypeGuard, TypeVar
 from uuid import UUID
 
 from mixpanel_async import AsyncMixpanel, BoundMixpanel, ConfigurationError, IdMerge, MixpanelException, ValidationError
@@ -19,7 +19,6 @@ from ._visitors import CookiePolicy, RequestInfo, VisitorSession, VisitorSession
 
 R = TypeVar("R")
 S = TypeVar("S")
-A = TypeVar("A")
 
 UserId: TypeAlias = str | int | UUID | None
 MakeClient: TypeAlias = Callable[[], AsyncMixpanel]
@@ -31,7 +30,7 @@ _COOKIE: Final = CookiePolicy()
 SIGN_IN_TIMEOUT: Final = 2.0
 _MAX_SIGN_IN_TIMEOUT: Final = 60.0
 # Results of hooks that need no await. To find out whether another object can be awaited takes longer.
-_PLAIN: Final = (str, int, UUID, NoneType)
+_PLAIN: Final = (NoneType, str, int, UUID)
 
 
 class RequestState:
@@ -234,7 +233,9 @@ class BaseIntegration(Generic[R]):
     async def _read_consent(self, hook: HasConsent[R], request: R) -> bool | None:
         """Return the result of the app's consent function; None if it failed."""
         try:
-            result: object = await _call_hook(hook, request)
+            result: object = hook(request)
+            if _must_await(result):
+                result = await result
         except Exception as error:  # noqa: BLE001  the app's function may raise anything
             self._warn("consent_failed", "consent raised %s; the request is not tracked", type(error).__name__)
             return None
@@ -250,8 +251,10 @@ class BaseIntegration(Generic[R]):
         """Return the user's id as text; None without one, if the function failed, or if Mixpanel rejects the id."""
         try:
             if user_id is None and self._user_id is not None:
-                user_id = await _call_hook(self._user_id, request(source))
-            return user_id_text(user_id)
+                user_id = self._user_id(request(source))
+                if _must_await(user_id):
+                    user_id = await user_id
+            return None if user_id is None else user_id_text(user_id)
         except ValidationError as error:
             self._warn("user_not_read", "request tracked without its user: %s", error)
         except Exception as error:  # noqa: BLE001  the app's function may raise anything
@@ -341,8 +344,5 @@ def _is_duration(value: object) -> bool:
     return is_number and 0.001 <= value <= _MAX_SIGN_IN_TIMEOUT  # type: ignore[operator]
 
 
-async def _call_hook(hook: Callable[[R], Awaitable[A] | A], request: R) -> A:
-    result = hook(request)
-    if isinstance(result, _PLAIN):
-        return cast("A", result)
-    return await result if isawaitable(result) else result
+def _must_await(result: object) -> TypeGuard[Awaitable[object]]:
+    return not isinstance(result, _PLAIN) and isawaitable(result)

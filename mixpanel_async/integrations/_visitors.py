@@ -155,6 +155,22 @@ class RequestInfo(NamedTuple):
     referrer: str = ""
 
 
+class _Client(NamedTuple):
+    """Client of the app, with what all its requests share.
+
+    Args:
+        client: the client.
+        token: its token.
+        is_simplified: whether the project joins device ids.
+        bind: binds the client to the properties of the headers, which many requests share.
+    """
+
+    client: AsyncMixpanel
+    token: str
+    is_simplified: bool
+    bind: Callable[[str, str], BoundMixpanel]
+
+
 _Cookies = tuple[str | None, str | None]
 """Values of the visitor's cookie and of the one for the signed-in user; None for one that is not set."""
 
@@ -196,8 +212,8 @@ class VisitorSession:
 
     def begin_response(self) -> bool:
         """Note that the response begins now. Return whether it may need `headers`; most responses do not."""
-        self._known = self._current
-        return self._page is not None or self._known != self._received
+        self._known = known = self.bound.device_id, self.bound.link
+        return self._page is not None or known != self._received
 
     def headers(self, read_cache_control: Callable[[], str]) -> list[tuple[str, str]]:
         """Return the headers to add to a response that begins now: `Set-Cookie` and `Cache-Control`.
@@ -224,13 +240,9 @@ class VisitorSession:
         if self._page is not None:
             yield from self._page.changes(self._policy, self.bound.device_id)
 
-    @property
-    def _current(self) -> _Cookies:
-        return self.bound.device_id, self.bound.link
-
     def cookie_not_sent(self) -> bool:
         """Return whether the cookie values changed after the response began."""
-        return self._known != self._current
+        return self._known != (self.bound.device_id, self.bound.link)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -284,29 +296,33 @@ class VisitorSessions:
         if not isinstance(cookie, CookiePolicy):
             raise ConfigurationError(f"cookie must be a CookiePolicy, not {type(cookie).__name__}")
         self._cookie = cookie
+        self._name, self._link_name = cookie.name, cookie.link_name
         self._proxies = proxies
         self._geolocate = geolocate
         self._sign_in_timeout = sign_in_timeout
         self._silent = AsyncMixpanel("none", enabled=False).bind()
         self._user_agent = lru_cache(_CACHE_SIZE)(user_agent_properties)
         self._referrer = lru_cache(_CACHE_SIZE)(referrer_properties)
-        self._binding: tuple[AsyncMixpanel, Callable[[str, str], BoundMixpanel]] | None = None
+        self._shared: _Client | None = None
 
     def with_consent(self, client: AsyncMixpanel, info: RequestInfo, user_id: str | None) -> VisitorSession:
         """Return the session of a visitor who may be tracked, unless the visitor has opted out in the page."""
-        found = read_page_cookies(client.token, info.cookie)
+        shared_client = self._shared
+        if shared_client is None or shared_client.client is not client:
+            shared_client = self._shared = self._share(client)
+        _, token, is_simplified, bind = shared_client
+        found = read_page_cookies(token, info.cookie)
         if found.is_opted_out:
             return self.without_consent(client, info)
         visitor = found.visitor
-        is_simplified = client.id_merge is IdMerge.SIMPLIFIED
-        received = self._received(info)
+        received = self._received(info.cookie)
         known = received[0] or ""
         shared = None if visitor is None else visitor.server_id(known, is_simplified=is_simplified)
         own = shared or _valid_id(known, is_simplified=is_simplified)
         device_id = own or client.new_device_id()
-        is_same_device = device_id.removeprefix(_PREFIX) == known.removeprefix(_PREFIX)
+        is_same_device = own == known or device_id.removeprefix(_PREFIX) == known.removeprefix(_PREFIX)
         ip = self._proxies.client_ip(info.peer, info.forwarded_for) if self._geolocate else None
-        bound = self._with_headers(client, info).bind(
+        bound = bind(info.user_agent[:_MAX_CHARACTERS], info.referrer[:_MAX_CHARACTERS]).bind(
             user_id=user_id,
             device_id=device_id,
             ip=ip,
@@ -322,23 +338,19 @@ class VisitorSessions:
         """Return the session of a visitor without consent: nothing is sent, and existing cookies are deleted."""
         page = self._page(client, info, read_page_cookies(client.token, info.cookie), None)
         silenced = self._silent.silenced()
-        return VisitorSession(silenced, self._cookie, self._received(info), partial(self._is_https, info), page)
+        return VisitorSession(silenced, self._cookie, self._received(info.cookie), partial(self._is_https, info), page)
 
     def untracked(self) -> VisitorSession:
         """Return the session of a request that cannot be tracked: nothing is sent, and existing cookies stay."""
         return VisitorSession(self._silent.silenced(), self._cookie, (None, None), lambda: False)
 
-    def _received(self, info: RequestInfo) -> _Cookies:
+    def _received(self, header: str) -> _Cookies:
         # A browser that does not delete expired cookies sends them empty.
-        policy = self._cookie
-        return cookie_value(info.cookie, policy.name) or None, cookie_value(info.cookie, policy.link_name) or None
+        return cookie_value(header, self._name) or None, cookie_value(header, self._link_name) or None
 
-    def _with_headers(self, client: AsyncMixpanel, info: RequestInfo) -> BoundMixpanel:
-        """Return the client bound to the properties of the headers, which many requests share."""
-        binding = self._binding
-        if binding is None or binding[0] is not client:
-            binding = self._binding = client, lru_cache(_CACHE_SIZE)(partial(self._bind, client))
-        return binding[1](info.user_agent[:_MAX_CHARACTERS], info.referrer[:_MAX_CHARACTERS])
+    def _share(self, client: AsyncMixpanel) -> _Client:
+        is_simplified = client.id_merge is IdMerge.SIMPLIFIED
+        return _Client(client, client.token, is_simplified, lru_cache(_CACHE_SIZE)(partial(self._bind, client)))
 
     def _bind(self, client: AsyncMixpanel, user_agent: str, referrer: str) -> BoundMixpanel:
         properties = {**self._user_agent(user_agent), **self._referrer(referrer)}
