@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 import anyio
 
@@ -36,6 +36,9 @@ from .lanes import Lane
 from .listeners import SpoolListener
 from .offers import OfferResult
 from .waiting import SharedWaiter
+
+# Only these records can be non-idempotent. Looking at each record of a batch of events would cost 5 % of an event.
+_UPDATES: Final = frozenset((RecordKind.PEOPLE, RecordKind.GROUPS))
 
 
 class SpoolBridge:
@@ -247,7 +250,7 @@ class SpoolBridge:
             raise SpoolError(f"{self.path}: the spool could not be written")
 
     def _non_idempotent_rows(self, batch: Batch) -> list[int]:
-        if self._at_least_once or not batch.ids:
+        if self._at_least_once or not batch.ids or batch.lane.kind not in _UPDATES:
             return []
         return [row for row, item in zip(batch.ids, batch.items, strict=True) if isinstance(item, NonIdempotentRecord)]
 

@@ -453,6 +453,11 @@ def _insertion(rows: int) -> str:
 
 def id_ranges(ids: Iterable[int]) -> Iterator[tuple[int, int]]:
     """Group ids into ranges. Yield the first and last id of each."""
-    for _, group in groupby(enumerate(sorted(ids)), key=lambda pair: pair[1] - pair[0]):
-        numbers = [number for _, number in group]
+    numbers = sorted({*ids})
+    if numbers and numbers[-1] - numbers[0] == len(numbers) - 1:
+        # The rows of a batch, in most cases.
         yield numbers[0], numbers[-1]
+        return
+    for _, group in groupby(enumerate(numbers), key=lambda pair: pair[1] - pair[0]):
+        part = [number for _, number in group]
+        yield part[0], part[-1]

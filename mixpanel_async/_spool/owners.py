@@ -114,13 +114,15 @@ class Owners:
 
     def row_ids(self, rows: Iterable[int]) -> list[int]:
         """Return the ids of rows in this file. Leave out rows of a previous file that are not in this one."""
-        found = []
-        for row in rows:
-            owner, rest = divmod(row, _ROWS_PER_OWNER)
-            owner = self._new_owner_of.get(owner, owner) if owner else self.own
-            if owner in self._locks or owner in self.previously_locked:
-                found.append(rest + (owner << OWNER_SHIFT))
-        return found
+        rows = [*rows]
+        distances = {owner: self._distance(owner) for owner in {row >> OWNER_SHIFT for row in rows}}
+        return [row + distance for row in rows if (distance := distances[row >> OWNER_SHIFT]) is not None]
+
+    def _distance(self, owner: int) -> int | None:
+        """Return how far the rows of an owner have moved in this file; None if they are not in it."""
+        here = self._new_owner_of.get(owner, owner) if owner else self.own
+        is_here = here in self._locks or here in self.previously_locked
+        return (here - owner) << OWNER_SHIFT if is_here else None
 
 
 def _state(item: bytes) -> int:
