@@ -66,12 +66,11 @@ async def lose_to_a_full_disk(emulator: Emulator, tmp_path: Path) -> AsyncMixpan
         emulator.client(spool=spool, batching=BatchPolicy(linger=3600.0)) as mp,
         emulator.client(spool=spool, batching=BatchPolicy(linger=3600.0)) as other,
     ):
-        # One commit: soon afterwards, the first client would know how much of the file the other one uses.
         for _ in range(19):
             other.track_nowait("other", "Event", text)
         await other.track("other", "Event", text)
-        for _ in range(18):
-            mp.track_nowait("user", "Event", text)
+        # One record: after a commit, the first client would know how much of the file the other one uses.
+        mp.track_nowait("user", "Event", {"text": "x" * 700_000})
         await until(lambda: mp.stats().losses)
     return mp
 
