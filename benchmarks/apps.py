@@ -4,6 +4,10 @@ The example apps run under uvicorn and aiohttp's server, each in a separate proc
 with a Mixpanel that refuses connections, and with a Mixpanel that accepts connections and never answers. The processes
 take turns of 200 requests in random order, so that other load on the machine affects all of them equally. The first
 requests of a turn are not counted, because the CPU caches still contain data of another app.
+
+The percentiles are medians over the turns. Other load comes in bursts, which hit few turns: on a busy machine, the 99th
+percentile of all requests together differed by a factor of six between three processes of the same app, that of the
+median turn by a fifth. Both are printed, because the median does not show what happens in fewer than half of the turns.
 """
 
 from __future__ import annotations
@@ -16,12 +20,14 @@ import os
 import random
 import signal
 import socket
+import statistics
 import subprocess
 import sys
 import time
 import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Final
 
@@ -58,7 +64,7 @@ _REQUEST: Final = (
 
 
 class Variant:
-    """An app under test and the latencies of its responses, in seconds.
+    """An app under test and the latencies of its responses in each turn, in seconds.
 
     Args:
         port: port of the app.
@@ -71,7 +77,7 @@ class Variant:
         self._pid = pid
         self._page = _REQUEST % path
         self._cpu_before, self._answers_before = 0.0, 0
-        self.latencies: list[float] = []
+        self._turns: list[list[float]] = []
         self.answers = 0
         self.cpu = 0.0
         """Seconds of CPU time per response."""
@@ -87,6 +93,7 @@ class Variant:
 
     async def turn(self, requests: int, connections: int) -> None:
         """Send requests over concurrent connections, each with one request at a time."""
+        self._turns.append([])
         await asyncio.gather(*(self._request(max(1, requests // connections)) for _ in range(connections)))
 
     async def _request(self, requests: int) -> None:
@@ -101,7 +108,7 @@ class Variant:
             await (reader.readexactly(int(length)) if length else reader.readuntil(b"\r\n0\r\n\r\n"))
             self.answers += 1
             if number >= WARM_UP:
-                self.latencies.append(clock() - began)
+                self._turns[-1].append(clock() - began)
             if not head.startswith(b"HTTP/1.1 200"):
                 raise RuntimeError(f"the app answered {head[:40]!r}")
         writer.close()
@@ -116,7 +123,16 @@ class Variant:
         self.cpu = (_cpu_seconds(self._pid) - self._cpu_before) / (self.answers - self._answers_before)
 
     def percentile(self, part: float) -> float:
-        return sorted(self.latencies)[int(len(self.latencies) * part)]
+        """Return the median over the turns of a percentile of the latencies."""
+        return statistics.median(_percentile(turn, part) for turn in self._turns)
+
+    def percentile_of_all(self, part: float) -> float:
+        """Return a percentile of the latencies of all turns together."""
+        return _percentile([*chain.from_iterable(self._turns)], part)
+
+
+def _percentile(latencies: list[float], part: float) -> float:
+    return sorted(latencies)[int(len(latencies) * part)]
 
 
 def _cpu_seconds(pid: int) -> float:
@@ -209,21 +225,24 @@ def main() -> int:
         found, events = asyncio.run(measure(framework, options))
         sent = found["tracked"].answers
         complete &= events == sent
-        print(f"\n{TITLES[framework]:36}{'median':>10}{'p99':>10}{'CPU':>10}   allowed p99")
+        print(f"\n{TITLES[framework]:36}{'median':>10}{'p99':>10}{'p99 of all':>13}{'CPU':>10}   allowed p99")
         allowed = found["plain"].percentile(0.99) * (1 + SHARE) + SECONDS
         for name, words in VARIANTS.items():
-            middle, high = found[name].percentile(0.5), found[name].percentile(0.99)
+            one = found[name]
+            middle, high, high_of_all = one.percentile(0.5), one.percentile(0.99), one.percentile_of_all(0.99)
             verdict = "" if name == "plain" else f"  {allowed * 1e3:7.3f} ms  {'within' if high <= allowed else 'OVER'}"
-            measured = f"{middle * 1e3:7.3f} ms{high * 1e3:7.3f} ms{found[name].cpu * 1e6:7.0f} us"
+            measured = f"{middle * 1e3:7.3f} ms{high * 1e3:7.3f} ms{high_of_all * 1e3:10.3f} ms{one.cpu * 1e6:7.0f} us"
             print(f"{words:36}{measured}{verdict}")
-            figures = {"median_ms": middle * 1e3, "p99_ms": high * 1e3, "cpu_us": found[name].cpu * 1e6}
+            figures = {"median_ms": middle * 1e3, "p99_ms": high * 1e3, "cpu_us": one.cpu * 1e6}
             title = TITLES[framework].partition(" ")[0]
             rows.append(Row(section="apps", name=f"{title}, {words}", measured=measured, figures=figures))
         added = found["tracked"].cpu - found["plain"].cpu
         slower = found["tracked"].percentile(0.99) - found["plain"].percentile(0.99)
         met = "met" if added <= CPU_SECONDS else "NOT MET"
         wanted = f"wanted <= {CPU_SECONDS * 1e6:.0f} us: {met}"
-        print(f"tracking adds {added * 1e6:.0f} us of CPU time to a request, {wanted}; {slower * 1e6:+.0f} us of p99")
+        share = f"{added / found['plain'].cpu:.0%} of the app's own"
+        print(f"tracking adds {added * 1e6:.0f} us of CPU time to a request ({share}), {wanted}")
+        print(f"and {slower * 1e6:+.0f} us to the p99")
         print(f"{events:,} of {sent:,} events delivered")
     if options.output is not None:
         options.output.mkdir(parents=True, exist_ok=True)
