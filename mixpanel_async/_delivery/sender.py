@@ -119,6 +119,10 @@ class Sender:
                 self._start_main()
             return True
         self._queue.check_fork()
+        loop = self._binding.loop
+        if loop is not None and not loop.is_over():
+            # The caller runs in another event loop or thread. `_bind` would find the same, with a lock.
+            return False
         here = current_loop()
         return here is not None and self._bind(here)
 
