@@ -250,7 +250,8 @@ async def test_g17_time_limit_is_rounded(limit: float, is_own: bool) -> None:
             identity_retry=RetryPolicy(attempts=1, total_timeout=limit),
         )
         text = await _error(mp)
-    shown = re.search(r"no complete response within ([0-9.]+) s", text)
+    # On a busy machine, the connection may take all the time.
+    shown = re.search(r"no (?:complete response|connection to \S+) within ([0-9.]+) s", text)
     assert shown, text
     assert len(shown[1]) <= 4
     assert abs(float(shown[1]) - limit) <= limit * 0.2

@@ -472,5 +472,6 @@ async def test_aiohttp_request_without_a_route_has_no_client(make: Callable[[], 
     app = aiohttp_app(aiohttp.MixpanelIntegration(make, user_id=user))
     async with TestClient(TestServer(app)) as browser:
         response = await browser.get("/nowhere")
+        await response.read()
         assert response.status == 404
         assert "Set-Cookie" not in response.headers
