@@ -23,7 +23,7 @@ from .._model.errors import (
 from .._model.records import RecordKind
 from .base import Meta, Properties
 from .bound_profiles import BoundProfileMethods
-from .bound_properties import Append, BoundProperties
+from .bound_properties import BoundProperties, BoundTracker
 from .device_links import IdentityCall, identity_call, link_to, without_prefix
 from .invalid import as_refusal
 
@@ -55,7 +55,6 @@ class BoundMixpanel(BoundProfileMethods):
     """
 
     __slots__ = (
-        "_append",
         "_client",
         "_device_id",
         "_distinct_id",
@@ -66,6 +65,7 @@ class BoundMixpanel(BoundProfileMethods):
         "_properties",
         "_shared",
         "_sign_in_timeout",
+        "_tracker",
         "_user_id",
     )
 
@@ -83,8 +83,8 @@ class BoundMixpanel(BoundProfileMethods):
     ) -> None:
         self._client = client
         self._properties = properties
-        # Stages plain events with what `BoundTracker.bind` returns: from the first event on, until the ids change.
-        self._append: Append | None = None
+        # Encodes plain events with what `BoundTracker.bind` returns: from the first event on, until the ids change.
+        self._tracker: BoundTracker | None = None
         self._person: str | None
         self._shared: bytes
         self._distinct_id = distinct_id
@@ -201,7 +201,7 @@ class BoundMixpanel(BoundProfileMethods):
         elif not await self._sign_in_in_time(self._sign_in_timeout, call, track, deferred=deferred):
             # Without the link, the next `sign_in` makes the identity call again.
             link = self._link
-        self._user_id, self._link, self._last_user_id, self._append = user_id, link, None, None
+        self._user_id, self._link, self._last_user_id, self._tracker = user_id, link, None, None
 
     async def _sign_in_in_time(
         self, timeout: float, call: IdentityCall | None, track: Callable[[], Awaitable[None]], *, deferred: bool
@@ -257,7 +257,7 @@ class BoundMixpanel(BoundProfileMethods):
             asyncio.run(main())
             ```
         """
-        self._user_id = self._link = self._last_user_id = self._append = None
+        self._user_id = self._link = self._last_user_id = self._tracker = None
         if self._device_id is not None:
             self._device_id = self._client.new_device_id()
 
@@ -309,8 +309,14 @@ class BoundMixpanel(BoundProfileMethods):
         insert_id: str | None = None,
     ) -> None:
         """Queue an event. See `AsyncMixpanel.track`."""
-        if meta is None and time is None and insert_id is None and self._stage(event_name, properties):
-            return
+        if meta is None and time is None and insert_id is None:
+            record = self._stage(event_name, properties)
+            if record is True:
+                return
+            if record is not False:
+                # It is encoded, and the staging buffer has no room for it.
+                await self._properties.services.enqueue(record)
+                return
         merged = self._event_properties(properties)
         if merged is not None:
             await self._client.track(
@@ -333,7 +339,7 @@ class BoundMixpanel(BoundProfileMethods):
         insert_id: str | None = None,
     ) -> None:
         """Queue an event from any thread. See `AsyncMixpanel.track_nowait`."""
-        if meta is None and time is None and insert_id is None and self._stage(event_name, properties):
+        if meta is None and time is None and insert_id is None and self._stage(event_name, properties) is True:
             return
         merged = self._event_properties(properties)
         if merged is not None:
@@ -399,16 +405,18 @@ class BoundMixpanel(BoundProfileMethods):
             target, meta = arguments
             await self._client.people_track_charge(target["$distinct_id"], amount, properties, meta)
 
-    def _stage(self, event_name: str, properties: Properties | None) -> bool:
-        """Stage a plain event. Return False if it has to take the general path."""
-        append = self._append
-        if append is None:
+    def _stage(self, event_name: str, properties: Properties | None) -> bytes | bool:
+        """Stage a plain event. Return the result of `StagingBuffer.try_append`."""
+        tracker = self._tracker
+        if tracker is None:
             if self._properties.problem is not None:
                 return False
             tracker = self._properties.tracker
             self._person, self._shared = tracker.bind(self._event_id, self._ip, self._user_id, self._device_id)
-            append = self._append = tracker.append
-        return append(self._person, event_name, properties, self._shared) is True
+            self._tracker = tracker
+        return tracker.staging.try_append(
+            tracker.stage, tracker.encode, self._person, event_name, properties, self._shared
+        )
 
     @property
     def _ids(self) -> _Ids:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING
 
 from .._encoding.arguments import derive_distinct_id
@@ -13,15 +12,12 @@ from .._model.config import IdMerge
 from .._model.interruption import raise_interruption
 
 if TYPE_CHECKING:
-    from .._delivery.staging import Stage, StagingBuffer
+    from .._delivery.staging import Encode, Stage, StagingBuffer
     from .._encoding.records import RecordEncoder
     from .._model.errors import ValidationError
     from .base import Properties
     from .client import AsyncMixpanel
     from .invalid import InvalidData
-
-Append = Callable[[str | None, str, "Properties | None", bytes], bytes | bool]
-"""Stages an event with the `distinct_id`, a name, properties, and the shared properties with the ids."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,6 +29,7 @@ class BoundServices:
         silent: returns the client of visitors who have not consented to tracking.
         on_failure: called with an error that `sign_in` does not raise, and whether the ids stay separate.
         make_tracker: encodes bound properties.
+        enqueue: enqueues an encoded event, and waits as `AsyncMixpanel.track` does.
         id_merge: the project's ID Merge system.
     """
 
@@ -40,11 +37,12 @@ class BoundServices:
     silent: Callable[[], AsyncMixpanel]
     on_failure: Callable[[Exception, bool], None]
     make_tracker: Callable[[Properties], BoundTracker]
+    enqueue: Callable[[bytes], Awaitable[None]]
     id_merge: IdMerge | None
 
 
 class BoundTracker:
-    """Stages the plain events of the bound clients that share properties, which are encoded now.
+    """Arguments of `StagingBuffer.try_append` for plain events of the bound clients that share properties.
 
     It refers to no client, so that a client ends as soon as the user drops it.
 
@@ -52,25 +50,27 @@ class BoundTracker:
         staging: takes the events.
         stage: stage of the lane of events.
         encoder: encoder of the client.
-        properties: bound properties as JSON values.
+        properties: bound properties as JSON values, which are encoded now.
 
     Attributes:
-        append: stages a plain event. It returns the result of `StagingBuffer.try_append`.
+        staging: takes the events.
+        stage: stage of the lane of events.
+        encode: encodes a plain event.
     """
 
-    __slots__ = ("_template", "append")
+    __slots__ = ("_template", "encode", "stage", "staging")
 
     def __init__(self, staging: StagingBuffer, stage: Stage, encoder: RecordEncoder, properties: Properties) -> None:
         # An event for which functions of the user are called is not plain.
         template = None if encoder.is_hooked else encoder.template
         self._template = None if template is None else template.with_properties(properties, after_ids=True)
-        encode = encode_nothing if self._template is None else self._template.encode
-        self.append: Append = partial(staging.try_append, stage, encode)
+        self.staging, self.stage = staging, stage
+        self.encode: Encode = encode_nothing if self._template is None else self._template.encode
 
     def bind(
         self, distinct_id: str | None, ip: str | None, user_id: str | None, device_id: str | None
     ) -> tuple[str | None, bytes]:
-        """Return the first and the last argument of `append` for these ids. Derive a `distinct_id` that is None."""
+        """Return the first and the last argument of `encode` for these ids. Derive a `distinct_id` that is None."""
         try:
             shared = b"" if self._template is None else self._template.with_ids(ip, user_id, device_id)
             return (derive_distinct_id(user_id, device_id) if distinct_id is None else distinct_id), shared

@@ -228,6 +228,7 @@ class AsyncMixpanel(LifecycleMethods, FlagAccess, EventMethods, IdentityMethods,
                 silent=_silent_client,
                 on_failure=self._queue.sign_in_failed,
                 make_tracker=partial(BoundTracker, self._staging, self._event_stage, encoder),
+                enqueue=partial(self._sender.enqueue, self._events, wait_timeout=options.batching.wait_timeout),
                 id_merge=options.id_merge,
             )
             self._nothing_bound = BoundProperties({}, services)

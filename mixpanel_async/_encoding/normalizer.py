@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from collections.abc import Set as AbstractSet
 from datetime import date, datetime, timezone
 from enum import Enum
@@ -127,8 +127,7 @@ class Normalizer:
         kind = type(value)
         if kind is datetime:
             return _utc(value)
-        decimal = sys.modules.get("decimal")
-        if decimal is not None and kind is decimal.Decimal and self.serializer is None:
+        if self.serializer is None and kind is getattr(sys.modules.get("decimal"), "Decimal", None):
             return _decimal(value)
         return _Visitor(self.limits, self.serializer, path).property(key, value)
 
@@ -210,7 +209,9 @@ class _Visitor:
         if (kind is int and _MIN_INT <= value <= _MAX_INT) or (kind is float and isfinite(value)):
             return value
         try:
-            if kind is dict or kind is list or isinstance(value, (Mapping, list, tuple, AbstractSet)):
+            # One check finds out that most values are no container. Abstract classes are slow.
+            is_known = kind is dict or kind is list
+            if is_known or (isinstance(value, Collection) and isinstance(value, (Mapping, list, tuple, AbstractSet))):
                 return self._container(value)
             return self._converted(value, conversions)
         except ValidationError:

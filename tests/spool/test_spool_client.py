@@ -182,6 +182,26 @@ async def test_events_take_the_fast_encoder_also_after_commits(path: Path) -> No
     assert len({one[:-2] for one in ids}) < 150
 
 
+async def test_event_of_a_bound_client_is_on_disk_when_the_call_returns(path: Path) -> None:
+    emulator = down(Emulator())
+    mp = emulator.client(spool=SqliteSpool(path), batching=NO_LINGER_TIMEOUT, shutdown_timeout=0.02)
+    await mp.track("user", "Event")
+    bound = mp.bind(user_id="user", device_id="device", ip="203.0.113.7", properties={"app": "shop"})
+    for number in range(5):
+        await bound.track("Event", {"number": number})
+        connection = sqlite3.connect(path)
+        assert connection.execute("SELECT count(*) FROM records").fetchone() == (2 + number,)
+        connection.close()
+    await mp.aclose()
+    emulator.stop_faults()
+    async with emulator.client(spool=SqliteSpool(path)) as again:
+        assert (await again.flush()).delivered == 6
+    assert names(emulator) == [None, *range(5)]
+    expected = {"$user_id": "user", "$device_id": "device", "ip": "203.0.113.7", "app": "shop", "distinct_id": "user"}
+    for event in emulator.raw_events()[1:]:
+        assert expected.items() <= event["properties"].items()
+
+
 @pytest.mark.parametrize("overflow", list(Overflow))
 async def test_full_spool_applies_the_overflow_policy(path: Path, overflow: Overflow) -> None:
     emulator = Emulator()
