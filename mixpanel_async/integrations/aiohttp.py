@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator
-from functools import cached_property, partial
+from functools import partial
 from typing import Final
 
 try:
@@ -34,6 +34,8 @@ __all__ = ["MIXPANEL", "CookiePolicy", "MixpanelIntegration", "current_mixpanel"
 
 MIXPANEL: Final = web.RequestKey("mixpanel_async", BoundMixpanel)
 """Key of the client bound to the request's visitor and user: `request[MIXPANEL]`."""
+# At module level: aiohttp cannot create a key in a thread whose call stack has no module.
+_STATES: Final = web.RequestKey("mixpanel_async_states", dict[int, RequestState])
 
 
 class MixpanelIntegration(BaseIntegration[web.Request]):
@@ -113,13 +115,13 @@ class MixpanelIntegration(BaseIntegration[web.Request]):
             yield
 
     def _middleware(self) -> Middleware:
-        key = self._key
-
         @web.middleware
         async def mixpanel_middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
             if request.match_info.http_exception is not None:
                 return await handler(request)
-            state = request[key] = RequestState()
+            state = RequestState()
+            # Per integration: a sub-app may have another integration, for another project.
+            request.setdefault(_STATES, {})[id(self)] = state
             status = 500
             started = time.perf_counter()
             token = CURRENT_REQUEST.set(state)
@@ -143,13 +145,8 @@ class MixpanelIntegration(BaseIntegration[web.Request]):
 
         return mixpanel_middleware
 
-    @cached_property
-    def _key(self) -> web.RequestKey[RequestState]:
-        # Per integration: a sub-app may have another integration, for another project.
-        return web.RequestKey("mixpanel_async_state", RequestState)
-
     async def _add_cookies(self, request: web.Request, response: web.StreamResponse) -> None:
-        state = request.get(self._key)
+        state = request.get(_STATES, {}).get(id(self))
         if state is None or state.session is None or isinstance(response, web.WebSocketResponse):
             return
         if state.session.begin_response():

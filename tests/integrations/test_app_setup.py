@@ -5,6 +5,7 @@ import json
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -312,6 +313,17 @@ async def test_websocket_is_unchanged_and_has_a_visitor(make: Callable[[], Async
 
 def user_dependency_of_any(connection: HTTPConnection) -> str | None:
     return connection.headers.get(USER_HEADER)
+
+
+@pytest.mark.asyncio
+async def test_aiohttp_app_can_be_set_up_in_a_thread(make: Callable[[], AsyncMixpanel]) -> None:
+    """aiohttp needs a module in the call stack to create a `RequestKey`, and a thread's stack has none."""
+    apps = []
+    thread = threading.Thread(target=lambda: apps.append(aiohttp_app(aiohttp.MixpanelIntegration(make))))
+    thread.start()
+    thread.join()
+    async with TestServer(apps[0]) as server, ClientSession() as browser:
+        assert "mp_visitor" in (await browser.get(server.make_url("/"))).cookies
 
 
 @pytest.mark.asyncio
