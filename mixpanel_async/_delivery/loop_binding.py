@@ -72,9 +72,10 @@ class LoopBinding:
     def bind(self, loop: EventLoop) -> None:
         """Bind to the running event loop."""
         self._use()
-        if self.loop is not None and self._wakeup is not None:
-            # The main task in the earlier event loop ends.
+        if self.loop is not None and self._wakeup is not None and self.progress is not None:
+            # In the earlier event loop, the main task ends, and calls that wait for room go on to wait in this one.
             self.loop.call_soon(self._wakeup.set)
+            self.loop.call_soon(self.progress.set)
         self.loop = loop
         self.progress = anyio.Event()
         self._wakeup = anyio.Event()

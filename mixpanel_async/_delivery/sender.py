@@ -447,8 +447,8 @@ class Sender:
             # The event loop of the client may have ended before the record was accepted.
             self.attach_if_idle()
         if commits:
-            loop = self._binding.loop if is_own_loop else None
-            await self._commit(commits[0], loop or self._loop_of_caller(), lane, record, deadline)
+            # Another event loop may have taken over while this call waited for room.
+            await self._commit(commits[0], self._loop_of_caller(), lane, record, deadline)
         elif is_own_loop and self._queue.staging.must_yield(len(record)):
             self._queue.reopen_staging(YIELD_AFTER_BYTES)
             await yield_to_loop()

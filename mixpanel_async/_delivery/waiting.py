@@ -25,10 +25,12 @@ _CHECK_EVERY: Final = 1.0
 async def wait_for_room(
     queue: Queue, binding: LoopBinding, monotonic: Callable[[], float], size: int, deadline: float
 ) -> bool:
-    """Wait until a record of this size may fit. Return False after the deadline."""
+    """Wait until a record of this size may fit, or another event loop takes over. Return False after the deadline."""
+    loop = binding.loop
     while True:
+        # In this order: an event of another event loop is found together with that loop.
         progress = binding.progress
-        if queue.closed or not queue.is_full(size):
+        if queue.closed or binding.loop is not loop or not queue.is_full(size):
             return True
         left = deadline - monotonic()
         if left <= 0 or progress is None:

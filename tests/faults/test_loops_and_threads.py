@@ -27,6 +27,7 @@ from mixpanel_async import (
     DropReason,
     IdMerge,
     LostRecord,
+    Overflow,
     RetryPolicy,
     SqliteSpool,
     TransportError,
@@ -168,6 +169,44 @@ class TracksWhenCollected:
 
     def __del__(self) -> None:
         self.mp.track_nowait("finalizer", "Collected")
+
+
+@pytest.mark.parametrize("with_spool", [False, True])
+def test_b5_caller_that_waits_for_room_continues_after_another_loop_took_over(with_spool: bool, tmp_path: Path) -> None:
+    emulator = Emulator()
+    emulator.fail_next(503, times=100_000)
+    batching = BatchPolicy(max_events=1, max_pending_events=1, linger=0.0)
+    spool = SqliteSpool(tmp_path / "spool.db", max_records=1) if with_spool else None
+    mp = emulator.client(spool=spool, overflow=Overflow.WAIT, batching=batching, retry=NO_BACKOFF)
+
+    async def take_over(has_moved: threading.Event, may_end: threading.Event) -> None:
+        await mp.flush(timeout=0.1)
+        has_moved.set()
+        # A caller in this event loop waits, too.
+        waiting = asyncio.create_task(mp.track("user", "Event", {"number": 2}))
+        await asyncio.sleep(0.1)
+        emulator.stop_faults()
+        await waiting
+        await asyncio.to_thread(may_end.wait)
+
+    async def main() -> None:
+        has_moved, may_end = threading.Event(), threading.Event()
+        await mp.track("user", "Event", {"number": 0})
+        waiting = asyncio.create_task(mp.track("user", "Event", {"number": 1}))
+        await asyncio.sleep(0.1)
+        other = threading.Thread(target=lambda: asyncio.run(take_over(has_moved, may_end)))
+        other.start()
+        # Blocks this event loop, so that the other one takes over.
+        has_moved.wait()
+        try:
+            await asyncio.wait_for(waiting, 10.0)
+        finally:
+            may_end.set()
+            await asyncio.to_thread(other.join)
+        assert (await mp.aclose()).pending == 0
+
+    asyncio.run(main())
+    assert sorted(event["properties"]["number"] for event in emulator.raw_events()) == [0, 1, 2]
 
 
 @pytest.mark.anyio
