@@ -11,6 +11,7 @@ import json
 import sqlite3
 import subprocess
 import sys
+import threading
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -39,14 +40,16 @@ class TimeLimitError(Exception):
 
 
 class Interruption:
-    """Raises an error at the n-th point inside the package at which a signal handler can run in this thread.
+    """Raises an error at the n-th point inside some files at which a signal handler can run in this thread.
 
     Args:
         at: number of the point.
+        files: beginning of the names of the files.
     """
 
-    def __init__(self, at: int) -> None:
+    def __init__(self, at: int, files: str = PACKAGE) -> None:
         self.left = at
+        self._files = files
 
     @property
     def has_happened(self) -> bool:
@@ -60,7 +63,7 @@ class Interruption:
 
     def _trace(self, frame: FrameType, event: str, arg: object) -> Any:
         code = frame.f_code
-        if not code.co_filename.startswith(PACKAGE):
+        if not code.co_filename.startswith(self._files):
             return None
         frame.f_trace_opcodes, frame.f_trace_lines = True, False
         last = ""
@@ -71,13 +74,19 @@ class Interruption:
                 name = dis.opname[code.co_code[frame.f_lasti]]
                 # A real handler runs before the call returns, which a `return` inside `try` is no part of.
                 if last.startswith(CHECKED) and name != "RETURN_VALUE":
-                    self.left -= 1
-                    if self.left == 0:
-                        raise TimeLimitError
+                    self._reach()
                 last = name
             return trace
 
+        # A handler runs at the beginning of a function, too: of one of the standard library after its C code has begun.
+        if self._files != PACKAGE:
+            self._reach()
         return trace
+
+    def _reach(self) -> None:
+        self.left -= 1
+        if self.left == 0:
+            raise TimeLimitError
 
 
 class Server:
@@ -144,7 +153,13 @@ def check_sums(mp: AsyncMixpanel) -> None:
 
 
 async def interrupt_everywhere(
-    mp: AsyncMixpanel, server: Server, call: Callable[..., Any], *, step: int, waits: bool = False
+    mp: AsyncMixpanel,
+    server: Server,
+    call: Callable[..., Any],
+    *,
+    step: int,
+    waits: bool = False,
+    files: str = PACKAGE,
 ) -> None:
     """Interrupt a call at each point, and check the sums after each.
 
@@ -154,13 +169,14 @@ async def interrupt_everywhere(
         call: the call.
         step: distance between the points.
         waits: whether each call waits for the disk.
+        files: see `Interruption`.
     """
     at, number, complete = 1, 0, []
     while True:
         number += 1
         with contextlib.suppress(QueueFullError):
             await track_plain(mp, -number)
-        interruption = Interruption(at)
+        interruption = Interruption(at, files)
         with anyio.fail_after(5), contextlib.suppress(TimeLimitError, QueueFullError), interruption:
             await call(mp, number)
             complete.append(number)
@@ -239,6 +255,20 @@ def test_interrupted_call_with_spool_leaves_right_sums(call: str, policy: str, s
     gc.collect()
     with contextlib.closing(sqlite3.connect(spool.file)) as database:
         assert database.execute("SELECT count(*) FROM records").fetchone() == (0,)
+
+
+@pytest.mark.parametrize("call", ["track_plain", "people_increment", "track_and_flush"])
+def test_call_interrupted_inside_threading_blocks_no_later_call(call: str, tmp_path: Path) -> None:
+    """A signal handler may also raise inside a lock or an event of the standard library, and leave it locked."""
+    server = Server()
+
+    async def main() -> None:
+        http_client = httpx.AsyncClient(transport=httpx.MockTransport(server))
+        spool = SqliteSpool(tmp_path / "spool.sqlite3")
+        async with http_client, AsyncMixpanel("token", http_client=http_client, spool=spool) as mp:
+            await interrupt_everywhere(mp, server, CALLS[call], step=1, waits=True, files=threading.__file__)
+
+    asyncio.run(main())
 
 
 async def wake_callers(interruption: Interruption) -> None:
