@@ -211,7 +211,16 @@ class Callbacks:
             self._has_tracked = False
             if isinstance(entry, Loss):
                 assert self._on_drop is not None
-                records = await run_in_worker(partial(_records, entry), "mixpanel callback", anyio.CapacityLimiter(1))
+                try:
+                    records = await run_in_worker(
+                        partial(_records, entry), "mixpanel callback", anyio.CapacityLimiter(1)
+                    )
+                except BaseException:
+                    # The event loop ends. The next one, or the end of the client, reports it.
+                    with self._lock:
+                        self._pending.appendleft(entry)
+                        self._kept_bytes += _size(entry)
+                    raise
                 self._is_reporting_losses = True
                 try:
                     await self._call("on_drop", self._on_drop, records, entry.reason)

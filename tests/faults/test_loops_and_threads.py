@@ -273,6 +273,23 @@ async def test_b7_callback_that_raises_1_000_times_stops_nothing(kind: str, capl
     assert "canary" not in caplog.text
 
 
+def test_b7_every_loss_is_reported_although_event_loops_end_while_callbacks_run() -> None:
+    reported: list[LostRecord] = []
+    batching = BatchPolicy(max_pending_events=1, linger=3600.0)
+    mp = Emulator().client(batching=batching, on_drop=lambda records, _: reported.extend(records), loop_end_timeout=0.0)
+
+    async def lose_one(steps: int) -> None:
+        await mp.track("user", "Event")
+        await mp.track("user", "Event")
+        for _ in range(steps):
+            await asyncio.sleep(0)
+
+    for steps in range(30):
+        asyncio.run(lose_one(steps % 10))
+    asyncio.run(mp.aclose())
+    assert len(reported) == mp.stats().dropped >= 30
+
+
 @pytest.mark.anyio
 async def test_b7_blocking_callback_delays_neither_the_loop_nor_delivery() -> None:
     emulator = Emulator()
