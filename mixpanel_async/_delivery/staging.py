@@ -23,7 +23,7 @@ IN_CALLBACK: Final = ContextVar("mixpanel_async_in_callback", default=False)
 # A lower bound for the size of a record: the fields of every profile update take more.
 MIN_RECORD_BYTES: Final = 48
 # About one millisecond of validation and encoding.
-YIELD_AFTER_BYTES: Final = 192 * 1024
+YIELD_AFTER_BYTES: Final = 96 * 1024
 # Cost of a record that is enqueued individually, relative to a staged one. It doubles while requests are in flight,
 # because writing a request and reading its response takes several turns of the event loop.
 _UNSTAGED_COST_FACTOR: Final = 4
