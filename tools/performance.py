@@ -81,7 +81,8 @@ def _backfill(row: Row) -> str:
 
 
 def _spool(row: Row) -> str:
-    return f"{row['tracked_per_second']:,.0f} events/s on disk, 99 % of the calls within {row['p99_ms']:.1f} ms"
+    rate, cpu = f"{row['tracked_per_second']:,.0f} events/s on disk", f"{row['cpu_us']:.0f} µs of CPU per event"
+    return f"{rate}, 99 % of the calls within {row['p99_ms']:.1f} ms, {cpu}"
 
 
 def _first_use(row: Row) -> str:

@@ -215,11 +215,12 @@ class Callbacks:
                     records = await run_in_worker(
                         partial(_records, entry), "mixpanel callback", anyio.CapacityLimiter(1)
                     )
-                except BaseException:
-                    # The event loop ends. The next one, or the end of the client, reports it.
-                    with self._lock:
-                        self._pending.appendleft(entry)
-                        self._kept_bytes += _size(entry)
+                except BaseException as error:
+                    if not isinstance(error, Exception):
+                        # The event loop ends. The next one, or the end of the client, reports it.
+                        with self._lock:
+                            self._pending.appendleft(entry)
+                            self._kept_bytes += _size(entry)
                     raise
                 self._is_reporting_losses = True
                 try:

@@ -148,7 +148,8 @@ class Stats:
         requests: requests started, including identity calls, and hand-overs to an outbox.
         retries: part of `requests` that repeated an earlier one.
         losses: number of records by the value of their `DropReason`.
-        last_error: message of the last error; None if there was no error.
+        last_error: message of the last error; None if there was no error. It stays after a recovery: use `pending` and
+            `oldest_age` for a health check.
         identity: statistics of identity calls. Deferred ones are also counted as records.
         flags: statistics of feature flags; None without them. Their requests are not counted in `requests`.
     """

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from contextlib import suppress
+
+from .._model.interruption import raise_interruption
 
 
 class ThreadEvent:
@@ -27,10 +28,13 @@ class ThreadEvent:
 
     def set(self) -> None:
         """Set the event, and wake the waiting threads."""
-        with suppress(RuntimeError):
-            # No call between these two, so that no signal handler can run between them.
-            self._is_set = True
+        # No call between these two, so that no signal handler can run between them.
+        self._is_set = True
+        try:
             self._wakeup.release()
+        except RuntimeError as error:
+            # It was released before.
+            raise_interruption(error)
 
     def clear(self) -> None:
         """Clear the event. Only the thread that waits for it may do this."""
@@ -45,6 +49,8 @@ class ThreadEvent:
         """
         if not self._is_set and self._wakeup.acquire(timeout=timeout):
             # Another thread may wait, too.
-            with suppress(RuntimeError):
+            try:
                 self._wakeup.release()
+            except RuntimeError as error:
+                raise_interruption(error)
         return self._is_set

@@ -25,7 +25,9 @@ import pytest
 import mixpanel_async
 from mixpanel_async import AsyncMixpanel, BatchPolicy, Overflow, QueueFullError, RetryPolicy, SqliteSpool
 from mixpanel_async._delivery.waiting import SharedWaiter
+from mixpanel_async._runtime import thread_event
 from mixpanel_async._runtime.event_loop import current_loop
+from mixpanel_async._runtime.thread_event import ThreadEvent
 from mixpanel_async.emulator import Emulator
 
 pytestmark = pytest.mark.sample(every=3)
@@ -39,17 +41,23 @@ class TimeLimitError(Exception):
     """Error of a signal handler."""
 
 
+class TimeLimitRuntimeError(TimeLimitError, RuntimeError):
+    """Error of a signal handler that looks like an error of a lock."""
+
+
 class Interruption:
     """Raises an error at the n-th point inside some files at which a signal handler can run in this thread.
 
     Args:
         at: number of the point.
         files: beginning of the names of the files.
+        error: class of the error.
     """
 
-    def __init__(self, at: int, files: str = PACKAGE) -> None:
+    def __init__(self, at: int, files: str = PACKAGE, error: type[TimeLimitError] = TimeLimitError) -> None:
         self.left = at
         self._files = files
+        self._error = error
 
     @property
     def has_happened(self) -> bool:
@@ -86,7 +94,7 @@ class Interruption:
     def _reach(self) -> None:
         self.left -= 1
         if self.left == 0:
-            raise TimeLimitError
+            raise self._error
 
 
 class Server:
@@ -269,6 +277,27 @@ def test_call_interrupted_inside_threading_blocks_no_later_call(call: str, tmp_p
             await interrupt_everywhere(mp, server, CALLS[call], step=1, waits=True, files=threading.__file__)
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("error", [TimeLimitError, TimeLimitRuntimeError])
+def test_error_inside_an_event_reaches_the_caller(error: type[TimeLimitError]) -> None:
+    for at in itertools.count(1):
+        event, is_raised = ThreadEvent(), False
+        interruption = Interruption(at, thread_event.__file__, error)
+        try:
+            with interruption:
+                event.set()
+                event.set()
+                event.wait(0.0)
+                event.clear()
+        except error:
+            is_raised = True
+        assert is_raised == interruption.has_happened
+        event.set()
+        assert event.wait(5.0)
+        if not is_raised:
+            break
+    assert at > 5
 
 
 async def wake_callers(interruption: Interruption) -> None:
