@@ -21,7 +21,6 @@ from .._runtime.environment import Environment
 from .._runtime.event_loop import BackgroundTask, EventLoop, yield_to_loop
 from .._runtime.fork import at_worker_end
 from .._runtime.log_events import log_event
-from .._runtime.thread_event import ThreadEvent
 from .._runtime.threads import run_in_worker, start_daemon_thread, start_thread_from_finalizer
 from .._runtime.timers import move_on_after
 from .batch import FlushBarrier
@@ -81,7 +80,7 @@ class Closer:
         self._task: BackgroundTask[FlushResult] | None = None
         self._task_loop: EventLoop | None = None
         self._result: FlushResult | None = None
-        self._has_ended = ThreadEvent()
+        self._has_ended = threading.Event()
         binding.subscribe(self._begin_use)
 
     # Flush
@@ -288,7 +287,7 @@ class Closer:
         self._queue.log_last_losses()
         if self._queue.callbacks.idle:
             return
-        has_reported = ThreadEvent()
+        has_reported = threading.Event()
 
         def run() -> None:
             try:

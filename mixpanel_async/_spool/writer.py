@@ -17,7 +17,6 @@ from typing import Final
 from .._model.errors import ConfigurationError, SpoolError
 from .._runtime.environment import Environment
 from .._runtime.log_events import log_event
-from .._runtime.thread_event import ThreadEvent
 from .files import OwnerLock
 from .fork_guard import ForkGuard
 from .messages import CommitGroup, Eviction, PendingWork, PendingWrite, SpoolSettings, WriterListener
@@ -71,11 +70,11 @@ class SpoolWriter:
         # Reentrant: a signal handler may track while this thread holds the lock.
         self.group_lock: AbstractContextManager[bool] = threading.RLock()
         """Guards the pending work. Hold it while a record is added to `group`."""
-        self._wakeup = ThreadEvent()
-        self._stop = ThreadEvent()
+        self._wakeup = threading.Event()
+        self._stop = threading.Event()
         self._pacer = CommitPacer()
         # Set when the commit that waits for further records need not wait any longer.
-        self._is_group_ready = ThreadEvent()
+        self._is_group_ready = threading.Event()
         self._wanted = 1
         self._thread: threading.Thread | None = None
         self._works = deque([PendingWork(CommitGroup())])

@@ -11,7 +11,6 @@ import json
 import sqlite3
 import subprocess
 import sys
-import threading
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -25,9 +24,7 @@ import pytest
 import mixpanel_async
 from mixpanel_async import AsyncMixpanel, BatchPolicy, Overflow, QueueFullError, RetryPolicy, SqliteSpool
 from mixpanel_async._delivery.waiting import SharedWaiter
-from mixpanel_async._runtime import thread_event
 from mixpanel_async._runtime.event_loop import current_loop
-from mixpanel_async._runtime.thread_event import ThreadEvent
 from mixpanel_async.emulator import Emulator
 
 pytestmark = pytest.mark.sample(every=3)
@@ -41,23 +38,15 @@ class TimeLimitError(Exception):
     """Error of a signal handler."""
 
 
-class TimeLimitRuntimeError(TimeLimitError, RuntimeError):
-    """Error of a signal handler that looks like an error of a lock."""
-
-
 class Interruption:
-    """Raises an error at the n-th point inside some files at which a signal handler can run in this thread.
+    """Raises an error at the n-th point inside the package at which a signal handler can run in this thread.
 
     Args:
         at: number of the point.
-        files: beginning of the names of the files.
-        error: class of the error.
     """
 
-    def __init__(self, at: int, files: str = PACKAGE, error: type[TimeLimitError] = TimeLimitError) -> None:
+    def __init__(self, at: int) -> None:
         self.left = at
-        self._files = files
-        self._error = error
 
     @property
     def has_happened(self) -> bool:
@@ -71,7 +60,7 @@ class Interruption:
 
     def _trace(self, frame: FrameType, event: str, arg: object) -> Any:
         code = frame.f_code
-        if not code.co_filename.startswith(self._files):
+        if not code.co_filename.startswith(PACKAGE):
             return None
         frame.f_trace_opcodes, frame.f_trace_lines = True, False
         last = ""
@@ -82,19 +71,13 @@ class Interruption:
                 name = dis.opname[code.co_code[frame.f_lasti]]
                 # A real handler runs before the call returns, which a `return` inside `try` is no part of.
                 if last.startswith(CHECKED) and name != "RETURN_VALUE":
-                    self._reach()
+                    self.left -= 1
+                    if self.left == 0:
+                        raise TimeLimitError
                 last = name
             return trace
 
-        # A handler runs at the beginning of a function, too: of one of the standard library after its C code has begun.
-        if self._files != PACKAGE:
-            self._reach()
         return trace
-
-    def _reach(self) -> None:
-        self.left -= 1
-        if self.left == 0:
-            raise self._error
 
 
 class Server:
@@ -161,13 +144,7 @@ def check_sums(mp: AsyncMixpanel) -> None:
 
 
 async def interrupt_everywhere(
-    mp: AsyncMixpanel,
-    server: Server,
-    call: Callable[..., Any],
-    *,
-    step: int,
-    waits: bool = False,
-    files: str = PACKAGE,
+    mp: AsyncMixpanel, server: Server, call: Callable[..., Any], *, step: int, waits: bool = False
 ) -> None:
     """Interrupt a call at each point, and check the sums after each.
 
@@ -177,14 +154,13 @@ async def interrupt_everywhere(
         call: the call.
         step: distance between the points.
         waits: whether each call waits for the disk.
-        files: see `Interruption`.
     """
     at, number, complete = 1, 0, []
     while True:
         number += 1
         with contextlib.suppress(QueueFullError):
             await track_plain(mp, -number)
-        interruption = Interruption(at, files)
+        interruption = Interruption(at)
         with anyio.fail_after(5), contextlib.suppress(TimeLimitError, QueueFullError), interruption:
             await call(mp, number)
             complete.append(number)
@@ -263,41 +239,6 @@ def test_interrupted_call_with_spool_leaves_right_sums(call: str, policy: str, s
     gc.collect()
     with contextlib.closing(sqlite3.connect(spool.file)) as database:
         assert database.execute("SELECT count(*) FROM records").fetchone() == (0,)
-
-
-@pytest.mark.parametrize("call", ["track_plain", "people_increment", "track_and_flush"])
-def test_call_interrupted_inside_threading_blocks_no_later_call(call: str, tmp_path: Path) -> None:
-    """A signal handler may also raise inside a lock or an event of the standard library, and leave it locked."""
-    server = Server()
-
-    async def main() -> None:
-        http_client = httpx.AsyncClient(transport=httpx.MockTransport(server))
-        spool = SqliteSpool(tmp_path / "spool.sqlite3")
-        async with http_client, AsyncMixpanel("token", http_client=http_client, spool=spool) as mp:
-            await interrupt_everywhere(mp, server, CALLS[call], step=1, waits=True, files=threading.__file__)
-
-    asyncio.run(main())
-
-
-@pytest.mark.parametrize("error", [TimeLimitError, TimeLimitRuntimeError])
-def test_error_inside_an_event_reaches_the_caller(error: type[TimeLimitError]) -> None:
-    for at in itertools.count(1):
-        event, is_raised = ThreadEvent(), False
-        interruption = Interruption(at, thread_event.__file__, error)
-        try:
-            with interruption:
-                event.set()
-                event.set()
-                event.wait(0.0)
-                event.clear()
-        except error:
-            is_raised = True
-        assert is_raised == interruption.has_happened
-        event.set()
-        assert event.wait(5.0)
-        if not is_raised:
-            break
-    assert at > 5
 
 
 async def wake_callers(interruption: Interruption) -> None:
