@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BoundServices:
-    """What all bound clients of one client share. It does not refer to the client, which would be a cycle.
+    """Policies and functions shared by all bound clients of one client. They do not refer to it: that would be a cycle.
 
     Args:
         invalid: policy for data that Mixpanel would not accept.
@@ -85,7 +85,7 @@ class BoundProperties:
 
     Args:
         values: the properties as JSON values.
-        services: what the bound clients of the client share.
+        services: policies and functions of the client.
         problem: why the properties cannot be sent; None if they can.
     """
 

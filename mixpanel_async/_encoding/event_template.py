@@ -46,7 +46,7 @@ _OCTETS: Final = frozenset(map(str, range(256)))
 
 
 class Fragments:
-    """What the templates of one project share: caches of fragments, and the conversion of values.
+    """Caches of fragments and conversion of values, shared by the templates of one project.
 
     Args:
         token: the project's token.
@@ -73,7 +73,7 @@ class EventTemplate:
     """Encoder of the plain events of one client, which share properties.
 
     Args:
-        fragments: what the templates of the project share.
+        fragments: caches and conversion of the project.
         head: the shared properties up to the ids as JSON pairs, with a comma after each.
         tail: the shared properties after the ids, in the same form.
         names: names of the properties that a plain event cannot have.
